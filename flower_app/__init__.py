@@ -1,0 +1,1 @@
+"""The Flower app: private federated training and encrypted inference on MNIST."""

@@ -1,0 +1,9 @@
+"""Mechanisms, accounting, client training and encrypted inference.
+
+Each folder is one idea and can be used without the others:
+
+- ``privacy.accounting``: what has been spent, what may still be spent, and the ledger of it
+- ``privacy.mechanisms``: noise that is safe in finite precision
+- ``privacy.training``: client training with per-example clipping
+- ``privacy.inference``: encrypted inference with CKKS
+"""

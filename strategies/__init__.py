@@ -1,0 +1,1 @@
+"""Server-side federated algorithms that drop into any Flower project."""
