@@ -47,7 +47,7 @@ def test_private_names_stay_in_their_folder() -> None:
 
 @pytest.mark.parametrize("package", sorted(FORBIDDEN))
 def test_nothing_is_unpickled(package: str) -> None:
-    """The data set's loader is the one exception: it checks a hash and allows numpy's names only."""
+    """One exception, the data set: its hash is checked and only numpy's names are allowed."""
     for path in sorted((ROOT / package).rglob("*.py")):
         if path.relative_to(ROOT).as_posix() != "flower_app/data/sources.py":
             assert not imported_roots(path) & DANGEROUS, path
