@@ -1,1 +1,31 @@
 """Server-side federated algorithms that drop into any Flower project."""
+
+from strategies.checkpoint import Checkpoint as Checkpoint
+from strategies.checkpoint import CheckpointError as CheckpointError
+from strategies.clipping import AdaptiveClipping as AdaptiveClipping
+from strategies.clipping import Clipping as Clipping
+from strategies.clipping import FlatClipping as FlatClipping
+from strategies.clipping import PerLayerClipping as PerLayerClipping
+from strategies.cohort import draw_cohort as draw_cohort
+from strategies.dp_fedavg import DPFedAvg as DPFedAvg
+from strategies.in_process import InProcessGrid as InProcessGrid
+from strategies.in_process import run_in_process as run_in_process
+from strategies.metrics import NoisedMetrics as NoisedMetrics
+from strategies.metrics import PublicMetrics as PublicMetrics
+from strategies.population import Population as Population
+from strategies.population import node_identity as node_identity
+from strategies.result import PrivacyReport as PrivacyReport
+from strategies.result import PrivateResult as PrivateResult
+from strategies.server_optimizers import ServerAdam as ServerAdam
+from strategies.server_optimizers import ServerOptimizer as ServerOptimizer
+from strategies.server_optimizers import ServerSGD as ServerSGD
+from strategies.server_optimizers import ServerYogi as ServerYogi
+from strategies.streaming import stream_replies as stream_replies
+from strategies.weighting import CappedWeights as CappedWeights
+from strategies.weighting import UniformWeights as UniformWeights
+from strategies.weighting import Weighting as Weighting
+
+# The cohort rules a strategy takes are accounting's own types.
+from privacy.accounting import FixedSize as FixedSize  # isort: skip
+from privacy.accounting import Full as Full  # isort: skip
+from privacy.accounting import Poisson as Poisson  # isort: skip

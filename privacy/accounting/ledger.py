@@ -212,6 +212,11 @@ class Ledger:
         """The end of the ledger, for a checkpoint to keep."""
         return self._contents.position
 
+    @property
+    def closed(self) -> bool:
+        """Whether this object has let go of the file."""
+        return not self._lock.is_locked
+
     def append(self, event: Event, *, run: str, round: int) -> Record:
         """Write an event down; it is durable when this returns.
 

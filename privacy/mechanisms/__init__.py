@@ -7,3 +7,10 @@ from .noise import rounded_gaussian as rounded_gaussian
 from .randomness import Randomness as Randomness
 from .randomness import SeededRandomness as SeededRandomness
 from .randomness import SystemRandomness as SystemRandomness
+from .sums import ClippingGeometry as ClippingGeometry
+from .sums import ContinuousGaussian as ContinuousGaussian
+from .sums import Contribution as Contribution
+from .sums import LatticeGaussian as LatticeGaussian
+from .sums import RejectedUpdate as RejectedUpdate
+from .sums import RoundSum as RoundSum
+from .sums import SumMechanism as SumMechanism

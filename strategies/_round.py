@@ -1,0 +1,148 @@
+"""One round of training: whom it asked, what they may add, what it releases."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Message, MetricRecord
+
+from privacy.mechanisms import ClippingGeometry, Randomness, RejectedUpdate, SumMechanism
+from strategies._replies import RejectedReply, Template, content_of
+from strategies.weighting import Weighting
+
+Vector = npt.NDArray[Any]
+
+# Actual cohorts, node ids and reasons go here and nowhere else. It is silent until the operator
+# gives it a handler, and never reaches the log that Flower streams to users.
+operator_log = logging.getLogger("bloomseal.operator")
+operator_log.propagate = False
+operator_log.addHandler(logging.NullHandler())
+operator_log.setLevel(logging.INFO)
+
+
+class Asked:
+    """The messages of a round, and which of them are still unanswered."""
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        self._open = {message.metadata.dst_node_id: message for message in messages}
+
+    def answer(self, reply: Message) -> None:
+        """Take a reply as the answer of its node.
+
+        Raises
+        ------
+        RejectedReply
+            If nothing was asked of this node, or it has answered, or it answers another message.
+        """
+        node = reply.metadata.src_node_id
+        message = self._open.get(node)
+        if message is None:
+            raise RejectedReply("nothing was asked of this node, or it has answered already")
+        if reply.metadata.reply_to_message_id != message.metadata.message_id:
+            raise RejectedReply("it answers a message of another round")
+        del self._open[node]
+
+    @property
+    def silent(self) -> list[int]:
+        """The nodes that have not answered."""
+        return sorted(self._open)
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """How a round's noise multiplier is shared by what the round releases."""
+
+    update: float
+    count: float | None  # of the sum of clipping bits, where the norm adapts
+
+
+class TrainRound:
+    """The sums of one training round. Replies go in, noisy sums come out, once."""
+
+    def __init__(
+        self,
+        number: int,
+        template: Template,
+        geometry: ClippingGeometry,
+        multipliers: Multipliers,
+        *,
+        mechanism: SumMechanism,
+        weighting: Weighting,
+        weighted_by_key: str,
+        randomness: Randomness,
+    ) -> None:
+        self.number = number
+        self.template = template
+        self.geometry = geometry
+        self._weighting = weighting
+        self._key = weighted_by_key
+        self._sum = mechanism.open(
+            template.arrays,
+            geometry,
+            noise_multiplier=multipliers.update,
+            randomness=randomness,
+        )
+        self._bits = None
+        if multipliers.count is not None:
+            self._bits = mechanism.open(
+                [np.zeros(1)],
+                ClippingGeometry((0.5,), (0,)),
+                noise_multiplier=multipliers.count,
+                randomness=randomness,
+            )
+
+    def take(self, reply: Message) -> MetricRecord | None:
+        """Bound one reply and add it; its metrics come back.
+
+        Raises
+        ------
+        RejectedReply
+            If it cannot be read or bounded; the sums are as they were.
+        """
+        arrays, metrics = content_of(reply)
+        try:
+            weight = self._weighting.weight(metrics, self._key)
+            contribution = self._sum.add(self.template.read(arrays), weight=weight)
+        except (RejectedUpdate, ValueError) as error:
+            raise RejectedReply(str(error)) from error
+        if self._bits is not None:
+            bit = np.array([-0.5 if contribution.clipped else 0.5])
+            self._bits.add([bit], weight=1.0)
+        return metrics
+
+    def release(self, denominator: float) -> list[Vector]:
+        """The noisy sum of updates over a fixed, public denominator."""
+        released = self._sum.release()
+        for array in released:
+            array /= denominator
+        return released
+
+    def unclipped_fraction(self, expected_cohort: float) -> float | None:
+        """The noisy fraction of clients that were not clipped, where the norm adapts."""
+        if self._bits is None:
+            return None
+        (total,) = self._bits.release()
+        return float(total[0]) / expected_cohort + 0.5
+
+
+def collect(
+    round_name: str, asked: Asked, replies: Iterable[Message], take: Any
+) -> Sequence[MetricRecord | None]:
+    """Feed every good reply to ``take``; log what was dropped, for the operator only."""
+    kept: list[MetricRecord | None] = []
+    for reply in replies:
+        try:
+            asked.answer(reply)
+            kept.append(take(reply))
+        except RejectedReply as error:
+            operator_log.warning(
+                "%s: dropped the reply of node %d: %s",
+                round_name,
+                reply.metadata.src_node_id,
+                error,
+            )
+    operator_log.info("%s: %d replies used; silent nodes: %s", round_name, len(kept), asked.silent)
+    return kept

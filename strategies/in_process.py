@@ -1,0 +1,170 @@
+"""Flower's Grid in one process, without Ray: for tests, sweeps and benchmarks.
+
+Real ClientApps and ServerApps run unchanged; only the transport is gone.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app.user_config import UserConfig
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+_RUN_ID = 1
+
+
+class InProcessGrid(Grid):
+    """A grid whose nodes live in this process.
+
+    A node's work is done when its reply is pulled, one after the other, so memory holds one
+    reply at a time. Node ids are 1 … N and node ``i`` has ``partition-id`` i - 1, as Flower's
+    simulation hands them out.
+
+    Parameters
+    ----------
+    client_app : ClientApp
+        What every node runs.
+    num_nodes : int
+        N.
+    run_config : mapping, optional
+        The run configuration the ClientApp sees.
+    node_config : callable, optional
+        ``(partition_id) -> mapping``, what a node knows besides its partition.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientApp,
+        num_nodes: int,
+        *,
+        run_config: UserConfig | None = None,
+        node_config: Callable[[int], UserConfig] | None = None,
+    ) -> None:
+        if num_nodes < 1:
+            raise ValueError(f"num_nodes must be at least 1, got {num_nodes}")
+        self._client_app = client_app
+        self._nodes = [NodeInfo(node_id=i + 1) for i in range(num_nodes)]
+        self._run_config: UserConfig = dict(run_config or {})
+        self._node_config = node_config
+        self._contexts: dict[int, Context] = {}
+        self._waiting: dict[str, Message] = {}
+        self._counter = itertools.count(1)
+        self.offline: set[int] = set()
+        TaskIdentity.run_id, TaskIdentity.task_id = _RUN_ID, 1
+        TaskIdentity.node_id = SUPERLINK_NODE_ID
+
+    def set_run(self, run: Run) -> None:
+        """There is one run, this one."""
+
+    @property
+    def run(self) -> Run:
+        """An empty description of the run."""
+        return Run.create_empty(_RUN_ID)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message; the ``Message`` constructor does the same."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The ids of the nodes that are connected."""
+        return [node.node_id for node in self.get_nodes()]
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """The nodes that are connected."""
+        return [node for node in self._nodes if node.node_id not in self.offline]
+
+    def context(self, node_id: int) -> Context:
+        """What a node remembers from message to message."""
+        if node_id not in self._contexts:
+            partition = node_id - 1
+            config: UserConfig = {
+                "partition-id": partition,
+                "num-partitions": len(self._nodes),
+                **(self._node_config(partition) if self._node_config else {}),
+            }
+            self._contexts[node_id] = Context(
+                _RUN_ID, node_id, config, RecordDict(), dict(self._run_config)
+            )
+        return self._contexts[node_id]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Take messages; their nodes work when the replies are pulled."""
+        identifiers = []
+        for message in messages:
+            identifier = str(next(self._counter))
+            message.metadata.__dict__["_message_id"] = identifier
+            self._waiting[identifier] = message
+            identifiers.append(identifier)
+        return identifiers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Let the nodes work, and yield their replies. A node that is offline never replies."""
+        for identifier in message_ids:
+            message = self._waiting.get(identifier)
+            if message is None or message.metadata.dst_node_id in self.offline:
+                continue
+            del self._waiting[identifier]
+            reply = self._work(message)
+            reply.metadata.__dict__["_message_id"] = f"reply-{identifier}"
+            yield reply
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push, then pull; nodes that are offline are given up at once."""
+        return list(self.pull_messages(list(self.push_messages(messages))))
+
+    def _work(self, message: Message) -> Message:
+        try:
+            # A node gets records of its own: what it changes stays with it.
+            own = RecordDict(dict(message.content))
+            for name, record in own.config_records.items():
+                own[name] = ConfigRecord(dict(record))
+            delivered = Message.__new__(Message)
+            delivered.__dict__.update(message.__dict__, _content=own)
+            return self._client_app(delivered, self.context(message.metadata.dst_node_id))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def run_in_process(
+    server_app: ServerApp,
+    client_app: ClientApp,
+    *,
+    num_nodes: int,
+    run_config: Mapping[str, Any] | None = None,
+) -> InProcessGrid:
+    """Run a whole app in this process, as ``flwr run`` would in simulation.
+
+    Parameters
+    ----------
+    server_app, client_app : ServerApp, ClientApp
+        The app.
+    num_nodes : int
+        How many nodes to simulate.
+    run_config : mapping, optional
+        The run configuration that both sides see.
+
+    Returns
+    -------
+    InProcessGrid
+        The grid after the run, with what every node remembers.
+    """
+    config: UserConfig = dict(run_config or {})
+    grid = InProcessGrid(client_app, num_nodes, run_config=config)
+    server_app(grid, Context(_RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), config))
+    return grid

@@ -1,0 +1,115 @@
+"""What may be told of clients' metrics: nothing by default."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite, sqrt
+
+import numpy as np
+from flwr.app import MetricRecord, RecordDict
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
+
+from privacy.mechanisms import (
+    ClippingGeometry,
+    Randomness,
+    RoundSum,
+    SumMechanism,
+)
+
+AggregateMetrics = Callable[[list[RecordDict], str], MetricRecord]
+
+
+@dataclass(frozen=True)
+class PublicMetrics:
+    """The operator declares the clients' metrics public: they are released as they are.
+
+    **Guarantee.** None. This is for metrics that tell nothing of anybody's data.
+
+    Parameters
+    ----------
+    aggregate : callable
+        ``(list[RecordDict], weighted_by_key) -> MetricRecord``, as in Flower's own strategies.
+        Default: the weighted average.
+    """
+
+    aggregate: AggregateMetrics = aggregate_metricrecords
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisedMetrics:
+    """Averages of clients' metrics with Gaussian noise, accounted like the model.
+
+    Each metric is held to its range and centred, so that one client moves the vector of sums by
+    at most sqrt(m)/2 in units of the ranges; noise of standard deviation z·sqrt(m)/2 is added
+    and the sum divided by the fixed expected cohort. A client that does not reply counts as the
+    middle of the range.
+
+    **Guarantee.** The Gaussian mechanism with noise multiplier z under add or remove one client
+    (sensitivity twice that under replace-one, which the accountant applies).
+
+    **Assumptions.** The ranges are public.
+
+    **Not covered.** Metrics outside ``ranges``: they are dropped.
+
+    Parameters
+    ----------
+    ranges : mapping of str to (float, float)
+        The lowest and highest value of each metric that is released.
+    noise_multiplier : float
+        z.
+    """
+
+    ranges: Mapping[str, tuple[float, float]]
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        if not self.ranges:
+            raise ValueError("ranges must name at least one metric")
+        for name, (low, high) in self.ranges.items():
+            if not (isfinite(low) and isfinite(high) and low < high):
+                raise ValueError(
+                    f"the range of metric {name!r} must be low < high, got {low, high}"
+                )
+        if not (isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
+            raise ValueError(f"noise_multiplier must be positive, got {self.noise_multiplier}")
+
+    def open(self, mechanism: SumMechanism, randomness: Randomness) -> "NoisedMetricsSum":
+        """Begin one round's sums."""
+        return NoisedMetricsSum(self, mechanism, randomness)
+
+
+class NoisedMetricsSum:
+    """The noised metrics of one round."""
+
+    def __init__(
+        self, rule: NoisedMetrics, mechanism: SumMechanism, randomness: Randomness
+    ) -> None:
+        self._rule = rule
+        size = len(rule.ranges)
+        self._sum: RoundSum = mechanism.open(
+            [np.zeros(size)],
+            ClippingGeometry((sqrt(size) / 2,), (0,)),
+            noise_multiplier=rule.noise_multiplier,
+            randomness=randomness,
+        )
+
+    def add(self, metrics: MetricRecord | None) -> None:
+        """Add one client's metrics; a missing or unusable one counts as the middle."""
+        centred = np.zeros(len(self._rule.ranges))
+        for i, (name, (low, high)) in enumerate(self._rule.ranges.items()):
+            value = None if metrics is None else metrics.get(name)
+            if isinstance(value, int | float) and isfinite(value):
+                centred[i] = (min(max(value, low), high) - low) / (high - low) - 0.5
+        self._sum.add([centred], weight=1.0)
+
+    def release(self, expected_cohort: float) -> MetricRecord:
+        """The noised averages."""
+        (sums,) = self._sum.release()
+        averages = np.clip(sums / expected_cohort, -0.5, 0.5) + 0.5
+        return MetricRecord(
+            {
+                name: float(low + (high - low) * average)
+                for (name, (low, high)), average in zip(
+                    self._rule.ranges.items(), averages, strict=True
+                )
+            }
+        )

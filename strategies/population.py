@@ -1,0 +1,160 @@
+"""The population: who may be drawn. Frozen for a run, persistent across runs."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+
+Identify = Callable[[NodeInfo], str]
+
+_FORMAT = "bloomseal-population-1"
+
+
+def node_identity(node: NodeInfo) -> str:
+    """Who a node is: its public key where nodes authenticate, else its id within this run.
+
+    A node id is new each time a node registers; a public key is not. Without authentication one
+    client that registers twice counts as two, so a deployment turns authentication on.
+    """
+    if node.public_key:
+        return f"key:{hashlib.sha256(node.public_key).hexdigest()}"
+    return f"node:{node.node_id}"
+
+
+@dataclass(frozen=True)
+class Population:
+    """A frozen list of client identities.
+
+    Parameters
+    ----------
+    identities : tuple of str
+        One for each client, without repetition; kept sorted.
+    identify : callable, optional
+        Tells which identity a connected node has. Default: ``node_identity``.
+
+    Raises
+    ------
+    ValueError
+        If there is no identity, or one appears twice.
+    """
+
+    identities: tuple[str, ...]
+    identify: Identify = node_identity
+
+    def __post_init__(self) -> None:
+        if not self.identities:
+            raise ValueError("a population needs at least one identity")
+        ordered = tuple(sorted(self.identities))
+        if len(set(ordered)) != len(ordered):
+            twice = next(a for a, b in itertools.pairwise(ordered) if a == b)
+            raise ValueError(f"identity {twice!r} appears twice in the population; list it once")
+        object.__setattr__(self, "identities", ordered)
+
+    def __len__(self) -> int:
+        return len(self.identities)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the identities: the same list, the same fingerprint."""
+        return hashlib.sha256("\n".join(self.identities).encode()).hexdigest()
+
+    @classmethod
+    def connected(cls, grid: Grid, *, identify: Identify = node_identity) -> "Population":
+        """Freeze the clients that are connected now."""
+        return cls(tuple({identify(node) for node in grid.get_nodes()}), identify)
+
+    @classmethod
+    def load(cls, path: Path, *, identify: Identify = node_identity) -> "Population":
+        """Read a population that ``save`` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is not a population.
+        """
+        try:
+            document = json.loads(path.read_text())
+            if document["format"] != _FORMAT:
+                raise KeyError("format")
+            identities = tuple(str(identity) for identity in document["identities"])
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a population file ({error!r})") from error
+        return cls(identities, identify)
+
+    def save(self, path: Path) -> None:
+        """Write the population to ``path``, whole or not at all."""
+        document = {"format": _FORMAT, "identities": list(self.identities)}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(document, indent=1) + "\n")
+        temporary.replace(path)
+
+
+class Register:
+    """The population's N places during a run, and who holds each.
+
+    A listed population fills them from the start. A population that is only a number fills
+    them as clients connect, in the order they are first seen; when all are taken, newcomers
+    are ignored. Either way the cohort is drawn over all N places, taken or not.
+
+    Parameters
+    ----------
+    population : Population or int
+        The list, or N.
+
+    Raises
+    ------
+    ValueError
+        If N is less than one.
+    """
+
+    def __init__(self, population: Population | int) -> None:
+        if isinstance(population, Population):
+            self._places = list(population.identities)
+            self._identify = population.identify
+            self.size = len(population)
+            self.name = f"identities-{population.fingerprint}"
+        else:
+            if isinstance(population, bool) or population < 1:
+                raise ValueError(f"population must be at least 1, got {population}")
+            self._places = []
+            self._identify = node_identity
+            self.size = population
+            self.name = f"size-{population}"
+        self._taken = {identity: place for place, identity in enumerate(self._places)}
+
+    def locate(self, nodes: Iterable[NodeInfo]) -> tuple[dict[int, int], int]:
+        """Find who is connected.
+
+        Where one identity is connected twice, the newest registration stands for it: a client
+        that registers again is not a second client.
+
+        Returns
+        -------
+        node_of : dict of int to int
+            Place to node id, for the places whose holders are connected.
+        ignored : int
+            How many connected nodes have no place.
+        """
+        newest: dict[int, NodeInfo] = {}
+        ignored = 0
+        for node in sorted(nodes, key=_age):
+            identity = self._identify(node)
+            if identity not in self._taken and len(self._places) < self.size:
+                self._taken[identity] = len(self._places)
+                self._places.append(identity)
+            place = self._taken.get(identity)
+            if place is None:
+                ignored += 1
+            else:
+                newest[place] = node
+        return {place: node.node_id for place, node in newest.items()}, ignored
+
+
+def _age(node: NodeInfo) -> tuple[str, int]:
+    return node.registered_at, node.node_id

@@ -1,0 +1,76 @@
+"""What a run gives back: Flower's result, and what it cost."""
+
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any
+
+from flwr.serverapp.strategy import Result
+
+
+@dataclass(frozen=True)
+class PrivacyReport:
+    """The client-level guarantee of a run. Every figure is a public setting or follows from one.
+
+    Attributes
+    ----------
+    epsilon : float
+        ε of everything that this population has paid, this run included; infinite for a run
+        without noise or with a seed.
+    delta : float
+        δ.
+    noise_multiplier : float
+        z of a round.
+    clipping_norm : float
+        S, of the last round where it adapts.
+    sampling : str
+        The rule, "poisson", "fixed-size" or "full".
+    sampling_rate : float
+        q, the expected fraction of the population in a round.
+    rounds : int
+        How many rounds this run released.
+    population : int
+        N.
+    adjacency : str
+        What one client more, less or exchanged means.
+    accountant : str
+        "pld" or "rdp".
+    mechanism : str
+        Which noise.
+    private : bool
+        False if randomness was seeded or there was no noise.
+    stopped : str or None
+        Why the run ended before its last round, if it did.
+    epsilon_by_round : dict of int to float
+        ε after each round.
+    """
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    clipping_norm: float
+    sampling: str
+    sampling_rate: float
+    rounds: int
+    population: int
+    adjacency: str
+    accountant: str
+    mechanism: str
+    private: bool
+    stopped: str | None
+    epsilon_by_round: dict[int, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for a JSON file, with null for an infinite ε."""
+        document = asdict(self)
+        document["epsilon"] = self.epsilon if isfinite(self.epsilon) else None
+        document["epsilon_by_round"] = [
+            value if isfinite(value) else None for value in self.epsilon_by_round.values()
+        ]
+        return document
+
+
+@dataclass
+class PrivateResult(Result):
+    """Flower's ``Result`` with the run's privacy beside it."""
+
+    privacy: PrivacyReport | None = field(default=None)

@@ -1,0 +1,152 @@
+"""What the server does with a noisy average: post-processing, so it costs no privacy.
+
+Names and defaults follow Reddi et al. 2021 ("Adaptive federated optimization", Algorithm 2).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[Any]
+
+
+class ServerOptimizer(Protocol):
+    """Steps the global model along the noisy average of the clients' updates."""
+
+    def step(self, arrays: Sequence[Vector], update: Sequence[Vector]) -> list[Vector]:
+        """Return the next model.
+
+        Parameters
+        ----------
+        arrays : sequence of ndarray
+            The model, floating-point arrays; not changed.
+        update : sequence of ndarray
+            The noisy average of (client's model - this model), the same shapes; may be used up.
+        """
+
+    def state_dict(self) -> dict[str, Vector]:
+        """Everything the next step depends on."""
+
+    def load_state_dict(self, state: dict[str, Vector]) -> None:
+        """Take up where ``state_dict`` was taken."""
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be finite and positive, got {value}")
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value}")
+
+
+def _pack(**slots: list[Vector]) -> dict[str, Vector]:
+    return {f"{name}.{i}": a for name, arrays in slots.items() for i, a in enumerate(arrays)}
+
+
+def _unpack(state: dict[str, Vector], name: str) -> list[Vector]:
+    found = sorted(
+        (int(key.rpartition(".")[2]), key) for key in state if key.startswith(f"{name}.")
+    )
+    return [np.array(state[key]) for _, key in found]
+
+
+@dataclass
+class ServerSGD:
+    """Averaging with a server learning rate and, if wanted, heavy-ball momentum.
+
+    With ``learning_rate = 1`` and no momentum it is federated averaging.
+    """
+
+    learning_rate: float = 1.0
+    momentum: float = 0.0
+    _velocity: list[Vector] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_positive("learning_rate", self.learning_rate)
+        _check_fraction("momentum", self.momentum)
+
+    def step(self, arrays: Sequence[Vector], update: Sequence[Vector]) -> list[Vector]:
+        """X + η v, where v = momentum v + update."""
+        if self.momentum:
+            if not self._velocity:
+                self._velocity = [np.zeros_like(u) for u in update]
+            for velocity, u in zip(self._velocity, update, strict=True):
+                velocity *= self.momentum
+                velocity += u
+            update = self._velocity
+        return [
+            (a + self.learning_rate * u).astype(a.dtype, copy=False)
+            for a, u in zip(arrays, update, strict=True)
+        ]
+
+    def state_dict(self) -> dict[str, Vector]:
+        """The velocity."""
+        return _pack(velocity=self._velocity)
+
+    def load_state_dict(self, state: dict[str, Vector]) -> None:
+        """Restore the velocity."""
+        self._velocity = _unpack(state, "velocity")
+
+
+@dataclass
+class _Adaptive:
+    learning_rate: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+    _first: list[Vector] = field(default_factory=list, init=False, repr=False)
+    _second: list[Vector] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_positive("learning_rate", self.learning_rate)
+        _check_positive("tau", self.tau)
+        _check_fraction("beta1", self.beta1)
+        _check_fraction("beta2", self.beta2)
+
+    def _moved(self, second: Vector, squared: Vector) -> Vector:
+        raise NotImplementedError
+
+    def step(self, arrays: Sequence[Vector], update: Sequence[Vector]) -> list[Vector]:
+        """X + η m / (sqrt(v) + τ)."""
+        if not self._first:
+            self._first = [np.zeros_like(u) for u in update]
+            self._second = [np.full_like(u, self.tau**2) for u in update]
+        stepped = []
+        for i, (a, u) in enumerate(zip(arrays, update, strict=True)):
+            self._first[i] = self.beta1 * self._first[i] + (1 - self.beta1) * u
+            self._second[i] = self._moved(self._second[i], u * u)
+            direction = self._first[i] / (np.sqrt(self._second[i]) + self.tau)
+            stepped.append((a + self.learning_rate * direction).astype(a.dtype, copy=False))
+        return stepped
+
+    def state_dict(self) -> dict[str, Vector]:
+        """Both moments."""
+        return _pack(first=self._first, second=self._second)
+
+    def load_state_dict(self, state: dict[str, Vector]) -> None:
+        """Restore both moments."""
+        self._first, self._second = _unpack(state, "first"), _unpack(state, "second")
+
+
+@dataclass
+class ServerAdam(_Adaptive):
+    """FedAdam: v = β₂ v + (1 - β₂) u²."""
+
+    def _moved(self, second: Vector, squared: Vector) -> Vector:
+        moved: Vector = self.beta2 * second + (1 - self.beta2) * squared
+        return moved
+
+
+@dataclass
+class ServerYogi(_Adaptive):
+    """FedYogi: v = v - (1 - β₂) u² sign(v - u²), which forgets large values more slowly."""
+
+    def _moved(self, second: Vector, squared: Vector) -> Vector:
+        moved: Vector = second - (1 - self.beta2) * squared * np.sign(second - squared)
+        return moved

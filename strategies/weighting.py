@@ -1,0 +1,84 @@
+"""How much one client's update counts: public rules, never computed from clients' counts."""
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Protocol
+
+from flwr.app import MetricRecord
+
+
+class Weighting(Protocol):
+    """Turns what a client says of its data into a weight in (0, 1]."""
+
+    def weight(self, metrics: MetricRecord | None, key: str) -> float:
+        """The weight of one reply.
+
+        Raises
+        ------
+        ValueError
+            If the reply does not say, or says nonsense; the reason is in the message.
+        """
+
+    def total(self, population: int) -> float:
+        """The public sum of weights over the population, W."""
+
+
+@dataclass(frozen=True)
+class UniformWeights:
+    """Every client counts the same, w_k = 1, and need not say how many examples it has."""
+
+    def weight(self, metrics: MetricRecord | None, key: str) -> float:
+        """One, whatever the reply says."""
+        return 1.0
+
+    def total(self, population: int) -> float:
+        """N."""
+        return float(population)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CappedWeights:
+    """w_k = min(n_k / cap, 1): weighted averaging in which no client counts more than one.
+
+    Parameters
+    ----------
+    cap : float
+        The number of examples ŵ from which a client counts fully. Declared by the operator from
+        public knowledge, never computed from clients' counts. The median or less serves well:
+        a cap at the maximum makes most clients whisper under noise sized for the loudest.
+    total_weight : float
+        W = sum of min(n_k / cap, 1) over the population, as the operator declares it. A wrong W
+        changes the learning rate, not the privacy.
+    """
+
+    cap: float
+    total_weight: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("cap", self.cap), ("total_weight", self.total_weight)):
+            if not (isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be finite and positive, got {value}")
+
+    def weight(self, metrics: MetricRecord | None, key: str) -> float:
+        """min(n_k / cap, 1) of a positive, finite n_k."""
+        examples = None if metrics is None else metrics.get(key)
+        if isinstance(examples, bool) or not isinstance(examples, int | float):
+            raise ValueError(f"'{key}' is missing or not a number")
+        if not (isfinite(examples) and examples > 0):
+            raise ValueError(f"'{key}' is not finite and positive")
+        return min(examples / self.cap, 1.0)
+
+    def total(self, population: int) -> float:
+        """W, as declared.
+
+        Raises
+        ------
+        ValueError
+            If W exceeds the population: no weight is above one.
+        """
+        if self.total_weight > population:
+            raise ValueError(
+                f"total_weight = {self.total_weight} is more than the population of {population}; "
+                "no client weighs more than 1"
+            )
+        return self.total_weight
