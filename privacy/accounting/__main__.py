@@ -1,0 +1,219 @@
+"""``python -m privacy.accounting``: questions about ε from the command line."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+
+from . import (
+    Accountant,
+    Adjacency,
+    Budget,
+    FixedSize,
+    Full,
+    GaussianRelease,
+    LedgerError,
+    Poisson,
+    Sampling,
+    calibrate_noise_multiplier,
+    calibrate_rounds,
+    calibrate_sampling_rate,
+    epsilon,
+    read_ledger,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answer one question; the answer is one JSON object on standard output.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default those of the command line.
+
+    Returns
+    -------
+    int
+        0, or 1 with one sentence on standard error. (A command line that cannot be understood
+        exits with 2.)
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        answer = options.answer(options)
+    except (ValueError, LedgerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(answer, allow_nan=False))
+    return 0
+
+
+def _epsilon(options: argparse.Namespace) -> dict[str, object]:
+    release = GaussianRelease(options.noise_multiplier, _sampling(options))
+    events = {release: _at_least_one("rounds", options.rounds)}
+    accountants: tuple[Accountant, ...] = ("pld", "rdp")
+    if isinstance(release.sampling, FixedSize):
+        accountants = ("rdp",)
+    return {
+        accountant: _finite(epsilon(events, delta=options.delta, accountant=accountant))
+        for accountant in accountants
+    }
+
+
+def _calibrate(options: argparse.Namespace) -> dict[str, object]:
+    budget = Budget(options.epsilon, options.delta)
+    given = {
+        "noise_multiplier": options.noise_multiplier,
+        "rounds": options.rounds,
+        "sampling": None if _no_sampling(options) else _sampling(options),
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) != 1:
+        raise ValueError(
+            "calibrate answers for the one of --noise-multiplier, --rounds and --sampling-rate "
+            f"that is left out; left out are {len(missing)}"
+        )
+    accountant: Accountant | None = options.accountant
+    noise, rounds, rate = options.noise_multiplier, options.rounds, options.sampling_rate
+    sampling: Sampling
+    if missing == ["noise_multiplier"]:
+        sampling = _sampling(options)
+        noise = calibrate_noise_multiplier(
+            sampling=sampling, rounds=rounds, budget=budget, accountant=accountant
+        )
+        answer: dict[str, object] = {"noise_multiplier": noise}
+    elif missing == ["rounds"]:
+        sampling = _sampling(options)
+        rounds = calibrate_rounds(
+            noise_multiplier=noise, sampling=sampling, budget=budget, accountant=accountant
+        )
+        answer = {"rounds": rounds}
+    else:
+        rate = calibrate_sampling_rate(
+            noise_multiplier=noise, rounds=rounds, budget=budget, accountant=accountant
+        )
+        sampling = Poisson(rate)
+        answer = {"sampling_rate": rate}
+    reached = epsilon(
+        {GaussianRelease(noise, sampling): rounds}, delta=budget.delta, accountant=accountant
+    )
+    return {**answer, "epsilon": _finite(reached), "delta": budget.delta}
+
+
+def _ledger(options: argparse.Namespace) -> dict[str, object]:
+    contents = read_ledger(options.file)
+    accountants: tuple[Accountant, ...] = ("pld", "rdp")
+    if contents.adjacency is Adjacency.REPLACE_ONE:
+        accountants = ("rdp",)
+    return {
+        "population": contents.population,
+        "adjacency": contents.adjacency.value,
+        "events": len(contents.records),
+        "runs": len({record.run for record in contents.records}),
+        "delta": options.delta,
+        "epsilon": {
+            accountant: _finite(contents.epsilon(options.delta, accountant=accountant))
+            for accountant in accountants
+        },
+    }
+
+
+def _no_sampling(options: argparse.Namespace) -> bool:
+    return options.sampling_rate is None and options.cohort is None
+
+
+def _sampling(options: argparse.Namespace) -> Sampling:
+    if options.cohort is not None:
+        if options.sampling_rate is not None or options.population is None:
+            raise ValueError(
+                "--cohort needs --population and excludes --sampling-rate: it is a cohort of "
+                "fixed size, drawn without replacement"
+            )
+        return FixedSize(options.cohort, options.population)
+    if options.population is not None:
+        raise ValueError("--population belongs to --cohort; give both or neither")
+    if options.sampling_rate is None:
+        raise ValueError("give --sampling-rate, or --cohort and --population")
+    return Full() if options.sampling_rate == 1 else Poisson(options.sampling_rate)
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
+    return value
+
+
+def _finite(value: float) -> float | str:
+    # JSON has no infinity; a string says it plainly and float() reads it.
+    return value if math.isfinite(value) else "inf"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m privacy.accounting",
+        description="What federated training costs in client-level privacy, and the reverse. "
+        'Answers are one JSON object; an unbounded epsilon is the string "inf".',
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "epsilon", help="epsilon of a number of equal rounds", description=_epsilon_text
+    )
+    _mechanism_options(command, required=True)
+    command.set_defaults(answer=_epsilon)
+
+    command = commands.add_parser(
+        "calibrate",
+        help="the noise, the rounds or the sampling rate that fits a target epsilon",
+        description=_calibrate_text,
+    )
+    command.add_argument("--epsilon", type=float, required=True, help="the target")
+    command.add_argument("--accountant", choices=("pld", "rdp"), help="default: the tightest")
+    _mechanism_options(command, required=False)
+    command.set_defaults(answer=_calibrate)
+
+    command = commands.add_parser(
+        "ledger", help="epsilon of a ledger file", description=_ledger_text
+    )
+    command.add_argument("file", metavar="FILE", help="the ledger")
+    command.add_argument("--delta", type=float, required=True, help="e.g. 1e-5")
+    command.set_defaults(answer=_ledger)
+    return parser
+
+
+def _mechanism_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("--delta", type=float, required=True, help="e.g. 1e-5")
+    parser.add_argument(
+        "--noise-multiplier",
+        type=float,
+        required=required,
+        help="z: the noise on the sum has standard deviation z times the clipping norm",
+    )
+    parser.add_argument("--rounds", type=int, required=required, help="how many equal rounds")
+    parser.add_argument(
+        "--sampling-rate",
+        type=float,
+        help="q: each client joins a round with this probability (1: everyone takes part)",
+    )
+    parser.add_argument(
+        "--cohort", type=int, help="instead: cohorts of exactly this size, without replacement"
+    )
+    parser.add_argument("--population", type=int, help="with --cohort: registered clients")
+
+
+_epsilon_text = (
+    "Epsilon of ROUNDS rounds under add-or-remove-one adjacency, by privacy loss distributions "
+    "(pld, the tightest) and Renyi (rdp). Cohorts of fixed size are under replace-one, where "
+    "one client moves the sum by twice the clipping norm, and have rdp only."
+)
+_calibrate_text = (
+    "Leave out one of --noise-multiplier, --rounds and --sampling-rate: the answer is the "
+    "value of it that fits the target, never one that passes it."
+)
+_ledger_text = (
+    "Epsilon of everything a ledger holds, from the file alone. A damaged ledger is refused "
+    "and the line named."
+)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""ε of a list of events, at client level."""
+
+import math
+import numbers
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from ._gaussian import gaussian_epsilon
+from .events import AdditiveDelta, Adjacency, Event, FixedSize, GaussianRelease, Poisson
+
+Accountant = Literal["pld", "rdp"]
+Events = Iterable[Event] | Mapping[Event, int]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent on one population, over all runs.
+
+    Parameters
+    ----------
+    epsilon, delta : float
+        ε > 0 and δ in (0, 1).
+
+    Raises
+    ------
+    ValueError
+        If either is out of range.
+    """
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not (_is_number(self.epsilon) and math.isfinite(self.epsilon) and self.epsilon > 0):
+            raise ValueError(f"epsilon is {self.epsilon!r}; it must be finite and above 0")
+        check_delta(self.delta)
+
+
+def epsilon(
+    events: Events,
+    *,
+    delta: float,
+    accountant: Accountant | None = None,
+    adjacency: Adjacency | None = None,
+) -> float:
+    """ε at which all the events together are (ε, δ)-private for one client.
+
+    Parameters
+    ----------
+    events : iterable of Event, or mapping of Event to int
+        What was released, in any order; a mapping says how often. Equal events are composed at
+        once, so a thousand equal rounds cost one composition.
+    delta : float
+        δ in (0, 1).
+    accountant : "pld" or "rdp", optional
+        Privacy loss distributions (the tightest) or Rényi. By default "pld", or "rdp" where
+        only that can express an event (a cohort of fixed size).
+    adjacency : Adjacency, optional
+        By default replace-one if a cohort has a fixed size, and else add-or-remove-one.
+
+    Returns
+    -------
+    float
+        An upper bound of the true ε. ``inf`` if something was released without noise, if the
+        additive deltas reach δ, or if δ is too small for the accountant to resolve.
+
+    Raises
+    ------
+    ValueError
+        If δ is out of range, a count is negative, or an event does not fit the adjacency or
+        the accountant.
+
+    Notes
+    -----
+    *Guarantee.* For cohorts that were drawn independently, from randomness an adversary does
+    not see, and sums to which one client contributes norm at most S: the releases, chosen
+    adaptively, are (ε, δ)-differentially private under ``adjacency``. Rounding errors of the
+    computation are included (``docs/proofs.md``, "Composition").
+
+    *Assumptions.* Poisson cohorts are drawn over the whole population and never redrawn; a
+    fixed-size cohort is uniform among all cohorts of its size.
+
+    *Not covered.* Several sums released from one cohort as if their cohorts were independent:
+    join them with :func:`joint_noise_multiplier` first.
+    """
+    check_delta(delta)
+    counts = count_events(events)
+    releases = {e: n for e, n in counts.items() if isinstance(e, GaussianRelease)}
+    adjacency = _fitting_adjacency(releases, adjacency)
+    accountant = _fitting_accountant(releases, accountant)
+
+    charged = math.fsum(n * e.delta for e, n in counts.items() if isinstance(e, AdditiveDelta))
+    if charged > 0:
+        delta = math.nextafter(delta - math.nextafter(charged, math.inf), 0.0)
+    if delta <= 0 or any(release.noise_multiplier == 0 for release in releases):
+        return math.inf
+    if not releases:
+        return 0.0
+    return _compose(frozenset(releases.items()), float(delta), accountant, adjacency)
+
+
+@lru_cache(maxsize=4096)
+def _compose(
+    releases: frozenset[tuple[GaussianRelease, int]],
+    delta: float,
+    accountant: Accountant,
+    adjacency: Adjacency,
+) -> float:
+    # Imported here: it takes a second, and most users of this module only describe events.
+    if accountant == "rdp":
+        from ._rdp import renyi_epsilon
+
+        return renyi_epsilon(dict(releases), delta=delta, adjacency=adjacency)
+
+    # Unsampled Gaussian releases add up to one: 1/z² is additive (Dong et al. 2022, cor. 3.3).
+    shrink = 0.5 if adjacency is Adjacency.REPLACE_ONE else 1.0
+    precision = math.fsum(
+        n / (shrink * r.noise_multiplier) ** 2 for r, n in releases if _rate(r) == 1
+    )
+    sampled = {(float(r.noise_multiplier), _rate(r)): n for r, n in releases if _rate(r) < 1}
+    joint = (1 - 2.0**-48) / math.sqrt(precision) if precision else None
+    if not sampled:
+        return math.inf if joint is None else gaussian_epsilon(joint, delta)
+    from ._pld import sampled_epsilon
+
+    if joint is not None:
+        sampled[joint, 1.0] = 1
+    return sampled_epsilon(sampled, delta)
+
+
+def count_events(events: Events) -> Counter[Event]:
+    """How often each event happened.
+
+    Parameters
+    ----------
+    events : iterable of Event, or mapping of Event to int
+
+    Returns
+    -------
+    Counter
+
+    Raises
+    ------
+    TypeError
+        If something is not an event.
+    ValueError
+        If a count is not a whole number of at least 0.
+    """
+    if isinstance(events, Mapping):
+        for event, times in events.items():
+            if isinstance(times, bool) or not isinstance(times, numbers.Integral) or times < 0:
+                raise ValueError(f"the count of {event} is {times!r}; give a whole number")
+        counts = Counter({event: int(times) for event, times in events.items() if times})
+    else:
+        counts = Counter(events)
+    for event in counts:
+        if not isinstance(event, GaussianRelease | AdditiveDelta):
+            raise TypeError(f"{event!r} is not an event; give GaussianRelease or AdditiveDelta")
+    return counts
+
+
+def check_delta(delta: float) -> None:
+    """Refuse a δ outside (0, 1).
+
+    Raises
+    ------
+    ValueError
+        If it is.
+    """
+    if not (_is_number(delta) and 0 < delta < 1):
+        raise ValueError(
+            f"delta is {delta!r}; it must lie strictly between 0 and 1, and should be well "
+            "below one over the population"
+        )
+
+
+def check_adjacency(event: Event, adjacency: Adjacency) -> None:
+    """Refuse an event that the adjacency cannot express.
+
+    Raises
+    ------
+    ValueError
+        If a cohort of fixed size meets add-or-remove-one, or a Poisson cohort replace-one.
+    """
+    if not isinstance(event, GaussianRelease):
+        return
+    if isinstance(event.sampling, FixedSize) and adjacency is not Adjacency.REPLACE_ONE:
+        raise ValueError(
+            f"a cohort of fixed size cannot be accounted under {adjacency.value}: "
+            "its size gives away a client; use replace-one, or Poisson sampling"
+        )
+    if isinstance(event.sampling, Poisson) and adjacency is not Adjacency.ADD_OR_REMOVE_ONE:
+        raise ValueError(
+            f"a Poisson cohort is not accounted under {adjacency.value}; "
+            "use add-or-remove-one, or a cohort of fixed size"
+        )
+
+
+def _fitting_adjacency(
+    releases: Iterable[GaussianRelease], adjacency: Adjacency | None
+) -> Adjacency:
+    releases = list(releases)
+    if adjacency is None:
+        fixed = any(isinstance(release.sampling, FixedSize) for release in releases)
+        adjacency = Adjacency.REPLACE_ONE if fixed else Adjacency.ADD_OR_REMOVE_ONE
+    adjacency = Adjacency(adjacency)
+    for release in releases:
+        check_adjacency(release, adjacency)
+    return adjacency
+
+
+def _fitting_accountant(
+    releases: Iterable[GaussianRelease], accountant: Accountant | None
+) -> Accountant:
+    fixed = any(isinstance(release.sampling, FixedSize) for release in releases)
+    if accountant is None:
+        return "rdp" if fixed else "pld"
+    if accountant not in ("pld", "rdp"):
+        raise ValueError(f"accountant is {accountant!r}; it must be 'pld' or 'rdp'")
+    if accountant == "pld" and fixed:
+        raise ValueError(
+            "accountant is 'pld', which has no event for a cohort of fixed size; use 'rdp'"
+        )
+    return accountant
+
+
+def _rate(release: GaussianRelease) -> float:
+    return float(release.sampling.rate) if isinstance(release.sampling, Poisson) else 1.0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

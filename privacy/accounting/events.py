@@ -1,0 +1,282 @@
+"""What a run pays for: releases of clients' data, as small frozen values.
+
+An event says what was done, never what it cost; :mod:`privacy.accounting.composition` turns
+events into ε. Every event can be written as JSON and read back without loss.
+"""
+
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class Adjacency(StrEnum):
+    """Which two populations the guarantee calls neighbours."""
+
+    ADD_OR_REMOVE_ONE = "add-or-remove-one"
+    """One client more or less. One client moves a clipped sum by at most S."""
+
+    REPLACE_ONE = "replace-one"
+    """One client's data exchanged for other data. The sum moves by at most 2S."""
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """Each client of the population joins independently with probability ``rate``.
+
+    Parameters
+    ----------
+    rate : float
+        The sampling rate q in (0, 1].
+
+    Raises
+    ------
+    ValueError
+        If ``rate`` is not in (0, 1].
+    """
+
+    kind: ClassVar[str] = "poisson"
+    rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 < _number("rate", self.rate) <= 1:
+            raise ValueError(
+                f"rate is {self.rate!r}; a Poisson sampling rate lies in (0, 1]: "
+                "give the expected cohort divided by the population"
+            )
+
+
+@dataclass(frozen=True)
+class Full:
+    """Every client of the population takes part: no amplification by sampling."""
+
+    kind: ClassVar[str] = "full"
+
+
+@dataclass(frozen=True)
+class FixedSize:
+    """A cohort of exactly ``cohort`` of ``population`` clients, without replacement.
+
+    Accounted with Rényi differential privacy only, under replace-one adjacency (Wang, Balle
+    and Kasiviswanathan 2019, theorem 27), where the sensitivity of the sum is 2S.
+
+    Parameters
+    ----------
+    cohort, population : int
+        m and N, with 1 ≤ m ≤ N.
+
+    Raises
+    ------
+    ValueError
+        If they are not whole numbers with 1 ≤ m ≤ N.
+    """
+
+    kind: ClassVar[str] = "fixed-size"
+    cohort: int
+    population: int
+
+    def __post_init__(self) -> None:
+        for name, value in (("cohort", self.cohort), ("population", self.population)):
+            if _number(name, value) < 1 or int(value) != value:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if self.cohort > self.population:
+            raise ValueError(
+                f"cohort is {self.cohort} and population {self.population}; "
+                "a cohort without replacement cannot be larger than its population"
+            )
+
+
+Sampling = Poisson | Full | FixedSize
+
+
+@dataclass(frozen=True)
+class GaussianRelease:
+    """A sum over a cohort, released with Gaussian noise.
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        z: the noise's standard deviation is z·S where one client contributes a vector of norm
+        at most S to the sum. The same number whatever the adjacency: under replace-one the
+        accountant itself is given z/2. Zero is allowed and costs ε = ∞.
+    sampling : Poisson, Full or FixedSize
+        How the cohort was drawn. ``Full()`` also describes a noised metric that is asked of
+        everyone, or any release that claims no amplification.
+
+    Raises
+    ------
+    TypeError
+        If ``sampling`` is none of the three, or ``noise_multiplier`` not a number.
+    ValueError
+        If ``noise_multiplier`` is negative or not finite.
+
+    Notes
+    -----
+    Several sums released from *one* cohort are one event, whose multiplier is given by
+    :func:`joint_noise_multiplier`; they are not several sampled events.
+    """
+
+    kind: ClassVar[str] = "gaussian"
+    noise_multiplier: float
+    sampling: Sampling
+
+    def __post_init__(self) -> None:
+        z = _number("noise_multiplier", self.noise_multiplier)
+        if not (math.isfinite(z) and z >= 0):
+            raise ValueError(
+                f"noise_multiplier is {self.noise_multiplier!r}; it must be finite and at least 0"
+            )
+        if not isinstance(self.sampling, Poisson | Full | FixedSize):
+            raise TypeError(
+                f"sampling is {self.sampling!r}; it must be Poisson(rate), Full() or "
+                "FixedSize(cohort, population)"
+            )
+
+
+@dataclass(frozen=True)
+class AdditiveDelta:
+    """A probability with which something un-noised may have shown: (0, δ)-private.
+
+    A secure-aggregation round that was aborted is charged with the probability that its
+    protocol failed; the charge is subtracted from the δ at which ε is reported.
+
+    Parameters
+    ----------
+    delta : float
+        The probability, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If ``delta`` is not in [0, 1].
+    """
+
+    kind: ClassVar[str] = "additive-delta"
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= _number("delta", self.delta) <= 1:
+            raise ValueError(f"delta is {self.delta!r}; a probability lies in [0, 1]")
+
+
+Event = GaussianRelease | AdditiveDelta
+
+
+def joint_noise_multiplier(*noise_multipliers: float) -> float:
+    """The multiplier of several Gaussian sums that are released from one and the same cohort.
+
+    Sums with multipliers z₁, z₂, … over one cohort are, after scaling, one Gaussian sum of a
+    longer vector, with z = (Σ zᵢ⁻²)^−½ (Andrew et al. 2021, section 2, solve it for the split).
+
+    Parameters
+    ----------
+    *noise_multipliers : float
+        At least one, each finite and at least 0.
+
+    Returns
+    -------
+    float
+        The multiplier to put in the single :class:`GaussianRelease`, rounded down.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is negative or not finite.
+    """
+    if not noise_multipliers:
+        raise ValueError("joint_noise_multiplier needs at least one noise multiplier")
+    for z in noise_multipliers:
+        GaussianRelease(z, Full())
+    if min(noise_multipliers) == 0:
+        return 0.0
+    smallest = min(noise_multipliers)
+    joint = smallest / math.sqrt(math.fsum((smallest / z) ** 2 for z in noise_multipliers))
+    if len(noise_multipliers) == 1:
+        return joint
+    return joint * (1 - 2.0**-50)
+
+
+def event_to_dict(event: Event) -> dict[str, Any]:
+    """The event as plain JSON values.
+
+    Parameters
+    ----------
+    event : GaussianRelease or AdditiveDelta
+
+    Returns
+    -------
+    dict
+        With ``"kind"`` first; :func:`event_from_dict` is its inverse.
+    """
+    if isinstance(event, AdditiveDelta):
+        return {"kind": event.kind, "delta": float(event.delta)}
+    sampling: dict[str, Any] = {"kind": event.sampling.kind}
+    if isinstance(event.sampling, Poisson):
+        sampling["rate"] = float(event.sampling.rate)
+    elif isinstance(event.sampling, FixedSize):
+        sampling["cohort"] = int(event.sampling.cohort)
+        sampling["population"] = int(event.sampling.population)
+    return {
+        "kind": event.kind,
+        "noise_multiplier": float(event.noise_multiplier),
+        "sampling": sampling,
+    }
+
+
+def event_from_dict(fields: Mapping[str, Any]) -> Event:
+    """Read an event that :func:`event_to_dict` wrote.
+
+    Parameters
+    ----------
+    fields : mapping
+
+    Returns
+    -------
+    GaussianRelease or AdditiveDelta
+
+    Raises
+    ------
+    TypeError
+        If a field has the wrong type.
+    ValueError
+        If a field is missing, unknown or out of range.
+    """
+    if not isinstance(fields, Mapping):
+        raise TypeError(f"an event must be an object, not {fields!r}")
+    kind = fields.get("kind")
+    if kind == AdditiveDelta.kind:
+        _exactly(fields, {"kind", "delta"})
+        return AdditiveDelta(fields["delta"])
+    if kind == GaussianRelease.kind:
+        _exactly(fields, {"kind", "noise_multiplier", "sampling"})
+        return GaussianRelease(fields["noise_multiplier"], _sampling(fields["sampling"]))
+    raise ValueError(f"the kind of an event is {kind!r}; known are 'gaussian', 'additive-delta'")
+
+
+def _sampling(fields: Mapping[str, Any]) -> Sampling:
+    if not isinstance(fields, Mapping):
+        raise TypeError(f"the sampling of an event must be an object, not {fields!r}")
+    kind = fields.get("kind")
+    if kind == Poisson.kind:
+        _exactly(fields, {"kind", "rate"})
+        return Poisson(fields["rate"])
+    if kind == Full.kind:
+        _exactly(fields, {"kind"})
+        return Full()
+    if kind == FixedSize.kind:
+        _exactly(fields, {"kind", "cohort", "population"})
+        return FixedSize(fields["cohort"], fields["population"])
+    raise ValueError(f"the kind of sampling is {kind!r}; known are poisson, full, fixed-size")
+
+
+def _exactly(fields: Mapping[str, Any], names: set[str]) -> None:
+    if set(fields) != names:
+        raise ValueError(f"the fields are {sorted(fields)}; they must be {sorted(names)}")
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}; it must be a number")
+    return float(value)

@@ -1,0 +1,99 @@
+"""Where randomness comes from: the operating system, or a seed in tests."""
+
+import hashlib
+import math
+import os
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Randomness(ABC):
+    """A source of independent, uniformly distributed bits, and exact draws made from them."""
+
+    private: ClassVar[bool]
+    """Whether noise and cohorts from this source may be relied on for privacy."""
+
+    @abstractmethod
+    def bytes(self, count: int) -> bytes:
+        """``count`` fresh random bytes."""
+
+    def uint64(self, size: int) -> NDArray[np.uint64]:
+        """Uniform 64-bit integers, shape ``(size,)``."""
+        return np.frombuffer(self.bytes(8 * size), dtype=np.uint64)
+
+    def uniform(self, size: int) -> NDArray[np.float64]:
+        """Multiples of 2⁻⁵³ in [0, 1), uniform, shape ``(size,)``."""
+        return (self.uint64(size) >> np.uint64(11)) * 2.0**-53
+
+    def bernoulli(self, rate: float, size: int) -> NDArray[np.bool_]:
+        """Independent bits, each True with exactly the probability that the double ``rate`` is.
+
+        Parameters
+        ----------
+        rate : float
+            In [0, 1].
+        size : int
+            How many.
+
+        Returns
+        -------
+        array of bool, shape ``(size,)``
+
+        Raises
+        ------
+        ValueError
+            If ``rate`` is not in [0, 1].
+        """
+        if not 0 <= rate <= 1:
+            raise ValueError(f"rate is {rate!r}; a probability lies in [0, 1]")
+        if rate == 1:
+            return np.ones(size, dtype=np.bool_)
+        # A uniform real lies below the rate if its first 64 bits do; if they are equal to the
+        # rate's own, what follows decides. Scaling a double by 2⁶⁴ is exact.
+        rest, whole = math.modf(math.ldexp(rate, 64))
+        draws = self.uint64(size)
+        below: NDArray[np.bool_] = draws < np.uint64(int(whole))
+        for index in np.flatnonzero(draws == np.uint64(int(whole))):
+            below[index] = self.bernoulli(rest, 1)[0]
+        return below
+
+
+class SystemRandomness(Randomness):
+    """The operating system's cryptographically secure generator."""
+
+    private = True
+
+    def bytes(self, count: int) -> bytes:
+        """``count`` bytes of ``os.urandom``."""
+        return os.urandom(count)
+
+
+class SeededRandomness(Randomness):
+    """A stream that a seed determines: for tests only, never private.
+
+    Parameters
+    ----------
+    seed : int
+        At least 0. The same seed and the same calls give the same draws.
+
+    Raises
+    ------
+    ValueError
+        If the seed is negative.
+    """
+
+    private = False
+
+    def __init__(self, seed: int) -> None:
+        if seed < 0:
+            raise ValueError(f"seed is {seed!r}; it must be at least 0")
+        self._seed = str(seed)
+        self._calls = 0
+
+    def bytes(self, count: int) -> bytes:
+        """``count`` bytes of SHAKE-256 of the seed and the number of this call."""
+        self._calls += 1
+        return hashlib.shake_256(f"{self._seed}/{self._calls}".encode()).digest(count)
