@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Accountant = Literal["prv", "rdp"]
 
 
-class LocalBudgetSpent(RuntimeError):  # noqa: N818 (as Flower's PrivacyBudgetExhausted)
+class LocalBudgetSpent(RuntimeError):
     """The client declines: what is asked would overspend its own budget.
 
     The message carries no number, so that it may travel to the server as the reason.

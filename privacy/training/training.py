@@ -122,9 +122,7 @@ def train(
 
 def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
     if isinstance(optimizer, LBFGS):
-        raise ValueError(  # noqa: TRY004 (an optimizer, but one that cannot be used)
-            "optimizer LBFGS evaluates the loss again and again: take SGD or Adam"
-        )
+        raise ValueError("optimizer LBFGS evaluates the loss again and again: take SGD or Adam")
     stepped = set(chain.from_iterable(group["params"] for group in optimizer.param_groups))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter not in stepped:
