@@ -1,6 +1,5 @@
 """What a client does: train on its own data, and reply with its update and weight alone."""
 
-import math
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from flower_app.data import (
     ClientData,
-    PartitionSpec,
+    InputKind,
     encode,
     load_dataset,
     load_inputs,
@@ -56,7 +55,7 @@ def train_on_own_data(message: Message, context: Context) -> Message:
     protection: ClipOnly | ClipAndNoise = ClipOnly(clipping_norm=settings.example_clipping_norm)
     ledger = None
     if settings.record_epsilon:
-        protection = _record_level(settings, context)
+        protection = _record_level(settings)
         ledger = _own_ledger(settings, context, fingerprint(inputs, labels))
     try:
         result = train(
@@ -98,21 +97,13 @@ def own_data(settings: Settings, context: Context) -> ClientData:
         return _folder(folder, kind)
     clients = int(context.node_config["num-partitions"])
     client = int(context.node_config["partition-id"])
-    cache_dir = None
-    dataset = load_dataset(settings.dataset, data_dir=_path(settings.data_dir), cache_dir=cache_dir)
-    spec = PartitionSpec(
-        kind=settings.partition,
-        clients=clients,
-        seed=settings.partition_seed,
-        alpha=settings.dirichlet_alpha,
-        sigma=settings.lognormal_sigma,
-    )
-    partitions = load_partitions(spec, dataset.train.labels)
+    dataset = load_dataset(settings.dataset, data_dir=_path(settings.data_dir))
+    partitions = load_partitions(settings.partition_spec(clients), dataset)
     return simulated_client(load_inputs(dataset, kind), partitions, client)
 
 
 @cache
-def _folder(folder: str, kind: str) -> ClientData:
+def _folder(folder: str, kind: InputKind) -> ClientData:
     split = load_node_folder(Path(folder))
     return ClientData(encode(split.images, kind), np.asarray(split.labels))
 
@@ -121,20 +112,14 @@ def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def planned_participations(rounds: int, sampling_rate: float) -> int:
-    """How often a client is prepared to take part: its mean and three standard deviations."""
-    mean = rounds * sampling_rate
-    return max(1, math.ceil(mean + 3 * math.sqrt(mean * (1 - sampling_rate))))
-
-
-def _record_level(settings: Settings, context: Context) -> ClipAndNoise:
+def _record_level(settings: Settings) -> ClipAndNoise:
     return ClipAndNoise(
         clipping_norm=settings.example_clipping_norm,
         noise_multiplier=_record_noise(
             settings.record_epsilon,
             settings.record_delta,
             settings.local_steps,
-            planned_participations(settings.rounds, settings.sampling_rate),
+            settings.planned_participations,
         ),
         delta=settings.record_delta,
         count=(

@@ -161,8 +161,8 @@ def plot_noise(
         _save(figure, path)
 
 
-def label_counts(
-    rows_of: Any, labels: npt.NDArray[np.int64], clients: int
-) -> npt.NDArray[np.int64]:
+def label_counts(partitions: Partitions, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """How many images of each label each client holds, (clients, 10)."""
-    return np.stack([np.bincount(labels[rows_of(k)], minlength=10) for k in range(clients)])
+    return np.stack(
+        [np.bincount(labels[partitions.rows(k)], minlength=10) for k in range(len(partitions))]
+    )

@@ -54,6 +54,13 @@ class ResultsFolder:
             ) from error
         return cls(path)
 
+    @property
+    def operator_log(self) -> Path:
+        """Where cohorts, node ids and reasons go: beside the folder, so that sharing it is safe."""
+        folder = self.path.parent / "operator-logs"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder / f"{self.path.name}.log"
+
     def file(self, name: str) -> Path:
         """The path of a file in the folder."""
         return self.path / name

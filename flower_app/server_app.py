@@ -17,12 +17,8 @@ from flwr.supercore import log
 from torch import nn
 
 from flower_app import plots
-from flower_app.client_app import planned_participations
 from flower_app.data import (
-    Dataset,
     Inputs,
-    Partitions,
-    PartitionSpec,
     load_dataset,
     load_inputs,
     load_partitions,
@@ -60,9 +56,9 @@ def main(grid: Grid, context: Context) -> None:
     if settings.encrypted_images:
         check_model_can_be_encrypted(model, MODELS[settings.model])
     if not settings.deployed:
-        _prepare_partitions(settings, dataset, size)
+        load_partitions(settings.partition_spec(size), dataset)
     folder = ResultsFolder.create(settings, context.run_id)
-    with OperatorLog(folder.file("operator.log")):
+    with OperatorLog(folder.operator_log):
         strategy = make_strategy(settings, size, folder)
         folder.write_json("config.json", settings.as_config())
         log(INFO, "Results: %s", folder.path)
@@ -162,7 +158,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self._images = torch.from_numpy(self.inputs.validation())
-        self._labels = torch.from_numpy(np.asarray(self.inputs.dataset.validation.labels))
+        self._labels = torch.tensor(self.inputs.dataset.validation.labels)
         self._started = time.perf_counter()
         self._before: npt.NDArray[np.float64] | None = None
         self._velocity: npt.NDArray[np.float64] | float = 0.0
@@ -233,7 +229,7 @@ def finish(
     dataset = inputs.dataset
     test_inputs = inputs.test()
     test_accuracy = accuracy(
-        model, torch.from_numpy(test_inputs), torch.from_numpy(np.asarray(dataset.test.labels))
+        model, torch.from_numpy(test_inputs), torch.tensor(dataset.test.labels)
     )
     encrypted = None
     encrypted_started = time.perf_counter()
@@ -291,9 +287,7 @@ def privacy_metrics(settings: Settings, report: PrivacyReport) -> dict[str, Any]
             "unit": "one image of one client",
             "adjacency": "add-or-remove-one",
             "trusted": "nobody but the client itself",
-            "planned_participations": planned_participations(
-                settings.rounds, settings.sampling_rate
-            ),
+            "planned_participations": settings.planned_participations,
             "note": "the public cap that every client enforces in its own ledger; "
             "clients' ledgers are not collected",
         }
@@ -360,23 +354,12 @@ def draw(
             answers=encrypted.answers,
         )
     if not settings.deployed:
-        partitions = _prepare_partitions(settings, inputs.dataset, report.population)
+        partitions = load_partitions(settings.partition_spec(report.population), inputs.dataset)
         plots.plot_holdings(
             picture("holdings.png", "Simulation: not private. Who holds what"),
             counts=plots.label_counts(partitions, np.asarray(inputs.dataset.train.labels)),
         )
     return pictures
-
-
-def _prepare_partitions(settings: Settings, dataset: Dataset, clients: int) -> Partitions:
-    spec = PartitionSpec(
-        kind=settings.partition,
-        clients=clients,
-        seed=settings.partition_seed,
-        alpha=settings.dirichlet_alpha,
-        sigma=settings.lognormal_sigma,
-    )
-    return load_partitions(spec, np.asarray(dataset.train.labels))
 
 
 class OperatorLog:

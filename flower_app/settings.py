@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from math import isfinite
+from math import ceil, isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
-from flower_app.data import DATASETS, PARTITIONS
+from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
 from flower_app.models import MODELS
 
 
@@ -163,6 +163,22 @@ class Settings:
         """The settings as they would stand in a configuration."""
         return {name.replace("_", "-"): value for name, value in asdict(self).items()}
 
+    @property
+    def planned_participations(self) -> int:
+        """How often a client is prepared to take part: its mean and three standard deviations."""
+        mean = self.rounds * self.sampling_rate
+        return max(1, ceil(mean + 3 * sqrt(mean * (1 - self.sampling_rate))))
+
+    def partition_spec(self, clients: int) -> PartitionSpec:
+        """How a simulation divides the images among this many clients."""
+        return PartitionSpec(
+            kind=self.partition,
+            clients=clients,
+            seed=self.partition_seed,
+            alpha=self.dirichlet_alpha,
+            sigma=self.lognormal_sigma,
+        )
+
     def _checked(self) -> "Settings":
         for name, choices in (
             ("dataset", DATASETS),
@@ -225,6 +241,6 @@ def _typed(name: str, value: Any, kind: type) -> Any:
     if type(value) is not kind:
         expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
         raise SettingError(f"{name} = {value!r} is wrong; it must be {expected[kind]}")
-    if kind is float and not isfinite(value):
+    if isinstance(value, float) and not isfinite(value):
         raise SettingError(f"{name} = {value!r} is wrong; it must be finite")
     return value

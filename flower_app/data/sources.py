@@ -290,7 +290,7 @@ def _run(*command: str, seconds: float) -> None:
         If it fails, or takes longer than ``seconds``; with the last line it printed.
     """
     try:
-        done = subprocess.run(  # noqa: S603 - every command is written in this file
+        done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

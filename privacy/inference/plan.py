@@ -89,6 +89,11 @@ class Plan:
     predicted_ms: float
     model_version: str
 
+    @property
+    def security_bits(self) -> int:
+        """128: a plan whose modulus is too large for that is refused when it is made."""
+        return 128
+
     def __post_init__(self) -> None:
         if self.degree not in MAX_MODULUS_BITS:
             raise ValueError(f"degree is {self.degree}; choose one of {sorted(MAX_MODULUS_BITS)}")
