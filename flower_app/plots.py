@@ -132,31 +132,34 @@ def plot_holdings(path: Path, *, counts: npt.NDArray[np.int64], clients: int = 6
 def plot_noise(
     path: Path,
     *,
-    signal: Mapping[int, float],
+    released: Mapping[int, float],
     noise: float,
-    largest: float,
+    window: int = 9,
 ) -> None:
     """Noise against signal, as norms of a round's summed update, from what was released.
 
-    The signal is estimated: the squared norm of the released sum less the noise's expected one.
+    The signal is estimated: the squared norm of the released sum less the noise's expected one,
+    averaged over some rounds around each.
     """
+    rounds = np.array(list(released))
+    excess = np.array(list(released.values())) ** 2 - noise**2
+    reach = min(window, len(excess))
+    weights = np.convolve(np.ones_like(excess), np.ones(reach), mode="same")
+    smooth = np.convolve(excess, np.ones(reach), mode="same") / weights
+    signal = np.sqrt(np.maximum(smooth, 0.0))
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.5, 3.2))
         axis = figure.subplots()
-        axis.plot(
-            list(signal),
-            list(signal.values()),
-            color=_BLUE,
-            lw=2,
-            label="sum of updates, estimated",
+        axis.plot(rounds, np.full_like(signal, noise), color=_ORANGE, lw=2)
+        axis.plot(rounds, signal, color=_BLUE, lw=2)
+        axis.text(rounds[-1], noise, " noise", color=_ORANGE, va="center")
+        axis.text(
+            rounds[-1], signal[-1], " what clients\n said, together", color=_BLUE, va="center"
         )
-        axis.axhline(noise, color=_ORANGE, lw=2, label="noise, expected")
-        axis.axhline(largest, color=_SOFT, lw=1.2, ls="--", label="sum, at most (q·N·S)")
-        axis.set_yscale("log")
+        axis.set_ylim(0, 1.2 * max(noise, signal.max()))
         axis.set_title("Noise against signal, estimated from the released models")
         axis.set_xlabel("round")
-        axis.set_ylabel("L2 norm")
-        axis.legend(frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
+        axis.set_ylabel("L2 norm of the sum")
         figure.tight_layout()
         _save(figure, path)
 

@@ -161,7 +161,7 @@ class Watch:
         self._labels = torch.tensor(self.inputs.dataset.validation.labels)
         self._started = time.perf_counter()
         self._before: npt.NDArray[np.float64] | None = None
-        self._velocity: npt.NDArray[np.float64] | float = 0.0
+        self._velocity: npt.NDArray[np.float64] | None = None
 
     def bound_to(self, strategy: DPFedAvg) -> Any:
         """An ``evaluate_fn`` that knows what the strategy has spent."""
@@ -195,8 +195,11 @@ class Watch:
         flat = np.concatenate([a.numpy().ravel().astype(np.float64) for a in arrays.values()])
         if self._before is not None:
             velocity = (flat - self._before) / self.settings.server_learning_rate
-            update = velocity - self.settings.server_momentum * self._velocity
-            self.update_norms[number] = float(np.linalg.norm(update))
+            if number == 1:
+                self.update_norms[number] = float(np.linalg.norm(velocity))
+            elif self._velocity is not None:  # unknown for the first round after a resumption
+                update = velocity - self.settings.server_momentum * self._velocity
+                self.update_norms[number] = float(np.linalg.norm(update))
             self._velocity = velocity
         self._before = flat
 
@@ -335,16 +338,10 @@ def draw(
     if watch.update_norms:
         scale = report.sampling_rate * (settings.total_weight or report.population)
         parameters = sum(p.numel() for p in watch.model.parameters())
-        noise = report.noise_multiplier * report.clipping_norm * parameters**0.5
-        signal = {
-            number: max((norm * scale) ** 2 - noise**2, 0.0) ** 0.5
-            for number, norm in watch.update_norms.items()
-        }
         plots.plot_noise(
             picture("noise.png", "What clients said, and the noise it was said in"),
-            signal=signal,
-            noise=noise,
-            largest=report.sampling_rate * report.population * report.clipping_norm,
+            released={number: norm * scale for number, norm in watch.update_norms.items()},
+            noise=report.noise_multiplier * report.clipping_norm * parameters**0.5,
         )
     if encrypted is not None:
         plots.plot_encrypted(
