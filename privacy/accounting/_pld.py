@@ -21,6 +21,7 @@ Sampled = tuple[float, float]
 _CELLS = 2**16
 _UNIT = 2.0**-53
 _FFT_CONSTANT = 8.0
+_TAIL = 2.0**-24
 _CURVE_CONSTANT = 1024.0
 
 
@@ -68,16 +69,16 @@ def _directed_epsilon(
     releases: Mapping[Sampled, int], delta: float, direction: AdjacencyType
 ) -> float:
     made = sum(releases.values())
-    tail = delta * 2.0**-24
-    rough = [(_coarse(z, q, direction), n) for (z, q), n in releases.items()]
-    tilts = _tilts(rough)
-    low, high = _window(rough, tilts, delta, tail)
-    interval = 2.0 ** math.floor(math.log2((high - low) / _CELLS))
-
+    plan = _plan([(_coarse(z, q, direction), n) for (z, q), n in releases.items()], delta)
+    interval = plan.interval
     parts = [(_losses(z, q, direction, interval), n) for (z, q), n in releases.items()]
-    low, high = _window(parts, tilts, delta, tail)
-    tilt = _best_tilt(parts, tilts, delta)
-    first = math.floor(low / interval)
+
+    # Chernoff: at most `tail` of the composed mass lies above the window, and counts as ∞.
+    tail = delta * _TAIL
+    moment = sum(n * _log_moment(part, plan.top_slope) for part, n in parts)
+    above = (moment + math.log(1 / tail)) / plan.top_slope
+    high = min(max(plan.high, above), sum(n * float(part.losses[-1]) for part, n in parts))
+    first = math.floor(plan.low / interval)
     cells = next_fast_len(
         max(math.ceil(high / interval) - first + 1, *(len(part.mass) for part, _ in parts)),
         real=True,
@@ -87,8 +88,8 @@ def _directed_epsilon(
     spectrum: NDArray[np.complex128] = np.ones(cells // 2 + 1, dtype=np.complex128)
     log_finite, log_scale, shift, spread = 0.0, 0.0, 0, 0.0
     for part, times in parts:
-        log_moment = float(_log_moments(part, tilts)[tilt])
-        tilted = part.mass * np.exp(tilts[tilt] * part.losses - log_moment)
+        log_moment = _log_moment(part, plan.tilt)
+        tilted = part.mass * np.exp(plan.tilt * part.losses - log_moment)
         spectrum *= _power(rfft(tilted, cells), times)
         log_finite += times * math.log1p(-part.infinite)
         log_scale += times * log_moment
@@ -105,7 +106,7 @@ def _directed_epsilon(
         np.maximum(mass, 0.0),
         first=first,
         interval=interval,
-        tilt=tilts[tilt],
+        tilt=plan.tilt,
         log_scale=log_scale,
         rounding=rounding,
         infinite=-math.expm1(log_finite) + tail,
@@ -161,65 +162,60 @@ def _power(spectrum: NDArray[np.complex128], times: int) -> NDArray[np.complex12
     return half * half * spectrum if times % 2 else half * half
 
 
-def _tilts(parts: _Parts) -> tuple[float, ...]:
+@dataclass(frozen=True)
+class _Plan:
+    """How to compose: only the sharpness of ε depends on it, not whether it is a bound."""
+
+    tilt: float
+    top_slope: float
+    low: float
+    high: float
+    interval: float
+
+
+def _plan(rough: _Parts, delta: float) -> _Plan:
+    """Choose tilt, window and grid from Chernoff bounds on coarse losses.
+
+    The tilt is one whose mean loss is near ε and not above it. Mass outside of the window comes
+    back at its other end, counted once too often: next to nothing of the tilted mass does.
+    """
+    slopes = _slopes(rough)
+    moments = np.array([sum(n * _log_moment(part, slope) for part, n in rough) for slope in slopes])
+    positive = np.flatnonzero(slopes > 0)
+    bound = ((moments + math.log(1 / delta)) / slopes)[positive].min()
+    # Moments are convex in the slope: the chord to the next one is steeper than the mean loss.
+    means = np.append(np.diff(moments) / np.diff(slopes), math.inf)
+    fitting = positive[means[positive] <= bound]
+    tilt = int(fitting[-1] if len(fitting) else positive[0])
+
+    need = math.log(1 / (delta * _TAIL))
+    tops = (moments + need) / slopes
+    top = int(positive[np.argmin(tops[positive])])
+    with np.errstate(divide="ignore"):
+        tilted = (moments - moments[tilt] + need) / (slopes - slopes[tilt])
+    lowest = sum(n * float(part.losses[0]) for part, n in rough)
+    highest = sum(n * float(part.losses[-1]) for part, n in rough)
+    low = max(lowest, float(tilted[slopes < slopes[tilt]].max()))
+    high = max(float(tops[top]), float(tilted[slopes > slopes[tilt]].min(initial=math.inf)))
+    high = max(min(highest, high), low + rough[0][0].interval)
+    interval = 2.0 ** math.floor(math.log2((high - low) / _CELLS))
+    return _Plan(float(slopes[tilt]), float(slopes[top]), low, high, interval)
+
+
+def _slopes(rough: _Parts) -> NDArray[np.float64]:
     """Slopes that suit the problem, negative ones and finer positive ones, ascending.
 
     From well below one over the widest loss to well above one over the composed deviation.
     """
     variance = 0.0
-    for part, times in parts:
+    for part, times in rough:
         mean = float(part.mass @ part.losses)
         variance += times * float(part.mass @ (part.losses - mean) ** 2)
-    widest = max(float(np.abs(part.losses[[0, -1]]).max()) for part, _ in parts)
+    widest = max(float(np.abs(part.losses[[0, -1]]).max()) for part, _ in rough)
     least = math.floor(math.log2(1 / widest)) - 2
     most = max(math.ceil(math.log2(1 / math.sqrt(variance))) + 6, least + 8)
-    upwards = [2.0 ** (k / 2) for k in range(2 * least, 2 * most + 1)]
-    return (*(-(2.0**k) for k in range(most, least, -2)), *upwards)
-
-
-def _best_tilt(parts: _Parts, tilts: tuple[float, ...], delta: float) -> int:
-    """The index of a positive tilt whose mean loss is near ε, and not above it."""
-    slopes = np.array(tilts)
-    moments = _composed_moments(parts, tilts)
-    bounds = (moments + math.log(1 / delta)) / slopes
-    # The moments are convex in the tilt: the chord to the next one is steeper than the mean.
-    means = np.append(np.diff(moments) / np.diff(slopes), math.inf)
-    positive = np.flatnonzero(slopes > 0)
-    bound = bounds[positive].min()
-    fitting = positive[means[positive] <= bound]
-    return int(fitting[-1] if len(fitting) else positive[0])
-
-
-def _window(
-    parts: _Parts, tilts: tuple[float, ...], delta: float, tail: float
-) -> tuple[float, float]:
-    """Losses outside of which lies next to nothing, by Chernoff bounds.
-
-    At most ``tail`` of the composed mass lies above the window; of the tilted mass at most
-    ``tail`` lies on either side. (What is left out on one side comes back on the other, as mass
-    that is counted once too often.)
-    """
-    slopes = np.array(tilts)
-    moments = _composed_moments(parts, tilts)
-    tilt = _best_tilt(parts, tilts, delta)
-    need = math.log(1 / tail)
-    with np.errstate(divide="ignore"):
-        tilted = (moments - moments[tilt] + need) / (slopes - slopes[tilt])
-    above = max(
-        ((moments + need) / slopes)[slopes > 0].min(),
-        tilted[slopes > slopes[tilt]].min(initial=math.inf),
-    )
-    below = tilted[slopes < slopes[tilt]].max()
-    low = max(sum(times * float(part.losses[0]) for part, times in parts), float(below))
-    high = min(sum(times * float(part.losses[-1]) for part, times in parts), float(above))
-    return low, max(high, low + parts[0][0].interval)
-
-
-def _composed_moments(parts: _Parts, tilts: tuple[float, ...]) -> NDArray[np.float64]:
-    total = np.zeros(len(tilts))
-    for part, times in parts:
-        total += times * _log_moments(part, tilts)
-    return total
+    upwards = 2.0 ** (np.arange(2 * least, 2 * most + 1) / 2)
+    return np.concatenate([-(2.0 ** np.arange(float(most), least, -2)), upwards])
 
 
 @lru_cache(maxsize=128)
@@ -265,24 +261,38 @@ def _losses(z: float, q: float, direction: AdjacencyType, interval: float) -> _L
 
 
 def _curve(mechanism: GaussianPrivacyLoss, epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
-    """δ at each ε ≥ 0, never rising."""
-    deltas = np.asarray(mechanism.get_delta_for_epsilon(epsilons), dtype=np.float64)
+    """δ at each ε ≥ 0, never rising, from dp-accounting's distribution functions.
+
+    δ(ε) = P(X ≤ x) − e^ε·Q(X ≤ x) where the loss is above ε for X < x. dp-accounting's own
+    method finds the points x one by one.
+    """
+    q, variance = mechanism.sampling_prob, mechanism.standard_deviation**2
+    removes = mechanism.adjacency_type is AdjacencyType.REMOVE
+    side = 1.0 if removes else -1.0
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # The loss without sampling where the loss with it is ε.
+        plain = side * np.log1p(np.expm1(side * epsilons) / q)
+        if removes:
+            large = epsilons - math.log(q) + np.log1p(-(1 - q) * np.exp(-epsilons))
+            plain = np.where(epsilons > 1, large, plain)
+        if q == 1:
+            plain = epsilons
+        points = -0.5 * side - plain * variance
+        deltas = mechanism.mu_upper_cdf(points) - np.exp(
+            epsilons + mechanism.mu_lower_log_cdf(points)
+        )
+    # An ADD loss is nowhere above −log(1 − q).
+    deltas = np.where(np.isfinite(deltas), deltas, 0.0)
     return np.minimum.accumulate(np.clip(deltas, 0.0, 1.0))
 
 
-@lru_cache(maxsize=256)
-def _log_moments(part: _Losses, tilts: tuple[float, ...]) -> NDArray[np.float64]:
-    """Logarithm of Σ mass·exp(tilt·loss) for every tilt."""
-    held = np.flatnonzero(part.mass)
-    losses = part.losses[held]
-    logs = np.log(part.mass[held])
-    moments = np.empty(len(tilts))
-    for i, tilt in enumerate(tilts):
-        exponents = logs + tilt * losses
-        top = exponents.max()
-        moments[i] = top + math.log(np.exp(exponents - top).sum())
-    moments.setflags(write=False)
-    return moments
+@lru_cache(maxsize=4096)
+def _log_moment(part: _Losses, slope: float) -> float:
+    """Logarithm of Σ mass·exp(slope·loss)."""
+    held = part.mass > 0
+    exponents = np.log(part.mass[held]) + slope * part.losses[held]
+    top = float(exponents.max())
+    return top + math.log(float(np.exp(exponents - top).sum()))
 
 
 def _mechanism(z: float, q: float, direction: AdjacencyType) -> GaussianPrivacyLoss:
