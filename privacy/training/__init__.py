@@ -1,15 +1,15 @@
 """Client training with Opacus: per-example clipping, optional noise, a ledger that never forgets.
 
 A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, and for noise a
-``Ledger``.
+``ClientLedger``.
 """
 
 from ._capture import GradientError
 from ._records import fingerprint
-from ._store import Charge, LedgerError
+from ._store import Charge
 from .calibration import calibrate_noise
 from .check import ModelProblem, UnsupportedModelError, check_model, replace_unsupported
-from .ledger import Accountant, Budget, Ledger, LocalBudgetSpent
+from .ledger import Accountant, ClientLedger, LocalBudgetSpent
 from .plan import (
     ClipAndNoise,
     ClipOnly,
@@ -34,12 +34,10 @@ __all__ = [
     "FullBatch",
     "PoissonBatches",
     "calibrate_noise",
-    "Ledger",
-    "Budget",
+    "ClientLedger",
     "Charge",
     "Accountant",
     "LocalBudgetSpent",
-    "LedgerError",
     "fingerprint",
     "check_model",
     "replace_unsupported",

@@ -1,6 +1,7 @@
 """One forward and one backward pass that leave every layer's inputs and output gradients."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from ._layers import Call, LayerGradients, layer_gradients, registered
+from ._gradients import Call, LayerGradients
+from ._layers import forget, known, layer_gradients
+
+RECURRENT = (DPRNN, DPLSTM, DPGRU)
 
 
 class GradientError(RuntimeError):
@@ -24,12 +28,22 @@ def trainable_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, n
     inside it.
     """
     trains = any(p.requires_grad for p in module.parameters(recurse=False))
-    if trains and type(module) not in (DPRNN, DPLSTM, DPGRU):
+    if trains and not isinstance(module, RECURRENT):
         yield name, module
-        if not registered(module):
+        if not known(module):
             return
     for child_name, child in module.named_children():
         yield from trainable_layers(child, f"{name}.{child_name}" if name else child_name)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One use of a layer: its input, the input's version then, and where its output left."""
+
+    name: str
+    inputs: Tensor
+    version: int
+    output: GradientEdge
 
 
 class Capture:
@@ -42,14 +56,18 @@ class Capture:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self.layers = dict(trainable_layers(model))
         self._names = {layer: name for name, layer in self.layers.items()}
         self._handles: list[RemovableHandle] = []
-        self._seen: list[tuple[str, Tensor, int, GradientEdge]] = []
+        self._seen: list[_Seen] = []
 
     def __enter__(self) -> Self:
         for layer in self.layers.values():
-            self._handles.append(layer.register_forward_hook(self._watch))
+            self._handles.append(layer.register_forward_hook(self._watch, with_kwargs=True))
+        for module in self._model.modules():
+            if isinstance(module, RECURRENT):
+                self._handles.append(module.register_forward_pre_hook(_refuse_packed))
         return self
 
     def __exit__(
@@ -62,17 +80,21 @@ class Capture:
             handle.remove()
         self._handles.clear()
         self._seen.clear()
+        for layer in self.layers.values():
+            forget(layer)
 
-    def _watch(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def _watch(
+        self, layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any
+    ) -> None:
         name = self._names[layer]
-        if not isinstance(output, Tensor) or not inputs or not isinstance(inputs[0], Tensor):
+        if len(inputs) + len(named) != 1 or not isinstance(output, Tensor):
             raise GradientError(
-                f"layer '{name}' ({type(layer).__name__}) does not take and return one tensor: "
-                "give its parameters to submodules that do"
+                f"layer '{name}' ({type(layer).__name__}) does not take one tensor and return "
+                "one: give its parameters to submodules that do"
             )
         if output.requires_grad:
-            seen = inputs[0].detach()
-            self._seen.append((name, seen, seen._version, get_gradient_edge(output)))
+            seen: Tensor = next(iter((*inputs, *named.values()))).detach()
+            self._seen.append(_Seen(name, seen, seen._version, get_gradient_edge(output)))
 
     def gradients(self, losses: Tensor) -> dict[str, LayerGradients]:
         """Every layer's per-example gradients, for the forward pass since the last call.
@@ -94,23 +116,15 @@ class Capture:
             overwritten, or a parameter was used around its layer.
         """
         seen, self._seen = self._seen, []
-        examples = len(losses)
-        used = {name for name, _, _, _ in seen}
-        bypassed = [
-            (f"{name}.{own}" if name else own, parameter)
-            for name, layer in self.layers.items()
-            if name not in used
-            for own, parameter in layer.named_parameters()
-            if parameter.requires_grad
-        ]
         if not losses.requires_grad:
             return {}
-        sought = [edge for _, _, _, edge in seen]
-        sought += [get_gradient_edge(parameter) for _, parameter in bypassed]
+        bypassed = self._bypassed({use.name for use in seen})
+        edges = [use.output for use in seen]
+        edges += [get_gradient_edge(parameter) for parameter in bypassed.values()]
         backprops: Sequence[Tensor | None] = torch.autograd.grad(
-            losses.sum(), sought, allow_unused=True
+            losses.sum(), edges, allow_unused=True
         )
-        for (name, _), found in zip(bypassed, backprops[len(seen) :], strict=True):
+        for name, found in zip(bypassed, backprops[len(seen) :], strict=True):
             if found is not None:
                 raise GradientError(
                     f"parameter '{name}' was used without calling its layer, so its per-example "
@@ -118,19 +132,39 @@ class Capture:
                     "requires_grad_(False)"
                 )
         calls: dict[str, list[Call]] = {}
-        for (name, inputs, version, _), backprop in zip(seen, backprops, strict=False):
-            if backprop is None:
-                continue
-            if inputs._version != version:
-                raise GradientError(
-                    f"the input of layer '{name}' was overwritten after use: replace the in-place "
-                    "operation on it"
-                )
-            if len(inputs) != examples or len(backprop) != examples:
-                raise GradientError(
-                    f"layer '{name}' worked on tensors of shapes {tuple(inputs.shape)} and "
-                    f"{tuple(backprop.shape)} for {examples} examples: put the examples on the "
-                    "first axis"
-                )
-            calls.setdefault(name, []).append(Call(inputs, backprop.detach()))
+        for use, backprop in zip(seen, backprops, strict=False):
+            if backprop is not None:
+                _check(use, backprop, len(losses))
+                calls.setdefault(use.name, []).append(Call(use.inputs, backprop))
         return {name: layer_gradients(self.layers[name], made) for name, made in calls.items()}
+
+    def _bypassed(self, used: set[str]) -> dict[str, nn.Parameter]:
+        """The trainable parameters of the layers that were not called."""
+        return {
+            f"{name}.{own}" if name else own: parameter
+            for name, layer in self.layers.items()
+            if name not in used
+            for own, parameter in layer.named_parameters(recurse=not known(layer))
+            if parameter.requires_grad
+        }
+
+
+def _check(use: _Seen, backprop: Tensor, examples: int) -> None:
+    if use.inputs._version != use.version:
+        raise GradientError(
+            f"the input of layer '{use.name}' was overwritten after use: replace the in-place "
+            "operation on it"
+        )
+    if use.inputs.shape[:1] != (examples,) or backprop.shape[:1] != (examples,):
+        raise GradientError(
+            f"layer '{use.name}' worked on tensors of shapes {tuple(use.inputs.shape)} and "
+            f"{tuple(backprop.shape)} for {examples} examples: put the examples on the first axis"
+        )
+
+
+def _refuse_packed(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    if inputs and isinstance(inputs[0], nn.utils.rnn.PackedSequence):
+        raise GradientError(
+            f"{type(module).__name__} was given a packed sequence, which reorders the examples: "
+            "give it a padded tensor and mask what it returns"
+        )

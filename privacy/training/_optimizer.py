@@ -1,11 +1,15 @@
 """Opacus's optimizer, with the noise drawn from the operating system's randomness."""
 
+from typing import Any
+
 import torch
 from opacus.optimizers import DPOptimizerFastGradientClipping
 from torch import Tensor
+from torch.optim import Optimizer
 
-from ._layers import Gradients, LayerGradients
-from ._randomness import gaussian
+from privacy.mechanisms import Randomness, gaussian
+
+from ._gradients import Gradients, LayerGradients
 
 # Opacus's own guard against a division by zero; it also leaves room for the norm's rounding.
 EPSILON = 1e-6
@@ -42,7 +46,21 @@ def clipped_sum(layers: list[LayerGradients], clipping_norm: float) -> Gradients
 
 
 class NoisyOptimizer(DPOptimizerFastGradientClipping):
-    """Takes sums of clipped gradients, adds the noise once a logical batch, averages, steps."""
+    """Takes sums of clipped gradients, adds the noise once a logical batch, averages, steps.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Steps.
+    randomness : Randomness
+        Where the noise comes from.
+    settings : Any
+        Opacus's: ``noise_multiplier``, ``max_grad_norm``, ``expected_batch_size``.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, randomness: Randomness, **settings: Any) -> None:
+        super().__init__(optimizer, **settings)
+        self.randomness = randomness
 
     def add_clipped(self, gradients: Gradients) -> None:
         """Add one physical batch's clipped gradients to the logical batch's sum."""
@@ -64,7 +82,11 @@ class NoisyOptimizer(DPOptimizerFastGradientClipping):
                 parameter.grad = parameter.summed_grad
             return
         sizes = [parameter.numel() for parameter in self.params]
-        drawn = gaussian(sum(sizes), sigma=self.noise_multiplier * self.max_grad_norm)
+        drawn = gaussian(
+            sum(sizes),
+            sigma=self.noise_multiplier * self.max_grad_norm,
+            randomness=self.randomness,
+        )
         noise = torch.from_numpy(drawn).split(sizes)
         for parameter, piece in zip(self.params, noise, strict=True):
             noisy = parameter.summed_grad.double() + piece.view_as(parameter).to(parameter.device)

@@ -12,11 +12,9 @@ from typing import Any
 
 from filelock import FileLock
 
+from privacy.accounting import LedgerError
+
 FORMAT = 1
-
-
-class LedgerError(RuntimeError):
-    """The ledger cannot be trusted or kept: which file or field, what is wrong, the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)

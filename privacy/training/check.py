@@ -6,7 +6,7 @@ from opacus.validators import ModuleValidator
 from torch import nn
 
 from ._capture import trainable_layers
-from ._layers import registered
+from ._layers import known
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -78,21 +78,21 @@ def _layer_problem(name: str, module: nn.Module) -> ModelProblem | None:
             f"use opacus.layers.DP{kind} or replace_unsupported(model)",
             True,
         )
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+    if isinstance(module, nn.EmbeddingBag):
+        return ModelProblem(
+            name,
+            kind,
+            "its indices come in one row for all examples",
+            "use nn.Embedding and a sum or mean over its second axis",
+            False,
+        )
+    if isinstance(module, nn.Embedding):
         wrong = [n for n in ("max_norm", "scale_grad_by_freq", "sparse") if getattr(module, n)]
         if wrong:
             return ModelProblem(
                 name, kind, f"{' and '.join(wrong)} depend on the batch", "leave them out", False
             )
-    if isinstance(module, nn.modules.conv._ConvNd) and module.padding_mode != "zeros":
-        return ModelProblem(
-            name,
-            kind,
-            f"padding_mode '{module.padding_mode}' has no per-example gradient here",
-            "pad in a layer of its own (nn.CircularPad2d, nn.ReflectionPad2d, ...)",
-            False,
-        )
-    if not registered(module) and any(True for _ in module.buffers()):
+    if not known(module) and any(True for _ in module.buffers()):
         return ModelProblem(
             name,
             kind,

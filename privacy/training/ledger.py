@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,9 +10,10 @@ from typing import Any, Literal, Self
 import numpy as np
 from opacus.accountants import create_accountant
 
+from privacy.accounting import Budget
+
 from . import _store
 from ._store import Charge, Entry
-from .plan import positive
 
 log = logging.getLogger(__name__)
 
@@ -30,25 +30,6 @@ class LocalBudgetSpent(RuntimeError):
         super().__init__("the local privacy budget does not allow this training")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """The most a data set may ever spend: (ε, δ), add or remove one record.
-
-    Parameters
-    ----------
-    epsilon, delta : float
-        ε > 0 and δ in (0, 1).
-    """
-
-    epsilon: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        positive("epsilon", self.epsilon, "a budget must be finite and above 0")
-        if not 0 < self.delta < 1:
-            raise ValueError(f"delta is {self.delta!r}: choose one in (0, 1), below 1/records")
-
-
 @lru_cache(maxsize=256)
 def epsilon_of(charges: tuple[Charge, ...], *, delta: float, accountant: Accountant) -> float:
     """ε at ``delta`` of all ``charges`` together, by Opacus's accountant."""
@@ -62,7 +43,7 @@ def epsilon_of(charges: tuple[Charge, ...], *, delta: float, accountant: Account
         return float(opacus.get_epsilon(delta=delta))
 
 
-class Ledger:
+class ClientLedger:
     """The record of every use of one data set, with an optional budget.
 
     A charge is composed with all that came before it, in whatever run, and is on the disk before

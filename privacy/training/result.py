@@ -42,8 +42,11 @@ _COUNTS = {
 }
 
 
-def guarantee_of(protection: Protection) -> Guarantee:
-    """The guarantee that ``protection`` gives when the client's assumptions hold."""
+def guarantee_of(protection: Protection, *, private: bool) -> Guarantee:
+    """The guarantee that ``protection`` gives when the client's assumptions hold.
+
+    ``private`` says whether batches and noise come from secure randomness.
+    """
     if isinstance(protection, ClipOnly):
         return Guarantee(
             level="none",
@@ -54,6 +57,15 @@ def guarantee_of(protection: Protection) -> Guarantee:
                 "is added where the update goes"
             ),
             count=_COUNTS[PublicCount],
+            not_covered=("record-level privacy", "client-level privacy"),
+        )
+    if not private:
+        return Guarantee(
+            level="none",
+            adjacency="add or remove one record",
+            delta=None,
+            holds="nothing: batches and noise come from a seed",
+            count=_COUNTS[type(protection.count)],
             not_covered=("record-level privacy", "client-level privacy"),
         )
     count: Count = protection.count

@@ -3,20 +3,22 @@
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
+from privacy.mechanisms import Randomness, SystemRandomness, gaussian
+
 from ._capture import Capture
 from ._loss import Loss, checked, per_example
 from ._optimizer import NoisyOptimizer, clipped_sum
-from ._randomness import gaussian, poisson_rows
 from ._records import Records, records_of
 from ._store import Charge
 from .check import check_model
-from .ledger import Ledger
+from .ledger import ClientLedger
 from .plan import Batches, ClipAndNoise, ClipOnly, FullBatch, NoisyCount, NominalCount, Protection
 from .result import TrainingResult, guarantee_of
 
@@ -30,8 +32,9 @@ def train(
     protection: Protection,
     batches: Batches,
     schedule: LRScheduler | None = None,
-    ledger: Ledger | None = None,
+    ledger: ClientLedger | None = None,
     physical_batch_size: int = 512,
+    randomness: Randomness | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on a client's own records.
 
@@ -58,10 +61,13 @@ def train(
         How many steps, on what.
     schedule : LRScheduler, optional
         Made for ``optimizer``; stepped after each optimizer step.
-    ledger : Ledger, optional
+    ledger : ClientLedger, optional
         Needed by ``ClipAndNoise``: charged before the first step.
     physical_batch_size : int
         How many examples are worked on at once. It bounds the memory, not the result.
+    randomness : Randomness, optional
+        Draws batches and noise; the operating system's unless given. With a seeded one, for
+        tests, the result carries no guarantee.
 
     Returns
     -------
@@ -76,6 +82,8 @@ def train(
         If the ledger's budget does not allow it. The model is untouched; the message may travel.
     LedgerError
         If the ledger cannot be kept. The model is untouched.
+    GradientError
+        If the forward pass does what per-example gradients cannot follow.
     ValueError
         If an argument does not fit, by name.
     """
@@ -84,21 +92,21 @@ def train(
     _check_optimizer(model, optimizer)
     if physical_batch_size < 1:
         raise ValueError(f"physical_batch_size is {physical_batch_size!r}: at least 1")
-    noise_multiplier = 0.0 if isinstance(protection, ClipOnly) else protection.noise_multiplier
-    count = _charge(protection, batches, ledger, len(records))
-    expected = batches.sampling_rate * count
+    randomness = SystemRandomness() if randomness is None else randomness
+    count = _charge(protection, batches, ledger, len(records), randomness)
     noisy = NoisyOptimizer(
         optimizer,
-        noise_multiplier=noise_multiplier,
+        randomness=randomness,
+        noise_multiplier=getattr(protection, "noise_multiplier", 0.0),
         max_grad_norm=protection.clipping_norm,
-        expected_batch_size=expected,
+        expected_batch_size=batches.sampling_rate * count,
     )
     value = per_example(loss)
     method: dict[str, str] = {}
     with Capture(model) as capture:
         for _ in range(batches.steps):
             noisy.zero_grad(set_to_none=True)
-            for *inputs, targets in _physical(records, batches, physical_batch_size):
+            for *inputs, targets in _physical(records, batches, physical_batch_size, randomness):
                 losses = checked(value(model(*inputs), targets), len(targets))
                 layers = capture.gradients(losses)
                 noisy.add_clipped(clipped_sum(list(layers.values()), protection.clipping_norm))
@@ -107,16 +115,15 @@ def train(
             if schedule is not None:
                 schedule.step()
     noisy.zero_grad(set_to_none=True)
+    epsilon = None
+    if ledger is not None and isinstance(protection, ClipAndNoise):
+        epsilon = ledger.epsilon(delta=protection.delta)
     return TrainingResult(
         steps=batches.steps,
         weight=count,
         method=method,
-        guarantee=guarantee_of(protection),
-        epsilon=(
-            ledger.epsilon(delta=protection.delta)
-            if ledger is not None and isinstance(protection, ClipAndNoise)
-            else None
-        ),
+        guarantee=guarantee_of(protection, private=randomness.private),
+        epsilon=epsilon,
     )
 
 
@@ -135,37 +142,39 @@ def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
         raise ValueError(f"optimizer holds {len(stepped)} parameters that are not the model's")
 
 
-def _charge(protection: Protection, batches: Batches, ledger: Ledger | None, records: int) -> float:
+def _charge(
+    protection: Protection,
+    batches: Batches,
+    ledger: ClientLedger | None,
+    records: int,
+    randomness: Randomness,
+) -> float:
     """Pay for the training, and give the number of records that may be known."""
     if isinstance(protection, ClipOnly):
         if ledger is not None:
-            ledger.charge(
-                Charge(
-                    noise_multiplier=0.0,
-                    sampling_rate=batches.sampling_rate,
-                    steps=batches.steps,
-                )
-            )
+            ledger.charge(_steps(0.0, batches))
         return float(records)
     if ledger is None:
         raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
-    steps = Charge(
-        noise_multiplier=protection.noise_multiplier,
-        sampling_rate=batches.sampling_rate,
-        steps=batches.steps,
-    )
-    count = protection.count
+    steps, count = _steps(protection.noise_multiplier, batches), protection.count
     if isinstance(count, NoisyCount):
-        noise = float(gaussian(1, sigma=count.noise_multiplier)[0])
-        ledger.charge(
-            Charge(noise_multiplier=count.noise_multiplier, sampling_rate=1.0, steps=1), steps
-        )
-        return max(1.0, float(round(records + noise)))
+        once = Charge(noise_multiplier=count.noise_multiplier, sampling_rate=1.0, steps=1)
+        ledger.charge(once, steps)
+        noise = gaussian(1, sigma=count.noise_multiplier, randomness=randomness)
+        return max(1.0, float(round(records + float(noise[0]))))
     ledger.charge(steps)
     return float(count.records if isinstance(count, NominalCount) else records)
 
 
-def _physical(records: Records, batches: Batches, size: int) -> Iterator[tuple[Tensor, ...]]:
+def _steps(noise_multiplier: float, batches: Batches) -> Charge:
+    return Charge(
+        noise_multiplier=noise_multiplier, sampling_rate=batches.sampling_rate, steps=batches.steps
+    )
+
+
+def _physical(
+    records: Records, batches: Batches, size: int, randomness: Randomness
+) -> Iterator[tuple[Tensor, ...]]:
     """One logical batch in pieces of at most ``size`` examples."""
     if isinstance(batches, FullBatch):
         if len(records) <= size:
@@ -173,8 +182,8 @@ def _physical(records: Records, batches: Batches, size: int) -> Iterator[tuple[T
             return
         rows = torch.arange(len(records))
     else:
-        drawn = poisson_rows(len(records), sampling_rate=batches.sampling_rate)
-        rows = torch.from_numpy(drawn)
+        drawn = randomness.bernoulli(batches.sampling_rate, len(records))
+        rows = torch.from_numpy(np.flatnonzero(drawn))
     for piece in rows.split(size):
         if len(piece):
             yield records.take(piece)

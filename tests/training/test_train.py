@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from privacy.accounting import Budget
 from privacy.training import (
-    Budget,
+    ClientLedger,
     ClipAndNoise,
     ClipOnly,
     FullBatch,
     GradientError,
-    Ledger,
     LocalBudgetSpent,
     NoisyCount,
     NominalCount,
@@ -87,7 +87,7 @@ def test_a_spent_budget_leaves_the_model_alone_and_names_no_number(
     data: tuple[Tensor, Tensor],
 ) -> None:
     model = nn.Linear(12, 3)
-    ledger = Ledger(dataset="d", budget=Budget(epsilon=6.0, delta=1e-5))
+    ledger = ClientLedger(dataset="d", budget=Budget(epsilon=6.0, delta=1e-5))
     spent = [
         run(model, data, protection=noisy(), ledger=ledger).epsilon,
     ]
@@ -100,7 +100,7 @@ def test_a_spent_budget_leaves_the_model_alone_and_names_no_number(
 
 
 def test_epsilon_grows_from_call_to_call(data: tuple[Tensor, Tensor]) -> None:
-    model, ledger = nn.Linear(12, 3), Ledger(dataset="d")
+    model, ledger = nn.Linear(12, 3), ClientLedger(dataset="d")
     batches = PoissonBatches(sampling_rate=0.2, steps=5)
     spent = [
         run(model, data, protection=noisy(), ledger=ledger, batches=batches).epsilon
@@ -111,7 +111,7 @@ def test_epsilon_grows_from_call_to_call(data: tuple[Tensor, Tensor]) -> None:
 
 
 def test_weights_say_what_the_count_allows(data: tuple[Tensor, Tensor]) -> None:
-    model, ledger = nn.Linear(12, 3), Ledger(dataset="d")
+    model, ledger = nn.Linear(12, 3), ClientLedger(dataset="d")
     nominal = run(model, data, protection=noisy(count=NominalCount(records=100)), ledger=ledger)
     noised = run(
         model, data, protection=noisy(count=NoisyCount(noise_multiplier=5.0)), ledger=ledger
