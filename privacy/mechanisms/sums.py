@@ -5,23 +5,31 @@ What it promises is the sensitivity: no client moves the sum by more than the cl
 whatever it sends.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isfinite, sqrt
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from privacy.accounting import Event, GaussianRelease, Sampling
 from privacy.mechanisms.noise import add_gaussian, add_rounded_gaussian
 from privacy.mechanisms.randomness import Randomness
 
 Vector = npt.NDArray[Any]
+_T = TypeVar("_T")
 
 _BLOCK = 1 << 16  # elements; a block and its scratch stay in the second-level cache
+_BLOCKS_WORTH_THREADS = 8  # below that many, handing work to a thread costs more than it saves
 _ROW = 256  # elements added up in single precision before double precision takes over
+_EXACT_ROW = 4096  # elements added up at once where doubles hold exact integers
 _RADIUS = 1 << 20  # the clipping norm in lattice cells
 _SPILL_AFTER = (1 << 31) // _RADIUS - 1  # additions that can never overflow 32 bits
+_LARGEST_MULTIPLIER = 2.0**20  # what the noise sampler can do with this radius
+_SMALLEST_NORM, _LARGEST_NORM = 1e-30, 1e30  # beyond, single precision could overflow
 
 
 class RejectedUpdate(ValueError):
@@ -45,8 +53,11 @@ class ClippingGeometry:
 
     def __post_init__(self) -> None:
         for norm in self.norms:
-            if not (isfinite(norm) and norm > 0):
-                raise ValueError(f"a clipping norm must be finite and positive, got {norm}")
+            if not (isfinite(norm) and _SMALLEST_NORM <= norm <= _LARGEST_NORM):
+                raise ValueError(
+                    f"a clipping norm must lie in [{_SMALLEST_NORM:g}, {_LARGEST_NORM:g}], "
+                    f"got {norm}"
+                )
         if any(not 0 <= group < len(self.norms) for group in self.group_of):
             raise ValueError(f"group_of names a group outside 0..{len(self.norms) - 1}")
 
@@ -72,11 +83,20 @@ class RoundSum(Protocol):
         Raises
         ------
         RejectedUpdate
-            If they cannot be bounded (NaN or infinite values); the sum is as it was before.
+            If they cannot be bounded (NaN or infinite values, other shapes, a weight outside
+            (0, 1]); the sum is as it was before.
+        RuntimeError
+            If the sum was released.
         """
 
     def release(self) -> list[Vector]:
-        """Add the noise and hand out the sum, once."""
+        """Add the noise and hand out the sum, once.
+
+        Raises
+        ------
+        RuntimeError
+            If it was handed out before.
+        """
 
 
 class SumMechanism(Protocol):
@@ -108,6 +128,9 @@ class SumMechanism(Protocol):
             Where the noise comes from.
         """
 
+    def account(self, *, noise_multiplier: float, sampling: Sampling) -> Event:
+        """What one release over a cohort costs, for the ledger."""
+
 
 @dataclass(frozen=True)
 class LatticeGaussian:
@@ -115,7 +138,8 @@ class LatticeGaussian:
 
     Each weighted, clipped update is rounded *toward zero* onto a lattice of cell S / 2^20,
     which never raises its norm. The norm itself is bounded from above with a proved margin for
-    every rounding in its computation, so that no input, however made, lands outside the ball.
+    every rounding in its computation, so that no input, however made, lands outside the ball;
+    and it is checked again on the rounded update, in exact integers.
     Integers are summed without error, and the noise is the exactly sampled rounded Gaussian.
     Since round(sum + N(0, s^2)) = sum + round(N(0, s^2)) for an integer sum, what is released is
     post-processing of the continuous Gaussian mechanism (``docs/proofs.md``).
@@ -141,6 +165,10 @@ class LatticeGaussian:
     ) -> RoundSum:
         """Begin a round's sum; see ``SumMechanism.open``."""
         return _LatticeSum(reference, geometry, noise_multiplier, randomness)
+
+    def account(self, *, noise_multiplier: float, sampling: Sampling) -> Event:
+        """A Gaussian release; see ``SumMechanism.account``."""
+        return GaussianRelease(noise_multiplier, sampling)
 
 
 @dataclass(frozen=True)
@@ -171,6 +199,10 @@ class ContinuousGaussian:
         """Begin a round's sum; see ``SumMechanism.open``."""
         return _ContinuousSum(reference, geometry, noise_multiplier, randomness)
 
+    def account(self, *, noise_multiplier: float, sampling: Sampling) -> Event:
+        """A Gaussian release; see ``SumMechanism.account``."""
+        return GaussianRelease(noise_multiplier, sampling)
+
 
 def _blocks(size: int) -> Iterator[slice]:
     """Cut ``size`` elements into blocks."""
@@ -178,19 +210,33 @@ def _blocks(size: int) -> Iterator[slice]:
         yield slice(start, min(start + _BLOCK, size))
 
 
+def _dot(block: Vector, row: int) -> float:
+    """The sum of squares in rows, the rows added up in double precision.
+
+    In rows, because BLAS wakes threads of its own for long vectors.
+    """
+    whole = block.size - block.size % row
+    rows, tail = block[:whole].reshape(-1, row), block[whole:]
+    return float(np.vecdot(rows, rows).sum(dtype=np.float64)) + float(np.dot(tail, tail))
+
+
 def _squares_at_most(block: Vector) -> float:
     """The sum of squares of a block, never below the exact one.
 
-    A sum of n products in floating point, in any order and with or without fused operations,
-    is off by at most n u / (1 - n u) of itself (Higham 2002, section 3.1) and by 2^-149 a
-    product that underflows. Rows of 256 in single precision (u = 2^-24) are off by less than
-    2^-15.
+    Rows of 256 are added up in the block's own precision, in whatever order, fused or not: at
+    worst they are off by 2^-16 (1 + 2^-15) of themselves (Higham 2002, section 3.1), and by
+    2^-126 a product that underflows. ``docs/proofs.md``, "The norm of a rounded update".
     """
-    whole = block.size - block.size % _ROW
-    rows = block[:whole].reshape(-1, _ROW)
-    tail = block[whole:]
-    squares = float(np.vecdot(rows, rows).sum(dtype=np.float64)) + float(np.dot(tail, tail))
-    return squares * (1 + 2.0**-15) + block.size * 2.0**-126
+    return _dot(block, _ROW) * (1 + 2.0**-15) + block.size * 2.0**-126
+
+
+@dataclass
+class _Lane:
+    """The blocks one thread works through, as (array, part), and room for one of them."""
+
+    blocks: list[tuple[int, slice]]
+    cells: npt.NDArray[np.int32]
+    wide: npt.NDArray[np.float64]
 
 
 class _BlockwiseSum:
@@ -211,73 +257,131 @@ class _BlockwiseSum:
             raise ValueError(
                 f"noise_multiplier must be finite and not negative, got {noise_multiplier}"
             )
-        self._reference = [np.ascontiguousarray(array).reshape(-1) for array in reference]
+        self._reference = [np.asarray(array, order="C").reshape(-1) for array in reference]
         self._shapes = [array.shape for array in reference]
         self._geometry = geometry
         self._noise_multiplier = noise_multiplier
         self._randomness = randomness
         self._released = False
-        self._scratch = [
+        # One update, as differences from the reference; half precision is worked on in single.
+        self._update = [
             np.empty(array.size, dtype=np.result_type(array.dtype, np.float32))
             for array in self._reference
         ]
+        blocks = [
+            (index, part)
+            for index, array in enumerate(self._reference)
+            for part in _blocks(array.size)
+        ]
+        room = max((part.stop - part.start for _, part in blocks), default=0)
+        count = _threads() if len(blocks) >= _BLOCKS_WORTH_THREADS else 1
+        self._lanes = [
+            _Lane(blocks[i::count], np.empty(room, np.int32), np.empty(room, np.float64))
+            for i in range(count)
+        ]
+        self._pool = ThreadPoolExecutor(count - 1) if count > 1 else None
 
-    def _take(self, arrays: Sequence[Vector], weight: float) -> tuple[list[float], bool]:
-        """Read the update into the scratch as differences from the reference.
+    def _in_lanes(self, work: Callable[[_Lane], _T]) -> list[_T]:
+        """Do the work of every lane, this thread's own first."""
+        if self._pool is None:
+            return [work(lane) for lane in self._lanes]
+        others = [self._pool.submit(work, lane) for lane in self._lanes[1:]]
+        return [work(self._lanes[0]), *(other.result() for other in others)]
+
+    def _read(self, arrays: Sequence[Vector], weight: float) -> tuple[list[float], bool]:
+        """Read an update and bound it.
 
         Returns the factor of each group that clips and weights it, and whether any was clipped.
         """
+        if self._released:
+            raise RuntimeError("this round's sum was already released; open a new one")
         if not 0 < weight <= 1:
             raise RejectedUpdate("weight outside (0, 1]")
-        squares = [0.0] * len(self._geometry.norms)
-        with np.errstate(all="ignore"):  # NaN, infinity and overflow are caught by the norm
-            for index, (array, reference, scratch) in enumerate(
-                zip(arrays, self._reference, self._scratch, strict=True)
-            ):
-                flat = array.reshape(-1)
-                group = self._geometry.group_of[index]
-                for part in _blocks(flat.size):
-                    block = scratch[part]
-                    np.subtract(flat[part], reference[part], out=block)
-                    squares[group] += _squares_at_most(block)
-        if not all(isfinite(square) for square in squares):
+        if [array.shape for array in arrays] != self._shapes:
+            raise RejectedUpdate("arrays of other shapes")
+        if any(array.dtype.kind != "f" for array in arrays):
+            raise RejectedUpdate("arrays that are not floating-point")
+        flats = [array.reshape(-1) for array in arrays]
+
+        def squares(lane: _Lane) -> list[float]:
+            found = [0.0] * len(self._geometry.norms)
+            with np.errstate(all="ignore"):  # what is not finite shows in the norm
+                for index, part in lane.blocks:
+                    block = self._update[index][part]
+                    np.subtract(
+                        flats[index][part],
+                        self._reference[index][part],
+                        out=block,
+                        dtype=block.dtype,
+                    )
+                    found[self._geometry.group_of[index]] += _squares_at_most(block)
+            return found
+
+        lengths = [sqrt(sum(found)) for found in zip(*self._in_lanes(squares), strict=True)]
+        if not all(isfinite(length) for length in lengths):
             raise RejectedUpdate("NaN, infinite or overflowing values")
-        factors, clipped = [], False
-        for norm, square in zip(self._geometry.norms, squares, strict=True):
-            length = sqrt(square)
-            clipped |= length > norm
-            factors.append(weight * (norm / length if length > norm else 1.0))
-        return factors, clipped
+        pairs = list(zip(self._geometry.norms, lengths, strict=True))
+        factors = [weight * (norm / length if length > norm else 1.0) for norm, length in pairs]
+        return factors, any(length > norm for norm, length in pairs)
 
     def _seal(self) -> None:
         if self._released:
             raise RuntimeError("this round's sum was already released; open a new one")
         self._released = True
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 class _LatticeSum(_BlockwiseSum):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        if self._noise_multiplier > _LARGEST_MULTIPLIER:
+            raise ValueError(
+                f"noise_multiplier must be at most {_LARGEST_MULTIPLIER:g}, "
+                f"got {self._noise_multiplier}; raise the budget or do fewer rounds"
+            )
         self._cell = self._geometry.total_norm / _RADIUS
         self._sum = [np.zeros(array.size, dtype=np.int32) for array in self._reference]
         self._spilled: list[npt.NDArray[np.int64]] | None = None
         self._additions = 0
-        self._cells = np.empty(_BLOCK, dtype=np.int32)
 
     def add(self, arrays: Sequence[Vector], *, weight: float) -> Contribution:
-        factors, clipped = self._take(arrays, weight)
+        factors, clipped = self._read(arrays, weight)
         if self._additions >= _SPILL_AFTER:
             self._spill()
         self._additions += 1
-        for index, (scratch, total) in enumerate(zip(self._scratch, self._sum, strict=True)):
-            # The margin covers the rounding of the factor and of the product.
-            factor = factors[self._geometry.group_of[index]] / self._cell * (1 - 2.0**-20)
-            for part in _blocks(scratch.size):
-                block, cells = scratch[part], self._cells[: part.stop - part.start]
-                np.multiply(block, factor, out=block)
-                np.copyto(cells, block, casting="unsafe")  # a C cast: toward zero
-                np.add(total[part], cells, out=total[part])
+        # The margin covers the rounding of the factor and of the product.
+        scales = [factor / self._cell * (1 - 2.0**-20) for factor in factors]
+        if sum(self._in_lanes(lambda lane: self._pour(lane, scales))) > _RADIUS**2:
+            self._in_lanes(self._take_back)
+            raise RejectedUpdate("the rounded update lies outside the clipping norm")
         return Contribution(clipped=clipped)
+
+    def _pour(self, lane: _Lane, scales: Sequence[float]) -> float:
+        """Round a lane of the update toward zero and add it to the sum.
+
+        Returns its squared norm in cells: exact up to 2^53, and above 2^52 beyond that.
+        """
+        squares = 0.0
+        with np.errstate(all="ignore"):
+            for index, part in lane.blocks:
+                block, total = self._update[index][part], self._sum[index][part]
+                cells, wide = lane.cells[: block.size], lane.wide[: block.size]
+                np.multiply(block, scales[self._geometry.group_of[index]], out=block)
+                np.copyto(cells, block, casting="unsafe")  # a C cast: toward zero
+                np.add(total, cells, out=total)
+                np.copyto(wide, cells)
+                squares += _dot(wide, _EXACT_ROW)
+        return squares
+
+    def _take_back(self, lane: _Lane) -> None:
+        """Undo ``_pour``: sums of integers wrap around, so nothing of it stays."""
+        with np.errstate(all="ignore"):
+            for index, part in lane.blocks:
+                block, total = self._update[index][part], self._sum[index][part]
+                cells = lane.cells[: block.size]
+                np.copyto(cells, block, casting="unsafe")
+                np.subtract(total, cells, out=total)
 
     def _spill(self) -> None:
         """Move the 32-bit sums into 64-bit ones before they could overflow."""
@@ -293,7 +397,7 @@ class _LatticeSum(_BlockwiseSum):
         sigma = self._noise_multiplier * _RADIUS
         released = []
         for index, (narrow, out, shape) in enumerate(
-            zip(self._sum, self._scratch, self._shapes, strict=True)
+            zip(self._sum, self._update, self._shapes, strict=True)
         ):
             for part in _blocks(narrow.size):
                 cells = narrow[part].astype(np.int64)
@@ -302,6 +406,7 @@ class _LatticeSum(_BlockwiseSum):
                 add_rounded_gaussian(cells, sigma=sigma, randomness=self._randomness)
                 np.multiply(cells, self._cell, out=out[part], casting="unsafe")
             released.append(out.reshape(shape))
+        self._sum, self._update, self._spilled = [], [], None
         return released
 
 
@@ -309,25 +414,35 @@ class _ContinuousSum(_BlockwiseSum):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._sum = [np.zeros(array.size, dtype=np.float64) for array in self._reference]
-        self._wide = np.empty(_BLOCK, dtype=np.float64)
 
     def add(self, arrays: Sequence[Vector], *, weight: float) -> Contribution:
-        factors, clipped = self._take(arrays, weight)
-        for index, (scratch, total) in enumerate(zip(self._scratch, self._sum, strict=True)):
-            factor = factors[self._geometry.group_of[index]]
-            for part in _blocks(scratch.size):
-                wide = self._wide[: part.stop - part.start]
-                np.multiply(scratch[part], factor, out=wide)
-                np.add(total[part], wide, out=total[part])
+        factors, clipped = self._read(arrays, weight)
+
+        def pour(lane: _Lane) -> None:
+            for index, part in lane.blocks:
+                block, total = self._update[index][part], self._sum[index][part]
+                wide = lane.wide[: block.size]
+                np.copyto(wide, block)
+                wide *= factors[self._geometry.group_of[index]]
+                np.add(total, wide, out=total)
+
+        self._in_lanes(pour)
         return Contribution(clipped=clipped)
 
     def release(self) -> list[Vector]:
         self._seal()
         sigma = self._noise_multiplier * self._geometry.total_norm
         released = []
-        for total, out, shape in zip(self._sum, self._scratch, self._shapes, strict=True):
-            for part in _blocks(total.size):
-                add_gaussian(total[part], sigma=sigma, randomness=self._randomness)
-                out[part] = total[part]
+        for total, out, shape in zip(self._sum, self._update, self._shapes, strict=True):
+            add_gaussian(total, sigma=sigma, randomness=self._randomness)
+            np.copyto(out, total, casting="same_kind")
             released.append(out.reshape(shape))
+        self._sum, self._update = [], []
         return released
+
+
+def _threads() -> int:
+    """As many as this process may run on, up to four: beyond, memory is what is waited for."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), 4)
+    return min(os.cpu_count() or 1, 4)
