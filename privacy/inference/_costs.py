@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-KEY_SWITCHES = ("rotate", "relinearise")
 Operation = tuple[str, int]
 """A name and the level (data primes left) it happens at."""
 
@@ -21,7 +20,7 @@ def milliseconds(operation: str, degree: int, level: int) -> float:
         "rotate": 0.15 * level**2 + 0.6 * level + 0.25,
         "relinearise": 0.15 * level**2 + 0.6 * level + 0.25,
         "multiply plain": 0.08 * level,
-        "square": 0.17 * level,
+        "multiply": 0.17 * level,
         "rescale": 0.27 * level,
         "mask": 2.9,
     }

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from privacy.inference._ciphers import Cipher, CipherAlgebra
+from privacy.inference._lowering import Activation
 from privacy.inference._packing import Diagonals, Gather, Products, Readout
-from privacy.inference._planner import Scales
+from privacy.inference._planner import LayerScales, Scales, walk
+from privacy.inference._polynomials import evaluate
 from privacy.inference._seal import CONJUGATE, Ring, seal
 from privacy.inference.plan import Plan
 
@@ -19,6 +22,7 @@ class SlotProgram:
     first: Gather
     middle: tuple[Diagonals, ...]
     last: tuple[Readout, ...]
+    activations: tuple[Activation, ...]
     scales: Scales
 
 
@@ -47,11 +51,14 @@ class Keys:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A middle layer's plaintexts."""
+    """A layer before the last: its plaintexts, and what its products come out as."""
 
-    packed: Diagonals
+    packed: Gather | Diagonals
     weights: dict[tuple[int, int], Any]
     bias: Any
+    activation: Activation
+    scale: float
+    level: int
 
 
 class EncodedModel:
@@ -70,49 +77,42 @@ class EncodedModel:
         self.ring = Ring(plan.degree, plan.prime_bits)
 
     @cached_property
+    def _scales(self) -> tuple[LayerScales, ...]:
+        program = self.program
+        if isinstance(program, ProductProgram):
+            return ()
+        return walk(program.scales, program.activations, [float(p) for p in self.ring.primes])
+
+    @cached_property
     def _first(self) -> list[Any]:
         ring, program = self.ring, self.program
         if isinstance(program, ProductProgram):
             scale = 2.0**program.weight_bits
             return [ring.encode_coefficients(w, scale, 1) for w in program.products.weights]
-        scale = 2.0 ** program.scales.weights[0]
+        scale = self._scales[0].weights
         return [ring.encode(w, scale, ring.levels) for w in program.first.weights]
 
     @cached_property
-    def _input_scales(self) -> list[float]:
-        """The scale of each layer's input."""
-        if isinstance(self.program, ProductProgram):
-            return [2.0**self.plan.input_scale_bits]
-        scales = [2.0**self.plan.input_scale_bits]
-        for index, weight in enumerate(self.program.scales.weights):
-            dropped = self.ring.primes[self.ring.levels - 1 - index]
-            scales.append((scales[-1] * 2.0**weight) ** 2 / dropped)
-        return scales
-
-    @cached_property
-    def _first_bias(self) -> Any:
-        assert_slots = self.program
-        if isinstance(assert_slots, ProductProgram):
-            raise TypeError("a model of one affine map adds its bias to the answer")
-        scale = self._input_scales[0] * 2.0 ** assert_slots.scales.weights[0]
-        return self.ring.encode(assert_slots.first.bias, scale, self.ring.levels)
-
-    @cached_property
-    def _middle(self) -> list[_Layer]:
+    def _layers(self) -> list[_Layer]:
+        """The layers before the last; of the first, the weights are in ``_first``."""
         program = self.program
         if isinstance(program, ProductProgram):
             return []
         layers = []
-        for index, packed in enumerate(program.middle, start=1):
-            level = self.ring.levels - index
-            scale = 2.0 ** program.scales.weights[index]
-            weights = {
-                step: self.ring.encode(diagonal, scale, level)
-                for step, diagonal in packed.diagonals.items()
-                if np.any(diagonal)
-            }
-            bias = self.ring.encode(packed.bias, self._input_scales[index] * scale, level)
-            layers.append(_Layer(packed, weights, bias))
+        packings: tuple[Gather | Diagonals, ...] = (program.first, *program.middle)
+        for packed, scales, activation in zip(
+            packings, self._scales, program.activations, strict=False
+        ):
+            weights = {}
+            if isinstance(packed, Diagonals):
+                weights = {
+                    step: self.ring.encode(diagonal, scales.weights, scales.level)
+                    for step, diagonal in packed.diagonals.items()
+                    if np.any(diagonal)
+                }
+            scale = scales.inputs * scales.weights
+            bias = self.ring.encode(packed.bias, scale, scales.level)
+            layers.append(_Layer(packed, weights, bias, activation, scale, scales.level))
         return layers
 
     @cached_property
@@ -120,7 +120,7 @@ class EncodedModel:
         program = self.program
         if isinstance(program, ProductProgram):
             return []
-        scale = 2.0**self.plan.answer_scale_bits / self._input_scales[-1]
+        scale = self._scales[-1].weights
         return [self.ring.encode(answer.weights, scale, 1) for answer in program.last]
 
     @cached_property
@@ -135,9 +135,7 @@ class EncodedModel:
 
     def prepare(self) -> None:
         """Encode everything now, so that the first query is as quick as the next."""
-        _ = self._first, self._middle, self._last, self.answer_biases
-        if isinstance(self.program, SlotProgram):
-            _ = self._first_bias
+        _ = self._first, self._layers, self._last, self.answer_biases
 
     def __call__(self, query: list[Any], keys: Keys) -> list[Any]:
         """Evaluate; each ciphertext that is returned holds some of the logits.
@@ -157,17 +155,20 @@ class EncodedModel:
         program = self.program
         if isinstance(program, ProductProgram):
             return [value]
-        first = program.first
-        self._tree(value, (*first.tree, *([CONJUGATE] if first.conjugate else [])), keys)
-        evaluator.add_plain_inplace(value, self._first_bias)
-        for index, layer in enumerate(self._middle, start=1):
-            self._activate(value, keys, index)
-            value = self._diagonals(value, layer, keys)
-            self._tree(value, layer.packed.tree, keys)
-            evaluator.add_plain_inplace(value, layer.bias)
         single = len(self._last) == 1
-        # A single answer is relinearised after the last product, where it is cheapest.
-        self._activate(value, None if single else keys, len(self._middle) + 1)
+        for layer in self._layers:
+            if isinstance(layer.packed, Gather):
+                conjugate = [CONJUGATE] if layer.packed.conjugate else []
+                self._tree(value, (*layer.packed.tree, *conjugate), keys)
+            else:
+                value = self._diagonals(value, layer.packed, layer.weights, keys)
+                self._tree(value, layer.packed.tree, keys)
+            evaluator.add_plain_inplace(value, layer.bias)
+            # A single answer is relinearised after the last product, where it is cheapest.
+            last = single and layer is self._layers[-1]
+            algebra = CipherAlgebra(self.ring, keys.relin, leave_at=1 if last else 0)
+            start = Cipher(value, layer.scale, layer.level)
+            value = evaluate(algebra, layer.activation, start).ciphertext
         answers = []
         for weights in self._last:
             answer = seal.Ciphertext()
@@ -199,16 +200,10 @@ class EncodedModel:
         for step in steps:
             self.ring.evaluator.add_inplace(value, self._rotate(value, step, keys))
 
-    def _activate(self, value: Any, keys: Keys | None, index: int) -> None:
-        evaluator = self.ring.evaluator
-        evaluator.square_inplace(value)
-        if keys is not None:
-            evaluator.relinearize_inplace(value, keys.relin)
-        evaluator.rescale_to_next_inplace(value)
-        value.scale = self._input_scales[index]
-
-    def _diagonals(self, value: Any, layer: _Layer, keys: Keys) -> Any:
-        baby, giant = layer.packed.baby, layer.packed.giant
+    def _diagonals(
+        self, value: Any, packed: Diagonals, weights: dict[tuple[int, int], Any], keys: Keys
+    ) -> Any:
+        baby, giant = packed.baby, packed.giant
         babies = [value]
         for _ in range(baby - 1):
             babies.append(self._rotate(babies[-1], 1, keys))
@@ -218,9 +213,9 @@ class EncodedModel:
             if total is not None:
                 total = self._rotate(total, baby, keys)
             part = self._sum(
-                (babies[small], layer.weights[big, small])
+                (babies[small], weights[big, small])
                 for small in range(baby)
-                if (big, small) in layer.weights
+                if (big, small) in weights
             )
             if part is None:
                 continue

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.polynomial import Polynomial as Shifted
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
@@ -93,7 +94,10 @@ class Affine:
 
 @dataclass(frozen=True)
 class Activation:
-    """A polynomial of degree 2 to 7 on every element: c₀ + c₁x + ... ."""
+    """A polynomial of degree 2 to 7 on every element: c₀ + c₁x + ... .
+
+    In a :class:`Network` it is monic and depressed: c₀ = c_(d-1) = 0 and c_d = 1.
+    """
 
     coefficients: tuple[float, ...]
     name: str
@@ -265,7 +269,7 @@ def _identity(size: int) -> Affine:
 
 
 def _canonical(steps: list[Affine | Activation]) -> Network:
-    """Merge neighbours, and complete squares so that a degree-2 activation is x²."""
+    """Merge neighbours, and fold what can be folded of the activations into them."""
     affines: list[Affine] = []
     activations: list[Activation] = []
     for step in steps:
@@ -278,12 +282,25 @@ def _canonical(steps: list[Affine | Activation]) -> Network:
             activations.append(step)
             affines.append(_identity(affines[-1].outputs))
     for index, activation in enumerate(activations):
-        if activation.degree == 2:
-            c, b, a = activation.coefficients
-            shift, rest = b / (2 * a), c - b * b / (4 * a)
-            affines[index] = affines[index].scaled(shift=shift)
-            after = affines[index + 1]
-            moved = after.bias + after.matrix @ np.full(after.inputs, rest)
-            affines[index + 1] = Affine(after.matrix * a, moved, after.structure, after.name)
-            activations[index] = Activation((0.0, 0.0, 1.0), activation.name)
+        shift, lead, constant, monic = _depressed(activation)
+        activations[index] = monic
+        affines[index] = affines[index].scaled(shift=shift)
+        after = affines[index + 1]
+        moved = after.bias + after.matrix @ np.full(after.inputs, constant)
+        affines[index + 1] = Affine(after.matrix * lead, moved, after.structure, after.name)
     return Network(tuple(affines), tuple(activations))
+
+
+def _depressed(activation: Activation) -> tuple[float, float, float, Activation]:
+    """(shift, lead, constant, q) with p(x) = lead·q(x + shift) + constant.
+
+    q is monic, without a second-highest power and without a constant.
+    """
+    degree, lead = activation.degree, activation.coefficients[-1]
+    shift = activation.coefficients[-2] / (degree * lead)
+    moved = Shifted(activation.coefficients)(Shifted([-shift, 1.0]))
+    coefficients = np.zeros(degree + 1)
+    coefficients[: len(moved.coef)] = np.asarray(moved.coef, dtype=np.float64) / lead
+    constant = float(coefficients[0]) * lead
+    coefficients[[0, degree - 1]], coefficients[degree] = 0.0, 1.0
+    return shift, lead, constant, Activation(tuple(coefficients.tolist()), activation.name)

@@ -11,13 +11,21 @@ least, and takes the smallest ring that reaches the tolerance.
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from privacy.inference._bounds import Ranges
 from privacy.inference._costs import Operation, total_ms
-from privacy.inference._lowering import Network
+from privacy.inference._lowering import Activation, Network
 from privacy.inference._packing import power_of_two, steps_of
+from privacy.inference._polynomials import (
+    DEPTH,
+    PRODUCTS,
+    Narrowing,
+    ScaleAlgebra,
+    Scaled,
+    evaluate,
+)
 from privacy.inference._seal import MAX_MODULUS_BITS, SEED_BYTES
 from privacy.inference._sensitivity import Sensitivity, Stage
 
@@ -26,7 +34,8 @@ FRESH_NOISE = 3.24
 SIGMAS = 6.0
 _MAX_PRIME_BITS = 60
 _MIN_PRIME_BITS = 24
-_MIN_WEIGHT_BITS = 4
+_MIN_SCALE_BITS = 8.0
+_IMPOSSIBLE = 1e30
 _ROUNDING = 1 / 12
 
 
@@ -53,23 +62,50 @@ class Scales:
     weights: tuple[int, ...]
     answer: int
 
-    @property
-    def before(self) -> tuple[float, ...]:
-        """The scale, in bits, of each layer's input."""
-        scale = [float(self.inputs)]
-        for weight, prime in zip(self.weights, self.dropped, strict=True):
-            scale.append(2 * (scale[-1] + weight) - prime)
-        return tuple(scale)
+    def walk(self, activations: Sequence[Activation]) -> tuple["LayerScales", ...]:
+        """The scales of every layer, from the nominal sizes of the primes."""
+        return walk(self, activations, [2.0**bits for bits in self.primes])
 
-    @property
-    def dropped(self) -> tuple[int, ...]:
-        """The primes that rescaling drops, first dropped first."""
-        return tuple(reversed(self.primes[1:-1]))
 
-    @property
-    def last_weight(self) -> float:
-        """Bits of the scale of the last layer's weights."""
-        return self.answer - self.before[-1]
+@dataclass(frozen=True)
+class LayerScales:
+    """One affine map and the activation after it.
+
+    Attributes
+    ----------
+    level : int
+        Data primes left at its products.
+    inputs, weights : float
+        Scales of what is multiplied.
+    narrowings : tuple of Narrowing
+    constants : tuple of float
+        Scales of the constants in the activation.
+    """
+
+    level: int
+    inputs: float
+    weights: float
+    narrowings: tuple[Narrowing, ...]
+    constants: tuple[float, ...]
+
+
+def walk(
+    scales: Scales, activations: Sequence[Activation], primes: Sequence[float]
+) -> tuple[LayerScales, ...]:
+    """The scales of every layer, given the primes themselves."""
+    dropped = dict(enumerate(primes[:-1], start=1))
+    level, scale = len(primes) - 1, 2.0**scales.inputs
+    layers = []
+    for weight_bits, activation in zip(scales.weights, activations, strict=True):
+        weights = 2.0**weight_bits
+        algebra = ScaleAlgebra(dropped)
+        result = evaluate(algebra, activation, Scaled(scale * weights, level))
+        layers.append(
+            LayerScales(level, scale, weights, tuple(algebra.narrowings), tuple(algebra.constants))
+        )
+        level, scale = result.level, result.scale
+    layers.append(LayerScales(level, scale, 2.0**scales.answer / scale, (), ()))
+    return tuple(layers)
 
 
 @dataclass(frozen=True)
@@ -89,6 +125,8 @@ class Shape:
     copies : int
         Of each entry in the slots, at the last layer.
     answers : int
+    degrees : tuple of int
+        Of the activations.
     """
 
     degree: int
@@ -102,36 +140,41 @@ class Shape:
     terms: tuple[int, ...]
     copies: int
     answers: int
+    degrees: tuple[int, ...]
 
     @property
-    def layers(self) -> int:
-        """Number of affine maps."""
-        return len(self.doublings) + 1
+    def levels(self) -> int:
+        """Data primes that are needed: one for each rescaling in a row, and one for the answer."""
+        return 1 + sum(DEPTH[degree] for degree in self.degrees)
 
     def operations(self) -> Counter[Operation]:
         """How often each operation is done, and at which level."""
         count: Counter[Operation] = Counter()
-        levels = self.layers
-        count["load", levels] += self.ciphertexts
-        for index, doublings in enumerate(self.doublings):
-            level = levels - index
+        level = self.levels
+        count["load", level] += self.ciphertexts
+        for index, (doublings, power) in enumerate(zip(self.doublings, self.degrees, strict=True)):
             products = self.ciphertexts if index == 0 else self.babies[index] * self.giants[index]
             count["multiply plain", level] += products
-            count["rotate", level] += doublings + self.babies[index] - 1 + self.giants[index] - 1
-            count["square", level] += 1
-            if index + 1 < len(self.doublings) or self.answers > 1:
-                count["relinearise", level] += 1
-            count["rescale", level] += 1
-        if self.answers == 1 and self.doublings:
+            count["rotate", level] += doublings + self.babies[index] + self.giants[index] - 2
+            for step in range(PRODUCTS[power]):
+                # Products of one depth happen at one level; the deepest ones are counted there.
+                here = level - min(step, DEPTH[power] - 1)
+                count["multiply", here] += 1
+                count["relinearise", here] += 1
+                count["rescale", here] += 1
+            level -= DEPTH[power]
+        if self.answers == 1:
+            # The last activation is relinearised after the last layer, where it is cheapest.
+            count["relinearise", 2] -= 1
             count["relinearise", 1] += 1
         count["multiply plain", 1] += self.answers
         count["mask", 1] += self.answers
-        return count
+        return +count
 
     @property
     def query_bytes(self) -> int:
         """Bytes of a query's residues and seeds."""
-        return self.ciphertexts * (8 * self.degree * self.layers + SEED_BYTES)
+        return self.ciphertexts * (8 * self.degree * self.levels + SEED_BYTES)
 
 
 @dataclass(frozen=True)
@@ -187,6 +230,7 @@ def shapes(network: Network, degree: int) -> Iterator[Shape]:
                 tuple(terms),
                 copies,
                 -(-network.affines[-1].outputs // (2 * copies)),
+                tuple(activation.degree for activation in network.activations),
             )
 
 
@@ -201,29 +245,37 @@ def _rescale_noise(degree: int) -> float:
     return (1 + 2 * degree / 3) * _ROUNDING
 
 
-def error(shape: Shape, scales: Scales, stages: tuple[Stage, ...]) -> float:
+def error(
+    shape: Shape, scales: Scales, layers: Sequence[LayerScales], stages: Sequence[Stage]
+) -> float:
     """Six standard deviations of a logit's predicted error."""
     degree, half = shape.degree, shape.degree / 2
     variance = 0.0
-    before = scales.before
+    rescale = half * _rescale_noise(degree)
+    switches = {
+        level: half * _switch_noise(scales, degree, level) for level in range(1, shape.levels + 1)
+    }
     for index, doublings in enumerate(shape.doublings):
-        level, stage = shape.layers - index, stages[index]
-        weight_scale, scale = scales.weights[index], before[index]
-        product_scale = scale + weight_scale
-        switch = half * _switch_noise(scales, degree, level)
-        spread = 2.0**doublings
+        layer, stage = layers[index], stages[index]
+        switch = switches[layer.level]
         if index == 0:
-            fresh = half * (FRESH_NOISE**2 + _ROUNDING) / 4.0**scale
+            fresh = half * (FRESH_NOISE**2 + _ROUNDING) / layer.inputs**2
             variance += stage.inputs * fresh
         else:
-            variance += stage.inputs * (shape.babies[index] - 1) / 2 * switch / 4.0**scale
-        rounding = half * _ROUNDING / 4.0**weight_scale * (4 if shape.paired and index == 0 else 1)
+            steps = (shape.babies[index] - 1) / 2
+            variance += stage.inputs * steps * switch / layer.inputs**2
+        rounding = half * _ROUNDING / layer.weights**2
+        if index == 0 and shape.paired:
+            rounding *= 4
         variance += stage.outputs * shape.terms[index] * stage.energy * rounding
-        added = (spread * (shape.giants[index] - 1) + spread - 1) * switch
-        variance += stage.outputs * added / 4.0**product_scale
-        variance += stage.activated * switch / 4.0 ** (2 * product_scale)
-        variance += stage.activated * half * _rescale_noise(degree) / 4.0 ** before[index + 1]
-    variance += _ROUNDING * stages[-1].energy / 4.0**scales.last_weight
+        added = (2.0**doublings * shape.giants[index] - 1) * switch
+        variance += stage.outputs * added / (layer.inputs * layer.weights) ** 2
+        for gain, narrowing in zip(stage.narrowings, layer.narrowings, strict=True):
+            variance += gain * switches[narrowing.level] / narrowing.before**2
+            variance += gain * rescale / narrowing.after**2
+        for gain, constant in zip(stage.constants, layer.constants, strict=True):
+            variance += gain * _ROUNDING / constant**2
+    variance += _ROUNDING * stages[-1].energy / layers[-1].weights ** 2
     closing = _switch_noise(scales, degree, 1) + 2 * _rescale_noise(degree)
     variance += closing / 4.0**scales.answer
     return SIGMAS * math.sqrt(variance)
@@ -239,7 +291,7 @@ def choose(
     CannotPlanError
         If none at 128-bit security reaches the tolerance.
     """
-    depth = len(network.affines)
+    depth = 1 + sum(DEPTH[activation.degree] for activation in network.activations)
     refusals = []
     for degree in (4096, 8192, 16384):
         fitting = [s for s in shapes(network, degree) if s.query_bytes <= max_query_bytes]
@@ -249,14 +301,15 @@ def choose(
             continue
         best: Choice | None = None
         for shape in fitting[:3]:
-            scales = _spend_bits(shape, bounds, gains)
+            scales = _spend_bits(shape, network.activations, bounds, gains)
             if scales is None:
                 break
+            layers = scales.walk(network.activations)
             choice = Choice(
                 shape,
                 scales,
-                error(shape, scales, gains.typical),
-                error(shape, scales, gains.worst),
+                error(shape, scales, layers, gains.typical),
+                error(shape, scales, layers, gains.worst),
             )
             if best is None or choice.error < best.error:
                 best = choice
@@ -291,50 +344,68 @@ def logit_bits(bounds: Ranges) -> int:
     return math.floor(math.log2(max(float(bounds.logits.magnitude.max()), 2.0**-16))) + 1
 
 
-def _spend_bits(shape: Shape, bounds: Ranges, gains: Sensitivity) -> Scales | None:
+def _spend_bits(
+    shape: Shape, activations: Sequence[Activation], bounds: Ranges, gains: Sensitivity
+) -> Scales | None:
     """Distribute the bits of the ring degree, by descent from an even start."""
-    layers, budget = shape.layers, MAX_MODULUS_BITS[shape.degree]
-    if (layers + 1) * _MIN_PRIME_BITS > budget:
+    levels, budget = shape.levels, MAX_MODULUS_BITS[shape.degree]
+    if (levels + 1) * _MIN_PRIME_BITS > budget:
         return None
-    even = min(_MAX_PRIME_BITS, budget // (layers + 1))
+    even = min(_MAX_PRIME_BITS, budget // (levels + 1))
     logits = logit_bits(bounds)
 
-    def scales_of(point: tuple[int, ...]) -> Scales | None:
-        primes, inputs, weights = point[: layers + 1], point[layers + 1], point[layers + 2 :]
-        if sum(primes) > budget or min(primes) < _MIN_PRIME_BITS or max(primes) > _MAX_PRIME_BITS:
-            return None
-        # One bit for the sign and one for noise, which is checked again where the plan is made.
-        scales = Scales(primes, inputs, weights, primes[0] - 2 - logits)
-        before = scales.before
-        if min(before) < 8 or min(weights) < _MIN_WEIGHT_BITS or scales.last_weight < 0:
-            return None
-        for index, weight in enumerate(weights):
-            room = sum(primes[: layers - index])
-            if 2 * (before[index] + weight) > room - 2:
-                return None
-        return scales
-
     def value(point: tuple[int, ...]) -> float:
-        scales = scales_of(point)
-        return math.inf if scales is None else error(shape, scales, gains.typical)
+        scales = _scales_at(point, levels, logits)
+        layers = scales.walk(activations)
+        missing = _missing_bits(scales, layers, budget)
+        if missing > 0:
+            return _IMPOSSIBLE * (1 + missing)
+        return error(shape, scales, layers, gains.typical)
 
-    start = (even,) * (layers + 1) + (even // 2 - 2,) + (even // 4,) * (layers - 1)
-    point, best = start, value(start)
-    moves = [(index, step) for index in range(len(start)) for step in (-4, -2, -1, 1, 2, 4)]
-    pairs = [(one,) for one in moves] + [
+    # From here every activation returns to the scale it started from: its degree d takes
+    # (d - 1) primes off d times the scale of its input.
+    steps = [round(even * (0.5 - 0.5 / power)) for power in shape.degrees]
+    point: tuple[int, ...] = (*[even] * (levels + 1), even // 2, *steps)
+    best = value(point)
+    moves = [(index, step) for index in range(len(point)) for step in (-4, -2, -1, 1, 2, 4)]
+    groups = [(one,) for one in moves] + [
         (one, two) for one in moves for two in moves if one[0] < two[0]
     ]
     improved = True
     while improved:
         improved = False
-        for pair in pairs:
+        for group in groups:
             trial = list(point)
-            for index, step in pair:
+            for index, step in group:
                 trial[index] += step
             here = value(tuple(trial))
-            if here < best * (1 - 1e-9):
+            if here < best * (1 - 1e-6):
                 point, best, improved = tuple(trial), here, True
-    return scales_of(point)
+    return _scales_at(point, levels, logits) if best < _IMPOSSIBLE else None
+
+
+def _scales_at(point: tuple[int, ...], levels: int, logits: int) -> Scales:
+    # Of the last prime one bit is for the sign and one for noise; the plan checks both.
+    return Scales(
+        point[: levels + 1], point[levels + 1], point[levels + 2 :], point[0] - 2 - logits
+    )
+
+
+def _missing_bits(scales: Scales, layers: Sequence[LayerScales], budget: int) -> float:
+    """By how many bits scales are too small to hold a value, or too large for their modulus."""
+    missing = max(0, sum(scales.primes) - budget)
+    missing += sum(max(0, bits - _MAX_PRIME_BITS, _MIN_PRIME_BITS - bits) for bits in scales.primes)
+    bounds: list[tuple[float, float, float]] = []
+    for layer in layers:
+        room = sum(scales.primes[: layer.level]) - 2.0
+        bounds.append((_MIN_SCALE_BITS, math.log2(layer.inputs), room))
+        bounds.append((0.0, math.log2(layer.weights), room - math.log2(layer.inputs)))
+        for narrowing in layer.narrowings:
+            room = sum(scales.primes[: narrowing.level]) - 2.0
+            bounds.append((_MIN_SCALE_BITS, math.log2(narrowing.after), room))
+            bounds.append((_MIN_SCALE_BITS, math.log2(narrowing.before), room))
+        bounds += [(_MIN_SCALE_BITS, math.log2(constant), math.inf) for constant in layer.constants]
+    return missing + sum(max(0.0, low - bits, bits - high) for low, bits, high in bounds)
 
 
 @dataclass(frozen=True)

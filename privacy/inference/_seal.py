@@ -166,6 +166,12 @@ class Ring:
         self.encoder.encode(slots.tolist(), self.parms_id(level), scale, plain)
         return plain
 
+    def encode_constant(self, value: float, scale: float, level: int) -> Any:
+        """A plaintext with ``value`` in every slot."""
+        plain = seal.Plaintext()
+        self.encoder.encode(value, self.parms_id(level), scale, plain)
+        return plain
+
     def encode_coefficients(self, values: NDArray[np.float64], scale: float, level: int) -> Any:
         """A plaintext polynomial with these real coefficients, shape (N,)."""
         twisted = values * np.exp(1j * np.pi * np.arange(self.degree) / self.degree)

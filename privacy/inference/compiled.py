@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,6 +30,7 @@ from privacy.inference._planner import (
     choose_products,
     logit_bits,
 )
+from privacy.inference._polynomials import DEPTH, offset
 from privacy.inference._seal import CONJUGATE, Ring
 from privacy.inference._sensitivity import sensitivity
 from privacy.inference.plan import Plan, pack_taps
@@ -113,11 +114,6 @@ def compile_model(
     if max_query_bytes < 1:
         raise ValueError(f"max_query_bytes is {max_query_bytes}; give a positive number of bytes")
     network = lower(model, input_shape)
-    for activation in network.activations:
-        if activation.degree > 2:
-            raise CannotPlanError(
-                f"layer {activation.name} has degree {activation.degree}; use degree 2"
-            )
     bounds = ranges(network, low, high)
     bits = logit_bits(bounds)
     choice: Choice | ProductChoice
@@ -183,6 +179,10 @@ class _Facts:
 def _slots(network: Network, choice: Choice) -> tuple[SlotProgram, _Facts]:
     shape, scales = choice.shape, choice.scales
     slots = shape.degree // 2
+    affines = [network.affines[0]]
+    for activation, affine in zip(network.activations, network.affines[1:], strict=True):
+        excess = affine.matrix @ np.full(affine.inputs, offset(activation))
+        affines.append(replace(affine, bias=affine.bias - excess))
     first = gather(
         network.affines[0],
         slots,
@@ -192,24 +192,24 @@ def _slots(network: Network, choice: Choice) -> tuple[SlotProgram, _Facts]:
     )
     middle: list[Diagonals] = []
     layout = first.layout
-    for affine in network.affines[1:-1]:
+    for affine in affines[1:-1]:
         middle.append(diagonals(affine, layout, slots))
         layout = middle[-1].layout
     # The roots of unity depend on the degree alone.
     roots = Ring(shape.degree, (40,)).roots
-    last = readouts(network.affines[-1], layout, roots)
-    level = shape.layers
+    last = readouts(affines[-1], layout, roots)
+    level = shape.levels
     rotations: dict[int, int] = {}
     for step in (*first.tree, *([CONJUGATE] if first.conjugate else [])):
         rotations[step] = level
-    for layer in middle:
-        level -= 1
+    for layer, before in zip(middle, network.activations, strict=False):
+        level -= DEPTH[before.degree]
         steps = [*layer.tree]
         steps += [1] if layer.baby > 1 else []
         steps += [layer.baby] if layer.giant > 1 else []
         for step in steps:
             rotations.setdefault(step, level)
-    program = SlotProgram(first, tuple(middle), last, scales)
+    program = SlotProgram(first, tuple(middle), last, network.activations, scales)
     operations = shape.operations()
     facts = _Facts(
         shape.degree,
