@@ -22,12 +22,12 @@ from flower_app.data import (
 )
 from flower_app.models import MODELS, build_model
 from flower_app.settings import SettingError, Settings
+from privacy.accounting import Budget
 from privacy.training import (
-    Budget,
+    ClientLedger,
     ClipAndNoise,
     ClipOnly,
     FullBatch,
-    Ledger,
     LocalBudgetSpent,
     NoisyCount,
     NominalCount,
@@ -140,7 +140,7 @@ def _record_noise(epsilon: float, delta: float, steps: int, participations: int)
     )
 
 
-def _own_ledger(settings: Settings, context: Context, dataset: str) -> Ledger:
+def _own_ledger(settings: Settings, context: Context, dataset: str) -> ClientLedger:
     """The client's ledger: in the node's state in a simulation, on the node's disk when deployed.
 
     Raises
@@ -156,7 +156,10 @@ def _own_ledger(settings: Settings, context: Context, dataset: str) -> Ledger:
                 "state-dir = '' is wrong; record-level privacy needs a ledger on the node's disk: "
                 "start this SuperNode with --node-config 'state-dir=\"/path/of/its/own\"'"
             )
-        return Ledger(dataset=dataset, budget=budget, path=Path(folder) / "record-ledger.json")
+        return ClientLedger(
+            dataset=dataset, budget=budget, path=Path(folder) / "record-ledger.json"
+        )
     if _LEDGER in context.state:
-        return Ledger.from_record(dict(context.state.config_records[_LEDGER]), budget=budget)
-    return Ledger(dataset=dataset, budget=budget)
+        kept = dict(context.state.config_records[_LEDGER])
+        return ClientLedger.from_record(kept, budget=budget)
+    return ClientLedger(dataset=dataset, budget=budget)
