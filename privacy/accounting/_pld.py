@@ -86,7 +86,7 @@ def _directed_epsilon(
     # Tilted by exp(tilt·loss) and normalised, the losses that decide ε are the likely ones, and
     # rounding is small beside them however small δ is.
     spectrum: NDArray[np.complex128] = np.ones(cells // 2 + 1, dtype=np.complex128)
-    log_finite, log_scale, shift, spread = 0.0, 0.0, 0, 0.0
+    log_finite, log_scale, shift, spread, inexact = 0.0, 0.0, 0, 0.0, 0.0
     for part, times in parts:
         log_moment = _log_moment(part, plan.tilt)
         tilted = part.mass * np.exp(plan.tilt * part.losses - log_moment)
@@ -95,6 +95,7 @@ def _directed_epsilon(
         log_scale += times * log_moment
         shift += times * part.lowest
         spread += times * float(np.linalg.norm(tilted))
+        inexact += times * (_CURVE_CONSTANT + 8.0 * len(part.mass))
     mass = np.roll(irfft(spectrum, cells), (shift - first) % cells)
     rounding = (
         _FFT_CONSTANT
@@ -110,7 +111,7 @@ def _directed_epsilon(
         log_scale=log_scale,
         rounding=rounding,
         infinite=-math.expm1(log_finite) + tail,
-        inflation=2.0**-30 + _CURVE_CONSTANT * _UNIT * made,
+        inflation=2.0**-30 + _UNIT * inexact,
         delta=delta,
     )
 
@@ -147,12 +148,11 @@ def _solve(
     if len(within) == 0:
         return math.inf
     k = int(within[0])
-    if k == 0 and above[0] <= delta:
-        return 0.0
-    loss = float(losses[k])
-    inside = (above[k] - delta) / ((1 - inflation) * discounted[k]) if discounted[k] > 0 else 1.0
-    epsilon = loss + (math.log(inside) if 0 < inside < 1 else 0.0)
-    return max(0.0, epsilon * (1 + 2.0**-40))
+    # Between the loss below and this one ε = loss k + log((above[k] − δ)/discounted[k]).
+    lowered = (1 - inflation) * float(discounted[k])
+    below = float(above[k]) - delta
+    inside = max(math.exp(-interval), min(1.0, below / lowered)) if below < lowered else 1.0
+    return max(0.0, (float(losses[k]) + math.log(inside)) * (1 + 2.0**-40))
 
 
 def _power(spectrum: NDArray[np.complex128], times: int) -> NDArray[np.complex128]:
