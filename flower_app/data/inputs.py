@@ -4,7 +4,6 @@ Both are fixed and public, and whoever holds the image computes them: a client b
 data owner before encrypting.
 """
 
-import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flower_app.data import features
-from flower_app.data.cache import cache_folder, shared_array
+from flower_app.data.cache import cache_folder, code_version, shared_array
 from flower_app.data.dataset import Dataset, Split
 
 InputKind = Literal["hog", "pixels"]
 
 _CHUNK = 1000
-# What is kept is made anew when the code that makes it changes.
-_CODE = hashlib.sha256(Path(features.__file__).read_bytes()).hexdigest()[:12]
+_CODE = code_version(features)
 
 
 def encode(images: NDArray[np.uint8], kind: InputKind) -> NDArray[np.float32]:
