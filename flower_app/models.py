@@ -64,10 +64,10 @@ def build_model(name: str) -> nn.Sequential:
     """Return a model with its first weights, which are the same everywhere and know no data.
 
     ``hog-linear`` starts at zero and has no bias: where clients know a few digits each, a bias
-    mostly learns which digits were drawn. The first layers of ``mlp`` and ``cnn`` start as filters for
-    strokes in four directions, whose squares say how much of a stroke there is; the last start
-    at zero. Under differential privacy a good start is worth more than a random one: what is
-    there already need not be learned through noise.
+    mostly learns which digits were drawn. The first layers of ``mlp`` and ``cnn`` start as
+    filters for strokes in four directions, whose squares say how much of a stroke there is;
+    their last layers start at zero. Under differential privacy a good start is worth more than a
+    random one: what is there already need not be learned through noise.
 
     Parameters
     ----------
