@@ -1,5 +1,6 @@
 """Rényi differential privacy by Google's ``dp-accounting``, with its rounding paid for."""
 
+import logging
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -56,7 +57,14 @@ def _divergences(release: GaussianRelease, adjacency: Adjacency) -> NDArray[np.f
             int(release.sampling.population), int(release.sampling.cohort), event
         )
     accountant = rdp.RdpAccountant(neighboring_relation=relation)
-    accountant.compose(event)
+    # It warns of every order whose series does not converge; such an order counts as ∞ and is
+    # not chosen, which is nothing that a user could act upon.
+    logger = logging.getLogger("absl")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        accountant.compose(event)
+    finally:
+        logger.disabled = was_disabled
     divergences = np.asarray(accountant.rdp, dtype=np.float64)
     # The library sums terms in log space whose parts are as large as `parts`; a sum that comes
     # out at or below 0 would be read as "no loss at all".

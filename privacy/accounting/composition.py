@@ -12,7 +12,12 @@ from ._gaussian import gaussian_epsilon
 from .events import AdditiveDelta, Adjacency, Event, FixedSize, GaussianRelease, Poisson
 
 Accountant = Literal["pld", "rdp"]
-Events = Iterable[Event] | Mapping[Event, int]
+Events = (
+    Iterable[Event]
+    | Mapping[Event, int]
+    | Mapping[GaussianRelease, int]
+    | Mapping[AdditiveDelta, int]
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def _compose(
     accountant: Accountant,
     adjacency: Adjacency,
 ) -> float:
-    # Imported here: it takes a second, and most users of this module only describe events.
+    # Imported here: dp-accounting takes a second, and much of this package does not need it.
     if accountant == "rdp":
         from ._rdp import renyi_epsilon
 
@@ -128,7 +133,8 @@ def _compose(
 
     if joint is not None:
         sampled[joint, 1.0] = 1
-    return sampled_epsilon(sampled, delta)
+    # The Rényi bound is no tighter, but resolves any δ.
+    return min(sampled_epsilon(sampled, delta), _compose(releases, delta, "rdp", adjacency))
 
 
 def count_events(events: Events) -> Counter[Event]:
