@@ -132,3 +132,78 @@ def test_a_parameter_used_around_its_layer_is_refused(data: tuple[Tensor, Tensor
 
     with pytest.raises(GradientError, match=r"around\.weight"):
         run(Around(), data)
+
+
+class Centred(nn.Module):
+    """Subtracts the batch's mean: no layer of a known kind, but examples meet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(x - x.mean(0))  # type: ignore[no-any-return]
+
+
+class Transposed(nn.Module):
+    """Puts the examples on the second axis before a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = torch.stack([x, x.flip(1)])
+        return self.inside(steps).sum(0)  # type: ignore[no-any-return]
+
+
+class Remembering(nn.Module):
+    """Keeps the last record it saw in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(12, 3)
+        self.register_buffer("last", torch.zeros(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last.copy_(x[-1])
+        return self.inside(x)  # type: ignore[no-any-return]
+
+
+def looking_around(outputs: Tensor, targets: Tensor) -> Tensor:
+    losses = cross_entropy(outputs, targets, reduction="none")
+    return losses * losses.detach().max()
+
+
+@pytest.mark.parametrize("model", [Centred(), Transposed()], ids=lambda m: type(m).__name__)
+def test_noise_refuses_a_model_in_which_examples_meet(
+    model: nn.Module, data: tuple[Tensor, Tensor]
+) -> None:
+    ledger = ClientLedger(dataset="d")
+    with pytest.raises(GradientError, match="first axis"):
+        run(model, (data[0][:2], data[1][:2]), protection=noisy(), ledger=ledger)
+    assert not ledger.charges
+
+
+def test_noise_refuses_a_loss_that_looks_around(data: tuple[Tensor, Tensor]) -> None:
+    model = nn.Linear(12, 3)
+    with pytest.raises(GradientError, match="the loss"):
+        train(
+            model,
+            data,
+            loss=looking_around,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            protection=noisy(),
+            batches=FullBatch(),
+            ledger=ClientLedger(dataset="d"),
+        )
+
+
+@pytest.mark.parametrize("protection", [ClipOnly(clipping_norm=1.0), noisy()])
+def test_a_buffer_that_gathers_records_is_refused_and_put_back(
+    data: tuple[Tensor, Tensor], protection: ClipOnly | ClipAndNoise
+) -> None:
+    model = Remembering()
+    with pytest.raises(GradientError, match="'last'"):
+        run(model, data, protection=protection, ledger=ClientLedger(dataset="d"))
+    assert not model.last.any()
