@@ -18,8 +18,8 @@ class PrivacyReport:
         without noise or with a seed.
     delta : float
         δ.
-    noise_multiplier : float
-        z of a round.
+    noise_multiplier : float or None
+        z of a round; None if the budget was spent before it could be calibrated.
     clipping_norm : float
         S, of the last round where it adapts.
     sampling : str
@@ -46,7 +46,7 @@ class PrivacyReport:
 
     epsilon: float
     delta: float
-    noise_multiplier: float
+    noise_multiplier: float | None
     clipping_norm: float
     sampling: str
     sampling_rate: float
@@ -69,8 +69,12 @@ class PrivacyReport:
         return document
 
 
-@dataclass
+@dataclass(repr=False)
 class PrivateResult(Result):
     """Flower's ``Result`` with the run's privacy beside it."""
 
     privacy: PrivacyReport | None = field(default=None)
+
+    def __repr__(self) -> str:
+        """Flower's description, and the privacy."""
+        return f"{super().__repr__()}\nPrivacy:\n{self.privacy}\n"
