@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 
 .PHONY: help
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	@echo "Setting up $(VENV) (PyTorch is large: some minutes the first time) ..."
@@ -19,6 +19,10 @@ $(READY): pyproject.toml
 
 .PHONY: setup
 setup: $(READY) ## Make .venv with everything in it
+
+.PHONY: run
+run: $(READY) ## Train a private model in simulation and ask it encrypted questions (ARGS="model=cnn")
+	$(BIN)/python -m flower_app run $(ARGS)
 
 .PHONY: test
 test: $(READY) ## Run the tests

@@ -18,10 +18,11 @@ from scipy.signal import lfilter
 Sampled = tuple[float, float]
 """One release as (noise multiplier, sampling rate), for sensitivity 1."""
 
-_CELLS = 2**17
-_TILTS = np.array([sign * 2.0**k for sign in (-1, 1) for k in np.arange(-12, 12.5, 1.0)])
+_CELLS = 2**16
 _UNIT = 2.0**-53
 _FFT_CONSTANT = 8.0
+_TAIL = 2.0**-24
+_CURVE_CONSTANT = 1024.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +33,15 @@ class _Losses:
     lowest: int
     mass: NDArray[np.float64]
     infinite: float
-    log_moments: NDArray[np.float64]
-    """log Σ mass·exp(tilt·loss) for every tilt of ``_TILTS``."""
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """The grid, ascending."""
+        steps = np.arange(self.lowest, self.lowest + len(self.mass), dtype=np.float64)
+        return steps * self.interval
+
+
+_Parts = list[tuple[_Losses, int]]
 
 
 def sampled_epsilon(releases: Mapping[Sampled, int], delta: float) -> float:
@@ -49,8 +57,7 @@ def sampled_epsilon(releases: Mapping[Sampled, int], delta: float) -> float:
     Returns
     -------
     float
-        The larger ε of the two directions; infinite where δ is below what the arithmetic can
-        resolve.
+        The larger ε of the two directions; infinite where the arithmetic cannot resolve δ.
     """
     return max(
         _directed_epsilon(releases, delta, direction)
@@ -61,63 +68,91 @@ def sampled_epsilon(releases: Mapping[Sampled, int], delta: float) -> float:
 def _directed_epsilon(
     releases: Mapping[Sampled, int], delta: float, direction: AdjacencyType
 ) -> float:
-    # Each tail left outside the window is charged as infinite loss.
-    tail = delta * 2.0**-24
-    rough = [(_coarse(z, q, direction), n) for (z, q), n in releases.items()]
-    interval = 2.0 ** math.floor(math.log2(_window(rough, tail)[2] / _CELLS))
+    made = sum(releases.values())
+    plan = _plan([(_coarse(z, q, direction), n) for (z, q), n in releases.items()], delta)
+    interval = plan.interval
     parts = [(_losses(z, q, direction, interval), n) for (z, q), n in releases.items()]
-    low, high, _ = _window(parts, tail)
-    first = math.floor(low / interval)
+
+    # Chernoff: at most `tail` of the composed mass lies above the window, and counts as ∞.
+    tail = delta * _TAIL
+    moment = sum(n * _log_moment(part, plan.top_slope) for part, n in parts)
+    above = (moment + math.log(1 / tail)) / plan.top_slope
+    high = min(max(plan.high, above), sum(n * float(part.losses[-1]) for part, n in parts))
+    first = math.floor(plan.low / interval)
     cells = next_fast_len(
         max(math.ceil(high / interval) - first + 1, *(len(part.mass) for part, _ in parts)),
         real=True,
     )
-
+    # Tilted by exp(tilt·loss) and normalised, the losses that decide ε are the likely ones, and
+    # rounding is small beside them however small δ is.
     spectrum: NDArray[np.complex128] = np.ones(cells // 2 + 1, dtype=np.complex128)
-    log_finite, shift, spread = 0.0, 0, 0.0
+    log_finite, log_scale, shift, spread = 0.0, 0.0, 0, 0.0
     for part, times in parts:
-        spectrum *= _power(rfft(part.mass, cells), times)
+        log_moment = _log_moment(part, plan.tilt)
+        tilted = part.mass * np.exp(plan.tilt * part.losses - log_moment)
+        spectrum *= _power(rfft(tilted, cells), times)
         log_finite += times * math.log1p(-part.infinite)
+        log_scale += times * log_moment
         shift += times * part.lowest
-        spread += times * float(np.linalg.norm(part.mass))
+        spread += times * float(np.linalg.norm(tilted))
     mass = np.roll(irfft(spectrum, cells), (shift - first) % cells)
-    releases_made = sum(releases.values())
     rounding = (
         _FFT_CONSTANT
         * _UNIT
         * math.sqrt(cells)
-        * (math.log2(cells) * spread + (math.log2(cells) + releases_made) * np.linalg.norm(mass))
+        * (math.log2(cells) * spread + (math.log2(cells) + made) * float(np.linalg.norm(mass)))
     )
-    curves = 16 * _UNIT * releases_made
-    infinite = -math.expm1(log_finite) + tail + float(rounding) + curves
-    return _epsilon_of(np.maximum(mass, 0.0), first, interval, infinite, delta)
+    return _solve(
+        np.maximum(mass, 0.0),
+        first=first,
+        interval=interval,
+        tilt=plan.tilt,
+        log_scale=log_scale,
+        rounding=rounding,
+        infinite=-math.expm1(log_finite) + tail,
+        inflation=2.0**-30 + _CURVE_CONSTANT * _UNIT * made,
+        delta=delta,
+    )
 
 
-def _epsilon_of(
-    mass: NDArray[np.float64], first: int, interval: float, infinite: float, delta: float
+def _solve(
+    mass: NDArray[np.float64],
+    *,
+    first: int,
+    interval: float,
+    tilt: float,
+    log_scale: float,
+    rounding: float,
+    infinite: float,
+    inflation: float,
+    delta: float,
 ) -> float:
-    """Solve δ(ε) = ``delta`` for the loss that is ``mass`` on the grid and else infinite."""
+    """Solve δ(ε) = ``delta`` for the loss that is tilted ``mass`` on the grid and else ∞."""
     if infinite >= delta:
         return math.inf
     if first <= 0:
         mass, first = mass[1 - first :], 1
     if len(mass) == 0:
         return 0.0
-    # For ε just below loss k: δ(ε) = above[k] − exp(ε − loss k)·discounted[k].
-    backwards = mass[::-1]
-    step = math.exp(-interval)
-    above = infinite + np.cumsum(backwards)[::-1]
-    discounted = lfilter([1.0], [1.0, -step], backwards)[::-1]
-    at_loss = above - discounted
-    within = np.flatnonzero(at_loss <= delta)
+    losses = np.arange(first, first + len(mass)) * interval
+    # Losses far below ε may weigh more than a double holds; an infinite δ there is no harm.
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = np.exp(log_scale - tilt * losses)
+        backwards = (mass * weights)[::-1]
+        # For ε in (loss k − interval, loss k]: δ(ε) ≤ above[k] − exp(ε − loss k)·discounted[k].
+        errors = rounding * weights * math.exp(tilt * interval)
+        above = errors + (1 + inflation) * (infinite + np.cumsum(backwards)[::-1])
+        discounted = lfilter([1.0], [1.0, -math.exp(-interval)], backwards)[::-1]
+        within = np.flatnonzero(above - (1 - inflation) * discounted <= delta)
     if len(within) == 0:
         return math.inf
     k = int(within[0])
-    loss = (first + k) * interval
-    if above[k] <= delta or discounted[k] <= 0:
-        return 0.0 if k == 0 else loss
-    epsilon = loss + math.log((above[k] - delta) / discounted[k])
-    return max(0.0, min(loss, epsilon) * (1 + 2.0**-40))
+    if k == 0 and above[0] <= delta:
+        return 0.0
+    loss = float(losses[k])
+    inside = (above[k] - delta) / ((1 - inflation) * discounted[k]) if discounted[k] > 0 else 1.0
+    epsilon = loss + (math.log(inside) if 0 < inside < 1 else 0.0)
+    return max(0.0, epsilon * (1 + 2.0**-40))
 
 
 def _power(spectrum: NDArray[np.complex128], times: int) -> NDArray[np.complex128]:
@@ -127,17 +162,60 @@ def _power(spectrum: NDArray[np.complex128], times: int) -> NDArray[np.complex12
     return half * half * spectrum if times % 2 else half * half
 
 
-def _window(parts: list[tuple[_Losses, int]], tail: float) -> tuple[float, float, float]:
-    """Chernoff bounds: each side of (low, high) holds at most ``tail``; and their distance."""
-    log_moments = sum(times * part.log_moments for part, times in parts)
-    bounds = (log_moments + math.log(1 / tail)) / _TILTS
-    reach_low = sum(times * part.lowest * part.interval for part, times in parts)
-    reach_high = sum(
-        times * (part.lowest + len(part.mass) - 1) * part.interval for part, times in parts
-    )
-    low = max(reach_low, float(bounds[_TILTS < 0].max()))
-    high = min(reach_high, float(bounds[_TILTS > 0].min()))
-    return low, high, high - low
+@dataclass(frozen=True)
+class _Plan:
+    """How to compose: only the sharpness of ε depends on it, not whether it is a bound."""
+
+    tilt: float
+    top_slope: float
+    low: float
+    high: float
+    interval: float
+
+
+def _plan(rough: _Parts, delta: float) -> _Plan:
+    """Choose tilt, window and grid from Chernoff bounds on coarse losses.
+
+    The tilt is one whose mean loss is near ε and not above it. Mass outside of the window comes
+    back at its other end, counted once too often: next to nothing of the tilted mass does.
+    """
+    slopes = _slopes(rough)
+    moments = np.array([sum(n * _log_moment(part, slope) for part, n in rough) for slope in slopes])
+    positive = np.flatnonzero(slopes > 0)
+    bound = ((moments + math.log(1 / delta)) / slopes)[positive].min()
+    # Moments are convex in the slope: the chord to the next one is steeper than the mean loss.
+    means = np.append(np.diff(moments) / np.diff(slopes), math.inf)
+    fitting = positive[means[positive] <= bound]
+    tilt = int(fitting[-1] if len(fitting) else positive[0])
+
+    need = math.log(1 / (delta * _TAIL))
+    tops = (moments + need) / slopes
+    top = int(positive[np.argmin(tops[positive])])
+    with np.errstate(divide="ignore"):
+        tilted = (moments - moments[tilt] + need) / (slopes - slopes[tilt])
+    lowest = sum(n * float(part.losses[0]) for part, n in rough)
+    highest = sum(n * float(part.losses[-1]) for part, n in rough)
+    low = max(lowest, float(tilted[slopes < slopes[tilt]].max()))
+    high = max(float(tops[top]), float(tilted[slopes > slopes[tilt]].min(initial=math.inf)))
+    high = max(min(highest, high), low + rough[0][0].interval)
+    interval = 2.0 ** math.floor(math.log2((high - low) / _CELLS))
+    return _Plan(float(slopes[tilt]), float(slopes[top]), low, high, interval)
+
+
+def _slopes(rough: _Parts) -> NDArray[np.float64]:
+    """Slopes that suit the problem, negative ones and finer positive ones, ascending.
+
+    From well below one over the widest loss to well above one over the composed deviation.
+    """
+    variance = 0.0
+    for part, times in rough:
+        mean = float(part.mass @ part.losses)
+        variance += times * float(part.mass @ (part.losses - mean) ** 2)
+    widest = max(float(np.abs(part.losses[[0, -1]]).max()) for part, _ in rough)
+    least = math.floor(math.log2(1 / widest)) - 2
+    most = max(math.ceil(math.log2(1 / math.sqrt(variance))) + 6, least + 8)
+    upwards = 2.0 ** (np.arange(2 * least, 2 * most + 1) / 2)
+    return np.concatenate([-(2.0 ** np.arange(float(most), least, -2)), upwards])
 
 
 @lru_cache(maxsize=128)
@@ -152,32 +230,69 @@ def _losses(z: float, q: float, direction: AdjacencyType, interval: float) -> _L
     """Connect the dots (Doroshenko et al. 2022, algorithm 1): a loss that dominates."""
     mechanism = _mechanism(z, q, direction)
     bounds = mechanism.connect_dots_bounds()
-    lowest = math.floor(bounds.epsilon_lower / interval)
-    highest = max(math.ceil(bounds.epsilon_upper / interval), lowest + 2)
-    grid = np.arange(lowest, highest + 1)
-    deltas = np.asarray(mechanism.get_delta_for_epsilon(grid * interval), dtype=np.float64)
-    deltas = np.minimum.accumulate(np.clip(deltas, 0.0, 1.0))
-    falls = np.diff(deltas)
+    # Losses far below the window may as well lie at its foot: that only raises them.
+    lowest = min(max(math.floor(bounds.epsilon_lower / interval), -4 * _CELLS), -1)
+    highest = max(math.ceil(bounds.epsilon_upper / interval), 1)
     growth = math.expm1(interval)
-    mass = np.empty_like(deltas)
-    mass[0] = 1 - deltas[0] + falls[0] / growth
-    mass[1:-1] = (falls[1:] - falls[:-1] * math.exp(interval)) / growth
-    mass[-1] = falls[-1] / math.expm1(-interval)
-    np.maximum(mass, 0.0, out=mass)
+
+    # At losses above 0 from δ(ε); at the others from δ(ε) − (1 − e^ε), which gives the same
+    # masses and is e^ε times the curve of the opposite direction at −ε: small where δ is near 1.
+    grid = np.arange(highest + 1) * interval
+    deltas = _curve(mechanism, grid)
+    falls = np.diff(deltas)
+    positive = np.append(
+        (falls[1:] - falls[:-1] * math.exp(interval)) / growth,
+        falls[-1] / math.expm1(-interval),
+    )
+    opposite = AdjacencyType.ADD if direction is AdjacencyType.REMOVE else AdjacencyType.REMOVE
+    grid = np.arange(lowest, 2) * interval
+    # One point above 0 is needed there, where the curve of the opposite direction has none.
+    mirrored = np.append(
+        _curve(_mechanism(z, q, opposite), -grid[:-1][::-1])[::-1] * np.exp(grid[:-1]),
+        deltas[1] + growth,
+    )
+    rises = np.diff(mirrored)
+    negative = np.insert(
+        (rises[1:] - rises[:-1] * math.exp(interval)) / growth, 0, rises[0] / growth - mirrored[0]
+    )
+    mass = np.maximum(np.concatenate([negative, positive]), 0.0)
     mass.setflags(write=False)
-    return _Losses(interval, lowest, mass, float(deltas[-1]), _log_moments(mass, lowest, interval))
+    return _Losses(interval, lowest, mass, float(deltas[-1]))
 
 
-def _log_moments(mass: NDArray[np.float64], lowest: int, interval: float) -> NDArray[np.float64]:
-    held = np.flatnonzero(mass)
-    losses = (held + lowest) * interval
-    logs = np.log(mass[held])
-    moments = np.empty(len(_TILTS))
-    for i, tilt in enumerate(_TILTS):
-        exponents = logs + tilt * losses
-        top = exponents.max()
-        moments[i] = top + math.log(np.exp(exponents - top).sum())
-    return moments
+def _curve(mechanism: GaussianPrivacyLoss, epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
+    """δ at each ε ≥ 0, never rising, from dp-accounting's distribution functions.
+
+    δ(ε) = P(X ≤ x) − e^ε·Q(X ≤ x) where the loss is above ε for X < x. dp-accounting's own
+    method finds the points x one by one.
+    """
+    q, variance = mechanism.sampling_prob, mechanism.standard_deviation**2
+    removes = mechanism.adjacency_type is AdjacencyType.REMOVE
+    side = 1.0 if removes else -1.0
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # The loss without sampling where the loss with it is ε.
+        plain = side * np.log1p(np.expm1(side * epsilons) / q)
+        if removes:
+            large = epsilons - math.log(q) + np.log1p(-(1 - q) * np.exp(-epsilons))
+            plain = np.where(epsilons > 1, large, plain)
+        if q == 1:
+            plain = epsilons
+        points = -0.5 * side - plain * variance
+        deltas = mechanism.mu_upper_cdf(points) - np.exp(
+            epsilons + mechanism.mu_lower_log_cdf(points)
+        )
+    # An ADD loss is nowhere above −log(1 − q).
+    deltas = np.where(np.isfinite(deltas), deltas, 0.0)
+    return np.minimum.accumulate(np.clip(deltas, 0.0, 1.0))
+
+
+@lru_cache(maxsize=4096)
+def _log_moment(part: _Losses, slope: float) -> float:
+    """Logarithm of Σ mass·exp(slope·loss)."""
+    held = part.mass > 0
+    exponents = np.log(part.mass[held]) + slope * part.losses[held]
+    top = float(exponents.max())
+    return top + math.log(float(np.exp(exponents - top).sum()))
 
 
 def _mechanism(z: float, q: float, direction: AdjacencyType) -> GaussianPrivacyLoss:

@@ -1,5 +1,6 @@
 """The reverse questions: which noise, how many rounds, which sampling rate fit a budget."""
 
+import math
 from collections.abc import Callable
 
 from .composition import Accountant, Budget, Events, count_events, epsilon
@@ -45,22 +46,22 @@ def calibrate_noise_multiplier(
     """
     _check_rounds(rounds)
 
-    def fits(z: float) -> bool:
-        return _fits(GaussianRelease(z, sampling), rounds, budget, accountant, spent)
+    def cost(z: float) -> float:
+        return _cost(GaussianRelease(z, sampling), rounds, budget, accountant, spent)
 
-    if not fits(_LARGEST_NOISE):
+    if cost(_LARGEST_NOISE) > budget.epsilon:
         raise ValueError(
             f"no noise multiplier reaches epsilon {budget.epsilon:g} at delta {budget.delta:g} "
             f"in {rounds} rounds{_already(budget, accountant, spent, sampling)}; "
             "allow a larger epsilon or a larger delta"
         )
     high = 1.0
-    while not fits(high):
+    while cost(high) > budget.epsilon:
         high *= 2
     low = high / 2
-    while low > 2.0**-30 and fits(low):
+    while low > 2.0**-30 and cost(low) <= budget.epsilon:
         low, high = low / 2, low
-    return _bisect(fits, good=high, bad=low)
+    return _narrow(cost, budget.epsilon, good=high, bad=low)
 
 
 def calibrate_rounds(
@@ -93,7 +94,7 @@ def calibrate_rounds(
     release = GaussianRelease(noise_multiplier, sampling)
 
     def fits(rounds: int) -> bool:
-        return _fits(release, rounds, budget, accountant, spent)
+        return _cost(release, rounds, budget, accountant, spent) <= budget.epsilon
 
     if not fits(1):
         raise ValueError(
@@ -141,15 +142,14 @@ def calibrate_sampling_rate(
     """
     _check_rounds(rounds)
 
-    def fits(rate: float) -> bool:
-        return _fits(
-            GaussianRelease(noise_multiplier, Poisson(rate)), rounds, budget, accountant, spent
-        )
+    def cost(rate: float) -> float:
+        release = GaussianRelease(noise_multiplier, Poisson(rate))
+        return _cost(release, rounds, budget, accountant, spent)
 
-    if fits(1.0):
+    if cost(1.0) <= budget.epsilon:
         return 1.0
     bad, good = 1.0, 0.5
-    while not fits(good):
+    while cost(good) > budget.epsilon:
         bad, good = good, good / 2
         if good < 2.0**-30:
             raise ValueError(
@@ -158,31 +158,46 @@ def calibrate_sampling_rate(
                 f"rounds{_already(budget, accountant, spent, Poisson(1.0))}; use more noise, "
                 "fewer rounds or a larger epsilon"
             )
-    return _bisect(fits, good=good, bad=bad)
+    return _narrow(cost, budget.epsilon, good=good, bad=bad)
 
 
-def _fits(
+def _cost(
     release: GaussianRelease,
     rounds: int,
     budget: Budget,
     accountant: Accountant | None,
     spent: Events,
-) -> bool:
+) -> float:
     counts = count_events(spent)
     counts[release] += rounds
-    total = epsilon(
+    return epsilon(
         counts,
         delta=budget.delta,
         accountant=accountant,
         adjacency=_adjacency(release.sampling),
     )
-    return total <= budget.epsilon
 
 
-def _bisect(fits: Callable[[float], bool], *, good: float, bad: float) -> float:
+def _narrow(cost: Callable[[float], float], target: float, *, good: float, bad: float) -> float:
+    """Move ``good`` (whose cost is within the target) to within 1e-5 of ``bad`` (beyond it)."""
+    cost_good, cost_bad = cost(good), cost(bad)
+    step = 0
     while abs(good - bad) > 1e-5 * min(good, bad):
-        middle = 0.5 * (good + bad)
-        good, bad = (middle, bad) if fits(middle) else (good, middle)
+        step += 1
+        part = 0.5
+        if step % 4 and 0 < cost_good < cost_bad < math.inf:
+            # ε is near a power of z or q. Aim a little to either side of the root in turn, so
+            # that both ends close in on it.
+            part = math.log(target / cost_good) / math.log(cost_bad / cost_good)
+            nudge = 3e-6 / abs(math.log(bad / good))
+            part += nudge if step % 2 else -nudge
+            part = min(max(part, 1e-3), 1 - 1e-3)
+        guess = good * (bad / good) ** part
+        value = cost(guess)
+        if value <= target:
+            good, cost_good = guess, value
+        else:
+            bad, cost_bad = guess, value
     return good
 
 

@@ -109,7 +109,7 @@ def _compose(
     accountant: Accountant,
     adjacency: Adjacency,
 ) -> float:
-    # Imported here: it takes a second, and most users of this module only describe events.
+    # Imported here: dp-accounting takes a second, and much of this package does not need it.
     if accountant == "rdp":
         from ._rdp import renyi_epsilon
 
@@ -128,7 +128,8 @@ def _compose(
 
     if joint is not None:
         sampled[joint, 1.0] = 1
-    return sampled_epsilon(sampled, delta)
+    # The Rényi bound is no tighter, but resolves any δ.
+    return min(sampled_epsilon(sampled, delta), _compose(releases, delta, "rdp", adjacency))
 
 
 def count_events(events: Events) -> Counter[Event]:

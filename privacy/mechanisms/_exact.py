@@ -52,24 +52,39 @@ class LazyUniform:
         return Fraction(self.bits + 1, 1 << self.length)
 
 
-def draw(cell: LazyUniform, accept: LazyUniform, place: LazyUniform, scale: Fraction) -> int | None:
-    """One proposal for round(scale·|Z|), Z standard normal.
+def propose(cell: LazyUniform, accept: LazyUniform, place: LazyUniform) -> int | None:
+    """Decide one proposal x = (j + T)/16 for |Z|, Z standard normal.
 
     Parameters
     ----------
     cell, accept, place : LazyUniform
-        Which cell, whether to accept, and where in the cell.
+        Which cell, whether to accept, and where in the cell. Bits are added as needed.
+
+    Returns
+    -------
+    int or None
+        The cell j, or None where the proposal is rejected.
+    """
+    j = pick_cell(cell)
+    return j if _accepted(accept, place, j) else None
+
+
+def rounded(j: int, place: LazyUniform, scale: Fraction) -> int:
+    """Round scale·(j + T)/16 to the nearest integer.
+
+    Parameters
+    ----------
+    j : int
+        The cell.
+    place : LazyUniform
+        T. Bits are added until it is decided.
     scale : Fraction
         σ.
 
     Returns
     -------
-    int or None
-        None where the proposal is rejected.
+    int
     """
-    j = pick_cell(cell)
-    if not _accepted(accept, place, j):
-        return None
     while True:
         first = _round(scale * (j + place.low) / CELLS)
         last = _round(scale * (j + place.high) / CELLS)

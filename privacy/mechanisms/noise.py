@@ -1,14 +1,16 @@
 """Gaussian noise from secure randomness: continuous, and rounded to integers exactly."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._exact import CELLS, LazyUniform, cumulative_bounds, draw
+from ._exact import CELLS, LazyUniform, cumulative_bounds, propose, rounded
 from .randomness import Randomness
 
 _CHUNK = 1 << 15
@@ -38,8 +40,8 @@ def gaussian(size: int, *, sigma: float, randomness: Randomness) -> NDArray[np.f
 
     Notes
     -----
-    *Guarantee.* Independent draws of N(0, σ²) up to the rounding of doubles, with 2⁵³ values of
-    each of the two uniforms behind a pair (Box and Muller 1958); |x| ≤ 8.6·σ.
+    *Guarantee.* Independent draws of N(0, σ²), each an exact draw (no tail is cut) of which a
+    double keeps 53 bits: off by at most 2⁻⁵¹ of itself and 2⁻⁵⁷·σ.
 
     *Assumptions.* Nobody sees the low bits of what it is added to.
 
@@ -76,21 +78,17 @@ def add_gaussian(
         raise TypeError(f"out has dtype {out.dtype}; it must be float32 or float64")
     if sigma == 0:
         return
-    for part in _chunks(_flat(out)):
-        pairs = (len(part) + 1) // 2
-        radius = randomness.uniform(pairs)
-        angle = randomness.uniform(pairs)
-        # From [0, 1) to (0, 1]: the logarithm never sees a zero.
-        np.subtract(1.0, radius, out=radius)
-        np.log(radius, out=radius)
-        radius *= -2.0
-        np.sqrt(radius, out=radius)
-        radius *= sigma
-        angle *= 2 * math.pi
-        part[:pairs] += np.cos(angle) * radius
-        np.sin(angle, out=angle)
-        angle *= radius
-        part[pairs:] += angle[: len(part) - pairs]
+
+    def draws(count: int) -> NDArray[np.float64]:
+        batch = _propose(count, randomness)
+        x = batch.cell + batch.place
+        for i, (j, place) in batch.settled.items():
+            x[i] = j + float(place.low)
+        x *= batch.sign
+        x *= sigma / CELLS
+        return x[batch.accepted]
+
+    _add(_flat(out), draws)
 
 
 def rounded_gaussian(size: int, *, sigma: float, randomness: Randomness) -> NDArray[np.int64]:
@@ -154,22 +152,55 @@ def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Ra
         raise TypeError(f"out has dtype {out.dtype}; it must be int64")
     if sigma == 0:
         return
-    for part in _chunks(_flat(out)):
-        filled = 0
-        while filled < len(part):
-            drawn = _proposals(_enough(len(part) - filled), float(sigma), randomness)
-            drawn = drawn[: len(part) - filled]
-            part[filled : filled + len(drawn)] += drawn
-            filled += len(drawn)
+
+    scale = Fraction(float(sigma))
+
+    def draws(count: int) -> NDArray[np.int64]:
+        batch = _propose(count, randomness)
+        y = batch.cell + batch.place
+        y *= sigma / CELLS
+        y += 0.5
+        floors = np.floor(y)
+        # Undecided: those as near to a half-integer as the rounding of y, or of the place.
+        margin = y - floors
+        margin -= 0.5
+        np.abs(margin, out=margin)
+        y *= 2.0**-50
+        y += sigma * 2.0**-56
+        margin += y
+        values = floors.astype(np.int64)
+        for i in np.flatnonzero(margin >= 0.5):
+            if i not in batch.settled and batch.accepted[i]:
+                place = LazyUniform(int(batch.place_bits[i]), 64, randomness)
+                values[i] = rounded(int(batch.cell[i]), place, scale)
+        for index, (j, place) in batch.settled.items():
+            values[index] = rounded(j, place, scale)
+        values *= batch.sign
+        return values[batch.accepted]
+
+    _add(_flat(out), draws)
 
 
-def _proposals(count: int, sigma: float, randomness: Randomness) -> NDArray[np.int64]:
-    """Of ``count`` proposals those that were accepted, in the order in which they were made.
+@dataclass(frozen=True, eq=False)
+class _Proposals:
+    """Proposals sign·(cell + place)/16 for a standard normal, and which were accepted."""
+
+    sign: NDArray[np.int64]
+    cell: NDArray[np.uint8]
+    place: NDArray[np.float64]
+    place_bits: NDArray[np.uint64]
+    accepted: NDArray[np.bool_]
+    settled: dict[int, tuple[int, LazyUniform]]
+    """Those that doubles could not decide and that were accepted: cell and place."""
+
+
+def _propose(count: int, randomness: Randomness) -> _Proposals:
+    """Make ``count`` proposals.
 
     The half line is cut into cells [j, j+1)/16. A proposal is x = (j + t)/16 where cell j has
     probability ∝ exp(−j²/512) and t is uniform; accepted with probability
-    exp(−t(2j + t)/512), |x| has the density of |N(0, 1)|. Whatever doubles leave undecided is
-    decided by :func:`privacy.mechanisms._exact.draw` from the same bits.
+    exp(−t(2j + t)/512), x has the density of |N(0, 1)|. Whatever doubles leave undecided is
+    decided by :mod:`privacy.mechanisms._exact` from the same bits.
     """
     raw = randomness.bytes(16 * count)
     place_bits = np.frombuffer(raw, dtype=np.uint64, count=count)
@@ -180,54 +211,39 @@ def _proposals(count: int, sigma: float, randomness: Randomness) -> NDArray[np.i
 
     cell = guide[cell_top]
     crossed = np.flatnonzero(cell == _CROSSED)
-    undecided: list[NDArray[np.intp]] = []
-    if len(crossed):
-        bits = (cell_top[crossed].astype(np.int64) << 15) | (cell_rest[crossed] >> 1)
-        above = np.searchsorted(thresholds, bits, side="right")
-        cell[crossed] = len(thresholds) - above
-        undecided.append(crossed[thresholds[np.maximum(above, 1) - 1] == bits])
+    bits = (cell_top[crossed].astype(np.int64) << 15) | (cell_rest[crossed] >> 1)
+    above = np.searchsorted(thresholds, bits, side="right")
+    cell[crossed] = len(thresholds) - above
+    undecided = crossed[thresholds[np.maximum(above, 1) - 1] == bits]
 
-    t = (place_bits >> np.uint64(11)) * 2.0**-53
-    s = t + cell
-    exponent = (s + cell) * t
+    place = (place_bits >> np.uint64(11)).astype(np.float64)
+    place *= 2.0**-53
+    exponent = place + cell
+    exponent += cell
+    exponent *= place
     exponent *= 1 / 512
     u = accept_bits * 2.0**-32
-    # exp(−e) ≥ 1 − e settles most; the rest get two more terms on either side.
+    # exp(−e) ≥ 1 − e settles most; the rest get further terms on either side.
     accepted = u < (1 - 2.0**-31) - exponent
     hard = np.flatnonzero(~accepted)
     e = exponent[hard]
     upper = 1 - e * (1 - e / 2 * (1 - e / 3 * (1 - e / 4)))
-    lower = upper - e**5 / 120
-    accepted[hard] = u[hard] < lower - 2.0**-31
-    undecided.append(hard[~accepted[hard] & (u[hard] < upper + 2.0**-40)])
+    accepted[hard] = u[hard] < upper - e**5 / 120 - 2.0**-31
+    undecided = np.union1d(undecided, hard[~accepted[hard] & (u[hard] < upper + 2.0**-31)])
 
-    y = s
-    y *= sigma / CELLS
-    y += 0.5
-    k = np.floor(y)
-    margin = y - k
-    margin -= 0.5
-    np.abs(margin, out=margin)
-    y *= 2.0**-50
-    y += sigma * 2.0**-56
-    margin += y
-    undecided.append(np.flatnonzero(margin >= 0.5))
-
-    signs = 1 - 2 * (cell_rest & 1).astype(np.int64)
-    values = k.astype(np.int64)
-    if any(map(len, undecided)):
-        scale = Fraction(sigma)
-        for i in np.unique(np.concatenate(undecided)):
-            value = draw(
-                LazyUniform(int(cell_top[i]) << 15 | int(cell_rest[i]) >> 1, 31, randomness),
-                LazyUniform(int(accept_bits[i]), 32, randomness),
-                LazyUniform(int(place_bits[i]), 64, randomness),
-                scale,
-            )
-            accepted[i] = value is not None
-            values[i] = 0 if value is None else value
-    values *= signs
-    return values[accepted]
+    settled: dict[int, tuple[int, LazyUniform]] = {}
+    for i in undecided:
+        lazy_place = LazyUniform(int(place_bits[i]), 64, randomness)
+        j = propose(
+            LazyUniform(int(cell_top[i]) << 15 | int(cell_rest[i]) >> 1, 31, randomness),
+            LazyUniform(int(accept_bits[i]), 32, randomness),
+            lazy_place,
+        )
+        accepted[i] = j is not None
+        if j is not None:
+            settled[int(i)] = j, lazy_place
+    sign = 1 - 2 * (cell_rest & np.uint16(1)).astype(np.int64)
+    return _Proposals(sign, cell, place, place_bits, accepted, settled)
 
 
 _CROSSED = 255
@@ -253,12 +269,21 @@ def _cell_guide() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     tops = np.arange(1 << 16, dtype=np.int64) << 15
     first = np.searchsorted(thresholds, tops, side="left")
     last = np.searchsorted(thresholds, tops + (1 << 15) - 1, side="right")
-    guide = np.where(first == last, len(thresholds) - last, _CROSSED).astype(np.uint8)
+    guide: NDArray[np.uint8] = np.where(first == last, len(thresholds) - last, _CROSSED).astype(
+        np.uint8
+    )
     return guide, thresholds
 
 
-def _enough(count: int) -> int:
-    return count + count // 32 + 16
+def _add(flat: NDArray[Any], draws: Callable[[int], NDArray[Any]]) -> None:
+    """Add what ``draws(proposals)`` accepts, in its order, until every element has its own."""
+    for start in range(0, len(flat), _CHUNK):
+        part = flat[start : start + _CHUNK]
+        while len(part):
+            # About 2.4 % of the proposals are rejected.
+            drawn = draws(len(part) + len(part) // 32 + 16)[: len(part)]
+            part[: len(drawn)] += drawn
+            part = part[len(drawn) :]
 
 
 def _check_sigma(sigma: float, largest: float) -> None:
@@ -269,12 +294,7 @@ def _check_sigma(sigma: float, largest: float) -> None:
         )
 
 
-def _flat(out: NDArray[np.generic]) -> NDArray[np.generic]:
+def _flat(out: NDArray[Any]) -> NDArray[Any]:
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise ValueError("out must be a writeable, C-contiguous array; copy it first")
     return out.reshape(-1)
-
-
-def _chunks(flat: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
-    for start in range(0, len(flat), _CHUNK):
-        yield flat[start : start + _CHUNK]

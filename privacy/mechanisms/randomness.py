@@ -26,7 +26,7 @@ class Randomness(ABC):
 
     def uniform(self, size: int) -> NDArray[np.float64]:
         """Multiples of 2⁻⁵³ in [0, 1), uniform, shape ``(size,)``."""
-        return (self.uint64(size) >> np.uint64(11)) * 2.0**-53
+        return (self.uint64(size) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def bernoulli(self, rate: float, size: int) -> NDArray[np.bool_]:
         """Independent bits, each True with exactly the probability that the double ``rate`` is.

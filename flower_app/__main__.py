@@ -1,0 +1,28 @@
+"""The app's own command line: ``python -m flower_app --help``."""
+
+import argparse
+import sys
+
+from flower_app import launch
+from flower_app.data import DataError
+from flower_app.settings import SettingError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and do what it says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flower_app",
+        description="Private federated learning on MNIST, and encrypted questions to the result.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    launch.add_command(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (SettingError, DataError, launch.RunFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""Data: where it comes from, who holds what, and what a model sees of it."""
+
+from flower_app.data.cache import cache_folder as cache_folder
+from flower_app.data.clients import ClientData as ClientData
+from flower_app.data.clients import check_node_folder as check_node_folder
+from flower_app.data.clients import load_node_folder as load_node_folder
+from flower_app.data.clients import simulated_client as simulated_client
+from flower_app.data.dataset import DATASETS as DATASETS
+from flower_app.data.dataset import Dataset as Dataset
+from flower_app.data.dataset import Split as Split
+from flower_app.data.dataset import load_dataset as load_dataset
+from flower_app.data.errors import DataError as DataError
+from flower_app.data.inputs import InputKind as InputKind
+from flower_app.data.inputs import Inputs as Inputs
+from flower_app.data.inputs import encode as encode
+from flower_app.data.inputs import load_inputs as load_inputs
+from flower_app.data.partitions import PARTITIONS as PARTITIONS
+from flower_app.data.partitions import Partitions as Partitions
+from flower_app.data.partitions import PartitionSpec as PartitionSpec
+from flower_app.data.partitions import load_partitions as load_partitions

@@ -1,0 +1,68 @@
+"""The folder that keeps what is slow to get, and how processes share it without a race."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from filelock import FileLock
+from numpy.typing import NDArray
+
+
+def cache_folder(cache_dir: Path | None = None) -> Path:
+    """Return ``cache_dir``, or the user's cache folder for bloomseal, made if it is missing."""
+    folder = platformdirs.user_cache_path("bloomseal") if cache_dir is None else Path(cache_dir)
+    folder = folder.expanduser().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Hold the lock that stands beside ``path``; other processes wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file that others see whole or not at all."""
+    with _whole_or_not_at_all(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def shared_array(path: Path, make: Callable[[], NDArray[np.generic]]) -> NDArray[np.generic]:
+    """Return the array kept at ``path``, memory-mapped; the first process makes it.
+
+    Parameters
+    ----------
+    path
+        An ``.npy`` file. Its name says everything that determines the content.
+    make
+        Called by one process, once, while the others wait.
+    """
+    if not path.exists():
+        with only_one(path):
+            if not path.exists():
+                content = make()
+                with _whole_or_not_at_all(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, content, allow_pickle=False)
+    array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,144 @@
+"""What one client holds: its share in a simulation, or its own folder on a deployed SuperNode."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flower_app.data.dataset import Split
+from flower_app.data.errors import DataError
+from flower_app.data.idx import from_idx, read_plain
+from flower_app.data.inputs import Inputs
+from flower_app.data.partitions import Partitions
+from flower_app.data.sources import TRAIN_IMAGES, TRAIN_LABELS
+
+CLASSES = 10
+
+
+@dataclass(frozen=True, eq=False)
+class ClientData:
+    """A client's examples, as its model sees them.
+
+    Attributes
+    ----------
+    inputs
+        float32, (n, ...).
+    labels
+        int64, (n,).
+    """
+
+    inputs: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def simulated_client(inputs: Inputs, partitions: Partitions, client: int) -> ClientData:
+    """Return what a simulated client holds.
+
+    Raises
+    ------
+    IndexError
+        If there is no such client.
+    """
+    rows = partitions.rows(client)
+    return ClientData(inputs.train(rows), inputs.dataset.train.labels[rows])
+
+
+def load_node_folder(folder: Path) -> Split:
+    """Return the images in a SuperNode's own folder.
+
+    The folder holds either one ``.npz`` file with ``images``, uint8 (n, 28, 28), and ``labels``,
+    integers (n,) from 0 to 9, or the IDX files ``train-images-idx3-ubyte`` and
+    ``train-labels-idx1-ubyte`` (also compressed, ``.gz``; also below it in ``MNIST/raw`` or
+    ``FashionMNIST/raw``, where torchvision puts them).
+
+    Raises
+    ------
+    DataError
+        If anything is wrong, with every file's fault and the remedy.
+    """
+    split, faults = _read(folder.expanduser())
+    if split is None:
+        raise DataError("; ".join(faults))
+    return split
+
+
+def check_node_folder(folder: Path) -> list[str]:
+    """Say what is wrong with which file of a SuperNode's own folder; nothing if it is good."""
+    return _read(folder.expanduser())[1]
+
+
+def _read(folder: Path) -> tuple[Split | None, list[str]]:
+    if not folder.is_dir():
+        return None, [f"{folder} is not a folder; set data-dir to the one with this node's images"]
+    archives = sorted(folder.glob("*.npz"))
+    if len(archives) > 1:
+        names = ", ".join(path.name for path in archives)
+        return None, [f"{folder} holds several .npz files ({names}); leave one"]
+    try:
+        images, labels, where = _from_npz(archives[0]) if archives else _from_idx_files(folder)
+    except DataError as error:
+        return None, [str(error)]
+    faults = _faults(images, labels, where)
+    return (None, faults) if faults else (Split(images, labels.astype(np.int64)), [])
+
+
+def _from_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = {"images", "labels"} - set(archive.files)
+            if missing:
+                raise DataError(f"{path} has no {' and no '.join(sorted(missing))}; add it")
+            return archive["images"], archive["labels"], str(path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read ({error}); replace it") from error
+
+
+def _from_idx_files(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8], str]:
+    places = (folder, folder / "MNIST" / "raw", folder / "FashionMNIST" / "raw")
+    arrays = []
+    for name in (TRAIN_IMAGES, TRAIN_LABELS):
+        found = [
+            path
+            for place in places
+            for end in ("", ".gz")
+            if (path := place / (name + end)).exists()
+        ]
+        if not found:
+            raise DataError(
+                f"{folder} has neither a .npz file nor {name}; put this node's images there"
+            )
+        arrays.append(from_idx(read_plain(found[0]), str(found[0])))
+    return arrays[0], arrays[1], str(found[0].parent)
+
+
+def _faults(images: NDArray[np.generic], labels: NDArray[np.generic], where: str) -> list[str]:
+    faults = []
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
+        faults.append(
+            f"{where}: images are {images.dtype} of shape {images.shape}; "
+            "make them uint8 of shape (n, 28, 28)"
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        faults.append(
+            f"{where}: labels are {labels.dtype} of shape {labels.shape}; "
+            "make them integers of shape (n,)"
+        )
+    elif labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
+        faults.append(
+            f"{where}: labels run from {labels.min()} to {labels.max()}; "
+            f"make them 0 to {CLASSES - 1}"
+        )
+    if not faults and len(images) != len(labels):
+        faults.append(
+            f"{where}: {len(images):,} images and {len(labels):,} labels; make them as many"
+        )
+    if not faults and not len(images):
+        faults.append(f"{where}: there are no images; add some")
+    return faults

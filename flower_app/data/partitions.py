@@ -1,0 +1,208 @@
+"""Who holds what in a simulation: the clients' disjoint shares of the training images.
+
+Made once by ``flwr-datasets`` partitioners on a table of rows and labels, then kept in the
+cache folder: importing those partitioners takes seconds, and thousands of client calls in many
+processes only need their own rows.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flower_app.data.cache import cache_folder, shared_array
+from flower_app.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
+
+SHARDS_A_CLIENT = 2
+
+
+@dataclass(frozen=True)
+class PartitionSpec:
+    """How the training images are divided.
+
+    Attributes
+    ----------
+    kind
+        ``"iid"``: equal shares of a shuffled deck. ``"dirichlet"``: each class is divided in
+        proportions drawn from Dirichlet(``alpha``) (Hsu et al. 2019, arXiv 1909.06335; with
+        the balancing of ``flwr-datasets``). ``"shards"``: sorted by label, cut in two shards a
+        client (McMahan et al. 2017, arXiv 1602.05629, section 3). ``"lognormal"``: shuffled,
+        with sizes drawn from a log-normal distribution.
+    clients
+        How many shares.
+    seed
+        The same seed gives the same shares.
+    alpha
+        Of the Dirichlet distribution, above 0: the smaller, the fewer classes a client has.
+    sigma
+        Standard deviation of the logarithm of the sizes, at least 0.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+    """
+
+    kind: str = "shards"
+    clients: int = 1000
+    seed: int = 0
+    alpha: float = 0.3
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in _MAKERS:
+            raise ValueError(
+                f"partition = {self.kind!r} is unknown; choose one of {', '.join(_MAKERS)}"
+            )
+        if self.clients < 1:
+            raise ValueError(f"clients = {self.clients} must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"partition seed = {self.seed} must not be negative")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"alpha = {self.alpha} must be a finite number above 0")
+        if not (math.isfinite(self.sigma) and self.sigma >= 0):
+            raise ValueError(f"sigma = {self.sigma} must be a finite number of at least 0")
+
+
+class Partitions:
+    """The shares of all clients.
+
+    Parameters
+    ----------
+    table
+        int64, (1 + clients + rows,): where each client's rows start, the end of the last
+        one's, then the rows of one client after another.
+    clients
+        How many clients the table is for.
+    """
+
+    def __init__(self, table: NDArray[np.int64], clients: int) -> None:
+        self._starts = np.array(table[: clients + 1])
+        self._rows = table[clients + 1 :]
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def rows(self, client: int) -> NDArray[np.int64]:
+        """Return the rows, int64 (n_k,), of the training images that a client holds.
+
+        Raises
+        ------
+        IndexError
+            If there is no such client.
+        """
+        if not 0 <= client < len(self):
+            raise IndexError(f"client = {client} must be from 0 to {len(self) - 1}")
+        return np.array(self._rows[self._starts[client] : self._starts[client + 1]])
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many images each client holds, int64 (clients,)."""
+        return np.diff(self._starts)
+
+
+def load_partitions(
+    spec: PartitionSpec, dataset: Dataset, *, cache_dir: Path | None = None
+) -> Partitions:
+    """Return the shares that ``spec`` describes of a data set's training images.
+
+    The first call anywhere makes them and keeps them in the cache folder; later ones open the
+    file, and within a process return what they opened.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer images than the clients need, or the partitioner finds no division.
+    """
+    least = spec.clients * (SHARDS_A_CLIENT if spec.kind == "shards" else 1)
+    if least > len(dataset.train):
+        raise ValueError(
+            f"clients = {spec.clients:,} with partition = {spec.kind!r} needs at least {least:,} "
+            f"images, and there are {len(dataset.train):,}; lower the number of clients"
+        )
+    return _open(spec, dataset, cache_folder(cache_dir))
+
+
+@cache
+def _open(spec: PartitionSpec, dataset: Dataset, folder: Path) -> Partitions:
+    shape = {"dirichlet": f"-{spec.alpha!r}", "lognormal": f"-{spec.sigma!r}"}.get(spec.kind, "")
+    name = f"{dataset.fingerprint}-{spec.kind}{shape}-{spec.clients}-{spec.seed}.npy"
+    table = shared_array(folder / "partitions" / name, lambda: _divide(spec, dataset.train.labels))
+    return Partitions(cast(NDArray[np.int64], table), spec.clients)
+
+
+def _divide(spec: PartitionSpec, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Let flwr-datasets divide a shuffled table of rows and labels."""
+    from datasets import Dataset as Table
+
+    shuffle, draw = np.random.default_rng(spec.seed).spawn(2)
+    rows = shuffle.permutation(len(labels))
+    partitioner = _MAKERS[spec.kind](spec, len(labels), draw)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the partitioners' own; what matters is checked below
+        partitioner.dataset = Table.from_dict({"row": rows, "label": labels[rows]})
+        shares = [
+            np.asarray(partitioner.load_partition(client).with_format("numpy")["row"][:], np.int64)
+            for client in range(spec.clients)
+        ]
+    starts = np.cumsum([0, *map(len, shares)])
+    return np.concatenate([starts, *shares])
+
+
+def _iid(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Partitioner":
+    from flwr_datasets.partitioner import IidPartitioner
+
+    return IidPartitioner(num_partitions=spec.clients)
+
+
+def _dirichlet(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Partitioner":
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    return DirichletPartitioner(
+        num_partitions=spec.clients,
+        partition_by="label",
+        alpha=float(spec.alpha),
+        min_partition_size=0,
+        self_balancing=True,
+        seed=int(draw.integers(2**31)),
+    )
+
+
+def _shards(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Partitioner":
+    from flwr_datasets.partitioner import ShardPartitioner
+
+    return ShardPartitioner(
+        num_partitions=spec.clients,
+        partition_by="label",
+        num_shards_per_partition=SHARDS_A_CLIENT,
+        seed=int(draw.integers(2**31)),
+    )
+
+
+def _lognormal(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Partitioner":
+    from flwr_datasets.partitioner import SizePartitioner
+
+    weights = draw.lognormal(sigma=spec.sigma, size=spec.clients)
+    spare = images - spec.clients
+    ends = np.floor(np.cumsum(weights) / weights.sum() * spare).astype(int)
+    ends[-1] = spare
+    return SizePartitioner([1 + int(size) for size in np.diff(ends, prepend=0)])
+
+
+_MAKERS: Mapping[str, Callable[[PartitionSpec, int, np.random.Generator], "Partitioner"]] = {
+    "iid": _iid,
+    "dirichlet": _dirichlet,
+    "shards": _shards,
+    "lognormal": _lognormal,
+}
+
+PARTITIONS = tuple(_MAKERS)

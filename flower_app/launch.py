@@ -1,0 +1,231 @@
+"""``python -m flower_app run``: a simulation with a SuperLink of its own, gone when it ends."""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flower_app.settings import SettingError, Settings
+
+PROJECT = Path(__file__).parents[1]
+_START_SECONDS = 60.0
+
+
+class RunFailed(RuntimeError):
+    """A run that did not finish; the message says why and where to look."""
+
+
+def add_command(commands: Any) -> None:
+    """Add ``run`` to the app's command line."""
+    parser = commands.add_parser(
+        "run",
+        help="train in a local simulation, then ask encrypted questions",
+        description="Starts a Flower SuperLink of its own on free loopback ports, runs the app in "
+        "simulation in the environment it was called from, and stops the SuperLink. Flower's "
+        "telemetry is off.",
+        epilog="Settings: " + ", ".join(Settings().as_config()),
+    )
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="NAME=VALUE",
+        help="settings of the run, for instance model=cnn epsilon=8",
+    )
+    parser.add_argument("--nodes", type=int, default=1000, help="simulated SuperNodes (1000)")
+    parser.add_argument(
+        "--cpus", type=int, default=os.cpu_count() or 1, help="cores to use (all of them)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the app in simulation.
+
+    Raises
+    ------
+    SettingError
+        Before anything is started, if a setting is wrong.
+    RunFailed
+        If the run did not finish.
+    """
+    overrides = parse_settings(options.settings)
+    overrides.setdefault("results-dir", str(PROJECT / "results"))
+    Settings.from_config(overrides)
+    if options.nodes < 1:
+        raise SettingError(f"--nodes {options.nodes} is wrong; it must be at least 1")
+    print(f"Simulating {options.nodes:,} SuperNodes on {options.cpus} cores.")
+    print("Flower's telemetry is off for this run (FLWR_TELEMETRY_ENABLED=0).", flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="bloomseal-flwr-") as home,
+        superlink(Path(home)) as environment,
+    ):
+        return _submit(overrides, options, environment)
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """Read ``name=value`` pairs; values are TOML, and bare words are text.
+
+    Raises
+    ------
+    SettingError
+        If a pair has no name or no value.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip():
+            raise SettingError(f"{pair!r} is not a setting; write name=value, as in model=cnn")
+        try:
+            settings[name.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[name.strip()] = text
+    return settings
+
+
+@contextlib.contextmanager
+def superlink(home: Path) -> Iterator[dict[str, str]]:
+    """A simulating SuperLink on free loopback ports, with its own Flower home.
+
+    Yields
+    ------
+    dict of str to str
+        The environment in which the ``flwr`` command finds it, as the connection ``local``.
+
+    Raises
+    ------
+    RunFailed
+        If it does not come up.
+    """
+    port, control = free_ports(2)
+    environment = os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = "127.0.0.1:{port}"\n'
+        "insecure = true\n"
+    )
+    log = home / "superlink.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                _program("flower-superlink"),
+                *("--insecure", "--simulation", "--isolation", "subprocess"),
+                *("--host", "127.0.0.1", "--port", str(port)),
+                *("--control-api-address", f"127.0.0.1:{control}"),
+            ],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that Ctrl-C reaches us first, and all of it can be ended
+        )
+    try:
+        _wait_until_up(process, port, log)
+        yield environment
+    finally:
+        end_group(process)
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and all it started: first politely, then not."""
+    for number, patience in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=patience)
+    # Children that outlived their parent still carry its group.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_until_up(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+            return
+        time.sleep(0.2)
+    words = log.read_text(errors="replace").strip()[-1500:]
+    raise RunFailed(f"Flower's SuperLink did not come up. Its last words:\n{words}")
+
+
+def _program(name: str) -> str:
+    """A program of the environment that this one runs in."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else name
+
+
+def _submit(
+    overrides: dict[str, Any], options: argparse.Namespace, environment: dict[str, str]
+) -> int:
+    federation = {
+        "num-supernodes": options.nodes,
+        "client-resources-num-cpus": 1,
+        "init-args-num-cpus": options.cpus,
+    }
+    command = [
+        *(_program("flwr"), "run", str(PROJECT), "local", "--stream"),
+        *("--run-config", " ".join(f"{k}={_toml(v)}" for k, v in overrides.items())),
+        *("--federation-config", " ".join(f"{k}={v}" for k, v in federation.items())),
+    ]
+    begun = time.time()
+    results = Path(overrides["results-dir"])
+    stream = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    try:
+        while stream.poll() is None:
+            time.sleep(1)
+            # The stream may linger for a minute after the run has ended.
+            if _finished(results, begun):
+                time.sleep(2)
+                break
+    except KeyboardInterrupt:
+        print("\nStopping.", file=sys.stderr)
+        return 130
+    finally:
+        if stream.poll() is None:
+            stream.terminate()
+            stream.wait()
+    if not _finished(results, begun):
+        raise RunFailed("the run ended without results; what went wrong stands above")
+    return 0
+
+
+def _finished(results: Path, begun: float) -> bool:
+    """Whether a run has put its finished results in place since then."""
+    metrics = results / "latest" / "metrics.json"
+    try:
+        return metrics.stat().st_mtime >= begun
+    except OSError:
+        return False
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value)

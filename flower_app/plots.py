@@ -1,0 +1,171 @@
+"""Pictures of a run, as PNG files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from flower_app.data import Partitions
+
+_INK, _SOFT = "#1f2933", "#9aa5b1"
+_BLUE, _ORANGE, _GREEN, _RED = "#2a6fdb", "#e8833a", "#2f9e63", "#c9372c"
+_STYLE = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _SOFT,
+    "axes.labelcolor": _INK,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": "#e4e7eb",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+}
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+
+
+def plot_training(
+    path: Path,
+    *,
+    accuracy: Mapping[int, float],
+    epsilon: Mapping[int, float],
+    budget: float,
+    delta: float,
+) -> None:
+    """Validation accuracy and ε, round by round, over one axis of rounds."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.5, 6.2))
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        above.plot(list(accuracy), [100 * a for a in accuracy.values()], color=_BLUE, lw=2)
+        last = list(accuracy.values())[-1]
+        above.set_title(f"Validation accuracy: {100 * last:.1f} % after the last round")
+        above.set_ylabel("accuracy (%)")
+        above.set_ylim(0, 101)
+        below.plot(list(epsilon), list(epsilon.values()), color=_ORANGE, lw=2)
+        below.axhline(budget, color=_RED, lw=1.2, ls="--")
+        below.text(0, budget, f" allowed: {budget:g}", color=_RED, va="bottom")
+        below.set_ylim(0, 1.2 * budget)
+        below.set_title(f"Privacy spent: ε at δ = {delta:g}, for every client")
+        below.set_ylabel("ε")
+        below.set_xlabel("round")
+        figure.align_ylabels([above, below])
+        figure.tight_layout()
+        _save(figure, path)
+
+
+def plot_encrypted(
+    path: Path,
+    *,
+    images: npt.NDArray[np.uint8],
+    labels: Sequence[int],
+    answers: Sequence[int],
+    count: int = 24,
+) -> None:
+    """Images that were classified without being seen; wrong answers come first, in red."""
+    wrong = [i for i in range(len(images)) if answers[i] != labels[i]][: count // 4]
+    right_ones = [i for i in range(len(images)) if answers[i] == labels[i]]
+    chosen = wrong + right_ones[: count - len(wrong)]
+    columns = 8
+    rows = -(-len(chosen) // columns)
+    right = sum(a == b for a, b in zip(answers, labels, strict=True))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.5, 1.15 * rows + 0.8))
+        grid = np.atleast_2d(figure.subplots(rows, columns))
+        for axis in grid.flat:
+            axis.axis("off")
+        for axis, i in zip(grid.flat, chosen, strict=False):
+            good = answers[i] == labels[i]
+            axis.imshow(images[i], cmap="gray_r", interpolation="nearest")
+            axis.set_title(
+                f"{answers[i]}" if good else f"{answers[i]}, not {labels[i]}",
+                color=_GREEN if good else _RED,
+                fontsize=10,
+                loc="center",
+                pad=2,
+            )
+        figure.suptitle(
+            f"Answers to encrypted questions: {right} of {len(images)} right",
+            x=0.02,
+            ha="left",
+            weight="bold",
+        )
+        figure.tight_layout(rect=(0, 0, 1, 0.97))
+        _save(figure, path)
+
+
+def plot_holdings(path: Path, *, counts: npt.NDArray[np.int64], clients: int = 60) -> None:
+    """Who holds what: the labels of the first clients. Simulation only: this is clients' data."""
+    shown = counts[:clients]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.5, 3.2))
+        axis = figure.subplots()
+        bottom = np.zeros(len(shown))
+        colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
+        for label in range(shown.shape[1]):
+            axis.bar(
+                range(len(shown)),
+                shown[:, label],
+                bottom=bottom,
+                width=1.0,
+                color=colours[label],
+                label=str(label),
+            )
+            bottom += shown[:, label]
+        axis.set_title("Who holds what (simulation: not private)")
+        axis.set_xlabel(f"client (the first {len(shown)} of {len(counts):,})")
+        axis.set_ylabel("images")
+        axis.legend(
+            title="digit", ncol=1, bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False
+        )
+        figure.tight_layout()
+        _save(figure, path)
+
+
+def plot_noise(
+    path: Path,
+    *,
+    released: Mapping[int, float],
+    noise: float,
+    window: int = 9,
+) -> None:
+    """Noise against signal, as norms of a round's summed update, from what was released.
+
+    The signal is estimated: the squared norm of the released sum less the noise's expected one,
+    averaged over some rounds around each.
+    """
+    rounds = np.array(list(released))
+    excess = np.array(list(released.values())) ** 2 - noise**2
+    reach = min(window, len(excess))
+    weights = np.convolve(np.ones_like(excess), np.ones(reach), mode="same")
+    smooth = np.convolve(excess, np.ones(reach), mode="same") / weights
+    signal = np.sqrt(np.maximum(smooth, 0.0))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.5, 3.2))
+        axis = figure.subplots()
+        axis.plot(rounds, np.full_like(signal, noise), color=_ORANGE, lw=2)
+        axis.plot(rounds, signal, color=_BLUE, lw=2)
+        axis.text(rounds[-1], noise, " noise", color=_ORANGE, va="center")
+        axis.text(
+            rounds[-1], signal[-1], " what clients\n said, together", color=_BLUE, va="center"
+        )
+        axis.set_ylim(0, 1.2 * max(noise, signal.max()))
+        axis.set_title("Noise against signal, estimated from the released models")
+        axis.set_xlabel("round")
+        axis.set_ylabel("L2 norm of the sum")
+        figure.tight_layout()
+        _save(figure, path)
+
+
+def label_counts(partitions: Partitions, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many images of each label each client holds, (clients, 10)."""
+    return np.stack(
+        [np.bincount(labels[partitions.rows(k)], minlength=10) for k in range(len(partitions))]
+    )

@@ -1,0 +1,246 @@
+"""The run configuration as one frozen, validated object."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from math import ceil, isfinite, sqrt
+from pathlib import Path
+from typing import Any
+
+from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
+from flower_app.models import MODELS
+
+
+class SettingError(ValueError):
+    """A setting that is wrong; the message names it, its value and the remedy."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What suits a model, chosen on the validation split, which belongs to no client.
+
+    Attributes
+    ----------
+    rounds : int
+        How many rounds.
+    clipping_norm : float
+        S, of a client's update.
+    server_learning_rate, server_momentum : float
+        Of the server's optimizer.
+    local_learning_rate : float
+        Of the client's SGD.
+    local_steps : int
+        Full-batch steps a round.
+    example_clipping_norm : float
+        C, of one example's gradient.
+    """
+
+    rounds: int
+    clipping_norm: float
+    server_learning_rate: float
+    server_momentum: float
+    local_learning_rate: float
+    local_steps: int
+    example_clipping_norm: float
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "hog-linear": Recipe(
+        rounds=75,
+        clipping_norm=0.02,
+        server_learning_rate=40.0,
+        server_momentum=0.9,
+        local_learning_rate=1.0,
+        local_steps=1,
+        example_clipping_norm=1.0,
+    ),
+    "mlp": Recipe(
+        rounds=100,
+        clipping_norm=0.1,
+        server_learning_rate=1.0,
+        server_momentum=0.9,
+        local_learning_rate=0.1,
+        local_steps=4,
+        example_clipping_norm=1.0,
+    ),
+    "cnn": Recipe(
+        rounds=100,
+        clipping_norm=0.1,
+        server_learning_rate=1.0,
+        server_momentum=0.9,
+        local_learning_rate=0.1,
+        local_steps=4,
+        example_clipping_norm=1.0,
+    ),
+}
+
+WEIGHTINGS = ("uniform", "capped")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of a run. In the configuration the names are written with dashes.
+
+    A zero in one of the recipe's settings (``rounds`` … ``example_clipping_norm``) stands for
+    the model's own recipe, and is filled in by ``from_config``.
+    """
+
+    # What is learned, and from what.
+    dataset: str = "mnist"
+    data_dir: str = ""
+    model: str = "hog-linear"
+    model_seed: int = 0
+    deployed: bool = False
+
+    # Who has what (simulation only).
+    partition: str = "shards"
+    partition_seed: int = 0
+    dirichlet_alpha: float = 0.3
+    lognormal_sigma: float = 1.0
+
+    # Client-level privacy.
+    population: int = 0
+    sampling_rate: float = 0.1
+    epsilon: float = 3.0
+    delta: float = 1e-5
+    noise_multiplier: float = 0.0
+    ledger: str = ""
+    resume: str = ""
+
+    # Training.
+    rounds: int = 0
+    clipping_norm: float = 0.0
+    weighting: str = "uniform"
+    weight_cap: float = 0.0
+    total_weight: float = 0.0
+    server_learning_rate: float = 0.0
+    server_momentum: float = -1.0
+    local_learning_rate: float = 0.0
+    local_steps: int = 0
+    example_clipping_norm: float = 0.0
+    round_timeout: float = 600.0
+
+    # Record-level privacy, on top.
+    record_epsilon: float = 0.0
+    record_delta: float = 1e-5
+    nominal_records: int = 50
+
+    # Encrypted inference on the finished model.
+    encrypted_images: int = 200
+
+    # Where results go.
+    results_dir: str = ""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Settings":
+        """Read a run configuration.
+
+        Parameters
+        ----------
+        config : mapping
+            Kebab-case names to values, as Flower hands them over.
+
+        Returns
+        -------
+        Settings
+            With the model's recipe filled in.
+
+        Raises
+        ------
+        SettingError
+            Naming the first setting that is unknown or wrong.
+        """
+        known = {field.name.replace("_", "-"): field for field in fields(cls)}
+        values: dict[str, Any] = {}
+        for name, value in config.items():
+            if name not in known:
+                raise SettingError(
+                    f"{name} = {value!r} is not a setting; the settings are {', '.join(known)}"
+                )
+            values[known[name].name] = _typed(name, value, type(known[name].default))
+        return cls(**values)._checked()._with_recipe()
+
+    def as_config(self) -> dict[str, Any]:
+        """The settings as they would stand in a configuration."""
+        return {name.replace("_", "-"): value for name, value in asdict(self).items()}
+
+    @property
+    def planned_participations(self) -> int:
+        """How often a client is prepared to take part: its mean and three standard deviations."""
+        mean = self.rounds * self.sampling_rate
+        return max(1, ceil(mean + 3 * sqrt(mean * (1 - self.sampling_rate))))
+
+    def partition_spec(self, clients: int) -> PartitionSpec:
+        """How a simulation divides the images among this many clients."""
+        return PartitionSpec(
+            kind=self.partition,
+            clients=clients,
+            seed=self.partition_seed,
+            alpha=self.dirichlet_alpha,
+            sigma=self.lognormal_sigma,
+        )
+
+    def _checked(self) -> "Settings":
+        for name, choices in (
+            ("dataset", DATASETS),
+            ("model", tuple(MODELS)),
+            ("partition", PARTITIONS),
+            ("weighting", WEIGHTINGS),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise SettingError(f"{name} = {value!r} is unknown; choose {' or '.join(choices)}")
+        self._need("sampling_rate", 0 < self.sampling_rate <= 1, "a number in (0, 1]")
+        self._need("epsilon", self.epsilon > 0, "a positive number")
+        self._need("delta", 0 < self.delta < 1, "a number strictly between 0 and 1")
+        self._need("record_delta", 0 < self.record_delta < 1, "strictly between 0 and 1")
+        self._need("server_momentum", self.server_momentum < 1, "a number below 1")
+        for name in (
+            "population",
+            "noise_multiplier",
+            "rounds",
+            "clipping_norm",
+            "server_learning_rate",
+            "local_learning_rate",
+            "local_steps",
+            "example_clipping_norm",
+            "record_epsilon",
+            "encrypted_images",
+            "weight_cap",
+            "total_weight",
+        ):
+            self._need(name, getattr(self, name) >= 0, "a number of at least 0")
+        for name in ("nominal_records", "round_timeout", "dirichlet_alpha", "lognormal_sigma"):
+            self._need(name, getattr(self, name) > 0, "a positive number")
+        if self.weighting == "capped":
+            for name in ("weight_cap", "total_weight"):
+                self._need(name, getattr(self, name) > 0, "positive where weighting = 'capped'")
+        if self.data_dir:
+            self._need("data_dir", Path(self.data_dir).is_dir(), "a folder that exists")
+        if self.resume:
+            self._need("resume", Path(self.resume).is_file(), "a checkpoint file that exists")
+        return self
+
+    def _need(self, name: str, good: bool, what: str) -> None:
+        if not good:
+            kebab = name.replace("_", "-")
+            raise SettingError(f"{kebab} = {getattr(self, name)!r} is wrong; it must be {what}")
+
+    def _with_recipe(self) -> "Settings":
+        recipe = asdict(RECIPES[self.model])
+        unset = {
+            name: value
+            for name, value in recipe.items()
+            if getattr(self, name) < 0 or (getattr(self, name) == 0 and name != "server_momentum")
+        }
+        return replace(self, **unset)
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        raise SettingError(f"{name} = {value!r} is wrong; it must be {expected[kind]}")
+    if isinstance(value, float) and not isfinite(value):
+        raise SettingError(f"{name} = {value!r} is wrong; it must be finite")
+    return value

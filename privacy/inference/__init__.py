@@ -1,0 +1,20 @@
+"""Encrypted inference with CKKS: compile a model, encrypt a question, evaluate, decrypt.
+
+Three roles. Whoever holds the model compiles it (:func:`compile_model`); the plan is public. The
+:class:`DataOwner` makes keys for that plan, encrypts and decrypts. The :class:`Evaluator` holds
+the compiled model and the owner's public and evaluation keys, and learns nothing about the data.
+"""
+
+from privacy.inference._lowering import UnsupportedLayerError as UnsupportedLayerError
+from privacy.inference._planner import CannotPlanError as CannotPlanError
+from privacy.inference._wire import MessageError as MessageError
+from privacy.inference.activations import Polynomial as Polynomial
+from privacy.inference.activations import Square as Square
+from privacy.inference.compiled import CompiledModel as CompiledModel
+from privacy.inference.compiled import compile_model as compile_model
+from privacy.inference.evaluator import Evaluator as Evaluator
+from privacy.inference.owner import Answer as Answer
+from privacy.inference.owner import DataOwner as DataOwner
+from privacy.inference.owner import OutOfRangeError as OutOfRangeError
+from privacy.inference.owner import ThrowAwayOwner as ThrowAwayOwner
+from privacy.inference.plan import Plan as Plan

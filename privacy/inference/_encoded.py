@@ -1,0 +1,226 @@
+"""The evaluator's arithmetic: weights encoded once, then products, rotations and squares."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from privacy.inference._ciphers import Cipher, CipherAlgebra
+from privacy.inference._lowering import Activation
+from privacy.inference._packing import Diagonals, Gather, Products, Readout
+from privacy.inference._planner import LayerScales, Scales, walk
+from privacy.inference._polynomials import evaluate
+from privacy.inference._seal import CONJUGATE, Ring, seal
+from privacy.inference.plan import Plan
+
+
+@dataclass(frozen=True)
+class SlotProgram:
+    """What the evaluator does for a model with activations."""
+
+    first: Gather
+    middle: tuple[Diagonals, ...]
+    last: tuple[Readout, ...]
+    activations: tuple[Activation, ...]
+    scales: Scales
+
+
+@dataclass(frozen=True)
+class ProductProgram:
+    """What the evaluator does for a model that is one affine map."""
+
+    products: Products
+    weight_bits: int
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a data owner lets an evaluator compute with; none of it decrypts.
+
+    Attributes
+    ----------
+    public : SEAL public key
+    relin, galois : SEAL keys, or None where the plan needs none
+    """
+
+    public: Any
+    relin: Any
+    galois: Any
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer before the last: its plaintexts, and what its products come out as."""
+
+    packed: Gather | Diagonals
+    weights: dict[tuple[int, int], Any]
+    bias: Any
+    activation: Activation
+    scale: float
+    level: int
+
+
+class EncodedModel:
+    """A compiled model as plaintexts of its ring.
+
+    Parameters
+    ----------
+    plan : Plan
+    program : SlotProgram or ProductProgram
+    """
+
+    def __init__(self, plan: Plan, program: SlotProgram | ProductProgram) -> None:
+        self.plan = plan
+        self.program = program
+        self.digest = plan.digest
+        self.ring = Ring(plan.degree, plan.prime_bits)
+
+    @cached_property
+    def _scales(self) -> tuple[LayerScales, ...]:
+        program = self.program
+        if isinstance(program, ProductProgram):
+            return ()
+        return walk(program.scales, program.activations, [float(p) for p in self.ring.primes])
+
+    @cached_property
+    def _first(self) -> list[Any]:
+        ring, program = self.ring, self.program
+        if isinstance(program, ProductProgram):
+            scale = 2.0**program.weight_bits
+            return [ring.encode_coefficients(w, scale, 1) for w in program.products.weights]
+        scale = self._scales[0].weights
+        return [ring.encode(w, scale, ring.levels) for w in program.first.weights]
+
+    @cached_property
+    def _layers(self) -> list[_Layer]:
+        """The layers before the last; of the first, the weights are in ``_first``."""
+        program = self.program
+        if isinstance(program, ProductProgram):
+            return []
+        layers = []
+        packings: tuple[Gather | Diagonals, ...] = (program.first, *program.middle)
+        for packed, scales, activation in zip(
+            packings, self._scales, program.activations, strict=False
+        ):
+            weights = {}
+            if isinstance(packed, Diagonals):
+                weights = {
+                    step: self.ring.encode(diagonal, scales.weights, scales.level)
+                    for step, diagonal in packed.diagonals.items()
+                    if np.any(diagonal)
+                }
+            scale = scales.inputs * scales.weights
+            bias = self.ring.encode(packed.bias, scale, scales.level)
+            layers.append(_Layer(packed, weights, bias, activation, scale, scales.level))
+        return layers
+
+    @cached_property
+    def _last(self) -> list[Any]:
+        program = self.program
+        if isinstance(program, ProductProgram):
+            return []
+        scale = self._scales[-1].weights
+        return [self.ring.encode(answer.weights, scale, 1) for answer in program.last]
+
+    @cached_property
+    def answer_biases(self) -> list[list[int]]:
+        """What is added to each coefficient that is read, as integers at the answer's scale."""
+        if isinstance(self.program, ProductProgram):
+            biases = [self.program.products.bias]
+        else:
+            biases = [answer.bias for answer in self.program.last]
+        scale = 2.0**self.plan.answer_scale_bits
+        return [[round(float(value) * scale) for value in bias] for bias in biases]
+
+    def prepare(self) -> None:
+        """Encode everything now, so that the first query is as quick as the next."""
+        _ = self._first, self._layers, self._last, self.answer_biases
+
+    def __call__(self, query: list[Any], keys: Keys) -> list[Any]:
+        """Evaluate; each ciphertext that is returned holds some of the logits.
+
+        Parameters
+        ----------
+        query : list of SEAL ciphertexts
+        keys : Keys
+
+        Returns
+        -------
+        list of SEAL ciphertexts
+            At level 1 and of size 2, neither masked nor re-randomised yet.
+        """
+        evaluator = self.ring.evaluator
+        value = self._sum(zip(query, self._first, strict=True))
+        program = self.program
+        if isinstance(program, ProductProgram):
+            return [value]
+        single = len(self._last) == 1
+        for layer in self._layers:
+            if isinstance(layer.packed, Gather):
+                conjugate = [CONJUGATE] if layer.packed.conjugate else []
+                self._tree(value, (*layer.packed.tree, *conjugate), keys)
+            else:
+                value = self._diagonals(value, layer.packed, layer.weights, keys)
+                self._tree(value, layer.packed.tree, keys)
+            evaluator.add_plain_inplace(value, layer.bias)
+            # A single answer is relinearised after the last product, where it is cheapest.
+            last = single and layer is self._layers[-1]
+            algebra = CipherAlgebra(self.ring, keys.relin, leave_at=1 if last else 0)
+            start = Cipher(value, layer.scale, layer.level)
+            value = evaluate(algebra, layer.activation, start).ciphertext
+        answers = []
+        for weights in self._last:
+            answer = seal.Ciphertext()
+            evaluator.multiply_plain(value, weights, answer)
+            if single:
+                evaluator.relinearize_inplace(answer, keys.relin)
+            answers.append(answer)
+        return answers
+
+    def _sum(self, products: Any) -> Any:
+        evaluator = self.ring.evaluator
+        total = None
+        for ciphertext, plain in products:
+            product = seal.Ciphertext()
+            evaluator.multiply_plain(ciphertext, plain, product)
+            if total is None:
+                total = product
+            else:
+                evaluator.add_inplace(total, product)
+        return total
+
+    def _rotate(self, value: Any, step: int, keys: Keys) -> Any:
+        rotated = seal.Ciphertext()
+        element = self.ring.galois_element(step)
+        self.ring.evaluator.apply_galois(value, element, keys.galois, rotated)
+        return rotated
+
+    def _tree(self, value: Any, steps: tuple[int, ...], keys: Keys) -> None:
+        for step in steps:
+            self.ring.evaluator.add_inplace(value, self._rotate(value, step, keys))
+
+    def _diagonals(
+        self, value: Any, packed: Diagonals, weights: dict[tuple[int, int], Any], keys: Keys
+    ) -> Any:
+        baby, giant = packed.baby, packed.giant
+        babies = [value]
+        for _ in range(baby - 1):
+            babies.append(self._rotate(babies[-1], 1, keys))
+        total = None
+        # Horner's rule over the giant steps: one key serves them all.
+        for big in range(giant - 1, -1, -1):
+            if total is not None:
+                total = self._rotate(total, baby, keys)
+            part = self._sum(
+                (babies[small], weights[big, small])
+                for small in range(baby)
+                if (big, small) in weights
+            )
+            if part is None:
+                continue
+            if total is None:
+                total = part
+            else:
+                self.ring.evaluator.add_inplace(total, part)
+        return total

@@ -1,0 +1,129 @@
+"""How noise at each place of a network reaches the logits, to first order.
+
+Errors of CKKS are independent, small and about Gaussian in every slot, so the variance of a logit
+is the sum over places of (variance there) x (squared derivatives of the logit). The derivatives are
+taken at inputs drawn evenly from the declared range, and once more at the bounds of interval
+arithmetic, where they hold for every input.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from privacy.inference._bounds import Ranges
+from privacy.inference._lowering import Network, Vector
+from privacy.inference._polynomials import DerivativeAlgebra, Differentiated, evaluate
+
+_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One affine map and the activation after it; each gain is the largest over the logits.
+
+    Attributes
+    ----------
+    energy : float
+        Mean of x² over its inputs.
+    inputs : float
+        Gain of a unit variance on each term of its sums, weighted: ΣA².
+    outputs : float
+        Gain of a unit variance on each of its outputs.
+    narrowings : tuple of float
+        Gains of a unit variance at each rescaling of the activation, in order.
+    constants : tuple of float
+        Squared effect of a unit error of each constant that multiplies in the activation.
+    """
+
+    energy: float
+    inputs: float
+    outputs: float
+    narrowings: tuple[float, ...]
+    constants: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Gains by affine map, for typical inputs and for the worst."""
+
+    typical: tuple[Stage, ...]
+    worst: tuple[Stage, ...]
+
+
+def sensitivity(network: Network, bounds: Ranges) -> Sensitivity:
+    """Gains of every stage of ``network``."""
+    # A fixed seed: a plan must come out the same whenever the same model is compiled, and no
+    # secret depends on it.
+    generator = np.random.default_rng(0)
+    low, high = bounds.inputs.low[0], bounds.inputs.high[0]
+    samples = generator.uniform(low, high, (_SAMPLES, network.affines[0].inputs))
+    stages = zip(*(_at_sample(network, x) for x in samples), strict=True)
+    return Sensitivity(tuple(_mean(stage) for stage in stages), _at_bounds(network, bounds))
+
+
+def _mean(stages: Sequence[Stage]) -> Stage:
+    return Stage(
+        energy=float(np.mean([stage.energy for stage in stages])),
+        inputs=float(np.mean([stage.inputs for stage in stages])),
+        outputs=float(np.mean([stage.outputs for stage in stages])),
+        narrowings=tuple(np.mean([stage.narrowings for stage in stages], axis=0).tolist()),
+        constants=tuple(np.mean([stage.constants for stage in stages], axis=0).tolist()),
+    )
+
+
+def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
+    inputs, activated = [x], []
+    for affine, activation in zip(network.affines, network.activations, strict=False):
+        z = affine.matrix @ inputs[-1] + affine.bias
+        algebra = DerivativeAlgebra(absolute=False)
+        activated.append(evaluate(algebra, activation, algebra.start(z)))
+        inputs.append(activation(z))
+    return _backwards(network, inputs, activated, absolute=False)
+
+
+def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
+    inputs = [bounds.inputs.magnitude, *(after.magnitude for after in bounds.after)]
+    activated = []
+    for activation, before in zip(network.activations, bounds.before, strict=True):
+        algebra = DerivativeAlgebra(absolute=True)
+        activated.append(evaluate(algebra, activation, algebra.start(before.magnitude)))
+    return _backwards(network, inputs, activated, absolute=True)
+
+
+def _backwards(
+    network: Network, inputs: list[Vector], activated: list[Differentiated], *, absolute: bool
+) -> tuple[Stage, ...]:
+    stages: list[Stage] = []
+    jacobian = np.eye(network.affines[-1].outputs)
+    narrowings: tuple[float, ...] = ()
+    constants: tuple[float, ...] = ()
+    for index in range(len(network.affines) - 1, -1, -1):
+        matrix = network.affines[index].matrix
+        squared_rows = np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()
+        stages.append(
+            Stage(
+                energy=float(np.mean(inputs[index] ** 2)),
+                inputs=float((jacobian**2 @ squared_rows).max()),
+                outputs=float((jacobian**2).sum(axis=1).max()),
+                narrowings=narrowings,
+                constants=constants,
+            )
+        )
+        if index:
+            after = (abs(matrix) if absolute else matrix).T @ jacobian.T
+            by = activated[index - 1].by
+            narrowings = tuple(
+                float(((after * by[name][:, None]) ** 2).sum(axis=0).max())
+                for name in _numbered("narrowing", by)
+            )
+            constants = tuple(
+                float(((after * by[name][:, None]).sum(axis=0) ** 2).max())
+                for name in _numbered("constant", by)
+            )
+            jacobian = (after * by["y"][:, None]).T
+    return tuple(reversed(stages))
+
+
+def _numbered(kind: str, by: dict[str, Vector]) -> list[str]:
+    return [f"{kind} {index}" for index in range(sum(name.startswith(kind) for name in by))]

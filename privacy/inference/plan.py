@@ -1,0 +1,233 @@
+"""The plan: everything about an encrypted inference that is fixed before a key is made."""
+
+import base64
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from privacy.inference._packing import Indices
+from privacy.inference._seal import MAX_MODULUS_BITS, SEED_BYTES
+
+FORMAT = 1
+SESSION_KEY_BYTES = 32
+MESSAGE_OVERHEAD = 102
+"""Bytes of a message beside its body: header and authentication code."""
+_MAX_PACKING_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Parameters, packing, bounds and predictions; public, immutable, the same for both sides.
+
+    A plan tells the data owner the architecture's shape and, in whole bits or as predictions
+    that depend on whole bits, how large the model's values can get. It does not hold weights.
+
+    Attributes
+    ----------
+    input_shape : tuple of int
+    input_range : tuple of float
+        Lowest and highest value an input element may have; the owner's client refuses others.
+    classes : int
+        Number of logits.
+    degree : int
+        N, the ring degree (``poly_modulus_degree``).
+    prime_bits : tuple of int
+        Bits of the primes: the last one to be left first, the special one last.
+    input_scale_bits, answer_scale_bits : int
+        A query holds x·2^input_scale_bits, an answer logit·2^answer_scale_bits.
+    logit_bits : int
+        |logit| < 2^logit_bits for every input in the range (proved by interval arithmetic).
+    headroom_bits : float
+        Bits left between the largest possible answer and what the last prime can hold; proved,
+        never negative.
+    error_bits : int
+        The predicted error of a logit is below 2^error_bits (six standard deviations, for inputs
+        drawn evenly from the range).
+    worst_error_bits : int
+        The same for the worst input in the range.
+    packing : str
+        For the data owner: which input goes to which slot or coefficient (compressed).
+    packing_shape : tuple of int
+        (parts, ciphertexts, slots) for slots; (ciphertexts, share) for coefficients.
+    answers : tuple of tuple of int
+        The coefficients that are read, one tuple an answer polynomial.
+    rotation_levels : tuple of (int, int)
+        Galois elements for which keys are made, and the highest level each is used at.
+    relin_level : int
+        The highest level of a relinearisation; 0 if there is none.
+    operations : mapping of str to int
+        Counts of each homomorphic operation.
+    predicted_ms : float
+        Predicted time of one evaluation, masking included, on the machine that compiled.
+    model_version : str
+        32 hexadecimal digits, a digest of the model's weights.
+    """
+
+    input_shape: tuple[int, ...]
+    input_range: tuple[float, float]
+    classes: int
+    degree: int
+    prime_bits: tuple[int, ...]
+    input_scale_bits: int
+    answer_scale_bits: int
+    logit_bits: int
+    headroom_bits: float
+    error_bits: int
+    worst_error_bits: int
+    packing: str
+    packing_shape: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    rotation_levels: tuple[tuple[int, int], ...]
+    relin_level: int
+    operations: Mapping[str, int]
+    predicted_ms: float
+    model_version: str
+
+    @property
+    def security_bits(self) -> int:
+        """128: a plan whose modulus is too large for that is refused when it is made."""
+        return 128
+
+    def __post_init__(self) -> None:
+        if self.degree not in MAX_MODULUS_BITS:
+            raise ValueError(f"degree is {self.degree}; choose one of {sorted(MAX_MODULUS_BITS)}")
+        if not self.prime_bits or sum(self.prime_bits) > MAX_MODULUS_BITS[self.degree]:
+            raise ValueError(
+                f"prime_bits sum to {sum(self.prime_bits)}; degree {self.degree} holds 128 bits of "
+                f"security up to {MAX_MODULUS_BITS[self.degree]}"
+            )
+        low, high = self.input_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"input_range is {self.input_range}; give finite low < high")
+        read = [position for answer in self.answers for position in answer]
+        if len(read) != self.classes or any(not 0 <= p < self.degree for p in read):
+            raise ValueError(f"answers read {len(read)} coefficients for {self.classes} classes")
+        if self.headroom_bits < 0:
+            raise ValueError(f"headroom_bits is {self.headroom_bits}; an answer could overflow")
+        if any(not 1 <= level <= self.levels for _, level in self.rotation_levels):
+            raise ValueError(f"rotation_levels must lie in 1..{self.levels}")
+        if not 0 <= self.relin_level <= self.levels:
+            raise ValueError(f"relin_level is {self.relin_level}; give 0..{self.levels}")
+        if len(self.model_version) != 32:
+            raise ValueError(f"model_version has {len(self.model_version)} characters; give 32")
+
+    @property
+    def levels(self) -> int:
+        """Number of data primes."""
+        return max(1, len(self.prime_bits) - 1)
+
+    @property
+    def uses_slots(self) -> bool:
+        """Whether inputs lie in slots rather than in coefficients."""
+        return len(self.packing_shape) == 3
+
+    @property
+    def ciphertexts(self) -> int:
+        """Ciphertexts in a query."""
+        return self.packing_shape[1] if self.uses_slots else self.packing_shape[0]
+
+    @property
+    def taps(self) -> Indices:
+        """Which input goes where, shape ``packing_shape``; -1 where none does."""
+        compressed = base64.b64decode(self.packing, validate=True)
+        plain = zlib.decompressobj().decompress(compressed, _MAX_PACKING_BYTES)
+        taps = np.frombuffer(plain, dtype="<i4").reshape(self.packing_shape)
+        size = math.prod(self.input_shape)
+        if taps.min(initial=-1) < -1 or taps.max(initial=-1) >= size:
+            raise ValueError(f"packing names inputs outside 0..{size - 1}")
+        return taps
+
+    def _polynomial(self, primes: int) -> int:
+        return 8 * self.degree * primes
+
+    def key_bytes(self, level: int) -> int:
+        """Bytes of one switching key that is used up to ``level``: one part a data prime."""
+        return level * (self._polynomial(level + 1) + SEED_BYTES)
+
+    @property
+    def public_bytes(self) -> int:
+        """Bytes of the message with the public and evaluation keys."""
+        levels = [level for _, level in self.rotation_levels]
+        if self.relin_level:
+            levels.append(self.relin_level)
+        public_key = self._polynomial(len(self.prime_bits)) + SEED_BYTES
+        return (
+            MESSAGE_OVERHEAD
+            + SESSION_KEY_BYTES
+            + public_key
+            + sum(self.key_bytes(level) for level in levels)
+        )
+
+    @property
+    def query_bytes(self) -> int:
+        """Bytes of the message with one query."""
+        return MESSAGE_OVERHEAD + self.ciphertexts * (self._polynomial(self.levels) + SEED_BYTES)
+
+    @property
+    def answer_bytes(self) -> int:
+        """Bytes of the message with one answer."""
+        return MESSAGE_OVERHEAD + sum(self._polynomial(1) + 8 * len(read) for read in self.answers)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the plan, 32 bytes; it is in every message."""
+        return hashlib.sha256(self.to_json().encode()).digest()
+
+    def to_json(self) -> str:
+        """The plan as canonical JSON."""
+        content = {"format": FORMAT, **asdict(self)}
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read a plan.
+
+        Raises
+        ------
+        ValueError
+            If it is not a plan of this format, or is not consistent.
+        """
+        content = json.loads(text)
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise ValueError(f"not a plan of format {FORMAT}; compile the model again")
+        if set(content) != {field.name for field in fields(cls)}:
+            raise ValueError("the plan has missing or unknown fields; compile the model again")
+        return cls(**{key: _freeze(value) for key, value in content.items()})
+
+    def __str__(self) -> str:
+        allowed = MAX_MODULUS_BITS[self.degree]
+        counts = ", ".join(f"{count} {name}" for name, count in self.operations.items())
+        rows: dict[str, Any] = {
+            "input": f"{self.input_shape} in [{self.input_range[0]:g}, {self.input_range[1]:g}]",
+            "classes": self.classes,
+            "ring degree": self.degree,
+            "primes": f"{list(self.prime_bits)}: {sum(self.prime_bits)} of {allowed} bits",
+            "levels": self.levels,
+            "logits": f"below 2^{self.logit_bits} for every input in range (proved)",
+            "headroom": f"{self.headroom_bits:.1f} bits (proved)",
+            "predicted error": f"2^{self.error_bits}, worst input 2^{self.worst_error_bits}",
+            "ciphertexts": f"{self.ciphertexts} in a query, {len(self.answers)} in an answer",
+            "bytes": f"keys {self.public_bytes:,}, query {self.query_bytes:,}, "
+            f"answer {self.answer_bytes:,}",
+            "rotation keys": len(self.rotation_levels),
+            "operations": counts,
+            "predicted time": f"{self.predicted_ms:.1f} ms",
+            "model version": self.model_version,
+        }
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def pack_taps(taps: Indices) -> str:
+    """Compress the data owner's packing for a plan."""
+    return base64.b64encode(zlib.compress(taps.astype("<i4").tobytes(), 9)).decode()
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value

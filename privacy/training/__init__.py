@@ -1,0 +1,47 @@
+"""Client training with Opacus: per-example clipping, optional noise, a ledger that never forgets.
+
+A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, and for noise a
+``ClientLedger``.
+"""
+
+from ._capture import GradientError
+from ._records import fingerprint
+from ._store import Charge
+from .calibration import calibrate_noise
+from .check import ModelProblem, UnsupportedModelError, check_model, replace_unsupported
+from .ledger import Accountant, ClientLedger, LocalBudgetSpent
+from .plan import (
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    NoisyCount,
+    NominalCount,
+    PoissonBatches,
+    PublicCount,
+)
+from .result import Guarantee, TrainingResult
+from .training import train
+
+__all__ = [
+    "train",
+    "TrainingResult",
+    "Guarantee",
+    "ClipOnly",
+    "ClipAndNoise",
+    "PublicCount",
+    "NominalCount",
+    "NoisyCount",
+    "FullBatch",
+    "PoissonBatches",
+    "calibrate_noise",
+    "ClientLedger",
+    "Charge",
+    "Accountant",
+    "LocalBudgetSpent",
+    "fingerprint",
+    "check_model",
+    "replace_unsupported",
+    "ModelProblem",
+    "UnsupportedModelError",
+    "GradientError",
+]

@@ -1,0 +1,170 @@
+"""One forward and one backward pass that leave every layer's inputs and output gradients."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from opacus.layers.dp_rnn import DPGRU, DPLSTM, DPRNN
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
+
+from ._gradients import Call, LayerGradients
+from ._layers import forget, known, layer_gradients
+
+RECURRENT = (DPRNN, DPLSTM, DPGRU)
+
+
+class GradientError(RuntimeError):
+    """Per-example gradients cannot be had from this model: which layer, why, the remedy."""
+
+
+def trainable_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules whose own parameters train, each one's gradients being had at one place.
+
+    A module with parameters of its own that Opacus does not know is handled whole, with what is
+    inside it.
+    """
+    trains = any(p.requires_grad for p in module.parameters(recurse=False))
+    if trains and not isinstance(module, RECURRENT):
+        yield name, module
+        if not known(module):
+            return
+    for child_name, child in module.named_children():
+        yield from trainable_layers(child, f"{name}.{child_name}" if name else child_name)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One use of a layer: its input, the input's version then, and where its output left."""
+
+    name: str
+    inputs: Tensor
+    version: int
+    output: GradientEdge
+
+
+class Capture:
+    """Watches a model's trainable layers while in use as a context.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Every parameter belongs to one layer only (``check_model`` makes sure).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.layers = dict(trainable_layers(model))
+        self._names = {layer: name for name, layer in self.layers.items()}
+        self._handles: list[RemovableHandle] = []
+        self._seen: list[_Seen] = []
+
+    def __enter__(self) -> Self:
+        for layer in self.layers.values():
+            self._handles.append(layer.register_forward_hook(self._watch, with_kwargs=True))
+        for module in self._model.modules():
+            if isinstance(module, RECURRENT):
+                self._handles.append(module.register_forward_pre_hook(_refuse_packed))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._seen.clear()
+        for layer in self.layers.values():
+            forget(layer)
+
+    def _watch(
+        self, layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any
+    ) -> None:
+        name = self._names[layer]
+        if len(inputs) + len(named) != 1 or not isinstance(output, Tensor):
+            raise GradientError(
+                f"layer '{name}' ({type(layer).__name__}) does not take one tensor and return "
+                "one: give its parameters to submodules that do"
+            )
+        if output.requires_grad:
+            seen: Tensor = next(iter((*inputs, *named.values()))).detach()
+            self._seen.append(_Seen(name, seen, seen._version, get_gradient_edge(output)))
+
+    def gradients(self, losses: Tensor) -> dict[str, LayerGradients]:
+        """Every layer's per-example gradients, for the forward pass since the last call.
+
+        Parameters
+        ----------
+        losses : Tensor
+            The examples' losses, shape (n,).
+
+        Returns
+        -------
+        dict of str to LayerGradients
+            By layer name; a layer that took no part is missing, its gradient being zero.
+
+        Raises
+        ------
+        GradientError
+            If a layer's tensors do not have the examples on their first axis, an input was
+            overwritten, or a parameter was used around its layer.
+        """
+        seen, self._seen = self._seen, []
+        if not losses.requires_grad:
+            return {}
+        bypassed = self._bypassed({use.name for use in seen})
+        edges = [use.output for use in seen]
+        edges += [get_gradient_edge(parameter) for parameter in bypassed.values()]
+        backprops: Sequence[Tensor | None] = torch.autograd.grad(
+            losses.sum(), edges, allow_unused=True
+        )
+        for name, found in zip(bypassed, backprops[len(seen) :], strict=True):
+            if found is not None:
+                raise GradientError(
+                    f"parameter '{name}' was used without calling its layer, so its per-example "
+                    "gradients are out of reach: call the layer, or freeze the parameter with "
+                    "requires_grad_(False)"
+                )
+        calls: dict[str, list[Call]] = {}
+        for use, backprop in zip(seen, backprops, strict=False):
+            if backprop is not None:
+                _check(use, backprop, len(losses))
+                calls.setdefault(use.name, []).append(Call(use.inputs, backprop))
+        return {name: layer_gradients(self.layers[name], made) for name, made in calls.items()}
+
+    def _bypassed(self, used: set[str]) -> dict[str, nn.Parameter]:
+        """The trainable parameters of the layers that were not called."""
+        return {
+            f"{name}.{own}" if name else own: parameter
+            for name, layer in self.layers.items()
+            if name not in used
+            for own, parameter in layer.named_parameters(recurse=not known(layer))
+            if parameter.requires_grad
+        }
+
+
+def _check(use: _Seen, backprop: Tensor, examples: int) -> None:
+    if use.inputs._version != use.version:
+        raise GradientError(
+            f"the input of layer '{use.name}' was overwritten after use: replace the in-place "
+            "operation on it"
+        )
+    if use.inputs.shape[:1] != (examples,) or backprop.shape[:1] != (examples,):
+        raise GradientError(
+            f"layer '{use.name}' worked on tensors of shapes {tuple(use.inputs.shape)} and "
+            f"{tuple(backprop.shape)} for {examples} examples: put the examples on the first axis"
+        )
+
+
+def _refuse_packed(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    if inputs and isinstance(inputs[0], nn.utils.rnn.PackedSequence):
+        raise GradientError(
+            f"{type(module).__name__} was given a packed sequence, which reorders the examples: "
+            "give it a padded tensor and mask what it returns"
+        )

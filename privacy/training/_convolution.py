@@ -1,0 +1,115 @@
+"""Convolutions: every example's weight gradient at about the cost of the batch's.
+
+The gradient of one example's weights is a correlation of its input with what came back. Opacus
+copies every patch of the input (``unfold``) for it, kernel height × kernel width values a
+position; both ways here avoid that.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from ._gradients import Built, Call, Gradients, total
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+# From this many channels a group on, the library's blocked kernels are the faster way (measured).
+_BLOCK = 8
+
+
+def convolution_gradients(layer: Convolution, calls: Sequence[Call]) -> Built:
+    """The examples' gradients of a convolution."""
+    channels = min(layer.in_channels, layer.out_channels) // layer.groups
+    if channels < _BLOCK and not isinstance(layer, nn.Conv3d):
+        method, build = "row unfolding", _by_rows
+    else:
+        method, build = "grouped convolution", _by_groups
+    found: Gradients = {}
+    if layer.weight.requires_grad:
+        found[layer.weight] = total(
+            [build(layer, _padded(layer, call.inputs), call.backprops) for call in calls]
+        )
+    if layer.bias is not None and layer.bias.requires_grad:
+        found[layer.bias] = total([call.backprops.flatten(2).sum(2) for call in calls])
+    return Built(found, method)
+
+
+def _padded(layer: Convolution, inputs: Tensor) -> Tensor:
+    """``inputs`` with the layer's own padding around them."""
+    if layer.padding == "valid":
+        return inputs
+    if layer.padding == "same":
+        sizes = zip(layer.kernel_size, layer.dilation, strict=True)
+        totals = [dilation * (kernel - 1) for kernel, dilation in sizes]
+        pads = [(total // 2, total - total // 2) for total in totals]
+    else:
+        pads = [(int(pad), int(pad)) for pad in layer.padding]
+    if not any(chain.from_iterable(pads)):
+        return inputs
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(inputs, list(chain.from_iterable(reversed(pads))), mode=mode)
+
+
+def _by_groups(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
+    """All examples' weight gradients as one convolution with n times the groups."""
+    n, outs = g.shape[:2]
+    size = (n * outs, *layer.weight.shape[1:])
+    gradient: Tensor = torch.ops.aten.convolution_backward(
+        g.reshape(1, n * outs, *g.shape[2:]),
+        x.reshape(1, n * x.shape[1], *x.shape[2:]),
+        layer.weight.new_empty(1).expand(size),
+        None,
+        layer.stride,
+        [0] * len(layer.stride),
+        layer.dilation,
+        False,
+        [0] * len(layer.stride),
+        n * layer.groups,
+        [False, True, False],
+    )[1]
+    return gradient.view(n, *layer.weight.shape)
+
+
+def _by_rows(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
+    """Rows are copied once a kernel row; kernel columns are shifts of the same memory.
+
+    With W columns in a padded row, position (i, j) of what came back is put at i·W + stride·j and
+    zeros between. The value that kernel column c meets there is then c·dilation places further on
+    in the unfolded rows, for all positions alike: a view, and one batched product a column.
+    """
+    if isinstance(layer, nn.Conv1d):
+        x, g = x[:, :, None], g[:, :, None]
+        height, down, apart = 1, 1, 1
+    else:
+        height, down, apart = layer.kernel_size[0], layer.stride[0], layer.dilation[0]
+    columns, right, between = layer.kernel_size[-1], layer.stride[-1], layer.dilation[-1]
+    n = len(g) * layer.groups
+    x = x.reshape(n, -1, *x.shape[2:])
+    g = g.reshape(n, -1, *g.shape[2:])
+    ins, wide = x.shape[1], x.shape[3]
+    outs, tall, across = g.shape[1:]
+
+    strides = x.stride()
+    rows = x.as_strided(
+        (n, ins, height, tall, wide),
+        (strides[0], strides[1], apart * strides[2], down * strides[2], strides[3]),
+        x.storage_offset(),
+    ).contiguous()
+    spread = g.new_zeros((n, outs, tall, wide))
+    spread[..., : right * (across - 1) + 1 : right] = g
+    length = tall * wide - between * (columns - 1)
+    back = spread.flatten(2)[:, :, :length].mT
+    flat = rows.view(n, ins * height, tall * wide)
+    built = torch.stack(
+        [flat[:, :, between * c : between * c + length] @ back for c in range(columns)], 1
+    )
+    # (n, column, channel·row, output) to the weight's order.
+    return (
+        built.view(n, columns, ins, height, outs)
+        .permute(0, 4, 2, 3, 1)
+        .reshape(-1, *layer.weight.shape)
+    )

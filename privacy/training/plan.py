@@ -1,0 +1,187 @@
+"""What a client is asked to do: how to protect its records, and how many steps to take on them."""
+
+import math
+from dataclasses import dataclass
+
+
+def positive(name: str, value: float, remedy: str) -> None:
+    """Refuse ``value`` unless it is a finite number above zero.
+
+    Raises
+    ------
+    ValueError
+        With the parameter's name, its value and the remedy.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value!r}: {remedy}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicCount:
+    """The number of local records is public: it scales the gradient and weighs the update.
+
+    Not covered: somebody who can tell n from n + 1 records learns that a record is there. The
+    record-level guarantee then holds only for what the count does not say.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class NominalCount:
+    """Every client names the same number of records, whatever it holds: uniform weights.
+
+    Parameters
+    ----------
+    records : int
+        The public number, for instance a typical client's. It replaces the true count wherever
+        a gradient is averaged or an update weighed.
+    """
+
+    records: int
+
+    def __post_init__(self) -> None:
+        positive("records", self.records, "name the public number of records, at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyCount:
+    """The number of records is released once with Gaussian noise, and the ledger pays for it.
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        Standard deviation of the noise, in records (one record moves the count by one).
+    """
+
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        positive(
+            "noise_multiplier",
+            self.noise_multiplier,
+            "the count needs noise above 0, in records; to send the exact count use PublicCount",
+        )
+
+
+Count = PublicCount | NominalCount | NoisyCount
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOnly:
+    """Bound each example's gradient and add no noise.
+
+    Guarantee: no example moves a step's averaged gradient by more than
+    ``clipping_norm / batch size``. That is robustness, not privacy: no ε follows from it. It is
+    what a client does when noise is added elsewhere, by the strategy.
+
+    Parameters
+    ----------
+    clipping_norm : float
+        Largest L2 norm of one example's gradient, over all trainable parameters together.
+    """
+
+    clipping_norm: float
+
+    def __post_init__(self) -> None:
+        positive("clipping_norm", self.clipping_norm, "it must be a finite number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipAndNoise:
+    """DP-SGD (Abadi et al. 2016, Algorithm 1): record-level differential privacy.
+
+    Guarantee: (ε, δ) for adding or removing one record, ε from the client's ledger.
+
+    Assumptions: batches are the Poisson (or full) ones of this package; the ledger sees every
+    use of the data set; the optimizer, the loss and the schedule look at no record outside the
+    gradient; the count that leaves the client is the one ``count`` describes.
+
+    Not covered: one person's several records; floating-point rounding of the sum of clipped
+    gradients; timing.
+
+    Parameters
+    ----------
+    clipping_norm : float
+        Largest L2 norm S of one example's gradient, over all trainable parameters together.
+    noise_multiplier : float
+        z: the noise on the sum of clipped gradients has standard deviation z·S.
+    delta : float
+        δ of the (ε, δ) statement.
+    count : PublicCount, NominalCount or NoisyCount
+        What the client lets out about how many records it holds.
+    """
+
+    clipping_norm: float
+    noise_multiplier: float
+    delta: float
+    count: Count
+
+    def __post_init__(self) -> None:
+        positive("clipping_norm", self.clipping_norm, "it must be a finite number above 0")
+        positive(
+            "noise_multiplier",
+            self.noise_multiplier,
+            "noise must be finite and above 0; to train without noise use ClipOnly",
+        )
+        if not 0 < self.delta < 1:
+            raise ValueError(f"delta is {self.delta!r}: choose one in (0, 1), below 1/records")
+
+
+Protection = ClipOnly | ClipAndNoise
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullBatch:
+    """Every step sees all local records.
+
+    Parameters
+    ----------
+    steps : int
+        How many steps to take.
+    """
+
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        positive("steps", self.steps, "take at least one step")
+
+    @property
+    def sampling_rate(self) -> float:
+        """The chance that a step sees a given record: 1."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoissonBatches:
+    """Every step sees each record independently with the same chance.
+
+    Parameters
+    ----------
+    sampling_rate : float
+        The chance q, in (0, 1). The expected batch is q times the records.
+    steps : int
+        How many steps to take; ``PoissonBatches.epochs`` counts in epochs instead.
+    """
+
+    sampling_rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sampling_rate < 1:
+            raise ValueError(
+                f"sampling_rate is {self.sampling_rate!r}: choose one in (0, 1); "
+                "to use every record in every step take FullBatch"
+            )
+        positive("steps", self.steps, "take at least one step")
+
+    @classmethod
+    def epochs(cls, epochs: float, *, sampling_rate: float) -> "PoissonBatches":
+        """As many steps as see each record ``epochs`` times in expectation.
+
+        The number of steps depends on the rate alone, never on how many records there are.
+        """
+        positive("epochs", epochs, "train for more than 0 epochs")
+        positive("sampling_rate", sampling_rate, "choose one in (0, 1)")
+        return cls(sampling_rate=sampling_rate, steps=math.ceil(epochs / sampling_rate - 1e-9))
+
+
+Batches = FullBatch | PoissonBatches

@@ -1,0 +1,189 @@
+"""Local training with per-example clipping and optional noise."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
+
+from privacy.mechanisms import Randomness, SystemRandomness, gaussian
+
+from ._capture import Capture
+from ._loss import Loss, checked, per_example
+from ._optimizer import NoisyOptimizer, clipped_sum
+from ._records import Records, records_of
+from ._store import Charge
+from .check import check_model
+from .ledger import ClientLedger
+from .plan import Batches, ClipAndNoise, ClipOnly, FullBatch, NoisyCount, NominalCount, Protection
+from .result import TrainingResult, guarantee_of
+
+
+def train(
+    model: nn.Module,
+    data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]],
+    *,
+    loss: Loss,
+    optimizer: Optimizer,
+    protection: Protection,
+    batches: Batches,
+    schedule: LRScheduler | None = None,
+    ledger: ClientLedger | None = None,
+    physical_batch_size: int = 512,
+    randomness: Randomness | None = None,
+) -> TrainingResult:
+    """Train ``model`` in place on a client's own records.
+
+    Each step sums the examples' gradients, each scaled to an L2 norm of at most
+    ``clipping_norm``, adds noise if ``protection`` says so, divides by the *expected* batch size
+    and lets ``optimizer`` step. An example whose gradient is not finite adds nothing.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Passes ``check_model``. The examples are on the first axis of everything its layers see.
+        Its mode (``train`` or ``eval``) is left as it is.
+    data : sequence of Tensor, or Dataset
+        Inputs, if several one after the other, and the targets last, each of shape (n, ...);
+        or a map-style Dataset of such tuples for one record.
+    loss : callable
+        ``loss(outputs, targets)``. A torch loss (module or function) is called with
+        ``reduction="none"``; another callable must return shape (n,).
+    optimizer : torch.optim.Optimizer
+        Holds all of the model's trainable parameters. Not one that needs a closure.
+    protection : ClipOnly or ClipAndNoise
+        How each record is protected.
+    batches : FullBatch or PoissonBatches
+        How many steps, on what.
+    schedule : LRScheduler, optional
+        Made for ``optimizer``; stepped after each optimizer step.
+    ledger : ClientLedger, optional
+        Needed by ``ClipAndNoise``: charged before the first step.
+    physical_batch_size : int
+        How many examples are worked on at once. It bounds the memory, not the result.
+    randomness : Randomness, optional
+        Draws batches and noise; the operating system's unless given. With a seeded one, for
+        tests, the result carries no guarantee.
+
+    Returns
+    -------
+    TrainingResult
+        Steps, the weight to send, the method and the guarantee.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If a layer of the model breaks per-example gradients.
+    LocalBudgetSpent
+        If the ledger's budget does not allow it. The model is untouched; the message may travel.
+    LedgerError
+        If the ledger cannot be kept. The model is untouched.
+    GradientError
+        If the forward pass does what per-example gradients cannot follow.
+    ValueError
+        If an argument does not fit, by name.
+    """
+    check_model(model)
+    records = records_of(data)
+    _check_optimizer(model, optimizer)
+    if physical_batch_size < 1:
+        raise ValueError(f"physical_batch_size is {physical_batch_size!r}: at least 1")
+    randomness = SystemRandomness() if randomness is None else randomness
+    count = _charge(protection, batches, ledger, len(records), randomness)
+    noisy = NoisyOptimizer(
+        optimizer,
+        randomness=randomness,
+        noise_multiplier=getattr(protection, "noise_multiplier", 0.0),
+        max_grad_norm=protection.clipping_norm,
+        expected_batch_size=batches.sampling_rate * count,
+    )
+    value = per_example(loss)
+    method: dict[str, str] = {}
+    with Capture(model) as capture:
+        for _ in range(batches.steps):
+            noisy.zero_grad(set_to_none=True)
+            for *inputs, targets in _physical(records, batches, physical_batch_size, randomness):
+                losses = checked(value(model(*inputs), targets), len(targets))
+                layers = capture.gradients(losses)
+                noisy.add_clipped(clipped_sum(list(layers.values()), protection.clipping_norm))
+                method |= {name: layer.method for name, layer in layers.items()}
+            noisy.step()
+            if schedule is not None:
+                schedule.step()
+    noisy.zero_grad(set_to_none=True)
+    epsilon = None
+    if ledger is not None and isinstance(protection, ClipAndNoise):
+        epsilon = ledger.epsilon(delta=protection.delta)
+    return TrainingResult(
+        steps=batches.steps,
+        weight=count,
+        method=method,
+        guarantee=guarantee_of(protection, private=randomness.private),
+        epsilon=epsilon,
+    )
+
+
+def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("optimizer LBFGS evaluates the loss again and again: take SGD or Adam")
+    stepped = set(chain.from_iterable(group["params"] for group in optimizer.param_groups))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter not in stepped:
+            raise ValueError(
+                f"optimizer lacks the trainable parameter '{name}': add it, or freeze it with "
+                "requires_grad_(False)"
+            )
+        stepped.discard(parameter)
+    if stepped:
+        raise ValueError(f"optimizer holds {len(stepped)} parameters that are not the model's")
+
+
+def _charge(
+    protection: Protection,
+    batches: Batches,
+    ledger: ClientLedger | None,
+    records: int,
+    randomness: Randomness,
+) -> float:
+    """Pay for the training, and give the number of records that may be known."""
+    if isinstance(protection, ClipOnly):
+        if ledger is not None:
+            ledger.charge(_steps(0.0, batches))
+        return float(records)
+    if ledger is None:
+        raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
+    steps, count = _steps(protection.noise_multiplier, batches), protection.count
+    if isinstance(count, NoisyCount):
+        once = Charge(noise_multiplier=count.noise_multiplier, sampling_rate=1.0, steps=1)
+        ledger.charge(once, steps)
+        noise = gaussian(1, sigma=count.noise_multiplier, randomness=randomness)
+        return max(1.0, float(round(records + float(noise[0]))))
+    ledger.charge(steps)
+    return float(count.records if isinstance(count, NominalCount) else records)
+
+
+def _steps(noise_multiplier: float, batches: Batches) -> Charge:
+    return Charge(
+        noise_multiplier=noise_multiplier, sampling_rate=batches.sampling_rate, steps=batches.steps
+    )
+
+
+def _physical(
+    records: Records, batches: Batches, size: int, randomness: Randomness
+) -> Iterator[tuple[Tensor, ...]]:
+    """One logical batch in pieces of at most ``size`` examples."""
+    if isinstance(batches, FullBatch):
+        if len(records) <= size:
+            yield records.everything()
+            return
+        rows = torch.arange(len(records))
+    else:
+        drawn = randomness.bernoulli(batches.sampling_rate, len(records))
+        rows = torch.from_numpy(np.flatnonzero(drawn))
+    for piece in rows.split(size):
+        if len(piece):
+            yield records.take(piece)

@@ -1,0 +1,117 @@
+"""Events: validation, JSON round trips, joint releases, adjacency."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privacy.accounting import (
+    AdditiveDelta,
+    Adjacency,
+    Budget,
+    FixedSize,
+    Full,
+    GaussianRelease,
+    Poisson,
+    epsilon,
+    event_from_dict,
+    event_to_dict,
+    joint_noise_multiplier,
+)
+
+samplings = st.one_of(
+    st.floats(0, 1, exclude_min=True).map(Poisson),
+    st.just(Full()),
+    st.integers(1, 10**9).flatmap(
+        lambda n: st.integers(1, n).map(lambda m: FixedSize(m, n)),
+    ),
+)
+events = st.one_of(
+    st.builds(GaussianRelease, st.floats(0, 1e300), samplings),
+    st.builds(AdditiveDelta, st.floats(0, 1)),
+)
+
+
+@given(events)
+def test_json_keeps_every_bit(event):
+    assert event_from_dict(json.loads(json.dumps(event_to_dict(event)))) == event
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Poisson(0.0),
+        lambda: Poisson(1.1),
+        lambda: Poisson(math.nan),
+        lambda: FixedSize(0, 5),
+        lambda: FixedSize(6, 5),
+        lambda: FixedSize(2.5, 5),
+        lambda: GaussianRelease(-1.0, Full()),
+        lambda: GaussianRelease(math.inf, Full()),
+        lambda: GaussianRelease(math.nan, Full()),
+        lambda: AdditiveDelta(-1e-9),
+        lambda: AdditiveDelta(math.nan),
+        lambda: Budget(0.0, 1e-5),
+        lambda: Budget(math.inf, 1e-5),
+        lambda: Budget(1.0, 0.0),
+        lambda: Budget(1.0, 1.0),
+        lambda: epsilon([], delta=0.0),
+        lambda: epsilon([], delta=math.nan),
+        lambda: epsilon({GaussianRelease(1.0, Full()): -1}, delta=1e-5),
+        lambda: epsilon([GaussianRelease(1.0, Full())], delta=1e-5, accountant="gdp"),
+        lambda: joint_noise_multiplier(),
+        lambda: joint_noise_multiplier(1.0, -2.0),
+        lambda: event_from_dict({"kind": "laplace"}),
+        lambda: event_from_dict({"kind": "additive-delta"}),
+        lambda: event_from_dict({"kind": "additive-delta", "delta": 0.1, "more": 1}),
+    ],
+)
+def test_nonsense_is_refused_with_a_sentence(make):
+    with pytest.raises(ValueError, match=r"\w+ .+"):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GaussianRelease("1.0", Full()),
+        lambda: GaussianRelease(True, Full()),
+        lambda: GaussianRelease(1.0, 0.1),
+        lambda: epsilon([(1.0, 0.1)], delta=1e-5),
+        lambda: event_from_dict({"kind": "gaussian", "noise_multiplier": 1.0, "sampling": "full"}),
+    ],
+)
+def test_wrong_types_are_refused(make):
+    with pytest.raises(TypeError, match=r"\w+ .+"):
+        make()
+
+
+def test_cohort_rules_keep_to_their_adjacency():
+    fixed = GaussianRelease(1.0, FixedSize(10, 100))
+    poisson = GaussianRelease(1.0, Poisson(0.1))
+    with pytest.raises(ValueError, match="use replace-one, or Poisson"):
+        epsilon([fixed], delta=1e-5, adjacency=Adjacency.ADD_OR_REMOVE_ONE)
+    with pytest.raises(ValueError, match="use add-or-remove-one"):
+        epsilon([poisson], delta=1e-5, adjacency=Adjacency.REPLACE_ONE)
+    with pytest.raises(ValueError, match="Poisson cohort is not accounted"):
+        epsilon([poisson, fixed], delta=1e-5)
+    with pytest.raises(ValueError, match="use 'rdp'"):
+        epsilon([fixed], delta=1e-5, accountant="pld")
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=6))
+def test_joint_multiplier_is_the_sum_of_precisions_rounded_down(multipliers):
+    joint = joint_noise_multiplier(*multipliers)
+    exact = sum(z**-2 for z in multipliers) ** -0.5
+    assert joint == pytest.approx(exact, rel=1e-12)
+    assert joint <= min(multipliers)
+
+
+def test_joint_multiplier_undoes_andrew_et_al():
+    # z_Δ = (z⁻² − (2σ_b)⁻²)^−½ for the model beside a count of ±½ bits with deviation σ_b.
+    z, deviation = 1.2, 6.0
+    model = (z**-2 - (2 * deviation) ** -2) ** -0.5
+    assert joint_noise_multiplier(model, 2 * deviation) == pytest.approx(z, rel=1e-12)
+    assert joint_noise_multiplier(1.0, 0.0) == 0.0

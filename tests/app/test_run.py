@@ -1,0 +1,191 @@
+"""The whole app, from data to encrypted answers, in one process."""
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from app_runs import Run, run_app
+from flwr.app import Message, MessageType, RecordDict
+from safetensors.torch import load_file
+
+from flower_app import client_app
+from flower_app.data import load_dataset, load_inputs
+from flower_app.models import build_model
+from flower_app.server_app import accuracy
+from flower_app.settings import SettingError
+from strategies import InProcessGrid
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_metrics_hold_what_is_promised(small_run: Run) -> None:
+    metrics = small_run.metrics
+    assert metrics["accuracy"].keys() >= {"validation", "test"}
+    assert metrics["privacy"]["client_level"].keys() >= {
+        "epsilon",
+        "delta",
+        "noise_multiplier",
+        "clipping_norm",
+        "sampling_rate",
+        "rounds",
+        "population",
+        "adjacency",
+        "accountant",
+    }
+    assert metrics["privacy"]["record_level"]["epsilon_max"] is None
+    assert metrics["privacy"]["record_level"]["reason"]
+    assert metrics["privacy"]["tuning"]["reason"]
+    assert metrics["encrypted"].keys() >= {
+        "images",
+        "agreement",
+        "accuracy",
+        "max_logit_error",
+        "ms_per_image",
+        "query_bytes",
+        "answer_bytes",
+        "security_bits",
+    }
+    assert metrics["seconds"].keys() == {"total", "training", "encrypted"}
+    assert metrics["privacy"]["client_level"]["population"] == 40
+    assert metrics["privacy"]["client_level"]["rounds"] == 4
+
+
+def test_epsilon_follows_from_the_ledger_alone(small_run: Run) -> None:
+    command = [sys.executable, "-m", "privacy.accounting", "ledger"]
+    ledger = small_run.folder / "privacy-ledger.jsonl"
+    told = subprocess.run(
+        [*command, str(ledger), "--delta", "1e-5"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    client_level = small_run.metrics["privacy"]["client_level"]
+    assert json.loads(told.stdout)["epsilon"]["pld"] == client_level["epsilon"]
+    assert client_level["epsilon"] <= 3.0
+
+
+def test_the_saved_model_is_the_one_that_was_measured(small_run: Run) -> None:
+    model = build_model("hog-linear")
+    model.load_state_dict(load_file(small_run.folder / "model.safetensors"))
+    inputs = load_inputs(load_dataset("mnist"), "hog")
+    labels = torch.tensor(inputs.dataset.test.labels)
+    found = accuracy(model, torch.from_numpy(inputs.test()), labels)
+    assert found == small_run.metrics["accuracy"]["test"]
+
+
+def test_encrypted_answers_are_the_plain_ones(small_run: Run) -> None:
+    encrypted = small_run.metrics["encrypted"]
+    assert encrypted["images"] == 20
+    assert encrypted["agreement"] == 1.0
+    assert 0 < encrypted["max_logit_error"] < 0.02
+    assert encrypted["security_bits"] == 128
+
+
+def test_nothing_un_noised_is_in_the_folder_that_is_shared(small_run: Run) -> None:
+    log = small_run.folder.parent / "operator-logs" / f"{small_run.folder.name}.log"
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert "replies used" in log.read_text()
+    for path in small_run.folder.iterdir():
+        if path.suffix in {".json", ".jsonl", ".html"}:
+            assert "replies used" not in path.read_text(), path
+
+
+def test_the_report_is_one_file_with_its_pictures(small_run: Run) -> None:
+    page = (small_run.folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "Simulation: not private" in page
+    assert "Undefined" not in page
+
+
+def test_latest_points_at_the_newest_run(small_run: Run) -> None:
+    assert (small_run.folder.parent / "latest").is_symlink()
+    assert (small_run.folder / "config.json").exists()
+
+
+def test_with_uniform_weights_a_client_says_nothing_but_its_update() -> None:
+    for weighting, names in (("uniform", {"arrays"}), ("capped", {"arrays", "metrics"})):
+        reply = _train_once({"weighting": weighting, "weight-cap": 1.0, "total-weight": 1.0})
+        assert set(reply.content.keys()) == names
+
+
+def test_record_level_noise_is_accounted_across_rounds() -> None:
+    """The same node trains until its own budget is spent, then declines without a number."""
+    config = {"record-epsilon": 1.0, "rounds": 1, "sampling-rate": 1.0}
+    grid = InProcessGrid(client_app.app, 40, run_config=config)
+    arrays = _arrays()
+    replies = [_ask(grid, arrays) for _ in range(2)]
+    assert not replies[0].has_error()
+    assert replies[1].has_error()
+    assert not any(character.isdigit() for character in replies[1].error.reason)
+
+
+def test_both_levels_stand_side_by_side(tmp_path: Path) -> None:
+    run = run_app(
+        tmp_path, rounds=2, sampling_rate=0.2, record_epsilon=2.0, encrypted_images=0, nodes=20
+    )
+    privacy = run.metrics["privacy"]
+    assert privacy["record_level"]["epsilon_max"] == 2.0
+    assert privacy["record_level"]["unit"] != privacy["client_level"]["unit"]
+    assert run.metrics["encrypted"] is None
+
+
+def test_a_run_goes_on_from_its_checkpoint_and_pays_again(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    settings: dict[str, Any] = {
+        "nodes": 20,
+        "sampling_rate": 0.5,
+        "encrypted_images": 0,
+        "noise_multiplier": 5.0,
+        "ledger": str(ledger),
+    }
+    first = run_app(tmp_path / "one", rounds=2, **settings)
+    checkpoint = first.folder / "checkpoint.safetensors"
+    second = run_app(tmp_path / "two", rounds=4, resume=str(checkpoint), **settings)
+    assert second.metrics["privacy"]["client_level"]["rounds"] == 4
+    assert len(ledger.read_text().splitlines()) == 1 + 4
+    spent = [r.metrics["privacy"]["client_level"]["epsilon"] for r in (first, second)]
+    assert spent[0] < spent[1]
+
+
+def test_a_population_beyond_the_nodes_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="population = 50 is larger than the 3 simulated nodes"):
+        run_app(tmp_path, nodes=3, population=50)
+
+
+def test_an_impossible_budget_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no noise multiplier reaches epsilon"):
+        run_app(tmp_path, nodes=10, epsilon=1e-9, delta=1e-12, rounds=3)
+
+
+def test_a_relative_results_folder_is_refused() -> None:
+    with pytest.raises(SettingError, match="results-dir"):
+        run_app(Path("somewhere"), nodes=10)
+
+
+def _arrays() -> Any:
+    from flwr.app import ArrayRecord
+
+    return ArrayRecord(build_model("hog-linear").state_dict())
+
+
+def _ask(grid: InProcessGrid, arrays: Any) -> Message:
+    message = Message(RecordDict({"arrays": arrays}), 1, MessageType.TRAIN)
+    (reply,) = grid.send_and_receive([message])
+    return reply
+
+
+def _train_once(config: dict[str, Any]) -> Message:
+    reply = _ask(InProcessGrid(client_app.app, 40, run_config=config), _arrays())
+    assert not reply.has_error(), reply.error
+    moved = reply.content.array_records["arrays"]["0.weight"].numpy()
+    assert np.abs(moved).max() > 0
+    return reply

@@ -1,0 +1,79 @@
+"""A wrong setting is named, with its value and the remedy, before anything starts."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from flower_app.launch import parse_settings
+from flower_app.settings import RECIPES, SettingError, Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_project_declares_every_setting_with_its_default() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["flwr"]["app"]["config"] == Settings().as_config()
+
+
+def test_the_defaults_are_valid_and_take_the_models_recipe() -> None:
+    settings = Settings.from_config(Settings().as_config())
+    assert settings.rounds == RECIPES["hog-linear"].rounds
+    assert settings.server_momentum == RECIPES["hog-linear"].server_momentum
+
+
+def test_what_is_set_wins_over_the_recipe() -> None:
+    settings = Settings.from_config({"rounds": 3, "server-momentum": 0.0, "model": "cnn"})
+    assert settings.rounds == 3
+    assert settings.server_momentum == 0.0
+    assert settings.clipping_norm == RECIPES["cnn"].clipping_norm
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"modle": "cnn"}, ["modle", "'cnn'", "model"]),
+        ({"model": "resnet"}, ["model", "'resnet'", "hog-linear"]),
+        ({"dataset": "cifar"}, ["dataset", "'cifar'", "mnist"]),
+        ({"partition": "random"}, ["partition", "'random'", "shards"]),
+        ({"epsilon": -1.0}, ["epsilon", "-1.0", "positive"]),
+        ({"epsilon": float("nan")}, ["epsilon", "nan", "finite"]),
+        ({"delta": 1.0}, ["delta", "1.0", "between 0 and 1"]),
+        ({"sampling-rate": 0.0}, ["sampling-rate", "0.0", "(0, 1]"]),
+        ({"sampling-rate": 1.5}, ["sampling-rate", "1.5", "(0, 1]"]),
+        ({"rounds": 2.5}, ["rounds", "2.5", "whole number"]),
+        ({"rounds": -1}, ["rounds", "-1", "at least 0"]),
+        ({"deployed": "yes"}, ["deployed", "'yes'", "true or false"]),
+        ({"population": True}, ["population", "True", "whole number"]),
+        ({"clipping-norm": -0.1}, ["clipping-norm", "-0.1", "at least 0"]),
+        ({"weighting": "capped"}, ["weight-cap", "0.0", "positive"]),
+        ({"data-dir": "/no/such/folder"}, ["data-dir", "/no/such/folder", "exists"]),
+        ({"resume": "/no/such/file"}, ["resume", "/no/such/file", "exists"]),
+        ({"encrypted-images": -5}, ["encrypted-images", "-5", "at least 0"]),
+    ],
+)
+def test_a_wrong_setting_names_itself(config: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings.from_config(config)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_a_whole_number_serves_where_a_number_is_meant() -> None:
+    assert Settings.from_config({"epsilon": 8}).epsilon == 8.0
+
+
+def test_command_line_settings_are_typed() -> None:
+    assert parse_settings(["model=cnn", "epsilon=8", "deployed=true", "ledger=/a b/c"]) == {
+        "model": "cnn",
+        "epsilon": 8,
+        "deployed": True,
+        "ledger": "/a b/c",
+    }
+
+
+@pytest.mark.parametrize("pair", ["epsilon", "=3", ""])
+def test_a_command_line_setting_needs_a_name_and_a_value(pair: str) -> None:
+    with pytest.raises(SettingError, match="name=value"):
+        parse_settings([pair])
