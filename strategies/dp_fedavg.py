@@ -645,6 +645,7 @@ class DPFedAvg(Strategy):
                 self._evaluate_here(evaluate_fn, number, result.arrays, result)
 
         result.privacy = self.report()
+        log(INFO, "")
         log(INFO, "Finished: ε = %.4g at δ = %g", result.privacy.epsilon, self.target_delta)
         return result
 
@@ -659,7 +660,7 @@ class DPFedAvg(Strategy):
         return PrivacyReport(
             epsilon=self.epsilon(),
             delta=self.target_delta,
-            noise_multiplier=self._noise_multiplier,
+            noise_multiplier=math.inf if self._noise_multiplier is None else self._noise_multiplier,
             clipping_norm=self.clipping.norm,
             sampling=self.sampling.kind,
             sampling_rate=self._fraction,

@@ -18,8 +18,8 @@ class PrivacyReport:
         without noise or with a seed.
     delta : float
         δ.
-    noise_multiplier : float or None
-        z of a round; None if the budget was spent before it could be calibrated.
+    noise_multiplier : float
+        z of a round; infinite if the budget was spent before the first.
     clipping_norm : float
         S, of the last round where it adapts.
     sampling : str
@@ -46,7 +46,7 @@ class PrivacyReport:
 
     epsilon: float
     delta: float
-    noise_multiplier: float | None
+    noise_multiplier: float
     clipping_norm: float
     sampling: str
     sampling_rate: float
@@ -60,9 +60,10 @@ class PrivacyReport:
     epsilon_by_round: dict[int, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """The report for a JSON file, with null for an infinite ε."""
+        """The report for a JSON file, with null for what is infinite."""
         document = asdict(self)
-        document["epsilon"] = self.epsilon if isfinite(self.epsilon) else None
+        for name in ("epsilon", "noise_multiplier"):
+            document[name] = document[name] if isfinite(document[name]) else None
         document["epsilon_by_round"] = [
             value if isfinite(value) else None for value in self.epsilon_by_round.values()
         ]
