@@ -87,8 +87,6 @@ class Template:
         arrays = {name: array.numpy() for name, array in record.items()}
         self.names = [name for name, array in arrays.items() if array.dtype.kind == "f"]
         self.arrays: list[Vector] = [arrays[name] for name in self.names]
-        if not self.arrays:
-            raise ValueError("the model has no floating-point array to average")
         for name, array in arrays.items():
             if array.dtype.kind not in "fiub" or (
                 array.dtype.kind == "f" and array.dtype not in _AVERAGED
@@ -102,6 +100,8 @@ class Template:
                     f"the model's array {name!r} holds NaN or infinite values; lower the "
                     "server's learning rate, or start from another model"
                 )
+        if not self.arrays:
+            raise ValueError("the model has no floating-point array to average")
         self._places = {
             name: _Place(name, array) for name, array in zip(self.names, self.arrays, strict=True)
         }
