@@ -1,12 +1,7 @@
-"""A run in a process of its own that kills itself at a given step of a given round.
-
-``python crash_run.py FOLDER STEP ROUND``: with STEP ``none`` it runs to its end. Goes on from
-the checkpoint where there is one. Whatever it releases it appends to FOLDER/released.
-"""
+"""A run, for a process of its own, that kills itself at a given step of a given round."""
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +13,12 @@ from strategies import Checkpoint, DPFedAvg, ServerSGD, checkpoint
 ROUNDS = 4
 
 
-def main() -> None:
-    """Run, and die where told."""
-    folder, step, fatal = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+def run(folder: Path, step: str, fatal: int) -> None:
+    """Run, and die where told; with the step ``none`` run to the end.
+
+    Goes on from the checkpoint where there is one. Appends whatever it releases to
+    ``released``, and writes how it ended to ``ended``.
+    """
     path = folder / "checkpoint"
     strategy = DPFedAvg(
         population=4,
@@ -86,8 +84,4 @@ def main() -> None:
     result = strategy.start(grid_of(4), model((50,)), num_rounds=ROUNDS)
     report = result.privacy
     assert report is not None
-    print(report.epsilon, report.rounds, report.stopped)
-
-
-if __name__ == "__main__":
-    main()
+    (folder / "ended").write_text(f"{report.epsilon} {report.rounds} {report.stopped}")
