@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,58 @@ _HEADER_READERS: dict[tuple[int, int], Callable[[Any], Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+_AVERAGED = (np.float16, np.float32, np.float64)
+_MOST_HEADERS = 8  # spellings of one array's header that are remembered
 
 
 class RejectedReply(ValueError):
     """A reply that is dropped; the message says why, for the operator's log only."""
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """What a training reply says, checked against the model that was sent."""
+
+    arrays: list[Vector]
+    metrics: MetricRecord | None
+
+
+class _Place:
+    """What one array of a reply must be, and the headers under which it was seen."""
+
+    def __init__(self, name: str, reference: Vector) -> None:
+        self._name = name
+        self._dtype, self._shape, self._size = reference.dtype, reference.shape, reference.nbytes
+        self._orders: dict[bytes, str] = {}
+
+    def view(self, data: bytes) -> Vector:
+        """The array that ``data``, in numpy's format, holds; without a copy."""
+        if not isinstance(data, bytes) or len(data) < self._size:
+            raise RejectedReply(f"array {self._name!r} is cut short")
+        start = len(data) - self._size
+        header = data[:start]
+        order = self._orders.get(header)
+        if order is None:
+            order = self._read_header(header)
+            if len(self._orders) < _MOST_HEADERS:
+                self._orders[header] = order
+        flat = np.frombuffer(data, dtype=self._dtype, offset=start)
+        return flat.reshape(self._shape, order="F" if order == "F" else "C")
+
+    def _read_header(self, header: bytes) -> str:
+        stream = io.BytesIO(header)
+        try:
+            version = np.lib.format.read_magic(stream)
+            shape, fortran, dtype = _HEADER_READERS[version](stream)
+        except Exception as error:  # numpy's reader lets out whatever Python's parser raises
+            raise RejectedReply(f"array {self._name!r} is not a numpy array") from error
+        if dtype != self._dtype:
+            raise RejectedReply(f"array {self._name!r} has another dtype")
+        if shape != self._shape:
+            raise RejectedReply(f"array {self._name!r} has another shape")
+        if stream.tell() != len(header):
+            raise RejectedReply(f"array {self._name!r} is cut short or too long")
+        return "F" if fortran else "C"
 
 
 class Template:
@@ -29,24 +78,32 @@ class Template:
     Raises
     ------
     ValueError
-        If the model has no floating-point array, or one that is not finite.
+        If the model has no floating-point array, or one that is not finite, or arrays that are
+        neither floating-point nor integers.
     """
 
     def __init__(self, record: ArrayRecord) -> None:
         self._record = record
         arrays = {name: array.numpy() for name, array in record.items()}
-        self.kept = {name: a for name, a in arrays.items() if not _is_floating(a.dtype)}
-        self.names = [name for name in arrays if name not in self.kept]
+        self.names = [name for name, array in arrays.items() if array.dtype.kind == "f"]
         self.arrays: list[Vector] = [arrays[name] for name in self.names]
+        for name, array in arrays.items():
+            if array.dtype.kind not in "fiub" or (
+                array.dtype.kind == "f" and array.dtype not in _AVERAGED
+            ):
+                raise ValueError(
+                    f"the model's array {name!r} has dtype {array.dtype}; give float16, float32 "
+                    "or float64, or integers, which are not averaged"
+                )
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(
+                    f"the model's array {name!r} holds NaN or infinite values; lower the "
+                    "server's learning rate, or start from another model"
+                )
         if not self.arrays:
             raise ValueError("the model has no floating-point array to average")
-        for name, array in zip(self.names, self.arrays, strict=True):
-            if not np.isfinite(array).all():
-                raise ValueError(f"the model's array {name!r} holds NaN or infinite values")
-        # What numpy.save writes before the data, so that a well-formed reply needs no parsing.
-        self._expected = {
-            name: (record[name].data[: len(record[name].data) - array.nbytes], array)
-            for name, array in zip(self.names, self.arrays, strict=True)
+        self._places = {
+            name: _Place(name, array) for name, array in zip(self.names, self.arrays, strict=True)
         }
 
     def record(self, arrays: Sequence[Vector]) -> ArrayRecord:
@@ -54,63 +111,59 @@ class Template:
         fresh = dict(zip(self.names, arrays, strict=True))
         return ArrayRecord(
             {
-                name: Array(np.ascontiguousarray(fresh[name])) if name in fresh else array
+                name: Array(np.asarray(fresh[name], order="C")) if name in fresh else array
                 for name, array in self._record.items()
             }
         )
 
-    def read(self, record: ArrayRecord) -> list[Vector]:
-        """View the floating-point arrays of a reply, in the template's order, without a copy.
+    def read(self, reply: Message) -> TrainReply:
+        """Read a training reply. Its arrays are views, in the template's order.
 
         Raises
         ------
         RejectedReply
-            If arrays are missing or extra, or of another shape, dtype or encoding.
+            If it is an error, has several records of a kind, or its arrays are missing or extra
+            or of another shape, dtype or encoding.
         """
+        record, metrics = _content(reply)
         if record.keys() != self._record.keys():
             raise RejectedReply("arrays are missing or extra")
-        return [self._view(name, record[name]) for name in self.names]
-
-    def _view(self, name: str, array: Array) -> Vector:
-        header, reference = self._expected[name]
-        data = array.data
-        if len(data) == len(header) + reference.nbytes and data.startswith(header):
-            flat = np.frombuffer(data, dtype=reference.dtype, offset=len(header))
-            return flat.reshape(reference.shape)
-        stream = io.BytesIO(data)
-        try:
-            version = np.lib.format.read_magic(stream)
-            shape, fortran, dtype = _HEADER_READERS[version](stream)
-        except (ValueError, OSError, EOFError, SyntaxError, KeyError, TypeError) as error:
-            raise RejectedReply(f"array {name!r} is not a numpy array") from error
-        if dtype != reference.dtype:
-            raise RejectedReply(f"array {name!r} has another dtype")
-        if shape != reference.shape:
-            raise RejectedReply(f"array {name!r} has another shape")
-        if len(data) - stream.tell() != reference.nbytes:
-            raise RejectedReply(f"array {name!r} is cut short or too long")
-        flat = np.frombuffer(data, dtype=dtype, offset=stream.tell())
-        return flat.reshape(shape, order="F" if fortran else "C")
+        views = [place.view(record[name].data) for name, place in self._places.items()]
+        return TrainReply(views, metrics)
 
 
-def _is_floating(dtype: np.dtype[Any]) -> bool:
-    return bool(np.issubdtype(dtype, np.floating))
+def _content(reply: Message) -> tuple[ArrayRecord, MetricRecord | None]:
+    if reply.has_error():
+        raise RejectedReply("the client answered with an error")
+    if not reply.has_content():
+        raise RejectedReply("the reply is empty")
+    records = list(reply.content.values())
+    arrays = [record for record in records if isinstance(record, ArrayRecord)]
+    if len(arrays) != 1:
+        raise RejectedReply(f"{len(arrays)} array records instead of one")
+    return arrays[0], _only_metrics(reply)
 
 
-def content_of(reply: Message) -> tuple[ArrayRecord, MetricRecord | None]:
-    """The one ArrayRecord of a reply, and its MetricRecord if it has one.
+def _only_metrics(reply: Message) -> MetricRecord | None:
+    metrics = [record for record in reply.content.values() if isinstance(record, MetricRecord)]
+    if len(metrics) > 1:
+        raise RejectedReply(f"{len(metrics)} metric records instead of one")
+    return metrics[0] if metrics else None
+
+
+def read_metrics(reply: Message) -> MetricRecord:
+    """The one MetricRecord of an evaluation's reply.
 
     Raises
     ------
     RejectedReply
-        If the reply is an error, or has several records of a kind.
+        If the reply is an error, or has none or several.
     """
     if reply.has_error():
         raise RejectedReply("the client answered with an error")
-    arrays = list(reply.content.array_records.values())
-    metrics = list(reply.content.metric_records.values())
-    if len(arrays) != 1:
-        raise RejectedReply(f"{len(arrays)} array records instead of one")
-    if len(metrics) > 1:
-        raise RejectedReply(f"{len(metrics)} metric records instead of one")
-    return arrays[0], metrics[0] if metrics else None
+    if not reply.has_content():
+        raise RejectedReply("the reply is empty")
+    metrics = _only_metrics(reply)
+    if metrics is None:
+        raise RejectedReply("no metric record")
+    return metrics

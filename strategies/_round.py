@@ -1,26 +1,20 @@
 """One round of training: whom it asked, what they may add, what it releases."""
 
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Message, MetricRecord
+from flwr.app import Message
 
 from privacy.mechanisms import ClippingGeometry, Randomness, RejectedUpdate, SumMechanism
-from strategies._replies import RejectedReply, Template, content_of
+from strategies._operator_log import operator_log
+from strategies._replies import RejectedReply, Template, TrainReply
 from strategies.weighting import Weighting
 
 Vector = npt.NDArray[Any]
-
-# Actual cohorts, node ids and reasons go here and nowhere else. It is silent until the operator
-# gives it a handler, and never reaches the log that Flower streams to users.
-operator_log = logging.getLogger("bloomseal.operator")
-operator_log.propagate = False
-operator_log.addHandler(logging.NullHandler())
-operator_log.setLevel(logging.INFO)
+_T = TypeVar("_T")
 
 
 class Asked:
@@ -94,24 +88,35 @@ class TrainRound:
                 randomness=randomness,
             )
 
-    def take(self, reply: Message) -> MetricRecord | None:
-        """Bound one reply and add it; its metrics come back.
+    def read(self, reply: Message) -> tuple[TrainReply, float]:
+        """What a reply says, and how much it counts; the sums are not touched.
 
         Raises
         ------
         RejectedReply
-            If it cannot be read or bounded; the sums are as they were.
+            If it cannot be read.
         """
-        arrays, metrics = content_of(reply)
+        content = self.template.read(reply)
         try:
-            weight = self._weighting.weight(metrics, self._key)
-            contribution = self._sum.add(self.template.read(arrays), weight=weight)
-        except (RejectedUpdate, ValueError) as error:
+            return content, self._weighting.weight(content.metrics, self._key)
+        except ValueError as error:
+            raise RejectedReply(str(error)) from error
+
+    def add(self, content: TrainReply, weight: float) -> None:
+        """Bound one reply and add it.
+
+        Raises
+        ------
+        RejectedReply
+            If it cannot be bounded; the sums are as they were.
+        """
+        try:
+            contribution = self._sum.add(content.arrays, weight=weight)
+        except RejectedUpdate as error:
             raise RejectedReply(str(error)) from error
         if self._bits is not None:
             bit = np.array([-0.5 if contribution.clipped else 0.5])
             self._bits.add([bit], weight=1.0)
-        return metrics
 
     def release(self, denominator: float) -> list[Vector]:
         """The noisy sum of updates over a fixed, public denominator."""
@@ -129,20 +134,36 @@ class TrainRound:
 
 
 def collect(
-    round_name: str, asked: Asked, replies: Iterable[Message], take: Any
-) -> Sequence[MetricRecord | None]:
-    """Feed every good reply to ``take``; log what was dropped, for the operator only."""
-    kept: list[MetricRecord | None] = []
+    round_name: str,
+    asked: Asked,
+    replies: Iterable[Message],
+    *,
+    read: Callable[[Message], _T],
+    use: Callable[[_T], None],
+) -> None:
+    """Feed every good reply to ``use``; log what was dropped, for the operator only.
+
+    Whatever goes wrong while a stranger's reply is *read* costs that reply and nothing else.
+    What goes wrong while it is *used*, other than that it cannot be bounded, ends the run:
+    the sums could no longer be trusted.
+    """
+    used = 0
     for reply in replies:
         try:
             asked.answer(reply)
-            kept.append(take(reply))
+            try:
+                content = read(reply)
+            except RejectedReply:
+                raise
+            except Exception as error:
+                raise RejectedReply(f"it cannot be read ({type(error).__name__})") from error
+            use(content)
+            used += 1
         except RejectedReply as error:
             operator_log.warning(
-                "%s: dropped the reply of node %d: %s",
+                "%s: dropped the reply of node %s: %s",
                 round_name,
                 reply.metadata.src_node_id,
                 error,
             )
-    operator_log.info("%s: %d replies used; silent nodes: %s", round_name, len(kept), asked.silent)
-    return kept
+    operator_log.info("%s: %d replies used; silent nodes: %s", round_name, used, asked.silent)

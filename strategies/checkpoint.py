@@ -60,7 +60,7 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write to ``path``, whole and durable, or not at all."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in self.arrays.items()}
         state = json.dumps(
             {
                 "run": self.run,
@@ -71,7 +71,7 @@ class Checkpoint:
             }
         )
         metadata = {"format": _FORMAT, "state": state, "digest": _digest(state, arrays)}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.part")
         with temporary.open("wb") as file:
             file.write(save(arrays, metadata=metadata))
             file.flush()
@@ -100,7 +100,7 @@ class Checkpoint:
             raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
         if metadata.get("format") != _FORMAT:
             raise CheckpointError(f"{path} is not a checkpoint of this strategy")
-        if metadata["digest"] != _digest(metadata["state"], arrays):
+        if metadata.get("digest") != _digest(metadata.get("state", ""), arrays):
             raise CheckpointError(f"{path} was altered after it was written; use another one")
         state = json.loads(metadata["state"])
         return cls(

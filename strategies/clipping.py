@@ -166,5 +166,6 @@ class AdaptiveClipping:
 
     def follow(self, unclipped_fraction: float) -> None:
         """Move the norm for the next round: S ← S exp(−η (b − γ))."""
-        moved = self.norm * exp(-self.learning_rate * (unclipped_fraction - self.quantile))
+        step = -self.learning_rate * (unclipped_fraction - self.quantile)
+        moved = self.norm * exp(min(max(step, -100.0), 100.0))
         self.norm = min(max(moved, _SMALLEST), _LARGEST)

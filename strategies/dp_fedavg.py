@@ -1,11 +1,13 @@
 """DPFedAvg: weighted federated averaging with client-level differential privacy."""
 
+import copy
 import json
 import math
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid, PrivacySpent
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
@@ -31,7 +33,6 @@ from privacy.accounting import (
     Budget,
     Event,
     FixedSize,
-    GaussianRelease,
     Ledger,
     Sampling,
     calibrate_noise_multiplier,
@@ -39,9 +40,10 @@ from privacy.accounting import (
     joint_noise_multiplier,
 )
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
-from strategies._replies import RejectedReply, Template
-from strategies._round import Asked, Multipliers, TrainRound, collect, operator_log
-from strategies.checkpoint import Checkpoint
+from strategies._operator_log import operator_log
+from strategies._replies import Template, TrainReply, read_metrics
+from strategies._round import Asked, Multipliers, TrainRound, collect
+from strategies.checkpoint import Checkpoint, CheckpointError
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
 from strategies.cohort import draw_cohort, expected_fraction, metrics_sampling
 from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
@@ -171,15 +173,22 @@ class DPFedAvg(Strategy):
     ) -> None:
         self._register = Register(population)
         size = self._register.size
-        self.sampling = sampling
+        self.sampling: Sampling = sampling
         self._fraction = expected_fraction(sampling, size)
-        self.clipping: Clipping = (
-            clipping if not isinstance(clipping, int | float) else FlatClipping(float(clipping))
+        # Copies: a run changes them, and the caller's may serve another run.
+        self._clipping_at_first: Clipping = (
+            FlatClipping(float(clipping))
+            if isinstance(clipping, int | float)
+            else copy.deepcopy(clipping)
         )
+        self.clipping = copy.deepcopy(self._clipping_at_first)
         self.weighting: Weighting = UniformWeights() if weighting is None else weighting
         self._denominator = self._fraction * self.weighting.total(size)
         self.mechanism: SumMechanism = LatticeGaussian() if mechanism is None else mechanism
-        self.optimizer: ServerOptimizer = ServerSGD() if optimizer is None else optimizer
+        self._optimizer_at_first: ServerOptimizer = (
+            ServerSGD() if optimizer is None else copy.deepcopy(optimizer)
+        )
+        self.optimizer = copy.deepcopy(self._optimizer_at_first)
         self.adjacency = (
             Adjacency.REPLACE_ONE
             if isinstance(sampling, FixedSize)
@@ -194,8 +203,10 @@ class DPFedAvg(Strategy):
                 "from which start() calibrates it"
             )
         if noise_multiplier is not None:
-            GaussianRelease(noise_multiplier, sampling)  # checks the range
-        self._noise_multiplier = noise_multiplier
+            self.mechanism.account(noise_multiplier=noise_multiplier, sampling=sampling)
+        self._noise_multiplier = self._given_noise_multiplier = noise_multiplier
+        if not 0 < target_delta < 1:
+            raise ValueError(f"target_delta must lie strictly between 0 and 1, got {target_delta}")
         self.target_delta = target_delta
         self._budget = None if target_epsilon is None else Budget(target_epsilon, target_delta)
         if not 0 <= iterate_average < 1:
@@ -225,13 +236,17 @@ class DPFedAvg(Strategy):
         self._train_round: TrainRound | None = None
         self._train_asked = self._evaluate_asked = Asked([])
         self._resumed = None if resume is None else self._load(Path(resume).absolute())
+        self._started = False
         self._ledger_path = Path(ledger).absolute()
         self._ledger = self._open_ledger()
 
     def _open_ledger(self) -> Ledger:
+        # A seeded run keeps a ledger of its own: what it released is private from nobody, and
+        # no private run may go on from it as if it were.
+        name = self._register.name
         return Ledger.open(
             self._ledger_path,
-            population=self._register.name,
+            population=name if self._randomness.private else f"{name} (seeded: not private)",
             adjacency=self.adjacency,
             at_least=None if self._resumed is None else self._resumed.position,
         )
@@ -270,13 +285,18 @@ class DPFedAvg(Strategy):
             raise ValueError("noise_multiplier is calibrated in start(); it is not known yet")
         return self._noise_multiplier
 
-    def _train_event(self) -> GaussianRelease:
-        return GaussianRelease(self.noise_multiplier, self.sampling)
+    def _train_event(self) -> Event:
+        return self.mechanism.account(
+            noise_multiplier=self.noise_multiplier, sampling=self.sampling
+        )
 
     def _evaluate_event(self) -> Event | None:
         if not self.fraction_evaluate or not isinstance(self.evaluate_metrics, NoisedMetrics):
             return None
-        return GaussianRelease(self.evaluate_metrics.noise_multiplier, self._evaluate_sampling)
+        return self.mechanism.account(
+            noise_multiplier=self.evaluate_metrics.noise_multiplier,
+            sampling=self._evaluate_sampling,
+        )
 
     def _multipliers(self) -> Multipliers:
         """Share the round's z among the sum of updates and what else its cohort releases."""
@@ -312,13 +332,23 @@ class DPFedAvg(Strategy):
         evaluation = self._evaluate_event()
         if evaluation is not None:
             spent += [evaluation] * rounds
-        self._noise_multiplier = calibrate_noise_multiplier(
-            sampling=self.sampling,
-            rounds=rounds,
-            budget=self._budget,
-            accountant=self.accountant,
-            spent=spent,
-        )
+        try:
+            self._noise_multiplier = calibrate_noise_multiplier(
+                sampling=self.sampling,
+                rounds=rounds,
+                budget=self._budget,
+                accountant=self.accountant,
+                spent=spent,
+            )
+        except ValueError:
+            if not self._ledger.records:
+                raise  # the budget was never large enough
+            self._stop(f"no noise is enough for {rounds} more rounds within")
+
+    def _stop(self, why: str) -> None:
+        limit = self._budget.epsilon if self._budget else math.inf
+        self.stopped = f"{why} the budget of ε = {limit:g} at δ = {self.target_delta:g}"
+        log(WARNING, "Stopping: %s.", self.stopped)
 
     def _affordable(self, *events: Event | None) -> bool:
         if self._budget is None:
@@ -360,12 +390,7 @@ class DPFedAvg(Strategy):
         if self.stopped is None and not self._affordable(
             self._train_event(), self._evaluate_event()
         ):
-            self.stopped = (
-                f"round {server_round} would pass the budget of ε = "
-                f"{self._budget.epsilon if self._budget else math.inf:g} at δ = "
-                f"{self.target_delta:g}"
-            )
-            log(WARNING, "Stopping: %s.", self.stopped)
+            self._stop(f"round {server_round} would pass")
         if self.stopped is not None:
             return []
         template = Template(arrays)
@@ -404,16 +429,18 @@ class DPFedAvg(Strategy):
             return None, None
         self._train_round = None
         noised = self._open_metrics(self.train_metrics)
-        kept: list[RecordDict] = []
+        public: list[MetricRecord] = []
 
-        def take(reply: Message) -> None:
-            metrics = this.take(reply)
+        def use(read: tuple[TrainReply, float]) -> None:
+            content, weight = read
+            this.add(content, weight)
             if noised is not None:
-                noised.add(metrics)
-            elif self.train_metrics is not None and metrics is not None:
-                kept.append(RecordDict({"metrics": metrics}))
+                noised.add(content.metrics)
+            elif self.train_metrics is not None and content.metrics is not None:
+                public.append(content.metrics)
 
-        collect(f"round {server_round}, train", self._train_asked, replies, take)
+        name = f"round {server_round}, train"
+        collect(name, self._train_asked, replies, read=this.read, use=use)
         self._ledger.append(self._train_event(), run=self.run_name, round=server_round)
 
         update = this.release(self._denominator)
@@ -425,8 +452,8 @@ class DPFedAvg(Strategy):
         metrics = None
         if noised is not None:
             metrics = noised.release(expected)
-        elif isinstance(self.train_metrics, PublicMetrics) and kept:
-            metrics = self.train_metrics.aggregate(kept, self.weighted_by_key)
+        elif isinstance(self.train_metrics, PublicMetrics):
+            metrics = self.train_metrics.release(public, self.weighted_by_key)
         self.epsilon_by_round[server_round] = self.epsilon()
         return this.template.record(stepped), metrics
 
@@ -456,25 +483,17 @@ class DPFedAvg(Strategy):
         if not self.fraction_evaluate or self.stopped is not None:
             return None
         noised = self._open_metrics(self.evaluate_metrics)
-        kept: list[RecordDict] = []
-
-        def take(reply: Message) -> None:
-            if reply.has_error() or len(reply.content.metric_records) != 1:
-                raise RejectedReply("an error, or not exactly one metric record")
-            (metrics,) = reply.content.metric_records.values()
-            if noised is not None:
-                noised.add(metrics)
-            else:
-                kept.append(RecordDict({"metrics": metrics}))
-
-        collect(f"round {server_round}, evaluate", self._evaluate_asked, replies, take)
+        public: list[MetricRecord] = []
+        use = public.append if noised is None else noised.add
+        name = f"round {server_round}, evaluate"
+        collect(name, self._evaluate_asked, replies, read=read_metrics, use=use)
         event = self._evaluate_event()
         if noised is not None and event is not None:
             self._ledger.append(event, run=self.run_name, round=server_round)
             self.epsilon_by_round[server_round] = self.epsilon()
             return noised.release(self.fraction_evaluate * self._register.size)
-        if isinstance(self.evaluate_metrics, PublicMetrics) and kept:
-            return self.evaluate_metrics.aggregate(kept, self.weighted_by_key)
+        if isinstance(self.evaluate_metrics, PublicMetrics):
+            return self.evaluate_metrics.release(public, self.weighted_by_key)
         return None
 
     def _open_metrics(self, rule: PublicMetrics | NoisedMetrics | None) -> NoisedMetricsSum | None:
@@ -549,6 +568,9 @@ class DPFedAvg(Strategy):
             raise ValueError(f"num_rounds must be at least 1, got {num_rounds}")
         train_config = ConfigRecord() if train_config is None else train_config
         evaluate_config = ConfigRecord() if evaluate_config is None else evaluate_config
+        if self._started:
+            self._begin_again()
+        self._started = True
         if self._ledger.closed:
             self._ledger = self._open_ledger()
         with self._ledger:
@@ -561,6 +583,17 @@ class DPFedAvg(Strategy):
                 evaluate_config,
                 evaluate_fn,
             )
+
+    def _begin_again(self) -> None:
+        """Forget the last run: the next is a new one, on the same ledger."""
+        self._resumed = None
+        self.run_name = secrets.token_hex(8)
+        self._noise_multiplier = self._given_noise_multiplier
+        self.clipping = copy.deepcopy(self._clipping_at_first)
+        self.optimizer = copy.deepcopy(self._optimizer_at_first)
+        self.stopped = None
+        self.epsilon_by_round = {}
+        self._average = []
 
     def _run(
         self,
@@ -576,11 +609,16 @@ class DPFedAvg(Strategy):
         log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, num_rounds)
         self.summary()
         self._wait_for_nodes(grid)
-        result = PrivateResult(arrays=arrays)
-        if evaluate_fn and first == 1:
-            self._evaluate_here(evaluate_fn, 0, arrays, result)
+        result = PrivateResult(arrays=self._latest_average(arrays))
+        if first == 1:
+            self._keep(0, arrays)
+            if evaluate_fn:
+                self._evaluate_here(evaluate_fn, 0, arrays, result)
 
-        for number in range(first, num_rounds + 1):
+        rounds = range(first, num_rounds + 1) if self.stopped is None else []
+        for number in rounds:
+            log(INFO, "")
+            log(INFO, "[ROUND %d/%d]", number, num_rounds)
             messages = self.configure_train(number, arrays, train_config, grid)
             if self.stopped is not None:
                 break
@@ -589,7 +627,9 @@ class DPFedAvg(Strategy):
             if stepped is None:  # only a round that was not configured has no model
                 raise RuntimeError(f"round {number} was not configured")
             arrays = stepped
+            log(INFO, "\t├──> Spent so far: ε = %.4g at δ = %g", self.epsilon(), self.target_delta)
             if metrics is not None:
+                log(INFO, "\t├──> Training metrics: %s", metrics)
                 result.train_metrics_clientapp[number] = metrics
             result.arrays = self._averaged(arrays)
             self._keep(number, arrays)
@@ -599,11 +639,13 @@ class DPFedAvg(Strategy):
                 number, stream_replies(grid, evaluation, timeout=timeout)
             )
             if evaluated is not None:
+                log(INFO, "\t├──> Evaluation metrics: %s", evaluated)
                 result.evaluate_metrics_clientapp[number] = evaluated
             if evaluate_fn:
                 self._evaluate_here(evaluate_fn, number, result.arrays, result)
 
         result.privacy = self.report()
+        log(INFO, "")
         log(INFO, "Finished: ε = %.4g at δ = %g", result.privacy.epsilon, self.target_delta)
         return result
 
@@ -618,7 +660,7 @@ class DPFedAvg(Strategy):
         return PrivacyReport(
             epsilon=self.epsilon(),
             delta=self.target_delta,
-            noise_multiplier=self.noise_multiplier,
+            noise_multiplier=math.inf if self._noise_multiplier is None else self._noise_multiplier,
             clipping_norm=self.clipping.norm,
             sampling=self.sampling.kind,
             sampling_rate=self._fraction,
@@ -627,19 +669,27 @@ class DPFedAvg(Strategy):
             adjacency=self.adjacency.value,
             accountant=self.accountant,
             mechanism=self.mechanism.name,
-            private=self._randomness.private and self.noise_multiplier > 0,
+            private=self._randomness.private and self._noise_multiplier != 0,
             stopped=self.stopped,
             epsilon_by_round=dict(self.epsilon_by_round),
         )
 
+    def privacy_spent(self) -> PrivacySpent:
+        """What this population has paid, as Flower's own private strategies tell it."""
+        return PrivacySpent(
+            epsilon=self.epsilon(),
+            delta=self.target_delta,
+            num_releases=len(self._ledger.records),
+            accounting_method=self.accountant,
+        )
+
     def _wait_for_nodes(self, grid: Grid) -> None:
+        waiting = False
         while (connected := len(list(grid.get_node_ids()))) < self.min_available_nodes:
-            log(
-                INFO,
-                "Waiting for nodes: %d connected, %d needed.",
-                connected,
-                self.min_available_nodes,
-            )
+            if not waiting:
+                log(INFO, "Waiting for %d nodes to connect.", self.min_available_nodes)
+                waiting = True
+            operator_log.info("%d nodes are connected", connected)
             time.sleep(1)
 
     def _evaluate_here(
@@ -647,6 +697,7 @@ class DPFedAvg(Strategy):
     ) -> None:
         metrics = evaluate_fn(number, arrays)
         if metrics is not None:
+            log(INFO, "\t└──> Evaluation on the server: %s", metrics)
             result.evaluate_metrics_serverapp[number] = metrics
 
     # Averages, checkpoints --------------------------------------------------------------------
@@ -662,23 +713,29 @@ class DPFedAvg(Strategy):
             average += (1 - self.iterate_average) * (a - average)
         return template.record(self._average)
 
+    def _latest_average(self, arrays: ArrayRecord) -> ArrayRecord:
+        return Template(arrays).record(self._average) if self._average else arrays
+
     def _settings(self) -> str:
-        return json.dumps(
-            {
-                "population": self._register.name,
-                "sampling": str(self.sampling),
-                "clipping": type(self.clipping).__name__,
-                "weighting": str(self.weighting),
-                "mechanism": self.mechanism.name,
-                "optimizer": type(self.optimizer).__name__,
-                "target_epsilon": None if self._budget is None else self._budget.epsilon,
-                "target_delta": self.target_delta,
-            },
-            sort_keys=True,
-        )
+        settings = {
+            "population": self._register.name,
+            "sampling": self.sampling,
+            "clipping": self._clipping_at_first,
+            "weighting": self.weighting,
+            "mechanism": self.mechanism.name,
+            "optimizer": self._optimizer_at_first,
+            "iterate_average": self.iterate_average,
+            "noise_multiplier": self._given_noise_multiplier,
+            "target_epsilon": None if self._budget is None else self._budget.epsilon,
+            "target_delta": self.target_delta,
+            "train_metrics": self.train_metrics,
+            "fraction_evaluate": self.fraction_evaluate,
+            "evaluate_metrics": self.evaluate_metrics,
+        }
+        return json.dumps({name: _told(value) for name, value in settings.items()}, sort_keys=True)
 
     def _keep(self, number: int, arrays: ArrayRecord) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or self._noise_multiplier is None:
             return
         slots = {f"model/{name}": array.numpy() for name, array in arrays.items()}
         slots |= {f"optimizer/{k}": v for k, v in self.optimizer.state_dict().items()}
@@ -713,7 +770,18 @@ class DPFedAvg(Strategy):
             zip(privacy["rounds"].tolist(), privacy["epsilon"].tolist(), strict=True)
         )
         model = kept.slot("model")
-        for name, array in initial.items():
-            if name not in model or model[name].shape != tuple(array.shape):
-                raise ValueError(f"the checkpoint has no array {name!r} of shape {array.shape}")
+        expected = {name: (tuple(a.shape), a.dtype) for name, a in initial.items()}
+        found = {name: (a.shape, str(a.dtype)) for name, a in model.items()}
+        if found != expected:
+            names = sorted(n for n in found.keys() | expected if found.get(n) != expected.get(n))
+            raise CheckpointError(f"the checkpoint is of another model; its arrays {names} differ")
         return ArrayRecord({name: Array(model[name]) for name in initial}), kept.round + 1
+
+
+def _told(setting: object) -> object:
+    """A setting as a checkpoint compares it: the same in another process."""
+    if setting is None or isinstance(setting, int | float | str):
+        return setting
+    if isinstance(setting, PublicMetrics) or not is_dataclass(setting):
+        return type(setting).__qualname__
+    return repr(setting)

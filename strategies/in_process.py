@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -111,31 +111,39 @@ class InProcessGrid(Grid):
         return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Let the nodes work, and yield their replies. A node that is offline never replies."""
+        """Let the nodes work, and yield their replies.
+
+        For a node that went offline an error comes back, as from Flower's own grids.
+        """
         for identifier in message_ids:
-            message = self._waiting.get(identifier)
-            if message is None or message.metadata.dst_node_id in self.offline:
+            message = self._waiting.pop(identifier, None)
+            if message is None:
                 continue
-            del self._waiting[identifier]
-            reply = self._work(message)
+            if message.metadata.dst_node_id in self.offline:
+                reply = Message(
+                    Error(ErrorCode.NODE_UNAVAILABLE, "the node is offline"), reply_to=message
+                )
+            else:
+                reply = self._work(message)
             reply.metadata.__dict__["_message_id"] = f"reply-{identifier}"
             yield reply
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Push, then pull; nodes that are offline are given up at once."""
+        """Push, then pull."""
         return list(self.pull_messages(list(self.push_messages(messages))))
 
     def _work(self, message: Message) -> Message:
         try:
             # A node gets records of its own: what it changes stays with it.
-            own = RecordDict(dict(message.content))
-            for name, record in own.config_records.items():
-                own[name] = ConfigRecord(dict(record))
+            own = RecordDict({name: r.copy() for name, r in message.content.items()})
             delivered = Message.__new__(Message)
             delivered.__dict__.update(message.__dict__, _content=own)
-            return self._client_app(delivered, self.context(message.metadata.dst_node_id))
+            reply = self._client_app(delivered, self.context(message.metadata.dst_node_id))
+            if not isinstance(reply, Message):
+                raise TypeError(f"the ClientApp returned {type(reply).__name__}, not a Message")
+            return reply
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

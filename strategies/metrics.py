@@ -1,6 +1,7 @@
 """What may be told of clients' metrics: nothing by default."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
 
@@ -14,7 +15,9 @@ from privacy.mechanisms import (
     RoundSum,
     SumMechanism,
 )
+from strategies._operator_log import operator_log
 
+_LARGEST_METRIC = 1e100  # what is beyond is as good as infinite
 AggregateMetrics = Callable[[list[RecordDict], str], MetricRecord]
 
 
@@ -32,6 +35,23 @@ class PublicMetrics:
     """
 
     aggregate: AggregateMetrics = aggregate_metricrecords
+
+    def release(self, replies: Sequence[MetricRecord], weighted_by_key: str) -> MetricRecord | None:
+        """Aggregate the records that look like most of them do and are finite.
+
+        A client that sends others is left out, so that it cannot keep the rest from being seen.
+        """
+        usable = [record for record in replies if _usable(record, weighted_by_key)]
+        forms = Counter(_form(record) for record in usable)
+        if not forms:
+            return None
+        ((usual, _),) = forms.most_common(1)
+        kept = [RecordDict({"metrics": r}) for r in usable if _form(r) == usual]
+        try:
+            return self.aggregate(kept, weighted_by_key)
+        except Exception as error:  # made of clients' values: it must not end the run
+            operator_log.warning("clients' metrics could not be aggregated: %r", error)
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +89,8 @@ class NoisedMetrics:
                 raise ValueError(
                     f"the range of metric {name!r} must be low < high, got {low, high}"
                 )
+            if not isfinite(high - low):
+                raise ValueError(f"the range of metric {name!r} is too wide: {low, high}")
         if not (isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
             raise ValueError(f"noise_multiplier must be positive, got {self.noise_multiplier}")
 
@@ -97,7 +119,7 @@ class NoisedMetricsSum:
         centred = np.zeros(len(self._rule.ranges))
         for i, (name, (low, high)) in enumerate(self._rule.ranges.items()):
             value = None if metrics is None else metrics.get(name)
-            if isinstance(value, int | float) and isfinite(value):
+            if isinstance(value, int | float) and value == value:  # neither a list nor NaN
                 centred[i] = (min(max(value, low), high) - low) / (high - low) - 0.5
         self._sum.add([centred], weight=1.0)
 
@@ -113,3 +135,20 @@ class NoisedMetricsSum:
                 )
             }
         )
+
+
+def _usable(record: MetricRecord, weighted_by_key: str) -> bool:
+    weight = record.get(weighted_by_key)
+    if not isinstance(weight, int | float) or not weight > 0:
+        return False
+    values = [v for value in record.values() for v in _listed(value)]
+    return all(abs(value) < _LARGEST_METRIC for value in values)
+
+
+def _form(record: MetricRecord) -> frozenset[tuple[str, int | None]]:
+    """The names of the metrics, and how long those are that are lists."""
+    return frozenset((k, len(v) if isinstance(v, list) else None) for k, v in record.items())
+
+
+def _listed(value: int | float | list[int] | list[float]) -> Sequence[int | float]:
+    return value if isinstance(value, list) else [value]

@@ -19,7 +19,7 @@ class PrivacyReport:
     delta : float
         δ.
     noise_multiplier : float
-        z of a round.
+        z of a round; infinite if the budget was spent before the first.
     clipping_norm : float
         S, of the last round where it adapts.
     sampling : str
@@ -60,17 +60,22 @@ class PrivacyReport:
     epsilon_by_round: dict[int, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """The report for a JSON file, with null for an infinite ε."""
+        """The report for a JSON file, with null for what is infinite."""
         document = asdict(self)
-        document["epsilon"] = self.epsilon if isfinite(self.epsilon) else None
+        for name in ("epsilon", "noise_multiplier"):
+            document[name] = document[name] if isfinite(document[name]) else None
         document["epsilon_by_round"] = [
             value if isfinite(value) else None for value in self.epsilon_by_round.values()
         ]
         return document
 
 
-@dataclass
+@dataclass(repr=False)
 class PrivateResult(Result):
     """Flower's ``Result`` with the run's privacy beside it."""
 
     privacy: PrivacyReport | None = field(default=None)
+
+    def __repr__(self) -> str:
+        """Flower's description, and the privacy."""
+        return f"{super().__repr__()}\nPrivacy:\n{self.privacy}\n"

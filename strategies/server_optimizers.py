@@ -79,11 +79,13 @@ class ServerSGD:
             for velocity, u in zip(self._velocity, update, strict=True):
                 velocity *= self.momentum
                 velocity += u
-            update = self._velocity
-        return [
-            (a + self.learning_rate * u).astype(a.dtype, copy=False)
-            for a, u in zip(arrays, update, strict=True)
-        ]
+            update = [v.copy() for v in self._velocity]
+        stepped = []
+        for a, u in zip(arrays, update, strict=True):
+            u *= self.learning_rate
+            u += a
+            stepped.append(u.astype(a.dtype, copy=False))
+        return stepped
 
     def state_dict(self) -> dict[str, Vector]:
         """The velocity."""

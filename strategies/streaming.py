@@ -3,10 +3,12 @@
 import time
 from collections.abc import Iterable, Iterator
 
+import httpx
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-_BATCH = 16  # replies held at once
+from strategies._operator_log import operator_log
+
 _SHORTEST, _LONGEST = 0.02, 1.0  # seconds between looks when nothing has arrived
 
 
@@ -15,9 +17,9 @@ def stream_replies(
 ) -> Iterator[Message]:
     """Send messages and yield each reply as it arrives.
 
-    Does what ``Grid.send_and_receive`` does, but holds at most a few replies at a time, and
-    looks again after 20 milliseconds, then ever more rarely up to a second, instead of every
-    three seconds.
+    Does what ``Grid.send_and_receive`` does, but holds one reply at a time, and looks again
+    after 20 milliseconds, then ever more rarely up to a second, instead of every three seconds.
+    A reply that the grid cannot even decode is dropped, and costs no other client its reply.
 
     Parameters
     ----------
@@ -40,16 +42,20 @@ def stream_replies(
 def _pull(grid: Grid, waiting: list[str], deadline: float | None) -> Iterator[Message]:
     pause = _SHORTEST
     while waiting:
-        arrived = False
-        still: list[str] = []
-        for start in range(0, len(waiting), _BATCH):
-            batch = waiting[start : start + _BATCH]
-            answered = set()
-            for reply in grid.pull_messages(batch):
-                answered.add(reply.metadata.reply_to_message_id)
-                yield reply
-            arrived |= bool(answered)
-            still += [identifier for identifier in batch if identifier not in answered]
+        still = []
+        for identifier in waiting:
+            # One by one: what is pulled together is lost together if one cannot be decoded.
+            try:
+                found = list(grid.pull_messages([identifier]))
+            except (OSError, httpx.HTTPError):  # the network's fault, not the reply's
+                raise
+            except Exception as error:
+                operator_log.warning("dropped a reply that cannot be decoded: %r", error)
+                continue
+            if not found:
+                still.append(identifier)
+            yield from found
+        arrived = len(still) < len(waiting)
         waiting = still
         if not waiting or (deadline is not None and time.monotonic() >= deadline):
             return

@@ -1,0 +1,87 @@
+"""A run, for a process of its own, that kills itself at a given step of a given round."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from federation import grid_of, model
+
+from privacy.accounting import Full, Ledger
+from strategies import Checkpoint, DPFedAvg, ServerSGD, checkpoint
+
+ROUNDS = 4
+
+
+def run(folder: Path, step: str, fatal: int) -> None:
+    """Run, and die where told; with the step ``none`` run to the end.
+
+    Goes on from the checkpoint where there is one. Appends whatever it releases to
+    ``released``, and writes how it ended to ``ended``.
+    """
+    path = folder / "checkpoint"
+    strategy = DPFedAvg(
+        population=4,
+        sampling=Full(),
+        clipping=1.0,
+        target_epsilon=4.0,
+        target_delta=1e-5,
+        optimizer=ServerSGD(momentum=0.5),
+        ledger=folder / "ledger.jsonl",
+        checkpoint=path,
+        resume=path if path.exists() else None,
+    )
+    now = [0]
+
+    def at(name: str) -> None:
+        if (step, fatal) == (name, now[0]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(owner: Any, name: str, before: str, after: str) -> None:
+        inner = getattr(owner, name)
+
+        def outer(*args: Any, **kw: Any) -> Any:
+            at(before)
+            result = inner(*args, **kw)
+            at(after)
+            return result
+
+        setattr(owner, name, outer)
+
+    def release(server_round: int, replies: Any) -> Any:
+        now[0] = server_round
+        at("before the replies")
+        arrays, metrics = aggregate(server_round, replies)
+        with (folder / "released").open("a") as file:
+            file.write(f"{server_round}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        at("after the release")
+        return arrays, metrics
+
+    aggregate = strategy.aggregate_train
+    strategy.aggregate_train = release  # type: ignore[method-assign]
+    around(Ledger, "append", "before the ledger", "after the ledger")
+    around(strategy.optimizer, "step", "before the step", "after the step")
+    around(Checkpoint, "save", "before the checkpoint", "after the checkpoint")
+
+    replace, fsync = Path.replace, os.fsync
+
+    def renaming(self: Path, target: Any) -> Path:
+        if Path(target) == path:
+            at("before the rename")
+            # Half a file where the whole one is being made: what a lost page would leave.
+            if step == "during the write" and now[0] == fatal:
+                self.write_bytes(self.read_bytes()[: self.stat().st_size // 2])
+                at("during the write")
+        moved = replace(self, target)
+        if Path(target) == path:
+            at("after the rename")
+        return moved
+
+    Path.replace = renaming  # type: ignore[method-assign,assignment]
+    assert checkpoint.os.fsync is fsync
+    result = strategy.start(grid_of(4), model((50,)), num_rounds=ROUNDS)
+    report = result.privacy
+    assert report is not None
+    (folder / "ended").write_text(f"{report.epsilon} {report.rounds} {report.stopped}")

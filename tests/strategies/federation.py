@@ -1,0 +1,93 @@
+"""What the tests of the strategies share: small federations, and replies made by hand."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from strategies import DPFedAvg, Full, InProcessGrid
+
+Vector = Any
+Update = Callable[[int, int, list[Vector]], list[Vector]]
+
+
+def model(*shapes: tuple[int, ...], dtype: Any = np.float32) -> ArrayRecord:
+    """A model of zeros."""
+    return ArrayRecord([np.zeros(shape, dtype) for shape in shapes or ((3,),)])
+
+
+def client_app(update: Update, *, examples: Callable[[int], float] = lambda _: 1.0) -> ClientApp:
+    """Clients that move the model by ``update(partition, round, arrays)``."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        partition = int(context.node_config["partition-id"])
+        number = int(message.content["config"]["server-round"])
+        names = list(message.content["arrays"])
+        before = message.content["arrays"].to_numpy_ndarrays()
+        after = [a + u for a, u in zip(before, update(partition, number, before), strict=True)]
+        record = ArrayRecord(dict(zip(names, ArrayRecord(after).values(), strict=True)))
+        metrics = MetricRecord({"num-examples": examples(partition)})
+        return Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        value = float(context.node_config["partition-id"])
+        metrics = MetricRecord({"num-examples": 1, "loss": value})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    return app
+
+
+def idle(partition: int, number: int, arrays: list[Vector]) -> list[Vector]:
+    """An update of zeros."""
+    return [np.zeros_like(a) for a in arrays]
+
+
+def grid_of(nodes: int, update: Update = idle) -> InProcessGrid:
+    """A grid of clients that move the model by ``update``."""
+    return InProcessGrid(client_app(update), nodes)
+
+
+def noiseless(folder: Path, **settings: Any) -> DPFedAvg:
+    """A strategy without noise over everyone, so that results can be told exactly."""
+    usual: dict[str, Any] = {
+        "population": 4,
+        "sampling": Full(),
+        "clipping": 1.0,
+        "noise_multiplier": 0.0,
+        "target_delta": 1e-5,
+        "ledger": folder / "ledger.jsonl",
+    }
+    return DPFedAvg(**(usual | settings))
+
+
+def ask(
+    strategy: DPFedAvg, grid: InProcessGrid, arrays: ArrayRecord, number: int = 1
+) -> dict[int, Message]:
+    """Configure a round; the messages by node, delivered but not answered."""
+    messages = list(strategy.configure_train(number, arrays, ConfigRecord(), grid))
+    grid.push_messages(messages)
+    return {message.metadata.dst_node_id: message for message in messages}
+
+
+def answer(
+    message: Message,
+    arrays: Sequence[Vector] | ArrayRecord,
+    metrics: Mapping[str, Any] | None = None,
+) -> Message:
+    """A well-formed reply that carries these arrays."""
+    record = arrays if isinstance(arrays, ArrayRecord) else ArrayRecord(list(arrays))
+    told = MetricRecord(dict({"num-examples": 1.0} if metrics is None else metrics))
+    return Message(RecordDict({"arrays": record, "metrics": told}), reply_to=message)
+
+
+def released(strategy: DPFedAvg, replies: Sequence[Message], number: int = 1) -> list[Vector]:
+    """Aggregate by hand; the new model's arrays."""
+    record, _ = strategy.aggregate_train(number, replies)
+    assert record is not None
+    return list(record.to_numpy_ndarrays())

@@ -1,0 +1,348 @@
+"""What is spent is written down, never under-stated, and never more than the budget."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from federation import ask, grid_of, model, noiseless, released
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import PrivacySpent
+
+from privacy.accounting import (
+    FixedSize,
+    GaussianRelease,
+    LedgerBusyError,
+    LedgerError,
+    Poisson,
+    epsilon,
+    read_ledger,
+)
+from privacy.mechanisms import SeededRandomness
+from strategies import (
+    AdaptiveClipping,
+    CheckpointError,
+    DPFedAvg,
+    NoisedMetrics,
+    ServerAdam,
+    ServerSGD,
+)
+
+STEP = grid_of(4, lambda p, r, a: [np.full_like(x, 0.1) for x in a])
+
+
+def private(folder: Path, **settings: Any) -> DPFedAvg:
+    return noiseless(folder, **({"noise_multiplier": 20.0} | settings))
+
+
+def spent(folder: Path) -> float:
+    return read_ledger(folder / "ledger.jsonl").epsilon(1e-5)
+
+
+def test_the_ledger_alone_gives_epsilon_back(tmp_path: Path) -> None:
+    """Anybody can: the events of 5 rounds, through the accountant or by the closed form."""
+    result = private(tmp_path).start(STEP, model(), num_rounds=5)
+    assert result.privacy is not None
+    assert result.privacy.epsilon == spent(tmp_path)
+    event = GaussianRelease(20.0 / math.sqrt(5), Poisson(1.0))
+    assert spent(tmp_path) == pytest.approx(epsilon([event], delta=1e-5), rel=1e-3)
+    assert list(result.privacy.epsilon_by_round) == [1, 2, 3, 4, 5]
+    assert sorted(result.privacy.epsilon_by_round.values()) == list(
+        result.privacy.epsilon_by_round.values()
+    )
+    assert json.loads(json.dumps(result.privacy.as_dict()))["private"] is True
+
+
+def test_a_round_is_paid_before_its_sum_exists(tmp_path: Path) -> None:
+    """If the ledger cannot be written, nothing is released."""
+    strategy = private(tmp_path)
+    asked = ask(strategy, STEP, model())
+    assert asked
+    this = strategy._train_round
+    assert this is not None
+
+    def full_disk(*args: Any, **kw: Any) -> None:
+        assert not this._sum._released  # type: ignore[attr-defined]
+        raise OSError(28, "No space left on device")
+
+    strategy._ledger.append = full_disk  # type: ignore[method-assign,assignment]
+    with pytest.raises(OSError, match="No space"):
+        strategy.aggregate_train(1, [])
+    assert not this._sum._released  # type: ignore[attr-defined]
+    assert strategy.aggregate_train(1, []) == (None, None)
+
+
+def test_the_budget_stops_the_run_and_keeps_the_last_model(tmp_path: Path) -> None:
+    """Round 4 of 9 would pass ε: it and the rest send nothing, and the result says so."""
+    limit = epsilon({GaussianRelease(20.0, Poisson(1.0)): 3}, delta=1e-5) * 1.0001
+    grid = grid_of(4, lambda p, r, a: [np.full_like(x, 0.1) for x in a])
+    sent: list[int] = []
+    push = grid.push_messages
+    grid.push_messages = lambda m: sent.append(len(list(m))) or push(m)  # type: ignore
+    models: list[ArrayRecord] = []
+
+    def look(number: int, arrays: ArrayRecord) -> MetricRecord:
+        models.append(arrays)
+        return MetricRecord({"round": number})
+
+    rule = NoisedMetrics(ranges={"loss": (0.0, 4.0)}, noise_multiplier=1e5)
+    result = private(
+        tmp_path, target_epsilon=limit, fraction_evaluate=1.0, evaluate_metrics=rule
+    ).start(grid, model(), num_rounds=9, evaluate_fn=look)
+    assert sent == [4, 4] * 3
+    assert result.arrays is models[-1]
+    assert len(models) == 4
+    assert result.privacy is not None
+    assert result.privacy.stopped is not None
+    assert "round 4" in result.privacy.stopped
+    assert result.privacy.rounds == 3
+    assert result.privacy.epsilon <= limit
+    assert len(result.evaluate_metrics_clientapp) == 3
+
+
+def test_the_stock_hooks_stop_as_well(tmp_path: Path) -> None:
+    strategy = private(tmp_path, target_epsilon=1e-3)
+    grid = grid_of(4)
+    assert list(strategy.configure_train(1, model(), ConfigRecord(), grid)) == []
+    assert strategy.aggregate_train(1, []) == (None, None)
+    assert list(strategy.configure_evaluate(1, model(), ConfigRecord(), grid)) == []
+    assert strategy.aggregate_evaluate(1, []) is None
+    assert not read_ledger(tmp_path / "ledger.jsonl").records
+
+
+def test_the_noise_is_calibrated_for_what_is_left(tmp_path: Path) -> None:
+    """Two runs share one ledger: the second gets the rest of the budget, not one of its own."""
+    for limit in (2.0, 3.0):
+        strategy = private(tmp_path, noise_multiplier=None, target_epsilon=limit)
+        told = strategy.start(STEP, model(), num_rounds=4).privacy
+        assert told is not None
+        assert 0.995 * limit < told.epsilon <= limit
+    alone = epsilon({GaussianRelease(told.noise_multiplier, Poisson(1.0)): 4}, delta=1e-5)
+    assert alone < 2.1
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 8
+
+
+def test_a_budget_spent_before_the_run_stops_it_without_an_error(tmp_path: Path) -> None:
+    private(tmp_path).start(STEP, model(), num_rounds=4)
+    late = private(tmp_path, noise_multiplier=None, target_epsilon=0.01)
+    start = model()
+    result = late.start(STEP, start, num_rounds=4)
+    assert result.arrays is start
+    assert result.privacy is not None
+    assert result.privacy.stopped is not None
+    assert result.privacy.rounds == 0
+    assert result.privacy.as_dict()["noise_multiplier"] is None
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    rule = NoisedMetrics(ranges={"loss": (0.0, 4.0)}, noise_multiplier=0.1)
+    dear = {"fraction_evaluate": 1.0, "evaluate_metrics": rule, "target_epsilon": 0.01}
+    with pytest.raises(ValueError, match="no noise multiplier"):
+        private(fresh, noise_multiplier=None, **dear).start(STEP, model())
+
+
+def test_one_run_at_a_time_holds_the_ledger(tmp_path: Path) -> None:
+    holder = private(tmp_path)
+    with pytest.raises(LedgerBusyError):
+        private(tmp_path)
+    holder.start(STEP, model(), num_rounds=1)
+    private(tmp_path).start(STEP, model(), num_rounds=1)
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
+
+
+def test_another_population_cannot_use_the_ledger(tmp_path: Path) -> None:
+    private(tmp_path).start(STEP, model(), num_rounds=1)
+    with pytest.raises(LedgerError, match="population"):
+        private(tmp_path, population=5)
+
+
+def test_a_fixed_size_is_accounted_at_twice_the_sensitivity(tmp_path: Path) -> None:
+    """Replace-one, Rényi, and dearer than what add-or-remove-one would claim."""
+    strategy = private(tmp_path, sampling=FixedSize(2, 4))
+    strategy.start(STEP, model(), num_rounds=2)
+    report = strategy.report()
+    assert (report.adjacency, report.accountant) == ("replace-one", "rdp")
+    single = epsilon({GaussianRelease(20.0, FixedSize(4, 4)): 2}, delta=1e-5)
+    claimed = epsilon({GaussianRelease(20.0, Poisson(1.0)): 2}, delta=1e-5, accountant="rdp")
+    assert single > 1.9 * claimed
+
+
+def test_a_seed_is_not_private_and_its_ledger_is_its_own(tmp_path: Path) -> None:
+    """No private run can go on from a seeded one's ledger, nor the other way round."""
+    seeded = {"randomness": SeededRandomness(1), "target_epsilon": 5.0}
+    result = private(tmp_path, **seeded).start(STEP, model(), num_rounds=2)
+    assert result.privacy is not None
+    assert result.privacy.epsilon == math.inf
+    assert not result.privacy.private
+    with pytest.raises(LedgerError, match="population"):
+        private(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    private(other).start(STEP, model(), num_rounds=1)
+    with pytest.raises(LedgerError, match="population"):
+        private(other, **seeded)
+
+
+def test_the_same_seed_gives_the_same_models(tmp_path: Path) -> None:
+    found = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        strategy = private(folder, randomness=SeededRandomness(7), sampling=Poisson(0.5))
+        found.append(strategy.start(STEP, model(), num_rounds=3).arrays.to_numpy_ndarrays()[0])
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_no_noise_costs_everything(tmp_path: Path) -> None:
+    result = noiseless(tmp_path).start(STEP, model(), num_rounds=1)
+    assert result.privacy is not None
+    assert result.privacy.epsilon == math.inf
+    assert not result.privacy.private
+
+
+def test_what_was_spent_is_told_in_flowers_words(tmp_path: Path) -> None:
+    strategy = private(tmp_path)
+    strategy.start(STEP, model(), num_rounds=2)
+    assert strategy.privacy_spent() == PrivacySpent(spent(tmp_path), 1e-5, 2, "pld")
+
+
+# Checkpoints ----------------------------------------------------------------------------------
+
+
+def settings_of(optimizer: Any) -> dict[str, Any]:
+    return {
+        "optimizer": optimizer,
+        "clipping": AdaptiveClipping(initial_norm=1.0),
+        "iterate_average": 0.5,
+    }
+
+
+@pytest.mark.parametrize("optimizer", [ServerSGD(0.7, momentum=0.5), ServerAdam(0.1)])
+def test_a_resumed_run_ends_where_an_unbroken_one_does(optimizer: Any, tmp_path: Path) -> None:
+    """Without noise, to the last bit but the average's: optimizer, norm and average go on."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    start = ArrayRecord([np.zeros(3, np.float32), np.array(0.0, np.float32)])
+    expected = noiseless(whole, **settings_of(optimizer)).start(STEP, start, num_rounds=6)
+    path = broken / "checkpoint"
+    kept = settings_of(optimizer) | {"checkpoint": path}
+    noiseless(broken, **kept).start(STEP, start, num_rounds=4)
+    resumed = noiseless(broken, **kept, resume=path).start(STEP, start, num_rounds=6)
+    for a, b in zip(
+        expected.arrays.to_numpy_ndarrays(), resumed.arrays.to_numpy_ndarrays(), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert resumed.privacy is not None
+    assert list(resumed.privacy.epsilon_by_round) == [1, 2, 3, 4, 5, 6]
+    assert resumed.privacy.clipping_norm == expected.privacy.clipping_norm  # type: ignore
+
+
+def test_a_run_can_be_resumed_before_its_first_round_ended(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+
+    class Killed(Exception):
+        pass
+
+    def killed(partition: int, number: int, arrays: Any) -> Any:
+        raise Killed
+
+    strategy = private(tmp_path, noise_multiplier=None, target_epsilon=2.0, checkpoint=path)
+    strategy.aggregate_train = killed  # type: ignore[method-assign,assignment]
+    with pytest.raises((Killed, TypeError)):
+        strategy.start(STEP, model(), num_rounds=3)
+    del strategy
+    again = private(tmp_path, noise_multiplier=None, target_epsilon=2.0, resume=path)
+    result = again.start(STEP, model(), num_rounds=3)
+    assert result.privacy is not None
+    assert result.privacy.rounds == 3
+    assert result.privacy.epsilon <= 2.0
+
+
+def test_a_checkpoint_holds_released_values_only(tmp_path: Path) -> None:
+    from strategies import Checkpoint
+
+    path = tmp_path / "checkpoint"
+    private(tmp_path, checkpoint=path, optimizer=ServerSGD(momentum=0.9)).start(
+        STEP, model(), num_rounds=2
+    )
+    kept = Checkpoint.load(path)
+    assert set(kept.arrays) == {
+        "model/0",
+        "optimizer/velocity.0",
+        "clipping/norm",
+        "privacy/rounds",
+        "privacy/epsilon",
+    }
+    assert (kept.round, kept.noise_multiplier, kept.position.records) == (2, 20.0, 2)
+
+
+def test_a_torn_or_altered_checkpoint_never_loads(tmp_path: Path) -> None:
+    """Cut anywhere, or any one byte changed."""
+    from strategies import Checkpoint
+
+    path, copy = tmp_path / "checkpoint", tmp_path / "copy"
+    private(tmp_path, checkpoint=path).start(STEP, model(), num_rounds=1)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        copy.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError):
+            Checkpoint.load(copy)
+    for place in range(0, len(whole), 3):
+        copy.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+        try:
+            kept = Checkpoint.load(copy)
+        except CheckpointError:
+            continue
+        # What may change unseen is the spelling of safetensors' own header.
+        assert kept.position == Checkpoint.load(path).position
+        np.testing.assert_array_equal(
+            kept.arrays["model/0"], Checkpoint.load(path).arrays["model/0"]
+        )
+    with pytest.raises(CheckpointError):
+        Checkpoint.load(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    private(tmp_path, checkpoint=path).start(STEP, model(), num_rounds=1)
+    for changed, name in (
+        ({"clipping": 2.0}, "clipping"),
+        ({"noise_multiplier": 10.0}, "noise_multiplier"),
+        ({"sampling": Poisson(0.5)}, "sampling"),
+        ({"optimizer": ServerSGD(0.5)}, "optimizer"),
+        ({"target_delta": 1e-6}, "target_delta"),
+        ({"target_epsilon": 9.0}, "target_epsilon"),
+    ):
+        with pytest.raises(CheckpointError, match=name):
+            private(tmp_path, resume=path, **changed)
+    for other in (model((4,)), model((3,), (1,)), model((3,), dtype=np.float64)):
+        with pytest.raises(CheckpointError, match="another model"):
+            private(tmp_path, resume=path).start(STEP, other, num_rounds=2)
+
+
+def test_an_older_ledger_put_back_is_found_out(tmp_path: Path) -> None:
+    path, ledger = tmp_path / "checkpoint", tmp_path / "ledger.jsonl"
+    private(tmp_path, checkpoint=path).start(STEP, model(), num_rounds=1)
+    older = ledger.read_bytes()
+    private(tmp_path, checkpoint=path, resume=path).start(STEP, model(), num_rounds=3)
+    ledger.write_bytes(older)
+    with pytest.raises(LedgerError):
+        private(tmp_path, resume=path)
+    ledger.unlink()
+    with pytest.raises(LedgerError, match="missing"):
+        private(tmp_path, resume=path)
+
+
+def test_a_round_played_again_is_paid_again(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    private(tmp_path, checkpoint=path).start(STEP, model(), num_rounds=1)
+    strategy = private(tmp_path, resume=path)
+    ask(strategy, STEP, model(), 2)
+    released(strategy, [], 2)  # released, and then the process dies before its checkpoint
+    before = spent(tmp_path)
+    strategy._ledger.close()
+    private(tmp_path, resume=path).start(STEP, model(), num_rounds=2)
+    assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1, 2, 2]
+    assert spent(tmp_path) > before

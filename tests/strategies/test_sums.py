@@ -1,0 +1,248 @@
+"""No client moves a sum by more than the clipping norm, whatever it sends."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from privacy.mechanisms import (
+    ClippingGeometry,
+    ContinuousGaussian,
+    LatticeGaussian,
+    RejectedUpdate,
+    SystemRandomness,
+    sums,
+)
+
+RADIUS = 1 << 20
+DTYPES = [np.float16, np.float32, np.float64]
+
+
+def flat(norm: float, arrays: int = 1) -> ClippingGeometry:
+    return ClippingGeometry((norm,), (0,) * arrays)
+
+
+def open_sum(
+    mechanism: Any, reference: list[Any], geometry: ClippingGeometry, z: float = 0.0
+) -> Any:
+    return mechanism.open(reference, geometry, noise_multiplier=z, randomness=SystemRandomness())
+
+
+def exact_square(arrays: list[Any]) -> Fraction:
+    return sum((Fraction(float(x)) ** 2 for a in arrays for x in np.ravel(a)), Fraction(0))
+
+
+def cells(total: Any) -> list[int]:
+    """The lattice sum as Python integers, without noise."""
+    wide = total._spilled or [np.zeros(a.size, np.int64) for a in total._sum]
+    return [int(x) for narrow, w in zip(total._sum, wide, strict=True) for x in narrow + w]
+
+
+def nasty(dtype: Any) -> st.SearchStrategy[Any]:
+    """NaN, infinities, subnormals, the largest numbers, sparse and dense, and ordinary ones."""
+    info = np.finfo(dtype)
+    bits = 8 * np.dtype(dtype).itemsize
+    special = [0.0, -0.0, float(info.max), -float(info.max), float(info.tiny), math.inf, math.nan]
+    special += [float(info.smallest_subnormal), float(info.max) / 2, math.sqrt(float(info.max))]
+    element = st.one_of(
+        st.floats(width=bits),  # type: ignore[arg-type]
+        st.sampled_from([float(dtype(x)) for x in special]),
+        st.floats(-10, 10, width=bits),  # type: ignore[arg-type]
+    )
+    size = st.integers(0, 600)
+    return size.flatmap(lambda n: hnp.arrays(dtype, n, elements=element, fill=element))
+
+
+@st.composite
+def updates(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
+    """A model and a reply of several arrays of several dtypes."""
+    reference, reply = [], []
+    for _ in range(draw(st.integers(1, 4))):
+        array = draw(st.sampled_from(DTYPES).flatmap(nasty))
+        finite = np.nan_to_num(array, nan=0.0, posinf=1.0, neginf=-1.0)
+        reference.append(draw(st.sampled_from([np.zeros_like(array), finite])))
+        reply.append(array)
+    return reference, reply
+
+
+@settings(max_examples=300, deadline=None)
+@given(updates(), st.floats(1e-12, 1e12), st.floats(1e-6, 1.0))
+def test_influence_on_the_lattice_is_at_most_the_norm(
+    update: tuple[list[Any], list[Any]], norm: float, weight: float
+) -> None:
+    """In exact integers: the squares of the cells sum to at most R², whatever was sent."""
+    reference, reply = update
+    total = open_sum(LatticeGaussian(), reference, flat(norm, len(reference)))
+    honest = [np.asarray(r + r.dtype.type(0.5)) for r in reference]
+    try:
+        total.add(honest, weight=1.0)
+    except RejectedUpdate:  # 0.5 more than the largest number is infinite
+        honest = reference
+    before = cells(total)
+    try:
+        total.add(reply, weight=weight)
+    except RejectedUpdate:
+        assert cells(total) == before
+        return
+    moved = [after - b for after, b in zip(cells(total), before, strict=True)]
+    assert sum(x * x for x in moved) <= RADIUS**2
+    assert sum(x * x for x in moved) <= (weight * RADIUS) ** 2 * (1 + 2.0**-40)
+
+
+@settings(max_examples=200, deadline=None)
+@given(updates(), st.floats(1e-12, 1e12), st.floats(1e-6, 1.0))
+def test_influence_on_the_continuous_sum_is_at_most_the_norm(
+    update: tuple[list[Any], list[Any]], norm: float, weight: float
+) -> None:
+    """In exact rationals."""
+    reference, reply = update
+    total = open_sum(ContinuousGaussian(), reference, flat(norm, len(reference)))
+    try:
+        total.add(reply, weight=weight)
+    except RejectedUpdate:
+        assert not any(a.any() for a in total._sum)
+        return
+    assert exact_square(total._sum) <= Fraction(norm) ** 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(DTYPES).flatmap(nasty))
+def test_the_computed_norm_is_never_below_the_exact_one(block: Any) -> None:
+    block = block.astype(np.result_type(block.dtype, np.float32))
+    with np.errstate(all="ignore"):
+        computed = sums._squares_at_most(block)
+    if math.isfinite(computed):
+        assert Fraction(computed) >= exact_square([block])
+    else:
+        assert not np.isfinite(block).all() or np.abs(block).max() > 1e18
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 65_536, 65_537, 700_000])
+def test_the_norm_is_bounded_and_tight_at_every_size(dtype: Any, size: int) -> None:
+    """Both paths, one thread and several; a clipped update keeps its length but for 2⁻¹⁴."""
+    rng = np.random.default_rng(size)
+    array = (rng.standard_normal(size) * 3).astype(dtype)
+    total = open_sum(LatticeGaussian(), [np.zeros(size, dtype)], flat(0.01))
+    assert total.add([array], weight=1.0).clipped
+    moved = total._sum[0].astype(object) if size < 300 else total._sum[0].astype(np.float64)
+    length = math.sqrt(float((moved * moved).sum()))
+    lost = math.sqrt(size)  # each coordinate is rounded toward zero by less than a cell
+    assert RADIUS * (1 - 2.0**-14) - lost <= length <= RADIUS
+
+
+def test_rounding_is_toward_zero() -> None:
+    norm = float(RADIUS)  # a cell is 1
+    total = open_sum(LatticeGaussian(), [np.zeros(6, np.float64)], flat(norm))
+    total.add([np.array([0.99, -0.99, 1.5, -1.5, 7.0001, -7.0001])], weight=1.0)
+    assert cells(total) == [0, 0, 1, -1, 7, -7]
+
+
+def test_a_lying_norm_is_caught_in_exact_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the bound in floating point wrong, the exact check would keep the update out."""
+    size = 600_000
+    total = open_sum(LatticeGaussian(), [np.zeros(size, np.float32)], flat(1.0))
+    total.add([np.full(size, 0.5, np.float32)], weight=0.5)
+    before = cells(total)
+    monkeypatch.setattr(sums, "_squares_at_most", lambda block: 0.0)
+    for huge in (1.0, 1e18):  # 1e18 overflows the cells themselves
+        with pytest.raises(RejectedUpdate, match="outside"):
+            total.add([np.full(size, huge, np.float32)], weight=1.0)
+        assert cells(total) == before
+
+
+@pytest.mark.parametrize("mechanism", [LatticeGaussian(), ContinuousGaussian()])
+def test_threads_change_nothing(mechanism: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    sizes = [400_000, 3, 300_000]
+    reference = [rng.standard_normal(n, dtype=np.float32) for n in sizes]
+    replies = [[r + rng.standard_normal(r.size, dtype=np.float32) for r in reference] for _ in "ab"]
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(sums, "_threads", lambda n=threads: n)
+        total = open_sum(mechanism, reference, ClippingGeometry((1.0, 2.0), (0, 1, 0)))
+        for reply in replies:
+            total.add(reply, weight=0.7)
+        found.append(total.release())
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_more_updates_than_32_bits_hold() -> None:
+    """One cell at full radius, 5,000 times: far beyond 2³¹."""
+    total = open_sum(LatticeGaussian(), [np.zeros(2, np.float64)], flat(1.0))
+    for _ in range(5000):
+        total.add([np.array([1e9, 0.0])], weight=1.0)
+    (out,) = total.release()
+    np.testing.assert_allclose(out, [5000.0, 0.0], rtol=1e-4)
+
+
+def test_groups_are_clipped_apart() -> None:
+    geometry = ClippingGeometry((3.0, 4.0), (0, 1))
+    assert geometry.total_norm == 5.0
+    total = open_sum(LatticeGaussian(), [np.zeros(1), np.zeros(1)], geometry)
+    total.add([np.array([100.0]), np.array([1.0])], weight=1.0)
+    (a,), (b,) = total.release()
+    assert a == pytest.approx(3.0, rel=1e-4)
+    assert b == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("mechanism", [LatticeGaussian(), ContinuousGaussian()])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [np.array([np.nan, 0.0])],
+        [np.array([np.inf, 0.0])],
+        [np.array([1e300, 0.0])],
+        [np.zeros(3)],
+        [np.zeros(1)],
+        [np.zeros((2, 1))],
+        [np.zeros(2, np.int64)],
+        [],
+        [np.zeros(2), np.zeros(2)],
+    ],
+)
+def test_what_cannot_be_bounded_is_rejected(mechanism: Any, bad: list[Any]) -> None:
+    total = open_sum(mechanism, [np.zeros(2)], flat(1.0))
+    total.add([np.array([0.5, 0.0])], weight=1.0)
+    with pytest.raises(RejectedUpdate):
+        total.add(bad, weight=1.0)
+    np.testing.assert_allclose(total.release()[0], [0.5, 0.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, 1.0000001, math.nan, math.inf])
+def test_weights_outside_zero_and_one_are_rejected(weight: float) -> None:
+    total = open_sum(LatticeGaussian(), [np.zeros(2)], flat(1.0))
+    with pytest.raises(RejectedUpdate):
+        total.add([np.ones(2)], weight=weight)
+
+
+@pytest.mark.parametrize("mechanism", [LatticeGaussian(), ContinuousGaussian()])
+def test_a_sum_is_released_once_and_then_closed(mechanism: Any) -> None:
+    total = open_sum(mechanism, [np.zeros(2)], flat(1.0))
+    (out,) = total.release()
+    with pytest.raises(RuntimeError, match="already released"):
+        total.release()
+    with pytest.raises(RuntimeError, match="already released"):
+        total.add([np.ones(2)], weight=1.0)
+    assert not out.any()
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for norm in (0.0, -1.0, math.nan, math.inf, 1e-31, 1e31):
+        with pytest.raises(ValueError, match="clipping norm"):
+            ClippingGeometry((norm,), (0,))
+    with pytest.raises(ValueError, match="group"):
+        ClippingGeometry((1.0,), (1,))
+    with pytest.raises(ValueError, match="noise_multiplier"):
+        open_sum(LatticeGaussian(), [np.zeros(1)], flat(1.0), z=2.0**21)
+    with pytest.raises(ValueError, match="noise_multiplier"):
+        open_sum(ContinuousGaussian(), [np.zeros(1)], flat(1.0), z=-1.0)
+    with pytest.raises(ValueError, match="2 arrays"):
+        open_sum(LatticeGaussian(), [np.zeros(1)] * 2, flat(1.0))
