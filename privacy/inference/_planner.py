@@ -36,6 +36,10 @@ _MAX_PRIME_BITS = 60
 _MIN_PRIME_BITS = 24
 _MIN_SCALE_BITS = 8.0
 _IMPOSSIBLE = 1e30
+_SPARE_BITS = (1, 3, 6, 12)
+"""Bits above the largest logit that are tried for the error of the worst input."""
+_PRIME_SLACK = 0.01
+"""SEAL's primes of b bits are above 2^(b - 0.01)."""
 _ROUNDING = 1 / 12
 
 
@@ -301,16 +305,9 @@ def choose(
             continue
         best: Choice | None = None
         for shape in fitting[:3]:
-            scales = _spend_bits(shape, network.activations, bounds, gains)
-            if scales is None:
+            choice = _choose_scales(shape, network, bounds, gains)
+            if choice is None:
                 break
-            layers = scales.walk(network.activations)
-            choice = Choice(
-                shape,
-                scales,
-                error(shape, scales, layers, gains.typical),
-                error(shape, scales, layers, gains.worst),
-            )
             if best is None or choice.error < best.error:
                 best = choice
             if choice.error <= tolerance:
@@ -329,6 +326,25 @@ def choose(
     )
 
 
+def _choose_scales(
+    shape: Shape, network: Network, bounds: Ranges, gains: Sensitivity
+) -> Choice | None:
+    """The best scales for a packing, with room in the answer for the worst input's error."""
+    logits = logit_bits(bounds)
+    for spare in _SPARE_BITS:
+        scales = _spend_bits(shape, network.activations, gains, logits + spare)
+        if scales is None:
+            return None
+        layers = scales.walk(network.activations)
+        typical = error(shape, scales, layers, gains.typical)
+        worst = error(shape, scales, layers, gains.worst)
+        if 2.0**logits + 2.0 ** math.ceil(math.log2(worst)) <= 2.0 ** (
+            logits + spare - _PRIME_SLACK
+        ):
+            return Choice(shape, scales, typical, worst)
+    return None
+
+
 def _no_room(network: Network, degree: int) -> str:
     for affine in network.affines[:-1]:
         if power_of_two(affine.outputs) > degree // 2:
@@ -340,22 +356,24 @@ def _no_room(network: Network, degree: int) -> str:
 
 
 def logit_bits(bounds: Ranges) -> int:
-    """B such that every |logit| < 2^B over the declared range."""
-    return math.floor(math.log2(max(float(bounds.logits.magnitude.max()), 2.0**-16))) + 1
+    """B ≥ 0 such that every |logit| < 2^B over the declared range."""
+    return math.floor(math.log2(max(float(bounds.logits.magnitude.max()), 0.5))) + 1
 
 
 def _spend_bits(
-    shape: Shape, activations: Sequence[Activation], bounds: Ranges, gains: Sensitivity
+    shape: Shape, activations: Sequence[Activation], gains: Sensitivity, reserved: int
 ) -> Scales | None:
-    """Distribute the bits of the ring degree, by descent from an even start."""
+    """Distribute the bits of the ring degree, by descent from an even start.
+
+    ``reserved`` bits of the last prime are for the size of a logit and its error.
+    """
     levels, budget = shape.levels, MAX_MODULUS_BITS[shape.degree]
     if (levels + 1) * _MIN_PRIME_BITS > budget:
         return None
     even = min(_MAX_PRIME_BITS, budget // (levels + 1))
-    logits = logit_bits(bounds)
 
     def value(point: tuple[int, ...]) -> float:
-        scales = _scales_at(point, levels, logits)
+        scales = _scales_at(point, levels, reserved)
         layers = scales.walk(activations)
         missing = _missing_bits(scales, layers, budget)
         if missing > 0:
@@ -381,13 +399,13 @@ def _spend_bits(
             here = value(tuple(trial))
             if here < best * (1 - 1e-6):
                 point, best, improved = tuple(trial), here, True
-    return _scales_at(point, levels, logits) if best < _IMPOSSIBLE else None
+    return _scales_at(point, levels, reserved) if best < _IMPOSSIBLE else None
 
 
-def _scales_at(point: tuple[int, ...], levels: int, logits: int) -> Scales:
-    # Of the last prime one bit is for the sign and one for noise; the plan checks both.
+def _scales_at(point: tuple[int, ...], levels: int, reserved: int) -> Scales:
+    # One bit of the last prime is for the sign.
     return Scales(
-        point[: levels + 1], point[levels + 1], point[levels + 2 :], point[0] - 2 - logits
+        point[: levels + 1], point[levels + 1], point[levels + 2 :], point[0] - 1 - reserved
     )
 
 

@@ -23,7 +23,6 @@ from privacy.inference._packing import (
     readouts,
 )
 from privacy.inference._planner import (
-    CannotPlanError,
     Choice,
     ProductChoice,
     choose,
@@ -132,11 +131,6 @@ def compile_model(
     worst_bits = math.ceil(math.log2(choice.worst_error))
     largest = (2.0**bits + 2.0**worst_bits) * 2.0**facts.answer_bits
     headroom = math.floor(10 * (math.log2(ring.primes[0] / 2) - math.log2(largest))) / 10
-    if headroom < 0:
-        raise CannotPlanError(
-            f"the answer could overflow: logits below 2^{bits} with errors up to 2^{worst_bits} "
-            "for the worst input; narrow input_range"
-        )
     plan = Plan(
         input_shape=tuple(int(size) for size in input_shape),
         input_range=(low, high),
