@@ -10,6 +10,8 @@ import numpy as np
 from dp_accounting import rdp
 from numpy.typing import NDArray
 
+from privacy._logging import untouched_root_logger
+
 from .events import Adjacency, FixedSize, GaussianRelease, Poisson
 
 _ORDERS: NDArray[np.float64] = np.asarray(rdp.RdpAccountant().orders, dtype=np.float64)
@@ -67,7 +69,8 @@ def _divergences(release: GaussianRelease, adjacency: Adjacency) -> NDArray[np.f
     logger = logging.getLogger("absl")
     was_disabled, logger.disabled = logger.disabled, True
     try:
-        accountant.compose(event)
+        with untouched_root_logger():
+            accountant.compose(event)
     finally:
         logger.disabled = was_disabled
     divergences = np.asarray(accountant.rdp, dtype=np.float64)

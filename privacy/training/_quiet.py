@@ -1,13 +1,6 @@
-"""Importing Opacus gives the root logger a handler; an application's own is all it should have.
+"""Import Opacus without letting it configure the application's logging."""
 
-Without this every line that Flower logs would appear twice.
-"""
+from privacy._logging import untouched_root_logger
 
-import logging
-
-_before = list(logging.root.handlers), logging.root.level
-
-import opacus  # noqa: E402, F401
-
-logging.root.handlers[:], level = _before
-logging.root.setLevel(level)
+with untouched_root_logger():
+    import opacus  # noqa: F401
