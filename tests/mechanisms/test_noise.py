@@ -144,6 +144,21 @@ def test_the_fast_way_decides_as_the_exact_one():
     assert values.tolist() == exact[: count // 2]
 
 
+def test_half_integers_are_decided_exactly():
+    # A σ for which the first draw lies next to a half-integer, where doubles are no judge.
+    for seed in range(200):
+        batch = noise._propose(noise_batch_size(1), SeededRandomness(seed))
+        i = int(np.flatnonzero(batch.accepted)[0])
+        j, k = int(batch.cell[i]), 10**9 + seed
+        x = (j + Fraction(float(batch.place[i]))) / 16
+        sigma = float((k + Fraction(1, 2)) / x)
+        place = LazyUniform(int(batch.place_bits[i]), 64, SeededRandomness(seed + 1))
+        exact = int(batch.sign[i]) * _exact.rounded(j, place, Fraction(sigma))
+        assert abs(exact) in (k, k + 1)
+        drawn = rounded_gaussian(1, sigma=sigma, randomness=SeededRandomness(seed))
+        assert drawn.tolist() == [exact]
+
+
 def noise_batch_size(size):
     """How many proposals the first batch for ``size`` draws makes."""
     sizes = []
