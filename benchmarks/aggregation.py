@@ -130,9 +130,9 @@ def peak(round_: Round, mechanism: SumMechanism) -> float:
         mechanism=mechanism,
         ledger=round_.folder / f"{next(round_.names)}.jsonl",
     )
+    replies = round_.replies(round_.asked(strategy))
     gc.collect()
     tracemalloc.start()
-    replies = round_.replies(round_.asked(strategy))
     strategy.aggregate_train(1, replies)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -194,6 +194,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
                         )
                     )
             del found
+            peak(round_, LatticeGaussian())  # what is imported and cached the first time
             say(f"{case}: memory")
             for label, mechanism_ in mechanisms.items():
                 most = Spread.of([peak(round_, mechanism_)])
