@@ -84,7 +84,7 @@ class Template:
 
     def __init__(self, record: ArrayRecord) -> None:
         self._record = record
-        arrays = {name: array.numpy() for name, array in record.items()}
+        arrays = {name: _load(array) for name, array in record.items()}
         self.names = [name for name, array in arrays.items() if array.dtype.kind == "f"]
         self.arrays: list[Vector] = [arrays[name] for name in self.names]
         for name, array in arrays.items():
@@ -95,7 +95,7 @@ class Template:
                     f"the model's array {name!r} has dtype {array.dtype}; give float16, float32 "
                     "or float64, or integers, which are not averaged"
                 )
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+            if array.dtype.kind == "f" and not _all_finite(array):
                 raise ValueError(
                     f"the model's array {name!r} holds NaN or infinite values; lower the "
                     "server's learning rate, or start from another model"
@@ -167,3 +167,17 @@ def read_metrics(reply: Message) -> MetricRecord:
     if metrics is None:
         raise RejectedReply("no metric record")
     return metrics
+
+
+def _load(array: Array) -> Vector:
+    """The server's own array; a view of its bytes where numpy stored it in C order."""
+    loaded = array.numpy()
+    if not loaded.flags.c_contiguous or not loaded.nbytes:
+        return loaded
+    flat = np.frombuffer(array.data, loaded.dtype, offset=len(array.data) - loaded.nbytes)
+    return flat.reshape(loaded.shape)
+
+
+def _all_finite(array: Vector) -> bool:
+    """Without an array of answers: NaN is both the least and the greatest."""
+    return bool(np.isfinite(array.min(initial=0)) and np.isfinite(array.max(initial=0)))

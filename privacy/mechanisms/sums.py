@@ -6,7 +6,7 @@ whatever it sends.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isfinite, sqrt
@@ -204,12 +204,6 @@ class ContinuousGaussian:
         return GaussianRelease(noise_multiplier, sampling)
 
 
-def _blocks(size: int) -> Iterator[slice]:
-    """Cut ``size`` elements into blocks."""
-    for start in range(0, size, _BLOCK):
-        yield slice(start, min(start + _BLOCK, size))
-
-
 def _dot(block: Vector, row: int) -> float:
     """The sum of squares in rows, the rows added up in double precision.
 
@@ -230,11 +224,42 @@ def _squares_at_most(block: Vector) -> float:
     return _dot(block, _ROW) * (1 + 2.0**-15) + block.size * 2.0**-126
 
 
+@dataclass(frozen=True)
+class _Block:
+    """A stretch of the model, laid out as one vector; no more than a cache holds."""
+
+    span: slice
+    group: int
+    pieces: list[tuple[int, slice, slice]]  # which array, from where in it, to where
+
+
+def _layout(sizes: Sequence[int], geometry: ClippingGeometry) -> tuple[list[int], list[_Block]]:
+    """Where each array begins in the vector, group after group, and the vector's blocks."""
+    begins, blocks, end = [0] * len(sizes), [], 0
+    for group in range(len(geometry.norms)):
+        pieces: list[tuple[int, slice, slice]] = []
+        begin = end
+        for index, size in enumerate(sizes):
+            if geometry.group_of[index] != group:
+                continue
+            begins[index], done = end, 0
+            while done < size:
+                take = min(size - done, _BLOCK - (end - begin))
+                pieces.append((index, slice(done, done + take), slice(end, end + take)))
+                done, end = done + take, end + take
+                if end - begin == _BLOCK:
+                    blocks.append(_Block(slice(begin, end), group, pieces))
+                    begin, pieces = end, []
+        if pieces:
+            blocks.append(_Block(slice(begin, end), group, pieces))
+    return begins, blocks
+
+
 @dataclass
 class _Lane:
-    """The blocks one thread works through, as (array, part), and room for one of them."""
+    """The blocks one thread works through, and room for one of them."""
 
-    blocks: list[tuple[int, slice]]
+    blocks: list[_Block]
     cells: npt.NDArray[np.int32]
     wide: npt.NDArray[np.float64]
 
@@ -263,20 +288,15 @@ class _BlockwiseSum:
         self._noise_multiplier = noise_multiplier
         self._randomness = randomness
         self._released = False
+        sizes = [array.size for array in reference]
+        self._begins, self._blocks = _layout(sizes, geometry)
         # One update, as differences from the reference; half precision is worked on in single.
-        self._update = [
-            np.empty(array.size, dtype=np.result_type(array.dtype, np.float32))
-            for array in self._reference
-        ]
-        blocks = [
-            (index, part)
-            for index, array in enumerate(self._reference)
-            for part in _blocks(array.size)
-        ]
-        room = max((part.stop - part.start for _, part in blocks), default=0)
-        count = _threads() if len(blocks) >= _BLOCKS_WORTH_THREADS else 1
+        dtype = np.result_type(np.float32, *(array.dtype for array in reference))
+        self._update: Vector = np.empty(sum(sizes), dtype=dtype)
+        room = min(sum(sizes), _BLOCK)
+        count = _threads() if len(self._blocks) >= _BLOCKS_WORTH_THREADS else 1
         self._lanes = [
-            _Lane(blocks[i::count], np.empty(room, np.int32), np.empty(room, np.float64))
+            _Lane(self._blocks[i::count], np.empty(room, np.int32), np.empty(room, np.float64))
             for i in range(count)
         ]
         self._pool = ThreadPoolExecutor(count - 1) if count > 1 else None
@@ -302,19 +322,21 @@ class _BlockwiseSum:
         if any(array.dtype.kind != "f" for array in arrays):
             raise RejectedUpdate("arrays that are not floating-point")
         flats = [array.reshape(-1) for array in arrays]
+        dtype = self._update.dtype
 
         def squares(lane: _Lane) -> list[float]:
             found = [0.0] * len(self._geometry.norms)
             with np.errstate(all="ignore"):  # what is not finite shows in the norm
-                for index, part in lane.blocks:
-                    block = self._update[index][part]
-                    np.subtract(
-                        flats[index][part],
-                        self._reference[index][part],
-                        out=block,
-                        dtype=block.dtype,
-                    )
-                    found[self._geometry.group_of[index]] += _squares_at_most(block)
+                for block in lane.blocks:
+                    for index, source, target in block.pieces:
+                        np.subtract(
+                            flats[index][source],
+                            self._reference[index][source],
+                            out=self._update[target],
+                            dtype=dtype,
+                            casting="same_kind",
+                        )
+                    found[block.group] += _squares_at_most(self._update[block.span])
             return found
 
         lengths = [sqrt(sum(found)) for found in zip(*self._in_lanes(squares), strict=True)]
@@ -328,8 +350,14 @@ class _BlockwiseSum:
         if self._released:
             raise RuntimeError("this round's sum was already released; open a new one")
         self._released = True
+        self._lanes = []
         if self._pool is not None:
             self._pool.shutdown()
+
+    def _arrays(self) -> list[Vector]:
+        """The vector cut into the model's arrays again, without a copy."""
+        parts = zip(self._begins, self._reference, self._shapes, strict=True)
+        return [self._update[b : b + array.size].reshape(shape) for b, array, shape in parts]
 
 
 class _LatticeSum(_BlockwiseSum):
@@ -341,8 +369,8 @@ class _LatticeSum(_BlockwiseSum):
                 f"got {self._noise_multiplier}; raise the budget or do fewer rounds"
             )
         self._cell = self._geometry.total_norm / _RADIUS
-        self._sum = [np.zeros(array.size, dtype=np.int32) for array in self._reference]
-        self._spilled: list[npt.NDArray[np.int64]] | None = None
+        self._sum = np.zeros(self._update.size, dtype=np.int32)
+        self._spilled: npt.NDArray[np.int64] | None = None
         self._additions = 0
 
     def add(self, arrays: Sequence[Vector], *, weight: float) -> Contribution:
@@ -364,11 +392,11 @@ class _LatticeSum(_BlockwiseSum):
         """
         squares = 0.0
         with np.errstate(all="ignore"):
-            for index, part in lane.blocks:
-                block, total = self._update[index][part], self._sum[index][part]
-                cells, wide = lane.cells[: block.size], lane.wide[: block.size]
-                np.multiply(block, scales[self._geometry.group_of[index]], out=block)
-                np.copyto(cells, block, casting="unsafe")  # a C cast: toward zero
+            for block in lane.blocks:
+                update, total = self._update[block.span], self._sum[block.span]
+                cells, wide = lane.cells[: update.size], lane.wide[: update.size]
+                np.multiply(update, scales[block.group], out=update)
+                np.copyto(cells, update, casting="unsafe")  # a C cast: toward zero
                 np.add(total, cells, out=total)
                 np.copyto(wide, cells)
                 squares += _dot(wide, _EXACT_ROW)
@@ -377,53 +405,48 @@ class _LatticeSum(_BlockwiseSum):
     def _take_back(self, lane: _Lane) -> None:
         """Undo ``_pour``: sums of integers wrap around, so nothing of it stays."""
         with np.errstate(all="ignore"):
-            for index, part in lane.blocks:
-                block, total = self._update[index][part], self._sum[index][part]
-                cells = lane.cells[: block.size]
-                np.copyto(cells, block, casting="unsafe")
+            for block in lane.blocks:
+                update, total = self._update[block.span], self._sum[block.span]
+                cells = lane.cells[: update.size]
+                np.copyto(cells, update, casting="unsafe")
                 np.subtract(total, cells, out=total)
 
     def _spill(self) -> None:
         """Move the 32-bit sums into 64-bit ones before they could overflow."""
         if self._spilled is None:
-            self._spilled = [np.zeros(array.size, dtype=np.int64) for array in self._sum]
-        for wide, narrow in zip(self._spilled, self._sum, strict=True):
-            wide += narrow
-            narrow.fill(0)
+            self._spilled = np.zeros(self._sum.size, dtype=np.int64)
+        self._spilled += self._sum
+        self._sum.fill(0)
         self._additions = 0
 
     def release(self) -> list[Vector]:
         self._seal()
         sigma = self._noise_multiplier * _RADIUS
-        released = []
-        for index, (narrow, out, shape) in enumerate(
-            zip(self._sum, self._update, self._shapes, strict=True)
-        ):
-            for part in _blocks(narrow.size):
-                cells = narrow[part].astype(np.int64)
-                if self._spilled is not None:
-                    cells += self._spilled[index][part]
-                add_rounded_gaussian(cells, sigma=sigma, randomness=self._randomness)
-                np.multiply(cells, self._cell, out=out[part], casting="unsafe")
-            released.append(out.reshape(shape))
-        self._sum, self._update, self._spilled = [], [], None
-        return released
+        for begin in range(0, self._sum.size, _BLOCK):
+            part = slice(begin, begin + _BLOCK)
+            cells = self._sum[part].astype(np.int64)
+            if self._spilled is not None:
+                cells += self._spilled[part]
+            add_rounded_gaussian(cells, sigma=sigma, randomness=self._randomness)
+            np.multiply(cells, self._cell, out=self._update[part], casting="unsafe")
+        del self._sum, self._spilled
+        return self._arrays()
 
 
 class _ContinuousSum(_BlockwiseSum):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._sum = [np.zeros(array.size, dtype=np.float64) for array in self._reference]
+        self._sum = np.zeros(self._update.size, dtype=np.float64)
 
     def add(self, arrays: Sequence[Vector], *, weight: float) -> Contribution:
         factors, clipped = self._read(arrays, weight)
 
         def pour(lane: _Lane) -> None:
-            for index, part in lane.blocks:
-                block, total = self._update[index][part], self._sum[index][part]
-                wide = lane.wide[: block.size]
-                np.copyto(wide, block)
-                wide *= factors[self._geometry.group_of[index]]
+            for block in lane.blocks:
+                update, total = self._update[block.span], self._sum[block.span]
+                wide = lane.wide[: update.size]
+                np.copyto(wide, update)
+                wide *= factors[block.group]
                 np.add(total, wide, out=total)
 
         self._in_lanes(pour)
@@ -432,13 +455,10 @@ class _ContinuousSum(_BlockwiseSum):
     def release(self) -> list[Vector]:
         self._seal()
         sigma = self._noise_multiplier * self._geometry.total_norm
-        released = []
-        for total, out, shape in zip(self._sum, self._update, self._shapes, strict=True):
-            add_gaussian(total, sigma=sigma, randomness=self._randomness)
-            np.copyto(out, total, casting="same_kind")
-            released.append(out.reshape(shape))
-        self._sum, self._update = [], []
-        return released
+        add_gaussian(self._sum, sigma=sigma, randomness=self._randomness)
+        np.copyto(self._update, self._sum, casting="same_kind")
+        del self._sum
+        return self._arrays()
 
 
 def _threads() -> int:
