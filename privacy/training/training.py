@@ -125,7 +125,7 @@ def train(
             noisy.step()
             if schedule is not None:
                 schedule.step()
-    noisy.zero_grad(set_to_none=True)
+    noisy.leave()
     _check_buffers(model, buffers)
     epsilon = None
     if ledger is not None and isinstance(protection, ClipAndNoise):
