@@ -87,6 +87,12 @@ class NoisyOptimizer(DPOptimizerFastGradientClipping):
             summed: Tensor | None = getattr(parameter, "summed_grad", None)
             parameter.summed_grad = gradient if summed is None else summed.add_(gradient)  # type: ignore[attr-defined]
 
+    def leave(self) -> None:
+        """Take from the parameters what training put there."""
+        self.zero_grad(set_to_none=True)
+        for parameter in self.params:
+            del parameter.summed_grad
+
     def accumulate(self) -> None:
         """What had no gradient in the whole batch counts as zero, so that it gets noise too."""
         for parameter in self.params:

@@ -10,7 +10,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
-from privacy.mechanisms import Randomness, SystemRandomness, gaussian
+from privacy.mechanisms import Randomness, SystemRandomness
 
 from ._apart import check_apart
 from ._capture import Capture, GradientError
@@ -125,7 +125,7 @@ def train(
             noisy.step()
             if schedule is not None:
                 schedule.step()
-    noisy.zero_grad(set_to_none=True)
+    noisy.leave()
     _check_buffers(model, buffers)
     epsilon = None
     if ledger is not None and isinstance(protection, ClipAndNoise):
@@ -184,14 +184,15 @@ def _charge(
         return float(records)
     if ledger is None:
         raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
-    steps, count = _steps(protection.noise_multiplier, batches), protection.count
-    if isinstance(count, NoisyCount):
-        once = Charge(noise_multiplier=count.noise_multiplier, sampling_rate=1.0, steps=1)
-        ledger.charge(once, steps)
-        noise = gaussian(1, sigma=count.noise_multiplier, randomness=randomness)
-        return max(1.0, float(round(records + float(noise[0]))))
-    ledger.charge(steps)
-    return float(count.records if isinstance(count, NominalCount) else records)
+    count: float = records
+    if isinstance(protection.count, NominalCount):
+        count = protection.count.records
+    elif isinstance(protection.count, NoisyCount):
+        count = ledger.release_count(
+            records, noise_multiplier=protection.count.noise_multiplier, randomness=randomness
+        )
+    ledger.charge(_steps(protection.noise_multiplier, batches))
+    return float(count)
 
 
 def _steps(noise_multiplier: float, batches: Batches) -> Charge:
