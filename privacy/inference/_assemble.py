@@ -49,13 +49,21 @@ def pack_slots(network: Network, choice: Choice) -> tuple[SlotProgram, Facts]:
         slots,
         blocks=shape.blocks,
         paired=shape.paired,
-        spread=shape.spread,
+        following=shape.following,
     )
     middle: list[Diagonals] = []
     layout = first.layout
     for affine in affines[1:-1]:
         middle.append(diagonals(affine, layout, slots))
         layout = middle[-1].layout
+    taken = [(1, 1), *((layer.baby, layer.giant) for layer in middle)]
+    if any(
+        baby * giant > planned_baby * planned_giant
+        for (baby, giant), planned_baby, planned_giant in zip(
+            taken, shape.babies, shape.giants, strict=True
+        )
+    ):
+        raise RuntimeError(f"packed with steps {taken}, planned {shape.babies} x {shape.giants}")
     # The roots of unity depend on the degree alone.
     roots = Ring(shape.degree, (40,)).roots
     last = readouts(affines[-1], layout, roots)

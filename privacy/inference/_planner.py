@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from privacy.inference._bounds import Ranges
 from privacy.inference._costs import Operation, total_ms
 from privacy.inference._lowering import Activation, Network
-from privacy.inference._packing import power_of_two, steps_of
+from privacy.inference._packing import power_of_two, steps_between, steps_of
 from privacy.inference._polynomials import (
     DEPTH,
     PRODUCTS,
@@ -122,7 +122,7 @@ class Shape:
     degree : int
     blocks, paired, ciphertexts :
         Of the first layer.
-    spread : int or None
+    following : int or None
     doublings : tuple of int
         Tree rotations (and conjugation) of each layer but the last.
     babies, giants, terms : tuple of int
@@ -143,7 +143,7 @@ class Shape:
     blocks: int
     paired: bool
     ciphertexts: int
-    spread: int | None
+    following: int | None
     doublings: tuple[int, ...]
     babies: tuple[int, ...]
     giants: tuple[int, ...]
@@ -226,22 +226,19 @@ def shapes(network: Network, degree: int) -> Iterator[Shape]:
             period = slots // blocks
             ciphertexts = -(-width // (blocks * (2 if paired else 1)))
             middle = network.affines[1:-1]
-            spread = sizes[1] if middle and sizes[1] >= period // sizes[0] else None
+            following = sizes[1] if middle else None
             doublings, babies, giants = [log_blocks + paired], [1], [1]
             terms = [width]
-            here = period if spread is not None else sizes[0]
-            for index, _ in enumerate(middle, start=1):
-                steps = min(sizes[index], here)
-                if index == 1 and spread is not None:
-                    steps = max(1, min(here, sizes[1] * sizes[0] // period))
-                    if sizes[1] > here:
-                        steps = sizes[0]
+            here = sizes[0] if following is None else period
+            for index in range(1, len(sizes) - 1):
+                before, after = sizes[index - 1], sizes[index]
+                steps = steps_between(before, after, here)
                 baby, giant = steps_of(steps)
                 babies.append(baby)
                 giants.append(giant)
-                doublings.append((max(here, sizes[index]) // sizes[index]).bit_length() - 1)
-                terms.append(steps * max(here, sizes[index]) // sizes[index])
-                here = sizes[index]
+                doublings.append((max(here, after) // after).bit_length() - 1)
+                terms.append(steps * max(here, after) // after)
+                here = after
             terms.append(1)
             copies = slots // here
             yield Shape(
@@ -249,7 +246,7 @@ def shapes(network: Network, degree: int) -> Iterator[Shape]:
                 blocks,
                 paired,
                 ciphertexts,
-                spread,
+                following,
                 tuple(doublings),
                 tuple(babies),
                 tuple(giants),
