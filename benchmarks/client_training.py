@@ -31,6 +31,7 @@ class Square(nn.Module):
     """x², the activation of the encrypted network."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x²."""
         return x * x
 
 

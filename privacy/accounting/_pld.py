@@ -65,6 +65,15 @@ def sampled_epsilon(releases: Mapping[Sampled, int], delta: float) -> float:
     )
 
 
+def _norm(values: NDArray[np.float64]) -> float:
+    """The L2 norm, without BLAS.
+
+    OpenBLAS ends its threads when a process forks, and an operation that another thread has under
+    way then waits for them for ever; Flower's simulation starts Ray while its ServerApp runs.
+    """
+    return math.sqrt(float(np.sum(np.square(values))))
+
+
 def _directed_epsilon(
     releases: Mapping[Sampled, int], delta: float, direction: AdjacencyType
 ) -> float:
@@ -94,14 +103,14 @@ def _directed_epsilon(
         log_finite += times * math.log1p(-part.infinite)
         log_scale += times * log_moment
         shift += times * part.lowest
-        spread += times * float(np.linalg.norm(tilted))
+        spread += times * _norm(tilted)
         inexact += times * (_CURVE_CONSTANT + 8.0 * len(part.mass))
     mass = np.roll(irfft(spectrum, cells), (shift - first) % cells)
     rounding = (
         _FFT_CONSTANT
         * _UNIT
         * math.sqrt(cells)
-        * (math.log2(cells) * spread + (math.log2(cells) + made) * float(np.linalg.norm(mass)))
+        * (math.log2(cells) * spread + (math.log2(cells) + made) * _norm(mass))
     )
     return _solve(
         np.maximum(mass, 0.0),
@@ -209,8 +218,8 @@ def _slopes(rough: _Parts) -> NDArray[np.float64]:
     """
     variance = 0.0
     for part, times in rough:
-        mean = float(part.mass @ part.losses)
-        variance += times * float(part.mass @ (part.losses - mean) ** 2)
+        mean = float(np.sum(part.mass * part.losses))
+        variance += times * float(np.sum(part.mass * (part.losses - mean) ** 2))
     widest = max(float(np.abs(part.losses[[0, -1]]).max()) for part, _ in rough)
     least = math.floor(math.log2(1 / widest)) - 2
     most = max(math.ceil(math.log2(1 / math.sqrt(variance))) + 6, least + 8)
