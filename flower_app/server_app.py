@@ -14,6 +14,7 @@ import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from flower_app import plots
@@ -44,6 +45,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run everything, and print where the results lie."""
+    # OpenBLAS ends its threads when a process forks, and what another thread then has under way
+    # waits for ever: a simulation starts Ray in this process, beside this function.
+    with threadpool_limits(1, user_api="blas"):
+        _run(grid, context)
+
+
+def _run(grid: Grid, context: Context) -> None:
     settings = Settings.from_config(context.run_config)
     started = time.perf_counter()
     size = population_size(settings, grid)
