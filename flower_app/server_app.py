@@ -29,6 +29,7 @@ from flower_app.models import MODELS, build_model
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder
 from flower_app.settings import SettingError, Settings
+from privacy.accounting import Budget, calibrate_noise_multiplier
 from strategies import (
     CappedWeights,
     DPFedAvg,
@@ -64,6 +65,7 @@ def _run(grid: Grid, context: Context) -> None:
         check_model_can_be_encrypted(model, MODELS[settings.model])
     if not settings.deployed:
         load_partitions(settings.partition_spec(size), dataset)
+    check_budget(settings)
     folder = ResultsFolder.create(settings, context.run_id)
     with OperatorLog(folder.operator_log):
         strategy = make_strategy(settings, size, folder)
@@ -128,6 +130,26 @@ def population_size(settings: Settings, grid: Grid) -> int:
             size,
         )
     return size
+
+
+def check_budget(settings: Settings) -> None:
+    """Refuse, before training, a budget that no noise reaches in that many rounds.
+
+    Raises
+    ------
+    SettingError
+        Naming the budget and what would fit.
+    """
+    if settings.noise_multiplier:
+        return
+    try:
+        calibrate_noise_multiplier(
+            sampling=Poisson(settings.sampling_rate),
+            rounds=settings.rounds,
+            budget=Budget(settings.epsilon, settings.delta),
+        )
+    except ValueError as error:
+        raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}") from error
 
 
 def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFedAvg:
