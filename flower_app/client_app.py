@@ -22,12 +22,12 @@ from flower_app.data import (
 )
 from flower_app.models import MODELS, build_model
 from flower_app.settings import SettingError, Settings
+from privacy.accounting import Budget
 from privacy.training import (
-    Budget,
+    ClientLedger,
     ClipAndNoise,
     ClipOnly,
     FullBatch,
-    Ledger,
     LocalBudgetSpent,
     NoisyCount,
     NominalCount,
@@ -47,8 +47,10 @@ def train_on_own_data(message: Message, context: Context) -> Message:
     """Take the round's local steps from the model that was sent, and send the result back."""
     settings = Settings.from_config(context.run_config)
     data = own_data(settings, context)
-    model = build_model(settings.model)
     (arrays,) = message.content.array_records.values()
+    if not len(data):  # a skewed partition can leave a client with nothing to add
+        return _reply(message, settings, arrays, 0.0)
+    model = build_model(settings.model)
     model.load_state_dict(arrays.to_torch_state_dict())
     inputs, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
 
@@ -72,9 +74,13 @@ def train_on_own_data(message: Message, context: Context) -> Message:
     if ledger is not None and not settings.deployed:
         context.state[_LEDGER] = ConfigRecord(ledger.as_record())
 
-    reply = RecordDict({"arrays": ArrayRecord(model.state_dict())})
+    return _reply(message, settings, ArrayRecord(model.state_dict()), result.weight)
+
+
+def _reply(message: Message, settings: Settings, arrays: ArrayRecord, weight: float) -> Message:
+    reply = RecordDict({"arrays": arrays})
     if settings.weighting == "capped":  # with uniform weights nobody says how much it holds
-        reply["metrics"] = MetricRecord({"num-examples": result.weight})
+        reply["metrics"] = MetricRecord({"num-examples": weight})
     return Message(reply, reply_to=message)
 
 
@@ -140,7 +146,7 @@ def _record_noise(epsilon: float, delta: float, steps: int, participations: int)
     )
 
 
-def _own_ledger(settings: Settings, context: Context, dataset: str) -> Ledger:
+def _own_ledger(settings: Settings, context: Context, dataset: str) -> ClientLedger:
     """The client's ledger: in the node's state in a simulation, on the node's disk when deployed.
 
     Raises
@@ -156,7 +162,10 @@ def _own_ledger(settings: Settings, context: Context, dataset: str) -> Ledger:
                 "state-dir = '' is wrong; record-level privacy needs a ledger on the node's disk: "
                 "start this SuperNode with --node-config 'state-dir=\"/path/of/its/own\"'"
             )
-        return Ledger(dataset=dataset, budget=budget, path=Path(folder) / "record-ledger.json")
+        return ClientLedger(
+            dataset=dataset, budget=budget, path=Path(folder) / "record-ledger.json"
+        )
     if _LEDGER in context.state:
-        return Ledger.from_record(dict(context.state.config_records[_LEDGER]), budget=budget)
-    return Ledger(dataset=dataset, budget=budget)
+        kept = dict(context.state.config_records[_LEDGER])
+        return ClientLedger.from_record(kept, budget=budget)
+    return ClientLedger(dataset=dataset, budget=budget)

@@ -51,7 +51,6 @@ def main(grid: Grid, context: Context) -> None:
         settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
     )
     inputs = load_inputs(dataset, MODELS[settings.model].kind, say=lambda line: log(INFO, line))
-    torch.manual_seed(settings.model_seed)
     model = build_model(settings.model)
     if settings.encrypted_images:
         check_model_can_be_encrypted(model, MODELS[settings.model])

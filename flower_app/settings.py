@@ -55,21 +55,21 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "mlp": Recipe(
         rounds=100,
-        clipping_norm=0.1,
-        server_learning_rate=1.0,
+        clipping_norm=0.005,
+        server_learning_rate=12.0,
         server_momentum=0.9,
-        local_learning_rate=0.1,
-        local_steps=4,
-        example_clipping_norm=1.0,
+        local_learning_rate=1.0,
+        local_steps=1,
+        example_clipping_norm=10.0,
     ),
     "cnn": Recipe(
         rounds=100,
-        clipping_norm=0.1,
-        server_learning_rate=1.0,
+        clipping_norm=0.005,
+        server_learning_rate=6.0,
         server_momentum=0.9,
-        local_learning_rate=0.1,
-        local_steps=4,
-        example_clipping_norm=1.0,
+        local_learning_rate=1.0,
+        local_steps=1,
+        example_clipping_norm=0.2,
     ),
 }
 
@@ -88,7 +88,6 @@ class Settings:
     dataset: str = "mnist"
     data_dir: str = ""
     model: str = "hog-linear"
-    model_seed: int = 0
     deployed: bool = False
 
     # Who has what (simulation only).

@@ -1,10 +1,12 @@
 """The folder that keeps what is slow to get, and how processes share it without a race."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import platformdirs
@@ -26,6 +28,14 @@ def only_one(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         yield
+
+
+def code_version(*modules: ModuleType) -> str:
+    """Name the code of modules: part of the name of what they make and the cache keeps."""
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def write_bytes(path: Path, content: bytes) -> None:

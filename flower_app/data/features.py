@@ -33,6 +33,24 @@ _CENTRES = (np.arange(CELLS) + 0.5) * CELL - 0.5
 _SHARES = np.maximum(0, 1 - np.abs(np.arange(SIDE) - _CENTRES[:, None]) / CELL).astype(np.float32)
 
 
+def upright(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Shear images so that their ink's axis stands upright, and move the ink to the middle.
+
+    Parameters
+    ----------
+    images
+        uint8, (n, 28, 28), any values.
+
+    Returns
+    -------
+    float32, (n, 28, 28), each from 0 to 1. An image without ink stays empty.
+    """
+    straightened = np.zeros(images.shape, np.float32)
+    for image, out in zip(images, straightened, strict=True):
+        _straighten(image / 255.0, out)
+    return np.clip(straightened, 0, 1)
+
+
 def hog_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the features of images.
 
@@ -46,10 +64,7 @@ def hog_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     float32, (n, 392), each from ``FEATURE_LOW`` to ``FEATURE_HIGH``; the 8 of a cell sum to 0, and
     the length of a row is at most 392 ** 0.25 = 4.45. An image without ink gives zeros.
     """
-    upright = np.zeros(images.shape, np.float32)
-    for image, out in zip(images, upright, strict=True):
-        _deskew(image, out)
-    histograms = _histograms(upright)
+    histograms = _histograms(upright(images))
     length = np.sqrt(np.square(histograms).sum(axis=1, keepdims=True))
     cells = np.sqrt(histograms / np.where(length > 0, length, 1)).reshape(-1, DIRECTIONS)
     cells -= cells.mean(axis=1, keepdims=True)
@@ -57,9 +72,7 @@ def hog_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return cells.reshape(len(images), FEATURES)
 
 
-def _deskew(image: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-    """Shear an image so that its ink's axis stands upright, and move the ink to the middle."""
-    ink = image / 255.0
+def _straighten(ink: NDArray[np.float64], out: NDArray[np.float32]) -> None:
     total = ink.sum()
     if total == 0:
         return

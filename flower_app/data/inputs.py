@@ -1,29 +1,27 @@
-"""What a model sees of an image: its pixels or its features."""
+"""What a model sees of an image: its features, or its pixels once it stands upright.
 
-import hashlib
+Both are fixed and public, and whoever holds the image computes them: a client before training, a
+data owner before encrypting.
+"""
+
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flower_app.data import features
-from flower_app.data.cache import cache_folder, shared_array
-from flower_app.data.dataset import Dataset
-from flower_app.data.features import hog_features
+from flower_app.data.cache import cache_folder, code_version, shared_array
+from flower_app.data.dataset import Dataset, Split
 
 InputKind = Literal["hog", "pixels"]
 
-PIXEL_LOW = -0.5
-PIXEL_HIGH = 0.5
-
 _CHUNK = 1000
-# Features are computed again when the code that computes them changes.
-_CODE = hashlib.sha256(Path(features.__file__).read_bytes()).hexdigest()[:12]
+_CODE = code_version(features)
 
 
 def encode(images: NDArray[np.uint8], kind: InputKind) -> NDArray[np.float32]:
@@ -34,8 +32,9 @@ def encode(images: NDArray[np.uint8], kind: InputKind) -> NDArray[np.float32]:
     images
         uint8, (n, 28, 28).
     kind
-        ``"hog"``: fixed features, (n, 392). ``"pixels"``: (n, 1, 28, 28), from -0.5 for black
-        to 0.5 for white.
+        ``"hog"``: fixed features, (n, 392), each from ``FEATURE_LOW`` to ``FEATURE_HIGH``.
+        ``"pixels"``: the pixels of the straightened image, (n, 1, 28, 28), in steps of 1/255
+        from 0 for blank to 1 for ink.
 
     Raises
     ------
@@ -46,9 +45,21 @@ def encode(images: NDArray[np.uint8], kind: InputKind) -> NDArray[np.float32]:
         raise ValueError(
             f"images has shape {images.shape} and type {images.dtype}; make it (n, 28, 28) of uint8"
         )
+    return _from_kept(_to_keep(images, kind))
+
+
+def _to_keep(images: NDArray[np.uint8], kind: InputKind) -> NDArray[np.generic]:
+    """Compute what is slow: float32 (n, 392), or pixels as uint8 (n, 28, 28)."""
     if kind == "hog":
-        return hog_features(images)
-    return (images[:, None] / np.float32(255) + np.float32(PIXEL_LOW)).astype(np.float32)
+        return features.hog_features(images)
+    return np.rint(features.upright(images) * 255).astype(np.uint8)
+
+
+def _from_kept(kept: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return a copy of what is kept, as a model takes it."""
+    if kept.dtype == np.uint8:
+        return kept[:, None].astype(np.float32) / np.float32(255)
+    return np.array(kept, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,35 +70,28 @@ class Inputs:
     ----------
     dataset
         The images.
-    kind
-        What the model sees of them.
     table
-        float32, (70,000, 392), memory-mapped: the features of train, validation and test; none
-        for pixels, which cost nothing to make.
+        Memory-mapped, a row for each image of train, validation and test, one after the other.
     """
 
     dataset: Dataset
-    kind: InputKind
-    table: NDArray[np.float32] | None
+    table: NDArray[np.generic]
 
     def train(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return some rows of the training images, float32 (len(rows), ...)."""
-        if self.table is None:
-            return encode(self.dataset.train.images[rows], self.kind)
-        return np.array(self.table[rows])
+        return _from_kept(self.table[: len(self.dataset.train)][rows])
 
     def validation(self) -> NDArray[np.float32]:
         """Return the validation images, float32 (10,000, ...)."""
-        first = len(self.dataset.train)
-        if self.table is None:
-            return encode(self.dataset.validation.images, self.kind)
-        return np.array(self.table[first : first + len(self.dataset.validation)])
+        return self._part(self.dataset.validation, len(self.dataset.train))
 
     def test(self) -> NDArray[np.float32]:
         """Return the test images, float32 (10,000, ...)."""
-        if self.table is None:
-            return encode(self.dataset.test.images, self.kind)
-        return np.array(self.table[-len(self.dataset.test) :])
+        before = len(self.dataset.train) + len(self.dataset.validation)
+        return self._part(self.dataset.test, before)
+
+    def _part(self, split: Split, before: int) -> NDArray[np.float32]:
+        return _from_kept(self.table[before : before + len(split)])
 
 
 def load_inputs(
@@ -99,8 +103,8 @@ def load_inputs(
 ) -> Inputs:
     """Return a data set as a model sees it.
 
-    The first call anywhere computes the features of all images, in some seconds on all cores, and
-    keeps them in the cache folder; later ones open the file.
+    The first call anywhere computes it for all images, in some seconds on all cores, and keeps
+    it in the cache folder; later ones open the file.
 
     Parameters
     ----------
@@ -113,23 +117,23 @@ def load_inputs(
     say
         Given a line of progress now and then.
     """
-    if kind == "pixels":
-        return Inputs(dataset, kind, None)
-    path = cache_folder(cache_dir) / "features" / f"{dataset.fingerprint}-{kind}-{_CODE}.npy"
-    table = shared_array(path, lambda: _features_of_all(dataset, say or _keep_quiet))
-    return Inputs(dataset, kind, cast(NDArray[np.float32], table))
+    path = cache_folder(cache_dir) / "inputs" / f"{dataset.fingerprint}-{kind}-{_CODE}.npy"
+    return Inputs(dataset, shared_array(path, lambda: _all(dataset, kind, say or _keep_quiet)))
 
 
-def _features_of_all(dataset: Dataset, say: Callable[[str], None]) -> NDArray[np.float32]:
-    images = np.concatenate([dataset.train.images, dataset.validation.images, dataset.test.images])
+def _all(dataset: Dataset, kind: InputKind, say: Callable[[str], None]) -> NDArray[np.generic]:
+    images = np.concatenate(
+        [part.images for part in (dataset.train, dataset.validation, dataset.test)]
+    )
     chunks = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
-    say(f"Computing the features of {len(images):,} images, once")
+    what = {"hog": "the features", "pixels": "the upright pixels"}[kind]
+    say(f"Computing {what} of {len(images):,} images, once")
+    done: list[NDArray[np.generic]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = []
-        for part in pool.map(hog_features, chunks):
+        for part in pool.map(lambda chunk: _to_keep(chunk, kind), chunks):
             done.append(part)
-            if len(done) % 10 == 0:
-                say(f"Features: {min(len(done) * _CHUNK, len(images)):,} of {len(images):,} images")
+            if len(done) % 20 == 0 and len(done) < len(chunks):
+                say(f"  {len(done) * _CHUNK:,} of {len(images):,} images")
     return np.concatenate(done)
 
 

@@ -6,6 +6,7 @@ processes only need their own rows.
 """
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_app.data.cache import cache_folder, shared_array
+from flower_app.data.cache import cache_folder, code_version, shared_array
 from flower_app.data.dataset import Dataset
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
 SHARDS_A_CLIENT = 2
+
+_CODE = code_version(sys.modules[__name__])
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def load_partitions(
 @cache
 def _open(spec: PartitionSpec, dataset: Dataset, folder: Path) -> Partitions:
     shape = {"dirichlet": f"-{spec.alpha!r}", "lognormal": f"-{spec.sigma!r}"}.get(spec.kind, "")
-    name = f"{dataset.fingerprint}-{spec.kind}{shape}-{spec.clients}-{spec.seed}.npy"
+    name = f"{dataset.fingerprint}-{spec.kind}{shape}-{spec.clients}-{spec.seed}-{_CODE}.npy"
     table = shared_array(folder / "partitions" / name, lambda: _divide(spec, dataset.train.labels))
     return Partitions(cast(NDArray[np.int64], table), spec.clients)
 

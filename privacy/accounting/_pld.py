@@ -65,6 +65,15 @@ def sampled_epsilon(releases: Mapping[Sampled, int], delta: float) -> float:
     )
 
 
+def _norm(values: NDArray[np.float64]) -> float:
+    """The L2 norm, without BLAS.
+
+    OpenBLAS ends its threads when a process forks, and an operation that another thread has under
+    way then waits for them for ever; Flower's simulation starts Ray while its ServerApp runs.
+    """
+    return math.sqrt(float(np.sum(np.square(values))))
+
+
 def _directed_epsilon(
     releases: Mapping[Sampled, int], delta: float, direction: AdjacencyType
 ) -> float:
@@ -86,7 +95,7 @@ def _directed_epsilon(
     # Tilted by exp(tilt·loss) and normalised, the losses that decide ε are the likely ones, and
     # rounding is small beside them however small δ is.
     spectrum: NDArray[np.complex128] = np.ones(cells // 2 + 1, dtype=np.complex128)
-    log_finite, log_scale, shift, spread = 0.0, 0.0, 0, 0.0
+    log_finite, log_scale, shift, spread, inexact = 0.0, 0.0, 0, 0.0, 0.0
     for part, times in parts:
         log_moment = _log_moment(part, plan.tilt)
         tilted = part.mass * np.exp(plan.tilt * part.losses - log_moment)
@@ -94,13 +103,14 @@ def _directed_epsilon(
         log_finite += times * math.log1p(-part.infinite)
         log_scale += times * log_moment
         shift += times * part.lowest
-        spread += times * float(np.linalg.norm(tilted))
+        spread += times * _norm(tilted)
+        inexact += times * (_CURVE_CONSTANT + 8.0 * len(part.mass))
     mass = np.roll(irfft(spectrum, cells), (shift - first) % cells)
     rounding = (
         _FFT_CONSTANT
         * _UNIT
         * math.sqrt(cells)
-        * (math.log2(cells) * spread + (math.log2(cells) + made) * float(np.linalg.norm(mass)))
+        * (math.log2(cells) * spread + (math.log2(cells) + made) * _norm(mass))
     )
     return _solve(
         np.maximum(mass, 0.0),
@@ -110,7 +120,7 @@ def _directed_epsilon(
         log_scale=log_scale,
         rounding=rounding,
         infinite=-math.expm1(log_finite) + tail,
-        inflation=2.0**-30 + _CURVE_CONSTANT * _UNIT * made,
+        inflation=2.0**-30 + _UNIT * inexact,
         delta=delta,
     )
 
@@ -147,12 +157,11 @@ def _solve(
     if len(within) == 0:
         return math.inf
     k = int(within[0])
-    if k == 0 and above[0] <= delta:
-        return 0.0
-    loss = float(losses[k])
-    inside = (above[k] - delta) / ((1 - inflation) * discounted[k]) if discounted[k] > 0 else 1.0
-    epsilon = loss + (math.log(inside) if 0 < inside < 1 else 0.0)
-    return max(0.0, epsilon * (1 + 2.0**-40))
+    # Between the loss below and this one ε = loss k + log((above[k] − δ)/discounted[k]).
+    lowered = (1 - inflation) * float(discounted[k])
+    below = float(above[k]) - delta
+    inside = max(math.exp(-interval), min(1.0, below / lowered)) if below < lowered else 1.0
+    return max(0.0, (float(losses[k]) + math.log(inside)) * (1 + 2.0**-40))
 
 
 def _power(spectrum: NDArray[np.complex128], times: int) -> NDArray[np.complex128]:
@@ -209,8 +218,8 @@ def _slopes(rough: _Parts) -> NDArray[np.float64]:
     """
     variance = 0.0
     for part, times in rough:
-        mean = float(part.mass @ part.losses)
-        variance += times * float(part.mass @ (part.losses - mean) ** 2)
+        mean = float(np.sum(part.mass * part.losses))
+        variance += times * float(np.sum(part.mass * (part.losses - mean) ** 2))
     widest = max(float(np.abs(part.losses[[0, -1]]).max()) for part, _ in rough)
     least = math.floor(math.log2(1 / widest)) - 2
     most = max(math.ceil(math.log2(1 / math.sqrt(variance))) + 6, least + 8)

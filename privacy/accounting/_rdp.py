@@ -1,5 +1,6 @@
 """Rényi differential privacy by Google's ``dp-accounting``, with its rounding paid for."""
 
+import logging
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -9,9 +10,13 @@ import numpy as np
 from dp_accounting import rdp
 from numpy.typing import NDArray
 
+from privacy._logging import untouched_root_logger
+
 from .events import Adjacency, FixedSize, GaussianRelease, Poisson
 
 _ORDERS: NDArray[np.float64] = np.asarray(rdp.RdpAccountant().orders, dtype=np.float64)
+
+_MOST_FIXED_SIZE_NOISE = 2.0**15
 
 
 def renyi_epsilon(
@@ -52,11 +57,22 @@ def _divergences(release: GaussianRelease, adjacency: Adjacency) -> NDArray[np.f
         event = dp_accounting.PoissonSampledDpEvent(rate, event)
     elif isinstance(release.sampling, FixedSize):
         rate = release.sampling.cohort / release.sampling.population
+        # The library's bound fails for noise that is larger still; less noise costs no less.
+        z = min(z, _MOST_FIXED_SIZE_NOISE)
+        event = dp_accounting.GaussianDpEvent(z)
         event = dp_accounting.SampledWithoutReplacementDpEvent(
             int(release.sampling.population), int(release.sampling.cohort), event
         )
     accountant = rdp.RdpAccountant(neighboring_relation=relation)
-    accountant.compose(event)
+    # It warns of every order whose series does not converge; such an order counts as ∞ and is
+    # not chosen, which is nothing that a user could act upon.
+    logger = logging.getLogger("absl")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        with untouched_root_logger():
+            accountant.compose(event)
+    finally:
+        logger.disabled = was_disabled
     divergences = np.asarray(accountant.rdp, dtype=np.float64)
     # The library sums terms in log space whose parts are as large as `parts`; a sum that comes
     # out at or below 0 would be read as "no loss at all".

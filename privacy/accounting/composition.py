@@ -12,7 +12,12 @@ from ._gaussian import gaussian_epsilon
 from .events import AdditiveDelta, Adjacency, Event, FixedSize, GaussianRelease, Poisson
 
 Accountant = Literal["pld", "rdp"]
-Events = Iterable[Event] | Mapping[Event, int]
+Events = (
+    Iterable[Event]
+    | Mapping[Event, int]
+    | Mapping[GaussianRelease, int]
+    | Mapping[AdditiveDelta, int]
+)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A file of JSON lines. The first names the population and the adjacency; each oth
 event. Every line carries a digest that chains it to all lines before it.
 """
 
+import glob
 import hashlib
 import hmac
 import json
@@ -24,6 +25,7 @@ from .events import Adjacency, Event, event_from_dict, event_to_dict
 
 _SCHEMA = 1
 _KIND = "bloomseal-privacy-ledger"
+_NEW = ".new"
 
 
 class LedgerError(Exception):
@@ -172,6 +174,8 @@ class Ledger:
                 f"the ledger {file} is held by another run; wait for it to end"
             ) from None
         try:
+            for left in file.parent.glob(f"{glob.escape(file.name)}.*{_NEW}"):
+                left.unlink()  # of a run that was killed before the rename
             if not file.exists():
                 if at_least is not None:
                     raise LedgerError(
@@ -479,7 +483,7 @@ def _check_same(
 
 def _replace(file: Path, text: bytes) -> None:
     """Put ``text`` at ``file`` durably, so that at every instant old or new is there whole."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name + ".", suffix=".new")
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name + ".", suffix=_NEW)
     try:
         with os.fdopen(handle, "wb") as out:
             out.write(text)

@@ -22,6 +22,8 @@ def milliseconds(operation: str, degree: int, level: int) -> float:
         "multiply plain": 0.08 * level,
         "multiply": 0.17 * level,
         "rescale": 0.27 * level,
+        "unload": 0.8 * level,
+        "scalar": 0.06 * level,
         "mask": 2.9,
     }
     return scale * at_full[operation]

@@ -1,17 +1,21 @@
 """The evaluator's arithmetic: weights encoded once, then products, rotations and squares."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from privacy.inference import _release
 from privacy.inference._ciphers import Cipher, CipherAlgebra
+from privacy.inference._keys import Keys, refuse_secret
 from privacy.inference._lowering import Activation
 from privacy.inference._packing import Diagonals, Gather, Products, Readout
 from privacy.inference._planner import LayerScales, Scales, walk
 from privacy.inference._polynomials import evaluate
-from privacy.inference._seal import CONJUGATE, Ring, seal
+from privacy.inference._seal import CONJUGATE, SEED_BYTES, Ring, seal
+from privacy.inference._wire import Reader
 from privacy.inference.plan import Plan
 
 
@@ -32,21 +36,6 @@ class ProductProgram:
 
     products: Products
     weight_bits: int
-
-
-@dataclass(frozen=True)
-class Keys:
-    """What a data owner lets an evaluator compute with; none of it decrypts.
-
-    Attributes
-    ----------
-    public : SEAL public key
-    relin, galois : SEAL keys, or None where the plan needs none
-    """
-
-    public: Any
-    relin: Any
-    galois: Any
 
 
 @dataclass(frozen=True)
@@ -134,22 +123,44 @@ class EncodedModel:
         return [[round(float(value) * scale) for value in bias] for bias in biases]
 
     def prepare(self) -> None:
-        """Encode everything now, so that the first query is as quick as the next."""
-        _ = self._first, self._layers, self._last, self.answer_biases
+        """Encode everything now, so that the first query is as quick as the next.
 
-    def __call__(self, query: list[Any], keys: Keys) -> list[Any]:
-        """Evaluate; each ciphertext that is returned holds some of the logits.
-
-        Parameters
-        ----------
-        query : list of SEAL ciphertexts
-        keys : Keys
-
-        Returns
-        -------
-        list of SEAL ciphertexts
-            At level 1 and of size 2, neither masked nor re-randomised yet.
+        Raises
+        ------
+        ValueError
+            If all weights of a layer round to zero.
         """
+        layers = [("first", self._first), ("last", self._last)]
+        layers += [("middle", [*layer.weights.values()]) for layer in self._layers[1:]]
+        for name, weights in layers:
+            if weights and all(plain.is_zero() for plain in weights):
+                raise ValueError(
+                    f"the weights of the {name} layer round to zero at the plan's precision; "
+                    "train the model, or compile with a smaller tolerance"
+                )
+        _ = self.answer_biases
+
+    def answer(self, body: memoryview, keys: Keys, encryptor: Any) -> bytes:
+        """Evaluate the body of a query and return the body of an answer."""
+        plan, ring = self.plan, self.ring
+        reader = Reader(body)
+        scale = 2.0**plan.input_scale_bits
+        primes = ring.primes[: ring.levels]
+        query = []
+        for _ in range(plan.ciphertexts):
+            residues = reader.residues(primes, plan.degree)
+            refuse_secret(ring, residues)
+            query.append(ring.seeded_ciphertext(residues, reader.raw(SEED_BYTES), scale))
+        released = []
+        for ciphertext, positions, biases in zip(
+            self._evaluate(query, keys), plan.answers, self.answer_biases, strict=True
+        ):
+            _release.rerandomise(ring, encryptor, ciphertext)
+            released.append(_release.extract(ring, ciphertext, positions, biases))
+        return b"".join(released)
+
+    def _evaluate(self, query: list[Any], keys: Keys) -> list[Any]:
+        """The logits, at level 1 and of size 2, neither masked nor re-randomised yet."""
         evaluator = self.ring.evaluator
         value = self._sum(zip(query, self._first, strict=True))
         program = self.program
@@ -178,10 +189,13 @@ class EncodedModel:
             answers.append(answer)
         return answers
 
-    def _sum(self, products: Any) -> Any:
+    def _sum(self, products: Iterable[tuple[Any, Any]]) -> Any:
+        """Sum of products, or None if every plaintext is zero (SEAL refuses such products)."""
         evaluator = self.ring.evaluator
         total = None
         for ciphertext, plain in products:
+            if plain.is_zero():
+                continue
             product = seal.Ciphertext()
             evaluator.multiply_plain(ciphertext, plain, product)
             if total is None:

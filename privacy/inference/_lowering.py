@@ -116,10 +116,10 @@ class Activation:
         derivative = np.polynomial.polynomial.polyder(self.coefficients)
         return np.asarray(np.polynomial.polynomial.polyval(x, derivative), dtype=np.float64)
 
-    def steepest(self, magnitude: Vector) -> Vector:
-        """A bound of the derivative's size where |x| ≤ ``magnitude``, elementwise."""
-        derivative = np.abs(np.polynomial.polynomial.polyder(self.coefficients))
-        return np.asarray(np.polynomial.polynomial.polyval(magnitude, derivative), dtype=np.float64)
+    def curvature(self, magnitude: Vector) -> float:
+        """A bound of half the second derivative, squared, where |x| ≤ ``magnitude``."""
+        second = np.abs(np.polynomial.polynomial.polyder(self.coefficients, 2))
+        return float(np.max(np.polynomial.polynomial.polyval(magnitude, second)) / 2) ** 2
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ class Readout:
     bias: Slots
 
 
-def gather(affine: Affine, slots: int, *, blocks: int, paired: bool, spread: int | None) -> Gather:
+def gather(
+    affine: Affine, slots: int, *, blocks: int, paired: bool, following: int | None
+) -> Gather:
     """Pack the first of several layers.
 
     Parameters
@@ -107,9 +109,9 @@ def gather(affine: Affine, slots: int, *, blocks: int, paired: bool, spread: int
         A power of two: into how many blocks of slots the terms of a sum are dealt.
     paired : bool
         Whether a slot holds two inputs, as its real and imaginary part.
-    spread : int or None
-        The padded outputs of a middle layer that follows: copies of the output are then shifted
-        against each other so that it needs fewer rotations.
+    following : int or None
+        The padded outputs of a middle layer that follows; the outputs are then laid out so that
+        it needs the fewest rotations.
 
     Raises
     ------
@@ -119,7 +121,7 @@ def gather(affine: Affine, slots: int, *, blocks: int, paired: bool, spread: int
     padded, period = power_of_two(affine.outputs), slots // blocks
     if padded > period:
         raise DoesNotFitError(f"{affine.outputs} outputs do not fit into {period} slots")
-    layout = periodic_layout(affine.outputs, period, spread)
+    layout = periodic_layout(affine.outputs, period, following)
     structure = affine.structure
     counts = np.diff(structure.indptr)
     width = max(1, int(counts.max()))
@@ -152,20 +154,31 @@ def gather(affine: Affine, slots: int, *, blocks: int, paired: bool, spread: int
         _spread_bias(affine, layout, slots),
         tuple(period << step for step in range(blocks.bit_length() - 1)),
         paired,
-        layout if spread is not None else layout[:padded],
+        layout if following is not None else layout[:padded],
     )
 
 
-def periodic_layout(size: int, period: int, spread: int | None) -> Indices:
-    """Entry numbers by slot: copies of a padded vector, shifted against each other."""
+def steps_between(inputs: int, outputs: int, period: int) -> int:
+    """Rotations (the one by nothing included) of a layer between padded sizes."""
+    return min(inputs, outputs, max(1, inputs * outputs // period))
+
+
+def periodic_layout(size: int, period: int, following: int | None) -> Indices:
+    """Entry numbers by slot.
+
+    Copies of the vector one after the other; or, for a layer with ``following`` padded outputs
+    that reads every slot o + following·c and the R - 1 slots after it, arranged so that these
+    hold every entry just once: the entry's number modulo R is the slot's, and the rest of it
+    counts the blocks of ``following`` slots.
+    """
     padded = power_of_two(size)
-    copies = period // padded
-    step = 0 if spread is None else spread // copies
-    layout = np.concatenate(
-        [(np.arange(padded) + copy * step) % padded for copy in range(copies)]
-    ).astype(np.int32)
-    layout[layout >= size] = EMPTY
-    return layout
+    slots = np.arange(period)
+    if following is None or following > period:
+        layout = slots % padded
+    else:
+        steps = steps_between(padded, following, period)
+        layout = slots % steps + steps * (slots // following % (padded // steps))
+    return np.where(layout < size, layout, EMPTY).astype(np.int32)
 
 
 def _spread_bias(affine: Affine, layout: Indices, slots: int) -> Slots:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from privacy.inference._bounds import Ranges
 from privacy.inference._costs import Operation, total_ms
 from privacy.inference._lowering import Activation, Network
-from privacy.inference._packing import power_of_two, steps_of
+from privacy.inference._packing import power_of_two, steps_between, steps_of
 from privacy.inference._polynomials import (
     DEPTH,
     PRODUCTS,
@@ -34,8 +34,13 @@ FRESH_NOISE = 3.24
 SIGMAS = 6.0
 _MAX_PRIME_BITS = 60
 _MIN_PRIME_BITS = 24
-_MIN_SCALE_BITS = 8.0
+_MIN_SCALE_BITS = 16.0
+_MIN_WEIGHT_BITS = 8.0
 _IMPOSSIBLE = 1e30
+_SPARE_BITS = (1, 3, 6, 12)
+"""Bits above the largest logit that are tried for the error of the worst input."""
+_PRIME_SLACK = 0.01
+"""SEAL's primes of b bits are above 2^(b - 0.01)."""
 _ROUNDING = 1 / 12
 
 
@@ -94,7 +99,7 @@ def walk(
 ) -> tuple[LayerScales, ...]:
     """The scales of every layer, given the primes themselves."""
     dropped = dict(enumerate(primes[:-1], start=1))
-    level, scale = len(primes) - 1, 2.0**scales.inputs
+    level, scale = max(1, len(primes) - 1), 2.0**scales.inputs
     layers = []
     for weight_bits, activation in zip(scales.weights, activations, strict=True):
         weights = 2.0**weight_bits
@@ -117,23 +122,28 @@ class Shape:
     degree : int
     blocks, paired, ciphertexts :
         Of the first layer.
-    spread : int or None
+    following : int or None
     doublings : tuple of int
         Tree rotations (and conjugation) of each layer but the last.
     babies, giants, terms : tuple of int
-        Of each layer but the last: rotations, and products in a sum.
+        Of each layer but the last: rotations; of each layer: products in a sum. Coefficients
+        that are read count as one product of every slot, by the mean.
     copies : int
         Of each entry in the slots, at the last layer.
     answers : int
     degrees : tuple of int
         Of the activations.
+    batch : bool
+        Whether a slot holds an image; then nothing is rotated and weights are integers.
+    sizes : tuple of int
+        Of a batch: outputs of each layer.
     """
 
     degree: int
     blocks: int
     paired: bool
     ciphertexts: int
-    spread: int | None
+    following: int | None
     doublings: tuple[int, ...]
     babies: tuple[int, ...]
     giants: tuple[int, ...]
@@ -141,14 +151,29 @@ class Shape:
     copies: int
     answers: int
     degrees: tuple[int, ...]
+    batch: bool = False
+    sizes: tuple[int, ...] = ()
 
     @property
     def levels(self) -> int:
         """Data primes that are needed: one for each rescaling in a row, and one for the answer."""
         return 1 + sum(DEPTH[degree] for degree in self.degrees)
 
+    def leaves_large(self, index: int) -> bool:
+        """Whether activation ``index`` leaves its result to be relinearised after the next layer.
+
+        It is where that is cheaper: there are fewer to relinearise, or they are at a lower level.
+        """
+        if self.batch:
+            return self.sizes[index + 1] < self.sizes[index]
+        return self.answers == 1 and index + 1 == len(self.degrees)
+
     def operations(self) -> Counter[Operation]:
         """How often each operation is done, and at which level."""
+        if self.batch:
+            return _batch_operations(
+                self.levels, self.ciphertexts, self.terms, self.sizes, self.degrees
+            )
         count: Counter[Operation] = Counter()
         level = self.levels
         count["load", level] += self.ciphertexts
@@ -201,29 +226,27 @@ def shapes(network: Network, degree: int) -> Iterator[Shape]:
             period = slots // blocks
             ciphertexts = -(-width // (blocks * (2 if paired else 1)))
             middle = network.affines[1:-1]
-            spread = sizes[1] if middle and sizes[1] >= period // sizes[0] else None
+            following = sizes[1] if middle else None
             doublings, babies, giants = [log_blocks + paired], [1], [1]
             terms = [width]
-            here = period if spread is not None else sizes[0]
-            for index, _ in enumerate(middle, start=1):
-                steps = min(sizes[index], here)
-                if index == 1 and spread is not None:
-                    steps = max(1, min(here, sizes[1] * sizes[0] // period))
-                    if sizes[1] > here:
-                        steps = sizes[0]
+            here = sizes[0] if following is None else period
+            for index in range(1, len(sizes) - 1):
+                before, after = sizes[index - 1], sizes[index]
+                steps = steps_between(before, after, here)
                 baby, giant = steps_of(steps)
                 babies.append(baby)
                 giants.append(giant)
-                doublings.append((max(here, sizes[index]) // sizes[index]).bit_length() - 1)
-                terms.append(steps * max(here, sizes[index]) // sizes[index])
-                here = sizes[index]
+                doublings.append((max(here, after) // after).bit_length() - 1)
+                terms.append(steps * max(here, after) // after)
+                here = after
+            terms.append(1)
             copies = slots // here
             yield Shape(
                 degree,
                 blocks,
                 paired,
                 ciphertexts,
-                spread,
+                following,
                 tuple(doublings),
                 tuple(babies),
                 tuple(giants),
@@ -234,10 +257,77 @@ def shapes(network: Network, degree: int) -> Iterator[Shape]:
             )
 
 
+def batch_shape(network: Network, degree: int) -> Shape:
+    """The packing of a batch."""
+    layers = len(network.activations)
+    return Shape(
+        degree,
+        1,
+        False,
+        network.affines[0].inputs,
+        None,
+        (0,) * layers,
+        (1,) * layers,
+        (1,) * layers,
+        tuple(int(max(affine.structure.sum(axis=1))) for affine in network.affines),
+        1,
+        network.affines[-1].outputs,
+        tuple(activation.degree for activation in network.activations),
+        batch=True,
+        sizes=tuple(affine.outputs for affine in network.affines),
+    )
+
+
+def batch_operations(network: Network, level: int) -> Counter[Operation]:
+    """Counts for a batch through a model that is one affine map."""
+    affine = network.affines[0]
+    terms = (int(max(affine.structure.sum(axis=1))),)
+    return _batch_operations(level, affine.inputs, terms, (affine.outputs,), ())
+
+
+def _batch_operations(
+    level: int,
+    inputs: int,
+    terms: tuple[int, ...],
+    sizes: tuple[int, ...],
+    degrees: tuple[int, ...],
+) -> Counter[Operation]:
+    count: Counter[Operation] = Counter({("load", level): inputs, ("unload", level): inputs})
+    for index, power in enumerate(degrees):
+        count["scalar", level] += terms[index] * sizes[index]
+        narrows = sizes[index + 1] < sizes[index]
+        count["load", level] += sizes[index]
+        for step in range(PRODUCTS[power]):
+            here = level - min(step, DEPTH[power] - 1)
+            count["multiply", here] += sizes[index]
+            count["rescale", here] += sizes[index]
+            if step + 1 < PRODUCTS[power] or not narrows:
+                count["relinearise", here] += sizes[index]
+        level -= DEPTH[power]
+        count["unload", level] += sizes[index]
+        if narrows:
+            count["relinearise", level] += sizes[index + 1]
+    count["scalar", level] += terms[-1] * sizes[-1]
+    count["mask", level] += sizes[-1]
+    return count
+
+
 def _switch_noise(scales: Scales, degree: int, level: int) -> float:
     """Variance of a key switch, per coefficient."""
     primes = sum(4.0 ** (bits - scales.primes[-1]) for bits in scales.primes[:level])
     return FRESH_NOISE**2 * degree / 3 * primes + _rescale_noise(degree)
+
+
+def _switch_peak(scales: Scales, degree: int, level: int) -> float:
+    """Variance of a key switch in the slot it hits hardest.
+
+    The digits that SEAL multiplies keys with lie in [0, q), not around zero. Their mean is a
+    polynomial with equal coefficients, which is large where ζ is near one: half of the noise of
+    a key switch falls into one slot, N times what the others get.
+    """
+    primes = sum(4.0 ** (bits - scales.primes[-1]) for bits in scales.primes[:level])
+    # (q/2)² · |Σζᵏ|² · Nσ²/2, with |Σζᵏ| = 2N/π at the nearest root, and 1/8 for the next ones.
+    return primes / 4 * (2 * degree / math.pi) ** 2 * 1.125 * degree * FRESH_NOISE**2 / 2
 
 
 def _rescale_noise(degree: int) -> float:
@@ -252,9 +342,13 @@ def error(
     degree, half = shape.degree, shape.degree / 2
     variance = 0.0
     rescale = half * _rescale_noise(degree)
-    switches = {
-        level: half * _switch_noise(scales, degree, level) for level in range(1, shape.levels + 1)
-    }
+    # The third polynomial's rounding meets the square of the secret.
+    rescale_large = half * (2 * degree / 3) ** 2 * _ROUNDING
+    # The rounding of a plaintext meets every slot; that of an integer only its own product.
+    plain = _ROUNDING if shape.batch else half * _ROUNDING
+    levels = range(1, shape.levels + 1)
+    switches = {level: half * _switch_noise(scales, degree, level) for level in levels}
+    peaks = {level: _switch_peak(scales, degree, level) for level in levels}
     for index, doublings in enumerate(shape.doublings):
         layer, stage = layers[index], stages[index]
         switch = switches[layer.level]
@@ -264,25 +358,44 @@ def error(
         else:
             steps = (shape.babies[index] - 1) / 2
             variance += stage.inputs * steps * switch / layer.inputs**2
-        rounding = half * _ROUNDING / layer.weights**2
+            variance += stage.input_peak * 2 * steps * peaks[layer.level] / layer.inputs**2
+        rounding = plain / layer.weights**2
         if index == 0 and shape.paired:
             rounding *= 4
         variance += stage.outputs * shape.terms[index] * stage.energy * rounding
         added = (2.0**doublings * shape.giants[index] - 1) * switch
-        variance += stage.outputs * added / (layer.inputs * layer.weights) ** 2
-        for gain, narrowing in zip(stage.narrowings, layer.narrowings, strict=True):
+        product = (layer.inputs * layer.weights) ** 2
+        variance += stage.outputs * added / product
+        peak = (doublings + shape.giants[index] - 1) * peaks[layer.level] / product
+        variance += stage.output_peak * peak
+        # Where a slot is hit hardest, its error squared counts too.
+        variance += stage.narrowing_peaks[-1] * stage.curvature * 3 * peak**2
+        for gain, top, narrowing in zip(
+            stage.narrowings, stage.narrowing_peaks, layer.narrowings, strict=True
+        ):
             variance += gain * switches[narrowing.level] / narrowing.before**2
+            variance += top * peaks[narrowing.level] / narrowing.before**2
             variance += gain * rescale / narrowing.after**2
+        if shape.leaves_large(index):
+            variance += stage.narrowings[-1] * rescale_large / layer.narrowings[-1].after ** 2
+            later, gain = layers[index + 1], stages[index + 1].outputs
+            variance += gain * switches[later.level] / (later.inputs * later.weights) ** 2
         for gain, constant in zip(stage.constants, layer.constants, strict=True):
             variance += gain * _ROUNDING / constant**2
-    variance += _ROUNDING * stages[-1].energy / layers[-1].weights ** 2
+    variance += _ROUNDING * shape.terms[-1] * stages[-1].energy / layers[-1].weights ** 2
     closing = _switch_noise(scales, degree, 1) + 2 * _rescale_noise(degree)
-    variance += closing / 4.0**scales.answer
+    variance += (half if shape.batch else 1) * closing / 4.0**scales.answer
     return SIGMAS * math.sqrt(variance)
 
 
 def choose(
-    network: Network, bounds: Ranges, gains: Sensitivity, *, tolerance: float, max_query_bytes: int
+    network: Network,
+    bounds: Ranges,
+    gains: Sensitivity,
+    *,
+    batch_size: int,
+    tolerance: float,
+    max_query_bytes: int,
 ) -> Choice:
     """The quickest parameters for a network with activations.
 
@@ -294,23 +407,20 @@ def choose(
     depth = 1 + sum(DEPTH[activation.degree] for activation in network.activations)
     refusals = []
     for degree in (4096, 8192, 16384):
-        fitting = [s for s in shapes(network, degree) if s.query_bytes <= max_query_bytes]
+        if batch_size > degree // 2:
+            refusals.append(f"N={degree}: {degree // 2} slots for {batch_size} images")
+            continue
+        packings = shapes(network, degree) if batch_size == 1 else [batch_shape(network, degree)]
+        fitting = [s for s in packings if s.query_bytes <= max_query_bytes]
         fitting.sort(key=lambda s: total_ms(s.operations(), degree))
         if not fitting:
             refusals.append(_no_room(network, degree))
             continue
         best: Choice | None = None
         for shape in fitting[:3]:
-            scales = _spend_bits(shape, network.activations, bounds, gains)
-            if scales is None:
+            choice = _choose_scales(shape, network, bounds, gains)
+            if choice is None:
                 break
-            layers = scales.walk(network.activations)
-            choice = Choice(
-                shape,
-                scales,
-                error(shape, scales, layers, gains.typical),
-                error(shape, scales, layers, gains.worst),
-            )
             if best is None or choice.error < best.error:
                 best = choice
             if choice.error <= tolerance:
@@ -329,6 +439,25 @@ def choose(
     )
 
 
+def _choose_scales(
+    shape: Shape, network: Network, bounds: Ranges, gains: Sensitivity
+) -> Choice | None:
+    """The best scales for a packing, with room in the answer for the worst input's error."""
+    logits = logit_bits(bounds)
+    for spare in _SPARE_BITS:
+        scales = _spend_bits(shape, network.activations, gains, logits + spare)
+        if scales is None:
+            return None
+        layers = scales.walk(network.activations)
+        typical = error(shape, scales, layers, gains.typical)
+        worst = error(shape, scales, layers, gains.worst)
+        if 2.0**logits + 2.0 ** math.ceil(math.log2(worst)) <= 2.0 ** (
+            logits + spare - _PRIME_SLACK
+        ):
+            return Choice(shape, scales, typical, worst)
+    return None
+
+
 def _no_room(network: Network, degree: int) -> str:
     for affine in network.affines[:-1]:
         if power_of_two(affine.outputs) > degree // 2:
@@ -340,22 +469,24 @@ def _no_room(network: Network, degree: int) -> str:
 
 
 def logit_bits(bounds: Ranges) -> int:
-    """B such that every |logit| < 2^B over the declared range."""
-    return math.floor(math.log2(max(float(bounds.logits.magnitude.max()), 2.0**-16))) + 1
+    """B ≥ 0 such that every |logit| < 2^B over the declared range."""
+    return math.floor(math.log2(max(float(bounds.logits.magnitude.max()), 0.5))) + 1
 
 
 def _spend_bits(
-    shape: Shape, activations: Sequence[Activation], bounds: Ranges, gains: Sensitivity
+    shape: Shape, activations: Sequence[Activation], gains: Sensitivity, reserved: int
 ) -> Scales | None:
-    """Distribute the bits of the ring degree, by descent from an even start."""
+    """Distribute the bits of the ring degree, by descent from an even start.
+
+    ``reserved`` bits of the last prime are for the size of a logit and its error.
+    """
     levels, budget = shape.levels, MAX_MODULUS_BITS[shape.degree]
     if (levels + 1) * _MIN_PRIME_BITS > budget:
         return None
     even = min(_MAX_PRIME_BITS, budget // (levels + 1))
-    logits = logit_bits(bounds)
 
     def value(point: tuple[int, ...]) -> float:
-        scales = _scales_at(point, levels, logits)
+        scales = _scales_at(point, levels, reserved)
         layers = scales.walk(activations)
         missing = _missing_bits(scales, layers, budget)
         if missing > 0:
@@ -381,13 +512,13 @@ def _spend_bits(
             here = value(tuple(trial))
             if here < best * (1 - 1e-6):
                 point, best, improved = tuple(trial), here, True
-    return _scales_at(point, levels, logits) if best < _IMPOSSIBLE else None
+    return _scales_at(point, levels, reserved) if best < _IMPOSSIBLE else None
 
 
-def _scales_at(point: tuple[int, ...], levels: int, logits: int) -> Scales:
-    # Of the last prime one bit is for the sign and one for noise; the plan checks both.
+def _scales_at(point: tuple[int, ...], levels: int, reserved: int) -> Scales:
+    # One bit of the last prime is for the sign.
     return Scales(
-        point[: levels + 1], point[levels + 1], point[levels + 2 :], point[0] - 2 - logits
+        point[: levels + 1], point[levels + 1], point[levels + 2 :], point[0] - 1 - reserved
     )
 
 
@@ -397,9 +528,11 @@ def _missing_bits(scales: Scales, layers: Sequence[LayerScales], budget: int) ->
     missing += sum(max(0, bits - _MAX_PRIME_BITS, _MIN_PRIME_BITS - bits) for bits in scales.primes)
     bounds: list[tuple[float, float, float]] = []
     for layer in layers:
+        # The last layer's weights are spread over all copies of a value, and larger by as much.
+        least = 0.0 if layer is layers[-1] else _MIN_WEIGHT_BITS
         room = sum(scales.primes[: layer.level]) - 2.0
         bounds.append((_MIN_SCALE_BITS, math.log2(layer.inputs), room))
-        bounds.append((0.0, math.log2(layer.weights), room - math.log2(layer.inputs)))
+        bounds.append((least, math.log2(layer.weights), room - math.log2(layer.inputs)))
         for narrowing in layer.narrowings:
             room = sum(scales.primes[: narrowing.level]) - 2.0
             bounds.append((_MIN_SCALE_BITS, math.log2(narrowing.after), room))
@@ -420,7 +553,9 @@ class ProductChoice:
     worst_error: float
 
 
-def choose_products(network: Network, bounds: Ranges, *, tolerance: float) -> ProductChoice:
+def choose_products(
+    network: Network, bounds: Ranges, *, batch_size: int, tolerance: float
+) -> ProductChoice:
     """The smallest ring for a model that is one affine map.
 
     Raises
@@ -429,14 +564,15 @@ def choose_products(network: Network, bounds: Ranges, *, tolerance: float) -> Pr
         If no ring reaches the tolerance.
     """
     affine = network.affines[0]
-    # Noise fills every coefficient of a query, so that a logit meets all rows of the weights.
-    weight = float((affine.matrix.multiply(affine.matrix)).sum())
+    rows = affine.matrix.multiply(affine.matrix).sum(axis=1)
+    # For one image noise fills every coefficient, so that a logit meets all rows of the weights.
+    weight = float(rows.sum() if batch_size == 1 else rows.max())
     square = float((bounds.inputs.magnitude**2).sum())
     best = math.inf
     for degree in (2048, 4096, 8192):
         prime_bits = min(_MAX_PRIME_BITS, MAX_MODULUS_BITS[degree])
         answer = prime_bits - 2 - logit_bits(bounds)
-        if affine.outputs > degree:
+        if max(affine.outputs, batch_size) > degree:
             continue
         for inputs in range(2, answer - 1):
             weights = answer - inputs
@@ -448,6 +584,11 @@ def choose_products(network: Network, bounds: Ranges, *, tolerance: float) -> Pr
         predicted = SIGMAS * math.sqrt(best)
         if predicted <= tolerance:
             return ProductChoice(degree, prime_bits, *scales, predicted, predicted)
+    if not math.isfinite(best):
+        raise CannotPlanError(
+            f"{affine.outputs} outputs and batch_size {batch_size} do not fit 8192 coefficients; "
+            "split the batch"
+        )
     raise CannotPlanError(
         f"the best predicted error is {SIGMAS * math.sqrt(best):.3g}, tolerance {tolerance:g}; "
         "narrow input_range or allow a larger tolerance"

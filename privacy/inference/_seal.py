@@ -83,9 +83,19 @@ def _save(thing: Any) -> bytes:
         raise RuntimeError("SEAL wrote a stream of another format; install TenSEAL 0.3")
     content = stream[_HEADER.size :]
     if compression == _ZSTD:
-        with pa.CompressedInputStream(pa.BufferReader(content), "zstd") as plain:
-            content = plain.read()
+        content = _decompress(content)
     return content
+
+
+def _decompress(content: bytes) -> bytes:
+    # Residues hardly compress; reading into a buffer that is large enough is three times quicker
+    # than letting it grow.
+    buffer = memoryview(bytearray(2 * len(content) + 1024))
+    filled = 0
+    with pa.CompressedInputStream(pa.BufferReader(content), "zstd") as plain:
+        while filled < len(buffer) and (count := plain.readinto(buffer[filled:])):
+            filled += count
+        return bytes(buffer[:filled]) + bytes(plain.read())
 
 
 class Ring:
@@ -178,6 +188,16 @@ class Ring:
         # The polynomial at every odd power of ζ; the slots are those at powers of three.
         points = np.fft.ifft(twisted) * self.degree
         return self.encode(points[(self._slot_powers - 1) // 2], scale, level)
+
+    def coefficients(self, slots: NDArray[np.complex128]) -> NDArray[np.float64]:
+        """The real polynomial with these slot values, shape (N,)."""
+        points = np.empty(self.degree, dtype=np.complex128)
+        places = (self._slot_powers - 1) // 2
+        points[places] = slots
+        points[self.degree - 1 - places] = slots.conj()
+        twisted = np.fft.fft(points) / self.degree
+        turned = twisted * np.exp(-1j * np.pi * np.arange(self.degree) / self.degree)
+        return np.asarray(turned.real, dtype=np.float64)
 
     # --- residues out of our own objects ---------------------------------------------------
 

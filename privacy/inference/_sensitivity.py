@@ -34,6 +34,12 @@ class Stage:
         Gains of a unit variance at each rescaling of the activation, in order.
     constants : tuple of float
         Squared effect of a unit error of each constant that multiplies in the activation.
+    input_peak, output_peak : float
+        As ``inputs`` and ``outputs``, of the one input or output that counts most.
+    narrowing_peaks : tuple of float
+        As ``narrowings``, of the one element that counts most.
+    curvature : float
+        Largest squared half of the activation's second derivative.
     """
 
     energy: float
@@ -41,6 +47,10 @@ class Stage:
     outputs: float
     narrowings: tuple[float, ...]
     constants: tuple[float, ...]
+    input_peak: float
+    output_peak: float
+    narrowing_peaks: tuple[float, ...]
+    curvature: float
 
 
 @dataclass(frozen=True)
@@ -69,34 +79,48 @@ def _mean(stages: Sequence[Stage]) -> Stage:
         outputs=float(np.mean([stage.outputs for stage in stages])),
         narrowings=tuple(np.mean([stage.narrowings for stage in stages], axis=0).tolist()),
         constants=tuple(np.mean([stage.constants for stage in stages], axis=0).tolist()),
+        input_peak=float(np.mean([stage.input_peak for stage in stages])),
+        output_peak=float(np.mean([stage.output_peak for stage in stages])),
+        narrowing_peaks=tuple(
+            np.mean([stage.narrowing_peaks for stage in stages], axis=0).tolist()
+        ),
+        curvature=float(np.mean([stage.curvature for stage in stages])),
     )
 
 
 def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
-    inputs, activated = [x], []
+    inputs, activated, curvatures = [x], [], []
     for affine, activation in zip(network.affines, network.activations, strict=False):
         z = affine.matrix @ inputs[-1] + affine.bias
         algebra = DerivativeAlgebra(absolute=False)
         activated.append(evaluate(algebra, activation, algebra.start(z)))
+        curvatures.append(activation.curvature(np.abs(z)))
         inputs.append(activation(z))
-    return _backwards(network, inputs, activated, absolute=False)
+    return _backwards(network, inputs, activated, curvatures, absolute=False)
 
 
 def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
     inputs = [bounds.inputs.magnitude, *(after.magnitude for after in bounds.after)]
-    activated = []
+    activated, curvatures = [], []
     for activation, before in zip(network.activations, bounds.before, strict=True):
         algebra = DerivativeAlgebra(absolute=True)
         activated.append(evaluate(algebra, activation, algebra.start(before.magnitude)))
-    return _backwards(network, inputs, activated, absolute=True)
+        curvatures.append(activation.curvature(before.magnitude))
+    return _backwards(network, inputs, activated, curvatures, absolute=True)
 
 
 def _backwards(
-    network: Network, inputs: list[Vector], activated: list[Differentiated], *, absolute: bool
+    network: Network,
+    inputs: list[Vector],
+    activated: list[Differentiated],
+    curvatures: list[float],
+    *,
+    absolute: bool,
 ) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     jacobian = np.eye(network.affines[-1].outputs)
     narrowings: tuple[float, ...] = ()
+    peaks: tuple[float, ...] = ()
     constants: tuple[float, ...] = ()
     for index in range(len(network.affines) - 1, -1, -1):
         matrix = network.affines[index].matrix
@@ -108,6 +132,10 @@ def _backwards(
                 outputs=float((jacobian**2).sum(axis=1).max()),
                 narrowings=narrowings,
                 constants=constants,
+                input_peak=float((jacobian**2 @ matrix.multiply(matrix)).max()),
+                output_peak=float((jacobian**2).max()),
+                narrowing_peaks=peaks,
+                curvature=curvatures[index] if index < len(curvatures) else 0.0,
             )
         )
         if index:
@@ -115,6 +143,10 @@ def _backwards(
             by = activated[index - 1].by
             narrowings = tuple(
                 float(((after * by[name][:, None]) ** 2).sum(axis=0).max())
+                for name in _numbered("narrowing", by)
+            )
+            peaks = tuple(
+                float(((after * by[name][:, None]) ** 2).max())
                 for name in _numbered("narrowing", by)
             )
             constants = tuple(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.inference import _wire
-from privacy.inference._packing import EMPTY
+from privacy.inference._client import answer_reader, packer
 from privacy.inference._seal import Residues, Ring, seal
 from privacy.inference._wire import MessageError, Reader, Tag
 from privacy.inference.plan import SESSION_KEY_BYTES, Plan
@@ -24,11 +24,24 @@ class Answer:
 
     Attributes
     ----------
-    label : int
-        The class with the largest logit.
+    labels : tuple of int
+        The class with the largest logit, one an image.
     """
 
-    label: int
+    labels: tuple[int, ...]
+
+    @property
+    def label(self) -> int:
+        """The class of the only image.
+
+        Raises
+        ------
+        ValueError
+            If the query held several images.
+        """
+        if len(self.labels) != 1:
+            raise ValueError(f"the query held {len(self.labels)} images; read labels")
+        return self.labels[0]
 
 
 class DataOwner:
@@ -53,15 +66,15 @@ class DataOwner:
         self.plan = plan
         self._digest = plan.digest
         self._ring = Ring(plan.degree, plan.prime_bits)
-        self._taps = plan.taps
+        self._packer = packer(plan, self._ring)
         self._generator = seal.KeyGenerator(self._ring.context)
         secret = self._generator.secret_key()
         self._encryptor = seal.Encryptor(self._ring.context, secret)
-        self._secret = _ternary(self._ring, secret)
+        self._reader = answer_reader(plan, self._ring, secret)
         self._session_key = secrets.token_bytes(SESSION_KEY_BYTES)
         self._lock = threading.Lock()
         self._next_id = 0
-        self._open: set[int] = set()
+        self._open: dict[int, int] = {}
 
     def public_material(self) -> bytes:
         """What the evaluator needs: a public key, evaluation keys and the session key.
@@ -87,12 +100,13 @@ class DataOwner:
         return parts
 
     def encrypt(self, x: ArrayLike) -> bytes:
-        """Encrypt one input.
+        """Encrypt one input, or a batch.
 
         Parameters
         ----------
         x : array_like
-            Of the plan's ``input_shape``, with elements in its ``input_range``.
+            Of the plan's ``input_shape``, with elements in its ``input_range``; for a plan with a
+            ``batch_size`` above 1, up to that many of them, shape (images, ...).
 
         Returns
         -------
@@ -107,25 +121,14 @@ class DataOwner:
             If the shape is another.
         """
         plan, ring = self.plan, self._ring
-        flat = self._checked(x)
-        with_empty = np.append(flat, 0.0)
-        scale = 2.0**plan.input_scale_bits
-        placed = with_empty[np.where(self._taps == EMPTY, len(flat), self._taps)]
+        images = self._checked(x)
         body: list[bytes] = []
-        for index in range(plan.ciphertexts):
-            if plan.uses_slots:
-                parts = placed[:, index]
-                slots = parts[0] if len(parts) == 1 else parts[0] + 1j * parts[1]
-                plain = ring.encode(slots, scale, ring.levels)
-            else:
-                coefficients = np.zeros(plan.degree)
-                coefficients[: placed.shape[1]] = placed[index]
-                plain = ring.encode_coefficients(coefficients, scale, ring.levels)
+        for plain in self._packer(images):
             body += _bytes(*ring.seeded_residues(self._encryptor.encrypt_symmetric(plain)))
         with self._lock:
             query_id = self._next_id
             self._next_id += 1
-            self._open.add(query_id)
+            self._open[query_id] = len(images)
         return _wire.seal_message(
             Tag.QUERY, plan, self._digest, query_id, b"".join(body), self._session_key
         )
@@ -133,15 +136,20 @@ class DataOwner:
     def _checked(self, x: ArrayLike) -> NDArray[np.float64]:
         plan = self.plan
         values = np.asarray(x, dtype=np.float64)
-        if values.shape != plan.input_shape:
-            raise ValueError(f"the input has shape {values.shape}; give {plan.input_shape}")
+        if plan.batch_size == 1:
+            values = values[None]
+        if values.shape[1:] != plan.input_shape or not 1 <= len(values) <= plan.batch_size:
+            wanted = f"{plan.input_shape}"
+            if plan.batch_size > 1:
+                wanted += f" for each of 1 to {plan.batch_size} images"
+            raise ValueError(f"the input has shape {np.shape(x)}; give {wanted}")
         low, high = plan.input_range
         if not bool(((values >= low) & (values <= high)).all()):
             raise OutOfRangeError(
                 f"the input has elements in [{values.min():g}, {values.max():g}], the plan was "
                 f"proved for [{low:g}, {high:g}]; clip them, or compile for a wider input_range"
             )
-        return values.ravel()
+        return values.reshape(len(values), -1)
 
     def decrypt(self, answer: bytes) -> Answer:
         """Decrypt an answer and release what the policy allows: the class.
@@ -152,33 +160,18 @@ class DataOwner:
             If the answer was truncated, altered, belongs to other keys, or answers a query that
             is not open (each is answered once).
         """
-        return Answer(int(np.argmax(self._logits(answer))))
+        return Answer(tuple(self._logits(answer).argmax(axis=1).tolist()))
 
     def _logits(self, answer: bytes) -> NDArray[np.float64]:
-        plan, ring = self.plan, self._ring
+        """All logits in full precision, shape (images, classes)."""
         query_id, body = _wire.open_message(
-            answer, Tag.ANSWER, plan, self._digest, lambda _: self._session_key
+            answer, Tag.ANSWER, self.plan, self._digest, lambda _: self._session_key
         )
         with self._lock:
-            if query_id not in self._open:
-                raise MessageError(f"query {query_id} is not open: the answer was replayed")
-            self._open.remove(query_id)
-        reader = Reader(body)
-        modulus = ring.primes[0]
-        logits: list[float] = []
-        for positions in plan.answers:
-            second = reader.residues((modulus,), plan.degree)[0]
-            low = (second & np.uint64(0xFFFFFFFF)).astype(np.int64)
-            high = (second >> np.uint64(32)).astype(np.int64)
-            indices = np.arange(plan.degree)
-            for position in positions:
-                first = int.from_bytes(reader.raw(8), "little")
-                # Coefficient `position` of the second polynomial times the secret, mod X^N + 1.
-                row = np.where(indices <= position, 1, -1) * self._secret[position - indices]
-                value = (first + (int(row @ high) << 32) + int(row @ low)) % modulus
-                value -= modulus if value > modulus // 2 else 0
-                logits.append(value / 2.0**plan.answer_scale_bits)
-        return np.array(logits)
+            images = self._open.pop(query_id, None)
+        if images is None:
+            raise MessageError(f"query {query_id} is not open: the answer was replayed")
+        return self._reader(Reader(body))[:images]
 
 
 class ThrowAwayOwner(DataOwner):
@@ -189,21 +182,9 @@ class ThrowAwayOwner(DataOwner):
     """
 
     def logits(self, answer: bytes) -> NDArray[np.float64]:
-        """Decrypt an answer in full precision, shape (classes,)."""
+        """Decrypt an answer in full precision, shape (images, classes)."""
         return self._logits(answer)
 
 
 def _bytes(residues: Residues, seed: bytes) -> list[bytes]:
     return [np.ascontiguousarray(residues, dtype="<u8").tobytes(), seed]
-
-
-def _ternary(ring: Ring, secret: object) -> NDArray[np.int64]:
-    """The secret polynomial's coefficients, each -1, 0 or 1, shape (N,)."""
-    first = ring.secret_residues(secret)[:1]
-    holder = ring.ciphertext(np.stack([first, first]), 1.0)
-    ring.evaluator.transform_from_ntt_inplace(holder)
-    values = ring.ciphertext_residues(holder)[0, 0]
-    signed = np.where(values > ring.primes[0] // 2, -1, values).astype(np.int64)
-    if not bool(np.isin(signed, (-1, 0, 1)).all()):
-        raise RuntimeError("SEAL's secret key is not ternary; TenSEAL 0.3 with SEAL 4 is needed")
-    return signed

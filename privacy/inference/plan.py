@@ -19,6 +19,7 @@ SESSION_KEY_BYTES = 32
 MESSAGE_OVERHEAD = 102
 """Bytes of a message beside its body: header and authentication code."""
 _MAX_PACKING_BYTES = 1 << 28
+_DIMENSIONS = {"slots": 3, "coefficients": 2, "batch": 1}
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,18 @@ class Plan:
         drawn evenly from the range).
     worst_error_bits : int
         The same for the worst input in the range.
+    batch_size : int
+        Images in a query, at most.
+    packing_kind : str
+        "slots" or "coefficients" for one image, "batch" for one image a slot (or, for a model
+        that is one affine map, a coefficient).
     packing : str
         For the data owner: which input goes to which slot or coefficient (compressed).
     packing_shape : tuple of int
-        (parts, ciphertexts, slots) for slots; (ciphertexts, share) for coefficients.
+        (parts, ciphertexts, slots), (ciphertexts, share), or (ciphertexts,) for a batch.
     answers : tuple of tuple of int
-        The coefficients that are read, one tuple an answer polynomial.
+        The coefficients that are read, one tuple an answer polynomial; empty for a batch, of
+        which all are.
     rotation_levels : tuple of (int, int)
         Galois elements for which keys are made, and the highest level each is used at.
     relin_level : int
@@ -80,6 +87,8 @@ class Plan:
     headroom_bits: float
     error_bits: int
     worst_error_bits: int
+    batch_size: int
+    packing_kind: str
     packing: str
     packing_shape: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
@@ -105,8 +114,13 @@ class Plan:
         low, high = self.input_range
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError(f"input_range is {self.input_range}; give finite low < high")
+        if _DIMENSIONS.get(self.packing_kind) != len(self.packing_shape):
+            raise ValueError(f"packing_kind is {self.packing_kind!r}; give {list(_DIMENSIONS)}")
+        if (self.packing_kind == "batch") != (self.batch_size > 1):
+            raise ValueError(f"batch_size is {self.batch_size} in a {self.packing_kind} packing")
         read = [position for answer in self.answers for position in answer]
-        if len(read) != self.classes or any(not 0 <= p < self.degree for p in read):
+        expected = 0 if self.packing_kind == "batch" else self.classes
+        if len(read) != expected or any(not 0 <= p < self.degree for p in read):
             raise ValueError(f"answers read {len(read)} coefficients for {self.classes} classes")
         if self.headroom_bits < 0:
             raise ValueError(f"headroom_bits is {self.headroom_bits}; an answer could overflow")
@@ -123,14 +137,9 @@ class Plan:
         return max(1, len(self.prime_bits) - 1)
 
     @property
-    def uses_slots(self) -> bool:
-        """Whether inputs lie in slots rather than in coefficients."""
-        return len(self.packing_shape) == 3
-
-    @property
     def ciphertexts(self) -> int:
         """Ciphertexts in a query."""
-        return self.packing_shape[1] if self.uses_slots else self.packing_shape[0]
+        return self.packing_shape[1 if self.packing_kind == "slots" else 0]
 
     @property
     def taps(self) -> Indices:
@@ -172,6 +181,8 @@ class Plan:
     @property
     def answer_bytes(self) -> int:
         """Bytes of the message with one answer."""
+        if self.packing_kind == "batch":
+            return MESSAGE_OVERHEAD + self.classes * 2 * self._polynomial(1)
         return MESSAGE_OVERHEAD + sum(self._polynomial(1) + 8 * len(read) for read in self.answers)
 
     @property
@@ -212,7 +223,9 @@ class Plan:
             "logits": f"below 2^{self.logit_bits} for every input in range (proved)",
             "headroom": f"{self.headroom_bits:.1f} bits (proved)",
             "predicted error": f"2^{self.error_bits}, worst input 2^{self.worst_error_bits}",
-            "ciphertexts": f"{self.ciphertexts} in a query, {len(self.answers)} in an answer",
+            "ciphertexts": f"{self.ciphertexts} in a query, "
+            f"{len(self.answers) or self.classes} in an answer",
+            "images": f"{self.batch_size} in a query",
             "bytes": f"keys {self.public_bytes:,}, query {self.query_bytes:,}, "
             f"answer {self.answer_bytes:,}",
             "rotation keys": len(self.rotation_levels),

@@ -4,6 +4,7 @@ A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, an
 ``ClientLedger``.
 """
 
+from . import _quiet  # noqa: F401 - first, before anything imports Opacus
 from ._capture import GradientError
 from ._records import fingerprint
 from ._store import Charge

@@ -64,7 +64,11 @@ class Capture:
 
     def __enter__(self) -> Self:
         for layer in self.layers.values():
-            self._handles.append(layer.register_forward_hook(self._watch, with_kwargs=True))
+            self._handles.append(layer.register_forward_hook(self._watch))
+            if not known(layer):
+                self._handles.append(
+                    layer.register_forward_pre_hook(_refuse_named, with_kwargs=True)
+                )
         for module in self._model.modules():
             if isinstance(module, RECURRENT):
                 self._handles.append(module.register_forward_pre_hook(_refuse_packed))
@@ -83,18 +87,21 @@ class Capture:
         for layer in self.layers.values():
             forget(layer)
 
-    def _watch(
-        self, layer: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any
-    ) -> None:
+    def _watch(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         name = self._names[layer]
-        if len(inputs) + len(named) != 1 or not isinstance(output, Tensor):
+        if len(inputs) != 1 or not isinstance(output, Tensor):
             raise GradientError(
-                f"layer '{name}' ({type(layer).__name__}) does not take one tensor and return "
-                "one: give its parameters to submodules that do"
+                f"layer '{name}' ({type(layer).__name__}) does not take one positional tensor and "
+                "return one: give its parameters to submodules that do"
             )
         if output.requires_grad:
-            seen: Tensor = next(iter((*inputs, *named.values()))).detach()
+            seen: Tensor = inputs[0].detach()
             self._seen.append(_Seen(name, seen, seen._version, get_gradient_edge(output)))
+
+    def take(self) -> list[tuple[str, Tensor]]:
+        """The layers' names and inputs in the forward pass since the last call, in its order."""
+        seen, self._seen = self._seen, []
+        return [(use.name, use.inputs) for use in seen]
 
     def gradients(self, losses: Tensor) -> dict[str, LayerGradients]:
         """Every layer's per-example gradients, for the forward pass since the last call.
@@ -136,7 +143,8 @@ class Capture:
             if backprop is not None:
                 _check(use, backprop, len(losses))
                 calls.setdefault(use.name, []).append(Call(use.inputs, backprop))
-        return {name: layer_gradients(self.layers[name], made) for name, made in calls.items()}
+        with torch.no_grad():
+            return {name: layer_gradients(self.layers[name], made) for name, made in calls.items()}
 
     def _bypassed(self, used: set[str]) -> dict[str, nn.Parameter]:
         """The trainable parameters of the layers that were not called."""
@@ -159,6 +167,14 @@ def _check(use: _Seen, backprop: Tensor, examples: int) -> None:
         raise GradientError(
             f"layer '{use.name}' worked on tensors of shapes {tuple(use.inputs.shape)} and "
             f"{tuple(backprop.shape)} for {examples} examples: put the examples on the first axis"
+        )
+
+
+def _refuse_named(module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    if named:
+        raise GradientError(
+            f"{type(module).__name__} was called with {sorted(named)}: torch.func, which handles "
+            "it, can follow one positional tensor only; give its parameters to submodules"
         )
 
 

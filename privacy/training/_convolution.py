@@ -5,37 +5,64 @@ copies every patch of the input (``unfold``) for it, kernel height × kernel wid
 position; both ways here avoid that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ._gradients import Built, Call, Gradients, total
+from ._gradients import Call, Gradients, LayerGradients, total
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+BY_ROWS, BY_GROUPS = "row unfolding", "grouped convolution"
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 # From this many channels a group on, the library's blocked kernels are the faster way (measured).
 _BLOCK = 8
 
 
-def convolution_gradients(layer: Convolution, calls: Sequence[Call]) -> Built:
+def convolution_gradients(layer: Convolution, calls: Sequence[Call]) -> LayerGradients:
     """The examples' gradients of a convolution."""
     channels = min(layer.in_channels, layer.out_channels) // layer.groups
-    if channels < _BLOCK and not isinstance(layer, nn.Conv3d):
-        method, build = "row unfolding", _by_rows
-    else:
-        method, build = "grouped convolution", _by_groups
-    found: Gradients = {}
-    if layer.weight.requires_grad:
-        found[layer.weight] = total(
-            [build(layer, _padded(layer, call.inputs), call.backprops) for call in calls]
-        )
-    if layer.bias is not None and layer.bias.requires_grad:
-        found[layer.bias] = total([call.backprops.flatten(2).sum(2) for call in calls])
-    return Built(found, method)
+    by_rows = channels < _BLOCK and not isinstance(layer, nn.Conv3d)
+    build = _by_rows if by_rows else _by_groups
+    parts: dict[Tensor, list[Tensor]] = {}
+    for call in calls:
+        if layer.weight.requires_grad:
+            inputs = _padded(layer, call.inputs)
+            parts.setdefault(layer.weight, []).append(build(layer, inputs, call.backprops))
+        if layer.bias is not None and layer.bias.requires_grad:
+            parts.setdefault(layer.bias, []).append(call.backprops.flatten(2).sum(2)[None])
+    gradients = {parameter: total(each) for parameter, each in parts.items()}
+    return Pieces(layer, gradients, BY_ROWS if by_rows else BY_GROUPS)
+
+
+class Pieces:
+    """Every example's gradient is built, in pieces: shape (pieces, n, ...), by parameter.
+
+    One piece is one kernel column, so that a column's products are written in one go.
+    """
+
+    def __init__(self, layer: Convolution, gradients: Gradients, method: str) -> None:
+        self._layer, self._gradients, self.method = layer, gradients, method
+
+    def norms(self) -> Iterable[Tensor]:
+        for gradient in self._gradients.values():
+            yield from torch.linalg.vector_norm(gradient.flatten(2), dim=2).unbind()
+
+    def weighted_sum(self, factors: Tensor) -> Gradients:
+        found: Gradients = {}
+        for parameter, gradient in self._gradients.items():
+            summed = factors @ gradient.flatten(2)
+            if parameter is self._layer.weight and self.method == BY_ROWS:
+                summed = _in_order(self._layer, summed)
+            found[parameter] = summed.view(parameter.shape)
+        return found
+
+    def only(self, rows: Tensor) -> LayerGradients:
+        kept = {p: gradient[:, rows] for p, gradient in self._gradients.items()}
+        return Pieces(self._layer, kept, self.method)
 
 
 def _padded(layer: Convolution, inputs: Tensor) -> Tensor:
@@ -55,7 +82,7 @@ def _padded(layer: Convolution, inputs: Tensor) -> Tensor:
 
 
 def _by_groups(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
-    """All examples' weight gradients as one convolution with n times the groups."""
+    """All examples' weight gradients as one convolution with n times the groups, (1, n, ...)."""
     n, outs = g.shape[:2]
     size = (n * outs, *layer.weight.shape[1:])
     gradient: Tensor = torch.ops.aten.convolution_backward(
@@ -71,7 +98,7 @@ def _by_groups(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
         n * layer.groups,
         [False, True, False],
     )[1]
-    return gradient.view(n, *layer.weight.shape)
+    return gradient.view(1, n, -1)
 
 
 def _by_rows(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
@@ -104,12 +131,15 @@ def _by_rows(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
     length = tall * wide - between * (columns - 1)
     back = spread.flatten(2)[:, :, :length].mT
     flat = rows.view(n, ins * height, tall * wide)
-    built = torch.stack(
-        [flat[:, :, between * c : between * c + length] @ back for c in range(columns)], 1
-    )
-    # (n, column, channel·row, output) to the weight's order.
-    return (
-        built.view(n, columns, ins, height, outs)
-        .permute(0, 4, 2, 3, 1)
-        .reshape(-1, *layer.weight.shape)
-    )
+    built = g.new_empty((columns, n, ins * height, outs))
+    for column, shifted in enumerate(built):
+        start = between * column
+        torch.bmm(flat[:, :, start : start + length], back, out=shifted)
+    return built.view(columns, n // layer.groups, -1)
+
+
+def _in_order(layer: Convolution, summed: Tensor) -> Tensor:
+    """A sum (column, group·channel·row·output) of ``_by_rows`` in the weight's order."""
+    groups, outs = layer.groups, layer.out_channels // layer.groups
+    pieces = summed.view(len(summed), groups, -1, outs)
+    return pieces.permute(1, 3, 2, 0).reshape(layer.weight.shape)

@@ -1,9 +1,11 @@
 """Embeddings: an example's gradient has as many rows as it has different indices."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
-from ._gradients import Call, Gradients, LayerGradients, squares
+from ._gradients import Call, Gradients, LayerGradients, row_norms
 
 
 class Rows:
@@ -29,9 +31,9 @@ class Rows:
         self._layer, self._count = layer, count
         self._examples, self._indices, self._rows = examples, indices, rows
 
-    def squared_norms(self) -> Tensor:
+    def norms(self) -> Iterable[Tensor]:
         found = self._rows.new_zeros(self._count)
-        return found.index_add_(0, self._examples, squares(self._rows))
+        return [found.index_add_(0, self._examples, row_norms(self._rows).square_()).sqrt_()]
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
         weighted = self._rows * factors[self._examples, None]

@@ -1,6 +1,6 @@
 """What one layer knows of its examples' gradients, and the plain way of knowing it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,8 +34,8 @@ class LayerGradients(Protocol):
 
     method: str
 
-    def squared_norms(self) -> Tensor:
-        """Squared L2 norm of each example's gradient, shape (n,)."""
+    def norms(self) -> Iterable[Tensor]:
+        """Parts, shape (n,) each: the norm of an example's gradient is the norm of its parts."""
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
         """The examples' gradients summed with ``factors`` (n,), by parameter."""
@@ -44,15 +44,18 @@ class LayerGradients(Protocol):
         """The gradients of the examples that the mask ``rows`` (n,) keeps."""
 
 
-def squares(values: Tensor) -> Tensor:
-    """Squared L2 norm of each row of ``values`` (n, ...), shape (n,)."""
+def row_norms(values: Tensor) -> Tensor:
+    """L2 norm of each row of ``values`` (n, ...), shape (n,)."""
     norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
-    return norms.square_()
+    return norms
 
 
 def total(parts: Sequence[Tensor]) -> Tensor:
     """The sum of tensors of one shape."""
-    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
+    found = parts[0]
+    for part in parts[1:]:
+        found = found + part
+    return found
 
 
 class Built:
@@ -61,8 +64,8 @@ class Built:
     def __init__(self, gradients: Gradients, method: str) -> None:
         self._gradients, self.method = gradients, method
 
-    def squared_norms(self) -> Tensor:
-        return total([squares(gradient) for gradient in self._gradients.values()])
+    def norms(self) -> Iterable[Tensor]:
+        return [row_norms(gradient) for gradient in self._gradients.values()]
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
         return {

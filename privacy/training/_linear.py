@@ -6,13 +6,13 @@ arXiv:1510.01799). With T vectors an example it is a sum of T outer products, an
 clipped sum is one matrix product of the two factors (Bu et al. 2023, arXiv:2210.00038).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from opacus.layers.dp_rnn import RNNLinear
 from torch import Tensor, nn
 
-from ._gradients import Built, Call, Gradients, LayerGradients, squares
+from ._gradients import Built, Call, Gradients, LayerGradients, row_norms
 
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, RNNLinear)
 
@@ -25,13 +25,12 @@ class OneVector:
     def __init__(self, layer: nn.Linear, inputs: Tensor, backprops: Tensor) -> None:
         self._layer, self._inputs, self._backprops = layer, inputs, backprops
 
-    def squared_norms(self) -> Tensor:
-        found = squares(self._backprops)
-        with_bias = self._layer.bias is not None and self._layer.bias.requires_grad
-        if not self._layer.weight.requires_grad:
-            return found
-        inputs = squares(self._inputs)
-        return found.mul_(inputs.add_(1) if with_bias else inputs)
+    def norms(self) -> Iterable[Tensor]:
+        back = row_norms(self._backprops)
+        if self._layer.weight.requires_grad:
+            yield row_norms(self._inputs).mul_(back)
+        if self._layer.bias is not None and self._layer.bias.requires_grad:
+            yield back
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
         return _weighted_sum(self._layer, self._inputs, self._backprops * factors[:, None])
@@ -52,21 +51,18 @@ class Sequences:
     def __init__(self, layer: nn.Linear, inputs: Tensor, backprops: Tensor) -> None:
         self._layer, self._inputs, self._backprops = layer, inputs, backprops
 
-    def squared_norms(self) -> Tensor:
-        layer = self._layer
+    def norms(self) -> Iterable[Tensor]:
+        layer, dtype = self._layer, self._backprops.dtype
         b = self._backprops.double()
         back = b @ b.mT
-        width = b.shape[2]
-        with_bias = layer.bias is not None and layer.bias.requires_grad
         lengths = back.diagonal(dim1=1, dim2=2)
-        found = torch.zeros(len(b), dtype=b.dtype, device=b.device)
         if layer.weight.requires_grad:
             a = self._inputs.double()
             inner = a @ a.mT
-            found += _above(inner * back, inner.diagonal(dim1=1, dim2=2) * lengths, a.shape[2])
-        if with_bias:
-            found += _above(back, lengths, width)
-        return found.to(self._backprops.dtype)
+            products = lengths * inner.diagonal(dim1=1, dim2=2)
+            yield _above(inner * back, products, a.shape[2] + b.shape[2]).to(dtype)
+        if layer.bias is not None and layer.bias.requires_grad:
+            yield _above(back, lengths, b.shape[2]).to(dtype)
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
         weighted = self._backprops * factors[:, None, None]
@@ -77,10 +73,11 @@ class Sequences:
 
 
 def _above(products: Tensor, diagonal: Tensor, width: int) -> Tensor:
-    """The sums of ``products`` (n, T, T), raised by a bound on their rounding errors, (n,)."""
+    """Roots of the sums of ``products`` (n, T, T), raised by their rounding errors' bound, (n,)."""
     terms = products.shape[1] ** 2 + 2 * width
     largest = diagonal.clamp(min=0).sqrt().sum(1).square()
-    return products.sum((1, 2)).clamp(min=0) + terms * torch.finfo(products.dtype).eps * largest
+    sums = products.sum((1, 2)).clamp(min=0) + terms * torch.finfo(products.dtype).eps * largest
+    return sums.sqrt()
 
 
 def _weighted_sum(layer: nn.Linear, inputs: Tensor, weighted: Tensor) -> Gradients:

@@ -1,6 +1,6 @@
 """Opacus's optimizer, with the noise drawn from the operating system's randomness."""
 
-from typing import Any
+import math
 
 import torch
 from opacus.optimizers import DPOptimizerFastGradientClipping
@@ -15,11 +15,12 @@ from ._gradients import Gradients, LayerGradients
 EPSILON = 1e-6
 
 
-def clipped_sum(layers: list[LayerGradients], clipping_norm: float) -> Gradients:
-    """Sum over the examples of min(1, S/‖g‖)·g, g being one example's gradient.
+@torch.no_grad()
+def clipped_sum(layers: list[LayerGradients], *, clipping_norm: float, scale: float) -> Gradients:
+    """Sum over the examples of scale·min(1, S/‖g‖)·g, g being one example's gradient.
 
     An example whose norm is not finite in the model's precision (NaN, infinite or overflowing)
-    adds zero: it takes no part in the sum, and every example's influence stays at most S.
+    adds zero: it takes no part in the sum, and every example's influence stays at most scale·S.
 
     Parameters
     ----------
@@ -27,18 +28,21 @@ def clipped_sum(layers: list[LayerGradients], clipping_norm: float) -> Gradients
         All layers of the model, for the same examples.
     clipping_norm : float
         S, over all layers together.
+    scale : float
+        What the sum is multiplied by, 1 over the expected batch for an average.
 
     Returns
     -------
     dict of nn.Parameter to Tensor
         By parameter, in its shape.
     """
-    squared = torch.stack([layer.squared_norms() for layer in layers]).sum(0)
-    finite = torch.isfinite(squared)
-    if not bool(finite.all()):
+    parts = torch.stack([part for layer in layers for part in layer.norms()])
+    norms: Tensor = torch.linalg.vector_norm(parts, dim=0)
+    if not math.isfinite(float(norms.sum())):
+        finite = torch.isfinite(norms)
         layers = [layer.only(finite) for layer in layers]
-        squared = squared[finite]
-    factors = (clipping_norm / (squared.sqrt() + EPSILON)).clamp(max=1.0)
+        norms = norms[finite]
+    factors = norms.add_(EPSILON).reciprocal_().mul_(scale * clipping_norm).clamp_(max=scale)
     found: Gradients = {}
     for layer in layers:
         found.update(layer.weighted_sum(factors))
@@ -46,7 +50,7 @@ def clipped_sum(layers: list[LayerGradients], clipping_norm: float) -> Gradients
 
 
 class NoisyOptimizer(DPOptimizerFastGradientClipping):
-    """Takes sums of clipped gradients, adds the noise once a logical batch, averages, steps.
+    """Adds up averaged clipped gradients, adds the noise once a logical batch, steps.
 
     Parameters
     ----------
@@ -54,20 +58,40 @@ class NoisyOptimizer(DPOptimizerFastGradientClipping):
         Steps.
     randomness : Randomness
         Where the noise comes from.
-    settings : Any
-        Opacus's: ``noise_multiplier``, ``max_grad_norm``, ``expected_batch_size``.
+    noise_multiplier : float
+        z.
+    sensitivity : float
+        The most that one example moves the average, S over the expected batch.
     """
 
-    def __init__(self, optimizer: Optimizer, *, randomness: Randomness, **settings: Any) -> None:
-        super().__init__(optimizer, **settings)
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        randomness: Randomness,
+        noise_multiplier: float,
+        sensitivity: float,
+    ) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=sensitivity,
+            expected_batch_size=None,
+            loss_reduction="sum",
+        )
         self.randomness = randomness
 
     def add_clipped(self, gradients: Gradients) -> None:
         """Add one physical batch's clipped gradients to the logical batch's sum."""
         for parameter, gradient in gradients.items():
             summed: Tensor | None = getattr(parameter, "summed_grad", None)
-            total = gradient if summed is None else summed.add_(gradient)
-            parameter.summed_grad = total  # type: ignore[attr-defined]
+            parameter.summed_grad = gradient if summed is None else summed.add_(gradient)  # type: ignore[attr-defined]
+
+    def leave(self) -> None:
+        """Take from the parameters what training put there."""
+        self.zero_grad(set_to_none=True)
+        for parameter in self.params:
+            del parameter.summed_grad
 
     def accumulate(self) -> None:
         """What had no gradient in the whole batch counts as zero, so that it gets noise too."""
@@ -76,7 +100,7 @@ class NoisyOptimizer(DPOptimizerFastGradientClipping):
                 parameter.summed_grad = torch.zeros_like(parameter)
 
     def add_noise(self) -> None:
-        """Add noise of standard deviation z·S to every coordinate of the sum."""
+        """Add noise of standard deviation z·sensitivity to every coordinate."""
         if not self.noise_multiplier:
             for parameter in self.params:
                 parameter.grad = parameter.summed_grad

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,10 @@ class Charge:
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set's page."""
+    """One data set's page: what it spent, and its number of records if noised and released."""
 
     charges: tuple[Charge, ...] = ()
+    released_count: int | None = None
 
     def plus(self, charges: Sequence[Charge]) -> "Entry":
         """The page with ``charges`` written below; equal neighbours are merged."""
@@ -66,17 +67,19 @@ class Entry:
                 )
             else:
                 page.append(charge)
-        return Entry(tuple(page))
+        return replace(self, charges=tuple(page))
 
 
 def as_record(dataset: str, entry: Entry) -> dict[str, Any]:
     """One data set's page as scalars and lists of scalars."""
+    released = [] if entry.released_count is None else [entry.released_count]
     return {
         "format": FORMAT,
         "dataset": dataset,
         "noise_multipliers": [charge.noise_multiplier for charge in entry.charges],
         "sampling_rates": [charge.sampling_rate for charge in entry.charges],
         "steps": [charge.steps for charge in entry.charges],
+        "released_count": released,
     }
 
 
@@ -99,9 +102,10 @@ def from_record(record: Mapping[str, Any]) -> tuple[str, Entry]:
         dataset = record["dataset"]
         if not (isinstance(dataset, str) and dataset):
             raise ValueError("dataset is not a name")
+        released = [int(count) for count in record["released_count"]]
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(f"not a ledger's record: {error}") from error
-    return dataset, Entry(charges)
+    return dataset, Entry(charges, released[0] if released else None)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -57,10 +57,11 @@ def calibrate_noise(
         charges = (*spent, planned)
         return epsilon_of(charges, delta=target_delta, accountant=accountant) <= target_epsilon
 
+    possible = epsilon_of(spent, delta=target_delta, accountant=accountant) < target_epsilon
     high = 1.0
-    while not fits(high):
+    while not (possible and fits(high)):
         high *= 2
-        if high > LARGEST:
+        if not possible or high > LARGEST:
             raise ValueError(
                 f"target_epsilon is {target_epsilon!r}: no noise keeps within it"
                 + (" after what was already spent" if spent else "")

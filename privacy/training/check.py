@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from opacus.validators import ModuleValidator
 from torch import nn
 
-from ._capture import trainable_layers
+from ._capture import RECURRENT, trainable_layers
 from ._layers import known
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -107,6 +107,8 @@ def _tied(model: nn.Module) -> list[ModelProblem]:
     homes: dict[nn.Parameter, str] = {}
     found: list[ModelProblem] = []
     for name, module in model.named_modules():
+        if isinstance(module, RECURRENT):
+            continue  # Opacus gives their cells' parameters a second name.
         for own, parameter in module.named_parameters(recurse=False):
             here = f"{name}.{own}" if name else own
             if parameter.requires_grad and parameter in homes:

@@ -2,7 +2,10 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,6 +14,7 @@ import numpy as np
 from opacus.accountants import create_accountant
 
 from privacy.accounting import Budget
+from privacy.mechanisms import Randomness, gaussian
 
 from . import _store
 from ._store import Charge, Entry
@@ -30,17 +34,32 @@ class LocalBudgetSpent(RuntimeError):
         super().__init__("the local privacy budget does not allow this training")
 
 
-@lru_cache(maxsize=256)
-def epsilon_of(charges: tuple[Charge, ...], *, delta: float, accountant: Accountant) -> float:
+def epsilon_of(charges: Iterable[Charge], *, delta: float, accountant: Accountant) -> float:
     """ε at ``delta`` of all ``charges`` together, by Opacus's accountant."""
-    if not charges:
-        return 0.0
-    if any(charge.noise_multiplier == 0 for charge in charges):
+    steps: Counter[tuple[float, float]] = Counter()
+    for charge in charges:
+        steps[charge.noise_multiplier, charge.sampling_rate] += charge.steps
+    if any(noise_multiplier == 0 for noise_multiplier, _ in steps):
         return math.inf
+    history = tuple(sorted((z, q, count) for (z, q), count in steps.items()))
+    return _epsilon(history, delta, accountant) if history else 0.0
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(
+    history: tuple[tuple[float, float, int], ...], delta: float, accountant: Accountant
+) -> float:
     opacus = create_accountant(mechanism=accountant)
-    opacus.history = [(c.noise_multiplier, c.sampling_rate, c.steps) for c in charges]
+    opacus.history = list(history)
     with np.errstate(divide="ignore"):
         return float(opacus.get_epsilon(delta=delta))
+
+
+@dataclass
+class _Page:
+    """A data set's page while it is being written."""
+
+    entry: Entry
 
 
 class ClientLedger:
@@ -129,13 +148,57 @@ class ClientLedger:
         LedgerError
             If the file cannot be read or written. Nothing may be used then.
         """
+        with self._page() as page:
+            page.entry = self._allowed(page.entry, charges)
+
+    def release_count(
+        self, records: int, *, noise_multiplier: float, randomness: Randomness
+    ) -> int:
+        """The data set's number of records with Gaussian noise: drawn and paid for once.
+
+        Parameters
+        ----------
+        records : int
+            The true number.
+        noise_multiplier : float
+            The noise's standard deviation, in records. Of no effect after the first release.
+        randomness : Randomness
+            The noise's source.
+
+        Returns
+        -------
+        int
+            At least 1; the same at every call.
+
+        Raises
+        ------
+        LocalBudgetSpent, LedgerError
+            As ``charge``.
+        """
+        with self._page() as page:
+            known = page.entry.released_count
+            if known is None:
+                cost = Charge(noise_multiplier=noise_multiplier, sampling_rate=1.0, steps=1)
+                noise = gaussian(1, sigma=noise_multiplier, randomness=randomness)
+                known = max(1, round(records + float(noise[0])))
+                paid = self._allowed(page.entry, [cost])
+                page.entry = replace(paid, released_count=known)
+            return known
+
+    @contextmanager
+    def _page(self) -> Iterator[_Page]:
+        """The data set's page, kept (on the disk) when the block ends without an error."""
         if self.path is None:
-            self._entry = self._allowed(self._entry, charges)
-            return
-        with _store.locked(self.path):
-            entry = self._allowed(_store.read(self.path, self.dataset), charges)
-            _store.write(self.path, self.dataset, entry)
-            self._entry = entry
+            page = _Page(self._entry)
+            yield page
+        else:
+            with _store.locked(self.path):
+                page = _Page(_store.read(self.path, self.dataset))
+                before = page.entry
+                yield page
+                if page.entry != before:
+                    _store.write(self.path, self.dataset, page.entry)
+        self._entry = page.entry
 
     def _allowed(self, entry: Entry, charges: Sequence[Charge]) -> Entry:
         after = entry.plus(charges)

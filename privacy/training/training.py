@@ -10,9 +10,10 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
-from privacy.mechanisms import Randomness, SystemRandomness, gaussian
+from privacy.mechanisms import Randomness, SystemRandomness
 
-from ._capture import Capture
+from ._apart import check_apart
+from ._capture import Capture, GradientError
 from ._loss import Loss, checked, per_example
 from ._optimizer import NoisyOptimizer, clipped_sum
 from ._records import Records, records_of
@@ -93,15 +94,19 @@ def train(
     if physical_batch_size < 1:
         raise ValueError(f"physical_batch_size is {physical_batch_size!r}: at least 1")
     randomness = SystemRandomness() if randomness is None else randomness
+    value = per_example(loss)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    if isinstance(protection, ClipAndNoise):
+        check_apart(model, value, records.take(torch.tensor([0])))
+        _check_buffers(model, buffers)
     count = _charge(protection, batches, ledger, len(records), randomness)
+    expected = batches.sampling_rate * count
     noisy = NoisyOptimizer(
         optimizer,
         randomness=randomness,
         noise_multiplier=getattr(protection, "noise_multiplier", 0.0),
-        max_grad_norm=protection.clipping_norm,
-        expected_batch_size=batches.sampling_rate * count,
+        sensitivity=protection.clipping_norm / expected,
     )
-    value = per_example(loss)
     method: dict[str, str] = {}
     with Capture(model) as capture:
         for _ in range(batches.steps):
@@ -109,12 +114,19 @@ def train(
             for *inputs, targets in _physical(records, batches, physical_batch_size, randomness):
                 losses = checked(value(model(*inputs), targets), len(targets))
                 layers = capture.gradients(losses)
-                noisy.add_clipped(clipped_sum(list(layers.values()), protection.clipping_norm))
                 method |= {name: layer.method for name, layer in layers.items()}
+                clipped = clipped_sum(
+                    list(layers.values()),
+                    clipping_norm=protection.clipping_norm,
+                    scale=1 / expected,
+                )
+                noisy.add_clipped(clipped)
+                del losses, layers, clipped
             noisy.step()
             if schedule is not None:
                 schedule.step()
-    noisy.zero_grad(set_to_none=True)
+    noisy.leave()
+    _check_buffers(model, buffers)
     epsilon = None
     if ledger is not None and isinstance(protection, ClipAndNoise):
         epsilon = ledger.epsilon(delta=protection.delta)
@@ -125,6 +137,22 @@ def train(
         guarantee=guarantee_of(protection, private=randomness.private),
         epsilon=epsilon,
     )
+
+
+def _check_buffers(model: nn.Module, before: dict[str, Tensor]) -> None:
+    """Put changed buffers back and refuse: what they gathered from records is not protected."""
+    changed = [name for name, buffer in model.named_buffers() if not _same(buffer, before[name])]
+    for name in changed:
+        model.get_buffer(name).copy_(before[name])
+    if changed:
+        raise GradientError(
+            f"buffer '{changed[0]}' changed in training: what it holds of the records is neither "
+            "clipped nor noised; make the layer keep no statistics"
+        )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
@@ -156,14 +184,15 @@ def _charge(
         return float(records)
     if ledger is None:
         raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
-    steps, count = _steps(protection.noise_multiplier, batches), protection.count
-    if isinstance(count, NoisyCount):
-        once = Charge(noise_multiplier=count.noise_multiplier, sampling_rate=1.0, steps=1)
-        ledger.charge(once, steps)
-        noise = gaussian(1, sigma=count.noise_multiplier, randomness=randomness)
-        return max(1.0, float(round(records + float(noise[0]))))
-    ledger.charge(steps)
-    return float(count.records if isinstance(count, NominalCount) else records)
+    count: float = records
+    if isinstance(protection.count, NominalCount):
+        count = protection.count.records
+    elif isinstance(protection.count, NoisyCount):
+        count = ledger.release_count(
+            records, noise_multiplier=protection.count.noise_multiplier, randomness=randomness
+        )
+    ledger.charge(_steps(protection.noise_multiplier, batches))
+    return float(count)
 
 
 def _steps(noise_multiplier: float, batches: Batches) -> Charge:

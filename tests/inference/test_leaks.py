@@ -5,10 +5,10 @@ import pytest
 from inference_models import linear
 
 from privacy.inference import Evaluator, MessageError, ThrowAwayOwner, _release, compile_model
+from privacy.inference._keys import refuse_secret
 from privacy.inference._seal import SEED_BYTES, Ring, seal
 from privacy.inference._wire import Reader, Tag, open_message
 from privacy.inference.compiled import CompiledModel
-from privacy.inference.evaluator import refuse_secret
 
 INPUTS = 100
 

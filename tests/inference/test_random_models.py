@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -23,7 +23,7 @@ def check(compiled: CompiledModel, model: nn.Sequential, inputs: np.ndarray) -> 
     for x in inputs:
         with torch.no_grad():
             expected = double(torch.from_numpy(x)[None]).numpy()[0]
-        error = np.abs(owner.logits(evaluator.evaluate(owner.encrypt(x))) - expected).max()
+        error = np.abs(owner.logits(evaluator.evaluate(owner.encrypt(x)))[0] - expected).max()
         # Inputs that are drawn evenly, as the prediction supposes; it is six deviations of a
         # first-order model, so that 2 covers what is left out.
         assert error < 2 * 2.0**plan.error_bits, plan
@@ -102,6 +102,8 @@ def models(draw: st.DrawFn) -> tuple[nn.Sequential, tuple[int, ...]]:
 @settings(
     max_examples=25,
     deadline=None,
+    # A failing model is reported as it was found: compiling hundreds to shrink it takes minutes.
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 def test_random_models(model: tuple[nn.Sequential, tuple[int, ...]], seed: int) -> None:
@@ -158,7 +160,7 @@ def test_the_worst_inputs_of_a_cnn_do_not_overflow() -> None:
     assert np.abs(expected).max() > 4 * typical
     owner = ThrowAwayOwner(compiled.plan)
     evaluator = Evaluator(compiled, owner.public_material())
-    logits = owner.logits(evaluator.evaluate(owner.encrypt(worst.detach().numpy()[0])))
+    logits = owner.logits(evaluator.evaluate(owner.encrypt(worst.detach().numpy()[0])))[0]
     assert np.abs(logits - expected).max() < 2.0**compiled.plan.worst_error_bits
     assert np.abs(expected).max() < 2.0**compiled.plan.logit_bits
     assert math.isfinite(compiled.plan.headroom_bits)

@@ -1,14 +1,19 @@
 """``train`` as a ClientApp calls it."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+from scipy.stats import chi2
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
 
 from privacy.accounting import Budget
+from privacy.mechanisms import SeededRandomness
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -23,6 +28,7 @@ from privacy.training import (
     TrainingResult,
     train,
 )
+from privacy.training._loss import per_example
 
 
 @pytest.fixture
@@ -132,3 +138,284 @@ def test_a_parameter_used_around_its_layer_is_refused(data: tuple[Tensor, Tensor
 
     with pytest.raises(GradientError, match=r"around\.weight"):
         run(Around(), data)
+
+
+class Centred(nn.Module):
+    """Subtracts the batch's mean: no layer of a known kind, but examples meet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(x - x.mean(0))  # type: ignore[no-any-return]
+
+
+class Transposed(nn.Module):
+    """Puts the examples on the second axis before a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = torch.stack([x, x.flip(1)])
+        return self.inside(steps).sum(0)  # type: ignore[no-any-return]
+
+
+class Remembering(nn.Module):
+    """Keeps the last record it saw in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(12, 3)
+        self.register_buffer("last", torch.zeros(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last.copy_(x[-1])
+        return self.inside(x)  # type: ignore[no-any-return]
+
+
+def looking_around(outputs: Tensor, targets: Tensor) -> Tensor:
+    losses = cross_entropy(outputs, targets, reduction="none")
+    return losses * losses.detach().max()
+
+
+@pytest.mark.parametrize("model", [Centred(), Transposed()], ids=lambda m: type(m).__name__)
+def test_noise_refuses_a_model_in_which_examples_meet(
+    model: nn.Module, data: tuple[Tensor, Tensor]
+) -> None:
+    ledger = ClientLedger(dataset="d")
+    with pytest.raises(GradientError, match="first axis"):
+        run(model, (data[0][:2], data[1][:2]), protection=noisy(), ledger=ledger)
+    assert not ledger.charges
+
+
+def test_noise_refuses_a_loss_that_looks_around(data: tuple[Tensor, Tensor]) -> None:
+    model = nn.Linear(12, 3)
+    with pytest.raises(GradientError, match="the loss"):
+        train(
+            model,
+            data,
+            loss=looking_around,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            protection=noisy(),
+            batches=FullBatch(),
+            ledger=ClientLedger(dataset="d"),
+        )
+
+
+@pytest.mark.parametrize("protection", [ClipOnly(clipping_norm=1.0), noisy()])
+def test_a_buffer_that_gathers_records_is_refused_and_put_back(
+    data: tuple[Tensor, Tensor], protection: ClipOnly | ClipAndNoise
+) -> None:
+    model = Remembering()
+    with pytest.raises(GradientError, match="'last'"):
+        run(model, data, protection=protection, ledger=ClientLedger(dataset="d"))
+    assert not model.last.any()
+
+
+def after(data: tuple[Tensor, ...], seed: int = 0, **how: object) -> Tensor:
+    """The parameters after training from a fixed start with fixed randomness, as one vector."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 3))
+    run(model, data, randomness=SeededRandomness(seed), **how)
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+@pytest.mark.parametrize(
+    "batches", [FullBatch(steps=3), PoissonBatches(sampling_rate=0.5, steps=4)]
+)
+def test_physical_batches_change_nothing(
+    data: tuple[Tensor, Tensor], batches: FullBatch | PoissonBatches
+) -> None:
+    whole = after(data, batches=batches)
+    for size in (1, 4, 25):
+        torch.testing.assert_close(after(data, batches=batches, physical_batch_size=size), whole)
+
+
+def test_a_dataset_trains_like_its_tensors(data: tuple[Tensor, Tensor]) -> None:
+    batches = PoissonBatches(sampling_rate=0.5, steps=4)
+    torch.testing.assert_close(
+        after(TensorDataset(*data), batches=batches),  # type: ignore[arg-type]
+        after(data, batches=batches),
+    )
+
+
+def test_an_empty_batch_still_gets_its_noise(data: tuple[Tensor, Tensor]) -> None:
+    """Or its absence would tell that nobody was drawn."""
+    model, ledger = nn.Linear(12, 3), ClientLedger(dataset="d")
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    batches = PoissonBatches(sampling_rate=1e-9, steps=1)
+    run(model, data, protection=noisy(), ledger=ledger, batches=batches)
+    moved = nn.utils.parameters_to_vector(model.parameters()).detach() - before
+    assert bool((moved != 0).all())
+
+
+def test_the_noise_has_the_standard_deviation_that_was_paid_for(
+    data: tuple[Tensor, Tensor],
+) -> None:
+    """Chi-square over 20 × 39 coordinates of pure noise; false alarm in 1 of 10^6 runs."""
+    clipping_norm, noise_multiplier, lr = 0.5, 3.0, 0.1
+    protection = noisy(noise_multiplier, clipping_norm=clipping_norm)
+    drawn = []
+    for _ in range(20):
+        model = nn.Linear(12, 3)
+        silent = nn.Linear(12, 3)
+        silent.load_state_dict(model.state_dict())
+        run(silent, data, lr=lr, protection=ClipOnly(clipping_norm=clipping_norm))
+        run(model, data, lr=lr, protection=protection, ledger=ClientLedger(dataset="d"))
+        drawn.append(
+            nn.utils.parameters_to_vector(model.parameters())
+            - nn.utils.parameters_to_vector(silent.parameters())
+        )
+    noise = torch.cat(drawn).detach().double().numpy()
+    sigma = lr * noise_multiplier * clipping_norm / 25
+    statistic = float(((noise / sigma) ** 2).sum())
+    assert chi2.ppf(5e-7, len(noise)) < statistic < chi2.isf(5e-7, len(noise))
+
+
+def test_poisson_batches_are_averaged_over_the_expected_size(data: tuple[Tensor, Tensor]) -> None:
+    """Over the drawn size would tell it, and would not bound an example's influence."""
+    seen: list[int] = []
+
+    def counting(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(len(targets))
+        return outputs[:, 0]  # gradient: the input, of norm above 1 for all records
+
+    model = nn.Linear(12, 1, bias=False)
+    same = data[0][:1].repeat(25, 1) * 10
+    before = model.weight.detach().clone()
+    train(
+        model,
+        (same, data[1]),
+        loss=counting,
+        optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+        protection=ClipOnly(clipping_norm=1.0),
+        batches=PoissonBatches(sampling_rate=0.4, steps=1),
+        randomness=SeededRandomness(3),
+    )
+    moved = float((model.weight.detach() - before).norm())
+    assert moved == pytest.approx(seen[-1] / 10, rel=1e-4)
+
+
+def test_a_schedule_steps_with_the_optimizer(data: tuple[Tensor, Tensor]) -> None:
+    model = nn.Linear(12, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    train(
+        model,
+        data,
+        loss=cross_entropy,
+        optimizer=optimizer,
+        protection=ClipOnly(clipping_norm=1.0),
+        batches=FullBatch(steps=3),
+        schedule=schedule,
+    )
+    assert optimizer.param_groups[0]["lr"] == 0.125
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        cross_entropy,
+        partial(cross_entropy, reduction="sum"),
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(reduction="none"),
+        lambda outputs, targets: cross_entropy(outputs, targets, reduction="none"),
+    ],
+)
+def test_losses_are_taken_an_example_at_a_time(loss: object, data: tuple[Tensor, Tensor]) -> None:
+    values = per_example(loss)(torch.randn(25, 3), data[1])  # type: ignore[arg-type]
+    assert values.shape == (25,)
+
+
+def test_class_weights_do_not_tie_examples_together() -> None:
+    """torch divides by the batch's sum of weights, which one more example would change."""
+    loss = per_example(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 100.0])))
+    outputs, targets = torch.randn(3, 2), torch.tensor([0, 0, 1])
+    torch.testing.assert_close(loss(outputs, targets)[:2], loss(outputs[:2], targets[:2]))
+
+
+def test_a_loss_over_the_batch_is_refused(data: tuple[Tensor, Tensor]) -> None:
+    model = nn.Linear(12, 3)
+    with pytest.raises(ValueError, match="one value an example"):
+        train(
+            model,
+            data,
+            loss=lambda outputs, targets: cross_entropy(outputs, targets),
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            protection=ClipOnly(clipping_norm=1.0),
+            batches=FullBatch(),
+        )
+
+
+def test_what_the_result_claims(data: tuple[Tensor, Tensor]) -> None:
+    model = nn.Linear(12, 3)
+    real = run(model, data, protection=noisy(), ledger=ClientLedger(dataset="d"))
+    seeded = run(
+        model,
+        data,
+        protection=noisy(),
+        ledger=ClientLedger(dataset="d"),
+        randomness=SeededRandomness(0),
+    )
+    assert (real.guarantee.level, real.guarantee.delta) == ("record", 1e-5)
+    assert "the number of records" in real.guarantee.not_covered
+    assert "client-level privacy" in real.guarantee.not_covered
+    assert seeded.guarantee.level == "none"
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"physical_batch_size": 0}, "physical_batch_size is 0"),
+        ({"data": (torch.ones(2, 12), torch.ones(3))}, "one length"),
+        ({"data": (torch.ones(0, 12), torch.ones(0))}, "no record"),
+        ({"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters())}, "lacks .* 'weight'"),
+        ({"optimizer": torch.optim.LBFGS([nn.Parameter(torch.ones(1))])}, "LBFGS"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    how: dict[str, object], message: str, data: tuple[Tensor, Tensor]
+) -> None:
+    model = nn.Linear(12, 3)
+    settings: dict[str, object] = {
+        "data": data,
+        "loss": cross_entropy,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "protection": ClipOnly(clipping_norm=1.0),
+        "batches": FullBatch(),
+    }
+    with pytest.raises(ValueError, match=message):
+        train(model, **(settings | how))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ClipOnly(clipping_norm=0.0), "clipping_norm is 0.0"),
+        (lambda: noisy(0.0), "noise_multiplier is 0.0"),
+        (lambda: noisy(delta=1.0), "delta is 1.0"),
+        (lambda: PoissonBatches(sampling_rate=1.0, steps=1), "FullBatch"),
+        (lambda: FullBatch(steps=0), "steps is 0"),
+        (lambda: NominalCount(records=0), "records is 0"),
+        (lambda: NoisyCount(noise_multiplier=math.nan), "noise_multiplier is nan"),
+    ],
+)
+def test_wrong_plans_are_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_epochs_are_steps_that_do_not_depend_on_the_records() -> None:
+    assert PoissonBatches.epochs(3, sampling_rate=0.1).steps == 30
+
+
+def test_the_model_is_left_as_it_came(data: tuple[Tensor, Tensor]) -> None:
+    model = nn.Linear(12, 3)
+    attributes = set(vars(model)), set(vars(model.weight))
+    run(model, data)
+    assert model.weight.grad is None
+    assert (set(vars(model)), set(vars(model.weight))) == attributes
+    assert not model._forward_hooks

@@ -1,0 +1,276 @@
+"""A client's training step: plain SGD, Opacus by hooks and by ghost norms, and ours."""
+
+import multiprocessing
+import resource
+import warnings
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from opacus import PrivacyEngine
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.harness import Row, Say, Spread, interleave
+from privacy.training import (
+    ClientLedger,
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    PublicCount,
+    train,
+)
+
+Steps = Callable[[], object]
+STEPS = 5
+CLIPPING_NORM = 1.0
+
+
+class Square(nn.Module):
+    """x², the activation of the encrypted network."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x²."""
+        return x * x
+
+
+def tutorial_cnn() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 7, stride=3),
+        Square(),
+        nn.Flatten(),
+        nn.Linear(256, 64),
+        Square(),
+        nn.Linear(64, 10),
+    )
+
+
+def lenet() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, 10),
+    )
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(784, 256),
+        nn.ReLU(),
+        nn.Linear(256, 128),
+        nn.ReLU(),
+        nn.Linear(128, 10),
+    )
+
+
+def hog_linear() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(392, 10))
+
+
+MODELS = {"tutorial CNN": tutorial_cnn, "LeNet-size CNN": lenet, "MLP": mlp}
+
+
+def batch_of(examples: int, *shape: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.rand(examples, *shape, generator=generator),
+        torch.randint(0, 10, (examples,), generator=generator),
+    )
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=1e-4)
+
+
+def plain(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int = STEPS) -> Steps:
+    optimizer = sgd(model)
+
+    def run() -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+
+    return run
+
+
+def opacus(
+    model: nn.Module, inputs: Tensor, targets: Tensor, mode: str, noise_multiplier: float
+) -> Steps:
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=len(inputs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        private, optimizer, *rest = PrivacyEngine().make_private(
+            module=model,
+            optimizer=sgd(model),
+            criterion=nn.CrossEntropyLoss(),
+            data_loader=loader,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=CLIPPING_NORM,
+            poisson_sampling=False,
+            grad_sample_mode=mode,
+        )
+    loss = rest[0] if mode == "ghost" else cross_entropy
+
+    def run() -> None:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            loss(private(inputs), targets).backward()
+            optimizer.step()
+
+    return run
+
+
+def ours(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    noise_multiplier: float,
+    steps: int = STEPS,
+) -> Steps:
+    optimizer = sgd(model)
+    # A ledger that composes by RDP at full batches costs no time; what is timed is the training.
+    ledger = ClientLedger(dataset="benchmark", accountant="rdp")
+    protection = (
+        ClipAndNoise(
+            clipping_norm=CLIPPING_NORM,
+            noise_multiplier=noise_multiplier,
+            delta=1e-5,
+            count=PublicCount(),
+        )
+        if noise_multiplier
+        else ClipOnly(clipping_norm=CLIPPING_NORM)
+    )
+    return lambda: train(
+        model,
+        (inputs, targets),
+        loss=cross_entropy,
+        optimizer=optimizer,
+        protection=protection,
+        batches=FullBatch(steps=steps),
+        ledger=ledger if noise_multiplier else None,
+    )
+
+
+def ways(
+    make: Callable[[], nn.Module], inputs: Tensor, targets: Tensor, noise_multiplier: float
+) -> dict[str, Steps]:
+    """One call of each is ``STEPS`` steps on the same examples."""
+    return {
+        "plain SGD": plain(make(), inputs, targets),
+        "Opacus hooks": opacus(make(), inputs, targets, "hooks", noise_multiplier),
+        "Opacus ghost": opacus(make(), inputs, targets, "ghost", noise_multiplier),
+        "ours": ours(make(), inputs, targets, noise_multiplier),
+    }
+
+
+def seconds(ways: dict[str, Steps], repetitions: int) -> dict[str, list[float]]:
+    """Interleaved times, kept apart so that ratios are taken within a turn."""
+    interleave(ways, repetitions=1, warmup=2)
+    turns = [interleave(ways, repetitions=1, warmup=0) for _ in range(repetitions)]
+    return {name: [turn[name].median for turn in turns] for name in ways}
+
+
+def compare(case: str, times: dict[str, list[float]]) -> list[Row]:
+    rows = []
+    mine = [1e3 * t / STEPS for t in times["ours"]]
+    for name in ("plain SGD", "Opacus hooks", "Opacus ghost"):
+        peer = [1e3 * t / STEPS for t in times[name]]
+        rows.append(Row(case, "step", "ms", Spread.of(mine), Spread.of(peer), name))
+    over = {
+        name: Spread.of([t / p for t, p in zip(times[name], times["plain SGD"], strict=True)])
+        for name in times
+    }
+    rows += [
+        Row(case, "time over plain SGD", "times", over["ours"], over[name], name)
+        for name in ("Opacus hooks", "Opacus ghost")
+    ]
+    return rows
+
+
+def _grown(name: str, model: str, examples: int) -> float:
+    torch.set_num_threads(1)
+    inputs, targets = batch_of(examples, 1, 28, 28)
+    way = ways(MODELS[model], inputs, targets, 0.0)[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    way()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def memory(model: str, examples: int) -> list[Row]:
+    """How far the peak of a fresh process grows in training."""
+    names = ("plain SGD", "Opacus hooks", "Opacus ghost", "ours")
+    context = multiprocessing.get_context("spawn")
+    grown: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(3):
+        for name in names:
+            with context.Pool(1) as pool:
+                grown[name].append(pool.apply(_grown, (name, model, examples)))
+    case = f"{model}, {examples} examples"
+    return [
+        Row(case, "peak memory", "MB", Spread.of(grown["ours"]), Spread.of(grown[name]), name)
+        for name in names[:-1]
+    ]
+
+
+def small_calls(repetitions: int) -> list[Row]:
+    """What one call costs in a simulation: a new model's worth of set-up and one small step."""
+    inputs, targets = batch_of(25, 392)
+    model = hog_linear()
+    found = interleave(
+        {
+            "ours": ours(model, inputs, targets, 0.0, steps=1),
+            "Opacus hooks": lambda: opacus(hog_linear(), inputs, targets, "hooks", 0.0),
+            "plain SGD": plain(model, inputs, targets, steps=1),
+        },
+        repetitions=repetitions,
+    )
+
+    def spread(name: str) -> Spread:
+        s = found[name]
+        return Spread(1e3 * s.median, 1e3 * s.low, 1e3 * s.high, s.repetitions)
+
+    case = "linear on 392 features, 25 examples, one step a call"
+    return [
+        Row(case, "call", "ms", spread("ours"), spread("plain SGD"), "plain SGD"),
+        Row(case, "call", "ms", spread("ours"), spread("Opacus hooks"), "make_private alone"),
+    ]
+
+
+def run(*, quick: bool, say: Say) -> list[Row]:
+    """Measure, and return the rows."""
+    repetitions = 5 if quick else 31
+    rows: list[Row] = []
+    before = torch.get_num_threads()
+    try:
+        for threads, examples, model in product((1, 2), (64, 256), MODELS):
+            torch.set_num_threads(threads)
+            for noise_multiplier in (0.0, 1.0):
+                if noise_multiplier and (threads, examples) != (1, 256):
+                    continue
+                kind = "clipped and noised" if noise_multiplier else "clipped"
+                case = f"{model}, {examples} examples, {threads} thread(s), {kind}"
+                data = batch_of(examples, 1, 28, 28)
+                times = seconds(ways(MODELS[model], *data, noise_multiplier), repetitions)
+                found = compare(case, times)
+                say(f"{case}: ours {found[-1].ours.median:.2f} times plain SGD")
+                rows += found
+        torch.set_num_threads(1)
+        rows += small_calls(20 if quick else 200)
+    finally:
+        torch.set_num_threads(before)
+    for model in list(MODELS)[: 1 if quick else None]:
+        say(f"{model}: peak memory")
+        rows += memory(model, 256)
+    return rows

@@ -1,0 +1,60 @@
+"""Noise a million parameters at a time: ours against numpy's generator, which is not secure."""
+
+import numpy as np
+
+from benchmarks.harness import Row, Say, Spread, interleave
+from privacy.mechanisms import SystemRandomness, add_gaussian, add_rounded_gaussian
+
+_MILLION = 1_000_000
+
+
+def run(*, quick: bool, say: Say) -> list[Row]:
+    """Time adding noise in place, one thread, seconds a million parameters."""
+    millions = 1 if quick else 4
+    generator = np.random.default_rng()
+    randomness = SystemRandomness()
+    reals = {name: np.zeros(millions * _MILLION, dtype=name) for name in ("float32", "float64")}
+    whole = np.zeros(millions * _MILLION, dtype=np.int64)
+
+    def numpys_normal() -> None:
+        reals["float64"] += generator.standard_normal(len(whole)) * 3.0
+
+    def numpys_rounded() -> None:
+        noise = generator.standard_normal(len(whole)) * 2.0**20
+        whole[:] += np.rint(noise).astype(np.int64)
+
+    say("continuous and rounded Gaussian noise, from os.urandom; numpy: PCG64 and ziggurat")
+    times = interleave(
+        {
+            "float64": lambda: add_gaussian(reals["float64"], sigma=3.0, randomness=randomness),
+            "numpy": numpys_normal,
+            "float32": lambda: add_gaussian(reals["float32"], sigma=3.0, randomness=randomness),
+            "small": lambda: add_rounded_gaussian(whole, sigma=2.0**4, randomness=randomness),
+            "rounded": lambda: add_rounded_gaussian(whole, sigma=2.0**20, randomness=randomness),
+            "numpy rounded": numpys_rounded,
+            "wide": lambda: add_rounded_gaussian(whole, sigma=2.0**30, randomness=randomness),
+        },
+        repetitions=3 if quick else 9,
+    )
+    times = {name: _per_million(spread, millions) for name, spread in times.items()}
+    real, rounded = (
+        "numpy standard_normal (not secure)",
+        "numpy standard_normal, rounded (not secure)",
+    )
+    cases = [
+        ("continuous, float64", "float64", "numpy", real),
+        ("continuous, float32", "float32", "numpy", real),
+        ("rounded exactly, sigma 2^4", "small", "numpy rounded", rounded),
+        ("rounded exactly, sigma 2^20", "rounded", "numpy rounded", rounded),
+        ("rounded exactly, sigma 2^30", "wide", "numpy rounded", rounded),
+    ]
+    return [
+        Row(case, "time a million parameters", "s", times[ours], times[peer], peer_name)
+        for case, ours, peer, peer_name in cases
+    ]
+
+
+def _per_million(spread: Spread, millions: int) -> Spread:
+    return Spread(
+        spread.median / millions, spread.low / millions, spread.high / millions, spread.repetitions
+    )

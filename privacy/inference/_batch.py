@@ -1,0 +1,158 @@
+"""The evaluator's arithmetic for batches: one input element a ciphertext, one image a slot."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.inference import _release
+from privacy.inference._ciphers import Cipher, CipherAlgebra
+from privacy.inference._keys import Keys, refuse_secret
+from privacy.inference._lowering import Activation, Affine, Vector
+from privacy.inference._modular import matrix_product
+from privacy.inference._planner import LayerScales, Scales, walk
+from privacy.inference._polynomials import evaluate
+from privacy.inference._seal import SEED_BYTES, Residues, Ring
+from privacy.inference._wire import Reader
+from privacy.inference.plan import Plan
+
+
+@dataclass(frozen=True)
+class BatchProgram:
+    """What the evaluator does for a batch: the same affine maps, on every slot alike."""
+
+    affines: tuple[Affine, ...]
+    activations: tuple[Activation, ...]
+    scales: Scales
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Outputs that read the same inputs."""
+
+    outputs: NDArray[np.intp]
+    inputs: NDArray[np.intp]
+    weights: NDArray[np.float64]
+
+
+class BatchModel:
+    """A compiled model for batches, its weights as integers.
+
+    Parameters
+    ----------
+    plan : Plan
+    program : BatchProgram
+    """
+
+    def __init__(self, plan: Plan, program: BatchProgram) -> None:
+        self.plan = plan
+        self.program = program
+        self.digest = plan.digest
+        self.ring = Ring(plan.degree, plan.prime_bits)
+
+    @cached_property
+    def _scales(self) -> tuple[LayerScales, ...]:
+        program = self.program
+        return walk(program.scales, program.activations, [float(p) for p in self.ring.primes])
+
+    @cached_property
+    def _groups(self) -> list[list[_Group]]:
+        return [
+            _group(affine, scales.weights)
+            for affine, scales in zip(self.program.affines, self._scales, strict=True)
+        ]
+
+    def prepare(self) -> None:
+        """Make everything now that does not depend on a query."""
+        _ = self._groups
+
+    def answer(self, body: memoryview, keys: Keys, encryptor: Any) -> bytes:
+        """Evaluate the body of a query and return the body of an answer."""
+        ring, program = self.ring, self.program
+        values = self._read(Reader(body))
+        for index, activation in enumerate(program.activations):
+            scales, affine = self._scales[index], program.affines[index]
+            products = self._linear(values, index)
+            # Whatever is narrower is relinearised: these outputs, or the next layer's.
+            narrows = program.affines[index + 1].outputs < affine.outputs
+            end = self._scales[index + 1].level
+            algebra = CipherAlgebra(ring, keys.relin, leave_at=end if narrows else 0)
+            values = np.empty((affine.outputs, 3 if narrows else 2, end, ring.degree), np.uint64)
+            scale = scales.inputs * scales.weights
+            for unit in range(affine.outputs):
+                ciphertext = self._ciphertext(products[unit], scale, keys)
+                bias = float(affine.bias[unit])
+                plain = ring.encode_constant(bias, scale, scales.level)
+                ring.evaluator.add_plain_inplace(ciphertext, plain)
+                start = Cipher(ciphertext, scale, scales.level)
+                result = evaluate(algebra, activation, start)
+                values[unit] = ring.ciphertext_residues(result.ciphertext)
+        return self._finish(self._linear(values, len(program.activations)), keys, encryptor)
+
+    def _read(self, reader: Reader) -> Residues:
+        plan, ring = self.plan, self.ring
+        primes = ring.primes[: ring.levels]
+        scale = 2.0**plan.input_scale_bits
+        values = np.empty((plan.ciphertexts, 2, ring.levels, plan.degree), dtype=np.uint64)
+        for index in range(plan.ciphertexts):
+            residues = reader.residues(primes, plan.degree)
+            refuse_secret(ring, residues)
+            ciphertext = ring.seeded_ciphertext(residues, reader.raw(SEED_BYTES), scale)
+            values[index] = ring.ciphertext_residues(ciphertext)
+        return values
+
+    def _linear(self, values: Residues, index: int) -> Residues:
+        _, size, level, degree = values.shape
+        outputs = self.program.affines[index].outputs
+        result = np.zeros((outputs, size, level, degree), dtype=np.uint64)
+        for polynomial in range(size):
+            for prime_index, prime in enumerate(self.ring.primes[:level]):
+                column = values[:, polynomial, prime_index]
+                for group in self._groups[index]:
+                    part = column if len(group.inputs) == len(column) else column[group.inputs]
+                    product = matrix_product(group.weights, part, prime)
+                    result[group.outputs, polynomial, prime_index] = product
+        return result
+
+    def _ciphertext(self, residues: Residues, scale: float, keys: Keys) -> Any:
+        ciphertext = self.ring.ciphertext(residues, scale)
+        if len(residues) > 2:
+            self.ring.evaluator.relinearize_inplace(ciphertext, keys.relin)
+        return ciphertext
+
+    def _finish(self, products: Residues, keys: Keys, encryptor: Any) -> bytes:
+        """Add the bias, re-randomise, and return both polynomials of every logit.
+
+        No coefficient is left out: every slot is an image's, or one that the data owner could
+        have put an image into.
+        """
+        ring, plan = self.ring, self.plan
+        scale = 2.0**plan.answer_scale_bits
+        released = []
+        for residues, bias in zip(products, self.program.affines[-1].bias, strict=True):
+            ciphertext = self._ciphertext(residues, scale, keys)
+            if self.program.activations:
+                plain = ring.encode_constant(float(bias), scale, 1)
+            else:
+                plain = ring.encode_coefficients(np.full(plan.degree, float(bias)), scale, 1)
+            ring.evaluator.add_plain_inplace(ciphertext, plain)
+            _release.rerandomise(ring, encryptor, ciphertext)
+            released.append(ring.ciphertext_residues(ciphertext).tobytes())
+        return b"".join(released)
+
+
+def _group(affine: Affine, scale: float) -> list[_Group]:
+    """Outputs by the inputs that the architecture lets them read, weights as integers."""
+    structure, matrix = affine.structure, affine.matrix
+    supports: dict[bytes, list[int]] = {}
+    for row in range(affine.outputs):
+        support = np.sort(structure.indices[structure.indptr[row] : structure.indptr[row + 1]])
+        supports.setdefault(support.astype(np.int64).tobytes(), []).append(row)
+    groups = []
+    for key, rows in supports.items():
+        inputs = np.frombuffer(key, dtype=np.int64)
+        weights: Vector = matrix[rows].toarray()[:, inputs]
+        groups.append(_Group(np.array(rows), inputs, np.rint(weights * scale)))
+    return groups

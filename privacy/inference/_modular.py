@@ -1,0 +1,65 @@
+"""Integer matrices times residues, as exact products of doubles.
+
+A scalar product of a whole batch is the same small integer combination in every coefficient of
+every polynomial, so that a layer is one matrix product over the ciphertexts' residues. Residues
+are cut into limbs short enough that every sum stays below 2^53, where doubles are exact.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.inference._seal import Residues
+
+_EXACT_BITS = 53
+
+
+def matrix_product(weights: NDArray[np.float64], values: Residues, prime: int) -> Residues:
+    """``weights`` @ ``values`` modulo ``prime``.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (outputs, inputs)
+        Integers.
+    values : ndarray of uint64, shape (inputs, columns)
+        Residues below ``prime``, which has at most 60 bits.
+
+    Returns
+    -------
+    ndarray of uint64, shape (outputs, columns)
+
+    Raises
+    ------
+    ValueError
+        If the weights are so large that a limb of one bit would not be exact.
+    """
+    bits = prime.bit_length()
+    largest = int(np.abs(weights).sum(axis=1).max(initial=0.0))
+    limb = min(bits, _EXACT_BITS - largest.bit_length())
+    if limb < 1:
+        raise ValueError(f"weights sum to {largest} in a row; 2^{_EXACT_BITS - 1} is the most")
+    total: Residues | None = None
+    mask = np.uint64((1 << limb) - 1)
+    for index in range(-(-bits // limb) - 1, -1, -1):
+        part = (values >> np.uint64(limb * index)) & mask
+        product = (weights @ part.astype(np.float64)).astype(np.int64)
+        reduced = (product % prime).astype(np.uint64)
+        if total is None:
+            total = reduced
+        else:
+            total = _shift(total, limb, prime) + reduced
+            total -= np.where(total >= prime, np.uint64(prime), np.uint64(0))
+    if total is None:
+        raise ValueError(f"prime is {prime}; give one above 1")
+    return total
+
+
+def _shift(values: Residues, bits: int, prime: int) -> Residues:
+    """``values``·2^bits modulo ``prime``: the quotient is guessed in doubles, then corrected."""
+    for step in (*[32] * (bits // 32), bits % 32):
+        guess = (values.astype(np.float64) * (2.0**step / prime)).astype(np.uint64)
+        # Both products wrap around 2^64; their difference is small and therefore right.
+        rest = ((values << np.uint64(step)) - guess * np.uint64(prime)).view(np.int64)
+        rest += np.where(rest < 0, prime, 0)
+        rest -= np.where(rest >= prime, prime, 0)
+        values = rest.view(np.uint64)
+    return values

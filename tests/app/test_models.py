@@ -1,0 +1,65 @@
+"""The models: what they take, what they give, and that arithmetic alone computes them."""
+
+import numpy as np
+import pytest
+import torch
+from opacus.validators import ModuleValidator
+
+from flower_app.data import encode
+from flower_app.models import MODELS, build_model
+
+NOISE = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+WEIGHTS = {"hog-linear": 3920, "mlp": 784 * 64 + 64 + 650, "cnn": 200 + 256 * 64 + 64 + 650}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_takes_what_its_description_says(name: str) -> None:
+    spec = MODELS[name]
+    inputs = encode(NOISE, spec.kind)
+    assert inputs.shape[1:] == spec.shape
+    assert spec.low <= inputs.min() <= inputs.max() <= spec.high
+    assert build_model(name)(torch.from_numpy(inputs)).shape == (20, spec.classes)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_has_the_shape_it_is_named_for(name: str) -> None:
+    assert sum(p.numel() for p in build_model(name).parameters()) == WEIGHTS[name]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_first_weights_are_the_same_everywhere(name: str) -> None:
+    first, second = build_model(name).state_dict(), build_model(name).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(("name", "degree"), [("hog-linear", 1), ("mlp", 2), ("cnn", 4)])
+def test_logits_are_polynomials_of_the_inputs(name: str, degree: int) -> None:
+    model = build_model(name).double()
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    start, step = torch.randn(2, 1, *MODELS[name].shape, generator=generator, dtype=torch.float64)
+    along = torch.arange(degree + 2, dtype=torch.float64)
+    logits = torch.cat([model(start + t * step) for t in along]).detach().numpy()
+    differences = np.diff(logits, n=degree + 1, axis=0)
+    assert np.abs(differences).max() < 1e-9 * np.abs(logits).max()
+    assert np.abs(np.diff(logits, n=degree, axis=0)).max() > 1e-3 * np.abs(logits[0]).max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_per_example_gradients_can_be_had(name: str) -> None:
+    assert ModuleValidator.validate(build_model(name), strict=False) == []
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_can_start(name: str) -> None:
+    model = build_model(name)
+    inputs = torch.from_numpy(encode(NOISE, MODELS[name].kind))
+    loss = torch.nn.functional.cross_entropy(model(inputs), torch.arange(20) % 10)
+    loss.backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 1e-4 for p in model.parameters())
+
+
+def test_an_unknown_model_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="'vgg' is unknown; choose one of hog-linear, mlp, cnn"):
+        build_model("vgg")

@@ -1,0 +1,72 @@
+"""The app under Flower's own commands: a real SuperLink on loopback, simulated SuperNodes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.integration
+
+
+def run(*arguments: str, timeout: float = 280) -> "subprocess.CompletedProcess[str]":
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_")}
+    return subprocess.run(
+        [sys.executable, "-m", "flower_app", "run", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def processes_with(text: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in command and str(os.getpid()) != entry.parent.name:
+            found.append(command)
+    return found
+
+
+def test_a_simulation_from_data_to_encrypted_answers(tmp_path: Path) -> None:
+    done = run(
+        *("--nodes", "20"),
+        *("rounds=2", "sampling-rate=0.5", "encrypted-images=5"),
+        f"results-dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((tmp_path / "latest" / "metrics.json").read_text())
+    assert metrics["privacy"]["client_level"]["population"] == 20
+    assert metrics["privacy"]["client_level"]["rounds"] == 2
+    assert metrics["encrypted"]["agreement"] == 1.0
+    assert str((tmp_path / "latest").resolve()) in done.stdout
+    assert "telemetry is off" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if "validation accuracy" in line]
+    assert len(lines) == 2, "one line a round, and each of them once"
+    assert not processes_with("bloomseal-flwr-"), "a process outlived the run"
+
+
+def test_a_run_that_cannot_go_on_says_why_and_fails(tmp_path: Path) -> None:
+    done = run("--nodes", "3", "population=50", f"results-dir={tmp_path}")
+    assert done.returncode == 1
+    assert "population = 50 is larger than the 3 simulated nodes" in done.stdout
+    assert not processes_with("bloomseal-flwr-")
+
+
+@pytest.mark.parametrize("wrong", ["model=resnet", "epsilom=3", "sampling-rate=7"])
+def test_a_wrong_setting_fails_before_anything_starts(wrong: str, tmp_path: Path) -> None:
+    done = run(wrong, f"results-dir={tmp_path}", timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {wrong.split('=')[0]}")
+    assert len(done.stderr.splitlines()) == 1
+    assert "SuperLink" not in done.stdout

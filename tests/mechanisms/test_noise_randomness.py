@@ -1,0 +1,88 @@
+"""Sources of randomness, and the draws that decide who is in a cohort."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from privacy.mechanisms import Randomness, SeededRandomness, SystemRandomness
+
+FALSE_ALARM = 1e-6
+
+
+class Scripted(Randomness):
+    """Gives out the 64-bit words it was made with."""
+
+    private = False
+
+    def __init__(self, *words):
+        self._words = list(words)
+
+    def bytes(self, count):
+        words = [self._words.pop(0) for _ in range(count // 8)]
+        return np.array(words, dtype=np.uint64).tobytes()
+
+
+def test_only_the_system_is_private():
+    assert SystemRandomness().private
+    assert not SeededRandomness(0).private
+
+
+@pytest.mark.parametrize("source", [SystemRandomness(), SeededRandomness(3)])
+def test_bits_are_balanced_and_fresh(source):
+    count = 100_000
+    words = source.uint64(count)
+    bits = int(np.unpackbits(words.view(np.uint8)).sum())
+    # For the system's source: a false alarm once in 10⁹ runs.
+    limit = -stats.norm.ppf(1e-9 / 2)
+    assert abs(bits - 32 * count) < limit * np.sqrt(16 * count)
+    assert len(np.unique(words)) == count
+    uniform = source.uniform(count)
+    assert stats.kstest(uniform, "uniform").pvalue > 1e-9
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
+
+
+@pytest.mark.parametrize("rate", [0.0354715, 0.5, 0.999, 2.0**-12])
+def test_bernoulli_frequencies(rate):
+    count = 4_000_000
+    hits = int(SeededRandomness(4).bernoulli(rate, count).sum())
+    assert stats.binomtest(hits, count, rate).pvalue > FALSE_ALARM
+
+
+@given(st.floats(0, 1))
+def test_bernoulli_is_decided_by_the_bits_of_the_rate_itself(rate):
+    # Below the first 64 bits of the rate: in. Above: out. Equal: what follows decides.
+    scaled = int(rate * 2**64) if rate < 1 else 2**64
+    if scaled > 0:
+        assert Scripted(scaled - 1).bernoulli(rate, 1)[0]
+    if 0 <= scaled < 2**64 - 1 and rate < 1:
+        assert not Scripted(scaled + 1).bernoulli(rate, 1)[0]
+
+
+def test_bernoulli_below_64_bits():
+    # 3·2⁻⁶⁶ is 0 in its first 64 bits and 3/4 in what follows.
+    rate = 3 * 2.0**-66
+    assert Scripted(0, 2**63).bernoulli(rate, 1)[0]
+    assert Scripted(0, 2**63 + 2**62 - 1).bernoulli(rate, 1)[0]
+    assert not Scripted(0, 2**63 + 2**62, 1).bernoulli(rate, 1)[0]
+    assert not Scripted(1).bernoulli(rate, 1)[0]
+
+
+def test_bernoulli_at_the_ends_and_beyond():
+    randomness = SeededRandomness(5)
+    assert not randomness.bernoulli(0.0, 1000).any()
+    assert randomness.bernoulli(1.0, 1000).all()
+    for rate in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="a probability lies in"):
+            randomness.bernoulli(rate, 1)
+
+
+def test_a_seed_determines_its_stream():
+    assert SeededRandomness(7).bytes(100) == SeededRandomness(7).bytes(100)
+    assert SeededRandomness(7).bytes(100) != SeededRandomness(8).bytes(100)
+    source = SeededRandomness(7)
+    assert source.bytes(100) != source.bytes(100)
+    with pytest.raises(ValueError, match="seed is -1"):
+        SeededRandomness(-1)
