@@ -130,11 +130,15 @@ def peak(round_: Round, mechanism: SumMechanism) -> float:
         mechanism=mechanism,
         ledger=round_.folder / f"{next(round_.names)}.jsonl",
     )
-    replies = round_.replies(round_.asked(strategy))
     gc.collect()
     tracemalloc.start()
+    asked = round_.asked(strategy)
+    without = tracemalloc.get_traced_memory()[0]
+    replies = round_.replies(asked)
+    messages = tracemalloc.get_traced_memory()[0] - without
+    tracemalloc.reset_peak()
     strategy.aggregate_train(1, replies)
-    most = tracemalloc.get_traced_memory()[1]
+    most = tracemalloc.get_traced_memory()[1] - messages
     tracemalloc.stop()
     return most / sum(len(array.data) for array in round_.arrays.values())
 

@@ -1,0 +1,1 @@
+"""Hospitals learn to tell tumours apart, privately."""
