@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 
 .PHONY: help
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	@echo "Setting up $(VENV) (PyTorch is large: some minutes the first time) ..."
@@ -23,6 +23,14 @@ setup: $(READY) ## Make .venv with everything in it
 .PHONY: run
 run: $(READY) ## Train a private model in simulation and ask it encrypted questions (ARGS="model=cnn")
 	$(BIN)/python -m flower_app run $(ARGS)
+
+.PHONY: deploy-demo
+deploy-demo: $(READY) ## Run a SuperLink with TLS and three SuperNodes here, train, and clean up
+	$(BIN)/python -m flower_app deploy-demo $(ARGS)
+
+.PHONY: bench
+bench: $(READY) ## Run a benchmark beside its peers (ARGS="aggregation --quick"; --list)
+	$(BIN)/python -m benchmarks $(if $(ARGS),$(ARGS),--list)
 
 .PHONY: test
 test: $(READY) ## Run the tests

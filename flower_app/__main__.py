@@ -1,6 +1,7 @@
 """The app's own command line: ``python -m flower_app --help``."""
 
 import argparse
+import signal
 import sys
 
 from flower_app import check_data, deploy_demo, launch
@@ -18,6 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (launch, deploy_demo, check_data):
         command.add_command(commands)
     options = parser.parse_args(arguments)
+    # Ended from outside, we still end what we have started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return int(options.run(options))
     except (SettingError, DataError, launch.RunFailed) as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,24 @@ def test_a_run_that_cannot_go_on_says_why_and_fails(tmp_path: Path) -> None:
     done = run("--nodes", "3", "population=50", f"results-dir={tmp_path}")
     assert done.returncode == 1
     assert "population = 50 is larger than the 3 simulated nodes" in done.stdout
+    assert not processes_with("bloomseal-flwr-")
+
+
+def test_ended_from_outside_it_ends_all_it_started(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "flower_app", "run", "--nodes", "5", f"results-dir={tmp_path}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Starting Flower Simulation" in line:
+                process.terminate()
+                break
+        process.stdout.read()
+        assert process.wait(timeout=120) == 128 + signal.SIGTERM
     assert not processes_with("bloomseal-flwr-")
 
 
