@@ -14,6 +14,8 @@ from .events import Adjacency, FixedSize, GaussianRelease, Poisson
 
 _ORDERS: NDArray[np.float64] = np.asarray(rdp.RdpAccountant().orders, dtype=np.float64)
 
+_MOST_FIXED_SIZE_NOISE = 2.0**15
+
 
 def renyi_epsilon(
     releases: Mapping[GaussianRelease, int], *, delta: float, adjacency: Adjacency
@@ -53,6 +55,9 @@ def _divergences(release: GaussianRelease, adjacency: Adjacency) -> NDArray[np.f
         event = dp_accounting.PoissonSampledDpEvent(rate, event)
     elif isinstance(release.sampling, FixedSize):
         rate = release.sampling.cohort / release.sampling.population
+        # The library's bound fails for noise that is larger still; less noise costs no less.
+        z = min(z, _MOST_FIXED_SIZE_NOISE)
+        event = dp_accounting.GaussianDpEvent(z)
         event = dp_accounting.SampledWithoutReplacementDpEvent(
             int(release.sampling.population), int(release.sampling.cohort), event
         )

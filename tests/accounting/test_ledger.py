@@ -243,6 +243,19 @@ def test_any_damage_is_refused_and_the_line_named(tmp_path_factory, data):
     assert path.read_bytes() == damaged
 
 
+def test_lines_of_another_ledger_do_not_fit_in(path):
+    filled(path)
+    with Ledger.open(path.with_name("other"), population="p") as other:
+        for number in range(3):
+            other.append(GaussianRelease(100.0, Full()), run="a", round=number)
+    foreign = path.with_name("other").read_bytes().splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True)
+    # Its header is the same, and so is each position: only the chain can tell.
+    path.write_bytes(b"".join([*lines[:2], *foreign[2:]]))
+    with pytest.raises(LedgerError, match="line 3 of the ledger"):
+        read_ledger(path)
+
+
 def test_an_old_copy_is_found_out_by_a_checkpoint(path):
     position = filled(path)
     text = path.read_bytes()

@@ -153,6 +153,20 @@ def test_deltas_too_small_for_plain_floats_are_still_bounded():
     assert found[-1] < math.inf
 
 
+@pytest.mark.parametrize("sampling", [Poisson(0.1), Full(), FixedSize(1, 10)])
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_the_price_falls_with_noise_to_next_to_nothing(sampling, accountant):
+    if isinstance(sampling, FixedSize) and accountant == "pld":
+        return
+    prices = [
+        epsilon([GaussianRelease(z, sampling)], delta=DELTA, accountant=accountant)
+        for z in (0.01, 0.1, 1.0, 10.0, 1e3, 1e6, 1e9, 1e15)
+    ]
+    assert prices == sorted(prices, reverse=True)
+    assert prices[-1] < 1e-4
+    assert prices[0] < math.inf
+
+
 def test_zero_noise_is_unbounded_and_nothing_is_free():
     for sampling in (Poisson(0.1), Full(), FixedSize(1, 10)):
         for accountant in ("pld", "rdp"):
