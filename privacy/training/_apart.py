@@ -1,6 +1,7 @@
 """A trial that shows whether a model keeps its examples apart."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +32,13 @@ def check_apart(model: nn.Module, loss: Loss, record: Sequence[Tensor]) -> None:
         Names the layer at whose input the examples met.
     """
     *inputs, target = record
-    alone = [torch.cat([one, one]) for one in inputs]
-    beside = [torch.cat([one, _another(one)]) for one in inputs]
     targets = torch.cat([target, target])
-    seen = [_first_rows(model, loss, trial, targets) for trial in (alone, beside)]
-    for (name, one), (_, other) in zip(*seen, strict=True):
+    alone, *others = (
+        _first_rows(model, loss, [torch.cat([one, beside(one)]) for one in inputs], targets)
+        for beside in (_itself, _another, _opposite)
+    )
+    pairs = chain.from_iterable(zip(alone, other, strict=True) for other in others)
+    for (name, one), (_, other) in pairs:
         if one.shape != other.shape or not torch.allclose(
             one, other, rtol=1e-3, atol=1e-4 * float(one.abs().amax()), equal_nan=True
         ):
@@ -46,10 +49,18 @@ def check_apart(model: nn.Module, loss: Loss, record: Sequence[Tensor]) -> None:
             )
 
 
+def _itself(one: Tensor) -> Tensor:
+    return one
+
+
 def _another(one: Tensor) -> Tensor:
     if one.is_floating_point():
         return one + 1
     return one.amin() + one.amax() - one if one.dtype != torch.bool else ~one
+
+
+def _opposite(one: Tensor) -> Tensor:
+    return -4 * (one + 1) if one.is_floating_point() else _another(one)
 
 
 def _first_rows(

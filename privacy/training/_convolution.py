@@ -20,6 +20,8 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 # From this many channels a group on, the library's blocked kernels are the faster way (measured).
 _BLOCK = 8
+# Bytes of unfolded rows to work on at a time: they stay in a core's cache (measured).
+_CACHE = 5 << 18
 
 
 def convolution_gradients(layer: Convolution, calls: Sequence[Call]) -> LayerGradients:
@@ -121,20 +123,26 @@ def _by_rows(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
     outs, tall, across = g.shape[1:]
 
     strides = x.stride()
-    rows = x.as_strided(
+    patches = x.as_strided(
         (n, ins, height, tall, wide),
         (strides[0], strides[1], apart * strides[2], down * strides[2], strides[3]),
         x.storage_offset(),
-    ).contiguous()
-    spread = g.new_zeros((n, outs, tall, wide))
-    spread[..., : right * (across - 1) + 1 : right] = g
+    )
+    part = min(n, max(1, _CACHE // (g.element_size() * tall * wide * (ins * height + outs))))
+    rows = x.new_empty((part, ins, height, tall, wide))
+    spread = g.new_zeros((part, outs, tall, wide))
     length = tall * wide - between * (columns - 1)
-    back = spread.flatten(2)[:, :, :length].mT
-    flat = rows.view(n, ins * height, tall * wide)
     built = g.new_empty((columns, n, ins * height, outs))
-    for column, shifted in enumerate(built):
-        start = between * column
-        torch.bmm(flat[:, :, start : start + length], back, out=shifted)
+    for first in range(0, n, part):
+        here = slice(first, min(first + part, n))
+        size = here.stop - first
+        rows[:size].copy_(patches[here])
+        spread[:size, ..., : right * (across - 1) + 1 : right] = g[here]
+        flat = rows[:size].view(size, ins * height, tall * wide)
+        back = spread[:size].flatten(2)[:, :, :length].mT
+        for column in range(columns):
+            start = between * column
+            torch.bmm(flat[:, :, start : start + length], back, out=built[column, here])
     return built.view(columns, n // layer.groups, -1)
 
 
