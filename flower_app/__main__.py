@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from flower_app import launch
+from flower_app import check_data, deploy_demo, launch
 from flower_app.data import DataError
 from flower_app.settings import SettingError
 
@@ -15,7 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
         description="Private federated learning on MNIST, and encrypted questions to the result.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    launch.add_command(commands)
+    for command in (launch, deploy_demo, check_data):
+        command.add_command(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))

@@ -121,7 +121,7 @@ def run_encrypted_test(
             sizes.append((len(query), len(frame) - 8))
             if (i + 1) % 100 == 0:
                 say(f"Asked {i + 1} of {len(inputs)}")
-    found = np.stack(logits)
+    found = np.concatenate(logits)
     answers = found.argmax(1)
     return EncryptedTest(
         metrics={

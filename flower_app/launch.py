@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -109,14 +110,7 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
         If it does not come up.
     """
     port, control = free_ports(2)
-    environment = os.environ | {
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-    }
+    environment = flower_environment(home)
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = "127.0.0.1:{port}"\n'
         "insecure = true\n"
@@ -125,7 +119,7 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
-                _program("flower-superlink"),
+                program("flower-superlink"),
                 *("--insecure", "--simulation", "--isolation", "subprocess"),
                 *("--host", "127.0.0.1", "--port", str(port)),
                 *("--control-api-address", f"127.0.0.1:{control}"),
@@ -137,10 +131,22 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
             start_new_session=True,  # so that Ctrl-C reaches us first, and all of it can be ended
         )
     try:
-        _wait_until_up(process, port, log)
+        wait_until_up(process, f"http://127.0.0.1:{port}", log)
         yield environment
     finally:
         end_group(process)
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """The environment of a Flower process of ours: its own home, no telemetry, no downloads."""
+    return os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
 
 
 def free_ports(count: int) -> list[int]:
@@ -164,20 +170,34 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _wait_until_up(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+def wait_until_up(
+    process: "subprocess.Popen[bytes]",
+    url: str,
+    log: Path,
+    *,
+    context: ssl.SSLContext | None = None,
+) -> None:
+    """Wait until a SuperLink answers.
+
+    Raises
+    ------
+    RunFailed
+        If it ends, or has not answered after a minute, with its last words.
+    """
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
         with contextlib.suppress(urllib.error.URLError, OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+            # The address is our own, never a stranger's.
+            urllib.request.urlopen(f"{url}/health", timeout=1, context=context).close()  # noqa: S310
             return
         time.sleep(0.2)
     words = log.read_text(errors="replace").strip()[-1500:]
     raise RunFailed(f"Flower's SuperLink did not come up. Its last words:\n{words}")
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     """A program of the environment that this one runs in."""
     beside = Path(sys.executable).parent / name
     return str(beside) if beside.exists() else name
@@ -192,12 +212,27 @@ def _submit(
         "init-args-num-cpus": options.cpus,
     }
     command = [
-        *(_program("flwr"), "run", str(PROJECT), "local", "--stream"),
-        *("--run-config", " ".join(f"{k}={_toml(v)}" for k, v in overrides.items())),
+        *(program("flwr"), "run", str(PROJECT), "local", "--stream"),
+        *("--run-config", run_config(overrides)),
         *("--federation-config", " ".join(f"{k}={v}" for k, v in federation.items())),
     ]
+    return follow(command, environment, Path(overrides["results-dir"]))
+
+
+def follow(command: list[str], environment: dict[str, str], results: Path) -> int:
+    """Show a run's log until its results are in place.
+
+    Returns
+    -------
+    int
+        An exit code: 0, or 130 after Ctrl-C.
+
+    Raises
+    ------
+    RunFailed
+        If the run ended without results.
+    """
     begun = time.time()
-    results = Path(overrides["results-dir"])
     stream = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     try:
         while stream.poll() is None:
@@ -227,5 +262,6 @@ def _finished(results: Path, begun: float) -> bool:
         return False
 
 
-def _toml(value: Any) -> str:
-    return json.dumps(value)
+def run_config(settings: dict[str, Any]) -> str:
+    """Settings as ``flwr run --run-config`` takes them."""
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())

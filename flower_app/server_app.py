@@ -14,6 +14,7 @@ import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from flower_app import plots
@@ -28,6 +29,7 @@ from flower_app.models import MODELS, build_model
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder
 from flower_app.settings import SettingError, Settings
+from privacy.accounting import Budget, calibrate_noise_multiplier
 from strategies import (
     CappedWeights,
     DPFedAvg,
@@ -44,6 +46,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run everything, and print where the results lie."""
+    # OpenBLAS ends its threads when a process forks, and what another thread then has under way
+    # waits for ever: a simulation starts Ray in this process, beside this function.
+    with threadpool_limits(1, user_api="blas"):
+        _run(grid, context)
+
+
+def _run(grid: Grid, context: Context) -> None:
     settings = Settings.from_config(context.run_config)
     started = time.perf_counter()
     size = population_size(settings, grid)
@@ -56,6 +65,7 @@ def main(grid: Grid, context: Context) -> None:
         check_model_can_be_encrypted(model, MODELS[settings.model])
     if not settings.deployed:
         load_partitions(settings.partition_spec(size), dataset)
+    check_budget(settings)
     folder = ResultsFolder.create(settings, context.run_id)
     with OperatorLog(folder.operator_log):
         strategy = make_strategy(settings, size, folder)
@@ -120,6 +130,26 @@ def population_size(settings: Settings, grid: Grid) -> int:
             size,
         )
     return size
+
+
+def check_budget(settings: Settings) -> None:
+    """Refuse, before training, a budget that no noise reaches in that many rounds.
+
+    Raises
+    ------
+    SettingError
+        Naming the budget and what would fit.
+    """
+    if settings.noise_multiplier:
+        return
+    try:
+        calibrate_noise_multiplier(
+            sampling=Poisson(settings.sampling_rate),
+            rounds=settings.rounds,
+            budget=Budget(settings.epsilon, settings.delta),
+        )
+    except ValueError as error:
+        raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}") from error
 
 
 def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFedAvg:

@@ -174,8 +174,8 @@ def test_a_population_beyond_the_nodes_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_an_impossible_budget_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"noise.multiplier"):
-        run_app(tmp_path, nodes=10, epsilon=1e-9, delta=1e-12, rounds=3)
+    with pytest.raises(SettingError, match="epsilon = 1e-12 is wrong; no noise multiplier reaches"):
+        run_app(tmp_path, nodes=10, epsilon=1e-12, delta=1e-12, rounds=3)
 
 
 def test_a_relative_results_folder_is_refused() -> None:
