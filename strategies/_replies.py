@@ -16,6 +16,7 @@ _HEADER_READERS: dict[tuple[int, int], Callable[[Any], Any]] = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 _AVERAGED = (np.float16, np.float32, np.float64)
+_LONGEST_HEADER = 1 << 16
 _MOST_HEADERS = 8  # spellings of one array's header that are remembered
 
 
@@ -41,9 +42,9 @@ class _Place:
 
     def view(self, data: bytes) -> Vector:
         """The array that ``data``, in numpy's format, holds; without a copy."""
-        if not isinstance(data, bytes) or len(data) < self._size:
-            raise RejectedReply(f"array {self._name!r} is cut short")
-        start = len(data) - self._size
+        start = len(data) - self._size if isinstance(data, bytes) else -1
+        if not 0 <= start <= _LONGEST_HEADER:
+            raise RejectedReply(f"array {self._name!r} is cut short or too long")
         header = data[:start]
         order = self._orders.get(header)
         if order is None:

@@ -158,12 +158,6 @@ class AdaptiveClipping:
             )
         return self.count_noise
 
-    def update_multiplier(self, *, noise_multiplier: float, count_sigma: float) -> float:
-        """z_Δ, the noise multiplier left for the sum of updates."""
-        if noise_multiplier == 0:
-            return 0.0
-        return 1 / sqrt(noise_multiplier**-2 - (2 * count_sigma) ** -2)
-
     def follow(self, unclipped_fraction: float) -> None:
         """Move the norm for the next round: S ← S exp(−η (b − γ))."""
         step = -self.learning_rate * (unclipped_fraction - self.quantile)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isfinite, sqrt
-from typing import Any, ClassVar, Protocol, TypeVar
+from threading import Lock
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,6 @@ from privacy.mechanisms.noise import add_gaussian, add_rounded_gaussian
 from privacy.mechanisms.randomness import Randomness
 
 Vector = npt.NDArray[Any]
-_T = TypeVar("_T")
 
 _BLOCK = 1 << 16  # elements; a block and its scratch stay in the second-level cache
 _BLOCKS_WORTH_THREADS = 8  # below that many, handing work to a thread costs more than it saves
@@ -256,10 +256,9 @@ def _layout(sizes: Sequence[int], geometry: ClippingGeometry) -> tuple[list[int]
 
 
 @dataclass
-class _Lane:
-    """The blocks one thread works through, and room for one of them."""
+class _Room:
+    """What one thread needs besides a block itself."""
 
-    blocks: list[_Block]
     cells: npt.NDArray[np.int32]
     wide: npt.NDArray[np.float64]
 
@@ -295,18 +294,33 @@ class _BlockwiseSum:
         self._update: Vector = np.empty(sum(sizes), dtype=dtype)
         room = min(sum(sizes), _BLOCK)
         count = _threads() if len(self._blocks) >= _BLOCKS_WORTH_THREADS else 1
-        self._lanes = [
-            _Lane(self._blocks[i::count], np.empty(room, np.int32), np.empty(room, np.float64))
-            for i in range(count)
+        self._rooms = [
+            _Room(np.empty(room, np.int32), np.empty(room, np.float64)) for _ in range(count)
         ]
         self._pool = ThreadPoolExecutor(count - 1) if count > 1 else None
 
-    def _in_lanes(self, work: Callable[[_Lane], _T]) -> list[_T]:
-        """Do the work of every lane, this thread's own first."""
-        if self._pool is None:
-            return [work(lane) for lane in self._lanes]
-        others = [self._pool.submit(work, lane) for lane in self._lanes[1:]]
-        return [work(self._lanes[0]), *(other.result() for other in others)]
+    def _over_blocks(self, work: Callable[[_Block, _Room], float]) -> list[float]:
+        """Do the work of every block and return what each gave, in the blocks' order.
+
+        Threads take block after block, so that one that has to wait holds nobody up.
+        """
+        given = [0.0] * len(self._blocks)
+        todo, lock = iter(enumerate(self._blocks)), Lock()
+
+        def take(room: _Room) -> None:
+            with np.errstate(all="ignore"):  # what is not finite shows in the norm
+                while True:
+                    with lock:
+                        number, block = next(todo, (-1, None))
+                    if block is None:
+                        return
+                    given[number] = work(block, room)
+
+        others = [self._pool.submit(take, room) for room in self._rooms[1:]] if self._pool else []
+        take(self._rooms[0])
+        for other in others:
+            other.result()
+        return given
 
     def _read(self, arrays: Sequence[Vector], weight: float) -> tuple[list[float], bool]:
         """Read an update and bound it.
@@ -324,22 +338,21 @@ class _BlockwiseSum:
         flats = [array.reshape(-1) for array in arrays]
         dtype = self._update.dtype
 
-        def squares(lane: _Lane) -> list[float]:
-            found = [0.0] * len(self._geometry.norms)
-            with np.errstate(all="ignore"):  # what is not finite shows in the norm
-                for block in lane.blocks:
-                    for index, source, target in block.pieces:
-                        np.subtract(
-                            flats[index][source],
-                            self._reference[index][source],
-                            out=self._update[target],
-                            dtype=dtype,
-                            casting="same_kind",
-                        )
-                    found[block.group] += _squares_at_most(self._update[block.span])
-            return found
+        def square(block: _Block, room: _Room) -> float:
+            for index, source, target in block.pieces:
+                np.subtract(
+                    flats[index][source],
+                    self._reference[index][source],
+                    out=self._update[target],
+                    dtype=dtype,
+                    casting="same_kind",
+                )
+            return _squares_at_most(self._update[block.span])
 
-        lengths = [sqrt(sum(found)) for found in zip(*self._in_lanes(squares), strict=True)]
+        squares = [0.0] * len(self._geometry.norms)
+        for block, found in zip(self._blocks, self._over_blocks(square), strict=True):
+            squares[block.group] += found
+        lengths = [sqrt(square_) for square_ in squares]
         if not all(isfinite(length) for length in lengths):
             raise RejectedUpdate("NaN, infinite or overflowing values")
         pairs = list(zip(self._geometry.norms, lengths, strict=True))
@@ -350,7 +363,7 @@ class _BlockwiseSum:
         if self._released:
             raise RuntimeError("this round's sum was already released; open a new one")
         self._released = True
-        self._lanes = []
+        self._rooms = []
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -380,36 +393,32 @@ class _LatticeSum(_BlockwiseSum):
         self._additions += 1
         # The margin covers the rounding of the factor and of the product.
         scales = [factor / self._cell * (1 - 2.0**-20) for factor in factors]
-        if sum(self._in_lanes(lambda lane: self._pour(lane, scales))) > _RADIUS**2:
-            self._in_lanes(self._take_back)
+
+        def pour(block: _Block, room: _Room) -> float:
+            """Round toward zero, add, and tell the squared norm in cells.
+
+            It is exact up to 2^53, and above 2^52 beyond that.
+            """
+            update, total = self._update[block.span], self._sum[block.span]
+            cells, wide = room.cells[: update.size], room.wide[: update.size]
+            np.multiply(update, scales[block.group], out=update)
+            np.copyto(cells, update, casting="unsafe")  # a C cast: toward zero
+            np.add(total, cells, out=total)
+            np.copyto(wide, cells)
+            return _dot(wide, _EXACT_ROW)
+
+        if sum(self._over_blocks(pour)) > _RADIUS**2:
+            self._over_blocks(self._take_back)
             raise RejectedUpdate("the rounded update lies outside the clipping norm")
         return Contribution(clipped=clipped)
 
-    def _pour(self, lane: _Lane, scales: Sequence[float]) -> float:
-        """Round a lane of the update toward zero and add it to the sum.
-
-        Returns its squared norm in cells: exact up to 2^53, and above 2^52 beyond that.
-        """
-        squares = 0.0
-        with np.errstate(all="ignore"):
-            for block in lane.blocks:
-                update, total = self._update[block.span], self._sum[block.span]
-                cells, wide = lane.cells[: update.size], lane.wide[: update.size]
-                np.multiply(update, scales[block.group], out=update)
-                np.copyto(cells, update, casting="unsafe")  # a C cast: toward zero
-                np.add(total, cells, out=total)
-                np.copyto(wide, cells)
-                squares += _dot(wide, _EXACT_ROW)
-        return squares
-
-    def _take_back(self, lane: _Lane) -> None:
-        """Undo ``_pour``: sums of integers wrap around, so nothing of it stays."""
-        with np.errstate(all="ignore"):
-            for block in lane.blocks:
-                update, total = self._update[block.span], self._sum[block.span]
-                cells = lane.cells[: update.size]
-                np.copyto(cells, update, casting="unsafe")
-                np.subtract(total, cells, out=total)
+    def _take_back(self, block: _Block, room: _Room) -> float:
+        """Undo what was added: sums of integers wrap around, so nothing of it stays."""
+        update, total = self._update[block.span], self._sum[block.span]
+        cells = room.cells[: update.size]
+        np.copyto(cells, update, casting="unsafe")
+        np.subtract(total, cells, out=total)
+        return 0.0
 
     def _spill(self) -> None:
         """Move the 32-bit sums into 64-bit ones before they could overflow."""
@@ -441,15 +450,15 @@ class _ContinuousSum(_BlockwiseSum):
     def add(self, arrays: Sequence[Vector], *, weight: float) -> Contribution:
         factors, clipped = self._read(arrays, weight)
 
-        def pour(lane: _Lane) -> None:
-            for block in lane.blocks:
-                update, total = self._update[block.span], self._sum[block.span]
-                wide = lane.wide[: update.size]
-                np.copyto(wide, update)
-                wide *= factors[block.group]
-                np.add(total, wide, out=total)
+        def pour(block: _Block, room: _Room) -> float:
+            update, total = self._update[block.span], self._sum[block.span]
+            wide = room.wide[: update.size]
+            np.copyto(wide, update)
+            wide *= factors[block.group]
+            np.add(total, wide, out=total)
+            return 0.0
 
-        self._in_lanes(pour)
+        self._over_blocks(pour)
         return Contribution(clipped=clipped)
 
     def release(self) -> list[Vector]:

@@ -99,6 +99,7 @@ DROPPED: dict[str, Callable[[Message], Message]] = {
     "pickle": raw(npy(np.array([{"a": 1}] * 6, dtype=object).reshape(2, 3), allow_pickle=True)),
     "short": raw(npy(STEP)[:-1]),
     "long": raw(npy(STEP) + b"\x00"),
+    "very long": raw(npy(STEP) + b"\x00" * 200_000),
     "other version": raw(header(b"{}", b"\x09\x00")),
     "header of nothing": raw(header(b"")),
     "header of brackets": raw(header(b"(" * 60_000)),
