@@ -227,21 +227,9 @@ class Deployment:
             *("--run-config", run_config(settings)),
         ]
 
-    def processes(self, of: str = "") -> dict[int, str]:
-        """Process id to command, of all that live here or in one party's home.
-
-        Found by their environment, so that those that Flower detaches are found too.
-        """
-        home = f"\0FLWR_HOME={self.folder / of}".rstrip("/").encode()
-        found = {}
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                environment = b"\0" + (entry / "environ").read_bytes()
-                if home + b"\0" in environment or home + b"/" in environment:
-                    command = (entry / "cmdline").read_bytes()
-                    if command:  # not one that has ended and is only not yet reaped
-                        found[int(entry.name)] = command.replace(b"\0", b" ").decode().strip()
-        return found
+    def processes(self, of: str) -> dict[int, str]:
+        """Process id to command, of all that one party runs."""
+        return processes_below(self.folder / of)
 
     def stop_node(self, node: Node) -> None:
         """End a SuperNode and what it started."""
@@ -287,3 +275,21 @@ class Deployment:
             )
         self._processes[name] = process
         return process
+
+
+def processes_below(folder: Path) -> dict[int, str]:
+    """Process id to command, of all whose Flower home is this folder or lies in it.
+
+    Found by their environment, so that those that Flower detaches are found too. Where there is
+    no ``/proc``, none are found.
+    """
+    home = f"\0FLWR_HOME={folder}".encode()
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            environment = b"\0" + (entry / "environ").read_bytes()
+            if home + b"\0" in environment or home + b"/" in environment:
+                command = (entry / "cmdline").read_bytes()
+                if command:  # not one that has ended and is only not yet reaped
+                    found[int(entry.name)] = command.replace(b"\0", b" ").decode().strip()
+    return found
