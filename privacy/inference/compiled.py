@@ -14,7 +14,7 @@ from torch import nn
 from privacy.inference._assemble import pack_batch, pack_products, pack_slots
 from privacy.inference._batch import BatchModel, BatchProgram
 from privacy.inference._bounds import ranges
-from privacy.inference._costs import Operation, total_ms
+from privacy.inference._costs import Operation, machine_factor, total_ms
 from privacy.inference._encoded import EncodedModel, ProductProgram, SlotProgram
 from privacy.inference._lowering import Network, lower
 from privacy.inference._planner import (
@@ -170,7 +170,7 @@ def compile_model(
         ),
         relin_level=facts.relin_level,
         operations=_by_name(facts.operations),
-        predicted_ms=round(total_ms(facts.operations, facts.degree), 1),
+        predicted_ms=round(machine_factor() * total_ms(facts.operations, facts.degree), 1),
         model_version=_version(network),
     )
     return CompiledModel(plan, network, program)

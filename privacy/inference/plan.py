@@ -6,7 +6,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -182,8 +182,12 @@ class Plan:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the plan, 32 bytes; it is in every message."""
-        return hashlib.sha256(self.to_json().encode()).digest()
+        """SHA-256 of the plan, 32 bytes; it is in every message.
+
+        The predicted time depends on the machine and is left out: the same model compiled on two
+        machines has one digest.
+        """
+        return hashlib.sha256(replace(self, predicted_ms=0.0).to_json().encode()).digest()
 
     def to_json(self) -> str:
         """The plan as canonical JSON."""
