@@ -87,11 +87,12 @@ def run(*, quick: bool, say: Say) -> list[Row]:
     repetitions, images = (3, 20) if quick else (7, 1000)
     rows: list[Row] = []
     for case in CASES if not quick else CASES[:4]:
-        model, test, labels = _train(case, quick=quick)
+        model, sample, test, labels = _train(case, quick=quick)
         compiled = compile_model(
             model,
             input_shape=test.shape[1:],
             input_range=case.input_range,
+            sample=sample,
             tolerance=0.05,
             max_query_bytes=case.max_query_bytes,
         )
@@ -100,13 +101,13 @@ def run(*, quick: bool, say: Say) -> list[Row]:
         rows += _latency(case.name, compiled, test, peer, repetitions)
         rows += _fidelity(case.name, compiled, test[:images], labels[:images])
         if case.name == "mlp":
-            rows += _batch(model, test, quick=quick, say=say)
+            rows += _batch(model, sample, test, quick=quick, say=say)
     for row in rows:
         say(f"{row.case:<14} {row.metric:<24} {row.ours.median:.6g} {row.unit} {row.ratio or ''}")
     return rows
 
 
-def _train(case: Case, *, quick: bool) -> tuple[nn.Sequential, Images, NDArray[np.int64]]:
+def _train(case: Case, *, quick: bool) -> tuple[nn.Sequential, Images, Images, NDArray[np.int64]]:
     data = load_dataset("mnist")
     train = torch.from_numpy(np.array(encode(data.train.images, case.kind)))
     labels = torch.from_numpy(np.array(data.train.labels))
@@ -123,7 +124,8 @@ def _train(case: Case, *, quick: bool) -> tuple[nn.Sequential, Images, NDArray[n
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-    return model.eval(), test, np.array(data.test.labels)
+    sample = train[:32].double().numpy()
+    return model.eval(), sample, test, np.array(data.test.labels)
 
 
 def _latency(
@@ -227,10 +229,17 @@ def _tutorial_way(model: nn.Sequential, image: Images) -> Callable[[], object]:
     return evaluate
 
 
-def _batch(model: nn.Sequential, test: Images, *, quick: bool, say: Say) -> list[Row]:
+def _batch(
+    model: nn.Sequential, sample: Images, test: Images, *, quick: bool, say: Say
+) -> list[Row]:
     """A batch of one image a slot beside ``CKKSTensor``, which packs the same way."""
     compiled = compile_model(
-        model, input_shape=test.shape[1:], input_range=(0.0, 1.0), batch_size=4096, tolerance=0.05
+        model,
+        input_shape=test.shape[1:],
+        input_range=(0.0, 1.0),
+        sample=sample,
+        batch_size=4096,
+        tolerance=0.05,
     )
     say(f"batch:\n{compiled.plan}")
     images = test[:4096]

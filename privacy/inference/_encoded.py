@@ -28,6 +28,7 @@ class SlotProgram:
     last: tuple[Readout, ...]
     activations: tuple[Activation, ...]
     scales: Scales
+    late: bool
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,6 @@ class EncodedModel:
         program = self.program
         if isinstance(program, ProductProgram):
             return [value]
-        single = len(self._last) == 1
         for layer in self._layers:
             if isinstance(layer.packed, Gather):
                 conjugate = [CONJUGATE] if layer.packed.conjugate else []
@@ -176,16 +176,17 @@ class EncodedModel:
                 value = self._diagonals(value, layer.packed, layer.weights, keys)
                 self._tree(value, layer.packed.tree, keys)
             evaluator.add_plain_inplace(value, layer.bias)
-            # A single answer is relinearised after the last product, where it is cheapest.
-            last = single and layer is self._layers[-1]
-            algebra = CipherAlgebra(self.ring, keys.relin, leave_at=1 if last else 0)
+            last = layer is self._layers[-1]
+            algebra = CipherAlgebra(
+                self.ring, keys.relin, leave_at=1 if last and program.late else 0
+            )
             start = Cipher(value, layer.scale, layer.level)
             value = evaluate(algebra, layer.activation, start).ciphertext
         answers = []
         for weights in self._last:
             answer = seal.Ciphertext()
             evaluator.multiply_plain(value, weights, answer)
-            if single:
+            if program.late:
                 evaluator.relinearize_inplace(answer, keys.relin)
             answers.append(answer)
         return answers

@@ -48,8 +48,8 @@ class Plan:
         Bits left between the largest possible answer and what the last prime can hold; proved,
         never negative.
     error_bits : int
-        The predicted error of a logit is below 2^error_bits (six standard deviations, for inputs
-        drawn evenly from the range).
+        The predicted error of a logit is below 2^error_bits (six standard deviations, for
+        typical inputs: a public sample, or inputs drawn evenly from the range).
     worst_error_bits : int
         The same for the worst input in the range.
     batch_size : int
