@@ -38,6 +38,7 @@ class Case:
     kind: InputKind
     input_range: tuple[float, float]
     epochs: int
+    tolerance: float = 0.05
     max_query_bytes: int | None = None
 
 
@@ -79,8 +80,10 @@ CASES = (
     Case("hog-linear", lambda: _linear(392), "hog", (-1.0, 1.0), 3),
     Case("linear", lambda: _linear(784), "pixels", (0.0, 1.0), 3),
     Case("mlp", _mlp, "pixels", (0.0, 1.0), 3),
-    Case("tutorial-cnn", _tutorial_cnn, "pixels", (0.0, 1.0), 5),
-    Case("lenet", _lenet, "pixels", (0.0, 1.0), 8, max_query_bytes=20_000_000),
+    # Two plans for one network: the quickest, and one ten times as precise in a larger ring.
+    Case("tutorial-cnn", _tutorial_cnn, "pixels", (0.0, 1.0), 5, tolerance=0.5),
+    Case("tutorial-cnn, precise", _tutorial_cnn, "pixels", (0.0, 1.0), 5),
+    Case("lenet", _lenet, "pixels", (0.0, 1.0), 8, tolerance=0.5, max_query_bytes=20_000_000),
 )
 
 
@@ -96,7 +99,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
             input_shape=test.shape[1:],
             input_range=case.input_range,
             sample=sample,
-            tolerance=0.05,
+            tolerance=case.tolerance,
             max_query_bytes=case.max_query_bytes,
         )
         say(f"{case.name}:\n{compiled.plan}")
@@ -118,7 +121,8 @@ def _train(case: Case, *, quick: bool) -> tuple[nn.Sequential, Images, Images, N
     labels = torch.from_numpy(np.array(data.train.labels))
     test = np.asarray(encode(data.test.images, case.kind), dtype=np.float64)
     model = case.make()
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    # Weight decay keeps the proved range of the logits small, and with it the error.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.1)
     epochs = 1 if quick else case.epochs
     steps = epochs * (len(train) // 128)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps + 1)
