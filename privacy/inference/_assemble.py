@@ -78,7 +78,7 @@ def pack_slots(network: Network, choice: Choice) -> tuple[SlotProgram, Facts]:
         steps += [layer.baby] if layer.giant > 1 else []
         for step in steps:
             rotations.setdefault(step, level)
-    program = SlotProgram(first, tuple(middle), last, network.activations, scales)
+    program = SlotProgram(first, tuple(middle), last, network.activations, scales, shape.late)
     operations = shape.operations()
     facts = Facts(
         shape.degree,

@@ -9,7 +9,7 @@ import numpy as np
 
 from privacy.inference import _release
 from privacy.inference._ciphers import Cipher, CipherAlgebra
-from privacy.inference._keys import Keys, refuse_secret
+from privacy.inference._keys import Keys, refuse_secret_ciphertext
 from privacy.inference._lowering import Activation
 from privacy.inference._packing import Diagonals, Gather, Products, Readout
 from privacy.inference._planner import LayerScales, Scales, walk
@@ -28,6 +28,7 @@ class SlotProgram:
     last: tuple[Readout, ...]
     activations: tuple[Activation, ...]
     scales: Scales
+    late: bool
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,9 @@ class EncodedModel:
         query = []
         for _ in range(plan.ciphertexts):
             residues = reader.residues(primes, plan.degree)
-            refuse_secret(ring, residues)
-            query.append(ring.seeded_ciphertext(residues, reader.raw(SEED_BYTES), scale))
+            ciphertext = ring.seeded_ciphertext(residues, reader.raw(SEED_BYTES), scale)
+            refuse_secret_ciphertext(ring, residues, ciphertext)
+            query.append(ciphertext)
         released = []
         for ciphertext, positions, biases in zip(
             self._evaluate(query, keys), plan.answers, self.answer_biases, strict=True
@@ -166,7 +168,6 @@ class EncodedModel:
         program = self.program
         if isinstance(program, ProductProgram):
             return [value]
-        single = len(self._last) == 1
         for layer in self._layers:
             if isinstance(layer.packed, Gather):
                 conjugate = [CONJUGATE] if layer.packed.conjugate else []
@@ -175,16 +176,17 @@ class EncodedModel:
                 value = self._diagonals(value, layer.packed, layer.weights, keys)
                 self._tree(value, layer.packed.tree, keys)
             evaluator.add_plain_inplace(value, layer.bias)
-            # A single answer is relinearised after the last product, where it is cheapest.
-            last = single and layer is self._layers[-1]
-            algebra = CipherAlgebra(self.ring, keys.relin, leave_at=1 if last else 0)
+            last = layer is self._layers[-1]
+            algebra = CipherAlgebra(
+                self.ring, keys.relin, leave_at=1 if last and program.late else 0
+            )
             start = Cipher(value, layer.scale, layer.level)
             value = evaluate(algebra, layer.activation, start).ciphertext
         answers = []
         for weights in self._last:
             answer = seal.Ciphertext()
             evaluator.multiply_plain(value, weights, answer)
-            if single:
+            if program.late:
                 evaluator.relinearize_inplace(answer, keys.relin)
             answers.append(answer)
         return answers

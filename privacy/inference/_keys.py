@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from privacy.inference._seal import SEED_BYTES, Residues, Ring
+from privacy.inference._seal import SEED_BYTES, Residues, Ring, seal
 from privacy.inference._wire import MessageError, Reader
 from privacy.inference.plan import Plan
+
+_PROBED = 4
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Keys:
 
 
 def refuse_secret(ring: Ring, residues: Residues) -> None:
-    """Refuse a polynomial that is a secret key: all coefficients -1, 0 or 1.
+    """Refuse a polynomial of a key that is a secret key: all coefficients -1, 0 or 1.
 
     Public keys, evaluation keys and queries are uniform, so that this refuses nobody else. It
     catches a client that sends the wrong key; no check can see a secret that someone hides.
@@ -37,10 +39,18 @@ def refuse_secret(ring: Ring, residues: Residues) -> None:
         If the polynomial, as it is or out of the number-theoretic domain, is ternary.
     """
     first = residues[:1]
-    transformed = ring.ciphertext(np.stack([first, first]), 1.0)
-    ring.evaluator.transform_from_ntt_inplace(transformed)
-    for values in (first[0], ring.ciphertext_residues(transformed)[0, 0]):
-        if bool(((values <= 1) | (values == ring.primes[0] - 1)).all()):
+    refuse_secret_ciphertext(ring, residues, ring.ciphertext(np.stack([first, first]), 1.0))
+
+
+def refuse_secret_ciphertext(ring: Ring, residues: Residues, ciphertext: Any) -> None:
+    """As :func:`refuse_secret`, for residues that were made into a ciphertext already."""
+    copy = seal.Ciphertext()
+    ring.evaluator.mod_switch_to(ciphertext, ring.parms_id(1), copy)
+    ring.evaluator.transform_from_ntt_inplace(copy)
+    data, small = copy.dyn_array(), (0, 1, ring.primes[0] - 1)
+    # A uniform polynomial has four such coefficients in a row once in 2^200.
+    for values in (residues[0, :_PROBED].tolist(), [data.at(k) for k in range(_PROBED)]):
+        if all(value in small for value in values):
             raise MessageError(
                 "the message holds a secret key; it was discarded. Make new keys, and send only "
                 "what public_material() and encrypt() return"

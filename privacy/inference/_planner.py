@@ -12,7 +12,7 @@ least, and takes the smallest ring that reaches the tolerance.
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from privacy.inference._bounds import Ranges
 from privacy.inference._costs import Operation, total_ms
@@ -37,6 +37,9 @@ _MIN_PRIME_BITS = 24
 _MIN_SCALE_BITS = 16.0
 _MIN_WEIGHT_BITS = 8.0
 _IMPOSSIBLE = 1e30
+Point = tuple[float, ...]
+"""Bits of every prime, of the input's scale and of the weights' scales."""
+_CANDIDATES = 6
 _SPARE_BITS = (1, 3, 6, 12)
 """Bits above the largest logit that are tried for the error of the worst input."""
 _PRIME_SLACK = 0.01
@@ -57,14 +60,14 @@ class Scales:
     primes : tuple of int
         In SEAL's order: the last one left first, the special prime (if any) last.
     inputs : int
-    weights : tuple of int
+    weights : tuple of float
         One a layer but the last, whose scale follows from the answer's.
     answer : int
     """
 
     primes: tuple[int, ...]
     inputs: int
-    weights: tuple[int, ...]
+    weights: tuple[float, ...]
     answer: int
 
     def walk(self, activations: Sequence[Activation]) -> tuple["LayerScales", ...]:
@@ -133,6 +136,10 @@ class Shape:
     answers : int
     degrees : tuple of int
         Of the activations.
+    repeats : tuple of float
+        The share of slots after which each layer's plaintexts repeat, of each layer but the last.
+    late : bool
+        Whether the last activation is relinearised after the last layer: quicker, and rougher.
     batch : bool
         Whether a slot holds an image; then nothing is rotated and weights are integers.
     sizes : tuple of int
@@ -151,6 +158,8 @@ class Shape:
     copies: int
     answers: int
     degrees: tuple[int, ...]
+    repeats: tuple[float, ...] = ()
+    late: bool = False
     batch: bool = False
     sizes: tuple[int, ...] = ()
 
@@ -166,7 +175,7 @@ class Shape:
         """
         if self.batch:
             return self.sizes[index + 1] < self.sizes[index]
-        return self.answers == 1 and index + 1 == len(self.degrees)
+        return self.late and index + 1 == len(self.degrees)
 
     def operations(self) -> Counter[Operation]:
         """How often each operation is done, and at which level."""
@@ -188,7 +197,7 @@ class Shape:
                 count["relinearise", here] += 1
                 count["rescale", here] += 1
             level -= DEPTH[power]
-        if self.answers == 1:
+        if self.late:
             # The last activation is relinearised after the last layer, where it is cheapest.
             count["relinearise", 2] -= 1
             count["relinearise", 1] += 1
@@ -228,7 +237,7 @@ def shapes(network: Network, degree: int) -> Iterator[Shape]:
             middle = network.affines[1:-1]
             following = sizes[1] if middle else None
             doublings, babies, giants = [log_blocks + paired], [1], [1]
-            terms = [width]
+            terms, repeats = [width], [1.0]
             here = sizes[0] if following is None else period
             for index in range(1, len(sizes) - 1):
                 before, after = sizes[index - 1], sizes[index]
@@ -238,10 +247,12 @@ def shapes(network: Network, degree: int) -> Iterator[Shape]:
                 giants.append(giant)
                 doublings.append((max(here, after) // after).bit_length() - 1)
                 terms.append(steps * max(here, after) // after)
+                repeats.append(max(here, after) / slots)
                 here = after
             terms.append(1)
             copies = slots // here
-            yield Shape(
+            answers = -(-network.affines[-1].outputs // (2 * copies))
+            shape = Shape(
                 degree,
                 blocks,
                 paired,
@@ -252,9 +263,13 @@ def shapes(network: Network, degree: int) -> Iterator[Shape]:
                 tuple(giants),
                 tuple(terms),
                 copies,
-                -(-network.affines[-1].outputs // (2 * copies)),
+                answers,
                 tuple(activation.degree for activation in network.activations),
+                tuple(repeats),
             )
+            yield shape
+            if answers == 1:
+                yield replace(shape, late=True)
 
 
 def batch_shape(network: Network, degree: int) -> Shape:
@@ -273,6 +288,7 @@ def batch_shape(network: Network, degree: int) -> Shape:
         1,
         network.affines[-1].outputs,
         tuple(activation.degree for activation in network.activations),
+        (1.0,) * layers,
         batch=True,
         sizes=tuple(affine.outputs for affine in network.affines),
     )
@@ -359,7 +375,8 @@ def error(
             steps = (shape.babies[index] - 1) / 2
             variance += stage.inputs * steps * switch / layer.inputs**2
             variance += stage.input_peak * 2 * steps * peaks[layer.level] / layer.inputs**2
-        rounding = plain / layer.weights**2
+        # Weights that repeat leave most coefficients of their plaintext zero, and those exact.
+        rounding = plain / layer.weights**2 * shape.repeats[index]
         if index == 0 and shape.paired:
             rounding *= 4
         variance += stage.outputs * shape.terms[index] * stage.energy * rounding
@@ -417,7 +434,7 @@ def choose(
             refusals.append(_no_room(network, degree))
             continue
         best: Choice | None = None
-        for shape in fitting[:3]:
+        for shape in fitting[:_CANDIDATES]:
             choice = _choose_scales(shape, network, bounds, gains)
             if choice is None:
                 break
@@ -485,7 +502,7 @@ def _spend_bits(
         return None
     even = min(_MAX_PRIME_BITS, budget // (levels + 1))
 
-    def value(point: tuple[int, ...]) -> float:
+    def value(point: Point) -> float:
         scales = _scales_at(point, levels, reserved)
         layers = scales.walk(activations)
         missing = _missing_bits(scales, layers, budget)
@@ -496,9 +513,16 @@ def _spend_bits(
     # From here every activation returns to the scale it started from: its degree d takes
     # (d - 1) primes off d times the scale of its input.
     steps = [round(even * (0.5 - 0.5 / power)) for power in shape.degrees]
-    point: tuple[int, ...] = (*[even] * (levels + 1), even // 2, *steps)
+    point: Point = (*[even] * (levels + 1), even // 2, *steps)
     best = value(point)
-    moves = [(index, step) for index in range(len(point)) for step in (-4, -2, -1, 1, 2, 4)]
+    moves: list[tuple[int, float]] = [
+        (index, step) for index in range(levels + 2) for step in (-4, -2, -1, 1, 2, 4)
+    ]
+    moves += [
+        (index, step)
+        for index in range(levels + 2, len(point))
+        for step in (-4, -2, -1, -0.25, 0.25, 1, 2, 4)
+    ]
     groups = [(one,) for one in moves] + [
         (one, two) for one in moves for two in moves if one[0] < two[0]
     ]
@@ -515,11 +539,10 @@ def _spend_bits(
     return _scales_at(point, levels, reserved) if best < _IMPOSSIBLE else None
 
 
-def _scales_at(point: tuple[int, ...], levels: int, reserved: int) -> Scales:
+def _scales_at(point: Point, levels: int, reserved: int) -> Scales:
     # One bit of the last prime is for the sign.
-    return Scales(
-        point[: levels + 1], point[levels + 1], point[levels + 2 :], point[0] - 1 - reserved
-    )
+    primes = tuple(int(bits) for bits in point[: levels + 1])
+    return Scales(primes, int(point[levels + 1]), point[levels + 2 :], primes[0] - 1 - reserved)
 
 
 def _missing_bits(scales: Scales, layers: Sequence[LayerScales], budget: int) -> float:

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import nn
 
 from privacy.inference._assemble import pack_batch, pack_products, pack_slots
 from privacy.inference._batch import BatchModel, BatchProgram
-from privacy.inference._bounds import ranges
-from privacy.inference._costs import Operation, total_ms
+from privacy.inference._bounds import Ranges, ranges
+from privacy.inference._costs import Operation, machine_factor, total_ms
 from privacy.inference._encoded import EncodedModel, ProductProgram, SlotProgram
-from privacy.inference._lowering import Network, lower
+from privacy.inference._lowering import Network, Vector, lower
 from privacy.inference._planner import (
     Choice,
     ProductChoice,
@@ -69,6 +70,7 @@ def compile_model(
     *,
     input_shape: Sequence[int],
     input_range: tuple[float, float],
+    sample: ArrayLike | None = None,
     batch_size: int = 1,
     tolerance: float = 0.02,
     max_query_bytes: int | None = None,
@@ -85,12 +87,16 @@ def compile_model(
     input_range : tuple of float
         The lowest and highest value an element of an input may have. The plan's proof holds in
         this range and the data owner's client refuses inputs outside it.
+    sample : array_like, optional
+        Some dozen typical inputs, shape (inputs, ...), for which errors are predicted; without
+        them, inputs drawn evenly from the range, which for images is pessimistic. They must be
+        public: the plan depends on them. The proof of headroom does not.
     batch_size : int
         How many images a query holds at most. 1 asks for the least time to an answer; more for
         the most images a second (one image a slot; worth it from some dozens on).
     tolerance : float
         The largest predicted error of a logit that the planner may accept (six standard
-        deviations, for inputs drawn evenly from the range).
+        deviations, for typical inputs).
     max_query_bytes : int, optional
         Packings with larger queries are not considered. By default 1.5 MB for one image, and no
         limit for a batch.
@@ -128,7 +134,7 @@ def compile_model(
         choice = choose(
             network,
             bounds,
-            sensitivity(network, bounds),
+            sensitivity(network, bounds, _sampled(sample, network, bounds)),
             batch_size=batch_size,
             tolerance=tolerance,
             max_query_bytes=max_query_bytes,
@@ -170,10 +176,22 @@ def compile_model(
         ),
         relin_level=facts.relin_level,
         operations=_by_name(facts.operations),
-        predicted_ms=round(total_ms(facts.operations, facts.degree), 1),
+        predicted_ms=round(machine_factor() * total_ms(facts.operations, facts.degree), 1),
         model_version=_version(network),
     )
     return CompiledModel(plan, network, program)
+
+
+def _sampled(sample: ArrayLike | None, network: Network, bounds: Ranges) -> Vector | None:
+    if sample is None:
+        return None
+    values = np.asarray(sample, dtype=np.float64)
+    if values.ndim < 2 or len(values) == 0 or values[0].size != network.affines[0].inputs:
+        raise ValueError(f"sample has shape {values.shape}; give (inputs, *input_shape)")
+    flat = values.reshape(len(values), -1)
+    if not bool(((flat >= bounds.inputs.low) & (flat <= bounds.inputs.high)).all()):
+        raise ValueError("sample has elements outside input_range; clip them or widen the range")
+    return flat
 
 
 def _by_name(operations: Counter[Operation]) -> dict[str, int]:

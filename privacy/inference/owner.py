@@ -2,7 +2,6 @@
 
 import secrets
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,36 +11,11 @@ from privacy.inference._client import answer_reader, packer
 from privacy.inference._seal import Residues, Ring, seal
 from privacy.inference._wire import MessageError, Reader, Tag
 from privacy.inference.plan import SESSION_KEY_BYTES, Plan
+from privacy.inference.release import Answer, ClassOnly, ReleasePolicy
 
 
 class OutOfRangeError(ValueError):
     """An input outside the range that the plan was proved for."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the data owner's release policy lets out of an answer.
-
-    Attributes
-    ----------
-    labels : tuple of int
-        The class with the largest logit, one an image.
-    """
-
-    labels: tuple[int, ...]
-
-    @property
-    def label(self) -> int:
-        """The class of the only image.
-
-        Raises
-        ------
-        ValueError
-            If the query held several images.
-        """
-        if len(self.labels) != 1:
-            raise ValueError(f"the query held {len(self.labels)} images; read labels")
-        return self.labels[0]
 
 
 class DataOwner:
@@ -55,15 +29,19 @@ class DataOwner:
     plan : Plan
         The compiled model's. It is checked again here: the parameters hold 128 bits of security
         whoever made it.
+    release : ReleasePolicy
+        What of a decryption leaves: the class only, unless another policy is given.
 
     Raises
     ------
-    ValueError
-        If the plan is not consistent.
+    ReleaseError
+        If the plan cannot carry the policy.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, release: ReleasePolicy | None = None) -> None:
         self.plan = plan
+        self._policy = ClassOnly() if release is None else release
+        self._policy.check(plan)
         self._digest = plan.digest
         self._ring = Ring(plan.degree, plan.prime_bits)
         self._packer = packer(plan, self._ring)
@@ -75,6 +53,7 @@ class DataOwner:
         self._lock = threading.Lock()
         self._next_id = 0
         self._open: dict[int, int] = {}
+        self._released = 0
 
     def public_material(self) -> bytes:
         """What the evaluator needs: a public key, evaluation keys and the session key.
@@ -152,15 +131,20 @@ class DataOwner:
         return values.reshape(len(values), -1)
 
     def decrypt(self, answer: bytes) -> Answer:
-        """Decrypt an answer and release what the policy allows: the class.
+        """Decrypt an answer and release what the policy allows.
 
         Raises
         ------
         MessageError
             If the answer was truncated, altered, belongs to other keys, or answers a query that
             is not open (each is answered once).
+        ReleaseError
+            If the policy has released as many answers as it may.
         """
-        return Answer(tuple(self._logits(answer).argmax(axis=1).tolist()))
+        logits = self._logits(answer)
+        with self._lock:
+            released, self._released = self._released, self._released + 1
+        return self._policy.release(logits, self.plan, released)
 
     def _logits(self, answer: bytes) -> NDArray[np.float64]:
         """All logits in full precision, shape (images, classes)."""

@@ -6,7 +6,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,8 @@ class Plan:
         Bits left between the largest possible answer and what the last prime can hold; proved,
         never negative.
     error_bits : int
-        The predicted error of a logit is below 2^error_bits (six standard deviations, for inputs
-        drawn evenly from the range).
+        The predicted error of a logit is below 2^error_bits (six standard deviations, for
+        typical inputs: a public sample, or inputs drawn evenly from the range).
     worst_error_bits : int
         The same for the worst input in the range.
     batch_size : int
@@ -187,8 +187,12 @@ class Plan:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the plan, 32 bytes; it is in every message."""
-        return hashlib.sha256(self.to_json().encode()).digest()
+        """SHA-256 of the plan, 32 bytes; it is in every message.
+
+        The predicted time depends on the machine and is left out: the same model compiled on two
+        machines has one digest.
+        """
+        return hashlib.sha256(replace(self, predicted_ms=0.0).to_json().encode()).digest()
 
     def to_json(self) -> str:
         """The plan as canonical JSON."""

@@ -35,7 +35,7 @@ def tree(values: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
     log_period=st.integers(0, 8),
     seed=st.integers(0, 999),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_diagonals_are_the_matrix(inputs: int, outputs: int, log_period: int, seed: int) -> None:
     period = max(power_of_two(inputs), 1 << log_period)
     layer = affine(outputs, inputs, np.random.default_rng(seed))
@@ -67,7 +67,7 @@ def test_diagonals_are_the_matrix(inputs: int, outputs: int, log_period: int, se
     following=st.sampled_from([None, 1, 16, 128]),
     seed=st.integers(0, 999),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_gathering_is_the_matrix(
     inputs: int, outputs: int, log_blocks: int, paired: bool, following: int | None, seed: int
 ) -> None:

@@ -100,7 +100,7 @@ def models(draw: st.DrawFn) -> tuple[nn.Sequential, tuple[int, ...]]:
 
 @given(model=models(), seed=st.integers(0, 10**6))
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     # A failing model is reported as it was found: compiling hundreds to shrink it takes minutes.
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
@@ -113,7 +113,7 @@ def test_random_models(model: tuple[nn.Sequential, tuple[int, ...]], seed: int) 
 
 
 @given(model=models())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_no_input_in_the_range_escapes_the_bounds(
     model: tuple[nn.Sequential, tuple[int, ...]],
 ) -> None:

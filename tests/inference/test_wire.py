@@ -54,7 +54,7 @@ def session() -> Session:
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_mutated_message_is_refused(session: Session, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["material", "query", "answer"]))
     message, receive = session.receivers()[kind]

@@ -1,0 +1,355 @@
+"""Encrypted inference on MNIST beside TenSEAL's own ways, with the same weights."""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tenseal as ts
+import torch
+from flower_app.data import InputKind, encode, load_dataset
+from numpy.typing import NDArray
+from torch import nn
+
+from benchmarks.harness import Row, Say, Spread, interleave
+from privacy.inference import (
+    CompiledModel,
+    DataOwner,
+    Evaluator,
+    MessageError,
+    Polynomial,
+    Square,
+    ThrowAwayOwner,
+    compile_model,
+)
+
+Images = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, what it is fed, and what its plan must hold."""
+
+    name: str
+    make: Callable[[], nn.Sequential]
+    kind: InputKind
+    input_range: tuple[float, float]
+    epochs: int
+    tolerance: float = 0.05
+    max_query_bytes: int | None = None
+
+
+def _linear(inputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 10))
+
+
+def _mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 64), Square(), nn.Linear(64, 10))
+
+
+def _tutorial_cnn() -> nn.Sequential:
+    """The network of TenSEAL's tutorial 4."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 7, stride=3),
+        Square(),
+        nn.Flatten(),
+        nn.Linear(256, 64),
+        Square(),
+        nn.Linear(64, 10),
+    )
+
+
+def _lenet() -> nn.Sequential:
+    """Two convolutions as wide as LeNet-5's, with activations that learn."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, stride=2),
+        Polynomial([0.0, 0.5, 0.25], trainable=True),
+        nn.Conv2d(6, 16, 5, stride=2),
+        Polynomial([0.0, 0.5, 0.25], trainable=True),
+        nn.Flatten(),
+        nn.Linear(256, 84),
+        Polynomial([0.0, 0.5, 0.25], trainable=True),
+        nn.Linear(84, 10),
+    )
+
+
+CASES = (
+    Case("hog-linear", lambda: _linear(392), "hog", (-1.0, 1.0), 3),
+    Case("linear", lambda: _linear(784), "pixels", (0.0, 1.0), 3),
+    Case("mlp", _mlp, "pixels", (0.0, 1.0), 3),
+    # Two plans for one network: the quickest, and one ten times as precise in a larger ring.
+    Case("tutorial-cnn", _tutorial_cnn, "pixels", (0.0, 1.0), 5, tolerance=0.5),
+    Case("tutorial-cnn, precise", _tutorial_cnn, "pixels", (0.0, 1.0), 5),
+    Case("lenet", _lenet, "pixels", (0.0, 1.0), 8, tolerance=0.5, max_query_bytes=20_000_000),
+)
+
+
+def run(*, quick: bool, say: Say) -> list[Row]:
+    """Measure every case, and the peers on the same weights."""
+    torch.manual_seed(0)
+    repetitions, images = (3, 20) if quick else (7, 1000)
+    rows: list[Row] = []
+    for case in CASES if not quick else CASES[:4]:
+        model, sample, test, labels = _train(case, quick=quick)
+        compiled = compile_model(
+            model,
+            input_shape=test.shape[1:],
+            input_range=case.input_range,
+            sample=sample,
+            tolerance=case.tolerance,
+            max_query_bytes=case.max_query_bytes,
+        )
+        say(f"{case.name}:\n{compiled.plan}")
+        peer = _tutorial_way(model, test[0]) if case.name == "tutorial-cnn" else None
+        rows += _latency(case.name, compiled, test, peer, repetitions)
+        rows += _fidelity(case.name, compiled, test[:images], labels[:images])
+        if case.name == "hog-linear":
+            rows += _endurance(compiled, test[0], quick=quick)
+        if case.name == "mlp":
+            rows += _batch(model, sample, test, quick=quick, say=say)
+    for row in rows:
+        say(f"{row.case:<14} {row.metric:<24} {row.ours.median:.6g} {row.unit} {row.ratio or ''}")
+    return rows
+
+
+def _train(case: Case, *, quick: bool) -> tuple[nn.Sequential, Images, Images, NDArray[np.int64]]:
+    data = load_dataset("mnist")
+    train = torch.from_numpy(np.array(encode(data.train.images, case.kind)))
+    labels = torch.from_numpy(np.array(data.train.labels))
+    test = np.asarray(encode(data.test.images, case.kind), dtype=np.float64)
+    model = case.make()
+    # Weight decay keeps the proved range of the logits small, and with it the error.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.1)
+    epochs = 1 if quick else case.epochs
+    steps = epochs * (len(train) // 128)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps + 1)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(train)).split(128)[: len(train) // 128]:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(train[rows]), labels[rows]).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    sample = train[:32].double().numpy()
+    return model.eval(), sample, test, np.array(data.test.labels)
+
+
+def _latency(
+    name: str,
+    compiled: CompiledModel,
+    test: Images,
+    peer: Callable[[], object] | None,
+    repetitions: int,
+) -> list[Row]:
+    plan = compiled.plan
+    owner = ThrowAwayOwner(plan)
+    material = owner.public_material()
+    evaluator = Evaluator(compiled, material)
+    queries = [owner.encrypt(x) for x in test[: repetitions + 1]]
+    waiting = list(queries)
+    ways: dict[str, Callable[[], object]] = {}
+    ways["evaluation"] = lambda: evaluator.evaluate(waiting.pop())
+    if peer is not None:
+        ways["TenSEAL"] = peer
+    ways["end to end"] = lambda: owner.decrypt(evaluator.evaluate(owner.encrypt(test[0])))
+    spent = {
+        way: _milliseconds(spread)
+        for way, spread in interleave(ways, repetitions=repetitions).items()
+    }
+    rows = [
+        Row(
+            name,
+            "evaluation",
+            "ms",
+            spent["evaluation"],
+            spent.get("TenSEAL"),
+            None if peer is None else "TenSEAL tutorial",
+        ),
+        Row(name, "end to end", "ms", spent["end to end"]),
+        Row(name, "predicted evaluation", "ms", Spread.of([plan.predicted_ms])),
+    ]
+    for what, size in (
+        ("keys", len(material)),
+        ("query", len(queries[0])),
+        ("answer", plan.answer_bytes),
+    ):
+        rows.append(Row(name, what, "bytes", Spread.of([float(size)])))
+    return rows
+
+
+def _milliseconds(spread: Spread) -> Spread:
+    return Spread(spread.median * 1e3, spread.low * 1e3, spread.high * 1e3, spread.repetitions)
+
+
+def _fidelity(
+    name: str, compiled: CompiledModel, images: Images, labels: NDArray[np.int64]
+) -> list[Row]:
+    owner = ThrowAwayOwner(compiled.plan)
+    evaluator = Evaluator(compiled, owner.public_material())
+    encrypted = np.concatenate(
+        [owner.logits(evaluator.evaluate(owner.encrypt(image))) for image in images]
+    )
+    clear = compiled.predict(images)
+    agreement = float(np.mean(encrypted.argmax(axis=1) == clear.argmax(axis=1)))
+    return [
+        Row(name, "argmax agreement", "share", Spread.of([agreement]), larger_is_better=True),
+        Row(name, "largest logit error", "", Spread.of([float(np.abs(encrypted - clear).max())])),
+        Row(name, "predicted error", "", Spread.of([2.0**compiled.plan.error_bits])),
+        Row(
+            name,
+            "accuracy, encrypted",
+            "share",
+            Spread.of([float(np.mean(encrypted.argmax(axis=1) == labels))]),
+            Spread.of([float(np.mean(clear.argmax(axis=1) == labels))]),
+            "in the clear",
+            larger_is_better=True,
+        ),
+    ]
+
+
+def _endurance(compiled: CompiledModel, image: Images, *, quick: bool) -> list[Row]:
+    """Memory over many cycles, and mutated messages by the thousand."""
+    cycles = 300 if quick else 10_000
+    owner = DataOwner(compiled.plan)
+    material = owner.public_material()
+    evaluator = Evaluator(compiled, material)
+    owner.decrypt(evaluator.evaluate(owner.encrypt(image)))
+    before = _resident_bytes()
+    for _ in range(cycles):
+        owner.encrypt(image)
+    encrypted = _resident_bytes()
+    for _ in range(cycles):
+        # Keys are loaded, used once and dropped, as in a service with many owners.
+        owner.decrypt(Evaluator(compiled, material).evaluate(owner.encrypt(image)))
+    cycled = _resident_bytes()
+    accepted = _accepted_mutants(owner, evaluator, image, mutants=cycles)
+    return [
+        Row("endurance", f"growth, {cycles} encryptions", "bytes", Spread.of([encrypted - before])),
+        Row("endurance", f"growth, {cycles} cycles", "bytes", Spread.of([cycled - encrypted])),
+        Row("endurance", f"accepted of {cycles} mutants", "", Spread.of([float(accepted)])),
+    ]
+
+
+def _resident_bytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return float(pages * resource.getpagesize())
+
+
+def _accepted_mutants(
+    owner: DataOwner, evaluator: Evaluator, image: Images, *, mutants: int
+) -> int:
+    generator = np.random.default_rng(0)
+    messages: list[tuple[bytes, Callable[[bytes], object]]] = [
+        (owner.encrypt(image), evaluator.evaluate),
+        (evaluator.evaluate(owner.encrypt(image)), owner.decrypt),
+    ]
+    accepted = 0
+    for index in range(mutants):
+        message, receive = messages[index % len(messages)]
+        mutant = bytearray(message)
+        kind = index % 3
+        if kind == 0:
+            # Headers are where the meaning is; half of the flips go there.
+            end = (len(mutant), 70)[index // 3 % 2]
+            mutant[generator.integers(end)] ^= 1 << int(generator.integers(8))
+        elif kind == 1:
+            del mutant[generator.integers(len(mutant)) :]
+        else:
+            start = int(generator.integers(len(mutant) - 8))
+            mutant[start : start + 8] = generator.bytes(8)
+        try:
+            receive(bytes(mutant))
+        except MessageError:
+            continue
+        accepted += bytes(mutant) != message
+    return accepted
+
+
+def _tutorial_way(model: nn.Sequential, image: Images) -> Callable[[], object]:
+    """Tutorial 4 as it is written: im2col, ``mm`` with full Galois keys, one image."""
+    context = ts.context(
+        ts.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[31, 26, 26, 26, 26, 26, 26, 31]
+    )
+    context.global_scale = 2**26
+    context.generate_galois_keys()
+    state = model.state_dict()
+    kernels = state["0.weight"].reshape(4, 7, 7).tolist()
+    biases = state["0.bias"].tolist()
+    matrices = [state[f"{layer}.weight"].T.tolist() for layer in (3, 5)]
+    offsets = [state[f"{layer}.bias"].tolist() for layer in (3, 5)]
+    encrypted, windows = ts.im2col_encoding(context, image[0].tolist(), 7, 7, 3)
+
+    def evaluate() -> object:
+        channels = [
+            encrypted.conv2d_im2col(kernel, windows) + bias
+            for kernel, bias in zip(kernels, biases, strict=True)
+        ]
+        value = ts.CKKSVector.pack_vectors(channels)
+        value.square_()
+        value = value.mm(matrices[0]) + offsets[0]
+        value.square_()
+        return value.mm(matrices[1]) + offsets[1]
+
+    return evaluate
+
+
+def _batch(
+    model: nn.Sequential, sample: Images, test: Images, *, quick: bool, say: Say
+) -> list[Row]:
+    """A batch of one image a slot beside ``CKKSTensor``, which packs the same way."""
+    compiled = compile_model(
+        model,
+        input_shape=test.shape[1:],
+        input_range=(0.0, 1.0),
+        sample=sample,
+        batch_size=4096,
+        tolerance=0.05,
+    )
+    say(f"batch:\n{compiled.plan}")
+    images = test[:4096]
+    owner = ThrowAwayOwner(compiled.plan)
+    evaluator = Evaluator(compiled, owner.public_material())
+    start = time.perf_counter()
+    repetitions = 1 if quick else 3
+    queries = [owner.encrypt(images) for _ in range(repetitions)]
+    encryption = (time.perf_counter() - start) / repetitions
+    peer = _tensor_way(model, images)
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    for query in queries:
+        for name, way in (("ours", lambda q=query: evaluator.evaluate(q)), ("peer", peer)):
+            start = time.perf_counter()
+            answer = way()
+            seconds[name].append(time.perf_counter() - start)
+            if name == "ours":
+                logits = owner.logits(answer)
+    ours, theirs = (Spread.of([len(images) / s for s in seconds[k]]) for k in ("ours", "peer"))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    error = float(np.abs(logits - compiled.predict(images)).max())
+    return [
+        Row("batch", "images", "1/s", ours, theirs, "CKKSTensor", larger_is_better=True),
+        Row("batch", "encryption", "images/s", Spread.of([len(images) / encryption])),
+        Row("batch", "largest logit error", "", Spread.of([error])),
+        Row("batch", "process peak, both", "bytes", Spread.of([memory])),
+        Row("batch", "query", "bytes", Spread.of([float(len(queries[0]))])),
+    ]
+
+
+def _tensor_way(model: nn.Sequential, images: Images) -> Callable[[], Any]:
+    context = ts.context(ts.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[40, 30, 30, 30, 40])
+    context.global_scale = 2**30
+    flat = images.reshape(len(images), 784)
+    # One row of 784 elements, with the images along the slots.
+    encrypted = ts.ckks_tensor(context, ts.plain_tensor(flat[:, None, :].tolist()), batch=True)
+    state = model.state_dict()
+    weights = [ts.plain_tensor(state[f"{layer}.weight"].T.tolist()) for layer in (1, 3)]
+    biases = [ts.plain_tensor([state[f"{layer}.bias"].tolist()]) for layer in (1, 3)]
+
+    def evaluate() -> Any:
+        value = encrypted.mm(weights[0]) + biases[0]
+        value.square_()
+        return value.mm(weights[1]) + biases[1]
+
+    return evaluate

@@ -1,0 +1,116 @@
+"""The fidelity certificate: how far encrypted answers are from the model's own."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from privacy.inference.compiled import CompiledModel
+from privacy.inference.evaluator import Evaluator
+from privacy.inference.owner import ThrowAwayOwner
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Plain against encrypted answers on labelled inputs that are not secret.
+
+    It is made with keys that are thrown away, since it publishes errors in full precision.
+
+    Attributes
+    ----------
+    model_version : str
+    images : int
+    plain_accuracy, encrypted_accuracy : float
+        Shares of right classes.
+    agreement : float
+        Share of images on which both say the same class.
+    worst_error : float
+        Largest absolute error of a logit.
+    predicted_error, predicted_worst_error : float
+        What the plan promised: for inputs drawn evenly from the range, and for any input in it.
+    public_bytes, query_bytes, answer_bytes : int
+    encrypt_ms, evaluate_ms, decrypt_ms : float
+        Medians a query.
+    """
+
+    model_version: str
+    images: int
+    plain_accuracy: float
+    encrypted_accuracy: float
+    agreement: float
+    worst_error: float
+    predicted_error: float
+    predicted_worst_error: float
+    public_bytes: int
+    query_bytes: int
+    answer_bytes: int
+    encrypt_ms: float
+    evaluate_ms: float
+    decrypt_ms: float
+
+    def to_json(self) -> str:
+        """The certificate as JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def certify(compiled: CompiledModel, inputs: ArrayLike, labels: ArrayLike) -> Certificate:
+    """Ask a compiled model encrypted questions and compare the answers with its own.
+
+    Parameters
+    ----------
+    compiled : CompiledModel
+    inputs : array_like
+        Of shape (images, ...), in the plan's range, and not secret.
+    labels : array_like of int
+        The right classes, shape (images,).
+
+    Returns
+    -------
+    Certificate
+
+    Raises
+    ------
+    ValueError
+        If there is no image, or not one label an image.
+    """
+    x, right = np.asarray(inputs, dtype=np.float64), np.asarray(labels)
+    if len(x) == 0 or right.shape != (len(x),):
+        raise ValueError(
+            f"inputs hold {len(x)} images and labels have shape {right.shape}; give one each"
+        )
+    plan = compiled.plan
+    owner = ThrowAwayOwner(plan)
+    material = owner.public_material()
+    evaluator = Evaluator(compiled, material)
+    answers: list[NDArray[np.float64]] = []
+    spent: list[tuple[float, float, float]] = []
+    for start in range(0, len(x), plan.batch_size):
+        images = x[start] if plan.batch_size == 1 else x[start : start + plan.batch_size]
+        times = [time.perf_counter()]
+        query = owner.encrypt(images)
+        times.append(time.perf_counter())
+        answer = evaluator.evaluate(query)
+        times.append(time.perf_counter())
+        answers.append(owner.logits(answer))
+        times.append(time.perf_counter())
+        spent.append((times[1] - times[0], times[2] - times[1], times[3] - times[2]))
+    encrypted, clear = np.concatenate(answers), compiled.predict(x)
+    encrypt, evaluate, decrypt = np.median(np.array(spent) * 1e3, axis=0).tolist()
+    return Certificate(
+        model_version=plan.model_version,
+        images=len(x),
+        plain_accuracy=float(np.mean(clear.argmax(axis=1) == right)),
+        encrypted_accuracy=float(np.mean(encrypted.argmax(axis=1) == right)),
+        agreement=float(np.mean(encrypted.argmax(axis=1) == clear.argmax(axis=1))),
+        worst_error=float(np.abs(encrypted - clear).max()),
+        predicted_error=2.0**plan.error_bits,
+        predicted_worst_error=2.0**plan.worst_error_bits,
+        public_bytes=len(material),
+        query_bytes=plan.query_bytes,
+        answer_bytes=plan.answer_bytes,
+        encrypt_ms=encrypt,
+        evaluate_ms=evaluate,
+        decrypt_ms=decrypt,
+    )

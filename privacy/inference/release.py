@@ -1,0 +1,215 @@
+"""What a data owner lets out of a decrypted answer.
+
+A CKKS decryption is the message plus noise that depends on the secret key: whoever sees enough
+of them in full precision learns the key (Li and Micciancio 2021). A policy decides what of the
+logits leaves the data owner.
+"""
+
+import math
+import secrets
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.inference.plan import Plan
+
+Logits = NDArray[np.float64]
+_UNIFORM_BITS = 53
+
+
+class ReleaseError(ValueError):
+    """A release that a policy refuses."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the data owner's release policy lets out of an answer.
+
+    Attributes
+    ----------
+    labels : tuple of int
+        The class with the largest logit, one an image.
+    top : tuple of tuple of int, or None
+        The classes with the largest logits, largest first, one tuple an image.
+    logits : ndarray or None
+        Rounded or flooded, shape (images, classes).
+    """
+
+    labels: tuple[int, ...]
+    top: tuple[tuple[int, ...], ...] | None = None
+    logits: Logits | None = None
+
+    @property
+    def label(self) -> int:
+        """The class of the only image.
+
+        Raises
+        ------
+        ValueError
+            If the query held several images.
+        """
+        if len(self.labels) != 1:
+            raise ValueError(f"the query held {len(self.labels)} images; read labels")
+        return self.labels[0]
+
+
+class ReleasePolicy(Protocol):
+    """Decides what of a decryption leaves the data owner."""
+
+    def check(self, plan: Plan) -> None:
+        """Raise :class:`ReleaseError` if the plan cannot carry this policy."""
+
+    def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
+        """What leaves of logits of shape (images, classes), after ``released`` earlier queries."""
+
+
+@dataclass(frozen=True)
+class ClassOnly:
+    """The class with the largest logit.
+
+    Guarantee
+        None that is proved. One answer tells at most log2(classes) bits an image.
+    Assumptions
+        Few queries, and nobody who chooses them adaptively close to where two classes meet.
+    Not covered
+        Noise decides between two logits that are nearly equal, so that such an answer tells
+        something about it; and a class tells about the model.
+    """
+
+    def check(self, plan: Plan) -> None:
+        """Every plan will do."""
+
+    def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
+        """The classes."""
+        return Answer(_labels(logits))
+
+
+@dataclass(frozen=True)
+class TopClasses:
+    """The ``count`` classes with the largest logits, in order, without their logits.
+
+    As :class:`ClassOnly`, with more bits an answer.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count is {self.count}; give 1 or more classes")
+
+    def check(self, plan: Plan) -> None:
+        """The plan must have that many classes."""
+        if self.count > plan.classes:
+            raise ReleaseError(f"count is {self.count}; the model has {plan.classes} classes")
+
+    def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
+        """The classes in falling order."""
+        order = np.argsort(-logits, axis=1, kind="stable")[:, : self.count]
+        return Answer(_labels(logits), top=tuple(tuple(row) for row in order.tolist()))
+
+
+@dataclass(frozen=True)
+class RoundedLogits:
+    """Logits rounded to ``decimals`` decimal places.
+
+    Guarantee
+        None that is proved: rounding hides noise that is much smaller than a step, except for
+        logits next to a boundary between two steps.
+    Assumptions
+        As :class:`ClassOnly`; a step is at least 2^8 times the predicted error, which is checked.
+    Not covered
+        Whoever sees many roundings of chosen inputs learns about the noise.
+    """
+
+    decimals: int
+
+    def check(self, plan: Plan) -> None:
+        """The step must be far above the error."""
+        if 10.0**-self.decimals < 2.0 ** (plan.error_bits + 8):
+            raise ReleaseError(
+                f"decimals is {self.decimals}; the plan's error is about 2^{plan.error_bits}, a "
+                "step must be 2^8 times that: round more, or compile with a smaller tolerance"
+            )
+
+    def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
+        """The rounded logits."""
+        return Answer(_labels(logits), logits=np.round(logits, self.decimals) + 0.0)
+
+
+@dataclass(frozen=True)
+class FloodedLogits:
+    """Logits with Gaussian noise that covers the noise of the encryption.
+
+    The noise has standard deviation σ = B·sqrt(12·Q·n)·2^(s/2), where B bounds the error of a
+    logit, n is the number of logits in an answer, Q the number of queries and s the statistical
+    parameter (Li, Micciancio, Schultz and Sorrell 2022, the Gaussian mechanism).
+
+    Parameters
+    ----------
+    statistical_bits : int
+        s; 30 or more against whoever can see many answers.
+    queries : int
+        Q, how many answers may be released under one key; further ones are refused.
+
+    Guarantee
+        All Q answers together are within a Kullback-Leibler divergence of
+        Q·n·B²/(2σ²) = 2^-s/24 of exact logits with the same noise, which depend on no key.
+    Assumptions
+        Inputs in the declared range. B is the plan's error for the worst input, six standard
+        deviations of a noise model, and not a bound for every coin that SEAL may toss. The noise
+        is drawn from the operating system's randomness.
+    Not covered
+        What the exact logits tell about the model or the input.
+    """
+
+    statistical_bits: int
+    queries: int
+
+    def __post_init__(self) -> None:
+        if self.statistical_bits < 1:
+            raise ValueError(f"statistical_bits is {self.statistical_bits}; give 1 or more")
+        if self.queries < 1:
+            raise ValueError(f"queries is {self.queries}; give how many a key may answer")
+
+    def noise(self, plan: Plan) -> float:
+        """σ, the standard deviation of the noise on a logit."""
+        error = 2.0**plan.worst_error_bits
+        logits = plan.classes * plan.batch_size
+        return float(
+            error * math.sqrt(12 * self.queries * logits) * 2.0 ** (self.statistical_bits / 2)
+        )
+
+    def check(self, plan: Plan) -> None:
+        """Noise must leave something of the logits."""
+        noise, largest = self.noise(plan), 2.0**plan.logit_bits
+        if noise > largest / 8:
+            raise ReleaseError(
+                f"flooding {self.queries} queries to {self.statistical_bits} bits takes noise of "
+                f"{noise:.3g} on logits below {largest:.3g}: the plan has no bits for it. Compile "
+                "with a smaller tolerance or a narrower input_range, or allow fewer queries"
+            )
+
+    def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
+        """The noised logits; the class is taken from them too."""
+        if released >= self.queries:
+            raise ReleaseError(
+                f"{released} answers were released under this key, queries is {self.queries}; "
+                "make new keys"
+            )
+        noised = logits + self.noise(plan) * _gaussian(logits.shape)
+        return Answer(_labels(noised), logits=noised)
+
+
+def _labels(logits: Logits) -> tuple[int, ...]:
+    return tuple(logits.argmax(axis=1).tolist())
+
+
+def _gaussian(shape: tuple[int, ...]) -> Logits:
+    """Standard normal draws from the operating system's randomness (Box and Muller)."""
+    count = math.prod(shape)
+    words = np.frombuffer(secrets.token_bytes(16 * count), dtype="<u8") >> np.uint64(11)
+    uniform = (words.astype(np.float64) + 1.0) / 2.0**_UNIFORM_BITS
+    radius = np.sqrt(-2.0 * np.log(uniform[:count]))
+    return (radius * np.cos(2.0 * np.pi * uniform[count:])).reshape(shape)
