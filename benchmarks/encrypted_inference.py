@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import tenseal as ts
 import torch
-from flower_app.data import InputKind, encode, load_dataset
 from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.harness import Row, Say, Spread, interleave
+from flower_app.data import InputKind, encode, load_dataset
 from privacy.inference import (
     CompiledModel,
     DataOwner,
