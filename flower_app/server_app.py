@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 from threadpoolctl import threadpool_limits
@@ -195,7 +195,7 @@ class Watch:
     def bound_to(self, strategy: DPFedAvg) -> Any:
         """An ``evaluate_fn`` that knows what the strategy has spent."""
 
-        def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
+        def evaluate(number: int, arrays: ArrayRecord) -> None:
             self._follow(number, arrays)
             self.model.load_state_dict(arrays.to_torch_state_dict())
             self.accuracy[number] = accuracy(self.model, self._images, self._labels)
@@ -215,7 +215,6 @@ class Watch:
                     self.settings.epsilon,
                     _duration(left),
                 )
-            return MetricRecord({"validation-accuracy": self.accuracy[number]})
 
         return evaluate
 

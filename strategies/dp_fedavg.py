@@ -545,7 +545,8 @@ class DPFedAvg(Strategy):
         """Run all rounds, as Flower's ``Strategy.start`` does, and account for them.
 
         Beyond the stock loop it calibrates the noise, handles replies as they arrive, keeps a
-        checkpoint, resumes from one, and ends early when the budget is spent.
+        checkpoint, resumes from one, and ends early when the budget is spent. It logs one line a
+        round, unless ``evaluate_fn`` returns None and so tells its user itself.
 
         Parameters
         ----------
@@ -617,8 +618,6 @@ class DPFedAvg(Strategy):
 
         rounds = range(first, num_rounds + 1) if self.stopped is None else []
         for number in rounds:
-            log(INFO, "")
-            log(INFO, "[ROUND %d/%d]", number, num_rounds)
             messages = self.configure_train(number, arrays, train_config, grid)
             if self.stopped is not None:
                 break
@@ -627,9 +626,7 @@ class DPFedAvg(Strategy):
             if stepped is None:  # only a round that was not configured has no model
                 raise RuntimeError(f"round {number} was not configured")
             arrays = stepped
-            log(INFO, "\t├──> Spent so far: ε = %.4g at δ = %g", self.epsilon(), self.target_delta)
             if metrics is not None:
-                log(INFO, "\t├──> Training metrics: %s", metrics)
                 result.train_metrics_clientapp[number] = metrics
             result.arrays = self._averaged(arrays)
             self._keep(number, arrays)
@@ -639,13 +636,23 @@ class DPFedAvg(Strategy):
                 number, stream_replies(grid, evaluation, timeout=timeout)
             )
             if evaluated is not None:
-                log(INFO, "\t├──> Evaluation metrics: %s", evaluated)
                 result.evaluate_metrics_clientapp[number] = evaluated
+            on_server = None
             if evaluate_fn:
-                self._evaluate_here(evaluate_fn, number, result.arrays, result)
+                on_server = self._evaluate_here(evaluate_fn, number, result.arrays, result)
+            if evaluate_fn is None or on_server is not None:
+                told = [record for record in (metrics, evaluated, on_server) if record is not None]
+                log(
+                    INFO,
+                    "round %d/%d: ε = %.4g at δ = %g%s",
+                    number,
+                    num_rounds,
+                    self.epsilon_by_round[number],
+                    self.target_delta,
+                    "".join(f", {dict(record)}" for record in told),
+                )
 
         result.privacy = self.report()
-        log(INFO, "")
         log(INFO, "Finished: ε = %.4g at δ = %g", result.privacy.epsilon, self.target_delta)
         return result
 
@@ -694,11 +701,11 @@ class DPFedAvg(Strategy):
 
     def _evaluate_here(
         self, evaluate_fn: EvaluateFn, number: int, arrays: ArrayRecord, result: PrivateResult
-    ) -> None:
+    ) -> MetricRecord | None:
         metrics = evaluate_fn(number, arrays)
         if metrics is not None:
-            log(INFO, "\t└──> Evaluation on the server: %s", metrics)
             result.evaluate_metrics_serverapp[number] = metrics
+        return metrics
 
     # Averages, checkpoints --------------------------------------------------------------------
 

@@ -37,6 +37,9 @@ class Population:
         One for each client, without repetition; kept sorted.
     identify : callable, optional
         Tells which identity a connected node has. Default: ``node_identity``.
+    name : str
+        What the ledger calls the population. It tells populations apart and may be read by
+        everyone who reads a ledger, so it says nothing of who is in it.
 
     Raises
     ------
@@ -46,6 +49,7 @@ class Population:
 
     identities: tuple[str, ...]
     identify: Identify = node_identity
+    name: str = "population"
 
     def __post_init__(self) -> None:
         if not self.identities:
@@ -58,11 +62,6 @@ class Population:
 
     def __len__(self) -> int:
         return len(self.identities)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the identities: the same list, the same fingerprint."""
-        return hashlib.sha256("\n".join(self.identities).encode()).hexdigest()
 
     @classmethod
     def connected(cls, grid: Grid, *, identify: Identify = node_identity) -> "Population":
@@ -83,13 +82,18 @@ class Population:
             if document["format"] != _FORMAT:
                 raise KeyError("format")
             identities = tuple(str(identity) for identity in document["identities"])
+            name = str(document["name"])
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a population file ({error!r})") from error
-        return cls(identities, identify)
+        return cls(identities, identify, name)
 
     def save(self, path: Path) -> None:
         """Write the population to ``path``, whole or not at all."""
-        document = {"format": _FORMAT, "identities": list(self.identities)}
+        document = {
+            "format": _FORMAT,
+            "name": self.name,
+            "identities": list(self.identities),
+        }
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(document, indent=1) + "\n")
         temporary.replace(path)
@@ -118,14 +122,15 @@ class Register:
             self._places = list(population.identities)
             self._identify = population.identify
             self.size = len(population)
-            self.name = f"identities-{population.fingerprint}"
+            # Not a digest of the identities: whoever knows all but one could guess the last.
+            self.name = f"{population.name}, {len(population)} clients"
         else:
             if isinstance(population, bool) or population < 1:
                 raise ValueError(f"population must be at least 1, got {population}")
             self._places = []
             self._identify = node_identity
             self.size = population
-            self.name = f"size-{population}"
+            self.name = f"population, {population} clients"
         self._taken = {identity: place for place, identity in enumerate(self._places)}
 
     def locate(self, nodes: Iterable[NodeInfo]) -> tuple[dict[int, int], int]:
