@@ -312,7 +312,7 @@ def test_the_public_log_tells_nothing_of_clients(tmp_path: Path) -> None:
         for logger in loggers:
             logger.removeHandler(handler)
     assert told[0] == told[1] == told[2]
-    assert any("ROUND 2/2" in line for line in told[0])
+    assert any("round 2/2" in line for line in told[0])
 
 
 def test_the_callers_objects_are_left_alone(tmp_path: Path) -> None:
