@@ -2,7 +2,7 @@
 
 Two protocols on MNIST, both with label-sorted shards, two a client:
 
-- *Geyer*: that of Geyer, Klein and Nabi 2017 (arXiv 1712.07557, section 4), with its ε, δ and
+- *Geyer*: that of Geyer, Klein and Nabi 2017 (arXiv 1712.07557), with its ε, δ and
   numbers of clients. All 60,000 training images in 200 shards of 300; for N = 1,000 and 10,000
   the data are *repeated*, each shard with 10 or 100 clients.
 - *disjoint*: 1,000 clients, shards of 25 of the first 50,000 images, every image with one client.
@@ -78,12 +78,18 @@ def disjoint(model: str, epsilon: float, setting: Setting) -> Cell:
 CELLS = (
     geyer("hog-linear", 100, 1e-3, 0.78, Setting(1.0, 60, 0.015, 120)),
     geyer("hog-linear", 1_000, 1e-5, 0.92, Setting(1.0, 100, 0.015, 200)),
-    geyer("hog-linear", 10_000, 1e-6, 0.96, Setting(0.05, 150, 0.015, 400)),
+    geyer("hog-linear", 10_000, 1e-6, 0.96, Setting(0.1, 150, 0.015, 250)),
     geyer("cnn", 100, 1e-3, 0.78, Setting(1.0, 20, 0.005, 6)),
     geyer("cnn", 1_000, 1e-5, 0.92, Setting(1.0, 60, 0.005, 8)),
     geyer("cnn", 10_000, 1e-6, 0.96, Setting(0.05, 120, 0.005, 10)),
-    *(disjoint("hog-linear", e, Setting(0.1, 100, 0.02, 30)) for e in (8.0, 3.0, 2.0, 1.0)),
-    *(disjoint("cnn", e, Setting(0.1, 100, 0.005, 6)) for e in (8.0, 3.0, 2.0, 1.0)),
+    disjoint("hog-linear", 8.0, Setting(0.1, 100, 0.02, 60)),
+    disjoint("hog-linear", 3.0, Setting(0.1, 100, 0.02, 40)),
+    disjoint("hog-linear", 2.0, Setting(0.1, 100, 0.02, 30)),
+    disjoint("hog-linear", 1.0, Setting(0.1, 100, 0.02, 20)),
+    disjoint("cnn", 8.0, Setting(0.1, 100, 0.005, 6)),
+    disjoint("cnn", 3.0, Setting(0.1, 100, 0.005, 6)),
+    disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 6)),
+    disjoint("cnn", 1.0, Setting(0.1, 100, 0.005, 6)),
 )
 
 
