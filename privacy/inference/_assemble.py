@@ -18,9 +18,11 @@ from privacy.inference._packing import (
     products,
     readouts,
 )
-from privacy.inference._planner import Choice, ProductChoice, Scales, batch_operations
+from privacy.inference._planner import Choice, ProductChoice
 from privacy.inference._polynomials import DEPTH, offset
+from privacy.inference._scales import Scales
 from privacy.inference._seal import CONJUGATE, Ring
+from privacy.inference._shapes import batch_operations
 
 
 @dataclass(frozen=True)

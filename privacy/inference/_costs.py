@@ -30,7 +30,7 @@ def milliseconds(operation: str, degree: int, level: int) -> float:
         "rescale": 0.29 * level,
         "mask": 3.5,
         "unload": 0.5 * level,
-        "scalar": 0.05 * level,
+        "scalar": 0.012 * level,
     }
     return scale * at_full[operation]
 

@@ -12,8 +12,8 @@ from privacy.inference._ciphers import Cipher, CipherAlgebra
 from privacy.inference._keys import Keys, refuse_secret_ciphertext
 from privacy.inference._lowering import Activation
 from privacy.inference._packing import Diagonals, Gather, Products, Readout
-from privacy.inference._planner import LayerScales, Scales, walk
 from privacy.inference._polynomials import evaluate
+from privacy.inference._scales import LayerScales, Scales, walk
 from privacy.inference._seal import CONJUGATE, SEED_BYTES, Ring, seal
 from privacy.inference._wire import Reader
 from privacy.inference.plan import Plan

@@ -61,22 +61,17 @@ class Sensitivity:
     worst: tuple[Stage, ...]
 
 
-def sensitivity(network: Network, bounds: Ranges, samples: Vector | None) -> Sensitivity:
-    """Gains of every stage of ``network``.
+def even_samples(bounds: Ranges) -> Vector:
+    """Inputs drawn evenly from the range, shape (samples, inputs)."""
+    # A fixed seed: a plan must come out the same whenever the same model is compiled, and no
+    # secret depends on it.
+    generator = np.random.default_rng(0)
+    low, high = bounds.inputs.low, bounds.inputs.high
+    return generator.uniform(low, high, (_SAMPLES, len(low)))
 
-    Parameters
-    ----------
-    network : Network
-    bounds : Ranges
-    samples : ndarray, shape (samples, inputs), optional
-        Typical inputs; drawn evenly from the range if there are none.
-    """
-    if samples is None:
-        # A fixed seed: a plan must come out the same whenever the same model is compiled, and
-        # no secret depends on it.
-        generator = np.random.default_rng(0)
-        low, high = bounds.inputs.low[0], bounds.inputs.high[0]
-        samples = generator.uniform(low, high, (_SAMPLES, network.affines[0].inputs))
+
+def sensitivity(network: Network, bounds: Ranges, samples: Vector) -> Sensitivity:
+    """Gains of every stage of ``network``, at typical inputs of shape (samples, inputs)."""
     stages = zip(*(_at_sample(network, x) for x in samples), strict=True)
     return Sensitivity(tuple(_mean(stage) for stage in stages), _at_bounds(network, bounds))
 

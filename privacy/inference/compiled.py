@@ -26,10 +26,12 @@ from privacy.inference._planner import (
     logit_bits,
 )
 from privacy.inference._seal import Ring
-from privacy.inference._sensitivity import sensitivity
+from privacy.inference._sensitivity import even_samples, sensitivity
 from privacy.inference.plan import Plan, pack_taps
 
 _QUERY_BYTES = 1_500_000
+_TOLERANCE = 1 / 50
+_LEAST_TOLERANCE = 2.0**-10
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def compile_model(
     input_range: tuple[float, float],
     sample: ArrayLike | None = None,
     batch_size: int = 1,
-    tolerance: float = 0.02,
+    tolerance: float | None = None,
     max_query_bytes: int | None = None,
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
@@ -94,9 +96,10 @@ def compile_model(
     batch_size : int
         How many images a query holds at most. 1 asks for the least time to an answer; more for
         the most images a second (one image a slot; worth it from some dozens on).
-    tolerance : float
+    tolerance : float, optional
         The largest predicted error of a logit that the planner may accept (six standard
-        deviations, for typical inputs).
+        deviations, for typical inputs). By default a fiftieth of how far the logits of typical
+        inputs lie apart (their standard deviation over the classes).
     max_query_bytes : int, optional
         Packings with larger queries are not considered. By default 1.5 MB for one image, and no
         limit for a batch.
@@ -117,7 +120,7 @@ def compile_model(
     low, high = (float(value) for value in input_range)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"input_range is {input_range}; give finite low < high")
-    if not tolerance > 0:
+    if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance is {tolerance}; give a positive error of a logit")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give 1 or more images a query")
@@ -128,13 +131,16 @@ def compile_model(
     network = lower(model, input_shape)
     bounds = ranges(network, low, high)
     bits = logit_bits(bounds)
+    samples = _sampled(sample, network, bounds)
+    if tolerance is None:
+        tolerance = max(_TOLERANCE * float(network(samples.T).std(axis=0).mean()), _LEAST_TOLERANCE)
     choice: Choice | ProductChoice
     program: SlotProgram | ProductProgram | BatchProgram
     if network.activations:
         choice = choose(
             network,
             bounds,
-            sensitivity(network, bounds, _sampled(sample, network, bounds)),
+            sensitivity(network, bounds, samples),
             batch_size=batch_size,
             tolerance=tolerance,
             max_query_bytes=max_query_bytes,
@@ -182,9 +188,9 @@ def compile_model(
     return CompiledModel(plan, network, program)
 
 
-def _sampled(sample: ArrayLike | None, network: Network, bounds: Ranges) -> Vector | None:
+def _sampled(sample: ArrayLike | None, network: Network, bounds: Ranges) -> Vector:
     if sample is None:
-        return None
+        return even_samples(bounds)
     values = np.asarray(sample, dtype=np.float64)
     if values.ndim < 2 or len(values) == 0 or values[0].size != network.affines[0].inputs:
         raise ValueError(f"sample has shape {values.shape}; give (inputs, *input_shape)")

@@ -167,3 +167,34 @@ def test_a_plan_from_a_stranger_is_checked() -> None:
             Plan.from_json(json.dumps(content))
     with pytest.raises(ValueError, match="missing or unknown"):
         Plan.from_json(json.dumps(json.loads(plan.to_json()) | {"more": 1}))
+
+
+def test_a_sample_makes_the_prediction_that_of_its_inputs() -> None:
+    generator = np.random.default_rng(0)
+    dark = generator.random((8, 1, 28, 28)) * 0.01
+    even, sampled = (
+        compile_model(
+            mlp(), input_shape=(1, 28, 28), input_range=(0.0, 1.0), sample=sample, tolerance=0.1
+        ).plan
+        for sample in (None, dark)
+    )
+    assert sampled.error_bits < even.error_bits
+    assert (sampled.logit_bits, sampled.headroom_bits >= 0) == (even.logit_bits, True)
+    with pytest.raises(ValueError, match="outside input_range"):
+        compile_model(mlp(), input_shape=(1, 28, 28), input_range=(0.0, 1.0), sample=dark - 1.0)
+
+
+def test_the_default_tolerance_follows_the_logits() -> None:
+    """A model whose logits are a thousand times as large may err a thousand times as much."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 20), Square(), nn.Linear(20, 5))
+    plans = []
+    for factor in (1.0, 1000.0):
+        with torch.no_grad():
+            model[2].weight *= factor
+            model[2].bias *= factor
+        compiled = compile_model(model, input_shape=(20,), input_range=(-1.0, 1.0))
+        plans.append(compiled.plan)
+        spread = compiled.predict(np.random.default_rng(0).uniform(-1, 1, (50, 20))).std(axis=1)
+        assert 2.0**compiled.plan.error_bits < spread.mean() / 10
+    assert plans[1].error_bits > plans[0].error_bits

@@ -1,0 +1,117 @@
+"""Put the table and the plot of the utility benchmark's figures into ``docs/utility.md``.
+
+``python -m benchmarks._utility_report docs/results/utility.json docs/utility.md`` rewrites what
+stands between the page's two markers, and draws the PNG beside the JSON.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.utility import CELLS, Cell
+
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+MODELS = {"hog-linear": ("#2a6fdb", "o"), "cnn": ("#e8833a", "s")}
+
+Figures = dict[str, dict[str, dict[str, Any]]]
+"""The JSON's rows by case and metric."""
+
+
+def figures(document: dict[str, Any]) -> Figures:
+    found: Figures = {}
+    for row in document["rows"]:
+        found.setdefault(row["case"], {})[row["metric"]] = row
+    return found
+
+
+def table(found: Figures) -> str:
+    """A Markdown table, a line for each cell that was run."""
+    lines = [
+        "| protocol | model | clients | ε | δ | q | rounds | z | accuracy | lowest to highest "
+        "| runs | Geyer et al. |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *(_line(cell, found[cell.case]) for cell in CELLS if cell.case in found),
+    ]
+    missing = [cell.case for cell in CELLS if cell.case not in found]
+    if missing:
+        lines += ["", "Not run: " + "; ".join(missing) + "."]
+    return "\n".join(lines)
+
+
+def _line(cell: Cell, row: dict[str, dict[str, Any]]) -> str:
+    score = row["test accuracy"]
+    spread = score["ours_spread"]
+    cells = [
+        cell.protocol,
+        cell.model,
+        f"{cell.clients:,}",
+        f"{cell.budget.epsilon:g}",
+        f"{cell.budget.delta:g}",
+        f"{row['sampling rate']['ours']:g}",
+        f"{row['rounds']['ours']:.0f}",
+        f"{row['noise multiplier']['ours']:.3f}",
+        f"{score['ours']:.4f}",
+        f"{spread['low']:.4f} to {spread['high']:.4f}",
+        f"{spread['repetitions']}",
+        "" if score["peer"] is None else f"{score['peer']:.2f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def plot(found: Figures, path: Path) -> None:
+    """Both protocols side by side: accuracy over the number of clients, and over ε."""
+    figure = Figure(figsize=(10, 4.2))
+    left, right = figure.subplots(1, 2)
+    _lines(left, found, "Geyer")
+    _lines(right, found, "disjoint")
+    peers = [(c.clients, c.peer) for c in CELLS if c.peer is not None and c.model == "hog-linear"]
+    left.plot(*zip(*peers, strict=True), "k^--", lw=1, label="Geyer et al. 2017, published")
+    left.set_title("Geyer's protocol, ε = 8, data repeated", loc="left")
+    left.set_xlabel("clients")
+    left.set_xscale("log")
+    right.set_title("1,000 disjoint clients, δ = 1e-5", loc="left")
+    right.set_xlabel("ε, client level")
+    right.set_xticks([1, 2, 3, 8])
+    for axes in (left, right):
+        axes.set_ylabel("test accuracy")
+        axes.grid(color="#e4e7eb")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150, facecolor="white")
+
+
+def _lines(axes: Any, found: Figures, protocol: str) -> None:
+    for model, (colour, mark) in MODELS.items():
+        points = []
+        for cell in CELLS:
+            if cell.case in found and (cell.protocol, cell.model) == (protocol, model):
+                spread = found[cell.case]["test accuracy"]["ours_spread"]
+                x = cell.clients if protocol == "Geyer" else cell.budget.epsilon
+                points.append((x, spread["median"], spread["low"], spread["high"]))
+        if points:
+            places, middle, low, high = zip(*sorted(points), strict=True)
+            axes.plot(places, middle, color=colour, marker=mark, label=model)
+            axes.fill_between(places, low, high, color=colour, alpha=0.2, lw=0)
+
+
+def main(document: Path, page: Path) -> None:
+    found = figures(json.loads(document.read_text()))
+    picture = document.with_suffix(".png")
+    plot(found, picture)
+    before, rest = page.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    shown = picture.resolve().relative_to(page.resolve().parent)
+    middle = f"{table(found)}\n\n![Accuracy against clients and against ε]({shown})"
+    page.write_text(f"{before}{BEGIN}\n\n{middle}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

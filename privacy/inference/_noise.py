@@ -1,0 +1,91 @@
+"""The error of a logit, predicted from the noise of every operation."""
+
+import math
+from collections.abc import Sequence
+
+from privacy.inference._scales import LayerScales, Scales
+from privacy.inference._sensitivity import Stage
+from privacy.inference._shapes import Shape
+
+FRESH_NOISE = 3.24
+"""Standard deviation of SEAL's centred binomial noise, per coefficient."""
+SIGMAS = 6.0
+ROUNDING = 1 / 12
+"""Variance of rounding to an integer."""
+
+
+def _switch_noise(scales: Scales, degree: int, level: int) -> float:
+    """Variance of a key switch, per coefficient."""
+    primes = sum(4.0 ** (bits - scales.primes[-1]) for bits in scales.primes[:level])
+    return FRESH_NOISE**2 * degree / 3 * primes + rescale_noise(degree)
+
+
+def _switch_peak(scales: Scales, degree: int, level: int) -> float:
+    """Variance of a key switch in the slot it hits hardest.
+
+    The digits that SEAL multiplies keys with lie in [0, q), not around zero. Their mean is a
+    polynomial with equal coefficients, which is large where ζ is near one: half of the noise of
+    a key switch falls into one slot, N times what the others get.
+    """
+    primes = sum(4.0 ** (bits - scales.primes[-1]) for bits in scales.primes[:level])
+    # (q/2)² · |Σζᵏ|² · Nσ²/2, with |Σζᵏ| = 2N/π at the nearest root, and 1/8 for the next ones.
+    return primes / 4 * (2 * degree / math.pi) ** 2 * 1.125 * degree * FRESH_NOISE**2 / 2
+
+
+def rescale_noise(degree: int) -> float:
+    """Variance of a rescaling, per coefficient; the secret is ternary."""
+    return (1 + 2 * degree / 3) * ROUNDING
+
+
+def error(
+    shape: Shape, scales: Scales, layers: Sequence[LayerScales], stages: Sequence[Stage]
+) -> float:
+    """Six standard deviations of a logit's predicted error."""
+    degree, half = shape.degree, shape.degree / 2
+    variance = 0.0
+    rescale = half * rescale_noise(degree)
+    # The third polynomial's rounding meets the square of the secret.
+    rescale_large = half * (2 * degree / 3) ** 2 * ROUNDING
+    # The rounding of a plaintext meets every slot; that of an integer only its own product.
+    plain = ROUNDING if shape.batch else half * ROUNDING
+    levels = range(1, shape.levels + 1)
+    switches = {level: half * _switch_noise(scales, degree, level) for level in levels}
+    peaks = {level: _switch_peak(scales, degree, level) for level in levels}
+    for index, doublings in enumerate(shape.doublings):
+        layer, stage = layers[index], stages[index]
+        switch = switches[layer.level]
+        if index == 0:
+            fresh = half * (FRESH_NOISE**2 + ROUNDING) / layer.inputs**2
+            variance += stage.inputs * fresh
+        else:
+            steps = (shape.babies[index] - 1) / 2
+            variance += stage.inputs * steps * switch / layer.inputs**2
+            variance += stage.input_peak * 2 * steps * peaks[layer.level] / layer.inputs**2
+        # Weights that repeat leave most coefficients of their plaintext zero, and those exact.
+        rounding = plain / layer.weights**2 * shape.repeats[index]
+        if index == 0 and shape.paired:
+            rounding *= 4
+        variance += stage.outputs * shape.terms[index] * stage.energy * rounding
+        added = (2.0**doublings * shape.giants[index] - 1) * switch
+        product = (layer.inputs * layer.weights) ** 2
+        variance += stage.outputs * added / product
+        peak = (doublings + shape.giants[index] - 1) * peaks[layer.level] / product
+        variance += stage.output_peak * peak
+        # Where a slot is hit hardest, its error squared counts too.
+        variance += stage.narrowing_peaks[-1] * stage.curvature * 3 * peak**2
+        for gain, top, narrowing in zip(
+            stage.narrowings, stage.narrowing_peaks, layer.narrowings, strict=True
+        ):
+            variance += gain * switches[narrowing.level] / narrowing.before**2
+            variance += top * peaks[narrowing.level] / narrowing.before**2
+            variance += gain * rescale / narrowing.after**2
+        if shape.leaves_large(index):
+            variance += stage.narrowings[-1] * rescale_large / layer.narrowings[-1].after ** 2
+            later, gain = layers[index + 1], stages[index + 1].outputs
+            variance += gain * switches[later.level] / (later.inputs * later.weights) ** 2
+        for gain, constant in zip(stage.constants, layer.constants, strict=True):
+            variance += gain * ROUNDING / constant**2
+    variance += ROUNDING * shape.terms[-1] * stages[-1].energy / layers[-1].weights ** 2
+    closing = _switch_noise(scales, degree, 1) + 2 * rescale_noise(degree)
+    variance += (half if shape.batch else 1) * closing / 4.0**scales.answer
+    return SIGMAS * math.sqrt(variance)

@@ -1,0 +1,213 @@
+"""The packings that a network could have, and the operations each would take."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from privacy.inference._costs import Operation
+from privacy.inference._lowering import Network
+from privacy.inference._packing import power_of_two, steps_between, steps_of
+from privacy.inference._polynomials import DEPTH, PRODUCTS
+from privacy.inference._seal import SEED_BYTES
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the error and the time depend on, of a packing.
+
+    Attributes
+    ----------
+    degree : int
+    blocks, paired, ciphertexts :
+        Of the first layer.
+    following : int or None
+    doublings : tuple of int
+        Tree rotations (and conjugation) of each layer but the last.
+    babies, giants, terms : tuple of int
+        Of each layer but the last: rotations; of each layer: products in a sum. Coefficients
+        that are read count as one product of every slot, by the mean.
+    copies : int
+        Of each entry in the slots, at the last layer.
+    answers : int
+    degrees : tuple of int
+        Of the activations.
+    repeats : tuple of float
+        The share of slots after which each layer's plaintexts repeat, of each layer but the last.
+    late : bool
+        Whether the last activation is relinearised after the last layer: quicker, and rougher.
+    batch : bool
+        Whether a slot holds an image; then nothing is rotated and weights are integers.
+    sizes : tuple of int
+        Of a batch: outputs of each layer.
+    """
+
+    degree: int
+    blocks: int
+    paired: bool
+    ciphertexts: int
+    following: int | None
+    doublings: tuple[int, ...]
+    babies: tuple[int, ...]
+    giants: tuple[int, ...]
+    terms: tuple[int, ...]
+    copies: int
+    answers: int
+    degrees: tuple[int, ...]
+    repeats: tuple[float, ...] = ()
+    late: bool = False
+    batch: bool = False
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def levels(self) -> int:
+        """Data primes that are needed: one for each rescaling in a row, and one for the answer."""
+        return 1 + sum(DEPTH[degree] for degree in self.degrees)
+
+    def leaves_large(self, index: int) -> bool:
+        """Whether activation ``index`` leaves its result to be relinearised after the next layer.
+
+        It is where that is cheaper: there are fewer to relinearise, or they are at a lower level.
+        """
+        if self.batch:
+            return self.sizes[index + 1] < self.sizes[index]
+        return self.late and index + 1 == len(self.degrees)
+
+    def operations(self) -> Counter[Operation]:
+        """How often each operation is done, and at which level."""
+        if self.batch:
+            return _batch_operations(
+                self.levels, self.ciphertexts, self.terms, self.sizes, self.degrees
+            )
+        count: Counter[Operation] = Counter()
+        level = self.levels
+        count["load", level] += self.ciphertexts
+        for index, (doublings, power) in enumerate(zip(self.doublings, self.degrees, strict=True)):
+            products = self.ciphertexts if index == 0 else self.babies[index] * self.giants[index]
+            count["multiply plain", level] += products
+            count["rotate", level] += doublings + self.babies[index] + self.giants[index] - 2
+            for step in range(PRODUCTS[power]):
+                # Products of one depth happen at one level; the deepest ones are counted there.
+                here = level - min(step, DEPTH[power] - 1)
+                count["multiply", here] += 1
+                count["relinearise", here] += 1
+                count["rescale", here] += 1
+            level -= DEPTH[power]
+        if self.late:
+            # The last activation is relinearised after the last layer, where it is cheapest.
+            count["relinearise", 2] -= 1
+            count["relinearise", 1] += 1
+        count["multiply plain", 1] += self.answers
+        count["mask", 1] += self.answers
+        return +count
+
+    @property
+    def query_bytes(self) -> int:
+        """Bytes of a query's residues and seeds."""
+        return self.ciphertexts * (8 * self.degree * self.levels + SEED_BYTES)
+
+
+def shapes(network: Network, degree: int) -> Iterator[Shape]:
+    """Every packing of a network with activations that fits a ring degree."""
+    slots = degree // 2
+    sizes = [power_of_two(affine.outputs) for affine in network.affines]
+    if max(sizes[:-1]) > slots:
+        return
+    first = network.affines[0]
+    width = max(1, int(max(first.structure.sum(axis=1))))
+    for log_blocks in range((slots // sizes[0]).bit_length()):
+        for paired in (False, True):
+            blocks = 1 << log_blocks
+            period = slots // blocks
+            ciphertexts = -(-width // (blocks * (2 if paired else 1)))
+            middle = network.affines[1:-1]
+            following = sizes[1] if middle else None
+            doublings, babies, giants = [log_blocks + paired], [1], [1]
+            terms, repeats = [width], [1.0]
+            here = sizes[0] if following is None else period
+            for index in range(1, len(sizes) - 1):
+                before, after = sizes[index - 1], sizes[index]
+                steps = steps_between(before, after, here)
+                baby, giant = steps_of(steps)
+                babies.append(baby)
+                giants.append(giant)
+                doublings.append((max(here, after) // after).bit_length() - 1)
+                terms.append(steps * max(here, after) // after)
+                repeats.append(max(here, after) / slots)
+                here = after
+            terms.append(1)
+            copies = slots // here
+            answers = -(-network.affines[-1].outputs // (2 * copies))
+            shape = Shape(
+                degree,
+                blocks,
+                paired,
+                ciphertexts,
+                following,
+                tuple(doublings),
+                tuple(babies),
+                tuple(giants),
+                tuple(terms),
+                copies,
+                answers,
+                tuple(activation.degree for activation in network.activations),
+                tuple(repeats),
+            )
+            yield shape
+            if answers == 1:
+                yield replace(shape, late=True)
+
+
+def batch_shape(network: Network, degree: int) -> Shape:
+    """The packing of a batch."""
+    layers = len(network.activations)
+    return Shape(
+        degree,
+        1,
+        False,
+        network.affines[0].inputs,
+        None,
+        (0,) * layers,
+        (1,) * layers,
+        (1,) * layers,
+        tuple(int(max(affine.structure.sum(axis=1))) for affine in network.affines),
+        1,
+        network.affines[-1].outputs,
+        tuple(activation.degree for activation in network.activations),
+        (1.0,) * layers,
+        batch=True,
+        sizes=tuple(affine.outputs for affine in network.affines),
+    )
+
+
+def batch_operations(network: Network, level: int) -> Counter[Operation]:
+    """Counts for a batch through a model that is one affine map."""
+    affine = network.affines[0]
+    terms = (int(max(affine.structure.sum(axis=1))),)
+    return _batch_operations(level, affine.inputs, terms, (affine.outputs,), ())
+
+
+def _batch_operations(
+    level: int,
+    inputs: int,
+    terms: tuple[int, ...],
+    sizes: tuple[int, ...],
+    degrees: tuple[int, ...],
+) -> Counter[Operation]:
+    count: Counter[Operation] = Counter({("load", level): inputs, ("unload", level): inputs})
+    for index, power in enumerate(degrees):
+        count["scalar", level] += terms[index] * sizes[index]
+        narrows = sizes[index + 1] < sizes[index]
+        count["load", level] += sizes[index]
+        for step in range(PRODUCTS[power]):
+            here = level - min(step, DEPTH[power] - 1)
+            count["multiply", here] += sizes[index]
+            count["rescale", here] += sizes[index]
+            if step + 1 < PRODUCTS[power] or not narrows:
+                count["relinearise", here] += sizes[index]
+        level -= DEPTH[power]
+        count["unload", level] += sizes[index]
+        if narrows:
+            count["relinearise", level] += sizes[index + 1]
+    count["scalar", level] += terms[-1] * sizes[-1]
+    count["mask", level] += sizes[-1]
+    return count
