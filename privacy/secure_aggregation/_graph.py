@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.secure_aggregation._keys import KEY_BYTES
-from privacy.secure_aggregation._masks import add_mask
+from privacy.secure_aggregation._masks import MASK_KEY_BYTES, add_mask
 from privacy.secure_aggregation.plan import RoundPlan
 
 
@@ -19,7 +19,7 @@ class Ring:
         if len(key) != KEY_BYTES:
             raise ValueError(f"key has {len(key)} bytes; it must have {KEY_BYTES}")
         drawn = np.zeros(plan.clients, dtype=np.uint64)
-        add_mask(drawn, key)
+        add_mask(drawn, key[:MASK_KEY_BYTES])
         self._at: npt.NDArray[np.int64] = np.argsort(drawn, kind="stable")
         self._place_of = np.argsort(self._at, kind="stable")
         if plan.complete:

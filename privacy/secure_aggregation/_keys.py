@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privacy.mechanisms import Randomness
+from privacy.secure_aggregation._masks import MASK_KEY_BYTES
 from privacy.secure_aggregation.errors import ForgedSignature, TamperedShares, WeakKey
 
 KEY_BYTES = 32
@@ -44,12 +45,13 @@ def derive(secret: bytes, label: bytes, session: bytes) -> bytes:
 
 def self_mask_key(seed: bytes, session: bytes) -> bytes:
     """The key of the mask that only its own client, or a threshold of neighbours, knows."""
-    return derive(seed, b"self mask", session)
+    return derive(seed, b"self mask", session)[:MASK_KEY_BYTES]
 
 
 def pair_mask_key(secret: bytes, one: int, other: int, session: bytes) -> bytes:
     """The key of the mask that the lower of two neighbours adds and the higher takes away."""
-    return derive(secret, b"pair mask %d %d" % (min(one, other), max(one, other)), session)
+    label = b"pair mask %d %d" % (min(one, other), max(one, other))
+    return derive(secret, label, session)[:MASK_KEY_BYTES]
 
 
 def public_key(private: bytes) -> bytes:

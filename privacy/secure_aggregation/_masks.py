@@ -1,4 +1,4 @@
-"""Mask streams: AES-256 in counter mode, added to or taken from ring elements in place."""
+"""Mask streams: AES-128 in counter mode, added to or taken from ring elements in place."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+MASK_KEY_BYTES = 16
 _CHUNK = 1 << 18  # bytes; the stream, its source and the target stay in the second-level cache
 _ZEROS = bytes(_CHUNK)
 
@@ -15,15 +16,16 @@ Elements = npt.NDArray[Any]
 def add_mask(target: Elements, key: bytes, *, subtract: bool = False) -> None:
     """Add the stream of a key to ring elements, in place.
 
-    The stream is AES-256-CTR (NIST SP 800-38A) from counter zero: the key serves one vector
-    only. It is read as little-endian words of the target's width. Sums wrap around modulo the
-    width, which any smaller power of two divides, so that reducing them later is exact.
+    The stream is AES-128-CTR (NIST SP 800-38A), as in Bonawitz et al. (CCS 2017), section 7. It
+    runs from counter zero: a key serves one vector only. It is read as little-endian words of
+    the target's width. Sums wrap around modulo the width, which any smaller power of two
+    divides, so that reducing them later is exact.
 
     Parameters
     ----------
     target : ndarray of uint32 or uint64, shape (size,)
     key : bytes
-        32 bytes.
+        16 bytes.
     subtract : bool
         Take the stream away instead.
     """

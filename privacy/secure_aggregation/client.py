@@ -40,7 +40,7 @@ class SecureClient:
     nothing but its part in the sum of at least ``minimum_cohort`` clients of the round, except
     with probability 2⁻⁴⁰ a round.
 
-    **Assumptions.** X25519, HKDF-SHA256, AES-256 and Ed25519 are secure; the operating system's
+    **Assumptions.** X25519, HKDF-SHA256, AES and Ed25519 are secure; the operating system's
     randomness is unpredictable; no more clients collude than the policy says; the state is not
     rolled back between messages. Against an honest-but-curious server: it is that, and who drops
     out does not depend on who neighbours whom.

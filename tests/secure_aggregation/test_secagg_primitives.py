@@ -58,16 +58,16 @@ def test_hkdf_rfc_5869_case_1():
     assert derive(b"\x0b" * 22, info, salt).hex() == expected
 
 
-def test_the_mask_stream_is_aes_256_ctr():
-    """Blocks 0, 1 and 2 under the zero key: H, E(Y0) and C of the GCM specification, case 14."""
+def test_the_mask_stream_is_aes_128_ctr():
+    """Blocks 0, 1 and 2 under the zero key: H, E(Y0) and C of the GCM specification, case 2."""
     blocks = (
-        "dc95c078a2408989ad48a21492842087"
-        "530f8afbc74536b9a963b4f1c4cb738b"
-        "cea7403d4d606b6e074ec5d3baf39d18"
+        "66e94bd4ef8a2c3b884cfa59ca342b2e"
+        "58e2fccefa7e3061367f1d57a4e7455a"
+        "0388dace60b6a392f328c2b971b2fe78"
     )
     for kind in (np.uint32, np.uint64):
         target = np.zeros(48 // np.dtype(kind).itemsize, dtype=kind)
-        add_mask(target, bytes(32))
+        add_mask(target, bytes(16))
         assert target.astype(target.dtype.newbyteorder("<")).tobytes().hex() == blocks
 
 
@@ -169,7 +169,7 @@ def test_a_hundred_clients_take_three_quarters_of_a_float():
 @pytest.mark.parametrize("size", [1, 3, 65535, 65536, 65537, 200_003])
 @pytest.mark.parametrize("kind", [np.uint32, np.uint64])
 def test_masks_cancel_and_do_not_repeat(size, kind):
-    target, key = np.zeros(size, dtype=kind), RANDOM.bytes(32)
+    target, key = np.zeros(size, dtype=kind), RANDOM.bytes(16)
     add_mask(target, key)
     if size > 100:
         assert len(np.unique(target)) > 0.99 * size
