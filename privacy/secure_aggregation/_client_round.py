@@ -1,0 +1,317 @@
+"""What a client does at each stage of a round."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from privacy.mechanisms import Randomness
+from privacy.secure_aggregation import _keys as keys
+from privacy.secure_aggregation._graph import Ring
+from privacy.secure_aggregation._masks import add_mask
+from privacy.secure_aggregation._messages import (
+    Announcement,
+    Kind,
+    participants_statement,
+    pieces,
+    read,
+    read_set,
+    session_of,
+    survivors_statement,
+    write,
+)
+from privacy.secure_aggregation._ring import element_type, pack, ring_bits
+from privacy.secure_aggregation._round_state import (
+    INDEX_BYTES,
+    SEALED_BYTES,
+    SHARES_BYTES,
+    ClientStage,
+    RoundState,
+)
+from privacy.secure_aggregation._shamir import (
+    SHARE_BYTES,
+    draw_elements,
+    read_element,
+    split,
+    write_element,
+)
+from privacy.secure_aggregation.errors import (
+    CohortTooSmall,
+    ForgedSignature,
+    InconsistentRoster,
+    SplitView,
+    TamperedShares,
+    TooFewNeighbours,
+    UnknownIdentity,
+    WrongStage,
+)
+from privacy.secure_aggregation.plan import RoundPlan, quorum
+from privacy.secure_aggregation.terms import ClientPolicy, Identity, RoundTerms
+
+Vector = npt.NDArray[np.integer[Any]]
+
+
+def announce(
+    terms: RoundTerms, identity: Identity, randomness: Randomness
+) -> tuple[RoundState, bytes]:
+    """Draw the keys of a round and announce them, signed."""
+    # The mask key is shared, so it is an element of the field. X25519 clamps it when it is used.
+    mask_private = write_element(draw_elements(randomness, 1)[0])
+    channel_private = randomness.bytes(keys.KEY_BYTES)
+    mask_key, channel_key = keys.public_key(mask_private), keys.public_key(channel_private)
+    statement = Announcement.statement_of(terms.digest, mask_key, channel_key)
+    announcement = Announcement(
+        identity.public, mask_key, channel_key, keys.sign(identity.private, statement)
+    )
+    state = RoundState(ClientStage.SHARING, terms, mask_private, channel_private)
+    return state, write(Kind.ADVERTISEMENT, terms.digest, announcement.to_bytes())
+
+
+def share(
+    this: RoundState,
+    kind: Kind,
+    message: bytes,
+    policy: ClientPolicy,
+    identity: Identity,
+    randomness: Randomness,
+) -> bytes:
+    """Check who takes part, and share the two secrets among the neighbours."""
+    if (kind is Kind.ROSTER) != this.terms.malicious:
+        raise WrongStage(f"{kind.name} does not belong to a {this.terms.server.value} server")
+    encoded, listed = read(message, kind, [None, None])
+    plan = RoundPlan.from_bytes(encoded)
+    if plan.survivors < this.terms.minimum:
+        raise CohortTooSmall(
+            f"the plan opens the sum of {plan.survivors} clients; the terms said at least "
+            f"{this.terms.minimum}"
+        )
+    plan.check(policy.adversary)
+    this.plan = plan
+    if kind is Kind.ROSTER:
+        _read_roster(this, plan, listed, policy, identity)
+    else:
+        _read_neighbourhood(this, plan, listed)
+        this.session = session_of(this.terms.digest, encoded, b"")
+
+    seed = draw_elements(randomness, 1)[0]
+    this.seed = write_element(seed)
+    seed_shares, key_shares = (
+        [
+            write_element(element)
+            for element in split(
+                secret,
+                threshold=plan.threshold,
+                holders=plan.neighbours,
+                randomness=randomness,
+            )
+        ]
+        for secret in (seed, read_element(this.mask_private))
+    )
+    sealed = [
+        keys.seal(_channel(this, label, sending=True), ours + theirs, this.session, randomness)
+        for label, (ours, theirs) in enumerate(zip(seed_shares, key_shares, strict=True))
+    ]
+    this.stage = ClientStage.MASKING
+    return write(
+        Kind.SHARES,
+        this.session,
+        keys.commitment(b"seed", this.seed),
+        b"".join(keys.commitment(b"seed share", element) for element in seed_shares),
+        b"".join(keys.commitment(b"key share", element) for element in key_shares),
+        b"".join(sealed),
+    )
+
+
+def _read_neighbourhood(this: RoundState, plan: RoundPlan, listed: bytes) -> None:
+    """Take the neighbours from a server that follows the protocol."""
+    size = INDEX_BYTES + 2 * keys.KEY_BYTES
+    own, entries = listed[:INDEX_BYTES], pieces(listed[INDEX_BYTES:], size)
+    this.own = int.from_bytes(own, "little")
+    this.neighbours = [int.from_bytes(entry[:INDEX_BYTES], "little") for entry in entries]
+    this.mask_keys = [entry[INDEX_BYTES:][: keys.KEY_BYTES] for entry in entries]
+    _agree_channels(this, [entry[INDEX_BYTES + keys.KEY_BYTES :] for entry in entries])
+    everybody = {this.own, *this.neighbours}
+    if len(entries) != plan.neighbours or len(everybody) != plan.neighbours + 1:
+        raise InconsistentRoster("the neighbours are not as many different ones as planned")
+    if max(everybody) >= plan.clients:
+        raise InconsistentRoster("a neighbour lies outside the cohort")
+    _check_own_keys(this, this.mask_keys)
+
+
+def _read_roster(
+    this: RoundState, plan: RoundPlan, listed: bytes, policy: ClientPolicy, identity: Identity
+) -> None:
+    """Verify the whole roster, signature by signature."""
+    roster = [Announcement.from_bytes(entry) for entry in pieces(listed, Announcement.SIZE)]
+    this.identities = [entry.identity for entry in roster]
+    if len(roster) != plan.clients:
+        raise InconsistentRoster(f"{len(roster)} clients are listed, {plan.clients} planned")
+    if sorted(set(this.identities)) != this.identities:
+        raise InconsistentRoster("identities are listed twice or out of order")
+    for entry in roster:
+        if entry.identity not in policy.identities:
+            raise UnknownIdentity(f"{entry.identity.hex()} is not among the pinned identities")
+        statement = Announcement.statement_of(this.terms.digest, entry.mask_key, entry.channel_key)
+        keys.verify(entry.identity, entry.signature, statement, "an announcement of keys")
+    if identity.public not in this.identities:
+        raise InconsistentRoster("the client itself is not listed")
+    this.own = this.identities.index(identity.public)
+    mask_keys = [entry.mask_key for entry in roster]
+    if mask_keys[this.own] != keys.public_key(this.mask_private):
+        raise InconsistentRoster("the client is listed with keys that it did not announce")
+    _check_own_keys(this, mask_keys[: this.own] + mask_keys[this.own + 1 :])
+    this.session = session_of(this.terms.digest, plan.to_bytes(), listed)
+    # The digest of the roster lays out the ring, so that no one chooses it.
+    this.neighbours = Ring(plan, this.session).neighbours(this.own)
+    this.mask_keys = [mask_keys[index] for index in this.neighbours]
+    _agree_channels(this, [roster[index].channel_key for index in this.neighbours])
+
+
+def _check_own_keys(this: RoundState, others: list[bytes]) -> None:
+    if keys.public_key(this.mask_private) in others:
+        raise InconsistentRoster("somebody else is listed with the client's own key")
+
+
+def _agree_channels(this: RoundState, publics: list[bytes]) -> None:
+    this.channel_secrets = keys.agree(this.channel_private, publics)
+
+
+def _channel(this: RoundState, label: int, *, sending: bool) -> bytes:
+    """The key of one direction between this client and a neighbour."""
+    pair = (this.own, this.neighbours[label])
+    sender, receiver = pair if sending else pair[::-1]
+    secret = this.channel_secrets[label]
+    return keys.derive(secret, b"channel %d to %d" % (sender, receiver), this.session)
+
+
+def mask(this: RoundState, message: bytes, vector: Vector | None, identity: Identity) -> bytes:
+    """Keep the neighbours' shares, and send the vector under all masks."""
+    plan = this.planned
+    values = _checked(vector, this.terms)
+    sharers, sealed = read(message, Kind.DELIVERIES, [None, None])
+    present = _present(this, sharers)
+    delivered = pieces(sealed, SEALED_BYTES)
+    if len(delivered) != len(present):
+        raise TamperedShares(f"{len(delivered)} shares came of {len(present)} neighbours")
+    if len(present) < plan.threshold:
+        raise TooFewNeighbours(f"{len(present)} neighbours shared; {plan.threshold} are needed")
+    if this.terms.malicious and this.own not in read_set(sharers, plan.clients):
+        raise SplitView("the client is not among those who shared, although it did")
+    this.sharers = sharers
+    for label, box in zip(present, delivered, strict=True):
+        opened = keys.unseal(_channel(this, label, sending=False), box, this.session)
+        if len(opened) != SHARES_BYTES:
+            raise TamperedShares("a neighbour sent something else than two shares")
+        this.held[label] = opened
+
+    bits = ring_bits(plan.clients, this.terms.bound)
+    masked = values.astype(element_type(bits))  # modulo a power of two: negative ones wrap
+    add_mask(masked, keys.self_mask_key(this.seed, this.session))
+    secrets = keys.agree(this.mask_private, [this.mask_keys[label] for label in present])
+    for label, secret in zip(present, secrets, strict=True):
+        other = this.neighbours[label]
+        key = keys.pair_mask_key(secret, this.own, other, this.session)
+        add_mask(masked, key, subtract=this.own > other)
+    signature = b""
+    if this.terms.malicious:
+        signature = keys.sign(identity.private, participants_statement(this.session, sharers))
+    this.stage = ClientStage.ENDORSING if this.terms.malicious else ClientStage.OPENING
+    return write(Kind.MASKED_UPDATE, this.session, pack(masked, bits), signature)
+
+
+def _checked(vector: Vector | None, terms: RoundTerms) -> Vector:
+    if vector is None:
+        raise ValueError("vector is missing; this stage sends it")
+    if vector.shape != (terms.size,) or vector.dtype.kind not in "iu":
+        raise ValueError(
+            f"vector must be {terms.size} integers, got {vector.dtype} of shape {vector.shape}"
+        )
+    low, high = int(vector.min()), int(vector.max())
+    if max(-low, high) > terms.bound:
+        raise ValueError(f"vector has entries in [{low}, {high}]; the bound is ±{terms.bound}")
+    return vector
+
+
+def _present(this: RoundState, members: bytes) -> list[int]:
+    """The labels of the neighbours in a set.
+
+    Against a malicious server sets are of the whole roster, so that they can be compared;
+    otherwise of the neighbours alone, so that messages do not grow with the cohort.
+    """
+    if not this.terms.malicious:
+        return sorted(read_set(members, len(this.neighbours)))
+    found = read_set(members, this.planned.clients)
+    return [label for label, index in enumerate(this.neighbours) if index in found]
+
+
+def endorse(this: RoundState, message: bytes, identity: Identity) -> bytes:
+    """Check the survivors, and sign the one set that this client stands by."""
+    plan = this.planned
+    survivors, signatures = read(message, Kind.SURVIVORS, [None, None])
+    found = read_set(survivors, plan.clients)
+    if len(found) < plan.survivors:
+        raise CohortTooSmall(f"{len(found)} clients survived; {plan.survivors} are needed")
+    if not found <= read_set(this.sharers, plan.clients) or this.own not in found:
+        raise SplitView("the survivors are not among those who shared, the client itself with them")
+    alive = _present(this, survivors)
+    _check_alive(this, alive)
+    signed = pieces(signatures, keys.SIGNATURE_BYTES)
+    if len(signed) != len(alive):
+        raise SplitView("not every surviving neighbour has signed whose masks it carries")
+    statement = participants_statement(this.session, this.sharers)
+    for label, signature in zip(alive, signed, strict=True):
+        try:
+            keys.verify(
+                this.identities[this.neighbours[label]], signature, statement, "a masked update"
+            )
+        except ForgedSignature as error:
+            raise SplitView("a neighbour was shown other participants than this client") from error
+    this.survivors = survivors
+    this.stage = ClientStage.OPENING
+    endorsed = survivors_statement(this.session, this.sharers, survivors)
+    return write(Kind.ENDORSEMENT, this.session, keys.sign(identity.private, endorsed))
+
+
+def open_shares(this: RoundState, message: bytes, policy: ClientPolicy) -> bytes:
+    """Open one share for each neighbour: of its seed if it survived, else of its mask key."""
+    survivors, endorsers, signatures = read(message, Kind.OPENING_REQUEST, [None, None, None])
+    if this.terms.malicious:
+        _check_endorsements(this, survivors, endorsers, signatures, policy)
+    alive = _present(this, survivors)
+    if not set(alive) <= set(this.held):
+        raise SplitView("a neighbour is said to survive that never shared")
+    _check_alive(this, alive)
+    return write(
+        Kind.OPENINGS,
+        this.session,
+        b"".join(
+            this.held[label][:SHARE_BYTES] if label in alive else this.held[label][SHARE_BYTES:]
+            for label in sorted(this.held)
+        ),
+    )
+
+
+def _check_alive(this: RoundState, alive: list[int]) -> None:
+    if len(alive) < this.planned.threshold:
+        raise TooFewNeighbours(
+            f"{len(alive)} neighbours survived; {this.planned.threshold} are needed"
+        )
+
+
+def _check_endorsements(
+    this: RoundState, survivors: bytes, endorsers: bytes, signatures: bytes, policy: ClientPolicy
+) -> None:
+    """Make sure that so many stand by these survivors that no other set can have as many."""
+    clients = this.planned.clients
+    if survivors != this.survivors:
+        raise SplitView("shares are asked for other survivors than this client endorsed")
+    who = sorted(read_set(endorsers, clients))
+    signed = pieces(signatures, keys.SIGNATURE_BYTES)
+    if len(signed) != len(who) or not set(who) <= read_set(survivors, clients):
+        raise SplitView("the endorsements are not of the survivors")
+    needed = quorum(clients, policy.adversary)
+    if len(who) < needed:
+        raise SplitView(f"{len(who)} clients endorse the survivors; {needed} are needed")
+    statement = survivors_statement(this.session, this.sharers, survivors)
+    for index, signature in zip(who, signed, strict=True):
+        keys.verify(this.identities[index], signature, statement, "an endorsement")

@@ -1,0 +1,167 @@
+"""The messages of a round as bytes: a version, a kind, what they are bound to, and fields.
+
+Every message is read strictly: another version or kind, a field of the wrong length or anything
+after the end is refused.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from privacy.secure_aggregation._keys import KEY_BYTES, SIGNATURE_BYTES, digest
+from privacy.secure_aggregation.errors import Malformed
+
+_MAGIC = b"BSA\x01"  # the last byte is the version
+_BINDING = 32
+
+
+class Kind(IntEnum):
+    """What a message is; in the order of the round."""
+
+    INVITATION = 1
+    ADVERTISEMENT = 2
+    NEIGHBOURHOOD = 3
+    ROSTER = 4
+    SHARES = 5
+    DELIVERIES = 6
+    MASKED_UPDATE = 7
+    SURVIVORS = 8
+    ENDORSEMENT = 9
+    OPENING_REQUEST = 10
+    OPENINGS = 11
+    STATE = 12
+
+
+def write(kind: Kind, bound_to: bytes, *fields: bytes) -> bytes:
+    """A message: 4 + 1 + 32 bytes, then each field with its length in 8 bytes."""
+    parts = [_MAGIC, bytes([kind]), bound_to]
+    for content in fields:
+        parts += [len(content).to_bytes(8, "little"), content]
+    return b"".join(parts)
+
+
+def kind_of(message: bytes) -> Kind:
+    """What a message says it is.
+
+    Raises
+    ------
+    Malformed
+        If it is no message of this version.
+    """
+    if len(message) < len(_MAGIC) + 1 + _BINDING or not message.startswith(_MAGIC):
+        raise Malformed("not a message of this version of secure aggregation")
+    try:
+        return Kind(message[len(_MAGIC)])
+    except ValueError as error:
+        raise Malformed(f"a message of unknown kind {message[len(_MAGIC)]}") from error
+
+
+def bound_to(message: bytes) -> bytes:
+    """What a message is bound to: its round's terms, or its roster."""
+    kind_of(message)
+    return message[len(_MAGIC) + 1 :][:_BINDING]
+
+
+def read(message: bytes, kind: Kind, lengths: Sequence[int | None]) -> list[bytes]:
+    """The fields of a message, each of the given length (None: any).
+
+    Raises
+    ------
+    Malformed
+        If the message is anything else.
+    """
+    if kind_of(message) is not kind:
+        raise Malformed(f"a message of kind {kind_of(message).name}, not {kind.name}")
+    fields = []
+    place = len(_MAGIC) + 1 + _BINDING
+    for expected in lengths:
+        length = int.from_bytes(message[place : place + 8], "little")
+        content = message[place + 8 : place + 8 + length]
+        if len(content) != length or (expected is not None and length != expected):
+            raise Malformed(f"a field of {kind.name} has the wrong length")
+        fields.append(content)
+        place += 8 + length
+    if place != len(message):
+        raise Malformed(f"{kind.name} goes on after its end")
+    return fields
+
+
+def pieces(content: bytes, size: int) -> list[bytes]:
+    """Cut bytes into pieces of equal size.
+
+    Raises
+    ------
+    Malformed
+        If they do not come out even.
+    """
+    if len(content) % size:
+        raise Malformed(f"{len(content)} bytes are no whole number of pieces of {size}")
+    return [content[start : start + size] for start in range(0, len(content), size)]
+
+
+def write_set(members: Iterable[int], size: int) -> bytes:
+    """A set of numbers below ``size``, one bit each."""
+    bits = bytearray(-(-size // 8))
+    for member in members:
+        bits[member >> 3] |= 1 << (member & 7)
+    return bytes(bits)
+
+
+def read_set(content: bytes, size: int) -> frozenset[int]:
+    """Read what ``write_set`` wrote.
+
+    Raises
+    ------
+    Malformed
+        If it has another length, or a bit beyond the end.
+    """
+    if len(content) != -(-size // 8):
+        raise Malformed("a set has the wrong length")
+    found = frozenset(
+        8 * place + bit for place, byte in enumerate(content) for bit in range(8) if byte >> bit & 1
+    )
+    if found and max(found) >= size:
+        raise Malformed("a set names somebody beyond its end")
+    return found
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A client's keys for one round, signed by its identity."""
+
+    identity: bytes
+    mask_key: bytes
+    channel_key: bytes
+    signature: bytes
+
+    SIZE = 3 * KEY_BYTES + SIGNATURE_BYTES
+
+    def to_bytes(self) -> bytes:
+        """160 bytes."""
+        return self.identity + self.mask_key + self.channel_key + self.signature
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Announcement":
+        """Read what ``to_bytes`` wrote; the caller has seen to the length."""
+        identity, mask_key, channel_key = pieces(content[: 3 * KEY_BYTES], KEY_BYTES)
+        return cls(identity, mask_key, channel_key, content[3 * KEY_BYTES :])
+
+    @staticmethod
+    def statement_of(terms_digest: bytes, mask_key: bytes, channel_key: bytes) -> bytes:
+        """What the signature is of."""
+        return digest(b"announcement", terms_digest, mask_key, channel_key)
+
+
+def participants_statement(session: bytes, sharers: bytes) -> bytes:
+    """What a client signs with its masked update: whose masks it may carry."""
+    return digest(b"participants", session, sharers)
+
+
+def survivors_statement(session: bytes, sharers: bytes, survivors: bytes) -> bytes:
+    """What a client signs when it endorses the survivors."""
+    return digest(b"survivors", session, sharers, survivors)
+
+
+def session_of(terms_digest: bytes, plan: bytes, roster: bytes) -> bytes:
+    """What everything after the roster is bound to."""
+    return digest(b"session", terms_digest, plan, roster)

@@ -1,0 +1,123 @@
+"""What a client remembers of the round that it is in."""
+
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from privacy.secure_aggregation._keys import KEY_BYTES, SEAL_BYTES
+from privacy.secure_aggregation._messages import Kind, pieces, read, read_set, write, write_set
+from privacy.secure_aggregation._shamir import SHARE_BYTES
+from privacy.secure_aggregation.plan import RoundPlan
+from privacy.secure_aggregation.terms import RoundTerms
+
+SHARES_BYTES = 2 * SHARE_BYTES  # of the self-mask's seed, and of the mask key
+SEALED_BYTES = SHARES_BYTES + SEAL_BYTES
+INDEX_BYTES = 4
+
+
+class ClientStage(IntEnum):
+    """What a client does next."""
+
+    WAITING = 0
+    """It is in no round; an invitation comes next."""
+    SHARING = 1
+    """It has announced its keys; the roster comes next."""
+    MASKING = 2
+    """It has shared its secrets; others' shares come next, and its vector is needed."""
+    ENDORSING = 3
+    """It has sent its masked vector; the survivors come next (malicious server only)."""
+    OPENING = 4
+    """The request to open shares comes next."""
+
+
+@dataclass
+class RoundState:
+    """The state of a round, secrets included; an index is a place in the round's roster."""
+
+    stage: ClientStage
+    terms: RoundTerms
+    mask_private: bytes = field(repr=False)
+    channel_private: bytes = field(repr=False)
+    plan: RoundPlan | None = None
+    session: bytes = bytes(32)
+    own: int = 0
+    neighbours: list[int] = field(default_factory=list)
+    mask_keys: list[bytes] = field(default_factory=list)
+    channel_secrets: list[bytes] = field(default_factory=list, repr=False)
+    identities: list[bytes] = field(default_factory=list)
+    seed: bytes = field(default=bytes(SHARE_BYTES), repr=False)
+    sharers: bytes = b""
+    held: dict[int, bytes] = field(default_factory=dict, repr=False)
+    survivors: bytes = b""
+
+    @property
+    def planned(self) -> RoundPlan:
+        """The plan, which every stage after the first has."""
+        if self.plan is None:
+            raise RuntimeError("the round has no plan yet")
+        return self.plan
+
+    def to_bytes(self) -> bytes:
+        """The state, secrets included: it must not leave the client."""
+        labels = sorted(self.held)
+        return write(
+            Kind.STATE,
+            self.session,
+            bytes([self.stage]),
+            self.terms.to_bytes(),
+            self.mask_private,
+            self.channel_private,
+            b"" if self.plan is None else self.plan.to_bytes(),
+            struct.pack(f"<{1 + len(self.neighbours)}I", self.own, *self.neighbours),
+            b"".join(self.mask_keys),
+            b"".join(self.channel_secrets),
+            b"".join(self.identities),
+            self.seed,
+            self.sharers,
+            write_set(labels, len(self.neighbours)),
+            b"".join(self.held[label] for label in labels),
+            self.survivors,
+        )
+
+    @classmethod
+    def from_bytes(cls, encoded: bytes) -> "RoundState":
+        """Read what ``to_bytes`` wrote.
+
+        Raises
+        ------
+        Malformed
+            If it is not that.
+        """
+        secrets = [KEY_BYTES, KEY_BYTES]
+        fields = read(
+            encoded, Kind.STATE, [1, None, *secrets, *[None] * 5, SHARE_BYTES, *[None] * 4]
+        )
+        stage, terms, mask_private, channel_private, plan = fields[:5]
+        indices, mask_keys, channel_secrets, identities, seed = fields[5:10]
+        sharers, labels, held, survivors = fields[10:]
+        own, *neighbours = (
+            int.from_bytes(index, "little") for index in pieces(indices, INDEX_BYTES)
+        )
+        return cls(
+            stage=ClientStage(stage[0]),
+            terms=RoundTerms.from_bytes(terms),
+            mask_private=mask_private,
+            channel_private=channel_private,
+            plan=RoundPlan.from_bytes(plan) if plan else None,
+            session=encoded[5:37],
+            own=own,
+            neighbours=neighbours,
+            mask_keys=pieces(mask_keys, KEY_BYTES),
+            channel_secrets=pieces(channel_secrets, KEY_BYTES),
+            identities=pieces(identities, KEY_BYTES),
+            seed=seed,
+            sharers=sharers,
+            held=dict(
+                zip(
+                    sorted(read_set(labels, len(neighbours))),
+                    pieces(held, SHARES_BYTES),
+                    strict=True,
+                )
+            ),
+            survivors=survivors,
+        )

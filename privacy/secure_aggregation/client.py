@@ -1,0 +1,211 @@
+"""The client's side of a round: it answers the server's messages, or refuses by name."""
+
+import struct
+
+from privacy.mechanisms import Randomness, SystemRandomness
+from privacy.secure_aggregation import _client_round as stages
+from privacy.secure_aggregation._client_round import Vector
+from privacy.secure_aggregation._messages import Kind, bound_to, kind_of, read, write
+from privacy.secure_aggregation._round_state import ClientStage, RoundState
+from privacy.secure_aggregation.errors import (
+    AlreadyTookPart,
+    BothShares,
+    CohortTooSmall,
+    Malformed,
+    MalformedRequest,
+    Refused,
+    UnacceptableTerms,
+    WrongRound,
+    WrongStage,
+)
+from privacy.secure_aggregation.terms import RUN_BYTES, ClientPolicy, Identity, RoundTerms
+
+_SEEN = struct.Struct(f"<{RUN_BYTES}sQ")
+_EXPECTED = {
+    Kind.NEIGHBOURHOOD: ClientStage.SHARING,
+    Kind.ROSTER: ClientStage.SHARING,
+    Kind.DELIVERIES: ClientStage.MASKING,
+    Kind.SURVIVORS: ClientStage.ENDORSING,
+    Kind.OPENING_REQUEST: ClientStage.OPENING,
+}
+
+
+class SecureClient:
+    """One client, over any number of rounds.
+
+    ``answer`` takes each message of the server and returns what to send back. Between messages
+    the client can be put away with ``to_bytes`` and taken up again with ``from_bytes``.
+
+    **Guarantee.** Against the adversary of the policy the server learns of this client's vector
+    nothing but its part in the sum of at least ``minimum_cohort`` clients of the round, except
+    with probability 2⁻⁴⁰ a round.
+
+    **Assumptions.** X25519, HKDF-SHA256, AES and Ed25519 are secure; the operating system's
+    randomness is unpredictable; no more clients collude than the policy says; the state is not
+    rolled back between messages. Against an honest-but-curious server: it is that, and who drops
+    out does not depend on who neighbours whom.
+
+    **Not covered.** What the sum itself gives away (that is what noise is for); a wrong sum;
+    denial of service; who takes part, and the sizes and times of messages.
+
+    Parameters
+    ----------
+    policy : ClientPolicy
+        What it insists on.
+    identity : Identity, optional
+        Its lasting identity. Default: a new one, which is enough against an honest-but-curious
+        server.
+    randomness : Randomness, optional
+        Default: the operating system's. A seeded one is for tests; it voids all protection.
+    """
+
+    def __init__(
+        self,
+        policy: ClientPolicy,
+        *,
+        identity: Identity | None = None,
+        randomness: Randomness | None = None,
+    ) -> None:
+        self._policy = policy
+        self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
+        self._identity = identity or Identity.draw(self._randomness)
+        self._last: dict[bytes, int] = {}
+        self._opened = b""
+        self._round: RoundState | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Who it is."""
+        return self._identity
+
+    @property
+    def stage(self) -> ClientStage:
+        """What it does next; in ``MASKING`` its vector is needed."""
+        return ClientStage.WAITING if self._round is None else self._round.stage
+
+    def answer(self, message: bytes, vector: Vector | None = None) -> bytes:
+        """Answer one message of the server.
+
+        Parameters
+        ----------
+        message : bytes
+            What the server sent.
+        vector : ndarray of integers, shape (size,), optional
+            This client's contribution; needed in stage ``MASKING``, and only used there.
+
+        Returns
+        -------
+        bytes
+            What to send to the server.
+
+        Raises
+        ------
+        Refused
+            If the server asks for what would cost the client its protection, by the name of the
+            reason. The client leaves the round and forgets its secrets.
+        ValueError
+            If the vector is missing or not as the terms say; the round goes on.
+        """
+        try:
+            return self._answer(message, vector)
+        except Refused:
+            self._round = None
+            raise
+        except Malformed as error:
+            self._round = None
+            raise MalformedRequest(str(error)) from error
+
+    def _answer(self, message: bytes, vector: Vector | None) -> bytes:
+        kind = kind_of(message)
+        if kind is Kind.INVITATION:
+            return self._accept(message)
+        this = self._at(kind, bound_to(message))
+        if kind in (Kind.NEIGHBOURHOOD, Kind.ROSTER):
+            return stages.share(this, kind, message, self._policy, self._identity, self._randomness)
+        if kind is Kind.DELIVERIES:
+            return stages.mask(this, message, vector, self._identity)
+        if kind is Kind.SURVIVORS:
+            return stages.endorse(this, message, self._identity)
+        opened = stages.open_shares(this, message, self._policy)
+        self._opened, self._round = this.session, None
+        return opened
+
+    def _at(self, kind: Kind, binding: bytes) -> RoundState:
+        """The round that a message belongs to, if it is this one and this stage."""
+        this, expected = self._round, _EXPECTED.get(kind)
+        if expected is None:
+            raise MalformedRequest(f"a server does not send {kind.name}")
+        if kind is Kind.OPENING_REQUEST and binding == self._opened:
+            raise BothShares(
+                "shares of this round were opened before; for another set of survivors they "
+                "would give away both kinds"
+            )
+        if this is None:
+            raise WrongStage(f"{kind.name} came, but the client is in no round")
+        first = expected is ClientStage.SHARING  # the only stage before there is a roster
+        if binding != (this.terms.digest if first else this.session):
+            raise WrongRound(f"{kind.name} is bound to another round or roster than the client's")
+        if this.stage is not expected:
+            raise WrongStage(f"{kind.name} came where {this.stage.name} is next")
+        return this
+
+    def _accept(self, message: bytes) -> bytes:
+        (encoded,) = read(message, Kind.INVITATION, [None])
+        terms = RoundTerms.from_bytes(encoded)
+        if bound_to(message) != terms.digest:
+            raise WrongRound("an invitation that is bound to other terms than its own")
+        if self._last.get(terms.run, 0) >= terms.number:
+            raise AlreadyTookPart(
+                f"round {terms.number} of this run came after round {self._last[terms.run]}"
+            )
+        if terms.server is not self._policy.adversary.server:
+            raise UnacceptableTerms(
+                f"the round is made for a {terms.server.value} server; this client expects a "
+                f"{self._policy.adversary.server.value} one"
+            )
+        if terms.minimum < self._policy.minimum_cohort:
+            raise CohortTooSmall(
+                f"the round opens the sum of {terms.minimum} clients; this client wants at least "
+                f"{self._policy.minimum_cohort}"
+            )
+        self._last[terms.run] = terms.number
+        self._round, announcement = stages.announce(terms, self._identity, self._randomness)
+        return announcement
+
+    def to_bytes(self) -> bytes:
+        """All that it remembers, but for its policy and identity.
+
+        Holds the secrets of the round it is in: it must not leave the client.
+        """
+        return write(
+            Kind.STATE,
+            bytes(32),
+            b"".join(_SEEN.pack(run, number) for run, number in self._last.items()),
+            self._opened,
+            b"" if self._round is None else self._round.to_bytes(),
+        )
+
+    @classmethod
+    def from_bytes(
+        cls,
+        state: bytes,
+        policy: ClientPolicy,
+        *,
+        identity: Identity,
+        randomness: Randomness | None = None,
+    ) -> "SecureClient":
+        """Take up a client that ``to_bytes`` put away.
+
+        Raises
+        ------
+        Malformed
+            If the state is not that.
+        """
+        client = cls(policy, identity=identity, randomness=randomness)
+        seen, client._opened, this = read(state, Kind.STATE, [None, None, None])
+        try:
+            client._last = dict(_SEEN.iter_unpack(seen))
+        except struct.error as error:
+            raise Malformed("not the state of a client") from error
+        client._round = RoundState.from_bytes(this) if this else None
+        return client

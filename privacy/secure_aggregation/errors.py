@@ -1,0 +1,94 @@
+"""What goes wrong in secure aggregation, each by its name.
+
+A client raises a ``Refused`` and answers nothing; it takes no further part in the round. A
+server raises ``RejectedMessage`` for one client's message and goes on without that client, or
+``RoundAborted``, and nothing of the round is opened.
+"""
+
+
+class SecureAggregationError(Exception):
+    """The root of all of them."""
+
+
+class Malformed(SecureAggregationError, ValueError):
+    """Bytes that are no message of this version and kind."""
+
+
+class Refused(SecureAggregationError):
+    """A client will not do what the server asks."""
+
+
+class MalformedRequest(Refused, Malformed):
+    """The server sent bytes that are no message of this version and kind."""
+
+
+class UnacceptableTerms(Refused):
+    """The round's terms are weaker than the client's own policy."""
+
+
+class CohortTooSmall(UnacceptableTerms):
+    """Fewer clients, or survivors, than the client's own minimum."""
+
+
+class ThresholdTooLow(UnacceptableTerms):
+    """The graph or threshold does not hold off the adversary that the client assumes."""
+
+
+class AlreadyTookPart(Refused):
+    """The client is asked into a round of this run that it was in, or into an earlier one."""
+
+
+class WrongRound(Refused):
+    """A message of another round, or of other terms, than the one the client is in."""
+
+
+class WrongStage(Refused):
+    """A message of a stage that is over (a replay) or has not begun."""
+
+
+class BothShares(WrongStage):
+    """A second request to open shares: with another set of survivors it would give both kinds."""
+
+
+class UnknownIdentity(Refused):
+    """A roster that names somebody who is not among the pinned identities."""
+
+
+class ForgedSignature(Refused):
+    """A signature that the named identity did not make."""
+
+
+class InconsistentRoster(Refused):
+    """A roster that names somebody twice, or not the client itself, or keys it did not send."""
+
+
+class WeakKey(Refused):
+    """A public key of small order."""
+
+
+class TamperedShares(Refused):
+    """Relayed shares that were altered, misdirected, or made under another roster."""
+
+
+class TooFewNeighbours(Refused):
+    """Fewer neighbours delivered shares, or survived, than the threshold."""
+
+
+class SplitView(Refused):
+    """The server shows different clients different sets of participants or survivors."""
+
+
+class RejectedMessage(SecureAggregationError):
+    """One client's message cannot be used; the round goes on without it."""
+
+
+class RoundAborted(SecureAggregationError):
+    """The round ends and opens nothing."""
+
+
+class TooFewClients(RoundAborted):
+    """Too few clients are left for the sum to be opened."""
+
+
+class OpeningFailed(RoundAborted):
+    """A client shared something else than it committed to, so its mask cannot be removed."""

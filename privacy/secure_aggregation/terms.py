@@ -1,0 +1,192 @@
+"""What a round is about, whom it must withstand, and what a client insists on."""
+
+import math
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from privacy.mechanisms import Randomness, SystemRandomness
+from privacy.secure_aggregation._keys import KEY_BYTES, digest, verifying_key
+from privacy.secure_aggregation._ring import ring_bits
+from privacy.secure_aggregation.errors import Malformed
+
+RUN_BYTES = 16
+_LARGEST_SIZE = 1 << 32
+_LARGEST_COHORT = 1 << 20
+_FORM = struct.Struct("<16sQQQIB")
+
+
+class ServerModel(Enum):
+    """What the server may do."""
+
+    HONEST_BUT_CURIOUS = "honest-but-curious"
+    """It follows the protocol, and reads all that passes through it."""
+
+    MALICIOUS = "malicious"
+    """It sends whatever it likes to whomever it likes."""
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """Whom a round must withstand: the server together with some clients.
+
+    Parameters
+    ----------
+    server : ServerModel
+        What the server may do.
+    corrupt : float
+        The largest share of a round's clients that may collude with it, in [0, 0.5).
+    """
+
+    server: ServerModel = ServerModel.HONEST_BUT_CURIOUS
+    corrupt: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.corrupt < 0.5:
+            raise ValueError(f"corrupt is {self.corrupt}; a share of clients in [0, 0.5)")
+
+    def corrupted(self, clients: int) -> int:
+        """How many of so many clients may collude with the server, rounded up."""
+        return math.ceil(self.corrupt * clients)
+
+
+@dataclass(frozen=True)
+class RoundTerms:
+    """The public terms of one round; every key and signature of the round is bound to them.
+
+    Parameters
+    ----------
+    run : bytes
+        16 bytes that name the run.
+    number : int
+        The round, at least 1; it only ever grows within a run.
+    size : int
+        How many entries a vector has.
+    bound : int
+        The largest absolute value of an entry, at least 1.
+    minimum : int
+        The fewest clients whose sum may be opened, at least 3.
+    server : ServerModel
+        Which of the two protocols is followed.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+    """
+
+    run: bytes
+    number: int
+    size: int
+    bound: int
+    minimum: int
+    server: ServerModel = ServerModel.HONEST_BUT_CURIOUS
+
+    def __post_init__(self) -> None:
+        if len(self.run) != RUN_BYTES:
+            raise ValueError(f"run has {len(self.run)} bytes; it must have {RUN_BYTES}")
+        for name, smallest, largest in (
+            ("number", 1, 1 << 62),
+            ("size", 1, _LARGEST_SIZE),
+            ("bound", 1, 1 << 60),
+            ("minimum", 3, _LARGEST_COHORT),
+        ):
+            value = getattr(self, name)
+            if not smallest <= value <= largest:
+                raise ValueError(f"{name} is {value}; it must lie in [{smallest}, {largest}]")
+        ring_bits(self.minimum, self.bound)
+
+    @property
+    def malicious(self) -> bool:
+        """Whether the protocol that withstands a malicious server is followed."""
+        return self.server is ServerModel.MALICIOUS
+
+    def to_bytes(self) -> bytes:
+        """The terms as they are sent."""
+        return _FORM.pack(
+            self.run, self.number, self.size, self.bound, self.minimum, int(self.malicious)
+        )
+
+    @classmethod
+    def from_bytes(cls, encoded: bytes) -> "RoundTerms":
+        """Read what ``to_bytes`` wrote.
+
+        Raises
+        ------
+        Malformed
+            If it is not that.
+        """
+        try:
+            run, number, size, bound, minimum, malicious = _FORM.unpack(encoded)
+            server = (ServerModel.HONEST_BUT_CURIOUS, ServerModel.MALICIOUS)[malicious]
+            return cls(run, number, size, bound, minimum, server)
+        except (struct.error, ValueError, IndexError) as error:
+            raise Malformed(f"not the terms of a round: {error}") from error
+
+    @property
+    def digest(self) -> bytes:
+        """What keys and signatures are bound to."""
+        return digest(b"terms", self.to_bytes())
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A client's lasting Ed25519 identity, which others pin.
+
+    Parameters
+    ----------
+    private : bytes
+        The private key, 32 bytes; never shown.
+    """
+
+    private: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.private) != KEY_BYTES:
+            raise ValueError(f"private has {len(self.private)} bytes; it must have {KEY_BYTES}")
+
+    @classmethod
+    def draw(cls, randomness: Randomness | None = None) -> "Identity":
+        """A new identity, from the operating system's randomness."""
+        return cls((randomness or SystemRandomness()).bytes(KEY_BYTES))
+
+    @property
+    def public(self) -> bytes:
+        """The public key that others pin, 32 bytes."""
+        return verifying_key(self.private)
+
+
+@dataclass(frozen=True)
+class ClientPolicy:
+    """What a client insists on, whatever the server asks.
+
+    Parameters
+    ----------
+    minimum_cohort : int
+        The fewest clients, itself included, in whose sum its update may be opened; at least 3.
+    adversary : Adversary
+        Whom it wants to be protected from.
+    identities : iterable of bytes, optional
+        The pinned Ed25519 public keys of all who may take part. Needed, and only used, against
+        a malicious server.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range, or identities are missing against a malicious server.
+    """
+
+    minimum_cohort: int
+    adversary: Adversary = Adversary()
+    identities: Iterable[bytes] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.minimum_cohort < 3:
+            raise ValueError(f"minimum_cohort is {self.minimum_cohort}; it must be at least 3")
+        object.__setattr__(self, "identities", frozenset(self.identities))
+        if self.adversary.server is ServerModel.MALICIOUS and not self.identities:
+            raise ValueError(
+                "identities is empty; without pinned identities a malicious server can play all "
+                "other clients itself"
+            )

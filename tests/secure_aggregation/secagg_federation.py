@@ -1,0 +1,92 @@
+"""A federation in one process: clients, a server, and somebody in between who drops messages."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from privacy.secure_aggregation import (
+    Adversary,
+    ClientPolicy,
+    ClientStage,
+    Identity,
+    RoundTerms,
+    SecureClient,
+    SecureServer,
+    ServerModel,
+)
+
+Vectors = Mapping[int, npt.NDArray[np.int64]]
+RUN = bytes(range(16))
+HONEST = Adversary(ServerModel.HONEST_BUT_CURIOUS, corrupt=0.1)
+MALICIOUS = Adversary(ServerModel.MALICIOUS, corrupt=0.1)
+
+
+class Federation:
+    """Clients with identities, and how to play rounds with them."""
+
+    def __init__(self, count: int, adversary: Adversary = HONEST, *, minimum: int = 3) -> None:
+        identities = [Identity.draw() for _ in range(count)]
+        self.identities = [identity.public for identity in identities]
+        self.adversary = adversary
+        self.minimum = minimum
+        self.policy = ClientPolicy(
+            minimum_cohort=minimum, adversary=adversary, identities=self.identities
+        )
+        self.clients = {
+            node: SecureClient(self.policy, identity=identity)
+            for node, identity in enumerate(identities)
+        }
+
+    def terms(self, size: int, *, bound: int = 100, number: int = 1) -> RoundTerms:
+        return RoundTerms(RUN, number, size, bound, self.minimum, self.adversary.server)
+
+    def server(self, terms: RoundTerms, *, dropout: float = 0.3) -> SecureServer:
+        return SecureServer(
+            terms, adversary=self.adversary, dropout=dropout, identities=self.identities
+        )
+
+    def invite(self, server: SecureServer) -> dict[int, bytes]:
+        return dict.fromkeys(self.clients, server.invitation())
+
+    def exchange(
+        self,
+        server: SecureServer,
+        messages: Mapping[int, bytes],
+        vectors: Vectors,
+        present: Callable[[int], bool] = lambda node: True,
+    ) -> dict[int, bytes]:
+        """Play one stage: everyone who is present answers."""
+        for node, message in messages.items():
+            if present(node):
+                client = self.clients[node]
+                vector = vectors[node] if client.stage is ClientStage.MASKING else None
+                server.receive(node, client.answer(message, vector))
+        return server.advance()
+
+    def play(
+        self,
+        server: SecureServer,
+        vectors: Vectors,
+        present: Callable[[int, int], bool] = lambda stage, node: True,
+    ) -> npt.NDArray[np.int64]:
+        """Play a whole round; ``present(stage, node)`` says who answers."""
+        messages, stage = self.invite(server), 0
+        while messages:
+            messages = self.exchange(
+                server, messages, vectors, lambda node, stage=stage: present(stage, node)
+            )
+            stage += 1
+        return server.open()
+
+    def play_to(self, server: SecureServer, vectors: Vectors, stage: int) -> dict[int, bytes]:
+        """Play the first stages; the messages of ``stage`` are returned and not yet delivered."""
+        messages = self.invite(server)
+        for _ in range(stage):
+            messages = self.exchange(server, messages, vectors)
+        return messages
+
+
+def draw_vectors(count: int, size: int, bound: int = 100, seed: int = 0) -> Vectors:
+    generator = np.random.default_rng(seed)
+    return {node: generator.integers(-bound, bound + 1, size) for node in range(count)}

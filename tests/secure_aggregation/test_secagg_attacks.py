@@ -1,0 +1,522 @@
+"""What a server may not do: each attack is refused by the client, by name."""
+
+import pytest
+from secagg_federation import HONEST, MALICIOUS, RUN, Federation, draw_vectors
+
+from privacy.secure_aggregation import (
+    AlreadyTookPart,
+    BothShares,
+    ClientStage,
+    CohortTooSmall,
+    ForgedSignature,
+    Identity,
+    InconsistentRoster,
+    MalformedRequest,
+    OpeningFailed,
+    RejectedMessage,
+    RoundPlan,
+    RoundTerms,
+    SecureClient,
+    SplitView,
+    TamperedShares,
+    ThresholdTooLow,
+    TooFewNeighbours,
+    UnacceptableTerms,
+    UnknownIdentity,
+    WeakKey,
+    WrongRound,
+    WrongStage,
+)
+from privacy.secure_aggregation._keys import sign
+from privacy.secure_aggregation._messages import (
+    Announcement,
+    Kind,
+    bound_to,
+    kind_of,
+    read,
+    read_set,
+    survivors_statement,
+    write,
+    write_set,
+)
+
+BOTH = pytest.mark.parametrize("adversary", [HONEST, MALICIOUS], ids=lambda a: a.server.value)
+COUNT, SIZE = 12, 9
+
+
+def rewritten(message, change):
+    """The message with its fields changed by a careful server."""
+    kind = kind_of(message)
+    fields = []
+    place = 37
+    while place < len(message):
+        length = int.from_bytes(message[place : place + 8], "little")
+        fields.append(message[place + 8 : place + 8 + length])
+        place += 8 + length
+    return write(kind, bound_to(message), *change(*fields))
+
+
+class Round:
+    """A round played up to a stage, and what its client 0 would be sent next."""
+
+    def __init__(self, adversary, stage):
+        self.federation = Federation(COUNT, adversary)
+        self.vectors = draw_vectors(COUNT, SIZE)
+        self.server = self.federation.server(self.federation.terms(SIZE))
+        self.messages = self.federation.play_to(self.server, self.vectors, stage)
+        self.client = self.federation.clients[0]
+        self.message = self.messages[0]
+
+    def refuses(self, error, message, match=None):
+        with pytest.raises(error, match=match) as caught:
+            self.client.answer(message, self.vectors[0])
+        assert type(caught.value) is error
+        assert self.client.stage is ClientStage.WAITING  # it has left, its secrets forgotten
+
+
+OPENING = {HONEST: 3, MALICIOUS: 4}
+
+
+# Both shares, replays, other rounds ---------------------------------------------------------------
+
+
+@BOTH
+def test_a_second_request_would_give_both_shares_and_is_refused(adversary):
+    this = Round(adversary, OPENING[adversary])
+    client = this.client
+    client.answer(this.message)
+
+    def without_one(survivors, *rest):
+        size = COUNT if this.federation.adversary is MALICIOUS else 8 * len(survivors)
+        members = sorted(
+            place for place in range(8 * len(survivors)) if survivors[place >> 3] >> (place & 7) & 1
+        )
+        return write_set(members[1:], size), *rest
+
+    for again in (this.message, rewritten(this.message, without_one)):
+        this.refuses(BothShares, again)
+    # Nor after it was put away and taken up again.
+    this.client = SecureClient.from_bytes(
+        client.to_bytes(), this.federation.policy, identity=client.identity
+    )
+    this.refuses(BothShares, this.message)
+
+
+@BOTH
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_replayed_stage_is_refused(adversary, stage):
+    this = Round(adversary, stage)
+    this.client.answer(this.message, this.vectors[0])
+    with pytest.raises(WrongStage):
+        this.client.answer(this.message, this.vectors[0])
+    assert this.client.stage is ClientStage.WAITING
+
+
+def test_replayed_survivors_are_refused():
+    this = Round(MALICIOUS, 3)
+    this.client.answer(this.message)
+    this.refuses(WrongStage, this.message)
+
+
+@BOTH
+def test_a_skipped_stage_is_refused(adversary):
+    this = Round(adversary, 2)
+    skipped = write(Kind.OPENING_REQUEST, bound_to(this.message), b"", b"", b"")
+    this.refuses(WrongStage, skipped)
+
+
+@BOTH
+def test_a_client_takes_part_once(adversary):
+    this = Round(adversary, 0)
+    this.client.answer(this.message)
+    this.refuses(AlreadyTookPart, this.message)
+    federation = this.federation
+    this.refuses(
+        AlreadyTookPart, federation.server(federation.terms(SIZE + 1, number=1)).invitation()
+    )
+    later = federation.server(federation.terms(SIZE, number=5)).invitation()
+    this.client.answer(later)
+    earlier = federation.server(federation.terms(SIZE, number=4)).invitation()
+    this.refuses(AlreadyTookPart, earlier)
+
+
+@BOTH
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_rounds_are_not_mixed(adversary, stage):
+    one = Round(adversary, stage)
+    terms = one.federation.terms(SIZE, number=2)
+    other = one.federation.play_to(one.federation.server(terms), one.vectors, stage)
+    first = one.message
+    with pytest.raises((WrongRound, WrongStage)) as caught:
+        one.client.answer(first, one.vectors[0])  # it is in round 2 now
+    assert type(caught.value) is WrongRound
+    assert kind_of(other[0]) is kind_of(first)
+
+
+def test_an_invitation_to_other_terms_than_it_is_bound_to_is_refused():
+    this = Round(HONEST, 0)
+    other = RoundTerms(RUN, 1, SIZE, 7, 3)
+    this.refuses(
+        WrongRound,
+        write(Kind.INVITATION, other.digest, *read(this.message, Kind.INVITATION, [None])),
+    )
+
+
+@BOTH
+def test_garbage_is_refused(adversary):
+    for change in (
+        lambda message: b"",
+        lambda message: message[:-1],
+        lambda message: message + b"\0",
+        lambda message: b"BSA\x02" + message[4:],
+        lambda message: message[:4] + b"\xff" + message[5:],
+        lambda message: message[:4] + bytes([Kind.OPENINGS]) + message[5:],
+    ):
+        this = Round(adversary, 1)
+        this.refuses(MalformedRequest, change(this.message))
+
+
+# Cohorts and thresholds ---------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_shrunk_cohort_is_refused(adversary):
+    federation = Federation(COUNT, adversary, minimum=10)
+    client = federation.clients[0]
+    small = RoundTerms(RUN, 1, SIZE, 100, 9, adversary.server)
+    with pytest.raises(CohortTooSmall, match="at least 10"):
+        client.answer(federation.server(small).invitation())
+
+    # The terms are right, the plan is not.
+    this = Round(adversary, 1)
+    this.federation.minimum = 10
+    terms = this.federation.terms(SIZE, number=2)
+    server = this.federation.server(terms, dropout=0.1)
+    messages = this.federation.play_to(server, this.vectors, 1)
+
+    def shrink(plan, listed):
+        planned = RoundPlan.from_bytes(plan)
+        lower = RoundPlan(planned.clients, planned.neighbours, planned.threshold, 9)
+        return lower.to_bytes(), listed
+
+    this.refuses(CohortTooSmall, rewritten(messages[0], shrink))
+
+
+@BOTH
+def test_a_lowered_threshold_is_refused(adversary):
+    this = Round(adversary, 1)
+
+    def lower(plan, listed):
+        planned = RoundPlan.from_bytes(plan)
+        return RoundPlan(
+            planned.clients, planned.neighbours, 1, planned.survivors
+        ).to_bytes(), listed
+
+    this.refuses(ThresholdTooLow, rewritten(this.message, lower))
+
+
+def test_a_round_for_another_server_is_refused():
+    for mine, theirs in ((MALICIOUS, HONEST), (HONEST, MALICIOUS)):
+        this = Round(mine, 0)
+        terms = RoundTerms(RUN, 1, SIZE, 100, 3, theirs.server)
+        this.refuses(UnacceptableTerms, write(Kind.INVITATION, terms.digest, terms.to_bytes()))
+
+
+@BOTH
+def test_too_few_deliveries_are_refused(adversary):
+    this = Round(adversary, 2)
+
+    def fewer(sharers, sealed):
+        everybody = COUNT if adversary is MALICIOUS else len(sealed) // 92
+        kept = [0] if adversary is MALICIOUS else [0, 1]
+        neighbours = this.client._round.neighbours
+        if adversary is MALICIOUS:
+            kept = [this.client._round.own, *neighbours[:2]]
+        return write_set(kept, everybody), sealed[: 2 * 92]
+
+    this.refuses(TooFewNeighbours, rewritten(this.message, fewer))
+
+
+def test_too_few_survivors_are_refused():
+    this = Round(HONEST, 3)
+    size = len(this.client._round.neighbours)
+    this.refuses(
+        TooFewNeighbours, rewritten(this.message, lambda *_: (write_set([0], size), b"", b""))
+    )
+    this = Round(MALICIOUS, 3)
+    few = write_set([this.client._round.own], COUNT)
+    this.refuses(CohortTooSmall, rewritten(this.message, lambda *_: (few, b"")))
+
+
+# Split views --------------------------------------------------------------------------------------
+
+
+def without(content, *indices):
+    return write_set(read_set(content, COUNT) - set(indices), COUNT)
+
+
+def test_two_groups_cannot_be_shown_different_survivors():
+    """Each group endorses the survivors that it was shown; neither reaches the quorum."""
+    this = Round(MALICIOUS, 3)
+    state = {node: client._round for node, client in this.federation.clients.items()}
+    half = {node for node in this.messages if state[node].own < COUNT // 2}
+    sets, endorsements = {}, {}
+    for node, message in this.messages.items():
+        victim = 0 if node not in half else COUNT - 1
+
+        def hide(survivors, signatures, victim=victim, own=state[node]):
+            present = [i for i in own.neighbours if i in read_set(survivors, COUNT)]
+            kept = [place for place, index in enumerate(present) if index != victim]
+            return without(survivors, victim), b"".join(
+                signatures[64 * place :][:64] for place in kept
+            )
+
+        answer = this.federation.clients[node].answer(rewritten(message, hide))
+        sets[node] = state[node].survivors
+        endorsements[node] = read(answer, Kind.ENDORSEMENT, [64])[0]
+    assert len(set(sets.values())) == 2
+    for node in this.messages:
+        # The server passes on all that it has for this group, and the other group's as well.
+        for group in (half, set(this.messages) - half):
+            chosen = sorted(group, key=lambda other: state[other].own)
+            request = write(
+                Kind.OPENING_REQUEST,
+                state[node].session,
+                sets[node],
+                write_set([state[other].own for other in chosen], COUNT),
+                b"".join(endorsements[other] for other in chosen),
+            )
+            with pytest.raises(SplitView, match=r"needed|not of the survivors") as caught:
+                SecureClient.from_bytes(
+                    this.federation.clients[node].to_bytes(),
+                    this.federation.policy,
+                    identity=this.federation.clients[node].identity,
+                ).answer(request)
+            assert type(caught.value) is SplitView
+
+
+def test_endorsements_of_other_survivors_do_not_count():
+    this = Round(MALICIOUS, 4)
+    state = this.client._round
+    other = survivors_statement(state.session, state.sharers, without(state.survivors, 3))
+    by_index = {c._round.own: c for c in this.federation.clients.values()}
+    forged = b"".join(sign(by_index[i].identity.private, other) for i in range(COUNT))
+    this.refuses(ForgedSignature, rewritten(this.message, lambda s, e, _: (s, e, forged)))
+
+
+def test_survivors_cannot_change_between_endorsing_and_opening():
+    this = Round(MALICIOUS, 4)
+    this.refuses(SplitView, rewritten(this.message, lambda s, *rest: (without(s, 3), *rest)))
+
+
+def test_a_neighbour_that_saw_other_participants_is_noticed():
+    """Else a server could remove edges of the graph, and so open a part of the sum."""
+    this = Round(MALICIOUS, 2)
+    victim = this.client._round.own
+    target = next(c for c in this.federation.clients.values() if c is not this.client)
+    node = next(n for n, c in this.federation.clients.items() if c is target)
+
+    def hide(sharers, sealed):
+        present = [i for i in target._round.neighbours if i in read_set(sharers, COUNT)]
+        kept = [place for place, index in enumerate(present) if index != victim]
+        return without(sharers, victim), b"".join(sealed[92 * place :][:92] for place in kept)
+
+    masked = target.answer(rewritten(this.messages[node], hide), this.vectors[node])
+    with pytest.raises(RejectedMessage):  # an honest server cannot get here
+        this.server.receive(node, masked)
+    _, other_view = read(masked, Kind.MASKED_UPDATE, [None, 64])
+    for honest, message in this.messages.items():
+        if honest != node:
+            answer = this.federation.clients[honest].answer(message, this.vectors[honest])
+            this.server.receive(honest, answer)
+    survivors = this.server.advance()[0]
+    neighbours, index = this.client._round.neighbours, target._round.own
+    assert index in neighbours
+
+    def smuggle(members, signatures):
+        present = read_set(members, COUNT) | {index}
+        given = iter(signatures[start : start + 64] for start in range(0, len(signatures), 64))
+        around = [other for other in neighbours if other in present]
+        every = [other_view if other == index else next(given) for other in around]
+        return write_set(present, COUNT), b"".join(every)
+
+    this.refuses(SplitView, rewritten(survivors, smuggle), match="other participants")
+
+
+def test_survivors_that_never_shared_are_refused():
+    this = Round(HONEST, 2)
+    size = len(this.client._round.neighbours)
+
+    def fewer(sharers, sealed):
+        return write_set(range(1, size), size), sealed[92:]
+
+    this.client.answer(rewritten(this.message, fewer), this.vectors[0])
+    request = write(
+        Kind.OPENING_REQUEST, this.client._round.session, write_set(range(size), size), b"", b""
+    )
+    this.refuses(SplitView, request)
+
+
+def test_a_client_is_not_left_out_of_the_survivors_it_endorses():
+    this = Round(MALICIOUS, 3)
+    own = this.client._round.own
+    this.refuses(SplitView, rewritten(this.message, lambda s, rest: (without(s, own), rest)))
+
+
+# Shares and identities ----------------------------------------------------------------------------
+
+
+@BOTH
+def test_an_altered_ciphertext_is_refused(adversary):
+    for place in (0, 20, 91, 92 * 3 + 5):
+        this = Round(adversary, 2)
+
+        def flip(sharers, sealed, place=place):
+            return sharers, sealed[:place] + bytes([sealed[place] ^ 1]) + sealed[place + 1 :]
+
+        this.refuses(TamperedShares, rewritten(this.message, flip))
+
+
+@BOTH
+def test_exchanged_or_missing_ciphertexts_are_refused(adversary):
+    this = Round(adversary, 2)
+    swap = lambda sharers, sealed: (sharers, sealed[92:184] + sealed[:92] + sealed[184:])  # noqa: E731
+    this.refuses(TamperedShares, rewritten(this.message, swap))
+    this = Round(adversary, 2)
+    this.refuses(TamperedShares, rewritten(this.message, lambda s, sealed: (s, sealed[92:])))
+
+
+def entries(listed):
+    return [listed[start : start + 160] for start in range(0, len(listed), 160)]
+
+
+def own_keys(listed, own):
+    """Replace another client's keys by the server's, under the old signature."""
+    every = entries(listed)
+    place = next(i for i, entry in enumerate(every) if entry[:32] != own)
+    every[place] = every[place][:32] + bytes(range(64)) + every[place][96:]
+    return b"".join(every)
+
+
+def stranger(listed, own):
+    """Put an identity that nobody pinned, with valid signatures, in the place of another."""
+    identity = Identity.draw()
+    terms = Federation(COUNT, MALICIOUS).terms(SIZE)
+    mask, channel = listed[32:64], listed[64:96]
+    signature = sign(identity.private, Announcement.statement_of(terms.digest, mask, channel))
+    mine, *others = sorted(entries(listed), key=lambda entry: entry[:32] != own)
+    return b"".join(sorted([identity.public + mask + channel + signature, mine, *others[1:]]))
+
+
+def twice(listed, own):
+    """List somebody twice."""
+    every = entries(listed)
+    return b"".join([every[0], *every[:-1]])
+
+
+def left_out(listed, own):
+    """List everybody but the client itself."""
+    return b"".join(entry for entry in entries(listed) if entry[:32] != own)
+
+
+@pytest.mark.parametrize(
+    ("forge", "error"),
+    [
+        (own_keys, ForgedSignature),
+        (stranger, UnknownIdentity),
+        (twice, InconsistentRoster),
+        (left_out, InconsistentRoster),
+    ],
+)
+def test_a_forged_roster_is_refused(forge, error):
+    this = Round(MALICIOUS, 1)
+    own = this.client.identity.public
+    this.refuses(error, rewritten(this.message, lambda plan, listed: (plan, forge(listed, own))))
+
+
+def test_keys_of_an_earlier_round_are_refused():
+    """The signature of an announcement is bound to the terms of its round."""
+    this = Round(MALICIOUS, 1)
+    _, old = read(this.message, Kind.ROSTER, [None, None])
+    server = this.federation.server(this.federation.terms(SIZE, number=2))
+    message = this.federation.play_to(server, this.vectors, 1)[0]
+    this.refuses(ForgedSignature, rewritten(message, lambda plan, _: (plan, old)))
+
+
+def test_different_rosters_share_no_key():
+    """Clients that were shown different rosters refuse each other's shares."""
+    this = Round(MALICIOUS, 1)
+    answers = {}
+    for node, message in this.messages.items():
+        client = this.federation.clients[node]
+        if node == 1:  # another plan, just as strong
+            message = rewritten(
+                message, lambda plan, listed: (plan[:12] + (10).to_bytes(4, "little"), listed)
+            )
+        answers[node] = client.answer(message)
+    assert bound_to(answers[1]) != bound_to(answers[0])
+    rebound = answers[1][:5] + bound_to(answers[0]) + answers[1][37:]
+    this.server.receive(1, rebound)
+    for node in answers:
+        if node != 1:
+            this.server.receive(node, answers[node])
+    messages = this.server.advance()
+    assert 1 in messages
+    refused = 0
+    for node in set(answers) - {1}:
+        client = this.federation.clients[node]
+        knows = this.federation.clients[1]._round.own in client._round.neighbours
+        if knows:
+            with pytest.raises(TamperedShares):
+                client.answer(messages[node], this.vectors[node])
+            refused += 1
+    assert refused
+
+
+def test_a_neighbour_with_a_key_of_small_order_is_refused():
+    this = Round(HONEST, 1)
+    this.refuses(
+        WeakKey,
+        rewritten(this.message, lambda plan, listed: (plan, listed[:40] + bytes(32) + listed[72:])),
+    )
+
+
+def test_a_neighbourhood_of_oneself_is_refused():
+    this = Round(HONEST, 1)
+    this.refuses(
+        InconsistentRoster,
+        rewritten(this.message, lambda plan, listed: (plan, listed[:4] + listed[:4] + listed[8:])),
+    )
+
+
+def test_a_client_that_shares_something_else_than_it_committed_to_aborts_the_round():
+    this = Round(HONEST, 1)
+    for node, message in this.messages.items():
+        answer = this.federation.clients[node].answer(message)
+        if node == 0:
+            answer = rewritten(answer, lambda first, *rest: (bytes(16), *rest))
+        this.server.receive(node, answer)
+    messages = this.server.advance()
+    while messages:
+        messages = this.federation.exchange(this.server, messages, this.vectors)
+    with pytest.raises(OpeningFailed, match="node 0"):
+        this.server.open()
+    with pytest.raises(RuntimeError):
+        this.server.open()
+
+
+def test_the_server_takes_no_strangers_or_doubles():
+    federation = Federation(COUNT, MALICIOUS)
+    server = federation.server(federation.terms(SIZE))
+    stranger = SecureClient(federation.policy, identity=Identity.draw())
+    with pytest.raises(RejectedMessage, match="unknown identity"):
+        server.receive(99, stranger.answer(server.invitation()))
+    announcement = federation.clients[0].answer(server.invitation())
+    server.receive(0, announcement)
+    for node, reason in ((0, "twice"), (1, "identity of another")):
+        with pytest.raises(RejectedMessage, match=reason):
+            server.receive(node, announcement)
+    other = federation.clients[1].answer(server.invitation())
+    forged = other[:-1] + bytes([other[-1] ^ 1])
+    with pytest.raises(RejectedMessage, match="not signed"):
+        server.receive(1, forged)

@@ -1,0 +1,88 @@
+"""A generator with a short seed is found by search; the operating system's is not."""
+
+import hashlib
+import secrets
+
+import numpy as np
+from secagg_federation import HONEST, Federation, draw_vectors
+
+from privacy.mechanisms import Randomness, SystemRandomness
+from privacy.secure_aggregation import ClientPolicy, SecureClient
+from privacy.secure_aggregation._keys import commitment
+from privacy.secure_aggregation._messages import Kind, read
+
+SEED_BITS = 20
+
+
+class ShortSeed(Randomness):
+    """All draws from a seed of 20 bits, as from a Mersenne Twister's of 32."""
+
+    private = False
+
+    def __init__(self, seed):
+        self.prefix, self.calls = seed.to_bytes(4, "little"), 0
+
+    def bytes(self, count):
+        self.calls += 1
+        return expand(self.prefix, self.calls, count)
+
+
+def expand(prefix, call, count):
+    return hashlib.shake_256(prefix + call.to_bytes(4, "little")).digest(count)
+
+
+def search(commitment_seen, call):
+    """What a curious server does: try all seeds against the commitment that it was sent."""
+    for seed in range(2**SEED_BITS):
+        drawn = expand(seed.to_bytes(4, "little"), call, 32)
+        guess = drawn[:31] + bytes([drawn[31] & 0x7F])  # an element of the field
+        if commitment(b"seed", guess) == commitment_seen:
+            return guess
+    return None
+
+
+def test_a_short_seed_is_found_by_search_and_ours_is_not():
+    federation = Federation(10)
+    weak = ShortSeed(secrets.randbelow(2**SEED_BITS))
+    identity = federation.clients[0].identity
+    federation.clients[0] = SecureClient(
+        ClientPolicy(minimum_cohort=3, adversary=HONEST), identity=identity, randomness=weak
+    )
+    vectors = draw_vectors(10, 50)
+    server = federation.server(federation.terms(50))
+    messages = federation.play_to(server, vectors, 1)
+    call = weak.calls + 1  # the next draw is the seed of its own mask
+    sizes = [16, None, None, None]
+    answers = {n: federation.clients[n].answer(message) for n, message in messages.items()}
+    seen = {n: read(answer, Kind.SHARES, sizes)[0] for n, answer in answers.items()}
+
+    found = search(seen[0], call)
+    assert found == federation.clients[0]._round.seed
+    assert search(seen[1], call) is None
+
+
+def test_ours_draws_every_secret_from_the_operating_system(monkeypatch):
+    """256 bits at least of the system's randomness go into each of a client's secrets."""
+    taken = []
+    original = SystemRandomness.bytes
+
+    def counted(self, count):
+        taken.append(count)
+        return original(self, count)
+
+    monkeypatch.setattr(SystemRandomness, "bytes", counted)
+    federation = Federation(10)
+    taken.clear()
+    vectors = draw_vectors(10, 5)
+    messages = federation.play_to(federation.server(federation.terms(5)), vectors, 1)
+    before = len(taken)
+    assert taken.count(32) >= 20  # a mask key and a channel key each
+    client = federation.clients[0]
+    client.answer(messages[0])
+    plan = client._round.plan
+    expected = [32, 32 * (plan.threshold - 1), 32 * (plan.threshold - 1)]
+    assert taken[before:] == expected + [12] * plan.neighbours
+
+    states = [client._round for client in federation.clients.values()]
+    assert len({state.mask_private for state in states}) == 10
+    assert np.all([state.mask_private != state.channel_private for state in states])
