@@ -87,7 +87,7 @@ CELLS = (
     disjoint("hog-linear", 2.0, Setting(0.1, 100, 0.02, 30)),
     disjoint("hog-linear", 1.0, Setting(0.1, 100, 0.02, 20)),
     disjoint("cnn", 8.0, Setting(0.1, 100, 0.005, 12)),
-    disjoint("cnn", 3.0, Setting(0.1, 100, 0.005, 6)),
+    disjoint("cnn", 3.0, Setting(0.1, 100, 0.005, 4)),
     disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 3)),
     disjoint("cnn", 1.0, Setting(0.1, 75, 0.005, 2)),
 )
