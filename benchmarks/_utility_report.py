@@ -69,7 +69,7 @@ def plot(found: Figures, path: Path) -> None:
     _lines(right, found, "disjoint")
     peers = [(c.clients, c.peer) for c in CELLS if c.peer is not None and c.model == "hog-linear"]
     left.plot(*zip(*peers, strict=True), "k^--", lw=1, label="Geyer et al. 2017, published")
-    left.set_title("Geyer's protocol, ε = 8, data repeated", loc="left")
+    left.set_title("Geyer's protocol, ε = 8, data repeated for N ≥ 1,000", loc="left")
     left.set_xlabel("clients")
     left.set_xscale("log")
     right.set_title("1,000 disjoint clients, δ = 1e-5", loc="left")

@@ -81,15 +81,15 @@ CELLS = (
     geyer("hog-linear", 10_000, 1e-6, 0.96, Setting(0.1, 150, 0.015, 250)),
     geyer("cnn", 100, 1e-3, 0.78, Setting(1.0, 20, 0.005, 6)),
     geyer("cnn", 1_000, 1e-5, 0.92, Setting(1.0, 60, 0.005, 8)),
-    geyer("cnn", 10_000, 1e-6, 0.96, Setting(0.05, 120, 0.005, 10)),
+    geyer("cnn", 10_000, 1e-6, 0.96, Setting(0.05, 100, 0.005, 10)),
     disjoint("hog-linear", 8.0, Setting(0.1, 100, 0.02, 60)),
     disjoint("hog-linear", 3.0, Setting(0.1, 100, 0.02, 40)),
     disjoint("hog-linear", 2.0, Setting(0.1, 100, 0.02, 30)),
     disjoint("hog-linear", 1.0, Setting(0.1, 100, 0.02, 20)),
-    disjoint("cnn", 8.0, Setting(0.1, 100, 0.005, 6)),
-    disjoint("cnn", 3.0, Setting(0.1, 100, 0.005, 6)),
-    disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 6)),
-    disjoint("cnn", 1.0, Setting(0.1, 100, 0.005, 6)),
+    disjoint("cnn", 8.0, Setting(0.1, 100, 0.005, 12)),
+    disjoint("cnn", 3.0, Setting(0.1, 100, 0.005, 4)),
+    disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 3)),
+    disjoint("cnn", 1.0, Setting(0.1, 75, 0.005, 2)),
 )
 
 
