@@ -305,8 +305,16 @@ def test_endorsements_of_other_survivors_do_not_count():
 
 
 def test_survivors_cannot_change_between_endorsing_and_opening():
+    """Even if everybody else endorses the other survivors."""
     this = Round(MALICIOUS, 4)
-    this.refuses(SplitView, rewritten(this.message, lambda s, *rest: (without(s, 3), *rest)))
+    state = this.client._round
+    gone = state.neighbours[0]
+    other = without(state.survivors, gone)
+    statement = survivors_statement(state.session, state.sharers, other)
+    private = {c._round.own: c.identity.private for c in this.federation.clients.values()}
+    signatures = b"".join(sign(private[i], statement) for i in range(COUNT) if i != gone)
+    request = rewritten(this.message, lambda *_: (other, other, signatures))
+    this.refuses(SplitView, request, match="endorsed")
 
 
 def test_a_neighbour_that_saw_other_participants_is_noticed():
