@@ -390,7 +390,8 @@ def test_a_full_disk_stops_the_run_before_it_releases(
     deployment: Deployment, story: Story, small_disk: Path, tmp_path: Path
 ) -> None:
     ledger = small_disk / "ledger.jsonl"
-    run = start(deployment, results=tmp_path, ledger=str(ledger), rounds=40, round_timeout=240.0)
+    # The population is the first node that was registered: the honest one.
+    run = start(deployment, results=tmp_path, ledger=str(ledger), rounds=40, population=1)
     folder = results_of(tmp_path)
     checkpoint = folder / "checkpoint.safetensors"
     within(240, lambda: round_of(checkpoint) >= 1)
