@@ -137,10 +137,8 @@ class Deployment:
 
     def register(self, node: Node) -> None:
         """Tell the SuperLink a SuperNode's public key: from now on it may connect."""
-        told = self.flwr(
-            *("supernode", "register", str(node.key.public), CONNECTION), "--format", "json"
-        )
-        self.node_ids[node.name] = int(json.loads(told)["node-id"])
+        told = self.ask("supernode", "register", str(node.key.public), CONNECTION)
+        self.node_ids[node.name] = int(told["node-id"])
 
     def start_node(
         self,
@@ -196,7 +194,7 @@ class Deployment:
 
     def online(self) -> set[str]:
         """The names of the registered SuperNodes that the SuperLink calls online."""
-        listed = json.loads(self.flwr("supernode", "list", CONNECTION, "--format", "json"))
+        listed = self.ask("supernode", "list", CONNECTION)
         there = {int(node["node-id"]) for node in listed["nodes"] if node["status"] == "online"}
         return {name for name, node_id in self.node_ids.items() if node_id in there}
 
@@ -219,6 +217,19 @@ class Deployment:
         if done.returncode:
             raise RunFailed(f"flwr {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
         return done.stdout
+
+    def ask(self, *arguments: str) -> dict[str, Any]:
+        """What a ``flwr`` command of the operator's answers, as JSON.
+
+        Raises
+        ------
+        RunFailed
+            If it fails, with what it said.
+        """
+        told: dict[str, Any] = json.loads(self.flwr(*arguments, "--format", "json"))
+        if not told.get("success"):  # it may exit with 0 all the same
+            raise RunFailed(f"flwr {' '.join(arguments)} failed: {told}")
+        return told
 
     def run_command(self, settings: dict[str, Any]) -> list[str]:
         """The operator's command that runs the app on this deployment."""

@@ -25,7 +25,7 @@ IMAGES = 5_000  # of each node
 # whole clients hardly, and the command says so.
 _SETTINGS: dict[str, Any] = {
     "sampling-rate": 1.0,
-    "rounds": 6,
+    "rounds": 8,
     "server-momentum": 0.5,
     "epsilon": 50.0,
     "record-epsilon": 3.0,

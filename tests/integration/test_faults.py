@@ -29,8 +29,8 @@ from strategies import Checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-ROUNDS = 4
-ROUND_TIMEOUT = 60.0
+ROUNDS = 3
+HANGING_TIMEOUT = 45.0  # what the hanging node costs; the others must answer within it
 NAMES = ["honest", "garbler", "mortal", "sleeper"]
 
 # A SuperNode's owner can run any ClientApp instead of the one that was sent: this one answers
@@ -57,7 +57,7 @@ def train(message, context):
         if kind == 1:
             return Array(np.full_like(values, np.nan))
         if kind == 2:
-            return Array(np.zeros((7, 7), np.float32))
+            return Array(np.zeros((2, 2), np.float32))
         data = pickle.dumps(Trap()) + b"." * values.nbytes
         return Array(array.dtype, array.shape, array.stype, data)
     spoilt = ArrayRecord({name: spoil(array) for name, array in sent.items()})
@@ -78,13 +78,13 @@ def within(seconds: float, condition: Callable[[], Any]) -> Any:
     return found
 
 
-def clientapp_of(deployment: Deployment, node: Node) -> int | None:
-    commands = deployment.processes(node.name).items()
-    return next((pid for pid, command in commands if "flwr-clientapp" in command), None)
-
-
-def kill_group(process: "subprocess.Popen[bytes]", number: int = signal.SIGKILL) -> None:
-    os.killpg(process.pid, number)
+def in_training(node: Node, number: int) -> bool:
+    """Whether a node's ClientApp runs for the message with this number, counted from 1."""
+    said = node.log.read_text()
+    return (
+        said.count("Start `flwr-clientapp` process") == number
+        and said.count("Sent successfully") == number - 1
+    )
 
 
 def round_of(checkpoint: Path) -> int:
@@ -100,7 +100,7 @@ def settings(results: Path, **more: Any) -> dict[str, Any]:
         "noise-multiplier": 2.0,
         "epsilon": 20.0,
         "record-epsilon": 5.0,
-        "round-timeout": ROUND_TIMEOUT,
+        "round-timeout": 240.0,
         "encrypted-images": 0,
         "results-dir": str(results),
     } | {name.replace("_", "-"): value for name, value in more.items()}
@@ -108,8 +108,7 @@ def settings(results: Path, **more: Any) -> dict[str, Any]:
 
 def start(deployment: Deployment, **more: Any) -> int:
     """Start a run and return its id."""
-    command = [*deployment.run_command(settings(**more))[1:], "--format", "json"]
-    return int(json.loads(deployment.flwr(*command))["run-id"])
+    return int(deployment.ask(*deployment.run_command(settings(**more))[1:])["run-id"])
 
 
 def results_of(results: Path) -> Path:
@@ -140,7 +139,7 @@ class Story:
     ledger: Path
     trace: Path
     deployment: Deployment
-    mortal_charges: tuple[int, int]
+    charges: tuple[int, int]
     restarts: int
 
     @property
@@ -162,24 +161,15 @@ class Story:
 def charges(node: Node) -> int:
     """How many charges stand in a node's own ledger."""
     document = json.loads((node.state / "record-ledger.json").read_text())
-    return sum(_steps(document))
-
-
-def _steps(value: Any) -> Iterator[int]:
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from ([item] if name == "steps" and isinstance(item, int) else _steps(item))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _steps(item)
+    return sum(sum(page["steps"]) for page in document["ledgers"].values())
 
 
 @pytest.fixture(scope="module")
 def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """Four nodes. In round 1 one is killed in training and one hangs; one always lies.
+    """Four nodes. In round 2 one is killed in training and one hangs; one always lies.
 
-    The killed node is started again by its service manager until it is let in. After round 2
-    the ServerApp is killed; the run is resumed from its checkpoint.
+    After that round the ServerApp is killed. The killed node is started again and again until
+    it is let in, as a service manager would, and the run is resumed from its checkpoint.
     """
     base = tmp_path_factory.mktemp("story")
     generator = np.random.default_rng(0)
@@ -206,26 +196,25 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
 
     ledger = base / "ledger.jsonl"
     first = base / "first"
-    start(deployment, results=first, ledger=str(ledger))
+    start(deployment, results=first, ledger=str(ledger), round_timeout=HANGING_TIMEOUT)
     before = results_of(first)
     checkpoint = before / "checkpoint.safetensors"
-    to_hang, to_die = nodes["sleeper"], nodes["mortal"]
 
-    def both_in_training() -> bool:
-        if clientapp_of(deployment, to_hang) and running["sleeper"].poll() is None:
-            kill_group(running["sleeper"], signal.SIGSTOP)
-        if clientapp_of(deployment, to_die):
-            kill_group(running["mortal"])
-        return running["mortal"].poll() is not None and any(
-            _stopped(pid) for pid in deployment.processes("sleeper")
-        )
-
-    within(240, both_in_training)
-    mortal_before = charges(to_die) if (to_die.state / "record-ledger.json").exists() else 0
-    running["mortal"], restarts = _restarted(deployment, to_die)
     within(240, lambda: round_of(checkpoint) >= 1)
-    kill_group(running["sleeper"], signal.SIGCONT)
+    struck: set[str] = set()
+
+    def both_struck() -> bool:
+        for name, number in (("mortal", signal.SIGKILL), ("sleeper", signal.SIGSTOP)):
+            if name not in struck and in_training(nodes[name], 2):
+                os.killpg(running[name].pid, number)
+                struck.add(name)
+        return len(struck) == 2
+
+    within(240, both_struck)
+    running["mortal"].wait()
+    charges_before = charges(nodes["mortal"])
     within(240, lambda: round_of(checkpoint) >= 2)
+    os.killpg(running["sleeper"].pid, signal.SIGCONT)
     (server_app,) = [
         pid for pid, command in deployment.processes("superlink").items() if "serverapp" in command
     ]
@@ -233,6 +222,7 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     within(60, lambda: server_app not in deployment.processes("superlink"))
     ledger_before = ledger.read_bytes()
 
+    restarts = restarts_until_let_in(deployment, nodes["mortal"])
     second = base / "second"
     start(deployment, results=second, ledger=str(ledger), resume=str(checkpoint))
     after = results_of(second)
@@ -245,69 +235,58 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
         ledger=ledger,
         trace=base / "trace",
         deployment=deployment,
-        mortal_charges=(mortal_before, charges(to_die)),
+        charges=(charges_before, charges(nodes["mortal"])),
         restarts=restarts,
     )
 
 
-def _stopped(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    return False
-
-
-def _restarted(deployment: Deployment, node: Node) -> "tuple[subprocess.Popen[bytes], int]":
+def restarts_until_let_in(deployment: Deployment, node: Node) -> int:
     """Start a node again and again, as systemd does, until the SuperLink lets it in."""
-    lives = node.log.read_text().count("SuperNode ID")
+    lives = _lives(node)
     for restarts in range(1, 100):
         process = deployment.start_node(node)
-        within(
-            120,
-            lambda: (
-                process.poll() is not None  # noqa: B023 - called before the next turn
-                or node.log.read_text().count("SuperNode ID") > lives
-            ),
-        )
+        within(120, lambda: process.poll() is not None or _lives(node) > lives)  # noqa: B023
         if process.poll() is None:
-            return process, restarts
+            return restarts
     raise AssertionError("never let in")
 
 
-def test_a_killed_node_costs_the_round_its_reply_only(story: Story) -> None:
-    silent = story.line(story.before, 1, "silent nodes")
-    assert str(story.deployment.node_ids["mortal"]) in silent
-    assert "1 replies used" in silent
+def _lives(node: Node) -> int:
+    return node.log.read_text().count("SuperNode ID")
 
 
-def test_a_restarted_node_is_let_in_again_with_its_ledger(story: Story) -> None:
-    before, after = story.mortal_charges
-    assert after > before
-    reply = story.line(story.after, ROUNDS, "silent nodes")
-    assert str(story.deployment.node_ids["mortal"]) not in reply
+def test_a_node_killed_in_training_costs_its_reply_and_comes_back(story: Story) -> None:
+    mortal = str(story.deployment.node_ids["mortal"])
+    assert mortal in story.line(story.before, 2, "silent nodes")
+    assert story.restarts > 1, "it was let in before the SuperLink had missed it"
+    assert mortal not in story.line(story.after, ROUNDS, "silent nodes")
+
+
+def test_a_restarted_node_goes_on_with_its_own_ledger(story: Story) -> None:
+    before, after = story.charges
+    assert 0 < before < after
     state = story.deployment.folder / "mortal" / "state"
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     assert stat.S_IMODE((state / "record-ledger.json").stat().st_mode) == 0o600
 
 
-def test_a_hanging_node_is_given_up_at_the_timeout_and_its_late_reply_never_used(
+def test_a_hanging_node_is_given_up_at_the_timeout_and_may_answer_later_rounds(
     story: Story,
 ) -> None:
     sleeper = str(story.deployment.node_ids["sleeper"])
-    assert sleeper in story.line(story.before, 1, "silent nodes")
+    assert sleeper in story.line(story.before, 2, "silent nodes")
     assert sleeper not in story.line(story.after, ROUNDS, "silent nodes")
-    replies = [line for line in operator_log(story.before).splitlines() if "replies used" in line]
-    assert len(replies) >= 2, "the run went on after the hanging round"
+    assert "3 replies used" in story.line(story.after, ROUNDS, "silent nodes")
 
 
 @pytest.mark.parametrize(
     ("number", "reason"),
-    [(1, "NaN"), (2, "another shape"), (ROUNDS, "not a numpy array")],
+    [(1, "NaN"), (2, "cut short"), (ROUNDS, "not a numpy array")],
 )
 def test_garbage_is_dropped_and_the_run_goes_on(story: Story, number: int, reason: str) -> None:
     folder = story.before if number <= 2 else story.after
-    dropped = story.line(folder, number, "dropped the reply")
-    assert str(story.deployment.node_ids["garbler"]) in dropped
-    assert reason in dropped
+    garbler = story.deployment.node_ids["garbler"]
+    assert reason in story.line(folder, number, f"dropped the reply of node {garbler}")
     assert not story.trace.exists(), "a pickle from a node was opened"
 
 
@@ -317,7 +296,7 @@ def test_a_killed_serverapp_resumes_with_its_ledger_intact(story: Story) -> None
     assert client_level["rounds"] == ROUNDS
     paid = [record.round for record in story.contents.records]
     assert paid[:2] == [1, 2]
-    assert paid[-2:] == [3, 4]
+    assert paid[-1] == ROUNDS
     assert len({record.run for record in story.contents.records}) == 1
 
 
@@ -381,7 +360,7 @@ def test_an_operator_refuses_a_superlink_with_a_wrong_certificate(deployment: De
     trusted = str(deployment.certificates.authority)
     (home / "config.toml").write_text(kept.replace(trusted, str(other.authority)))
     try:
-        with pytest.raises(RunFailed, match=r"(?i)certificate|TLS|SSL|connect"):
+        with pytest.raises(RunFailed, match="Connection to the SuperLink is unavailable"):
             deployment.online()
     finally:
         (home / "config.toml").write_text(kept)
@@ -411,7 +390,8 @@ def test_a_full_disk_stops_the_run_before_it_releases(
     deployment: Deployment, story: Story, small_disk: Path, tmp_path: Path
 ) -> None:
     ledger = small_disk / "ledger.jsonl"
-    run = start(deployment, results=tmp_path, ledger=str(ledger), rounds=40, round_timeout=240.0)
+    # The population is the first node that was registered: the honest one.
+    run = start(deployment, results=tmp_path, ledger=str(ledger), rounds=40, population=1)
     folder = results_of(tmp_path)
     checkpoint = folder / "checkpoint.safetensors"
     within(240, lambda: round_of(checkpoint) >= 1)
@@ -429,6 +409,5 @@ def test_a_full_disk_stops_the_run_before_it_releases(
 
 
 def _finished_status(deployment: Deployment, run: int) -> str | None:
-    listed = json.loads(deployment.flwr("list", "--run-id", str(run), "--format", "json"))
-    (found,) = listed["runs"]
+    (found,) = deployment.ask("list", "--run-id", str(run))["runs"]
     return str(found["status"]) if found["status"].startswith("finished") else None

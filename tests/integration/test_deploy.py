@@ -1,0 +1,171 @@
+"""The demonstration deployment under its own command, and the check of a node's data folder."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography import x509
+
+from flower_app.__main__ import main
+from flower_app.deploy import processes_below
+from flower_app.deploy_keys import make_certificates, make_node_key
+
+ROOT = Path(__file__).parents[2]
+DEMO = [sys.executable, "-m", "flower_app", "deploy-demo"]
+
+
+def environment(temporary: Path) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_")}
+    return clean | {"TMPDIR": str(temporary)}
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Iterator[Path]:
+    """Where the demonstration makes its folder; nothing of it may outlive it."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    yield folder
+    left = processes_below(folder)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, "a process outlived the demonstration"
+    assert not list(folder.glob("bloomseal-*")), "keys or data outlived the demonstration"
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_the_demonstration_ends_with_results_and_nothing_else(
+    temporary: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    done = subprocess.run(
+        [*DEMO, "rounds=1", "encrypted-images=5", f"results-dir={results}"],
+        cwd=ROOT,
+        env=environment(temporary),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((results / "latest" / "metrics.json").read_text())
+    assert metrics["deployed"] is True
+    assert metrics["privacy"]["client_level"]["population"] == 3
+    assert metrics["privacy"]["record_level"]["epsilon_max"] == 3.0
+    assert metrics["encrypted"]["agreement"] == 1.0
+    (log,) = (results / "operator-logs").iterdir()
+    assert "3 replies used" in log.read_text()
+    assert str((results / "latest").resolve()) in done.stdout
+    assert "no crowd to hide in" in done.stdout
+    assert "telemetry is off" in done.stdout
+    assert not (results / "latest" / "holdings.png").exists(), "clients' data is in a picture"
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demonstration_leaves_nothing(
+    temporary: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [*DEMO, "rounds=50", f"results-dir={tmp_path / 'results'}"],
+        cwd=ROOT,
+        env=environment(temporary),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "Results: " in line or (number == signal.SIGTERM and "are online" in line):
+            break
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.send_signal(number)
+    rest, _ = process.communicate()
+    assert process.returncode == 130, "".join(said) + rest
+    assert "have ended" in rest
+    assert "Traceback" not in rest
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+def test_a_failing_demonstration_says_so_and_leaves_nothing(
+    temporary: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [*DEMO, "epsilon=1e-9", "delta=1e-12", f"results-dir={tmp_path / 'results'}"],
+        cwd=ROOT,
+        env=environment(temporary),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "epsilon" in done.stdout
+    assert "the run ended without results" in done.stderr
+
+
+def test_certificates_name_loopback_and_keys_are_the_owners_alone(tmp_path: Path) -> None:
+    made = make_certificates(tmp_path / "certificates")
+    authority = x509.load_pem_x509_certificate(made.authority.read_bytes())
+    certificate = x509.load_pem_x509_certificate(made.certificate.read_bytes())
+    certificate.verify_directly_issued_by(authority)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    key = make_node_key(tmp_path / "node", "node")
+    for secret in (made.key, key.private):
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert b"PRIVATE" not in made.authority.read_bytes() + key.public.read_bytes()
+
+
+def test_check_data_accepts_a_good_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(
+        tmp_path / "mine.npz",
+        images=np.zeros((12, 28, 28), np.uint8),
+        labels=np.arange(12) % 10,
+    )
+    assert main(["check-data", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "12 images" in said
+    assert "0: 2, 1: 2, 2: 1" in said
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (np.zeros((3, 28, 28), np.uint8), np.array([0, 1, 11])),
+        (np.zeros((3, 28, 28), np.float32), np.array([0, 1, 2])),
+        (np.zeros((3, 28, 28), np.uint8), np.array([0, 1])),
+    ],
+)
+def test_check_data_names_the_faulty_file(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    images: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]",
+    labels: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]",
+) -> None:
+    np.savez(tmp_path / "mine.npz", images=images, labels=labels)
+    assert main(["check-data", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert "mine.npz" in captured.err
+    assert "good" not in captured.out
+
+
+def test_check_data_says_that_a_folder_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-data", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere is not a folder" in capsys.readouterr().err
