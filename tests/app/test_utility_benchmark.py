@@ -57,17 +57,19 @@ def test_without_noise_a_round_is_the_mean_of_clipped_steps() -> None:
     inputs = RNG.normal(size=(4, 5, 392)).astype(np.float32)
     model = Linear(inputs, RNG.integers(0, 10, (4, 5)))
     held = Holdings(np.zeros((4, 5), np.int64), np.array([[0, 1], [2, 3], [0, 3]]))
+    gradients = model.gradients(model.first(), np.arange(4))
+    steps = -gradients[held.clients].mean(axis=1)
+    norms = np.linalg.norm(steps, axis=1)
+    norm = float(np.sort(norms)[1]) * 1.001  # one of the three is clipped
+    steps *= np.minimum(1, norm / norms)[:, None]
     found = train(
         model,
         held,
-        Setting(1.0, 1, 0.01, 2.0, momentum=0.0),
+        Setting(1.0, 1, norm, 2.0, momentum=0.0),
         noise_multiplier=0.0,
         randomness=SeededRandomness(0),
     )
-    gradients = model.gradients(model.first(), np.arange(4))
-    steps = -gradients[held.clients].mean(axis=1)
-    steps *= np.minimum(1, 0.01 / np.linalg.norm(steps, axis=1))[:, None]
-    np.testing.assert_allclose(found, 2.0 * steps.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(found, 2.0 * steps.mean(axis=0), atol=2e-5)
 
 
 def test_every_cell_is_whole_and_spends_its_budget_and_no_more() -> None:
