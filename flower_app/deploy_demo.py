@@ -20,9 +20,8 @@ from flower_app.settings import Settings
 NODES = 3
 IMAGES = 5_000  # of each node
 
-# Chosen on the validation images, which belong to no client. Three clients cannot hide one of
-# them as a whole behind noise and still teach: the budget below protects single images well,
-# whole clients hardly, and the command says so.
+# Three clients cannot hide one of them as a whole behind noise and still teach: the budget below
+# protects single images well, whole clients hardly, and the command says so.
 _SETTINGS: dict[str, Any] = {
     "sampling-rate": 1.0,
     "rounds": 8,
