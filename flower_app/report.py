@@ -107,6 +107,7 @@ expected a round</td></tr>
 </td></tr>
 <tr><th>Mechanism</th><td>{{ c.mechanism }}</td></tr>
 <tr><th>Accountant</th><td>{{ c.accountant }}, {{ c.adjacency }}</td></tr>
+<tr><th>ε covers</th><td>{{ c.covers }}</td></tr>
 </table></div>
 <p class="soft">ε follows from <code>privacy-ledger.jsonl</code> alone:
 <code>python -m privacy.accounting ledger privacy-ledger.jsonl --delta {{ "%g"|format(c.delta) }}

@@ -154,6 +154,12 @@ def check_budget(settings: Settings) -> None:
 
 def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFedAvg:
     """The strategy that the settings describe."""
+    if settings.deployed and not settings.ledger:
+        log(
+            WARNING,
+            "ledger is not set: the ε of this run counts this run alone. Set it to one file for "
+            "all runs on these clients, or add up what they spent.",
+        )
     capped = settings.weighting == "capped"
     return DPFedAvg(
         population=size,
@@ -308,6 +314,7 @@ def finish(
 def privacy_metrics(settings: Settings, report: PrivacyReport) -> dict[str, Any]:
     """Both levels of privacy, side by side and never mixed, and what tuning cost."""
     client_level = report.as_dict() | {
+        "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
         "unit": "one client: everything it holds",
         "trusted": "the server, to add the noise and keep raw updates to itself",
     }

@@ -56,6 +56,11 @@ def test_metrics_hold_what_is_promised(small_run: Run) -> None:
     assert metrics["privacy"]["client_level"]["rounds"] == 4
 
 
+def test_a_run_with_a_ledger_of_its_own_says_what_its_epsilon_covers(small_run: Run) -> None:
+    assert small_run.metrics["privacy"]["client_level"]["covers"] == "this run alone"
+    assert "this run alone" in (small_run.folder / "report.html").read_text()
+
+
 def test_epsilon_follows_from_the_ledger_alone(small_run: Run) -> None:
     command = [sys.executable, "-m", "privacy.accounting", "ledger"]
     ledger = small_run.folder / "privacy-ledger.jsonl"
@@ -164,6 +169,8 @@ def test_a_run_goes_on_from_its_checkpoint_and_pays_again(tmp_path: Path) -> Non
     second = run_app(tmp_path / "two", rounds=4, resume=str(checkpoint), **settings)
     assert second.metrics["privacy"]["client_level"]["rounds"] == 4
     assert len(ledger.read_text().splitlines()) == 1 + 4
+    covers = {r.metrics["privacy"]["client_level"]["covers"] for r in (first, second)}
+    assert covers == {"all runs that share the ledger"}
     spent = [r.metrics["privacy"]["client_level"]["epsilon"] for r in (first, second)]
     assert spent[0] < spent[1]
 
