@@ -37,6 +37,11 @@ def rescale_noise(degree: int) -> float:
     return (1 + 2 * degree / 3) * ROUNDING
 
 
+def public_noise(degree: int) -> float:
+    """Variance of an encryption under a public key, per coefficient; the secret is ternary."""
+    return FRESH_NOISE**2 * (1 + 4 * degree / 3)
+
+
 def error(
     shape: Shape, scales: Scales, layers: Sequence[LayerScales], stages: Sequence[Stage]
 ) -> float:
@@ -86,6 +91,6 @@ def error(
         for gain, constant in zip(stage.constants, layer.constants, strict=True):
             variance += gain * ROUNDING / constant**2
     variance += ROUNDING * shape.terms[-1] * stages[-1].energy / layers[-1].weights ** 2
-    closing = _switch_noise(scales, degree, 1) + 2 * rescale_noise(degree)
+    closing = _switch_noise(scales, degree, 1) + rescale_noise(degree) + public_noise(degree)
     variance += (half if shape.batch else 1) * closing / 4.0**scales.answer
     return SIGMAS * math.sqrt(variance)

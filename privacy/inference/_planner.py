@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from privacy.inference._bounds import Ranges
 from privacy.inference._costs import total_ms
 from privacy.inference._lowering import Activation, Network
-from privacy.inference._noise import FRESH_NOISE, ROUNDING, SIGMAS, error
+from privacy.inference._noise import FRESH_NOISE, ROUNDING, SIGMAS, error, public_noise
 from privacy.inference._packing import power_of_two
 from privacy.inference._polynomials import DEPTH
 from privacy.inference._scales import LayerScales, Scales
@@ -248,7 +248,7 @@ def choose_products(
             weights = answer - inputs
             variance = weight * (FRESH_NOISE**2 + ROUNDING) / 4.0**inputs
             variance += square * ROUNDING / 4.0**weights
-            variance += FRESH_NOISE**2 * (1 + 4 * degree / 3) / 4.0**answer
+            variance += public_noise(degree) / 4.0**answer
             if variance < best:
                 best, scales = variance, (inputs, weights)
         predicted = SIGMAS * math.sqrt(best)

@@ -45,7 +45,7 @@ class Evaluator:
         reader = Reader(body)
         self._session_key = reader.raw(SESSION_KEY_BYTES)
         self._keys = read_keys(reader, ring, self.plan)
-        self._encryptor = seal.Encryptor(ring.context, self._keys.public)
+        self._encryptor = seal.Encryptor(ring.last.context, self._keys.public)
         self._encoded.prepare()
         self._lock = threading.Lock()
         self._newest = -1
