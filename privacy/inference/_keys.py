@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from privacy.inference._seal import SEED_BYTES, Residues, Ring
-from privacy.inference._wire import MessageError, Reader
-from privacy.inference.plan import Plan
+from privacy.inference._wire import MessageError, Reader, Tag, open_message
+from privacy.inference.plan import SESSION_KEY_BYTES, Plan
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,39 @@ def _four_coefficients(ring: Ring, transformed: Residues) -> list[int]:
     ]
 
 
+def open_material(message: bytes, plan: Plan, digest: bytes) -> tuple[bytes, Reader]:
+    """Check public material; its session key, and the rest of it.
+
+    Raises
+    ------
+    MessageError
+        If it is not exactly what the plan says.
+    """
+    _, body = open_message(
+        message, Tag.MATERIAL, plan, digest, lambda body: bytes(body[:SESSION_KEY_BYTES])
+    )
+    reader = Reader(body)
+    return reader.raw(SESSION_KEY_BYTES), reader
+
+
+def public_key(message: bytes, ring: Ring, plan: Plan) -> tuple[bytes, Any]:
+    """The session key and the public key of public material.
+
+    Raises
+    ------
+    MessageError
+        If it is not exactly what the plan says.
+    """
+    session_key, reader = open_material(message, plan, plan.digest)
+    return session_key, _read_public_key(reader, ring)
+
+
+def _read_public_key(reader: Reader, ring: Ring) -> Any:
+    residues = reader.residues(ring.primes, ring.degree)
+    refuse_secret(ring, residues)
+    return ring.public_key(residues, reader.raw(SEED_BYTES))
+
+
 def read_keys(reader: Reader, ring: Ring, plan: Plan) -> Keys:
     """Read the keys that the plan names.
 
@@ -74,9 +107,7 @@ def read_keys(reader: Reader, ring: Ring, plan: Plan) -> Keys:
     MessageError
         If a residue is not below its prime, or a polynomial is a secret key.
     """
-    residues = reader.residues(ring.primes, plan.degree)
-    refuse_secret(ring, residues)
-    public = ring.last_public_key(ring.public_key(residues, reader.raw(SEED_BYTES)))
+    public = ring.last_public_key(_read_public_key(reader, ring))
     relin = None
     if plan.relin_level:
         relin = ring.relin_keys(_read_switching_key(reader, ring, plan.relin_level))
