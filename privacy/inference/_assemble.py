@@ -108,7 +108,8 @@ def pack_products(network: Network, choice: ProductChoice) -> tuple[ProductProgr
     encrypted = len(choice.primes) > 1
     product = "multiply" if encrypted else "multiply plain"
     operations = Counter({("load", 1): ciphertexts, (product, 1): ciphertexts, ("mask", 1): 1})
-    operations["relinearise", 1] += 1 if encrypted else 0
+    if encrypted:
+        operations["relinearise", 1] += 1
     facts = Facts(
         choice.degree,
         choice.primes,

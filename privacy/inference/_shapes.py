@@ -204,7 +204,7 @@ def _batch_operations(
     for index, power in enumerate(degrees):
         count["scalar", level] += terms[index] * sizes[index]
         narrows = sizes[index + 1] < sizes[index]
-        count["load", level] += sizes[index]
+        count["load residues", level] += sizes[index]
         for step in range(PRODUCTS[power]):
             here = level - min(step, DEPTH[power] - 1)
             count["multiply", here] += sizes[index]
@@ -216,5 +216,6 @@ def _batch_operations(
         if narrows:
             count["relinearise", level] += sizes[index + 1]
     count["scalar", level] += terms[-1] * sizes[-1]
+    count["load residues", level] += sizes[-1]
     count["mask", level] += sizes[-1]
     return count

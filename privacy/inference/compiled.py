@@ -6,7 +6,7 @@ import secrets
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +18,8 @@ from privacy.inference._assemble import pack_batch, pack_products, pack_slots
 from privacy.inference._batch import BatchModel, BatchProgram
 from privacy.inference._blind import blind_layers, encrypt_program
 from privacy.inference._bounds import Ranges, ranges
-from privacy.inference._costs import Operation, machine_factor, total_ms
+from privacy.inference._calibration import calibration
+from privacy.inference._costs import Operation
 from privacy.inference._encoded import EncodedModel, ProductProgram, SlotProgram
 from privacy.inference._keys import public_key
 from privacy.inference._lowering import Network, UnsupportedLayerError, Vector, lower
@@ -233,7 +234,7 @@ def compile_model(
         ),
         relin_level=facts.relin_level,
         operations=_by_name(facts.operations),
-        predicted_ms=round(machine_factor() * total_ms(facts.operations, facts.degree), 1),
+        predicted_ms=0.0,
         # A digest would let the evaluator confirm a guess of weights that it must not know.
         model_version=secrets.token_hex(16) if encrypted else _version(network),
         parties=() if parties is None else parties.names,
@@ -243,7 +244,10 @@ def compile_model(
             else blind_layers(program, ring.levels)
         ),
     )
-    return CompiledModel(plan, network, program)
+    predicted = calibration(plan.degree, len(plan.prime_bits)).milliseconds(
+        facts.operations, plan.query_bytes + plan.answer_bytes
+    )
+    return CompiledModel(replace(plan, predicted_ms=round(predicted, 2)), network, program)
 
 
 def _check_activations(network: Network) -> None:
