@@ -7,6 +7,7 @@ the compiled model and the owner's public and evaluation keys, and learns nothin
 
 from privacy.inference._lowering import UnsupportedLayerError as UnsupportedLayerError
 from privacy.inference._planner import CannotPlanError as CannotPlanError
+from privacy.inference._secrets import SecretsError as SecretsError
 from privacy.inference._wire import MessageError as MessageError
 from privacy.inference.activations import Polynomial as Polynomial
 from privacy.inference.activations import Square as Square
@@ -19,6 +20,9 @@ from privacy.inference.owner import DataOwner as DataOwner
 from privacy.inference.owner import OutOfRangeError as OutOfRangeError
 from privacy.inference.owner import ThrowAwayOwner as ThrowAwayOwner
 from privacy.inference.plan import Plan as Plan
+from privacy.inference.process import EvaluatorFailed as EvaluatorFailed
+from privacy.inference.process import EvaluatorProcess as EvaluatorProcess
+from privacy.inference.process import serve_evaluations as serve_evaluations
 from privacy.inference.release import Answer as Answer
 from privacy.inference.release import ClassOnly as ClassOnly
 from privacy.inference.release import FloodedLogits as FloodedLogits
