@@ -30,3 +30,16 @@ from privacy.inference.release import ReleaseError as ReleaseError
 from privacy.inference.release import ReleasePolicy as ReleasePolicy
 from privacy.inference.release import RoundedLogits as RoundedLogits
 from privacy.inference.release import TopClasses as TopClasses
+from privacy.inference.report import AccuracyReport as AccuracyReport
+from privacy.inference.report import ExactAccuracy as ExactAccuracy
+from privacy.inference.report import NoisedAccuracy as NoisedAccuracy
+from privacy.inference.report import ReportRefusedError as ReportRefusedError
+from privacy.inference.round import MAX_ROUND_BYTES as MAX_ROUND_BYTES
+from privacy.inference.round import Expectation as Expectation
+from privacy.inference.round import PlanRefusedError as PlanRefusedError
+from privacy.inference.round import Questions as Questions
+from privacy.inference.round import RoundError as RoundError
+from privacy.inference.round import accept_plan as accept_plan
+from privacy.inference.round import begin_round as begin_round
+from privacy.inference.round import finish_round as finish_round
+from privacy.inference.round import private_folder as private_folder
