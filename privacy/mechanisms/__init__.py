@@ -1,5 +1,8 @@
 """Noise that is safe in finite precision, and the randomness it is made of."""
 
+from .masked import MaskedGaussian as MaskedGaussian
+from .masked import MaskedMechanism as MaskedMechanism
+from .masked import lattice_radius as lattice_radius
 from .noise import add_gaussian as add_gaussian
 from .noise import add_rounded_gaussian as add_rounded_gaussian
 from .noise import gaussian as gaussian
