@@ -1,5 +1,6 @@
 """Server-side federated algorithms that drop into any Flower project."""
 
+from strategies.canary_audit import audit_strategy as audit_strategy
 from strategies.checkpoint import Checkpoint as Checkpoint
 from strategies.checkpoint import CheckpointError as CheckpointError
 from strategies.clipping import AdaptiveClipping as AdaptiveClipping

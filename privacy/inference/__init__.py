@@ -15,10 +15,12 @@ from privacy.inference.certificate import Certificate as Certificate
 from privacy.inference.certificate import certify as certify
 from privacy.inference.compiled import CompiledModel as CompiledModel
 from privacy.inference.compiled import compile_model as compile_model
+from privacy.inference.evaluator import BlindEvaluator as BlindEvaluator
 from privacy.inference.evaluator import Evaluator as Evaluator
 from privacy.inference.owner import DataOwner as DataOwner
 from privacy.inference.owner import OutOfRangeError as OutOfRangeError
 from privacy.inference.owner import ThrowAwayOwner as ThrowAwayOwner
+from privacy.inference.parties import ThreeParties as ThreeParties
 from privacy.inference.plan import Plan as Plan
 from privacy.inference.process import EvaluatorFailed as EvaluatorFailed
 from privacy.inference.process import EvaluatorProcess as EvaluatorProcess
