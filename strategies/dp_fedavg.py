@@ -3,7 +3,7 @@
 import copy
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from logging import INFO, WARNING
 from pathlib import Path
 
@@ -84,6 +84,9 @@ class DPFedAvg(AccountedRun):
     target_epsilon : float, optional
         The budget of the population over all runs. A round that would pass it is not begun: the
         remaining rounds send nothing, and the result says so.
+    reserve : sequence of Event
+        What will be paid from that budget after training, as ``EncryptedRound.event`` tells it;
+        the rounds leave room for it.
     weighting : Weighting
         ``UniformWeights()`` or ``CappedWeights(...)``.
     mechanism : SumMechanism
@@ -141,6 +144,7 @@ class DPFedAvg(AccountedRun):
         target_delta: float,
         noise_multiplier: float | None = None,
         target_epsilon: float | None = None,
+        reserve: Sequence[Event] = (),
         weighting: Weighting | None = None,
         mechanism: SumMechanism | None = None,
         optimizer: ServerOptimizer | None = None,
@@ -227,6 +231,7 @@ class DPFedAvg(AccountedRun):
             budget=budget,
             private=self._randomness.private,
             at_least=None if self._resumed is None else self._resumed.position,
+            reserved=reserve,
         )
 
     def _load(self, path: Path) -> Checkpoint:
