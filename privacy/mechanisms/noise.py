@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ._exact import CELLS, LazyUniform, cumulative_bounds, propose, rounded
 from .randomness import Randomness
 
-_CHUNK = 1 << 15
+_CHUNK = 1 << 12  # elements; their proposals take about 100 bytes each
 _LARGEST_SIGMA = 2.0**40
 
 
