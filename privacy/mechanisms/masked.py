@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from privacy.accounting import Event, GaussianRelease, Sampling
 from privacy.mechanisms.randomness import Randomness, SystemRandomness
-from privacy.mechanisms.sums import LARGEST_RADIUS, ClippingGeometry, LatticeSum
+from privacy.mechanisms.sums import LARGEST_RADIUS, ClippingGeometry, LatticeSum, RejectedUpdate
 
 Vector = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
 
 _CELLS_PER_ROOT = 64
+_ROW = 1 << 20
 
 
 def lattice_radius(parameters: int) -> int:
@@ -225,7 +226,21 @@ def bounded_cells(
     weight: float,
     radius: int,
 ) -> Integers:
-    """One weighted, clipped update, rounded toward zero: the sum of this update alone."""
+    """One weighted, clipped update, rounded toward zero: the lattice sum of this update alone.
+
+    Raises
+    ------
+    RejectedUpdate
+        If it cannot be bounded. Its length is computed once more from the integers themselves,
+        exactly: they are what is sent.
+    """
     alone = LatticeSum(reference, geometry, 0.0, SystemRandomness(), radius=radius)
     alone.add(arrays, weight=weight)
-    return alone.take_cells()
+    cells = alone.take_cells()
+    # Squares of at most R² ≤ 2⁴⁰ in rows of 2²⁰ stay below 2⁶³.
+    if max(int(cells.max(initial=0)), -int(cells.min(initial=0))) > radius or (
+        sum(int(np.vecdot(row, row)) for row in np.split(cells, range(_ROW, cells.size, _ROW)))
+        > radius**2
+    ):
+        raise RejectedUpdate("the rounded update lies outside the clipping norm")
+    return cells
