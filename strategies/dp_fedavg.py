@@ -48,9 +48,9 @@ from strategies.cohort import draw_cohort, expected_fraction, metrics_sampling
 from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
 from strategies.population import Population, Register
 from strategies.result import PrivacyReport, SecureAggregationReport
-from strategies.secure_aggregation._train_round import SecureTrainRound
-from strategies.secure_aggregation._wire import Bounding
 from strategies.secure_aggregation.settings import SecureAggregation
+from strategies.secure_aggregation.train_round import SecureTrainRound
+from strategies.secure_aggregation.wire import Bounding
 from strategies.server_optimizers import ServerOptimizer, ServerSGD
 from strategies.weighting import CappedWeights, UniformWeights, Weighting
 

@@ -21,8 +21,8 @@ from privacy.secure_aggregation import (
     ServerModel,
 )
 from strategies._replies import Template
-from strategies.secure_aggregation._wire import KEY, Bounding, content_of, protocol_bytes
 from strategies.secure_aggregation.memory import ClientMemory, ContextMemory
+from strategies.secure_aggregation.wire import KEY, Bounding, content_of, protocol_bytes
 
 
 class UnprotectedRequest(Refused):

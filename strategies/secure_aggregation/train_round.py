@@ -12,14 +12,14 @@ from privacy.secure_aggregation import RejectedMessage, RoundAborted, RoundTerms
 from strategies._operator_log import operator_log
 from strategies._replies import RejectedReply, Template
 from strategies._round import Asked, collect
-from strategies.secure_aggregation._wire import (
+from strategies.secure_aggregation.settings import SecureAggregation
+from strategies.secure_aggregation.wire import (
     KEY,
     Bounding,
     content_of,
     protocol_record,
     reply_bytes,
 )
-from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.streaming import stream_replies
 
 Vector = npt.NDArray[Any]
