@@ -120,7 +120,9 @@ class DPFedAvg(Strategy):
         A checkpoint to go on from. The interrupted round is played again, with fresh randomness,
         and paid again.
     min_available_nodes : int
-        How many nodes must be connected before a run begins.
+        How many nodes of the population must be connected before a round begins. A round that
+        finds hardly anybody there, because the server or its network has just come back, costs
+        as much privacy as any other and teaches nothing.
     randomness : Randomness, optional
         Default: the operating system's. A seeded one is for tests; it voids all privacy, and
         the result says so.
@@ -609,7 +611,6 @@ class DPFedAvg(Strategy):
         arrays, first = self._begin(initial_arrays, num_rounds)
         log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, num_rounds)
         self.summary()
-        self._wait_for_nodes(grid)
         result = PrivateResult(arrays=self._latest_average(arrays))
         if first == 1:
             self._keep(0, arrays)
@@ -618,6 +619,7 @@ class DPFedAvg(Strategy):
 
         rounds = range(first, num_rounds + 1) if self.stopped is None else []
         for number in rounds:
+            self._wait_for_nodes(grid)
             messages = self.configure_train(number, arrays, train_config, grid)
             if self.stopped is not None:
                 break
@@ -691,13 +693,22 @@ class DPFedAvg(Strategy):
         )
 
     def _wait_for_nodes(self, grid: Grid) -> None:
+        """Wait until enough of the population is there for a round to be worth its price."""
         waiting = False
-        while (connected := len(list(grid.get_node_ids()))) < self.min_available_nodes:
+        while (connected := self._connected(grid)) < self.min_available_nodes:
             if not waiting:
-                log(INFO, "Waiting for %d nodes to connect.", self.min_available_nodes)
+                log(
+                    INFO,
+                    "Waiting until %d nodes of the population are connected (min_available_nodes).",
+                    self.min_available_nodes,
+                )
                 waiting = True
-            operator_log.info("%d nodes are connected", connected)
+            operator_log.info("%d nodes of the population are connected", connected)
             time.sleep(1)
+
+    def _connected(self, grid: Grid) -> int:
+        node_of, _ = self._register.locate(grid.get_nodes())
+        return len(node_of)
 
     def _evaluate_here(
         self, evaluate_fn: EvaluateFn, number: int, arrays: ArrayRecord, result: PrivateResult
