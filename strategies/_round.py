@@ -1,6 +1,6 @@
 """One round of training: whom it asked, what they may add, what it releases."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 
+from privacy.accounting import joint_noise_multiplier
 from privacy.mechanisms import ClippingGeometry, Randomness, RejectedUpdate, SumMechanism
 from strategies._operator_log import operator_log
 from strategies._replies import RejectedReply, Template, TrainReply
@@ -54,6 +55,28 @@ class Multipliers:
 
     update: float
     count: float | None  # of the sum of clipping bits, where the norm adapts
+
+
+def share_multiplier(z: float, others: Sequence[float]) -> float:
+    """What is left of a round's noise multiplier beside that of its other releases.
+
+    Raises
+    ------
+    ValueError
+        If the others alone spend more than the round may.
+    """
+    if z == 0 or not others:
+        return z
+    taken = sum(other**-2 for other in others)
+    if taken >= z**-2:
+        raise ValueError(
+            f"the noised metrics alone spend more than a round with noise_multiplier = {z:g} "
+            "may; raise their noise"
+        )
+    update: float = (z**-2 - taken) ** -0.5 * (1 + 1e-9)
+    if joint_noise_multiplier(update, *others) < z:
+        raise ArithmeticError("the shares of the noise multiplier exceed the whole")
+    return update
 
 
 class TrainRound:

@@ -26,8 +26,7 @@ _BLOCK = 1 << 16  # elements; a block and its scratch stay in the second-level c
 _BLOCKS_WORTH_THREADS = 8  # below that many, handing work to a thread costs more than it saves
 _ROW = 256  # elements added up in single precision before double precision takes over
 _EXACT_ROW = 4096  # elements added up at once where doubles hold exact integers
-_RADIUS = 1 << 20  # the clipping norm in lattice cells
-_SPILL_AFTER = (1 << 31) // _RADIUS - 1  # additions that can never overflow 32 bits
+LARGEST_RADIUS = 1 << 20  # the clipping norm in lattice cells
 _LARGEST_MULTIPLIER = 2.0**20  # what the noise sampler can do with this radius
 _SMALLEST_NORM, _LARGEST_NORM = 1e-30, 1e30  # beyond, single precision could overflow
 
@@ -136,13 +135,19 @@ class SumMechanism(Protocol):
 class LatticeGaussian:
     """Gaussian sum that is safe in finite precision.
 
-    Each weighted, clipped update is rounded *toward zero* onto a lattice of cell S / 2^20,
-    which never raises its norm. The norm itself is bounded from above with a proved margin for
-    every rounding in its computation, so that no input, however made, lands outside the ball;
-    and it is checked again on the rounded update, in exact integers.
+    Each weighted, clipped update is rounded *toward zero* onto a lattice of cell S / R,
+    R = ``radius``, which never raises its norm. The norm itself is bounded from above with a
+    proved margin for every rounding in its computation, so that no input, however made, lands
+    outside the ball; and it is checked again on the rounded update, in exact integers.
     Integers are summed without error, and the noise is the exactly sampled rounded Gaussian.
     Since round(sum + N(0, s^2)) = sum + round(N(0, s^2)) for an integer sum, what is released is
     post-processing of the continuous Gaussian mechanism (``docs/proofs.md``).
+
+    Parameters
+    ----------
+    radius : int
+        R, in [1, 2^20]. Rounding costs up to one cell a coordinate, so take the default unless
+        the integers themselves have to be small.
 
     **Guarantee.** That of the Gaussian mechanism with noise multiplier z under add or remove
     one client, for what is sampled and not for an idealisation of it.
@@ -154,6 +159,11 @@ class LatticeGaussian:
     """
 
     name: ClassVar[str] = "lattice-gaussian"
+    radius: int = LARGEST_RADIUS
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.radius <= LARGEST_RADIUS:
+            raise ValueError(f"radius is {self.radius}; it must lie in [1, {LARGEST_RADIUS}]")
 
     def open(
         self,
@@ -164,7 +174,7 @@ class LatticeGaussian:
         randomness: Randomness,
     ) -> RoundSum:
         """Begin a round's sum; see ``SumMechanism.open``."""
-        return _LatticeSum(reference, geometry, noise_multiplier, randomness)
+        return LatticeSum(reference, geometry, noise_multiplier, randomness, radius=self.radius)
 
     def account(self, *, noise_multiplier: float, sampling: Sampling) -> Event:
         """A Gaussian release; see ``SumMechanism.account``."""
@@ -373,22 +383,27 @@ class _BlockwiseSum:
         return [self._update[b : b + array.size].reshape(shape) for b, array, shape in parts]
 
 
-class _LatticeSum(_BlockwiseSum):
-    def __init__(self, *arguments: Any) -> None:
+class LatticeSum(_BlockwiseSum):
+    """The sum that ``LatticeGaussian`` opens; masked sums are made of its two halves."""
+
+    def __init__(self, *arguments: Any, radius: int) -> None:
         super().__init__(*arguments)
         if self._noise_multiplier > _LARGEST_MULTIPLIER:
             raise ValueError(
                 f"noise_multiplier must be at most {_LARGEST_MULTIPLIER:g}, "
                 f"got {self._noise_multiplier}; raise the budget or do fewer rounds"
             )
-        self._cell = self._geometry.total_norm / _RADIUS
+        self._radius = radius
+        self._cell = self._geometry.total_norm / radius
+        self._spill_after = (1 << 31) // radius - 1  # additions that can never overflow 32 bits
         self._sum = np.zeros(self._update.size, dtype=np.int32)
         self._spilled: npt.NDArray[np.int64] | None = None
         self._additions = 0
 
     def add(self, arrays: Sequence[Vector], *, weight: float) -> Contribution:
+        """Bound, round and add; see ``RoundSum.add``."""
         factors, clipped = self._read(arrays, weight)
-        if self._additions >= _SPILL_AFTER:
+        if self._additions >= self._spill_after:
             self._spill()
         self._additions += 1
         # The margin covers the rounding of the factor and of the product.
@@ -407,7 +422,7 @@ class _LatticeSum(_BlockwiseSum):
             np.copyto(wide, cells)
             return _dot(wide, _EXACT_ROW)
 
-        if sum(self._over_blocks(pour)) > _RADIUS**2:
+        if sum(self._over_blocks(pour)) > self._radius**2:
             self._over_blocks(self._take_back)
             raise RejectedUpdate("the rounded update lies outside the clipping norm")
         return Contribution(clipped=clipped)
@@ -428,9 +443,27 @@ class _LatticeSum(_BlockwiseSum):
         self._sum.fill(0)
         self._additions = 0
 
-    def release(self) -> list[Vector]:
+    def take_cells(self) -> npt.NDArray[np.int64]:
+        """Hand out the sum as it is, in cells, instead of releasing it: for a client to mask."""
         self._seal()
-        sigma = self._noise_multiplier * _RADIUS
+        cells = self._sum.astype(np.int64)
+        if self._spilled is not None:
+            cells += self._spilled
+        return cells
+
+    def put_cells(self, cells: npt.NDArray[np.int64]) -> None:
+        """Take an opened sum for this one, which must be empty."""
+        if cells.dtype != np.int64 or cells.shape != self._sum.shape:
+            raise ValueError(
+                f"the opened sum must be {self._sum.size} int64, got {cells.dtype} of shape "
+                f"{cells.shape}"
+            )
+        self._spilled = cells
+
+    def release(self) -> list[Vector]:
+        """The noisy sum in the model's units, once; see ``RoundSum.release``."""
+        self._seal()
+        sigma = self._noise_multiplier * self._radius
         for begin in range(0, self._sum.size, _BLOCK):
             part = slice(begin, begin + _BLOCK)
             cells = self._sum[part].astype(np.int64)

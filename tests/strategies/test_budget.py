@@ -67,7 +67,7 @@ def test_a_round_is_paid_before_its_sum_exists(tmp_path: Path) -> None:
         assert not this._sum._released  # type: ignore[attr-defined]
         raise OSError(28, "No space left on device")
 
-    strategy._ledger.append = full_disk  # type: ignore[method-assign,assignment]
+    strategy._spending.ledger.append = full_disk  # type: ignore[method-assign,assignment]
     with pytest.raises(OSError, match="No space"):
         strategy.aggregate_train(1, [])
     assert not this._sum._released  # type: ignore[attr-defined]
@@ -342,7 +342,7 @@ def test_a_round_played_again_is_paid_again(tmp_path: Path) -> None:
     ask(strategy, STEP, model(), 2)
     released(strategy, [], 2)  # released, and then the process dies before its checkpoint
     before = spent(tmp_path)
-    strategy._ledger.close()
+    strategy._spending.ledger.close()
     private(tmp_path, resume=path).start(STEP, model(), num_rounds=2)
     assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1, 2, 2]
     assert spent(tmp_path) > before

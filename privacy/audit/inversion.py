@@ -1,0 +1,117 @@
+"""What one client's update gives away: its inputs, rebuilt from a gradient."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def invert_first_linear_layer(weight_update: Tensor, bias_update: Tensor) -> Tensor:
+    """Read an input out of the update of a linear layer with a bias, exactly where it was alone.
+
+    For one example, output k has the gradient g_k x in its weights and g_k in its bias, so their
+    quotient is x (Phong et al. 2017, "Privacy-preserving deep learning: revisited and enhanced",
+    section 3). Of several examples it gives a weighted mean.
+
+    Parameters
+    ----------
+    weight_update : Tensor, (out, in)
+        The layer's weights after training less those before, or a gradient.
+    bias_update : Tensor, (out,)
+        The same of its bias.
+
+    Returns
+    -------
+    Tensor, (in,)
+        From the output whose bias moved most. Zeros if none moved.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together.
+    """
+    if weight_update.ndim != 2 or bias_update.shape != weight_update.shape[:1]:
+        raise ValueError(
+            f"weight_update has shape {tuple(weight_update.shape)} and bias_update "
+            f"{tuple(bias_update.shape)}; they must be (out, in) and (out,)"
+        )
+    strongest = int(bias_update.abs().argmax())
+    if bias_update[strongest] == 0:
+        return torch.zeros_like(weight_update[0])
+    return weight_update[strongest] / bias_update[strongest]
+
+
+def match_gradient(
+    model: nn.Module,
+    update: Sequence[Tensor],
+    *,
+    label: int,
+    shape: tuple[int, ...],
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
+    steps: int = 300,
+    smoothness: float = 1e-2,
+    seed: int = 0,
+) -> Tensor:
+    """Search for the input in [0, 1] whose gradient points where an update points.
+
+    Geiping et al. 2020 ("Inverting gradients", arXiv 2003.14053, section 4): the cosine distance
+    of the gradients and a total variation are minimised over the input by Adam.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As the server sent it.
+    update : sequence of Tensor
+        What a client changed, in the order and shapes of ``model.parameters()``; only its
+        direction is used, so clipping does not hinder.
+    label : int
+        The example's class; an attacker reads it from the last layer, or tries all.
+    shape : tuple of int
+        Of one input.
+    loss : callable
+        The client's.
+    steps : int
+        Of the search.
+    smoothness : float
+        The weight of the total variation of images.
+    seed : int
+        Of the first guess.
+
+    Returns
+    -------
+    Tensor
+        Of ``shape``.
+
+    Raises
+    ------
+    ValueError
+        If the update is not of this model.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if [p.shape for p in parameters] != [u.shape for u in update]:
+        raise ValueError("update does not have the shapes of the model's parameters, in order")
+    # A client steps against its gradient.
+    wanted = [-u.detach() for u in update]
+    length = math.sqrt(sum(float((w * w).sum()) for w in wanted)) or 1.0
+    guess = torch.rand((1, *shape), generator=torch.Generator().manual_seed(seed))
+    guess.requires_grad_()
+    target = torch.tensor([label])
+    optimizer = torch.optim.Adam([guess], lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        found = torch.autograd.grad(
+            loss(model(guess), target), parameters, create_graph=True, allow_unused=False
+        )
+        inner = sum(((f * w).sum() for f, w in zip(found, wanted, strict=True)), torch.zeros(()))
+        norm = torch.sqrt(sum(((f * f).sum() for f in found), torch.full((), 1e-20)))
+        variation = torch.zeros(())
+        if len(shape) >= 2:
+            variation = guess.diff(dim=-1).abs().mean() + guess.diff(dim=-2).abs().mean()
+        distance = 1 - inner / (norm * length) + smoothness * variation
+        # Only the guess's gradient is wanted; the model's own are left alone.
+        (guess.grad,) = torch.autograd.grad(distance, [guess])
+        optimizer.step()
+        with torch.no_grad():
+            guess.clamp_(0, 1)
+    return guess.detach()[0]
