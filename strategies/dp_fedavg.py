@@ -123,7 +123,9 @@ class DPFedAvg(AccountedRun):
         A checkpoint to go on from. The interrupted round is played again, with fresh randomness,
         and paid again.
     min_available_nodes : int
-        How many nodes must be connected before a run begins.
+        How many nodes of the population must be connected before a round begins. A round that
+        finds hardly anybody there, because the server or its network has just come back, costs
+        as much privacy as any other and teaches nothing.
     secure_aggregation : SecureAggregation, optional
         Open sums only, of enough clients. Every client then needs ``SecureAggregationMod``.
         Default: the server sees each update.
@@ -645,6 +647,10 @@ class DPFedAvg(AccountedRun):
     def _content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         config["server-round"] = server_round
         return RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+
+    def _connected(self, grid: Grid) -> int:
+        node_of, _ = self._register.locate(grid.get_nodes())
+        return len(node_of)
 
 
 def _addressed(content: RecordDict, message_type: str, nodes: Iterable[int]) -> list[Message]:
