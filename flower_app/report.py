@@ -88,6 +88,9 @@ likely.</td><td>{{ c.unit }}</td><td>everybody who sees the model, in every roun
 bits by a process that holds no secret key.</td><td>the question and its answer</td>
 <td>whoever evaluates the model, honest but curious</td><td>the data owner's own machine</td></tr>
 {% endif %}
+{% if t and t.accuracy is defined %}<tr><td>Encrypted test-time round: nodes tested the model on
+images of their own under keys of their own; {{ t.node_noise }}.</td><td>a node's test images and
+labels</td><td>the server, honest but curious</td><td>the node's own machine</td></tr>{% endif %}
 </table></div>
 <p>Tuning cost ε = {{ m.privacy.tuning.epsilon }}: {{ m.privacy.tuning.reason }}.</p>
 
@@ -124,6 +127,24 @@ expected a round</td></tr>
 keys once</td></tr>
 <tr><th>Released</th><td>{{ e.release }}</td></tr>
 </table></div>
+{% endif %}
+
+{% if t %}
+<h2>Encrypted test-time round over the nodes</h2>
+{% if t.skipped is defined %}<p class="warn">Not held: {{ t.skipped }}</p>{% else %}
+<div class="scroll"><table>
+<tr><th>Nodes</th><td>{{ "{:,}".format(t.nodes_asked) }} asked, about
+{{ "{:,g}".format(t.nodes_answered) }} answered</td></tr>
+<tr><th>Accuracy</th><td>{% if t.accuracy is none %}too few answered to tell{% else %}
+{{ percent(t.accuracy) }}{% if t.accuracy_noise %}, with noise of standard deviation
+{{ percent(t.accuracy_noise) }}{% endif %}, on images that only their nodes saw{% endif %}</td></tr>
+<tr><th>Released</th><td>{{ t.release }}</td></tr>
+<tr><th>Images</th><td>up to {{ t.images_per_node }} of each
+node{% if t.ms_per_image is not none %}, {{ "%.1f"|format(t.ms_per_image) }} ms to evaluate
+one{% endif %}</td></tr>
+<tr><th>Bytes</th><td>{{ "{:,}".format(t.bytes_from_node) }} from a node that asks about so many
+(keys and questions), {{ "{:,}".format(t.bytes_to_node) }} back</td></tr>
+</table></div>{% endif %}
 {% endif %}
 
 <h2>What is not promised</h2>
@@ -168,6 +189,7 @@ def write_report(
         c=metrics["privacy"]["client_level"],
         r=metrics["privacy"]["record_level"],
         e=metrics["encrypted"],
+        t=metrics["encrypted_round"],
         config=config,
         pictures={
             caption: base64.b64encode(path.read_bytes()).decode()
