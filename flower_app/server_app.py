@@ -199,7 +199,7 @@ def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFed
         reserve=round_cost(settings),
         checkpoint=folder.file("checkpoint.safetensors"),
         resume=settings.resume or None,
-        min_available_nodes=1,
+        min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
     )
 
 
