@@ -1,6 +1,7 @@
 """The encrypted test-time round of a run: composed, priced before training, told at the end."""
 
 import shutil
+import time
 from dataclasses import replace
 from logging import INFO, WARNING
 from pathlib import Path
@@ -65,6 +66,7 @@ def hold_encrypted_round(
         target_epsilon=settings.epsilon,
         ledger=ledger,
     )
+    begun = time.perf_counter()
     try:
         result = test.run(grid, timeout=settings.round_timeout, name="encrypted test-time round")
     except PrivacyBudgetExhausted as error:
@@ -73,7 +75,7 @@ def hold_encrypted_round(
     finally:
         if not settings.deployed:
             shutil.rmtree(simulated_secrets(run_id), ignore_errors=True)
-    metrics = _metrics(result, settings)
+    metrics = _metrics(result, settings) | {"seconds": time.perf_counter() - begun}
     log(INFO, _summary(metrics))
     return metrics
 
