@@ -80,6 +80,15 @@ def train_on_own_data(message: Message, context: Context) -> Message:
     return _reply(message, settings, ArrayRecord(model.state_dict()), result.weight)
 
 
+@app.query("encrypted_round")
+def test_encrypted(message: Message, context: Context) -> Message:
+    """Take part in the encrypted test-time round."""
+    # Loaded where it is asked for: a deployed node starts a process for every message.
+    from flower_app.encrypted_node import take_part
+
+    return take_part(message, context, client_settings(context.run_config))
+
+
 def _reply(message: Message, settings: Settings, arrays: ArrayRecord, weight: float) -> Message:
     reply = RecordDict({"arrays": arrays})
     if settings.weighting == "capped":  # with uniform weights nobody says how much it holds

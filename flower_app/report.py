@@ -45,6 +45,7 @@ def write_report(
         c=client_level,
         r=metrics["privacy"]["record_level"],
         e=metrics["encrypted"],
+        t=metrics["encrypted_round"],
         config=config,
         pictures={
             caption: base64.b64encode(path.read_bytes()).decode()

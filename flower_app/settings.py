@@ -74,6 +74,7 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 WEIGHTINGS = ("uniform", "capped")
+RELEASES = ("noised", "public")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,10 @@ class Settings:
 
     # Encrypted inference on the finished model.
     encrypted_images: int = 200
+    encrypted_round: bool = False
+    encrypted_round_images: int = 100
+    encrypted_round_release: str = "noised"
+    encrypted_round_noise: float = 5.0
 
     # Where results go.
     results_dir: str = ""
@@ -189,10 +194,12 @@ class Settings:
             ("model", tuple(MODELS)),
             ("partition", PARTITIONS),
             ("weighting", WEIGHTINGS),
+            ("encrypted_round_release", RELEASES),
         ):
             value = getattr(self, name)
             if value not in choices:
-                raise SettingError(f"{name} = {value!r} is unknown; choose {' or '.join(choices)}")
+                kebab = name.replace("_", "-")
+                raise SettingError(f"{kebab} = {value!r} is unknown; choose {' or '.join(choices)}")
         self._need("sampling_rate", 0 < self.sampling_rate <= 1, "a number in (0, 1]")
         self._need("epsilon", self.epsilon > 0, "a positive number")
         self._need("delta", 0 < self.delta < 1, "a number strictly between 0 and 1")
@@ -220,7 +227,14 @@ class Settings:
                 self.min_available_nodes <= self.population,
                 f"at most the population, {self.population}",
             )
-        for name in ("nominal_records", "round_timeout", "dirichlet_alpha", "lognormal_sigma"):
+        for name in (
+            "nominal_records",
+            "round_timeout",
+            "dirichlet_alpha",
+            "lognormal_sigma",
+            "encrypted_round_images",
+            "encrypted_round_noise",
+        ):
             self._need(name, getattr(self, name) > 0, "a positive number")
         if self.weighting == "capped":
             for name in ("weight_cap", "total_weight"):

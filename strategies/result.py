@@ -6,6 +6,8 @@ from typing import Any
 
 from flwr.serverapp.strategy import Result
 
+from privacy.accounting import Accountant
+
 
 @dataclass(frozen=True)
 class SecureAggregationReport:
@@ -60,8 +62,8 @@ class PrivacyReport:
         N.
     adjacency : str
         What one client more, less or exchanged means.
-    accountant : str
-        "pld" or "rdp".
+    accountant : "pld" or "rdp"
+        What composed ε.
     mechanism : str
         Which noise.
     private : bool
@@ -83,7 +85,7 @@ class PrivacyReport:
     rounds: int
     population: int
     adjacency: str
-    accountant: str
+    accountant: Accountant
     mechanism: str
     private: bool
     stopped: str | None
