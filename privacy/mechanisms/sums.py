@@ -133,7 +133,8 @@ class LatticeGaussian:
     Each weighted, clipped update is rounded *toward zero* onto a lattice of cell S / R,
     R = ``radius``, which never raises its norm. The norm itself is bounded from above with a
     proved margin for every rounding in its computation, so that no input, however made, lands
-    outside the ball; and it is checked again on the rounded update, in exact integers.
+    outside the ball. It is bounded once more on what is added; where that bound leaves a doubt,
+    the norm of the integers decides, exactly.
     Integers are summed without error, and the noise is the exactly sampled rounded Gaussian.
     Since round(sum + N(0, s^2)) = sum + round(N(0, s^2)) for an integer sum, what is released is
     post-processing of the continuous Gaussian mechanism (``docs/proofs.md``).
@@ -375,7 +376,15 @@ class _ContinuousSum(_BlockwiseSum):
         factors, clipped = self._read(arrays, weight)
 
         def add(block: Block) -> None:
-            np.multiply(block.update, factors[block.group], out=block.update)
+            # In double precision: a factor that single precision rounds to a subnormal number,
+            # or upward by much of itself, would not keep to the norm.
+            np.multiply(
+                block.update,
+                factors[block.group],
+                out=block.update,
+                dtype=np.float64,
+                casting="same_kind",
+            )
             total = self._sum[block.span]
             np.add(total, block.update, out=total)
 
