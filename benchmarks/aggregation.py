@@ -120,7 +120,10 @@ def timed(round_: Round, mechanisms: dict[str, SumMechanism]) -> dict[str, Calla
 
 
 def peak(round_: Round, mechanism: SumMechanism) -> float:
-    """The most memory a whole noisy round takes above the messages, in models."""
+    """The most memory a whole noisy round takes above the messages, in models.
+
+    What the messages sent weigh is taken from ``FedAvg``, which keeps nothing beside them.
+    """
     strategy = DPFedAvg(
         population=round_.clients,
         sampling=Full(),
@@ -130,7 +133,15 @@ def peak(round_: Round, mechanism: SumMechanism) -> float:
         mechanism=mechanism,
         ledger=round_.folder / f"{next(round_.names)}.jsonl",
     )
+    plain = FedAvg(fraction_evaluate=0.0)
+    round_.asked(plain)
     gc.collect()
+    tracemalloc.start()
+    asked = round_.asked(plain)
+    sent = tracemalloc.get_traced_memory()[0]
+    del asked
+    gc.collect()
+    tracemalloc.stop()
     tracemalloc.start()
     asked = round_.asked(strategy)
     without = tracemalloc.get_traced_memory()[0]
@@ -138,7 +149,7 @@ def peak(round_: Round, mechanism: SumMechanism) -> float:
     messages = tracemalloc.get_traced_memory()[0] - without
     tracemalloc.reset_peak()
     strategy.aggregate_train(1, replies)
-    most = tracemalloc.get_traced_memory()[1] - messages
+    most = tracemalloc.get_traced_memory()[1] - messages - sent
     tracemalloc.stop()
     return most / sum(len(array.data) for array in round_.arrays.values())
 

@@ -23,6 +23,7 @@ Vector = npt.NDArray[Any]
 _AT_ONCE = 1 << 12  # elements made noisy together; their wide integers take little room
 LARGEST_RADIUS = 1 << 20  # the clipping norm in lattice cells
 _LARGEST_MULTIPLIER = 2.0**20  # what the noise sampler can do with this radius
+_SMALLEST_FACTOR = 2.0**-100  # of what is multiplied in single precision
 _SMALLEST_NORM, _LARGEST_NORM = 1e-30, 1e30  # beyond, single precision could overflow
 
 
@@ -376,15 +377,10 @@ class _ContinuousSum(_BlockwiseSum):
         factors, clipped = self._read(arrays, weight)
 
         def add(block: Block) -> None:
-            # In double precision: a factor that single precision rounds to a subnormal number,
-            # or upward by much of itself, would not keep to the norm.
-            np.multiply(
-                block.update,
-                factors[block.group],
-                out=block.update,
-                dtype=np.float64,
-                casting="same_kind",
-            )
+            # A tiny factor is subnormal in single precision, and may be rounded upward by much.
+            factor = factors[block.group]
+            dtype = block.update.dtype if factor >= _SMALLEST_FACTOR else np.dtype(np.float64)
+            np.multiply(block.update, factor, out=block.update, dtype=dtype, casting="same_kind")
             total = self._sum[block.span]
             np.add(total, block.update, out=total)
 
