@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Message
+from flwr.common.constant import SUPERLINK_NODE_ID
 
 from privacy.accounting import joint_noise_multiplier
 from privacy.mechanisms import ClippingGeometry, Randomness, RejectedUpdate, SumMechanism
@@ -34,6 +35,8 @@ class Asked:
         """
         node = reply.metadata.src_node_id
         message = self._open.get(node)
+        if message is None and node == SUPERLINK_NODE_ID:
+            raise RejectedReply("the SuperLink speaks for a node that went offline")
         if message is None:
             raise RejectedReply("nothing was asked of this node, or it has answered already")
         if reply.metadata.reply_to_message_id != message.metadata.message_id:
@@ -141,12 +144,9 @@ class TrainRound:
             bit = np.array([-0.5 if contribution.clipped else 0.5])
             self._bits.add([bit], weight=1.0)
 
-    def release(self, denominator: float) -> list[Vector]:
-        """The noisy sum of updates over a fixed, public denominator."""
-        released = self._sum.release()
-        for array in released:
-            array /= denominator
-        return released
+    def release(self) -> list[Vector]:
+        """The noisy sum of updates."""
+        return self._sum.release()
 
     def unclipped_fraction(self, expected_cohort: float) -> float | None:
         """The noisy fraction of clients that were not clipped, where the norm adapts."""
