@@ -36,6 +36,14 @@ def stream_replies(
         Replies, errors included, in the order of their arrival.
     """
     waiting = [identifier for identifier in grid.push_messages(messages) if identifier]
+    return pull_replies(grid, waiting, timeout=timeout)
+
+
+def pull_replies(
+    grid: Grid, message_ids: Iterable[str], *, timeout: float | None = None
+) -> Iterator[Message]:
+    """Yield each reply to messages that were pushed before, as :func:`stream_replies` does."""
+    waiting = list(message_ids)
     return _pull(grid, waiting, None if timeout is None else time.monotonic() + timeout)
 
 

@@ -104,17 +104,23 @@ def pack_products(network: Network, choice: ProductChoice) -> tuple[ProductProgr
     taps = np.full((ciphertexts, packed.share), EMPTY, dtype=np.int32)
     inputs = np.arange(network.affines[0].inputs, dtype=np.int32)
     taps.reshape(-1)[: len(inputs)] = inputs
+    # A special prime is there for encrypted weights, whose products are relinearised.
+    encrypted = len(choice.primes) > 1
+    product = "multiply" if encrypted else "multiply plain"
+    operations = Counter({("load", 1): ciphertexts, (product, 1): ciphertexts, ("mask", 1): 1})
+    if encrypted:
+        operations["relinearise", 1] += 1
     facts = Facts(
         choice.degree,
-        (choice.prime_bits,),
+        choice.primes,
         choice.input_bits,
         choice.input_bits + choice.weight_bits,
         "coefficients",
         taps,
         (packed.positions,),
         {},
-        0,
-        Counter({("load", 1): ciphertexts, ("multiply plain", 1): ciphertexts, ("mask", 1): 1}),
+        1 if encrypted else 0,
+        operations,
     )
     return ProductProgram(packed, choice.weight_bits), facts
 
@@ -123,7 +129,7 @@ def pack_batch(network: Network, choice: Choice | ProductChoice) -> tuple[BatchP
     """Pack a network for a batch: nothing moves between slots, so that weights stay as they are."""
     if isinstance(choice, ProductChoice):
         answer = choice.input_bits + choice.weight_bits
-        scales = Scales((choice.prime_bits,), choice.input_bits, (), answer)
+        scales = Scales(choice.primes, choice.input_bits, (), answer)
         operations = batch_operations(network, 1)
         degree = choice.degree
     else:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from privacy.inference import _release
 from privacy.inference._ciphers import Cipher, CipherAlgebra
-from privacy.inference._keys import Keys, refuse_secret_ciphertext
+from privacy.inference._keys import Keys, refuse_secret
 from privacy.inference._lowering import Activation, Affine, Vector
 from privacy.inference._modular import matrix_product
 from privacy.inference._polynomials import evaluate
@@ -98,8 +98,8 @@ class BatchModel:
         values = np.empty((plan.ciphertexts, 2, ring.levels, plan.degree), dtype=np.uint64)
         for index in range(plan.ciphertexts):
             residues = reader.residues(primes, plan.degree)
+            refuse_secret(ring, residues)
             ciphertext = ring.seeded_ciphertext(residues, reader.raw(SEED_BYTES), scale)
-            refuse_secret_ciphertext(ring, residues, ciphertext)
             values[index] = ring.ciphertext_residues(ciphertext)
         return values
 

@@ -1,17 +1,11 @@
-"""How long homomorphic operations take: a table, scaled to this machine."""
+"""What homomorphic operations cost, for choosing between packings: the same on every machine."""
 
-import statistics
-import time
 from collections import Counter
-from functools import cache
-
-from privacy.inference._seal import Ring, seal
 
 Operation = tuple[str, int]
 """A name and the level (data primes left) it happens at."""
 
 _FULL_RING = 8192
-_PROBE_MS = 0.61
 
 
 def milliseconds(operation: str, degree: int, level: int) -> float:
@@ -29,6 +23,7 @@ def milliseconds(operation: str, degree: int, level: int) -> float:
         "multiply": 0.081 * level,
         "rescale": 0.29 * level,
         "mask": 3.5,
+        "load residues": 0.3 * level,
         "unload": 0.5 * level,
         "scalar": 0.012 * level,
     }
@@ -40,21 +35,3 @@ def total_ms(operations: Counter[Operation], degree: int) -> float:
     return sum(
         count * milliseconds(name, degree, level) for (name, level), count in operations.items()
     )
-
-
-@cache
-def machine_factor() -> float:
-    """How many times slower than the reference this machine is, by some dozen rotations."""
-    ring = Ring(4096, (36, 36, 37))
-    generator = seal.KeyGenerator(ring.context)
-    encryptor = seal.Encryptor(ring.context, generator.secret_key())
-    keys, ciphertext, rotated = seal.GaloisKeys(), seal.Ciphertext(), seal.Ciphertext()
-    element = ring.galois_element(1)
-    generator.create_galois_keys([element], keys)
-    encryptor.encrypt_zero_symmetric(ciphertext)
-    spent = []
-    for _ in range(15):
-        start = time.perf_counter()
-        ring.evaluator.apply_galois(ciphertext, element, keys, rotated)
-        spent.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(spent) / _PROBE_MS

@@ -9,7 +9,7 @@ import numpy as np
 
 from privacy.inference import _release
 from privacy.inference._ciphers import Cipher, CipherAlgebra
-from privacy.inference._keys import Keys, refuse_secret_ciphertext
+from privacy.inference._keys import Keys, refuse_secret
 from privacy.inference._lowering import Activation
 from privacy.inference._packing import Diagonals, Gather, Products, Readout
 from privacy.inference._polynomials import evaluate
@@ -150,8 +150,8 @@ class EncodedModel:
         query = []
         for _ in range(plan.ciphertexts):
             residues = reader.residues(primes, plan.degree)
+            refuse_secret(ring, residues)
             ciphertext = ring.seeded_ciphertext(residues, reader.raw(SEED_BYTES), scale)
-            refuse_secret_ciphertext(ring, residues, ciphertext)
             query.append(ciphertext)
         released = []
         for ciphertext, positions, biases in zip(

@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from privacy.inference._seal import SEED_BYTES, Residues, Ring, seal
-from privacy.inference._wire import MessageError, Reader
-from privacy.inference.plan import Plan
-
-_PROBED = 4
+from privacy.inference._seal import SEED_BYTES, Residues, Ring
+from privacy.inference._wire import MessageError, Reader, Tag, open_message
+from privacy.inference.plan import SESSION_KEY_BYTES, Plan
 
 
 @dataclass(frozen=True)
@@ -19,6 +17,7 @@ class Keys:
     Attributes
     ----------
     public : SEAL public key
+        Of the ring at the last level, where answers are re-randomised.
     relin, galois : SEAL keys, or None where the plan needs none
     """
 
@@ -28,33 +27,76 @@ class Keys:
 
 
 def refuse_secret(ring: Ring, residues: Residues) -> None:
-    """Refuse a polynomial of a key that is a secret key: all coefficients -1, 0 or 1.
+    """Refuse a polynomial that is a secret key: all coefficients -1, 0 or 1.
 
-    Public keys, evaluation keys and queries are uniform, so that this refuses nobody else. It
-    catches a client that sends the wrong key; no check can see a secret that someone hides.
+    Public keys, evaluation keys and ciphertexts are uniform, so that this refuses nobody else:
+    four residues are all that small once in 2^85 at the shortest prime. It catches a client that
+    sends the wrong key; no check can see a secret that someone hides.
 
     Raises
     ------
     MessageError
         If the polynomial, as it is or out of the number-theoretic domain, is ternary.
     """
-    first = residues[:1]
-    refuse_secret_ciphertext(ring, residues, ring.ciphertext(np.stack([first, first]), 1.0))
-
-
-def refuse_secret_ciphertext(ring: Ring, residues: Residues, ciphertext: Any) -> None:
-    """As :func:`refuse_secret`, for residues that were made into a ciphertext already."""
-    copy = seal.Ciphertext()
-    ring.evaluator.mod_switch_to(ciphertext, ring.parms_id(1), copy)
-    ring.evaluator.transform_from_ntt_inplace(copy)
-    data, small = copy.dyn_array(), (0, 1, ring.primes[0] - 1)
-    # A uniform polynomial has four such coefficients in a row once in 2^200.
-    for values in (residues[0, :_PROBED].tolist(), [data.at(k) for k in range(_PROBED)]):
+    small = (0, 1, ring.primes[0] - 1)
+    for values in (residues[0, :4].tolist(), _four_coefficients(ring, residues[0])):
         if all(value in small for value in values):
             raise MessageError(
                 "the message holds a secret key; it was discarded. Make new keys, and send only "
                 "what public_material() and encrypt() return"
             )
+
+
+def _four_coefficients(ring: Ring, transformed: Residues) -> list[int]:
+    """Coefficients 0, N/4, N/2 and 3N/4 of a transformed polynomial, up to their signs.
+
+    The transform is in bit-reversed order, where the powers of ζ that the first two bits of an
+    index leave are 1, 5, 3 and 7: the inverse transform at these four is one of sums of quarters.
+    """
+    prime = ring.primes[0]
+    low = (transformed & np.uint64(0xFFFFFFFF)).reshape(4, -1).sum(axis=1).tolist()
+    high = (transformed >> np.uint64(32)).reshape(4, -1).sum(axis=1).tolist()
+    sums = [(a + (b << 32)) % prime for a, b in zip(low, high, strict=True)]
+    back, scale = pow(ring.eighth_root, -1, prime), pow(ring.degree, -1, prime)
+    return [
+        sum(s * pow(back, power * k, prime) for s, power in zip(sums, (1, 5, 3, 7), strict=True))
+        * scale
+        % prime
+        for k in range(4)
+    ]
+
+
+def open_material(message: bytes, plan: Plan, digest: bytes) -> tuple[bytes, Reader]:
+    """Check public material; its session key, and the rest of it.
+
+    Raises
+    ------
+    MessageError
+        If it is not exactly what the plan says.
+    """
+    _, body = open_message(
+        message, Tag.MATERIAL, plan, digest, lambda body: bytes(body[:SESSION_KEY_BYTES])
+    )
+    reader = Reader(body)
+    return reader.raw(SESSION_KEY_BYTES), reader
+
+
+def public_key(message: bytes, ring: Ring, plan: Plan) -> tuple[bytes, Any]:
+    """The session key and the public key of public material.
+
+    Raises
+    ------
+    MessageError
+        If it is not exactly what the plan says.
+    """
+    session_key, reader = open_material(message, plan, plan.digest)
+    return session_key, _read_public_key(reader, ring)
+
+
+def _read_public_key(reader: Reader, ring: Ring) -> Any:
+    residues = reader.residues(ring.primes, ring.degree)
+    refuse_secret(ring, residues)
+    return ring.public_key(residues, reader.raw(SEED_BYTES))
 
 
 def read_keys(reader: Reader, ring: Ring, plan: Plan) -> Keys:
@@ -65,9 +107,7 @@ def read_keys(reader: Reader, ring: Ring, plan: Plan) -> Keys:
     MessageError
         If a residue is not below its prime, or a polynomial is a secret key.
     """
-    residues = reader.residues(ring.primes, plan.degree)
-    refuse_secret(ring, residues)
-    public = ring.public_key(residues, reader.raw(SEED_BYTES))
+    public = ring.last_public_key(_read_public_key(reader, ring))
     relin = None
     if plan.relin_level:
         relin = ring.relin_keys(_read_switching_key(reader, ring, plan.relin_level))

@@ -14,10 +14,10 @@ ROUNDING = 1 / 12
 """Variance of rounding to an integer."""
 
 
-def _switch_noise(scales: Scales, degree: int, level: int) -> float:
-    """Variance of a key switch, per coefficient."""
-    primes = sum(4.0 ** (bits - scales.primes[-1]) for bits in scales.primes[:level])
-    return FRESH_NOISE**2 * degree / 3 * primes + rescale_noise(degree)
+def switch_noise(primes: Sequence[int], degree: int, level: int) -> float:
+    """Variance of a key switch, per coefficient; ``primes`` in bits, the special one last."""
+    ratio = sum(4.0 ** (bits - primes[-1]) for bits in primes[:level])
+    return FRESH_NOISE**2 * degree / 3 * ratio + rescale_noise(degree)
 
 
 def _switch_peak(scales: Scales, degree: int, level: int) -> float:
@@ -37,6 +37,11 @@ def rescale_noise(degree: int) -> float:
     return (1 + 2 * degree / 3) * ROUNDING
 
 
+def public_noise(degree: int) -> float:
+    """Variance of an encryption under a public key, per coefficient; the secret is ternary."""
+    return FRESH_NOISE**2 * (1 + 4 * degree / 3)
+
+
 def error(
     shape: Shape, scales: Scales, layers: Sequence[LayerScales], stages: Sequence[Stage]
 ) -> float:
@@ -48,8 +53,11 @@ def error(
     rescale_large = half * (2 * degree / 3) ** 2 * ROUNDING
     # The rounding of a plaintext meets every slot; that of an integer only its own product.
     plain = ROUNDING if shape.batch else half * ROUNDING
+    # SEAL encrypts with one prime more and divides by it, which leaves the noise of that.
+    sealed = rescale_noise(degree) if shape.encrypted else 0.0
+    plain += half * sealed
     levels = range(1, shape.levels + 1)
-    switches = {level: half * _switch_noise(scales, degree, level) for level in levels}
+    switches = {level: half * switch_noise(scales.primes, degree, level) for level in levels}
     peaks = {level: _switch_peak(scales, degree, level) for level in levels}
     for index, doublings in enumerate(shape.doublings):
         layer, stage = layers[index], stages[index]
@@ -62,14 +70,18 @@ def error(
             variance += stage.inputs * steps * switch / layer.inputs**2
             variance += stage.input_peak * 2 * steps * peaks[layer.level] / layer.inputs**2
         # Weights that repeat leave most coefficients of their plaintext zero, and those exact.
-        rounding = plain / layer.weights**2 * shape.repeats[index]
+        rounding = plain / layer.weights**2 * (1.0 if shape.encrypted else shape.repeats[index])
         if index == 0 and shape.paired:
             rounding *= 4
         variance += stage.outputs * shape.terms[index] * stage.energy * rounding
         added = (2.0**doublings * shape.giants[index] - 1) * switch
+        count = doublings + shape.giants[index] - 1
+        if shape.encrypted:
+            added += 2.0**doublings * shape.giants[index] * switch + half * sealed
+            count += shape.giants[index]
         product = (layer.inputs * layer.weights) ** 2
         variance += stage.outputs * added / product
-        peak = (doublings + shape.giants[index] - 1) * peaks[layer.level] / product
+        peak = count * peaks[layer.level] / product
         variance += stage.output_peak * peak
         # Where a slot is hit hardest, its error squared counts too.
         variance += stage.narrowing_peaks[-1] * stage.curvature * 3 * peak**2
@@ -85,7 +97,13 @@ def error(
             variance += gain * switches[later.level] / (later.inputs * later.weights) ** 2
         for gain, constant in zip(stage.constants, layer.constants, strict=True):
             variance += gain * ROUNDING / constant**2
-    variance += ROUNDING * shape.terms[-1] * stages[-1].energy / layers[-1].weights ** 2
-    closing = _switch_noise(scales, degree, 1) + 2 * rescale_noise(degree)
+    rounding = ROUNDING + sealed
+    variance += rounding * shape.terms[-1] * stages[-1].energy / layers[-1].weights ** 2
+    closing = (
+        sealed
+        + switch_noise(scales.primes, degree, 1)
+        + rescale_noise(degree)
+        + public_noise(degree)
+    )
     variance += (half if shape.batch else 1) * closing / 4.0**scales.answer
     return SIGMAS * math.sqrt(variance)

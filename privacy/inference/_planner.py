@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from privacy.inference._bounds import Ranges
 from privacy.inference._costs import total_ms
 from privacy.inference._lowering import Activation, Network
-from privacy.inference._noise import FRESH_NOISE, ROUNDING, SIGMAS, error
+from privacy.inference._noise import (
+    FRESH_NOISE,
+    ROUNDING,
+    SIGMAS,
+    error,
+    public_noise,
+    rescale_noise,
+    switch_noise,
+)
 from privacy.inference._packing import power_of_two
 from privacy.inference._polynomials import DEPTH
 from privacy.inference._scales import LayerScales, Scales
@@ -60,6 +68,7 @@ def choose(
     batch_size: int,
     tolerance: float,
     max_query_bytes: int,
+    encrypted: bool,
 ) -> Choice:
     """The quickest parameters for a network with activations.
 
@@ -74,7 +83,11 @@ def choose(
         if batch_size > degree // 2:
             refusals.append(f"N={degree}: {degree // 2} slots for {batch_size} images")
             continue
-        packings = shapes(network, degree) if batch_size == 1 else [batch_shape(network, degree)]
+        packings = (
+            shapes(network, degree, encrypted=encrypted)
+            if batch_size == 1
+            else [batch_shape(network, degree)]
+        )
         fitting = [s for s in packings if s.query_bytes <= max_query_bytes]
         fitting.sort(key=lambda s: total_ms(s.operations(), degree))
         if not fitting:
@@ -213,10 +226,14 @@ def _missing_bits(scales: Scales, layers: Sequence[LayerScales], budget: int) ->
 
 @dataclass(frozen=True)
 class ProductChoice:
-    """The planner's decision for a model that is one affine map: one prime, no key switching."""
+    """The planner's decision for a model that is one affine map.
+
+    One prime and no key switching; with encrypted weights a special prime too, since the answer
+    is relinearised.
+    """
 
     degree: int
-    prime_bits: int
+    primes: tuple[int, ...]
     input_bits: int
     weight_bits: int
     error: float
@@ -224,7 +241,7 @@ class ProductChoice:
 
 
 def choose_products(
-    network: Network, bounds: Ranges, *, batch_size: int, tolerance: float
+    network: Network, bounds: Ranges, *, batch_size: int, tolerance: float, encrypted: bool
 ) -> ProductChoice:
     """The smallest ring for a model that is one affine map.
 
@@ -239,21 +256,29 @@ def choose_products(
     weight = float(rows.sum() if batch_size == 1 else rows.max())
     square = float((bounds.inputs.magnitude**2).sum())
     best = math.inf
-    for degree in (2048, 4096, 8192):
-        prime_bits = min(_MAX_PRIME_BITS, MAX_MODULUS_BITS[degree])
-        answer = prime_bits - 2 - logit_bits(bounds)
+    # At N = 2048 nothing is left for a special prime.
+    for degree in (4096, 8192) if encrypted else (2048, 4096, 8192):
+        budget = MAX_MODULUS_BITS[degree]
+        primes: tuple[int, ...]
+        if encrypted:
+            primes = (min(_MAX_PRIME_BITS, budget // 2), min(_MAX_PRIME_BITS, budget - budget // 2))
+            sealed = rescale_noise(degree)
+            closing = sealed + switch_noise(primes, degree, 1)
+        else:
+            primes, sealed, closing = (min(_MAX_PRIME_BITS, budget),), 0.0, 0.0
+        answer = primes[0] - 2 - logit_bits(bounds)
         if max(affine.outputs, batch_size) > degree:
             continue
         for inputs in range(2, answer - 1):
             weights = answer - inputs
             variance = weight * (FRESH_NOISE**2 + ROUNDING) / 4.0**inputs
-            variance += square * ROUNDING / 4.0**weights
-            variance += FRESH_NOISE**2 * (1 + 4 * degree / 3) / 4.0**answer
+            variance += square * (ROUNDING + sealed) / 4.0**weights
+            variance += (public_noise(degree) + closing) / 4.0**answer
             if variance < best:
                 best, scales = variance, (inputs, weights)
         predicted = SIGMAS * math.sqrt(best)
         if predicted <= tolerance:
-            return ProductChoice(degree, prime_bits, *scales, predicted, predicted)
+            return ProductChoice(degree, primes, *scales, predicted, predicted)
     if not math.isfinite(best):
         raise CannotPlanError(
             f"{affine.outputs} outputs and batch_size {batch_size} do not fit 8192 coefficients; "

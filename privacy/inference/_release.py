@@ -12,9 +12,12 @@ def rerandomise(ring: Ring, encryptor: Any, answer: Any) -> None:
     The second polynomial of an answer is a weighted sum of the query's, so that its owner could
     read the weights by division in the ring; adding a plaintext or a mask does not touch it. A
     fresh encryption of zero makes it independent of the query's, under ring-LWE.
+
+    ``encryptor`` is of ``ring.last``: SEAL would otherwise encrypt with one prime more and divide
+    by it, which takes twice as long for noise that an answer's scale does not need to be without.
     """
     zero = seal.Ciphertext()
-    encryptor.encrypt_zero(ring.parms_id(1), zero)
+    encryptor.encrypt_zero(zero)
     zero.scale = answer.scale
     ring.evaluator.add_inplace(answer, zero)
 

@@ -124,13 +124,17 @@ class Ring:
                 f"prime_bits sum to {sum(prime_bits)}, but a ring of degree {degree} holds 128 "
                 f"bits of security up to {allowed}; use fewer bits or a larger degree"
             )
+        self._prepare(degree, seal.CoeffModulus.Create(degree, list(prime_bits)))
+
+    def _prepare(self, degree: int, modulus: Sequence[Any]) -> None:
         parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
         parameters.set_poly_modulus_degree(degree)
-        parameters.set_coeff_modulus(seal.CoeffModulus.Create(degree, list(prime_bits)))
+        parameters.set_coeff_modulus(list(modulus))
         self.context = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
         if not self.context.parameters_set():
+            bits = [prime.bit_count() for prime in modulus]
             raise ValueError(
-                f"SEAL refuses degree {degree} with primes of {list(prime_bits)} bits: "
+                f"SEAL refuses degree {degree} with primes of {bits} bits: "
                 f"{self.context.parameters_error_message()}"
             )
         self.degree = degree
@@ -145,6 +149,22 @@ class Ring:
             data = data.next_context_data()
         self.evaluator = seal.Evaluator(self.context)
         self.encoder = seal.CKKSEncoder(self.context)
+
+    @cached_property
+    def last(self) -> "Ring":
+        """The ring with the first prime alone, in which ciphertexts at level 1 lie too."""
+        if len(self.primes) == 1:
+            return self
+        ring = Ring.__new__(Ring)
+        ring._prepare(self.degree, [seal.Modulus(self.primes[0])])
+        return ring
+
+    @cached_property
+    def eighth_root(self) -> int:
+        """An element of order eight modulo the first prime."""
+        prime = self.primes[0]
+        powers = (pow(base, (prime - 1) // 8, prime) for base in range(2, prime))
+        return next(root for root in powers if pow(root, 4, prime) == prime - 1)
 
     def parms_id(self, level: int) -> Any:
         """SEAL's name for the ring with ``level`` data primes left."""
@@ -294,6 +314,16 @@ class Ring:
         """The public key of a first polynomial (primes, N) and the seed of the second."""
         stream = self._ciphertext_stream(self.key_id, residues, size=2, scale=1.0, seed=seed)
         return self._load(seal.PublicKey(), stream)
+
+    def last_public_key(self, public: Any) -> Any:
+        """A public key of this ring as one of :attr:`last`: the same, modulo its first prime."""
+        content = _save(public)
+        start = 32 + _CIPHERTEXT.size + _HEADER.size + 8
+        whole = np.frombuffer(content, dtype="<u8", offset=start).reshape(2, -1, self.degree)
+        stream = self._ciphertext_stream(
+            self.last.key_id, whole[:, :1], size=2, scale=1.0, seed=None
+        )
+        return self.last._load(seal.PublicKey(), stream)
 
     def _switching_key(self, parts: Sequence[tuple[Residues, bytes]]) -> bytes:
         count = struct.pack("<Q", len(parts))

@@ -39,6 +39,8 @@ class Shape:
         Whether a slot holds an image; then nothing is rotated and weights are integers.
     sizes : tuple of int
         Of a batch: outputs of each layer.
+    encrypted : bool
+        Whether weights are ciphertexts, so that every sum of products is relinearised.
     """
 
     degree: int
@@ -57,6 +59,7 @@ class Shape:
     late: bool = False
     batch: bool = False
     sizes: tuple[int, ...] = ()
+    encrypted: bool = False
 
     @property
     def levels(self) -> int:
@@ -80,10 +83,12 @@ class Shape:
             )
         count: Counter[Operation] = Counter()
         level = self.levels
+        product = "multiply" if self.encrypted else "multiply plain"
         count["load", level] += self.ciphertexts
         for index, (doublings, power) in enumerate(zip(self.doublings, self.degrees, strict=True)):
             products = self.ciphertexts if index == 0 else self.babies[index] * self.giants[index]
-            count["multiply plain", level] += products
+            count[product, level] += products
+            count["relinearise", level] += self.giants[index] if self.encrypted else 0
             count["rotate", level] += doublings + self.babies[index] + self.giants[index] - 2
             for step in range(PRODUCTS[power]):
                 # Products of one depth happen at one level; the deepest ones are counted there.
@@ -96,7 +101,8 @@ class Shape:
             # The last activation is relinearised after the last layer, where it is cheapest.
             count["relinearise", 2] -= 1
             count["relinearise", 1] += 1
-        count["multiply plain", 1] += self.answers
+        count[product, 1] += self.answers
+        count["relinearise", 1] += self.answers if self.encrypted else 0
         count["mask", 1] += self.answers
         return +count
 
@@ -106,7 +112,7 @@ class Shape:
         return self.ciphertexts * (8 * self.degree * self.levels + SEED_BYTES)
 
 
-def shapes(network: Network, degree: int) -> Iterator[Shape]:
+def shapes(network: Network, degree: int, *, encrypted: bool) -> Iterator[Shape]:
     """Every packing of a network with activations that fits a ring degree."""
     slots = degree // 2
     sizes = [power_of_two(affine.outputs) for affine in network.affines]
@@ -151,9 +157,10 @@ def shapes(network: Network, degree: int) -> Iterator[Shape]:
                 answers,
                 tuple(activation.degree for activation in network.activations),
                 tuple(repeats),
+                encrypted=encrypted,
             )
             yield shape
-            if answers == 1:
+            if answers == 1 and not encrypted:
                 yield replace(shape, late=True)
 
 
@@ -197,7 +204,7 @@ def _batch_operations(
     for index, power in enumerate(degrees):
         count["scalar", level] += terms[index] * sizes[index]
         narrows = sizes[index + 1] < sizes[index]
-        count["load", level] += sizes[index]
+        count["load residues", level] += sizes[index]
         for step in range(PRODUCTS[power]):
             here = level - min(step, DEPTH[power] - 1)
             count["multiply", here] += sizes[index]
@@ -209,5 +216,6 @@ def _batch_operations(
         if narrows:
             count["relinearise", level] += sizes[index + 1]
     count["scalar", level] += terms[-1] * sizes[-1]
+    count["load residues", level] += sizes[-1]
     count["mask", level] += sizes[-1]
     return count

@@ -1,4 +1,4 @@
-"""Messages between the data owner and the evaluator.
+"""Messages between the parties.
 
 A message is a fixed header, a body whose length the plan fixes, and an HMAC-SHA256 under the
 session key over both::
@@ -33,6 +33,7 @@ class Tag(IntEnum):
     MATERIAL = 1
     QUERY = 2
     ANSWER = 3
+    WEIGHTS = 4
 
 
 class MessageError(ValueError):
@@ -79,6 +80,7 @@ def open_message(
         Tag.MATERIAL: plan.public_bytes,
         Tag.QUERY: plan.query_bytes,
         Tag.ANSWER: plan.answer_bytes,
+        Tag.WEIGHTS: plan.weights_bytes,
     }[tag]
     name = tag.name.lower()
     if not isinstance(message, bytes | bytearray | memoryview):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.inference.compiled import CompiledModel
-from privacy.inference.evaluator import Evaluator
+from privacy.inference.evaluator import BlindEvaluator, Evaluator
 from privacy.inference.owner import ThrowAwayOwner
 
 
@@ -83,7 +83,11 @@ def certify(compiled: CompiledModel, inputs: ArrayLike, labels: ArrayLike) -> Ce
     plan = compiled.plan
     owner = ThrowAwayOwner(plan)
     material = owner.public_material()
-    evaluator = Evaluator(compiled, material)
+    if plan.parties:
+        weights = compiled.encrypt_weights(material)
+        evaluator: Evaluator = BlindEvaluator(plan, material, weights, name=plan.parties[2])
+    else:
+        evaluator = Evaluator(compiled, material)
     answers: list[NDArray[np.float64]] = []
     spent: list[tuple[float, float, float]] = []
     for start in range(0, len(x), plan.batch_size):

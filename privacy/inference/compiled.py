@@ -2,22 +2,27 @@
 
 import hashlib
 import math
+import secrets
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import nn
 
+from privacy.inference import _wire
 from privacy.inference._assemble import pack_batch, pack_products, pack_slots
 from privacy.inference._batch import BatchModel, BatchProgram
+from privacy.inference._blind import blind_layers, encrypt_program
 from privacy.inference._bounds import Ranges, ranges
-from privacy.inference._costs import Operation, machine_factor, total_ms
+from privacy.inference._calibration import calibration
+from privacy.inference._costs import Operation
 from privacy.inference._encoded import EncodedModel, ProductProgram, SlotProgram
-from privacy.inference._lowering import Network, Vector, lower
+from privacy.inference._keys import public_key
+from privacy.inference._lowering import Network, UnsupportedLayerError, Vector, lower
 from privacy.inference._planner import (
     Choice,
     ProductChoice,
@@ -27,6 +32,8 @@ from privacy.inference._planner import (
 )
 from privacy.inference._seal import Ring
 from privacy.inference._sensitivity import even_samples, sensitivity
+from privacy.inference._wire import Tag
+from privacy.inference.parties import ThreeParties
 from privacy.inference.plan import Plan, pack_taps
 
 _QUERY_BYTES = 1_500_000
@@ -61,6 +68,38 @@ class CompiledModel:
             return BatchModel(self.plan, self.program)
         return EncodedModel(self.plan, self.program)
 
+    def encrypt_weights(self, public_material: bytes) -> bytes:
+        """The weights, encrypted under a data owner's public key, for a third party.
+
+        Parameters
+        ----------
+        public_material : bytes
+            What :meth:`DataOwner.public_material` returned. Of its keys the public one is used.
+
+        Returns
+        -------
+        bytes
+            For :class:`BlindEvaluator`, with the same public material. Do not send it to the data
+            owner, who could decrypt it.
+
+        Raises
+        ------
+        ValueError
+            If the model was compiled without ``parties``.
+        MessageError
+            If the material is not of this plan.
+        """
+        plan = self.plan
+        if not plan.parties or isinstance(self.program, BatchProgram):
+            raise ValueError(
+                "the model was compiled without parties: whoever evaluates it holds its weights. "
+                "Compile with parties=ThreeParties(...) if a third party evaluates"
+            )
+        ring = Ring(plan.degree, plan.prime_bits)
+        session_key, public = public_key(public_material, ring, plan)
+        body = b"".join(encrypt_program(plan, self.program, ring, public))
+        return _wire.seal_message(Tag.WEIGHTS, plan, plan.digest, 0, body, session_key)
+
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         r"""Logits in the clear, shape (images, classes), of inputs (images, ...)."""
         flat = np.asarray(inputs, dtype=np.float64).reshape(len(inputs), -1)
@@ -76,6 +115,7 @@ def compile_model(
     batch_size: int = 1,
     tolerance: float | None = None,
     max_query_bytes: int | None = None,
+    parties: ThreeParties | None = None,
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
 
@@ -103,6 +143,10 @@ def compile_model(
     max_query_bytes : int, optional
         Packings with larger queries are not considered. By default 1.5 MB for one image, and no
         limit for a batch.
+    parties : ThreeParties, optional
+        Declares that a third party evaluates, and who it is. The plan is then for weights that
+        are encrypted as well: :meth:`CompiledModel.encrypt_weights` makes them and
+        :class:`BlindEvaluator` evaluates them. For one image, and activations of degree 2.
 
     Returns
     -------
@@ -128,7 +172,12 @@ def compile_model(
         max_query_bytes = _QUERY_BYTES if batch_size == 1 else sys.maxsize
     if max_query_bytes < 1:
         raise ValueError(f"max_query_bytes is {max_query_bytes}; give a positive number of bytes")
+    if parties is not None and batch_size > 1:
+        raise ValueError(f"batch_size is {batch_size}; encrypted weights answer 1 image a query")
     network = lower(model, input_shape)
+    encrypted = parties is not None
+    if encrypted:
+        _check_activations(network)
     bounds = ranges(network, low, high)
     bits = logit_bits(bounds)
     samples = _sampled(sample, network, bounds)
@@ -144,12 +193,15 @@ def compile_model(
             batch_size=batch_size,
             tolerance=tolerance,
             max_query_bytes=max_query_bytes,
+            encrypted=encrypted,
         )
         program, facts = (
             pack_slots(network, choice) if batch_size == 1 else pack_batch(network, choice)
         )
     else:
-        choice = choose_products(network, bounds, batch_size=batch_size, tolerance=tolerance)
+        choice = choose_products(
+            network, bounds, batch_size=batch_size, tolerance=tolerance, encrypted=encrypted
+        )
         program, facts = (
             pack_products(network, choice) if batch_size == 1 else pack_batch(network, choice)
         )
@@ -182,10 +234,30 @@ def compile_model(
         ),
         relin_level=facts.relin_level,
         operations=_by_name(facts.operations),
-        predicted_ms=round(machine_factor() * total_ms(facts.operations, facts.degree), 1),
-        model_version=_version(network),
+        predicted_ms=0.0,
+        # A digest would let the evaluator confirm a guess of weights that it must not know.
+        model_version=secrets.token_hex(16) if encrypted else _version(network),
+        parties=() if parties is None else parties.names,
+        blind_layers=(
+            ()
+            if parties is None or isinstance(program, BatchProgram)
+            else blind_layers(program, ring.levels)
+        ),
     )
-    return CompiledModel(plan, network, program)
+    predicted = calibration(plan.degree, len(plan.prime_bits)).milliseconds(
+        facts.operations, plan.query_bytes + plan.answer_bytes
+    )
+    return CompiledModel(replace(plan, predicted_ms=round(predicted, 2)), network, program)
+
+
+def _check_activations(network: Network) -> None:
+    """Refuse activations whose coefficients the evaluator would have to be told."""
+    for activation in network.activations:
+        if activation.degree > 2:
+            raise UnsupportedLayerError(
+                f"layer {activation.name} has degree {activation.degree}, whose coefficients an "
+                "evaluator of encrypted weights would see; use Square or a Polynomial of degree 2"
+            )
 
 
 def _sampled(sample: ArrayLike | None, network: Network, bounds: Ranges) -> Vector:

@@ -3,11 +3,14 @@
 import threading
 
 from privacy.inference import _wire
-from privacy.inference._keys import read_keys
-from privacy.inference._seal import seal
+from privacy.inference._batch import BatchModel
+from privacy.inference._blind import BlindModel
+from privacy.inference._encoded import EncodedModel
+from privacy.inference._keys import open_material, read_keys
+from privacy.inference._seal import Ring, seal
 from privacy.inference._wire import MessageError, Reader, Tag
 from privacy.inference.compiled import CompiledModel
-from privacy.inference.plan import SESSION_KEY_BYTES
+from privacy.inference.plan import Plan
 
 REPLAY_WINDOW = 1024
 """How far a query may lag behind the newest one, in queries."""
@@ -28,25 +31,29 @@ class Evaluator:
     ------
     MessageError
         If the material is not exactly that.
+    ValueError
+        If the model was compiled for a third party, who must not see its weights.
     """
 
     def __init__(self, compiled: CompiledModel, public_material: bytes) -> None:
-        self.plan = compiled.plan
-        self._encoded = compiled.encoded
-        ring = self._encoded.ring
-        digest = self._encoded.digest
-        _, body = _wire.open_message(
-            public_material,
-            Tag.MATERIAL,
-            self.plan,
-            digest,
-            lambda body: bytes(body[:SESSION_KEY_BYTES]),
-        )
-        reader = Reader(body)
-        self._session_key = reader.raw(SESSION_KEY_BYTES)
-        self._keys = read_keys(reader, ring, self.plan)
-        self._encryptor = seal.Encryptor(ring.context, self._keys.public)
-        self._encoded.prepare()
+        if compiled.plan.parties:
+            raise ValueError(
+                f"the plan is for encrypted weights, evaluated by {compiled.plan.parties[2]!r}; "
+                "give it BlindEvaluator, the plan and the message of encrypt_weights()"
+            )
+        encoded = compiled.encoded
+        session_key, reader = open_material(public_material, compiled.plan, encoded.digest)
+        self._begin(encoded, session_key, reader)
+
+    def _begin(
+        self, encoded: EncodedModel | BatchModel | BlindModel, session_key: bytes, keys: Reader
+    ) -> None:
+        self.plan = encoded.plan
+        self._encoded = encoded
+        self._session_key = session_key
+        self._keys = read_keys(keys, encoded.ring, self.plan)
+        self._encryptor = seal.Encryptor(encoded.ring.last.context, self._keys.public)
+        encoded.prepare()
         self._lock = threading.Lock()
         self._newest = -1
         self._seen = 0
@@ -92,3 +99,56 @@ class Evaluator:
                 self._newest = query_id
             else:
                 self._seen |= 1 << age
+
+
+class BlindEvaluator(Evaluator):
+    """Answers one data owner's queries with a model whose weights it cannot read.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of a model that was compiled with ``parties``.
+    public_material : bytes
+        What :meth:`DataOwner.public_material` returned.
+    encrypted_weights : bytes
+        What :meth:`CompiledModel.encrypt_weights` returned for that material.
+    name : str
+        Who evaluates: the third party that the plan names.
+
+    Guarantee
+        The evaluator learns of the model what the plan says and no more, under ring-LWE at 128
+        bits; of queries nothing, as :class:`Evaluator`.
+    Assumptions
+        The data owner, who has the key, and the evaluator, who has the encrypted weights, do not
+        collude.
+    Not covered
+        What the plan says: architecture, and magnitudes in whole bits. What answers tell the
+        data owner. An evaluator that computes something else.
+
+    Raises
+    ------
+    MessageError
+        If a message is not exactly that.
+    ValueError
+        If the plan is not for encrypted weights, or names another evaluator.
+    """
+
+    def __init__(
+        self, plan: Plan, public_material: bytes, encrypted_weights: bytes, *, name: str
+    ) -> None:
+        if not plan.parties:
+            raise ValueError(
+                "the plan names no third party; the model owner compiles with "
+                "parties=ThreeParties(...), or evaluates with Evaluator"
+            )
+        if name != plan.parties[2]:
+            raise ValueError(
+                f"name is {name!r}; the plan is to be evaluated by {plan.parties[2]!r}"
+            )
+        ring = Ring(plan.degree, plan.prime_bits)
+        digest = plan.digest
+        session_key, reader = open_material(public_material, plan, digest)
+        _, body = _wire.open_message(
+            encrypted_weights, Tag.WEIGHTS, plan, digest, lambda _: session_key
+        )
+        self._begin(BlindModel(plan, ring, body), session_key, reader)

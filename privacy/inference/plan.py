@@ -7,12 +7,13 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from privacy.inference._packing import Indices
 from privacy.inference._seal import MAX_MODULUS_BITS, SEED_BYTES
+from privacy.inference.parties import ThreeParties
 
 FORMAT = 1
 SESSION_KEY_BYTES = 32
@@ -20,6 +21,26 @@ MESSAGE_OVERHEAD = 102
 """Bytes of a message beside its body: header and authentication code."""
 _MAX_PACKING_BYTES = 1 << 28
 _DIMENSIONS = {"slots": 3, "coefficients": 2, "batch": 1}
+
+
+class BlindLayer(NamedTuple):
+    """A layer before the last, as a public plan describes it.
+
+    Attributes
+    ----------
+    level : int
+    baby, giant : int
+        As in the packing of diagonals; 1 in the first layer.
+    products : tuple of int
+        In the first layer the ciphertexts of a query, in others giant·baby + baby step.
+    tree : tuple of int
+    """
+
+    level: int
+    baby: int
+    giant: int
+    products: tuple[int, ...]
+    tree: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -73,7 +94,11 @@ class Plan:
     predicted_ms : float
         Predicted time of one evaluation, masking included, on the machine that compiled.
     model_version : str
-        32 hexadecimal digits, a digest of the model's weights.
+        32 hexadecimal digits, a digest of the model's weights; random where these are encrypted.
+    parties : tuple of str
+        Model owner, data owner and evaluator where the weights are encrypted; else empty.
+    blind_layers : tuple of BlindLayer
+        What the evaluator of encrypted weights needs to know of the layers before the last.
     """
 
     input_shape: tuple[int, ...]
@@ -97,6 +122,8 @@ class Plan:
     operations: Mapping[str, int]
     predicted_ms: float
     model_version: str
+    parties: tuple[str, ...] = ()
+    blind_layers: tuple[BlindLayer, ...] = ()
 
     @property
     def security_bits(self) -> int:
@@ -130,6 +157,10 @@ class Plan:
             raise ValueError(f"relin_level is {self.relin_level}; give 0..{self.levels}")
         if len(self.model_version) != 32:
             raise ValueError(f"model_version has {len(self.model_version)} characters; give 32")
+        if self.parties:
+            ThreeParties(*self.parties)
+        if any(not 1 <= layer.level <= self.levels for layer in self.blind_layers):
+            raise ValueError(f"levels of blind_layers must lie in 1..{self.levels}")
 
     @property
     def levels(self) -> int:
@@ -179,6 +210,18 @@ class Plan:
         return MESSAGE_OVERHEAD + self.ciphertexts * (self._polynomial(self.levels) + SEED_BYTES)
 
     @property
+    def weights_bytes(self) -> int:
+        """Bytes of the message with encrypted weights; 0 where the evaluator has the weights."""
+        if not self.parties:
+            return 0
+        polynomials = sum(
+            self._polynomial(layer.level) * (len(layer.products) + 1) for layer in self.blind_layers
+        )
+        last = len(self.answers) if self.blind_layers else self.ciphertexts
+        polynomials += self._polynomial(1) * (last + len(self.answers))
+        return MESSAGE_OVERHEAD + 2 * polynomials
+
+    @property
     def answer_bytes(self) -> int:
         """Bytes of the message with one answer."""
         if self.packing_kind == "batch":
@@ -213,7 +256,9 @@ class Plan:
             raise ValueError(f"not a plan of format {FORMAT}; compile the model again")
         if set(content) != {field.name for field in fields(cls)}:
             raise ValueError("the plan has missing or unknown fields; compile the model again")
-        return cls(**{key: _freeze(value) for key, value in content.items()})
+        values = {key: _freeze(value) for key, value in content.items()}
+        values["blind_layers"] = tuple(BlindLayer(*layer) for layer in values["blind_layers"])
+        return cls(**values)
 
     def __str__(self) -> str:
         allowed = MAX_MODULUS_BITS[self.degree]
@@ -232,6 +277,9 @@ class Plan:
             "images": f"{self.batch_size} in a query",
             "bytes": f"keys {self.public_bytes:,}, query {self.query_bytes:,}, "
             f"answer {self.answer_bytes:,}",
+            "weights": f"encrypted, {self.weights_bytes:,} bytes; evaluated by {self.parties[2]}"
+            if self.parties
+            else "in the clear, at the evaluator",
             "rotation keys": len(self.rotation_levels),
             "operations": counts,
             "predicted time": f"{self.predicted_ms:.1f} ms",

@@ -9,7 +9,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from privacy.inference import Evaluator, Polynomial, Square, ThrowAwayOwner, compile_model
+from privacy.inference import (
+    BlindEvaluator,
+    Evaluator,
+    Polynomial,
+    Square,
+    ThreeParties,
+    ThrowAwayOwner,
+    compile_model,
+)
 from privacy.inference._bounds import ranges
 from privacy.inference._lowering import lower
 from privacy.inference.compiled import CompiledModel
@@ -18,7 +26,12 @@ from privacy.inference.compiled import CompiledModel
 def check(compiled: CompiledModel, model: nn.Sequential, inputs: np.ndarray) -> None:
     plan = compiled.plan
     owner = ThrowAwayOwner(plan)
-    evaluator = Evaluator(compiled, owner.public_material())
+    material = owner.public_material()
+    if plan.parties:
+        weights = compiled.encrypt_weights(material)
+        evaluator: Evaluator = BlindEvaluator(plan, material, weights, name=plan.parties[2])
+    else:
+        evaluator = Evaluator(compiled, material)
     double = model.double().eval()
     for x in inputs:
         with torch.no_grad():
@@ -50,11 +63,12 @@ def test_odd_and_even_polynomials(degree: int) -> None:
 
 
 @st.composite
-def models(draw: st.DrawFn) -> tuple[nn.Sequential, tuple[int, ...]]:
+def models(draw: st.DrawFn, *, degree: int = 3) -> tuple[nn.Sequential, tuple[int, ...]]:
     torch.manual_seed(draw(st.integers(0, 10**6)))
-    activation = st.sampled_from(
-        [Square, lambda: Polynomial([0.1, 0.5, 0.3]), lambda: Polynomial([0.0, 0.7, 0.1, 0.2])]
-    )
+    activations = [Square, lambda: Polynomial([0.1, 0.5, 0.3])]
+    if degree > 2:
+        activations.append(lambda: Polynomial([0.0, 0.7, 0.1, 0.2]))
+    activation = st.sampled_from(activations)
     layers: list[nn.Module] = []
     shape: tuple[int, ...]
     if draw(st.booleans()):
@@ -110,6 +124,27 @@ def test_random_models(model: tuple[nn.Sequential, tuple[int, ...]], seed: int) 
     layers, shape = model
     compiled = compile_model(layers, input_shape=shape, input_range=(-1.0, 1.0), tolerance=0.25)
     check(compiled, layers, np.random.default_rng(seed).uniform(-1, 1, (2, *shape)))
+
+
+@given(model=models(degree=2), seed=st.integers(0, 10**6))
+@settings(
+    max_examples=6,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+def test_random_models_with_encrypted_weights(
+    model: tuple[nn.Sequential, tuple[int, ...]], seed: int
+) -> None:
+    layers, shape = model
+    compiled = compile_model(
+        layers,
+        input_shape=shape,
+        input_range=(-1.0, 1.0),
+        tolerance=0.25,
+        parties=ThreeParties("laboratory", "clinic", "cloud"),
+    )
+    check(compiled, layers, np.random.default_rng(seed).uniform(-1, 1, (1, *shape)))
 
 
 @given(model=models())
