@@ -26,6 +26,7 @@ from flower_app.models import MODELS, build_model
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget
 from privacy.training import (
+    Charge,
     ClientLedger,
     ClipAndNoise,
     ClipOnly,
@@ -148,6 +149,7 @@ def _record_level(settings: Settings) -> ClipAndNoise:
             settings.record_delta,
             settings.local_steps,
             settings.planned_participations,
+            counts=settings.weighting == "capped",
         ),
         delta=settings.record_delta,
         count=(
@@ -159,12 +161,17 @@ def _record_level(settings: Settings) -> ClipAndNoise:
 
 
 @cache
-def _record_noise(epsilon: float, delta: float, steps: int, participations: int) -> float:
+def _record_noise(
+    epsilon: float, delta: float, steps: int, participations: int, *, counts: bool
+) -> float:
+    """What all participations ask for, beside the one noised count that is released."""
+    count = Charge(noise_multiplier=_COUNT_NOISE, sampling_rate=1.0, steps=1)
     return calibrate_noise(
         target_epsilon=epsilon,
         target_delta=delta,
         batches=FullBatch(steps=steps),
         participations=participations,
+        spent=(count,) if counts else (),
     )
 
 
