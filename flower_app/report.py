@@ -77,6 +77,14 @@ seeded or it had no noise.</p>{% endif %}
 δ = {{ "%g"|format(c.delta) }}: with or without any one client, the released models are nearly as
 likely.</td><td>{{ c.unit }}</td><td>everybody who sees the model, in every round or at the end
 </td><td>{{ c.trusted }}</td></tr>
+{% if c.secure_aggregation %}<tr><td>Secure aggregation: the sum of at least
+{{ c.secure_aggregation.minimum }} clients' updates is opened, or nothing
+{% if c.secure_aggregation.aborted_rounds %}({{ c.secure_aggregation.aborted_rounds|length }}
+rounds opened nothing){% endif %}.</td><td>each client's update</td>
+<td>a server that is {{ c.secure_aggregation.server }}, together with
+{{ "%g"|format(100 * c.secure_aggregation.corrupt) }} % of a round's clients</td>
+<td>the client's own machine and the code that runs there</td></tr>
+{% endif %}
 <tr><td>Record-level differential privacy:
 {% if r.epsilon_max is none %}none. {{ r.reason }}.
 {% else %}ε ≤ {{ number(r.epsilon_max) }} at δ = {{ "%g"|format(r.delta) }};
@@ -128,7 +136,11 @@ keys once</td></tr>
 
 <h2>What is not promised</h2>
 <ul>
+{% if c.secure_aggregation %}
+<li>A client that lies can add anything to the sum: the server cannot clip what it cannot see.</li>
+{% else %}
 <li>The server sees each client's update in the clear; it is trusted not to keep it.</li>
+{% endif %}
 <li>Poisoning is bounded (no client moves a round's sum by more than S), not prevented.</li>
 <li>Answers to encrypted questions can be used to copy a model, one question at a time.</li>
 <li>Correct answers from a malicious evaluator are not guaranteed.</li>

@@ -74,6 +74,8 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 WEIGHTINGS = ("uniform", "capped")
+SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
+PATHS_OF_THE_SERVER = ("data-dir", "identities", "ledger", "resume", "results-dir")
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,14 @@ class Settings:
     example_clipping_norm: float = 0.0
     round_timeout: float = 600.0
 
+    # What the server sees of a round: each update, or only the sum of enough.
+    secure_aggregation: str = "off"
+    minimum_cohort: int = 50
+    corrupt: float = 0.1
+    dropout: float = 0.1
+    identities: str = ""
+    stage_timeout: float = 60.0
+
     # Record-level privacy, on top.
     record_epsilon: float = 0.0
     record_delta: float = 1e-5
@@ -158,6 +168,18 @@ class Settings:
             values[known[name].name] = _typed(name, value, type(known[name].default))
         return cls(**values)._checked()._with_recipe()
 
+    @classmethod
+    def of_client(cls, config: Mapping[str, Any]) -> "Settings":
+        """A run's settings as a client needs them.
+
+        When deployed, without the paths that are the server's own: they are not on this machine.
+        """
+        if config.get("deployed"):
+            config = {
+                name: value for name, value in config.items() if name not in PATHS_OF_THE_SERVER
+            }
+        return cls.from_config(config)
+
     def as_config(self) -> dict[str, Any]:
         """The settings as they would stand in a configuration."""
         return {name.replace("_", "-"): value for name, value in asdict(self).items()}
@@ -184,10 +206,12 @@ class Settings:
             ("model", tuple(MODELS)),
             ("partition", PARTITIONS),
             ("weighting", WEIGHTINGS),
+            ("secure_aggregation", SECURE_AGGREGATION),
         ):
             value = getattr(self, name)
             if value not in choices:
-                raise SettingError(f"{name} = {value!r} is unknown; choose {' or '.join(choices)}")
+                kebab = name.replace("_", "-")
+                raise SettingError(f"{kebab} = {value!r} is unknown; choose {" or ".join(choices)}")
         self._need("sampling_rate", 0 < self.sampling_rate <= 1, "a number in (0, 1]")
         self._need("epsilon", self.epsilon > 0, "a positive number")
         self._need("delta", 0 < self.delta < 1, "a number strictly between 0 and 1")
@@ -208,7 +232,16 @@ class Settings:
             "total_weight",
         ):
             self._need(name, getattr(self, name) >= 0, "a number of at least 0")
-        for name in ("nominal_records", "round_timeout", "dirichlet_alpha", "lognormal_sigma"):
+        self._need("minimum_cohort", self.minimum_cohort >= 3, "at least 3")
+        self._need("corrupt", 0 <= self.corrupt < 0.5, "a share of clients in [0, 0.5)")
+        self._need("dropout", 0 <= self.dropout < 1, "a share of clients in [0, 1)")
+        for name in (
+            "nominal_records",
+            "round_timeout",
+            "stage_timeout",
+            "dirichlet_alpha",
+            "lognormal_sigma",
+        ):
             self._need(name, getattr(self, name) > 0, "a positive number")
         if self.weighting == "capped":
             for name in ("weight_cap", "total_weight"):

@@ -274,6 +274,7 @@ def test_a_checkpoint_holds_released_values_only(tmp_path: Path) -> None:
         "clipping/norm",
         "privacy/rounds",
         "privacy/epsilon",
+        "privacy/aborted",
     }
     assert (kept.round, kept.noise_multiplier, kept.position.records) == (2, 20.0, 2)
 
