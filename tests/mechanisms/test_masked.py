@@ -177,5 +177,7 @@ def test_published_sizes_and_bits() -> None:
 
 
 def test_the_release_is_a_gaussian_one() -> None:
-    event = MaskedGaussian(1 << 16).account(noise_multiplier=1.5, sampling=Poisson(0.1))
+    event = MaskedGaussian(1 << 16).account(
+        parameters=10, noise_multiplier=1.5, sampling=Poisson(0.1)
+    )
     assert event == GaussianRelease(1.5, Poisson(0.1))
