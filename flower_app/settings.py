@@ -211,7 +211,7 @@ class Settings:
             value = getattr(self, name)
             if value not in choices:
                 kebab = name.replace("_", "-")
-                raise SettingError(f"{kebab} = {value!r} is unknown; choose {" or ".join(choices)}")
+                raise SettingError(f"{kebab} = {value!r} is unknown; choose {' or '.join(choices)}")
         self._need("sampling_rate", 0 < self.sampling_rate <= 1, "a number in (0, 1]")
         self._need("epsilon", self.epsilon > 0, "a positive number")
         self._need("delta", 0 < self.delta < 1, "a number strictly between 0 and 1")

@@ -22,7 +22,14 @@ class SecureAggregationReport:
     dropout : float
         The share of a cohort that could vanish before its round was lost.
     noise : str
-        Who added it: "central", the server, which thus saw the sums without it.
+        Who added it: "central", the server, which thus saw the sums without it, or
+        "distributed", the clients.
+    epsilon_against_server : float
+        ε against the server itself, for what a client holds, at the same δ: it draws the cohorts,
+        so nothing is amplified by sampling. Infinite with central noise.
+    presence_delta : float or None
+        What of δ each round was charged because a client's presence can decide whether it opens.
+        None: nothing, for the adjacency does not promise to hide who took part.
     aborted_rounds : tuple of int
         The rounds that opened nothing and left the model as it was; each was paid.
     """
@@ -32,6 +39,8 @@ class SecureAggregationReport:
     minimum: int
     dropout: float
     noise: str
+    epsilon_against_server: float
+    presence_delta: float | None
     aborted_rounds: tuple[int, ...]
 
 
@@ -94,11 +103,16 @@ class PrivacyReport:
         """The report for a JSON file, with null for what is infinite."""
         document = asdict(self)
         for name in ("epsilon", "noise_multiplier"):
-            document[name] = document[name] if isfinite(document[name]) else None
-        document["epsilon_by_round"] = [
-            value if isfinite(value) else None for value in self.epsilon_by_round.values()
-        ]
+            document[name] = _finite(document[name])
+        if self.secure_aggregation is not None:
+            against = self.secure_aggregation.epsilon_against_server
+            document["secure_aggregation"]["epsilon_against_server"] = _finite(against)
+        document["epsilon_by_round"] = [_finite(value) for value in self.epsilon_by_round.values()]
         return document
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 @dataclass(repr=False)
