@@ -25,7 +25,7 @@ from flower_app.launch import (
 )
 
 CONNECTION = "deployment"
-_ONLINE_SECONDS = 120.0
+_ONLINE_SECONDS = 300.0
 _LEAVE_SECONDS = 15.0
 
 
@@ -182,7 +182,7 @@ class Deployment:
         Raises
         ------
         RunFailed
-            If one is not after two minutes, with its last words.
+            If one is not after five minutes, with its last words.
         """
         deadline = time.monotonic() + _ONLINE_SECONDS
         while missing := set(names) - self.online():

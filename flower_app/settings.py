@@ -100,6 +100,7 @@ class Settings:
 
     # Client-level privacy.
     population: int = 0
+    min_available_nodes: int = 0
     sampling_rate: float = 0.1
     epsilon: float = 3.0
     delta: float = 1e-5
@@ -186,9 +187,13 @@ class Settings:
 
     @property
     def planned_participations(self) -> int:
-        """How often a client is prepared to take part: its mean and three standard deviations."""
+        """How often a client is prepared to take part: its mean and three standard deviations.
+
+        And once more: a round that is cut off, because the server died, is played again when the
+        run is resumed, and a client that had already trained for it pays twice.
+        """
         mean = self.rounds * self.sampling_rate
-        return max(1, ceil(mean + 3 * sqrt(mean * (1 - self.sampling_rate))))
+        return 1 + max(1, ceil(mean + 3 * sqrt(mean * (1 - self.sampling_rate))))
 
     def partition_spec(self, clients: int) -> PartitionSpec:
         """How a simulation divides the images among this many clients."""
@@ -219,6 +224,7 @@ class Settings:
         self._need("server_momentum", self.server_momentum < 1, "a number below 1")
         for name in (
             "population",
+            "min_available_nodes",
             "noise_multiplier",
             "rounds",
             "clipping_norm",
@@ -232,6 +238,7 @@ class Settings:
             "total_weight",
         ):
             self._need(name, getattr(self, name) >= 0, "a number of at least 0")
+<<<<<<< HEAD
         self._need("minimum_cohort", self.minimum_cohort >= 3, "at least 3")
         self._need("corrupt", 0 <= self.corrupt < 0.5, "a share of clients in [0, 0.5)")
         self._need("dropout", 0 <= self.dropout < 1, "a share of clients in [0, 1)")
@@ -242,6 +249,15 @@ class Settings:
             "dirichlet_alpha",
             "lognormal_sigma",
         ):
+=======
+        if self.population:
+            self._need(
+                "min_available_nodes",
+                self.min_available_nodes <= self.population,
+                f"at most the population, {self.population}",
+            )
+        for name in ("nominal_records", "round_timeout", "dirichlet_alpha", "lognormal_sigma"):
+>>>>>>> main
             self._need(name, getattr(self, name) > 0, "a positive number")
         if self.weighting == "capped":
             for name in ("weight_cap", "total_weight"):

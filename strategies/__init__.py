@@ -1,5 +1,6 @@
 """Server-side federated algorithms that drop into any Flower project."""
 
+from strategies import _neighbours as _neighbours  # isort: skip  # before what it checks
 from strategies.canary_audit import audit_strategy as audit_strategy
 from strategies.checkpoint import Checkpoint as Checkpoint
 from strategies.checkpoint import CheckpointError as CheckpointError

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Message
+from flwr.common.constant import SUPERLINK_NODE_ID
 
 from privacy.accounting import joint_noise_multiplier
 from privacy.mechanisms import ClippingGeometry, Randomness, RejectedUpdate, SumMechanism
@@ -34,6 +35,8 @@ class Asked:
         """
         node = reply.metadata.src_node_id
         message = self._open.get(node)
+        if message is None and node == SUPERLINK_NODE_ID:
+            raise RejectedReply("the SuperLink speaks for a node that went offline")
         if message is None:
             raise RejectedReply("nothing was asked of this node, or it has answered already")
         if reply.metadata.reply_to_message_id != message.metadata.message_id:

@@ -25,7 +25,7 @@ class AccountedRun(Strategy):
     """A strategy whose ``start`` calibrates, accounts, keeps checkpoints and stops in time.
 
     What a round does is the subclass's: Flower's hooks, ``_calibrate``, ``_settings``,
-    ``_fresh_state`` and ``report``.
+    ``_fresh_state``, ``_connected`` and ``report``.
     """
 
     _state: RunState
@@ -48,6 +48,10 @@ class AccountedRun(Strategy):
     @abstractmethod
     def _fresh_state(self) -> RunState:
         """The state of a new run."""
+
+    @abstractmethod
+    def _connected(self, grid: Grid) -> int:
+        """How many nodes of the population are connected."""
 
     @abstractmethod
     def report(self) -> PrivacyReport:
@@ -118,7 +122,6 @@ class AccountedRun(Strategy):
         arrays, first = self._begin(initial_arrays, num_rounds)
         log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, num_rounds)
         self.summary()
-        self._wait_for_nodes(grid)
         result = PrivateResult(arrays=self._state.latest_average(arrays))
         if first == 1:
             self._keep(0, arrays)
@@ -127,6 +130,7 @@ class AccountedRun(Strategy):
 
         rounds = range(first, num_rounds + 1) if self._state.stopped is None else []
         for number in rounds:
+            self._wait_for_nodes(grid)
             messages = self.configure_train(number, arrays, train_config, grid)
             if self._state.stopped is not None:
                 break
@@ -184,12 +188,17 @@ class AccountedRun(Strategy):
         kept.save(self.checkpoint)
 
     def _wait_for_nodes(self, grid: Grid) -> None:
+        """Wait until enough of the population is there for a round to be worth its price."""
         waiting = False
-        while (connected := len(list(grid.get_node_ids()))) < self.min_available_nodes:
+        while (connected := self._connected(grid)) < self.min_available_nodes:
             if not waiting:
-                log(INFO, "Waiting for %d nodes to connect.", self.min_available_nodes)
+                log(
+                    INFO,
+                    "Waiting until %d nodes of the population are connected (min_available_nodes).",
+                    self.min_available_nodes,
+                )
                 waiting = True
-            operator_log.info("%d nodes are connected", connected)
+            operator_log.info("%d nodes of the population are connected", connected)
             time.sleep(1)
 
 

@@ -4,7 +4,7 @@ import copy
 import math
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,9 @@ class DPFedAvg(AccountedRun):
     target_epsilon : float, optional
         The budget of the population over all runs. A round that would pass it is not begun: the
         remaining rounds send nothing, and the result says so.
+    reserve : sequence of Event
+        What will be paid from that budget after training, as ``EncryptedRound.event`` tells it;
+        the rounds leave room for it.
     weighting : Weighting
         ``UniformWeights()`` or ``CappedWeights(...)``.
     mechanism : SumMechanism
@@ -120,7 +123,9 @@ class DPFedAvg(AccountedRun):
         A checkpoint to go on from. The interrupted round is played again, with fresh randomness,
         and paid again.
     min_available_nodes : int
-        How many nodes must be connected before a run begins.
+        How many nodes of the population must be connected before a round begins. A round that
+        finds hardly anybody there, because the server or its network has just come back, costs
+        as much privacy as any other and teaches nothing.
     secure_aggregation : SecureAggregation, optional
         Open sums only, of enough clients. Every client then needs ``SecureAggregationMod``.
         Default: the server sees each update.
@@ -158,6 +163,7 @@ class DPFedAvg(AccountedRun):
         target_delta: float,
         noise_multiplier: float | None = None,
         target_epsilon: float | None = None,
+        reserve: Sequence[Event] = (),
         weighting: Weighting | None = None,
         mechanism: SumMechanism | None = None,
         optimizer: ServerOptimizer | None = None,
@@ -248,6 +254,7 @@ class DPFedAvg(AccountedRun):
             budget=budget,
             private=self._randomness.private,
             at_least=None if self._resumed is None else self._resumed.position,
+            reserved=reserve,
         )
 
     def _load(self, path: Path) -> Checkpoint:
@@ -668,6 +675,10 @@ class DPFedAvg(AccountedRun):
     def _content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         config["server-round"] = server_round
         return RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+
+    def _connected(self, grid: Grid) -> int:
+        node_of, _ = self._register.locate(grid.get_nodes())
+        return len(node_of)
 
 
 def _adjacency(sampling: Sampling, secure_aggregation: SecureAggregation | None) -> Adjacency:

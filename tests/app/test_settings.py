@@ -45,6 +45,7 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"rounds": -1}, ["rounds", "-1", "at least 0"]),
         ({"deployed": "yes"}, ["deployed", "'yes'", "true or false"]),
         ({"population": True}, ["population", "True", "whole number"]),
+        ({"min-available-nodes": 9, "population": 8}, ["min-available-nodes", "9", "8"]),
         ({"clipping-norm": -0.1}, ["clipping-norm", "-0.1", "at least 0"]),
         ({"weighting": "capped"}, ["weight-cap", "0.0", "positive"]),
         ({"data-dir": "/no/such/folder"}, ["data-dir", "/no/such/folder", "exists"]),

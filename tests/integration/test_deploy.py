@@ -40,7 +40,7 @@ def temporary(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_demonstration_ends_with_results_and_nothing_else(
     temporary: Path, tmp_path: Path
 ) -> None:
@@ -68,7 +68,7 @@ def test_the_demonstration_ends_with_results_and_nothing_else(
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demonstration_leaves_nothing(
     temporary: Path, tmp_path: Path, number: signal.Signals
@@ -99,7 +99,7 @@ def test_an_interrupted_demonstration_leaves_nothing(
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_failing_demonstration_says_so_and_leaves_nothing(
     temporary: Path, tmp_path: Path
 ) -> None:

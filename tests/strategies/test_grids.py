@@ -15,6 +15,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
+from privacy.accounting import read_ledger
 from strategies import (
     InProcessGrid,
     Population,
@@ -74,6 +75,37 @@ def test_the_connected_can_be_frozen(tmp_path: Path) -> None:
     strategy = noiseless(tmp_path, population=population)
     messages = list(strategy.configure_train(1, model(), ConfigRecord(), grid_of(9)))
     assert sorted(m.metadata.dst_node_id for m in messages) == [1, 2, 3, 4, 5]
+
+
+class Away(InProcessGrid):
+    """After the first round all nodes but one are away, until somebody has looked twice."""
+
+    looks_while_away = 0
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        if self.offline:
+            self.looks_while_away += 1
+            if self.looks_while_away > 2:
+                self.offline = set()
+        return super().get_nodes()
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(message_ids))
+        if not self.looks_while_away and not self._waiting:
+            self.offline = {2, 3, 4}
+        return replies
+
+
+def test_a_round_waits_until_enough_of_the_population_is_there(tmp_path: Path) -> None:
+    """Strangers do not count; and a round that waits has not been paid."""
+    grid = Away(client_app(lambda *_: [np.full(3, 0.5, np.float32)]), 9)
+    four = Population(tuple(f"node:{number}" for number in range(1, 5)))
+    strategy = noiseless(tmp_path, population=four, min_available_nodes=3)
+    result = strategy.start(grid, model((3,)), num_rounds=2)
+    assert grid.looks_while_away == 3
+    (weights,) = result.arrays.to_numpy_ndarrays()
+    np.testing.assert_allclose(weights, 1.0, atol=1e-5)  # four clients in both rounds
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
 
 
 # Streaming ------------------------------------------------------------------------------------
