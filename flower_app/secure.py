@@ -39,6 +39,9 @@ def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
         minimum=settings.minimum_cohort,
         adversary=adversary,
         dropout=settings.dropout,
+        client_dropout=settings.client_dropout,
+        noise="distributed" if settings.noise == "distributed" else "central",
+        largest=settings.largest_cohort or None,
         identities=identities,
         stage_timeout=settings.stage_timeout,
     )

@@ -178,12 +178,8 @@ def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFed
         ledger=settings.ledger or folder.file("privacy-ledger.jsonl"),
         checkpoint=folder.file("checkpoint.safetensors"),
         resume=settings.resume or None,
-<<<<<<< HEAD
-        min_available_nodes=1,
-        secure_aggregation=server_setting(settings, size),
-=======
         min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
->>>>>>> main
+        secure_aggregation=server_setting(settings, size),
     )
 
 

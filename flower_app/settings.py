@@ -74,6 +74,7 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 WEIGHTINGS = ("uniform", "capped")
+NOISES = ("central", "distributed")
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
 PATHS_OF_THE_SERVER = ("data-dir", "identities", "ledger", "resume", "results-dir")
 
@@ -123,9 +124,12 @@ class Settings:
 
     # What the server sees of a round: each update, or only the sum of enough.
     secure_aggregation: str = "off"
-    minimum_cohort: int = 50
+    minimum_cohort: int = 40
     corrupt: float = 0.1
-    dropout: float = 0.1
+    dropout: float = 0.2
+    client_dropout: float = 0.02
+    noise: str = "central"
+    largest_cohort: int = 0
     identities: str = ""
     stage_timeout: float = 60.0
 
@@ -212,6 +216,7 @@ class Settings:
             ("partition", PARTITIONS),
             ("weighting", WEIGHTINGS),
             ("secure_aggregation", SECURE_AGGREGATION),
+            ("noise", NOISES),
         ):
             value = getattr(self, name)
             if value not in choices:
@@ -232,16 +237,26 @@ class Settings:
             "local_learning_rate",
             "local_steps",
             "example_clipping_norm",
+            "largest_cohort",
             "record_epsilon",
             "encrypted_images",
             "weight_cap",
             "total_weight",
         ):
             self._need(name, getattr(self, name) >= 0, "a number of at least 0")
-<<<<<<< HEAD
+        if self.population:
+            self._need(
+                "min_available_nodes",
+                self.min_available_nodes <= self.population,
+                f"at most the population, {self.population}",
+            )
         self._need("minimum_cohort", self.minimum_cohort >= 3, "at least 3")
         self._need("corrupt", 0 <= self.corrupt < 0.5, "a share of clients in [0, 0.5)")
         self._need("dropout", 0 <= self.dropout < 1, "a share of clients in [0, 1)")
+        self._need("client_dropout", 0 <= self.client_dropout < 1, "a probability in [0, 1)")
+        if self.noise == "distributed":
+            curious = self.secure_aggregation == "honest-but-curious"
+            self._need("noise", curious, "'central' unless secure-aggregation = honest-but-curious")
         for name in (
             "nominal_records",
             "round_timeout",
@@ -249,15 +264,6 @@ class Settings:
             "dirichlet_alpha",
             "lognormal_sigma",
         ):
-=======
-        if self.population:
-            self._need(
-                "min_available_nodes",
-                self.min_available_nodes <= self.population,
-                f"at most the population, {self.population}",
-            )
-        for name in ("nominal_records", "round_timeout", "dirichlet_alpha", "lognormal_sigma"):
->>>>>>> main
             self._need(name, getattr(self, name) > 0, "a positive number")
         if self.weighting == "capped":
             for name in ("weight_cap", "total_weight"):

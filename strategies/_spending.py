@@ -2,11 +2,7 @@
 
 import math
 import os
-<<<<<<< HEAD
-from collections.abc import Callable, Iterable
-=======
-from collections.abc import Iterable, Sequence
->>>>>>> main
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from privacy.accounting import (
@@ -146,16 +142,12 @@ class Spending:
                 rounds=rounds,
                 budget=self.budget,
                 accountant=self._accountant,
-<<<<<<< HEAD
                 release=release,
-                spent=[*(record.event for record in self.ledger.records), *besides],
-=======
                 spent=[
                     *(record.event for record in self.ledger.records),
                     *besides,
                     *self._reserved,
                 ],
->>>>>>> main
             )
         except ValueError:
             if not self.ledger.records:

@@ -23,6 +23,7 @@ from flwr.supercore import log
 
 from privacy.accounting import (
     Accountant,
+    AdditiveDelta,
     Adjacency,
     Budget,
     Event,
@@ -197,8 +198,12 @@ class DPFedAvg(AccountedRun):
         self._optimizer_at_first: ServerOptimizer = (
             ServerSGD() if optimizer is None else copy.deepcopy(optimizer)
         )
+        self.adjacency = (
+            Adjacency.REPLACE_ONE
+            if isinstance(sampling, FixedSize)
+            else Adjacency.ADD_OR_REMOVE_ONE
+        )
         self.secure_aggregation = secure_aggregation
-        self.adjacency = _adjacency(sampling, secure_aggregation)
         self.accountant: Accountant = accountant or (
             "rdp" if isinstance(sampling, FixedSize) else "pld"
         )
@@ -233,7 +238,9 @@ class DPFedAvg(AccountedRun):
         self._secure_run = secrets.token_bytes(16)
         self._masked: MaskedMechanism | None = None
         self._presence = (
-            None if secure_aggregation is None else secure_aggregation.presence(size, sampling)
+            AdditiveDelta(0.0)
+            if secure_aggregation is None
+            else secure_aggregation.presence(size, sampling)
         )
         self.checkpoint = None if checkpoint is None else Path(checkpoint).absolute()
         self.min_available_nodes = min(min_available_nodes, size)
@@ -379,8 +386,8 @@ class DPFedAvg(AccountedRun):
 
     def _train_events(self) -> list[Event]:
         """What a round costs, whether it opens or not."""
-        besides = [] if self._presence is None else [self._presence]
-        return [self._train_release(self.noise_multiplier), *besides]
+        release = self._train_release(self.noise_multiplier)
+        return [release, self._presence] if self._presence.delta else [release]
 
     def _measure(self, arrays: ArrayRecord) -> Template:
         """Look at the model: what a masked sum costs can depend on its size."""
@@ -417,9 +424,7 @@ class DPFedAvg(AccountedRun):
         self._measure(initial)
         if self._state.noise_multiplier is not None:
             return
-        besides = self._evaluate_events()
-        if self._presence is not None:
-            besides.append(self._presence)
+        besides = [*self._evaluate_events(), self._presence]
         self._state.noise_multiplier = self._spending.calibrate(
             self.sampling, rounds=rounds, release=self._train_release, besides=besides * rounds
         )
@@ -471,7 +476,8 @@ class DPFedAvg(AccountedRun):
                 if secure.noise == "distributed"
                 else math.inf
             ),
-            presence_delta=None if self._presence is None else self._presence.delta,
+            client_dropout=secure.client_dropout,
+            presence_delta=self._presence.delta,
             aborted_rounds=tuple(self._state.aborted),
         )
 
@@ -679,14 +685,6 @@ class DPFedAvg(AccountedRun):
     def _connected(self, grid: Grid) -> int:
         node_of, _ = self._register.locate(grid.get_nodes())
         return len(node_of)
-
-
-def _adjacency(sampling: Sampling, secure_aggregation: SecureAggregation | None) -> Adjacency:
-    if secure_aggregation is not None:
-        return secure_aggregation.adjacency(sampling)
-    if isinstance(sampling, FixedSize):
-        return Adjacency.REPLACE_ONE
-    return Adjacency.ADD_OR_REMOVE_ONE
 
 
 def _addressed(content: RecordDict, message_type: str, nodes: Iterable[int]) -> list[Message]:

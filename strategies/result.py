@@ -27,9 +27,11 @@ class SecureAggregationReport:
     epsilon_against_server : float
         ε against the server itself, for what a client holds, at the same δ: it draws the cohorts,
         so nothing is amplified by sampling. Infinite with central noise.
-    presence_delta : float or None
-        What of δ each round was charged because a client's presence can decide whether it opens.
-        None: nothing, for the adjacency does not promise to hide who took part.
+    client_dropout : float
+        The probability, at most, with which a client was assumed to drop out.
+    presence_delta : float
+        What of δ each round was charged, opened or not, because one client's presence can
+        decide whether it opens; it follows from ``client_dropout``.
     aborted_rounds : tuple of int
         The rounds that opened nothing and left the model as it was; each was paid.
     """
@@ -40,7 +42,8 @@ class SecureAggregationReport:
     dropout: float
     noise: str
     epsilon_against_server: float
-    presence_delta: float | None
+    client_dropout: float
+    presence_delta: float
     aborted_rounds: tuple[int, ...]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from privacy.accounting import AdditiveDelta, Adjacency, FixedSize, Sampling, presence_delta
+from privacy.accounting import AdditiveDelta, Sampling, presence_delta
 from privacy.mechanisms import (
     DistributedGaussian,
     MaskedGaussian,
@@ -29,8 +29,8 @@ class SecureAggregation:
     nothing.
 
     **Assumptions.** Those of ``privacy.secure_aggregation.SecureClient``. For differential
-    privacy against those who see the model: the server adds its noise. With
-    ``client_dropout``: clients drop out independently, with at most that probability.
+    privacy against those who see the model: the server adds its noise; clients drop out
+    independently of each other, each with at most the probability ``client_dropout``.
 
     **Not covered.** Poisoning: the server cannot clip what it cannot see. With central noise,
     what the sum itself gives away to the server.
@@ -56,11 +56,11 @@ class SecureAggregation:
     largest : int, optional
         The largest cohort that is asked; needed with distributed noise. A round that draws more
         is aborted.
-    client_dropout : float, optional
+    client_dropout : float
         The probability, at most, with which a client that was drawn does not see the round
-        through. If it is given, ε is under add-or-remove-one, and each round is charged with
-        the probability that one client's presence decides whether it opens. If not, ε is under
-        zero-out adjacency: what a client holds is protected, not whether it took part.
+        through, in [0, 1). From it follows how probable it is that one client's presence decides
+        whether a round opens, which each round is charged as a part of δ: keep it well below
+        ``dropout``, and ``minimum`` well below the usual cohort, or no noise fits the budget.
     stage_timeout : float
         Seconds that a stage without training waits for clients that do not answer. A round has
         three such stages, four against a malicious server; the training waits as long as
@@ -74,10 +74,10 @@ class SecureAggregation:
 
     minimum: int
     adversary: Adversary = field(default_factory=Adversary)
-    dropout: float = 0.1
+    dropout: float = 0.2
     noise: Noise = "central"
     largest: int | None = None
-    client_dropout: float | None = None
+    client_dropout: float = 0.02
     # Not shown: another list or more patience does not make it another run.
     identities: Iterable[bytes] = field(default=(), repr=False)
     stage_timeout: float = field(default=60.0, repr=False)
@@ -90,7 +90,7 @@ class SecureAggregation:
         if not self.stage_timeout > 0:
             raise ValueError(f"stage_timeout is {self.stage_timeout}; seconds, above 0")
         object.__setattr__(self, "identities", tuple(sorted(set(self.identities))))
-        if self.client_dropout is not None and not 0 <= self.client_dropout < 1:
+        if not 0 <= self.client_dropout < 1:
             raise ValueError(f"client_dropout is {self.client_dropout}; a probability in [0, 1)")
         if self.noise not in ("central", "distributed"):
             raise ValueError(f"noise is {self.noise!r}; choose 'central' or 'distributed'")
@@ -124,18 +124,8 @@ class SecureAggregation:
         colluders = max(1, self.adversary.corrupted(self.largest))
         return DistributedGaussian(radius, self.minimum, colluders, self.largest)
 
-    def adjacency(self, sampling: Sampling) -> Adjacency:
-        """What the guarantee of a run is about."""
-        if isinstance(sampling, FixedSize):
-            return Adjacency.REPLACE_ONE
-        if self.client_dropout is None:
-            return Adjacency.ZERO_OUT_ONE
-        return Adjacency.ADD_OR_REMOVE_ONE
-
-    def presence(self, population: int, sampling: Sampling) -> AdditiveDelta | None:
-        """What each round is charged because a client's presence can decide whether it opens."""
-        if self.client_dropout is None or isinstance(sampling, FixedSize):
-            return None
+    def presence(self, population: int, sampling: Sampling) -> AdditiveDelta:
+        """What each round is charged because one client's presence can decide whether it opens."""
         return presence_delta(
             population=population,
             sampling=sampling,

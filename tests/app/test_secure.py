@@ -20,10 +20,11 @@ def test_a_run_says_what_its_server_was_kept_from(mode: str, tmp_path: Path) -> 
         tmp_path,
         nodes=20,
         rounds=2,
-        sampling_rate=0.8,
+        sampling_rate=1.0,
         encrypted_images=0,
         secure_aggregation=mode,
         minimum_cohort=5,
+        client_dropout=0.0,
     )
     client_level = run.metrics["privacy"]["client_level"]
     told = client_level["secure_aggregation"]
@@ -42,6 +43,8 @@ def test_a_run_says_what_its_server_was_kept_from(mode: str, tmp_path: Path) -> 
         ({"minimum-cohort": 2}, ["minimum-cohort", "2", "at least 3"]),
         ({"corrupt": 0.5}, ["corrupt", "0.5"]),
         ({"dropout": 1.0}, ["dropout", "1.0"]),
+        ({"client-dropout": -0.1}, ["client-dropout", "-0.1"]),
+        ({"noise": "distributed"}, ["noise", "'distributed'", "honest-but-curious"]),
         ({"stage-timeout": 0.0}, ["stage-timeout", "0.0", "positive"]),
     ],
     ids=str,

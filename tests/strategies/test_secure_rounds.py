@@ -43,7 +43,6 @@ from strategies import (
     NoisedMetrics,
     PerLayerClipping,
     PublicMetrics,
-    SecureAggregation,
 )
 
 NODES = 12
@@ -382,42 +381,31 @@ def idle(partition: int, number: int, arrays: list[Any]) -> list[Any]:
     return [np.zeros_like(a) for a in arrays]
 
 
-def presence(minimum: int, dropout: float | None) -> tuple[SecureAggregation, dict[str, Any]]:
-    setting = secure(Adversary(corrupt=0.05), minimum=minimum, client_dropout=dropout)
-    return setting, {"sampling": Poisson(0.5), "noise_multiplier": 2.0}
-
-
 def test_a_presence_that_decides_whether_a_round_opens_is_charged(tmp_path: Path) -> None:
-    """Under add-or-remove-one each round pays for it; under zero-out it is not promised."""
-    epsilons, nodes = [], 200
-    for dropout, adjacency in ((0.05, "add-or-remove-one"), (None, "zero-out-one")):
-        setting, settings = presence(40, dropout)
-        folder = tmp_path / adjacency
-        strategy = strategy_of(folder, nodes, 9, setting, **settings)
-        grid = InProcessGrid(secure_app(idle, Adversary(corrupt=0.05)), nodes)
-        report = strategy.start(grid, model((9,)), num_rounds=1).privacy
-        assert report is not None
-        assert report.secure_aggregation is not None
-        assert report.adjacency == adjacency
-        charged = [r.event for r in read_ledger(folder / "ledger.jsonl").records]
-        deltas = [event for event in charged if isinstance(event, AdditiveDelta)]
-        assert len(charged) == 1 + len(deltas)
-        if dropout is None:
-            assert report.secure_aggregation.presence_delta is None
-            assert not deltas
-        else:
-            (paid,) = deltas
-            assert 0 < paid.delta < 1e-6
-            assert report.secure_aggregation.presence_delta == paid.delta
-        epsilons.append(report.epsilon)
-    assert epsilons[1] < epsilons[0] < 1.01 * epsilons[1]
+    """With every round, in the ledger, to δ; and the results say so."""
+    adversary = Adversary(corrupt=0.05)
+    setting = secure(adversary, minimum=40, client_dropout=0.05)
+    strategy = strategy_of(tmp_path, 200, 9, setting, sampling=Poisson(0.5), noise_multiplier=2.0)
+    grid = InProcessGrid(secure_app(idle, adversary), 200)
+    report = strategy.start(grid, model((9,)), num_rounds=1).privacy
+    assert report is not None
+    assert report.secure_aggregation is not None
+    release, charge = (r.event for r in read_ledger(tmp_path / "ledger.jsonl").records)
+    assert release == GaussianRelease(2.0, Poisson(0.5))
+    assert isinstance(charge, AdditiveDelta)
+    assert 0 < charge.delta < 1e-6
+    assert report.secure_aggregation.presence_delta == charge.delta
+    assert report.secure_aggregation.client_dropout == 0.05
+    assert report.epsilon == epsilon([release, charge], delta=1e-5)
+    assert epsilon([release], delta=1e-5) < report.epsilon
 
 
 def test_a_budget_counts_what_presence_decides(tmp_path: Path) -> None:
     """Where cohorts often fall below the minimum, no noise is enough."""
-    setting, settings = presence(100, 0.05)  # half of all cohorts
-    settings |= {"noise_multiplier": None, "target_epsilon": 3.0}
-    strategy = strategy_of(tmp_path, 200, 9, setting, **settings)
+    setting = secure(Adversary(corrupt=0.05), minimum=95, client_dropout=0.05)
+    strategy = strategy_of(
+        tmp_path, 200, 9, setting, sampling=Poisson(0.5), noise_multiplier=None, target_epsilon=3.0
+    )
     with pytest.raises(ValueError, match="no noise multiplier reaches epsilon 3"):
         strategy.start(InProcessGrid(secure_app(idle), 200), model((9,)), num_rounds=5)
 
@@ -426,11 +414,8 @@ def test_with_distributed_noise_both_epsilons_are_told(tmp_path: Path) -> None:
     """The noise in the model is that of the largest cohort, a share of it unknown to the server."""
     nodes, size, z = 24, 20_000, 3.0
     setting = secure(minimum=12, noise="distributed", largest=30)
-    few = setting.adversary
     strategy = strategy_of(tmp_path, nodes, size, setting, noise_multiplier=z, sampling=Full())
-    result = strategy.start(
-        InProcessGrid(secure_app(idle, few), nodes), model((size,)), num_rounds=1
-    )
+    result = strategy.start(InProcessGrid(secure_app(idle), nodes), model((size,)), num_rounds=1)
     report = result.privacy
     assert report is not None
     assert report.secure_aggregation is not None
@@ -453,7 +438,7 @@ def test_with_distributed_noise_both_epsilons_are_told(tmp_path: Path) -> None:
 def test_distributed_noise_is_calibrated(tmp_path: Path) -> None:
     setting = secure(minimum=12, noise="distributed", largest=30)
     strategy = strategy_of(
-        tmp_path, 24, 9, setting, noise_multiplier=None, target_epsilon=2.0, sampling=Poisson(0.7)
+        tmp_path, 24, 9, setting, noise_multiplier=None, target_epsilon=2.0, sampling=Full()
     )
     result = strategy.start(InProcessGrid(secure_app(idle), 24), model((9,)), num_rounds=2)
     assert result.privacy is not None
