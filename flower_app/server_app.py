@@ -29,6 +29,7 @@ from flower_app.encrypted_round import hold_encrypted_round, round_cost, with_co
 from flower_app.models import MODELS, build_model
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder
+from flower_app.secure import server_setting
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget, calibrate_noise_multiplier
 from strategies import (
@@ -200,6 +201,7 @@ def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFed
         checkpoint=folder.file("checkpoint.safetensors"),
         resume=settings.resume or None,
         min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
+        secure_aggregation=server_setting(settings, size),
     )
 
 
@@ -339,7 +341,12 @@ def privacy_metrics(settings: Settings, report: PrivacyReport) -> dict[str, Any]
     client_level = report.as_dict() | {
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
         "unit": "one client: everything it holds",
-        "trusted": "the server, to add the noise and keep raw updates to itself",
+        "trusted": (
+            "the server, to add the noise and keep raw updates to itself"
+            if report.secure_aggregation is None
+            else "the server, to add the noise and keep the rounds' sums to itself; it sees no "
+            "single update"
+        ),
     }
     if settings.record_epsilon:
         record_level: dict[str, Any] = {
