@@ -4,7 +4,6 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,7 @@ from benchmarks.harness import Row, Say, Spread, interleave
 from flower_app.data import InputKind, encode, load_dataset
 from privacy.inference import (
     CompiledModel,
-    DataOwner,
     Evaluator,
-    MessageError,
     Polynomial,
     Square,
     ThrowAwayOwner,
@@ -106,8 +103,6 @@ def run(*, quick: bool, say: Say) -> list[Row]:
         peer = _tutorial_way(model, test[0]) if case.name == "tutorial-cnn" else None
         rows += _latency(case.name, compiled, test, peer, repetitions)
         rows += _fidelity(case.name, compiled, test[:images], labels[:images])
-        if case.name == "hog-linear":
-            rows += _endurance(compiled, test[0], quick=quick)
         if case.name == "mlp":
             rows += _batch(model, sample, test, quick=quick, say=say)
     for row in rows:
@@ -208,64 +203,6 @@ def _fidelity(
             larger_is_better=True,
         ),
     ]
-
-
-def _endurance(compiled: CompiledModel, image: Images, *, quick: bool) -> list[Row]:
-    """Memory over many cycles, and mutated messages by the thousand."""
-    cycles = 300 if quick else 10_000
-    owner = DataOwner(compiled.plan)
-    material = owner.public_material()
-    evaluator = Evaluator(compiled, material)
-    owner.decrypt(evaluator.evaluate(owner.encrypt(image)))
-    before = _resident_bytes()
-    for _ in range(cycles):
-        owner.encrypt(image)
-    encrypted = _resident_bytes()
-    for _ in range(cycles):
-        # Keys are loaded, used once and dropped, as in a service with many owners.
-        owner.decrypt(Evaluator(compiled, material).evaluate(owner.encrypt(image)))
-    cycled = _resident_bytes()
-    accepted = _accepted_mutants(owner, evaluator, image, mutants=cycles)
-    return [
-        Row("endurance", f"growth, {cycles} encryptions", "bytes", Spread.of([encrypted - before])),
-        Row("endurance", f"growth, {cycles} cycles", "bytes", Spread.of([cycled - encrypted])),
-        Row("endurance", f"accepted of {cycles} mutants", "", Spread.of([float(accepted)])),
-    ]
-
-
-def _resident_bytes() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return float(pages * resource.getpagesize())
-
-
-def _accepted_mutants(
-    owner: DataOwner, evaluator: Evaluator, image: Images, *, mutants: int
-) -> int:
-    generator = np.random.default_rng(0)
-    messages: list[tuple[bytes, Callable[[bytes], object]]] = [
-        (owner.encrypt(image), evaluator.evaluate),
-        (evaluator.evaluate(owner.encrypt(image)), owner.decrypt),
-    ]
-    accepted = 0
-    for index in range(mutants):
-        message, receive = messages[index % len(messages)]
-        mutant = bytearray(message)
-        kind = index % 3
-        if kind == 0:
-            # Headers are where the meaning is; half of the flips go there.
-            end = (len(mutant), 70)[index // 3 % 2]
-            mutant[generator.integers(end)] ^= 1 << int(generator.integers(8))
-        elif kind == 1:
-            del mutant[generator.integers(len(mutant)) :]
-        else:
-            start = int(generator.integers(len(mutant) - 8))
-            mutant[start : start + 8] = generator.bytes(8)
-        try:
-            receive(bytes(mutant))
-        except MessageError:
-            continue
-        accepted += bytes(mutant) != message
-    return accepted
 
 
 def _tutorial_way(model: nn.Sequential, image: Images) -> Callable[[], object]:

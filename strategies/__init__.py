@@ -23,6 +23,12 @@ from strategies.population import Population as Population
 from strategies.population import node_identity as node_identity
 from strategies.result import PrivacyReport as PrivacyReport
 from strategies.result import PrivateResult as PrivateResult
+from strategies.result import SecureAggregationReport as SecureAggregationReport
+from strategies.secure_aggregation import ClientMemory as ClientMemory
+from strategies.secure_aggregation import ContextMemory as ContextMemory
+from strategies.secure_aggregation import FolderMemory as FolderMemory
+from strategies.secure_aggregation import SecureAggregation as SecureAggregation
+from strategies.secure_aggregation import SecureAggregationMod as SecureAggregationMod
 from strategies.server_optimizers import ServerAdam as ServerAdam
 from strategies.server_optimizers import ServerOptimizer as ServerOptimizer
 from strategies.server_optimizers import ServerSGD as ServerSGD

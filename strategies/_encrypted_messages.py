@@ -1,6 +1,7 @@
 """The four messages of an encrypted test-time round, as Flower records."""
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
@@ -95,13 +96,13 @@ def read_accuracy(content: RecordDict) -> float:
     Raises
     ------
     RejectedReply
-        If it is not one number in [0, 1].
+        If it is not one finite number.
     """
     records = content.metric_records
     if len(content) != 1 or len(records) != 1:
         raise RejectedReply("it is not one metric record")
     (record,) = records.values()
     value: Any = record.get(ACCURACY)
-    if set(record) != {ACCURACY} or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if set(record) != {ACCURACY} or not isinstance(value, int | float) or not isfinite(value):
         raise RejectedReply("it is not an accuracy, or holds something beside it")
     return float(value)

@@ -144,12 +144,9 @@ class TrainRound:
             bit = np.array([-0.5 if contribution.clipped else 0.5])
             self._bits.add([bit], weight=1.0)
 
-    def release(self, denominator: float) -> list[Vector]:
-        """The noisy sum of updates over a fixed, public denominator."""
-        released = self._sum.release()
-        for array in released:
-            array /= denominator
-        return released
+    def release(self) -> list[Vector]:
+        """The noisy sum of updates."""
+        return self._sum.release()
 
     def unclipped_fraction(self, expected_cohort: float) -> float | None:
         """The noisy fraction of clients that were not clipped, where the norm adapts."""

@@ -39,6 +39,8 @@ class RunState:
         The average of the iterates, where one is kept.
     epsilon_by_round : dict of int to float
         ε after each round.
+    aborted : list of int
+        The rounds whose sum was not opened, under secure aggregation.
     stopped : str or None
         Why the run ended before its last round, if it did.
     """
@@ -49,6 +51,7 @@ class RunState:
     name: str = field(default_factory=lambda: secrets.token_hex(8))
     average: list[Vector] = field(default_factory=list)
     epsilon_by_round: dict[int, float] = field(default_factory=dict)
+    aborted: list[int] = field(default_factory=list)
     stopped: str | None = None
 
     @classmethod
@@ -86,6 +89,7 @@ class RunState:
         rounds = list(self.epsilon_by_round)
         slots["privacy/rounds"] = np.array(rounds, dtype=np.int64)
         slots["privacy/epsilon"] = np.array([self.epsilon_by_round[r] for r in rounds])
+        slots["privacy/aborted"] = np.array(self.aborted, dtype=np.int64)
         return Checkpoint(
             run=self.name,
             round=number,
@@ -118,6 +122,7 @@ class RunState:
         self.epsilon_by_round = dict(
             zip(privacy["rounds"].tolist(), privacy["epsilon"].tolist(), strict=True)
         )
+        self.aborted = privacy["aborted"].tolist()
         model = kept.slot("model")
         expected = {name: (tuple(a.shape), a.dtype) for name, a in initial.items()}
         found = {name: (a.shape, str(a.dtype)) for name, a in model.items()}

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from privacy.accounting import (
@@ -40,6 +40,8 @@ class Spending:
         what it released is private from nobody, and no private run may go on from it.
     at_least : Position, optional
         Where the ledger must have come to already.
+    reserved : sequence of Event
+        What will be paid from the budget after the rounds.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Spending:
         budget: Budget | None,
         private: bool,
         at_least: Position | None,
+        reserved: Sequence[Event] = (),
     ) -> None:
         self._path = Path(path).absolute()
         self._population = population if private else f"{population} (seeded: not private)"
@@ -61,6 +64,7 @@ class Spending:
         self._delta = delta
         self.budget = budget
         self._private = private
+        self._reserved = tuple(reserved)
         self.ledger = self._open(at_least)
 
     def _open(self, at_least: Position | None = None) -> Ledger:
@@ -81,12 +85,12 @@ class Spending:
         return self.ledger.epsilon(self._delta, accountant=self._accountant)
 
     def affordable(self, due: Iterable[Event]) -> bool:
-        """Whether these events still fit the budget."""
+        """Whether these events still fit the budget, and leave what is reserved."""
         if self.budget is None:
             return True
         paid = [record.event for record in self.ledger.records]
         total = epsilon(
-            paid + list(due),
+            [*paid, *due, *self._reserved],
             delta=self._delta,
             accountant=self._accountant,
             adjacency=self._adjacency,
@@ -125,7 +129,11 @@ class Spending:
                 rounds=rounds,
                 budget=self.budget,
                 accountant=self._accountant,
-                spent=[*(record.event for record in self.ledger.records), *besides],
+                spent=[
+                    *(record.event for record in self.ledger.records),
+                    *besides,
+                    *self._reserved,
+                ],
             )
         except ValueError:
             if not self.ledger.records:

@@ -3,10 +3,13 @@
 import copy
 import math
 import os
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Sequence
 from logging import INFO, WARNING
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 from flwr.app import (
     ArrayRecord,
     ConfigRecord,
@@ -26,7 +29,13 @@ from privacy.accounting import (
     FixedSize,
     Sampling,
 )
-from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
+from privacy.mechanisms import (
+    LatticeGaussian,
+    Randomness,
+    SumMechanism,
+    SystemRandomness,
+    lattice_radius,
+)
 from strategies._operator_log import operator_log
 from strategies._replies import Template, TrainReply, read_metrics
 from strategies._round import Asked, Multipliers, TrainRound, collect, share_multiplier
@@ -38,9 +47,14 @@ from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
 from strategies.cohort import draw_cohort, expected_fraction, metrics_sampling
 from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
 from strategies.population import Population, Register
-from strategies.result import PrivacyReport
+from strategies.result import PrivacyReport, SecureAggregationReport
+from strategies.secure_aggregation.settings import SecureAggregation
+from strategies.secure_aggregation.train_round import SecureTrainRound
+from strategies.secure_aggregation.wire import Bounding
 from strategies.server_optimizers import ServerOptimizer, ServerSGD
-from strategies.weighting import UniformWeights, Weighting
+from strategies.weighting import CappedWeights, UniformWeights, Weighting
+
+Vector = npt.NDArray[Any]
 
 
 class DPFedAvg(AccountedRun):
@@ -57,7 +71,7 @@ class DPFedAvg(AccountedRun):
     more than S, whatever it sends.
 
     **Assumptions.** The server is trusted to run this code and to keep raw updates to itself
-    (secure aggregation removes the second half). Clients cannot tell who was drawn. The
+    (with ``secure_aggregation`` it has their sum only). Clients cannot tell who was drawn. The
     population, the weights' cap and total and all settings are public or chosen without looking
     at clients' data.
 
@@ -84,6 +98,9 @@ class DPFedAvg(AccountedRun):
     target_epsilon : float, optional
         The budget of the population over all runs. A round that would pass it is not begun: the
         remaining rounds send nothing, and the result says so.
+    reserve : sequence of Event
+        What will be paid from that budget after training, as ``EncryptedRound.event`` tells it;
+        the rounds leave room for it.
     weighting : Weighting
         ``UniformWeights()`` or ``CappedWeights(...)``.
     mechanism : SumMechanism
@@ -109,6 +126,9 @@ class DPFedAvg(AccountedRun):
         How many nodes of the population must be connected before a round begins. A round that
         finds hardly anybody there, because the server or its network has just come back, costs
         as much privacy as any other and teaches nothing.
+    secure_aggregation : SecureAggregation, optional
+        Open sums only, of enough clients. Every client then needs ``SecureAggregationMod``.
+        Default: the server sees each update.
     randomness : Randomness, optional
         Default: the operating system's. A seeded one is for tests; it voids all privacy, and
         the result says so.
@@ -143,6 +163,7 @@ class DPFedAvg(AccountedRun):
         target_delta: float,
         noise_multiplier: float | None = None,
         target_epsilon: float | None = None,
+        reserve: Sequence[Event] = (),
         weighting: Weighting | None = None,
         mechanism: SumMechanism | None = None,
         optimizer: ServerOptimizer | None = None,
@@ -154,6 +175,7 @@ class DPFedAvg(AccountedRun):
         checkpoint: str | os.PathLike[str] | None = None,
         resume: str | os.PathLike[str] | None = None,
         min_available_nodes: int = 2,
+        secure_aggregation: SecureAggregation | None = None,
         randomness: Randomness | None = None,
         weighted_by_key: str = "num-examples",
         arrayrecord_key: str = "arrays",
@@ -210,13 +232,16 @@ class DPFedAvg(AccountedRun):
                     "NoisedMetrics(ranges=...) or PublicMetrics()"
                 )
         self._check_adjacency()
+        self.secure_aggregation = secure_aggregation
+        self._check_secure_aggregation()
+        self._secure_run = secrets.token_bytes(16)
         self.checkpoint = None if checkpoint is None else Path(checkpoint).absolute()
         self.min_available_nodes = min(min_available_nodes, size)
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
         self.weighted_by_key = weighted_by_key
         self.arrayrecord_key = arrayrecord_key
         self.configrecord_key = configrecord_key
-        self._train_round: TrainRound | None = None
+        self._train_round: TrainRound | SecureTrainRound | None = None
         self._train_asked = self._evaluate_asked = Asked([])
         self._target_epsilon = target_epsilon
         self._resumed = None if resume is None else self._load(Path(resume).absolute())
@@ -229,6 +254,7 @@ class DPFedAvg(AccountedRun):
             budget=budget,
             private=self._randomness.private,
             at_least=None if self._resumed is None else self._resumed.position,
+            reserved=reserve,
         )
 
     def _load(self, path: Path) -> Checkpoint:
@@ -248,6 +274,42 @@ class DPFedAvg(AccountedRun):
             raise ValueError(
                 "noised evaluation metrics are not accounted beside a cohort of fixed size; use "
                 "Poisson sampling, or set fraction_evaluate to 0"
+            )
+
+    def _check_secure_aggregation(self) -> None:
+        """Refuse what would need to see a single client's reply."""
+        if self.secure_aggregation is None:
+            return
+        if not isinstance(self.mechanism, LatticeGaussian):
+            raise ValueError(
+                f"mechanism is {self.mechanism.name!r}; secure aggregation adds up integers: "
+                "leave it at LatticeGaussian()"
+            )
+        if not isinstance(self.weighting, UniformWeights | CappedWeights):
+            raise ValueError(
+                f"weighting is {type(self.weighting).__name__}; under secure aggregation clients "
+                "weigh themselves by UniformWeights() or CappedWeights(...)"
+            )
+        if isinstance(self.clipping, AdaptiveClipping):
+            raise ValueError(
+                "clipping is adaptive, which counts who was clipped; secure aggregation opens "
+                "nothing but the sum: give a fixed norm"
+            )
+        if self.train_metrics is not None:
+            raise ValueError(
+                "train_metrics is set; under secure aggregation clients send no metrics: leave it "
+                "unset"
+            )
+        if self.fraction_evaluate:
+            raise ValueError(
+                f"fraction_evaluate is {self.fraction_evaluate}; evaluation would send metrics in "
+                "the clear beside secure aggregation: set it to 0 and use evaluate_fn"
+            )
+        cohort = self._fraction * self._register.size
+        if cohort < self.secure_aggregation.minimum:
+            raise ValueError(
+                f"secure_aggregation.minimum is {self.secure_aggregation.minimum}, but a round "
+                f"draws {cohort:g} clients on average: lower it, or draw more"
             )
 
     # The state of the run ---------------------------------------------------------------------
@@ -288,6 +350,7 @@ class DPFedAvg(AccountedRun):
                 "train_metrics": self.train_metrics,
                 "fraction_evaluate": self.fraction_evaluate,
                 "evaluate_metrics": self.evaluate_metrics,
+                "secure_aggregation": self.secure_aggregation,
             }
         )
 
@@ -370,6 +433,20 @@ class DPFedAvg(AccountedRun):
             private=self._randomness.private and z != 0,
             stopped=self._state.stopped,
             epsilon_by_round=dict(self.epsilon_by_round),
+            secure_aggregation=self._secure_report(),
+        )
+
+    def _secure_report(self) -> SecureAggregationReport | None:
+        secure = self.secure_aggregation
+        if secure is None:
+            return None
+        return SecureAggregationReport(
+            server=secure.adversary.server.value,
+            corrupt=secure.adversary.corrupt,
+            minimum=secure.minimum,
+            dropout=secure.dropout,
+            noise="central",
+            aborted_rounds=tuple(self._state.aborted),
         )
 
     def privacy_spent(self) -> PrivacySpent:
@@ -397,6 +474,7 @@ class DPFedAvg(AccountedRun):
         log(INFO, "\t│\t└── Ledger: %s", self._spending.ledger.path)
         log(INFO, "\t├──> Sampling: %s of a population of %d", self.sampling, size)
         log(INFO, "\t├──> Weights: %s", self.weighting)
+        log(INFO, "\t├──> Secure aggregation: %s", self.secure_aggregation or "off")
         log(INFO, "\t└──> Server optimizer: %s", self.optimizer)
         if not self._randomness.private:
             log(WARNING, "The randomness is seeded: this run is NOT private.")
@@ -413,6 +491,12 @@ class DPFedAvg(AccountedRun):
         if self._state.stopped is not None:
             return []
         template = Template(arrays)
+        nodes = self._draw(f"round {server_round}, train", self.sampling, grid)
+        content = self._content(server_round, arrays, config)
+        if self.secure_aggregation is not None:
+            secure = self._secure_round(server_round, template, self.secure_aggregation, grid)
+            self._train_round = secure
+            return secure.begin(nodes, content)
         self._train_round = TrainRound(
             server_round,
             template,
@@ -423,17 +507,29 @@ class DPFedAvg(AccountedRun):
             weighted_by_key=self.weighted_by_key,
             randomness=self._randomness,
         )
-        messages = self._messages(
-            f"round {server_round}, train",
-            self.sampling,
-            MessageType.TRAIN,
-            server_round,
-            arrays,
-            config,
-            grid,
-        )
+        messages = _addressed(content, MessageType.TRAIN, nodes)
         self._train_asked = Asked(messages)
         return messages
+
+    def _secure_round(
+        self, number: int, template: Template, settings: SecureAggregation, grid: Grid
+    ) -> SecureTrainRound:
+        bounding = Bounding(
+            geometry=self.clipping.geometry(template.names),
+            weight_cap=self.weighting.cap if isinstance(self.weighting, CappedWeights) else 0.0,
+            weighted_by=self.weighted_by_key,
+            radius=lattice_radius(sum(array.size for array in template.arrays)),
+        )
+        return SecureTrainRound(
+            number,
+            template,
+            bounding,
+            settings=settings,
+            run=self._secure_run,
+            noise_multiplier=self.noise_multiplier,
+            randomness=self._randomness,
+            grid=grid,
+        )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -447,6 +543,8 @@ class DPFedAvg(AccountedRun):
         if this is None or this.number != server_round:
             return None, None
         self._train_round = None
+        if isinstance(this, SecureTrainRound):
+            return self._aggregate_masked(this, replies), None
         noised = self._open_metrics(self.train_metrics)
         public: list[MetricRecord] = []
 
@@ -462,7 +560,7 @@ class DPFedAvg(AccountedRun):
         collect(name, self._train_asked, replies, read=this.read, use=use)
         self._pay(server_round, self._train_event())
 
-        update = this.release(self._denominator)
+        update = _divided(this.release(), self._denominator)
         expected = self._fraction * self._register.size
         fraction = this.unclipped_fraction(expected)
         if isinstance(self.clipping, AdaptiveClipping) and fraction is not None:
@@ -476,6 +574,18 @@ class DPFedAvg(AccountedRun):
         self.epsilon_by_round[server_round] = self.epsilon()
         return this.template.record(stepped), metrics
 
+    def _aggregate_masked(self, this: SecureTrainRound, replies: Iterable[Message]) -> ArrayRecord:
+        """Pay, open the sum, step. A round that opens nothing is paid as well."""
+        this.gather(replies)
+        self._pay(this.number, self._train_event())
+        update = this.release()
+        self.epsilon_by_round[this.number] = self.epsilon()
+        if update is None:
+            self._state.aborted.append(this.number)
+            return this.template.record(this.template.arrays)
+        _divided(update, self._denominator)
+        return this.template.record(self.optimizer.step(this.template.arrays, update))
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -483,15 +593,9 @@ class DPFedAvg(AccountedRun):
         self._evaluate_asked = Asked([])
         if not self.fraction_evaluate or self._state.stopped is not None:
             return []
-        messages = self._messages(
-            f"round {server_round}, evaluate",
-            self._evaluate_sampling,
-            MessageType.EVALUATE,
-            server_round,
-            arrays,
-            config,
-            grid,
-        )
+        nodes = self._draw(f"round {server_round}, evaluate", self._evaluate_sampling, grid)
+        content = self._content(server_round, arrays, config)
+        messages = _addressed(content, MessageType.EVALUATE, nodes)
         self._evaluate_asked = Asked(messages)
         return messages
 
@@ -524,16 +628,7 @@ class DPFedAvg(AccountedRun):
             return None
         return rule.open(self.mechanism, self._randomness)
 
-    def _messages(
-        self,
-        name: str,
-        sampling: Sampling,
-        message_type: str,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-    ) -> list[Message]:
+    def _draw(self, name: str, sampling: Sampling, grid: Grid) -> list[int]:
         """Draw over the whole population, then look who is there; never draw again."""
         drawn = draw_cohort(sampling, self._register.size, randomness=self._randomness)
         node_of, ignored = self._register.locate(grid.get_nodes())
@@ -547,12 +642,23 @@ class DPFedAvg(AccountedRun):
             len(nodes),
             ignored,
         )
+        return nodes
+
+    def _content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         config["server-round"] = server_round
-        content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-        return [
-            Message(content=content, message_type=message_type, dst_node_id=node) for node in nodes
-        ]
+        return RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
 
     def _connected(self, grid: Grid) -> int:
         node_of, _ = self._register.locate(grid.get_nodes())
         return len(node_of)
+
+
+def _addressed(content: RecordDict, message_type: str, nodes: Iterable[int]) -> list[Message]:
+    return [Message(content=content, message_type=message_type, dst_node_id=node) for node in nodes]
+
+
+def _divided(arrays: list[Vector], denominator: float) -> list[Vector]:
+    """Divide in place."""
+    for array in arrays:
+        array /= denominator
+    return arrays

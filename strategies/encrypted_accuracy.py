@@ -12,18 +12,22 @@ from strategies._encrypted_messages import ACCURACY
 from strategies.metrics import NoisedMetrics, PublicMetrics
 
 _ANSWERED, _IMAGES = "answered", "num-examples"
-RANGES = {ACCURACY: (0.0, 1.0), _ANSWERED: (0.0, 1.0)}
+# Wider than accuracies are: nodes' own noise may carry a report beyond, and cutting it off there
+# would pull the mean down.
+_LOW, _HIGH = -0.5, 1.5
+RANGES = {ACCURACY: (_LOW, _HIGH), _ANSWERED: (0.0, 1.0)}
 
 
 def noised_accuracy(noise_multiplier: float) -> NoisedMetrics:
     """How an :class:`EncryptedRound` tells of the nodes' reports at a price in ε.
 
-    Their sum, and how many reported, with Gaussian noise of standard deviation z/√2 each.
+    Their sum and their number are noised, at the cost of one Gaussian release with this noise
+    multiplier. Reports are held to -0.5 … 1.5; a node's own noise should be well within.
 
     Parameters
     ----------
     noise_multiplier : float
-        z. With N nodes the accuracy that is told has a standard deviation of about z/N.
+        z. With N nodes the accuracy that is told has a standard deviation of about 1.6·z/N.
     """
     return NoisedMetrics(ranges=RANGES, noise_multiplier=noise_multiplier)
 
@@ -77,8 +81,9 @@ class EncryptedRoundResult:
 
 
 def node_report(accuracy: float, *, images: int) -> MetricRecord:
-    """One node's report, as the metrics take it."""
-    return MetricRecord({ACCURACY: accuracy, _ANSWERED: 1.0, _IMAGES: images})
+    """One node's report, as the metrics take it: no node counts for more than the range."""
+    held = min(max(accuracy, _LOW), _HIGH)
+    return MetricRecord({ACCURACY: held, _ANSWERED: 1.0, _IMAGES: images})
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Released:
 def release_public(metrics: PublicMetrics, reports: Sequence[MetricRecord]) -> Released:
     """The mean weighted by the images asked about, as it is."""
     told = metrics.release(reports, _IMAGES)
-    accuracy = None if told is None else _number(told, ACCURACY)
+    accuracy = None if told is None else _within(_number(told, ACCURACY))
     return Released(float(len(reports)), accuracy, 0.0)
 
 
@@ -110,17 +115,22 @@ def release_noised(
     for report in reports:
         noised.add(report)
     released = noised.release(population)
-    # A silent node counts as a half in both: that is taken out again.
+    # A silent node counts as a half in both: that is taken out again. One metric of two, with a
+    # range of 2 and what is two of a range of 1: the same noise on both.
     share = 2 * (_number(released, _ANSWERED) - 0.5)
-    sigma = metrics.noise_multiplier / sqrt(2) / population
+    sigma = metrics.noise_multiplier * sqrt(2) / population
     if share <= 4 * sigma:
         return Released(max(share, 0.0) * population, None, 0.0)
     centred = (_number(released, ACCURACY) - 0.5) / share
     return Released(
         answered=share * population,
-        accuracy=min(max(0.5 + centred, 0.0), 1.0),
-        accuracy_noise=sigma / share * sqrt(1 + (2 * centred) ** 2),
+        accuracy=_within(0.5 + centred),
+        accuracy_noise=sigma / share * sqrt(1 + centred**2),
     )
+
+
+def _within(accuracy: float) -> float:
+    return min(max(accuracy, 0.0), 1.0)
 
 
 def _number(record: MetricRecord, name: str) -> float:

@@ -8,6 +8,34 @@ from flwr.serverapp.strategy import Result
 
 
 @dataclass(frozen=True)
+class SecureAggregationReport:
+    """What a run's server was kept from seeing.
+
+    Attributes
+    ----------
+    server : str
+        Against which server: "honest-but-curious" or "malicious".
+    corrupt : float
+        Together with what share of a round's clients.
+    minimum : int
+        The fewest clients whose sum was opened.
+    dropout : float
+        The share of a cohort that could vanish before its round was lost.
+    noise : str
+        Who added it: "central", the server, which thus saw the sums without it.
+    aborted_rounds : tuple of int
+        The rounds that opened nothing and left the model as it was; each was paid.
+    """
+
+    server: str
+    corrupt: float
+    minimum: int
+    dropout: float
+    noise: str
+    aborted_rounds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class PrivacyReport:
     """The client-level guarantee of a run. Every figure is a public setting or follows from one.
 
@@ -27,7 +55,7 @@ class PrivacyReport:
     sampling_rate : float
         q, the expected fraction of the population in a round.
     rounds : int
-        How many rounds this run released.
+        How many rounds this run paid.
     population : int
         N.
     adjacency : str
@@ -42,6 +70,8 @@ class PrivacyReport:
         Why the run ended before its last round, if it did.
     epsilon_by_round : dict of int to float
         ε after each round.
+    secure_aggregation : SecureAggregationReport or None
+        None if the server saw each update.
     """
 
     epsilon: float
@@ -58,6 +88,7 @@ class PrivacyReport:
     private: bool
     stopped: str | None
     epsilon_by_round: dict[int, float]
+    secure_aggregation: SecureAggregationReport | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report for a JSON file, with null for what is infinite."""

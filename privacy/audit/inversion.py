@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+_FIRST_BRIGHTNESS, _SEARCH_RATE = 0.1, 0.02
+
 
 def invert_first_linear_layer(weight_update: Tensor, bias_update: Tensor) -> Tensor:
     """Read an input out of the update of a linear layer with a bias, exactly where it was alone.
@@ -50,7 +52,8 @@ def match_gradient(
     shape: tuple[int, ...],
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
     steps: int = 300,
-    smoothness: float = 1e-2,
+    restarts: int = 4,
+    smoothness: float = 0.1,
     seed: int = 0,
 ) -> Tensor:
     """Search for the input in [0, 1] whose gradient points where an update points.
@@ -71,12 +74,12 @@ def match_gradient(
         Of one input.
     loss : callable
         The client's.
-    steps : int
-        Of the search.
+    steps, restarts : int
+        How long each search is, and from how many first guesses; the best match is returned.
     smoothness : float
         The weight of the total variation of images.
     seed : int
-        Of the first guess.
+        Of the first guesses, which are nearly black.
 
     Returns
     -------
@@ -94,24 +97,29 @@ def match_gradient(
     # A client steps against its gradient.
     wanted = [-u.detach() for u in update]
     length = math.sqrt(sum(float((w * w).sum()) for w in wanted)) or 1.0
-    guess = torch.rand((1, *shape), generator=torch.Generator().manual_seed(seed))
-    guess.requires_grad_()
+    draw = torch.Generator().manual_seed(seed)
     target = torch.tensor([label])
-    optimizer = torch.optim.Adam([guess], lr=0.1)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        found = torch.autograd.grad(
-            loss(model(guess), target), parameters, create_graph=True, allow_unused=False
-        )
+
+    def distance(guess: Tensor) -> Tensor:
+        found = torch.autograd.grad(loss(model(guess), target), parameters, create_graph=True)
         inner = sum(((f * w).sum() for f, w in zip(found, wanted, strict=True)), torch.zeros(()))
         norm = torch.sqrt(sum(((f * f).sum() for f in found), torch.full((), 1e-20)))
-        variation = torch.zeros(())
-        if len(shape) >= 2:
-            variation = guess.diff(dim=-1).abs().mean() + guess.diff(dim=-2).abs().mean()
-        distance = 1 - inner / (norm * length) + smoothness * variation
-        # Only the guess's gradient is wanted; the model's own are left alone.
-        (guess.grad,) = torch.autograd.grad(distance, [guess])
-        optimizer.step()
-        with torch.no_grad():
-            guess.clamp_(0, 1)
-    return guess.detach()[0]
+        return 1 - inner / (norm * length)
+
+    def search() -> tuple[float, Tensor]:
+        guess = _FIRST_BRIGHTNESS * torch.rand((1, *shape), generator=draw)
+        guess.requires_grad_()
+        optimizer = torch.optim.Adam([guess], lr=_SEARCH_RATE)
+        for _ in range(steps):
+            aim = distance(guess)
+            if len(shape) >= 2:
+                variation = guess.diff(dim=-1).abs().mean() + guess.diff(dim=-2).abs().mean()
+                aim = aim + smoothness * variation
+            # Only the guess's gradient is wanted; the model's own are left alone.
+            (guess.grad,) = torch.autograd.grad(aim, [guess])
+            optimizer.step()
+            with torch.no_grad():
+                guess.clamp_(0, 1)
+        return float(distance(guess).detach()), guess.detach()[0]
+
+    return min((search() for _ in range(restarts)), key=lambda found: found[0])[1]

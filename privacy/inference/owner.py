@@ -15,6 +15,9 @@ from privacy.inference._wire import MessageError, Reader, Tag
 from privacy.inference.plan import SESSION_KEY_BYTES, Plan
 from privacy.inference.release import Answer, ClassOnly, ReleasePolicy
 
+_OPEN_QUERIES = 1 << 16
+"""Queries that may wait for their answers; of more, the oldest are given up."""
+
 
 class OutOfRangeError(ValueError):
     """An input outside the range that the plan was proved for."""
@@ -163,6 +166,8 @@ class DataOwner:
             query_id = self._next_id
             self._next_id += 1
             self._open[query_id] = len(images)
+            if len(self._open) > _OPEN_QUERIES:
+                del self._open[next(iter(self._open))]
         return _wire.seal_message(
             Tag.QUERY, plan, self._digest, query_id, b"".join(body), self._session_key
         )
@@ -192,7 +197,8 @@ class DataOwner:
         ------
         MessageError
             If the answer was truncated, altered, belongs to other keys, or answers a query that
-            is not open (each is answered once).
+            is not open (each is answered once; of more than 65,536 that wait, the oldest are
+            given up).
         ReleaseError
             If the policy has released as many answers as it may.
         """

@@ -23,7 +23,7 @@ class AccuracyReport(Protocol):
         """Raise :class:`ReportRefusedError` if the node could not report now."""
 
     def release(self, right: int, asked: int, folder: Path, *, name: str) -> float:
-        """The accuracy that leaves the node, in [0, 1].
+        """The accuracy that leaves the node.
 
         Parameters
         ----------
@@ -98,6 +98,8 @@ class NoisedAccuracy:
     def release(self, right: int, asked: int, folder: Path, *, name: str) -> float:
         """The noised share; it is paid for before the noise is drawn.
 
+        It may lie below 0 or above 1: cutting it off would pull averages of several nodes down.
+
         Raises
         ------
         ReportRefusedError
@@ -109,7 +111,7 @@ class NoisedAccuracy:
             self._allow(ledger)
             ledger.append(self._event, run=name, round=0)
         (noise,) = rounded_gaussian(1, sigma=self.noise, randomness=SystemRandomness())
-        return min(max((right + int(noise)) / asked, 0.0), 1.0)
+        return (right + int(noise)) / asked
 
 
 @dataclass(frozen=True)

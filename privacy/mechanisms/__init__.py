@@ -2,6 +2,7 @@
 
 from .discrete import add_discrete_gaussian as add_discrete_gaussian
 from .discrete import discrete_gaussian as discrete_gaussian
+from .distributed import DistributedGaussian as DistributedGaussian
 from .masked import MaskedGaussian as MaskedGaussian
 from .masked import MaskedMechanism as MaskedMechanism
 from .masked import lattice_radius as lattice_radius

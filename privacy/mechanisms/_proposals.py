@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ._exact import STEP, KnownPlace, LazyUniform, cumulative_bounds, propose
 from .randomness import Randomness
 
-CHUNK = 1 << 15
+CHUNK = 1 << 12  # elements; their proposals take about 100 bytes each
 
 
 @dataclass(frozen=True)

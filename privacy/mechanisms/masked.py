@@ -66,6 +66,9 @@ class MaskedMechanism(Protocol):
     def bound(self, *, parameters: int, noise_multiplier: float) -> int:
         """What the ring must hold of each client: ``bound`` of ``RoundTerms``.
 
+        The sum of n clients overflows n times this never, or with noise in it with probability
+        at most 2^-40.
+
         Parameters
         ----------
         parameters : int
@@ -149,8 +152,18 @@ class MaskedMechanism(Protocol):
             If ``opened`` has another type or shape.
         """
 
-    def account(self, *, noise_multiplier: float, sampling: Sampling) -> Event:
-        """What one release costs against those who see the model, for the ledger."""
+    def account(self, *, parameters: int, noise_multiplier: float, sampling: Sampling) -> Event:
+        """What one release costs, for the ledger.
+
+        Parameters
+        ----------
+        parameters : int
+            How many numbers an update has.
+        noise_multiplier : float
+            z.
+        sampling : Sampling
+            How the cohort was drawn.
+        """
 
 
 @dataclass(frozen=True)
@@ -213,7 +226,7 @@ class MaskedGaussian:
         total.put_cells(opened)
         return total.release()
 
-    def account(self, *, noise_multiplier: float, sampling: Sampling) -> Event:
+    def account(self, *, parameters: int, noise_multiplier: float, sampling: Sampling) -> Event:
         """A Gaussian release; see ``MaskedMechanism.account``."""
         return GaussianRelease(noise_multiplier, sampling)
 

@@ -198,3 +198,18 @@ def test_the_default_tolerance_follows_the_logits() -> None:
         spread = compiled.predict(np.random.default_rng(0).uniform(-1, 1, (50, 20))).std(axis=1)
         assert 2.0**compiled.plan.error_bits < spread.mean() / 10
     assert plans[1].error_bits > plans[0].error_bits
+
+
+def test_a_client_forgets_the_oldest_of_very_many_open_queries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client whose queries are never answered does not grow for ever."""
+    monkeypatch.setattr("privacy.inference.owner._OPEN_QUERIES", 3)
+    compiled = compile_model(linear(4), input_shape=(4,), input_range=(0.0, 1.0))
+    owner = DataOwner(compiled.plan)
+    evaluator = Evaluator(compiled, owner.public_material())
+    answers = [evaluator.evaluate(owner.encrypt([0.0, 1.0, 0.5, 0.25])) for _ in range(4)]
+    with pytest.raises(MessageError, match="not open"):
+        owner.decrypt(answers[0])
+    for answer in answers[1:]:
+        owner.decrypt(answer)

@@ -98,7 +98,11 @@ def test_no_client_moves_the_sum_by_more_than_the_radius(cohort: Any, radius: in
 
 
 def test_a_length_that_lies_is_caught_by_exact_integers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sums, "_squares_at_most", lambda block: 0.0)
+    def lie(self: Any, arrays: Any, weight: float) -> tuple[list[float], bool]:
+        self._blocks.read(arrays)
+        return [1.0], False
+
+    monkeypatch.setattr(sums.LatticeSum, "_read", lie)
     geometry = ClippingGeometry((1.0,), (0,))
     with pytest.raises(RejectedUpdate, match="outside the clipping norm"):
         encode(MaskedGaussian(1 << 12), [np.full(10, 1.0)], [np.zeros(10)], geometry)
@@ -177,5 +181,7 @@ def test_published_sizes_and_bits() -> None:
 
 
 def test_the_release_is_a_gaussian_one() -> None:
-    event = MaskedGaussian(1 << 16).account(noise_multiplier=1.5, sampling=Poisson(0.1))
+    event = MaskedGaussian(1 << 16).account(
+        parameters=10, noise_multiplier=1.5, sampling=Poisson(0.1)
+    )
     assert event == GaussianRelease(1.5, Poisson(0.1))

@@ -231,7 +231,7 @@ MISBEHAVIOUR: dict[str, Misbehave] = {
     "keys of another plan": _questions(_of_another_plan),
     "numbers for questions": _questions(_not_bytes),
     "not a number": _report({"metrics": MetricRecord({"accuracy": float("nan")})}),
-    "beyond one": _report({"metrics": MetricRecord({"accuracy": 7.0})}),
+    "infinite": _report({"metrics": MetricRecord({"accuracy": float("inf")})}),
     "a list": _report({"metrics": MetricRecord({"accuracy": [0.5, 0.5]})}),
     "more than asked": _report({"metrics": MetricRecord({"accuracy": 0.5, "images": 12})}),
     "nothing": _report({}),
@@ -261,6 +261,17 @@ def test_a_node_that_misbehaves_costs_only_itself(
     assert "another plan" in caplog.text
     dropped = [line for line in caplog.messages if "refused" in line or "dropped" in line]
     assert len(dropped) == len(bad)
+
+
+def test_no_node_counts_for_more_than_its_share(
+    evaluator: EvaluatorProcess, tmp_path: Path
+) -> None:
+    boast = {1: _report({"metrics": MetricRecord({"accuracy": 1e9})})}
+    grid = Wiretap(client_app(tmp_path, misbehave=boast), 4)
+    result = a_round(evaluator, 4).run(grid)
+    assert result.accuracy is not None
+    honest = np.mean([accuracy_of(k) for k in (0, 2, 3)])
+    assert abs(result.accuracy - honest) <= (1.5 - honest) / 4 + 1e-9
 
 
 def test_a_node_that_vanishes_costs_only_itself(
@@ -469,7 +480,7 @@ def test_noised_metrics_are_paid_for_and_a_silent_node_is_taken_out(
     right = np.mean([accuracy_of(k) for k in (0, 2, 3)])
     # Eight standard deviations: false alarm below 1e-14.
     assert result.accuracy == pytest.approx(right, abs=8 * result.accuracy_noise)
-    assert result.answered == pytest.approx(3, abs=8 * z)
+    assert result.answered == pytest.approx(3, abs=8 * 1.5 * z)
     assert result.answered != 3
     assert result.asked == 4
     (record,) = read_ledger(ledger).records
