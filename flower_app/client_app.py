@@ -41,7 +41,7 @@ from privacy.training import (
 app = ClientApp()
 
 _LEDGER = "privacy-ledger"
-_PATHS_OF_THE_SERVER = ("data-dir", "ledger", "resume", "results-dir")
+_PATHS_OF_THE_SERVER = ("data-dir", "ledger", "population-file", "resume", "results-dir")
 _COUNT_NOISE = 10.0  # records; the noise on a count that is sent beside record-level noise
 
 

@@ -23,8 +23,19 @@ def node_identity(node: NodeInfo) -> str:
     client that registers twice counts as two, so a deployment turns authentication on.
     """
     if node.public_key:
-        return f"key:{hashlib.sha256(node.public_key).hexdigest()}"
+        return key_identity(node.public_key)
     return f"node:{node.node_id}"
+
+
+def key_identity(public_key: bytes) -> str:
+    """Who a node with this public key is.
+
+    Parameters
+    ----------
+    public_key : bytes
+        As Flower registers it: the PEM encoding of its SubjectPublicKeyInfo.
+    """
+    return f"key:{hashlib.sha256(public_key).hexdigest()}"
 
 
 @dataclass(frozen=True)

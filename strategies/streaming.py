@@ -28,15 +28,25 @@ def stream_replies(
     messages : iterable of Message
         What to send; sent before this function returns its iterator.
     timeout : float, optional
-        Seconds to wait in all. After that the missing replies are given up.
+        Seconds to wait in all. After that the missing replies are given up, and a node that has
+        not fetched its message by then never gets it: it does not train for a round that is over.
 
     Yields
     ------
     Message
         Replies, errors included, in the order of their arrival.
     """
+    if timeout is not None:
+        messages = _expiring(messages, timeout)
     waiting = [identifier for identifier in grid.push_messages(messages) if identifier]
     return pull_replies(grid, waiting, timeout=timeout)
+
+
+def _expiring(messages: Iterable[Message], timeout: float) -> Iterator[Message]:
+    for message in messages:
+        # A message's time runs from its making, the round's from its sending.
+        message.metadata.ttl = time.time() - message.metadata.created_at + timeout
+        yield message
 
 
 def pull_replies(

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flower_app.__main__ import main
 from flower_app.data import Split
 from flower_app.deploy import Deployment, Node
 from flower_app.deploy_demo import write_node_folders
@@ -439,7 +440,15 @@ def together(
 ) -> Together:
     base = tmp_path_factory.mktemp("together")
     ledger = base / "ledger.jsonl"
-    shared = {"results": base / "results", "record_epsilon": 0.0}
+    listed = base / "clients.json"
+    keys = [str(deployment.folder / name / "key" / "node.pub") for name in NAMES]
+    assert main(["population", str(listed), *keys]) == 0
+    shared = {
+        "results": base / "results",
+        "record_epsilon": 0.0,
+        "population": 0,
+        "population_file": str(listed),
+    }
     owned = shared | {"ledger": str(ledger)}
 
     long = start(deployment, **owned)
@@ -489,6 +498,8 @@ def test_two_runs_at_once_keep_to_themselves(together: Together) -> None:
     (other,) = {record.run for record in read_ledger(together.ledger).records}
     assert paid.run != other
     assert replies_used(together.short, 1) == 3
+    # The clients were listed by their keys.
+    assert metrics["privacy"]["client_level"]["population"] == len(NAMES)
 
 
 def test_a_ledger_in_use_is_refused_to_a_second_run(together: Together) -> None:
