@@ -36,17 +36,14 @@ def stream_replies(
     Message
         Replies, errors included, in the order of their arrival.
     """
+    deadline = None
     if timeout is not None:
-        messages = _expiring(messages, timeout)
+        deadline = time.monotonic() + timeout
+        messages = list(messages)
+        for message in messages:  # a message's time runs from its making, the round's from now
+            message.metadata.ttl = time.time() - message.metadata.created_at + timeout
     waiting = [identifier for identifier in grid.push_messages(messages) if identifier]
-    return pull_replies(grid, waiting, timeout=timeout)
-
-
-def _expiring(messages: Iterable[Message], timeout: float) -> Iterator[Message]:
-    for message in messages:
-        # A message's time runs from its making, the round's from its sending.
-        message.metadata.ttl = time.time() - message.metadata.created_at + timeout
-        yield message
+    return _pull(grid, waiting, deadline)
 
 
 def pull_replies(
