@@ -77,7 +77,14 @@ WEIGHTINGS = ("uniform", "capped")
 RELEASES = ("noised", "public")
 NOISES = ("central", "distributed")
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
-PATHS_OF_THE_SERVER = ("data-dir", "identities", "ledger", "resume", "results-dir")
+PATHS_OF_THE_SERVER = (
+    "data-dir",
+    "identities",
+    "ledger",
+    "population-file",
+    "resume",
+    "results-dir",
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ class Settings:
 
     # Client-level privacy.
     population: int = 0
+    population_file: str = ""
     min_available_nodes: int = 0
     sampling_rate: float = 0.1
     epsilon: float = 3.0
@@ -278,6 +286,11 @@ class Settings:
                 self._need(name, getattr(self, name) > 0, "positive where weighting = 'capped'")
         if self.data_dir:
             self._need("data_dir", Path(self.data_dir).is_dir(), "a folder that exists")
+        if self.population_file:
+            self._need("population_file", self.deployed, "left out in a simulation")
+            self._need(
+                "population_file", Path(self.population_file).is_file(), "a file that exists"
+            )
         if self.resume:
             self._need("resume", Path(self.resume).is_file(), "a checkpoint file that exists")
         return self
