@@ -133,10 +133,28 @@ client holds.</p>
 <td data-label="To whom">–</td><td data-label="Against whom">–</td>
 <td data-label="Why">no encrypted questions were asked (encrypted-images = 0)</td>
 {% endif %}</tr>
+{% if t and t.accuracy is defined %}
+<tr><th>Encrypted test-time round: nodes tested the model on images of their own, under keys of
+their own</th>
+<td data-label="To whom">a node: its test images and labels; {{ t.node_noise }}</td>
+<td data-label="Against whom">the server, which follows the protocol</td>
+<td data-label="If these keep their word">the node's own machine</td></tr>
+{% endif %}
+{% if c.secure_aggregation %}
+<tr><th>Secure aggregation: the sum of at least {{ c.secure_aggregation.minimum }} clients' updates
+is opened, or nothing{% if c.secure_aggregation.aborted_rounds %}
+({{ c.secure_aggregation.aborted_rounds|length }} rounds opened nothing){% endif %}</th>
+<td data-label="To whom">each client: its own update</td>
+<td data-label="Against whom">a server that is {{ c.secure_aggregation.server }}, together with
+{{ "%g"|format(100 * c.secure_aggregation.corrupt) }} % of a round's clients</td>
+<td data-label="If these keep their word">the client's own machine and the code that runs
+there</td></tr>
+{% else %}
 <tr><th>No client moves a round's sum by more than S = {{ "%g"|format(c.clipping_norm) }}</th>
 <td data-label="To whom">the model, and all other clients</td>
 <td data-label="Against whom">malicious and broken clients</td>
 <td data-label="If these keep their word">the server, which bounds what it receives</td></tr>
+{% endif %}
 </tbody></table>
 
 <h2 id="trust">Who trusted whom with what</h2>
@@ -147,8 +165,9 @@ client holds.</p>
 <td data-label="Was trusted to">{% if m.deployed %}keep its own data; nothing towards
 others{% else %}nothing: in this simulation all clients were processes on one machine, on public
 data{% endif %}</td></tr>
-<tr><th>The server</th><td data-label="Held or saw">{{ c.server_sees|default(
-"every drawn client's update in the clear, who was drawn, and who answered") }}</td>
+<tr><th>The server</th><td data-label="Held or saw">{% if c.secure_aggregation %}the sum
+of each round's updates{% else %}every drawn client's update in the clear{% endif %}, who was drawn,
+and who answered</td>
 <td data-label="Was trusted to">{{ c.trusted|replace("the server, to ", "") }}; draw cohorts with
 randomness that nobody foresees</td></tr>
 {% if e %}<tr><th>The evaluator of encrypted questions</th>
@@ -204,6 +223,24 @@ keys once</td></tr>
 </tbody></table>
 {% endif %}
 
+{% if t %}
+<h2 id="nodes">Encrypted test-time round over the nodes</h2>
+{% if t.skipped is defined %}<p class="warn">Not held: {{ t.skipped }}</p>{% else %}
+<table><tbody>
+<tr><th>Nodes</th><td>{{ "{:,}".format(t.nodes_asked) }} asked, about
+{{ "{:,g}".format(t.nodes_answered) }} answered</td></tr>
+<tr><th>Accuracy</th><td>{% if t.accuracy is none %}too few answered to tell{% else %}
+{{ percent(t.accuracy) }}{% if t.accuracy_noise %}, with noise of standard deviation
+{{ percent(t.accuracy_noise) }}{% endif %}, on images that only their nodes saw{% endif %}</td></tr>
+<tr><th>Released</th><td>{{ t.release }}</td></tr>
+<tr><th>Images</th><td>up to {{ t.images_per_node }} of each
+node{% if t.ms_per_image is not none %}, {{ "%.1f"|format(t.ms_per_image) }} ms to evaluate
+one{% endif %}</td></tr>
+<tr><th>Bytes</th><td>{{ "{:,}".format(t.bytes_from_node) }} from a node that asks about so many
+(keys and questions), {{ "{:,}".format(t.bytes_to_node) }} back</td></tr>
+</tbody></table>{% endif %}
+{% endif %}
+
 <h2 id="uncounted">What is not counted, and not promised</h2>
 <ul>
 <li><strong>Tuning:</strong> ε = {{ m.privacy.tuning.epsilon }}: {{ m.privacy.tuning.reason }}. If
@@ -218,8 +255,11 @@ noised; they stay in the operator's log, which is not part of this folder.</li>
 at about k times this ε.</li>
 {% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows clients' data. It is
 there because this is a simulation on public data.</li>{% endif %}
-<li><strong>Poisoning</strong> is bounded (no client moves a round's sum by more than S), not
-prevented.</li>
+{% if c.secure_aggregation %}<li><strong>Poisoning:</strong> a client that lies can add anything to
+a sum; the server cannot bound what it cannot see.</li>
+{% else %}<li><strong>Poisoning</strong> is bounded (no client moves a round's sum by more than S),
+not prevented.</li>
+{% endif %}
 <li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
 question at a time.</li>
 <li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>

@@ -299,6 +299,7 @@ def test_a_checkpoint_holds_released_values_only(tmp_path: Path) -> None:
         "clipping/norm",
         "privacy/rounds",
         "privacy/epsilon",
+        "privacy/aborted",  # which rounds opened is paid for
     }
     assert (kept.round, kept.noise_multiplier, kept.position.records) == (2, 20.0, 2)
 
