@@ -259,7 +259,8 @@ there because this is a simulation on public data.</li>{% endif %}
 a sum; the server cannot bound what it cannot see.</li>
 {% else %}<li><strong>Poisoning</strong> is bounded (no client moves a round's sum by more than S),
 not prevented.</li>
-{% endif %}<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
+{% endif %}
+<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
 question at a time.</li>
 <li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
 </ul>

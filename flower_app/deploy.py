@@ -80,6 +80,8 @@ class Deployment:
     ----------
     node_ids : dict of str to int
         What the SuperLink calls each registered SuperNode.
+    superlink : subprocess.Popen
+        The SuperLink, once it has been started.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -109,6 +111,9 @@ class Deployment:
     def start_superlink(self) -> None:
         """Start the SuperLink, and wait until it answers over TLS.
 
+        Its database is in its folder: started again after it was killed, it still knows the
+        registered SuperNodes.
+
         Raises
         ------
         RunFailed
@@ -116,7 +121,7 @@ class Deployment:
         """
         log = self.folder / "superlink" / "superlink.log"
         environment = self._environment("superlink")
-        process = self._start(
+        self.superlink = self._start(
             "superlink",
             [
                 program("flower-superlink"),
@@ -125,12 +130,13 @@ class Deployment:
                 *("--ssl-keyfile", str(self.certificates.key)),
                 *("--ssl-ca-certfile", str(self.certificates.authority)),
                 "--enable-supernode-auth",
+                *("--database", str(log.with_name("superlink.db"))),
             ],
             environment,
             log,
         )
         trust = ssl.create_default_context(cafile=str(self.certificates.authority))
-        wait_until_up(process, f"https://127.0.0.1:{self.port}", log, context=trust)
+        wait_until_up(self.superlink, f"https://127.0.0.1:{self.port}", log, context=trust)
 
     def new_node(self, name: str, data: Path, *, config: str = "") -> Node:
         """Describe a SuperNode and make its key; nobody knows of it yet."""

@@ -14,6 +14,7 @@ from flower_app._report_template import TEMPLATE
 from flower_app.planning import epsilons, sampling_of
 from flower_app.results import ResultsFolder
 from privacy.accounting import GaussianRelease, epsilon
+from privacy.mechanisms import DistributedGaussian
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 240, 46, 34
 
@@ -70,10 +71,12 @@ def what_others_would_have_cost(
 ) -> tuple[float | None, dict[str, float]]:
     """ε of this run by itself, and with one of its settings changed.
 
-    Nothing where there was no noise, no round or a cohort of fixed size.
+    Nothing where there was no noise, no round or a cohort of fixed size, nor where clients add the
+    noise: there z is that against the server.
     """
     z, rounds = client_level["noise_multiplier"], client_level["rounds"]
-    if not z or not rounds or client_level["sampling"] == "fixed-size":
+    distributed = client_level["mechanism"] == DistributedGaussian.name
+    if not z or not rounds or client_level["sampling"] == "fixed-size" or distributed:
         return None, {}
     rate, delta = client_level["sampling_rate"], client_level["delta"]
     own = epsilon({GaussianRelease(z, sampling_of(rate)): rounds}, delta=delta)

@@ -29,12 +29,14 @@ from flower_app.encrypted_round import hold_encrypted_round, round_cost, with_co
 from flower_app.models import MODELS, build_model
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder
+from flower_app.secure import server_setting
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget, calibrate_noise_multiplier
 from strategies import (
     CappedWeights,
     DPFedAvg,
     Poisson,
+    Population,
     PrivacyReport,
     PrivateResult,
     ServerSGD,
@@ -119,18 +121,20 @@ def population_size(settings: Settings, grid: Grid) -> int:
     """
     connected = len(list(grid.get_node_ids()))
     if settings.deployed:
-        if not settings.population:
+        size = len(listed_population(settings) or ()) or settings.population
+        if not size:
             raise SettingError(
-                "population = 0 is wrong; a deployment must declare how many clients there are"
+                "population = 0 is wrong; a deployment must declare how many clients there are, "
+                "or who they are (population-file)"
             )
-        if connected < settings.population:
+        if connected < size:
             log(
                 WARNING,
                 "%d nodes are connected, the population is %d. Absent clients add nothing.",
                 connected,
-                settings.population,
+                size,
             )
-        return settings.population
+        return size
     if settings.population > connected:
         raise SettingError(
             f"population = {settings.population} is larger than the {connected} simulated nodes; "
@@ -150,6 +154,31 @@ def population_size(settings: Settings, grid: Grid) -> int:
 def ledger_of(settings: Settings, folder: ResultsFolder) -> Path:
     """The population's ledger."""
     return Path(settings.ledger or folder.file("privacy-ledger.jsonl"))
+
+
+def listed_population(settings: Settings) -> Population | None:
+    """The clients that ``population-file`` lists, or None where it is not set.
+
+    Raises
+    ------
+    SettingError
+        If it is no such file, or lists another number of clients than ``population`` says.
+    """
+    if not settings.population_file:
+        return None
+    try:
+        listed = Population.load(Path(settings.population_file))
+    except ValueError as error:
+        raise SettingError(
+            f"population-file = {settings.population_file!r} is wrong; {error}; "
+            "make it with python -m flower_app population"
+        ) from error
+    if settings.population not in (0, len(listed)):
+        raise SettingError(
+            f"population = {settings.population} is wrong; population-file lists {len(listed)} "
+            "clients: leave population out"
+        )
+    return listed
 
 
 def check_budget(settings: Settings) -> None:
@@ -183,7 +212,7 @@ def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFed
         )
     capped = settings.weighting == "capped"
     return DPFedAvg(
-        population=size,
+        population=listed_population(settings) or size,
         sampling=Poisson(settings.sampling_rate),
         clipping=settings.clipping_norm,
         noise_multiplier=settings.noise_multiplier or None,
@@ -200,6 +229,7 @@ def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFed
         checkpoint=folder.file("checkpoint.safetensors"),
         resume=settings.resume or None,
         min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
+        secure_aggregation=server_setting(settings, size),
     )
 
 
@@ -339,7 +369,12 @@ def privacy_metrics(settings: Settings, report: PrivacyReport) -> dict[str, Any]
     client_level = report.as_dict() | {
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
         "unit": "one client: everything it holds",
-        "trusted": "the server, to add the noise and keep raw updates to itself",
+        "trusted": (
+            "the server, to add the noise and keep raw updates to itself"
+            if report.secure_aggregation is None
+            else "the server, to add the noise and keep the rounds' sums to itself; it sees no "
+            "single update"
+        ),
     }
     if settings.record_epsilon:
         record_level: dict[str, Any] = {

@@ -75,6 +75,16 @@ RECIPES: Mapping[str, Recipe] = {
 
 WEIGHTINGS = ("uniform", "capped")
 RELEASES = ("noised", "public")
+NOISES = ("central", "distributed")
+SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
+PATHS_OF_THE_SERVER = (
+    "data-dir",
+    "identities",
+    "ledger",
+    "population-file",
+    "resume",
+    "results-dir",
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,7 @@ class Settings:
 
     # Client-level privacy.
     population: int = 0
+    population_file: str = ""
     min_available_nodes: int = 0
     sampling_rate: float = 0.1
     epsilon: float = 3.0
@@ -119,6 +130,17 @@ class Settings:
     local_steps: int = 0
     example_clipping_norm: float = 0.0
     round_timeout: float = 600.0
+
+    # What the server sees of a round: each update, or only the sum of enough.
+    secure_aggregation: str = "off"
+    minimum_cohort: int = 40
+    corrupt: float = 0.1
+    dropout: float = 0.2
+    client_dropout: float = 0.02
+    noise: str = "central"
+    largest_cohort: int = 0
+    identities: str = ""
+    stage_timeout: float = 60.0
 
     # Record-level privacy, on top.
     record_epsilon: float = 0.0
@@ -164,6 +186,18 @@ class Settings:
             values[known[name].name] = _typed(name, value, type(known[name].default))
         return cls(**values)._checked()._with_recipe()
 
+    @classmethod
+    def of_client(cls, config: Mapping[str, Any]) -> "Settings":
+        """A run's settings as a client needs them.
+
+        When deployed, without the paths that are the server's own: they are not on this machine.
+        """
+        if config.get("deployed"):
+            config = {
+                name: value for name, value in config.items() if name not in PATHS_OF_THE_SERVER
+            }
+        return cls.from_config(config)
+
     def as_config(self) -> dict[str, Any]:
         """The settings as they would stand in a configuration."""
         return {name.replace("_", "-"): value for name, value in asdict(self).items()}
@@ -195,6 +229,8 @@ class Settings:
             ("partition", PARTITIONS),
             ("weighting", WEIGHTINGS),
             ("encrypted_round_release", RELEASES),
+            ("secure_aggregation", SECURE_AGGREGATION),
+            ("noise", NOISES),
         ):
             value = getattr(self, name)
             if value not in choices:
@@ -215,6 +251,7 @@ class Settings:
             "local_learning_rate",
             "local_steps",
             "example_clipping_norm",
+            "largest_cohort",
             "record_epsilon",
             "encrypted_images",
             "weight_cap",
@@ -227,9 +264,17 @@ class Settings:
                 self.min_available_nodes <= self.population,
                 f"at most the population, {self.population}",
             )
+        self._need("minimum_cohort", self.minimum_cohort >= 3, "at least 3")
+        self._need("corrupt", 0 <= self.corrupt < 0.5, "a share of clients in [0, 0.5)")
+        self._need("dropout", 0 <= self.dropout < 1, "a share of clients in [0, 1)")
+        self._need("client_dropout", 0 <= self.client_dropout < 1, "a probability in [0, 1)")
+        if self.noise == "distributed":
+            curious = self.secure_aggregation == "honest-but-curious"
+            self._need("noise", curious, "'central' unless secure-aggregation = honest-but-curious")
         for name in (
             "nominal_records",
             "round_timeout",
+            "stage_timeout",
             "dirichlet_alpha",
             "lognormal_sigma",
             "encrypted_round_images",
@@ -241,6 +286,11 @@ class Settings:
                 self._need(name, getattr(self, name) > 0, "positive where weighting = 'capped'")
         if self.data_dir:
             self._need("data_dir", Path(self.data_dir).is_dir(), "a folder that exists")
+        if self.population_file:
+            self._need("population_file", self.deployed, "left out in a simulation")
+            self._need(
+                "population_file", Path(self.population_file).is_file(), "a file that exists"
+            )
         if self.resume:
             self._need("resume", Path(self.resume).is_file(), "a checkpoint file that exists")
         return self
