@@ -25,9 +25,11 @@ from flower_app.data import (
     load_partitions,
 )
 from flower_app.encrypted import EncryptedTest, check_model_can_be_encrypted, run_encrypted_test
+from flower_app.encrypted_round import hold_encrypted_round, round_cost, with_cost_of_round
 from flower_app.models import MODELS, build_model
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder
+from flower_app.secure import server_setting
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget, calibrate_noise_multiplier
 from strategies import (
@@ -62,7 +64,7 @@ def _run(grid: Grid, context: Context) -> None:
     )
     inputs = load_inputs(dataset, MODELS[settings.model].kind, say=lambda line: log(INFO, line))
     model = build_model(settings.model)
-    if settings.encrypted_images:
+    if settings.encrypted_images or settings.encrypted_round:
         check_model_can_be_encrypted(model, MODELS[settings.model])
     if not settings.deployed:
         load_partitions(settings.partition_spec(size), dataset)
@@ -83,6 +85,19 @@ def _run(grid: Grid, context: Context) -> None:
             evaluate_fn=watch.bound_to(strategy),
         )
         training_seconds = time.perf_counter() - training_started
+        folder.write_model(result.arrays)
+        nodes_tested = None
+        if settings.encrypted_round and result.privacy is not None:
+            ledger = ledger_of(settings, folder)
+            nodes_tested = hold_encrypted_round(
+                grid,
+                settings,
+                population=size,
+                weights=folder.file("model.safetensors"),
+                ledger=ledger,
+                run_id=context.run_id,
+            )
+            result.privacy = with_cost_of_round(result.privacy, ledger)
     finish(
         settings,
         folder,
@@ -90,6 +105,7 @@ def _run(grid: Grid, context: Context) -> None:
         model,
         result,
         watch,
+        nodes_tested,
         started=started,
         training_seconds=training_seconds,
     )
@@ -135,6 +151,11 @@ def population_size(settings: Settings, grid: Grid) -> int:
     return size
 
 
+def ledger_of(settings: Settings, folder: ResultsFolder) -> Path:
+    """The population's ledger."""
+    return Path(settings.ledger or folder.file("privacy-ledger.jsonl"))
+
+
 def listed_population(settings: Settings) -> Population | None:
     """The clients that ``population-file`` lists, or None where it is not set.
 
@@ -175,6 +196,7 @@ def check_budget(settings: Settings) -> None:
             sampling=Poisson(settings.sampling_rate),
             rounds=settings.rounds,
             budget=Budget(settings.epsilon, settings.delta),
+            spent=round_cost(settings),
         )
     except ValueError as error:
         raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}") from error
@@ -202,10 +224,12 @@ def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFed
             else UniformWeights()
         ),
         optimizer=ServerSGD(settings.server_learning_rate, settings.server_momentum),
-        ledger=settings.ledger or folder.file("privacy-ledger.jsonl"),
+        ledger=ledger_of(settings, folder),
+        reserve=round_cost(settings),
         checkpoint=folder.file("checkpoint.safetensors"),
         resume=settings.resume or None,
         min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
+        secure_aggregation=server_setting(settings, size),
     )
 
 
@@ -281,6 +305,7 @@ def finish(
     model: nn.Sequential,
     result: PrivateResult,
     watch: Watch,
+    nodes_tested: dict[str, Any] | None,
     *,
     started: float,
     training_seconds: float,
@@ -290,7 +315,6 @@ def finish(
     if report is None:
         raise RuntimeError("the strategy gave no privacy report")
     model.load_state_dict(result.arrays.to_torch_state_dict())
-    folder.write_model(result.arrays)
     dataset = inputs.dataset
     test_inputs = inputs.test()
     test_accuracy = accuracy(
@@ -321,6 +345,7 @@ def finish(
         },
         "privacy": privacy_metrics(settings, report),
         "encrypted": None if encrypted is None else encrypted.metrics,
+        "encrypted_round": nodes_tested,
         "seconds": {
             "total": now - started,
             "training": training_seconds,
@@ -344,7 +369,12 @@ def privacy_metrics(settings: Settings, report: PrivacyReport) -> dict[str, Any]
     client_level = report.as_dict() | {
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
         "unit": "one client: everything it holds",
-        "trusted": "the server, to add the noise and keep raw updates to itself",
+        "trusted": (
+            "the server, to add the noise and keep raw updates to itself"
+            if report.secure_aggregation is None
+            else "the server, to add the noise and keep the rounds' sums to itself; it sees no "
+            "single update"
+        ),
     }
     if settings.record_epsilon:
         record_level: dict[str, Any] = {
