@@ -131,7 +131,6 @@ class Settings:
     noise: str = "central"
     largest_cohort: int = 0
     identities: str = ""
-    stage_timeout: float = 60.0
 
     # Record-level privacy, on top.
     record_epsilon: float = 0.0
@@ -260,7 +259,6 @@ class Settings:
         for name in (
             "nominal_records",
             "round_timeout",
-            "stage_timeout",
             "dirichlet_alpha",
             "lognormal_sigma",
         ):
