@@ -25,6 +25,7 @@ from flower_app.secure import take_part
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget
 from privacy.training import (
+    Charge,
     ClientLedger,
     ClipAndNoise,
     ClipOnly,
@@ -78,6 +79,15 @@ def train_on_own_data(message: Message, context: Context) -> Message:
     return _reply(message, settings, ArrayRecord(model.state_dict()), result.weight)
 
 
+@app.query("encrypted_round")
+def test_encrypted(message: Message, context: Context) -> Message:
+    """Take part in the encrypted test-time round."""
+    # Loaded where it is asked for: a deployed node starts a process for every message.
+    from flower_app import encrypted_node
+
+    return encrypted_node.take_part(message, context, Settings.of_client(context.run_config))
+
+
 def _reply(message: Message, settings: Settings, arrays: ArrayRecord, weight: float) -> Message:
     reply = RecordDict({"arrays": arrays})
     if settings.weighting == "capped":  # with uniform weights nobody says how much it holds
@@ -127,6 +137,7 @@ def _record_level(settings: Settings) -> ClipAndNoise:
             settings.record_delta,
             settings.local_steps,
             settings.planned_participations,
+            counts=settings.weighting == "capped",
         ),
         delta=settings.record_delta,
         count=(
@@ -138,12 +149,17 @@ def _record_level(settings: Settings) -> ClipAndNoise:
 
 
 @cache
-def _record_noise(epsilon: float, delta: float, steps: int, participations: int) -> float:
+def _record_noise(
+    epsilon: float, delta: float, steps: int, participations: int, *, counts: bool
+) -> float:
+    """What all participations ask for, beside the one noised count that is released."""
+    count = Charge(noise_multiplier=_COUNT_NOISE, sampling_rate=1.0, steps=1)
     return calibrate_noise(
         target_epsilon=epsilon,
         target_delta=delta,
         batches=FullBatch(steps=steps),
         participations=participations,
+        spent=(count,) if counts else (),
     )
 
 

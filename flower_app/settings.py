@@ -74,9 +74,17 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 WEIGHTINGS = ("uniform", "capped")
+RELEASES = ("noised", "public")
 NOISES = ("central", "distributed")
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
-PATHS_OF_THE_SERVER = ("data-dir", "identities", "ledger", "resume", "results-dir")
+PATHS_OF_THE_SERVER = (
+    "data-dir",
+    "identities",
+    "ledger",
+    "population-file",
+    "resume",
+    "results-dir",
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,7 @@ class Settings:
 
     # Client-level privacy.
     population: int = 0
+    population_file: str = ""
     min_available_nodes: int = 0
     sampling_rate: float = 0.1
     epsilon: float = 3.0
@@ -139,6 +148,10 @@ class Settings:
 
     # Encrypted inference on the finished model.
     encrypted_images: int = 200
+    encrypted_round: bool = False
+    encrypted_round_images: int = 100
+    encrypted_round_release: str = "noised"
+    encrypted_round_noise: float = 5.0
 
     # Where results go.
     results_dir: str = ""
@@ -214,6 +227,7 @@ class Settings:
             ("model", tuple(MODELS)),
             ("partition", PARTITIONS),
             ("weighting", WEIGHTINGS),
+            ("encrypted_round_release", RELEASES),
             ("secure_aggregation", SECURE_AGGREGATION),
             ("noise", NOISES),
         ):
@@ -261,6 +275,8 @@ class Settings:
             "round_timeout",
             "dirichlet_alpha",
             "lognormal_sigma",
+            "encrypted_round_images",
+            "encrypted_round_noise",
         ):
             self._need(name, getattr(self, name) > 0, "a positive number")
         if self.weighting == "capped":
@@ -268,6 +284,11 @@ class Settings:
                 self._need(name, getattr(self, name) > 0, "positive where weighting = 'capped'")
         if self.data_dir:
             self._need("data_dir", Path(self.data_dir).is_dir(), "a folder that exists")
+        if self.population_file:
+            self._need("population_file", self.deployed, "left out in a simulation")
+            self._need(
+                "population_file", Path(self.population_file).is_file(), "a file that exists"
+            )
         if self.resume:
             self._need("resume", Path(self.resume).is_file(), "a checkpoint file that exists")
         return self

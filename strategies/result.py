@@ -6,6 +6,8 @@ from typing import Any
 
 from flwr.serverapp.strategy import Result
 
+from privacy.accounting import Accountant
+
 
 @dataclass(frozen=True)
 class SecureAggregationReport:
@@ -72,8 +74,8 @@ class PrivacyReport:
         N.
     adjacency : str
         What one client more, less or exchanged means.
-    accountant : str
-        "pld" or "rdp".
+    accountant : "pld" or "rdp"
+        What composed ε.
     mechanism : str
         Which noise.
     private : bool
@@ -95,7 +97,7 @@ class PrivacyReport:
     rounds: int
     population: int
     adjacency: str
-    accountant: str
+    accountant: Accountant
     mechanism: str
     private: bool
     stopped: str | None

@@ -332,6 +332,7 @@ def _altered(plan: Plan, **fields: Any) -> str:
         ({"input_scale_bits": 20.5}, "not whole numbers"),
         ({"packing_shape": [9000, 2048]}, "more into a ciphertext|bytes"),
         ({"rotation_levels": [[2, 1]]}, "cannot be carried out|not consistent"),
+        ({"parties": ["a", "b", "c"]}, "encrypted weights|parties"),
         ({"model_version": "z" * 32}, "cannot be carried out"),
         ({"packing": "no base64"}, "cannot be carried out"),
         ({"format": 9}, "format"),
