@@ -36,7 +36,7 @@ class Asked:
         node = reply.metadata.src_node_id
         message = self._open.get(node)
         if message is None and node == SUPERLINK_NODE_ID:
-            raise RejectedReply("the SuperLink speaks for a node that went offline")
+            raise RejectedReply("the SuperLink speaks for a node that is offline or late")
         if message is None:
             raise RejectedReply("nothing was asked of this node, or it has answered already")
         if reply.metadata.reply_to_message_id != message.metadata.message_id:

@@ -38,7 +38,7 @@ class AccountedRun(Strategy):
     min_available_nodes: int
 
     @abstractmethod
-    def _calibrate(self, rounds: int) -> None:
+    def _calibrate(self, initial: ArrayRecord, rounds: int) -> None:
         """Find the noise with which so many rounds fit the budget, or stop the run."""
 
     @abstractmethod
@@ -172,7 +172,7 @@ class AccountedRun(Strategy):
     def _begin(self, initial: ArrayRecord, num_rounds: int) -> tuple[ArrayRecord, int]:
         """The model and the number of the first round, from the start or from a checkpoint."""
         if self._resumed is None:
-            self._calibrate(num_rounds)
+            self._calibrate(initial, num_rounds)
             return initial, 1
         return self._state.restore(self._resumed, initial), self._resumed.round + 1
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from privacy.accounting import (
@@ -84,6 +84,12 @@ class Spending:
             return math.inf
         return self.ledger.epsilon(self._delta, accountant=self._accountant)
 
+    def epsilon_against_server(self) -> float:
+        """ε of all that against the server that ran the rounds, under zero-out adjacency."""
+        if not self._private:
+            return math.inf
+        return self.ledger.epsilon_against_server(self._delta)
+
     def affordable(self, due: Iterable[Event]) -> bool:
         """Whether these events still fit the budget, and leave what is reserved."""
         if self.budget is None:
@@ -98,7 +104,12 @@ class Spending:
         return total <= self.budget.epsilon
 
     def calibrate(
-        self, sampling: Sampling, *, rounds: int, besides: Iterable[Event]
+        self,
+        sampling: Sampling,
+        *,
+        rounds: int,
+        release: Callable[[float], Event],
+        besides: Iterable[Event],
     ) -> float | None:
         """The least noise multiplier with which so many rounds fit the budget.
 
@@ -108,6 +119,8 @@ class Spending:
             How a round's cohort is drawn.
         rounds : int
             How many rounds.
+        release : callable
+            What a round with a given noise multiplier releases.
         besides : iterable of Event
             What else the run will pay.
 
@@ -129,6 +142,7 @@ class Spending:
                 rounds=rounds,
                 budget=self.budget,
                 accountant=self._accountant,
+                release=release,
                 spent=[
                     *(record.event for record in self.ledger.records),
                     *besides,

@@ -23,6 +23,7 @@ from flwr.supercore import log
 
 from privacy.accounting import (
     Accountant,
+    AdditiveDelta,
     Adjacency,
     Budget,
     Event,
@@ -31,10 +32,10 @@ from privacy.accounting import (
 )
 from privacy.mechanisms import (
     LatticeGaussian,
+    MaskedMechanism,
     Randomness,
     SumMechanism,
     SystemRandomness,
-    lattice_radius,
 )
 from strategies._operator_log import operator_log
 from strategies._replies import Template, TrainReply, read_metrics
@@ -202,6 +203,7 @@ class DPFedAvg(AccountedRun):
             if isinstance(sampling, FixedSize)
             else Adjacency.ADD_OR_REMOVE_ONE
         )
+        self.secure_aggregation = secure_aggregation
         self.accountant: Accountant = accountant or (
             "rdp" if isinstance(sampling, FixedSize) else "pld"
         )
@@ -232,9 +234,14 @@ class DPFedAvg(AccountedRun):
                     "NoisedMetrics(ranges=...) or PublicMetrics()"
                 )
         self._check_adjacency()
-        self.secure_aggregation = secure_aggregation
         self._check_secure_aggregation()
         self._secure_run = secrets.token_bytes(16)
+        self._masked: MaskedMechanism | None = None
+        self._presence = (
+            AdditiveDelta(0.0)
+            if secure_aggregation is None
+            else secure_aggregation.presence(size, sampling)
+        )
         self.checkpoint = None if checkpoint is None else Path(checkpoint).absolute()
         self.min_available_nodes = min(min_available_nodes, size)
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
@@ -369,10 +376,26 @@ class DPFedAvg(AccountedRun):
             raise ValueError("noise_multiplier is calibrated in start(); it is not known yet")
         return self._state.noise_multiplier
 
-    def _train_event(self) -> Event:
-        return self.mechanism.account(
-            noise_multiplier=self.noise_multiplier, sampling=self.sampling
+    def _train_release(self, noise_multiplier: float) -> Event:
+        """What one round's model costs with this z."""
+        if self._masked is None:
+            return self.mechanism.account(noise_multiplier=noise_multiplier, sampling=self.sampling)
+        return self._masked.account(
+            parameters=self._parameters, noise_multiplier=noise_multiplier, sampling=self.sampling
         )
+
+    def _train_events(self) -> list[Event]:
+        """What a round costs, whether it opens or not."""
+        release = self._train_release(self.noise_multiplier)
+        return [release, self._presence] if self._presence.delta else [release]
+
+    def _measure(self, arrays: ArrayRecord) -> Template:
+        """Look at the model: what a masked sum costs can depend on its size."""
+        template = Template(arrays)
+        if self.secure_aggregation is not None:
+            self._parameters = sum(array.size for array in template.arrays)
+            self._masked = self.secure_aggregation.mechanism(self._parameters)
+        return template
 
     def _evaluate_events(self) -> list[Event]:
         if not self.fraction_evaluate or not isinstance(self.evaluate_metrics, NoisedMetrics):
@@ -397,11 +420,20 @@ class DPFedAvg(AccountedRun):
             others.append(self.train_metrics.noise_multiplier)
         return Multipliers(share_multiplier(z, others), count)
 
-    def _calibrate(self, rounds: int) -> None:
+    def _calibrate(self, initial: ArrayRecord, rounds: int) -> None:
+        self._measure(initial)
         if self._state.noise_multiplier is not None:
             return
+        if self._presence.delta * rounds >= self.target_delta:
+            raise ValueError(
+                f"each round is charged {self._presence.delta:.2g} of δ because one client's "
+                f"presence can decide whether it opens, so {rounds} rounds pass target_delta = "
+                f"{self.target_delta:g}: lower secure_aggregation's minimum or client_dropout, "
+                "raise its dropout, or draw more clients"
+            )
+        besides = [*self._evaluate_events(), self._presence]
         self._state.noise_multiplier = self._spending.calibrate(
-            self.sampling, rounds=rounds, besides=self._evaluate_events() * rounds
+            self.sampling, rounds=rounds, release=self._train_release, besides=besides * rounds
         )
         if self._state.noise_multiplier is None:
             self._stop(f"no noise is enough for {rounds} more rounds within")
@@ -417,7 +449,7 @@ class DPFedAvg(AccountedRun):
 
     def report(self) -> PrivacyReport:
         """The guarantee of this run as it stands."""
-        z = self._state.noise_multiplier
+        z, secure = self._state.noise_multiplier, self.secure_aggregation
         return PrivacyReport(
             epsilon=self.epsilon(),
             delta=self.target_delta,
@@ -429,7 +461,7 @@ class DPFedAvg(AccountedRun):
             population=self._register.size,
             adjacency=self.adjacency.value,
             accountant=self.accountant,
-            mechanism=self.mechanism.name,
+            mechanism=self.mechanism.name if secure is None else secure.mechanism(1).name,
             private=self._randomness.private and z != 0,
             stopped=self._state.stopped,
             epsilon_by_round=dict(self.epsilon_by_round),
@@ -445,7 +477,14 @@ class DPFedAvg(AccountedRun):
             corrupt=secure.adversary.corrupt,
             minimum=secure.minimum,
             dropout=secure.dropout,
-            noise="central",
+            noise=secure.noise,
+            epsilon_against_server=(
+                self._spending.epsilon_against_server()
+                if secure.noise == "distributed"
+                else math.inf
+            ),
+            client_dropout=secure.client_dropout,
+            presence_delta=self._presence.delta,
             aborted_rounds=tuple(self._state.aborted),
         )
 
@@ -484,13 +523,13 @@ class DPFedAvg(AccountedRun):
     ) -> Iterable[Message]:
         """Draw the cohort and make its messages; none once the budget is spent."""
         self._train_round = None
+        template = self._measure(arrays)
         if self._state.stopped is None and not self._spending.affordable(
-            [self._train_event(), *self._evaluate_events()]
+            [*self._train_events(), *self._evaluate_events()]
         ):
             self._stop(f"round {server_round} would pass")
         if self._state.stopped is not None:
             return []
-        template = Template(arrays)
         nodes = self._draw(f"round {server_round}, train", self.sampling, grid)
         content = self._content(server_round, arrays, config)
         if self.secure_aggregation is not None:
@@ -516,9 +555,12 @@ class DPFedAvg(AccountedRun):
     ) -> SecureTrainRound:
         bounding = Bounding(
             geometry=self.clipping.geometry(template.names),
-            weight_cap=self.weighting.cap if isinstance(self.weighting, CappedWeights) else 0.0,
+            weight_cap=float(self.weighting.cap)
+            if isinstance(self.weighting, CappedWeights)
+            else 0.0,
             weighted_by=self.weighted_by_key,
-            radius=lattice_radius(sum(array.size for array in template.arrays)),
+            mechanism=settings.mechanism(self._parameters),
+            noise_multiplier=self.noise_multiplier,
         )
         return SecureTrainRound(
             number,
@@ -526,7 +568,6 @@ class DPFedAvg(AccountedRun):
             bounding,
             settings=settings,
             run=self._secure_run,
-            noise_multiplier=self.noise_multiplier,
             randomness=self._randomness,
             grid=grid,
         )
@@ -558,7 +599,7 @@ class DPFedAvg(AccountedRun):
 
         name = f"round {server_round}, train"
         collect(name, self._train_asked, replies, read=this.read, use=use)
-        self._pay(server_round, self._train_event())
+        self._pay(server_round, *self._train_events())
 
         update = _divided(this.release(), self._denominator)
         expected = self._fraction * self._register.size
@@ -577,7 +618,7 @@ class DPFedAvg(AccountedRun):
     def _aggregate_masked(self, this: SecureTrainRound, replies: Iterable[Message]) -> ArrayRecord:
         """Pay, open the sum, step. A round that opens nothing is paid as well."""
         this.gather(replies)
-        self._pay(this.number, self._train_event())
+        self._pay(this.number, *self._train_events())
         update = this.release()
         self.epsilon_by_round[this.number] = self.epsilon()
         if update is None:

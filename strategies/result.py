@@ -6,6 +6,8 @@ from typing import Any
 
 from flwr.serverapp.strategy import Result
 
+from privacy.accounting import Accountant
+
 
 @dataclass(frozen=True)
 class SecureAggregationReport:
@@ -22,7 +24,16 @@ class SecureAggregationReport:
     dropout : float
         The share of a cohort that could vanish before its round was lost.
     noise : str
-        Who added it: "central", the server, which thus saw the sums without it.
+        Who added it: "central", the server, which thus saw the sums without it, or
+        "distributed", the clients.
+    epsilon_against_server : float
+        ε against the server itself, for what a client holds, at the same δ: it draws the cohorts,
+        so nothing is amplified by sampling. Infinite with central noise.
+    client_dropout : float
+        The probability, at most, with which a client was assumed to drop out.
+    presence_delta : float
+        What of δ each round was charged, opened or not, because one client's presence can
+        decide whether it opens; it follows from ``client_dropout``.
     aborted_rounds : tuple of int
         The rounds that opened nothing and left the model as it was; each was paid.
     """
@@ -32,6 +43,9 @@ class SecureAggregationReport:
     minimum: int
     dropout: float
     noise: str
+    epsilon_against_server: float
+    client_dropout: float
+    presence_delta: float
     aborted_rounds: tuple[int, ...]
 
 
@@ -60,8 +74,8 @@ class PrivacyReport:
         N.
     adjacency : str
         What one client more, less or exchanged means.
-    accountant : str
-        "pld" or "rdp".
+    accountant : "pld" or "rdp"
+        What composed ε.
     mechanism : str
         Which noise.
     private : bool
@@ -83,7 +97,7 @@ class PrivacyReport:
     rounds: int
     population: int
     adjacency: str
-    accountant: str
+    accountant: Accountant
     mechanism: str
     private: bool
     stopped: str | None
@@ -94,11 +108,16 @@ class PrivacyReport:
         """The report for a JSON file, with null for what is infinite."""
         document = asdict(self)
         for name in ("epsilon", "noise_multiplier"):
-            document[name] = document[name] if isfinite(document[name]) else None
-        document["epsilon_by_round"] = [
-            value if isfinite(value) else None for value in self.epsilon_by_round.values()
-        ]
+            document[name] = _finite(document[name])
+        if self.secure_aggregation is not None:
+            against = self.secure_aggregation.epsilon_against_server
+            document["secure_aggregation"]["epsilon_against_server"] = _finite(against)
+        document["epsilon_by_round"] = [_finite(value) for value in self.epsilon_by_round.values()]
         return document
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 @dataclass(repr=False)

@@ -1,10 +1,14 @@
-"""What values can occur for *every* input in the declared range: interval arithmetic."""
+"""What values can occur for *every* input in the declared range.
+
+Interval arithmetic, and for a layer after squares a bound of the quadratic form that it is.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from privacy.inference._lowering import Activation, Network, Vector
+from privacy.inference._quadratic import tightened
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,28 @@ class Ranges:
 def ranges(network: Network, low: float, high: float) -> Ranges:
     """Bound every value of ``network`` over all inputs with elements in [low, high].
 
-    Interval arithmetic, widened by 1e-9 of the size for the rounding of doubles: no input in the
-    range escapes the bounds.
+    Widened by 1e-9 of the size for the rounding of doubles: no input in the range escapes the
+    bounds. Every second layer from the last is tightened, since such a bound reads the values
+    two layers before and not those between.
     """
     size = network.affines[0].inputs
     inputs = Interval(np.full(size, low), np.full(size, high))
     before, after = [], []
-    here = inputs
-    for affine, activation in zip(network.affines, (*network.activations, None), strict=True):
+    here, earlier = inputs, inputs
+    for index, affine in enumerate(network.affines):
+        activation = None if index == len(network.activations) else network.activations[index]
         centre = affine.matrix @ ((here.low + here.high) / 2) + affine.bias
         spread = abs(affine.matrix)
         radius = spread @ ((here.high - here.low) / 2)
         radius += 1e-9 * (spread @ here.magnitude + np.abs(affine.bias))
-        here = Interval(centre - radius, centre + radius)
+        least, most = centre - radius, centre + radius
+        squared = index > 0 and network.activations[index - 1].degree == 2
+        if squared and (len(network.affines) - 1 - index) % 2 == 0:
+            low_here, high_here = tightened(
+                network.affines[index - 1], affine, earlier.low, earlier.high
+            )
+            least, most = np.maximum(least, low_here), np.minimum(most, high_here)
+        earlier, here = here, Interval(least, most)
         if activation is not None:
             before.append(here)
             here = _through(activation, here)

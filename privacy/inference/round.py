@@ -121,6 +121,8 @@ def _refuse(plan: Plan, expected: Expectation) -> None:
         found, wanted = getattr(plan, name), getattr(expected, name)
         if found != wanted:
             raise PlanRefusedError(f"the plan has {name} {found}, this node's data {wanted}")
+    if plan.parties:
+        raise PlanRefusedError("the plan is for encrypted weights, which no round evaluates")
     bits = sum(plan.prime_bits)
     if plan.degree not in MAX_MODULUS_BITS or bits > MAX_MODULUS_BITS[plan.degree]:
         raise PlanRefusedError(f"{bits} bits at degree {plan.degree} are weaker than 128 bits")

@@ -23,6 +23,7 @@ Vector = npt.NDArray[Any]
 _AT_ONCE = 1 << 12  # elements made noisy together; their wide integers take little room
 LARGEST_RADIUS = 1 << 20  # the clipping norm in lattice cells
 _LARGEST_MULTIPLIER = 2.0**20  # what the noise sampler can do with this radius
+_SMALLEST_FACTOR = 2.0**-100  # of what is multiplied in single precision
 _SMALLEST_NORM, _LARGEST_NORM = 1e-30, 1e30  # beyond, single precision could overflow
 
 
@@ -133,7 +134,8 @@ class LatticeGaussian:
     Each weighted, clipped update is rounded *toward zero* onto a lattice of cell S / R,
     R = ``radius``, which never raises its norm. The norm itself is bounded from above with a
     proved margin for every rounding in its computation, so that no input, however made, lands
-    outside the ball; and it is checked again on the rounded update, in exact integers.
+    outside the ball. It is bounded once more on what is added; where that bound leaves a doubt,
+    the norm of the integers decides, exactly.
     Integers are summed without error, and the noise is the exactly sampled rounded Gaussian.
     Since round(sum + N(0, s^2)) = sum + round(N(0, s^2)) for an integer sum, what is released is
     post-processing of the continuous Gaussian mechanism (``docs/proofs.md``).
@@ -375,7 +377,10 @@ class _ContinuousSum(_BlockwiseSum):
         factors, clipped = self._read(arrays, weight)
 
         def add(block: Block) -> None:
-            np.multiply(block.update, factors[block.group], out=block.update)
+            # A tiny factor is subnormal in single precision, and may be rounded upward by much.
+            factor = factors[block.group]
+            dtype = block.update.dtype if factor >= _SMALLEST_FACTOR else np.dtype(np.float64)
+            np.multiply(block.update, factor, out=block.update, dtype=dtype, casting="same_kind")
             total = self._sum[block.span]
             np.add(total, block.update, out=total)
 

@@ -149,7 +149,7 @@ def _train(
         template.arrays,
         bounding.geometry,
         weight=bounding.weighting.weight(reply.metrics, bounding.weighted_by),
-        noise_multiplier=0.0,
+        noise_multiplier=bounding.noise_multiplier,
         randomness=SystemRandomness(),
     )
 

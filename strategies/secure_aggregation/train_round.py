@@ -40,7 +40,6 @@ class SecureTrainRound:
         *,
         settings: SecureAggregation,
         run: bytes,
-        noise_multiplier: float,
         randomness: Randomness,
         grid: Grid,
     ) -> None:
@@ -50,7 +49,6 @@ class SecureTrainRound:
         self._bounding = bounding
         self._mechanism: MaskedMechanism = bounding.mechanism
         self._settings = settings
-        self._noise_multiplier = noise_multiplier
         self._randomness = randomness
         self._grid = grid
         size = sum(array.size for array in template.arrays)
@@ -58,7 +56,9 @@ class SecureTrainRound:
             run=run,
             number=number,
             size=size,
-            bound=self._mechanism.bound(parameters=size, noise_multiplier=noise_multiplier),
+            bound=self._mechanism.bound(
+                parameters=size, noise_multiplier=bounding.noise_multiplier
+            ),
             minimum=settings.minimum,
             server=settings.adversary.server,
         )
@@ -81,7 +81,12 @@ class SecureTrainRound:
         content : RecordDict
             What the clients' apps are to see: the model and the round's configuration.
         """
-        invited = dict.fromkeys(nodes, self._server.invitation())
+        cohort = list(nodes)
+        if self._settings.largest is not None and len(cohort) > self._settings.largest:
+            self._abort(f"{len(cohort)} clients were drawn; {self._settings.largest} are asked")
+            self._asked = Asked([])
+            return []
+        invited = dict.fromkeys(cohort, self._server.invitation())
         deliveries = self._stage(self._stage(invited))
         messages = []
         for node, message in deliveries.items():
@@ -121,7 +126,7 @@ class SecureTrainRound:
             self.template.arrays,
             self._bounding.geometry,
             survivors=survivors,
-            noise_multiplier=self._noise_multiplier,
+            noise_multiplier=self._bounding.noise_multiplier,
             randomness=self._randomness,
         )
 
@@ -160,6 +165,6 @@ class SecureTrainRound:
             self._abort(reason)
             return {}
 
-    def _abort(self, reason: RoundAborted) -> None:
+    def _abort(self, reason: object) -> None:
         self.aborted = True
         operator_log.warning("%s: aborted, nothing is opened: %s", self._name, reason)

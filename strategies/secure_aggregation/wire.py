@@ -1,16 +1,26 @@
 """What crosses the grid: protocol bytes, and beside the model how an update is bounded."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from privacy.mechanisms import ClippingGeometry, MaskedGaussian
+from privacy.mechanisms import (
+    ClippingGeometry,
+    DistributedGaussian,
+    MaskedGaussian,
+    MaskedMechanism,
+)
 from privacy.secure_aggregation import Malformed
 from strategies._replies import RejectedReply
 from strategies.weighting import CappedWeights, UniformWeights
 
 KEY = "secure-aggregation"
 _BYTES = "message"
+_MECHANISMS: dict[str, Callable[..., MaskedMechanism]] = {
+    MaskedGaussian.name: MaskedGaussian,
+    DistributedGaussian.name: DistributedGaussian,
+}
 
 
 def protocol_record(message: bytes) -> ConfigRecord:
@@ -67,14 +77,18 @@ class Bounding:
         ŵ of capped weights; 0: every client counts the same.
     weighted_by : str
         The metric that says how many examples a client has.
-    radius : int
-        The clipping norm in lattice cells.
+    mechanism : MaskedMechanism
+        What rounds the update to integers, and adds this client's share of the noise if there
+        is one.
+    noise_multiplier : float
+        z of the round.
     """
 
     geometry: ClippingGeometry
     weight_cap: float
     weighted_by: str
-    radius: int
+    mechanism: MaskedMechanism
+    noise_multiplier: float
 
     @property
     def weighting(self) -> UniformWeights | CappedWeights:
@@ -83,18 +97,15 @@ class Bounding:
             return UniformWeights()
         return CappedWeights(cap=self.weight_cap, total_weight=1.0)
 
-    @property
-    def mechanism(self) -> MaskedGaussian:
-        """What rounds the update to integers."""
-        return MaskedGaussian(self.radius)
-
     def write_into(self, record: ConfigRecord) -> None:
         """Put it beside a message of the protocol."""
         record["clipping-norms"] = list(self.geometry.norms)
         record["clipping-groups"] = list(self.geometry.group_of)
         record["weight-cap"] = self.weight_cap
         record["weighted-by"] = self.weighted_by
-        record["radius"] = self.radius
+        record["mechanism"] = self.mechanism.name
+        record["mechanism-settings"] = list(astuple(self.mechanism))  # type: ignore[call-overload]
+        record["noise-multiplier"] = self.noise_multiplier
 
     @classmethod
     def read(cls, record: ConfigRecord) -> "Bounding":
@@ -107,16 +118,20 @@ class Bounding:
         """
         try:
             norms, groups = record["clipping-norms"], record["clipping-groups"]
-            cap, key, radius = record["weight-cap"], record["weighted-by"], record["radius"]
+            name, settings = record["mechanism"], record["mechanism-settings"]
+            cap, key, z = record["weight-cap"], record["weighted-by"], record["noise-multiplier"]
             if not (isinstance(norms, list) and isinstance(groups, list) and isinstance(key, str)):
                 raise ValueError("a field has the wrong type")
+            if not (isinstance(settings, list) and isinstance(cap, float) and isinstance(z, float)):
+                raise ValueError("a field has the wrong type")
             bounding = cls(
-                ClippingGeometry(tuple(map(float, norms)), tuple(map(int, groups))),
-                float(cap),  # type: ignore[arg-type]
-                key,
-                int(radius),  # type: ignore[arg-type]
+                geometry=ClippingGeometry(tuple(map(float, norms)), tuple(map(int, groups))),
+                weight_cap=cap,
+                weighted_by=key,
+                mechanism=_MECHANISMS[str(name)](*map(int, settings)),
+                noise_multiplier=z,
             )
-            _ = bounding.weighting, bounding.mechanism  # both check what they are given
+            _ = bounding.weighting  # checks the cap
         except (KeyError, TypeError, ValueError) as error:
-            raise Malformed(f"how to bound an update is not said: {error}") from error
+            raise Malformed(f"how to bound an update is not said: {error!r}") from error
         return bounding

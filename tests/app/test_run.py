@@ -134,7 +134,12 @@ def test_a_client_without_data_adds_nothing() -> None:
     assert not reply.content.array_records["arrays"]["0.weight"].numpy().any()
 
 
-def test_record_level_noise_is_accounted_across_rounds() -> None:
+@pytest.mark.parametrize(
+    "weighting",
+    [{}, {"weighting": "capped", "weight-cap": 1250.0, "total-weight": 40.0}],
+    ids=["uniform", "capped: the count is noised and paid for as well"],
+)
+def test_record_level_noise_is_accounted_across_rounds(weighting: dict[str, Any]) -> None:
     """The same node trains until its own budget is spent, then declines without a number.
 
     It has budget for all rounds and for one that is played again after the server died.

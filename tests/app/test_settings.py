@@ -50,6 +50,8 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"weighting": "capped"}, ["weight-cap", "0.0", "positive"]),
         ({"data-dir": "/no/such/folder"}, ["data-dir", "/no/such/folder", "exists"]),
         ({"resume": "/no/such/file"}, ["resume", "/no/such/file", "exists"]),
+        ({"population-file": "/no/such/file", "deployed": True}, ["population-file", "exists"]),
+        ({"population-file": "/etc/hostname"}, ["population-file", "left out in a simulation"]),
         ({"encrypted-images": -5}, ["encrypted-images", "-5", "at least 0"]),
     ],
 )

@@ -20,6 +20,7 @@ from privacy.inference import (
 )
 from privacy.inference._bounds import ranges
 from privacy.inference._lowering import lower
+from privacy.inference._quadratic import tightened
 from privacy.inference.compiled import CompiledModel
 
 
@@ -199,3 +200,39 @@ def test_the_worst_inputs_of_a_cnn_do_not_overflow() -> None:
     assert np.abs(logits - expected).max() < 2.0**compiled.plan.worst_error_bits
     assert np.abs(expected).max() < 2.0**compiled.plan.logit_bits
     assert math.isfinite(compiled.plan.headroom_bits)
+
+
+@given(
+    inputs=st.integers(1, 12),
+    hidden=st.integers(1, 20),
+    outputs=st.integers(1, 4),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_corner_escapes_the_bound_of_a_quadratic_form(
+    inputs: int, hidden: int, outputs: int, seed: int
+) -> None:
+    """All corners of the box, where a convex part is largest, and points inside."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(inputs, hidden), Square(), nn.Linear(hidden, outputs))
+    network = lower(model, (inputs,))
+    generator = np.random.default_rng(seed)
+    low = generator.uniform(-2, 1, inputs)
+    high = low + generator.uniform(0, 2, inputs)
+    least, most = tightened(*network.affines, low, high)
+    corners = np.array(np.meshgrid(*[[0.0, 1.0]] * inputs)).reshape(inputs, -1)
+    inside = generator.random((inputs, 200))
+    logits = network(low[:, None] + (high - low)[:, None] * np.hstack([corners, inside]))
+    assert (logits <= most[:, None]).all()
+    assert (logits >= least[:, None]).all()
+
+
+def test_the_bound_of_a_quadratic_form_is_worth_having() -> None:
+    """Hidden units that read the same inputs cannot all be at their worst at once."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(200, 60), Square(), nn.Linear(60, 5))
+    network = lower(model, (200,))
+    spread = abs(network.affines[0].matrix) @ np.ones(200) + np.abs(network.affines[0].bias)
+    last = network.affines[1]
+    interval = abs(last.matrix) @ spread**2 + np.abs(last.bias)
+    assert ranges(network, -1.0, 1.0).logits.magnitude.max() < interval.max() / 4

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flower_app.__main__ import main
 from flower_app.data import Split
 from flower_app.deploy import Deployment, Node
 from flower_app.deploy_demo import write_node_folders
@@ -405,6 +406,118 @@ def test_after_all_that_epsilon_is_exact(story: Story) -> None:
     client_level = story.metrics["privacy"]["client_level"]
     assert client_level["epsilon"] == story.contents.epsilon(1e-5, accountant="pld")
     assert client_level["population"] == len(NAMES)
+
+
+@dataclass(frozen=True)
+class Together:
+    """Two runs at once, and a third that wanted the first one's ledger.
+
+    Attributes
+    ----------
+    short : Path
+        The folder of the one that ended first.
+    refused : str
+        What the third said.
+    kept : int
+        The last round that the long one released before the SuperLink was killed.
+    resumed : Path
+        Its folder after it was resumed under a new SuperLink.
+    ledger_before : bytes
+        Its ledger when the SuperLink was killed.
+    """
+
+    short: Path
+    refused: str
+    kept: int
+    resumed: Path
+    ledger: Path
+    ledger_before: bytes
+
+
+@pytest.fixture(scope="module")
+def together(
+    deployment: Deployment, story: Story, tmp_path_factory: pytest.TempPathFactory
+) -> Together:
+    base = tmp_path_factory.mktemp("together")
+    ledger = base / "ledger.jsonl"
+    listed = base / "clients.json"
+    keys = [str(deployment.folder / name / "key" / "node.pub") for name in NAMES]
+    assert main(["population", str(listed), *keys]) == 0
+    shared = {
+        "results": base / "results",
+        "record_epsilon": 0.0,
+        "population": 0,
+        "population_file": str(listed),
+    }
+    owned = shared | {"ledger": str(ledger)}
+
+    long = start(deployment, **owned)
+    checkpoint = folder_of(base / "results", long) / "checkpoint.safetensors"
+    within(PATIENCE, checkpoint.exists)
+    short = start(deployment, **shared, rounds=1)
+    third = start(deployment, **owned)
+    assert within(PATIENCE, lambda: _finished_status(deployment, third)) == "finished:failed"
+    assert within(PATIENCE, lambda: _finished_status(deployment, short)) == "finished:completed"
+    assert _finished_status(deployment, long) is None
+
+    within(PATIENCE, lambda: round_of(checkpoint) >= 1)
+    os.killpg(deployment.superlink.pid, signal.SIGKILL)
+    deployment.superlink.wait()
+    within(PATIENCE, lambda: not deployment.processes("superlink"))
+    kept = round_of(checkpoint)
+    ledger_before = ledger.read_bytes()
+    deployment.start_superlink()
+    resumed = start(
+        deployment,
+        **owned,
+        resume=str(checkpoint),
+        rounds=kept + 2,
+        min_available_nodes=len(NAMES),
+    )
+    assert within(PATIENCE, lambda: _finished_status(deployment, resumed)) == "finished:completed"
+    return Together(
+        short=folder_of(base / "results", short),
+        refused=deployment.flwr("log", str(third), "--show"),
+        kept=kept,
+        resumed=folder_of(base / "results", resumed),
+        ledger=ledger,
+        ledger_before=ledger_before,
+    )
+
+
+def folder_of(results: Path, run: int) -> Path:
+    """The folder of one of several runs, once it has one."""
+    pattern = f"2*-{run % 2**32:08x}"
+    return Path(within(PATIENCE, lambda: next(iter(results.glob(pattern)), None)))
+
+
+def test_two_runs_at_once_keep_to_themselves(together: Together) -> None:
+    metrics = json.loads((together.short / "metrics.json").read_text())
+    assert metrics["privacy"]["client_level"]["rounds"] == 1
+    (paid,) = read_ledger(together.short / "privacy-ledger.jsonl").records
+    (other,) = {record.run for record in read_ledger(together.ledger).records}
+    assert paid.run != other
+    assert replies_used(together.short, 1) == 3
+    # The clients were listed by their keys.
+    assert metrics["privacy"]["client_level"]["population"] == len(NAMES)
+
+
+def test_a_ledger_in_use_is_refused_to_a_second_run(together: Together) -> None:
+    assert "is held by another run" in together.refused
+    assert str(together.ledger) in together.refused
+
+
+def test_a_killed_superlink_comes_back_with_its_nodes_and_the_run_is_resumed(
+    together: Together,
+) -> None:
+    """The registrations are in its database; nobody touched the SuperNodes."""
+    assert together.ledger.read_bytes().startswith(together.ledger_before)
+    last = together.kept + 2
+    metrics = json.loads((together.resumed / "metrics.json").read_text())
+    assert metrics["privacy"]["client_level"]["rounds"] == last
+    contents = read_ledger(together.ledger)
+    assert metrics["privacy"]["client_level"]["epsilon"] == contents.epsilon(1e-5, accountant="pld")
+    assert max(replies_used(together.resumed, n) for n in (last - 1, last)) == 3
 
 
 @pytest.fixture(scope="module")

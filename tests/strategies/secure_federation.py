@@ -59,7 +59,12 @@ def secure_app(
 
 def secure(adversary: Adversary = CURIOUS, **settings: Any) -> SecureAggregation:
     pinned = PINNED if adversary is MALICIOUS else ()
-    usual: dict[str, Any] = {"minimum": 3, "dropout": 0.3, "identities": pinned}
+    usual: dict[str, Any] = {
+        "minimum": 3,
+        "dropout": 0.3,
+        "client_dropout": 0.0,
+        "identities": pinned,
+    }
     return SecureAggregation(adversary=adversary, **(usual | settings))
 
 

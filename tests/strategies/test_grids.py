@@ -1,6 +1,7 @@
 """Populations, streams of replies and the in-process grid."""
 
 import gc
+import time
 import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
@@ -135,6 +136,23 @@ def messages_to(nodes: int) -> list[Message]:
     config = ConfigRecord({"server-round": 1})
     content = RecordDict({"arrays": model((2,)), "config": config})
     return [Message(content, node + 1, "train") for node in range(nodes)]
+
+
+class Noting(InProcessGrid):
+    """Notes when each message would expire; reads what it is given twice, as Flower's grid does."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        self.expire = [m.metadata.created_at + m.metadata.ttl for m in messages]
+        return super().push_messages(messages)
+
+
+def test_a_message_expires_with_the_round_it_is_of() -> None:
+    """A node that was away does not train for rounds that are over."""
+    grid = Noting(client_app(idle), 3)
+    before = time.time()
+    replies = list(stream_replies(grid, iter(messages_to(3)), timeout=1000.0))
+    assert len(replies) == 3
+    assert all(before + 1000 <= moment <= time.time() + 1000 for moment in grid.expire)
 
 
 def test_replies_come_one_by_one_and_all() -> None:

@@ -190,7 +190,9 @@ def train_message(node: int, content: bytes) -> Message:
             "clipping-groups": [0],
             "weight-cap": 0.0,
             "weighted-by": "num-examples",
-            "radius": 256,
+            "mechanism": "masked-lattice-gaussian",
+            "mechanism-settings": [256],
+            "noise-multiplier": 0.0,
         }
     content_ = RecordDict({**beside, KEY: ConfigRecord(carried)})
     return Message(content_, message_type="train", dst_node_id=node)
@@ -301,8 +303,11 @@ def test_a_stage_that_the_server_replays_is_refused(stage: Kind, tmp_path: Path)
     [
         {"clipping-norms": [float("nan")]},
         {"clipping-norms": [1.0, 1.0], "clipping-groups": [0, 5]},
-        {"radius": 1 << 30},
-        {"radius": 0},
+        {"mechanism": "os.system"},
+        {"mechanism-settings": [1 << 30]},
+        {"mechanism-settings": [0]},
+        {"mechanism-settings": []},
+        {"noise-multiplier": "none"},
         {"weight-cap": -1.0},
         {"weight-cap": "all"},
         {"weighted-by": 3},
@@ -333,7 +338,7 @@ def test_a_bound_below_the_lattice_is_not_exceeded(tmp_path: Path) -> None:
         def _work(self, message: Message) -> Message:
             if asked(message) is Kind.DELIVERIES:
                 message.content[KEY] = ConfigRecord(
-                    dict(message.content[KEY]) | {"radius": 1 << 20}
+                    dict(message.content[KEY]) | {"mechanism-settings": [1 << 20]}
                 )
             return super()._work(message)
 

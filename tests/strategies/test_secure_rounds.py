@@ -1,6 +1,7 @@
 """DPFedAvg under secure aggregation: what it computes, and what the server gets to see."""
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,15 @@ from secure_federation import (
     strategy_of,
 )
 
-from privacy.accounting import Poisson, read_ledger
+from privacy.accounting import (
+    AdditiveDelta,
+    DiscreteGaussianSum,
+    Full,
+    GaussianRelease,
+    Poisson,
+    epsilon,
+    read_ledger,
+)
 from privacy.mechanisms import ContinuousGaussian
 from privacy.secure_aggregation import Adversary
 from privacy.secure_aggregation._messages import Kind
@@ -154,9 +163,11 @@ def test_below_the_minimum_nothing_is_opened_and_the_run_goes_on(
     assert result.privacy is not None
     assert result.privacy.secure_aggregation is not None
     assert result.privacy.secure_aggregation.aborted_rounds == (2,)
-    records = read_ledger(tmp_path / "ledger.jsonl").records
-    assert [record.round for record in records] == [1, 2, 3]
-    assert len({str(record.event) for record in records}) == 1
+    paid = [(r.round, r.event) for r in read_ledger(tmp_path / "ledger.jsonl").records]
+    for number in (1, 2, 3):  # all three the same
+        release, charge = (event for round_, event in paid if round_ == number)
+        assert release == GaussianRelease(50.0, Full())
+        assert charge == strategy._presence
     # Of the second round no more shares were handed out than could open anything.
     opened = [reply for reply in wire.replies if said(reply)[4] == Kind.OPENINGS]
     assert len(opened) == 2 * NODES + (2 if stage is Kind.OPENING_REQUEST else 0)
@@ -360,10 +371,6 @@ def test_a_cohort_of_a_thousand(tmp_path: Path) -> None:
 def test_the_noise_is_that_of_a_run_without_it(tmp_path: Path) -> None:
     """Chi-square on its variance, a false alarm in 10^6 runs; ε is the same."""
     size, z = 20_000, 5.0
-
-    def idle(partition: int, number: int, arrays: list[Any]) -> list[Any]:
-        return [np.zeros_like(a) for a in arrays]
-
     strategy = strategy_of(tmp_path / "masked", NODES, size, secure(), noise_multiplier=z)
     (w,) = final(strategy, InProcessGrid(secure_app(idle), NODES), model((size,)), 1)
     low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], size)
@@ -373,9 +380,92 @@ def test_the_noise_is_that_of_a_run_without_it(tmp_path: Path) -> None:
     assert strategy.report().epsilon == plain.report().epsilon
 
 
+def idle(partition: int, number: int, arrays: list[Any]) -> list[Any]:
+    return [np.zeros_like(a) for a in arrays]
+
+
+def test_a_presence_that_decides_whether_a_round_opens_is_charged(tmp_path: Path) -> None:
+    """With every round, in the ledger, to δ; and the results say so."""
+    adversary = Adversary(corrupt=0.05)
+    setting = secure(adversary, minimum=40, client_dropout=0.05)
+    strategy = strategy_of(tmp_path, 200, 9, setting, sampling=Poisson(0.5), noise_multiplier=2.0)
+    grid = InProcessGrid(secure_app(idle, adversary), 200)
+    report = strategy.start(grid, model((9,)), num_rounds=1).privacy
+    assert report is not None
+    assert report.secure_aggregation is not None
+    release, charge = (r.event for r in read_ledger(tmp_path / "ledger.jsonl").records)
+    assert release == GaussianRelease(2.0, Poisson(0.5))
+    assert isinstance(charge, AdditiveDelta)
+    assert 0 < charge.delta < 1e-6
+    assert report.secure_aggregation.presence_delta == charge.delta
+    assert report.secure_aggregation.client_dropout == 0.05
+    assert report.epsilon == epsilon([release, charge], delta=1e-5)
+    assert epsilon([release], delta=1e-5) < report.epsilon
+
+
+def test_a_budget_counts_what_presence_decides(tmp_path: Path) -> None:
+    """Where cohorts often fall below the minimum, no noise is enough."""
+    setting = secure(Adversary(corrupt=0.05), minimum=95, client_dropout=0.05)
+    strategy = strategy_of(
+        tmp_path, 200, 9, setting, sampling=Poisson(0.5), noise_multiplier=None, target_epsilon=3.0
+    )
+    with pytest.raises(ValueError, match="presence can decide whether it opens, so 5 rounds"):
+        strategy.start(InProcessGrid(secure_app(idle), 200), model((9,)), num_rounds=5)
+
+
+def test_with_distributed_noise_both_epsilons_are_told(tmp_path: Path) -> None:
+    """The noise in the model is that of the largest cohort, a share of it unknown to the server."""
+    nodes, size, z = 24, 20_000, 3.0
+    setting = secure(minimum=12, noise="distributed", largest=30)
+    strategy = strategy_of(tmp_path, nodes, size, setting, noise_multiplier=z, sampling=Full())
+    result = strategy.start(InProcessGrid(secure_app(idle), nodes), model((size,)), num_rounds=1)
+    report = result.privacy
+    assert report is not None
+    assert report.secure_aggregation is not None
+    (w,) = result.arrays.to_numpy_ndarrays()
+    honest = 12 - 3  # a tenth of thirty collude
+    low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], size)
+    square = float(np.square(w.astype(np.float64)).sum()) / (z / nodes) ** 2 / (30 / honest)
+    assert low <= square <= high
+    one = epsilon([GaussianRelease(z, Full())], delta=1e-5)
+    assert report.secure_aggregation.epsilon_against_server == pytest.approx(one, rel=0.05)
+    assert report.epsilon < report.secure_aggregation.epsilon_against_server
+    told = report.as_dict()
+    assert told["mechanism"] == "distributed-discrete-gaussian"
+    assert told["secure_aggregation"]["noise"] == "distributed"
+    event, _ = (record.event for record in read_ledger(tmp_path / "ledger.jsonl").records)
+    assert isinstance(event, DiscreteGaussianSum)
+    assert (event.shares, event.honest) == (30 - 3, honest)
+
+
+def test_distributed_noise_is_calibrated(tmp_path: Path) -> None:
+    setting = secure(minimum=12, noise="distributed", largest=30)
+    strategy = strategy_of(
+        tmp_path, 24, 9, setting, noise_multiplier=None, target_epsilon=2.0, sampling=Full()
+    )
+    result = strategy.start(InProcessGrid(secure_app(idle), 24), model((9,)), num_rounds=2)
+    assert result.privacy is not None
+    assert 1.9 < result.privacy.epsilon <= 2.0
+    assert result.privacy.stopped is None
+
+
+def test_a_cohort_beyond_the_largest_is_not_asked(tmp_path: Path) -> None:
+    setting = secure(minimum=6, noise="distributed", largest=NODES - 1)
+    wire = Wire(secure_app(drift), NODES)
+    strategy = strategy_of(tmp_path, NODES, 9, setting, noise_multiplier=3.0)
+    report = strategy.start(wire, model((9,)), num_rounds=1).privacy
+    assert report is not None
+    assert report.secure_aggregation is not None
+    assert report.secure_aggregation.aborted_rounds == (1,)
+    assert not wire.requests
+    assert {record.round for record in read_ledger(tmp_path / "ledger.jsonl").records} == {1}
+    assert report.epsilon == math.inf  # everybody is always drawn: such a round never opens
+
+
 def test_results_say_what_held(tmp_path: Path) -> None:
     strategy = strategy_of(tmp_path / "masked", NODES, 9, secure(MALICIOUS, minimum=6))
     told = strategy.report().as_dict()["secure_aggregation"]
+    assert told["epsilon_against_server"] is None
     assert told["server"] == "malicious"
     assert told["corrupt"] == 0.1
     assert told["minimum"] == 6
@@ -413,9 +503,16 @@ def test_the_setting_is_checked() -> None:
         ({"minimum": 2}, "minimum is 2"),
         ({"dropout": 1.0}, r"dropout is 1\.0"),
         ({"stage_timeout": 0.0}, r"stage_timeout is 0\.0"),
+        ({"client_dropout": 1.5}, r"client_dropout is 1\.5"),
+        ({"noise": "some"}, "noise is 'some'"),
+        ({"largest": 2}, "largest is 2"),
+        ({"noise": "distributed"}, "largest is not set"),
+        ({"noise": "distributed", "largest": 50}, r"must lie above colluders \(5\)"),
     ):
         with pytest.raises(ValueError, match=message):
             secure(**wrong)
+    with pytest.raises(ValueError, match="distributed' against a malicious server"):
+        secure(MALICIOUS, minimum=20, noise="distributed", largest=50)
     with pytest.raises(ValueError, match="identities is empty"):
         secure(MALICIOUS, identities=())
 

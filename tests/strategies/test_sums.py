@@ -21,6 +21,7 @@ from privacy.mechanisms import (
 
 RADIUS = 1 << 20
 DTYPES = [np.float16, np.float32, np.float64]
+NORMS = st.one_of(st.floats(1e-12, 1e12), st.floats(1e-30, 1e30))
 
 
 def flat(norm: float, arrays: int = 1) -> ClippingGeometry:
@@ -71,7 +72,7 @@ def updates(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(updates(), st.floats(1e-12, 1e12), st.floats(1e-6, 1.0))
+@given(updates(), NORMS, st.floats(1e-6, 1.0))
 def test_influence_on_the_lattice_is_at_most_the_norm(
     update: tuple[list[Any], list[Any]], norm: float, weight: float
 ) -> None:
@@ -95,7 +96,7 @@ def test_influence_on_the_lattice_is_at_most_the_norm(
 
 
 @settings(max_examples=200, deadline=None)
-@given(updates(), st.floats(1e-12, 1e12), st.floats(1e-6, 1.0))
+@given(updates(), NORMS, st.floats(1e-6, 1.0))
 def test_influence_on_the_continuous_sum_is_at_most_the_norm(
     update: tuple[list[Any], list[Any]], norm: float, weight: float
 ) -> None:
@@ -108,6 +109,19 @@ def test_influence_on_the_continuous_sum_is_at_most_the_norm(
         assert not total._sum.any()
         return
     assert exact_square([total._sum]) <= Fraction(norm) ** 2
+
+
+@pytest.mark.parametrize("mechanism", [LatticeGaussian(), ContinuousGaussian()])
+def test_a_factor_too_small_for_single_precision_keeps_to_the_norm(mechanism: Any) -> None:
+    """The smallest norm and huge updates: the factor that clips is subnormal in float32."""
+    norm = 1e-30
+    for value in np.geomspace(1e8, 1e18, 200, dtype=np.float32):
+        total = open_sum(mechanism, [np.zeros(3, np.float32)], flat(norm))
+        total.add([np.array([value, -value, value], np.float32)], weight=1.0)
+        (moved,) = total.release()
+        square = exact_square([moved])
+        assert square <= Fraction(norm) ** 2
+        assert square >= Fraction(norm) ** 2 / 2
 
 
 @settings(max_examples=200, deadline=None)
