@@ -22,6 +22,7 @@ from privacy.inference.owner import ThrowAwayOwner as ThrowAwayOwner
 from privacy.inference.parties import ThreeParties as ThreeParties
 from privacy.inference.plan import Plan as Plan
 from privacy.inference.pool import EvaluatorPool as EvaluatorPool
+from privacy.inference.range_training import logit_bound as logit_bound
 from privacy.inference.release import Answer as Answer
 from privacy.inference.release import ClassOnly as ClassOnly
 from privacy.inference.release import FloodedLogits as FloodedLogits
