@@ -1,18 +1,21 @@
-"""Run one benchmark: ``python -m benchmarks NAME [--json FILE] [--quick]``."""
+"""Measure beside peers: ``python -m benchmarks NAME``, ``all``, ``results`` or ``--list``."""
 
 import argparse
 import importlib
 import json
 import pkgutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, cast
 
 import benchmarks
+from benchmarks import _results
 from benchmarks.harness import Benchmark, Row, machine
 
 NOT_BENCHMARKS = {"harness", "__main__"}
+ROOT = Path(__file__).parents[1]
 
 
 def names() -> list[str]:
@@ -39,38 +42,108 @@ def table(rows: list[Row]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", nargs="?", choices=names(), metavar="NAME", help=", ".join(names()))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
-    parser.add_argument("--list", action="store_true", help="list the benchmarks and stop")
-    options = parser.parse_args(arguments)
+    """Parse the command line and do what it says."""
+    options = _parser().parse_args(arguments)
     if options.list:
         for name in names():
             print(f"{name:24}{(load(name).__doc__ or '').strip().splitlines()[0]}")
         return 0
     if options.name is None:
-        parser.error("name a benchmark, or --list them")
-    if options.json is not None and not options.json.parent.is_dir():
-        parser.error(f"--json {options.json}: the folder {options.json.parent} does not exist")
+        _parser().error("name a benchmark, all or results; or --list them")
+    if options.name == "all":
+        return run_all(options.into or ROOT / "results" / "benchmarks", quick=options.quick)
+    if options.name == "results":
+        return write_results(ROOT / "docs")
+    for path in (options.json, options.plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            _parser().error(f"{path}: the folder {path.parent} does not exist")
+    return run_one(options.name, quick=options.quick, to=options.json, plot=options.plot)
 
+
+def run_one(name: str, *, quick: bool, to: Path | None, plot: Path | None) -> int:
+    """Run a benchmark, print its table, and write its figures and picture where wanted."""
     started = time.perf_counter()
 
     def say(line: str) -> None:
         print(f"[{time.perf_counter() - started:6.1f} s] {line}", file=sys.stderr, flush=True)
 
-    rows = load(options.name).run(quick=options.quick, say=say)
+    benchmark = load(name)
+    rows = benchmark.run(quick=quick, say=say)
     print(table(rows))
-    if options.json is not None:
-        document: dict[str, Any] = {
-            "benchmark": options.name,
-            "quick": options.quick,
-            "machine": machine(),
-            "rows": [row.as_dict() for row in rows],
-        }
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
+    document: dict[str, Any] = {
+        "benchmark": name,
+        "quick": quick,
+        "seconds": round(time.perf_counter() - started, 1),
+        "machine": machine(),
+        "rows": [row.as_dict() for row in rows],
+    }
+    if to is not None:
+        to.write_text(json.dumps(document, indent=2) + "\n")
+    if plot is not None and not _results.draw(benchmark, document, plot):
+        print("nothing to draw: no row has a peer", file=sys.stderr)
     return 0
+
+
+def run_all(folder: Path, *, quick: bool) -> int:
+    """Run every benchmark, each in a process of its own, and end with one table of all.
+
+    A benchmark that fails is named at the end, and the exit code is 1; the others go on.
+    """
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    failed, done = [], []
+    started = time.perf_counter()
+    for number, name in enumerate(names(), 1):
+        print(f"[{number}/{len(names())}] {name}", file=sys.stderr, flush=True)
+        command = [
+            *(sys.executable, "-m", "benchmarks", name),
+            *("--json", str(folder / f"{name}.json"), "--plot", str(folder / f"{name}.png")),
+            *(["--quick"] if quick else []),
+        ]
+        if subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL).returncode:
+            failed.append(name)
+        else:
+            done.append(name)
+    documents = _results.load_documents(folder, done)
+    text = _results.summary(documents)
+    (folder / "summary.md").write_text(text + "\n")
+    print(text)
+    minutes = (time.perf_counter() - started) / 60
+    print(f"\n{len(done)} benchmarks in {minutes:.1f} min; figures and plots in {folder}")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def write_results(docs: Path) -> int:
+    """Make ``docs/results.md``, its pictures and the app's table of the committed figures."""
+    missing = _results.write_page(docs / "results", docs / "results.md", names=names(), load=load)
+    _results.write_table(docs / "results")
+    print(f"wrote {docs / 'results.md'}")
+    if missing:
+        print(f"no figures of: {', '.join(missing)}", file=sys.stderr)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    choices = [*names(), "all", "results"]
+    parser.add_argument(
+        "name",
+        nargs="?",
+        choices=choices,
+        metavar="NAME",
+        help=f"{', '.join(names())}; all: every one in turn; results: make docs/results.md of "
+        "the figures in docs/results",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a PNG here")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
+    parser.add_argument(
+        "--into", type=Path, metavar="DIR", help="with all: where figures go (results/benchmarks)"
+    )
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and stop")
+    return parser
 
 
 if __name__ == "__main__":

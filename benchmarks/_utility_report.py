@@ -6,6 +6,7 @@ stands between the page's two markers, and draws the PNG beside the JSON.
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ Figures = dict[str, dict[str, dict[str, Any]]]
 """The JSON's rows by case and metric."""
 
 
-def figures(document: dict[str, Any]) -> Figures:
+def figures(document: Mapping[str, Any]) -> Figures:
     found: Figures = {}
     for row in document["rows"]:
         found.setdefault(row["case"], {})[row["metric"]] = row

@@ -27,6 +27,7 @@ from strategies import DPFedAvg, Full, InProcessGrid
 
 CASES = {"100 x 1M": (100, 10**6), "1000 x 100k": (1000, 10**5), "20 x 10M": (20, 10**7)}
 QUICK = {"20 x 1M": (20, 10**6), "100 x 100k": (100, 10**5)}
+VARIED = (("10 x 100k", 10, 10**5), ("10 x 1M", 10, 10**6), ("50 x 1M", 50, 10**6))
 WRAPPER = "flwr DifferentialPrivacyServerSideFixedClipping(FedAvg)"
 FEDAVG = "flwr FedAvg"
 NORM = 1.0
@@ -120,7 +121,10 @@ def timed(round_: Round, mechanisms: dict[str, SumMechanism]) -> dict[str, Calla
 
 
 def peak(round_: Round, mechanism: SumMechanism) -> float:
-    """The most memory a whole noisy round takes above the messages, in models."""
+    """The most memory a whole noisy round takes above the messages, in models.
+
+    What the messages sent weigh is taken from ``FedAvg``, which keeps nothing beside them.
+    """
     strategy = DPFedAvg(
         population=round_.clients,
         sampling=Full(),
@@ -130,7 +134,15 @@ def peak(round_: Round, mechanism: SumMechanism) -> float:
         mechanism=mechanism,
         ledger=round_.folder / f"{next(round_.names)}.jsonl",
     )
+    plain = FedAvg(fraction_evaluate=0.0)
+    round_.asked(plain)
     gc.collect()
+    tracemalloc.start()
+    asked = round_.asked(plain)
+    sent = tracemalloc.get_traced_memory()[0]
+    del asked
+    gc.collect()
+    tracemalloc.stop()
     tracemalloc.start()
     asked = round_.asked(strategy)
     without = tracemalloc.get_traced_memory()[0]
@@ -138,7 +150,7 @@ def peak(round_: Round, mechanism: SumMechanism) -> float:
     messages = tracemalloc.get_traced_memory()[0] - without
     tracemalloc.reset_peak()
     strategy.aggregate_train(1, replies)
-    most = tracemalloc.get_traced_memory()[1] - messages
+    most = tracemalloc.get_traced_memory()[1] - messages - sent
     tracemalloc.stop()
     return most / sum(len(array.data) for array in round_.arrays.values())
 
@@ -206,8 +218,9 @@ def run(*, quick: bool, say: Say) -> list[Row]:
         say("noise")
         rows += noise_rows(10**5 if quick else 10**6, 3 if quick else 7)
         say("memory by cohort")
-        for clients in (2, 20) if quick else (10, 100):
-            round_ = Round(clients, 10**6, folder)
-            most = Spread.of([peak(round_, LatticeGaussian())])
-            rows.append(Row(f"{clients} x 1M, lattice", "peak, cohort varied", "models", most))
+        for case, clients, parameters in VARIED:
+            round_ = Round(clients, parameters, folder)
+            for label, mechanism_ in mechanisms.items():
+                most = Spread.of([peak(round_, mechanism_)])
+                rows.append(Row(f"{case}, {label}", "peak, cohort varied", "models", most))
     return rows

@@ -2,6 +2,7 @@
 
 A benchmark is a module of this folder with a one-line docstring and a function
 ``run(*, quick: bool, say: Say) -> list[Row]``. ``python -m benchmarks`` finds it by its name.
+A module may have a picture of its own, ``draw(document, path)``; otherwise the ratios are drawn.
 """
 
 import os
@@ -9,7 +10,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,7 +46,7 @@ class Row:
     """One figure of ours beside a peer's.
 
     ``ratio`` says how many times better ours is than the peer (above 1: ours wins). It is
-    None where there is no peer.
+    None where there is no peer. ``details`` holds what else a plot of the row needs.
     """
 
     case: str
@@ -55,6 +56,7 @@ class Row:
     peer: Spread | None = None
     peer_name: str | None = None
     larger_is_better: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float | None:
@@ -78,6 +80,7 @@ class Row:
             "peer_spread": None if self.peer is None else asdict(self.peer),
             "peer_name": self.peer_name,
             "ratio": self.ratio,
+            **({"details": dict(self.details)} if self.details else {}),
         }
 
 

@@ -3,7 +3,12 @@
 import numpy as np
 
 from benchmarks.harness import Row, Say, Spread, interleave
-from privacy.mechanisms import SystemRandomness, add_gaussian, add_rounded_gaussian
+from privacy.mechanisms import (
+    SystemRandomness,
+    add_discrete_gaussian,
+    add_gaussian,
+    add_rounded_gaussian,
+)
 
 _MILLION = 1_000_000
 
@@ -23,7 +28,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
         noise = generator.standard_normal(len(whole)) * 2.0**20
         whole[:] += np.rint(noise).astype(np.int64)
 
-    say("continuous and rounded Gaussian noise, from os.urandom; numpy: PCG64 and ziggurat")
+    say("continuous, rounded and discrete Gaussian noise, os.urandom; numpy: PCG64 and ziggurat")
     times = interleave(
         {
             "float64": lambda: add_gaussian(reals["float64"], sigma=3.0, randomness=randomness),
@@ -33,6 +38,9 @@ def run(*, quick: bool, say: Say) -> list[Row]:
             "rounded": lambda: add_rounded_gaussian(whole, sigma=2.0**20, randomness=randomness),
             "numpy rounded": numpys_rounded,
             "wide": lambda: add_rounded_gaussian(whole, sigma=2.0**30, randomness=randomness),
+            "discrete": lambda: add_discrete_gaussian(
+                whole, variance=2.0**26, randomness=randomness
+            ),
         },
         repetitions=3 if quick else 9,
     )
@@ -47,6 +55,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
         ("rounded exactly, sigma 2^4", "small", "numpy rounded", rounded),
         ("rounded exactly, sigma 2^20", "rounded", "numpy rounded", rounded),
         ("rounded exactly, sigma 2^30", "wide", "numpy rounded", rounded),
+        ("discrete exactly, sigma 2^13", "discrete", "numpy rounded", rounded),
     ]
     return [
         Row(case, "time a million parameters", "s", times[ours], times[peer], peer_name)

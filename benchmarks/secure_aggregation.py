@@ -13,6 +13,7 @@ from flwr.common.secure_aggregation.ndarrays_arithmetic import (
 )
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
+from benchmarks._masked_updates import encoding_rows, rounding_rows
 from benchmarks.harness import Row, Say, Spread, interleave
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
@@ -40,7 +41,8 @@ _RANDOMNESS = SystemRandomness()
 def run(*, quick: bool, say: Say) -> list[Row]:
     """Time the parts, then whole rounds of real clients in one process, one after another."""
     say("one thread; adversary: honest but curious server, 5 % corrupt clients")
-    rows = _masks(quick) + _shares(quick) + _growth()
+    rows = _masks(quick) + encoding_rows(quick=quick) + rounding_rows()
+    rows += _shares(quick) + _growth()
     cohorts = (10, 100) if quick else (10, 100, 500)
     sizes = (100_000,) if quick else (100_000, 1_000_000)
     for size in sizes:

@@ -13,8 +13,10 @@ settings were chosen on the last 10,000 training images, which no client held in
 accuracy is on the test images, after the last round.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +65,12 @@ class Cell:
     def shards(self) -> int:
         """How many different shards there are."""
         return self.clients * SHARDS_A_CLIENT // self.copies
+
+    @property
+    def records(self) -> int:
+        """How many images a client holds."""
+        images = 60_000 if self.protocol == "Geyer" else 50_000
+        return images * self.copies // self.clients
 
 
 def geyer(model: str, clients: int, delta: float, peer: float, setting: Setting) -> Cell:
@@ -121,6 +129,13 @@ def measure(cell: Cell, seeds: Iterable[int], say: Say) -> list[Row]:
         Row(cell.case, "rounds", "T", Spread.of([float(cell.setting.rounds)])),
         Row(cell.case, "sampling rate", "q", Spread.of([cell.setting.sampling_rate])),
     ]
+
+
+def draw(document: Mapping[str, Any], path: Path) -> None:
+    """Draw accuracy over the number of clients, and over ε."""
+    from benchmarks import _utility_report  # it needs the cells of this module
+
+    _utility_report.plot(_utility_report.figures(document), path)
 
 
 def accuracy(cell: Cell, seed: int, *, noise_multiplier: float, score_on: str = "test") -> float:

@@ -1,9 +1,7 @@
 """What a client does: train on its own data, and reply with its update and weight alone."""
 
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +21,11 @@ from flower_app.data import (
     simulated_client,
 )
 from flower_app.models import MODELS, build_model
+from flower_app.secure import take_part
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget
 from privacy.training import (
+    Charge,
     ClientLedger,
     ClipAndNoise,
     ClipOnly,
@@ -38,17 +38,16 @@ from privacy.training import (
     train,
 )
 
-app = ClientApp()
+app = ClientApp(mods=[take_part])
 
 _LEDGER = "privacy-ledger"
-_PATHS_OF_THE_SERVER = ("data-dir", "ledger", "resume", "results-dir")
 _COUNT_NOISE = 10.0  # records; the noise on a count that is sent beside record-level noise
 
 
 @app.train()
 def train_on_own_data(message: Message, context: Context) -> Message:
     """Take the round's local steps from the model that was sent, and send the result back."""
-    settings = client_settings(context.run_config)
+    settings = Settings.of_client(context.run_config)
     data = own_data(settings, context)
     (arrays,) = message.content.array_records.values()
     if not len(data):  # a skewed partition can leave a client with nothing to add
@@ -80,21 +79,20 @@ def train_on_own_data(message: Message, context: Context) -> Message:
     return _reply(message, settings, ArrayRecord(model.state_dict()), result.weight)
 
 
+@app.query("encrypted_round")
+def test_encrypted(message: Message, context: Context) -> Message:
+    """Take part in the encrypted test-time round."""
+    # Loaded where it is asked for: a deployed node starts a process for every message.
+    from flower_app import encrypted_node
+
+    return encrypted_node.take_part(message, context, Settings.of_client(context.run_config))
+
+
 def _reply(message: Message, settings: Settings, arrays: ArrayRecord, weight: float) -> Message:
     reply = RecordDict({"arrays": arrays})
     if settings.weighting == "capped":  # with uniform weights nobody says how much it holds
         reply["metrics"] = MetricRecord({"num-examples": weight})
     return Message(reply, reply_to=message)
-
-
-def client_settings(config: Mapping[str, Any]) -> Settings:
-    """A run's settings as a client needs them.
-
-    When deployed, without the paths that are the server's own: they are not on this machine.
-    """
-    if config.get("deployed"):
-        config = {name: value for name, value in config.items() if name not in _PATHS_OF_THE_SERVER}
-    return Settings.from_config(config)
 
 
 def own_data(settings: Settings, context: Context) -> ClientData:
@@ -139,6 +137,7 @@ def _record_level(settings: Settings) -> ClipAndNoise:
             settings.record_delta,
             settings.local_steps,
             settings.planned_participations,
+            counts=settings.weighting == "capped",
         ),
         delta=settings.record_delta,
         count=(
@@ -150,12 +149,17 @@ def _record_level(settings: Settings) -> ClipAndNoise:
 
 
 @cache
-def _record_noise(epsilon: float, delta: float, steps: int, participations: int) -> float:
+def _record_noise(
+    epsilon: float, delta: float, steps: int, participations: int, *, counts: bool
+) -> float:
+    """What all participations ask for, beside the one noised count that is released."""
+    count = Charge(noise_multiplier=_COUNT_NOISE, sampling_rate=1.0, steps=1)
     return calibrate_noise(
         target_epsilon=epsilon,
         target_delta=delta,
         batches=FullBatch(steps=steps),
         participations=participations,
+        spent=(count,) if counts else (),
     )
 
 

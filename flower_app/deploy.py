@@ -25,7 +25,7 @@ from flower_app.launch import (
 )
 
 CONNECTION = "deployment"
-_ONLINE_SECONDS = 120.0
+_ONLINE_SECONDS = 300.0
 _LEAVE_SECONDS = 15.0
 
 
@@ -43,6 +43,8 @@ class Node:
     key : NodeKey
     port : int
         Where its own ClientApp reaches it, on loopback.
+    config : str
+        What its owner says in ``--node-config`` beside its folders.
     """
 
     name: str
@@ -50,10 +52,11 @@ class Node:
     data: Path
     key: NodeKey
     port: int
+    config: str = ""
 
     @property
     def state(self) -> Path:
-        """What it keeps between restarts: its ledger. Mode 0700."""
+        """What it keeps between restarts: its ledgers, its secrets. Mode 0700."""
         return self.home / "state"
 
     @property
@@ -77,6 +80,8 @@ class Deployment:
     ----------
     node_ids : dict of str to int
         What the SuperLink calls each registered SuperNode.
+    superlink : subprocess.Popen
+        The SuperLink, once it has been started.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -106,6 +111,9 @@ class Deployment:
     def start_superlink(self) -> None:
         """Start the SuperLink, and wait until it answers over TLS.
 
+        Its database is in its folder: started again after it was killed, it still knows the
+        registered SuperNodes.
+
         Raises
         ------
         RunFailed
@@ -113,7 +121,7 @@ class Deployment:
         """
         log = self.folder / "superlink" / "superlink.log"
         environment = self._environment("superlink")
-        process = self._start(
+        self.superlink = self._start(
             "superlink",
             [
                 program("flower-superlink"),
@@ -122,18 +130,19 @@ class Deployment:
                 *("--ssl-keyfile", str(self.certificates.key)),
                 *("--ssl-ca-certfile", str(self.certificates.authority)),
                 "--enable-supernode-auth",
+                *("--database", str(log.with_name("superlink.db"))),
             ],
             environment,
             log,
         )
         trust = ssl.create_default_context(cafile=str(self.certificates.authority))
-        wait_until_up(process, f"https://127.0.0.1:{self.port}", log, context=trust)
+        wait_until_up(self.superlink, f"https://127.0.0.1:{self.port}", log, context=trust)
 
-    def new_node(self, name: str, data: Path) -> Node:
+    def new_node(self, name: str, data: Path, *, config: str = "") -> Node:
         """Describe a SuperNode and make its key; nobody knows of it yet."""
         home = self.folder / name
         (home / "state").mkdir(parents=True, mode=0o700)
-        return Node(name, home, data, make_node_key(home / "key", "node"), free_ports(1)[0])
+        return Node(name, home, data, make_node_key(home / "key", "node"), free_ports(1)[0], config)
 
     def register(self, node: Node) -> None:
         """Tell the SuperLink a SuperNode's public key: from now on it may connect."""
@@ -170,7 +179,10 @@ class Deployment:
                 *("--superlink", f"127.0.0.1:{self.port}"),
                 *options,
                 *("--host", "127.0.0.1", "--port", str(node.port)),
-                *("--node-config", f'data-dir="{node.data}" state-dir="{node.state}"'),
+                *(
+                    "--node-config",
+                    f'data-dir="{node.data}" state-dir="{node.state}" {node.config}',
+                ),
             ],
             self._environment(node.name) | (variables or {}),
             node.log,
@@ -182,7 +194,7 @@ class Deployment:
         Raises
         ------
         RunFailed
-            If one is not after two minutes, with its last words.
+            If one is not after five minutes, with its last words.
         """
         deadline = time.monotonic() + _ONLINE_SECONDS
         while missing := set(names) - self.online():

@@ -19,6 +19,7 @@ from flower_app.settings import Settings
 
 NODES = 3
 IMAGES = 5_000  # of each node
+TEST_IMAGES = 200  # of each node, of its own; all are asked about in the encrypted round
 
 # Three clients cannot hide one of them as a whole behind noise and still teach: the budget below
 # protects single images well, whole clients hardly, and the command says so.
@@ -28,6 +29,9 @@ _SETTINGS: dict[str, Any] = {
     "server-momentum": 0.5,
     "epsilon": 50.0,
     "record-epsilon": 3.0,
+    "encrypted-round": True,
+    "encrypted-round-images": TEST_IMAGES,
+    "encrypted-round-release": "public",
 }
 
 
@@ -123,9 +127,13 @@ def _set_up(deployment: Deployment, settings: Settings) -> None:
     )
     names = [f"node-{number}" for number in range(1, NODES + 1)]
     folders = write_node_folders(deployment.folder / "data", dataset.train, names, images=IMAGES)
+    tests = write_node_folders(deployment.folder / "test", dataset.test, names, images=TEST_IMAGES)
     _say(f"Starting a SuperLink with TLS and node authentication on 127.0.0.1:{deployment.port}.")
     deployment.start_superlink()
-    nodes = [deployment.new_node(name, data) for name, data in folders.items()]
+    nodes = [
+        deployment.new_node(name, data, config=f'test-dir="{tests[name]}" publish-report=true')
+        for name, data in folders.items()
+    ]
     for node in nodes:
         deployment.register(node)
         deployment.start_node(node)
@@ -140,10 +148,17 @@ def _what_is_protected(settings: Settings) -> str:
         if settings.record_epsilon
         else "single images have no protection of their own"
     )
+    tested = (
+        " At the end the nodes test the model on images of their own, under encryption; their "
+        "owners have agreed that the accuracies, noised by the nodes to hide single images, are "
+        "published."
+        if settings.encrypted_round and settings.encrypted_round_release == "public"
+        else ""
+    )
     return (
         f"With {NODES} clients there is no crowd to hide in: {images}; a whole client only at "
         f"ε = {settings.epsilon:g}, which promises little above 10. "
-        "A deployment for real has many more clients."
+        f"A deployment for real has many more clients.{tested}"
     )
 
 

@@ -1,31 +1,20 @@
 """Encrypted test-time inference: what the data owner does, and what is measured of it."""
 
-import os
 import statistics
-import struct
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from flower_app.evaluator import read_frame, write_frame
+from flower_app.evaluator import start_evaluator
 from flower_app.models import ModelSpec
 from flower_app.settings import SettingError
-from privacy.inference import Plan, ThrowAwayOwner, compile_model
-
-_BUNDLE = Path(__file__).parents[1]
-
-
-class EvaluatorFailed(RuntimeError):
-    """The evaluator's process ended before it had answered."""
+from privacy.inference import ThrowAwayOwner, compile_model
 
 
 @dataclass(frozen=True)
@@ -105,20 +94,19 @@ def run_encrypted_test(
     """
     with torch.no_grad():
         plain = model.eval()(torch.from_numpy(inputs)).double().numpy()
-    with _Evaluator(spec.name, weights) as evaluator:
-        plan = Plan.from_json(evaluator.take().decode())
+    with start_evaluator(spec.name, weights) as evaluator:
+        plan = evaluator.plan
         say(f"Plan: {plan.query_bytes:,} bytes a question, {plan.answer_bytes:,} an answer")
         owner = ThrowAwayOwner(plan)
         material = owner.public_material()
-        evaluator.give(material)
+        evaluator.use_keys(material)
         logits, seconds, sizes = [], [], []
         for i, example in enumerate(inputs):
             query = owner.encrypt(example)
-            evaluator.give(query)
-            frame = evaluator.take()
-            seconds.append(struct.unpack(">d", frame[:8])[0])
-            logits.append(owner.logits(frame[8:]))
-            sizes.append((len(query), len(frame) - 8))
+            answer, spent = evaluator.evaluate(query)
+            seconds.append(spent)
+            logits.append(owner.logits(answer))
+            sizes.append((len(query), len(answer)))
             if (i + 1) % 100 == 0:
                 say(f"Asked {i + 1} of {len(inputs)}")
     found = np.concatenate(logits)
@@ -139,51 +127,3 @@ def run_encrypted_test(
         labels=labels.tolist(),
         answers=answers.tolist(),
     )
-
-
-class _Evaluator:
-    """The evaluator's process, seen from the owner's."""
-
-    def __init__(self, name: str, weights: Path) -> None:
-        # The app may run from a bundle that is not installed: its folder must be found.
-        paths = [str(_BUNDLE), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "flower_app.evaluator", name, str(weights)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            cwd=_BUNDLE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        )
-
-    def __enter__(self) -> "_Evaluator":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        cast(BinaryIO, self._process.stdin).close()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        cast(BinaryIO, self._process.stdout).close()
-        self._errors.close()
-
-    def give(self, frame: bytes) -> None:
-        try:
-            write_frame(cast(BinaryIO, self._process.stdin), frame)
-        except BrokenPipeError as error:
-            raise self._last_words() from error
-
-    def take(self) -> bytes:
-        frame = read_frame(cast(BinaryIO, self._process.stdout))
-        if frame is None:
-            raise self._last_words()
-        return frame
-
-    def _last_words(self) -> EvaluatorFailed:
-        self._process.wait()
-        self._errors.seek(0)
-        words = self._errors.read().decode(errors="replace").strip()
-        return EvaluatorFailed(f"the evaluator's process ended: {words[-2000:]}")

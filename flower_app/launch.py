@@ -21,7 +21,7 @@ from typing import Any
 from flower_app.settings import SettingError, Settings
 
 PROJECT = Path(__file__).parents[1]
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 
 
 class RunFailed(RuntimeError):
@@ -182,7 +182,7 @@ def wait_until_up(
     Raises
     ------
     RunFailed
-        If it ends, or has not answered after a minute, with its last words.
+        If it ends, or has not answered after three minutes, with its last words.
     """
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:

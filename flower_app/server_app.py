@@ -25,15 +25,18 @@ from flower_app.data import (
     load_partitions,
 )
 from flower_app.encrypted import EncryptedTest, check_model_can_be_encrypted, run_encrypted_test
+from flower_app.encrypted_round import hold_encrypted_round, round_cost, with_cost_of_round
 from flower_app.models import MODELS, build_model
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder
+from flower_app.secure import server_setting
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget, calibrate_noise_multiplier
 from strategies import (
     CappedWeights,
     DPFedAvg,
     Poisson,
+    Population,
     PrivacyReport,
     PrivateResult,
     ServerSGD,
@@ -61,7 +64,7 @@ def _run(grid: Grid, context: Context) -> None:
     )
     inputs = load_inputs(dataset, MODELS[settings.model].kind, say=lambda line: log(INFO, line))
     model = build_model(settings.model)
-    if settings.encrypted_images:
+    if settings.encrypted_images or settings.encrypted_round:
         check_model_can_be_encrypted(model, MODELS[settings.model])
     if not settings.deployed:
         load_partitions(settings.partition_spec(size), dataset)
@@ -82,6 +85,19 @@ def _run(grid: Grid, context: Context) -> None:
             evaluate_fn=watch.bound_to(strategy),
         )
         training_seconds = time.perf_counter() - training_started
+        folder.write_model(result.arrays)
+        nodes_tested = None
+        if settings.encrypted_round and result.privacy is not None:
+            ledger = ledger_of(settings, folder)
+            nodes_tested = hold_encrypted_round(
+                grid,
+                settings,
+                population=size,
+                weights=folder.file("model.safetensors"),
+                ledger=ledger,
+                run_id=context.run_id,
+            )
+            result.privacy = with_cost_of_round(result.privacy, ledger)
     finish(
         settings,
         folder,
@@ -89,6 +105,7 @@ def _run(grid: Grid, context: Context) -> None:
         model,
         result,
         watch,
+        nodes_tested,
         started=started,
         training_seconds=training_seconds,
     )
@@ -104,18 +121,20 @@ def population_size(settings: Settings, grid: Grid) -> int:
     """
     connected = len(list(grid.get_node_ids()))
     if settings.deployed:
-        if not settings.population:
+        size = len(listed_population(settings) or ()) or settings.population
+        if not size:
             raise SettingError(
-                "population = 0 is wrong; a deployment must declare how many clients there are"
+                "population = 0 is wrong; a deployment must declare how many clients there are, "
+                "or who they are (population-file)"
             )
-        if connected < settings.population:
+        if connected < size:
             log(
                 WARNING,
                 "%d nodes are connected, the population is %d. Absent clients add nothing.",
                 connected,
-                settings.population,
+                size,
             )
-        return settings.population
+        return size
     if settings.population > connected:
         raise SettingError(
             f"population = {settings.population} is larger than the {connected} simulated nodes; "
@@ -130,6 +149,36 @@ def population_size(settings: Settings, grid: Grid) -> int:
             size,
         )
     return size
+
+
+def ledger_of(settings: Settings, folder: ResultsFolder) -> Path:
+    """The population's ledger."""
+    return Path(settings.ledger or folder.file("privacy-ledger.jsonl"))
+
+
+def listed_population(settings: Settings) -> Population | None:
+    """The clients that ``population-file`` lists, or None where it is not set.
+
+    Raises
+    ------
+    SettingError
+        If it is no such file, or lists another number of clients than ``population`` says.
+    """
+    if not settings.population_file:
+        return None
+    try:
+        listed = Population.load(Path(settings.population_file))
+    except ValueError as error:
+        raise SettingError(
+            f"population-file = {settings.population_file!r} is wrong; {error}; "
+            "make it with python -m flower_app population"
+        ) from error
+    if settings.population not in (0, len(listed)):
+        raise SettingError(
+            f"population = {settings.population} is wrong; population-file lists {len(listed)} "
+            "clients: leave population out"
+        )
+    return listed
 
 
 def check_budget(settings: Settings) -> None:
@@ -147,6 +196,7 @@ def check_budget(settings: Settings) -> None:
             sampling=Poisson(settings.sampling_rate),
             rounds=settings.rounds,
             budget=Budget(settings.epsilon, settings.delta),
+            spent=round_cost(settings),
         )
     except ValueError as error:
         raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}") from error
@@ -162,7 +212,7 @@ def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFed
         )
     capped = settings.weighting == "capped"
     return DPFedAvg(
-        population=size,
+        population=listed_population(settings) or size,
         sampling=Poisson(settings.sampling_rate),
         clipping=settings.clipping_norm,
         noise_multiplier=settings.noise_multiplier or None,
@@ -174,10 +224,12 @@ def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFed
             else UniformWeights()
         ),
         optimizer=ServerSGD(settings.server_learning_rate, settings.server_momentum),
-        ledger=settings.ledger or folder.file("privacy-ledger.jsonl"),
+        ledger=ledger_of(settings, folder),
+        reserve=round_cost(settings),
         checkpoint=folder.file("checkpoint.safetensors"),
         resume=settings.resume or None,
-        min_available_nodes=1,
+        min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
+        secure_aggregation=server_setting(settings, size),
     )
 
 
@@ -253,6 +305,7 @@ def finish(
     model: nn.Sequential,
     result: PrivateResult,
     watch: Watch,
+    nodes_tested: dict[str, Any] | None,
     *,
     started: float,
     training_seconds: float,
@@ -262,7 +315,6 @@ def finish(
     if report is None:
         raise RuntimeError("the strategy gave no privacy report")
     model.load_state_dict(result.arrays.to_torch_state_dict())
-    folder.write_model(result.arrays)
     dataset = inputs.dataset
     test_inputs = inputs.test()
     test_accuracy = accuracy(
@@ -293,6 +345,7 @@ def finish(
         },
         "privacy": privacy_metrics(settings, report),
         "encrypted": None if encrypted is None else encrypted.metrics,
+        "encrypted_round": nodes_tested,
         "seconds": {
             "total": now - started,
             "training": training_seconds,
@@ -316,7 +369,12 @@ def privacy_metrics(settings: Settings, report: PrivacyReport) -> dict[str, Any]
     client_level = report.as_dict() | {
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
         "unit": "one client: everything it holds",
-        "trusted": "the server, to add the noise and keep raw updates to itself",
+        "trusted": (
+            "the server, to add the noise and keep raw updates to itself"
+            if report.secure_aggregation is None
+            else "the server, to add the noise and keep the rounds' sums to itself; it sees no "
+            "single update"
+        ),
     }
     if settings.record_epsilon:
         record_level: dict[str, Any] = {

@@ -74,6 +74,17 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 WEIGHTINGS = ("uniform", "capped")
+RELEASES = ("noised", "public")
+NOISES = ("central", "distributed")
+SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
+PATHS_OF_THE_SERVER = (
+    "data-dir",
+    "identities",
+    "ledger",
+    "population-file",
+    "resume",
+    "results-dir",
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,8 @@ class Settings:
 
     # Client-level privacy.
     population: int = 0
+    population_file: str = ""
+    min_available_nodes: int = 0
     sampling_rate: float = 0.1
     epsilon: float = 3.0
     delta: float = 1e-5
@@ -118,6 +131,16 @@ class Settings:
     example_clipping_norm: float = 0.0
     round_timeout: float = 600.0
 
+    # What the server sees of a round: each update, or only the sum of enough.
+    secure_aggregation: str = "off"
+    minimum_cohort: int = 40
+    corrupt: float = 0.1
+    dropout: float = 0.2
+    client_dropout: float = 0.02
+    noise: str = "central"
+    largest_cohort: int = 0
+    identities: str = ""
+
     # Record-level privacy, on top.
     record_epsilon: float = 0.0
     record_delta: float = 1e-5
@@ -125,6 +148,10 @@ class Settings:
 
     # Encrypted inference on the finished model.
     encrypted_images: int = 200
+    encrypted_round: bool = False
+    encrypted_round_images: int = 100
+    encrypted_round_release: str = "noised"
+    encrypted_round_noise: float = 5.0
 
     # Where results go.
     results_dir: str = ""
@@ -158,15 +185,31 @@ class Settings:
             values[known[name].name] = _typed(name, value, type(known[name].default))
         return cls(**values)._checked()._with_recipe()
 
+    @classmethod
+    def of_client(cls, config: Mapping[str, Any]) -> "Settings":
+        """A run's settings as a client needs them.
+
+        When deployed, without the paths that are the server's own: they are not on this machine.
+        """
+        if config.get("deployed"):
+            config = {
+                name: value for name, value in config.items() if name not in PATHS_OF_THE_SERVER
+            }
+        return cls.from_config(config)
+
     def as_config(self) -> dict[str, Any]:
         """The settings as they would stand in a configuration."""
         return {name.replace("_", "-"): value for name, value in asdict(self).items()}
 
     @property
     def planned_participations(self) -> int:
-        """How often a client is prepared to take part: its mean and three standard deviations."""
+        """How often a client is prepared to take part: its mean and three standard deviations.
+
+        And once more: a round that is cut off, because the server died, is played again when the
+        run is resumed, and a client that had already trained for it pays twice.
+        """
         mean = self.rounds * self.sampling_rate
-        return max(1, ceil(mean + 3 * sqrt(mean * (1 - self.sampling_rate))))
+        return 1 + max(1, ceil(mean + 3 * sqrt(mean * (1 - self.sampling_rate))))
 
     def partition_spec(self, clients: int) -> PartitionSpec:
         """How a simulation divides the images among this many clients."""
@@ -184,10 +227,14 @@ class Settings:
             ("model", tuple(MODELS)),
             ("partition", PARTITIONS),
             ("weighting", WEIGHTINGS),
+            ("encrypted_round_release", RELEASES),
+            ("secure_aggregation", SECURE_AGGREGATION),
+            ("noise", NOISES),
         ):
             value = getattr(self, name)
             if value not in choices:
-                raise SettingError(f"{name} = {value!r} is unknown; choose {' or '.join(choices)}")
+                kebab = name.replace("_", "-")
+                raise SettingError(f"{kebab} = {value!r} is unknown; choose {' or '.join(choices)}")
         self._need("sampling_rate", 0 < self.sampling_rate <= 1, "a number in (0, 1]")
         self._need("epsilon", self.epsilon > 0, "a positive number")
         self._need("delta", 0 < self.delta < 1, "a number strictly between 0 and 1")
@@ -195,6 +242,7 @@ class Settings:
         self._need("server_momentum", self.server_momentum < 1, "a number below 1")
         for name in (
             "population",
+            "min_available_nodes",
             "noise_multiplier",
             "rounds",
             "clipping_norm",
@@ -202,19 +250,45 @@ class Settings:
             "local_learning_rate",
             "local_steps",
             "example_clipping_norm",
+            "largest_cohort",
             "record_epsilon",
             "encrypted_images",
             "weight_cap",
             "total_weight",
         ):
             self._need(name, getattr(self, name) >= 0, "a number of at least 0")
-        for name in ("nominal_records", "round_timeout", "dirichlet_alpha", "lognormal_sigma"):
+        if self.population:
+            self._need(
+                "min_available_nodes",
+                self.min_available_nodes <= self.population,
+                f"at most the population, {self.population}",
+            )
+        self._need("minimum_cohort", self.minimum_cohort >= 3, "at least 3")
+        self._need("corrupt", 0 <= self.corrupt < 0.5, "a share of clients in [0, 0.5)")
+        self._need("dropout", 0 <= self.dropout < 1, "a share of clients in [0, 1)")
+        self._need("client_dropout", 0 <= self.client_dropout < 1, "a probability in [0, 1)")
+        if self.noise == "distributed":
+            curious = self.secure_aggregation == "honest-but-curious"
+            self._need("noise", curious, "'central' unless secure-aggregation = honest-but-curious")
+        for name in (
+            "nominal_records",
+            "round_timeout",
+            "dirichlet_alpha",
+            "lognormal_sigma",
+            "encrypted_round_images",
+            "encrypted_round_noise",
+        ):
             self._need(name, getattr(self, name) > 0, "a positive number")
         if self.weighting == "capped":
             for name in ("weight_cap", "total_weight"):
                 self._need(name, getattr(self, name) > 0, "positive where weighting = 'capped'")
         if self.data_dir:
             self._need("data_dir", Path(self.data_dir).is_dir(), "a folder that exists")
+        if self.population_file:
+            self._need("population_file", self.deployed, "left out in a simulation")
+            self._need(
+                "population_file", Path(self.population_file).is_file(), "a file that exists"
+            )
         if self.resume:
             self._need("resume", Path(self.resume).is_file(), "a checkpoint file that exists")
         return self

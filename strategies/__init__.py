@@ -1,5 +1,7 @@
 """Server-side federated algorithms that drop into any Flower project."""
 
+from strategies import _neighbours as _neighbours  # isort: skip  # before what it checks
+from strategies.canary_audit import audit_strategy as audit_strategy
 from strategies.checkpoint import Checkpoint as Checkpoint
 from strategies.checkpoint import CheckpointError as CheckpointError
 from strategies.clipping import AdaptiveClipping as AdaptiveClipping
@@ -8,14 +10,26 @@ from strategies.clipping import FlatClipping as FlatClipping
 from strategies.clipping import PerLayerClipping as PerLayerClipping
 from strategies.cohort import draw_cohort as draw_cohort
 from strategies.dp_fedavg import DPFedAvg as DPFedAvg
+from strategies.encrypted_accuracy import EncryptedRoundResult as EncryptedRoundResult
+from strategies.encrypted_accuracy import noised_accuracy as noised_accuracy
+from strategies.encrypted_node import ENCRYPTED_ROUND as ENCRYPTED_ROUND
+from strategies.encrypted_node import answer_encrypted_round as answer_encrypted_round
+from strategies.encrypted_round import EncryptedRound as EncryptedRound
 from strategies.in_process import InProcessGrid as InProcessGrid
 from strategies.in_process import run_in_process as run_in_process
 from strategies.metrics import NoisedMetrics as NoisedMetrics
 from strategies.metrics import PublicMetrics as PublicMetrics
 from strategies.population import Population as Population
+from strategies.population import key_identity as key_identity
 from strategies.population import node_identity as node_identity
 from strategies.result import PrivacyReport as PrivacyReport
 from strategies.result import PrivateResult as PrivateResult
+from strategies.result import SecureAggregationReport as SecureAggregationReport
+from strategies.secure_aggregation import ClientMemory as ClientMemory
+from strategies.secure_aggregation import ContextMemory as ContextMemory
+from strategies.secure_aggregation import FolderMemory as FolderMemory
+from strategies.secure_aggregation import SecureAggregation as SecureAggregation
+from strategies.secure_aggregation import SecureAggregationMod as SecureAggregationMod
 from strategies.server_optimizers import ServerAdam as ServerAdam
 from strategies.server_optimizers import ServerOptimizer as ServerOptimizer
 from strategies.server_optimizers import ServerSGD as ServerSGD

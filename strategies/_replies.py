@@ -134,8 +134,7 @@ class Template:
 
 
 def _content(reply: Message) -> tuple[ArrayRecord, MetricRecord | None]:
-    if reply.has_error():
-        raise RejectedReply("the client answered with an error")
+    _refuse_error(reply)
     if not reply.has_content():
         raise RejectedReply("the reply is empty")
     records = list(reply.content.values())
@@ -143,6 +142,12 @@ def _content(reply: Message) -> tuple[ArrayRecord, MetricRecord | None]:
     if len(arrays) != 1:
         raise RejectedReply(f"{len(arrays)} array records instead of one")
     return arrays[0], _only_metrics(reply)
+
+
+def _refuse_error(reply: Message) -> None:
+    if reply.has_error():
+        # Its code only: the words are the client's own.
+        raise RejectedReply(f"the client answered with an error (code {int(reply.error.code)})")
 
 
 def _only_metrics(reply: Message) -> MetricRecord | None:
@@ -160,8 +165,7 @@ def read_metrics(reply: Message) -> MetricRecord:
     RejectedReply
         If the reply is an error, or has none or several.
     """
-    if reply.has_error():
-        raise RejectedReply("the client answered with an error")
+    _refuse_error(reply)
     if not reply.has_content():
         raise RejectedReply("the reply is empty")
     metrics = _only_metrics(reply)

@@ -1,13 +1,15 @@
 """One round of training: whom it asked, what they may add, what it releases."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Message
+from flwr.common.constant import SUPERLINK_NODE_ID
 
+from privacy.accounting import joint_noise_multiplier
 from privacy.mechanisms import ClippingGeometry, Randomness, RejectedUpdate, SumMechanism
 from strategies._operator_log import operator_log
 from strategies._replies import RejectedReply, Template, TrainReply
@@ -33,6 +35,8 @@ class Asked:
         """
         node = reply.metadata.src_node_id
         message = self._open.get(node)
+        if message is None and node == SUPERLINK_NODE_ID:
+            raise RejectedReply("the SuperLink speaks for a node that is offline or late")
         if message is None:
             raise RejectedReply("nothing was asked of this node, or it has answered already")
         if reply.metadata.reply_to_message_id != message.metadata.message_id:
@@ -51,6 +55,28 @@ class Multipliers:
 
     update: float
     count: float | None  # of the sum of clipping bits, where the norm adapts
+
+
+def share_multiplier(z: float, others: Sequence[float]) -> float:
+    """What is left of a round's noise multiplier beside that of its other releases.
+
+    Raises
+    ------
+    ValueError
+        If the others alone spend more than the round may.
+    """
+    if z == 0 or not others:
+        return z
+    taken = sum(other**-2 for other in others)
+    if taken >= z**-2:
+        raise ValueError(
+            f"the noised metrics alone spend more than a round with noise_multiplier = {z:g} "
+            "may; raise their noise"
+        )
+    update: float = (z**-2 - taken) ** -0.5 * (1 + 1e-9)
+    if joint_noise_multiplier(update, *others) < z:
+        raise ArithmeticError("the shares of the noise multiplier exceed the whole")
+    return update
 
 
 class TrainRound:
@@ -118,12 +144,9 @@ class TrainRound:
             bit = np.array([-0.5 if contribution.clipped else 0.5])
             self._bits.add([bit], weight=1.0)
 
-    def release(self, denominator: float) -> list[Vector]:
-        """The noisy sum of updates over a fixed, public denominator."""
-        released = self._sum.release()
-        for array in released:
-            array /= denominator
-        return released
+    def release(self) -> list[Vector]:
+        """The noisy sum of updates."""
+        return self._sum.release()
 
     def unclipped_fraction(self, expected_cohort: float) -> float | None:
         """The noisy fraction of clients that were not clipped, where the norm adapts."""

@@ -1,21 +1,16 @@
 """DPFedAvg: weighted federated averaging with client-level differential privacy."""
 
 import copy
-import json
 import math
 import os
 import secrets
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import is_dataclass
+from collections.abc import Iterable, Sequence
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from flwr.app import (
-    Array,
     ArrayRecord,
     ConfigRecord,
     Message,
@@ -24,40 +19,46 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.serverapp import Grid, PrivacySpent
-from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from privacy.accounting import (
     Accountant,
+    AdditiveDelta,
     Adjacency,
     Budget,
     Event,
     FixedSize,
-    Ledger,
     Sampling,
-    calibrate_noise_multiplier,
-    epsilon,
-    joint_noise_multiplier,
 )
-from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
+from privacy.mechanisms import (
+    LatticeGaussian,
+    MaskedMechanism,
+    Randomness,
+    SumMechanism,
+    SystemRandomness,
+)
 from strategies._operator_log import operator_log
 from strategies._replies import Template, TrainReply, read_metrics
-from strategies._round import Asked, Multipliers, TrainRound, collect
-from strategies.checkpoint import Checkpoint, CheckpointError
+from strategies._round import Asked, Multipliers, TrainRound, collect, share_multiplier
+from strategies._run import AccountedRun
+from strategies._run_state import RunState, settings_text
+from strategies._spending import Spending
+from strategies.checkpoint import Checkpoint
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
 from strategies.cohort import draw_cohort, expected_fraction, metrics_sampling
 from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
 from strategies.population import Population, Register
-from strategies.result import PrivacyReport, PrivateResult
+from strategies.result import PrivacyReport, SecureAggregationReport
+from strategies.secure_aggregation.settings import SecureAggregation
+from strategies.secure_aggregation.train_round import SecureTrainRound
+from strategies.secure_aggregation.wire import Bounding
 from strategies.server_optimizers import ServerOptimizer, ServerSGD
-from strategies.streaming import stream_replies
-from strategies.weighting import UniformWeights, Weighting
+from strategies.weighting import CappedWeights, UniformWeights, Weighting
 
 Vector = npt.NDArray[Any]
-EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
-class DPFedAvg(Strategy):
+class DPFedAvg(AccountedRun):
     """Federated averaging whose released models are differentially private for every client.
 
     A drop-in for Flower's ``FedAvg``. Each round draws a cohort from the population, bounds every
@@ -71,7 +72,7 @@ class DPFedAvg(Strategy):
     more than S, whatever it sends.
 
     **Assumptions.** The server is trusted to run this code and to keep raw updates to itself
-    (secure aggregation removes the second half). Clients cannot tell who was drawn. The
+    (with ``secure_aggregation`` it has their sum only). Clients cannot tell who was drawn. The
     population, the weights' cap and total and all settings are public or chosen without looking
     at clients' data.
 
@@ -98,6 +99,9 @@ class DPFedAvg(Strategy):
     target_epsilon : float, optional
         The budget of the population over all runs. A round that would pass it is not begun: the
         remaining rounds send nothing, and the result says so.
+    reserve : sequence of Event
+        What will be paid from that budget after training, as ``EncryptedRound.event`` tells it;
+        the rounds leave room for it.
     weighting : Weighting
         ``UniformWeights()`` or ``CappedWeights(...)``.
     mechanism : SumMechanism
@@ -120,7 +124,12 @@ class DPFedAvg(Strategy):
         A checkpoint to go on from. The interrupted round is played again, with fresh randomness,
         and paid again.
     min_available_nodes : int
-        How many nodes must be connected before a run begins.
+        How many nodes of the population must be connected before a round begins. A round that
+        finds hardly anybody there, because the server or its network has just come back, costs
+        as much privacy as any other and teaches nothing.
+    secure_aggregation : SecureAggregation, optional
+        Open sums only, of enough clients. Every client then needs ``SecureAggregationMod``.
+        Default: the server sees each update.
     randomness : Randomness, optional
         Default: the operating system's. A seeded one is for tests; it voids all privacy, and
         the result says so.
@@ -155,6 +164,7 @@ class DPFedAvg(Strategy):
         target_delta: float,
         noise_multiplier: float | None = None,
         target_epsilon: float | None = None,
+        reserve: Sequence[Event] = (),
         weighting: Weighting | None = None,
         mechanism: SumMechanism | None = None,
         optimizer: ServerOptimizer | None = None,
@@ -166,6 +176,7 @@ class DPFedAvg(Strategy):
         checkpoint: str | os.PathLike[str] | None = None,
         resume: str | os.PathLike[str] | None = None,
         min_available_nodes: int = 2,
+        secure_aggregation: SecureAggregation | None = None,
         randomness: Randomness | None = None,
         weighted_by_key: str = "num-examples",
         arrayrecord_key: str = "arrays",
@@ -181,19 +192,18 @@ class DPFedAvg(Strategy):
             if isinstance(clipping, int | float)
             else copy.deepcopy(clipping)
         )
-        self.clipping = copy.deepcopy(self._clipping_at_first)
         self.weighting: Weighting = UniformWeights() if weighting is None else weighting
         self._denominator = self._fraction * self.weighting.total(size)
         self.mechanism: SumMechanism = LatticeGaussian() if mechanism is None else mechanism
         self._optimizer_at_first: ServerOptimizer = (
             ServerSGD() if optimizer is None else copy.deepcopy(optimizer)
         )
-        self.optimizer = copy.deepcopy(self._optimizer_at_first)
         self.adjacency = (
             Adjacency.REPLACE_ONE
             if isinstance(sampling, FixedSize)
             else Adjacency.ADD_OR_REMOVE_ONE
         )
+        self.secure_aggregation = secure_aggregation
         self.accountant: Accountant = accountant or (
             "rdp" if isinstance(sampling, FixedSize) else "pld"
         )
@@ -204,11 +214,12 @@ class DPFedAvg(Strategy):
             )
         if noise_multiplier is not None:
             self.mechanism.account(noise_multiplier=noise_multiplier, sampling=sampling)
-        self._noise_multiplier = self._given_noise_multiplier = noise_multiplier
+        self._given_noise_multiplier = noise_multiplier
+        self._state = self._fresh_state()
         if not 0 < target_delta < 1:
             raise ValueError(f"target_delta must lie strictly between 0 and 1, got {target_delta}")
         self.target_delta = target_delta
-        self._budget = None if target_epsilon is None else Budget(target_epsilon, target_delta)
+        budget = None if target_epsilon is None else Budget(target_epsilon, target_delta)
         if not 0 <= iterate_average < 1:
             raise ValueError(f"iterate_average must lie in [0, 1), got {iterate_average}")
         self.iterate_average = iterate_average
@@ -223,32 +234,34 @@ class DPFedAvg(Strategy):
                     "NoisedMetrics(ranges=...) or PublicMetrics()"
                 )
         self._check_adjacency()
+        self._check_secure_aggregation()
+        self._secure_run = secrets.token_bytes(16)
+        self._masked: MaskedMechanism | None = None
+        self._presence = (
+            AdditiveDelta(0.0)
+            if secure_aggregation is None
+            else secure_aggregation.presence(size, sampling)
+        )
         self.checkpoint = None if checkpoint is None else Path(checkpoint).absolute()
         self.min_available_nodes = min(min_available_nodes, size)
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
         self.weighted_by_key = weighted_by_key
         self.arrayrecord_key = arrayrecord_key
         self.configrecord_key = configrecord_key
-        self.run_name = secrets.token_hex(8)
-        self.stopped: str | None = None
-        self.epsilon_by_round: dict[int, float] = {}
-        self._average: list[Vector] = []
-        self._train_round: TrainRound | None = None
+        self._train_round: TrainRound | SecureTrainRound | None = None
         self._train_asked = self._evaluate_asked = Asked([])
+        self._target_epsilon = target_epsilon
         self._resumed = None if resume is None else self._load(Path(resume).absolute())
-        self._started = False
-        self._ledger_path = Path(ledger).absolute()
-        self._ledger = self._open_ledger()
-
-    def _open_ledger(self) -> Ledger:
-        # A seeded run keeps a ledger of its own: what it released is private from nobody, and
-        # no private run may go on from it as if it were.
-        name = self._register.name
-        return Ledger.open(
-            self._ledger_path,
-            population=name if self._randomness.private else f"{name} (seeded: not private)",
+        self._spending = Spending(
+            ledger,
+            population=self._register.name,
             adjacency=self.adjacency,
+            accountant=self.accountant,
+            delta=target_delta,
+            budget=budget,
+            private=self._randomness.private,
             at_least=None if self._resumed is None else self._resumed.position,
+            reserved=reserve,
         )
 
     def _load(self, path: Path) -> Checkpoint:
@@ -270,6 +283,84 @@ class DPFedAvg(Strategy):
                 "Poisson sampling, or set fraction_evaluate to 0"
             )
 
+    def _check_secure_aggregation(self) -> None:
+        """Refuse what would need to see a single client's reply."""
+        if self.secure_aggregation is None:
+            return
+        if not isinstance(self.mechanism, LatticeGaussian):
+            raise ValueError(
+                f"mechanism is {self.mechanism.name!r}; secure aggregation adds up integers: "
+                "leave it at LatticeGaussian()"
+            )
+        if not isinstance(self.weighting, UniformWeights | CappedWeights):
+            raise ValueError(
+                f"weighting is {type(self.weighting).__name__}; under secure aggregation clients "
+                "weigh themselves by UniformWeights() or CappedWeights(...)"
+            )
+        if isinstance(self.clipping, AdaptiveClipping):
+            raise ValueError(
+                "clipping is adaptive, which counts who was clipped; secure aggregation opens "
+                "nothing but the sum: give a fixed norm"
+            )
+        if self.train_metrics is not None:
+            raise ValueError(
+                "train_metrics is set; under secure aggregation clients send no metrics: leave it "
+                "unset"
+            )
+        if self.fraction_evaluate:
+            raise ValueError(
+                f"fraction_evaluate is {self.fraction_evaluate}; evaluation would send metrics in "
+                "the clear beside secure aggregation: set it to 0 and use evaluate_fn"
+            )
+        cohort = self._fraction * self._register.size
+        if cohort < self.secure_aggregation.minimum:
+            raise ValueError(
+                f"secure_aggregation.minimum is {self.secure_aggregation.minimum}, but a round "
+                f"draws {cohort:g} clients on average: lower it, or draw more"
+            )
+
+    # The state of the run ---------------------------------------------------------------------
+
+    def _fresh_state(self) -> RunState:
+        return RunState.fresh(
+            self._clipping_at_first, self._optimizer_at_first, self._given_noise_multiplier
+        )
+
+    @property
+    def clipping(self) -> Clipping:
+        """The clipping, with this round's norm."""
+        return self._state.clipping
+
+    @property
+    def optimizer(self) -> ServerOptimizer:
+        """The server's optimizer, with its moments."""
+        return self._state.optimizer
+
+    @property
+    def epsilon_by_round(self) -> dict[int, float]:
+        """ε after each round of this run."""
+        return self._state.epsilon_by_round
+
+    def _settings(self) -> str:
+        return settings_text(
+            {
+                "population": self._register.name,
+                "sampling": self.sampling,
+                "clipping": self._clipping_at_first,
+                "weighting": self.weighting,
+                "mechanism": self.mechanism.name,
+                "optimizer": self._optimizer_at_first,
+                "iterate_average": self.iterate_average,
+                "noise_multiplier": self._given_noise_multiplier,
+                "target_epsilon": self._target_epsilon,
+                "target_delta": self.target_delta,
+                "train_metrics": self.train_metrics,
+                "fraction_evaluate": self.fraction_evaluate,
+                "evaluate_metrics": self.evaluate_metrics,
+                "secure_aggregation": self.secure_aggregation,
+            }
+        )
+
     # What a round costs -----------------------------------------------------------------------
 
     @property
@@ -281,22 +372,39 @@ class DPFedAvg(Strategy):
         ValueError
             Before ``start`` has calibrated it.
         """
-        if self._noise_multiplier is None:
+        if self._state.noise_multiplier is None:
             raise ValueError("noise_multiplier is calibrated in start(); it is not known yet")
-        return self._noise_multiplier
+        return self._state.noise_multiplier
 
-    def _train_event(self) -> Event:
-        return self.mechanism.account(
-            noise_multiplier=self.noise_multiplier, sampling=self.sampling
+    def _train_release(self, noise_multiplier: float) -> Event:
+        """What one round's model costs with this z."""
+        if self._masked is None:
+            return self.mechanism.account(noise_multiplier=noise_multiplier, sampling=self.sampling)
+        return self._masked.account(
+            parameters=self._parameters, noise_multiplier=noise_multiplier, sampling=self.sampling
         )
 
-    def _evaluate_event(self) -> Event | None:
+    def _train_events(self) -> list[Event]:
+        """What a round costs, whether it opens or not."""
+        release = self._train_release(self.noise_multiplier)
+        return [release, self._presence] if self._presence.delta else [release]
+
+    def _measure(self, arrays: ArrayRecord) -> Template:
+        """Look at the model: what a masked sum costs can depend on its size."""
+        template = Template(arrays)
+        if self.secure_aggregation is not None:
+            self._parameters = sum(array.size for array in template.arrays)
+            self._masked = self.secure_aggregation.mechanism(self._parameters)
+        return template
+
+    def _evaluate_events(self) -> list[Event]:
         if not self.fraction_evaluate or not isinstance(self.evaluate_metrics, NoisedMetrics):
-            return None
-        return self.mechanism.account(
+            return []
+        event = self.mechanism.account(
             noise_multiplier=self.evaluate_metrics.noise_multiplier,
             sampling=self._evaluate_sampling,
         )
+        return [event]
 
     def _multipliers(self) -> Multipliers:
         """Share the round's z among the sum of updates and what else its cohort releases."""
@@ -310,58 +418,84 @@ class DPFedAvg(Strategy):
             others.append(count)
         if isinstance(self.train_metrics, NoisedMetrics):
             others.append(self.train_metrics.noise_multiplier)
-        if z == 0 or not others:
-            return Multipliers(z, count)
-        taken = sum(other**-2 for other in others)
-        if taken >= z**-2:
-            raise ValueError(
-                f"the noised metrics alone spend more than a round with noise_multiplier = {z:g} "
-                "may; raise their noise"
-            )
-        update = (z**-2 - taken) ** -0.5 * (1 + 1e-9)
-        if joint_noise_multiplier(update, *others) < z:
-            raise ArithmeticError("the shares of the noise multiplier exceed the whole")
-        return Multipliers(update, count)
+        return Multipliers(share_multiplier(z, others), count)
 
-    def _calibrate(self, rounds: int) -> None:
-        if self._noise_multiplier is not None:
+    def _calibrate(self, initial: ArrayRecord, rounds: int) -> None:
+        self._measure(initial)
+        if self._state.noise_multiplier is not None:
             return
-        if self._budget is None:  # the constructor has seen to it
-            raise ValueError("target_epsilon is not set")
-        spent = [record.event for record in self._ledger.records]
-        evaluation = self._evaluate_event()
-        if evaluation is not None:
-            spent += [evaluation] * rounds
-        try:
-            self._noise_multiplier = calibrate_noise_multiplier(
-                sampling=self.sampling,
-                rounds=rounds,
-                budget=self._budget,
-                accountant=self.accountant,
-                spent=spent,
+        if self._presence.delta * rounds >= self.target_delta:
+            raise ValueError(
+                f"each round is charged {self._presence.delta:.2g} of δ because one client's "
+                f"presence can decide whether it opens, so {rounds} rounds pass target_delta = "
+                f"{self.target_delta:g}: lower secure_aggregation's minimum or client_dropout, "
+                "raise its dropout, or draw more clients"
             )
-        except ValueError:
-            if not self._ledger.records:
-                raise  # the budget was never large enough
+        besides = [*self._evaluate_events(), self._presence]
+        self._state.noise_multiplier = self._spending.calibrate(
+            self.sampling, rounds=rounds, release=self._train_release, besides=besides * rounds
+        )
+        if self._state.noise_multiplier is None:
             self._stop(f"no noise is enough for {rounds} more rounds within")
 
     def _stop(self, why: str) -> None:
-        limit = self._budget.epsilon if self._budget else math.inf
-        self.stopped = f"{why} the budget of ε = {limit:g} at δ = {self.target_delta:g}"
-        log(WARNING, "Stopping: %s.", self.stopped)
+        limit = math.inf if self._target_epsilon is None else self._target_epsilon
+        self._state.stopped = f"{why} the budget of ε = {limit:g} at δ = {self.target_delta:g}"
+        log(WARNING, "Stopping: %s.", self._state.stopped)
 
-    def _affordable(self, *events: Event | None) -> bool:
-        if self._budget is None:
-            return True
-        paid = [record.event for record in self._ledger.records]
-        due = [event for event in events if event is not None]
-        total = epsilon(
-            paid + due,
+    def epsilon(self) -> float:
+        """ε of everything this population has paid so far, over all runs."""
+        return self._spending.epsilon()
+
+    def report(self) -> PrivacyReport:
+        """The guarantee of this run as it stands."""
+        z, secure = self._state.noise_multiplier, self.secure_aggregation
+        return PrivacyReport(
+            epsilon=self.epsilon(),
             delta=self.target_delta,
+            noise_multiplier=math.inf if z is None else z,
+            clipping_norm=self.clipping.norm,
+            sampling=self.sampling.kind,
+            sampling_rate=self._fraction,
+            rounds=len(self.epsilon_by_round),
+            population=self._register.size,
+            adjacency=self.adjacency.value,
             accountant=self.accountant,
-            adjacency=self.adjacency,
+            mechanism=self.mechanism.name if secure is None else secure.mechanism(1).name,
+            private=self._randomness.private and z != 0,
+            stopped=self._state.stopped,
+            epsilon_by_round=dict(self.epsilon_by_round),
+            secure_aggregation=self._secure_report(),
         )
-        return total <= self._budget.epsilon
+
+    def _secure_report(self) -> SecureAggregationReport | None:
+        secure = self.secure_aggregation
+        if secure is None:
+            return None
+        return SecureAggregationReport(
+            server=secure.adversary.server.value,
+            corrupt=secure.adversary.corrupt,
+            minimum=secure.minimum,
+            dropout=secure.dropout,
+            noise=secure.noise,
+            epsilon_against_server=(
+                self._spending.epsilon_against_server()
+                if secure.noise == "distributed"
+                else math.inf
+            ),
+            client_dropout=secure.client_dropout,
+            presence_delta=self._presence.delta,
+            aborted_rounds=tuple(self._state.aborted),
+        )
+
+    def privacy_spent(self) -> PrivacySpent:
+        """What this population has paid, as Flower's own private strategies tell it."""
+        return PrivacySpent(
+            epsilon=self.epsilon(),
+            delta=self.target_delta,
+            num_releases=len(self._spending.ledger.records),
+            accounting_method=self.accountant,
+        )
 
     # Flower's hooks ---------------------------------------------------------------------------
 
@@ -369,15 +503,17 @@ class DPFedAvg(Strategy):
         """Log the settings. All of them are public."""
         size = self._register.size
         log(INFO, "\t├──> Privacy of every client (%s):", self.adjacency.value)
-        epsilon = "no limit" if self._budget is None else f"at most {self._budget.epsilon:g}"
+        limit = self._target_epsilon
+        epsilon = "no limit" if limit is None else f"at most {limit:g}"
         log(INFO, "\t│\t├── ε: %s at δ = %g (%s)", epsilon, self.target_delta, self.accountant)
-        if self._noise_multiplier is not None:
-            log(INFO, "\t│\t├── Noise multiplier: %.4f", self._noise_multiplier)
+        if self._state.noise_multiplier is not None:
+            log(INFO, "\t│\t├── Noise multiplier: %.4f", self._state.noise_multiplier)
         log(INFO, "\t│\t├── Clipping: %s", self.clipping)
         log(INFO, "\t│\t├── Mechanism: %s", self.mechanism.name)
-        log(INFO, "\t│\t└── Ledger: %s", self._ledger.path)
+        log(INFO, "\t│\t└── Ledger: %s", self._spending.ledger.path)
         log(INFO, "\t├──> Sampling: %s of a population of %d", self.sampling, size)
         log(INFO, "\t├──> Weights: %s", self.weighting)
+        log(INFO, "\t├──> Secure aggregation: %s", self.secure_aggregation or "off")
         log(INFO, "\t└──> Server optimizer: %s", self.optimizer)
         if not self._randomness.private:
             log(WARNING, "The randomness is seeded: this run is NOT private.")
@@ -387,13 +523,19 @@ class DPFedAvg(Strategy):
     ) -> Iterable[Message]:
         """Draw the cohort and make its messages; none once the budget is spent."""
         self._train_round = None
-        if self.stopped is None and not self._affordable(
-            self._train_event(), self._evaluate_event()
+        template = self._measure(arrays)
+        if self._state.stopped is None and not self._spending.affordable(
+            [*self._train_events(), *self._evaluate_events()]
         ):
             self._stop(f"round {server_round} would pass")
-        if self.stopped is not None:
+        if self._state.stopped is not None:
             return []
-        template = Template(arrays)
+        nodes = self._draw(f"round {server_round}, train", self.sampling, grid)
+        content = self._content(server_round, arrays, config)
+        if self.secure_aggregation is not None:
+            secure = self._secure_round(server_round, template, self.secure_aggregation, grid)
+            self._train_round = secure
+            return secure.begin(nodes, content)
         self._train_round = TrainRound(
             server_round,
             template,
@@ -404,17 +546,31 @@ class DPFedAvg(Strategy):
             weighted_by_key=self.weighted_by_key,
             randomness=self._randomness,
         )
-        messages = self._messages(
-            f"round {server_round}, train",
-            self.sampling,
-            MessageType.TRAIN,
-            server_round,
-            arrays,
-            config,
-            grid,
-        )
+        messages = _addressed(content, MessageType.TRAIN, nodes)
         self._train_asked = Asked(messages)
         return messages
+
+    def _secure_round(
+        self, number: int, template: Template, settings: SecureAggregation, grid: Grid
+    ) -> SecureTrainRound:
+        bounding = Bounding(
+            geometry=self.clipping.geometry(template.names),
+            weight_cap=float(self.weighting.cap)
+            if isinstance(self.weighting, CappedWeights)
+            else 0.0,
+            weighted_by=self.weighted_by_key,
+            mechanism=settings.mechanism(self._parameters),
+            noise_multiplier=self.noise_multiplier,
+        )
+        return SecureTrainRound(
+            number,
+            template,
+            bounding,
+            settings=settings,
+            run=self._secure_run,
+            randomness=self._randomness,
+            grid=grid,
+        )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -428,6 +584,8 @@ class DPFedAvg(Strategy):
         if this is None or this.number != server_round:
             return None, None
         self._train_round = None
+        if isinstance(this, SecureTrainRound):
+            return self._aggregate_masked(this, replies), None
         noised = self._open_metrics(self.train_metrics)
         public: list[MetricRecord] = []
 
@@ -441,9 +599,9 @@ class DPFedAvg(Strategy):
 
         name = f"round {server_round}, train"
         collect(name, self._train_asked, replies, read=this.read, use=use)
-        self._ledger.append(self._train_event(), run=self.run_name, round=server_round)
+        self._pay(server_round, *self._train_events())
 
-        update = this.release(self._denominator)
+        update = _divided(this.release(), self._denominator)
         expected = self._fraction * self._register.size
         fraction = this.unclipped_fraction(expected)
         if isinstance(self.clipping, AdaptiveClipping) and fraction is not None:
@@ -457,22 +615,28 @@ class DPFedAvg(Strategy):
         self.epsilon_by_round[server_round] = self.epsilon()
         return this.template.record(stepped), metrics
 
+    def _aggregate_masked(self, this: SecureTrainRound, replies: Iterable[Message]) -> ArrayRecord:
+        """Pay, open the sum, step. A round that opens nothing is paid as well."""
+        this.gather(replies)
+        self._pay(this.number, *self._train_events())
+        update = this.release()
+        self.epsilon_by_round[this.number] = self.epsilon()
+        if update is None:
+            self._state.aborted.append(this.number)
+            return this.template.record(this.template.arrays)
+        _divided(update, self._denominator)
+        return this.template.record(self.optimizer.step(this.template.arrays, update))
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Draw who evaluates; nobody by default, nor once the budget is spent."""
         self._evaluate_asked = Asked([])
-        if not self.fraction_evaluate or self.stopped is not None:
+        if not self.fraction_evaluate or self._state.stopped is not None:
             return []
-        messages = self._messages(
-            f"round {server_round}, evaluate",
-            self._evaluate_sampling,
-            MessageType.EVALUATE,
-            server_round,
-            arrays,
-            config,
-            grid,
-        )
+        nodes = self._draw(f"round {server_round}, evaluate", self._evaluate_sampling, grid)
+        content = self._content(server_round, arrays, config)
+        messages = _addressed(content, MessageType.EVALUATE, nodes)
         self._evaluate_asked = Asked(messages)
         return messages
 
@@ -480,37 +644,32 @@ class DPFedAvg(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Release the evaluators' metrics, noised and paid, or as they are if declared public."""
-        if not self.fraction_evaluate or self.stopped is not None:
+        if not self.fraction_evaluate or self._state.stopped is not None:
             return None
         noised = self._open_metrics(self.evaluate_metrics)
         public: list[MetricRecord] = []
         use = public.append if noised is None else noised.add
         name = f"round {server_round}, evaluate"
         collect(name, self._evaluate_asked, replies, read=read_metrics, use=use)
-        event = self._evaluate_event()
-        if noised is not None and event is not None:
-            self._ledger.append(event, run=self.run_name, round=server_round)
+        if noised is not None:
+            self._pay(server_round, *self._evaluate_events())
             self.epsilon_by_round[server_round] = self.epsilon()
             return noised.release(self.fraction_evaluate * self._register.size)
         if isinstance(self.evaluate_metrics, PublicMetrics):
             return self.evaluate_metrics.release(public, self.weighted_by_key)
         return None
 
+    def _pay(self, server_round: int, *events: Event) -> None:
+        """Write events into the ledger; they are durable when this returns."""
+        for event in events:
+            self._spending.ledger.append(event, run=self._state.name, round=server_round)
+
     def _open_metrics(self, rule: PublicMetrics | NoisedMetrics | None) -> NoisedMetricsSum | None:
         if not isinstance(rule, NoisedMetrics):
             return None
         return rule.open(self.mechanism, self._randomness)
 
-    def _messages(
-        self,
-        name: str,
-        sampling: Sampling,
-        message_type: str,
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        grid: Grid,
-    ) -> list[Message]:
+    def _draw(self, name: str, sampling: Sampling, grid: Grid) -> list[int]:
         """Draw over the whole population, then look who is there; never draw again."""
         drawn = draw_cohort(sampling, self._register.size, randomness=self._randomness)
         node_of, ignored = self._register.locate(grid.get_nodes())
@@ -524,271 +683,23 @@ class DPFedAvg(Strategy):
             len(nodes),
             ignored,
         )
+        return nodes
+
+    def _content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         config["server-round"] = server_round
-        content = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
-        return [
-            Message(content=content, message_type=message_type, dst_node_id=node) for node in nodes
-        ]
+        return RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
 
-    # A whole run ------------------------------------------------------------------------------
-
-    def start(
-        self,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 3,
-        timeout: float = 3600,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: EvaluateFn | None = None,
-    ) -> PrivateResult:
-        """Run all rounds, as Flower's ``Strategy.start`` does, and account for them.
-
-        Beyond the stock loop it calibrates the noise, handles replies as they arrive, keeps a
-        checkpoint, resumes from one, and ends early when the budget is spent. It logs one line a
-        round, unless ``evaluate_fn`` returns None and so tells its user itself.
-
-        Parameters
-        ----------
-        grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
-            As in Flower.
-
-        Returns
-        -------
-        PrivateResult
-            Flower's result, with ``privacy`` beside it. Holds the last model also when the
-            budget ended the run early.
-
-        Raises
-        ------
-        ValueError
-            If no noise fits the budget in ``num_rounds`` rounds, or the checkpoint to resume
-            from is of another run.
-        """
-        if num_rounds < 1:
-            raise ValueError(f"num_rounds must be at least 1, got {num_rounds}")
-        train_config = ConfigRecord() if train_config is None else train_config
-        evaluate_config = ConfigRecord() if evaluate_config is None else evaluate_config
-        if self._started:
-            self._begin_again()
-        self._started = True
-        if self._ledger.closed:
-            self._ledger = self._open_ledger()
-        with self._ledger:
-            return self._run(
-                grid,
-                initial_arrays,
-                num_rounds,
-                timeout,
-                train_config,
-                evaluate_config,
-                evaluate_fn,
-            )
-
-    def _begin_again(self) -> None:
-        """Forget the last run: the next is a new one, on the same ledger."""
-        self._resumed = None
-        self.run_name = secrets.token_hex(8)
-        self._noise_multiplier = self._given_noise_multiplier
-        self.clipping = copy.deepcopy(self._clipping_at_first)
-        self.optimizer = copy.deepcopy(self._optimizer_at_first)
-        self.stopped = None
-        self.epsilon_by_round = {}
-        self._average = []
-
-    def _run(
-        self,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int,
-        timeout: float,
-        train_config: ConfigRecord,
-        evaluate_config: ConfigRecord,
-        evaluate_fn: EvaluateFn | None,
-    ) -> PrivateResult:
-        arrays, first = self._begin(initial_arrays, num_rounds)
-        log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, num_rounds)
-        self.summary()
-        self._wait_for_nodes(grid)
-        result = PrivateResult(arrays=self._latest_average(arrays))
-        if first == 1:
-            self._keep(0, arrays)
-            if evaluate_fn:
-                self._evaluate_here(evaluate_fn, 0, arrays, result)
-
-        rounds = range(first, num_rounds + 1) if self.stopped is None else []
-        for number in rounds:
-            messages = self.configure_train(number, arrays, train_config, grid)
-            if self.stopped is not None:
-                break
-            replies = stream_replies(grid, messages, timeout=timeout)
-            stepped, metrics = self.aggregate_train(number, replies)
-            if stepped is None:  # only a round that was not configured has no model
-                raise RuntimeError(f"round {number} was not configured")
-            arrays = stepped
-            if metrics is not None:
-                result.train_metrics_clientapp[number] = metrics
-            result.arrays = self._averaged(arrays)
-            self._keep(number, arrays)
-
-            evaluation = self.configure_evaluate(number, result.arrays, evaluate_config, grid)
-            evaluated = self.aggregate_evaluate(
-                number, stream_replies(grid, evaluation, timeout=timeout)
-            )
-            if evaluated is not None:
-                result.evaluate_metrics_clientapp[number] = evaluated
-            on_server = None
-            if evaluate_fn:
-                on_server = self._evaluate_here(evaluate_fn, number, result.arrays, result)
-            if evaluate_fn is None or on_server is not None:
-                told = [record for record in (metrics, evaluated, on_server) if record is not None]
-                log(
-                    INFO,
-                    "round %d/%d: ε = %.4g at δ = %g%s",
-                    number,
-                    num_rounds,
-                    self.epsilon_by_round[number],
-                    self.target_delta,
-                    "".join(f", {dict(record)}" for record in told),
-                )
-
-        result.privacy = self.report()
-        log(INFO, "Finished: ε = %.4g at δ = %g", result.privacy.epsilon, self.target_delta)
-        return result
-
-    def epsilon(self) -> float:
-        """ε of everything this population has paid so far, over all runs."""
-        if not self._randomness.private:
-            return math.inf
-        return self._ledger.epsilon(self.target_delta, accountant=self.accountant)
-
-    def report(self) -> PrivacyReport:
-        """The guarantee of this run as it stands."""
-        return PrivacyReport(
-            epsilon=self.epsilon(),
-            delta=self.target_delta,
-            noise_multiplier=math.inf if self._noise_multiplier is None else self._noise_multiplier,
-            clipping_norm=self.clipping.norm,
-            sampling=self.sampling.kind,
-            sampling_rate=self._fraction,
-            rounds=len(self.epsilon_by_round),
-            population=self._register.size,
-            adjacency=self.adjacency.value,
-            accountant=self.accountant,
-            mechanism=self.mechanism.name,
-            private=self._randomness.private and self._noise_multiplier != 0,
-            stopped=self.stopped,
-            epsilon_by_round=dict(self.epsilon_by_round),
-        )
-
-    def privacy_spent(self) -> PrivacySpent:
-        """What this population has paid, as Flower's own private strategies tell it."""
-        return PrivacySpent(
-            epsilon=self.epsilon(),
-            delta=self.target_delta,
-            num_releases=len(self._ledger.records),
-            accounting_method=self.accountant,
-        )
-
-    def _wait_for_nodes(self, grid: Grid) -> None:
-        waiting = False
-        while (connected := len(list(grid.get_node_ids()))) < self.min_available_nodes:
-            if not waiting:
-                log(INFO, "Waiting for %d nodes to connect.", self.min_available_nodes)
-                waiting = True
-            operator_log.info("%d nodes are connected", connected)
-            time.sleep(1)
-
-    def _evaluate_here(
-        self, evaluate_fn: EvaluateFn, number: int, arrays: ArrayRecord, result: PrivateResult
-    ) -> MetricRecord | None:
-        metrics = evaluate_fn(number, arrays)
-        if metrics is not None:
-            result.evaluate_metrics_serverapp[number] = metrics
-        return metrics
-
-    # Averages, checkpoints --------------------------------------------------------------------
-
-    def _averaged(self, arrays: ArrayRecord) -> ArrayRecord:
-        """The exponential average of the iterates, bias-corrected by starting at the first."""
-        if not self.iterate_average:
-            return arrays
-        template = Template(arrays)
-        if not self._average:
-            self._average = [np.array(a) for a in template.arrays]
-        for average, a in zip(self._average, template.arrays, strict=True):
-            average += (1 - self.iterate_average) * (a - average)
-        return template.record(self._average)
-
-    def _latest_average(self, arrays: ArrayRecord) -> ArrayRecord:
-        return Template(arrays).record(self._average) if self._average else arrays
-
-    def _settings(self) -> str:
-        settings = {
-            "population": self._register.name,
-            "sampling": self.sampling,
-            "clipping": self._clipping_at_first,
-            "weighting": self.weighting,
-            "mechanism": self.mechanism.name,
-            "optimizer": self._optimizer_at_first,
-            "iterate_average": self.iterate_average,
-            "noise_multiplier": self._given_noise_multiplier,
-            "target_epsilon": None if self._budget is None else self._budget.epsilon,
-            "target_delta": self.target_delta,
-            "train_metrics": self.train_metrics,
-            "fraction_evaluate": self.fraction_evaluate,
-            "evaluate_metrics": self.evaluate_metrics,
-        }
-        return json.dumps({name: _told(value) for name, value in settings.items()}, sort_keys=True)
-
-    def _keep(self, number: int, arrays: ArrayRecord) -> None:
-        if self.checkpoint is None or self._noise_multiplier is None:
-            return
-        slots = {f"model/{name}": array.numpy() for name, array in arrays.items()}
-        slots |= {f"optimizer/{k}": v for k, v in self.optimizer.state_dict().items()}
-        slots |= {f"average/{i}": v for i, v in enumerate(self._average)}
-        slots["clipping/norm"] = np.array([self.clipping.norm])
-        rounds = list(self.epsilon_by_round)
-        slots["privacy/rounds"] = np.array(rounds, dtype=np.int64)
-        slots["privacy/epsilon"] = np.array([self.epsilon_by_round[r] for r in rounds])
-        Checkpoint(
-            run=self.run_name,
-            round=number,
-            noise_multiplier=self.noise_multiplier,
-            position=self._ledger.position,
-            settings=self._settings(),
-            arrays=slots,
-        ).save(self.checkpoint)
-
-    def _begin(self, initial: ArrayRecord, num_rounds: int) -> tuple[ArrayRecord, int]:
-        """The model and the number of the first round, from the start or from a checkpoint."""
-        kept = self._resumed
-        if kept is None:
-            self._calibrate(num_rounds)
-            return initial, 1
-        self.run_name, self._noise_multiplier = kept.run, kept.noise_multiplier
-        self.optimizer.load_state_dict(kept.slot("optimizer"))
-        average = kept.slot("average")
-        self._average = [average[str(i)] for i in range(len(average))]
-        if isinstance(self.clipping, AdaptiveClipping):
-            self.clipping.norm = float(kept.slot("clipping")["norm"][0])
-        privacy = kept.slot("privacy")
-        self.epsilon_by_round = dict(
-            zip(privacy["rounds"].tolist(), privacy["epsilon"].tolist(), strict=True)
-        )
-        model = kept.slot("model")
-        expected = {name: (tuple(a.shape), a.dtype) for name, a in initial.items()}
-        found = {name: (a.shape, str(a.dtype)) for name, a in model.items()}
-        if found != expected:
-            names = sorted(n for n in found.keys() | expected if found.get(n) != expected.get(n))
-            raise CheckpointError(f"the checkpoint is of another model; its arrays {names} differ")
-        return ArrayRecord({name: Array(model[name]) for name in initial}), kept.round + 1
+    def _connected(self, grid: Grid) -> int:
+        node_of, _ = self._register.locate(grid.get_nodes())
+        return len(node_of)
 
 
-def _told(setting: object) -> object:
-    """A setting as a checkpoint compares it: the same in another process."""
-    if setting is None or isinstance(setting, int | float | str):
-        return setting
-    if isinstance(setting, PublicMetrics) or not is_dataclass(setting):
-        return type(setting).__qualname__
-    return repr(setting)
+def _addressed(content: RecordDict, message_type: str, nodes: Iterable[int]) -> list[Message]:
+    return [Message(content=content, message_type=message_type, dst_node_id=node) for node in nodes]
+
+
+def _divided(arrays: list[Vector], denominator: float) -> list[Vector]:
+    """Divide in place."""
+    for array in arrays:
+        array /= denominator
+    return arrays

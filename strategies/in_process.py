@@ -4,6 +4,7 @@ Real ClientApps and ServerApps run unchanged; only the transport is gone.
 """
 
 import itertools
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,8 +16,6 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-
-_RUN_ID = 1
 
 
 class InProcessGrid(Grid):
@@ -56,7 +55,9 @@ class InProcessGrid(Grid):
         self._waiting: dict[str, Message] = {}
         self._counter = itertools.count(1)
         self.offline: set[int] = set()
-        TaskIdentity.run_id, TaskIdentity.task_id = _RUN_ID, 1
+        # Random, as Flower's own: what apps name after their run never meets another run's.
+        self.run_id = secrets.randbits(62)
+        TaskIdentity.run_id, TaskIdentity.task_id = self.run_id, 1
         TaskIdentity.node_id = SUPERLINK_NODE_ID
 
     def set_run(self, run: Run) -> None:
@@ -65,7 +66,7 @@ class InProcessGrid(Grid):
     @property
     def run(self) -> Run:
         """An empty description of the run."""
-        return Run.create_empty(_RUN_ID)
+        return Run.create_empty(self.run_id)
 
     def create_message(
         self,
@@ -96,7 +97,7 @@ class InProcessGrid(Grid):
                 **(self._node_config(partition) if self._node_config else {}),
             }
             self._contexts[node_id] = Context(
-                _RUN_ID, node_id, config, RecordDict(), dict(self._run_config)
+                self.run_id, node_id, config, RecordDict(), dict(self._run_config)
             )
         return self._contexts[node_id]
 
@@ -176,5 +177,5 @@ def run_in_process(
     """
     config: UserConfig = dict(run_config or {})
     grid = InProcessGrid(client_app, num_nodes, run_config=config)
-    server_app(grid, Context(_RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), config))
+    server_app(grid, Context(grid.run_id, SUPERLINK_NODE_ID, {}, RecordDict(), config))
     return grid

@@ -23,8 +23,19 @@ def node_identity(node: NodeInfo) -> str:
     client that registers twice counts as two, so a deployment turns authentication on.
     """
     if node.public_key:
-        return f"key:{hashlib.sha256(node.public_key).hexdigest()}"
+        return key_identity(node.public_key)
     return f"node:{node.node_id}"
+
+
+def key_identity(public_key: bytes) -> str:
+    """Who a node with this public key is.
+
+    Parameters
+    ----------
+    public_key : bytes
+        As Flower registers it: the PEM encoding of its SubjectPublicKeyInfo.
+    """
+    return f"key:{hashlib.sha256(public_key).hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,8 @@ class Population:
     identities : tuple of str
         One for each client, without repetition; kept sorted.
     identify : callable, optional
-        Tells which identity a connected node has. Default: ``node_identity``.
+        Tells which identity a connected node has, once for each node id. Default:
+        ``node_identity``.
     name : str
         What the ledger calls the population. It tells populations apart and may be read by
         everyone who reads a ledger, so it says nothing of who is in it.
@@ -132,6 +144,7 @@ class Register:
             self.size = population
             self.name = f"population, {population} clients"
         self._taken = {identity: place for place, identity in enumerate(self._places)}
+        self._place_of: dict[int, int | None] = {}  # by node id: a node is identified once
 
     def locate(self, nodes: Iterable[NodeInfo]) -> tuple[dict[int, int], int]:
         """Find who is connected.
@@ -146,19 +159,24 @@ class Register:
         ignored : int
             How many connected nodes have no place.
         """
+        present = list(nodes)
+        for node in sorted((n for n in present if n.node_id not in self._place_of), key=_age):
+            self._place_of[node.node_id] = self._place(self._identify(node))
         newest: dict[int, NodeInfo] = {}
         ignored = 0
-        for node in sorted(nodes, key=_age):
-            identity = self._identify(node)
-            if identity not in self._taken and len(self._places) < self.size:
-                self._taken[identity] = len(self._places)
-                self._places.append(identity)
-            place = self._taken.get(identity)
+        for node in present:
+            place = self._place_of[node.node_id]
             if place is None:
                 ignored += 1
-            else:
+            elif place not in newest or _age(node) > _age(newest[place]):
                 newest[place] = node
         return {place: node.node_id for place, node in newest.items()}, ignored
+
+    def _place(self, identity: str) -> int | None:
+        if identity not in self._taken and len(self._places) < self.size:
+            self._taken[identity] = len(self._places)
+            self._places.append(identity)
+        return self._taken.get(identity)
 
 
 def _age(node: NodeInfo) -> tuple[str, int]:

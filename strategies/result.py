@@ -6,6 +6,48 @@ from typing import Any
 
 from flwr.serverapp.strategy import Result
 
+from privacy.accounting import Accountant
+
+
+@dataclass(frozen=True)
+class SecureAggregationReport:
+    """What a run's server was kept from seeing.
+
+    Attributes
+    ----------
+    server : str
+        Against which server: "honest-but-curious" or "malicious".
+    corrupt : float
+        Together with what share of a round's clients.
+    minimum : int
+        The fewest clients whose sum was opened.
+    dropout : float
+        The share of a cohort that could vanish before its round was lost.
+    noise : str
+        Who added it: "central", the server, which thus saw the sums without it, or
+        "distributed", the clients.
+    epsilon_against_server : float
+        ε against the server itself, for what a client holds, at the same δ: it draws the cohorts,
+        so nothing is amplified by sampling. Infinite with central noise.
+    client_dropout : float
+        The probability, at most, with which a client was assumed to drop out.
+    presence_delta : float
+        What of δ each round was charged, opened or not, because one client's presence can
+        decide whether it opens; it follows from ``client_dropout``.
+    aborted_rounds : tuple of int
+        The rounds that opened nothing and left the model as it was; each was paid.
+    """
+
+    server: str
+    corrupt: float
+    minimum: int
+    dropout: float
+    noise: str
+    epsilon_against_server: float
+    client_dropout: float
+    presence_delta: float
+    aborted_rounds: tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class PrivacyReport:
@@ -27,13 +69,13 @@ class PrivacyReport:
     sampling_rate : float
         q, the expected fraction of the population in a round.
     rounds : int
-        How many rounds this run released.
+        How many rounds this run paid.
     population : int
         N.
     adjacency : str
         What one client more, less or exchanged means.
-    accountant : str
-        "pld" or "rdp".
+    accountant : "pld" or "rdp"
+        What composed ε.
     mechanism : str
         Which noise.
     private : bool
@@ -42,6 +84,8 @@ class PrivacyReport:
         Why the run ended before its last round, if it did.
     epsilon_by_round : dict of int to float
         ε after each round.
+    secure_aggregation : SecureAggregationReport or None
+        None if the server saw each update.
     """
 
     epsilon: float
@@ -53,21 +97,27 @@ class PrivacyReport:
     rounds: int
     population: int
     adjacency: str
-    accountant: str
+    accountant: Accountant
     mechanism: str
     private: bool
     stopped: str | None
     epsilon_by_round: dict[int, float]
+    secure_aggregation: SecureAggregationReport | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report for a JSON file, with null for what is infinite."""
         document = asdict(self)
         for name in ("epsilon", "noise_multiplier"):
-            document[name] = document[name] if isfinite(document[name]) else None
-        document["epsilon_by_round"] = [
-            value if isfinite(value) else None for value in self.epsilon_by_round.values()
-        ]
+            document[name] = _finite(document[name])
+        if self.secure_aggregation is not None:
+            against = self.secure_aggregation.epsilon_against_server
+            document["secure_aggregation"]["epsilon_against_server"] = _finite(against)
+        document["epsilon_by_round"] = [_finite(value) for value in self.epsilon_by_round.values()]
         return document
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 @dataclass(repr=False)

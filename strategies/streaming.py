@@ -28,14 +28,29 @@ def stream_replies(
     messages : iterable of Message
         What to send; sent before this function returns its iterator.
     timeout : float, optional
-        Seconds to wait in all. After that the missing replies are given up.
+        Seconds to wait in all. After that the missing replies are given up, and a node that has
+        not fetched its message by then never gets it: it does not train for a round that is over.
 
     Yields
     ------
     Message
         Replies, errors included, in the order of their arrival.
     """
+    deadline = None
+    if timeout is not None:
+        deadline = time.monotonic() + timeout
+        messages = list(messages)
+        for message in messages:  # a message's time runs from its making, the round's from now
+            message.metadata.ttl = time.time() - message.metadata.created_at + timeout
     waiting = [identifier for identifier in grid.push_messages(messages) if identifier]
+    return _pull(grid, waiting, deadline)
+
+
+def pull_replies(
+    grid: Grid, message_ids: Iterable[str], *, timeout: float | None = None
+) -> Iterator[Message]:
+    """Yield each reply to messages that were pushed before, as :func:`stream_replies` does."""
+    waiting = list(message_ids)
     return _pull(grid, waiting, None if timeout is None else time.monotonic() + timeout)
 
 

@@ -85,10 +85,10 @@ class Inputs:
         """Return the validation images, float32 (10,000, ...)."""
         return self._part(self.dataset.validation, len(self.dataset.train))
 
-    def test(self) -> NDArray[np.float32]:
-        """Return the test images, float32 (10,000, ...)."""
+    def test(self, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """Return the test images, or some of them, float32 (10,000, ...)."""
         before = len(self.dataset.train) + len(self.dataset.validation)
-        return self._part(self.dataset.test, before)
+        return _from_kept(self.table[before : before + len(self.dataset.test)][rows])
 
     def _part(self, split: Split, before: int) -> NDArray[np.float32]:
         return _from_kept(self.table[before : before + len(split)])

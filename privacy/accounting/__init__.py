@@ -8,12 +8,14 @@ from .composition import Budget as Budget
 from .composition import epsilon as epsilon
 from .events import AdditiveDelta as AdditiveDelta
 from .events import Adjacency as Adjacency
+from .events import DiscreteGaussianSum as DiscreteGaussianSum
 from .events import Event as Event
 from .events import FixedSize as FixedSize
 from .events import Full as Full
 from .events import GaussianRelease as GaussianRelease
 from .events import Poisson as Poisson
 from .events import Sampling as Sampling
+from .events import against_server as against_server
 from .events import event_from_dict as event_from_dict
 from .events import event_to_dict as event_to_dict
 from .events import joint_noise_multiplier as joint_noise_multiplier
@@ -25,3 +27,5 @@ from .ledger import Position as Position
 from .ledger import Record as Record
 from .ledger import population_fingerprint as population_fingerprint
 from .ledger import read_ledger as read_ledger
+from .presence import Opening as Opening
+from .presence import presence_delta as presence_delta

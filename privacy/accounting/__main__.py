@@ -115,6 +115,7 @@ def _ledger(options: argparse.Namespace) -> dict[str, object]:
             accountant: _finite(contents.epsilon(options.delta, accountant=accountant))
             for accountant in accountants
         },
+        "epsilon_against_server": _finite(contents.epsilon_against_server(options.delta)),
     }
 
 

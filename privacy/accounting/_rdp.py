@@ -12,21 +12,20 @@ from numpy.typing import NDArray
 
 from privacy._logging import untouched_root_logger
 
-from .events import Adjacency, FixedSize, GaussianRelease, Poisson
+from ._discrete import as_gaussian, distance_from_one
+from .events import Adjacency, DiscreteGaussianSum, FixedSize, GaussianRelease, Poisson, Release
 
 _ORDERS: NDArray[np.float64] = np.asarray(rdp.RdpAccountant().orders, dtype=np.float64)
 
 _MOST_FIXED_SIZE_NOISE = 2.0**15
 
 
-def renyi_epsilon(
-    releases: Mapping[GaussianRelease, int], *, delta: float, adjacency: Adjacency
-) -> float:
-    """ε of Gaussian releases by Rényi accounting, the best of dp-accounting's orders.
+def renyi_epsilon(releases: Mapping[Release, int], *, delta: float, adjacency: Adjacency) -> float:
+    """ε of releases by Rényi accounting, the best of dp-accounting's orders.
 
     Parameters
     ----------
-    releases : mapping of GaussianRelease to int
+    releases : mapping of GaussianRelease or DiscreteGaussianSum to int
         How often each was made; every noise multiplier above 0.
     delta : float
         In (0, 1).
@@ -39,8 +38,29 @@ def renyi_epsilon(
     """
     total = np.zeros_like(_ORDERS)
     for release, times in releases.items():
-        total += times * _divergences(release, adjacency)
+        if isinstance(release, DiscreteGaussianSum):
+            total += times * _discrete_divergences(release, adjacency)
+        else:
+            total += times * _divergences(release, adjacency)
     return float(rdp.compute_epsilon(_ORDERS, total, delta)[0]) * (1 + 2.0**-40)
+
+
+def _discrete_divergences(
+    release: DiscreteGaussianSum, adjacency: Adjacency
+) -> NDArray[np.float64]:
+    """Kairouz, Liu and Steinke 2021, proposition 14; sampled, by way of the nearby Gaussian."""
+    if isinstance(release.sampling, Poisson) and release.sampling.rate < 1:
+        near, apart = as_gaussian(release)
+        # Factors of e^η on P^α and on Q^(1−α), under a logarithm over α − 1.
+        return _divergences(near, adjacency) + (2 * _ORDERS - 1) / (_ORDERS - 1) * apart
+    z = release.noise_multiplier * (1 - 2.0**-48)
+    if adjacency is Adjacency.REPLACE_ONE:
+        z /= 2
+    tau, d = distance_from_one(release), release.dimension
+    squared = np.minimum(
+        _ORDERS / (2 * z * z) + tau * d, _ORDERS / 2 * (1 / z + tau * math.sqrt(d)) ** 2
+    )
+    return squared * (1 + 2.0**-48)
 
 
 @lru_cache(maxsize=256)

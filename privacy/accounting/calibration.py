@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from .composition import Accountant, Budget, Events, count_events, epsilon
-from .events import Adjacency, FixedSize, GaussianRelease, Poisson, Sampling
+from .events import Adjacency, Event, FixedSize, GaussianRelease, Poisson, Sampling
 
 _LARGEST_NOISE = 2.0**30
 _MOST_ROUNDS = 2**40
@@ -17,6 +17,7 @@ def calibrate_noise_multiplier(
     budget: Budget,
     accountant: Accountant | None = None,
     spent: Events = (),
+    release: Callable[[float], Event] | None = None,
 ) -> float:
     """The smallest noise multiplier with which the rounds fit the budget.
 
@@ -32,6 +33,8 @@ def calibrate_noise_multiplier(
         As in :func:`epsilon`.
     spent : events
         What this population has paid already.
+    release : callable, optional
+        What a round with a given z releases. Default: a ``GaussianRelease``.
 
     Returns
     -------
@@ -47,7 +50,8 @@ def calibrate_noise_multiplier(
     _check_rounds(rounds)
 
     def cost(z: float) -> float:
-        return _cost(GaussianRelease(z, sampling), rounds, budget, accountant, spent)
+        one = GaussianRelease(z, sampling) if release is None else release(z)
+        return _cost(one, rounds, budget, accountant, spent)
 
     if cost(_LARGEST_NOISE) > budget.epsilon:
         raise ValueError(
@@ -162,7 +166,7 @@ def calibrate_sampling_rate(
 
 
 def _cost(
-    release: GaussianRelease,
+    release: Event,
     rounds: int,
     budget: Budget,
     accountant: Accountant | None,
@@ -174,7 +178,7 @@ def _cost(
         counts,
         delta=budget.delta,
         accountant=accountant,
-        adjacency=_adjacency(release.sampling),
+        adjacency=_adjacency(getattr(release, "sampling", None)),
     )
 
 
@@ -201,7 +205,7 @@ def _narrow(cost: Callable[[float], float], target: float, *, good: float, bad: 
     return good
 
 
-def _adjacency(sampling: Sampling) -> Adjacency | None:
+def _adjacency(sampling: Sampling | None) -> Adjacency | None:
     return Adjacency.REPLACE_ONE if isinstance(sampling, FixedSize) else None
 
 

@@ -8,14 +8,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from ._discrete import as_gaussian
 from ._gaussian import gaussian_epsilon
-from .events import AdditiveDelta, Adjacency, Event, FixedSize, GaussianRelease, Poisson
+from .events import (
+    AdditiveDelta,
+    Adjacency,
+    DiscreteGaussianSum,
+    Event,
+    FixedSize,
+    GaussianRelease,
+    Poisson,
+    Release,
+)
 
 Accountant = Literal["pld", "rdp"]
 Events = (
     Iterable[Event]
     | Mapping[Event, int]
     | Mapping[GaussianRelease, int]
+    | Mapping[DiscreteGaussianSum, int]
     | Mapping[AdditiveDelta, int]
 )
 
@@ -93,7 +104,7 @@ def epsilon(
     """
     check_delta(delta)
     counts = count_events(events)
-    releases = {e: n for e, n in counts.items() if isinstance(e, GaussianRelease)}
+    releases = {e: n for e, n in counts.items() if isinstance(e, Release)}
     adjacency = _fitting_adjacency(releases, adjacency)
     accountant = _fitting_accountant(releases, accountant)
 
@@ -104,22 +115,42 @@ def epsilon(
         return math.inf
     if not releases:
         return 0.0
-    return _compose(frozenset(releases.items()), float(delta), accountant, adjacency)
+    if accountant == "rdp":
+        return _renyi(frozenset(releases.items()), float(delta), adjacency)
+
+    # What is no Gaussian differs from one by a factor, which costs this much of ε and of δ.
+    gaussians: Counter[GaussianRelease] = Counter()
+    distance = 0.0
+    for release, times in releases.items():
+        if isinstance(release, DiscreteGaussianSum):
+            near, apart = as_gaussian(release)
+            gaussians[near] += times
+            distance += times * apart
+        else:
+            gaussians[release] += times
+    if distance == 0:
+        return _compose(frozenset(gaussians.items()), float(delta), adjacency)
+    distance = math.nextafter(distance * (1 + 2.0**-40), math.inf)
+    shrunk = math.nextafter(delta * math.exp(-distance) * (1 - 2.0**-50), 0.0)
+    bound = _renyi(frozenset(releases.items()), float(delta), adjacency)
+    if shrunk > 0:
+        total = _compose(frozenset(gaussians.items()), shrunk, adjacency)
+        bound = min(bound, (total + 2 * distance) * (1 + 2.0**-50))
+    return bound
+
+
+@lru_cache(maxsize=4096)
+def _renyi(releases: frozenset[tuple[Release, int]], delta: float, adjacency: Adjacency) -> float:
+    # Imported here: dp-accounting takes a second, and much of this package does not need it.
+    from ._rdp import renyi_epsilon
+
+    return renyi_epsilon(dict(releases), delta=delta, adjacency=adjacency)
 
 
 @lru_cache(maxsize=4096)
 def _compose(
-    releases: frozenset[tuple[GaussianRelease, int]],
-    delta: float,
-    accountant: Accountant,
-    adjacency: Adjacency,
+    releases: frozenset[tuple[GaussianRelease, int]], delta: float, adjacency: Adjacency
 ) -> float:
-    # Imported here: dp-accounting takes a second, and much of this package does not need it.
-    if accountant == "rdp":
-        from ._rdp import renyi_epsilon
-
-        return renyi_epsilon(dict(releases), delta=delta, adjacency=adjacency)
-
     # Unsampled Gaussian releases add up to one: 1/z² is additive (Dong et al. 2022, cor. 3.3).
     shrink = 0.5 if adjacency is Adjacency.REPLACE_ONE else 1.0
     precision = math.fsum(
@@ -134,7 +165,7 @@ def _compose(
     if joint is not None:
         sampled[joint, 1.0] = 1
     # The Rényi bound is no tighter, but resolves any δ.
-    return min(sampled_epsilon(sampled, delta), _compose(releases, delta, "rdp", adjacency))
+    return min(sampled_epsilon(sampled, delta), _renyi(frozenset(releases), delta, adjacency))
 
 
 def count_events(events: Events) -> Counter[Event]:
@@ -163,8 +194,11 @@ def count_events(events: Events) -> Counter[Event]:
     else:
         counts = Counter(events)
     for event in counts:
-        if not isinstance(event, GaussianRelease | AdditiveDelta):
-            raise TypeError(f"{event!r} is not an event; give GaussianRelease or AdditiveDelta")
+        if not isinstance(event, Event):
+            raise TypeError(
+                f"{event!r} is not an event; give GaussianRelease, DiscreteGaussianSum or "
+                "AdditiveDelta"
+            )
     return counts
 
 
@@ -189,25 +223,23 @@ def check_adjacency(event: Event, adjacency: Adjacency) -> None:
     Raises
     ------
     ValueError
-        If a cohort of fixed size meets add-or-remove-one, or a Poisson cohort replace-one.
+        If a cohort of fixed size meets another than replace-one, or a Poisson cohort that.
     """
-    if not isinstance(event, GaussianRelease):
+    if not isinstance(event, Release):
         return
     if isinstance(event.sampling, FixedSize) and adjacency is not Adjacency.REPLACE_ONE:
         raise ValueError(
             f"a cohort of fixed size cannot be accounted under {adjacency.value}: "
             "its size gives away a client; use replace-one, or Poisson sampling"
         )
-    if isinstance(event.sampling, Poisson) and adjacency is not Adjacency.ADD_OR_REMOVE_ONE:
+    if isinstance(event.sampling, Poisson) and adjacency is Adjacency.REPLACE_ONE:
         raise ValueError(
             f"a Poisson cohort is not accounted under {adjacency.value}; "
             "use add-or-remove-one, or a cohort of fixed size"
         )
 
 
-def _fitting_adjacency(
-    releases: Iterable[GaussianRelease], adjacency: Adjacency | None
-) -> Adjacency:
+def _fitting_adjacency(releases: Iterable[Release], adjacency: Adjacency | None) -> Adjacency:
     releases = list(releases)
     if adjacency is None:
         fixed = any(isinstance(release.sampling, FixedSize) for release in releases)
@@ -218,9 +250,7 @@ def _fitting_adjacency(
     return adjacency
 
 
-def _fitting_accountant(
-    releases: Iterable[GaussianRelease], accountant: Accountant | None
-) -> Accountant:
+def _fitting_accountant(releases: Iterable[Release], accountant: Accountant | None) -> Accountant:
     fixed = any(isinstance(release.sampling, FixedSize) for release in releases)
     if accountant is None:
         return "rdp" if fixed else "pld"

@@ -7,7 +7,7 @@ events into ε. Every event can be written as JSON and read back without loss.
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -20,6 +20,10 @@ class Adjacency(StrEnum):
 
     REPLACE_ONE = "replace-one"
     """One client's data exchanged for other data. The sum moves by at most 2S."""
+
+    ZERO_OUT_ONE = "zero-out-one"
+    """One client's vector exchanged for zero; the client itself stays. It is asked, answers or
+    drops out, and adds its share of the noise all the same. The sum moves by at most S."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,9 @@ class GaussianRelease:
 class AdditiveDelta:
     """A probability with which something un-noised may have shown: (0, δ)-private.
 
-    A secure-aggregation round that was aborted is charged with the probability that its
-    protocol failed; the charge is subtracted from the δ at which ε is reported.
+    A round under secure aggregation is charged with the probability that one client's presence
+    decides whether it opens (:func:`privacy.accounting.presence_delta`). Charges are subtracted
+    from the δ at which ε is reported.
 
     Parameters
     ----------
@@ -161,7 +166,99 @@ class AdditiveDelta:
             raise ValueError(f"delta is {self.delta!r}; a probability lies in [0, 1]")
 
 
-Event = GaussianRelease | AdditiveDelta
+_WHOLE = ("sensitivity", "dimension", "shares", "honest")
+
+
+@dataclass(frozen=True)
+class DiscreteGaussianSum:
+    """An integer sum whose noise is a sum of discrete Gaussians, which is no Gaussian itself.
+
+    Distributed noise: each client of a secure aggregation adds a share of its own.
+
+    Parameters
+    ----------
+    variance : float
+        σ², the parameter of one share N_Z(0, σ²), in squares of the lattice's cells; at least
+        1/4 (where σ ≥ 1/2 the bound for sums holds).
+    sensitivity : int
+        How far one client moves the sum, in cells: its clipping norm.
+    dimension : int
+        How many integers the sum has.
+    shares : int
+        How many independent shares are in what is released *and* unknown to whoever sees it.
+        The same whoever takes part: the server completes the shares of a small cohort.
+    honest : int
+        How many shares the server itself does not know, with all its colluding clients: the
+        fewest survivors of a sum that is opened, less those clients. Only
+        :func:`against_server` looks at it.
+    sampling : Poisson or Full
+        How the cohort was drawn.
+
+    Raises
+    ------
+    TypeError
+        If ``sampling`` is another one, or a number is none.
+    ValueError
+        If a number is out of range.
+    """
+
+    kind: ClassVar[str] = "discrete-gaussian-sum"
+    variance: float
+    sensitivity: int
+    dimension: int
+    shares: int
+    honest: int
+    sampling: Poisson | Full
+
+    def __post_init__(self) -> None:
+        if not 0.25 <= _number("variance", self.variance) < math.inf:
+            raise ValueError(
+                f"variance is {self.variance!r}; it must be finite and at least 1/4: use a finer "
+                "lattice, or fewer shares of more noise each"
+            )
+        for name in _WHOLE:
+            value = getattr(self, name)
+            if _number(name, value) < 1 or int(value) != value:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if self.honest > self.shares:
+            raise ValueError(
+                f"honest is {self.honest} and shares {self.shares}; the server, which knows at "
+                "least what everybody knows, cannot face more unknown shares"
+            )
+        if not isinstance(self.sampling, Poisson | Full):
+            raise TypeError(f"sampling is {self.sampling!r}; it must be Poisson(rate) or Full()")
+
+    @property
+    def noise_multiplier(self) -> float:
+        """√(shares·σ²)/sensitivity, which a Gaussian with that variance would have."""
+        return math.sqrt(self.shares * self.variance) / self.sensitivity
+
+
+Release = GaussianRelease | DiscreteGaussianSum
+Event = Release | AdditiveDelta
+
+
+def against_server(event: Event) -> Event:
+    """What an event costs against the server that ran the round, as an event.
+
+    The server drew the cohort and saw the opened sum: there is no amplification by sampling, and
+    only noise that honest clients added counts. A sum that it noised itself it saw without.
+    The neighbouring relation is ``ZERO_OUT_ONE``: who took part is no secret to it.
+
+    Parameters
+    ----------
+    event : GaussianRelease, DiscreteGaussianSum or AdditiveDelta
+
+    Returns
+    -------
+    GaussianRelease, DiscreteGaussianSum or AdditiveDelta
+        To be given to :func:`privacy.accounting.epsilon`.
+    """
+    if isinstance(event, GaussianRelease):
+        return GaussianRelease(0.0, Full())
+    if isinstance(event, DiscreteGaussianSum):
+        return replace(event, shares=event.honest, sampling=Full())
+    return event
 
 
 def joint_noise_multiplier(*noise_multipliers: float) -> float:
@@ -203,7 +300,7 @@ def event_to_dict(event: Event) -> dict[str, Any]:
 
     Parameters
     ----------
-    event : GaussianRelease or AdditiveDelta
+    event : GaussianRelease, DiscreteGaussianSum or AdditiveDelta
 
     Returns
     -------
@@ -218,6 +315,14 @@ def event_to_dict(event: Event) -> dict[str, Any]:
     elif isinstance(event.sampling, FixedSize):
         sampling["cohort"] = int(event.sampling.cohort)
         sampling["population"] = int(event.sampling.population)
+    if isinstance(event, DiscreteGaussianSum):
+        whole = {name: int(getattr(event, name)) for name in _WHOLE}
+        return {
+            "kind": event.kind,
+            "variance": float(event.variance),
+            **whole,
+            "sampling": sampling,
+        }
     return {
         "kind": event.kind,
         "noise_multiplier": float(event.noise_multiplier),
@@ -234,7 +339,7 @@ def event_from_dict(fields: Mapping[str, Any]) -> Event:
 
     Returns
     -------
-    GaussianRelease or AdditiveDelta
+    GaussianRelease, DiscreteGaussianSum or AdditiveDelta
 
     Raises
     ------
@@ -252,7 +357,17 @@ def event_from_dict(fields: Mapping[str, Any]) -> Event:
     if kind == GaussianRelease.kind:
         _exactly(fields, {"kind", "noise_multiplier", "sampling"})
         return GaussianRelease(fields["noise_multiplier"], _sampling(fields["sampling"]))
-    raise ValueError(f"the kind of an event is {kind!r}; known are 'gaussian', 'additive-delta'")
+    if kind == DiscreteGaussianSum.kind:
+        _exactly(fields, {"kind", "variance", *_WHOLE, "sampling"})
+        sampling = _sampling(fields["sampling"])
+        if isinstance(sampling, FixedSize):
+            raise ValueError("a discrete Gaussian sum over a cohort of fixed size is unknown")
+        whole = {name: fields[name] for name in _WHOLE}
+        return DiscreteGaussianSum(variance=fields["variance"], sampling=sampling, **whole)
+    raise ValueError(
+        f"the kind of an event is {kind!r}; known are 'gaussian', 'discrete-gaussian-sum' and "
+        "'additive-delta'"
+    )
 
 
 def _sampling(fields: Mapping[str, Any]) -> Sampling:

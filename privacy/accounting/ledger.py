@@ -21,7 +21,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from .composition import Accountant, Budget, check_adjacency, epsilon
-from .events import Adjacency, Event, event_from_dict, event_to_dict
+from .events import Adjacency, Event, against_server, event_from_dict, event_to_dict
 
 _SCHEMA = 1
 _KIND = "bloomseal-privacy-ledger"
@@ -96,6 +96,20 @@ class LedgerContents:
             delta=delta,
             accountant=accountant,
             adjacency=self.adjacency,
+        )
+
+    def epsilon_against_server(
+        self, delta: float, *, accountant: Accountant | None = None
+    ) -> float:
+        """ε against the server that ran the rounds; infinite unless clients add the noise.
+
+        Under ``ZERO_OUT_ONE``; see :func:`privacy.accounting.against_server`.
+        """
+        return epsilon(
+            [against_server(record.event) for record in self.records],
+            delta=delta,
+            accountant=accountant,
+            adjacency=Adjacency.ZERO_OUT_ONE,
         )
 
 
@@ -285,6 +299,12 @@ class Ledger:
     def epsilon(self, delta: float, *, accountant: Accountant | None = None) -> float:
         """ε of everything this population has paid; see :func:`privacy.accounting.epsilon`."""
         return self._contents.epsilon(delta, accountant=accountant)
+
+    def epsilon_against_server(
+        self, delta: float, *, accountant: Accountant | None = None
+    ) -> float:
+        """ε against the server; see :meth:`LedgerContents.epsilon_against_server`."""
+        return self._contents.epsilon_against_server(delta, accountant=accountant)
 
     def would_exceed(
         self, event: Event, budget: Budget, *, accountant: Accountant | None = None

@@ -7,6 +7,7 @@ the compiled model and the owner's public and evaluation keys, and learns nothin
 
 from privacy.inference._lowering import UnsupportedLayerError as UnsupportedLayerError
 from privacy.inference._planner import CannotPlanError as CannotPlanError
+from privacy.inference._secrets import SecretsError as SecretsError
 from privacy.inference._wire import MessageError as MessageError
 from privacy.inference.activations import Polynomial as Polynomial
 from privacy.inference.activations import Square as Square
@@ -22,6 +23,9 @@ from privacy.inference.owner import ThrowAwayOwner as ThrowAwayOwner
 from privacy.inference.parties import ThreeParties as ThreeParties
 from privacy.inference.plan import Plan as Plan
 from privacy.inference.pool import EvaluatorPool as EvaluatorPool
+from privacy.inference.process import EvaluatorFailed as EvaluatorFailed
+from privacy.inference.process import EvaluatorProcess as EvaluatorProcess
+from privacy.inference.process import serve_evaluations as serve_evaluations
 from privacy.inference.range_training import logit_bound as logit_bound
 from privacy.inference.release import Answer as Answer
 from privacy.inference.release import ClassOnly as ClassOnly
@@ -30,3 +34,16 @@ from privacy.inference.release import ReleaseError as ReleaseError
 from privacy.inference.release import ReleasePolicy as ReleasePolicy
 from privacy.inference.release import RoundedLogits as RoundedLogits
 from privacy.inference.release import TopClasses as TopClasses
+from privacy.inference.report import AccuracyReport as AccuracyReport
+from privacy.inference.report import ExactAccuracy as ExactAccuracy
+from privacy.inference.report import NoisedAccuracy as NoisedAccuracy
+from privacy.inference.report import ReportRefusedError as ReportRefusedError
+from privacy.inference.round import MAX_ROUND_BYTES as MAX_ROUND_BYTES
+from privacy.inference.round import Expectation as Expectation
+from privacy.inference.round import PlanRefusedError as PlanRefusedError
+from privacy.inference.round import Questions as Questions
+from privacy.inference.round import RoundError as RoundError
+from privacy.inference.round import accept_plan as accept_plan
+from privacy.inference.round import begin_round as begin_round
+from privacy.inference.round import finish_round as finish_round
+from privacy.inference.round import private_folder as private_folder

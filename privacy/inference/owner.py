@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from privacy.inference import _wire
 from privacy.inference._client import answer_reader, packer
 from privacy.inference._seal import Residues, Ring, seal
+from privacy.inference._secrets import Secrets
 from privacy.inference._wire import MessageError, Reader, Tag
 from privacy.inference.plan import SESSION_KEY_BYTES, Plan
 from privacy.inference.release import Answer, ClassOnly, ReleasePolicy
@@ -42,21 +44,74 @@ class DataOwner:
     """
 
     def __init__(self, plan: Plan, *, release: ReleasePolicy | None = None) -> None:
+        ring = self._set_up(plan, release)
+        self._hold(seal.KeyGenerator(ring.context))
+        self._session_key = secrets.token_bytes(SESSION_KEY_BYTES)
+        self._next_id = 0
+        self._open: dict[int, int] = {}
+        self._released = 0
+
+    def _set_up(self, plan: Plan, release: ReleasePolicy | None) -> Ring:
         self.plan = plan
         self._policy = ClassOnly() if release is None else release
         self._policy.check(plan)
         self._digest = plan.digest
         self._ring = Ring(plan.degree, plan.prime_bits)
         self._packer = packer(plan, self._ring)
-        self._generator = seal.KeyGenerator(self._ring.context)
-        secret = self._generator.secret_key()
-        self._encryptor = seal.Encryptor(self._ring.context, secret)
-        self._reader = answer_reader(plan, self._ring, secret)
-        self._session_key = secrets.token_bytes(SESSION_KEY_BYTES)
         self._lock = threading.Lock()
-        self._next_id = 0
-        self._open: dict[int, int] = {}
-        self._released = 0
+        return self._ring
+
+    def _hold(self, generator: Any) -> None:
+        self._generator = generator
+        secret = generator.secret_key()
+        self._encryptor = seal.Encryptor(self._ring.context, secret)
+        self._reader = answer_reader(self.plan, self._ring, secret)
+
+    def secret_state(self) -> bytes:
+        """The secret key, the session key and the open queries, for a file that only we can read.
+
+        Whoever has these bytes can read all queries and answers under these keys. They never
+        travel; an evaluator refuses them.
+        """
+        with self._lock:
+            return Secrets(
+                session_key=self._session_key,
+                residues=self._ring.secret_residues(self._generator.secret_key()),
+                next_id=self._next_id,
+                released=self._released,
+                open=dict(self._open),
+            ).to_bytes(self._digest)
+
+    @classmethod
+    def from_secret_state(
+        cls, plan: Plan, content: bytes, *, release: ReleasePolicy | None = None
+    ) -> Self:
+        """The owner that :meth:`secret_state` described, after a restart.
+
+        It knows the answers that were released before they were written down, and no later ones:
+        keep one copy, and replace or remove it when answers have been read.
+
+        Parameters
+        ----------
+        plan : Plan
+            The same.
+        content : bytes
+        release : ReleasePolicy, optional
+
+        Raises
+        ------
+        SecretsError
+            If the bytes are damaged or belong to another plan.
+        ReleaseError
+            If the plan cannot carry the policy.
+        """
+        owner = cls.__new__(cls)
+        ring = owner._set_up(plan, release)
+        kept = Secrets.from_bytes(content, owner._digest, (len(ring.primes), ring.degree))
+        owner._hold(seal.KeyGenerator(ring.context, ring.secret_key(kept.residues)))
+        owner._session_key = kept.session_key
+        owner._next_id, owner._open, owner._released = kept.next_id, kept.open, kept.released
+        return owner
 
     def public_material(self) -> bytes:
         """What the evaluator needs: a public key, evaluation keys and the session key.

@@ -1,5 +1,11 @@
 """Noise that is safe in finite precision, and the randomness it is made of."""
 
+from .discrete import add_discrete_gaussian as add_discrete_gaussian
+from .discrete import discrete_gaussian as discrete_gaussian
+from .distributed import DistributedGaussian as DistributedGaussian
+from .masked import MaskedGaussian as MaskedGaussian
+from .masked import MaskedMechanism as MaskedMechanism
+from .masked import lattice_radius as lattice_radius
 from .noise import add_gaussian as add_gaussian
 from .noise import add_rounded_gaussian as add_rounded_gaussian
 from .noise import gaussian as gaussian

@@ -14,7 +14,9 @@ from .randomness import Randomness
 CELLS = 16
 """Cells of the half line per unit of standard deviation."""
 
-_STEP = 2 * CELLS * CELLS
+STEP = Fraction(2 * CELLS * CELLS)
+"""2/w² where a cell is w = 1/16 wide."""
+
 _MORE = 32
 
 
@@ -52,24 +54,59 @@ class LazyUniform:
         return Fraction(self.bits + 1, 1 << self.length)
 
 
-def propose(cell: LazyUniform, accept: LazyUniform, place: LazyUniform) -> int | None:
-    """Decide one proposal x = (j + T)/16 for |Z|, Z standard normal.
+@dataclass(frozen=True)
+class KnownPlace:
+    """A place in a cell that is known exactly, as on a lattice.
 
     Parameters
     ----------
-    cell, accept, place : LazyUniform
-        Which cell, whether to accept, and where in the cell. Bits are added as needed.
+    value : Fraction
+        In [0, 1).
+    """
+
+    value: Fraction
+
+    @property
+    def low(self) -> Fraction:
+        """The value."""
+        return self.value
+
+    @property
+    def high(self) -> Fraction:
+        """The value."""
+        return self.value
+
+    def extend(self) -> None:
+        """There is nothing more to know."""
+
+
+def propose(
+    cell: LazyUniform,
+    accept: LazyUniform,
+    place: LazyUniform | KnownPlace,
+    step: Fraction = STEP,
+) -> int | None:
+    """Decide one proposal x = w(j + T) for |Z|, Z standard normal.
+
+    Parameters
+    ----------
+    cell, accept : LazyUniform
+        Which cell, and whether to accept. Bits are added as needed.
+    place : LazyUniform or KnownPlace
+        Where in the cell.
+    step : Fraction
+        2/w².
 
     Returns
     -------
     int or None
         The cell j, or None where the proposal is rejected.
     """
-    j = pick_cell(cell)
-    return j if _accepted(accept, place, j) else None
+    j = pick_cell(cell, step)
+    return j if _accepted(accept, place, j, step) else None
 
 
-def rounded(j: int, place: LazyUniform, scale: Fraction) -> int:
+def rounded(j: int, place: LazyUniform | KnownPlace, scale: Fraction) -> int:
     """Round scale·(j + T)/16 to the nearest integer.
 
     Parameters
@@ -93,13 +130,15 @@ def rounded(j: int, place: LazyUniform, scale: Fraction) -> int:
         place.extend()
 
 
-def pick_cell(cell: LazyUniform) -> int:
+def pick_cell(cell: LazyUniform, step: Fraction = STEP) -> int:
     """The j with C(j+1) ≤ U < C(j), where C(j) = Σ_{i≥j} g(i) / Σ_{i≥0} g(i).
 
     Parameters
     ----------
     cell : LazyUniform
         U.
+    step : Fraction
+        g(i) = exp(−i²/step).
 
     Returns
     -------
@@ -109,21 +148,23 @@ def pick_cell(cell: LazyUniform) -> int:
         precision = 64 * math.ceil((cell.length + 64) / 64)
         shift = precision - cell.length
         low, high = cell.bits << shift, (cell.bits + 1) << shift
-        bounds = cumulative_bounds(precision)
+        bounds = cumulative_bounds(precision, step)
         for j in range(len(bounds) - 1):
             if bounds[j + 1][1] <= low and high <= bounds[j][0]:
                 return j
         cell.extend()
 
 
-@lru_cache(maxsize=8)
-def cumulative_bounds(precision: int) -> tuple[tuple[int, int], ...]:
+@lru_cache(maxsize=32)
+def cumulative_bounds(precision: int, step: Fraction = STEP) -> tuple[tuple[int, int], ...]:
     """Integers around 2^precision·C(j) for j = 0, 1, …, as far as C(j) can be told from 0.
 
     Parameters
     ----------
     precision : int
         Bits.
+    step : Fraction
+        g(j) = exp(−j²/step).
 
     Returns
     -------
@@ -131,11 +172,11 @@ def cumulative_bounds(precision: int) -> tuple[tuple[int, int], ...]:
         The lower and the upper bound for each j.
     """
     work = precision + 32
-    last = math.isqrt(_STEP * work) + 2
-    weights = [exp_bounds(Fraction(j * j, _STEP), work) for j in range(last)]
+    last = math.isqrt(math.ceil(step * work)) + 2
+    weights = [exp_bounds(j * j / step, work) for j in range(last)]
     # From `last` on the weights fall at least geometrically, by exp(−a) ≤ 1/(1 + a) a step.
-    a = Fraction(2 * last + 1, _STEP)
-    beyond = math.ceil(exp_bounds(Fraction(last * last, _STEP), work)[1] * (1 + a) / a)
+    a = (2 * last + 1) / step
+    beyond = math.ceil(exp_bounds(last * last / step, work)[1] * (1 + a) / a)
     low, high = 0, beyond
     sums = []
     for lower, upper in reversed(weights):
@@ -189,13 +230,13 @@ def _short_exp_bounds(x: Fraction, precision: int) -> tuple[int, int]:
         k += 2
 
 
-def _accepted(accept: LazyUniform, place: LazyUniform, j: int) -> bool:
+def _accepted(accept: LazyUniform, place: LazyUniform | KnownPlace, j: int, step: Fraction) -> bool:
     """Whether U < exp(−T(2j + T)/2w⁻²) for the two lazy reals U and T."""
     while True:
         precision = accept.length + 32
         shift = precision - accept.length
-        smallest = exp_bounds(place.high * (2 * j + place.high) / _STEP, precision)[0]
-        largest = exp_bounds(place.low * (2 * j + place.low) / _STEP, precision)[1]
+        smallest = exp_bounds(place.high * (2 * j + place.high) / step, precision)[0]
+        largest = exp_bounds(place.low * (2 * j + place.low) / step, precision)[1]
         if (accept.bits + 1) << shift <= smallest:
             return True
         if accept.bits << shift >= largest:

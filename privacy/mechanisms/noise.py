@@ -1,19 +1,15 @@
 """Gaussian noise from secure randomness: continuous, and rounded to integers exactly."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._exact import CELLS, LazyUniform, cumulative_bounds, propose, rounded
+from ._exact import CELLS, LazyUniform, rounded
+from ._proposals import add_accepted, flattened, propose_batch
 from .randomness import Randomness
 
-_CHUNK = 1 << 15
 _LARGEST_SIGMA = 2.0**40
 
 
@@ -80,7 +76,7 @@ def add_gaussian(
         return
 
     def draws(count: int) -> NDArray[np.float64]:
-        batch = _propose(count, randomness)
+        batch = propose_batch(count, randomness)
         x = batch.cell + batch.place
         for i, (j, place) in batch.settled.items():
             x[i] = j + float(place.low)
@@ -88,7 +84,7 @@ def add_gaussian(
         x *= sigma / CELLS
         return x[batch.accepted]
 
-    _add(_flat(out), draws)
+    add_accepted(flattened(out), draws)
 
 
 def rounded_gaussian(size: int, *, sigma: float, randomness: Randomness) -> NDArray[np.int64]:
@@ -156,7 +152,7 @@ def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Ra
     scale = Fraction(float(sigma))
 
     def draws(count: int) -> NDArray[np.int64]:
-        batch = _propose(count, randomness)
+        batch = propose_batch(count, randomness)
         y = batch.cell + batch.place
         y *= sigma / CELLS
         y += 0.5
@@ -171,119 +167,14 @@ def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Ra
         values = floors.astype(np.int64)
         for i in np.flatnonzero(margin >= 0.5):
             if i not in batch.settled and batch.accepted[i]:
-                place = LazyUniform(int(batch.place_bits[i]), 64, randomness)
+                place = LazyUniform(int(batch.raw_place[i]), 64, randomness)
                 values[i] = rounded(int(batch.cell[i]), place, scale)
-        for index, (j, place) in batch.settled.items():
-            values[index] = rounded(j, place, scale)
+        for index, (j, settled) in batch.settled.items():
+            values[index] = rounded(j, settled, scale)
         values *= batch.sign
         return values[batch.accepted]
 
-    _add(_flat(out), draws)
-
-
-@dataclass(frozen=True, eq=False)
-class _Proposals:
-    """Proposals sign·(cell + place)/16 for a standard normal, and which were accepted."""
-
-    sign: NDArray[np.int64]
-    cell: NDArray[np.uint8]
-    place: NDArray[np.float64]
-    place_bits: NDArray[np.uint64]
-    accepted: NDArray[np.bool_]
-    settled: dict[int, tuple[int, LazyUniform]]
-    """Those that doubles could not decide and that were accepted: cell and place."""
-
-
-def _propose(count: int, randomness: Randomness) -> _Proposals:
-    """Make ``count`` proposals.
-
-    The half line is cut into cells [j, j+1)/16. A proposal is x = (j + t)/16 where cell j has
-    probability ∝ exp(−j²/512) and t is uniform; accepted with probability
-    exp(−t(2j + t)/512), x has the density of |N(0, 1)|. Whatever doubles leave undecided is
-    decided by :mod:`privacy.mechanisms._exact` from the same bits.
-    """
-    raw = randomness.bytes(16 * count)
-    place_bits = np.frombuffer(raw, dtype=np.uint64, count=count)
-    accept_bits = np.frombuffer(raw, dtype=np.uint32, count=count, offset=8 * count)
-    cell_top = np.frombuffer(raw, dtype=np.uint16, count=count, offset=12 * count)
-    cell_rest = np.frombuffer(raw, dtype=np.uint16, count=count, offset=14 * count)
-    guide, thresholds = _cell_guide()
-
-    cell = guide[cell_top]
-    crossed = np.flatnonzero(cell == _CROSSED)
-    bits = (cell_top[crossed].astype(np.int64) << 15) | (cell_rest[crossed] >> 1)
-    above = np.searchsorted(thresholds, bits, side="right")
-    cell[crossed] = len(thresholds) - above
-    undecided = crossed[thresholds[np.maximum(above, 1) - 1] == bits]
-
-    place = (place_bits >> np.uint64(11)).astype(np.float64)
-    place *= 2.0**-53
-    exponent = place + cell
-    exponent += cell
-    exponent *= place
-    exponent *= 1 / 512
-    u = accept_bits * 2.0**-32
-    # exp(−e) ≥ 1 − e settles most; the rest get further terms on either side.
-    accepted = u < (1 - 2.0**-31) - exponent
-    hard = np.flatnonzero(~accepted)
-    e = exponent[hard]
-    upper = 1 - e * (1 - e / 2 * (1 - e / 3 * (1 - e / 4)))
-    accepted[hard] = u[hard] < upper - e**5 / 120 - 2.0**-31
-    undecided = np.union1d(undecided, hard[~accepted[hard] & (u[hard] < upper + 2.0**-31)])
-
-    settled: dict[int, tuple[int, LazyUniform]] = {}
-    for i in undecided:
-        lazy_place = LazyUniform(int(place_bits[i]), 64, randomness)
-        j = propose(
-            LazyUniform(int(cell_top[i]) << 15 | int(cell_rest[i]) >> 1, 31, randomness),
-            LazyUniform(int(accept_bits[i]), 32, randomness),
-            lazy_place,
-        )
-        accepted[i] = j is not None
-        if j is not None:
-            settled[int(i)] = j, lazy_place
-    sign = 1 - 2 * (cell_rest & np.uint16(1)).astype(np.int64)
-    return _Proposals(sign, cell, place, place_bits, accepted, settled)
-
-
-_CROSSED = 255
-
-
-@lru_cache(maxsize=1)
-def _cell_guide() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The cell for each value of the first 16 bits, and ⌊2³¹·C(j)⌋ in ascending order.
-
-    Where a threshold falls inside a value of 16 bits the guide says ``_CROSSED``.
-    """
-    precision = 128
-    floors = []
-    for low, high in cumulative_bounds(precision)[1:]:
-        floor = low >> (precision - 31)
-        if floor == 0:
-            break
-        if floor != high >> (precision - 31):
-            raise ArithmeticError("128 bits do not decide a threshold of 31 bits")
-        floors.append(floor)
-    # The first bits 0…0 are shared by infinitely many cells: a threshold of 0 marks them.
-    thresholds = np.array([0, *reversed(floors)], dtype=np.int64)
-    tops = np.arange(1 << 16, dtype=np.int64) << 15
-    first = np.searchsorted(thresholds, tops, side="left")
-    last = np.searchsorted(thresholds, tops + (1 << 15) - 1, side="right")
-    guide: NDArray[np.uint8] = np.where(first == last, len(thresholds) - last, _CROSSED).astype(
-        np.uint8
-    )
-    return guide, thresholds
-
-
-def _add(flat: NDArray[Any], draws: Callable[[int], NDArray[Any]]) -> None:
-    """Add what ``draws(proposals)`` accepts, in its order, until every element has its own."""
-    for start in range(0, len(flat), _CHUNK):
-        part = flat[start : start + _CHUNK]
-        while len(part):
-            # About 2.4 % of the proposals are rejected.
-            drawn = draws(len(part) + len(part) // 32 + 16)[: len(part)]
-            part[: len(drawn)] += drawn
-            part = part[len(drawn) :]
+    add_accepted(flattened(out), draws)
 
 
 def _check_sigma(sigma: float, largest: float) -> None:
@@ -292,9 +183,3 @@ def _check_sigma(sigma: float, largest: float) -> None:
             f"sigma is {sigma!r}; it must be finite, at least 0"
             + ("" if largest == math.inf else f" and at most {largest:g}: use a coarser lattice")
         )
-
-
-def _flat(out: NDArray[Any]) -> NDArray[Any]:
-    if not out.flags.c_contiguous or not out.flags.writeable:
-        raise ValueError("out must be a writeable, C-contiguous array; copy it first")
-    return out.reshape(-1)

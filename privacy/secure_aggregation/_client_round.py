@@ -187,7 +187,7 @@ def _channel(this: RoundState, label: int, *, sending: bool) -> bytes:
 def mask(this: RoundState, message: bytes, vector: Vector | None, identity: Identity) -> bytes:
     """Keep the neighbours' shares, and send the vector under all masks."""
     plan = this.planned
-    values = _checked(vector, this.terms)
+    values = _checked(vector, this.terms, plan.clients)
     sharers, sealed = read(message, Kind.DELIVERIES, [None, None])
     present = _present(this, sharers)
     delivered = pieces(sealed, SEALED_BYTES)
@@ -219,7 +219,7 @@ def mask(this: RoundState, message: bytes, vector: Vector | None, identity: Iden
     return write(Kind.MASKED_UPDATE, this.session, pack(masked, bits), signature)
 
 
-def _checked(vector: Vector | None, terms: RoundTerms) -> Vector:
+def _checked(vector: Vector | None, terms: RoundTerms, clients: int) -> Vector:
     if vector is None:
         raise ValueError("vector is missing; this stage sends it")
     if vector.shape != (terms.size,) or vector.dtype.kind not in "iu":
@@ -227,8 +227,12 @@ def _checked(vector: Vector | None, terms: RoundTerms) -> Vector:
             f"vector must be {terms.size} integers, got {vector.dtype} of shape {vector.shape}"
         )
     low, high = int(vector.min()), int(vector.max())
-    if max(-low, high) > terms.bound:
-        raise ValueError(f"vector has entries in [{low}, {high}]; the bound is ±{terms.bound}")
+    # Noise may take one client past its own bound, but none past what the ring holds.
+    if max(-low, high) > clients * terms.bound:
+        raise ValueError(
+            f"vector has entries in [{low}, {high}]; {clients} clients with a bound of "
+            f"{terms.bound} each hold ±{clients * terms.bound}"
+        )
     return vector
 
 

@@ -83,6 +83,17 @@ class SecureClient:
         """What it does next; in ``MASKING`` its vector is needed."""
         return ClientStage.WAITING if self._round is None else self._round.stage
 
+    def needs_vector(self, message: bytes) -> bool:
+        """Whether the answer to this message carries the vector; nothing else is checked yet."""
+        this = self._round
+        try:
+            kind, binding = kind_of(message), bound_to(message)
+        except Malformed:
+            return False
+        if this is None or this.stage is not ClientStage.MASKING:
+            return False
+        return kind is Kind.DELIVERIES and binding == this.session
+
     def answer(self, message: bytes, vector: Vector | None = None) -> bytes:
         """Answer one message of the server.
 

@@ -64,7 +64,8 @@ class RoundTerms:
     size : int
         How many entries a vector has.
     bound : int
-        The largest absolute value of an entry, at least 1.
+        n times this is the largest absolute value that an entry of n clients' sum can have, at
+        least 1. Without noise at the clients: the largest absolute value of a client's entry.
     minimum : int
         The fewest clients whose sum may be opened, at least 3.
     server : ServerModel

@@ -1,9 +1,8 @@
 """One forward and one backward pass that leave every layer's inputs and output gradients."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from opacus.layers.dp_rnn import DPGRU, DPLSTM, DPRNN
@@ -36,8 +35,7 @@ def trainable_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, n
         yield from trainable_layers(child, f"{name}.{child_name}" if name else child_name)
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     """One use of a layer: its input, the input's version then, and where its output left."""
 
     name: str
@@ -95,13 +93,13 @@ class Capture:
                 "return one: give its parameters to submodules that do"
             )
         if output.requires_grad:
-            seen: Tensor = inputs[0].detach()
+            seen: Tensor = inputs[0]
             self._seen.append(_Seen(name, seen, seen._version, get_gradient_edge(output)))
 
     def take(self) -> list[tuple[str, Tensor]]:
         """The layers' names and inputs in the forward pass since the last call, in its order."""
         seen, self._seen = self._seen, []
-        return [(use.name, use.inputs) for use in seen]
+        return [(use.name, use.inputs.detach()) for use in seen]
 
     def gradients(self, losses: Tensor) -> dict[str, LayerGradients]:
         """Every layer's per-example gradients, for the forward pass since the last call.
@@ -129,7 +127,7 @@ class Capture:
         edges = [use.output for use in seen]
         edges += [get_gradient_edge(parameter) for parameter in bypassed.values()]
         backprops: Sequence[Tensor | None] = torch.autograd.grad(
-            losses.sum(), edges, allow_unused=True
+            losses, edges, torch.ones_like(losses), allow_unused=True
         )
         for name, found in zip(bypassed, backprops[len(seen) :], strict=True):
             if found is not None:

@@ -2,10 +2,11 @@
 
 The gradient of one example's weights is a correlation of its input with what came back. Opacus
 copies every patch of the input (``unfold``) for it, kernel height × kernel width values a
-position; both ways here avoid that.
+position; the ways here avoid that.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 import torch
@@ -15,20 +16,21 @@ from torch.nn import functional as F  # noqa: N812
 from ._gradients import Call, Gradients, LayerGradients, total
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-BY_ROWS, BY_GROUPS = "row unfolding", "grouped convolution"
+BY_ROWS, BY_GROUPS, BY_DEPTH = "row unfolding", "grouped convolution", "depthwise convolution"
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 # From this many channels a group on, the library's blocked kernels are the faster way (measured).
 _BLOCK = 8
 # Bytes of unfolded rows to work on at a time: they stay in a core's cache (measured).
 _CACHE = 5 << 18
+# Bytes of inputs in one depthwise convolution. A call has a fixed cost, but memory that is larger
+# goes back to the system after each step and is asked for again (measured).
+_PLANES = 1 << 20
 
 
 def convolution_gradients(layer: Convolution, calls: Sequence[Call]) -> LayerGradients:
     """The examples' gradients of a convolution."""
-    channels = min(layer.in_channels, layer.out_channels) // layer.groups
-    by_rows = channels < _BLOCK and not isinstance(layer, nn.Conv3d)
-    build = _by_rows if by_rows else _by_groups
+    method, build = _fastest(layer, calls[0].backprops)
     parts: dict[Tensor, list[Tensor]] = {}
     for call in calls:
         if layer.weight.requires_grad:
@@ -37,7 +39,17 @@ def convolution_gradients(layer: Convolution, calls: Sequence[Call]) -> LayerGra
         if layer.bias is not None and layer.bias.requires_grad:
             parts.setdefault(layer.bias, []).append(call.backprops.flatten(2).sum(2)[None])
     gradients = {parameter: total(each) for parameter, each in parts.items()}
-    return Pieces(layer, gradients, BY_ROWS if by_rows else BY_GROUPS)
+    return Pieces(layer, gradients, method)
+
+
+def _fastest(layer: Convolution, g: Tensor) -> tuple[str, Callable[..., Tensor]]:
+    channels = min(layer.in_channels, layer.out_channels) // layer.groups
+    if channels >= _BLOCK or isinstance(layer, nn.Conv3d):
+        return BY_GROUPS, _by_groups
+    kernels = torch.backends.mkldnn.is_available() and g.is_cpu
+    if layer.in_channels == layer.groups and kernels and g.dtype == torch.float32:
+        return BY_DEPTH, _by_depth
+    return BY_ROWS, _by_rows
 
 
 class Pieces:
@@ -101,6 +113,54 @@ def _by_groups(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
         [False, True, False],
     )[1]
     return gradient.view(1, n, -1)
+
+
+def _by_depth(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
+    """One input channel a group: what came back is a kernel that slides over it, (1, n, ...).
+
+    The gradient of kernel place (i, j) meets the input at stride·position + dilation·(i, j). That
+    is a convolution in which stride and dilation have changed places, every example and output
+    channel by itself, for which oneDNN has vectorised kernels.
+    """
+    kernel, stride, dilation = layer.kernel_size, layer.stride, layer.dilation
+    if isinstance(layer, nn.Conv1d):
+        x, g = x[:, :, None], g[:, :, None]
+        kernel, stride, dilation = (1, *kernel), (1, *stride), (1, *dilation)
+    outs = layer.out_channels // layer.groups
+    tall, wide = (
+        apart * (taps - 1) + step * (places - 1) + 1
+        for taps, apart, step, places in zip(kernel, dilation, stride, g.shape[2:], strict=True)
+    )
+    x = x[..., :tall, :wide].reshape(-1, 1, tall, wide)
+    g = g.reshape(-1, outs, *g.shape[2:])
+
+    def build(x: Tensor, g: Tensor) -> Tensor:
+        planes = g.shape[0] * g.shape[1]
+        return F.conv2d(
+            x.expand(-1, g.shape[1], -1, -1).reshape(1, planes, tall, wide),
+            g.reshape(planes, 1, *g.shape[2:]),
+            stride=dilation,
+            dilation=stride,
+            groups=planes,
+        ).view(*g.shape[:2], -1)
+
+    at_once = max(1, _PLANES // (x.element_size() * tall * wide))
+    n = len(x)
+    if n * outs > at_once:
+        rows, planes = _even(n, at_once), _even(outs, max(1, at_once // n))
+        each = [
+            torch.cat([build(some, part) for part in back.split(planes, 1)], 1)
+            for some, back in zip(x.split(rows), g.split(rows), strict=True)
+        ]
+        built = torch.cat(each)
+    else:
+        built = build(x, g)
+    return built.view(1, n // layer.groups, -1)
+
+
+def _even(count: int, most: int) -> int:
+    """The size of parts of ``count`` that are as equal as can be, none above ``most``."""
+    return math.ceil(count / math.ceil(count / most))
 
 
 def _by_rows(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:

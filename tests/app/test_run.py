@@ -134,15 +134,22 @@ def test_a_client_without_data_adds_nothing() -> None:
     assert not reply.content.array_records["arrays"]["0.weight"].numpy().any()
 
 
-def test_record_level_noise_is_accounted_across_rounds() -> None:
-    """The same node trains until its own budget is spent, then declines without a number."""
-    config = {"record-epsilon": 1.0, "rounds": 1, "sampling-rate": 1.0}
+@pytest.mark.parametrize(
+    "weighting",
+    [{}, {"weighting": "capped", "weight-cap": 1250.0, "total-weight": 40.0}],
+    ids=["uniform", "capped: the count is noised and paid for as well"],
+)
+def test_record_level_noise_is_accounted_across_rounds(weighting: dict[str, Any]) -> None:
+    """The same node trains until its own budget is spent, then declines without a number.
+
+    It has budget for all rounds and for one that is played again after the server died.
+    """
+    config = {"record-epsilon": 1.0, "rounds": 2, "sampling-rate": 1.0}
     grid = InProcessGrid(client_app.app, 40, run_config=config)
     arrays = _arrays()
-    replies = [_ask(grid, arrays) for _ in range(2)]
-    assert not replies[0].has_error()
-    assert replies[1].has_error()
-    assert not any(character.isdigit() for character in replies[1].error.reason)
+    replies = [_ask(grid, arrays) for _ in range(4)]
+    assert [reply.has_error() for reply in replies] == [False, False, False, True]
+    assert not any(character.isdigit() for character in replies[3].error.reason)
 
 
 def test_both_levels_stand_side_by_side(tmp_path: Path) -> None:

@@ -45,10 +45,13 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"rounds": -1}, ["rounds", "-1", "at least 0"]),
         ({"deployed": "yes"}, ["deployed", "'yes'", "true or false"]),
         ({"population": True}, ["population", "True", "whole number"]),
+        ({"min-available-nodes": 9, "population": 8}, ["min-available-nodes", "9", "8"]),
         ({"clipping-norm": -0.1}, ["clipping-norm", "-0.1", "at least 0"]),
         ({"weighting": "capped"}, ["weight-cap", "0.0", "positive"]),
         ({"data-dir": "/no/such/folder"}, ["data-dir", "/no/such/folder", "exists"]),
         ({"resume": "/no/such/file"}, ["resume", "/no/such/file", "exists"]),
+        ({"population-file": "/no/such/file", "deployed": True}, ["population-file", "exists"]),
+        ({"population-file": "/etc/hostname"}, ["population-file", "left out in a simulation"]),
         ({"encrypted-images": -5}, ["encrypted-images", "-5", "at least 0"]),
     ],
 )

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -13,12 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from flower_app.__main__ import main
 from flower_app.data import Split
 from flower_app.deploy import Deployment, Node
 from flower_app.deploy_demo import write_node_folders
@@ -27,16 +30,19 @@ from flower_app.launch import RunFailed
 from privacy.accounting import LedgerContents, read_ledger
 from strategies import Checkpoint
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
-ROUNDS = 3
-HANGING_TIMEOUT = 45.0  # what the hanging node costs; the others must answer within it
+PLENTY = 40  # rounds, of a run that is not meant to end by itself
+AFTER_THE_HANG = 3  # rounds that the resumed run has left for the hanging node to come back in
+PATIENCE = 600.0  # seconds after which something that must happen has not
 NAMES = ["honest", "garbler", "mortal", "sleeper"]
 
 # A SuperNode's owner can run any ClientApp instead of the one that was sent: this one answers
-# with NaN, then with the wrong shape, then with a pickle that would leave a trace if opened.
+# with NaN, then with the wrong shape, then with a pickle that would leave a trace if opened, and
+# so on in turn.
 GARBLING_CLIENTAPP = """
 import importlib, os, pickle
+from pathlib import Path
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -51,12 +57,14 @@ app = ClientApp()
 @app.train()
 def train(message, context):
     (sent,) = message.content.array_records.values()
-    kind = min(message.content["config"]["server-round"], 3)
+    turns = Path(os.environ["TURNS"])
+    turn = len(turns.read_text()) if turns.exists() else 0
+    turns.write_text("." * (turn + 1))
     def spoil(array):
         values = array.numpy()
-        if kind == 1:
+        if turn % 3 == 0:
             return Array(np.full_like(values, np.nan))
-        if kind == 2:
+        if turn % 3 == 1:
             return Array(np.zeros((2, 2), np.float32))
         data = pickle.dumps(Trap()) + b"." * values.nbytes
         return Array(array.dtype, array.shape, array.stype, data)
@@ -65,6 +73,28 @@ def train(message, context):
 
 module = importlib.import_module("flwr.supernode.runtime.run_clientapp")
 module.get_load_client_app_fn = lambda **_: lambda *_: app
+flwr_clientapp()
+"""
+
+
+# This one runs what it was sent, but hangs for as long as its owner's file says so.
+HANGING_CLIENTAPP = """
+import importlib, os, time
+from pathlib import Path
+from flwr.supernode.cli import flwr_clientapp
+
+module = importlib.import_module("flwr.supernode.runtime.run_clientapp")
+made = module.get_load_client_app_fn
+
+def make(**options):
+    load = made(**options)
+    def load_late(*what):
+        while Path(os.environ["HOLD"]).exists():
+            time.sleep(0.1)
+        return load(*what)
+    return load_late
+
+module.get_load_client_app_fn = make
 flwr_clientapp()
 """
 
@@ -78,13 +108,10 @@ def within(seconds: float, condition: Callable[[], Any]) -> Any:
     return found
 
 
-def in_training(node: Node, number: int) -> bool:
-    """Whether a node's ClientApp runs for the message with this number, counted from 1."""
-    said = node.log.read_text()
-    return (
-        said.count("Start `flwr-clientapp` process") == number
-        and said.count("Sent successfully") == number - 1
-    )
+def in_training(node: Node, run: int) -> bool:
+    """Whether a node's ClientApp runs for a message of this run."""
+    said = node.log.read_text().rpartition(f"[RUN {run}]\n")[2]
+    return "Start `flwr-clientapp` process" in said and "Sending" not in said
 
 
 def round_of(checkpoint: Path) -> int:
@@ -96,11 +123,11 @@ def settings(results: Path, **more: Any) -> dict[str, Any]:
         "deployed": True,
         "population": len(NAMES),
         "sampling-rate": 1.0,
-        "rounds": ROUNDS,
-        "noise-multiplier": 2.0,
+        "rounds": PLENTY,
+        "noise-multiplier": 4.0,
         "epsilon": 20.0,
         "record-epsilon": 5.0,
-        "round-timeout": 240.0,
+        "round-timeout": PATIENCE,
         "encrypted-images": 0,
         "results-dir": str(results),
     } | {name.replace("_", "-"): value for name, value in more.items()}
@@ -113,7 +140,7 @@ def start(deployment: Deployment, **more: Any) -> int:
 
 def results_of(results: Path) -> Path:
     """The folder of a run, once it has one."""
-    return Path(within(120, lambda: next(iter(results.glob("2*-*")), None)))
+    return Path(within(PATIENCE, lambda: next(iter(results.glob("2*-*")), None)))
 
 
 def operator_log(folder: Path) -> str:
@@ -129,18 +156,63 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     assert not any(deployment.processes(name.name) for name in folder.iterdir())
 
 
+def lines(folder: Path, number: int, text: str) -> list[str]:
+    """The operator log's lines about a round's training with this text."""
+    said = operator_log(folder).splitlines()
+    return [each for each in said if f"round {number}, train:" in each and text in each]
+
+
+def replies_used(folder: Path, number: int) -> int:
+    """How many replies were used in a round."""
+    (line,) = lines(folder, number, "replies used")
+    return int(re.search(r"(\d+) replies used", line)[1])  # type: ignore[index]
+
+
+def missed(folder: Path, number: int, node: int) -> bool:
+    """Whether a round got no word of this node's own."""
+    (line,) = lines(folder, number, "silent nodes")
+    return str(node) in line.partition("silent nodes")[2]
+
+
+def slowest_round(folder: Path, numbers: range) -> float:
+    """How many seconds the slowest of these rounds took."""
+
+    def moment(line: str) -> datetime:
+        return datetime.fromisoformat(line.partition(",")[0])
+
+    return max(
+        (
+            moment(lines(folder, number, "replies used")[0])
+            - moment(lines(folder, number, "drew")[0])
+        ).total_seconds()
+        for number in numbers
+    )
+
+
 @dataclass(frozen=True)
 class Story:
-    """A run in which much went wrong, and what was seen of it."""
+    """A run in which much went wrong, and what was seen of it.
+
+    Attributes
+    ----------
+    before, after : Path
+        The results folders: until the ServerApp was killed, and since it was resumed.
+    killed : int
+        The round in which a node was killed.
+    kept : int
+        The last round that was released before the ServerApp was killed.
+    """
 
     before: Path
     after: Path
+    killed: int
+    kept: int
     ledger_before: bytes
     ledger: Path
     trace: Path
     deployment: Deployment
     charges: tuple[int, int]
-    restarts: int
+    refusal: str
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -151,11 +223,9 @@ class Story:
     def contents(self) -> LedgerContents:
         return read_ledger(self.ledger)
 
-    def line(self, folder: Path, number: int, text: str) -> str:
-        """The operator log's one line about a round's training with this text."""
-        lines = operator_log(folder).splitlines()
-        (found,) = [each for each in lines if f"round {number}, train:" in each and text in each]
-        return found
+    @property
+    def rounds_after_the_hang(self) -> range:
+        return range(self.kept + 2, self.kept + 2 + AFTER_THE_HANG)
 
 
 def charges(node: Node) -> int:
@@ -166,10 +236,11 @@ def charges(node: Node) -> int:
 
 @pytest.fixture(scope="module")
 def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """Four nodes. In round 2 one is killed in training and one hangs; one always lies.
+    """Four nodes: one always lies, one joins late, and one is killed in training.
 
-    After that round the ServerApp is killed. The killed node is started again and again until
-    it is let in, as a service manager would, and the run is resumed from its checkpoint.
+    Then the ServerApp is killed in mid-round. The killed node, which was refused at first, is
+    started until it is let in, as a service manager would, and the run is resumed from its
+    checkpoint. In its first round the late joiner hangs.
     """
     base = tmp_path_factory.mktemp("story")
     generator = np.random.default_rng(0)
@@ -177,77 +248,89 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     split = Split(images, generator.integers(0, 10, 240).astype(np.int64))
     folders = write_node_folders(base / "data", split, NAMES, images=60)
     nodes = {name: deployment.new_node(name, folder) for name, folder in folders.items()}
-    programs = base / "programs"
-    programs.mkdir()
-    script = programs / "flwr-clientapp"
-    script.write_text(f"#!{sys.executable}\n{GARBLING_CLIENTAPP}")
-    script.chmod(0o755)
-    garbling = {
-        "PATH": os.pathsep.join([str(programs), deployment.operator["PATH"]]),
+    garbling = own_client_app(deployment, base / "garbling", GARBLING_CLIENTAPP) | {
         "TRACE": str(base / "trace"),
+        "TURNS": str(base / "turns"),
     }
-    running = {}
-    for name, node in nodes.items():
+    hold = base / "hold"
+    hanging = own_client_app(deployment, base / "hanging", HANGING_CLIENTAPP) | {"HOLD": str(hold)}
+    for node in nodes.values():
         deployment.register(node)
-        running[name] = deployment.start_node(
-            node, variables=garbling if name == "garbler" else None
-        )
-    deployment.wait_until_online(*NAMES)
+    running = {
+        name: deployment.start_node(nodes[name], variables=garbling if name == "garbler" else None)
+        for name in NAMES
+        if name != "sleeper"
+    }
+    deployment.wait_until_online(*running)
 
     ledger = base / "ledger.jsonl"
     first = base / "first"
-    start(deployment, results=first, ledger=str(ledger), round_timeout=HANGING_TIMEOUT)
+    run = start(deployment, results=first, ledger=str(ledger))
     before = results_of(first)
     checkpoint = before / "checkpoint.safetensors"
+    within(PATIENCE, lambda: round_of(checkpoint) >= 1)
+    deployment.start_node(nodes["sleeper"], variables=hanging)
+    within(PATIENCE, lambda: "3 replies used" in operator_log(before))
 
-    within(240, lambda: round_of(checkpoint) >= 1)
-    struck: set[str] = set()
-
-    def both_struck() -> bool:
-        for name, number in (("mortal", signal.SIGKILL), ("sleeper", signal.SIGSTOP)):
-            if name not in struck and in_training(nodes[name], 2):
-                os.killpg(running[name].pid, number)
-                struck.add(name)
-        return len(struck) == 2
-
-    within(240, both_struck)
+    within(PATIENCE, lambda: in_training(nodes["mortal"], run))
+    os.killpg(running["mortal"].pid, signal.SIGKILL)
     running["mortal"].wait()
+    killed = round_of(checkpoint) + 1
     charges_before = charges(nodes["mortal"])
-    within(240, lambda: round_of(checkpoint) >= 2)
-    os.killpg(running["sleeper"].pid, signal.SIGCONT)
+    refused = deployment.start_node(nodes["mortal"])  # the SuperLink has not missed it yet
+    within(PATIENCE, lambda: refused.poll() is not None)
+    refusal = nodes["mortal"].log.read_text()
+
+    within(PATIENCE, lambda: round_of(checkpoint) >= killed)
+    within(PATIENCE, lambda: in_training(nodes["honest"], run))
     (server_app,) = [
         pid for pid, command in deployment.processes("superlink").items() if "serverapp" in command
     ]
     os.kill(server_app, signal.SIGKILL)
-    within(60, lambda: server_app not in deployment.processes("superlink"))
+    within(PATIENCE, lambda: server_app not in deployment.processes("superlink"))
+    kept = round_of(checkpoint)
     ledger_before = ledger.read_bytes()
 
-    restarts = restarts_until_let_in(deployment, nodes["mortal"])
+    start_until_let_in(deployment, nodes["mortal"])
+    hold.touch()
     second = base / "second"
-    start(deployment, results=second, ledger=str(ledger), resume=str(checkpoint))
+    run = start(
+        deployment,
+        results=second,
+        ledger=str(ledger),
+        resume=str(checkpoint),
+        rounds=kept + 1 + AFTER_THE_HANG,
+        min_available_nodes=len(NAMES),
+        # The one round that hangs costs this; the others' replies must come within it.
+        round_timeout=10.0 + 4 * slowest_round(before, range(1, killed)),
+    )
     after = results_of(second)
-    within(600, lambda: (after / "metrics.json").exists())
-    within(60, lambda: (second / "latest").exists())
+    within(PATIENCE, lambda: round_of(after / "checkpoint.safetensors") > kept)
+    hold.unlink()
+    within(PATIENCE, lambda: (after / "metrics.json").exists())
+    within(PATIENCE, lambda: (second / "latest").exists())
     return Story(
         before=before,
         after=after,
+        killed=killed,
+        kept=kept,
         ledger_before=ledger_before,
         ledger=ledger,
         trace=base / "trace",
         deployment=deployment,
         charges=(charges_before, charges(nodes["mortal"])),
-        restarts=restarts,
+        refusal=refusal,
     )
 
 
-def restarts_until_let_in(deployment: Deployment, node: Node) -> int:
+def start_until_let_in(deployment: Deployment, node: Node) -> None:
     """Start a node again and again, as systemd does, until the SuperLink lets it in."""
     lives = _lives(node)
-    for restarts in range(1, 100):
+    for _ in range(100):
         process = deployment.start_node(node)
-        within(120, lambda: process.poll() is not None or _lives(node) > lives)  # noqa: B023
+        within(PATIENCE, lambda: process.poll() is not None or _lives(node) > lives)  # noqa: B023
         if process.poll() is None:
-            return restarts
+            return
     raise AssertionError("never let in")
 
 
@@ -255,11 +338,31 @@ def _lives(node: Node) -> int:
     return node.log.read_text().count("SuperNode ID")
 
 
+def own_client_app(deployment: Deployment, folder: Path, program: str) -> dict[str, str]:
+    """The environment of a SuperNode whose owner runs this program instead of Flower's."""
+    folder.mkdir()
+    script = folder / "flwr-clientapp"
+    script.write_text(f"#!{sys.executable}\n{program}")
+    script.chmod(0o755)
+    return {"PATH": os.pathsep.join([str(folder), deployment.operator["PATH"]])}
+
+
+def test_a_node_that_joins_late_takes_part(story: Story) -> None:
+    assert "3 connected, asking 3" in lines(story.before, 1, "drew")[0]
+    used = [replies_used(story.before, number) for number in range(1, story.killed)]
+    assert max(used) == 3
+    joined = used.index(3) + 1
+    assert "4 connected, asking 4" in lines(story.before, joined, "drew")[0]
+
+
 def test_a_node_killed_in_training_costs_its_reply_and_comes_back(story: Story) -> None:
-    mortal = str(story.deployment.node_ids["mortal"])
-    assert mortal in story.line(story.before, 2, "silent nodes")
-    assert story.restarts > 1, "it was let in before the SuperLink had missed it"
-    assert mortal not in story.line(story.after, ROUNDS, "silent nodes")
+    mortal = story.deployment.node_ids["mortal"]
+    assert missed(story.before, story.killed, mortal)
+    assert story.killed in [record.round for record in story.contents.records]
+    assert "Failed to activate SuperNode" in story.refusal, "the SuperLink had missed it already"
+    assert not all(
+        missed(story.after, number, mortal) for number in range(story.kept + 1, story.kept + 3)
+    )
 
 
 def test_a_restarted_node_goes_on_with_its_own_ledger(story: Story) -> None:
@@ -273,30 +376,29 @@ def test_a_restarted_node_goes_on_with_its_own_ledger(story: Story) -> None:
 def test_a_hanging_node_is_given_up_at_the_timeout_and_may_answer_later_rounds(
     story: Story,
 ) -> None:
-    sleeper = str(story.deployment.node_ids["sleeper"])
-    assert sleeper in story.line(story.before, 2, "silent nodes")
-    assert sleeper not in story.line(story.after, ROUNDS, "silent nodes")
-    assert "3 replies used" in story.line(story.after, ROUNDS, "silent nodes")
+    sleeper = story.deployment.node_ids["sleeper"]
+    assert missed(story.after, story.kept + 1, sleeper)
+    # Three: the killed node and the hanging one are both back.
+    assert 3 in [replies_used(story.after, number) for number in story.rounds_after_the_hang]
 
 
-@pytest.mark.parametrize(
-    ("number", "reason"),
-    [(1, "NaN"), (2, "cut short"), (ROUNDS, "not a numpy array")],
-)
-def test_garbage_is_dropped_and_the_run_goes_on(story: Story, number: int, reason: str) -> None:
-    folder = story.before if number <= 2 else story.after
+@pytest.mark.parametrize("reason", ["NaN", "cut short", "not a numpy array"])
+def test_garbage_is_dropped_and_the_run_goes_on(story: Story, reason: str) -> None:
     garbler = story.deployment.node_ids["garbler"]
-    assert reason in story.line(folder, number, f"dropped the reply of node {garbler}")
+    said = (operator_log(story.before) + operator_log(story.after)).splitlines()
+    assert any(f"dropped the reply of node {garbler}" in line and reason in line for line in said)
     assert not story.trace.exists(), "a pickle from a node was opened"
 
 
 def test_a_killed_serverapp_resumes_with_its_ledger_intact(story: Story) -> None:
     assert story.ledger.read_bytes().startswith(story.ledger_before)
+    last = story.rounds_after_the_hang[-1]
     client_level = story.metrics["privacy"]["client_level"]
-    assert client_level["rounds"] == ROUNDS
+    assert client_level["rounds"] == last
     paid = [record.round for record in story.contents.records]
-    assert paid[:2] == [1, 2]
-    assert paid[-1] == ROUNDS
+    assert sorted(set(paid)) == list(range(1, last + 1))
+    assert paid[: story.kept] == list(range(1, story.kept + 1))
+    assert paid[-1] == last
     assert len({record.run for record in story.contents.records}) == 1
 
 
@@ -304,6 +406,118 @@ def test_after_all_that_epsilon_is_exact(story: Story) -> None:
     client_level = story.metrics["privacy"]["client_level"]
     assert client_level["epsilon"] == story.contents.epsilon(1e-5, accountant="pld")
     assert client_level["population"] == len(NAMES)
+
+
+@dataclass(frozen=True)
+class Together:
+    """Two runs at once, and a third that wanted the first one's ledger.
+
+    Attributes
+    ----------
+    short : Path
+        The folder of the one that ended first.
+    refused : str
+        What the third said.
+    kept : int
+        The last round that the long one released before the SuperLink was killed.
+    resumed : Path
+        Its folder after it was resumed under a new SuperLink.
+    ledger_before : bytes
+        Its ledger when the SuperLink was killed.
+    """
+
+    short: Path
+    refused: str
+    kept: int
+    resumed: Path
+    ledger: Path
+    ledger_before: bytes
+
+
+@pytest.fixture(scope="module")
+def together(
+    deployment: Deployment, story: Story, tmp_path_factory: pytest.TempPathFactory
+) -> Together:
+    base = tmp_path_factory.mktemp("together")
+    ledger = base / "ledger.jsonl"
+    listed = base / "clients.json"
+    keys = [str(deployment.folder / name / "key" / "node.pub") for name in NAMES]
+    assert main(["population", str(listed), *keys]) == 0
+    shared = {
+        "results": base / "results",
+        "record_epsilon": 0.0,
+        "population": 0,
+        "population_file": str(listed),
+    }
+    owned = shared | {"ledger": str(ledger)}
+
+    long = start(deployment, **owned)
+    checkpoint = folder_of(base / "results", long) / "checkpoint.safetensors"
+    within(PATIENCE, checkpoint.exists)
+    short = start(deployment, **shared, rounds=1)
+    third = start(deployment, **owned)
+    assert within(PATIENCE, lambda: _finished_status(deployment, third)) == "finished:failed"
+    assert within(PATIENCE, lambda: _finished_status(deployment, short)) == "finished:completed"
+    assert _finished_status(deployment, long) is None
+
+    within(PATIENCE, lambda: round_of(checkpoint) >= 1)
+    os.killpg(deployment.superlink.pid, signal.SIGKILL)
+    deployment.superlink.wait()
+    within(PATIENCE, lambda: not deployment.processes("superlink"))
+    kept = round_of(checkpoint)
+    ledger_before = ledger.read_bytes()
+    deployment.start_superlink()
+    resumed = start(
+        deployment,
+        **owned,
+        resume=str(checkpoint),
+        rounds=kept + 2,
+        min_available_nodes=len(NAMES),
+    )
+    assert within(PATIENCE, lambda: _finished_status(deployment, resumed)) == "finished:completed"
+    return Together(
+        short=folder_of(base / "results", short),
+        refused=deployment.flwr("log", str(third), "--show"),
+        kept=kept,
+        resumed=folder_of(base / "results", resumed),
+        ledger=ledger,
+        ledger_before=ledger_before,
+    )
+
+
+def folder_of(results: Path, run: int) -> Path:
+    """The folder of one of several runs, once it has one."""
+    pattern = f"2*-{run % 2**32:08x}"
+    return Path(within(PATIENCE, lambda: next(iter(results.glob(pattern)), None)))
+
+
+def test_two_runs_at_once_keep_to_themselves(together: Together) -> None:
+    metrics = json.loads((together.short / "metrics.json").read_text())
+    assert metrics["privacy"]["client_level"]["rounds"] == 1
+    (paid,) = read_ledger(together.short / "privacy-ledger.jsonl").records
+    (other,) = {record.run for record in read_ledger(together.ledger).records}
+    assert paid.run != other
+    assert replies_used(together.short, 1) == 3
+    # The clients were listed by their keys.
+    assert metrics["privacy"]["client_level"]["population"] == len(NAMES)
+
+
+def test_a_ledger_in_use_is_refused_to_a_second_run(together: Together) -> None:
+    assert "is held by another run" in together.refused
+    assert str(together.ledger) in together.refused
+
+
+def test_a_killed_superlink_comes_back_with_its_nodes_and_the_run_is_resumed(
+    together: Together,
+) -> None:
+    """The registrations are in its database; nobody touched the SuperNodes."""
+    assert together.ledger.read_bytes().startswith(together.ledger_before)
+    last = together.kept + 2
+    metrics = json.loads((together.resumed / "metrics.json").read_text())
+    assert metrics["privacy"]["client_level"]["rounds"] == last
+    contents = read_ledger(together.ledger)
+    assert metrics["privacy"]["client_level"]["epsilon"] == contents.epsilon(1e-5, accountant="pld")
+    assert max(replies_used(together.resumed, n) for n in (last - 1, last)) == 3
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +561,7 @@ def test_a_stranger_is_refused(
 ) -> None:
     """A node without a key, with a key nobody registered, before a SuperLink it must not trust."""
     node, process = strangers[name]
-    within(240, lambda: process.poll() is not None)
+    within(PATIENCE, lambda: process.poll() is not None)
     assert process.returncode != 0
     assert reason in node.log.read_text()
     assert name not in deployment.online()
@@ -391,14 +605,14 @@ def test_a_full_disk_stops_the_run_before_it_releases(
 ) -> None:
     ledger = small_disk / "ledger.jsonl"
     # The population is the first node that was registered: the honest one.
-    run = start(deployment, results=tmp_path, ledger=str(ledger), rounds=40, population=1)
+    run = start(deployment, results=tmp_path, ledger=str(ledger), population=1)
     folder = results_of(tmp_path)
     checkpoint = folder / "checkpoint.safetensors"
-    within(240, lambda: round_of(checkpoint) >= 1)
+    within(PATIENCE, lambda: round_of(checkpoint) >= 1)
     with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
         while True:
             filler.write(bytes(4096))
-    status = within(240, lambda: _finished_status(deployment, run))
+    status = within(PATIENCE, lambda: _finished_status(deployment, run))
     assert status == "finished:failed"
     paid = read_ledger(ledger).records
     assert [record.round for record in paid] == list(range(1, len(paid) + 1))

@@ -18,6 +18,7 @@ from privacy.mechanisms import (
     SeededRandomness,
     SystemRandomness,
     _exact,
+    _proposals,
     add_gaussian,
     add_rounded_gaussian,
     gaussian,
@@ -99,8 +100,8 @@ def test_draws_are_independent(draw):
     # Neighbours, chunk against chunk, call against call; values, squares and signs.
     pairs = [
         (first[:-1], first[1:]),
-        (first[: -noise._CHUNK], first[noise._CHUNK :]),
-        (first[: noise._CHUNK], second[: noise._CHUNK]),
+        (first[: -_proposals.CHUNK], first[_proposals.CHUNK :]),
+        (first[: _proposals.CHUNK], second[: _proposals.CHUNK]),
         (first, second),
     ]
     for transform in (np.asarray, np.square, np.sign):
@@ -111,7 +112,7 @@ def test_draws_are_independent(draw):
 
 def test_the_fast_way_decides_as_the_exact_one():
     count, sigma = 3_000, 2.0**40
-    batch = noise._propose(count, SeededRandomness(16))
+    batch = _proposals.propose_batch(count, SeededRandomness(16))
     raw = SeededRandomness(16).bytes(16 * count)
     places = np.frombuffer(raw, np.uint64, count)
     accepts = np.frombuffer(raw, np.uint32, count, 8 * count)
@@ -133,11 +134,11 @@ def test_the_fast_way_decides_as_the_exact_one():
     # Rounding: a σ so wide that doubles often cannot decide, against exact arithmetic.
     values = rounded_gaussian(count // 2, sigma=sigma, randomness=SeededRandomness(16))
     size = noise_batch_size(count // 2)
-    batch = noise._propose(size, SeededRandomness(16))
+    batch = _proposals.propose_batch(size, SeededRandomness(16))
     exact = [
         int(batch.sign[i])
         * _exact.rounded(
-            int(batch.cell[i]), LazyUniform(int(batch.place_bits[i]), 64, more), Fraction(sigma)
+            int(batch.cell[i]), LazyUniform(int(batch.raw_place[i]), 64, more), Fraction(sigma)
         )
         for i in np.flatnonzero(batch.accepted)
     ]
@@ -147,12 +148,12 @@ def test_the_fast_way_decides_as_the_exact_one():
 def test_half_integers_are_decided_exactly():
     # A σ for which the first draw lies next to a half-integer, where doubles are no judge.
     for seed in range(200):
-        batch = noise._propose(noise_batch_size(1), SeededRandomness(seed))
+        batch = _proposals.propose_batch(noise_batch_size(1), SeededRandomness(seed))
         i = int(np.flatnonzero(batch.accepted)[0])
         j, k = int(batch.cell[i]), 10**9 + seed
         x = (j + Fraction(float(batch.place[i]))) / 16
         sigma = float((k + Fraction(1, 2)) / x)
-        place = LazyUniform(int(batch.place_bits[i]), 64, SeededRandomness(seed + 1))
+        place = LazyUniform(int(batch.raw_place[i]), 64, SeededRandomness(seed + 1))
         exact = int(batch.sign[i]) * _exact.rounded(j, place, Fraction(sigma))
         assert abs(exact) in (k, k + 1)
         drawn = rounded_gaussian(1, sigma=sigma, randomness=SeededRandomness(seed))
@@ -167,7 +168,7 @@ def noise_batch_size(size):
         sizes.append(count)
         return np.zeros(count, dtype=np.int64)
 
-    noise._add(np.zeros(size, dtype=np.int64), draws)
+    _proposals.add_accepted(np.zeros(size, dtype=np.int64), draws)
     return sizes[0]
 
 
@@ -241,14 +242,14 @@ def test_cumulative_bounds_enclose(precision):
 
 
 def test_a_guide_that_disagrees_with_the_cells_would_show():
-    guide, thresholds = noise._cell_guide()
+    guide, thresholds = _proposals.cell_guide()
     assert (thresholds >> 15).max() < 1 << 16
     for top in [0, 1, 77, 4_000, 31_337, 65_000, 65_535]:
         for rest in (0, 1 << 14, (1 << 15) - 1):
-            if guide[top] != noise._CROSSED:
+            if guide[top] != _proposals.CROSSED:
                 exact = pick_cell(LazyUniform(top << 15 | rest, 31, SeededRandomness(20)))
                 assert guide[top] == exact
-    assert np.count_nonzero(guide == noise._CROSSED) <= len(thresholds)
+    assert np.count_nonzero(guide == _proposals.CROSSED) <= len(thresholds)
 
 
 @pytest.mark.parametrize("draw", [gaussian, rounded_gaussian])
@@ -272,7 +273,9 @@ def test_numpys_global_generator_is_neither_read_nor_written():
     assert "np.random" not in inspect.getsource(noise)
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, noise._CHUNK, noise._CHUNK + 1, 3 * noise._CHUNK - 1])
+@pytest.mark.parametrize(
+    "size", [0, 1, 2, _proposals.CHUNK, _proposals.CHUNK + 1, 3 * _proposals.CHUNK - 1]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
 def test_noise_is_added_to_every_element_once(size, dtype):
     add = add_rounded_gaussian if dtype is np.int64 else add_gaussian

@@ -1,5 +1,7 @@
 """Sources of randomness, and the draws that decide who is in a cohort."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,6 +44,35 @@ def test_bits_are_balanced_and_fresh(source):
     assert stats.kstest(uniform, "uniform").pvalue > 1e-9
     assert uniform.min() >= 0
     assert uniform.max() < 1
+
+
+@pytest.mark.parametrize("count", [1, 2047, 2048, 1 << 20])
+def test_every_draw_is_keyed_by_the_operating_system_alone(count, monkeypatch):
+    asked = []
+
+    def urandom(size, real=os.urandom):
+        asked.append(real(size))
+        return asked[-1]
+
+    monkeypatch.setattr(os, "urandom", urandom)
+    source = SystemRandomness()
+    drawn = [source.bytes(count), source.bytes(count)]
+    assert [len(each) for each in drawn] == [count, count]
+    assert [len(each) for each in asked] == [32 if count >= 2048 else count] * 2
+    if count > 1:
+        assert asked[0] != asked[1]
+        assert drawn[0] != drawn[1]
+    # The same key gives the same draw: nothing else went into it, no state was kept.
+    monkeypatch.setattr(os, "urandom", lambda size: asked[0])
+    assert SystemRandomness().bytes(count) == source.bytes(count) == drawn[0]
+
+
+def test_the_cipher_is_aes_256_in_counter_mode(monkeypatch):
+    monkeypatch.setattr(os, "urandom", bytes)
+    drawn = SystemRandomness().bytes(4096)
+    # AES-256 of the zero block under the zero key; every block has its own counter.
+    assert drawn[:16].hex() == "dc95c078a2408989ad48a21492842087"
+    assert len({drawn[i : i + 16] for i in range(0, 4096, 16)}) == 256
 
 
 @pytest.mark.parametrize("rate", [0.0354715, 0.5, 0.999, 2.0**-12])

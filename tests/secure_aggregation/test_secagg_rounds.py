@@ -161,8 +161,8 @@ def test_vectors_that_break_the_terms_never_leave_the_client():
         None,
         np.zeros(5, np.int64),
         np.zeros(4),
-        np.array([0, 0, 0, 101]),
-        np.array([0, -101, 0, 0]),
+        np.array([0, 0, 0, 1001]),
+        np.array([0, -1001, 0, 0]),
         np.array([0, np.iinfo(np.int64).min, 0, 0]),
     ):
         with pytest.raises(ValueError, match="vector"):

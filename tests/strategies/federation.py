@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 
 from strategies import DPFedAvg, Full, InProcessGrid
 
@@ -19,9 +20,11 @@ def model(*shapes: tuple[int, ...], dtype: Any = np.float32) -> ArrayRecord:
     return ArrayRecord([np.zeros(shape, dtype) for shape in shapes or ((3,),)])
 
 
-def client_app(update: Update, *, examples: Callable[[int], float] = lambda _: 1.0) -> ClientApp:
+def client_app(
+    update: Update, *, examples: Callable[[int], float] = lambda _: 1.0, mods: Sequence[Mod] = ()
+) -> ClientApp:
     """Clients that move the model by ``update(partition, round, arrays)``."""
-    app = ClientApp()
+    app = ClientApp(mods=list(mods))
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

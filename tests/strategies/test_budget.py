@@ -13,6 +13,7 @@ from flwr.serverapp import PrivacySpent
 
 from privacy.accounting import (
     FixedSize,
+    Full,
     GaussianRelease,
     LedgerBusyError,
     LedgerError,
@@ -55,6 +56,30 @@ def test_the_ledger_alone_gives_epsilon_back(tmp_path: Path) -> None:
     assert json.loads(json.dumps(result.privacy.as_dict()))["private"] is True
 
 
+def test_what_is_reserved_is_left_over(tmp_path: Path) -> None:
+    """Calibrated or given, the rounds leave room for what is to be paid after them."""
+    later = GaussianRelease(2.0, Full())
+    free = private(tmp_path, noise_multiplier=None, target_epsilon=4.0)
+    free.start(STEP, model(), num_rounds=3)
+    (folder := tmp_path / "reserved").mkdir()
+    strategy = private(folder, noise_multiplier=None, target_epsilon=4.0, reserve=[later])
+    strategy.start(STEP, model(), num_rounds=3)
+    assert strategy.noise_multiplier > free.noise_multiplier
+    paid = [record.event for record in read_ledger(folder / "ledger.jsonl").records]
+    assert len(paid) == 3
+    assert 3.99 < epsilon([*paid, later], delta=1e-5) <= 4.0
+
+    (folder := tmp_path / "given").mkdir()
+    result = private(folder, noise_multiplier=2.0, target_epsilon=4.0, reserve=[later]).start(
+        STEP, model(), num_rounds=9
+    )
+    assert result.privacy is not None
+    assert result.privacy.stopped
+    rounds = result.privacy.rounds
+    assert epsilon([later] * (rounds + 1), delta=1e-5) <= 4.0
+    assert epsilon([later] * (rounds + 2), delta=1e-5) > 4.0
+
+
 def test_a_round_is_paid_before_its_sum_exists(tmp_path: Path) -> None:
     """If the ledger cannot be written, nothing is released."""
     strategy = private(tmp_path)
@@ -67,7 +92,7 @@ def test_a_round_is_paid_before_its_sum_exists(tmp_path: Path) -> None:
         assert not this._sum._released  # type: ignore[attr-defined]
         raise OSError(28, "No space left on device")
 
-    strategy._ledger.append = full_disk  # type: ignore[method-assign,assignment]
+    strategy._spending.ledger.append = full_disk  # type: ignore[method-assign,assignment]
     with pytest.raises(OSError, match="No space"):
         strategy.aggregate_train(1, [])
     assert not this._sum._released  # type: ignore[attr-defined]
@@ -274,6 +299,7 @@ def test_a_checkpoint_holds_released_values_only(tmp_path: Path) -> None:
         "clipping/norm",
         "privacy/rounds",
         "privacy/epsilon",
+        "privacy/aborted",  # which rounds opened is paid for
     }
     assert (kept.round, kept.noise_multiplier, kept.position.records) == (2, 20.0, 2)
 
@@ -342,7 +368,7 @@ def test_a_round_played_again_is_paid_again(tmp_path: Path) -> None:
     ask(strategy, STEP, model(), 2)
     released(strategy, [], 2)  # released, and then the process dies before its checkpoint
     before = spent(tmp_path)
-    strategy._ledger.close()
+    strategy._spending.ledger.close()
     private(tmp_path, resume=path).start(STEP, model(), num_rounds=2)
     assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1, 2, 2]
     assert spent(tmp_path) > before

@@ -1,6 +1,7 @@
 """Populations, streams of replies and the in-process grid."""
 
 import gc
+import time
 import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
+from privacy.accounting import read_ledger
 from strategies import (
     InProcessGrid,
     Population,
@@ -76,6 +78,37 @@ def test_the_connected_can_be_frozen(tmp_path: Path) -> None:
     assert sorted(m.metadata.dst_node_id for m in messages) == [1, 2, 3, 4, 5]
 
 
+class Away(InProcessGrid):
+    """After the first round all nodes but one are away, until somebody has looked twice."""
+
+    looks_while_away = 0
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        if self.offline:
+            self.looks_while_away += 1
+            if self.looks_while_away > 2:
+                self.offline = set()
+        return super().get_nodes()
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(message_ids))
+        if not self.looks_while_away and not self._waiting:
+            self.offline = {2, 3, 4}
+        return replies
+
+
+def test_a_round_waits_until_enough_of_the_population_is_there(tmp_path: Path) -> None:
+    """Strangers do not count; and a round that waits has not been paid."""
+    grid = Away(client_app(lambda *_: [np.full(3, 0.5, np.float32)]), 9)
+    four = Population(tuple(f"node:{number}" for number in range(1, 5)))
+    strategy = noiseless(tmp_path, population=four, min_available_nodes=3)
+    result = strategy.start(grid, model((3,)), num_rounds=2)
+    assert grid.looks_while_away == 3
+    (weights,) = result.arrays.to_numpy_ndarrays()
+    np.testing.assert_allclose(weights, 1.0, atol=1e-5)  # four clients in both rounds
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
+
+
 # Streaming ------------------------------------------------------------------------------------
 
 
@@ -103,6 +136,23 @@ def messages_to(nodes: int) -> list[Message]:
     config = ConfigRecord({"server-round": 1})
     content = RecordDict({"arrays": model((2,)), "config": config})
     return [Message(content, node + 1, "train") for node in range(nodes)]
+
+
+class Noting(InProcessGrid):
+    """Notes when each message would expire; reads what it is given twice, as Flower's grid does."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        self.expire = [m.metadata.created_at + m.metadata.ttl for m in messages]
+        return super().push_messages(messages)
+
+
+def test_a_message_expires_with_the_round_it_is_of() -> None:
+    """A node that was away does not train for rounds that are over."""
+    grid = Noting(client_app(idle), 3)
+    before = time.time()
+    replies = list(stream_replies(grid, iter(messages_to(3)), timeout=1000.0))
+    assert len(replies) == 3
+    assert all(before + 1000 <= moment <= time.time() + 1000 for moment in grid.expire)
 
 
 def test_replies_come_one_by_one_and_all() -> None:

@@ -16,11 +16,12 @@ from privacy.mechanisms import (
     LatticeGaussian,
     RejectedUpdate,
     SystemRandomness,
-    sums,
+    _blocks,
 )
 
 RADIUS = 1 << 20
 DTYPES = [np.float16, np.float32, np.float64]
+NORMS = st.one_of(st.floats(1e-12, 1e12), st.floats(1e-30, 1e30))
 
 
 def flat(norm: float, arrays: int = 1) -> ClippingGeometry:
@@ -71,7 +72,7 @@ def updates(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(updates(), st.floats(1e-12, 1e12), st.floats(1e-6, 1.0))
+@given(updates(), NORMS, st.floats(1e-6, 1.0))
 def test_influence_on_the_lattice_is_at_most_the_norm(
     update: tuple[list[Any], list[Any]], norm: float, weight: float
 ) -> None:
@@ -95,7 +96,7 @@ def test_influence_on_the_lattice_is_at_most_the_norm(
 
 
 @settings(max_examples=200, deadline=None)
-@given(updates(), st.floats(1e-12, 1e12), st.floats(1e-6, 1.0))
+@given(updates(), NORMS, st.floats(1e-6, 1.0))
 def test_influence_on_the_continuous_sum_is_at_most_the_norm(
     update: tuple[list[Any], list[Any]], norm: float, weight: float
 ) -> None:
@@ -110,12 +111,25 @@ def test_influence_on_the_continuous_sum_is_at_most_the_norm(
     assert exact_square([total._sum]) <= Fraction(norm) ** 2
 
 
+@pytest.mark.parametrize("mechanism", [LatticeGaussian(), ContinuousGaussian()])
+def test_a_factor_too_small_for_single_precision_keeps_to_the_norm(mechanism: Any) -> None:
+    """The smallest norm and huge updates: the factor that clips is subnormal in float32."""
+    norm = 1e-30
+    for value in np.geomspace(1e8, 1e18, 200, dtype=np.float32):
+        total = open_sum(mechanism, [np.zeros(3, np.float32)], flat(norm))
+        total.add([np.array([value, -value, value], np.float32)], weight=1.0)
+        (moved,) = total.release()
+        square = exact_square([moved])
+        assert square <= Fraction(norm) ** 2
+        assert square >= Fraction(norm) ** 2 / 2
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(DTYPES).flatmap(nasty))
 def test_the_computed_norm_is_never_below_the_exact_one(block: Any) -> None:
-    block = block.astype(np.result_type(block.dtype, np.float32))
-    with np.errstate(all="ignore"):
-        computed = sums._squares_at_most(block)
+    blocks = _blocks.Blocks([np.zeros_like(block)], (0,))
+    blocks.read([block])
+    (computed,) = blocks.squares()
     if math.isfinite(computed):
         assert Fraction(computed) >= exact_square([block])
     else:
@@ -149,11 +163,84 @@ def test_a_lying_norm_is_caught_in_exact_integers(monkeypatch: pytest.MonkeyPatc
     total = open_sum(LatticeGaussian(), [np.zeros(size, np.float32)], flat(1.0))
     total.add([np.full(size, 0.5, np.float32)], weight=0.5)
     before = cells(total)
-    monkeypatch.setattr(sums, "_squares_at_most", lambda block: 0.0)
+
+    def lie(arrays: Any, weight: float) -> tuple[list[float], bool]:
+        total._blocks.read(arrays)
+        return [1.0], False
+
+    monkeypatch.setattr(total, "_read", lie)
     for huge in (1.0, 1e18):  # 1e18 overflows the cells themselves
         with pytest.raises(RejectedUpdate, match="outside"):
             total.add([np.full(size, huge, np.float32)], weight=1.0)
         assert cells(total) == before
+
+
+@settings(max_examples=200, deadline=None)
+@given(updates(), st.data())
+def test_no_scale_whatever_it_is_pours_more_than_the_norm(
+    update: tuple[list[Any], list[Any]], data: st.DataObject
+) -> None:
+    """What is added decides, and not what was computed before of how long it would be."""
+    reference, reply = update
+    groups = tuple(data.draw(st.integers(0, 1)) for _ in reference)
+    total = open_sum(LatticeGaussian(), reference, ClippingGeometry((1.0, 2.0), groups))
+    before = cells(total)
+    total._blocks.read(reply)
+    length = math.sqrt(float(sum(np.nan_to_num(total._blocks.squares(), posinf=1e30))))
+    about_the_radius = st.floats(1 - 1e-4, 1 + 1e-4).map(lambda x: x * RADIUS / (length or 1.0))
+    scale = st.one_of(st.floats(), about_the_radius)
+    try:
+        total._pour([data.draw(scale), data.draw(scale)])
+    except RejectedUpdate:
+        assert cells(total) == before
+        return
+    assert sum(x * x for x in cells(total)) <= RADIUS**2
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(-(2**16), 2**16), max_size=1500),
+    st.integers(-3, 3),
+    st.sampled_from([np.float32, np.float64]),
+    st.randoms(use_true_random=False),
+)
+def test_the_boundary_is_exact_to_one_cell(
+    some: list[int], excess: int, dtype: Any, order: Any
+) -> None:
+    """Cells whose squares sum to R² and a little less or more: far within rounding's reach."""
+    left = RADIUS**2 + excess
+    update = []
+    for cell in some:
+        if cell * cell <= left:
+            update.append(cell)
+            left -= cell * cell
+    while left:
+        update.append(math.isqrt(left))
+        left -= math.isqrt(left) ** 2
+    order.shuffle(update)
+    total = open_sum(LatticeGaussian(), [np.zeros(len(update), dtype)], flat(1.0))
+    total._blocks.read([np.array(update, dtype)])
+    if excess > 0:
+        with pytest.raises(RejectedUpdate, match="outside"):
+            total._pour([1.0])
+        assert not total._sum.any()
+    else:
+        total._pour([1.0])
+        assert cells(total) == update
+
+
+@pytest.mark.parametrize("size", [10, 1000, 700_000])
+def test_an_ordinary_update_leaves_no_doubt(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound of its length decides, so that exact integers are not waited for."""
+    total = open_sum(LatticeGaussian(), [np.zeros(size, np.float32)], flat(1.0))
+    steps: list[Any] = []
+    once = total._blocks.step
+    monkeypatch.setattr(total._blocks, "step", lambda work: (steps.append(work), once(work)))
+    rng = np.random.default_rng(size)
+    for scale in (1e-6, 1.0, 1e6):
+        steps.clear()
+        total.add([scale * rng.standard_normal(size, dtype=np.float32)], weight=1.0)
+        assert len(steps) == 2
 
 
 @pytest.mark.parametrize("mechanism", [LatticeGaussian(), ContinuousGaussian()])
@@ -164,7 +251,7 @@ def test_threads_change_nothing(mechanism: Any, monkeypatch: pytest.MonkeyPatch)
     replies = [[r + rng.standard_normal(r.size, dtype=np.float32) for r in reference] for _ in "ab"]
     found = []
     for threads in (1, 2, 3):
-        monkeypatch.setattr(sums, "_threads", lambda n=threads: n)
+        monkeypatch.setattr(_blocks, "_threads", lambda n=threads: n)
         total = open_sum(mechanism, reference, ClippingGeometry((1.0, 2.0), (0, 1, 0)))
         for reply in replies:
             total.add(reply, weight=0.7)

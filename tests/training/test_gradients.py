@@ -1,5 +1,6 @@
 """Clipped sums equal a loop over one example at a time, for every kind of layer and method."""
 
+import copy
 import math
 
 import pytest
@@ -47,16 +48,26 @@ def ours(model: nn.Module, inputs: Tensor, clipping_norm: float) -> tuple[list[T
 
 
 def assert_same(model: nn.Module, inputs: Tensor, *methods: str) -> None:
-    """Both in double precision, so that only a wrong formula can differ by 1e-5."""
-    model, inputs = model.double(), inputs.double() if inputs.is_floating_point() else inputs
-    for clipping_norm in (0.05, 1.0, 1e6):
-        expected = reference(model, inputs, clipping_norm)
-        found, used = ours(model, inputs, clipping_norm)
-        scale = max(float(e.abs().max()) for e in expected)
-        for f, e in zip(found, expected, strict=True):
-            assert f.shape == e.shape
-            torch.testing.assert_close(f, e, rtol=1e-5, atol=1e-5 * scale + 1e-12)
-        assert set(methods) <= used, used
+    """In double precision, where only a wrong formula differs, and in the usual single one.
+
+    ``methods`` are those that single precision uses, among others.
+    """
+    exact = copy.deepcopy(model).double()
+    for dtype in (torch.float64, torch.float32):
+        trained = copy.deepcopy(model).to(dtype)
+        given_inputs, exact_inputs = inputs, inputs
+        if inputs.is_floating_point():
+            given_inputs = inputs.to(dtype)
+            exact_inputs = given_inputs.double()
+        for clipping_norm in (0.05, 1.0, 1e6):
+            expected = reference(exact, exact_inputs, clipping_norm)
+            found, used = ours(trained, given_inputs, clipping_norm)
+            scale = max(float(e.abs().max()) for e in expected)
+            for f, e in zip(found, expected, strict=True):
+                assert f.shape == e.shape
+                assert f.dtype == dtype
+                torch.testing.assert_close(f.double(), e, rtol=1e-5, atol=1e-5 * scale + 1e-12)
+    assert set(methods) <= used, used
 
 
 @shapes
@@ -125,12 +136,17 @@ def test_convolution(
         bias=bias,
     )
     sizes = (9, 11)[:dims]
-    few = min(ins, outs) < 8
-    assert_same(
-        layer,
-        torch.randn(n, ins * groups, *sizes),
-        "row unfolding" if few else "grouped convolution",
-    )
+    few = "depthwise convolution" if ins == 1 else "row unfolding"
+    method = few if min(ins, outs) < 8 else "grouped convolution"
+    assert_same(layer, torch.randn(n, ins * groups, *sizes), method)
+
+
+@pytest.mark.parametrize(("n", "size", "outs"), [(70, 60, 2), (3, 400, 5)])
+def test_a_depthwise_convolution_in_parts(n: int, size: int, outs: int) -> None:
+    """More than fits in one: split over the examples, and over the output channels."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, outs, 5, stride=(3, 5))
+    assert_same(layer, torch.randn(n, 1, size, size), "depthwise convolution")
 
 
 def test_convolution_in_three_dimensions() -> None:

@@ -1,0 +1,231 @@
+"""From the benchmarks' JSON files to ``docs/results.md``, its pictures and the app's own table."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.harness import Benchmark
+from flower_app import measured
+
+Document = Mapping[str, Any]
+Load = Callable[[str], Benchmark]
+
+WINS, LOSES, SOFT = "#2f9e63", "#c9372c", "#9aa5b1"
+
+
+def draw(benchmark: Benchmark, document: Document, path: Path) -> bool:
+    """Draw a benchmark's own picture, or by default the ratios to its peers.
+
+    Returns
+    -------
+    bool
+        Whether there was anything to draw.
+    """
+    own = getattr(benchmark, "draw", None)
+    if own is not None:
+        own(document, path)
+        return True
+    rows = [row for row in document["rows"] if row["ratio"] is not None]
+    if not rows:
+        return False
+    figure = Figure(figsize=(9, 0.34 * len(rows) + 1.3))
+    axes = figure.subplots()
+    places = range(len(rows), 0, -1)
+    ratios = [row["ratio"] for row in rows]
+    colours = [WINS if ratio >= 1 else LOSES for ratio in ratios]
+    axes.barh(places, [ratio - 1 for ratio in ratios], left=1, color=colours, height=0.7)
+    axes.set_xscale("log")
+    axes.axvline(1, color=SOFT, lw=1)
+    axes.set_yticks(places, [f"{row['case']}: {row['metric']}" for row in rows], fontsize=8)
+    for place, ratio in zip(places, ratios, strict=True):
+        side = "left" if ratio >= 1 else "right"
+        axes.text(ratio, place, f" {_number(ratio)}× ", va="center", ha=side, fontsize=8)
+    axes.set_title(f"{document['benchmark']}: how many times better than the peer", loc="left")
+    axes.set_xlabel("ratio (green: ours is better; red: the peer is)")
+    axes.margins(x=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120, facecolor="white", bbox_inches="tight")
+    return True
+
+
+def summary(documents: list[Document]) -> str:
+    """One table over all benchmarks: ours, the peer and the ratio, in Markdown."""
+    lines = ["| benchmark | case | metric | ours | peer | ratio |", "|---|---|---|---|---|---|"]
+    for document in documents:
+        for row in document["rows"]:
+            if row["ratio"] is not None:
+                lines.append(
+                    f"| {document['benchmark']} | {row['case']} | {row['metric']} | "
+                    f"{_quantity(row, 'ours')} | {_quantity(row, 'peer')} ({row['peer_name']}) | "
+                    f"{_ratio(row['ratio'])} |"
+                )
+    return "\n".join(lines)
+
+
+def load_documents(folder: Path, names: list[str]) -> list[Document]:
+    """The documents that a folder holds, in the order of the names."""
+    files = [folder / f"{name}.json" for name in names]
+    return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def write_page(folder: Path, page: Path, *, names: list[str], load: Load) -> list[str]:
+    """Write the page and every benchmark's picture.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``NAME.json``; the pictures go beside them.
+    page : Path
+        The Markdown file.
+    names : list of str
+        All benchmarks.
+    load : callable
+        Imports one.
+
+    Returns
+    -------
+    list of str
+        The benchmarks of which there was no file.
+    """
+    documents = load_documents(folder, names)
+    parts = [_INTRODUCTION, _who_wins(documents)]
+    for document in documents:
+        name = document["benchmark"]
+        benchmark = load(name)
+        picture = folder / f"{name}.png"
+        drawn = draw(benchmark, document, picture)
+        text = (benchmark.__doc__ or name).strip().splitlines()[0]
+        quick = " --quick" if document["quick"] else ""
+        parts += [
+            f"## {name}",
+            text,
+            f"```sh\npython -m benchmarks {name}{quick} --json docs/results/{name}.json\n```",
+        ]
+        if drawn:
+            parts.append(f"![{name}]({_beside(folder, page)}/{name}.png)")
+        parts += [_rows(document), f"*{_machine(document)}*"]
+    found = {document["benchmark"] for document in documents}
+    missing = [name for name in names if name not in found]
+    if missing:
+        parts.append("Not measured here: " + ", ".join(missing) + ".")
+    page.write_text("\n\n".join(parts) + "\n")
+    return missing
+
+
+def write_table(folder: Path) -> None:
+    """Write ``flower_app/measured.json``, from which ``flower_app plan`` answers."""
+    from benchmarks import utility
+
+    accuracy: list[dict[str, Any]] = []
+    documents = {d["benchmark"]: d for d in load_documents(folder, ["utility", "end_to_end"])}
+    if "utility" in documents:
+        rows: dict[str, dict[str, Any]] = {}
+        for row in documents["utility"]["rows"]:
+            rows.setdefault(row["case"], {})[row["metric"]] = row
+        for cell in utility.CELLS:
+            if cell.case not in rows or cell.copies > 1:
+                continue  # where data are repeated, a client's removal removes nothing
+            found = rows[cell.case]
+            spread = found["test accuracy"]["ours_spread"]
+            accuracy.append(
+                {
+                    "dataset": "mnist",
+                    "model": cell.model,
+                    "clients": cell.clients,
+                    "records": cell.records,
+                    "epsilon": cell.budget.epsilon,
+                    "delta": cell.budget.delta,
+                    "sampling_rate": found["sampling rate"]["ours"],
+                    "rounds": int(found["rounds"]["ours"]),
+                    "noise_multiplier": found["noise multiplier"]["ours"],
+                    "median": spread["median"],
+                    "low": spread["low"],
+                    "high": spread["high"],
+                    "runs": spread["repetitions"],
+                }
+            )
+    rounds: list[dict[str, Any]] = []
+    if "end_to_end" in documents:
+        document = documents["end_to_end"]
+        where = f"{document['machine']['cores']} cores of {document['machine']['processor']}"
+        rounds = [
+            {
+                "model": row["details"]["model"],
+                "cohort": row["details"]["cohort"],
+                "seconds": row["ours"],
+                "where": where,
+            }
+            for row in document["rows"]
+            if row["metric"] == "time of a round"
+        ]
+    table = {"accuracy": accuracy, "rounds": rounds}
+    measured.TABLE.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+
+
+_INTRODUCTION = """# Results
+
+<!-- Written by `python -m benchmarks results`; edit the benchmarks, not this page. -->
+
+Every figure here was measured by the command beside it, which wrote it to a JSON file in
+`docs/results`. `python -m benchmarks results` makes this page and its pictures of those files;
+`python -m benchmarks all --into docs/results` measures everything again.
+
+*Ours* and *peer* are medians of repetitions, lowest to highest in brackets; repetitions that are
+timed are interleaved. *Ratio* says how many times better ours is than the peer: above 1 ours wins,
+below 1 the peer does. Times and rates depend on the machine, which is named below each table."""
+
+
+def _who_wins(documents: list[Document]) -> str:
+    lines = ["## Where a peer wins"]
+    lost = [
+        f"- {document['benchmark']}: {row['case']}, {row['metric']}: {_quantity(row, 'ours')} "
+        f"against {_quantity(row, 'peer')} ({row['peer_name']}), {_ratio(row['ratio'])}"
+        for document in documents
+        for row in document["rows"]
+        if row["ratio"] is not None and row["ratio"] < 1
+    ]
+    compared = sum(row["ratio"] is not None for d in documents for row in d["rows"])
+    lines.append(f"Of {compared} comparisons ours loses {len(lost)}:" if lost else "Nowhere here.")
+    return "\n\n".join([*lines, "\n".join(lost)]).rstrip()
+
+
+def _rows(document: Document) -> str:
+    lines = ["| case | metric | ours | peer | ratio |", "|---|---|---|---|---|"]
+    for row in document["rows"]:
+        peer = "" if row["peer"] is None else f"{_quantity(row, 'peer')} ({row['peer_name']})"
+        lines.append(
+            f"| {row['case']} | {row['metric']} | {_quantity(row, 'ours')} | {peer} | "
+            f"{_ratio(row['ratio'])} |"
+        )
+    return "\n".join(lines)
+
+
+def _quantity(row: Mapping[str, Any], side: str) -> str:
+    spread = row[f"{side}_spread"]
+    text = f"{_number(spread['median'])} {row['unit']}"
+    if spread["repetitions"] > 1:
+        text += f" [{_number(spread['low'])} to {_number(spread['high'])}]"
+    return text
+
+
+def _number(value: float) -> str:
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.4g}"
+    return f"{value:.3g}"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{_number(value)}×"
+
+
+def _machine(document: Document) -> str:
+    m = document["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in m["packages"].items() if v != "not installed")
+    return f"{m['cores']} cores of {m['processor']}, Python {m['python']}; {versions}."
+
+
+def _beside(folder: Path, page: Path) -> str:
+    return folder.resolve().relative_to(page.resolve().parent).as_posix()

@@ -1,0 +1,121 @@
+"""Five hundred rounds in which a fifth of the clients fail at random: survival, memory, ε."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+from dp_accounting.pld import PLDAccountant
+
+from benchmarks import _soak_apps as apps
+from benchmarks.harness import Row, Say, Spread
+from flower_app.launch import program, superlink
+from privacy.accounting import read_ledger
+from strategies import run_in_process
+
+CLIENTS = 1000
+SETTLED = 100  # rounds after which memory has no reason to grow
+
+
+def in_process(rounds: int, folder: Path) -> dict[str, Any]:
+    """A soak in this process."""
+    config = {"rounds": rounds, "folder": str(folder)}
+    run_in_process(apps.server, apps.client, num_nodes=CLIENTS, run_config=config)
+    return read(folder)
+
+
+def simulated(rounds: int, folder: Path) -> dict[str, Any]:
+    """A soak under ``flwr run``, with Ray."""
+    app, home = folder / "app", folder / "home"
+    app.mkdir()
+    home.mkdir()
+    shutil.copy(str(apps.__file__), app / "apps.py")
+    (app / "pyproject.toml").write_text(
+        '[project]\nname = "soak"\nversion = "1.0.0"\ndependencies = []\n'
+        '[tool.flwr.app]\npublisher = "benchmark"\n'
+        '[tool.flwr.app.components]\nserverapp = "apps:server"\nclientapp = "apps:client"\n'
+        f'[tool.flwr.app.config]\nrounds = {rounds}\nfolder = "{folder}"\n'
+    )
+    federation = f"num-supernodes={CLIENTS} init-args-num-cpus={os.cpu_count()}"
+    with superlink(home) as environment:
+        subprocess.run(
+            [program("flwr"), "run", str(app), "local", "--federation-config", federation],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        deadline = time.monotonic() + 300 + 5 * rounds
+        while not (folder / "soak.json").exists():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the soak did not end; see {folder}")
+            time.sleep(0.5)
+    return read(folder)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What a soak wrote down, and that its ledger says the same."""
+    found: dict[str, Any] = json.loads((folder / "soak.json").read_text())
+    ledger = read_ledger(folder / "ledger.jsonl")
+    paid = [record.round for record in ledger.records]
+    if paid != list(range(1, found["rounds"] + 1)):
+        raise RuntimeError(f"the ledger holds other rounds than were played: {paid}")
+    if ledger.epsilon(apps.DELTA, accountant="pld") != found["epsilon"]:
+        raise RuntimeError("the ledger gives another ε than the run said")
+    return found
+
+
+def peers_epsilon(noise_multiplier: float, rounds: int) -> float:
+    """ε of as many rounds without any failure, by Google's dp-accounting alone."""
+    event = PoissonSampledDpEvent(apps.RATE, GaussianDpEvent(noise_multiplier))
+    return float(PLDAccountant().compose(event, rounds).get_epsilon(apps.DELTA))
+
+
+def rows_of(case: str, rounds: int, found: dict[str, Any]) -> list[Row]:
+    """A soak's figures."""
+    memory = found["megabytes"]
+    settled = min(SETTLED, rounds // 2)
+
+    def row(metric: str, unit: str, value: float, peer: float | None = None) -> Row:
+        beside = None if peer is None else Spread.of([peer])
+        name = None if peer is None else "dp-accounting, no failures"
+        return Row(case, metric, unit, Spread.of([value]), beside, name)
+
+    return [
+        row("rounds finished", f"of {rounds}", found["rounds"]),
+        row("ε", "", found["epsilon"], peers_epsilon(found["noise_multiplier"], rounds)),
+        row("memory of the server's process at the end", "MB", memory[-1]),
+        row(f"memory gained since round {settled}", "MB", memory[-1] - memory[settled]),
+        row(
+            "the model moved by, of what it would without failures",
+            "",
+            found["moved"] / ideal(rounds),
+        ),
+        row("time of the server's process a round", "CPU s", found["seconds"] / rounds),
+    ]
+
+
+def ideal(rounds: int) -> float:
+    """How far the model moves if nobody fails: each update is clipped to S."""
+    return rounds * 1e-4
+
+
+def run(*, quick: bool, say: Say) -> list[Row]:
+    """Soak in this process, and unless quick under ``flwr run``."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    logging.getLogger("bloomseal.operator").addHandler(logging.NullHandler())
+    logging.getLogger("bloomseal.operator").propagate = False
+    rounds = 60 if quick else 500
+    rows = []
+    ways = [("in one process", in_process)] + ([] if quick else [("flwr run, Ray", simulated)])
+    for name, way in ways:
+        say(f"{rounds} rounds, {CLIENTS} clients, {apps.FAILING:.0%} failing: {name}")
+        with tempfile.TemporaryDirectory() as folder:
+            rows += rows_of(f"soak, {name}", rounds, way(rounds, Path(folder)))
+    return rows

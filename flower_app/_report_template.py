@@ -1,0 +1,298 @@
+"""The page of ``report.html``.
+
+A Python string, because Flower's app bundle carries no HTML files. It loads nothing from anywhere.
+"""
+
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ m.model }} on {{ m.dataset }}: a private federated run</title>
+<style>
+:root { color-scheme: light dark; --ink: #1f2933; --soft: #5b6875; --line: #e1e5ea;
+  --page: #f7f8fa; --card: #ffffff; --good: #23814f; --warn: #a8430c; --blue: #2460c0; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --soft: #a3aeb9; --line: #35414d;
+  --page: #161b22; --card: #1f2630; --good: #57d18d; --warn: #f0a35e; --blue: #7fb0ff; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); overflow-wrap: break-word;
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem; }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
+p, li { max-width: 46rem; } p { margin: .5rem 0; }
+.soft { color: var(--soft); } .warn { color: var(--warn); } .good { color: var(--good); }
+nav { margin: 1rem 0 0; font-size: .93rem; line-height: 1.9; }
+nav a { margin-right: 1rem; display: inline-block; }
+a { color: var(--blue); }
+.figures { display: grid; gap: .8rem; margin: 1.4rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); }
+.figure { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
+  padding: .9rem 1rem; }
+.figure b { display: block; font-size: 1.55rem; font-variant-numeric: tabular-nums; }
+.figure span { color: var(--soft); font-size: .88rem; }
+figure { margin: 1rem 0; background: #fff; border: 1px solid var(--line); border-radius: .7rem;
+  padding: .6rem; }
+figure.drawn { background: var(--card); }
+figure img, figure svg { display: block; width: 100%; height: auto; }
+figcaption { color: #5b6875; font-size: .88rem; padding: .4rem .4rem 0; }
+figure.drawn figcaption { color: var(--soft); }
+svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+table { border-collapse: collapse; width: 100%; background: var(--card); font-size: .93rem;
+  margin: .6rem 0; }
+th, td { text-align: left; vertical-align: top; padding: .5rem .7rem;
+  border: 1px solid var(--line); }
+th { font-weight: 600; } tbody th { width: 24%; }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+code { font-size: .9em; overflow-wrap: anywhere; }
+details { margin: .6rem 0; } details summary { cursor: pointer; color: var(--blue); }
+ul { padding-left: 1.2rem; } li { margin: .35rem 0; }
+@media (max-width: 42rem) {
+  main { padding: 1.2rem .9rem 3rem; } h1 { font-size: 1.4rem; }
+  tbody th { width: 45%; } svg text { font-size: 22px; }
+  table.stack { background: none; } table.stack thead { display: none; }
+  table.stack tr { display: block; border: 1px solid var(--line); border-radius: .6rem;
+    margin: .7rem 0; padding: .5rem .8rem; background: var(--card); }
+  table.stack th, table.stack td { display: block; width: auto; border: 0; padding: .25rem 0; }
+  table.stack td::before { content: attr(data-label); display: block; font-size: .78rem;
+    color: var(--soft); }
+}
+@media print { body { background: #fff; } nav { display: none; } h2 { break-after: avoid; } }
+</style>
+</head>
+<body>
+<main>
+<h1>{{ m.model }} on {{ m.dataset }}: a private federated run</h1>
+<p class="soft">{{ when }} · {{ "deployed SuperNodes" if m.deployed else "simulation" }} ·
+{{ "{:,}".format(c.population) }} clients · {{ c.rounds }} rounds</p>
+{% if not c.private %}<p class="warn"><strong>This run is not private:</strong> its randomness was
+seeded or it had no noise.</p>{% endif %}
+{% if c.stopped %}<p class="warn"><strong>Ended early:</strong> {{ c.stopped }}.</p>{% endif %}
+
+<div class="figures">
+<div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy</span></div>
+<div class="figure"><b>ε = {{ number(c.epsilon) }}</b>
+<span>at δ = {{ "%g"|format(c.delta) }}, for every client</span></div>
+{% if e %}
+<div class="figure"><b>{{ percent(e.agreement) }}</b>
+<span>of {{ e.images }} encrypted answers as in the clear</span></div>
+<div class="figure"><b>{{ "%.1f"|format(e.ms_per_image) }} ms</b>
+<span>to evaluate one encrypted image</span></div>
+{% endif %}
+</div>
+
+<nav aria-label="Sections">
+<a href="#meaning">What it means</a><a href="#promises">What was promised</a>
+<a href="#trust">Who trusted whom</a><a href="#rounds">ε by round</a>
+{% if alternatives %}<a href="#alternatives">Other settings</a>{% endif %}
+{% if e %}<a href="#encrypted">Encrypted inference</a>{% endif %}
+<a href="#uncounted">What is not counted</a><a href="#check">Check it yourself</a>
+</nav>
+
+<h2 id="meaning">What it means</h2>
+{% if c.private and c.epsilon is not none %}
+<p>The models that this run released are nearly as likely with any one client as without it.
+Whoever sees all of them, knows everything about all other clients, and asks whether one client
+took part, starts at even odds and is right
+<strong>{{ "at most " ~ percent(guess) }}</strong> of the time{% if c.epsilon > 4 %},
+which is little protection against an attacker who knows that much{% endif %}
+(e<sup>ε</sup> = {{ number(odds) }} to 1, up to a probability δ = {{ "%g"|format(c.delta) }} of
+learning more). ε is a limit that no attack can pass, not an estimate of what one would find.</p>
+{% else %}
+<p class="warn">Nothing: without fresh noise there is no ε, and the models may show whatever a
+client holds.</p>
+{% endif %}
+
+<h2 id="promises">What was promised, to whom, against whom</h2>
+<table class="stack">
+<thead><tr><th>Promise</th><th>To whom</th><th>Against whom</th>
+<th>If these keep their word</th></tr></thead>
+<tbody>
+<tr><th>Client-level differential privacy, ε = {{ number(c.epsilon) }} at
+δ = {{ "%g"|format(c.delta) }}, {{ c.adjacency }}</th>
+<td data-label="To whom">{{ c.unit }}, in {{ c.covers }}</td>
+<td data-label="Against whom">everybody who sees the model, in every round or at the end</td>
+<td data-label="If these keep their word">{{ c.trusted }}</td></tr>
+<tr><th>Record-level differential privacy:
+{% if r.epsilon_max is none %}not in this run
+{% else %}ε ≤ {{ number(r.epsilon_max) }} at δ = {{ "%g"|format(r.delta) }}{% endif %}</th>
+{% if r.epsilon_max is none %}
+<td data-label="To whom">–</td><td data-label="Against whom">–</td>
+<td data-label="Why">{{ r.reason }}</td>
+{% else %}
+<td data-label="To whom">{{ r.unit }}</td><td data-label="Against whom">the server too</td>
+<td data-label="If these keep their word">{{ r.trusted }}. It is {{ r.note }}</td>
+{% endif %}</tr>
+<tr><th>Encrypted questions and answers{% if e %}, CKKS at {{ e.security_bits }} bits{% endif %}
+{% if not e %}: not in this run{% endif %}</th>
+{% if e %}
+<td data-label="To whom">who asks: the question and its answer</td>
+<td data-label="Against whom">whoever evaluates the model and follows the protocol</td>
+<td data-label="If these keep their word">the asking person's own machine</td>
+{% else %}
+<td data-label="To whom">–</td><td data-label="Against whom">–</td>
+<td data-label="Why">no encrypted questions were asked (encrypted-images = 0)</td>
+{% endif %}</tr>
+{% if t and t.accuracy is defined %}
+<tr><th>Encrypted test-time round: nodes tested the model on images of their own, under keys of
+their own</th>
+<td data-label="To whom">a node: its test images and labels; {{ t.node_noise }}</td>
+<td data-label="Against whom">the server, which follows the protocol</td>
+<td data-label="If these keep their word">the node's own machine</td></tr>
+{% endif %}
+{% if c.secure_aggregation %}
+<tr><th>Secure aggregation: the sum of at least {{ c.secure_aggregation.minimum }} clients' updates
+is opened, or nothing{% if c.secure_aggregation.aborted_rounds %}
+({{ c.secure_aggregation.aborted_rounds|length }} rounds opened nothing){% endif %}</th>
+<td data-label="To whom">each client: its own update</td>
+<td data-label="Against whom">a server that is {{ c.secure_aggregation.server }}, together with
+{{ "%g"|format(100 * c.secure_aggregation.corrupt) }} % of a round's clients</td>
+<td data-label="If these keep their word">the client's own machine and the code that runs
+there</td></tr>
+{% else %}
+<tr><th>No client moves a round's sum by more than S = {{ "%g"|format(c.clipping_norm) }}</th>
+<td data-label="To whom">the model, and all other clients</td>
+<td data-label="Against whom">malicious and broken clients</td>
+<td data-label="If these keep their word">the server, which bounds what it receives</td></tr>
+{% endif %}
+</tbody></table>
+
+<h2 id="trust">Who trusted whom with what</h2>
+<table class="stack">
+<thead><tr><th>Who</th><th>Held or saw</th><th>Was trusted to</th></tr></thead>
+<tbody>
+<tr><th>Each client</th><td data-label="Held or saw">its own data; every model it was sent</td>
+<td data-label="Was trusted to">{% if m.deployed %}keep its own data; nothing towards
+others{% else %}nothing: in this simulation all clients were processes on one machine, on public
+data{% endif %}</td></tr>
+<tr><th>The server</th><td data-label="Held or saw">{% if c.secure_aggregation %}the sum
+of each round's updates{% else %}every drawn client's update in the clear{% endif %}, who was drawn,
+and who answered</td>
+<td data-label="Was trusted to">{{ c.trusted|replace("the server, to ", "") }}; draw cohorts with
+randomness that nobody foresees</td></tr>
+{% if e %}<tr><th>The evaluator of encrypted questions</th>
+<td data-label="Held or saw">the model, public keys and ciphertexts; no secret key</td>
+<td data-label="Was trusted to">follow the protocol, and not learn a decrypted answer
+elsewhere</td></tr>
+<tr><th>Who asks</th><td data-label="Held or saw">the question, the secret key, the answer</td>
+<td data-label="Was trusted to">keep the key; not ask so often that the model is copied</td></tr>
+{% endif %}
+<tr><th>Everybody else</th><td data-label="Held or saw">this folder: the models, the ledger, this
+page</td><td data-label="Was trusted to">nothing</td></tr>
+</tbody></table>
+
+<h2 id="rounds">ε by round</h2>
+{% if chart %}
+<figure class="drawn">{{ chart }}
+<figcaption>What had been spent after each round, at δ = {{ "%g"|format(c.delta) }}; the budget is
+the dashed line.</figcaption></figure>
+<details><summary>As a table</summary>
+<table><thead><tr><th>Round</th><th>ε so far</th></tr></thead><tbody>
+{% for round, spent in spent_by_round %}<tr><td class="number">{{ round }}</td>
+<td class="number">{{ "%.4f"|format(spent) }}</td></tr>
+{% endfor %}</tbody></table></details>
+{% else %}<p>There is nothing to draw: no round was accounted.</p>{% endif %}
+
+{% if alternatives %}
+<h2 id="alternatives">What other settings would have cost</h2>
+<p>The same run with one setting changed, at δ = {{ "%g"|format(c.delta) }}. Less noise or more
+rounds cost privacy; which of them would have helped the accuracy, nobody tried.</p>
+<table><thead><tr><th>If there had been</th><th>ε</th></tr></thead><tbody>
+<tr><th>this run: z = {{ "%.3f"|format(c.noise_multiplier) }}, q =
+{{ "%g"|format(c.sampling_rate) }}, {{ c.rounds }} rounds</th>
+<td class="number"><strong>{{ number(own_epsilon) }}</strong></td></tr>
+{% for change, cost in alternatives.items() %}<tr><th>{{ change }}</th>
+<td class="number">{{ number(cost) }}</td></tr>
+{% endfor %}</tbody></table>
+{% endif %}
+
+{% if e %}
+<h2 id="encrypted">Encrypted inference: the certificate</h2>
+<p>The finished model was asked {{ e.images }} test images under encryption, by a process that
+held the model and public keys only. Its answers beside those of the model in the clear:</p>
+<table><tbody>
+<tr><th>Same class as in the clear</th><td>{{ percent(e.agreement) }}</td></tr>
+<tr><th>Right</th><td>{{ percent(e.accuracy) }} of these images</td></tr>
+<tr><th>Largest error of a logit</th><td>{{ "%.2g"|format(e.max_logit_error) }}</td></tr>
+<tr><th>Security</th><td>{{ e.security_bits }} bits (CKKS, ring-LWE)</td></tr>
+<tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms to evaluate an image</td></tr>
+<tr><th>Bytes</th><td>{{ "{:,}".format(e.query_bytes) }} a question,
+{{ "{:,}".format(e.answer_bytes) }} an answer, {{ "{:,}".format(e.public_key_bytes) }} of public
+keys once</td></tr>
+<tr><th>Released</th><td>{{ e.release }}</td></tr>
+</tbody></table>
+{% endif %}
+
+{% if t %}
+<h2 id="nodes">Encrypted test-time round over the nodes</h2>
+{% if t.skipped is defined %}<p class="warn">Not held: {{ t.skipped }}</p>{% else %}
+<table><tbody>
+<tr><th>Nodes</th><td>{{ "{:,}".format(t.nodes_asked) }} asked, about
+{{ "{:,g}".format(t.nodes_answered) }} answered</td></tr>
+<tr><th>Accuracy</th><td>{% if t.accuracy is none %}too few answered to tell{% else %}
+{{ percent(t.accuracy) }}{% if t.accuracy_noise %}, with noise of standard deviation
+{{ percent(t.accuracy_noise) }}{% endif %}, on images that only their nodes saw{% endif %}</td></tr>
+<tr><th>Released</th><td>{{ t.release }}</td></tr>
+<tr><th>Images</th><td>up to {{ t.images_per_node }} of each
+node{% if t.ms_per_image is not none %}, {{ "%.1f"|format(t.ms_per_image) }} ms to evaluate
+one{% endif %}</td></tr>
+<tr><th>Bytes</th><td>{{ "{:,}".format(t.bytes_from_node) }} from a node that asks about so many
+(keys and questions), {{ "{:,}".format(t.bytes_to_node) }} back</td></tr>
+</tbody></table>{% endif %}
+{% endif %}
+
+<h2 id="uncounted">What is not counted, and not promised</h2>
+<ul>
+<li><strong>Tuning:</strong> ε = {{ m.privacy.tuning.epsilon }}: {{ m.privacy.tuning.reason }}. If
+you changed settings after looking at what your own clients' data gave, that is not counted.</li>
+<li><strong>Other runs:</strong> this ε covers {{ c.covers }}. Runs with another ledger on the same
+clients add to it.</li>
+<li><strong>Runs that ended early:</strong> a round is paid before its result is used, so a run
+that broke off has paid for what it released. A round that is played again is paid again.</li>
+<li><strong>Timing and errors:</strong> how long a round took and why a client failed are not
+noised; they stay in the operator's log, which is not part of this folder.</li>
+<li><strong>Groups:</strong> k clients together, for instance devices of one person, are protected
+at about k times this ε.</li>
+{% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows clients' data. It is
+there because this is a simulation on public data.</li>{% endif %}
+{% if c.secure_aggregation %}<li><strong>Poisoning:</strong> a client that lies can add anything to
+a sum; the server cannot bound what it cannot see.</li>
+{% else %}<li><strong>Poisoning</strong> is bounded (no client moves a round's sum by more than S),
+not prevented.</li>
+{% endif %}
+<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
+question at a time.</li>
+<li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
+</ul>
+
+<h2 id="pictures">What was seen</h2>
+{% for caption, data in pictures.items() %}
+<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
+<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+
+<h2 id="check">Check it yourself</h2>
+<table><tbody>
+<tr><th>Sampling</th><td>{{ c.sampling }}, q = {{ "%g"|format(c.sampling_rate) }} of
+N = {{ "{:,}".format(c.population) }}: {{ "%.0f"|format(c.sampling_rate * c.population) }} clients
+expected a round</td></tr>
+<tr><th>Clipping norm</th><td>S = {{ "%g"|format(c.clipping_norm) }}</td></tr>
+<tr><th>Noise multiplier</th><td>{% if c.noise_multiplier is none %}–{% else %}z =
+{{ "%.4f"|format(c.noise_multiplier) }}; σ = z·S on the sum{% endif %}</td></tr>
+<tr><th>Mechanism</th><td>{{ c.mechanism }}</td></tr>
+<tr><th>Accountant</th><td>{{ c.accountant }}, {{ c.adjacency }}</td></tr>
+<tr><th>ε covers</th><td>{{ c.covers }}</td></tr>
+</tbody></table>
+<p>ε follows from <code>privacy-ledger.jsonl</code> alone:
+<code>python -m privacy.accounting ledger privacy-ledger.jsonl --delta {{ "%g"|format(c.delta) }}
+</code></p>
+<p class="soft">Everything on this page is in <code>metrics.json</code> and
+<code>config.json</code>, beside it.</p>
+<details><summary>All {{ config|length }} settings of this run</summary>
+<table><tbody>
+{% for name, value in config.items() %}<tr><th>{{ name }}</th><td><code>{{ value }}</code></td></tr>
+{% endfor %}</tbody></table></details>
+</main>
+</body>
+</html>
+"""

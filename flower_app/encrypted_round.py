@@ -1,0 +1,120 @@
+"""The encrypted test-time round of a run: composed, priced before training, told at the end."""
+
+import shutil
+import time
+from dataclasses import replace
+from logging import INFO, WARNING
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import Grid
+from flwr.serverapp.exception import PrivacyBudgetExhausted
+from flwr.supercore import log
+
+from flower_app.encrypted_node import simulated_secrets
+from flower_app.evaluator import start_evaluator
+from flower_app.settings import Settings
+from privacy.accounting import Event, Full, read_ledger
+from privacy.mechanisms import LatticeGaussian
+from strategies import (
+    EncryptedRound,
+    EncryptedRoundResult,
+    PrivacyReport,
+    PublicMetrics,
+    noised_accuracy,
+)
+
+
+def round_cost(settings: Settings) -> list[Event]:
+    """What training must leave of the budget for the round."""
+    if not settings.encrypted_round or settings.encrypted_round_release != "noised":
+        return []
+    noise = settings.encrypted_round_noise
+    return [LatticeGaussian().account(noise_multiplier=noise, sampling=Full())]
+
+
+def hold_encrypted_round(
+    grid: Grid, settings: Settings, *, population: int, weights: Path, ledger: Path, run_id: int
+) -> dict[str, Any]:
+    """Have the nodes test the finished model on their own test images.
+
+    Parameters
+    ----------
+    grid : Grid
+    settings : Settings
+    population : int
+        N.
+    weights : Path
+        The model, as the evaluator reads it.
+    ledger : Path
+        The population's.
+    run_id : int
+
+    Returns
+    -------
+    dict
+        As ``metrics.json`` holds it. Where the budget was spent: why the round was not held.
+    """
+    log(INFO, "Asking the nodes to test the model on their own images, encrypted ...")
+    noised = settings.encrypted_round_release == "noised"
+    test = EncryptedRound(
+        population=population,
+        start_evaluator=lambda: start_evaluator(settings.model, weights),
+        images=settings.encrypted_round_images,
+        metrics=noised_accuracy(settings.encrypted_round_noise) if noised else PublicMetrics(),
+        target_delta=settings.delta,
+        target_epsilon=settings.epsilon,
+        ledger=ledger,
+    )
+    begun = time.perf_counter()
+    try:
+        result = test.run(grid, timeout=settings.round_timeout, name="encrypted test-time round")
+    except PrivacyBudgetExhausted as error:
+        log(WARNING, "No encrypted test-time round: %s", error)
+        return {"skipped": str(error)}
+    finally:
+        if not settings.deployed:
+            shutil.rmtree(simulated_secrets(run_id), ignore_errors=True)
+    metrics = _metrics(result, settings) | {"seconds": time.perf_counter() - begun}
+    log(INFO, _summary(metrics))
+    return metrics
+
+
+def with_cost_of_round(report: PrivacyReport, ledger: Path) -> PrivacyReport:
+    """The run's privacy report, with what the ledger holds now."""
+    if not report.private:
+        return report
+    epsilon = read_ledger(ledger).epsilon(report.delta, accountant=report.accountant)
+    return replace(report, epsilon=epsilon)
+
+
+def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]:
+    public = settings.encrypted_round_release == "public"
+    return {
+        "nodes_asked": result.asked,
+        "nodes_answered": round(result.answered, 2),
+        "accuracy": result.accuracy,
+        "accuracy_noise": result.accuracy_noise,
+        "release": (
+            "every node that answered agreed to the publication of its report; ε does not cover it"
+            if public
+            else f"noised at client level (z = {settings.encrypted_round_noise:g}) and counted in ε"
+        ),
+        "node_noise": "each node noises its own report, to hide single images from the server too",
+        "images_per_node": result.images,
+        "bytes_from_node": result.bytes_from_node,
+        "bytes_to_node": result.bytes_to_node,
+        "ms_per_image": result.ms_per_query,
+        "security_bits": result.plan.security_bits,
+    }
+
+
+def _summary(metrics: dict[str, Any]) -> str:
+    if metrics["accuracy"] is None:
+        return "Encrypted test-time round: too few nodes reported to tell an accuracy"
+    noise = metrics["accuracy_noise"]
+    return (
+        f"Encrypted test-time round: {metrics['nodes_answered']:g} of {metrics['nodes_asked']:,} "
+        f"nodes, {100 * metrics['accuracy']:.2f} % right on images that the server never saw"
+        + (f" (± {100 * noise:.1f} % noise of the server's)" if noise else "")
+    )

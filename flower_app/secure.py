@@ -1,0 +1,138 @@
+"""Secure aggregation in this app: what the server asks for, and what a client insists on."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from flower_app.settings import SettingError, Settings
+from privacy.secure_aggregation import Adversary, ClientPolicy, Identity, ServerModel
+from strategies import (
+    ClientMemory,
+    ContextMemory,
+    FolderMemory,
+    SecureAggregation,
+    SecureAggregationMod,
+)
+
+_KEY_BYTES = 32
+
+
+def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
+    """What the strategy is told; None where secure aggregation is off."""
+    if settings.secure_aggregation == "off":
+        return None
+    adversary = _adversary(settings.secure_aggregation, settings.corrupt)
+    identities: tuple[bytes, ...] = ()
+    if adversary.server is ServerModel.MALICIOUS:
+        identities = (
+            _read_keys("identities", settings.identities)
+            if settings.deployed
+            else simulated_identities(size)
+        )
+    return SecureAggregation(
+        minimum=settings.minimum_cohort,
+        adversary=adversary,
+        dropout=settings.dropout,
+        client_dropout=settings.client_dropout,
+        noise="distributed" if settings.noise == "distributed" else "central",
+        largest=settings.largest_cohort or None,
+        identities=identities,
+        stage_timeout=settings.round_timeout,
+    )
+
+
+def take_part(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """The app's mod: secure aggregation as this client wants it, or the app alone."""
+    own = _own(Settings.of_client(context.run_config), context)
+    if own is None:
+        return call_next(message, context)
+    return SecureAggregationMod(own.policy, identity=own.identity, memory=own.memory)(
+        message, context, call_next
+    )
+
+
+@dataclass(frozen=True)
+class _Own:
+    policy: ClientPolicy
+    identity: Identity | None
+    memory: ClientMemory
+
+
+def _own(settings: Settings, context: Context) -> _Own | None:
+    """What this client insists on: from its own node's configuration where it is deployed.
+
+    In a simulation there is nobody but the run to say it, and nobody who is protected.
+
+    Raises
+    ------
+    SettingError
+        If a deployed node does not say what it needs.
+    """
+    node = context.node_config
+    mode = str(node.get("secure-aggregation", settings.secure_aggregation))
+    if mode == "off":
+        return None
+    if not settings.deployed:
+        adversary = _adversary(mode, settings.corrupt)
+        identity: Identity | None = None
+        pinned: tuple[bytes, ...] = ()
+        if adversary.server is ServerModel.MALICIOUS:
+            identity = simulated_identity(int(node["partition-id"]))
+            pinned = simulated_identities(int(node["num-partitions"]))
+        policy = ClientPolicy(settings.minimum_cohort, adversary, pinned)
+        return _Own(policy, identity, ContextMemory())
+    minimum = int(_needed(node, "minimum-cohort", "the fewest clients in whose sum it takes part"))
+    adversary = _adversary(mode, float(node.get("corrupt", settings.corrupt)))
+    memory = FolderMemory(Path(_needed(node, "state-dir", "a folder of its own for its secrets")))
+    if adversary.server is ServerModel.HONEST_BUT_CURIOUS:
+        return _Own(ClientPolicy(minimum, adversary), None, memory)
+    (private,) = _read_keys("identity", _needed(node, "identity", "the file of its private key"))
+    listed = _needed(node, "identities", "the file of all clients' public keys")
+    pinned = _read_keys("identities", listed)
+    return _Own(ClientPolicy(minimum, adversary, pinned), Identity(private), memory)
+
+
+def simulated_identity(partition: int) -> Identity:
+    """A key that everybody can work out: in a simulation there is nobody to keep it from."""
+    seed = f"a simulated client's identity, not secret: {partition}"
+    return Identity(hashlib.sha256(seed.encode()).digest())
+
+
+@cache
+def simulated_identities(clients: int) -> tuple[bytes, ...]:
+    """The public keys of all simulated clients."""
+    return tuple(simulated_identity(partition).public for partition in range(clients))
+
+
+def _adversary(mode: str, corrupt: float) -> Adversary:
+    return Adversary(ServerModel(mode), corrupt)
+
+
+def _needed(node: Mapping[str, Any], name: str, what: str) -> str:
+    value = str(node.get(name, ""))
+    if not value:
+        raise SettingError(
+            f"{name} = '' is wrong; for secure aggregation a node says {what}: start this "
+            f"SuperNode with --node-config '{name}=...'"
+        )
+    return value
+
+
+def _read_keys(name: str, file: str) -> tuple[bytes, ...]:
+    """Ed25519 keys from a file, each on a line of its own, in hexadecimal."""
+    try:
+        keys = tuple(bytes.fromhex(line) for line in Path(file).read_text().split())
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{name} = {file!r} is wrong; {error}") from error
+    if not keys or any(len(key) != _KEY_BYTES for key in keys):
+        raise SettingError(
+            f"{name} = {file!r} is wrong; it must hold keys of {_KEY_BYTES} bytes in hexadecimal, "
+            "one a line"
+        )
+    return keys

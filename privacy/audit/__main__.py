@@ -1,0 +1,101 @@
+"""Bound ε from below with what an attack found: ``python -m privacy.audit --help``."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from privacy.accounting import LedgerError, read_ledger
+
+from .experiment import judge
+from .one_run import epsilon_lower_bound
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, answer as JSON; exit 1 if a claim is contradicted, 2 if misused."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.answer(options))
+    except (ValueError, OSError, LedgerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _bound(options: argparse.Namespace) -> int:
+    lower = epsilon_lower_bound(
+        canaries=options.canaries,
+        guesses=options.canaries if options.guesses is None else options.guesses,
+        correct=options.correct,
+        delta=options.delta,
+        confidence=options.confidence,
+    )
+    answer = {"epsilon_lower": lower, "delta": options.delta, "confidence": options.confidence}
+    print(json.dumps(answer))
+    return 0
+
+
+def _scores(options: argparse.Namespace) -> int:
+    document = json.loads(options.file.read_text())
+    if not isinstance(document, dict) or not {"included", "scores"} <= document.keys():
+        raise ValueError(f'{options.file} must hold an object with "included" and "scores"')
+    coins = document["included"]
+    if not isinstance(coins, list) or any(coin not in (0, 1) for coin in coins):
+        raise ValueError('"included" must be a list of true and false')
+    included = np.array(coins, dtype=np.bool_)
+    claimed = options.claimed_epsilon
+    if options.ledger is not None:
+        claimed = read_ledger(options.ledger).epsilon(options.delta)
+    result = judge(
+        {"scores": np.array(document["scores"], dtype=np.float64)},
+        included,
+        claimed_epsilon=claimed,
+        delta=options.delta,
+        confidence=options.confidence,
+        guesses=options.guesses,
+    )
+    print(json.dumps(result.as_dict(), ensure_ascii=False))
+    return 0 if result.passed else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m privacy.audit",
+        description="A lower bound on epsilon from one training run with canaries (Steinke, Nasr "
+        "and Jagielski 2023). Exits with 1 if a claim is contradicted.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("bound", help="the bound that a number of right guesses shows")
+    command.add_argument("--canaries", type=int, required=True, help="m, each in by a fair coin")
+    command.add_argument("--guesses", type=int, help="r, fixed ahead (default: all canaries)")
+    command.add_argument("--correct", type=int, required=True, help="v, how many were right")
+    _common(command)
+    command.set_defaults(answer=_bound)
+
+    command = commands.add_parser(
+        "scores",
+        help="audit a file of scores against a claim",
+        description='FILE holds {"included": [true, ...], "scores": [0.1, ...]}: each canary\'s '
+        "coin, and a score that is higher where it was rather included.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE")
+    claim = command.add_mutually_exclusive_group(required=True)
+    claim.add_argument("--claimed-epsilon", type=float, help="what is claimed at delta")
+    claim.add_argument("--ledger", type=Path, help="take the claim from this ledger")
+    command.add_argument(
+        "--guesses", type=int, help="r, fixed before looking at the scores (default: half)"
+    )
+    _common(command)
+    command.set_defaults(answer=_scores)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--delta", type=float, required=True, help="e.g. 1e-5")
+    parser.add_argument("--confidence", type=float, default=0.95, help="default: 0.95")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""One audit: flip the canaries' coins, run, guess the coins, and bound ε."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.mechanisms import Randomness, SystemRandomness
+
+from .one_run import epsilon_lower_bound
+
+Scores = NDArray[np.float64]
+Run = Callable[[NDArray[np.bool_]], Mapping[str, Scores]]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What one way of guessing found.
+
+    Attributes
+    ----------
+    name : str
+    guesses, correct : int
+        r and v.
+    epsilon_lower : float
+        The lower bound on ε that this attack alone shows, at its share of the error.
+    """
+
+    name: str
+    guesses: int
+    correct: int
+    epsilon_lower: float
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """A lower bound on ε beside the claim.
+
+    Attributes
+    ----------
+    claimed_epsilon, delta : float
+        What the ledger says.
+    confidence : float
+        A true claim is contradicted in at most a fraction ``1 - confidence`` of audits.
+    canaries : int
+        m.
+    attacks : tuple of Attack
+        All that were tried. Each had an equal share of the error ``1 - confidence``.
+    cohort_p_value : float or None
+        How unusual the cohorts' sizes were under the claimed Poisson sampling, if that was
+        tested; it then had a share of the error too.
+    """
+
+    claimed_epsilon: float
+    delta: float
+    confidence: float
+    canaries: int
+    attacks: tuple[Attack, ...]
+    cohort_p_value: float | None = None
+
+    @property
+    def epsilon_lower(self) -> float:
+        """The largest lower bound, at the stated confidence."""
+        return max(attack.epsilon_lower for attack in self.attacks)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What contradicts the claim, in words; empty if nothing does."""
+        found = [
+            f"{attack.name}: {attack.correct} of {attack.guesses} guesses are right, so "
+            f"ε ≥ {attack.epsilon_lower:.3f}, and {self.claimed_epsilon:.3f} was claimed"
+            for attack in self.attacks
+            if attack.epsilon_lower > self.claimed_epsilon
+        ]
+        share = (1 - self.confidence) / (len(self.attacks) + 1)
+        if self.cohort_p_value is not None and self.cohort_p_value < share:
+            found.append(
+                "cohorts: their sizes are not those of Poisson sampling "
+                f"(p = {self.cohort_p_value:.2g})"
+            )
+        return tuple(found)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing contradicts the claim. It does not prove the claim."""
+        return not self.findings
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; an infinite claim becomes null."""
+        claimed = self.claimed_epsilon if math.isfinite(self.claimed_epsilon) else None
+        return asdict(self) | {
+            "claimed_epsilon": claimed,
+            "epsilon_lower": self.epsilon_lower,
+            "passed": self.passed,
+            "findings": list(self.findings),
+        }
+
+
+def default_guesses(canaries: int) -> int:
+    """Half of the canaries, an even number: those whose scores say most."""
+    return max(2, 2 * (canaries // 4)) if canaries > 1 else 1
+
+
+def count_correct(scores: Scores, included: NDArray[np.bool_], *, guesses: int) -> int:
+    """Guess that the highest scores were included and the lowest were not; count what is right.
+
+    Parameters
+    ----------
+    scores : ndarray of float, (m,)
+        Higher: rather included.
+    included : ndarray of bool, (m,)
+        The truth.
+    guesses : int
+        r ≤ m; the upper half of them, rounded up, are guessed to be included.
+
+    Raises
+    ------
+    ValueError
+        If shapes or the number do not fit, or a score is not a number.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.shape != included.shape or values.ndim != 1:
+        raise ValueError(
+            f"scores has shape {values.shape} and included {included.shape}; both must be (m,)"
+        )
+    if np.isnan(values).any():
+        raise ValueError("a score is not a number; give every canary a score")
+    if not 0 <= guesses <= len(values):
+        raise ValueError(f"guesses is {guesses}; it must lie between 0 and {len(values)} canaries")
+    order = np.argsort(values, kind="stable")
+    upper = (guesses + 1) // 2
+    highest, lowest = order[len(order) - upper :], order[: guesses - upper]
+    return int(included[highest].sum() + (~included[lowest]).sum())
+
+
+def judge(
+    scores: Mapping[str, Scores],
+    included: NDArray[np.bool_],
+    *,
+    claimed_epsilon: float,
+    delta: float,
+    confidence: float = 0.95,
+    guesses: int | None = None,
+    cohort_p_value: float | None = None,
+) -> AuditResult:
+    """Hold scores against the coins and a claim.
+
+    Parameters
+    ----------
+    scores : mapping of str to ndarray of float, (m,)
+        Each attack's, higher where the canary was rather included.
+    included : ndarray of bool, (m,)
+        The coins.
+    claimed_epsilon, delta : float
+        What the ledger says.
+    confidence : float
+        Of all that is tested together.
+    guesses : int, optional
+        r, fixed without looking at the scores. Default: half of the canaries.
+    cohort_p_value : float, optional
+        Of how cohorts were drawn.
+
+    Returns
+    -------
+    AuditResult
+
+    Raises
+    ------
+    ValueError
+        If there are no scores, they are ill-shaped, or a number is out of range.
+    """
+    if not scores:
+        raise ValueError("there are no scores; give at least one attack's")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence!r}; it must lie strictly between 0 and 1")
+    if math.isnan(claimed_epsilon) or claimed_epsilon < 0:
+        raise ValueError(f"claimed_epsilon is {claimed_epsilon!r}; it must be at least 0")
+    canaries = len(included)
+    count = default_guesses(canaries) if guesses is None else guesses
+    tests = len(scores) + (cohort_p_value is not None)
+    attacks = []
+    for name, values in scores.items():
+        correct = count_correct(values, included, guesses=count)
+        lower = epsilon_lower_bound(
+            canaries=canaries,
+            guesses=count,
+            correct=correct,
+            delta=delta,
+            confidence=1 - (1 - confidence) / tests,
+        )
+        attacks.append(Attack(name, count, correct, lower))
+    return AuditResult(claimed_epsilon, delta, confidence, canaries, tuple(attacks), cohort_p_value)
+
+
+def audit(
+    run: Run,
+    *,
+    canaries: int,
+    claimed_epsilon: float | Callable[[], float],
+    delta: float | Callable[[], float],
+    confidence: float = 0.95,
+    guesses: int | None = None,
+    cohort_p_value: Callable[[], float | None] | None = None,
+    randomness: Randomness | None = None,
+) -> AuditResult:
+    """Audit anything that trains, with one run of it.
+
+    Parameters
+    ----------
+    run : callable
+        Given which canaries to include (ndarray of bool, shape (m,)), trains once and returns
+        each attack's scores by its name, ndarray of float (m,), higher where the canary was
+        rather included. Which attacks it returns must not depend on the coins.
+    canaries : int
+        m. A hundred that are all guessed right show ε ≥ 3.5 at 95 %, a thousand ε ≥ 5.8.
+    claimed_epsilon, delta : float or callable
+        The ε that the ledger claims at this δ; a callable is asked after the run.
+    confidence : float
+        Of all that is tested together.
+    guesses : int, optional
+        r, fixed before the run. Default: half of the canaries.
+    cohort_p_value : callable, optional
+        Asked after the run for a p-value of how cohorts were drawn, or None.
+    randomness : Randomness, optional
+        Of the coins. Default: the operating system's.
+
+    Returns
+    -------
+    AuditResult
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or ``run`` returned no scores or ill-shaped ones.
+
+    Notes
+    -----
+    *Guarantee.* If what ``run`` shows the attacks is (claimed ε, δ)-differentially private under
+    adding or removing one canary, the audit contradicts the claim with probability at most
+    ``1 - confidence`` (Theorem 5.2 of Steinke, Nasr and Jagielski 2023; the error is divided
+    evenly by what is tested).
+
+    *Assumptions.* Those of :func:`privacy.audit.p_value`.
+
+    *Not covered.* An audit that contradicts nothing proves nothing: it knows one attack.
+    """
+    if canaries < 1:
+        raise ValueError(f"canaries is {canaries!r}; an audit needs at least 1")
+    source = SystemRandomness() if randomness is None else randomness
+    included = source.bernoulli(0.5, canaries)
+    scores = run(included.copy())
+    return judge(
+        scores,
+        included,
+        claimed_epsilon=claimed_epsilon() if callable(claimed_epsilon) else claimed_epsilon,
+        delta=delta() if callable(delta) else delta,
+        confidence=confidence,
+        guesses=guesses,
+        cohort_p_value=None if cohort_p_value is None else cohort_p_value(),
+    )

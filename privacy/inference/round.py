@@ -1,0 +1,289 @@
+"""A node's side of a test-time round: keys for this round alone, questions, one count.
+
+Somebody else holds the model and evaluates. The node is sent a plan, looks at it before it
+believes it, makes keys, asks about some of its own labelled images, and later counts how many
+answers were right. What it must remember between the two lies in one file of its own.
+"""
+
+import base64
+import json
+import math
+import os
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from privacy.inference._seal import MAX_MODULUS_BITS
+from privacy.inference._wire import MessageError
+from privacy.inference.owner import DataOwner, OutOfRangeError
+from privacy.inference.plan import Plan
+
+MAX_ROUND_BYTES = 20_000_000
+"""What a node sends in a round, at most: keys and questions together."""
+
+_LONGEST_PLAN = 1 << 22  # characters
+_SECRETS = "encrypted-round.secrets"
+_MARGIN_BITS = 3  # two numbers in a complex slot, a sign, and rounding
+_FAULTS_OF_A_PLAN = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+
+
+class PlanRefusedError(ValueError):
+    """A plan that this node does not work with; the message says why, and nothing of its data."""
+
+
+class RoundError(RuntimeError):
+    """A round that cannot go on; the message says nothing of the node's data."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a node knows by itself of the models it is asked to test.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Of one input.
+    input_range : tuple of float
+        The lowest and highest value that an element of an input can have.
+    classes : int
+        How many.
+    max_bytes : int
+        What it is ready to send in a round.
+    """
+
+    input_shape: tuple[int, ...]
+    input_range: tuple[float, float]
+    classes: int
+    max_bytes: int = MAX_ROUND_BYTES
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What leaves the node; all of it is public or encrypted.
+
+    Attributes
+    ----------
+    material : bytes
+        Public and evaluation keys, made for this round.
+    queries : tuple of bytes
+        One for each ``batch_size`` images.
+    """
+
+    material: bytes
+    queries: tuple[bytes, ...]
+
+
+def accept_plan(text: str, expectation: Expectation) -> Plan:
+    """Read a plan that a stranger sent, and refuse what could harm.
+
+    Parameters
+    ----------
+    text : str
+        As ``Plan.to_json`` writes it.
+    expectation : Expectation
+
+    Returns
+    -------
+    Plan
+        With parameters that hold 128 bits of security, for inputs of exactly the expected shape
+        and range, and within the expected bytes. The digest of it, which every message carries,
+        is computed here.
+
+    Raises
+    ------
+    PlanRefusedError
+        If it is not.
+
+    Notes
+    -----
+    Whether an input fits is never asked of the plan: a plan with a narrower range, or with a
+    scale at which large inputs overflow, would have the node's refusal tell of its data.
+    """
+    if len(text) > _LONGEST_PLAN:
+        raise PlanRefusedError(f"the plan has {len(text):,} characters, more than any needs")
+    try:
+        plan = Plan.from_json(text)
+        _refuse(plan, expectation)
+    except PlanRefusedError:
+        raise
+    except _FAULTS_OF_A_PLAN as error:
+        raise PlanRefusedError(f"the plan is refused: {error}") from error
+    return plan
+
+
+def _refuse(plan: Plan, expected: Expectation) -> None:
+    for name in ("input_shape", "input_range", "classes"):
+        found, wanted = getattr(plan, name), getattr(expected, name)
+        if found != wanted:
+            raise PlanRefusedError(f"the plan has {name} {found}, this node's data {wanted}")
+    if plan.parties:
+        raise PlanRefusedError("the plan is for encrypted weights, which no round evaluates")
+    bits = sum(plan.prime_bits)
+    if plan.degree not in MAX_MODULUS_BITS or bits > MAX_MODULUS_BITS[plan.degree]:
+        raise PlanRefusedError(f"{bits} bits at degree {plan.degree} are weaker than 128 bits")
+    whole = (plan.degree, plan.batch_size, plan.input_scale_bits, *plan.packing_shape)
+    if any(type(number) is not int or number < 0 for number in whole):
+        raise PlanRefusedError("the plan has sizes that are not whole numbers")
+    if plan.batch_size > plan.degree or math.prod(plan.packing_shape) > (
+        2 * plan.degree * max(plan.ciphertexts, 1)
+    ):
+        raise PlanRefusedError("the plan packs more into a ciphertext than it has room for")
+    largest = max(abs(bound) for bound in expected.input_range)
+    room = sum(plan.prime_bits[: plan.levels])
+    if plan.input_scale_bits + math.log2(max(largest, 1.0)) + _MARGIN_BITS > room:
+        raise PlanRefusedError(
+            f"inputs scaled by 2^{plan.input_scale_bits} need not fit the plan's {room} bits"
+        )
+    least = plan.public_bytes + plan.query_bytes
+    if not 0 < least <= expected.max_bytes:
+        raise PlanRefusedError(
+            f"keys and one question take {least:,} bytes, {expected.max_bytes:,} are allowed"
+        )
+
+
+def begin_round(
+    plan: Plan,
+    inputs: ArrayLike,
+    labels: ArrayLike,
+    *,
+    images: int,
+    folder: Path,
+    max_bytes: int = MAX_ROUND_BYTES,
+) -> Questions:
+    """Make fresh keys, encrypt some of the node's images, and keep the secrets.
+
+    Secrets of an earlier round that was not finished are overwritten: its answers cannot be read
+    any more.
+
+    Parameters
+    ----------
+    plan : Plan
+        From :func:`accept_plan`.
+    inputs, labels : array_like
+        The node's own, (n, ...) and (n,).
+    images : int
+        How many to ask about, at most; drawn at random if there are more, and fewer where
+        ``max_bytes`` allows no more.
+    folder : Path
+        The node's own, mode 0700; see :func:`private_folder`.
+    max_bytes : int
+        Of keys and questions together.
+
+    Returns
+    -------
+    Questions
+
+    Raises
+    ------
+    RoundError
+        If there are no images, or they are not what the node said they are.
+    PlanRefusedError
+        If keys for the plan cannot be made.
+    """
+    x, right = np.asarray(inputs), np.asarray(labels)
+    room = (max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
+    count = min(images, len(x), room)
+    if count < 1 or right.shape != (len(x),):
+        raise RoundError("this node has no labelled images to ask about")
+    rows = np.array(random.SystemRandom().sample(range(len(x)), count))
+    chunks = [rows[i : i + plan.batch_size] for i in range(0, count, plan.batch_size)]
+    try:
+        owner = DataOwner(plan)
+        material = owner.public_material()
+        queries = tuple(
+            owner.encrypt(x[chunk[0]] if plan.batch_size == 1 else x[chunk]) for chunk in chunks
+        )
+    except OutOfRangeError as error:
+        raise RoundError("this node's images are outside the range that it declared") from error
+    except _FAULTS_OF_A_PLAN as error:
+        # Not in words: they could be about the images.
+        raise PlanRefusedError(
+            f"the plan is refused: it cannot be carried out ({type(error).__name__})"
+        ) from error
+    kept = {
+        "plan": plan.to_json(),
+        "labels": [right[chunk].tolist() for chunk in chunks],
+        "owner": base64.b64encode(owner.secret_state()).decode(),
+    }
+    _write(folder / _SECRETS, json.dumps(kept))
+    return Questions(material, queries)
+
+
+def finish_round(answers: Sequence[bytes], *, folder: Path) -> tuple[int, int]:
+    """Decrypt the answers to the questions of :func:`begin_round` and count the right ones, once.
+
+    The secrets are removed before the first answer is read: whatever happens, no answer under
+    these keys is ever read a second time.
+
+    Parameters
+    ----------
+    answers : sequence of bytes
+        One for each question, in their order.
+    folder : Path
+        As in :func:`begin_round`.
+
+    Returns
+    -------
+    right, asked : int
+
+    Raises
+    ------
+    RoundError
+        If there is no open round, or not one good answer for each question.
+    """
+    path = folder / _SECRETS
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        raise RoundError(
+            "this node has no open round: it has been answered, another began, or the node lost "
+            "its folder"
+        ) from error
+    path.unlink()
+    try:
+        kept = json.loads(text)
+        state = base64.b64decode(kept["owner"])
+        owner = DataOwner.from_secret_state(Plan.from_json(kept["plan"]), state)
+    except (ValueError, LookupError, TypeError) as error:
+        raise RoundError("what this node kept of the round is damaged") from error
+    if len(answers) != len(kept["labels"]):
+        raise RoundError(f"{len(answers)} answers came to {len(kept['labels'])} questions")
+    try:
+        found = [owner.decrypt(answer).labels for answer in answers]
+    except MessageError as error:
+        raise RoundError(f"an answer cannot be read: {error}") from error
+    pairs = zip(found, kept["labels"], strict=True)
+    right = sum(a == b for got, wanted in pairs for a, b in zip(got, wanted, strict=True))
+    return right, sum(map(len, kept["labels"]))
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only we can enter, or see to it that an existing one is.
+
+    Raises
+    ------
+    RoundError
+        If it is somebody else's, or open to others.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    ours = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    if path.is_symlink() or not ours or found.st_mode & 0o077:
+        raise RoundError(
+            "the node's folder for secrets is not its own: make it mode 0700 and owned by the "
+            "user that runs the node"
+        )
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    """Put a file in place that only we can read."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")  # mode 0600
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    Path(name).replace(path)

@@ -1,0 +1,177 @@
+"""Distributed noise: each client adds a share, so that the server sees only a private sum."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, inf, isfinite, log, nextafter, sqrt
+from typing import ClassVar
+
+from privacy.accounting import DiscreteGaussianSum, Event, FixedSize, Sampling
+from privacy.mechanisms.discrete import add_discrete_gaussian
+from privacy.mechanisms.masked import Integers, Vector, bounded_cells
+from privacy.mechanisms.randomness import Randomness
+from privacy.mechanisms.sums import LARGEST_RADIUS, ClippingGeometry, LatticeSum
+
+OVERFLOW_BITS = 40
+
+
+@dataclass(frozen=True)
+class DistributedGaussian:
+    """Masked sums to which each client adds a share of discrete Gaussian noise.
+
+    The distributed discrete Gaussian (Kairouz, Liu and Steinke 2021, arXiv 2102.06387), with
+    rounding toward zero in place of their rotation and randomised rounding. A share is sized for
+    the fewest *honest* survivors of a sum that is opened, ``minimum - colluders``, so that z and
+    ε are fixed before the round: however many more survive, the noise only grows.
+
+    Parameters
+    ----------
+    radius : int
+        R, the clipping norm S in lattice cells, in [1, 2^20]; see ``lattice_radius``.
+    minimum : int
+        The fewest survivors whose sum is opened, as in ``RoundTerms``.
+    colluders : int
+        How many clients may pool what they know, with the server or without it; at least 1,
+        for every client knows its own share and sees the model.
+    largest : int
+        The largest cohort; a round in which more are drawn must be given up. The server brings
+        the shares of every sum up to that many before anyone sees it: else the amount of noise
+        would tell who was drawn, and sampling would amplify nothing.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+
+    **Guarantee.** Two. Against those who see the model, colluders among them: with
+    ``largest - colluders`` shares, amplified by Poisson sampling. Against the server together
+    with the colluders: with ``minimum - colluders`` shares, noise multiplier z, no
+    amplification, and zero-out adjacency, as the server knows who takes part. Both are in the
+    one event that ``account`` gives (``docs/proofs.md``, "Sums of discrete Gaussians").
+
+    **Assumptions.** All but ``colluders`` of the survivors follow ``encode`` and keep their
+    shares secret; the operating system's randomness is unpredictable; sums of fewer than
+    ``minimum`` are not opened. Against those who see the model: the server follows ``decode``
+    and keeps the cohort and its own noise secret.
+
+    **Not covered.** Overflow of the ring, at most once in 2^40 rounds, spoils a round's sum; it
+    costs no privacy. Clients that do not follow ``encode``, as in ``MaskedGaussian``.
+    """
+
+    name: ClassVar[str] = "distributed-discrete-gaussian"
+    radius: int
+    minimum: int
+    colluders: int
+    largest: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.radius <= LARGEST_RADIUS:
+            raise ValueError(f"radius is {self.radius}; it must lie in [1, {LARGEST_RADIUS}]")
+        if self.colluders < 1:
+            raise ValueError(
+                f"colluders is {self.colluders}; it must be at least 1: each client knows its own "
+                "share of the noise and sees the model"
+            )
+        if not self.colluders < self.minimum <= self.largest:
+            raise ValueError(
+                f"minimum is {self.minimum}; it must lie above colluders ({self.colluders}) and "
+                f"not above largest ({self.largest})"
+            )
+
+    @property
+    def honest(self) -> int:
+        """How many shares the server cannot know: the noise is sized for them."""
+        return self.minimum - self.colluders
+
+    def share_variance(self, noise_multiplier: float) -> float:
+        """σ² of one client's share, in cells²: that many honest ones make (z·R)², rounded up.
+
+        Raises
+        ------
+        ValueError
+            If the multiplier is no finite number of at least 0.
+        """
+        if not (isfinite(noise_multiplier) and noise_multiplier >= 0):
+            raise ValueError(
+                f"noise_multiplier must be finite and not negative, got {noise_multiplier}"
+            )
+        exact = (Fraction(noise_multiplier) * self.radius) ** 2 / self.honest
+        return nextafter(float(exact), inf) if exact else 0.0
+
+    def bound(self, *, parameters: int, noise_multiplier: float) -> int:
+        """The radius and a share of the noise's tail; see ``MaskedMechanism.bound``.
+
+        A discrete Gaussian is subgaussian with its own σ², so n of them pass ±a with probability
+        at most 2·exp(−a²/2nσ²) a coordinate (``docs/proofs.md``, "The ring of a noisy sum").
+        """
+        bits = OVERFLOW_BITS + 1
+        square = 2 * self.share_variance(noise_multiplier) * (bits * log(2) + log(parameters))
+        return self.radius + ceil(sqrt(square / self.minimum) * (1 + 2.0**-40))
+
+    def encode(
+        self,
+        arrays: Sequence[Vector],
+        reference: Sequence[Vector],
+        geometry: ClippingGeometry,
+        *,
+        weight: float,
+        noise_multiplier: float,
+        randomness: Randomness,
+    ) -> Integers:
+        """The bounded update and this client's share; see ``MaskedMechanism.encode``."""
+        cells = bounded_cells(arrays, reference, geometry, weight=weight, radius=self.radius)
+        variance = self.share_variance(noise_multiplier)
+        add_discrete_gaussian(cells, variance=variance, randomness=randomness)
+        return cells
+
+    def decode(
+        self,
+        opened: Integers,
+        reference: Sequence[Vector],
+        geometry: ClippingGeometry,
+        *,
+        survivors: int,
+        noise_multiplier: float,
+        randomness: Randomness,
+    ) -> list[Vector]:
+        """The sum with the shares that are missing; see ``MaskedMechanism.decode``.
+
+        Raises
+        ------
+        ValueError
+            If ``survivors`` is not in [minimum, largest], or ``opened`` has another type or
+            shape.
+        """
+        if not self.minimum <= survivors <= self.largest:
+            raise ValueError(
+                f"survivors is {survivors}; what is released must be the sum of "
+                f"{self.minimum} to {self.largest} clients"
+            )
+        # Exactly as much as is missing, in rationals: who was drawn must not show in it.
+        missing = (self.largest - survivors) * Fraction(self.share_variance(noise_multiplier))
+        add_discrete_gaussian(opened, variance=missing, randomness=randomness)
+        total = LatticeSum(reference, geometry, 0.0, randomness, radius=self.radius)
+        total.put_cells(opened)
+        return total.release()
+
+    def account(self, *, parameters: int, noise_multiplier: float, sampling: Sampling) -> Event:
+        """A sum of discrete Gaussians; see ``MaskedMechanism.account``.
+
+        Raises
+        ------
+        ValueError
+            If the cohort has a fixed size, or there is too little noise for the lattice.
+        """
+        if isinstance(sampling, FixedSize):
+            raise ValueError(
+                "sampling is of fixed size, for which distributed noise is not accounted; use "
+                "Poisson"
+            )
+        return DiscreteGaussianSum(
+            variance=self.share_variance(noise_multiplier),
+            sensitivity=self.radius,
+            dimension=parameters,
+            shares=self.largest - self.colluders,
+            honest=self.honest,
+            sampling=sampling,
+        )

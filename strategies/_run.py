@@ -1,0 +1,211 @@
+"""A whole run: the rounds one after the other, accounted, kept, and ended by the budget."""
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from logging import INFO
+from pathlib import Path
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from flwr.supercore import log
+
+from strategies._operator_log import operator_log
+from strategies._run_state import RunState
+from strategies._spending import Spending
+from strategies.checkpoint import Checkpoint
+from strategies.result import PrivacyReport, PrivateResult
+from strategies.streaming import stream_replies
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+class AccountedRun(Strategy):
+    """A strategy whose ``start`` calibrates, accounts, keeps checkpoints and stops in time.
+
+    What a round does is the subclass's: Flower's hooks, ``_calibrate``, ``_settings``,
+    ``_fresh_state``, ``_connected`` and ``report``.
+    """
+
+    _state: RunState
+    _spending: Spending
+    _resumed: Checkpoint | None
+    _started = False
+    checkpoint: Path | None
+    iterate_average: float
+    target_delta: float
+    min_available_nodes: int
+
+    @abstractmethod
+    def _calibrate(self, initial: ArrayRecord, rounds: int) -> None:
+        """Find the noise with which so many rounds fit the budget, or stop the run."""
+
+    @abstractmethod
+    def _settings(self) -> str:
+        """The settings that a resumed run must share."""
+
+    @abstractmethod
+    def _fresh_state(self) -> RunState:
+        """The state of a new run."""
+
+    @abstractmethod
+    def _connected(self, grid: Grid) -> int:
+        """How many nodes of the population are connected."""
+
+    @abstractmethod
+    def report(self) -> PrivacyReport:
+        """The guarantee of this run as it stands."""
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: EvaluateFn | None = None,
+    ) -> PrivateResult:
+        """Run all rounds, as Flower's ``Strategy.start`` does, and account for them.
+
+        Beyond the stock loop it calibrates the noise, handles replies as they arrive, keeps a
+        checkpoint, resumes from one, and ends early when the budget is spent. It logs one line a
+        round, unless ``evaluate_fn`` returns None and so tells its user itself.
+
+        Parameters
+        ----------
+        grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
+            As in Flower.
+
+        Returns
+        -------
+        PrivateResult
+            Flower's result, with ``privacy`` beside it. Holds the last model also when the
+            budget ended the run early.
+
+        Raises
+        ------
+        ValueError
+            If no noise fits the budget in ``num_rounds`` rounds, or the checkpoint to resume
+            from is of another run.
+        """
+        if num_rounds < 1:
+            raise ValueError(f"num_rounds must be at least 1, got {num_rounds}")
+        train_config = ConfigRecord() if train_config is None else train_config
+        evaluate_config = ConfigRecord() if evaluate_config is None else evaluate_config
+        if self._started:  # the next run is a new one, on the same ledger
+            self._resumed = None
+            self._state = self._fresh_state()
+        self._started = True
+        with self._spending.reopened():
+            return self._run(
+                grid,
+                initial_arrays,
+                num_rounds,
+                timeout,
+                train_config,
+                evaluate_config,
+                evaluate_fn,
+            )
+
+    def _run(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int,
+        timeout: float,
+        train_config: ConfigRecord,
+        evaluate_config: ConfigRecord,
+        evaluate_fn: EvaluateFn | None,
+    ) -> PrivateResult:
+        arrays, first = self._begin(initial_arrays, num_rounds)
+        log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, num_rounds)
+        self.summary()
+        result = PrivateResult(arrays=self._state.latest_average(arrays))
+        if first == 1:
+            self._keep(0, arrays)
+            if evaluate_fn:
+                _evaluate_here(evaluate_fn, 0, arrays, result)
+
+        rounds = range(first, num_rounds + 1) if self._state.stopped is None else []
+        for number in rounds:
+            self._wait_for_nodes(grid)
+            messages = self.configure_train(number, arrays, train_config, grid)
+            if self._state.stopped is not None:
+                break
+            replies = stream_replies(grid, messages, timeout=timeout)
+            stepped, metrics = self.aggregate_train(number, replies)
+            if stepped is None:  # only a round that was not configured has no model
+                raise RuntimeError(f"round {number} was not configured")
+            arrays = stepped
+            if metrics is not None:
+                result.train_metrics_clientapp[number] = metrics
+            result.arrays = self._state.averaged(arrays, self.iterate_average)
+            self._keep(number, arrays)
+
+            evaluation = self.configure_evaluate(number, result.arrays, evaluate_config, grid)
+            evaluated = self.aggregate_evaluate(
+                number, stream_replies(grid, evaluation, timeout=timeout)
+            )
+            if evaluated is not None:
+                result.evaluate_metrics_clientapp[number] = evaluated
+            on_server = None
+            if evaluate_fn:
+                on_server = _evaluate_here(evaluate_fn, number, result.arrays, result)
+            if evaluate_fn is None or on_server is not None:
+                told = [record for record in (metrics, evaluated, on_server) if record is not None]
+                log(
+                    INFO,
+                    "round %d/%d: ε = %.4g at δ = %g%s",
+                    number,
+                    num_rounds,
+                    self._state.epsilon_by_round[number],
+                    self.target_delta,
+                    "".join(f", {dict(record)}" for record in told),
+                )
+
+        result.privacy = self.report()
+        log(INFO, "Finished: ε = %.4g at δ = %g", result.privacy.epsilon, self.target_delta)
+        return result
+
+    def _begin(self, initial: ArrayRecord, num_rounds: int) -> tuple[ArrayRecord, int]:
+        """The model and the number of the first round, from the start or from a checkpoint."""
+        if self._resumed is None:
+            self._calibrate(initial, num_rounds)
+            return initial, 1
+        return self._state.restore(self._resumed, initial), self._resumed.round + 1
+
+    def _keep(self, number: int, arrays: ArrayRecord) -> None:
+        if self.checkpoint is None or self._state.noise_multiplier is None:
+            return
+        kept = self._state.checkpoint(
+            number,
+            arrays,
+            position=self._spending.ledger.position,
+            settings=self._settings(),
+        )
+        kept.save(self.checkpoint)
+
+    def _wait_for_nodes(self, grid: Grid) -> None:
+        """Wait until enough of the population is there for a round to be worth its price."""
+        waiting = False
+        while (connected := self._connected(grid)) < self.min_available_nodes:
+            if not waiting:
+                log(
+                    INFO,
+                    "Waiting until %d nodes of the population are connected (min_available_nodes).",
+                    self.min_available_nodes,
+                )
+                waiting = True
+            operator_log.info("%d nodes of the population are connected", connected)
+            time.sleep(1)
+
+
+def _evaluate_here(
+    evaluate_fn: EvaluateFn, number: int, arrays: ArrayRecord, result: PrivateResult
+) -> MetricRecord | None:
+    metrics = evaluate_fn(number, arrays)
+    if metrics is not None:
+        result.evaluate_metrics_serverapp[number] = metrics
+    return metrics

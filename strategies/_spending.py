@@ -1,0 +1,155 @@
+"""What a population has paid, and whether a round more fits its budget."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from privacy.accounting import (
+    Accountant,
+    Adjacency,
+    Budget,
+    Event,
+    Ledger,
+    Position,
+    Sampling,
+    calibrate_noise_multiplier,
+    epsilon,
+)
+
+
+class Spending:
+    """The ledger of a population, and the budget of all its runs.
+
+    Parameters
+    ----------
+    path : path-like
+        The ledger's file; made if it is not there.
+    population : str
+        What the ledger calls the population.
+    adjacency : Adjacency
+        What the guarantee is about.
+    accountant : "pld" or "rdp"
+        What composes the events.
+    delta : float
+        δ.
+    budget : Budget, optional
+        What all runs together may spend. Default: no limit.
+    private : bool
+        Whether randomness is the operating system's. A seeded run keeps a ledger of its own:
+        what it released is private from nobody, and no private run may go on from it.
+    at_least : Position, optional
+        Where the ledger must have come to already.
+    reserved : sequence of Event
+        What will be paid from the budget after the rounds.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        population: str,
+        adjacency: Adjacency,
+        accountant: Accountant,
+        delta: float,
+        budget: Budget | None,
+        private: bool,
+        at_least: Position | None,
+        reserved: Sequence[Event] = (),
+    ) -> None:
+        self._path = Path(path).absolute()
+        self._population = population if private else f"{population} (seeded: not private)"
+        self._adjacency = adjacency
+        self._accountant: Accountant = accountant
+        self._delta = delta
+        self.budget = budget
+        self._private = private
+        self._reserved = tuple(reserved)
+        self.ledger = self._open(at_least)
+
+    def _open(self, at_least: Position | None = None) -> Ledger:
+        return Ledger.open(
+            self._path, population=self._population, adjacency=self._adjacency, at_least=at_least
+        )
+
+    def reopened(self) -> Ledger:
+        """The ledger, opened again if it was closed."""
+        if self.ledger.closed:
+            self.ledger = self._open()
+        return self.ledger
+
+    def epsilon(self) -> float:
+        """ε of everything this population has paid so far, over all runs."""
+        if not self._private:
+            return math.inf
+        return self.ledger.epsilon(self._delta, accountant=self._accountant)
+
+    def epsilon_against_server(self) -> float:
+        """ε of all that against the server that ran the rounds, under zero-out adjacency."""
+        if not self._private:
+            return math.inf
+        return self.ledger.epsilon_against_server(self._delta)
+
+    def affordable(self, due: Iterable[Event]) -> bool:
+        """Whether these events still fit the budget, and leave what is reserved."""
+        if self.budget is None:
+            return True
+        paid = [record.event for record in self.ledger.records]
+        total = epsilon(
+            [*paid, *due, *self._reserved],
+            delta=self._delta,
+            accountant=self._accountant,
+            adjacency=self._adjacency,
+        )
+        return total <= self.budget.epsilon
+
+    def calibrate(
+        self,
+        sampling: Sampling,
+        *,
+        rounds: int,
+        release: Callable[[float], Event],
+        besides: Iterable[Event],
+    ) -> float | None:
+        """The least noise multiplier with which so many rounds fit the budget.
+
+        Parameters
+        ----------
+        sampling : Sampling
+            How a round's cohort is drawn.
+        rounds : int
+            How many rounds.
+        release : callable
+            What a round with a given noise multiplier releases.
+        besides : iterable of Event
+            What else the run will pay.
+
+        Returns
+        -------
+        float or None
+            None if earlier runs have left too little of the budget for any noise.
+
+        Raises
+        ------
+        ValueError
+            If there is no budget, or it was never large enough.
+        """
+        if self.budget is None:  # the strategy's constructor has seen to it
+            raise ValueError("target_epsilon is not set")
+        try:
+            return calibrate_noise_multiplier(
+                sampling=sampling,
+                rounds=rounds,
+                budget=self.budget,
+                accountant=self._accountant,
+                release=release,
+                spent=[
+                    *(record.event for record in self.ledger.records),
+                    *besides,
+                    *self._reserved,
+                ],
+            )
+        except ValueError:
+            if not self.ledger.records:
+                raise
+            return None

@@ -1,0 +1,230 @@
+"""Audit the running strategy: canary clients in a federated run, and a lower bound on ε."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from privacy.accounting import Poisson
+from privacy.audit import AuditResult, audit, poisson_cohort_p_value
+from privacy.mechanisms import Randomness, SystemRandomness
+from strategies._replies import Template
+from strategies.dp_fedavg import DPFedAvg
+from strategies.in_process import InProcessGrid
+
+_BEYOND = 1000.0  # how many times the clipping norm a canary sends
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """One direction of the model for each canary, orthogonal to the others'.
+
+    Attributes
+    ----------
+    places : ndarray of int, (m,)
+        Different coordinates of the flattened floating-point arrays.
+    signs : ndarray of float, (m,)
+        1 or -1.
+    """
+
+    places: npt.NDArray[np.int64]
+    signs: npt.NDArray[np.float64]
+
+    @classmethod
+    def draw(cls, count: int, parameters: int, *, randomness: Randomness) -> "Directions":
+        """Draw ``count`` directions.
+
+        Raises
+        ------
+        ValueError
+            If the model has fewer parameters.
+        """
+        if count > parameters:
+            raise ValueError(
+                f"canaries is {count}, but the model has {parameters} parameters; each canary "
+                "needs one of its own"
+            )
+        places = np.argsort(randomness.uint64(parameters), kind="stable")[:count]
+        signs = np.where(randomness.bernoulli(0.5, count), 1.0, -1.0)
+        return cls(places.astype(np.int64), signs)
+
+    def along(self, flat: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The inner product of each direction with a flat vector, (m,)."""
+        return np.asarray(flat[self.places] * self.signs)
+
+
+class _CanaryApp(ClientApp):
+    """The user's app; its last nodes are canaries, of which some decline everything.
+
+    A client that declines adds nothing to any sum: it is as if it were not there.
+    """
+
+    def __init__(
+        self,
+        app: ClientApp,
+        strategy: DPFedAvg,
+        directions: Directions,
+        included: npt.NDArray[np.bool_],
+        first: int,
+    ) -> None:
+        super().__init__()
+        self._app, self._strategy, self._first = app, strategy, first
+        self._directions, self._included = directions, included
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        canary = int(context.node_config["partition-id"]) - self._first
+        if canary < 0:
+            return self._app(message, context)
+        if not self._included[canary] or message.metadata.message_type != MessageType.TRAIN:
+            raise RuntimeError("this canary declines")
+        strategy = self._strategy
+        template = Template(message.content.array_records[strategy.arrayrecord_key])
+        arrays = [array.copy() for array in template.arrays]
+        place = int(self._directions.places[canary])
+        for array in arrays:
+            if place < array.size:
+                step = self._directions.signs[canary] * _BEYOND * strategy.clipping.norm
+                array.reshape(-1)[place] += step
+                break
+            place -= array.size
+        metrics = MetricRecord({strategy.weighted_by_key: 1e9})  # as heavy as the cap allows
+        return Message(
+            RecordDict({"arrays": template.record(arrays), "metrics": metrics}), reply_to=message
+        )
+
+
+class _CountingGrid(InProcessGrid):
+    """A grid that counts whom each round asked to train."""
+
+    def __init__(self, app: ClientApp, nodes: int, config_key: str) -> None:
+        super().__init__(app, nodes)
+        self._config_key = config_key
+        self.asked: Counter[int] = Counter()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Count, then push."""
+        pushed = list(messages)
+        for message in pushed:
+            if message.metadata.message_type == MessageType.TRAIN:
+                config = message.content.config_records[self._config_key]
+                self.asked[int(str(config["server-round"]))] += 1
+        return super().push_messages(pushed)
+
+
+def audit_strategy(
+    make_strategy: Callable[[Path], DPFedAvg],
+    client_app: ClientApp,
+    initial_arrays: ArrayRecord,
+    *,
+    clients: int,
+    canaries: int = 200,
+    num_rounds: int = 1,
+    confidence: float = 0.95,
+    guesses: int | None = None,
+    randomness: Randomness | None = None,
+) -> AuditResult:
+    """Attack a federated run with canary clients, and hold what they show against its ledger.
+
+    Each canary is a client that moves one parameter of the model by far more than the clipping
+    norm, whenever it is asked. A fair coin decides whether it is there. The auditor sees the
+    released models and guesses the coins, in two ways:
+
+    - *last model*: how far the run moved each canary's parameter;
+    - *less a second run*: the same, less what a second run without any canary did. It changes
+      nothing where noise is fresh, and finds noise that comes from a seed or is used twice.
+
+    With Poisson sampling the sizes of the cohorts are tested too.
+
+    Parameters
+    ----------
+    make_strategy : callable
+        Given an empty folder for the ledger, returns the strategy as it will be used, with a
+        population of ``clients + canaries``. Called twice.
+    client_app : ClientApp
+        Of the ordinary clients, on partitions 0 to ``clients - 1``.
+    initial_arrays : ArrayRecord
+        The model; it has at least as many parameters as there are canaries.
+    clients, canaries : int
+        How many ordinary clients and how many canaries.
+    num_rounds : int
+        As for ``start``.
+    confidence, guesses, randomness
+        As in :func:`privacy.audit.audit`.
+
+    Returns
+    -------
+    AuditResult
+        At client level, δ the strategy's.
+
+    Raises
+    ------
+    ValueError
+        If the strategy's population is another, or the model too small.
+
+    Notes
+    -----
+    *Guarantee.* That of :func:`privacy.audit.audit`: a correct strategy is contradicted in at
+    most a fraction ``1 - confidence`` of audits.
+
+    *Assumptions.* ``make_strategy`` does not depend on the coins.
+
+    *Not covered.* The audit runs clients in this process, so it says nothing of a transport, and
+    under adaptive clipping or per-layer clipping its canaries are not the worst that could be.
+    """
+    source = SystemRandomness() if randomness is None else randomness
+    size = sum(array.size for array in Template(initial_arrays).arrays)
+    directions = Directions.draw(canaries, size, randomness=source)
+    nobody = np.zeros(canaries, dtype=np.bool_)
+    told: dict[str, Any] = {}
+
+    def moved(included: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        with tempfile.TemporaryDirectory(prefix="audit-") as folder:
+            strategy = make_strategy(Path(folder))
+            app = _CanaryApp(client_app, strategy, directions, included, clients)
+            grid = _CountingGrid(app, clients + canaries, strategy.configrecord_key)
+            result = strategy.start(grid, initial_arrays, num_rounds=num_rounds)
+        report = result.privacy
+        if report is None or report.population != clients + canaries:
+            raise ValueError(
+                f"the strategy's population must be clients + canaries = {clients + canaries}"
+            )
+        told.setdefault("report", report)
+        told.setdefault("sampling", strategy.sampling)
+        asked = [grid.asked[number] for number in report.epsilon_by_round]
+        told.setdefault("asked", []).extend(asked)
+        return directions.along(_flat(result.arrays) - _flat(initial_arrays))
+
+    def run(included: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.float64]]:
+        here = moved(included)
+        return {"last model": here, "less a second run": here - moved(nobody)}
+
+    def cohorts() -> float | None:
+        sampling = told["sampling"]
+        if not isinstance(sampling, Poisson) or sampling.rate == 1:
+            return None
+        return poisson_cohort_p_value(
+            told["asked"], population=clients + canaries, rate=sampling.rate
+        )
+
+    return audit(
+        run,
+        canaries=canaries,
+        claimed_epsilon=lambda: float(told["report"].epsilon),
+        delta=lambda: float(told["report"].delta),
+        confidence=confidence,
+        guesses=guesses,
+        cohort_p_value=cohorts,
+        randomness=source,
+    )
+
+
+def _flat(record: ArrayRecord) -> npt.NDArray[np.float64]:
+    arrays = Template(record).arrays
+    return np.concatenate([array.reshape(-1).astype(np.float64) for array in arrays])

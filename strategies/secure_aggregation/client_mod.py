@@ -1,0 +1,158 @@
+"""The mod that lets any ClientApp take part in secure aggregation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import ERROR, WARNING
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Context, Error, Message
+from flwr.clientapp.typing import ClientAppCallable
+from flwr.common.constant import ErrorCode
+from flwr.supercore import log
+
+from privacy.mechanisms import SystemRandomness
+from privacy.secure_aggregation import (
+    ClientPolicy,
+    Identity,
+    MalformedRequest,
+    Refused,
+    SecureClient,
+    ServerModel,
+)
+from strategies._replies import Template
+from strategies.secure_aggregation.memory import ClientMemory, ContextMemory
+from strategies.secure_aggregation.wire import KEY, Bounding, content_of, protocol_bytes
+
+
+class UnprotectedRequest(Refused):
+    """The server asks for an update, or for metrics, outside the protocol."""
+
+
+class SecureAggregationMod:
+    """Answers the protocol of secure aggregation, and lets nothing else out.
+
+    ``ClientApp(mods=[SecureAggregationMod(ClientPolicy(minimum_cohort=50))])``, or
+    ``@app.train(mods=[...])``. The app's train function runs once a round, in the stage in which
+    the update is needed, and sees the message as it would without the mod. Its reply is clipped,
+    weighted, rounded and masked here; neither arrays nor ``num-examples`` nor metrics nor what
+    an exception says are sent. A message that asks for training outside the protocol, or for
+    evaluation, is refused; queries go to the app.
+
+    **Guarantee.** That of ``privacy.secure_aggregation.SecureClient`` under ``policy``, which
+    nothing that the server sends can weaken. A client that runs this moves a round's sum by at
+    most the clipping norm that was sent with the model.
+
+    **Assumptions.** As there; the memory is not rolled back.
+
+    **Not covered.** What the app's own query functions answer. How long training took, and that
+    it failed.
+
+    Parameters
+    ----------
+    policy : ClientPolicy
+        What this client insists on.
+    identity : Identity, optional
+        Its lasting identity, where others pin it. Default: one that it draws once.
+    memory : ClientMemory, optional
+        What it remembers between stages. Default: ``ContextMemory()``; against a malicious
+        server it has no default.
+
+    Raises
+    ------
+    ValueError
+        If the policy is against a malicious server and no memory is given.
+    """
+
+    def __init__(
+        self,
+        policy: ClientPolicy,
+        *,
+        identity: Identity | None = None,
+        memory: ClientMemory | None = None,
+    ) -> None:
+        if memory is None and policy.adversary.server is ServerModel.MALICIOUS:
+            raise ValueError(
+                "memory is not set; against a malicious server give FolderMemory(folder), or in "
+                "a simulation ContextMemory()"
+            )
+        self._policy = policy
+        self._identity = identity
+        self._memory: ClientMemory = ContextMemory() if memory is None else memory
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Answer one message of the server; Flower calls this."""
+        category = message.metadata.message_type.partition(".")[0]
+        if category == "query":
+            return call_next(message, context)
+        try:
+            if category != "train" or KEY not in message.content:
+                raise UnprotectedRequest(
+                    f"the server asks to {category} outside secure aggregation; this client "
+                    "sends nothing in the clear"
+                )
+            answer = self._answer(message, context, call_next)
+        except Refused as refusal:
+            reason = f"{type(refusal).__name__}: {refusal}"
+            log(WARNING, "Refused a request of the server: %s", reason)
+            return _error(message, reason)
+        except Exception as error:
+            # What went wrong may tell of the client's data: it stays here.
+            log(ERROR, "This client leaves the round.", exc_info=error)
+            return _error(message, "the client could not do its part")
+        return Message(content_of(answer), reply_to=message)
+
+    def _answer(self, message: Message, context: Context, call_next: ClientAppCallable) -> bytes:
+        record = message.content.config_records.get(KEY)
+        if record is None:
+            raise MalformedRequest("the protocol's record is of another kind")
+        request = protocol_bytes(record)
+        with self._client(context) as client:
+            if not client.needs_vector(request):
+                return client.answer(request)
+        # Not under the lock: the app may take long. The client checks again what it answers.
+        vector = _train(message, context, call_next)
+        with self._client(context) as client:
+            return client.answer(request, vector)
+
+    @contextmanager
+    def _client(self, context: Context) -> Iterator[SecureClient]:
+        """The client as it was left; kept again, refusals included, before an answer is sent."""
+        with self._memory.held(context) as remembered:
+            identity = self._identity
+            if identity is None:
+                identity = Identity(remembered.identity) if remembered.identity else Identity.draw()
+            if remembered.state:
+                client = SecureClient.from_bytes(remembered.state, self._policy, identity=identity)
+            else:
+                client = SecureClient(self._policy, identity=identity)
+            try:
+                yield client
+            finally:
+                remembered.identity = identity.private
+                remembered.state = client.to_bytes()
+
+
+def _train(
+    message: Message, context: Context, call_next: ClientAppCallable
+) -> npt.NDArray[np.int64]:
+    """Let the app train, and turn its reply into the integers that are masked."""
+    bounding = Bounding.read(message.content.config_records[KEY])
+    models = list(message.content.array_records.values())
+    if len(models) != 1:
+        raise MalformedRequest(f"{len(models)} models came to be trained, not one")
+    template = Template(models[0])
+    del message.content[KEY]
+    reply = template.read(call_next(message, context))
+    return bounding.mechanism.encode(
+        reply.arrays,
+        template.arrays,
+        bounding.geometry,
+        weight=bounding.weighting.weight(reply.metrics, bounding.weighted_by),
+        noise_multiplier=bounding.noise_multiplier,
+        randomness=SystemRandomness(),
+    )
+
+
+def _error(message: Message, reason: str) -> Message:
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

@@ -1,0 +1,104 @@
+"""Where a client keeps its part of the protocol between the stages of a round."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock
+from flwr.app import ConfigRecord, Context
+
+from privacy.durable import write_durably
+from privacy.secure_aggregation import Malformed
+
+_KEY = "secure-aggregation"
+_FILE = "secure-aggregation.state"
+_IDENTITY_BYTES = 32
+
+
+@dataclass
+class Remembered:
+    """What a client remembers; ``None`` before the first message."""
+
+    identity: bytes | None = None
+    state: bytes | None = None
+
+
+class ClientMemory(Protocol):
+    """Keeps a client's state. It holds secrets and stays with the client."""
+
+    def held(self, context: Context) -> AbstractContextManager[Remembered]:
+        """What is remembered, for the length of a ``with`` block.
+
+        Nobody else holds it meanwhile. What the block leaves in it is kept when the block ends,
+        also by an exception, before anything can be sent that follows from it.
+        """
+
+
+class ContextMemory:
+    """In Flower's ``Context.state``: for simulations, and for a server that is only curious.
+
+    Flower keeps it in the SuperNode's memory: a SuperNode that restarts has left its round. A
+    server that sends one client two messages at once can have both answered from the same
+    state, and so gather both kinds of share for one node: against a malicious server use
+    ``FolderMemory``.
+    """
+
+    @contextmanager
+    def held(self, context: Context) -> Iterator[Remembered]:
+        """What the node's context holds; see ``ClientMemory.held``."""
+        kept = context.state.config_records.get(_KEY, ConfigRecord())
+        identity, state = kept.get("identity"), kept.get("state")
+        remembered = Remembered(
+            identity if isinstance(identity, bytes) else None,
+            state if isinstance(state, bytes) else None,
+        )
+        try:
+            yield remembered
+        finally:
+            context.state[_KEY] = ConfigRecord(
+                {"identity": remembered.identity or b"", "state": remembered.state or b""}
+            )
+
+
+@dataclass(frozen=True)
+class FolderMemory:
+    """In a file of the node's own, behind a lock, synchronised to disk before each answer.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder that only this node uses. Do not restore an older copy of it: a client whose
+        state is rolled back can be made to open twice.
+    """
+
+    folder: Path
+
+    @contextmanager
+    def held(self, context: Context) -> Iterator[Remembered]:
+        """What the file holds; see ``ClientMemory.held``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / _FILE
+        with FileLock(path.with_suffix(".lock")):
+            remembered = _read(path)
+            try:
+                yield remembered
+            finally:
+                _write(path, remembered)
+
+
+def _read(path: Path) -> Remembered:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return Remembered()
+    if len(content) < _IDENTITY_BYTES:
+        raise Malformed(f"{path} is not a client's state; move it away to begin anew")
+    return Remembered(content[:_IDENTITY_BYTES], content[_IDENTITY_BYTES:])
+
+
+def _write(path: Path, remembered: Remembered) -> None:
+    if remembered.identity is None or remembered.state is None:
+        return  # nothing happened yet
+    write_durably(path, remembered.identity + remembered.state)

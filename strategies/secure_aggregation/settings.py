@@ -1,0 +1,152 @@
+"""What a run with secure aggregation asks of every round."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from privacy.accounting import AdditiveDelta, Sampling, presence_delta
+from privacy.mechanisms import (
+    DistributedGaussian,
+    MaskedGaussian,
+    MaskedMechanism,
+    lattice_radius,
+)
+from privacy.secure_aggregation import Adversary, RoundPlan, ServerModel, plan_round
+
+Noise = Literal["central", "distributed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecureAggregation:
+    """The server learns the sum of a round's updates, and only if enough clients took part.
+
+    A setting of ``DPFedAvg``. Every client needs ``SecureAggregationMod``, which clips, weights
+    and masks its update; the two agree on nothing but what each of them can check.
+
+    **Guarantee.** Of a round the server learns the sum of at least ``minimum`` clients' bounded
+    updates, or nothing; not what any client sent, how much it weighs, or its metrics
+    (``docs/secure-aggregation.md``). Below the minimum the round ends, is paid, and changes
+    nothing.
+
+    **Assumptions.** Those of ``privacy.secure_aggregation.SecureClient``. For differential
+    privacy against those who see the model: the server adds its noise; clients drop out
+    independently of each other, each with at most the probability ``client_dropout``.
+
+    **Not covered.** Poisoning: the server cannot clip what it cannot see. With central noise,
+    what the sum itself gives away to the server.
+
+    Parameters
+    ----------
+    minimum : int
+        The fewest clients whose sum is opened, at least 3. A client refuses a round whose
+        minimum is below its own.
+    adversary : Adversary
+        Whom a round withstands. Clients refuse what does not withstand the one they assume.
+    dropout : float
+        The share of a cohort that may vanish during a round before the round is lost, in [0, 1).
+        Neighbours, and with them each client's work, grow with it.
+    identities : iterable of bytes
+        The Ed25519 public keys of all who may take part; needed against a malicious server,
+        where clients pin the same list.
+    noise : "central" or "distributed"
+        Who adds it. Central: the server, which sees the sum without. Distributed: each client
+        adds a share, and the strategy's noise multiplier z is that of the sum as the *server*
+        and its colluders see it (``DistributedGaussian``); only against a server that is
+        honest but curious.
+    largest : int, optional
+        The largest cohort that is asked; needed with distributed noise. A round that draws more
+        is aborted.
+    client_dropout : float
+        The probability, at most, with which a client that was drawn does not see the round
+        through, in [0, 1). From it follows how probable it is that one client's presence decides
+        whether a round opens, which each round is charged as a part of δ: keep it well below
+        ``dropout``, and ``minimum`` well below the usual cohort, or no noise fits the budget.
+    stage_timeout : float
+        Seconds that a stage without training waits for clients that do not answer. A round has
+        three such stages, four against a malicious server; the training waits as long as
+        ``start`` says. The first message of a run may have to wait for a client's program to
+        load.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+    """
+
+    minimum: int
+    adversary: Adversary = field(default_factory=Adversary)
+    dropout: float = 0.2
+    noise: Noise = "central"
+    largest: int | None = None
+    client_dropout: float = 0.02
+    # Not shown: another list or more patience does not make it another run.
+    identities: Iterable[bytes] = field(default=(), repr=False)
+    stage_timeout: float = field(default=600.0, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.minimum < 3:
+            raise ValueError(f"minimum is {self.minimum}; the sum of fewer than 3 hides nobody")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; a share of a cohort in [0, 1)")
+        if not self.stage_timeout > 0:
+            raise ValueError(f"stage_timeout is {self.stage_timeout}; seconds, above 0")
+        object.__setattr__(self, "identities", tuple(sorted(set(self.identities))))
+        if not 0 <= self.client_dropout < 1:
+            raise ValueError(f"client_dropout is {self.client_dropout}; a probability in [0, 1)")
+        if self.noise not in ("central", "distributed"):
+            raise ValueError(f"noise is {self.noise!r}; choose 'central' or 'distributed'")
+        if self.largest is not None and self.largest < self.minimum:
+            raise ValueError(
+                f"largest is {self.largest}; it must be at least the minimum of {self.minimum}"
+            )
+        if self.noise == "distributed":
+            if self.largest is None:
+                raise ValueError(
+                    "largest is not set; distributed noise is made up to the same amount "
+                    "whatever the cohort: give the largest one"
+                )
+            if self.adversary.server is ServerModel.MALICIOUS:
+                raise ValueError(
+                    "noise is 'distributed' against a malicious server, which could tell clients "
+                    "to add none; use central noise, or an honest-but-curious server"
+                )
+            self.mechanism(1)  # checks that enough honest clients are left
+        if self.adversary.server is ServerModel.MALICIOUS and not self.identities:
+            raise ValueError(
+                "identities is empty; against a malicious server list the Ed25519 public keys "
+                "of all who may take part, as the clients pin them"
+            )
+
+    def mechanism(self, parameters: int) -> MaskedMechanism:
+        """What bounds and noises the sums of a model of so many parameters."""
+        radius = lattice_radius(parameters)
+        if self.noise == "central" or self.largest is None:
+            return MaskedGaussian(radius)
+        colluders = max(1, self.adversary.corrupted(self.largest))
+        return DistributedGaussian(radius, self.minimum, colluders, self.largest)
+
+    def presence(self, population: int, sampling: Sampling) -> AdditiveDelta:
+        """What each round is charged because one client's presence can decide whether it opens."""
+        return presence_delta(
+            population=population,
+            sampling=sampling,
+            dropout=self.client_dropout,
+            opening=self._plan,
+            largest=self.largest,
+        )
+
+    def _plan(self, clients: int) -> RoundPlan | None:
+        try:
+            return plan_round(
+                clients, adversary=self.adversary, dropout=self.dropout, minimum=self.minimum
+            )
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        """For the log."""
+        return (
+            f"sums of at least {self.minimum} clients, against a "
+            f"{self.adversary.server.value} server with {self.adversary.corrupt:.0%} of the "
+            f"clients, {self.noise} noise"
+        )

@@ -1,0 +1,170 @@
+"""One training round under secure aggregation, as the server plays it over Flower's grid."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy.typing as npt
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from privacy.mechanisms import MaskedMechanism, Randomness
+from privacy.secure_aggregation import RejectedMessage, RoundAborted, RoundTerms, SecureServer
+from strategies._operator_log import operator_log
+from strategies._replies import RejectedReply, Template
+from strategies._round import Asked, collect
+from strategies.secure_aggregation.settings import SecureAggregation
+from strategies.secure_aggregation.wire import (
+    KEY,
+    Bounding,
+    content_of,
+    protocol_record,
+    reply_bytes,
+)
+from strategies.streaming import stream_replies
+
+Vector = npt.NDArray[Any]
+
+
+class SecureTrainRound:
+    """The stages of one round. ``begin``, then ``gather`` the replies, then ``release``.
+
+    When too few clients are left for the sum to be opened, the round is over: ``begin`` then
+    asks nobody, and ``release`` gives nothing.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        template: Template,
+        bounding: Bounding,
+        *,
+        settings: SecureAggregation,
+        run: bytes,
+        randomness: Randomness,
+        grid: Grid,
+    ) -> None:
+        self.number = number
+        self.template = template
+        self._name = f"round {number}, secure aggregation"
+        self._bounding = bounding
+        self._mechanism: MaskedMechanism = bounding.mechanism
+        self._settings = settings
+        self._randomness = randomness
+        self._grid = grid
+        size = sum(array.size for array in template.arrays)
+        terms = RoundTerms(
+            run=run,
+            number=number,
+            size=size,
+            bound=self._mechanism.bound(
+                parameters=size, noise_multiplier=bounding.noise_multiplier
+            ),
+            minimum=settings.minimum,
+            server=settings.adversary.server,
+        )
+        self._server = SecureServer(
+            terms,
+            adversary=settings.adversary,
+            dropout=settings.dropout,
+            identities=settings.identities,
+            randomness=randomness,
+        )
+        self.aborted = False
+
+    def begin(self, nodes: Iterable[int], content: RecordDict) -> list[Message]:
+        """Exchange keys and shares, and make the messages that ask for masked updates.
+
+        Parameters
+        ----------
+        nodes : iterable of int
+            The cohort.
+        content : RecordDict
+            What the clients' apps are to see: the model and the round's configuration.
+        """
+        cohort = list(nodes)
+        if self._settings.largest is not None and len(cohort) > self._settings.largest:
+            self._abort(f"{len(cohort)} clients were drawn; {self._settings.largest} are asked")
+            self._asked = Asked([])
+            return []
+        invited = dict.fromkeys(cohort, self._server.invitation())
+        deliveries = self._stage(self._stage(invited))
+        messages = []
+        for node, message in deliveries.items():
+            record = protocol_record(message)
+            self._bounding.write_into(record)
+            messages.append(
+                Message(
+                    RecordDict({**content, KEY: record}),
+                    message_type=MessageType.TRAIN,
+                    dst_node_id=node,
+                )
+            )
+        self._asked = Asked(messages)
+        return messages
+
+    def gather(self, replies: Iterable[Message]) -> None:
+        """Take the masked updates; what cannot be used is dropped."""
+        if not self.aborted:
+            self._take(self._asked, replies)
+
+    def release(self) -> list[Vector] | None:
+        """Open the sum and add the noise; ``None`` if the round was aborted."""
+        requests = self._advance()
+        while requests:
+            requests = self._stage(requests)
+        try:
+            if self.aborted:
+                return None
+            opened = self._server.open()
+        except RoundAborted as reason:
+            self._abort(reason)
+            return None
+        survivors = len(self._server.survivors)
+        operator_log.info("%s: opened the sum of %d clients", self._name, survivors)
+        return self._mechanism.decode(
+            opened,
+            self.template.arrays,
+            self._bounding.geometry,
+            survivors=survivors,
+            noise_multiplier=self._bounding.noise_multiplier,
+            randomness=self._randomness,
+        )
+
+    def _stage(self, requests: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Play one stage without training: send, take what comes, and go on."""
+        if self.aborted:
+            return {}
+        messages = [
+            Message(content_of(request), message_type=MessageType.TRAIN, dst_node_id=node)
+            for node, request in requests.items()
+        ]
+        asked = Asked(messages)
+        replies = stream_replies(self._grid, messages, timeout=self._settings.stage_timeout)
+        self._take(asked, replies)
+        return self._advance()
+
+    def _take(self, asked: Asked, replies: Iterable[Message]) -> None:
+        def read(reply: Message) -> tuple[int, bytes]:
+            return reply.metadata.src_node_id, reply_bytes(reply)
+
+        def use(answer: tuple[int, bytes]) -> None:
+            try:
+                self._server.receive(*answer)
+            except RejectedMessage as error:
+                raise RejectedReply(str(error)) from error
+
+        name = f"{self._name}, {self._server.stage.name.lower()}"
+        collect(name, asked, replies, read=read, use=use)
+
+    def _advance(self) -> dict[int, bytes]:
+        if self.aborted:
+            return {}
+        try:
+            return self._server.advance()
+        except RoundAborted as reason:
+            self._abort(reason)
+            return {}
+
+    def _abort(self, reason: object) -> None:
+        self.aborted = True
+        operator_log.warning("%s: aborted, nothing is opened: %s", self._name, reason)

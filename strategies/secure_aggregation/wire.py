@@ -1,0 +1,137 @@
+"""What crosses the grid: protocol bytes, and beside the model how an update is bounded."""
+
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from privacy.mechanisms import (
+    ClippingGeometry,
+    DistributedGaussian,
+    MaskedGaussian,
+    MaskedMechanism,
+)
+from privacy.secure_aggregation import Malformed
+from strategies._replies import RejectedReply
+from strategies.weighting import CappedWeights, UniformWeights
+
+KEY = "secure-aggregation"
+_BYTES = "message"
+_MECHANISMS: dict[str, Callable[..., MaskedMechanism]] = {
+    MaskedGaussian.name: MaskedGaussian,
+    DistributedGaussian.name: DistributedGaussian,
+}
+
+
+def protocol_record(message: bytes) -> ConfigRecord:
+    """The record that carries one message of the protocol."""
+    return ConfigRecord({_BYTES: message})
+
+
+def protocol_bytes(record: ConfigRecord) -> bytes:
+    """The message of the protocol in a record.
+
+    Raises
+    ------
+    Malformed
+        If there is none.
+    """
+    message = record.get(_BYTES)
+    if not isinstance(message, bytes):
+        raise Malformed("the record carries no message of the protocol")
+    return message
+
+
+def reply_bytes(reply: Message) -> bytes:
+    """What a client's reply carries: protocol bytes and nothing else.
+
+    Raises
+    ------
+    RejectedReply
+        If it is an error, or anything else is in it.
+    """
+    if reply.has_error():
+        raise RejectedReply(f"the client answered with an error: {reply.error.reason}")
+    if not reply.has_content() or list(reply.content) != [KEY]:
+        raise RejectedReply("the reply is not one message of the protocol")
+    record = reply.content[KEY]
+    if not isinstance(record, ConfigRecord) or list(record) != [_BYTES]:
+        raise RejectedReply("the reply carries something beside a message of the protocol")
+    return protocol_bytes(record)
+
+
+def content_of(message: bytes) -> RecordDict:
+    """The content of a message or reply that carries protocol bytes only."""
+    return RecordDict({KEY: protocol_record(message)})
+
+
+@dataclass(frozen=True)
+class Bounding:
+    """How a client bounds its update before it masks it; sent with the model, public.
+
+    Attributes
+    ----------
+    geometry : ClippingGeometry
+        How updates are clipped.
+    weight_cap : float
+        ŵ of capped weights; 0: every client counts the same.
+    weighted_by : str
+        The metric that says how many examples a client has.
+    mechanism : MaskedMechanism
+        What rounds the update to integers, and adds this client's share of the noise if there
+        is one.
+    noise_multiplier : float
+        z of the round.
+    """
+
+    geometry: ClippingGeometry
+    weight_cap: float
+    weighted_by: str
+    mechanism: MaskedMechanism
+    noise_multiplier: float
+
+    @property
+    def weighting(self) -> UniformWeights | CappedWeights:
+        """The rule of weights; its total is the server's business."""
+        if not self.weight_cap:
+            return UniformWeights()
+        return CappedWeights(cap=self.weight_cap, total_weight=1.0)
+
+    def write_into(self, record: ConfigRecord) -> None:
+        """Put it beside a message of the protocol."""
+        record["clipping-norms"] = list(self.geometry.norms)
+        record["clipping-groups"] = list(self.geometry.group_of)
+        record["weight-cap"] = self.weight_cap
+        record["weighted-by"] = self.weighted_by
+        record["mechanism"] = self.mechanism.name
+        record["mechanism-settings"] = list(astuple(self.mechanism))  # type: ignore[call-overload]
+        record["noise-multiplier"] = self.noise_multiplier
+
+    @classmethod
+    def read(cls, record: ConfigRecord) -> "Bounding":
+        """Read what ``write_into`` wrote.
+
+        Raises
+        ------
+        Malformed
+            If it is not that.
+        """
+        try:
+            norms, groups = record["clipping-norms"], record["clipping-groups"]
+            name, settings = record["mechanism"], record["mechanism-settings"]
+            cap, key, z = record["weight-cap"], record["weighted-by"], record["noise-multiplier"]
+            if not (isinstance(norms, list) and isinstance(groups, list) and isinstance(key, str)):
+                raise ValueError("a field has the wrong type")
+            if not (isinstance(settings, list) and isinstance(cap, float) and isinstance(z, float)):
+                raise ValueError("a field has the wrong type")
+            bounding = cls(
+                geometry=ClippingGeometry(tuple(map(float, norms)), tuple(map(int, groups))),
+                weight_cap=cap,
+                weighted_by=key,
+                mechanism=_MECHANISMS[str(name)](*map(int, settings)),
+                noise_multiplier=z,
+            )
+            _ = bounding.weighting  # checks the cap
+        except (KeyError, TypeError, ValueError) as error:
+            raise Malformed(f"how to bound an update is not said: {error!r}") from error
+        return bounding

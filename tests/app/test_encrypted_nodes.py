@@ -1,0 +1,156 @@
+"""The encrypted test-time round in whole runs of the app, and what a deployed node decides."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from app_runs import Run, run_app
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from flower_app import client_app
+from flower_app.encrypted_node import simulated_secrets
+from flower_app.evaluator import compile_named
+from privacy.accounting import Full, GaussianRelease, read_ledger
+from strategies import InProcessGrid
+
+RECORD, TYPE = "encrypted-round", "query.encrypted_round"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_app(
+        tmp_path_factory.mktemp("results"),
+        nodes=40,
+        rounds=4,
+        sampling_rate=0.5,
+        encrypted_images=0,
+        encrypted_round=True,
+        encrypted_round_images=3,
+        epsilon=20.0,
+        encrypted_round_noise=0.5,
+    )
+
+
+def test_metrics_and_report_tell_of_the_round(run: Run) -> None:
+    told = run.metrics["encrypted_round"]
+    assert told["nodes_asked"] == 40
+    # Eight standard deviations of the noise on the count, z·√2: false alarm below 1e-14.
+    assert told["nodes_answered"] == pytest.approx(40, abs=8 * 0.5 * 2**0.5)
+    assert told["accuracy_noise"] > 0
+    assert told["images_per_node"] == 3
+    assert told["ms_per_image"] > 0
+    plan = compile_named("hog-linear", run.folder / "model.safetensors").plan
+    assert told["bytes_from_node"] == plan.public_bytes + 3 * plan.query_bytes
+    assert told["bytes_to_node"] == 3 * plan.answer_bytes
+    assert told["security_bits"] == 128
+    page = (run.folder / "report.html").read_text()
+    assert "Encrypted test-time round over the nodes" in page
+    assert "counted in ε" in page
+
+
+def test_the_round_is_paid_from_the_runs_own_budget(run: Run) -> None:
+    ledger = read_ledger(run.folder / "privacy-ledger.jsonl")
+    assert ledger.records[-1].event == GaussianRelease(0.5, Full())
+    assert len(ledger.records) == 5
+    client_level = run.metrics["privacy"]["client_level"]
+    assert client_level["epsilon"] == ledger.epsilon(1e-5)
+    assert 19.9 < client_level["epsilon"] <= 20.0
+    assert ledger.epsilon(1e-5) > client_level["epsilon_by_round"][-1]
+
+
+def test_who_answered_is_for_the_operator_only(run: Run) -> None:
+    log = run.folder.parent / "operator-logs" / f"{run.folder.name}.log"
+    assert "40 reports" in log.read_text()
+    assert "40 reports" not in (run.folder / "report.html").read_text()
+
+
+def test_no_secret_of_a_simulated_node_outlives_the_round(run: Run) -> None:
+    assert not simulated_secrets(run.grid.run_id).exists()
+    assert str(simulated_secrets(run.grid.run_id)).startswith(tempfile.gettempdir())
+
+
+def test_a_round_declared_public_is_not_charged(tmp_path: Path) -> None:
+    told = run_app(
+        tmp_path,
+        nodes=20,
+        rounds=3,
+        sampling_rate=1.0,
+        encrypted_images=0,
+        encrypted_round=True,
+        encrypted_round_images=2,
+        encrypted_round_release="public",
+    )
+    tested = told.metrics["encrypted_round"]
+    assert (tested["nodes_asked"], tested["nodes_answered"]) == (20, 20)
+    assert tested["accuracy_noise"] == 0
+    assert "ε does not cover it" in (told.folder / "report.html").read_text()
+    assert len(read_ledger(told.folder / "privacy-ledger.jsonl").records) == 3
+
+
+# A deployed node ----------------------------------------------------------------------------------
+
+
+def _ask(config: dict[str, Any], *, public: bool = False) -> Message:
+    """Send a plan of an untrained model to a node with this configuration."""
+    grid = InProcessGrid(
+        client_app.app, 1, run_config={"deployed": True}, node_config=lambda _: config
+    )
+    from safetensors.torch import save_file
+
+    from flower_app.models import build_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(build_model("hog-linear").state_dict(), Path(folder) / "model")
+        plan = compile_named("hog-linear", Path(folder) / "model").plan
+    record = {"stage": "plan", "plan": plan.to_json(), "images": 2, "public-release": public}
+    sent = Message(RecordDict({RECORD: ConfigRecord(record)}), 1, TYPE)
+    (reply,) = grid.send_and_receive([sent])
+    return reply
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "state").mkdir(mode=0o700)
+    images = np.random.default_rng(0).integers(0, 255, (5, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "test" / "mine.npz", images=images, labels=np.arange(5))
+    return {"test-dir": str(tmp_path / "test"), "state-dir": str(tmp_path / "state")}
+
+
+def test_a_deployed_node_keeps_its_secrets_in_its_own_folder(folders: dict[str, Any]) -> None:
+    reply = _ask(folders)
+    assert len(reply.content.config_records[RECORD]["queries"]) == 2  # type: ignore[arg-type]
+    (kept,) = Path(folders["state-dir"]).glob("*.secrets")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert len(json.loads(kept.read_text())["labels"]) == 2
+
+
+@pytest.mark.parametrize("missing", ["test-dir", "state-dir"])
+def test_a_node_without_a_folder_says_which(folders: dict[str, Any], missing: str) -> None:
+    del folders[missing]
+    assert f"no {missing}" in str(_ask(folders).error.reason)
+
+
+def test_a_deployed_node_agrees_to_publication_or_not(folders: dict[str, Any]) -> None:
+    assert "has not agreed" in str(_ask(folders, public=True).error.reason)
+    assert not _ask(folders | {"publish-report": True}, public=True).has_error()
+
+
+def test_a_deployed_nodes_owner_sets_the_cost_of_a_report(folders: dict[str, Any]) -> None:
+    limits = {"report-epsilon": 5.0, "report-total-epsilon": 4.0}
+    assert "total_epsilon" in str(_ask(folders | limits).error.reason)
+
+
+def test_settings_of_the_round_are_checked() -> None:
+    from flower_app.settings import SettingError, Settings
+
+    for name, value in (
+        ("encrypted-round-images", 0),
+        ("encrypted-round-noise", 0.0),
+        ("encrypted-round-release", "loud"),
+    ):
+        with pytest.raises(SettingError, match=name):
+            Settings.from_config({name: value})

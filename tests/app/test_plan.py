@@ -1,0 +1,128 @@
+"""The planning command: what a private run would take, before any training."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from flwr.app import ArrayRecord
+
+from flower_app import __main__ as command
+from flower_app import measured
+from flower_app.measured import MeasuredAccuracy
+from flower_app.models import MODELS, build_model
+from flower_app.planning import (
+    Question,
+    epsilons,
+    expected_accuracy,
+    message_bytes,
+    options,
+    sampling_of,
+)
+from privacy.accounting import Budget, GaussianRelease, epsilon
+
+ROW = MeasuredAccuracy("mnist", "cnn", 1000, 50, 3.0, 1e-5, 0.1, 75, 1.5, 0.9, 0.8, 1.0, 3)
+
+
+def ask(**changed: float) -> Question:
+    budget = Budget(changed.pop("epsilon", 3.0), changed.pop("delta", 1e-5))
+    return Question(budget, int(changed.pop("population", 1000)), **changed, model="cnn")
+
+
+def test_every_option_spends_the_budget_and_no_more() -> None:
+    question = Question(Budget(3.0, 1e-5), 2000)
+    found = list(options(question, rates=[0.3, 1.0], rounds=[5]))
+    assert [(o.sampling_rate, o.rounds) for o in found] == [(0.3, 5), (1.0, 5)]
+    for o in found:
+        assert o.noise_multiplier is not None
+        release = GaussianRelease(o.noise_multiplier, sampling_of(o.sampling_rate))
+        assert 2.99 < epsilon({release: o.rounds}, delta=1e-5) <= 3.0
+        assert o.cohort == o.sampling_rate * 2000
+        assert o.noise_share == pytest.approx(o.noise_multiplier / o.cohort)
+        assert o.round_bytes == pytest.approx(2 * message_bytes("hog-linear") * o.cohort)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_bytes_are_those_that_flower_carries(model: str) -> None:
+    record = ArrayRecord(build_model(model).state_dict())
+    assert message_bytes(model) == sum(len(array.data) for array in record.values())
+
+
+def test_a_budget_that_no_noise_reaches_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "plan --population 10 --epsilon 1e-12 --delta 1e-12 --sampling-rates 1"
+    assert command.main(arguments.split()) == 0
+    assert "no noise fits this budget" in capsys.readouterr().out
+
+
+def test_accuracy_is_bounded_by_runs_that_were_easier_or_harder_in_everything() -> None:
+    worse = replace(ROW, median=0.7, epsilon=1.0)
+    table = [ROW, worse]
+    same = expected_accuracy(ask(), table)
+    assert (same.at_least, same.at_most) == (ROW, ROW)
+    assert "about 90.0 %" in same.sentence
+    between = expected_accuracy(ask(epsilon=2.0), table)
+    assert (between.at_least, between.at_most) == (worse, ROW)
+    beyond = expected_accuracy(ask(population=5000), table)
+    assert (beyond.at_least, beyond.at_most) == (ROW, None)
+    assert "how much more is not known" in beyond.sentence
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        ask(population=500),  # fewer clients
+        ask(records=10),  # who hold less
+        ask(epsilon=0.5),
+        ask(delta=1e-7),
+    ],
+)
+def test_what_is_harder_than_all_that_was_measured_has_no_floor(question: Question) -> None:
+    found = expected_accuracy(question, [ROW])
+    assert found.at_least is None
+    assert "how much less is not known" in found.sentence
+
+
+def test_another_data_set_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "plan --population 1000 --dataset ours --sampling-rates 1 --json"
+    assert command.main(arguments.split()) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["accuracy"]["known"] is False
+    assert told["accuracy"]["sentence"].startswith("not known")
+    # Incomparable in some respect both ways: more clients, fewer records.
+    incomparable = expected_accuracy(ask(population=5000, records=1), [ROW])
+    assert incomparable.sentence.startswith("not known")
+
+
+def test_the_command_answers_from_the_packaged_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["plan", "--population", "1000", "--sampling-rates", "1"]) == 0
+    shown = capsys.readouterr().out
+    row = next(
+        m
+        for m in measured.accuracies()
+        if (m.model, m.clients, m.epsilon) == ("hog-linear", 1000, 3.0)
+    )
+    assert f"about {100 * row.median:.1f} %" in shown
+    assert "know one or two labels" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("--population 0", "--population 0"),
+        ("--population 9 --rounds 0", "--rounds 0"),
+        ("--population 9 --sampling-rates 1.5", "--sampling-rates 1.5"),
+        ("--population 9 --epsilon -1", "epsilon is -1"),
+    ],
+)
+def test_wrong_numbers_are_named(
+    arguments: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["plan", *arguments.split()]) == 1
+    assert named in capsys.readouterr().err
+
+
+def test_what_other_settings_would_have_cost() -> None:
+    found = epsilons(noise_multiplier=2.0, sampling_rate=0.2, rounds=10, delta=1e-5)
+    base = epsilon({GaussianRelease(2.0, sampling_of(0.2)): 10}, delta=1e-5)
+    assert found["twice the noise"] < base < found["half the noise"]
+    assert found["half the rounds"] < base < found["twice the rounds"]
+    assert found["half the sampling rate"] < base < found["everyone in every round"]

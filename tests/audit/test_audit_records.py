@@ -1,0 +1,154 @@
+"""The membership test for record-level training, and what one update gives away."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from privacy.audit import (
+    AuditResult,
+    audit_training,
+    invert_first_linear_layer,
+    match_gradient,
+    one_hot_records,
+)
+from privacy.training import (
+    ClientLedger,
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    NominalCount,
+    calibrate_noise,
+    train,
+)
+
+DELTA = 1e-5
+
+
+def membership(*, claimed: float, noise: float | None) -> AuditResult:
+    """Train a linear model on 200 one-hot canaries by one full-batch step."""
+    model = nn.Sequential(nn.Linear(200, 2, bias=False))
+    nn.init.zeros_(model[0].weight)
+    inputs = one_hot_records(200, (200,), height=2.0)
+    targets = torch.arange(200) % 2
+
+    def once(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        protection: ClipOnly | ClipAndNoise = ClipOnly(clipping_norm=1.0)
+        ledger = None
+        if noise is not None:
+            ledger = ClientLedger(dataset="canaries")
+            protection = ClipAndNoise(
+                clipping_norm=1.0,
+                noise_multiplier=noise,
+                delta=DELTA,
+                count=NominalCount(records=100),
+            )
+        train(
+            model,
+            (inputs, targets),
+            loss=cross_entropy,
+            optimizer=torch.optim.SGD(model.parameters(), lr=100.0),
+            protection=protection,
+            batches=FullBatch(steps=1),
+            ledger=ledger,
+        )
+
+    return audit_training(
+        once,
+        model,
+        (inputs, targets),
+        loss=lambda outputs, targets: cross_entropy(outputs, targets, reduction="none"),
+        claimed_epsilon=claimed,
+        delta=DELTA,
+    )
+
+
+def fitting_noise(epsilon: float) -> float:
+    return calibrate_noise(
+        target_epsilon=epsilon,
+        target_delta=DELTA,
+        batches=FullBatch(steps=1),
+        participations=1,
+    )
+
+
+@pytest.mark.parametrize("claimed", [1.0, 8.0])
+def test_honest_record_level_training_is_not_contradicted(claimed: float) -> None:
+    """Eight audits at 95 % each: a false alarm in 10⁶ of this test."""
+    noise = fitting_noise(claimed)
+    results = [membership(claimed=claimed, noise=noise) for _ in range(8)]
+    assert sum(not r.passed for r in results) <= stats.binom.isf(1e-6, 8, 0.05)
+    if claimed == 8.0:
+        assert np.median([r.epsilon_lower for r in results]) > 1.0  # it is not blind
+
+
+def test_training_without_noise_is_caught() -> None:
+    result = membership(claimed=1.0, noise=None)
+    assert not result.passed
+    assert result.epsilon_lower > 2.5
+
+
+def test_training_with_a_tenth_of_the_noise_is_caught() -> None:
+    noise = fitting_noise(1.0) / 10
+    assert not membership(claimed=1.0, noise=noise).passed
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(4, 2, bias=False))
+    before = model[0].weight.clone()
+    audit_training(
+        lambda model, x, y: model[0].weight.data.zero_(),
+        model,
+        (one_hot_records(4, (4,)), torch.tensor([0, 1, 0, 1])),
+        loss=lambda outputs, targets: cross_entropy(outputs, targets, reduction="none"),
+        claimed_epsilon=1.0,
+        delta=DELTA,
+    )
+    assert torch.equal(model[0].weight, before)
+    with pytest.raises(ValueError, match="count is 5"):
+        one_hot_records(5, (2, 2))
+
+
+# One update ------------------------------------------------------------------------------------
+
+
+def test_a_linear_layer_gives_its_input_away_exactly() -> None:
+    draw = torch.Generator().manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.Tanh(), nn.Linear(64, 10))
+    image = torch.rand(1, 1, 28, 28, generator=draw)
+    gradients = torch.autograd.grad(
+        cross_entropy(model(image), torch.tensor([3])), list(model.parameters())
+    )
+    found = invert_first_linear_layer(gradients[0], gradients[1])
+    torch.testing.assert_close(found, image.flatten(), rtol=1e-3, atol=1e-3)
+    clipped = invert_first_linear_layer(0.001 * gradients[0], 0.001 * gradients[1])
+    torch.testing.assert_close(clipped, found, rtol=1e-3, atol=1e-3)  # clipping hides nothing
+    noise = [0.5 * torch.randn(g.shape, generator=draw) for g in gradients[:2]]
+    noised = invert_first_linear_layer(gradients[0] + noise[0], gradients[1] + noise[1])
+    correlation = float(torch.corrcoef(torch.stack([noised, image.flatten()]))[0, 1])
+    assert abs(correlation) < 0.3
+    with pytest.raises(ValueError, match="shape"):
+        invert_first_linear_layer(gradients[0], gradients[0])
+    assert not invert_first_linear_layer(torch.ones(2, 3), torch.zeros(2)).any()
+
+
+def test_a_gradient_is_matched_by_its_input() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.Sigmoid(), nn.Flatten(), nn.Linear(256, 4)
+    )
+    image = torch.zeros(1, 1, 8, 8)
+    image[..., 2:6, 3:5] = 1.0
+    gradients = torch.autograd.grad(
+        cross_entropy(model(image), torch.tensor([2])), list(model.parameters())
+    )
+    update = [-0.01 * g for g in gradients]
+    found = match_gradient(
+        model, update, label=2, shape=(1, 8, 8), steps=120, restarts=2, smoothness=1e-3
+    )
+    correlation = float(torch.corrcoef(torch.stack([found.flatten(), image.flatten()]))[0, 1])
+    assert correlation > 0.9
+    with pytest.raises(ValueError, match="shapes"):
+        match_gradient(model, update[:2], label=2, shape=(1, 8, 8))

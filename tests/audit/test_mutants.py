@@ -1,0 +1,184 @@
+"""The audit and the honest strategy, and strategies that are wrong on purpose.
+
+Every mutant claims in its ledger what the honest strategy claims. The mutants are broken here
+and nowhere else.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from scipy import stats
+
+from privacy.accounting import FixedSize
+from privacy.audit import AuditResult
+from privacy.mechanisms import (
+    ClippingGeometry,
+    LatticeGaussian,
+    SeededRandomness,
+)
+from strategies import CappedWeights, DPFedAvg, Full, Poisson, audit_strategy
+
+CLIENTS, CANARIES, PARAMETERS = 20, 200, 400
+ROUNDS = 2
+Make = Callable[[Path], DPFedAvg]
+
+
+def ordinary_clients() -> ClientApp:
+    """Small, light updates of their own."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        draw = np.random.default_rng()
+        arrays = message.content["arrays"].to_numpy_ndarrays()
+        moved = [a + draw.normal(0, 0.01, a.shape).astype(a.dtype) for a in arrays]
+        content = {"arrays": ArrayRecord(moved), "metrics": MetricRecord({"num-examples": 1.0})}
+        return Message(RecordDict(content), reply_to=message)
+
+    return app
+
+
+def settings(folder: Path, **changed: Any) -> dict[str, Any]:
+    usual: dict[str, Any] = {
+        "population": CLIENTS + CANARIES,
+        "sampling": Full(),
+        "clipping": 0.5,
+        "target_epsilon": 1.0,
+        "target_delta": 1e-5,
+        "ledger": folder / "ledger.jsonl",
+    }
+    return usual | changed
+
+
+def audited(make: Make, *, rounds: int = ROUNDS) -> AuditResult:
+    return audit_strategy(
+        make,
+        ordinary_clients(),
+        ArrayRecord([np.zeros((20, 10), np.float32), np.zeros(PARAMETERS - 200, np.float32)]),
+        clients=CLIENTS,
+        canaries=CANARIES,
+        num_rounds=rounds,
+    )
+
+
+def honest(**changed: Any) -> Make:
+    return lambda folder: DPFedAvg(**settings(folder, **changed))
+
+
+# The mutants ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NoNoise(LatticeGaussian):
+    def open(self, reference: Any, geometry: Any, *, noise_multiplier: float, **rest: Any) -> Any:
+        return super().open(reference, geometry, noise_multiplier=0.0, **rest)
+
+
+@dataclass(frozen=True)
+class NoiseForTheMeanWeight(LatticeGaussian):
+    """As if every client weighed what a client weighs on average: a tenth of the heaviest."""
+
+    def open(self, reference: Any, geometry: Any, *, noise_multiplier: float, **rest: Any) -> Any:
+        return super().open(reference, geometry, noise_multiplier=0.1 * noise_multiplier, **rest)
+
+
+@dataclass(frozen=True)
+class ClippingSkipped(LatticeGaussian):
+    """A bound that nobody reaches, and the noise of the claimed one."""
+
+    def open(
+        self, reference: Any, geometry: ClippingGeometry, *, noise_multiplier: float, **rest: Any
+    ) -> Any:
+        loose = ClippingGeometry(tuple(1e4 * n for n in geometry.norms), geometry.group_of)
+        return super().open(reference, loose, noise_multiplier=noise_multiplier / 1e4, **rest)
+
+
+class FixedSeed(SeededRandomness):
+    """A generator with a seed that says it has none."""
+
+    private = True
+
+
+class FixedSizeAsPoisson(DPFedAvg):
+    """Draws cohorts of fixed size; its ledger says Poisson."""
+
+    def _messages(self, name: str, sampling: Any, *rest: Any) -> Any:
+        size = self._register.size
+        fixed = FixedSize(round(sampling.rate * size), size)
+        return super()._messages(name, fixed, *rest)
+
+
+class TwiceTheRate(DPFedAvg):
+    """Draws each client twice as often as its ledger says."""
+
+    def _messages(self, name: str, sampling: Any, *rest: Any) -> Any:
+        return super()._messages(name, Poisson(2 * sampling.rate), *rest)
+
+
+MUTANTS: dict[str, tuple[Make, str]] = {
+    "no noise": (honest(mechanism=NoNoise()), "last model"),
+    "noise for the mean of weights": (
+        honest(
+            mechanism=NoiseForTheMeanWeight(),
+            weighting=CappedWeights(cap=10.0, total_weight=20.0),
+        ),
+        "last model",
+    ),
+    "clipping skipped": (honest(mechanism=ClippingSkipped()), "last model"),
+    "a seed fixed": (lambda f: DPFedAvg(**settings(f, randomness=FixedSeed(7))), "second run"),
+    "Poisson claimed over fixed size": (
+        lambda f: FixedSizeAsPoisson(**settings(f, sampling=Poisson(0.25))),
+        "cohorts",
+    ),
+    "half the sampling rate claimed": (
+        lambda f: TwiceTheRate(**settings(f, sampling=Poisson(0.25))),
+        "cohorts",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_mutant_is_caught(name: str) -> None:
+    make, by = MUTANTS[name]
+    result = audited(make, rounds=20 if by == "cohorts" else ROUNDS)
+    assert result.claimed_epsilon <= 1.0
+    assert not result.passed
+    assert any(by in finding for finding in result.findings), result.findings
+
+
+def test_an_honest_strategy_is_contradicted_no_oftener_than_stated() -> None:
+    """24 audits at 95 %, Full and Poisson and weighted: a false alarm in 10⁶ of this test."""
+    kinds: Sequence[dict[str, Any]] = (
+        {},
+        {"sampling": Poisson(0.5)},
+        {"weighting": CappedWeights(cap=10.0, total_weight=20.0)},
+        {"target_epsilon": 8.0},
+    )
+    results = [audited(honest(**kinds[i % len(kinds)])) for i in range(24)]
+    contradicted = sum(not result.passed for result in results)
+    assert contradicted <= stats.binom.isf(1e-6, len(results), 0.05)
+    # With ε = 8 there is something to be seen, and the audit sees it.
+    loose = [result.epsilon_lower for result in results[3::4]]
+    assert np.median(loose) > 1.0
+
+
+def test_the_population_must_be_that_of_the_audit() -> None:
+    with pytest.raises(ValueError, match="220"):
+        audited(honest(population=100))
+
+
+def test_each_canary_needs_a_parameter() -> None:
+    with pytest.raises(ValueError, match="the model has 10 parameters"):
+        audit_strategy(
+            honest(),
+            ordinary_clients(),
+            ArrayRecord([np.zeros(10, np.float32)]),
+            clients=CLIENTS,
+            canaries=CANARIES,
+        )

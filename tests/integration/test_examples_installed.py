@@ -1,0 +1,140 @@
+"""The built wheel in an environment of its own, and the examples run from there.
+
+The environment borrows Flower, PyTorch and the rest from the one the tests run in, so that it is
+made in a second and without a network; bloomseal itself it has from the wheel alone.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+from privacy.accounting import read_ledger
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("flower_app", "strategies", "privacy")
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+
+# Runs in the new environment. A SuperLink on ports of its own, so that nobody else's is used;
+# then what the user of a project types.
+USER = """
+import json, subprocess, sys, time
+from pathlib import Path
+from flower_app.launch import program, superlink
+
+home = Path(sys.argv[1])
+with superlink(home) as environment:
+    def flwr(*arguments):
+        command = [program("flwr"), *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+    for project, config, nodes in json.loads(sys.argv[2]):
+        federation = f"num-supernodes={nodes} init-args-num-cpus=2"
+        told = flwr("run", project, "local", "--run-config", config,
+                    "--federation-config", federation, "--format", "json")
+        run = str(json.loads(told)["run-id"])
+        while True:
+            (found,) = json.loads(flwr("list", "--run-id", run, "--format", "json"))["runs"]
+            if found["status"].startswith("finished"):
+                break
+            time.sleep(1)
+        print(found["status"], flwr("log", run, "--show"), flush=True)
+        assert found["status"] == "finished:completed"
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that has bloomseal from its wheel."""
+    folder = tmp_path_factory.mktemp("installed")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+    subprocess.run([*build, "--directory", str(folder)], cwd=ROOT, check=True)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "env", symlinks=True, with_pip=False)
+    python = folder / "env" / "bin" / "python"
+    (site,) = (folder / "env").glob("lib/python3*/site-packages")
+    # A path in a .pth file is searched, but the .pth files that lie there are not read: those of
+    # an editable bloomseal among them.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True)
+    for script in distribution("flwr").entry_points.select(group="console_scripts"):
+        path = python.with_name(script.name)
+        path.write_text(f"#!{python}\nfrom {script.module} import {script.attr}\n{script.attr}()\n")
+        path.chmod(0o755)
+    return python
+
+
+def clean() -> dict[str, str]:
+    """The environment of somebody who has never heard of this checkout."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "PYTHON"))}
+
+
+def test_the_wheel_carries_the_three_packages_and_no_other(installed: Path) -> None:
+    program = "import json, flower_app, strategies, privacy, sys\n" + (
+        f"print(json.dumps([sys.modules[name].__file__ for name in {PACKAGES}]))"
+    )
+    done = subprocess.run(
+        [installed, "-c", program],
+        cwd=installed.parent,
+        env=clean(),
+        capture_output=True,
+        check=True,
+    )
+    site = next(installed.parents[1].glob("lib/python3*/site-packages"))
+    assert json.loads(done.stdout) == [str(site / name / "__init__.py") for name in PACKAGES]
+    for name in PACKAGES:
+        carried = {p.relative_to(site) for p in (site / name).rglob("*.py")}
+        assert carried == {p.relative_to(ROOT) for p in (ROOT / name).rglob("*.py")}
+        assert (site / name / "py.typed").exists()
+    assert not (site / "tests").exists()
+    assert not (site / "benchmarks").exists()
+
+
+@pytest.fixture(scope="module")
+def played(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Both examples run by ``flwr run``, and what they said; ledgers lie in the folder."""
+    folder = tmp_path_factory.mktemp("played")
+    runs = []
+    for name, config, nodes in (
+        ("sklearn_breast_cancer", "rounds=3", 20),
+        ("pytorch_from_fedavg", "rounds=2", 20),
+    ):
+        project = folder / name
+        shutil.copytree(ROOT / "examples" / name, project)
+        runs.append((str(project), config, nodes))
+    done = subprocess.run(
+        [installed, "-c", USER, str(folder), json.dumps(runs)],
+        cwd=folder,
+        env=clean(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def test_a_scikit_learn_project_runs(played: tuple[Path, str]) -> None:
+    folder, said = played
+    assert "accuracy 0." in said
+    ledger = read_ledger(folder / "cancer-ledger.jsonl")
+    assert [record.round for record in ledger.records] == [1, 2, 3]
+    assert 7.9 < ledger.epsilon(1e-3) <= 8.0
+
+
+def test_a_pytorch_project_runs(played: tuple[Path, str]) -> None:
+    folder, said = played
+    assert "round 2: accuracy 0." in said
+    ledger = read_ledger(folder / "digits-ledger.jsonl")
+    assert [record.round for record in ledger.records] == [1, 2]
+    assert 7.9 < ledger.epsilon(1e-3) <= 8.0

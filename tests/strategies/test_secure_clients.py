@@ -1,0 +1,374 @@
+"""The mod as a client's own defence: what it answers, refuses, keeps and forgets."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from federation import client_app, model
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from secure_federation import (
+    CURIOUS,
+    IDENTITIES,
+    KEY,
+    MALICIOUS,
+    PINNED,
+    Wire,
+    asked,
+    policy,
+    said,
+    secure,
+    secure_app,
+    strategy_of,
+)
+
+from privacy.secure_aggregation import (
+    Adversary,
+    ClientPolicy,
+    RoundTerms,
+    SecureServer,
+    ServerModel,
+)
+from privacy.secure_aggregation._messages import Kind
+from strategies import (
+    ClientMemory,
+    ContextMemory,
+    FolderMemory,
+    InProcessGrid,
+    SecureAggregationMod,
+)
+
+NODES = 12
+SIZE = 9
+
+
+def drift(partition: int, number: int, arrays: list[Any]) -> list[Any]:
+    return [np.full_like(a, 0.01 * (partition + 1)) for a in arrays]
+
+
+def run(wire: InProcessGrid, folder: Path, setting: Any = None, **settings: Any) -> Any:
+    strategy = strategy_of(folder, NODES, SIZE, setting or secure(), **settings)
+    return strategy.start(wire, model((SIZE,)), num_rounds=1)
+
+
+def refusals(wire: Wire) -> set[str]:
+    return {reply.error.reason for reply in wire.replies if reply.has_error()}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "name"),
+    [
+        (secure(minimum=5), policy(minimum=6), "CohortTooSmall"),
+        (secure(), policy(MALICIOUS), "UnacceptableTerms"),
+        (secure(MALICIOUS), policy(), "UnacceptableTerms"),
+        (
+            secure(dropout=0.0),
+            policy(Adversary(ServerModel.HONEST_BUT_CURIOUS, corrupt=0.45)),
+            "ThresholdTooLow",
+        ),
+        (
+            secure(MALICIOUS),
+            ClientPolicy(minimum_cohort=3, adversary=MALICIOUS, identities=PINNED[1:]),
+            "UnknownIdentity",
+        ),
+    ],
+    ids=["minimum", "server too weak", "server too strong", "corrupt", "identities"],
+)
+def test_terms_below_its_own_policy_are_refused_by_name(
+    theirs: Any, own: ClientPolicy, name: str, tmp_path: Path
+) -> None:
+    """Whatever the server's messages say, and before anybody trains."""
+    trained = []
+
+    def update(partition: int, number: int, arrays: list[Any]) -> list[Any]:
+        trained.append(partition)
+        return arrays
+
+    def take_part(message: Message, context: Context, call_next: Any) -> Message:
+        identity = IDENTITIES[int(context.node_config["partition-id"])]
+        inner = SecureAggregationMod(own, identity=identity, memory=ContextMemory())
+        return inner(message, context, call_next)
+
+    wire = Wire(client_app(update, mods=[take_part]), NODES)
+    result = run(wire, tmp_path, theirs)
+    assert result.privacy.secure_aggregation.aborted_rounds == (1,)
+    assert {reason.partition(":")[0] for reason in refusals(wire)} == {name}
+    assert not trained
+
+
+def plain_request(kind: str, grid: InProcessGrid) -> Message:
+    content = RecordDict({"arrays": model((SIZE,)), "config": ConfigRecord({"server-round": 1})})
+    message = Message(content, message_type=kind, dst_node_id=1)
+    grid.push_messages([message])
+    return message
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate", "train.other"])
+def test_nothing_is_sent_outside_the_protocol(kind: str) -> None:
+    """A server that simply switches secure aggregation off gets no update and no metrics."""
+    app = secure_app(drift)
+
+    @app.train("other")
+    def train(message: Message, context: Context) -> Message:
+        return Message(message.content, reply_to=message)
+
+    grid = InProcessGrid(app, NODES)
+    plain_request(kind, grid)
+    (reply,) = grid.pull_messages(["1"])
+    assert reply.has_error()
+    assert reply.error.reason.startswith("UnprotectedRequest: the server asks to")
+
+
+def test_queries_are_the_apps_own() -> None:
+    app = secure_app(drift)
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        return Message(RecordDict({"told": MetricRecord({"answer": 42})}), reply_to=message)
+
+    grid = InProcessGrid(app, NODES)
+    plain_request("query", grid)
+    (reply,) = grid.pull_messages(["1"])
+    assert reply.content["told"]["answer"] == 42
+
+
+def test_the_app_sees_the_message_as_without_the_mod(tmp_path: Path) -> None:
+    """And is called once a round; what it keeps in its context stays there."""
+    seen: list[tuple[int, list[str], dict[str, Any], bytes]] = []
+
+    def watching(mods: list[Any]) -> ClientApp:
+        app = ClientApp(mods=mods)
+
+        @app.train()
+        def train(message: Message, context: Context) -> Message:
+            arrays, config = message.content["arrays"], dict(message.content["config"])
+            seen.append((context.node_id, sorted(message.content), config, arrays["0"].data))
+            context.state["mine"] = MetricRecord({"calls": 1})
+            return Message(message.content, reply_to=message)
+
+        return app
+
+    masked = InProcessGrid(watching([SecureAggregationMod(policy())]), NODES)
+    run(masked, tmp_path / "masked")
+    plain = strategy_of(tmp_path / "plain", NODES, SIZE, None)
+    plain.start(InProcessGrid(watching([]), NODES), model((SIZE,)), num_rounds=1)
+    assert len(seen) == 2 * NODES
+    by_node = [sorted(part, key=lambda call: call[0]) for part in (seen[:NODES], seen[NODES:])]
+    assert by_node[0] == by_node[1]
+    assert masked.context(1).state.metric_records["mine"]["calls"] == 1
+
+
+def to_the_opening(memory: Callable[[int], ClientMemory]) -> tuple[InProcessGrid, dict[int, Any]]:
+    """A round by hand, up to the requests to open shares: node to message."""
+
+    def take_part(message: Message, context: Context, call_next: Any) -> Message:
+        place = int(context.node_config["partition-id"])
+        return SecureAggregationMod(policy(), memory=memory(place))(message, context, call_next)
+
+    grid = InProcessGrid(client_app(drift, mods=[take_part]), NODES)
+    server = SecureServer(RoundTerms(bytes(16), 1, SIZE, 256, 3), adversary=CURIOUS, dropout=0.3)
+    requests = dict.fromkeys(range(1, NODES + 1), server.invitation())
+    for _ in range(3):
+        messages = [train_message(node, content) for node, content in requests.items()]
+        for reply in grid.send_and_receive(messages):
+            server.receive(reply.metadata.src_node_id, said(reply))
+        requests = server.advance()
+    return grid, requests
+
+
+def train_message(node: int, content: bytes) -> Message:
+    """What the strategy would send: the model with the request for the masked update only."""
+    carried: dict[str, Any] = {"message": content}
+    beside: dict[str, Any] = {}
+    if content[4] == Kind.DELIVERIES:
+        beside = {"arrays": model((SIZE,)), "config": ConfigRecord({"server-round": 1})}
+        carried |= {
+            "clipping-norms": [1.0],
+            "clipping-groups": [0],
+            "weight-cap": 0.0,
+            "weighted-by": "num-examples",
+            "mechanism": "masked-lattice-gaussian",
+            "mechanism-settings": [256],
+            "noise-multiplier": 0.0,
+        }
+    content_ = RecordDict({**beside, KEY: ConfigRecord(carried)})
+    return Message(content_, message_type="train", dst_node_id=node)
+
+
+@pytest.mark.parametrize("kept", ["context", "folder"])
+def test_shares_are_opened_once(kept: str, tmp_path: Path) -> None:
+    """A client takes its memory up anew for every message, as after a restart."""
+
+    def memory(place: int) -> ClientMemory:
+        return ContextMemory() if kept == "context" else FolderMemory(tmp_path / str(place))
+
+    grid, requests = to_the_opening(memory)
+    if kept == "folder":
+        grid._contexts.clear()  # it does not need what Flower remembers
+    (first,) = grid.send_and_receive([train_message(1, requests[1])])
+    (second,) = grid.send_and_receive([train_message(1, requests[1])])
+    assert said(first)[4] == Kind.OPENINGS
+    assert second.error.reason.startswith("BothShares:")
+
+
+def test_two_requests_at_once_are_not_both_answered(tmp_path: Path) -> None:
+    """Flower may run one node's messages side by side; the folder's lock puts them in a row.
+
+    With ``ContextMemory`` each would see the state as it was before the other.
+    """
+    grid, requests = to_the_opening(lambda place: FolderMemory(tmp_path / str(place)))
+    mod = SecureAggregationMod(policy(), memory=FolderMemory(tmp_path / "0"))
+    start, replies = Barrier(2), []
+
+    def one_process() -> None:
+        message = train_message(1, requests[1])
+        grid.push_messages([message])
+        context = Context(1, 1, {"partition-id": 0}, RecordDict(), {})
+        start.wait()
+        replies.append(mod(message, context, client_app(drift)))
+
+    threads = [Thread(target=one_process) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = [reply for reply in replies if reply.has_error()]
+    assert len(replies) == 2
+    assert len(refused) == 1
+    assert refused[0].error.reason.startswith("BothShares:")
+
+
+def test_the_state_is_on_disk_before_the_answer(tmp_path: Path) -> None:
+    """An answer whose state cannot be kept is not given."""
+    grid, requests = to_the_opening(lambda place: FolderMemory(tmp_path / str(place)))
+    state = tmp_path / "0" / "secure-aggregation.state"
+    assert state.stat().st_mode & 0o077 == 0
+    before = state.read_bytes()
+    state.unlink()
+    (state / "in the way").mkdir(parents=True)  # a folder cannot be replaced by a file
+    (reply,) = grid.send_and_receive([train_message(1, requests[1])])
+    assert reply.has_error()
+    assert reply.error.reason == "the client could not do its part"
+    (state / "in the way").rmdir()
+    state.rmdir()
+    state.write_bytes(before)
+    (reply,) = grid.send_and_receive([train_message(1, requests[1])])
+    assert said(reply)[4] == Kind.OPENINGS
+
+
+def test_a_client_that_lost_its_state_is_out_of_the_round_only(tmp_path: Path) -> None:
+    """As after a restart of its SuperNode with ``ContextMemory``."""
+
+    class Forgetful(Wire):
+        def _work(self, message: Message) -> Message:
+            if message.metadata.dst_node_id == 4 and asked(message) is Kind.DELIVERIES:
+                self._contexts.pop(4)
+            return super()._work(message)
+
+    wire = Forgetful(secure_app(drift), NODES)
+    result = run(wire, tmp_path / "masked")
+    grid = InProcessGrid(client_app(drift), NODES)
+    grid.offline = {4}
+    plain = strategy_of(tmp_path / "plain", NODES, SIZE, None)
+    theirs = plain.start(grid, model((SIZE,)), num_rounds=1)
+    assert result.arrays["0"].data == theirs.arrays["0"].data
+    (reason,) = refusals(wire)
+    assert reason.startswith("WrongStage:")
+
+
+@pytest.mark.parametrize("stage", [Kind.NEIGHBOURHOOD, Kind.DELIVERIES, Kind.OPENING_REQUEST])
+def test_a_stage_that_the_server_replays_is_refused(stage: Kind, tmp_path: Path) -> None:
+    """By every client, and it leaves the round."""
+
+    class Replaying(Wire):
+        def _work(self, message: Message) -> Message:
+            reply = super()._work(message)
+            if asked(message) is stage:
+                super()._work(message)
+            return reply
+
+    wire = Replaying(secure_app(drift), NODES)
+    run(wire, tmp_path)
+    reasons = refusals(wire)
+    name = "BothShares" if stage is Kind.OPENING_REQUEST else "WrongStage"
+    assert any(reason.startswith(f"{name}:") for reason in reasons)
+    assert len([reply for reply in wire.replies if reply.has_error()]) >= NODES
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clipping-norms": [float("nan")]},
+        {"clipping-norms": [1.0, 1.0], "clipping-groups": [0, 5]},
+        {"mechanism": "os.system"},
+        {"mechanism-settings": [1 << 30]},
+        {"mechanism-settings": [0]},
+        {"mechanism-settings": []},
+        {"noise-multiplier": "none"},
+        {"weight-cap": -1.0},
+        {"weight-cap": "all"},
+        {"weighted-by": 3},
+    ],
+    ids=str,
+)
+def test_nonsense_beside_the_model_costs_the_round_only(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    """How to bound an update is read as strictly as the protocol."""
+
+    class Meddling(Wire):
+        def _work(self, message: Message) -> Message:
+            if asked(message) is Kind.DELIVERIES:
+                message.content[KEY] = ConfigRecord(dict(message.content[KEY]) | change)
+            return super()._work(message)
+
+    wire = Meddling(secure_app(drift), NODES)
+    result = run(wire, tmp_path)
+    assert result.privacy.secure_aggregation.aborted_rounds == (1,)
+    assert len(refusals(wire)) == 1
+
+
+def test_a_bound_below_the_lattice_is_not_exceeded(tmp_path: Path) -> None:
+    """A server whose ring is too small for the lattice it asks for gets nothing."""
+
+    class Meddling(Wire):
+        def _work(self, message: Message) -> Message:
+            if asked(message) is Kind.DELIVERIES:
+                message.content[KEY] = ConfigRecord(
+                    dict(message.content[KEY]) | {"mechanism-settings": [1 << 20]}
+                )
+            return super()._work(message)
+
+    def large(partition: int, number: int, arrays: list[Any]) -> list[Any]:
+        return [np.eye(1, SIZE, dtype=np.float32)[0]]
+
+    wire = Meddling(secure_app(large), NODES)
+    run(wire, tmp_path)
+    assert refusals(wire) == {"the client could not do its part"}
+
+
+def test_against_a_malicious_server_memory_has_no_default() -> None:
+    with pytest.raises(ValueError, match="memory is not set"):
+        SecureAggregationMod(policy(MALICIOUS))
+    SecureAggregationMod(policy(MALICIOUS), memory=ContextMemory())
+
+
+def test_the_mod_serves_one_function_as_well(tmp_path: Path) -> None:
+    """``@app.train(mods=[...])`` in place of ``ClientApp(mods=[...])``."""
+    app = ClientApp()
+
+    @app.train(mods=[SecureAggregationMod(policy())])
+    def train(message: Message, context: Context) -> Message:
+        place = int(context.node_config["partition-id"])
+        moved = drift(place, 1, message.content["arrays"].to_numpy_ndarrays())
+        names = list(message.content["arrays"])
+        record = ArrayRecord(dict(zip(names, ArrayRecord(moved).values(), strict=True)))
+        return Message(RecordDict({"arrays": record}), reply_to=message)
+
+    ours = run(InProcessGrid(app, NODES), tmp_path / "masked")
+    plain = strategy_of(tmp_path / "plain", NODES, SIZE, None)
+    theirs = plain.start(InProcessGrid(client_app(drift), NODES), model((SIZE,)), num_rounds=1)
+    assert ours.arrays["0"].data == theirs.arrays["0"].data
