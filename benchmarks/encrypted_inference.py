@@ -25,6 +25,7 @@ from privacy.inference import (
     ThreeParties,
     ThrowAwayOwner,
     compile_model,
+    logit_bound,
 )
 
 Images = NDArray[np.float64]
@@ -41,6 +42,8 @@ class Case:
     epochs: int
     tolerance: float = 0.05
     max_query_bytes: int | None = None
+    logit_bits: float | None = None
+    """Where given, training keeps the bound of the logits near 2 to that power."""
 
 
 def _linear(inputs: int) -> nn.Sequential:
@@ -141,7 +144,13 @@ def _train(case: Case, *, quick: bool) -> tuple[nn.Sequential, Images, Images, N
     for _ in range(epochs):
         for rows in torch.randperm(len(train)).split(128)[: len(train) // 128]:
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(train[rows]), labels[rows]).backward()
+            loss = nn.functional.cross_entropy(model(train[rows]), labels[rows])
+            if case.logit_bits is not None:
+                bound = logit_bound(
+                    model, input_shape=train.shape[1:], input_range=case.input_range
+                )
+                loss = loss + 0.3 * nn.functional.relu(bound.log2() - case.logit_bits)
+            loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
