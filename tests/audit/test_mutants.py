@@ -108,17 +108,16 @@ class FixedSeed(SeededRandomness):
 class FixedSizeAsPoisson(DPFedAvg):
     """Draws cohorts of fixed size; its ledger says Poisson."""
 
-    def _messages(self, name: str, sampling: Any, *rest: Any) -> Any:
+    def _draw(self, name: str, sampling: Any, grid: Any) -> list[int]:
         size = self._register.size
-        fixed = FixedSize(round(sampling.rate * size), size)
-        return super()._messages(name, fixed, *rest)
+        return super()._draw(name, FixedSize(round(sampling.rate * size), size), grid)
 
 
 class TwiceTheRate(DPFedAvg):
     """Draws each client twice as often as its ledger says."""
 
-    def _messages(self, name: str, sampling: Any, *rest: Any) -> Any:
-        return super()._messages(name, Poisson(2 * sampling.rate), *rest)
+    def _draw(self, name: str, sampling: Any, grid: Any) -> list[int]:
+        return super()._draw(name, Poisson(2 * sampling.rate), grid)
 
 
 MUTANTS: dict[str, tuple[Make, str]] = {
