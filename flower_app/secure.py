@@ -43,7 +43,7 @@ def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
         noise="distributed" if settings.noise == "distributed" else "central",
         largest=settings.largest_cohort or None,
         identities=identities,
-        stage_timeout=settings.stage_timeout,
+        stage_timeout=settings.round_timeout,
     )
 
 

@@ -140,7 +140,6 @@ class Settings:
     noise: str = "central"
     largest_cohort: int = 0
     identities: str = ""
-    stage_timeout: float = 60.0
 
     # Record-level privacy, on top.
     record_epsilon: float = 0.0
@@ -274,7 +273,6 @@ class Settings:
         for name in (
             "nominal_records",
             "round_timeout",
-            "stage_timeout",
             "dirichlet_alpha",
             "lognormal_sigma",
             "encrypted_round_images",

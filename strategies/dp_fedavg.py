@@ -424,6 +424,13 @@ class DPFedAvg(AccountedRun):
         self._measure(initial)
         if self._state.noise_multiplier is not None:
             return
+        if self._presence.delta * rounds >= self.target_delta:
+            raise ValueError(
+                f"each round is charged {self._presence.delta:.2g} of δ because one client's "
+                f"presence can decide whether it opens, so {rounds} rounds pass target_delta = "
+                f"{self.target_delta:g}: lower secure_aggregation's minimum or client_dropout, "
+                "raise its dropout, or draw more clients"
+            )
         besides = [*self._evaluate_events(), self._presence]
         self._state.noise_multiplier = self._spending.calibrate(
             self.sampling, rounds=rounds, release=self._train_release, besides=besides * rounds

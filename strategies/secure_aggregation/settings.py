@@ -64,7 +64,8 @@ class SecureAggregation:
     stage_timeout : float
         Seconds that a stage without training waits for clients that do not answer. A round has
         three such stages, four against a malicious server; the training waits as long as
-        ``start`` says.
+        ``start`` says. The first message of a run may have to wait for a client's program to
+        load.
 
     Raises
     ------
@@ -80,7 +81,7 @@ class SecureAggregation:
     client_dropout: float = 0.02
     # Not shown: another list or more patience does not make it another run.
     identities: Iterable[bytes] = field(default=(), repr=False)
-    stage_timeout: float = field(default=60.0, repr=False)
+    stage_timeout: float = field(default=600.0, repr=False)
 
     def __post_init__(self) -> None:
         if self.minimum < 3:

@@ -45,7 +45,6 @@ def test_a_run_says_what_its_server_was_kept_from(mode: str, tmp_path: Path) -> 
         ({"dropout": 1.0}, ["dropout", "1.0"]),
         ({"client-dropout": -0.1}, ["client-dropout", "-0.1"]),
         ({"noise": "distributed"}, ["noise", "'distributed'", "honest-but-curious"]),
-        ({"stage-timeout": 0.0}, ["stage-timeout", "0.0", "positive"]),
     ],
     ids=str,
 )

@@ -57,6 +57,23 @@ def test_a_simulation_from_data_to_encrypted_answers(tmp_path: Path) -> None:
     assert not processes_with("bloomseal-flwr-"), "a process outlived the run"
 
 
+def test_a_simulation_with_secure_aggregation(tmp_path: Path) -> None:
+    """The clients' state goes from stage to stage through Flower's own contexts."""
+    done = run(
+        *("--nodes", "10"),
+        *("rounds=2", "sampling-rate=1.0", "encrypted-images=0"),
+        *("secure-aggregation=malicious", "minimum-cohort=5", "client-dropout=0.0"),
+        f"results-dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((tmp_path / "latest" / "metrics.json").read_text())
+    told = metrics["privacy"]["client_level"]["secure_aggregation"]
+    assert told["server"] == "malicious"
+    assert told["aborted_rounds"] == []
+    log = (tmp_path / "operator-logs").glob("*.log")
+    assert "opened the sum of 10 clients" in next(log).read_text()
+
+
 def test_a_run_that_cannot_go_on_says_why_and_fails(tmp_path: Path) -> None:
     done = run("--nodes", "3", "population=50", f"results-dir={tmp_path}")
     assert done.returncode == 1
