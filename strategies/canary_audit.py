@@ -166,7 +166,8 @@ def audit_strategy(
     Raises
     ------
     ValueError
-        If the strategy's population is another, or the model too small.
+        If the strategy's population is another or it has secure aggregation, or the model is too
+        small.
 
     Notes
     -----
@@ -187,6 +188,11 @@ def audit_strategy(
     def moved(included: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         with tempfile.TemporaryDirectory(prefix="audit-") as folder:
             strategy = make_strategy(Path(folder))
+            if strategy.secure_aggregation is not None:
+                raise ValueError(
+                    "the strategy has secure aggregation, which canaries do not speak; audit it "
+                    "without: what it releases is the same"
+                )
             app = _CanaryApp(client_app, strategy, directions, included, clients)
             grid = _CountingGrid(app, clients + canaries, strategy.configrecord_key)
             result = strategy.start(grid, initial_arrays, num_rounds=num_rounds)
