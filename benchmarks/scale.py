@@ -64,12 +64,12 @@ def answers(messages: list[Message]) -> Iterator[Message]:
 
 
 def seconds_of_a_round(strategy: DPFedAvg, grid: Registered) -> tuple[float, float, int]:
-    """Time to find, draw and address the cohort; time to sum its replies; its size."""
-    started = time.perf_counter()
+    """CPU seconds to find, draw and address the cohort, and to sum its replies; its size."""
+    started = time.process_time()
     messages = list(strategy.configure_train(1, model(0.0), ConfigRecord(), grid))
-    configured = time.perf_counter()
+    configured = time.process_time()
     strategy.aggregate_train(1, answers(messages))
-    return configured - started, time.perf_counter() - configured, len(messages)
+    return configured - started, time.process_time() - configured, len(messages)
 
 
 def bytes_of_a_round(strategy: DPFedAvg, grid: Registered) -> tuple[int, int]:
@@ -109,8 +109,8 @@ def rows_of(clients: int, folder: Path, say: Say) -> list[Row]:
     grid = Registered(clients)
     rounds = [seconds_of_a_round(strategy(str(turn)), grid) for turn in range(3)]
     found, summed, cohorts = zip(*rounds, strict=True)
-    row("find, draw and address the cohort", "s", *found)
-    row("check, bound, sum and noise the replies", "s", *summed)
+    row("find, draw and address the cohort", "CPU s", *found)
+    row("check, bound, sum and noise the replies", "CPU s", *summed)
     row("messages a round, both ways", "", *(2 * size for size in cohorts))
     held, peak = bytes_of_a_round(strategy("memory"), grid)
     row("memory that the population takes between rounds", "MB", held / 1e6)
@@ -126,13 +126,13 @@ def rows_of(clients: int, folder: Path, say: Say) -> list[Row]:
     del grid
 
     say(f"{case}: accounting for {ROUNDS} rounds at δ = {budget.delta:g}")
-    started = time.perf_counter()
+    started = time.process_time()
     z = calibrate_noise_multiplier(sampling=sampling, rounds=ROUNDS, budget=budget)
-    calibrated = time.perf_counter()
+    calibrated = time.process_time()
     # Not the very noise that was calibrated: that ε is remembered.
     spent = epsilon({GaussianRelease(1.001 * z, sampling): ROUNDS}, delta=budget.delta)
-    row(f"calibrate the noise for {ROUNDS} rounds", "s", calibrated - started)
-    row(f"ε of {ROUNDS} rounds", "s", time.perf_counter() - calibrated)
+    row(f"calibrate the noise for {ROUNDS} rounds", "CPU s", calibrated - started)
+    row(f"ε of {ROUNDS} rounds", "CPU s", time.process_time() - calibrated)
     row("that noise", "z", z)
     row("ε with a thousandth more", "", spent)
     return rows

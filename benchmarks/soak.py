@@ -97,7 +97,7 @@ def rows_of(case: str, rounds: int, found: dict[str, Any]) -> list[Row]:
             "",
             found["moved"] / ideal(rounds),
         ),
-        row("time a round", "s", found["seconds"] / rounds),
+        row("time of the server's process a round", "CPU s", found["seconds"] / rounds),
     ]
 
 

@@ -22,6 +22,7 @@ from privacy.inference.owner import OutOfRangeError as OutOfRangeError
 from privacy.inference.owner import ThrowAwayOwner as ThrowAwayOwner
 from privacy.inference.parties import ThreeParties as ThreeParties
 from privacy.inference.plan import Plan as Plan
+from privacy.inference.pool import EvaluatorPool as EvaluatorPool
 from privacy.inference.process import EvaluatorFailed as EvaluatorFailed
 from privacy.inference.process import EvaluatorProcess as EvaluatorProcess
 from privacy.inference.process import serve_evaluations as serve_evaluations

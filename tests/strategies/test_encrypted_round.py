@@ -186,7 +186,12 @@ def _garbage(record: ConfigRecord, folder: Path, message: Message) -> None:
 
 
 def _oversized(record: ConfigRecord, folder: Path, message: Message) -> None:
-    record["queries"] = [*record["queries"], *record["queries"]]  # type: ignore[misc]
+    """Good questions, one more than was asked for."""
+    kept = json.loads((folder / SECRETS).read_text())
+    owner = DataOwner.from_secret_state(
+        Plan.from_json(kept["plan"]), base64.b64decode(kept["owner"])
+    )
+    record["queries"] = [*record["queries"], owner.encrypt(np.zeros(6))]  # type: ignore[misc]
 
 
 def _swollen(record: ConfigRecord, folder: Path, message: Message) -> None:
@@ -259,6 +264,7 @@ def test_a_node_that_misbehaves_costs_only_itself(
     assert "the message holds a secret key" in caplog.text
     assert "something beside public keys" in caplog.text
     assert "another plan" in caplog.text
+    assert "does not hold 1 to 12 questions" in caplog.text
     dropped = [line for line in caplog.messages if "refused" in line or "dropped" in line]
     assert len(dropped) == len(bad)
 

@@ -1,0 +1,21 @@
+"""A short soak: clients fail at random, all rounds are played, and ε is that of the rounds."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import _soak_apps as apps
+from benchmarks import soak
+
+
+def test_a_short_soak_ends_with_the_rounds_epsilon(tmp_path: Path) -> None:
+    """Nobody failed so badly that a round was lost; dp-accounting agrees on what they cost."""
+    rounds = 6
+    found = soak.in_process(rounds, tmp_path)  # raises if the ledger says otherwise
+    assert found["rounds"] == rounds
+    assert found["epsilon"] <= apps.EPSILON
+    peer = soak.peers_epsilon(found["noise_multiplier"], rounds)
+    assert found["epsilon"] == pytest.approx(peer, rel=1e-2)
+    assert len(found["megabytes"]) == rounds + 1
+    # A fifth of the clients failed: 0.8 ± 0.04 of the whole way. A false alarm: below 1e-6.
+    assert 0 < found["moved"] < soak.ideal(rounds)
