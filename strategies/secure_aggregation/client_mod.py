@@ -38,8 +38,8 @@ class SecureAggregationMod:
     the update is needed, and sees the message as it would without the mod. Its reply is clipped,
     weighted, rounded and masked here; neither arrays nor ``num-examples`` nor metrics are sent.
     If the app fails, or its reply cannot be bounded, the client adds zero and says nothing: that
-    it dropped out would tell of its data. A message that asks for training outside the protocol, or for
-    evaluation, is refused; queries go to the app.
+    it dropped out would tell of its data. A message that asks for training outside the protocol,
+    or for evaluation, is refused; queries go to the app.
 
     **Guarantee.** That of ``privacy.secure_aggregation.SecureClient`` under ``policy``, which
     nothing that the server sends can weaken. A client that runs this moves a round's sum by at
