@@ -90,6 +90,7 @@ def test_one_that_fails_is_named_and_the_others_go_on(
     told = capfd.readouterr()
     assert "failed: nowhere" in told.err
     assert "| noise | continuous, float64 |" in told.out
+    assert "Seconds: noise " in told.out
     assert json.loads((tmp_path / "noise.json").read_text())["quick"] is True
 
 
