@@ -189,6 +189,7 @@ def serve_evaluations(compiling: Callable[[], CompiledModel]) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     compiled = compiling()
+    compiled.encoded.prepare()  # what cannot be encoded fails here, before anyone makes keys
     _write_frame(answers, compiled.plan.to_json().encode())
     evaluator: Evaluator | None = None
     while (frame := _read_frame(sys.stdin.buffer)) is not None:

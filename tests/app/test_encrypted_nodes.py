@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from app_runs import Run, run_app
 from flwr.app import ConfigRecord, Message, RecordDict
 from safetensors.torch import save_file
@@ -14,10 +15,11 @@ from safetensors.torch import save_file
 from flower_app import client_app
 from flower_app.encrypted_node import simulated_secrets
 from flower_app.encrypted_round import hold_encrypted_round, round_cost
-from flower_app.evaluator import compile_named
+from flower_app.evaluator import compile_named, start_evaluator
 from flower_app.models import build_model
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Full, GaussianRelease, read_ledger
+from privacy.inference import EvaluatorFailed
 from strategies import InProcessGrid
 
 RECORD, TYPE = "encrypted-round", "query.encrypted_round"
@@ -80,7 +82,11 @@ def test_a_round_declared_public_is_not_charged(tmp_path: Path) -> None:
     config = {"encrypted-round": True, "encrypted-round-release": "public"}
     settings = Settings.from_config(config | {"encrypted-round-images": 2})
     grid = InProcessGrid(client_app.app, 5, run_config=config)
-    save_file(build_model("hog-linear").state_dict(), tmp_path / "model")
+    torch.manual_seed(0)
+    weights = {
+        name: torch.randn(w.shape) for name, w in build_model("hog-linear").state_dict().items()
+    }
+    save_file(weights, tmp_path / "model")
     told = hold_encrypted_round(
         grid,
         settings,
@@ -96,6 +102,12 @@ def test_a_round_declared_public_is_not_charged(tmp_path: Path) -> None:
     assert not (tmp_path / "ledger").exists()
     assert round_cost(Settings.from_config({"encrypted-round": True}))
     assert round_cost(Settings.from_config({})) == []
+
+
+def test_a_model_that_cannot_be_evaluated_fails_before_anyone_is_asked(tmp_path: Path) -> None:
+    save_file(build_model("hog-linear").state_dict(), tmp_path / "zeros")
+    with pytest.raises(EvaluatorFailed, match="round to zero"):
+        start_evaluator("hog-linear", tmp_path / "zeros")
 
 
 # A deployed node ----------------------------------------------------------------------------------
