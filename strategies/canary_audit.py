@@ -166,8 +166,7 @@ def audit_strategy(
     Raises
     ------
     ValueError
-        If the strategy's population is another or it has secure aggregation, or the model is too
-        small.
+        If the strategy's population is another, it aggregates securely, or the model is too small.
 
     Notes
     -----
@@ -190,8 +189,8 @@ def audit_strategy(
             strategy = make_strategy(Path(folder))
             if strategy.secure_aggregation is not None:
                 raise ValueError(
-                    "the strategy has secure aggregation, which canaries do not speak; audit it "
-                    "without: what it releases is the same"
+                    "secure_aggregation is set, and canaries do not speak its protocol; "
+                    "audit the same strategy without it"
                 )
             app = _CanaryApp(client_app, strategy, directions, included, clients)
             grid = _CountingGrid(app, clients + canaries, strategy.configrecord_key)

@@ -26,6 +26,7 @@ from privacy.inference.pool import EvaluatorPool as EvaluatorPool
 from privacy.inference.process import EvaluatorFailed as EvaluatorFailed
 from privacy.inference.process import EvaluatorProcess as EvaluatorProcess
 from privacy.inference.process import serve_evaluations as serve_evaluations
+from privacy.inference.range_training import logit_bound as logit_bound
 from privacy.inference.release import Answer as Answer
 from privacy.inference.release import ClassOnly as ClassOnly
 from privacy.inference.release import FloodedLogits as FloodedLogits

@@ -33,7 +33,7 @@ _LINEAR = (
 )
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 _REMEDIES = {
-    "ReLU": "train with privacy.inference.Square() or Polynomial([...]) in its place",
+    "ReLU": "train with privacy.inference.Square(), or a Polynomial.fitted to it, in its place",
     "MaxPool2d": "use nn.AvgPool2d of the same size",
     "AdaptiveMaxPool2d": "use nn.AdaptiveAvgPool2d of the same size",
     "Softmax": "leave it out: the class of the largest logit is the same",

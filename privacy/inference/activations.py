@@ -1,7 +1,8 @@
 """Activations that CKKS can evaluate: polynomials."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,6 +53,51 @@ class Polynomial(nn.Module):
             self.coefficients = nn.Parameter(values)
         else:
             self.register_buffer("coefficients", values)
+
+    @classmethod
+    def fitted(
+        cls,
+        function: Callable[[Tensor], Tensor],
+        *,
+        low: float,
+        high: float,
+        degree: int = 2,
+        trainable: bool = True,
+    ) -> "Polynomial":
+        """The polynomial that starts out like another activation, between two values.
+
+        Interpolation at Chebyshev points. Put it in the place of the activation *before*
+        training, and let it learn with the model: fitted afterwards it is rough wherever values
+        leave the interval.
+
+        Parameters
+        ----------
+        function : callable
+            An activation, such as ``nn.ReLU()``.
+        low, high : float
+            Between which values it is to be alike. They must be public, or estimated privately.
+        degree : int
+            2 to 7; each costs depth.
+        trainable : bool
+            As above.
+
+        Raises
+        ------
+        ValueError
+            If the interval is empty or the degree is not 2 to 7.
+        """
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise ValueError(f"low and high are {low} and {high}; give finite low < high")
+        if not 2 <= degree <= MAX_DEGREE:
+            raise ValueError(f"degree is {degree}; give 2 to {MAX_DEGREE}")
+
+        def values(x: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                return np.asarray(function(torch.from_numpy(x)).numpy())
+
+        series = np.polynomial.Chebyshev.interpolate(values, degree, domain=[low, high])
+        coefficients = series.convert(kind=np.polynomial.Polynomial).coef
+        return cls([float(c) for c in coefficients], trainable=trainable)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the polynomial on every element of ``x``, by Horner's rule."""

@@ -44,7 +44,6 @@ from strategies import (
     NoisedMetrics,
     PerLayerClipping,
     PublicMetrics,
-    audit_strategy,
 )
 
 NODES = 12
@@ -501,18 +500,6 @@ def test_what_needs_single_replies_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         strategy_of(tmp_path, NODES, 9, secure(), **settings)
-
-
-def test_an_audit_by_canaries_is_refused(tmp_path: Path) -> None:
-    """They would have to speak the protocol."""
-    with pytest.raises(ValueError, match="audit it without"):
-        audit_strategy(
-            lambda folder: strategy_of(folder, NODES, 9, secure()),
-            client_app(drift),
-            model((9,)),
-            clients=4,
-            canaries=8,
-        )
 
 
 def test_the_setting_is_checked() -> None:

@@ -1,0 +1,81 @@
+"""What makes a model friendly to encryption while it is trained."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from privacy.inference import Polynomial, Square, compile_model, logit_bound
+
+SHAPE, RANGE = (1, 6, 6), (-0.5, 1.0)
+
+
+def models() -> dict[str, nn.Sequential]:
+    torch.manual_seed(0)
+    return {
+        "squares": nn.Sequential(
+            nn.Conv2d(1, 3, 3, stride=2, padding=1),
+            Square(),
+            nn.Flatten(),
+            nn.Sequential(nn.Linear(27, 8), Square(), nn.Dropout()),
+            nn.Linear(8, 4),
+        ),
+        "polynomials": nn.Sequential(
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(9, 8),
+            Polynomial([0.1, -0.5, 0.3, 0.2], trainable=True),
+            nn.Linear(8, 4),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", models())
+def test_no_input_exceeds_the_bound_and_the_proof_is_as_tight(name: str) -> None:
+    model = models()[name].double().eval()
+    bound = logit_bound(model, input_shape=SHAPE, input_range=RANGE).item()
+    corners = torch.randint(0, 2, (4000, *SHAPE)).double() * 1.5 - 0.5
+    for _ in range(20):
+        corners.requires_grad_()
+        (gradient,) = torch.autograd.grad(model(corners).abs().max(dim=1).values.sum(), corners)
+        corners = (corners + 0.3 * gradient.sign()).clamp(*RANGE).detach()
+    largest = float(model(corners).abs().max().detach())
+    assert largest <= bound
+    plan = compile_model(model, input_shape=SHAPE, input_range=RANGE, tolerance=1.0).plan
+    assert 2.0 ** (plan.logit_bits - 1) <= max(1.0, bound)
+
+
+def test_training_it_down_gives_the_plan_its_bits_back() -> None:
+    model = models()["squares"]
+    before = compile_model(model, input_shape=SHAPE, input_range=RANGE, tolerance=1.0).plan
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        logit_bound(model, input_shape=SHAPE, input_range=RANGE).log2().backward()
+        optimizer.step()
+    after = compile_model(model, input_shape=SHAPE, input_range=RANGE, tolerance=1.0).plan
+    assert after.logit_bits < before.logit_bits
+
+
+def test_what_has_no_bound_is_named() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with pytest.raises(TypeError, match="ReLU"):
+        logit_bound(model, input_shape=(2,), input_range=(0.0, 1.0))
+    with pytest.raises(ValueError, match="input_range"):
+        logit_bound(model, input_shape=(2,), input_range=(1.0, 0.0))
+
+
+@pytest.mark.parametrize("degree", [2, 3, 5])
+def test_a_fitted_polynomial_is_like_the_activation_in_its_interval(degree: int) -> None:
+    polynomial = Polynomial.fitted(nn.Sigmoid(), low=-2.0, high=3.0, degree=degree)
+    assert isinstance(polynomial.coefficients, nn.Parameter)
+    x = torch.linspace(-2, 3, 50)
+    error = (polynomial(x) - torch.sigmoid(x)).abs().max().item()
+    assert error < {2: 0.1, 3: 0.03, 5: 0.01}[degree]
+    relu = Polynomial.fitted(nn.ReLU(), low=-1.0, high=1.0, trainable=False)
+    assert not list(relu.parameters())
+    assert np.isclose(relu(torch.tensor(0.5)).item(), 0.5, atol=0.2)
+    with pytest.raises(ValueError, match="degree is 9"):
+        Polynomial.fitted(nn.ReLU(), low=-1.0, high=1.0, degree=9)
+    with pytest.raises(ValueError, match="low and high"):
+        Polynomial.fitted(nn.ReLU(), low=1.0, high=1.0)
