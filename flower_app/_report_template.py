@@ -249,6 +249,9 @@ you changed settings after looking at what your own clients' data gave, that is 
 clients add to it.</li>
 <li><strong>Runs that ended early:</strong> a round is paid before its result is used, so a run
 that broke off has paid for what it released. A round that is played again is paid again.</li>
+{% if t and t.accuracy is defined and not t.accuracy_noise %}<li><strong>The nodes' reports</strong>
+of the encrypted test-time round: {{ t.release }}.</li>
+{% endif -%}
 <li><strong>Timing and errors:</strong> how long a round took and why a client failed are not
 noised; they stay in the operator's log, which is not part of this folder.</li>
 <li><strong>Groups:</strong> k clients together, for instance devices of one person, are protected

@@ -166,7 +166,7 @@ def audit_strategy(
     Raises
     ------
     ValueError
-        If the strategy's population is another, or the model too small.
+        If the strategy's population is another, it aggregates securely, or the model is too small.
 
     Notes
     -----
@@ -187,6 +187,11 @@ def audit_strategy(
     def moved(included: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         with tempfile.TemporaryDirectory(prefix="audit-") as folder:
             strategy = make_strategy(Path(folder))
+            if strategy.secure_aggregation is not None:
+                raise ValueError(
+                    "secure_aggregation is set, and canaries do not speak its protocol; "
+                    "audit the same strategy without it"
+                )
             app = _CanaryApp(client_app, strategy, directions, included, clients)
             grid = _CountingGrid(app, clients + canaries, strategy.configrecord_key)
             result = strategy.start(grid, initial_arrays, num_rounds=num_rounds)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from ._discrete import as_gaussian
+from ._discrete import LARGEST_EPSILON, OVERFLOW_DELTA, as_gaussian
 from ._gaussian import gaussian_epsilon
 from .events import (
     AdditiveDelta,
@@ -81,7 +81,8 @@ def epsilon(
     -------
     float
         An upper bound of the true ε. ``inf`` if something was released without noise, if the
-        additive deltas reach δ, or if δ is too small for the accountant to resolve.
+        additive deltas reach δ, if δ is too small for the accountant to resolve, or if noise
+        that a server completed (``shares`` above ``honest``) costs more than ε = 27.
 
     Raises
     ------
@@ -109,14 +110,28 @@ def epsilon(
     accountant = _fitting_accountant(releases, accountant)
 
     charged = math.fsum(n * e.delta for e, n in counts.items() if isinstance(e, AdditiveDelta))
+    completed = sum(n for e, n in releases.items() if _is_completed(e))
+    charged += completed * OVERFLOW_DELTA
     if charged > 0:
         delta = math.nextafter(delta - math.nextafter(charged, math.inf), 0.0)
     if delta <= 0 or any(release.noise_multiplier == 0 for release in releases):
         return math.inf
     if not releases:
         return 0.0
+    bound = _bound(releases, float(delta), accountant, adjacency)
+    return math.inf if completed and bound > LARGEST_EPSILON else bound
+
+
+def _is_completed(release: Release) -> bool:
+    """Whether the server adds noise to an opened sum, which may have overflowed its ring."""
+    return isinstance(release, DiscreteGaussianSum) and release.shares > release.honest
+
+
+def _bound(
+    releases: Mapping[Release, int], delta: float, accountant: Accountant, adjacency: Adjacency
+) -> float:
     if accountant == "rdp":
-        return _renyi(frozenset(releases.items()), float(delta), adjacency)
+        return _renyi(frozenset(releases.items()), delta, adjacency)
 
     # What is no Gaussian differs from one by a factor, which costs this much of ε and of δ.
     gaussians: Counter[GaussianRelease] = Counter()
@@ -129,10 +144,10 @@ def epsilon(
         else:
             gaussians[release] += times
     if distance == 0:
-        return _compose(frozenset(gaussians.items()), float(delta), adjacency)
+        return _compose(frozenset(gaussians.items()), delta, adjacency)
     distance = math.nextafter(distance * (1 + 2.0**-40), math.inf)
     shrunk = math.nextafter(delta * math.exp(-distance) * (1 - 2.0**-50), 0.0)
-    bound = _renyi(frozenset(releases.items()), float(delta), adjacency)
+    bound = _renyi(frozenset(releases.items()), delta, adjacency)
     if shrunk > 0:
         total = _compose(frozenset(gaussians.items()), shrunk, adjacency)
         bound = min(bound, (total + 2 * distance) * (1 + 2.0**-50))

@@ -186,7 +186,9 @@ class DiscreteGaussianSum:
         How many integers the sum has.
     shares : int
         How many independent shares are in what is released *and* unknown to whoever sees it.
-        The same whoever takes part: the server completes the shares of a small cohort.
+        The same whoever takes part: the server completes the shares of a small cohort. If they
+        are more than ``honest`` it is assumed to do so, to a sum that has overflowed its ring
+        with probability at most 2⁻¹⁰⁰, for which 2⁻⁶⁰ of δ is charged.
     honest : int
         How many shares the server itself does not know, with all its colluding clients: the
         fewest survivors of a sum that is opened, less those clients. Only

@@ -21,11 +21,20 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from .composition import Accountant, Budget, check_adjacency, epsilon
-from .events import Adjacency, Event, against_server, event_from_dict, event_to_dict
+from .events import (
+    AdditiveDelta,
+    Adjacency,
+    DiscreteGaussianSum,
+    Event,
+    against_server,
+    event_from_dict,
+    event_to_dict,
+)
 
 _SCHEMA = 1
 _KIND = "bloomseal-privacy-ledger"
 _NEW = ".new"
+_UNMASKED = 2.0**-40
 
 
 class LedgerError(Exception):
@@ -103,10 +112,13 @@ class LedgerContents:
     ) -> float:
         """ε against the server that ran the rounds; infinite unless clients add the noise.
 
-        Under ``ZERO_OUT_ONE``; see :func:`privacy.accounting.against_server`.
+        Under ``ZERO_OUT_ONE``; see :func:`privacy.accounting.against_server`. For each masked
+        round the 2⁻⁴⁰ is charged with which secure aggregation may fail to hide its vectors.
         """
+        events = [record.event for record in self.records]
+        masked = sum(isinstance(event, DiscreteGaussianSum) for event in events)
         return epsilon(
-            [against_server(record.event) for record in self.records],
+            [*map(against_server, events), *[AdditiveDelta(_UNMASKED)] * masked],
             delta=delta,
             accountant=accountant,
             adjacency=Adjacency.ZERO_OUT_ONE,

@@ -12,7 +12,7 @@ from privacy.mechanisms.masked import Integers, Vector, bounded_cells
 from privacy.mechanisms.randomness import Randomness
 from privacy.mechanisms.sums import LARGEST_RADIUS, ClippingGeometry, LatticeSum
 
-OVERFLOW_BITS = 40
+OVERFLOW_BITS = 100
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DistributedGaussian:
     ValueError
         If one is out of range.
 
-    **Guarantee.** Two. Against those who see the model, colluders among them: with
+    **Guarantee.** Two. Against those who see the models and know the shares of the colluders: with
     ``largest - colluders`` shares, amplified by Poisson sampling. Against the server together
     with the colluders: with ``minimum - colluders`` shares, noise multiplier z, no
     amplification, and zero-out adjacency, as the server knows who takes part. Both are in the
@@ -54,8 +54,13 @@ class DistributedGaussian:
     ``minimum`` are not opened. Against those who see the model: the server follows ``decode``
     and keeps the cohort and its own noise secret.
 
-    **Not covered.** Overflow of the ring, at most once in 2^40 rounds, spoils a round's sum; it
-    costs no privacy. Clients that do not follow ``encode``, as in ``MaskedGaussian``.
+    **Not covered.** The first figure does not hold against clients of a round for that round: they
+    see how large the cohort is, and under the protocol that withstands a malicious server who is
+    in it. Against them, and the server apart, it is that of as many shares without amplification.
+    A client that leaves because of what it holds shows that to the server. Overflow of the ring,
+    with probability at most 2^-100 a round, spoils the sum; what it could cost the first figure is
+    charged, the second it costs nothing. Clients that do not follow ``encode``, as in
+    ``MaskedGaussian``.
     """
 
     name: ClassVar[str] = "distributed-discrete-gaussian"
@@ -102,7 +107,8 @@ class DistributedGaussian:
         """The radius and a share of the noise's tail; see ``MaskedMechanism.bound``.
 
         A discrete Gaussian is subgaussian with its own σ², so n of them pass ±a with probability
-        at most 2·exp(−a²/2nσ²) a coordinate (``docs/proofs.md``, "The ring of a noisy sum").
+        at most 2·exp(−a²/2nσ²) a coordinate (``docs/proofs.md``, "The ring of a noisy sum"): with
+        2^-100 in any.
         """
         bits = OVERFLOW_BITS + 1
         square = 2 * self.share_variance(noise_multiplier) * (bits * log(2) + log(parameters))

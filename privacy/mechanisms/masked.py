@@ -67,7 +67,7 @@ class MaskedMechanism(Protocol):
         """What the ring must hold of each client: ``bound`` of ``RoundTerms``.
 
         The sum of n clients overflows n times this never, or with noise in it with probability
-        at most 2^-40.
+        at most 2^-100.
 
         Parameters
         ----------
@@ -183,7 +183,9 @@ class MaskedGaussian:
     sum: it is itself trusted with the sum, though with no client's update. The sum does not
     overflow its ring: ``bound`` is R, the largest entry a vector of norm R can have.
 
-    **Not covered.** Clients that do not follow ``encode``: the server cannot clip what it
+    **Not covered.** Amplification by sampling against clients of a round: they see how large the
+    cohort is, and under the protocol that withstands a malicious server who is in it. Clients
+    that do not follow ``encode``: the server cannot clip what it
     cannot see. Honest clients' privacy does not depend on them; the model does.
     """
 

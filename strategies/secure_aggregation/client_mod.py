@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import ERROR, WARNING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +36,10 @@ class SecureAggregationMod:
     ``ClientApp(mods=[SecureAggregationMod(ClientPolicy(minimum_cohort=50))])``, or
     ``@app.train(mods=[...])``. The app's train function runs once a round, in the stage in which
     the update is needed, and sees the message as it would without the mod. Its reply is clipped,
-    weighted, rounded and masked here; neither arrays nor ``num-examples`` nor metrics nor what
-    an exception says are sent. A message that asks for training outside the protocol, or for
-    evaluation, is refused; queries go to the app.
+    weighted, rounded and masked here; neither arrays nor ``num-examples`` nor metrics are sent.
+    If the app fails, or its reply cannot be bounded, the client adds zero and says nothing: that
+    it dropped out would tell of its data. A message that asks for training outside the protocol,
+    or for evaluation, is refused; queries go to the app.
 
     **Guarantee.** That of ``privacy.secure_aggregation.SecureClient`` under ``policy``, which
     nothing that the server sends can weaken. A client that runs this moves a round's sum by at
@@ -45,8 +47,7 @@ class SecureAggregationMod:
 
     **Assumptions.** As there; the memory is not rolled back.
 
-    **Not covered.** What the app's own query functions answer. How long training took, and that
-    it failed.
+    **Not covered.** What the app's own query functions answer. How long training took.
 
     Parameters
     ----------
@@ -143,12 +144,24 @@ def _train(
         raise MalformedRequest(f"{len(models)} models came to be trained, not one")
     template = Template(models[0])
     del message.content[KEY]
-    reply = template.read(call_next(message, context))
+    try:
+        reply = template.read(call_next(message, context))
+        weight = bounding.weighting.weight(reply.metrics, bounding.weighted_by)
+        return _encoded(bounding, template, reply.arrays, weight)
+    except Exception as error:
+        # To leave would show the server that something here is out of the ordinary.
+        log(ERROR, "This client adds nothing to the round.", exc_info=error)
+        return _encoded(bounding, template, template.arrays, 1.0)
+
+
+def _encoded(
+    bounding: Bounding, template: Template, arrays: list[npt.NDArray[Any]], weight: float
+) -> npt.NDArray[np.int64]:
     return bounding.mechanism.encode(
-        reply.arrays,
+        arrays,
         template.arrays,
         bounding.geometry,
-        weight=bounding.weighting.weight(reply.metrics, bounding.weighted_by),
+        weight=weight,
         noise_multiplier=bounding.noise_multiplier,
         randomness=SystemRandomness(),
     )

@@ -126,6 +126,36 @@ def test_epsilon_is_above_the_exact_one(variance, shares, reach, rate, accountan
         assert exact_delta(directed, claimed) <= 1e-3
 
 
+@pytest.mark.parametrize("variance", [0.5, 1.0, 3.0])
+def test_a_post_processed_gaussian_is_as_near_as_is_said(variance):
+    """The integer drawn around a Gaussian, by quadrature, against one discrete Gaussian."""
+    near, apart = as_gaussian(DiscreteGaussianSum(variance, 1, 1, 1, 1, FULL))
+    spread = near.noise_multiplier**2
+    smoothing = variance - spread
+    assert smoothing > 0
+    step = 0.002
+    centres = np.arange(-12 * variance**0.5, 12 * variance**0.5, step)
+    density = np.exp(-(centres**2) / (2 * spread)) / math.sqrt(2 * math.pi * spread) * step
+    around = np.arange(-40, 41)
+    kernel = np.exp(-((around[:, None] - centres) ** 2) / (2 * smoothing))
+    drawn = (density * kernel / kernel.sum(axis=0)).sum(axis=1)
+    plain = np.exp(-(around**2) / (2 * variance))
+    inner = np.abs(around) <= 5 * variance**0.5
+    found = np.abs(np.log(drawn[inner] / (plain / plain.sum())[inner])).max()
+    assert found <= apart + 1e-9
+    assert variance > 0.5 or found > 0.04
+
+
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_the_distance_is_paid_for_each_round(rounds):
+    event = DiscreteGaussianSum(0.4, 1, 1, 3, 3, Poisson(0.3))
+    near, apart = as_gaussian(event)
+    assert apart > 0.01
+    alone = epsilon({near: rounds}, delta=1e-4 * math.exp(-rounds * apart))
+    claimed = epsilon({event: rounds}, delta=1e-4)
+    assert claimed == pytest.approx(alone + 2 * rounds * apart, rel=1e-6)
+
+
 def test_a_nearby_gaussian_is_near_where_the_lattice_is_fine():
     near, apart = as_gaussian(release())
     assert 0 < apart < 1e-25
@@ -192,6 +222,20 @@ def test_more_shares_than_honest_ones_help_against_those_who_see_the_model_only(
     assert against[0] == against[1]
 
 
+def test_what_an_overflow_may_show_is_charged_where_the_server_completes():
+    whole, completed = (release(z=9.0, sampling=Poisson(0.1), shares=n) for n in (55, 60))
+    for accountant in ("pld", "rdp"):
+        low = {"delta": 2.0**-59, "accountant": accountant}
+        assert epsilon({completed: 1}, **low) < math.inf
+        assert epsilon({completed: 2}, **low) == math.inf
+        assert epsilon({whole: 2}, **low) < math.inf
+        assert epsilon({against_server(completed): 2}, adjacency=ZERO_OUT, **low) < math.inf
+        # Beyond ε = 27 the charge would no longer cover it.
+        weak = release(z=0.1, sampling=Poisson(0.1), shares=60)
+        assert epsilon({weak: 1}, delta=1e-5, accountant=accountant) == math.inf
+        assert 27 < epsilon({release(z=0.1): 1}, delta=1e-5, accountant=accountant) < math.inf
+
+
 def test_the_server_sees_its_own_noise():
     event = against_server(GaussianRelease(3.0, Poisson(0.1)))
     assert epsilon([event], delta=1e-5, adjacency=ZERO_OUT) == math.inf
@@ -233,6 +277,16 @@ def test_the_ledger_keeps_and_answers_both_figures(tmp_path):
         ledger.append(GaussianRelease(1.0, Poisson(0.1)), run="b", round=1)
         assert ledger.epsilon_against_server(1e-5) == math.inf
         assert ledger.epsilon(1e-5) < math.inf
+
+
+def test_what_secure_aggregation_may_fail_to_hide_is_charged_against_the_server(tmp_path):
+    with Ledger.open(tmp_path / "ledger.jsonl", population="p") as ledger:
+        ledger.append(release(sampling=Poisson(0.1)), run="a", round=1)
+        assert ledger.epsilon_against_server(1e-12) < math.inf
+        ledger.append(release(sampling=Poisson(0.1)), run="a", round=2)
+        # Twice 2⁻⁴⁰ is more than this δ.
+        assert ledger.epsilon_against_server(1e-12) == math.inf
+        assert ledger.epsilon(1e-12) < math.inf
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,10 @@ def everybody(survivors):
 
 
 def exact_decisions(population, rate, dropout, opening, largest=None):
-    """The probability that one client's presence decides, by enumeration of all others."""
+    """The probability that one client's presence may decide, by enumeration of all others.
+
+    How many of those who drop out did so before they announced themselves is the worst case.
+    """
 
     def opens(announced, survived):
         plan = opening(announced)
@@ -49,10 +52,13 @@ def exact_decisions(population, rate, dropout, opening, largest=None):
     for drawn in range(others + 1):
         for lost in range(drawn + 1):
             chance = stats.binom.pmf(drawn, others, rate) * stats.binom.pmf(lost, drawn, dropout)
-            without = opens(drawn, drawn - lost)
             for drops in (0, 1):
                 own = dropout if drops else 1 - dropout
-                differs = without != opens(drawn + 1, drawn - lost + 1 - drops)
+                survived = drawn - lost
+                differs = any(
+                    opens(announced, survived) != opens(announced + 1, survived + 1 - drops)
+                    for announced in range(survived, drawn + 1)
+                )
                 total += chance * own * rate * differs
     return total
 
@@ -194,10 +200,15 @@ def test_impossible_settings_are_refused(change, match):
 def test_pairs_of_dropouts_and_plans_are_all_looked_at():
     """The need for survivors may jump between n and n + 1; both sides of the jump count."""
 
-    def jump(clients):
+    def up(clients):
         return Sparse(clients - 1, 2, 5 if clients < 12 else 11)
 
-    for population, rate, dropout in itertools.product((15, 25), (0.5, 0.8), (0.0, 0.2)):
+    def down(clients):
+        return Sparse(clients - 1, 2, 11 if clients < 12 else 5)
+
+    for jump, population, rate, dropout in itertools.product(
+        (up, down), (15, 25), (0.5, 0.8), (0.0, 0.2)
+    ):
         charged = presence_delta(
             population=population, sampling=Poisson(rate), dropout=dropout, opening=jump
         ).delta

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from app_runs import Run, run_app
 from flwr.app import ConfigRecord, Message, RecordDict
+from safetensors.torch import save_file
 
 from flower_app import client_app
 from flower_app.encrypted_node import simulated_secrets
+from flower_app.encrypted_round import hold_encrypted_round, round_cost
 from flower_app.evaluator import compile_named
+from flower_app.models import build_model
+from flower_app.settings import SettingError, Settings
 from privacy.accounting import Full, GaussianRelease, read_ledger
 from strategies import InProcessGrid
 
@@ -73,21 +77,25 @@ def test_no_secret_of_a_simulated_node_outlives_the_round(run: Run) -> None:
 
 
 def test_a_round_declared_public_is_not_charged(tmp_path: Path) -> None:
-    told = run_app(
-        tmp_path,
-        nodes=20,
-        rounds=3,
-        sampling_rate=1.0,
-        encrypted_images=0,
-        encrypted_round=True,
-        encrypted_round_images=2,
-        encrypted_round_release="public",
+    config = {"encrypted-round": True, "encrypted-round-release": "public"}
+    settings = Settings.from_config(config | {"encrypted-round-images": 2})
+    grid = InProcessGrid(client_app.app, 5, run_config=config)
+    save_file(build_model("hog-linear").state_dict(), tmp_path / "model")
+    told = hold_encrypted_round(
+        grid,
+        settings,
+        population=5,
+        weights=tmp_path / "model",
+        ledger=tmp_path / "ledger",
+        run_id=grid.run_id,
     )
-    tested = told.metrics["encrypted_round"]
-    assert (tested["nodes_asked"], tested["nodes_answered"]) == (20, 20)
-    assert tested["accuracy_noise"] == 0
-    assert "ε does not cover it" in (told.folder / "report.html").read_text()
-    assert len(read_ledger(told.folder / "privacy-ledger.jsonl").records) == 3
+    assert (told["nodes_asked"], told["nodes_answered"]) == (5, 5)
+    assert told["accuracy_noise"] == 0
+    assert "ε does not cover it" in told["release"]
+    assert round_cost(settings) == []
+    assert not (tmp_path / "ledger").exists()
+    assert round_cost(Settings.from_config({"encrypted-round": True}))
+    assert round_cost(Settings.from_config({})) == []
 
 
 # A deployed node ----------------------------------------------------------------------------------
@@ -98,10 +106,6 @@ def _ask(config: dict[str, Any], *, public: bool = False) -> Message:
     grid = InProcessGrid(
         client_app.app, 1, run_config={"deployed": True}, node_config=lambda _: config
     )
-    from safetensors.torch import save_file
-
-    from flower_app.models import build_model
-
     with tempfile.TemporaryDirectory() as folder:
         save_file(build_model("hog-linear").state_dict(), Path(folder) / "model")
         plan = compile_named("hog-linear", Path(folder) / "model").plan
@@ -145,8 +149,6 @@ def test_a_deployed_nodes_owner_sets_the_cost_of_a_report(folders: dict[str, Any
 
 
 def test_settings_of_the_round_are_checked() -> None:
-    from flower_app.settings import SettingError, Settings
-
     for name, value in (
         ("encrypted-round-images", 0),
         ("encrypted-round-noise", 0.0),

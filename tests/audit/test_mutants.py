@@ -22,7 +22,14 @@ from privacy.mechanisms import (
     LatticeGaussian,
     SeededRandomness,
 )
-from strategies import CappedWeights, DPFedAvg, Full, Poisson, audit_strategy
+from strategies import (
+    CappedWeights,
+    DPFedAvg,
+    Full,
+    Poisson,
+    SecureAggregation,
+    audit_strategy,
+)
 
 CLIENTS, CANARIES, PARAMETERS = 20, 200, 400
 ROUNDS = 2
@@ -108,17 +115,16 @@ class FixedSeed(SeededRandomness):
 class FixedSizeAsPoisson(DPFedAvg):
     """Draws cohorts of fixed size; its ledger says Poisson."""
 
-    def _messages(self, name: str, sampling: Any, *rest: Any) -> Any:
+    def _draw(self, name: str, sampling: Any, grid: Any) -> list[int]:
         size = self._register.size
-        fixed = FixedSize(round(sampling.rate * size), size)
-        return super()._messages(name, fixed, *rest)
+        return super()._draw(name, FixedSize(round(sampling.rate * size), size), grid)
 
 
 class TwiceTheRate(DPFedAvg):
     """Draws each client twice as often as its ledger says."""
 
-    def _messages(self, name: str, sampling: Any, *rest: Any) -> Any:
-        return super()._messages(name, Poisson(2 * sampling.rate), *rest)
+    def _draw(self, name: str, sampling: Any, grid: Any) -> list[int]:
+        return super()._draw(name, Poisson(2 * sampling.rate), grid)
 
 
 MUTANTS: dict[str, tuple[Make, str]] = {
@@ -171,6 +177,12 @@ def test_an_honest_strategy_is_contradicted_no_oftener_than_stated() -> None:
 def test_the_population_must_be_that_of_the_audit() -> None:
     with pytest.raises(ValueError, match="220"):
         audited(honest(population=100))
+
+
+def test_secure_aggregation_is_refused_with_the_remedy() -> None:
+    secure = SecureAggregation(minimum=50)
+    with pytest.raises(ValueError, match="audit the same strategy without it"):
+        audited(honest(secure_aggregation=secure))
 
 
 def test_each_canary_needs_a_parameter() -> None:

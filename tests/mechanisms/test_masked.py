@@ -97,15 +97,19 @@ def test_no_client_moves_the_sum_by_more_than_the_radius(cohort: Any, radius: in
         assert square <= (weight * radius) ** 2 * (1 + 2.0**-40)
 
 
-def test_a_length_that_lies_is_caught_by_exact_integers(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lie(self: Any, arrays: Any, weight: float) -> tuple[list[float], bool]:
-        self._blocks.read(arrays)
-        return [1.0], False
-
-    monkeypatch.setattr(sums.LatticeSum, "_read", lie)
-    geometry = ClippingGeometry((1.0,), (0,))
-    with pytest.raises(RejectedUpdate, match="outside the clipping norm"):
-        encode(MaskedGaussian(1 << 12), [np.full(10, 1.0)], [np.zeros(10)], geometry)
+def test_what_leaves_the_client_is_measured_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the sum says of its parts: integers that are too long are not sent."""
+    honest = sums.LatticeSum.take_cells
+    update, geometry = np.full(100, 1.0), ClippingGeometry((1.0,), (0,))
+    for longer in (
+        lambda cells: cells * 2,
+        lambda cells: np.where(np.arange(100) == 5, -(1 << 40), cells),
+    ):
+        monkeypatch.setattr(
+            sums.LatticeSum, "take_cells", lambda self, longer=longer: longer(honest(self))
+        )
+        with pytest.raises(RejectedUpdate, match="outside the clipping norm"):
+            encode(MaskedGaussian(1 << 12), [update], [np.zeros(100)], geometry)
 
 
 def test_what_cannot_be_bounded_is_refused_at_the_client() -> None:
