@@ -77,7 +77,7 @@ def calibration(degree: int, primes: int) -> Calibration:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(measured)))
     except OSError:
-        # A cache folder that cannot be written costs a second a process, and nothing else.
+        # A cache folder that cannot be written costs some seconds a process, and nothing else.
         pass
     return measured
 
