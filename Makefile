@@ -29,7 +29,7 @@ deploy-demo: $(READY) ## Run a SuperLink with TLS and three SuperNodes here, tra
 	$(BIN)/python -m flower_app deploy-demo $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## Run a benchmark beside its peers (ARGS="aggregation --quick"; --list)
+bench: $(READY) ## Run benchmarks beside their peers (ARGS="all --quick", ARGS="aggregation"; --list)
 	$(BIN)/python -m benchmarks $(if $(ARGS),$(ARGS),--list)
 
 .PHONY: test

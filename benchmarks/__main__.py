@@ -108,8 +108,10 @@ def run_all(folder: Path, *, quick: bool) -> int:
     text = _results.summary(documents)
     (folder / "summary.md").write_text(text + "\n")
     print(text)
+    taken = sorted(((d["seconds"], d["benchmark"]) for d in documents), reverse=True)
+    print("\nSeconds: " + ", ".join(f"{name} {seconds:.0f}" for seconds, name in taken))
     minutes = (time.perf_counter() - started) / 60
-    print(f"\n{len(done)} benchmarks in {minutes:.1f} min; figures and plots in {folder}")
+    print(f"{len(done)} benchmarks in {minutes:.1f} min; figures and plots in {folder}")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -179,17 +179,28 @@ below 1 the peer does. Times and rates depend on the machine, which is named bel
 
 
 def _who_wins(documents: list[Document]) -> str:
-    lines = ["## Where a peer wins"]
-    lost = [
-        f"- {document['benchmark']}: {row['case']}, {row['metric']}: {_quantity(row, 'ours')} "
-        f"against {_quantity(row, 'peer')} ({row['peer_name']}), {_ratio(row['ratio'])}"
-        for document in documents
-        for row in document["rows"]
-        if row["ratio"] is not None and row["ratio"] < 1
+    """A line a benchmark: how often each side is better, and where ours is furthest behind."""
+    lines = [
+        "## Who wins",
+        "| benchmark | compared | ours is better | the peer is better | ours furthest behind |\n"
+        "|---|---|---|---|---|",
     ]
-    compared = sum(row["ratio"] is not None for d in documents for row in d["rows"])
-    lines.append(f"Of {compared} comparisons ours loses {len(lost)}:" if lost else "Nowhere here.")
-    return "\n\n".join([*lines, "\n".join(lost)]).rstrip()
+    for document in documents:
+        rows = [row for row in document["rows"] if row["ratio"] is not None]
+        if not rows:
+            continue
+        lost = [row for row in rows if row["ratio"] < 1]
+        worst = ""
+        if lost:
+            row = min(lost, key=lambda row: float(row["ratio"]))
+            worst = f"{row['case']}, {row['metric']}: {_ratio(row['ratio'])} of {row['peer_name']}"
+        won = sum(row["ratio"] > 1 for row in rows)
+        lines[-1] += (
+            f"\n| [{document['benchmark']}](#{document['benchmark']}) | {len(rows)} | {won} | "
+            f"{len(lost)} | {worst} |"
+        )
+    lines.append("A ratio in bold is one where the peer is better.")
+    return "\n\n".join(lines)
 
 
 def _rows(document: Document) -> str:
@@ -218,7 +229,9 @@ def _number(value: float) -> str:
 
 
 def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{_number(value)}×"
+    if value is None:
+        return ""
+    return f"**{_number(value)}×**" if value < 1 else f"{_number(value)}×"
 
 
 def _machine(document: Document) -> str:

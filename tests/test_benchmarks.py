@@ -46,9 +46,8 @@ def test_the_page_shows_where_a_peer_wins(tmp_path: Path) -> None:
     missing = _results.write_page(folder, page, names=["noise", "utility"], load=command.load)
     text = page.read_text()
     assert missing == ["utility"]
-    lost = text.split("## Where a peer wins")[1].split("## ")[0]
-    assert "two, rate: 1 1/s against 4 1/s (them), 0.25×" in lost
-    assert "one, time" not in lost
+    assert "| [noise](#noise) | 2 | 1 | 1 | two, rate: **0.25×** of them |" in text
+    assert "| two | rate | 1 1/s | 4 1/s (them) | **0.25×** |" in text
     assert "| one | time | 1.1 s [1 to 1.2] | 3 s (them) | 2.727× |" in text
     assert "| three | size | 7 B |  |  |" in text
     assert "![noise](results/noise.png)" in text
@@ -58,7 +57,7 @@ def test_the_page_shows_where_a_peer_wins(tmp_path: Path) -> None:
 def test_the_summary_holds_ours_the_peer_and_the_ratio() -> None:
     text = _results.summary([document("noise", WON, LOST, ALONE)])
     assert len(text.splitlines()) == 2 + 2  # what has no peer is left out
-    assert "| noise | two | rate | 1 1/s | 4 1/s (them) | 0.25× |" in text
+    assert "| noise | two | rate | 1 1/s | 4 1/s (them) | **0.25×** |" in text
 
 
 def test_the_committed_page_is_what_the_figures_give(tmp_path: Path) -> None:
@@ -90,6 +89,7 @@ def test_one_that_fails_is_named_and_the_others_go_on(
     told = capfd.readouterr()
     assert "failed: nowhere" in told.err
     assert "| noise | continuous, float64 |" in told.out
+    assert "Seconds: noise " in told.out
     assert json.loads((tmp_path / "noise.json").read_text())["quick"] is True
 
 

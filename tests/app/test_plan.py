@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord
 
 from flower_app import __main__ as command
 from flower_app import measured
-from flower_app.measured import MeasuredAccuracy
+from flower_app.measured import MeasuredAccuracy, MeasuredRound
 from flower_app.models import MODELS, build_model
 from flower_app.planning import (
     Question,
@@ -102,6 +102,27 @@ def test_the_command_answers_from_the_packaged_table(capsys: pytest.CaptureFixtu
     )
     assert f"about {100 * row.median:.1f} %" in shown
     assert "know one or two labels" in shown
+
+
+def test_time_is_scaled_from_the_nearest_measured_round_and_never_below_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = (
+        MeasuredRound("hog-linear", 100.0, 0.5, "2 cores"),
+        MeasuredRound("hog-linear", 10.0, 0.2, "2 cores"),
+    )
+    monkeypatch.setattr(measured, "rounds", lambda: table)
+    question = Question(Budget(3.0, 1e-5), 1000)
+    found = {
+        rate: next(options(question, rates=[rate], rounds=[1])).round_seconds
+        for rate in (0.001, 0.2, 1.0)
+    }
+    assert found == {0.001: 0.2, 0.2: 1.0, 1.0: 5.0}
+    assert (
+        next(options(replace(question, model="cnn"), rates=[1.0], rounds=[1])).round_seconds is None
+    )
+    command.main(["plan", "--population", "1000", "--sampling-rates", "1"])
+    assert "scaled from a simulation on 2 cores" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

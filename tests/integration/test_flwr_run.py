@@ -61,7 +61,7 @@ def test_a_simulation_with_secure_aggregation(tmp_path: Path) -> None:
     """The clients' state goes from stage to stage through Flower's own contexts."""
     done = run(
         *("--nodes", "10"),
-        *("rounds=2", "sampling-rate=1.0", "encrypted-images=0"),
+        *("rounds=1", "sampling-rate=1.0", "encrypted-images=0"),
         *("secure-aggregation=malicious", "minimum-cohort=5", "client-dropout=0.0"),
         f"results-dir={tmp_path}",
     )
