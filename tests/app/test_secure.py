@@ -32,6 +32,7 @@ def test_a_run_says_what_its_server_was_kept_from(tmp_path: Path) -> None:
     assert "sees no single update" in client_level["trusted"]
     page = (run.folder / "report.html").read_text()
     assert "Secure aggregation: the sum of at least" in page
+    assert "The server adds the noise, and sees the sum without it" in page
     assert "The server sees each client's update in the clear" not in page
 
 
