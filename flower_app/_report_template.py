@@ -201,7 +201,7 @@ the dashed line.</figcaption></figure>
 <p>The same run with one setting changed, at δ = {{ "%g"|format(c.delta) }}. Less noise or more
 rounds cost privacy; which of them would have helped the accuracy, nobody tried.</p>
 <table><thead><tr><th>If there had been</th><th>ε</th></tr></thead><tbody>
-<tr><th>this run: z = {{ "%.3f"|format(c.noise_multiplier) }}, q =
+<tr><th>the training of this run, by itself: z = {{ "%.3f"|format(c.noise_multiplier) }}, q =
 {{ "%g"|format(c.sampling_rate) }}, {{ c.rounds }} rounds</th>
 <td class="number"><strong>{{ number(own_epsilon) }}</strong></td></tr>
 {% for change, cost in alternatives.items() %}<tr><th>{{ change }}</th>
