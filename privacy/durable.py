@@ -1,8 +1,11 @@
 """Files that survive a crash: at every instant the old or the new one is there, whole."""
 
+import glob
 import os
 import tempfile
 from pathlib import Path
+
+_NEW = ".new"
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -15,7 +18,7 @@ def write_durably(path: Path, content: bytes) -> None:
     OSError
         If it cannot be written; ``path`` is as it was.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=_NEW)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -31,3 +34,9 @@ def write_durably(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what writers of ``path`` left that were killed; nobody may be writing it now."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*{_NEW}"):
+        left.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from privacy.accounting import Position
+from privacy.durable import write_durably
 
 Vector = npt.NDArray[Any]
 
@@ -71,17 +71,7 @@ class Checkpoint:
             }
         )
         metadata = {"format": _FORMAT, "state": state, "digest": _digest(state, arrays)}
-        temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("wb") as file:
-            file.write(save(arrays, metadata=metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(path, save(arrays, metadata=metadata))
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":

@@ -4,12 +4,10 @@ A file of JSON lines. The first names the population and the adjacency; each oth
 event. Every line carries a digest that chains it to all lines before it.
 """
 
-import glob
 import hashlib
 import hmac
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
+
+from privacy.durable import remove_leftovers, write_durably
 
 from .composition import Accountant, Budget, check_adjacency, epsilon
 from .events import (
@@ -33,7 +33,6 @@ from .events import (
 
 _SCHEMA = 1
 _KIND = "bloomseal-privacy-ledger"
-_NEW = ".new"
 _UNMASKED = 2.0**-40
 
 
@@ -200,15 +199,14 @@ class Ledger:
                 f"the ledger {file} is held by another run; wait for it to end"
             ) from None
         try:
-            for left in file.parent.glob(f"{glob.escape(file.name)}.*{_NEW}"):
-                left.unlink()  # of a run that was killed before the rename
+            remove_leftovers(file)
             if not file.exists():
                 if at_least is not None:
                     raise LedgerError(
                         f"the ledger {file} is missing, but a checkpoint says it held "
                         f"{at_least.records} events; put it back"
                     )
-                _replace(file, _header_line(population, adjacency))
+                write_durably(file, _header_line(population, adjacency))
             text = file.read_bytes()
             contents = _parse(text, file)
             _check_same(contents, file, population, adjacency, at_least)
@@ -297,7 +295,7 @@ class Ledger:
             "event": event_to_dict(event),
         }
         line, digest = _seal(fields, self.position.digest)
-        _replace(self._path, self._text + line)
+        write_durably(self._path, self._text + line)
         record = Record(position, run, round, time, event, digest)
         self._text += line
         self._contents = LedgerContents(
@@ -511,23 +509,3 @@ def _check_same(
             f"the ledger {file} does not contain event {at_least.records} that a checkpoint "
             "saw; an old or another copy was put in its place"
         )
-
-
-def _replace(file: Path, text: bytes) -> None:
-    """Put ``text`` at ``file`` durably, so that at every instant old or new is there whole."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name + ".", suffix=_NEW)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from privacy.durable import write_durably
 from privacy.inference._seal import MAX_MODULUS_BITS
 from privacy.inference._wire import MessageError
 from privacy.inference.owner import DataOwner, OutOfRangeError
@@ -210,7 +210,7 @@ def begin_round(
         "labels": [right[chunk].tolist() for chunk in chunks],
         "owner": base64.b64encode(owner.secret_state()).decode(),
     }
-    _write(folder / _SECRETS, json.dumps(kept))
+    write_durably(folder / _SECRETS, json.dumps(kept).encode())
     return Questions(material, queries)
 
 
@@ -279,11 +279,3 @@ def private_folder(path: Path) -> Path:
             "user that runs the node"
         )
     return path
-
-
-def _write(path: Path, text: str) -> None:
-    """Put a file in place that only we can read."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")  # mode 0600
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    Path(name).replace(path)

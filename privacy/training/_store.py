@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +11,7 @@ from typing import Any
 from filelock import FileLock
 
 from privacy.accounting import LedgerError
+from privacy.durable import write_durably
 
 FORMAT = 1
 
@@ -159,21 +158,6 @@ def write(path: Path, dataset: str, entry: Entry) -> None:
     records = _load(path) | {dataset: as_record(dataset, entry)}
     text = json.dumps({"format": FORMAT, "ledgers": records}, indent=1)
     try:
-        # mkstemp makes the file readable by its owner alone.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(path, text.encode())
     except OSError as error:
         raise LedgerError(f"ledger {path} cannot be written ({error}); train nothing") from error
