@@ -364,17 +364,25 @@ def finish(
     log(INFO, "Open %s", folder.file("report.html"))
 
 
+def _trust_in_server(report: PrivacyReport) -> str:
+    if report.secure_aggregation is None:
+        return "the server, to add the noise and keep raw updates to itself"
+    if report.secure_aggregation.noise == "distributed":
+        return (
+            "the server, to bring each sum's noise to its full amount and keep the sums to itself; "
+            "it sees no single update"
+        )
+    return (
+        "the server, to add the noise and keep the rounds' sums to itself; it sees no single update"
+    )
+
+
 def privacy_metrics(settings: Settings, report: PrivacyReport) -> dict[str, Any]:
     """Both levels of privacy, side by side and never mixed, and what tuning cost."""
     client_level = report.as_dict() | {
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
         "unit": "one client: everything it holds",
-        "trusted": (
-            "the server, to add the noise and keep raw updates to itself"
-            if report.secure_aggregation is None
-            else "the server, to add the noise and keep the rounds' sums to itself; it sees no "
-            "single update"
-        ),
+        "trusted": _trust_in_server(report),
     }
     if settings.record_epsilon:
         record_level: dict[str, Any] = {
