@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
@@ -297,7 +296,7 @@ def test_a_node_that_vanishes_costs_only_itself(
 
 def test_an_evaluator_that_dies_is_replaced(evaluator: EvaluatorProcess, tmp_path: Path) -> None:
     dying = start_evaluator()
-    os.kill(dying._process.pid, signal.SIGKILL)
+    dying.kill()
     started = [dying, Shared(evaluator)]
     grid = Wiretap(client_app(tmp_path), 2)
     result = a_round(evaluator, 2, start_evaluator=lambda: started.pop(0)).run(grid)
