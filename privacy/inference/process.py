@@ -9,6 +9,7 @@ a secret key.
 import contextlib
 import multiprocessing
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -344,6 +345,7 @@ def serve_evaluations(compiling: Callable[[], CompiledModel]) -> None:
     # Answers leave through the original standard output; whatever a library prints does not.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    _leave_interrupts_to_the_parent()
     _serve(compiling(), sys.stdin.buffer, answers)
 
 
@@ -351,7 +353,13 @@ def _serve_sockets(frames: socket.socket, answers: socket.socket, compiled: Comp
     with frames.makefile("rb") as reading, answers.makefile("wb") as writing:
         frames.close()
         answers.close()
+        _leave_interrupts_to_the_parent()
         _serve(compiled, reading, writing)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    """A terminal sends Ctrl-C to both; the parent may want to finish what was begun."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _serve(compiled: CompiledModel, frames: BinaryIO, answers: BinaryIO) -> None:
