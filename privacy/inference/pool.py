@@ -34,6 +34,18 @@ class _Worker:
         self.process: EvaluatorProcess | None = None
         self.slots: OrderedDict[int, None] = OrderedDict()
 
+    @property
+    def up(self) -> bool:
+        """Whether it has a process that has not ended."""
+        return self.process is not None and self.process.alive
+
+    def end(self) -> None:
+        """Remove what is left of the process."""
+        if self.process is not None:
+            self.process.close()
+        self.process = None
+        self.slots.clear()
+
 
 class EvaluatorPool:
     """Answers data owners' queries on several cores.
@@ -93,7 +105,7 @@ class EvaluatorPool:
     @property
     def running(self) -> int:
         """How many processes are up."""
-        return sum(worker.process is not None for worker in self._workers)
+        return sum(worker.up for worker in self._workers)
 
     def start_all(self) -> None:
         """Start the processes that are not up and that nobody is starting.
@@ -103,7 +115,7 @@ class EvaluatorPool:
         EvaluatorFailed
             If one does not come up.
         """
-        while (worker := self._take(lambda worker: worker.process is None)) is not None:
+        while (worker := self._take(lambda worker: not worker.up)) is not None:
             with self._giving_back(worker):
                 self._started(worker)
 
@@ -183,9 +195,7 @@ class EvaluatorPool:
         """End the processes; queries that wait are given up."""
         self._threads.shutdown(cancel_futures=True)
         for worker in self._workers:
-            if worker.process is not None:
-                worker.process.close()
-                worker.process = None
+            worker.end()
 
     def __enter__(self) -> Self:
         return self
@@ -206,8 +216,8 @@ class EvaluatorPool:
     def _borrowed(self, keys: HeldKeys) -> Iterator[_Worker]:
         """A worker with a process; one that has these keys if one is free."""
         kinds: list[Callable[[_Worker], bool]] = [
-            lambda worker: keys._slot in worker.slots,
-            lambda worker: worker.process is not None,
+            lambda worker: keys._slot in worker.slots and worker.up,
+            lambda worker: worker.up,
             lambda worker: True,
         ]
         with self._changed:
@@ -227,10 +237,7 @@ class EvaluatorPool:
                 raise
             self._clean(worker)
         except EvaluatorFailed:
-            dead, worker.process = worker.process, None
-            worker.slots.clear()
-            if dead is not None:
-                dead.close()
+            worker.end()
             raise
         finally:
             with self._changed:
@@ -238,6 +245,8 @@ class EvaluatorPool:
                 self._changed.notify()
 
     def _started(self, worker: _Worker) -> EvaluatorProcess:
+        if not worker.up:
+            worker.end()
         if worker.process is None:
             worker.process = self._start()
         return worker.process

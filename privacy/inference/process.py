@@ -8,6 +8,7 @@ a secret key.
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
@@ -182,6 +183,15 @@ class EvaluatorProcess:
         """The process's number."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        try:
+            self._process.wait(0)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
     def __enter__(self) -> Self:
         return self
 
@@ -249,8 +259,9 @@ class EvaluatorProcess:
             self._errors.close()
 
     def kill(self) -> None:
-        """End the process at once; whoever waits for it gets an error."""
+        """End the process at once; whoever waits for its answer gets an error."""
         self._process.kill()
+        self._process.wait()
 
     def _ask(self, kind: bytes, number: int, content: bytes) -> bytes:
         if len(content) >= _LARGEST_FRAME - _NUMBER.size:
@@ -308,10 +319,11 @@ class _Child(Protocol):
 
 
 class _Spawned:
-    """A process of ``multiprocessing``."""
+    """A process of ``multiprocessing``, which several threads may wait for."""
 
     def __init__(self, process: "multiprocessing.context.SpawnProcess") -> None:
         self._process = process
+        self._lock = threading.Lock()
 
     @property
     def pid(self) -> int | None:
@@ -321,10 +333,11 @@ class _Spawned:
         self._process.kill()
 
     def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("evaluator", timeout or 0.0)
-        return self._process.exitcode
+        if not multiprocessing.connection.wait([self._process.sentinel], timeout):
+            raise subprocess.TimeoutExpired("evaluator", timeout or 0)
+        with self._lock:
+            self._process.join()
+            return self._process.exitcode or 0
 
 
 def serve_evaluations(compiling: Callable[[], CompiledModel]) -> None:

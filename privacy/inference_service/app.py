@@ -260,6 +260,7 @@ class _Service:
         yield
         for task in tasks:
             task.cancel()
+        await asyncio.to_thread(self._keys.clear)
 
 
 def _check_length(request: Request, size: int) -> None:

@@ -79,7 +79,7 @@ class ServiceClient:
                 "use https, or say insecure_no_tls (--insecure-no-tls)"
             )
         headers = {"Accept-Encoding": "identity"}  # sizes are what the plan says
-        if token is not None:
+        if token:
             headers["Authorization"] = f"Bearer {token}"
         self._http = httpx.Client(
             base_url=parsed,

@@ -151,6 +151,13 @@ class KeyStore:
         for current in expired.values():
             self._pool.drop(current.held)
 
+    def clear(self) -> None:
+        """Forget all keys."""
+        with self._lock:
+            left = [self._retired(owner) for owner in list(self._current)]
+        for current in filter(None, left):
+            self._pool.drop(current.held)
+
     def _retired(self, owner: str) -> _Current | None:
         """Take an owner's keys out and remember their name; whoever calls has the lock."""
         current = self._current.pop(owner, None)

@@ -78,7 +78,8 @@ def test_a_process_that_dies_costs_one_query(pool: EvaluatorPool, compiled: Comp
     (worker,) = [worker for worker in pool._workers if worker.slots]
     assert worker.process is not None
     assert worker.process.pid is not None
-    os.kill(worker.process.pid, signal.SIGKILL)
+    worker.process.timeout = 0.2
+    os.kill(worker.process.pid, signal.SIGSTOP)
     lost = owner.encrypt(X[0])
     with pytest.raises(EvaluatorFailed, match="code -9"):
         pool.evaluate(keys, lost)
@@ -89,6 +90,11 @@ def test_a_process_that_dies_costs_one_query(pool: EvaluatorPool, compiled: Comp
     # Whether it was answered nobody knows: it is not answered again.
     with pytest.raises(AnsweredBeforeError):
         pool.evaluate(keys, lost)
+    # One that died while it had nothing to do costs nothing.
+    for each in pool._workers:
+        assert each.process is not None
+        each.process.kill()
+    assert owner.decrypt(pool.evaluate(keys, owner.encrypt(X[0]))[0]).labels
     pool.drop(keys)
 
 

@@ -47,7 +47,7 @@ class Shared:
     def __init__(self, process: EvaluatorProcess) -> None:
         self.plan, self.owners = process.plan, process.owners
         self.use_keys, self.evaluate = process.use_keys, process.evaluate
-        self.forget = process.forget
+        self.forget, self.alive = process.forget, True
 
     def close(self) -> None:
         pass
