@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import benchmarks
-from benchmarks import _compare, _results
+from benchmarks import _compare, _results, _utility_report
 from benchmarks.harness import Benchmark, Row, machine
 
 NOT_BENCHMARKS = {"harness", "__main__"}
@@ -150,9 +150,11 @@ def _told(interval: _compare.Interval) -> str:
 
 
 def write_results(docs: Path) -> int:
-    """Make ``docs/results.md``, its pictures and the app's table of the committed figures."""
+    """Make ``docs/results.md``, its pictures, and the other tables of the committed figures."""
     missing = _results.write_page(docs / "results", docs / "results.md", names=names(), load=load)
     _results.write_table(docs / "results")
+    for document in _results.load_documents(docs / "results", ["utility"]):
+        _utility_report.fill(docs / "utility.md", document)
     print(f"wrote {docs / 'results.md'}")
     if missing:
         print(f"no figures of: {', '.join(missing)}", file=sys.stderr)
@@ -168,7 +170,8 @@ def _parser() -> argparse.ArgumentParser:
         choices=choices,
         metavar="NAME",
         help=f"{', '.join(names())}; all: every one in turn; compare: whether the figures that all "
-        "wrote agree with those in docs/results; results: make docs/results.md of the latter",
+        "wrote agree with those in docs/results; results: make the pages and pictures of the "
+        "latter",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a PNG here")

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks._utility_cells import CELLS
 from benchmarks.harness import Benchmark
 from flower_app import measured
 
@@ -120,15 +121,13 @@ def write_page(folder: Path, page: Path, *, names: list[str], load: Load) -> lis
 
 def write_table(folder: Path) -> None:
     """Write ``flower_app/measured.json``, from which ``flower_app plan`` answers."""
-    from benchmarks import utility
-
     accuracy: list[dict[str, Any]] = []
     documents = {d["benchmark"]: d for d in load_documents(folder, ["utility", "end_to_end"])}
     if "utility" in documents:
         rows: dict[str, dict[str, Any]] = {}
         for row in documents["utility"]["rows"]:
             rows.setdefault(row["case"], {})[row["metric"]] = row
-        for cell in utility.CELLS:
+        for cell in CELLS:
             if cell.case not in rows or cell.copies > 1:
                 continue  # where data are repeated, a client's removal removes nothing
             found = rows[cell.case]

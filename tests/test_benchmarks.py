@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import _compare, _results, rounds
+from benchmarks import _compare, _results, _utility_report, rounds
 from benchmarks._rounds_training import Clients, Protection, Work, accuracy_by_round
 from benchmarks.harness import Row, Spread
 from flower_app import measured
@@ -72,6 +72,18 @@ def test_the_committed_page_is_what_the_figures_give(tmp_path: Path) -> None:
     same = page.read_text() == (ROOT / "docs" / "results.md").read_text()
     assert same, "docs/results holds other figures than the page: python -m benchmarks results"
     assert (folder / "utility.png").exists()
+
+
+def test_the_committed_utility_page_is_what_the_figures_give(tmp_path: Path) -> None:
+    committed = ROOT / "docs" / "utility.md"
+    page = tmp_path / "utility.md"
+    page.write_text(committed.read_text())
+    figures = json.loads((ROOT / "docs" / "results" / "utility.json").read_text())
+    _utility_report.fill(page, figures)
+    assert page.read_text() == committed.read_text(), "python -m benchmarks results"
+    figures["rows"] = figures["rows"][:4]
+    _utility_report.fill(page, figures)
+    assert "Not run: " in page.read_text()
 
 
 def test_the_apps_table_is_what_the_figures_give(monkeypatch: Any, tmp_path: Path) -> None:
