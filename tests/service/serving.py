@@ -15,7 +15,14 @@ import uvicorn
 from torch import nn
 
 from flower_app.deploy_keys import Certificates
-from privacy.inference import CompiledModel, DataOwner, EvaluatorPool, Expectation, compile_model
+from privacy.inference import (
+    CompiledModel,
+    DataOwner,
+    EvaluatorPool,
+    EvaluatorProcess,
+    Expectation,
+    compile_model,
+)
 from privacy.inference_service import ServiceClient, ServiceLimits, TokenFile, create_app
 
 EXPECTATION = Expectation((8,), (-1.0, 1.0), classes=3)
@@ -101,6 +108,13 @@ class Asking:
             f"POST /v1/keys/{self.key_id}/answers HTTP/1.1\r\nHost: localhost\r\n"
             f"Authorization: Bearer {self.token}\r\n{length}Expect: 100-continue\r\n\r\n"
         ).encode()
+
+
+def worker_with_keys(pool: EvaluatorPool) -> EvaluatorProcess:
+    (found,) = [worker.process for worker in pool._workers if worker.slots]
+    assert found is not None
+    assert found.pid is not None
+    return found
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 """Tokens and secret keys on disk."""
 
 import base64
+import os
+import signal
 from pathlib import Path
 
 import pytest
-from serving import EXPECTATION, Service, X, small_model
+from serving import EXPECTATION, Service, X, small_model, worker_with_keys
 
 from privacy.inference import DataOwner
 from privacy.inference_service import (
@@ -12,6 +14,7 @@ from privacy.inference_service import (
     KeyFile,
     KeyFileError,
     OwnerSession,
+    ServiceError,
     TokenFile,
     TokenFileError,
 )
@@ -28,6 +31,25 @@ def test_keys_last_until_the_next_session(service: Service, tmp_path: Path) -> N
             made += session.keys_made
     assert (labels, made) == (right[:2], 1)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_session_that_failed_uses_no_number_of_a_query_twice(
+    service: Service, tmp_path: Path
+) -> None:
+    path = tmp_path / "owner.keys"
+    with service.client() as client, KeyFile(path, "correct horse") as file:
+        session = OwnerSession(client, client.plan(EXPECTATION), key_file=file)
+        session.ask(X[0])
+        worker = worker_with_keys(service.pool)
+        worker.timeout = 0.2
+        os.kill(worker.pid or 0, signal.SIGSTOP)
+        with pytest.raises(ServiceError, match="too long"):
+            session.ask(X[0])
+    with service.client() as client, KeyFile(path, "correct horse") as file:
+        session = OwnerSession(client, client.plan(EXPECTATION), key_file=file)
+        assert session.ask(X[0])[0].labels
+        assert session.keys_made == 0
+    service.pool.start_all()
 
 
 def test_what_lies_on_disk_is_ciphertext(tmp_path: Path) -> None:
