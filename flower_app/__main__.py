@@ -35,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (SettingError, DataError, launch.RunFailed, ask.AskError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

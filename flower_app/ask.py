@@ -141,7 +141,7 @@ def accepted_plan(text: str) -> tuple[Plan, ModelSpec]:
 
 def _ask_all(session: OwnerSession, spec: ModelSpec, files: list[Path], *, as_json: bool) -> int:
     begun, evaluating, answered, failed = time.perf_counter(), [], 0, 0
-    for number, (name, image) in enumerate(_all_images(files), 1):
+    for number, name, image in _all_images(files):
         try:
             if isinstance(image, DataError):
                 raise image
@@ -175,12 +175,14 @@ _OF_ONE_IMAGE = {"evaluator-failed", "too-slow"}
 """Refusals after which the next image may well be answered."""
 
 
-def _all_images(files: list[Path]) -> Iterator[tuple[str, NDArray[np.uint8] | DataError]]:
-    for file in files:
+def _all_images(files: list[Path]) -> Iterator[tuple[int, str, NDArray[np.uint8] | DataError]]:
+    """Each image with its file's number and its own name, or why a file has none."""
+    for number, file in enumerate(files, 1):
         try:
-            yield from read_images(file)
+            for name, image in read_images(file):
+                yield number, name, image
         except DataError as error:
-            yield file.name, error
+            yield number, file.name, error
 
 
 def _token(path: Path | None) -> str | None:

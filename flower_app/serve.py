@@ -118,8 +118,11 @@ def run(options: argparse.Namespace) -> int:
     limits = _limits(options)
     memory = None if options.worker_memory is None else options.worker_memory << 20
 
+    room: list[int] = []
+
     def start() -> EvaluatorProcess:
         process = start_evaluator(name, weights, memory=memory)
+        room.append(process.memory)
         process.timeout = options.answer_seconds
         return process
 
@@ -149,7 +152,7 @@ def run(options: argparse.Namespace) -> int:
                 ssl_keyfile=security.key,
             )
         )
-        _tell(options, security, listening, pool, memory)
+        _tell(options, security, listening, pool, room[0])
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished what was under way
             server.run(sockets=[listening])
     print("Stopped.")
@@ -261,7 +264,7 @@ def _tell(
     security: _Security,
     listening: socket.socket,
     pool: EvaluatorPool,
-    memory: int | None,
+    memory: int,
 ) -> None:
     plan, port = pool.plan, listening.getsockname()[1]
     host = "localhost" if _is_loopback(options.host) else options.host
@@ -273,9 +276,8 @@ def _tell(
         if given:
             print(f"warning: serving {warning}", file=sys.stderr)
     print(
-        f"Serving {url} with {pool.processes} processes"
-        + ("" if memory is None else f" of {memory >> 20} MB beside the model")
-        + f"; keys {plan.public_bytes:,} bytes, a question {plan.query_bytes:,}, "
+        f"Serving {url} with {pool.processes} processes, each with at most {memory >> 20} MB "
+        f"beside the model; keys {plan.public_bytes:,} bytes, a question {plan.query_bytes:,}, "
         f"an answer {plan.answer_bytes:,}"
     )
     if security.ask and _is_loopback(options.host):

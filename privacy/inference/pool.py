@@ -37,7 +37,8 @@ class _Worker:
     @property
     def up(self) -> bool:
         """Whether it has a process that has not ended."""
-        return self.process is not None and self.process.alive
+        process = self.process  # others look, too, while somebody changes it
+        return process is not None and process.alive
 
     def end(self) -> None:
         """Remove what is left of the process."""
