@@ -240,7 +240,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     """Milliseconds of one answer: a bar to evaluate it, a line to its end on the other side."""
     rows = document["rows"]
     cases = list(dict.fromkeys(row["case"] for row in rows))
-    figure = Figure(figsize=(9, 1.5 * len(cases) + 1.2))
+    figure = Figure(figsize=(9, 1.5 * len(cases) + 1), layout="constrained")
     panels = figure.subplots(len(cases), 1, sharex=True, squeeze=False)[:, 0]
     for axes, case in zip(panels, cases, strict=True):
         bars = _bars([row for row in rows if row["case"] == case])
@@ -249,7 +249,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
             hatch = "//" if "parties" in title else None
             axes.barh(height, evaluation, color=colour, hatch=hatch, edgecolor="white", height=0.7)
             axes.plot([evaluation, end_to_end], [height, height], color="#333333", lw=1)
-            told = f"  {evaluation:.3g} ms" + ("" if right else ", wrong answers")
+            told = f"  {evaluation:.3g} of {end_to_end:.3g} ms{'' if right else ', wrong answers'}"
             axes.text(end_to_end, height, told, va="center", fontsize=8)
         axes.set_yticks(range(len(bars)), list(reversed(bars)), fontsize=8)
         axes.set_xscale("log")
@@ -259,7 +259,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     panels[-1].set_xlabel(
         "ms for one image (log scale): bar: evaluation; line: to the end of decryption"
     )
-    figure.suptitle("One encrypted answer (hatched: another trust model)", x=0.02, ha="left")
+    figure.suptitle("One encrypted answer (hatched: another trust model)", fontsize=11)
     figure.savefig(path, dpi=120, facecolor="white", bbox_inches="tight")
 
 

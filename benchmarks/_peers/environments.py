@@ -96,9 +96,9 @@ def interpreter(peer: Peer, *, make: bool, say: Say) -> Path:
         )
     say(f"{peer.title}: installing {', '.join(peer.packages)} in {folder}")
     shutil.rmtree(folder, ignore_errors=True)
-    _run([sys.executable, "-m", "venv", str(folder)])
+    _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
     install = ["install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
-    _run([str(python), "-m", "pip", *install, *peer.packages])
+    _run([sys.executable, "-m", "pip", "--python", str(python), *install, *peer.packages])
     (own,) = (folder / "lib").glob("python*/site-packages")
     (own / "shared.pth").write_text(f"{shared}\n")
     ready.touch()

@@ -14,11 +14,12 @@ from orion_evaluator import Evaluator, Model
 from benchmarks._peers.serving import Array, Case, Prepared, serve
 
 # The smallest ring that holds each depth at 128 bits (109 and 218 of them at 2^12 and 2^13), with
-# the largest scale that leaves room for logits below 2^8. Orion's own examples choose like this.
+# the largest scale that leaves room for logits below 2^8. Two special primes halve the digits of
+# a key switch, and with them keys and time, where there are bits for two.
 PARAMETERS = {
     1: CKKSParams(logn=12, logq=(39, 30), logp=(40,), log_default_scale=30),
-    3: CKKSParams(logn=13, logq=(49, 40, 40, 40), logp=(49,), log_default_scale=40),
-    5: CKKSParams(logn=13, logq=(37, 28, 28, 28, 28, 28), logp=(40,), log_default_scale=28),
+    3: CKKSParams(logn=13, logq=(40, 32, 32, 32), logp=(41, 41), log_default_scale=32),
+    5: CKKSParams(logn=13, logq=(34, 25, 25, 25, 25, 25), logp=(29, 29), log_default_scale=25),
 }
 
 
