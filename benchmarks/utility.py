@@ -26,7 +26,7 @@ from benchmarks._utility_models import Linear, Model, Network
 from benchmarks._utility_rounds import Setting, noise_multiplier, train
 from benchmarks.harness import Row, Say, Spread
 from flower_app.data import load_dataset, load_inputs
-from flower_app.models import MODELS
+from flower_app.model_specs import MODELS
 from privacy.accounting import Budget
 from privacy.mechanisms import SeededRandomness
 
