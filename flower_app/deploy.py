@@ -263,6 +263,11 @@ class Deployment:
         """End everything: SuperNodes first, then the SuperLink."""
         self._end([name for name in self._processes if name != "superlink"])
         self._end(["superlink"])
+        # A command of the operator's may have been interrupted while it was being started.
+        for pid in self.processes("operator"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        end_detached(self.folder)
 
     def _end(self, names: list[str]) -> None:
         processes = [self._processes.pop(name) for name in names if name in self._processes]

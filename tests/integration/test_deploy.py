@@ -13,6 +13,7 @@ import pytest
 from cryptography import x509
 
 from flower_app.__main__ import main
+from flower_app.deploy import Deployment
 from flower_app.deploy_keys import make_certificates, make_node_key
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +103,17 @@ def test_a_failing_demonstration_says_so_and_leaves_nothing(
     assert done.returncode == 1
     assert "epsilon" in done.stdout
     assert "the run ended without results" in done.stderr
+
+
+@pytest.mark.integration
+def test_nothing_of_the_operators_outlives_a_deployment(tmp_path: Path) -> None:
+    """As a command does that was being started when the demonstration was interrupted."""
+    with Deployment(tmp_path) as deployment:
+        left = subprocess.Popen(
+            [sys.executable, "-c", "input()"], env=deployment.operator, stdin=subprocess.PIPE
+        )
+        assert left.pid in deployment.processes("operator")
+    assert left.wait(timeout=60) == -signal.SIGTERM
 
 
 def test_certificates_name_loopback_and_keys_are_the_owners_alone(tmp_path: Path) -> None:
