@@ -105,7 +105,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
     repetitions, images = (3, 20) if quick else (7, 1000)
     rows: list[Row] = []
     for case in CASES if not quick else CASES[:4]:
-        model, sample, test, labels = _train(case, quick=quick)
+        model, sample, test, labels = train(case, quick=quick)
         compiled = compile_model(
             model,
             input_shape=test.shape[1:],
@@ -138,7 +138,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
     return rows
 
 
-def _train(case: Case, *, quick: bool) -> tuple[nn.Sequential, Images, Images, NDArray[np.int64]]:
+def train(case: Case, *, quick: bool) -> tuple[nn.Sequential, Images, Images, NDArray[np.int64]]:
     data = load_dataset("mnist")
     train = torch.from_numpy(np.array(encode(data.train.images, case.kind)))
     labels = torch.from_numpy(np.array(data.train.labels))
