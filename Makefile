@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 
 .PHONY: help
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	@echo "Setting up $(VENV) (PyTorch is large: some minutes the first time) ..."
@@ -33,8 +33,12 @@ bench: $(READY) ## Run benchmarks beside their peers (ARGS="all --quick", ARGS="
 	$(BIN)/python -m benchmarks $(if $(ARGS),$(ARGS),--list)
 
 .PHONY: test
-test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest
+test: $(READY) ## Run the tests, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: release-check
+release-check: $(READY) ## Install the wheel into an empty environment, run the examples there (gigabytes)
+	$(BIN)/python -m pytest tests/integration/test_examples_installed.py --empty-environment
 
 .PHONY: check
 check: $(READY) ## Lint, format check and strict types

@@ -20,7 +20,8 @@ from flower_app.data import (
     load_partitions,
     simulated_client,
 )
-from flower_app.models import MODELS, build_model
+from flower_app.model_specs import MODELS
+from flower_app.models import build_model
 from flower_app.secure import take_part
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget
@@ -30,6 +31,7 @@ from privacy.training import (
     ClipAndNoise,
     ClipOnly,
     FullBatch,
+    GradientDescent,
     LocalBudgetSpent,
     NoisyCount,
     NominalCount,
@@ -66,7 +68,9 @@ def train_on_own_data(message: Message, context: Context) -> Message:
             model,
             (inputs, labels),
             loss=nn.functional.cross_entropy,
-            optimizer=torch.optim.SGD(model.parameters(), lr=settings.local_learning_rate),
+            optimizer=GradientDescent(
+                model.parameters(), learning_rate=settings.local_learning_rate
+            ),
             protection=protection,
             batches=FullBatch(steps=settings.local_steps),
             ledger=ledger,

@@ -16,9 +16,11 @@ from flower_app.deploy_keys import NodeKey, make_certificates, make_node_key
 from flower_app.launch import (
     PROJECT,
     RunFailed,
+    end_detached,
     end_group,
     flower_environment,
     free_ports,
+    processes_below,
     program,
     run_config,
     wait_until_up,
@@ -26,7 +28,6 @@ from flower_app.launch import (
 
 CONNECTION = "deployment"
 _ONLINE_SECONDS = 300.0
-_LEAVE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,11 @@ class Deployment:
         """End everything: SuperNodes first, then the SuperLink."""
         self._end([name for name in self._processes if name != "superlink"])
         self._end(["superlink"])
+        # A command of the operator's may have been interrupted while it was being started.
+        for pid in self.processes("operator"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        end_detached(self.folder)
 
     def _end(self, names: list[str]) -> None:
         processes = [self._processes.pop(name) for name in names if name in self._processes]
@@ -270,14 +276,8 @@ class Deployment:
                 os.killpg(process.pid, signal.SIGTERM)
         for process in processes:
             end_group(process)
-        # What Flower detached from them looks for its parent five times a second, then leaves.
-        deadline = time.monotonic() + _LEAVE_SECONDS
-        while left := [pid for name in names for pid in self.processes(name)]:
-            if time.monotonic() > deadline:
-                for pid in left:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-            time.sleep(0.1)
+        for name in names:
+            end_detached(self.folder / name)
 
     def _environment(self, party: str) -> dict[str, str]:
         home = self.folder / party
@@ -298,21 +298,3 @@ class Deployment:
             )
         self._processes[name] = process
         return process
-
-
-def processes_below(folder: Path) -> dict[int, str]:
-    """Process id to command, of all whose Flower home is this folder or lies in it.
-
-    Found by their environment, so that those that Flower detaches are found too. Where there is
-    no ``/proc``, none are found.
-    """
-    home = f"\0FLWR_HOME={folder}".encode()
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            environment = b"\0" + (entry / "environ").read_bytes()
-            if home + b"\0" in environment or home + b"/" in environment:
-                command = (entry / "cmdline").read_bytes()
-                if command:  # not one that has ended and is only not yet reaped
-                    found[int(entry.name)] = command.replace(b"\0", b" ").decode().strip()
-    return found

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from flower_app.evaluator import start_evaluator
-from flower_app.models import ModelSpec
+from flower_app.model_specs import ModelSpec
 from flower_app.settings import SettingError
 from privacy.inference import ThrowAwayOwner, compile_model
 

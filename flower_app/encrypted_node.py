@@ -15,7 +15,7 @@ from flower_app.data import (
     load_inputs,
     load_node_folder,
 )
-from flower_app.models import MODELS
+from flower_app.model_specs import MODELS
 from flower_app.settings import Settings
 from privacy.inference import Expectation, NoisedAccuracy, RoundError
 from strategies import answer_encrypted_round

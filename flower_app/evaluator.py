@@ -10,7 +10,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from flower_app.models import MODELS, build_model
+from flower_app.model_specs import MODELS
+from flower_app.models import build_model
 from privacy.inference import CompiledModel, EvaluatorProcess, compile_model, serve_evaluations
 
 _BUNDLE = Path(__file__).parents[1]

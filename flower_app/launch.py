@@ -22,6 +22,7 @@ from flower_app.settings import SettingError, Settings
 
 PROJECT = Path(__file__).parents[1]
 _START_SECONDS = 180.0
+_LEAVE_SECONDS = 15.0
 
 
 class RunFailed(RuntimeError):
@@ -135,6 +136,7 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
         yield environment
     finally:
         end_group(process)
+        end_detached(home)
 
 
 def flower_environment(home: Path) -> dict[str, str]:
@@ -168,6 +170,38 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
     # Children that outlived their parent still carry its group.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def end_detached(home: Path) -> None:
+    """Wait until what Flower detached from an ended process has left too, or end it.
+
+    It looks for its parent five times a second, and leaves when that is gone.
+    """
+    deadline = time.monotonic() + _LEAVE_SECONDS
+    while left := processes_below(home):
+        if time.monotonic() > deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def processes_below(folder: Path) -> dict[int, str]:
+    """Process id to command, of all whose Flower home is this folder or lies in it.
+
+    Found by their environment, so that those that Flower detaches are found too. Where there is
+    no ``/proc``, none are found.
+    """
+    home = f"\0FLWR_HOME={folder}".encode()
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            environment = b"\0" + (entry / "environ").read_bytes()
+            if home + b"\0" in environment or home + b"/" in environment:
+                command = (entry / "cmdline").read_bytes()
+                if command:  # not one that has ended and is only not yet reaped
+                    found[int(entry.name)] = command.replace(b"\0", b" ").decode().strip()
+    return found
 
 
 def wait_until_up(

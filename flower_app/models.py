@@ -1,7 +1,5 @@
 """The models a run can train, each of which can be evaluated under encryption."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -9,48 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from flower_app.data.features import FEATURE_HIGH, FEATURE_LOW, FEATURES
-from flower_app.data.inputs import InputKind
-from privacy.inference import Square
+from flower_app.data.features import FEATURES
+from flower_app.model_specs import MODELS
 
 _Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
 
 # Chosen on the validation images.
 _MLP_WIDTH = 2.0
 _CNN_WIDTH, _CNN_GAIN, _CNN_POOL, _CNN_BIAS = 2.2, 1.3, 0.37, 1.0
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a model is and what it expects.
-
-    Attributes
-    ----------
-    name
-        As in the configuration.
-    kind
-        What it sees of an image, as ``flower_app.data.encode`` names it.
-    shape
-        Of one input.
-    low, high
-        Every value of every input lies between them, whatever the image.
-    classes
-        How many logits it gives.
-    """
-
-    name: str
-    kind: InputKind
-    shape: tuple[int, ...]
-    low: float
-    high: float
-    classes: int = 10
-
-
-MODELS: Mapping[str, ModelSpec] = {
-    "hog-linear": ModelSpec("hog-linear", "hog", (FEATURES,), FEATURE_LOW, FEATURE_HIGH),
-    "mlp": ModelSpec("mlp", "pixels", (1, 28, 28), 0.0, 1.0),
-    "cnn": ModelSpec("cnn", "pixels", (1, 28, 28), 0.0, 1.0),
-}
 
 
 def build_model(name: str) -> nn.Sequential:
@@ -76,6 +40,9 @@ def build_model(name: str) -> nn.Sequential:
     """
     if name == "hog-linear":
         return nn.Sequential(_with(nn.Linear(FEATURES, 10, bias=False), np.zeros((10, FEATURES))))
+    # Brings TenSEAL with it; a deployed client starts a process for every message.
+    from privacy.inference import Square
+
     if name == "mlp":
         places = np.arange(4) * 5 + 6.0
         filters = [

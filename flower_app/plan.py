@@ -7,7 +7,7 @@ from typing import Any
 
 from flower_app import measured
 from flower_app.data import DATASETS
-from flower_app.models import MODELS
+from flower_app.model_specs import MODELS
 from flower_app.planning import (
     SAMPLING_RATES,
     Expectation,

@@ -9,7 +9,6 @@ import numpy as np
 
 from flower_app import measured
 from flower_app.measured import MeasuredAccuracy, MeasuredRound
-from flower_app.models import build_model
 from privacy.accounting import (
     Budget,
     Full,
@@ -198,6 +197,8 @@ def epsilons(
 
 def message_bytes(model: str) -> int:
     """The bytes of a model's arrays as Flower carries them, without the envelope."""
+    from flower_app.models import build_model  # PyTorch; most commands do without it
+
     total = 0
     for tensor in build_model(model).state_dict().values():
         buffer = io.BytesIO()

@@ -26,7 +26,8 @@ from flower_app.data import (
 )
 from flower_app.encrypted import EncryptedTest, check_model_can_be_encrypted, run_encrypted_test
 from flower_app.encrypted_round import hold_encrypted_round, round_cost, with_cost_of_round
-from flower_app.models import MODELS, build_model
+from flower_app.model_specs import MODELS
+from flower_app.models import build_model
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder
 from flower_app.secure import server_setting

@@ -1,7 +1,9 @@
 """Server-side federated algorithms that drop into any Flower project."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from strategies import _neighbours as _neighbours  # isort: skip  # before what it checks
-from strategies.canary_audit import audit_strategy as audit_strategy
 from strategies.checkpoint import Checkpoint as Checkpoint
 from strategies.checkpoint import CheckpointError as CheckpointError
 from strategies.clipping import AdaptiveClipping as AdaptiveClipping
@@ -10,11 +12,6 @@ from strategies.clipping import FlatClipping as FlatClipping
 from strategies.clipping import PerLayerClipping as PerLayerClipping
 from strategies.cohort import draw_cohort as draw_cohort
 from strategies.dp_fedavg import DPFedAvg as DPFedAvg
-from strategies.encrypted_accuracy import EncryptedRoundResult as EncryptedRoundResult
-from strategies.encrypted_accuracy import noised_accuracy as noised_accuracy
-from strategies.encrypted_node import ENCRYPTED_ROUND as ENCRYPTED_ROUND
-from strategies.encrypted_node import answer_encrypted_round as answer_encrypted_round
-from strategies.encrypted_round import EncryptedRound as EncryptedRound
 from strategies.in_process import InProcessGrid as InProcessGrid
 from strategies.in_process import run_in_process as run_in_process
 from strategies.metrics import NoisedMetrics as NoisedMetrics
@@ -43,3 +40,30 @@ from strategies.weighting import Weighting as Weighting
 from privacy.accounting import FixedSize as FixedSize  # isort: skip
 from privacy.accounting import Full as Full  # isort: skip
 from privacy.accounting import Poisson as Poisson  # isort: skip
+
+if TYPE_CHECKING:
+    from strategies.canary_audit import audit_strategy as audit_strategy
+    from strategies.encrypted_accuracy import EncryptedRoundResult as EncryptedRoundResult
+    from strategies.encrypted_accuracy import noised_accuracy as noised_accuracy
+    from strategies.encrypted_node import ENCRYPTED_ROUND as ENCRYPTED_ROUND
+    from strategies.encrypted_node import answer_encrypted_round as answer_encrypted_round
+    from strategies.encrypted_round import EncryptedRound as EncryptedRound
+
+# Loaded when they are first asked for. They bring PyTorch, TenSEAL and SciPy's statistics, which
+# take seconds: too long for a strategy over scikit-learn's models that needs none of them, and
+# for a deployed client, who starts a process for every message.
+_LATER = {
+    "audit_strategy": "strategies.canary_audit",
+    "EncryptedRoundResult": "strategies.encrypted_accuracy",
+    "noised_accuracy": "strategies.encrypted_accuracy",
+    "ENCRYPTED_ROUND": "strategies.encrypted_node",
+    "answer_encrypted_round": "strategies.encrypted_node",
+    "EncryptedRound": "strategies.encrypted_round",
+}
+
+if not TYPE_CHECKING:  # a type checker would take it for leave to use any name
+
+    def __getattr__(name):
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_LATER[name]), name)

@@ -56,9 +56,13 @@ def test_nothing_is_unpickled(package: str) -> None:
 def test_the_root_logger_is_left_alone() -> None:
     """Otherwise every line that Flower logs would appear twice."""
     program = (
-        "import logging, flower_app.client_app\n"
+        "import logging, sys, flower_app.client_app\n"
         "from privacy.accounting import GaussianRelease, Poisson, epsilon\n"
+        "from privacy.training import check_model\n"
+        "from torch import nn\n"
         "epsilon({GaussianRelease(1.0, Poisson(0.1)): 3}, delta=1e-5)\n"
+        "check_model(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)))\n"
+        "assert 'opacus' in sys.modules\n"
         "assert not logging.root.handlers, logging.root.handlers\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -4,8 +4,8 @@ A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, an
 ``ClientLedger``.
 """
 
-from . import _quiet  # noqa: F401 - first, before anything imports Opacus
 from ._capture import GradientError
+from ._optimizer import GradientDescent
 from ._records import fingerprint
 from ._store import Charge
 from .calibration import calibrate_noise
@@ -34,6 +34,7 @@ __all__ = [
     "NoisyCount",
     "FullBatch",
     "PoissonBatches",
+    "GradientDescent",
     "calibrate_noise",
     "ClientLedger",
     "Charge",

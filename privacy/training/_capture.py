@@ -5,15 +5,13 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import torch
-from opacus.layers.dp_rnn import DPGRU, DPLSTM, DPRNN
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from ._gradients import Call, LayerGradients
 from ._layers import forget, known, layer_gradients
-
-RECURRENT = (DPRNN, DPLSTM, DPGRU)
+from ._opacus import is_recurrent
 
 
 class GradientError(RuntimeError):
@@ -27,7 +25,7 @@ def trainable_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, n
     inside it.
     """
     trains = any(p.requires_grad for p in module.parameters(recurse=False))
-    if trains and not isinstance(module, RECURRENT):
+    if trains and not is_recurrent(module):
         yield name, module
         if not known(module):
             return
@@ -68,7 +66,7 @@ class Capture:
                     layer.register_forward_pre_hook(_refuse_named, with_kwargs=True)
                 )
         for module in self._model.modules():
-            if isinstance(module, RECURRENT):
+            if is_recurrent(module):
                 self._handles.append(module.register_forward_pre_hook(_refuse_packed))
         return self
 
@@ -126,8 +124,9 @@ class Capture:
         bypassed = self._bypassed({use.name for use in seen})
         edges = [use.output for use in seen]
         edges += [get_gradient_edge(parameter) for parameter in bypassed.values()]
+        # Of their sum: weights of one for each would load SymPy first, to compare two shapes.
         backprops: Sequence[Tensor | None] = torch.autograd.grad(
-            losses, edges, torch.ones_like(losses), allow_unused=True
+            losses.sum(), edges, allow_unused=True
         )
         for name, found in zip(bypassed, backprops[len(seen) :], strict=True):
             if found is not None:

@@ -2,27 +2,31 @@
 
 from collections.abc import Sequence
 
-from opacus.grad_sample import GradSampleModule
-from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
 from torch import nn
 
+from . import _opacus
 from ._convolution import CONVOLUTIONS, convolution_gradients
 from ._embedding import embedding_gradients
 from ._gradients import Built, Call, Gradients, LayerGradients, total
-from ._linear import LINEAR, linear_gradients
+from ._linear import linear_gradients
+
+# The layers whose examples' gradients are had here, in ways of our own.
+OWN = frozenset({nn.Linear, *CONVOLUTIONS, nn.Embedding})
 
 
 def known(layer: nn.Module) -> bool:
     """Whether a layer's own gradients can be had alone; others go to torch.func whole."""
+    if type(layer) in OWN:
+        return True
     # Opacus takes the bias of a LayerNorm for granted.
     bare = type(layer) is nn.LayerNorm and getattr(layer, "bias", None) is None
-    return type(layer) in GradSampleModule.GRAD_SAMPLERS and not bare
+    return not bare and _opacus.registered_sampler(type(layer)) is not None
 
 
 def layer_gradients(layer: nn.Module, calls: Sequence[Call]) -> LayerGradients:
     """The gradients of ``layer`` after ``calls``, in the way that is fastest for it."""
     kind = type(layer)
-    if isinstance(layer, nn.Linear) and kind in LINEAR:
+    if isinstance(layer, nn.Linear) and (kind is nn.Linear or _opacus.is_cell_linear(kind)):
         return linear_gradients(layer, calls)
     if isinstance(layer, CONVOLUTIONS) and kind in CONVOLUTIONS:
         return convolution_gradients(layer, calls)
@@ -32,10 +36,11 @@ def layer_gradients(layer: nn.Module, calls: Sequence[Call]) -> LayerGradients:
 
 
 def _built(layer: nn.Module, calls: Sequence[Call]) -> Built:
-    if known(layer):
-        sampler, method = GradSampleModule.GRAD_SAMPLERS[type(layer)], "Opacus"
+    registered = _opacus.registered_sampler(type(layer)) if known(layer) else None
+    if registered is not None:
+        sampler, method = registered, "Opacus"
     else:
-        sampler, method = ft_compute_per_sample_gradient, "torch.func"
+        sampler, method = _opacus.functorch_sampler(), "torch.func"
     each = [sampler(layer, [call.inputs], call.backprops) for call in calls]
     found: Gradients = {
         parameter: total([gradients[parameter] for gradients in each])

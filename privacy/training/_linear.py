@@ -9,12 +9,9 @@ clipped sum is one matrix product of the two factors (Bu et al. 2023, arXiv:2210
 from collections.abc import Iterable, Sequence
 
 import torch
-from opacus.layers.dp_rnn import RNNLinear
 from torch import Tensor, nn
 
 from ._gradients import Built, Call, Gradients, LayerGradients, row_norms
-
-LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, RNNLinear)
 
 
 class OneVector:

@@ -1,10 +1,11 @@
-"""Opacus's optimizer, with the noise drawn from the operating system's randomness."""
+"""Clipped sums, their noise, and the step they make."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from opacus.optimizers import DPOptimizerFastGradientClipping
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from privacy.mechanisms import Randomness, gaussian
@@ -49,12 +50,48 @@ def clipped_sum(layers: list[LayerGradients], *, clipping_norm: float, scale: fl
     return found
 
 
-class NoisyOptimizer(DPOptimizerFastGradientClipping):
+class GradientDescent:
+    """Plain gradient descent, ``torch.optim.SGD`` without its options: x ← x − η·g.
+
+    The first optimizer that ``torch.optim`` makes in a process loads TorchDynamo, which takes a
+    CPU second and more. A deployed client starts a process for every message, and takes a few
+    steps in it: there this one is for.
+
+    Parameters
+    ----------
+    parameters : iterable of nn.Parameter
+        The model's.
+    learning_rate : float
+        η, above zero.
+
+    Raises
+    ------
+    ValueError
+        If the learning rate is not above zero and finite.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, learning_rate: float) -> None:
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {learning_rate!r}: above zero and finite")
+        self.param_groups: list[dict[str, Any]] = [
+            {"params": list(parameters), "lr": learning_rate}
+        ]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take one step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad, alpha=-group["lr"])
+
+
+class NoisySteps:
     """Adds up averaged clipped gradients, adds the noise once a logical batch, steps.
 
     Parameters
     ----------
-    optimizer : torch.optim.Optimizer
+    optimizer : torch.optim.Optimizer or GradientDescent
         Steps.
     randomness : Randomness
         Where the noise comes from.
@@ -66,52 +103,50 @@ class NoisyOptimizer(DPOptimizerFastGradientClipping):
 
     def __init__(
         self,
-        optimizer: Optimizer,
+        optimizer: Optimizer | GradientDescent,
         *,
         randomness: Randomness,
         noise_multiplier: float,
         sensitivity: float,
     ) -> None:
-        super().__init__(
-            optimizer,
-            noise_multiplier=noise_multiplier,
-            max_grad_norm=sensitivity,
-            expected_batch_size=None,
-            loss_reduction="sum",
-        )
-        self.randomness = randomness
+        self._optimizer, self._randomness = optimizer, randomness
+        self._sigma = noise_multiplier * sensitivity
+        self._held = [each for group in optimizer.param_groups for each in group["params"]]
+        self._trained = [each for each in self._held if each.requires_grad]
+        self._sums: Gradients = {}
 
     def add_clipped(self, gradients: Gradients) -> None:
         """Add one physical batch's clipped gradients to the logical batch's sum."""
         for parameter, gradient in gradients.items():
-            summed: Tensor | None = getattr(parameter, "summed_grad", None)
-            parameter.summed_grad = gradient if summed is None else summed.add_(gradient)  # type: ignore[attr-defined]
+            summed = self._sums.get(parameter)
+            self._sums[parameter] = gradient if summed is None else summed.add_(gradient)
 
-    def leave(self) -> None:
-        """Take from the parameters what training put there."""
-        self.zero_grad(set_to_none=True)
-        for parameter in self.params:
-            del parameter.summed_grad
+    def step(self) -> None:
+        """Step by the sum and its noise, and begin the next logical batch."""
+        # What had no gradient in the whole batch counts as zero, so that it gets noise too.
+        sums = [self._sums.pop(each, None) for each in self._trained]
+        gradients = [
+            torch.zeros_like(each) if summed is None else summed
+            for each, summed in zip(self._trained, sums, strict=True)
+        ]
+        if self._sigma:
+            gradients = self._noisy(gradients)
+        self._forget()  # of frozen parameters too: a gradient left there would be stepped by
+        for parameter, gradient in zip(self._trained, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.step()
+        self._forget()
 
-    def accumulate(self) -> None:
-        """What had no gradient in the whole batch counts as zero, so that it gets noise too."""
-        for parameter in self.params:
-            if parameter.summed_grad is None:
-                parameter.summed_grad = torch.zeros_like(parameter)
-
-    def add_noise(self) -> None:
-        """Add noise of standard deviation z·sensitivity to every coordinate."""
-        if not self.noise_multiplier:
-            for parameter in self.params:
-                parameter.grad = parameter.summed_grad
-            return
-        sizes = [parameter.numel() for parameter in self.params]
-        drawn = gaussian(
-            sum(sizes),
-            sigma=self.noise_multiplier * self.max_grad_norm,
-            randomness=self.randomness,
-        )
+    def _noisy(self, gradients: list[Tensor]) -> list[Tensor]:
+        """The gradients with noise of standard deviation z·sensitivity on every coordinate."""
+        sizes = [gradient.numel() for gradient in gradients]
+        drawn = gaussian(sum(sizes), sigma=self._sigma, randomness=self._randomness)
         noise = torch.from_numpy(drawn).split(sizes)
-        for parameter, piece in zip(self.params, noise, strict=True):
-            noisy = parameter.summed_grad.double() + piece.view_as(parameter).to(parameter.device)
-            parameter.grad = noisy.to(parameter.dtype)
+        return [
+            (gradient.double() + piece.view_as(gradient).to(gradient.device)).to(gradient.dtype)
+            for gradient, piece in zip(gradients, noise, strict=True)
+        ]
+
+    def _forget(self) -> None:
+        for parameter in self._held:
+            parameter.grad = None

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from opacus.validators import ModuleValidator
 from torch import nn
 
-from ._capture import RECURRENT, trainable_layers
-from ._layers import known
+from . import _opacus
+from ._capture import trainable_layers
+from ._layers import OWN, known
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -107,7 +107,7 @@ def _tied(model: nn.Module) -> list[ModelProblem]:
     homes: dict[nn.Parameter, str] = {}
     found: list[ModelProblem] = []
     for name, module in model.named_modules():
-        if isinstance(module, RECURRENT):
+        if _opacus.is_recurrent(module):
             continue  # Opacus gives their cells' parameters a second name.
         for own, parameter in module.named_parameters(recurse=False):
             here = f"{name}.{own}" if name else own
@@ -130,13 +130,12 @@ def model_problems(model: nn.Module) -> list[ModelProblem]:
     found = [p for name, m in model.named_modules() if (p := _layer_problem(name, m)) is not None]
     named = {problem.layer for problem in found}
     for name, module in model.named_modules():
-        validator = ModuleValidator.VALIDATORS.get(type(module))
-        if validator is None or name in named:
+        if type(module) in OWN or name in named:
             continue
         if any(p.requires_grad for p in module.parameters(recurse=False)):
             found += [
                 ModelProblem(name, type(module).__name__, str(error), "replace it", False)
-                for error in validator(module)
+                for error in _opacus.complaints(module)
             ]
     return found + _tied(model)
 
@@ -169,6 +168,6 @@ def replace_unsupported(model: nn.Module) -> nn.Module:
     UnsupportedModelError
         If something remains that has no replacement.
     """
-    fixed: nn.Module = ModuleValidator.fix(model)
+    fixed = _opacus.fix(model)
     check_model(fixed)
     return fixed

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from opacus.accountants import create_accountant
 
 from privacy.accounting import Budget
 from privacy.mechanisms import Randomness, gaussian
 
-from . import _store
+from . import _opacus, _store
 from ._store import Charge, Entry
 
 log = logging.getLogger(__name__)
@@ -49,10 +48,10 @@ def epsilon_of(charges: Iterable[Charge], *, delta: float, accountant: Accountan
 def _epsilon(
     history: tuple[tuple[float, float, int], ...], delta: float, accountant: Accountant
 ) -> float:
-    opacus = create_accountant(mechanism=accountant)
-    opacus.history = list(history)
+    composed = _opacus.create_accountant(accountant)
+    composed.history = list(history)
     with np.errstate(divide="ignore"):
-        return float(opacus.get_epsilon(delta=delta))
+        return float(composed.get_epsilon(delta=delta))
 
 
 @dataclass

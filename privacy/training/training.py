@@ -15,7 +15,7 @@ from privacy.mechanisms import Randomness, SystemRandomness
 from ._apart import check_apart
 from ._capture import Capture, GradientError
 from ._loss import Loss, checked, per_example
-from ._optimizer import NoisyOptimizer, clipped_sum
+from ._optimizer import GradientDescent, NoisySteps, clipped_sum
 from ._records import Records, records_of
 from ._store import Charge
 from .check import check_model
@@ -29,7 +29,7 @@ def train(
     data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]],
     *,
     loss: Loss,
-    optimizer: Optimizer,
+    optimizer: Optimizer | GradientDescent,
     protection: Protection,
     batches: Batches,
     schedule: LRScheduler | None = None,
@@ -54,7 +54,7 @@ def train(
     loss : callable
         ``loss(outputs, targets)``. A torch loss (module or function) is called with
         ``reduction="none"``; another callable must return shape (n,).
-    optimizer : torch.optim.Optimizer
+    optimizer : torch.optim.Optimizer or GradientDescent
         Holds all of the model's trainable parameters. Not one that needs a closure.
     protection : ClipOnly or ClipAndNoise
         How each record is protected.
@@ -101,7 +101,7 @@ def train(
         _check_buffers(model, buffers)
     count = _charge(protection, batches, ledger, len(records), randomness)
     expected = batches.sampling_rate * count
-    noisy = NoisyOptimizer(
+    noisy = NoisySteps(
         optimizer,
         randomness=randomness,
         noise_multiplier=getattr(protection, "noise_multiplier", 0.0),
@@ -110,7 +110,6 @@ def train(
     method: dict[str, str] = {}
     with Capture(model) as capture:
         for _ in range(batches.steps):
-            noisy.zero_grad(set_to_none=True)
             for *inputs, targets in _physical(records, batches, physical_batch_size, randomness):
                 losses = checked(value(model(*inputs), targets), len(targets))
                 layers = capture.gradients(losses)
@@ -125,7 +124,6 @@ def train(
             noisy.step()
             if schedule is not None:
                 schedule.step()
-    noisy.leave()
     _check_buffers(model, buffers)
     epsilon = None
     if ledger is not None and isinstance(protection, ClipAndNoise):
@@ -155,7 +153,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
-def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
+def _check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) -> None:
     if isinstance(optimizer, LBFGS):
         raise ValueError("optimizer LBFGS evaluates the loss again and again: take SGD or Adam")
     stepped = set(chain.from_iterable(group["params"] for group in optimizer.param_groups))

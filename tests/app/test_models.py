@@ -6,7 +6,8 @@ import torch
 from opacus.validators import ModuleValidator
 
 from flower_app.data import encode
-from flower_app.models import MODELS, build_model
+from flower_app.model_specs import MODELS
+from flower_app.models import build_model
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
 WEIGHTS = {"hog-linear": 3920, "mlp": 784 * 64 + 64 + 650, "cnn": 200 + 256 * 64 + 64 + 650}

@@ -9,7 +9,8 @@ from flwr.app import ArrayRecord
 from flower_app import __main__ as command
 from flower_app import measured
 from flower_app.measured import MeasuredAccuracy, MeasuredRound
-from flower_app.models import MODELS, build_model
+from flower_app.model_specs import MODELS
+from flower_app.models import build_model
 from flower_app.planning import (
     Question,
     epsilons,

@@ -6,7 +6,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,41 +13,23 @@ import pytest
 from cryptography import x509
 
 from flower_app.__main__ import main
-from flower_app.deploy import processes_below
+from flower_app.deploy import Deployment
 from flower_app.deploy_keys import make_certificates, make_node_key
 
 ROOT = Path(__file__).parents[2]
 DEMO = [sys.executable, "-m", "flower_app", "deploy-demo"]
 
 
-def environment(temporary: Path) -> dict[str, str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_")}
-    return clean | {"TMPDIR": str(temporary)}
-
-
-@pytest.fixture
-def temporary(tmp_path: Path) -> Iterator[Path]:
-    """Where the demonstration makes its folder; nothing of it may outlive it."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    yield folder
-    left = processes_below(folder)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left, "a process outlived the demonstration"
-    assert not list(folder.glob("bloomseal-*")), "keys or data outlived the demonstration"
-
-
 @pytest.mark.integration
 @pytest.mark.timeout(1800)
 def test_the_demonstration_ends_with_results_and_nothing_else(
-    temporary: Path, tmp_path: Path
+    environment: dict[str, str], tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
     done = subprocess.run(
         [*DEMO, "rounds=1", "encrypted-images=5", f"results-dir={results}"],
         cwd=ROOT,
-        env=environment(temporary),
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -79,12 +60,12 @@ def test_the_demonstration_ends_with_results_and_nothing_else(
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demonstration_leaves_nothing(
-    temporary: Path, tmp_path: Path, number: signal.Signals
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     process = subprocess.Popen(
         [*DEMO, "rounds=50", f"results-dir={tmp_path / 'results'}"],
         cwd=ROOT,
-        env=environment(temporary),
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -109,12 +90,12 @@ def test_an_interrupted_demonstration_leaves_nothing(
 @pytest.mark.integration
 @pytest.mark.timeout(1800)
 def test_a_failing_demonstration_says_so_and_leaves_nothing(
-    temporary: Path, tmp_path: Path
+    environment: dict[str, str], tmp_path: Path
 ) -> None:
     done = subprocess.run(
         [*DEMO, "epsilon=1e-9", "delta=1e-12", f"results-dir={tmp_path / 'results'}"],
         cwd=ROOT,
-        env=environment(temporary),
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -122,6 +103,17 @@ def test_a_failing_demonstration_says_so_and_leaves_nothing(
     assert done.returncode == 1
     assert "epsilon" in done.stdout
     assert "the run ended without results" in done.stderr
+
+
+@pytest.mark.integration
+def test_nothing_of_the_operators_outlives_a_deployment(tmp_path: Path) -> None:
+    """As a command does that was being started when the demonstration was interrupted."""
+    with Deployment(tmp_path) as deployment:
+        left = subprocess.Popen(
+            [sys.executable, "-c", "input()"], env=deployment.operator, stdin=subprocess.PIPE
+        )
+        assert left.pid in deployment.processes("operator")
+    assert left.wait(timeout=60) == -signal.SIGTERM
 
 
 def test_certificates_name_loopback_and_keys_are_the_owners_alone(tmp_path: Path) -> None:

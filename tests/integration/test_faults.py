@@ -247,7 +247,10 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     images = generator.integers(0, 256, (240, 28, 28), dtype=np.uint8)
     split = Split(images, generator.integers(0, 10, 240).astype(np.int64))
     folders = write_node_folders(base / "data", split, NAMES, images=60)
-    nodes = {name: deployment.new_node(name, folder) for name, folder in folders.items()}
+    nodes = {
+        name: deployment.new_node(name, folder, config="minimum-cohort=3 corrupt=0.0")
+        for name, folder in folders.items()
+    }
     garbling = own_client_app(deployment, base / "garbling", GARBLING_CLIENTAPP) | {
         "TRACE": str(base / "trace"),
         "TURNS": str(base / "turns"),
@@ -620,6 +623,33 @@ def test_a_full_disk_stops_the_run_before_it_releases(
     assert not (folder / "metrics.json").exists()
     assert not (folder / "model.safetensors").exists()
     assert os.strerror(errno.ENOSPC) in deployment.flwr("log", str(run), "--show")
+
+
+def test_secure_aggregation_opens_the_sum_of_those_who_keep_to_it(
+    deployment: Deployment, story: Story, tmp_path: Path
+) -> None:
+    """Each node keeps its secrets in its own folder, as no context outlives a message here."""
+    run = start(
+        deployment,
+        results=tmp_path,
+        rounds=1,
+        record_epsilon=0.0,
+        min_available_nodes=len(NAMES),
+        secure_aggregation="honest-but-curious",
+        minimum_cohort=3,
+        dropout=0.25,
+        corrupt=0.0,
+        client_dropout=0.0,
+    )
+    assert within(PATIENCE, lambda: _finished_status(deployment, run)) == "finished:completed"
+    folder = results_of(tmp_path)
+    assert "opened the sum of 3 clients" in operator_log(folder), "the garbler's is not in it"
+    told = json.loads((folder / "metrics.json").read_text())["privacy"]["client_level"]
+    assert told["secure_aggregation"]["aborted_rounds"] == []
+    kept = {name: deployment.folder / name / "state" / "secure-aggregation.state" for name in NAMES}
+    assert {name for name, file in kept.items() if file.exists()} == {*NAMES} - {"garbler"}
+    for name in {*NAMES} - {"garbler"}:
+        assert stat.S_IMODE(kept[name].stat().st_mode) == 0o600
 
 
 def _finished_status(deployment: Deployment, run: int) -> str | None:

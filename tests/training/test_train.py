@@ -1,5 +1,6 @@
 """``train`` as a ClientApp calls it."""
 
+import copy
 import math
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,7 @@ from privacy.training import (
     ClipAndNoise,
     ClipOnly,
     FullBatch,
+    GradientDescent,
     GradientError,
     LocalBudgetSpent,
     NoisyCount,
@@ -299,6 +301,62 @@ def test_poisson_batches_are_averaged_over_the_expected_size(data: tuple[Tensor,
     )
     moved = float((model.weight.detach() - before).norm())
     assert moved == pytest.approx(seen[-1] / 10, rel=1e-4)
+
+
+@pytest.mark.parametrize("protection", [ClipOnly(clipping_norm=1.0), noisy()])
+def test_gradient_descent_is_plain_sgd(
+    data: tuple[Tensor, Tensor], protection: ClipOnly | ClipAndNoise
+) -> None:
+    one = nn.Sequential(nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 3))
+    other = copy.deepcopy(one)
+    for model, optimizer in (
+        (one, torch.optim.SGD(one.parameters(), lr=0.3)),
+        (other, GradientDescent(other.parameters(), learning_rate=0.3)),
+    ):
+        train(
+            model,
+            data,
+            loss=cross_entropy,
+            optimizer=optimizer,
+            protection=protection,
+            batches=PoissonBatches(sampling_rate=0.5, steps=4),
+            ledger=ClientLedger(dataset="d"),
+            randomness=SeededRandomness(5),
+        )
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, -1.0, math.inf, math.nan])
+def test_gradient_descent_refuses_a_learning_rate_that_is_none(learning_rate: float) -> None:
+    with pytest.raises(ValueError, match="learning_rate is"):
+        GradientDescent(nn.Linear(1, 1).parameters(), learning_rate=learning_rate)
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, None])
+def test_a_gradient_left_on_a_parameter_is_not_stepped_by(
+    data: tuple[Tensor, Tensor], make: type[torch.optim.SGD] | None
+) -> None:
+    model = nn.Linear(12, 3)
+    model.bias.requires_grad_(False)
+    before = model.bias.clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e6)
+    train(
+        model,
+        data,
+        loss=cross_entropy,
+        optimizer=(
+            GradientDescent(model.parameters(), learning_rate=0.1)
+            if make is None
+            else make(model.parameters(), lr=0.1)
+        ),
+        protection=ClipOnly(clipping_norm=1.0),
+        batches=FullBatch(),
+    )
+    assert torch.equal(model.bias, before)
+    assert float(model.weight.detach().abs().max()) < 10
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_schedule_steps_with_the_optimizer(data: tuple[Tensor, Tensor]) -> None:

@@ -1,0 +1,75 @@
+"""What we take from Opacus, loaded when it is first asked for.
+
+Opacus and what it imports take over a CPU second to load, and a deployed client starts a process
+for every message. Clipping in linear, convolutional and embedding layers, which have ways of
+their own here, needs none of it.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from privacy._logging import untouched_root_logger
+
+PerExample = Callable[[nn.Module, list[Tensor], Tensor], Mapping[nn.Parameter, Tensor]]
+
+_RECURRENT = "opacus.layers.dp_rnn"
+
+
+def create_accountant(mechanism: str) -> Any:
+    """Opacus's accountant of that name, which has seen nothing yet."""
+    with untouched_root_logger():
+        from opacus.accountants import create_accountant
+    return create_accountant(mechanism=mechanism)
+
+
+def registered_sampler(kind: type[nn.Module]) -> PerExample | None:
+    """The function that builds every example's gradient of such a layer, if Opacus has one."""
+    with untouched_root_logger():
+        from opacus.grad_sample import GradSampleModule
+    found: PerExample | None = GradSampleModule.GRAD_SAMPLERS.get(kind)
+    return found
+
+
+def functorch_sampler() -> PerExample:
+    """The function that builds every example's gradient of any module, by ``torch.func``."""
+    with untouched_root_logger():
+        from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
+    found: PerExample = ft_compute_per_sample_gradient
+    return found
+
+
+def complaints(module: nn.Module) -> list[Exception]:
+    """What Opacus has to say against training this module, its children apart."""
+    with untouched_root_logger():
+        from opacus.validators import ModuleValidator
+    validator = ModuleValidator.VALIDATORS.get(type(module))
+    return [] if validator is None else list(validator(module))
+
+
+def fix(model: nn.Module) -> nn.Module:
+    """A copy of the model with what Opacus can replace replaced."""
+    with untouched_root_logger():
+        from opacus.validators import ModuleValidator
+    fixed: nn.Module = ModuleValidator.fix(model)
+    return fixed
+
+
+def is_recurrent(module: nn.Module) -> bool:
+    """Whether this is one of Opacus's recurrent layers."""
+    if _RECURRENT not in sys.modules:  # then there cannot be one
+        return False
+    from opacus.layers.dp_rnn import DPGRU, DPLSTM, DPRNN
+
+    return isinstance(module, (DPRNN, DPLSTM, DPGRU))
+
+
+def is_cell_linear(kind: type[nn.Module]) -> bool:
+    """Whether this is the linear layer in the cells of Opacus's recurrent layers."""
+    if _RECURRENT not in sys.modules:
+        return False
+    from opacus.layers.dp_rnn import RNNLinear
+
+    return kind is RNNLinear

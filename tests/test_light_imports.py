@@ -1,0 +1,82 @@
+"""What a process does without: a deployed client starts one for every message."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+
+ENCRYPTION = {"tenseal", "pyarrow"}
+ACCOUNTING = {"opacus", "dp_accounting", "scipy.stats"}
+SIMULATION = {"ray", "datasets", "flwr_datasets", "torchvision"}
+PICTURES = {"matplotlib", "jinja2"}
+# What PyTorch loads by itself when it is not spared: by an optimizer's first use, and by
+# gradients with weights of their own.
+COMPILER = {"torch._dynamo", "sympy"}
+
+ONE_MESSAGE = """
+import sys
+from flwr.app import ArrayRecord, RecordDict
+from flower_app import client_app
+from flower_app.models import build_model
+from strategies import InProcessGrid
+
+run = {"deployed": True, "population": 4, "sampling-rate": 1.0, "rounds": 3}
+node = {"data-dir": sys.argv[1]}
+grid = InProcessGrid(client_app.app, 1, run_config=run, node_config=lambda _: node)
+sent = ArrayRecord(build_model("hog-linear").state_dict())
+message = grid.create_message(RecordDict({"arrays": sent}), "train", 1, "1")
+(reply,) = grid.pull_messages(grid.push_messages([message]))
+(array,) = reply.content["arrays"].values()
+assert array.numpy().any(), "nothing was learned"
+print(*sys.modules)
+"""
+
+
+def loaded(program: str, *arguments: str) -> set[str]:
+    """The modules that a program has loaded when it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_a_deployed_client_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(12, dtype=np.uint8) % 10)
+    modules = loaded(ONE_MESSAGE, str(tmp_path))
+    assert "torch" in modules
+    unneeded = ENCRYPTION | ACCOUNTING | SIMULATION | PICTURES | COMPILER
+    assert not modules & unneeded
+
+
+def test_strategies_do_without_pytorch_and_whatever_the_clients_use() -> None:
+    program = "import sys, strategies; strategies.DPFedAvg; print(*sys.modules)"
+    modules = loaded(program)
+    assert "numpy" in modules
+    assert not modules & ({"torch"} | ENCRYPTION | ACCOUNTING | SIMULATION | PICTURES)
+
+
+def test_what_strategies_load_later_is_there() -> None:
+    """Each public name, as a program that imports it by name gets it."""
+    program = (
+        "import sys, strategies\n"
+        "from strategies import EncryptedRound, audit_strategy, noised_accuracy\n"
+        "from strategies import ENCRYPTED_ROUND, EncryptedRoundResult, answer_encrypted_round\n"
+        "assert not hasattr(strategies, 'NoSuchName')\n"
+        "print(*sys.modules)\n"
+    )
+    assert loaded(program) >= {"torch", "tenseal", "scipy.stats"}
+
+
+def test_the_command_line_answers_without_pytorch() -> None:
+    program = "import sys, flower_app.__main__; print(*sys.modules)"
+    modules = loaded(program)
+    assert "flower_app.launch" in modules
+    assert not modules & ({"torch"} | ENCRYPTION | ACCOUNTING | SIMULATION | PICTURES)
