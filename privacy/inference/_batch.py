@@ -13,8 +13,9 @@ from privacy.inference._keys import Keys, refuse_secret
 from privacy.inference._lowering import Activation, Affine, Vector
 from privacy.inference._modular import matrix_product
 from privacy.inference._polynomials import evaluate
-from privacy.inference._scales import LayerScales, Scales, walk
-from privacy.inference._seal import SEED_BYTES, Residues, Ring
+from privacy.inference._scales import AFTER, LayerScales, Scales, walk
+from privacy.inference._seal import Residues, Ring
+from privacy.inference._uniform import QUERY_SEED_BYTES, expand
 from privacy.inference._wire import Reader
 from privacy.inference.plan import Plan
 
@@ -80,27 +81,30 @@ class BatchModel:
             end = self._scales[index + 1].level
             algebra = CipherAlgebra(ring, keys.relin, leave_at=end if narrows else 0)
             values = np.empty((affine.outputs, 3 if narrows else 2, end, ring.degree), np.uint64)
-            scale = scales.inputs * scales.weights
+            rescale = program.scales.rescales[index]
+            products_scale, entry = scales.inputs * scales.weights, scales.entry
             for unit in range(affine.outputs):
-                ciphertext = self._ciphertext(products[unit], scale, keys)
+                ciphertext = self._ciphertext(products[unit], products_scale, keys)
+                if rescale >= 0:
+                    ring.evaluator.rescale_to_next_inplace(ciphertext)
+                    ciphertext.scale = entry.scale
                 bias = float(affine.bias[unit])
-                plain = ring.encode_constant(bias, scale, scales.level)
+                plain = ring.encode_constant(bias, entry.scale, entry.level)
                 ring.evaluator.add_plain_inplace(ciphertext, plain)
-                start = Cipher(ciphertext, scale, scales.level)
-                result = evaluate(algebra, activation, start)
+                start = Cipher(ciphertext, entry.scale, entry.level)
+                result = evaluate(algebra, activation, start, rescaled=rescale == AFTER)
                 values[unit] = ring.ciphertext_residues(result.ciphertext)
         return self._finish(self._linear(values, len(program.activations)), keys, encryptor)
 
     def _read(self, reader: Reader) -> Residues:
         plan, ring = self.plan, self.ring
         primes = ring.primes[: ring.levels]
-        scale = 2.0**plan.input_scale_bits
         values = np.empty((plan.ciphertexts, 2, ring.levels, plan.degree), dtype=np.uint64)
         for index in range(plan.ciphertexts):
             residues = reader.residues(primes, plan.degree)
             refuse_secret(ring, residues)
-            ciphertext = ring.seeded_ciphertext(residues, reader.raw(SEED_BYTES), scale)
-            values[index] = ring.ciphertext_residues(ciphertext)
+            values[index, 0] = residues
+            values[index, 1] = expand(reader.raw(QUERY_SEED_BYTES), primes, plan.degree)
         return values
 
     def _linear(self, values: Residues, index: int) -> Residues:

@@ -26,10 +26,11 @@ from privacy.inference import _release
 from privacy.inference._costs import Operation
 from privacy.inference._keys import refuse_secret
 from privacy.inference._modular import matrix_product
-from privacy.inference._seal import MAX_MODULUS_BITS, SEED_BYTES, Ring, seal
+from privacy.inference._seal import MAX_MODULUS_BITS, Residues, Ring, seal
+from privacy.inference._uniform import QUERY_SEED_BYTES, expand
 from privacy.inference._wire import Reader
 
-_FORMAT = 1
+_FORMAT = 2
 _REPETITIONS = 5
 _MAX_PRIME_BITS = 60
 _HASHED_BYTES = 1 << 18
@@ -135,20 +136,20 @@ class _Bench:
         """Milliseconds by name at one level."""
         ring, evaluator = self._ring, self._ring.evaluator
         identity = ring.parms_id(level)
-        zero = self._encryptor.encrypt_zero_symmetric(identity)
-        residues, seed = ring.seeded_residues(zero)
-        body = memoryview(residues.tobytes() + seed)
-        one = ring.seeded_ciphertext(residues, seed, 1.0)
+        one = seal.Ciphertext()
+        self._encryptor.encrypt_zero_symmetric(identity, one)
         full = ring.ciphertext_residues(one)
+        body = memoryview(full[0].tobytes() + bytes(QUERY_SEED_BYTES))
         plain = ring.encode(np.full(ring.slots, 0.5), 2.0**20, level)
         total = seal.Ciphertext()
         evaluator.multiply_plain(one, plain, total)
 
-        def load() -> None:
+        def read() -> Residues:
             reader = Reader(body)
             first = reader.residues(ring.primes[:level], ring.degree)
             refuse_secret(ring, first)
-            ring.seeded_ciphertext(first, reader.raw(SEED_BYTES), 1.0)
+            uniform = expand(reader.raw(QUERY_SEED_BYTES), ring.primes[:level], ring.degree)
+            return np.stack([first, uniform])
 
         def multiply_plain() -> None:
             product = seal.Ciphertext()
@@ -156,7 +157,8 @@ class _Bench:
             evaluator.add_inplace(total, product)
 
         spent = {
-            "load": _shortest(load),
+            "expand": _shortest(read),
+            "load": _shortest(lambda: ring.ciphertext(read(), 1.0)),
             "multiply plain": _shortest(multiply_plain),
             "unload": _shortest(lambda: ring.ciphertext_residues(one)),
             "load residues": _shortest(lambda: ring.ciphertext(full, 1.0)),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from privacy.inference._seal import Residues
 
 _EXACT_BITS = 53
+_HALF_BITS = 30
 
 
 def matrix_product(weights: NDArray[np.float64], values: Residues, prime: int) -> Residues:
@@ -53,13 +54,32 @@ def matrix_product(weights: NDArray[np.float64], values: Residues, prime: int) -
     return total
 
 
+def elementwise_product(one: Residues, other: Residues, prime: int) -> Residues:
+    """``one``·``other`` modulo ``prime``, of at most 60 bits, elementwise."""
+    high = _short_product(one, other >> np.uint64(_HALF_BITS), prime)
+    low = _short_product(one, other & np.uint64((1 << _HALF_BITS) - 1), prime)
+    total = _shift(high, _HALF_BITS, prime) + low
+    return total - np.where(total >= prime, np.uint64(prime), np.uint64(0))
+
+
+def _short_product(values: Residues, factors: Residues, prime: int) -> Residues:
+    """As :func:`_shift`, times ``factors`` of at most 30 bits."""
+    guess = (values.astype(np.float64) * factors.astype(np.float64) / prime).astype(np.uint64)
+    return _corrected(values * factors - guess * np.uint64(prime), prime)
+
+
 def _shift(values: Residues, bits: int, prime: int) -> Residues:
     """``values``·2^bits modulo ``prime``: the quotient is guessed in doubles, then corrected."""
     for step in (*[32] * (bits // 32), bits % 32):
         guess = (values.astype(np.float64) * (2.0**step / prime)).astype(np.uint64)
         # Both products wrap around 2^64; their difference is small and therefore right.
-        rest = ((values << np.uint64(step)) - guess * np.uint64(prime)).view(np.int64)
-        rest += np.where(rest < 0, prime, 0)
-        rest -= np.where(rest >= prime, prime, 0)
-        values = rest.view(np.uint64)
+        values = _corrected((values << np.uint64(step)) - guess * np.uint64(prime), prime)
     return values
+
+
+def _corrected(difference: Residues, prime: int) -> Residues:
+    """A residue that is at most one prime too small or too large, wrapped around 2^64."""
+    rest = difference.view(np.int64)
+    rest += np.where(rest < 0, prime, 0)
+    rest -= np.where(rest >= prime, prime, 0)
+    return rest.view(np.uint64)

@@ -30,7 +30,7 @@ from privacy.inference._polynomials import DEPTH
 from privacy.inference._scales import LayerScales, Scales
 from privacy.inference._seal import MAX_MODULUS_BITS
 from privacy.inference._sensitivity import Sensitivity
-from privacy.inference._shapes import Shape, batch_shape, shapes
+from privacy.inference._shapes import Shape, batch_shape, rescaled, shapes
 
 _MAX_PRIME_BITS = 60
 _MIN_PRIME_BITS = 24
@@ -40,6 +40,9 @@ _IMPOSSIBLE = 1e30
 Point = tuple[float, ...]
 """Bits of every prime, of the input's scale and of the weights' scales."""
 _CANDIDATES = 6
+"""Packings that are looked at in one ring."""
+_RESCALINGS = 16
+"""Ways of rescaling the chosen packing that are looked at."""
 _SPARE_BITS = (1, 3, 6, 12)
 """Bits above the largest logit that are tried for the error of the worst input."""
 _PRIME_SLACK = 0.01
@@ -101,7 +104,7 @@ def choose(
             if best is None or choice.error < best.error:
                 best = choice
             if choice.error <= tolerance:
-                return choice
+                return _quicken(choice, network, bounds, gains, tolerance)
         if best is None:
             fit = (MAX_MODULUS_BITS[degree] - 1) // _MIN_PRIME_BITS - 1
             refusals.append(f"N={degree}: needs {depth} levels, {fit} fit at 128 bits")
@@ -114,6 +117,22 @@ def choose(
         + "; ".join(refusals)
         + ". Narrow input_range, make the model shallower, or allow a larger tolerance"
     )
+
+
+def _quicken(
+    choice: Choice, network: Network, bounds: Ranges, gains: Sensitivity, tolerance: float
+) -> Choice:
+    """The quickest way of rescaling the chosen packing that still reaches the tolerance."""
+
+    def spent(shape: Shape) -> float:
+        return total_ms(shape.operations(), shape.degree)
+
+    quicker = [shape for shape in rescaled(choice.shape) if spent(shape) < spent(choice.shape)]
+    for shape in sorted(quicker, key=spent)[:_RESCALINGS]:
+        found = _choose_scales(shape, network, bounds, gains)
+        if found is not None and found.error <= tolerance:
+            return found
+    return choice
 
 
 def _choose_scales(
@@ -163,7 +182,7 @@ def _spend_bits(
     even = min(_MAX_PRIME_BITS, budget // (levels + 1))
 
     def value(point: Point) -> float:
-        scales = _scales_at(point, levels, reserved)
+        scales = _scales_at(point, shape, reserved)
         layers = scales.walk(activations)
         missing = _missing_bits(scales, layers, budget)
         if missing > 0:
@@ -196,13 +215,15 @@ def _spend_bits(
             here = value(tuple(trial))
             if here < best * (1 - 1e-6):
                 point, best, improved = tuple(trial), here, True
-    return _scales_at(point, levels, reserved) if best < _IMPOSSIBLE else None
+    return _scales_at(point, shape, reserved) if best < _IMPOSSIBLE else None
 
 
-def _scales_at(point: Point, levels: int, reserved: int) -> Scales:
+def _scales_at(point: Point, shape: Shape, reserved: int) -> Scales:
     # One bit of the last prime is for the sign.
+    levels = shape.levels
     primes = tuple(int(bits) for bits in point[: levels + 1])
-    return Scales(primes, int(point[levels + 1]), point[levels + 2 :], primes[0] - 1 - reserved)
+    answer = primes[0] - 1 - reserved
+    return Scales(primes, int(point[levels + 1]), point[levels + 2 :], answer, shape.rescales)
 
 
 def _missing_bits(scales: Scales, layers: Sequence[LayerScales], budget: int) -> float:

@@ -291,13 +291,6 @@ class Ring:
             thing.load(self.context, scratch.path)
         return thing
 
-    def seeded_ciphertext(self, residues: Residues, seed: bytes, scale: float) -> Any:
-        """The fresh ciphertext of a first polynomial (level, N) and the seed of the second."""
-        stream = self._ciphertext_stream(
-            self.parms_id(residues.shape[0]), residues, size=2, scale=scale, seed=seed
-        )
-        return self._load(seal.Ciphertext(), stream)
-
     def ciphertext(self, residues: Residues, scale: float, *, transformed: bool = True) -> Any:
         """The ciphertext of the residues of its polynomials, shape (size, level, N)."""
         stream = self._ciphertext_stream(
