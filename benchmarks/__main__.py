@@ -1,4 +1,4 @@
-"""Measure beside peers: ``python -m benchmarks NAME``, ``all``, ``results`` or ``--list``."""
+"""Measure beside peers: ``python -m benchmarks NAME``, ``all``, ``compare`` or ``results``."""
 
 import argparse
 import importlib
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import benchmarks
-from benchmarks import _results
+from benchmarks import _compare, _results, _utility_report
 from benchmarks.harness import Benchmark, Row, machine
 
 NOT_BENCHMARKS = {"harness", "__main__"}
@@ -49,9 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name:24}{(load(name).__doc__ or '').strip().splitlines()[0]}")
         return 0
     if options.name is None:
-        _parser().error("name a benchmark, all or results; or --list them")
+        _parser().error("name a benchmark, all, compare or results; or --list them")
+    figures = options.into or ROOT / "results" / "benchmarks"
     if options.name == "all":
-        return run_all(options.into or ROOT / "results" / "benchmarks", quick=options.quick)
+        return run_all(figures, quick=options.quick)
+    if options.name == "compare":
+        return compare_all(figures, ROOT / "docs" / "results")
     if options.name == "results":
         return write_results(ROOT / "docs")
     for path in (options.json, options.plot):
@@ -117,10 +120,41 @@ def run_all(folder: Path, *, quick: bool) -> int:
     return 1 if failed else 0
 
 
+def compare_all(measured: Path, committed: Path) -> int:
+    """Say which figures of one folder agree with the committed ones; 1 if any does not."""
+    agree = True
+    for name in names():
+        documents = [_results.load_documents(folder, [name]) for folder in (committed, measured)]
+        if not all(documents):
+            where = committed if documents[1] else measured
+            print(f"{name}: not compared, {where} has no figures of it")
+            continue
+        (old,), (new,) = documents
+        try:
+            found = _compare.compare(old, new)
+        except ValueError as error:
+            print(f"not compared: {error}")
+            continue
+        agree = agree and not found.differences
+        same = found.compared - len(found.differences)
+        print(f"{name}: {same} of {found.compared} agree")
+        for one in found.differences:
+            print(f"  {one.case}: {one.metric}: {_told(one.committed)}, now {_told(one.measured)}")
+        for only in found.only_once:
+            print(f"  on one side only: {only}")
+    return 0 if agree else 1
+
+
+def _told(interval: _compare.Interval) -> str:
+    return f"{interval[0]:.4g} to {interval[1]:.4g}"
+
+
 def write_results(docs: Path) -> int:
-    """Make ``docs/results.md``, its pictures and the app's table of the committed figures."""
+    """Make ``docs/results.md``, its pictures, and the other tables of the committed figures."""
     missing = _results.write_page(docs / "results", docs / "results.md", names=names(), load=load)
     _results.write_table(docs / "results")
+    for document in _results.load_documents(docs / "results", ["utility"]):
+        _utility_report.fill(docs / "utility.md", document)
     print(f"wrote {docs / 'results.md'}")
     if missing:
         print(f"no figures of: {', '.join(missing)}", file=sys.stderr)
@@ -129,20 +163,24 @@ def write_results(docs: Path) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    choices = [*names(), "all", "results"]
+    choices = [*names(), "all", "compare", "results"]
     parser.add_argument(
         "name",
         nargs="?",
         choices=choices,
         metavar="NAME",
-        help=f"{', '.join(names())}; all: every one in turn; results: make docs/results.md of "
-        "the figures in docs/results",
+        help=f"{', '.join(names())}; all: every one in turn; compare: whether the figures that all "
+        "wrote agree with those in docs/results; results: make the pages and pictures of the "
+        "latter",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a PNG here")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
     parser.add_argument(
-        "--into", type=Path, metavar="DIR", help="with all: where figures go (results/benchmarks)"
+        "--into",
+        type=Path,
+        metavar="DIR",
+        help="with all and compare: the folder of figures (results/benchmarks)",
     )
     parser.add_argument("--list", action="store_true", help="list the benchmarks and stop")
     return parser

@@ -7,11 +7,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks._utility_cells import CELLS
 from benchmarks.harness import Benchmark
 from flower_app import measured
 
 Document = Mapping[str, Any]
 Load = Callable[[str], Benchmark]
+
+SAME = 0.005
+"""Ratios as near to 1 as this are nobody's win."""
 
 WINS, LOSES, SOFT = "#2f9e63", "#c9372c", "#9aa5b1"
 
@@ -117,15 +121,13 @@ def write_page(folder: Path, page: Path, *, names: list[str], load: Load) -> lis
 
 def write_table(folder: Path) -> None:
     """Write ``flower_app/measured.json``, from which ``flower_app plan`` answers."""
-    from benchmarks import utility
-
     accuracy: list[dict[str, Any]] = []
     documents = {d["benchmark"]: d for d in load_documents(folder, ["utility", "end_to_end"])}
     if "utility" in documents:
         rows: dict[str, dict[str, Any]] = {}
         for row in documents["utility"]["rows"]:
             rows.setdefault(row["case"], {})[row["metric"]] = row
-        for cell in utility.CELLS:
+        for cell in CELLS:
             if cell.case not in rows or cell.copies > 1:
                 continue  # where data are repeated, a client's removal removes nothing
             found = rows[cell.case]
@@ -171,7 +173,9 @@ _INTRODUCTION = """# Results
 
 Every figure here was measured by the command beside it, which wrote it to a JSON file in
 `docs/results`. `python -m benchmarks results` makes this page and its pictures of those files;
-`python -m benchmarks all --into docs/results` measures everything again.
+`python -m benchmarks all` measures everything again, in a night on two cores, and `python -m
+benchmarks compare` says which figures agree with these: those whose spreads meet when each is
+widened by a tenth. A figure with a peer is compared by its ratio.
 
 *Ours* and *peer* are medians of repetitions, lowest to highest in brackets; repetitions that are
 timed are interleaved. *Ratio* says how many times better ours is than the peer: above 1 ours wins,
@@ -182,24 +186,26 @@ def _who_wins(documents: list[Document]) -> str:
     """A line a benchmark: how often each side is better, and where ours is furthest behind."""
     lines = [
         "## Who wins",
-        "| benchmark | compared | ours is better | the peer is better | ours furthest behind |\n"
-        "|---|---|---|---|---|",
+        "| benchmark | compared | ours is better | the same | the peer is better | "
+        "ours furthest behind |\n|---|---|---|---|---|---|",
     ]
     for document in documents:
         rows = [row for row in document["rows"] if row["ratio"] is not None]
         if not rows:
             continue
-        lost = [row for row in rows if row["ratio"] < 1]
+        lost = [row for row in rows if row["ratio"] < 1 - SAME]
         worst = ""
         if lost:
             row = min(lost, key=lambda row: float(row["ratio"]))
             worst = f"{row['case']}, {row['metric']}: {_ratio(row['ratio'])} of {row['peer_name']}"
-        won = sum(row["ratio"] > 1 for row in rows)
+        won = sum(row["ratio"] > 1 + SAME for row in rows)
         lines[-1] += (
             f"\n| [{document['benchmark']}](#{document['benchmark']}) | {len(rows)} | {won} | "
-            f"{len(lost)} | {worst} |"
+            f"{len(rows) - won - len(lost)} | {len(lost)} | {worst} |"
         )
-    lines.append("A ratio in bold is one where the peer is better.")
+    lines.append(
+        f"A ratio in bold is one where the peer is better. *The same*: within {SAME * 100:g} %."
+    )
     return "\n\n".join(lines)
 
 
@@ -231,7 +237,7 @@ def _number(value: float) -> str:
 def _ratio(value: float | None) -> str:
     if value is None:
         return ""
-    return f"**{_number(value)}×**" if value < 1 else f"{_number(value)}×"
+    return f"**{_number(value)}×**" if value < 1 - SAME else f"{_number(value)}×"
 
 
 def _machine(document: Document) -> str:

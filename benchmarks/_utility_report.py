@@ -1,18 +1,12 @@
-"""Put the table and the plot of the utility benchmark's figures into ``docs/utility.md``.
+"""The table and the plot of the utility benchmark's figures, for ``docs/utility.md``."""
 
-``python -m benchmarks._utility_report docs/results/utility.json docs/utility.md`` rewrites what
-stands between the page's two markers, and draws the PNG beside the JSON.
-"""
-
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.utility import CELLS, Cell
+from benchmarks._utility_cells import CELLS, Cell
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 MODELS = {"hog-linear": ("#2a6fdb", "o"), "cnn": ("#e8833a", "s")}
@@ -101,18 +95,10 @@ def _lines(axes: Any, found: Figures, protocol: str) -> None:
             axes.fill_between(places, low, high, color=colour, alpha=0.2, lw=0)
 
 
-def main(document: Path, page: Path) -> None:
-    found = figures(json.loads(document.read_text()))
-    picture = document.with_suffix(".png")
-    plot(found, picture)
+def fill(page: Path, document: Mapping[str, Any]) -> None:
+    """Put the table between the page's two markers."""
     before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    shown = picture.resolve().relative_to(page.resolve().parent)
-    middle = f"{table(found)}\n\n![Accuracy against clients and against ε]({shown})"
+    picture = "![Accuracy against clients and against ε](results/utility.png)"
+    middle = f"{table(figures(document))}\n\n{picture}"
     page.write_text(f"{before}{BEGIN}\n\n{middle}\n\n{END}{after}")
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

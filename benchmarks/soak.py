@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
+from matplotlib.figure import Figure
 
 from benchmarks import _soak_apps as apps
 from benchmarks.harness import Row, Say, Spread
@@ -20,6 +22,7 @@ from privacy.accounting import read_ledger
 from strategies import run_in_process
 
 CLIENTS = 1000
+MEMORY = "memory of the server's process at the end"
 SETTLED = 100  # rounds after which memory has no reason to grow
 
 
@@ -82,15 +85,22 @@ def rows_of(case: str, rounds: int, found: dict[str, Any]) -> list[Row]:
     memory = found["megabytes"]
     settled = min(SETTLED, rounds // 2)
 
-    def row(metric: str, unit: str, value: float, peer: float | None = None) -> Row:
+    def row(
+        metric: str, unit: str, value: float, peer: float | None = None, **details: object
+    ) -> Row:
         beside = None if peer is None else Spread.of([peer])
         name = None if peer is None else "dp-accounting, no failures"
-        return Row(case, metric, unit, Spread.of([value]), beside, name)
+        return Row(case, metric, unit, Spread.of([value]), beside, name, details=details)
 
     return [
         row("rounds finished", f"of {rounds}", found["rounds"]),
         row("ε", "", found["epsilon"], peers_epsilon(found["noise_multiplier"], rounds)),
-        row("memory of the server's process at the end", "MB", memory[-1]),
+        row(
+            MEMORY,
+            "MB",
+            memory[-1],
+            by_round=[round(megabytes, 1) for megabytes in memory],
+        ),
         row(f"memory gained since round {settled}", "MB", memory[-1] - memory[settled]),
         row(
             "the model moved by, of what it would without failures",
@@ -119,3 +129,21 @@ def run(*, quick: bool, say: Say) -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
             rows += rows_of(f"soak, {name}", rounds, way(rounds, Path(folder)))
     return rows
+
+
+def draw(document: Mapping[str, Any], path: Path) -> None:
+    """Draw the memory of the server's process by round."""
+    figure = Figure(figsize=(8, 3.2))
+    axes = figure.subplots()
+    for row in document["rows"]:
+        if row["metric"] == MEMORY:
+            axes.plot(row["details"]["by_round"], label=row["case"].removeprefix("soak, "))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("round")
+    axes.set_ylabel("MB")
+    axes.set_title(
+        f"Memory of the server's process, {apps.FAILING:.0%} of clients failing", loc="left"
+    )
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120, facecolor="white", bbox_inches="tight")

@@ -14,91 +14,24 @@ accuracy is on the test images, after the last round.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks._utility_clients import SHARDS_A_CLIENT, label_sorted
+from benchmarks import _utility_report
+from benchmarks._utility_cells import CELLS, Cell
+from benchmarks._utility_clients import label_sorted
 from benchmarks._utility_models import Linear, Model, Network
-from benchmarks._utility_rounds import Setting, noise_multiplier, train
+from benchmarks._utility_rounds import noise_multiplier, train
 from benchmarks.harness import Row, Say, Spread
 from flower_app.data import load_dataset, load_inputs
 from flower_app.models import MODELS
-from privacy.accounting import Budget
 from privacy.mechanisms import SeededRandomness
 
 SEEDS = (0, 1, 2)
-GEYER_SHARDS = 200
 PEER = "Geyer et al. 2017, published"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One row: a protocol, a model and a budget, with what was chosen for it.
-
-    Attributes
-    ----------
-    copies
-        How many clients hold each image.
-    """
-
-    protocol: str
-    model: str
-    clients: int
-    copies: int
-    budget: Budget
-    setting: Setting
-    peer: float | None = None
-
-    @property
-    def case(self) -> str:
-        """What the row is called."""
-        return (
-            f"{self.protocol}, {self.model}, N={self.clients:,}, "
-            f"ε={self.budget.epsilon:g}, δ={self.budget.delta:g}"
-        )
-
-    @property
-    def shards(self) -> int:
-        """How many different shards there are."""
-        return self.clients * SHARDS_A_CLIENT // self.copies
-
-    @property
-    def records(self) -> int:
-        """How many images a client holds."""
-        images = 60_000 if self.protocol == "Geyer" else 50_000
-        return images * self.copies // self.clients
-
-
-def geyer(model: str, clients: int, delta: float, peer: float, setting: Setting) -> Cell:
-    budget = Budget(epsilon=8.0, delta=delta)
-    copies = clients * SHARDS_A_CLIENT // GEYER_SHARDS
-    return Cell("Geyer", model, clients, copies, budget, setting, peer)
-
-
-def disjoint(model: str, epsilon: float, setting: Setting) -> Cell:
-    return Cell("disjoint", model, 1000, 1, Budget(epsilon=epsilon, delta=1e-5), setting)
-
-
-CELLS = (
-    geyer("hog-linear", 100, 1e-3, 0.78, Setting(1.0, 60, 0.015, 120)),
-    geyer("hog-linear", 1_000, 1e-5, 0.92, Setting(1.0, 100, 0.015, 200)),
-    geyer("hog-linear", 10_000, 1e-6, 0.96, Setting(0.1, 150, 0.015, 250)),
-    geyer("cnn", 100, 1e-3, 0.78, Setting(1.0, 20, 0.005, 6)),
-    geyer("cnn", 1_000, 1e-5, 0.92, Setting(1.0, 60, 0.005, 8)),
-    geyer("cnn", 10_000, 1e-6, 0.96, Setting(0.05, 100, 0.005, 10)),
-    disjoint("hog-linear", 8.0, Setting(0.1, 100, 0.02, 60)),
-    disjoint("hog-linear", 3.0, Setting(0.1, 100, 0.02, 40)),
-    disjoint("hog-linear", 2.0, Setting(0.1, 100, 0.02, 30)),
-    disjoint("hog-linear", 1.0, Setting(0.1, 100, 0.02, 20)),
-    disjoint("cnn", 8.0, Setting(0.1, 100, 0.005, 12)),
-    disjoint("cnn", 3.0, Setting(0.1, 100, 0.005, 4)),
-    disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 3)),
-    disjoint("cnn", 1.0, Setting(0.1, 75, 0.005, 2)),
-)
 
 
 def run(*, quick: bool, say: Say) -> list[Row]:
@@ -133,8 +66,6 @@ def measure(cell: Cell, seeds: Iterable[int], say: Say) -> list[Row]:
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
     """Draw accuracy over the number of clients, and over ε."""
-    from benchmarks import _utility_report  # it needs the cells of this module
-
     _utility_report.plot(_utility_report.figures(document), path)
 
 

@@ -234,6 +234,26 @@ def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFed
 
 
 @dataclass
+class Pace:
+    """Says how long a run will still take, judged by the rounds after its first.
+
+    The first waits until the nodes' processes have started, and tells nothing of the others.
+    """
+
+    rounds: int
+    _first: tuple[int, float] | None = None
+
+    def left(self, number: int, now: float) -> str:
+        """What to say after a round that ended ``now``, in seconds; nothing after the first."""
+        if self._first is None:
+            self._first = number, now
+            return ""
+        first, since = self._first
+        rest = (now - since) / (number - first) * (self.rounds - number)
+        return f"   {_duration(rest)} left"
+
+
+@dataclass
 class Watch:
     """Follows a run: validation accuracy by round, and one readable line a round."""
 
@@ -246,7 +266,7 @@ class Watch:
     def __post_init__(self) -> None:
         self._images = torch.from_numpy(self.inputs.validation())
         self._labels = torch.tensor(self.inputs.dataset.validation.labels)
-        self._started = time.perf_counter()
+        self._pace = Pace(self.settings.rounds)
         self._before: npt.NDArray[np.float64] | None = None
         self._velocity: npt.NDArray[np.float64] | None = None
 
@@ -257,21 +277,16 @@ class Watch:
             self._follow(number, arrays)
             self.model.load_state_dict(arrays.to_torch_state_dict())
             self.accuracy[number] = accuracy(self.model, self._images, self._labels)
-            if number == 0:
-                self._started = time.perf_counter()
-            else:
-                done = number - min(n for n in self.accuracy if n > 0) + 1
-                spent = time.perf_counter() - self._started
-                left = spent / done * (self.settings.rounds - number)
+            if number > 0:
                 log(
                     INFO,
-                    "round %3d/%d   validation accuracy %5.2f %%   ε %.3f of %g   %s left",
+                    "round %3d/%d   validation accuracy %5.2f %%   ε %.3f of %g%s",
                     number,
                     self.settings.rounds,
                     100 * self.accuracy[number],
                     strategy.epsilon_by_round.get(number, float("nan")),
                     self.settings.epsilon,
-                    _duration(left),
+                    self._pace.left(number, time.perf_counter()),
                 )
 
         return evaluate

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import _results, rounds
+from benchmarks import _compare, _results, _utility_report, rounds
 from benchmarks._rounds_training import Clients, Protection, Work, accuracy_by_round
 from benchmarks.harness import Row, Spread
 from flower_app import measured
@@ -25,6 +25,7 @@ def document(name: str, *rows: Row) -> dict[str, Any]:
 
 WON = Row("one", "time", "s", Spread.of([1.0, 1.2]), Spread.of([3.0]), "them")
 LOST = Row("two", "rate", "1/s", Spread.of([1.0]), Spread.of([4.0]), "them", True)
+EVEN = Row("four", "epsilon", "", Spread.of([8.0]), Spread.of([7.99]), "them")
 ALONE = Row("three", "size", "B", Spread.of([7.0]))
 
 
@@ -41,12 +42,12 @@ def test_every_benchmark_says_what_it_is_and_can_be_run() -> None:
 def test_the_page_shows_where_a_peer_wins(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
-    (folder / "noise.json").write_text(json.dumps(document("noise", WON, LOST, ALONE)))
+    (folder / "noise.json").write_text(json.dumps(document("noise", WON, LOST, ALONE, EVEN)))
     page = tmp_path / "results.md"
     missing = _results.write_page(folder, page, names=["noise", "utility"], load=command.load)
     text = page.read_text()
     assert missing == ["utility"]
-    assert "| [noise](#noise) | 2 | 1 | 1 | two, rate: **0.25×** of them |" in text
+    assert "| [noise](#noise) | 3 | 1 | 1 | 1 | two, rate: **0.25×** of them |" in text
     assert "| two | rate | 1 1/s | 4 1/s (them) | **0.25×** |" in text
     assert "| one | time | 1.1 s [1 to 1.2] | 3 s (them) | 2.727× |" in text
     assert "| three | size | 7 B |  |  |" in text
@@ -73,6 +74,18 @@ def test_the_committed_page_is_what_the_figures_give(tmp_path: Path) -> None:
     assert (folder / "utility.png").exists()
 
 
+def test_the_committed_utility_page_is_what_the_figures_give(tmp_path: Path) -> None:
+    committed = ROOT / "docs" / "utility.md"
+    page = tmp_path / "utility.md"
+    page.write_text(committed.read_text())
+    figures = json.loads((ROOT / "docs" / "results" / "utility.json").read_text())
+    _utility_report.fill(page, figures)
+    assert page.read_text() == committed.read_text(), "python -m benchmarks results"
+    figures["rows"] = figures["rows"][:4]
+    _utility_report.fill(page, figures)
+    assert "Not run: " in page.read_text()
+
+
 def test_the_apps_table_is_what_the_figures_give(monkeypatch: Any, tmp_path: Path) -> None:
     committed = measured.TABLE.read_text()
     monkeypatch.setattr(measured, "TABLE", tmp_path / "measured.json")
@@ -91,6 +104,61 @@ def test_one_that_fails_is_named_and_the_others_go_on(
     assert "| noise | continuous, float64 |" in told.out
     assert "Seconds: noise " in told.out
     assert json.loads((tmp_path / "noise.json").read_text())["quick"] is True
+
+
+# Measured again ---------------------------------------------------------------------------------
+
+
+def row(ours: list[float], peer: list[float] | None = None, larger: bool = False) -> Row:
+    beside = None if peer is None else Spread.of(peer)
+    return Row("one", "time", "s", Spread.of(ours), beside, peer and "them", larger)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "agree"),
+    [
+        (row([1.0, 1.2]), row([1.25, 1.4]), True),  # widened by a tenth they meet
+        (row([1.0, 1.2]), row([1.6, 1.8]), False),
+        (row([1.0]), row([1.15]), True),
+        (row([1.0]), row([1.3]), False),
+        (row([1.0], [3.0]), row([2.0], [6.0]), True),  # a machine half as quick
+        (row([1.0], [3.0]), row([2.0], [3.0]), False),
+        (row([3.0], [1.0], True), row([6.0], [2.0], True), True),
+        (row([3.0], [1.0], True), row([1.0], [3.0], True), False),
+        (row([0.0]), row([0.0]), True),
+        (row([-1.0]), row([-1.1]), True),
+    ],
+)
+def test_figures_agree_if_their_spreads_meet(before: Row, now: Row, agree: bool) -> None:
+    found = _compare.compare(document("noise", before), document("noise", now))
+    assert found.compared == 1
+    assert (not found.differences) is agree
+    assert not found.only_once
+
+
+def test_measuring_again_is_compared_with_what_is_committed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, rows in ((old, (WON, LOST)), (new, (WON, ALONE))):
+        folder.mkdir()
+        (folder / "noise.json").write_text(json.dumps(document("noise", *rows)))
+    (new / "utility.json").write_text(json.dumps(document("utility", WON)))
+    assert command.compare_all(new, old) == 0
+    told = capsys.readouterr().out
+    assert "noise: 1 of 1 agree" in told
+    assert "on one side only: three: size" in told
+    assert "on one side only: two: rate" in told
+    assert "utility: not compared" in told
+    (new / "noise.json").write_text(json.dumps(document("noise", row([9.0])) | {"quick": True}))
+    assert command.compare_all(new, old) == 0
+    assert (
+        "the committed figures are of a full run, these of a quick one" in capsys.readouterr().out
+    )
+    slower = Row("one", "time", "s", Spread.of([9.0]), Spread.of([3.0]), "them")
+    (new / "noise.json").write_text(json.dumps(document("noise", slower)))
+    assert command.compare_all(new, old) == 1
+    assert "one: time: 2.25 to 3.3, now 0.3 to 0.3667" in capsys.readouterr().out
 
 
 # The rounds benchmark --------------------------------------------------------------------------

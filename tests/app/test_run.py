@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from flower_app import client_app
 from flower_app.data import load_dataset, load_inputs, load_partitions
 from flower_app.models import build_model
-from flower_app.server_app import accuracy
+from flower_app.server_app import Pace, accuracy
 from flower_app.settings import SettingError, Settings
 from strategies import InProcessGrid
 
@@ -109,6 +109,14 @@ def test_the_report_is_one_file_with_its_pictures(small_run: Run) -> None:
     assert "https://" not in page
     assert "Simulation: not private" in page
     assert "Undefined" not in page
+
+
+def test_the_slow_first_round_does_not_count_in_how_long_a_run_will_take() -> None:
+    pace = Pace(rounds=12)
+    assert pace.left(3, now=100.0) == ""  # resumed: the first of this run
+    assert pace.left(4, now=102.0) == "   16 s left"
+    assert pace.left(8, now=180.0) == "   1 min 04 s left"
+    assert pace.left(12, now=190.0) == "   0 s left"
 
 
 def test_latest_points_at_the_newest_run(small_run: Run) -> None:

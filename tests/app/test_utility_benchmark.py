@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks import _utility_report as report
-from benchmarks import utility
+from benchmarks._utility_cells import CELLS, GEYER_SHARDS
 from benchmarks._utility_clients import Holdings, label_sorted
 from benchmarks._utility_models import Linear, Network
 from benchmarks._utility_rounds import Setting, noise_multiplier, train
@@ -73,10 +73,10 @@ def test_without_noise_a_round_is_the_mean_of_clipped_steps() -> None:
 
 
 def test_every_cell_is_whole_and_spends_its_budget_and_no_more() -> None:
-    for cell in utility.CELLS:
+    for cell in CELLS:
         assert cell.shards * cell.copies == 2 * cell.clients
-        assert cell.copies == 1 or cell.shards == utility.GEYER_SHARDS
-    assert len({cell.case for cell in utility.CELLS}) == len(utility.CELLS)
+        assert cell.copies == 1 or cell.shards == GEYER_SHARDS
+    assert len({cell.case for cell in CELLS}) == len(CELLS)
     setting, budget = Setting(1.0, 60, 0.015, 200), Budget(epsilon=8.0, delta=1e-3)
     z = noise_multiplier(setting, budget)
     spent = epsilon({GaussianRelease(z, setting.sampling): 60}, delta=1e-3)
@@ -84,7 +84,7 @@ def test_every_cell_is_whole_and_spends_its_budget_and_no_more() -> None:
 
 
 def test_the_page_shows_what_was_run_and_names_what_was_not(tmp_path) -> None:
-    cell = utility.CELLS[0]
+    cell = CELLS[0]
     rows = [
         Row(cell.case, "test accuracy", "of 1", Spread(0.97, 0.96, 0.98, 3), Spread.of([0.78])),
         Row(cell.case, "noise multiplier", "z", Spread.of([3.7])),
@@ -94,6 +94,6 @@ def test_the_page_shows_what_was_run_and_names_what_was_not(tmp_path) -> None:
     found = report.figures({"rows": [row.as_dict() for row in rows]})
     shown = report.table(found)
     assert "| 0.9700 | 0.9600 to 0.9800 | 3 | 0.78 |" in shown
-    assert utility.CELLS[1].case in shown.split("Not run: ")[1]
+    assert CELLS[1].case in shown.split("Not run: ")[1]
     report.plot(found, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

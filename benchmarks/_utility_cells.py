@@ -1,0 +1,75 @@
+"""What the utility benchmark runs: protocols, models, budgets, and the settings chosen for each."""
+
+from dataclasses import dataclass
+
+from benchmarks._utility_clients import SHARDS_A_CLIENT
+from benchmarks._utility_rounds import Setting
+from privacy.accounting import Budget
+
+GEYER_SHARDS = 200
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row: a protocol, a model and a budget, with what was chosen for it.
+
+    Attributes
+    ----------
+    copies
+        How many clients hold each image.
+    """
+
+    protocol: str
+    model: str
+    clients: int
+    copies: int
+    budget: Budget
+    setting: Setting
+    peer: float | None = None
+
+    @property
+    def case(self) -> str:
+        """What the row is called."""
+        return (
+            f"{self.protocol}, {self.model}, N={self.clients:,}, "
+            f"ε={self.budget.epsilon:g}, δ={self.budget.delta:g}"
+        )
+
+    @property
+    def shards(self) -> int:
+        """How many different shards there are."""
+        return self.clients * SHARDS_A_CLIENT // self.copies
+
+    @property
+    def records(self) -> int:
+        """How many images a client holds."""
+        images = 60_000 if self.protocol == "Geyer" else 50_000
+        return images * self.copies // self.clients
+
+
+def geyer(model: str, clients: int, delta: float, peer: float, setting: Setting) -> Cell:
+    budget = Budget(epsilon=8.0, delta=delta)
+    copies = clients * SHARDS_A_CLIENT // GEYER_SHARDS
+    return Cell("Geyer", model, clients, copies, budget, setting, peer)
+
+
+def disjoint(model: str, epsilon: float, setting: Setting) -> Cell:
+    return Cell("disjoint", model, 1000, 1, Budget(epsilon=epsilon, delta=1e-5), setting)
+
+
+CELLS = (
+    geyer("hog-linear", 100, 1e-3, 0.78, Setting(1.0, 60, 0.015, 120)),
+    geyer("hog-linear", 1_000, 1e-5, 0.92, Setting(1.0, 100, 0.015, 200)),
+    geyer("hog-linear", 10_000, 1e-6, 0.96, Setting(0.1, 150, 0.015, 250)),
+    geyer("cnn", 100, 1e-3, 0.78, Setting(1.0, 20, 0.005, 6)),
+    geyer("cnn", 1_000, 1e-5, 0.92, Setting(1.0, 60, 0.005, 8)),
+    geyer("cnn", 10_000, 1e-6, 0.96, Setting(0.05, 100, 0.005, 10)),
+    disjoint("hog-linear", 8.0, Setting(0.1, 100, 0.02, 60)),
+    disjoint("hog-linear", 3.0, Setting(0.1, 100, 0.02, 40)),
+    disjoint("hog-linear", 2.0, Setting(0.1, 100, 0.02, 30)),
+    disjoint("hog-linear", 1.0, Setting(0.1, 100, 0.02, 20)),
+    disjoint("cnn", 8.0, Setting(0.1, 100, 0.005, 12)),
+    disjoint("cnn", 3.0, Setting(0.1, 100, 0.005, 4)),
+    disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 3)),
+    disjoint("cnn", 1.0, Setting(0.1, 75, 0.005, 2)),
+)
