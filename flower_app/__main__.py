@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from flower_app import check_data, deploy_demo, launch, plan, population_file
+from flower_app import certify, check_data, deploy_demo, launch, plan, population_file
 from flower_app.data import DataError
 from flower_app.settings import SettingError
 
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Private federated learning on MNIST, and encrypted questions to the result.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (launch, plan, deploy_demo, check_data, population_file):
+    for command in (launch, plan, certify, deploy_demo, check_data, population_file):
         command.add_command(commands)
     options = parser.parse_args(arguments)
     # Ended from outside, we still end what we have started.
