@@ -1,10 +1,10 @@
 """A batch of one image a slot beside ``CKKSTensor``, each side in a process of its own."""
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,6 @@ class _Side:
     """One side's process: it gets ready, then evaluates whenever it is told to."""
 
     def __init__(self, work: Callable[..., None], *arguments: object) -> None:
-        # A forked child would count the parent's memory in its peak.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=work, args=(theirs, *arguments))
@@ -86,7 +85,11 @@ class _Side:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    """Most memory that this process held; `getrusage` would count its parent's before `exec`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return float(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmHWM; peaks of memory are measured on Linux")
 
 
 def _ours(pipe: Connection, model: nn.Sequential, sample: Images, images: Images) -> None:

@@ -27,7 +27,9 @@ def milliseconds(operation: str, degree: int, level: int) -> float:
         "mask": 3.5,
         "load residues": 0.3 * level,
         "unload": 0.5 * level,
-        "scalar": 0.012 * level,
+        "split": 0.3 * level,
+        "scalar": 0.003 * level,
+        "reduce": 0.6 * level,
     }
     return scale * at_full[operation]
 

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
+import numpy as np
+
 from privacy.inference._costs import Operation
-from privacy.inference._lowering import Network
+from privacy.inference._lowering import Affine, Network
 from privacy.inference._packing import power_of_two, steps_between, steps_of
 from privacy.inference._polynomials import DEPTH, PRODUCTS
 from privacy.inference._scales import AFTER, NEVER, depth
@@ -43,6 +45,8 @@ class Shape:
         Whether a slot holds an image; then nothing is rotated and weights are integers.
     sizes : tuple of int
         Of a batch: outputs of each layer.
+    reads : tuple of int
+        Of a batch: inputs of each layer, once for all outputs that read the same.
     encrypted : bool
         Whether weights are ciphertexts, so that every sum of products is relinearised.
     """
@@ -64,6 +68,7 @@ class Shape:
     late: bool = False
     batch: bool = False
     sizes: tuple[int, ...] = ()
+    reads: tuple[int, ...] = ()
     encrypted: bool = False
 
     @property
@@ -84,7 +89,13 @@ class Shape:
         """How often each operation is done, and at which level."""
         if self.batch:
             return _batch_operations(
-                self.levels, self.ciphertexts, self.terms, self.sizes, self.degrees, self.rescales
+                self.levels,
+                self.ciphertexts,
+                self.terms,
+                self.sizes,
+                self.reads,
+                self.degrees,
+                self.rescales,
             )
         count: Counter[Operation] = Counter()
         level = self.levels
@@ -214,14 +225,26 @@ def batch_shape(network: Network, degree: int) -> Shape:
         (1.0,) * layers,
         batch=True,
         sizes=tuple(affine.outputs for affine in network.affines),
+        reads=tuple(sum(map(len, supports(affine))) for affine in network.affines),
     )
+
+
+def supports(affine: Affine) -> dict[tuple[int, ...], list[int]]:
+    """Outputs by the inputs that the architecture lets them read."""
+    structure = affine.structure
+    found: dict[tuple[int, ...], list[int]] = {}
+    for row in range(affine.outputs):
+        read = structure.indices[structure.indptr[row] : structure.indptr[row + 1]]
+        found.setdefault(tuple(np.sort(read).tolist()), []).append(row)
+    return found
 
 
 def batch_operations(network: Network, level: int) -> Counter[Operation]:
     """Counts for a batch through a model that is one affine map."""
     affine = network.affines[0]
     terms = (int(max(affine.structure.sum(axis=1))),)
-    return _batch_operations(level, affine.inputs, terms, (affine.outputs,), (), ())
+    reads = (sum(map(len, supports(affine))),)
+    return _batch_operations(level, affine.inputs, terms, (affine.outputs,), reads, (), ())
 
 
 def _batch_operations(
@@ -229,12 +252,15 @@ def _batch_operations(
     inputs: int,
     terms: tuple[int, ...],
     sizes: tuple[int, ...],
+    reads: tuple[int, ...],
     degrees: tuple[int, ...],
     rescales: tuple[int, ...],
 ) -> Counter[Operation]:
     count: Counter[Operation] = Counter({("expand", level): inputs})
     for index, (power, rescale) in enumerate(zip(degrees, rescales, strict=True)):
+        count["split", level] += reads[index]
         count["scalar", level] += terms[index] * sizes[index]
+        count["reduce", level] += sizes[index]
         narrows = sizes[index + 1] < sizes[index]
         count["load residues", level] += sizes[index]
         if rescale >= 0:
@@ -251,7 +277,9 @@ def _batch_operations(
         count["unload", level] += sizes[index]
         if narrows:
             count["relinearise", level] += sizes[index + 1]
+    count["split", level] += reads[-1]
     count["scalar", level] += terms[-1] * sizes[-1]
+    count["reduce", level] += sizes[-1]
     count["load residues", level] += sizes[-1]
     count["mask", level] += sizes[-1]
     return +count
