@@ -38,6 +38,7 @@ from privacy.mechanisms import (
     SystemRandomness,
 )
 from strategies._operator_log import operator_log
+from strategies._refusals import check_accounted_by_replacement, check_needs_no_single_reply
 from strategies._replies import Template, TrainReply, read_metrics
 from strategies._round import Asked, Multipliers, TrainRound, collect, share_multiplier
 from strategies._run import AccountedRun
@@ -193,6 +194,7 @@ class DPFedAvg(AccountedRun):
             else copy.deepcopy(clipping)
         )
         self.weighting: Weighting = UniformWeights() if weighting is None else weighting
+        self._expected_cohort = self._fraction * size
         self._denominator = self._fraction * self.weighting.total(size)
         self.mechanism: SumMechanism = LatticeGaussian() if mechanism is None else mechanism
         self._optimizer_at_first: ServerOptimizer = (
@@ -233,8 +235,22 @@ class DPFedAvg(AccountedRun):
                     "fraction_evaluate is above 0 but evaluate_metrics is not set; say "
                     "NoisedMetrics(ranges=...) or PublicMetrics()"
                 )
-        self._check_adjacency()
-        self._check_secure_aggregation()
+        if self.adjacency is Adjacency.REPLACE_ONE:
+            check_accounted_by_replacement(
+                clipping=self.clipping,
+                fraction_evaluate=fraction_evaluate,
+                evaluate_metrics=evaluate_metrics,
+            )
+        if secure_aggregation is not None:
+            check_needs_no_single_reply(
+                secure_aggregation,
+                mechanism=self.mechanism,
+                weighting=self.weighting,
+                clipping=self.clipping,
+                train_metrics=train_metrics,
+                fraction_evaluate=fraction_evaluate,
+                expected_cohort=self._expected_cohort,
+            )
         self._secure_run = secrets.token_bytes(16)
         self._masked: MaskedMechanism | None = None
         self._presence = (
@@ -268,56 +284,6 @@ class DPFedAvg(AccountedRun):
         kept = Checkpoint.load(path)
         kept.check_settings(self._settings(), path)
         return kept
-
-    def _check_adjacency(self) -> None:
-        if self.adjacency is not Adjacency.REPLACE_ONE:
-            return
-        if isinstance(self.clipping, AdaptiveClipping):
-            raise ValueError(
-                "adaptive clipping is not accounted for a cohort of fixed size; use Poisson "
-                "sampling or a fixed norm"
-            )
-        if self.fraction_evaluate and isinstance(self.evaluate_metrics, NoisedMetrics):
-            raise ValueError(
-                "noised evaluation metrics are not accounted beside a cohort of fixed size; use "
-                "Poisson sampling, or set fraction_evaluate to 0"
-            )
-
-    def _check_secure_aggregation(self) -> None:
-        """Refuse what would need to see a single client's reply."""
-        if self.secure_aggregation is None:
-            return
-        if not isinstance(self.mechanism, LatticeGaussian):
-            raise ValueError(
-                f"mechanism is {self.mechanism.name!r}; secure aggregation adds up integers: "
-                "leave it at LatticeGaussian()"
-            )
-        if not isinstance(self.weighting, UniformWeights | CappedWeights):
-            raise ValueError(
-                f"weighting is {type(self.weighting).__name__}; under secure aggregation clients "
-                "weigh themselves by UniformWeights() or CappedWeights(...)"
-            )
-        if isinstance(self.clipping, AdaptiveClipping):
-            raise ValueError(
-                "clipping is adaptive, which counts who was clipped; secure aggregation opens "
-                "nothing but the sum: give a fixed norm"
-            )
-        if self.train_metrics is not None:
-            raise ValueError(
-                "train_metrics is set; under secure aggregation clients send no metrics: leave it "
-                "unset"
-            )
-        if self.fraction_evaluate:
-            raise ValueError(
-                f"fraction_evaluate is {self.fraction_evaluate}; evaluation would send metrics in "
-                "the clear beside secure aggregation: set it to 0 and use evaluate_fn"
-            )
-        cohort = self._fraction * self._register.size
-        if cohort < self.secure_aggregation.minimum:
-            raise ValueError(
-                f"secure_aggregation.minimum is {self.secure_aggregation.minimum}, but a round "
-                f"draws {cohort:g} clients on average: lower it, or draw more"
-            )
 
     # The state of the run ---------------------------------------------------------------------
 
@@ -412,8 +378,9 @@ class DPFedAvg(AccountedRun):
         others = []
         count = None
         if isinstance(self.clipping, AdaptiveClipping):
-            cohort = self._fraction * self._register.size
-            sigma = self.clipping.count_sigma(noise_multiplier=z, expected_cohort=cohort)
+            sigma = self.clipping.count_sigma(
+                noise_multiplier=z, expected_cohort=self._expected_cohort
+            )
             count = 2 * sigma  # a bit moves the centred count by 1/2
             others.append(count)
         if isinstance(self.train_metrics, NoisedMetrics):
@@ -602,14 +569,13 @@ class DPFedAvg(AccountedRun):
         self._pay(server_round, *self._train_events())
 
         update = _divided(this.release(), self._denominator)
-        expected = self._fraction * self._register.size
-        fraction = this.unclipped_fraction(expected)
+        fraction = this.unclipped_fraction(self._expected_cohort)
         if isinstance(self.clipping, AdaptiveClipping) and fraction is not None:
             self.clipping.follow(fraction)
         stepped = self.optimizer.step(this.template.arrays, update)
         metrics = None
         if noised is not None:
-            metrics = noised.release(expected)
+            metrics = noised.release(self._expected_cohort)
         elif isinstance(self.train_metrics, PublicMetrics):
             metrics = self.train_metrics.release(public, self.weighted_by_key)
         self.epsilon_by_round[server_round] = self.epsilon()
