@@ -1,11 +1,15 @@
 """The evaluator's arithmetic for batches: one input element a ciphertext, one image a slot."""
 
+import os
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from privacy.inference import _release
 from privacy.inference._ciphers import Cipher, CipherAlgebra
@@ -19,6 +23,9 @@ from privacy.inference._shapes import supports
 from privacy.inference._uniform import QUERY_SEED_BYTES, expand
 from privacy.inference._wire import Reader
 from privacy.inference.plan import Plan
+
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_ONE_BATCH = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,21 @@ class BatchModel:
 
     def answer(self, body: memoryview, keys: Keys, encryptor: Any) -> bytes:
         """Evaluate the body of a query and return the body of an answer."""
+        # Blocks of a product go to threads of ours: they are too small for those of BLAS, whose
+        # number is the process's. One batch takes every core.
+        with (
+            _ONE_BATCH,
+            threadpool_limits(1, user_api="blas"),
+            ThreadPoolExecutor(_CORES) as threads,
+        ):
+            return self._answer(body, keys, encryptor, threads)
+
+    def _answer(self, body: memoryview, keys: Keys, encryptor: Any, threads: Executor) -> bytes:
         ring, program = self.ring, self.program
         values = read_columns(body, ring, self.plan.ciphertexts)
         for index, activation in enumerate(program.activations):
             scales, affine = self._scales[index], program.affines[index]
-            products = self._linear(values, index)
+            products = self._linear(values, index, threads)
             # Whatever is narrower is relinearised: these outputs, or the next layer's.
             narrows = program.affines[index + 1].outputs < affine.outputs
             end = self._scales[index + 1].level
@@ -98,9 +115,10 @@ class BatchModel:
                 residues = ring.ciphertext_residues(result.ciphertext)
                 for polynomial, column in zip(residues, values, strict=True):
                     column[unit] = polynomial
-        return self._finish(self._linear(values, len(program.activations)), keys, encryptor)
+        products = self._linear(values, len(program.activations), threads)
+        return self._finish(products, keys, encryptor)
 
-    def _linear(self, values: list[Residues], index: int) -> Residues:
+    def _linear(self, values: list[Residues], index: int, threads: Executor) -> Residues:
         _, level, degree = values[0].shape
         outputs = self.program.affines[index].outputs
         result = np.zeros((outputs, len(values), level, degree), dtype=np.uint64)
@@ -109,7 +127,7 @@ class BatchModel:
                 column = rows[:, prime_index]
                 for group in self._groups[index]:
                     part = column if len(group.inputs) == len(column) else column[group.inputs]
-                    product = matrix_product(group.weights, part, prime)
+                    product = matrix_product(group.weights, part, prime, threads)
                     result[group.outputs, polynomial, prime_index] = product
         return result
 

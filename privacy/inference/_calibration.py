@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import platformdirs
+from threadpoolctl import threadpool_limits
 
 from privacy.inference import _release
 from privacy.inference._batch import read_columns
@@ -235,7 +236,8 @@ class _Bench:
                 for column, prime in zip(columns, self._ring.primes, strict=False):
                     matrix_product(weights, column, prime)
 
-            return int(size) * _shortest(product)
+            with threadpool_limits(1, user_api="blas"):
+                return int(size) * _shortest(product)
 
         split, reduce = spent(1, _MATRIX) / _MATRIX, spent(_MATRIX, 1) / _MATRIX
         both = spent(_MATRIX, _MATRIX) / _MATRIX

@@ -5,6 +5,8 @@ every polynomial, so that a layer is one matrix product over the ciphertexts' re
 are cut into limbs short enough that every sum stays below 2^53, where doubles are exact.
 """
 
+from concurrent.futures import Executor
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +17,9 @@ _HALF_BITS = 30
 _BLOCK = 512
 
 
-def matrix_product(weights: NDArray[np.float64], values: Residues, prime: int) -> Residues:
+def matrix_product(
+    weights: NDArray[np.float64], values: Residues, prime: int, threads: Executor | None = None
+) -> Residues:
     """``weights`` @ ``values`` modulo ``prime``.
 
     Parameters
@@ -24,6 +28,8 @@ def matrix_product(weights: NDArray[np.float64], values: Residues, prime: int) -
         Integers.
     values : ndarray of uint64, shape (inputs, columns)
         Residues below ``prime``, which has at most 60 bits.
+    threads : Executor, optional
+        Columns are dealt to its threads.
 
     Returns
     -------
@@ -40,10 +46,15 @@ def matrix_product(weights: NDArray[np.float64], values: Residues, prime: int) -
     if limb < 1:
         raise ValueError(f"weights sum to {largest} in a row; 2^{_EXACT_BITS - 1} is the most")
     result = np.empty((len(weights), values.shape[1]), dtype=np.uint64)
-    # In blocks, what is worked on stays in the processor's cache.
-    for start in range(0, values.shape[1], _BLOCK):
+
+    def work(start: int) -> None:
         part = slice(start, start + _BLOCK)
         result[:, part] = _block_product(weights, values[:, part], prime, limb)
+
+    # In blocks, what is worked on stays in the processor's cache.
+    starts = range(0, values.shape[1], _BLOCK)
+    for _ in map(work, starts) if threads is None else threads.map(work, starts):
+        pass
     return result
 
 

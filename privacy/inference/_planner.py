@@ -41,6 +41,8 @@ Point = tuple[float, ...]
 """Bits of every prime, of the input's scale and of the weights' scales."""
 _CANDIDATES = 6
 """Packings that are looked at in one ring."""
+_MIN_ROUNDED = 4.0
+"""Root of the mean square of a layer's encoded weights, where there is a choice."""
 _RESCALINGS = 16
 """Ways of rescaling the chosen packing that are looked at."""
 _SPARE_BITS = (1, 3, 6, 12)
@@ -130,9 +132,29 @@ def _quicken(
     quicker = [shape for shape in rescaled(choice.shape) if spent(shape) < spent(choice.shape)]
     for shape in sorted(quicker, key=spent)[:_RESCALINGS]:
         found = _choose_scales(shape, network, bounds, gains)
-        if found is not None and found.error <= tolerance:
+        if found is None or found.error > tolerance:
+            continue
+        if not _vanishes(found, network):
             return found
     return choice
+
+
+def _vanishes(choice: Choice, network: Network) -> bool:
+    """Whether the weights of a layer may round to nothing: biases alone can be within tolerance."""
+    shape, slots = choice.shape, choice.shape.degree / 2
+    layers = choice.scales.walk(network.activations)
+    for affine, layer in zip(network.affines, layers, strict=True):
+        norm = layer.weights * math.sqrt(float((affine.matrix.data**2).sum()))
+        if shape.batch:
+            # An integer each; the largest is at least the root of their mean square.
+            rounded = norm / math.sqrt(max(1, affine.matrix.nnz))
+        else:
+            # By Parseval; the last layer's values are spread over coefficients on purpose.
+            spread = slots / math.sqrt(shape.copies) if layer is layers[-1] else 1.0
+            rounded = norm * spread * math.sqrt(2) / shape.degree
+        if rounded < _MIN_ROUNDED:
+            return True
+    return False
 
 
 def _choose_scales(

@@ -75,3 +75,16 @@ def test_a_larger_tolerance_buys_time_and_a_smaller_one_precision() -> None:
     assert plans[1].error_bits <= -9
     assert plans[0].levels < plans[1].levels
     assert plans[0].query_bytes < plans[1].query_bytes
+
+
+def test_no_tolerance_is_large_enough_for_weights_to_vanish() -> None:
+    """Where biases decide, a rougher layer would be within tolerance even as nothing at all."""
+    small = model()
+    with torch.no_grad():
+        for layer in (small[0], small[2], small[4]):
+            layer.weight *= 1e-2
+    made = compile_model(small, input_shape=SHAPE, input_range=RANGE, tolerance=1.0)
+    owner = ThrowAwayOwner(made.plan)
+    x = np.ones(SHAPE)
+    logits = owner.logits(Evaluator(made, owner.public_material()).evaluate(owner.encrypt(x)))
+    assert np.abs(logits - made.predict(x[None])).max() < 2 * 2.0**made.plan.error_bits
