@@ -33,7 +33,9 @@ def table(rows: list[Row]) -> str:
     """Lay the rows out for a terminal."""
     cells = [("case", "metric", "ours", "peer", "ratio")]
     for row in rows:
-        peer = "" if row.peer is None else f"{row.peer.median:.4g} {row.unit} ({row.peer_name})"
+        peer = row.peer_name or ""
+        if row.peer is not None:
+            peer = f"{row.peer.median:.4g} {row.unit} ({peer})"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
         cells.append((row.case, row.metric, f"{row.ours.median:.4g} {row.unit}", peer, ratio))
     widths = [max(len(row[column]) for row in cells) for column in range(5)]

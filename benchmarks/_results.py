@@ -212,7 +212,9 @@ def _who_wins(documents: list[Document]) -> str:
 def _rows(document: Document) -> str:
     lines = ["| case | metric | ours | peer | ratio |", "|---|---|---|---|---|"]
     for row in document["rows"]:
-        peer = "" if row["peer"] is None else f"{_quantity(row, 'peer')} ({row['peer_name']})"
+        peer = row["peer_name"] or ""
+        if row["peer"] is not None:
+            peer = f"{_quantity(row, 'peer')} ({peer})"
         lines.append(
             f"| {row['case']} | {row['metric']} | {_quantity(row, 'ours')} | {peer} | "
             f"{_ratio(row['ratio'])} |"

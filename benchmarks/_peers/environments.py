@@ -1,0 +1,114 @@
+"""The peers, and an environment for each below the user's cache folder."""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from benchmarks.harness import Say
+
+NON_COMMERCIAL = "BLOOMSEAL_NON_COMMERCIAL"
+
+
+class NotMeasured(Exception):
+    """Why a peer has no figures here."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A project that users could pick instead."""
+
+    module: str
+    """Of this folder; it runs in the peer's environment."""
+    title: str
+    packages: tuple[str, ...]
+    """Everything that the peer needs and this environment does not have, with its version."""
+    non_commercial: bool = False
+    """Whether its licence allows no other use, so that installing it needs the user's word."""
+
+
+PEERS = (
+    Peer(
+        "orion",
+        "Orion",
+        ("orion-v2-compiler==2.1.8", "orion-v2-evaluator==2.1.8", "orion-v2-lattigo==6.2.4"),
+    ),
+    Peer(
+        "pyhelayers",
+        "pyhelayers",
+        ("pyhelayers==1.5.5.4", "onnx==1.22.0", "ml_dtypes==0.5.4"),
+        non_commercial=True,
+    ),
+    Peer(
+        "crypten",
+        "CrypTen, two parties that must not collude",
+        (
+            "crypten==0.4.1",
+            "omegaconf==2.3.0",
+            "antlr4-python3-runtime==4.9.3",
+            "onnx==1.22.0",
+            "ml_dtypes==0.5.4",
+        ),
+    ),
+)
+
+
+def interpreter(peer: Peer, *, make: bool, say: Say) -> Path:
+    """The peer's Python, in an environment that is made once and reused.
+
+    Its packages are its own; PyTorch and NumPy, which would be gigabytes more, are those of the
+    environment that runs this, behind the peer's own on the path.
+
+    Parameters
+    ----------
+    peer : Peer
+        Whose.
+    make : bool
+        Whether to make an environment where there is none.
+    say : callable
+        Told what is installed.
+
+    Raises
+    ------
+    NotMeasured
+        If there is no environment and none may or can be made.
+    """
+    shared = sysconfig.get_paths()["purelib"]
+    made_of = "\n".join([platform.python_version(), shared, *peer.packages])
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    folder = platformdirs.user_cache_path("bloomseal") / "peers" / f"{peer.module}-{digest}"
+    python, ready = folder / "bin" / "python", folder / "ready"
+    if ready.exists():
+        return python
+    if not make:
+        raise NotMeasured("it has no environment yet; a run without --quick makes one")
+    if peer.non_commercial and os.environ.get(NON_COMMERCIAL) != "1":
+        raise NotMeasured(
+            "its licence allows non-commercial use only; "
+            f"set {NON_COMMERCIAL}=1 if yours is, and it will be installed"
+        )
+    say(f"{peer.title}: installing {', '.join(peer.packages)} in {folder}")
+    shutil.rmtree(folder, ignore_errors=True)
+    _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
+    install = ["install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
+    _run([sys.executable, "-m", "pip", "--python", str(python), *install, *peer.packages])
+    (own,) = (folder / "lib").glob("python*/site-packages")
+    (own / "shared.pth").write_text(f"{shared}\n")
+    ready.touch()
+    return python
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        # pip says what is wrong last, but for its hints.
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        why = (said or done.stderr.splitlines() or [f"code {done.returncode}"])[-1]
+        raise NotMeasured(f"it does not install here: {why}")

@@ -1,0 +1,277 @@
+"""Encrypted inference beside Orion, pyhelayers and CrypTen, with the same weights."""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from benchmarks._peers.asking import Asked, Reply
+from benchmarks._peers.environments import PEERS, NotMeasured, Peer, interpreter
+from benchmarks._peers.serving import Array, Case, Layer, write_case
+from benchmarks.encrypted_inference import CASES, train
+from benchmarks.harness import Row, Say, Spread
+from privacy.inference import (
+    CompiledModel,
+    Evaluator,
+    Square,
+    ThrowAwayOwner,
+    compile_model,
+)
+
+COMPARED = ("hog-linear", "linear", "mlp", "tutorial-cnn")
+COMPARED_QUICKLY = ("linear", "tutorial-cnn")
+OURS, OURS_COLOUR, PEER_COLOUR = "ours", "#2f9e63", "#9aa5b1"
+
+
+@dataclass
+class Answers:
+    """What one side took and gave, image by image."""
+
+    replies: list[Reply] = field(default_factory=list)
+
+    @property
+    def evaluation(self) -> Spread:
+        """Milliseconds."""
+        return Spread.of([1e3 * reply.evaluation for reply in self.replies])
+
+    @property
+    def end_to_end(self) -> Spread:
+        """Milliseconds, with encryption and decryption."""
+        return Spread.of([1e3 * reply.end_to_end for reply in self.replies])
+
+    @property
+    def processor(self) -> float | None:
+        """Median milliseconds of all threads, evaluation only."""
+        spent = [1e3 * r.processor for r in self.replies if r.processor is not None]
+        return float(np.median(spent)) if spent else None
+
+    def agreement(self, clear: Array) -> Spread:
+        """Share of images whose class is that of the logits in the clear."""
+        same = self._logits.argmax(axis=1) == clear.argmax(axis=1)
+        return Spread.of([float(np.mean(same))])
+
+    def error(self, clear: Array) -> Spread:
+        """Of the logit that is furthest off."""
+        return Spread.of([float(np.abs(self._logits - clear).max())])
+
+    @property
+    def _logits(self) -> Array:
+        return np.array([reply.logits for reply in self.replies])
+
+
+def run(*, quick: bool, say: Say) -> list[Row]:
+    """Ask ours and every peer that can be had about the same images, in turns.
+
+    A quick run makes no environment: it takes the peers that have one.
+    """
+    torch.manual_seed(0)
+    count = 5 if quick else 50
+    pythons: dict[Peer, Path] = {}
+    missing: dict[Peer, str] = {}
+    for peer in PEERS:
+        try:
+            pythons[peer] = interpreter(peer, make=not quick, say=say)
+        except NotMeasured as reason:
+            missing[peer] = str(reason)
+    rows: list[Row] = []
+    for case in CASES:
+        if case.name not in (COMPARED_QUICKLY if quick else COMPARED):
+            continue
+        model, sample, test, _ = train(case, quick=quick)
+        compiled = compile_model(
+            model,
+            input_shape=test.shape[1:],
+            input_range=case.input_range,
+            sample=sample,
+            tolerance=case.tolerance,
+            max_query_bytes=case.max_query_bytes,
+        )
+        say(f"{case.name}:\n{compiled.plan}")
+        commands = {
+            peer: [str(python), "-m", f"benchmarks._peers.{peer.module}"]
+            for peer, python in pythons.items()
+        }
+        rows += compare(
+            case.name, compiled, Case(layers(model), test[:count]), commands, missing, say
+        )
+    return rows
+
+
+def layers(model: nn.Sequential) -> tuple[Layer, ...]:
+    """The model's layers as peers read them."""
+    told = []
+    for layer in model:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            weight, bias = (part.detach().double().numpy() for part in layer.parameters())
+            if isinstance(layer, nn.Conv2d):
+                told.append(Layer("conv", weight, bias, layer.stride[0]))
+            else:
+                told.append(Layer("linear", weight, bias))
+        elif isinstance(layer, Square | nn.Flatten):
+            told.append(Layer("square" if isinstance(layer, Square) else "flatten"))
+        else:
+            raise TypeError(f"peers are not told of {type(layer).__name__}; add it to layers()")
+    return tuple(told)
+
+
+def compare(
+    name: str,
+    compiled: CompiledModel,
+    case: Case,
+    commands: Mapping[Peer, list[str]],
+    missing: Mapping[Peer, str],
+    say: Say,
+) -> list[Row]:
+    """Rows of one model.
+
+    Parameters
+    ----------
+    name : str
+        The case's.
+    compiled : CompiledModel
+        Ours.
+    case : Case
+        The same weights for peers, and images.
+    commands : mapping of Peer to list of str
+        How to start each; the file of the case is added at the end.
+    missing : mapping of Peer to str
+        Why others cannot be started.
+    say : callable
+        Told of peers that fail.
+    """
+    failed = dict(missing)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        file = Path(folder) / "case.npz"
+        write_case(file, case)
+        sides: dict[Peer, Asked] = {}
+        for peer, command in commands.items():
+            try:
+                sides[peer] = stack.enter_context(Asked([*command, str(file)]))
+            except NotMeasured as reason:
+                failed[peer] = str(reason)
+        us = _Us(compiled, case.images)
+        ours, theirs = Answers(), {peer: Answers() for peer in sides}
+        # The first answer of each fills its caches, and is not counted.
+        for turn, image in enumerate([0, *range(len(case.images))]):
+            answers = [(ours, us.ask(image))]
+            for peer, side in list(sides.items()):
+                try:
+                    answers.append((theirs[peer], side.ask(image)))
+                except NotMeasured as reason:
+                    failed[peer] = str(reason)
+                    del sides[peer]
+            for held, reply in answers if turn else []:
+                held.replies.append(reply)
+    clear = compiled.predict(case.images)
+    rows = []
+    for peer, side in sides.items():
+        rows += _rows(name, peer, (ours, us.keys), (theirs[peer], side), clear)
+    for peer, why in failed.items():
+        told = f"{peer.title}: not measured: {why}"
+        rows.append(Row(name, "evaluation", "ms", ours.evaluation, None, told))
+    for row in rows:
+        beside = "" if row.peer is None else f"{row.peer.median:.6g}"
+        say(
+            f"{name:<13} {row.metric:<20} {row.ours.median:.6g} {row.unit} {beside} {row.peer_name}"
+        )
+    return rows
+
+
+class _Us:
+    """Data owner and evaluator, asked like a peer."""
+
+    def __init__(self, compiled: CompiledModel, images: Array) -> None:
+        self._owner = ThrowAwayOwner(compiled.plan)
+        material = self._owner.public_material()
+        self._evaluator = Evaluator(compiled, material)
+        self._images = images
+        self.keys = len(material)
+
+    def ask(self, image: int) -> Reply:
+        start = time.perf_counter()
+        query = self._owner.encrypt(self._images[image])
+        encrypted, before = time.perf_counter(), time.process_time()
+        answer = self._evaluator.evaluate(query)
+        processor, evaluated = time.process_time() - before, time.perf_counter()
+        logits = self._owner.logits(answer)
+        end = time.perf_counter()
+        return Reply(evaluated - encrypted, end - start, processor, tuple(logits.ravel().tolist()))
+
+
+def _rows(
+    name: str,
+    peer: Peer,
+    ours: tuple[Answers, int],
+    theirs: tuple[Answers, Asked],
+    clear: Array,
+) -> list[Row]:
+    (us, our_keys), (them, side) = ours, theirs
+    title = peer.title
+    details = {
+        "packages": list(peer.packages),
+        "parameters": side.parameters,
+        "processor_ms": us.processor,
+        "peer_processor_ms": them.processor,
+        "peer_query_bytes": side.sizes["query"],
+        "peer_agreement": them.agreement(clear).median,
+    }
+    rows = [
+        Row(name, "evaluation", "ms", us.evaluation, them.evaluation, title, details=details),
+        Row(name, "end to end", "ms", us.end_to_end, them.end_to_end, title),
+    ]
+    if "keys" in side.sizes:
+        keys = [Spread.of([float(size)]) for size in (our_keys, side.sizes["keys"])]
+        rows.append(Row(name, "keys", "bytes", keys[0], keys[1], title))
+    share, off = us.agreement(clear), us.error(clear)
+    return [
+        *rows,
+        Row(name, "argmax agreement", "share", share, them.agreement(clear), title, True),
+        Row(name, "largest logit error", "", off, them.error(clear), title),
+    ]
+
+
+def draw(document: Mapping[str, Any], path: Path) -> None:
+    """Milliseconds of one answer: a bar to evaluate it, a line to its end on the other side."""
+    rows = document["rows"]
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    figure = Figure(figsize=(9, 1.5 * len(cases) + 1), layout="constrained")
+    panels = figure.subplots(len(cases), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, case in zip(panels, cases, strict=True):
+        bars = _bars([row for row in rows if row["case"] == case])
+        for height, (title, (evaluation, end_to_end, right)) in enumerate(reversed(bars.items())):
+            colour = OURS_COLOUR if title == OURS else PEER_COLOUR
+            hatch = "//" if "parties" in title else None
+            axes.barh(height, evaluation, color=colour, hatch=hatch, edgecolor="white", height=0.7)
+            axes.plot([evaluation, end_to_end], [height, height], color="#333333", lw=1)
+            told = f"  {evaluation:.3g} of {end_to_end:.3g} ms{'' if right else ', wrong answers'}"
+            axes.text(end_to_end, height, told, va="center", fontsize=8)
+        axes.set_yticks(range(len(bars)), list(reversed(bars)), fontsize=8)
+        axes.set_xscale("log")
+        axes.margins(x=0.15)
+        axes.set_title(case, loc="left", fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel(
+        "ms for one image (log scale): bar: evaluation; line: to the end of decryption"
+    )
+    figure.suptitle("One encrypted answer (hatched: another trust model)", fontsize=11)
+    figure.savefig(path, dpi=120, facecolor="white", bbox_inches="tight")
+
+
+def _bars(rows: list[Mapping[str, Any]]) -> dict[str, tuple[float, float, bool]]:
+    """Evaluation, end to end, and whether the classes are right, by who answers."""
+    bars: dict[str, tuple[float, float, bool]] = {}
+    ends = {row["peer_name"]: row for row in rows if row["metric"] == "end to end"}
+    for row in rows:
+        if row["metric"] == "evaluation" and row["peer"] is not None:
+            end, right = ends[row["peer_name"]], row["details"]["peer_agreement"] >= 0.9
+            bars.setdefault(OURS, (row["ours"], end["ours"], True))
+            bars[row["peer_name"]] = (row["peer"], end["peer"], right)
+    return bars
