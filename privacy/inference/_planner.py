@@ -41,8 +41,8 @@ Point = tuple[float, ...]
 """Bits of every prime, of the input's scale and of the weights' scales."""
 _CANDIDATES = 6
 """Packings that are looked at in one ring."""
-_MIN_ROUNDED = 4.0
-"""Root of the mean square of a layer's encoded weights, where there is a choice."""
+_MIN_ROUNDED = 1.0
+"""Root of the mean square of a layer's encoded weights, below which they may round to nothing."""
 _RESCALINGS = 16
 """Ways of rescaling the chosen packing that are looked at."""
 _SPARE_BITS = (1, 3, 6, 12)
@@ -84,6 +84,7 @@ def choose(
     """
     depth = 1 + sum(DEPTH[activation.degree] for activation in network.activations)
     refusals = []
+    vanishing: Choice | None = None
     for degree in (4096, 8192, 16384):
         if batch_size > degree // 2:
             refusals.append(f"N={degree}: {degree // 2} slots for {batch_size} images")
@@ -105,8 +106,10 @@ def choose(
                 break
             if best is None or choice.error < best.error:
                 best = choice
-            if choice.error <= tolerance:
+            if choice.error <= tolerance and not _vanishes(choice, network):
                 return _quicken(choice, network, bounds, gains, tolerance)
+            if choice.error <= tolerance and vanishing is None:
+                vanishing = choice
         if best is None:
             fit = (MAX_MODULUS_BITS[degree] - 1) // _MIN_PRIME_BITS - 1
             refusals.append(f"N={degree}: needs {depth} levels, {fit} fit at 128 bits")
@@ -114,6 +117,9 @@ def choose(
             refusals.append(
                 f"N={degree}: the best predicted error is {best.error:.3g}, tolerance {tolerance:g}"
             )
+    if vanishing is not None:
+        # A model before training may have next to no weights.
+        return vanishing
     raise CannotPlanError(
         "no parameters at 128-bit security hold this model; "
         + "; ".join(refusals)
