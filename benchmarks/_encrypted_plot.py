@@ -45,7 +45,7 @@ def draw_inference(document: Mapping[str, Any], path: Path) -> None:
         predictions.plot([spread["low"], spread["high"]], [place, place], color=_OURS, lw=1)
         predictions.plot(share, place, color=_OURS, marker="o")
     predictions.set_yticks(range(len(shares)), [case for case, _, _ in shares], fontsize=8)
-    predictions.set_title("Measured of predicted time (grey: 30 %)", loc="left")
+    predictions.set_title("Measured of predicted (grey: 30 %)", loc="left")
     for axes in (latency, throughput, predictions):
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -58,7 +58,7 @@ def _bars(axes: Any, bars: list[tuple[str, float, str]], unit: str) -> None:
     axes.barh(places, values, color=[colour for _, _, colour in bars])
     axes.set_yticks(places, [name for name, _, _ in bars], fontsize=8)
     for place, value in zip(places, values, strict=True):
-        axes.text(value, place, f" {value:.3g}", va="center", fontsize=8)
+        axes.text(value, place, f" {value:,.4g}", va="center", fontsize=8)
     axes.set_xscale("log")
     axes.margins(x=0.2)
     axes.set_xlabel(unit)
