@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from privacy.inference import (
     DataOwner,
     Evaluator,
     EvaluatorPool,
+    EvaluatorProcess,
     Polynomial,
     Square,
     ThreeParties,
@@ -193,12 +195,13 @@ def _several_processes(
     evaluator = Evaluator(compiled, material)
     images = 20 if quick else 100
     rates: dict[str, list[float]] = {"pool": [], "single": []}
-    with EvaluatorPool(compiled, material) as pool:
-        # The processes start with their first queries.
-        pool.evaluate_many([owner.encrypt(x) for x in test[:8]])
+    with EvaluatorPool(partial(EvaluatorProcess.holding, compiled)) as pool:
+        pool.start_all()
+        keys = pool.hold(material)
+        pool.evaluate_many(keys, [owner.encrypt(x) for x in test[:8]])  # keys reach each process
         for _ in range(3):
             for way, answer in (
-                ("pool", pool.evaluate_many),
+                ("pool", partial(pool.evaluate_many, keys)),
                 ("single", lambda queries: [evaluator.evaluate(query) for query in queries]),
             ):
                 queries = [owner.encrypt(x) for x in test[:images]]

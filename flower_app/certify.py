@@ -11,6 +11,7 @@ from flower_app.data import encode, load_dataset
 from flower_app.evaluator import compile_named
 from flower_app.models import MODELS
 from flower_app.plots import plot_certificate
+from flower_app.serve import trained_model
 from flower_app.settings import SettingError
 from privacy.inference import certify
 
@@ -40,17 +41,9 @@ def run(options: argparse.Namespace) -> int:
         If the folder is not one of a finished run, or there are not so many images.
     """
     folder: Path = options.results
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        name, dataset, data_dir = config["model"], config["dataset"], config["data-dir"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise SettingError(
-            f"{folder} is not the folder of a run (config.json cannot be read); train one with "
-            "`python -m flower_app run` and give results/latest"
-        ) from error
-    weights = folder / "model.safetensors"
-    if name not in MODELS or not weights.is_file():
-        raise SettingError(f"{folder} holds no model of this app; give a finished run's folder")
+    name, weights = trained_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    dataset, data_dir = config["dataset"], config["data-dir"]
     data = load_dataset(dataset, data_dir=Path(data_dir) if data_dir else None).test
     if not 1 <= options.images <= len(data):
         raise SettingError(f"--images is {options.images}; give 1 to {len(data)} test images")

@@ -16,8 +16,16 @@ from privacy.inference import CompiledModel, EvaluatorProcess, compile_model, se
 _BUNDLE = Path(__file__).parents[1]
 
 
-def start_evaluator(name: str, weights: Path) -> EvaluatorProcess:
+def start_evaluator(name: str, weights: Path, *, memory: int | None = None) -> EvaluatorProcess:
     """Start a process that evaluates a model of the app.
+
+    Parameters
+    ----------
+    name : str
+        The model's.
+    weights : Path
+    memory : int, optional
+        Bytes that it may take beside the model; by default what the plan needs.
 
     Raises
     ------
@@ -27,9 +35,10 @@ def start_evaluator(name: str, weights: Path) -> EvaluatorProcess:
     # The app may run from a bundle that is not installed: its folder must be found.
     paths = [str(_BUNDLE), *filter(None, [os.environ.get("PYTHONPATH")])]
     return EvaluatorProcess(
-        [sys.executable, "-m", "flower_app.evaluator", name, str(weights)],
+        [sys.executable, "-m", "flower_app.evaluator", name, str(weights.resolve())],
         environment=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         folder=_BUNDLE,
+        memory=memory,
     )
 
 

@@ -8,4 +8,5 @@ Each folder is one idea and can be used without the others:
 - ``privacy.training``: client training with per-example clipping
 - ``privacy.secure_aggregation``: sums of which nobody sees the parts
 - ``privacy.inference``: encrypted inference with CKKS
+- ``privacy.inference_service``: the same over HTTPS, with the owner's client
 """

@@ -1,17 +1,15 @@
-"""Processes that evaluate, each for one node at a time."""
+"""Processes that evaluate the nodes' questions."""
 
-import contextlib
 import statistics
 import threading
-from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from collections.abc import Callable
 from typing import Self
 
-from privacy.inference import EvaluatorFailed, EvaluatorProcess, Plan, Questions
+from privacy.inference import EvaluatorPool, EvaluatorProcess, Plan, Questions
 
 
 class Evaluators:
-    """Processes that hold the model; used from as many threads as there are processes.
+    """Processes that hold the model, and how long they took.
 
     One that died is started again when it is next needed.
 
@@ -32,37 +30,15 @@ class Evaluators:
         self.size = size
         self.lock = threading.Lock()
         self._start = start
-        self._idle: SimpleQueue[EvaluatorProcess | None] = SimpleQueue()
         self._seconds: list[float] = []
 
     def __enter__(self) -> Self:
-        first = self._start()
-        self.plan: Plan = first.plan
-        self._idle.put(first)
-        for _ in range(self.size - 1):
-            self._idle.put(None)  # started when it is needed
+        self._pool = EvaluatorPool(self._start, processes=self.size)
+        self.plan: Plan = self._pool.plan
         return self
 
     def __exit__(self, *reason: object) -> None:
-        for _ in range(self.size):
-            process = self._idle.get()
-            if process is not None:
-                process.close()
-
-    @contextlib.contextmanager
-    def _borrow(self) -> Iterator[EvaluatorProcess]:
-        process = self._idle.get()
-        try:
-            if process is None:
-                process = self._start()
-            yield process
-        except EvaluatorFailed:
-            if process is not None:
-                process.close()
-            process = None
-            raise
-        finally:
-            self._idle.put(process)
+        self._pool.close()
 
     def answer(self, questions: Questions) -> list[bytes]:
         """The answers to one node's questions.
@@ -74,9 +50,11 @@ class Evaluators:
         EvaluatorFailed
             If the process died over them.
         """
-        with self._borrow() as process:
-            process.use_keys(questions.material)
-            done = [process.evaluate(query) for query in questions.queries]
+        keys = self._pool.hold(questions.material)
+        try:
+            done = [self._pool.evaluate(keys, query) for query in questions.queries]
+        finally:
+            self._pool.drop(keys)
         with self.lock:
             self._seconds += [seconds for _, seconds in done]
         return [answer for answer, _ in done]

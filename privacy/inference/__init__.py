@@ -7,6 +7,7 @@ the compiled model and the owner's public and evaluation keys, and learns nothin
 
 from privacy.inference._lowering import UnsupportedLayerError as UnsupportedLayerError
 from privacy.inference._planner import CannotPlanError as CannotPlanError
+from privacy.inference._replays import AnsweredBeforeError as AnsweredBeforeError
 from privacy.inference._secrets import SecretsError as SecretsError
 from privacy.inference._wire import MessageError as MessageError
 from privacy.inference.activations import Polynomial as Polynomial
@@ -23,8 +24,10 @@ from privacy.inference.owner import ThrowAwayOwner as ThrowAwayOwner
 from privacy.inference.parties import ThreeParties as ThreeParties
 from privacy.inference.plan import Plan as Plan
 from privacy.inference.pool import EvaluatorPool as EvaluatorPool
+from privacy.inference.pool import HeldKeys as HeldKeys
 from privacy.inference.process import EvaluatorFailed as EvaluatorFailed
 from privacy.inference.process import EvaluatorProcess as EvaluatorProcess
+from privacy.inference.process import EvaluatorTimedOut as EvaluatorTimedOut
 from privacy.inference.process import serve_evaluations as serve_evaluations
 from privacy.inference.range_training import logit_bound as logit_bound
 from privacy.inference.release import Answer as Answer

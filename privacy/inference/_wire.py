@@ -107,13 +107,6 @@ def open_message(
     return query_id, body
 
 
-def claimed_query_id(message: bytes) -> int:
-    """The query id in a message's header, which nobody has checked yet; 0 without a header."""
-    if len(message) < _HEADER.size:
-        return 0
-    return int(_HEADER.unpack_from(message)[5])
-
-
 class Reader:
     """Takes residues and seeds off a body, in order."""
 

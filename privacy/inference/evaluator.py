@@ -1,19 +1,15 @@
 """The evaluator: answers encrypted questions, and cannot hold a secret key."""
 
-import threading
-
 from privacy.inference import _wire
 from privacy.inference._batch import BatchModel
 from privacy.inference._blind import BlindModel
 from privacy.inference._encoded import EncodedModel
 from privacy.inference._keys import open_material, read_keys
+from privacy.inference._replays import Replays
 from privacy.inference._seal import Ring, seal
-from privacy.inference._wire import MessageError, Reader, Tag
+from privacy.inference._wire import Reader, Tag
 from privacy.inference.compiled import CompiledModel
 from privacy.inference.plan import Plan
-
-REPLAY_WINDOW = 1024
-"""How far a query may lag behind the newest one, in queries."""
 
 
 class Evaluator:
@@ -54,9 +50,7 @@ class Evaluator:
         self._keys = read_keys(keys, encoded.ring, self.plan)
         self._encryptor = seal.Encryptor(encoded.ring.last.context, self._keys.public)
         encoded.prepare()
-        self._lock = threading.Lock()
-        self._newest = -1
-        self._seen = 0
+        self._replays = Replays()
 
     def evaluate(self, query: bytes) -> bytes:
         """Answer one query.
@@ -81,24 +75,11 @@ class Evaluator:
         query_id, body = _wire.open_message(
             query, Tag.QUERY, plan, self._encoded.digest, lambda _: self._session_key
         )
-        self._refuse_replay(query_id)
+        self._replays.take(query_id)
         answer = self._encoded.answer(body, self._keys, self._encryptor)
         return _wire.seal_message(
             Tag.ANSWER, plan, self._encoded.digest, query_id, answer, self._session_key
         )
-
-    def _refuse_replay(self, query_id: int) -> None:
-        """Each query is answered once; ids may arrive out of order within a window."""
-        with self._lock:
-            age = self._newest - query_id
-            if age >= REPLAY_WINDOW or (age >= 0 and self._seen >> age & 1):
-                raise MessageError(f"query {query_id} was answered before; encrypt again")
-            if age < 0:
-                self._seen = (self._seen << -age if -age < REPLAY_WINDOW else 0) | 1
-                self._seen &= (1 << REPLAY_WINDOW) - 1
-                self._newest = query_id
-            else:
-                self._seen |= 1 << age
 
 
 class BlindEvaluator(Evaluator):

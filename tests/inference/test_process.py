@@ -17,6 +17,7 @@ from privacy.inference import (
     Evaluator,
     EvaluatorFailed,
     EvaluatorProcess,
+    EvaluatorTimedOut,
     FloodedLogits,
     MessageError,
     ReleaseError,
@@ -79,10 +80,36 @@ def test_a_process_that_dies_is_an_error_with_its_last_words() -> None:
 
 def test_a_process_that_hangs_is_ended(process: EvaluatorProcess) -> None:
     with EvaluatorProcess([sys.executable, PROGRAM], environment=HERE, timeout=60) as stuck:
-        stuck._timeout = 0.2
-        os.kill(stuck._process.pid, signal.SIGSTOP)
-        with pytest.raises(EvaluatorFailed, match="code -9"):
+        assert stuck.pid is not None
+        stuck.timeout = 0.2
+        os.kill(stuck.pid, signal.SIGSTOP)
+        with pytest.raises(EvaluatorTimedOut, match=r"0\.2 s.*code -9"):
             stuck.use_keys(DataOwner(process.plan).public_material())
+
+
+def test_owners_beside_each_other_are_kept_apart(process: EvaluatorProcess) -> None:
+    owners = [DataOwner(process.plan) for _ in range(2)]
+    for slot, owner in enumerate(owners):
+        process.use_keys(owner.public_material(), slot=slot)
+    with pytest.raises(MessageError, match="altered"):
+        process.evaluate(owners[0].encrypt(X[0]), slot=1)
+    for slot, owner in enumerate(owners):
+        answer, _ = process.evaluate(owner.encrypt(X[0]), slot=slot)
+        assert owner.decrypt(answer).labels
+    process.forget(0)
+    with pytest.raises(MessageError, match="before its public material"):
+        process.evaluate(owners[0].encrypt(X[0]), slot=0)
+    answer, _ = process.evaluate(owners[1].encrypt(X[0]), slot=1)
+    assert owners[1].decrypt(answer).labels
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no limit is kept")
+def test_a_process_that_needs_too_much_memory_ends() -> None:
+    with (
+        EvaluatorProcess([sys.executable, PROGRAM], environment=HERE, memory=1 << 16) as small,
+        pytest.raises(EvaluatorFailed, match=r"MemoryError|bad_alloc"),
+    ):
+        small.use_keys(DataOwner(small.plan).public_material())
 
 
 def test_an_owner_reads_its_answers_after_a_restart(compiled: CompiledModel) -> None:

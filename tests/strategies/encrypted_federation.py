@@ -45,8 +45,9 @@ class Shared:
     """A real evaluator's process that outlives a round, so that the tests need not start many."""
 
     def __init__(self, process: EvaluatorProcess) -> None:
-        self.plan = process.plan
+        self.plan, self.owners = process.plan, process.owners
         self.use_keys, self.evaluate = process.use_keys, process.evaluate
+        self.forget, self.alive = process.forget, True
 
     def close(self) -> None:
         pass

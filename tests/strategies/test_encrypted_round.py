@@ -297,7 +297,9 @@ def test_a_node_that_vanishes_costs_only_itself(
 
 def test_an_evaluator_that_dies_is_replaced(evaluator: EvaluatorProcess, tmp_path: Path) -> None:
     dying = start_evaluator()
-    os.kill(dying._process.pid, signal.SIGKILL)
+    dying.timeout = 0.2
+    assert dying.pid is not None
+    os.kill(dying.pid, signal.SIGSTOP)  # it hangs over the first node's keys, and is ended
     started = [dying, Shared(evaluator)]
     grid = Wiretap(client_app(tmp_path), 2)
     result = a_round(evaluator, 2, start_evaluator=lambda: started.pop(0)).run(grid)

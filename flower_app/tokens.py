@@ -1,0 +1,52 @@
+"""``python -m flower_app token``: who may ask a service."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from flower_app.settings import SettingError
+from privacy.inference_service import TokenFile, TokenFileError
+
+
+def add_command(commands: Any) -> None:
+    """Add ``token`` to the app's command line."""
+    parser = commands.add_parser(
+        "token",
+        help="make, list and take back tokens of a service",
+        description="Keeps the file of tokens that `serve --tokens FILE` reads, as hashes and mode "
+        "0600. A running service sees changes at once.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    add = verbs.add_parser("add", help="make a token and show it, once")
+    remove = verbs.add_parser("remove", help="take a token back")
+    show = verbs.add_parser("list", help="show who has one")
+    for verb in (add, remove, show):
+        verb.add_argument("file", type=Path, metavar="FILE", help="of tokens")
+    for verb in (add, remove):
+        verb.add_argument("name", metavar="NAME", help="of the owner")
+    add.add_argument(
+        "--operator", action="store_true", help="for reading /metrics instead of asking"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what was asked.
+
+    Raises
+    ------
+    SettingError
+        If the file or the name cannot be used.
+    """
+    tokens = TokenFile(options.file)
+    try:
+        if options.verb == "add":
+            print(tokens.add(options.name, role="operator" if options.operator else "owner"))
+        elif options.verb == "remove":
+            tokens.remove(options.name)
+        else:
+            for caller in tokens.callers():
+                print(f"{caller.name}\t{caller.role}")
+    except (TokenFileError, OSError) as error:
+        raise SettingError(str(error)) from error
+    return 0

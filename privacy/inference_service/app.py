@@ -1,0 +1,310 @@
+"""The service: encrypted questions to one compiled model, over HTTP."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from privacy.inference import (
+    AnsweredBeforeError,
+    EvaluatorFailed,
+    EvaluatorPool,
+    EvaluatorTimedOut,
+    MessageError,
+)
+from privacy.inference_service.errors import ServiceError
+from privacy.inference_service.keys import KeyStore
+from privacy.inference_service.limits import Clock, Places, RateLimiter, ServiceLimits
+from privacy.inference_service.metrics import CONTENT_TYPE, Metrics
+from privacy.inference_service.tokens import Authentication, Caller, TokenFileError
+
+_BYTES = "application/octet-stream"
+_SWEEP_SECONDS = 60.0
+_BUSY_SECONDS = 1
+_HEADERS = {"Cache-Control": "no-store"}
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(
+    pool: EvaluatorPool,
+    *,
+    authentication: Authentication,
+    limits: ServiceLimits | None = None,
+    clock: Clock = time.monotonic,
+) -> FastAPI:
+    """Make the service for one model.
+
+    ``GET /health`` is for everybody. An owner's token is needed for ``GET /v1/plan``,
+    ``PUT /v1/keys`` (public material), ``DELETE /v1/keys/{id}`` and
+    ``POST /v1/keys/{id}/answers`` (a query; the answer comes back), an operator's for
+    ``GET /metrics``. Bodies are the messages of :mod:`privacy.inference`, errors JSON.
+
+    Parameters
+    ----------
+    pool : EvaluatorPool
+        Holds the model. The caller closes it.
+    authentication : Authentication
+        A :class:`TokenFile`, or :class:`InsecureNoAuthentication`.
+    limits : ServiceLimits, optional
+    clock : callable
+        For rates and expiry.
+
+    Guarantee
+        A query is answered at most once, under keys that the same token sent, whichever process
+        answers. A message has the size that the plan says before it is read into memory, and is
+        authenticated before a process sees it. What a process dies of costs one request.
+    Assumptions
+        TLS between owner and service: tokens, and the session key in the public material, travel
+        through it.
+    Not covered
+        Whether answers are right; when and how much an owner asks, which the service sees.
+        Strangers who open connections and say nothing: that is for what stands before it.
+    """
+    return _Service(pool, authentication, limits or ServiceLimits(), clock).app
+
+
+class _Service:
+    def __init__(
+        self,
+        pool: EvaluatorPool,
+        authentication: Authentication,
+        limits: ServiceLimits,
+        clock: Clock,
+    ) -> None:
+        self._pool = pool
+        self._authentication = authentication
+        self._limits = limits
+        self._plan = pool.plan.to_json().encode()
+        self._keys = KeyStore(
+            pool, owners=limits.owners, lifetime=3600 * limits.key_hours, clock=clock
+        )
+        self._rate = RateLimiter(limits.requests_per_minute, clock)
+        self._places = Places(pool.processes + limits.queue)
+        self._metrics = Metrics(
+            queued=lambda: self._places.taken,
+            owners=lambda: len(self._keys),
+            running=lambda: pool.running,
+        )
+        self._restarting: set[asyncio.Task[None]] = set()
+        # Nothing describes the service to a stranger.
+        self.app = FastAPI(
+            openapi_url=None,
+            docs_url=None,
+            redoc_url=None,
+            lifespan=self._lifespan,
+            redirect_slashes=False,
+        )
+        self._add_routes()
+        for kind in (Exception, HTTPException, ServiceError, MessageError, EvaluatorFailed):
+            self.app.add_exception_handler(kind, self._refused)
+
+    def _add_routes(self) -> None:
+        app, plan = self.app, self._pool.plan
+        Owner = Annotated[Caller, Depends(self._owner)]
+
+        @app.get("/health", name="health")
+        async def health() -> Response:
+            up = self._pool.running > 0
+            return JSONResponse(
+                {"status": "ok" if up else "starting"}, 200 if up else 503, headers=_HEADERS
+            )
+
+        @app.get("/metrics", name="metrics", dependencies=[Depends(self._operator)])
+        async def metrics() -> Response:
+            return Response(self._metrics.text(), media_type=CONTENT_TYPE, headers=_HEADERS)
+
+        @app.get("/v1/plan", name="plan", dependencies=[Depends(self._owner)])
+        async def get_plan(request: Request) -> Response:
+            return self._done(request, Response(self._plan, media_type="application/json"))
+
+        @app.put("/v1/keys", name="keys")
+        async def put_keys(request: Request, owner: Owner) -> Response:
+            async with self._body(request, owner, plan.public_bytes) as material:
+                name, seconds = await asyncio.to_thread(self._keys.put, owner.name, material)
+            told = {"key_id": name, "expires_in": int(seconds)}
+            return self._done(request, JSONResponse(told))
+
+        @app.delete("/v1/keys/{name}", name="keys-back")
+        async def delete_keys(name: str, request: Request, owner: Owner) -> Response:
+            await asyncio.to_thread(self._keys.remove, owner.name, name)
+            return self._done(request, Response(status_code=204))
+
+        @app.post("/v1/keys/{name}/answers", name="answers")
+        async def answer(name: str, request: Request, owner: Owner) -> Response:
+            await asyncio.to_thread(self._keys.get, owner.name, name)  # before the body
+            async with self._body(request, owner, plan.query_bytes) as query:
+                held = await asyncio.to_thread(self._keys.get, owner.name, name)
+                done, seconds = await asyncio.wrap_future(self._pool.submit(held, query))
+            self._metrics.evaluation.observe(seconds)
+            told = Response(done, media_type=_BYTES)
+            told.headers["Server-Timing"] = f"evaluation;dur={1000 * seconds:.3f}"
+            return self._done(request, told)
+
+    def _owner(self, request: Request) -> Caller:
+        return self._caller(request, "owner")
+
+    def _operator(self, request: Request) -> Caller:
+        return self._caller(request, "operator")
+
+    def _caller(self, request: Request, role: str) -> Caller:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        caller = self._authentication.caller(token if scheme.lower() == "bearer" else "")
+        if caller is None:
+            raise ServiceError(
+                "no-token", 401, "the token is missing or not known", "ask the operator for a token"
+            )
+        if caller.role != role:
+            raise ServiceError(
+                "wrong-token",
+                403,
+                f"this is for an {role}'s token",
+                f"use a token made for an {role}",
+            )
+        return caller
+
+    @contextlib.asynccontextmanager
+    async def _body(self, request: Request, owner: Caller, size: int) -> AsyncIterator[bytes]:
+        """Read a body of exactly this size, and keep a place in the queue until it is dealt with.
+
+        Size, rate and queue are looked at before the body is read.
+        """
+        _check_length(request, size)
+        wait = self._rate.wait(owner.name)
+        if wait > 0:
+            raise ServiceError(
+                "too-many",
+                429,
+                f"more than {self._limits.requests_per_minute} requests a minute",
+                "wait, then ask again",
+                retry_after=int(wait) + 1,
+            )
+        taken = self._places.take(owner.name)
+        if not taken:
+            raise ServiceError(
+                "busy",
+                429 if taken is None else 503,
+                "too many of your requests are under way" if taken is None else "the queue is full",
+                "wait, then ask again",
+                retry_after=_BUSY_SECONDS,
+            )
+        try:
+            yield await self._read(request, size)
+        finally:
+            self._places.give_back(owner.name)
+
+    async def _read(self, request: Request, size: int) -> bytes:
+        parts, length = [], 0
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                async for part in request.stream():
+                    parts.append(part)
+                    length += len(part)
+                    if length > size:
+                        break
+        except TimeoutError as error:
+            raise ServiceError(
+                "slow", 408, "the request's body did not arrive in time", "send it again"
+            ) from error
+        except ClientDisconnect as error:
+            raise ServiceError("cut", 400, "the request ended early", "send it again") from error
+        if length != size:
+            raise ServiceError(
+                "wrong-size", 400, f"the body has {length:,} bytes, not {size:,}", "send it again"
+            )
+        return b"".join(parts)
+
+    def _done(self, request: Request, response: Response) -> Response:
+        response.headers.update(_HEADERS)
+        self._metrics.count(_endpoint(request), "done")
+        return response
+
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        told = _told(error)
+        if isinstance(error, EvaluatorFailed):
+            logger.error("%s", error)
+            self._metrics.failed_evaluators.inc()
+            task = asyncio.create_task(self._start_all())
+            self._restarting.add(task)
+            task.add_done_callback(self._restarting.discard)
+        self._metrics.count(_endpoint(request), told.code)
+        headers = dict(_HEADERS)
+        if told.retry_after is not None:
+            headers["Retry-After"] = str(told.retry_after)
+        if told.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        if told.status in (401, 403, 408, 411, 413):
+            headers["Connection"] = "close"  # what else the caller has to send is not read
+        return JSONResponse(told.as_dict(), told.status, headers=headers)
+
+    async def _start_all(self) -> None:
+        try:
+            await asyncio.to_thread(self._pool.start_all)
+        except EvaluatorFailed as error:
+            logger.error("an evaluator does not come up: %s", error)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        async def sweep() -> None:
+            while True:
+                await asyncio.sleep(_SWEEP_SECONDS)
+                await asyncio.to_thread(self._keys.sweep)
+
+        tasks = [asyncio.create_task(sweep()), asyncio.create_task(self._start_all())]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.to_thread(self._keys.clear)
+
+
+def _check_length(request: Request, size: int) -> None:
+    declared = request.headers.get("content-length", "")
+    if not declared.isdecimal() or not declared.isascii():
+        raise ServiceError(
+            "no-length", 411, "the request does not say how long it is", "send Content-Length"
+        )
+    if int(declared) != size:
+        larger = int(declared) > size
+        raise ServiceError(
+            "too-large" if larger else "wrong-size",
+            413 if larger else 400,
+            f"a message of this kind has {size:,} bytes, this one {int(declared):,}",
+            "fetch the plan again, and send what its keys and queries are",
+        )
+
+
+def _endpoint(request: Request) -> str:
+    return str(getattr(request.scope.get("route"), "name", "none"))
+
+
+def _told(error: Exception) -> ServiceError:
+    """What the caller is told of an error: nothing of other owners, nor of this machine."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, AnsweredBeforeError):
+        return ServiceError("answered-before", 409, str(error), "each query is answered once")
+    if isinstance(error, MessageError):
+        return ServiceError("refused", 400, str(error), "encrypt and send again")
+    if isinstance(error, EvaluatorTimedOut):
+        return ServiceError(
+            "too-slow", 504, "the evaluation took too long and was ended", "encrypt and ask again"
+        )
+    if isinstance(error, EvaluatorFailed):
+        return ServiceError(
+            "evaluator-failed",
+            500,
+            "the evaluating process ended over this request",
+            "encrypt and ask again; if it happens again, tell the operator",
+        )
+    if isinstance(error, HTTPException):
+        return ServiceError("no-such-page", error.status_code, error.detail, "see docs/service.md")
+    if isinstance(error, TokenFileError):
+        return ServiceError("misconfigured", 500, "nobody can be let in", "tell the operator")
+    return ServiceError("internal", 500, "something went wrong here", "tell the operator")

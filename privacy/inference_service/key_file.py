@@ -1,0 +1,157 @@
+"""An owner's secret keys at rest: one encrypted file."""
+
+import base64
+import json
+import os
+import secrets
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from filelock import FileLock, Timeout
+
+from privacy.durable import write_durably
+
+_MAGIC = b"bloomseal keys 1\n"
+_HEAD = struct.Struct(f"<{len(_MAGIC)}sBBB16s12s")
+_COST, _BLOCK, _PARALLEL = 17, 8, 1  # 128 MB; RFC 7914 and OWASP's recommendation of 2023
+
+
+class KeyFileError(ValueError):
+    """A file of keys that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class KeptKeys:
+    """What is kept.
+
+    Attributes
+    ----------
+    key_id : str
+        The keys' name at the service.
+    plan : str
+        The digest of the plan that they are for, hexadecimal.
+    state : bytes
+        ``DataOwner.secret_state()``.
+    """
+
+    key_id: str
+    plan: str
+    state: bytes
+
+
+class KeyFile:
+    """Secret keys in a file that only its owner can read, encrypted under a passphrase.
+
+    AES-256-GCM under a key from scrypt (RFC 7914; N = 2^17, r = 8, p = 1). Nobody else may use the
+    file while it is open: use it as a context manager.
+
+    Guarantee
+        Whoever gets the file learns nothing of the keys without the passphrase, and cannot alter
+        it unnoticed.
+    Assumptions
+        The passphrase is hard to guess.
+    Not covered
+        An older copy of the file put in its place: the service then refuses the queries whose
+        numbers it has seen. Memory of the running process.
+
+    Parameters
+    ----------
+    path : Path
+        It need not exist yet.
+    passphrase : str
+
+    Raises
+    ------
+    KeyFileError
+        If the passphrase is empty, or, on entry, if another process uses the file.
+    """
+
+    def __init__(self, path: Path, passphrase: str) -> None:
+        if not passphrase:
+            raise KeyFileError("the passphrase is empty; give one, or use one-time keys")
+        self._path = path
+        self._passphrase = passphrase.encode()
+        self._salt = secrets.token_bytes(16)
+        self._cipher: AESGCM | None = None
+        self._lock = FileLock(f"{path}.lock", timeout=0, mode=0o600)
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise KeyFileError(
+                f"another process uses {self._path}; wait for it, or use another file"
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def load(self) -> KeptKeys | None:
+        """What was saved; None if nothing was.
+
+        Raises
+        ------
+        KeyFileError
+            If the passphrase is another, or the file is damaged or open to others.
+        """
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise KeyFileError(f"{self._path} cannot be read: {error.strerror}") from error
+        if os.name == "posix" and self._path.stat().st_mode & 0o077:
+            raise KeyFileError(f"{self._path} is open to others; chmod 600 {self._path}")
+        if len(content) < _HEAD.size or not content.startswith(_MAGIC):
+            raise KeyFileError(f"{self._path} is not a file of keys; remove it or name another")
+        head = content[: _HEAD.size]
+        _, cost, block, parallel, self._salt, nonce = _HEAD.unpack(head)
+        if (cost, block, parallel) != (_COST, _BLOCK, _PARALLEL):
+            raise KeyFileError(f"{self._path} was written by another release; remove it")
+        self._cipher = self._derived()
+        try:
+            kept = json.loads(self._cipher.decrypt(nonce, content[_HEAD.size :], head))
+        except InvalidTag as error:
+            self._cipher = None
+            raise KeyFileError(
+                f"{self._path} does not open: another passphrase, or a damaged file. Without the "
+                "passphrase the keys are lost: remove the file, and new ones are made"
+            ) from error
+        return KeptKeys(kept["key_id"], kept["plan"], base64.b64decode(kept["state"]))
+
+    def save(self, kept: KeptKeys) -> None:
+        """Put keys in the file, in place of those before.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; the file is as it was.
+        """
+        if self._cipher is None:
+            self._cipher = self._derived()
+        nonce = secrets.token_bytes(12)
+        head = _HEAD.pack(_MAGIC, _COST, _BLOCK, _PARALLEL, self._salt, nonce)
+        content = {
+            "key_id": kept.key_id,
+            "plan": kept.plan,
+            "state": base64.b64encode(kept.state).decode(),
+        }
+        sealed = self._cipher.encrypt(nonce, json.dumps(content).encode(), head)
+        write_durably(self._path, head + sealed)
+
+    def _derived(self) -> AESGCM:
+        derive = Scrypt(salt=self._salt, length=32, n=1 << _COST, r=_BLOCK, p=_PARALLEL)
+        return AESGCM(derive.derive(self._passphrase))

@@ -1,0 +1,179 @@
+"""Bearer tokens: who may ask, and who may look at the metrics."""
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from filelock import FileLock
+
+from privacy.durable import write_durably
+
+Role = Literal["owner", "operator"]
+
+_PREFIX = "bloomseal_"
+_BYTES = 32
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class TokenFileError(ValueError):
+    """A file of tokens that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whom a token belongs to.
+
+    Attributes
+    ----------
+    name : str
+    role : {"owner", "operator"}
+        An owner sends keys and asks; an operator reads metrics.
+    """
+
+    name: str
+    role: Role
+
+
+class Authentication(Protocol):
+    """Who a caller is."""
+
+    def caller(self, token: str) -> Caller | None:
+        """Whose token this is; None if it is nobody's."""
+
+
+class InsecureNoAuthentication:
+    """Everybody who can reach the service is one and the same owner; nobody reads metrics."""
+
+    def caller(self, token: str) -> Caller:
+        """The one owner, whatever the token."""
+        return Caller("anybody", "owner")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    role: Role
+    sha256: str
+
+
+class TokenFile:
+    """Tokens in a file that only its owner can read, as hashes.
+
+    Guarantee
+        Whoever reads the file cannot act for anybody: tokens have 256 random bits, of which the
+        file holds SHA-256. Hashes are compared in constant time.
+    Assumptions
+        Tokens travel over TLS.
+    Not covered
+        A token that its holder gives away; remove it.
+
+    Parameters
+    ----------
+    path : Path
+        It need not exist yet. Changes are seen at the next request, without a restart.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._read_at: tuple[int, int, int] | None = None
+        self._entries: tuple[_Entry, ...] = ()
+
+    def add(self, name: str, *, role: Role = "owner") -> str:
+        """Make a token. It is told here and never again.
+
+        Raises
+        ------
+        TokenFileError
+            If the name is taken or not a name, or the file cannot be used.
+        """
+        if not _NAME.fullmatch(name):
+            raise TokenFileError(
+                f"{name!r} is not a name for a token; use up to 64 letters, digits, '.', '_', '-'"
+            )
+        with self._changing():
+            entries = self._load()
+            if any(entry.name == name for entry in entries):
+                raise TokenFileError(f"{name!r} has a token; remove it first, or take another name")
+            token = _PREFIX + secrets.token_urlsafe(_BYTES)
+            self._write((*entries, _Entry(name, role, _hash(token))))
+        return token
+
+    def remove(self, name: str) -> None:
+        """Take a token back.
+
+        Raises
+        ------
+        TokenFileError
+            If there is none of that name.
+        """
+        with self._changing():
+            entries = self._load()
+            left = tuple(entry for entry in entries if entry.name != name)
+            if len(left) == len(entries):
+                raise TokenFileError(f"{name!r} has no token in {self._path}")
+            self._write(left)
+
+    def callers(self) -> list[Caller]:
+        """Who has a token.
+
+        Raises
+        ------
+        TokenFileError
+            If the file cannot be used.
+        """
+        return [Caller(entry.name, entry.role) for entry in self._load()]
+
+    def caller(self, token: str) -> Caller | None:
+        """Whose token this is; None if it is nobody's.
+
+        Raises
+        ------
+        TokenFileError
+            If the file cannot be used.
+        """
+        given = _hash(token)
+        found = None
+        for entry in self._load():
+            if hmac.compare_digest(entry.sha256, given):
+                found = Caller(entry.name, entry.role)
+        return found
+
+    def _changing(self) -> FileLock:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return FileLock(f"{self._path}.lock", mode=0o600)
+
+    def _write(self, entries: tuple[_Entry, ...]) -> None:
+        content = {"tokens": [asdict(entry) for entry in entries]}
+        write_durably(self._path, json.dumps(content, indent=2).encode())
+
+    def _load(self) -> tuple[_Entry, ...]:
+        with self._lock:
+            try:
+                found = self._path.stat()
+            except FileNotFoundError:
+                return ()
+            if os.name == "posix" and found.st_mode & 0o077:
+                raise TokenFileError(f"{self._path} is open to others; chmod 600 {self._path}")
+            state = (found.st_ino, found.st_mtime_ns, found.st_size)
+            if state != self._read_at:
+                try:
+                    read = json.loads(self._path.read_text())["tokens"]
+                    self._entries = tuple(_Entry(**entry) for entry in read)
+                except (OSError, ValueError, LookupError, TypeError) as error:
+                    raise TokenFileError(
+                        f"{self._path} is not a file of tokens: {error}"
+                    ) from error
+                self._read_at = state
+            return self._entries
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,148 @@
+"""A real service over TLS on loopback, and owners who ask it."""
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import uvicorn
+from torch import nn
+
+from flower_app.deploy_keys import Certificates
+from privacy.inference import (
+    CompiledModel,
+    DataOwner,
+    EvaluatorPool,
+    EvaluatorProcess,
+    Expectation,
+    compile_model,
+)
+from privacy.inference_service import ServiceClient, ServiceLimits, TokenFile, create_app
+
+EXPECTATION = Expectation((8,), (-1.0, 1.0), classes=3)
+X = np.random.default_rng(0).uniform(-1, 1, (4, 8))
+
+
+def small_model() -> CompiledModel:
+    torch.manual_seed(0)
+    return compile_model(nn.Sequential(nn.Linear(8, 3)), input_shape=(8,), input_range=(-1.0, 1.0))
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Service:
+    """A running service.
+
+    Attributes
+    ----------
+    tokens
+        One for each of "ada", "ben", "cyd" and "dan", and one of the operator.
+    """
+
+    pool: EvaluatorPool
+    port: int
+    certificates: Certificates
+    tokens: dict[str, str]
+    token_file: TokenFile
+    clock: Clock
+    closing: contextlib.ExitStack
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+    def client(self, name: str | None = "ada") -> ServiceClient:
+        token = None if name is None else self.tokens.get(name, name)
+        client = ServiceClient(self.url, token=token, authority=self.certificates.authority)
+        return self.closing.enter_context(client)
+
+    def owner(self, name: str = "ada") -> "Asking":
+        return Asking(self, name)
+
+    def connect(self) -> ssl.SSLSocket:
+        """A connection for requests that no well-behaved client sends."""
+        context = ssl.create_default_context(cafile=self.certificates.authority)
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return context.wrap_socket(plain, server_hostname="localhost")
+
+
+class Asking:
+    """An owner with keys at the service, who sees every message."""
+
+    def __init__(self, service: Service, name: str) -> None:
+        self.token = service.tokens[name]
+        self.client = service.client(name)
+        self.plan = self.client.plan(EXPECTATION)
+        self.keys = DataOwner(self.plan)
+        self.material = self.keys.public_material()
+        self.key_id = self.client.send_keys(self.material)
+
+    def query(self) -> bytes:
+        return self.keys.encrypt(X[0])
+
+    def send(self, query: bytes, *, key_id: str | None = None) -> bytes:
+        size = self.plan.answer_bytes
+        return self.client.ask(key_id or self.key_id, query, answer_bytes=size)[0]
+
+    def label(self) -> int:
+        return self.keys.decrypt(self.send(self.query())).label
+
+    def head(self, length: str = "") -> bytes:
+        """The head of a request for an answer; the service says 100 when it reads on."""
+        return (
+            f"POST /v1/keys/{self.key_id}/answers HTTP/1.1\r\nHost: localhost\r\n"
+            f"Authorization: Bearer {self.token}\r\n{length}Expect: 100-continue\r\n\r\n"
+        ).encode()
+
+
+def worker_with_keys(pool: EvaluatorPool) -> EvaluatorProcess:
+    (found,) = [worker.process for worker in pool._workers if worker.slots]
+    assert found is not None
+    assert found.pid is not None
+    return found
+
+
+@contextlib.contextmanager
+def serving(
+    pool: EvaluatorPool, certificates: Certificates, folder: Path, **limits: Any
+) -> Iterator[Service]:
+    clock, file = Clock(), TokenFile(folder / "tokens.json")
+    tokens = {name: file.add(name) for name in ("ada", "ben", "cyd", "dan")}
+    tokens["operator"] = file.add("operator", role="operator")
+    app = create_app(pool, authentication=file, limits=ServiceLimits(**limits), clock=clock)
+    # The socket listens before the server runs: nobody need wait for it.
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        log_config=None,
+        ssl_certfile=certificates.certificate,
+        ssl_keyfile=certificates.key,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        port = listening.getsockname()[1]
+        # Clients leave before the server does, which would wait for them.
+        with contextlib.ExitStack() as closing:
+            yield Service(pool, port, certificates, tokens, file, clock, closing)
+    finally:
+        server.should_exit = True
+        thread.join()
