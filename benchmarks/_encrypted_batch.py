@@ -1,10 +1,10 @@
 """A batch of one image a slot beside ``CKKSTensor``, each side in a process of its own."""
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import tenseal as ts
 from numpy.typing import NDArray
 from torch import nn
 
+from benchmarks._encrypted_single import prediction_rows
 from benchmarks.harness import Row, Say, Spread
 from privacy.inference import Evaluator, ThrowAwayOwner, compile_model
 
@@ -23,21 +24,27 @@ def batch_rows(
     model: nn.Sequential, sample: Images, test: Images, *, quick: bool, say: Say
 ) -> list[Row]:
     """Images a second and peak memory of both sides, on the same weights, in turns."""
+    say(f"batch of {IMAGES}: ours encrypts")
     images = test[:IMAGES]
     repetitions = 1 if quick else 3
     ours = _Side(_ours, model, sample, images)
     say(f"batch:\n{ours.ready['plan']}")
+    say(f"batch of {IMAGES}: CKKSTensor encrypts")
     theirs = _Side(_theirs, model, images)
     rates: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for _ in range(repetitions):
-        rates["ours"].append(IMAGES / ours.evaluate())
-        rates["theirs"].append(IMAGES / theirs.evaluate())
+    processor: list[float] = []
+    for turn in range(repetitions):
+        wall, spent = ours.evaluate()
+        rates["ours"].append(IMAGES / wall)
+        processor.append(spent * 1e3)
+        rates["theirs"].append(IMAGES / theirs.evaluate()[0])
+        say(f"batch of {IMAGES}: turn {turn + 1} of {repetitions}")
     told, peers = ours.finish(), theirs.finish()
     fast, slow = Spread.of(rates["ours"]), Spread.of(rates["theirs"])
     encryption = Spread.of([IMAGES / ours.ready["encryption"]])
     return [
         Row("batch", "images", "1/s", fast, slow, "CKKSTensor", larger_is_better=True),
-        Row("batch", "predicted images", "1/s", Spread.of([ours.ready["predicted"]])),
+        *prediction_rows("batch", ours.ready["predicted_ms"], Spread.of(processor)),
         Row(
             "batch",
             "process peak",
@@ -56,7 +63,6 @@ class _Side:
     """One side's process: it gets ready, then evaluates whenever it is told to."""
 
     def __init__(self, work: Callable[..., None], *arguments: object) -> None:
-        # A forked child would count the parent's memory in its peak.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=work, args=(theirs, *arguments))
@@ -64,10 +70,11 @@ class _Side:
         theirs.close()
         self.ready: dict[str, Any] = self._pipe.recv()
 
-    def evaluate(self) -> float:
-        """Seconds of one evaluation."""
+    def evaluate(self) -> tuple[float, float]:
+        """Seconds of one evaluation, by the wall's clock and by the processor's."""
         self._pipe.send("evaluate")
-        return float(self._pipe.recv())
+        wall, spent = self._pipe.recv()
+        return float(wall), float(spent)
 
     def finish(self) -> dict[str, Any]:
         """What the process has to say at the end."""
@@ -78,7 +85,11 @@ class _Side:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    """Most memory that this process held; `getrusage` would count its parent's before `exec`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return float(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmHWM; peaks of memory are measured on Linux")
 
 
 def _ours(pipe: Connection, model: nn.Sequential, sample: Images, images: Images) -> None:
@@ -98,16 +109,16 @@ def _ours(pipe: Connection, model: nn.Sequential, sample: Images, images: Images
     pipe.send(
         {
             "plan": str(compiled.plan),
-            "predicted": IMAGES / compiled.plan.predicted_ms * 1e3,
+            "predicted_ms": compiled.plan.predicted_ms,
             "encryption": time.perf_counter() - start,
             "query": len(query),
         }
     )
     logits = np.zeros((0, 0))
     while pipe.recv() == "evaluate":
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         answer = evaluator.evaluate(query)
-        seconds = time.perf_counter() - start
+        seconds = (time.perf_counter() - start, time.process_time() - before)
         # Each query is answered once; the next is made before the other side has its turn.
         logits, query = owner.logits(answer), b""
         query = owner.encrypt(images)
@@ -127,9 +138,9 @@ def _theirs(pipe: Connection, model: nn.Sequential, images: Images) -> None:
     biases = [ts.plain_tensor([state[f"{layer}.bias"].tolist()]) for layer in (1, 3)]
     pipe.send({})
     while pipe.recv() == "evaluate":
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         value = encrypted.mm(weights[0]) + biases[0]
         value.square_()
         value = value.mm(weights[1]) + biases[1]
-        pipe.send(time.perf_counter() - start)
+        pipe.send((time.perf_counter() - start, time.process_time() - before))
     pipe.send({"peak": _peak()})

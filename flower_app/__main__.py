@@ -6,6 +6,7 @@ import sys
 
 from flower_app import (
     ask,
+    certify,
     check_data,
     deploy_demo,
     launch,
@@ -25,7 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
         description="Private federated learning on MNIST, and encrypted questions to the result.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (launch, plan, serve, ask, tokens, deploy_demo, check_data, population_file):
+    for command in (
+        launch,
+        plan,
+        certify,
+        serve,
+        ask,
+        tokens,
+        deploy_demo,
+        check_data,
+        population_file,
+    ):
         command.add_command(commands)
     options = parser.parse_args(arguments)
     # Ended from outside, we still end what we have started.

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from flower_app.data import Partitions
+from privacy.inference import Certificate
 
 _INK, _SOFT = "#1f2933", "#9aa5b1"
 _BLUE, _ORANGE, _GREEN, _RED = "#2a6fdb", "#e8833a", "#2f9e63", "#c9372c"
@@ -98,6 +99,54 @@ def plot_encrypted(
             weight="bold",
         )
         figure.tight_layout(rect=(0, 0, 1, 0.97))
+        _save(figure, path)
+
+
+def plot_certificate(path: Path, certificate: Certificate) -> None:
+    """Accuracy, errors, bytes and milliseconds of a fidelity certificate."""
+    c = certificate
+    panels: tuple[tuple[str, dict[str, float], str], ...] = (
+        (
+            "Share of images (%)",
+            {
+                "right, in the clear": 100 * c.plain_accuracy,
+                "right, encrypted": 100 * c.encrypted_accuracy,
+                "same class": 100 * c.agreement,
+            },
+            "linear",
+        ),
+        (
+            "Error of a logit",
+            {
+                "largest measured": c.worst_error,
+                "predicted": c.predicted_error,
+                "predicted, worst input": c.predicted_worst_error,
+            },
+            "log",
+        ),
+        (
+            "Bytes",
+            {"keys": c.public_bytes, "query": c.query_bytes, "answer": c.answer_bytes},
+            "log",
+        ),
+        (
+            "Milliseconds",
+            {"encrypt": c.encrypt_ms, "evaluate": c.evaluate_ms, "decrypt": c.decrypt_ms},
+            "log",
+        ),
+    )
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 6))
+        for axes, (title, values, scale) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+            axes.barh(list(values)[::-1], list(values.values())[::-1], color=_BLUE)
+            axes.set_xscale(scale)
+            axes.margins(x=0.25)
+            axes.grid(visible=False)
+            for place, value in enumerate(list(values.values())[::-1]):
+                axes.text(value, place, f" {value:,.4g}", va="center", color=_INK, fontsize=9)
+            axes.set_title(title)
+        figure.suptitle(f"{c.images} images, model {c.model_version[:8]}", color=_SOFT, fontsize=9)
+        figure.tight_layout()
         _save(figure, path)
 
 

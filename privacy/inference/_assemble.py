@@ -12,6 +12,7 @@ from privacy.inference._lowering import Affine, Network
 from privacy.inference._packing import (
     EMPTY,
     Diagonals,
+    Gather,
     Indices,
     diagonals,
     gather,
@@ -19,9 +20,9 @@ from privacy.inference._packing import (
     readouts,
 )
 from privacy.inference._planner import Choice, ProductChoice
-from privacy.inference._polynomials import DEPTH, offset
-from privacy.inference._scales import Scales
-from privacy.inference._seal import CONJUGATE, Ring
+from privacy.inference._polynomials import offset
+from privacy.inference._scales import Scales, depth
+from privacy.inference._seal import Ring
 from privacy.inference._shapes import batch_operations
 
 
@@ -71,15 +72,19 @@ def pack_slots(network: Network, choice: Choice) -> tuple[SlotProgram, Facts]:
     last = readouts(affines[-1], layout, roots)
     level = shape.levels
     rotations: dict[int, int] = {}
-    for step in (*first.tree, *([CONJUGATE] if first.conjugate else [])):
-        rotations[step] = level
-    for layer, before in zip(middle, network.activations, strict=False):
-        level -= DEPTH[before.degree]
-        steps = [*layer.tree]
-        steps += [1] if layer.baby > 1 else []
-        steps += [layer.baby] if layer.giant > 1 else []
-        for step in steps:
-            rotations.setdefault(step, level)
+    packings: tuple[Gather | Diagonals, ...] = (first, *middle)
+    for layer, activation, rescale in zip(
+        packings, network.activations, scales.rescales, strict=True
+    ):
+        steps: list[int] = []
+        if isinstance(layer, Diagonals):
+            steps += [1] if layer.baby > 1 else []
+            steps += [layer.baby] if layer.giant > 1 else []
+        at_products = len(steps) + (rescale if rescale >= 0 else len(layer.steps))
+        for index, step in enumerate((*steps, *layer.steps)):
+            here = level if index < at_products else level - 1
+            rotations[step] = max(here, rotations.get(step, 0))
+        level -= depth(activation.degree, rescale)
     program = SlotProgram(first, tuple(middle), last, network.activations, scales, shape.late)
     operations = shape.operations()
     facts = Facts(
@@ -129,7 +134,7 @@ def pack_batch(network: Network, choice: Choice | ProductChoice) -> tuple[BatchP
     """Pack a network for a batch: nothing moves between slots, so that weights stay as they are."""
     if isinstance(choice, ProductChoice):
         answer = choice.input_bits + choice.weight_bits
-        scales = Scales(choice.primes, choice.input_bits, (), answer)
+        scales = Scales(choice.primes, choice.input_bits, (), answer, ())
         operations = batch_operations(network, 1)
         degree = choice.degree
     else:

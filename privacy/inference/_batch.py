@@ -1,11 +1,15 @@
 """The evaluator's arithmetic for batches: one input element a ciphertext, one image a slot."""
 
+import os
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from privacy.inference import _release
 from privacy.inference._ciphers import Cipher, CipherAlgebra
@@ -13,10 +17,15 @@ from privacy.inference._keys import Keys, refuse_secret
 from privacy.inference._lowering import Activation, Affine, Vector
 from privacy.inference._modular import matrix_product
 from privacy.inference._polynomials import evaluate
-from privacy.inference._scales import LayerScales, Scales, walk
-from privacy.inference._seal import SEED_BYTES, Residues, Ring
+from privacy.inference._scales import AFTER, LayerScales, Scales, walk
+from privacy.inference._seal import Residues, Ring
+from privacy.inference._shapes import supports
+from privacy.inference._uniform import QUERY_SEED_BYTES, expand
 from privacy.inference._wire import Reader
 from privacy.inference.plan import Plan
+
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_ONE_BATCH = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -70,49 +79,55 @@ class BatchModel:
 
     def answer(self, body: memoryview, keys: Keys, encryptor: Any) -> bytes:
         """Evaluate the body of a query and return the body of an answer."""
+        # Blocks of a product go to threads of ours: they are too small for those of BLAS, whose
+        # number is the process's. One batch takes every core.
+        with (
+            _ONE_BATCH,
+            threadpool_limits(1, user_api="blas"),
+            ThreadPoolExecutor(_CORES) as threads,
+        ):
+            return self._answer(body, keys, encryptor, threads)
+
+    def _answer(self, body: memoryview, keys: Keys, encryptor: Any, threads: Executor) -> bytes:
         ring, program = self.ring, self.program
-        values = self._read(Reader(body))
+        values = read_columns(body, ring, self.plan.ciphertexts)
         for index, activation in enumerate(program.activations):
             scales, affine = self._scales[index], program.affines[index]
-            products = self._linear(values, index)
+            products = self._linear(values, index, threads)
             # Whatever is narrower is relinearised: these outputs, or the next layer's.
             narrows = program.affines[index + 1].outputs < affine.outputs
             end = self._scales[index + 1].level
             algebra = CipherAlgebra(ring, keys.relin, leave_at=end if narrows else 0)
-            values = np.empty((affine.outputs, 3 if narrows else 2, end, ring.degree), np.uint64)
-            scale = scales.inputs * scales.weights
+            size = 3 if narrows else 2
+            values = [np.empty((affine.outputs, end, ring.degree), np.uint64) for _ in range(size)]
+            rescale = program.scales.rescales[index]
+            products_scale, entry = scales.inputs * scales.weights, scales.entry
             for unit in range(affine.outputs):
-                ciphertext = self._ciphertext(products[unit], scale, keys)
+                ciphertext = self._ciphertext(products[unit], products_scale, keys)
+                if rescale >= 0:
+                    ring.evaluator.rescale_to_next_inplace(ciphertext)
+                    ciphertext.scale = entry.scale
                 bias = float(affine.bias[unit])
-                plain = ring.encode_constant(bias, scale, scales.level)
+                plain = ring.encode_constant(bias, entry.scale, entry.level)
                 ring.evaluator.add_plain_inplace(ciphertext, plain)
-                start = Cipher(ciphertext, scale, scales.level)
-                result = evaluate(algebra, activation, start)
-                values[unit] = ring.ciphertext_residues(result.ciphertext)
-        return self._finish(self._linear(values, len(program.activations)), keys, encryptor)
+                start = Cipher(ciphertext, entry.scale, entry.level)
+                result = evaluate(algebra, activation, start, rescaled=rescale == AFTER)
+                residues = ring.ciphertext_residues(result.ciphertext)
+                for polynomial, column in zip(residues, values, strict=True):
+                    column[unit] = polynomial
+        products = self._linear(values, len(program.activations), threads)
+        return self._finish(products, keys, encryptor)
 
-    def _read(self, reader: Reader) -> Residues:
-        plan, ring = self.plan, self.ring
-        primes = ring.primes[: ring.levels]
-        scale = 2.0**plan.input_scale_bits
-        values = np.empty((plan.ciphertexts, 2, ring.levels, plan.degree), dtype=np.uint64)
-        for index in range(plan.ciphertexts):
-            residues = reader.residues(primes, plan.degree)
-            refuse_secret(ring, residues)
-            ciphertext = ring.seeded_ciphertext(residues, reader.raw(SEED_BYTES), scale)
-            values[index] = ring.ciphertext_residues(ciphertext)
-        return values
-
-    def _linear(self, values: Residues, index: int) -> Residues:
-        _, size, level, degree = values.shape
+    def _linear(self, values: list[Residues], index: int, threads: Executor) -> Residues:
+        _, level, degree = values[0].shape
         outputs = self.program.affines[index].outputs
-        result = np.zeros((outputs, size, level, degree), dtype=np.uint64)
-        for polynomial in range(size):
+        result = np.zeros((outputs, len(values), level, degree), dtype=np.uint64)
+        for polynomial, rows in enumerate(values):
             for prime_index, prime in enumerate(self.ring.primes[:level]):
-                column = values[:, polynomial, prime_index]
+                column = rows[:, prime_index]
                 for group in self._groups[index]:
                     part = column if len(group.inputs) == len(column) else column[group.inputs]
-                    product = matrix_product(group.weights, part, prime)
+                    product = matrix_product(group.weights, part, prime, threads)
                     result[group.outputs, polynomial, prime_index] = product
         return result
 
@@ -144,15 +159,31 @@ class BatchModel:
 
 
 def _group(affine: Affine, scale: float) -> list[_Group]:
-    """Outputs by the inputs that the architecture lets them read, weights as integers."""
-    structure, matrix = affine.structure, affine.matrix
-    supports: dict[bytes, list[int]] = {}
-    for row in range(affine.outputs):
-        support = np.sort(structure.indices[structure.indptr[row] : structure.indptr[row + 1]])
-        supports.setdefault(support.astype(np.int64).tobytes(), []).append(row)
+    """Outputs that read the same inputs, weights as integers."""
     groups = []
-    for key, rows in supports.items():
-        inputs = np.frombuffer(key, dtype=np.int64)
-        weights: Vector = matrix[rows].toarray()[:, inputs]
+    for read, rows in supports(affine).items():
+        inputs = np.array(read, dtype=np.int64)
+        weights: Vector = affine.matrix[rows].toarray()[:, inputs]
         groups.append(_Group(np.array(rows), inputs, np.rint(weights * scale)))
     return groups
+
+
+def read_columns(body: memoryview, ring: Ring, count: int) -> list[Residues]:
+    """Both polynomials of a query's ciphertexts, each (count, levels, N).
+
+    The first ones stay where they are, in the message.
+
+    Raises
+    ------
+    MessageError
+        If a residue is not below its prime, or a polynomial is a secret key.
+    """
+    reader, primes = Reader(body), ring.primes[: ring.levels]
+    shape = (count, ring.levels, ring.degree)
+    uniform = np.empty(shape, dtype=np.uint64)
+    for row in uniform:
+        refuse_secret(ring, reader.residues(primes, ring.degree))
+        row[:] = expand(reader.raw(QUERY_SEED_BYTES), primes, ring.degree)
+    one = 8 * ring.degree
+    strides = (ring.levels * one + QUERY_SEED_BYTES, one, 8)
+    return [np.ndarray(shape, dtype="<u8", buffer=body, strides=strides), uniform]

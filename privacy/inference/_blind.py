@@ -16,7 +16,8 @@ from privacy.inference._encoded import ProductProgram, SlotProgram
 from privacy.inference._keys import Keys, refuse_secret
 from privacy.inference._packing import Diagonals, Gather
 from privacy.inference._scales import walk
-from privacy.inference._seal import SEED_BYTES, Ring, seal
+from privacy.inference._seal import Ring, seal
+from privacy.inference._uniform import QUERY_SEED_BYTES, expand
 from privacy.inference._wire import Reader
 from privacy.inference.plan import BlindLayer, Plan
 
@@ -28,13 +29,12 @@ def blind_layers(program: SlotProgram | ProductProgram, levels: int) -> tuple[Bl
     if isinstance(program, ProductProgram):
         return ()
     first = program.first
-    conjugate = (0,) if first.conjugate else ()
-    layers = [BlindLayer(levels, 1, 1, tuple(range(len(first.weights))), (*first.tree, *conjugate))]
+    layers = [BlindLayer(levels, 1, 1, tuple(range(len(first.weights))), first.steps)]
     for packed in program.middle:
         products = sorted(big * packed.baby + small for big, small in packed.diagonals)
         layers.append(
             BlindLayer(
-                levels - len(layers), packed.baby, packed.giant, tuple(products), packed.tree
+                levels - len(layers), packed.baby, packed.giant, tuple(products), packed.steps
             )
         )
     return tuple(layers)
@@ -127,7 +127,8 @@ class BlindModel:
         for _ in range(plan.ciphertexts):
             residues = reader.residues(primes, plan.degree)
             refuse_secret(ring, residues)
-            query.append(ring.seeded_ciphertext(residues, reader.raw(SEED_BYTES), _UNIT))
+            uniform = expand(reader.raw(QUERY_SEED_BYTES), primes, plan.degree)
+            query.append(ring.ciphertext(np.stack([residues, uniform]), _UNIT))
         released = []
         for answer, bias, positions in zip(
             self._evaluate(query, keys), self._answer_biases, plan.answers, strict=True

@@ -21,20 +21,25 @@ from typing import Any
 
 import numpy as np
 import platformdirs
+from threadpoolctl import threadpool_limits
 
 from privacy.inference import _release
+from privacy.inference._batch import read_columns
 from privacy.inference._costs import Operation
 from privacy.inference._keys import refuse_secret
 from privacy.inference._modular import matrix_product
-from privacy.inference._seal import MAX_MODULUS_BITS, SEED_BYTES, Ring, seal
+from privacy.inference._seal import MAX_MODULUS_BITS, Ring, seal
+from privacy.inference._uniform import QUERY_SEED_BYTES, expand
 from privacy.inference._wire import Reader
 
-_FORMAT = 1
+_FORMAT = 2
 _REPETITIONS = 5
 _MAX_PRIME_BITS = 60
 _HASHED_BYTES = 1 << 18
 _READ = tuple(range(10))
-_SQUARE = 16
+_MATRIX = 64
+_ROW_BITS = 24
+_BATCH_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -135,11 +140,10 @@ class _Bench:
         """Milliseconds by name at one level."""
         ring, evaluator = self._ring, self._ring.evaluator
         identity = ring.parms_id(level)
-        zero = self._encryptor.encrypt_zero_symmetric(identity)
-        residues, seed = ring.seeded_residues(zero)
-        body = memoryview(residues.tobytes() + seed)
-        one = ring.seeded_ciphertext(residues, seed, 1.0)
+        one = seal.Ciphertext()
+        self._encryptor.encrypt_zero_symmetric(identity, one)
         full = ring.ciphertext_residues(one)
+        body = memoryview(full[0].tobytes() + bytes(QUERY_SEED_BYTES))
         plain = ring.encode(np.full(ring.slots, 0.5), 2.0**20, level)
         total = seal.Ciphertext()
         evaluator.multiply_plain(one, plain, total)
@@ -148,7 +152,8 @@ class _Bench:
             reader = Reader(body)
             first = reader.residues(ring.primes[:level], ring.degree)
             refuse_secret(ring, first)
-            ring.seeded_ciphertext(first, reader.raw(SEED_BYTES), 1.0)
+            uniform = expand(reader.raw(QUERY_SEED_BYTES), ring.primes[:level], ring.degree)
+            ring.ciphertext(np.stack([first, uniform]), 1.0)
 
         def multiply_plain() -> None:
             product = seal.Ciphertext()
@@ -160,11 +165,16 @@ class _Bench:
             "multiply plain": _shortest(multiply_plain),
             "unload": _shortest(lambda: ring.ciphertext_residues(one)),
             "load residues": _shortest(lambda: ring.ciphertext(full, 1.0)),
-            "scalar": self._scalar(full),
             "mask": 0.0,
+            **self._matrix(full),
         }
         if level == 1:
             spent["mask"] = _shortest(lambda: self._mask(one))
+        if level == ring.levels:
+            # Enough of them that their memory is new, as a batch's is.
+            count = -(-_BATCH_BYTES // len(body))
+            batch = memoryview(bytes(body) * count)
+            spent["expand"] = _shortest(lambda: read_columns(batch, ring, count)) / count
         if self._switching:
             spent |= self._switched(one, level)
         return spent
@@ -173,6 +183,7 @@ class _Bench:
         evaluator = self._ring.evaluator
         large = seal.Ciphertext()
         evaluator.multiply(one, one, large)
+        summed = self._copy(large, level)
         total = self._copy(one, level)
 
         def rotate() -> None:
@@ -183,6 +194,7 @@ class _Bench:
         def multiply() -> None:
             product = seal.Ciphertext()
             evaluator.multiply(one, one, product)
+            evaluator.add_inplace(summed, product)
 
         def relinearise() -> None:
             result = seal.Ciphertext()
@@ -211,14 +223,26 @@ class _Bench:
         _release.rerandomise(self._ring, self._zero, answer)
         _release.extract(self._ring, answer, _READ, [0] * len(_READ))
 
-    def _scalar(self, full: Any) -> float:
-        """One integer times one ciphertext, in a matrix product of a usual size."""
-        weights = np.full((_SQUARE, _SQUARE), 2.0**12)
+    def _matrix(self, full: Any) -> dict[str, float]:
+        """A matrix product over ciphertexts, by inputs, by outputs and by the products of both."""
         size, level, _ = full.shape
-        columns = [np.repeat(full[:1, at, :], _SQUARE, axis=0) for at in range(level)]
 
-        def product() -> None:
-            for column, prime in zip(columns, self._ring.primes, strict=False):
-                matrix_product(weights, column, prime)
+        def spent(outputs: int, inputs: int) -> float:
+            # As many bits in a row as weights of 17 bits over some hundred inputs have.
+            weights = np.full((outputs, inputs), 2.0**_ROW_BITS / inputs)
+            columns = [np.repeat(full[:1, at, :], inputs, axis=0) for at in range(level)]
 
-        return int(size) * _shortest(product) / _SQUARE**2
+            def product() -> None:
+                for column, prime in zip(columns, self._ring.primes, strict=False):
+                    matrix_product(weights, column, prime)
+
+            with threadpool_limits(1, user_api="blas"):
+                return int(size) * _shortest(product)
+
+        split, reduce = spent(1, _MATRIX) / _MATRIX, spent(_MATRIX, 1) / _MATRIX
+        both = spent(_MATRIX, _MATRIX) / _MATRIX
+        return {
+            "split": split,
+            "reduce": reduce,
+            "scalar": max(0.0, both - split - reduce) / _MATRIX,
+        }

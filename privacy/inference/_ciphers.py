@@ -23,7 +23,7 @@ class CipherAlgebra:
     ring : Ring
     relin : SEAL relinearisation keys
     leave_at : int
-        A product that is narrowed to this level is left without relinearisation (0: none is).
+        A product that ends at this level is left without relinearisation (0: none is).
     """
 
     def __init__(self, ring: Ring, relin: Any, *, leave_at: int) -> None:
@@ -57,6 +57,12 @@ class CipherAlgebra:
         scale = value.scale / self._ring.primes[value.level - 1]
         result.scale = scale
         return Cipher(result, scale, value.level - 1)
+
+    def relinearise(self, value: Cipher) -> Cipher:
+        """Relinearise where it is due."""
+        if value.level != self._leave_at:
+            self._ring.evaluator.relinearize_inplace(value.ciphertext, self._relin)
+        return value
 
     def plus(self, value: Cipher, constant: float) -> Cipher:
         """``value`` + constant."""

@@ -20,8 +20,9 @@ def packer(plan: Plan, ring: Ring) -> Callable[[Images], Iterator[Any]]:
     scale, level = 2.0**plan.input_scale_bits, ring.levels
 
     def batch(images: Images) -> Iterator[Any]:
+        # Slots where something is squared, coefficients for an affine map.
         for element in images.T:
-            if level > 1:
+            if plan.relin_level:
                 yield ring.encode(_padded(element, ring.slots), scale, level)
             else:
                 yield ring.encode_coefficients(_padded(element, ring.degree), scale, level)
@@ -93,7 +94,7 @@ def _batch_reader(plan: Plan, ring: Ring, secret: Any) -> Callable[[Reader], NDA
             plain = seal.Plaintext()
             decryptor.decrypt(ring.ciphertext(pair, scale), plain)
             slots = np.array(ring.encoder.decode_complex(plain))
-            logits.append(slots.real if ring.levels > 1 else ring.coefficients(slots))
+            logits.append(slots.real if plan.relin_level else ring.coefficients(slots))
         return np.stack(logits, axis=1)
 
     return read

@@ -12,11 +12,13 @@ def milliseconds(operation: str, degree: int, level: int) -> float:
     """One operation on the reference machine (2.5 GHz Xeon, one thread, SEAL 4.3).
 
     Fitted to medians at N = 8192 with one to five data primes; other ring degrees scale with
-    N·log N. A load is expanding a seed, a mask re-randomising and reading out an answer.
+    N·log N. A load is expanding a
+    seed and giving SEAL the ciphertext, a mask re-randomising and reading out an answer.
     """
     scale = degree * degree.bit_length() / (_FULL_RING * _FULL_RING.bit_length())
     at_full = {
-        "load": 0.4 + 0.25 * level,
+        "load": 0.1 + 0.15 * level,
+        "expand": 0.05 + 0.06 * level,
         "rotate": 0.11 * level**2 + 0.36 * level + 0.19,
         "relinearise": 0.11 * level**2 + 0.36 * level + 0.19,
         "multiply plain": 0.06 * level,
@@ -25,7 +27,9 @@ def milliseconds(operation: str, degree: int, level: int) -> float:
         "mask": 3.5,
         "load residues": 0.3 * level,
         "unload": 0.5 * level,
-        "scalar": 0.012 * level,
+        "split": 0.3 * level,
+        "scalar": 0.003 * level,
+        "reduce": 0.6 * level,
     }
     return scale * at_full[operation]
 

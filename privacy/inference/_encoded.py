@@ -12,9 +12,10 @@ from privacy.inference._ciphers import Cipher, CipherAlgebra
 from privacy.inference._keys import Keys, refuse_secret
 from privacy.inference._lowering import Activation
 from privacy.inference._packing import Diagonals, Gather, Products, Readout
-from privacy.inference._polynomials import evaluate
-from privacy.inference._scales import LayerScales, Scales, walk
-from privacy.inference._seal import CONJUGATE, SEED_BYTES, Ring, seal
+from privacy.inference._polynomials import Scaled, evaluate
+from privacy.inference._scales import AFTER, LayerScales, Scales, walk
+from privacy.inference._seal import Ring, seal
+from privacy.inference._uniform import QUERY_SEED_BYTES, expand
 from privacy.inference._wire import Reader
 from privacy.inference.plan import Plan
 
@@ -47,8 +48,8 @@ class _Layer:
     weights: dict[tuple[int, int], Any]
     bias: Any
     activation: Activation
-    scale: float
-    level: int
+    rescale: int
+    entry: Scaled
 
 
 class EncodedModel:
@@ -90,8 +91,8 @@ class EncodedModel:
             return []
         layers = []
         packings: tuple[Gather | Diagonals, ...] = (program.first, *program.middle)
-        for packed, scales, activation in zip(
-            packings, self._scales, program.activations, strict=False
+        for packed, scales, activation, rescale in zip(
+            packings, self._scales, program.activations, program.scales.rescales, strict=False
         ):
             weights = {}
             if isinstance(packed, Diagonals):
@@ -100,9 +101,9 @@ class EncodedModel:
                     for step, diagonal in packed.diagonals.items()
                     if np.any(diagonal)
                 }
-            scale = scales.inputs * scales.weights
-            bias = self.ring.encode(packed.bias, scale, scales.level)
-            layers.append(_Layer(packed, weights, bias, activation, scale, scales.level))
+            entry = scales.entry
+            bias = self.ring.encode(packed.bias, entry.scale, entry.level)
+            layers.append(_Layer(packed, weights, bias, activation, rescale, entry))
         return layers
 
     @cached_property
@@ -151,8 +152,8 @@ class EncodedModel:
         for _ in range(plan.ciphertexts):
             residues = reader.residues(primes, plan.degree)
             refuse_secret(ring, residues)
-            ciphertext = ring.seeded_ciphertext(residues, reader.raw(SEED_BYTES), scale)
-            query.append(ciphertext)
+            uniform = expand(reader.raw(QUERY_SEED_BYTES), primes, plan.degree)
+            query.append(ring.ciphertext(np.stack([residues, uniform]), scale))
         released = []
         for ciphertext, positions, biases in zip(
             self._evaluate(query, keys), plan.answers, self.answer_biases, strict=True
@@ -169,19 +170,22 @@ class EncodedModel:
         if isinstance(program, ProductProgram):
             return [value]
         for layer in self._layers:
-            if isinstance(layer.packed, Gather):
-                conjugate = [CONJUGATE] if layer.packed.conjugate else []
-                self._tree(value, (*layer.packed.tree, *conjugate), keys)
-            else:
+            if isinstance(layer.packed, Diagonals):
                 value = self._diagonals(value, layer.packed, layer.weights, keys)
-                self._tree(value, layer.packed.tree, keys)
+            early = layer.rescale if layer.rescale >= 0 else len(layer.packed.steps)
+            self._tree(value, layer.packed.steps[:early], keys)
+            if layer.rescale >= 0:
+                evaluator.rescale_to_next_inplace(value)
+                value.scale = layer.entry.scale
+            self._tree(value, layer.packed.steps[early:], keys)
             evaluator.add_plain_inplace(value, layer.bias)
             last = layer is self._layers[-1]
             algebra = CipherAlgebra(
                 self.ring, keys.relin, leave_at=1 if last and program.late else 0
             )
-            start = Cipher(value, layer.scale, layer.level)
-            value = evaluate(algebra, layer.activation, start).ciphertext
+            start = Cipher(value, layer.entry.scale, layer.entry.level)
+            rescaled = layer.rescale == AFTER
+            value = evaluate(algebra, layer.activation, start, rescaled=rescaled).ciphertext
         answers = []
         for weights in self._last:
             answer = seal.Ciphertext()

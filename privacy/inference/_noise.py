@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from privacy.inference._scales import LayerScales, Scales
+from privacy.inference._scales import AFTER, LayerScales, Scales
 from privacy.inference._sensitivity import Stage
 from privacy.inference._shapes import Shape
 
@@ -74,27 +74,43 @@ def error(
         if index == 0 and shape.paired:
             rounding *= 4
         variance += stage.outputs * shape.terms[index] * stage.energy * rounding
-        added = (2.0**doublings * shape.giants[index] - 1) * switch
-        count = doublings + shape.giants[index] - 1
+        rescale_at = shape.rescales[index]
+        early = rescale_at if rescale_at >= 0 else doublings
+        sums = 2.0**early * shape.giants[index]
+        added, count = (sums - 1) * switch, early + shape.giants[index] - 1
         if shape.encrypted:
-            added += 2.0**doublings * shape.giants[index] * switch + half * sealed
+            added += sums * switch
             count += shape.giants[index]
-        product = (layer.inputs * layer.weights) ** 2
-        variance += stage.outputs * added / product
+        product, later = (layer.inputs * layer.weights) ** 2, 2.0 ** (doublings - early)
+        entered = added / product * later + half * sealed / layer.entry.scale**2
         peak = count * peaks[layer.level] / product
+        if rescale_at >= 0:
+            # What is left of the tree adds up as many roundings.
+            summed = later * rescale + (later - 1) * switches[layer.entry.level]
+            entered += summed / layer.entry.scale**2
+            peak += (doublings - early) * peaks[layer.entry.level] / layer.entry.scale**2
+        variance += stage.outputs * entered
         variance += stage.output_peak * peak
         # Where a slot is hit hardest, its error squared counts too.
         variance += stage.narrowing_peaks[-1] * stage.curvature * 3 * peak**2
-        for gain, top, narrowing in zip(
-            stage.narrowings, stage.narrowing_peaks, layer.narrowings, strict=True
-        ):
-            variance += gain * switches[narrowing.level] / narrowing.before**2
-            variance += top * peaks[narrowing.level] / narrowing.before**2
-            variance += gain * rescale / narrowing.after**2
+        if rescale_at == AFTER:
+            for gain, top, narrowing in zip(
+                stage.narrowings, stage.narrowing_peaks, layer.narrowings, strict=True
+            ):
+                variance += gain * switches[narrowing.level] / narrowing.before**2
+                variance += top * peaks[narrowing.level] / narrowing.before**2
+                variance += gain * rescale / narrowing.after**2
+        else:
+            square, level = layer.entry.scale**2, layer.entry.level
+            variance += stage.narrowings[0] * switches[level] / square**2
+            variance += stage.narrowing_peaks[0] * peaks[level] / square**2
         if shape.leaves_large(index):
-            variance += stage.narrowings[-1] * rescale_large / layer.narrowings[-1].after ** 2
-            later, gain = layers[index + 1], stages[index + 1].outputs
-            variance += gain * switches[later.level] / (later.inputs * later.weights) ** 2
+            if rescale_at == AFTER:
+                large = rescale_large / layer.narrowings[-1].after ** 2
+                variance += stage.narrowings[-1] * large
+            following, gain = layers[index + 1], stages[index + 1].outputs
+            product = (following.inputs * following.weights) ** 2
+            variance += gain * switches[following.level] / product
         for gain, constant in zip(stage.constants, layer.constants, strict=True):
             variance += gain * ROUNDING / constant**2
     rounding = ROUNDING + sealed

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.inference._lowering import Affine
+from privacy.inference._seal import CONJUGATE
 
 Slots = NDArray[np.float64]
 ComplexSlots = NDArray[np.complex128]
@@ -39,10 +40,9 @@ class Gather:
         Which input lies in the real (part 0) and imaginary (part 1) half of a slot, or -1.
     weights : ndarray of complex, shape (ciphertexts, slots)
     bias : ndarray, shape (slots,)
-    tree : tuple of int
-        Rotations; each is added to what was rotated.
-    conjugate : bool
-        Whether the complex conjugate is added as well, which leaves twice the real part.
+    steps : tuple of int
+        Rotations, one after the other; each is added to what was rotated. Last may come the
+        complex conjugate, which leaves twice the real part.
     layout : ndarray of int32, shape (period,)
         Which output lies where.
     """
@@ -50,8 +50,7 @@ class Gather:
     taps: Indices
     weights: ComplexSlots
     bias: Slots
-    tree: tuple[int, ...]
-    conjugate: bool
+    steps: tuple[int, ...]
     layout: Indices
 
 
@@ -67,7 +66,8 @@ class Diagonals:
     diagonals : dict of (giant step, baby step) to ndarray, shape (slots,)
         Weights, already rotated back by their giant step.
     bias : ndarray, shape (slots,)
-    tree : tuple of int
+    steps : tuple of int
+        As in :class:`Gather`.
     layout : ndarray of int32, shape (period,)
     """
 
@@ -75,7 +75,7 @@ class Diagonals:
     giant: int
     diagonals: dict[tuple[int, int], Slots]
     bias: Slots
-    tree: tuple[int, ...]
+    steps: tuple[int, ...]
     layout: Indices
 
 
@@ -152,8 +152,10 @@ def gather(
         taps_of.reshape(parts, ciphertexts, slots),
         weights,
         _spread_bias(affine, layout, slots),
-        tuple(period << step for step in range(blocks.bit_length() - 1)),
-        paired,
+        (
+            *(period << step for step in range(blocks.bit_length() - 1)),
+            *([CONJUGATE] if paired else []),
+        ),
         layout if following is not None else layout[:padded],
     )
 

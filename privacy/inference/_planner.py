@@ -30,7 +30,7 @@ from privacy.inference._polynomials import DEPTH
 from privacy.inference._scales import LayerScales, Scales
 from privacy.inference._seal import MAX_MODULUS_BITS
 from privacy.inference._sensitivity import Sensitivity
-from privacy.inference._shapes import Shape, batch_shape, shapes
+from privacy.inference._shapes import Shape, batch_shape, rescaled, shapes
 
 _MAX_PRIME_BITS = 60
 _MIN_PRIME_BITS = 24
@@ -40,6 +40,11 @@ _IMPOSSIBLE = 1e30
 Point = tuple[float, ...]
 """Bits of every prime, of the input's scale and of the weights' scales."""
 _CANDIDATES = 6
+"""Packings that are looked at in one ring."""
+_MIN_ROUNDED = 1.0
+"""Root of the mean square of a layer's encoded weights, below which they may round to nothing."""
+_RESCALINGS = 16
+"""Ways of rescaling the chosen packing that are looked at."""
 _SPARE_BITS = (1, 3, 6, 12)
 """Bits above the largest logit that are tried for the error of the worst input."""
 _PRIME_SLACK = 0.01
@@ -79,6 +84,7 @@ def choose(
     """
     depth = 1 + sum(DEPTH[activation.degree] for activation in network.activations)
     refusals = []
+    vanishing: Choice | None = None
     for degree in (4096, 8192, 16384):
         if batch_size > degree // 2:
             refusals.append(f"N={degree}: {degree // 2} slots for {batch_size} images")
@@ -100,8 +106,10 @@ def choose(
                 break
             if best is None or choice.error < best.error:
                 best = choice
-            if choice.error <= tolerance:
-                return choice
+            if choice.error <= tolerance and not _vanishes(choice, network):
+                return _quicken(choice, network, bounds, gains, tolerance)
+            if choice.error <= tolerance and vanishing is None:
+                vanishing = choice
         if best is None:
             fit = (MAX_MODULUS_BITS[degree] - 1) // _MIN_PRIME_BITS - 1
             refusals.append(f"N={degree}: needs {depth} levels, {fit} fit at 128 bits")
@@ -109,11 +117,50 @@ def choose(
             refusals.append(
                 f"N={degree}: the best predicted error is {best.error:.3g}, tolerance {tolerance:g}"
             )
+    if vanishing is not None:
+        # A model before training may have next to no weights.
+        return vanishing
     raise CannotPlanError(
         "no parameters at 128-bit security hold this model; "
         + "; ".join(refusals)
         + ". Narrow input_range, make the model shallower, or allow a larger tolerance"
     )
+
+
+def _quicken(
+    choice: Choice, network: Network, bounds: Ranges, gains: Sensitivity, tolerance: float
+) -> Choice:
+    """The quickest way of rescaling the chosen packing that still reaches the tolerance."""
+
+    def spent(shape: Shape) -> float:
+        return total_ms(shape.operations(), shape.degree)
+
+    quicker = [shape for shape in rescaled(choice.shape) if spent(shape) < spent(choice.shape)]
+    for shape in sorted(quicker, key=spent)[:_RESCALINGS]:
+        found = _choose_scales(shape, network, bounds, gains)
+        if found is None or found.error > tolerance:
+            continue
+        if not _vanishes(found, network):
+            return found
+    return choice
+
+
+def _vanishes(choice: Choice, network: Network) -> bool:
+    """Whether the weights of a layer may round to nothing: biases alone can be within tolerance."""
+    shape, slots = choice.shape, choice.shape.degree / 2
+    layers = choice.scales.walk(network.activations)
+    for affine, layer in zip(network.affines, layers, strict=True):
+        norm = layer.weights * math.sqrt(float((affine.matrix.data**2).sum()))
+        if shape.batch:
+            # An integer each; the largest is at least the root of their mean square.
+            rounded = norm / math.sqrt(max(1, affine.matrix.nnz))
+        else:
+            # By Parseval; the last layer's values are spread over coefficients on purpose.
+            spread = slots / math.sqrt(shape.copies) if layer is layers[-1] else 1.0
+            rounded = norm * spread * math.sqrt(2) / shape.degree
+        if rounded < _MIN_ROUNDED:
+            return True
+    return False
 
 
 def _choose_scales(
@@ -163,7 +210,7 @@ def _spend_bits(
     even = min(_MAX_PRIME_BITS, budget // (levels + 1))
 
     def value(point: Point) -> float:
-        scales = _scales_at(point, levels, reserved)
+        scales = _scales_at(point, shape, reserved)
         layers = scales.walk(activations)
         missing = _missing_bits(scales, layers, budget)
         if missing > 0:
@@ -196,13 +243,15 @@ def _spend_bits(
             here = value(tuple(trial))
             if here < best * (1 - 1e-6):
                 point, best, improved = tuple(trial), here, True
-    return _scales_at(point, levels, reserved) if best < _IMPOSSIBLE else None
+    return _scales_at(point, shape, reserved) if best < _IMPOSSIBLE else None
 
 
-def _scales_at(point: Point, levels: int, reserved: int) -> Scales:
+def _scales_at(point: Point, shape: Shape, reserved: int) -> Scales:
     # One bit of the last prime is for the sign.
+    levels = shape.levels
     primes = tuple(int(bits) for bits in point[: levels + 1])
-    return Scales(primes, int(point[levels + 1]), point[levels + 2 :], primes[0] - 1 - reserved)
+    answer = primes[0] - 1 - reserved
+    return Scales(primes, int(point[levels + 1]), point[levels + 2 :], answer, shape.rescales)
 
 
 def _missing_bits(scales: Scales, layers: Sequence[LayerScales], budget: int) -> float:

@@ -44,6 +44,9 @@ class Algebra(Protocol[V]):
     def narrow(self, value: V) -> V:
         """A product made usable: relinearised, rescaled, one level lower."""
 
+    def relinearise(self, value: V) -> V:
+        """A product made usable at the scale that it has."""
+
     def plus(self, value: V, constant: float) -> V:
         """``value`` + constant."""
 
@@ -70,9 +73,14 @@ def offset(activation: Activation) -> float:
     return 0.0
 
 
-def evaluate(algebra: Algebra[V], activation: Activation, y: V) -> V:
-    """Evaluate a monic, depressed activation, up to :func:`offset`."""
+def evaluate(algebra: Algebra[V], activation: Activation, y: V, *, rescaled: bool = True) -> V:
+    """Evaluate a monic, depressed activation, up to :func:`offset`.
+
+    ``rescaled`` is false for a square that keeps its scale; no other activation can.
+    """
     degree, a = activation.degree, (*activation.coefficients, *[0.0] * 8)
+    if not rescaled:
+        return algebra.relinearise(algebra.product(y, y))
     u = algebra.narrow(algebra.product(y, y))
     if degree == 2:
         return u
@@ -150,6 +158,10 @@ class ScaleAlgebra:
         self.narrowings.append(Narrowing(value.level, value.scale, after))
         return Scaled(after, value.level - 1)
 
+    def relinearise(self, value: Scaled) -> Scaled:
+        """See :class:`Algebra`."""
+        return value
+
     def plus(self, value: Scaled, constant: float) -> Scaled:
         """See :class:`Algebra`."""
         return value
@@ -210,6 +222,10 @@ class DerivativeAlgebra:
         name = f"narrowing {self.narrowed}"
         self.narrowed += 1
         return Differentiated(value.value, {**value.by, name: np.ones_like(value.value)})
+
+    def relinearise(self, value: Differentiated) -> Differentiated:
+        """See :class:`Algebra`."""
+        return value
 
     def plus(self, value: Differentiated, constant: float) -> Differentiated:
         """See :class:`Algebra`."""

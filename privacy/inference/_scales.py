@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from privacy.inference._lowering import Activation
-from privacy.inference._polynomials import Narrowing, ScaleAlgebra, Scaled, evaluate
+from privacy.inference._polynomials import DEPTH, Narrowing, ScaleAlgebra, Scaled, evaluate
+
+AFTER = -1
+"""Stands for an activation whose products are rescaled."""
+NEVER = -2
+"""Stands for a square that is not rescaled at all."""
+
+
+def depth(degree: int, rescale: int) -> int:
+    """Levels that an activation of this degree takes."""
+    return 0 if rescale == NEVER else DEPTH[degree]
 
 
 @dataclass(frozen=True)
@@ -19,12 +29,18 @@ class Scales:
     weights : tuple of float
         One a layer but the last, whose scale follows from the answer's.
     answer : int
+    rescales : tuple of int
+        Of each activation: after how many rotations of the tree before it its input is rescaled,
+        or else :data:`AFTER` or :data:`NEVER`. The latter two, and squares, have a choice: a value
+        that is rescaled before it is squared takes half the bits of a prime, and everything from
+        there on is one level lower.
     """
 
     primes: tuple[int, ...]
     inputs: int
     weights: tuple[float, ...]
     answer: int
+    rescales: tuple[int, ...]
 
     def walk(self, activations: Sequence[Activation]) -> tuple["LayerScales", ...]:
         """The scales of every layer, from the nominal sizes of the primes."""
@@ -41,6 +57,8 @@ class LayerScales:
         Data primes left at its products.
     inputs, weights : float
         Scales of what is multiplied.
+    entry : Scaled
+        What the activation is given.
     narrowings : tuple of Narrowing
     constants : tuple of float
         Scales of the constants in the activation.
@@ -49,6 +67,7 @@ class LayerScales:
     level: int
     inputs: float
     weights: float
+    entry: Scaled
     narrowings: tuple[Narrowing, ...]
     constants: tuple[float, ...]
 
@@ -60,13 +79,21 @@ def walk(
     dropped = dict(enumerate(primes[:-1], start=1))
     level, scale = max(1, len(primes) - 1), 2.0**scales.inputs
     layers = []
-    for weight_bits, activation in zip(scales.weights, activations, strict=True):
+    for weight_bits, activation, rescale in zip(
+        scales.weights, activations, scales.rescales, strict=True
+    ):
         weights = 2.0**weight_bits
         algebra = ScaleAlgebra(dropped)
-        result = evaluate(algebra, activation, Scaled(scale * weights, level))
+        entry = Scaled(scale * weights, level)
+        if rescale >= 0:
+            entry = algebra.narrow(entry)
+        result = evaluate(algebra, activation, entry, rescaled=rescale == AFTER)
         layers.append(
-            LayerScales(level, scale, weights, tuple(algebra.narrowings), tuple(algebra.constants))
+            LayerScales(
+                level, scale, weights, entry, tuple(algebra.narrowings), tuple(algebra.constants)
+            )
         )
         level, scale = result.level, result.scale
-    layers.append(LayerScales(level, scale, 2.0**scales.answer / scale, (), ()))
+    last = 2.0**scales.answer / scale
+    layers.append(LayerScales(level, scale, last, Scaled(2.0**scales.answer, level), (), ()))
     return tuple(layers)

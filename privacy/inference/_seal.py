@@ -8,7 +8,8 @@ stranger's message reaches SEAL's own parser (version 4.3.3, before the hardenin
 import os
 import struct
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ _HEADER = struct.Struct("<2sBBBBHQ")
 _MAGIC = b"\x5e\xa1"
 _CIPHERTEXT = struct.Struct("<BQQQdQ")
 _ZSTD = 2
+_IN_MEMORY = hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()
+Buffer = bytes | memoryview
 
 
 def _write_header(content: int) -> bytes:
@@ -48,7 +51,7 @@ class _Scratch:
     """A file that lives in memory where the system allows it, and that only we can read."""
 
     def __enter__(self) -> "_Scratch":
-        if hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir():
+        if _IN_MEMORY:
             self._descriptor = os.memfd_create("residues")
             self.path = f"/proc/self/fd/{self._descriptor}"
             self._unlink = False
@@ -71,6 +74,42 @@ class _Scratch:
     def read(self) -> bytes:
         size = os.fstat(self._descriptor).st_size
         return os.pread(self._descriptor, size, 0)
+
+
+class _Kept:
+    """A file in memory that a thread keeps, so that its pages need not be made anew.
+
+    For ciphertexts only: what is written stays there until the next one.
+    """
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.descriptor = os.memfd_create("ciphertext")
+        self._size = 0
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.descriptor)
+
+    @classmethod
+    def of_this_thread(cls) -> "_Kept":
+        kept = getattr(_threads, "kept", None)
+        # A forked child would write into its parent's.
+        if not isinstance(kept, cls) or kept.process != os.getpid():
+            kept = _threads.kept = cls()
+        return kept
+
+    def write(self, parts: Sequence[Buffer]) -> str:
+        """Write, and say under which path it is found."""
+        size = sum(memoryview(part).nbytes for part in parts)
+        if size != self._size:
+            os.ftruncate(self.descriptor, size)
+            self._size = size
+        if os.pwritev(self.descriptor, parts, 0) != size:
+            raise OSError(f"memory for {size} bytes of a ciphertext could not be written")
+        return f"/proc/self/fd/{self.descriptor}"
+
+
+_threads = threading.local()
 
 
 def _save(thing: Any) -> bytes:
@@ -275,15 +314,15 @@ class Ring:
         scale: float,
         seed: bytes | None,
         transformed: bool = True,
-    ) -> bytes:
+    ) -> list[Buffer]:
+        """The stream of a ciphertext, in parts."""
         level, degree = residues.shape[-2:]
-        data = np.ascontiguousarray(residues, dtype="<u8").tobytes()
+        data = np.ascontiguousarray(residues, dtype="<u8").reshape(-1)
         content = struct.pack("<4Q", *parms_id)
         content += _CIPHERTEXT.pack(transformed, size, degree, level, scale, 1)
-        content += _wrap(struct.pack("<Q", len(data) // 8) + data)
-        if seed is not None:
-            content += _wrap(b"\x01" + seed)
-        return _wrap(content)
+        content += _write_header(8 + data.nbytes) + struct.pack("<Q", data.size)
+        tail = b"" if seed is None else _wrap(b"\x01" + seed)
+        return [_write_header(len(content) + data.nbytes + len(tail)), content, data.data, tail]
 
     def _load(self, thing: Any, stream: bytes) -> Any:
         with _Scratch() as scratch:
@@ -291,16 +330,9 @@ class Ring:
             thing.load(self.context, scratch.path)
         return thing
 
-    def seeded_ciphertext(self, residues: Residues, seed: bytes, scale: float) -> Any:
-        """The fresh ciphertext of a first polynomial (level, N) and the seed of the second."""
-        stream = self._ciphertext_stream(
-            self.parms_id(residues.shape[0]), residues, size=2, scale=scale, seed=seed
-        )
-        return self._load(seal.Ciphertext(), stream)
-
     def ciphertext(self, residues: Residues, scale: float, *, transformed: bool = True) -> Any:
         """The ciphertext of the residues of its polynomials, shape (size, level, N)."""
-        stream = self._ciphertext_stream(
+        parts = self._ciphertext_stream(
             self.parms_id(residues.shape[1]),
             residues,
             size=residues.shape[0],
@@ -308,28 +340,33 @@ class Ring:
             seed=None,
             transformed=transformed,
         )
-        return self._load(seal.Ciphertext(), stream)
+        ciphertext = seal.Ciphertext()
+        if _IN_MEMORY:
+            ciphertext.load(self.context, _Kept.of_this_thread().write(parts))
+            return ciphertext
+        return self._load(ciphertext, b"".join(parts))
 
     def public_key(self, residues: Residues, seed: bytes) -> Any:
         """The public key of a first polynomial (primes, N) and the seed of the second."""
-        stream = self._ciphertext_stream(self.key_id, residues, size=2, scale=1.0, seed=seed)
-        return self._load(seal.PublicKey(), stream)
+        parts = self._ciphertext_stream(self.key_id, residues, size=2, scale=1.0, seed=seed)
+        return self._load(seal.PublicKey(), b"".join(parts))
 
     def last_public_key(self, public: Any) -> Any:
         """A public key of this ring as one of :attr:`last`: the same, modulo its first prime."""
         content = _save(public)
         start = 32 + _CIPHERTEXT.size + _HEADER.size + 8
         whole = np.frombuffer(content, dtype="<u8", offset=start).reshape(2, -1, self.degree)
-        stream = self._ciphertext_stream(
+        parts = self._ciphertext_stream(
             self.last.key_id, whole[:, :1], size=2, scale=1.0, seed=None
         )
-        return self.last._load(seal.PublicKey(), stream)
+        return self.last._load(seal.PublicKey(), b"".join(parts))
 
     def _switching_key(self, parts: Sequence[tuple[Residues, bytes]]) -> bytes:
         count = struct.pack("<Q", len(parts))
         return count + b"".join(
-            self._ciphertext_stream(self.key_id, residues, size=2, scale=1.0, seed=seed)
+            part
             for residues, seed in parts
+            for part in self._ciphertext_stream(self.key_id, residues, size=2, scale=1.0, seed=seed)
         )
 
     def relin_keys(self, parts: Sequence[tuple[Residues, bytes]]) -> Any:

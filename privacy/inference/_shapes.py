@@ -3,12 +3,16 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
 
 from privacy.inference._costs import Operation
-from privacy.inference._lowering import Network
+from privacy.inference._lowering import Affine, Network
 from privacy.inference._packing import power_of_two, steps_between, steps_of
 from privacy.inference._polynomials import DEPTH, PRODUCTS
-from privacy.inference._seal import SEED_BYTES
+from privacy.inference._scales import AFTER, NEVER, depth
+from privacy.inference._uniform import QUERY_SEED_BYTES
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Shape:
     answers : int
     degrees : tuple of int
         Of the activations.
+    rescales : tuple of int
+        Of each activation, as in :class:`Scales`.
     repeats : tuple of float
         The share of slots after which each layer's plaintexts repeat, of each layer but the last.
     late : bool
@@ -39,6 +45,8 @@ class Shape:
         Whether a slot holds an image; then nothing is rotated and weights are integers.
     sizes : tuple of int
         Of a batch: outputs of each layer.
+    reads : tuple of int
+        Of a batch: inputs of each layer, once for all outputs that read the same.
     encrypted : bool
         Whether weights are ciphertexts, so that every sum of products is relinearised.
     """
@@ -55,16 +63,18 @@ class Shape:
     copies: int
     answers: int
     degrees: tuple[int, ...]
+    rescales: tuple[int, ...]
     repeats: tuple[float, ...] = ()
     late: bool = False
     batch: bool = False
     sizes: tuple[int, ...] = ()
+    reads: tuple[int, ...] = ()
     encrypted: bool = False
 
     @property
     def levels(self) -> int:
         """Data primes that are needed: one for each rescaling in a row, and one for the answer."""
-        return 1 + sum(DEPTH[degree] for degree in self.degrees)
+        return 1 + sum(map(depth, self.degrees, self.rescales))
 
     def leaves_large(self, index: int) -> bool:
         """Whether activation ``index`` leaves its result to be relinearised after the next layer.
@@ -79,29 +89,42 @@ class Shape:
         """How often each operation is done, and at which level."""
         if self.batch:
             return _batch_operations(
-                self.levels, self.ciphertexts, self.terms, self.sizes, self.degrees
+                self.levels,
+                self.ciphertexts,
+                self.terms,
+                self.sizes,
+                self.reads,
+                self.degrees,
+                self.rescales,
             )
         count: Counter[Operation] = Counter()
         level = self.levels
-        product = "multiply" if self.encrypted else "multiply plain"
+        times = "multiply" if self.encrypted else "multiply plain"
         count["load", level] += self.ciphertexts
         for index, (doublings, power) in enumerate(zip(self.doublings, self.degrees, strict=True)):
             products = self.ciphertexts if index == 0 else self.babies[index] * self.giants[index]
-            count[product, level] += products
+            count[times, level] += products
             count["relinearise", level] += self.giants[index] if self.encrypted else 0
-            count["rotate", level] += doublings + self.babies[index] + self.giants[index] - 2
+            rescale = self.rescales[index]
+            early = rescale if rescale >= 0 else doublings
+            count["rotate", level] += early + self.babies[index] + self.giants[index] - 2
+            if rescale >= 0:
+                count["rescale", level] += 1
+                level -= 1
+                count["rotate", level] += doublings - early
             for step in range(PRODUCTS[power]):
                 # Products of one depth happen at one level; the deepest ones are counted there.
                 here = level - min(step, DEPTH[power] - 1)
                 count["multiply", here] += 1
                 count["relinearise", here] += 1
-                count["rescale", here] += 1
-            level -= DEPTH[power]
+                count["rescale", here] += rescale == AFTER
+            if rescale == AFTER:
+                level -= DEPTH[power]
         if self.late:
             # The last activation is relinearised after the last layer, where it is cheapest.
             count["relinearise", 2] -= 1
             count["relinearise", 1] += 1
-        count[product, 1] += self.answers
+        count[times, 1] += self.answers
         count["relinearise", 1] += self.answers if self.encrypted else 0
         count["mask", 1] += self.answers
         return +count
@@ -109,7 +132,7 @@ class Shape:
     @property
     def query_bytes(self) -> int:
         """Bytes of a query's residues and seeds."""
-        return self.ciphertexts * (8 * self.degree * self.levels + SEED_BYTES)
+        return self.ciphertexts * (8 * self.degree * self.levels + QUERY_SEED_BYTES)
 
 
 def shapes(network: Network, degree: int, *, encrypted: bool) -> Iterator[Shape]:
@@ -156,12 +179,30 @@ def shapes(network: Network, degree: int, *, encrypted: bool) -> Iterator[Shape]
                 copies,
                 answers,
                 tuple(activation.degree for activation in network.activations),
+                (AFTER,) * len(network.activations),
                 tuple(repeats),
                 encrypted=encrypted,
             )
             yield shape
             if answers == 1 and not encrypted:
                 yield replace(shape, late=True)
+
+
+def rescaled(shape: Shape) -> Iterator[Shape]:
+    """The same packing with squares rescaled elsewhere: mostly quicker, and rougher.
+
+    With encrypted weights there is no choice.
+    """
+    if shape.encrypted:
+        return
+    ways: list[tuple[int, ...]] = [
+        (AFTER, NEVER, *sorted({0, doublings})) if power == 2 else (AFTER,)
+        for power, doublings in zip(shape.degrees, shape.doublings, strict=True)
+    ]
+    for rescales in product(*ways):
+        if rescales != shape.rescales:
+            late = shape.late and rescales[-1] == AFTER
+            yield replace(shape, rescales=rescales, late=late)
 
 
 def batch_shape(network: Network, degree: int) -> Shape:
@@ -180,17 +221,30 @@ def batch_shape(network: Network, degree: int) -> Shape:
         1,
         network.affines[-1].outputs,
         tuple(activation.degree for activation in network.activations),
+        (AFTER,) * layers,
         (1.0,) * layers,
         batch=True,
         sizes=tuple(affine.outputs for affine in network.affines),
+        reads=tuple(sum(map(len, supports(affine))) for affine in network.affines),
     )
+
+
+def supports(affine: Affine) -> dict[tuple[int, ...], list[int]]:
+    """Outputs by the inputs that the architecture lets them read."""
+    structure = affine.structure
+    found: dict[tuple[int, ...], list[int]] = {}
+    for row in range(affine.outputs):
+        read = structure.indices[structure.indptr[row] : structure.indptr[row + 1]]
+        found.setdefault(tuple(np.sort(read).tolist()), []).append(row)
+    return found
 
 
 def batch_operations(network: Network, level: int) -> Counter[Operation]:
     """Counts for a batch through a model that is one affine map."""
     affine = network.affines[0]
     terms = (int(max(affine.structure.sum(axis=1))),)
-    return _batch_operations(level, affine.inputs, terms, (affine.outputs,), ())
+    reads = (sum(map(len, supports(affine))),)
+    return _batch_operations(level, affine.inputs, terms, (affine.outputs,), reads, (), ())
 
 
 def _batch_operations(
@@ -198,24 +252,34 @@ def _batch_operations(
     inputs: int,
     terms: tuple[int, ...],
     sizes: tuple[int, ...],
+    reads: tuple[int, ...],
     degrees: tuple[int, ...],
+    rescales: tuple[int, ...],
 ) -> Counter[Operation]:
-    count: Counter[Operation] = Counter({("load", level): inputs, ("unload", level): inputs})
-    for index, power in enumerate(degrees):
+    count: Counter[Operation] = Counter({("expand", level): inputs})
+    for index, (power, rescale) in enumerate(zip(degrees, rescales, strict=True)):
+        count["split", level] += reads[index]
         count["scalar", level] += terms[index] * sizes[index]
+        count["reduce", level] += sizes[index]
         narrows = sizes[index + 1] < sizes[index]
         count["load residues", level] += sizes[index]
+        if rescale >= 0:
+            count["rescale", level] += sizes[index]
+            level -= 1
         for step in range(PRODUCTS[power]):
             here = level - min(step, DEPTH[power] - 1)
             count["multiply", here] += sizes[index]
-            count["rescale", here] += sizes[index]
+            count["rescale", here] += sizes[index] if rescale == AFTER else 0
             if step + 1 < PRODUCTS[power] or not narrows:
                 count["relinearise", here] += sizes[index]
-        level -= DEPTH[power]
+        if rescale == AFTER:
+            level -= DEPTH[power]
         count["unload", level] += sizes[index]
         if narrows:
             count["relinearise", level] += sizes[index + 1]
+    count["split", level] += reads[-1]
     count["scalar", level] += terms[-1] * sizes[-1]
+    count["reduce", level] += sizes[-1]
     count["load residues", level] += sizes[-1]
     count["mask", level] += sizes[-1]
-    return count
+    return +count

@@ -22,7 +22,7 @@ from privacy.inference._seal import Residues
 from privacy.inference.plan import MESSAGE_OVERHEAD, Plan
 
 MAGIC = b"BSHE"
-VERSION = 1
+VERSION = 2
 MAC_BYTES = 32
 _HEADER = struct.Struct("<4sBB32s16sQQ")
 

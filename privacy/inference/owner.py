@@ -11,6 +11,7 @@ from privacy.inference import _wire
 from privacy.inference._client import answer_reader, packer
 from privacy.inference._seal import Residues, Ring, seal
 from privacy.inference._secrets import Secrets
+from privacy.inference._uniform import reseeded
 from privacy.inference._wire import MessageError, Reader, Tag
 from privacy.inference.plan import SESSION_KEY_BYTES, Plan
 from privacy.inference.release import Answer, ClassOnly, ReleasePolicy
@@ -65,6 +66,7 @@ class DataOwner:
         self._generator = generator
         secret = generator.secret_key()
         self._encryptor = seal.Encryptor(self._ring.context, secret)
+        self._secret = self._ring.secret_residues(secret)[: self._ring.levels]
         self._reader = answer_reader(self.plan, self._ring, secret)
 
     def secret_state(self) -> bytes:
@@ -161,7 +163,10 @@ class DataOwner:
         images = self._checked(x)
         body: list[bytes] = []
         for plain in self._packer(images):
-            body += _bytes(*ring.seeded_residues(self._encryptor.encrypt_symmetric(plain)))
+            ciphertext = seal.Ciphertext()
+            self._encryptor.encrypt_symmetric(plain, ciphertext)
+            residues = ring.ciphertext_residues(ciphertext)
+            body += _bytes(*reseeded(residues, self._secret, ring.primes[: ring.levels]))
         with self._lock:
             query_id = self._next_id
             self._next_id += 1

@@ -13,6 +13,7 @@ import numpy as np
 
 from privacy.inference._packing import Indices
 from privacy.inference._seal import MAX_MODULUS_BITS, SEED_BYTES
+from privacy.inference._uniform import QUERY_SEED_BYTES
 from privacy.inference.parties import ThreeParties
 
 FORMAT = 1
@@ -207,7 +208,9 @@ class Plan:
     @property
     def query_bytes(self) -> int:
         """Bytes of the message with one query."""
-        return MESSAGE_OVERHEAD + self.ciphertexts * (self._polynomial(self.levels) + SEED_BYTES)
+        return MESSAGE_OVERHEAD + self.ciphertexts * (
+            self._polynomial(self.levels) + QUERY_SEED_BYTES
+        )
 
     @property
     def weights_bytes(self) -> int:

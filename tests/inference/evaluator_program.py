@@ -11,7 +11,7 @@ from privacy.inference import CompiledModel, Square, compile_model, serve_evalua
 def small_model() -> CompiledModel:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), Square(), nn.Linear(4, 2))
-    return compile_model(model, input_shape=(4,), input_range=(0.0, 1.0), tolerance=1.0)
+    return compile_model(model, input_shape=(4,), input_range=(0.0, 1.0), tolerance=0.001)
 
 
 def noisily() -> CompiledModel:

@@ -6,7 +6,8 @@ from inference_models import linear
 
 from privacy.inference import Evaluator, MessageError, ThrowAwayOwner, _release, compile_model
 from privacy.inference._keys import refuse_secret
-from privacy.inference._seal import SEED_BYTES, Ring, seal
+from privacy.inference._seal import Ring, seal
+from privacy.inference._uniform import QUERY_SEED_BYTES, expand
 from privacy.inference._wire import Reader, Tag, open_message
 from privacy.inference.compiled import CompiledModel
 
@@ -25,9 +26,8 @@ class Attacker(ThrowAwayOwner):
             query, Tag.QUERY, self.plan, self._digest, lambda _: self._session_key
         )
         reader = Reader(body)
-        residues = reader.residues(self._ring.primes[:1], self.plan.degree)
-        ciphertext = self._ring.seeded_ciphertext(residues, reader.raw(SEED_BYTES), 1.0)
-        return self._ring.ciphertext_residues(ciphertext)[1, 0]
+        reader.residues(self._ring.primes[:1], self.plan.degree)
+        return expand(reader.raw(QUERY_SEED_BYTES), self._ring.primes[:1], self.plan.degree)[0]
 
     def answer_polynomial(self, answer: bytes) -> np.ndarray:
         """The answer's second polynomial, as coefficients, (N,)."""

@@ -14,6 +14,7 @@ from privacy.inference._packing import (
     power_of_two,
     steps_between,
 )
+from privacy.inference._seal import CONJUGATE
 
 SLOTS = 256
 
@@ -25,7 +26,7 @@ def affine(outputs: int, inputs: int, generator: np.random.Generator) -> Affine:
 
 def tree(values: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
     for step in steps:
-        values = values + np.roll(values, -step)
+        values = values + (values.conj() if step == CONJUGATE else np.roll(values, -step))
     return values
 
 
@@ -51,7 +52,7 @@ def test_diagonals_are_the_matrix(inputs: int, outputs: int, log_period: int, se
         for small in range(packed.baby):
             if (big, small) in packed.diagonals:
                 total = total + np.roll(slots, -small) * packed.diagonals[big, small]
-    result = tree(total, packed.tree) + packed.bias
+    result = tree(total, packed.steps) + packed.bias
     expected = layer.matrix @ x + layer.bias
     for slot in range(SLOTS):
         entry = packed.layout[slot % len(packed.layout)]
@@ -77,8 +78,7 @@ def test_gathering_is_the_matrix(
     x = np.append(np.random.default_rng(seed + 1).normal(size=inputs), 0.0)
     placed = x[np.where(packed.taps == EMPTY, -1, packed.taps)]
     slots = placed[0] + (1j * placed[1] if paired else 0)
-    total = tree((slots * packed.weights).sum(axis=0), packed.tree)
-    total = total + total.conj() if paired else total
+    total = tree((slots * packed.weights).sum(axis=0), packed.steps)
     expected = layer.matrix @ x[:-1] + layer.bias
     for slot, value in enumerate(total + packed.bias):
         entry = packed.layout[slot % len(packed.layout)]

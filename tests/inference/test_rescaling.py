@@ -1,0 +1,92 @@
+"""Wherever squares are rescaled, the answer is the model's within the predicted error."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from privacy.inference import Evaluator, Square, ThrowAwayOwner, compile_model
+from privacy.inference import _planner as planner
+from privacy.inference._batch import BatchProgram
+from privacy.inference._encoded import SlotProgram
+from privacy.inference._scales import AFTER, NEVER
+from privacy.inference._shapes import Shape
+from privacy.inference.compiled import CompiledModel
+
+SHAPE, RANGE = (40,), (-1.0, 1.0)
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(40, 60), Square(), nn.Linear(60, 20), Square(), nn.Linear(20, 4)
+    ).eval()
+
+
+def compiled(
+    monkeypatch: pytest.MonkeyPatch, rescales: tuple[int, ...], batch_size: int
+) -> CompiledModel:
+    def only(shape: Shape) -> Iterator[Shape]:
+        yield replace(shape, rescales=rescales, late=False)
+
+    monkeypatch.setattr(planner, "rescaled", only)
+    # What is asked for is taken, however small these weights are.
+    monkeypatch.setattr(planner, "_vanishes", lambda choice, network: False)
+    return compile_model(
+        model(), input_shape=SHAPE, input_range=RANGE, tolerance=1.0, batch_size=batch_size
+    )
+
+
+@pytest.mark.parametrize(
+    ("rescales", "batch_size"),
+    [
+        ((NEVER, 0), 1),
+        ((NEVER, 1), 1),
+        ((0, 0), 1),
+        ((1, AFTER), 1),
+        ((AFTER, 0), 1),
+        ((NEVER, 0), 20),
+        ((0, AFTER), 20),
+    ],
+)
+def test_the_answer_is_the_models(
+    monkeypatch: pytest.MonkeyPatch, rescales: tuple[int, ...], batch_size: int
+) -> None:
+    made = compiled(monkeypatch, rescales, batch_size)
+    assert isinstance(made.program, SlotProgram | BatchProgram)
+    assert made.program.scales.rescales == rescales
+    x = np.random.default_rng(0).uniform(*RANGE, (batch_size, *SHAPE))
+    owner = ThrowAwayOwner(made.plan)
+    evaluator = Evaluator(made, owner.public_material())
+    logits = owner.logits(evaluator.evaluate(owner.encrypt(x if batch_size > 1 else x[0])))
+    # As in the property over random models: twice six deviations.
+    assert np.abs(logits - made.predict(x)).max() < 2 * 2.0**made.plan.error_bits
+
+
+def test_a_larger_tolerance_buys_time_and_a_smaller_one_precision() -> None:
+    plans = [
+        compile_model(
+            model(), input_shape=SHAPE, input_range=RANGE, tolerance=tolerance, batch_size=1
+        ).plan
+        for tolerance in (0.5, 1e-3)
+    ]
+    assert plans[0].error_bits <= -1
+    assert plans[1].error_bits <= -9
+    assert plans[0].levels < plans[1].levels
+    assert plans[0].query_bytes < plans[1].query_bytes
+
+
+def test_no_tolerance_is_large_enough_for_weights_to_vanish() -> None:
+    """Where biases decide, a rougher layer would be within tolerance even as nothing at all."""
+    small = model()
+    with torch.no_grad():
+        for layer in (small[0], small[2], small[4]):
+            layer.weight *= 1e-2
+    made = compile_model(small, input_shape=SHAPE, input_range=RANGE, tolerance=1.0)
+    owner = ThrowAwayOwner(made.plan)
+    x = np.ones(SHAPE)
+    logits = owner.logits(Evaluator(made, owner.public_material()).evaluate(owner.encrypt(x)))
+    assert np.abs(logits - made.predict(x[None])).max() < 2 * 2.0**made.plan.error_bits
