@@ -18,7 +18,8 @@ from torch import nn
 
 from benchmarks.harness import Row, Say, Spread, interleave
 from flower_app.deploy_keys import make_certificates
-from flower_app.models import MODELS, build_model
+from flower_app.model_specs import MODELS
+from flower_app.models import build_model
 from privacy.inference import (
     CompiledModel,
     DataOwner,

@@ -18,7 +18,7 @@ from platformdirs import user_data_path
 
 from flower_app.data import DataError, encode
 from flower_app.images import find_images, read_images
-from flower_app.models import MODELS, ModelSpec
+from flower_app.model_specs import MODELS, ModelSpec
 from privacy.inference import (
     Expectation,
     MessageError,

@@ -18,7 +18,7 @@ import uvicorn
 
 from flower_app.deploy_keys import make_certificates
 from flower_app.evaluator import start_evaluator
-from flower_app.models import MODELS
+from flower_app.model_specs import MODELS
 from flower_app.settings import SettingError
 from privacy.inference import EvaluatorFailed, EvaluatorPool, EvaluatorProcess
 from privacy.inference_service import (
