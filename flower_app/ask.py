@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from platformdirs import user_data_path
 
 from flower_app.data import DataError, encode
+from flower_app.errors import CommandFailed
 from flower_app.images import find_images, read_images
 from flower_app.model_specs import MODELS, ModelSpec
 from privacy.inference import (
@@ -40,7 +41,7 @@ from privacy.inference_service import (
 _PASSPHRASE, _TOKEN = "BLOOMSEAL_PASSPHRASE", "BLOOMSEAL_TOKEN"
 
 
-class AskError(RuntimeError):
+class AskError(CommandFailed):
     """What stopped the questions, and the remedy."""
 
 
@@ -48,7 +49,6 @@ def add_command(commands: Any) -> None:
     """Add ``ask`` to the app's command line."""
     parser = commands.add_parser(
         "ask",
-        help="classify images with a service that sees none of them",
         description="Encrypts images here, has a service evaluate them, and decrypts the answers "
         "here. Prints the class of each image. The secret key is kept in a file, encrypted under a "
         f"passphrase, which is asked for or taken from {_PASSPHRASE}.",

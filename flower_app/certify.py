@@ -20,7 +20,6 @@ def add_command(commands: Any) -> None:
     """Add ``certify`` to the app's command line."""
     parser = commands.add_parser(
         "certify",
-        help="compare a trained model's encrypted answers with its own",
         description="Compiles the model of a results folder, asks it encrypted questions about "
         "test images under keys that are thrown away, and writes certificate.json and "
         "certificate.png into the folder.",

@@ -14,7 +14,6 @@ def add_command(commands: Any) -> None:
     """Add ``check-data`` to the app's command line."""
     parser = commands.add_parser(
         "check-data",
-        help="say what is wrong with which file of a SuperNode's data folder",
         description="Reads a SuperNode's own data folder as its ClientApp would. Exits with 0 if "
         "it is good, with 1 if something is wrong, and says what is wrong with which file.",
     )

@@ -39,7 +39,6 @@ def add_command(commands: Any) -> None:
     """Add ``deploy-demo`` to the app's command line."""
     parser = commands.add_parser(
         "deploy-demo",
-        help="the same app on a real SuperLink and three SuperNodes, over loopback",
         description="Makes certificates and keys, gives three SuperNodes 5,000 images each, "
         "starts them and a SuperLink with TLS and node authentication on loopback, runs the app "
         "on them, and stops and removes everything but the results. Flower's telemetry is off.",

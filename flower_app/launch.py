@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flower_app.errors import CommandFailed
 from flower_app.settings import SettingError, Settings
 
 PROJECT = Path(__file__).parents[1]
@@ -25,7 +26,7 @@ _START_SECONDS = 180.0
 _LEAVE_SECONDS = 15.0
 
 
-class RunFailed(RuntimeError):
+class RunFailed(CommandFailed):
     """A run that did not finish; the message says why and where to look."""
 
 
@@ -33,7 +34,6 @@ def add_command(commands: Any) -> None:
     """Add ``run`` to the app's command line."""
     parser = commands.add_parser(
         "run",
-        help="train in a local simulation, then ask encrypted questions",
         description="Starts a Flower SuperLink of its own on free loopback ports, runs the app in "
         "simulation in the environment it was called from, and stops the SuperLink. Flower's "
         "telemetry is off.",

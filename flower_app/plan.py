@@ -24,7 +24,6 @@ def add_command(commands: Any) -> None:
     """Add ``plan`` to the app's command line."""
     parser = commands.add_parser(
         "plan",
-        help="say which noise, rounds and sampling rates fit a budget, before any training",
         description="Works out, for a budget, the noise that each sampling rate and number of "
         "rounds needs, the bytes it moves, and the accuracy where comparable runs were measured. "
         "Nothing is trained and no data are read.",

@@ -15,7 +15,6 @@ def add_command(commands: Any) -> None:
     """Add ``population`` to the app's command line."""
     parser = commands.add_parser(
         "population",
-        help="write the file that lists who the clients of a deployment are",
         description="Reads the SuperNodes' public keys and writes the file for the setting "
         "population-file. Only nodes with these keys are clients then, each of them one, however "
         "often it registers.",

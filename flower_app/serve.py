@@ -57,7 +57,6 @@ def add_command(commands: Any) -> None:
     """Add ``serve`` to the app's command line."""
     parser = commands.add_parser(
         "serve",
-        help="answer encrypted questions to a trained model over HTTPS",
         description="Serves the model of a results folder. On a loopback address, without a "
         "certificate or tokens of yours, it makes both for this occasion and prints the `ask` "
         "command that uses them. TLS and authentication are on unless switched off by name.",

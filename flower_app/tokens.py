@@ -12,7 +12,6 @@ def add_command(commands: Any) -> None:
     """Add ``token`` to the app's command line."""
     parser = commands.add_parser(
         "token",
-        help="make, list and take back tokens of a service",
         description="Keeps the file of tokens that `serve --tokens FILE` reads, as hashes and mode "
         "0600. A running service sees changes at once.",
     )
