@@ -45,7 +45,8 @@ def draw_inference(document: Mapping[str, Any], path: Path) -> None:
         predictions.plot([spread["low"], spread["high"]], [place, place], color=_OURS, lw=1)
         predictions.plot(share, place, color=_OURS, marker="o")
     predictions.set_yticks(range(len(shares)), [case for case, _, _ in shares], fontsize=8)
-    predictions.set_title("Measured of predicted (grey: 30 %)", loc="left")
+    predictions.set_title("Measured of predicted", loc="left")
+    predictions.set_xlabel(f"share; grey: within {_GOAL:.0%}")
     for axes in (latency, throughput, predictions):
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -65,7 +65,7 @@ def latency_rows(
     return rows
 
 
-def prediction_rows(name: str, predicted_ms: float, processor: Spread) -> list[Row]:
+def prediction_rows(name: str, predicted_ms: float, measured: Spread) -> list[Row]:
     """The plan's milliseconds, and the share of them that it took."""
     return [
         Row(name, "predicted evaluation", "ms", Spread.of([predicted_ms])),
@@ -74,10 +74,10 @@ def prediction_rows(name: str, predicted_ms: float, processor: Spread) -> list[R
             "measured of predicted",
             "share",
             Spread(
-                processor.median / predicted_ms,
-                processor.low / predicted_ms,
-                processor.high / predicted_ms,
-                processor.repetitions,
+                measured.median / predicted_ms,
+                measured.low / predicted_ms,
+                measured.high / predicted_ms,
+                measured.repetitions,
             ),
         ),
     ]
