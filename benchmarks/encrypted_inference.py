@@ -53,6 +53,17 @@ class Case:
     logit_bits: float | None = None
     """Where given, training keeps the bound of the logits near 2 to that power."""
 
+    def compiled(self, model: nn.Sequential, sample: Images) -> CompiledModel:
+        """Compile a model of this case, with some inputs for its predicted error."""
+        return compile_model(
+            model,
+            input_shape=sample.shape[1:],
+            input_range=self.input_range,
+            sample=sample,
+            tolerance=self.tolerance,
+            max_query_bytes=self.max_query_bytes,
+        )
+
 
 def _linear(inputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 10))
@@ -118,14 +129,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
             say(f"{case.name}: training")
             trained[case.make] = train(case, quick=quick)
         model, sample, test, labels = trained[case.make]
-        compiled = compile_model(
-            model,
-            input_shape=test.shape[1:],
-            input_range=case.input_range,
-            sample=sample,
-            tolerance=case.tolerance,
-            max_query_bytes=case.max_query_bytes,
-        )
+        compiled = case.compiled(model, sample)
         say(f"{case.name}:\n{compiled.plan}")
         peer = tutorial_way(model, test[0]) if case.name == "tutorial-cnn" else None
         rows += latency_rows(case.name, compiled, test, peer, repetitions)

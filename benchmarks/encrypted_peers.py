@@ -23,7 +23,6 @@ from privacy.inference import (
     Evaluator,
     Square,
     ThrowAwayOwner,
-    compile_model,
 )
 
 COMPARED = ("hog-linear", "linear", "mlp", "tutorial-cnn")
@@ -86,14 +85,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
         if case.name not in (COMPARED_QUICKLY if quick else COMPARED):
             continue
         model, sample, test, _ = train(case, quick=quick)
-        compiled = compile_model(
-            model,
-            input_shape=test.shape[1:],
-            input_range=case.input_range,
-            sample=sample,
-            tolerance=case.tolerance,
-            max_query_bytes=case.max_query_bytes,
-        )
+        compiled = case.compiled(model, sample)
         say(f"{case.name}:\n{compiled.plan}")
         commands = {
             peer: [str(python), "-m", f"benchmarks._peers.{peer.module}"]

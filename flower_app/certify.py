@@ -11,7 +11,7 @@ from flower_app.data import encode, load_dataset
 from flower_app.evaluator import compile_named
 from flower_app.model_specs import MODELS
 from flower_app.plots import plot_certificate
-from flower_app.serve import trained_model
+from flower_app.results import trained_model
 from flower_app.settings import SettingError
 from privacy.inference import certify
 

@@ -12,6 +12,7 @@ from typing import Any
 from flwr.app import ArrayRecord
 from safetensors.torch import save_file
 
+from flower_app.model_specs import MODELS
 from flower_app.settings import SettingError, Settings
 
 
@@ -84,6 +85,27 @@ class ResultsFolder:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.path.name)
         temporary.replace(link)
+
+
+def trained_model(results: Path) -> tuple[str, Path]:
+    """The name and the weights of the model in a results folder.
+
+    Raises
+    ------
+    SettingError
+        If the folder is not one of a finished run.
+    """
+    weights = results / "model.safetensors"
+    try:
+        name = json.loads((results / "config.json").read_text())["model"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SettingError(
+            f"{results} is not the folder of a run (config.json cannot be read); train one with "
+            "`python -m flower_app run` and give results/latest"
+        ) from error
+    if name not in MODELS or not weights.is_file():
+        raise SettingError(f"{results} holds no model of this app; give a finished run's folder")
+    return name, weights
 
 
 def _finite(value: Any) -> Any:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import ipaddress
-import json
 import logging
 import shlex
 import socket
@@ -18,7 +17,7 @@ import uvicorn
 
 from flower_app.deploy_keys import make_certificates
 from flower_app.evaluator import start_evaluator
-from flower_app.model_specs import MODELS
+from flower_app.results import trained_model
 from flower_app.settings import SettingError
 from privacy.inference import EvaluatorFailed, EvaluatorPool, EvaluatorProcess
 from privacy.inference_service import (
@@ -156,27 +155,6 @@ def run(options: argparse.Namespace) -> int:
             server.run(sockets=[listening])
     print("Stopped.")
     return 0
-
-
-def trained_model(results: Path) -> tuple[str, Path]:
-    """The name and the weights of the model in a results folder.
-
-    Raises
-    ------
-    SettingError
-        If the folder is not one of a finished run.
-    """
-    weights = results / "model.safetensors"
-    try:
-        name = json.loads((results / "config.json").read_text())["model"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise SettingError(
-            f"{results} is not the folder of a run (config.json cannot be read); train one with "
-            "`python -m flower_app run` and give results/latest"
-        ) from error
-    if name not in MODELS or not weights.is_file():
-        raise SettingError(f"{results} holds no model of this app; give a finished run's folder")
-    return name, weights
 
 
 def _limits(options: argparse.Namespace) -> ServiceLimits:
