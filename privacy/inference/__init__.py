@@ -16,6 +16,7 @@ from privacy.inference.certificate import Certificate as Certificate
 from privacy.inference.certificate import certify as certify
 from privacy.inference.compiled import CompiledModel as CompiledModel
 from privacy.inference.compiled import compile_model as compile_model
+from privacy.inference.decision import decide as decide
 from privacy.inference.evaluator import BlindEvaluator as BlindEvaluator
 from privacy.inference.evaluator import Evaluator as Evaluator
 from privacy.inference.owner import DataOwner as DataOwner

@@ -213,7 +213,7 @@ class DataOwner:
         return self._policy.release(logits, self.plan, released)
 
     def _logits(self, answer: bytes) -> NDArray[np.float64]:
-        """All logits in full precision, shape (images, classes)."""
+        """All logits in full precision, shape (images, logits)."""
         query_id, body = _wire.open_message(
             answer, Tag.ANSWER, self.plan, self._digest, lambda _: self._session_key
         )
@@ -232,7 +232,7 @@ class ThrowAwayOwner(DataOwner):
     """
 
     def logits(self, answer: bytes) -> NDArray[np.float64]:
-        """Decrypt an answer in full precision, shape (images, classes)."""
+        """Decrypt an answer in full precision, shape (images, logits)."""
         return self._logits(answer)
 
 
