@@ -1,5 +1,6 @@
 """What a client does at each stage of a round."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ from privacy.secure_aggregation.plan import RoundPlan, quorum
 from privacy.secure_aggregation.terms import ClientPolicy, Identity, RoundTerms
 
 Vector = npt.NDArray[np.integer[Any]]
+_log = logging.getLogger(__name__)
 
 
 def announce(
@@ -184,10 +186,9 @@ def _channel(this: RoundState, label: int, *, sending: bool) -> bytes:
     return keys.derive(secret, b"channel %d to %d" % (sender, receiver), this.session)
 
 
-def mask(this: RoundState, message: bytes, vector: Vector | None, identity: Identity) -> bytes:
-    """Keep the neighbours' shares, and send the vector under all masks."""
+def take_deliveries(this: RoundState, message: bytes) -> None:
+    """Keep the neighbours' shares: all of the stage that does not depend on the vector."""
     plan = this.planned
-    values = _checked(vector, this.terms, plan.clients)
     sharers, sealed = read(message, Kind.DELIVERIES, [None, None])
     present = _present(this, sharers)
     delivered = pieces(sealed, SEALED_BYTES)
@@ -203,10 +204,17 @@ def mask(this: RoundState, message: bytes, vector: Vector | None, identity: Iden
         if len(opened) != SHARES_BYTES:
             raise TamperedShares("a neighbour sent something else than two shares")
         this.held[label] = opened
+    this.stage = ClientStage.TRAINING
 
+
+def mask(this: RoundState, vector: Vector, identity: Identity) -> bytes:
+    """The vector under all masks. It always succeeds: to fail would tell of the vector."""
+    plan = this.planned
     bits = ring_bits(plan.clients, this.terms.bound)
+    values = _fitting(vector, this.terms, plan.clients)
     masked = values.astype(element_type(bits))  # modulo a power of two: negative ones wrap
     add_mask(masked, keys.self_mask_key(this.seed, this.session))
+    present = _present(this, this.sharers)
     secrets = keys.agree(this.mask_private, [this.mask_keys[label] for label in present])
     for label, secret in zip(present, secrets, strict=True):
         other = this.neighbours[label]
@@ -214,26 +222,24 @@ def mask(this: RoundState, message: bytes, vector: Vector | None, identity: Iden
         add_mask(masked, key, subtract=this.own > other)
     signature = b""
     if this.terms.malicious:
-        signature = keys.sign(identity.private, participants_statement(this.session, sharers))
+        statement = participants_statement(this.session, this.sharers)
+        signature = keys.sign(identity.private, statement)
     this.stage = ClientStage.ENDORSING if this.terms.malicious else ClientStage.OPENING
     return write(Kind.MASKED_UPDATE, this.session, pack(masked, bits), signature)
 
 
-def _checked(vector: Vector | None, terms: RoundTerms, clients: int) -> Vector:
-    if vector is None:
-        raise ValueError("vector is missing; this stage sends it")
+def _fitting(vector: Vector, terms: RoundTerms, clients: int) -> Vector:
+    """The vector, or zeros where it is not as the terms say."""
     if vector.shape != (terms.size,) or vector.dtype.kind not in "iu":
-        raise ValueError(
-            f"vector must be {terms.size} integers, got {vector.dtype} of shape {vector.shape}"
-        )
-    low, high = int(vector.min()), int(vector.max())
-    # Noise may take one client past its own bound, but none past what the ring holds.
-    if max(-low, high) > clients * terms.bound:
-        raise ValueError(
-            f"vector has entries in [{low}, {high}]; {clients} clients with a bound of "
-            f"{terms.bound} each hold ±{clients * terms.bound}"
-        )
-    return vector
+        wrong = f"it must be {terms.size} integers, not {vector.dtype} of shape {vector.shape}"
+    else:
+        low, high = int(vector.min()), int(vector.max())
+        # Noise may take one client past its own bound, but none past what the ring holds.
+        if max(-low, high) <= clients * terms.bound:
+            return vector
+        wrong = f"its entries must lie within ±{clients * terms.bound}, not in [{low}, {high}]"
+    _log.error("This client adds zeros to the round; its vector does not fit: %s.", wrong)
+    return np.zeros(terms.size, dtype=np.int64)
 
 
 def _present(this: RoundState, members: bytes) -> list[int]:

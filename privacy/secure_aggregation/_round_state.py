@@ -24,9 +24,11 @@ class ClientStage(IntEnum):
     """It has announced its keys; the roster comes next."""
     MASKING = 2
     """It has shared its secrets; others' shares come next, and its vector is needed."""
-    ENDORSING = 3
+    TRAINING = 3
+    """It has taken others' shares; it makes its vector, and takes no message meanwhile."""
+    ENDORSING = 4
     """It has sent its masked vector; the survivors come next (malicious server only)."""
-    OPENING = 4
+    OPENING = 5
     """The request to open shares comes next."""
 
 

@@ -1,6 +1,8 @@
 """The client's side of a round: it answers the server's messages, or refuses by name."""
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _client_round as stages
@@ -83,6 +85,19 @@ class SecureClient:
         """What it does next; in ``MASKING`` its vector is needed."""
         return ClientStage.WAITING if self._round is None else self._round.stage
 
+    @property
+    def terms(self) -> RoundTerms:
+        """The terms of the round that it is in.
+
+        Raises
+        ------
+        WrongStage
+            If it is in none.
+        """
+        if self._round is None:
+            raise WrongStage("the client is in no round")
+        return self._round.terms
+
     def needs_vector(self, message: bytes) -> bool:
         """Whether the answer to this message carries the vector; nothing else is checked yet."""
         this = self._round
@@ -102,7 +117,8 @@ class SecureClient:
         message : bytes
             What the server sent.
         vector : ndarray of integers, shape (size,), optional
-            This client's contribution; needed in stage ``MASKING``, and only used there.
+            This client's contribution; needed in stage ``MASKING``, and only used there. Where
+            it is made only then, ``take_deliveries`` comes before and ``masked`` after.
 
         Returns
         -------
@@ -115,31 +131,77 @@ class SecureClient:
             If the server asks for what would cost the client its protection, by the name of the
             reason. The client leaves the round and forgets its secrets.
         ValueError
-            If the vector is missing or not as the terms say; the round goes on.
+            If the vector is missing; the round goes on.
         """
+        with self._leaving_if_refused():
+            kind = kind_of(message)
+            if kind is Kind.INVITATION:
+                return self._accept(message)
+            this = self._at(kind, bound_to(message))
+            if kind is Kind.DELIVERIES:
+                if vector is None:
+                    raise ValueError("vector is missing; this stage sends it")
+                stages.take_deliveries(this, message)
+                return stages.mask(this, vector, self._identity)
+            if kind in (Kind.NEIGHBOURHOOD, Kind.ROSTER):
+                return stages.share(
+                    this, kind, message, self._policy, self._identity, self._randomness
+                )
+            if kind is Kind.SURVIVORS:
+                return stages.endorse(this, message, self._identity)
+            opened = stages.open_shares(this, message, self._policy)
+            self._opened, self._round = this.session, None
+            return opened
+
+    def take_deliveries(self, message: bytes) -> None:
+        """Take the message that asks for the vector, before the vector is made.
+
+        Whatever can be wrong with the server's side of it is found here. Afterwards the client
+        is in stage ``TRAINING`` and takes this message no second time. Keep ``to_bytes`` before
+        the vector is made: else a server could have it made again and again.
+
+        Raises
+        ------
+        Refused
+            As ``answer``.
+        """
+        with self._leaving_if_refused():
+            stages.take_deliveries(self._at(kind_of(message), bound_to(message)), message)
+
+    def masked(self, vector: Vector) -> bytes:
+        """What to answer to the message that ``take_deliveries`` took.
+
+        Parameters
+        ----------
+        vector : ndarray of integers, shape (size,)
+            This client's contribution. One that is not as the terms say counts as zeros, which
+            the client's own log tells: to answer anything else would tell the server of it.
+
+        Raises
+        ------
+        WrongStage
+            If the client has left the round meanwhile.
+        """
+        with self._leaving_if_refused():
+            this = self._round
+            if this is None or this.stage is not ClientStage.TRAINING:
+                raise WrongStage("the client has left the round for which it made its vector")
+            return stages.mask(this, vector, self._identity)
+
+    def leave(self) -> None:
+        """Leave the round, if it is in one, and forget its secrets."""
+        self._round = None
+
+    @contextmanager
+    def _leaving_if_refused(self) -> Iterator[None]:
         try:
-            return self._answer(message, vector)
+            yield
         except Refused:
-            self._round = None
+            self.leave()
             raise
         except Malformed as error:
-            self._round = None
+            self.leave()
             raise MalformedRequest(str(error)) from error
-
-    def _answer(self, message: bytes, vector: Vector | None) -> bytes:
-        kind = kind_of(message)
-        if kind is Kind.INVITATION:
-            return self._accept(message)
-        this = self._at(kind, bound_to(message))
-        if kind in (Kind.NEIGHBOURHOOD, Kind.ROSTER):
-            return stages.share(this, kind, message, self._policy, self._identity, self._randomness)
-        if kind is Kind.DELIVERIES:
-            return stages.mask(this, message, vector, self._identity)
-        if kind is Kind.SURVIVORS:
-            return stages.endorse(this, message, self._identity)
-        opened = stages.open_shares(this, message, self._policy)
-        self._opened, self._round = this.session, None
-        return opened
 
     def _at(self, kind: Kind, binding: bytes) -> RoundState:
         """The round that a message belongs to, if it is this one and this stage."""

@@ -17,7 +17,7 @@ from ._capture import Capture, GradientError
 from ._loss import Loss, checked, per_example
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
 from ._records import Records, records_of
-from ._store import Charge
+from .charge import Charge
 from .check import check_model
 from .ledger import ClientLedger
 from .plan import Batches, ClipAndNoise, ClipOnly, FullBatch, NoisyCount, NominalCount, Protection

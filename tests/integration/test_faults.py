@@ -230,8 +230,7 @@ class Story:
 
 def charges(node: Node) -> int:
     """How many charges stand in a node's own ledger."""
-    document = json.loads((node.state / "record-ledger.json").read_text())
-    return sum(sum(page["steps"]) for page in document["ledgers"].values())
+    return len(read_ledger(node.state / "record-ledger.jsonl").records)
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +372,7 @@ def test_a_restarted_node_goes_on_with_its_own_ledger(story: Story) -> None:
     assert 0 < before < after
     state = story.deployment.folder / "mortal" / "state"
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
-    assert stat.S_IMODE((state / "record-ledger.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((state / "record-ledger.jsonl").stat().st_mode) == 0o600
 
 
 def test_a_hanging_node_is_given_up_at_the_timeout_and_may_answer_later_rounds(

@@ -331,8 +331,9 @@ def test_nonsense_beside_the_model_costs_the_round_only(
     assert len(refusals(wire)) == 1
 
 
-def test_a_bound_below_the_lattice_is_not_exceeded(tmp_path: Path) -> None:
-    """A server whose ring is too small for the lattice it asks for gets nothing."""
+def test_terms_below_the_lattice_are_refused_before_anybody_trains(tmp_path: Path) -> None:
+    """By all, whatever they hold: who trained and then found no room would tell of its update."""
+    trained = []
 
     class Meddling(Wire):
         def _work(self, message: Message) -> Message:
@@ -342,12 +343,17 @@ def test_a_bound_below_the_lattice_is_not_exceeded(tmp_path: Path) -> None:
                 )
             return super()._work(message)
 
-    def large(partition: int, number: int, arrays: list[Any]) -> list[Any]:
-        return [np.eye(1, SIZE, dtype=np.float32)[0]]
+    def some_large(partition: int, number: int, arrays: list[Any]) -> list[Any]:
+        trained.append(partition)
+        return [np.eye(1, SIZE, dtype=np.float32)[0] * (partition % 2)]
 
-    wire = Meddling(secure_app(large), NODES)
+    wire = Meddling(secure_app(some_large), NODES)
     run(wire, tmp_path)
-    assert refusals(wire) == {"the client could not do its part"}
+    refused = [reply.error.reason for reply in wire.replies if reply.has_error()]
+    assert len(refused) == NODES
+    assert {reason.partition(":")[0] for reason in refused} == {"UnacceptableTerms"}
+    assert len(set(refused)) == 1
+    assert not trained
 
 
 def test_against_a_malicious_server_memory_has_no_default() -> None:
