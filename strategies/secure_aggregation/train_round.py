@@ -10,8 +10,9 @@ from flwr.serverapp import Grid
 from privacy.mechanisms import MaskedMechanism, Randomness
 from privacy.secure_aggregation import RejectedMessage, RoundAborted, RoundTerms, SecureServer
 from strategies._operator_log import operator_log
-from strategies._replies import RejectedReply, Template
+from strategies._replies import Fault, RejectedReply, Template
 from strategies._round import Asked, collect
+from strategies._watch import RunWatch
 from strategies.secure_aggregation.request import request_digest
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.wire import (
@@ -43,6 +44,7 @@ class SecureTrainRound:
         run: bytes,
         randomness: Randomness,
         grid: Grid,
+        watch: RunWatch,
     ) -> None:
         self.number = number
         self.template = template
@@ -53,6 +55,10 @@ class SecureTrainRound:
         self._randomness = randomness
         self._grid = grid
         self._run = run
+        self._watch = watch
+        # Of the last stage that asked anybody.
+        self.asked: frozenset[int] = frozenset()
+        self.used = 0
         self.aborted = False
 
     def begin(self, nodes: Iterable[int], content: RecordDict) -> list[Message]:
@@ -156,10 +162,11 @@ class SecureTrainRound:
             try:
                 self._server.receive(*answer)
             except RejectedMessage as error:
-                raise RejectedReply(str(error)) from error
+                raise RejectedReply(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {self._server.stage.name.lower()}"
-        collect(name, asked, replies, read=read, use=use)
+        self.asked = asked.nodes
+        self.used = collect(name, asked, replies, read=read, use=use, watch=self._watch)
 
     def _advance(self) -> dict[int, bytes]:
         if self.aborted:

@@ -13,7 +13,7 @@ from privacy.mechanisms import (
     MaskedMechanism,
 )
 from privacy.secure_aggregation import ClientPolicy, Malformed, RoundTerms, UnacceptableTerms
-from strategies._replies import RejectedReply, Template
+from strategies._replies import Fault, RejectedReply, Template, refuse_error
 from strategies.weighting import CappedWeights, UniformWeights
 
 KEY = "secure-aggregation"
@@ -58,13 +58,14 @@ def reply_bytes(reply: Message) -> bytes:
     RejectedReply
         If it is an error, or anything else is in it.
     """
-    if reply.has_error():
-        raise RejectedReply(f"the client answered with an error: {reply.error.reason}")
+    refuse_error(reply, reason=True)
     if not reply.has_content() or list(reply.content) != [KEY]:
-        raise RejectedReply("the reply is not one message of the protocol")
+        raise RejectedReply("the reply is not one message of the protocol", Fault.PROTOCOL)
     record = reply.content[KEY]
     if not isinstance(record, ConfigRecord) or list(record) != [_BYTES]:
-        raise RejectedReply("the reply carries something beside a message of the protocol")
+        raise RejectedReply(
+            "the reply carries something beside a message of the protocol", Fault.PROTOCOL
+        )
     return protocol_bytes(record)
 
 
