@@ -38,6 +38,7 @@ from privacy.secure_aggregation._shamir import (
 )
 from privacy.secure_aggregation.errors import (
     CohortTooSmall,
+    DifferentRequests,
     ForgedSignature,
     InconsistentRoster,
     SplitView,
@@ -54,18 +55,18 @@ _log = logging.getLogger(__name__)
 
 
 def announce(
-    terms: RoundTerms, identity: Identity, randomness: Randomness
+    terms: RoundTerms, asked: bytes, identity: Identity, randomness: Randomness
 ) -> tuple[RoundState, bytes]:
     """Draw the keys of a round and announce them, signed."""
     # The mask key is shared, so it is an element of the field. X25519 clamps it when it is used.
     mask_private = write_element(draw_elements(randomness, 1)[0])
     channel_private = randomness.bytes(keys.KEY_BYTES)
     mask_key, channel_key = keys.public_key(mask_private), keys.public_key(channel_private)
-    statement = Announcement.statement_of(terms.digest, mask_key, channel_key)
+    statement = Announcement.statement_of(asked, mask_key, channel_key)
     announcement = Announcement(
-        identity.public, mask_key, channel_key, keys.sign(identity.private, statement)
+        identity.public, mask_key, channel_key, asked, keys.sign(identity.private, statement)
     )
-    state = RoundState(ClientStage.SHARING, terms, mask_private, channel_private)
+    state = RoundState(ClientStage.SHARING, terms, mask_private, channel_private, asked)
     return state, write(Kind.ADVERTISEMENT, terms.digest, announcement.to_bytes())
 
 
@@ -153,8 +154,13 @@ def _read_roster(
     for entry in roster:
         if entry.identity not in policy.identities:
             raise UnknownIdentity(f"{entry.identity.hex()} is not among the pinned identities")
-        statement = Announcement.statement_of(this.terms.digest, entry.mask_key, entry.channel_key)
+        statement = Announcement.statement_of(entry.asked, entry.mask_key, entry.channel_key)
         keys.verify(entry.identity, entry.signature, statement, "an announcement of keys")
+        if entry.asked != this.asked:
+            raise DifferentRequests(
+                f"client {entry.identity.hex()} was asked for something else than this one, in "
+                "other terms or with another configuration"
+            )
     if identity.public not in this.identities:
         raise InconsistentRoster("the client itself is not listed")
     this.own = this.identities.index(identity.public)
@@ -186,7 +192,7 @@ def _channel(this: RoundState, label: int, *, sending: bool) -> bytes:
     return keys.derive(secret, b"channel %d to %d" % (sender, receiver), this.session)
 
 
-def take_deliveries(this: RoundState, message: bytes) -> None:
+def prepare(this: RoundState, message: bytes) -> None:
     """Keep the neighbours' shares: all of the stage that does not depend on the vector."""
     plan = this.planned
     sharers, sealed = read(message, Kind.DELIVERIES, [None, None])
@@ -298,6 +304,14 @@ def open_shares(this: RoundState, message: bytes, policy: ClientPolicy) -> bytes
             this.held[label][:SHARE_BYTES] if label in alive else this.held[label][SHARE_BYTES:]
             for label in sorted(this.held)
         ),
+    )
+
+
+def group_of(this: RoundState, members: bytes) -> bytes:
+    """A digest of who is in a set of the roster: the same in every round."""
+    return keys.digest(
+        b"group",
+        *(this.identities[index] for index in sorted(read_set(members, this.planned.clients))),
     )
 
 

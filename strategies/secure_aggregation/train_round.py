@@ -13,6 +13,7 @@ from strategies._operator_log import operator_log
 from strategies._replies import Fault, RejectedReply, Template
 from strategies._round import Asked, collect
 from strategies._watch import RunWatch
+from strategies.secure_aggregation.request import request_digest
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.wire import (
     KEY,
@@ -53,28 +54,11 @@ class SecureTrainRound:
         self._settings = settings
         self._randomness = randomness
         self._grid = grid
+        self._run = run
         self._watch = watch
         # Of the last stage that asked anybody.
         self.asked: frozenset[int] = frozenset()
         self.used = 0
-        size = sum(array.size for array in template.arrays)
-        terms = RoundTerms(
-            run=run,
-            number=number,
-            size=size,
-            bound=self._mechanism.bound(
-                parameters=size, noise_multiplier=bounding.noise_multiplier
-            ),
-            minimum=settings.minimum,
-            server=settings.adversary.server,
-        )
-        self._server = SecureServer(
-            terms,
-            adversary=settings.adversary,
-            dropout=settings.dropout,
-            identities=settings.identities,
-            randomness=randomness,
-        )
         self.aborted = False
 
     def begin(self, nodes: Iterable[int], content: RecordDict) -> list[Message]:
@@ -92,21 +76,42 @@ class SecureTrainRound:
             self._abort(f"{len(cohort)} clients were drawn; {self._settings.largest} are asked")
             self._asked = Asked([])
             return []
+        request = self._request(content, 0, b"")
+        self._server = SecureServer(
+            self._terms(request_digest(request)),
+            adversary=self._settings.adversary,
+            dropout=self._settings.dropout,
+            identities=self._settings.identities,
+            randomness=self._randomness,
+        )
         invited = dict.fromkeys(cohort, self._server.invitation())
         deliveries = self._stage(self._stage(invited))
-        messages = []
-        for node, message in deliveries.items():
-            record = protocol_record(message)
-            self._bounding.write_into(record)
-            messages.append(
-                Message(
-                    RecordDict({**content, KEY: record}),
-                    message_type=MessageType.TRAIN,
-                    dst_node_id=node,
-                )
-            )
+        messages = [self._request(content, node, message) for node, message in deliveries.items()]
         self._asked = Asked(messages)
         return messages
+
+    def _request(self, content: RecordDict, node: int, message: bytes) -> Message:
+        """What asks a node to train: the same for all but for the protocol's message."""
+        record = protocol_record(message)
+        self._bounding.write_into(record)
+        return Message(
+            RecordDict({**content, KEY: record}), message_type=MessageType.TRAIN, dst_node_id=node
+        )
+
+    def _terms(self, request: bytes) -> RoundTerms:
+        size = sum(array.size for array in self.template.arrays)
+        bound = self._mechanism.bound(
+            parameters=size, noise_multiplier=self._bounding.noise_multiplier
+        )
+        return RoundTerms(
+            run=self._run,
+            number=self.number,
+            size=size,
+            bound=bound,
+            minimum=self._settings.minimum,
+            server=self._settings.adversary.server,
+            request=request,
+        )
 
     def gather(self, replies: Iterable[Message]) -> None:
         """Take the masked updates; what cannot be used is dropped."""

@@ -194,12 +194,12 @@ def test_a_vector_that_is_made_late_is_made_once(adversary):
     client = federation.clients[0]
     with pytest.raises(ValueError, match="vector is missing"):
         client.answer(messages[0])
-    client.take_deliveries(messages[0])
+    client.prepare(messages[0])
     assert client.stage is ClientStage.TRAINING
     assert not client.needs_vector(messages[0])
     again = SecureClient.from_bytes(client.to_bytes(), federation.policy, identity=client.identity)
     with pytest.raises(WrongStage):
-        again.take_deliveries(messages[0])
+        again.prepare(messages[0])
     with pytest.raises(WrongStage, match="left the round"):
         again.masked(vectors[0])
     server.receive(0, client.masked(vectors[0]))
