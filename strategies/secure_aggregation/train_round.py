@@ -3,12 +3,19 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from privacy.mechanisms import MaskedMechanism, Randomness
-from privacy.secure_aggregation import RejectedMessage, RoundAborted, RoundTerms, SecureServer
+from privacy.secure_aggregation import (
+    RejectedMessage,
+    RoundAborted,
+    RoundTerms,
+    SecureServer,
+    ServerModel,
+)
 from strategies._operator_log import operator_log
 from strategies._replies import Fault, RejectedReply, Template
 from strategies._round import Asked, collect
@@ -31,7 +38,7 @@ class SecureTrainRound:
     """The stages of one round. ``begin``, then ``gather`` the replies, then ``release``.
 
     When too few clients are left for the sum to be opened, the round is over: ``begin`` then
-    asks nobody, and ``release`` gives nothing.
+    asks nobody, and ``release`` gives nothing, or noise alone.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class SecureTrainRound:
         # Of the last stage that asked anybody.
         self.asked: frozenset[int] = frozenset()
         self.used = 0
+        self._updates_asked = False
         self.aborted = False
 
     def begin(self, nodes: Iterable[int], content: RecordDict) -> list[Message]:
@@ -88,6 +96,7 @@ class SecureTrainRound:
         deliveries = self._stage(self._stage(invited))
         messages = [self._request(content, node, message) for node, message in deliveries.items()]
         self._asked = Asked(messages)
+        self._updates_asked = bool(messages)
         return messages
 
     def _request(self, content: RecordDict, node: int, message: bytes) -> Message:
@@ -119,19 +128,34 @@ class SecureTrainRound:
             self._take(self._asked, replies)
 
     def release(self) -> list[Vector] | None:
-        """Open the sum and add the noise; ``None`` if the round was aborted."""
+        """Open the sum and add the noise; if the round was aborted ``None``, or noise alone.
+
+        Against a malicious server clients let one sum be opened for a model, and cannot see
+        whether it was. So where they may have agreed to one that was not, the model moves by the
+        noise of a round of zeros: else those clients would be out of all further rounds.
+        """
         requests = self._advance()
         while requests:
             requests = self._stage(requests)
         try:
             if self.aborted:
-                return None
+                return self._noise_alone()
             opened = self._server.open()
         except RoundAborted as reason:
             self._abort(reason)
-            return None
+            return self._noise_alone()
         survivors = len(self._server.survivors)
         operator_log.info("%s: opened the sum of %d clients", self._name, survivors)
+        return self._decode(opened, survivors)
+
+    def _noise_alone(self) -> list[Vector] | None:
+        malicious = self._settings.adversary.server is ServerModel.MALICIOUS
+        if not (malicious and self._updates_asked and self._bounding.noise_multiplier):
+            return None
+        size = sum(array.size for array in self.template.arrays)
+        return self._decode(np.zeros(size, dtype=np.int64), 0)
+
+    def _decode(self, opened: npt.NDArray[np.int64], survivors: int) -> list[Vector]:
         return self._mechanism.decode(
             opened,
             self.template.arrays,
