@@ -16,6 +16,7 @@ from privacy.secure_aggregation.errors import (
     Malformed,
     MalformedRequest,
     Refused,
+    StaleMessage,
     UnacceptableTerms,
     WrongRound,
     WrongStage,
@@ -26,7 +27,9 @@ _SEEN = struct.Struct(f"<{RUN_BYTES}sQ")
 _EXPECTED = {
     Kind.NEIGHBOURHOOD: ClientStage.SHARING,
     Kind.ROSTER: ClientStage.SHARING,
-    Kind.DELIVERIES: ClientStage.MASKING,
+    Kind.DELIVERIES: ClientStage.CHECKING,
+    Kind.DISPUTES: ClientStage.MASKING,
+    Kind.PARTICIPANTS: ClientStage.MASKING,
     Kind.SURVIVORS: ClientStage.ENDORSING,
     Kind.OPENING_REQUEST: ClientStage.OPENING,
 }
@@ -43,9 +46,11 @@ class SecureClient:
     with probability 2⁻⁴⁰ a round.
 
     **Assumptions.** X25519, HKDF-SHA256, AES and Ed25519 are secure; the operating system's
-    randomness is unpredictable; no more clients collude than the policy says; the state is not
-    rolled back between messages. Against an honest-but-curious server: it is that, and who drops
-    out does not depend on who neighbours whom.
+    randomness is unpredictable; of the clients that were invited no more collude than the policy
+    says, whatever these send; the state is not rolled back between messages. Against an
+    honest-but-curious server: it is that, and which honest clients drop out does not depend on who
+    neighbours whom. Against a malicious one, which says itself how many it invited: no more
+    collude than that of the roster.
 
     **Not covered.** What the sum itself gives away (that is what noise is for); a wrong sum;
     denial of service; who takes part, and the sizes and times of messages.
@@ -107,7 +112,7 @@ class SecureClient:
             return False
         if this is None or this.stage is not ClientStage.MASKING:
             return False
-        return kind is Kind.DELIVERIES and binding == this.session
+        return kind is Kind.PARTICIPANTS and binding == this.session
 
     def answer(self, message: bytes, vector: Vector | None = None) -> bytes:
         """Answer one message of the server.
@@ -118,7 +123,7 @@ class SecureClient:
             What the server sent.
         vector : ndarray of integers, shape (size,), optional
             This client's contribution; needed in stage ``MASKING``, and only used there. Where
-            it is made only then, ``take_deliveries`` comes before and ``masked`` after.
+            it is made only then, ``take_participants`` comes before and ``masked`` after.
 
         Returns
         -------
@@ -129,31 +134,37 @@ class SecureClient:
         ------
         Refused
             If the server asks for what would cost the client its protection, by the name of the
-            reason. The client leaves the round and forgets its secrets.
+            reason. The client leaves the round and forgets its secrets, unless the message is
+            no part of it: an invitation that it declines, a message of another round
+            (``WrongRound``, ``BothShares``), or one that comes late or again (``StaleMessage``).
         ValueError
             If the vector is missing; the round goes on.
         """
+        if self._is_invitation(message):
+            return self._accept(message)
         with self._leaving_if_refused():
             kind = kind_of(message)
-            if kind is Kind.INVITATION:
-                return self._accept(message)
             this = self._at(kind, bound_to(message))
-            if kind is Kind.DELIVERIES:
+            if kind is Kind.PARTICIPANTS:
                 if vector is None:
                     raise ValueError("vector is missing; this stage sends it")
-                stages.take_deliveries(this, message)
+                stages.take_participants(this, message)
                 return stages.mask(this, vector, self._identity)
             if kind in (Kind.NEIGHBOURHOOD, Kind.ROSTER):
                 return stages.share(
                     this, kind, message, self._policy, self._identity, self._randomness
                 )
+            if kind is Kind.DELIVERIES:
+                return stages.check(this, message, self._identity)
+            if kind is Kind.DISPUTES:
+                return stages.settle(this, message)
             if kind is Kind.SURVIVORS:
                 return stages.endorse(this, message, self._identity)
             opened = stages.open_shares(this, message, self._policy)
             self._opened, self._round = this.session, None
             return opened
 
-    def take_deliveries(self, message: bytes) -> None:
+    def take_participants(self, message: bytes) -> None:
         """Take the message that asks for the vector, before the vector is made.
 
         Whatever can be wrong with the server's side of it is found here. Afterwards the client
@@ -166,27 +177,32 @@ class SecureClient:
             As ``answer``.
         """
         with self._leaving_if_refused():
-            stages.take_deliveries(self._at(kind_of(message), bound_to(message)), message)
+            stages.take_participants(self._at(kind_of(message), bound_to(message)), message)
 
-    def masked(self, vector: Vector) -> bytes:
-        """What to answer to the message that ``take_deliveries`` took.
+    def masked(self, message: bytes, vector: Vector) -> bytes:
+        """What to answer to the message that ``take_participants`` took.
 
         Parameters
         ----------
+        message : bytes
+            That message.
         vector : ndarray of integers, shape (size,)
             This client's contribution. One that is not as the terms say counts as zeros, which
             the client's own log tells: to answer anything else would tell the server of it.
 
         Raises
         ------
-        WrongStage
-            If the client has left the round meanwhile.
+        StaleMessage
+            If the client has left that round meanwhile; it stays in the one that it is in.
         """
-        with self._leaving_if_refused():
-            this = self._round
-            if this is None or this.stage is not ClientStage.TRAINING:
-                raise WrongStage("the client has left the round for which it made its vector")
-            return stages.mask(this, vector, self._identity)
+        this = self._round
+        if (
+            this is None
+            or this.stage is not ClientStage.TRAINING
+            or bound_to(message) != this.session
+        ):
+            raise StaleMessage("the client has left the round for which it made its vector")
+        return stages.mask(this, vector, self._identity)
 
     def leave(self) -> None:
         """Leave the round, if it is in one, and forget its secrets."""
@@ -196,6 +212,8 @@ class SecureClient:
     def _leaving_if_refused(self) -> Iterator[None]:
         try:
             yield
+        except (WrongRound, StaleMessage, BothShares):
+            raise  # no part of the round that it is in
         except Refused:
             self.leave()
             raise
@@ -218,13 +236,25 @@ class SecureClient:
         first = expected is ClientStage.SHARING  # the only stage before there is a roster
         if binding != (this.terms.digest if first else this.session):
             raise WrongRound(f"{kind.name} is bound to another round or roster than the client's")
-        if this.stage is not expected:
+        if this.stage > expected:
+            raise StaleMessage(f"{kind.name} came, but the client is past that: {this.stage.name}")
+        if this.stage < expected:
             raise WrongStage(f"{kind.name} came where {this.stage.name} is next")
         return this
 
+    @staticmethod
+    def _is_invitation(message: bytes) -> bool:
+        try:
+            return kind_of(message) is Kind.INVITATION
+        except Malformed:
+            return False
+
     def _accept(self, message: bytes) -> bytes:
-        (encoded,) = read(message, Kind.INVITATION, [None])
-        terms = RoundTerms.from_bytes(encoded)
+        try:
+            (encoded,) = read(message, Kind.INVITATION, [None])
+            terms = RoundTerms.from_bytes(encoded)
+        except Malformed as error:
+            raise MalformedRequest(str(error)) from error
         if bound_to(message) != terms.digest:
             raise WrongRound("an invitation that is bound to other terms than its own")
         if self._last.get(terms.run, 0) >= terms.number:

@@ -117,7 +117,7 @@ class SecureAggregationMod:
         # under the lock, for it may take long.
         vector = task.vector(message, context, call_next)
         with self._client(context) as client:
-            return client.masked(vector)
+            return client.masked(request, vector)
 
     @contextmanager
     def _client(self, context: Context) -> Iterator[SecureClient]:
@@ -145,7 +145,7 @@ def _task(client: SecureClient, request: bytes, message: Message) -> "_Task":
     Refused
         If anything is. The client has left the round.
     """
-    client.take_deliveries(request)
+    client.take_participants(request)
     try:
         bounding = Bounding.read(message.content.config_records[KEY])
         models = list(message.content.array_records.values())

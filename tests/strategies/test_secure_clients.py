@@ -169,9 +169,11 @@ def to_the_opening(memory: Callable[[int], ClientMemory]) -> tuple[InProcessGrid
         return SecureAggregationMod(policy(), memory=memory(place))(message, context, call_next)
 
     grid = InProcessGrid(client_app(drift, mods=[take_part]), NODES)
-    server = SecureServer(RoundTerms(bytes(16), 1, SIZE, 256, 3), adversary=CURIOUS, dropout=0.3)
+    server = SecureServer(
+        RoundTerms(bytes(16), 1, SIZE, 256, 3), adversary=CURIOUS, dropout=0.3, cohort=NODES
+    )
     requests = dict.fromkeys(range(1, NODES + 1), server.invitation())
-    for _ in range(3):
+    for _ in range(4):
         messages = [train_message(node, content) for node, content in requests.items()]
         for reply in grid.send_and_receive(messages):
             server.receive(reply.metadata.src_node_id, said(reply))
@@ -183,7 +185,7 @@ def train_message(node: int, content: bytes) -> Message:
     """What the strategy would send: the model with the request for the masked update only."""
     carried: dict[str, Any] = {"message": content}
     beside: dict[str, Any] = {}
-    if content[4] == Kind.DELIVERIES:
+    if content[4] == Kind.PARTICIPANTS:
         beside = {"arrays": model((SIZE,)), "config": ConfigRecord({"server-round": 1})}
         carried |= {
             "clipping-norms": [1.0],
@@ -264,7 +266,7 @@ def test_a_client_that_lost_its_state_is_out_of_the_round_only(tmp_path: Path) -
 
     class Forgetful(Wire):
         def _work(self, message: Message) -> Message:
-            if message.metadata.dst_node_id == 4 and asked(message) is Kind.DELIVERIES:
+            if message.metadata.dst_node_id == 4 and asked(message) is Kind.PARTICIPANTS:
                 self._contexts.pop(4)
             return super()._work(message)
 
@@ -279,9 +281,11 @@ def test_a_client_that_lost_its_state_is_out_of_the_round_only(tmp_path: Path) -
     assert reason.startswith("WrongStage:")
 
 
-@pytest.mark.parametrize("stage", [Kind.NEIGHBOURHOOD, Kind.DELIVERIES, Kind.OPENING_REQUEST])
+@pytest.mark.parametrize(
+    "stage", [Kind.NEIGHBOURHOOD, Kind.DELIVERIES, Kind.PARTICIPANTS, Kind.OPENING_REQUEST]
+)
 def test_a_stage_that_the_server_replays_is_refused(stage: Kind, tmp_path: Path) -> None:
-    """By every client, and it leaves the round."""
+    """By every client; what comes twice does not end the round."""
 
     class Replaying(Wire):
         def _work(self, message: Message) -> Message:
@@ -291,9 +295,10 @@ def test_a_stage_that_the_server_replays_is_refused(stage: Kind, tmp_path: Path)
             return reply
 
     wire = Replaying(secure_app(drift), NODES)
-    run(wire, tmp_path)
+    result = run(wire, tmp_path)
+    assert result.privacy.secure_aggregation.aborted_rounds == ()
     reasons = refusals(wire)
-    name = "BothShares" if stage is Kind.OPENING_REQUEST else "WrongStage"
+    name = "BothShares" if stage is Kind.OPENING_REQUEST else "StaleMessage"
     assert any(reason.startswith(f"{name}:") for reason in reasons)
     assert len([reply for reply in wire.replies if reply.has_error()]) >= NODES
 
@@ -321,7 +326,7 @@ def test_nonsense_beside_the_model_costs_the_round_only(
 
     class Meddling(Wire):
         def _work(self, message: Message) -> Message:
-            if asked(message) is Kind.DELIVERIES:
+            if asked(message) is Kind.PARTICIPANTS:
                 message.content[KEY] = ConfigRecord(dict(message.content[KEY]) | change)
             return super()._work(message)
 
@@ -337,7 +342,7 @@ def test_terms_below_the_lattice_are_refused_before_anybody_trains(tmp_path: Pat
 
     class Meddling(Wire):
         def _work(self, message: Message) -> Message:
-            if asked(message) is Kind.DELIVERIES:
+            if asked(message) is Kind.PARTICIPANTS:
                 message.content[KEY] = ConfigRecord(
                     dict(message.content[KEY]) | {"mechanism-settings": [1 << 20]}
                 )
