@@ -26,6 +26,7 @@ from privacy.inference.parties import ThreeParties as ThreeParties
 from privacy.inference.plan import Plan as Plan
 from privacy.inference.pool import EvaluatorPool as EvaluatorPool
 from privacy.inference.pool import HeldKeys as HeldKeys
+from privacy.inference.pool import KeysDroppedError as KeysDroppedError
 from privacy.inference.process import EvaluatorFailed as EvaluatorFailed
 from privacy.inference.process import EvaluatorProcess as EvaluatorProcess
 from privacy.inference.process import EvaluatorTimedOut as EvaluatorTimedOut

@@ -41,6 +41,7 @@ from privacy.secure_aggregation._sharing import (
 )
 from privacy.secure_aggregation.errors import (
     CohortTooSmall,
+    DifferentRequests,
     ForgedSignature,
     InconsistentRoster,
     SplitView,
@@ -59,17 +60,17 @@ _log = logging.getLogger(__name__)
 
 
 def announce(
-    terms: RoundTerms, identity: Identity, randomness: Randomness
+    terms: RoundTerms, asked: bytes, identity: Identity, randomness: Randomness
 ) -> tuple[RoundState, bytes]:
     """Draw the keys of a round and announce them, signed."""
     mask_root, channel_private = (randomness.bytes(keys.KEY_BYTES) for _ in range(2))
     mask_key = keys.public_key(mask_private(mask_root))
     channel_key = keys.public_key(channel_private)
-    statement = Announcement.statement_of(terms.digest, mask_key, channel_key)
+    statement = Announcement.statement_of(asked, mask_key, channel_key)
     announcement = Announcement(
-        identity.public, mask_key, channel_key, keys.sign(identity.private, statement)
+        identity.public, mask_key, channel_key, asked, keys.sign(identity.private, statement)
     )
-    state = RoundState(ClientStage.SHARING, terms, mask_root, channel_private)
+    state = RoundState(ClientStage.SHARING, terms, mask_root, channel_private, asked)
     return state, write(Kind.ADVERTISEMENT, terms.digest, announcement.to_bytes())
 
 
@@ -166,8 +167,13 @@ def _read_roster(
     for entry in roster:
         if entry.identity not in policy.identities:
             raise UnknownIdentity(f"{entry.identity.hex()} is not among the pinned identities")
-        statement = Announcement.statement_of(this.terms.digest, entry.mask_key, entry.channel_key)
+        statement = Announcement.statement_of(entry.asked, entry.mask_key, entry.channel_key)
         keys.verify(entry.identity, entry.signature, statement, "an announcement of keys")
+        if entry.asked != this.asked:
+            raise DifferentRequests(
+                f"client {entry.identity.hex()} was asked for something else than this one, in "
+                "other terms or with another configuration"
+            )
     if identity.public not in this.identities:
         raise InconsistentRoster("the client itself is not listed")
     this.own = this.identities.index(identity.public)
@@ -274,7 +280,7 @@ def settle(this: RoundState, message: bytes) -> bytes:
     return write(Kind.DISPUTED_SHARES, this.session, shown)
 
 
-def take_participants(this: RoundState, message: bytes) -> None:
+def prepare(this: RoundState, message: bytes) -> None:
     """Note whose masks the vector carries: all of the stage that does not depend on it."""
     plan = this.planned
     (participants,) = read(message, Kind.PARTICIPANTS, [None])
@@ -380,6 +386,14 @@ def open_shares(this: RoundState, message: bytes, policy: ClientPolicy) -> bytes
             this.held[label][:SHARE_BYTES] if label in alive else this.held[label][SHARE_BYTES:]
             for label in sorted(this.held)
         ),
+    )
+
+
+def group_of(this: RoundState, members: bytes) -> bytes:
+    """A digest of who is in a set of the roster: the same in every round."""
+    return keys.digest(
+        b"group",
+        *(this.identities[index] for index in sorted(read_set(members, this.planned.clients))),
     )
 
 

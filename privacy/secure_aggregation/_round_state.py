@@ -46,6 +46,8 @@ class RoundState:
     terms: RoundTerms
     mask_root: bytes = field(repr=False)
     channel_private: bytes = field(repr=False)
+    asked: bytes = bytes(KEY_BYTES)
+    model: bytes = bytes(KEY_BYTES)
     plan: RoundPlan | None = None
     session: bytes = bytes(32)
     own: int = 0
@@ -81,6 +83,8 @@ class RoundState:
             self.terms.to_bytes(),
             self.mask_root,
             self.channel_private,
+            self.asked,
+            self.model,
             b"" if self.plan is None else self.plan.to_bytes(),
             struct.pack(f"<{1 + len(self.neighbours)}I", self.own, *self.neighbours),
             b"".join(self.mask_keys),
@@ -103,13 +107,11 @@ class RoundState:
         Malformed
             If it is not that.
         """
-        secrets = [KEY_BYTES, KEY_BYTES]
-        fields = read(
-            encoded, Kind.STATE, [1, None, *secrets, *[None] * 5, SHARE_BYTES, *[None] * 5]
-        )
-        stage, terms, mask_root, channel_private, plan = fields[:5]
-        indices, mask_keys, channel_secrets, identities, seed = fields[5:10]
-        given, participants, labels, held, survivors = fields[10:]
+        fixed = [KEY_BYTES] * 4
+        fields = read(encoded, Kind.STATE, [1, None, *fixed, *[None] * 5, SHARE_BYTES, *[None] * 5])
+        stage, terms, mask_root, channel_private, asked, model, plan = fields[:7]
+        indices, mask_keys, channel_secrets, identities, seed = fields[7:12]
+        given, participants, labels, held, survivors = fields[12:]
         own, *neighbours = (
             int.from_bytes(index, "little") for index in pieces(indices, INDEX_BYTES)
         )
@@ -118,6 +120,8 @@ class RoundState:
             terms=RoundTerms.from_bytes(terms),
             mask_root=mask_root,
             channel_private=channel_private,
+            asked=asked,
+            model=model,
             plan=RoundPlan.from_bytes(plan) if plan else None,
             session=encoded[5:37],
             own=own,

@@ -3,19 +3,22 @@
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _client_round as stages
 from privacy.secure_aggregation._client_round import Vector
-from privacy.secure_aggregation._messages import Kind, bound_to, kind_of, read, write
+from privacy.secure_aggregation._messages import Kind, asked_of, bound_to, kind_of, read, write
 from privacy.secure_aggregation._round_state import ClientStage, RoundState
 from privacy.secure_aggregation.errors import (
     AlreadyTookPart,
     BothShares,
     CohortTooSmall,
+    DifferentRequests,
     Malformed,
     MalformedRequest,
     Refused,
+    SameModelAgain,
     StaleMessage,
     UnacceptableTerms,
     WrongRound,
@@ -23,7 +26,12 @@ from privacy.secure_aggregation.errors import (
 )
 from privacy.secure_aggregation.terms import RUN_BYTES, ClientPolicy, Identity, RoundTerms
 
+_T = TypeVar("_T")
 _SEEN = struct.Struct(f"<{RUN_BYTES}sQ")
+_ENDORSED = struct.Struct("<32s32s")
+_MOST_RUNS = 1024  # whose last round is remembered, the latest ones
+_MOST_MODELS = 4096  # of which a sum was endorsed, the latest ones
+_UNSAID = bytes(32)
 _EXPECTED = {
     Kind.NEIGHBOURHOOD: ClientStage.SHARING,
     Kind.ROSTER: ClientStage.SHARING,
@@ -43,7 +51,8 @@ class SecureClient:
 
     **Guarantee.** Against the adversary of the policy the server learns of this client's vector
     nothing but its part in the sum of at least ``minimum_cohort`` clients of the round, except
-    with probability 2⁻⁴⁰ a round.
+    with probability 2⁻⁴⁰ a round. Against a malicious server all of them were asked for the same
+    thing, and each lets the sum of one set of clients be opened for a model, also in later rounds.
 
     **Assumptions.** X25519, HKDF-SHA256, AES and Ed25519 are secure; the operating system's
     randomness is unpredictable; of the clients that were invited no more collude than the policy
@@ -62,6 +71,9 @@ class SecureClient:
     identity : Identity, optional
         Its lasting identity. Default: a new one, which is enough against an honest-but-curious
         server.
+    configuration : bytes
+        A digest of what else the server's side lets this client's vector depend on, outside the
+        messages; against a malicious server all clients of a round must have the same.
     randomness : Randomness, optional
         Default: the operating system's. A seeded one is for tests; it voids all protection.
     """
@@ -71,13 +83,16 @@ class SecureClient:
         policy: ClientPolicy,
         *,
         identity: Identity | None = None,
+        configuration: bytes = b"",
         randomness: Randomness | None = None,
     ) -> None:
         self._policy = policy
+        self._configuration = configuration
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
         self._identity = identity or Identity.draw(self._randomness)
         self._last: dict[bytes, int] = {}
         self._opened = b""
+        self._endorsed: dict[bytes, bytes] = {}
         self._round: RoundState | None = None
 
     @property
@@ -114,7 +129,14 @@ class SecureClient:
             return False
         return kind is Kind.PARTICIPANTS and binding == this.session
 
-    def answer(self, message: bytes, vector: Vector | None = None) -> bytes:
+    def answer(
+        self,
+        message: bytes,
+        vector: Vector | None = None,
+        *,
+        request: bytes = _UNSAID,
+        model: bytes = _UNSAID,
+    ) -> bytes:
         """Answer one message of the server.
 
         Parameters
@@ -123,7 +145,9 @@ class SecureClient:
             What the server sent.
         vector : ndarray of integers, shape (size,), optional
             This client's contribution; needed in stage ``MASKING``, and only used there. Where
-            it is made only then, ``take_participants`` comes before and ``masked`` after.
+            it is made only then, ``prepare`` comes before and ``masked`` after.
+        request, model : bytes
+            As in ``prepare``; only used with the vector.
 
         Returns
         -------
@@ -148,7 +172,7 @@ class SecureClient:
             if kind is Kind.PARTICIPANTS:
                 if vector is None:
                     raise ValueError("vector is missing; this stage sends it")
-                stages.take_participants(this, message)
+                self._prepare(this, message, request, model)
                 return stages.mask(this, vector, self._identity)
             if kind in (Kind.NEIGHBOURHOOD, Kind.ROSTER):
                 return stages.share(
@@ -159,28 +183,41 @@ class SecureClient:
             if kind is Kind.DISPUTES:
                 return stages.settle(this, message)
             if kind is Kind.SURVIVORS:
-                return stages.endorse(this, message, self._identity)
+                return self._endorse(this, message)
             opened = stages.open_shares(this, message, self._policy)
             self._opened, self._round = this.session, None
             return opened
 
-    def take_participants(self, message: bytes) -> None:
+    def prepare(self, message: bytes, *, request: bytes = _UNSAID, model: bytes = _UNSAID) -> None:
         """Take the message that asks for the vector, before the vector is made.
 
         Whatever can be wrong with the server's side of it is found here. Afterwards the client
         is in stage ``TRAINING`` and takes this message no second time. Keep ``to_bytes`` before
         the vector is made: else a server could have it made again and again.
 
+        Parameters
+        ----------
+        message : bytes
+            What the server sent.
+        request : bytes
+            A digest, 32 bytes, of what came beside the protocol, as this client received it: it
+            must be the one in the terms, to which all are bound.
+        model : bytes
+            A digest, 32 bytes, of that alone which makes vectors of different rounds alike, such
+            as the model's values. Default: all rounds are alike.
+
         Raises
         ------
         Refused
-            As ``answer``.
+            As ``answer``; ``DifferentRequests`` if the request is another one; against a malicious
+            server ``SameModelAgain`` if the client has endorsed the sum of other clients than
+            these for this model.
         """
         with self._leaving_if_refused():
-            stages.take_participants(self._at(kind_of(message), bound_to(message)), message)
+            self._prepare(self._at(kind_of(message), bound_to(message)), message, request, model)
 
     def masked(self, message: bytes, vector: Vector) -> bytes:
-        """What to answer to the message that ``take_participants`` took.
+        """What to answer to the message that ``prepare`` took.
 
         Parameters
         ----------
@@ -207,6 +244,31 @@ class SecureClient:
     def leave(self) -> None:
         """Leave the round, if it is in one, and forget its secrets."""
         self._round = None
+
+    def _prepare(self, this: RoundState, message: bytes, request: bytes, model: bytes) -> None:
+        if request != this.terms.request:
+            raise DifferentRequests("what came to make the vector from is not what was announced")
+        if asked_of(this.terms.digest, self._configuration) != this.asked:
+            raise DifferentRequests("the client's configuration has changed within the round")
+        stages.prepare(this, message)
+        this.model = model
+        if this.terms.malicious:
+            self._check_same_group(model, stages.group_of(this, this.participants))
+
+    def _endorse(self, this: RoundState, message: bytes) -> bytes:
+        endorsement = stages.endorse(this, message, self._identity)
+        group = stages.group_of(this, this.survivors)
+        self._check_same_group(this.model, group)
+        _remember(self._endorsed, this.model, group, _MOST_MODELS)
+        return endorsement
+
+    def _check_same_group(self, model: bytes, group: bytes) -> None:
+        """Two sums of one model over different clients differ by those few who are in one."""
+        if self._endorsed.get(model, group) != group:
+            raise SameModelAgain(
+                "this client has let the sum of other clients than these be opened for this "
+                "model; the difference of two such sums would be that of few"
+            )
 
     @contextmanager
     def _leaving_if_refused(self) -> Iterator[None]:
@@ -271,8 +333,9 @@ class SecureClient:
                 f"the round opens the sum of {terms.minimum} clients; this client wants at least "
                 f"{self._policy.minimum_cohort}"
             )
-        self._last[terms.run] = terms.number
-        self._round, announcement = stages.announce(terms, self._identity, self._randomness)
+        _remember(self._last, terms.run, terms.number, _MOST_RUNS)
+        asked = asked_of(terms.digest, self._configuration)
+        self._round, announcement = stages.announce(terms, asked, self._identity, self._randomness)
         return announcement
 
     def to_bytes(self) -> bytes:
@@ -285,6 +348,7 @@ class SecureClient:
             bytes(32),
             b"".join(_SEEN.pack(run, number) for run, number in self._last.items()),
             self._opened,
+            b"".join(_ENDORSED.pack(model, group) for model, group in self._endorsed.items()),
             b"" if self._round is None else self._round.to_bytes(),
         )
 
@@ -295,6 +359,7 @@ class SecureClient:
         policy: ClientPolicy,
         *,
         identity: Identity,
+        configuration: bytes = b"",
         randomness: Randomness | None = None,
     ) -> "SecureClient":
         """Take up a client that ``to_bytes`` put away.
@@ -304,11 +369,20 @@ class SecureClient:
         Malformed
             If the state is not that.
         """
-        client = cls(policy, identity=identity, randomness=randomness)
-        seen, client._opened, this = read(state, Kind.STATE, [None, None, None])
+        client = cls(policy, identity=identity, configuration=configuration, randomness=randomness)
+        seen, client._opened, endorsed, this = read(state, Kind.STATE, [None] * 4)
         try:
             client._last = dict(_SEEN.iter_unpack(seen))
+            client._endorsed = dict(_ENDORSED.iter_unpack(endorsed))
         except struct.error as error:
             raise Malformed("not the state of a client") from error
         client._round = RoundState.from_bytes(this) if this else None
         return client
+
+
+def _remember(memory: dict[bytes, _T], key: bytes, value: _T, most: int) -> None:
+    """Keep a value, and forget the oldest where there are too many."""
+    memory.pop(key, None)
+    memory[key] = value
+    while len(memory) > most:
+        del memory[next(iter(memory))]

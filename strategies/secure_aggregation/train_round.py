@@ -16,9 +16,11 @@ from privacy.secure_aggregation import (
     ServerStage,
 )
 from strategies._operator_log import operator_log
-from strategies._replies import RejectedReply, Template
+from strategies._replies import Fault, RejectedReply, Template
 from strategies._round import Asked, collect
+from strategies._watch import RunWatch
 from strategies.secure_aggregation.dropouts import ObservedDropouts
+from strategies.secure_aggregation.request import request_digest
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.wire import (
     KEY,
@@ -50,6 +52,7 @@ class SecureTrainRound:
         randomness: Randomness,
         grid: Grid,
         observed: ObservedDropouts,
+        watch: RunWatch,
     ) -> None:
         self.number = number
         self.template = template
@@ -59,19 +62,13 @@ class SecureTrainRound:
         self._settings = settings
         self._randomness = randomness
         self._grid = grid
-        size = sum(array.size for array in template.arrays)
-        self._terms = RoundTerms(
-            run=run,
-            number=number,
-            size=size,
-            bound=self._mechanism.bound(
-                parameters=size, noise_multiplier=bounding.noise_multiplier
-            ),
-            minimum=settings.minimum,
-            server=settings.adversary.server,
-        )
         self._server: SecureServer | None = None
         self._observed = observed
+        self._run = run
+        self._watch = watch
+        # Of the last stage that asked anybody.
+        self.asked: frozenset[int] = frozenset()
+        self.used = 0
         self.aborted = False
 
     def begin(self, nodes: Iterable[int], content: RecordDict) -> list[Message]:
@@ -89,8 +86,9 @@ class SecureTrainRound:
             self._abort(f"{len(cohort)} clients were drawn; {self._settings.largest} are asked")
             self._asked = Asked([])
             return []
+        asked = request_digest(self._request(content, 0, b""))
         server = self._server = SecureServer(
-            self._terms,
+            self._terms(asked),
             adversary=self._settings.adversary,
             dropout=self._settings.dropout,
             cohort=len(cohort),
@@ -100,19 +98,32 @@ class SecureTrainRound:
         requests = dict.fromkeys(cohort, server.invitation())
         while not self.aborted and server.stage < ServerStage.MASKING:
             requests = self._stage(server, requests)
-        messages = []
-        for node, message in requests.items():
-            record = protocol_record(message)
-            self._bounding.write_into(record)
-            messages.append(
-                Message(
-                    RecordDict({**content, KEY: record}),
-                    message_type=MessageType.TRAIN,
-                    dst_node_id=node,
-                )
-            )
+        messages = [self._request(content, node, message) for node, message in requests.items()]
         self._asked = Asked(messages)
         return messages
+
+    def _request(self, content: RecordDict, node: int, message: bytes) -> Message:
+        """What asks a node to train: the same for all but for the protocol's message."""
+        record = protocol_record(message)
+        self._bounding.write_into(record)
+        return Message(
+            RecordDict({**content, KEY: record}), message_type=MessageType.TRAIN, dst_node_id=node
+        )
+
+    def _terms(self, request: bytes) -> RoundTerms:
+        size = sum(array.size for array in self.template.arrays)
+        bound = self._mechanism.bound(
+            parameters=size, noise_multiplier=self._bounding.noise_multiplier
+        )
+        return RoundTerms(
+            run=self._run,
+            number=self.number,
+            size=size,
+            bound=bound,
+            minimum=self._settings.minimum,
+            server=self._settings.adversary.server,
+            request=request,
+        )
 
     def gather(self, replies: Iterable[Message]) -> None:
         """Take the masked updates; what cannot be used is dropped."""
@@ -173,10 +184,11 @@ class SecureTrainRound:
             try:
                 server.receive(*answer)
             except RejectedMessage as error:
-                raise RejectedReply(str(error)) from error
+                raise RejectedReply(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {server.stage.name.lower()}"
-        collect(name, asked, replies, read=read, use=use)
+        self.asked = asked.nodes
+        self.used = collect(name, asked, replies, read=read, use=use, watch=self._watch)
 
     def _advance(self, server: SecureServer) -> dict[int, bytes]:
         try:

@@ -233,12 +233,12 @@ def test_a_vector_that_is_made_late_is_made_once(adversary):
     client = federation.clients[0]
     with pytest.raises(ValueError, match="vector is missing"):
         client.answer(messages[0])
-    client.take_participants(messages[0])
+    client.prepare(messages[0])
     assert client.stage is ClientStage.TRAINING
     assert not client.needs_vector(messages[0])
     again = SecureClient.from_bytes(client.to_bytes(), federation.policy, identity=client.identity)
     with pytest.raises(StaleMessage):
-        again.take_participants(messages[0])
+        again.prepare(messages[0])
     assert again.stage is ClientStage.TRAINING
     server.receive(0, client.masked(messages[0], vectors[0]))
     for node in range(1, 10):
@@ -256,10 +256,10 @@ def test_a_vector_that_comes_late_is_not_sent_in_the_next_round(adversary):
     vectors = draw_vectors(10, 4)
     client = federation.clients[0]
     late = federation.play_to(federation.server(federation.terms(4)), vectors, MASKING)[0]
-    client.take_participants(late)
+    client.prepare(late)
     server = federation.server(federation.terms(4, number=2))
     messages = federation.play_to(server, vectors, MASKING)
-    client.take_participants(messages[0])
+    client.prepare(messages[0])
     with pytest.raises(StaleMessage, match="left the round"):
         client.masked(late, vectors[0])
     assert client.stage is ClientStage.TRAINING
