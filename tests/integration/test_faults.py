@@ -247,7 +247,12 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     split = Split(images, generator.integers(0, 10, 240).astype(np.int64))
     folders = write_node_folders(base / "data", split, NAMES, images=60)
     nodes = {
-        name: deployment.new_node(name, folder, config="minimum-cohort=3 corrupt=0.0")
+        name: deployment.new_node(
+            name,
+            folder,
+            config="minimum-cohort=3 corrupt=0.0 max-record-epsilon=5.0 "
+            "allow-unnoised-training=true",
+        )
         for name, folder in folders.items()
     }
     garbling = own_client_app(deployment, base / "garbling", GARBLING_CLIENTAPP) | {
@@ -607,7 +612,7 @@ def test_a_full_disk_stops_the_run_before_it_releases(
 ) -> None:
     ledger = small_disk / "ledger.jsonl"
     # The population is the first node that was registered: the honest one.
-    run = start(deployment, results=tmp_path, ledger=str(ledger), population=1)
+    run = start(deployment, results=tmp_path, ledger=str(ledger), population=1, record_epsilon=0.0)
     folder = results_of(tmp_path)
     checkpoint = folder / "checkpoint.safetensors"
     within(PATIENCE, lambda: round_of(checkpoint) >= 1)
