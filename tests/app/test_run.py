@@ -4,6 +4,7 @@ import json
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -170,24 +171,38 @@ def test_both_levels_stand_side_by_side(tmp_path: Path) -> None:
     assert run.metrics["encrypted"] is None
 
 
-def test_a_run_goes_on_from_its_checkpoint_and_pays_again(tmp_path: Path) -> None:
+def test_runs_on_one_ledger_add_up(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
     settings: dict[str, Any] = {
         "nodes": 20,
         "sampling_rate": 0.5,
         "encrypted_images": 0,
-        "noise_multiplier": 5.0,
+        "noise_multiplier": 20.0,
         "ledger": str(ledger),
+        "rounds": 2,
     }
-    first = run_app(tmp_path / "one", rounds=2, **settings)
-    checkpoint = first.folder / "checkpoint.safetensors"
-    second = run_app(tmp_path / "two", rounds=4, resume=str(checkpoint), **settings)
-    assert second.metrics["privacy"]["client_level"]["rounds"] == 4
+    first, second = (run_app(tmp_path / name, **settings) for name in ("one", "two"))
     assert len(ledger.read_text().splitlines()) == 1 + 4
     covers = {r.metrics["privacy"]["client_level"]["covers"] for r in (first, second)}
     assert covers == {"all runs that share the ledger"}
     spent = [r.metrics["privacy"]["client_level"]["epsilon"] for r in (first, second)]
     assert spent[0] < spent[1]
+
+
+def test_results_say_which_code_made_them(small_run: Run) -> None:
+    told = small_run.metrics["software"]
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert told["version"] == tomllib.load(file)["project"]["version"]
+    if (ROOT / ".git").exists():
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert told["commit"].removesuffix("+") == head.stdout.strip()
+    assert len(told["source_sha256"]) == 64
+    assert json.loads((small_run.folder / "config.json").read_text())["software"] == told
+    page = (small_run.folder / "report.html").read_text()
+    assert told["version"] in page
+    assert told["source_sha256"] in page
 
 
 def test_a_population_beyond_the_nodes_ends_the_run(tmp_path: Path) -> None:
