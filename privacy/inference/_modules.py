@@ -31,11 +31,13 @@ _POLYNOMIAL = "train with privacy.inference.Square(), or a Polynomial.fitted to 
 _REMEDIES = {
     **dict.fromkeys(
         (
-            *("ReLU", "Sigmoid", "Tanh", "GELU", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish"),
+            *("ReLU", "Tanh", "GELU", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish"),
             *("Hardswish", "ReLU6", "PReLU", "SELU", "CELU", "Hardtanh", "Hardsigmoid"),
         ),
         _POLYNOMIAL,
     ),
+    "Sigmoid": "at the end of a model leave it out (one logit decides at 0, where it is a half); "
+    f"elsewhere {_POLYNOMIAL}",
     "MaxPool2d": "use nn.AvgPool2d of the same size",
     "AdaptiveMaxPool2d": "use nn.AdaptiveAvgPool2d of the same size",
     "Softmax": "leave it out: the class of the largest logit is the same",

@@ -112,7 +112,7 @@ class CompiledModel:
         return _wire.seal_message(Tag.WEIGHTS, plan, plan.digest, 0, body, session_key)
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
-        """The model's own logits, in double precision, of inputs (images, ...): (images, classes).
+        """The model's own logits, in double precision, of inputs (images, ...): (images, logits).
 
         PyTorch computes them, from :attr:`model`.
         """
@@ -142,8 +142,9 @@ def compile_model(
     ----------
     model : nn.Sequential
         Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, BatchNorm, Dropout, Square and
-        Polynomial layers, nested as you like, ending in a vector of logits. Exactly these types,
-        without forward hooks; one layer may stand at several places.
+        Polynomial layers, nested as you like, ending in a vector of logits: one a class, or a
+        single one that decides between two (see :func:`decide`). Exactly these types, without
+        forward hooks; one layer may stand at several places.
     input_shape : sequence of int
         The shape of one input, without the batch.
     input_range : tuple of float
@@ -159,7 +160,8 @@ def compile_model(
     tolerance : float, optional
         The largest predicted error of a logit that the planner may accept (six standard
         deviations, for typical inputs). By default a fiftieth of how far the logits of typical
-        inputs lie apart (their standard deviation over the classes).
+        inputs lie apart (their standard deviation over the classes; for a single logit, half its
+        mean distance from zero).
     max_query_bytes : int, optional
         The largest message with one query that the plan may have (``plan.query_bytes``). By
         default 1.5 MB for one image where that is enough, else 16 MB, which takes the networks
@@ -214,7 +216,7 @@ def compile_model(
     samples = _sampled(sample, network, bounds)
     check_agreement(network, itself, input_shape, _points(samples, bounds))
     if tolerance is None:
-        tolerance = max(_TOLERANCE * float(network(samples.T).std(axis=0).mean()), _LEAST_TOLERANCE)
+        tolerance = max(_TOLERANCE * _spread(network(samples.T)), _LEAST_TOLERANCE)
     choice: Choice | ProductChoice
     program: SlotProgram | ProductProgram | BatchProgram
     if network.activations:
@@ -245,7 +247,7 @@ def compile_model(
     plan = Plan(
         input_shape=tuple(int(size) for size in input_shape),
         input_range=(low, high),
-        classes=network.affines[-1].outputs,
+        logits=network.affines[-1].outputs,
         degree=facts.degree,
         prime_bits=facts.primes,
         input_scale_bits=facts.input_bits,
@@ -285,6 +287,13 @@ def compile_model(
         facts.operations, plan.query_bytes + plan.answer_bytes
     )
     return CompiledModel(replace(plan, predicted_ms=round(predicted, 2)), network, program, itself)
+
+
+def _spread(logits: Vector) -> float:
+    """How far the logits of typical inputs lie apart, of logits of shape (logits, inputs)."""
+    if len(logits) == 1:  # one logit stands for two, of which the other is zero
+        logits = np.vstack([logits, np.zeros_like(logits)])
+    return float(logits.std(axis=0).mean())
 
 
 def _check_activations(network: Network) -> None:

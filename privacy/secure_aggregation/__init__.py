@@ -9,6 +9,7 @@ from .client import SecureClient as SecureClient
 from .errors import AlreadyTookPart as AlreadyTookPart
 from .errors import BothShares as BothShares
 from .errors import CohortTooSmall as CohortTooSmall
+from .errors import DifferentRequests as DifferentRequests
 from .errors import ForgedSignature as ForgedSignature
 from .errors import InconsistentRoster as InconsistentRoster
 from .errors import Malformed as Malformed
@@ -17,6 +18,7 @@ from .errors import OpeningFailed as OpeningFailed
 from .errors import Refused as Refused
 from .errors import RejectedMessage as RejectedMessage
 from .errors import RoundAborted as RoundAborted
+from .errors import SameModelAgain as SameModelAgain
 from .errors import SecureAggregationError as SecureAggregationError
 from .errors import SplitView as SplitView
 from .errors import TamperedShares as TamperedShares

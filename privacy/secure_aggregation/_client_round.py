@@ -1,5 +1,6 @@
 """What a client does at each stage of a round."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from privacy.secure_aggregation._shamir import (
 )
 from privacy.secure_aggregation.errors import (
     CohortTooSmall,
+    DifferentRequests,
     ForgedSignature,
     InconsistentRoster,
     SplitView,
@@ -49,21 +51,22 @@ from privacy.secure_aggregation.plan import RoundPlan, quorum
 from privacy.secure_aggregation.terms import ClientPolicy, Identity, RoundTerms
 
 Vector = npt.NDArray[np.integer[Any]]
+_log = logging.getLogger(__name__)
 
 
 def announce(
-    terms: RoundTerms, identity: Identity, randomness: Randomness
+    terms: RoundTerms, asked: bytes, identity: Identity, randomness: Randomness
 ) -> tuple[RoundState, bytes]:
     """Draw the keys of a round and announce them, signed."""
     # The mask key is shared, so it is an element of the field. X25519 clamps it when it is used.
     mask_private = write_element(draw_elements(randomness, 1)[0])
     channel_private = randomness.bytes(keys.KEY_BYTES)
     mask_key, channel_key = keys.public_key(mask_private), keys.public_key(channel_private)
-    statement = Announcement.statement_of(terms.digest, mask_key, channel_key)
+    statement = Announcement.statement_of(asked, mask_key, channel_key)
     announcement = Announcement(
-        identity.public, mask_key, channel_key, keys.sign(identity.private, statement)
+        identity.public, mask_key, channel_key, asked, keys.sign(identity.private, statement)
     )
-    state = RoundState(ClientStage.SHARING, terms, mask_private, channel_private)
+    state = RoundState(ClientStage.SHARING, terms, mask_private, channel_private, asked)
     return state, write(Kind.ADVERTISEMENT, terms.digest, announcement.to_bytes())
 
 
@@ -151,8 +154,13 @@ def _read_roster(
     for entry in roster:
         if entry.identity not in policy.identities:
             raise UnknownIdentity(f"{entry.identity.hex()} is not among the pinned identities")
-        statement = Announcement.statement_of(this.terms.digest, entry.mask_key, entry.channel_key)
+        statement = Announcement.statement_of(entry.asked, entry.mask_key, entry.channel_key)
         keys.verify(entry.identity, entry.signature, statement, "an announcement of keys")
+        if entry.asked != this.asked:
+            raise DifferentRequests(
+                f"client {entry.identity.hex()} was asked for something else than this one, in "
+                "other terms or with another configuration"
+            )
     if identity.public not in this.identities:
         raise InconsistentRoster("the client itself is not listed")
     this.own = this.identities.index(identity.public)
@@ -184,10 +192,9 @@ def _channel(this: RoundState, label: int, *, sending: bool) -> bytes:
     return keys.derive(secret, b"channel %d to %d" % (sender, receiver), this.session)
 
 
-def mask(this: RoundState, message: bytes, vector: Vector | None, identity: Identity) -> bytes:
-    """Keep the neighbours' shares, and send the vector under all masks."""
+def prepare(this: RoundState, message: bytes) -> None:
+    """Keep the neighbours' shares: all of the stage that does not depend on the vector."""
     plan = this.planned
-    values = _checked(vector, this.terms, plan.clients)
     sharers, sealed = read(message, Kind.DELIVERIES, [None, None])
     present = _present(this, sharers)
     delivered = pieces(sealed, SEALED_BYTES)
@@ -203,10 +210,17 @@ def mask(this: RoundState, message: bytes, vector: Vector | None, identity: Iden
         if len(opened) != SHARES_BYTES:
             raise TamperedShares("a neighbour sent something else than two shares")
         this.held[label] = opened
+    this.stage = ClientStage.TRAINING
 
+
+def mask(this: RoundState, vector: Vector, identity: Identity) -> bytes:
+    """The vector under all masks. It always succeeds: to fail would tell of the vector."""
+    plan = this.planned
     bits = ring_bits(plan.clients, this.terms.bound)
+    values = _fitting(vector, this.terms, plan.clients)
     masked = values.astype(element_type(bits))  # modulo a power of two: negative ones wrap
     add_mask(masked, keys.self_mask_key(this.seed, this.session))
+    present = _present(this, this.sharers)
     secrets = keys.agree(this.mask_private, [this.mask_keys[label] for label in present])
     for label, secret in zip(present, secrets, strict=True):
         other = this.neighbours[label]
@@ -214,26 +228,24 @@ def mask(this: RoundState, message: bytes, vector: Vector | None, identity: Iden
         add_mask(masked, key, subtract=this.own > other)
     signature = b""
     if this.terms.malicious:
-        signature = keys.sign(identity.private, participants_statement(this.session, sharers))
+        statement = participants_statement(this.session, this.sharers)
+        signature = keys.sign(identity.private, statement)
     this.stage = ClientStage.ENDORSING if this.terms.malicious else ClientStage.OPENING
     return write(Kind.MASKED_UPDATE, this.session, pack(masked, bits), signature)
 
 
-def _checked(vector: Vector | None, terms: RoundTerms, clients: int) -> Vector:
-    if vector is None:
-        raise ValueError("vector is missing; this stage sends it")
+def _fitting(vector: Vector, terms: RoundTerms, clients: int) -> Vector:
+    """The vector, or zeros where it is not as the terms say."""
     if vector.shape != (terms.size,) or vector.dtype.kind not in "iu":
-        raise ValueError(
-            f"vector must be {terms.size} integers, got {vector.dtype} of shape {vector.shape}"
-        )
-    low, high = int(vector.min()), int(vector.max())
-    # Noise may take one client past its own bound, but none past what the ring holds.
-    if max(-low, high) > clients * terms.bound:
-        raise ValueError(
-            f"vector has entries in [{low}, {high}]; {clients} clients with a bound of "
-            f"{terms.bound} each hold ±{clients * terms.bound}"
-        )
-    return vector
+        wrong = f"it must be {terms.size} integers, not {vector.dtype} of shape {vector.shape}"
+    else:
+        low, high = int(vector.min()), int(vector.max())
+        # Noise may take one client past its own bound, but none past what the ring holds.
+        if max(-low, high) <= clients * terms.bound:
+            return vector
+        wrong = f"its entries must lie within ±{clients * terms.bound}, not in [{low}, {high}]"
+    _log.error("This client adds zeros to the round; its vector does not fit: %s.", wrong)
+    return np.zeros(terms.size, dtype=np.int64)
 
 
 def _present(this: RoundState, members: bytes) -> list[int]:
@@ -292,6 +304,14 @@ def open_shares(this: RoundState, message: bytes, policy: ClientPolicy) -> bytes
             this.held[label][:SHARE_BYTES] if label in alive else this.held[label][SHARE_BYTES:]
             for label in sorted(this.held)
         ),
+    )
+
+
+def group_of(this: RoundState, members: bytes) -> bytes:
+    """A digest of who is in a set of the roster: the same in every round."""
+    return keys.digest(
+        b"group",
+        *(this.identities[index] for index in sorted(read_set(members, this.planned.clients))),
     )
 
 

@@ -11,7 +11,7 @@ from enum import IntEnum
 from privacy.secure_aggregation._keys import KEY_BYTES, SIGNATURE_BYTES, digest
 from privacy.secure_aggregation.errors import Malformed
 
-_MAGIC = b"BSA\x01"  # the last byte is the version
+_MAGIC = b"BSA\x02"  # the last byte is the version
 _BINDING = 32
 
 
@@ -127,29 +127,35 @@ def read_set(content: bytes, size: int) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Announcement:
-    """A client's keys for one round, signed by its identity."""
+    """A client's keys for one round, and what it was asked, signed by its identity."""
 
     identity: bytes
     mask_key: bytes
     channel_key: bytes
+    asked: bytes
     signature: bytes
 
-    SIZE = 3 * KEY_BYTES + SIGNATURE_BYTES
+    SIZE = 4 * KEY_BYTES + SIGNATURE_BYTES
 
     def to_bytes(self) -> bytes:
-        """160 bytes."""
-        return self.identity + self.mask_key + self.channel_key + self.signature
+        """192 bytes."""
+        return self.identity + self.mask_key + self.channel_key + self.asked + self.signature
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Announcement":
         """Read what ``to_bytes`` wrote; the caller has seen to the length."""
-        identity, mask_key, channel_key = pieces(content[: 3 * KEY_BYTES], KEY_BYTES)
-        return cls(identity, mask_key, channel_key, content[3 * KEY_BYTES :])
+        identity, mask_key, channel_key, asked = pieces(content[: 4 * KEY_BYTES], KEY_BYTES)
+        return cls(identity, mask_key, channel_key, asked, content[4 * KEY_BYTES :])
 
     @staticmethod
-    def statement_of(terms_digest: bytes, mask_key: bytes, channel_key: bytes) -> bytes:
+    def statement_of(asked: bytes, mask_key: bytes, channel_key: bytes) -> bytes:
         """What the signature is of."""
-        return digest(b"announcement", terms_digest, mask_key, channel_key)
+        return digest(b"announcement", asked, mask_key, channel_key)
+
+
+def asked_of(terms_digest: bytes, configuration: bytes) -> bytes:
+    """All that a client was asked, and how it was configured: equal for all of a round."""
+    return digest(b"asked", terms_digest, configuration)
 
 
 def participants_statement(session: bytes, sharers: bytes) -> bytes:

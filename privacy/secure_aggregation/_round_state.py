@@ -24,9 +24,11 @@ class ClientStage(IntEnum):
     """It has announced its keys; the roster comes next."""
     MASKING = 2
     """It has shared its secrets; others' shares come next, and its vector is needed."""
-    ENDORSING = 3
+    TRAINING = 3
+    """It has taken others' shares; it makes its vector, and takes no message meanwhile."""
+    ENDORSING = 4
     """It has sent its masked vector; the survivors come next (malicious server only)."""
-    OPENING = 4
+    OPENING = 5
     """The request to open shares comes next."""
 
 
@@ -38,6 +40,8 @@ class RoundState:
     terms: RoundTerms
     mask_private: bytes = field(repr=False)
     channel_private: bytes = field(repr=False)
+    asked: bytes = bytes(KEY_BYTES)
+    model: bytes = bytes(KEY_BYTES)
     plan: RoundPlan | None = None
     session: bytes = bytes(32)
     own: int = 0
@@ -67,6 +71,8 @@ class RoundState:
             self.terms.to_bytes(),
             self.mask_private,
             self.channel_private,
+            self.asked,
+            self.model,
             b"" if self.plan is None else self.plan.to_bytes(),
             struct.pack(f"<{1 + len(self.neighbours)}I", self.own, *self.neighbours),
             b"".join(self.mask_keys),
@@ -88,13 +94,11 @@ class RoundState:
         Malformed
             If it is not that.
         """
-        secrets = [KEY_BYTES, KEY_BYTES]
-        fields = read(
-            encoded, Kind.STATE, [1, None, *secrets, *[None] * 5, SHARE_BYTES, *[None] * 4]
-        )
-        stage, terms, mask_private, channel_private, plan = fields[:5]
-        indices, mask_keys, channel_secrets, identities, seed = fields[5:10]
-        sharers, labels, held, survivors = fields[10:]
+        fixed = [KEY_BYTES] * 4
+        fields = read(encoded, Kind.STATE, [1, None, *fixed, *[None] * 5, SHARE_BYTES, *[None] * 4])
+        stage, terms, mask_private, channel_private, asked, model, plan = fields[:7]
+        indices, mask_keys, channel_secrets, identities, seed = fields[7:12]
+        sharers, labels, held, survivors = fields[12:]
         own, *neighbours = (
             int.from_bytes(index, "little") for index in pieces(indices, INDEX_BYTES)
         )
@@ -103,6 +107,8 @@ class RoundState:
             terms=RoundTerms.from_bytes(terms),
             mask_private=mask_private,
             channel_private=channel_private,
+            asked=asked,
+            model=model,
             plan=RoundPlan.from_bytes(plan) if plan else None,
             session=encoded[5:37],
             own=own,

@@ -78,6 +78,14 @@ class SplitView(Refused):
     """The server shows different clients different sets of participants or survivors."""
 
 
+class DifferentRequests(SplitView):
+    """The server asks different clients for different things, or other things than it announced."""
+
+
+class SameModelAgain(Refused):
+    """Another sum is asked for of a model of which the client has let one be opened."""
+
+
 class RejectedMessage(SecureAggregationError):
     """One client's message cannot be used; the round goes on without it."""
 

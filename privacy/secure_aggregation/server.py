@@ -1,5 +1,6 @@
 """The server's side of a round: it relays, adds up, and opens the sum or nothing."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -175,7 +176,7 @@ class SecureServer:
         if self._identities and announced.identity not in self._identities:
             raise RejectedMessage(f"node {node} has an unknown identity")
         statement = Announcement.statement_of(
-            self._terms.digest, announced.mask_key, announced.channel_key
+            announced.asked, announced.mask_key, announced.channel_key
         )
         keys.verify(announced.identity, announced.signature, statement, "an announcement of keys")
         # A key of small order would make its neighbours refuse.
@@ -262,7 +263,14 @@ class SecureServer:
         self._answered = set()
         return messages
 
+    def _asked_as_most(self) -> list[_Client]:
+        """Without those who were configured otherwise than most: who sees them would refuse."""
+        (most, _), *_ = Counter(client.announcement.asked for client in self._clients).most_common()
+        return [client for client in self._clients if client.announcement.asked == most]
+
     def _send_roster(self) -> dict[int, bytes]:
+        if self._terms.malicious and self._clients:
+            self._clients = self._asked_as_most()
         count = len(self._clients)
         if count < self._terms.minimum:
             raise TooFewClients(f"{count} clients announced keys; {self._terms.minimum} are needed")

@@ -10,8 +10,10 @@ from flwr.serverapp import Grid
 from privacy.mechanisms import MaskedMechanism, Randomness
 from privacy.secure_aggregation import RejectedMessage, RoundAborted, RoundTerms, SecureServer
 from strategies._operator_log import operator_log
-from strategies._replies import RejectedReply, Template
+from strategies._replies import Fault, RejectedReply, Template
 from strategies._round import Asked, collect
+from strategies._watch import RunWatch
+from strategies.secure_aggregation.request import request_digest
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.wire import (
     KEY,
@@ -42,6 +44,7 @@ class SecureTrainRound:
         run: bytes,
         randomness: Randomness,
         grid: Grid,
+        watch: RunWatch,
     ) -> None:
         self.number = number
         self.template = template
@@ -51,24 +54,11 @@ class SecureTrainRound:
         self._settings = settings
         self._randomness = randomness
         self._grid = grid
-        size = sum(array.size for array in template.arrays)
-        terms = RoundTerms(
-            run=run,
-            number=number,
-            size=size,
-            bound=self._mechanism.bound(
-                parameters=size, noise_multiplier=bounding.noise_multiplier
-            ),
-            minimum=settings.minimum,
-            server=settings.adversary.server,
-        )
-        self._server = SecureServer(
-            terms,
-            adversary=settings.adversary,
-            dropout=settings.dropout,
-            identities=settings.identities,
-            randomness=randomness,
-        )
+        self._run = run
+        self._watch = watch
+        # Of the last stage that asked anybody.
+        self.asked: frozenset[int] = frozenset()
+        self.used = 0
         self.aborted = False
 
     def begin(self, nodes: Iterable[int], content: RecordDict) -> list[Message]:
@@ -86,21 +76,42 @@ class SecureTrainRound:
             self._abort(f"{len(cohort)} clients were drawn; {self._settings.largest} are asked")
             self._asked = Asked([])
             return []
+        request = self._request(content, 0, b"")
+        self._server = SecureServer(
+            self._terms(request_digest(request)),
+            adversary=self._settings.adversary,
+            dropout=self._settings.dropout,
+            identities=self._settings.identities,
+            randomness=self._randomness,
+        )
         invited = dict.fromkeys(cohort, self._server.invitation())
         deliveries = self._stage(self._stage(invited))
-        messages = []
-        for node, message in deliveries.items():
-            record = protocol_record(message)
-            self._bounding.write_into(record)
-            messages.append(
-                Message(
-                    RecordDict({**content, KEY: record}),
-                    message_type=MessageType.TRAIN,
-                    dst_node_id=node,
-                )
-            )
+        messages = [self._request(content, node, message) for node, message in deliveries.items()]
         self._asked = Asked(messages)
         return messages
+
+    def _request(self, content: RecordDict, node: int, message: bytes) -> Message:
+        """What asks a node to train: the same for all but for the protocol's message."""
+        record = protocol_record(message)
+        self._bounding.write_into(record)
+        return Message(
+            RecordDict({**content, KEY: record}), message_type=MessageType.TRAIN, dst_node_id=node
+        )
+
+    def _terms(self, request: bytes) -> RoundTerms:
+        size = sum(array.size for array in self.template.arrays)
+        bound = self._mechanism.bound(
+            parameters=size, noise_multiplier=self._bounding.noise_multiplier
+        )
+        return RoundTerms(
+            run=self._run,
+            number=self.number,
+            size=size,
+            bound=bound,
+            minimum=self._settings.minimum,
+            server=self._settings.adversary.server,
+            request=request,
+        )
 
     def gather(self, replies: Iterable[Message]) -> None:
         """Take the masked updates; what cannot be used is dropped."""
@@ -151,10 +162,11 @@ class SecureTrainRound:
             try:
                 self._server.receive(*answer)
             except RejectedMessage as error:
-                raise RejectedReply(str(error)) from error
+                raise RejectedReply(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {self._server.stage.name.lower()}"
-        collect(name, asked, replies, read=read, use=use)
+        self.asked = asked.nodes
+        self.used = collect(name, asked, replies, read=read, use=use, watch=self._watch)
 
     def _advance(self) -> dict[int, bytes]:
         if self.aborted:

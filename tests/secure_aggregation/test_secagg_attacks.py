@@ -1,5 +1,7 @@
 """What a server may not do: each attack is refused by the client, by name."""
 
+import dataclasses
+
 import pytest
 from secagg_federation import HONEST, MALICIOUS, RUN, Federation, draw_vectors
 
@@ -8,6 +10,7 @@ from privacy.secure_aggregation import (
     BothShares,
     ClientStage,
     CohortTooSmall,
+    DifferentRequests,
     ForgedSignature,
     Identity,
     InconsistentRoster,
@@ -26,6 +29,7 @@ from privacy.secure_aggregation import (
     WeakKey,
     WrongRound,
     WrongStage,
+    plan_round,
 )
 from privacy.secure_aggregation._keys import sign
 from privacy.secure_aggregation._messages import (
@@ -168,7 +172,7 @@ def test_garbage_is_refused(adversary):
         lambda message: b"",
         lambda message: message[:-1],
         lambda message: message + b"\0",
-        lambda message: b"BSA\x02" + message[4:],
+        lambda message: b"BSA\x01" + message[4:],
         lambda message: message[:4] + b"\xff" + message[5:],
         lambda message: message[:4] + bytes([Kind.OPENINGS]) + message[5:],
     ):
@@ -395,7 +399,7 @@ def test_exchanged_or_missing_ciphertexts_are_refused(adversary):
 
 
 def entries(listed):
-    return [listed[start : start + 160] for start in range(0, len(listed), 160)]
+    return [listed[start : start + 192] for start in range(0, len(listed), 192)]
 
 
 def own_keys(listed, own):
@@ -409,11 +413,12 @@ def own_keys(listed, own):
 def stranger(listed, own):
     """Put an identity that nobody pinned, with valid signatures, in the place of another."""
     identity = Identity.draw()
-    terms = Federation(COUNT, MALICIOUS).terms(SIZE)
-    mask, channel = listed[32:64], listed[64:96]
-    signature = sign(identity.private, Announcement.statement_of(terms.digest, mask, channel))
+    mask, channel, asked = listed[32:64], listed[64:96], listed[96:128]
+    signature = sign(identity.private, Announcement.statement_of(asked, mask, channel))
     mine, *others = sorted(entries(listed), key=lambda entry: entry[:32] != own)
-    return b"".join(sorted([identity.public + mask + channel + signature, mine, *others[1:]]))
+    return b"".join(
+        sorted([identity.public + mask + channel + asked + signature, mine, *others[1:]])
+    )
 
 
 def twice(listed, own):
@@ -444,11 +449,65 @@ def test_a_forged_roster_is_refused(forge, error):
 
 def test_keys_of_an_earlier_round_are_refused():
     """The signature of an announcement is bound to the terms of its round."""
-    this = Round(MALICIOUS, 1)
-    _, old = read(this.message, Kind.ROSTER, [None, None])
-    server = this.federation.server(this.federation.terms(SIZE, number=2))
-    message = this.federation.play_to(server, this.vectors, 1)[0]
-    this.refuses(ForgedSignature, rewritten(message, lambda plan, _: (plan, old)))
+    for forge, error in (
+        (lambda old, asked: old, DifferentRequests),
+        (lambda old, asked: old[:96] + asked + old[128:], ForgedSignature),
+    ):
+        this = Round(MALICIOUS, 1)
+        _, old = read(this.message, Kind.ROSTER, [None, None])
+        server = this.federation.server(this.federation.terms(SIZE, number=2))
+        message = this.federation.play_to(server, this.vectors, 1)[0]
+
+        def replace(plan, listed, forge=forge, old=old):
+            asked = listed[96:128]
+            return plan, b"".join(forge(entry, asked) for entry in entries(old))
+
+        this.refuses(error, rewritten(message, replace))
+
+
+@pytest.mark.parametrize("differ", ["request", "bound", "configuration"])
+def test_clients_that_were_asked_differently_share_no_roster(differ):
+    """Each signs what it was asked: a roster of both is refused by name, before any vector."""
+    federation = Federation(COUNT, MALICIOUS)
+    usual = federation.terms(SIZE)
+    other = {
+        "request": dataclasses.replace(usual, request=bytes(range(32))),
+        "bound": dataclasses.replace(usual, bound=1),
+        "configuration": usual,
+    }[differ]
+    if differ == "configuration":
+        federation.clients[0] = SecureClient(
+            federation.policy, identity=federation.clients[0].identity, configuration=b"else"
+        )
+    asked = {node: usual if node else other for node in federation.clients}
+    announced = {}
+    for node, terms in asked.items():
+        answer = federation.clients[node].answer(federation.server(terms).invitation())
+        announced[node] = read(answer, Kind.ADVERTISEMENT, [Announcement.SIZE])[0]
+    listed = b"".join(sorted(announced.values()))
+    plan = plan_round(COUNT, adversary=MALICIOUS, dropout=0.3).to_bytes()
+    for node, terms in asked.items():
+        with pytest.raises(DifferentRequests, match="asked for something else"):
+            federation.clients[node].answer(write(Kind.ROSTER, terms.digest, plan, listed))
+
+
+def test_an_honest_server_leaves_out_who_was_configured_otherwise():
+    """Else one such client would end every round that it is in."""
+    federation = Federation(COUNT, MALICIOUS)
+    federation.clients[0] = SecureClient(
+        federation.policy, identity=federation.clients[0].identity, configuration=b"else"
+    )
+    vectors = draw_vectors(COUNT, SIZE)
+    opened = federation.play(federation.server(federation.terms(SIZE)), vectors)
+    assert opened.tolist() == sum(vectors[node] for node in range(1, COUNT)).tolist()
+
+
+@BOTH
+def test_what_was_not_announced_makes_no_vector(adversary):
+    this = Round(adversary, 2)
+    with pytest.raises(DifferentRequests):
+        this.client.answer(this.message, this.vectors[0], request=bytes(range(32)))
+    assert this.client.stage is ClientStage.WAITING
 
 
 def test_different_rosters_share_no_key():

@@ -21,6 +21,7 @@ from privacy.secure_aggregation import (
     ServerModel,
     ServerStage,
     TooFewClients,
+    WrongStage,
 )
 
 STAGES = {HONEST: 4, MALICIOUS: 5}
@@ -151,24 +152,63 @@ def test_wrong_openings_are_found_and_left_out(adversary):
     assert np.array_equal(server.open(), sum(vectors.values()))
 
 
-def test_vectors_that_break_the_terms_never_leave_the_client():
-    federation = Federation(10)
-    vectors = draw_vectors(10, 4)
-    server = federation.server(federation.terms(4, bound=100))
-    messages = federation.play_to(server, vectors, 2)
-    client = federation.clients[0]
-    for bad in (
-        None,
+@BOTH
+@pytest.mark.parametrize(
+    "bad",
+    [
         np.zeros(5, np.int64),
-        np.zeros(4),
+        np.zeros((2, 2), np.int64),
+        np.full(4, 0.5),
         np.array([0, 0, 0, 1001]),
         np.array([0, -1001, 0, 0]),
         np.array([0, np.iinfo(np.int64).min, 0, 0]),
-    ):
-        with pytest.raises(ValueError, match="vector"):
-            client.answer(messages[0], bad)
-    assert client.stage is ClientStage.MASKING
-    server.receive(0, client.answer(messages[0], vectors[0]))
+        np.array([0, np.iinfo(np.uint64).max, 0, 0], np.uint64),
+    ],
+    ids=["long", "shape", "float", "above", "below", "smallest", "unsigned"],
+)
+def test_a_vector_that_breaks_the_terms_counts_as_zeros(adversary, bad):
+    """To answer otherwise, or not at all, would tell the server of it."""
+    federation = Federation(10, adversary)
+    vectors = draw_vectors(10, 4)
+    server = federation.server(federation.terms(4, bound=100))
+    messages = federation.play_to(server, vectors, 2)
+    others = sum(vectors[node] for node in range(1, 10))
+    sent = {}
+    for node, message in messages.items():
+        sent[node] = federation.clients[node].answer(message, vectors[node] if node else bad)
+        server.receive(node, sent[node])
+    assert len({(len(answer), answer[:37]) for answer in sent.values()}) == 1
+    messages = server.advance()
+    while messages:
+        messages = federation.exchange(server, messages, vectors)
+    assert np.array_equal(server.open(), others)
+
+
+@BOTH
+def test_a_vector_that_is_made_late_is_made_once(adversary):
+    """The stage is over before the vector is made, also for a client that is put away then."""
+    federation = Federation(10, adversary)
+    vectors = draw_vectors(10, 4)
+    server = federation.server(federation.terms(4))
+    messages = federation.play_to(server, vectors, 2)
+    client = federation.clients[0]
+    with pytest.raises(ValueError, match="vector is missing"):
+        client.answer(messages[0])
+    client.prepare(messages[0])
+    assert client.stage is ClientStage.TRAINING
+    assert not client.needs_vector(messages[0])
+    again = SecureClient.from_bytes(client.to_bytes(), federation.policy, identity=client.identity)
+    with pytest.raises(WrongStage):
+        again.prepare(messages[0])
+    with pytest.raises(WrongStage, match="left the round"):
+        again.masked(vectors[0])
+    server.receive(0, client.masked(vectors[0]))
+    for node in range(1, 10):
+        server.receive(node, federation.clients[node].answer(messages[node], vectors[node]))
+    messages = server.advance()
+    while messages:
+        messages = federation.exchange(server, messages, vectors)
+    assert np.array_equal(server.open(), sum(vectors.values()))
 
 
 def test_settings_are_checked():
