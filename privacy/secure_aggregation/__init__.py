@@ -14,13 +14,13 @@ from .errors import ForgedSignature as ForgedSignature
 from .errors import InconsistentRoster as InconsistentRoster
 from .errors import Malformed as Malformed
 from .errors import MalformedRequest as MalformedRequest
-from .errors import OpeningFailed as OpeningFailed
 from .errors import Refused as Refused
 from .errors import RejectedMessage as RejectedMessage
 from .errors import RoundAborted as RoundAborted
 from .errors import SameModelAgain as SameModelAgain
 from .errors import SecureAggregationError as SecureAggregationError
 from .errors import SplitView as SplitView
+from .errors import StaleMessage as StaleMessage
 from .errors import TamperedShares as TamperedShares
 from .errors import ThresholdTooLow as ThresholdTooLow
 from .errors import TooFewClients as TooFewClients

@@ -19,6 +19,7 @@ from privacy.secure_aggregation.errors import (
     MalformedRequest,
     Refused,
     SameModelAgain,
+    StaleMessage,
     UnacceptableTerms,
     WrongRound,
     WrongStage,
@@ -34,7 +35,9 @@ _UNSAID = bytes(32)
 _EXPECTED = {
     Kind.NEIGHBOURHOOD: ClientStage.SHARING,
     Kind.ROSTER: ClientStage.SHARING,
-    Kind.DELIVERIES: ClientStage.MASKING,
+    Kind.DELIVERIES: ClientStage.CHECKING,
+    Kind.DISPUTES: ClientStage.MASKING,
+    Kind.PARTICIPANTS: ClientStage.MASKING,
     Kind.SURVIVORS: ClientStage.ENDORSING,
     Kind.OPENING_REQUEST: ClientStage.OPENING,
 }
@@ -52,9 +55,11 @@ class SecureClient:
     thing, and each lets the sum of one set of clients be opened for a model, also in later rounds.
 
     **Assumptions.** X25519, HKDF-SHA256, AES and Ed25519 are secure; the operating system's
-    randomness is unpredictable; no more clients collude than the policy says; the state is not
-    rolled back between messages. Against an honest-but-curious server: it is that, and who drops
-    out does not depend on who neighbours whom.
+    randomness is unpredictable; of the clients that were invited no more collude than the policy
+    says, whatever these send; the state is not rolled back between messages. Against an
+    honest-but-curious server: it is that, and which honest clients drop out does not depend on who
+    neighbours whom. Against a malicious one, which says itself how many it invited: no more
+    collude than that of the roster.
 
     **Not covered.** What the sum itself gives away (that is what noise is for); a wrong sum;
     denial of service; who takes part, and the sizes and times of messages.
@@ -122,7 +127,7 @@ class SecureClient:
             return False
         if this is None or this.stage is not ClientStage.MASKING:
             return False
-        return kind is Kind.DELIVERIES and binding == this.session
+        return kind is Kind.PARTICIPANTS and binding == this.session
 
     def answer(
         self,
@@ -153,16 +158,18 @@ class SecureClient:
         ------
         Refused
             If the server asks for what would cost the client its protection, by the name of the
-            reason. The client leaves the round and forgets its secrets.
+            reason. The client leaves the round and forgets its secrets, unless the message is
+            no part of it: an invitation that it declines, a message of another round
+            (``WrongRound``, ``BothShares``), or one that comes late or again (``StaleMessage``).
         ValueError
             If the vector is missing; the round goes on.
         """
+        if self._is_invitation(message):
+            return self._accept(message)
         with self._leaving_if_refused():
             kind = kind_of(message)
-            if kind is Kind.INVITATION:
-                return self._accept(message)
             this = self._at(kind, bound_to(message))
-            if kind is Kind.DELIVERIES:
+            if kind is Kind.PARTICIPANTS:
                 if vector is None:
                     raise ValueError("vector is missing; this stage sends it")
                 self._prepare(this, message, request, model)
@@ -171,6 +178,10 @@ class SecureClient:
                 return stages.share(
                     this, kind, message, self._policy, self._identity, self._randomness
                 )
+            if kind is Kind.DELIVERIES:
+                return stages.check(this, message, self._identity)
+            if kind is Kind.DISPUTES:
+                return stages.settle(this, message)
             if kind is Kind.SURVIVORS:
                 return self._endorse(this, message)
             opened = stages.open_shares(this, message, self._policy)
@@ -205,25 +216,30 @@ class SecureClient:
         with self._leaving_if_refused():
             self._prepare(self._at(kind_of(message), bound_to(message)), message, request, model)
 
-    def masked(self, vector: Vector) -> bytes:
+    def masked(self, message: bytes, vector: Vector) -> bytes:
         """What to answer to the message that ``prepare`` took.
 
         Parameters
         ----------
+        message : bytes
+            That message.
         vector : ndarray of integers, shape (size,)
             This client's contribution. One that is not as the terms say counts as zeros, which
             the client's own log tells: to answer anything else would tell the server of it.
 
         Raises
         ------
-        WrongStage
-            If the client has left the round meanwhile.
+        StaleMessage
+            If the client has left that round meanwhile; it stays in the one that it is in.
         """
-        with self._leaving_if_refused():
-            this = self._round
-            if this is None or this.stage is not ClientStage.TRAINING:
-                raise WrongStage("the client has left the round for which it made its vector")
-            return stages.mask(this, vector, self._identity)
+        this = self._round
+        if (
+            this is None
+            or this.stage is not ClientStage.TRAINING
+            or bound_to(message) != this.session
+        ):
+            raise StaleMessage("the client has left the round for which it made its vector")
+        return stages.mask(this, vector, self._identity)
 
     def leave(self) -> None:
         """Leave the round, if it is in one, and forget its secrets."""
@@ -237,7 +253,7 @@ class SecureClient:
         stages.prepare(this, message)
         this.model = model
         if this.terms.malicious:
-            self._check_same_group(model, stages.group_of(this, this.sharers))
+            self._check_same_group(model, stages.group_of(this, this.participants))
 
     def _endorse(self, this: RoundState, message: bytes) -> bytes:
         endorsement = stages.endorse(this, message, self._identity)
@@ -258,6 +274,8 @@ class SecureClient:
     def _leaving_if_refused(self) -> Iterator[None]:
         try:
             yield
+        except (WrongRound, StaleMessage, BothShares):
+            raise  # no part of the round that it is in
         except Refused:
             self.leave()
             raise
@@ -280,13 +298,25 @@ class SecureClient:
         first = expected is ClientStage.SHARING  # the only stage before there is a roster
         if binding != (this.terms.digest if first else this.session):
             raise WrongRound(f"{kind.name} is bound to another round or roster than the client's")
-        if this.stage is not expected:
+        if this.stage > expected:
+            raise StaleMessage(f"{kind.name} came, but the client is past that: {this.stage.name}")
+        if this.stage < expected:
             raise WrongStage(f"{kind.name} came where {this.stage.name} is next")
         return this
 
+    @staticmethod
+    def _is_invitation(message: bytes) -> bool:
+        try:
+            return kind_of(message) is Kind.INVITATION
+        except Malformed:
+            return False
+
     def _accept(self, message: bytes) -> bytes:
-        (encoded,) = read(message, Kind.INVITATION, [None])
-        terms = RoundTerms.from_bytes(encoded)
+        try:
+            (encoded,) = read(message, Kind.INVITATION, [None])
+            terms = RoundTerms.from_bytes(encoded)
+        except Malformed as error:
+            raise MalformedRequest(str(error)) from error
         if bound_to(message) != terms.digest:
             raise WrongRound("an invitation that is bound to other terms than its own")
         if self._last.get(terms.run, 0) >= terms.number:

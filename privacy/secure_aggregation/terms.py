@@ -13,7 +13,7 @@ from privacy.secure_aggregation.errors import Malformed
 
 RUN_BYTES = 16
 _LARGEST_SIZE = 1 << 32
-_LARGEST_COHORT = 1 << 20
+LARGEST_COHORT = 1 << 20
 REQUEST_BYTES = 32
 _FORM = struct.Struct("<16sQQQIB32s")
 
@@ -99,7 +99,7 @@ class RoundTerms:
             ("number", 1, 1 << 62),
             ("size", 1, _LARGEST_SIZE),
             ("bound", 1, 1 << 60),
-            ("minimum", 3, _LARGEST_COHORT),
+            ("minimum", 3, LARGEST_COHORT),
         ):
             value = getattr(self, name)
             if not smallest <= value <= largest:

@@ -123,7 +123,7 @@ class SecureAggregationMod:
         # under the lock, for it may take long.
         vector = task.vector(message, context, call_next)
         with self._client(context) as client:
-            return client.masked(vector)
+            return client.masked(request, vector)
 
     @contextmanager
     def _client(self, context: Context) -> Iterator[SecureClient]:

@@ -198,7 +198,10 @@ class ByHand:
         digest = request_digest(request_to_train(0) if announced is None else announced)
         terms = RoundTerms(run, number, size, bound, 3, adversary.server, digest)
         pinned = PINNED if adversary is MALICIOUS else ()
-        self.server = SecureServer(terms, adversary=adversary, dropout=0.3, identities=pinned)
+        nodes = list(nodes)
+        self.server = SecureServer(
+            terms, adversary=adversary, dropout=0.3, cohort=len(nodes), identities=pinned
+        )
         self.requests = dict.fromkeys(nodes, self.server.invitation())
         self.replies: list[Message] = []
         while self.requests and self.server.stage is not ServerStage.MASKING:
