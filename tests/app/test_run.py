@@ -20,6 +20,7 @@ from flower_app.data import load_dataset, load_inputs, load_partitions
 from flower_app.models import build_model
 from flower_app.server_app import Pace, accuracy
 from flower_app.settings import SettingError, Settings
+from privacy.training import ClientLedger
 from strategies import InProcessGrid
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +160,19 @@ def test_record_level_noise_is_accounted_across_rounds(weighting: dict[str, Any]
     replies = [_ask(grid, arrays) for _ in range(4)]
     assert [reply.has_error() for reply in replies] == [False, False, False, True]
     assert not any(character.isdigit() for character in replies[3].error.reason)
+
+
+def test_a_simulated_client_without_noise_is_charged_beside_what_it_did_with_noise() -> None:
+    """Flower's state outlives a run; the next may ask for less."""
+    arrays = _arrays()
+    noised = {"record-epsilon": 1.0, "rounds": 2, "sampling-rate": 1.0}
+    grid = InProcessGrid(client_app.app, 40, run_config=noised)
+    assert not _ask(grid, arrays).has_error()
+    for run, declined in (({}, False), (noised, True)):
+        grid.context(1).run_config = run
+        assert _ask(grid, arrays).has_error() is declined
+    kept = grid.context(1).state.config_records["privacy-ledger"]
+    assert ClientLedger.from_record(dict(kept)).epsilon(delta=1e-5) == np.inf
 
 
 def test_both_levels_stand_side_by_side(tmp_path: Path) -> None:
