@@ -19,6 +19,7 @@ from .events import (
     GaussianRelease,
     Poisson,
     Release,
+    Repeated,
 )
 
 Accountant = Literal["pld", "rdp"]
@@ -28,6 +29,7 @@ Events = (
     | Mapping[GaussianRelease, int]
     | Mapping[DiscreteGaussianSum, int]
     | Mapping[AdditiveDelta, int]
+    | Mapping[Repeated, int]
 )
 
 
@@ -203,7 +205,7 @@ def _joint(releases: Mapping[float, int]) -> float:
 
 
 def count_events(events: Events) -> Counter[Event]:
-    """How often each event happened.
+    """How often each event happened, repeated ones one by one.
 
     Parameters
     ----------
@@ -230,9 +232,11 @@ def count_events(events: Events) -> Counter[Event]:
     for event in counts:
         if not isinstance(event, Event):
             raise TypeError(
-                f"{event!r} is not an event; give GaussianRelease, DiscreteGaussianSum or "
-                "AdditiveDelta"
+                f"{event!r} is not an event; give GaussianRelease, DiscreteGaussianSum, "
+                "AdditiveDelta or Repeated"
             )
+    for event in [event for event in counts if isinstance(event, Repeated)]:
+        counts[event.release] += event.times * counts.pop(event)
     return counts
 
 
@@ -259,6 +263,8 @@ def check_adjacency(event: Event, adjacency: Adjacency) -> None:
     ValueError
         If a cohort of fixed size meets another than replace-one, or a Poisson cohort that.
     """
+    if isinstance(event, Repeated):
+        event = event.release
     if not isinstance(event, Release):
         return
     if isinstance(event.sampling, FixedSize) and adjacency is not Adjacency.REPLACE_ONE:
