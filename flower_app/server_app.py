@@ -118,9 +118,16 @@ def population_size(settings: Settings, grid: Grid) -> int:
     Raises
     ------
     SettingError
-        If it is not set for a deployment, or is larger than a simulation's nodes.
+        If it is not set for a deployment, is smaller than the number of nodes, or larger than
+        that of a simulation.
     """
     connected = len(list(grid.get_node_ids()))
+    if 0 < settings.population < connected and not settings.population_file:
+        raise SettingError(
+            f"population = {settings.population} is wrong; {connected} nodes are connected, and "
+            "every client counts: give their number, or list those who may take part "
+            "(population-file)"
+        )
     if settings.deployed:
         size = len(listed_population(settings) or ()) or settings.population
         if not size:

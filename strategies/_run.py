@@ -51,7 +51,7 @@ class AccountedRun(Strategy):
 
     @abstractmethod
     def _connected(self, grid: Grid) -> int:
-        """How many nodes of the population are connected."""
+        """How many nodes of the population are connected; stops the run if too many are."""
 
     def _ended(self) -> bool:
         return self._state.stopped is not None
@@ -130,6 +130,7 @@ class AccountedRun(Strategy):
         evaluate_config: ConfigRecord,
         evaluate_fn: EvaluateFn | None,
     ) -> PrivateResult:
+        self._connected(grid)  # refuses a population that has no place for all
         arrays, first = self._begin(initial_arrays, num_rounds)
         log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, num_rounds)
         self.summary()
@@ -203,7 +204,7 @@ class AccountedRun(Strategy):
     def _wait_for_nodes(self, grid: Grid) -> None:
         """Wait until enough of the population is there for a round to be worth its price."""
         waiting = False
-        while (connected := self._connected(grid)) < self.min_available_nodes:
+        while (connected := self._connected(grid)) < self.min_available_nodes and not self._ended():
             if not waiting:
                 log(
                     INFO,

@@ -49,7 +49,7 @@ from strategies.checkpoint import Checkpoint
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
 from strategies.cohort import draw_cohort, expected_fraction, metrics_sampling
 from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
-from strategies.population import Population, Register
+from strategies.population import Population, PopulationExceededError, Register
 from strategies.result import PrivacyReport, SecureAggregationReport
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import SecureTrainRound
@@ -85,7 +85,9 @@ class DPFedAvg(AccountedRun):
     Parameters
     ----------
     population : Population or int
-        Who may be drawn: a frozen list of identities, or their number N.
+        Who may be drawn: a frozen list of identities, or the number N of all clients there are.
+        With a list, others are ignored. With a number nobody is turned away: a run does not
+        begin where more clients are connected, and stops when one too many comes.
     sampling : Poisson, FixedSize or Full
         How each round's cohort is drawn, constant for a run. Poisson and full participation
         protect against adding or removing one client, a fixed size against replacing one.
@@ -533,6 +535,8 @@ class DPFedAvg(AccountedRun):
         if self._state.stopped is not None:
             return []
         nodes = self._draw(f"round {server_round}, train", self.sampling, grid)
+        if self._ended():  # the draw found a client too many
+            return []
         content = self._content(server_round, arrays, config)
         if self.secure_aggregation is not None:
             secure = self._secure_round(server_round, template, self.secure_aggregation, grid)
@@ -698,7 +702,7 @@ class DPFedAvg(AccountedRun):
     def _draw(self, name: str, sampling: Sampling, grid: Grid) -> list[int]:
         """Draw over the whole population, then look who is there; never draw again."""
         drawn = draw_cohort(sampling, self._register.size, randomness=self._randomness)
-        node_of, ignored = self._register.locate(grid.get_nodes())
+        node_of, ignored = self._located(grid)
         self._watch.connected(node_of)
         nodes = [node_of[place] for place in drawn.tolist() if place in node_of]
         operator_log.info(
@@ -716,9 +720,18 @@ class DPFedAvg(AccountedRun):
         config["server-round"] = server_round
         return RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
 
+    def _located(self, grid: Grid) -> tuple[dict[int, int], int]:
+        """Who is connected. One client too many stops the run, or keeps it from beginning."""
+        try:
+            return self._register.locate(grid.get_nodes())
+        except PopulationExceededError as error:
+            if not self.epsilon_by_round:
+                raise
+            self._stop(str(error))
+            return {}, 0
+
     def _connected(self, grid: Grid) -> int:
-        node_of, _ = self._register.locate(grid.get_nodes())
-        return len(node_of)
+        return len(self._located(grid)[0])
 
 
 def _addressed(content: RecordDict, message_type: str, nodes: Iterable[int]) -> list[Message]:

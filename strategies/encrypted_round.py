@@ -152,6 +152,8 @@ class EncryptedRound:
             If the round would pass the budget; nobody was asked.
         EvaluatorFailed
             If no evaluator comes up.
+        PopulationExceededError
+            If the population is a number, and more clients than that are connected.
         """
         with contextlib.ExitStack() as stack:
             ledger = None

@@ -606,8 +606,7 @@ def test_a_full_disk_stops_the_run_before_it_releases(
     deployment: Deployment, story: Story, small_disk: Path, tmp_path: Path
 ) -> None:
     ledger = small_disk / "ledger.jsonl"
-    # The population is the first node that was registered: the honest one.
-    run = start(deployment, results=tmp_path, ledger=str(ledger), population=1)
+    run = start(deployment, results=tmp_path, ledger=str(ledger))
     folder = results_of(tmp_path)
     checkpoint = folder / "checkpoint.safetensors"
     within(PATIENCE, lambda: round_of(checkpoint) >= 1)

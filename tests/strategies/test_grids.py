@@ -24,7 +24,7 @@ from strategies import (
     run_in_process,
     stream_replies,
 )
-from strategies.population import Register
+from strategies.population import PopulationExceededError, Register
 
 
 def node(number: int, key: bytes = b"", at: str = "") -> NodeInfo:
@@ -44,10 +44,12 @@ def test_a_client_that_registers_again_is_not_a_second_client() -> None:
     assert ignored == 0
 
 
-def test_newcomers_beyond_the_population_are_ignored() -> None:
+def test_newcomers_beyond_a_number_are_refused_and_those_who_come_back_are_not() -> None:
     register = Register(2)
-    register.locate([node(1), node(2)])
-    assert register.locate([node(2), node(3), node(4)]) == ({1: 2}, 2)
+    register.locate([node(1, b"a", "1"), node(2, b"b", "1")])
+    assert register.locate([node(9, b"a", "2")]) == ({0: 9}, 0)
+    with pytest.raises(PopulationExceededError, match="population is 2"):
+        register.locate([node(9, b"a", "2"), node(3, b"c", "2")])
 
 
 def test_a_listed_population_knows_its_own(tmp_path: Path) -> None:
