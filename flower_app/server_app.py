@@ -161,7 +161,7 @@ def population_size(settings: Settings, grid: Grid) -> int:
 
 def ledger_of(settings: Settings, folder: ResultsFolder) -> Path:
     """The population's ledger."""
-    return Path(settings.ledger or folder.file("privacy-ledger.jsonl"))
+    return Path(settings.ledger or folder.file("privacy-ledger.jsonl")).expanduser()
 
 
 def listed_population(settings: Settings) -> Population | None:

@@ -1,5 +1,6 @@
 """Arguments of the wrong kind, told by name where they are given."""
 
+import inspect
 import math
 import numbers
 import operator
@@ -59,6 +60,20 @@ def one_of(name: str, value: Any, kinds: tuple[type, ...], give: str) -> None:
     """
     if not isinstance(value, kinds):
         raise TypeError(f"{name} is {_shown(value)}; give {give}")
+
+
+def called_with(name: str, value: Any, arguments: int, give: str) -> None:
+    """Check that a value can be called with so many positional arguments.
+
+    Raises
+    ------
+    TypeError
+        If it cannot, saying what to ``give``.
+    """
+    try:
+        inspect.signature(value).bind(*range(arguments))
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {_shown(value)}; give {give}") from None
 
 
 def has(name: str, value: Any, members: Iterable[str], give: str) -> None:

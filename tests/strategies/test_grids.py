@@ -1,6 +1,7 @@
 """Populations, streams of replies and the in-process grid."""
 
 import gc
+import logging
 import time
 import tracemalloc
 from collections.abc import Iterable
@@ -99,12 +100,20 @@ class Away(InProcessGrid):
         return replies
 
 
-def test_a_round_waits_until_enough_of_the_population_is_there(tmp_path: Path) -> None:
-    """Strangers do not count; and a round that waits has not been paid."""
+def test_a_round_waits_until_enough_of_the_population_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Strangers do not count; a round that waits has not been paid, and the console says so."""
+    logging.getLogger("flwr").addHandler(caplog.handler)
     grid = Away(client_app(lambda *_: [np.full(3, 0.5, np.float32)]), 9)
     four = Population(tuple(f"node:{number}" for number in range(1, 5)))
     strategy = noiseless(tmp_path, population=four, min_available_nodes=3)
-    result = strategy.start(grid, model((3,)), num_rounds=2)
+    try:
+        result = strategy.start(grid, model((3,)), num_rounds=2)
+    finally:
+        logging.getLogger("flwr").removeHandler(caplog.handler)
+    (line,) = {message for message in caplog.messages if "min_available_nodes" in message}
+    assert "which ε does not count" in line
     assert grid.looks_while_away == 3
     (weights,) = result.arrays.to_numpy_ndarrays()
     np.testing.assert_allclose(weights, 1.0, atol=1e-5)  # four clients in both rounds
