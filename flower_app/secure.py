@@ -10,6 +10,7 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from flower_app.node_policy import run_settings
 from flower_app.settings import SettingError, Settings
 from privacy.secure_aggregation import Adversary, ClientPolicy, Identity, ServerModel
 from strategies import (
@@ -49,7 +50,7 @@ def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
 
 def take_part(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """The app's mod: secure aggregation as this client wants it, or the app alone."""
-    own = _own(Settings.of_client(context.run_config), context)
+    own = _own(run_settings(context), context)
     if own is None:
         return call_next(message, context)
     return SecureAggregationMod(own.policy, identity=own.identity, memory=own.memory)(
@@ -126,6 +127,11 @@ def _needed(node: Mapping[str, Any], name: str, what: str) -> str:
 
 def _read_keys(name: str, file: str) -> tuple[bytes, ...]:
     """Ed25519 keys from a file, each on a line of its own, in hexadecimal."""
+    if not file:
+        raise SettingError(
+            f"{name} = '' is wrong; it must be the file of all clients' public keys, in "
+            "hexadecimal, one a line"
+        )
     try:
         keys = tuple(bytes.fromhex(line) for line in Path(file).read_text().split())
     except (OSError, ValueError) as error:

@@ -57,6 +57,7 @@ from strategies.cohort import draw_cohort, expected_fraction, metrics_sampling
 from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
 from strategies.population import Population, PopulationExceededError, Register
 from strategies.result import PrivacyReport, SecureAggregationReport
+from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import SecureTrainRound
 from strategies.secure_aggregation.wire import Bounding
@@ -303,6 +304,9 @@ class DPFedAvg(AccountedRun):
             AdditiveDelta(0.0)
             if secure_aggregation is None
             else secure_aggregation.presence(size, sampling)
+        )
+        self._observed_dropouts = ObservedDropouts(
+            1.0 if secure_aggregation is None else secure_aggregation.client_dropout
         )
         self.checkpoint = checkpoint
         wanted = _arguments.whole("min_available_nodes", min_available_nodes, least=0)
@@ -685,6 +689,7 @@ class DPFedAvg(AccountedRun):
             run=self._secure_run,
             randomness=self._randomness,
             grid=grid,
+            observed=self._observed_dropouts,
             watch=self._watch,
         )
 

@@ -115,11 +115,17 @@ class DataOwner:
         owner._next_id, owner._open, owner._released = kept.next_id, kept.open, kept.released
         return owner
 
-    def public_material(self) -> bytes:
+    def public_material(self, *, binding: bytes = b"") -> bytes:
         """What the evaluator needs: a public key, evaluation keys and the session key.
 
         Send it over a channel that is authenticated and confidential (TLS): the session key in
         it authenticates every later message.
+
+        Parameters
+        ----------
+        binding : bytes
+            Where a service has told what material must be bound to (its token and its restart),
+            that: the same bytes are then refused wherever something else is asked for.
         """
         ring, plan = self._ring, self.plan
         zero = self._encryptor.encrypt_zero_symmetric(ring.key_id)
@@ -129,7 +135,13 @@ class DataOwner:
         for element, level in plan.rotation_levels:
             body += self._switching_key(self._generator.create_galois_keys([element]), level)
         return _wire.seal_message(
-            Tag.MATERIAL, plan, self._digest, 0, b"".join(body), self._session_key
+            Tag.MATERIAL,
+            plan,
+            self._digest,
+            0,
+            b"".join(body),
+            self._session_key,
+            binding=binding,
         )
 
     def _switching_key(self, serializable: object, level: int) -> list[bytes]:

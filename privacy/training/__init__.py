@@ -6,7 +6,6 @@ A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, an
 
 from ._capture import GradientError
 from ._optimizer import GradientDescent
-from ._records import fingerprint
 from .calibration import calibrate_noise
 from .charge import Charge
 from .check import ModelProblem, UnsupportedModelError, check_model, replace_unsupported
@@ -39,7 +38,6 @@ __all__ = [
     "ClientLedger",
     "Charge",
     "LocalBudgetSpent",
-    "fingerprint",
     "check_model",
     "replace_unsupported",
     "ModelProblem",

@@ -16,6 +16,7 @@ from flwr.supercore import log
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     ClientPolicy,
+    DifferentRequests,
     Identity,
     MalformedRequest,
     Refused,
@@ -24,6 +25,11 @@ from privacy.secure_aggregation import (
 )
 from strategies._replies import Template
 from strategies.secure_aggregation.memory import ClientMemory, ContextMemory
+from strategies.secure_aggregation.request import (
+    configuration_digest,
+    model_digest,
+    request_digest,
+)
 from strategies.secure_aggregation.wire import KEY, Bounding, content_of, protocol_bytes
 
 
@@ -112,12 +118,12 @@ class SecureAggregationMod:
         with self._client(context) as client:
             if not client.needs_vector(request):
                 return client.answer(request)
-            task = _task(client, request, message)
+            task = _task(client, self._policy, request, message)
         # The stage is left for good, and kept, before the app runs: it runs once a round. Not
         # under the lock, for it may take long.
         vector = task.vector(message, context, call_next)
         with self._client(context) as client:
-            return client.masked(vector)
+            return client.masked(request, vector)
 
     @contextmanager
     def _client(self, context: Context) -> Iterator[SecureClient]:
@@ -126,10 +132,13 @@ class SecureAggregationMod:
             identity = self._identity
             if identity is None:
                 identity = Identity(remembered.identity) if remembered.identity else Identity.draw()
+            configuration = configuration_digest(context)
             if remembered.state:
-                client = SecureClient.from_bytes(remembered.state, self._policy, identity=identity)
+                client = SecureClient.from_bytes(
+                    remembered.state, self._policy, identity=identity, configuration=configuration
+                )
             else:
-                client = SecureClient(self._policy, identity=identity)
+                client = SecureClient(self._policy, identity=identity, configuration=configuration)
             try:
                 yield client
             finally:
@@ -137,7 +146,7 @@ class SecureAggregationMod:
                 remembered.state = client.to_bytes()
 
 
-def _task(client: SecureClient, request: bytes, message: Message) -> "_Task":
+def _task(client: SecureClient, policy: ClientPolicy, request: bytes, message: Message) -> "_Task":
     """Take the message that asks for training: what can be wrong with it is found here.
 
     Raises
@@ -145,14 +154,16 @@ def _task(client: SecureClient, request: bytes, message: Message) -> "_Task":
     Refused
         If anything is. The client has left the round.
     """
-    client.take_deliveries(request)
     try:
+        if (digest := request_digest(message)) != client.terms.request:
+            raise DifferentRequests("what came to be trained on is not what was announced")
         bounding = Bounding.read(message.content.config_records[KEY])
         models = list(message.content.array_records.values())
         if len(models) != 1:
             raise MalformedRequest(f"{len(models)} models came to be trained, not one")
         template = Template(models[0])
-        bounding.check(client.terms, template)
+        bounding.check(client.terms, policy, template)
+        client.prepare(request, request=digest, model=model_digest(template.arrays))
     except Refused:
         client.leave()
         raise

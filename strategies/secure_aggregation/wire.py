@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from math import isclose
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -11,7 +12,7 @@ from privacy.mechanisms import (
     MaskedGaussian,
     MaskedMechanism,
 )
-from privacy.secure_aggregation import Malformed, RoundTerms, UnacceptableTerms
+from privacy.secure_aggregation import ClientPolicy, Malformed, RoundTerms, UnacceptableTerms
 from strategies._replies import Fault, RejectedReply, Template, refuse_error
 from strategies.weighting import CappedWeights, UniformWeights
 
@@ -26,6 +27,13 @@ _MECHANISMS: dict[str, Callable[..., MaskedMechanism]] = {
 def protocol_record(message: bytes) -> ConfigRecord:
     """The record that carries one message of the protocol."""
     return ConfigRecord({_BYTES: message})
+
+
+def without_message(record: object) -> object:
+    """What a record carries beside a message of the protocol."""
+    if not isinstance(record, ConfigRecord):
+        return record
+    return ConfigRecord({name: value for name, value in record.items() if name != _BYTES})
 
 
 def protocol_bytes(record: ConfigRecord) -> bytes:
@@ -137,8 +145,8 @@ class Bounding:
             raise Malformed(f"how to bound an update is not said: {error!r}") from error
         return bounding
 
-    def check(self, terms: RoundTerms, template: Template) -> None:
-        """Make sure, before anybody trains, that every update fits the round.
+    def check(self, terms: RoundTerms, policy: ClientPolicy, template: Template) -> None:
+        """Make sure, before anybody trains, that it is what the client accepts and fits the round.
 
         An update that did not fit would tell the server so, and what it sends could be chosen
         to make large ones not fit.
@@ -146,8 +154,19 @@ class Bounding:
         Raises
         ------
         UnacceptableTerms
-            If some update would not.
+            If the policy pins something else, or some update would not fit.
         """
+        norm, cap = self.geometry.total_norm, self.weight_cap
+        for name, value, pinned in (
+            ("clipping norm", norm, policy.clipping_norm),
+            ("weight cap", cap, policy.weight_cap),
+        ):
+            if pinned is not None and not isclose(value, pinned):
+                raise UnacceptableTerms(f"the {name} is {value:g}; this client pins {pinned:g}")
+        if policy.mechanism is not None and self.mechanism != policy.mechanism:
+            raise UnacceptableTerms(
+                f"the mechanism is {self.mechanism}; this client pins {policy.mechanism}"
+            )
         arrays = template.arrays
         size = sum(array.size for array in arrays)
         if size != terms.size:
