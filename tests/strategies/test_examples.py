@@ -1,7 +1,6 @@
 """Other projects' code that plugs the strategy in runs as it stands."""
 
 import importlib
-import runpy
 import subprocess
 import sys
 import tomllib
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.supercore.object_ref import validate
 
 from privacy.accounting import read_ledger
 from strategies import run_in_process
@@ -39,24 +37,6 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield run
     for name in [n for n in sys.modules if n.partition(".")[0] in loaded]:
         del sys.modules[name]
-
-
-def test_the_first_program_of_the_strategys_page_runs_as_a_program_and_as_an_app(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Flower looks for an app's names in its source text, one assignment a line."""
-    page = EXAMPLES.parent / "docs" / "strategy.md"
-    program = page.read_text().split("```python\n", 1)[1].split("```", 1)[0]
-    (package := tmp_path / "myapp").mkdir()
-    (package / "__init__.py").touch()
-    (package / "app.py").write_text(program)
-    for name in ("server", "client"):
-        valid, error = validate(f"myapp.app:{name}", project_dir=tmp_path)
-        assert valid, error
-    monkeypatch.setenv("HOME", str(tmp_path))
-    runpy.run_path(str(package / "app.py"), run_name="__main__")
-    assert "epsilon=2.99" in capsys.readouterr().out
-    assert len(read_ledger(tmp_path / "privacy-ledger.jsonl").records) == 3
 
 
 def test_scikit_learn(play: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
