@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 
 from privacy.mechanisms import Randomness, SystemRandomness
 
-from ._apart import check_apart
 from ._capture import Capture, GradientError
-from ._loss import Loss, checked, per_example
+from ._gradient_check import check_gradients
+from ._independence import check_example_independence
+from ._loss import Loss, per_example
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
 from ._records import Records, records_of
 from ._store import Charge
@@ -96,9 +97,11 @@ def train(
     randomness = SystemRandomness() if randomness is None else randomness
     value = per_example(loss)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    if isinstance(protection, ClipAndNoise):
-        check_apart(model, value, records.take(torch.tensor([0])))
-        _check_buffers(model, buffers)
+    noised = isinstance(protection, ClipAndNoise)
+    check_gradients(model, value, records, every_layer=noised)
+    if noised:
+        check_example_independence(model, value, records)
+    _check_buffers(model, buffers)
     count = _charge(protection, batches, ledger, len(records), randomness)
     expected = batches.sampling_rate * count
     noisy = NoisySteps(
@@ -111,7 +114,7 @@ def train(
     with Capture(model) as capture:
         for _ in range(batches.steps):
             for *inputs, targets in _physical(records, batches, physical_batch_size, randomness):
-                losses = checked(value(model(*inputs), targets), len(targets))
+                losses = value(model(*inputs), targets)
                 layers = capture.gradients(losses)
                 method |= {name: layer.method for name, layer in layers.items()}
                 clipped = clipped_sum(
