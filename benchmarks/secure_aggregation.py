@@ -26,12 +26,19 @@ from privacy.secure_aggregation import (
     SecureClient,
     SecureServer,
     ServerModel,
+    ServerStage,
     plan_round,
 )
 
 # The two primitives that are shown apart, inside the package's own folder.
 from privacy.secure_aggregation._masks import add_mask
-from privacy.secure_aggregation._shamir import combine, draw_elements, split, weights_at_zero
+from privacy.secure_aggregation._shamir import (
+    combine,
+    draw_elements,
+    draw_polynomial,
+    values,
+    weights_at_zero,
+)
 
 draw = draw_costs  # the picture that this benchmark has instead of the ratios alone
 
@@ -85,7 +92,7 @@ def _shares(quick: bool) -> list[Row]:
     for holders, threshold in ((9, 6), (28, 18)) if quick else ((9, 6), (28, 18), (64, 24)):
         secret = draw_elements(_RANDOMNESS, 1)[0]
         key = secret.to_bytes(32, "little")
-        ours = split(secret, threshold=threshold, holders=holders, randomness=_RANDOMNESS)
+        ours = _split(secret, threshold, holders)
         theirs = create_shares(key, threshold, holders)
         points = range(holders - threshold + 1, holders + 1)
 
@@ -103,7 +110,7 @@ def _shares(quick: bool) -> list[Row]:
                 raise ArithmeticError("the shares do not combine")
 
         def ours_split(secret: int = secret, t: int = threshold, n: int = holders) -> None:
-            split(secret, threshold=t, holders=n, randomness=_RANDOMNESS)
+            _split(secret, t, n)
 
         def theirs_split(key: bytes = key, t: int = threshold, n: int = holders) -> None:
             create_shares(key, t, n)
@@ -125,6 +132,11 @@ def _shares(quick: bool) -> list[Row]:
                 )
             )
     return rows
+
+
+def _split(secret: int, threshold: int, holders: int) -> list[int]:
+    polynomial = draw_polynomial(secret, threshold=threshold, randomness=_RANDOMNESS)
+    return values(polynomial, holders)
 
 
 def _growth() -> list[Row]:
@@ -191,16 +203,18 @@ def _play(clients: int, size: int, dropout: float, adversary: Adversary) -> _Pla
     policy = ClientPolicy(minimum_cohort=3, adversary=adversary, identities=pinned)
     people = [SecureClient(policy, identity=identity) for identity in identities]
     terms = RoundTerms(bytes(16), 1, size, _BOUND, 3, adversary.server)
-    server = SecureServer(terms, adversary=adversary, dropout=dropout, identities=pinned)
+    server = SecureServer(
+        terms, adversary=adversary, dropout=dropout, cohort=clients, identities=pinned
+    )
     generator = np.random.default_rng(0)
     vector = generator.integers(-_BOUND, _BOUND + 1, size)
     leaving = set(range(int(dropout * clients)))
     played = _Played([_Cost() for _ in people])
 
-    messages, stage = dict.fromkeys(range(clients), server.invitation()), 0
+    messages = dict.fromkeys(range(clients), server.invitation())
     while messages:
         for node, message in messages.items():
-            if stage == 2 and node in leaving:
+            if server.stage is ServerStage.MASKING and node in leaving:
                 continue
             cost = played.clients[node]
             given = vector if people[node].stage is ClientStage.MASKING else None
@@ -215,7 +229,6 @@ def _play(clients: int, size: int, dropout: float, adversary: Adversary) -> _Pla
         start = time.perf_counter()
         messages = server.advance()
         played.server += time.perf_counter() - start
-        stage += 1
     start = time.perf_counter()
     opened = server.open()
     played.open = time.perf_counter() - start

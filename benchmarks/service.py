@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import uvicorn
 from torch import nn
 
 from benchmarks.harness import Row, Say, Spread, interleave
@@ -28,7 +27,13 @@ from privacy.inference import (
     EvaluatorProcess,
     compile_model,
 )
-from privacy.inference_service import ServiceClient, ServiceLimits, TokenFile, create_app
+from privacy.inference_service import (
+    ServiceClient,
+    ServiceLimits,
+    ServiceServer,
+    TokenFile,
+    create_app,
+)
 
 _UNLIMITED = sys.maxsize >> 20
 
@@ -66,16 +71,11 @@ def _service(compiled: CompiledModel) -> Iterator[tuple[EvaluatorPool, str, Path
         certificates, tokens = make_certificates(Path(made)), TokenFile(Path(made) / "tokens.json")
         limits = ServiceLimits(queue=4 * pool.processes, requests_per_minute=_UNLIMITED)
         listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(pool, authentication=tokens, limits=limits),
-                http="h11",
-                ws="none",
-                log_config=None,
-                timeout_graceful_shutdown=1,
-                ssl_certfile=certificates.certificate,
-                ssl_keyfile=certificates.key,
-            )
+        server = ServiceServer(
+            create_app(pool, authentication=tokens, limits=limits),
+            certificate=certificates.certificate,
+            key=certificates.key,
+            shutdown_seconds=0,
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -102,7 +102,7 @@ def _latency(
     queries = [[owner.encrypt(x) for _ in range(repetitions + 1)] for _ in range(2)]
     evaluator, over, bare = Evaluator(compiled, material), iter(queries[0]), iter(queries[1])
     with client:
-        key_id = client.send_keys(material)
+        key_id = client.send_keys(owner.public_material(binding=client.key_binding()))
         spent = interleave(
             {
                 "service": lambda: client.ask(key_id, next(over), answer_bytes=plan.answer_bytes),
@@ -131,7 +131,7 @@ def _throughput(
     lanes = 2 * pool.processes
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(lanes) as threads:
         clients = [stack.enter_context(client()) for _ in range(lanes)]
-        key_id = clients[0].send_keys(material)
+        key_id = clients[0].send_keys(owner.public_material(binding=clients[0].key_binding()))
 
         def ask(lane: int, queries: list[bytes]) -> None:
             for query in queries:

@@ -95,6 +95,11 @@ def run(options: argparse.Namespace) -> int:
     files = find_images(options.images)
     if options.one_time_keys and options.keys is not None:
         raise AskError("--one-time-keys contradicts --keys; give one of them")
+    if options.url.lower().startswith("http://") and not options.insecure_no_tls:
+        raise AskError(
+            f"{options.url} is without TLS: whoever listens can take the token and forge messages; "
+            "use https, or give --insecure-no-tls"
+        )
     if options.insecure_no_tls:
         print("warning: without TLS whoever listens can take the token", file=sys.stderr)
     try:
@@ -104,7 +109,9 @@ def run(options: argparse.Namespace) -> int:
             authority=options.ca,
             insecure_no_tls=options.insecure_no_tls,
         )
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise AskError("--ca" + str(error).removeprefix("authority")) from error
+    except ValueError as error:
         raise AskError(str(error)) from error
     with client, contextlib.ExitStack() as stack:
         try:
@@ -116,7 +123,12 @@ def run(options: argparse.Namespace) -> int:
                 return _ask_all(session, spec, files, as_json=options.json)
             finally:
                 session.end()
-        except (ServiceError, PlanRefusedError, KeyFileError, ReleaseError, MessageError) as error:
+        except ServiceError as error:
+            if error.code == "untrusted":
+                remedy = "give its authority's certificate with --ca FILE, over a channel you trust"
+                raise AskError(f"{error.message}; {remedy}") from error
+            raise AskError(str(error)) from error
+        except (PlanRefusedError, KeyFileError, ReleaseError, MessageError) as error:
             raise AskError(str(error)) from error
 
 

@@ -1,13 +1,21 @@
-"""What a client does: train on its own data, and reply with its update and weight alone."""
+"""What a client does: train on its own data, and reply with its update and weight alone.
+
+What the server must not see of a client's data it does not see in failures either. Before the
+data is touched, a run is declined by name (``Declined``) for what it asks; from then on whatever
+goes wrong with the data counts as no data, and the reply looks like any other.
+"""
 
 from functools import cache
+from logging import ERROR, WARNING
 from pathlib import Path
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
+from flwr.supercore import log
 from torch import nn
 
 from flower_app.data import (
@@ -18,13 +26,15 @@ from flower_app.data import (
     load_inputs,
     load_node_folder,
     load_partitions,
+    no_data,
     simulated_client,
 )
 from flower_app.model_specs import MODELS
 from flower_app.models import build_model
+from flower_app.node_policy import Declined, NodePolicy, is_deployed, run_settings
 from flower_app.secure import take_part
-from flower_app.settings import SettingError, Settings
-from privacy.accounting import Budget
+from flower_app.settings import Settings
+from privacy.accounting import Budget, LedgerError
 from privacy.training import (
     Charge,
     ClientLedger,
@@ -36,51 +46,98 @@ from privacy.training import (
     NoisyCount,
     NominalCount,
     calibrate_noise,
-    fingerprint,
     train,
 )
 
-app = ClientApp(mods=[take_part])
+
+def keep_reasons(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """The app's outer mod: what went wrong on a node with an owner stays in its own log."""
+    try:
+        return call_next(message, context)
+    except Declined as declined:
+        log(WARNING, "Declined: %s", declined.for_owner)
+        return _error(message, str(declined))
+    except Exception as error:
+        if not is_deployed(context):
+            raise
+        log(ERROR, "This node could not do its part.", exc_info=error)
+        return _error(message, "this node could not do its part; its owner finds why in its log")
+
+
+def obey_owner(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """The app's second mod: a run that protects records less than the owner wants is declined.
+
+    Under secure aggregation too, before the node has a part in a round. It follows from nothing
+    that the node holds.
+    """
+    settings = run_settings(context)
+    if settings.deployed and message.metadata.message_type.partition(".")[0] == "train":
+        NodePolicy.of(context.node_config).check(_protection(settings), settings)
+    return call_next(message, context)
+
+
+app = ClientApp(mods=[keep_reasons, obey_owner, take_part])
 
 _LEDGER = "privacy-ledger"
+_NO_LEDGER = "this node cannot keep its own ledger, and trains nothing"
 _COUNT_NOISE = 10.0  # records; the noise on a count that is sent beside record-level noise
 
 
 @app.train()
 def train_on_own_data(message: Message, context: Context) -> Message:
     """Take the round's local steps from the model that was sent, and send the result back."""
-    settings = Settings.of_client(context.run_config)
-    data = own_data(settings, context)
+    settings = run_settings(context)
     (arrays,) = message.content.array_records.values()
-    if not len(data):  # a skewed partition can leave a client with nothing to add
-        return _reply(message, settings, arrays, 0.0)
-    model = build_model(settings.model)
-    model.load_state_dict(arrays.to_torch_state_dict())
-    inputs, labels = torch.from_numpy(data.inputs), torch.from_numpy(data.labels)
-
-    protection: ClipOnly | ClipAndNoise = ClipOnly(clipping_norm=settings.example_clipping_norm)
-    ledger = None
-    if settings.record_epsilon:
-        protection = _record_level(settings)
-        ledger = _own_ledger(settings, context, fingerprint(inputs, labels))
+    protection = _protection(settings)
+    ledger = _own_ledger(settings, context, protection)
+    data = _usable_data(settings, context)
     try:
-        result = train(
-            model,
-            (inputs, labels),
-            loss=nn.functional.cross_entropy,
-            optimizer=GradientDescent(
-                model.parameters(), learning_rate=settings.local_learning_rate
-            ),
-            protection=protection,
-            batches=FullBatch(steps=settings.local_steps),
-            ledger=ledger,
-        )
+        reply = _trained(settings, arrays, data, protection, ledger)
     except LocalBudgetSpent as spent:
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(spent)), reply_to=message)
+        raise Declined(str(spent)) from spent
+    except LedgerError as error:
+        raise Declined(_NO_LEDGER, str(error)) from error
+    except Exception as error:
+        log(ERROR, "This node's data adds nothing to the round.", exc_info=error)
+        nothing = no_data(MODELS[settings.model].kind)
+        reply = _trained(settings, arrays, nothing, protection, ledger)
     if ledger is not None and not settings.deployed:
         context.state[_LEDGER] = ConfigRecord(ledger.as_record())
+    return Message(reply, reply_to=message)
 
-    return _reply(message, settings, ArrayRecord(model.state_dict()), result.weight)
+
+def _trained(
+    settings: Settings,
+    arrays: ArrayRecord,
+    data: ClientData,
+    protection: ClipOnly | ClipAndNoise,
+    ledger: ClientLedger | None,
+) -> RecordDict:
+    """What a client with this data replies.
+
+    Without any it replies as another would whose records all weigh nothing: with noise alone, or,
+    where there is none, with the model that was sent.
+
+    Raises
+    ------
+    LocalBudgetSpent, LedgerError
+        If it may not train.
+    """
+    if not len(data) and isinstance(protection, ClipOnly):
+        # A skewed partition can leave a client with nothing. It does not show in the weight.
+        return _reply(settings, arrays, settings.weight_cap)
+    model = build_model(settings.model)
+    model.load_state_dict(arrays.to_torch_state_dict())
+    result = train(
+        model,
+        (torch.from_numpy(data.inputs), torch.from_numpy(data.labels)),
+        loss=nn.functional.cross_entropy,
+        optimizer=GradientDescent(model.parameters(), learning_rate=settings.local_learning_rate),
+        protection=protection,
+        batches=FullBatch(steps=settings.local_steps),
+        ledger=ledger,
+    )
+    return _reply(settings, ArrayRecord(model.state_dict()), result.weight)
 
 
 @app.query("encrypted_round")
@@ -88,15 +145,39 @@ def test_encrypted(message: Message, context: Context) -> Message:
     """Take part in the encrypted test-time round."""
     # Loaded where it is asked for: a deployed node starts a process for every message.
     from flower_app import encrypted_node
+    from privacy.inference import RoundError
 
-    return encrypted_node.take_part(message, context, Settings.of_client(context.run_config))
+    try:
+        return encrypted_node.take_part(message, context, run_settings(context))
+    except RoundError as error:
+        raise Declined(str(error)) from error
 
 
-def _reply(message: Message, settings: Settings, arrays: ArrayRecord, weight: float) -> Message:
+def _reply(settings: Settings, arrays: ArrayRecord, weight: float) -> RecordDict:
     reply = RecordDict({"arrays": arrays})
     if settings.weighting == "capped":  # with uniform weights nobody says how much it holds
         reply["metrics"] = MetricRecord({"num-examples": weight})
-    return Message(reply, reply_to=message)
+    return reply
+
+
+def _error(message: Message, reason: str) -> Message:
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def _usable_data(settings: Settings, context: Context) -> ClientData:
+    """What this client can train on; nothing, and a line in the node's own log, if it cannot."""
+    try:
+        return own_data(settings, context)
+    except Exception as error:
+        if not settings.deployed:
+            raise
+        log(
+            ERROR,
+            "This node's data cannot be used, and adds nothing until it is mended: %s. "
+            "`python -m flower_app check-data` says more",
+            error,
+        )
+        return no_data(MODELS[settings.model].kind)
 
 
 def own_data(settings: Settings, context: Context) -> ClientData:
@@ -104,18 +185,12 @@ def own_data(settings: Settings, context: Context) -> ClientData:
 
     Raises
     ------
-    SettingError
-        If a deployed node does not say where its data lies.
+    DataError
+        If a deployed node's folder holds nothing that can be used.
     """
     kind = MODELS[settings.model].kind
     if settings.deployed:
-        folder = str(context.node_config.get("data-dir", ""))
-        if not folder:
-            raise SettingError(
-                "data-dir = '' is wrong; start this SuperNode with "
-                "--node-config 'data-dir=\"/path/to/its/data\"'"
-            )
-        return _folder(folder, kind)
+        return _folder(str(context.node_config["data-dir"]), kind)
     clients = int(context.node_config["num-partitions"])
     client = int(context.node_config["partition-id"])
     dataset = load_dataset(settings.dataset, data_dir=_path(settings.data_dir))
@@ -126,27 +201,41 @@ def own_data(settings: Settings, context: Context) -> ClientData:
 @cache
 def _folder(folder: str, kind: InputKind) -> ClientData:
     split = load_node_folder(Path(folder))
-    return ClientData(encode(split.images, kind), np.asarray(split.labels))
+    return ClientData(encode(split.images, kind), np.array(split.labels))
 
 
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _record_level(settings: Settings) -> ClipAndNoise:
-    return ClipAndNoise(
-        clipping_norm=settings.example_clipping_norm,
-        noise_multiplier=_record_noise(
+def _protection(settings: Settings) -> ClipOnly | ClipAndNoise:
+    """How the run asks to protect each record.
+
+    Raises
+    ------
+    Declined
+        If no noise keeps what it asks.
+    """
+    if not settings.record_epsilon:
+        return ClipOnly(clipping_norm=settings.example_clipping_norm)
+    counts = settings.weighting == "capped"
+    try:
+        noise = _record_noise(
             settings.record_epsilon,
             settings.record_delta,
             settings.local_steps,
             settings.planned_participations,
-            counts=settings.weighting == "capped",
-        ),
+            counts=counts,
+        )
+    except ValueError as error:
+        raise Declined(f"record-epsilon = {settings.record_epsilon} is wrong; {error}") from error
+    return ClipAndNoise(
+        clipping_norm=settings.example_clipping_norm,
+        noise_multiplier=noise,
         delta=settings.record_delta,
         count=(
             NoisyCount(noise_multiplier=_COUNT_NOISE)
-            if settings.weighting == "capped"
+            if counts
             else NominalCount(records=settings.nominal_records)
         ),
     )
@@ -167,26 +256,28 @@ def _record_noise(
     )
 
 
-def _own_ledger(settings: Settings, context: Context, dataset: str) -> ClientLedger:
-    """The client's ledger: in the node's state in a simulation, on the node's disk when deployed.
+def _own_ledger(
+    settings: Settings, context: Context, protection: ClipOnly | ClipAndNoise
+) -> ClientLedger | None:
+    """The client's ledger: on the node's disk as its owner says, in a simulation in its state.
+
+    A simulated client has no owner: the run alone decides, and what it does without noise is not
+    written down.
 
     Raises
     ------
-    SettingError
-        If a deployed node has no folder for it.
+    Declined
+        If the node's ledger cannot be read.
     """
-    budget = Budget(epsilon=settings.record_epsilon, delta=settings.record_delta)
     if settings.deployed:
-        folder = str(context.node_config.get("state-dir", ""))
-        if not folder:
-            raise SettingError(
-                "state-dir = '' is wrong; record-level privacy needs a ledger on the node's disk: "
-                "start this SuperNode with --node-config 'state-dir=\"/path/of/its/own\"'"
-            )
-        return ClientLedger(
-            dataset=dataset, budget=budget, path=Path(folder) / "record-ledger.json"
-        )
+        try:
+            return NodePolicy.of(context.node_config).ledger(settings)
+        except LedgerError as error:
+            raise Declined(_NO_LEDGER, str(error)) from error
+    if isinstance(protection, ClipOnly):
+        return None
+    budget = Budget(epsilon=settings.record_epsilon, delta=settings.record_delta)
     if _LEDGER in context.state:
-        kept = dict(context.state.config_records[_LEDGER])
-        return ClientLedger.from_record(kept, budget=budget)
-    return ClientLedger(dataset=dataset, budget=budget)
+        return ClientLedger.from_record(dict(context.state.config_records[_LEDGER]), budget=budget)
+    name = f"{settings.dataset}, partition {context.node_config['partition-id']}"
+    return ClientLedger(dataset=name, budget=budget)

@@ -130,7 +130,7 @@ def _set_up(deployment: Deployment, settings: Settings) -> None:
     _say(f"Starting a SuperLink with TLS and node authentication on 127.0.0.1:{deployment.port}.")
     deployment.start_superlink()
     nodes = [
-        deployment.new_node(name, data, config=f'test-dir="{tests[name]}" publish-report=true')
+        deployment.new_node(name, data, config=f'test-dir="{tests[name]}" {_owners_word(settings)}')
         for name, data in folders.items()
     ]
     for node in nodes:
@@ -140,10 +140,20 @@ def _set_up(deployment: Deployment, settings: Settings) -> None:
     _say(f"{NODES} SuperNodes are online, each with {IMAGES:,} images in its own folder.")
 
 
+def _owners_word(settings: Settings) -> str:
+    """What the owners of the demonstration's nodes allow: as much as it needs, and no more."""
+    records = (
+        f"max-record-epsilon={settings.record_epsilon} max-record-delta={settings.record_delta}"
+        if settings.record_epsilon
+        else "allow-unnoised-training=true"
+    )
+    return f"{records} publish-report=true"
+
+
 def _what_is_protected(settings: Settings) -> str:
     images = (
-        f"single images are protected at ε = {settings.record_epsilon:g} by each node's own "
-        "noise and ledger"
+        f"single images are protected at ε = {settings.record_epsilon:g}, the most that their "
+        "nodes' owners allow, by each node's own noise and ledger"
         if settings.record_epsilon
         else "single images have no protection of their own"
     )

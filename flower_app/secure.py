@@ -10,6 +10,7 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from flower_app.node_policy import run_settings
 from flower_app.settings import SettingError, Settings
 from privacy.secure_aggregation import Adversary, ClientPolicy, Identity, ServerModel
 from strategies import (
@@ -49,7 +50,7 @@ def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
 
 def take_part(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """The app's mod: secure aggregation as this client wants it, or the app alone."""
-    own = _own(Settings.of_client(context.run_config), context)
+    own = _own(run_settings(context), context)
     if own is None:
         return call_next(message, context)
     return SecureAggregationMod(own.policy, identity=own.identity, memory=own.memory)(

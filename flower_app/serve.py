@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from flower_app.deploy_keys import make_certificates
 from flower_app.evaluator import start_evaluator
 from flower_app.results import trained_model
@@ -23,12 +21,12 @@ from privacy.inference import EvaluatorFailed, EvaluatorPool, EvaluatorProcess
 from privacy.inference_service import (
     InsecureNoAuthentication,
     ServiceLimits,
+    ServiceServer,
     TokenFile,
     TokenFileError,
     create_app,
 )
 
-_CONNECTIONS = 256
 _DEFAULTS = ServiceLimits()
 
 
@@ -79,7 +77,7 @@ def add_command(commands: Any) -> None:
     safety.add_argument(
         "--insecure-no-authentication",
         action="store_true",
-        help="let everybody in who can connect, as one and the same owner",
+        help="let everybody in who can connect, as one and the same owner, with the room of all",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
@@ -96,6 +94,7 @@ def add_command(commands: Any) -> None:
         ("queue", int, "requests that may wait"),
         ("requests-per-minute", int, "of one owner"),
         ("owners", int, "whose keys are held at most"),
+        ("key-sets", int, "of keys that one owner may have at a time, as many as ask at once"),
         ("key-hours", float, "after which an owner makes new keys"),
     ):
         default = getattr(_DEFAULTS, name.replace("-", "_"), 60.0)
@@ -136,19 +135,11 @@ def run(options: argparse.Namespace) -> int:
         app = create_app(
             pool, authentication=security.tokens or InsecureNoAuthentication(), limits=limits
         )
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                http="h11",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                limit_concurrency=_CONNECTIONS,
-                timeout_graceful_shutdown=int(options.answer_seconds) + 1,
-                ssl_certfile=security.certificate,
-                ssl_keyfile=security.key,
-            )
+        server = ServiceServer(
+            app,
+            certificate=security.certificate,
+            key=security.key,
+            shutdown_seconds=options.answer_seconds,
         )
         _tell(options, security, listening, pool, room[0])
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished what was under way
@@ -165,6 +156,7 @@ def _limits(options: argparse.Namespace) -> ServiceLimits:
             queue=options.queue,
             requests_per_minute=options.requests_per_minute,
             owners=options.owners,
+            key_sets=options.key_sets,
             key_hours=options.key_hours,
         )
     except ValueError as error:

@@ -3,11 +3,13 @@
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.common.constant import ErrorCode
 
 Vector = npt.NDArray[Any]
 
@@ -16,17 +18,68 @@ _HEADER_READERS: dict[tuple[int, int], Callable[[Any], Any]] = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 _AVERAGED = (np.float16, np.float32, np.float64)
+_BFLOAT16 = np.dtype("V2")  # as numpy writes an array of a dtype that it does not know
 _LONGEST_HEADER = 1 << 16
 _MOST_HEADERS = 8  # spellings of one array's header that are remembered
 
 
+# Flower's own answers in place of a node's: the client has said nothing.
+_ABSENT = {
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+    ErrorCode.NODE_UNAVAILABLE,
+}
+
+
+class Fault(StrEnum):
+    """Why replies are dropped, in words that hold nothing a client wrote.
+
+    The server's console is told each of them once a run; who, how often and in which words goes
+    to the operator's log.
+    """
+
+    ERROR = "the client's app raised an exception; the node's own log has the traceback"
+    RECORDS = (
+        "there is not one ArrayRecord with, at most, one MetricRecord beside it "
+        "(in an evaluation: one MetricRecord)"
+    )
+    NAMES = (
+        "arrays are missing, extra or named otherwise than the model's; a reply holds every array "
+        "of the model under its own name, and ArrayRecord(list) names them 0, 1, …"
+    )
+    ENCODING = "an array is not in numpy's format, or is cut short or too long"
+    DTYPE = "an array is not floating-point where the model's is"
+    SHAPE = "an array has another shape than the model's"
+    VALUES = "values are NaN, infinite, or too large for the precision of the model"
+    WEIGHT = "the number of examples is missing, or is not a finite number above 0"
+    PROTOCOL = "it is no message of the secure-aggregation protocol, or not one for this round"
+    UNREADABLE = "it cannot be read"
+
+
 class RejectedReply(ValueError):
-    """A reply that is dropped; the message says why, for the operator's log only."""
+    """A reply that is dropped; the message says why, for the operator's log only.
+
+    Parameters
+    ----------
+    reason : str
+        Why, in words that may be the client's own.
+    fault : Fault or None
+        Why, for the server's console; None where the client itself did nothing wrong: it is away
+        or late.
+    """
+
+    def __init__(self, reason: str, fault: Fault | None = Fault.UNREADABLE) -> None:
+        super().__init__(reason)
+        self.fault = fault
 
 
 @dataclass(frozen=True)
 class TrainReply:
-    """What a training reply says, checked against the model that was sent."""
+    """What a training reply says, checked against the model that was sent.
+
+    Its arrays may be of another floating-point width than the model's: they are taken in that
+    of the sum, before anything of them is bounded.
+    """
 
     arrays: list[Vector]
     metrics: MetricRecord | None
@@ -37,44 +90,59 @@ class _Place:
 
     def __init__(self, name: str, reference: Vector) -> None:
         self._name = name
-        self._dtype, self._shape, self._size = reference.dtype, reference.shape, reference.nbytes
-        self._orders: dict[bytes, str] = {}
+        self._shape, self._size = reference.shape, reference.size
+        self._seen: dict[bytes, tuple[np.dtype[Any], str]] = {}
 
-    def view(self, data: bytes) -> Vector:
-        """The array that ``data``, in numpy's format, holds; without a copy."""
-        start = len(data) - self._size if isinstance(data, bytes) else -1
-        if not 0 <= start <= _LONGEST_HEADER:
-            raise RejectedReply(f"array {self._name!r} is cut short or too long")
-        header = data[:start]
-        order = self._orders.get(header)
-        if order is None:
-            order = self._read_header(header)
-            if len(self._orders) < _MOST_HEADERS:
-                self._orders[header] = order
-        flat = np.frombuffer(data, dtype=self._dtype, offset=start)
+    def view(self, array: Array) -> Vector:
+        """The array that ``array.data``, in numpy's format, holds; without a copy."""
+        data = array.data
+        if not isinstance(data, bytes):
+            raise RejectedReply(f"array {self._name!r} is not bytes", Fault.ENCODING)
+        header = data[: _header_length(data)]
+        seen = self._seen.get(header)
+        if seen is None:
+            seen = self._read_header(header)
+            if len(self._seen) < _MOST_HEADERS:
+                self._seen[header] = seen
+        dtype, order = seen
+        if dtype == _BFLOAT16 and array.dtype != "bfloat16":
+            raise RejectedReply(f"array {self._name!r} has another dtype", Fault.DTYPE)
+        if len(data) - len(header) != self._size * dtype.itemsize:
+            raise RejectedReply(f"array {self._name!r} is cut short or too long", Fault.ENCODING)
+        flat: Vector = np.frombuffer(data, dtype=dtype, offset=len(header))
+        if dtype == _BFLOAT16:  # the upper half of a float32
+            flat = (flat.view("<u2").astype(np.uint32) << 16).view(np.float32)
         return flat.reshape(self._shape, order="F" if order == "F" else "C")
 
-    def _read_header(self, header: bytes) -> str:
+    def _read_header(self, header: bytes) -> tuple[np.dtype[Any], str]:
         stream = io.BytesIO(header)
         try:
             version = np.lib.format.read_magic(stream)
             shape, fortran, dtype = _HEADER_READERS[version](stream)
         except Exception as error:  # numpy's reader lets out whatever Python's parser raises
-            raise RejectedReply(f"array {self._name!r} is not a numpy array") from error
-        if dtype != self._dtype:
-            raise RejectedReply(f"array {self._name!r} has another dtype")
+            raise RejectedReply(
+                f"array {self._name!r} is not a numpy array", Fault.ENCODING
+            ) from error
+        if dtype.kind != "f" and dtype != _BFLOAT16:
+            raise RejectedReply(f"array {self._name!r} has another dtype", Fault.DTYPE)
         if shape != self._shape:
-            raise RejectedReply(f"array {self._name!r} has another shape")
-        if stream.tell() != len(header):
-            raise RejectedReply(f"array {self._name!r} is cut short or too long")
-        return "F" if fortran else "C"
+            raise RejectedReply(f"array {self._name!r} has another shape", Fault.SHAPE)
+        return dtype, "F" if fortran else "C"
+
+
+def _header_length(data: bytes) -> int:
+    """How long the header is, magic and version included; more than there is if it is none."""
+    digits = 2 if data[6:7] == b"\x01" else 4
+    length = 8 + digits + int.from_bytes(data[8 : 8 + digits], "little")
+    return min(length, _LONGEST_HEADER)
 
 
 class Template:
     """The model that was sent, and what a reply to it must look like.
 
-    Floating-point arrays take part in the average. The others (BatchNorm's counters) keep the
-    server's values: a reply must carry them, and what it says of them is not read.
+    Floating-point arrays take part in the average, and a reply may carry them in any
+    floating-point width. The others (BatchNorm's counters) keep the server's values: a reply
+    must carry them, and what it says of them is not read.
 
     Raises
     ------
@@ -124,36 +192,53 @@ class Template:
         ------
         RejectedReply
             If it is an error, has several records of a kind, or its arrays are missing or extra
-            or of another shape, dtype or encoding.
+            or of another shape or encoding, or not floating-point.
         """
         record, metrics = _content(reply)
         if record.keys() != self._record.keys():
-            raise RejectedReply("arrays are missing or extra")
-        views = [place.view(record[name].data) for name, place in self._places.items()]
+            raise RejectedReply("arrays are missing or extra", Fault.NAMES)
+        views = [place.view(record[name]) for name, place in self._places.items()]
         return TrainReply(views, metrics)
 
 
 def _content(reply: Message) -> tuple[ArrayRecord, MetricRecord | None]:
-    _refuse_error(reply)
+    refuse_error(reply)
     if not reply.has_content():
-        raise RejectedReply("the reply is empty")
+        raise RejectedReply("the reply is empty", Fault.RECORDS)
     records = list(reply.content.values())
     arrays = [record for record in records if isinstance(record, ArrayRecord)]
     if len(arrays) != 1:
-        raise RejectedReply(f"{len(arrays)} array records instead of one")
+        raise RejectedReply(f"{len(arrays)} array records instead of one", Fault.RECORDS)
     return arrays[0], _only_metrics(reply)
 
 
-def _refuse_error(reply: Message) -> None:
-    if reply.has_error():
-        # Its code only: the words are the client's own.
-        raise RejectedReply(f"the client answered with an error (code {int(reply.error.code)})")
+def refuse_error(reply: Message, *, reason: bool = False) -> None:
+    """Refuse an error in a reply's place.
+
+    Parameters
+    ----------
+    reply : Message
+    reason : bool
+        Whether the operator's log is to hold the client's own words. Default: the code only.
+
+    Raises
+    ------
+    RejectedReply
+        If the reply is an error.
+    """
+    if not reply.has_error():
+        return
+    code = int(reply.error.code)
+    if code in _ABSENT:
+        raise RejectedReply(f"the node is away or late (code {code})", None)
+    words = f": {reply.error.reason}" if reason else f" (code {code})"
+    raise RejectedReply(f"the client answered with an error{words}", Fault.ERROR)
 
 
 def _only_metrics(reply: Message) -> MetricRecord | None:
     metrics = [record for record in reply.content.values() if isinstance(record, MetricRecord)]
     if len(metrics) > 1:
-        raise RejectedReply(f"{len(metrics)} metric records instead of one")
+        raise RejectedReply(f"{len(metrics)} metric records instead of one", Fault.RECORDS)
     return metrics[0] if metrics else None
 
 
@@ -165,12 +250,12 @@ def read_metrics(reply: Message) -> MetricRecord:
     RejectedReply
         If the reply is an error, or has none or several.
     """
-    _refuse_error(reply)
+    refuse_error(reply)
     if not reply.has_content():
-        raise RejectedReply("the reply is empty")
+        raise RejectedReply("the reply is empty", Fault.RECORDS)
     metrics = _only_metrics(reply)
     if metrics is None:
-        raise RejectedReply("no metric record")
+        raise RejectedReply("no metric record", Fault.RECORDS)
     return metrics
 
 

@@ -12,7 +12,8 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from privacy.accounting import joint_noise_multiplier
 from privacy.mechanisms import ClippingGeometry, Randomness, RejectedUpdate, SumMechanism
 from strategies._operator_log import operator_log
-from strategies._replies import RejectedReply, Template, TrainReply
+from strategies._replies import Fault, RejectedReply, Template, TrainReply
+from strategies._watch import RunWatch
 from strategies.weighting import Weighting
 
 Vector = npt.NDArray[Any]
@@ -24,6 +25,7 @@ class Asked:
 
     def __init__(self, messages: Iterable[Message]) -> None:
         self._open = {message.metadata.dst_node_id: message for message in messages}
+        self.nodes = frozenset(self._open)
 
     def answer(self, reply: Message) -> None:
         """Take a reply as the answer of its node.
@@ -36,11 +38,11 @@ class Asked:
         node = reply.metadata.src_node_id
         message = self._open.get(node)
         if message is None and node == SUPERLINK_NODE_ID:
-            raise RejectedReply("the SuperLink speaks for a node that is offline or late")
+            raise RejectedReply("the SuperLink speaks for a node that is offline or late", None)
         if message is None:
-            raise RejectedReply("nothing was asked of this node, or it has answered already")
+            raise RejectedReply("nothing was asked of this node, or it has answered already", None)
         if reply.metadata.reply_to_message_id != message.metadata.message_id:
-            raise RejectedReply("it answers a message of another round")
+            raise RejectedReply("it answers a message of another round", None)
         del self._open[node]
 
     @property
@@ -126,7 +128,7 @@ class TrainRound:
         try:
             return content, self._weighting.weight(content.metrics, self._key)
         except ValueError as error:
-            raise RejectedReply(str(error)) from error
+            raise RejectedReply(str(error), Fault.WEIGHT) from error
 
     def add(self, content: TrainReply, weight: float) -> None:
         """Bound one reply and add it.
@@ -139,7 +141,7 @@ class TrainRound:
         try:
             contribution = self._sum.add(content.arrays, weight=weight)
         except RejectedUpdate as error:
-            raise RejectedReply(str(error)) from error
+            raise RejectedReply(str(error), Fault.VALUES) from error
         if self._bits is not None:
             bit = np.array([-0.5 if contribution.clipped else 0.5])
             self._bits.add([bit], weight=1.0)
@@ -163,8 +165,11 @@ def collect(
     *,
     read: Callable[[Message], _T],
     use: Callable[[_T], None],
-) -> None:
-    """Feed every good reply to ``use``; log what was dropped, for the operator only.
+    watch: RunWatch,
+) -> int:
+    """Feed every good reply to ``use``, and say how many there were.
+
+    What was dropped goes to the operator's log, and each kind of it, once, to the console.
 
     Whatever goes wrong while a stranger's reply is *read* costs that reply and nothing else.
     What goes wrong while it is *used*, other than that it cannot be bounded, ends the run:
@@ -189,4 +194,6 @@ def collect(
                 reply.metadata.src_node_id,
                 error,
             )
+            watch.dropped(round_name, error.fault)
     operator_log.info("%s: %d replies used; silent nodes: %s", round_name, used, asked.silent)
+    return used

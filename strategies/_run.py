@@ -53,6 +53,13 @@ class AccountedRun(Strategy):
     def _connected(self, grid: Grid) -> int:
         """How many nodes of the population are connected."""
 
+    def _ended(self) -> bool:
+        return self._state.stopped is not None
+
+    @abstractmethod
+    def _begin_watch(self) -> None:
+        """Forget what was seen of another run's clients."""
+
     @abstractmethod
     def report(self) -> PrivacyReport:
         """The guarantee of this run as it stands."""
@@ -70,7 +77,8 @@ class AccountedRun(Strategy):
         """Run all rounds, as Flower's ``Strategy.start`` does, and account for them.
 
         Beyond the stock loop it calibrates the noise, handles replies as they arrive, keeps a
-        checkpoint, resumes from one, and ends early when the budget is spent. It logs one line a
+        checkpoint, resumes from one, and ends early when the budget is spent or no reply can be
+        used any more. It logs one line a
         round, unless ``evaluate_fn`` returns None and so tells its user itself.
 
         Parameters
@@ -81,14 +89,16 @@ class AccountedRun(Strategy):
         Returns
         -------
         PrivateResult
-            Flower's result, with ``privacy`` beside it. Holds the last model also when the
-            budget ended the run early.
+            Flower's result, with ``privacy`` beside it. Holds the last model also when the run
+            ended early; ``privacy.stopped`` then says why.
 
         Raises
         ------
         ValueError
             If no noise fits the budget in ``num_rounds`` rounds, or the checkpoint to resume
             from is of another run.
+        NoUsableReplyError
+            If clients were asked and no reply could ever be used.
         """
         if num_rounds < 1:
             raise ValueError(f"num_rounds must be at least 1, got {num_rounds}")
@@ -98,6 +108,7 @@ class AccountedRun(Strategy):
             self._resumed = None
             self._state = self._fresh_state()
         self._started = True
+        self._begin_watch()
         with self._spending.reopened():
             return self._run(
                 grid,
@@ -128,14 +139,16 @@ class AccountedRun(Strategy):
             if evaluate_fn:
                 _evaluate_here(evaluate_fn, 0, arrays, result)
 
-        rounds = range(first, num_rounds + 1) if self._state.stopped is None else []
+        rounds = range(first, num_rounds + 1) if not self._ended() else []
         for number in rounds:
             self._wait_for_nodes(grid)
             messages = self.configure_train(number, arrays, train_config, grid)
-            if self._state.stopped is not None:
+            if self._ended():
                 break
             replies = stream_replies(grid, messages, timeout=timeout)
             stepped, metrics = self.aggregate_train(number, replies)
+            if self._ended():
+                break
             if stepped is None:  # only a round that was not configured has no model
                 raise RuntimeError(f"round {number} was not configured")
             arrays = stepped

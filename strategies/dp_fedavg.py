@@ -4,7 +4,7 @@ import copy
 import math
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,14 @@ from strategies._round import Asked, Multipliers, TrainRound, collect, share_mul
 from strategies._run import AccountedRun
 from strategies._run_state import RunState, settings_text
 from strategies._spending import Spending
+from strategies._watch import AskedInVain, NoUsableReplyError, RunWatch
 from strategies.checkpoint import Checkpoint
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
 from strategies.cohort import draw_cohort, expected_fraction, metrics_sampling
 from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
 from strategies.population import Population, Register
 from strategies.result import PrivacyReport, SecureAggregationReport
+from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import SecureTrainRound
 from strategies.secure_aggregation.wire import Bounding
@@ -78,7 +80,8 @@ class DPFedAvg(AccountedRun):
     at clients' data.
 
     **Not covered.** Privacy *from* the server; the choice of hyper-parameters, if it looked at
-    clients' data; timing; metrics declared public.
+    clients' data; timing; metrics declared public; what the server's console and the operator's
+    log say of clients that are lost; that the run ended because no reply could be used.
 
     Parameters
     ----------
@@ -258,6 +261,9 @@ class DPFedAvg(AccountedRun):
             if secure_aggregation is None
             else secure_aggregation.presence(size, sampling)
         )
+        self._observed_dropouts = ObservedDropouts(
+            1.0 if secure_aggregation is None else secure_aggregation.client_dropout
+        )
         self.checkpoint = None if checkpoint is None else Path(checkpoint).absolute()
         self.min_available_nodes = min(min_available_nodes, size)
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
@@ -266,6 +272,7 @@ class DPFedAvg(AccountedRun):
         self.configrecord_key = configrecord_key
         self._train_round: TrainRound | SecureTrainRound | None = None
         self._train_asked = self._evaluate_asked = Asked([])
+        self._begin_watch()
         self._target_epsilon = target_epsilon
         self._resumed = None if resume is None else self._load(Path(resume).absolute())
         self._spending = Spending(
@@ -291,6 +298,11 @@ class DPFedAvg(AccountedRun):
         return RunState.fresh(
             self._clipping_at_first, self._optimizer_at_first, self._given_noise_multiplier
         )
+
+    def _begin_watch(self) -> None:
+        self._watch = RunWatch(self._register.size)
+        self._train_in_vain, self._evaluate_in_vain = AskedInVain(), AskedInVain()
+        self._evaluating = bool(self.fraction_evaluate)
 
     @property
     def clipping(self) -> Clipping:
@@ -364,7 +376,7 @@ class DPFedAvg(AccountedRun):
         return template
 
     def _evaluate_events(self) -> list[Event]:
-        if not self.fraction_evaluate or not isinstance(self.evaluate_metrics, NoisedMetrics):
+        if not self._evaluating or not isinstance(self.evaluate_metrics, NoisedMetrics):
             return []
         event = self.mechanism.account(
             noise_multiplier=self.evaluate_metrics.noise_multiplier,
@@ -403,12 +415,39 @@ class DPFedAvg(AccountedRun):
             self.sampling, rounds=rounds, release=self._train_release, besides=besides * rounds
         )
         if self._state.noise_multiplier is None:
-            self._stop(f"no noise is enough for {rounds} more rounds within")
+            self._stop(f"no noise is enough for {rounds} more rounds within {self._budget_text()}")
+
+    def _budget_text(self) -> str:
+        limit = math.inf if self._target_epsilon is None else self._target_epsilon
+        return f"the budget of ε = {limit:g} at δ = {self.target_delta:g}"
 
     def _stop(self, why: str) -> None:
-        limit = math.inf if self._target_epsilon is None else self._target_epsilon
-        self._state.stopped = f"{why} the budget of ε = {limit:g} at δ = {self.target_delta:g}"
-        log(WARNING, "Stopping: %s.", self._state.stopped)
+        self._state.stopped = why
+        log(WARNING, "Stopping: %s.", why)
+
+    def _in_vain(self, past: AskedInVain, asked: Collection[int], used: int) -> bool:
+        """Whether with this round too many clients have been asked in vain to go on."""
+        past.add(asked, used)
+        return bool(asked) and not used and past.count >= self._watch.patience(past.any_used)
+
+    def _why_in_vain(self, number: int) -> str:
+        return f"round {number} asked clients and could use no reply ({self._watch.reasons()})"
+
+    def _end_unpaid(self, number: int) -> None:
+        """End the run before a round that used no reply is paid.
+
+        Raises
+        ------
+        NoUsableReplyError
+            If no reply was ever used in this run.
+        """
+        why = f"{self._why_in_vain(number)}; it was not paid for"
+        if not self._train_in_vain.any_used:
+            raise NoUsableReplyError(
+                f"{why}. Nothing was learned yet: mend the clients, or what they are sent, and "
+                "begin again with the budget that is left"
+            )
+        self._stop(why)
 
     def epsilon(self) -> float:
         """ε of everything this population has paid so far, over all runs."""
@@ -494,7 +533,7 @@ class DPFedAvg(AccountedRun):
         if self._state.stopped is None and not self._spending.affordable(
             [*self._train_events(), *self._evaluate_events()]
         ):
-            self._stop(f"round {server_round} would pass")
+            self._stop(f"round {server_round} would pass {self._budget_text()}")
         if self._state.stopped is not None:
             return []
         nodes = self._draw(f"round {server_round}, train", self.sampling, grid)
@@ -537,6 +576,8 @@ class DPFedAvg(AccountedRun):
             run=self._secure_run,
             randomness=self._randomness,
             grid=grid,
+            observed=self._observed_dropouts,
+            watch=self._watch,
         )
 
     def aggregate_train(
@@ -545,7 +586,13 @@ class DPFedAvg(AccountedRun):
         """Bound, sum, pay, add noise, step.
 
         The event is durable in the ledger before the noisy sum exists. An empty cohort is a
-        round like any other.
+        round like any other. A round that asked clients and can use nothing of what came ends the
+        run, before it is paid.
+
+        Raises
+        ------
+        NoUsableReplyError
+            If the run ends so and never used a reply.
         """
         this = self._train_round
         if this is None or this.number != server_round:
@@ -565,7 +612,11 @@ class DPFedAvg(AccountedRun):
                 public.append(content.metrics)
 
         name = f"round {server_round}, train"
-        collect(name, self._train_asked, replies, read=this.read, use=use)
+        asked = self._train_asked
+        used = collect(name, asked, replies, read=this.read, use=use, watch=self._watch)
+        if self._in_vain(self._train_in_vain, asked.nodes, used):
+            self._end_unpaid(server_round)
+            return None, None
         self._pay(server_round, *self._train_events())
 
         update = _divided(this.release(), self._denominator)
@@ -589,6 +640,12 @@ class DPFedAvg(AccountedRun):
         self.epsilon_by_round[this.number] = self.epsilon()
         if update is None:
             self._state.aborted.append(this.number)
+            self._watch.once(
+                "A round opened nothing, since too few of its clients saw it through. It is paid, "
+                "and leaves the model as it was; result.privacy lists all such rounds."
+            )
+            if self._in_vain(self._train_in_vain, this.asked, this.used):
+                self._stop(self._why_in_vain(this.number))
             return this.template.record(this.template.arrays)
         _divided(update, self._denominator)
         return this.template.record(self.optimizer.step(this.template.arrays, update))
@@ -598,7 +655,7 @@ class DPFedAvg(AccountedRun):
     ) -> Iterable[Message]:
         """Draw who evaluates; nobody by default, nor once the budget is spent."""
         self._evaluate_asked = Asked([])
-        if not self.fraction_evaluate or self._state.stopped is not None:
+        if not self._evaluating or self._state.stopped is not None:
             return []
         nodes = self._draw(f"round {server_round}, evaluate", self._evaluate_sampling, grid)
         content = self._content(server_round, arrays, config)
@@ -610,13 +667,21 @@ class DPFedAvg(AccountedRun):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Release the evaluators' metrics, noised and paid, or as they are if declared public."""
-        if not self.fraction_evaluate or self._state.stopped is not None:
+        if not self._evaluating or self._state.stopped is not None:
             return None
         noised = self._open_metrics(self.evaluate_metrics)
         public: list[MetricRecord] = []
         use = public.append if noised is None else noised.add
         name = f"round {server_round}, evaluate"
-        collect(name, self._evaluate_asked, replies, read=read_metrics, use=use)
+        asked = self._evaluate_asked
+        used = collect(name, asked, replies, read=read_metrics, use=use, watch=self._watch)
+        if self._in_vain(self._evaluate_in_vain, asked.nodes, used):
+            self._evaluating = False
+            self._watch.once(
+                f"{name} asked clients and could use no reply ({self._watch.reasons()}). Nobody "
+                "is asked to evaluate for the rest of the run, and nothing is paid for it."
+            )
+            return None
         if noised is not None:
             self._pay(server_round, *self._evaluate_events())
             self.epsilon_by_round[server_round] = self.epsilon()
@@ -639,6 +704,7 @@ class DPFedAvg(AccountedRun):
         """Draw over the whole population, then look who is there; never draw again."""
         drawn = draw_cohort(sampling, self._register.size, randomness=self._randomness)
         node_of, ignored = self._register.locate(grid.get_nodes())
+        self._watch.connected(node_of)
         nodes = [node_of[place] for place in drawn.tolist() if place in node_of]
         operator_log.info(
             "%s: drew %d of %d, %d connected, asking %d; %d unknown nodes ignored",

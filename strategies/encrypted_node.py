@@ -10,9 +10,11 @@ from flwr.common.constant import ErrorCode
 
 from privacy.inference import (
     AccuracyReport,
+    ClassOnly,
     Expectation,
     NoisedAccuracy,
     PlanRefusedError,
+    ReleaseError,
     ReportRefusedError,
     RoundError,
     accept_plan,
@@ -37,6 +39,7 @@ def answer_encrypted_round(
     folder: Path,
     report: AccuracyReport | None = None,
     allow_public_release: bool = False,
+    threshold: float = 0.0,
 ) -> Message:
     """Take part in an :class:`EncryptedRound`: ask about own images, then report the accuracy.
 
@@ -67,6 +70,8 @@ def answer_encrypted_round(
     allow_public_release : bool
         Whether the node's owner agrees that the server publishes its report without noise of
         its own. Without, such a round is declined.
+    threshold : float
+        Where a model with a single logit decides: class 1 above it.
 
     Returns
     -------
@@ -82,6 +87,7 @@ def answer_encrypted_round(
             private_folder(folder),
             report,
             allow_public_release=allow_public_release,
+            threshold=threshold,
         )
     except (PlanRefusedError, RoundError, ReportRefusedError) as error:
         return _declined(message, f"{type(error).__name__}: {error}")
@@ -100,6 +106,7 @@ def _answer(
     report: AccuracyReport,
     *,
     allow_public_release: bool,
+    threshold: float,
 ) -> RecordDict:
     asked = messages.read_stage(message.content)
     if asked.get("stage") == messages.ANSWERS:
@@ -107,7 +114,7 @@ def _answer(
         if not isinstance(answers, list):
             raise RoundError("the answers are not a list")
         encrypted = [answer for answer in answers if isinstance(answer, bytes)]
-        found = finish_round(encrypted, folder=folder)
+        found = finish_round(encrypted, folder=folder, threshold=threshold)
         name = f"run {message.metadata.run_id}"
         return messages.accuracy_message(report.release(*found, folder, name=name))
     if asked.get("stage") != messages.PLAN:
@@ -121,6 +128,10 @@ def _answer(
     if type(images) is not int or images < 1:
         raise RoundError("the number of images is not a whole number above 0")
     plan = accept_plan(str(asked["plan"]), expectation)
+    try:
+        ClassOnly(threshold).check(plan)
+    except ReleaseError as error:
+        raise RoundError("this node's threshold does not fit the model") from error
     report.check(folder)
     inputs, labels = data()
     return messages.questions_message(

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,7 +25,8 @@ from flower_app.models import build_model
 from strategies import InProcessGrid
 
 run = {"deployed": True, "population": 4, "sampling-rate": 1.0, "rounds": 3}
-node = {"data-dir": sys.argv[1]}
+run |= {"record-epsilon": float(sys.argv[2])}
+node = {"data-dir": sys.argv[1], "state-dir": sys.argv[1], "allow-unnoised-training": True}
 grid = InProcessGrid(client_app.app, 1, run_config=run, node_config=lambda _: node)
 sent = ArrayRecord(build_model("hog-linear").state_dict())
 message = grid.create_message(RecordDict({"arrays": sent}), "train", 1, "1")
@@ -47,10 +49,13 @@ def loaded(program: str, *arguments: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-def test_a_deployed_client_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+@pytest.mark.parametrize("record_epsilon", [0.0, 2.0])
+def test_a_deployed_client_loads_nothing_that_it_does_not_need(
+    tmp_path: Path, record_epsilon: float
+) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 28, 28), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=images, labels=np.arange(12, dtype=np.uint8) % 10)
-    modules = loaded(ONE_MESSAGE, str(tmp_path))
+    modules = loaded(ONE_MESSAGE, str(tmp_path), str(record_epsilon))
     assert "torch" in modules
     unneeded = ENCRYPTION | ACCOUNTING | SIMULATION | PICTURES | COMPILER
     assert not modules & unneeded

@@ -1,11 +1,17 @@
-"""Each page about one part begins with a program that can be pasted and run as it stands."""
+"""Programs in the pages can be pasted and run as they stand, and do what is said of them."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+
+from privacy.accounting import Poisson, Repeated, read_ledger
+from strategies import InProcessGrid
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,3 +39,30 @@ def test_the_first_program_of_a_page_runs(page: str, says: str, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
+
+
+def test_the_client_app_of_client_training_plans_its_noise_once(tmp_path: Path) -> None:
+    """Every round begins anew, as on a deployed node: nothing is kept but the ledger."""
+    text = (ROOT / "docs" / "client-training.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (program,) = [each for each in programs if "app = ClientApp()" in each]
+    (tmp_path / "client_app.py").write_text(program)
+    node = {"dataset-name": "ward-7/2025", "state-dir": str(tmp_path)}
+    sent = RecordDict({"arrays": ArrayRecord(torch.nn.Linear(8, 3).state_dict())})
+    replies = []
+    for _ in range(21):
+        app = runpy.run_path(str(tmp_path / "client_app.py"))["app"]
+        grid = InProcessGrid(app, 1, node_config=lambda _: node)
+        (reply,) = grid.send_and_receive([Message(sent, 1, MessageType.TRAIN)])
+        replies.append(reply)
+
+    *within, beyond = replies
+    assert not any(reply.has_error() for reply in within)
+    assert not any(character.isdigit() for character in beyond.error.reason)
+    contents = read_ledger(tmp_path / "ledger.jsonl")
+    assert contents.population == "ward-7/2025"
+    (event,) = {record.event for record in contents.records}
+    assert isinstance(event, Repeated)
+    assert (event.times, event.release.sampling) == (20, Poisson(0.05))
+    assert len(contents.records) == 20
+    assert 2.99 < contents.epsilon(1e-5) <= 3.0

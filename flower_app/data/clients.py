@@ -1,5 +1,6 @@
 """What one client holds: its share in a simulation, or its own folder on a deployed SuperNode."""
 
+import logging
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 from flower_app.data.dataset import Split
 from flower_app.data.errors import DataError
 from flower_app.data.idx import from_idx, read_plain
-from flower_app.data.inputs import Inputs
+from flower_app.data.inputs import InputKind, Inputs, encode
 from flower_app.data.partitions import Partitions
 from flower_app.data.sources import TRAIN_IMAGES, TRAIN_LABELS
 
 CLASSES = 10
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,11 @@ class ClientData:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def no_data(kind: InputKind) -> ClientData:
+    """Return what a client holds that has no example, in the shapes of one that has."""
+    return ClientData(encode(np.zeros((0, 28, 28), np.uint8), kind), np.zeros(0, np.int64))
 
 
 def simulated_client(inputs: Inputs, partitions: Partitions, client: int) -> ClientData:
@@ -56,14 +64,18 @@ def load_node_folder(folder: Path) -> Split:
     ``train-labels-idx1-ubyte`` (also compressed, ``.gz``; also below it in ``MNIST/raw`` or
     ``FashionMNIST/raw``, where torchvision puts them).
 
+    An example whose label is no digit is left out, and a line in the log says so.
+
     Raises
     ------
     DataError
-        If anything is wrong, with every file's fault and the remedy.
+        If nothing can be used, with every file's fault and the remedy.
     """
     split, faults = _read(folder.expanduser())
     if split is None:
         raise DataError("; ".join(faults))
+    for fault in faults:
+        _log.error("Left out: %s", fault)
     return split
 
 
@@ -84,7 +96,17 @@ def _read(folder: Path) -> tuple[Split | None, list[str]]:
     except DataError as error:
         return None, [str(error)]
     faults = _faults(images, labels, where)
-    return (None, faults) if faults else (Split(images, labels.astype(np.int64)), [])
+    if faults:
+        return None, faults
+    good = (labels >= 0) & (labels < CLASSES)
+    bad = np.flatnonzero(~good)
+    if len(bad):
+        some = ", ".join(f"{labels[row]} of image {row}" for row in bad[:5])
+        more = f" and {len(bad) - 5:,} more" if len(bad) > 5 else ""
+        faults = [f"{where}: not every label is from 0 to {CLASSES - 1} ({some}{more})"]
+    if not good.any():
+        return None, [*faults, f"{where}: there are no images that can be used; add some"]
+    return Split(images[good], labels[good].astype(np.int64)), faults
 
 
 def _from_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
@@ -130,15 +152,8 @@ def _faults(images: NDArray[np.generic], labels: NDArray[np.generic], where: str
             f"{where}: labels are {labels.dtype} of shape {labels.shape}; "
             "make them integers of shape (n,)"
         )
-    elif labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
-        faults.append(
-            f"{where}: labels run from {labels.min()} to {labels.max()}; "
-            f"make them 0 to {CLASSES - 1}"
-        )
     if not faults and len(images) != len(labels):
         faults.append(
             f"{where}: {len(images):,} images and {len(labels):,} labels; make them as many"
         )
-    if not faults and not len(images):
-        faults.append(f"{where}: there are no images; add some")
     return faults

@@ -14,6 +14,7 @@ from .events import FixedSize as FixedSize
 from .events import Full as Full
 from .events import GaussianRelease as GaussianRelease
 from .events import Poisson as Poisson
+from .events import Repeated as Repeated
 from .events import Sampling as Sampling
 from .events import against_server as against_server
 from .events import event_from_dict as event_from_dict
@@ -21,11 +22,12 @@ from .events import event_to_dict as event_to_dict
 from .events import joint_noise_multiplier as joint_noise_multiplier
 from .ledger import Ledger as Ledger
 from .ledger import LedgerBusyError as LedgerBusyError
-from .ledger import LedgerContents as LedgerContents
-from .ledger import LedgerError as LedgerError
-from .ledger import Position as Position
-from .ledger import Record as Record
 from .ledger import population_fingerprint as population_fingerprint
 from .ledger import read_ledger as read_ledger
+from .ledger_text import LedgerContents as LedgerContents
+from .ledger_text import LedgerError as LedgerError
+from .ledger_text import LedgerText as LedgerText
+from .ledger_text import Position as Position
+from .ledger_text import Record as Record
 from .presence import Opening as Opening
 from .presence import presence_delta as presence_delta

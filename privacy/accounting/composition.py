@@ -19,6 +19,7 @@ from .events import (
     GaussianRelease,
     Poisson,
     Release,
+    Repeated,
 )
 
 Accountant = Literal["pld", "rdp"]
@@ -28,6 +29,7 @@ Events = (
     | Mapping[GaussianRelease, int]
     | Mapping[DiscreteGaussianSum, int]
     | Mapping[AdditiveDelta, int]
+    | Mapping[Repeated, int]
 )
 
 
@@ -184,7 +186,7 @@ def _compose(
 
 
 def count_events(events: Events) -> Counter[Event]:
-    """How often each event happened.
+    """How often each event happened, repeated ones one by one.
 
     Parameters
     ----------
@@ -211,9 +213,11 @@ def count_events(events: Events) -> Counter[Event]:
     for event in counts:
         if not isinstance(event, Event):
             raise TypeError(
-                f"{event!r} is not an event; give GaussianRelease, DiscreteGaussianSum or "
-                "AdditiveDelta"
+                f"{event!r} is not an event; give GaussianRelease, DiscreteGaussianSum, "
+                "AdditiveDelta or Repeated"
             )
+    for event in [event for event in counts if isinstance(event, Repeated)]:
+        counts[event.release] += event.times * counts.pop(event)
     return counts
 
 
@@ -240,6 +244,8 @@ def check_adjacency(event: Event, adjacency: Adjacency) -> None:
     ValueError
         If a cohort of fixed size meets another than replace-one, or a Poisson cohort that.
     """
+    if isinstance(event, Repeated):
+        event = event.release
     if not isinstance(event, Release):
         return
     if isinstance(event.sampling, FixedSize) and adjacency is not Adjacency.REPLACE_ONE:

@@ -236,8 +236,38 @@ class DiscreteGaussianSum:
         return math.sqrt(self.shares * self.variance) / self.sensitivity
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """Equal releases, one after the other: the steps of a training.
+
+    Parameters
+    ----------
+    release : GaussianRelease
+        One of them, each from a cohort of its own.
+    times : int
+        How many, at least 1.
+
+    Raises
+    ------
+    TypeError
+        If ``release`` is another event.
+    ValueError
+        If ``times`` is not a whole number of at least 1.
+    """
+
+    kind: ClassVar[str] = "repeated"
+    release: GaussianRelease
+    times: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.release, GaussianRelease):
+            raise TypeError(f"release is {self.release!r}; it must be a GaussianRelease")
+        if isinstance(self.times, bool) or not isinstance(self.times, int) or self.times < 1:
+            raise ValueError(f"times is {self.times!r}; it must be a whole number of at least 1")
+
+
 Release = GaussianRelease | DiscreteGaussianSum
-Event = Release | AdditiveDelta
+Event = Release | AdditiveDelta | Repeated
 
 
 def against_server(event: Event) -> Event:
@@ -249,14 +279,14 @@ def against_server(event: Event) -> Event:
 
     Parameters
     ----------
-    event : GaussianRelease, DiscreteGaussianSum or AdditiveDelta
+    event : GaussianRelease, DiscreteGaussianSum, AdditiveDelta or Repeated
 
     Returns
     -------
     GaussianRelease, DiscreteGaussianSum or AdditiveDelta
         To be given to :func:`privacy.accounting.epsilon`.
     """
-    if isinstance(event, GaussianRelease):
+    if isinstance(event, GaussianRelease | Repeated):
         return GaussianRelease(0.0, Full())
     if isinstance(event, DiscreteGaussianSum):
         return replace(event, shares=event.honest, sampling=Full())
@@ -302,7 +332,7 @@ def event_to_dict(event: Event) -> dict[str, Any]:
 
     Parameters
     ----------
-    event : GaussianRelease, DiscreteGaussianSum or AdditiveDelta
+    event : GaussianRelease, DiscreteGaussianSum, AdditiveDelta or Repeated
 
     Returns
     -------
@@ -311,6 +341,9 @@ def event_to_dict(event: Event) -> dict[str, Any]:
     """
     if isinstance(event, AdditiveDelta):
         return {"kind": event.kind, "delta": float(event.delta)}
+    if isinstance(event, Repeated):
+        release = event_to_dict(event.release)
+        return {"kind": event.kind, "times": event.times, "release": release}
     sampling: dict[str, Any] = {"kind": event.sampling.kind}
     if isinstance(event.sampling, Poisson):
         sampling["rate"] = float(event.sampling.rate)
@@ -341,7 +374,7 @@ def event_from_dict(fields: Mapping[str, Any]) -> Event:
 
     Returns
     -------
-    GaussianRelease, DiscreteGaussianSum or AdditiveDelta
+    GaussianRelease, DiscreteGaussianSum, AdditiveDelta or Repeated
 
     Raises
     ------
@@ -366,9 +399,15 @@ def event_from_dict(fields: Mapping[str, Any]) -> Event:
             raise ValueError("a discrete Gaussian sum over a cohort of fixed size is unknown")
         whole = {name: fields[name] for name in _WHOLE}
         return DiscreteGaussianSum(variance=fields["variance"], sampling=sampling, **whole)
+    if kind == Repeated.kind:
+        _exactly(fields, {"kind", "times", "release"})
+        release = event_from_dict(fields["release"])
+        if not isinstance(release, GaussianRelease):
+            raise ValueError("only a Gaussian release is repeated")
+        return Repeated(release, fields["times"])
     raise ValueError(
-        f"the kind of an event is {kind!r}; known are 'gaussian', 'discrete-gaussian-sum' and "
-        "'additive-delta'"
+        f"the kind of an event is {kind!r}; known are 'gaussian', 'discrete-gaussian-sum', "
+        "'additive-delta' and 'repeated'"
     )
 
 

@@ -1,7 +1,6 @@
 """The ledger: what has been paid on one population, by all runs, written ahead.
 
-A file of JSON lines. The first names the population and the adjacency; each other line is one
-event. Every line carries a digest that chains it to all lines before it.
+A file that holds a :class:`LedgerText`.
 """
 
 import hashlib
@@ -9,119 +8,22 @@ import hmac
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from filelock import FileLock, Timeout
 
 from privacy.durable import remove_leftovers, write_durably
 
-from .composition import Accountant, Budget, check_adjacency, epsilon
-from .events import (
-    AdditiveDelta,
-    Adjacency,
-    DiscreteGaussianSum,
-    Event,
-    against_server,
-    event_from_dict,
-    event_to_dict,
-)
-
-_SCHEMA = 1
-_KIND = "bloomseal-privacy-ledger"
-_UNMASKED = 2.0**-40
-
-
-class LedgerError(Exception):
-    """A ledger that cannot be trusted, or is not the one that was meant."""
+from .composition import Accountant, Budget, epsilon
+from .events import Adjacency, Event
+from .ledger_text import LedgerContents, LedgerError, LedgerText, Position, Record
 
 
 class LedgerBusyError(LedgerError):
     """Another process holds the ledger."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One line of the ledger.
-
-    Parameters
-    ----------
-    position : int
-        1 for the first event.
-    run : str
-        Which run paid.
-    round : int
-        Which of its rounds.
-    time : str
-        When, ISO 8601 with the offset from UTC.
-    event : Event
-    digest : str
-        Of this line and all before it.
-    """
-
-    position: int
-    run: str
-    round: int
-    time: str
-    event: Event
-    digest: str
-
-
-@dataclass(frozen=True)
-class Position:
-    """A point of a ledger that a checkpoint can name: how many events, and their digest."""
-
-    records: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class LedgerContents:
-    """What a ledger file says; :func:`read_ledger` makes it.
-
-    Parameters
-    ----------
-    population : str
-    adjacency : Adjacency
-    records : tuple of Record
-    position : Position
-        The end of the file.
-    """
-
-    population: str
-    adjacency: Adjacency
-    records: tuple[Record, ...]
-    position: Position
-
-    def epsilon(self, delta: float, *, accountant: Accountant | None = None) -> float:
-        """ε of all records together; see :func:`privacy.accounting.epsilon`."""
-        return epsilon(
-            [record.event for record in self.records],
-            delta=delta,
-            accountant=accountant,
-            adjacency=self.adjacency,
-        )
-
-    def epsilon_against_server(
-        self, delta: float, *, accountant: Accountant | None = None
-    ) -> float:
-        """ε against the server that ran the rounds; infinite unless clients add the noise.
-
-        Under ``ZERO_OUT_ONE``; see :func:`privacy.accounting.against_server`. For each masked
-        round the 2⁻⁴⁰ is charged with which secure aggregation may fail to hide its vectors.
-        """
-        events = [record.event for record in self.records]
-        masked = sum(isinstance(event, DiscreteGaussianSum) for event in events)
-        return epsilon(
-            [*map(against_server, events), *[AdditiveDelta(_UNMASKED)] * masked],
-            delta=delta,
-            accountant=accountant,
-            adjacency=Adjacency.ZERO_OUT_ONE,
-        )
 
 
 class Ledger:
@@ -143,11 +45,14 @@ class Ledger:
     copy put back: a checkpoint's :class:`Position`, given to :meth:`open`, finds that out.
     """
 
-    def __init__(self, path: Path, contents: LedgerContents, text: bytes, lock: FileLock) -> None:
+    def __init__(self, path: Path, text: LedgerText, lock: FileLock) -> None:
         self._path = path
-        self._contents = contents
         self._text = text
         self._lock = lock
+
+    @property
+    def _contents(self) -> LedgerContents:
+        return self._text.contents
 
     @classmethod
     def open(
@@ -157,6 +62,7 @@ class Ledger:
         population: str,
         adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE,
         at_least: Position | None = None,
+        timeout: float = 0.0,
     ) -> Self:
         """Open the ledger at ``path`` for writing, or start it there.
 
@@ -170,6 +76,8 @@ class Ledger:
             Constant for the life of the ledger.
         at_least : Position, optional
             Where a checkpoint stood; the file must contain it.
+        timeout : float
+            For how many seconds to wait if another process has it open.
 
         Returns
         -------
@@ -185,15 +93,13 @@ class Ledger:
         ValueError
             If ``population`` is empty.
         """
-        if not isinstance(population, str) or not population:
-            raise ValueError(f"population is {population!r}; give the name of the population")
-        adjacency = Adjacency(adjacency)
+        new = LedgerText.start(population, adjacency)
         file = Path(path).resolve()
         if not file.parent.is_dir():
             raise LedgerError(f"the folder of the ledger {file} does not exist; create it first")
         lock = FileLock(str(file) + ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=timeout)
         except Timeout:
             raise LedgerBusyError(
                 f"the ledger {file} is held by another run; wait for it to end"
@@ -206,14 +112,13 @@ class Ledger:
                         f"the ledger {file} is missing, but a checkpoint says it held "
                         f"{at_least.records} events; put it back"
                     )
-                write_durably(file, _header_line(population, adjacency))
-            text = file.read_bytes()
-            contents = _parse(text, file)
-            _check_same(contents, file, population, adjacency, at_least)
+                write_durably(file, new.content)
+            text = LedgerText.parse(file.read_bytes(), str(file))
+            _check_same(text.contents, file, population, Adjacency(adjacency), at_least)
         except BaseException:
             lock.release()
             raise
-        return cls(file, contents, text, lock)
+        return cls(file, text, lock)
 
     @property
     def path(self) -> Path:
@@ -245,7 +150,7 @@ class Ledger:
         """Whether this object has let go of the file."""
         return not self._lock.is_locked
 
-    def append(self, event: Event, *, run: str, round: int) -> Record:
+    def append(self, event: Event, *, run: str, round: int, released: int | None = None) -> Record:
         """Write an event down; it is durable when this returns.
 
         Call it *before* the noisy result is used or shown. A round that is played again is
@@ -258,6 +163,8 @@ class Ledger:
             The name of the run.
         round : int
             At least 0.
+        released : int, optional
+            The noised number that the event released, to be given again without paying again.
 
         Returns
         -------
@@ -273,38 +180,16 @@ class Ledger:
             If it cannot be written; nothing has been appended then, or it is on disk and may
             be paid without having been used.
         """
-        if not isinstance(run, str) or not run:
-            raise ValueError(f"run is {run!r}; give the name of the run")
-        if isinstance(round, bool) or not isinstance(round, int) or round < 0:
-            raise ValueError(f"round is {round!r}; it must be a whole number of at least 0")
-        check_adjacency(event, self.adjacency)
+        longer = self._text.plus(event, run=run, round=round, released=released)
         if not self._lock.is_locked:
             raise LedgerError(f"the ledger {self._path} is closed; open it again")
-        if self._path.stat().st_size != len(self._text):
+        if self._path.stat().st_size != len(self._text.content):
             raise LedgerError(
                 f"the ledger {self._path} was changed while this run held it; find out by whom"
             )
-        position = self.position.records + 1
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        fields = {
-            "position": position,
-            "run": run,
-            "round": round,
-            "time": time,
-            "adjacency": self.adjacency.value,
-            "event": event_to_dict(event),
-        }
-        line, digest = _seal(fields, self.position.digest)
-        write_durably(self._path, self._text + line)
-        record = Record(position, run, round, time, event, digest)
-        self._text += line
-        self._contents = LedgerContents(
-            self.population,
-            self.adjacency,
-            (*self.records, record),
-            Position(position, digest),
-        )
-        return record
+        write_durably(self._path, longer.content)
+        self._text = longer
+        return longer.contents.records[-1]
 
     def epsilon(self, delta: float, *, accountant: Accountant | None = None) -> float:
         """ε of everything this population has paid; see :func:`privacy.accounting.epsilon`."""
@@ -372,7 +257,7 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerContents:
         text = file.read_bytes()
     except OSError as error:
         raise LedgerError(f"the ledger {file} cannot be read: {error.strerror}") from error
-    return _parse(text, file)
+    return LedgerText.parse(text, str(file)).contents
 
 
 def population_fingerprint(identities: Iterable[str], *, key: bytes) -> str:
@@ -406,82 +291,6 @@ def population_fingerprint(identities: Iterable[str], *, key: bytes) -> str:
         raise ValueError(f"key has {len(key)} bytes; give at least 16 random ones")
     text = json.dumps(names, ensure_ascii=True).encode()
     return hmac.new(key, text, hashlib.sha256).hexdigest()
-
-
-def _header_line(population: str, adjacency: Adjacency) -> bytes:
-    fields = {
-        "ledger": _KIND,
-        "schema": _SCHEMA,
-        "population": population,
-        "adjacency": adjacency.value,
-    }
-    return _seal(fields, "")[0]
-
-
-def _seal(fields: dict[str, Any], before: str) -> tuple[bytes, str]:
-    digest = _digest(fields, before)
-    sealed = {**fields, "digest": digest}
-    return (json.dumps(sealed, allow_nan=False) + "\n").encode(), digest
-
-
-def _digest(fields: dict[str, Any], before: str) -> str:
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()[:32]
-
-
-def _parse(text: bytes, file: Path) -> LedgerContents:
-    if not text:
-        raise LedgerError(f"the ledger {file} is empty; put back what was there, or delete it")
-    lines = text.split(b"\n")
-    if lines.pop():
-        raise LedgerError(
-            f"line {len(lines) + 1} of the ledger {file} is cut off; an event may be lost: "
-            "put back an undamaged copy"
-        )
-    header = _unseal(lines[0], "", file, 1)
-    try:
-        if header.pop("ledger") != _KIND or header.pop("schema") != _SCHEMA:
-            raise ValueError("it is not a ledger of this version")
-        adjacency = Adjacency(header.pop("adjacency"))
-        population = str(header.pop("population"))
-        digest = header.pop("digest")
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(file, 1, error) from error
-    records = []
-    for number, line in enumerate(lines[1:], start=2):
-        fields = _unseal(line, digest, file, number)
-        try:
-            if fields["position"] != number - 1 or fields["adjacency"] != adjacency.value:
-                raise ValueError("its position or adjacency is wrong")
-            event = event_from_dict(fields["event"])
-            check_adjacency(event, adjacency)
-            digest = fields["digest"]
-            record = Record(
-                number - 1, fields["run"], fields["round"], fields["time"], event, digest
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(file, number, error) from error
-        records.append(record)
-    return LedgerContents(population, adjacency, tuple(records), Position(len(records), digest))
-
-
-def _unseal(line: bytes, before: str, file: Path, number: int) -> dict[str, Any]:
-    try:
-        fields = json.loads(line)
-        if not isinstance(fields, dict) or "digest" not in fields:
-            raise ValueError("it has no digest")
-        body = {name: value for name, value in fields.items() if name != "digest"}
-        if _digest(body, before) != fields["digest"]:
-            raise ValueError("its digest does not fit it and the lines before it")
-    except ValueError as error:
-        raise _damaged(file, number, error) from error
-    return fields
-
-
-def _damaged(file: Path, number: int, error: Exception) -> LedgerError:
-    return LedgerError(
-        f"line {number} of the ledger {file} is damaged ({error}); put back an undamaged copy"
-    )
 
 
 def _check_same(

@@ -1,6 +1,7 @@
 """What it costs that a client's presence can decide whether a round opens."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -32,7 +33,7 @@ def presence_delta(
     population: int,
     sampling: Sampling,
     dropout: float,
-    opening: Callable[[int], Opening | None],
+    opening: Callable[[int, int], Opening | None],
     largest: int | None = None,
 ) -> AdditiveDelta:
     """The probability that one client's presence decides whether a round opens.
@@ -51,7 +52,8 @@ def presence_delta(
         The probability, at most, with which a client that was drawn does not see the round
         through, in [0, 1).
     opening : callable
-        What must hold with n clients that announced themselves; None if that never opens.
+        What must hold with n clients that announced themselves, of m that were drawn (in this
+        order); None if that never opens.
     largest : int, optional
         The largest cohort that is begun with.
 
@@ -96,12 +98,10 @@ def presence_delta(
         most = max(min(most, largest), fewest)
     needed, stray = _requirements(range(fewest, most + 2), dropout, opening)
     drawn = np.arange(fewest, most + 1)
-    # How many of the others may drop out, and how many hardly ever do.
-    enough = drawn - np.maximum.accumulate(needed)[1:]
-    lost = [int(np.argmax(binom.sf(everybody[: n + 1], n, dropout) <= _NEGLECTED)) for n in drawn]
-    alone = [stray[max(0, i - gone) : i + 2].max() for i, gone in enumerate(lost)]
+    # How many of the others may drop out, if the round is to open with the client and without.
+    enough = drawn - np.maximum(needed[:-1], needed[1:])
     fails = np.where(enough >= 0, binom.sf(enough, drawn, dropout), 1.0)
-    fails += 2 * np.array(alone) + _NEGLECTED
+    fails += 2 * np.maximum(stray[:-1], stray[1:]) + _NEGLECTED
     if largest is not None:
         fails[drawn >= largest] = 1.0
     fails = np.minimum(fails, 1.0)
@@ -112,25 +112,39 @@ def presence_delta(
 
 
 def _requirements(
-    announced: range, dropout: float, opening: Callable[[int], Opening | None]
+    cohorts: range, dropout: float, opening: Callable[[int, int], Opening | None]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """How many survivors so many clients need, and the probability that one is left alone.
+    """How many survivors a cohort needs, and the probability that one of it is left alone.
 
-    Alone, with fewer than t neighbours that survive.
+    Alone, with fewer than t neighbours that survive. Both are the largest of all numbers that
+    may announce themselves, of a cohort of m all but those who hardly ever drop out.
     """
     from scipy.stats import binom
 
     needed, stray = [], []
-    for clients in announced:
-        plan = opening(clients)
-        if plan is None:
-            needed.append(clients + 1)
-            stray.append(0.0)
-            continue
-        needed.append(plan.survivors)
-        # Where everybody is a neighbour, those who survive are enough already.
-        complete = plan.neighbours == clients - 1 and plan.survivors > plan.threshold
-        may_go = plan.neighbours - plan.threshold
-        one = 0.0 if complete else float(binom.sf(may_go, plan.neighbours, dropout))
-        stray.append(min(1.0, clients * one))
+    for cohort in cohorts:
+        everybody = np.arange(cohort + 1)
+        lost = int(np.argmax(binom.sf(everybody, cohort, dropout) <= _NEGLECTED)) + 1
+        survivors, alone = 0, 0.0
+        for clients in range(max(0, cohort - lost), cohort + 1):
+            plan = opening(clients, cohort)
+            if plan is None:
+                survivors = max(survivors, clients + 1)
+                continue
+            survivors = max(survivors, plan.survivors)
+            # Where everybody is a neighbour, those who survive are enough already.
+            if plan.neighbours == clients - 1 and plan.survivors > plan.threshold:
+                continue
+            may_go = plan.neighbours - plan.threshold
+            one = _tail(may_go, plan.neighbours, dropout)
+            alone = max(alone, min(1.0, clients * one))
+        needed.append(survivors)
+        stray.append(alone)
     return np.array(needed, dtype=np.int64), np.array(stray)
+
+
+@lru_cache(maxsize=4096)
+def _tail(may_go: int, neighbours: int, dropout: float) -> float:
+    from scipy.stats import binom
+
+    return float(binom.sf(may_go, neighbours, dropout))

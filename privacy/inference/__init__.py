@@ -16,6 +16,7 @@ from privacy.inference.certificate import Certificate as Certificate
 from privacy.inference.certificate import certify as certify
 from privacy.inference.compiled import CompiledModel as CompiledModel
 from privacy.inference.compiled import compile_model as compile_model
+from privacy.inference.decision import decide as decide
 from privacy.inference.evaluator import BlindEvaluator as BlindEvaluator
 from privacy.inference.evaluator import Evaluator as Evaluator
 from privacy.inference.owner import DataOwner as DataOwner
@@ -25,6 +26,7 @@ from privacy.inference.parties import ThreeParties as ThreeParties
 from privacy.inference.plan import Plan as Plan
 from privacy.inference.pool import EvaluatorPool as EvaluatorPool
 from privacy.inference.pool import HeldKeys as HeldKeys
+from privacy.inference.pool import KeysDroppedError as KeysDroppedError
 from privacy.inference.process import EvaluatorFailed as EvaluatorFailed
 from privacy.inference.process import EvaluatorProcess as EvaluatorProcess
 from privacy.inference.process import EvaluatorTimedOut as EvaluatorTimedOut

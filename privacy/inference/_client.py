@@ -51,7 +51,7 @@ def _padded(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
 
 
 def answer_reader(plan: Plan, ring: Ring, secret: Any) -> Callable[[Reader], NDArray[np.float64]]:
-    """What decrypts the residues of an answer into logits, shape (images, classes)."""
+    """What decrypts the residues of an answer into logits, shape (images, logits)."""
     if plan.packing_kind == "batch":
         return _batch_reader(plan, ring, secret)
     return _single_reader(plan, ring, _ternary(ring, secret))
@@ -89,7 +89,7 @@ def _batch_reader(plan: Plan, ring: Ring, secret: Any) -> Callable[[Reader], NDA
 
     def read(reader: Reader) -> NDArray[np.float64]:
         logits = []
-        for _ in range(plan.classes):
+        for _ in range(plan.logits):
             pair = np.stack([reader.residues(modulus, plan.degree) for _ in range(2)])
             plain = seal.Plaintext()
             decryptor.decrypt(ring.ciphertext(pair, scale), plain)

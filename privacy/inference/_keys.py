@@ -66,7 +66,9 @@ def _four_coefficients(ring: Ring, transformed: Residues) -> list[int]:
     ]
 
 
-def open_material(message: bytes, plan: Plan, digest: bytes) -> tuple[bytes, Reader]:
+def open_material(
+    message: bytes, plan: Plan, digest: bytes, *, binding: bytes = b""
+) -> tuple[bytes, Reader]:
     """Check public material; its session key, and the rest of it.
 
     Raises
@@ -75,7 +77,12 @@ def open_material(message: bytes, plan: Plan, digest: bytes) -> tuple[bytes, Rea
         If it is not exactly what the plan says.
     """
     _, body = open_message(
-        message, Tag.MATERIAL, plan, digest, lambda body: bytes(body[:SESSION_KEY_BYTES])
+        message,
+        Tag.MATERIAL,
+        plan,
+        digest,
+        lambda body: bytes(body[:SESSION_KEY_BYTES]),
+        binding=binding,
     )
     reader = Reader(body)
     return reader.raw(SESSION_KEY_BYTES), reader

@@ -34,6 +34,8 @@ _LINEAR = (
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 _REMEDIES = {
     "ReLU": "train with privacy.inference.Square(), or a Polynomial.fitted to it, in its place",
+    "Sigmoid": "at the end of a model leave it out (one logit decides at 0, where it is a half); "
+    "elsewhere train with privacy.inference.Square(), or a Polynomial.fitted to it, in its place",
     "MaxPool2d": "use nn.AvgPool2d of the same size",
     "AdaptiveMaxPool2d": "use nn.AdaptiveAvgPool2d of the same size",
     "Softmax": "leave it out: the class of the largest logit is the same",
@@ -41,7 +43,7 @@ _REMEDIES = {
     "GroupNorm": "use nn.BatchNorm2d, which becomes constants after training",
     "LayerNorm": "use nn.BatchNorm1d, which becomes constants after training",
 }
-_SMOOTH = ("Sigmoid", "Tanh", "GELU", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish", "Hardswish")
+_SMOOTH = ("Tanh", "GELU", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish", "Hardswish")
 _CHUNK = 256
 
 

@@ -5,6 +5,9 @@ session key over both::
 
     magic 4 | version 1 | tag 1 | plan digest 32 | model version 16 | query id 8 | length 8
 
+A message may be *bound* to something that both ends know and that does not travel in it: the code
+is then over the header, the body and the binding.
+
 Everything is checked before a residue is looked at, and every residue is checked against its
 prime before anything is made of it. Bodies hold residues and seeds only; scale, level and sizes
 come from the plan.
@@ -41,14 +44,28 @@ class MessageError(ValueError):
 
 
 def seal_message(
-    tag: Tag, plan: Plan, digest: bytes, query_id: int, body: bytes, session_key: bytes
+    tag: Tag,
+    plan: Plan,
+    digest: bytes,
+    query_id: int,
+    body: bytes,
+    session_key: bytes,
+    *,
+    binding: bytes = b"",
 ) -> bytes:
     """Frame and authenticate a body."""
     version = bytes.fromhex(plan.model_version)
     head = _HEADER.pack(MAGIC, VERSION, tag, digest, version, query_id, len(body))
     mac = hmac.new(session_key, head, hashlib.sha256)
     mac.update(body)
+    mac.update(binding)
     return head + body + mac.digest()
+
+
+def rebind(message: bytes, session_key: bytes) -> bytes:
+    """A message that was checked, bound to nothing: for processes of the same party."""
+    signed = message[:-MAC_BYTES]
+    return signed + hmac.new(session_key, signed, hashlib.sha256).digest()
 
 
 def open_message(
@@ -57,6 +74,8 @@ def open_message(
     plan: Plan,
     digest: bytes,
     session_key: Callable[[memoryview], bytes],
+    *,
+    binding: bytes = b"",
 ) -> tuple[int, memoryview]:
     """Check a message and return its query id and body.
 
@@ -70,6 +89,8 @@ def open_message(
         The plan's.
     session_key : callable
         Gives the session key; it is shown the body, where the first message carries it.
+    binding : bytes
+        What the message must be bound to.
 
     Raises
     ------
@@ -102,8 +123,13 @@ def open_message(
     view = memoryview(message)
     body = view[_HEADER.size : _HEADER.size + expected]
     mac = hmac.new(session_key(body), view[: _HEADER.size + expected], hashlib.sha256)
+    mac.update(binding)
     if not hmac.compare_digest(mac.digest(), view[-MAC_BYTES:]):
-        raise MessageError("the message was altered: its authentication code does not match")
+        raise MessageError(
+            "the message was altered"
+            + (", or bound to something else" if binding else "")
+            + ": its authentication code does not match"
+        )
     return query_id, body
 
 

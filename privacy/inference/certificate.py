@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.inference.compiled import CompiledModel
+from privacy.inference.decision import decide
 from privacy.inference.evaluator import BlindEvaluator, Evaluator
 from privacy.inference.owner import ThrowAwayOwner
 
@@ -55,7 +56,9 @@ class Certificate:
         return json.dumps(asdict(self), indent=2)
 
 
-def certify(compiled: CompiledModel, inputs: ArrayLike, labels: ArrayLike) -> Certificate:
+def certify(
+    compiled: CompiledModel, inputs: ArrayLike, labels: ArrayLike, *, threshold: float = 0.0
+) -> Certificate:
     """Ask a compiled model encrypted questions and compare the answers with its own.
 
     Parameters
@@ -64,7 +67,9 @@ def certify(compiled: CompiledModel, inputs: ArrayLike, labels: ArrayLike) -> Ce
     inputs : array_like
         Of shape (images, ...), in the plan's range, and not secret.
     labels : array_like of int
-        The right classes, shape (images,).
+        The right classes, shape (images,), from 0 to ``classes - 1``.
+    threshold : float
+        Where a model with a single logit decides, as :func:`decide`.
 
     Returns
     -------
@@ -73,7 +78,7 @@ def certify(compiled: CompiledModel, inputs: ArrayLike, labels: ArrayLike) -> Ce
     Raises
     ------
     ValueError
-        If there is no image, or not one label an image.
+        If there is no image, or not one label an image, or a label is none of the classes.
     """
     x, right = np.asarray(inputs, dtype=np.float64), np.asarray(labels)
     if len(x) == 0 or right.shape != (len(x),):
@@ -81,6 +86,11 @@ def certify(compiled: CompiledModel, inputs: ArrayLike, labels: ArrayLike) -> Ce
             f"inputs hold {len(x)} images and labels have shape {right.shape}; give one each"
         )
     plan = compiled.plan
+    if not bool(np.isin(right, np.arange(plan.classes)).all()):
+        raise ValueError(
+            f"labels hold {sorted(set(right.tolist()))[:5]} and the like; the model decides "
+            f"between {plan.classes} classes, which are the whole numbers from 0"
+        )
     owner = ThrowAwayOwner(plan)
     material = owner.public_material()
     if plan.parties:
@@ -101,13 +111,14 @@ def certify(compiled: CompiledModel, inputs: ArrayLike, labels: ArrayLike) -> Ce
         times.append(time.perf_counter())
         spent.append((times[1] - times[0], times[2] - times[1], times[3] - times[2]))
     encrypted, clear = np.concatenate(answers), compiled.predict(x)
+    plain, decrypted = (decide(logits, threshold=threshold) for logits in (clear, encrypted))
     encrypt, evaluate, decrypt = np.median(np.array(spent) * 1e3, axis=0).tolist()
     return Certificate(
         model_version=plan.model_version,
         images=len(x),
-        plain_accuracy=float(np.mean(clear.argmax(axis=1) == right)),
-        encrypted_accuracy=float(np.mean(encrypted.argmax(axis=1) == right)),
-        agreement=float(np.mean(encrypted.argmax(axis=1) == clear.argmax(axis=1))),
+        plain_accuracy=float(np.mean(plain == right)),
+        encrypted_accuracy=float(np.mean(decrypted == right)),
+        agreement=float(np.mean(decrypted == plain)),
         worst_error=float(np.abs(encrypted - clear).max()),
         predicted_error=2.0**plan.error_bits,
         predicted_worst_error=2.0**plan.worst_error_bits,

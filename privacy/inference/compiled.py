@@ -101,7 +101,7 @@ class CompiledModel:
         return _wire.seal_message(Tag.WEIGHTS, plan, plan.digest, 0, body, session_key)
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
-        r"""Logits in the clear, shape (images, classes), of inputs (images, ...)."""
+        r"""Logits in the clear, shape (images, logits), of inputs (images, ...)."""
         flat = np.asarray(inputs, dtype=np.float64).reshape(len(inputs), -1)
         return self.network(flat.T).T
 
@@ -123,7 +123,8 @@ def compile_model(
     ----------
     model : nn.Sequential
         Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, BatchNorm, Dropout, Square and
-        Polynomial layers, nested as you like, ending in a vector of logits.
+        Polynomial layers, nested as you like, ending in a vector of logits: one a class, or a
+        single one that decides between two (see :func:`decide`).
     input_shape : sequence of int
         The shape of one input, without the batch.
     input_range : tuple of float
@@ -139,7 +140,8 @@ def compile_model(
     tolerance : float, optional
         The largest predicted error of a logit that the planner may accept (six standard
         deviations, for typical inputs). By default a fiftieth of how far the logits of typical
-        inputs lie apart (their standard deviation over the classes).
+        inputs lie apart (their standard deviation over the classes; for a single logit, half its
+        mean distance from zero).
     max_query_bytes : int, optional
         Packings with larger queries are not considered. By default 1.5 MB for one image, and no
         limit for a batch.
@@ -182,7 +184,7 @@ def compile_model(
     bits = logit_bits(bounds)
     samples = _sampled(sample, network, bounds)
     if tolerance is None:
-        tolerance = max(_TOLERANCE * float(network(samples.T).std(axis=0).mean()), _LEAST_TOLERANCE)
+        tolerance = max(_TOLERANCE * _spread(network(samples.T)), _LEAST_TOLERANCE)
     choice: Choice | ProductChoice
     program: SlotProgram | ProductProgram | BatchProgram
     if network.activations:
@@ -213,7 +215,7 @@ def compile_model(
     plan = Plan(
         input_shape=tuple(int(size) for size in input_shape),
         input_range=(low, high),
-        classes=network.affines[-1].outputs,
+        logits=network.affines[-1].outputs,
         degree=facts.degree,
         prime_bits=facts.primes,
         input_scale_bits=facts.input_bits,
@@ -248,6 +250,13 @@ def compile_model(
         facts.operations, plan.query_bytes + plan.answer_bytes
     )
     return CompiledModel(replace(plan, predicted_ms=round(predicted, 2)), network, program)
+
+
+def _spread(logits: Vector) -> float:
+    """How far the logits of typical inputs lie apart, of logits of shape (logits, inputs)."""
+    if len(logits) == 1:  # one logit stands for two, of which the other is zero
+        logits = np.vstack([logits, np.zeros_like(logits)])
+    return float(logits.std(axis=0).mean())
 
 
 def _check_activations(network: Network) -> None:

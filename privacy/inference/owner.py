@@ -115,11 +115,17 @@ class DataOwner:
         owner._next_id, owner._open, owner._released = kept.next_id, kept.open, kept.released
         return owner
 
-    def public_material(self) -> bytes:
+    def public_material(self, *, binding: bytes = b"") -> bytes:
         """What the evaluator needs: a public key, evaluation keys and the session key.
 
         Send it over a channel that is authenticated and confidential (TLS): the session key in
         it authenticates every later message.
+
+        Parameters
+        ----------
+        binding : bytes
+            Where a service has told what material must be bound to (its token and its restart),
+            that: the same bytes are then refused wherever something else is asked for.
         """
         ring, plan = self._ring, self.plan
         zero = self._encryptor.encrypt_zero_symmetric(ring.key_id)
@@ -129,7 +135,13 @@ class DataOwner:
         for element, level in plan.rotation_levels:
             body += self._switching_key(self._generator.create_galois_keys([element]), level)
         return _wire.seal_message(
-            Tag.MATERIAL, plan, self._digest, 0, b"".join(body), self._session_key
+            Tag.MATERIAL,
+            plan,
+            self._digest,
+            0,
+            b"".join(body),
+            self._session_key,
+            binding=binding,
         )
 
     def _switching_key(self, serializable: object, level: int) -> list[bytes]:
@@ -213,7 +225,7 @@ class DataOwner:
         return self._policy.release(logits, self.plan, released)
 
     def _logits(self, answer: bytes) -> NDArray[np.float64]:
-        """All logits in full precision, shape (images, classes)."""
+        """All logits in full precision, shape (images, logits)."""
         query_id, body = _wire.open_message(
             answer, Tag.ANSWER, self.plan, self._digest, lambda _: self._session_key
         )
@@ -232,7 +244,7 @@ class ThrowAwayOwner(DataOwner):
     """
 
     def logits(self, answer: bytes) -> NDArray[np.float64]:
-        """Decrypt an answer in full precision, shape (images, classes)."""
+        """Decrypt an answer in full precision, shape (images, logits)."""
         return self._logits(answer)
 
 

@@ -16,7 +16,7 @@ from privacy.inference._seal import MAX_MODULUS_BITS, SEED_BYTES
 from privacy.inference._uniform import QUERY_SEED_BYTES
 from privacy.inference.parties import ThreeParties
 
-FORMAT = 1
+FORMAT = 2
 SESSION_KEY_BYTES = 32
 MESSAGE_OVERHEAD = 102
 """Bytes of a message beside its body: header and authentication code."""
@@ -56,8 +56,8 @@ class Plan:
     input_shape : tuple of int
     input_range : tuple of float
         Lowest and highest value an input element may have; the owner's client refuses others.
-    classes : int
-        Number of logits.
+    logits : int
+        How many the model gives for an image. One logit decides between two classes.
     degree : int
         N, the ring degree (``poly_modulus_degree``).
     prime_bits : tuple of int
@@ -104,7 +104,7 @@ class Plan:
 
     input_shape: tuple[int, ...]
     input_range: tuple[float, float]
-    classes: int
+    logits: int
     degree: int
     prime_bits: tuple[int, ...]
     input_scale_bits: int
@@ -147,9 +147,9 @@ class Plan:
         if (self.packing_kind == "batch") != (self.batch_size > 1):
             raise ValueError(f"batch_size is {self.batch_size} in a {self.packing_kind} packing")
         read = [position for answer in self.answers for position in answer]
-        expected = 0 if self.packing_kind == "batch" else self.classes
+        expected = 0 if self.packing_kind == "batch" else self.logits
         if len(read) != expected or any(not 0 <= p < self.degree for p in read):
-            raise ValueError(f"answers read {len(read)} coefficients for {self.classes} classes")
+            raise ValueError(f"answers read {len(read)} coefficients for {self.logits} logits")
         if self.headroom_bits < 0:
             raise ValueError(f"headroom_bits is {self.headroom_bits}; an answer could overflow")
         if any(not 1 <= level <= self.levels for _, level in self.rotation_levels):
@@ -162,6 +162,11 @@ class Plan:
             ThreeParties(*self.parties)
         if any(not 1 <= layer.level <= self.levels for layer in self.blind_layers):
             raise ValueError(f"levels of blind_layers must lie in 1..{self.levels}")
+
+    @property
+    def classes(self) -> int:
+        """How many classes the logits decide between: one logit, at a threshold, between two."""
+        return 2 if self.logits == 1 else self.logits
 
     @property
     def levels(self) -> int:
@@ -228,7 +233,7 @@ class Plan:
     def answer_bytes(self) -> int:
         """Bytes of the message with one answer."""
         if self.packing_kind == "batch":
-            return MESSAGE_OVERHEAD + self.classes * 2 * self._polynomial(1)
+            return MESSAGE_OVERHEAD + self.logits * 2 * self._polynomial(1)
         return MESSAGE_OVERHEAD + sum(self._polynomial(1) + 8 * len(read) for read in self.answers)
 
     @property
@@ -268,7 +273,9 @@ class Plan:
         counts = ", ".join(f"{count} {name}" for name, count in self.operations.items())
         rows: dict[str, Any] = {
             "input": f"{self.input_shape} in [{self.input_range[0]:g}, {self.input_range[1]:g}]",
-            "classes": self.classes,
+            "classes": self.classes
+            if self.logits > 1
+            else "2, decided by one logit: 1 above the threshold (0 by default)",
             "ring degree": self.degree,
             "primes": f"{list(self.prime_bits)}: {sum(self.prime_bits)} of {allowed} bits",
             "levels": self.levels,
@@ -276,7 +283,7 @@ class Plan:
             "headroom": f"{self.headroom_bits:.1f} bits (proved)",
             "predicted error": f"2^{self.error_bits}, worst input 2^{self.worst_error_bits}",
             "ciphertexts": f"{self.ciphertexts} in a query, "
-            f"{len(self.answers) or self.classes} in an answer",
+            f"{len(self.answers) or self.logits} in an answer",
             "images": f"{self.batch_size} in a query",
             "bytes": f"keys {self.public_bytes:,}, query {self.query_bytes:,}, "
             f"answer {self.answer_bytes:,}",

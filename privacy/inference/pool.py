@@ -1,6 +1,7 @@
 """Several evaluators at work at once, each in a process of its own, for many data owners."""
 
 import contextlib
+import hashlib
 import os
 import threading
 from collections import OrderedDict
@@ -16,10 +17,22 @@ from privacy.inference.plan import Plan
 from privacy.inference.process import EvaluatorFailed, EvaluatorProcess
 
 
+class KeysDroppedError(MessageError):
+    """A query under keys that are not held any more; its owner sends new ones."""
+
+
 class HeldKeys:
-    """One owner's public material in an :class:`EvaluatorPool`; made by :meth:`~.hold`."""
+    """One owner's public material in an :class:`EvaluatorPool`; made by :meth:`~.hold`.
+
+    Attributes
+    ----------
+    fingerprint : bytes
+        SHA-256 of the key that authenticates the owner's messages, 32 bytes. Two sets of one
+        fingerprint would answer each other's queries.
+    """
 
     def __init__(self, slot: int, material: bytes, session_key: bytes) -> None:
+        self.fingerprint = hashlib.sha256(session_key).digest()
         self._slot = slot
         self._material = material
         self._session_key = session_key
@@ -120,8 +133,14 @@ class EvaluatorPool:
             with self._giving_back(worker):
                 self._started(worker)
 
-    def hold(self, material: bytes) -> HeldKeys:
+    def hold(self, material: bytes, *, binding: bytes = b"") -> HeldKeys:
         """Check a data owner's public material, and hold it until it is dropped.
+
+        Parameters
+        ----------
+        material : bytes
+        binding : bytes
+            What it must be bound to; see :meth:`DataOwner.public_material`.
 
         Raises
         ------
@@ -130,7 +149,9 @@ class EvaluatorPool:
         EvaluatorFailed
             If the process ended that checked it.
         """
-        session_key, _ = open_material(material, self.plan, self._digest)
+        session_key, _ = open_material(material, self.plan, self._digest, binding=binding)
+        if binding:
+            material = _wire.rebind(material, session_key)
         with self._changed:
             keys = HeldKeys(self._next_slot, material, session_key)
             self._next_slot += 1
@@ -155,7 +176,9 @@ class EvaluatorPool:
         Raises
         ------
         MessageError
-            If it is not a query of this plan and owner, or if the keys were dropped.
+            If it is not a query of this plan and owner.
+        KeysDroppedError
+            If the keys were dropped.
         AnsweredBeforeError
             If it was taken before, be it without an answer.
         EvaluatorFailed
@@ -256,7 +279,7 @@ class EvaluatorPool:
         """The worker's process, with these keys in it, in place of the least used."""
         with self._changed:
             if keys._slot not in self._held:
-                raise MessageError("the keys of this query were replaced; send new keys")
+                raise KeysDroppedError("the keys of this query were replaced; send new keys")
         process = self._started(worker)
         if keys._slot in worker.slots:
             worker.slots.move_to_end(keys._slot)

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.inference.decision import check_threshold, decide
 from privacy.inference.plan import Plan
 
 Logits = NDArray[np.float64]
@@ -30,11 +31,11 @@ class Answer:
     Attributes
     ----------
     labels : tuple of int
-        The class with the largest logit, one an image.
+        The class that each image's logits decide for, one an image.
     top : tuple of tuple of int, or None
         The classes with the largest logits, largest first, one tuple an image.
     logits : ndarray or None
-        Rounded or flooded, shape (images, classes).
+        Rounded or flooded, shape (images, logits).
     """
 
     labels: tuple[int, ...]
@@ -62,40 +63,54 @@ class ReleasePolicy(Protocol):
         """Raise :class:`ReleaseError` if the plan cannot carry this policy."""
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
-        """What leaves of logits of shape (images, classes), after ``released`` earlier queries."""
+        """What leaves of logits of shape (images, logits), after ``released`` earlier queries."""
 
 
 @dataclass(frozen=True)
 class ClassOnly:
-    """The class with the largest logit.
+    """The class with the largest logit; of a single logit, on which side of a threshold it lies.
+
+    Parameters
+    ----------
+    threshold : float
+        Where a single logit decides: class 1 above it. Models with several logits have none.
 
     Guarantee
         None that is proved. One answer tells at most log2(classes) bits an image.
     Assumptions
-        Few queries, and nobody who chooses them adaptively close to where two classes meet.
+        Few queries, and nobody who chooses them adaptively close to where two classes meet. One
+        threshold: whoever sees decisions at many of them brackets the logit.
     Not covered
-        Noise decides between two logits that are nearly equal, so that such an answer tells
-        something about it; and a class tells about the model.
+        Noise decides between two logits that are nearly equal, or for one next to the threshold,
+        so that such an answer tells something about it; and a class tells about the model.
     """
 
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
     def check(self, plan: Plan) -> None:
-        """Every plan will do."""
+        """A threshold other than 0 needs a single logit, which must be able to reach it."""
+        _check_reachable(self.threshold, plan)
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
         """The classes."""
-        return Answer(_labels(logits))
+        return Answer(_labels(logits, self.threshold))
 
 
 @dataclass(frozen=True)
 class TopClasses:
     """The ``count`` classes with the largest logits, in order, without their logits.
 
-    As :class:`ClassOnly`, with more bits an answer.
+    As :class:`ClassOnly`, with more bits an answer. A single logit orders its two classes.
     """
 
     count: int
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
+        check_threshold(self.threshold)
         if self.count < 1:
             raise ValueError(f"count is {self.count}; give 1 or more classes")
 
@@ -103,11 +118,17 @@ class TopClasses:
         """The plan must have that many classes."""
         if self.count > plan.classes:
             raise ReleaseError(f"count is {self.count}; the model has {plan.classes} classes")
+        _check_reachable(self.threshold, plan)
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
         """The classes in falling order."""
-        order = np.argsort(-logits, axis=1, kind="stable")[:, : self.count]
-        return Answer(_labels(logits), top=tuple(tuple(row) for row in order.tolist()))
+        if plan.logits == 1:
+            first = decide(logits, threshold=self.threshold)
+            order = np.stack([first, 1 - first], axis=1)
+        else:
+            order = np.argsort(-logits, axis=1, kind="stable")
+        top = tuple(tuple(row) for row in order[:, : self.count].tolist())
+        return Answer(_labels(logits, self.threshold), top=top)
 
 
 @dataclass(frozen=True)
@@ -120,13 +141,19 @@ class RoundedLogits:
     Assumptions
         As :class:`ClassOnly`; a step is at least 2^8 times the predicted error, which is checked.
     Not covered
-        Whoever sees many roundings of chosen inputs learns about the noise.
+        Whoever sees many roundings of chosen inputs learns about the noise. The class is decided
+        before rounding, so that it tells on which side a logit lies that rounds to the threshold.
     """
 
     decimals: int
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
 
     def check(self, plan: Plan) -> None:
         """The step must be far above the error."""
+        _check_reachable(self.threshold, plan)
         if 10.0**-self.decimals < 2.0 ** (plan.error_bits + 8):
             raise ReleaseError(
                 f"decimals is {self.decimals}; the plan's error is about 2^{plan.error_bits}, a "
@@ -135,7 +162,7 @@ class RoundedLogits:
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
         """The rounded logits."""
-        return Answer(_labels(logits), logits=np.round(logits, self.decimals) + 0.0)
+        return Answer(_labels(logits, self.threshold), logits=np.round(logits, self.decimals) + 0.0)
 
 
 @dataclass(frozen=True)
@@ -152,6 +179,8 @@ class FloodedLogits:
         s; 30 or more against whoever can see many answers.
     queries : int
         Q, how many answers may be released under one key; further ones are refused.
+    threshold : float
+        As :class:`ClassOnly`; the class is taken from the noised logit.
 
     Guarantee
         All Q answers together are within a Kullback-Leibler divergence of
@@ -166,8 +195,10 @@ class FloodedLogits:
 
     statistical_bits: int
     queries: int
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
+        check_threshold(self.threshold)
         if self.statistical_bits < 1:
             raise ValueError(f"statistical_bits is {self.statistical_bits}; give 1 or more")
         if self.queries < 1:
@@ -176,13 +207,14 @@ class FloodedLogits:
     def noise(self, plan: Plan) -> float:
         """σ, the standard deviation of the noise on a logit."""
         error = 2.0**plan.worst_error_bits
-        logits = plan.classes * plan.batch_size
+        logits = plan.logits * plan.batch_size
         return float(
             error * math.sqrt(12 * self.queries * logits) * 2.0 ** (self.statistical_bits / 2)
         )
 
     def check(self, plan: Plan) -> None:
         """Noise must leave something of the logits."""
+        _check_reachable(self.threshold, plan)
         noise, largest = self.noise(plan), 2.0**plan.logit_bits
         if noise > largest / 8:
             raise ReleaseError(
@@ -199,11 +231,27 @@ class FloodedLogits:
                 "make new keys"
             )
         noised = logits + self.noise(plan) * _gaussian(logits.shape)
-        return Answer(_labels(noised), logits=noised)
+        return Answer(_labels(noised, self.threshold), logits=noised)
 
 
-def _labels(logits: Logits) -> tuple[int, ...]:
-    return tuple(logits.argmax(axis=1).tolist())
+def _check_reachable(threshold: float, plan: Plan) -> None:
+    """Refuse a threshold where none is meant, or on one side of which every logit lies."""
+    if threshold == 0.0:
+        return
+    if plan.logits > 1:
+        raise ReleaseError(
+            f"threshold is {threshold:g}; of the model's {plan.logits} logits the largest decides: "
+            "leave threshold out"
+        )
+    if abs(threshold) >= 2.0**plan.logit_bits:
+        raise ReleaseError(
+            f"threshold is {threshold:g}; every logit of this model lies between "
+            f"±{2.0**plan.logit_bits:g}, so that one class would never be answered"
+        )
+
+
+def _labels(logits: Logits, threshold: float) -> tuple[int, ...]:
+    return tuple(decide(logits, threshold=threshold).tolist())
 
 
 def _gaussian(shape: tuple[int, ...]) -> Logits:

@@ -22,6 +22,7 @@ from privacy.inference._seal import MAX_MODULUS_BITS
 from privacy.inference._wire import MessageError
 from privacy.inference.owner import DataOwner, OutOfRangeError
 from privacy.inference.plan import Plan
+from privacy.inference.release import ClassOnly, ReleaseError
 
 MAX_ROUND_BYTES = 20_000_000
 """What a node sends in a round, at most: keys and questions together."""
@@ -51,7 +52,7 @@ class Expectation:
     input_range : tuple of float
         The lowest and highest value that an element of an input can have.
     classes : int
-        How many.
+        How many. A model may decide between two with two logits or with one.
     max_bytes : int
         What it is ready to send in a round.
     """
@@ -60,6 +61,12 @@ class Expectation:
     input_range: tuple[float, float]
     classes: int
     max_bytes: int = MAX_ROUND_BYTES
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise ValueError(
+                f"classes is {self.classes}; give 2 or more (a single logit decides between 2)"
+            )
 
 
 @dataclass(frozen=True)
@@ -188,8 +195,13 @@ def begin_round(
     x, right = np.asarray(inputs), np.asarray(labels)
     room = (max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
     count = min(images, len(x), room)
-    if count < 1 or right.shape != (len(x),):
+    if count < 1 or right.shape[:1] != (len(x),):
         raise RoundError("this node has no labelled images to ask about")
+    if right.shape != (len(x),) or not bool(np.isin(right, np.arange(plan.classes)).all()):
+        raise RoundError(
+            "this node's labels are not one class an image: give whole numbers from 0 to "
+            "classes - 1, in one dimension"
+        )
     rows = np.array(random.SystemRandom().sample(range(len(x)), count))
     chunks = [rows[i : i + plan.batch_size] for i in range(0, count, plan.batch_size)]
     try:
@@ -214,7 +226,9 @@ def begin_round(
     return Questions(material, queries)
 
 
-def finish_round(answers: Sequence[bytes], *, folder: Path) -> tuple[int, int]:
+def finish_round(
+    answers: Sequence[bytes], *, folder: Path, threshold: float = 0.0
+) -> tuple[int, int]:
     """Decrypt the answers to the questions of :func:`begin_round` and count the right ones, once.
 
     The secrets are removed before the first answer is read: whatever happens, no answer under
@@ -226,6 +240,8 @@ def finish_round(answers: Sequence[bytes], *, folder: Path) -> tuple[int, int]:
         One for each question, in their order.
     folder : Path
         As in :func:`begin_round`.
+    threshold : float
+        Where a single logit decides, as :class:`ClassOnly`.
 
     Returns
     -------
@@ -248,7 +264,13 @@ def finish_round(answers: Sequence[bytes], *, folder: Path) -> tuple[int, int]:
     try:
         kept = json.loads(text)
         state = base64.b64decode(kept["owner"])
-        owner = DataOwner.from_secret_state(Plan.from_json(kept["plan"]), state)
+        owner = DataOwner.from_secret_state(
+            Plan.from_json(kept["plan"]), state, release=ClassOnly(threshold)
+        )
+    except ReleaseError as error:
+        raise RoundError(
+            "this node's threshold does not fit the model: one logit that can reach it is needed"
+        ) from error
     except (ValueError, LookupError, TypeError) as error:
         raise RoundError("what this node kept of the round is damaged") from error
     if len(answers) != len(kept["labels"]):

@@ -5,13 +5,14 @@ carries the messages of :mod:`privacy.inference` as bytes.
 """
 
 from privacy.inference_service.app import create_app as create_app
-from privacy.inference_service.client import OwnerSession as OwnerSession
 from privacy.inference_service.client import ServiceClient as ServiceClient
 from privacy.inference_service.errors import ServiceError as ServiceError
 from privacy.inference_service.key_file import KeptKeys as KeptKeys
 from privacy.inference_service.key_file import KeyFile as KeyFile
 from privacy.inference_service.key_file import KeyFileError as KeyFileError
 from privacy.inference_service.limits import ServiceLimits as ServiceLimits
+from privacy.inference_service.server import ServiceServer as ServiceServer
+from privacy.inference_service.session import OwnerSession as OwnerSession
 from privacy.inference_service.tokens import Authentication as Authentication
 from privacy.inference_service.tokens import Caller as Caller
 from privacy.inference_service.tokens import InsecureNoAuthentication as InsecureNoAuthentication

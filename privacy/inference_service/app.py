@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import hashlib
+import hmac
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -12,18 +15,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from privacy.inference import (
-    AnsweredBeforeError,
-    EvaluatorFailed,
-    EvaluatorPool,
-    EvaluatorTimedOut,
-    MessageError,
-)
+from privacy.inference import EvaluatorFailed, EvaluatorPool, MessageError
+from privacy.inference_service._refusals import told_of
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.keys import KeyStore
 from privacy.inference_service.limits import Clock, Places, RateLimiter, ServiceLimits
 from privacy.inference_service.metrics import CONTENT_TYPE, Metrics
-from privacy.inference_service.tokens import Authentication, Caller, TokenFileError
+from privacy.inference_service.tokens import Authentication, Caller
 
 _BYTES = "application/octet-stream"
 _SWEEP_SECONDS = 60.0
@@ -40,12 +38,13 @@ def create_app(
     limits: ServiceLimits | None = None,
     clock: Clock = time.monotonic,
 ) -> FastAPI:
-    """Make the service for one model.
+    """Make the service for one model; serve it with :class:`ServiceServer`.
 
     ``GET /health`` is for everybody. An owner's token is needed for ``GET /v1/plan``,
-    ``PUT /v1/keys`` (public material), ``DELETE /v1/keys/{id}`` and
-    ``POST /v1/keys/{id}/answers`` (a query; the answer comes back), an operator's for
-    ``GET /metrics``. Bodies are the messages of :mod:`privacy.inference`, errors JSON.
+    ``GET /v1/keys/binding``, ``PUT /v1/keys`` (public material, bound to that),
+    ``DELETE /v1/keys/{id}`` and ``POST /v1/keys/{id}/answers`` (a query; the answer comes back),
+    an operator's for ``GET /metrics``. Bodies are the messages of :mod:`privacy.inference`,
+    errors JSON.
 
     Parameters
     ----------
@@ -59,14 +58,17 @@ def create_app(
 
     Guarantee
         A query is answered at most once, under keys that the same token sent, whichever process
-        answers. A message has the size that the plan says before it is read into memory, and is
-        authenticated before a process sees it. What a process dies of costs one request.
+        answers. Material is bound to the token that it was made for and to this start of the
+        service: captured, it is refused under another token and after a restart. A message has
+        the size that the plan says before it is read into memory, and is authenticated before a
+        process sees it. What a process dies of costs one request.
     Assumptions
         TLS between owner and service: tokens, and the session key in the public material, travel
         through it.
     Not covered
         Whether answers are right; when and how much an owner asks, which the service sees.
-        Strangers who open connections and say nothing: that is for what stands before it.
+        Whoever holds both a token and the session key in captured material can make material of
+        it anew; under another token that is refused while this start of the service remembers it.
     """
     return _Service(pool, authentication, limits or ServiceLimits(), clock).app
 
@@ -83,6 +85,7 @@ class _Service:
         self._authentication = authentication
         self._limits = limits
         self._plan = pool.plan.to_json().encode()
+        self._start = secrets.token_bytes(32)  # what material is bound to ends with this process
         self._keys = KeyStore(
             pool, owners=limits.owners, lifetime=3600 * limits.key_hours, clock=clock
         )
@@ -91,6 +94,7 @@ class _Service:
         self._metrics = Metrics(
             queued=lambda: self._places.taken,
             owners=lambda: len(self._keys),
+            key_sets=lambda: self._keys.sets,
             running=lambda: pool.running,
         )
         self._restarting: set[asyncio.Task[None]] = set()
@@ -102,6 +106,7 @@ class _Service:
             lifespan=self._lifespan,
             redirect_slashes=False,
         )
+        self.app.state.limits = limits
         self._add_routes()
         for kind in (Exception, HTTPException, ServiceError, MessageError, EvaluatorFailed):
             self.app.add_exception_handler(kind, self._refused)
@@ -125,28 +130,43 @@ class _Service:
         async def get_plan(request: Request) -> Response:
             return self._done(request, Response(self._plan, media_type="application/json"))
 
+        @app.get("/v1/keys/binding", name="binding")
+        async def get_binding(request: Request, owner: Owner) -> Response:
+            return self._done(request, JSONResponse({"binding": self._binding(owner).hex()}))
+
         @app.put("/v1/keys", name="keys")
         async def put_keys(request: Request, owner: Owner) -> Response:
+            sets = self._limits.key_sets * (self._limits.owners if owner.shared else 1)
             async with self._body(request, owner, plan.public_bytes) as material:
-                name, seconds = await asyncio.to_thread(self._keys.put, owner.name, material)
+                name, seconds = await asyncio.to_thread(
+                    self._keys.put,
+                    _identity(owner),
+                    material,
+                    binding=self._binding(owner),
+                    sets=sets,
+                )
             told = {"key_id": name, "expires_in": int(seconds)}
             return self._done(request, JSONResponse(told))
 
         @app.delete("/v1/keys/{name}", name="keys-back")
         async def delete_keys(name: str, request: Request, owner: Owner) -> Response:
-            await asyncio.to_thread(self._keys.remove, owner.name, name)
+            await asyncio.to_thread(self._keys.remove, _identity(owner), name)
             return self._done(request, Response(status_code=204))
 
         @app.post("/v1/keys/{name}/answers", name="answers")
         async def answer(name: str, request: Request, owner: Owner) -> Response:
-            await asyncio.to_thread(self._keys.get, owner.name, name)  # before the body
+            await asyncio.to_thread(self._keys.get, _identity(owner), name)  # before the body
             async with self._body(request, owner, plan.query_bytes) as query:
-                held = await asyncio.to_thread(self._keys.get, owner.name, name)
+                held = await asyncio.to_thread(self._keys.get, _identity(owner), name)
                 done, seconds = await asyncio.wrap_future(self._pool.submit(held, query))
             self._metrics.evaluation.observe(seconds)
             told = Response(done, media_type=_BYTES)
             told.headers["Server-Timing"] = f"evaluation;dur={1000 * seconds:.3f}"
             return self._done(request, told)
+
+    def _binding(self, owner: Caller) -> bytes:
+        """What an owner's material must be bound to: its token, and this start of the service."""
+        return hmac.digest(self._start, _identity(owner).encode(), hashlib.sha256)
 
     def _owner(self, request: Request) -> Caller:
         return self._caller(request, "owner")
@@ -227,7 +247,7 @@ class _Service:
         return response
 
     async def _refused(self, request: Request, error: Exception) -> Response:
-        told = _told(error)
+        told = told_of(error)
         if isinstance(error, EvaluatorFailed):
             logger.error("%s", error)
             self._metrics.failed_evaluators.inc()
@@ -264,11 +284,17 @@ class _Service:
         await asyncio.to_thread(self._keys.clear)
 
 
+def _identity(owner: Caller) -> str:
+    """Whose keys these are: a name's next token has nothing of what its last one sent."""
+    return f"{owner.name}/{owner.token_id}"
+
+
 def _check_length(request: Request, size: int) -> None:
     declared = request.headers.get("content-length", "")
-    if not declared.isdecimal() or not declared.isascii():
+    chunked = "transfer-encoding" in request.headers
+    if chunked or not declared.isdecimal() or not declared.isascii():
         raise ServiceError(
-            "no-length", 411, "the request does not say how long it is", "send Content-Length"
+            "no-length", 411, "the request does not say how long it is", "send Content-Length alone"
         )
     if int(declared) != size:
         larger = int(declared) > size
@@ -282,29 +308,3 @@ def _check_length(request: Request, size: int) -> None:
 
 def _endpoint(request: Request) -> str:
     return str(getattr(request.scope.get("route"), "name", "none"))
-
-
-def _told(error: Exception) -> ServiceError:
-    """What the caller is told of an error: nothing of other owners, nor of this machine."""
-    if isinstance(error, ServiceError):
-        return error
-    if isinstance(error, AnsweredBeforeError):
-        return ServiceError("answered-before", 409, str(error), "each query is answered once")
-    if isinstance(error, MessageError):
-        return ServiceError("refused", 400, str(error), "encrypt and send again")
-    if isinstance(error, EvaluatorTimedOut):
-        return ServiceError(
-            "too-slow", 504, "the evaluation took too long and was ended", "encrypt and ask again"
-        )
-    if isinstance(error, EvaluatorFailed):
-        return ServiceError(
-            "evaluator-failed",
-            500,
-            "the evaluating process ended over this request",
-            "encrypt and ask again; if it happens again, tell the operator",
-        )
-    if isinstance(error, HTTPException):
-        return ServiceError("no-such-page", error.status_code, error.detail, "see docs/service.md")
-    if isinstance(error, TokenFileError):
-        return ServiceError("misconfigured", 500, "nobody can be let in", "tell the operator")
-    return ServiceError("internal", 500, "something went wrong here", "tell the operator")

@@ -1,37 +1,23 @@
-"""The data owner's side: a client of the service, and a session with keys."""
+"""The data owner's side of the wire: a client of the service."""
 
 import ipaddress
 import json
+import math
+import re
 import ssl
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import httpx
-from numpy.typing import ArrayLike
 
-from privacy.inference import (
-    Answer,
-    DataOwner,
-    Expectation,
-    Plan,
-    ReleasePolicy,
-    SecretsError,
-    accept_plan,
-)
+from privacy.inference import Expectation, Plan, accept_plan
 from privacy.inference_service.errors import ServiceError
-from privacy.inference_service.key_file import KeptKeys, KeyFile
 from privacy.inference_service.keys import key_id
 
 _LARGEST_PLAN = 1 << 22
 _LARGEST_ERROR = 1 << 16
-_ATTEMPTS = 10
-_LONGEST_WAIT = 60.0
-
-_T = TypeVar("_T")
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
 
 class ServiceClient:
@@ -53,9 +39,10 @@ class ServiceClient:
     Raises
     ------
     ValueError
-        If the URL is not one, or is not https without that being allowed.
+        If an argument is not what it should be, or the URL is not https without that being
+        allowed; the message names the argument.
     OSError
-        If the authority cannot be read.
+        If ``authority`` cannot be read.
     """
 
     def __init__(
@@ -67,24 +54,26 @@ class ServiceClient:
         insecure_no_tls: bool = False,
         timeout: float = 120.0,
     ) -> None:
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise ValueError(f"{url!r} is not a URL; write https://host:port") from error
-        if not parsed.host or parsed.scheme not in ("http", "https"):
-            raise ValueError(f"{url!r} is not a URL; write https://host:port")
+        parsed = _url(url)
         if parsed.scheme == "http" and not insecure_no_tls:
             raise ValueError(
-                f"{url!r} is without TLS: whoever listens can take the token and forge messages; "
-                "use https, or say insecure_no_tls (--insecure-no-tls)"
+                f"url is {url!r}, without TLS: whoever listens can take the token and forge "
+                "messages; use https, or give insecure_no_tls=True"
             )
         headers = {"Accept-Encoding": "identity"}  # sizes are what the plan says
         if token:
+            if not _TOKEN.fullmatch(token):
+                raise ValueError(
+                    "token holds characters that no token has, such as spaces or line ends; give "
+                    "what `python -m flower_app token add` printed"
+                )
             headers["Authorization"] = f"Bearer {token}"
+        if not (math.isfinite(timeout) and timeout > 0):
+            raise ValueError(f"timeout is {timeout}; give a positive number of seconds")
         self._http = httpx.Client(
             base_url=parsed,
             headers=headers,
-            verify=ssl.create_default_context(cafile=authority),
+            verify=_trusting(authority),
             timeout=timeout,
             trust_env=not _is_loopback(parsed.host),  # no proxy between a machine and itself
         )
@@ -126,8 +115,32 @@ class ServiceClient:
         """
         return accept_plan(self.plan_text(), expectation)
 
+    def key_binding(self) -> bytes:
+        """What public material must be bound to: this token, and this start of the service.
+
+        Raises
+        ------
+        ServiceError
+            If the service refuses or cannot be reached.
+        """
+        body, _ = self._request("GET", "/v1/keys/binding", largest=_LARGEST_ERROR)
+        try:
+            return bytes.fromhex(json.loads(body)["binding"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ServiceError(
+                "no-binding", 0, "the service does not say what keys must be bound to", "update it"
+            ) from error
+
     def send_keys(self, material: bytes) -> str:
-        """Send public material; what was sent before is dropped there.
+        """Send public material, to be held beside what was sent before.
+
+        Beyond the number that the service holds for one owner, the keys that were not used for
+        longest are dropped there.
+
+        Parameters
+        ----------
+        material : bytes
+            ``owner.public_material(binding=client.key_binding())``.
 
         Returns
         -------
@@ -200,136 +213,26 @@ class ServiceClient:
         raise ServiceError.from_dict(response.status_code, told if isinstance(told, dict) else {})
 
 
-class OwnerSession:
-    """Asks about inputs: makes keys when they are needed, encrypts, waits its turn, decrypts.
+def _url(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+        port = 443 if parsed.port is None else parsed.port
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
+        raise ValueError(f"url is {url!r}, which is not one; write https://host:port") from error
+    if not parsed.host or parsed.scheme not in ("http", "https") or not 1 <= port <= 65535:
+        raise ValueError(f"url is {url!r}, which is not one; write https://host:port")
+    return parsed
 
-    Parameters
-    ----------
-    client : ServiceClient
-    plan : Plan
-        From :meth:`ServiceClient.plan`.
-    key_file : KeyFile, optional
-        Where keys last until the next session; open it first. Without it they are for this session
-        alone: call :meth:`end`.
-    release : ReleasePolicy, optional
-        What leaves a decryption; by default the class only.
-    wait : callable
-        Is given seconds to wait when the service is busy.
 
-    Attributes
-    ----------
-    keys_made : int
-        How often keys were made in this session.
-
-    Raises
-    ------
-    KeyFileError
-        If the file cannot be used.
-    ReleaseError
-        If the plan cannot carry the policy.
-    """
-
-    def __init__(
-        self,
-        client: ServiceClient,
-        plan: Plan,
-        *,
-        key_file: KeyFile | None = None,
-        release: ReleasePolicy | None = None,
-        wait: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.keys_made = 0
-        self._client = client
-        self._plan = plan
-        self._digest = plan.digest.hex()
-        self._file = key_file
-        self._release = release
-        self._wait = wait
-        self._owner: DataOwner | None = None
-        self._name = ""
-        kept = None if key_file is None else key_file.load()
-        if kept is not None and kept.plan == self._digest:
-            try:
-                self._owner = DataOwner.from_secret_state(plan, kept.state, release=release)
-                self._name = kept.key_id
-            except SecretsError:
-                self._owner = None  # new keys are made
-
-    def ask(self, x: ArrayLike) -> tuple[Answer, float]:
-        """Ask about one input, or about a batch for a plan of batches.
-
-        Keys that the service does not hold any more are replaced, once.
-
-        Returns
-        -------
-        answer : Answer
-            What the release policy lets out.
-        seconds : float
-            That the evaluation took, as the service says.
-
-        Raises
-        ------
-        ServiceError
-            If the service refuses or cannot be reached.
-        OutOfRangeError, ValueError
-            If the input is not what the plan is for.
-        MessageError
-            If the answer is not one.
-        ReleaseError
-            If these keys have released as many answers as they may.
-        """
-        fresh = self._owner is None
-        while True:
-            owner = self._owner or self._make_keys()
-            query = owner.encrypt(x)
-            self._save(owner)  # first, so that no number of a query is used twice
-            try:
-                answer, seconds = self._patiently(partial(self._ask, query))
-            except ServiceError as error:
-                if error.code in ("keys-gone", "no-keys") and not fresh:
-                    self._owner, fresh = None, True
-                    continue
-                raise
-            done = owner.decrypt(answer)
-            self._save(owner)
-            return done, seconds
-
-    def _ask(self, query: bytes) -> tuple[bytes, float]:
-        return self._client.ask(self._name, query, answer_bytes=self._plan.answer_bytes)
-
-    def end(self) -> None:
-        """Take keys back that nobody keeps.
-
-        Raises
-        ------
-        ServiceError
-            If the service cannot be reached.
-        """
-        if self._file is None and self._owner is not None:
-            self._owner = None
-            self._client.remove_keys(self._name)
-
-    def _make_keys(self) -> DataOwner:
-        owner = DataOwner(self._plan, release=self._release)
-        material = owner.public_material()
-        self._name = self._patiently(partial(self._client.send_keys, material))
-        self._owner = owner
-        self.keys_made += 1
-        return owner
-
-    def _save(self, owner: DataOwner) -> None:
-        if self._file is not None:
-            self._file.save(KeptKeys(self._name, self._digest, owner.secret_state()))
-
-    def _patiently(self, ask: Callable[[], _T]) -> _T:
-        for _ in range(_ATTEMPTS - 1):
-            try:
-                return ask()
-            except ServiceError as error:
-                if error.status not in (429, 503):
-                    raise
-                self._wait(min(float(error.retry_after or 1), _LONGEST_WAIT))
-        return ask()
+def _trusting(authority: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except OSError as error:
+        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        raise OSError(
+            f"authority is {str(authority)!r}, which cannot be used: {reason}; give a file of "
+            "certificates, PEM"
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:
@@ -349,8 +252,16 @@ def _seconds(timing: str) -> float:
 
 def _unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServiceError:
     reason = str(error) or type(error).__name__
-    remedy = "see that the service runs and that the address is right"
     if "CERTIFICATE_VERIFY_FAILED" in reason:
-        reason = "its certificate is not from an authority that is trusted here"
-        remedy = "give its authority's certificate with --ca FILE, over a channel you trust"
-    return ServiceError("unreachable", 0, f"{url} cannot be asked: {reason}", remedy)
+        return ServiceError(
+            "untrusted",
+            0,
+            f"the certificate of {url} is not from an authority that is trusted here",
+            "give its authority's certificate as authority=Path(...), over a channel you trust",
+        )
+    return ServiceError(
+        "unreachable",
+        0,
+        f"{url} cannot be asked: {reason}",
+        "see that the service runs and that url is right",
+    )

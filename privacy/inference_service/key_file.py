@@ -87,7 +87,8 @@ class KeyFile:
             self._lock.acquire()
         except Timeout as error:
             raise KeyFileError(
-                f"another process uses {self._path}; wait for it, or use another file"
+                f"another process uses {self._path}; wait for it, or use another file, or keys "
+                "that are not kept (ask --one-time-keys)"
             ) from error
         return self
 

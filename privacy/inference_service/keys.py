@@ -2,14 +2,15 @@
 
 import hashlib
 import threading
-from collections import deque
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from privacy.inference import EvaluatorPool, HeldKeys
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.limits import Clock
 
-_REMEMBERED = 1024
+_REMEMBERED = 1 << 16
 _NEW_KEYS = "make new keys and send them"
 
 
@@ -19,17 +20,26 @@ def key_id(material: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class _Current:
-    id: str
+class _KeySet:
     held: HeldKeys
     expires: float
 
 
-class KeyStore:
-    """Public material of many owners, one set each, until it expires or is replaced.
+class _Owner:
+    """One owner's sets by name, the one used last at the end, and the names of all it ever had."""
 
-    Keys are held in memory only. Keys that expired, were replaced or taken back are not accepted
-    again: which of their queries were answered is forgotten with them.
+    def __init__(self) -> None:
+        self.sets: OrderedDict[str, _KeySet] = OrderedDict()
+        self.had: OrderedDict[str, bytes] = OrderedDict()
+
+
+class KeyStore:
+    """Public material of many owners, several sets each, until it expires or has to make room.
+
+    Keys are held in memory only. Keys that expired, made room or were taken back are not accepted
+    again, whoever sends them: which of their queries were answered is forgotten with them. What
+    tells keys apart is the session key in them: material that was altered under the same session
+    key is the same keys.
 
     Parameters
     ----------
@@ -43,21 +53,38 @@ class KeyStore:
 
     def __init__(self, pool: EvaluatorPool, *, owners: int, lifetime: float, clock: Clock) -> None:
         self._pool = pool
-        self._owners = owners
+        self._most_owners = owners
         self._lifetime = lifetime
         self._clock = clock
         self._lock = threading.Lock()
-        self._current: dict[str, _Current] = {}
-        self._arriving: set[str] = set()
-        self._gone: dict[str, deque[str]] = {}
+        self._owners: dict[str, _Owner] = {}
+        self._arriving: Counter[str] = Counter()  # of owners
+        self._being_read: set[str] = set()  # names of sets
+        self._seen: set[bytes] = set()  # fingerprints of all that any owner ever had
 
     def __len__(self) -> int:
-        return len(self._current)
+        return sum(bool(owner.sets) for owner in self._owners.values())
 
-    def put(self, owner: str, material: bytes) -> tuple[str, float]:
-        """Hold an owner's keys in place of those before.
+    @property
+    def sets(self) -> int:
+        """How many sets of keys are held."""
+        return sum(len(owner.sets) for owner in self._owners.values())
+
+    def put(
+        self, owner: str, material: bytes, *, binding: bytes = b"", sets: int = 1
+    ) -> tuple[str, float]:
+        """Hold one more set of an owner's keys; beyond ``sets``, the least lately used one goes.
 
         The same keys again change nothing, their expiry included.
+
+        Parameters
+        ----------
+        owner : str
+        material : bytes
+        binding : bytes
+            What the material must be bound to.
+        sets : int
+            How many this owner may have.
 
         Returns
         -------
@@ -68,7 +95,7 @@ class KeyStore:
         Raises
         ------
         MessageError
-            If they are not public material of the plan; those before stay.
+            If they are not public material of the plan, bound as they must be.
         ServiceError
             If they were used up, or there is no room.
         EvaluatorFailed
@@ -77,34 +104,42 @@ class KeyStore:
         self.sweep()
         name = key_id(material)
         with self._lock:
-            before = self._current.get(owner)
-            if before is not None and before.id == name:
-                return name, before.expires - self._clock()
-            self._refuse_gone(owner, name)
-            if owner in self._arriving:
-                raise ServiceError(
-                    "busy", 429, "your keys are being read", "send one set at a time"
-                )
-            others = self._current.keys() | self._arriving
-            if owner not in others and len(others) >= self._owners:
+            theirs = self._owners.setdefault(owner, _Owner())
+            if name in theirs.sets:
+                return name, theirs.sets[name].expires - self._clock()
+            _refuse_gone(theirs, name)
+            if name in self._being_read:
+                raise ServiceError("busy", 429, "these keys are being read", "send them once")
+            others = {each for each, its in self._owners.items() if its.sets} | set(self._arriving)
+            if owner not in others and len(others) >= self._most_owners:
                 raise ServiceError(
                     "full",
                     503,
-                    f"the service holds the keys of {self._owners} owners, which is its limit",
+                    f"the service holds the keys of {self._most_owners} owners, which is its limit",
                     "try again later, or have its operator raise --owners",
                     retry_after=60,
                 )
-            self._arriving.add(owner)
+            self._arriving[owner] += 1
+            self._being_read.add(name)
         try:
-            held = self._pool.hold(material)
-            with self._lock:
-                before = self._retired(owner)
-                self._current[owner] = _Current(name, held, self._clock() + self._lifetime)
+            held = self._pool.hold(material, binding=binding)
+            dropped = [held]
+            try:
+                with self._lock:
+                    if held.fingerprint in self._seen:
+                        raise _gone()
+                    self._remember(theirs, name, held.fingerprint)
+                    theirs.sets[name] = _KeySet(held, self._clock() + self._lifetime)
+                    dropped.clear()
+                    while len(theirs.sets) > sets:
+                        dropped.append(theirs.sets.popitem(last=False)[1].held)
+            finally:
+                for keys in dropped:
+                    self._pool.drop(keys)
         finally:
             with self._lock:
-                self._arriving.discard(owner)
-        if before is not None:
-            self._pool.drop(before.held)
+                self._being_read.discard(name)
+                self._arriving -= Counter([owner])
         return name, self._lifetime
 
     def get(self, owner: str, name: str) -> HeldKeys:
@@ -113,14 +148,15 @@ class KeyStore:
         Raises
         ------
         ServiceError
-            If it has none, or has others.
+            If it has none of this name, or not any more.
         """
         self.sweep()
         with self._lock:
-            current = self._current.get(owner)
-            if current is not None and current.id == name:
-                return current.held
-            self._refuse_gone(owner, name)
+            theirs = self._owners.get(owner, _Owner())
+            if name in theirs.sets:
+                theirs.sets.move_to_end(name)
+                return theirs.sets[name].held
+            _refuse_gone(theirs, name)
         raise ServiceError("no-keys", 404, "you have no keys of this name here", _NEW_KEYS)
 
     def remove(self, owner: str, name: str) -> None:
@@ -133,43 +169,46 @@ class KeyStore:
         """
         self.get(owner, name)
         with self._lock:
-            current = self._current.get(owner)
-            if current is None or current.id != name:
-                return
-            self._retired(owner)
-        self._pool.drop(current.held)
+            taken = self._owners[owner].sets.pop(name, None)
+        if taken is not None:
+            self._pool.drop(taken.held)
 
     def sweep(self) -> None:
         """Forget keys that have expired."""
-        with self._lock:
-            now = self._clock()
-            expired = {
-                owner: current for owner, current in self._current.items() if current.expires <= now
-            }
-            for owner in expired:
-                self._retired(owner)
-        for current in expired.values():
-            self._pool.drop(current.held)
+        now = self._clock()
+        self._drop_where(lambda keys: keys.expires <= now)
 
     def clear(self) -> None:
         """Forget all keys."""
+        self._drop_where(lambda _: True)
+
+    def _drop_where(self, wanted: Callable[[_KeySet], bool]) -> None:
+        dropped = []
         with self._lock:
-            left = [self._retired(owner) for owner in list(self._current)]
-        for current in filter(None, left):
-            self._pool.drop(current.held)
+            for owner in self._owners.values():
+                for name in [name for name, keys in owner.sets.items() if wanted(keys)]:
+                    dropped.append(owner.sets.pop(name).held)
+        for held in dropped:
+            self._pool.drop(held)
 
-    def _retired(self, owner: str) -> _Current | None:
-        """Take an owner's keys out and remember their name; whoever calls has the lock."""
-        current = self._current.pop(owner, None)
-        if current is not None:
-            self._gone.setdefault(owner, deque(maxlen=_REMEMBERED)).append(current.id)
-        return current
+    def _remember(self, owner: _Owner, name: str, fingerprint: bytes) -> None:
+        """Remember that these keys were here; whoever calls has the lock."""
+        owner.had[name] = fingerprint
+        self._seen.add(fingerprint)
+        while len(owner.had) > _REMEMBERED:
+            oldest, its = owner.had.popitem(last=False)
+            if oldest in owner.sets:  # still here: not to be forgotten
+                owner.had[oldest] = its
+            else:
+                self._seen.discard(its)
 
-    def _refuse_gone(self, owner: str, name: str) -> None:
-        if name in self._gone.get(owner, ()):
-            raise ServiceError(
-                "keys-gone",
-                410,
-                "these keys have expired, or were replaced or taken back",
-                _NEW_KEYS,
-            )
+
+def _refuse_gone(owner: _Owner, name: str) -> None:
+    if name in owner.had:
+        raise _gone()
+
+
+def _gone() -> ServiceError:
+    return ServiceError(
+        "keys-gone", 410, "these keys were here before, and are not accepted again", _NEW_KEYS
+    )

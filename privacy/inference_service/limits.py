@@ -21,10 +21,16 @@ class ServiceLimits:
         Of one owner: questions and sets of keys. That many may come at once.
     owners : int
         How many owners' keys are held at most.
+    key_sets : int
+        How many sets of keys one owner may have at a time, as many as ask at once under its
+        token; of more, the one that was not used for longest goes. Without authentication
+        everybody is one owner, who then has the room of all.
     key_hours : float
         After which an owner must make new keys.
+    head_seconds : float
+        In which a TLS handshake, and then the head of a request, must have arrived.
     body_seconds : float
-        In which a request's body must have arrived.
+        In which a request's body must have arrived, and an answer must have been taken.
 
     Raises
     ------
@@ -35,7 +41,9 @@ class ServiceLimits:
     queue: int = 16
     requests_per_minute: int = 600
     owners: int = 64
+    key_sets: int = 8
     key_hours: float = 8.0
+    head_seconds: float = 5.0
     body_seconds: float = 60.0
 
     def __post_init__(self) -> None:

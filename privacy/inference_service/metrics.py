@@ -13,8 +13,9 @@ class Metrics:
 
     Parameters
     ----------
-    queued, owners, running : callable
-        Give requests under way, owners whose keys are held, and processes that are up.
+    queued, owners, key_sets, running : callable
+        Give requests under way, owners whose keys are held, how many sets these are, and
+        processes that are up.
     """
 
     def __init__(
@@ -22,6 +23,7 @@ class Metrics:
         *,
         queued: Callable[[], float],
         owners: Callable[[], float],
+        key_sets: Callable[[], float],
         running: Callable[[], float],
     ) -> None:
         self._registry = CollectorRegistry()
@@ -45,6 +47,7 @@ class Metrics:
         for name, text, now in (
             ("bloomseal_requests_under_way", "Requests with a body, waiting or answered.", queued),
             ("bloomseal_owners", "Owners whose keys are held.", owners),
+            ("bloomseal_key_sets", "Sets of keys that are held.", key_sets),
             ("bloomseal_evaluators", "Evaluating processes that are up.", running),
         ):
             Gauge(name, text, registry=self._registry).set_function(now)

@@ -35,10 +35,17 @@ class Caller:
     name : str
     role : {"owner", "operator"}
         An owner sends keys and asks; an operator reads metrics.
+    token_id : str
+        Tells the tokens apart that one name had, one after the other; it is no secret.
+    shared : bool
+        Whether many people may ask under this name, so that what one of them sends must leave
+        room for the others.
     """
 
     name: str
     role: Role
+    token_id: str = ""
+    shared: bool = False
 
 
 class Authentication(Protocol):
@@ -53,7 +60,7 @@ class InsecureNoAuthentication:
 
     def caller(self, token: str) -> Caller:
         """The one owner, whatever the token."""
-        return Caller("anybody", "owner")
+        return Caller("anybody", "owner", shared=True)
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,10 @@ class _Entry:
     name: str
     role: Role
     sha256: str
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(self.name, self.role, self.sha256[:16])
 
 
 class TokenFile:
@@ -129,7 +140,7 @@ class TokenFile:
         TokenFileError
             If the file cannot be used.
         """
-        return [Caller(entry.name, entry.role) for entry in self._load()]
+        return [entry.caller for entry in self._load()]
 
     def caller(self, token: str) -> Caller | None:
         """Whose token this is; None if it is nobody's.
@@ -143,7 +154,7 @@ class TokenFile:
         found = None
         for entry in self._load():
             if hmac.compare_digest(entry.sha256, given):
-                found = Caller(entry.name, entry.role)
+                found = entry.caller
         return found
 
     def _changing(self) -> FileLock:

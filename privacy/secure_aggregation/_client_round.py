@@ -1,5 +1,6 @@
 """What a client does at each stage of a round."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from privacy.secure_aggregation._masks import add_mask
 from privacy.secure_aggregation._messages import (
     Announcement,
     Kind,
+    box_statement,
+    complaint_statement,
     participants_statement,
     pieces,
     read,
@@ -19,51 +22,55 @@ from privacy.secure_aggregation._messages import (
     session_of,
     survivors_statement,
     write,
+    write_set,
 )
 from privacy.secure_aggregation._ring import element_type, pack, ring_bits
 from privacy.secure_aggregation._round_state import (
     INDEX_BYTES,
     SEALED_BYTES,
-    SHARES_BYTES,
     ClientStage,
     RoundState,
 )
-from privacy.secure_aggregation._shamir import (
-    SHARE_BYTES,
-    draw_elements,
-    read_element,
-    split,
-    write_element,
+from privacy.secure_aggregation._shamir import SHARE_BYTES, draw_elements, write_element
+from privacy.secure_aggregation._sharing import (
+    EVIDENCE_BYTES,
+    Evidence,
+    deal,
+    mask_private,
+    sharing_context,
 )
 from privacy.secure_aggregation.errors import (
     CohortTooSmall,
+    DifferentRequests,
     ForgedSignature,
     InconsistentRoster,
     SplitView,
+    StaleMessage,
     TamperedShares,
     TooFewNeighbours,
     UnknownIdentity,
     WrongStage,
 )
-from privacy.secure_aggregation.plan import RoundPlan, quorum
+from privacy.secure_aggregation.plan import RoundPlan
 from privacy.secure_aggregation.terms import ClientPolicy, Identity, RoundTerms
 
+NEIGHBOUR_BYTES = INDEX_BYTES + 2 * keys.KEY_BYTES
 Vector = npt.NDArray[np.integer[Any]]
+_log = logging.getLogger(__name__)
 
 
 def announce(
-    terms: RoundTerms, identity: Identity, randomness: Randomness
+    terms: RoundTerms, asked: bytes, identity: Identity, randomness: Randomness
 ) -> tuple[RoundState, bytes]:
     """Draw the keys of a round and announce them, signed."""
-    # The mask key is shared, so it is an element of the field. X25519 clamps it when it is used.
-    mask_private = write_element(draw_elements(randomness, 1)[0])
-    channel_private = randomness.bytes(keys.KEY_BYTES)
-    mask_key, channel_key = keys.public_key(mask_private), keys.public_key(channel_private)
-    statement = Announcement.statement_of(terms.digest, mask_key, channel_key)
+    mask_root, channel_private = (randomness.bytes(keys.KEY_BYTES) for _ in range(2))
+    mask_key = keys.public_key(mask_private(mask_root))
+    channel_key = keys.public_key(channel_private)
+    statement = Announcement.statement_of(asked, mask_key, channel_key)
     announcement = Announcement(
-        identity.public, mask_key, channel_key, keys.sign(identity.private, statement)
+        identity.public, mask_key, channel_key, asked, keys.sign(identity.private, statement)
     )
-    state = RoundState(ClientStage.SHARING, terms, mask_private, channel_private)
+    state = RoundState(ClientStage.SHARING, terms, mask_root, channel_private, asked)
     return state, write(Kind.ADVERTISEMENT, terms.digest, announcement.to_bytes())
 
 
@@ -85,6 +92,11 @@ def share(
             f"the plan opens the sum of {plan.survivors} clients; the terms said at least "
             f"{this.terms.minimum}"
         )
+    size = Announcement.SIZE * plan.clients
+    if kind is Kind.NEIGHBOURHOOD:
+        size = INDEX_BYTES + NEIGHBOUR_BYTES * plan.neighbours
+    if len(listed) != size:
+        raise InconsistentRoster(f"{len(listed)} bytes list those whom the plan needs {size} for")
     plan.check(policy.adversary)
     this.plan = plan
     if kind is Kind.ROSTER:
@@ -95,43 +107,49 @@ def share(
 
     seed = draw_elements(randomness, 1)[0]
     this.seed = write_element(seed)
-    seed_shares, key_shares = (
-        [
-            write_element(element)
-            for element in split(
-                secret,
-                threshold=plan.threshold,
-                holders=plan.neighbours,
-                randomness=randomness,
-            )
-        ]
-        for secret in (seed, read_element(this.mask_private))
+    dealing = deal(
+        this.mask_root,
+        seed,
+        threshold=plan.threshold,
+        holders=plan.neighbours,
+        context=sharing_context(this.session, this.own),
+        randomness=randomness,
     )
-    sealed = [
-        keys.seal(_channel(this, label, sending=True), ours + theirs, this.session, randomness)
-        for label, (ours, theirs) in enumerate(zip(seed_shares, key_shares, strict=True))
+    this.given = dealing.shares
+    boxes = [
+        keys.seal(_channel(this, label, sending=True), shares, this.session, randomness)
+        for label, shares in enumerate(dealing.shares)
     ]
-    this.stage = ClientStage.MASKING
+    signatures = b""
+    if this.terms.malicious:
+        signatures = b"".join(
+            keys.sign(
+                identity.private,
+                box_statement(this.session, this.own, receiver, box, evidence.to_bytes()),
+            )
+            for receiver, box, evidence in zip(
+                this.neighbours, boxes, dealing.evidence, strict=True
+            )
+        )
+    this.stage = ClientStage.CHECKING
     return write(
         Kind.SHARES,
         this.session,
-        keys.commitment(b"seed", this.seed),
-        b"".join(keys.commitment(b"seed share", element) for element in seed_shares),
-        b"".join(keys.commitment(b"key share", element) for element in key_shares),
-        b"".join(sealed),
+        dealing.proof + signatures,
+        *(b"".join(commitments) for commitments in dealing.commitments),
+        b"".join(boxes),
     )
 
 
 def _read_neighbourhood(this: RoundState, plan: RoundPlan, listed: bytes) -> None:
     """Take the neighbours from a server that follows the protocol."""
-    size = INDEX_BYTES + 2 * keys.KEY_BYTES
-    own, entries = listed[:INDEX_BYTES], pieces(listed[INDEX_BYTES:], size)
+    own, entries = listed[:INDEX_BYTES], pieces(listed[INDEX_BYTES:], NEIGHBOUR_BYTES)
     this.own = int.from_bytes(own, "little")
     this.neighbours = [int.from_bytes(entry[:INDEX_BYTES], "little") for entry in entries]
     this.mask_keys = [entry[INDEX_BYTES:][: keys.KEY_BYTES] for entry in entries]
     _agree_channels(this, [entry[INDEX_BYTES + keys.KEY_BYTES :] for entry in entries])
     everybody = {this.own, *this.neighbours}
-    if len(entries) != plan.neighbours or len(everybody) != plan.neighbours + 1:
+    if len(everybody) != plan.neighbours + 1:
         raise InconsistentRoster("the neighbours are not as many different ones as planned")
     if max(everybody) >= plan.clients:
         raise InconsistentRoster("a neighbour lies outside the cohort")
@@ -144,15 +162,18 @@ def _read_roster(
     """Verify the whole roster, signature by signature."""
     roster = [Announcement.from_bytes(entry) for entry in pieces(listed, Announcement.SIZE)]
     this.identities = [entry.identity for entry in roster]
-    if len(roster) != plan.clients:
-        raise InconsistentRoster(f"{len(roster)} clients are listed, {plan.clients} planned")
     if sorted(set(this.identities)) != this.identities:
         raise InconsistentRoster("identities are listed twice or out of order")
     for entry in roster:
         if entry.identity not in policy.identities:
             raise UnknownIdentity(f"{entry.identity.hex()} is not among the pinned identities")
-        statement = Announcement.statement_of(this.terms.digest, entry.mask_key, entry.channel_key)
+        statement = Announcement.statement_of(entry.asked, entry.mask_key, entry.channel_key)
         keys.verify(entry.identity, entry.signature, statement, "an announcement of keys")
+        if entry.asked != this.asked:
+            raise DifferentRequests(
+                f"client {entry.identity.hex()} was asked for something else than this one, in "
+                "other terms or with another configuration"
+            )
     if identity.public not in this.identities:
         raise InconsistentRoster("the client itself is not listed")
     this.own = this.identities.index(identity.public)
@@ -184,29 +205,103 @@ def _channel(this: RoundState, label: int, *, sending: bool) -> bytes:
     return keys.derive(secret, b"channel %d to %d" % (sender, receiver), this.session)
 
 
-def mask(this: RoundState, message: bytes, vector: Vector | None, identity: Identity) -> bytes:
-    """Keep the neighbours' shares, and send the vector under all masks."""
-    plan = this.planned
-    values = _checked(vector, this.terms, plan.clients)
-    sharers, sealed = read(message, Kind.DELIVERIES, [None, None])
-    present = _present(this, sharers)
-    delivered = pieces(sealed, SEALED_BYTES)
-    if len(delivered) != len(present):
-        raise TamperedShares(f"{len(delivered)} shares came of {len(present)} neighbours")
-    if len(present) < plan.threshold:
-        raise TooFewNeighbours(f"{len(present)} neighbours shared; {plan.threshold} are needed")
-    if this.terms.malicious and this.own not in read_set(sharers, plan.clients):
-        raise SplitView("the client is not among those who shared, although it did")
-    this.sharers = sharers
-    for label, box in zip(present, delivered, strict=True):
-        opened = keys.unseal(_channel(this, label, sending=False), box, this.session)
-        if len(opened) != SHARES_BYTES:
-            raise TamperedShares("a neighbour sent something else than two shares")
-        this.held[label] = opened
+def check(this: RoundState, message: bytes, identity: Identity) -> bytes:
+    """Keep the neighbours' shares that are right, and complain of those that are not.
 
+    A client stays whatever a neighbour sent it, and holds nothing of that one: if it left, two
+    neighbours who cheat could cut others out of the round.
+    """
+    sharers, boxes, evidence = read(message, Kind.DELIVERIES, [None, None, None])
+    present = _present(this, sharers)
+    signed = keys.SIGNATURE_BYTES if this.terms.malicious else 0
+    sealed = pieces(boxes, SEALED_BYTES)
+    about = pieces(evidence, EVIDENCE_BYTES + signed)
+    if not len(sealed) == len(about) == len(present):
+        raise TamperedShares(f"{len(sealed)} shares came of {len(present)} neighbours")
+    complaints, signatures = [], []
+    for label, box, said in zip(present, sealed, about, strict=True):
+        shares = keys.unseal(_channel(this, label, sending=False), box, this.session)
+        if shares is not None and Evidence.from_bytes(said[:EVIDENCE_BYTES]).fit(shares):
+            this.held[label] = shares
+            continue
+        complaints.append(label)
+        if this.terms.malicious:
+            signatures.append(_complaint(this, label, box, said, identity))
+    this.stage = ClientStage.MASKING
+    return write(
+        Kind.COMPLAINTS,
+        this.session,
+        write_set(complaints, len(this.neighbours)),
+        b"".join(signatures),
+    )
+
+
+def _complaint(this: RoundState, label: int, box: bytes, said: bytes, identity: Identity) -> bytes:
+    """A signed complaint of a box, or zeros if it may be the server that spoilt it.
+
+    The sender answers a complaint with its shares for this client. So a malicious server must not
+    be able to bring one about: only what the sender has signed is complained of.
+    """
+    sender = this.neighbours[label]
+    evidence, signature = said[:EVIDENCE_BYTES], said[EVIDENCE_BYTES:]
+    statement = box_statement(this.session, sender, this.own, box, evidence)
+    try:
+        keys.verify(this.identities[sender], signature, statement, "a box of shares")
+    except ForgedSignature:
+        return bytes(keys.SIGNATURE_BYTES)
+    return keys.sign(identity.private, complaint_statement(this.session, sender, this.own))
+
+
+def settle(this: RoundState, message: bytes) -> bytes:
+    """Show the server the shares of those neighbours who complained of theirs.
+
+    That gives nothing away: only corrupt neighbours complain of an honest client's shares, and
+    the adversary knows these already.
+    """
+    accusers, signatures = read(message, Kind.DISPUTES, [None, None])
+    labels = sorted(read_set(accusers, len(this.neighbours)))
+    if len(labels) >= this.planned.threshold:
+        raise TooFewNeighbours(
+            f"{len(labels)} neighbours dispute their shares; so many are not corrupt, and "
+            f"{this.planned.threshold} shares are the whole secret"
+        )
+    if not this.given:
+        raise StaleMessage("the disputed shares of this round were shown before")
+    if this.terms.malicious:
+        signed = pieces(signatures, keys.SIGNATURE_BYTES)
+        if len(signed) != len(labels):
+            raise ForgedSignature("not every complaint is signed")
+        for label, signature in zip(labels, signed, strict=True):
+            accuser = this.neighbours[label]
+            statement = complaint_statement(this.session, this.own, accuser)
+            keys.verify(this.identities[accuser], signature, statement, "a complaint")
+    shown = b"".join(this.given[label] for label in labels)
+    this.given = []
+    return write(Kind.DISPUTED_SHARES, this.session, shown)
+
+
+def prepare(this: RoundState, message: bytes) -> None:
+    """Note whose masks the vector carries: all of the stage that does not depend on it."""
+    plan = this.planned
+    (participants,) = read(message, Kind.PARTICIPANTS, [None])
+    present = _present(this, participants)
+    if len(present) < plan.threshold:
+        raise TooFewNeighbours(f"{len(present)} neighbours take part; {plan.threshold} are needed")
+    if this.terms.malicious and this.own not in read_set(participants, plan.clients):
+        raise SplitView("the client is not among those who take part, although it does")
+    this.participants, this.given = participants, []
+    this.held = {label: this.held[label] for label in present if label in this.held}
+    this.stage = ClientStage.TRAINING
+
+
+def mask(this: RoundState, vector: Vector, identity: Identity) -> bytes:
+    """The vector under all masks. It always succeeds: to fail would tell of the vector."""
+    plan = this.planned
     bits = ring_bits(plan.clients, this.terms.bound)
+    values = _fitting(vector, this.terms, plan.clients)
     masked = values.astype(element_type(bits))  # modulo a power of two: negative ones wrap
     add_mask(masked, keys.self_mask_key(this.seed, this.session))
+    present = _present(this, this.participants)
     secrets = keys.agree(this.mask_private, [this.mask_keys[label] for label in present])
     for label, secret in zip(present, secrets, strict=True):
         other = this.neighbours[label]
@@ -214,26 +309,24 @@ def mask(this: RoundState, message: bytes, vector: Vector | None, identity: Iden
         add_mask(masked, key, subtract=this.own > other)
     signature = b""
     if this.terms.malicious:
-        signature = keys.sign(identity.private, participants_statement(this.session, sharers))
+        statement = participants_statement(this.session, this.participants)
+        signature = keys.sign(identity.private, statement)
     this.stage = ClientStage.ENDORSING if this.terms.malicious else ClientStage.OPENING
     return write(Kind.MASKED_UPDATE, this.session, pack(masked, bits), signature)
 
 
-def _checked(vector: Vector | None, terms: RoundTerms, clients: int) -> Vector:
-    if vector is None:
-        raise ValueError("vector is missing; this stage sends it")
+def _fitting(vector: Vector, terms: RoundTerms, clients: int) -> Vector:
+    """The vector, or zeros where it is not as the terms say."""
     if vector.shape != (terms.size,) or vector.dtype.kind not in "iu":
-        raise ValueError(
-            f"vector must be {terms.size} integers, got {vector.dtype} of shape {vector.shape}"
-        )
-    low, high = int(vector.min()), int(vector.max())
-    # Noise may take one client past its own bound, but none past what the ring holds.
-    if max(-low, high) > clients * terms.bound:
-        raise ValueError(
-            f"vector has entries in [{low}, {high}]; {clients} clients with a bound of "
-            f"{terms.bound} each hold ±{clients * terms.bound}"
-        )
-    return vector
+        wrong = f"it must be {terms.size} integers, not {vector.dtype} of shape {vector.shape}"
+    else:
+        low, high = int(vector.min()), int(vector.max())
+        # Noise may take one client past its own bound, but none past what the ring holds.
+        if max(-low, high) <= clients * terms.bound:
+            return vector
+        wrong = f"its entries must lie within ±{clients * terms.bound}, not in [{low}, {high}]"
+    _log.error("This client adds zeros to the round; its vector does not fit: %s.", wrong)
+    return np.zeros(terms.size, dtype=np.int64)
 
 
 def _present(this: RoundState, members: bytes) -> list[int]:
@@ -255,14 +348,14 @@ def endorse(this: RoundState, message: bytes, identity: Identity) -> bytes:
     found = read_set(survivors, plan.clients)
     if len(found) < plan.survivors:
         raise CohortTooSmall(f"{len(found)} clients survived; {plan.survivors} are needed")
-    if not found <= read_set(this.sharers, plan.clients) or this.own not in found:
-        raise SplitView("the survivors are not among those who shared, the client itself with them")
+    if not found <= read_set(this.participants, plan.clients) or this.own not in found:
+        raise SplitView("the survivors are not among those who take part, or the client is not one")
     alive = _present(this, survivors)
     _check_alive(this, alive)
     signed = pieces(signatures, keys.SIGNATURE_BYTES)
     if len(signed) != len(alive):
         raise SplitView("not every surviving neighbour has signed whose masks it carries")
-    statement = participants_statement(this.session, this.sharers)
+    statement = participants_statement(this.session, this.participants)
     for label, signature in zip(alive, signed, strict=True):
         try:
             keys.verify(
@@ -272,7 +365,7 @@ def endorse(this: RoundState, message: bytes, identity: Identity) -> bytes:
             raise SplitView("a neighbour was shown other participants than this client") from error
     this.survivors = survivors
     this.stage = ClientStage.OPENING
-    endorsed = survivors_statement(this.session, this.sharers, survivors)
+    endorsed = survivors_statement(this.session, this.participants, survivors)
     return write(Kind.ENDORSEMENT, this.session, keys.sign(identity.private, endorsed))
 
 
@@ -282,16 +375,25 @@ def open_shares(this: RoundState, message: bytes, policy: ClientPolicy) -> bytes
     if this.terms.malicious:
         _check_endorsements(this, survivors, endorsers, signatures, policy)
     alive = _present(this, survivors)
-    if not set(alive) <= set(this.held):
-        raise SplitView("a neighbour is said to survive that never shared")
+    if not set(alive) <= set(_present(this, this.participants)):
+        raise SplitView("a neighbour is said to survive that does not take part")
     _check_alive(this, alive)
     return write(
         Kind.OPENINGS,
         this.session,
+        write_set(this.held, len(this.neighbours)),
         b"".join(
             this.held[label][:SHARE_BYTES] if label in alive else this.held[label][SHARE_BYTES:]
             for label in sorted(this.held)
         ),
+    )
+
+
+def group_of(this: RoundState, members: bytes) -> bytes:
+    """A digest of who is in a set of the roster: the same in every round."""
+    return keys.digest(
+        b"group",
+        *(this.identities[index] for index in sorted(read_set(members, this.planned.clients))),
     )
 
 
@@ -306,16 +408,16 @@ def _check_endorsements(
     this: RoundState, survivors: bytes, endorsers: bytes, signatures: bytes, policy: ClientPolicy
 ) -> None:
     """Make sure that so many stand by these survivors that no other set can have as many."""
-    clients = this.planned.clients
+    plan = this.planned
     if survivors != this.survivors:
         raise SplitView("shares are asked for other survivors than this client endorsed")
-    who = sorted(read_set(endorsers, clients))
+    who = sorted(read_set(endorsers, plan.clients))
     signed = pieces(signatures, keys.SIGNATURE_BYTES)
-    if len(signed) != len(who) or not set(who) <= read_set(survivors, clients):
+    if len(signed) != len(who) or not set(who) <= read_set(survivors, plan.clients):
         raise SplitView("the endorsements are not of the survivors")
-    needed = quorum(clients, policy.adversary)
+    needed = plan.quorum(policy.adversary)
     if len(who) < needed:
         raise SplitView(f"{len(who)} clients endorse the survivors; {needed} are needed")
-    statement = survivors_statement(this.session, this.sharers, survivors)
+    statement = survivors_statement(this.session, this.participants, survivors)
     for index, signature in zip(who, signed, strict=True):
         keys.verify(this.identities[index], signature, statement, "an endorsement")

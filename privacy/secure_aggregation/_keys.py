@@ -16,13 +16,14 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privacy.mechanisms import Randomness
 from privacy.secure_aggregation._masks import MASK_KEY_BYTES
-from privacy.secure_aggregation.errors import ForgedSignature, TamperedShares, WeakKey
+from privacy.secure_aggregation.errors import ForgedSignature, WeakKey
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 NONCE_BYTES = 12
 SEAL_BYTES = NONCE_BYTES + 16  # what encryption adds
 COMMITMENT_BYTES = 16
+COORDINATES = 2**255 - 19  # the field over which Curve25519 is drawn
 
 
 def digest(label: bytes, *parts: bytes) -> bytes:
@@ -65,8 +66,11 @@ def agree(private: bytes, publics: Sequence[bytes]) -> list[bytes]:
     Raises
     ------
     WeakKey
-        If a public key has small order, so that the secret would be known to all.
+        If a public key has small order, so that the secret would be known to all, or another
+        form than the one that X25519 gives: one key in two forms would pass for two.
     """
+    if any(int.from_bytes(public, "little") >= COORDINATES for public in publics):
+        raise WeakKey("a public key was announced in another form than its own")
     own = X25519PrivateKey.from_private_bytes(private)
     try:
         return [own.exchange(X25519PublicKey.from_public_bytes(public)) for public in publics]
@@ -80,18 +84,12 @@ def seal(key: bytes, plaintext: bytes, bound_to: bytes, randomness: Randomness) 
     return nonce + AESGCM(key).encrypt(nonce, plaintext, bound_to)
 
 
-def unseal(key: bytes, sealed: bytes, bound_to: bytes) -> bytes:
-    """Decrypt what ``seal`` made.
-
-    Raises
-    ------
-    TamperedShares
-        If it was altered, or made for another sender, receiver or round.
-    """
+def unseal(key: bytes, sealed: bytes, bound_to: bytes) -> bytes | None:
+    """Decrypt what ``seal`` made; None if it was altered or made for another channel or round."""
     try:
         return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound_to)
-    except (InvalidTag, ValueError) as error:
-        raise TamperedShares("relayed shares do not authenticate") from error
+    except (InvalidTag, ValueError):
+        return None
 
 
 def sign(private: bytes, message: bytes) -> bytes:

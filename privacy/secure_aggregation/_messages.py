@@ -4,6 +4,7 @@ Every message is read strictly: another version or kind, a field of the wrong le
 after the end is refused.
 """
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -11,8 +12,9 @@ from enum import IntEnum
 from privacy.secure_aggregation._keys import KEY_BYTES, SIGNATURE_BYTES, digest
 from privacy.secure_aggregation.errors import Malformed
 
-_MAGIC = b"BSA\x01"  # the last byte is the version
+_MAGIC = b"BSA\x02"  # the last byte is the version
 _BINDING = 32
+_INDICES = struct.Struct("<II")
 
 
 class Kind(IntEnum):
@@ -24,12 +26,16 @@ class Kind(IntEnum):
     ROSTER = 4
     SHARES = 5
     DELIVERIES = 6
-    MASKED_UPDATE = 7
-    SURVIVORS = 8
-    ENDORSEMENT = 9
-    OPENING_REQUEST = 10
-    OPENINGS = 11
-    STATE = 12
+    COMPLAINTS = 7
+    DISPUTES = 8
+    DISPUTED_SHARES = 9
+    PARTICIPANTS = 10
+    MASKED_UPDATE = 11
+    SURVIVORS = 12
+    ENDORSEMENT = 13
+    OPENING_REQUEST = 14
+    OPENINGS = 15
+    STATE = 16
 
 
 def write(kind: Kind, bound_to: bytes, *fields: bytes) -> bytes:
@@ -127,39 +133,55 @@ def read_set(content: bytes, size: int) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Announcement:
-    """A client's keys for one round, signed by its identity."""
+    """A client's keys for one round, and what it was asked, signed by its identity."""
 
     identity: bytes
     mask_key: bytes
     channel_key: bytes
+    asked: bytes
     signature: bytes
 
-    SIZE = 3 * KEY_BYTES + SIGNATURE_BYTES
+    SIZE = 4 * KEY_BYTES + SIGNATURE_BYTES
 
     def to_bytes(self) -> bytes:
-        """160 bytes."""
-        return self.identity + self.mask_key + self.channel_key + self.signature
+        """192 bytes."""
+        return self.identity + self.mask_key + self.channel_key + self.asked + self.signature
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Announcement":
         """Read what ``to_bytes`` wrote; the caller has seen to the length."""
-        identity, mask_key, channel_key = pieces(content[: 3 * KEY_BYTES], KEY_BYTES)
-        return cls(identity, mask_key, channel_key, content[3 * KEY_BYTES :])
+        identity, mask_key, channel_key, asked = pieces(content[: 4 * KEY_BYTES], KEY_BYTES)
+        return cls(identity, mask_key, channel_key, asked, content[4 * KEY_BYTES :])
 
     @staticmethod
-    def statement_of(terms_digest: bytes, mask_key: bytes, channel_key: bytes) -> bytes:
+    def statement_of(asked: bytes, mask_key: bytes, channel_key: bytes) -> bytes:
         """What the signature is of."""
-        return digest(b"announcement", terms_digest, mask_key, channel_key)
+        return digest(b"announcement", asked, mask_key, channel_key)
 
 
-def participants_statement(session: bytes, sharers: bytes) -> bytes:
+def asked_of(terms_digest: bytes, configuration: bytes) -> bytes:
+    """All that a client was asked, and how it was configured: equal for all of a round."""
+    return digest(b"asked", terms_digest, configuration)
+
+
+def box_statement(session: bytes, sender: int, receiver: int, box: bytes, evidence: bytes) -> bytes:
+    """What a client signs of each box of shares, and of what says whether they are right."""
+    return digest(b"box", session, _INDICES.pack(sender, receiver), box, evidence)
+
+
+def complaint_statement(session: bytes, sender: int, receiver: int) -> bytes:
+    """What a client signs when the shares in a box that its sender signed are not right."""
+    return digest(b"complaint", session, _INDICES.pack(sender, receiver))
+
+
+def participants_statement(session: bytes, participants: bytes) -> bytes:
     """What a client signs with its masked update: whose masks it may carry."""
-    return digest(b"participants", session, sharers)
+    return digest(b"participants", session, participants)
 
 
-def survivors_statement(session: bytes, sharers: bytes, survivors: bytes) -> bytes:
+def survivors_statement(session: bytes, participants: bytes, survivors: bytes) -> bytes:
     """What a client signs when it endorses the survivors."""
-    return digest(b"survivors", session, sharers, survivors)
+    return digest(b"survivors", session, participants, survivors)
 
 
 def session_of(terms_digest: bytes, plan: bytes, roster: bytes) -> bytes:

@@ -7,10 +7,10 @@ from enum import IntEnum
 from privacy.secure_aggregation._keys import KEY_BYTES, SEAL_BYTES
 from privacy.secure_aggregation._messages import Kind, pieces, read, read_set, write, write_set
 from privacy.secure_aggregation._shamir import SHARE_BYTES
+from privacy.secure_aggregation._sharing import SHARES_BYTES, mask_private
 from privacy.secure_aggregation.plan import RoundPlan
 from privacy.secure_aggregation.terms import RoundTerms
 
-SHARES_BYTES = 2 * SHARE_BYTES  # of the self-mask's seed, and of the mask key
 SEALED_BYTES = SHARES_BYTES + SEAL_BYTES
 INDEX_BYTES = 4
 
@@ -22,22 +22,32 @@ class ClientStage(IntEnum):
     """It is in no round; an invitation comes next."""
     SHARING = 1
     """It has announced its keys; the roster comes next."""
-    MASKING = 2
-    """It has shared its secrets; others' shares come next, and its vector is needed."""
-    ENDORSING = 3
+    CHECKING = 2
+    """It has shared its secrets; others' shares come next."""
+    MASKING = 3
+    """It has checked others' shares; the participants come next, and its vector is needed."""
+    TRAINING = 4
+    """It knows the participants; it makes its vector, and takes no message meanwhile."""
+    ENDORSING = 5
     """It has sent its masked vector; the survivors come next (malicious server only)."""
-    OPENING = 4
+    OPENING = 6
     """The request to open shares comes next."""
 
 
 @dataclass
 class RoundState:
-    """The state of a round, secrets included; an index is a place in the round's roster."""
+    """The state of a round, secrets included; an index is a place in the round's roster.
+
+    ``given`` are the shares that it dealt out, as long as somebody may dispute them; ``held`` are
+    those that it was given, by the neighbour's label, as far as they are right.
+    """
 
     stage: ClientStage
     terms: RoundTerms
-    mask_private: bytes = field(repr=False)
+    mask_root: bytes = field(repr=False)
     channel_private: bytes = field(repr=False)
+    asked: bytes = bytes(KEY_BYTES)
+    model: bytes = bytes(KEY_BYTES)
     plan: RoundPlan | None = None
     session: bytes = bytes(32)
     own: int = 0
@@ -46,9 +56,15 @@ class RoundState:
     channel_secrets: list[bytes] = field(default_factory=list, repr=False)
     identities: list[bytes] = field(default_factory=list)
     seed: bytes = field(default=bytes(SHARE_BYTES), repr=False)
-    sharers: bytes = b""
+    given: list[bytes] = field(default_factory=list, repr=False)
+    participants: bytes = b""
     held: dict[int, bytes] = field(default_factory=dict, repr=False)
     survivors: bytes = b""
+
+    @property
+    def mask_private(self) -> bytes:
+        """The X25519 private key of its pairwise masks."""
+        return mask_private(self.mask_root)
 
     @property
     def planned(self) -> RoundPlan:
@@ -65,15 +81,18 @@ class RoundState:
             self.session,
             bytes([self.stage]),
             self.terms.to_bytes(),
-            self.mask_private,
+            self.mask_root,
             self.channel_private,
+            self.asked,
+            self.model,
             b"" if self.plan is None else self.plan.to_bytes(),
             struct.pack(f"<{1 + len(self.neighbours)}I", self.own, *self.neighbours),
             b"".join(self.mask_keys),
             b"".join(self.channel_secrets),
             b"".join(self.identities),
             self.seed,
-            self.sharers,
+            b"".join(self.given),
+            self.participants,
             write_set(labels, len(self.neighbours)),
             b"".join(self.held[label] for label in labels),
             self.survivors,
@@ -88,21 +107,21 @@ class RoundState:
         Malformed
             If it is not that.
         """
-        secrets = [KEY_BYTES, KEY_BYTES]
-        fields = read(
-            encoded, Kind.STATE, [1, None, *secrets, *[None] * 5, SHARE_BYTES, *[None] * 4]
-        )
-        stage, terms, mask_private, channel_private, plan = fields[:5]
-        indices, mask_keys, channel_secrets, identities, seed = fields[5:10]
-        sharers, labels, held, survivors = fields[10:]
+        fixed = [KEY_BYTES] * 4
+        fields = read(encoded, Kind.STATE, [1, None, *fixed, *[None] * 5, SHARE_BYTES, *[None] * 5])
+        stage, terms, mask_root, channel_private, asked, model, plan = fields[:7]
+        indices, mask_keys, channel_secrets, identities, seed = fields[7:12]
+        given, participants, labels, held, survivors = fields[12:]
         own, *neighbours = (
             int.from_bytes(index, "little") for index in pieces(indices, INDEX_BYTES)
         )
         return cls(
             stage=ClientStage(stage[0]),
             terms=RoundTerms.from_bytes(terms),
-            mask_private=mask_private,
+            mask_root=mask_root,
             channel_private=channel_private,
+            asked=asked,
+            model=model,
             plan=RoundPlan.from_bytes(plan) if plan else None,
             session=encoded[5:37],
             own=own,
@@ -111,7 +130,8 @@ class RoundState:
             channel_secrets=pieces(channel_secrets, KEY_BYTES),
             identities=pieces(identities, KEY_BYTES),
             seed=seed,
-            sharers=sharers,
+            given=pieces(given, SHARES_BYTES),
+            participants=participants,
             held=dict(
                 zip(
                     sorted(read_set(labels, len(neighbours))),

@@ -1,9 +1,10 @@
-"""Shamir's secret sharing of 255-bit secrets, many with the same points at once.
+"""Shamir's secret sharing of 252-bit secrets, many with the same points at once.
 
-Shamir, "How to share a secret", CACM 1979. The field is that of the integers modulo
-2^255 - 19; a secret, a coefficient and a share are elements of it, 32 bytes little-endian.
-The points are small (a holder's place among the owner's neighbours), which is what makes the
-interpolation fast: products of points stay small integers until the one inversion.
+Shamir, "How to share a secret", CACM 1979. The field is that of the integers modulo the order of
+the group of Curve25519, in which the private keys live that are shared; a secret, a coefficient
+and a share are elements of it, 32 bytes little-endian. The points are small (a holder's place
+among the owner's neighbours), which is what makes the interpolation fast: products of points stay
+small integers until the one inversion.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,22 +13,18 @@ from math import prod
 
 from privacy.mechanisms import Randomness
 
-PRIME = 2**255 - 19
+PRIME = 2**252 + 27742317777372353535851937790883648493
 SHARE_BYTES = 32
-_BELOW = 2**255 - 1
+_DRAWN_BYTES = 64
 
 
 def draw_elements(randomness: Randomness, count: int) -> list[int]:
-    """``count`` elements of the field, uniform."""
-    elements: list[int] = []
-    while len(elements) < count:
-        missing = count - len(elements)
-        drawn = randomness.bytes(SHARE_BYTES * missing)
-        for place in range(missing):
-            element = read_element(drawn[SHARE_BYTES * place :][:SHARE_BYTES]) & _BELOW
-            if element < PRIME:
-                elements.append(element)
-    return elements
+    """``count`` elements of the field, uniform up to a statistical distance of 2^-259 each."""
+    drawn = randomness.bytes(_DRAWN_BYTES * count) if count else b""
+    return [
+        int.from_bytes(drawn[place : place + _DRAWN_BYTES], "little") % PRIME
+        for place in range(0, len(drawn), _DRAWN_BYTES)
+    ]
 
 
 def read_element(encoded: bytes) -> int:
@@ -40,33 +37,39 @@ def write_element(element: int) -> bytes:
     return element.to_bytes(SHARE_BYTES, "little")
 
 
-def split(secret: int, *, threshold: int, holders: int, randomness: Randomness) -> list[int]:
-    """Share a secret among holders at the points 1, 2, ..., ``holders``.
+def draw_polynomial(secret: int, *, threshold: int, randomness: Randomness) -> list[int]:
+    """A polynomial with ``threshold`` coefficients that is the secret at 0, else uniform.
 
-    Any ``threshold`` shares determine the secret; fewer are independent of it.
+    Its values at any ``threshold`` points determine the secret; fewer are independent of it.
 
     Returns
     -------
     list of int
-        The share of each holder.
+        The coefficients, that of the highest power last.
 
     Raises
     ------
     ValueError
-        If the secret is outside the field or the threshold not in [1, ``holders``].
+        If the secret is outside the field or the threshold below 1.
     """
     if not 0 <= secret < PRIME:
-        raise ValueError("the secret is not an element of the field modulo 2^255 - 19")
-    if not 1 <= threshold <= holders:
-        raise ValueError(f"threshold is {threshold}; it must lie in [1, {holders}]")
-    coefficients = draw_elements(randomness, threshold - 1)
-    shares = []
-    for point in range(1, holders + 1):
-        value = 0
-        for coefficient in coefficients:
-            value = (value + coefficient) * point % PRIME
-        shares.append((value + secret) % PRIME)
-    return shares
+        raise ValueError("the secret is not an element of the field")
+    if threshold < 1:
+        raise ValueError(f"threshold is {threshold}; it must be at least 1")
+    return [secret, *draw_elements(randomness, threshold - 1)]
+
+
+def value_at(polynomial: Sequence[int], point: int) -> int:
+    """The value of a polynomial (Horner's rule)."""
+    value = 0
+    for coefficient in reversed(polynomial):
+        value = (value * point + coefficient) % PRIME
+    return value
+
+
+def values(polynomial: Sequence[int], holders: int) -> list[int]:
+    """The shares of the holders at the points 1, 2, ..., ``holders``."""
+    return [value_at(polynomial, point) for point in range(1, holders + 1)]
 
 
 def combine(shares: Mapping[int, int]) -> int:

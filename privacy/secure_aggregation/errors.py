@@ -1,8 +1,9 @@
 """What goes wrong in secure aggregation, each by its name.
 
-A client raises a ``Refused`` and answers nothing; it takes no further part in the round. A
-server raises ``RejectedMessage`` for one client's message and goes on without that client, or
-``RoundAborted``, and nothing of the round is opened.
+A client raises a ``Refused`` and answers nothing. It takes no further part in the round that the
+message belongs to; a message of another round, or of a stage that it is past, does not end the one
+that it is in. A server raises ``RejectedMessage`` for one client's message and goes on without that
+client, or ``RoundAborted``, and nothing of the round is opened.
 """
 
 
@@ -35,15 +36,19 @@ class ThresholdTooLow(UnacceptableTerms):
 
 
 class AlreadyTookPart(Refused):
-    """The client is asked into a round of this run that it was in, or into an earlier one."""
+    """An invitation to a round of this run that the client was in, or to an earlier one."""
 
 
 class WrongRound(Refused):
-    """A message of another round, or of other terms, than the one the client is in."""
+    """A message of another round, or of other terms, than the one the client is in: it stays."""
 
 
 class WrongStage(Refused):
-    """A message of a stage that is over (a replay) or has not begun."""
+    """A message of a stage that is not the client's."""
+
+
+class StaleMessage(WrongStage):
+    """A message of a stage that the client is past, late or replayed: it stays in its round."""
 
 
 class BothShares(WrongStage):
@@ -67,15 +72,23 @@ class WeakKey(Refused):
 
 
 class TamperedShares(Refused):
-    """Relayed shares that were altered, misdirected, or made under another roster."""
+    """The server relays another number of shares than it says."""
 
 
 class TooFewNeighbours(Refused):
-    """Fewer neighbours delivered shares, or survived, than the threshold."""
+    """Fewer neighbours take part, survived, or do not dispute their shares, than are needed."""
 
 
 class SplitView(Refused):
     """The server shows different clients different sets of participants or survivors."""
+
+
+class DifferentRequests(SplitView):
+    """The server asks different clients for different things, or other things than it announced."""
+
+
+class SameModelAgain(Refused):
+    """Another sum is asked for of a model of which the client has let one be opened."""
 
 
 class RejectedMessage(SecureAggregationError):
@@ -88,7 +101,3 @@ class RoundAborted(SecureAggregationError):
 
 class TooFewClients(RoundAborted):
     """Too few clients are left for the sum to be opened."""
-
-
-class OpeningFailed(RoundAborted):
-    """A client shared something else than it committed to, so its mask cannot be removed."""

@@ -13,6 +13,9 @@ dropouts, the paper's three conditions, computed without approximation:
 
 The first two fail with probability at most 2^-40, the third, which only costs the round, 2^-20.
 
+The corrupt clients are counted from the cohort that was invited, m, and not from the n that
+announced themselves: honest ones may vanish first, and C = ⌈γm⌉ corrupt ones be left among n.
+
 A malicious server chooses who drops out *after* it has seen the ring, so condition 2 cannot rest
 on chance. With at most c corrupt neighbours anywhere, t > k/2 + c does instead: next to a gap of
 k/2 places a client has at most k/2 + c neighbours that would open its mask. It also rules out
@@ -21,6 +24,7 @@ digest of the signed roster, of which the server may try many: c is exceeded wit
 most 2^-104, which leaves 2^-40 after 2^64 tries. ``docs/secure-aggregation.md`` has the proofs.
 """
 
+import math
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,13 +34,14 @@ import numpy.typing as npt
 from scipy.special import gammaln
 
 from privacy.secure_aggregation.errors import Malformed, ThresholdTooLow
-from privacy.secure_aggregation.terms import Adversary, ServerModel
+from privacy.secure_aggregation.terms import LARGEST_COHORT, Adversary, ServerModel
 
 SECURITY_BITS = 40
 GRINDING_BITS = 64
 FAILURE_BITS = 20
+MOST_NEIGHBOURS = 1 << 12  # a client's work grows with its square
 _SLACK = 1e-3  # bits by which a plan is better than needed, so that libraries' last digits agree
-_FORM = struct.Struct("<4I")
+_FORM = struct.Struct("<5I")
 
 
 @dataclass(frozen=True)
@@ -53,15 +58,25 @@ class RoundPlan:
         t, how many neighbours open a client's secret, in [1, k].
     survivors : int
         The fewest clients whose sum is opened.
+    cohort : int
+        m, who were invited, at least n: of these at most γm are corrupt.
     """
 
     clients: int
     neighbours: int
     threshold: int
     survivors: int
+    cohort: int
 
     def __post_init__(self) -> None:
         n, k = self.clients, self.neighbours
+        if not 3 <= n <= self.cohort <= LARGEST_COHORT:
+            raise ValueError(
+                f"clients is {n} and cohort {self.cohort}; they must lie in that order in "
+                f"[3, {LARGEST_COHORT}]"
+            )
+        if k > MOST_NEIGHBOURS:
+            raise ValueError(f"neighbours is {k}; it must be at most {MOST_NEIGHBOURS}")
         if not (k == n - 1 or (k % 2 == 0 and 2 <= k < n - 1)):
             raise ValueError(f"neighbours is {k}; it must be {n - 1} or even and below that")
         if not 1 <= self.threshold <= k:
@@ -76,7 +91,17 @@ class RoundPlan:
 
     def to_bytes(self) -> bytes:
         """The plan as it is sent."""
-        return _FORM.pack(self.clients, self.neighbours, self.threshold, self.survivors)
+        return _FORM.pack(
+            self.clients, self.neighbours, self.threshold, self.survivors, self.cohort
+        )
+
+    def corrupted(self, adversary: Adversary) -> int:
+        """C, how many of the clients may be corrupt."""
+        return min(self.clients, adversary.corrupted(self.cohort))
+
+    def quorum(self, adversary: Adversary) -> int:
+        """The smallest number of clients of which two sets always share an honest one."""
+        return _quorum(self.clients, self.corrupted(adversary))
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> "RoundPlan":
@@ -101,21 +126,30 @@ class RoundPlan:
             If it does not.
         """
         least = _least_threshold(
-            self.clients, self.neighbours, self.survivors, adversary, slack=0.0
+            self.clients,
+            self.neighbours,
+            self.survivors,
+            self.corrupted(adversary),
+            adversary.server,
+            slack=0.0,
         )
         if least is None or self.threshold < least:
             needed = "no threshold would do" if least is None else f"{least} is needed"
             raise ThresholdTooLow(
                 f"threshold {self.threshold} among {self.neighbours} neighbours of "
                 f"{self.clients} clients, with {self.survivors} survivors, does not withstand "
-                f"{adversary.corrupt:.0%} of the clients and a {adversary.server.value} server: "
-                f"{needed}"
+                f"{adversary.corrupt:.0%} of the {self.cohort} invited and a "
+                f"{adversary.server.value} server: {needed}"
             )
 
 
-@lru_cache(maxsize=256)
 def plan_round(
-    clients: int, *, adversary: Adversary, dropout: float, minimum: int = 3
+    clients: int,
+    *,
+    adversary: Adversary,
+    dropout: float,
+    minimum: int = 3,
+    cohort: int | None = None,
 ) -> RoundPlan:
     """The fewest neighbours that withstand the adversary and the dropouts.
 
@@ -126,9 +160,11 @@ def plan_round(
     adversary : Adversary
         Whom the round must withstand.
     dropout : float
-        δ, the share of the clients that may vanish during the round, in [0, 1).
+        δ, the share of the clients that may vanish after they announced keys, in [0, 1).
     minimum : int
         The fewest clients whose sum may be opened.
+    cohort : int, optional
+        m, who were invited. Default: all of them announced keys.
 
     Raises
     ------
@@ -137,45 +173,65 @@ def plan_round(
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}; a share of clients in [0, 1)")
+    invited = clients if cohort is None else cohort
+    corrupt = min(clients, adversary.corrupted(invited))
+    graph = _smallest_graph(clients, corrupt, adversary.server, dropout, minimum)
+    if graph is None:
+        raise ValueError(
+            f"{clients} clients of {invited} invited cannot withstand {adversary.corrupt:.0%} "
+            f"corrupt ones of these, a {adversary.server.value} server and {dropout:.0%} "
+            f"dropouts with {minimum} left: draw more clients or expect fewer dropouts"
+        )
+    return RoundPlan(clients, *graph, invited)
+
+
+@lru_cache(maxsize=1 << 16)
+def _smallest_graph(
+    clients: int, corrupt: int, server: ServerModel, dropout: float, minimum: int
+) -> tuple[int, int, int] | None:
+    """The neighbours, threshold and survivors of a plan; None if no graph does."""
     dropped = int(dropout * clients)
     kept = clients - dropped
-    malicious = adversary.server is ServerModel.MALICIOUS
-    most = quorum(clients, adversary)
-    for neighbours in [*range(2, clients - 1, 2), clients - 1] if clients >= 3 else []:
+    most = _quorum(clients, corrupt)
+    evens = range(2, min(clients - 1, MOST_NEIGHBOURS + 1), 2)
+    everybody = [clients - 1] if 3 <= clients <= MOST_NEIGHBOURS + 1 else []
+    for neighbours in [*evens, *everybody]:
         complete = neighbours == clients - 1
-        alive = kept - 1 if complete else _kept_neighbours(clients, neighbours, dropped)
-        needed = most if malicious else 3 if complete else kept
+        needed = most if server is ServerModel.MALICIOUS else 3 if complete else kept
         survivors = max(minimum, needed)
         if survivors > kept:
             continue
-        least = _least_threshold(clients, neighbours, survivors, adversary, slack=_SLACK)
-        if least is None or least > alive:
+        least = _least_threshold(clients, neighbours, survivors, corrupt, server, slack=_SLACK)
+        if least is None:
+            continue
+        alive = kept - 1 if complete else _kept_neighbours(clients, neighbours, dropped)
+        if least > alive:
             continue
         # What dropouts leave room for beyond the least makes a client's secret harder to open.
         threshold = max(least, min(alive, most)) if complete else alive
         if complete:
             survivors = max(survivors, threshold + 1)
-        return RoundPlan(clients, neighbours, threshold, survivors)
-    raise ValueError(
-        f"{clients} clients cannot withstand {adversary.corrupt:.0%} corrupt ones, a "
-        f"{adversary.server.value} server and {dropout:.0%} dropouts with {minimum} left: draw "
-        "more clients or expect fewer dropouts"
-    )
+        return neighbours, threshold, survivors
+    return None
 
 
-def quorum(clients: int, adversary: Adversary) -> int:
-    """The smallest number of which two sets always share an honest client."""
-    return (clients + adversary.corrupted(clients)) // 2 + 1
+def _quorum(clients: int, corrupt: int) -> int:
+    return (clients + corrupt) // 2 + 1
 
 
 def _least_threshold(
-    clients: int, neighbours: int, survivors: int, adversary: Adversary, *, slack: float
+    clients: int,
+    neighbours: int,
+    survivors: int,
+    corrupt: int,
+    server: ServerModel,
+    *,
+    slack: float,
 ) -> int | None:
     """The lowest threshold that withstands the adversary; None if none does."""
-    corrupt = adversary.corrupted(clients)
-    most = quorum(clients, adversary)
+    most = _quorum(clients, corrupt)
     complete = neighbours == clients - 1
-    if adversary.server is ServerModel.MALICIOUS:
+    if server is ServerModel.MALICIOUS:
         if survivors < most:
             return None
         if complete:
@@ -185,7 +241,7 @@ def _least_threshold(
     if complete:
         return corrupt + 1
     bits = SECURITY_BITS + 1 + slack  # one half of 2^-40 each for conditions 1 and 2
-    empty = corrupt + clients - survivors
+    empty = min(clients, corrupt + clients - survivors)
     if _gap_log2(clients, neighbours // 2, empty) > -bits:
         return None
     return _most_corrupt(clients, neighbours, corrupt, bits) + 1
@@ -207,27 +263,28 @@ def _kept_neighbours(clients: int, neighbours: int, dropped: int) -> int:
 def _gap_log2(clients: int, run: int, empty: int) -> float:
     """log2 of n times the probability that given places are all among the empty ones."""
     if empty < run:
-        return -np.inf
-    places = np.arange(run)
-    return float(np.log2(clients) + np.log2((empty - places) / (clients - places)).sum())
+        return -math.inf
+    return math.log2(clients) + sum(
+        math.log2((empty - place) / (clients - place)) for place in range(run)
+    )
+
+
+def _log_choose(whole: int, part: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    value: npt.NDArray[np.float64] = (
+        gammaln(whole + 1.0) - gammaln(part + 1.0) - gammaln(whole - part + 1.0)
+    )
+    return value
 
 
 def _tail_log2(population: int, marked: int, draws: int) -> npt.NDArray[np.float64]:
     """log2 P[Hyp(population, marked, draws) >= i] for i = 0 ... draws + 1."""
-
-    def choose(whole: int, part: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        value: npt.NDArray[np.float64] = (
-            gammaln(whole + 1.0) - gammaln(part + 1.0) - gammaln(whole - part + 1.0)
-        )
-        return value
-
     found = np.full(draws + 2, -np.inf)
     low, high = max(0, draws - (population - marked)), min(draws, marked)
     i = np.arange(low, high + 1)
     found[low : high + 1] = (
-        choose(marked, i)
-        + choose(population - marked, draws - i)
-        - choose(population, np.array(draws))
+        _log_choose(marked, i)
+        + _log_choose(population - marked, draws - i)
+        - _log_choose(population, np.array(draws))
     )
     tail: npt.NDArray[np.float64] = np.logaddexp.accumulate(found[::-1])[::-1] / np.log(2)
     return np.minimum(tail, 0.0)

@@ -1,5 +1,6 @@
 """The server's side of a round: it relays, adds up, and opens the sum or nothing."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -15,9 +16,12 @@ from privacy.secure_aggregation._messages import (
     Announcement,
     Kind,
     bound_to,
+    box_statement,
+    complaint_statement,
     participants_statement,
     pieces,
     read,
+    read_set,
     session_of,
     survivors_statement,
     write,
@@ -26,14 +30,24 @@ from privacy.secure_aggregation._messages import (
 from privacy.secure_aggregation._ring import add_packed, centred, element_type, ring_bits
 from privacy.secure_aggregation._round_state import INDEX_BYTES, SEALED_BYTES
 from privacy.secure_aggregation._shamir import SHARE_BYTES, combine, read_element, write_element
+from privacy.secure_aggregation._sharing import (
+    KEY,
+    SEED,
+    SHARES_BYTES,
+    Evidence,
+    agree_with,
+    check_proof,
+    proof_size,
+    sharing_context,
+)
 from privacy.secure_aggregation.errors import (
+    ForgedSignature,
     Malformed,
-    OpeningFailed,
     Refused,
     RejectedMessage,
     TooFewClients,
 )
-from privacy.secure_aggregation.plan import RoundPlan, plan_round, quorum
+from privacy.secure_aggregation.plan import RoundPlan, plan_round
 from privacy.secure_aggregation.terms import Adversary, RoundTerms
 
 
@@ -42,10 +56,12 @@ class ServerStage(IntEnum):
 
     ANNOUNCING = 0
     SHARING = 1
-    MASKING = 2
-    ENDORSING = 3
-    OPENING = 4
-    OVER = 5
+    CHECKING = 2
+    DISPUTING = 3
+    MASKING = 4
+    ENDORSING = 5
+    OPENING = 6
+    OVER = 7
 
 
 @dataclass
@@ -54,12 +70,13 @@ class _Client:
 
     node: int
     announcement: Announcement
-    seed_commitment: bytes = b""
-    seed_commitments: list[bytes] = field(default_factory=list)
-    key_commitments: list[bytes] = field(default_factory=list)
-    sealed: list[bytes] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
+    boxes: list[bytes] = field(default_factory=list)
+    box_signatures: list[bytes] = field(default_factory=list)
+    accusers: dict[int, bytes] = field(default_factory=dict)  # by label: the signed complaint
+    shown: dict[int, bytes] = field(default_factory=dict)  # by label: shares that were disputed
     signature: bytes = b""
-    opened: dict[int, int] = field(default_factory=dict)
+    opened: dict[int, int] = field(default_factory=dict)  # by point
 
 
 class SecureServer:
@@ -68,7 +85,17 @@ class SecureServer:
     Send ``invitation`` to the cohort; then, stage by stage, give each reply to ``receive`` and
     send what ``advance`` returns; when that is nothing more, ``open`` the sum. Clients may
     vanish at any stage: those whose reply is missing when ``advance`` is called have dropped
-    out.
+    out. The vectors are sent in stage ``MASKING``, when it is known that all who take part can be
+    opened; before that, nobody needs to have trained.
+
+    **Guarantee.** What a client sends costs that client only. One that shares its secrets wrongly,
+    in whatever way, is left out before anybody masks; one that says so of others falsely changes
+    nothing. Each is in ``offences``.
+
+    **Assumptions.** The clients that lie about the shares that they hold, or do not open them, are
+    among the share that may drop out.
+
+    **Not covered.** A false vector: the server cannot see it.
 
     Parameters
     ----------
@@ -77,7 +104,9 @@ class SecureServer:
     adversary : Adversary
         Whom it must withstand; its server model is that of the terms.
     dropout : float
-        The share of the clients that may vanish, in [0, 1).
+        The share of the clients that may vanish after they announced themselves, in [0, 1).
+    cohort : int
+        How many are invited: the adversary's share is of these.
     identities : iterable of bytes, optional
         Who may take part, as pinned Ed25519 public keys. Default: anybody.
     randomness : Randomness, optional
@@ -95,6 +124,7 @@ class SecureServer:
         *,
         adversary: Adversary,
         dropout: float,
+        cohort: int,
         identities: Iterable[bytes] = (),
         randomness: Randomness | None = None,
     ) -> None:
@@ -106,6 +136,7 @@ class SecureServer:
         self._terms = terms
         self._adversary = adversary
         self._dropout = dropout
+        self._cohort = cohort
         self._identities = frozenset(identities)
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
         self._stage = ServerStage.ANNOUNCING
@@ -114,6 +145,9 @@ class SecureServer:
         self._awaited: set[int] = set()  # indices whose reply of this stage is missing
         self._answered: set[int] = set()
         self._sharers: list[int] = []
+        self._participants: list[int] = []
+        self._remaining = cohort
+        self._offences: dict[int, list[str]] = {}  # by index
         self._survivors: list[int] = []
         self._session = bytes(32)
         self._sum: npt.NDArray[np.unsignedinteger] = np.zeros(0, np.uint32)
@@ -128,6 +162,21 @@ class SecureServer:
     def survivors(self) -> list[int]:
         """The nodes in whose sum, for the operator's log."""
         return [self._clients[index].node for index in self._survivors]
+
+    @property
+    def cohort(self) -> int:
+        """How many were invited."""
+        return self._cohort
+
+    @property
+    def remaining(self) -> int:
+        """How many have answered whatever they were asked so far, for the operator's log."""
+        return self._remaining
+
+    @property
+    def offences(self) -> dict[int, list[str]]:
+        """What nodes did that no client does that follows the protocol, for the operator's log."""
+        return {self._clients[index].node: list(told) for index, told in self._offences.items()}
 
     def invitation(self) -> bytes:
         """What the whole cohort is sent first."""
@@ -150,11 +199,13 @@ class SecureServer:
             index = self._index.get(node)
             if index is None or index not in self._awaited:
                 raise RejectedMessage(f"nothing is awaited from node {node} at this stage")
-            self._awaited.discard(index)  # one try each
             if bound_to(message) != self._session:
                 raise RejectedMessage(f"node {node} answered another round")
+            self._awaited.discard(index)  # one try each
             {
                 ServerStage.SHARING: self._take_shares,
+                ServerStage.CHECKING: self._take_complaints,
+                ServerStage.DISPUTING: self._take_disputed,
                 ServerStage.MASKING: self._take_masked,
                 ServerStage.ENDORSING: self._take_endorsement,
                 ServerStage.OPENING: self._take_openings,
@@ -170,27 +221,94 @@ class SecureServer:
         announced = Announcement.from_bytes(content)
         if node in self._index:
             raise RejectedMessage(f"node {node} announced itself twice")
+        if len(self._clients) >= self._cohort:
+            raise RejectedMessage(f"node {node} announced itself, but all who were invited did")
         if any(announced.identity == other.announcement.identity for other in self._clients):
             raise RejectedMessage(f"node {node} has the identity of another")
         if self._identities and announced.identity not in self._identities:
             raise RejectedMessage(f"node {node} has an unknown identity")
         statement = Announcement.statement_of(
-            self._terms.digest, announced.mask_key, announced.channel_key
+            announced.asked, announced.mask_key, announced.channel_key
         )
         keys.verify(announced.identity, announced.signature, statement, "an announcement of keys")
+        own = {announced.mask_key, announced.channel_key}
+        for other in self._clients:
+            if own & {other.announcement.mask_key, other.announcement.channel_key}:
+                raise RejectedMessage(f"node {node} announced a key of another")
         # A key of small order would make its neighbours refuse.
         keys.agree(bytes(keys.KEY_BYTES), [announced.mask_key, announced.channel_key])
         self._index[node] = len(self._clients)
         self._clients.append(_Client(node, announced))
 
     def _take_shares(self, client: _Client, index: int, message: bytes) -> None:
-        k = self._plan.neighbours
-        size = keys.COMMITMENT_BYTES
-        client.seed_commitment, seeds, private, sealed = read(
-            message, Kind.SHARES, [size, size * k, size * k, SEALED_BYTES * k]
+        k, size = self._plan.neighbours, keys.COMMITMENT_BYTES
+        proof_bytes = proof_size(self._plan.threshold)
+        signed = keys.SIGNATURE_BYTES * k if self._terms.malicious else 0
+        told, seeds, private, boxes = read(
+            message, Kind.SHARES, [proof_bytes + signed, size * k, size * k, SEALED_BYTES * k]
         )
-        client.seed_commitments, client.key_commitments = pieces(seeds, size), pieces(private, size)
-        client.sealed = pieces(sealed, SEALED_BYTES)
+        try:
+            client.evidence = check_proof(
+                told[:proof_bytes],
+                pieces(seeds, size),
+                pieces(private, size),
+                mask_key=client.announcement.mask_key,
+                context=sharing_context(self._session, index),
+            )
+        except (Malformed, ForgedSignature):
+            self._blame(index, "shared something else than its own secrets")
+            raise
+        client.boxes = pieces(boxes, SEALED_BYTES)
+        client.box_signatures = pieces(told[proof_bytes:], keys.SIGNATURE_BYTES)
+
+    def _take_complaints(self, client: _Client, index: int, message: bytes) -> None:
+        """Note whose shares a client says are wrong."""
+        around = self._ring.neighbours(index)
+        complaints, signatures = read(message, Kind.COMPLAINTS, [-(-len(around) // 8), None])
+        accused = [around[label] for label in sorted(read_set(complaints, len(around)))]
+        signed = pieces(signatures, keys.SIGNATURE_BYTES) if self._terms.malicious else []
+        if not set(accused) <= set(self._sharers) or (
+            len(signed) != len(accused) if self._terms.malicious else signatures
+        ):
+            raise Malformed("complaints of others than those whose shares were delivered")
+        for place, owner in enumerate(accused):
+            signature = signed[place] if signed else b""
+            if signature == bytes(keys.SIGNATURE_BYTES):
+                self._judge(owner, index)
+                continue
+            if signature:
+                statement = complaint_statement(self._session, owner, index)
+                keys.verify(client.announcement.identity, signature, statement, "a complaint")
+            self._clients[owner].accusers[self._ring.label(owner, index)] = signature
+
+    def _judge(self, owner: int, accuser: int) -> None:
+        """Decide who is to blame for a box that is said not to bear its sender's signature."""
+        client, label = self._clients[owner], self._ring.label(owner, accuser)
+        statement = box_statement(
+            self._session, owner, accuser, client.boxes[label], client.evidence[label].to_bytes()
+        )
+        signature = client.box_signatures[label]
+        try:
+            keys.verify(client.announcement.identity, signature, statement, "a box of shares")
+        except ForgedSignature:
+            self._blame(owner, "sent a neighbour shares that it had not signed")
+            self._excluded.add(owner)
+        else:
+            self._blame(accuser, "complained of a signature that is right")
+
+    def _take_disputed(self, client: _Client, index: int, message: bytes) -> None:
+        """Keep the shares that an owner shows, if they are what it committed to."""
+        labels = sorted(client.accusers)
+        (content,) = read(message, Kind.DISPUTED_SHARES, [SHARES_BYTES * len(labels)])
+        shown = dict(zip(labels, pieces(content, SHARES_BYTES), strict=True))
+        if not all(client.evidence[label].fit(shares) for label, shares in shown.items()):
+            raise Malformed("what it shows of its shares is not what it committed to")
+        client.shown = shown
+        for label in labels:
+            accuser = self._ring.neighbours(index)[label]
+            between = f"{client.node} and {self._clients[accuser].node}"
+            for one in (index, accuser):
+                self._blame(one, f"disputed shares, which are right: one of nodes {between} lies")
 
     def _take_masked(self, client: _Client, index: int, message: bytes) -> None:
         signed = keys.SIGNATURE_BYTES if self._terms.malicious else 0
@@ -212,18 +330,32 @@ class SecureServer:
         client.signature = signature
 
     def _take_openings(self, client: _Client, index: int, message: bytes) -> None:
-        sharers, survivors = set(self._sharers), set(self._survivors)
-        owners = [owner for owner in self._ring.neighbours(index) if owner in sharers]
-        (content,) = read(message, Kind.OPENINGS, [SHARE_BYTES * len(owners)])
-        for owner, opened in zip(owners, pieces(content, SHARE_BYTES), strict=True):
+        participants, survivors = set(self._participants), set(self._survivors)
+        around = self._ring.neighbours(index)
+        members, content = read(message, Kind.OPENINGS, [-(-len(around) // 8), None])
+        owners = [around[label] for label in sorted(read_set(members, len(around)))]
+        opened = pieces(content, SHARE_BYTES)
+        if len(opened) != len(owners) or not set(owners) <= participants:
+            raise Malformed("shares are opened of others than those who take part")
+        if any(
+            owner in participants - set(owners)
+            and self._ring.label(owner, index) not in self._clients[owner].accusers
+            for owner in around
+        ):
+            self._blame(index, "did not open every share that it holds")
+        for owner, share in zip(owners, opened, strict=True):
             label = self._ring.label(owner, index)
             held = self._clients[owner]
-            if owner in survivors:
-                committed, what = held.seed_commitments[label], b"seed share"
-            else:
-                committed, what = held.key_commitments[label], b"key share"
-            if keys.commitment(what, opened) == committed:  # else one of the two is lying
-                held.opened[label + 1] = read_element(opened)
+            # It is what its owner committed to, and the holder had not complained of it.
+            if held.evidence[label].fits(SEED if owner in survivors else KEY, share):
+                held.opened[label + 1] = read_element(share)
+            elif label not in held.accusers:
+                self._blame(index, "opened a share that is not the one that it holds")
+
+    def _blame(self, index: int, what: str) -> None:
+        told = self._offences.setdefault(index, [])
+        if what not in told:
+            told.append(what)
 
     # Stages -----------------------------------------------------------------------------------
 
@@ -246,6 +378,8 @@ class SecureServer:
         steps = {
             ServerStage.ANNOUNCING: self._send_roster,
             ServerStage.SHARING: self._deliver,
+            ServerStage.CHECKING: self._ask_disputed,
+            ServerStage.DISPUTING: self._name_participants,
             ServerStage.MASKING: self._tell_survivors,
             ServerStage.ENDORSING: self._ask_openings,
         }
@@ -253,6 +387,7 @@ class SecureServer:
             return {}
         if self._stage is ServerStage.OVER:
             raise RuntimeError("the round is over")
+        self._count_remaining()
         try:
             messages = steps[self._stage]()
         except TooFewClients:
@@ -262,7 +397,20 @@ class SecureServer:
         self._answered = set()
         return messages
 
+    def _count_remaining(self) -> None:
+        if self._stage is ServerStage.ANNOUNCING:
+            self._remaining = len(self._clients)
+        elif self._stage is not ServerStage.DISPUTING:  # which asks few
+            self._remaining = len(self._answered)
+
+    def _asked_as_most(self) -> list[_Client]:
+        """Without those who were configured otherwise than most: who sees them would refuse."""
+        (most, _), *_ = Counter(client.announcement.asked for client in self._clients).most_common()
+        return [client for client in self._clients if client.announcement.asked == most]
+
     def _send_roster(self) -> dict[int, bytes]:
+        if self._terms.malicious and self._clients:
+            self._clients = self._asked_as_most()
         count = len(self._clients)
         if count < self._terms.minimum:
             raise TooFewClients(f"{count} clients announced keys; {self._terms.minimum} are needed")
@@ -272,12 +420,14 @@ class SecureServer:
                 adversary=self._adversary,
                 dropout=self._dropout,
                 minimum=self._terms.minimum,
+                cohort=self._cohort,
             )
             self._bits = ring_bits(count, self._terms.bound)
         except ValueError as error:
             raise TooFewClients(str(error)) from error
         self._clients.sort(key=lambda client: client.announcement.identity)
         self._index = {client.node: index for index, client in enumerate(self._clients)}
+        self._excluded: set[int] = set()
         self._sum = np.zeros(self._terms.size, dtype=element_type(self._bits))
         self._stage = ServerStage.SHARING
         digest, encoded = self._terms.digest, self._plan.to_bytes()
@@ -312,30 +462,74 @@ class SecureServer:
         return write_set(labels, self._plan.neighbours)
 
     def _deliver(self) -> dict[int, bytes]:
-        self._sharers = self._enough("shared their secrets")
+        self._sharers = self._enough(self._answered, "shared their secrets")
         sharers = set(self._sharers)
+        self._check_openable(self._sharers, sharers)
         whole = write_set(self._sharers, self._plan.clients)
-        self._sets = whole, b""
-        self._stage = ServerStage.MASKING
+        self._stage = ServerStage.CHECKING
         messages = {}
         for index in self._sharers:
-            sealed = b"".join(
-                self._clients[other].sealed[self._ring.label(other, index)]
-                for other in self._ring.neighbours(index)
-                if other in sharers
-            )
-            members = self._members(index, sharers, whole)
+            senders = [other for other in self._ring.neighbours(index) if other in sharers]
+            places = [(self._clients[other], self._ring.label(other, index)) for other in senders]
             messages[self._clients[index].node] = write(
-                Kind.DELIVERIES, self._session, members, sealed
+                Kind.DELIVERIES,
+                self._session,
+                self._members(index, sharers, whole),
+                b"".join(sender.boxes[label] for sender, label in places),
+                b"".join(
+                    sender.evidence[label].to_bytes()
+                    + (sender.box_signatures[label] if self._terms.malicious else b"")
+                    for sender, label in places
+                ),
             )
-        for client in self._clients:
-            client.sealed = []
         return messages
 
+    def _ask_disputed(self) -> dict[int, bytes]:
+        """Ask those whose shares are disputed to show these; go on if there are none."""
+        for client in self._clients:
+            client.boxes, client.box_signatures = [], []
+        self._checked = self._answered - self._excluded
+        self._enough(self._checked, "checked the shares that they hold")
+        accused = [index for index in sorted(self._checked) if self._clients[index].accusers]
+        self._stage = ServerStage.DISPUTING
+        if not accused:
+            self._answered = set()
+            return self._name_participants()
+        messages = {}
+        for index in accused:
+            client = self._clients[index]
+            labels = sorted(client.accusers)
+            messages[client.node] = write(
+                Kind.DISPUTES,
+                self._session,
+                write_set(labels, self._plan.neighbours),
+                b"".join(client.accusers[label] for label in labels),
+            )
+        return messages
+
+    def _name_participants(self) -> dict[int, bytes]:
+        """Leave out who shared wrongly, and end the round if it could not be opened."""
+        for index in self._checked - self._answered:
+            if self._clients[index].accusers:
+                self._blame(index, "did not show the shares that its neighbours say are wrong")
+                self._excluded.add(index)
+        taking_part = self._checked - self._excluded
+        self._participants = self._enough(taking_part, "shared their secrets as they should")
+        self._check_openable(self._participants, taking_part)
+        whole = write_set(self._participants, self._plan.clients)
+        self._sets = whole, b""
+        self._stage = ServerStage.MASKING
+        return {
+            self._clients[index].node: write(
+                Kind.PARTICIPANTS, self._session, self._members(index, taking_part, whole)
+            )
+            for index in self._participants
+        }
+
     def _tell_survivors(self) -> dict[int, bytes]:
-        self._survivors = self._enough("sent their masked vectors")
+        self._survivors = self._enough(self._answered, "sent their masked vectors")
         survivors = set(self._survivors)
-        self._check_openable(survivors)
+        self._check_openable(self._participants, survivors)
         whole = write_set(self._survivors, self._plan.clients)
         self._sets = self._sets[0], whole
         if not self._terms.malicious:
@@ -367,10 +561,10 @@ class SecureServer:
 
     def _ask_openings(self) -> dict[int, bytes]:
         endorsers = sorted(self._answered)
-        needed = quorum(self._plan.clients, self._adversary)
+        needed = self._plan.quorum(self._adversary)
         if len(endorsers) < needed:
             raise TooFewClients(f"{len(endorsers)} endorsed the survivors; {needed} are needed")
-        self._check_openable(self._answered)
+        self._check_openable(self._participants, self._answered)
         self._stage = ServerStage.OPENING
         request = write(
             Kind.OPENING_REQUEST,
@@ -381,17 +575,19 @@ class SecureServer:
         )
         return {self._clients[index].node: request for index in endorsers}
 
-    def _enough(self, did: str) -> list[int]:
-        if len(self._answered) < self._plan.survivors:
-            raise TooFewClients(
-                f"{len(self._answered)} clients {did}; {self._plan.survivors} are needed"
-            )
-        return sorted(self._answered)
+    def _enough(self, left: set[int], did: str) -> list[int]:
+        if len(left) < self._plan.survivors:
+            raise TooFewClients(f"{len(left)} clients {did}; {self._plan.survivors} are needed")
+        return sorted(left)
 
-    def _check_openable(self, holders: set[int]) -> None:
+    def _check_openable(self, owners: list[int], holders: set[int]) -> None:
         """End the round as soon as somebody's secret has too few holders left."""
-        for owner in self._sharers:
-            left = sum(other in holders for other in self._ring.neighbours(owner))
+        for owner in owners:
+            shown = self._clients[owner].shown
+            left = sum(
+                label in shown or other in holders
+                for label, other in enumerate(self._ring.neighbours(owner))
+            )
             if left < self._plan.threshold:
                 raise TooFewClients(
                     f"node {self._clients[owner].node} has {left} neighbours left to open its "
@@ -412,34 +608,40 @@ class SecureServer:
         ------
         TooFewClients
             If too few opened their shares; nothing is opened.
-        OpeningFailed
-            If a client shared something else than it committed to; nothing is opened.
         RuntimeError
             If it is not yet, or no longer, time.
         """
         if self._stage is not ServerStage.OPENING:
             raise RuntimeError(f"the sum cannot be opened in stage {self._stage.name}")
+        self._count_remaining()
         self._stage = ServerStage.OVER
         survivors = set(self._survivors)
         secrets = {
             owner: self._reconstruct(self._clients[owner], survived=owner in survivors)
-            for owner in self._sharers
+            for owner in self._participants
         }
         for owner, secret in secrets.items():
             if owner in survivors:
-                add_mask(self._sum, keys.self_mask_key(secret, self._session), subtract=True)
+                seed = write_element(secret)
+                add_mask(self._sum, keys.self_mask_key(seed, self._session), subtract=True)
                 continue
             others = [other for other in self._ring.neighbours(owner) if other in survivors]
             publics = [self._clients[other].announcement.mask_key for other in others]
-            for other, agreed in zip(others, keys.agree(secret, publics), strict=True):
+            for other, agreed in zip(others, agree_with(secret, publics), strict=True):
                 key = keys.pair_mask_key(agreed, owner, other, self._session)
                 add_mask(self._sum, key, subtract=other < owner)
         total = centred(self._sum, self._bits)
         self._sum = np.zeros(0, np.uint32)
         return total
 
-    def _reconstruct(self, client: _Client, *, survived: bool) -> bytes:
-        """The seed of a survivor, or the mask key of who dropped out."""
+    def _reconstruct(self, client: _Client, *, survived: bool) -> int:
+        """The seed of a survivor, or the mask key of who dropped out.
+
+        All shares that fit their commitments are of one polynomial: any of them will do.
+        """
+        which = SEED if survived else KEY
+        for label, shares in client.shown.items():
+            client.opened[label + 1] = read_element(pieces(shares, SHARE_BYTES)[which])
         needed = self._plan.threshold
         points = sorted(client.opened)[:needed]
         if len(points) < needed:
@@ -447,11 +649,4 @@ class SecureServer:
                 f"{len(points)} neighbours of node {client.node} opened their share of its "
                 f"secret; {needed} are needed"
             )
-        secret = write_element(combine({point: client.opened[point] for point in points}))
-        if survived:
-            true = keys.commitment(b"seed", secret) == client.seed_commitment
-        else:
-            true = keys.public_key(secret) == client.announcement.mask_key
-        if not true:
-            raise OpeningFailed(f"node {client.node} shared something else than it committed to")
-        return secret
+        return combine({point: client.opened[point] for point in points})

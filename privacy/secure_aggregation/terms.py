@@ -6,15 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from privacy.mechanisms import Randomness, SystemRandomness
+from privacy.mechanisms import MaskedMechanism, Randomness, SystemRandomness
 from privacy.secure_aggregation._keys import KEY_BYTES, digest, verifying_key
 from privacy.secure_aggregation._ring import ring_bits
 from privacy.secure_aggregation.errors import Malformed
 
 RUN_BYTES = 16
 _LARGEST_SIZE = 1 << 32
-_LARGEST_COHORT = 1 << 20
-_FORM = struct.Struct("<16sQQQIB")
+LARGEST_COHORT = 1 << 20
+REQUEST_BYTES = 32
+_FORM = struct.Struct("<16sQQQIB32s")
 
 
 class ServerModel(Enum):
@@ -70,6 +71,10 @@ class RoundTerms:
         The fewest clients whose sum may be opened, at least 3.
     server : ServerModel
         Which of the two protocols is followed.
+    request : bytes
+        A digest, 32 bytes, of all that will be sent beside the protocol for the vector to be made
+        from. A client that receives anything else refuses to make one. Default: zeros, where
+        nothing is sent.
 
     Raises
     ------
@@ -83,15 +88,18 @@ class RoundTerms:
     bound: int
     minimum: int
     server: ServerModel = ServerModel.HONEST_BUT_CURIOUS
+    request: bytes = bytes(REQUEST_BYTES)
 
     def __post_init__(self) -> None:
         if len(self.run) != RUN_BYTES:
             raise ValueError(f"run has {len(self.run)} bytes; it must have {RUN_BYTES}")
+        if len(self.request) != REQUEST_BYTES:
+            raise ValueError(f"request has {len(self.request)} bytes; a digest has {REQUEST_BYTES}")
         for name, smallest, largest in (
             ("number", 1, 1 << 62),
             ("size", 1, _LARGEST_SIZE),
             ("bound", 1, 1 << 60),
-            ("minimum", 3, _LARGEST_COHORT),
+            ("minimum", 3, LARGEST_COHORT),
         ):
             value = getattr(self, name)
             if not smallest <= value <= largest:
@@ -106,7 +114,13 @@ class RoundTerms:
     def to_bytes(self) -> bytes:
         """The terms as they are sent."""
         return _FORM.pack(
-            self.run, self.number, self.size, self.bound, self.minimum, int(self.malicious)
+            self.run,
+            self.number,
+            self.size,
+            self.bound,
+            self.minimum,
+            int(self.malicious),
+            self.request,
         )
 
     @classmethod
@@ -119,9 +133,9 @@ class RoundTerms:
             If it is not that.
         """
         try:
-            run, number, size, bound, minimum, malicious = _FORM.unpack(encoded)
+            run, number, size, bound, minimum, malicious, request = _FORM.unpack(encoded)
             server = (ServerModel.HONEST_BUT_CURIOUS, ServerModel.MALICIOUS)[malicious]
-            return cls(run, number, size, bound, minimum, server)
+            return cls(run, number, size, bound, minimum, server, request)
         except (struct.error, ValueError, IndexError) as error:
             raise Malformed(f"not the terms of a round: {error}") from error
 
@@ -171,6 +185,14 @@ class ClientPolicy:
     identities : iterable of bytes, optional
         The pinned Ed25519 public keys of all who may take part. Needed, and only used, against
         a malicious server.
+    clipping_norm : float, optional
+        The clipping norm S of the whole update, pinned: with another one the client does not
+        train. Default: whatever all clients of a round are sent alike.
+    weight_cap : float, optional
+        The cap ŵ of weights, pinned; 0: every client counts the same. Default: as above.
+    mechanism : MaskedMechanism, optional
+        What rounds the update and adds this client's share of the noise, with its settings,
+        pinned. Default: as above.
 
     Raises
     ------
@@ -181,8 +203,19 @@ class ClientPolicy:
     minimum_cohort: int
     adversary: Adversary = Adversary()
     identities: Iterable[bytes] = frozenset()
+    clipping_norm: float | None = None
+    weight_cap: float | None = None
+    mechanism: MaskedMechanism | None = None
 
     def __post_init__(self) -> None:
+        if self.clipping_norm is not None and not 0 < self.clipping_norm < math.inf:
+            raise ValueError(
+                f"clipping_norm is {self.clipping_norm}; it must be finite and positive"
+            )
+        if self.weight_cap is not None and not 0 <= self.weight_cap < math.inf:
+            raise ValueError(
+                f"weight_cap is {self.weight_cap}; it must be finite, and 0 for equal weights"
+            )
         if self.minimum_cohort < 3:
             raise ValueError(f"minimum_cohort is {self.minimum_cohort}; it must be at least 3")
         object.__setattr__(self, "identities", frozenset(self.identities))

@@ -6,11 +6,10 @@ A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, an
 
 from ._capture import GradientError
 from ._optimizer import GradientDescent
-from ._records import fingerprint
-from ._store import Charge
 from .calibration import calibrate_noise
+from .charge import Charge
 from .check import ModelProblem, UnsupportedModelError, check_model, replace_unsupported
-from .ledger import Accountant, ClientLedger, LocalBudgetSpent
+from .ledger import ClientLedger, LocalBudgetSpent
 from .plan import (
     ClipAndNoise,
     ClipOnly,
@@ -38,9 +37,7 @@ __all__ = [
     "calibrate_noise",
     "ClientLedger",
     "Charge",
-    "Accountant",
     "LocalBudgetSpent",
-    "fingerprint",
     "check_model",
     "replace_unsupported",
     "ModelProblem",

@@ -10,7 +10,6 @@ from torch.utils._pytree import tree_map
 from ._capture import Capture, GradientError
 from ._layers import OWN
 from ._loss import ExampleLoss, tensors_of
-from ._records import Records
 from ._trial import (
     CLOSE,
     HALF,
@@ -18,12 +17,11 @@ from ._trial import (
     fixed_randomness,
     same_numbers,
     seed_global,
-    some_records,
 )
 
 
 def check_gradients(
-    model: nn.Module, loss: ExampleLoss, records: Records, *, every_layer: bool
+    model: nn.Module, loss: ExampleLoss, batch: Sequence[Tensor], *, every_layer: bool
 ) -> None:
     """Refuse a model or a loss whose per-example gradients would be wrong.
 
@@ -33,8 +31,8 @@ def check_gradients(
         As it will be trained.
     loss : ExampleLoss
         The user's, an example at a time.
-    records : Records
-        Some of them are used.
+    batch : sequence of Tensor, shape (5, ...)
+        Records: inputs, then targets.
     every_layer : bool
         Whether to compare gradients with torch's also where all layers are plain ones.
 
@@ -45,7 +43,7 @@ def check_gradients(
     ValueError
         If the loss is not one value an example, or depends on the batch it is in.
     """
-    *inputs, targets = some_records(records)
+    *inputs, targets = batch
     with fixed_randomness(model, 0), Capture(model) as capture:
         outputs = model(*inputs)
         check_loss(loss, _detached(outputs), targets)

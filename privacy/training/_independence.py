@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from ._capture import Capture, GradientError
 from ._loss import ExampleLoss, tensors_of
-from ._records import Records
 from ._trial import (
     BATCH,
     OTHER_SIZE,
@@ -31,7 +30,6 @@ from ._trial import (
     evaluating,
     fixed_randomness,
     same_numbers,
-    some_records,
 )
 
 # Rows 0 and 3 of five stay while the others are exchanged: whatever a model shifts, flips or
@@ -48,15 +46,25 @@ class _Numbers:
     places: list[tuple[str, Tensor]]
 
 
-def check_example_independence(model: nn.Module, loss: ExampleLoss, records: Records) -> None:
+def check_example_independence(
+    model: nn.Module, loss: ExampleLoss, batch: Sequence[Tensor]
+) -> None:
     """Refuse a model in which what one example gives depends on another.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As it will be trained.
+    loss : ExampleLoss
+        The user's, an example at a time.
+    batch : sequence of Tensor, shape (5, ...)
+        Records: inputs, then targets.
 
     Raises
     ------
     GradientError
         Names the layer at whose input the examples met.
     """
-    batch = some_records(records)
     with away_from_constants(model):
         if not _check_beside_others(model, loss, batch):
             with evaluating(model):

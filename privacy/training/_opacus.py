@@ -7,7 +7,6 @@ their own here, needs none of it.
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,13 +15,6 @@ from privacy._logging import untouched_root_logger
 PerExample = Callable[[nn.Module, list[Tensor], Tensor], Mapping[nn.Parameter, Tensor]]
 
 _RECURRENT = "opacus.layers.dp_rnn"
-
-
-def create_accountant(mechanism: str) -> Any:
-    """Opacus's accountant of that name, which has seen nothing yet."""
-    with untouched_root_logger():
-        from opacus.accountants import create_accountant
-    return create_accountant(mechanism=mechanism)
 
 
 def registered_sampler(kind: type[nn.Module]) -> PerExample | None:

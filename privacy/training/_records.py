@@ -1,10 +1,8 @@
 """A client's records, whatever they come as."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
@@ -14,11 +12,8 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def everything(self) -> tuple[Tensor, ...]:
-        """All rows."""
-
     def take(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """The given rows."""
+        """The given rows, each at most once and in order."""
 
 
 class _Tensors:
@@ -28,10 +23,9 @@ class _Tensors:
     def __len__(self) -> int:
         return len(self._tensors[0])
 
-    def everything(self) -> tuple[Tensor, ...]:
-        return self._tensors
-
     def take(self, rows: Tensor) -> tuple[Tensor, ...]:
+        if len(rows) == len(self):  # each once and in order: nothing need be copied
+            return self._tensors
         return tuple(tensor[rows] for tensor in self._tensors)
 
 
@@ -41,9 +35,6 @@ class _Mapped:
 
     def __len__(self) -> int:
         return len(self._dataset)  # type: ignore[arg-type]
-
-    def everything(self) -> tuple[Tensor, ...]:
-        return self.take(torch.arange(len(self)))
 
     def take(self, rows: Tensor) -> tuple[Tensor, ...]:
         return tuple(default_collate([self._dataset[row] for row in rows.tolist()]))
@@ -55,7 +46,7 @@ def records_of(data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]]) -> Records:
     Raises
     ------
     ValueError
-        If it holds no record, or tensors of different lengths.
+        If it is neither tensors of one length nor a map-style Dataset.
     """
     if isinstance(data, Dataset):
         if not hasattr(data, "__len__"):
@@ -66,20 +57,4 @@ def records_of(data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]]) -> Records:
         if len(tensors) < 2 or len({len(tensor) for tensor in tensors}) != 1:
             raise ValueError("data must be inputs and targets, tensors of one length")
         records = _Tensors(tensors)
-    if not len(records):
-        raise ValueError("data holds no record: a client without records has nothing to train on")
     return records
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """A name for a data set by its content: SHA-256 over the tensors, in order.
-
-    One changed record gives another name, so a data set that grows had better be named by where
-    it comes from. Local only: it tells whether two parties hold the same data.
-    """
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        array = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{array.dtype} {array.shape};".encode())
-        digest.update(array.data)
-    return f"sha256:{digest.hexdigest()}"

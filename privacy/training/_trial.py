@@ -1,4 +1,4 @@
-"""How a trial is run before anything is charged: on which records, and what counts as equal."""
+"""How a trial is run before anything is charged: at which state, and what counts as equal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,21 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ._records import Records
-
+# Records that a trial is run on.
 BATCH = 5
 
 # Relative to the largest number of what is compared: in batches of one size, and of several,
 # where other kernels round otherwise.
 CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}
 HALF, OTHER_SIZE = 3e-2, 10.0
-
-
-def some_records(records: Records) -> tuple[Tensor, ...]:
-    """Five records from all over the data, some of them twice if there are fewer."""
-    count = len(records)
-    places = torch.linspace(0, count - 1, BATCH).round().long() if count >= BATCH else None
-    return records.take(torch.arange(BATCH) % count if places is None else places)
 
 
 def same_numbers(one: Tensor, other: Tensor, slack: float = 1.0) -> bool:

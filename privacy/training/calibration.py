@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from ._store import Charge
-from .ledger import Accountant, epsilon_of
-from .plan import Batches, positive
+from privacy.accounting import Budget, Full, Poisson, calibrate_noise_multiplier
 
-LARGEST = 1e6
+from .charge import Charge
+from .plan import Batches, FullBatch, positive
 
 
 def calibrate_noise(
@@ -16,9 +15,11 @@ def calibrate_noise(
     batches: Batches,
     participations: int,
     spent: Sequence[Charge] = (),
-    accountant: Accountant = "prv",
 ) -> float:
-    """The smallest noise multiplier, to 0.1 %, that keeps within a target.
+    """The smallest noise multiplier, to 1 part in 10⁵, that keeps within a target.
+
+    Ask once for a whole plan, not once a round: what a round has spent would be planned for
+    again in every later one, with more and more noise.
 
     Parameters
     ----------
@@ -29,14 +30,14 @@ def calibrate_noise(
     participations : int
         How often the client will take part. Taking part more often spends more.
     spent : sequence of Charge
-        What was spent before, ``ledger.charges``; also a ``NoisyCount``'s charge, if one is used.
-    accountant : {"prv", "rdp"}
-        The ledger's.
+        What was spent before the plan begins, ``ledger.charges``; also a ``NoisyCount``'s charge,
+        if one is used.
 
     Returns
     -------
     float
-        The noise multiplier z. Its ε, by the same accountant, is at most the target.
+        The noise multiplier z. Its ε, by the ledger's own accounting
+        (:mod:`privacy.accounting`), is at most the target.
 
     Raises
     ------
@@ -46,31 +47,18 @@ def calibrate_noise(
     positive("target_epsilon", target_epsilon, "it must be finite and above 0")
     if not 0 < target_delta < 1:
         raise ValueError(f"target_delta is {target_delta!r}: choose one in (0, 1)")
-    positive("participations", participations, "plan for at least one")
-
-    def fits(noise_multiplier: float) -> bool:
-        planned = Charge(
-            noise_multiplier=noise_multiplier,
-            sampling_rate=batches.sampling_rate,
-            steps=batches.steps * participations,
+    if not (type(participations) is int and participations >= 1):
+        raise ValueError(f"participations is {participations!r}: a whole number, at least 1")
+    full = isinstance(batches, FullBatch)
+    try:
+        return calibrate_noise_multiplier(
+            sampling=Full() if full else Poisson(batches.sampling_rate),
+            rounds=batches.steps * participations,
+            budget=Budget(target_epsilon, target_delta),
+            spent=[charge.event for charge in spent],
         )
-        charges = (*spent, planned)
-        return epsilon_of(charges, delta=target_delta, accountant=accountant) <= target_epsilon
-
-    possible = epsilon_of(spent, delta=target_delta, accountant=accountant) < target_epsilon
-    high = 1.0
-    while not (possible and fits(high)):
-        high *= 2
-        if not possible or high > LARGEST:
-            raise ValueError(
-                f"target_epsilon is {target_epsilon!r}: no noise keeps within it"
-                + (" after what was already spent" if spent else "")
-                + "; take a larger one, or fewer participations"
-            )
-    low = high / 2
-    while low > 1e-3 and fits(low):
-        low, high = low / 2, low
-    while high > low * 1.001:
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return high
+    except ValueError as error:
+        raise ValueError(
+            f"target_epsilon is {target_epsilon!r}: no noise keeps within it ({error}); take a "
+            "larger one, or fewer participations"
+        ) from error

@@ -1,26 +1,30 @@
 """What a client's data set has spent: across rounds, runs and restarts."""
 
 import logging
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Protocol, Self
 
-import numpy as np
-
-from privacy.accounting import Budget
+from privacy.accounting import (
+    Budget,
+    Event,
+    Ledger,
+    LedgerError,
+    LedgerText,
+    Record,
+    epsilon,
+)
 from privacy.mechanisms import Randomness, gaussian
 
-from . import _opacus, _store
-from ._store import Charge, Entry
+from .charge import Charge, charge_of
 
 log = logging.getLogger(__name__)
 
-Accountant = Literal["prv", "rdp"]
+_RUN = "client training"
+_SECONDS_TO_WAIT = 60.0  # another process holds the file for as long as it writes one line
+_FORMAT_BEFORE = b'{\n "format": '
 
 
 class LocalBudgetSpent(RuntimeError):
@@ -33,82 +37,71 @@ class LocalBudgetSpent(RuntimeError):
         super().__init__("the local privacy budget does not allow this training")
 
 
-def epsilon_of(charges: Iterable[Charge], *, delta: float, accountant: Accountant) -> float:
-    """ε at ``delta`` of all ``charges`` together, by Opacus's accountant."""
-    steps: Counter[tuple[float, float]] = Counter()
-    for charge in charges:
-        steps[charge.noise_multiplier, charge.sampling_rate] += charge.steps
-    if any(noise_multiplier == 0 for noise_multiplier, _ in steps):
-        return math.inf
-    history = tuple(sorted((z, q, count) for (z, q), count in steps.items()))
-    return _epsilon(history, delta, accountant) if history else 0.0
+class _Pages(Protocol):
+    """A ledger that is held: nobody else writes to it meanwhile."""
 
+    @property
+    def records(self) -> tuple[Record, ...]: ...
 
-@lru_cache(maxsize=1024)
-def _epsilon(
-    history: tuple[tuple[float, float, int], ...], delta: float, accountant: Accountant
-) -> float:
-    composed = _opacus.create_accountant(accountant)
-    composed.history = list(history)
-    with np.errstate(divide="ignore"):
-        return float(composed.get_epsilon(delta=delta))
+    def append(
+        self, event: Event, *, run: str, round: int, released: int | None = None
+    ) -> Record: ...
 
 
 @dataclass
-class _Page:
-    """A data set's page while it is being written."""
+class _Memory:
+    text: LedgerText
 
-    entry: Entry
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return self.text.contents.records
+
+    def append(self, event: Event, *, run: str, round: int, released: int | None = None) -> Record:
+        self.text = self.text.plus(event, run=run, round=round, released=released)
+        return self.records[-1]
 
 
 class ClientLedger:
     """The record of every use of one data set, with an optional budget.
 
     A charge is composed with all that came before it, in whatever run, and is on the disk before
-    the noisy gradients are used: a client killed half-way has spent the whole charge.
+    the noisy gradients are used: a client killed half-way has spent the whole charge. The file is
+    one of :class:`privacy.accounting.Ledger`, every line under a digest; ε is what
+    :func:`privacy.accounting.epsilon` computes from it, and ``python -m privacy.accounting ledger``
+    says the same.
 
     Parameters
     ----------
     dataset : str
-        Names the data. Uses under one name compose; the same records under two names would be
-        counted apart, so name the source of the records, or take ``fingerprint``.
+        Names the data by where it comes from and whose it is, so that a record more or less does
+        not change the name: whatever is trained on under one name composes.
     budget : Budget, optional
         ``charge`` refuses what would exceed it.
     path : Path, optional
-        The file that holds the ledger, mode 0600; it may hold other data sets' too, and may be
-        shared by processes. Without it the ledger lives in memory: keep ``as_record()``.
-    accountant : {"prv", "rdp"}
-        Opacus's accountant that composes.
+        The file that holds the ledger, of this data set alone, mode 0600; processes may share it.
+        Without it the ledger lives in memory: keep ``as_record()``.
 
     Raises
     ------
     LedgerError
-        If the file is damaged or cannot be read. It is never started afresh.
+        If the file is damaged, cannot be read, or belongs to a data set of another name. It is
+        never started afresh.
     """
 
     def __init__(
-        self,
-        *,
-        dataset: str,
-        budget: Budget | None = None,
-        path: Path | None = None,
-        accountant: Accountant = "prv",
+        self, *, dataset: str, budget: Budget | None = None, path: Path | None = None
     ) -> None:
-        if not dataset:
-            raise ValueError("dataset is empty: name the data, or take fingerprint(...)")
-        if accountant not in ("prv", "rdp"):
-            raise ValueError(f"accountant is {accountant!r}: choose 'prv' or 'rdp'")
-        self.dataset, self.budget, self.path, self.accountant = dataset, budget, path, accountant
-        self._entry = Entry() if path is None else _store.read(path, dataset)
+        if not (isinstance(dataset, str) and dataset):
+            raise ValueError(
+                f"dataset is {dataset!r}: name the data by where it comes from, such as "
+                "'ward-7/2025'"
+            )
+        self.dataset, self.budget, self.path = dataset, budget, path
+        self._memory = _Memory(LedgerText.start(dataset))
+        self._read()  # what cannot be kept is refused before anything is trained
 
     @classmethod
-    def from_record(
-        cls,
-        record: Mapping[str, Any],
-        *,
-        budget: Budget | None = None,
-        accountant: Accountant = "prv",
-    ) -> Self:
+    def from_record(cls, record: Mapping[str, Any], *, budget: Budget | None = None) -> Self:
         """The ledger that ``as_record`` described, in memory.
 
         Raises
@@ -116,26 +109,45 @@ class ClientLedger:
         LedgerError
             If the record is not one of a ledger.
         """
-        dataset, entry = _store.from_record(record)
-        ledger = cls(dataset=dataset, budget=budget, accountant=accountant)
-        ledger._entry = entry
+        text = record.get("ledger")
+        if not isinstance(text, str):
+            raise LedgerError("the record holds no ledger; keep what as_record() returned")
+        parsed = LedgerText.parse(text.encode(), "in the node's state")
+        ledger = cls(dataset=parsed.contents.population, budget=budget)
+        ledger._memory.text = parsed
         return ledger
 
     def as_record(self) -> dict[str, Any]:
-        """The ledger as text, numbers and lists of numbers, as Flower's ``ConfigRecord`` takes.
+        """The ledger's lines as Flower's ``ConfigRecord`` takes them.
 
-        It describes the client's own spending: keep it in the node's state, never send it.
+        They describe the client's own spending: keep them in the node's state, never send them.
         """
-        return _store.as_record(self.dataset, self._entry)
+        return {"ledger": self._read().content.decode()}
 
     @property
     def charges(self) -> tuple[Charge, ...]:
-        """All charges so far, oldest first; equal neighbours are one with their steps added."""
-        return self._entry.charges
+        """All charges so far, oldest first; equal neighbours are one with their steps added.
+
+        Raises
+        ------
+        LedgerError
+            If the ledger holds what no client's training pays.
+        """
+        charges: list[Charge] = []
+        for record in self._read().contents.records:
+            try:
+                charge = charge_of(record.event)
+            except ValueError as error:
+                raise LedgerError(f"line {record.position + 1} of the ledger: {error}") from error
+            if charges and replace(charges[-1], steps=charge.steps) == charge:
+                charges[-1] = replace(charge, steps=charges[-1].steps + charge.steps)
+            else:
+                charges.append(charge)
+        return tuple(charges)
 
     def epsilon(self, *, delta: float) -> float:
         """ε spent so far at ``delta``; infinite once the data was used without noise."""
-        return epsilon_of(self.charges, delta=delta, accountant=self.accountant)
+        return self._read().contents.epsilon(delta)
 
     def charge(self, *charges: Charge) -> None:
         """Spend ``charges``: when this returns, they are recorded (and on the disk).
@@ -147,8 +159,8 @@ class ClientLedger:
         LedgerError
             If the file cannot be read or written. Nothing may be used then.
         """
-        with self._page() as page:
-            page.entry = self._allowed(page.entry, charges)
+        with self._held() as pages:
+            self._pay(pages, [charge.event for charge in charges])
 
     def release_count(
         self, records: int, *, noise_multiplier: float, randomness: Randomness
@@ -174,41 +186,69 @@ class ClientLedger:
         LocalBudgetSpent, LedgerError
             As ``charge``.
         """
-        with self._page() as page:
-            known = page.entry.released_count
-            if known is None:
-                cost = Charge(noise_multiplier=noise_multiplier, sampling_rate=1.0, steps=1)
-                noise = gaussian(1, sigma=noise_multiplier, randomness=randomness)
-                known = max(1, round(records + float(noise[0])))
-                paid = self._allowed(page.entry, [cost])
-                page.entry = replace(paid, released_count=known)
-            return known
+        with self._held() as pages:
+            for record in pages.records:
+                if record.released is not None:
+                    return record.released
+            cost = Charge(noise_multiplier=noise_multiplier, sampling_rate=1.0, steps=1)
+            noise = gaussian(1, sigma=noise_multiplier, randomness=randomness)
+            count = max(1, round(records + float(noise[0])))
+            self._pay(pages, [cost.event], released=count)
+            return count
+
+    def _read(self) -> LedgerText:
+        """The ledger as it stands now: other processes may have written to its file."""
+        if self.path is None:
+            return self._memory.text
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return LedgerText.start(self.dataset)
+        except OSError as error:
+            raise LedgerError(f"ledger {self.path} cannot be read ({error})") from error
+        if content.startswith(_FORMAT_BEFORE):
+            raise LedgerError(
+                f"ledger {self.path} was written by an earlier version, whose format this one does "
+                "not read. What it holds is spent all the same: ask that version for the ε of all "
+                "its data sets, take their sum off the budget, and give the rest to a new file"
+            )
+        text = LedgerText.parse(content, str(self.path))
+        if text.contents.population != self.dataset:
+            raise LedgerError(
+                f"ledger {self.path} belongs to the data set {text.contents.population!r}, not to "
+                f"{self.dataset!r}: if these are the same records, give them that name; if not, "
+                "give this data set a file of its own"
+            )
+        return text
 
     @contextmanager
-    def _page(self) -> Iterator[_Page]:
-        """The data set's page, kept (on the disk) when the block ends without an error."""
+    def _held(self) -> Iterator[_Pages]:
         if self.path is None:
-            page = _Page(self._entry)
-            yield page
-        else:
-            with _store.locked(self.path):
-                page = _Page(_store.read(self.path, self.dataset))
-                before = page.entry
-                yield page
-                if page.entry != before:
-                    _store.write(self.path, self.dataset, page.entry)
-        self._entry = page.entry
+            yield self._memory
+            return
+        self._read()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with Ledger.open(
+                self.path, population=self.dataset, timeout=_SECONDS_TO_WAIT
+            ) as ledger:
+                yield ledger
+        except OSError as error:
+            raise LedgerError(
+                f"ledger {self.path} cannot be written ({error}); train nothing"
+            ) from error
 
-    def _allowed(self, entry: Entry, charges: Sequence[Charge]) -> Entry:
-        after = entry.plus(charges)
+    def _pay(self, pages: _Pages, events: Sequence[Event], *, released: int | None = None) -> None:
         if self.budget is not None:
-            spent = epsilon_of(after.charges, delta=self.budget.delta, accountant=self.accountant)
+            after = [*(record.event for record in pages.records), *events]
+            spent = epsilon(after, delta=self.budget.delta)
             if not spent <= self.budget.epsilon:
                 log.warning(
-                    "declined: data set %s would have spent %s of %s",
+                    "declined: data set %s would have spent ε = %s of %s",
                     self.dataset,
                     spent,
                     self.budget,
                 )
                 raise LocalBudgetSpent
-        return after
+        for event in events:
+            pages.append(event, run=_RUN, round=0, released=released)

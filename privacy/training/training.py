@@ -1,6 +1,7 @@
 """Local training with per-example clipping and optional noise."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -16,12 +17,22 @@ from ._capture import Capture, GradientError
 from ._gradient_check import check_gradients
 from ._independence import check_example_independence
 from ._loss import Loss, per_example
+from ._malformed import MalformedRecords, usable_rows
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
 from ._records import Records, records_of
-from ._store import Charge
+from .charge import Charge
 from .check import check_model
 from .ledger import ClientLedger
-from .plan import Batches, ClipAndNoise, ClipOnly, FullBatch, NoisyCount, NominalCount, Protection
+from .plan import (
+    Batches,
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    NoisyCount,
+    NominalCount,
+    Protection,
+    PublicCount,
+)
 from .result import TrainingResult, guarantee_of
 
 
@@ -42,7 +53,8 @@ def train(
 
     Each step sums the examples' gradients, each scaled to an L2 norm of at most
     ``clipping_norm``, adds noise if ``protection`` says so, divides by the *expected* batch size
-    and lets ``optimizer`` step. An example whose gradient is not finite adds nothing.
+    and lets ``optimizer`` step. An example whose gradient is not finite adds nothing, nor does one
+    on which the data set, the model or the loss fails.
 
     Parameters
     ----------
@@ -51,10 +63,12 @@ def train(
         Its mode (``train`` or ``eval``) is left as it is.
     data : sequence of Tensor, or Dataset
         Inputs, if several one after the other, and the targets last, each of shape (n, ...);
-        or a map-style Dataset of such tuples for one record.
+        or a map-style Dataset of such tuples for one record. With noise there may be no record
+        at all: the steps are noise then, as a client's are that only has malformed ones.
     loss : callable
         ``loss(outputs, targets)``. A torch loss (module or function) is called with
-        ``reduction="none"``; another callable must return shape (n,).
+        ``reduction="none"``; another callable must return shape (n,), and is called with one
+        example at a time.
     optimizer : torch.optim.Optimizer or GradientDescent
         Holds all of the model's trainable parameters. Not one that needs a closure.
     protection : ClipOnly or ClipAndNoise
@@ -85,23 +99,31 @@ def train(
     LedgerError
         If the ledger cannot be kept. The model is untouched.
     GradientError
-        If the forward pass does what per-example gradients cannot follow.
+        If the forward pass does what per-example gradients cannot follow, or, in what is to be
+        noised, examples meet. Nothing is charged, the model is untouched.
     ValueError
         If an argument does not fit, by name.
+    Exception
+        What the first record raised, before anything is charged, if the first 32 all fail. It may
+        tell of them: keep it from the server, and reply as with no record.
     """
     check_model(model)
     records = records_of(data)
+    if not len(records) and (isinstance(protection, ClipOnly) or _is_public(protection)):
+        raise ValueError("data holds no record: a client without records has nothing to train on")
     _check_optimizer(model, optimizer)
     if physical_batch_size < 1:
         raise ValueError(f"physical_batch_size is {physical_batch_size!r}: at least 1")
     randomness = SystemRandomness() if randomness is None else randomness
     value = per_example(loss)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    noised = isinstance(protection, ClipAndNoise)
-    check_gradients(model, value, records, every_layer=noised)
-    if noised:
-        check_example_independence(model, value, records)
-    _check_buffers(model, buffers)
+    if len(records):
+        batch = records.take(usable_rows(len(records), partial(_try, model, value, records)))
+        noised = isinstance(protection, ClipAndNoise)
+        check_gradients(model, value, batch, every_layer=noised)
+        if noised:
+            check_example_independence(model, value, batch)
+        _check_buffers(model, buffers)
     count = _charge(protection, batches, ledger, len(records), randomness)
     expected = batches.sampling_rate * count
     noisy = NoisySteps(
@@ -112,21 +134,29 @@ def train(
     )
     method: dict[str, str] = {}
     with Capture(model) as capture:
-        for _ in range(batches.steps):
-            for *inputs, targets in _physical(records, batches, physical_batch_size, randomness):
-                losses = value(model(*inputs), targets)
-                layers = capture.gradients(losses)
-                method |= {name: layer.method for name, layer in layers.items()}
-                clipped = clipped_sum(
+
+        def add(rows: Tensor) -> None:
+            capture.take()  # of a batch that failed
+            *inputs, targets = records.take(rows)
+            losses = value(model(*inputs), targets)
+            layers = capture.gradients(losses)
+            method.update({name: layer.method for name, layer in layers.items()})
+            noisy.add_clipped(
+                clipped_sum(
                     list(layers.values()),
                     clipping_norm=protection.clipping_norm,
                     scale=1 / expected,
                 )
-                noisy.add_clipped(clipped)
-                del losses, layers, clipped
+            )
+
+        add_well_formed = MalformedRecords(add)
+        for _ in range(batches.steps):
+            for rows in _physical(len(records), batches, physical_batch_size, randomness):
+                add_well_formed(rows)
             noisy.step()
             if schedule is not None:
                 schedule.step()
+        add_well_formed.tell()
     _check_buffers(model, buffers)
     epsilon = None
     if ledger is not None and isinstance(protection, ClipAndNoise):
@@ -150,6 +180,17 @@ def _check_buffers(model: nn.Module, before: dict[str, Tensor]) -> None:
             f"buffer '{changed[0]}' changed in training: what it holds of the records is neither "
             "clipped nor noised; make the layer keep no statistics"
         )
+
+
+def _try(model: nn.Module, value: Loss, records: Records, rows: Tensor) -> None:
+    """Fail where model, loss or data set fail on these rows."""
+    *inputs, targets = records.take(rows)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        value(model(*inputs), targets)
+
+
+def _is_public(protection: ClipAndNoise) -> bool:
+    return isinstance(protection.count, PublicCount)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -203,17 +244,15 @@ def _steps(noise_multiplier: float, batches: Batches) -> Charge:
 
 
 def _physical(
-    records: Records, batches: Batches, size: int, randomness: Randomness
-) -> Iterator[tuple[Tensor, ...]]:
-    """One logical batch in pieces of at most ``size`` examples."""
+    records: int, batches: Batches, size: int, randomness: Randomness
+) -> Iterator[Tensor]:
+    """The rows of one logical batch, in pieces of at most ``size``."""
     if isinstance(batches, FullBatch):
-        if len(records) <= size:
-            yield records.everything()
-            return
-        rows = torch.arange(len(records))
+        rows = torch.arange(records)
     else:
-        drawn = randomness.bernoulli(batches.sampling_rate, len(records))
-        rows = torch.from_numpy(np.flatnonzero(drawn))
+        rows = torch.from_numpy(
+            np.flatnonzero(randomness.bernoulli(batches.sampling_rate, records))
+        )
     for piece in rows.split(size):
         if len(piece):
-            yield records.take(piece)
+            yield piece

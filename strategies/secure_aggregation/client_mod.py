@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from logging import ERROR, WARNING
 from typing import Any
 
@@ -15,6 +16,7 @@ from flwr.supercore import log
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     ClientPolicy,
+    DifferentRequests,
     Identity,
     MalformedRequest,
     Refused,
@@ -23,6 +25,11 @@ from privacy.secure_aggregation import (
 )
 from strategies._replies import Template
 from strategies.secure_aggregation.memory import ClientMemory, ContextMemory
+from strategies.secure_aggregation.request import (
+    configuration_digest,
+    model_digest,
+    request_digest,
+)
 from strategies.secure_aggregation.wire import KEY, Bounding, content_of, protocol_bytes
 
 
@@ -111,10 +118,12 @@ class SecureAggregationMod:
         with self._client(context) as client:
             if not client.needs_vector(request):
                 return client.answer(request)
-        # Not under the lock: the app may take long. The client checks again what it answers.
-        vector = _train(message, context, call_next)
+            task = _task(client, self._policy, request, message)
+        # The stage is left for good, and kept, before the app runs: it runs once a round. Not
+        # under the lock, for it may take long.
+        vector = task.vector(message, context, call_next)
         with self._client(context) as client:
-            return client.answer(request, vector)
+            return client.masked(request, vector)
 
     @contextmanager
     def _client(self, context: Context) -> Iterator[SecureClient]:
@@ -123,10 +132,13 @@ class SecureAggregationMod:
             identity = self._identity
             if identity is None:
                 identity = Identity(remembered.identity) if remembered.identity else Identity.draw()
+            configuration = configuration_digest(context)
             if remembered.state:
-                client = SecureClient.from_bytes(remembered.state, self._policy, identity=identity)
+                client = SecureClient.from_bytes(
+                    remembered.state, self._policy, identity=identity, configuration=configuration
+                )
             else:
-                client = SecureClient(self._policy, identity=identity)
+                client = SecureClient(self._policy, identity=identity, configuration=configuration)
             try:
                 yield client
             finally:
@@ -134,37 +146,63 @@ class SecureAggregationMod:
                 remembered.state = client.to_bytes()
 
 
-def _train(
-    message: Message, context: Context, call_next: ClientAppCallable
-) -> npt.NDArray[np.int64]:
-    """Let the app train, and turn its reply into the integers that are masked."""
-    bounding = Bounding.read(message.content.config_records[KEY])
-    models = list(message.content.array_records.values())
-    if len(models) != 1:
-        raise MalformedRequest(f"{len(models)} models came to be trained, not one")
-    template = Template(models[0])
-    del message.content[KEY]
+def _task(client: SecureClient, policy: ClientPolicy, request: bytes, message: Message) -> "_Task":
+    """Take the message that asks for training: what can be wrong with it is found here.
+
+    Raises
+    ------
+    Refused
+        If anything is. The client has left the round.
+    """
     try:
-        reply = template.read(call_next(message, context))
-        weight = bounding.weighting.weight(reply.metrics, bounding.weighted_by)
-        return _encoded(bounding, template, reply.arrays, weight)
+        if (digest := request_digest(message)) != client.terms.request:
+            raise DifferentRequests("what came to be trained on is not what was announced")
+        bounding = Bounding.read(message.content.config_records[KEY])
+        models = list(message.content.array_records.values())
+        if len(models) != 1:
+            raise MalformedRequest(f"{len(models)} models came to be trained, not one")
+        template = Template(models[0])
+        bounding.check(client.terms, policy, template)
+        client.prepare(request, request=digest, model=model_digest(template.arrays))
+    except Refused:
+        client.leave()
+        raise
     except Exception as error:
-        # To leave would show the server that something here is out of the ordinary.
-        log(ERROR, "This client adds nothing to the round.", exc_info=error)
-        return _encoded(bounding, template, template.arrays, 1.0)
+        client.leave()
+        raise MalformedRequest(f"the request to train cannot be read: {error}") from error
+    return _Task(bounding, template)
 
 
-def _encoded(
-    bounding: Bounding, template: Template, arrays: list[npt.NDArray[Any]], weight: float
-) -> npt.NDArray[np.int64]:
-    return bounding.mechanism.encode(
-        arrays,
-        template.arrays,
-        bounding.geometry,
-        weight=weight,
-        noise_multiplier=bounding.noise_multiplier,
-        randomness=SystemRandomness(),
-    )
+@dataclass(frozen=True)
+class _Task:
+    """One training, all of whose request has been checked."""
+
+    bounding: Bounding
+    template: Template
+
+    def vector(
+        self, message: Message, context: Context, call_next: ClientAppCallable
+    ) -> npt.NDArray[np.int64]:
+        """Let the app train, and turn its reply into the integers that are masked."""
+        del message.content[KEY]
+        try:
+            reply = self.template.read(call_next(message, context))
+            weight = self.bounding.weighting.weight(reply.metrics, self.bounding.weighted_by)
+            return self._encoded(reply.arrays, weight)
+        except (Exception, SystemExit) as error:
+            # To leave would show the server that something here is out of the ordinary.
+            log(ERROR, "This client adds nothing to the round.", exc_info=error)
+            return self._encoded(self.template.arrays, 1.0)
+
+    def _encoded(self, arrays: list[npt.NDArray[Any]], weight: float) -> npt.NDArray[np.int64]:
+        return self.bounding.mechanism.encode(
+            arrays,
+            self.template.arrays,
+            self.bounding.geometry,
+            weight=weight,
+            noise_multiplier=self.bounding.noise_multiplier,
+            randomness=SystemRandomness(),
+        )
 
 
 def _error(message: Message, reason: str) -> Message:

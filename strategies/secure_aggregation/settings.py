@@ -41,10 +41,12 @@ class SecureAggregation:
         The fewest clients whose sum is opened, at least 3. A client refuses a round whose
         minimum is below its own.
     adversary : Adversary
-        Whom a round withstands. Clients refuse what does not withstand the one they assume.
+        Whom a round withstands; its share is of the cohort that was drawn. Clients refuse what
+        does not withstand the one they assume.
     dropout : float
-        The share of a cohort that may vanish during a round before the round is lost, in [0, 1).
-        Neighbours, and with them each client's work, grow with it.
+        The share of those who answered at first that may vanish during a round before the round
+        is lost, in [0, 1); who shares its secrets wrongly, or keeps others' shares back, counts
+        as well. Neighbours, and with them each client's work, grow with it.
     identities : iterable of bytes
         The Ed25519 public keys of all who may take part; needed against a malicious server,
         where clients pin the same list.
@@ -60,12 +62,14 @@ class SecureAggregation:
         The probability, at most, with which a client that was drawn does not see the round
         through, in [0, 1). From it follows how probable it is that one client's presence decides
         whether a round opens, which each round is charged as a part of δ: keep it well below
-        ``dropout``, and ``minimum`` well below the usual cohort, or no noise fits the budget.
+        ``dropout``, and ``minimum`` well below the usual cohort, or no noise fits the budget. The
+        operator's log warns where more vanish than that explains; the run goes on, for to end it
+        would itself show who was there.
     stage_timeout : float
         Seconds that a stage without training waits for clients that do not answer. A round has
-        three such stages, four against a malicious server; the training waits as long as
-        ``start`` says. The first message of a run may have to wait for a client's program to
-        load.
+        four such stages, five against a malicious server, and one more where a client shared
+        its secrets wrongly; the training waits as long as ``start`` says. The first message of a
+        run may have to wait for a client's program to load.
 
     Raises
     ------
@@ -135,10 +139,14 @@ class SecureAggregation:
             largest=self.largest,
         )
 
-    def _plan(self, clients: int) -> RoundPlan | None:
+    def _plan(self, clients: int, cohort: int) -> RoundPlan | None:
         try:
             return plan_round(
-                clients, adversary=self.adversary, dropout=self.dropout, minimum=self.minimum
+                clients,
+                adversary=self.adversary,
+                dropout=self.dropout,
+                minimum=self.minimum,
+                cohort=cohort,
             )
         except ValueError:
             return None

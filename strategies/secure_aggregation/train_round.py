@@ -8,10 +8,19 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from privacy.mechanisms import MaskedMechanism, Randomness
-from privacy.secure_aggregation import RejectedMessage, RoundAborted, RoundTerms, SecureServer
+from privacy.secure_aggregation import (
+    RejectedMessage,
+    RoundAborted,
+    RoundTerms,
+    SecureServer,
+    ServerStage,
+)
 from strategies._operator_log import operator_log
-from strategies._replies import RejectedReply, Template
+from strategies._replies import Fault, RejectedReply, Template
 from strategies._round import Asked, collect
+from strategies._watch import RunWatch
+from strategies.secure_aggregation.dropouts import ObservedDropouts
+from strategies.secure_aggregation.request import request_digest
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.wire import (
     KEY,
@@ -42,6 +51,8 @@ class SecureTrainRound:
         run: bytes,
         randomness: Randomness,
         grid: Grid,
+        observed: ObservedDropouts,
+        watch: RunWatch,
     ) -> None:
         self.number = number
         self.template = template
@@ -51,28 +62,17 @@ class SecureTrainRound:
         self._settings = settings
         self._randomness = randomness
         self._grid = grid
-        size = sum(array.size for array in template.arrays)
-        terms = RoundTerms(
-            run=run,
-            number=number,
-            size=size,
-            bound=self._mechanism.bound(
-                parameters=size, noise_multiplier=bounding.noise_multiplier
-            ),
-            minimum=settings.minimum,
-            server=settings.adversary.server,
-        )
-        self._server = SecureServer(
-            terms,
-            adversary=settings.adversary,
-            dropout=settings.dropout,
-            identities=settings.identities,
-            randomness=randomness,
-        )
+        self._server: SecureServer | None = None
+        self._observed = observed
+        self._run = run
+        self._watch = watch
+        # Of the last stage that asked anybody.
+        self.asked: frozenset[int] = frozenset()
+        self.used = 0
         self.aborted = False
 
     def begin(self, nodes: Iterable[int], content: RecordDict) -> list[Message]:
-        """Exchange keys and shares, and make the messages that ask for masked updates.
+        """Exchange and check keys and shares, and make the messages that ask for masked updates.
 
         Parameters
         ----------
@@ -86,38 +86,60 @@ class SecureTrainRound:
             self._abort(f"{len(cohort)} clients were drawn; {self._settings.largest} are asked")
             self._asked = Asked([])
             return []
-        invited = dict.fromkeys(cohort, self._server.invitation())
-        deliveries = self._stage(self._stage(invited))
-        messages = []
-        for node, message in deliveries.items():
-            record = protocol_record(message)
-            self._bounding.write_into(record)
-            messages.append(
-                Message(
-                    RecordDict({**content, KEY: record}),
-                    message_type=MessageType.TRAIN,
-                    dst_node_id=node,
-                )
-            )
+        asked = request_digest(self._request(content, 0, b""))
+        server = self._server = SecureServer(
+            self._terms(asked),
+            adversary=self._settings.adversary,
+            dropout=self._settings.dropout,
+            cohort=len(cohort),
+            identities=self._settings.identities,
+            randomness=self._randomness,
+        )
+        requests = dict.fromkeys(cohort, server.invitation())
+        while not self.aborted and server.stage < ServerStage.MASKING:
+            requests = self._stage(server, requests)
+        messages = [self._request(content, node, message) for node, message in requests.items()]
         self._asked = Asked(messages)
         return messages
 
+    def _request(self, content: RecordDict, node: int, message: bytes) -> Message:
+        """What asks a node to train: the same for all but for the protocol's message."""
+        record = protocol_record(message)
+        self._bounding.write_into(record)
+        return Message(
+            RecordDict({**content, KEY: record}), message_type=MessageType.TRAIN, dst_node_id=node
+        )
+
+    def _terms(self, request: bytes) -> RoundTerms:
+        size = sum(array.size for array in self.template.arrays)
+        bound = self._mechanism.bound(
+            parameters=size, noise_multiplier=self._bounding.noise_multiplier
+        )
+        return RoundTerms(
+            run=self._run,
+            number=self.number,
+            size=size,
+            bound=bound,
+            minimum=self._settings.minimum,
+            server=self._settings.adversary.server,
+            request=request,
+        )
+
     def gather(self, replies: Iterable[Message]) -> None:
         """Take the masked updates; what cannot be used is dropped."""
-        if not self.aborted:
-            self._take(self._asked, replies)
+        if self._server is not None and not self.aborted:
+            self._take(self._server, self._asked, replies)
 
     def release(self) -> list[Vector] | None:
         """Open the sum and add the noise; ``None`` if the round was aborted."""
-        requests = self._advance()
-        while requests:
-            requests = self._stage(requests)
-        try:
-            if self.aborted:
-                return None
-            opened = self._server.open()
-        except RoundAborted as reason:
-            self._abort(reason)
+        if self._server is None:
+            return None
+        opened = self._open(self._server)
+        for node, offences in self._server.offences.items():
+            for offence in offences:
+                operator_log.warning("%s: node %s %s", self._name, node, offence)
+        self._observed.note(self._server.cohort, self._server.remaining)
+        if opened is None:
             return None
         survivors = len(self._server.survivors)
         operator_log.info("%s: opened the sum of %d clients", self._name, survivors)
@@ -130,37 +152,47 @@ class SecureTrainRound:
             randomness=self._randomness,
         )
 
-    def _stage(self, requests: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Play one stage without training: send, take what comes, and go on."""
+    def _open(self, server: SecureServer) -> Vector | None:
+        """Play the stages after the training."""
         if self.aborted:
-            return {}
+            return None
+        requests = self._advance(server)
+        while requests:
+            requests = self._stage(server, requests)
+        try:
+            return None if self.aborted else server.open()
+        except RoundAborted as reason:
+            self._abort(reason)
+            return None
+
+    def _stage(self, server: SecureServer, requests: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Play one stage without training: send, take what comes, and go on."""
         messages = [
             Message(content_of(request), message_type=MessageType.TRAIN, dst_node_id=node)
             for node, request in requests.items()
         ]
         asked = Asked(messages)
         replies = stream_replies(self._grid, messages, timeout=self._settings.stage_timeout)
-        self._take(asked, replies)
-        return self._advance()
+        self._take(server, asked, replies)
+        return self._advance(server)
 
-    def _take(self, asked: Asked, replies: Iterable[Message]) -> None:
+    def _take(self, server: SecureServer, asked: Asked, replies: Iterable[Message]) -> None:
         def read(reply: Message) -> tuple[int, bytes]:
             return reply.metadata.src_node_id, reply_bytes(reply)
 
         def use(answer: tuple[int, bytes]) -> None:
             try:
-                self._server.receive(*answer)
+                server.receive(*answer)
             except RejectedMessage as error:
-                raise RejectedReply(str(error)) from error
+                raise RejectedReply(str(error), Fault.PROTOCOL) from error
 
-        name = f"{self._name}, {self._server.stage.name.lower()}"
-        collect(name, asked, replies, read=read, use=use)
+        name = f"{self._name}, {server.stage.name.lower()}"
+        self.asked = asked.nodes
+        self.used = collect(name, asked, replies, read=read, use=use, watch=self._watch)
 
-    def _advance(self) -> dict[int, bytes]:
-        if self.aborted:
-            return {}
+    def _advance(self, server: SecureServer) -> dict[int, bytes]:
         try:
-            return self._server.advance()
+            return server.advance()
         except RoundAborted as reason:
             self._abort(reason)
             return {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from math import isclose
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -11,8 +12,8 @@ from privacy.mechanisms import (
     MaskedGaussian,
     MaskedMechanism,
 )
-from privacy.secure_aggregation import Malformed
-from strategies._replies import RejectedReply
+from privacy.secure_aggregation import ClientPolicy, Malformed, RoundTerms, UnacceptableTerms
+from strategies._replies import Fault, RejectedReply, Template, refuse_error
 from strategies.weighting import CappedWeights, UniformWeights
 
 KEY = "secure-aggregation"
@@ -26,6 +27,13 @@ _MECHANISMS: dict[str, Callable[..., MaskedMechanism]] = {
 def protocol_record(message: bytes) -> ConfigRecord:
     """The record that carries one message of the protocol."""
     return ConfigRecord({_BYTES: message})
+
+
+def without_message(record: object) -> object:
+    """What a record carries beside a message of the protocol."""
+    if not isinstance(record, ConfigRecord):
+        return record
+    return ConfigRecord({name: value for name, value in record.items() if name != _BYTES})
 
 
 def protocol_bytes(record: ConfigRecord) -> bytes:
@@ -50,13 +58,14 @@ def reply_bytes(reply: Message) -> bytes:
     RejectedReply
         If it is an error, or anything else is in it.
     """
-    if reply.has_error():
-        raise RejectedReply(f"the client answered with an error: {reply.error.reason}")
+    refuse_error(reply, reason=True)
     if not reply.has_content() or list(reply.content) != [KEY]:
-        raise RejectedReply("the reply is not one message of the protocol")
+        raise RejectedReply("the reply is not one message of the protocol", Fault.PROTOCOL)
     record = reply.content[KEY]
     if not isinstance(record, ConfigRecord) or list(record) != [_BYTES]:
-        raise RejectedReply("the reply carries something beside a message of the protocol")
+        raise RejectedReply(
+            "the reply carries something beside a message of the protocol", Fault.PROTOCOL
+        )
     return protocol_bytes(record)
 
 
@@ -132,6 +141,50 @@ class Bounding:
                 noise_multiplier=z,
             )
             _ = bounding.weighting  # checks the cap
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise Malformed(f"how to bound an update is not said: {error!r}") from error
         return bounding
+
+    def check(self, terms: RoundTerms, policy: ClientPolicy, template: Template) -> None:
+        """Make sure, before anybody trains, that it is what the client accepts and fits the round.
+
+        An update that did not fit would tell the server so, and what it sends could be chosen
+        to make large ones not fit.
+
+        Raises
+        ------
+        UnacceptableTerms
+            If the policy pins something else, or some update would not fit.
+        """
+        norm, cap = self.geometry.total_norm, self.weight_cap
+        for name, value, pinned in (
+            ("clipping norm", norm, policy.clipping_norm),
+            ("weight cap", cap, policy.weight_cap),
+        ):
+            if pinned is not None and not isclose(value, pinned):
+                raise UnacceptableTerms(f"the {name} is {value:g}; this client pins {pinned:g}")
+        if policy.mechanism is not None and self.mechanism != policy.mechanism:
+            raise UnacceptableTerms(
+                f"the mechanism is {self.mechanism}; this client pins {policy.mechanism}"
+            )
+        arrays = template.arrays
+        size = sum(array.size for array in arrays)
+        if size != terms.size:
+            raise UnacceptableTerms(f"the model has {size} numbers, the terms say {terms.size}")
+        if len(self.geometry.group_of) != len(arrays):
+            raise UnacceptableTerms(
+                f"how to clip is said of {len(self.geometry.group_of)} arrays; the model has "
+                f"{len(arrays)}"
+            )
+        needed = self.mechanism.bound(parameters=size, noise_multiplier=self.noise_multiplier)
+        if terms.bound < needed:
+            raise UnacceptableTerms(
+                f"the terms bound an entry by {terms.bound}; {self.mechanism.name} needs "
+                f"{needed} with these settings"
+            )
+        shares = self.mechanism.minimum if isinstance(self.mechanism, DistributedGaussian) else 0
+        if terms.minimum < shares:
+            raise UnacceptableTerms(
+                f"the noise is shared among {shares} clients, but the sum of {terms.minimum} may "
+                "be opened"
+            )

@@ -15,6 +15,7 @@ from privacy.accounting import (
     Full,
     GaussianRelease,
     Poisson,
+    Repeated,
     epsilon,
     event_from_dict,
     event_to_dict,
@@ -28,9 +29,11 @@ samplings = st.one_of(
         lambda n: st.integers(1, n).map(lambda m: FixedSize(m, n)),
     ),
 )
+releases = st.builds(GaussianRelease, st.floats(0, 1e300), samplings)
 events = st.one_of(
-    st.builds(GaussianRelease, st.floats(0, 1e300), samplings),
+    releases,
     st.builds(AdditiveDelta, st.floats(0, 1)),
+    st.builds(Repeated, releases, st.integers(1, 10**9)),
 )
 
 
@@ -63,6 +66,8 @@ def test_json_keeps_every_bit(event):
         lambda: epsilon([GaussianRelease(1.0, Full())], delta=1e-5, accountant="gdp"),
         lambda: joint_noise_multiplier(),
         lambda: joint_noise_multiplier(1.0, -2.0),
+        lambda: Repeated(GaussianRelease(1.0, Full()), 0),
+        lambda: Repeated(GaussianRelease(1.0, Full()), 2.5),
         lambda: event_from_dict({"kind": "laplace"}),
         lambda: event_from_dict({"kind": "additive-delta"}),
         lambda: event_from_dict({"kind": "additive-delta", "delta": 0.1, "more": 1}),
@@ -80,6 +85,7 @@ def test_nonsense_is_refused_with_a_sentence(make):
         lambda: GaussianRelease(True, Full()),
         lambda: GaussianRelease(1.0, 0.1),
         lambda: epsilon([(1.0, 0.1)], delta=1e-5),
+        lambda: Repeated(AdditiveDelta(0.1), 2),
         lambda: event_from_dict({"kind": "gaussian", "noise_multiplier": 1.0, "sampling": "full"}),
     ],
 )
@@ -99,6 +105,15 @@ def test_cohort_rules_keep_to_their_adjacency():
         epsilon([poisson, fixed], delta=1e-5)
     with pytest.raises(ValueError, match="use 'rdp'"):
         epsilon([fixed], delta=1e-5, accountant="pld")
+
+
+def test_a_repeated_release_costs_what_its_repetitions_cost():
+    steps = Repeated(GaussianRelease(1.0, Poisson(0.1)), 5)
+    assert epsilon([steps, steps], delta=1e-5) == epsilon({steps.release: 10}, delta=1e-5)
+    assert epsilon({steps: 3}, delta=1e-5) == epsilon({steps.release: 15}, delta=1e-5)
+    fixed = Repeated(GaussianRelease(1.0, FixedSize(10, 100)), 5)
+    with pytest.raises(ValueError, match="use replace-one, or Poisson"):
+        epsilon([fixed], delta=1e-5, adjacency=Adjacency.ADD_OR_REMOVE_ONE)
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=6))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from privacy.accounting import (
     LedgerError,
     Poisson,
     Position,
+    Repeated,
     epsilon,
     population_fingerprint,
     read_ledger,
@@ -37,8 +39,8 @@ def path(tmp_path):
     return tmp_path / "ledger.jsonl"
 
 
-def filled(path, rounds=3):
-    with Ledger.open(path, population="p") as ledger:
+def filled(path, rounds=3, timeout=0.0):
+    with Ledger.open(path, population="p", timeout=timeout) as ledger:
         for number in range(rounds):
             ledger.append(ROUND, run="a", round=number)
         return ledger.position
@@ -63,6 +65,32 @@ def test_epsilon_is_that_of_all_runs_and_of_the_file_alone(path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0]["schema"] == 1
     assert lines[1]["event"]["noise_multiplier"] == 1.2
+
+
+def test_what_was_released_stays_in_the_ledger_under_its_digest(path):
+    with Ledger.open(path, population="p") as ledger:
+        ledger.append(Repeated(ROUND, 3), run="a", round=0)
+        ledger.append(GaussianRelease(5.0, Full()), run="a", round=0, released=57)
+    contents = read_ledger(path)
+    assert [record.released for record in contents.records] == [None, 57]
+    assert contents.epsilon(DELTA) == epsilon(
+        {ROUND: 3, GaussianRelease(5.0, Full()): 1}, delta=DELTA
+    )
+    for old, new in ((b'"released": 57', b'"released": 58'), (b'"times": 3', b'"times": 1')):
+        edited = path.with_name("edited.jsonl")
+        edited.write_bytes(path.read_bytes().replace(old, new))
+        with pytest.raises(LedgerError, match="digest does not fit"):
+            read_ledger(edited)
+
+
+def test_who_waits_for_a_ledger_gets_it(path):
+    held = Ledger.open(path, population="p")
+    with pytest.raises(LedgerBusyError):
+        Ledger.open(path, population="p")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(filled, path, timeout=60.0)
+        held.close()
+        assert waiting.result().records == 3
 
 
 def test_would_exceed_looks_one_round_ahead(path):

@@ -13,10 +13,14 @@ from privacy.secure_aggregation import Adversary, RoundPlan, plan_round
 
 
 def planned(minimum, tolerated):
-    def opening(clients):
+    def opening(clients, cohort):
         try:
             return plan_round(
-                clients, adversary=Adversary(corrupt=0.05), dropout=tolerated, minimum=minimum
+                clients,
+                adversary=Adversary(corrupt=0.05),
+                dropout=tolerated,
+                minimum=minimum,
+                cohort=cohort,
             )
         except ValueError:
             return None
@@ -27,10 +31,10 @@ def planned(minimum, tolerated):
 def everybody(survivors):
     """A complete graph that opens with so many survivors."""
 
-    def opening(clients):
+    def opening(clients, cohort):
         if clients < max(survivors, 3):
             return None
-        return RoundPlan(clients, clients - 1, survivors - 1, survivors)
+        return RoundPlan(clients, clients - 1, survivors - 1, survivors, cohort)
 
     return opening
 
@@ -41,8 +45,8 @@ def exact_decisions(population, rate, dropout, opening, largest=None):
     How many of those who drop out did so before they announced themselves is the worst case.
     """
 
-    def opens(announced, survived):
-        plan = opening(announced)
+    def opens(announced, survived, drawn):
+        plan = opening(announced, drawn)
         if plan is None or (largest is not None and announced > largest):
             return False
         return survived >= plan.survivors
@@ -56,7 +60,9 @@ def exact_decisions(population, rate, dropout, opening, largest=None):
                 own = dropout if drops else 1 - dropout
                 survived = drawn - lost
                 differs = any(
-                    opens(announced, survived) != opens(announced + 1, survived + 1 - drops)
+                    opens(announced, survived, drawn)
+                    != opens(announced + joins, survived + 1 - drops, drawn + 1)
+                    for joins in ((0, 1) if drops else (1,))
                     for announced in range(survived, drawn + 1)
                 )
                 total += chance * own * rate * differs
@@ -105,7 +111,7 @@ def test_clients_left_alone_are_charged():
             population=100,
             sampling=Full(),
             dropout=0.05,
-            opening=lambda n, t=threshold: Sparse(40, t, 60),
+            opening=lambda n, m, t=threshold: Sparse(40, t, 60),
         ).delta
         for threshold in (10, 35)
     ]
@@ -178,7 +184,7 @@ def test_a_cohort_of_fixed_size_is_not_charged():
 
 def test_what_never_opens_costs_the_rate():
     closed = presence_delta(
-        population=50, sampling=Poisson(0.2), dropout=0.0, opening=lambda clients: None
+        population=50, sampling=Poisson(0.2), dropout=0.0, opening=lambda clients, cohort: None
     )
     assert closed.delta == pytest.approx(0.2, rel=1e-5)
 
@@ -200,10 +206,10 @@ def test_impossible_settings_are_refused(change, match):
 def test_pairs_of_dropouts_and_plans_are_all_looked_at():
     """The need for survivors may jump between n and n + 1; both sides of the jump count."""
 
-    def up(clients):
+    def up(clients, cohort):
         return Sparse(clients - 1, 2, 5 if clients < 12 else 11)
 
-    def down(clients):
+    def down(clients, cohort):
         return Sparse(clients - 1, 2, 11 if clients < 12 else 5)
 
     for jump, population, rate, dropout in itertools.product(

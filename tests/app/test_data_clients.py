@@ -1,6 +1,7 @@
 """What a client holds, in a simulation and in a folder of its own."""
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,6 @@ def test_a_node_reads_its_own_folder(layout: str, tmp_path: Path) -> None:
         ({"images": IMAGES / 255}, "images are float64"),
         ({"images": IMAGES[:, :27]}, r"of shape \(5, 27, 28\)"),
         ({"labels": LABELS.astype(float)}, "labels are float64"),
-        ({"labels": LABELS + 7}, "labels run from 8 to 12; make them 0 to 9"),
-        ({"labels": LABELS.astype(int) - 2}, "labels run from -1 to 3"),
         ({"labels": LABELS[:4]}, "5 images and 4 labels"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "there are no images"),
     ],
@@ -78,8 +77,33 @@ def test_each_fault_names_the_file(
         load_node_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("labels", "kept", "fault"),
+    [
+        (LABELS + 7, 2, r"not every label is from 0 to 9 \(10 of image 0, 11 of image 2, 12 of"),
+        (LABELS.astype(int) - 2, 3, r"\(-1 of image 1, -1 of image 3\)"),
+        (LABELS.astype(np.uint64) + np.uint64(2**63), 0, "no images that can be used"),
+    ],
+)
+def test_an_image_whose_label_is_no_digit_is_left_out_and_named(
+    labels: np.ndarray, kept: int, fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.savez(tmp_path / "mine.npz", images=IMAGES, labels=labels)
+    assert re.search(rf"mine\.npz: .*{fault}", " ".join(check_node_folder(tmp_path)))
+    if not kept:
+        with pytest.raises(DataError, match=fault):
+            load_node_folder(tmp_path)
+        return
+    split = load_node_folder(tmp_path)
+    assert len(split) == kept
+    good = [row for row, label in enumerate(labels) if 0 <= label < 10]
+    assert np.array_equal(split.images, IMAGES[good])
+    assert np.array_equal(split.labels, labels[good])
+    assert re.search(fault, caplog.text)
+
+
 def test_every_fault_is_listed(tmp_path: Path) -> None:
-    np.savez(tmp_path / "mine.npz", images=IMAGES[0], labels=LABELS + 7)
+    np.savez(tmp_path / "mine.npz", images=IMAGES[0], labels=LABELS + 0.5)
     assert len(check_node_folder(tmp_path)) == 2
 
 

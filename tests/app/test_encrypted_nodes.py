@@ -155,9 +155,13 @@ def test_a_deployed_node_agrees_to_publication_or_not(folders: dict[str, Any]) -
     assert not _ask(folders | {"publish-report": True}, public=True).has_error()
 
 
-def test_a_deployed_nodes_owner_sets_the_cost_of_a_report(folders: dict[str, Any]) -> None:
+def test_a_deployed_nodes_owner_sets_the_cost_of_a_report(
+    folders: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     limits = {"report-epsilon": 5.0, "report-total-epsilon": 4.0}
-    assert "total_epsilon" in str(_ask(folders | limits).error.reason)
+    reason = str(_ask(folders | limits).error.reason)
+    assert reason == "this node could not do its part; its owner finds why in its log"
+    assert "total_epsilon = 4.0" in caplog.text
 
 
 def test_settings_of_the_round_are_checked() -> None:

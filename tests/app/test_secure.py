@@ -1,11 +1,12 @@
 """The app with secure aggregation: settings, whole small runs, what a deployed node insists on."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 from app_runs import run_app
-from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 
 from flower_app import client_app
 from flower_app.models import build_model
@@ -55,26 +56,35 @@ def test_wrong_settings_are_named(change: dict[str, Any], words: list[str]) -> N
 
 
 def ask(run_config: dict[str, Any], node_config: dict[str, Any]) -> str:
-    """Why a deployed node does not train when it is asked to in the clear."""
+    """Why a deployed node does not train when it is asked to in the clear; as its log says it."""
     content = RecordDict({"arrays": ArrayRecord(build_model("hog-linear").state_dict())})
     InProcessGrid(client_app.app, 1)  # a message needs a run
     message = Message(content, 1, MessageType.TRAIN)
+    node_config = {"allow-unnoised-training": True, **node_config}
     context = Context(1, 1, node_config, RecordDict(), {"deployed": True, **run_config})
-    try:
-        reply = client_app.app(message, context)
-    except SettingError as error:
-        return str(error)
-    return reply.error.reason
+    said: list[str] = []
+    keep = logging.Handler()
+    keep.emit = lambda record: said.append(  # type: ignore[method-assign]
+        str(record.exc_info[1]) if record.exc_info else record.getMessage()
+    )
+    logging.getLogger("flwr").addHandler(keep)
+    reply = client_app.app(message, context)
+    logging.getLogger("flwr").removeHandler(keep)
+    assert reply.has_error()
+    if reply.error.reason.startswith("UnprotectedRequest"):
+        return reply.error.reason
+    assert reply.error.reason == "this node could not do its part; its owner finds why in its log"
+    return " ".join(said)
 
 
 def test_a_deployed_node_says_itself_what_it_insists_on(tmp_path: Path) -> None:
     """The run's own minimum is the server's word, and does not count."""
     run: dict[str, Any] = {"secure-aggregation": "honest-but-curious", "minimum-cohort": 3}
     node: dict[str, Any] = {"data-dir": str(tmp_path)}
-    assert "minimum-cohort = '' is wrong" in ask(run, node)
-    node["minimum-cohort"] = 50
     assert "state-dir = '' is wrong" in ask(run, node)
     node["state-dir"] = str(tmp_path / "state")
+    assert "minimum-cohort = '' is wrong" in ask(run, node)
+    node["minimum-cohort"] = 50
     assert ask(run, node).startswith("UnprotectedRequest")
 
 
@@ -86,6 +96,39 @@ def test_a_deployed_node_that_insists_is_not_talked_out_of_it(tmp_path: Path) ->
         "state-dir": str(tmp_path / "state"),
     }
     assert ask({"secure-aggregation": "off"}, node).startswith("UnprotectedRequest")
+
+
+def test_a_run_too_weak_for_the_owner_is_declined_before_the_node_has_a_part_in_it(
+    tmp_path: Path,
+) -> None:
+    """A node that only adds zeros would let the run go on that teaches nothing."""
+    grid = InProcessGrid(
+        client_app.app,
+        1,
+        run_config={"deployed": True, "secure-aggregation": "honest-but-curious"},
+        node_config=lambda _: {
+            "data-dir": str(tmp_path),
+            "state-dir": str(tmp_path / "state"),
+            "minimum-cohort": 3,
+        },
+    )
+    content = RecordDict({"secure-aggregation": ConfigRecord({"anything": b""})})
+    (reply,) = grid.send_and_receive([Message(content, 1, MessageType.TRAIN)])
+    assert reply.error.reason.startswith("the run asks for record-epsilon = 0.0")
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_simulated_run_on_a_node_with_an_owner_is_declined(tmp_path: Path) -> None:
+    """Or the run's own minimum would be taken for the owner's."""
+    node = {"data-dir": str(tmp_path), "minimum-cohort": 50, "state-dir": str(tmp_path)}
+    grid = InProcessGrid(
+        client_app.app,
+        1,
+        run_config={"secure-aggregation": "honest-but-curious", "minimum-cohort": 3},
+        node_config=lambda _: node,
+    )
+    (reply,) = grid.send_and_receive([Message(RecordDict(), 1, MessageType.TRAIN)])
+    assert reply.error.reason == "deployed = False is wrong; this node is no simulated one"
 
 
 def test_a_deployed_node_reads_its_identity_and_those_it_pins(tmp_path: Path) -> None:

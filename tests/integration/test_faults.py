@@ -230,8 +230,7 @@ class Story:
 
 def charges(node: Node) -> int:
     """How many charges stand in a node's own ledger."""
-    document = json.loads((node.state / "record-ledger.json").read_text())
-    return sum(sum(page["steps"]) for page in document["ledgers"].values())
+    return len(read_ledger(node.state / "record-ledger.jsonl").records)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +247,12 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     split = Split(images, generator.integers(0, 10, 240).astype(np.int64))
     folders = write_node_folders(base / "data", split, NAMES, images=60)
     nodes = {
-        name: deployment.new_node(name, folder, config="minimum-cohort=3 corrupt=0.0")
+        name: deployment.new_node(
+            name,
+            folder,
+            config="minimum-cohort=3 corrupt=0.0 max-record-epsilon=5.0 "
+            "allow-unnoised-training=true",
+        )
         for name, folder in folders.items()
     }
     garbling = own_client_app(deployment, base / "garbling", GARBLING_CLIENTAPP) | {
@@ -373,7 +377,7 @@ def test_a_restarted_node_goes_on_with_its_own_ledger(story: Story) -> None:
     assert 0 < before < after
     state = story.deployment.folder / "mortal" / "state"
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
-    assert stat.S_IMODE((state / "record-ledger.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((state / "record-ledger.jsonl").stat().st_mode) == 0o600
 
 
 def test_a_hanging_node_is_given_up_at_the_timeout_and_may_answer_later_rounds(
@@ -608,7 +612,7 @@ def test_a_full_disk_stops_the_run_before_it_releases(
 ) -> None:
     ledger = small_disk / "ledger.jsonl"
     # The population is the first node that was registered: the honest one.
-    run = start(deployment, results=tmp_path, ledger=str(ledger), population=1)
+    run = start(deployment, results=tmp_path, ledger=str(ledger), population=1, record_epsilon=0.0)
     folder = results_of(tmp_path)
     checkpoint = folder / "checkpoint.safetensors"
     within(PATIENCE, lambda: round_of(checkpoint) >= 1)

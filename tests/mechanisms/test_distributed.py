@@ -217,7 +217,7 @@ def test_through_the_protocol_the_sum_is_exact() -> None:
     bound = mechanism.bound(parameters=size, noise_multiplier=z)
     adversary = Adversary(corrupt=0.1)
     terms = RoundTerms(run=bytes(16), number=1, size=size, bound=bound, minimum=20)
-    server = SecureServer(terms, adversary=adversary, dropout=0.1)
+    server = SecureServer(terms, adversary=adversary, dropout=0.1, cohort=clients)
     rng = np.random.default_rng(5)
     vectors = {
         node: encode(mechanism, rng.standard_normal(size), z, node) for node in range(clients)

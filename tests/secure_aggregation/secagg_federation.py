@@ -8,7 +8,6 @@ import numpy.typing as npt
 from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
-    ClientStage,
     Identity,
     RoundTerms,
     SecureClient,
@@ -30,6 +29,7 @@ class Federation:
         self.identities = [identity.public for identity in identities]
         self.adversary = adversary
         self.minimum = minimum
+        self.trained = 0  # how often somebody was asked for its vector, and had it
         self.policy = ClientPolicy(
             minimum_cohort=minimum, adversary=adversary, identities=self.identities
         )
@@ -43,7 +43,11 @@ class Federation:
 
     def server(self, terms: RoundTerms, *, dropout: float = 0.3) -> SecureServer:
         return SecureServer(
-            terms, adversary=self.adversary, dropout=dropout, identities=self.identities
+            terms,
+            adversary=self.adversary,
+            dropout=dropout,
+            cohort=len(self.clients),
+            identities=self.identities,
         )
 
     def invite(self, server: SecureServer) -> dict[int, bytes]:
@@ -60,8 +64,9 @@ class Federation:
         for node, message in messages.items():
             if present(node):
                 client = self.clients[node]
-                vector = vectors[node] if client.stage is ClientStage.MASKING else None
-                server.receive(node, client.answer(message, vector))
+                trains = client.needs_vector(message)
+                self.trained += trains
+                server.receive(node, client.answer(message, vectors[node] if trains else None))
         return server.advance()
 
     def play(

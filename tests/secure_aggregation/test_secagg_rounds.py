@@ -20,10 +20,13 @@ from privacy.secure_aggregation import (
     SecureServer,
     ServerModel,
     ServerStage,
+    StaleMessage,
     TooFewClients,
+    plan_round,
 )
 
-STAGES = {HONEST: 4, MALICIOUS: 5}
+STAGES = {HONEST: 5, MALICIOUS: 6}
+MASKING = 3
 BOTH = pytest.mark.parametrize("adversary", [HONEST, MALICIOUS], ids=lambda a: a.server.value)
 
 
@@ -38,23 +41,60 @@ def test_the_sum_is_exact_whoever_drops_out_whenever(adversary, data):
         st.dictionaries(st.integers(0, count - 1), st.integers(0, STAGES[adversary] - 1)),
         label="stage at which a client vanishes",
     )
+    seed = data.draw(st.integers(0, 99))
+    check_that_the_sum_is_exact_or_the_round_over(adversary, count, size, bound, leaves, seed)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("count", "leaves"),
+    [
+        (17, {0: 0, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1}),  # one more than planned for, before training
+        (17, {0: 0, 1: 2, 2: 2, 3: 2, 4: 2, 5: 2}),
+        (17, {0: 0, 1: 3, 2: 3, 3: 3, 4: 3, 5: 3}),  # only now it is too late
+        (17, {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}),
+    ],
+)
+def test_a_round_that_cannot_be_opened_ends_before_anybody_trains(adversary, count, leaves):
+    check_that_the_sum_is_exact_or_the_round_over(adversary, count, 1, 1, leaves, 0)
+
+
+def check_that_the_sum_is_exact_or_the_round_over(adversary, count, size, bound, leaves, seed):
+    """Either the exact sum, or the server ended the round, and as soon as it could know.
+
+    No client refuses anything (that would raise here): where too few are left, the server sees it.
+    """
     federation = Federation(count, adversary)
-    vectors = draw_vectors(count, size, bound, seed=data.draw(st.integers(0, 99)))
+    vectors = draw_vectors(count, size, bound, seed=seed)
     server = federation.server(federation.terms(size, bound=bound))
+
+    def left(stage):
+        return sum(leaves.get(node, 9) > stage for node in range(count))
+
+    try:
+        plan = plan_round(left(0), adversary=adversary, dropout=0.3, cohort=count)
+    except ValueError:
+        must_open, may_open = False, False
+    else:
+        gone = left(0) - left(STAGES[adversary])
+        must_open = left(STAGES[adversary]) >= plan.survivors and (
+            plan.complete or gone <= plan.neighbours - plan.threshold
+        )
+        may_open = left(MASKING) >= plan.survivors
     try:
         opened = federation.play(
             server, vectors, lambda stage, node: leaves.get(node, stage + 1) > stage
         )
     except TooFewClients:
+        assert not must_open
         assert server.stage is ServerStage.OVER
         with pytest.raises(RuntimeError):
             server.open()
-        announced = sum(stage > 0 for stage in leaves.values()) + count - len(leaves)
-        left_later = sum(stage > 0 for stage in leaves.values())
-        # 30 % were planned for, of those who announced keys; a smaller cohort may be hopeless.
-        assert left_later > int(0.3 * announced) or announced < 10
+        if left(MASKING - 1) == left(STAGES[adversary]):  # nobody left later
+            assert federation.trained == 0
         return
-    survivors = [node for node in range(count) if leaves.get(node, 9) > 2]
+    assert may_open
+    survivors = [node for node in range(count) if leaves.get(node, 9) > MASKING]
     assert sorted(server.survivors) == survivors
     assert opened.dtype == np.int64
     assert np.array_equal(opened, sum(vectors[node] for node in survivors))
@@ -70,7 +110,7 @@ def test_extreme_entries_do_not_overflow(adversary):
 
 
 @BOTH
-@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("stage", range(5))
 def test_below_the_minimum_nothing_is_opened_at_any_stage(adversary, stage):
     federation = Federation(12, adversary, minimum=10)
     vectors = draw_vectors(12, 8)
@@ -88,7 +128,7 @@ def test_what_the_server_holds_of_a_client_looks_uniform():
     size = 40_000
     vectors = {node: np.zeros(size, np.int64) for node in range(10)}
     server = federation.server(federation.terms(size, bound=12))  # a ring of 8 bits
-    messages = federation.play_to(server, vectors, 2)
+    messages = federation.play_to(server, vectors, MASKING)
     masked = federation.clients[0].answer(messages[0], vectors[0])
     packed = np.frombuffer(masked[-8 - size : -8], np.uint8)
     counts = np.bincount(packed, minlength=256)
@@ -124,7 +164,7 @@ def test_one_malformed_client_costs_only_itself(adversary):
     federation = Federation(12, adversary)
     vectors = draw_vectors(12, 20)
     server = federation.server(federation.terms(20))
-    messages = federation.play_to(server, vectors, 2)
+    messages = federation.play_to(server, vectors, MASKING)
     good = federation.clients[3].answer(messages[3], vectors[3])
     for bad in (b"", good[:-3], good + b"\0", good[:4] + b"\5" + good[5:], bytes(len(good))):
         with pytest.raises(RejectedMessage):
@@ -151,24 +191,79 @@ def test_wrong_openings_are_found_and_left_out(adversary):
     assert np.array_equal(server.open(), sum(vectors.values()))
 
 
-def test_vectors_that_break_the_terms_never_leave_the_client():
-    federation = Federation(10)
-    vectors = draw_vectors(10, 4)
-    server = federation.server(federation.terms(4, bound=100))
-    messages = federation.play_to(server, vectors, 2)
-    client = federation.clients[0]
-    for bad in (
-        None,
+@BOTH
+@pytest.mark.parametrize(
+    "bad",
+    [
         np.zeros(5, np.int64),
-        np.zeros(4),
+        np.zeros((2, 2), np.int64),
+        np.full(4, 0.5),
         np.array([0, 0, 0, 1001]),
         np.array([0, -1001, 0, 0]),
         np.array([0, np.iinfo(np.int64).min, 0, 0]),
-    ):
-        with pytest.raises(ValueError, match="vector"):
-            client.answer(messages[0], bad)
-    assert client.stage is ClientStage.MASKING
-    server.receive(0, client.answer(messages[0], vectors[0]))
+        np.array([0, np.iinfo(np.uint64).max, 0, 0], np.uint64),
+    ],
+    ids=["long", "shape", "float", "above", "below", "smallest", "unsigned"],
+)
+def test_a_vector_that_breaks_the_terms_counts_as_zeros(adversary, bad):
+    """To answer otherwise, or not at all, would tell the server of it."""
+    federation = Federation(10, adversary)
+    vectors = draw_vectors(10, 4)
+    server = federation.server(federation.terms(4, bound=100))
+    messages = federation.play_to(server, vectors, MASKING)
+    others = sum(vectors[node] for node in range(1, 10))
+    sent = {}
+    for node, message in messages.items():
+        sent[node] = federation.clients[node].answer(message, vectors[node] if node else bad)
+        server.receive(node, sent[node])
+    assert len({(len(answer), answer[:37]) for answer in sent.values()}) == 1
+    messages = server.advance()
+    while messages:
+        messages = federation.exchange(server, messages, vectors)
+    assert np.array_equal(server.open(), others)
+
+
+@BOTH
+def test_a_vector_that_is_made_late_is_made_once(adversary):
+    """The stage is over before the vector is made, also for a client that is put away then."""
+    federation = Federation(10, adversary)
+    vectors = draw_vectors(10, 4)
+    server = federation.server(federation.terms(4))
+    messages = federation.play_to(server, vectors, MASKING)
+    client = federation.clients[0]
+    with pytest.raises(ValueError, match="vector is missing"):
+        client.answer(messages[0])
+    client.prepare(messages[0])
+    assert client.stage is ClientStage.TRAINING
+    assert not client.needs_vector(messages[0])
+    again = SecureClient.from_bytes(client.to_bytes(), federation.policy, identity=client.identity)
+    with pytest.raises(StaleMessage):
+        again.prepare(messages[0])
+    assert again.stage is ClientStage.TRAINING
+    server.receive(0, client.masked(messages[0], vectors[0]))
+    for node in range(1, 10):
+        server.receive(node, federation.clients[node].answer(messages[node], vectors[node]))
+    messages = server.advance()
+    while messages:
+        messages = federation.exchange(server, messages, vectors)
+    assert np.array_equal(server.open(), sum(vectors.values()))
+
+
+@BOTH
+def test_a_vector_that_comes_late_is_not_sent_in_the_next_round(adversary):
+    """Its masks would be those of another round, and it would be added twice."""
+    federation = Federation(10, adversary)
+    vectors = draw_vectors(10, 4)
+    client = federation.clients[0]
+    late = federation.play_to(federation.server(federation.terms(4)), vectors, MASKING)[0]
+    client.prepare(late)
+    server = federation.server(federation.terms(4, number=2))
+    messages = federation.play_to(server, vectors, MASKING)
+    client.prepare(messages[0])
+    with pytest.raises(StaleMessage, match="left the round"):
+        client.masked(late, vectors[0])
+    assert client.stage is ClientStage.TRAINING
+    server.receive(0, client.masked(messages[0], vectors[0]))
 
 
 def test_settings_are_checked():
@@ -183,7 +278,7 @@ def test_settings_are_checked():
             RoundTerms(**{"run": RUN, "number": 1, "size": 1, "bound": 1, "minimum": 3} | wrong)
     terms = RoundTerms(RUN, 1, 1, 1, 3, ServerModel.MALICIOUS)
     with pytest.raises(ValueError, match="agree"):
-        SecureServer(terms, adversary=HONEST, dropout=0.1)
+        SecureServer(terms, adversary=HONEST, dropout=0.1, cohort=3)
     assert RoundTerms.from_bytes(terms.to_bytes()) == terms
     assert "private" not in repr(Identity.draw(SeededRandomness(1)))
 

@@ -8,8 +8,8 @@ from secagg_federation import HONEST, Federation, draw_vectors
 
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import ClientPolicy, SecureClient
-from privacy.secure_aggregation._keys import commitment
 from privacy.secure_aggregation._messages import Kind, read
+from privacy.secure_aggregation._shamir import PRIME
 
 SEED_BITS = 20
 
@@ -31,13 +31,12 @@ def expand(prefix, call, count):
     return hashlib.shake_256(prefix + call.to_bytes(4, "little")).digest(count)
 
 
-def search(commitment_seen, call):
-    """What a curious server does: try all seeds against the commitment that it was sent."""
+def search(nonce_seen, call):
+    """What a curious server does: try all seeds against a nonce that it was sent."""
     for seed in range(2**SEED_BITS):
-        drawn = expand(seed.to_bytes(4, "little"), call, 32)
-        guess = drawn[:31] + bytes([drawn[31] & 0x7F])  # an element of the field
-        if commitment(b"seed", guess) == commitment_seen:
-            return guess
+        prefix = seed.to_bytes(4, "little")
+        if expand(prefix, call, 12) == nonce_seen:
+            return prefix
     return None
 
 
@@ -52,13 +51,16 @@ def test_a_short_seed_is_found_by_search_and_ours_is_not():
     server = federation.server(federation.terms(50))
     messages = federation.play_to(server, vectors, 1)
     call = weak.calls + 1  # the next draw is the seed of its own mask
-    sizes = [16, None, None, None]
     answers = {n: federation.clients[n].answer(message) for n, message in messages.items()}
-    seen = {n: read(answer, Kind.SHARES, sizes)[0] for n, answer in answers.items()}
+    # The last draws are the nonces of its boxes, which the server relays.
+    nonces = {n: read(answer, Kind.SHARES, [None] * 4)[3][:12] for n, answer in answers.items()}
+    first = weak.calls - federation.clients[0]._round.plan.neighbours + 1
 
-    found = search(seen[0], call)
-    assert found == federation.clients[0]._round.seed
-    assert search(seen[1], call) is None
+    found = search(nonces[0], first)
+    assert found is not None
+    seed = int.from_bytes(expand(found, call, 64), "little") % PRIME
+    assert seed.to_bytes(32, "little") == federation.clients[0]._round.seed
+    assert search(nonces[1], first) is None
 
 
 def test_ours_draws_every_secret_from_the_operating_system(monkeypatch):
@@ -80,9 +82,11 @@ def test_ours_draws_every_secret_from_the_operating_system(monkeypatch):
     client = federation.clients[0]
     client.answer(messages[0])
     plan = client._round.plan
-    expected = [32, 32 * (plan.threshold - 1), 32 * (plan.threshold - 1)]
+    # Its self-mask's seed, an unseen signature, the two secrets' polynomials and their blindings.
+    polynomial = 64 * (plan.threshold - 1)
+    expected = [64, 32, polynomial, polynomial, 64, polynomial, polynomial]
     assert taken[before:] == expected + [12] * plan.neighbours
 
     states = [client._round for client in federation.clients.values()]
-    assert len({state.mask_private for state in states}) == 10
-    assert np.all([state.mask_private != state.channel_private for state in states])
+    assert len({state.mask_root for state in states}) == 10
+    assert np.all([state.mask_root != state.channel_private for state in states])

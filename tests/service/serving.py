@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import uvicorn
 from torch import nn
 
 from flower_app.deploy_keys import Certificates
@@ -23,7 +22,14 @@ from privacy.inference import (
     Expectation,
     compile_model,
 )
-from privacy.inference_service import ServiceClient, ServiceLimits, TokenFile, create_app
+from privacy.inference_service import (
+    Authentication,
+    ServiceClient,
+    ServiceLimits,
+    ServiceServer,
+    TokenFile,
+    create_app,
+)
 
 EXPECTATION = Expectation((8,), (-1.0, 1.0), classes=3)
 X = np.random.default_rng(0).uniform(-1, 1, (4, 8))
@@ -89,7 +95,7 @@ class Asking:
         self.client = service.client(name)
         self.plan = self.client.plan(EXPECTATION)
         self.keys = DataOwner(self.plan)
-        self.material = self.keys.public_material()
+        self.material = self.keys.public_material(binding=self.client.key_binding())
         self.key_id = self.client.send_keys(self.material)
 
     def query(self) -> bytes:
@@ -119,30 +125,35 @@ def worker_with_keys(pool: EvaluatorPool) -> EvaluatorProcess:
 
 @contextlib.contextmanager
 def serving(
-    pool: EvaluatorPool, certificates: Certificates, folder: Path, **limits: Any
+    pool: EvaluatorPool,
+    certificates: Certificates,
+    folder: Path,
+    *,
+    tokens: TokenFile | None = None,
+    authentication: Authentication | None = None,
+    **limits: Any,
 ) -> Iterator[Service]:
-    clock, file = Clock(), TokenFile(folder / "tokens.json")
-    tokens = {name: file.add(name) for name in ("ada", "ben", "cyd", "dan")}
-    tokens["operator"] = file.add("operator", role="operator")
-    app = create_app(pool, authentication=file, limits=ServiceLimits(**limits), clock=clock)
+    """A service: with four new owners and an operator, or the tokens of one before."""
+    made: dict[str, str] = {}
+    file = tokens
+    if file is None:
+        file = TokenFile(folder / "tokens.json")
+        made = {name: file.add(name) for name in ("ada", "ben", "cyd", "dan")}
+        made["operator"] = file.add("operator", role="operator")
+    clock = Clock()
+    app = create_app(
+        pool, authentication=authentication or file, limits=ServiceLimits(**limits), clock=clock
+    )
     # The socket listens before the server runs: nobody need wait for it.
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        ws="none",
-        log_config=None,
-        ssl_certfile=certificates.certificate,
-        ssl_keyfile=certificates.key,
-    )
-    server = uvicorn.Server(config)
+    server = ServiceServer(app, certificate=certificates.certificate, key=certificates.key)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
         port = listening.getsockname()[1]
         # Clients leave before the server does, which would wait for them.
         with contextlib.ExitStack() as closing:
-            yield Service(pool, port, certificates, tokens, file, clock, closing)
+            yield Service(pool, port, certificates, made, file, clock, closing)
     finally:
         server.should_exit = True
         thread.join()

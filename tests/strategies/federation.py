@@ -32,7 +32,10 @@ def client_app(
         number = int(message.content["config"]["server-round"])
         names = list(message.content["arrays"])
         before = message.content["arrays"].to_numpy_ndarrays()
-        after = [a + u for a, u in zip(before, update(partition, number, before), strict=True)]
+        after = [
+            np.asarray(a + u)
+            for a, u in zip(before, update(partition, number, before), strict=True)
+        ]
         record = ArrayRecord(dict(zip(names, ArrayRecord(after).values(), strict=True)))
         metrics = MetricRecord({"num-examples": examples(partition)})
         return Message(RecordDict({"arrays": record, "metrics": metrics}), reply_to=message)
@@ -54,6 +57,13 @@ def idle(partition: int, number: int, arrays: list[Vector]) -> list[Vector]:
 def grid_of(nodes: int, update: Update = idle) -> InProcessGrid:
     """A grid of clients that move the model by ``update``."""
     return InProcessGrid(client_app(update), nodes)
+
+
+def nobody_of(nodes: int) -> InProcessGrid:
+    """A grid none of whose nodes is connected: every cohort is empty."""
+    grid = grid_of(nodes)
+    grid.offline = set(range(1, nodes + 1))
+    return grid
 
 
 def noiseless(folder: Path, **settings: Any) -> DPFedAvg:

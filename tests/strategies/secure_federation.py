@@ -4,13 +4,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from federation import Update, client_app
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from federation import Update, client_app, model
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from privacy.mechanisms import LatticeGaussian, lattice_radius
-from privacy.secure_aggregation import Adversary, ClientPolicy, Identity, ServerModel
+from privacy.secure_aggregation import (
+    Adversary,
+    ClientPolicy,
+    Identity,
+    RoundTerms,
+    SecureServer,
+    ServerModel,
+    ServerStage,
+)
 from privacy.secure_aggregation._messages import Kind, kind_of
 from strategies import (
     ContextMemory,
@@ -20,6 +28,7 @@ from strategies import (
     SecureAggregation,
     SecureAggregationMod,
 )
+from strategies.secure_aggregation.request import request_digest
 
 KEY = "secure-aggregation"
 CURIOUS = Adversary(ServerModel.HONEST_BUT_CURIOUS, corrupt=0.1)
@@ -134,3 +143,94 @@ class Wire(InProcessGrid):
 def forged(message: Message, content: bytes) -> Message:
     """A reply with any protocol bytes."""
     return Message(RecordDict({KEY: ConfigRecord({"message": content})}), reply_to=message)
+
+
+def request_to_train(
+    node: int,
+    protocol: bytes = b"",
+    *,
+    arrays: ArrayRecord | None = None,
+    config: dict[str, Any] | None = None,
+    **change: Any,
+) -> Message:
+    """What the strategy sends where an update is needed, with anything changed in it."""
+    bounding: dict[str, Any] = {
+        "message": protocol,
+        "clipping-norms": [1.0],
+        "clipping-groups": [0],
+        "weight-cap": 0.0,
+        "weighted-by": "num-examples",
+        "mechanism": "masked-lattice-gaussian",
+        "mechanism-settings": [256],
+        "noise-multiplier": 0.0,
+    }
+    changed = {name.replace("_", "-"): value for name, value in change.items()}
+    content = RecordDict(
+        {
+            "arrays": model((9,)) if arrays is None else arrays,
+            "config": ConfigRecord({"server-round": 1} | (config or {})),
+            KEY: ConfigRecord({k: v for k, v in (bounding | changed).items() if v is not None}),
+        }
+    )
+    return Message(content, message_type="train", dst_node_id=node)
+
+
+class ByHand:
+    """A round that the test itself plays as the server, over any grid.
+
+    ``requests`` are the protocol's messages to be sent next, by node; at first those that ask
+    for updates. The terms announce ``announced``, by default what ``request_to_train`` makes.
+    """
+
+    def __init__(
+        self,
+        grid: InProcessGrid,
+        nodes: Iterable[int],
+        adversary: Adversary = CURIOUS,
+        *,
+        announced: Message | None = None,
+        run: bytes = bytes(16),
+        number: int = 1,
+        bound: int = 256,
+        size: int = 9,
+    ) -> None:
+        self.grid = grid
+        digest = request_digest(request_to_train(0) if announced is None else announced)
+        terms = RoundTerms(run, number, size, bound, 3, adversary.server, digest)
+        pinned = PINNED if adversary is MALICIOUS else ()
+        nodes = list(nodes)
+        self.server = SecureServer(
+            terms, adversary=adversary, dropout=0.3, cohort=len(nodes), identities=pinned
+        )
+        self.requests = dict.fromkeys(nodes, self.server.invitation())
+        self.replies: list[Message] = []
+        while self.requests and self.server.stage is not ServerStage.MASKING:
+            self.send(protocol_message)
+
+    def send(self, make: Callable[[int, bytes], Message]) -> list[Message]:
+        """Play one stage: send what ``make`` makes of each message; the replies to it."""
+        messages = [make(node, content) for node, content in self.requests.items()]
+        replies = list(self.grid.send_and_receive(messages))
+        for reply in replies:
+            if not reply.has_error():
+                self.server.receive(reply.metadata.src_node_id, said(reply))
+        self.replies += replies
+        self.requests = self.server.advance()
+        return replies
+
+    def open(self) -> Any:
+        """Play what is left of the round; the opened sum."""
+        while self.requests:
+            self.send(protocol_message)
+        return self.server.open()
+
+    @property
+    def refusals(self) -> set[str]:
+        """The names under which clients refused."""
+        return {r.error.reason.partition(":")[0] for r in self.replies if r.has_error()}
+
+
+def protocol_message(node: int, content: bytes) -> Message:
+    """A message of a stage without training."""
+    record = RecordDict({KEY: ConfigRecord({"message": content})})
+    return Message(record, message_type="train", dst_node_id=node)

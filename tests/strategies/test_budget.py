@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import ask, grid_of, model, noiseless, released
+from federation import answer, ask, grid_of, model, noiseless, released
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import PrivacySpent
 
@@ -93,8 +93,9 @@ def test_a_round_is_paid_before_its_sum_exists(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     strategy._spending.ledger.append = full_disk  # type: ignore[method-assign,assignment]
+    replies = [answer(message, model()) for message in asked.values()]
     with pytest.raises(OSError, match="No space"):
-        strategy.aggregate_train(1, [])
+        strategy.aggregate_train(1, replies)
     assert not this._sum._released  # type: ignore[attr-defined]
     assert strategy.aggregate_train(1, []) == (None, None)
 
@@ -365,8 +366,10 @@ def test_a_round_played_again_is_paid_again(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     private(tmp_path, checkpoint=path).start(STEP, model(), num_rounds=1)
     strategy = private(tmp_path, resume=path)
-    ask(strategy, STEP, model(), 2)
-    released(strategy, [], 2)  # released, and then the process dies before its checkpoint
+    asked = ask(strategy, STEP, model(), 2)
+    released(
+        strategy, [answer(m, model()) for m in asked.values()], 2
+    )  # released, and then the process dies before its checkpoint
     before = spent(tmp_path)
     strategy._spending.ledger.close()
     private(tmp_path, resume=path).start(STEP, model(), num_rounds=2)

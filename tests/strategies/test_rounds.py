@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import answer, ask, grid_of, idle, model, noiseless, released
+from federation import answer, ask, grid_of, idle, model, nobody_of, noiseless, released
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
 from privacy.accounting import GaussianRelease, Poisson, read_ledger
@@ -67,7 +67,7 @@ def test_the_denominator_does_not_know_who_came(tmp_path: Path) -> None:
 def test_an_empty_cohort_is_a_round_like_any_other(tmp_path: Path) -> None:
     """It is paid, noised and released: that nobody came must not show."""
     strategy = noiseless(tmp_path, noise_multiplier=1.0)
-    ask(strategy, grid_of(4), model((1000,)))
+    ask(strategy, nobody_of(4), model((1000,)))
     (w,) = released(strategy, [])
     assert 0.2 < w.std() < 0.3  # z·S/N = 1/4
     assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 1
@@ -143,7 +143,7 @@ def test_the_norm_that_clips_is_the_norm_its_noise_is_sized_for(tmp_path: Path) 
     for number in range(1, 6):
         norm = strategy.clipping.norm
         norms.append(norm)
-        ask(strategy, grid_of(8), model((size,)), number)
+        ask(strategy, nobody_of(8), model((size,)), number)
         (w,) = released(strategy, [], number)
         expected = z_update * norm / 8
         # The variance of 20,000 draws is χ²: ±6 standard errors, 2·10⁻⁹ a round.
@@ -205,7 +205,7 @@ def test_noised_train_metrics_share_the_rounds_noise(tmp_path: Path) -> None:
     rule = NoisedMetrics(ranges={"loss": (0.0, 1.0)}, noise_multiplier=2.0)
     strategy = noiseless(tmp_path, noise_multiplier=1.0, train_metrics=rule)
     size = 20_000
-    ask(strategy, grid_of(4), model((size,)))
+    ask(strategy, nobody_of(4), model((size,)))
     record, metrics = strategy.aggregate_train(1, [])
     assert record is not None
     assert metrics is not None

@@ -11,27 +11,22 @@ from federation import client_app, model
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from secure_federation import (
-    CURIOUS,
     IDENTITIES,
-    KEY,
     MALICIOUS,
     PINNED,
+    ByHand,
     Wire,
     asked,
     policy,
+    protocol_message,
+    request_to_train,
     said,
     secure,
     secure_app,
     strategy_of,
 )
 
-from privacy.secure_aggregation import (
-    Adversary,
-    ClientPolicy,
-    RoundTerms,
-    SecureServer,
-    ServerModel,
-)
+from privacy.secure_aggregation import Adversary, ClientPolicy, RoundAborted, ServerModel
 from privacy.secure_aggregation._messages import Kind
 from strategies import (
     ClientMemory,
@@ -169,33 +164,9 @@ def to_the_opening(memory: Callable[[int], ClientMemory]) -> tuple[InProcessGrid
         return SecureAggregationMod(policy(), memory=memory(place))(message, context, call_next)
 
     grid = InProcessGrid(client_app(drift, mods=[take_part]), NODES)
-    server = SecureServer(RoundTerms(bytes(16), 1, SIZE, 256, 3), adversary=CURIOUS, dropout=0.3)
-    requests = dict.fromkeys(range(1, NODES + 1), server.invitation())
-    for _ in range(3):
-        messages = [train_message(node, content) for node, content in requests.items()]
-        for reply in grid.send_and_receive(messages):
-            server.receive(reply.metadata.src_node_id, said(reply))
-        requests = server.advance()
-    return grid, requests
-
-
-def train_message(node: int, content: bytes) -> Message:
-    """What the strategy would send: the model with the request for the masked update only."""
-    carried: dict[str, Any] = {"message": content}
-    beside: dict[str, Any] = {}
-    if content[4] == Kind.DELIVERIES:
-        beside = {"arrays": model((SIZE,)), "config": ConfigRecord({"server-round": 1})}
-        carried |= {
-            "clipping-norms": [1.0],
-            "clipping-groups": [0],
-            "weight-cap": 0.0,
-            "weighted-by": "num-examples",
-            "mechanism": "masked-lattice-gaussian",
-            "mechanism-settings": [256],
-            "noise-multiplier": 0.0,
-        }
-    content_ = RecordDict({**beside, KEY: ConfigRecord(carried)})
-    return Message(content_, message_type="train", dst_node_id=node)
+    this = ByHand(grid, range(1, NODES + 1))
+    this.send(request_to_train)
+    return grid, this.requests
 
 
 @pytest.mark.parametrize("kept", ["context", "folder"])
@@ -208,8 +179,8 @@ def test_shares_are_opened_once(kept: str, tmp_path: Path) -> None:
     grid, requests = to_the_opening(memory)
     if kept == "folder":
         grid._contexts.clear()  # it does not need what Flower remembers
-    (first,) = grid.send_and_receive([train_message(1, requests[1])])
-    (second,) = grid.send_and_receive([train_message(1, requests[1])])
+    (first,) = grid.send_and_receive([protocol_message(1, requests[1])])
+    (second,) = grid.send_and_receive([protocol_message(1, requests[1])])
     assert said(first)[4] == Kind.OPENINGS
     assert second.error.reason.startswith("BothShares:")
 
@@ -224,7 +195,7 @@ def test_two_requests_at_once_are_not_both_answered(tmp_path: Path) -> None:
     start, replies = Barrier(2), []
 
     def one_process() -> None:
-        message = train_message(1, requests[1])
+        message = protocol_message(1, requests[1])
         grid.push_messages([message])
         context = Context(1, 1, {"partition-id": 0}, RecordDict(), {})
         start.wait()
@@ -249,13 +220,13 @@ def test_the_state_is_on_disk_before_the_answer(tmp_path: Path) -> None:
     before = state.read_bytes()
     state.unlink()
     (state / "in the way").mkdir(parents=True)  # a folder cannot be replaced by a file
-    (reply,) = grid.send_and_receive([train_message(1, requests[1])])
+    (reply,) = grid.send_and_receive([protocol_message(1, requests[1])])
     assert reply.has_error()
     assert reply.error.reason == "the client could not do its part"
     (state / "in the way").rmdir()
     state.rmdir()
     state.write_bytes(before)
-    (reply,) = grid.send_and_receive([train_message(1, requests[1])])
+    (reply,) = grid.send_and_receive([protocol_message(1, requests[1])])
     assert said(reply)[4] == Kind.OPENINGS
 
 
@@ -264,7 +235,7 @@ def test_a_client_that_lost_its_state_is_out_of_the_round_only(tmp_path: Path) -
 
     class Forgetful(Wire):
         def _work(self, message: Message) -> Message:
-            if message.metadata.dst_node_id == 4 and asked(message) is Kind.DELIVERIES:
+            if message.metadata.dst_node_id == 4 and asked(message) is Kind.PARTICIPANTS:
                 self._contexts.pop(4)
             return super()._work(message)
 
@@ -279,9 +250,11 @@ def test_a_client_that_lost_its_state_is_out_of_the_round_only(tmp_path: Path) -
     assert reason.startswith("WrongStage:")
 
 
-@pytest.mark.parametrize("stage", [Kind.NEIGHBOURHOOD, Kind.DELIVERIES, Kind.OPENING_REQUEST])
+@pytest.mark.parametrize(
+    "stage", [Kind.NEIGHBOURHOOD, Kind.DELIVERIES, Kind.PARTICIPANTS, Kind.OPENING_REQUEST]
+)
 def test_a_stage_that_the_server_replays_is_refused(stage: Kind, tmp_path: Path) -> None:
-    """By every client, and it leaves the round."""
+    """By every client; what comes twice does not end the round."""
 
     class Replaying(Wire):
         def _work(self, message: Message) -> Message:
@@ -291,9 +264,10 @@ def test_a_stage_that_the_server_replays_is_refused(stage: Kind, tmp_path: Path)
             return reply
 
     wire = Replaying(secure_app(drift), NODES)
-    run(wire, tmp_path)
+    result = run(wire, tmp_path)
+    assert result.privacy.secure_aggregation.aborted_rounds == ()
     reasons = refusals(wire)
-    name = "BothShares" if stage is Kind.OPENING_REQUEST else "WrongStage"
+    name = "BothShares" if stage is Kind.OPENING_REQUEST else "StaleMessage"
     assert any(reason.startswith(f"{name}:") for reason in reasons)
     assert len([reply for reply in wire.replies if reply.has_error()]) >= NODES
 
@@ -301,53 +275,73 @@ def test_a_stage_that_the_server_replays_is_refused(stage: Kind, tmp_path: Path)
 @pytest.mark.parametrize(
     "change",
     [
-        {"clipping-norms": [float("nan")]},
-        {"clipping-norms": [1.0, 1.0], "clipping-groups": [0, 5]},
+        {"clipping_norms": [float("nan")]},
+        {"clipping_norms": [1.0, 1.0], "clipping_groups": [0, 5]},
+        {"clipping_norms": None},
         {"mechanism": "os.system"},
-        {"mechanism-settings": [1 << 30]},
-        {"mechanism-settings": [0]},
-        {"mechanism-settings": []},
-        {"noise-multiplier": "none"},
-        {"weight-cap": -1.0},
-        {"weight-cap": "all"},
-        {"weighted-by": 3},
+        {"mechanism_settings": [1 << 30]},
+        {"mechanism_settings": [0]},
+        {"mechanism_settings": []},
+        {"noise_multiplier": "none"},
+        {"weight_cap": -1.0},
+        {"weight_cap": "all"},
+        {"weighted_by": 3},
+        {"arrays": model((9,), dtype=np.int64)},
+        {"arrays": ArrayRecord([np.full(9, np.nan)])},
+        {"arrays": ArrayRecord([np.zeros(9, complex)])},
     ],
     ids=str,
 )
-def test_nonsense_beside_the_model_costs_the_round_only(
-    change: dict[str, Any], tmp_path: Path
+def test_nonsense_that_was_announced_is_refused_by_name(change: dict[str, Any]) -> None:
+    """How to bound an update is read as strictly as the protocol, and before anybody trains."""
+    assert refused_by_all(change) == {"MalformedRequest"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mechanism_settings": [257]},
+        {"mechanism_settings": [1 << 20]},
+        {"arrays": model((8,))},
+        {"arrays": model((9,), (0,))},
+        {"clipping_norms": [1.0], "clipping_groups": [0, 0]},
+        {
+            "mechanism": "distributed-discrete-gaussian",
+            "mechanism_settings": [200, 6, 2, 12],
+            "noise_multiplier": 0.0,
+        },
+        {
+            "mechanism": "distributed-discrete-gaussian",
+            "mechanism_settings": [256, 3, 1, 12],
+            "noise_multiplier": 0.5,
+        },
+    ],
+    ids=str,
+)
+def test_a_round_that_some_update_does_not_fit_is_refused_before_anybody_trains(
+    change: dict[str, Any],
 ) -> None:
-    """How to bound an update is read as strictly as the protocol."""
-
-    class Meddling(Wire):
-        def _work(self, message: Message) -> Message:
-            if asked(message) is Kind.DELIVERIES:
-                message.content[KEY] = ConfigRecord(dict(message.content[KEY]) | change)
-            return super()._work(message)
-
-    wire = Meddling(secure_app(drift), NODES)
-    result = run(wire, tmp_path)
-    assert result.privacy.secure_aggregation.aborted_rounds == (1,)
-    assert len(refusals(wire)) == 1
+    """By all, whatever they hold: who trained and then found no room would tell of its update."""
+    assert refused_by_all(change) == {"UnacceptableTerms"}
 
 
-def test_a_bound_below_the_lattice_is_not_exceeded(tmp_path: Path) -> None:
-    """A server whose ring is too small for the lattice it asks for gets nothing."""
+def refused_by_all(change: dict[str, Any]) -> set[str]:
+    """The names under which all clients refuse a request that was announced to all alike."""
+    trained = []
 
-    class Meddling(Wire):
-        def _work(self, message: Message) -> Message:
-            if asked(message) is Kind.DELIVERIES:
-                message.content[KEY] = ConfigRecord(
-                    dict(message.content[KEY]) | {"mechanism-settings": [1 << 20]}
-                )
-            return super()._work(message)
+    def some_large(partition: int, number: int, arrays: list[Any]) -> list[Any]:
+        trained.append(partition)
+        return [np.eye(1, SIZE, dtype=np.float32)[0] * (partition % 2)]
 
-    def large(partition: int, number: int, arrays: list[Any]) -> list[Any]:
-        return [np.eye(1, SIZE, dtype=np.float32)[0]]
-
-    wire = Meddling(secure_app(large), NODES)
-    run(wire, tmp_path)
-    assert refusals(wire) == {"the client could not do its part"}
+    grid = InProcessGrid(secure_app(some_large), NODES)
+    this = ByHand(grid, range(1, NODES + 1), announced=request_to_train(0, **change))
+    with pytest.raises(RoundAborted):
+        this.send(lambda node, content: request_to_train(node, content, **change))
+    assert not trained
+    reasons = [reply.error.reason for reply in this.replies if reply.has_error()]
+    assert len(reasons) == NODES
+    assert len(set(reasons)) == 1
+    return this.refusals
 
 
 def test_against_a_malicious_server_memory_has_no_default() -> None:

@@ -93,11 +93,18 @@ def test_the_model_is_that_of_a_run_without_it(
 
 
 STAGES = {
-    CURIOUS: [Kind.INVITATION, Kind.NEIGHBOURHOOD, Kind.DELIVERIES, Kind.OPENING_REQUEST],
+    CURIOUS: [
+        Kind.INVITATION,
+        Kind.NEIGHBOURHOOD,
+        Kind.DELIVERIES,
+        Kind.PARTICIPANTS,
+        Kind.OPENING_REQUEST,
+    ],
     MALICIOUS: [
         Kind.INVITATION,
         Kind.ROSTER,
         Kind.DELIVERIES,
+        Kind.PARTICIPANTS,
         Kind.SURVIVORS,
         Kind.OPENING_REQUEST,
     ],
@@ -130,7 +137,7 @@ def test_clients_may_vanish_at_every_stage(
 
     plain = strategy_of(tmp_path / "plain", NODES, 9, None)
     grid = InProcessGrid(client_app(drift), NODES)
-    if stage in (Kind.INVITATION, Kind.NEIGHBOURHOOD, Kind.ROSTER, Kind.DELIVERIES):
+    if stage not in (Kind.SURVIVORS, Kind.OPENING_REQUEST):
         grid.offline = lost
     assert_same(ours, final(plain, grid, model((9,))))
 
@@ -185,7 +192,7 @@ def test_a_round_is_paid_before_a_share_is_opened(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         strategy.start(wire, model((9,)), num_rounds=1)
     kinds = {asked(message) for message in wire.requests}
-    assert kinds == {Kind.INVITATION, Kind.NEIGHBOURHOOD, Kind.DELIVERIES}
+    assert kinds == {Kind.INVITATION, Kind.NEIGHBOURHOOD, Kind.DELIVERIES, Kind.PARTICIPANTS}
 
 
 @BOTH
@@ -221,7 +228,7 @@ def test_no_reply_holds_anything_but_protocol_bytes(adversary: Adversary, tmp_pa
     # Beside the protocol the server sends the model and how it is bounded, in one stage only.
     for message in wire.requests:
         beside = set(message.content) - {KEY}
-        assert beside == ({"arrays", "config"} if asked(message) is Kind.DELIVERIES else set())
+        assert beside == ({"arrays", "config"} if asked(message) is Kind.PARTICIPANTS else set())
 
 
 def failing(partition: int, number: int, arrays: list[Any]) -> list[Any]:
@@ -241,7 +248,7 @@ def test_what_goes_wrong_at_a_client_stays_there(update: Any, tmp_path: Path) ->
     """It adds zero, and to the server looks like any other: leaving would tell of its data."""
     wire = Wire(secure_app(update), NODES)
     ours = final(strategy_of(tmp_path / "masked", NODES, 9, secure()), wire, model((9,)), 1)
-    assert len(wire.replies) == NODES * 4
+    assert len(wire.replies) == NODES * len(STAGES[CURIOUS])
     masked = [said(reply) for reply in wire.replies if said(reply)[4] == Kind.MASKED_UPDATE]
     assert len({len(message) for message in masked}) == 1
     grid = InProcessGrid(client_app(drift), NODES)

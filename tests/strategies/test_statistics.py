@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import answer, ask, grid_of, model, noiseless, released
+from federation import answer, ask, grid_of, model, nobody_of, noiseless, released
 from scipy import stats
 
 from privacy.accounting import FixedSize, Full, Poisson
@@ -36,7 +36,7 @@ def noises(request: Any, tmp_path: Path) -> Any:
         mechanism=request.param,
         optimizer=ServerSGD(learning_rate=2.0),
     )
-    grid = grid_of(8)
+    grid = nobody_of(8)
     models = [np.zeros(5000, np.float32)]
     for number in range(1, 41):
         ask(strategy, grid, model((5000,)), number)

@@ -1,0 +1,289 @@
+"""A ledger as text: JSON lines, each sealed by a digest that chains it to all before it.
+
+The first line names the population and the adjacency; each other one is one event.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from .composition import Accountant, check_adjacency, epsilon
+from .events import (
+    AdditiveDelta,
+    Adjacency,
+    DiscreteGaussianSum,
+    Event,
+    against_server,
+    event_from_dict,
+    event_to_dict,
+)
+
+_SCHEMA = 1
+_KIND = "bloomseal-privacy-ledger"
+_UNMASKED = 2.0**-40
+
+
+class LedgerError(Exception):
+    """A ledger that cannot be trusted, or is not the one that was meant."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the ledger.
+
+    Parameters
+    ----------
+    position : int
+        1 for the first event.
+    run : str
+        Which run paid.
+    round : int
+        Which of its rounds.
+    time : str
+        When, ISO 8601 with the offset from UTC.
+    event : Event
+    digest : str
+        Of this line and all before it.
+    released : int, optional
+        The noised number that the event released, where it is given again without paying again.
+    """
+
+    position: int
+    run: str
+    round: int
+    time: str
+    event: Event
+    digest: str
+    released: int | None = None
+
+
+@dataclass(frozen=True)
+class Position:
+    """A point of a ledger that a checkpoint can name: how many events, and their digest."""
+
+    records: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class LedgerContents:
+    """What a ledger says; :func:`read_ledger` reads it from a file.
+
+    Parameters
+    ----------
+    population : str
+    adjacency : Adjacency
+    records : tuple of Record
+    position : Position
+        The end of the file.
+    """
+
+    population: str
+    adjacency: Adjacency
+    records: tuple[Record, ...]
+    position: Position
+
+    def epsilon(self, delta: float, *, accountant: Accountant | None = None) -> float:
+        """ε of all records together; see :func:`privacy.accounting.epsilon`."""
+        return epsilon(
+            [record.event for record in self.records],
+            delta=delta,
+            accountant=accountant,
+            adjacency=self.adjacency,
+        )
+
+    def epsilon_against_server(
+        self, delta: float, *, accountant: Accountant | None = None
+    ) -> float:
+        """ε against the server that ran the rounds; infinite unless clients add the noise.
+
+        Under ``ZERO_OUT_ONE``; see :func:`privacy.accounting.against_server`. For each masked
+        round the 2⁻⁴⁰ is charged with which secure aggregation may fail to hide its vectors.
+        """
+        events = [record.event for record in self.records]
+        masked = sum(isinstance(event, DiscreteGaussianSum) for event in events)
+        return epsilon(
+            [*map(against_server, events), *[AdditiveDelta(_UNMASKED)] * masked],
+            delta=delta,
+            accountant=accountant,
+            adjacency=Adjacency.ZERO_OUT_ONE,
+        )
+
+
+@dataclass(frozen=True)
+class LedgerText:
+    """A ledger's lines, and what they say. Wherever they are kept, they are the same.
+
+    Parameters
+    ----------
+    content : bytes
+        JSON lines in UTF-8, whole.
+    contents : LedgerContents
+        What they say.
+    """
+
+    content: bytes
+    contents: LedgerContents
+
+    @classmethod
+    def start(cls, population: str, adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE) -> Self:
+        """A ledger in which nothing was spent yet.
+
+        Parameters
+        ----------
+        population : str
+            A name that no other population has.
+        adjacency : Adjacency
+            Constant for the life of the ledger.
+
+        Raises
+        ------
+        ValueError
+            If ``population`` is empty.
+        """
+        if not isinstance(population, str) or not population:
+            raise ValueError(f"population is {population!r}; give the name of the population")
+        adjacency = Adjacency(adjacency)
+        fields = {
+            "ledger": _KIND,
+            "schema": _SCHEMA,
+            "population": population,
+            "adjacency": adjacency.value,
+        }
+        line, digest = _seal(fields, "")
+        return cls(line, LedgerContents(population, adjacency, (), Position(0, digest)))
+
+    @classmethod
+    def parse(cls, content: bytes, name: str) -> Self:
+        """Read lines, and check every digest.
+
+        Parameters
+        ----------
+        content : bytes
+        name : str
+            Where they come from, for messages.
+
+        Raises
+        ------
+        LedgerError
+            If they are no whole ledger; the line is named.
+        """
+        return cls(content, _parse(content, name))
+
+    def plus(self, event: Event, *, run: str, round: int, released: int | None = None) -> Self:
+        """The ledger with one more event.
+
+        Parameters
+        ----------
+        event : Event
+        run : str
+            The name of the run.
+        round : int
+            At least 0.
+        released : int, optional
+            The noised number that the event released, to be given again without paying again.
+
+        Raises
+        ------
+        ValueError
+            If the event does not fit the ledger's adjacency, or a name is empty.
+        """
+        if not isinstance(run, str) or not run:
+            raise ValueError(f"run is {run!r}; give the name of the run")
+        if isinstance(round, bool) or not isinstance(round, int) or round < 0:
+            raise ValueError(f"round is {round!r}; it must be a whole number of at least 0")
+        known = self.contents
+        check_adjacency(event, known.adjacency)
+        position = known.position.records + 1
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        fields = {
+            "position": position,
+            "run": run,
+            "round": round,
+            "time": time,
+            "adjacency": known.adjacency.value,
+            "event": event_to_dict(event),
+        }
+        if released is not None:
+            fields["released"] = released
+        line, digest = _seal(fields, known.position.digest)
+        contents = replace(
+            known,
+            records=(*known.records, Record(position, run, round, time, event, digest, released)),
+            position=Position(position, digest),
+        )
+        return replace(self, content=self.content + line, contents=contents)
+
+
+def _seal(fields: dict[str, Any], before: str) -> tuple[bytes, str]:
+    digest = _digest(fields, before)
+    sealed = {**fields, "digest": digest}
+    return (json.dumps(sealed, allow_nan=False) + "\n").encode(), digest
+
+
+def _digest(fields: dict[str, Any], before: str) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()[:32]
+
+
+def _parse(text: bytes, name: str) -> LedgerContents:
+    if not text:
+        raise LedgerError(f"the ledger {name} is empty; put back what was there")
+    lines = text.split(b"\n")
+    if lines.pop():
+        raise LedgerError(
+            f"line {len(lines) + 1} of the ledger {name} is cut off; an event may be lost: "
+            "put back an undamaged copy"
+        )
+    header = _unseal(lines[0], "", name, 1)
+    try:
+        if header.pop("ledger") != _KIND or header.pop("schema") != _SCHEMA:
+            raise ValueError("it is not a ledger of this version")
+        adjacency = Adjacency(header.pop("adjacency"))
+        population = str(header.pop("population"))
+        digest = header.pop("digest")
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(name, 1, error) from error
+    records = []
+    for number, line in enumerate(lines[1:], start=2):
+        fields = _unseal(line, digest, name, number)
+        try:
+            if fields["position"] != number - 1 or fields["adjacency"] != adjacency.value:
+                raise ValueError("its position or adjacency is wrong")
+            event = event_from_dict(fields["event"])
+            check_adjacency(event, adjacency)
+            digest = fields["digest"]
+            record = Record(
+                number - 1,
+                fields["run"],
+                fields["round"],
+                fields["time"],
+                event,
+                digest,
+                fields.get("released"),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(name, number, error) from error
+        records.append(record)
+    return LedgerContents(population, adjacency, tuple(records), Position(len(records), digest))
+
+
+def _unseal(line: bytes, before: str, name: str, number: int) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+        if not isinstance(fields, dict) or "digest" not in fields:
+            raise ValueError("it has no digest")
+        body = {name: value for name, value in fields.items() if name != "digest"}
+        if _digest(body, before) != fields["digest"]:
+            raise ValueError("its digest does not fit it and the lines before it")
+    except ValueError as error:
+        raise _damaged(name, number, error) from error
+    return fields
+
+
+def _damaged(name: str, number: int, error: Exception) -> LedgerError:
+    return LedgerError(
+        f"line {number} of the ledger {name} is damaged ({error}); put back an undamaged copy"
+    )

@@ -1,0 +1,53 @@
+"""From logits to classes: the largest of several, or one logit against a threshold."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:
+    """The class that each row of logits stands for.
+
+    Parameters
+    ----------
+    logits : array_like
+        Of shape (images, logits).
+    threshold : float
+        Where a single logit decides: class 1 above it, class 0 at it and below. The default, 0,
+        is where its sigmoid is a half. Several logits have no threshold: the largest decides, of
+        equal ones the first.
+
+    Returns
+    -------
+    ndarray of int, shape (images,)
+
+    Raises
+    ------
+    ValueError
+        If ``logits`` has another shape, or a threshold is given for several logits.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] < 1:
+        raise ValueError(f"logits has shape {values.shape}; give (images, logits)")
+    check_threshold(threshold)
+    if values.shape[1] > 1:
+        if threshold != 0.0:
+            raise ValueError(
+                f"threshold is {threshold:g}; of {values.shape[1]} logits the largest decides: "
+                "leave threshold out"
+            )
+        return np.asarray(values.argmax(axis=1), dtype=np.int64)
+    return (values[:, 0] > threshold).astype(np.int64)
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse a threshold that is not a finite number.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if isinstance(threshold, bool) or not math.isfinite(threshold):
+        raise ValueError(f"threshold is {threshold}; give a finite number")

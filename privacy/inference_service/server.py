@@ -1,0 +1,204 @@
+"""The service's HTTP server: uvicorn, with a deadline for everything that a stranger can hold up.
+
+uvicorn waits for the head of a first request as long as its sender likes, and asyncio a minute
+for a TLS handshake: a few hundred such connections would keep everybody else out.
+"""
+
+import asyncio
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from privacy.inference_service.errors import ServiceError
+from privacy.inference_service.limits import ServiceLimits
+
+_CONNECTIONS = 256
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+_AMBIGUOUS = ServiceError(
+    "ambiguous-length",
+    400,
+    "the request says in more than one way where it ends",
+    "send one Content-Length and no Transfer-Encoding",
+)
+_NO_HTTP = ServiceError("no-http", 400, "this is not a request of HTTP/1.1", "see docs/service.md")
+
+
+class ServiceServer(uvicorn.Server):
+    """Serves an app made by :func:`create_app`; call :meth:`run`.
+
+    Parameters
+    ----------
+    app : FastAPI
+        Its limits are this server's.
+    certificate, key : Path, optional
+        PEM; without them plain HTTP is spoken.
+    host : str
+    port : int
+        Where to listen, unless :meth:`run` is given sockets.
+    shutdown_seconds : float
+        In which requests that are under way may end when the server does.
+
+    Guarantee
+        A connection is dropped whose TLS handshake, or whose request's head, is not whole after
+        ``head_seconds``, or that does not take an answer for ``body_seconds``. A request whose
+        length can be read in two ways (Content-Length with Transfer-Encoding, or twice) is
+        refused before the app sees it, so that no proxy and this server can differ over where
+        it ends.
+    Not covered
+        Strangers who open connections faster than these seconds drop them: at most 256 are
+        served at once.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        host: str = "127.0.0.1",
+        port: int = 8443,
+        shutdown_seconds: float = 60.0,
+    ) -> None:
+        limits: ServiceLimits = app.state.limits
+        self._head_seconds = limits.head_seconds
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                http=_protocol(limits),
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=_CONNECTIONS,
+                timeout_graceful_shutdown=int(shutdown_seconds) + 1,
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
+            )
+        )
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to end: at the address given, or on sockets that listen already."""
+        with asyncio.Runner(loop_factory=lambda: _Loop(self._head_seconds)) as runner:
+            runner.run(self.serve(sockets=sockets))
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop whose servers wait for TLS only so long; uvicorn has no setting for it."""
+
+    def __init__(self, tls_seconds: float) -> None:
+        super().__init__()
+        self._tls_seconds = tls_seconds
+
+    async def create_server(self, *args: Any, **settings: Any) -> Any:
+        if settings.get("ssl") is not None:
+            settings["ssl_handshake_timeout"] = self._tls_seconds
+            settings["ssl_shutdown_timeout"] = self._tls_seconds
+        return await super().create_server(*args, **settings)
+
+
+class _Connection(h11.Connection):
+    """Looks at the head of each request as it came: h11 makes one of two equal lengths."""
+
+    ambiguous = False
+
+    def next_event(self) -> Any:
+        if self.their_state is h11.IDLE:
+            head = self.trailing_data[0]
+            end = _END_OF_HEAD.search(head)
+            if end is not None and _is_ambiguous(head[: end.start()]):
+                self.ambiguous = True
+                raise h11.RemoteProtocolError(_AMBIGUOUS.message)
+        return super().next_event()
+
+
+def _is_ambiguous(head: bytes) -> bool:
+    """Whether a request's head says in more than one way how long its body is."""
+    lengths, chunked = 0, False
+    for line in head.split(b"\n")[1:]:
+        name, _, value = line.partition(b":")
+        if line[:1] in (b" ", b"\t"):  # a folded line could continue a length
+            return True
+        if name.strip().lower() == b"content-length":
+            lengths += 1 + value.count(b",")
+        chunked |= name.strip().lower() == b"transfer-encoding"
+    return lengths > 1 or (lengths > 0 and chunked)
+
+
+def _protocol(limits: ServiceLimits) -> type[H11Protocol]:
+    class Protocol(_Protocol):
+        head_seconds, write_seconds = limits.head_seconds, limits.body_seconds
+
+    return Protocol
+
+
+class _Protocol(H11Protocol):
+    """One connection: it is cut off when what it owes does not come."""
+
+    head_seconds: float
+    write_seconds: float
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.conn = self._strict = _Connection(h11.SERVER)
+        self._waits_for_head: asyncio.TimerHandle | None = None
+        self._waits_for_reader: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._waits_for_head = self.loop.call_later(self.head_seconds, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _cancel(self._waits_for_head)
+        _cancel(self._waits_for_reader)
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        # Between requests uvicorn's own timer runs; ours does while one has begun to come.
+        begun = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+        if not begun:
+            _cancel(self._waits_for_head)
+            self._waits_for_head = None
+        elif self._waits_for_head is None:
+            self._waits_for_head = self.loop.call_later(self.head_seconds, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()  # an answer has begun: nothing can be said any more
+            return
+        told = _AMBIGUOUS if self._strict.ambiguous else _NO_HTTP
+        body = json.dumps(told.as_dict()).encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        for event in (
+            h11.Response(status_code=told.status, headers=headers),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._waits_for_reader = self.loop.call_later(self.write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        _cancel(self._waits_for_reader)
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

@@ -1,0 +1,278 @@
+"""Sharing two secrets so that nobody can share wrongly and pass.
+
+A client shares its mask key a and the seed s of its own mask by the polynomials f and g. It also
+draws blinding polynomials b and c and commits to each holder's values: H(f(i), b(i)) and
+H(g(i), c(i)). A challenge h that follows from the commitments then fixes, for all to see, the
+responses u = b + h·f and v = c + h·g. They are uniform, so they tell nothing; and a holder whose
+share fits (H(f(i), u(i) - h·f(i)) is what was committed to) holds the value of *one* polynomial of
+the right degree, like all others whose shares fit, except for one value of h among 2^252.
+(Atapoor, Baghery, Cozzo, Pedersen, "VSS from distributed ZK proofs and applications", ASIACRYPT
+2023, section 4.)
+
+That f(0) is the private key of the announced mask key is an Ed25519 signature (RFC 8032): its
+nonce is b(0), its challenge h and its response u(0). So one verification ties the polynomial to
+the key. Nothing ties g(0) to the mask that a client really puts on its vector: another mask is
+another vector, which a lying client may choose anyway.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from privacy.mechanisms import Randomness, SystemRandomness
+from privacy.secure_aggregation import _keys as keys
+from privacy.secure_aggregation._messages import pieces
+from privacy.secure_aggregation._shamir import (
+    PRIME,
+    SHARE_BYTES,
+    draw_elements,
+    draw_polynomial,
+    read_element,
+    value_at,
+    values,
+    write_element,
+)
+from privacy.secure_aggregation.errors import Malformed
+
+SHARES_BYTES = 2 * SHARE_BYTES  # of the self-mask's seed, and of the mask key
+EVIDENCE_BYTES = 3 * SHARE_BYTES + 2 * keys.COMMITMENT_BYTES
+SEED, KEY = 0, 1  # which of the two
+
+
+def sharing_context(session: bytes, own: int) -> bytes:
+    """What the proof of a client's sharing is bound to: the round, and its place in the roster."""
+    return session + own.to_bytes(4, "little")
+
+
+def mask_private(root: bytes) -> bytes:
+    """The X25519 private key whose Ed25519 seed is ``root`` (RFC 8032, 5.1.5)."""
+    digest = bytearray(hashlib.sha512(root).digest()[: keys.KEY_BYTES])
+    digest[0] &= 248
+    digest[31] = digest[31] & 127 | 64
+    return bytes(digest)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a holder needs to check its two shares; nothing of it is secret.
+
+    Attributes
+    ----------
+    challenge : int
+        h.
+    responses : tuple of two int
+        v(i) and u(i).
+    commitments : tuple of two bytes
+        To the share of the seed, and of the key.
+    """
+
+    challenge: int
+    responses: tuple[int, int]
+    commitments: tuple[bytes, bytes]
+
+    def fits(self, which: int, share: bytes) -> bool:
+        """Whether this is the share of the seed, or of the key, that was committed to."""
+        blinding = (self.responses[which] - self.challenge * read_element(share)) % PRIME
+        return _commitment(which, share, blinding) == self.commitments[which]
+
+    def fit(self, shares: bytes) -> bool:
+        """Whether these are the two shares."""
+        return len(shares) == SHARES_BYTES and all(
+            self.fits(which, share) for which, share in enumerate(pieces(shares, SHARE_BYTES))
+        )
+
+    def to_bytes(self) -> bytes:
+        """128 bytes."""
+        numbers = [write_element(number) for number in (self.challenge, *self.responses)]
+        return b"".join([*numbers, *self.commitments])
+
+    @classmethod
+    def from_bytes(cls, encoded: bytes) -> "Evidence":
+        """Read what ``to_bytes`` wrote; the caller has seen to the length."""
+        numbers = pieces(encoded[: 3 * SHARE_BYTES], SHARE_BYTES)
+        challenge, *responses = map(read_element, numbers)
+        seed, key = pieces(encoded[3 * SHARE_BYTES :], keys.COMMITMENT_BYTES)
+        return cls(challenge, (responses[SEED], responses[KEY]), (seed, key))
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """What a client deals out.
+
+    Attributes
+    ----------
+    shares : list of bytes
+        For each holder its two shares; secret.
+    commitments : tuple of two lists of bytes
+        To each holder's share of the seed, and of the key.
+    proof : bytes
+        That they are shares of one secret each.
+    evidence : list of Evidence
+        For each holder.
+    """
+
+    shares: list[bytes]
+    commitments: tuple[list[bytes], list[bytes]]
+    proof: bytes
+    evidence: list[Evidence]
+
+
+def deal(
+    root: bytes, seed: int, *, threshold: int, holders: int, context: bytes, randomness: Randomness
+) -> Dealing:
+    """Share the mask key of ``root`` and a seed, with the proof that it was done rightly.
+
+    Parameters
+    ----------
+    root : bytes
+        The Ed25519 seed of the mask key.
+    seed : int
+        The seed of the self-mask, an element of the field.
+    threshold, holders : int
+        t of k.
+    context : bytes
+        Names the round and the client; the proof is bound to it.
+    randomness : Randomness
+    """
+    signer = Ed25519PrivateKey.from_private_bytes(root)
+    point = signer.public_key().public_bytes_raw()
+    private = read_element(mask_private(root)) % PRIME
+    # A signature that nobody ever sees: its nonce is uniform, and its point comes with it.
+    unseen = randomness.bytes(keys.KEY_BYTES)
+    signature = signer.sign(unseen)
+    nonce_point, response = signature[:32], read_element(signature[32:])
+    nonce = (response - _challenge(nonce_point, point, unseen) * private) % PRIME
+
+    polynomials = [
+        draw_polynomial(secret, threshold=threshold, randomness=randomness)
+        for secret in (seed, private)
+    ]
+    blindings = [
+        draw_polynomial(secret, threshold=threshold, randomness=randomness)
+        for secret in (draw_elements(randomness, 1)[0], nonce)
+    ]
+    shares = [values(polynomial, holders) for polynomial in polynomials]
+    blinds = [values(blinding, holders) for blinding in blindings]
+    seeds, privates = (
+        [
+            _commitment(which, write_element(share), blind)
+            for share, blind in zip(shares[which], blinds[which], strict=True)
+        ]
+        for which in (SEED, KEY)
+    )
+    challenge = _challenge(nonce_point, point, _statement(context, seeds, privates))
+    responses = [
+        [(blind + challenge * own) % PRIME for own, blind in zip(secret, blinding, strict=True)]
+        for secret, blinding in zip(polynomials, blindings, strict=True)
+    ]
+    proof = point + nonce_point + b"".join(map(write_element, responses[SEED] + responses[KEY]))
+    return Dealing(
+        shares=[
+            write_element(shares[SEED][place]) + write_element(shares[KEY][place])
+            for place in range(holders)
+        ],
+        commitments=(seeds, privates),
+        proof=proof,
+        evidence=_evidence(challenge, responses, (seeds, privates)),
+    )
+
+
+def proof_size(threshold: int) -> int:
+    """Of a proof, in bytes."""
+    return 2 * keys.KEY_BYTES + 2 * SHARE_BYTES * threshold
+
+
+def check_proof(
+    proof: bytes, seeds: list[bytes], privates: list[bytes], *, mask_key: bytes, context: bytes
+) -> list[Evidence]:
+    """Check what can be checked without a share, and make each holder's evidence.
+
+    Parameters
+    ----------
+    proof : bytes
+        ``proof_size`` bytes.
+    seeds, privates : list of bytes
+        The commitments to the shares.
+    mask_key : bytes
+        The X25519 public key that was announced.
+    context : bytes
+        As in ``deal``.
+
+    Raises
+    ------
+    Malformed
+        If the proof is not in its form, or about another key.
+    ForgedSignature
+        If it proves nothing.
+    """
+    point, nonce_point, *rest = pieces(proof, SHARE_BYTES)
+    if not _same_key(point, mask_key):
+        raise Malformed("the shares are of another key than the one announced")
+    numbers = [read_element(number) for number in rest]
+    if max(numbers) >= PRIME:
+        raise Malformed("a response lies outside the field")
+    half = len(numbers) // 2
+    responses = [numbers[:half], numbers[half:]]
+    statement = _statement(context, seeds, privates)
+    signature = nonce_point + write_element(responses[KEY][0])
+    keys.verify(point, signature, statement, "the sharing of a mask key")
+    return _evidence(_challenge(nonce_point, point, statement), responses, (seeds, privates))
+
+
+def agree_with(private: int, publics: list[bytes]) -> list[bytes]:
+    """The X25519 secrets of a private key that is given as an element of the field.
+
+    X25519 takes multiples of 8 in [2^254, 2^255) only. Its own keys are such; a cheat may have
+    taken another, and is then gone over in two steps, a random key before it.
+    """
+    direct = _as_private(private)
+    if direct is not None:
+        return keys.agree(direct, publics)
+    while True:
+        first = mask_private(SystemRandomness().bytes(keys.KEY_BYTES))
+        second = _as_private(private * pow(read_element(first), -1, PRIME) % PRIME)
+        if second is not None:
+            return keys.agree(second, keys.agree(first, publics))
+
+
+def _as_private(element: int) -> bytes | None:
+    multiple = 8 * (element * pow(8, -1, PRIME) % PRIME)
+    # The negative of a key has the same secrets: X25519 sees no sign.
+    for scalar in (multiple, 8 * PRIME - multiple):
+        if 2**254 <= scalar < 2**255:
+            return write_element(scalar)
+    return None
+
+
+def _evidence(
+    challenge: int, responses: list[list[int]], commitments: tuple[list[bytes], list[bytes]]
+) -> list[Evidence]:
+    return [
+        Evidence(
+            challenge,
+            (value_at(responses[SEED], point), value_at(responses[KEY], point)),
+            (seed, private),
+        )
+        for point, (seed, private) in enumerate(zip(*commitments, strict=True), start=1)
+    ]
+
+
+def _commitment(which: int, share: bytes, blinding: int) -> bytes:
+    return keys.commitment((b"seed share", b"key share")[which], share + write_element(blinding))
+
+
+def _statement(context: bytes, seeds: list[bytes], privates: list[bytes]) -> bytes:
+    return keys.digest(b"sharing", context, b"".join(seeds), b"".join(privates))
+
+
+def _challenge(nonce_point: bytes, point: bytes, statement: bytes) -> int:
+    """Ed25519's own challenge (RFC 8032, 5.1.6)."""
+    digest = hashlib.sha512(nonce_point + point + statement).digest()
+    return int.from_bytes(digest, "little") % PRIME
+
+
+def _same_key(point: bytes, mask_key: bytes) -> bool:
+    """Whether a point of Ed25519 is this one of X25519 (RFC 7748, 4.1: u = (1 + y)/(1 - y))."""
+    y, u = int.from_bytes(point, "little") & (2**255 - 1), int.from_bytes(mask_key, "little")
+    return y < keys.COORDINATES and (u * (1 - y) - (1 + y)) % keys.COORDINATES == 0

@@ -1,0 +1,100 @@
+"""What a run tells the server's console of lost clients, and when it ends for want of any."""
+
+from collections.abc import Collection, Mapping
+from logging import WARNING
+
+from flwr.supercore import log
+
+from strategies._operator_log import operator_log
+from strategies._replies import Fault
+
+# How many clients are asked in vain, one after another or at once, before a run ends. Never one
+# alone; but few where replies come and not one could ever be used, which is no accident.
+_NEVER_USED = 2
+_IN_VAIN = 10
+
+
+class NoUsableReplyError(RuntimeError):
+    """A run that ends before anything was learned, since no reply could be used."""
+
+
+class RunWatch:
+    """Watches one run for clients that are lost to it.
+
+    The console is told kinds of trouble, each once a run and in words that hold nothing a client
+    wrote: that a reply was dropped for such a reason, that a node has gone. Who, when and how
+    often goes to the operator's log.
+
+    Parameters
+    ----------
+    population : int
+        N.
+    """
+
+    def __init__(self, population: int) -> None:
+        self._population = population
+        self._told: set[str] = set()
+        self._faults: list[Fault] = []
+        self._present: dict[int, int] = {}
+
+    def dropped(self, round_name: str, fault: Fault | None) -> None:
+        """Tell that a reply was dropped, unless its client is only away or late."""
+        if fault is not None and fault not in self._faults:
+            self._faults.append(fault)
+            log(
+                WARNING,
+                "%s: dropped a reply, and will drop others like it: %s. This is said once a run; "
+                "whose they are stands in the log 'bloomseal.operator' alone.",
+                round_name,
+                fault,
+            )
+
+    def connected(self, node_of: Mapping[int, int]) -> None:
+        """Tell that a node has gone: what held a place, by place, holds it no longer."""
+        gone = sorted(node for place, node in self._present.items() if place not in node_of)
+        if gone:
+            operator_log.warning("nodes of the population that have gone: %s", gone)
+            self.once(
+                "A node of the population that was connected has gone. It adds nothing to a round "
+                "until it is back; which one stands in the log 'bloomseal.operator' alone."
+            )
+        self._present = dict(node_of)
+
+    def once(self, line: str) -> None:
+        """Tell the console a line, once a run."""
+        if line not in self._told:
+            self._told.add(line)
+            log(WARNING, line)
+
+    def reasons(self) -> str:
+        """Why replies were dropped so far, for the line that ends the run."""
+        return "; ".join(self._faults) or "nobody answered in time"
+
+    def patience(self, any_used: bool) -> int:
+        """How many clients, one after another or at once, may be asked in vain."""
+        systematic = self._faults and not any_used
+        return min(self._population, _NEVER_USED if systematic else _IN_VAIN)
+
+
+class AskedInVain:
+    """Of one kind of message: which clients were asked since a reply was last used.
+
+    Rounds in which nobody was asked, because nobody was drawn or is connected, do not count.
+    """
+
+    def __init__(self) -> None:
+        self._clients: set[int] = set()
+        self.any_used = False
+
+    def add(self, asked: Collection[int], used: int) -> None:
+        """Note a round."""
+        if used:
+            self._clients.clear()
+            self.any_used = True
+        else:
+            self._clients |= set(asked)
+
+    @property
+    def count(self) -> int:
+        """How many clients were asked in vain, one after another or at once."""
+        return len(self._clients)

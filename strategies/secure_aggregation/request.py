@@ -1,0 +1,133 @@
+"""What a client is asked to train on, as bytes: one encoding that both sides digest.
+
+All that can change a client's vector is in it, with its type and in its order: values that are
+equal but of another kind (1, 1.0 and True; the same numbers in another dtype; arrays in another
+order) make other encodings. Each part goes with its length, so that no two requests share one.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy.typing as npt
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+
+from strategies.secure_aggregation.wire import KEY, without_message
+
+_DOUBLE = struct.Struct("<d")
+_AT_ONCE = 1 << 20  # numbers of a model that are widened together
+
+
+def request_digest(message: Message) -> bytes:
+    """A digest of a request to train, but for the protocol's own message in it.
+
+    Parameters
+    ----------
+    message : Message
+        All its records count, and its type and group. Not the protocol's bytes, which differ
+        between clients and are bound by the protocol itself; nor the ids and times of messages,
+        which differ as well.
+
+    Returns
+    -------
+    bytes
+        32 bytes.
+
+    Raises
+    ------
+    TypeError
+        If there is a record or value of a kind that Flower does not have.
+    """
+    digest, metadata = hashlib.sha256(), message.metadata
+    _add(digest, b"request", *_text(metadata.message_type), *_text(metadata.group_id))
+    for name, record in message.content.items():
+        _add(digest, b"record", *_text(name))
+        bound = without_message(record) if name == KEY else record
+        for part in _record(bound):
+            _add(digest, part)
+    return digest.digest()
+
+
+def configuration_digest(context: Context) -> bytes:
+    """A digest of what the server's side gives a client beside its messages: its run's settings."""
+    digest = hashlib.sha256()
+    _add(digest, b"configuration", *_value(int(context.run_id)))
+    _add(digest, *_mapping(dict(sorted(context.run_config.items()))))
+    return digest.digest()
+
+
+def model_digest(arrays: list[npt.NDArray[Any]]) -> bytes:
+    """A digest of a model's values: the same whatever its arrays' names, order, shapes or dtypes.
+
+    Parameters
+    ----------
+    arrays : list of ndarray
+        Floating-point, of at most 64 bits, so that their values as float64 are their own.
+
+    Returns
+    -------
+    bytes
+        32 bytes.
+    """
+    parts = []
+    for array in arrays:
+        digest, flat = hashlib.sha256(), array.reshape(-1)
+        for start in range(0, flat.size, _AT_ONCE):
+            wide = flat[start : start + _AT_ONCE].astype("<f8")
+            wide += 0.0  # minus zero becomes zero
+            digest.update(wide.tobytes())
+        parts.append(digest.digest())
+    return hashlib.sha256(b"model" + b"".join(sorted(parts))).digest()
+
+
+def _add(digest: Any, *parts: bytes) -> None:
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+
+
+def _record(record: Any) -> Iterator[bytes]:
+    if isinstance(record, ArrayRecord):
+        yield b"arrays"
+        for name, array in record.items():
+            yield from _text(name)
+            yield from _text(array.stype)
+            yield from _text(array.dtype)
+            yield repr(tuple(int(side) for side in array.shape)).encode()
+            yield array.data
+    elif isinstance(record, ConfigRecord | MetricRecord):
+        yield b"config" if isinstance(record, ConfigRecord) else b"metrics"
+        yield from _mapping(record)
+    else:
+        raise TypeError(f"a record of an unknown kind, {type(record).__name__}")
+
+
+def _mapping(values: Mapping[str, Any]) -> Iterator[bytes]:
+    for name, value in values.items():
+        yield from _text(name)
+        yield from _value(value)
+
+
+def _value(value: Any) -> Iterator[bytes]:
+    """A value with its type; a list with its length, since it may be empty."""
+    if isinstance(value, bool):  # before int, which it is
+        yield b"bool" + bytes([value])
+    elif isinstance(value, int):
+        yield b"int" + str(value).encode()
+    elif isinstance(value, float):
+        yield b"float" + _DOUBLE.pack(value)
+    elif isinstance(value, str):
+        yield from _text(value)
+    elif isinstance(value, bytes):
+        yield b"bytes" + value
+    elif isinstance(value, list):
+        yield b"list" + str(len(value)).encode()
+        for item in value:
+            yield from _value(item)
+    else:
+        raise TypeError(f"a value of an unknown kind, {type(value).__name__}")
+
+
+def _text(text: str) -> Iterator[bytes]:
+    yield b"str" + text.encode("utf-8", "surrogatepass")

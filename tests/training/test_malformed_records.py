@@ -1,0 +1,208 @@
+"""A malformed record adds nothing, as if it were not there; its client trains like any other."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+
+from privacy.mechanisms import SeededRandomness
+from privacy.training import (
+    Charge,
+    ClientLedger,
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    NoisyCount,
+    NominalCount,
+    PoissonBatches,
+    PublicCount,
+    TrainingResult,
+    train,
+)
+
+N = 24
+Protection = ClipOnly | ClipAndNoise
+Data = tuple[Tensor, Tensor] | Dataset[tuple[Tensor, ...]]
+
+
+def noisy(count: NominalCount | NoisyCount | PublicCount | None = None) -> ClipAndNoise:
+    return ClipAndNoise(
+        clipping_norm=1.0,
+        noise_multiplier=1.0,
+        delta=1e-5,
+        count=NominalCount(records=N) if count is None else count,
+    )
+
+
+def records() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(N, 5, generator=generator)
+    return inputs, torch.randint(0, 3, (N,), generator=generator)
+
+
+def trained(
+    data: Data,
+    *,
+    protection: Protection | None = None,
+    ledger: ClientLedger | None = None,
+    loss: Callable[..., Tensor] = cross_entropy,
+    size: int = 512,
+    batches: FullBatch | PoissonBatches | None = None,
+) -> tuple[Tensor, TrainingResult]:
+    """The change of the parameters, with the same noise at every call."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    result = train(
+        model,
+        data,
+        loss=loss,
+        optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+        protection=noisy() if protection is None else protection,
+        batches=FullBatch(steps=2) if batches is None else batches,
+        ledger=ClientLedger(dataset="d") if ledger is None else ledger,
+        physical_batch_size=size,
+        randomness=SeededRandomness(7),
+    )
+    return nn.utils.parameters_to_vector(model.parameters()).detach() - before, result
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    bad=st.sets(st.integers(0, N - 1), max_size=N - 1),
+    label=st.sampled_from([3, 7, -1, 10**9]),
+    size=st.integers(1, 2 * N),
+)
+def test_labels_that_are_no_class_change_nothing(bad: set[int], label: int, size: int) -> None:
+    """Whichever they are, the first among them, and however the batch is cut."""
+    inputs, targets = records()
+    kept = [row for row in range(N) if row not in bad]
+    spoilt = targets.clone()
+    spoilt[sorted(bad)] = label
+    moved, result = trained((inputs, spoilt), size=size)
+    torch.testing.assert_close(moved, trained((inputs[kept], targets[kept]))[0])
+    assert result.weight == N
+
+
+class Files(Dataset[tuple[Tensor, ...]]):
+    """Records as files: one cannot be opened, one is of another size."""
+
+    def __init__(self, *, unreadable: int | None = None, other_shape: int | None = None) -> None:
+        self._records = records()
+        self._unreadable, self._other_shape = unreadable, other_shape
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, row: int) -> tuple[Tensor, ...]:
+        if row == self._unreadable:
+            raise OSError(f"record-{row}.png is truncated")
+        inputs, targets = self._records
+        return (inputs[row, :4] if row == self._other_shape else inputs[row]), targets[row]
+
+
+@pytest.mark.parametrize("row", [0, 11, N - 1])
+def test_a_record_that_cannot_be_read_changes_nothing(
+    row: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs, targets = records()
+    rest = [other for other in range(N) if other != row]
+    expected = trained((inputs[rest], targets[rest]))[0]
+    for files, said in (
+        (Files(unreadable=row), f"record-{row}.png is truncated"),
+        (Files(other_shape=row), "mat1 and mat2 shapes cannot be multiplied"),
+    ):
+        caplog.clear()
+        torch.testing.assert_close(trained(files)[0], expected)
+        assert f"1 of the records add nothing: training on them fails (records {row}" in caplog.text
+        assert said in caplog.text
+
+
+def test_a_loss_that_fails_on_a_record_leaves_out_that_one() -> None:
+    inputs, targets = records()
+
+    def strict(outputs: Tensor, targets: Tensor) -> Tensor:
+        if bool((targets == 7).any()):
+            raise KeyError("no such class")
+        return cross_entropy(outputs, targets, reduction="none")
+
+    spoilt = targets.clone()
+    spoilt[4] = 7
+    rest = [row for row in range(N) if row != 4]
+    torch.testing.assert_close(
+        trained((inputs, spoilt), loss=strict)[0], trained((inputs[rest], targets[rest]))[0]
+    )
+
+
+def test_drawn_batches_leave_it_out_too() -> None:
+    """The others are drawn as they were: what is malformed is found after the drawing."""
+    inputs, targets = records()
+    batches = PoissonBatches(sampling_rate=0.5, steps=4)
+    nothing = inputs.clone()
+    nothing[3] = torch.nan  # a gradient that is not finite adds nothing
+    spoilt = targets.clone()
+    spoilt[3] = 7
+    torch.testing.assert_close(
+        trained((inputs, spoilt), batches=batches)[0],
+        trained((nothing, targets), batches=batches)[0],
+    )
+
+
+def test_a_client_without_records_takes_the_same_noisy_steps() -> None:
+    """Or it would be told from one that has a record, with certainty."""
+    ledger = ClientLedger(dataset="d")
+    inputs, targets = records()
+    moved, result = trained((inputs[:0], targets[:0]), ledger=ledger)
+    assert bool((moved != 0).all())
+    assert (result.weight, result.guarantee.level) == (N, "none")  # seeded
+    assert ledger.charges == (Charge(noise_multiplier=1.0, sampling_rate=1.0, steps=2),)
+    moved, result = trained(
+        (inputs[:0], targets[:0]),
+        protection=noisy(NoisyCount(noise_multiplier=5.0)),
+        batches=PoissonBatches(sampling_rate=0.5, steps=3),
+    )
+    assert bool((moved != 0).all())
+    assert result.weight >= 1
+
+
+@pytest.mark.parametrize("protection", [ClipOnly(clipping_norm=1.0), noisy(PublicCount())])
+def test_without_noise_or_with_a_public_count_no_record_is_said_so(protection: Protection) -> None:
+    ledger = ClientLedger(dataset="d")
+    inputs, targets = records()
+    with pytest.raises(ValueError, match="data holds no record"):
+        trained((inputs[:0], targets[:0]), protection=protection, ledger=ledger)
+    assert not ledger.charges
+
+
+@pytest.mark.parametrize("protection", [ClipOnly(clipping_norm=1.0), noisy()])
+def test_a_program_that_is_wrong_for_all_records_is_not_taken_for_malformed_ones(
+    protection: Protection,
+) -> None:
+    ledger = ClientLedger(dataset="d")
+    inputs, targets = records()
+    for data, loss, error in (
+        ((inputs[:, :4], targets), cross_entropy, RuntimeError),
+        ((inputs, targets + 3), cross_entropy, IndexError),
+        ((inputs, targets), lambda outputs, targets: outputs.sum(), ValueError),
+    ):
+        with pytest.raises(error):
+            trained(data, protection=protection, ledger=ledger, loss=loss)
+    assert not ledger.charges
+
+
+def test_want_of_memory_is_no_records_fault() -> None:
+    calls = []
+
+    def greedy(outputs: Tensor, targets: Tensor) -> Tensor:
+        calls.append(len(targets))
+        if sum(calls) > N:
+            raise MemoryError
+        return cross_entropy(outputs, targets, reduction="none")
+
+    with pytest.raises(MemoryError):
+        trained(records(), loss=greedy)
