@@ -142,7 +142,8 @@ class DPFedAvg(AccountedRun):
         Where each round's released state is kept. Default: nowhere.
     resume : path-like, optional
         A checkpoint to go on from. The interrupted round is played again, with fresh randomness,
-        and paid again.
+        and paid again. Under secure aggregation against a malicious server, clients that had
+        endorsed its sum decline it with others than those (``docs/secure-aggregation.md``).
     min_available_nodes : int
         How many nodes of the population must be connected before a round begins. A round that
         finds hardly anybody there, because the server or its network has just come back, costs
@@ -746,19 +747,23 @@ class DPFedAvg(AccountedRun):
         return this.template.record(stepped), metrics
 
     def _aggregate_masked(self, this: SecureTrainRound, replies: Iterable[Message]) -> ArrayRecord:
-        """Pay, open the sum, step. A round that opens nothing is paid as well."""
+        """Pay, open the sum, step. A round that opens nothing is paid as well.
+
+        It leaves the model as it was, or steps it by noise alone (``SecureTrainRound.release``).
+        """
         this.gather(replies)
         self._pay(this.number, *self._train_events())
         update = this.release()
         self.epsilon_by_round[this.number] = self.epsilon()
-        if update is None:
+        if this.aborted:
             self._state.aborted.append(this.number)
             self._watch.once(
                 "A round opened nothing, since too few of its clients saw it through. It is paid, "
-                "and leaves the model as it was; result.privacy lists all such rounds."
+                "and teaches the model nothing; result.privacy lists all such rounds."
             )
             if self._in_vain(self._train_in_vain, this.asked, this.used):
                 self._stop(self._why_in_vain(this.number))
+        if update is None:
             return this.template.record(this.template.arrays)
         _divided(update, self._denominator)
         return this.template.record(self.optimizer.step(this.template.arrays, update))
