@@ -5,40 +5,18 @@ hold for whatever that can account, and are as exact.
 """
 
 import math
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .composition import Accountant, Events, check_delta, count_events, epsilon
-from .events import AdditiveDelta, Adjacency, DiscreteGaussianSum, Event, Full, GaussianRelease
+from .events import Adjacency, Event
 
 _LARGEST_DELTA = 0.999  # the curve is followed up to here
 _POINTS = 32
 _BETWEEN = 64  # at which a chord is compared with a Gaussian's curve
 _LARGEST_MU = 2.0**10
-
-
-def without_amplification(event: Event) -> Event:
-    """What an event costs against someone who learns who was drawn, as an event.
-
-    Parameters
-    ----------
-    event : GaussianRelease, DiscreteGaussianSum or AdditiveDelta
-
-    Returns
-    -------
-    GaussianRelease, DiscreteGaussianSum or AdditiveDelta
-        As if the client had been drawn for certain, in every round. To be given to
-        :func:`privacy.accounting.epsilon`; what it hides is what the client holds, not whether
-        it took part.
-    """
-    if isinstance(event, AdditiveDelta):
-        return event
-    if isinstance(event, DiscreteGaussianSum):
-        return replace(event, sampling=Full())
-    return GaussianRelease(event.noise_multiplier, Full())
 
 
 def gaussian_dp(
