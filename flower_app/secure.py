@@ -127,6 +127,11 @@ def _needed(node: Mapping[str, Any], name: str, what: str) -> str:
 
 def _read_keys(name: str, file: str) -> tuple[bytes, ...]:
     """Ed25519 keys from a file, each on a line of its own, in hexadecimal."""
+    if not file:
+        raise SettingError(
+            f"{name} = '' is wrong; it must be the file of all clients' public keys, in "
+            "hexadecimal, one a line"
+        )
     try:
         keys = tuple(bytes.fromhex(line) for line in Path(file).read_text().split())
     except (OSError, ValueError) as error:

@@ -5,8 +5,8 @@ Three roles. Whoever holds the model compiles it (:func:`compile_model`); the pl
 the compiled model and the owner's public and evaluation keys, and learns nothing about the data.
 """
 
-from privacy.inference._lowering import UnsupportedLayerError as UnsupportedLayerError
-from privacy.inference._planner import CannotPlanError as CannotPlanError
+from privacy.inference._errors import CannotPlanError as CannotPlanError
+from privacy.inference._errors import UnsupportedLayerError as UnsupportedLayerError
 from privacy.inference._replays import AnsweredBeforeError as AnsweredBeforeError
 from privacy.inference._secrets import SecretsError as SecretsError
 from privacy.inference._wire import MessageError as MessageError

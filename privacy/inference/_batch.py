@@ -13,6 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from privacy.inference import _release
 from privacy.inference._ciphers import Cipher, CipherAlgebra
+from privacy.inference._encoded import rounds_to_zero
+from privacy.inference._errors import CannotPlanError
 from privacy.inference._keys import Keys, refuse_secret
 from privacy.inference._lowering import Activation, Affine, Vector
 from privacy.inference._modular import matrix_product
@@ -74,7 +76,16 @@ class BatchModel:
         ]
 
     def prepare(self) -> None:
-        """Make everything now that does not depend on a query."""
+        """Make everything now that does not depend on a query.
+
+        Raises
+        ------
+        CannotPlanError
+            If all weights of a layer round to zero.
+        """
+        for affine, scales in zip(self.program.affines, self._scales, strict=True):
+            if not np.rint(affine.matrix.data * scales.weights).any():
+                raise CannotPlanError(rounds_to_zero(affine.name))
         _ = self._groups
 
     def answer(self, body: memoryview, keys: Keys, encryptor: Any) -> bytes:
@@ -162,9 +173,12 @@ def _group(affine: Affine, scale: float) -> list[_Group]:
     """Outputs that read the same inputs, weights as integers."""
     groups = []
     for read, rows in supports(affine).items():
-        inputs = np.array(read, dtype=np.int64)
-        weights: Vector = affine.matrix[rows].toarray()[:, inputs]
-        groups.append(_Group(np.array(rows), inputs, np.rint(weights * scale)))
+        inputs = np.array(read or (0,), dtype=np.int64)
+        weights: Vector = np.rint(affine.matrix[rows].toarray()[:, inputs] * scale)
+        # SEAL refuses what is nothing but a constant: a unit without weights reads one input with
+        # the least weight there is, which is as little as rounding may be off.
+        weights[~weights.any(axis=1), 0] = 1.0
+        groups.append(_Group(np.array(rows), inputs, weights))
     return groups
 
 

@@ -49,6 +49,12 @@ def ranges(network: Network, low: float, high: float) -> Ranges:
     bounds. Every second layer from the last is tightened, since such a bound reads the values
     two layers before and not those between.
     """
+    # Where values overflow, bounds are infinite or not a number, and the planner refuses them.
+    with np.errstate(all="ignore"):
+        return _ranges(network, low, high)
+
+
+def _ranges(network: Network, low: float, high: float) -> Ranges:
     size = network.affines[0].inputs
     inputs = Interval(np.full(size, low), np.full(size, high))
     before, after = [], []
@@ -61,7 +67,8 @@ def ranges(network: Network, low: float, high: float) -> Ranges:
         radius += 1e-9 * (spread @ here.magnitude + np.abs(affine.bias))
         least, most = centre - radius, centre + radius
         squared = index > 0 and network.activations[index - 1].degree == 2
-        if squared and (len(network.affines) - 1 - index) % 2 == 0:
+        finite = bool(np.isfinite(radius).all() and np.isfinite(earlier.magnitude).all())
+        if finite and squared and (len(network.affines) - 1 - index) % 2 == 0:
             low_here, high_here = tightened(
                 network.affines[index - 1], affine, earlier.low, earlier.high
             )

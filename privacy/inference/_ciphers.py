@@ -1,5 +1,6 @@
 """The algebra of activations on ciphertexts."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,11 @@ class CipherAlgebra:
 
     def _times(self, value: Cipher, constant: float, scale: float, level: int) -> Cipher:
         result = self._at(value, level)
+        # SEAL refuses a product with nothing: a constant that rounds to it counts one unit of its
+        # scale, half a unit more than rounding may be off.
+        least = value.scale / scale
+        if abs(constant) < least:
+            constant = math.copysign(least, constant)
         plain = self._ring.encode_constant(constant, scale / value.scale, level)
         self._ring.evaluator.multiply_plain_inplace(result, plain)
         result.scale = scale

@@ -9,6 +9,7 @@ import numpy as np
 
 from privacy.inference import _release
 from privacy.inference._ciphers import Cipher, CipherAlgebra
+from privacy.inference._errors import CannotPlanError
 from privacy.inference._keys import Keys, refuse_secret
 from privacy.inference._lowering import Activation
 from privacy.inference._packing import Diagonals, Gather, Products, Readout
@@ -38,6 +39,14 @@ class ProductProgram:
 
     products: Products
     weight_bits: int
+
+
+def rounds_to_zero(layer: str) -> str:
+    """Why weights that cannot be told from nothing are refused."""
+    return (
+        f"the weights of the {layer} layer round to zero at the plan's precision; train the "
+        "model, or compile with a smaller tolerance"
+    )
 
 
 @dataclass(frozen=True)
@@ -129,17 +138,22 @@ class EncodedModel:
 
         Raises
         ------
-        ValueError
+        CannotPlanError
             If all weights of a layer round to zero.
         """
-        layers = [("first", self._first), ("last", self._last)]
+        layers = [("first", self._first)]
         layers += [("middle", [*layer.weights.values()]) for layer in self._layers[1:]]
+        if not isinstance(self.program, ProductProgram):
+            layers.append(("last", self._last))
         for name, weights in layers:
-            if weights and all(plain.is_zero() for plain in weights):
-                raise ValueError(
-                    f"the weights of the {name} layer round to zero at the plan's precision; "
-                    "train the model, or compile with a smaller tolerance"
-                )
+            if all(plain.is_zero() for plain in weights):
+                raise CannotPlanError(rounds_to_zero(name))
+        for index, plain in enumerate(self._last):
+            if plain.is_zero():
+                # SEAL refuses a product with nothing, and of several answers one may have no
+                # weights: one unit is as little as rounding may be off.
+                scale = self._scales[-1].weights
+                self._last[index] = self.ring.encode_constant(1 / scale, scale, 1)
         _ = self.answer_biases
 
     def answer(self, body: memoryview, keys: Keys, encryptor: Any) -> bytes:

@@ -1,14 +1,12 @@
 """From an ``nn.Sequential`` to what CKKS evaluates: affine maps with polynomials between them.
 
-Every linear layer is turned into its matrix by evaluating it, in double precision, on the unit
-vectors of its input; neighbours are multiplied together. A second matrix, made from the same
-layers with every weight set to one, says which entries the *architecture* allows to be non-zero:
-the packing is derived from it alone, so that a plan does not tell which weights are zero.
+Every linear layer becomes its matrix in double precision, and neighbours are multiplied together.
+Each step is held against PyTorch's own layer on points of the input range.
 """
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,37 +16,22 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
+from privacy.inference._errors import CannotPlanError, UnsupportedLayerError
+from privacy.inference._matrices import entries, matrices
+from privacy.inference._modules import NOTHING, layers
 from privacy.inference.activations import Polynomial, Square
 
 Vector = NDArray[np.float64]
 
-_LINEAR = (
-    nn.Linear,
-    nn.Conv2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.Flatten,
-)
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
-_REMEDIES = {
-    "ReLU": "train with privacy.inference.Square(), or a Polynomial.fitted to it, in its place",
-    "Sigmoid": "at the end of a model leave it out (one logit decides at 0, where it is a half); "
-    "elsewhere train with privacy.inference.Square(), or a Polynomial.fitted to it, in its place",
-    "MaxPool2d": "use nn.AvgPool2d of the same size",
-    "AdaptiveMaxPool2d": "use nn.AdaptiveAvgPool2d of the same size",
-    "Softmax": "leave it out: the class of the largest logit is the same",
-    "LogSoftmax": "leave it out: the class of the largest logit is the same",
-    "GroupNorm": "use nn.BatchNorm2d, which becomes constants after training",
-    "LayerNorm": "use nn.BatchNorm1d, which becomes constants after training",
-}
-_SMOOTH = ("Tanh", "GELU", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish", "Hardswish")
-_CHUNK = 256
-
-
-class UnsupportedLayerError(ValueError):
-    """A layer that CKKS cannot evaluate; the message names it and offers what can."""
+_MAX_ENTRIES = 30_000_000
+"""Of a layer's matrix: some hundred megabytes."""
+_POINTS = 8
+_SLACK = 1e-9
+"""By which a layer's matrix may differ from the layer, of its largest output."""
+_AGREEMENT = 1e-6
+"""By which the whole may differ from the model, of its largest logit."""
+_NEGLIGIBLE = 2.0**-30
+"""What a power contributes over the range, of what the largest does, to be left out."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +45,7 @@ class Affine:
     structure : scipy.sparse.csr_array of bool, shape (outputs, inputs)
         Where the architecture allows a weight.
     name : str
-        The layers it came from.
+        The layers it came from; empty for an identity.
     """
 
     matrix: sparse.csr_array
@@ -82,6 +65,8 @@ class Affine:
 
     def then(self, after: "Affine") -> "Affine":
         """One map that does what ``self`` and then ``after`` do."""
+        if not self.name:
+            return after  # large inputs make even an identity slow to multiply with
         return Affine(
             sparse.csr_array(after.matrix @ self.matrix),
             after.matrix @ self.bias + after.bias,
@@ -91,7 +76,8 @@ class Affine:
 
     def scaled(self, *, after: float = 1.0, shift: float = 0.0) -> "Affine":
         """The map times ``after``, plus ``shift``."""
-        return Affine(self.matrix * after, self.bias * after + shift, self.structure, self.name)
+        name = self.name or "scaling"  # no identity any more
+        return Affine(self.matrix * after, self.bias * after + shift, self.structure, name)
 
 
 @dataclass(frozen=True)
@@ -147,7 +133,26 @@ class Network:
         return x
 
 
-def lower(model: nn.Sequential, input_shape: Sequence[int]) -> Network:
+def reference(model: nn.Sequential) -> nn.Sequential:
+    """The model itself, as PyTorch runs it: a copy in evaluation mode and double precision.
+
+    Raises
+    ------
+    TypeError, UnsupportedLayerError
+        If it cannot be compiled, whatever its shapes.
+    """
+    for _ in layers(model):
+        pass
+    return copy.deepcopy(model).cpu().double().eval()
+
+
+def lower(
+    model: nn.Sequential,
+    input_shape: Sequence[int],
+    input_range: tuple[float, float] = (-1.0, 1.0),
+    *,
+    widest: int | None = None,
+) -> Network:
     """Turn a trained model into affine maps and polynomials.
 
     Parameters
@@ -156,113 +161,205 @@ def lower(model: nn.Sequential, input_shape: Sequence[int]) -> Network:
         It is copied, put into evaluation mode and double precision; the original is untouched.
     input_shape : sequence of int
         The shape of one input, without the batch.
+    input_range : tuple of float
+        Of its elements. A power of a polynomial that contributes nothing over it is left out.
+    widest : int, optional
+        How many values an activation may be given.
 
     Raises
     ------
     TypeError
         If ``model`` is not an ``nn.Sequential``.
     UnsupportedLayerError
-        If a layer cannot be evaluated under encryption.
+        If a layer cannot be evaluated under encryption, or does not do what its type says.
+    CannotPlanError
+        If a layer is too large.
     ValueError
         If the model does not fit ``input_shape``, has weights that are
         not finite, or does not end in a vector of logits.
     """
-    if not isinstance(model, nn.Sequential):
-        raise TypeError(
-            f"model is a {type(model).__name__}; give an nn.Sequential, which says in what order "
-            "its layers apply"
-        )
     shape = tuple(int(size) for size in input_shape)
     if not shape or min(shape) < 1:
         raise ValueError(f"input_shape is {input_shape}; give the positive sizes of one input")
-    steps: list[Affine | Activation] = [_identity(math.prod(shape))]
+    steps: list[Affine | Activation] = []
     with torch.no_grad():
-        for name, layer in _walk(copy.deepcopy(model).double().eval(), ""):
-            if type(layer) in _NOTHING:
-                continue
-            if isinstance(layer, Square | Polynomial):
-                steps.append(_activation(name, layer))
-            elif type(layer) in _LINEAR:
-                affine, shape = _affine(name, layer, shape)
-                steps.append(affine)
-            else:
-                raise UnsupportedLayerError(_refusal(name, layer))
-    if len(shape) != 1:
-        raise ValueError(f"the model ends in shape {shape}; end it in nn.Flatten and nn.Linear")
-    return _canonical(steps)
+        chain = _run(reference(model), shape, input_range)
+        for place in chain:
+            if widest is not None and isinstance(place.layer, Square | Polynomial):
+                _check_width(place, widest)
+        ends = tuple(chain[-1].outputs.shape[1:]) if chain else shape
+        if len(ends) != 1:
+            raise ValueError(f"the model ends in shape {ends}; end it in nn.Flatten and nn.Linear")
+        span = _Span.whole(math.prod(shape), input_range)
+        for place in chain:
+            step = (
+                _activation(place, span)
+                if isinstance(place.layer, Square | Polynomial)
+                else _affine(place)
+            )
+            span = span.through(step)
+            steps.append(step)
+    return _canonical(steps, math.prod(shape))
 
 
-def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module.named_children():
-        path = f"{prefix}{name}"
-        if type(child) is nn.Sequential:
-            yield from _walk(child, f"{path}.")
-        else:
-            yield f"{path} ({type(child).__name__})", child
+def check_agreement(
+    network: Network, model: nn.Sequential, input_shape: Sequence[int], samples: Vector
+) -> None:
+    """Hold a lowered network against the model itself.
 
+    Parameters
+    ----------
+    network : Network
+    model : nn.Sequential
+        From :func:`reference`.
+    input_shape : sequence of int
+    samples : ndarray, shape (points, inputs)
+        Points of the input range.
 
-def _refusal(name: str, layer: nn.Module) -> str:
-    kind = type(layer).__name__
-    if kind in _SMOOTH:
-        remedy = _REMEDIES["ReLU"]
-    else:
-        remedy = _REMEDIES.get(
-            kind,
-            "use Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, BatchNorm, Dropout, Square "
-            "or Polynomial",
-        )
-    return f"layer {name} cannot be evaluated under encryption; {remedy}"
-
-
-def _activation(name: str, layer: Square | Polynomial) -> Activation:
-    if isinstance(layer, Square):
-        return Activation((0.0, 0.0, 1.0), name)
-    coefficients = tuple(float(c) for c in layer.coefficients.detach())
-    if not all(math.isfinite(c) for c in coefficients) or coefficients[-1] == 0.0:
-        raise ValueError(
-            f"layer {name} has coefficients {coefficients}; they must be finite and the last "
-            "not zero"
-        )
-    return Activation(coefficients, name)
-
-
-def _affine(name: str, layer: nn.Module, shape: tuple[int, ...]) -> tuple[Affine, tuple[int, ...]]:
-    for key, value in layer.state_dict().items():
-        if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"layer {name}: {key} is not finite; load other weights")
-    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.running_mean is None:
+    Raises
+    ------
+    UnsupportedLayerError
+        If they do not answer alike.
+    """
+    with torch.no_grad():
+        expected = model(torch.from_numpy(samples).reshape(-1, *input_shape)).numpy()
+    with np.errstate(all="ignore"):
+        found = network(samples.T).T
+    same_shape = found.shape == expected.shape
+    error = np.abs(found - expected) if same_shape else np.array(np.inf)
+    largest = float(np.abs(expected).max(initial=0.0))
+    # Written so that a NaN is not agreement.
+    if not bool((error <= _AGREEMENT * largest).all()):
         raise UnsupportedLayerError(
-            f"layer {name} has no running statistics and would mix the images of a batch; "
-            "train it with track_running_stats=True"
+            "compiled, the model does not answer as PyTorch runs it: on points of input_range "
+            f"logits differ by {float(error.max()):.3g}, the largest is {largest:.3g}. Either its "
+            "forward does something else than its layers in a row, or a polynomial is too steep "
+            "for double precision: fit one of a lower degree, or over the values it meets"
+        )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A layer at its place in the model: what it was given, and what it made of it."""
+
+    name: str
+    layer: nn.Module
+    inputs: Tensor
+    outputs: Tensor
+
+
+def _run(
+    model: nn.Sequential, shape: tuple[int, ...], input_range: tuple[float, float]
+) -> list[_Place]:
+    """Run the layers that do something on points of the range, one after the other."""
+    low, high = input_range
+    # A fixed seed: the same model must compile alike everywhere.
+    points = np.random.default_rng(1).uniform(low, high, (_POINTS, *shape))
+    values = torch.from_numpy(points)
+    chain = []
+    for name, layer in layers(model):
+        if type(layer) in NOTHING:
+            continue
+        for key, value in layer.state_dict().items():
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"layer {name}: {key} is not finite; load other weights")
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.running_mean is None:
+            raise UnsupportedLayerError(
+                f"layer {name} has no running statistics and would mix the images of a batch; "
+                "train it with track_running_stats=True"
+            )
+        here = tuple(values.shape[1:])
+        try:
+            outputs = layer(values)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"layer {name} does not take inputs of shape {here}: {error}"
+            ) from error
+        if outputs.ndim < 2 or len(outputs) != _POINTS:
+            raise UnsupportedLayerError(
+                f"layer {name} makes shape {tuple(outputs.shape)} of {_POINTS} inputs of shape "
+                f"{here}: it mixes the images of a batch"
+            )
+        chain.append(_Place(name, layer, values, outputs))
+        values = outputs
+    return chain
+
+
+def _check_width(place: _Place, widest: int) -> None:
+    size = place.inputs[0].numel()
+    if size > widest:
+        raise CannotPlanError(
+            f"layer {place.name} is given {size:,} values, and the largest ring at 128-bit "
+            f"security (N={2 * widest}) has {widest:,} slots for them; use fewer channels, a "
+            "larger stride or nn.AvgPool2d before it, or a smaller input_shape"
+        )
+
+
+def _affine(place: _Place) -> Affine:
+    name, layer = place.name, place.layer
+    shape = tuple(place.inputs.shape[1:])
+    size = entries(layer, place.inputs[0].numel(), place.outputs[0].numel())
+    if size > _MAX_ENTRIES:
+        raise CannotPlanError(
+            f"layer {name} is a matrix of {size:,} weights on inputs of shape {shape}, "
+            f"{_MAX_ENTRIES:,} are compiled at most; use fewer channels, a larger stride, "
+            "nn.AvgPool2d before it, or a smaller input_shape"
         )
     try:
-        constant = layer(torch.zeros(1, *shape, dtype=torch.float64))
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"layer {name} does not take inputs of shape {shape}: {error}") from error
-    matrix = _matrix(lambda x: layer(x) - constant, shape)
-    ones = _with_ones(layer)
-    structure = _matrix(ones, shape)
-    bias = constant.flatten().numpy().copy()
-    return Affine(matrix, bias, sparse.csr_array(structure != 0), name), tuple(constant.shape[1:])
+        matrix, structure = matrices(layer, shape)
+    except ValueError as error:
+        raise ValueError(f"layer {name}: {error}") from error
+    bias = layer(torch.zeros(1, *shape, dtype=torch.float64)).flatten().numpy().copy()
+    affine = Affine(matrix, bias, structure, name)
+    expected = place.outputs.flatten(1).numpy()
+    found = (matrix @ place.inputs.flatten(1).numpy().T).T + bias
+    room = _SLACK * (np.abs(expected).max(initial=0.0) + np.abs(bias).max(initial=0.0))
+    if found.shape != expected.shape or not bool((np.abs(found - expected) <= room).all()):
+        raise UnsupportedLayerError(
+            f"layer {name} does something else than a {type(layer).__name__} with its weights; "
+            "leave it as PyTorch makes it"
+        )
+    return affine
 
 
-def _with_ones(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The same layer with every weight one and every offset zero."""
-    plain = copy.deepcopy(layer)
-    for key, value in plain.state_dict().items():
-        value.fill_(1.0 if key in ("weight", "running_var") else 0.0)
-    return plain
+@dataclass(frozen=True)
+class _Span:
+    """Between which values each element lies over the input range."""
+
+    low: Vector
+    high: Vector
+
+    @classmethod
+    def whole(cls, size: int, input_range: tuple[float, float]) -> "_Span":
+        """Of the inputs."""
+        low, high = input_range
+        return cls(np.full(size, low), np.full(size, high))
+
+    def through(self, step: Affine | Activation) -> "_Span":
+        """After a step; wider than need be."""
+        with np.errstate(all="ignore"):
+            if isinstance(step, Affine):
+                centre = step.matrix @ ((self.low + self.high) / 2) + step.bias
+                radius = abs(step.matrix) @ ((self.high - self.low) / 2)
+                return _Span(centre - radius, centre + radius)
+            size = np.maximum(np.abs(self.low), np.abs(self.high))
+            most: Vector = np.asarray(
+                np.polynomial.polynomial.polyval(size, np.abs(step.coefficients)), dtype=np.float64
+            )
+            return _Span(-most, most)
 
 
-def _matrix(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> sparse.csr_array:
-    inputs = math.prod(shape)
-    columns = []
-    for start in range(0, inputs, _CHUNK):
-        count = min(_CHUNK, inputs - start)
-        units = torch.zeros(count, inputs, dtype=torch.float64)
-        units[torch.arange(count), torch.arange(start, start + count)] = 1.0
-        columns.append(sparse.csr_array(function(units.reshape(count, *shape)).flatten(1).numpy()))
-    return sparse.csr_array(sparse.vstack(columns).T)
+def _activation(place: _Place, span: _Span) -> Activation:
+    """The polynomial, without the powers that contribute nothing to it over the range."""
+    if isinstance(place.layer, Square):
+        return Activation((0.0, 0.0, 1.0), place.name)
+    coefficients = np.array([float(c) for c in place.layer.state_dict()["coefficients"]])
+    size = float(np.maximum(np.abs(span.low), np.abs(span.high)).max())
+    with np.errstate(all="ignore"):
+        shares = np.abs(coefficients) * size ** np.arange(len(coefficients))
+    if np.isfinite(shares).all():
+        coefficients = np.where(shares > _NEGLIGIBLE * shares.max(), coefficients, 0.0)
+    return Activation(tuple(np.trim_zeros(coefficients, "b").tolist()) or (0.0,), place.name)
 
 
 def _identity(size: int) -> Affine:
@@ -270,15 +367,15 @@ def _identity(size: int) -> Affine:
     return Affine(eye, np.zeros(size), sparse.csr_array(eye != 0), "")
 
 
-def _canonical(steps: list[Affine | Activation]) -> Network:
+def _canonical(steps: list[Affine | Activation], inputs: int) -> Network:
     """Merge neighbours, and fold what can be folded of the activations into them."""
-    affines: list[Affine] = []
+    affines: list[Affine] = [_identity(inputs)]
     activations: list[Activation] = []
     for step in steps:
         if isinstance(step, Affine):
-            affines[-1:] = [affines[-1].then(step)] if affines else [step]
-        elif step.degree == 1:
-            offset, factor = step.coefficients
+            affines[-1] = affines[-1].then(step)
+        elif step.degree < 2:
+            offset, factor = (*step.coefficients, 0.0)[:2]
             affines[-1] = affines[-1].scaled(after=factor, shift=offset)
         else:
             activations.append(step)

@@ -10,11 +10,15 @@ least, and takes the smallest ring that reaches the tolerance.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from privacy.inference._bounds import Ranges
 from privacy.inference._costs import total_ms
+from privacy.inference._errors import CannotPlanError
 from privacy.inference._lowering import Activation, Network
 from privacy.inference._noise import (
     FRESH_NOISE,
@@ -25,18 +29,33 @@ from privacy.inference._noise import (
     rescale_noise,
     switch_noise,
 )
-from privacy.inference._packing import power_of_two
 from privacy.inference._polynomials import DEPTH
 from privacy.inference._scales import LayerScales, Scales
 from privacy.inference._seal import MAX_MODULUS_BITS
 from privacy.inference._sensitivity import Sensitivity
-from privacy.inference._shapes import Shape, batch_shape, rescaled, shapes
+from privacy.inference._shapes import (
+    Shape,
+    batch_shape,
+    message_bytes,
+    rescaled,
+    shapes,
+    with_fewest_levels,
+)
 
+_RINGS = (4096, 8192, 16384)
+"""Ring degrees that are looked at for a network with activations."""
+LARGEST_SLOTS = _RINGS[-1] // 2
+"""Values that one ciphertext holds at most."""
 _MAX_PRIME_BITS = 60
+_MAX_LOGIT_BITS = 56
+"""Of which an answer, of at most 60 bits, could have any precision."""
+_HOPELESS = 2.0**12
+"""Of so many tolerances a predicted error is not mended by another packing."""
 _MIN_PRIME_BITS = 24
 _MIN_SCALE_BITS = 16.0
 _MIN_WEIGHT_BITS = 8.0
 _IMPOSSIBLE = 1e30
+_BEYOND = 1100.0
 Point = tuple[float, ...]
 """Bits of every prime, of the input's scale and of the weights' scales."""
 _CANDIDATES = 6
@@ -44,15 +63,11 @@ _CANDIDATES = 6
 _MIN_ROUNDED = 1.0
 """Root of the mean square of a layer's encoded weights, below which they may round to nothing."""
 _RESCALINGS = 16
-"""Ways of rescaling the chosen packing that are looked at."""
+"""Ways of rescaling the chosen packing that are looked at, with up to three activations."""
 _SPARE_BITS = (1, 3, 6, 12)
 """Bits above the largest logit that are tried for the error of the worst input."""
 _PRIME_SLACK = 0.01
 """SEAL's primes of b bits are above 2^(b - 0.01)."""
-
-
-class CannotPlanError(ValueError):
-    """No parameters at 128-bit security hold this model; the message says what crossed the line."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,66 @@ class Choice:
     worst_error: float
 
 
+@dataclass(frozen=True)
+class _Search:
+    """What came of looking for parameters under one limit of a query's bytes.
+
+    Attributes
+    ----------
+    choice : Choice or None
+    nearest : tuple of (float, int), or None
+        The least predicted error that was found, and its ring degree.
+    larger : bool
+        Whether larger queries would have given more to look at.
+    """
+
+    choice: Choice | None
+    nearest: tuple[float, int] | None
+    larger: bool
+
+
+def check_depth(network: Network) -> None:
+    """Refuse a network that takes more levels than any ring has.
+
+    Raises
+    ------
+    CannotPlanError
+    """
+    levels = _levels(network)
+    fit = (MAX_MODULUS_BITS[_RINGS[-1]] - 1) // _MIN_PRIME_BITS - 1
+    if levels > fit:
+        raise CannotPlanError(
+            f"the model needs {levels} levels, {fit} fit at 128 bits (N={_RINGS[-1]}): make it "
+            "shallower, with fewer activations or ones of a lower degree"
+        )
+
+
+def check_size(network: Network, bounds: Ranges) -> None:
+    """Refuse a network whose logits no answer can hold.
+
+    Raises
+    ------
+    CannotPlanError
+    """
+    remedy = (
+        "narrow input_range, make the model shallower, or train with privacy.inference."
+        "logit_bound in the loss"
+    )
+    stages = [*bounds.before, bounds.logits]
+    for affine, stage in zip(network.affines, stages, strict=True):
+        if not bool(np.isfinite(stage.magnitude).all()):
+            raise CannotPlanError(
+                f"over input_range the values after layer {affine.name} can be larger than any "
+                f"number of double precision; {remedy}"
+            )
+    bits = logit_bits(bounds)
+    if bits > _MAX_LOGIT_BITS:
+        raise CannotPlanError(
+            f"over input_range a logit can reach 2^{bits}, and an answer holds less than "
+            f"2^{_MAX_PRIME_BITS} with all its precision; {remedy}"
+        )
+
+
 def choose(
     network: Network,
     bounds: Ranges,
@@ -72,77 +147,165 @@ def choose(
     *,
     batch_size: int,
     tolerance: float,
-    max_query_bytes: int,
+    query_limits: Sequence[int],
     encrypted: bool,
 ) -> Choice:
     """The quickest parameters for a network with activations.
+
+    ``query_limits`` are bytes that a query may take, rising: the first that allows a plan counts.
 
     Raises
     ------
     CannotPlanError
         If none at 128-bit security reaches the tolerance.
     """
-    depth = 1 + sum(DEPTH[activation.degree] for activation in network.activations)
-    refusals = []
+
+    def search(limit: int, *, smallest: bool = False) -> _Search:
+        return _search(
+            network,
+            bounds,
+            gains,
+            batch_size=batch_size,
+            tolerance=tolerance,
+            limit=limit,
+            encrypted=encrypted,
+            smallest=smallest,
+        )
+
+    for limit in query_limits:
+        done = search(limit)
+        if done.choice is not None:
+            return done.choice
+        if not done.larger or _hopeless(done, tolerance):
+            break
+    if batch_size > LARGEST_SLOTS:
+        raise CannotPlanError(
+            f"the largest ring at 128-bit security (N={_RINGS[-1]}) has {LARGEST_SLOTS} slots for "
+            f"{batch_size} images; split the batch"
+        )
+    if done.larger and not _hopeless(done, tolerance):
+        enough = [
+            message_bytes(found.choice.shape)
+            for found in (search(sys.maxsize, smallest=True), search(sys.maxsize))
+            if found.choice is not None
+        ]
+        for needed in sorted(enough):
+            if search(needed).choice is not None:
+                raise CannotPlanError(
+                    f"a query takes {needed:,} bytes, max_query_bytes is {query_limits[-1]:,}; "
+                    f"give max_query_bytes={needed}"
+                )
+        done = search(sys.maxsize)
+    if done.nearest is None:
+        raise CannotPlanError(
+            f"the model needs {_levels(network)} levels, and logits that can reach "
+            f"2^{logit_bits(bounds)} over input_range leave no bits for them at 128-bit security; "
+            "narrow input_range, or make the model shallower"
+        )
+    error, degree = done.nearest
+    raise CannotPlanError(
+        f"the least predicted error of a logit is {error:.3g} (N={degree}), tolerance is "
+        f"{tolerance:.3g}; narrow input_range, make the model shallower, or allow "
+        f"tolerance={_rounded_up(error)}"
+    )
+
+
+def _search(
+    network: Network,
+    bounds: Ranges,
+    gains: Sensitivity,
+    *,
+    batch_size: int,
+    tolerance: float,
+    limit: int,
+    encrypted: bool,
+    smallest: bool,
+) -> _Search:
+    """Look through the rings, the smallest first; in each, quick or else small packings first."""
+    nearest: tuple[float, int] | None = None
     vanishing: Choice | None = None
-    for degree in (4096, 8192, 16384):
+    larger = False
+    for degree in _RINGS:
         if batch_size > degree // 2:
-            refusals.append(f"N={degree}: {degree // 2} slots for {batch_size} images")
             continue
-        packings = (
+        packings = list(
             shapes(network, degree, encrypted=encrypted)
             if batch_size == 1
             else [batch_shape(network, degree)]
         )
-        fitting = [s for s in packings if s.query_bytes <= max_query_bytes]
-        fitting.sort(key=lambda s: total_ms(s.operations(), degree))
-        if not fitting:
-            refusals.append(_no_room(network, degree))
-            continue
-        best: Choice | None = None
-        for shape in fitting[:_CANDIDATES]:
+        least = {shape: message_bytes(with_fewest_levels(shape)) for shape in packings}
+        larger |= max(least.values(), default=0) > limit
+        # Those that fit only with squares rescaled elsewhere are the second choice.
+        fitting = [shape for shape in packings if message_bytes(shape) <= limit]
+        squeezed = [s for s in packings if least[s] <= limit < message_bytes(s)]
+        if smallest:
+            fitting.sort(key=lambda shape: least[shape])
+        else:
+            fitting.sort(key=lambda shape: total_ms(shape.operations(), shape.degree))
+        squeezed.sort(key=lambda shape: total_ms(shape.operations(), shape.degree))
+        for shape in fitting[:_CANDIDATES] + squeezed[:_CANDIDATES]:
             choice = _choose_scales(shape, network, bounds, gains)
             if choice is None:
                 break
-            if best is None or choice.error < best.error:
-                best = choice
-            if choice.error <= tolerance and not _vanishes(choice, network):
-                return _quicken(choice, network, bounds, gains, tolerance)
-            if choice.error <= tolerance and vanishing is None:
-                vanishing = choice
-        if best is None:
-            fit = (MAX_MODULUS_BITS[degree] - 1) // _MIN_PRIME_BITS - 1
-            refusals.append(f"N={degree}: needs {depth} levels, {fit} fit at 128 bits")
-        else:
-            refusals.append(
-                f"N={degree}: the best predicted error is {best.error:.3g}, tolerance {tolerance:g}"
-            )
-    if vanishing is not None:
-        # A model before training may have next to no weights.
-        return vanishing
-    raise CannotPlanError(
-        "no parameters at 128-bit security hold this model; "
-        + "; ".join(refusals)
-        + ". Narrow input_range, make the model shallower, or allow a larger tolerance"
-    )
+            if nearest is None or choice.error < nearest[0]:
+                nearest = choice.error, degree
+            if choice.error > tolerance:
+                if choice.error > _HOPELESS * tolerance:
+                    break  # another packing will not do either
+                continue
+            if _vanishes(choice, network):
+                if vanishing is None and message_bytes(shape) <= limit:
+                    vanishing = choice
+                continue
+            quick = _quicken(choice, network, bounds, gains, tolerance, limit)
+            if quick is not None:
+                return _Search(quick, nearest, larger)
+    # A model before training may have next to no weights.
+    return _Search(vanishing, nearest, larger)
+
+
+def _hopeless(done: _Search, tolerance: float) -> bool:
+    return done.nearest is not None and done.nearest[0] > _HOPELESS * tolerance
+
+
+def _levels(network: Network) -> int:
+    return 1 + sum(DEPTH[activation.degree] for activation in network.activations)
+
+
+def _rounded_up(error: float) -> float:
+    """Two digits, not below."""
+    unit = 10.0 ** (math.floor(math.log10(error)) - 1)
+    return float(f"{math.ceil(error * 1.001 / unit) * unit:.3g}")
 
 
 def _quicken(
-    choice: Choice, network: Network, bounds: Ranges, gains: Sensitivity, tolerance: float
-) -> Choice:
+    choice: Choice,
+    network: Network,
+    bounds: Ranges,
+    gains: Sensitivity,
+    tolerance: float,
+    limit: int,
+) -> Choice | None:
     """The quickest way of rescaling the chosen packing that still reaches the tolerance."""
 
     def spent(shape: Shape) -> float:
         return total_ms(shape.operations(), shape.degree)
 
-    quicker = [shape for shape in rescaled(choice.shape) if spent(shape) < spent(choice.shape)]
-    for shape in sorted(quicker, key=spent)[:_RESCALINGS]:
+    fits = message_bytes(choice.shape) <= limit
+    quicker = [
+        shape
+        for shape in rescaled(choice.shape)
+        if message_bytes(shape) <= limit and (not fits or spent(shape) < spent(choice.shape))
+    ]
+    # With every further activation a look takes twice as long.
+    looks = max(2, _RESCALINGS >> max(0, len(network.activations) - 3))
+    for shape in sorted(quicker, key=spent)[:looks]:
         found = _choose_scales(shape, network, bounds, gains)
         if found is None or found.error > tolerance:
             continue
         if not _vanishes(found, network):
             return found
-    return choice
+    return choice if fits else None
 
 
 def _vanishes(choice: Choice, network: Network) -> bool:
@@ -168,28 +331,22 @@ def _choose_scales(
 ) -> Choice | None:
     """The best scales for a packing, with room in the answer for the worst input's error."""
     logits = logit_bits(bounds)
+    taken = -1
     for spare in _SPARE_BITS:
+        if spare <= taken:
+            continue  # fewer bits of scale do not make the worst error smaller
         scales = _spend_bits(shape, network.activations, gains, logits + spare)
         if scales is None:
             return None
         layers = scales.walk(network.activations)
         typical = error(shape, scales, layers, gains.typical)
         worst = error(shape, scales, layers, gains.worst)
-        if 2.0**logits + 2.0 ** math.ceil(math.log2(worst)) <= 2.0 ** (
-            logits + spare - _PRIME_SLACK
-        ):
+        if not worst < 2.0 ** (logits + _SPARE_BITS[-1]):
+            return None
+        taken = math.ceil(math.log2(worst)) - logits
+        if 2.0**logits + 2.0 ** (logits + taken) <= 2.0 ** (logits + spare - _PRIME_SLACK):
             return Choice(shape, scales, typical, worst)
     return None
-
-
-def _no_room(network: Network, degree: int) -> str:
-    for affine in network.affines[:-1]:
-        if power_of_two(affine.outputs) > degree // 2:
-            return (
-                f"N={degree}: {affine.name} has {affine.outputs} outputs, "
-                f"{degree // 2} slots are there"
-            )
-    return f"N={degree}: no packing keeps a query below max_query_bytes"
 
 
 def logit_bits(bounds: Ranges) -> int:
@@ -209,13 +366,19 @@ def _spend_bits(
         return None
     even = min(_MAX_PRIME_BITS, budget // (levels + 1))
 
-    def value(point: Point) -> float:
+    def value(point: Point, bar: float = math.inf) -> float:
         scales = _scales_at(point, shape, reserved)
-        layers = scales.walk(activations)
-        missing = _missing_bits(scales, layers, budget)
-        if missing > 0:
-            return _IMPOSSIBLE * (1 + missing)
-        return error(shape, scales, layers, gains.typical)
+        missing = _missing_primes(scales, budget)
+        if missing > 0 and bar < _IMPOSSIBLE:
+            return _IMPOSSIBLE  # what it lacks beside is of no interest
+        try:
+            layers = scales.walk(activations)
+            missing += _missing_bits(scales, layers)
+            if missing > 0:
+                return _IMPOSSIBLE * (1 + missing)
+            return error(shape, scales, layers, gains.typical)
+        except ArithmeticError:
+            return math.inf  # scales beyond what doubles hold
 
     # From here every activation returns to the scale it started from: its degree d takes
     # (d - 1) primes off d times the scale of its input.
@@ -240,7 +403,7 @@ def _spend_bits(
             trial = list(point)
             for index, step in group:
                 trial[index] += step
-            here = value(tuple(trial))
+            here = value(tuple(trial), best)
             if here < best * (1 - 1e-6):
                 point, best, improved = tuple(trial), here, True
     return _scales_at(point, shape, reserved) if best < _IMPOSSIBLE else None
@@ -254,23 +417,36 @@ def _scales_at(point: Point, shape: Shape, reserved: int) -> Scales:
     return Scales(primes, int(point[levels + 1]), point[levels + 2 :], answer, shape.rescales)
 
 
-def _missing_bits(scales: Scales, layers: Sequence[LayerScales], budget: int) -> float:
-    """By how many bits scales are too small to hold a value, or too large for their modulus."""
+def _missing_primes(scales: Scales, budget: int) -> float:
+    """By how many bits primes are too large or too small."""
     missing = max(0, sum(scales.primes) - budget)
-    missing += sum(max(0, bits - _MAX_PRIME_BITS, _MIN_PRIME_BITS - bits) for bits in scales.primes)
+    return missing + sum(
+        max(0, bits - _MAX_PRIME_BITS, _MIN_PRIME_BITS - bits) for bits in scales.primes
+    )
+
+
+def _missing_bits(scales: Scales, layers: Sequence[LayerScales]) -> float:
+    """By how many bits scales are too small to hold a value, or too large for their modulus."""
     bounds: list[tuple[float, float, float]] = []
     for layer in layers:
         # The last layer's weights are spread over all copies of a value, and larger by as much.
         least = 0.0 if layer is layers[-1] else _MIN_WEIGHT_BITS
         room = sum(scales.primes[: layer.level]) - 2.0
-        bounds.append((_MIN_SCALE_BITS, math.log2(layer.inputs), room))
-        bounds.append((least, math.log2(layer.weights), room - math.log2(layer.inputs)))
+        bounds.append((_MIN_SCALE_BITS, _bits(layer.inputs), room))
+        bounds.append((least, _bits(layer.weights), room - _bits(layer.inputs)))
         for narrowing in layer.narrowings:
             room = sum(scales.primes[: narrowing.level]) - 2.0
-            bounds.append((_MIN_SCALE_BITS, math.log2(narrowing.after), room))
-            bounds.append((_MIN_SCALE_BITS, math.log2(narrowing.before), room))
-        bounds += [(_MIN_SCALE_BITS, math.log2(constant), math.inf) for constant in layer.constants]
-    return missing + sum(max(0.0, low - bits, bits - high) for low, bits, high in bounds)
+            bounds.append((_MIN_SCALE_BITS, _bits(narrowing.after), room))
+            bounds.append((_MIN_SCALE_BITS, _bits(narrowing.before), room))
+        bounds += [(_MIN_SCALE_BITS, _bits(constant), math.inf) for constant in layer.constants]
+    return sum(max(0.0, low - bits, bits - high) for low, bits, high in bounds)
+
+
+def _bits(scale: float) -> float:
+    """Its logarithm; far out where it is none that doubles hold."""
+    if 0 < scale < math.inf:
+        return math.log2(scale)
+    return -_BEYOND if scale == 0 else _BEYOND
 
 
 @dataclass(frozen=True)

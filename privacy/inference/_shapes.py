@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from privacy.inference._packing import power_of_two, steps_between, steps_of
 from privacy.inference._polynomials import DEPTH, PRODUCTS
 from privacy.inference._scales import AFTER, NEVER, depth
 from privacy.inference._uniform import QUERY_SEED_BYTES
+from privacy.inference.plan import MESSAGE_OVERHEAD
+
+_MAX_WAYS = 4096
 
 
 @dataclass(frozen=True)
@@ -188,10 +191,24 @@ def shapes(network: Network, degree: int, *, encrypted: bool) -> Iterator[Shape]
                 yield replace(shape, late=True)
 
 
+def message_bytes(shape: Shape) -> int:
+    """Bytes of the message with one query."""
+    return MESSAGE_OVERHEAD + shape.query_bytes
+
+
+def with_fewest_levels(shape: Shape) -> Shape:
+    """The same packing with no square rescaled: the smallest query that it can have."""
+    if shape.encrypted:
+        return shape
+    rescales = tuple(NEVER if power == 2 else AFTER for power in shape.degrees)
+    return replace(shape, rescales=rescales, late=False)
+
+
 def rescaled(shape: Shape) -> Iterator[Shape]:
     """The same packing with squares rescaled elsewhere: mostly quicker, and rougher.
 
-    With encrypted weights there is no choice.
+    With encrypted weights there is no choice. Of very many ways, those that differ in the last
+    activations.
     """
     if shape.encrypted:
         return
@@ -199,7 +216,7 @@ def rescaled(shape: Shape) -> Iterator[Shape]:
         (AFTER, NEVER, *sorted({0, doublings})) if power == 2 else (AFTER,)
         for power, doublings in zip(shape.degrees, shape.doublings, strict=True)
     ]
-    for rescales in product(*ways):
+    for rescales in islice(product(*ways), _MAX_WAYS):
         if rescales != shape.rescales:
             late = shape.late and rescales[-1] == AFTER
             yield replace(shape, rescales=rescales, late=late)

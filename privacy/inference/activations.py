@@ -1,5 +1,6 @@
 """Activations that CKKS can evaluate: polynomials."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -7,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 MAX_DEGREE = 7
+_NEGLIGIBLE = 1e-6
+"""Of the largest part of a fitted polynomial: about what float32 holds."""
+_log = logging.getLogger(__name__)
 
 
 class Square(nn.Module):
@@ -66,7 +70,10 @@ class Polynomial(nn.Module):
     ) -> "Polynomial":
         """The polynomial that starts out like another activation, between two values.
 
-        Interpolation at Chebyshev points. Put it in the place of the activation *before*
+        Interpolation at Chebyshev points, without the powers that contribute nothing: between -2
+        and 2 the sigmoid less 1/2 and tanh are odd, so that of degree 2 they are straight lines,
+        and of degree 4 as good as of 3. Where the degree comes out lower than asked, the log says
+        so. Put it in the place of the activation *before*
         training, and let it learn with the model: fitted afterwards it is rough wherever values
         leave the interval.
 
@@ -84,7 +91,8 @@ class Polynomial(nn.Module):
         Raises
         ------
         ValueError
-            If the interval is empty or the degree is not 2 to 7.
+            If the interval is empty, the degree is not 2 to 7, or the function is constant or
+            not finite there.
         """
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
             raise ValueError(f"low and high are {low} and {high}; give finite low < high")
@@ -96,7 +104,28 @@ class Polynomial(nn.Module):
                 return np.asarray(function(torch.from_numpy(x)).numpy())
 
         series = np.polynomial.Chebyshev.interpolate(values, degree, domain=[low, high])
+        if not bool(np.isfinite(series.coef).all()):
+            raise ValueError(f"function is not finite between low = {low} and high = {high}")
+        parts = np.abs(series.coef)
+        there = np.flatnonzero(parts > _NEGLIGIBLE * parts.max())
+        if there.max(initial=0) == 0:
+            raise ValueError(
+                f"function is constant between low = {low} and high = {high}; give an interval "
+                "in which it changes"
+            )
+        series = series.truncate(int(there.max()) + 1)
         coefficients = series.convert(kind=np.polynomial.Polynomial).coef
+        # What is left of powers that cancel is rounding, and would cost products.
+        shares = np.abs(coefficients) * max(abs(low), abs(high)) ** np.arange(len(coefficients))
+        coefficients[shares < _NEGLIGIBLE * shares.max()] = 0.0
+        coefficients = np.trim_zeros(coefficients, "b")
+        if len(coefficients) - 1 < degree:
+            _log.warning(
+                "Polynomial.fitted: between %g and %g the function has nothing of degree %d; the "
+                "polynomial is of degree %d%s",
+                *(low, high, degree, len(coefficients) - 1),
+                ", a straight line: ask for degree=3" if len(coefficients) == 2 else "",
+            )
         return cls([float(c) for c in coefficients], trainable=trainable)
 
     def forward(self, x: Tensor) -> Tensor:

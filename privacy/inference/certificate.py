@@ -15,9 +15,10 @@ from privacy.inference.owner import ThrowAwayOwner
 
 @dataclass(frozen=True)
 class Certificate:
-    """Plain against encrypted answers on labelled inputs that are not secret.
+    """Encrypted answers against the model's own on labelled inputs that are not secret.
 
-    It is made with keys that are thrown away, since it publishes errors in full precision.
+    It is made with keys that are thrown away, since it publishes errors in full precision. *Plain*
+    is the model itself as PyTorch runs it, in evaluation mode and double precision.
 
     Attributes
     ----------
@@ -30,7 +31,11 @@ class Certificate:
     worst_error : float
         Largest absolute error of a logit.
     predicted_error, predicted_worst_error : float
-        What the plan promised: for inputs drawn evenly from the range, and for any input in it.
+        What the plan predicted: for inputs like those that it was compiled with, and for any input
+        in the range.
+    beyond_prediction, beyond_worst_prediction : int
+        Images with a larger error than predicted. Where the first is not 0, these inputs are not
+        like those of the plan: compile with a ``sample`` that is like them.
     public_bytes, query_bytes, answer_bytes : int
     encrypt_ms, evaluate_ms, decrypt_ms : float
         Medians a query.
@@ -44,6 +49,8 @@ class Certificate:
     worst_error: float
     predicted_error: float
     predicted_worst_error: float
+    beyond_prediction: int
+    beyond_worst_prediction: int
     public_bytes: int
     query_bytes: int
     answer_bytes: int
@@ -59,7 +66,9 @@ class Certificate:
 def certify(
     compiled: CompiledModel, inputs: ArrayLike, labels: ArrayLike, *, threshold: float = 0.0
 ) -> Certificate:
-    """Ask a compiled model encrypted questions and compare the answers with its own.
+    """Ask a compiled model encrypted questions and compare the answers with the model's own.
+
+    They are compared with what PyTorch says, and not with anything that compiling made.
 
     Parameters
     ----------
@@ -111,6 +120,7 @@ def certify(
         times.append(time.perf_counter())
         spent.append((times[1] - times[0], times[2] - times[1], times[3] - times[2]))
     encrypted, clear = np.concatenate(answers), compiled.predict(x)
+    errors = np.abs(encrypted - clear).max(axis=1)
     plain, decrypted = (decide(logits, threshold=threshold) for logits in (clear, encrypted))
     encrypt, evaluate, decrypt = np.median(np.array(spent) * 1e3, axis=0).tolist()
     return Certificate(
@@ -119,9 +129,11 @@ def certify(
         plain_accuracy=float(np.mean(plain == right)),
         encrypted_accuracy=float(np.mean(decrypted == right)),
         agreement=float(np.mean(decrypted == plain)),
-        worst_error=float(np.abs(encrypted - clear).max()),
+        worst_error=float(errors.max()),
         predicted_error=2.0**plan.error_bits,
         predicted_worst_error=2.0**plan.worst_error_bits,
+        beyond_prediction=int((errors > 2.0**plan.error_bits).sum()),
+        beyond_worst_prediction=int((errors > 2.0**plan.worst_error_bits).sum()),
         public_bytes=len(material),
         query_bytes=plan.query_bytes,
         answer_bytes=plan.answer_bytes,

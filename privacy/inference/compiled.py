@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
@@ -21,11 +22,15 @@ from privacy.inference._bounds import Ranges, ranges
 from privacy.inference._calibration import calibration
 from privacy.inference._costs import Operation
 from privacy.inference._encoded import EncodedModel, ProductProgram, SlotProgram
+from privacy.inference._errors import CannotPlanError, UnsupportedLayerError
 from privacy.inference._keys import public_key
-from privacy.inference._lowering import Network, UnsupportedLayerError, Vector, lower
+from privacy.inference._lowering import Network, Vector, check_agreement, lower, reference
 from privacy.inference._planner import (
+    LARGEST_SLOTS,
     Choice,
     ProductChoice,
+    check_depth,
+    check_size,
     choose,
     choose_products,
     logit_bits,
@@ -36,7 +41,9 @@ from privacy.inference._wire import Tag
 from privacy.inference.parties import ThreeParties
 from privacy.inference.plan import Plan, pack_taps
 
-_QUERY_BYTES = 1_500_000
+_QUERY_BYTES = (1_500_000, 16_000_000)
+"""What a query takes where that is enough, and what it may take by default."""
+_POINTS = 16
 _TOLERANCE = 1 / 50
 _LEAST_TOLERANCE = 2.0**-10
 
@@ -52,14 +59,18 @@ class CompiledModel:
     ----------
     plan : Plan
     network : Network
-        The same model in the clear, as affine maps and polynomials in double precision.
+        What was compiled, in the clear: affine maps and polynomials in double precision.
     program : SlotProgram, ProductProgram or BatchProgram
         The packed weights.
+    model : nn.Sequential
+        The model itself as PyTorch runs it, in evaluation mode and double precision: what
+        encrypted answers are held against.
     """
 
     plan: Plan
     network: Network = field(repr=False)
     program: SlotProgram | ProductProgram | BatchProgram = field(repr=False)
+    model: nn.Sequential = field(repr=False)
 
     @cached_property
     def encoded(self) -> EncodedModel | BatchModel:
@@ -101,9 +112,14 @@ class CompiledModel:
         return _wire.seal_message(Tag.WEIGHTS, plan, plan.digest, 0, body, session_key)
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
-        r"""Logits in the clear, shape (images, logits), of inputs (images, ...)."""
-        flat = np.asarray(inputs, dtype=np.float64).reshape(len(inputs), -1)
-        return self.network(flat.T).T
+        """The model's own logits, in double precision, of inputs (images, ...): (images, logits).
+
+        PyTorch computes them, from :attr:`model`.
+        """
+        values = torch.from_numpy(np.asarray(inputs, dtype=np.float64))
+        with torch.no_grad():
+            logits = self.model(values.reshape(len(inputs), *self.plan.input_shape))
+        return np.asarray(logits.numpy())
 
 
 def compile_model(
@@ -119,12 +135,16 @@ def compile_model(
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
 
+    The compiled model answers as PyTorch runs the model in evaluation mode: it is held against it
+    on points of the range, and what PyTorch would run beside the layers is refused by name.
+
     Parameters
     ----------
     model : nn.Sequential
         Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, BatchNorm, Dropout, Square and
         Polynomial layers, nested as you like, ending in a vector of logits: one a class, or a
-        single one that decides between two (see :func:`decide`).
+        single one that decides between two (see :func:`decide`). Exactly these types, without
+        forward hooks; one layer may stand at several places.
     input_shape : sequence of int
         The shape of one input, without the batch.
     input_range : tuple of float
@@ -143,8 +163,10 @@ def compile_model(
         inputs lie apart (their standard deviation over the classes; for a single logit, half its
         mean distance from zero).
     max_query_bytes : int, optional
-        Packings with larger queries are not considered. By default 1.5 MB for one image, and no
-        limit for a batch.
+        The largest message with one query that the plan may have (``plan.query_bytes``). By
+        default 1.5 MB for one image where that is enough, else 16 MB, which takes the networks
+        that are usual for small images; no limit for a batch. Larger queries cost upload, and
+        save rotations.
     parties : ThreeParties, optional
         Declares that a third party evaluates, and who it is. The plan is then for weights that
         are encrypted as well: :meth:`CompiledModel.encrypt_weights` makes them and
@@ -156,8 +178,11 @@ def compile_model(
 
     Raises
     ------
+    TypeError
+        If ``model`` is not an ``nn.Sequential``, or is a subclass.
     UnsupportedLayerError
-        If a layer cannot be evaluated under encryption; the message offers what can.
+        If a layer cannot be evaluated under encryption, is a subclass, has a hook, or does not
+        answer as compiled; the message offers what can.
     CannotPlanError
         If the model is too deep, too wide or too imprecise for 128-bit security.
     ValueError
@@ -170,19 +195,26 @@ def compile_model(
         raise ValueError(f"tolerance is {tolerance}; give a positive error of a logit")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give 1 or more images a query")
-    if max_query_bytes is None:
-        max_query_bytes = _QUERY_BYTES if batch_size == 1 else sys.maxsize
-    if max_query_bytes < 1:
+    if max_query_bytes is not None and max_query_bytes < 1:
         raise ValueError(f"max_query_bytes is {max_query_bytes}; give a positive number of bytes")
+    query_limits: tuple[int, ...] = (sys.maxsize,) if batch_size > 1 else _QUERY_BYTES
+    if max_query_bytes is not None:
+        query_limits = (max_query_bytes,)
     if parties is not None and batch_size > 1:
         raise ValueError(f"batch_size is {batch_size}; encrypted weights answer 1 image a query")
-    network = lower(model, input_shape)
+    itself = reference(model)
+    network = lower(
+        itself, input_shape, (low, high), widest=LARGEST_SLOTS if batch_size == 1 else None
+    )
     encrypted = parties is not None
     if encrypted:
         _check_activations(network)
+    check_depth(network)
     bounds = ranges(network, low, high)
+    check_size(network, bounds)
     bits = logit_bits(bounds)
     samples = _sampled(sample, network, bounds)
+    check_agreement(network, itself, input_shape, _points(samples, bounds))
     if tolerance is None:
         tolerance = max(_TOLERANCE * _spread(network(samples.T)), _LEAST_TOLERANCE)
     choice: Choice | ProductChoice
@@ -194,7 +226,7 @@ def compile_model(
             sensitivity(network, bounds, samples),
             batch_size=batch_size,
             tolerance=tolerance,
-            max_query_bytes=max_query_bytes,
+            query_limits=query_limits,
             encrypted=encrypted,
         )
         program, facts = (
@@ -246,10 +278,15 @@ def compile_model(
             else blind_layers(program, ring.levels)
         ),
     )
+    if plan.query_bytes > query_limits[-1]:
+        raise CannotPlanError(
+            f"a query takes {plan.query_bytes:,} bytes, max_query_bytes is "
+            f"{query_limits[-1]:,}; give max_query_bytes={plan.query_bytes}"
+        )
     predicted = calibration(plan.degree, len(plan.prime_bits)).milliseconds(
         facts.operations, plan.query_bytes + plan.answer_bytes
     )
-    return CompiledModel(replace(plan, predicted_ms=round(predicted, 2)), network, program)
+    return CompiledModel(replace(plan, predicted_ms=round(predicted, 2)), network, program, itself)
 
 
 def _spread(logits: Vector) -> float:
@@ -267,6 +304,14 @@ def _check_activations(network: Network) -> None:
                 f"layer {activation.name} has degree {activation.degree}, whose coefficients an "
                 "evaluator of encrypted weights would see; use Square or a Polynomial of degree 2"
             )
+
+
+def _points(samples: Vector, bounds: Ranges) -> Vector:
+    """Where compiled model and model are compared: corners of the range, and typical inputs."""
+    generator = np.random.default_rng(0)
+    low, high = bounds.inputs.low, bounds.inputs.high
+    corners = np.where(generator.random((_POINTS // 2, len(low))) < 0.5, low, high)
+    return np.vstack([low, high, corners, samples[:_POINTS]])
 
 
 def _sampled(sample: ArrayLike | None, network: Network, bounds: Ranges) -> Vector:

@@ -149,7 +149,8 @@ class Plan:
         read = [position for answer in self.answers for position in answer]
         expected = 0 if self.packing_kind == "batch" else self.logits
         if len(read) != expected or any(not 0 <= p < self.degree for p in read):
-            raise ValueError(f"answers read {len(read)} coefficients for {self.logits} logits")
+            wanted = f"{self.logits} classes" if self.logits > 1 else "1 logit"
+            raise ValueError(f"answers read {len(read)} coefficients for {wanted}")
         if self.headroom_bits < 0:
             raise ValueError(f"headroom_bits is {self.headroom_bits}; an answer could overflow")
         if any(not 1 <= level <= self.levels for _, level in self.rotation_levels):

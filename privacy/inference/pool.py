@@ -12,6 +12,7 @@ from typing import Self
 from privacy.inference import _wire
 from privacy.inference._keys import open_material
 from privacy.inference._replays import Replays
+from privacy.inference._evaluation_check import check_evaluation
 from privacy.inference._wire import MessageError, Tag
 from privacy.inference.plan import Plan
 from privacy.inference.process import EvaluatorFailed, EvaluatorProcess
@@ -88,7 +89,10 @@ class EvaluatorPool:
     Raises
     ------
     EvaluatorFailed
-        If the first process does not come up.
+        If the first process does not come up, or ends over the question that it is asked to see
+        whether it answers (of this pool's own, under keys that are thrown away).
+    CannotPlanError
+        If it answers that with something that the plan rules out.
     ValueError
         If ``processes`` is below 1.
     """
@@ -111,6 +115,11 @@ class EvaluatorPool:
         self._held: dict[int, HeldKeys] = {}
         self._next_slot = 0
         first = start()
+        try:
+            check_evaluation(first)
+        except BaseException:
+            first.close()
+            raise
         self._workers[0].process = first
         self.plan: Plan = first.plan
         self._digest = self.plan.digest
