@@ -56,7 +56,7 @@ from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
 from strategies.cohort import draw_cohort, expected_fraction, metrics_sampling
 from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
 from strategies.population import Population, PopulationExceededError, Register
-from strategies.result import PrivacyReport, SecureAggregationReport
+from strategies.result import PrivacyReport, SecureAggregationReport, warn_of_large_delta
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import SecureTrainRound
@@ -509,6 +509,7 @@ class DPFedAvg(AccountedRun):
         return self._multipliers().update * math.sqrt(size) / self._denominator
 
     def _say_noise(self, arrays: ArrayRecord, rounds: int) -> None:
+        warn_of_large_delta(self.target_delta, self._register.size)
         if self._state.noise_multiplier is None:
             return
         noise = self._noise_beside_norm(arrays)
@@ -584,6 +585,7 @@ class DPFedAvg(AccountedRun):
             stopped=self._state.stopped,
             epsilon_by_round=dict(self.epsilon_by_round),
             secure_aggregation=self._secure_report(),
+            epsilon_without_amplification=self._spending.epsilon_without_amplification(),
         )
 
     def _secure_report(self) -> SecureAggregationReport | None:

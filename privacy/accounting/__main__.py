@@ -235,8 +235,8 @@ _epsilon_text = (
     "(pld, the tightest) and Renyi (rdp). Cohorts of fixed size are under replace-one, where "
     "one client moves the sum by twice the clipping norm, and have rdp only. Beside it: epsilon "
     "against someone who learns who was drawn (without_amplification); the mu of Gaussian "
-    "differential privacy at this delta and above; and how often an attack with a false-alarm rate of "
-    "1 % and 10 % finds, at most, that a client took part."
+    "differential privacy at this delta and above; and how often an attack with a false-alarm rate "
+    "of 1 % and 10 % finds, at most, that a client took part."
 )
 _calibrate_text = (
     "Leave out one of --noise-multiplier, --rounds and --sampling-rate: the answer is the "

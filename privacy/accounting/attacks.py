@@ -6,6 +6,7 @@ hold for whatever that can account, and are as exact.
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def gaussian_dp(
     if math.isinf(curve[0][0]):
         return math.inf
     mu = 0.0
-    for (high, least), (low, most) in zip(curve[:-1], curve[1:], strict=True):
+    for (high, least), (low, most) in pairwise(curve):
         steps = np.linspace(low, high, _BETWEEN + 1)
         # Convex in e^ε. In units of e^high, which no double need hold.
         width = math.exp(low - high) - 1
@@ -105,8 +106,8 @@ def attack_success(
 
     Notes
     -----
-    *Guarantee.* What is (ε, δ)-private lets no test with false-alarm rate α have a true-positive rate
-    above min(δ + e^ε·α, 1 − e^(−ε)·(1 − δ − α)) (Kairouz, Oh and Viswanath 2015, theorem 2.1);
+    *Guarantee.* What is (ε, δ)-private lets no test with false-alarm rate α have a true-positive
+    rate above min(δ + e^ε·α, 1 − e^(−ε)·(1 − δ − α)) (Kairouz, Oh and Viswanath 2015, theorem 2.1);
     the least of these along the curve is returned. For one Gaussian with multiplier z that is
     Φ(Φ⁻¹(α) + 1/z), and nothing less holds.
     """

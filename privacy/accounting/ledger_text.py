@@ -235,7 +235,10 @@ class LedgerText:
         line, digest = _seal(fields, known.position.digest)
         contents = replace(
             known,
-            records=(*known.records, Record(position, run, round, self.opened, event, digest, released)),
+            records=(
+                *known.records,
+                Record(position, run, round, self.opened, event, digest, released),
+            ),
             position=Position(position, digest),
         )
         return replace(self, content=self.content + line, contents=contents)
