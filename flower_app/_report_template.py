@@ -67,7 +67,8 @@ ul { padding-left: 1.2rem; } li { margin: .35rem 0; }
 {{ "{:,}".format(c.population) }} clients · {{ c.rounds }} rounds</p>
 {% if not c.private %}<p class="warn"><strong>This run is not private:</strong> its randomness was
 seeded or it had no noise.</p>{% endif %}
-{% if large_delta %}<p class="warn"><strong>δ is too large:</strong> {{ large_delta }}.</p>{% endif %}
+{% if large_delta %}<p class="warn"><strong>δ is too large:</strong> {{ large_delta }}.</p>
+{% endif %}
 {% if c.stopped %}<p class="warn"><strong>Ended early:</strong> {{ c.stopped }}.</p>{% endif %}
 
 <div class="figures">
@@ -93,24 +94,25 @@ seeded or it had no noise.</p>{% endif %}
 <h2 id="meaning">What it means</h2>
 {% if c.private and c.epsilon is not none %}
 <p>Whatever was released becomes at most e<sup>ε</sup> times more or less likely by any one client
-({{ "e<sup>ε</sup> is beyond counting"|safe if odds is none else number(odds) ~ " times" }}), up to a
-probability δ = {{ "%g"|format(c.delta) }} of showing more. Whoever sees all models, knows everything
-about all other clients but not who was drawn, and asks whether one client took part, starts at even
-odds and is right <strong>{{ "at most " ~ percent(guess) }}</strong> of the time{% if c.epsilon > 4 %},
-which is little protection against an attacker who knows that much{% endif %}. ε is a limit that no
-attack can pass while what is trusted below holds, not an estimate of what one would find.</p>
+({{ "more than any number here" if odds is none else number(odds) ~ " times" }}), up to a
+probability δ = {{ "%g"|format(c.delta) }} of showing more. Whoever sees all models, knows
+everything about all other clients but not who was drawn, and asks whether one client took part,
+starts at even odds and is right <strong>{{ "at most " ~ percent(guess) }}</strong> of the
+time{% if c.epsilon > 4 %}, which is little protection against an attacker who knows that
+much{% endif %}. ε is a limit that no attack can pass while what is trusted below holds, not an
+estimate of what one would find.</p>
 <p>In other words: an attack that wrongly suspects 1 % of those who took no part finds at most
-<strong>{{ percent(c.attack_success["0.01"]) }}</strong> of those who did; one that wrongly suspects
-10 %, at most <strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
-{% if c.gaussian_dp_mu is not none %}At this δ and every larger one the run is no less private than one
-Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations apart.
-{% endif %}</p>
+<strong>{{ percent(c.attack_success["0.01"]) }}</strong> of those who did; one that wrongly
+suspects 10 %, at most <strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
+{% if c.gaussian_dp_mu is not none %}At this δ and every larger one the run is no less private than
+one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations
+apart.{% endif %}</p>
 <p>{% if c.sampling == "full" or c.sampling_rate == 1 %}Every client was asked in every round, so ε
 needs no secrecy about who was drawn{% else %}ε counts on nobody learning who was drawn. Against
 whoever does learn it, a drawn client about itself for one, it is
 <strong>ε = {{ number(c.epsilon_without_amplification) }}</strong>{% endif %}.
-That there are N = {{ "{:,}".format(c.population) }} registered clients is public: “without a client”
-means that it adds zero, not that it is unknown.</p>
+That there are N = {{ "{:,}".format(c.population) }} registered clients is public: “without a
+client” means that it adds zero, not that nobody knows of it.</p>
 {% else %}
 <p class="warn">Nothing: something was released without fresh noise, so that ε is infinite, and the
 models may show whatever a client holds.</p>
@@ -187,11 +189,12 @@ there</td></tr>
 <tr><th>Each client</th><td data-label="Held or saw">its own data; every model it was sent</td>
 <td data-label="Was trusted to">{% if m.deployed %}keep its own data{% if
 c.secure_aggregation %}; follow the protocol and bound its own update, all but
-{{ "%g"|format(100 * c.secure_aggregation.corrupt) }} % of a round's clients{% else %}; nothing towards
-others{% endif %}{% else %}nothing: in this simulation all clients were processes on the one machine
-that held all data{% endif %}</td></tr>
+{{ "%g"|format(100 * c.secure_aggregation.corrupt) }} % of a round's clients{% else %}; nothing
+towards others{% endif %}{% else %}nothing: in this simulation all clients were processes on the
+one machine that held all data{% endif %}</td></tr>
 <tr><th>The server</th><td data-label="Held or saw">{% if c.secure_aggregation %}the sum
-of each round's updates{% if distributed %}, with the clients' noise in it{% endif %}{% else %}every drawn client's update in the clear{% endif %}, who was drawn,
+of each round's updates{% if distributed %}, with the clients' noise in it{% endif %}{% else
+%}every drawn client's update in the clear{% endif %}, who was drawn,
 and who answered</td>
 <td data-label="Was trusted to">{{ c.trusted|replace("the server, to ", "") }}; draw cohorts with
 randomness that nobody foresees</td></tr>
@@ -203,15 +206,16 @@ elsewhere</td></tr>
 <td data-label="Was trusted to">keep the key; not ask so often that the model is copied</td></tr>
 {% endif %}
 <tr><th>Everybody else</th><td data-label="Held or saw">this folder: the model,
-{{ "" if config.ledger else "the ledger, " }}this page</td><td data-label="Was trusted to">nothing</td></tr>
+{{ "" if config.ledger else "the ledger, " }}this page</td>
+<td data-label="Was trusted to">nothing</td></tr>
 </tbody></table>
 
 <h2 id="rounds">ε by round</h2>
 {% if chart %}
 <figure class="drawn">{{ chart }}
 <figcaption>What had been spent after each round, at δ = {{ "%g"|format(c.delta) }}; the budget is
-the dashed line.{% if t and t.accuracy is defined and t.accuracy_noise %} The encrypted test-time round
-came after it and is in the total.{% endif %}</figcaption></figure>
+the dashed line.{% if t and t.accuracy is defined and t.accuracy_noise %} The encrypted test-time
+round came after it and is in the total.{% endif %}</figcaption></figure>
 <details><summary>As a table</summary>
 <table><thead><tr><th>Round</th><th>ε so far</th></tr></thead><tbody>
 {% for round, spent in spent_by_round %}<tr><td class="number">{{ round }}</td>
@@ -271,8 +275,8 @@ one{% endif %}</td></tr>
 <ul>
 <li><strong>Tuning:</strong> {% if m.privacy.tuning.epsilon is none %}not known:
 {{ m.privacy.tuning.reason }}.{% else %}ε = {{ "%g"|format(m.privacy.tuning.epsilon) }}:
-{{ m.privacy.tuning.reason }}. If you kept to it after looking at what your own clients' data gave, that
-is not counted.{% endif %}</li>
+{{ m.privacy.tuning.reason }}. If you kept to it after looking at what your own clients' data gave,
+that is not counted.{% endif %}</li>
 <li><strong>Other runs:</strong> this ε covers {{ c.covers }}. Runs with another ledger on the same
 clients add to it.</li>
 <li><strong>Runs that ended early:</strong> a round is paid before its result is used, so a run
@@ -281,9 +285,9 @@ that broke off has paid for what it released. A round that is played again is pa
 of the encrypted test-time round: {{ t.release }}.</li>
 {% endif -%}
 <li><strong>Timing and errors:</strong> how long a round took and why a client failed are not
-noised; they stay in the operator's log, which is not part of this folder.{% if not m.deployed %} (The
-seconds of the whole simulation are in <code>metrics.json</code>: its clients are not real.){% endif %}
-The ledger names the day and no time.</li>
+noised; they stay in the operator's log, which is not part of this folder.{% if not m.deployed %}
+(The seconds of the whole simulation are in <code>metrics.json</code>: its clients are not
+real.){% endif %}</li>
 <li><strong>Groups:</strong> k clients together, for instance devices of one person, are protected
 at k times this ε, and at a δ that is up to k·e<sup>(k−1)ε</sup> times as large.</li>
 {% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows clients' data. It is

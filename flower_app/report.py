@@ -13,9 +13,8 @@ from markupsafe import Markup
 from flower_app._report_template import TEMPLATE
 from flower_app.planning import epsilons, sampling_of
 from flower_app.results import ResultsFolder
-from privacy.accounting import GaussianRelease, epsilon
+from privacy.accounting import GaussianRelease, epsilon, large_delta
 from privacy.mechanisms import DistributedGaussian
-from strategies import large_delta
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 240, 46, 34
 

@@ -24,7 +24,6 @@ from strategies.population import node_identity as node_identity
 from strategies.result import PrivacyReport as PrivacyReport
 from strategies.result import PrivateResult as PrivateResult
 from strategies.result import SecureAggregationReport as SecureAggregationReport
-from strategies.result import large_delta as large_delta
 from strategies.secure_aggregation import ClientMemory as ClientMemory
 from strategies.secure_aggregation import ContextMemory as ContextMemory
 from strategies.secure_aggregation import FolderMemory as FolderMemory

@@ -8,7 +8,7 @@ from typing import Any
 from flwr.serverapp.strategy import Result
 from flwr.supercore import log
 
-from privacy.accounting import Accountant
+from privacy.accounting import Accountant, large_delta
 
 
 @dataclass(frozen=True)
@@ -120,17 +120,6 @@ class PrivacyReport:
             document["secure_aggregation"]["epsilon_against_server"] = _finite(against)
         document["epsilon_by_round"] = [_finite(value) for value in self.epsilon_by_round.values()]
         return document
-
-
-def large_delta(delta: float, population: int) -> str | None:
-    """What is wrong with a δ of one over the population or more; None where it is smaller."""
-    if delta * population < 1:
-        return None
-    return (
-        f"δ = {delta:g} is no less than one over the population of {population:,}: a release that "
-        "gives away one client at random, whole, would pass. Choose a δ well below "
-        f"{1 / population:.1g}"
-    )
 
 
 def warn_of_large_delta(delta: float, population: int) -> None:

@@ -8,6 +8,7 @@ from .calibration import calibrate_sampling_rate as calibrate_sampling_rate
 from .composition import Accountant as Accountant
 from .composition import Budget as Budget
 from .composition import epsilon as epsilon
+from .composition import large_delta as large_delta
 from .events import AdditiveDelta as AdditiveDelta
 from .events import Adjacency as Adjacency
 from .events import DiscreteGaussianSum as DiscreteGaussianSum
