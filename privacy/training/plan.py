@@ -73,6 +73,10 @@ class ClipOnly:
     ``clipping_norm / batch size``. That is robustness, not privacy: no ε follows from it. It is
     what a client does when noise is added elsewhere, by the strategy.
 
+    Assumptions: the model keeps examples apart. Without noise that is not tried.
+
+    Not covered: the rounding of the average to the model's own precision.
+
     Parameters
     ----------
     clipping_norm : float
@@ -93,10 +97,11 @@ class ClipAndNoise:
 
     Assumptions: batches are the Poisson (or full) ones of this package; the ledger sees every
     use of the data set; the optimizer, the loss and the schedule look at no record outside the
-    gradient; the count that leaves the client is the one ``count`` describes.
+    gradient; the model keeps examples apart, of which a trial sees what it can; the count that
+    leaves the client is the one ``count`` describes.
 
-    Not covered: one person's several records; floating-point rounding of the sum of clipped
-    gradients; timing.
+    Not covered: one person's several records; rounding of the sum of clipped gradients in single
+    precision; timing.
 
     Parameters
     ----------

@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 
 from privacy.mechanisms import Randomness, SystemRandomness
 
-from ._apart import check_apart
 from ._capture import Capture, GradientError
-from ._loss import Loss, checked, per_example
-from ._malformed import MalformedRecords, first_usable
+from ._gradient_check import check_gradients
+from ._independence import check_example_independence
+from ._loss import Loss, per_example
+from ._malformed import MalformedRecords, usable_rows
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
 from ._records import Records, records_of
 from .charge import Charge
@@ -66,7 +67,8 @@ def train(
         at all: the steps are noise then, as a client's are that only has malformed ones.
     loss : callable
         ``loss(outputs, targets)``. A torch loss (module or function) is called with
-        ``reduction="none"``; another callable must return shape (n,).
+        ``reduction="none"``; another callable must return shape (n,), and is called with one
+        example at a time.
     optimizer : torch.optim.Optimizer or GradientDescent
         Holds all of the model's trainable parameters. Not one that needs a closure.
     protection : ClipOnly or ClipAndNoise
@@ -97,7 +99,8 @@ def train(
     LedgerError
         If the ledger cannot be kept. The model is untouched.
     GradientError
-        If the forward pass does what per-example gradients cannot follow.
+        If the forward pass does what per-example gradients cannot follow, or, in what is to be
+        noised, examples meet. Nothing is charged, the model is untouched.
     ValueError
         If an argument does not fit, by name.
     Exception
@@ -115,9 +118,11 @@ def train(
     value = per_example(loss)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if len(records):
-        trial = first_usable(len(records), partial(_try, model, value, records))
-        if isinstance(protection, ClipAndNoise):
-            check_apart(model, value, records.take(trial))
+        batch = records.take(usable_rows(len(records), partial(_try, model, value, records)))
+        noised = isinstance(protection, ClipAndNoise)
+        check_gradients(model, value, batch, every_layer=noised)
+        if noised:
+            check_example_independence(model, value, batch)
         _check_buffers(model, buffers)
     count = _charge(protection, batches, ledger, len(records), randomness)
     expected = batches.sampling_rate * count
@@ -133,7 +138,7 @@ def train(
         def add(rows: Tensor) -> None:
             capture.take()  # of a batch that failed
             *inputs, targets = records.take(rows)
-            losses = checked(value(model(*inputs), targets), len(targets))
+            losses = value(model(*inputs), targets)
             layers = capture.gradients(losses)
             method.update({name: layer.method for name, layer in layers.items()})
             noisy.add_clipped(
@@ -181,7 +186,7 @@ def _try(model: nn.Module, value: Loss, records: Records, rows: Tensor) -> None:
     """Fail where model, loss or data set fail on these rows."""
     *inputs, targets = records.take(rows)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        checked(value(model(*inputs), targets), len(targets))
+        value(model(*inputs), targets)
 
 
 def _is_public(protection: ClipAndNoise) -> bool:
