@@ -121,8 +121,15 @@ def population_size(settings: Settings, connected: int) -> int:
     Raises
     ------
     SettingError
-        If it is not set for a deployment, or is larger than a simulation's nodes.
+        If it is not set for a deployment, is smaller than the number of connected nodes, or
+        larger than a simulation's.
     """
+    if 0 < settings.population < connected and not settings.population_file:
+        raise SettingError(
+            f"population = {settings.population} is wrong; {connected} nodes are connected, and "
+            "every client counts: give their number, or list those who may take part "
+            "(population-file)"
+        )
     if settings.deployed:
         size = len(listed_population(settings) or ()) or settings.population
         if not size:
@@ -215,7 +222,7 @@ def make_strategy(
     SettingError
         If it cannot be made of them, in their names.
     """
-    resumed = ResultsFolder(Path(settings.resume)).checkpoint if settings.resume else None
+    resumed = ResultsFolder(Path(settings.resume).resolve()).checkpoint if settings.resume else None
     capped = settings.weighting == "capped"
     with _in_the_settings_words(ledger, settings.ledger):
         return DPFedAvg(

@@ -18,6 +18,7 @@ from strategies.in_process import run_in_process as run_in_process
 from strategies.metrics import NoisedMetrics as NoisedMetrics
 from strategies.metrics import PublicMetrics as PublicMetrics
 from strategies.population import Population as Population
+from strategies.population import PopulationExceededError as PopulationExceededError
 from strategies.population import key_identity as key_identity
 from strategies.population import node_identity as node_identity
 from strategies.result import PrivacyReport as PrivacyReport

@@ -206,8 +206,9 @@ class SecureTrainRound:
                 raise RejectedReply(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {server.stage.name.lower()}"
-        self.asked = asked.nodes
-        self.used = collect(name, asked, replies, read=read, use=use, watch=self._watch)
+        used = collect(name, asked, replies, read=read, use=use, watch=self._watch)
+        if server.stage is not ServerStage.DISPUTING:  # which asks those who may have cheated
+            self.asked, self.used = asked.nodes, used
 
     def _advance(self, server: SecureServer) -> dict[int, bytes]:
         try:

@@ -160,7 +160,7 @@ def played(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     done = subprocess.run(
         [installed, "-c", USER, str(folder), json.dumps(runs)],
         cwd=folder,
-        env=clean(),
+        env=clean() | {"HOME": str(folder)},
         capture_output=True,
         text=True,
         check=False,

@@ -604,8 +604,7 @@ def test_a_full_disk_stops_the_run_before_it_releases(
     deployment: Deployment, story: Story, small_disk: Path, tmp_path: Path
 ) -> None:
     ledger = small_disk / "ledger.jsonl"
-    # The population is the first node that was registered: the honest one.
-    run = start(deployment, results=tmp_path, ledger=str(ledger), population=1, record_epsilon=0.0)
+    run = start(deployment, results=tmp_path, ledger=str(ledger), record_epsilon=0.0)
     folder = results_of(tmp_path)
     checkpoint = folder / "checkpoint.safetensors"
     within(PATIENCE, lambda: round_of(checkpoint) >= 1)
@@ -619,7 +618,10 @@ def test_a_full_disk_stops_the_run_before_it_releases(
     assert round_of(checkpoint) == len(paid), "a model was released that was not paid for"
     assert not (folder / "metrics.json").exists()
     assert not (folder / "model.safetensors").exists()
-    assert os.strerror(errno.ENOSPC) in deployment.flwr("log", str(run), "--show")
+    said = deployment.flwr("log", str(run), "--show")
+    assert os.strerror(errno.ENOSPC) in said
+    assert f"the ledger {ledger} cannot be written" in said
+    assert f"round {len(paid) + 1} was not released" in said
 
 
 def test_secure_aggregation_opens_the_sum_of_those_who_keep_to_it(
