@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from privacy.inference import UnsupportedLayerError, compile_model
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -19,6 +20,7 @@ from privacy.training import (
     GradientDescent,
     NominalCount,
     UnsupportedModelError,
+    check_model,
     replace_unsupported,
     train,
 )
@@ -224,16 +226,24 @@ def test_batch_norm_becomes_a_group_norm_that_passes_something_on(
     assert float(other[0](inputs).detach().std()) > 0.5
 
 
-def test_advice_on_batch_norm_says_what_training_and_encryption_take() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+def test_what_advice_on_normalisation_says_is_taken_by_training_and_by_encryption() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    how = {"input_shape": (1, 3, 3), "input_range": (0.0, 1.0)}
+    with pytest.raises(UnsupportedLayerError) as encrypted:
+        compile_model(replace_unsupported(model), **how)  # type: ignore[arg-type]
+    for half in ("without it", "nn.BatchNorm2d", "eval() and requires_grad_(False)"):
+        assert half in str(encrypted.value)
     with pytest.raises(UnsupportedModelError) as refusal:
         train(
             model,
-            (torch.ones(2, 1, 3, 3), torch.zeros(2)),
+            (torch.ones(2, 1, 3, 3), torch.zeros(2, dtype=torch.long)),
             loss=cross_entropy,
             optimizer=GradientDescent(model.parameters(), learning_rate=1.0),
             protection=ClipOnly(clipping_norm=1.0),
             batches=FullBatch(),
         )
-    for half in ("GroupNorm(4, 4)", "encrypted inference", "requires_grad_(False)"):
+    for half in ("GroupNorm(4, 4)", "encrypted inference", "eval() and requires_grad_(False)"):
         assert half in str(refusal.value)
+    model[1].eval().requires_grad_(False)
+    check_model(model)
+    compile_model(model.eval(), **how)  # type: ignore[arg-type]
