@@ -49,7 +49,7 @@ from strategies._replies import Template, TrainReply, read_metrics
 from strategies._round import Asked, Multipliers, TrainRound, collect, share_multiplier
 from strategies._run import AccountedRun
 from strategies._run_state import RunState, settings_text
-from strategies._spending import Spending
+from strategies._spending import Spending, SpentBudgetError
 from strategies._watch import AskedInVain, NoUsableReplyError, RunWatch
 from strategies.checkpoint import Checkpoint
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
@@ -478,7 +478,7 @@ class DPFedAvg(AccountedRun):
 
         Raises
         ------
-        ValueError
+        SpentBudgetError
             If the noise has to be ten times what the whole budget would have bought.
         """
         if not self._spending.ledger.records:
@@ -495,7 +495,7 @@ class DPFedAvg(AccountedRun):
             f"{self._noise_beside_norm(initial):.3g} times the clipping norm"
         )
         if bought_alone(_REFUSED):
-            raise ValueError(
+            raise SpentBudgetError(
                 f"{left}, more than {_REFUSED} times the noise of a first run. Raise "
                 "target_epsilon; or, for other clients, give a ledger of their own; or set "
                 "noise_multiplier yourself, and the run ends when the budget does"
