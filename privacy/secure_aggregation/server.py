@@ -152,6 +152,7 @@ class SecureServer:
         self._participants: list[int] = []
         self._remaining = cohort
         self._offences: dict[int, list[str]] = {}  # by index
+        self._elsewhere: list[int] = []  # nodes
         self._survivors: list[int] = []
         self._session = bytes(32)
         self._sum: npt.NDArray[np.unsignedinteger] = np.zeros(0, np.uint32)
@@ -180,7 +181,8 @@ class SecureServer:
     @property
     def offences(self) -> dict[int, list[str]]:
         """What nodes did that no client does that follows the protocol, for the operator's log."""
-        return {self._clients[index].node: list(told) for index, told in self._offences.items()}
+        told = {self._clients[index].node: list(told) for index, told in self._offences.items()}
+        return told | {node: ["was configured otherwise than most"] for node in self._elsewhere}
 
     def invitation(self) -> bytes:
         """What the whole cohort is sent first."""
@@ -407,14 +409,17 @@ class SecureServer:
         elif self._stage is not ServerStage.DISPUTING:  # which asks few
             self._remaining = len(self._answered)
 
-    def _asked_as_most(self) -> list[_Client]:
-        """Without those who were configured otherwise than most: who sees them would refuse."""
-        (most, _), *_ = Counter(client.announcement.asked for client in self._clients).most_common()
-        return [client for client in self._clients if client.announcement.asked == most]
+    def _leave_out_elsewhere(self) -> None:
+        """Leave out who was configured otherwise than most: who sees them would refuse."""
+        asked = Counter(client.announcement.asked for client in self._clients)
+        for most, _ in asked.most_common(1):
+            others = [client for client in self._clients if client.announcement.asked != most]
+            self._elsewhere = [client.node for client in others]
+            self._clients = [client for client in self._clients if client not in others]
 
     def _send_roster(self) -> dict[int, bytes]:
-        if self._terms.malicious and self._clients:
-            self._clients = self._asked_as_most()
+        if self._terms.malicious:
+            self._leave_out_elsewhere()
         count = len(self._clients)
         if count < self._terms.minimum:
             raise TooFewClients(f"{count} clients announced keys; {self._terms.minimum} are needed")
