@@ -34,6 +34,7 @@ from privacy.inference import (
 from privacy.inference_service import (
     KeyFile,
     KeyFileError,
+    KeyFileInUseError,
     OwnerSession,
     ServiceClient,
     ServiceError,
@@ -271,7 +272,14 @@ def _key_file(options: argparse.Namespace, stack: contextlib.ExitStack) -> KeyFi
     if path is None:
         name = hashlib.sha256(options.url.rstrip("/").encode()).hexdigest()[:16]
         path = user_data_path("bloomseal") / "keys" / f"{name}.keys"
-    return stack.enter_context(KeyFile(path, _passphrase(new=not path.exists())))
+    file = KeyFile(path, _passphrase(new=not path.exists()))
+    try:
+        return stack.enter_context(file)
+    except KeyFileInUseError:
+        if options.keys is not None:
+            raise
+        _say(f"another `ask` uses {path}; this one makes keys for itself and keeps none")
+        return None
 
 
 def _passphrase(*, new: bool) -> str:

@@ -65,7 +65,7 @@ class ServiceClient:
             if not _TOKEN.fullmatch(token):
                 raise ValueError(
                     "token holds characters that no token has, such as spaces or line ends; give "
-                    "what `python -m flower_app token add` printed"
+                    "it as it was shown when it was made"
                 )
             headers["Authorization"] = f"Bearer {token}"
         if not (math.isfinite(timeout) and timeout > 0):

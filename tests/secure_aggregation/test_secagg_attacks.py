@@ -251,6 +251,18 @@ def test_a_shrunk_cohort_is_refused(adversary):
 
 
 @BOTH
+def test_a_plan_larger_than_those_it_lists_is_refused(adversary):
+    """Before its conditions are computed: their work grows with the plan."""
+    this = Round(adversary, 1)
+
+    def grow(plan, listed):
+        huge = RoundPlan(2**20, 4096, 4000, 2**20 - 1, 2**20)
+        return huge.to_bytes(), listed
+
+    this.refuses(InconsistentRoster, rewritten(this.message, grow), match="bytes list")
+
+
+@BOTH
 def test_a_lowered_threshold_is_refused(adversary):
     this = Round(adversary, 1)
 
@@ -518,8 +530,10 @@ def test_an_honest_server_leaves_out_who_was_configured_otherwise():
         federation.policy, identity=federation.clients[0].identity, configuration=b"else"
     )
     vectors = draw_vectors(COUNT, SIZE)
-    opened = federation.play(federation.server(federation.terms(SIZE)), vectors)
+    server = federation.server(federation.terms(SIZE))
+    opened = federation.play(server, vectors)
     assert opened.tolist() == sum(vectors[node] for node in range(1, COUNT)).tolist()
+    assert server.offences == {0: ["was configured otherwise than most"]}
 
 
 def play_twice(model, other):

@@ -78,6 +78,17 @@ def test_a_request_that_takes_longer_than_its_head_may_is_answered(serve: Serve)
             assert raw.recv(1000).startswith(b"HTTP/1.1 200")
 
 
+def test_the_rest_of_a_request_that_was_answered_is_not_waited_for(serve: Serve) -> None:
+    """Else a byte now and then of a body that nobody reads would keep a connection for good."""
+    with serve(body_seconds=0.2) as service, service.connect() as raw:
+        raw.sendall(HEALTH[:-2] + b"Content-Length: 1000000\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b'{"status":"ok"}'):
+            answer += raw.recv(1 << 16)
+        raw.sendall(b"x")  # which ends uvicorn's own wait for a next request
+        assert read_to_end(raw) == b""
+
+
 def test_heads_are_waited_for_seconds_only() -> None:
     assert ServiceLimits().head_seconds <= 10
 
