@@ -34,6 +34,7 @@ from privacy.inference import (
 from privacy.inference_service import (
     KeyFile,
     KeyFileError,
+    KeyFileInUseError,
     OwnerSession,
     ServiceClient,
     ServiceError,
@@ -152,6 +153,9 @@ def run(options: argparse.Namespace) -> int:
             raise AskError(str(error)) from error
         except (PlanRefusedError, KeyFileError, ReleaseError, MessageError) as error:
             raise AskError(str(error)) from error
+        except BrokenPipeError:  # nobody reads on, and nothing is left to be flushed to them
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except PermissionError as error:
             raise AskError(f"{error.filename} cannot be used: {error.strerror}") from error
 
@@ -271,7 +275,14 @@ def _key_file(options: argparse.Namespace, stack: contextlib.ExitStack) -> KeyFi
     if path is None:
         name = hashlib.sha256(options.url.rstrip("/").encode()).hexdigest()[:16]
         path = user_data_path("bloomseal") / "keys" / f"{name}.keys"
-    return stack.enter_context(KeyFile(path, _passphrase(new=not path.exists())))
+    file = KeyFile(path, _passphrase(new=not path.exists()))
+    try:
+        return stack.enter_context(file)
+    except KeyFileInUseError:
+        if options.keys is not None:
+            raise
+        _say(f"another `ask` uses {path}; this one makes keys for itself and keeps none")
+        return None
 
 
 def _passphrase(*, new: bool) -> str:

@@ -88,8 +88,9 @@ def run(options_given: argparse.Namespace) -> int:
     print(
         "\nz: noise multiplier. ε drawn: ε against whoever learns who was drawn, without"
         "\namplification by sampling; N is public either way. noise: on each parameter of a"
-        "\nround's average, in clipping norms; smaller is better, and more rounds average it out. Only"
-        "\nthese settings cost privacy: learning rates and local steps do not, unless they were tuned on clients' data."
+        "\nround's average, in clipping norms; smaller is better, and more rounds average it out."
+        "\nOnly these settings cost privacy: learning rates and local steps do not, unless they"
+        "\nwere tuned on clients' data."
     )
     print(f"\nExpected test accuracy: {expectation.sentence}.")
     if expectation.at_least is not None or expectation.at_most is not None:

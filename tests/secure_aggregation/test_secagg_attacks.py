@@ -530,8 +530,10 @@ def test_an_honest_server_leaves_out_who_was_configured_otherwise():
         federation.policy, identity=federation.clients[0].identity, configuration=b"else"
     )
     vectors = draw_vectors(COUNT, SIZE)
-    opened = federation.play(federation.server(federation.terms(SIZE)), vectors)
+    server = federation.server(federation.terms(SIZE))
+    opened = federation.play(server, vectors)
     assert opened.tolist() == sum(vectors[node] for node in range(1, COUNT)).tolist()
+    assert server.offences == {0: ["was configured otherwise than most"]}
 
 
 def play_twice(model, other):

@@ -21,6 +21,7 @@ from flower_app.ask import accepted_plan
 from flower_app.data import encode
 from flower_app.models import build_model
 from privacy.inference import PlanRefusedError, compile_model
+from privacy.inference_service import KeyFile
 
 ROOT = Path(__file__).parents[2]
 # Light on dark: what is drawn leaves a margin, as MNIST's digits do.
@@ -108,6 +109,19 @@ def test_the_printed_command_asks_and_prints_classes_only(
         f"{name}: {label}" for name, label in zip(names, right, strict=True)
     ]
     assert keys.stat().st_mode & 0o777 == 0o600
+
+    # While somebody else asks with the usual file of keys, keys are made for this call.
+    monkeypatch.setattr("flower_app.ask.user_data_path", lambda name: tmp_path / name)
+    assert main(ask) == 0
+    capsys.readouterr()
+    (usual,) = (tmp_path / "bloomseal" / "keys").glob("*.keys")
+    with KeyFile(usual, "correct horse"):
+        assert main([*ask, "--keys", str(usual)]) == 1
+        assert "another process uses" in capsys.readouterr().err
+        assert main([*ask, "--json"]) == 0
+        told = capsys.readouterr()
+    assert [json.loads(line)["classes"] for line in told.out.splitlines()] == [[x] for x in right]
+    assert "makes keys for itself" in told.err
 
     monkeypatch.setenv("BLOOMSEAL_PASSPHRASE", "wrong horse")
     assert main([*ask, "--keys", str(keys)]) == 1

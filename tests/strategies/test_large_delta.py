@@ -29,11 +29,7 @@ def run(folder: Path, delta: float) -> DPFedAvg:
 def test_a_delta_of_one_over_the_population_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, delta: float, warned: bool
 ) -> None:
-    logging.getLogger("flwr").addHandler(caplog.handler)
-    try:
-        run(tmp_path, delta)
-    finally:
-        logging.getLogger("flwr").removeHandler(caplog.handler)
+    run(tmp_path, delta)
     told = [r for r in caplog.records if "one over the population of 20" in r.getMessage()]
     assert [r.levelno for r in told] == [logging.WARNING] * warned
 

@@ -41,7 +41,15 @@ UPDATES = [generator.normal(0, 0.05, SIZE).astype(np.float32) for _ in range(NOD
 CELLS = [np.trunc(update * 256 * (1 - 2.0**-20)).astype(int) for update in UPDATES]
 
 
-def app(memory: Callable[[int], ClientMemory] = lambda place: ContextMemory()) -> Any:
+def app(
+    memory: Callable[[int], ClientMemory] = lambda place: ContextMemory(),
+    trained: list[int] | None = None,
+) -> Any:
+    def update(partition: int, number: int, arrays: list[Any]) -> list[Any]:
+        if trained is not None:
+            trained.append(partition)
+        return [UPDATES[partition]]
+
     def take_part(message: Message, context: Context, call_next: Any) -> Message:
         place = int(context.node_config["partition-id"])
         own = SecureAggregationMod(
@@ -49,7 +57,7 @@ def app(memory: Callable[[int], ClientMemory] = lambda place: ContextMemory()) -
         )
         return own(message, context, call_next)
 
-    return client_app(lambda partition, *_: [UPDATES[partition]], mods=[take_part])
+    return client_app(update, mods=[take_part])
 
 
 class Rounds:
@@ -122,10 +130,14 @@ AGAIN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("again", AGAIN)
-def test_a_second_sum_of_the_same_model_is_refused(rounds: Rounds, again: str) -> None:
+def test_a_second_sum_of_the_same_model_is_refused(again: str) -> None:
+    """Before anybody trains, where the participants are others; else before anything is opened."""
+    trained: list[int] = []
+    rounds = Rounds(InProcessGrid(app(trained=trained), NODES))
     assert rounds.play() is not None
     assert rounds.play(**AGAIN[again]) is None
     assert rounds.refusals == {"SameModelAgain"}
+    assert len(trained) == (2 * NODES - 1 if "vanish" in AGAIN[again] else NODES)
 
 
 def test_nor_is_the_one_that_the_victim_is_added_to(rounds: Rounds) -> None:
@@ -235,3 +247,34 @@ def test_without_noise_a_lost_round_cannot_be_played_by_others(tmp_path: Path) -
     assert result.privacy.secure_aggregation.aborted_rounds == (1, 2)
     names = {r.error.reason.partition(":")[0] for r in wire.replies if r.has_error()}
     assert names == {"SameModelAgain"}
+
+
+@pytest.mark.parametrize(("gone", "aborted"), [(set(), ()), ({VICTIM}, (2,))], ids=str)
+def test_a_resumed_run_goes_on_where_its_last_sum_was_opened(
+    gone: set[int], aborted: tuple[int, ...], tmp_path: Path
+) -> None:
+    """The server died between the sum and its checkpoint, so that round 2 is played again.
+
+    All of its clients may take part again together. Where one is missing the others decline the
+    model, until the noise of the round that is lost so has moved it.
+    """
+    checkpoint, before = tmp_path / "checkpoint", tmp_path / "before"
+    wire = Wire(secure_app(lambda partition, *_: [UPDATES[partition]], MALICIOUS), NODES)
+
+    def keep(number: int, arrays: ArrayRecord) -> None:
+        if number == 1:
+            before.write_bytes(checkpoint.read_bytes())
+
+    settings = {"noise_multiplier": 1.0}
+    setting = secure(MALICIOUS, minimum=6)
+    first = strategy_of(tmp_path, NODES, SIZE, setting, checkpoint=checkpoint, **settings)
+    first.start(wire, model((SIZE,)), num_rounds=2, evaluate_fn=keep)
+    wire.offline |= gone
+    wire.replies.clear()
+    again = strategy_of(tmp_path, NODES, SIZE, setting, resume=before, **settings)
+    result = again.start(wire, model((SIZE,)), num_rounds=3)
+    assert result.privacy is not None
+    assert result.privacy.secure_aggregation is not None
+    assert result.privacy.secure_aggregation.aborted_rounds == aborted
+    declined = {r.error.reason.partition(":")[0] for r in wire.replies if r.has_error()}
+    assert declined == ({"SameModelAgain"} if gone else set())
