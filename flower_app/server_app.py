@@ -31,9 +31,9 @@ from flower_app.outcomes import OutcomeFile
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder, closing_lines
 from flower_app.resumption import SOFTWARE, software_of_run
-from flower_app.settings import Settings
+from flower_app.settings import SettingError, Settings
 from flower_app.software import software
-from strategies import DPFedAvg, PrivacyReport, PrivateResult
+from strategies import DPFedAvg, PrivacyReport, PrivateResult, SpentBudgetError
 
 app = ServerApp()
 
@@ -74,13 +74,18 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
 
         watch = Watch(settings, model, inputs, folder)
         training_started = time.perf_counter()
-        result = strategy.start(
-            grid,
-            initial_arrays=ArrayRecord(model.state_dict()),
-            num_rounds=settings.rounds,
-            timeout=settings.round_timeout,
-            evaluate_fn=watch.bound_to(strategy),
-        )
+        try:
+            result = strategy.start(
+                grid,
+                initial_arrays=ArrayRecord(model.state_dict()),
+                num_rounds=settings.rounds,
+                timeout=settings.round_timeout,
+                evaluate_fn=watch.bound_to(strategy),
+            )
+        except SpentBudgetError as error:
+            text = str(error).replace("target_epsilon", "epsilon")
+            text = text.replace("noise_multiplier", "noise-multiplier")
+            raise SettingError(f"epsilon = {settings.epsilon:g} is spent; {text}") from error
         training_seconds = time.perf_counter() - training_started
         folder.write_model(result.arrays)
         nodes_tested = None

@@ -107,8 +107,10 @@ class AccountedRun(Strategy):
         TypeError
             If an argument is of the wrong kind; nothing was spent.
         ValueError
-            If no noise fits the budget in ``num_rounds`` rounds, or what earlier runs have left
-            of it buys little but noise, or the checkpoint to resume from is of another run.
+            If no noise fits the budget in ``num_rounds`` rounds, or the checkpoint to resume
+            from is of another run.
+        SpentBudgetError
+            If what earlier runs have left of the budget buys little but noise.
         NoUsableReplyError
             If clients were asked and no reply could ever be used.
         """

@@ -18,6 +18,10 @@ from privacy.accounting import (
 )
 
 
+class SpentBudgetError(ValueError):
+    """A run for which earlier ones have left so little of the budget that it would be noise."""
+
+
 class Spending:
     """The ledger of a population, and the budget of all its runs.
 

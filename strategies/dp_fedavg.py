@@ -49,7 +49,7 @@ from strategies._replies import Template, TrainReply, read_metrics
 from strategies._round import Asked, Multipliers, TrainRound, collect, share_multiplier
 from strategies._run import AccountedRun
 from strategies._run_state import RunState, settings_text
-from strategies._spending import Spending
+from strategies._spending import Spending, SpentBudgetError
 from strategies._watch import AskedInVain, NoUsableReplyError, RunWatch
 from strategies.checkpoint import Checkpoint
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
@@ -478,7 +478,7 @@ class DPFedAvg(AccountedRun):
 
         Raises
         ------
-        ValueError
+        SpentBudgetError
             If the noise has to be ten times what the whole budget would have bought.
         """
         if not self._spending.ledger.records:
@@ -495,7 +495,7 @@ class DPFedAvg(AccountedRun):
             f"{self._noise_beside_norm(initial):.3g} times the clipping norm"
         )
         if bought_alone(_REFUSED):
-            raise ValueError(
+            raise SpentBudgetError(
                 f"{left}, more than {_REFUSED} times the noise of a first run. Raise "
                 "target_epsilon; or, for other clients, give a ledger of their own; or set "
                 "noise_multiplier yourself, and the run ends when the budget does"
@@ -648,14 +648,14 @@ class DPFedAvg(AccountedRun):
             self._stop(f"round {server_round} would pass {self._budget_text()}")
         if self._state.stopped is not None:
             return []
-        nodes = self._draw(f"round {server_round}, train", self.sampling, grid)
+        nodes, drawn = self._draw(f"round {server_round}, train", self.sampling, grid)
         if self._ended():  # the draw found a client too many
             return []
         content = self._content(server_round, arrays, config)
         if self.secure_aggregation is not None:
             secure = self._secure_round(server_round, template, self.secure_aggregation, grid)
             self._train_round = secure
-            return secure.begin(nodes, content)
+            return secure.begin(nodes, content, drawn=drawn)
         self._train_round = TrainRound(
             server_round,
             template,
@@ -775,7 +775,7 @@ class DPFedAvg(AccountedRun):
         self._evaluate_asked = Asked([])
         if not self._evaluating or self._state.stopped is not None:
             return []
-        nodes = self._draw(f"round {server_round}, evaluate", self._evaluate_sampling, grid)
+        nodes, _ = self._draw(f"round {server_round}, evaluate", self._evaluate_sampling, grid)
         content = self._content(server_round, arrays, config)
         messages = _addressed(content, MessageType.EVALUATE, nodes)
         self._evaluate_asked = Asked(messages)
@@ -818,8 +818,11 @@ class DPFedAvg(AccountedRun):
             return None
         return rule.open(self.mechanism, self._randomness)
 
-    def _draw(self, name: str, sampling: Sampling, grid: Grid) -> list[int]:
-        """Draw over the whole population, then look who is there; never draw again."""
+    def _draw(self, name: str, sampling: Sampling, grid: Grid) -> tuple[list[int], int]:
+        """Draw over the whole population, then look who is there; never draw again.
+
+        Who is there of how many.
+        """
         drawn = draw_cohort(sampling, self._register.size, randomness=self._randomness)
         node_of, ignored = self._located(grid)
         self._watch.connected(node_of)
@@ -833,7 +836,7 @@ class DPFedAvg(AccountedRun):
             len(nodes),
             ignored,
         )
-        return nodes
+        return nodes, len(drawn)
 
     def _content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         config["server-round"] = server_round

@@ -106,7 +106,7 @@ class SecureServer:
     dropout : float
         The share of the clients that may vanish after they announced themselves, in [0, 1).
     cohort : int
-        How many are invited: the adversary's share is of these.
+        How many were drawn, be they there to be invited or not: the adversary's share is of these.
     identities : iterable of bytes, optional
         Who may take part, as pinned Ed25519 public keys. Default: anybody.
     randomness : Randomness, optional
@@ -115,7 +115,7 @@ class SecureServer:
     Raises
     ------
     ValueError
-        If the server model of the adversary and of the terms differ.
+        If the server model of the adversary and of the terms differ, or a number is out of range.
     """
 
     def __init__(
@@ -133,6 +133,10 @@ class SecureServer:
                 f"adversary has a {adversary.server.value} server, the terms a "
                 f"{terms.server.value} one; make them agree"
             )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; a share of clients in [0, 1)")
+        if isinstance(cohort, bool) or not isinstance(cohort, int) or cohort < 0:
+            raise ValueError(f"cohort is {cohort!r}; give how many clients were drawn")
         self._terms = terms
         self._adversary = adversary
         self._dropout = dropout
@@ -166,7 +170,7 @@ class SecureServer:
 
     @property
     def cohort(self) -> int:
-        """How many were invited."""
+        """How many were drawn."""
         return self._cohort
 
     @property
@@ -224,7 +228,7 @@ class SecureServer:
         if node in self._index:
             raise RejectedMessage(f"node {node} announced itself twice")
         if len(self._clients) >= self._cohort:
-            raise RejectedMessage(f"node {node} announced itself, but all who were invited did")
+            raise RejectedMessage(f"node {node} announced itself, but as many as were drawn did")
         if any(announced.identity == other.announcement.identity for other in self._clients):
             raise RejectedMessage(f"node {node} has the identity of another")
         if self._identities and announced.identity not in self._identities:

@@ -74,15 +74,17 @@ class SecureTrainRound:
         self._updates_asked = False
         self.aborted = False
 
-    def begin(self, nodes: Iterable[int], content: RecordDict) -> list[Message]:
+    def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
         """Exchange and check keys and shares, and make the messages that ask for masked updates.
 
         Parameters
         ----------
         nodes : iterable of int
-            The cohort.
+            Those of the cohort who are connected.
         content : RecordDict
             What the clients' apps are to see: the model and the round's configuration.
+        drawn : int
+            How large the cohort is.
         """
         cohort = list(nodes)
         if self._settings.largest is not None and len(cohort) > self._settings.largest:
@@ -94,7 +96,7 @@ class SecureTrainRound:
             self._terms(asked),
             adversary=self._settings.adversary,
             dropout=self._settings.dropout,
-            cohort=len(cohort),
+            cohort=drawn,
             identities=self._settings.identities,
             randomness=self._randomness,
         )

@@ -20,6 +20,14 @@ from flower_app.data import load_dataset, load_inputs, load_partitions
 from flower_app.models import build_model
 from flower_app.server_app import Pace, accuracy
 from flower_app.settings import SettingError, Settings
+from privacy.accounting import (
+    Budget,
+    Full,
+    GaussianRelease,
+    Ledger,
+    Poisson,
+    calibrate_noise_multiplier,
+)
 from privacy.training import ClientLedger
 from strategies import InProcessGrid
 
@@ -217,6 +225,21 @@ def test_results_say_which_code_made_them(small_run: Run) -> None:
     page = (small_run.folder / "report.html").read_text()
     assert told["version"] in page
     assert told["source_sha256"] in page
+
+
+def test_more_nodes_than_the_population_end_the_run(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="population = 2 is wrong; 3 nodes are connected"):
+        run_app(tmp_path, nodes=3, population=2)
+
+
+def test_a_spent_ledger_ends_the_run_in_the_settings_names(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    nearly = Budget(2.9999, 1e-5)
+    z = calibrate_noise_multiplier(sampling=Poisson(1.0), rounds=1, budget=nearly)
+    with Ledger.open(path, population="population, 3 clients") as ledger:
+        ledger.append(GaussianRelease(z, Full()), run="before", round=1)
+    with pytest.raises(SettingError, match=r"^epsilon = 3 is spent; .*2\.9.*Raise epsilon;"):
+        run_app(tmp_path, nodes=3, rounds=2, ledger=str(path))
 
 
 def test_a_population_beyond_the_nodes_ends_the_run(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from privacy.secure_aggregation import (
     Adversary,
     Refused,
     RejectedMessage,
+    RoundAborted,
     ServerModel,
 )
 from privacy.secure_aggregation import _keys as keys
@@ -89,15 +90,15 @@ def garbage(places, then=lambda client, answer: None):
 
 def other_shares(places):
     """Good boxes with shares of something else, signed and all."""
-    return lambda client, answer: (
-        resealed(
-            client, answer, lambda place, shares: os.urandom(31) + bytes(1) + shares[32:], places
-        )
-        if kind_of(answer) is Kind.SHARES
-        else None
-        if kind_of(answer) is Kind.DISPUTED_SHARES
-        else answer
-    )
+
+    def way(client, answer):
+        if kind_of(answer) is Kind.DISPUTED_SHARES:
+            return None
+        if kind_of(answer) is not Kind.SHARES:
+            return answer
+        return resealed(client, answer, lambda place, shares: os.urandom(64), places)
+
+    return way
 
 
 def resealed(client, answer, change, places):
@@ -256,6 +257,31 @@ def test_a_cheat_costs_only_its_own_place(adversary, name):
             f"one of nodes {node} and 0 lies" in what or (f"one of nodes 0 and {node} lies" in what)
             for what in offences
         )
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["garbage to all", "shares of something else to all"])
+def test_without_complaints_one_cheat_ends_the_round(adversary, name):
+    """The control: honest clients that keep to themselves what they hold of the cheat."""
+    federation = Federation(COUNT, adversary, minimum=12)
+    server = federation.server(federation.terms(SIZE), dropout=0.2)
+    quiet = changed(Kind.COMPLAINTS, lambda members, signed: (bytes(len(members)), b""))
+    wire = Wire({0: WAYS[name]} | dict.fromkeys(range(1, COUNT), quiet))
+    messages = federation.invite(server)
+    with pytest.raises(RoundAborted, match="neighbours of node 0"):
+        wire.play(server, messages, federation.clients, draw_vectors(COUNT, SIZE))
+
+
+def test_without_checks_one_cheat_that_vanishes_spoils_the_sum(monkeypatch):
+    """The control: clients that keep any shares, and a server that uses any."""
+    federation = Federation(COUNT)
+    vectors = draw_vectors(COUNT, SIZE)
+    server = federation.server(federation.terms(SIZE), dropout=0.2)
+    monkeypatch.setattr(sharing.Evidence, "fits", lambda *args: True)
+    wire = Wire({0: leaves_at(Kind.MASKED_UPDATE, other_shares(ALL))})
+    opened = wire.play(server, federation.invite(server), federation.clients, vectors)
+    assert set(server.survivors) == set(range(1, COUNT))
+    assert not np.array_equal(opened, sum(vectors[node] for node in range(1, COUNT)))
 
 
 @BOTH

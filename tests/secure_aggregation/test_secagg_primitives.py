@@ -284,8 +284,8 @@ def test_plans_hold_what_they_promise(model, clients, dropout):
         assert n * (tail(corrupt, t) + gap) <= Fraction(1, 2**40)
 
 
-def test_corrupt_clients_are_counted_from_those_who_were_invited():
-    """Of 100 that were invited 60 announce keys, and all ten corrupt ones are among them."""
+def test_corrupt_clients_are_counted_from_those_who_were_drawn():
+    """Of 100 that were drawn 60 announce keys, and all ten corrupt ones are among them."""
     adversary = Adversary(corrupt=0.1)
     corrupt, n = adversary.corrupted(100), 60
 
@@ -307,7 +307,7 @@ def test_corrupt_clients_are_counted_from_those_who_were_invited():
     assert fails(counted) <= Fraction(1, 2**40) < 2**-36 < fails(naive)
     counted.check(adversary)
     naive.check(adversary)
-    with pytest.raises(ThresholdTooLow, match="of the 100 invited"):
+    with pytest.raises(ThresholdTooLow, match="of the 100 drawn"):
         replace(naive, cohort=100).check(adversary)
 
 

@@ -264,10 +264,10 @@ def channel_in_another_form(key):
     return key[:31] + bytes([key[31] | 128])
 
 
-def test_no_more_announce_themselves_than_were_invited():
+def test_no_more_announce_themselves_than_were_drawn():
     federation = Federation(4)
     server = SecureServer(federation.terms(SIZE), adversary=HONEST, dropout=0.0, cohort=3)
     for node in range(3):
         server.receive(node, federation.clients[node].answer(server.invitation()))
-    with pytest.raises(RejectedMessage, match="all who were invited"):
+    with pytest.raises(RejectedMessage, match="as many as were drawn"):
         server.receive(3, federation.clients[3].answer(server.invitation()))

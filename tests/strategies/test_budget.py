@@ -32,6 +32,7 @@ from strategies import (
     NoisedMetrics,
     ServerAdam,
     ServerSGD,
+    SpentBudgetError,
 )
 
 STEP = grid_of(4, lambda p, r, a: [np.full_like(x, 0.1) for x in a])
@@ -159,7 +160,9 @@ def test_the_last_of_a_budget_is_not_spent_on_noise(tmp_path: Path) -> None:
     private(tmp_path, **settings).start(STEP, model(), num_rounds=3)
     before = read_ledger(tmp_path / "ledger.jsonl").records
     for rounds in (1, 3, 30):
-        with pytest.raises(ValueError, match=r"have paid ε = 2\.9.* of the budget of ε = 3.*buys"):
+        with pytest.raises(
+            SpentBudgetError, match=r"have paid ε = 2\.9.* of the budget of ε = 3.*buys"
+        ):
             private(tmp_path, **settings).start(STEP, model(), num_rounds=rounds)
     assert read_ledger(tmp_path / "ledger.jsonl").records == before
     told = private(tmp_path, **settings | {"target_epsilon": 6.0}).start(STEP, model())

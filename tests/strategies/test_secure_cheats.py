@@ -11,6 +11,7 @@ from federation import client_app, model
 from flwr.app import ArrayRecord, Message
 from secure_federation import (
     CURIOUS,
+    KEY,
     MALICIOUS,
     Wire,
     asked,
@@ -21,11 +22,13 @@ from secure_federation import (
     strategy_of,
 )
 
-from privacy.secure_aggregation import Adversary
-from privacy.secure_aggregation._messages import Kind
+from privacy.secure_aggregation import Adversary, RoundPlan
+from privacy.secure_aggregation._messages import Kind, read
 from strategies import InProcessGrid
 
 NODES = 12
+AWAY = {2, 5, 7, 9}
+SHARING = Kind.NEIGHBOURHOOD
 BOTH = pytest.mark.parametrize("adversary", [CURIOUS, MALICIOUS], ids=lambda a: a.server.value)
 
 
@@ -96,6 +99,7 @@ def assert_same(ours: ArrayRecord, theirs: ArrayRecord) -> None:
 @pytest.mark.parametrize(
     ("stage", "declared", "warns"),
     [
+        (None, 0.02, True),  # not even connected
         (Kind.INVITATION, 0.02, True),
         (Kind.DELIVERIES, 0.02, True),
         (Kind.OPENING_REQUEST, 0.02, True),
@@ -104,7 +108,7 @@ def assert_same(ours: ArrayRecord, theirs: ArrayRecord) -> None:
     ],
 )
 def test_more_dropouts_than_declared_are_told_once_and_to_the_operator_only(
-    stage: Kind,
+    stage: Kind | None,
     declared: float,
     warns: bool,
     tmp_path: Path,
@@ -117,6 +121,8 @@ def test_more_dropouts_than_declared_are_told_once_and_to_the_operator_only(
         NODES,
         cut=lambda m: asked(m) is stage and m.metadata.dst_node_id in (2, 5, 11),
     )
+    if stage is None:
+        wire.offline = {2, 5, 11}
     strategy = strategy_of(tmp_path, NODES, 9, secure(client_dropout=declared))
     result = strategy.start(wire, model((9,)), num_rounds=5)
     assert result.privacy is not None
@@ -129,3 +135,20 @@ def test_more_dropouts_than_declared_are_told_once_and_to_the_operator_only(
         assert "declare at least 0.25" in warnings[0]
     printed = capsys.readouterr()
     assert "did not see their round through" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("away", ["not connected", "silent"])
+def test_corrupt_clients_are_counted_from_all_who_were_drawn(away: str, tmp_path: Path) -> None:
+    """Of 24 four are away: clients check the plan against a tenth of 24, not of 20."""
+    wire = Wire(
+        secure_app(drift),
+        24,
+        cut=lambda m: away == "silent" and m.metadata.dst_node_id in AWAY,
+    )
+    wire.offline = AWAY if away == "not connected" else set()
+    strategy_of(tmp_path, 24, 9, secure()).start(wire, model((9,)), num_rounds=1)
+    rosters = [message.content[KEY] for message in wire.requests if asked(message) is SHARING]
+    plans = {RoundPlan.from_bytes(read(r["message"], SHARING, [20, None])[0]) for r in rosters}
+    (plan,) = plans
+    assert (plan.clients, plan.cohort) == (20, 24)
+    assert plan.corrupted(CURIOUS) == 3
