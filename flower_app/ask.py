@@ -153,6 +153,9 @@ def run(options: argparse.Namespace) -> int:
             raise AskError(str(error)) from error
         except (PlanRefusedError, KeyFileError, ReleaseError, MessageError) as error:
             raise AskError(str(error)) from error
+        except BrokenPipeError:  # nobody reads on, and nothing is left to be flushed to them
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except PermissionError as error:
             raise AskError(f"{error.filename} cannot be used: {error.strerror}") from error
 

@@ -1,7 +1,6 @@
 """Pictures as numbers: NumPy's files, and tables of comma-separated values."""
 
 import io
-import zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +37,10 @@ def read_array(content: bytes) -> tuple[list[Grey], list[str]]:
             found = found["images" if "images" in names else names[0]]
     except DataError:
         raise
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # archives and headers fail in many ways
         raise DataError(f"cannot be read: {error}") from error
+    if not isinstance(found, np.ndarray):
+        raise DataError("holds no array")
     values, notes = _in_255(found)
     return _pictures(values, notes), notes
 

@@ -66,7 +66,7 @@ class KeyFile:
 
     Parameters
     ----------
-    path : Path
+    path : path-like
         It need not exist yet.
     passphrase : str
 
@@ -78,10 +78,10 @@ class KeyFile:
         On entry, if another process uses the file.
     """
 
-    def __init__(self, path: Path, passphrase: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], passphrase: str) -> None:
         if not passphrase:
             raise KeyFileError("the passphrase is empty; give one, or use one-time keys")
-        self._path = path
+        self._path = Path(path)
         self._passphrase = passphrase.encode()
         self._salt = secrets.token_bytes(16)
         self._cipher: AESGCM | None = None

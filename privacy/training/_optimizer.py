@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from privacy.mechanisms import Randomness, gaussian
 
 from ._gradients import Gradients, LayerGradients, full_products, vector_norms
+from .plan import positive
 
 # By how much a clipped example stays below S, relatively: room for its coordinates' rounding.
 MARGIN = 1e-6
@@ -77,16 +78,18 @@ class GradientDescent:
 
     Raises
     ------
-    ValueError
-        If the learning rate is not above zero and finite.
+    TypeError, ValueError
+        If the parameters are something else, or the learning rate is not above zero and finite.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, learning_rate: float) -> None:
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {learning_rate!r}: above zero and finite")
-        self.param_groups: list[dict[str, Any]] = [
-            {"params": list(parameters), "lr": learning_rate}
-        ]
+        positive("learning_rate", learning_rate, "a number above zero and finite")
+        if isinstance(parameters, (nn.Module, Tensor)):
+            raise TypeError(f"parameters is a {type(parameters).__name__}: give model.parameters()")
+        held = list(parameters)
+        if not all(isinstance(each, Tensor) for each in held):
+            raise TypeError("parameters holds what is no parameter: give model.parameters()")
+        self.param_groups: list[dict[str, Any]] = [{"params": held, "lr": learning_rate}]
 
     @torch.no_grad()
     def step(self) -> None:

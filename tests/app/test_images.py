@@ -1,6 +1,7 @@
 """Pictures, arrays and tables as people have them, and what a model is shown of them."""
 
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -309,6 +310,13 @@ def refusals(folder: Path) -> dict[str, tuple[Path, str]]:
     add("black.npy", np.zeros((28, 28), np.uint8), "blank")
     add("objects.npy", b"\x93NUMPY\x01\x00", "cannot be read")
     add("cut.npz", b"PK\x03\x04abc", "cannot be read")
+    with zipfile.ZipFile(folder / "letter.npz", "w") as letter:
+        letter.writestr("letter.txt", "dear friend")
+    made["letter.npz"] = folder / "letter.npz", "no array"
+    np.savez_compressed(folder / "rotten.npz", SEVEN)
+    rotten = bytearray((folder / "rotten.npz").read_bytes())
+    rotten[60:90] = bytes(30)
+    add("rotten.npz", bytes(rotten), "cannot be read")
     np.savez(folder / "mnist.npz", x_train=TWO, x_test=TWO)
     made["mnist.npz"] = folder / "mnist.npz", "x_train, x_test"
     add("short.csv", LINE.rpartition(",")[0], "783 columns")
