@@ -28,7 +28,7 @@ from flwr.serverapp import ServerApp
 from benchmarks import _plain_app
 from benchmarks.harness import Row, Say, Spread
 from flower_app import client_app, server_app
-from flower_app.launch import program, run_config, superlink
+from flower_app.flower_processes import program, run_config, superlink
 from flower_app.settings import Settings
 from strategies import InProcessGrid
 

@@ -288,6 +288,9 @@ expected a round</td></tr>
 <tr><th>Mechanism</th><td>{{ c.mechanism }}</td></tr>
 <tr><th>Accountant</th><td>{{ c.accountant }}, {{ c.adjacency }}</td></tr>
 <tr><th>ε covers</th><td>{{ c.covers }}</td></tr>
+<tr><th>Code</th><td>bloomseal {{ m.software.version }},
+commit {{ m.software.commit or "not known" }}; SHA-256 of its source
+<code>{{ m.software.source_sha256 }}</code></td></tr>
 </tbody></table>
 <p>ε follows from <code>privacy-ledger.jsonl</code> alone:
 <code>python -m privacy.accounting ledger privacy-ledger.jsonl --delta {{ "%g"|format(c.delta) }}

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from platformdirs import user_data_path
 
 from flower_app.data import DataError, encode
+from flower_app.digits import FITS, Fit
 from flower_app.errors import CommandFailed
-from flower_app.images import find_images, read_images
+from flower_app.images import STDIN, find_images, read_images
 from flower_app.model_specs import MODELS, ModelSpec
 from privacy.inference import (
     Expectation,
@@ -33,6 +34,7 @@ from privacy.inference import (
 from privacy.inference_service import (
     KeyFile,
     KeyFileError,
+    KeyFileInUseError,
     OwnerSession,
     ServiceClient,
     ServiceError,
@@ -57,9 +59,19 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "images",
         type=Path,
+        nargs="+",
         metavar="IMAGE_OR_FOLDER",
-        help="PNG or JPEG of 28 by 28 pixels, light on dark; .npy, or .npz with `images`, of uint8 "
-        "(28, 28) or (n, 28, 28); or a folder of these",
+        help="pictures (PNG, JPEG, GIF, BMP, TIFF, WebP) of any size, also photographs, light on "
+        "dark or dark on light; .npy, .npz or .csv with one or several (0 to 255, or 0 to 1); "
+        "folders of these; - for one of them from standard input",
+    )
+    parser.add_argument(
+        "--fit",
+        choices=FITS,
+        default=FITS[0],
+        help="how pictures of another size are brought to 28 by 28: what is drawn is cut out and "
+        "centred as MNIST's digits are (digit, the default), all of it is scaled (whole, for "
+        "garments), or they are refused and pixels are taken as they are (exact)",
     )
     parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates to trust, PEM")
     parser.add_argument(
@@ -92,7 +104,8 @@ def run(options: argparse.Namespace) -> int:
     AskError
         If nothing can be asked.
     """
-    files = find_images(options.images)
+    if options.top is not None and options.top < 1:
+        raise AskError(f"--top is {options.top}; give 1 or more classes")
     if options.one_time_keys and options.keys is not None:
         raise AskError("--one-time-keys contradicts --keys; give one of them")
     if options.url.lower().startswith("http://") and not options.insecure_no_tls:
@@ -113,14 +126,24 @@ def run(options: argparse.Namespace) -> int:
         raise AskError("--ca" + str(error).removeprefix("authority")) from error
     except ValueError as error:
         raise AskError(str(error)) from error
+    files, missing = _files(options.images)
+    if not files:
+        return 1
     with client, contextlib.ExitStack() as stack:
         try:
             plan, spec = accepted_plan(client.plan_text())
+            if options.top is not None and options.top > plan.classes:
+                raise AskError(
+                    f"--top is {options.top}; the model has {plan.classes} classes, give at most "
+                    "so many"
+                )
             session = OwnerSession(
                 client, plan, key_file=_key_file(options, stack), release=_release(options)
             )
             try:
-                return _ask_all(session, spec, files, as_json=options.json)
+                images = _all_images(files, options.fit)
+                failed = _ask_all(session, spec, images, len(files), as_json=options.json)
+                return 1 if failed or missing else 0
             finally:
                 session.end()
         except ServiceError as error:
@@ -130,6 +153,11 @@ def run(options: argparse.Namespace) -> int:
             raise AskError(str(error)) from error
         except (PlanRefusedError, KeyFileError, ReleaseError, MessageError) as error:
             raise AskError(str(error)) from error
+        except BrokenPipeError:  # nobody reads on, and nothing is left to be flushed to them
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except PermissionError as error:
+            raise AskError(f"{error.filename} cannot be used: {error.strerror}") from error
 
 
 def accepted_plan(text: str) -> tuple[Plan, ModelSpec]:
@@ -151,9 +179,38 @@ def accepted_plan(text: str) -> tuple[Plan, ModelSpec]:
     raise PlanRefusedError(f"the plan is for inputs of shape {shape}, which no model here has")
 
 
-def _ask_all(session: OwnerSession, spec: ModelSpec, files: list[Path], *, as_json: bool) -> int:
+def _files(paths: list[Path]) -> tuple[list[Path], int]:
+    """The files at all paths, and how many paths have none, which is told."""
+    if paths.count(STDIN) > 1:
+        raise AskError("- is given twice; standard input can be read once")
+    files, missing = [], 0
+    for path in paths:
+        try:
+            files += find_images(path, say=_say)
+        except DataError as error:
+            missing += 1
+            print(f"error: {error}", file=sys.stderr)
+    return files, missing
+
+
+def _say(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
+
+
+Image = NDArray[np.uint8] | DataError
+
+
+def _ask_all(
+    session: OwnerSession,
+    spec: ModelSpec,
+    images: Iterator[tuple[int, str, Image]],
+    files: int,
+    *,
+    as_json: bool,
+) -> int:
+    """Ask about each image; how many have no answer."""
     begun, evaluating, answered, failed = time.perf_counter(), [], 0, 0
-    for number, name, image in _all_images(files):
+    for number, name, image in images:
         try:
             if isinstance(image, DataError):
                 raise image
@@ -163,7 +220,8 @@ def _ask_all(session: OwnerSession, spec: ModelSpec, files: list[Path], *, as_js
             if isinstance(error, ServiceError) and error.code not in _OF_ONE_IMAGE:
                 raise
             failed += 1
-            print(f"error: {name}: {error}", file=sys.stderr)
+            told = str(error) if isinstance(error, DataError) else f"{name}: {error}"
+            print(f"error: {told}", file=sys.stderr)
             continue
         answered += 1
         evaluating.append(seconds)
@@ -171,27 +229,27 @@ def _ask_all(session: OwnerSession, spec: ModelSpec, files: list[Path], *, as_js
         if as_json:
             print(json.dumps({"image": name, "classes": list(classes)}), flush=True)
         else:
-            place = f"[{number:>{len(str(len(files)))}}/{len(files)}] " if len(files) > 1 else ""
+            place = f"[{number:>{len(str(files))}}/{files}] " if files > 1 else ""
             print(f"{place}{name}: {' '.join(map(str, classes))}", flush=True)
     spent = time.perf_counter() - begun
-    keys = "new keys" if session.keys_made else "the keys kept here"
+    keys = "new keys" if session.keys_made else "the keys kept here" if answered else "no keys"
     print(
         f"{answered} answered, {failed} not, in {spent:.1f} s under {keys}"
         + (f"; evaluation {1000 * float(np.median(evaluating)):.1f} ms" if evaluating else ""),
         file=sys.stderr,
     )
-    return 1 if failed else 0
+    return failed
 
 
 _OF_ONE_IMAGE = {"evaluator-failed", "too-slow"}
 """Refusals after which the next image may well be answered."""
 
 
-def _all_images(files: list[Path]) -> Iterator[tuple[int, str, NDArray[np.uint8] | DataError]]:
+def _all_images(files: list[Path], fit: Fit) -> Iterator[tuple[int, str, Image]]:
     """Each image with its file's number and its own name, or why a file has none."""
     for number, file in enumerate(files, 1):
         try:
-            for name, image in read_images(file):
+            for name, image in read_images(file, fit=fit, say=_say):
                 yield number, name, image
         except DataError as error:
             yield number, file.name, error
@@ -217,7 +275,14 @@ def _key_file(options: argparse.Namespace, stack: contextlib.ExitStack) -> KeyFi
     if path is None:
         name = hashlib.sha256(options.url.rstrip("/").encode()).hexdigest()[:16]
         path = user_data_path("bloomseal") / "keys" / f"{name}.keys"
-    return stack.enter_context(KeyFile(path, _passphrase(new=not path.exists())))
+    file = KeyFile(path, _passphrase(new=not path.exists()))
+    try:
+        return stack.enter_context(file)
+    except KeyFileInUseError:
+        if options.keys is not None:
+            raise
+        _say(f"another `ask` uses {path}; this one makes keys for itself and keeps none")
+        return None
 
 
 def _passphrase(*, new: bool) -> str:

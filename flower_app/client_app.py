@@ -89,7 +89,7 @@ def train_on_own_data(message: Message, context: Context) -> Message:
     settings = run_settings(context)
     (arrays,) = message.content.array_records.values()
     protection = _protection(settings)
-    ledger = _own_ledger(settings, context, protection)
+    ledger = _own_ledger(settings, context)
     data = _usable_data(settings, context)
     try:
         reply = _trained(settings, arrays, data, protection, ledger)
@@ -256,13 +256,11 @@ def _record_noise(
     )
 
 
-def _own_ledger(
-    settings: Settings, context: Context, protection: ClipOnly | ClipAndNoise
-) -> ClientLedger | None:
+def _own_ledger(settings: Settings, context: Context) -> ClientLedger | None:
     """The client's ledger: on the node's disk as its owner says, in a simulation in its state.
 
-    A simulated client has no owner: the run alone decides, and what it does without noise is not
-    written down.
+    A simulated client has no owner: what it does without noise is written down only beside what it
+    did with noise.
 
     Raises
     ------
@@ -274,10 +272,10 @@ def _own_ledger(
             return NodePolicy.of(context.node_config).ledger(settings)
         except LedgerError as error:
             raise Declined(_NO_LEDGER, str(error)) from error
-    if isinstance(protection, ClipOnly):
-        return None
-    budget = Budget(epsilon=settings.record_epsilon, delta=settings.record_delta)
+    budget = (
+        Budget(settings.record_epsilon, settings.record_delta) if settings.record_epsilon else None
+    )
     if _LEDGER in context.state:
         return ClientLedger.from_record(dict(context.state.config_records[_LEDGER]), budget=budget)
     name = f"{settings.dataset}, partition {context.node_config['partition-id']}"
-    return ClientLedger(dataset=name, budget=budget)
+    return ClientLedger(dataset=name, budget=budget) if budget else None

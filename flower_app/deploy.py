@@ -12,19 +12,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from flower_app.app_bundle import app_folder
 from flower_app.deploy_keys import NodeKey, make_certificates, make_node_key
-from flower_app.launch import (
-    PROJECT,
+from flower_app.flower_processes import (
     RunFailed,
     end_detached,
     end_group,
     flower_environment,
     free_ports,
-    processes_below,
+    hurried_by_signals,
     program,
     run_config,
     wait_until_up,
 )
+from flower_app.outcomes import FOLDER_VARIABLE
+from flower_app.watchdog import Watchdog, kill_below, processes_below
 
 CONNECTION = "deployment"
 _ONLINE_SECONDS = 300.0
@@ -95,10 +97,13 @@ class Deployment:
             f'address = "127.0.0.1:{self.port}"\n'
             f'root-certificates = "{self.certificates.authority}"\n'
         )
+        self._app = app_folder(self.folder / "app")
         self.node_ids: dict[str, int] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
+        self._watchdog = Watchdog(self.folder)
+        self._watchdog.__enter__()
         return self
 
     def __exit__(
@@ -107,7 +112,9 @@ class Deployment:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
+        with hurried_by_signals(lambda: kill_below(self.folder)):
+            self.stop()
+        self._watchdog.__exit__(kind, error, trace)
 
     def start_superlink(self) -> None:
         """Start the SuperLink, and wait until it answers over TLS.
@@ -247,7 +254,7 @@ class Deployment:
     def run_command(self, settings: dict[str, Any]) -> list[str]:
         """The operator's command that runs the app on this deployment."""
         return [
-            *(program("flwr"), "run", str(PROJECT), CONNECTION),
+            *(program("flwr"), "run", str(self._app), CONNECTION),
             *("--run-config", run_config(settings)),
         ]
 
@@ -282,7 +289,7 @@ class Deployment:
     def _environment(self, party: str) -> dict[str, str]:
         home = self.folder / party
         home.mkdir(parents=True, exist_ok=True)
-        return flower_environment(home)
+        return flower_environment(home) | {FOLDER_VARIABLE: str(self.folder / "outcomes")}
 
     def _start(
         self, name: str, command: list[str], environment: dict[str, str], log: Path

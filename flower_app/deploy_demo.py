@@ -14,7 +14,8 @@ import numpy as np
 
 from flower_app.data import Split, load_dataset
 from flower_app.deploy import CONNECTION, Deployment
-from flower_app.launch import PROJECT, follow, parse_settings
+from flower_app.follow import follow
+from flower_app.launch import absolute_paths, parse_settings
 from flower_app.settings import Settings
 
 NODES = 3
@@ -62,10 +63,12 @@ def run(options: argparse.Namespace) -> int:
     RunFailed
         If the run did not finish.
     """
-    overrides = {**_SETTINGS, "results-dir": str(PROJECT / "results")}
-    overrides |= parse_settings(options.settings)
-    overrides |= {"deployed": True, "population": NODES}
+    given = {"results-dir": "results", **parse_settings(options.settings)}
+    overrides = {**_SETTINGS, **absolute_paths(given), "deployed": True, "population": NODES}
     settings = Settings.from_config(overrides)
+    from flower_app.assembly import check_run  # brings the libraries that --help does without
+
+    check_run(settings, nodes=NODES)
     print("Flower's telemetry is off for this run (FLWR_TELEMETRY_ENABLED=0).")
     print(_what_is_protected(settings), flush=True)
     try:
@@ -77,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
             _set_up(deployment, settings)
             _say(f"flwr run . {CONNECTION} --stream")
             command = [*deployment.run_command(overrides), "--stream"]
-            code = follow(command, deployment.operator, Path(overrides["results-dir"]))
+            code = follow(command, deployment.operator, connection=CONNECTION, resumable=False)
     except KeyboardInterrupt:
         code = 130
     _say("The SuperLink and the SuperNodes have ended; their keys and data are removed.")

@@ -33,16 +33,6 @@ class EncryptedTest:
     labels: Sequence[int]
     answers: Sequence[int]
 
-    @property
-    def summary(self) -> str:
-        """One line for a person."""
-        m = self.metrics
-        return (
-            f"Encrypted inference: {m['images']} images, {100 * m['accuracy']:.2f} % right, "
-            f"{100 * m['agreement']:.2f} % as in the clear, {m['ms_per_image']:.1f} ms an image, "
-            f"{m['security_bits']} bits"
-        )
-
 
 def check_model_can_be_encrypted(model: nn.Sequential, spec: ModelSpec) -> None:
     """Refuse, before training, a model that could not be evaluated afterwards.

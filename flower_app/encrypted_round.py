@@ -19,6 +19,7 @@ from privacy.mechanisms import LatticeGaussian
 from strategies import (
     EncryptedRound,
     EncryptedRoundResult,
+    PopulationExceededError,
     PrivacyReport,
     PublicMetrics,
     noised_accuracy,
@@ -53,7 +54,8 @@ def hold_encrypted_round(
     Returns
     -------
     dict
-        As ``metrics.json`` holds it. Where the budget was spent: why the round was not held.
+        As ``metrics.json`` holds it. Where the budget was spent, or more clients are connected
+        than there are places: why the round was not held.
     """
     log(INFO, "Asking the nodes to test the model on their own images, encrypted ...")
     noised = settings.encrypted_round_release == "noised"
@@ -69,7 +71,7 @@ def hold_encrypted_round(
     begun = time.perf_counter()
     try:
         result = test.run(grid, timeout=settings.round_timeout, name="encrypted test-time round")
-    except PrivacyBudgetExhausted as error:
+    except (PrivacyBudgetExhausted, PopulationExceededError) as error:
         log(WARNING, "No encrypted test-time round: %s", error)
         return {"skipped": str(error)}
     finally:

@@ -31,6 +31,8 @@ NODE_KEYS = (
     "secure-aggregation",
     "minimum-cohort",
     "corrupt",
+    "clipping-norm",
+    "weight-cap",
     "identity",
     "identities",
     "partition-id",

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
-from typing import Any
-
-from flwr.app import ArrayRecord
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING, Any
 
 from flower_app.model_specs import MODELS
 from flower_app.settings import SettingError, Settings
+
+if TYPE_CHECKING:
+    from flwr.app import ArrayRecord
 
 
 @dataclass(frozen=True)
@@ -30,29 +30,19 @@ class ResultsFolder:
 
     @classmethod
     def create(cls, settings: Settings, run_id: int) -> "ResultsFolder":
-        """Make the folder, below ``results-dir`` or, by default, the user's home.
-
-        Never below the working directory of whatever daemon runs this.
+        """Make the folder of a new run.
 
         Raises
         ------
         SettingError
             If it cannot be made.
         """
-        root = Path(settings.results_dir or Path.home() / "bloomseal-results").expanduser()
-        if not root.is_absolute():
-            raise SettingError(
-                f"results-dir = {settings.results_dir!r} is wrong; it must be an absolute path, "
-                "since the server does not run where you typed the command"
-            )
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        path = root / f"{stamp}-{run_id % 2**32:08x}"
+        path = results_root(settings) / f"{stamp}-{run_id % 2**32:08x}"
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
         except OSError as error:
-            raise SettingError(
-                f"results-dir = {str(root)!r} is wrong; {path} cannot be made: {error.strerror}"
-            ) from error
+            raise _unusable(path.parent, f"{path} cannot be made: {error.strerror}") from error
         return cls(path)
 
     @property
@@ -61,6 +51,21 @@ class ResultsFolder:
         folder = self.path.parent / "operator-logs"
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder / f"{self.path.name}.log"
+
+    @property
+    def ledger(self) -> Path:
+        """The run's own ledger, where its population has no other."""
+        return self.file("privacy-ledger.jsonl")
+
+    @property
+    def checkpoint(self) -> Path:
+        """What a run that broke off goes on from."""
+        return self.file("checkpoint.safetensors")
+
+    @property
+    def resumption(self) -> Path:
+        """The run configuration, as a file for ``flwr run``, that goes on with this run."""
+        return self.file("resume.toml")
 
     def file(self, name: str) -> Path:
         """The path of a file in the folder."""
@@ -73,8 +78,10 @@ class ResultsFolder:
         temporary.write_text(text)
         temporary.replace(self.path / name)
 
-    def write_model(self, arrays: ArrayRecord) -> None:
+    def write_model(self, arrays: "ArrayRecord") -> None:
         """Write the model as safetensors."""
+        from safetensors.torch import save_file  # brings PyTorch, which commands do without
+
         tensors = {name: t.contiguous() for name, t in arrays.to_torch_state_dict().items()}
         save_file(tensors, self.path / "model.safetensors")
 
@@ -87,6 +94,60 @@ class ResultsFolder:
         temporary.replace(link)
 
 
+def results_root(settings: Settings) -> Path:
+    """The folder in which runs make theirs: ``results-dir`` or, by default, in the user's home.
+
+    Never below the working directory of whatever daemon runs this.
+
+    Raises
+    ------
+    SettingError
+        If there is no such folder, and none can be made, or nothing can be written there.
+    """
+    root = Path(settings.results_dir or Path.home() / "bloomseal-results").expanduser()
+    if not root.is_absolute():
+        raise _unusable(
+            Path(settings.results_dir),
+            "it must be an absolute path, since the server does not run where you typed the "
+            "command",
+        )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(root, f"it cannot be made: {error.strerror}") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise _unusable(root, "nothing can be written there")
+    return root
+
+
+def closing_lines(folder: Path) -> list[str]:
+    """What a person is told of a finished run; the last line says where to look.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's, with ``metrics.json`` and ``config.json``.
+    """
+    metrics = json.loads((folder / "metrics.json").read_text())
+    allowed = json.loads((folder / "config.json").read_text())["epsilon"]
+    client_level, encrypted = metrics["privacy"]["client_level"], metrics["encrypted"]
+    spent = client_level["epsilon"]
+    lines = [
+        f"Test accuracy {100 * metrics['accuracy']['test']:.2f} %",
+        "ε = ∞: this run is not private"
+        if spent is None
+        else f"ε = {spent:.4f} of {allowed:g} at δ = {client_level['delta']:g}, client-level",
+    ]
+    if encrypted is not None:
+        lines.append(
+            f"Encrypted inference: {encrypted['images']} images, "
+            f"{100 * encrypted['accuracy']:.2f} % right, "
+            f"{100 * encrypted['agreement']:.2f} % as in the clear, "
+            f"{encrypted['ms_per_image']:.1f} ms an image, {encrypted['security_bits']} bits"
+        )
+    return [*lines, f"Results: {folder}", f"Open {folder / 'report.html'}"]
+
+
 def trained_model(results: Path) -> tuple[str, Path]:
     """The name and the weights of the model in a results folder.
 
@@ -96,6 +157,12 @@ def trained_model(results: Path) -> tuple[str, Path]:
         If the folder is not one of a finished run.
     """
     weights = results / "model.safetensors"
+    unfinished = ResultsFolder(results.resolve())
+    if unfinished.checkpoint.exists() and not unfinished.file("metrics.json").exists():
+        raise SettingError(
+            f"{results} is the folder of a run that has not finished; if it broke off, go on with "
+            f"`python -m flower_app run resume={unfinished.path}`"
+        )
     try:
         name = json.loads((results / "config.json").read_text())["model"]
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -106,6 +173,10 @@ def trained_model(results: Path) -> tuple[str, Path]:
     if name not in MODELS or not weights.is_file():
         raise SettingError(f"{results} holds no model of this app; give a finished run's folder")
     return name, weights
+
+
+def _unusable(root: Path, why: str) -> SettingError:
+    return SettingError(f"results-dir = {str(root)!r} is wrong; {why}")
 
 
 def _finite(value: Any) -> Any:

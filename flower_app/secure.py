@@ -1,6 +1,7 @@
 """Secure aggregation in this app: what the server asks for, and what a client insists on."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -91,12 +92,15 @@ def _own(settings: Settings, context: Context) -> _Own | None:
     minimum = int(_needed(node, "minimum-cohort", "the fewest clients in whose sum it takes part"))
     adversary = _adversary(mode, float(node.get("corrupt", settings.corrupt)))
     memory = FolderMemory(Path(_needed(node, "state-dir", "a folder of its own for its secrets")))
+    norm, cap = (_pinned(node, name) for name in ("clipping-norm", "weight-cap"))
     if adversary.server is ServerModel.HONEST_BUT_CURIOUS:
-        return _Own(ClientPolicy(minimum, adversary), None, memory)
+        policy = ClientPolicy(minimum, adversary, clipping_norm=norm, weight_cap=cap)
+        return _Own(policy, None, memory)
     (private,) = _read_keys("identity", _needed(node, "identity", "the file of its private key"))
     listed = _needed(node, "identities", "the file of all clients' public keys")
     pinned = _read_keys("identities", listed)
-    return _Own(ClientPolicy(minimum, adversary, pinned), Identity(private), memory)
+    policy = ClientPolicy(minimum, adversary, pinned, clipping_norm=norm, weight_cap=cap)
+    return _Own(policy, Identity(private), memory)
 
 
 def simulated_identity(partition: int) -> Identity:
@@ -115,6 +119,19 @@ def _adversary(mode: str, corrupt: float) -> Adversary:
     return Adversary(ServerModel(mode), corrupt)
 
 
+def _pinned(node: Mapping[str, Any], name: str) -> float | None:
+    """How a node's owner wants its update bounded; None: as all clients of a round are asked."""
+    value = node.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool | str) or not 0 <= value < math.inf:
+        raise SettingError(
+            f"{name} = {value!r} is wrong; a node pins a number, or leaves it out of its "
+            "--node-config"
+        )
+    return float(value)
+
+
 def _needed(node: Mapping[str, Any], name: str, what: str) -> str:
     value = str(node.get(name, ""))
     if not value:
@@ -127,6 +144,11 @@ def _needed(node: Mapping[str, Any], name: str, what: str) -> str:
 
 def _read_keys(name: str, file: str) -> tuple[bytes, ...]:
     """Ed25519 keys from a file, each on a line of its own, in hexadecimal."""
+    if not file:
+        raise SettingError(
+            f"{name} = '' is wrong; it must be the file of all clients' public keys, in "
+            "hexadecimal, one a line"
+        )
     try:
         keys = tuple(bytes.fromhex(line) for line in Path(file).read_text().split())
     except (OSError, ValueError) as error:

@@ -1,10 +1,13 @@
 """The server's side of a run: settings, training, encrypted inference, results."""
 
+import json
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from logging import INFO, WARNING
+from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +21,19 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from flower_app import plots
-from flower_app.data import (
-    Inputs,
-    load_dataset,
-    load_inputs,
-    load_partitions,
-)
+from flower_app.assembly import check_run, make_strategy, warn_of_few_clients
+from flower_app.data import Inputs, load_inputs, load_partitions
 from flower_app.encrypted import EncryptedTest, check_model_can_be_encrypted, run_encrypted_test
-from flower_app.encrypted_round import hold_encrypted_round, round_cost, with_cost_of_round
+from flower_app.encrypted_round import hold_encrypted_round, with_cost_of_round
 from flower_app.model_specs import MODELS
 from flower_app.models import build_model
+from flower_app.outcomes import OutcomeFile
 from flower_app.report import write_report
-from flower_app.results import ResultsFolder
-from flower_app.secure import server_setting
+from flower_app.results import ResultsFolder, closing_lines
+from flower_app.resumption import SOFTWARE, software_of_run
 from flower_app.settings import SettingError, Settings
-from privacy.accounting import Budget, calibrate_noise_multiplier
-from strategies import (
-    CappedWeights,
-    DPFedAvg,
-    Poisson,
-    Population,
-    PrivacyReport,
-    PrivateResult,
-    ServerSGD,
-    UniformWeights,
-)
+from flower_app.software import software
+from strategies import DPFedAvg, PrivacyReport, PrivateResult, SpentBudgetError
 
 app = ServerApp()
 
@@ -50,46 +41,55 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run everything, and print where the results lie."""
+    outcome = OutcomeFile(context.run_id)
     # OpenBLAS ends its threads when a process forks, and what another thread then has under way
     # waits for ever: a simulation starts Ray in this process, beside this function.
-    with threadpool_limits(1, user_api="blas"):
-        _run(grid, context)
+    with threadpool_limits(1, user_api="blas"), outcome.told():
+        _run(grid, context, outcome)
 
 
-def _run(grid: Grid, context: Context) -> None:
+def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
     settings = Settings.from_config(context.run_config)
     started = time.perf_counter()
-    size = population_size(settings, grid)
-    dataset = load_dataset(
-        settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
-    )
+    connected = len(list(grid.get_node_ids()))
+    assembled = check_run(settings, nodes=connected)
+    size, dataset = assembled.population, assembled.dataset
+    warn_of_few_clients(settings, population=size, connected=connected)
     inputs = load_inputs(dataset, MODELS[settings.model].kind, say=lambda line: log(INFO, line))
     model = build_model(settings.model)
     if settings.encrypted_images or settings.encrypted_round:
         check_model_can_be_encrypted(model, MODELS[settings.model])
-    if not settings.deployed:
-        load_partitions(settings.partition_spec(size), dataset)
-    check_budget(settings)
-    folder = ResultsFolder.create(settings, context.run_id)
-    with OperatorLog(folder.operator_log):
-        strategy = make_strategy(settings, size, folder)
-        folder.write_json("config.json", settings.as_config())
+    folder = folder_of_run(settings, context.run_id)
+    outcome.tell(folder=str(folder.path))
+    ledger = Path(settings.ledger or folder.ledger)
+    with OperatorLog(folder.operator_log), how_to_go_on(outcome, folder):
+        if settings.deployed and not settings.ledger:
+            log(
+                WARNING,
+                "ledger is not set: the ε of this run counts this run alone. Set it to one file "
+                "for all runs on these clients, or add up what they spent.",
+            )
+        strategy = make_strategy(settings, size, ledger=ledger, checkpoint=folder.checkpoint)
         log(INFO, "Results: %s", folder.path)
 
-        watch = Watch(settings, model, inputs)
+        watch = Watch(settings, model, inputs, folder)
         training_started = time.perf_counter()
-        result = strategy.start(
-            grid,
-            initial_arrays=ArrayRecord(model.state_dict()),
-            num_rounds=settings.rounds,
-            timeout=settings.round_timeout,
-            evaluate_fn=watch.bound_to(strategy),
-        )
+        try:
+            result = strategy.start(
+                grid,
+                initial_arrays=ArrayRecord(model.state_dict()),
+                num_rounds=settings.rounds,
+                timeout=settings.round_timeout,
+                evaluate_fn=watch.bound_to(strategy),
+            )
+        except SpentBudgetError as error:
+            text = str(error).replace("target_epsilon", "epsilon")
+            text = text.replace("noise_multiplier", "noise-multiplier")
+            raise SettingError(f"epsilon = {settings.epsilon:g} is spent; {text}") from error
         training_seconds = time.perf_counter() - training_started
         folder.write_model(result.arrays)
         nodes_tested = None
         if settings.encrypted_round and result.privacy is not None:
-            ledger = ledger_of(settings, folder)
             nodes_tested = hold_encrypted_round(
                 grid,
                 settings,
@@ -99,139 +99,53 @@ def _run(grid: Grid, context: Context) -> None:
                 run_id=context.run_id,
             )
             result.privacy = with_cost_of_round(result.privacy, ledger)
-    finish(
-        settings,
-        folder,
-        inputs,
-        model,
-        result,
-        watch,
-        nodes_tested,
-        started=started,
-        training_seconds=training_seconds,
-    )
+        finish(
+            settings,
+            folder,
+            inputs,
+            model,
+            result,
+            watch,
+            nodes_tested,
+            started=started,
+            training_seconds=training_seconds,
+        )
 
 
-def population_size(settings: Settings, grid: Grid) -> int:
-    """N: as set, or in a simulation the number of simulated nodes.
+def folder_of_run(settings: Settings, run_id: int) -> ResultsFolder:
+    """The folder of the run to go on with, or a new one with its settings written down."""
+    if settings.resume:
+        folder = ResultsFolder(Path(settings.resume).resolve())
+        begun_with = software_of_run(folder.path).get("source_sha256")
+        if begun_with != software()["source_sha256"]:
+            log(WARNING, "The run in %s was begun with another version of the code.", folder.path)
+        return folder
+    folder = ResultsFolder.create(settings, run_id)
+    config = settings.as_config()
+    folder.write_json("config.json", config | {SOFTWARE: software()})
+    how = config | {"resume": str(folder.path)}
+    # JSON's text, numbers and truth values are TOML's as well.
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in how.items()]
+    folder.resumption.write_text("\n".join(lines) + "\n")
+    return folder
 
-    Raises
-    ------
-    SettingError
-        If it is not set for a deployment, or is larger than a simulation's nodes.
-    """
-    connected = len(list(grid.get_node_ids()))
-    if settings.deployed:
-        size = len(listed_population(settings) or ()) or settings.population
-        if not size:
-            raise SettingError(
-                "population = 0 is wrong; a deployment must declare how many clients there are, "
-                "or who they are (population-file)"
-            )
-        if connected < size:
+
+@contextmanager
+def how_to_go_on(outcome: OutcomeFile, folder: ResultsFolder) -> Iterator[None]:
+    """Say how to go on with a run that breaks off in the block after its first checkpoint."""
+    try:
+        yield
+    except BaseException:
+        if folder.checkpoint.exists():
+            outcome.tell(resumable=True)
             log(
-                WARNING,
-                "%d nodes are connected, the population is %d. Absent clients add nothing.",
-                connected,
-                size,
+                ERROR,
+                "The run broke off. What was trained and paid so far is kept. To go on: "
+                "python -m flower_app run resume=%s, or: flwr run . --stream --run-config %s",
+                folder.path,
+                folder.resumption,
             )
-        return size
-    if settings.population > connected:
-        raise SettingError(
-            f"population = {settings.population} is larger than the {connected} simulated nodes; "
-            f"run with --federation-config 'num-supernodes={settings.population}'"
-        )
-    size = settings.population or connected
-    if size < 100:
-        log(
-            WARNING,
-            "Only %d simulated clients: the noise that hides one of so few drowns what they "
-            "teach. For a useful model: --federation-config 'num-supernodes=1000'",
-            size,
-        )
-    return size
-
-
-def ledger_of(settings: Settings, folder: ResultsFolder) -> Path:
-    """The population's ledger."""
-    return Path(settings.ledger or folder.file("privacy-ledger.jsonl"))
-
-
-def listed_population(settings: Settings) -> Population | None:
-    """The clients that ``population-file`` lists, or None where it is not set.
-
-    Raises
-    ------
-    SettingError
-        If it is no such file, or lists another number of clients than ``population`` says.
-    """
-    if not settings.population_file:
-        return None
-    try:
-        listed = Population.load(Path(settings.population_file))
-    except ValueError as error:
-        raise SettingError(
-            f"population-file = {settings.population_file!r} is wrong; {error}; "
-            "make it with python -m flower_app population"
-        ) from error
-    if settings.population not in (0, len(listed)):
-        raise SettingError(
-            f"population = {settings.population} is wrong; population-file lists {len(listed)} "
-            "clients: leave population out"
-        )
-    return listed
-
-
-def check_budget(settings: Settings) -> None:
-    """Refuse, before training, a budget that no noise reaches in that many rounds.
-
-    Raises
-    ------
-    SettingError
-        Naming the budget and what would fit.
-    """
-    if settings.noise_multiplier:
-        return
-    try:
-        calibrate_noise_multiplier(
-            sampling=Poisson(settings.sampling_rate),
-            rounds=settings.rounds,
-            budget=Budget(settings.epsilon, settings.delta),
-            spent=round_cost(settings),
-        )
-    except ValueError as error:
-        raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}") from error
-
-
-def make_strategy(settings: Settings, size: int, folder: ResultsFolder) -> DPFedAvg:
-    """The strategy that the settings describe."""
-    if settings.deployed and not settings.ledger:
-        log(
-            WARNING,
-            "ledger is not set: the ε of this run counts this run alone. Set it to one file for "
-            "all runs on these clients, or add up what they spent.",
-        )
-    capped = settings.weighting == "capped"
-    return DPFedAvg(
-        population=listed_population(settings) or size,
-        sampling=Poisson(settings.sampling_rate),
-        clipping=settings.clipping_norm,
-        noise_multiplier=settings.noise_multiplier or None,
-        target_epsilon=settings.epsilon,
-        target_delta=settings.delta,
-        weighting=(
-            CappedWeights(cap=settings.weight_cap, total_weight=settings.total_weight)
-            if capped
-            else UniformWeights()
-        ),
-        optimizer=ServerSGD(settings.server_learning_rate, settings.server_momentum),
-        ledger=ledger_of(settings, folder),
-        reserve=round_cost(settings),
-        checkpoint=folder.file("checkpoint.safetensors"),
-        resume=settings.resume or None,
-        min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
-        secure_aggregation=server_setting(settings, size),
-    )
+        raise
 
 
 @dataclass
@@ -261,6 +175,7 @@ class Watch:
     settings: Settings
     model: nn.Sequential
     inputs: Inputs
+    folder: ResultsFolder
     accuracy: dict[int, float] = field(default_factory=dict)
     update_norms: dict[int, float] = field(default_factory=dict)
 
@@ -270,6 +185,8 @@ class Watch:
         self._pace = Pace(self.settings.rounds)
         self._before: npt.NDArray[np.float64] | None = None
         self._velocity: npt.NDArray[np.float64] | None = None
+        if self.settings.resume:
+            self._recall()
 
     def bound_to(self, strategy: DPFedAvg) -> Any:
         """An ``evaluate_fn`` that knows what the strategy has spent."""
@@ -278,6 +195,7 @@ class Watch:
             self._follow(number, arrays)
             self.model.load_state_dict(arrays.to_torch_state_dict())
             self.accuracy[number] = accuracy(self.model, self._images, self._labels)
+            self._remember()
             if number > 0:
                 log(
                     INFO,
@@ -291,6 +209,21 @@ class Watch:
                 )
 
         return evaluate
+
+    def _remember(self) -> None:
+        """Keep what a run that is taken up again could not find out any more."""
+        self.folder.write_json(
+            "progress.json", {"accuracy": self.accuracy, "update_norms": self.update_norms}
+        )
+        self.folder.become_latest()
+
+    def _recall(self) -> None:
+        try:
+            told = json.loads(self.folder.file("progress.json").read_text())
+        except FileNotFoundError:
+            return
+        self.accuracy = {int(number): value for number, value in told["accuracy"].items()}
+        self.update_norms = {int(number): v for number, v in told["update_norms"].items()}
 
     def _follow(self, number: int, arrays: ArrayRecord) -> None:
         """Take the round's noisy average back out of two models and the known momentum."""
@@ -351,6 +284,7 @@ def finish(
         )
     now = time.perf_counter()
     metrics = {
+        SOFTWARE: software(),
         "dataset": settings.dataset,
         "model": settings.model,
         "deployed": settings.deployed,
@@ -372,12 +306,8 @@ def finish(
     pictures = draw(settings, folder, inputs, report, watch, encrypted)
     write_report(folder, metrics, settings.as_config(), pictures)
     folder.become_latest()
-    log(INFO, "Test accuracy %.2f %%", 100 * test_accuracy)
-    log(INFO, "ε = %.4f at δ = %g, client-level", report.epsilon, report.delta)
-    if encrypted is not None:
-        log(INFO, encrypted.summary)
-    log(INFO, "Results: %s", folder.path)
-    log(INFO, "Open %s", folder.file("report.html"))
+    for line in closing_lines(folder.path):
+        log(INFO, line)
 
 
 def _trust_in_server(report: PrivacyReport) -> str:
@@ -484,7 +414,7 @@ class OperatorLog:
         self._logger = logging.getLogger("bloomseal.operator")
 
     def __enter__(self) -> None:
-        os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
+        os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
         self._handler = logging.FileHandler(self._path)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._logger.addHandler(self._handler)

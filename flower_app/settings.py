@@ -1,7 +1,8 @@
 """The run configuration as one frozen, validated object."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from math import ceil, isfinite, sqrt
 from pathlib import Path
 from typing import Any
@@ -179,9 +180,7 @@ class Settings:
         values: dict[str, Any] = {}
         for name, value in config.items():
             if name not in known:
-                raise SettingError(
-                    f"{name} = {value!r} is not a setting; the settings are {', '.join(known)}"
-                )
+                raise SettingError(f"{name} = {value!r} is not a setting; {_nearest(name, known)}")
             values[known[name].name] = _typed(name, value, type(known[name].default))
         return cls(**values)._checked()._with_recipe()
 
@@ -235,6 +234,7 @@ class Settings:
             if value not in choices:
                 kebab = name.replace("_", "-")
                 raise SettingError(f"{kebab} = {value!r} is unknown; choose {' or '.join(choices)}")
+        self._need("partition_seed", self.partition_seed >= 0, "a whole number of at least 0")
         self._need("sampling_rate", 0 < self.sampling_rate <= 1, "a number in (0, 1]")
         self._need("epsilon", self.epsilon > 0, "a positive number")
         self._need("delta", 0 < self.delta < 1, "a number strictly between 0 and 1")
@@ -290,7 +290,11 @@ class Settings:
                 "population_file", Path(self.population_file).is_file(), "a file that exists"
             )
         if self.resume:
-            self._need("resume", Path(self.resume).is_file(), "a checkpoint file that exists")
+            self._need(
+                "resume",
+                Path(self.resume).is_dir(),
+                "the results folder of a run that broke off (not a file in it)",
+            )
         return self
 
     def _need(self, name: str, good: bool, what: str) -> None:
@@ -306,6 +310,13 @@ class Settings:
             if getattr(self, name) < 0 or (getattr(self, name) == 0 and name != "server_momentum")
         }
         return replace(self, **unset)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name.replace("_", "-"), known, n=2, cutoff=0.6)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"the settings are {', '.join(known)}"
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

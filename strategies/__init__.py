@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from strategies import _neighbours as _neighbours  # isort: skip  # before what it checks
+from strategies._spending import SpentBudgetError as SpentBudgetError
 from strategies._watch import NoUsableReplyError as NoUsableReplyError
 from strategies.checkpoint import Checkpoint as Checkpoint
 from strategies.checkpoint import CheckpointError as CheckpointError
@@ -18,6 +19,7 @@ from strategies.in_process import run_in_process as run_in_process
 from strategies.metrics import NoisedMetrics as NoisedMetrics
 from strategies.metrics import PublicMetrics as PublicMetrics
 from strategies.population import Population as Population
+from strategies.population import PopulationExceededError as PopulationExceededError
 from strategies.population import key_identity as key_identity
 from strategies.population import node_identity as node_identity
 from strategies.result import PrivacyReport as PrivacyReport

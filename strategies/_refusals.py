@@ -1,10 +1,60 @@
-"""Settings of a strategy that do not go together, refused by name when it is made."""
+"""Settings of a strategy of the wrong kind, or that do not go together, refused by name."""
 
-from privacy.mechanisms import LatticeGaussian, SumMechanism
+import numbers
+from typing import get_args
+
+from privacy.accounting import Event, FixedSize, Sampling
+from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism
+from strategies import _arguments
 from strategies.clipping import AdaptiveClipping, Clipping
 from strategies.metrics import NoisedMetrics, PublicMetrics
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.weighting import CappedWeights, UniformWeights, Weighting
+
+_OPTIMIZERS = "ServerSGD(...), ServerAdam(...) or ServerYogi(...), not an optimizer of PyTorch"
+
+
+def check_kinds(
+    *, sampling: object, clipping: object, reserve: object, accountant: object, **given: object
+) -> None:
+    """Refuse arguments of the wrong kind by name, before anything is opened or spent.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    rules = "Poisson(q), where FedAvg has fraction_train=q, FixedSize(m, N) or Full()"
+    _arguments.one_of("sampling", sampling, get_args(Sampling), rules)
+    if isinstance(clipping, numbers.Real):
+        _arguments.number("clipping", clipping)
+    else:
+        norms = "the norm S as a number, PerLayerClipping({...}) or AdaptiveClipping(...)"
+        _arguments.has("clipping", clipping, ("norm", "geometry"), norms)
+    events = "a sequence of events of privacy.accounting, as EncryptedRound.event in a list"
+    _arguments.one_of("reserve", reserve, (list, tuple), events)
+    for event in reserve:  # type: ignore[attr-defined]
+        _arguments.one_of("reserve", event, get_args(Event), events)
+    if accountant not in (None, "pld", "rdp"):
+        raise ValueError(f"accountant is {accountant!r}; give 'pld' or 'rdp', or leave it out")
+    if accountant == "pld" and isinstance(sampling, FixedSize):
+        raise ValueError("accountant is 'pld', which cannot express FixedSize: leave it out")
+    either = "PublicMetrics(), NoisedMetrics(...) or nothing"
+    for name, kinds, give in (
+        ("train_metrics", (PublicMetrics, NoisedMetrics), either),
+        ("evaluate_metrics", (PublicMetrics, NoisedMetrics), either),
+        ("secure_aggregation", (SecureAggregation,), "SecureAggregation(minimum=...) or nothing"),
+        ("randomness", (Randomness,), "a Randomness of privacy.mechanisms, or leave it out"),
+    ):
+        _arguments.one_of(name, given[name], (*kinds, type(None)), give)
+    for name, members, give in (
+        ("weighting", ("weight", "total"), "UniformWeights() or CappedWeights(...)"),
+        ("mechanism", ("name", "open", "account"), "LatticeGaussian() or ContinuousGaussian()"),
+        ("optimizer", ("step", "state_dict", "load_state_dict"), _OPTIMIZERS),
+    ):
+        if given[name] is not None:
+            _arguments.has(name, given[name], members, give)
+    if given["optimizer"] is not None:
+        _arguments.called_with("optimizer", given["optimizer"].step, 2, _OPTIMIZERS)  # type: ignore[attr-defined]
 
 
 def check_accounted_by_replacement(

@@ -52,6 +52,10 @@ class Fault(StrEnum):
     SHAPE = "an array has another shape than the model's"
     VALUES = "values are NaN, infinite, or too large for the precision of the model"
     WEIGHT = "the number of examples is missing, or is not a finite number above 0"
+    REFUSED = (
+        "the client refuses the round as its own policy or the protocol's checks say; the "
+        "operator's log has the name of the reason"
+    )
     PROTOCOL = "it is no message of the secure-aggregation protocol, or not one for this round"
     UNREADABLE = "it cannot be read"
 

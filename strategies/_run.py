@@ -11,12 +11,18 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
+from strategies import _arguments
 from strategies._operator_log import operator_log
 from strategies._run_state import RunState
 from strategies._spending import Spending
 from strategies.checkpoint import Checkpoint
 from strategies.result import PrivacyReport, PrivateResult
 from strategies.streaming import stream_replies
+
+_GIVE_ARRAYS = (
+    "an ArrayRecord: ArrayRecord(model.state_dict()) of a PyTorch model, ArrayRecord([...]) of "
+    "numpy arrays"
+)
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -51,10 +57,14 @@ class AccountedRun(Strategy):
 
     @abstractmethod
     def _connected(self, grid: Grid) -> int:
-        """How many nodes of the population are connected."""
+        """How many nodes of the population are connected; stops the run if too many are."""
 
     def _ended(self) -> bool:
         return self._state.stopped is not None
+
+    @abstractmethod
+    def _say_noise(self, arrays: ArrayRecord, rounds: int) -> None:
+        """Log how large noise is beside the updates, and warn where it drowns them."""
 
     @abstractmethod
     def _begin_watch(self) -> None:
@@ -94,14 +104,27 @@ class AccountedRun(Strategy):
 
         Raises
         ------
+        TypeError
+            If an argument is of the wrong kind; nothing was spent.
         ValueError
             If no noise fits the budget in ``num_rounds`` rounds, or the checkpoint to resume
             from is of another run.
+        SpentBudgetError
+            If what earlier runs have left of the budget buys little but noise.
         NoUsableReplyError
             If clients were asked and no reply could ever be used.
         """
-        if num_rounds < 1:
-            raise ValueError(f"num_rounds must be at least 1, got {num_rounds}")
+        _arguments.has("grid", grid, ("get_nodes", "push_messages"), "the Grid of the ServerApp")
+        _arguments.one_of("initial_arrays", initial_arrays, (ArrayRecord,), _GIVE_ARRAYS)
+        num_rounds = _arguments.whole("num_rounds", num_rounds)
+        timeout = _arguments.number("timeout", timeout)
+        if timeout <= 0:
+            raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
+        for name, config in (("train_config", train_config), ("evaluate_config", evaluate_config)):
+            _arguments.one_of(name, config, (ConfigRecord, type(None)), "a ConfigRecord")
+        if evaluate_fn is not None:
+            takes = "a function of the round's number and its ArrayRecord"
+            _arguments.called_with("evaluate_fn", evaluate_fn, 2, takes)
         train_config = ConfigRecord() if train_config is None else train_config
         evaluate_config = ConfigRecord() if evaluate_config is None else evaluate_config
         if self._started:  # the next run is a new one, on the same ledger
@@ -130,9 +153,11 @@ class AccountedRun(Strategy):
         evaluate_config: ConfigRecord,
         evaluate_fn: EvaluateFn | None,
     ) -> PrivateResult:
+        self._connected(grid)  # refuses a population that has no place for all
         arrays, first = self._begin(initial_arrays, num_rounds)
         log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, num_rounds)
         self.summary()
+        self._say_noise(arrays, num_rounds)
         result = PrivateResult(arrays=self._state.latest_average(arrays))
         if first == 1:
             self._keep(0, arrays)
@@ -198,16 +223,24 @@ class AccountedRun(Strategy):
             position=self._spending.ledger.position,
             settings=self._settings(),
         )
-        kept.save(self.checkpoint)
+        try:
+            kept.save(self.checkpoint)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: the checkpoint {self.checkpoint} cannot be written; what is "
+                f"there is of an earlier round. Round {number} stands in the ledger",
+            ) from error
 
     def _wait_for_nodes(self, grid: Grid) -> None:
         """Wait until enough of the population is there for a round to be worth its price."""
         waiting = False
-        while (connected := self._connected(grid)) < self.min_available_nodes:
+        while (connected := self._connected(grid)) < self.min_available_nodes and not self._ended():
             if not waiting:
                 log(
                     INFO,
-                    "Waiting until %d nodes of the population are connected (min_available_nodes).",
+                    "Waiting until %d nodes of the population are connected (min_available_nodes). "
+                    "That a round waits shows how many are there, which ε does not count.",
                     self.min_available_nodes,
                 )
                 waiting = True

@@ -1,7 +1,6 @@
 """What a population has paid, and whether a round more fits its budget."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from privacy.accounting import (
     Budget,
     Event,
     Ledger,
+    LedgerError,
     Position,
     Sampling,
     calibrate_noise_multiplier,
@@ -18,13 +18,17 @@ from privacy.accounting import (
 )
 
 
+class SpentBudgetError(ValueError):
+    """A run for which earlier ones have left so little of the budget that it would be noise."""
+
+
 class Spending:
     """The ledger of a population, and the budget of all its runs.
 
     Parameters
     ----------
-    path : path-like
-        The ledger's file; made if it is not there.
+    path : Path
+        The ledger's file, absolute; made if it is not there.
     population : str
         What the ledger calls the population.
     adjacency : Adjacency
@@ -46,7 +50,7 @@ class Spending:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Path,
         *,
         population: str,
         adjacency: Adjacency,
@@ -57,7 +61,7 @@ class Spending:
         at_least: Position | None,
         reserved: Sequence[Event] = (),
     ) -> None:
-        self._path = Path(path).absolute()
+        self._path = path
         self._population = population if private else f"{population} (seeded: not private)"
         self._adjacency = adjacency
         self._accountant: Accountant = accountant
@@ -68,9 +72,17 @@ class Spending:
         self.ledger = self._open(at_least)
 
     def _open(self, at_least: Position | None = None) -> Ledger:
-        return Ledger.open(
-            self._path, population=self._population, adjacency=self._adjacency, at_least=at_least
-        )
+        try:
+            return Ledger.open(
+                self._path,
+                population=self._population,
+                adjacency=self._adjacency,
+                at_least=at_least,
+            )
+        except OSError as error:
+            raise LedgerError(
+                f"the ledger {self._path} cannot be opened: {error.strerror}; nothing was begun"
+            ) from error
 
     def reopened(self) -> Ledger:
         """The ledger, opened again if it was closed."""
@@ -102,6 +114,35 @@ class Spending:
             adjacency=self._adjacency,
         )
         return total <= self.budget.epsilon
+
+    def affordable_alone(self, due: Iterable[Event]) -> bool:
+        """Whether these events would fit the budget if no earlier run had paid anything."""
+        if self.budget is None:
+            return True
+        total = epsilon(
+            [*due, *self._reserved],
+            delta=self._delta,
+            accountant=self._accountant,
+            adjacency=self._adjacency,
+        )
+        return total <= self.budget.epsilon
+
+    def pay(self, event: Event, *, run: str, number: int) -> None:
+        """Write an event of a round down; it is durable when this returns.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written: nothing of the round may be released then.
+        """
+        try:
+            self.ledger.append(event, run=run, round=number)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: the ledger {self._path} cannot be written, so round {number} "
+                "was not released. Make room if the disk is full, and resume from the checkpoint",
+            ) from error
 
     def calibrate(
         self,

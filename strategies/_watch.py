@@ -68,7 +68,10 @@ class RunWatch:
 
     def reasons(self) -> str:
         """Why replies were dropped so far, for the line that ends the run."""
-        return "; ".join(self._faults) or "nobody answered in time"
+        return (
+            "; ".join(self._faults)
+            or "nobody answered in time, or with anything that can be decoded"
+        )
 
     def patience(self, any_used: bool) -> int:
         """How many clients, one after another or at once, may be asked in vain."""

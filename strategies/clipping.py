@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite, sqrt
+from math import exp, sqrt
 from typing import Protocol
 
 from privacy.mechanisms import ClippingGeometry
+from strategies import _arguments
 
 _SMALLEST, _LARGEST = 1e-12, 1e12
 
 
-def _check_norm(name: str, value: float) -> None:
-    if not (isfinite(value) and _SMALLEST <= value <= _LARGEST):
+def _check_norm(name: str, value: float) -> float:
+    value = _arguments.number(name, value)
+    if not _SMALLEST <= value <= _LARGEST:
         raise ValueError(f"{name} must lie in [{_SMALLEST:g}, {_LARGEST:g}], got {value}")
+    return value
 
 
 class Clipping(Protocol):
@@ -33,7 +36,7 @@ class FlatClipping:
     norm: float
 
     def __post_init__(self) -> None:
-        _check_norm("the clipping norm", self.norm)
+        object.__setattr__(self, "norm", _check_norm("the clipping norm", self.norm))
 
     def geometry(self, names: Sequence[str]) -> ClippingGeometry:
         """One group."""
@@ -54,6 +57,7 @@ class PerLayerClipping:
     norms: Mapping[str, float]
 
     def __post_init__(self) -> None:
+        _arguments.one_of("norms", self.norms, (Mapping,), "a dict of layers to their norms")
         if not self.norms:
             raise ValueError("per-layer clipping needs at least one layer's norm")
         for layer, norm in self.norms.items():
@@ -124,13 +128,11 @@ class AdaptiveClipping:
 
     def __post_init__(self) -> None:
         _check_norm("initial_norm", self.initial_norm)
-        if not 0 < self.quantile < 1:
+        if not 0 < _arguments.number("quantile", self.quantile) < 1:
             raise ValueError(f"quantile must lie strictly between 0 and 1, got {self.quantile}")
-        if not (isfinite(self.learning_rate) and self.learning_rate > 0):
+        if _arguments.number("learning_rate", self.learning_rate) <= 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.count_noise is not None and not (
-            isfinite(self.count_noise) and self.count_noise > 0
-        ):
+        if self.count_noise is not None and _arguments.number("count_noise", self.count_noise) <= 0:
             raise ValueError(f"count_noise must be positive, got {self.count_noise}")
         self.norm = self.initial_norm
 

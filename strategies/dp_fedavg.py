@@ -2,6 +2,7 @@
 
 import copy
 import math
+import numbers
 import os
 import secrets
 from collections.abc import Collection, Iterable, Sequence
@@ -37,19 +38,24 @@ from privacy.mechanisms import (
     SumMechanism,
     SystemRandomness,
 )
+from strategies import _arguments
 from strategies._operator_log import operator_log
-from strategies._refusals import check_accounted_by_replacement, check_needs_no_single_reply
+from strategies._refusals import (
+    check_accounted_by_replacement,
+    check_kinds,
+    check_needs_no_single_reply,
+)
 from strategies._replies import Template, TrainReply, read_metrics
 from strategies._round import Asked, Multipliers, TrainRound, collect, share_multiplier
 from strategies._run import AccountedRun
 from strategies._run_state import RunState, settings_text
-from strategies._spending import Spending
+from strategies._spending import Spending, SpentBudgetError
 from strategies._watch import AskedInVain, NoUsableReplyError, RunWatch
 from strategies.checkpoint import Checkpoint
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
 from strategies.cohort import draw_cohort, expected_fraction, metrics_sampling
 from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
-from strategies.population import Population, Register
+from strategies.population import Population, PopulationExceededError, Register
 from strategies.result import PrivacyReport, SecureAggregationReport
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.settings import SecureAggregation
@@ -59,6 +65,9 @@ from strategies.server_optimizers import ServerOptimizer, ServerSGD
 from strategies.weighting import CappedWeights, UniformWeights, Weighting
 
 Vector = npt.NDArray[Any]
+
+
+_WARNED, _REFUSED = 2, 10  # times the noise that the whole budget would have bought
 
 
 class DPFedAvg(AccountedRun):
@@ -81,12 +90,15 @@ class DPFedAvg(AccountedRun):
 
     **Not covered.** Privacy *from* the server; the choice of hyper-parameters, if it looked at
     clients' data; timing; metrics declared public; what the server's console and the operator's
-    log say of clients that are lost; that the run ended because no reply could be used.
+    log say of clients that are lost; that the run ended because no reply could be used; whether
+    and when a round is held, where it waits for ``min_available_nodes``.
 
     Parameters
     ----------
     population : Population or int
-        Who may be drawn: a frozen list of identities, or their number N.
+        Who may be drawn: a frozen list of identities, or the number N of all clients there are.
+        With a list, others are ignored. With a number nobody is turned away: a run does not
+        begin where more clients are connected, and stops when one too many comes.
     sampling : Poisson, FixedSize or Full
         How each round's cohort is drawn, constant for a run. Poisson and full participation
         protect against adding or removing one client, a fixed size against replacing one.
@@ -94,7 +106,9 @@ class DPFedAvg(AccountedRun):
         The clipping norm S, or how it is found.
     ledger : path-like
         The ledger of this population, shared by all its runs; made if it is not there. Each
-        round's event is durable in it before the round's noisy result is used.
+        round's event is durable in it before the round's noisy result is used. An absolute path,
+        or one that begins with ``~``, as are ``checkpoint`` and ``resume``: a relative one would
+        lie where Flower's SuperLink was started.
     target_delta : float
         δ.
     noise_multiplier : float, optional
@@ -102,7 +116,9 @@ class DPFedAvg(AccountedRun):
         If left out, it is calibrated in ``start`` so that all rounds fit ``target_epsilon``.
     target_epsilon : float, optional
         The budget of the population over all runs. A round that would pass it is not begun: the
-        remaining rounds send nothing, and the result says so.
+        remaining rounds send nothing, and the result says so. Where ``start`` calibrates the
+        noise and earlier runs have left so little that it would have to be ten times that of a
+        first run, the run is refused.
     reserve : sequence of Event
         What will be paid from that budget after training, as ``EncryptedRound.event`` tells it;
         the rounds leave room for it.
@@ -126,11 +142,13 @@ class DPFedAvg(AccountedRun):
         Where each round's released state is kept. Default: nowhere.
     resume : path-like, optional
         A checkpoint to go on from. The interrupted round is played again, with fresh randomness,
-        and paid again.
+        and paid again. Under secure aggregation against a malicious server, clients that had
+        endorsed its sum decline it with others than those (``docs/secure-aggregation.md``).
     min_available_nodes : int
         How many nodes of the population must be connected before a round begins. A round that
         finds hardly anybody there, because the server or its network has just come back, costs
-        as much privacy as any other and teaches nothing.
+        as much privacy as any other and teaches nothing. That a round is held tells that so many
+        are connected, and ε does not cover it; with 0 no round waits.
     secure_aggregation : SecureAggregation, optional
         Open sums only, of enough clients. Every client then needs ``SecureAggregationMod``.
         Default: the server sees each update.
@@ -142,6 +160,8 @@ class DPFedAvg(AccountedRun):
 
     Raises
     ------
+    TypeError
+        If an argument is of the wrong kind.
     ValueError
         If settings are out of range or contradict each other.
 
@@ -153,7 +173,7 @@ class DPFedAvg(AccountedRun):
     ...     clipping=0.1,
     ...     target_epsilon=3.0,
     ...     target_delta=1e-5,
-    ...     ledger="privacy-ledger.jsonl",
+    ...     ledger="~/privacy-ledger.jsonl",
     ... )  # doctest: +SKIP
     >>> result = strategy.start(grid, initial_arrays, num_rounds=100)  # doctest: +SKIP
     """
@@ -186,15 +206,40 @@ class DPFedAvg(AccountedRun):
         arrayrecord_key: str = "arrays",
         configrecord_key: str = "config",
     ) -> None:
+        check_kinds(
+            sampling=sampling,
+            clipping=clipping,
+            reserve=reserve,
+            weighting=weighting,
+            mechanism=mechanism,
+            optimizer=optimizer,
+            train_metrics=train_metrics,
+            evaluate_metrics=evaluate_metrics,
+            accountant=accountant,
+            secure_aggregation=secure_aggregation,
+            randomness=randomness,
+        )
+        if isinstance(clipping, numbers.Real):
+            clipping = float(clipping)
+        ledger = _arguments.file_path("ledger", ledger)
+        checkpoint = None if checkpoint is None else _arguments.file_path("checkpoint", checkpoint)
+        resume = None if resume is None else _arguments.file_path("resume", resume)
+        target_delta = _arguments.number("target_delta", target_delta)
+        iterate_average = _arguments.number("iterate_average", iterate_average)
+        fraction_evaluate = _arguments.number("fraction_evaluate", fraction_evaluate)
+        if noise_multiplier is not None:
+            noise_multiplier = _arguments.number("noise_multiplier", noise_multiplier)
+        if target_epsilon is not None:
+            target_epsilon = _arguments.number("target_epsilon", target_epsilon)
+            if target_epsilon <= 0:
+                raise ValueError(f"target_epsilon must be above 0, got {target_epsilon}")
         self._register = Register(population)
         size = self._register.size
         self.sampling: Sampling = sampling
         self._fraction = expected_fraction(sampling, size)
         # Copies: a run changes them, and the caller's may serve another run.
         self._clipping_at_first: Clipping = (
-            FlatClipping(float(clipping))
-            if isinstance(clipping, int | float)
-            else copy.deepcopy(clipping)
+            FlatClipping(clipping) if isinstance(clipping, float) else copy.deepcopy(clipping)
         )
         self.weighting: Weighting = UniformWeights() if weighting is None else weighting
         self._expected_cohort = self._fraction * size
@@ -264,17 +309,23 @@ class DPFedAvg(AccountedRun):
         self._observed_dropouts = ObservedDropouts(
             1.0 if secure_aggregation is None else secure_aggregation.client_dropout
         )
-        self.checkpoint = None if checkpoint is None else Path(checkpoint).absolute()
-        self.min_available_nodes = min(min_available_nodes, size)
+        self.checkpoint = checkpoint
+        wanted = _arguments.whole("min_available_nodes", min_available_nodes, least=0)
+        if wanted > max(size, 2):
+            raise ValueError(
+                f"min_available_nodes is {wanted}, more than the population of {size}; no round "
+                "would ever begin"
+            )
+        self.min_available_nodes = min(wanted, size)
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
-        self.weighted_by_key = weighted_by_key
-        self.arrayrecord_key = arrayrecord_key
-        self.configrecord_key = configrecord_key
+        self.weighted_by_key = _arguments.text("weighted_by_key", weighted_by_key)
+        self.arrayrecord_key = _arguments.text("arrayrecord_key", arrayrecord_key)
+        self.configrecord_key = _arguments.text("configrecord_key", configrecord_key)
         self._train_round: TrainRound | SecureTrainRound | None = None
         self._train_asked = self._evaluate_asked = Asked([])
         self._begin_watch()
         self._target_epsilon = target_epsilon
-        self._resumed = None if resume is None else self._load(Path(resume).absolute())
+        self._resumed = None if resume is None else self._load(resume)
         self._spending = Spending(
             ledger,
             population=self._register.name,
@@ -415,7 +466,68 @@ class DPFedAvg(AccountedRun):
             self.sampling, rounds=rounds, release=self._train_release, besides=besides * rounds
         )
         if self._state.noise_multiplier is None:
-            self._stop(f"no noise is enough for {rounds} more rounds within {self._budget_text()}")
+            self._stop(
+                f"no noise is enough for {rounds} more rounds within {self._budget_text()}, of "
+                f"which earlier runs have paid ε = {self.epsilon():.6g}"
+            )
+            return
+        self._check_what_is_left(self._state.noise_multiplier, initial, rounds)
+
+    def _check_what_is_left(self, z: float, initial: ArrayRecord, rounds: int) -> None:
+        """Refuse to spend the last of a budget on noise, and warn where little of it is left.
+
+        Raises
+        ------
+        SpentBudgetError
+            If the noise has to be ten times what the whole budget would have bought.
+        """
+        if not self._spending.ledger.records:
+            return
+
+        def bought_alone(times: float) -> bool:
+            due = [self._train_release(z / times), self._presence, *self._evaluate_events()]
+            return self._spending.affordable_alone(due * rounds)
+
+        left = (
+            f"earlier runs on the ledger {self._spending.ledger.path} have paid ε = "
+            f"{self.epsilon():.6g} of {self._budget_text()}; what is left buys {rounds} rounds "
+            f"with noise_multiplier = {z:.3g}, on each average "
+            f"{self._noise_beside_norm(initial):.3g} times the clipping norm"
+        )
+        if bought_alone(_REFUSED):
+            raise SpentBudgetError(
+                f"{left}, more than {_REFUSED} times the noise of a first run. Raise "
+                "target_epsilon; or, for other clients, give a ledger of their own; or set "
+                "noise_multiplier yourself, and the run ends when the budget does"
+            )
+        if bought_alone(_WARNED):
+            log(WARNING, "%s, more than %d times the noise of a first run.", left, _WARNED)
+
+    def _noise_beside_norm(self, arrays: ArrayRecord) -> float:
+        """How long the noise on a round's average is, z·√d/(q·W), in clipping norms S."""
+        size = sum(array.size for array in Template(arrays).arrays)
+        return self._multipliers().update * math.sqrt(size) / self._denominator
+
+    def _say_noise(self, arrays: ArrayRecord, rounds: int) -> None:
+        if self._state.noise_multiplier is None:
+            return
+        noise = self._noise_beside_norm(arrays)
+        log(
+            INFO,
+            "\t     Noise: on each round's average about %.3g times the clipping norm S, which is "
+            "as far as all clients together can move it (z·√d/(q·W)).",
+            noise,
+        )
+        over_all = noise / math.sqrt(rounds)
+        if over_all > 1:
+            log(
+                WARNING,
+                "The noise drowns what the clients teach: even over all %d rounds it carries the "
+                "model about %.2g times as far as they can. More clients or a higher sampling "
+                "rate, a smaller model, a larger ε or more rounds would help.",
+                rounds,
+                over_all,
+            )
 
     def _budget_text(self) -> str:
         limit = math.inf if self._target_epsilon is None else self._target_epsilon
@@ -536,12 +648,14 @@ class DPFedAvg(AccountedRun):
             self._stop(f"round {server_round} would pass {self._budget_text()}")
         if self._state.stopped is not None:
             return []
-        nodes = self._draw(f"round {server_round}, train", self.sampling, grid)
+        nodes, drawn = self._draw(f"round {server_round}, train", self.sampling, grid)
+        if self._ended():  # the draw found a client too many
+            return []
         content = self._content(server_round, arrays, config)
         if self.secure_aggregation is not None:
             secure = self._secure_round(server_round, template, self.secure_aggregation, grid)
             self._train_round = secure
-            return secure.begin(nodes, content)
+            return secure.begin(nodes, content, drawn=drawn)
         self._train_round = TrainRound(
             server_round,
             template,
@@ -633,19 +747,23 @@ class DPFedAvg(AccountedRun):
         return this.template.record(stepped), metrics
 
     def _aggregate_masked(self, this: SecureTrainRound, replies: Iterable[Message]) -> ArrayRecord:
-        """Pay, open the sum, step. A round that opens nothing is paid as well."""
+        """Pay, open the sum, step. A round that opens nothing is paid as well.
+
+        It leaves the model as it was, or steps it by noise alone (``SecureTrainRound.release``).
+        """
         this.gather(replies)
         self._pay(this.number, *self._train_events())
         update = this.release()
         self.epsilon_by_round[this.number] = self.epsilon()
-        if update is None:
+        if this.aborted:
             self._state.aborted.append(this.number)
             self._watch.once(
                 "A round opened nothing, since too few of its clients saw it through. It is paid, "
-                "and leaves the model as it was; result.privacy lists all such rounds."
+                "and teaches the model nothing; result.privacy lists all such rounds."
             )
             if self._in_vain(self._train_in_vain, this.asked, this.used):
                 self._stop(self._why_in_vain(this.number))
+        if update is None:
             return this.template.record(this.template.arrays)
         _divided(update, self._denominator)
         return this.template.record(self.optimizer.step(this.template.arrays, update))
@@ -657,7 +775,7 @@ class DPFedAvg(AccountedRun):
         self._evaluate_asked = Asked([])
         if not self._evaluating or self._state.stopped is not None:
             return []
-        nodes = self._draw(f"round {server_round}, evaluate", self._evaluate_sampling, grid)
+        nodes, _ = self._draw(f"round {server_round}, evaluate", self._evaluate_sampling, grid)
         content = self._content(server_round, arrays, config)
         messages = _addressed(content, MessageType.EVALUATE, nodes)
         self._evaluate_asked = Asked(messages)
@@ -693,17 +811,20 @@ class DPFedAvg(AccountedRun):
     def _pay(self, server_round: int, *events: Event) -> None:
         """Write events into the ledger; they are durable when this returns."""
         for event in events:
-            self._spending.ledger.append(event, run=self._state.name, round=server_round)
+            self._spending.pay(event, run=self._state.name, number=server_round)
 
     def _open_metrics(self, rule: PublicMetrics | NoisedMetrics | None) -> NoisedMetricsSum | None:
         if not isinstance(rule, NoisedMetrics):
             return None
         return rule.open(self.mechanism, self._randomness)
 
-    def _draw(self, name: str, sampling: Sampling, grid: Grid) -> list[int]:
-        """Draw over the whole population, then look who is there; never draw again."""
+    def _draw(self, name: str, sampling: Sampling, grid: Grid) -> tuple[list[int], int]:
+        """Draw over the whole population, then look who is there; never draw again.
+
+        Who is there of how many.
+        """
         drawn = draw_cohort(sampling, self._register.size, randomness=self._randomness)
-        node_of, ignored = self._register.locate(grid.get_nodes())
+        node_of, ignored = self._located(grid)
         self._watch.connected(node_of)
         nodes = [node_of[place] for place in drawn.tolist() if place in node_of]
         operator_log.info(
@@ -715,15 +836,24 @@ class DPFedAvg(AccountedRun):
             len(nodes),
             ignored,
         )
-        return nodes
+        return nodes, len(drawn)
 
     def _content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         config["server-round"] = server_round
         return RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
 
+    def _located(self, grid: Grid) -> tuple[dict[int, int], int]:
+        """Who is connected. One client too many stops the run, or keeps it from beginning."""
+        try:
+            return self._register.locate(grid.get_nodes())
+        except PopulationExceededError as error:
+            if not self.epsilon_by_round:
+                raise
+            self._stop(str(error))
+            return {}, 0
+
     def _connected(self, grid: Grid) -> int:
-        node_of, _ = self._register.locate(grid.get_nodes())
-        return len(node_of)
+        return len(self._located(grid)[0])
 
 
 def _addressed(content: RecordDict, message_type: str, nodes: Iterable[int]) -> list[Message]:

@@ -18,6 +18,7 @@ from privacy.inference import (
     MessageError,
 )
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
+from strategies import _arguments
 from strategies import _encrypted_messages as messages
 from strategies._evaluators import Evaluators
 from strategies._operator_log import operator_log
@@ -107,8 +108,15 @@ class EncryptedRound:
     ) -> None:
         self._register = Register(population)
         self._start = start_evaluator
-        if images < 1:
-            raise ValueError(f"images is {images}; a node asks about at least 1")
+        _arguments.called_with("start_evaluator", start_evaluator, 0, "a function of no argument")
+        noised = "noised_accuracy(noise_multiplier) or PublicMetrics()"
+        _arguments.one_of("metrics", metrics, (NoisedMetrics, PublicMetrics), noised)
+        images = _arguments.whole("images", images)
+        max_bytes = _arguments.whole("max_bytes", max_bytes)
+        workers = None if workers is None else _arguments.whole("workers", workers)
+        target_delta = _arguments.number("target_delta", target_delta)
+        if target_epsilon is not None:
+            target_epsilon = _arguments.number("target_epsilon", target_epsilon)
         if not 0 < target_delta < 1:
             raise ValueError(f"target_delta must lie strictly between 0 and 1, got {target_delta}")
         if isinstance(metrics, NoisedMetrics):
@@ -118,7 +126,7 @@ class EncryptedRound:
                 raise ValueError("ledger is not set; noised metrics are paid for in one")
         self._images, self._metrics = images, metrics
         self._budget = None if target_epsilon is None else Budget(target_epsilon, target_delta)
-        self._ledger = ledger
+        self._ledger = None if ledger is None else _arguments.file_path("ledger", ledger)
         self._max_bytes = max_bytes
         self._workers = (os.cpu_count() or 1) if workers is None else workers
         self._mechanism: SumMechanism = LatticeGaussian() if mechanism is None else mechanism
@@ -152,6 +160,8 @@ class EncryptedRound:
             If the round would pass the budget; nobody was asked.
         EvaluatorFailed
             If no evaluator comes up.
+        PopulationExceededError
+            If the population is a number, and more clients than that are connected.
         """
         with contextlib.ExitStack() as stack:
             ledger = None

@@ -15,6 +15,7 @@ from privacy.mechanisms import (
     RoundSum,
     SumMechanism,
 )
+from strategies import _arguments
 from strategies._operator_log import operator_log
 
 _LARGEST_METRIC = 1e100  # what is beyond is as good as infinite
@@ -82,16 +83,21 @@ class NoisedMetrics:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
+        _arguments.one_of("ranges", self.ranges, (Mapping,), "a dict of names to (low, high)")
         if not self.ranges:
             raise ValueError("ranges must name at least one metric")
-        for name, (low, high) in self.ranges.items():
+        for name, bounds in self.ranges.items():
+            _arguments.one_of(f"the range of {name!r}", bounds, (tuple, list), "(low, high)")
+            if len(bounds) != 2:
+                raise ValueError(f"the range of {name!r} is {bounds}; give (low, high)")
+            low, high = (_arguments.number(f"the range of {name!r}", bound) for bound in bounds)
             if not (isfinite(low) and isfinite(high) and low < high):
                 raise ValueError(
                     f"the range of metric {name!r} must be low < high, got {low, high}"
                 )
             if not isfinite(high - low):
                 raise ValueError(f"the range of metric {name!r} is too wide: {low, high}")
-        if not (isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
+        if _arguments.number("noise_multiplier", self.noise_multiplier) <= 0:
             raise ValueError(f"noise_multiplier must be positive, got {self.noise_multiplier}")
 
     def open(self, mechanism: SumMechanism, randomness: Randomness) -> "NoisedMetricsSum":

@@ -11,6 +11,8 @@ from pathlib import Path
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
+from strategies import _arguments
+
 Identify = Callable[[NodeInfo], str]
 
 _FORMAT = "bloomseal-population-1"
@@ -64,6 +66,11 @@ class Population:
     name: str = "population"
 
     def __post_init__(self) -> None:
+        identities: object = self.identities
+        if not isinstance(identities, tuple | list | set | frozenset):
+            raise TypeError(f"identities is {identities!r}; give a tuple of texts")
+        for identity in identities:
+            _arguments.text("an identity", identity)
         if not self.identities:
             raise ValueError("a population needs at least one identity")
         ordered = tuple(sorted(self.identities))
@@ -111,12 +118,18 @@ class Population:
         temporary.replace(path)
 
 
+class PopulationExceededError(ValueError):
+    """More clients have connected than a population that is only a number has places."""
+
+
 class Register:
     """The population's N places during a run, and who holds each.
 
-    A listed population fills them from the start. A population that is only a number fills
-    them as clients connect, in the order they are first seen; when all are taken, newcomers
-    are ignored. Either way the cohort is drawn over all N places, taken or not.
+    A listed population fills them from the start, and strangers are ignored. A population that is
+    only a number fills them as clients connect, in the order they are first seen, and nobody may
+    be turned away: were a newcomer ignored because all places are taken, one client's leaving
+    would let it in, and a sum would move by twice the clipping norm where adding or removing one
+    is accounted. Either way the cohort is drawn over all N places, taken or not.
 
     Parameters
     ----------
@@ -125,11 +138,14 @@ class Register:
 
     Raises
     ------
+    TypeError
+        If it is neither.
     ValueError
         If N is less than one.
     """
 
     def __init__(self, population: Population | int) -> None:
+        self._listed = isinstance(population, Population)
         if isinstance(population, Population):
             self._places = list(population.identities)
             self._identify = population.identify
@@ -137,12 +153,10 @@ class Register:
             # Not a digest of the identities: whoever knows all but one could guess the last.
             self.name = f"{population.name}, {len(population)} clients"
         else:
-            if isinstance(population, bool) or population < 1:
-                raise ValueError(f"population must be at least 1, got {population}")
             self._places = []
             self._identify = node_identity
-            self.size = population
-            self.name = f"population, {population} clients"
+            self.size = _arguments.whole("population", population)
+            self.name = f"population, {self.size} clients"
         self._taken = {identity: place for place, identity in enumerate(self._places)}
         self._place_of: dict[int, int | None] = {}  # by node id: a node is identified once
 
@@ -158,6 +172,11 @@ class Register:
             Place to node id, for the places whose holders are connected.
         ignored : int
             How many connected nodes have no place.
+
+        Raises
+        ------
+        PopulationExceededError
+            If the population is a number, and more clients than that have connected by now.
         """
         present = list(nodes)
         for node in sorted((n for n in present if n.node_id not in self._place_of), key=_age):
@@ -173,7 +192,13 @@ class Register:
         return {place: node.node_id for place, node in newest.items()}, ignored
 
     def _place(self, identity: str) -> int | None:
-        if identity not in self._taken and len(self._places) < self.size:
+        if identity not in self._taken and not self._listed:
+            if len(self._places) == self.size:
+                raise PopulationExceededError(
+                    f"population is {self.size}, but more clients than that have connected: who is "
+                    "in would hang on who came first, which ε does not account for. Give the "
+                    "number of all clients there are, or list them (Population)"
+                )
             self._taken[identity] = len(self._places)
             self._places.append(identity)
         return self._taken.get(identity)

@@ -5,11 +5,12 @@ Names and defaults follow Reddi et al. 2021 ("Adaptive federated optimization", 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from strategies import _arguments
 
 Vector = npt.NDArray[Any]
 
@@ -36,12 +37,12 @@ class ServerOptimizer(Protocol):
 
 
 def _check_positive(name: str, value: float) -> None:
-    if not (isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be finite and positive, got {value}")
+    if _arguments.number(name, value) <= 0:
+        raise ValueError(f"{name} must be positive, got {value}")
 
 
 def _check_fraction(name: str, value: float) -> None:
-    if not 0 <= value < 1:
+    if not 0 <= _arguments.number(name, value) < 1:
         raise ValueError(f"{name} must lie in [0, 1), got {value}")
 
 

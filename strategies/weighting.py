@@ -6,6 +6,8 @@ from typing import Protocol
 
 from flwr.app import MetricRecord
 
+from strategies import _arguments
+
 
 class Weighting(Protocol):
     """Turns what a client says of its data into a weight in (0, 1]."""
@@ -56,8 +58,8 @@ class CappedWeights:
 
     def __post_init__(self) -> None:
         for name, value in (("cap", self.cap), ("total_weight", self.total_weight)):
-            if not (isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be finite and positive, got {value}")
+            if _arguments.number(name, value) <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
 
     def weight(self, metrics: MetricRecord | None, key: str) -> float:
         """min(n_k / cap, 1) of a positive, finite n_k."""

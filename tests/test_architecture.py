@@ -34,6 +34,14 @@ def test_imports_go_one_way(package: str) -> None:
         assert not imported_roots(path) & FORBIDDEN[package], path
 
 
+def test_flower_takes_every_module_for_one_of_the_app() -> None:
+    """Its bundles leave out what is named like a test."""
+    for package in FORBIDDEN:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            assert not path.stem.endswith("_test"), path
+            assert not path.stem.startswith("test_"), path
+
+
 def test_private_names_stay_in_their_folder() -> None:
     for package in FORBIDDEN:
         for path in sorted((ROOT / package).rglob("*.py")):

@@ -1,5 +1,6 @@
 """Programs in the pages can be pasted and run as they stand, and do what is said of them."""
 
+import os
 import re
 import runpy
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from flwr.supercore.object_ref import validate
 
 from privacy.accounting import Poisson, Repeated, read_ledger
 from strategies import InProcessGrid
@@ -33,12 +35,25 @@ def test_the_first_program_of_a_page_runs(page: str, says: str, tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "-c", path + program[1]],
         cwd=tmp_path,
+        env=os.environ | {"HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
+
+
+def test_flower_finds_the_apps_of_the_strategys_first_program(tmp_path: Path) -> None:
+    """It looks for their names in the source text, one assignment a line."""
+    text = (ROOT / "docs" / "strategy.md").read_text()
+    program = re.search(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert program is not None
+    (package := tmp_path / "myapp").mkdir()
+    (package / "__init__.py").touch()
+    (package / "app.py").write_text(program[1])
+    for name in ("server", "client"):
+        assert validate(f"myapp.app:{name}", project_dir=tmp_path) == (True, None)
 
 
 def test_the_client_app_of_client_training_plans_its_noise_once(tmp_path: Path) -> None:

@@ -194,7 +194,8 @@ def _shards(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Par
 def _lognormal(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Partitioner":
     from flwr_datasets.partitioner import SizePartitioner
 
-    weights = draw.lognormal(sigma=spec.sigma, size=spec.clients)
+    logarithms = draw.normal(scale=spec.sigma, size=spec.clients)
+    weights = np.exp(logarithms - logarithms.max())
     spare = images - spec.clients
     ends = np.floor(np.cumsum(weights) / weights.sum() * spare).astype(int)
     ends[-1] = spare

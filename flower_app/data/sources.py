@@ -73,11 +73,14 @@ class Origin:
         torchvision's name for it: its class, and the folder it keeps the files in.
     md5
         Of each of the four files, uncompressed.
+    remedy
+        What to do so that a source that was out of reach is there.
     """
 
     title: str
     folder: str
     md5: Mapping[str, str]
+    remedy: str = ""
 
     def is_official(self, name: str, content: bytes) -> bool:
         """Say whether ``content`` is, byte for byte, the file called ``name``."""
@@ -104,6 +107,7 @@ ORIGINS: Mapping[str, Origin] = {
             TEST_IMAGES: "8181f5470baa50b63fa0f6fddb340f0a",
             TEST_LABELS: "15d484375f8d13e6eb1aabb0c3f46965",
         },
+        "on Debian or Ubuntu install its package (`apt-get install dataset-fashion-mnist`), or ",
     ),
 }
 
@@ -200,7 +204,7 @@ def _fetch(name: str) -> Files:
         tried.append(f"{title} (wrong md5 of {', '.join(wrong)})")
     raise DataError(
         f"{origin.title} could not be had. Tried: {'; '.join(tried)}. "
-        "Put its four files in a folder and set data-dir to it"
+        f"To have it, {origin.remedy}put its four files in a folder and set data-dir to it"
     )
 
 

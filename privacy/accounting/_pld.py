@@ -6,7 +6,7 @@ The curves δ(ε) of one release come from Google's ``dp-accounting``. From ther
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +19,11 @@ Sampled = tuple[float, float]
 """One release as (noise multiplier, sampling rate), for sensitivity 1."""
 
 _CELLS = 2**16
+_MOST_CELLS = 2**19
+_NARROWEST, _WIDEST = 2.0**-30, 2.0**20  # losses beyond are left to bounds in closed form
+_LARGEST_INTERVAL = 2.0**6  # exp of it stays small
+_RARE = 2.0**-16  # share of δ
+_SHARPNESS = 2.0**-12  # what the grid may add to ε, as a share of it
 _UNIT = 2.0**-53
 _FFT_CONSTANT = 8.0
 _TAIL = 2.0**-24
@@ -33,6 +38,8 @@ class _Losses:
     lowest: int
     mass: NDArray[np.float64]
     infinite: float
+    log_moments: dict[float, float] = field(default_factory=dict)
+    """Those that were asked for, by slope."""
 
     @property
     def losses(self) -> NDArray[np.float64]:
@@ -78,9 +85,11 @@ def _directed_epsilon(
     releases: Mapping[Sampled, int], delta: float, direction: AdjacencyType
 ) -> float:
     made = sum(releases.values())
-    plan = _plan([(_coarse(z, q, direction), n) for (z, q), n in releases.items()], delta)
+    planned = _planned(releases, direction, delta)
+    if planned is None:
+        return math.inf
+    plan, parts = planned
     interval = plan.interval
-    parts = [(_losses(z, q, direction, interval), n) for (z, q), n in releases.items()]
 
     # Chernoff: at most `tail` of the composed mass lies above the window, and counts as ∞.
     tail = delta * _TAIL
@@ -95,23 +104,26 @@ def _directed_epsilon(
     # Tilted by exp(tilt·loss) and normalised, the losses that decide ε are the likely ones, and
     # rounding is small beside them however small δ is.
     spectrum: NDArray[np.complex128] = np.ones(cells // 2 + 1, dtype=np.complex128)
-    log_finite, log_scale, shift, spread, inexact = 0.0, 0.0, 0, 0.0, 0.0
+    log_finite, log_scale, shift, inexact = 0.0, 0.0, 0, 0.0
+    log_modulus = np.zeros(cells // 2 + 1)
+    errors = np.full(cells // 2 + 1, 4 * _UNIT * made)
     for part, times in parts:
         log_moment = _log_moment(part, plan.tilt)
-        tilted = part.mass * np.exp(plan.tilt * part.losses - log_moment)
-        spectrum *= _power(rfft(tilted, cells), times)
+        exponents = plan.tilt * part.losses
+        tilted = part.mass * np.exp(exponents - log_moment)
+        transform = rfft(tilted, cells)
+        spectrum *= _power(transform, times)
         log_finite += times * math.log1p(-part.infinite)
         log_scale += times * log_moment
         shift += times * part.lowest
-        spread += times * _norm(tilted)
-        inexact += times * (_CURVE_CONSTANT + 8.0 * len(part.mass))
+        inexact += times * (_CURVE_CONSTANT + 4 * float(np.abs(exponents[[0, -1]]).max()))
+        total = float(tilted.sum()) * (1 + 2.0**-40)
+        error = _FFT_CONSTANT * _UNIT * math.log2(cells) * total
+        modulus = np.minimum(np.abs(transform) * (1 + 2.0**-40) + 2 * error, total)
+        log_modulus += times * np.log(modulus)
+        errors += times * error / modulus
     mass = np.roll(irfft(spectrum, cells), (shift - first) % cells)
-    rounding = (
-        _FFT_CONSTANT
-        * _UNIT
-        * math.sqrt(cells)
-        * (math.log2(cells) * spread + (math.log2(cells) + made) * _norm(mass))
-    )
+    rounding = _rounding(errors * np.exp(log_modulus), mass, plan.tilt * interval)
     return _solve(
         np.maximum(mass, 0.0),
         first=first,
@@ -123,6 +135,19 @@ def _directed_epsilon(
         inflation=2.0**-30 + _UNIT * inexact,
         delta=delta,
     )
+
+
+def _rounding(errors: NDArray[np.float64], mass: NDArray[np.float64], slope: float) -> float:
+    """How much rounding can add to, or hide from, the tilted mass above any loss.
+
+    ``errors`` bounds that of each coefficient of the spectrum (the half that a real transform
+    keeps); ``slope`` is the tilt times the interval. The larger of mass's own weights is 1.
+    """
+    cells = len(mass)
+    total = math.sqrt(2 * float(np.sum(np.square(errors))))
+    each = 2 * float(np.sum(errors)) / cells
+    inverse = _FFT_CONSTANT * _UNIT * math.log2(cells) * math.sqrt(cells) * _norm(mass)
+    return (min(total, each / -math.expm1(-slope)) + inverse) * (1 + 2.0**-10)
 
 
 def _solve(
@@ -160,7 +185,9 @@ def _solve(
     # Between the loss below and this one ε = loss k + log((above[k] − δ)/discounted[k]).
     lowered = (1 - inflation) * float(discounted[k])
     below = float(above[k]) - delta
-    inside = max(math.exp(-interval), min(1.0, below / lowered)) if below < lowered else 1.0
+    inside = 1.0
+    if below < lowered:
+        inside = max(math.exp(-interval), below / lowered if below > 0 else 0.0)
     return max(0.0, (float(losses[k]) + math.log(inside)) * (1 + 2.0**-40))
 
 
@@ -180,15 +207,83 @@ class _Plan:
     low: float
     high: float
     interval: float
+    bound: float
 
 
-def _plan(rough: _Parts, delta: float) -> _Plan:
+def _planned(
+    releases: Mapping[Sampled, int], direction: AdjacencyType, delta: float
+) -> tuple[_Plan, _Parts] | None:
+    """A plan and the losses on its grid, finer where the grid would show in ε.
+
+    None where doubles cannot tell the losses from 0, or hold what they weigh.
+    """
+    # A loss so rare counts as ∞. Left where it is, it would draw the tilt towards itself.
+    rare = delta * _RARE / 2.0 ** math.ceil(math.log2(sum(releases.values())))
+    for z, q in releases:
+        bounds = _mechanism(z, q, direction).connect_dots_bounds()
+        if not _NARROWEST < bounds.epsilon_upper - bounds.epsilon_lower < _WIDEST:
+            return None
+    rough = [(_coarse(z, q, direction, rare), n) for (z, q), n in releases.items()]
+    tops = [float(part.losses[-1]) for part, _ in rough]
+    plan = _plan(rough, delta)
+
+    def losses(interval: float, cells: int) -> _Parts:
+        connect = _losses if cells <= 2 * _CELLS else _fine_losses
+        return [
+            (connect(z, q, direction, interval, -2 * cells, top), n)
+            for ((z, q), n), top in zip(releases.items(), tops, strict=True)
+        ]
+
+    def excess(plan: _Plan, parts: _Parts, cells: int) -> float:
+        # Connecting the dots raises the log-moment by about the square of the interval. Twice
+        # the interval tells how much; divided by the tilt that is what it adds to ε.
+        raised = sum(
+            n * (_log_moment(wide, plan.tilt) - _log_moment(part, plan.tilt))
+            for (part, n), (wide, _) in zip(
+                parts, losses(2 * plan.interval, cells // 2), strict=True
+            )
+        )
+        return raised / (3 * plan.tilt * plan.bound * _SHARPNESS)
+
+    if plan is None:
+        return None
+    cells = _CELLS
+    parts = losses(plan.interval, cells)
+    before, now = math.inf, excess(plan, parts, cells)
+    if now > 1:
+        # The rough losses led the plan astray as well.
+        plan = _plan(parts, delta)
+        if plan is None:
+            return None
+        parts = losses(plan.interval, cells)
+        now = excess(plan, parts, cells)
+    while 1 < now < before / 2 and cells < _MOST_CELLS:
+        finer = min(2 ** max(1, math.ceil(math.log2(now) / 2)), _MOST_CELLS // cells)
+        cells *= finer
+        plan = replace(plan, interval=plan.interval / finer)
+        parts = losses(plan.interval, cells)
+        before, now = now, excess(plan, parts, cells) if cells < _MOST_CELLS else 0.0
+    return plan, parts
+
+
+def _variance(rough: _Parts) -> float:
+    variance = 0.0
+    for part, times in rough:
+        mean = float(np.sum(part.mass * part.losses))
+        variance += times * float(np.sum(part.mass * (part.losses - mean) ** 2))
+    return variance
+
+
+def _plan(rough: _Parts, delta: float) -> _Plan | None:
     """Choose tilt, window and grid from Chernoff bounds on coarse losses.
 
     The tilt is one whose mean loss is near ε and not above it. Mass outside of the window comes
     back at its other end, counted once too often: next to nothing of the tilted mass does.
     """
-    slopes = _slopes(rough)
+    variance = _variance(rough)
+    if not 0 < variance < math.inf:
+        return None
+    slopes = _slopes(rough, variance)
     moments = np.array([sum(n * _log_moment(part, slope) for part, n in rough) for slope in slopes])
     positive = np.flatnonzero(slopes > 0)
     bound = ((moments + math.log(1 / delta)) / slopes)[positive].min()
@@ -208,18 +303,16 @@ def _plan(rough: _Parts, delta: float) -> _Plan:
     high = max(float(tops[top]), float(tilted[slopes > slopes[tilt]].min(initial=math.inf)))
     high = max(min(highest, high), low + rough[0][0].interval)
     interval = 2.0 ** math.floor(math.log2((high - low) / _CELLS))
-    return _Plan(float(slopes[tilt]), float(slopes[top]), low, high, interval)
+    if not interval < _LARGEST_INTERVAL:
+        return None
+    return _Plan(float(slopes[tilt]), float(slopes[top]), low, high, interval, float(bound))
 
 
-def _slopes(rough: _Parts) -> NDArray[np.float64]:
+def _slopes(rough: _Parts, variance: float) -> NDArray[np.float64]:
     """Slopes that suit the problem, negative ones and finer positive ones, ascending.
 
     From well below one over the widest loss to well above one over the composed deviation.
     """
-    variance = 0.0
-    for part, times in rough:
-        mean = float(np.sum(part.mass * part.losses))
-        variance += times * float(np.sum(part.mass * (part.losses - mean) ** 2))
     widest = max(float(np.abs(part.losses[[0, -1]]).max()) for part, _ in rough)
     least = math.floor(math.log2(1 / widest)) - 2
     most = max(math.ceil(math.log2(1 / math.sqrt(variance))) + 6, least + 8)
@@ -228,31 +321,49 @@ def _slopes(rough: _Parts) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=128)
-def _coarse(z: float, q: float, direction: AdjacencyType) -> _Losses:
+def _coarse(z: float, q: float, direction: AdjacencyType, rare: float) -> _Losses:
+    """The losses on 4,096 cells or so, but for those whose probability is below ``rare``."""
     bounds = _mechanism(z, q, direction).connect_dots_bounds()
     width = bounds.epsilon_upper - bounds.epsilon_lower
-    return _losses(z, q, direction, 2.0 ** math.floor(math.log2(width / 4096)))
+    part = _losses(z, q, direction, 2.0 ** math.floor(math.log2(width / 4096)))
+    beyond = part.infinite + np.cumsum(part.mass[::-1])[::-1]
+    kept = max(1 - part.lowest + 1, int(np.searchsorted(-beyond, -rare)))
+    if kept >= len(part.mass):
+        return part
+    return _Losses(part.interval, part.lowest, part.mass[:kept], float(beyond[kept]))
 
 
-@lru_cache(maxsize=64)
-def _losses(z: float, q: float, direction: AdjacencyType, interval: float) -> _Losses:
-    """Connect the dots (Doroshenko et al. 2022, algorithm 1): a loss that dominates."""
+def _connect_dots(
+    z: float,
+    q: float,
+    direction: AdjacencyType,
+    interval: float,
+    foot: int = -2 * _CELLS,
+    top: float = math.inf,
+) -> _Losses:
+    """Connect the dots (Doroshenko et al. 2022, algorithm 1): a loss that dominates.
+
+    Losses below ``foot`` steps of the interval are put there, those above ``top`` at ∞.
+    """
     mechanism = _mechanism(z, q, direction)
     bounds = mechanism.connect_dots_bounds()
     # Losses far below the window may as well lie at its foot: that only raises them.
-    lowest = min(max(math.floor(bounds.epsilon_lower / interval), -4 * _CELLS), -1)
-    highest = max(math.ceil(bounds.epsilon_upper / interval), 1)
+    lowest = min(max(math.floor(bounds.epsilon_lower / interval), foot), -1)
+    highest = max(math.ceil(min(bounds.epsilon_upper, top) / interval), 1)
     growth = math.expm1(interval)
+
+    def masses(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Second differences of a curve from its first, raised by what rounding takes."""
+        before, after = steps[:-1] * math.exp(interval), steps[1:]
+        rounded = 16 * _UNIT * (np.abs(before) + np.abs(after))
+        return (np.maximum(after - before, 0.0) + rounded) / growth
 
     # At losses above 0 from δ(ε); at the others from δ(ε) − (1 − e^ε), which gives the same
     # masses and is e^ε times the curve of the opposite direction at −ε: small where δ is near 1.
     grid = np.arange(highest + 1) * interval
     deltas = _curve(mechanism, grid)
     falls = np.diff(deltas)
-    positive = np.append(
-        (falls[1:] - falls[:-1] * math.exp(interval)) / growth,
-        falls[-1] / math.expm1(-interval),
-    )
+    positive = np.append(masses(falls), falls[-1] / math.expm1(-interval) * (1 + 2.0**-49))
     opposite = AdjacencyType.ADD if direction is AdjacencyType.REMOVE else AdjacencyType.REMOVE
     grid = np.arange(lowest, 2) * interval
     # One point above 0 is needed there, where the curve of the opposite direction has none.
@@ -261,12 +372,14 @@ def _losses(z: float, q: float, direction: AdjacencyType, interval: float) -> _L
         deltas[1] + growth,
     )
     rises = np.diff(mirrored)
-    negative = np.insert(
-        (rises[1:] - rises[:-1] * math.exp(interval)) / growth, 0, rises[0] / growth - mirrored[0]
-    )
-    mass = np.maximum(np.concatenate([negative, positive]), 0.0)
+    foot = rises[0] / growth * (1 + 2.0**-49) - mirrored[0] * (1 - 2.0**-49)
+    mass = np.concatenate([[max(foot, 0.0)], masses(rises), positive])
     mass.setflags(write=False)
     return _Losses(interval, lowest, mass, float(deltas[-1]))
+
+
+_losses = lru_cache(maxsize=64)(_connect_dots)
+_fine_losses = lru_cache(maxsize=4)(_connect_dots)  # tens of megabytes each
 
 
 def _curve(mechanism: GaussianPrivacyLoss, epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -295,13 +408,14 @@ def _curve(mechanism: GaussianPrivacyLoss, epsilons: NDArray[np.float64]) -> NDA
     return np.minimum.accumulate(np.clip(deltas, 0.0, 1.0))
 
 
-@lru_cache(maxsize=4096)
 def _log_moment(part: _Losses, slope: float) -> float:
     """Logarithm of Σ mass·exp(slope·loss)."""
-    held = part.mass > 0
-    exponents = np.log(part.mass[held]) + slope * part.losses[held]
-    top = float(exponents.max())
-    return top + math.log(float(np.exp(exponents - top).sum()))
+    if slope not in part.log_moments:
+        held = part.mass > 0
+        exponents = np.log(part.mass[held]) + slope * part.losses[held]
+        top = float(exponents.max())
+        part.log_moments[slope] = top + math.log(float(np.exp(exponents - top).sum()))
+    return part.log_moments[slope]
 
 
 def _mechanism(z: float, q: float, direction: AdjacencyType) -> GaussianPrivacyLoss:

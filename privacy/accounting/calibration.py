@@ -40,12 +40,13 @@ def calibrate_noise_multiplier(
     -------
     float
         z, larger than the smallest possible one by at most 1 part in 10⁵. Its own ε was
-        computed and does not exceed the target.
+        computed and does not exceed the target. (Where nobody is drawn but with a probability
+        below δ, next to no noise is enough: z is then 2⁻³⁰ or so, and δ too large to mean much.)
 
     Raises
     ------
     ValueError
-        If ``rounds`` is not a whole number of at least 1, or no z fits.
+        If ``rounds`` is not a whole number of at least 1, or no z up to 2³⁰ fits.
     """
     _check_rounds(rounds)
 
@@ -189,7 +190,7 @@ def _narrow(cost: Callable[[float], float], target: float, *, good: float, bad: 
     while abs(good - bad) > 1e-5 * min(good, bad):
         step += 1
         part = 0.5
-        if step % 4 and 0 < cost_good < cost_bad < math.inf:
+        if step % 4 and 0 < cost_good * (1 + 2.0**-40) < cost_bad < math.inf:
             # ε is near a power of z or q. Aim a little to either side of the root in turn, so
             # that both ends close in on it.
             part = math.log(target / cost_good) / math.log(cost_bad / cost_good)

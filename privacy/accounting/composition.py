@@ -168,21 +168,40 @@ def _renyi(releases: frozenset[tuple[Release, int]], delta: float, adjacency: Ad
 def _compose(
     releases: frozenset[tuple[GaussianRelease, int]], delta: float, adjacency: Adjacency
 ) -> float:
-    # Unsampled Gaussian releases add up to one: 1/z² is additive (Dong et al. 2022, cor. 3.3).
+    # Unsampled Gaussian releases add up to one (Dong, Roth and Su 2022, corollary 3.3).
     shrink = 0.5 if adjacency is Adjacency.REPLACE_ONE else 1.0
-    precision = math.fsum(
-        n / (shrink * r.noise_multiplier) ** 2 for r, n in releases if _rate(r) == 1
-    )
-    sampled = {(float(r.noise_multiplier), _rate(r)): n for r, n in releases if _rate(r) < 1}
-    joint = (1 - 2.0**-48) / math.sqrt(precision) if precision else None
+    alike: Counter[tuple[float, float]] = Counter()
+    for release, times in releases:
+        alike[shrink * float(release.noise_multiplier), _rate(release)] += times
+    joint = _joint({z: n for (z, q), n in alike.items() if q == 1})
+    sampled = {(z, q): n for (z, q), n in alike.items() if q < 1}
     if not sampled:
-        return math.inf if joint is None else gaussian_epsilon(joint, delta)
+        return gaussian_epsilon(joint, delta)
+
+    # Bounds in closed form, where PLD's grid resolves nothing: amplification by sampling only
+    # lowers ε; and whoever is never drawn pays nothing, which fails with probability `drawn`.
+    everything = Counter({z: n for (z, q), n in alike.items() if q == 1})
+    for (z, _), times in sampled.items():
+        everything[z] += times
+    bounds = [gaussian_epsilon(_joint(everything), delta)]
+    drawn = -math.expm1(math.fsum(n * math.log1p(-q) for (_, q), n in sampled.items()))
+    drawn = math.nextafter(drawn * (1 + 2.0**-40), math.inf)
+    if drawn < delta:
+        bounds.append(gaussian_epsilon(joint, math.nextafter(delta - drawn, 0.0)))
     from ._pld import sampled_epsilon
 
-    if joint is not None:
+    if joint < math.inf:
         sampled[joint, 1.0] = 1
-    # The Rényi bound is no tighter, but resolves any δ.
-    return min(sampled_epsilon(sampled, delta), _renyi(frozenset(releases), delta, adjacency))
+    # The Rényi bound is hardly ever tighter, but resolves any δ.
+    bounds += [_renyi(releases, delta, adjacency), sampled_epsilon(sampled, delta)]
+    return min(bounds)
+
+
+def _joint(releases: Mapping[float, int]) -> float:
+    """The z of unsampled releases together, rounded down: 1/z² adds up. ∞ if there is none."""
+    smallest = min(releases, default=math.inf)
+    precision = math.fsum(n * (smallest / z) ** 2 for z, n in releases.items())
+    return smallest * (1 - 2.0**-48) / math.sqrt(precision) if precision else math.inf
 
 
 def count_events(events: Events) -> Counter[Event]:

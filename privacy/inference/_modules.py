@@ -28,6 +28,10 @@ NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn
 _DIFFER_IN_TRAINING = (nn.BatchNorm1d, nn.BatchNorm2d, *NOTHING[1:])
 _STATE = ("weight", "bias", "running_mean", "running_var", "coefficients")
 _POLYNOMIAL = "train with privacy.inference.Square(), or a Polynomial.fitted to it, in its place"
+_NORMALISATION = (
+    "train without it, or with {}, which becomes constants after training (clients that clip each "
+    "example, as privacy.training does, take it frozen only: eval() and requires_grad_(False))"
+)
 _REMEDIES = {
     **dict.fromkeys(
         (
@@ -42,8 +46,8 @@ _REMEDIES = {
     "AdaptiveMaxPool2d": "use nn.AdaptiveAvgPool2d of the same size",
     "Softmax": "leave it out: the class of the largest logit is the same",
     "LogSoftmax": "leave it out: the class of the largest logit is the same",
-    "GroupNorm": "use nn.BatchNorm2d, which becomes constants after training",
-    "LayerNorm": "use nn.BatchNorm1d, which becomes constants after training",
+    "GroupNorm": _NORMALISATION.format("nn.BatchNorm2d"),
+    "LayerNorm": _NORMALISATION.format("nn.BatchNorm1d"),
 }
 _ANYTHING = (
     "use Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, BatchNorm, Dropout, Square or "

@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 from privacy.inference import _wire
+from privacy.inference._evaluation_check import check_evaluation
 from privacy.inference._keys import open_material
 from privacy.inference._replays import Replays
-from privacy.inference._self_test import check_evaluation
 from privacy.inference._wire import MessageError, Tag
 from privacy.inference.plan import Plan
 from privacy.inference.process import EvaluatorFailed, EvaluatorProcess

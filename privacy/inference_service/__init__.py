@@ -10,6 +10,7 @@ from privacy.inference_service.errors import ServiceError as ServiceError
 from privacy.inference_service.key_file import KeptKeys as KeptKeys
 from privacy.inference_service.key_file import KeyFile as KeyFile
 from privacy.inference_service.key_file import KeyFileError as KeyFileError
+from privacy.inference_service.key_file import KeyFileInUseError as KeyFileInUseError
 from privacy.inference_service.limits import ServiceLimits as ServiceLimits
 from privacy.inference_service.server import ServiceServer as ServiceServer
 from privacy.inference_service.session import OwnerSession as OwnerSession

@@ -3,9 +3,9 @@
 import ipaddress
 import json
 import math
+import os
 import re
 import ssl
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,7 +29,7 @@ class ServiceClient:
         ``https://host:port``.
     token : str, optional
         An owner's.
-    authority : Path, optional
+    authority : path-like, optional
         Certificates to trust, PEM; by default the system's.
     insecure_no_tls : bool
         Allow ``http://``: whoever listens can use the token and forge messages.
@@ -50,7 +50,7 @@ class ServiceClient:
         url: str,
         *,
         token: str | None = None,
-        authority: Path | None = None,
+        authority: str | os.PathLike[str] | None = None,
         insecure_no_tls: bool = False,
         timeout: float = 120.0,
     ) -> None:
@@ -65,10 +65,10 @@ class ServiceClient:
             if not _TOKEN.fullmatch(token):
                 raise ValueError(
                     "token holds characters that no token has, such as spaces or line ends; give "
-                    "what `python -m flower_app token add` printed"
+                    "it as it was shown when it was made"
                 )
             headers["Authorization"] = f"Bearer {token}"
-        if not (math.isfinite(timeout) and timeout > 0):
+        if not (isinstance(timeout, int | float) and math.isfinite(timeout) and timeout > 0):
             raise ValueError(f"timeout is {timeout}; give a positive number of seconds")
         self._http = httpx.Client(
             base_url=parsed,
@@ -224,14 +224,14 @@ def _url(url: str) -> httpx.URL:
     return parsed
 
 
-def _trusting(authority: Path | None) -> ssl.SSLContext:
+def _trusting(authority: str | os.PathLike[str] | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=authority)
     except OSError as error:
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         raise OSError(
-            f"authority is {str(authority)!r}, which cannot be used: {reason}; give a file of "
-            "certificates, PEM"
+            f"authority is {os.fspath(authority or '')!r}, which cannot be used: {reason}; give a "
+            "file of certificates, PEM"
         ) from error
 
 
@@ -257,7 +257,7 @@ def _unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServiceError:
             "untrusted",
             0,
             f"the certificate of {url} is not from an authority that is trusted here",
-            "give its authority's certificate as authority=Path(...), over a channel you trust",
+            "give its authority's certificate as authority='ca.crt', over a channel you trust",
         )
     return ServiceError(
         "unreachable",

@@ -26,6 +26,10 @@ class KeyFileError(ValueError):
     """A file of keys that cannot be used; the message says why."""
 
 
+class KeyFileInUseError(KeyFileError):
+    """Another process has the file open."""
+
+
 @dataclass(frozen=True)
 class KeptKeys:
     """What is kept.
@@ -62,20 +66,22 @@ class KeyFile:
 
     Parameters
     ----------
-    path : Path
+    path : path-like
         It need not exist yet.
     passphrase : str
 
     Raises
     ------
     KeyFileError
-        If the passphrase is empty, or, on entry, if another process uses the file.
+        If the passphrase is empty.
+    KeyFileInUseError
+        On entry, if another process uses the file.
     """
 
-    def __init__(self, path: Path, passphrase: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], passphrase: str) -> None:
         if not passphrase:
             raise KeyFileError("the passphrase is empty; give one, or use one-time keys")
-        self._path = path
+        self._path = Path(path)
         self._passphrase = passphrase.encode()
         self._salt = secrets.token_bytes(16)
         self._cipher: AESGCM | None = None
@@ -86,9 +92,9 @@ class KeyFile:
         try:
             self._lock.acquire()
         except Timeout as error:
-            raise KeyFileError(
-                f"another process uses {self._path}; wait for it, or use another file, or keys "
-                "that are not kept (ask --one-time-keys)"
+            raise KeyFileInUseError(
+                f"another process uses {self._path}; wait for it, or use another file, or one-time "
+                "keys"
             ) from error
         return self
 

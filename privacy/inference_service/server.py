@@ -47,7 +47,8 @@ class ServiceServer(uvicorn.Server):
 
     Guarantee
         A connection is dropped whose TLS handshake, or whose request's head, is not whole after
-        ``head_seconds``, or that does not take an answer for ``body_seconds``. A request whose
+        ``head_seconds``, and one that for ``body_seconds`` does not take an answer, or goes on with
+        a request that was answered already. A request whose
         length can be read in two ways (Content-Length with Transfer-Encoding, or twice) is
         refused before the app sees it, so that no proxy and this server can differ over where
         it ends.
@@ -135,7 +136,7 @@ def _is_ambiguous(head: bytes) -> bool:
 
 def _protocol(limits: ServiceLimits) -> type[H11Protocol]:
     class Protocol(_Protocol):
-        head_seconds, write_seconds = limits.head_seconds, limits.body_seconds
+        head_seconds, rest_seconds = limits.head_seconds, limits.body_seconds
 
     return Protocol
 
@@ -144,32 +145,53 @@ class _Protocol(H11Protocol):
     """One connection: it is cut off when what it owes does not come."""
 
     head_seconds: float
-    write_seconds: float
+    rest_seconds: float
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.conn = self._strict = _Connection(h11.SERVER)
-        self._waits_for_head: asyncio.TimerHandle | None = None
-        self._waits_for_reader: asyncio.TimerHandle | None = None
+        self._deadlines: dict[str, asyncio.TimerHandle] = {}
+
+    def _expect(self, what: str, owed: bool, seconds: float) -> None:
+        """Cut the connection off if this is owed now and for so long."""
+        if not owed and what in self._deadlines:
+            self._deadlines.pop(what).cancel()
+        elif owed and what not in self._deadlines:
+            self._deadlines[what] = self.loop.call_later(seconds, self.transport.abort)
+
+    def _expect_the_sender(self) -> None:
+        conn = self.conn
+        # Between requests uvicorn's own timer runs; ours does while one has begun to come, and
+        # while the rest of one comes that was answered already.
+        begun = conn.their_state is h11.IDLE and bool(conn.trailing_data[0])
+        unread = conn.their_state is h11.SEND_BODY and conn.our_state is h11.DONE
+        self._expect("head", begun, self.head_seconds)
+        self._expect("rest", unread, self.rest_seconds)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._waits_for_head = self.loop.call_later(self.head_seconds, self.transport.abort)
+        self._expect("head", True, self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        _cancel(self._waits_for_head)
-        _cancel(self._waits_for_reader)
+        for what in list(self._deadlines):
+            self._expect(what, False, 0.0)
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
         super().handle_events()
-        # Between requests uvicorn's own timer runs; ours does while one has begun to come.
-        begun = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
-        if not begun:
-            _cancel(self._waits_for_head)
-            self._waits_for_head = None
-        elif self._waits_for_head is None:
-            self._waits_for_head = self.loop.call_later(self.head_seconds, self.transport.abort)
+        self._expect_the_sender()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_the_sender()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect("reader", True, self.rest_seconds)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._expect("reader", False, 0.0)
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
@@ -189,16 +211,3 @@ class _Protocol(H11Protocol):
         ):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._waits_for_reader = self.loop.call_later(self.write_seconds, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        _cancel(self._waits_for_reader)
-
-
-def _cancel(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()

@@ -87,12 +87,12 @@ class TokenFile:
 
     Parameters
     ----------
-    path : Path
+    path : path-like
         It need not exist yet. Changes are seen at the next request, without a restart.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
         self._lock = threading.Lock()
         self._read_at: tuple[int, int, int] | None = None
         self._entries: tuple[_Entry, ...] = ()

@@ -55,10 +55,10 @@ class SecureClient:
     thing, and each lets the sum of one set of clients be opened for a model, also in later rounds.
 
     **Assumptions.** X25519, HKDF-SHA256, AES and Ed25519 are secure; the operating system's
-    randomness is unpredictable; of the clients that were invited no more collude than the policy
+    randomness is unpredictable; of the clients that were drawn no more collude than the policy
     says, whatever these send; the state is not rolled back between messages. Against an
     honest-but-curious server: it is that, and which honest clients drop out does not depend on who
-    neighbours whom. Against a malicious one, which says itself how many it invited: no more
+    neighbours whom. Against a malicious one, which says itself how many it drew: no more
     collude than that of the roster.
 
     **Not covered.** What the sum itself gives away (that is what noise is for); a wrong sum;

@@ -13,8 +13,8 @@ dropouts, the paper's three conditions, computed without approximation:
 
 The first two fail with probability at most 2^-40, the third, which only costs the round, 2^-20.
 
-The corrupt clients are counted from the cohort that was invited, m, and not from the n that
-announced themselves: honest ones may vanish first, and C = ⌈γm⌉ corrupt ones be left among n.
+The corrupt clients are counted from the cohort that was drawn, m, and not from the n that
+announced themselves: honest ones may be away, and C = ⌈γm⌉ corrupt ones be left among n.
 
 A malicious server chooses who drops out *after* it has seen the ring, so condition 2 cannot rest
 on chance. With at most c corrupt neighbours anywhere, t > k/2 + c does instead: next to a gap of
@@ -59,7 +59,7 @@ class RoundPlan:
     survivors : int
         The fewest clients whose sum is opened.
     cohort : int
-        m, who were invited, at least n: of these at most γm are corrupt.
+        m, who were drawn, at least n: of these at most γm are corrupt.
     """
 
     clients: int
@@ -138,7 +138,7 @@ class RoundPlan:
             raise ThresholdTooLow(
                 f"threshold {self.threshold} among {self.neighbours} neighbours of "
                 f"{self.clients} clients, with {self.survivors} survivors, does not withstand "
-                f"{adversary.corrupt:.0%} of the {self.cohort} invited and a "
+                f"{adversary.corrupt:.0%} of the {self.cohort} drawn and a "
                 f"{adversary.server.value} server: {needed}"
             )
 
@@ -164,7 +164,7 @@ def plan_round(
     minimum : int
         The fewest clients whose sum may be opened.
     cohort : int, optional
-        m, who were invited. Default: all of them announced keys.
+        m, who were drawn. Default: all of them announced keys.
 
     Raises
     ------
@@ -173,16 +173,16 @@ def plan_round(
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}; a share of clients in [0, 1)")
-    invited = clients if cohort is None else cohort
-    corrupt = min(clients, adversary.corrupted(invited))
+    drawn = clients if cohort is None else cohort
+    corrupt = min(clients, adversary.corrupted(drawn))
     graph = _smallest_graph(clients, corrupt, adversary.server, dropout, minimum)
     if graph is None:
         raise ValueError(
-            f"{clients} clients of {invited} invited cannot withstand {adversary.corrupt:.0%} "
+            f"{clients} clients of {drawn} drawn cannot withstand {adversary.corrupt:.0%} "
             f"corrupt ones of these, a {adversary.server.value} server and {dropout:.0%} "
             f"dropouts with {minimum} left: draw more clients or expect fewer dropouts"
         )
-    return RoundPlan(clients, *graph, invited)
+    return RoundPlan(clients, *graph, drawn)
 
 
 @lru_cache(maxsize=1 << 16)

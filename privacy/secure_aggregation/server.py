@@ -106,7 +106,7 @@ class SecureServer:
     dropout : float
         The share of the clients that may vanish after they announced themselves, in [0, 1).
     cohort : int
-        How many are invited: the adversary's share is of these.
+        How many were drawn, be they there to be invited or not: the adversary's share is of these.
     identities : iterable of bytes, optional
         Who may take part, as pinned Ed25519 public keys. Default: anybody.
     randomness : Randomness, optional
@@ -115,7 +115,7 @@ class SecureServer:
     Raises
     ------
     ValueError
-        If the server model of the adversary and of the terms differ.
+        If the server model of the adversary and of the terms differ, or a number is out of range.
     """
 
     def __init__(
@@ -133,6 +133,10 @@ class SecureServer:
                 f"adversary has a {adversary.server.value} server, the terms a "
                 f"{terms.server.value} one; make them agree"
             )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; a share of clients in [0, 1)")
+        if isinstance(cohort, bool) or not isinstance(cohort, int) or cohort < 0:
+            raise ValueError(f"cohort is {cohort!r}; give how many clients were drawn")
         self._terms = terms
         self._adversary = adversary
         self._dropout = dropout
@@ -148,6 +152,7 @@ class SecureServer:
         self._participants: list[int] = []
         self._remaining = cohort
         self._offences: dict[int, list[str]] = {}  # by index
+        self._elsewhere: list[int] = []  # nodes
         self._survivors: list[int] = []
         self._session = bytes(32)
         self._sum: npt.NDArray[np.unsignedinteger] = np.zeros(0, np.uint32)
@@ -165,7 +170,7 @@ class SecureServer:
 
     @property
     def cohort(self) -> int:
-        """How many were invited."""
+        """How many were drawn."""
         return self._cohort
 
     @property
@@ -176,7 +181,8 @@ class SecureServer:
     @property
     def offences(self) -> dict[int, list[str]]:
         """What nodes did that no client does that follows the protocol, for the operator's log."""
-        return {self._clients[index].node: list(told) for index, told in self._offences.items()}
+        told = {self._clients[index].node: list(told) for index, told in self._offences.items()}
+        return told | {node: ["was configured otherwise than most"] for node in self._elsewhere}
 
     def invitation(self) -> bytes:
         """What the whole cohort is sent first."""
@@ -222,7 +228,7 @@ class SecureServer:
         if node in self._index:
             raise RejectedMessage(f"node {node} announced itself twice")
         if len(self._clients) >= self._cohort:
-            raise RejectedMessage(f"node {node} announced itself, but all who were invited did")
+            raise RejectedMessage(f"node {node} announced itself, but as many as were drawn did")
         if any(announced.identity == other.announcement.identity for other in self._clients):
             raise RejectedMessage(f"node {node} has the identity of another")
         if self._identities and announced.identity not in self._identities:
@@ -403,14 +409,17 @@ class SecureServer:
         elif self._stage is not ServerStage.DISPUTING:  # which asks few
             self._remaining = len(self._answered)
 
-    def _asked_as_most(self) -> list[_Client]:
-        """Without those who were configured otherwise than most: who sees them would refuse."""
-        (most, _), *_ = Counter(client.announcement.asked for client in self._clients).most_common()
-        return [client for client in self._clients if client.announcement.asked == most]
+    def _leave_out_elsewhere(self) -> None:
+        """Leave out who was configured otherwise than most: who sees them would refuse."""
+        asked = Counter(client.announcement.asked for client in self._clients)
+        for most, _ in asked.most_common(1):
+            others = [client for client in self._clients if client.announcement.asked != most]
+            self._elsewhere = [client.node for client in others]
+            self._clients = [client for client in self._clients if client not in others]
 
     def _send_roster(self) -> dict[int, bytes]:
-        if self._terms.malicious and self._clients:
-            self._clients = self._asked_as_most()
+        if self._terms.malicious:
+            self._leave_out_elsewhere()
         count = len(self._clients)
         if count < self._terms.minimum:
             raise TooFewClients(f"{count} clients announced keys; {self._terms.minimum} are needed")

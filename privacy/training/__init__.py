@@ -8,7 +8,7 @@ from ._capture import GradientError
 from ._optimizer import GradientDescent
 from .calibration import calibrate_noise
 from .charge import Charge
-from .check import ModelProblem, UnsupportedModelError, check_model, replace_unsupported
+from .check import ModelProblem, UnsupportedModelError, check_model
 from .ledger import ClientLedger, LocalBudgetSpent
 from .plan import (
     ClipAndNoise,
@@ -19,6 +19,7 @@ from .plan import (
     PoissonBatches,
     PublicCount,
 )
+from .replace import replace_unsupported
 from .result import Guarantee, TrainingResult
 from .training import train
 

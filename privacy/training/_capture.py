@@ -1,12 +1,12 @@
 """One forward and one backward pass that leave every layer's inputs and output gradients."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from ._gradients import Call, LayerGradients
@@ -34,11 +34,12 @@ def trainable_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, n
 
 
 class _Seen(NamedTuple):
-    """One use of a layer: its input, the input's version then, and where its output left."""
+    """One use of a layer: its input, the input's version and origin then, and its output's."""
 
     name: str
     inputs: Tensor
     version: int
+    origin: GradientEdge | None
     output: GradientEdge
 
 
@@ -60,7 +61,8 @@ class Capture:
 
     def __enter__(self) -> Self:
         for layer in self.layers.values():
-            self._handles.append(layer.register_forward_hook(self._watch))
+            # First, so that what other hooks make of the output is not taken for the layer's.
+            self._handles.append(layer.register_forward_hook(self._watch, prepend=True))
             if not known(layer):
                 self._handles.append(
                     layer.register_forward_pre_hook(_refuse_named, with_kwargs=True)
@@ -92,12 +94,49 @@ class Capture:
             )
         if output.requires_grad:
             seen: Tensor = inputs[0]
-            self._seen.append(_Seen(name, seen, seen._version, get_gradient_edge(output)))
+            origin = get_gradient_edge(seen) if seen.requires_grad else None
+            output_edge = get_gradient_edge(output)
+            self._seen.append(_Seen(name, seen, seen._version, origin, output_edge))
 
     def take(self) -> list[tuple[str, Tensor]]:
         """The layers' names and inputs in the forward pass since the last call, in its order."""
         seen, self._seen = self._seen, []
         return [(use.name, use.inputs.detach()) for use in seen]
+
+    def check_parameters(self, losses: Tensor) -> None:
+        """Refuse a parameter that reaches ``losses`` on a way that leads around its layer.
+
+        It looks at the whole graph of the forward pass since the last ``take`` or ``gradients``,
+        so it finds what is too small for a comparison of gradients: a weight penalty, a table
+        that is read again by ``linear(x, embedding.weight)``.
+
+        Raises
+        ------
+        GradientError
+            Names the parameter.
+        """
+        names: dict[Tensor, str] = {
+            p: name for name, p in self._model.named_parameters() if p.requires_grad
+        }
+        outputs = {use.output.node for use in self._seen}
+        for start, stops, allowed in self._stretches(losses, outputs):
+            for parameter in _parameters_between(start, stops):
+                if parameter in names and parameter not in allowed:
+                    raise GradientError(_bypassing(names[parameter]))
+
+    def _stretches(
+        self, losses: Tensor, outputs: set[Node]
+    ) -> Iterator[tuple[list[Node], set[Node], set[nn.Parameter]]]:
+        """Pieces of the graph: where each starts, where it stops, which parameters it may hold."""
+        nothing: set[nn.Parameter] = set()
+        if losses.grad_fn is not None:
+            yield [losses.grad_fn], outputs, nothing
+        for use in self._seen:
+            within, before = [node for node, _ in use.output.node.next_functions if node], outputs
+            if use.origin is not None:
+                before = outputs | {use.origin.node}
+                yield [use.origin.node], outputs, nothing
+            yield within, before, set(self.layers[use.name].parameters())
 
     def gradients(self, losses: Tensor) -> dict[str, LayerGradients]:
         """Every layer's per-example gradients, for the forward pass since the last call.
@@ -130,11 +169,7 @@ class Capture:
         )
         for name, found in zip(bypassed, backprops[len(seen) :], strict=True):
             if found is not None:
-                raise GradientError(
-                    f"parameter '{name}' was used without calling its layer, so its per-example "
-                    "gradients are out of reach: call the layer, or freeze the parameter with "
-                    "requires_grad_(False)"
-                )
+                raise GradientError(_bypassing(name))
         calls: dict[str, list[Call]] = {}
         for use, backprop in zip(seen, backprops, strict=False):
             if backprop is not None:
@@ -152,6 +187,30 @@ class Capture:
             for own, parameter in layer.named_parameters(recurse=not known(layer))
             if parameter.requires_grad
         }
+
+
+def _parameters_between(start: Iterable[Node], stops: set[Node]) -> Iterator[Tensor]:
+    """The leaves of the graph from ``start`` back to ``stops``, exclusive."""
+    waiting = [node for node in start if node not in stops]
+    visited = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            yield leaf
+        for following, _ in node.next_functions:
+            if following is not None and following not in visited and following not in stops:
+                visited.add(following)
+                waiting.append(following)
+
+
+def _bypassing(name: str) -> str:
+    return (
+        f"parameter '{name}' was used without calling its layer (in the loss, or by another "
+        "layer), so its per-example gradients are out of reach: call the layer, leave it out of "
+        "the loss (a weight penalty is the optimizer's weight_decay), or freeze the parameter "
+        "with requires_grad_(False)"
+    )
 
 
 def _check(use: _Seen, backprop: Tensor, examples: int) -> None:

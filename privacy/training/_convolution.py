@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ._gradients import Call, Gradients, LayerGradients, total
+from ._gradients import Call, Gradients, LayerGradients, summing_dtype, total, vector_norms
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BY_ROWS, BY_GROUPS, BY_DEPTH = "row unfolding", "grouped convolution", "depthwise convolution"
@@ -60,13 +60,15 @@ class Pieces:
 
     def __init__(self, layer: Convolution, gradients: Gradients, method: str) -> None:
         self._layer, self._gradients, self.method = layer, gradients, method
+        self.dtype = summing_dtype(*gradients.values())
 
     def norms(self) -> Iterable[Tensor]:
         for gradient in self._gradients.values():
-            yield from torch.linalg.vector_norm(gradient.flatten(2), dim=2).unbind()
+            yield from vector_norms(gradient.flatten(2)).unbind()
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
         found: Gradients = {}
+        factors = factors.to(self.dtype)
         for parameter, gradient in self._gradients.items():
             summed = factors @ gradient.flatten(2)
             if parameter is self._layer.weight and self.method == BY_ROWS:
@@ -102,7 +104,7 @@ def _by_groups(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
     gradient: Tensor = torch.ops.aten.convolution_backward(
         g.reshape(1, n * outs, *g.shape[2:]),
         x.reshape(1, n * x.shape[1], *x.shape[2:]),
-        layer.weight.new_empty(1).expand(size),
+        x.new_empty(1).expand(size),
         None,
         layer.stride,
         [0] * len(layer.stride),

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ._gradients import Call, Gradients, LayerGradients, row_norms
+from ._gradients import Call, Gradients, LayerGradients, magnitudes, row_norms
 
 
 class Rows:
@@ -30,14 +30,18 @@ class Rows:
     ) -> None:
         self._layer, self._count = layer, count
         self._examples, self._indices, self._rows = examples, indices, rows
+        self.dtype = rows.dtype
 
     def norms(self) -> Iterable[Tensor]:
-        found = self._rows.new_zeros(self._count)
-        return [found.index_add_(0, self._examples, row_norms(self._rows).square_()).sqrt_()]
+        norms = row_norms(self._rows)
+        zeros = norms.new_zeros(self._count)
+        largest = magnitudes(zeros.scatter_reduce(0, self._examples, norms, "amax"))
+        squares = (norms / largest[self._examples]).square_()
+        return [zeros.index_add_(0, self._examples, squares).sqrt_().mul_(largest)]
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
-        weighted = self._rows * factors[self._examples, None]
-        table = torch.zeros_like(self._layer.weight)
+        weighted = self._rows * factors.to(self.dtype)[self._examples, None]
+        table = torch.zeros_like(self._layer.weight, dtype=self.dtype)
         return {self._layer.weight: table.index_add_(0, self._indices, weighted)}
 
     def only(self, rows: Tensor) -> LayerGradients:

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ._gradients import Built, Call, Gradients, LayerGradients, row_norms
+from ._gradients import Built, Call, Gradients, LayerGradients, held_by, magnitudes, row_norms
+
+# Between these, single precision holds a scaled factor well enough for its product with the other.
+_SMALL, _LARGE = 1e-20, 1e20
 
 
 class OneVector:
@@ -21,16 +24,17 @@ class OneVector:
 
     def __init__(self, layer: nn.Linear, inputs: Tensor, backprops: Tensor) -> None:
         self._layer, self._inputs, self._backprops = layer, inputs, backprops
+        self._back = row_norms(backprops)
+        self.dtype = backprops.dtype
 
     def norms(self) -> Iterable[Tensor]:
-        back = row_norms(self._backprops)
         if self._layer.weight.requires_grad:
-            yield row_norms(self._inputs).mul_(back)
+            yield held_by(self.dtype, row_norms(self._inputs).mul_(self._back))
         if self._layer.bias is not None and self._layer.bias.requires_grad:
-            yield back
+            yield self._back
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
-        return _weighted_sum(self._layer, self._inputs, self._backprops * factors[:, None])
+        return _weighted_sum(self._layer, self._inputs, self._backprops, self._back, factors)
 
     def only(self, rows: Tensor) -> LayerGradients:
         return OneVector(self._layer, self._inputs[rows], self._backprops[rows])
@@ -47,26 +51,38 @@ class Sequences:
 
     def __init__(self, layer: nn.Linear, inputs: Tensor, backprops: Tensor) -> None:
         self._layer, self._inputs, self._backprops = layer, inputs, backprops
+        self.dtype = backprops.dtype
 
     def norms(self) -> Iterable[Tensor]:
-        layer, dtype = self._layer, self._backprops.dtype
-        b = self._backprops.double()
+        layer = self._layer
+        b, b_size = _scaled(self._backprops)
         back = b @ b.mT
         lengths = back.diagonal(dim1=1, dim2=2)
         if layer.weight.requires_grad:
-            a = self._inputs.double()
+            a, a_size = _scaled(self._inputs)
             inner = a @ a.mT
             products = lengths * inner.diagonal(dim1=1, dim2=2)
-            yield _above(inner * back, products, a.shape[2] + b.shape[2]).to(dtype)
+            norms = _above(inner * back, products, a.shape[2] + b.shape[2])
+            yield held_by(self.dtype, norms * a_size * b_size)
         if layer.bias is not None and layer.bias.requires_grad:
-            yield _above(back, lengths, b.shape[2]).to(dtype)
+            yield held_by(self.dtype, _above(back, lengths, b.shape[2]) * b_size)
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
-        weighted = self._backprops * factors[:, None, None]
-        return _weighted_sum(self._layer, self._inputs.flatten(0, 1), weighted.flatten(0, 1))
+        length = self._backprops.shape[1]
+        inputs, backprops = self._inputs.flatten(0, 1), self._backprops.flatten(0, 1)
+        each = factors.repeat_interleave(length)
+        return _weighted_sum(self._layer, inputs, backprops, row_norms(backprops), each)
 
     def only(self, rows: Tensor) -> LayerGradients:
         return Sequences(self._layer, self._inputs[rows], self._backprops[rows])
+
+
+def _scaled(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, T, width) in double precision, and each example's scale: a double's is its largest."""
+    if values.dtype != torch.float64 or not values.numel():
+        return values.double(), torch.ones(len(values), dtype=torch.float64, device=values.device)
+    largest = magnitudes(values.abs().amax((1, 2)))
+    return values / largest[:, None, None], largest
 
 
 def _above(products: Tensor, diagonal: Tensor, width: int) -> Tensor:
@@ -77,13 +93,32 @@ def _above(products: Tensor, diagonal: Tensor, width: int) -> Tensor:
     return sums.sqrt()
 
 
-def _weighted_sum(layer: nn.Linear, inputs: Tensor, weighted: Tensor) -> Gradients:
+def _weighted_sum(
+    layer: nn.Linear, inputs: Tensor, backprops: Tensor, back: Tensor, factors: Tensor
+) -> Gradients:
+    """Σ factor·b·aᵀ and Σ factor·b, ``back`` holding every ‖b‖.
+
+    A product factor·b that single precision would lose or overflow, and that a large or small
+    ``a`` brings back, is made in double precision, and with it the layer's sum.
+    """
+    dtype = backprops.dtype if _moderate(back * factors) else torch.float64
+    weighted = backprops.to(dtype) * factors.to(dtype)[:, None]
     found: Gradients = {}
     if layer.weight.requires_grad:
-        found[layer.weight] = weighted.T @ inputs
+        found[layer.weight] = (weighted.T @ inputs.to(dtype)).to(backprops.dtype)
     if layer.bias is not None and layer.bias.requires_grad:
-        found[layer.bias] = weighted.sum(0)
+        found[layer.bias] = weighted.sum(0).to(backprops.dtype)
     return found
+
+
+def _moderate(sizes: Tensor) -> bool:
+    """Whether all that are not zero are far from the ends of single precision."""
+    if not len(sizes):
+        return True
+    low, high = torch.aminmax(sizes)
+    if not low.item() > _SMALL:
+        low = torch.where(sizes > 0, sizes, 1.0).amin()
+    return low.item() > _SMALL and high.item() < _LARGE
 
 
 def _vectors(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ._capture import GradientError
+from ._trial import BATCH
 from .check import UnsupportedModelError
 
 log = logging.getLogger(__name__)
@@ -69,23 +70,36 @@ class MalformedRecords:
             )
 
 
-def first_usable(records: int, work: Callable[[Tensor], None]) -> Tensor:
-    """The first row that ``work`` does not fail on, int64 (1,), of the first 32.
+def usable_rows(records: int, work: Callable[[Tensor], None]) -> Tensor:
+    """``BATCH`` rows for a trial, from all over the data, that ``work`` does not fail on.
+
+    Where it fails on those, the rows are of the first 32 records. Rows repeat where there are too
+    few, or where usable records do not go together in one batch.
 
     Raises
     ------
     Exception
-        What ``work`` raised, if it fails on all of them: the program is wrong then, not a record.
+        What ``work`` raised, if it fails on all of these: the program is wrong then, not a record.
     """
-    first: Exception | None = None
-    for row in range(min(records, _TRIED)):
-        one = torch.tensor([row])
-        try:
-            work(one)
-        except _OF_THE_PROGRAM:
-            raise
-        except Exception as error:
-            first = first or error
-        else:
-            return one
-    raise first if first is not None else ValueError("data holds no record")
+    rows = torch.arange(BATCH) % records
+    if records > BATCH:
+        rows = torch.linspace(0, records - 1, BATCH, dtype=torch.float64).round().long()
+    first = _failure(work, rows)
+    if first is None:
+        return rows
+    tried = torch.arange(min(records, _TRIED)).split(1)
+    usable = [row for row in tried if _failure(work, row) is None][:BATCH]
+    if not usable:
+        raise first
+    rows = torch.cat([usable[place % len(usable)] for place in range(BATCH)])
+    return rows if _failure(work, rows) is None else usable[0].repeat(BATCH)
+
+
+def _failure(work: Callable[[Tensor], None], rows: Tensor) -> Exception | None:
+    try:
+        work(rows)
+    except _OF_THE_PROGRAM:
+        raise
+    except Exception as error:
+        return error
+    return None

@@ -41,12 +41,23 @@ def complaints(module: nn.Module) -> list[Exception]:
     return [] if validator is None else list(validator(module))
 
 
-def fix(model: nn.Module) -> nn.Module:
-    """A copy of the model with what Opacus can replace replaced."""
+def replacement(module: nn.Module) -> nn.Module:
+    """Opacus's layer in place of this one, with its weights."""
     with untouched_root_logger():
+        from opacus.layers import DPGRU, DPLSTM, DPRNN
         from opacus.validators import ModuleValidator
-    fixed: nn.Module = ModuleValidator.fix(model)
-    return fixed
+    if not isinstance(module, nn.RNNBase):
+        fixed: nn.Module = ModuleValidator.FIXERS[type(module)](module)
+        return fixed
+    kinds = {nn.RNN: DPRNN, nn.GRU: DPGRU, nn.LSTM: DPLSTM}
+    options = ["num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+    options += ["proj_size"] * bool(module.proj_size)
+    options += ["nonlinearity"] * isinstance(module, nn.RNN)
+    made: nn.Module = kinds[type(module)](
+        module.input_size, module.hidden_size, **{each: getattr(module, each) for each in options}
+    )
+    made.load_state_dict(module.state_dict())
+    return made
 
 
 def is_recurrent(module: nn.Module) -> bool:

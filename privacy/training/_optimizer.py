@@ -10,17 +10,19 @@ from torch.optim import Optimizer
 
 from privacy.mechanisms import Randomness, gaussian
 
-from ._gradients import Gradients, LayerGradients
+from ._gradients import Gradients, LayerGradients, full_products, vector_norms
+from .plan import positive
 
-# Opacus's own guard against a division by zero; it also leaves room for the norm's rounding.
-EPSILON = 1e-6
+# By how much a clipped example stays below S, relatively: room for its coordinates' rounding.
+MARGIN = 1e-6
 
 
 @torch.no_grad()
 def clipped_sum(layers: list[LayerGradients], *, clipping_norm: float, scale: float) -> Gradients:
     """Sum over the examples of scale·min(1, S/‖g‖)·g, g being one example's gradient.
 
-    An example whose norm is not finite in the model's precision (NaN, infinite or overflowing)
+    Norms and factors are in double precision, products and sums in single at least, whatever the
+    model's. An example whose norm is not finite (NaN, infinite or overflowing single precision)
     adds zero: it takes no part in the sum, and every example's influence stays at most scale·S.
 
     Parameters
@@ -37,16 +39,26 @@ def clipped_sum(layers: list[LayerGradients], *, clipping_norm: float, scale: fl
     dict of nn.Parameter to Tensor
         By parameter, in its shape.
     """
-    parts = torch.stack([part for layer in layers for part in layer.norms()])
-    norms: Tensor = torch.linalg.vector_norm(parts, dim=0)
-    if not math.isfinite(float(norms.sum())):
+    if not layers:
+        return {}
+    parts = torch.stack([part for layer in layers for part in layer.norms()], dim=-1)
+    single = all(layer.dtype == torch.float32 for layer in layers)
+    norms = torch.linalg.vector_norm(parts, dim=-1) if single else vector_norms(parts)
+    total = float(norms.sum())
+    if not math.isfinite(total):
         finite = torch.isfinite(norms)
         layers = [layer.only(finite) for layer in layers]
         norms = norms[finite]
-    factors = norms.add_(EPSILON).reciprocal_().mul_(scale * clipping_norm).clamp_(max=scale)
+    most = scale * clipping_norm
+    factors = norms.mul(1 + MARGIN).reciprocal_().mul_(most).clamp_(max=scale)
+    # Below its smallest normal number a precision rounds by more than the margin.
+    smallest = max(torch.finfo(layer.dtype).tiny for layer in layers)
+    if not most > 2 * smallest * total:
+        factors = torch.where(factors < smallest, 0.0, factors)
     found: Gradients = {}
-    for layer in layers:
-        found.update(layer.weighted_sum(factors))
+    with full_products(factors.device):
+        for layer in layers:
+            found.update(layer.weighted_sum(factors))
     return found
 
 
@@ -66,16 +78,18 @@ class GradientDescent:
 
     Raises
     ------
-    ValueError
-        If the learning rate is not above zero and finite.
+    TypeError, ValueError
+        If the parameters are something else, or the learning rate is not above zero and finite.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, learning_rate: float) -> None:
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {learning_rate!r}: above zero and finite")
-        self.param_groups: list[dict[str, Any]] = [
-            {"params": list(parameters), "lr": learning_rate}
-        ]
+        positive("learning_rate", learning_rate, "a number above zero and finite")
+        if isinstance(parameters, (nn.Module, Tensor)):
+            raise TypeError(f"parameters is a {type(parameters).__name__}: give model.parameters()")
+        held = list(parameters)
+        if not all(isinstance(each, Tensor) for each in held):
+            raise TypeError("parameters holds what is no parameter: give model.parameters()")
+        self.param_groups: list[dict[str, Any]] = [{"params": held, "lr": learning_rate}]
 
     @torch.no_grad()
     def step(self) -> None:
@@ -88,6 +102,9 @@ class GradientDescent:
 
 class NoisySteps:
     """Adds up averaged clipped gradients, adds the noise once a logical batch, steps.
+
+    Sums over physical batches, and the noise, are in double precision; the result is rounded to
+    the parameter's precision once, after the noise.
 
     Parameters
     ----------
@@ -119,7 +136,7 @@ class NoisySteps:
         """Add one physical batch's clipped gradients to the logical batch's sum."""
         for parameter, gradient in gradients.items():
             summed = self._sums.get(parameter)
-            self._sums[parameter] = gradient if summed is None else summed.add_(gradient)
+            self._sums[parameter] = gradient if summed is None else summed.double().add_(gradient)
 
     def step(self) -> None:
         """Step by the sum and its noise, and begin the next logical batch."""
@@ -133,7 +150,7 @@ class NoisySteps:
             gradients = self._noisy(gradients)
         self._forget()  # of frozen parameters too: a gradient left there would be stepped by
         for parameter, gradient in zip(self._trained, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.to(parameter.dtype)
         self._optimizer.step()
         self._forget()
 
@@ -143,7 +160,7 @@ class NoisySteps:
         drawn = gaussian(sum(sizes), sigma=self._sigma, randomness=self._randomness)
         noise = torch.from_numpy(drawn).split(sizes)
         return [
-            (gradient.double() + piece.view_as(gradient).to(gradient.device)).to(gradient.dtype)
+            gradient.double() + piece.view_as(gradient).to(gradient.device)
             for gradient, piece in zip(gradients, noise, strict=True)
         ]
 

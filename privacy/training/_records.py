@@ -1,10 +1,14 @@
 """A client's records, whatever they come as."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+# Records that are looked at before data is taken to be of another kind.
+_TRIED = 32
 
 
 class Records(Protocol):
@@ -45,16 +49,96 @@ def records_of(data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]]) -> Records:
 
     Raises
     ------
-    ValueError
-        If it is neither tensors of one length nor a map-style Dataset.
+    TypeError, ValueError
+        If it is neither tensors of one length nor a map-style Dataset of tuples; it says what to
+        give in its place.
     """
+    if isinstance(data, DataLoader):
+        raise TypeError(
+            "data is a DataLoader, whose batches are not those that privacy is accounted for: "
+            "give its dataset, loader.dataset"
+        )
     if isinstance(data, Dataset):
-        if not hasattr(data, "__len__"):
-            raise ValueError("data is a Dataset without a length: take a map-style one")
-        records: Records = _Mapped(data)
-    else:
-        tensors = tuple(data)
-        if len(tensors) < 2 or len({len(tensor) for tensor in tensors}) != 1:
-            raise ValueError("data must be inputs and targets, tensors of one length")
-        records = _Tensors(tensors)
-    return records
+        if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
+            raise TypeError(
+                f"data is a {type(data).__name__} without a length: give a map-style Dataset"
+            )
+        _check_records(data)
+        return _Mapped(data)
+    given: object = data
+    if isinstance(given, Tensor):
+        raise TypeError("data is one tensor: give inputs and targets, (inputs, targets)")
+    if isinstance(given, (Mapping, str)) or not isinstance(given, Sequence):
+        raise TypeError(
+            f"data is a {_kind(given)}: give (inputs, targets) as tensors, or a "
+            "torch.utils.data.Dataset that returns (input, target)"
+        )
+    return _Tensors(_tensors(given))
+
+
+def _tensors(data: Sequence[object]) -> tuple[Tensor, ...]:
+    found: list[Tensor] = []
+    for place, each in enumerate(data):
+        if isinstance(each, (tuple, list)):
+            raise TypeError(
+                "data is a list of records: give inputs and targets each as one tensor, "
+                "(torch.stack(inputs), torch.tensor(targets)), or a torch.utils.data.Dataset"
+            )
+        if not isinstance(each, Tensor):
+            raise TypeError(
+                f"data[{place}] is a {_kind(each)}: give a tensor, for an array torch.from_numpy(…)"
+            )
+        found.append(each)
+    shapes = [tuple(each.shape) for each in found]
+    if len(found) < 2 or not all(shapes) or len({shape[0] for shape in shapes}) != 1:
+        raise ValueError(
+            f"data holds tensors of shapes {shapes}: give inputs and targets, tensors of one "
+            "length with a row for each record"
+        )
+    return tuple(found)
+
+
+def _check_records(dataset: Dataset[tuple[Tensor, ...]]) -> None:
+    """Refuse a dataset whose records are no tuples of tensors and numbers.
+
+    That is, if none of the first is: one that is something else is malformed and adds nothing.
+    """
+    wrongs = []
+    for row in range(min(len(dataset), _TRIED)):  # type: ignore[arg-type]
+        wrongs.append(_wrong_at(dataset, row))
+        if wrongs[-1] is None:
+            return
+    told = [wrong for wrong in wrongs if wrong]
+    if told:
+        raise TypeError(told[0])
+
+
+def _wrong_at(dataset: Dataset[tuple[Tensor, ...]], row: int) -> str | None:
+    try:
+        return _wrong(dataset[row])
+    except Exception:
+        return ""  # malformed, of whatever kind it is
+
+
+def _wrong(record: object) -> str | None:
+    """What is wrong with the kind of a record, and what to do."""
+    if not isinstance(record, (tuple, list)) or len(record) < 2:
+        kind = f"a {_kind(record)}"
+        if isinstance(record, Mapping):
+            kind += f" with the keys {sorted(map(str, record))}"
+        return (
+            f"a record of data is {kind}: wrap it in a Dataset that returns (input, target), each "
+            "a tensor or a number"
+        )
+    for place, each in enumerate(record):
+        if not isinstance(each, (Tensor, np.ndarray, np.generic, int, float)):
+            return (
+                f"place {place} of a record of data is a {_kind(each)}: return a tensor or a "
+                "number (a transform, such as torchvision's ToTensor, makes one)"
+            )
+    return None
+
+
+def _kind(value: object) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

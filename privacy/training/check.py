@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from . import _opacus
@@ -9,6 +10,7 @@ from ._capture import trainable_layers
 from ._layers import OWN, known
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,32 @@ class UnsupportedModelError(ValueError):
         super().__init__("; ".join(map(str, problems)))
 
 
+def groups_for(module: nn.modules.batchnorm._BatchNorm) -> int:
+    """How many groups a GroupNorm in its place has: at most 32, and more than one value in each.
+
+    Without places beside the channels a group of one channel would be zero whatever it is given.
+    """
+    channels = module.num_features
+    most = channels // 2 if isinstance(module, nn.BatchNorm1d) else channels
+    return next(g for g in range(max(1, min(32, most)), 0, -1) if channels % g == 0)
+
+
 def _layer_problem(name: str, module: nn.Module) -> ModelProblem | None:
     kind = type(module).__name__
     trains = any(p.requires_grad for p in module.parameters(recurse=False))
     if isinstance(module, _BATCH_NORMS) and (module.training or trains):
+        single = isinstance(module, nn.BatchNorm1d) and module.num_features == 1
         return ModelProblem(
             name,
             kind,
             "it mixes the examples of a batch and keeps statistics of them",
-            f"use GroupNorm({min(32, module.num_features)}, {module.num_features}), "
-            "replace_unsupported(model), or freeze it: eval() and requires_grad_(False)",
-            True,
+            "leave it out"
+            if single
+            else f"use GroupNorm({groups_for(module)}, {module.num_features}), "
+            "replace_unsupported(model), or leave it out; where the model is to be compiled for "
+            "encrypted inference, which takes no GroupNorm, leave it out or freeze it with "
+            "statistics of public data, eval() and requires_grad_(False): both take that",
+            not single,
         )
     if getattr(module, "track_running_stats", False) and module.training:
         return ModelProblem(
@@ -70,13 +87,41 @@ def _layer_problem(name: str, module: nn.Module) -> ModelProblem | None:
         )
     if not trains:
         return None
-    if isinstance(module, (nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)):
+    if isinstance(module, nn.MultiheadAttention):
+        return ModelProblem(
+            name,
+            kind,
+            "its gradient is had for the batch as a whole only",
+            "call replace_unsupported(model)",
+            True,
+        )
+    if isinstance(module, (nn.LSTM, nn.GRU, nn.RNN)):
         return ModelProblem(
             name,
             kind,
             "its gradient is had for the batch as a whole only",
             f"use opacus.layers.DP{kind} or replace_unsupported(model)",
             True,
+        )
+    computed = _computed_weights(module)
+    if computed:
+        return ModelProblem(
+            name,
+            kind,
+            f"its weight is computed from {computed} by a hook, of which no per-example gradient "
+            "is had",
+            "take the hook away (torch.nn.utils.remove_weight_norm, remove_spectral_norm, "
+            "prune.remove), or freeze the layer with requires_grad_(False)",
+            False,
+        )
+    odd = [p.dtype for p in module.parameters(recurse=False) if p.dtype not in _PRECISIONS]
+    if odd:
+        return ModelProblem(
+            name,
+            kind,
+            f"its parameters are of {odd[0]}",
+            "use float16, bfloat16, float32 or float64",
+            False,
         )
     if isinstance(module, nn.EmbeddingBag):
         return ModelProblem(
@@ -101,6 +146,14 @@ def _layer_problem(name: str, module: nn.Module) -> ModelProblem | None:
             False,
         )
     return None
+
+
+def _computed_weights(module: nn.Module) -> str:
+    """The parameters from which hooks, as of the old weight norm, compute a plain layer's own."""
+    if type(module) not in OWN:
+        return ""
+    own = dict(module.named_parameters(recurse=False))
+    return " and ".join(f"'{name}'" for name in own if name not in ("weight", "bias"))
 
 
 def _tied(model: nn.Module) -> list[ModelProblem]:
@@ -155,19 +208,3 @@ def check_model(model: nn.Module) -> None:
         raise UnsupportedModelError(problems)
     if not any(True for _ in trainable_layers(model)):
         raise ValueError("the model has no trainable parameter: nothing to train")
-
-
-def replace_unsupported(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` with what Opacus can replace replaced; then ``check_model``.
-
-    BatchNorm becomes GroupNorm (its weights start anew), running statistics are switched off,
-    LSTM, GRU, RNN and MultiheadAttention become Opacus's, with their weights.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If something remains that has no replacement.
-    """
-    fixed = _opacus.fix(model)
-    check_model(fixed)
-    return fixed

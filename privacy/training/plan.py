@@ -2,6 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a real number, of Python's or NumPy's."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def positive(name: str, value: float, remedy: str) -> None:
@@ -12,7 +18,31 @@ def positive(name: str, value: float, remedy: str) -> None:
     ValueError
         With the parameter's name, its value and the remedy.
     """
-    if not (math.isfinite(value) and value > 0):
+    if not (is_number(value) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value!r}: {remedy}")
+
+
+def whole(name: str, value: int, remedy: str) -> None:
+    """Refuse ``value`` unless it is an ``int`` of at least 1.
+
+    Raises
+    ------
+    ValueError
+        With the parameter's name, its value and the remedy.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} is {value!r}: {remedy}")
+
+
+def fraction(name: str, value: float, remedy: str) -> None:
+    """Refuse ``value`` unless it is a number between 0 and 1, both excluded.
+
+    Raises
+    ------
+    ValueError
+        With the parameter's name, its value and the remedy.
+    """
+    if not (is_number(value) and 0 < value < 1):
         raise ValueError(f"{name} is {value!r}: {remedy}")
 
 
@@ -39,7 +69,7 @@ class NominalCount:
     records: int
 
     def __post_init__(self) -> None:
-        positive("records", self.records, "name the public number of records, at least 1")
+        whole("records", self.records, "name the public number of records, a whole one, at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +103,10 @@ class ClipOnly:
     ``clipping_norm / batch size``. That is robustness, not privacy: no ε follows from it. It is
     what a client does when noise is added elsewhere, by the strategy.
 
+    Assumptions: the model keeps examples apart. Without noise that is not tried.
+
+    Not covered: the rounding of the average to the model's own precision.
+
     Parameters
     ----------
     clipping_norm : float
@@ -93,10 +127,11 @@ class ClipAndNoise:
 
     Assumptions: batches are the Poisson (or full) ones of this package; the ledger sees every
     use of the data set; the optimizer, the loss and the schedule look at no record outside the
-    gradient; the count that leaves the client is the one ``count`` describes.
+    gradient; the model keeps examples apart, of which a trial sees what it can; the count that
+    leaves the client is the one ``count`` describes.
 
-    Not covered: one person's several records; floating-point rounding of the sum of clipped
-    gradients; timing.
+    Not covered: one person's several records; rounding of the sum of clipped gradients in single
+    precision; timing.
 
     Parameters
     ----------
@@ -122,8 +157,12 @@ class ClipAndNoise:
             self.noise_multiplier,
             "noise must be finite and above 0; to train without noise use ClipOnly",
         )
-        if not 0 < self.delta < 1:
-            raise ValueError(f"delta is {self.delta!r}: choose one in (0, 1), below 1/records")
+        fraction("delta", self.delta, "choose one in (0, 1), below 1/records")
+        if not isinstance(self.count, Count):
+            raise TypeError(
+                f"count is {self.count!r}: give NominalCount(records=…), NoisyCount(…) or "
+                "PublicCount()"
+            )
 
 
 Protection = ClipOnly | ClipAndNoise
@@ -142,7 +181,7 @@ class FullBatch:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        positive("steps", self.steps, "take at least one step")
+        whole("steps", self.steps, "take a whole number of steps, at least 1")
 
     @property
     def sampling_rate(self) -> float:
@@ -166,12 +205,12 @@ class PoissonBatches:
     steps: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.sampling_rate < 1:
-            raise ValueError(
-                f"sampling_rate is {self.sampling_rate!r}: choose one in (0, 1); "
-                "to use every record in every step take FullBatch"
-            )
-        positive("steps", self.steps, "take at least one step")
+        fraction(
+            "sampling_rate",
+            self.sampling_rate,
+            "choose one in (0, 1); to use every record in every step take FullBatch",
+        )
+        whole("steps", self.steps, "take a whole number of steps, at least 1")
 
     @classmethod
     def epochs(cls, epochs: float, *, sampling_rate: float) -> "PoissonBatches":
@@ -180,7 +219,7 @@ class PoissonBatches:
         The number of steps depends on the rate alone, never on how many records there are.
         """
         positive("epochs", epochs, "train for more than 0 epochs")
-        positive("sampling_rate", sampling_rate, "choose one in (0, 1)")
+        fraction("sampling_rate", sampling_rate, "choose one in (0, 1)")
         return cls(sampling_rate=sampling_rate, steps=math.ceil(epochs / sampling_rate - 1e-9))
 
 

@@ -2,21 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from privacy.mechanisms import Randomness, SystemRandomness
 
-from ._apart import check_apart
+from ._arguments import check_kinds, check_optimizer, check_schedule
 from ._capture import Capture, GradientError
-from ._loss import Loss, checked, per_example
-from ._malformed import MalformedRecords, first_usable
+from ._gradient_check import check_gradients
+from ._independence import check_example_independence
+from ._loss import Loss, per_example
+from ._malformed import MalformedRecords, usable_rows
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
 from ._records import Records, records_of
 from .charge import Charge
@@ -66,7 +67,8 @@ def train(
         at all: the steps are noise then, as a client's are that only has malformed ones.
     loss : callable
         ``loss(outputs, targets)``. A torch loss (module or function) is called with
-        ``reduction="none"``; another callable must return shape (n,).
+        ``reduction="none"``; another callable must return shape (n,), and is called with one
+        example at a time.
     optimizer : torch.optim.Optimizer or GradientDescent
         Holds all of the model's trainable parameters. Not one that needs a closure.
     protection : ClipOnly or ClipAndNoise
@@ -74,7 +76,7 @@ def train(
     batches : FullBatch or PoissonBatches
         How many steps, on what.
     schedule : LRScheduler, optional
-        Made for ``optimizer``; stepped after each optimizer step.
+        Made for ``optimizer``; stepped after each optimizer step. Not one that needs a metric.
     ledger : ClientLedger, optional
         Needed by ``ClipAndNoise``: charged before the first step.
     physical_batch_size : int
@@ -97,27 +99,42 @@ def train(
     LedgerError
         If the ledger cannot be kept. The model is untouched.
     GradientError
-        If the forward pass does what per-example gradients cannot follow.
-    ValueError
-        If an argument does not fit, by name.
+        If the forward pass does what per-example gradients cannot follow, or, in what is to be
+        noised, examples meet. Nothing is charged, the model is untouched.
+    TypeError, ValueError
+        If an argument or the data is of another kind or does not fit, by name, before anything is
+        charged.
     Exception
         What the first record raised, before anything is charged, if the first 32 all fail. It may
         tell of them: keep it from the server, and reply as with no record.
     """
+    check_kinds(
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        protection=protection,
+        batches=batches,
+        ledger=ledger,
+        physical_batch_size=physical_batch_size,
+        randomness=randomness,
+    )
     check_model(model)
     records = records_of(data)
     if not len(records) and (isinstance(protection, ClipOnly) or _is_public(protection)):
         raise ValueError("data holds no record: a client without records has nothing to train on")
-    _check_optimizer(model, optimizer)
-    if physical_batch_size < 1:
-        raise ValueError(f"physical_batch_size is {physical_batch_size!r}: at least 1")
+    check_optimizer(model, optimizer)
+    check_schedule(schedule, optimizer, batches.steps)
+    if ledger is None and isinstance(protection, ClipAndNoise):
+        raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
     randomness = SystemRandomness() if randomness is None else randomness
     value = per_example(loss)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if len(records):
-        trial = first_usable(len(records), partial(_try, model, value, records))
-        if isinstance(protection, ClipAndNoise):
-            check_apart(model, value, records.take(trial))
+        batch = records.take(usable_rows(len(records), partial(_try, model, value, records)))
+        noised = isinstance(protection, ClipAndNoise)
+        check_gradients(model, value, batch, every_layer=noised)
+        if noised:
+            check_example_independence(model, value, batch)
         _check_buffers(model, buffers)
     count = _charge(protection, batches, ledger, len(records), randomness)
     expected = batches.sampling_rate * count
@@ -133,7 +150,7 @@ def train(
         def add(rows: Tensor) -> None:
             capture.take()  # of a batch that failed
             *inputs, targets = records.take(rows)
-            losses = checked(value(model(*inputs), targets), len(targets))
+            losses = value(model(*inputs), targets)
             layers = capture.gradients(losses)
             method.update({name: layer.method for name, layer in layers.items()})
             noisy.add_clipped(
@@ -181,7 +198,7 @@ def _try(model: nn.Module, value: Loss, records: Records, rows: Tensor) -> None:
     """Fail where model, loss or data set fail on these rows."""
     *inputs, targets = records.take(rows)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        checked(value(model(*inputs), targets), len(targets))
+        value(model(*inputs), targets)
 
 
 def _is_public(protection: ClipAndNoise) -> bool:
@@ -192,21 +209,6 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
-def _check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) -> None:
-    if isinstance(optimizer, LBFGS):
-        raise ValueError("optimizer LBFGS evaluates the loss again and again: take SGD or Adam")
-    stepped = set(chain.from_iterable(group["params"] for group in optimizer.param_groups))
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter not in stepped:
-            raise ValueError(
-                f"optimizer lacks the trainable parameter '{name}': add it, or freeze it with "
-                "requires_grad_(False)"
-            )
-        stepped.discard(parameter)
-    if stepped:
-        raise ValueError(f"optimizer holds {len(stepped)} parameters that are not the model's")
-
-
 def _charge(
     protection: Protection,
     batches: Batches,
@@ -215,12 +217,11 @@ def _charge(
     randomness: Randomness,
 ) -> float:
     """Pay for the training, and give the number of records that may be known."""
-    if isinstance(protection, ClipOnly):
-        if ledger is not None:
-            ledger.charge(_steps(0.0, batches))
+    if ledger is None:  # without noise
         return float(records)
-    if ledger is None:
-        raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
+    if isinstance(protection, ClipOnly):
+        ledger.charge(_steps(0.0, batches))
+        return float(records)
     count: float = records
     if isinstance(protection.count, NominalCount):
         count = protection.count.records

@@ -25,7 +25,7 @@ class SecureAggregation:
 
     **Guarantee.** Of a round the server learns the sum of at least ``minimum`` clients' bounded
     updates, or nothing; not what any client sent, how much it weighs, or its metrics
-    (``docs/secure-aggregation.md``). Below the minimum the round ends, is paid, and changes
+    (``docs/secure-aggregation.md``). Below the minimum the round ends, is paid, and opens
     nothing.
 
     **Assumptions.** Those of ``privacy.secure_aggregation.SecureClient``. For differential

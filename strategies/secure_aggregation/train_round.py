@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -13,6 +14,7 @@ from privacy.secure_aggregation import (
     RoundAborted,
     RoundTerms,
     SecureServer,
+    ServerModel,
     ServerStage,
 )
 from strategies._operator_log import operator_log
@@ -38,7 +40,7 @@ class SecureTrainRound:
     """The stages of one round. ``begin``, then ``gather`` the replies, then ``release``.
 
     When too few clients are left for the sum to be opened, the round is over: ``begin`` then
-    asks nobody, and ``release`` gives nothing.
+    asks nobody, and ``release`` gives nothing, or noise alone.
     """
 
     def __init__(
@@ -69,17 +71,20 @@ class SecureTrainRound:
         # Of the last stage that asked anybody.
         self.asked: frozenset[int] = frozenset()
         self.used = 0
+        self._updates_asked = False
         self.aborted = False
 
-    def begin(self, nodes: Iterable[int], content: RecordDict) -> list[Message]:
+    def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
         """Exchange and check keys and shares, and make the messages that ask for masked updates.
 
         Parameters
         ----------
         nodes : iterable of int
-            The cohort.
+            Those of the cohort who are connected.
         content : RecordDict
             What the clients' apps are to see: the model and the round's configuration.
+        drawn : int
+            How large the cohort is.
         """
         cohort = list(nodes)
         if self._settings.largest is not None and len(cohort) > self._settings.largest:
@@ -91,7 +96,7 @@ class SecureTrainRound:
             self._terms(asked),
             adversary=self._settings.adversary,
             dropout=self._settings.dropout,
-            cohort=len(cohort),
+            cohort=drawn,
             identities=self._settings.identities,
             randomness=self._randomness,
         )
@@ -100,6 +105,7 @@ class SecureTrainRound:
             requests = self._stage(server, requests)
         messages = [self._request(content, node, message) for node, message in requests.items()]
         self._asked = Asked(messages)
+        self._updates_asked = bool(messages)
         return messages
 
     def _request(self, content: RecordDict, node: int, message: bytes) -> Message:
@@ -131,7 +137,12 @@ class SecureTrainRound:
             self._take(self._server, self._asked, replies)
 
     def release(self) -> list[Vector] | None:
-        """Open the sum and add the noise; ``None`` if the round was aborted."""
+        """Open the sum and add the noise; if the round was aborted ``None``, or noise alone.
+
+        Against a malicious server clients let one sum be opened for a model, and cannot see
+        whether it was. So where they may have agreed to one that was not, the model moves by the
+        noise of a round of zeros: else those clients would be out of all further rounds.
+        """
         if self._server is None:
             return None
         opened = self._open(self._server)
@@ -140,9 +151,19 @@ class SecureTrainRound:
                 operator_log.warning("%s: node %s %s", self._name, node, offence)
         self._observed.note(self._server.cohort, self._server.remaining)
         if opened is None:
-            return None
+            return self._noise_alone()
         survivors = len(self._server.survivors)
         operator_log.info("%s: opened the sum of %d clients", self._name, survivors)
+        return self._decode(opened, survivors)
+
+    def _noise_alone(self) -> list[Vector] | None:
+        malicious = self._settings.adversary.server is ServerModel.MALICIOUS
+        if not (malicious and self._updates_asked and self._bounding.noise_multiplier):
+            return None
+        size = sum(array.size for array in self.template.arrays)
+        return self._decode(np.zeros(size, dtype=np.int64), 0)
+
+    def _decode(self, opened: npt.NDArray[np.int64], survivors: int) -> list[Vector]:
         return self._mechanism.decode(
             opened,
             self.template.arrays,
@@ -187,8 +208,9 @@ class SecureTrainRound:
                 raise RejectedReply(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {server.stage.name.lower()}"
-        self.asked = asked.nodes
-        self.used = collect(name, asked, replies, read=read, use=use, watch=self._watch)
+        used = collect(name, asked, replies, read=read, use=use, watch=self._watch)
+        if server.stage is not ServerStage.DISPUTING:  # which asks those who may have cheated
+            self.asked, self.used = asked.nodes, used
 
     def _advance(self, server: SecureServer) -> dict[int, bytes]:
         try:

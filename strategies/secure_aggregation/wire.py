@@ -6,6 +6,7 @@ from math import isclose
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from privacy import secure_aggregation
 from privacy.mechanisms import (
     ClippingGeometry,
     DistributedGaussian,
@@ -58,6 +59,8 @@ def reply_bytes(reply: Message) -> bytes:
     RejectedReply
         If it is an error, or anything else is in it.
     """
+    if reply.has_error() and _is_refusal(reply.error.reason):
+        raise RejectedReply(f"the client refuses: {reply.error.reason}", Fault.REFUSED)
     refuse_error(reply, reason=True)
     if not reply.has_content() or list(reply.content) != [KEY]:
         raise RejectedReply("the reply is not one message of the protocol", Fault.PROTOCOL)
@@ -67,6 +70,12 @@ def reply_bytes(reply: Message) -> bytes:
             "the reply carries something beside a message of the protocol", Fault.PROTOCOL
         )
     return protocol_bytes(record)
+
+
+def _is_refusal(reason: str | None) -> bool:
+    """Whether these are the words of a client that refuses, as the mod writes them."""
+    kind = getattr(secure_aggregation, (reason or "").partition(":")[0], None)
+    return isinstance(kind, type) and issubclass(kind, secure_aggregation.Refused)
 
 
 def content_of(message: bytes) -> RecordDict:

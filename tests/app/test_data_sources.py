@@ -208,7 +208,7 @@ def test_fashion_mnist_is_read_from_debian_or_says_how_to_get_it(
         dataset = load_dataset("fashion-mnist", cache_dir=tmp_path)
     except DataError as error:
         assert not Path("/usr/share/datasets/fashion-mnist").exists()
-        assert "dataset-fashion-mnist" in str(error)  # noqa: PT017 - either way is right
+        assert "apt-get install dataset-fashion-mnist" in str(error)  # noqa: PT017 - either way is right
     else:
         assert np.bincount(dataset.test.labels).tolist() == [1000] * 10
 

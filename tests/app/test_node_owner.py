@@ -262,6 +262,9 @@ def test_whatever_a_run_asks_the_owners_limits_hold(
     ("key", "value", "said"),
     [
         ("max-record-epsilo", 1.0, "must be written max-record-epsilon"),
+        ("weight_cap", 1.0, "must be written weight-cap"),
+        ("secure_aggregation", "malicious", "must be written secure-aggregation"),
+        ("minimum-cohor", 40, "must be written minimum-cohort"),
         ("max_record_epsilon", 1.0, "must be written max-record-epsilon"),
         ("max-record-epsilon", "3", "max-record-epsilon = '3'"),
         ("max-record-epsilon", 0, "max-record-epsilon = 0"),

@@ -4,6 +4,7 @@ import json
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from flower_app.data import load_dataset, load_inputs, load_partitions
 from flower_app.models import build_model
 from flower_app.server_app import Pace, accuracy
 from flower_app.settings import SettingError, Settings
+from privacy.accounting import (
+    Budget,
+    Full,
+    GaussianRelease,
+    Ledger,
+    Poisson,
+    calibrate_noise_multiplier,
+)
+from privacy.training import ClientLedger
 from strategies import InProcessGrid
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +170,19 @@ def test_record_level_noise_is_accounted_across_rounds(weighting: dict[str, Any]
     assert not any(character.isdigit() for character in replies[3].error.reason)
 
 
+def test_a_simulated_client_without_noise_is_charged_beside_what_it_did_with_noise() -> None:
+    """Flower's state outlives a run; the next may ask for less."""
+    arrays = _arrays()
+    noised = {"record-epsilon": 1.0, "rounds": 2, "sampling-rate": 1.0}
+    grid = InProcessGrid(client_app.app, 40, run_config=noised)
+    assert not _ask(grid, arrays).has_error()
+    for run, declined in (({}, False), (noised, True)):
+        grid.context(1).run_config = run
+        assert _ask(grid, arrays).has_error() is declined
+    kept = grid.context(1).state.config_records["privacy-ledger"]
+    assert ClientLedger.from_record(dict(kept)).epsilon(delta=1e-5) == np.inf
+
+
 def test_both_levels_stand_side_by_side(tmp_path: Path) -> None:
     run = run_app(
         tmp_path, rounds=2, sampling_rate=0.2, record_epsilon=2.0, encrypted_images=0, nodes=20
@@ -170,24 +193,53 @@ def test_both_levels_stand_side_by_side(tmp_path: Path) -> None:
     assert run.metrics["encrypted"] is None
 
 
-def test_a_run_goes_on_from_its_checkpoint_and_pays_again(tmp_path: Path) -> None:
+def test_runs_on_one_ledger_add_up(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
     settings: dict[str, Any] = {
         "nodes": 20,
         "sampling_rate": 0.5,
         "encrypted_images": 0,
-        "noise_multiplier": 5.0,
+        "noise_multiplier": 20.0,
         "ledger": str(ledger),
+        "rounds": 2,
     }
-    first = run_app(tmp_path / "one", rounds=2, **settings)
-    checkpoint = first.folder / "checkpoint.safetensors"
-    second = run_app(tmp_path / "two", rounds=4, resume=str(checkpoint), **settings)
-    assert second.metrics["privacy"]["client_level"]["rounds"] == 4
+    first, second = (run_app(tmp_path / name, **settings) for name in ("one", "two"))
     assert len(ledger.read_text().splitlines()) == 1 + 4
     covers = {r.metrics["privacy"]["client_level"]["covers"] for r in (first, second)}
     assert covers == {"all runs that share the ledger"}
     spent = [r.metrics["privacy"]["client_level"]["epsilon"] for r in (first, second)]
     assert spent[0] < spent[1]
+
+
+def test_results_say_which_code_made_them(small_run: Run) -> None:
+    told = small_run.metrics["software"]
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert told["version"] == tomllib.load(file)["project"]["version"]
+    if (ROOT / ".git").exists():
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert told["commit"].removesuffix("+") == head.stdout.strip()
+    assert len(told["source_sha256"]) == 64
+    assert json.loads((small_run.folder / "config.json").read_text())["software"] == told
+    page = (small_run.folder / "report.html").read_text()
+    assert told["version"] in page
+    assert told["source_sha256"] in page
+
+
+def test_more_nodes_than_the_population_end_the_run(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="population = 2 is wrong; 3 nodes are connected"):
+        run_app(tmp_path, nodes=3, population=2)
+
+
+def test_a_spent_ledger_ends_the_run_in_the_settings_names(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    nearly = Budget(2.9999, 1e-5)
+    z = calibrate_noise_multiplier(sampling=Poisson(1.0), rounds=1, budget=nearly)
+    with Ledger.open(path, population="population, 3 clients") as ledger:
+        ledger.append(GaussianRelease(z, Full()), run="before", round=1)
+    with pytest.raises(SettingError, match=r"^epsilon = 3 is spent; .*2\.9.*Raise epsilon;"):
+        run_app(tmp_path, nodes=3, rounds=2, ledger=str(path))
 
 
 def test_a_population_beyond_the_nodes_ends_the_run(tmp_path: Path) -> None:

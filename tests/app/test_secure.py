@@ -1,6 +1,7 @@
 """The app with secure aggregation: settings, whole small runs, what a deployed node insists on."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from flower_app import client_app
 from flower_app.models import build_model
 from flower_app.secure import simulated_identity
 from flower_app.settings import SettingError, Settings
-from strategies import InProcessGrid
+from strategies import (
+    DPFedAvg,
+    Full,
+    InProcessGrid,
+    SecureAggregation,
+)
 
 
 def test_a_run_says_what_its_server_was_kept_from(tmp_path: Path) -> None:
@@ -86,6 +92,50 @@ def test_a_deployed_node_says_itself_what_it_insists_on(tmp_path: Path) -> None:
     assert "minimum-cohort = '' is wrong" in ask(run, node)
     node["minimum-cohort"] = 50
     assert ask(run, node).startswith("UnprotectedRequest")
+
+
+@pytest.mark.parametrize("name", ["clipping-norm", "weight-cap"])
+@pytest.mark.parametrize("wrong", ["0.1", True, -1.0, math.inf])
+def test_what_a_node_pins_is_a_number(name: str, wrong: Any, tmp_path: Path) -> None:
+    node = {"data-dir": str(tmp_path), "minimum-cohort": 50, "state-dir": str(tmp_path / "state")}
+    run: dict[str, Any] = {"secure-aggregation": "honest-but-curious"}
+    assert f"{name} = {wrong!r} is wrong" in ask(run, {**node, name: wrong})
+    assert ask(run, {**node, name: 0.25}).startswith("UnprotectedRequest")
+
+
+def test_nodes_pin_how_their_updates_are_bounded(tmp_path: Path) -> None:
+    """A round under another norm is refused by name, before the node looks at its data."""
+
+    def node_config(place: int) -> dict[str, Any]:
+        return {
+            "data-dir": str(tmp_path / "not there"),
+            "allow-unnoised-training": True,
+            "minimum-cohort": 3,
+            "state-dir": str(tmp_path / str(place)),
+            "clipping-norm": 0.5,
+        }
+
+    class Listening(InProcessGrid):
+        def _work(self, message: Message) -> Message:
+            reply = super()._work(message)
+            if reply.has_error():
+                refused.append(reply.error.reason)
+            return reply
+
+    refused: list[str] = []
+    run_config = {"deployed": True, "secure-aggregation": "honest-but-curious"}
+    grid = Listening(client_app.app, 12, run_config=run_config, node_config=node_config)
+    strategy = DPFedAvg(
+        population=12,
+        sampling=Full(),
+        clipping=0.6,
+        noise_multiplier=1.0,
+        target_delta=1e-5,
+        ledger=tmp_path / "ledger.jsonl",
+        secure_aggregation=SecureAggregation(minimum=3, client_dropout=0.0),
+    )
+    strategy.start(grid, ArrayRecord(build_model("hog-linear").state_dict()), num_rounds=1)
+    assert set(refused) == {"UnacceptableTerms: the clipping norm is 0.6; this client pins 0.5"}
 
 
 def test_a_deployed_node_that_insists_is_not_talked_out_of_it(tmp_path: Path) -> None:

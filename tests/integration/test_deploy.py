@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from cryptography import x509
 
 from flower_app.__main__ import main
 from flower_app.deploy import Deployment
 from flower_app.deploy_keys import make_certificates, make_node_key
+from flower_app.watchdog import processes_below
+from privacy.accounting import Ledger
 
 ROOT = Path(__file__).parents[2]
 DEMO = [sys.executable, "-m", "flower_app", "deploy-demo"]
@@ -92,17 +95,58 @@ def test_an_interrupted_demonstration_leaves_nothing(
 def test_a_failing_demonstration_says_so_and_leaves_nothing(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    done = subprocess.run(
-        [*DEMO, "epsilon=1e-9", "delta=1e-12", f"results-dir={tmp_path / 'results'}"],
+    path = tmp_path / "ledger.jsonl"
+    with Ledger.open(path, population="population, 3 clients"):  # as another run would
+        done = subprocess.run(
+            [*DEMO, f"ledger={path}", f"results-dir={tmp_path / 'results'}"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: ledger = {str(path)!r} is wrong")
+    assert "is held by another run" in last
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1800)
+def test_a_killed_demonstration_leaves_nothing(
+    environment: dict[str, str], temporary: Path, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        [*DEMO, f"results-dir={tmp_path / 'results'}"],
         cwd=ROOT,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "epsilon" in done.stdout
-    assert "the run ended without results" in done.stderr
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "SuperNodes are online" in line:
+                break
+        children = psutil.Process(process.pid).children()
+        (watchdog,) = [p for p in children if "flower_app.watchdog" in p.cmdline()]
+        assert processes_below(temporary)
+        process.kill()
+        process.wait()
+        # The watchdog ends when nothing is left that it could end.
+        psutil.wait_procs([watchdog], timeout=600)
+        assert not watchdog.is_running()
+
+
+@pytest.mark.integration
+def test_a_demonstration_that_cannot_be_run_is_not_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["epsilon=1e-9", "delta=1e-12", f"results-dir={tmp_path}"]
+    assert main(["deploy-demo", *arguments]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("error: epsilon = 1e-09 is wrong")
+    assert "SuperLink" not in said.out
 
 
 @pytest.mark.integration

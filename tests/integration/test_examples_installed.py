@@ -15,7 +15,7 @@ import tempfile
 import tomllib
 import venv
 from collections.abc import Iterator
-from importlib.metadata import distribution
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 USER = """
 import json, subprocess, sys, time
 from pathlib import Path
-from flower_app.launch import program, superlink
+from flower_app.flower_processes import program, superlink
 
 home = Path(sys.argv[1])
 with superlink(home) as environment:
@@ -128,6 +128,23 @@ def test_the_wheel_carries_the_three_packages_and_no_other(installed: Path) -> N
         assert (site / name / "py.typed").exists()
 
 
+def test_the_installed_app_runs_outside_a_clone(installed: Path, tmp_path: Path) -> None:
+    run = ["run", "--nodes", "5", "rounds=1", "sampling-rate=1.0", "encrypted-images=2"]
+    done = subprocess.run(
+        [installed, "-m", "flower_app", *run],
+        cwd=tmp_path,
+        env=clean(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((tmp_path / "results" / "latest" / "metrics.json").read_text())
+    assert metrics["privacy"]["client_level"]["population"] == 5
+    assert metrics["software"]["version"] == version("bloomseal")
+    assert metrics["software"]["commit"] is None
+
+
 @pytest.fixture(scope="module")
 def played(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Both examples run by ``flwr run``, and what they said; ledgers lie in the folder."""
@@ -143,7 +160,7 @@ def played(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     done = subprocess.run(
         [installed, "-c", USER, str(folder), json.dumps(runs)],
         cwd=folder,
-        env=clean(),
+        env=clean() | {"HOME": str(folder)},
         capture_output=True,
         text=True,
         check=False,

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,14 +27,13 @@ from flower_app.data import Split
 from flower_app.deploy import Deployment, Node
 from flower_app.deploy_demo import write_node_folders
 from flower_app.deploy_keys import make_certificates
-from flower_app.launch import RunFailed
+from flower_app.flower_processes import RunFailed
 from privacy.accounting import LedgerContents, read_ledger
 from strategies import Checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
-PLENTY = 40  # rounds, of a run that is not meant to end by itself
-AFTER_THE_HANG = 3  # rounds that the resumed run has left for the hanging node to come back in
+PLENTY = 16  # rounds, of a run that is not meant to end before it is broken off
 PATIENCE = 600.0  # seconds after which something that must happen has not
 NAMES = ["honest", "garbler", "mortal", "sleeper"]
 
@@ -138,6 +138,14 @@ def start(deployment: Deployment, **more: Any) -> int:
     return int(deployment.ask(*deployment.run_command(settings(**more))[1:])["run-id"])
 
 
+def resume(deployment: Deployment, folder: Path, **more: Any) -> int:
+    """Go on, as an operator would, with a run once all nodes are there; the run's new id."""
+    config = tomllib.loads((folder / "resume.toml").read_text())
+    config |= {"min-available-nodes": len(NAMES)}
+    config |= {name.replace("_", "-"): value for name, value in more.items()}
+    return int(deployment.ask(*deployment.run_command(config)[1:])["run-id"])
+
+
 def results_of(results: Path) -> Path:
     """The folder of a run, once it has one."""
     return Path(within(PATIENCE, lambda: next(iter(results.glob("2*-*")), None)))
@@ -195,16 +203,15 @@ class Story:
 
     Attributes
     ----------
-    before, after : Path
-        The results folders: until the ServerApp was killed, and since it was resumed.
+    folder : Path
+        The results folder, in which the run went on after the ServerApp was killed.
     killed : int
         The round in which a node was killed.
     kept : int
         The last round that was released before the ServerApp was killed.
     """
 
-    before: Path
-    after: Path
+    folder: Path
     killed: int
     kept: int
     ledger_before: bytes
@@ -216,7 +223,7 @@ class Story:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.after / "metrics.json").read_text())
+        found: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text())
         return found
 
     @property
@@ -225,7 +232,7 @@ class Story:
 
     @property
     def rounds_after_the_hang(self) -> range:
-        return range(self.kept + 2, self.kept + 2 + AFTER_THE_HANG)
+        return range(self.kept + 2, PLENTY + 1)
 
 
 def charges(node: Node) -> int:
@@ -273,11 +280,11 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     ledger = base / "ledger.jsonl"
     first = base / "first"
     run = start(deployment, results=first, ledger=str(ledger))
-    before = results_of(first)
-    checkpoint = before / "checkpoint.safetensors"
+    folder = results_of(first)
+    checkpoint = folder / "checkpoint.safetensors"
     within(PATIENCE, lambda: round_of(checkpoint) >= 1)
     deployment.start_node(nodes["sleeper"], variables=hanging)
-    within(PATIENCE, lambda: "3 replies used" in operator_log(before))
+    within(PATIENCE, lambda: "3 replies used" in operator_log(folder))
 
     within(PATIENCE, lambda: in_training(nodes["mortal"], run))
     os.killpg(running["mortal"].pid, signal.SIGKILL)
@@ -300,25 +307,17 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
 
     start_until_let_in(deployment, nodes["mortal"])
     hold.touch()
-    second = base / "second"
-    run = start(
+    run = resume(
         deployment,
-        results=second,
-        ledger=str(ledger),
-        resume=str(checkpoint),
-        rounds=kept + 1 + AFTER_THE_HANG,
-        min_available_nodes=len(NAMES),
+        folder,
         # The one round that hangs costs this; the others' replies must come within it.
-        round_timeout=10.0 + 4 * slowest_round(before, range(1, killed)),
+        round_timeout=10.0 + 4 * slowest_round(folder, range(1, killed)),
     )
-    after = results_of(second)
-    within(PATIENCE, lambda: round_of(after / "checkpoint.safetensors") > kept)
+    within(PATIENCE, lambda: round_of(checkpoint) > kept)
     hold.unlink()
-    within(PATIENCE, lambda: (after / "metrics.json").exists())
-    within(PATIENCE, lambda: (second / "latest").exists())
+    assert within(PATIENCE, lambda: _finished_status(deployment, run)) == "finished:completed"
     return Story(
-        before=before,
-        after=after,
+        folder=folder,
         killed=killed,
         kept=kept,
         ledger_before=ledger_before,
@@ -355,20 +354,20 @@ def own_client_app(deployment: Deployment, folder: Path, program: str) -> dict[s
 
 
 def test_a_node_that_joins_late_takes_part(story: Story) -> None:
-    assert "3 connected, asking 3" in lines(story.before, 1, "drew")[0]
-    used = [replies_used(story.before, number) for number in range(1, story.killed)]
+    assert "3 connected, asking 3" in lines(story.folder, 1, "drew")[0]
+    used = [replies_used(story.folder, number) for number in range(1, story.killed)]
     assert max(used) == 3
     joined = used.index(3) + 1
-    assert "4 connected, asking 4" in lines(story.before, joined, "drew")[0]
+    assert "4 connected, asking 4" in lines(story.folder, joined, "drew")[0]
 
 
 def test_a_node_killed_in_training_costs_its_reply_and_comes_back(story: Story) -> None:
     mortal = story.deployment.node_ids["mortal"]
-    assert missed(story.before, story.killed, mortal)
+    assert missed(story.folder, story.killed, mortal)
     assert story.killed in [record.round for record in story.contents.records]
     assert "Failed to activate SuperNode" in story.refusal, "the SuperLink had missed it already"
     assert not all(
-        missed(story.after, number, mortal) for number in range(story.kept + 1, story.kept + 3)
+        missed(story.folder, number, mortal) for number in range(story.kept + 1, story.kept + 3)
     )
 
 
@@ -384,15 +383,15 @@ def test_a_hanging_node_is_given_up_at_the_timeout_and_may_answer_later_rounds(
     story: Story,
 ) -> None:
     sleeper = story.deployment.node_ids["sleeper"]
-    assert missed(story.after, story.kept + 1, sleeper)
+    assert missed(story.folder, story.kept + 1, sleeper)
     # Three: the killed node and the hanging one are both back.
-    assert 3 in [replies_used(story.after, number) for number in story.rounds_after_the_hang]
+    assert 3 in [replies_used(story.folder, number) for number in story.rounds_after_the_hang]
 
 
 @pytest.mark.parametrize("reason", ["NaN", "cut short", "not a numpy array"])
 def test_garbage_is_dropped_and_the_run_goes_on(story: Story, reason: str) -> None:
     garbler = story.deployment.node_ids["garbler"]
-    said = (operator_log(story.before) + operator_log(story.after)).splitlines()
+    said = (operator_log(story.folder)).splitlines()
     assert any(f"dropped the reply of node {garbler}" in line and reason in line for line in said)
     assert not story.trace.exists(), "a pickle from a node was opened"
 
@@ -474,19 +473,13 @@ def together(
     kept = round_of(checkpoint)
     ledger_before = ledger.read_bytes()
     deployment.start_superlink()
-    resumed = start(
-        deployment,
-        **owned,
-        resume=str(checkpoint),
-        rounds=kept + 2,
-        min_available_nodes=len(NAMES),
-    )
+    resumed = resume(deployment, checkpoint.parent)
     assert within(PATIENCE, lambda: _finished_status(deployment, resumed)) == "finished:completed"
     return Together(
         short=folder_of(base / "results", short),
         refused=deployment.flwr("log", str(third), "--show"),
         kept=kept,
-        resumed=folder_of(base / "results", resumed),
+        resumed=checkpoint.parent,
         ledger=ledger,
         ledger_before=ledger_before,
     )
@@ -519,7 +512,7 @@ def test_a_killed_superlink_comes_back_with_its_nodes_and_the_run_is_resumed(
 ) -> None:
     """The registrations are in its database; nobody touched the SuperNodes."""
     assert together.ledger.read_bytes().startswith(together.ledger_before)
-    last = together.kept + 2
+    last = PLENTY
     metrics = json.loads((together.resumed / "metrics.json").read_text())
     assert metrics["privacy"]["client_level"]["rounds"] == last
     contents = read_ledger(together.ledger)
@@ -611,8 +604,7 @@ def test_a_full_disk_stops_the_run_before_it_releases(
     deployment: Deployment, story: Story, small_disk: Path, tmp_path: Path
 ) -> None:
     ledger = small_disk / "ledger.jsonl"
-    # The population is the first node that was registered: the honest one.
-    run = start(deployment, results=tmp_path, ledger=str(ledger), population=1, record_epsilon=0.0)
+    run = start(deployment, results=tmp_path, ledger=str(ledger), record_epsilon=0.0)
     folder = results_of(tmp_path)
     checkpoint = folder / "checkpoint.safetensors"
     within(PATIENCE, lambda: round_of(checkpoint) >= 1)
@@ -626,7 +618,10 @@ def test_a_full_disk_stops_the_run_before_it_releases(
     assert round_of(checkpoint) == len(paid), "a model was released that was not paid for"
     assert not (folder / "metrics.json").exists()
     assert not (folder / "model.safetensors").exists()
-    assert os.strerror(errno.ENOSPC) in deployment.flwr("log", str(run), "--show")
+    said = deployment.flwr("log", str(run), "--show")
+    assert os.strerror(errno.ENOSPC) in said
+    assert f"the ledger {ledger} cannot be written" in said
+    assert f"round {len(paid) + 1} was not released" in said
 
 
 def test_secure_aggregation_opens_the_sum_of_those_who_keep_to_it(

@@ -1,12 +1,21 @@
 """The app under Flower's own commands: a real SuperLink on loopback, simulated SuperNodes."""
 
+import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+
+from flower_app.flower_processes import program
+from flower_app.watchdog import processes_below
+from privacy.accounting import Ledger
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +54,9 @@ def test_a_simulation_from_data_to_encrypted_answers(
     assert "telemetry is off" in done.stdout
     lines = [line for line in done.stdout.splitlines() if "validation accuracy" in line]
     assert len(lines) == 2, "one line a round, and each of them once"
+    closing = [line for line in done.stdout.splitlines() if line.strip()][-5:]
+    words = ("Test accuracy", "of 3 at δ", "Encrypted inference: 5", "Results: ", "report.html")
+    assert all(word in line for word, line in zip(words, closing, strict=True)), closing
 
 
 def test_a_simulation_with_secure_aggregation(environment: dict[str, str], tmp_path: Path) -> None:
@@ -65,17 +77,63 @@ def test_a_simulation_with_secure_aggregation(environment: dict[str, str], tmp_p
     assert "opened the sum of 10 clients" in next(log).read_text()
 
 
-def test_a_run_that_cannot_go_on_says_why_and_fails(
+def test_a_run_that_fails_under_way_says_why_in_its_last_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    done = run("--nodes", "3", "population=50", f"results-dir={tmp_path}", environment=environment)
-    assert done.returncode == 1
-    assert "population = 50 is larger than the 3 simulated nodes" in done.stdout
+    path = tmp_path / "ledger.jsonl"
+    with Ledger.open(path, population="population, 3 clients"):  # as another run would
+        done = run(
+            *("--nodes", "3", "rounds=1", "sampling-rate=1.0", f"ledger={path}"),
+            f"results-dir={tmp_path}",
+            environment=environment,
+        )
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.splitlines()[-1] == (
+        f"error: ledger = {str(path)!r} is wrong; the ledger {path} is held by another run; wait "
+        "for it to end"
+    )
 
 
 def test_ended_from_outside_it_ends_all_it_started(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
+    with started(environment, tmp_path) as process:
+        process.terminate()
+        rest = process.communicate(timeout=600)[0]
+        assert process.returncode == 128 + signal.SIGTERM, rest
+
+
+def test_interrupted_twice_it_ends_at_once_and_cleanly(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    with started(environment, tmp_path) as process:
+        assert process.stdout is not None
+        process.send_signal(signal.SIGINT)
+        for line in process.stdout:
+            if "Stopping. Flower's processes are ending" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.communicate(timeout=600)[0]
+        assert process.returncode == 130, rest
+        assert "Traceback" not in rest
+
+
+def test_killed_it_leaves_no_process_and_no_folder(
+    environment: dict[str, str], temporary: Path, tmp_path: Path
+) -> None:
+    with started(environment, tmp_path) as process:
+        (watchdog,) = [p for p in psutil.Process(process.pid).children() if _is_watchdog(p)]
+        assert processes_below(temporary)
+        process.kill()
+        process.wait()
+        # The watchdog ends when nothing is left that it could end.
+        psutil.wait_procs([watchdog], timeout=600)
+        assert not watchdog.is_running()
+
+
+@contextlib.contextmanager
+def started(environment: dict[str, str], tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A command whose simulation has begun."""
     with subprocess.Popen(
         [sys.executable, "-m", "flower_app", "run", "--nodes", "5", f"results-dir={tmp_path}"],
         cwd=ROOT,
@@ -87,10 +145,12 @@ def test_ended_from_outside_it_ends_all_it_started(
         assert process.stdout is not None
         for line in process.stdout:
             if "Starting Flower Simulation" in line:
-                process.terminate()
                 break
-        process.stdout.read()
-        assert process.wait(timeout=600) == 128 + signal.SIGTERM
+        yield process
+
+
+def _is_watchdog(process: psutil.Process) -> bool:
+    return "flower_app.watchdog" in process.cmdline()
 
 
 @pytest.mark.parametrize("wrong", ["model=resnet", "epsilom=3", "sampling-rate=7"])
@@ -102,3 +162,27 @@ def test_a_wrong_setting_fails_before_anything_starts(
     assert done.stderr.startswith(f"error: {wrong.split('=')[0]}")
     assert len(done.stderr.splitlines()) == 1
     assert "SuperLink" not in done.stdout
+
+
+def test_the_bundle_holds_what_nodes_need_and_no_ledger(tmp_path: Path) -> None:
+    app = tmp_path / "bloomseal"
+    for package in ("flower_app", "strategies", "privacy"):
+        shutil.copytree(ROOT / package, app / package)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, app)
+    (app / "docs").mkdir()
+    for name in ("privacy-ledger.jsonl", "strategies/ledger.jsonl", "docs/figures.json"):
+        (app / name).write_text("not for everybody")
+    flwr = [program("flwr"), "build", "--app", str(app)]
+    subprocess.run(flwr, cwd=tmp_path, check=True, capture_output=True)
+    (bundle,) = tmp_path.glob("*.fab")
+    with zipfile.ZipFile(bundle) as opened:
+        names = set(opened.namelist())
+        size = sum(file.file_size for file in opened.infolist())
+    sources = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("*/**/*.py") if _is_sent(p)}
+    assert names == sources | {"pyproject.toml", ".info/CONTENT"}
+    assert size <= 1_500_000
+
+
+def _is_sent(path: Path) -> bool:
+    return path.relative_to(ROOT).parts[0] in {"flower_app", "strategies", "privacy"}

@@ -18,6 +18,7 @@ from privacy.secure_aggregation import (
     RejectedMessage,
     RoundPlan,
     RoundTerms,
+    SameModelAgain,
     SecureClient,
     SplitView,
     StaleMessage,
@@ -247,6 +248,18 @@ def test_a_shrunk_cohort_is_refused(adversary):
         return dataclasses.replace(planned, survivors=9).to_bytes(), listed
 
     this.refuses(CohortTooSmall, rewritten(messages[0], shrink))
+
+
+@BOTH
+def test_a_plan_larger_than_those_it_lists_is_refused(adversary):
+    """Before its conditions are computed: their work grows with the plan."""
+    this = Round(adversary, 1)
+
+    def grow(plan, listed):
+        huge = RoundPlan(2**20, 4096, 4000, 2**20 - 1, 2**20)
+        return huge.to_bytes(), listed
+
+    this.refuses(InconsistentRoster, rewritten(this.message, grow), match="bytes list")
 
 
 @BOTH
@@ -517,8 +530,38 @@ def test_an_honest_server_leaves_out_who_was_configured_otherwise():
         federation.policy, identity=federation.clients[0].identity, configuration=b"else"
     )
     vectors = draw_vectors(COUNT, SIZE)
-    opened = federation.play(federation.server(federation.terms(SIZE)), vectors)
+    server = federation.server(federation.terms(SIZE))
+    opened = federation.play(server, vectors)
     assert opened.tolist() == sum(vectors[node] for node in range(1, COUNT)).tolist()
+    assert server.offences == {0: ["was configured otherwise than most"]}
+
+
+def play_twice(model, other):
+    """Two rounds whose clients differ by one; the difference of their sums."""
+    federation = Federation(COUNT, MALICIOUS)
+    vectors = draw_vectors(COUNT, SIZE)
+    opened = []
+    for number, nodes in ((1, range(COUNT)), (2, range(1, COUNT))):
+        server = federation.server(federation.terms(SIZE, number=number), dropout=0.0)
+        messages = dict.fromkeys(nodes, server.invitation())
+        while messages:
+            for node, message in messages.items():
+                said = other if number == 2 else model
+                answer = federation.clients[node].answer(message, vectors[node], **said)
+                server.receive(node, answer)
+            messages = server.advance()
+        opened.append(server.open())
+    return opened[0] - opened[1] - vectors[0]
+
+
+def test_two_sums_that_differ_by_one_client_are_refused(monkeypatch):
+    """Also to who does not say what its vectors are of: all of them count as alike."""
+    for said in ({}, {"model": bytes(range(32))}):
+        with pytest.raises(SameModelAgain):
+            play_twice(said, said)
+    play_twice({}, {"model": bytes(range(32))})
+    monkeypatch.setattr(SecureClient, "_check_same_group", lambda self, model, group: None)
+    assert not play_twice({}, {}).any()  # without the defence it is that client's vector, exactly
 
 
 @BOTH

@@ -14,6 +14,7 @@ from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     Adversary,
     ForgedSignature,
+    Malformed,
     RoundPlan,
     ServerModel,
     ThresholdTooLow,
@@ -281,6 +282,50 @@ def test_plans_hold_what_they_promise(model, clients, dropout):
         )
         gap = gap if corrupt + n - kept >= k // 2 else 0
         assert n * (tail(corrupt, t) + gap) <= Fraction(1, 2**40)
+
+
+def test_corrupt_clients_are_counted_from_those_who_were_drawn():
+    """Of 100 that were drawn 60 announce keys, and all ten corrupt ones are among them."""
+    adversary = Adversary(corrupt=0.1)
+    corrupt, n = adversary.corrupted(100), 60
+
+    def fails(plan):
+        """The probability of conditions 1 and 2, exactly."""
+        k, t = plan.neighbours, plan.threshold
+        many = Fraction(
+            sum(comb(corrupt, j) * comb(n - 1 - corrupt, k - j) for j in range(t, k + 1)),
+            comb(n - 1, k),
+        )
+        empty = corrupt + n - plan.survivors
+        gap = Fraction(comb(n - k // 2, empty - k // 2), comb(n, empty)) if empty >= k // 2 else 0
+        return n * (many + gap)
+
+    counted = plan_round(n, adversary=adversary, dropout=0.1, cohort=100)
+    naive = plan_round(n, adversary=adversary, dropout=0.1)
+    assert not counted.complete
+    assert not naive.complete
+    assert fails(counted) <= Fraction(1, 2**40) < 2**-36 < fails(naive)
+    counted.check(adversary)
+    naive.check(adversary)
+    with pytest.raises(ThresholdTooLow, match="of the 100 drawn"):
+        replace(naive, cohort=100).check(adversary)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (2**32 - 1, 2**32 - 2, 5, 3, 2**32 - 1),
+        (10**9, 10**9 - 1, 5, 3, 10**9),
+        (2**20, 2**20 - 2, 2**19, 3, 2**20),
+        (30, 10, 5, 10, 2**32 - 1),
+        (30, 10, 5, 10, 29),
+        (30, 4098, 5, 10, 30),
+    ],
+)
+def test_a_plan_of_any_size_is_refused_before_anything_is_made_of_it(numbers):
+    encoded = b"".join(number.to_bytes(4, "little") for number in numbers)
+    with pytest.raises(Malformed, match="not the plan"):
+        RoundPlan.from_bytes(encoded)
 
 
 def test_weaker_plans_are_refused():

@@ -8,13 +8,24 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from serving import EXPECTATION, Asking, Service, X, serving, small_model, worker_with_keys
+from torch import nn
 
 from flower_app.deploy_keys import Certificates
-from privacy.inference import DataOwner, EvaluatorPool
+from privacy.inference import (
+    ClassOnly,
+    DataOwner,
+    EvaluatorPool,
+    EvaluatorProcess,
+    Expectation,
+    compile_model,
+)
 from privacy.inference_service import (
     InsecureNoAuthentication,
     KeyFile,
@@ -384,6 +395,26 @@ def test_keys_are_made_anew_after_a_restart_without_anybodys_doing(
             session = OwnerSession(client, client.plan(EXPECTATION), key_file=file)
             assert session.ask(x)[0].label == label
             assert session.keys_made == 1
+
+
+def test_one_logit_is_decided_at_the_owners_threshold(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = compile_model(nn.Sequential(nn.Linear(8, 1)), input_shape=(8,), input_range=(-1.0, 1.0))
+    logits = model.predict(X)[:, 0]
+    with (
+        EvaluatorPool(partial(EvaluatorProcess.holding, model), processes=1) as pool,
+        serving(pool, certificates, tmp_path) as service,
+    ):
+        client = service.client("ada")
+        plan = client.plan(Expectation((8,), (-1.0, 1.0), classes=2))
+        for threshold in (0.0, float(np.sort(logits)[1:3].mean())):
+            session = OwnerSession(client, plan, release=ClassOnly(threshold))
+            answers = [session.ask(x)[0] for x in X]
+            assert [answer.label for answer in answers] == (logits > threshold).astype(int).tolist()
+            assert all(answer.logits is None for answer in answers)
+        assert 0 < sum(answer.label for answer in answers) < len(X)
 
 
 def test_no_more_owners_than_there_is_room_for(serve: Serve) -> None:

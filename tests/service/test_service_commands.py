@@ -21,9 +21,13 @@ from flower_app.ask import accepted_plan
 from flower_app.data import encode
 from flower_app.models import build_model
 from privacy.inference import PlanRefusedError, compile_model
+from privacy.inference_service import KeyFile
 
 ROOT = Path(__file__).parents[2]
-IMAGES = np.random.default_rng(0).integers(0, 256, (4, 28, 28), dtype=np.uint8)
+# Light on dark: what is drawn leaves a margin, as MNIST's digits do.
+IMAGES = np.pad(
+    np.random.default_rng(0).integers(0, 256, (4, 20, 20), dtype=np.uint8), ((0, 0), (4, 4), (4, 4))
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,20 +110,56 @@ def test_the_printed_command_asks_and_prints_classes_only(
     ]
     assert keys.stat().st_mode & 0o777 == 0o600
 
+    # While somebody else asks with the usual file of keys, keys are made for this call.
+    monkeypatch.setattr("flower_app.ask.user_data_path", lambda name: tmp_path / name)
+    assert main(ask) == 0
+    capsys.readouterr()
+    (usual,) = (tmp_path / "bloomseal" / "keys").glob("*.keys")
+    with KeyFile(usual, "correct horse"):
+        assert main([*ask, "--keys", str(usual)]) == 1
+        assert "another process uses" in capsys.readouterr().err
+        assert main([*ask, "--json"]) == 0
+        told = capsys.readouterr()
+    assert [json.loads(line)["classes"] for line in told.out.splitlines()] == [[x] for x in right]
+    assert "makes keys for itself" in told.err
+
     monkeypatch.setenv("BLOOMSEAL_PASSPHRASE", "wrong horse")
     assert main([*ask, "--keys", str(keys)]) == 1
     assert "does not open" in capsys.readouterr().err
 
     # An image that is none costs only itself, and the exit code.
-    Image.new("L", (29, 28)).save(folder / "wide.png")
+    Image.new("L", (29, 28)).save(folder / "blank.png")
     (folder / "broken.png").write_bytes(b"\x89PNG")
     assert main([*ask, "--one-time-keys", "--json", "--top", "2"]) == 1
     told = capsys.readouterr()
     lines = [json.loads(line) for line in told.out.splitlines()]
     assert [line["classes"][0] for line in lines] == right
     assert all(len(line["classes"]) == 2 for line in lines)
-    assert "make it 28 by 28" in told.err
+    assert "blank.png is blank" in told.err
     assert "broken.png cannot be read" in told.err
+
+    # Several paths, one of which is not there; a dark drawing; a table on standard input.
+    Image.fromarray(255 - IMAGES[1]).save(tmp_path / "dark.png")
+    table = "\n".join(",".join(map(str, image.ravel())) for image in IMAGES[2:])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(table.encode())))
+    paths = [str(folder / "0.png"), str(tmp_path / "none.png"), str(tmp_path / "dark.png"), "-"]
+    assert command[2] == "IMAGE_OR_FOLDER"
+    several = [*command[:2], *paths, *command[3:]]
+    assert main([*several, "--one-time-keys", "--json"]) == 1
+    told = capsys.readouterr()
+    lines = [json.loads(line) for line in told.out.splitlines()]
+    assert [line["classes"] for line in lines] == [[label] for label in right]
+    assert [line["image"] for line in lines[2:]] == ["standard input[0]", "standard input[1]"]
+    assert "note: dark.png: dark on light, so inverted" in told.err.splitlines()
+    assert f"error: {tmp_path / 'none.png'} is not there" in told.err
+
+    # Nothing is asked where nothing can be answered, and keys need not be made for that.
+    for top, words in (("0", "--top is 0"), ("-1", "--top is -1"), ("11", "has 10 classes")):
+        assert main([*ask, "--one-time-keys", "--top", top]) == 1
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert words in told.err
+        assert len(told.err.splitlines()) == 1
 
     monkeypatch.setenv("BLOOMSEAL_TOKEN", "guess")
     without = [word for word in ask if not word.endswith(".token") and word != "--token-file"]
@@ -156,6 +196,38 @@ def test_asking_without_tls_must_be_named(
     np.save(tmp_path / "one.npy", IMAGES[0])
     assert main(["ask", "http://localhost:1", str(tmp_path)]) == 1
     assert "--insecure-no-tls" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["https://localhost:1", "missing.png"], "missing.png is not there"),
+        (["https://localhost:1", "-", "-"], "- is given twice"),
+        (["https://localhost:1", "one.npy", "--top", "0"], "--top is 0"),
+        (["https://localhost:1", "one.npy", "--ca", "none.pem"], "--ca is 'none.pem'"),
+        (["https://localhost:1", "one.npy", "--ca", "one.npy"], "--ca is 'one.npy'"),
+        (["https://localhost:99999", "one.npy"], "url is 'https://localhost:99999'"),
+        (["https://localhost:1", "one.npy", "--token-file", "token"], "token holds"),
+        (["https://localhost:1", "one.npy", "--token-file", "none"], "token cannot be read"),
+        (["https://localhost:1", "one.npy", "--one-time-keys"], "cannot be asked"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_in_one_line(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("one.npy", IMAGES[0])
+    Path("token").write_text("two words")
+    assert main(["ask", *arguments]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert words in told.err
+    assert len(told.err.splitlines()) == 1
+    assert "two words" not in told.err  # a token is a secret
 
 
 def test_tokens_are_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """Federations with secure aggregation in one process, and somebody who sits on the wire."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +207,12 @@ class ByHand:
         while self.requests and self.server.stage is not ServerStage.MASKING:
             self.send(protocol_message)
 
-    def send(self, make: Callable[[int, bytes], Message]) -> list[Message]:
+    def send(
+        self, make: Callable[[int, bytes], Message], *, without: Collection[int] = ()
+    ) -> list[Message]:
         """Play one stage: send what ``make`` makes of each message; the replies to it."""
-        messages = [make(node, content) for node, content in self.requests.items()]
+        asked_nodes = [node for node in self.requests if node not in without]
+        messages = [make(node, self.requests[node]) for node in asked_nodes]
         replies = list(self.grid.send_and_receive(messages))
         for reply in replies:
             if not reply.has_error():

@@ -1,6 +1,7 @@
 """What is spent is written down, never under-stated, and never more than the budget."""
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from federation import answer, ask, grid_of, model, noiseless, released
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import PrivacySpent
 
+from privacy import durable
 from privacy.accounting import (
     FixedSize,
     Full,
@@ -24,11 +26,13 @@ from privacy.accounting import (
 from privacy.mechanisms import SeededRandomness
 from strategies import (
     AdaptiveClipping,
+    Checkpoint,
     CheckpointError,
     DPFedAvg,
     NoisedMetrics,
     ServerAdam,
     ServerSGD,
+    SpentBudgetError,
 )
 
 STEP = grid_of(4, lambda p, r, a: [np.full_like(x, 0.1) for x in a])
@@ -148,6 +152,78 @@ def test_the_noise_is_calibrated_for_what_is_left(tmp_path: Path) -> None:
     alone = epsilon({GaussianRelease(told.noise_multiplier, Poisson(1.0)): 4}, delta=1e-5)
     assert alone < 2.1
     assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 8
+
+
+def test_the_last_of_a_budget_is_not_spent_on_noise(tmp_path: Path) -> None:
+    """A second run on a spent ledger is told what is left and what it would buy."""
+    settings = {"noise_multiplier": None, "target_epsilon": 3.0}
+    private(tmp_path, **settings).start(STEP, model(), num_rounds=3)
+    before = read_ledger(tmp_path / "ledger.jsonl").records
+    for rounds in (1, 3, 30):
+        with pytest.raises(
+            SpentBudgetError, match=r"have paid ε = 2\.9.* of the budget of ε = 3.*buys"
+        ):
+            private(tmp_path, **settings).start(STEP, model(), num_rounds=rounds)
+    assert read_ledger(tmp_path / "ledger.jsonl").records == before
+    told = private(tmp_path, **settings | {"target_epsilon": 6.0}).start(STEP, model())
+    assert told.privacy is not None
+    assert told.privacy.rounds == 3
+
+
+def test_little_left_of_a_budget_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    private(tmp_path, noise_multiplier=None, target_epsilon=2.6).start(STEP, model())
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    try:
+        private(tmp_path, noise_multiplier=None, target_epsilon=3.0).start(STEP, model())
+    finally:
+        logging.getLogger("flwr").removeHandler(caplog.handler)
+    (line,) = {m for m in caplog.messages if "have paid" in m}
+    assert "more than 2 times the noise of a first run" in line
+
+
+@pytest.mark.parametrize(("size", "drowned"), [(4, False), (4000, True)])
+def test_noise_is_told_beside_the_norm_and_warned_of_where_it_drowns_the_model(
+    size: int, drowned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    try:
+        private(tmp_path, noise_multiplier=1.0).start(STEP, model((size,)), num_rounds=2)
+    finally:
+        logging.getLogger("flwr").removeHandler(caplog.handler)
+    told = math.sqrt(size) / 4  # z·√d/(q·N)
+    assert any(f"about {told:.3g} times the clipping norm S" in m for m in caplog.messages)
+    assert any("drowns" in m for m in caplog.messages) == drowned
+
+
+def test_a_ledger_or_checkpoint_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        if path.name == full_file:
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    full_file = ""
+    write = durable.write_durably
+    monkeypatch.setattr("privacy.accounting.ledger.write_durably", full)
+    monkeypatch.setattr("strategies.checkpoint.write_durably", full)
+    strategy = private(tmp_path, checkpoint=tmp_path / "checkpoint")
+
+    def fill(number: int, arrays: ArrayRecord) -> None:
+        nonlocal full_file
+        if number == 1:
+            full_file = "ledger.jsonl"
+
+    with pytest.raises(OSError, match=r"No space.*ledger\.jsonl cannot.*round 2 was not released"):
+        strategy.start(STEP, model(), num_rounds=3, evaluate_fn=fill)
+    assert Checkpoint.load(tmp_path / "checkpoint").round == 1
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 1
+    full_file = "checkpoint"
+    again = private(tmp_path, checkpoint=tmp_path / "checkpoint", resume=tmp_path / "checkpoint")
+    with pytest.raises(OSError, match=r"No space.*the checkpoint .*Round 2 stands in the ledger"):
+        again.start(STEP, model(), num_rounds=3)
 
 
 def test_a_budget_spent_before_the_run_stops_it_without_an_error(tmp_path: Path) -> None:
@@ -287,8 +363,6 @@ def test_a_run_can_be_resumed_before_its_first_round_ended(tmp_path: Path) -> No
 
 
 def test_a_checkpoint_holds_released_values_only(tmp_path: Path) -> None:
-    from strategies import Checkpoint
-
     path = tmp_path / "checkpoint"
     private(tmp_path, checkpoint=path, optimizer=ServerSGD(momentum=0.9)).start(
         STEP, model(), num_rounds=2
@@ -307,8 +381,6 @@ def test_a_checkpoint_holds_released_values_only(tmp_path: Path) -> None:
 
 def test_a_torn_or_altered_checkpoint_never_loads(tmp_path: Path) -> None:
     """Cut anywhere, or any one byte changed."""
-    from strategies import Checkpoint
-
     path, copy = tmp_path / "checkpoint", tmp_path / "copy"
     private(tmp_path, checkpoint=path).start(STEP, model(), num_rounds=1)
     whole = path.read_bytes()

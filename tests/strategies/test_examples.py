@@ -26,6 +26,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         app = project["tool"]["flwr"]["app"]
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
         parts = []
         for component in ("serverapp", "clientapp"):
             module, _, name = app["components"][component].partition(":")

@@ -1,6 +1,7 @@
 """Populations, streams of replies and the in-process grid."""
 
 import gc
+import logging
 import time
 import tracemalloc
 from collections.abc import Iterable
@@ -24,7 +25,7 @@ from strategies import (
     run_in_process,
     stream_replies,
 )
-from strategies.population import Register
+from strategies.population import PopulationExceededError, Register
 
 
 def node(number: int, key: bytes = b"", at: str = "") -> NodeInfo:
@@ -44,10 +45,12 @@ def test_a_client_that_registers_again_is_not_a_second_client() -> None:
     assert ignored == 0
 
 
-def test_newcomers_beyond_the_population_are_ignored() -> None:
+def test_newcomers_beyond_a_number_are_refused_and_those_who_come_back_are_not() -> None:
     register = Register(2)
-    register.locate([node(1), node(2)])
-    assert register.locate([node(2), node(3), node(4)]) == ({1: 2}, 2)
+    register.locate([node(1, b"a", "1"), node(2, b"b", "1")])
+    assert register.locate([node(9, b"a", "2")]) == ({0: 9}, 0)
+    with pytest.raises(PopulationExceededError, match="population is 2"):
+        register.locate([node(9, b"a", "2"), node(3, b"c", "2")])
 
 
 def test_a_listed_population_knows_its_own(tmp_path: Path) -> None:
@@ -97,12 +100,20 @@ class Away(InProcessGrid):
         return replies
 
 
-def test_a_round_waits_until_enough_of_the_population_is_there(tmp_path: Path) -> None:
-    """Strangers do not count; and a round that waits has not been paid."""
+def test_a_round_waits_until_enough_of_the_population_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Strangers do not count; a round that waits has not been paid, and the console says so."""
+    logging.getLogger("flwr").addHandler(caplog.handler)
     grid = Away(client_app(lambda *_: [np.full(3, 0.5, np.float32)]), 9)
     four = Population(tuple(f"node:{number}" for number in range(1, 5)))
     strategy = noiseless(tmp_path, population=four, min_available_nodes=3)
-    result = strategy.start(grid, model((3,)), num_rounds=2)
+    try:
+        result = strategy.start(grid, model((3,)), num_rounds=2)
+    finally:
+        logging.getLogger("flwr").removeHandler(caplog.handler)
+    (line,) = {message for message in caplog.messages if "min_available_nodes" in message}
+    assert "which ε does not count" in line
     assert grid.looks_while_away == 3
     (weights,) = result.arrays.to_numpy_ndarrays()
     np.testing.assert_allclose(weights, 1.0, atol=1e-5)  # four clients in both rounds

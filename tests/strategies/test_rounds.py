@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import answer, ask, grid_of, idle, model, nobody_of, noiseless, released
+from federation import (
+    answer,
+    ask,
+    client_app,
+    grid_of,
+    idle,
+    model,
+    nobody_of,
+    noiseless,
+    released,
+)
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
 from privacy.accounting import GaussianRelease, Poisson, read_ledger
@@ -19,8 +29,11 @@ from strategies import (
     FixedSize,
     FlatClipping,
     Full,
+    InProcessGrid,
     NoisedMetrics,
     PerLayerClipping,
+    Population,
+    PopulationExceededError,
     ServerAdam,
     ServerSGD,
     ServerYogi,
@@ -90,10 +103,66 @@ def test_offline_members_are_not_replaced(tmp_path: Path) -> None:
     assert 20 < np.mean(fewer) < 30  # not drawn again from those who are there
 
 
-def test_an_unknown_node_is_ignored(tmp_path: Path) -> None:
-    strategy = noiseless(tmp_path, population=4)
+def test_an_unknown_node_is_ignored_where_the_population_is_listed(tmp_path: Path) -> None:
+    strategy = noiseless(tmp_path, population=Population.connected(grid_of(4)))
     assert set(ask(strategy, grid_of(4), model())) == {1, 2, 3, 4}
     assert set(ask(strategy, grid_of(9), model(), 2)) == {1, 2, 3, 4}
+
+
+def test_more_clients_than_places_are_refused_before_the_first_round(tmp_path: Path) -> None:
+    """Else one client's leaving would let another in, and the sum move by 2 S."""
+    strategy = noiseless(tmp_path, population=4)
+    with pytest.raises(PopulationExceededError, match="population is 4, but more clients"):
+        strategy.start(grid_of(5), model(), num_rounds=1)
+    with pytest.raises(PopulationExceededError):
+        ask(strategy, grid_of(5), model())
+    assert not read_ledger(tmp_path / "ledger.jsonl").records
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "rounds"),
+    [
+        ({5}, set(), 2),  # a fifth comes beside four
+        ({5}, {1}, 2),  # and for one that has left: were that one not there, it had a place
+        ({1, 5}, {5}, 5),  # the fourth place was free
+    ],
+)
+def test_one_client_too_many_later_ends_the_run_with_what_it_has(
+    early: set[int], late: set[int], rounds: int, tmp_path: Path
+) -> None:
+    grid = InProcessGrid(client_app(lambda p, r, a: [np.full_like(x, 0.1) for x in a]), 5)
+    grid.offline = early
+
+    def change(number: int, arrays: ArrayRecord) -> None:
+        if number == 2:
+            grid.offline = late
+
+    strategy = noiseless(tmp_path, population=4, min_available_nodes=1)
+    result = strategy.start(grid, model(), num_rounds=5, evaluate_fn=change)
+    assert result.privacy is not None
+    assert result.privacy.rounds == rounds
+    assert (result.privacy.stopped is None) == (rounds == 5)
+    if rounds == 2:
+        assert "more clients than that have connected" in str(result.privacy.stopped)
+        np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], 0.2, rtol=1e-4)
+
+
+def test_removing_one_client_moves_a_sum_by_at_most_the_norm(tmp_path: Path) -> None:
+    """Whoever it is, whenever it is away, and wherever the others come from."""
+
+    def update(partition: int, number: int, arrays: list[Any]) -> list[Any]:
+        return [np.full_like(a, [9.0, -9.0, 9.0, -9.0][partition]) for a in arrays]
+
+    def total(absent: set[int]) -> Any:
+        (folder := tmp_path / "-".join(map(str, absent or {0}))).mkdir()
+        grid = grid_of(4, update)
+        grid.offline = absent
+        nodes = noiseless(folder, population=4, min_available_nodes=1)
+        return 4 * nodes.start(grid, model((1,)), num_rounds=1).arrays.to_numpy_ndarrays()[0]
+
+    everyone = total(set())
+    for absent in range(1, 5):
+        assert np.linalg.norm(everyone - total({absent})) <= 1 + 1e-6
 
 
 def test_per_layer_norms_hold_apart(tmp_path: Path) -> None:

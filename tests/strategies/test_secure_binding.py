@@ -243,7 +243,7 @@ def test_a_roster_of_several_configurations_is_refused(
 ) -> None:
     """By all who see it; an honest server leaves out those who were configured otherwise."""
     assert not released(Configured(), tmp_path / "honest").any()  # the others' rate is 0
-    monkeypatch.setattr(SecureServer, "_asked_as_most", lambda self: self._clients)
+    monkeypatch.setattr(SecureServer, "_leave_out_elsewhere", lambda self: None)
     strategy = strategy_of(tmp_path / "cunning", NODES, SIZE, secure(MALICIOUS, minimum=6))
     result = strategy.start(Configured(), model((SIZE,)), num_rounds=1)
     assert result.privacy is not None

@@ -73,9 +73,13 @@ def refusals(wire: Wire) -> set[str]:
     ids=["minimum", "server too weak", "server too strong", "corrupt", "identities"],
 )
 def test_terms_below_its_own_policy_are_refused_by_name(
-    theirs: Any, own: ClientPolicy, name: str, tmp_path: Path
+    theirs: Any,
+    own: ClientPolicy,
+    name: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever the server's messages say, and before anybody trains."""
+    """Whatever the server's messages say, and before anybody trains; the console says so."""
     trained = []
 
     def update(partition: int, number: int, arrays: list[Any]) -> list[Any]:
@@ -92,6 +96,7 @@ def test_terms_below_its_own_policy_are_refused_by_name(
     assert result.privacy.secure_aggregation.aborted_rounds == (1,)
     assert {reason.partition(":")[0] for reason in refusals(wire)} == {name}
     assert not trained
+    assert any("refuses the round as its own policy" in line for line in caplog.messages)
 
 
 def plain_request(kind: str, grid: InProcessGrid) -> Message:

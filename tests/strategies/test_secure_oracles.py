@@ -318,5 +318,5 @@ def test_one_round_is_trained_once(died: bool, tmp_path: Path) -> None:
         assert said(reply)[4] == Kind.MASKED_UPDATE
     for _ in range(2):
         (again,) = grid.send_and_receive([request_to_train(VICTIM, this.requests[VICTIM])])
-        assert again.error.reason.startswith("WrongStage:")
+        assert again.error.reason.startswith("StaleMessage:")
     assert trained == [VICTIM - 1]

@@ -41,7 +41,7 @@ REFUSED = [
     (nn.ModuleDict({"rnn": nn.LSTM(3, 3)}), "'rnn' (LSTM)", "DPLSTM"),
     (nn.ModuleDict({"rnn": nn.GRU(3, 3)}), "'rnn' (GRU)", "DPGRU"),
     (nn.ModuleDict({"rnn": nn.RNN(3, 3)}), "'rnn' (RNN)", "DPRNN"),
-    (nn.ModuleDict({"a": nn.MultiheadAttention(4, 2)}), "'a'", "DPMultiheadAttention"),
+    (nn.ModuleDict({"a": nn.MultiheadAttention(4, 2)}), "'a'", "replace_unsupported"),
     (nn.Sequential(nn.Embedding(3, 3, max_norm=1.0)), "'0' (Embedding)", "leave them out"),
     (nn.Sequential(nn.EmbeddingBag(3, 3)), "'0' (EmbeddingBag)", "nn.Embedding"),
     (nn.Sequential(Counting()), "'0' (Counting)", "submodules"),

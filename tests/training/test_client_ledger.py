@@ -202,11 +202,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from privacy.training import *
 model = torch.nn.Linear(4, 2)
-def loss(outputs, targets):
-    if "kill" in sys.argv and len(outputs) > 2:  # the trial before has two examples
+def kill(module, inputs, outputs):
+    if "kill" in sys.argv and len(outputs) == 8:  # the trial before has fewer examples
         os.kill(os.getpid(), 9)
-    return cross_entropy(outputs, targets, reduction="none")
-train(model, (torch.ones(8, 4), torch.zeros(8, dtype=torch.long)), loss=loss,
+model.register_forward_hook(kill)
+train(model, (torch.ones(8, 4), torch.zeros(8, dtype=torch.long)), loss=cross_entropy,
       optimizer=torch.optim.SGD(model.parameters(), lr=.1), batches=FullBatch(steps=5),
       protection=ClipAndNoise(clipping_norm=1.0, noise_multiplier=2.0, delta=1e-5,
                               count=PublicCount()),

@@ -282,18 +282,15 @@ def test_the_noise_has_the_standard_deviation_that_was_paid_for(
 def test_poisson_batches_are_averaged_over_the_expected_size(data: tuple[Tensor, Tensor]) -> None:
     """Over the drawn size would tell it, and would not bound an example's influence."""
     seen: list[int] = []
-
-    def counting(outputs: Tensor, targets: Tensor) -> Tensor:
-        seen.append(len(targets))
-        return outputs[:, 0]  # gradient: the input, of norm above 1 for all records
-
     model = nn.Linear(12, 1, bias=False)
+    model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     same = data[0][:1].repeat(25, 1) * 10
     before = model.weight.detach().clone()
     train(
         model,
         (same, data[1]),
-        loss=counting,
+        # Its gradient is the input, of norm above 1 for all records.
+        loss=lambda outputs, targets: outputs[:, 0],
         optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
         protection=ClipOnly(clipping_norm=1.0),
         batches=PoissonBatches(sampling_rate=0.4, steps=1),

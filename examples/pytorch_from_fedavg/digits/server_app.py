@@ -21,7 +21,7 @@ def main(grid: Grid, context: Context) -> None:
         clipping=0.5,
         target_epsilon=8.0,
         target_delta=1e-3,
-        ledger="digits-ledger.jsonl",
+        ledger="~/digits-ledger.jsonl",
     )
 
     def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:

@@ -1,0 +1,279 @@
+"""What a run is made of, and whether it can begin: asked by its command first, then by the run."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from logging import WARNING
+from pathlib import Path
+
+from flwr.supercore import log
+
+from flower_app.data import Dataset, load_dataset, load_partitions
+from flower_app.encrypted_round import round_cost
+from flower_app.results import ResultsFolder, results_root
+from flower_app.resumption import check_resumed
+from flower_app.secure import server_setting
+from flower_app.settings import SettingError, Settings
+from privacy.accounting import Budget, LedgerError, calibrate_noise_multiplier
+from strategies import (
+    CappedWeights,
+    DPFedAvg,
+    Poisson,
+    Population,
+    ServerSGD,
+    UniformWeights,
+)
+
+# What a library calls what this app's settings call otherwise.
+_NAMES = {
+    "min_available_nodes": "min-available-nodes",
+    "noise_multiplier": "noise-multiplier",
+    "target_epsilon": "epsilon",
+    "target_delta": "delta",
+    "total_weight": "total-weight",
+    "client_dropout": "client-dropout",
+    "partition seed": "partition-seed",
+    "secure_aggregation.minimum": "minimum-cohort",
+    "the clipping norm": "clipping-norm",
+}
+# The same where it is a word of the language too, and a name only where a sentence begins.
+_NAMES_AT_THE_START = {
+    "minimum": "minimum-cohort",
+    "largest": "largest-cohort",
+    "clients": "population",
+    "alpha": "dirichlet-alpha",
+    "sigma": "lognormal-sigma",
+    "cap": "weight-cap",
+    "sampling": "sampling-rate",
+    "clipping": "clipping-norm",
+}
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """What was looked up while a run was checked.
+
+    Attributes
+    ----------
+    population : int
+        N.
+    dataset : Dataset
+        Its images.
+    """
+
+    population: int
+    dataset: Dataset
+
+
+def check_run(settings: Settings, *, nodes: int) -> Assembled:
+    """Refuse a run that cannot go to its end as far as that can be known before it begins.
+
+    Parameters
+    ----------
+    settings : Settings
+    nodes : int
+        How many are there, or will be.
+
+    Raises
+    ------
+    SettingError
+        Naming the setting, what is wrong with it, and the remedy.
+    DataError
+        If the data set cannot be had.
+    """
+    size = population_size(settings, nodes)
+    if settings.min_available_nodes > size:
+        raise SettingError(
+            f"min-available-nodes = {settings.min_available_nodes} is wrong; it must be at most "
+            f"the population, {size}"
+        )
+    if settings.resume:
+        check_resumed(settings)
+    else:
+        results_root(settings)
+    check_budget(settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        # On a copy: what is only looked at writes nothing into the population's ledger.
+        copy = Path(scratch) / "ledger.jsonl"
+        kept = Path(settings.ledger) if settings.ledger else None
+        if kept is not None:
+            _check_place(kept)
+            if kept.exists():
+                shutil.copyfile(kept, copy)
+        elif settings.resume:
+            shutil.copyfile(ResultsFolder(Path(settings.resume)).ledger, copy)
+        make_strategy(settings, size, ledger=copy, checkpoint=None)
+    dataset = load_dataset(
+        settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
+    )
+    if not settings.deployed:
+        with _in_the_settings_words():
+            load_partitions(settings.partition_spec(size), dataset)
+    return Assembled(size, dataset)
+
+
+def population_size(settings: Settings, connected: int) -> int:
+    """N: as set, or in a simulation the number of simulated nodes.
+
+    Raises
+    ------
+    SettingError
+        If it is not set for a deployment, is smaller than the number of connected nodes, or
+        larger than a simulation's.
+    """
+    if 0 < settings.population < connected and not settings.population_file:
+        raise SettingError(
+            f"population = {settings.population} is wrong; {connected} nodes are connected, and "
+            "every client counts: give their number, or list those who may take part "
+            "(population-file)"
+        )
+    if settings.deployed:
+        size = len(listed_population(settings) or ()) or settings.population
+        if not size:
+            raise SettingError(
+                "population = 0 is wrong; a deployment must declare how many clients there are, "
+                "or who they are (population-file)"
+            )
+        return size
+    if settings.population > connected:
+        raise SettingError(
+            f"population = {settings.population} is larger than the {connected} simulated nodes; "
+            f"run with --nodes {settings.population}, or under flwr run with "
+            f"--federation-config 'num-supernodes={settings.population}'"
+        )
+    return settings.population or connected
+
+
+def warn_of_few_clients(settings: Settings, *, population: int, connected: int) -> None:
+    """Say what a small population means for a run."""
+    if settings.deployed:
+        if connected < population:
+            log(
+                WARNING,
+                "%d nodes are connected, the population is %d. Absent clients add nothing.",
+                connected,
+                population,
+            )
+    elif population < 100:
+        log(
+            WARNING,
+            "Only %d simulated clients: the noise that hides one of so few drowns what they "
+            "teach. For a useful model: --federation-config 'num-supernodes=1000'",
+            population,
+        )
+
+
+def listed_population(settings: Settings) -> Population | None:
+    """The clients that ``population-file`` lists, or None where it is not set.
+
+    Raises
+    ------
+    SettingError
+        If it is no such file, or lists another number of clients than ``population`` says.
+    """
+    if not settings.population_file:
+        return None
+    try:
+        listed = Population.load(Path(settings.population_file))
+    except ValueError as error:
+        raise SettingError(
+            f"population-file = {settings.population_file!r} is wrong; {error}; "
+            "make it with python -m flower_app population"
+        ) from error
+    if settings.population not in (0, len(listed)):
+        raise SettingError(
+            f"population = {settings.population} is wrong; population-file lists {len(listed)} "
+            "clients: leave population out"
+        )
+    return listed
+
+
+def check_budget(settings: Settings) -> None:
+    """Refuse, before training, a budget that no noise reaches in that many rounds.
+
+    Raises
+    ------
+    SettingError
+        Naming the budget and what would fit.
+    """
+    if settings.noise_multiplier:
+        return
+    try:
+        calibrate_noise_multiplier(
+            sampling=Poisson(settings.sampling_rate),
+            rounds=settings.rounds,
+            budget=Budget(settings.epsilon, settings.delta),
+            spent=round_cost(settings),
+        )
+    except ValueError as error:
+        raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}") from error
+
+
+def make_strategy(
+    settings: Settings, size: int, *, ledger: Path, checkpoint: Path | None
+) -> DPFedAvg:
+    """The strategy that the settings describe.
+
+    Raises
+    ------
+    SettingError
+        If it cannot be made of them, in their names.
+    """
+    resumed = ResultsFolder(Path(settings.resume).resolve()).checkpoint if settings.resume else None
+    capped = settings.weighting == "capped"
+    with _in_the_settings_words(ledger, settings.ledger):
+        return DPFedAvg(
+            population=listed_population(settings) or size,
+            sampling=Poisson(settings.sampling_rate),
+            clipping=settings.clipping_norm,
+            noise_multiplier=settings.noise_multiplier or None,
+            target_epsilon=settings.epsilon,
+            target_delta=settings.delta,
+            weighting=(
+                CappedWeights(cap=settings.weight_cap, total_weight=settings.total_weight)
+                if capped
+                else UniformWeights()
+            ),
+            optimizer=ServerSGD(settings.server_learning_rate, settings.server_momentum),
+            ledger=ledger,
+            reserve=round_cost(settings),
+            checkpoint=checkpoint,
+            resume=resumed,
+            min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
+            secure_aggregation=server_setting(settings, size),
+        )
+
+
+def _check_place(ledger: Path) -> None:
+    if not ledger.is_absolute():
+        raise SettingError(
+            f"ledger = {str(ledger)!r} is wrong; it must be an absolute path, since the server "
+            "does not run where you typed the command"
+        )
+    if not ledger.parent.is_dir():
+        raise SettingError(
+            f"ledger = {str(ledger)!r} is wrong; its folder does not exist: create it first"
+        )
+
+
+@contextmanager
+def _in_the_settings_words(used: Path | None = None, ledger: str = "") -> Iterator[None]:
+    """Let what a library refuses be read by somebody who knows the settings only."""
+    try:
+        yield
+    except SettingError:
+        raise
+    except LedgerError as error:
+        name = f"ledger = {ledger!r} is wrong" if ledger else "the run's ledger cannot be used"
+        # A copy was looked at; what is told is where the ledger itself lies.
+        raise SettingError(f"{name}; {error}".replace(str(used), ledger)) from error
+    except ValueError as error:
+        text = str(error)
+        for theirs, ours in _NAMES_AT_THE_START.items():
+            text = re.sub(rf"^{theirs}\b", ours, text)
+        for theirs, ours in _NAMES.items():
+            text = re.sub(rf"\b{re.escape(theirs)}\b", ours, text)
+        raise SettingError(text) from error

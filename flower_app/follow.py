@@ -1,0 +1,170 @@
+"""Follows a run in the terminal to its end, whatever becomes of Flower's log stream."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from flower_app.flower_processes import RunFailed, program
+from flower_app.outcomes import FOLDER_VARIABLE, Outcome, read_outcome
+from flower_app.results import closing_lines
+
+_STARTED = re.compile(r"Successfully started run (\d+)")
+_STREAM_SECONDS = 120.0
+_STATUS_SECONDS = 2.0
+
+
+def follow(
+    command: list[str], environment: dict[str, str], *, connection: str, resumable: bool
+) -> int:
+    """Show a run's log until the run has ended, then say what came out.
+
+    Parameters
+    ----------
+    command : list of str
+        ``flwr run ... --stream``.
+    environment : dict of str to str
+        In which ``flwr`` finds a SuperLink of ours on this machine.
+    connection : str
+        What ``flwr`` calls that SuperLink.
+    resumable : bool
+        Whether a run that breaks off can be taken up by ``python -m flower_app run``.
+
+    Returns
+    -------
+    int
+        An exit code: 0, or 130 after Ctrl-C.
+
+    Raises
+    ------
+    RunFailed
+        If the run ended without results, with its reason in one sentence.
+    """
+    outcomes = Path(environment[FOLDER_VARIABLE])
+    stream = _Stream(command, environment)
+    try:
+        outcome = _wait(stream, outcomes, environment, connection)
+    except KeyboardInterrupt:
+        print(
+            "\nStopping. Flower's processes are ending, which takes up to half a minute; Ctrl-C "
+            "again ends them at once.",
+            file=sys.stderr,
+        )
+        if resumable and (how := _resumption(stream.outcome(outcomes))):
+            print(how, file=sys.stderr)
+        return 130
+    finally:
+        stream.close()
+    if outcome.state == "finished":
+        closing = closing_lines(Path(outcome.folder))
+        if not stream.has_shown(closing[-1]):
+            print("Flower's log broke off before its end. The results, from their folder:")
+            print("\n".join(closing), flush=True)
+        return 0
+    reason = outcome.reason or (
+        "the run broke off without results: its process ended, and could not say why"
+    )
+    how = _resumption(outcome) if resumable else ""
+    raise RunFailed(f"{reason}. {how}" if how else reason)
+
+
+class _Stream:
+    """The log of a run, shown as it comes."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.run_id: int | None = None
+        self._latest: deque[str] = deque(maxlen=50)
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        self._reader = threading.Thread(target=self._show, daemon=True)
+        self._reader.start()
+
+    def _show(self) -> None:
+        for line in self._process.stdout or ():
+            print(line, end="", flush=True)
+            self._latest.append(line)
+            if self.run_id is None and (started := _STARTED.search(line)):
+                self.run_id = int(started[1])
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return not self._reader.is_alive()
+
+    def has_shown(self, words: str) -> bool:
+        """Whether these words were among the latest lines."""
+        return any(words in line for line in tuple(self._latest))
+
+    def outcome(self, outcomes: Path) -> Outcome:
+        """What the run has told so far."""
+        told = None if self.run_id is None else read_outcome(outcomes, self.run_id)
+        return told or Outcome()
+
+    def close(self) -> None:
+        """End it, if it has not ended."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        self._process.wait()
+        self._reader.join()
+
+
+def _wait(stream: _Stream, outcomes: Path, environment: dict[str, str], connection: str) -> Outcome:
+    """The outcome of a run, once its log has been shown or has fallen silent."""
+    deadline = None
+    while not stream.ended:
+        time.sleep(0.2)
+        outcome = stream.outcome(outcomes)
+        if outcome.state == "finished":
+            # The log lags behind the run; what it ends with says that all of it was shown.
+            if stream.has_shown(closing_lines(Path(outcome.folder))[-1]):
+                return outcome
+            deadline = deadline or time.monotonic() + _STREAM_SECONDS
+            if time.monotonic() > deadline:
+                return outcome
+    if stream.run_id is None:
+        raise RunFailed("Flower did not start the run; what went wrong stands above")
+    while True:
+        # In this order: a run tells its outcome before Flower calls it finished.
+        finished = _finished(stream.run_id, environment, connection)
+        outcome = stream.outcome(outcomes)
+        if finished or outcome.state != "running":
+            return outcome
+        time.sleep(_STATUS_SECONDS)
+
+
+def _finished(run_id: int, environment: dict[str, str], connection: str) -> bool:
+    """Whether Flower says that a run has ended, or can no longer say."""
+    told = subprocess.run(
+        [program("flwr"), "list", connection, "--run-id", str(run_id), "--format", "json"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        (run,) = json.loads(told.stdout)["runs"]
+        return str(run["status"]).startswith("finished")
+    except (ValueError, LookupError):
+        return True
+
+
+def _resumption(outcome: Outcome) -> str:
+    """How to go on with a run that broke off; nothing where there is nothing to go on from."""
+    if not outcome.resumable:
+        return ""
+    return (
+        "What was trained and paid so far is kept. To go on: "
+        f"python -m flower_app run resume={outcome.folder}"
+    )

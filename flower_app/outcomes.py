@@ -1,0 +1,82 @@
+"""How a run ended, told to the command that started it.
+
+Flower's log stream lags behind a run, and may break off before it ends. What must not be lost goes
+into a file: where the results lie, or the sentence that says why there are none.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+FOLDER_VARIABLE = "BLOOMSEAL_OUTCOMES"
+"""The environment variable that names the folder; a SuperLink of ours hands it on to its runs."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes
+    ----------
+    state : "running", "finished" or "failed"
+    folder : str
+        Its results folder, once there is one.
+    resumable : bool
+        Whether there is a checkpoint to go on from.
+    reason : str
+        Why it failed, in one sentence.
+    """
+
+    state: Literal["running", "finished", "failed"] = "running"
+    folder: str = ""
+    resumable: bool = False
+    reason: str = ""
+
+
+class OutcomeFile:
+    """A run's outcome as far as it is known, in a file if somebody asked for one."""
+
+    def __init__(self, run_id: int) -> None:
+        folder = os.environ.get(FOLDER_VARIABLE)
+        self._path = _file(Path(folder), run_id) if folder else None
+        self.outcome = Outcome()
+
+    def tell(self, **changes: object) -> None:
+        """Change what is known of the outcome."""
+        self.outcome = replace(self.outcome, **changes)  # type: ignore[arg-type]
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._path.with_suffix(".new")
+            temporary.write_text(json.dumps(asdict(self.outcome)))
+            temporary.replace(self._path)
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Tell how the block ends."""
+        try:
+            yield
+        except BaseException as error:
+            self.tell(state="failed", reason=_sentence(error))
+            raise
+        self.tell(state="finished")
+
+
+def read_outcome(folder: Path, run_id: int) -> Outcome | None:
+    """What a run has told; None if it told nothing."""
+    try:
+        return Outcome(**json.loads(_file(folder, run_id).read_text()))
+    except OSError:
+        return None
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+def _file(folder: Path, run_id: int) -> Path:
+    return folder / f"{run_id}.json"

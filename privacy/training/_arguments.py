@@ -1,0 +1,149 @@
+"""Arguments of ``train`` that cannot work are named before anything is charged."""
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer, SparseAdam
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from privacy.mechanisms import Randomness
+
+from ._optimizer import GradientDescent
+from .ledger import ClientLedger
+from .plan import Batches, ClipAndNoise, ClipOnly, FullBatch, PoissonBatches, Protection, whole
+
+
+def check_kinds(
+    *,
+    model: nn.Module,
+    loss: Callable[[Any, Tensor], Tensor],
+    optimizer: Optimizer | GradientDescent,
+    protection: Protection,
+    batches: Batches,
+    ledger: ClientLedger | None,
+    physical_batch_size: int,
+    randomness: Randomness | None,
+) -> None:
+    """Refuse arguments of another kind than ``train`` takes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Names the argument, what it was given and what it takes.
+    """
+    _of("model", model, nn.Module, "give an nn.Module")
+    if isinstance(loss, type):
+        raise TypeError(f"loss is the class {loss.__name__}: give an instance, {loss.__name__}()")
+    if not callable(loss):
+        raise TypeError(f"loss is {_shown(loss)}: give a callable, loss(outputs, targets)")
+    _of("optimizer", optimizer, (Optimizer, GradientDescent), "give one of torch.optim's")
+    _of("protection", protection, (ClipOnly, ClipAndNoise), "give ClipOnly(…) or ClipAndNoise(…)")
+    _of("batches", batches, (FullBatch, PoissonBatches), "give FullBatch(…) or PoissonBatches(…)")
+    if ledger is not None:
+        _of("ledger", ledger, ClientLedger, "give a ClientLedger, or None with ClipOnly")
+    whole("physical_batch_size", physical_batch_size, "a whole number, at least 1")
+    if randomness is not None:
+        _of("randomness", randomness, Randomness, "leave it out, or give SeededRandomness(seed)")
+
+
+def _of(name: str, value: object, kinds: type | tuple[type, ...], remedy: str) -> None:
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} is {_shown(value)}: {remedy}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) -> None:
+    """Refuse an optimizer that cannot step by a gradient alone, or not by this model's.
+
+    Raises
+    ------
+    ValueError
+        Names the parameter that it lacks, or why it cannot step.
+    """
+    if isinstance(optimizer, LBFGS) or _needs_more(optimizer):
+        raise ValueError(
+            f"optimizer {type(optimizer).__name__} evaluates the loss again and again: take SGD "
+            "or Adam"
+        )
+    if isinstance(optimizer, SparseAdam):
+        raise ValueError("optimizer SparseAdam takes sparse gradients only: take Adam")
+    stepped = set(chain.from_iterable(group["params"] for group in optimizer.param_groups))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter not in stepped:
+            raise ValueError(
+                f"optimizer lacks the trainable parameter '{name}': add it, or freeze it with "
+                "requires_grad_(False)"
+            )
+        stepped.discard(parameter)
+    if stepped:
+        raise ValueError(f"optimizer holds {len(stepped)} parameters that are not the model's")
+
+
+def check_schedule(
+    schedule: LRScheduler | None, optimizer: Optimizer | GradientDescent, steps: int
+) -> None:
+    """Refuse a schedule that cannot be stepped ``steps`` times by itself.
+
+    It is tried on a copy, so that one that ends early (``OneCycleLR``) is found as well.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Names what is wrong with it.
+    """
+    if schedule is None:
+        return
+    kind = type(schedule).__name__
+    _of("schedule", schedule, LRScheduler, "give one of torch.optim.lr_scheduler")
+    if isinstance(schedule, ReduceLROnPlateau) or _needs_more(schedule):
+        raise ValueError(
+            f"schedule {kind} needs a metric at every step, and a metric of local records is "
+            "neither clipped nor noised: take one that goes by the number of steps"
+        )
+    if schedule.optimizer is not optimizer:
+        raise ValueError(f"schedule {kind} was made for another optimizer: make it for this one")
+    error = _fails(schedule, steps)
+    if error is not None:
+        raise ValueError(f"schedule {kind} cannot be stepped {steps} times ({error})") from error
+
+
+def _needs_more(steps: object) -> bool:
+    """Whether the ``step`` of its class takes an argument that it cannot go without."""
+    try:
+        # The class's: a schedule wraps its optimizer's own.
+        _, *parameters = inspect.signature(type(steps).step).parameters.values()  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError):
+        return False
+    named = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return any(p.default is inspect.Parameter.empty and p.kind not in named for p in parameters)
+
+
+def _fails(schedule: LRScheduler, steps: int) -> Exception | None:
+    optimizer = schedule.optimizer
+    states = (state.values() for state in optimizer.state.values())
+    parameters = (group["params"] for group in optimizer.param_groups)
+    shared = [t for t in chain.from_iterable((*states, *parameters)) if isinstance(t, Tensor)]
+    try:
+        tried = copy.deepcopy(schedule, {id(tensor): tensor for tensor in shared})
+    except Exception:
+        return None  # nothing to try it on
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimizer did not step before it
+        try:
+            for _ in range(steps):
+                tried.step()
+        except Exception as error:
+            return error
+    return None

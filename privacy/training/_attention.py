@@ -1,0 +1,150 @@
+"""Attention whose projections are layers of their own, so that each has per-example gradients."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class AppendedVector(nn.Module):
+    """Appends a trained vector to every sequence: (n, length, width) to (n, length + 1, width)."""
+
+    def __init__(self, vector: Tensor) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(vector.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Append it."""
+        return torch.cat([x, self.vector.expand(len(x), 1, -1)], 1)
+
+
+class SeparateAttention(nn.Module):
+    """``nn.MultiheadAttention``: the same function of the same arguments, with the same weights.
+
+    Opacus's replacement (1.6) gives something else where ``batch_first`` is set, and fails with
+    masks; without ``batch_first`` it has the examples on the second axis, where no per-example
+    gradient is to be had. Here the projections see the examples on the first axis either way.
+
+    Parameters
+    ----------
+    attention : nn.MultiheadAttention
+        Its weights are copied.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.embed_dim, self.num_heads = attention.embed_dim, attention.num_heads
+        self.kdim, self.vdim, self.head_dim = attention.kdim, attention.vdim, attention.head_dim
+        self.batch_first, self.dropout = attention.batch_first, attention.dropout
+        self.add_zero_attn = attention.add_zero_attn
+        weights: list[Tensor] = (
+            list(attention.in_proj_weight.chunk(3))
+            if attention.in_proj_weight is not None
+            else [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
+        )
+        whole = attention.in_proj_bias
+        biases: list[Tensor | None] = [None] * 3 if whole is None else list(whole.chunk(3))
+        self.qlinear, self.klinear, self.vlinear = (
+            _linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)
+        )
+        self.out_proj = _linear(attention.out_proj.weight, attention.out_proj.bias)
+        self.k_vector = self.v_vector = None
+        if attention.bias_k is not None and attention.bias_v is not None:
+            self.k_vector = AppendedVector(attention.bias_k[0, 0])
+            self.v_vector = AppendedVector(attention.bias_v[0, 0])
+        self._freeze_as(attention)
+        # What PyTorch's transformer layers ask for, to see that their fast path is not for this.
+        self._qkv_same_embed_dim = False
+        self.in_proj_weight = self.in_proj_bias = None
+        self.train(attention.training)
+
+    def _freeze_as(self, attention: nn.MultiheadAttention) -> None:
+        projections = (self.qlinear, self.klinear, self.vlinear)
+        names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+        for layer, name in zip(projections, names, strict=True):
+            source = attention.in_proj_weight
+            source = getattr(attention, name) if source is None else source
+            layer.weight.requires_grad_(source.requires_grad)
+            if layer.bias is not None:
+                layer.bias.requires_grad_(attention.in_proj_bias.requires_grad)
+        for name, parameter in attention.out_proj.named_parameters():
+            getattr(self.out_proj, name).requires_grad_(parameter.requires_grad)
+        for added, bias in ((self.k_vector, attention.bias_k), (self.v_vector, attention.bias_v)):
+            if added is not None and bias is not None:
+                added.requires_grad_(bias.requires_grad)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As ``nn.MultiheadAttention.forward``, for batches."""
+        if query.dim() != 3:
+            raise ValueError(
+                f"query has shape {tuple(query.shape)}: give attention a batch, three axes"
+            )
+        if is_causal and attn_mask is None:
+            raise ValueError("is_causal is True: give the causal attn_mask as well")
+        if not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        q, k, v = self.qlinear(query), self.klinear(key), self.vlinear(value)
+        extra = 0
+        if self.k_vector is not None and self.v_vector is not None:
+            k, v, extra = self.k_vector(k), self.v_vector(v), extra + 1
+        if self.add_zero_attn:
+            k, v, extra = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1)), extra + 1
+        q, k, v = (self._heads(x) for x in (q, k, v))
+        # As PyTorch does: with the hint alone the mask is not looked at.
+        causal = is_causal and key_padding_mask is None and not need_weights
+        mask = None if causal else self._mask(q, attn_mask, key_padding_mask, extra)
+        dropout = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            scores = (q * self.head_dim**-0.5) @ k.mT
+            weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), dropout)
+            mixed = weights @ v
+            weights = weights.mean(1) if average_attn_weights else weights
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
+        outputs: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return (outputs if self.batch_first else outputs.transpose(0, 1)), weights
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(n, length, width) as (n, heads, length, width / heads)."""
+        heads: Tensor = x.unflatten(2, (self.num_heads, self.head_dim))
+        return heads.transpose(1, 2)
+
+    def _mask(
+        self, q: Tensor, attn_mask: Tensor | None, padding: Tensor | None, extra: int
+    ) -> Tensor | None:
+        """Both masks as numbers to add, (n, heads, target, source) or what broadcasts to it."""
+        mask: Tensor | None = None
+        if attn_mask is not None:
+            mask = F.pad(_added("attn_mask", attn_mask, q), (0, extra))
+            if mask.dim() == 3:
+                mask = mask.unflatten(0, (len(q), self.num_heads))
+        if padding is not None:
+            padding = F.pad(_added("key_padding_mask", padding, q), (0, extra))[:, None, None]
+            mask = padding if mask is None else mask + padding
+        return mask
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    made.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach().clone())
+    return made
+
+
+def _added(name: str, mask: Tensor, like: Tensor) -> Tensor:
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float("-inf"))
+    if not mask.is_floating_point():
+        raise ValueError(f"{name} is of {mask.dtype}: give a mask of booleans or of numbers to add")
+    return mask.to(like.dtype)

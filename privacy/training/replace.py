@@ -1,0 +1,167 @@
+"""What takes the place of layers without per-example gradients: the same function, or none."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import _opacus
+from ._attention import SeparateAttention
+from ._trial import CLOSE, HALF
+from .check import (
+    ModelProblem,
+    UnsupportedModelError,
+    check_model,
+    groups_for,
+    model_problems,
+)
+
+_SAME_FUNCTION = (nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
+_LENGTH, _EXAMPLES = 4, 3
+
+
+def replace_unsupported(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` with what can be replaced replaced; then ``check_model``.
+
+    LSTM, GRU and RNN become Opacus's and MultiheadAttention one with layers for its projections,
+    each with its weights and tried: it gives what the original gave, masks included, or it is
+    refused. Two replacements are other functions, to be trained: BatchNorm becomes GroupNorm (its
+    weights start anew; encrypted inference does not take it, see ``check_model``'s advice), and
+    running statistics are switched off.
+
+    Parameters
+    ----------
+    model : nn.Module
+        It stays as it is. What is frozen, in evaluation mode, of another precision or on another
+        device is so in the copy.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If something remains that has no replacement, or none that gives the same.
+    """
+    fixed = copy.deepcopy(model)
+    problems = {problem.layer: problem for problem in model_problems(fixed) if problem.replaceable}
+    made: dict[nn.Module, nn.Module] = {}
+    for name in problems:
+        module = fixed.get_submodule(name)
+        if module not in made:
+            made[module] = _replacement(name, module)
+    for name in problems:
+        if not name:
+            fixed = made[fixed]
+        else:
+            parent, _, own = name.rpartition(".")
+            setattr(fixed.get_submodule(parent), own, made[fixed.get_submodule(name)])
+    for module in fixed.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # only PyTorch's own attention takes nested tensors
+    check_model(fixed)
+    return fixed
+
+
+def _replacement(name: str, module: nn.Module) -> nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            replacement = _made(module)
+    except Exception as error:
+        raise _refusal(name, module, f"its replacement cannot be made ({error})") from error
+    if isinstance(module, _SAME_FUNCTION):
+        difference = _difference(module, replacement)
+        if difference:
+            raise _refusal(name, module, f"its replacement {difference}")
+    return replacement
+
+
+def _made(module: nn.Module) -> nn.Module:
+    if isinstance(module, nn.MultiheadAttention):
+        return SeparateAttention(module)
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        made: nn.Module = nn.GroupNorm(
+            groups_for(module), module.num_features, eps=module.eps, affine=module.affine
+        )
+    else:
+        made = _opacus.replacement(module)
+    tensors = [*module.parameters(), *module.buffers()]
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+    if like is not None:
+        made.to(device=like.device, dtype=like.dtype)
+    for own, parameter in module.named_parameters():
+        taken_over = getattr(made, own, None)
+        if isinstance(taken_over, nn.Parameter):
+            taken_over.requires_grad_(parameter.requires_grad)
+    return made.train(module.training)
+
+
+def _refusal(name: str, module: nn.Module, reason: str) -> UnsupportedModelError:
+    kind = type(module).__name__
+    remedy = "build the model of other layers, or freeze this one with requires_grad_(False)"
+    return UnsupportedModelError([ModelProblem(name, kind, reason, remedy, False)])
+
+
+def _difference(module: nn.Module, replacement: nn.Module) -> str | None:
+    """What tells the two apart, if anything does."""
+    with _tried(module), _tried(replacement), torch.no_grad():
+        for call in _calls(module):
+            expected = list(_tensors(call(module)))
+            try:
+                given = list(_tensors(call(replacement)))
+            except Exception as error:
+                return f"fails where it does not ({error})"
+            for one, other in zip(expected, given, strict=True):
+                close = 10 * CLOSE.get(one.dtype, HALF)
+                if one.shape != other.shape or not torch.allclose(
+                    one.double(), other.double(), rtol=close, atol=close, equal_nan=True
+                ):
+                    return "gives something else"
+    return None
+
+
+@contextmanager
+def _tried(module: nn.Module) -> Iterator[None]:
+    modes = {each: each.training for each in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, tuple):
+        for each in result:
+            yield from _tensors(each)
+
+
+def _calls(module: nn.Module) -> list[Callable[[nn.Module], Any]]:
+    """Uses that a replacement must answer as the original does."""
+    like = next(module.parameters())
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(like)
+
+    if not isinstance(module, nn.MultiheadAttention):
+        inputs = drawn(_EXAMPLES, _LENGTH, module.input_size)  # type: ignore[arg-type]
+        return [lambda layer: layer(inputs)]
+    shape = (_EXAMPLES, _LENGTH) if module.batch_first else (_LENGTH, _EXAMPLES)
+    q, k, v = (drawn(*shape, width) for width in (module.embed_dim, module.kdim, module.vdim))
+    hidden = torch.zeros(_EXAMPLES, _LENGTH, dtype=torch.bool, device=like.device)
+    hidden[1, -2:] = True
+    causal = torch.ones(_LENGTH, _LENGTH, dtype=torch.bool, device=like.device).triu(1)
+    added = drawn(_EXAMPLES * module.num_heads, _LENGTH, _LENGTH)
+    return [
+        lambda layer: layer(q, k, v),
+        lambda layer: layer(q, k, v, average_attn_weights=False, attn_mask=causal),
+        lambda layer: layer(q, k, v, key_padding_mask=hidden, need_weights=False),
+        lambda layer: layer(
+            q, k, v, attn_mask=added, key_padding_mask=hidden.to(like).mul(-1e4), need_weights=False
+        ),
+        lambda layer: layer(q, k, v, attn_mask=causal, is_causal=True, need_weights=False),
+    ]

@@ -1,0 +1,76 @@
+"""Whether a run can begin is judged before anything is started, in the settings' own names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flower_app.assembly import check_run
+from flower_app.settings import SettingError, Settings
+from privacy.accounting import Ledger, read_ledger
+
+MASKED = {"secure-aggregation": "honest-but-curious", "sampling-rate": 1.0, "minimum-cohort": 8}
+
+
+def check(results: Path, nodes: int = 20, **config: Any) -> int:
+    return check_run(
+        Settings.from_config({"results-dir": str(results), "rounds": 2, **config}), nodes=nodes
+    ).population
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"population": 50}, ["population = 50", "20 simulated nodes", "--nodes 50"]),
+        ({"min-available-nodes": 21}, ["min-available-nodes = 21", "at most", "20"]),
+        ({"clipping-norm": 1e-30}, ["clipping-norm must lie in"]),
+        ({"ledger": "relative.jsonl"}, ["ledger = 'relative.jsonl'", "absolute"]),
+        ({"ledger": "/no/such/folder/l.jsonl"}, ["ledger = '/no/such", "create it first"]),
+        ({"results-dir": "relative"}, ["results-dir = 'relative'", "absolute"]),
+        ({"results-dir": "/proc/none"}, ["results-dir = '/proc/none'", "cannot be made"]),
+        (MASKED | {"minimum-cohort": 500}, ["minimum-cohort is 500", "20 clients"]),
+        (MASKED | {"noise": "distributed"}, ["largest-cohort is not set"]),
+        (MASKED | {"largest-cohort": 4}, ["largest-cohort is 4"]),
+        (
+            {"weighting": "capped", "weight-cap": 1.0, "total-weight": 99.0},
+            ["total-weight = 99.0", "20"],
+        ),
+        ({"epsilon": 1e-12, "delta": 1e-12}, ["epsilon = 1e-12 is wrong"]),
+        ({"deployed": True}, ["population = 0", "population-file"]),
+        (
+            MASKED | {"deployed": True, "population": 20, "secure-aggregation": "malicious"},
+            ["identities = ''", "public keys"],
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_the_settings_names(
+    tmp_path: Path, config: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        check(tmp_path, **config)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+    assert not any(path.is_dir() for path in tmp_path.iterdir()), "a run's folder was made"
+
+
+def test_what_can_be_run_writes_nothing(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    assert check(tmp_path, ledger=str(ledger)) == 20
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ledger_of_another_population_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    Ledger.open(path, population="somebody else").close()
+    before = path.read_bytes()
+    with pytest.raises(SettingError, match="belongs to population 'somebody else'") as told:
+        check(tmp_path, ledger=str(path))
+    assert str(told.value).startswith(f"ledger = '{path}' is wrong; the ledger {path} belongs")
+    assert path.read_bytes() == before
+    assert read_ledger(path).population == "somebody else"
+
+
+def test_a_lognormal_partition_is_made_however_wide_the_sizes_spread(tmp_path: Path) -> None:
+    for sigma in (0.0 + 1e-9, 30.0, 1e6):
+        assert check(tmp_path, partition="lognormal", **{"lognormal-sigma": sigma}) == 20

@@ -1,0 +1,142 @@
+"""What a run ends with is told, whatever Flower's log stream does."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from flower_app import follow as following
+from flower_app.flower_processes import RunFailed
+from flower_app.follow import follow
+from flower_app.outcomes import FOLDER_VARIABLE, OutcomeFile, read_outcome
+from flower_app.settings import SettingError
+
+RUN_ID = 4711
+STARTED = f"Successfully started run {RUN_ID}"
+
+
+@pytest.fixture
+def outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "outcomes"
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"epsilon": 3.0}))
+    metrics = {
+        "accuracy": {"test": 0.985},
+        "privacy": {"client_level": {"epsilon": 2.5, "delta": 1e-5}},
+        "encrypted": {
+            "images": 200,
+            "accuracy": 0.99,
+            "agreement": 1.0,
+            "ms_per_image": 1.5,
+            "security_bits": 128,
+        },
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def stream(
+    tmp_path: Path, outcomes: Path, *lines: str, resumable: bool = True, then: str = ""
+) -> int:
+    """Follow a stand-in for Flower's log stream that prints these lines."""
+    program = f"for line in {lines!r}: print(line, flush=True)\n{then}"
+    environment = {FOLDER_VARIABLE: str(outcomes), "FLWR_HOME": str(tmp_path / "home"), "PATH": ""}
+    return follow(
+        [sys.executable, "-c", program], environment, connection="none", resumable=resumable
+    )
+
+
+def finish(folder: Path) -> None:
+    outcome = OutcomeFile(RUN_ID)
+    outcome.tell(folder=str(folder))
+    with outcome.told():
+        pass
+
+
+CLOSING = [
+    "Test accuracy 98.50 %",
+    "ε = 2.5000 of 3 at δ = 1e-05, client-level",
+    "Encrypted inference: 200 images, 99.00 % right, 100.00 % as in the clear, 1.5 ms an image, "
+    "128 bits",
+]
+
+
+def test_a_stream_that_breaks_off_is_followed_by_what_came_out(
+    tmp_path: Path, outcomes: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(results)
+    assert stream(tmp_path, outcomes, STARTED, "round 68/75") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-5:] == [*CLOSING, f"Results: {results}", f"Open {results / 'report.html'}"]
+    assert "round 68/75" in lines
+
+
+def test_a_stream_that_hangs_is_left(
+    tmp_path: Path,
+    outcomes: Path,
+    results: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(following, "_STREAM_SECONDS", 0.0)
+    finish(results)
+    assert stream(tmp_path, outcomes, STARTED, then="import time; time.sleep(1000)") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Open {results / 'report.html'}"
+
+
+def test_a_whole_stream_is_not_repeated_and_not_waited_for(
+    tmp_path: Path, outcomes: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(results)
+    told = [STARTED, *CLOSING, f"Results: {results}", f"INFO : Open {results / 'report.html'}"]
+    assert stream(tmp_path, outcomes, *told, then="import time; time.sleep(1000)") == 0
+    assert capsys.readouterr().out.splitlines() == told
+
+
+def test_the_reason_of_a_failed_run_is_one_sentence(tmp_path: Path, outcomes: Path) -> None:
+    outcome = OutcomeFile(RUN_ID)
+    with pytest.raises(SettingError), outcome.told():
+        raise SettingError("epsilon = 9 is wrong;\n    it must not")
+    with pytest.raises(RunFailed) as caught:
+        stream(tmp_path, outcomes, STARTED)
+    assert str(caught.value) == "epsilon = 9 is wrong; it must not"
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_a_run_that_breaks_off_says_how_to_go_on_where_one_can(
+    tmp_path: Path, outcomes: Path, resumable: bool
+) -> None:
+    OutcomeFile(RUN_ID).tell(folder="/results/one", resumable=True)
+    with pytest.raises(RunFailed, match="broke off without results") as caught:
+        stream(tmp_path, outcomes, STARTED, resumable=resumable)
+    assert ("flower_app run resume=/results/one" in str(caught.value)) is resumable
+
+
+def test_a_run_that_flower_did_not_start_says_so(tmp_path: Path, outcomes: Path) -> None:
+    with pytest.raises(RunFailed, match="did not start the run"):
+        stream(tmp_path, outcomes, "Error: no such app")
+
+
+def test_without_a_launcher_no_outcome_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    finish(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_outcome_is_read_as_it_was_told(outcomes: Path) -> None:
+    assert read_outcome(outcomes, RUN_ID) is None
+    OutcomeFile(RUN_ID).tell(folder="/somewhere", resumable=True)
+    told = read_outcome(outcomes, RUN_ID)
+    assert told is not None
+    assert (told.state, told.folder, told.resumable) == ("running", "/somewhere", True)

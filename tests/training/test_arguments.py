@@ -1,0 +1,359 @@
+"""What cannot work is named where it is given, before anything is charged or trained."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils import prune
+from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from privacy.training import (
+    ClientLedger,
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    GradientDescent,
+    GradientError,
+    NoisyCount,
+    NominalCount,
+    PoissonBatches,
+    UnsupportedModelError,
+    train,
+)
+
+INPUTS = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.arange(20) % 3
+PROTECTION = ClipAndNoise(
+    clipping_norm=1.0, noise_multiplier=1.0, delta=1e-5, count=NominalCount(records=20)
+)
+
+
+def refusal(model: nn.Module | None = None, **changes: Any) -> str:
+    """Why a training is refused; that it changes and charges nothing is checked here."""
+    model = nn.Linear(4, 3) if model is None else model
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    ledger = ClientLedger(dataset="d")
+    schedule = changes.pop("schedule", None)
+    arguments: dict[str, Any] = {
+        "model": model,
+        "data": (INPUTS, TARGETS),
+        "loss": F.cross_entropy,
+        "optimizer": optimizer,
+        "protection": PROTECTION,
+        "batches": FullBatch(steps=5),
+        "schedule": schedule(optimizer) if schedule else None,
+        "ledger": ledger,
+    }
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises((TypeError, ValueError, GradientError, UnsupportedModelError)) as caught:
+        train(**(arguments | changes))
+    assert not ledger.charges
+    for name, values in model.state_dict().items():
+        assert torch.equal(values, before[name])
+    return str(caught.value)
+
+
+class Pictures(Dataset[Any]):
+    """Records of any kind."""
+
+    def __init__(self, record: Callable[[int], object]) -> None:
+        self.record = record
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, row: int) -> object:
+        return self.record(row)
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[object]:
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (DataLoader(TensorDataset(INPUTS, TARGETS), batch_size=4), "loader.dataset"),
+        (DataLoader(INPUTS, batch_size=10), "data is a DataLoader"),  # type: ignore[arg-type]
+        ((INPUTS.numpy(), TARGETS.numpy()), "torch.from_numpy"),
+        ((INPUTS, TARGETS.tolist()), "data"),
+        ([(INPUTS[i], int(TARGETS[i])) for i in range(20)], "torch.stack"),
+        (INPUTS, "one tensor"),
+        ((INPUTS,), "inputs and targets"),
+        ((INPUTS, TARGETS[:10]), r"(20, 4), (10,)"),
+        ((INPUTS, torch.tensor(1)), "()"),
+        ({"x": INPUTS, "y": TARGETS}, "data is a dict"),
+        (INPUTS.numpy(), "data is a numpy.ndarray"),
+        (None, "data is a NoneType"),
+        ("images", "data is a str"),
+        (Stream(), "map-style"),
+        (Pictures(lambda i: {"img": INPUTS[i], "label": TARGETS[i]}), "['img', 'label']"),
+        (Pictures(lambda i: INPUTS[i]), "(input, target)"),
+        (Pictures(lambda i: (object(), 1)), "place 0"),
+        (Pictures(lambda i: ("text", 1)), "place 0 of a record of data is a str"),
+    ],
+)
+def test_data_of_another_kind_is_named(data: object, told: str) -> None:
+    reason = refusal(data=data)
+    assert told in reason
+    assert "data" in reason
+
+
+def test_one_record_of_another_kind_is_malformed_and_stops_nothing() -> None:
+    data = Pictures(lambda i: None if i == 0 else (INPUTS[i], int(TARGETS[i])))
+    model, ledger = nn.Linear(4, 3), ClientLedger(dataset="d")
+    train(
+        model,
+        data,
+        loss=F.cross_entropy,
+        optimizer=GradientDescent(model.parameters(), learning_rate=0.1),
+        protection=PROTECTION,
+        batches=FullBatch(),
+        ledger=ledger,
+    )
+    assert ledger.charges
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"loss": nn.CrossEntropyLoss}, "CrossEntropyLoss()"),
+        ({"loss": "cross_entropy"}, "loss is 'cross_entropy'"),
+        ({"optimizer": 0.1}, "optimizer is 0.1"),
+        ({"optimizer": torch.optim.SGD}, "optimizer is the class SGD"),
+        ({"protection": 1.0}, "protection is 1.0"),
+        ({"protection": ClipAndNoise}, "protection is the class ClipAndNoise"),
+        ({"batches": 5}, "batches is 5"),
+        ({"ledger": "ledger.json"}, "ledger is 'ledger.json'"),
+        ({"ledger": None}, "ledger is None"),
+        ({"physical_batch_size": 0}, "physical_batch_size is 0"),
+        ({"physical_batch_size": 64.0}, "physical_batch_size is 64.0"),
+        ({"physical_batch_size": True}, "physical_batch_size is True"),
+        ({"randomness": np.random.default_rng(0)}, "randomness is a Generator"),
+        ({"randomness": 7}, "randomness is 7"),
+        ({"optimizer": torch.optim.LBFGS([nn.Parameter(torch.ones(1))])}, "LBFGS"),
+        ({"optimizer": torch.optim.SparseAdam([nn.Parameter(torch.ones(1))])}, "SparseAdam"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(changes: dict[str, object], told: str) -> None:
+    assert told in refusal(**changes)
+
+
+def test_a_model_that_is_none_is_named() -> None:
+    with pytest.raises(TypeError, match="model is a dict"):
+        train(
+            {},  # type: ignore[arg-type]
+            (INPUTS, TARGETS),
+            loss=F.cross_entropy,
+            optimizer=torch.optim.SGD(nn.Linear(1, 1).parameters()),
+            protection=ClipOnly(clipping_norm=1.0),
+            batches=FullBatch(),
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: FullBatch(steps=1.5), "steps is 1.5"),  # type: ignore[arg-type]
+        (lambda: FullBatch(steps=True), "steps is True"),
+        (lambda: PoissonBatches(sampling_rate="0.1", steps=1), "sampling_rate is '0.1'"),  # type: ignore[arg-type]
+        (lambda: PoissonBatches(sampling_rate=0.1, steps=2.0), "steps is 2.0"),  # type: ignore[arg-type]
+        (lambda: PoissonBatches.epochs(1, sampling_rate=1), "sampling_rate is 1"),
+        (lambda: NominalCount(records=10.5), "records is 10.5"),  # type: ignore[arg-type]
+        (lambda: NoisyCount(noise_multiplier=None), "noise_multiplier is None"),  # type: ignore[arg-type]
+        (lambda: ClipOnly(clipping_norm="1"), "clipping_norm is '1'"),  # type: ignore[arg-type]
+        (
+            lambda: ClipAndNoise(
+                clipping_norm=1.0,
+                noise_multiplier=1.0,
+                delta=1e-5,
+                count=100,  # type: ignore[arg-type]
+            ),
+            "count is 100",
+        ),
+        (lambda: GradientDescent(nn.Linear(1, 1), learning_rate=1.0), "model.parameters()"),  # type: ignore[arg-type]
+        (
+            lambda: GradientDescent(nn.Linear(1, 1).state_dict(), learning_rate=1.0),
+            "model.parameters()",
+        ),
+    ],
+)
+def test_plans_of_another_kind_are_named(make: Callable[[], object], told: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make()
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        (lr_scheduler.ReduceLROnPlateau, "ReduceLROnPlateau needs a metric"),
+        (lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=3), "5 times"),
+        (
+            lambda _: lr_scheduler.StepLR(torch.optim.SGD(nn.Linear(1, 1).parameters()), 1),
+            "another optimizer",
+        ),
+        (lambda _: 0.9, "schedule is 0.9"),
+    ],
+)
+def test_a_schedule_that_cannot_be_stepped_is_refused_before_the_charge(
+    schedule: Callable[[Any], Any], told: str
+) -> None:
+    assert told in refusal(schedule=schedule)
+
+
+def test_trying_a_schedule_leaves_it_as_it_was() -> None:
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    schedule = lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=4)
+    rates = []
+    optimizer.register_step_pre_hook(lambda held, *_: rates.append(held.param_groups[0]["lr"]))
+    train(
+        model,
+        (INPUTS, TARGETS),
+        loss=F.cross_entropy,
+        optimizer=optimizer,
+        schedule=schedule,
+        protection=ClipOnly(clipping_norm=1.0),
+        batches=FullBatch(steps=3),
+    )
+    plain = torch.optim.Adam(nn.Linear(4, 3).parameters(), lr=0.1)
+    alone = lr_scheduler.OneCycleLR(plain, 0.5, total_steps=4)
+    expected = []
+    for _ in range(3):
+        expected.append(plain.param_groups[0]["lr"])
+        plain.step()
+        alone.step()
+    assert rates == expected
+    assert schedule.last_epoch == 3
+
+
+class TiedHead(nn.Module):
+    """The table read again as the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inside = nn.Embedding(6, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inside(self.table(x).mean(1))
+        return F.linear(h, self.table.weight)
+
+
+class Borrowing(nn.Module):
+    """A module of its own that works with another's parameter."""
+
+    def __init__(self, other: nn.Linear) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.borrowed = [other]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.borrowed[0].weight.sum() * x
+
+
+def penalised(model: nn.Linear, strength: float) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        each = F.cross_entropy(outputs, targets, reduction="none")
+        return each + strength * model.weight.square().sum()
+
+    return loss
+
+
+@pytest.mark.parametrize("protection", [PROTECTION, ClipOnly(clipping_norm=1.0)])
+class TestGradientsThatWouldBeWrong:
+    """With noise and without: what is clipped is not the gradient."""
+
+    def test_a_tied_head(self, protection: object) -> None:
+        ids = torch.arange(60).reshape(20, 3) % 6
+        assert "table.weight" in refusal(TiedHead(), data=(ids, TARGETS), protection=protection)
+
+    @pytest.mark.parametrize("strength", [1.0, 1e-9])
+    def test_a_parameter_in_the_loss(self, protection: object, strength: float) -> None:
+        model = nn.Linear(4, 3)
+        reason = refusal(model, loss=penalised(model, strength), protection=protection)
+        assert "'weight'" in reason
+        assert "weight_decay" in reason
+
+    def test_a_parameter_in_another_layer(self, protection: object) -> None:
+        last = nn.Linear(4, 3)
+        model = nn.Sequential(Borrowing(last), last)
+        assert "'1.weight'" in refusal(model, protection=protection)
+
+    @pytest.mark.parametrize("hook", ["weight_norm", "spectral_norm", "pruning"])
+    def test_old_hooks_that_compute_the_weight(self, protection: object, hook: str) -> None:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+        if hook == "pruning":
+            prune.random_unstructured(model[0], "weight", 0.5)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                getattr(nn.utils, hook)(model[0])
+        assert "'0' (Linear)" in refusal(model, protection=protection)
+
+    def test_a_forward_of_the_instances_own(self, protection: object) -> None:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+        layer = model[0]
+        layer.forward = lambda x: F.linear(x, 2 * layer.weight, layer.bias)
+        assert "do not add up" in refusal(model, protection=protection)
+
+    def test_complex_parameters(self, protection: object) -> None:
+        model = nn.Sequential(nn.Linear(4, 3, dtype=torch.complex64))
+        assert "complex64" in refusal(model, protection=protection)
+
+
+def test_hooks_on_what_layers_return_are_followed() -> None:
+    """A hook that doubles an output doubles the gradient."""
+
+    def step(*layers: nn.Module) -> Tensor:
+        torch.manual_seed(0)
+        first, last = nn.Linear(4, 4), nn.Linear(4, 3)
+        if not layers:
+            first.register_forward_hook(lambda *seen: 2 * seen[2])
+        model = nn.Sequential(first, *layers, last)
+        train(
+            model,
+            (INPUTS, TARGETS),
+            loss=F.cross_entropy,
+            optimizer=GradientDescent(model.parameters(), learning_rate=1.0),
+            protection=ClipOnly(clipping_norm=1e6),
+            batches=FullBatch(),
+        )
+        return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+    class Doubled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    torch.testing.assert_close(step(), step(Doubled()))
+
+
+def test_weight_norm_as_a_parametrization_trains_by_its_own_gradient_or_is_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    nn.utils.parametrizations.weight_norm(model[0])
+    before = copy.deepcopy(model)
+    try:
+        train(
+            model,
+            (INPUTS, TARGETS),
+            loss=F.cross_entropy,
+            optimizer=GradientDescent(model.parameters(), learning_rate=1.0),
+            protection=ClipOnly(clipping_norm=1e6),
+            batches=FullBatch(),
+        )
+    except (GradientError, UnsupportedModelError) as error:
+        assert "'0" in str(error)  # noqa: PT017
+        return
+    gradients = torch.autograd.grad(
+        F.cross_entropy(before(INPUTS), TARGETS), list(before.parameters())
+    )
+    for new, old, gradient in zip(model.parameters(), before.parameters(), gradients, strict=True):
+        torch.testing.assert_close(new.detach(), old.detach() - gradient, rtol=1e-4, atol=1e-5)
