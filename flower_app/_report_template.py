@@ -8,7 +8,7 @@ TEMPLATE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ m.model }} on {{ m.dataset }}: a private federated run</title>
+<title>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run</title>
 <style>
 :root { color-scheme: light dark; --ink: #1f2933; --soft: #5b6875; --line: #e1e5ea;
   --page: #f7f8fa; --card: #ffffff; --good: #23814f; --warn: #a8430c; --blue: #2460c0; }
@@ -62,11 +62,13 @@ ul { padding-left: 1.2rem; } li { margin: .35rem 0; }
 </head>
 <body>
 <main>
-<h1>{{ m.model }} on {{ m.dataset }}: a private federated run</h1>
+<h1>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run</h1>
 <p class="soft">{{ when }} · {{ "deployed SuperNodes" if m.deployed else "simulation" }} ·
 {{ "{:,}".format(c.population) }} clients · {{ c.rounds }} rounds</p>
 {% if not c.private %}<p class="warn"><strong>This run is not private:</strong> its randomness was
 seeded or it had no noise.</p>{% endif %}
+{% if large_delta %}<p class="warn"><strong>δ is too large:</strong> {{ large_delta }}.</p>
+{% endif %}
 {% if c.stopped %}<p class="warn"><strong>Ended early:</strong> {{ c.stopped }}.</p>{% endif %}
 
 <div class="figures">
@@ -91,16 +93,29 @@ seeded or it had no noise.</p>{% endif %}
 
 <h2 id="meaning">What it means</h2>
 {% if c.private and c.epsilon is not none %}
-<p>The models that this run released are nearly as likely with any one client as without it.
-Whoever sees all of them, knows everything about all other clients, and asks whether one client
-took part, starts at even odds and is right
-<strong>{{ "at most " ~ percent(guess) }}</strong> of the time{% if c.epsilon > 4 %},
-which is little protection against an attacker who knows that much{% endif %}
-(e<sup>ε</sup> = {{ number(odds) }} to 1, up to a probability δ = {{ "%g"|format(c.delta) }} of
-learning more). ε is a limit that no attack can pass, not an estimate of what one would find.</p>
+<p>Whatever was released becomes at most e<sup>ε</sup> times more or less likely by any one client
+({{ "more than any number here" if odds is none else number(odds) ~ " times" }}), up to a
+probability δ = {{ "%g"|format(c.delta) }} of showing more. Whoever sees all models, knows
+everything about all other clients but not who was drawn, and asks whether one client took part,
+starts at even odds and is right <strong>{{ "at most " ~ percent(guess) }}</strong> of the
+time{% if c.epsilon > 4 %}, which is little protection against an attacker who knows that
+much{% endif %}. ε is a limit that no attack can pass while what is trusted below holds, not an
+estimate of what one would find.</p>
+<p>In other words: an attack that wrongly suspects 1 % of those who took no part finds at most
+<strong>{{ percent(c.attack_success["0.01"]) }}</strong> of those who did; one that wrongly
+suspects 10 %, at most <strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
+{% if c.gaussian_dp_mu is not none %}At this δ and every larger one the run is no less private than
+one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations
+apart.{% endif %}</p>
+<p>{% if c.sampling == "full" or c.sampling_rate == 1 %}Every client was asked in every round, so ε
+needs no secrecy about who was drawn{% else %}ε counts on nobody learning who was drawn. Against
+whoever does learn it, a drawn client about itself for one, it is
+<strong>ε = {{ number(c.epsilon_without_amplification) }}</strong>{% endif %}.
+That there are N = {{ "{:,}".format(c.population) }} registered clients is public: “without a
+client” means that it adds zero, not that nobody knows of it.</p>
 {% else %}
-<p class="warn">Nothing: without fresh noise there is no ε, and the models may show whatever a
-client holds.</p>
+<p class="warn">Nothing: something was released without fresh noise, so that ε is infinite, and the
+models may show whatever a client holds.</p>
 {% endif %}
 
 <h2 id="promises">What was promised, to whom, against whom</h2>
@@ -108,11 +123,18 @@ client holds.</p>
 <thead><tr><th>Promise</th><th>To whom</th><th>Against whom</th>
 <th>If these keep their word</th></tr></thead>
 <tbody>
+{% if c.private and c.epsilon is not none %}
 <tr><th>Client-level differential privacy, ε = {{ number(c.epsilon) }} at
 δ = {{ "%g"|format(c.delta) }}, {{ c.adjacency }}</th>
 <td data-label="To whom">{{ c.unit }}, in {{ c.covers }}</td>
-<td data-label="Against whom">everybody who sees the model, in every round or at the end</td>
+<td data-label="Against whom">everybody who sees the model, in every round or at the end, and does
+not learn who was drawn</td>
 <td data-label="If these keep their word">{{ c.trusted }}</td></tr>
+{% else %}
+<tr><th>Client-level differential privacy: not in this run</th>
+<td data-label="To whom">–</td><td data-label="Against whom">–</td>
+<td data-label="Why">something was released without fresh noise</td></tr>
+{% endif %}
 <tr><th>Record-level differential privacy:
 {% if r.epsilon_max is none %}not in this run
 {% else %}ε ≤ {{ number(r.epsilon_max) }} at δ = {{ "%g"|format(r.delta) }}{% endif %}</th>
@@ -165,11 +187,14 @@ there</td></tr>
 <thead><tr><th>Who</th><th>Held or saw</th><th>Was trusted to</th></tr></thead>
 <tbody>
 <tr><th>Each client</th><td data-label="Held or saw">its own data; every model it was sent</td>
-<td data-label="Was trusted to">{% if m.deployed %}keep its own data; nothing towards
-others{% else %}nothing: in this simulation all clients were processes on one machine, on public
-data{% endif %}</td></tr>
+<td data-label="Was trusted to">{% if m.deployed %}keep its own data{% if
+c.secure_aggregation %}; follow the protocol and bound its own update, all but
+{{ "%g"|format(100 * c.secure_aggregation.corrupt) }} % of a round's clients{% else %}; nothing
+towards others{% endif %}{% else %}nothing: in this simulation all clients were processes on the
+one machine that held all data{% endif %}</td></tr>
 <tr><th>The server</th><td data-label="Held or saw">{% if c.secure_aggregation %}the sum
-of each round's updates{% else %}every drawn client's update in the clear{% endif %}, who was drawn,
+of each round's updates{% if distributed %}, with the clients' noise in it{% endif %}{% else
+%}every drawn client's update in the clear{% endif %}, who was drawn,
 and who answered</td>
 <td data-label="Was trusted to">{{ c.trusted|replace("the server, to ", "") }}; draw cohorts with
 randomness that nobody foresees</td></tr>
@@ -180,15 +205,17 @@ elsewhere</td></tr>
 <tr><th>Who asks</th><td data-label="Held or saw">the question, the secret key, the answer</td>
 <td data-label="Was trusted to">keep the key; not ask so often that the model is copied</td></tr>
 {% endif %}
-<tr><th>Everybody else</th><td data-label="Held or saw">this folder: the models, the ledger, this
-page</td><td data-label="Was trusted to">nothing</td></tr>
+<tr><th>Everybody else</th><td data-label="Held or saw">this folder: the model,
+{{ "" if config.ledger else "the ledger, " }}this page</td>
+<td data-label="Was trusted to">nothing</td></tr>
 </tbody></table>
 
 <h2 id="rounds">ε by round</h2>
 {% if chart %}
 <figure class="drawn">{{ chart }}
 <figcaption>What had been spent after each round, at δ = {{ "%g"|format(c.delta) }}; the budget is
-the dashed line.</figcaption></figure>
+the dashed line.{% if t and t.accuracy is defined and t.accuracy_noise %} The encrypted test-time
+round came after it and is in the total.{% endif %}</figcaption></figure>
 <details><summary>As a table</summary>
 <table><thead><tr><th>Round</th><th>ε so far</th></tr></thead><tbody>
 {% for round, spent in spent_by_round %}<tr><td class="number">{{ round }}</td>
@@ -246,8 +273,10 @@ one{% endif %}</td></tr>
 
 <h2 id="uncounted">What is not counted, and not promised</h2>
 <ul>
-<li><strong>Tuning:</strong> ε = {{ m.privacy.tuning.epsilon }}: {{ m.privacy.tuning.reason }}. If
-you changed settings after looking at what your own clients' data gave, that is not counted.</li>
+<li><strong>Tuning:</strong> {% if m.privacy.tuning.epsilon is none %}not known:
+{{ m.privacy.tuning.reason }}.{% else %}ε = {{ "%g"|format(m.privacy.tuning.epsilon) }}:
+{{ m.privacy.tuning.reason }}. If you kept to it after looking at what your own clients' data gave,
+that is not counted.{% endif %}</li>
 <li><strong>Other runs:</strong> this ε covers {{ c.covers }}. Runs with another ledger on the same
 clients add to it.</li>
 <li><strong>Runs that ended early:</strong> a round is paid before its result is used, so a run
@@ -256,11 +285,14 @@ that broke off has paid for what it released. A round that is played again is pa
 of the encrypted test-time round: {{ t.release }}.</li>
 {% endif -%}
 <li><strong>Timing and errors:</strong> how long a round took and why a client failed are not
-noised; they stay in the operator's log, which is not part of this folder.</li>
+noised; they stay in the operator's log, which is not part of this folder.{% if not m.deployed %}
+(The seconds of the whole simulation are in <code>metrics.json</code>: its clients are not
+real.){% endif %}</li>
 <li><strong>Groups:</strong> k clients together, for instance devices of one person, are protected
-at about k times this ε.</li>
+at k times this ε, and at a δ that is up to k·e<sup>(k−1)ε</sup> times as large.</li>
 {% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows clients' data. It is
-there because this is a simulation on public data.</li>{% endif %}
+there because whoever runs a simulation holds all data anyway: do not share it if they are not
+public.</li>{% endif %}
 {% if c.secure_aggregation %}<li><strong>Poisoning:</strong> a client that lies can add anything to
 a sum; the server cannot bound what it cannot see.</li>
 {% else %}<li><strong>Poisoning</strong> is bounded (no client moves a round's sum by more than S),
@@ -284,7 +316,9 @@ N = {{ "{:,}".format(c.population) }}: {{ "%.0f"|format(c.sampling_rate * c.popu
 expected a round</td></tr>
 <tr><th>Clipping norm</th><td>S = {{ "%g"|format(c.clipping_norm) }}</td></tr>
 <tr><th>Noise multiplier</th><td>{% if c.noise_multiplier is none %}–{% else %}z =
-{{ "%.4f"|format(c.noise_multiplier) }}; σ = z·S on the sum{% endif %}</td></tr>
+{{ "%.4f"|format(c.noise_multiplier) }}; σ = z·S on {% if distributed %}the sum of the fewest
+clients, as the server sees it, without its colluders' shares{% else %}the sum{% endif %}{% endif
+%}</td></tr>
 <tr><th>Mechanism</th><td>{{ c.mechanism }}</td></tr>
 <tr><th>Accountant</th><td>{{ c.accountant }}, {{ c.adjacency }}</td></tr>
 <tr><th>ε covers</th><td>{{ c.covers }}</td></tr>
@@ -292,11 +326,12 @@ expected a round</td></tr>
 commit {{ m.software.commit or "not known" }}; SHA-256 of its source
 <code>{{ m.software.source_sha256 }}</code></td></tr>
 </tbody></table>
-<p>ε follows from <code>privacy-ledger.jsonl</code> alone:
-<code>python -m privacy.accounting ledger privacy-ledger.jsonl --delta {{ "%g"|format(c.delta) }}
-</code></p>
-<p class="soft">Everything on this page is in <code>metrics.json</code> and
-<code>config.json</code>, beside it.</p>
+{% if c.private %}<p>ε follows from the ledger alone:
+<code>python -m privacy.accounting ledger {{ ledger }} --delta {{ "%g"|format(c.delta) }}
+</code></p>{% endif %}
+<p class="soft">What this page says of the run is in <code>metrics.json</code> and
+<code>config.json</code>, beside it{% if alternatives %}; the costs of other settings are worked out
+from that{% endif %}.</p>
 <details><summary>All {{ config|length }} settings of this run</summary>
 <table><tbody>
 {% for name, value in config.items() %}<tr><th>{{ name }}</th><td><code>{{ value }}</code></td></tr>

@@ -77,7 +77,8 @@ def hold_encrypted_round(
     finally:
         if not settings.deployed:
             shutil.rmtree(simulated_secrets(run_id), ignore_errors=True)
-    metrics = _metrics(result, settings) | {"seconds": time.perf_counter() - begun}
+    seconds = None if settings.deployed else time.perf_counter() - begun
+    metrics = _metrics(result, settings) | {"seconds": seconds}
     log(INFO, _summary(metrics))
     return metrics
 
@@ -86,8 +87,10 @@ def with_cost_of_round(report: PrivacyReport, ledger: Path) -> PrivacyReport:
     """The run's privacy report, with what the ledger holds now."""
     if not report.private:
         return report
-    epsilon = read_ledger(ledger).epsilon(report.delta, accountant=report.accountant)
-    return replace(report, epsilon=epsilon)
+    paid = read_ledger(ledger)
+    epsilon = paid.epsilon(report.delta, accountant=report.accountant)
+    plain = paid.epsilon_without_amplification(report.delta, accountant=report.accountant)
+    return replace(report, epsilon=epsilon, epsilon_without_amplification=plain)
 
 
 def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]:

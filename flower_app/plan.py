@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +18,7 @@ from flower_app.planning import (
     options,
 )
 from flower_app.settings import RECIPES, SettingError
-from privacy.accounting import Budget
+from privacy.accounting import Budget, large_delta
 
 
 def add_command(commands: Any) -> None:
@@ -72,6 +73,8 @@ def run(options_given: argparse.Namespace) -> int:
     question = Question(budget, o.population, o.records, o.dataset, o.model)
     expectation = expected_accuracy(question)
     found = options(question, rates=o.sampling_rates, rounds=rounds)
+    if problem := large_delta(budget.delta, o.population):
+        print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
         print(json.dumps(_document(question, expectation, list(found)), ensure_ascii=False))
         return 0
@@ -83,9 +86,11 @@ def run(options_given: argparse.Namespace) -> int:
     for option in found:
         print(_line(option), flush=True)
     print(
-        "\nz: noise multiplier. noise: on each parameter of a round's average, in clipping norms;"
-        "\nsmaller is better, and more rounds average it out. Only these settings cost privacy:"
-        "\nlearning rates and local steps do not, unless they were tuned on clients' data."
+        "\nz: noise multiplier. ε drawn: ε against whoever learns who was drawn, without"
+        "\namplification by sampling; N is public either way. noise: on each parameter of a"
+        "\nround's average, in clipping norms; smaller is better, and more rounds average it out."
+        "\nOnly these settings cost privacy: learning rates and local steps do not, unless they"
+        "\nwere tuned on clients' data."
     )
     print(f"\nExpected test accuracy: {expectation.sentence}.")
     if expectation.at_least is not None or expectation.at_most is not None:
@@ -99,7 +104,7 @@ def run(options_given: argparse.Namespace) -> int:
 
 
 _HEADER = (
-    f"{'q':>6} {'rounds':>7} {'clients':>8} {'z':>8} {'noise':>9} {'MB/round':>9} "
+    f"{'q':>6} {'rounds':>7} {'clients':>8} {'z':>8} {'ε drawn':>8} {'noise':>9} {'MB/round':>9} "
     f"{'MB/client':>10} {'s/round':>8}"
 )
 
@@ -108,9 +113,11 @@ def _line(option: Option) -> str:
     start = f"{option.sampling_rate:>6g} {option.rounds:>7} {option.cohort:>8.0f}"
     if option.noise_multiplier is None or option.noise_share is None:
         return f"{start}  no noise fits this budget"
+    plain = option.epsilon_without_amplification
+    drawn = "∞" if plain is None else f"{plain:.3g}"
     seconds = "" if option.round_seconds is None else f"{option.round_seconds:.2f}"
     return (
-        f"{start} {option.noise_multiplier:>8.3f} {option.noise_share:>9.4f} "
+        f"{start} {option.noise_multiplier:>8.3f} {drawn:>8} {option.noise_share:>9.4f} "
         f"{option.round_bytes / 1e6:>9.2f} {option.client_bytes / 1e6:>10.3f} {seconds:>8}"
     )
 

@@ -58,6 +58,9 @@ class Option:
         z, or None where no noise fits the budget.
     cohort : float
         Expected clients a round, q·N.
+    epsilon_without_amplification : float or None
+        ε against whoever learns who was drawn, at the budget's δ; None where z is, or it is
+        infinite.
     noise_share : float or None
         The noise on each parameter of the round's average, as a share of the clipping norm:
         z / (q·N). Smaller is better.
@@ -73,6 +76,7 @@ class Option:
     rounds: int
     noise_multiplier: float | None
     cohort: float
+    epsilon_without_amplification: float | None
     noise_share: float | None
     round_bytes: float
     client_bytes: float
@@ -142,6 +146,9 @@ def options(
                 rounds=count,
                 noise_multiplier=z,
                 cohort=cohort,
+                epsilon_without_amplification=None
+                if z is None
+                else _without_amplification(z, count, question.budget.delta),
                 noise_share=None if z is None else z / cohort,
                 round_bytes=2 * size * cohort,
                 client_bytes=2 * size * rate * count,
@@ -193,6 +200,11 @@ def epsilons(
         name: epsilon({GaussianRelease(zz, sampling_of(qq)): tt}, delta=delta)
         for name, (zz, qq, tt) in changes.items()
     }
+
+
+def _without_amplification(z: float, rounds: int, delta: float) -> float | None:
+    spent = epsilon({GaussianRelease(z, Full()): rounds}, delta=delta)
+    return spent if math.isfinite(spent) else None
 
 
 def message_bytes(model: str) -> int:

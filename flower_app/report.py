@@ -13,7 +13,7 @@ from markupsafe import Markup
 from flower_app._report_template import TEMPLATE
 from flower_app.planning import epsilons, sampling_of
 from flower_app.results import ResultsFolder
-from privacy.accounting import GaussianRelease, epsilon
+from privacy.accounting import GaussianRelease, epsilon, large_delta
 from privacy.mechanisms import DistributedGaussian
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 240, 46, 34
@@ -52,7 +52,7 @@ def write_report(
             caption: base64.b64encode(path.read_bytes()).decode()
             for caption, path in pictures.items()
         },
-        when=f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC",
+        when=f"{datetime.now(UTC):%d %B %Y}",
         chart=epsilon_chart(spent, budget=config["epsilon"]),
         spent_by_round=_some(spent),
         own_epsilon=own,
@@ -60,6 +60,9 @@ def write_report(
         # At even odds an attacker is right with probability at most e^ε/(1 + e^ε), and δ.
         guess=1.0 if total is None else min(1.0, _logistic(total) + client_level["delta"]),
         odds=None if total is None or total > 700 else math.exp(total),
+        large_delta=large_delta(client_level["delta"], client_level["population"]),
+        distributed=client_level["mechanism"] == DistributedGaussian.name,
+        ledger=config.get("ledger") or folder.ledger.name,
         percent=lambda value: f"{100 * value:.2f} %",
         number=lambda value: "∞" if value is None or math.isinf(value) else f"{value:.3g}",
     )
@@ -72,11 +75,15 @@ def what_others_would_have_cost(
     """ε of this run by itself, and with one of its settings changed.
 
     Nothing where there was no noise, no round or a cohort of fixed size, nor where clients add the
-    noise: there z is that against the server.
+    noise: there z is that against the server. Nor where something beside the rounds' sums was
+    charged to each: that one client's presence decides whether a round opens.
     """
     z, rounds = client_level["noise_multiplier"], client_level["rounds"]
     distributed = client_level["mechanism"] == DistributedGaussian.name
-    if not z or not rounds or client_level["sampling"] == "fixed-size" or distributed:
+    secure = client_level["secure_aggregation"]
+    charged = bool(secure and secure["presence_delta"])
+    fixed = client_level["sampling"] == "fixed-size"
+    if not z or not rounds or fixed or distributed or charged:
         return None, {}
     rate, delta = client_level["sampling_rate"], client_level["delta"]
     own = epsilon({GaussianRelease(z, sampling_of(rate)): rounds}, delta=delta)

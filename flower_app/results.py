@@ -85,6 +85,13 @@ class ResultsFolder:
         tensors = {name: t.contiguous() for name, t in arrays.to_torch_state_dict().items()}
         save_file(tensors, self.path / "model.safetensors")
 
+    def level_times(self) -> None:
+        """Give all files the time of the folder's first: later ones tell how long clients took."""
+        files = [path for path in self.path.iterdir() if path.is_file()]
+        first = min((path.stat().st_mtime_ns for path in files), default=0)
+        for path in files:
+            os.utime(path, ns=(first, first))
+
     def become_latest(self) -> None:
         """Point ``latest`` at this folder."""
         link = self.path.parent / "latest"

@@ -28,11 +28,13 @@ from flower_app.encrypted_round import hold_encrypted_round, with_cost_of_round
 from flower_app.model_specs import MODELS
 from flower_app.models import build_model
 from flower_app.outcomes import OutcomeFile
+from flower_app.privacy_metrics import privacy_metrics
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder, closing_lines
 from flower_app.resumption import SOFTWARE, software_of_run
 from flower_app.settings import SettingError, Settings
 from flower_app.software import software
+from privacy.accounting import read_ledger
 from strategies import DPFedAvg, PrivacyReport, PrivateResult, SpentBudgetError
 
 app = ServerApp()
@@ -107,6 +109,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
             result,
             watch,
             nodes_tested,
+            ledger=ledger,
             started=started,
             training_seconds=training_seconds,
         )
@@ -256,6 +259,7 @@ def finish(
     watch: Watch,
     nodes_tested: dict[str, Any] | None,
     *,
+    ledger: Path,
     started: float,
     training_seconds: float,
 ) -> None:
@@ -293,69 +297,23 @@ def finish(
             "test": test_accuracy,
             "validation_by_round": watch.accuracy,
         },
-        "privacy": privacy_metrics(settings, report),
+        "privacy": privacy_metrics(settings, report, read_ledger(ledger)),
         "encrypted": None if encrypted is None else encrypted.metrics,
         "encrypted_round": nodes_tested,
+        # How long clients took is theirs, unless they are simulated.
         "seconds": {
-            "total": now - started,
-            "training": training_seconds,
+            "total": None if settings.deployed else now - started,
+            "training": None if settings.deployed else training_seconds,
             "encrypted": now - encrypted_started,
         },
     }
     folder.write_json("metrics.json", metrics)
     pictures = draw(settings, folder, inputs, report, watch, encrypted)
     write_report(folder, metrics, settings.as_config(), pictures)
+    folder.level_times()
     folder.become_latest()
     for line in closing_lines(folder.path):
         log(INFO, line)
-
-
-def _trust_in_server(report: PrivacyReport) -> str:
-    if report.secure_aggregation is None:
-        return "the server, to add the noise and keep raw updates to itself"
-    if report.secure_aggregation.noise == "distributed":
-        return (
-            "the server, to bring each sum's noise to its full amount and keep the sums to itself; "
-            "it sees no single update"
-        )
-    return (
-        "the server, to add the noise and keep the rounds' sums to itself; it sees no single update"
-    )
-
-
-def privacy_metrics(settings: Settings, report: PrivacyReport) -> dict[str, Any]:
-    """Both levels of privacy, side by side and never mixed, and what tuning cost."""
-    client_level = report.as_dict() | {
-        "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
-        "unit": "one client: everything it holds",
-        "trusted": _trust_in_server(report),
-    }
-    if settings.record_epsilon:
-        record_level: dict[str, Any] = {
-            "epsilon_max": settings.record_epsilon,
-            "delta": settings.record_delta,
-            "unit": "one image of one client",
-            "adjacency": "add-or-remove-one",
-            "trusted": "nobody but the client itself",
-            "planned_participations": settings.planned_participations,
-            "note": "the public cap that every client enforces in its own ledger; "
-            "clients' ledgers are not collected",
-        }
-    else:
-        record_level = {
-            "epsilon_max": None,
-            "delta": None,
-            "reason": "clients add no noise of their own (record-epsilon = 0); their examples are "
-            "protected by the client-level guarantee only",
-        }
-    return {
-        "client_level": client_level,
-        "record_level": record_level,
-        "tuning": {
-            "epsilon": 0.0,
-            "reason": "hyper-parameters were chosen on 10,000 images that belong to no client",
-        },
-    }
 
 
 def draw(
@@ -374,9 +332,10 @@ def draw(
         return pictures[caption]
 
     rounds = {number: value for number, value in watch.accuracy.items() if number > 0}
+    whose = "the server holds" if settings.deployed else "belong to no client"
     if rounds:
         plots.plot_training(
-            picture("training.png", "Accuracy on images that belong to no client, and ε"),
+            picture("training.png", f"Accuracy on images that {whose}, and ε"),
             accuracy=rounds,
             epsilon=report.epsilon_by_round,
             budget=settings.epsilon,

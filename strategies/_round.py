@@ -13,7 +13,7 @@ from privacy.accounting import joint_noise_multiplier
 from privacy.mechanisms import ClippingGeometry, Randomness, RejectedUpdate, SumMechanism
 from strategies._operator_log import operator_log
 from strategies._replies import Fault, RejectedReply, Template, TrainReply
-from strategies._watch import RunWatch
+from strategies._watch import Gathered, RunWatch
 from strategies.weighting import Weighting
 
 Vector = npt.NDArray[Any]
@@ -166,8 +166,8 @@ def collect(
     read: Callable[[Message], _T],
     use: Callable[[_T], None],
     watch: RunWatch,
-) -> int:
-    """Feed every good reply to ``use``, and say how many there were.
+) -> Gathered:
+    """Feed every good reply to ``use``, and say what came.
 
     What was dropped goes to the operator's log, and each kind of it, once, to the console.
 
@@ -176,6 +176,7 @@ def collect(
     the sums could no longer be trusted.
     """
     used = 0
+    dropped: set[int] = set()
     for reply in replies:
         try:
             asked.answer(reply)
@@ -195,5 +196,7 @@ def collect(
                 error,
             )
             watch.dropped(round_name, error.fault)
+            if error.fault is not None:
+                dropped.add(reply.metadata.src_node_id)
     operator_log.info("%s: %d replies used; silent nodes: %s", round_name, used, asked.silent)
-    return used
+    return Gathered(asked.nodes, frozenset(dropped), used)

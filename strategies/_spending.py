@@ -96,6 +96,12 @@ class Spending:
             return math.inf
         return self.ledger.epsilon(self._delta, accountant=self._accountant)
 
+    def epsilon_without_amplification(self) -> float:
+        """ε of all that against whoever learns who was drawn."""
+        if not self._private:
+            return math.inf
+        return self.ledger.epsilon_without_amplification(self._delta, accountant=self._accountant)
+
     def epsilon_against_server(self) -> float:
         """ε of all that against the server that ran the rounds, under zero-out adjacency."""
         if not self._private:

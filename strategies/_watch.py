@@ -1,6 +1,7 @@
 """What a run tells the server's console of lost clients, and when it ends for want of any."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from logging import WARNING
 
 from flwr.supercore import log
@@ -9,9 +10,9 @@ from strategies._operator_log import operator_log
 from strategies._replies import Fault
 
 # How many clients are asked in vain, one after another or at once, before a run ends. Never one
-# alone; but few where replies come and not one could ever be used, which is no accident.
-_NEVER_USED = 2
-_IN_VAIN = 10
+# alone. Few whose replies are dropped, and fewest before any was used, which is no accident; more
+# who only do not answer, as in a failure of the network.
+_DROPPED_AT_FIRST, _DROPPED, _SILENT = 2, 5, 20
 
 
 class NoUsableReplyError(RuntimeError):
@@ -24,15 +25,9 @@ class RunWatch:
     The console is told kinds of trouble, each once a run and in words that hold nothing a client
     wrote: that a reply was dropped for such a reason, that a node has gone. Who, when and how
     often goes to the operator's log.
-
-    Parameters
-    ----------
-    population : int
-        N.
     """
 
-    def __init__(self, population: int) -> None:
-        self._population = population
+    def __init__(self) -> None:
         self._told: set[str] = set()
         self._faults: list[Fault] = []
         self._present: dict[int, int] = {}
@@ -73,31 +68,52 @@ class RunWatch:
             or "nobody answered in time, or with anything that can be decoded"
         )
 
-    def patience(self, any_used: bool) -> int:
-        """How many clients, one after another or at once, may be asked in vain."""
-        systematic = self._faults and not any_used
-        return min(self._population, _NEVER_USED if systematic else _IN_VAIN)
+
+@dataclass(frozen=True)
+class Gathered:
+    """What came of a round's messages.
+
+    Attributes
+    ----------
+    asked : frozenset of int
+        The nodes that were asked.
+    dropped : frozenset of int
+        Those whose replies were dropped for a fault of their own.
+    used : int
+        How many replies were used.
+    """
+
+    asked: frozenset[int] = frozenset()
+    dropped: frozenset[int] = frozenset()
+    used: int = 0
 
 
 class AskedInVain:
     """Of one kind of message: which clients were asked since a reply was last used.
 
     Rounds in which nobody was asked, because nobody was drawn or is connected, do not count.
+
+    Parameters
+    ----------
+    population : int
+        N.
     """
 
-    def __init__(self) -> None:
-        self._clients: set[int] = set()
+    def __init__(self, population: int) -> None:
+        self._population = population
+        self._asked: set[int] = set()
+        self._dropped: set[int] = set()
         self.any_used = False
 
-    def add(self, asked: Collection[int], used: int) -> None:
-        """Note a round."""
-        if used:
-            self._clients.clear()
+    def add(self, round_: Gathered) -> bool:
+        """Note a round, and tell whether with it too many were asked in vain to go on."""
+        if round_.used:
+            self._asked.clear()
+            self._dropped.clear()
             self.any_used = True
-        else:
-            self._clients |= set(asked)
-
-    @property
-    def count(self) -> int:
-        """How many clients were asked in vain, one after another or at once."""
-        return len(self._clients)
+            return False
+        self._asked |= round_.asked
+        self._dropped |= round_.dropped
+        dropped = min(self._population, _DROPPED if self.any_used else _DROPPED_AT_FIRST)
+        silent = min(self._population, _SILENT)
+        return bool(round_.asked) and (len(self._dropped) >= dropped or len(self._asked) >= silent)

@@ -5,7 +5,7 @@ import math
 import numbers
 import os
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
 from strategies.cohort import draw_cohort, expected_fraction, metrics_sampling
 from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
 from strategies.population import Population, PopulationExceededError, Register
-from strategies.result import PrivacyReport, SecureAggregationReport
+from strategies.result import PrivacyReport, SecureAggregationReport, warn_of_large_delta
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import SecureTrainRound
@@ -351,8 +351,8 @@ class DPFedAvg(AccountedRun):
         )
 
     def _begin_watch(self) -> None:
-        self._watch = RunWatch(self._register.size)
-        self._train_in_vain, self._evaluate_in_vain = AskedInVain(), AskedInVain()
+        self._watch, size = RunWatch(), self._register.size
+        self._train_in_vain, self._evaluate_in_vain = AskedInVain(size), AskedInVain(size)
         self._evaluating = bool(self.fraction_evaluate)
 
     @property
@@ -509,6 +509,7 @@ class DPFedAvg(AccountedRun):
         return self._multipliers().update * math.sqrt(size) / self._denominator
 
     def _say_noise(self, arrays: ArrayRecord, rounds: int) -> None:
+        warn_of_large_delta(self.target_delta, self._register.size)
         if self._state.noise_multiplier is None:
             return
         noise = self._noise_beside_norm(arrays)
@@ -536,11 +537,6 @@ class DPFedAvg(AccountedRun):
     def _stop(self, why: str) -> None:
         self._state.stopped = why
         log(WARNING, "Stopping: %s.", why)
-
-    def _in_vain(self, past: AskedInVain, asked: Collection[int], used: int) -> bool:
-        """Whether with this round too many clients have been asked in vain to go on."""
-        past.add(asked, used)
-        return bool(asked) and not used and past.count >= self._watch.patience(past.any_used)
 
     def _why_in_vain(self, number: int) -> str:
         return f"round {number} asked clients and could use no reply ({self._watch.reasons()})"
@@ -584,6 +580,7 @@ class DPFedAvg(AccountedRun):
             stopped=self._state.stopped,
             epsilon_by_round=dict(self.epsilon_by_round),
             secure_aggregation=self._secure_report(),
+            epsilon_without_amplification=self._spending.epsilon_without_amplification(),
         )
 
     def _secure_report(self) -> SecureAggregationReport | None:
@@ -726,9 +723,10 @@ class DPFedAvg(AccountedRun):
                 public.append(content.metrics)
 
         name = f"round {server_round}, train"
-        asked = self._train_asked
-        used = collect(name, asked, replies, read=this.read, use=use, watch=self._watch)
-        if self._in_vain(self._train_in_vain, asked.nodes, used):
+        gathered = collect(
+            name, self._train_asked, replies, read=this.read, use=use, watch=self._watch
+        )
+        if self._train_in_vain.add(gathered):
             self._end_unpaid(server_round)
             return None, None
         self._pay(server_round, *self._train_events())
@@ -755,13 +753,14 @@ class DPFedAvg(AccountedRun):
         self._pay(this.number, *self._train_events())
         update = this.release()
         self.epsilon_by_round[this.number] = self.epsilon()
+        in_vain = self._train_in_vain.add(this.gathered)
         if this.aborted:
             self._state.aborted.append(this.number)
             self._watch.once(
                 "A round opened nothing, since too few of its clients saw it through. It is paid, "
                 "and teaches the model nothing; result.privacy lists all such rounds."
             )
-            if self._in_vain(self._train_in_vain, this.asked, this.used):
+            if in_vain:
                 self._stop(self._why_in_vain(this.number))
         if update is None:
             return this.template.record(this.template.arrays)
@@ -791,9 +790,10 @@ class DPFedAvg(AccountedRun):
         public: list[MetricRecord] = []
         use = public.append if noised is None else noised.add
         name = f"round {server_round}, evaluate"
-        asked = self._evaluate_asked
-        used = collect(name, asked, replies, read=read_metrics, use=use, watch=self._watch)
-        if self._in_vain(self._evaluate_in_vain, asked.nodes, used):
+        gathered = collect(
+            name, self._evaluate_asked, replies, read=read_metrics, use=use, watch=self._watch
+        )
+        if self._evaluate_in_vain.add(gathered):
             self._evaluating = False
             self._watch.once(
                 f"{name} asked clients and could use no reply ({self._watch.reasons()}). Nobody "

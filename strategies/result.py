@@ -1,12 +1,14 @@
 """What a run gives back: Flower's result, and what it cost."""
 
 from dataclasses import asdict, dataclass, field
-from math import isfinite
+from logging import WARNING
+from math import inf, isfinite
 from typing import Any
 
 from flwr.serverapp.strategy import Result
+from flwr.supercore import log
 
-from privacy.accounting import Accountant
+from privacy.accounting import Accountant, large_delta
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,9 @@ class PrivacyReport:
         ε after each round.
     secure_aggregation : SecureAggregationReport or None
         None if the server saw each update.
+    epsilon_without_amplification : float
+        ε as above against whoever learns who was drawn, for instance a client about itself: as if
+        every client had been in every round. It covers what a client holds.
     """
 
     epsilon: float
@@ -103,17 +108,24 @@ class PrivacyReport:
     stopped: str | None
     epsilon_by_round: dict[int, float]
     secure_aggregation: SecureAggregationReport | None = None
+    epsilon_without_amplification: float = inf
 
     def as_dict(self) -> dict[str, Any]:
         """The report for a JSON file, with null for what is infinite."""
         document = asdict(self)
-        for name in ("epsilon", "noise_multiplier"):
+        for name in ("epsilon", "noise_multiplier", "epsilon_without_amplification"):
             document[name] = _finite(document[name])
         if self.secure_aggregation is not None:
             against = self.secure_aggregation.epsilon_against_server
             document["secure_aggregation"]["epsilon_against_server"] = _finite(against)
         document["epsilon_by_round"] = [_finite(value) for value in self.epsilon_by_round.values()]
         return document
+
+
+def warn_of_large_delta(delta: float, population: int) -> None:
+    """Say so where δ promises next to nothing."""
+    if problem := large_delta(delta, population):
+        log(WARNING, "%s.", problem)
 
 
 def _finite(value: float) -> float | None:

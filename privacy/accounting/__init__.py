@@ -1,11 +1,14 @@
 """Client-level privacy accounting: what has been spent, what may be, and the ledger of it."""
 
+from .attacks import attack_success as attack_success
+from .attacks import gaussian_dp as gaussian_dp
 from .calibration import calibrate_noise_multiplier as calibrate_noise_multiplier
 from .calibration import calibrate_rounds as calibrate_rounds
 from .calibration import calibrate_sampling_rate as calibrate_sampling_rate
 from .composition import Accountant as Accountant
 from .composition import Budget as Budget
 from .composition import epsilon as epsilon
+from .composition import large_delta as large_delta
 from .events import AdditiveDelta as AdditiveDelta
 from .events import Adjacency as Adjacency
 from .events import DiscreteGaussianSum as DiscreteGaussianSum
@@ -20,6 +23,7 @@ from .events import against_server as against_server
 from .events import event_from_dict as event_from_dict
 from .events import event_to_dict as event_to_dict
 from .events import joint_noise_multiplier as joint_noise_multiplier
+from .events import without_amplification as without_amplification
 from .ledger import Ledger as Ledger
 from .ledger import LedgerBusyError as LedgerBusyError
 from .ledger import population_fingerprint as population_fingerprint

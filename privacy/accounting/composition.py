@@ -255,6 +255,29 @@ def check_delta(delta: float) -> None:
         )
 
 
+def large_delta(delta: float, population: int) -> str | None:
+    """What is wrong with a δ of one over the population or more.
+
+    Parameters
+    ----------
+    delta : float
+    population : int
+        N, how many clients there are.
+
+    Returns
+    -------
+    str or None
+        A sentence without its full stop; None where δ is smaller.
+    """
+    if delta * population < 1:
+        return None
+    return (
+        f"δ = {delta:g} is no less than one over the population of {population:,}: a release that "
+        "gives away one client at random, whole, would pass. Choose a δ well below "
+        f"{1 / population:.1g}"
+    )
+
+
 def check_adjacency(event: Event, adjacency: Adjacency) -> None:
     """Refuse an event that the adjacency cannot express.
 

@@ -293,6 +293,26 @@ def against_server(event: Event) -> Event:
     return event
 
 
+def without_amplification(event: Event) -> Event:
+    """What an event costs against someone who learns who was drawn, as an event.
+
+    Parameters
+    ----------
+    event : GaussianRelease, DiscreteGaussianSum, Repeated or AdditiveDelta
+
+    Returns
+    -------
+    GaussianRelease, DiscreteGaussianSum, Repeated or AdditiveDelta
+        As if the client had been drawn for certain, in every round. To be given to
+        :func:`privacy.accounting.epsilon`; it hides what the client holds, not that it took part.
+    """
+    if isinstance(event, AdditiveDelta):
+        return event
+    if isinstance(event, Repeated):
+        return replace(event, release=replace(event.release, sampling=Full()))
+    return replace(event, sampling=Full())
+
+
 def joint_noise_multiplier(*noise_multipliers: float) -> float:
     """The multiplier of several Gaussian sums that are released from one and the same cohort.
 

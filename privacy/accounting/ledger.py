@@ -195,6 +195,12 @@ class Ledger:
         """ε of everything this population has paid; see :func:`privacy.accounting.epsilon`."""
         return self._contents.epsilon(delta, accountant=accountant)
 
+    def epsilon_without_amplification(
+        self, delta: float, *, accountant: Accountant | None = None
+    ) -> float:
+        """ε against whoever learns who was drawn; see :func:`without_amplification`."""
+        return self._contents.epsilon_without_amplification(delta, accountant=accountant)
+
     def epsilon_against_server(
         self, delta: float, *, accountant: Accountant | None = None
     ) -> float:

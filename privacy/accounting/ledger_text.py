@@ -5,7 +5,7 @@ The first line names the population and the adjacency; each other one is one eve
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from .events import (
     against_server,
     event_from_dict,
     event_to_dict,
+    without_amplification,
 )
 
 _SCHEMA = 1
@@ -42,7 +43,8 @@ class Record:
     round : int
         Which of its rounds.
     time : str
-        When, ISO 8601 with the offset from UTC.
+        The day (UTC) on which the ledger was opened for it, ISO 8601 with the offset from UTC. Not
+        when the round was: how long rounds take tells who was drawn, and a ledger is shown.
     event : Event
     digest : str
         Of this line and all before it.
@@ -94,6 +96,22 @@ class LedgerContents:
             adjacency=self.adjacency,
         )
 
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What the records say was released, oldest first."""
+        return tuple(record.event for record in self.records)
+
+    def epsilon_without_amplification(
+        self, delta: float, *, accountant: Accountant | None = None
+    ) -> float:
+        """ε against whoever learns who was drawn; see :func:`without_amplification`."""
+        return epsilon(
+            map(without_amplification, self.events),
+            delta=delta,
+            accountant=accountant,
+            adjacency=self.adjacency,
+        )
+
     def epsilon_against_server(
         self, delta: float, *, accountant: Accountant | None = None
     ) -> float:
@@ -112,6 +130,10 @@ class LedgerContents:
         )
 
 
+def _today() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT00:00+00:00")
+
+
 @dataclass(frozen=True)
 class LedgerText:
     """A ledger's lines, and what they say. Wherever they are kept, they are the same.
@@ -122,10 +144,13 @@ class LedgerText:
         JSON lines in UTF-8, whole.
     contents : LedgerContents
         What they say.
+    opened : str
+        The day on which this object was made, the time of the records that are added to it.
     """
 
     content: bytes
     contents: LedgerContents
+    opened: str = field(default_factory=_today)
 
     @classmethod
     def start(cls, population: str, adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE) -> Self:
@@ -197,12 +222,11 @@ class LedgerText:
         known = self.contents
         check_adjacency(event, known.adjacency)
         position = known.position.records + 1
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
         fields = {
             "position": position,
             "run": run,
             "round": round,
-            "time": time,
+            "time": self.opened,
             "adjacency": known.adjacency.value,
             "event": event_to_dict(event),
         }
@@ -211,7 +235,10 @@ class LedgerText:
         line, digest = _seal(fields, known.position.digest)
         contents = replace(
             known,
-            records=(*known.records, Record(position, run, round, time, event, digest, released)),
+            records=(
+                *known.records,
+                Record(position, run, round, self.opened, event, digest, released),
+            ),
             position=Position(position, digest),
         )
         return replace(self, content=self.content + line, contents=contents)

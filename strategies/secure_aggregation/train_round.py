@@ -20,7 +20,7 @@ from privacy.secure_aggregation import (
 from strategies._operator_log import operator_log
 from strategies._replies import Fault, RejectedReply, Template
 from strategies._round import Asked, collect
-from strategies._watch import RunWatch
+from strategies._watch import Gathered, RunWatch
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.request import request_digest
 from strategies.secure_aggregation.settings import SecureAggregation
@@ -68,9 +68,7 @@ class SecureTrainRound:
         self._observed = observed
         self._run = run
         self._watch = watch
-        # Of the last stage that asked anybody.
-        self.asked: frozenset[int] = frozenset()
-        self.used = 0
+        self.gathered = Gathered()  # in the last stage that asked anybody
         self._updates_asked = False
         self.aborted = False
 
@@ -208,9 +206,9 @@ class SecureTrainRound:
                 raise RejectedReply(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {server.stage.name.lower()}"
-        used = collect(name, asked, replies, read=read, use=use, watch=self._watch)
+        gathered = collect(name, asked, replies, read=read, use=use, watch=self._watch)
         if server.stage is not ServerStage.DISPUTING:  # which asks those who may have cheated
-            self.asked, self.used = asked.nodes, used
+            self.gathered = gathered
 
     def _advance(self, server: SecureServer) -> dict[int, bytes]:
         try:

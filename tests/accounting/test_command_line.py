@@ -34,12 +34,21 @@ def test_epsilon_as_the_readme_has_it():
 
 def test_epsilon_of_the_rest(capsys):
     line = "epsilon --noise-multiplier 1.2 --rounds 100 --delta 1e-5"
-    assert ask(capsys, f"{line} --cohort 100 --population 1000") == {
-        "rdp": pytest.approx(38.0, abs=0.05)
+    fixed = ask(capsys, f"{line} --cohort 100 --population 1000")
+    assert fixed["rdp"] == pytest.approx(38.0, abs=0.05)
+    assert "pld" not in fixed
+    assert fixed["without_amplification"] > 100
+    assert ask(capsys, f"epsilon {ROUND} --noise-multiplier 0") == {
+        "pld": "inf",
+        "rdp": "inf",
+        "without_amplification": "inf",
+        "gaussian_dp_mu": "inf",
+        "attack_success": {"0.01": 1.0, "0.1": 1.0},
     }
-    assert ask(capsys, f"epsilon {ROUND} --noise-multiplier 0") == {"pld": "inf", "rdp": "inf"}
     full = ask(capsys, f"{line} --sampling-rate 1")
     assert full["pld"] <= full["rdp"]
+    assert full["without_amplification"] == full["pld"]
+    assert full["gaussian_dp_mu"] == pytest.approx(10 / 1.2, rel=0.02)
 
 
 def test_calibrate_answers_for_what_is_left_out(capsys):

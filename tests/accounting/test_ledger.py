@@ -61,6 +61,8 @@ def test_epsilon_is_that_of_all_runs_and_of_the_file_alone(path):
     assert [record.run for record in contents.records] == ["a", "a", "b"]
     stamps = [datetime.fromisoformat(record.time) for record in contents.records]
     assert all(stamp.tzinfo for stamp in stamps)
+    # Of the day alone: when a round was tells how long it took, and so who was drawn.
+    assert {(stamp.hour, stamp.minute, stamp.second) for stamp in stamps} == {(0, 0, 0)}
     # And by anyone, with nothing but JSON.
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0]["schema"] == 1

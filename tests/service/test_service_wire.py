@@ -4,16 +4,18 @@ import contextlib
 import json
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import EXPECTATION, Service
 
-from privacy.inference_service import ServiceClient, ServiceError, ServiceLimits
+from privacy.inference_service import ServiceClient, ServiceError, ServiceLimits, ServiceServer
 
 Serve = Callable[..., AbstractContextManager[Service]]
 GENEROUS = 30.0
@@ -87,6 +89,34 @@ def test_the_rest_of_a_request_that_was_answered_is_not_waited_for(serve: Serve)
             answer += raw.recv(1 << 16)
         raw.sendall(b"x")  # which ends uvicorn's own wait for a next request
         assert read_to_end(raw) == b""
+
+
+def test_an_answer_that_nobody_takes_is_not_kept() -> None:
+    """What the kernels hold of it is still read; the server has let go of the rest."""
+    size = 50_000_000
+    app = FastAPI()
+    app.state.limits = ServiceLimits(body_seconds=0.2, head_seconds=1.0)
+
+    @app.get("/")
+    async def large() -> Response:
+        return Response(bytes(size))
+
+    server = ServiceServer(app)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            address = listening.getsockname()
+            with socket.create_connection(address) as raw:
+                raw.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                taken = len(raw.recv(1))
+                with socket.create_connection(address) as clock:
+                    assert read_to_end(clock) == b""  # longer than may be waited has passed
+                taken += len(read_to_end(raw))
+            assert 0 < taken < size
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def test_heads_are_waited_for_seconds_only() -> None:

@@ -299,3 +299,26 @@ def test_metrics_beside_a_reply_do_not_matter_to_its_arrays(tmp_path: Path) -> N
         for m in asked.values()
     ]
     np.testing.assert_allclose(released(strategy, replies)[0], 0.1, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("silent", "last"), [(False, 2), (True, 5)])
+def test_small_cohorts_end_a_run_by_few_drops_or_many_silences(
+    silent: bool, last: int, tmp_path: Path
+) -> None:
+    """After what was used, five clients whose replies are dropped; or twenty who say nothing."""
+    strategy = noiseless(tmp_path, population=40)
+    grid = grid_of(40)
+    grid.offline = set(range(2, 41))
+    for number in range(1, 20):
+        messages = ask(strategy, grid, model(), number)
+        replies = [] if silent else [raising(m) for m in messages.values()]
+        if number == 1:
+            replies = [answer(m, model()) for m in messages.values()]
+        record, _ = strategy.aggregate_train(number, replies)
+        if record is None:
+            break
+        first = 2 + (number - 1) * 5  # five others next
+        grid.offline = set(range(1, 41)) - set(range(first, first + 5))
+    assert number == last
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == last - 1
+    assert "could use no reply" in str(strategy.report().stopped)

@@ -1,0 +1,189 @@
+"""ε in other words: as the μ of Gaussian differential privacy, and as an attack's success.
+
+Both are read off the whole curve δ(ε) that :func:`privacy.accounting.epsilon` computes, so they
+hold for whatever that can account, and are as exact.
+"""
+
+import math
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .composition import Accountant, Events, check_delta, count_events, epsilon
+from .events import Adjacency, Event
+
+_LARGEST_DELTA = 0.999  # the curve is followed up to here
+_POINTS = 32
+_BETWEEN = 64  # at which a chord is compared with a Gaussian's curve
+_LARGEST_MU = 2.0**10
+
+
+def gaussian_dp(
+    events: Events,
+    *,
+    delta: float,
+    accountant: Accountant | None = None,
+    adjacency: Adjacency | None = None,
+) -> float:
+    """The μ of a Gaussian mechanism that is no more private than all the events together.
+
+    Parameters
+    ----------
+    events, accountant, adjacency
+        As in :func:`epsilon`.
+    delta : float
+        The smallest δ at which the two are compared, in (0, 0.999).
+
+    Returns
+    -------
+    float
+        μ, at least 0: at every δ′ from ``delta`` to 0.999 the ε of one release of N(μ, 1) against
+        N(0, 1) is at least that of the events. Infinite where ε is at ``delta``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`epsilon`, or if ``delta`` is 0.999 or more.
+
+    Notes
+    -----
+    Dong, Roth and Su (arXiv 1905.02383) define μ-GDP by the trade-off of all tests, without a
+    smallest δ. A sampled Gaussian has the tails of the unsampled one, so that its μ in their sense
+    is next to that without amplification; events rarer than ``delta`` are left out here, as
+    they are in (ε, δ). Without sampling both are the same: √(Σ 1/z²).
+
+    *Guarantee.* Never under-stated: between the points that are computed, δ(ε) lies below its chord
+    in e^ε, and the Gaussian's curve is compared with the chord.
+
+    *Assumptions*, and what is *not covered*: those of :func:`epsilon`, and δ′ below ``delta``.
+    """
+    curve = _curve(events, delta, accountant, adjacency)
+    if math.isinf(curve[0][0]):
+        return math.inf
+    mu = 0.0
+    for (high, least), (low, most) in pairwise(curve):
+        steps = np.linspace(low, high, _BETWEEN + 1)
+        # Convex in e^ε. In units of e^high, which no double need hold.
+        width = math.exp(low - high) - 1
+        share = (np.exp(steps - high) - 1) / width if width else np.ones_like(steps)
+        chord = np.minimum((least + (most - least) * share) * (1 + 2.0**-40), most)
+        mu = max(mu, _mu_at_least(steps[1:], chord[:-1]))
+    return max(mu, _mu_at_least(np.array([curve[0][0]]), np.array([curve[0][1]])))
+
+
+def attack_success(
+    events: Events,
+    *,
+    delta: float,
+    false_alarm_rate: float,
+    accountant: Accountant | None = None,
+    adjacency: Adjacency | None = None,
+) -> float:
+    """How often, at most, an attack finds that a client took part: its true-positive rate.
+
+    Parameters
+    ----------
+    events, accountant, adjacency
+        As in :func:`epsilon`.
+    delta : float
+        The smallest δ of the curve that is looked at, in (0, 0.999); the run's own. A smaller one
+        can only lower the answer.
+    false_alarm_rate : float
+        How often the attack may say so of a client that did not, in (0, 1).
+
+    Returns
+    -------
+    float
+        In [``false_alarm_rate``, 1]. No test that sees everything that was released, and knows all
+        other clients' data, does better.
+
+    Raises
+    ------
+    ValueError
+        As :func:`epsilon`, or if ``false_alarm_rate`` is out of range.
+
+    Notes
+    -----
+    *Guarantee.* What is (ε, δ)-private lets no test with false-alarm rate α have a true-positive
+    rate above min(δ + e^ε·α, 1 − e^(−ε)·(1 − δ − α)) (Kairouz, Oh and Viswanath 2015, theorem 2.1);
+    the least of these along the curve is returned. For one Gaussian with multiplier z that is
+    Φ(Φ⁻¹(α) + 1/z), and nothing less holds.
+    """
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(
+            f"false_alarm_rate is {false_alarm_rate!r}; it must lie strictly between 0 and 1"
+        )
+    curve = _curve(events, delta, accountant, adjacency)
+    best = 1.0
+    for eps, at in curve:
+        if eps < 700:
+            best = min(best, at + math.exp(eps) * false_alarm_rate)
+        best = min(best, 1 - math.exp(-eps) * (1 - at - false_alarm_rate))
+    return min(1.0, max(best * (1 + 2.0**-40), false_alarm_rate))
+
+
+def _curve(
+    events: Events, delta: float, accountant: Accountant | None, adjacency: Adjacency | None
+) -> tuple[tuple[float, float], ...]:
+    check_delta(delta)
+    if delta >= _LARGEST_DELTA:
+        raise ValueError(f"delta is {delta!r}; the curve is followed up to {_LARGEST_DELTA}")
+    return _points(frozenset(count_events(events).items()), float(delta), accountant, adjacency)
+
+
+@lru_cache(maxsize=16)
+def _points(
+    counts: frozenset[tuple[Event, int]],
+    delta: float,
+    accountant: Accountant | None,
+    adjacency: Adjacency | None,
+) -> tuple[tuple[float, float], ...]:
+    """Points (ε, δ) of the curve, ε falling from that at ``delta``, if it can to 0."""
+
+    def spent(position: float) -> float:
+        return epsilon(
+            dict(counts),
+            delta=1 / (1 + math.exp(-position)),
+            accountant=accountant,
+            adjacency=adjacency,
+        )
+
+    start, end = (math.log(d / (1 - d)) for d in (delta, _LARGEST_DELTA))
+    first = epsilon(dict(counts), delta=delta, accountant=accountant, adjacency=adjacency)
+    if math.isinf(first) or first == 0:
+        return ((first, delta),)
+    last = spent(end)
+    if last == 0:
+        # From where on ε is 0: the total variation between the two worlds.
+        positive = start
+        while end - positive > 2.0**-7:
+            middle = (positive + end) / 2
+            positive, end = (middle, end) if spent(middle) > 0 else (positive, middle)
+    points = [(first, delta)]
+    for position in np.linspace(start, end, _POINTS)[1:]:
+        points.append((spent(float(position)), (1 + 2.0**-40) / (1 + math.exp(-position))))
+    return tuple(points)
+
+
+def _mu_at_least(epsilons: NDArray[np.float64], deltas: NDArray[np.float64]) -> float:
+    """The smallest μ, rounded up, whose δ is at least ``deltas`` at all ``epsilons``."""
+    from scipy.special import log_ndtr
+
+    def reaches(mu: float) -> bool:
+        left, right = 0.5 * mu - epsilons / mu, -0.5 * mu - epsilons / mu
+        near = np.exp(log_ndtr(left))
+        far = np.exp(np.minimum(epsilons + log_ndtr(right), 0.0))
+        slack = 2.0**-46 * (1 + left**2 + right**2) * (near + far)
+        return bool(np.all(near - far - slack >= deltas))
+
+    low, high = 2.0**-40, _LARGEST_MU
+    if reaches(low):
+        return low
+    if not reaches(high):
+        return math.inf
+    while high / low > 1 + 2.0**-20:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return high
