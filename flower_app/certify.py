@@ -59,5 +59,12 @@ def run(options: argparse.Namespace) -> int:
         f"{made.worst_error:.3g}, predicted {made.predicted_error:.3g}; "
         f"{made.evaluate_ms:.1f} ms an evaluation"
     )
+    if made.beyond_prediction:
+        print(
+            f"The prediction was wrong: {made.beyond_prediction} of {made.images} images have a "
+            "larger error (they are unlike the images that the plan was compiled with); rely on "
+            "the largest error here, or on the plan's for the worst input, "
+            f"{made.predicted_worst_error:.3g}"
+        )
     print(f"wrote {folder / 'certificate.json'} and {folder / 'certificate.png'}")
     return 0

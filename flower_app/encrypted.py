@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from flower_app.evaluator import start_evaluator
+from flower_app.evaluator import compile_app_model, start_evaluator
 from flower_app.model_specs import ModelSpec
 from flower_app.settings import SettingError
-from privacy.inference import ThrowAwayOwner, compile_model, decide
+from privacy.inference import ThrowAwayOwner, decide
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def check_model_can_be_encrypted(model: nn.Sequential, spec: ModelSpec) -> None:
         Naming what stands in the way.
     """
     try:
-        compile_model(model, input_shape=spec.shape, input_range=(spec.low, spec.high))
+        compile_app_model(model, spec)
     except ValueError as error:
         raise SettingError(
             f"model = {spec.name!r} cannot be evaluated under encryption ({error}); choose "
@@ -101,6 +101,12 @@ def run_encrypted_test(
                 say(f"Asked {i + 1} of {len(inputs)}")
     found = np.concatenate(logits)
     answers, clear = decide(found), decide(plain)
+    beyond = int((np.abs(found - plain).max(axis=1) > 2.0**plan.error_bits).sum())
+    if beyond:
+        say(
+            f"The plan's prediction was wrong for these images: {beyond} of {len(inputs)} have a "
+            f"larger error of a logit than the {2.0**plan.error_bits:.3g} that it names"
+        )
     return EncryptedTest(
         metrics={
             "images": len(inputs),

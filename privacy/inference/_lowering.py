@@ -31,7 +31,7 @@ _SLACK = 1e-9
 _AGREEMENT = 1e-6
 """By which the whole may differ from the model, of its largest logit."""
 _NEGLIGIBLE = 2.0**-30
-"""What a power contributes over the range, of what the largest does, to be left out."""
+"""What a power contributes at most, of what the largest mostly does, to be left out."""
 
 
 @dataclass(frozen=True)
@@ -221,12 +221,12 @@ def check_agreement(
     UnsupportedLayerError
         If they do not answer alike.
     """
-    with torch.no_grad():
+    with torch.no_grad(), np.errstate(all="ignore"):
         expected = model(torch.from_numpy(samples).reshape(-1, *input_shape)).numpy()
-    with np.errstate(all="ignore"):
         found = network(samples.T).T
     same_shape = found.shape == expected.shape
-    error = np.abs(found - expected) if same_shape else np.array(np.inf)
+    with np.errstate(all="ignore"):
+        error = np.abs(found - expected) if same_shape else np.array(np.inf)
     largest = float(np.abs(expected).max(initial=0.0))
     # Written so that a NaN is not agreement.
     if not bool((error <= _AGREEMENT * largest).all()):
@@ -279,6 +279,11 @@ def _run(
             raise UnsupportedLayerError(
                 f"layer {name} makes shape {tuple(outputs.shape)} of {_POINTS} inputs of shape "
                 f"{here}: it mixes the images of a batch"
+            )
+        if not bool(torch.isfinite(outputs).all()):
+            raise CannotPlanError(
+                f"over input_range the values after layer {name} are larger than any number of "
+                "double precision; narrow input_range, or make the model shallower"
             )
         chain.append(_Place(name, layer, values, outputs))
         values = outputs
@@ -350,16 +355,20 @@ class _Span:
 
 
 def _activation(place: _Place, span: _Span) -> Activation:
-    """The polynomial, without the powers that contribute nothing to it over the range."""
+    """The polynomial, without highest powers that contribute nothing to it over the range."""
     if isinstance(place.layer, Square):
         return Activation((0.0, 0.0, 1.0), place.name)
     coefficients = np.array([float(c) for c in place.layer.state_dict()["coefficients"]])
-    size = float(np.maximum(np.abs(span.low), np.abs(span.high)).max())
+    powers = np.arange(len(coefficients))
+    most = float(np.maximum(np.abs(span.low), np.abs(span.high)).max())
+    usual = math.sqrt(float(place.inputs.square().mean()))
     with np.errstate(all="ignore"):
-        shares = np.abs(coefficients) * size ** np.arange(len(coefficients))
-    if np.isfinite(shares).all():
-        coefficients = np.where(shares > _NEGLIGIBLE * shares.max(), coefficients, 0.0)
-    return Activation(tuple(np.trim_zeros(coefficients, "b").tolist()) or (0.0,), place.name)
+        # What a power is at most, beside what the polynomial is mostly made of.
+        at_most = np.abs(coefficients) * most**powers
+        least = _NEGLIGIBLE * (np.abs(coefficients) * usual**powers).max()
+    there = np.flatnonzero(~(at_most <= least))
+    kept = coefficients[: int(there.max(initial=0)) + 1]
+    return Activation(tuple(kept.tolist()), place.name)
 
 
 def _identity(size: int) -> Affine:

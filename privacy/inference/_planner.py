@@ -198,9 +198,10 @@ def choose(
         done = search(sys.maxsize)
     if done.nearest is None:
         raise CannotPlanError(
-            f"the model needs {_levels(network)} levels, and logits that can reach "
-            f"2^{logit_bits(bounds)} over input_range leave no bits for them at 128-bit security; "
-            "narrow input_range, or make the model shallower"
+            f"{_levels(network)} levels with the precision that they need, and logits that can "
+            f"reach 2^{logit_bits(bounds)} over input_range, do not fit the "
+            f"{MAX_MODULUS_BITS[_RINGS[-1]]} bits of N={_RINGS[-1]} at 128-bit security; make the "
+            "model shallower, or narrow input_range"
         )
     error, degree = done.nearest
     raise CannotPlanError(
@@ -243,7 +244,7 @@ def _search(
         else:
             fitting.sort(key=lambda shape: total_ms(shape.operations(), shape.degree))
         squeezed.sort(key=lambda shape: total_ms(shape.operations(), shape.degree))
-        for shape in fitting[:_CANDIDATES] + squeezed[:_CANDIDATES]:
+        for shape in fitting[:_CANDIDATES] + squeezed[: _CANDIDATES // 2]:
             choice = _choose_scales(shape, network, bounds, gains)
             if choice is None:
                 break
@@ -297,8 +298,8 @@ def _quicken(
         for shape in rescaled(choice.shape)
         if message_bytes(shape) <= limit and (not fits or spent(shape) < spent(choice.shape))
     ]
-    # With every further activation a look takes twice as long.
-    looks = max(2, _RESCALINGS >> max(0, len(network.activations) - 3))
+    # With every further activation a look takes longer.
+    looks = max(2, _RESCALINGS >> 2 * max(0, len(network.activations) - 3))
     for shape in sorted(quicker, key=spent)[:looks]:
         found = _choose_scales(shape, network, bounds, gains)
         if found is None or found.error > tolerance:

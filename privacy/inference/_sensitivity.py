@@ -2,20 +2,23 @@
 
 Errors of CKKS are independent, small and about Gaussian in every slot, so the variance of a logit
 is the sum over places of (variance there) x (squared derivatives of the logit). The derivatives are
-taken at inputs drawn evenly from the declared range, and once more at the bounds of interval
-arithmetic, where they hold for every input.
+taken at typical inputs, and once more at the bounds of interval arithmetic, where they hold for
+every input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from privacy.inference._bounds import Ranges
 from privacy.inference._lowering import Network, Vector
-from privacy.inference._polynomials import DerivativeAlgebra, Differentiated, evaluate
+from privacy.inference._polynomials import DerivativeAlgebra, Differentiated, evaluate, offset
 
-_SAMPLES = 16
+_EVEN = 16
+_PATTERNS = 4
+_CELLS = (2, 3, 5, 8)
+"""Along each side of a pattern."""
 
 
 @dataclass(frozen=True)
@@ -55,56 +58,82 @@ class Stage:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Gains by affine map, for typical inputs and for the worst."""
+    """Gains by affine map: the largest of typical inputs, and for the worst in the range."""
 
     typical: tuple[Stage, ...]
     worst: tuple[Stage, ...]
 
 
-def even_samples(bounds: Ranges) -> Vector:
-    """Inputs drawn evenly from the range, shape (samples, inputs)."""
+def drawn_inputs(bounds: Ranges, input_shape: Sequence[int]) -> Vector:
+    """Inputs drawn from the range, shape (samples, inputs), where no sample is given.
+
+    Half are noise, drawn evenly. A layer that averages its inputs, as filters of images do, hardly
+    answers to noise, and hardly passes noise on; real inputs have parts that are alike. The other
+    half are patterns of blocks, each at one end of the range, coarse ones and fine ones.
+    """
     # A fixed seed: a plan must come out the same whenever the same model is compiled, and no
     # secret depends on it.
     generator = np.random.default_rng(0)
     low, high = bounds.inputs.low, bounds.inputs.high
-    return generator.uniform(low, high, (_SAMPLES, len(low)))
+    drawn = [generator.uniform(low, high, (_EVEN, len(low)))]
+    sizes = tuple(input_shape)
+    before, across = (sizes[:-2], sizes[-2:]) if len(sizes) > 1 else ((), sizes)
+    for cells in _CELLS:
+        grid = (_PATTERNS, *before, *(min(cells, size) for size in across))
+        pattern = generator.random(grid) < 0.5
+        for axis, size in enumerate(across, start=1 + len(before)):
+            pattern = pattern.take(np.arange(size) * pattern.shape[axis] // size, axis=axis)
+        drawn.append(np.where(pattern.reshape(_PATTERNS, -1), high, low))
+    return np.vstack(drawn)
 
 
 def sensitivity(network: Network, bounds: Ranges, samples: Vector) -> Sensitivity:
-    """Gains of every stage of ``network``, at typical inputs of shape (samples, inputs)."""
+    """Gains of every stage of ``network``, the largest at typical inputs (samples, inputs)."""
     stages = zip(*(_at_sample(network, x) for x in samples), strict=True)
-    return Sensitivity(tuple(_mean(stage) for stage in stages), _at_bounds(network, bounds))
+    return Sensitivity(tuple(_largest(stage) for stage in stages), _at_bounds(network, bounds))
 
 
-def _mean(stages: Sequence[Stage]) -> Stage:
+def _largest(stages: Sequence[Stage]) -> Stage:
+    """Each gain at the input where it is largest, so that none of the inputs has a larger error."""
+
+    def most(gain: Callable[[Stage], float]) -> float:
+        return max(map(gain, stages))
+
+    def each(gains: Callable[[Stage], tuple[float, ...]]) -> tuple[float, ...]:
+        return tuple(map(max, zip(*map(gains, stages), strict=True)))
+
     return Stage(
-        energy=float(np.mean([stage.energy for stage in stages])),
-        inputs=float(np.mean([stage.inputs for stage in stages])),
-        outputs=float(np.mean([stage.outputs for stage in stages])),
-        narrowings=tuple(np.mean([stage.narrowings for stage in stages], axis=0).tolist()),
-        constants=tuple(np.mean([stage.constants for stage in stages], axis=0).tolist()),
-        input_peak=float(np.mean([stage.input_peak for stage in stages])),
-        output_peak=float(np.mean([stage.output_peak for stage in stages])),
-        narrowing_peaks=tuple(
-            np.mean([stage.narrowing_peaks for stage in stages], axis=0).tolist()
-        ),
-        curvature=float(np.mean([stage.curvature for stage in stages])),
+        energy=most(lambda stage: stage.energy),
+        inputs=most(lambda stage: stage.inputs),
+        outputs=most(lambda stage: stage.outputs),
+        narrowings=each(lambda stage: stage.narrowings),
+        constants=each(lambda stage: stage.constants),
+        input_peak=most(lambda stage: stage.input_peak),
+        output_peak=most(lambda stage: stage.output_peak),
+        narrowing_peaks=each(lambda stage: stage.narrowing_peaks),
+        curvature=most(lambda stage: stage.curvature),
     )
 
 
 def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
     inputs, activated, curvatures = [x], [], []
     for affine, activation in zip(network.affines, network.activations, strict=False):
-        z = affine.matrix @ inputs[-1] + affine.bias
+        z = affine.matrix @ x + affine.bias
         algebra = DerivativeAlgebra(absolute=False)
         activated.append(evaluate(algebra, activation, algebra.start(z)))
         curvatures.append(activation.curvature(np.abs(z)))
-        inputs.append(activation(z))
+        x = activation(z)
+        # The next weights meet what is there: the constant that they take off again included.
+        inputs.append(x + offset(activation))
     return _backwards(network, inputs, activated, curvatures, absolute=False)
 
 
 def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
-    inputs = [bounds.inputs.magnitude, *(after.magnitude for after in bounds.after)]
+    inputs = [bounds.inputs.magnitude]
+    inputs += [
+        after.magnitude + abs(offset(activation))
+        for after, activation in zip(bounds.after, network.activations, strict=True)
+    ]
     activated, curvatures = [], []
     for activation, before in zip(network.activations, bounds.before, strict=True):
         algebra = DerivativeAlgebra(absolute=True)

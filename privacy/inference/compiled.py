@@ -36,7 +36,7 @@ from privacy.inference._planner import (
     logit_bits,
 )
 from privacy.inference._seal import Ring
-from privacy.inference._sensitivity import even_samples, sensitivity
+from privacy.inference._sensitivity import drawn_inputs, sensitivity
 from privacy.inference._wire import Tag
 from privacy.inference.parties import ThreeParties
 from privacy.inference.plan import Plan, pack_taps
@@ -151,9 +151,10 @@ def compile_model(
         The lowest and highest value an element of an input may have. The plan's proof holds in
         this range and the data owner's client refuses inputs outside it.
     sample : array_like, optional
-        Some dozen typical inputs, shape (inputs, ...), for which errors are predicted; without
-        them, inputs drawn evenly from the range, which for images is pessimistic. They must be
-        public: the plan depends on them. The proof of headroom does not.
+        Some dozen typical inputs, shape (inputs, ...): the predicted error is that of the worst
+        of them, and of inputs like them. Without them, noise and patterns of blocks drawn from the
+        range, which are harder than most images, and may be unlike yours: see what a certificate
+        measures. They must be public: the plan depends on them. The proof of headroom does not.
     batch_size : int
         How many images a query holds at most. 1 asks for the least time to an answer; more for
         the most images a second (one image a slot; worth it from some dozens on).
@@ -213,7 +214,7 @@ def compile_model(
     bounds = ranges(network, low, high)
     check_size(network, bounds)
     bits = logit_bits(bounds)
-    samples = _sampled(sample, network, bounds)
+    samples = _sampled(sample, network, bounds, input_shape)
     check_agreement(network, itself, input_shape, _points(samples, bounds))
     if tolerance is None:
         tolerance = max(_TOLERANCE * _spread(network(samples.T)), _LEAST_TOLERANCE)
@@ -314,9 +315,11 @@ def _points(samples: Vector, bounds: Ranges) -> Vector:
     return np.vstack([low, high, corners, samples[:_POINTS]])
 
 
-def _sampled(sample: ArrayLike | None, network: Network, bounds: Ranges) -> Vector:
+def _sampled(
+    sample: ArrayLike | None, network: Network, bounds: Ranges, input_shape: Sequence[int]
+) -> Vector:
     if sample is None:
-        return even_samples(bounds)
+        return drawn_inputs(bounds, input_shape)
     values = np.asarray(sample, dtype=np.float64)
     if values.ndim < 2 or len(values) == 0 or values[0].size != network.affines[0].inputs:
         raise ValueError(f"sample has shape {values.shape}; give (inputs, *input_shape)")

@@ -70,8 +70,9 @@ class Plan:
         Bits left between the largest possible answer and what the last prime can hold; proved,
         never negative.
     error_bits : int
-        The predicted error of a logit is below 2^error_bits (six standard deviations, for
-        typical inputs: a public sample, or inputs drawn evenly from the range).
+        The predicted error of a logit is below 2^error_bits (six standard deviations, for the
+        worst of typical inputs: a public sample, or noise and patterns drawn from the range).
+        Other inputs may have a larger one.
     worst_error_bits : int
         The same for the worst input in the range.
     batch_size : int

@@ -139,7 +139,9 @@ class RoundedLogits:
         None that is proved: rounding hides noise that is much smaller than a step, except for
         logits next to a boundary between two steps.
     Assumptions
-        As :class:`ClassOnly`; a step is at least 2^8 times the predicted error, which is checked.
+        As :class:`ClassOnly`; a step is at least 2^8 times the error, which is checked. The error
+        is the plan's for the worst input in the range, since nobody knows that inputs are like
+        those of the plan's other prediction: six standard deviations of a noise model.
     Not covered
         Whoever sees many roundings of chosen inputs learns about the noise. The class is decided
         before rounding, so that it tells on which side a logit lies that rounds to the threshold.
@@ -154,10 +156,11 @@ class RoundedLogits:
     def check(self, plan: Plan) -> None:
         """The step must be far above the error."""
         _check_reachable(self.threshold, plan)
-        if 10.0**-self.decimals < 2.0 ** (plan.error_bits + 8):
+        if 10.0**-self.decimals < 2.0 ** (plan.worst_error_bits + 8):
             raise ReleaseError(
-                f"decimals is {self.decimals}; the plan's error is about 2^{plan.error_bits}, a "
-                "step must be 2^8 times that: round more, or compile with a smaller tolerance"
+                f"decimals is {self.decimals}; the plan's error for the worst input is about "
+                f"2^{plan.worst_error_bits}, a step must be 2^8 times that: round more, or compile "
+                "with a smaller tolerance or a narrower input_range"
             )
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:

@@ -261,9 +261,9 @@ class SecureServer:
                 mask_key=client.announcement.mask_key,
                 context=sharing_context(self._session, index),
             )
-        except (Malformed, ForgedSignature):
+        except (Malformed, ForgedSignature) as error:
             self._blame(index, "shared something else than its own secrets")
-            raise
+            raise Malformed("it shared something else than its own secrets") from error
         client.boxes = pieces(boxes, SEALED_BYTES)
         client.box_signatures = pieces(told[proof_bytes:], keys.SIGNATURE_BYTES)
 

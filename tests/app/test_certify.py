@@ -3,12 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from flower_app.__main__ import main
+from flower_app.data import encode, load_dataset
+from flower_app.evaluator import compile_named
+from flower_app.model_specs import MODELS
 from flower_app.models import build_model
+from privacy.inference import certify
 
 
 @pytest.fixture
@@ -35,6 +40,19 @@ def test_a_certificate_is_written_as_json_and_picture(
     assert made["plain_accuracy"] == made["encrypted_accuracy"]
     assert (folder / "certificate.png").read_bytes().startswith(b"\x89PNG")
     assert "100.00 % the same class" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_what_the_plan_predicts_holds_for_real_images(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model(name)
+    torch.nn.init.normal_(model[-1].weight)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    images = load_dataset("mnist", data_dir=None).test.images[:12]
+    compiled = compile_named(name, tmp_path / "model.safetensors")
+    made = certify(compiled, encode(images, MODELS[name].kind), np.zeros(12, dtype=int))
+    assert made.beyond_prediction == 0
+    assert made.worst_error < made.predicted_error
 
 
 @pytest.mark.parametrize(
