@@ -29,7 +29,9 @@ def add_command(commands: Any) -> None:
         metavar="NAME=VALUE",
         help="settings of the run, for instance model=cnn epsilon=8",
     )
-    parser.add_argument("--nodes", type=int, default=1000, help="simulated SuperNodes (1000)")
+    parser.add_argument(
+        "--nodes", type=int, help="simulated SuperNodes (as many as the population; else 1000)"
+    )
     parser.add_argument(
         "--cpus", type=int, default=os.cpu_count() or 1, help="cores to use (all of them)"
     )
@@ -50,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
     if overrides.get("resume"):
         overrides = with_settings_of_run(overrides)
     settings = Settings.from_config(overrides)
+    if options.nodes is None:
+        options.nodes = settings.population or 1000
     for name, value in (("--nodes", options.nodes), ("--cpus", options.cpus)):
         if value < 1:
             raise SettingError(f"{name} {value} is wrong; it must be at least 1")

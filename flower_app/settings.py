@@ -181,7 +181,10 @@ class Settings:
         for name, value in config.items():
             if name not in known:
                 raise SettingError(f"{name} = {value!r} is not a setting; {_nearest(name, known)}")
-            values[known[name].name] = _typed(name, value, type(known[name].default))
+            typed = _typed(name, value, type(known[name].default))
+            if name in PATHS_OF_THE_SERVER and typed:
+                typed = str(Path(typed).expanduser())
+            values[known[name].name] = typed
         return cls(**values)._checked()._with_recipe()
 
     @classmethod

@@ -86,3 +86,9 @@ def test_command_line_settings_are_typed() -> None:
 def test_a_command_line_setting_needs_a_name_and_a_value(pair: str) -> None:
     with pytest.raises(SettingError, match="name=value"):
         parse_settings([pair])
+
+
+def test_a_path_may_begin_with_the_users_home() -> None:
+    settings = Settings.from_config({"ledger": "~/ledger.jsonl", "results-dir": "~"})
+    assert settings.ledger == str(Path.home() / "ledger.jsonl")
+    assert settings.results_dir == str(Path.home())
