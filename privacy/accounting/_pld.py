@@ -111,14 +111,19 @@ def _directed_epsilon(
         log_moment = _log_moment(part, plan.tilt)
         exponents = plan.tilt * part.losses
         tilted = part.mass * np.exp(exponents - log_moment)
-        transform = rfft(tilted, cells)
+        # Most of the mass is often in one cell. Where that is cell 0 its transform is a constant.
+        peak = int(np.argmax(tilted))
+        rest = np.zeros(cells)
+        rest[: len(tilted)] = tilted
+        rest[peak] = 0.0
+        transform = tilted[peak] + rfft(np.roll(rest, -peak))
         spectrum *= _power(transform, times)
         log_finite += times * math.log1p(-part.infinite)
         log_scale += times * log_moment
-        shift += times * part.lowest
+        shift += times * (part.lowest + peak)
         inexact += times * (_CURVE_CONSTANT + 4 * float(np.abs(exponents[[0, -1]]).max()))
         total = float(tilted.sum()) * (1 + 2.0**-40)
-        error = _FFT_CONSTANT * _UNIT * math.log2(cells) * total
+        error = _UNIT * (_FFT_CONSTANT * math.log2(cells) * float(rest.sum()) + 2 * total)
         modulus = np.minimum(np.abs(transform) * (1 + 2.0**-40) + 2 * error, total)
         log_modulus += times * np.log(modulus)
         errors += times * error / modulus

@@ -176,7 +176,20 @@ class Capture:
                 _check(use, backprop, len(losses))
                 calls.setdefault(use.name, []).append(Call(use.inputs, backprop))
         with torch.no_grad():
-            return {name: layer_gradients(self.layers[name], made) for name, made in calls.items()}
+            return {name: self._gradients_of(name, made) for name, made in calls.items()}
+
+    def _gradients_of(self, name: str, calls: Sequence[Call]) -> LayerGradients:
+        layer = self.layers[name]
+        try:
+            return layer_gradients(layer, calls)
+        except (RuntimeError, ValueError, TypeError) as error:
+            if known(layer) or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise GradientError(
+                f"torch.func, which handles layer '{name}' ({type(layer).__name__}) with all that "
+                f"is inside it, cannot follow it: {error}; put its own parameters into submodules "
+                "that do nothing else"
+            ) from error
 
     def _bypassed(self, used: set[str]) -> dict[str, nn.Parameter]:
         """The trainable parameters of the layers that were not called."""

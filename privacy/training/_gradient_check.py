@@ -31,7 +31,7 @@ def check_gradients(
         As it will be trained.
     loss : ExampleLoss
         The user's, an example at a time.
-    batch : sequence of Tensor, shape (5, ...)
+    batch : sequence of Tensor, shape (n, ...)
         Records: inputs, then targets.
     every_layer : bool
         Whether to compare gradients with torch's also where all layers are plain ones.

@@ -16,7 +16,7 @@ from ._arguments import check_kinds, check_optimizer, check_schedule
 from ._capture import Capture, GradientError
 from ._gradient_check import check_gradients
 from ._independence import check_example_independence
-from ._loss import Loss, per_example
+from ._loss import ExampleLoss, Loss, per_example
 from ._malformed import MalformedRecords, usable_rows
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
 from ._records import Records, records_of
@@ -130,11 +130,11 @@ def train(
     value = per_example(loss)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if len(records):
-        batch = records.take(usable_rows(len(records), partial(_try, model, value, records)))
         noised = isinstance(protection, ClipAndNoise)
-        check_gradients(model, value, batch, every_layer=noised)
+        check = partial(_check_gradients, model, value, records, noised)
+        rows = usable_rows(len(records), check)
         if noised:
-            check_example_independence(model, value, batch)
+            check_example_independence(model, value, records.take(rows))
         _check_buffers(model, buffers)
     count = _charge(protection, batches, ledger, len(records), randomness)
     expected = batches.sampling_rate * count
@@ -194,11 +194,10 @@ def _check_buffers(model: nn.Module, before: dict[str, Tensor]) -> None:
         )
 
 
-def _try(model: nn.Module, value: Loss, records: Records, rows: Tensor) -> None:
-    """Fail where model, loss or data set fail on these rows."""
-    *inputs, targets = records.take(rows)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        value(model(*inputs), targets)
+def _check_gradients(
+    model: nn.Module, value: ExampleLoss, records: Records, noised: bool, rows: Tensor
+) -> None:
+    check_gradients(model, value, records.take(rows), every_layer=noised)
 
 
 def _is_public(protection: ClipAndNoise) -> bool:

@@ -26,6 +26,7 @@ DELTA = 1e-5
 SAMPLED = {GaussianRelease(1.2, Poisson(0.0355)): 100}
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     z=st.floats(0.2, 100),
     times=st.integers(1, 5),

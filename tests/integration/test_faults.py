@@ -388,7 +388,7 @@ def test_a_hanging_node_is_given_up_at_the_timeout_and_may_answer_later_rounds(
     assert 3 in [replies_used(story.folder, number) for number in story.rounds_after_the_hang]
 
 
-@pytest.mark.parametrize("reason", ["NaN", "cut short", "not a numpy array"])
+@pytest.mark.parametrize("reason", ["NaN", "another shape", "not a numpy array"])
 def test_garbage_is_dropped_and_the_run_goes_on(story: Story, reason: str) -> None:
     garbler = story.deployment.node_ids["garbler"]
     said = (operator_log(story.folder)).splitlines()

@@ -248,6 +248,17 @@ class TiedHead(nn.Module):
         return F.linear(h, self.table.weight)
 
 
+class Drawing(nn.Module):
+    """Parameters of its own, and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.scale * x, 0.5)
+
+
 class Borrowing(nn.Module):
     """A module of its own that works with another's parameter."""
 
@@ -304,6 +315,11 @@ class TestGradientsThatWouldBeWrong:
         layer = model[0]
         layer.forward = lambda x: F.linear(x, 2 * layer.weight, layer.bias)
         assert "do not add up" in refusal(model, protection=protection)
+
+    def test_a_module_of_ones_own_that_draws(self, protection: object) -> None:
+        """Its masks could not be drawn again for each example."""
+        model = nn.Sequential(Drawing(), nn.Linear(4, 3))
+        assert "'0' (Drawing)" in refusal(model, protection=protection)
 
     def test_complex_parameters(self, protection: object) -> None:
         model = nn.Sequential(nn.Linear(4, 3, dtype=torch.complex64))
