@@ -314,18 +314,17 @@ def _affine(place: _Place) -> Affine:
         matrix, structure = matrices(layer, shape)
     except ValueError as error:
         raise ValueError(f"layer {name}: {error}") from error
-    nothing = torch.zeros(1, *shape, dtype=torch.float64, device="cpu")
-    bias = layer(nothing).flatten().numpy().copy()
-    inputs, expected = place.inputs.flatten(1).numpy(), place.outputs.flatten(1).numpy()
+    bias = layer(torch.zeros(1, *shape, dtype=torch.float64)).flatten().numpy().copy()
+    affine = Affine(matrix, bias, structure, name)
+    expected = place.outputs.flatten(1).numpy()
+    found = (matrix @ place.inputs.flatten(1).numpy().T).T + bias
     room = _SLACK * (np.abs(expected).max(initial=0.0) + np.abs(bias).max(initial=0.0))
-    if matrix.shape != (expected.shape[1], inputs.shape[1]) or not bool(
-        (np.abs((matrix @ inputs.T).T + bias - expected) <= room).all()
-    ):
+    if found.shape != expected.shape or not bool((np.abs(found - expected) <= room).all()):
         raise UnsupportedLayerError(
             f"layer {name} does something else than a {type(layer).__name__} with its weights; "
             "leave it as PyTorch makes it"
         )
-    return Affine(matrix, bias, structure, name)
+    return affine
 
 
 @dataclass(frozen=True)
