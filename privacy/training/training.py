@@ -161,11 +161,7 @@ def train(
             layers = capture.gradients(losses)
             method.update({name: layer.method for name, layer in layers.items()})
             noisy.add_clipped(
-                clipped_sum(
-                    list(layers.values()),
-                    clipping_norm=protection.clipping_norm,
-                    scale=1 / expected,
-                )
+                clipped_sum(list(layers.values()), clipping_norm=protection.clipping_norm)
             )
 
         add_well_formed = MalformedRecords(add)
