@@ -1,6 +1,7 @@
 """Local training with per-example clipping and optional noise."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,19 +21,10 @@ from ._loss import Loss, per_example
 from ._malformed import MalformedRecords, log
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
 from ._records import records_of
-from .charge import Charge
 from .check import check_model
 from .ledger import ClientLedger
-from .plan import (
-    Batches,
-    ClipAndNoise,
-    ClipOnly,
-    FullBatch,
-    NoisyCount,
-    NominalCount,
-    Protection,
-    PublicCount,
-)
+from .payment import Payment, pay, planned_charges
+from .plan import Batches, ClipAndNoise, ClipOnly, FullBatch, Protection, PublicCount
 from .result import TrainingResult, guarantee_of
 
 
@@ -45,7 +37,7 @@ def train(
     protection: Protection,
     batches: Batches,
     schedule: LRScheduler | None = None,
-    ledger: ClientLedger | None = None,
+    ledger: ClientLedger | Payment | None = None,
     physical_batch_size: int = 512,
     randomness: Randomness | None = None,
 ) -> TrainingResult:
@@ -77,8 +69,10 @@ def train(
         How many steps, on what.
     schedule : LRScheduler, optional
         Made for ``optimizer``; stepped after each optimizer step. Not one that needs a metric.
-    ledger : ClientLedger, optional
-        Needed by ``ClipAndNoise``: charged before the first step.
+    ledger : ClientLedger or Payment, optional
+        Needed by ``ClipAndNoise``: charged before a record is tried. A client whose failures
+        somebody else sees gives what ``pay`` returned; where its records fail, the same again and
+        no records.
     physical_batch_size : int
         How many examples are worked on at once. It bounds the memory, not the result.
     randomness : Randomness, optional
@@ -101,7 +95,8 @@ def train(
     GradientError
         If the model or the loss fails, or does what per-example gradients cannot follow, or, in
         what is to be noised, examples meet. That is tried on made-up records: of the data only the
-        shapes and precisions have a part. Nothing is charged, the model is untouched.
+        shapes and precisions have a part. The model is untouched. It is charged by then: where
+        records are of several shapes, which there are is not told for nothing.
     TypeError, ValueError
         If an argument or the data is of another kind or does not fit, by name, before anything is
         charged.
@@ -120,22 +115,35 @@ def train(
         randomness=randomness,
     )
     check_model(model)
+    if ledger is None and isinstance(protection, ClipAndNoise):
+        raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
+    check_optimizer(model, optimizer)
+    check_schedule(schedule, optimizer, batches.steps)
+    if isinstance(ledger, Payment):
+        ledger.check(protection, batches)
+    elif ledger is not None:
+        ledger.check(*planned_charges(protection, batches, ledger))
     records = records_of(data)
     if not len(records) and (isinstance(protection, ClipOnly) or _is_public(protection)):
         raise ValueError("data holds no record: a client without records has nothing to train on")
-    check_optimizer(model, optimizer)
-    check_schedule(schedule, optimizer, batches.steps)
-    if ledger is None and isinstance(protection, ClipAndNoise):
-        raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
     randomness = SystemRandomness() if randomness is None else randomness
+    if isinstance(ledger, Payment):
+        payment = ledger
+    else:  # before a record is tried
+        payment = pay(
+            protection,
+            batches,
+            ledger=ledger,
+            records=partial(len, records),
+            randomness=randomness,
+        )
     value = per_example(loss)
     buffers = Buffers(model)
     noised = isinstance(protection, ClipAndNoise)
     present = len(records)
     if not admit(model, value, records, buffers, noised=noised) and noised:
         present = 0  # none can be read now, and none may be that the model was not tried for
-    count = _charge(protection, batches, ledger, len(records), randomness)
-    expected = batches.sampling_rate * count
+    expected = batches.sampling_rate * payment.count
     noisy = NoisySteps(
         optimizer,
         randomness=randomness,
@@ -172,50 +180,18 @@ def train(
         add_well_formed.tell()
     if gathered:  # to raise would tell whoever waits for the update
         log.error("Buffers changed in training and were put back: %s", ", ".join(sorted(gathered)))
-    epsilon = None
-    if ledger is not None and isinstance(protection, ClipAndNoise):
-        epsilon = ledger.epsilon(delta=protection.delta)
+    payment.use_up()
     return TrainingResult(
         steps=batches.steps,
-        weight=count,
+        weight=payment.count,
         method=method,
         guarantee=guarantee_of(protection, private=randomness.private),
-        epsilon=epsilon,
+        epsilon=payment.epsilon,
     )
 
 
 def _is_public(protection: ClipAndNoise) -> bool:
     return isinstance(protection.count, PublicCount)
-
-
-def _charge(
-    protection: Protection,
-    batches: Batches,
-    ledger: ClientLedger | None,
-    records: int,
-    randomness: Randomness,
-) -> float:
-    """Pay for the training, and give the number of records that may be known."""
-    if ledger is None:  # without noise
-        return float(records)
-    if isinstance(protection, ClipOnly):
-        ledger.charge(_steps(0.0, batches))
-        return float(records)
-    count: float = records
-    if isinstance(protection.count, NominalCount):
-        count = protection.count.records
-    elif isinstance(protection.count, NoisyCount):
-        count = ledger.release_count(
-            records, noise_multiplier=protection.count.noise_multiplier, randomness=randomness
-        )
-    ledger.charge(_steps(protection.noise_multiplier, batches))
-    return float(count)
-
-
-def _steps(noise_multiplier: float, batches: Batches) -> Charge:
-    return Charge(
-        noise_multiplier=noise_multiplier, sampling_rate=batches.sampling_rate, steps=batches.steps
-    )
 
 
 def _physical(
