@@ -454,12 +454,15 @@ class DPFedAvg(AccountedRun):
         self._measure(initial)
         if self._state.noise_multiplier is not None:
             return
-        if self._presence.delta * rounds >= self.target_delta:
+        secure = self.secure_aggregation
+        if secure is not None and self._presence.delta * rounds >= self.target_delta:
+            allowed = self.target_delta / rounds
+            dropouts = secure.other_dropouts(self._register.size, self.sampling, allowed)
             raise ValueError(
                 f"each round is charged {self._presence.delta:.2g} of δ because one client's "
                 f"presence can decide whether it opens, so {rounds} rounds pass target_delta = "
                 f"{self.target_delta:g}: lower secure_aggregation's minimum or client_dropout, "
-                "raise its dropout, or draw more clients"
+                f"{dropouts}or draw more clients"
             )
         besides = [*self._evaluate_events(), self._presence]
         self._state.noise_multiplier = self._spending.calibrate(
@@ -758,8 +761,10 @@ class DPFedAvg(AccountedRun):
         if this.aborted:
             self._state.aborted.append(this.number)
             self._watch.once(
-                "A round opened nothing, since too few of its clients saw it through. It is paid, "
-                "and teaches the model nothing; result.privacy lists all such rounds."
+                "A round opened nothing: too few of its clients saw it through, or no plan "
+                "withstands the adversary and the dropouts with those who answered; the operator's "
+                "log says which. It is paid, and teaches the model nothing; result.privacy lists "
+                "all such rounds."
             )
             if in_vain:
                 self._stop(self._why_in_vain(this.number))
