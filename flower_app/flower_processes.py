@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -180,6 +180,18 @@ def program(name: str) -> str:
     return str(beside) if beside.exists() else name
 
 
-def run_config(settings: dict[str, Any]) -> str:
-    """Settings as ``flwr run --run-config`` takes them."""
-    return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
+def write_run_config(settings: Mapping[str, Any], path: Path) -> Path:
+    """Write settings as the file that ``flwr run --run-config`` takes, whatever their text.
+
+    Returns
+    -------
+    Path
+        ``path``.
+    """
+    # JSON's text, numbers and truth values are TOML's as well, but for one control character.
+    lines = [
+        f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
+        for name, value in settings.items()
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -818,7 +818,8 @@ class DPFedAvg(AccountedRun):
         self._pay(this.number, *self._train_events())
         update = this.release()
         self.epsilon_by_round[this.number] = self.epsilon()
-        in_vain = self._train_in_vain.add(this.gathered)
+        moved = this.aborted and update is not None
+        in_vain = self._train_in_vain.add(this.gathered, moved=moved)
         if this.aborted:
             self._state.aborted.append(this.number)
             self._watch.once(

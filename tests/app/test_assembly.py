@@ -26,6 +26,8 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
         ({"clipping-norm": 1e-30}, ["clipping-norm must lie in"]),
         ({"ledger": "relative.jsonl"}, ["ledger = 'relative.jsonl'", "absolute"]),
         ({"ledger": "/no/such/folder/l.jsonl"}, ["ledger = '/no/such", "create it first"]),
+        ({"ledger": "/etc"}, ["ledger = '/etc'", "is a folder"]),
+        ({"ledger": "/" + 300 * "x" + "/l"}, ["ledger = ", "create it first"]),
         ({"results-dir": "relative"}, ["results-dir = 'relative'", "absolute"]),
         ({"results-dir": "/proc/none"}, ["results-dir = '/proc/none'", "cannot be made"]),
         (MASKED | {"minimum-cohort": 500}, ["minimum-cohort is 500", "20 clients"]),
@@ -89,6 +91,14 @@ def test_a_spent_ledger_is_refused_before_anything_begins(tmp_path: Path) -> Non
     with pytest.raises(SettingError, match=r"noise-multiplier = 9 is wrong; the first round"):
         check(tmp_path, ledger=str(path), epsilon=paid * 1.001, **{"noise-multiplier": 9.0})
     assert len(read_ledger(path).records) == 1
+
+
+def test_a_damaged_ledger_is_named_where_it_lies(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text("not a ledger\n")
+    with pytest.raises(SettingError) as told:
+        check(tmp_path, ledger=str(path))
+    assert str(told.value).count(str(path)) == 2
 
 
 def test_a_lognormal_partition_is_made_however_wide_the_sizes_spread(tmp_path: Path) -> None:

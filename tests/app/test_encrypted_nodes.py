@@ -116,7 +116,7 @@ def test_a_round_that_was_paid_is_not_lost_with_the_run(
     def broken(*args: Any, **kw: Any) -> None:
         raise InterruptedError
 
-    small = {"rounds": 1, "sampling_rate": 0.5, "encrypted_images": 0, "encrypted_round_images": 1}
+    small = {"rounds": 2, "sampling_rate": 0.5, "encrypted_images": 0, "encrypted_round_images": 1}
     with monkeypatch.context() as patched:
         patched.setattr(server_app, "finish", broken)
         with pytest.raises(InterruptedError):
