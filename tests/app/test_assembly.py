@@ -88,8 +88,8 @@ def test_a_spent_ledger_is_refused_before_anything_begins(tmp_path: Path) -> Non
     assert paid > 3.0
     with pytest.raises(SettingError, match=r"epsilon = 3\.0 is wrong; .* of which .* is spent"):
         check(tmp_path, ledger=str(path), epsilon=3.0)
-    with pytest.raises(SettingError, match=r"noise-multiplier = 9 is wrong; the first round"):
-        check(tmp_path, ledger=str(path), epsilon=paid * 1.001, **{"noise-multiplier": 9.0})
+    with pytest.raises(SettingError, match=r"noise-multiplier = 0.5 is wrong; the first round"):
+        check(tmp_path, ledger=str(path), epsilon=paid * 1.05, **{"noise-multiplier": 0.5})
     assert len(read_ledger(path).records) == 1
 
 
