@@ -1,10 +1,16 @@
 """A wrong setting is named, with its value and the remedy, before anything starts."""
 
+import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flwr.common.config import parse_config_args
+from hypothesis import given
+from hypothesis import strategies as st
 
+from flower_app.flower_processes import write_run_config
 from flower_app.launch import parse_settings
 from flower_app.settings import RECIPES, SettingError, Settings
 
@@ -58,6 +64,8 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"partition-seed": -1}, ["partition-seed", "-1", "at least 0"]),
         ({"population-file": "/no/such/file", "deployed": True}, ["population-file", "exists"]),
         ({"population-file": "/etc/hostname"}, ["population-file", "left out in a simulation"]),
+        ({"identities": "/some/file"}, ["identities", "left out in a simulation"]),
+        ({"data-dir": 300 * "x"}, ["data-dir", "exists"]),
         ({"encrypted-images": -5}, ["encrypted-images", "-5", "at least 0"]),
     ],
 )
@@ -86,6 +94,25 @@ def test_command_line_settings_are_typed() -> None:
 def test_a_command_line_setting_needs_a_name_and_a_value(pair: str) -> None:
     with pytest.raises(SettingError, match="name=value"):
         parse_settings([pair])
+
+
+def test_text_stays_text_whatever_it_looks_like() -> None:
+    assert parse_settings(["results-dir=2026-11-29", "ledger=7", "resume=true", "x=[1]"]) == {
+        "results-dir": "2026-11-29",
+        "ledger": "7",
+        "resume": "true",
+        "x": "[1]",
+    }
+
+
+_TEXT = st.text(st.characters(codec="utf-8"))
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z-]+", fullmatch=True), _TEXT | st.floats(-9, 9)))
+def test_flower_reads_the_settings_as_they_were_given(config: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        written = write_run_config(config, Path(folder) / "run.toml")
+        assert parse_config_args([str(written)], flatten=False) == config
 
 
 def test_a_path_may_begin_with_the_users_home() -> None:
