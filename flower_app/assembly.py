@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import WARNING
@@ -17,7 +17,15 @@ from flower_app.results import ResultsFolder, results_root
 from flower_app.resumption import check_resumed
 from flower_app.secure import server_setting
 from flower_app.settings import SettingError, Settings, is_folder
-from privacy.accounting import Budget, LedgerError, calibrate_noise_multiplier
+from privacy.accounting import (
+    Budget,
+    Event,
+    GaussianRelease,
+    LedgerError,
+    calibrate_noise_multiplier,
+    epsilon,
+    read_ledger,
+)
 from strategies import (
     CappedWeights,
     DPFedAvg,
@@ -48,6 +56,7 @@ _NAMES_AT_THE_START = {
     "sigma": "lognormal-sigma",
     "cap": "weight-cap",
     "sampling": "sampling-rate",
+    "rate": "sampling-rate",
     "clipping": "clipping-norm",
 }
 
@@ -94,7 +103,6 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
         check_resumed(settings, population=size)
     else:
         results_root(settings)
-    check_budget(settings)
     with tempfile.TemporaryDirectory() as scratch:
         # On a copy: what is only looked at writes nothing into the population's ledger.
         copy = Path(scratch) / "ledger.jsonl"
@@ -109,6 +117,8 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
                     f"ledger = {str(kept)!r} is wrong; it cannot be read: {error.strerror}"
                 ) from error
         make_strategy(settings, size, ledger=copy, checkpoint=None, shown=kept)
+        if not settings.resume:  # a resumed run's noise is settled, and it may have a model to keep
+            check_budget(settings, paid=[record.event for record in read_ledger(copy).records])
     dataset = load_dataset(
         settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
     )
@@ -194,25 +204,43 @@ def listed_population(settings: Settings) -> Population | None:
     return listed
 
 
-def check_budget(settings: Settings) -> None:
-    """Refuse, before training, a budget that no noise reaches in that many rounds.
+def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
+    """Refuse, before training, a run whose rounds no noise, or not the noise given, lets begin.
+
+    Parameters
+    ----------
+    settings : Settings
+    paid : sequence of Event
+        What earlier runs on the same ledger have paid.
 
     Raises
     ------
     SettingError
-        Naming the budget and what would fit.
+        Naming the setting that is wrong, and what would fit.
     """
-    if settings.noise_multiplier:
-        return
+    sampling, z = Poisson(settings.sampling_rate), settings.noise_multiplier
+    spent = [*paid, *round_cost(settings)]
+    needed = 0.0
+    if z:
+        needed = epsilon([GaussianRelease(z, sampling), *spent], delta=settings.delta)
+        if needed <= settings.epsilon:
+            return
     try:
-        calibrate_noise_multiplier(
-            sampling=Poisson(settings.sampling_rate),
+        least = calibrate_noise_multiplier(
+            sampling=sampling,
             rounds=settings.rounds,
             budget=Budget(settings.epsilon, settings.delta),
-            spent=round_cost(settings),
+            spent=spent,
         )
     except ValueError as error:
-        raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}") from error
+        round_ = "; what is spent counts the encrypted test-time round" * bool(round_cost(settings))
+        raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}{round_}") from error
+    if z:
+        raise SettingError(
+            f"noise-multiplier = {z:g} is wrong; the first round alone would bring ε to "
+            f"{needed:.4g}, beyond epsilon = {settings.epsilon:g}: leave it out, and "
+            f"{least:.4f} is taken, with which all {settings.rounds} rounds fit"
+        )
 
 
 def make_strategy(

@@ -24,6 +24,7 @@ from flower_app.watchdog import Watchdog, kill_below, processes_below
 
 _START_SECONDS = 180.0
 _LEAVE_SECONDS = 15.0
+_SERVER_APPS = ("flwr-serverapp", "flwr-simulation")
 
 
 class RunFailed(CommandFailed):
@@ -133,6 +134,17 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
     # Children that outlived their parent still carry its group.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def end_server_app(home: Path) -> None:
+    """End the ServerApps below a folder, without a word.
+
+    Nothing is lost: what a round pays and releases is durable before it is used.
+    """
+    for pid, command in processes_below(home).items():
+        if any(name in command for name in _SERVER_APPS):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def end_detached(home: Path) -> None:

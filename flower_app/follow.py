@@ -9,7 +9,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from flower_app.flower_processes import RunFailed, program
+from flower_app.flower_processes import RunFailed, end_server_app, program
 from flower_app.outcomes import FOLDER_VARIABLE, Outcome, read_outcome
 from flower_app.results import ResultsFolder, closing_lines
 
@@ -52,14 +52,18 @@ def follow(
     stream = _Stream(command, environment)
     try:
         outcome = _wait(stream, outcomes, environment, connection)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:  # the second is how SIGTERM arrives
+        # At once, or rounds would go on being played and paid while the rest ends politely.
+        end_server_app(outcomes.parent)
         print(
-            "\nStopping. Flower's processes are ending, which takes up to half a minute; Ctrl-C "
-            "again ends them at once.",
+            "\nStopped. Flower's other processes are ending, which takes up to half a minute; "
+            "Ctrl-C again ends them at once.",
             file=sys.stderr,
         )
         if resumable and (how := _resumption(stream.outcome(outcomes))):
             print(how, file=sys.stderr)
+        if isinstance(ended, SystemExit):
+            raise
         return 130
     finally:
         stream.close()
@@ -190,6 +194,7 @@ def _finished(run_id: int, environment: dict[str, str], connection: str) -> bool
 def _resumption(outcome: Outcome) -> str:
     """How to go on with a run that broke off; nothing where there is nothing to go on from."""
     folder = ResultsFolder(Path(outcome.folder))
-    if not outcome.begun or not folder.checkpoint.exists():
+    finished = folder.file("metrics.json").exists()
+    if finished or not outcome.begun or not folder.checkpoint.exists():
         return ""
     return f"What was trained and paid so far is kept. To go on: {folder.resume_command}"

@@ -37,7 +37,7 @@ from flower_app.resumption import SOFTWARE, software_of_run
 from flower_app.settings import SettingError, Settings
 from flower_app.software import software
 from privacy.accounting import read_ledger
-from strategies import DPFedAvg, PrivacyReport, PrivateResult, SpentBudgetError
+from strategies import BudgetError, DPFedAvg, PrivacyReport, PrivateResult, SpentBudgetError
 
 app = ServerApp()
 
@@ -86,21 +86,18 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
                     timeout=settings.round_timeout,
                     evaluate_fn=watch.bound_to(strategy),
                 )
-            except SpentBudgetError as error:
+            except BudgetError as error:
                 text = str(error).replace("target_epsilon", "epsilon")
                 text = text.replace("noise_multiplier", "noise-multiplier")
-                raise SettingError(f"epsilon = {settings.epsilon:g} is spent; {text}") from error
+                if isinstance(error, SpentBudgetError):
+                    text = f"epsilon = {settings.epsilon:g} is spent; {text}"
+                raise SettingError(text) from error
             training_seconds = time.perf_counter() - training_started
             folder.write_model(result.arrays)
             nodes_tested = None
             if settings.encrypted_round and result.privacy is not None:
                 nodes_tested = hold_encrypted_round(
-                    grid,
-                    settings,
-                    population=size,
-                    weights=folder.file("model.safetensors"),
-                    ledger=ledger,
-                    run_id=context.run_id,
+                    grid, settings, folder, population=size, ledger=ledger, run_id=context.run_id
                 )
                 result.privacy = with_cost_of_round(result.privacy, ledger)
             finish(
