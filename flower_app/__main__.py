@@ -119,6 +119,8 @@ def _command(given: list[str]) -> int:
             importlib.import_module(f"flower_app.{module}").add_command(commands)
         else:
             commands.add_parser(name, help=purpose)
+    for command in commands.choices.values():
+        command.allow_abbrev = False  # a slip of the pen is not the option that it begins like
     options = parser.parse_args(given)
     # Ended from outside, we still end what we have started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -2,6 +2,7 @@
 
 import tempfile
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from flwr.common.config import parse_config_args
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flower_app.__main__ import main as flower_app_main
 from flower_app.flower_processes import write_run_config
 from flower_app.launch import parse_settings
 from flower_app.settings import RECIPES, SettingError, Settings
+from privacy.accounting.__main__ import main as accounting_main
+from privacy.audit.__main__ import main as audit_main
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,3 +123,33 @@ def test_a_path_may_begin_with_the_users_home() -> None:
     settings = Settings.from_config({"ledger": "~/ledger.jsonl", "results-dir": "~"})
     assert settings.ledger == str(Path.home() / "ledger.jsonl")
     assert settings.results_dir == str(Path.home())
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (flower_app_main, ["run", "--node", "200"]),
+        (flower_app_main, ["plan", "--pop", "1000"]),
+        (
+            accounting_main,
+            [
+                "calibrate",
+                "--eps",
+                "3",
+                "--delta",
+                "1e-5",
+                "--sampling-rate",
+                "0.1",
+                "--rounds",
+                "9",
+            ],
+        ),
+        (audit_main, ["bound", "--canaries", "9", "--corr", "5", "--delta", "0"]),
+    ],
+)
+def test_an_option_is_not_taken_for_another_that_begins_like_it(
+    command: Callable[[list[str]], int], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(arguments)
+    assert ended.value.code == 2
