@@ -31,9 +31,9 @@ from flower_app.data import (
 )
 from flower_app.model_specs import MODELS
 from flower_app.models import build_model
-from flower_app.node_policy import Declined, NodePolicy, is_deployed, run_settings
+from flower_app.node_policy import Declined, NodePolicy, check_keys, is_deployed, run_settings
 from flower_app.secure import take_part
-from flower_app.settings import Settings
+from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget, LedgerError
 from privacy.training import (
     Charge,
@@ -51,6 +51,8 @@ from privacy.training import (
     train,
 )
 
+_UNDONE = "this node could not do its part; its owner finds why in its log"
+
 
 def keep_reasons(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """The app's outer mod: what went wrong on a node with an owner stays in its own log."""
@@ -66,7 +68,7 @@ def keep_reasons(message: Message, context: Context, call_next: ClientAppCallabl
         if not is_deployed(context):
             raise
         log(ERROR, "This node could not do its part.", exc_info=error)
-        return _error(message, "this node could not do its part; its owner finds why in its log")
+        return _error(message, _UNDONE)
 
 
 def obey_owner(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -75,6 +77,10 @@ def obey_owner(message: Message, context: Context, call_next: ClientAppCallable)
     Under secure aggregation too, before the node has a part in a round. It follows from nothing
     that the node holds.
     """
+    try:
+        check_keys(context.node_config)
+    except SettingError as error:
+        raise Declined(_UNDONE, str(error)) from error
     settings = run_settings(context)
     if settings.deployed and message.metadata.message_type.partition(".")[0] == "train":
         NodePolicy.of(context.node_config).check(_protection(settings), settings)

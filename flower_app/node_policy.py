@@ -16,6 +16,7 @@ from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, NoisyCount
 _LEDGER = "record-ledger.jsonl"
 _LEDGER_BEFORE = "record-ledger.json"  # of earlier versions; `ClientLedger` says what to do with it
 
+OWN_PREFIX = "x-"  # of the owner's own keys
 NODE_KEYS = (
     "data-dir",
     "state-dir",
@@ -115,12 +116,9 @@ class NodePolicy:
         Raises
         ------
         SettingError
-            If something is missing, wrong, or almost the name of a key.
+            If something is missing, wrong, or not a key.
         """
-        for key in config:
-            near = difflib.get_close_matches(key.replace("_", "-"), NODE_KEYS, n=1, cutoff=0.8)
-            if near and key not in NODE_KEYS:
-                raise wrong_key(key, config[key], f"written {near[0]}")
+        check_keys(config)
         data = own_folder(config, "data-dir", "this node's data")
         state = own_folder(config, "state-dir", "the folder of this node's own ledgers")
         name = config.get("dataset-name", str(data))
@@ -187,6 +185,28 @@ class NodePolicy:
             dataset=self.dataset,
             budget=budget,
             path=before if before.exists() else self.state / _LEDGER,
+        )
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Refuse a key that this app does not know, unless it is the owner's own, ``x-...``.
+
+    A limit under a name that nobody reads would not be kept.
+
+    Raises
+    ------
+    SettingError
+        Naming the key, and the known one that is nearest.
+    """
+    for key in config:
+        if key in NODE_KEYS or key.startswith(OWN_PREFIX):
+            continue
+        written = key.strip().lower().replace("_", "-").replace(".", "-")
+        (near,) = difflib.get_close_matches(written, NODE_KEYS, n=1, cutoff=0.0)
+        raise wrong_key(
+            key,
+            config[key],
+            f"written {near}, if that is meant (a key for other programs begins with {OWN_PREFIX})",
         )
 
 

@@ -292,7 +292,32 @@ def test_an_owners_slip_of_the_pen_stops_the_node_and_is_told_to_the_owner_alone
 
 
 def test_keys_of_other_apps_on_the_node_are_let_alone(tmp_path: Path) -> None:
-    assert Node(tmp_path, colour="red", partition_id=0, num_partitions=2).trains(RUN) > 0
+    assert Node(tmp_path, x_colour="red", partition_id=0, num_partitions=2).trains(RUN) > 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "meant"),
+    [
+        ("max-epsilon", 0.5, "max-record-epsilon"),
+        ("epsilon", 0.1, "-epsilon"),
+        ("MAX-RECORD-EPSILON", 0.1, "max-record-epsilon"),
+        ("maxRecordEpsilon", 0.1, "max-record-epsilon"),
+        ("max-delta", 1e-9, "max-record-delta"),
+        ("min-noise", 5.0, "min-record-noise"),
+        ("min-noise-multiplier", 4.0, "min-record-noise"),
+        ("dataset", "x", "dataset-name"),
+        ("max-record-epsilon ", 0.1, "max-record-epsilon"),
+        ("colour", "red", "begins with x-"),
+        ("", 1, "begins with x-"),
+    ],
+)
+def test_a_key_that_nobody_reads_stops_the_node_and_is_told_to_the_owner(
+    tmp_path: Path, node_log: list[str], key: str, value: object, meant: str
+) -> None:
+    node = Node(tmp_path)
+    node.config[key] = value
+    assert node.declines(RUN).endswith("its owner finds why in its log")
+    assert any(f"{key} = {value!r}" in line and meant in line for line in node_log)
 
 
 # What a node answers tells of no record -----------------------------------------------------------
@@ -345,6 +370,15 @@ def test_a_node_that_fails_on_its_records_answers_and_pays_as_any_other(
 
     monkeypatch.setattr(client_app, "build_model", failing)
     assert answers(tmp_path / "failing") == usual
+
+
+def test_a_folder_under_a_mistyped_key_does_not_make_the_node_a_simulated_one(
+    tmp_path: Path, node_log: list[str]
+) -> None:
+    node = Node(tmp_path, partition_id=0, num_partitions=3)
+    node.config["data_dir"] = node.config.pop("data-dir")
+    assert node.declines({"rounds": 1}).endswith("its owner finds why in its log")
+    assert any("written data-dir" in line for line in node_log)
 
 
 # Data that is no good -----------------------------------------------------------------------------
