@@ -300,3 +300,55 @@ def test_rounding_rests_on_the_error_of_the_worst_input() -> None:
     assert 2.0 ** (plan.error_bits + 8) < 1.0 < 2.0 ** (plan.worst_error_bits + 8)
     with pytest.raises(ReleaseError, match="worst input"):
         RoundedLogits(0).check(plan)
+
+
+def with_small_logits(scale: float, *, layers: int = 2, single: bool = False) -> nn.Sequential:
+    torch.manual_seed(0)
+    wide = 784 if layers == 1 else 64
+    last = nn.Linear(wide, 1 if single else 10)
+    with torch.no_grad():
+        last.weight *= scale
+        last.bias.zero_()
+    return nn.Sequential(*([nn.Linear(784, 64), Square()] if layers == 2 else []), last).eval()
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("scale", "single"), [(3e-3, False), (3e-4, False), (1e-5, True)])
+def test_the_default_tolerance_follows_logits_however_small(
+    scale: float, single: bool, layers: int
+) -> None:
+    model = with_small_logits(scale, layers=layers, single=single)
+    compiled = compile_model(model, input_shape=(784,), input_range=(0.0, 1.0))
+    x = np.random.default_rng(5).uniform(0, 1, (3, 784))
+    logits = compiled.predict(x)
+    apart = np.abs(logits).mean() / 2 if single else logits.std(axis=1).mean()
+    assert 2.0**compiled.plan.error_bits < apart / 20
+    assert answers(compiled, x) < apart / 20
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_logits_too_small_for_any_plan_are_refused_and_scaling_helps(layers: int) -> None:
+    model = with_small_logits(1e-14, layers=layers)
+    with pytest.raises(CannotPlanError, match=r"scale the last layer up.*gives wrong classes"):
+        compile_model(model, input_shape=(784,), input_range=(0.0, 1.0))
+    with torch.no_grad():
+        model[-1].weight *= 1e14
+    compile_model(model, input_shape=(784,), input_range=(0.0, 1.0))
+
+
+def test_an_error_beyond_what_logits_lie_apart_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = with_small_logits(1e-4)
+    compile_model(model, input_shape=(784,), input_range=(0.0, 1.0))
+    assert not caplog.records
+    compile_model(model, input_shape=(784,), input_range=(0.0, 1.0), tolerance=0.1)
+    assert "encrypted classes will be wrong; give tolerance=" in caplog.text
+
+
+def test_logits_that_do_not_differ_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), Square(), nn.Linear(5, 10)).eval()
+    nn.init.zeros_(model[2].weight)
+    nn.init.constant_(model[2].bias, 0.1)
+    compile_model(model, input_shape=(4,), input_range=(0.0, 1.0))
+    assert "logits are all alike" in caplog.text
