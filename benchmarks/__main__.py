@@ -164,7 +164,9 @@ def write_results(docs: Path) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, allow_abbrev=False
+    )
     choices = [*names(), "all", "compare", "results"]
     parser.add_argument(
         "name",

@@ -28,7 +28,7 @@ from flwr.serverapp import ServerApp
 from benchmarks import _plain_app
 from benchmarks.harness import Row, Say, Spread
 from flower_app import client_app, server_app
-from flower_app.flower_processes import program, run_config, superlink
+from flower_app.flower_processes import program, superlink, write_run_config
 from flower_app.settings import Settings
 from strategies import InProcessGrid
 
@@ -137,7 +137,7 @@ def _flwr_run(
     command = [
         *(program("flwr"), "run", str(app), "local", "--stream"),
         *("--federation-config", " ".join(f"{k}={v}" for k, v in federation.items())),
-        *(["--run-config", run_config(overrides)] if overrides else []),
+        *("--run-config", str(write_run_config(overrides, folder / "run.toml"))),
     ]
     words = folder / "words.log"
     # The plain app imports ours, from this tree.

@@ -1,9 +1,15 @@
 """The app's own command line: ``python -m flower_app --help``."""
 
 import argparse
+import contextlib
 import importlib
+import io
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
 
 from flower_app.data import DataError
 from flower_app.errors import CommandFailed
@@ -35,9 +41,74 @@ Only the module of the command that was given is imported: some bring PyTorch wi
 """
 
 
+class OutputLostError(Exception):
+    """What is printed reaches nobody; the message is empty where somebody reads no further.
+
+    It is no OSError, which would be taken for the trouble of a file that a command works with.
+    """
+
+
+class _Output:
+    """A stream for what we print, whose failures can be told from those of other files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._lost():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._lost():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            with Path(os.devnull).open("w") as nowhere:  # for what is still to be flushed
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+            closed = isinstance(error, BrokenPipeError)
+            why = "" if closed else f"what is printed cannot be written: {error.strerror}"
+            raise OutputLostError(why) from error
+
+
+def _output(stream: TextIO | None) -> Any:
+    if stream is None:  # closed by whoever called us
+        return None
+    # A terminal that has no ε, or a name that is no text, is shown as it can be.
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
+    return _Output(stream)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and do what it says."""
-    given = sys.argv[1:] if arguments is None else arguments
+    """Parse the command line and do what it says.
+
+    Returns
+    -------
+    int
+        The exit status: 0 if everything was done and could be told.
+    """
+    out, err = _output(sys.stdout), _output(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            try:
+                return _command(sys.argv[1:] if arguments is None else arguments)
+            finally:
+                if out is not None:
+                    out.flush()  # here, where it is known what to do if it fails
+        except OutputLostError as error:
+            if str(error):
+                print(f"error: {error}", file=sys.stderr)
+            return 1
+
+
+def _command(given: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m flower_app",
         description="Private federated learning on MNIST, and encrypted questions to the result.",
@@ -48,6 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
             importlib.import_module(f"flower_app.{module}").add_command(commands)
         else:
             commands.add_parser(name, help=purpose)
+    for command in commands.choices.values():
+        command.allow_abbrev = False  # a slip of the pen is not the option that it begins like
     options = parser.parse_args(given)
     # Ended from outside, we still end what we have started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -153,11 +153,6 @@ def run(options: argparse.Namespace) -> int:
             raise AskError(str(error)) from error
         except (PlanRefusedError, KeyFileError, ReleaseError, MessageError) as error:
             raise AskError(str(error)) from error
-        except BrokenPipeError:  # nobody reads on, and nothing is left to be flushed to them
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        except PermissionError as error:
-            raise AskError(f"{error.filename} cannot be used: {error.strerror}") from error
 
 
 def accepted_plan(text: str) -> tuple[Plan, ModelSpec]:
@@ -275,7 +270,11 @@ def _key_file(options: argparse.Namespace, stack: contextlib.ExitStack) -> KeyFi
     if path is None:
         name = hashlib.sha256(options.url.rstrip("/").encode()).hexdigest()[:16]
         path = user_data_path("bloomseal") / "keys" / f"{name}.keys"
-    file = KeyFile(path, _passphrase(new=not path.exists()))
+    try:
+        new = not path.exists()
+    except OSError as error:
+        raise AskError(f"{path} cannot be used: {error.strerror}") from error
+    file = KeyFile(path, _passphrase(new=new))
     try:
         return stack.enter_context(file)
     except KeyFileInUseError:

@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import WARNING
@@ -16,8 +16,16 @@ from flower_app.encrypted_round import round_cost
 from flower_app.results import ResultsFolder, results_root
 from flower_app.resumption import check_resumed
 from flower_app.secure import server_setting
-from flower_app.settings import SettingError, Settings
-from privacy.accounting import Budget, LedgerError, calibrate_noise_multiplier
+from flower_app.settings import SettingError, Settings, is_folder
+from privacy.accounting import (
+    Budget,
+    Event,
+    GaussianRelease,
+    LedgerError,
+    calibrate_noise_multiplier,
+    epsilon,
+    read_ledger,
+)
 from strategies import (
     CappedWeights,
     DPFedAvg,
@@ -48,6 +56,7 @@ _NAMES_AT_THE_START = {
     "sigma": "lognormal-sigma",
     "cap": "weight-cap",
     "sampling": "sampling-rate",
+    "rate": "sampling-rate",
     "clipping": "clipping-norm",
 }
 
@@ -91,21 +100,25 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
             f"the population, {size}"
         )
     if settings.resume:
-        check_resumed(settings)
+        check_resumed(settings, population=size)
     else:
         results_root(settings)
-    check_budget(settings)
     with tempfile.TemporaryDirectory() as scratch:
         # On a copy: what is only looked at writes nothing into the population's ledger.
         copy = Path(scratch) / "ledger.jsonl"
-        kept = Path(settings.ledger) if settings.ledger else None
-        if kept is not None:
+        kept = Path(settings.ledger or ResultsFolder(Path(settings.resume or scratch)).ledger)
+        if settings.ledger:
             _check_place(kept)
-            if kept.exists():
+        if kept.exists():
+            try:
                 shutil.copyfile(kept, copy)
-        elif settings.resume:
-            shutil.copyfile(ResultsFolder(Path(settings.resume)).ledger, copy)
-        make_strategy(settings, size, ledger=copy, checkpoint=None)
+            except OSError as error:
+                raise SettingError(
+                    f"ledger = {str(kept)!r} is wrong; it cannot be read: {error.strerror}"
+                ) from error
+        make_strategy(settings, size, ledger=copy, checkpoint=None, shown=kept)
+        if not settings.resume:  # a resumed run's noise is settled, and it may have a model to keep
+            check_budget(settings, paid=[record.event for record in read_ledger(copy).records])
     dataset = load_dataset(
         settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
     )
@@ -191,31 +204,66 @@ def listed_population(settings: Settings) -> Population | None:
     return listed
 
 
-def check_budget(settings: Settings) -> None:
-    """Refuse, before training, a budget that no noise reaches in that many rounds.
+def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
+    """Refuse, before training, a run whose rounds no noise, or not the noise given, lets begin.
+
+    Parameters
+    ----------
+    settings : Settings
+    paid : sequence of Event
+        What earlier runs on the same ledger have paid.
 
     Raises
     ------
     SettingError
-        Naming the budget and what would fit.
+        Naming the setting that is wrong, and what would fit.
     """
-    if settings.noise_multiplier:
-        return
+    sampling, z = Poisson(settings.sampling_rate), settings.noise_multiplier
+    spent = [*paid, *round_cost(settings)]
+    needed = 0.0
+    if z:
+        needed = epsilon([GaussianRelease(z, sampling), *spent], delta=settings.delta)
+        if needed <= settings.epsilon:
+            return
     try:
-        calibrate_noise_multiplier(
-            sampling=Poisson(settings.sampling_rate),
+        least = calibrate_noise_multiplier(
+            sampling=sampling,
             rounds=settings.rounds,
             budget=Budget(settings.epsilon, settings.delta),
-            spent=round_cost(settings),
+            spent=spent,
         )
     except ValueError as error:
-        raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}") from error
+        round_ = "; what is spent counts the encrypted test-time round" * bool(round_cost(settings))
+        raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}{round_}") from error
+    if z:
+        raise SettingError(
+            f"noise-multiplier = {z:g} is wrong; the first round alone would bring ε to "
+            f"{needed:.4g}, beyond epsilon = {settings.epsilon:g}: leave it out, and "
+            f"{least:.4f} is taken, with which all {settings.rounds} rounds fit"
+        )
 
 
 def make_strategy(
-    settings: Settings, size: int, *, ledger: Path, checkpoint: Path | None
+    settings: Settings,
+    size: int,
+    *,
+    ledger: Path,
+    checkpoint: Path | None,
+    shown: Path | None = None,
 ) -> DPFedAvg:
     """The strategy that the settings describe.
+
+    Parameters
+    ----------
+    settings : Settings
+    size : int
+        N.
+    ledger : Path
+        The population's.
+    checkpoint : Path, optional
+        Where rounds are kept.
+    shown : Path, optional
+        What errors call the ledger, where it is a copy that is only looked at.
 
     Raises
     ------
@@ -224,7 +272,7 @@ def make_strategy(
     """
     resumed = ResultsFolder(Path(settings.resume).resolve()).checkpoint if settings.resume else None
     capped = settings.weighting == "capped"
-    with _in_the_settings_words(ledger, settings.ledger):
+    with _in_the_settings_words(ledger, shown or ledger, given=bool(settings.ledger)):
         return DPFedAvg(
             population=listed_population(settings) or size,
             sampling=Poisson(settings.sampling_rate),
@@ -253,23 +301,27 @@ def _check_place(ledger: Path) -> None:
             f"ledger = {str(ledger)!r} is wrong; it must be an absolute path, since the server "
             "does not run where you typed the command"
         )
-    if not ledger.parent.is_dir():
+    if not is_folder(ledger.parent):
         raise SettingError(
             f"ledger = {str(ledger)!r} is wrong; its folder does not exist: create it first"
         )
+    if is_folder(ledger):
+        raise SettingError(f"ledger = {str(ledger)!r} is wrong; it is a folder: name a file in it")
 
 
 @contextmanager
-def _in_the_settings_words(used: Path | None = None, ledger: str = "") -> Iterator[None]:
+def _in_the_settings_words(
+    used: Path = Path(), shown: Path = Path(), *, given: bool = False
+) -> Iterator[None]:
     """Let what a library refuses be read by somebody who knows the settings only."""
     try:
         yield
     except SettingError:
         raise
     except LedgerError as error:
-        name = f"ledger = {ledger!r} is wrong" if ledger else "the run's ledger cannot be used"
-        # A copy was looked at; what is told is where the ledger itself lies.
-        raise SettingError(f"{name}; {error}".replace(str(used), ledger)) from error
+        what = f"ledger = {str(shown)!r} is wrong" if given else "the run's ledger cannot be used"
+        text = str(error).replace(str(used), str(shown))
+        raise SettingError(f"{what}; {text}") from error
     except ValueError as error:
         text = str(error)
         for theirs, ours in _NAMES_AT_THE_START.items():

@@ -42,11 +42,17 @@ def run(options: argparse.Namespace) -> int:
     folder: Path = options.results
     name, weights = trained_model(folder)
     config = json.loads((folder / "config.json").read_text())
-    dataset, data_dir = config["dataset"], config["data-dir"]
+    try:
+        dataset, data_dir = config["dataset"], config["data-dir"]
+    except LookupError as error:
+        raise SettingError(f"{folder / 'config.json'} names no {error.args[0]!r}") from error
     data = load_dataset(dataset, data_dir=Path(data_dir) if data_dir else None).test
     if not 1 <= options.images <= len(data):
         raise SettingError(f"--images is {options.images}; give 1 to {len(data)} test images")
-    compiled = compile_named(name, weights)
+    try:
+        compiled = compile_named(name, weights)
+    except ValueError as error:
+        raise SettingError(f"the model cannot be certified: {error}") from error
     print(compiled.plan)
     print(f"Asking {options.images} encrypted questions ...", flush=True)
     inputs = encode(data.images[: options.images], MODELS[name].kind)

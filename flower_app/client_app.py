@@ -5,7 +5,7 @@ data is touched, a run is declined by name (``Declined``) for what it asks; from
 goes wrong with the data counts as no data, and the reply looks like any other.
 """
 
-from functools import cache
+from functools import cache, partial
 from logging import ERROR, WARNING
 from pathlib import Path
 
@@ -45,7 +45,9 @@ from privacy.training import (
     LocalBudgetSpent,
     NoisyCount,
     NominalCount,
+    Payment,
     calibrate_noise,
+    pay,
     train,
 )
 
@@ -57,6 +59,9 @@ def keep_reasons(message: Message, context: Context, call_next: ClientAppCallabl
     except Declined as declined:
         log(WARNING, "Declined: %s", declined.for_owner)
         return _error(message, str(declined))
+    except LocalBudgetSpent as spent:  # its message carries no number
+        log(WARNING, "Declined: %s", spent)
+        return _error(message, str(spent))
     except Exception as error:
         if not is_deployed(context):
             raise
@@ -85,22 +90,32 @@ _COUNT_NOISE = 10.0  # records; the noise on a count that is sent beside record-
 
 @app.train()
 def train_on_own_data(message: Message, context: Context) -> Message:
-    """Take the round's local steps from the model that was sent, and send the result back."""
+    """Take the round's local steps from the model that was sent, and send the result back.
+
+    Whether it may is decided, and paid for, before a record is looked at. From then on it replies,
+    whatever the records are: an answer that depended on them would cost the server nothing.
+    """
     settings = run_settings(context)
     (arrays,) = message.content.array_records.values()
+    _model(settings, arrays)  # what is no such model is refused first
     protection = _protection(settings)
     ledger = _own_ledger(settings, context)
-    data = _usable_data(settings, context)
+    data = cache(partial(_usable_data, settings, context))
     try:
-        reply = _trained(settings, arrays, data, protection, ledger)
-    except LocalBudgetSpent as spent:
-        raise Declined(str(spent)) from spent
+        payment = pay(
+            protection,
+            FullBatch(steps=settings.local_steps),
+            ledger=ledger,
+            records=lambda: len(data()),
+        )
     except LedgerError as error:
         raise Declined(_NO_LEDGER, str(error)) from error
+    records = data()
+    try:
+        reply = _trained(settings, arrays, records, payment)
     except Exception as error:
         log(ERROR, "This node's data adds nothing to the round.", exc_info=error)
-        nothing = no_data(MODELS[settings.model].kind)
-        reply = _trained(settings, arrays, nothing, protection, ledger)
+        reply = _trained(settings, arrays, no_data(MODELS[settings.model].kind), payment)
     if ledger is not None and not settings.deployed:
         context.state[_LEDGER] = ConfigRecord(ledger.as_record())
     return Message(reply, reply_to=message)
@@ -110,34 +125,33 @@ def _trained(
     settings: Settings,
     arrays: ArrayRecord,
     data: ClientData,
-    protection: ClipOnly | ClipAndNoise,
-    ledger: ClientLedger | None,
+    payment: Payment,
 ) -> RecordDict:
     """What a client with this data replies.
 
     Without any it replies as another would whose records all weigh nothing: with noise alone, or,
     where there is none, with the model that was sent.
-
-    Raises
-    ------
-    LocalBudgetSpent, LedgerError
-        If it may not train.
     """
-    if not len(data) and isinstance(protection, ClipOnly):
+    if not len(data) and isinstance(payment.protection, ClipOnly):
         # A skewed partition can leave a client with nothing. It does not show in the weight.
         return _reply(settings, arrays, settings.weight_cap)
-    model = build_model(settings.model)
-    model.load_state_dict(arrays.to_torch_state_dict())
+    model = _model(settings, arrays)
     result = train(
         model,
         (torch.from_numpy(data.inputs), torch.from_numpy(data.labels)),
         loss=nn.functional.cross_entropy,
         optimizer=GradientDescent(model.parameters(), learning_rate=settings.local_learning_rate),
-        protection=protection,
-        batches=FullBatch(steps=settings.local_steps),
-        ledger=ledger,
+        protection=payment.protection,
+        batches=payment.batches,
+        ledger=payment,
     )
     return _reply(settings, ArrayRecord(model.state_dict()), result.weight)
+
+
+def _model(settings: Settings, arrays: ArrayRecord) -> nn.Module:
+    model = build_model(settings.model)
+    model.load_state_dict(arrays.to_torch_state_dict())
+    return model
 
 
 @app.query("encrypted_round")

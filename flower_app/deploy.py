@@ -22,8 +22,8 @@ from flower_app.flower_processes import (
     free_ports,
     hurried_by_signals,
     program,
-    run_config,
     wait_until_up,
+    write_run_config,
 )
 from flower_app.outcomes import FOLDER_VARIABLE
 from flower_app.watchdog import Watchdog, kill_below, processes_below
@@ -255,8 +255,13 @@ class Deployment:
         """The operator's command that runs the app on this deployment."""
         return [
             *(program("flwr"), "run", str(self._app), CONNECTION),
-            *("--run-config", run_config(settings)),
+            *("--run-config", str(self._written(settings))),
         ]
+
+    def _written(self, settings: dict[str, Any]) -> Path:
+        (self.folder / "runs").mkdir(exist_ok=True)
+        number = sum(1 for _ in (self.folder / "runs").iterdir())
+        return write_run_config(settings, self.folder / "runs" / f"{number}.toml")
 
     def processes(self, of: str) -> dict[int, str]:
         """Process id to command, of all that one party runs."""

@@ -57,8 +57,14 @@ def prepare(grey: Grey, fit: Fit) -> tuple[NDArray[np.uint8], list[str]]:
     notes: list[str] = []
     if not right_size:
         grey = _reduced(grey)
-    if np.ptp(grey) < _LEAST_CONTRAST:
-        raise DataError("is blank: all of its pixels are about equally light")
+    low, high = float(grey.min()), float(grey.max())
+    if low == high:
+        raise DataError("is blank: all of its pixels are equally light")
+    if high - low < _LEAST_CONTRAST:
+        raise DataError(
+            f"is blank, or too faint: its pixels lie between {low:.0f} and {high:.0f}, where 0 is "
+            "black and 255 white; raise its contrast"
+        )
     ground, unrest = _ground(grey)
     drawn = grey - ground
     dark = _is_dark_on_light(grey, drawn)

@@ -16,7 +16,8 @@ from flower_app.data import (
     load_node_folder,
 )
 from flower_app.model_specs import MODELS
-from flower_app.settings import Settings
+from flower_app.node_policy import own_folder
+from flower_app.settings import SettingError, Settings
 from privacy.inference import Expectation, NoisedAccuracy, RoundError
 from strategies import answer_encrypted_round
 
@@ -98,9 +99,9 @@ def _folder(folder: Path, kind: InputKind) -> ClientData:
 
 def _given(context: Context, name: str) -> Path:
     """A folder that the node's owner names."""
-    folder = str(context.node_config.get(name, ""))
-    if not folder:
+    try:
+        return own_folder(context.node_config, name, name)
+    except SettingError as error:
         raise RoundError(
             f"this SuperNode has no {name}; its owner starts it with --node-config '{name}=\"...\"'"
-        )
-    return Path(folder)
+        ) from error

@@ -1,5 +1,7 @@
 """The encrypted test-time round of a run: composed, priced before training, told at the end."""
 
+import hashlib
+import json
 import shutil
 import time
 from dataclasses import replace
@@ -13,7 +15,8 @@ from flwr.supercore import log
 
 from flower_app.encrypted_node import simulated_secrets
 from flower_app.evaluator import start_evaluator
-from flower_app.settings import Settings
+from flower_app.results import ResultsFolder
+from flower_app.settings import SettingError, Settings
 from privacy.accounting import Event, Full, read_ledger
 from privacy.mechanisms import LatticeGaussian
 from strategies import (
@@ -25,28 +28,50 @@ from strategies import (
     noised_accuracy,
 )
 
+_KEPT = "encrypted-round.json"  # in the run's folder: what the round released
+
 
 def round_cost(settings: Settings) -> list[Event]:
-    """What training must leave of the budget for the round."""
+    """What training must leave of the budget for the round.
+
+    Raises
+    ------
+    SettingError
+        If its noise is none that can be accounted.
+    """
     if not settings.encrypted_round or settings.encrypted_round_release != "noised":
         return []
     noise = settings.encrypted_round_noise
-    return [LatticeGaussian().account(noise_multiplier=noise, sampling=Full())]
+    try:
+        return [LatticeGaussian().account(noise_multiplier=noise, sampling=Full())]
+    except ValueError as error:
+        raise SettingError(
+            str(error).replace("noise_multiplier is", "encrypted-round-noise is")
+        ) from error
 
 
 def hold_encrypted_round(
-    grid: Grid, settings: Settings, *, population: int, weights: Path, ledger: Path, run_id: int
+    grid: Grid,
+    settings: Settings,
+    folder: ResultsFolder,
+    *,
+    population: int,
+    ledger: Path,
+    run_id: int,
 ) -> dict[str, Any]:
-    """Have the nodes test the finished model on their own test images.
+    """Have the nodes test the finished model on their own test images, once.
+
+    What the round released is kept in the run's folder at once: a run that breaks off after it
+    and is resumed does not ask, nor pay, again.
 
     Parameters
     ----------
     grid : Grid
     settings : Settings
+    folder : ResultsFolder
+        The run's, with the model as the evaluator reads it.
     population : int
         N.
-    weights : Path
-        The model, as the evaluator reads it.
     ledger : Path
         The population's.
     run_id : int
@@ -57,8 +82,16 @@ def hold_encrypted_round(
         As ``metrics.json`` holds it. Where the budget was spent, or more clients are connected
         than there are places: why the round was not held.
     """
+    weights = folder.file("model.safetensors")
+    model = hashlib.sha256(weights.read_bytes()).hexdigest()
+    kept = _kept(folder, model)
+    if kept is not None:
+        log(INFO, "The nodes tested the model before the run broke off. %s", _summary(kept))
+        return kept
     log(INFO, "Asking the nodes to test the model on their own images, encrypted ...")
     noised = settings.encrypted_round_release == "noised"
+    name = f"encrypted test-time round of {folder.path.name}"
+    paid = ledger.exists() and any(record.run == name for record in read_ledger(ledger).records)
     test = EncryptedRound(
         population=population,
         start_evaluator=lambda: start_evaluator(settings.model, weights),
@@ -70,17 +103,34 @@ def hold_encrypted_round(
     )
     begun = time.perf_counter()
     try:
-        result = test.run(grid, timeout=settings.round_timeout, name="encrypted test-time round")
+        result = test.run(grid, timeout=settings.round_timeout, name=name)
     except (PrivacyBudgetExhausted, PopulationExceededError) as error:
-        log(WARNING, "No encrypted test-time round: %s", error)
-        return {"skipped": str(error)}
+        why = str(error)
+        if paid and isinstance(error, PrivacyBudgetExhausted):
+            why = (
+                "the encrypted round was paid for, but the run broke off before what it released "
+                "was written down, and that is lost; once more would pass the budget of "
+                f"ε = {settings.epsilon:g}"
+            )
+        log(WARNING, "No encrypted test-time round: %s", why)
+        return {"skipped": why}
     finally:
         if not settings.deployed:
             shutil.rmtree(simulated_secrets(run_id), ignore_errors=True)
     seconds = None if settings.deployed else time.perf_counter() - begun
     metrics = _metrics(result, settings) | {"seconds": seconds}
+    folder.write_json(_KEPT, {"model_sha256": model, "released": metrics})
     log(INFO, _summary(metrics))
     return metrics
+
+
+def _kept(folder: ResultsFolder, model: str) -> dict[str, Any] | None:
+    """What a round on this very model released before the run broke off, if there was one."""
+    try:
+        kept = json.loads(folder.file(_KEPT).read_text())
+    except FileNotFoundError:
+        return None
+    return dict(kept["released"]) if kept["model_sha256"] == model else None
 
 
 def with_cost_of_round(report: PrivacyReport, ledger: Path) -> PrivacyReport:

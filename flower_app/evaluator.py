@@ -8,12 +8,15 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from flower_app.data import drawn_images, encode
 from flower_app.model_specs import MODELS, ModelSpec
 from flower_app.models import build_model
+from flower_app.settings import SettingError
 from privacy.inference import CompiledModel, EvaluatorProcess, compile_model, serve_evaluations
 
 _BUNDLE = Path(__file__).parents[1]
@@ -45,11 +48,44 @@ def start_evaluator(name: str, weights: Path, *, memory: int | None = None) -> E
     )
 
 
-def compile_named(name: str, weights: Path) -> CompiledModel:
-    """Compile a model of the app from its weights."""
+def load_model(name: str, weights: Path) -> nn.Sequential:
+    """A model of the app with its weights.
+
+    Raises
+    ------
+    SettingError
+        If the file is damaged, or holds another model's.
+    """
     model = build_model(name)
-    model.load_state_dict(load_file(weights))
-    return compile_app_model(model, MODELS[name])
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise SettingError(
+            f"{weights} cannot be read, it is damaged ({error}); copy it again, or train anew"
+        ) from error
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    if {key: tuple(value.shape) for key, value in state.items()} != wanted:
+        raise SettingError(
+            f"{weights} does not hold the weights of {name}, the model that config.json beside it "
+            "names; keep the files of a run together"
+        )
+    if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+        raise SettingError(
+            f"{weights} holds numbers that are not finite: the training went astray; train anew"
+        )
+    model.load_state_dict(state)
+    return model
+
+
+def compile_named(name: str, weights: Path) -> CompiledModel:
+    """Compile a model of the app from its weights.
+
+    Raises
+    ------
+    SettingError
+        As :func:`load_model`.
+    """
+    return compile_app_model(load_model(name, weights), MODELS[name])
 
 
 def compile_app_model(model: nn.Sequential, spec: ModelSpec) -> CompiledModel:

@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +24,7 @@ from flower_app.watchdog import Watchdog, kill_below, processes_below
 
 _START_SECONDS = 180.0
 _LEAVE_SECONDS = 15.0
+_SERVER_APPS = ("flwr-serverapp", "flwr-simulation")
 
 
 class RunFailed(CommandFailed):
@@ -135,6 +136,17 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def end_server_app(home: Path) -> None:
+    """End the ServerApps below a folder, without a word.
+
+    Nothing is lost: what a round pays and releases is durable before it is used.
+    """
+    for pid, command in processes_below(home).items():
+        if any(name in command for name in _SERVER_APPS):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def end_detached(home: Path) -> None:
     """Wait until what Flower detached from an ended process has left too, or end it.
 
@@ -180,6 +192,18 @@ def program(name: str) -> str:
     return str(beside) if beside.exists() else name
 
 
-def run_config(settings: dict[str, Any]) -> str:
-    """Settings as ``flwr run --run-config`` takes them."""
-    return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
+def write_run_config(settings: Mapping[str, Any], path: Path) -> Path:
+    """Write settings as the file that ``flwr run --run-config`` takes, whatever their text.
+
+    Returns
+    -------
+    Path
+        ``path``.
+    """
+    # JSON's text, numbers and truth values are TOML's as well, but for one control character.
+    lines = [
+        f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
+        for name, value in settings.items()
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

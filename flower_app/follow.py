@@ -9,13 +9,17 @@ import time
 from collections import deque
 from pathlib import Path
 
-from flower_app.flower_processes import RunFailed, program
+from flower_app.flower_processes import RunFailed, end_server_app, program
 from flower_app.outcomes import FOLDER_VARIABLE, Outcome, read_outcome
-from flower_app.results import closing_lines
+from flower_app.results import ResultsFolder, closing_lines
 
 _STARTED = re.compile(r"Successfully started run (\d+)")
+_START_SECONDS = 300.0
 _STREAM_SECONDS = 120.0
+_SILENCE_SECONDS = 30.0
 _STATUS_SECONDS = 2.0
+_STATUS_PATIENCE = 60.0
+_STATUS_TRIES = 5
 
 
 def follow(
@@ -48,14 +52,18 @@ def follow(
     stream = _Stream(command, environment)
     try:
         outcome = _wait(stream, outcomes, environment, connection)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:  # the second is how SIGTERM arrives
+        # At once, or rounds would go on being played and paid while the rest ends politely.
+        end_server_app(outcomes.parent)
         print(
-            "\nStopping. Flower's processes are ending, which takes up to half a minute; Ctrl-C "
-            "again ends them at once.",
+            "\nStopped. Flower's other processes are ending, which takes up to half a minute; "
+            "Ctrl-C again ends them at once.",
             file=sys.stderr,
         )
         if resumable and (how := _resumption(stream.outcome(outcomes))):
             print(how, file=sys.stderr)
+        if isinstance(ended, SystemExit):
+            raise
         return 130
     finally:
         stream.close()
@@ -77,6 +85,7 @@ class _Stream:
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self.run_id: int | None = None
+        self.heard = time.monotonic()
         self._latest: deque[str] = deque(maxlen=50)
         self._process = subprocess.Popen(
             command,
@@ -91,9 +100,15 @@ class _Stream:
         self._reader.start()
 
     def _show(self) -> None:
+        visible = True
         for line in self._process.stdout or ():
-            print(line, end="", flush=True)
+            self.heard = time.monotonic()
             self._latest.append(line)
+            try:
+                if visible:
+                    print(line, end="", flush=True)
+            except OSError:  # nobody reads any more; the run goes on all the same
+                visible = False
             if self.run_id is None and (started := _STARTED.search(line)):
                 self.run_id = int(started[1])
 
@@ -121,17 +136,29 @@ class _Stream:
 
 def _wait(stream: _Stream, outcomes: Path, environment: dict[str, str], connection: str) -> Outcome:
     """The outcome of a run, once its log has been shown or has fallen silent."""
-    deadline = None
+    begun = time.monotonic()
+    ended = None  # when the run was seen to have ended
     while not stream.ended:
         time.sleep(0.2)
         outcome = stream.outcome(outcomes)
+        now = time.monotonic()
         if outcome.state == "finished":
             # The log lags behind the run; what it ends with says that all of it was shown.
             if stream.has_shown(closing_lines(Path(outcome.folder))[-1]):
                 return outcome
-            deadline = deadline or time.monotonic() + _STREAM_SECONDS
-            if time.monotonic() > deadline:
-                return outcome
+        elif stream.run_id is None:
+            if now > begun + _START_SECONDS:
+                break
+            continue
+        elif outcome.state == "running" and ended is None:
+            if now < stream.heard + _SILENCE_SECONDS:
+                continue
+            stream.heard = now  # asked once for each such silence
+            if not _finished(stream.run_id, environment, connection):
+                continue
+        ended = ended or now
+        if now > ended + _STREAM_SECONDS:
+            return outcome
     if stream.run_id is None:
         raise RunFailed("Flower did not start the run; what went wrong stands above")
     while True:
@@ -144,27 +171,30 @@ def _wait(stream: _Stream, outcomes: Path, environment: dict[str, str], connecti
 
 
 def _finished(run_id: int, environment: dict[str, str], connection: str) -> bool:
-    """Whether Flower says that a run has ended, or can no longer say."""
-    told = subprocess.run(
-        [program("flwr"), "list", connection, "--run-id", str(run_id), "--format", "json"],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    try:
-        (run,) = json.loads(told.stdout)["runs"]
-        return str(run["status"]).startswith("finished")
-    except (ValueError, LookupError):
-        return True
+    """Whether Flower says that a run has ended, or has not been able to say for several tries."""
+    command = [program("flwr"), "list", connection, "--run-id", str(run_id), "--format", "json"]
+    for _ in range(_STATUS_TRIES):
+        try:
+            told = subprocess.run(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_STATUS_PATIENCE,
+                check=False,
+            )
+            (run,) = json.loads(told.stdout)["runs"]
+            return str(run["status"]).startswith("finished")
+        except (ValueError, LookupError, subprocess.TimeoutExpired):
+            time.sleep(_STATUS_SECONDS)
+    return True
 
 
 def _resumption(outcome: Outcome) -> str:
     """How to go on with a run that broke off; nothing where there is nothing to go on from."""
-    if not outcome.resumable:
+    folder = ResultsFolder(Path(outcome.folder))
+    finished = folder.file("metrics.json").exists()
+    if finished or not outcome.begun or not folder.checkpoint.exists():
         return ""
-    return (
-        "What was trained and paid so far is kept. To go on: "
-        f"python -m flower_app run resume={outcome.folder}"
-    )
+    return f"What was trained and paid so far is kept. To go on: {folder.resume_command}"

@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 from flower_app.data import DataError
 from flower_app.digits import SIDE, Grey
-from flower_app.pictures import laid
+from flower_app.pictures import from_16_bits, laid
 
 ARRAYS = (".npy", ".npz")
 TABLES = (".csv", ".tsv")
 _PIXELS = SIDE * SIDE
 _SHAPES = f"({SIDE}, {SIDE}), (n, {SIDE}, {SIDE}), (n, {_PIXELS}), or one picture (height, width)"
+_COLOURS = (3, 4)  # with transparency or without
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's
 _BESIDE = ("label", "class", "target", "digit", "y", "id", "index", "unnamed: 0", "")
 """Names of columns that hold no pixel."""
@@ -61,7 +62,8 @@ def _in_255(found: NDArray[np.generic]) -> tuple[Grey, list[str]]:
             "normalisation)"
         )
     if high > 255:
-        return values // 257, ["its 16 bits a pixel brought to 8"]
+        grey, note = from_16_bits(values)
+        return grey, [note]
     if 0 < high <= 1:
         return values * 255, ["its numbers from 0 to 1 read as black to white"]
     return values, []
@@ -70,6 +72,7 @@ def _in_255(found: NDArray[np.generic]) -> tuple[Grey, list[str]]:
 def _pictures(values: Grey, notes: list[str]) -> list[Grey]:
     """One picture or several, by the array's shape."""
     shape = values.shape
+    _refuse_other_orders(shape)
     if shape == (_PIXELS,) or (len(shape) == 2 and shape[1] == _PIXELS):
         return list(values.reshape(-1, SIDE, SIDE))
     if len(shape) == 2:
@@ -77,12 +80,41 @@ def _pictures(values: Grey, notes: list[str]) -> list[Grey]:
     if len(shape) == 3 and shape[2] in (1, 3, 4):
         return [_one_colour(values, notes)]
     if len(shape) == 3:
+        if shape[0] in _COLOURS:
+            notes.append(
+                f"its shape {shape} read as {shape[0]} grey pictures, not as one in colour"
+            )
         return list(values)
     if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4):
         values = np.moveaxis(values, 1, 3)
     if len(shape) == 4 and values.shape[3] in (1, 3, 4):
         return [_one_colour(each, notes) for each in values]
     raise DataError(f"holds an array of shape {shape}; give {_SHAPES}")
+
+
+def _refuse_other_orders(shape: tuple[int, ...]) -> None:
+    """Refuse an order of axes that would be taken for another one.
+
+    Raises
+    ------
+    DataError
+        If it is one; the message continues the file's name.
+    """
+    remedy = None
+    if len(shape) == 2 and shape[0] == _PIXELS != shape[1]:
+        remedy = (
+            f"transpose it to (n, {_PIXELS}), or, if it is one picture, give (1, height, width)"
+        )
+    elif len(shape) == 3 and shape[2] not in (1, 3, 4):
+        if shape[0] in _COLOURS and shape[1:] != (SIDE, SIDE):
+            remedy = (
+                "give (height, width, colours) for one picture in colour, or (n, height, width, 1) "
+                "for grey ones"
+            )
+        elif shape[0] == shape[1] != shape[2]:
+            remedy = "give (n, height, width), the number of pictures first"
+    if remedy is not None:
+        raise DataError(f"holds an array of shape {shape}, whose axes are not clear; {remedy}")
 
 
 def _one_colour(picture: Grey, notes: list[str]) -> Grey:

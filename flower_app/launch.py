@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.app_bundle import app_folder
-from flower_app.flower_processes import program, run_config, superlink
+from flower_app.flower_processes import program, superlink, write_run_config
 from flower_app.follow import follow
 from flower_app.resumption import with_settings_of_run
 from flower_app.settings import PATHS_OF_THE_SERVER, SettingError, Settings
@@ -52,6 +52,11 @@ def run(options: argparse.Namespace) -> int:
     if overrides.get("resume"):
         overrides = with_settings_of_run(overrides)
     settings = Settings.from_config(overrides)
+    if settings.deployed:
+        raise SettingError(
+            "deployed = true is wrong; this command simulates: see docs/deployment.md for "
+            "SuperNodes of your own, or try `python -m flower_app deploy-demo`"
+        )
     if options.nodes is None:
         options.nodes = settings.population or 1000
     for name, value in (("--nodes", options.nodes), ("--cpus", options.cpus)):
@@ -82,11 +87,19 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name.strip():
             raise SettingError(f"{pair!r} is not a setting; write name=value, as in model=cnn")
-        try:
-            settings[name.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            settings[name.strip()] = text
+        settings[name.strip()] = _value(name.strip(), text)
     return settings
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    meant_as_text = isinstance(getattr(Settings(), name.replace("-", "_"), None), str)
+    if isinstance(value, str) or (isinstance(value, bool | int | float) and not meant_as_text):
+        return value
+    return text
 
 
 def absolute_paths(settings: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +128,7 @@ def _submit(
     }
     command = [
         *(program("flwr"), "run", str(app_folder(home)), "local", "--stream"),
-        *("--run-config", run_config(overrides)),
+        *("--run-config", str(write_run_config(overrides, home / "run.toml"))),
         *("--federation-config", " ".join(f"{k}={v}" for k, v in federation.items())),
     ]
     return follow(command, environment, connection="local", resumable=True)

@@ -120,24 +120,24 @@ class NodePolicy:
         for key in config:
             near = difflib.get_close_matches(key.replace("_", "-"), NODE_KEYS, n=1, cutoff=0.8)
             if near and key not in NODE_KEYS:
-                raise _wrong(key, config[key], f"written {near[0]}")
-        data = _folder(config, "data-dir", "this node's data")
-        state = _folder(config, "state-dir", "the folder of this node's own ledgers")
+                raise wrong_key(key, config[key], f"written {near[0]}")
+        data = own_folder(config, "data-dir", "this node's data")
+        state = own_folder(config, "state-dir", "the folder of this node's own ledgers")
         name = config.get("dataset-name", str(data))
         if not (isinstance(name, str) and name.strip()):
-            raise _wrong("dataset-name", name, "a name for where this node's data comes from")
+            raise wrong_key("dataset-name", name, "a name for where this node's data comes from")
         delta = _number(config, "max-record-delta", 1e-5)
         if not 0 < delta < 1:
-            raise _wrong("max-record-delta", delta, "a number strictly between 0 and 1")
+            raise wrong_key("max-record-delta", delta, "a number strictly between 0 and 1")
         epsilon = _number(config, "max-record-epsilon", 3.0)
         if epsilon <= 0:
-            raise _wrong("max-record-epsilon", epsilon, "a positive number")
+            raise wrong_key("max-record-epsilon", epsilon, "a positive number")
         noise = _number(config, "min-record-noise", 0.0)
         if noise < 0:
-            raise _wrong("min-record-noise", noise, "a number of at least 0")
+            raise wrong_key("min-record-noise", noise, "a number of at least 0")
         unnoised = config.get("allow-unnoised-training", False)
         if not isinstance(unnoised, bool):
-            raise _wrong("allow-unnoised-training", unnoised, "true or false")
+            raise wrong_key("allow-unnoised-training", unnoised, "true or false")
         return cls(name.strip(), state, Budget(epsilon, delta), noise, unnoised)
 
     def check(self, protection: ClipOnly | ClipAndNoise, settings: Settings) -> None:
@@ -197,7 +197,14 @@ def _too_weak(asked: str, limit: str) -> Declined:
     )
 
 
-def _folder(config: Mapping[str, Any], key: str, what: str) -> Path:
+def own_folder(config: Mapping[str, Any], key: str, what: str) -> Path:
+    """A folder that the owner names in ``--node-config``, which may begin with ~.
+
+    Raises
+    ------
+    SettingError
+        If it is not named.
+    """
     folder = str(config.get(key, ""))
     if not folder:
         raise SettingError(
@@ -210,11 +217,12 @@ def _folder(config: Mapping[str, Any], key: str, what: str) -> Path:
 def _number(config: Mapping[str, Any], key: str, default: float) -> float:
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _wrong(key, value, "a finite number")
+        raise wrong_key(key, value, "a finite number")
     return float(value)
 
 
-def _wrong(key: str, value: object, what: str) -> SettingError:
+def wrong_key(key: str, value: object, what: str) -> SettingError:
+    """What a node's owner is told of a key."""
     return SettingError(
         f"{key} = {value!r} in this node's --node-config is wrong; it must be {what}"
     )

@@ -25,15 +25,15 @@ class Outcome:
     state : "running", "finished" or "failed"
     folder : str
         Its results folder, once there is one.
-    resumable : bool
-        Whether there is a checkpoint to go on from.
+    begun : bool
+        Whether training had begun: what ended the run before that would end it again.
     reason : str
         Why it failed, in one sentence.
     """
 
     state: Literal["running", "finished", "failed"] = "running"
     folder: str = ""
-    resumable: bool = False
+    begun: bool = False
     reason: str = ""
 
 

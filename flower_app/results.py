@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,6 +68,11 @@ class ResultsFolder:
         """The run configuration, as a file for ``flwr run``, that goes on with this run."""
         return self.file("resume.toml")
 
+    @property
+    def resume_command(self) -> str:
+        """What to type to go on with the run, from any folder."""
+        return f"python -m flower_app run {shlex.quote(f'resume={self.path}')}"
+
     def file(self, name: str) -> Path:
         """The path of a file in the folder."""
         return self.path / name
@@ -98,7 +104,11 @@ class ResultsFolder:
         temporary = self.path.parent / f".latest-{os.getpid()}"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.path.name)
-        temporary.replace(link)
+        try:
+            temporary.replace(link)
+        except OSError:  # somebody's folder of that name
+            temporary.unlink()
+            raise
 
 
 def results_root(settings: Settings) -> Path:
@@ -168,7 +178,7 @@ def trained_model(results: Path) -> tuple[str, Path]:
     if unfinished.checkpoint.exists() and not unfinished.file("metrics.json").exists():
         raise SettingError(
             f"{results} is the folder of a run that has not finished; if it broke off, go on with "
-            f"`python -m flower_app run resume={unfinished.path}`"
+            f"`{unfinished.resume_command}`"
         )
     try:
         name = json.loads((results / "config.json").read_text())["model"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.results import ResultsFolder
-from flower_app.settings import SettingError, Settings
+from flower_app.settings import SettingError, Settings, is_folder
 
 SOFTWARE = "software"
 """Where ``config.json`` says, beside the settings, which code the run was begun with."""
@@ -28,7 +28,7 @@ def with_settings_of_run(given: Mapping[str, Any]) -> dict[str, Any]:
     SettingError
         If the folder is not one to go on from, or a setting differs from that run's.
     """
-    folder = Path(str(given["resume"])).expanduser().resolve()
+    folder = _resolved(str(given["resume"]))
     kept = _kept_settings(folder)
     for name, value in given.items():
         if name not in _FREE and name in kept and value != kept[name]:
@@ -42,8 +42,14 @@ def software_of_run(folder: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def check_resumed(settings: Settings) -> None:
+def check_resumed(settings: Settings, *, population: int) -> None:
     """Refuse to go on with a run under other settings than its own.
+
+    Parameters
+    ----------
+    settings : Settings
+    population : int
+        N, which a simulation takes from its nodes where it is not set.
 
     Raises
     ------
@@ -52,10 +58,20 @@ def check_resumed(settings: Settings) -> None:
     """
     folder = Path(settings.resume)
     kept = _kept_settings(folder)
-    for name, value in settings.as_config().items():
-        if name not in _FREE and value != kept.get(name):
+    now = settings.as_config()
+    if not settings.deployed:
+        now["population"] = population
+    for name, value in now.items():
+        if name not in _FREE and value != kept[name]:
             how = f"give all of them: --run-config {ResultsFolder(folder).resumption}"
-            raise _differs(name, value, kept.get(name), folder, how)
+            raise _differs(name, value, kept[name], folder, how)
+
+
+def _resolved(text: str) -> Path:
+    try:
+        return Path(text).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SettingError(f"resume = {text!r} is wrong; {error}") from error
 
 
 def _differs(name: str, now: Any, before: Any, folder: Path, how: str) -> SettingError:
@@ -70,7 +86,7 @@ def _kept_settings(path: Path) -> dict[str, Any]:
     wrong = f"resume = {str(path)!r} is wrong; "
     if not path.is_absolute():
         raise SettingError(f"{wrong}it must be an absolute path")
-    if not path.is_dir():
+    if not is_folder(path):
         raise SettingError(f"{wrong}it must be the results folder of a run that broke off")
     if folder.file("metrics.json").exists():
         raise SettingError(f"{wrong}that run has finished; begin a new one")
@@ -93,4 +109,5 @@ def _kept_settings(path: Path) -> dict[str, Any]:
         raise SettingError(
             f"{wrong}what that run paid stood in the ledger {ledger}, which is missing: put it back"
         )
-    return kept
+    # A setting that the run's version did not have yet has its usual value.
+    return Settings().as_config() | kept

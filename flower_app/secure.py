@@ -11,8 +11,8 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from flower_app.node_policy import run_settings
-from flower_app.settings import SettingError, Settings
+from flower_app.node_policy import own_folder, run_settings, wrong_key
+from flower_app.settings import SECURE_AGGREGATION, SettingError, Settings
 from privacy.secure_aggregation import Adversary, ClientPolicy, Identity, ServerModel
 from strategies import (
     ClientMemory,
@@ -77,7 +77,7 @@ def _own(settings: Settings, context: Context) -> _Own | None:
         If a deployed node does not say what it needs.
     """
     node = context.node_config
-    mode = str(node.get("secure-aggregation", settings.secure_aggregation))
+    mode = _own_mode(node, settings)
     if mode == "off":
         return None
     if not settings.deployed:
@@ -90,8 +90,8 @@ def _own(settings: Settings, context: Context) -> _Own | None:
         policy = ClientPolicy(settings.minimum_cohort, adversary, pinned)
         return _Own(policy, identity, ContextMemory())
     minimum = int(_needed(node, "minimum-cohort", "the fewest clients in whose sum it takes part"))
-    adversary = _adversary(mode, float(node.get("corrupt", settings.corrupt)))
-    memory = FolderMemory(Path(_needed(node, "state-dir", "a folder of its own for its secrets")))
+    adversary = _own_adversary(mode, node, settings)
+    memory = FolderMemory(own_folder(node, "state-dir", "a folder of its own for its secrets"))
     norm, cap = (_pinned(node, name) for name in ("clipping-norm", "weight-cap"))
     if adversary.server is ServerModel.HONEST_BUT_CURIOUS:
         policy = ClientPolicy(minimum, adversary, clipping_norm=norm, weight_cap=cap)
@@ -101,6 +101,36 @@ def _own(settings: Settings, context: Context) -> _Own | None:
     pinned = _read_keys("identities", listed)
     policy = ClientPolicy(minimum, adversary, pinned, clipping_norm=norm, weight_cap=cap)
     return _Own(policy, Identity(private), memory)
+
+
+def _own_mode(node: Mapping[str, Any], settings: Settings) -> str:
+    """The owner's word; where there is none the run's, but no weaker than what the owner's imply.
+
+    A node with a ``minimum-cohort`` has its update hidden among so many, and one with pinned
+    ``identities`` wants that against a malicious server.
+    """
+    if "secure-aggregation" in node:
+        mode = node["secure-aggregation"]
+        if mode not in SECURE_AGGREGATION:
+            raise wrong_key("secure-aggregation", mode, f"one of {', '.join(SECURE_AGGREGATION)}")
+        return str(mode)
+    implied = "off"
+    if "minimum-cohort" in node:
+        implied = ServerModel.HONEST_BUT_CURIOUS.value
+    if "identities" in node or "identity" in node:
+        implied = ServerModel.MALICIOUS.value
+    return max(implied, settings.secure_aggregation, key=SECURE_AGGREGATION.index)
+
+
+def _own_adversary(mode: str, node: Mapping[str, Any], settings: Settings) -> Adversary:
+    """How many collude as the owner says; without a word the run's, at least the usual share."""
+    corrupt = node.get("corrupt", max(Adversary().corrupt, settings.corrupt))
+    if isinstance(corrupt, bool | str):
+        raise wrong_key("corrupt", corrupt, "a share of a round's clients, as a number")
+    try:
+        return _adversary(mode, float(corrupt))
+    except ValueError as error:
+        raise wrong_key("corrupt", corrupt, f"the share that may collude: {error}") from error
 
 
 def simulated_identity(partition: int) -> Identity:
@@ -150,7 +180,8 @@ def _read_keys(name: str, file: str) -> tuple[bytes, ...]:
             "hexadecimal, one a line"
         )
     try:
-        keys = tuple(bytes.fromhex(line) for line in Path(file).read_text().split())
+        lines = Path(file).expanduser().read_text().split()
+        keys = tuple(bytes.fromhex(line) for line in lines)
     except (OSError, ValueError) as error:
         raise SettingError(f"{name} = {file!r} is wrong; {error}") from error
     if not keys or any(len(key) != _KEY_BYTES for key in keys):

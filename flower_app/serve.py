@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.deploy_keys import make_certificates
-from flower_app.evaluator import start_evaluator
+from flower_app.evaluator import load_model, start_evaluator
 from flower_app.results import trained_model
 from flower_app.settings import SettingError
 from privacy.inference import EvaluatorFailed, EvaluatorPool, EvaluatorProcess
@@ -112,6 +112,7 @@ def run(options: argparse.Namespace) -> int:
         If an option, the folder or a file is wrong, or the port is taken.
     """
     name, weights = trained_model(options.results)
+    load_model(name, weights)  # what is wrong with it is said here, in one sentence
     limits = _limits(options)
     memory = None if options.worker_memory is None else options.worker_memory << 20
 

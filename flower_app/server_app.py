@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from flower_app.assembly import check_run, make_strategy, warn_of_few_clients
 from flower_app.data import Inputs, load_inputs, load_partitions
 from flower_app.encrypted import EncryptedTest, check_model_can_be_encrypted, run_encrypted_test
 from flower_app.encrypted_round import hold_encrypted_round, with_cost_of_round
+from flower_app.flower_processes import write_run_config
 from flower_app.model_specs import MODELS
 from flower_app.models import build_model
 from flower_app.outcomes import OutcomeFile
@@ -35,7 +37,7 @@ from flower_app.resumption import SOFTWARE, software_of_run
 from flower_app.settings import SettingError, Settings
 from flower_app.software import software
 from privacy.accounting import read_ledger
-from strategies import DPFedAvg, PrivacyReport, PrivateResult, SpentBudgetError
+from strategies import BudgetError, DPFedAvg, PrivacyReport, PrivateResult, SpentBudgetError
 
 app = ServerApp()
 
@@ -61,10 +63,10 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
     model = build_model(settings.model)
     if settings.encrypted_images or settings.encrypted_round:
         check_model_can_be_encrypted(model, MODELS[settings.model])
-    folder = folder_of_run(settings, context.run_id)
+    folder = folder_of_run(settings, context.run_id, population=size)
     outcome.tell(folder=str(folder.path))
     ledger = Path(settings.ledger or folder.ledger)
-    with OperatorLog(folder.operator_log), how_to_go_on(outcome, folder):
+    with OperatorLog(folder.operator_log):
         if settings.deployed and not settings.ledger:
             log(
                 WARNING,
@@ -73,49 +75,46 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
             )
         strategy = make_strategy(settings, size, ledger=ledger, checkpoint=folder.checkpoint)
         log(INFO, "Results: %s", folder.path)
-
         watch = Watch(settings, model, inputs, folder)
-        training_started = time.perf_counter()
-        try:
-            result = strategy.start(
-                grid,
-                initial_arrays=ArrayRecord(model.state_dict()),
-                num_rounds=settings.rounds,
-                timeout=settings.round_timeout,
-                evaluate_fn=watch.bound_to(strategy),
-            )
-        except SpentBudgetError as error:
-            text = str(error).replace("target_epsilon", "epsilon")
-            text = text.replace("noise_multiplier", "noise-multiplier")
-            raise SettingError(f"epsilon = {settings.epsilon:g} is spent; {text}") from error
-        training_seconds = time.perf_counter() - training_started
-        folder.write_model(result.arrays)
-        nodes_tested = None
-        if settings.encrypted_round and result.privacy is not None:
-            nodes_tested = hold_encrypted_round(
-                grid,
+        with how_to_go_on(outcome, folder):
+            training_started = time.perf_counter()
+            try:
+                result = strategy.start(
+                    grid,
+                    initial_arrays=ArrayRecord(model.state_dict()),
+                    num_rounds=settings.rounds,
+                    timeout=settings.round_timeout,
+                    evaluate_fn=watch.bound_to(strategy),
+                )
+            except BudgetError as error:
+                text = str(error).replace("target_epsilon", "epsilon")
+                text = text.replace("noise_multiplier", "noise-multiplier")
+                if isinstance(error, SpentBudgetError):
+                    text = f"epsilon = {settings.epsilon:g} is spent; {text}"
+                raise SettingError(text) from error
+            training_seconds = time.perf_counter() - training_started
+            folder.write_model(result.arrays)
+            nodes_tested = None
+            if settings.encrypted_round and result.privacy is not None:
+                nodes_tested = hold_encrypted_round(
+                    grid, settings, folder, population=size, ledger=ledger, run_id=context.run_id
+                )
+                result.privacy = with_cost_of_round(result.privacy, ledger)
+            finish(
                 settings,
-                population=size,
-                weights=folder.file("model.safetensors"),
+                folder,
+                inputs,
+                model,
+                result,
+                watch,
+                nodes_tested,
                 ledger=ledger,
-                run_id=context.run_id,
+                started=started,
+                training_seconds=training_seconds,
             )
-            result.privacy = with_cost_of_round(result.privacy, ledger)
-        finish(
-            settings,
-            folder,
-            inputs,
-            model,
-            result,
-            watch,
-            nodes_tested,
-            ledger=ledger,
-            started=started,
-            training_seconds=training_seconds,
-        )
 
 
-def folder_of_run(settings: Settings, run_id: int) -> ResultsFolder:
+def folder_of_run(settings: Settings, run_id: int, *, population: int) -> ResultsFolder:
     """The folder of the run to go on with, or a new one with its settings written down."""
     if settings.resume:
         folder = ResultsFolder(Path(settings.resume).resolve())
@@ -125,28 +124,28 @@ def folder_of_run(settings: Settings, run_id: int) -> ResultsFolder:
         return folder
     folder = ResultsFolder.create(settings, run_id)
     config = settings.as_config()
+    if not settings.deployed:
+        # As many as there were nodes: a run that goes on must have the same.
+        config["population"] = population
     folder.write_json("config.json", config | {SOFTWARE: software()})
-    how = config | {"resume": str(folder.path)}
-    # JSON's text, numbers and truth values are TOML's as well.
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in how.items()]
-    folder.resumption.write_text("\n".join(lines) + "\n")
+    write_run_config(config | {"resume": str(folder.path)}, folder.resumption)
     return folder
 
 
 @contextmanager
 def how_to_go_on(outcome: OutcomeFile, folder: ResultsFolder) -> Iterator[None]:
     """Say how to go on with a run that breaks off in the block after its first checkpoint."""
+    outcome.tell(begun=True)
     try:
         yield
     except BaseException:
         if folder.checkpoint.exists():
-            outcome.tell(resumable=True)
             log(
                 ERROR,
-                "The run broke off. What was trained and paid so far is kept. To go on: "
-                "python -m flower_app run resume=%s, or: flwr run . --stream --run-config %s",
-                folder.path,
-                folder.resumption,
+                "The run broke off. What was trained and paid so far is kept. To go on: %s, or: "
+                "flwr run . --stream --run-config %s",
+                folder.resume_command,
+                shlex.quote(str(folder.resumption)),
             )
         raise
 
@@ -186,6 +185,7 @@ class Watch:
         self._images = torch.from_numpy(self.inputs.validation())
         self._labels = torch.tensor(self.inputs.dataset.validation.labels)
         self._pace = Pace(self.settings.rounds)
+        self._latest = False
         self._before: npt.NDArray[np.float64] | None = None
         self._velocity: npt.NDArray[np.float64] | None = None
         if self.settings.resume:
@@ -218,15 +218,19 @@ class Watch:
         self.folder.write_json(
             "progress.json", {"accuracy": self.accuracy, "update_norms": self.update_norms}
         )
-        self.folder.become_latest()
+        if not self._latest:
+            self._latest = True
+            point_latest(self.folder)
 
     def _recall(self) -> None:
         try:
             told = json.loads(self.folder.file("progress.json").read_text())
-        except FileNotFoundError:
+            self.accuracy = {int(number): float(v) for number, v in told["accuracy"].items()}
+            norms = {int(number): float(v) for number, v in told["update_norms"].items()}
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            log(WARNING, "What the run's pictures showed of its first rounds is lost: %s", error)
             return
-        self.accuracy = {int(number): value for number, value in told["accuracy"].items()}
-        self.update_norms = {int(number): v for number, v in told["update_norms"].items()}
+        self.update_norms = norms
 
     def _follow(self, number: int, arrays: ArrayRecord) -> None:
         """Take the round's noisy average back out of two models and the known momentum."""
@@ -240,6 +244,14 @@ class Watch:
                 self.update_norms[number] = float(np.linalg.norm(update))
             self._velocity = velocity
         self._before = flat
+
+
+def point_latest(folder: ResultsFolder) -> None:
+    """Let ``latest`` point at a run; a run does not end because something else has that name."""
+    try:
+        folder.become_latest()
+    except OSError as error:
+        log(WARNING, "%s cannot point at this run: %s", folder.path.parent / "latest", error)
 
 
 def accuracy(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:
@@ -311,7 +323,7 @@ def finish(
     pictures = draw(settings, folder, inputs, report, watch, encrypted)
     write_report(folder, metrics, settings.as_config(), pictures)
     folder.level_times()
-    folder.become_latest()
+    point_latest(folder)
     for line in closing_lines(folder.path):
         log(INFO, line)
 

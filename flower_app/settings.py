@@ -286,16 +286,16 @@ class Settings:
             for name in ("weight_cap", "total_weight"):
                 self._need(name, getattr(self, name) > 0, "positive where weighting = 'capped'")
         if self.data_dir:
-            self._need("data_dir", Path(self.data_dir).is_dir(), "a folder that exists")
+            self._need("data_dir", is_folder(Path(self.data_dir)), "a folder that exists")
+        if self.identities:
+            self._need("identities", self.deployed, "left out in a simulation")
         if self.population_file:
             self._need("population_file", self.deployed, "left out in a simulation")
-            self._need(
-                "population_file", Path(self.population_file).is_file(), "a file that exists"
-            )
+            self._need("population_file", is_file(Path(self.population_file)), "a file that exists")
         if self.resume:
             self._need(
                 "resume",
-                Path(self.resume).is_dir(),
+                is_folder(Path(self.resume)),
                 "the results folder of a run that broke off (not a file in it)",
             )
         return self
@@ -313,6 +313,22 @@ class Settings:
             if getattr(self, name) < 0 or (getattr(self, name) == 0 and name != "server_momentum")
         }
         return replace(self, **unset)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; a name that no file system takes is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file system takes is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -66,6 +66,8 @@ def _git(*arguments: str) -> str | None:
         done = subprocess.run(
             ["git", *arguments],  # noqa: S607 - the user's own git
             cwd=_ROOT,
+            # Of this clone, whatever repository the caller's environment speaks of.
+            env={k: v for k, v in os.environ.items() if not k.startswith("GIT_")},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -46,6 +46,10 @@ def run(options: argparse.Namespace) -> int:
         else:
             for caller in tokens.callers():
                 print(f"{caller.name}\t{caller.role}")
-    except (TokenFileError, OSError) as error:
+    except TokenFileError as error:
         raise SettingError(str(error)) from error
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise SettingError(f"{options.file} cannot be used: {error.strerror}") from error
     return 0

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from strategies import _neighbours as _neighbours  # isort: skip  # before what it checks
+from strategies._spending import BudgetError as BudgetError
 from strategies._spending import SpentBudgetError as SpentBudgetError
 from strategies._watch import NoUsableReplyError as NoUsableReplyError
 from strategies.checkpoint import Checkpoint as Checkpoint

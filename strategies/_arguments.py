@@ -11,6 +11,8 @@ from typing import Any
 
 from flwr.supercore.utils import get_flwr_home
 
+from privacy.accounting import Budget
+
 
 def number(name: str, value: Any) -> float:
     """A finite real number as a float; numpy's are numbers too, text and True are not.
@@ -48,6 +50,23 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return operator.index(value)
+
+
+def delta(name: str, value: Any) -> float:
+    """A δ that can be accounted, as ``privacy.accounting`` judges it.
+
+    Raises
+    ------
+    TypeError
+        If it is no number.
+    ValueError
+        If it is out of range.
+    """
+    value = number(name, value)
+    try:
+        return Budget(1.0, value).delta
+    except ValueError as error:
+        raise ValueError(f"{name} is out of range: {error}") from None
 
 
 def one_of(name: str, value: Any, kinds: tuple[type, ...], give: str) -> None:

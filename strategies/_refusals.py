@@ -126,3 +126,4 @@ def check_needs_no_single_reply(
             f"secure_aggregation.minimum is {secure.minimum}, but a round draws "
             f"{expected_cohort:g} clients on average: lower it, or draw more"
         )
+    secure.check_opens(expected_cohort)

@@ -30,8 +30,8 @@ EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 class AccountedRun(Strategy):
     """A strategy whose ``start`` calibrates, accounts, keeps checkpoints and stops in time.
 
-    What a round does is the subclass's: Flower's hooks, ``_calibrate``, ``_settings``,
-    ``_fresh_state``, ``_connected`` and ``report``.
+    What a round does is the subclass's: Flower's hooks, ``_calibrate``, ``_check_first_round``,
+    ``_settings``, ``_fresh_state``, ``_connected`` and ``report``.
     """
 
     _state: RunState
@@ -45,7 +45,11 @@ class AccountedRun(Strategy):
 
     @abstractmethod
     def _calibrate(self, initial: ArrayRecord, rounds: int) -> None:
-        """Find the noise with which so many rounds fit the budget, or stop the run."""
+        """Find the noise with which so many rounds fit the budget, or refuse the run."""
+
+    @abstractmethod
+    def _check_first_round(self, arrays: ArrayRecord, rounds: int) -> None:
+        """Refuse a run that can play no round, and warn where it cannot play all of them."""
 
     @abstractmethod
     def _settings(self) -> str:
@@ -107,10 +111,11 @@ class AccountedRun(Strategy):
         TypeError
             If an argument is of the wrong kind; nothing was spent.
         ValueError
-            If no noise fits the budget in ``num_rounds`` rounds, or the checkpoint to resume
-            from is of another run.
-        SpentBudgetError
-            If what earlier runs have left of the budget buys little but noise.
+            If the checkpoint to resume from is of another run.
+        BudgetError
+            If the budget has no room for the first round with the noise multiplier given, or for
+            ``num_rounds`` rounds with any noise; nothing was spent. A ``SpentBudgetError`` where
+            that is what earlier runs have left of it, or where it buys little but noise.
         NoUsableReplyError
             If clients were asked and no reply could ever be used.
         """
@@ -155,6 +160,7 @@ class AccountedRun(Strategy):
     ) -> PrivateResult:
         self._connected(grid)  # refuses a population that has no place for all
         arrays, first = self._begin(initial_arrays, num_rounds)
+        self._check_first_round(arrays, num_rounds - first + 1)
         log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, num_rounds)
         self.summary()
         self._say_noise(arrays, num_rounds)
@@ -215,7 +221,7 @@ class AccountedRun(Strategy):
         return self._state.restore(self._resumed, initial), self._resumed.round + 1
 
     def _keep(self, number: int, arrays: ArrayRecord) -> None:
-        if self.checkpoint is None or self._state.noise_multiplier is None:
+        if self.checkpoint is None:
             return
         kept = self._state.checkpoint(
             number,

@@ -18,8 +18,12 @@ from privacy.accounting import (
 )
 
 
-class SpentBudgetError(ValueError):
-    """A run for which earlier ones have left so little of the budget that it would be noise."""
+class BudgetError(ValueError):
+    """A run that does not begin, since its budget has no room for a round that teaches."""
+
+
+class SpentBudgetError(BudgetError):
+    """The same, where earlier runs have spent the budget, or so much that noise would be left."""
 
 
 class Spending:
@@ -68,7 +72,7 @@ class Spending:
         self._delta = delta
         self.budget = budget
         self._private = private
-        self._reserved = tuple(reserved)
+        self.reserved = tuple(reserved)
         self.ledger = self._open(at_least)
 
     def _open(self, at_least: Position | None = None) -> Ledger:
@@ -112,26 +116,36 @@ class Spending:
         """Whether these events still fit the budget, and leave what is reserved."""
         if self.budget is None:
             return True
-        paid = [record.event for record in self.ledger.records]
-        total = epsilon(
-            [*paid, *due, *self._reserved],
-            delta=self._delta,
-            accountant=self._accountant,
-            adjacency=self._adjacency,
-        )
-        return total <= self.budget.epsilon
+        return self.epsilon_with(due) <= self.budget.epsilon
+
+    def epsilon_with(self, due: Iterable[Event]) -> float:
+        """ε of everything paid so far, with these events and what is reserved."""
+        return self._together([*(record.event for record in self.ledger.records), *due])
+
+    def rounds_affordable(self, round_: Sequence[Event], most: int) -> int:
+        """How many rounds that each cost these events still fit the budget, up to ``most``."""
+        if self.affordable([*round_] * most):
+            return most
+        fitting, beyond = 0, most
+        while beyond - fitting > 1:
+            middle = (fitting + beyond) // 2
+            if self.affordable([*round_] * middle):
+                fitting = middle
+            else:
+                beyond = middle
+        return fitting
 
     def affordable_alone(self, due: Iterable[Event]) -> bool:
         """Whether these events would fit the budget if no earlier run had paid anything."""
-        if self.budget is None:
-            return True
-        total = epsilon(
-            [*due, *self._reserved],
+        return self.budget is None or self._together(due) <= self.budget.epsilon
+
+    def _together(self, events: Iterable[Event]) -> float:
+        return epsilon(
+            [*events, *self.reserved],
             delta=self._delta,
             accountant=self._accountant,
             adjacency=self._adjacency,
         )
-        return total <= self.budget.epsilon
 
     def pay(self, event: Event, *, run: str, number: int) -> None:
         """Write an event of a round down; it is durable when this returns.
@@ -178,8 +192,10 @@ class Spending:
 
         Raises
         ------
+        BudgetError
+            If the budget was never large enough.
         ValueError
-            If there is no budget, or it was never large enough.
+            If there is no budget.
         """
         if self.budget is None:  # the strategy's constructor has seen to it
             raise ValueError("target_epsilon is not set")
@@ -193,10 +209,10 @@ class Spending:
                 spent=[
                     *(record.event for record in self.ledger.records),
                     *besides,
-                    *self._reserved,
+                    *self.reserved,
                 ],
             )
-        except ValueError:
+        except ValueError as error:
             if not self.ledger.records:
-                raise
+                raise BudgetError(str(error)) from error
             return None

@@ -103,10 +103,23 @@ class AskedInVain:
         self._population = population
         self._asked: set[int] = set()
         self._dropped: set[int] = set()
+        self._excused = False
         self.any_used = False
 
-    def add(self, round_: Gathered) -> bool:
-        """Note a round, and tell whether with it too many were asked in vain to go on."""
+    def add(self, round_: Gathered, *, moved: bool = False) -> bool:
+        """Note a round, and tell whether with it too many were asked in vain to go on.
+
+        Parameters
+        ----------
+        round_ : Gathered
+            What came of it.
+        moved : bool
+            Whether it moved the model all the same, by noise. Then whoever refused that model has
+            no more reason to, so it does not count, unless the round before it was such a one.
+        """
+        excused, self._excused = moved and not self._excused, moved
+        if excused:
+            return False
         if round_.used:
             self._asked.clear()
             self._dropped.clear()

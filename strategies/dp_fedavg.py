@@ -49,7 +49,7 @@ from strategies._replies import Template, TrainReply, read_metrics
 from strategies._round import Asked, Multipliers, TrainRound, collect, share_multiplier
 from strategies._run import AccountedRun
 from strategies._run_state import RunState, settings_text
-from strategies._spending import Spending, SpentBudgetError
+from strategies._spending import BudgetError, Spending, SpentBudgetError
 from strategies._watch import AskedInVain, NoUsableReplyError, RunWatch
 from strategies.checkpoint import Checkpoint
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
@@ -116,9 +116,9 @@ class DPFedAvg(AccountedRun):
         If left out, it is calibrated in ``start`` so that all rounds fit ``target_epsilon``.
     target_epsilon : float, optional
         The budget of the population over all runs. A round that would pass it is not begun: the
-        remaining rounds send nothing, and the result says so. Where ``start`` calibrates the
-        noise and earlier runs have left so little that it would have to be ten times that of a
-        first run, the run is refused.
+        remaining rounds send nothing, and the result says so. A run whose first round would pass
+        it is refused by ``start``, as is one for which earlier runs have left so little that
+        calibrated noise would have to be ten times that of a first run.
     reserve : sequence of Event
         What will be paid from that budget after training, as ``EncryptedRound.event`` tells it;
         the rounds leave room for it.
@@ -224,7 +224,7 @@ class DPFedAvg(AccountedRun):
         ledger = _arguments.file_path("ledger", ledger)
         checkpoint = None if checkpoint is None else _arguments.file_path("checkpoint", checkpoint)
         resume = None if resume is None else _arguments.file_path("resume", resume)
-        target_delta = _arguments.number("target_delta", target_delta)
+        target_delta = _arguments.delta("target_delta", target_delta)
         iterate_average = _arguments.number("iterate_average", iterate_average)
         fraction_evaluate = _arguments.number("fraction_evaluate", fraction_evaluate)
         if noise_multiplier is not None:
@@ -266,8 +266,6 @@ class DPFedAvg(AccountedRun):
             self.mechanism.account(noise_multiplier=noise_multiplier, sampling=sampling)
         self._given_noise_multiplier = noise_multiplier
         self._state = self._fresh_state()
-        if not 0 < target_delta < 1:
-            raise ValueError(f"target_delta must lie strictly between 0 and 1, got {target_delta}")
         self.target_delta = target_delta
         budget = None if target_epsilon is None else Budget(target_epsilon, target_delta)
         if not 0 <= iterate_average < 1:
@@ -454,23 +452,26 @@ class DPFedAvg(AccountedRun):
         self._measure(initial)
         if self._state.noise_multiplier is not None:
             return
-        if self._presence.delta * rounds >= self.target_delta:
+        secure = self.secure_aggregation
+        if secure is not None and self._presence.delta * rounds >= self.target_delta:
+            allowed = self.target_delta / rounds
+            dropouts = secure.other_dropouts(self._register.size, self.sampling, allowed)
             raise ValueError(
                 f"each round is charged {self._presence.delta:.2g} of δ because one client's "
                 f"presence can decide whether it opens, so {rounds} rounds pass target_delta = "
                 f"{self.target_delta:g}: lower secure_aggregation's minimum or client_dropout, "
-                "raise its dropout, or draw more clients"
+                f"{dropouts}or draw more clients"
             )
         besides = [*self._evaluate_events(), self._presence]
         self._state.noise_multiplier = self._spending.calibrate(
             self.sampling, rounds=rounds, release=self._train_release, besides=besides * rounds
         )
         if self._state.noise_multiplier is None:
-            self._stop(
+            raise SpentBudgetError(
                 f"no noise is enough for {rounds} more rounds within {self._budget_text()}, of "
-                f"which earlier runs have paid ε = {self.epsilon():.6g}"
+                f"which {self._paid_text()}. Raise target_epsilon; or, for other clients, give a "
+                "ledger of their own"
             )
-            return
         self._check_what_is_left(self._state.noise_multiplier, initial, rounds)
 
     def _check_what_is_left(self, z: float, initial: ArrayRecord, rounds: int) -> None:
@@ -489,8 +490,7 @@ class DPFedAvg(AccountedRun):
             return self._spending.affordable_alone(due * rounds)
 
         left = (
-            f"earlier runs on the ledger {self._spending.ledger.path} have paid ε = "
-            f"{self.epsilon():.6g} of {self._budget_text()}; what is left buys {rounds} rounds "
+            f"{self._paid_text()} of {self._budget_text()}; what is left buys {rounds} rounds "
             f"with noise_multiplier = {z:.3g}, on each average "
             f"{self._noise_beside_norm(initial):.3g} times the clipping norm"
         )
@@ -503,6 +503,76 @@ class DPFedAvg(AccountedRun):
         if bought_alone(_WARNED):
             log(WARNING, "%s, more than %d times the noise of a first run.", left, _WARNED)
 
+    def _check_first_round(self, arrays: ArrayRecord, rounds: int) -> None:
+        """Refuse a run that can play no round, and warn where it cannot play all of them.
+
+        A run that was resumed after its first round has a model to keep: it is not refused.
+
+        Raises
+        ------
+        SpentBudgetError
+            If not one round fits what earlier runs have left of the budget.
+        BudgetError
+            If not one round fits the whole of it.
+        """
+        if self._spending.budget is None or rounds < 1:
+            return
+        self._measure(arrays)
+        due = [*self._train_events(), *self._evaluate_events()]
+        fitting = self._spending.rounds_affordable(due, rounds)
+        if fitting == rounds:
+            return
+        given = f"noise_multiplier is {self.noise_multiplier:.6g}, with which"
+        if fitting or self.epsilon_by_round:
+            log(
+                WARNING,
+                "%s only %d of %d rounds fit what is left of %s: the run ends after them.",
+                given,
+                fitting,
+                rounds,
+                self._budget_text(),
+            )
+            return
+        needed = self._spending.epsilon_with(due)
+        reserved = ", with what is reserved for after training" if self._spending.reserved else ""
+        remedies = self._noise_needed(rounds)
+        if math.isfinite(needed):
+            remedies.append(f"raise target_epsilon to {_rounded_up(needed)} or more")
+        if self._spending.ledger.records:
+            remedies.append("for other clients, give a ledger of their own")
+            paid = f", of which {self._paid_text()}"
+        else:
+            paid = ""
+        raise (SpentBudgetError if paid else BudgetError)(
+            f"{given} not one round fits {self._budget_text()}{paid}: the first would bring ε to "
+            f"{needed:.6g}{reserved}. The run was not begun: "
+            f"{'; or '.join(remedies) or 'neither more noise nor a larger ε helps at this δ'}"
+        )
+
+    def _noise_needed(self, rounds: int) -> list[str]:
+        """With which z all rounds would fit what is left, and with which one would."""
+        besides = [*self._evaluate_events(), self._presence]
+        remedies = []
+        for number, words in ({rounds: f"all {rounds} rounds"} | {1: "one round"}).items():
+            try:
+                z = self._spending.calibrate(
+                    self.sampling,
+                    rounds=number,
+                    release=self._train_release,
+                    besides=besides * number,
+                )
+            except BudgetError:
+                z = None
+            if z is not None:
+                remedies.append(f"give a noise_multiplier of {_rounded_up(z)} or more for {words}")
+        return remedies
+
+    def _paid_text(self) -> str:
+        return (
+            f"earlier runs on the ledger {self._spending.ledger.path} have paid ε = "
+            f"{self.epsilon():.6g}"
+        )
+
     def _noise_beside_norm(self, arrays: ArrayRecord) -> float:
         """How long the noise on a round's average is, z·√d/(q·W), in clipping norms S."""
         size = sum(array.size for array in Template(arrays).arrays)
@@ -510,8 +580,6 @@ class DPFedAvg(AccountedRun):
 
     def _say_noise(self, arrays: ArrayRecord, rounds: int) -> None:
         warn_of_large_delta(self.target_delta, self._register.size)
-        if self._state.noise_multiplier is None:
-            return
         noise = self._noise_beside_norm(arrays)
         log(
             INFO,
@@ -753,12 +821,15 @@ class DPFedAvg(AccountedRun):
         self._pay(this.number, *self._train_events())
         update = this.release()
         self.epsilon_by_round[this.number] = self.epsilon()
-        in_vain = self._train_in_vain.add(this.gathered)
+        moved = this.aborted and update is not None
+        in_vain = self._train_in_vain.add(this.gathered, moved=moved)
         if this.aborted:
             self._state.aborted.append(this.number)
             self._watch.once(
-                "A round opened nothing, since too few of its clients saw it through. It is paid, "
-                "and teaches the model nothing; result.privacy lists all such rounds."
+                "A round opened nothing: too few of its clients saw it through, or no plan "
+                "withstands the adversary and the dropouts with those who answered; the operator's "
+                "log says which. It is paid, and teaches the model nothing; result.privacy lists "
+                "all such rounds."
             )
             if in_vain:
                 self._stop(self._why_in_vain(this.number))
@@ -854,6 +925,11 @@ class DPFedAvg(AccountedRun):
 
     def _connected(self, grid: Grid) -> int:
         return len(self._located(grid)[0])
+
+
+def _rounded_up(value: float) -> str:
+    """A bound that still holds as it is printed."""
+    return f"{math.ceil(value * 1e4) / 1e4:.4f}"
 
 
 def _addressed(content: RecordDict, message_type: str, nodes: Iterable[int]) -> list[Message]:

@@ -114,11 +114,9 @@ class EncryptedRound:
         images = _arguments.whole("images", images)
         max_bytes = _arguments.whole("max_bytes", max_bytes)
         workers = None if workers is None else _arguments.whole("workers", workers)
-        target_delta = _arguments.number("target_delta", target_delta)
+        target_delta = _arguments.delta("target_delta", target_delta)
         if target_epsilon is not None:
             target_epsilon = _arguments.number("target_epsilon", target_epsilon)
-        if not 0 < target_delta < 1:
-            raise ValueError(f"target_delta must lie strictly between 0 and 1, got {target_delta}")
         if isinstance(metrics, NoisedMetrics):
             if dict(metrics.ranges) != RANGES:
                 raise ValueError("metrics has other ranges; take noised_accuracy(noise_multiplier)")

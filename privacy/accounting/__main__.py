@@ -207,6 +207,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", metavar="FILE", help="the ledger")
     command.add_argument("--delta", type=float, required=True, help="e.g. 1e-5")
     command.set_defaults(answer=_ledger)
+    for each in commands.choices.values():
+        each.allow_abbrev = False  # a slip of the pen is not the option that it begins like
     return parser
 
 

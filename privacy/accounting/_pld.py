@@ -180,7 +180,7 @@ def _solve(
         weights = np.exp(log_scale - tilt * losses)
         backwards = (mass * weights)[::-1]
         # For ε in (loss k − interval, loss k]: δ(ε) ≤ above[k] − exp(ε − loss k)·discounted[k].
-        errors = rounding * weights * math.exp(tilt * interval)
+        errors = rounding * np.exp(log_scale - tilt * (losses - interval))
         above = errors + (1 + inflation) * (infinite + np.cumsum(backwards)[::-1])
         discounted = lfilter([1.0], [1.0, -math.exp(-interval)], backwards)[::-1]
         within = np.flatnonzero(above - (1 - inflation) * discounted <= delta)

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ Events = (
     | Mapping[AdditiveDelta, int]
     | Mapping[Repeated, int]
 )
+_SMALLEST_DELTA = sys.float_info.min  # what is below has lost digits, and its inverse overflows
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Budget:
     Parameters
     ----------
     epsilon, delta : float
-        ε > 0 and δ in (0, 1).
+        ε > 0 and δ in (0, 1), of at least 2.3·10⁻³⁰⁸.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def epsilon(
         What was released, in any order; a mapping says how often. Equal events are composed at
         once, so a thousand equal rounds cost one composition.
     delta : float
-        δ in (0, 1).
+        δ in (0, 1), at least 2.3·10⁻³⁰⁸.
     accountant : "pld" or "rdp", optional
         Privacy loss distributions (the tightest) or Rényi. By default "pld", or "rdp" where
         only that can express an event (a cohort of fixed size).
@@ -116,7 +118,7 @@ def epsilon(
     charged += completed * OVERFLOW_DELTA
     if charged > 0:
         delta = math.nextafter(delta - math.nextafter(charged, math.inf), 0.0)
-    if delta <= 0 or any(release.noise_multiplier == 0 for release in releases):
+    if delta < _SMALLEST_DELTA or any(release.noise_multiplier == 0 for release in releases):
         return math.inf
     if not releases:
         return 0.0
@@ -241,7 +243,7 @@ def count_events(events: Events) -> Counter[Event]:
 
 
 def check_delta(delta: float) -> None:
-    """Refuse a δ outside (0, 1).
+    """Refuse a δ outside (0, 1), or one that is too small for doubles to account.
 
     Raises
     ------
@@ -252,6 +254,11 @@ def check_delta(delta: float) -> None:
         raise ValueError(
             f"delta is {delta!r}; it must lie strictly between 0 and 1, and should be well "
             "below one over the population"
+        )
+    if delta < _SMALLEST_DELTA:
+        raise ValueError(
+            f"delta is {delta!r}; below {_SMALLEST_DELTA:.3g} it cannot be accounted: well below "
+            "one over the population is enough"
         )
 
 

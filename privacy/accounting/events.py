@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 
+# Squares and inverse squares of what is between them, summed over many events, fit a double.
+_SMALLEST, _LARGEST = 1e-100, 1e100
+
 
 class Adjacency(StrEnum):
     """Which two populations the guarantee calls neighbours."""
@@ -33,12 +36,12 @@ class Poisson:
     Parameters
     ----------
     rate : float
-        The sampling rate q in (0, 1].
+        The sampling rate q in (0, 1], at least 10⁻¹⁰⁰.
 
     Raises
     ------
     ValueError
-        If ``rate`` is not in (0, 1].
+        If ``rate`` is not in (0, 1], or too small for doubles to account.
     """
 
     kind: ClassVar[str] = "poisson"
@@ -49,6 +52,11 @@ class Poisson:
             raise ValueError(
                 f"rate is {self.rate!r}; a Poisson sampling rate lies in (0, 1]: "
                 "give the expected cohort divided by the population"
+            )
+        if self.rate < _SMALLEST:
+            raise ValueError(
+                f"rate is {self.rate!r}; below {_SMALLEST:g} it cannot be accounted, and draws "
+                "nobody: give the expected cohort divided by the population"
             )
 
 
@@ -104,7 +112,8 @@ class GaussianRelease:
     noise_multiplier : float
         z: the noise's standard deviation is z·S where one client contributes a vector of norm
         at most S to the sum. The same number whatever the adjacency: under replace-one the
-        accountant itself is given z/2. Zero is allowed and costs ε = ∞.
+        accountant itself is given z/2. Zero is allowed and costs ε = ∞; what is not zero lies
+        in [10⁻¹⁰⁰, 10¹⁰⁰].
     sampling : Poisson, Full or FixedSize
         How the cohort was drawn. ``Full()`` also describes a noised metric that is asked of
         everyone, or any release that claims no amplification.
@@ -114,7 +123,8 @@ class GaussianRelease:
     TypeError
         If ``sampling`` is none of the three, or ``noise_multiplier`` not a number.
     ValueError
-        If ``noise_multiplier`` is negative or not finite.
+        If ``noise_multiplier`` is negative or not finite, or so small or large that doubles
+        cannot account for it.
 
     Notes
     -----
@@ -131,6 +141,12 @@ class GaussianRelease:
         if not (math.isfinite(z) and z >= 0):
             raise ValueError(
                 f"noise_multiplier is {self.noise_multiplier!r}; it must be finite and at least 0"
+            )
+        if z and not _SMALLEST <= z <= _LARGEST:
+            raise ValueError(
+                f"noise_multiplier is {self.noise_multiplier!r}; it cannot be accounted outside of "
+                f"[{_SMALLEST:g}, {_LARGEST:g}], unless it is 0, which is no noise: useful values "
+                "lie between 0.1 and 100"
             )
         if not isinstance(self.sampling, Poisson | Full | FixedSize):
             raise TypeError(

@@ -89,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _common(command)
     command.set_defaults(answer=_scores)
+    for each in commands.choices.values():
+        each.allow_abbrev = False  # a slip of the pen is not the option that it begins like
     return parser
 
 

@@ -11,6 +11,7 @@ from privacy.inference.compiled import CompiledModel
 from privacy.inference.decision import decide
 from privacy.inference.evaluator import BlindEvaluator, Evaluator
 from privacy.inference.owner import ThrowAwayOwner
+from privacy.inference.release import ClassOnly
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def certify(
     Raises
     ------
     ValueError
-        If there is no image, or not one label an image, or a label is none of the classes.
+        If there is no image, or not one label an image, or a label is none of the classes, or
+        no logit can reach the threshold.
     """
     x, right = np.asarray(inputs, dtype=np.float64), np.asarray(labels)
     if len(x) == 0 or right.shape != (len(x),):
@@ -95,6 +97,7 @@ def certify(
             f"inputs hold {len(x)} images and labels have shape {right.shape}; give one each"
         )
     plan = compiled.plan
+    ClassOnly(threshold).check(plan)  # an owner could not ask with it either
     if not bool(np.isin(right, np.arange(plan.classes)).all()):
         raise ValueError(
             f"labels hold {sorted(set(right.tolist()))[:5]} and the like; the model decides "

@@ -1,6 +1,7 @@
 """From logits to classes: the largest of several, or one logit against a threshold."""
 
-import math
+import sys
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,5 +50,10 @@ def check_threshold(threshold: float) -> None:
     ValueError
         If it is not.
     """
-    if isinstance(threshold, bool) or not math.isfinite(threshold):
-        raise ValueError(f"threshold is {threshold}; give a finite number")
+    given: object = threshold
+    if (
+        isinstance(given, bool)
+        or not isinstance(given, Real)
+        or not abs(threshold) <= sys.float_info.max
+    ):
+        raise ValueError(f"threshold is {threshold!r}; give a finite number")

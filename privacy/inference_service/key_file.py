@@ -73,7 +73,7 @@ class KeyFile:
     Raises
     ------
     KeyFileError
-        If the passphrase is empty.
+        If the passphrase is empty or no text; on entry, if the file's folder cannot be used.
     KeyFileInUseError
         On entry, if another process uses the file.
     """
@@ -82,19 +82,30 @@ class KeyFile:
         if not passphrase:
             raise KeyFileError("the passphrase is empty; give one, or use one-time keys")
         self._path = Path(path)
-        self._passphrase = passphrase.encode()
+        try:
+            self._passphrase = passphrase.encode()
+        except UnicodeEncodeError:
+            # Not chained: the error holds the passphrase.
+            raise KeyFileError(
+                "the passphrase holds bytes that are no UTF-8 text; give one that is typed in a "
+                "UTF-8 locale, or of plain letters"
+            ) from None
         self._salt = secrets.token_bytes(16)
         self._cipher: AESGCM | None = None
         self._lock = FileLock(f"{path}.lock", timeout=0, mode=0o600)
 
     def __enter__(self) -> Self:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
             raise KeyFileInUseError(
                 f"another process uses {self._path}; wait for it, or use another file, or one-time "
                 "keys"
+            ) from error
+        except OSError as error:
+            raise KeyFileError(
+                f"{self._path} cannot be used: {error.strerror}; name a file in a folder of yours"
             ) from error
         return self
 
@@ -144,7 +155,7 @@ class KeyFile:
 
         Raises
         ------
-        OSError
+        KeyFileError
             If it cannot be written; the file is as it was.
         """
         if self._cipher is None:
@@ -157,7 +168,10 @@ class KeyFile:
             "state": base64.b64encode(kept.state).decode(),
         }
         sealed = self._cipher.encrypt(nonce, json.dumps(content).encode(), head)
-        write_durably(self._path, head + sealed)
+        try:
+            write_durably(self._path, head + sealed)
+        except OSError as error:
+            raise KeyFileError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def _derived(self) -> AESGCM:
         derive = Scrypt(salt=self._salt, length=32, n=1 << _COST, r=_BLOCK, p=_PARALLEL)

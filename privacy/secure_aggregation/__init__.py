@@ -14,6 +14,7 @@ from .errors import ForgedSignature as ForgedSignature
 from .errors import InconsistentRoster as InconsistentRoster
 from .errors import Malformed as Malformed
 from .errors import MalformedRequest as MalformedRequest
+from .errors import MemoryFull as MemoryFull
 from .errors import Refused as Refused
 from .errors import RejectedMessage as RejectedMessage
 from .errors import RoundAborted as RoundAborted
@@ -27,6 +28,7 @@ from .errors import TooFewClients as TooFewClients
 from .errors import TooFewNeighbours as TooFewNeighbours
 from .errors import UnacceptableTerms as UnacceptableTerms
 from .errors import UnknownIdentity as UnknownIdentity
+from .errors import UnreadableState as UnreadableState
 from .errors import WeakKey as WeakKey
 from .errors import WrongRound as WrongRound
 from .errors import WrongStage as WrongStage

@@ -147,7 +147,7 @@ def _read_neighbourhood(this: RoundState, plan: RoundPlan, listed: bytes) -> Non
     this.own = int.from_bytes(own, "little")
     this.neighbours = [int.from_bytes(entry[:INDEX_BYTES], "little") for entry in entries]
     this.mask_keys = [entry[INDEX_BYTES:][: keys.KEY_BYTES] for entry in entries]
-    _agree_channels(this, [entry[INDEX_BYTES + keys.KEY_BYTES :] for entry in entries])
+    _agree(this, [entry[INDEX_BYTES + keys.KEY_BYTES :] for entry in entries])
     everybody = {this.own, *this.neighbours}
     if len(everybody) != plan.neighbours + 1:
         raise InconsistentRoster("the neighbours are not as many different ones as planned")
@@ -185,7 +185,7 @@ def _read_roster(
     # The digest of the roster lays out the ring, so that no one chooses it.
     this.neighbours = Ring(plan, this.session).neighbours(this.own)
     this.mask_keys = [mask_keys[index] for index in this.neighbours]
-    _agree_channels(this, [roster[index].channel_key for index in this.neighbours])
+    _agree(this, [roster[index].channel_key for index in this.neighbours])
 
 
 def _check_own_keys(this: RoundState, others: list[bytes]) -> None:
@@ -193,8 +193,14 @@ def _check_own_keys(this: RoundState, others: list[bytes]) -> None:
         raise InconsistentRoster("somebody else is listed with the client's own key")
 
 
-def _agree_channels(this: RoundState, publics: list[bytes]) -> None:
-    this.channel_secrets = keys.agree(this.channel_private, publics)
+def _agree(this: RoundState, channel_keys: list[bytes]) -> None:
+    """Agree on the channels' secrets, and find now whether masks can be agreed on later.
+
+    Where only the vector's masks showed that a key is weak, the client would have trained for
+    nothing, and would leave the round afterwards.
+    """
+    keys.agree(this.mask_private, this.mask_keys)
+    this.channel_secrets = keys.agree(this.channel_private, channel_keys)
 
 
 def _channel(this: RoundState, label: int, *, sending: bool) -> bytes:

@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _client_round as stages
@@ -17,20 +16,23 @@ from privacy.secure_aggregation.errors import (
     DifferentRequests,
     Malformed,
     MalformedRequest,
+    MemoryFull,
     Refused,
     SameModelAgain,
     StaleMessage,
     UnacceptableTerms,
+    UnreadableState,
     WrongRound,
     WrongStage,
 )
 from privacy.secure_aggregation.terms import RUN_BYTES, ClientPolicy, Identity, RoundTerms
 
-_T = TypeVar("_T")
 _SEEN = struct.Struct(f"<{RUN_BYTES}sQ")
 _ENDORSED = struct.Struct("<32s32s")
-_MOST_RUNS = 1024  # whose last round is remembered, the latest ones
-_MOST_MODELS = 4096  # of which a sum was endorsed, the latest ones
+# Nothing of this is ever forgotten: a server could have it pushed out. Where it is full the client
+# takes part no more. The state is written whole for each message, 6 MiB where both are full.
+_MOST_RUNS = 1 << 16  # whose last round is remembered
+_MOST_MODELS = 1 << 16  # of which a sum was endorsed
 _UNSAID = bytes(32)
 _EXPECTED = {
     Kind.NEIGHBOURHOOD: ClientStage.SHARING,
@@ -159,8 +161,9 @@ class SecureClient:
         Refused
             If the server asks for what would cost the client its protection, by the name of the
             reason. The client leaves the round and forgets its secrets, unless the message is
-            no part of it: an invitation that it declines, a message of another round
-            (``WrongRound``, ``BothShares``), or one that comes late or again (``StaleMessage``).
+            no part of it: an invitation that it declines, as ``MemoryFull`` for want of room, a
+            message of another round (``WrongRound``, ``BothShares``), or one that comes late or
+            again (``StaleMessage``).
         ValueError
             If the vector is missing; the round goes on.
         """
@@ -259,7 +262,7 @@ class SecureClient:
         endorsement = stages.endorse(this, message, self._identity)
         group = stages.group_of(this, this.survivors)
         self._check_same_group(this.model, group)
-        _remember(self._endorsed, this.model, group, _MOST_MODELS)
+        self._endorsed[this.model] = group
         return endorsement
 
     def _check_same_group(self, model: bytes, group: bytes) -> None:
@@ -333,10 +336,25 @@ class SecureClient:
                 f"the round opens the sum of {terms.minimum} clients; this client wants at least "
                 f"{self._policy.minimum_cohort}"
             )
-        _remember(self._last, terms.run, terms.number, _MOST_RUNS)
+        self._check_room(terms)
+        self._last[terms.run] = terms.number
         asked = asked_of(terms.digest, self._configuration)
         self._round, announcement = stages.announce(terms, asked, self._identity, self._randomness)
         return announcement
+
+    def _check_room(self, terms: RoundTerms) -> None:
+        """Make sure that nothing has to be forgotten for this round."""
+        if terms.run not in self._last and len(self._last) >= _MOST_RUNS:
+            full = f"{len(self._last)} runs"
+        elif terms.malicious and len(self._endorsed) >= _MOST_MODELS:
+            full = f"{len(self._endorsed)} models of which it endorsed a sum"
+        else:
+            return
+        raise MemoryFull(
+            f"this client remembers {full}, and to take part in another round it would have to "
+            "forget one; only its owner may begin with an empty memory, for a server could then "
+            "ask for what was refused before"
+        )
 
     def to_bytes(self) -> bytes:
         """All that it remembers, but for its policy and identity.
@@ -366,23 +384,18 @@ class SecureClient:
 
         Raises
         ------
-        Malformed
-            If the state is not that.
+        UnreadableState
+            If the state is not that, or another version's.
         """
         client = cls(policy, identity=identity, configuration=configuration, randomness=randomness)
-        seen, client._opened, endorsed, this = read(state, Kind.STATE, [None] * 4)
         try:
+            seen, client._opened, endorsed, this = read(state, Kind.STATE, [None] * 4)
             client._last = dict(_SEEN.iter_unpack(seen))
             client._endorsed = dict(_ENDORSED.iter_unpack(endorsed))
-        except struct.error as error:
-            raise Malformed("not the state of a client") from error
-        client._round = RoundState.from_bytes(this) if this else None
+            client._round = RoundState.from_bytes(this) if this else None
+        except (struct.error, ValueError) as error:  # `Malformed` is one
+            raise UnreadableState(
+                "what this client remembers was written by another version of secure aggregation, "
+                "or is damaged"
+            ) from error
         return client
-
-
-def _remember(memory: dict[bytes, _T], key: bytes, value: _T, most: int) -> None:
-    """Keep a value, and forget the oldest where there are too many."""
-    memory.pop(key, None)
-    memory[key] = value
-    while len(memory) > most:
-        del memory[next(iter(memory))]

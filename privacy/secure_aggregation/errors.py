@@ -15,6 +15,10 @@ class Malformed(SecureAggregationError, ValueError):
     """Bytes that are no message of this version and kind."""
 
 
+class UnreadableState(Malformed):
+    """A client's own memory is another version's, or damaged: its owner has to see to it."""
+
+
 class Refused(SecureAggregationError):
     """A client will not do what the server asks."""
 
@@ -89,6 +93,10 @@ class DifferentRequests(SplitView):
 
 class SameModelAgain(Refused):
     """Another sum is asked for of a model of which the client has let one be opened."""
+
+
+class MemoryFull(Refused):
+    """The client has no room to remember another run or model, and forgets none that it knows."""
 
 
 class RejectedMessage(SecureAggregationError):

@@ -180,7 +180,10 @@ class SecureServer:
 
     @property
     def offences(self) -> dict[int, list[str]]:
-        """What nodes did that no client does that follows the protocol, for the operator's log."""
+        """What nodes did against the protocol, for the operator's log.
+
+        Where two nodes dispute shares that are right, both are named, and one of them lies.
+        """
         told = {self._clients[index].node: list(told) for index, told in self._offences.items()}
         return told | {node: ["was configured otherwise than most"] for node in self._elsewhere}
 
@@ -590,9 +593,13 @@ class SecureServer:
         return sorted(left)
 
     def _check_openable(self, owners: list[int], holders: set[int]) -> None:
-        """End the round as soon as somebody's secret has too few holders left."""
+        """End the round as soon as somebody's secret has too few holders left.
+
+        Shares that were shown in a dispute need no holder any more; but a client that is still
+        there counts its neighbours alone, and would refuse, so for it they do not count here.
+        """
         for owner in owners:
-            shown = self._clients[owner].shown
+            shown = () if owner in holders else self._clients[owner].shown
             left = sum(
                 label in shown or other in holders
                 for label, other in enumerate(self._ring.neighbours(owner))

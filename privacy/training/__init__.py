@@ -10,6 +10,7 @@ from .calibration import calibrate_noise
 from .charge import Charge
 from .check import ModelProblem, UnsupportedModelError, check_model
 from .ledger import ClientLedger, LocalBudgetSpent
+from .payment import Payment, pay
 from .plan import (
     ClipAndNoise,
     ClipOnly,
@@ -39,6 +40,8 @@ __all__ = [
     "ClientLedger",
     "Charge",
     "LocalBudgetSpent",
+    "pay",
+    "Payment",
     "check_model",
     "replace_unsupported",
     "ModelProblem",

@@ -15,6 +15,7 @@ from privacy.mechanisms import Randomness
 
 from ._optimizer import GradientDescent
 from .ledger import ClientLedger
+from .payment import Payment
 from .plan import Batches, ClipAndNoise, ClipOnly, FullBatch, PoissonBatches, Protection, whole
 
 
@@ -25,7 +26,7 @@ def check_kinds(
     optimizer: Optimizer | GradientDescent,
     protection: Protection,
     batches: Batches,
-    ledger: ClientLedger | None,
+    ledger: ClientLedger | Payment | None,
     physical_batch_size: int,
     randomness: Randomness | None,
 ) -> None:
@@ -45,7 +46,8 @@ def check_kinds(
     _of("protection", protection, (ClipOnly, ClipAndNoise), "give ClipOnly(…) or ClipAndNoise(…)")
     _of("batches", batches, (FullBatch, PoissonBatches), "give FullBatch(…) or PoissonBatches(…)")
     if ledger is not None:
-        _of("ledger", ledger, ClientLedger, "give a ClientLedger, or None with ClipOnly")
+        kinds = (ClientLedger, Payment)
+        _of("ledger", ledger, kinds, "give a ClientLedger, or None with ClipOnly")
     whole("physical_batch_size", physical_batch_size, "a whole number, at least 1")
     if randomness is not None:
         _of("randomness", randomness, Randomness, "leave it out, or give SeededRandomness(seed)")

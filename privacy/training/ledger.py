@@ -149,6 +149,26 @@ class ClientLedger:
         """ε spent so far at ``delta``; infinite once the data was used without noise."""
         return self._read().contents.epsilon(delta)
 
+    @property
+    def released_count(self) -> int | None:
+        """The noised number of records, once it was released."""
+        for record in self._read().contents.records:
+            if record.released is not None:
+                return record.released
+        return None
+
+    def check(self, *charges: Charge) -> None:
+        """Whether ``charge`` would take all of ``charges`` as things stand. Nothing is spent.
+
+        Raises
+        ------
+        LocalBudgetSpent
+            If not.
+        LedgerError
+            If the file cannot be read.
+        """
+        self._decide(self._read().contents.records, [charge.event for charge in charges])
+
     def charge(self, *charges: Charge) -> None:
         """Spend ``charges``: when this returns, they are recorded (and on the disk).
 
@@ -239,16 +259,20 @@ class ClientLedger:
             ) from error
 
     def _pay(self, pages: _Pages, events: Sequence[Event], *, released: int | None = None) -> None:
-        if self.budget is not None:
-            after = [*(record.event for record in pages.records), *events]
-            spent = epsilon(after, delta=self.budget.delta)
-            if not spent <= self.budget.epsilon:
-                log.warning(
-                    "declined: data set %s would have spent ε = %s of %s",
-                    self.dataset,
-                    spent,
-                    self.budget,
-                )
-                raise LocalBudgetSpent
+        self._decide(pages.records, events)
         for event in events:
             pages.append(event, run=_RUN, round=0, released=released)
+
+    def _decide(self, records: Sequence[Record], events: Sequence[Event]) -> None:
+        """Raise ``LocalBudgetSpent`` if the budget does not allow ``events`` after ``records``."""
+        if self.budget is None:
+            return
+        spent = epsilon([*(record.event for record in records), *events], delta=self.budget.delta)
+        if not spent <= self.budget.epsilon:
+            log.warning(
+                "declined: data set %s would have spent ε = %s of %s",
+                self.dataset,
+                spent,
+                self.budget,
+            )
+            raise LocalBudgetSpent

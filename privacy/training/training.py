@@ -20,19 +20,10 @@ from ._loss import ExampleLoss, Loss, per_example
 from ._malformed import MalformedRecords, usable_rows
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
 from ._records import Records, records_of
-from .charge import Charge
 from .check import check_model
 from .ledger import ClientLedger
-from .plan import (
-    Batches,
-    ClipAndNoise,
-    ClipOnly,
-    FullBatch,
-    NoisyCount,
-    NominalCount,
-    Protection,
-    PublicCount,
-)
+from .payment import Payment, pay, planned_charges
+from .plan import Batches, ClipAndNoise, ClipOnly, FullBatch, Protection, PublicCount
 from .result import TrainingResult, guarantee_of
 
 
@@ -45,7 +36,7 @@ def train(
     protection: Protection,
     batches: Batches,
     schedule: LRScheduler | None = None,
-    ledger: ClientLedger | None = None,
+    ledger: ClientLedger | Payment | None = None,
     physical_batch_size: int = 512,
     randomness: Randomness | None = None,
 ) -> TrainingResult:
@@ -77,8 +68,10 @@ def train(
         How many steps, on what.
     schedule : LRScheduler, optional
         Made for ``optimizer``; stepped after each optimizer step. Not one that needs a metric.
-    ledger : ClientLedger, optional
-        Needed by ``ClipAndNoise``: charged before the first step.
+    ledger : ClientLedger or Payment, optional
+        Needed by ``ClipAndNoise``: charged before a record is tried. A client whose failures
+        somebody else sees gives what ``pay`` returned; where its records fail, the same again and
+        no records.
     physical_batch_size : int
         How many examples are worked on at once. It bounds the memory, not the result.
     randomness : Randomness, optional
@@ -100,13 +93,14 @@ def train(
         If the ledger cannot be kept. The model is untouched.
     GradientError
         If the forward pass does what per-example gradients cannot follow, or, in what is to be
-        noised, examples meet. Nothing is charged, the model is untouched.
+        noised, examples meet. The model is untouched. It is charged by then: what depends on
+        records is never told for nothing.
     TypeError, ValueError
         If an argument or the data is of another kind or does not fit, by name, before anything is
         charged.
     Exception
-        What the first record raised, before anything is charged, if the first 32 all fail. It may
-        tell of them: keep it from the server, and reply as with no record.
+        What the first record raised, if the first 32 all fail. It is charged by then. It may tell
+        of them: keep it from the server, and reply as with no record.
     """
     check_kinds(
         model=model,
@@ -119,14 +113,28 @@ def train(
         randomness=randomness,
     )
     check_model(model)
+    if ledger is None and isinstance(protection, ClipAndNoise):
+        raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
+    check_optimizer(model, optimizer)
+    check_schedule(schedule, optimizer, batches.steps)
+    if isinstance(ledger, Payment):
+        ledger.check(protection, batches)
+    elif ledger is not None:
+        ledger.check(*planned_charges(protection, batches, ledger))
     records = records_of(data)
     if not len(records) and (isinstance(protection, ClipOnly) or _is_public(protection)):
         raise ValueError("data holds no record: a client without records has nothing to train on")
-    check_optimizer(model, optimizer)
-    check_schedule(schedule, optimizer, batches.steps)
-    if ledger is None and isinstance(protection, ClipAndNoise):
-        raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
     randomness = SystemRandomness() if randomness is None else randomness
+    if isinstance(ledger, Payment):
+        payment = ledger
+    else:  # before a record is tried
+        payment = pay(
+            protection,
+            batches,
+            ledger=ledger,
+            records=partial(len, records),
+            randomness=randomness,
+        )
     value = per_example(loss)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     if len(records):
@@ -136,8 +144,7 @@ def train(
         if noised:
             check_example_independence(model, value, records.take(rows))
         _check_buffers(model, buffers)
-    count = _charge(protection, batches, ledger, len(records), randomness)
-    expected = batches.sampling_rate * count
+    expected = batches.sampling_rate * payment.count
     noisy = NoisySteps(
         optimizer,
         randomness=randomness,
@@ -170,15 +177,13 @@ def train(
                 schedule.step()
         add_well_formed.tell()
     _check_buffers(model, buffers)
-    epsilon = None
-    if ledger is not None and isinstance(protection, ClipAndNoise):
-        epsilon = ledger.epsilon(delta=protection.delta)
+    payment.use_up()
     return TrainingResult(
         steps=batches.steps,
-        weight=count,
+        weight=payment.count,
         method=method,
         guarantee=guarantee_of(protection, private=randomness.private),
-        epsilon=epsilon,
+        epsilon=payment.epsilon,
     )
 
 
@@ -206,36 +211,6 @@ def _is_public(protection: ClipAndNoise) -> bool:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return bool(((one == other) | (one.isnan() & other.isnan())).all())
-
-
-def _charge(
-    protection: Protection,
-    batches: Batches,
-    ledger: ClientLedger | None,
-    records: int,
-    randomness: Randomness,
-) -> float:
-    """Pay for the training, and give the number of records that may be known."""
-    if ledger is None:  # without noise
-        return float(records)
-    if isinstance(protection, ClipOnly):
-        ledger.charge(_steps(0.0, batches))
-        return float(records)
-    count: float = records
-    if isinstance(protection.count, NominalCount):
-        count = protection.count.records
-    elif isinstance(protection.count, NoisyCount):
-        count = ledger.release_count(
-            records, noise_multiplier=protection.count.noise_multiplier, randomness=randomness
-        )
-    ledger.charge(_steps(protection.noise_multiplier, batches))
-    return float(count)
-
-
-def _steps(noise_multiplier: float, batches: Batches) -> Charge:
-    return Charge(
-        noise_multiplier=noise_multiplier, sampling_rate=batches.sampling_rate, steps=batches.steps
-    )
 
 
 def _physical(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Context, Error, Message
+from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 from flwr.supercore import log
@@ -22,6 +22,7 @@ from privacy.secure_aggregation import (
     Refused,
     SecureClient,
     ServerModel,
+    UnreadableState,
 )
 from strategies._replies import Template
 from strategies.secure_aggregation.memory import ClientMemory, ContextMemory
@@ -104,6 +105,9 @@ class SecureAggregationMod:
             reason = f"{type(refusal).__name__}: {refusal}"
             log(WARNING, "Refused a request of the server: %s", reason)
             return _error(message, reason)
+        except UnreadableState as error:
+            log(ERROR, "%s", error)
+            return _error(message, "the client cannot read what it remembers of earlier rounds")
         except Exception as error:
             # What went wrong may tell of the client's data: it stays here.
             log(ERROR, "This client leaves the round.", exc_info=error)
@@ -121,7 +125,8 @@ class SecureAggregationMod:
             task = _task(client, self._policy, request, message)
         # The stage is left for good, and kept, before the app runs: it runs once a round. Not
         # under the lock, for it may take long.
-        vector = task.vector(message, context, call_next)
+        with _kept_from_the_app(context):
+            vector = task.vector(message, context, call_next)
         with self._client(context) as client:
             return client.masked(request, vector)
 
@@ -189,7 +194,9 @@ class _Task:
             reply = self.template.read(call_next(message, context))
             weight = self.bounding.weighting.weight(reply.metrics, self.bounding.weighted_by)
             return self._encoded(reply.arrays, weight)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:  # somebody at the node ends it
+            raise
+        except BaseException as error:  # also a cancelled task, or an exit
             # To leave would show the server that something here is out of the ordinary.
             log(ERROR, "This client adds nothing to the round.", exc_info=error)
             return self._encoded(self.template.arrays, 1.0)
@@ -203,6 +210,20 @@ class _Task:
             noise_multiplier=self.bounding.noise_multiplier,
             randomness=SystemRandomness(),
         )
+
+
+@contextmanager
+def _kept_from_the_app(context: Context) -> Iterator[None]:
+    """What ``ContextMemory`` keeps stays there, also where the app replaces its state.
+
+    Else a client whose app does so would drop out in every round in which it trains.
+    """
+    kept = dict(context.state.config_records.get(KEY, ConfigRecord()))
+    try:
+        yield
+    finally:
+        if kept:
+            context.state[KEY] = ConfigRecord(kept)
 
 
 def _error(message: Message, reason: str) -> Message:

@@ -10,7 +10,7 @@ from filelock import FileLock
 from flwr.app import ConfigRecord, Context
 
 from privacy.durable import write_durably
-from privacy.secure_aggregation import Malformed
+from privacy.secure_aggregation import UnreadableState
 
 _KEY = "secure-aggregation"
 _FILE = "secure-aggregation.state"
@@ -77,13 +77,21 @@ class FolderMemory:
 
     @contextmanager
     def held(self, context: Context) -> Iterator[Remembered]:
-        """What the file holds; see ``ClientMemory.held``."""
+        """What the file holds; see ``ClientMemory.held``.
+
+        Raises
+        ------
+        UnreadableState
+            If the file is another version's, or damaged, naming it and what its owner can do.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _FILE
         with FileLock(path.with_suffix(".lock")):
             remembered = _read(path)
             try:
                 yield remembered
+            except UnreadableState as error:
+                raise _unreadable(path) from error
             finally:
                 _write(path, remembered)
 
@@ -94,8 +102,17 @@ def _read(path: Path) -> Remembered:
     except FileNotFoundError:
         return Remembered()
     if len(content) < _IDENTITY_BYTES:
-        raise Malformed(f"{path} is not a client's state; move it away to begin anew")
+        raise _unreadable(path)
     return Remembered(content[:_IDENTITY_BYTES], content[_IDENTITY_BYTES:])
+
+
+def _unreadable(path: Path) -> UnreadableState:
+    return UnreadableState(
+        f"{path} was written by another version of secure aggregation, or is damaged, and this "
+        "client takes part in no round; let the version that wrote it finish its run, or move the "
+        "file away and begin anew: the sums that it took part in are forgotten then "
+        "(docs/secure-aggregation.md)"
+    )
 
 
 def _write(path: Path, remembered: Remembered) -> None:

@@ -114,7 +114,7 @@ def _value(value: Any) -> Iterator[bytes]:
     if isinstance(value, bool):  # before int, which it is
         yield b"bool" + bytes([value])
     elif isinstance(value, int):
-        yield b"int" + str(value).encode()
+        yield b"int" + str(int(value)).encode()  # one of an Enum is written by its name
     elif isinstance(value, float):
         yield b"float" + _DOUBLE.pack(value)
     elif isinstance(value, str):

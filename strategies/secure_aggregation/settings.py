@@ -1,7 +1,8 @@
 """What a run with secure aggregation asks of every round."""
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from privacy.accounting import AdditiveDelta, Sampling, presence_delta
@@ -139,17 +140,53 @@ class SecureAggregation:
             largest=self.largest,
         )
 
+    def check_opens(self, expected_cohort: float) -> None:
+        """Refuse a run whose rounds could not be opened though every client answers.
+
+        Raises
+        ------
+        ValueError
+            If no plan withstands the adversary and the dropouts with as many clients as a round
+            draws on average, rounded down or up.
+        """
+        for clients in (math.ceil(expected_cohort), math.floor(expected_cohort)):
+            if self._plan(clients, clients) is not None:
+                return
+        try:
+            self._planned(clients, clients)
+        except ValueError as error:
+            raise ValueError(
+                f"secure_aggregation can open no round of this run, which draws "
+                f"{expected_cohort:g} clients on average: {error}"
+            ) from error
+
+    def other_dropouts(self, population: int, sampling: Sampling, allowed: float) -> str:
+        """What to do about ``dropout`` where each round is charged more than ``allowed`` of δ.
+
+        Raising it lowers what must survive a round; but then small cohorts may have no plan.
+        Empty if neither a higher nor a lower one helps.
+        """
+        for change, dropout in (("raise", self.dropout + 0.1), ("lower", self.dropout - 0.1)):
+            if 0 <= (dropout := round(dropout, 12)) < 1:
+                other = replace(self, dropout=dropout)
+                if other.presence(population, sampling).delta < allowed:
+                    return f"{change} its dropout to {dropout:g}, "
+        return ""
+
     def _plan(self, clients: int, cohort: int) -> RoundPlan | None:
         try:
-            return plan_round(
-                clients,
-                adversary=self.adversary,
-                dropout=self.dropout,
-                minimum=self.minimum,
-                cohort=cohort,
-            )
+            return self._planned(clients, cohort)
         except ValueError:
             return None
+
+    def _planned(self, clients: int, cohort: int) -> RoundPlan:
+        return plan_round(
+            clients,
+            adversary=self.adversary,
+            dropout=self.dropout,
+            minimum=self.minimum,
+            cohort=cohort,
+        )
 
     def __str__(self) -> str:
         """For the log."""

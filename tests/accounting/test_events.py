@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,13 +24,13 @@ from privacy.accounting import (
 )
 
 samplings = st.one_of(
-    st.floats(0, 1, exclude_min=True).map(Poisson),
+    st.floats(1e-100, 1).map(Poisson),
     st.just(Full()),
     st.integers(1, 10**9).flatmap(
         lambda n: st.integers(1, n).map(lambda m: FixedSize(m, n)),
     ),
 )
-releases = st.builds(GaussianRelease, st.floats(0, 1e300), samplings)
+releases = st.builds(GaussianRelease, st.just(0.0) | st.floats(1e-100, 1e100), samplings)
 events = st.one_of(
     releases,
     st.builds(AdditiveDelta, st.floats(0, 1)),
@@ -48,16 +49,21 @@ def test_json_keeps_every_bit(event):
         lambda: Poisson(0.0),
         lambda: Poisson(1.1),
         lambda: Poisson(math.nan),
+        lambda: Poisson(5e-324),
+        lambda: Poisson(1e-101),
         lambda: FixedSize(0, 5),
         lambda: FixedSize(6, 5),
         lambda: FixedSize(2.5, 5),
         lambda: GaussianRelease(-1.0, Full()),
         lambda: GaussianRelease(math.inf, Full()),
         lambda: GaussianRelease(math.nan, Full()),
+        lambda: GaussianRelease(1e-300, Full()),
+        lambda: GaussianRelease(1e300, Full()),
         lambda: AdditiveDelta(-1e-9),
         lambda: AdditiveDelta(math.nan),
         lambda: Budget(0.0, 1e-5),
         lambda: Budget(math.inf, 1e-5),
+        lambda: Budget(1.0, 1e-320),
         lambda: Budget(1.0, 0.0),
         lambda: Budget(1.0, 1.0),
         lambda: epsilon([], delta=0.0),
@@ -130,3 +136,21 @@ def test_joint_multiplier_undoes_andrew_et_al():
     model = (z**-2 - (2 * deviation) ** -2) ** -0.5
     assert joint_noise_multiplier(model, 2 * deviation) == pytest.approx(z, rel=1e-12)
     assert joint_noise_multiplier(1.0, 0.0) == 0.0
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("delta", [2.3e-308, 1e-5])
+def test_whatever_is_not_refused_is_accounted(delta: float, accountant: Any) -> None:
+    """At the ends of what doubles hold, and where the curve is steepest: no number too many."""
+    for noise in (1e-100, 1e-3, 0.1, 1e100):
+        for sampling in (Poisson(1e-100), Poisson(1e-20), Poisson(1e-12), Poisson(1.0), Full()):
+            release = GaussianRelease(noise, sampling)
+            assert epsilon({release: 1}, delta=delta, accountant=accountant) >= 0
+    assert epsilon([AdditiveDelta(delta * (1 - 2**-52))], delta=delta) in (0.0, math.inf)
+
+
+def test_a_delta_that_cannot_be_accounted_is_refused_by_name() -> None:
+    for delta in (5e-324, 1e-320, 1e-310):
+        with pytest.raises(ValueError, match=r"delta is .* cannot be accounted"):
+            epsilon([GaussianRelease(1.0, Poisson(0.1))], delta=delta)

@@ -7,7 +7,7 @@ import pytest
 
 from flower_app.assembly import check_run
 from flower_app.settings import SettingError, Settings
-from privacy.accounting import Ledger, read_ledger
+from privacy.accounting import Full, GaussianRelease, Ledger, read_ledger
 
 MASKED = {"secure-aggregation": "honest-but-curious", "sampling-rate": 1.0, "minimum-cohort": 8}
 
@@ -26,6 +26,8 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
         ({"clipping-norm": 1e-30}, ["clipping-norm must lie in"]),
         ({"ledger": "relative.jsonl"}, ["ledger = 'relative.jsonl'", "absolute"]),
         ({"ledger": "/no/such/folder/l.jsonl"}, ["ledger = '/no/such", "create it first"]),
+        ({"ledger": "/etc"}, ["ledger = '/etc'", "is a folder"]),
+        ({"ledger": "/" + 300 * "x" + "/l"}, ["ledger = ", "create it first"]),
         ({"results-dir": "relative"}, ["results-dir = 'relative'", "absolute"]),
         ({"results-dir": "/proc/none"}, ["results-dir = '/proc/none'", "cannot be made"]),
         (MASKED | {"minimum-cohort": 500}, ["minimum-cohort is 500", "20 clients"]),
@@ -36,6 +38,13 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
             ["total-weight = 99.0", "20"],
         ),
         ({"epsilon": 1e-12, "delta": 1e-12}, ["epsilon = 1e-12 is wrong"]),
+        ({"noise-multiplier": 0.5}, ["noise-multiplier = 0.5 is wrong", "6.5", "2 rounds fit"]),
+        ({"delta": 1e-320}, ["delta is 1e-320", "cannot be accounted"]),
+        ({"sampling-rate": 5e-324}, ["sampling-rate is 5e-324", "cannot be accounted"]),
+        (
+            {"encrypted-round": True, "encrypted-round-noise": 1e-300},
+            ["encrypted-round-noise is 1e-300", "cannot be accounted"],
+        ),
         ({"deployed": True}, ["population = 0", "population-file"]),
         (
             MASKED | {"deployed": True, "population": 20, "secure-aggregation": "malicious"},
@@ -69,6 +78,27 @@ def test_the_ledger_of_another_population_is_refused_and_left_alone(tmp_path: Pa
     assert str(told.value).startswith(f"ledger = '{path}' is wrong; the ledger {path} belongs")
     assert path.read_bytes() == before
     assert read_ledger(path).population == "somebody else"
+
+
+def test_a_spent_ledger_is_refused_before_anything_begins(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger.open(path, population="population, 20 clients") as ledger:
+        ledger.append(GaussianRelease(1.0, Full()), run="earlier", round=1)
+    paid = read_ledger(path).epsilon(1e-5)
+    assert paid > 3.0
+    with pytest.raises(SettingError, match=r"epsilon = 3\.0 is wrong; .* of which .* is spent"):
+        check(tmp_path, ledger=str(path), epsilon=3.0)
+    with pytest.raises(SettingError, match=r"noise-multiplier = 0.5 is wrong; the first round"):
+        check(tmp_path, ledger=str(path), epsilon=paid * 1.05, **{"noise-multiplier": 0.5})
+    assert len(read_ledger(path).records) == 1
+
+
+def test_a_damaged_ledger_is_named_where_it_lies(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text("not a ledger\n")
+    with pytest.raises(SettingError) as told:
+        check(tmp_path, ledger=str(path))
+    assert str(told.value).count(str(path)) == 2
 
 
 def test_a_lognormal_partition_is_made_however_wide_the_sizes_spread(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The encrypted test-time round in whole runs of the app, and what a deployed node decides."""
 
 import json
+import shutil
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from app_runs import Run, run_app
 from flwr.app import ConfigRecord, Message, RecordDict
 from safetensors.torch import save_file
 
-from flower_app import client_app
+from flower_app import client_app, server_app
 from flower_app.encrypted_node import simulated_secrets
 from flower_app.encrypted_round import hold_encrypted_round, round_cost
 from flower_app.evaluator import compile_named, start_evaluator
 from flower_app.models import build_model
+from flower_app.results import ResultsFolder
+from flower_app.resumption import with_settings_of_run
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Full, GaussianRelease, read_ledger
 from privacy.inference import EvaluatorFailed
@@ -86,12 +90,12 @@ def test_a_round_declared_public_is_not_charged(tmp_path: Path) -> None:
     weights = {
         name: torch.randn(w.shape) for name, w in build_model("hog-linear").state_dict().items()
     }
-    save_file(weights, tmp_path / "model")
+    save_file(weights, tmp_path / "model.safetensors")
     told = hold_encrypted_round(
         grid,
         settings,
+        ResultsFolder(tmp_path),
         population=5,
-        weights=tmp_path / "model",
         ledger=tmp_path / "ledger",
         run_id=grid.run_id,
     )
@@ -102,6 +106,55 @@ def test_a_round_declared_public_is_not_charged(tmp_path: Path) -> None:
     assert not (tmp_path / "ledger").exists()
     assert round_cost(Settings.from_config({"encrypted-round": True}))
     assert round_cost(Settings.from_config({})) == []
+
+
+def test_a_round_that_was_paid_is_not_lost_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kept as soon as it is released; where it could not be kept, the result says what is lost."""
+
+    def broken(*args: Any, **kw: Any) -> None:
+        raise InterruptedError
+
+    small = {"rounds": 2, "sampling_rate": 0.5, "encrypted_images": 0, "encrypted_round_images": 1}
+    with monkeypatch.context() as patched:
+        patched.setattr(server_app, "finish", broken)
+        with pytest.raises(InterruptedError):
+            run_app(tmp_path / "whole", nodes=20, encrypted_round=True, **small)
+    folder = (tmp_path / "whole" / "latest").resolve()
+    ledger = (folder / "privacy-ledger.jsonl").read_text()
+    released = json.loads((folder / "encrypted-round.json").read_text())["released"]
+    copy = tmp_path / "lost" / folder.name
+    shutil.copytree(folder, copy)
+    (copy / "encrypted-round.json").unlink()
+
+    for which, results in ((folder, tmp_path / "whole"), (copy, tmp_path / "lost")):
+        settings = with_settings_of_run({"resume": str(which), "results-dir": str(results)})
+        told = run_app(results, nodes=20, **settings).metrics["encrypted_round"]
+        assert (which / "privacy-ledger.jsonl").read_text() == ledger
+        if which == folder:
+            assert told == released
+            assert "The nodes tested the model before the run broke off" in caplog.text
+        else:
+            assert "was paid for, but the run broke off before" in told["skipped"]
+            assert "reserve" not in told["skipped"]
+
+
+def test_a_round_on_another_model_is_not_taken_for_one_on_this(tmp_path: Path) -> None:
+    """A run that ended early and is resumed trains on: what was kept is of the model before."""
+    (tmp_path / "model.safetensors").write_bytes(b"one model")
+    document = {"model_sha256": sha256(b"another").hexdigest(), "released": {"accuracy": 1.0}}
+    (tmp_path / "encrypted-round.json").write_text(json.dumps(document))
+    settings = Settings.from_config({"encrypted-round": True})
+    with pytest.raises(EvaluatorFailed):  # it is asked, and there is no such model
+        hold_encrypted_round(
+            InProcessGrid(client_app.app, 2),
+            settings,
+            ResultsFolder(tmp_path),
+            population=2,
+            ledger=tmp_path / "ledger",
+            run_id=1,
+        )
 
 
 def test_a_model_that_cannot_be_evaluated_fails_before_anyone_is_asked(tmp_path: Path) -> None:

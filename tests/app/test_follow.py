@@ -114,10 +114,42 @@ def test_the_reason_of_a_failed_run_is_one_sentence(tmp_path: Path, outcomes: Pa
 def test_a_run_that_breaks_off_says_how_to_go_on_where_one_can(
     tmp_path: Path, outcomes: Path, resumable: bool
 ) -> None:
-    OutcomeFile(RUN_ID).tell(folder="/results/one", resumable=True)
+    folder = tmp_path / "my results"
+    folder.mkdir()
+    (folder / "checkpoint.safetensors").write_bytes(b"")
+    OutcomeFile(RUN_ID).tell(folder=str(folder), begun=True)
     with pytest.raises(RunFailed, match="broke off without results") as caught:
         stream(tmp_path, outcomes, STARTED, resumable=resumable)
-    assert ("flower_app run resume=/results/one" in str(caught.value)) is resumable
+    assert (f"flower_app run 'resume={folder}'" in str(caught.value)) is resumable
+
+
+def test_a_run_that_had_not_begun_is_not_to_be_gone_on_with(tmp_path: Path, outcomes: Path) -> None:
+    """Its folder may hold a checkpoint of another run, which holds the ledger."""
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
+    OutcomeFile(RUN_ID).tell(folder=str(tmp_path))
+    with pytest.raises(RunFailed) as caught:
+        stream(tmp_path, outcomes, STARTED)
+    assert "resume=" not in str(caught.value)
+
+
+@pytest.mark.parametrize("state", ["failed", "running"])
+def test_a_stream_that_hangs_over_a_run_that_is_over_is_left(
+    tmp_path: Path, outcomes: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """Flower cannot say any more that the run goes on."""
+    for name in ("_STREAM_SECONDS", "_SILENCE_SECONDS", "_STATUS_SECONDS"):
+        monkeypatch.setattr(following, name, 0.0)
+    OutcomeFile(RUN_ID).tell(state=state, reason="so it is" if state == "failed" else "")
+    with pytest.raises(RunFailed, match="so it is" if state == "failed" else "broke off"):
+        stream(tmp_path, outcomes, STARTED, then="import time; time.sleep(1000)")
+
+
+def test_a_run_that_never_starts_is_given_up(
+    tmp_path: Path, outcomes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_START_SECONDS", 0.0)
+    with pytest.raises(RunFailed, match="did not start the run"):
+        stream(tmp_path, outcomes, then="import time; time.sleep(1000)")
 
 
 def test_a_run_that_flower_did_not_start_says_so(tmp_path: Path, outcomes: Path) -> None:
@@ -136,7 +168,7 @@ def test_without_a_launcher_no_outcome_is_written(
 
 def test_an_outcome_is_read_as_it_was_told(outcomes: Path) -> None:
     assert read_outcome(outcomes, RUN_ID) is None
-    OutcomeFile(RUN_ID).tell(folder="/somewhere", resumable=True)
+    OutcomeFile(RUN_ID).tell(folder="/somewhere", begun=True)
     told = read_outcome(outcomes, RUN_ID)
     assert told is not None
-    assert (told.state, told.folder, told.resumable) == ("running", "/somewhere", True)
+    assert (told.state, told.folder, told.begun) == ("running", "/somewhere", True)

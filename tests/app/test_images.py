@@ -13,7 +13,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from flower_app.data import DataError, load_dataset
+from flower_app.digits import prepare
 from flower_app.images import find_images, read_images
+from flower_app.pictures import read_picture
 
 # A seven: light on dark, and not the same when it is turned or mirrored.
 SEVEN = np.zeros((28, 28), dtype=np.uint8)
@@ -124,6 +126,108 @@ def test_one_bit_and_key_colours_and_lossy_pictures_are_seen_as_they_look(tmp_pa
         assert not said
 
 
+def upsized(values: np.ndarray, side: int) -> np.ndarray:
+    large = Image.fromarray(values).resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(large)
+
+
+# How the colours of ink behave where a digit covers a pixel by so much.
+INKS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "one colour": lambda cover, value: np.full_like(cover, value),
+    "putalpha of the picture itself": lambda cover, value: cover,
+    "white made transparent": lambda cover, value: 255 - cover,
+    "fading to a grey": lambda cover, value: (value + (128.0 - value) * (1 - cover / 255.0)).astype(
+        np.uint8
+    ),
+    "a gradient": lambda cover, value: np.broadcast_to(
+        np.linspace(value, 255 - value, cover.shape[1]).astype(np.uint8), cover.shape
+    ),
+}
+FORMS = ["smooth", "hard", "key", "half"]
+DIGITS = load_dataset("mnist").test.images[:200]
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.integers(0, len(DIGITS) - 1),
+    st.sampled_from([28, 20, 56, 224]),
+    st.sampled_from(sorted(INKS)),
+    st.integers(0, 255),
+    st.sampled_from(FORMS),
+)
+def test_ink_on_transparency_is_seen_by_where_it_is_opaque(
+    index: int, side: int, ink: str, value: int, form: str
+) -> None:
+    digit = DIGITS[index]
+    cover = digit if side == 28 else upsized(digit, side)
+    alpha = {"smooth": cover, "half": cover // 2}.get(form, np.where(cover >= 128, 255, 0))
+    layers = in_colour(INKS[ink](cover, value), alpha)
+    file = io.BytesIO()
+    if form == "key":  # one grey stands for what is transparent
+        values = np.asarray(layers)[..., 0]
+        key = next(grey for grey in range(256) if grey not in values[alpha > 0])
+        file.write(grey_with_colour_key(np.where(alpha > 0, values, key).astype(np.uint8), key))
+    else:
+        layers.save(file, "PNG")
+    grey, notes = read_picture(file.getvalue())
+    found, _ = prepare(grey, "digit")
+    assert alike(found, digit, within=1) > 0.75
+    assert "laid on" in notes[0]
+    assert "own background" not in notes[0]
+
+
+def outline(form: str, side: int) -> np.ndarray:
+    """Where a sheet is opaque."""
+    down, right = np.mgrid[:side, :side] - (side - 1) / 2
+    half = side / 2
+    inside = {
+        "one pixel": np.hypot(down + half, right + half) > 1,
+        "round corners": np.minimum(np.abs(down), np.abs(right)) <= 0.85 * half,
+        "badge": np.hypot(down, right) <= half,
+        "margin": np.maximum(np.abs(down), np.abs(right)) < 0.8 * half,
+    }[form]
+    return np.where(inside, 255, 0).astype(np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, len(DIGITS) - 1),
+    st.sampled_from([28, 112, 224]),
+    st.sampled_from(["one pixel", "round corners", "badge", "margin"]),
+    st.sampled_from([(0, 255), (255, 0), (40, 230), (220, 30), (128, 255), (128, 0)]),
+)
+def test_a_digit_on_an_opaque_sheet_is_seen_on_that_sheet(
+    index: int, side: int, form: str, colours: tuple[int, int]
+) -> None:
+    ground, ink = colours
+    digit = DIGITS[index]
+    # In a margin it lies, as MNIST's digits do in theirs.
+    cover = np.zeros((side, side), dtype=np.uint8)
+    inner = int(0.7 * side)
+    at = (side - inner) // 2
+    cover[at : at + inner, at : at + inner] = upsized(digit, inner)
+    values = ground + (ink - ground) * (cover / 255)
+    file = io.BytesIO()
+    in_colour(values, outline(form, side)).save(file, "PNG")
+    grey, notes = read_picture(file.getvalue())
+    assert notes == ["its transparent parts laid on its own background"]
+    sheet, _ = prepare(values, "digit")
+    found, _ = prepare(grey, "digit")
+    assert alike(found, sheet, within=1) > 0.9
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, len(DIGITS) - 1), st.integers(0, 255), st.booleans())
+def test_a_digit_cut_out_of_an_opaque_sheet_is_seen(index: int, value: int, fading: bool) -> None:
+    digit = DIGITS[index]
+    colours = 255 - digit if fading else np.full_like(digit, value)
+    file = io.BytesIO()
+    in_colour(colours, 255 - digit).save(file, "PNG")
+    grey, _ = read_picture(file.getvalue())
+    found, _ = prepare(grey, "digit")
+    assert alike(found, digit) > 0.9
+
+
 def test_a_camera_that_was_held_on_its_side(tmp_path: Path) -> None:
     image, exif = turned(SEVEN)
     for name in ("side.png", "side.jpg"):
@@ -211,6 +315,7 @@ TWO = np.stack([SEVEN, np.where(SEVEN > 0, 255, 0).astype(np.uint8)])
         (TWO[0], TWO[:1], None),
         (TWO[0].ravel(), TWO[:1], None),
         (TWO[:1], TWO[:1], None),
+        (TWO[[0, 1, 0]], TWO[[0, 1, 0]], "as 3 grey pictures"),
     ],
 )
 def test_arrays_are_read_in_the_forms_that_people_keep_them(
@@ -299,6 +404,22 @@ def refusals(folder: Path) -> dict[str, tuple[Path, str]]:
     frames = [Image.fromarray(np.roll(SEVEN, k)) for k in range(3)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
     made[path.name] = path, "holds 3 pictures"
+    few = SEVEN.astype(np.uint16)
+    for times, name, remedy in (
+        (1, "8.png", "by 256 if they have 8 bits"),
+        (4, "10.png", "by 64 if they have 10 bits"),
+        (16, "12.tif", "by 16 if they have 12 bits"),
+        (64, "14.png", "by 4 if they have 14 bits"),
+    ):
+        add(name, Image.fromarray(few * times), f"only, which are nearly black; .* {remedy}")
+    add("12.npy", few * 16, "by 16 if they have 12 bits")
+    add("12.csv", ",".join(str(16 * int(v)) for v in SEVEN.ravel()), "by 16 if they have 12 bits")
+    add("faint.png", Image.fromarray(SEVEN // 10), "between 0 and 20, .*; raise its contrast")
+    add("planes.npy", np.zeros((3, 224, 224), np.uint8), "give .height, width, colours.")
+    add("planes4.npy", np.zeros((4, 30, 28), np.uint8), "give .height, width, colours.")
+    add("last.npy", np.repeat(SEVEN[..., None], 9, axis=2), "the number of pictures first")
+    add("columns.npy", np.repeat(SEVEN.reshape(-1, 1), 9, axis=1), "transpose it to .n, 784.")
+    add("column.npy", SEVEN.reshape(-1, 1), "transpose it to .n, 784.")
     add("signed.npy", (SEVEN - 33.0) / 78, "normalisation")
     add("large.npy", SEVEN.astype(np.int64) * 10**6, "numbers from 0")
     add("half.npy", SEVEN + 100.5, "numbers from")

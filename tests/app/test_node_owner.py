@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from flower_app import client_app
+from flower_app.data import encode
 from flower_app.models import build_model
 from privacy.accounting import GaussianRelease, epsilon, read_ledger
 from privacy.training import Charge, ClientLedger
@@ -48,11 +51,11 @@ class Node:
         parts = {"images": IMAGES[:records], "labels": LABELS[:records]} | changed
         np.savez(self.data / "mine.npz", **parts)
 
-    def asked(self, run: dict[str, Any]) -> Message:
+    def asked(self, run: dict[str, Any], sent: ArrayRecord = START) -> Message:
         """The node's reply; every message finds a fresh process there."""
         InProcessGrid(client_app.app, 1)  # a message needs a run
         client_app._folder.cache_clear()
-        message = Message(RecordDict({"arrays": START}), 1, MessageType.TRAIN)
+        message = Message(RecordDict({"arrays": sent}), 1, MessageType.TRAIN)
         return client_app.app(message, Context(1, 1, self.config, RecordDict(), run))
 
     def trains(self, run: dict[str, Any]) -> float:
@@ -61,10 +64,10 @@ class Node:
         assert not reply.has_error(), reply.error.reason
         return moved(reply)
 
-    def declines(self, run: dict[str, Any]) -> str:
+    def declines(self, run: dict[str, Any], sent: ArrayRecord = START) -> str:
         """Why the node takes no part; nothing is spent then."""
         before = self.ledger.read_bytes() if self.ledger.exists() else None
-        reply = self.asked(run)
+        reply = self.asked(run, sent)
         assert reply.has_error()
         assert (self.ledger.read_bytes() if self.ledger.exists() else None) == before
         return reply.error.reason
@@ -290,6 +293,58 @@ def test_an_owners_slip_of_the_pen_stops_the_node_and_is_told_to_the_owner_alone
 
 def test_keys_of_other_apps_on_the_node_are_let_alone(tmp_path: Path) -> None:
     assert Node(tmp_path, colour="red", partition_id=0, num_partitions=2).trains(RUN) > 0
+
+
+# What a node answers tells of no record -----------------------------------------------------------
+
+
+def probe(record: np.ndarray) -> ArrayRecord:
+    """A model, as a server might choose it, that one record alone makes fail where others do not.
+
+    All its logits of that record are equal up to rounding, and those of others huge.
+    """
+    inputs = encode(record[None], "hog")[0].astype(float)
+    weight = np.random.default_rng(1).normal(size=(10, inputs.size))
+    weight -= np.outer(weight @ inputs, inputs) / (inputs @ inputs)
+    return ArrayRecord({"0.weight": torch.tensor(1e4 * weight, dtype=torch.float32)})
+
+
+def test_a_node_whose_budget_is_spent_says_so_whatever_its_records(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sent = probe(IMAGES[0])
+    node.trains(RUN | {"record-epsilon": 3.0})
+    small = RUN | {"record-epsilon": 0.01}
+    for held in (slice(0, 50), slice(1, 51), slice(0, 0)):
+        node.hold(50, images=IMAGES[held], labels=LABELS[held])
+        assert "budget" in node.declines(small, sent)
+
+
+def test_a_node_that_fails_on_its_records_answers_and_pays_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, however the training fails, so that what follows is the same as well."""
+
+    def answers(base: Path) -> tuple[list[bool], int]:
+        base.mkdir()
+        node = Node(base)
+        replies = [node.asked(RUN).has_error() for _ in range(ROUNDS + 2)]
+        return replies, len(read_ledger(node.ledger).records)
+
+    usual = answers(tmp_path / "usual")
+    assert usual == ([False] * ROUNDS + [True] * 2, ROUNDS)
+    build = client_app.build_model
+
+    def wants_memory(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if len(inputs[0]) == 50:  # the trial before has fewer records
+            raise MemoryError
+
+    def failing(name: str) -> nn.Module:
+        model = build(name)
+        model.register_forward_pre_hook(wants_memory)
+        return model
+
+    monkeypatch.setattr(client_app, "build_model", failing)
+    assert answers(tmp_path / "failing") == usual
 
 
 # Data that is no good -----------------------------------------------------------------------------

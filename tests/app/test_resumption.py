@@ -1,6 +1,8 @@
 """A run that breaks off, and goes on under its own settings only."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from flower_app import client_app, server_app
-from flower_app.resumption import with_settings_of_run
+from flower_app.resumption import check_resumed, with_settings_of_run
 from flower_app.settings import SettingError, Settings
 from strategies import run_in_process
 
@@ -59,14 +61,17 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def resume(folder: Path, **given: Any) -> Any:
     settings = with_settings_of_run({"resume": str(folder), **given})
-    return run_app(folder.parent, nodes=NODES, **settings)
+    return run_app(folder.parent, nodes=settings["population"], **settings)
 
 
 def test_it_goes_on_in_its_folder_and_pays_the_interrupted_round_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    tmp_path = tmp_path / "my results"
+    tmp_path.mkdir()
     folder = broken_run(tmp_path, after=2)
-    assert f"python -m flower_app run resume={folder}" in caplog.text
+    command = shlex.join([*["python", "-m", "flower_app", "run"], f"resume={folder}"])
+    assert command in caplog.text
     assert (tmp_path / "latest").resolve() == folder
     before = json.loads((folder / "progress.json").read_text())["accuracy"]
 
@@ -129,6 +134,7 @@ def test_flowers_own_command_is_given_a_file_with_all_settings(broken: Path) -> 
     config = tomllib.loads((broken / "resume.toml").read_text())
     settings = Settings.from_config(config)
     assert settings.resume == str(broken)
+    assert settings.population == NODES
     assert settings.as_config() | {"resume": ""} == {
         name: value
         for name, value in json.loads((broken / "config.json").read_text()).items()
@@ -160,3 +166,40 @@ def test_a_finished_run_is_not_gone_on_with(tmp_path: Path) -> None:
     run = run_app(tmp_path, nodes=NODES, **{k.replace("-", "_"): v for k, v in SMALL.items()})
     with pytest.raises(SettingError, match="that run has finished"):
         with_settings_of_run({"resume": str(run.folder)})
+
+
+def test_a_setting_that_the_runs_version_did_not_have_is_as_usual(
+    tmp_path: Path, broken: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(broken, copy)
+    config = json.loads((copy / "config.json").read_text())
+    del config["round-timeout"], config["weighting"]
+    (copy / "config.json").write_text(json.dumps(config))
+    settings = Settings.from_config(with_settings_of_run({"resume": str(copy)}))
+    check_resumed(settings, population=NODES)
+    assert settings.weighting == "uniform"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"accuracy": 3, "update_norms": {}}'])
+def test_what_only_pictures_need_does_not_keep_a_run_from_going_on(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = broken_run(tmp_path, after=2)
+    (folder / "progress.json").write_text(text)
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").mkdir()
+    run_in_process(
+        server_app.app,
+        client_app.app,
+        num_nodes=NODES,
+        run_config=with_settings_of_run({"resume": str(folder)}),
+    )
+    assert json.loads((folder / "metrics.json").read_text())
+    assert "is lost" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "no/such"])
+def test_what_is_no_folder_is_one_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError, match=r"resume = .* is wrong"):
+        with_settings_of_run({"resume": f"{tmp_path}/{name}"})

@@ -9,12 +9,14 @@ import pytest
 from app_runs import run_app
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 
-from flower_app import client_app
+from flower_app import client_app, secure
 from flower_app.models import build_model
+from flower_app.node_policy import NodePolicy, run_settings
 from flower_app.secure import simulated_identity
 from flower_app.settings import SettingError, Settings
 from strategies import (
     DPFedAvg,
+    FolderMemory,
     Full,
     InProcessGrid,
     SecureAggregation,
@@ -198,3 +200,84 @@ def test_a_deployed_node_reads_its_identity_and_those_it_pins(tmp_path: Path) ->
     assert ask(run, node).startswith("UnprotectedRequest")
     (tmp_path / "all.keys").write_text("abcd")
     assert "must hold keys of 32 bytes" in ask(run, node)
+
+
+OWN: dict[str, tuple[dict[str, Any], str]] = {
+    "a minimum": ({"minimum-cohort": 10}, "honest-but-curious"),
+    "pinned identities": ({"minimum-cohort": 10, "identities": "all"}, "malicious"),
+    "a key of its own": ({"minimum-cohort": 10, "identity": "own"}, "malicious"),
+    "its word": (
+        {"minimum-cohort": 10, "secure-aggregation": "honest-but-curious"},
+        "honest-but-curious",
+    ),
+}
+ASKED = ("off", "honest-but-curious", "malicious")
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("corrupt", [0.0, 0.3])
+@pytest.mark.parametrize("own", OWN)
+def test_a_run_never_weakens_what_an_owner_left_out(
+    own: str, corrupt: float, asked: str, tmp_path: Path
+) -> None:
+    """Neither the mode, where other keys imply one, nor the share that may collude."""
+    context = node_of(tmp_path, OWN[own][0], {"secure-aggregation": asked, "corrupt": corrupt})
+    insists = own_insistence(context)
+    assert insists is not None
+    adversary = insists.policy.adversary
+    stronger = max(asked, OWN[own][1], key=ASKED.index)
+    assert adversary.server.value == (OWN[own][1] if own == "its word" else stronger)
+    assert adversary.corrupt == max(0.1, corrupt)
+    context.node_config["corrupt"] = 0.05
+    insists = own_insistence(context)
+    assert insists is not None
+    assert insists.policy.adversary.corrupt == 0.05
+
+
+def test_without_an_owners_word_the_run_decides_whether_updates_are_summed(tmp_path: Path) -> None:
+    assert own_insistence(node_of(tmp_path, {}, {"secure-aggregation": "off"})) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("secure-aggregation", "curious"),
+        ("secure-aggregation", True),
+        ("corrupt", 0.5),
+        ("corrupt", "0.1"),
+    ],
+)
+def test_a_wrong_word_of_the_owners_is_named(name: str, wrong: Any, tmp_path: Path) -> None:
+    context = node_of(tmp_path, {"minimum-cohort": 10, name: wrong}, {})
+    with pytest.raises(SettingError, match=f"{name} = {wrong!r} in this node's --node-config"):
+        own_insistence(context)
+
+
+def test_a_nodes_folder_and_key_files_may_begin_with_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its secrets lie where its ledgers do."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keys = {"identity": "~/own", "identities": "~/all", "state-dir": "~/state"}
+    context = node_of(tmp_path, {"minimum-cohort": 10}, {})
+    context.node_config.update(keys)
+    insists = own_insistence(context)
+    assert insists is not None
+    assert insists.memory == FolderMemory(tmp_path / "state")
+    assert NodePolicy.of(context.node_config).state == tmp_path / "state"
+
+
+def node_of(folder: Path, node: dict[str, Any], run: dict[str, Any]) -> Context:
+    """A deployed node; the names of its key files are taken to lie in ``folder``."""
+    keys = [simulated_identity(place) for place in range(3)]
+    (folder / "own").write_text(keys[0].private.hex())
+    (folder / "all").write_text("\n".join(key.public.hex() for key in keys))
+    node = {"data-dir": str(folder), "state-dir": str(folder / "state")} | node
+    named = "identity" in node or "identities" in node or run.get("secure-aggregation") == ASKED[2]
+    if named and node.get("secure-aggregation") is None:
+        node |= {"identity": str(folder / "own"), "identities": str(folder / "all")}
+    return Context(1, 1, node, RecordDict(), {"deployed": True, **run})
+
+
+def own_insistence(context: Context) -> Any:
+    return secure._own(run_settings(context), context)

@@ -1,12 +1,22 @@
 """A wrong setting is named, with its value and the remedy, before anything starts."""
 
+import tempfile
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flwr.common.config import parse_config_args
+from hypothesis import given
+from hypothesis import strategies as st
 
+from flower_app.__main__ import main as flower_app_main
+from flower_app.flower_processes import write_run_config
 from flower_app.launch import parse_settings
 from flower_app.settings import RECIPES, SettingError, Settings
+from privacy.accounting.__main__ import main as accounting_main
+from privacy.audit.__main__ import main as audit_main
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +68,8 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"partition-seed": -1}, ["partition-seed", "-1", "at least 0"]),
         ({"population-file": "/no/such/file", "deployed": True}, ["population-file", "exists"]),
         ({"population-file": "/etc/hostname"}, ["population-file", "left out in a simulation"]),
+        ({"identities": "/some/file"}, ["identities", "left out in a simulation"]),
+        ({"data-dir": 300 * "x"}, ["data-dir", "exists"]),
         ({"encrypted-images": -5}, ["encrypted-images", "-5", "at least 0"]),
     ],
 )
@@ -88,7 +100,46 @@ def test_a_command_line_setting_needs_a_name_and_a_value(pair: str) -> None:
         parse_settings([pair])
 
 
+def test_text_stays_text_whatever_it_looks_like() -> None:
+    assert parse_settings(["results-dir=2026-11-29", "ledger=7", "resume=true", "x=[1]"]) == {
+        "results-dir": "2026-11-29",
+        "ledger": "7",
+        "resume": "true",
+        "x": "[1]",
+    }
+
+
+_TEXT = st.text(st.characters(codec="utf-8"))
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z-]+", fullmatch=True), _TEXT | st.floats(-9, 9)))
+def test_flower_reads_the_settings_as_they_were_given(config: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        written = write_run_config(config, Path(folder) / "run.toml")
+        assert parse_config_args([str(written)], flatten=False) == config
+
+
 def test_a_path_may_begin_with_the_users_home() -> None:
     settings = Settings.from_config({"ledger": "~/ledger.jsonl", "results-dir": "~"})
     assert settings.ledger == str(Path.home() / "ledger.jsonl")
     assert settings.results_dir == str(Path.home())
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (flower_app_main, ["run", "--node", "200"]),
+        (flower_app_main, ["plan", "--pop", "1000"]),
+        (
+            accounting_main,
+            ["calibrate", *"--eps 3 --delta 1e-5 --sampling-rate 0.1 --rounds 9".split()],
+        ),
+        (audit_main, ["bound", *"--canaries 9 --corr 5 --delta 0".split()]),
+    ],
+)
+def test_an_option_is_not_taken_for_another_that_begins_like_it(
+    command: Callable[[list[str]], int], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(arguments)
+    assert ended.value.code == 2

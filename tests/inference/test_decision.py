@@ -131,7 +131,7 @@ def test_a_threshold_that_decides_nothing_is_refused() -> None:
             DataOwner(ten.plan, release=kind(threshold=0.5))
         with pytest.raises(ReleaseError, match="never be answered"):
             DataOwner(one.plan, release=kind(threshold=beyond))
-        for wrong in (math.nan, math.inf):
+        for wrong in (math.nan, math.inf, None, "0.4", True, [0.4], 10**400):
             with pytest.raises(ValueError, match="threshold is"):
                 kind(threshold=wrong)
     with pytest.raises(ValueError, match="leave it out"):
@@ -154,6 +154,14 @@ def test_a_certificate_decides_as_the_owner_does() -> None:
         assert (flipped.plain_accuracy, flipped.encrypted_accuracy) == (0.0, 0.0)
     with pytest.raises(ValueError, match="between 2 classes"):
         certify(compiled, X, 2 * right - 1)  # -1 and 1
+    # Both sides would say the same class, whatever the encryption does.
+    with pytest.raises(ValueError, match=r"threshold is 99; .* never be answered"):
+        certify(compiled, X, right, threshold=99.0)
+    for wrong in (None, "0.4", math.nan):
+        with pytest.raises(ValueError, match="threshold is"):
+            certify(compiled, X, right, threshold=wrong)
+        with pytest.raises(ValueError, match="threshold is"):
+            decide(X[:, :1], threshold=wrong)
 
 
 def test_a_plan_says_that_one_logit_decides_and_travels() -> None:

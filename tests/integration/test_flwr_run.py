@@ -99,8 +99,36 @@ def test_ended_from_outside_it_ends_all_it_started(
 ) -> None:
     with started(environment, tmp_path) as process:
         process.terminate()
-        rest = process.communicate(timeout=600)[0]
-        assert process.returncode == 128 + signal.SIGTERM, rest
+        assert process.stdout is not None
+        rest = process.stdout.read()
+        assert process.wait() == 128 + signal.SIGTERM, rest
+
+
+def test_interrupted_it_plays_no_further_round_and_says_how_to_go_on(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    rounds = ["--nodes", "5", "rounds=300", "sampling-rate=1.0", f"results-dir={tmp_path}"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "flower_app", "run", *rounds],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "round   2/300" in line:
+                process.send_signal(signal.SIGINT)
+            if "Stopped. " in line:
+                break
+        (folder,) = (path for path in tmp_path.glob("2*-*"))
+        paid = (folder / "privacy-ledger.jsonl").read_bytes()
+        rest = process.stdout.read()
+    assert process.wait() == 130
+    assert f"To go on: python -m flower_app run resume={folder}" in rest
+    assert (folder / "privacy-ledger.jsonl").read_bytes() == paid
+    assert not (folder / "metrics.json").exists()
 
 
 def test_interrupted_twice_it_ends_at_once_and_cleanly(
@@ -110,11 +138,11 @@ def test_interrupted_twice_it_ends_at_once_and_cleanly(
         assert process.stdout is not None
         process.send_signal(signal.SIGINT)
         for line in process.stdout:
-            if "Stopping. Flower's processes are ending" in line:
+            if "Stopped. Flower's other processes are ending" in line:
                 process.send_signal(signal.SIGINT)
                 break
-        rest = process.communicate(timeout=600)[0]
-        assert process.returncode == 130, rest
+        rest = process.stdout.read()
+        assert process.wait() == 130, rest
         assert "Traceback" not in rest
 
 

@@ -8,6 +8,7 @@ from secagg_federation import HONEST, MALICIOUS, RUN, Federation, draw_vectors
 from privacy.secure_aggregation import (
     AlreadyTookPart,
     BothShares,
+    ClientPolicy,
     ClientStage,
     CohortTooSmall,
     DifferentRequests,
@@ -617,12 +618,35 @@ def test_different_rosters_share_no_key():
         assert len(client._round.held) == COUNT - 2
 
 
-def test_a_neighbour_with_a_key_of_small_order_is_refused():
+@pytest.mark.parametrize("place", [8, 40], ids=["mask key", "channel key"])
+@pytest.mark.parametrize(
+    "weak",
+    [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little"), b"\xff" * 32],
+    ids=["0", "1", "-1", "another form"],
+)
+def test_a_neighbour_with_a_weak_key_is_refused_before_anybody_trains(place, weak):
     this = Round(HONEST, 1)
     this.refuses(
         WeakKey,
-        rewritten(this.message, lambda plan, listed: (plan, listed[:40] + bytes(32) + listed[72:])),
+        rewritten(
+            this.message,
+            lambda plan, listed: (plan, listed[:place] + weak + listed[place + 32 :]),
+        ),
     )
+
+
+def test_invitations_do_not_make_a_client_forget_which_rounds_it_was_in():
+    client = SecureClient(ClientPolicy(minimum_cohort=3))
+
+    def invitation(run):
+        terms = RoundTerms(run.to_bytes(16, "big"), 1, SIZE, 100, 3)
+        return write(Kind.INVITATION, terms.digest, terms.to_bytes())
+
+    for run in range(2000):
+        client.answer(invitation(run))
+    for run in (0, 1, 1999):
+        with pytest.raises(AlreadyTookPart):
+            client.answer(invitation(run))
 
 
 def test_a_neighbourhood_of_oneself_is_refused():

@@ -72,6 +72,58 @@ class Wire:
         return server.open()
 
 
+def test_no_honest_client_trains_and_then_finds_too_few_neighbours():
+    """Cheats who accuse its neighbour, where dropouts have left it few, cannot make it leave.
+
+    What such a neighbour has shown would still open its mask, so the sum could be opened without
+    it. The round ends before anybody trains.
+    """
+    nodes = 100
+    federation = Federation(nodes, Adversary(corrupt=0.05))
+    server = federation.server(federation.terms(SIZE), dropout=0.4)
+    messages = federation.invite(server)
+    for node, message in messages.items():
+        server.receive(node, federation.clients[node].answer(message))
+    messages = server.advance()
+    ring, plan = server._ring, server._plan
+    assert not plan.complete
+    around = ring.neighbours(0)
+    liar = around[0]
+    other = next(i for i in ring.neighbours(liar) if i not in around and i != 0)
+    away = set(around[1 : 1 + plan.neighbours - plan.threshold])
+    accused = {liar: 0, other: liar}
+    refusals = []
+
+    def stage(messages, quiet):
+        for node, message in messages.items():
+            place, client = server._index[node], federation.clients[node]
+            if place in away:
+                continue
+            try:
+                vector = np.zeros(SIZE, int) if client.needs_vector(message) else None
+                answer = client.answer(message, vector)
+            except Refused as error:
+                refusals.append(error)
+                continue
+            if kind_of(answer) is Kind.COMPLAINTS and place in accused:
+                label = client._round.neighbours.index(accused[place])
+                answer = write(
+                    Kind.COMPLAINTS,
+                    bound_to(answer),
+                    write_set([label], plan.neighbours),
+                    b"",
+                )
+            if place not in quiet:
+                server.receive(node, answer)
+        return server.advance()
+
+    messages = stage(stage(messages, ()), ())
+    assert kind_of(next(iter(messages.values()))) is Kind.DISPUTES
+    with pytest.raises(RoundAborted, match="neighbours left"):
+        stage(messages, {liar})
+    assert not refusals
+
+
 # Ways to cheat ------------------------------------------------------------------------------------
 
 

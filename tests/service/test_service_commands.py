@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +78,46 @@ def the_labels(results: Path, images: np.ndarray) -> list[int]:
         return model(torch.from_numpy(encode(images, "hog"))).argmax(dim=1).tolist()
 
 
+@pytest.mark.parametrize("keys", ["/dev/null/inside/keys", "one.npy/keys", "x" * 300])
+def test_a_place_where_no_keys_can_be_kept_is_said_in_one_line(
+    keys: str,
+    served: tuple["subprocess.Popen[str]", list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BLOOMSEAL_PASSPHRASE", "correct horse")
+    np.save("one.npy", IMAGES[0])
+    ask = ["one.npy" if word == "IMAGE_OR_FOLDER" else word for word in served[1]]
+    assert main([*ask, "--keys", keys]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"{keys} cannot be used" in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+def test_a_passphrase_that_is_no_text_is_refused_and_not_shown(
+    served: tuple["subprocess.Popen[str]", list[str]], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "one.npy", IMAGES[0])
+    ask = [str(tmp_path / "one.npy") if word == "IMAGE_OR_FOLDER" else word for word in served[1]]
+    ended = subprocess.run(
+        [sys.executable, "-m", "flower_app", *ask, "--keys", str(tmp_path / "keys")],
+        cwd=ROOT,
+        env={os.fsencode(name): os.fsencode(value) for name, value in os.environ.items()}
+        | {b"PYTHONPATH": os.fsencode(ROOT), b"BLOOMSEAL_PASSPHRASE": b"stra\xdfe"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "passphrase holds bytes that are no UTF-8 text" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert "stra" not in ended.stderr
+
+
+# It ends the service, so it comes after the others that ask.
 def test_the_printed_command_asks_and_prints_classes_only(
     served: tuple["subprocess.Popen[str]", list[str]],
     results: Path,
@@ -251,3 +291,38 @@ def test_a_plan_for_something_else_is_refused_before_keys_are_made() -> None:
     for text in ("", "[]", "{}", '{"input_shape": [3]}', "[" * 100_000):
         with pytest.raises(PlanRefusedError):
             accepted_plan(text)
+
+
+@pytest.mark.parametrize("command", ["serve", "certify"])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda file: file.write_bytes(b"junk"), "is damaged"),
+        (lambda file: file.write_bytes(b""), "is damaged"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-100]), "is damaged"),
+        (lambda file: save_file({"0.weight": torch.zeros(10, 3)}, file), "does not hold the"),
+        (lambda file: save_file({"weight": torch.zeros(10, 392)}, file), "does not hold the"),
+        (
+            lambda file: save_file({"0.weight": torch.full((10, 392), torch.nan)}, file),
+            "not finite",
+        ),
+    ],
+)
+def test_a_damaged_model_is_said_in_one_sentence(
+    command: str,
+    damage: Callable[[Path], object],
+    words: str,
+    results: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = {"model": "hog-linear", "dataset": "mnist", "data-dir": ""}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    file = tmp_path / "model.safetensors"
+    file.write_bytes((results / "model.safetensors").read_bytes())
+    damage(file)
+    assert main([command, str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert str(file) in told.err
+    assert words in told.err
+    assert len(told.err.splitlines()) == 1

@@ -26,6 +26,7 @@ from privacy.accounting import (
 from privacy.mechanisms import SeededRandomness
 from strategies import (
     AdaptiveClipping,
+    BudgetError,
     Checkpoint,
     CheckpointError,
     DPFedAvg,
@@ -226,22 +227,110 @@ def test_a_ledger_or_checkpoint_that_cannot_be_written_is_named(
         again.start(STEP, model(), num_rounds=3)
 
 
-def test_a_budget_spent_before_the_run_stops_it_without_an_error(tmp_path: Path) -> None:
+def refused(strategy: DPFedAvg, grid: Any = STEP, rounds: int = 4) -> BudgetError:
+    """How ``start`` refuses a run: nobody was asked, nothing was evaluated."""
+    looked: list[int] = []
+    with pytest.raises(BudgetError) as told:
+        strategy.start(grid, model(), num_rounds=rounds, evaluate_fn=lambda n, _: looked.append(n))
+    assert not looked
+    return told.value
+
+
+def test_a_spent_budget_begins_no_run(tmp_path: Path) -> None:
+    """Neither with calibrated noise nor with noise that is given: it could teach nothing."""
     private(tmp_path).start(STEP, model(), num_rounds=4)
-    late = private(tmp_path, noise_multiplier=None, target_epsilon=0.01)
-    start = model()
-    result = late.start(STEP, start, num_rounds=4)
-    assert result.arrays is start
-    assert result.privacy is not None
-    assert result.privacy.stopped is not None
-    assert result.privacy.rounds == 0
-    assert result.privacy.as_dict()["noise_multiplier"] is None
-    fresh = tmp_path / "fresh"
-    fresh.mkdir()
+    before = read_ledger(tmp_path / "ledger.jsonl").records
+    for noise in (None, 20.0):
+        kept = tmp_path / f"checkpoint-{noise}"
+        late = private(tmp_path, noise_multiplier=noise, target_epsilon=0.01, checkpoint=kept)
+        error = refused(late)
+        assert isinstance(error, SpentBudgetError)
+        assert f"have paid ε = {spent(tmp_path):.6g}" in str(error)
+        assert "give a ledger of their own" in str(error)
+        assert not kept.exists()
+    assert read_ledger(tmp_path / "ledger.jsonl").records == before
+    assert late.report().rounds == 0
+
+
+def test_a_budget_too_small_from_the_first_begins_no_run(tmp_path: Path) -> None:
     rule = NoisedMetrics(ranges={"loss": (0.0, 4.0)}, noise_multiplier=0.1)
     dear = {"fraction_evaluate": 1.0, "evaluate_metrics": rule, "target_epsilon": 0.01}
-    with pytest.raises(ValueError, match="no noise multiplier"):
-        private(fresh, noise_multiplier=None, **dear).start(STEP, model())
+    error = refused(private(tmp_path, noise_multiplier=None, **dear))
+    assert "no noise multiplier" in str(error)
+    assert not isinstance(error, SpentBudgetError)
+
+
+@pytest.mark.parametrize("sampling", [Full(), Poisson(0.3), FixedSize(2, 4)])
+def test_noise_too_small_for_a_first_round_is_refused_with_what_would_fit(
+    sampling: Any, tmp_path: Path
+) -> None:
+    settings = {"sampling": sampling, "target_epsilon": 3.0}
+    error = str(refused(private(tmp_path, noise_multiplier=0.3, **settings)))
+    assert error.startswith("noise_multiplier is 0.3, with which not one round fits the budget")
+    told = [float(words.split()[0]) for words in error.split("a noise_multiplier of ")[1:]]
+    wanted = float(error.split("raise target_epsilon to ")[1].split()[0])
+    assert not read_ledger(tmp_path / "ledger.jsonl").records
+    for rounds, noise, limit in ((4, told[0], 3.0), (1, told[1], 3.0), (1, 0.3, wanted)):
+        folder = tmp_path / f"{rounds}-{limit}"
+        folder.mkdir()
+        remedied = settings | {"noise_multiplier": noise, "target_epsilon": limit}
+        report = private(folder, **remedied).start(STEP, model(), num_rounds=rounds).privacy
+        assert report is not None
+        assert (report.rounds, report.stopped) == (rounds, None)
+
+
+def test_no_noise_and_a_reserve_beyond_the_budget_begin_no_run(tmp_path: Path) -> None:
+    error = str(refused(private(tmp_path, noise_multiplier=0.0, target_epsilon=3.0)))
+    assert "ε to inf" in error
+    assert "raise target_epsilon" not in error
+    reserve = [GaussianRelease(0.1, Full())]
+    error = str(refused(private(tmp_path, target_epsilon=3.0, reserve=reserve)))
+    assert "with what is reserved for after training" in error
+
+
+def test_rounds_that_do_not_all_fit_are_told_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = epsilon({GaussianRelease(20.0, Poisson(1.0)): 3}, delta=1e-5) * 1.0001
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    told: list[str] = []
+    try:
+        private(tmp_path, target_epsilon=limit).start(
+            STEP, model(), num_rounds=9, evaluate_fn=lambda n, _: told.extend(caplog.messages)
+        )
+    finally:
+        logging.getLogger("flwr").removeHandler(caplog.handler)
+    assert any("only 3 of 9 rounds fit" in line for line in told)
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 3
+
+
+def test_a_resumed_run_keeps_its_model_when_nothing_is_left(tmp_path: Path) -> None:
+    """One that has played a round; one that has not is refused like any other."""
+    kept, limit = tmp_path / "kept", epsilon([GaussianRelease(20.0, Poisson(1.0))], delta=1e-5)
+    settings = {"target_epsilon": limit * 1.0001, "checkpoint": kept}
+    ended = private(tmp_path, **settings).start(STEP, model(), num_rounds=3)
+    again = private(tmp_path, **settings, resume=kept).start(STEP, model(), num_rounds=3)
+    assert again.privacy is not None
+    assert again.privacy.rounds == 1
+    assert "round 2 would pass" in str(again.privacy.stopped)
+    np.testing.assert_array_equal(
+        again.arrays.to_numpy_ndarrays()[0], ended.arrays.to_numpy_ndarrays()[0]
+    )
+
+    (other := tmp_path / "other").mkdir()
+    settings["checkpoint"] = other / "kept"
+
+    class Killed(Exception):
+        pass
+
+    def killed(number: int, arrays: ArrayRecord) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        private(other, **settings).start(STEP, model(), num_rounds=3, evaluate_fn=killed)
+    private(other).start(STEP, model(), num_rounds=1)
+    error = refused(private(other, **settings, resume=other / "kept"))
+    assert isinstance(error, SpentBudgetError)
 
 
 def test_one_run_at_a_time_holds_the_ledger(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ one are made to add nothing, so that the sum is that one's update. Each is playe
 and without it.
 """
 
+import enum
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,13 @@ def test_two_requests_have_one_digest_only_if_they_are_the_same(one: Any, other:
 @settings(max_examples=50, deadline=None)
 def test_a_digest_outlives_the_wire(records: Any) -> None:
     """What Flower serialises, object by object, and reads back has the digest of what was sent."""
+
+    class Schedule(int, enum.Enum):
+        COSINE = 3
+
+    class Name(enum.StrEnum):
+        COSINE = "cosine"
+
     several = {
         "b": Array(np.arange(12, dtype=np.float16).reshape(3, 4)),
         "a": Array(np.zeros((), np.float32)),
@@ -357,6 +365,9 @@ def test_a_digest_outlives_the_wire(records: Any) -> None:
     }
     sent = asked_with(records)
     sent.content["the model"] = ArrayRecord(several)
+    sent.content["of enums"] = ConfigRecord(
+        {"schedule": Schedule.COSINE, "all": [Schedule.COSINE], "name": Name.COSINE}
+    )
     objects = get_all_nested_objects(sent)
     received = inflate_object_from_contents(
         sent.object_id, {name: part.deflate() for name, part in objects.items()}

@@ -1,5 +1,6 @@
 """The mod as a client's own defence: what it answers, refuses, keeps and forgets."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from threading import Barrier, Thread
@@ -11,6 +12,7 @@ from federation import client_app, model
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from secure_federation import (
+    CURIOUS,
     IDENTITIES,
     MALICIOUS,
     PINNED,
@@ -26,7 +28,14 @@ from secure_federation import (
     strategy_of,
 )
 
-from privacy.secure_aggregation import Adversary, ClientPolicy, RoundAborted, ServerModel
+from privacy.secure_aggregation import (
+    Adversary,
+    ClientPolicy,
+    RoundAborted,
+    RoundTerms,
+    SecureServer,
+    ServerModel,
+)
 from privacy.secure_aggregation._messages import Kind
 from strategies import (
     ClientMemory,
@@ -233,6 +242,42 @@ def test_the_state_is_on_disk_before_the_answer(tmp_path: Path) -> None:
     state.write_bytes(before)
     (reply,) = grid.send_and_receive([protocol_message(1, requests[1])])
     assert said(reply)[4] == Kind.OPENINGS
+
+
+@pytest.mark.parametrize("kept", ["another version's", "cut short", "without a state", "damaged"])
+def test_a_state_that_cannot_be_read_is_named_to_its_owner(
+    kept: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The owner learns which file, and what to do, without a traceback; the server does not."""
+    app = lambda place: FolderMemory(tmp_path / str(place))  # noqa: E731
+    grid, requests = to_the_opening(app)
+    path = tmp_path / "0" / "secure-aggregation.state"
+    good = path.read_bytes()
+    bad = {
+        "another version's": good[:35] + bytes([good[35] - 1]) + good[36:],
+        "cut short": good[:20],
+        "without a state": good[:32] + b"?",
+        "damaged": good[:-7],
+    }[kept]
+    path.write_bytes(bad)
+    log = logging.getLogger("flwr")
+    log.addHandler(caplog.handler)
+    try:
+        (reply,) = grid.send_and_receive([protocol_message(1, requests[1])])
+    finally:
+        log.removeHandler(caplog.handler)
+    assert reply.error.reason == "the client cannot read what it remembers of earlier rounds"
+    (told,) = {record.getMessage() for record in caplog.records}
+    assert str(path) in told
+    assert "move the file away" in told
+    assert not any(record.exc_info for record in caplog.records)
+    assert path.read_bytes() == bad
+    path.unlink()
+    server = SecureServer(
+        RoundTerms(bytes(range(16)), 1, SIZE, 256, 3), adversary=CURIOUS, dropout=0.3, cohort=NODES
+    )
+    (reply,) = grid.send_and_receive([protocol_message(1, server.invitation())])
+    assert said(reply)[4] == Kind.ADVERTISEMENT
 
 
 def test_a_client_that_lost_its_state_is_out_of_the_round_only(tmp_path: Path) -> None:

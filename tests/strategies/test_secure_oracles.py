@@ -4,6 +4,7 @@ The attacks read a client's largest entry from whether its update fits a ring th
 chosen too small. Each is played with the defence and without it.
 """
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from federation import client_app
-from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from secure_federation import (
     CURIOUS,
@@ -84,6 +85,8 @@ FAILURES: dict[str, Answer] = {
     "raises": raising(RuntimeError("one of this client's images is broken")),
     "has no memory left": raising(MemoryError()),
     "exits": raising(SystemExit(3)),
+    "is cancelled": raising(asyncio.CancelledError()),
+    "ends as a generator": raising(GeneratorExit()),
     "answers with an error": an_error,
     "answers nothing": no_message,
     "empties its message": emptied,
@@ -117,6 +120,31 @@ def app_of(answer: Answer, adversary: Any) -> ClientApp:
         return reply_of([np.full(SIZE, 0.01, np.float32)], {"num-examples": 1.0})(message)
 
     return app
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["replaces it", "empties it", "empties the record"])
+def test_an_app_that_overwrites_its_state_stays_in_the_round(how: str, adversary: Any) -> None:
+    """What the mod keeps in the context is there after the app, and so is what the app keeps."""
+    app = ClientApp(mods=[mod(adversary)])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if how == "replaces it":
+            context.state = RecordDict()
+        elif how == "empties it":
+            context.state.clear()
+        else:
+            context.state["secure-aggregation"].clear()
+        context.state["own"] = ConfigRecord({"rounds": 1})
+        return reply_of([np.full(SIZE, 0.01, np.float32)], {"num-examples": 1.0})(message)
+
+    grid = InProcessGrid(app, NODES)
+    this = ByHand(grid, range(1, NODES + 1), adversary)
+    this.send(request_to_train)
+    assert this.open().tolist() == [NODES * 2] * SIZE
+    assert not this.refusals
+    assert all("own" in grid.context(node).state for node in range(1, NODES + 1))
 
 
 def check_alike(answer: Answer, adversary: Any, **request: Any) -> None:

@@ -178,19 +178,31 @@ def test_a_round_that_was_not_endorsed_leaves_no_trace(rounds: Rounds) -> None:
     assert not rounds.refusals
 
 
-def test_what_a_client_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest models and runs are forgotten first."""
-    monkeypatch.setattr(client_module, "_MOST_MODELS", 2)
-    monkeypatch.setattr(client_module, "_MOST_RUNS", 2)
-    rounds = Rounds(InProcessGrid(app(), NODES))
-    sizes = []
-    for value in range(5):
+@pytest.mark.parametrize("bound", ["_MOST_MODELS", "_MOST_RUNS"])
+def test_what_a_client_remembers_is_bounded_and_never_forgotten(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its memory is full it takes part no more, whatever a server has pushed into it."""
+    monkeypatch.setattr(client_module, bound, 3)
+    wire = Wire(app(), NODES)
+    rounds = Rounds(wire)
+
+    def play(value: int, nodes: Collection[int] = ALL) -> Any:
         arrays = ArrayRecord([np.full(SIZE, value + 1.0)])
-        assert rounds.play(arrays=arrays, run=bytes([value] * 16)) is not None
-        sizes.append(len(rounds.grid.context(1).state["secure-aggregation"]["state"]))
-    assert sizes[1] == sizes[2] == sizes[3] == sizes[4]
-    assert rounds.play(ALL - {VICTIM}, arrays=ArrayRecord([np.full(SIZE, 5.0)])) is None
-    assert rounds.play(ALL - {VICTIM}, arrays=ArrayRecord([np.full(SIZE, 1.0)])) is not None
+        return rounds.play(nodes, arrays=arrays, run=bytes([value] * 16))
+
+    assert all(play(value) is not None for value in range(3))
+    full = len(wire.context(1).state["secure-aggregation"]["state"])
+    for value in range(3, 6):
+        wire.replies.clear()
+        with pytest.raises(RoundAborted):
+            play(value)
+        assert {r.error.reason.partition(":")[0] for r in wire.replies} == {"MemoryFull"}
+    second = None
+    with suppress(RoundAborted):
+        second = play(0, ALL - {VICTIM})
+    assert second is None  # of the first model above all
+    assert len(wire.context(VICTIM).state["secure-aggregation"]["state"]) <= full
 
 
 # The server that follows the protocol -------------------------------------------------------------
@@ -272,9 +284,11 @@ def test_a_resumed_run_goes_on_where_its_last_sum_was_opened(
     wire.offline |= gone
     wire.replies.clear()
     again = strategy_of(tmp_path, NODES, SIZE, setting, resume=before, **settings)
-    result = again.start(wire, model((SIZE,)), num_rounds=3)
+    result = again.start(wire, model((SIZE,)), num_rounds=4)
     assert result.privacy is not None
     assert result.privacy.secure_aggregation is not None
     assert result.privacy.secure_aggregation.aborted_rounds == aborted
+    assert result.privacy.stopped is None
+    assert set(result.privacy.epsilon_by_round) >= {2, 3, 4}  # with all but the second one opened
     declined = {r.error.reason.partition(":")[0] for r in wire.replies if r.has_error()}
     assert declined == ({"SameModelAgain"} if gone else set())

@@ -421,12 +421,52 @@ def test_a_presence_that_decides_whether_a_round_opens_is_charged(tmp_path: Path
 
 def test_a_budget_counts_what_presence_decides(tmp_path: Path) -> None:
     """Where cohorts often fall below the minimum, no noise is enough."""
-    setting = secure(Adversary(corrupt=0.05), minimum=95, client_dropout=0.05)
+    setting = secure(Adversary(corrupt=0.05), minimum=95, client_dropout=0.05, dropout=0.05)
     strategy = strategy_of(
         tmp_path, 200, 9, setting, sampling=Poisson(0.5), noise_multiplier=None, target_epsilon=3.0
     )
     with pytest.raises(ValueError, match="presence can decide whether it opens, so 5 rounds"):
         strategy.start(InProcessGrid(secure_app(idle), 200), model((9,)), num_rounds=5)
+
+
+@pytest.mark.parametrize("budget", [{"noise_multiplier": 1.0}, {"target_epsilon": 3.0}], ids=str)
+def test_a_run_that_could_open_no_round_does_not_begin(
+    budget: dict[str, float], tmp_path: Path
+) -> None:
+    """Else it would pay for each. What to change is said once, by what plans the rounds."""
+    with pytest.raises(ValueError, match="5 clients of 5 drawn cannot withstand") as error:
+        strategy_of(
+            tmp_path,
+            5,
+            9,
+            secure(MALICIOUS, dropout=0.2),
+            **({"noise_multiplier": None} | budget),
+        )
+    assert "draw more clients or expect fewer dropouts" in str(error.value)
+    assert "raise" not in str(error.value)
+    assert not (tmp_path / "ledger.jsonl").exists()
+    strategy_of(tmp_path, 5, 9, secure(MALICIOUS, dropout=0.1), noise_multiplier=1.0)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "adversary", "dropout", "advice"),
+    [(12, CURIOUS, 0.1, "raise its dropout to 0.2, or draw"), (4, MALICIOUS, 0.2, "_dropout, or")],
+    ids=["more", "neither"],
+)
+def test_a_budget_that_presence_passes_names_what_would_help(
+    nodes: int, adversary: Adversary, dropout: float, advice: str, tmp_path: Path
+) -> None:
+    strategy = strategy_of(
+        tmp_path,
+        nodes,
+        9,
+        secure(adversary, dropout=dropout, client_dropout=0.002),
+        noise_multiplier=None,
+        target_epsilon=3.0,
+        target_delta=1e-3,
+    )
+    with pytest.raises(ValueError, match=advice):
+        strategy.start(InProcessGrid(secure_app(idle), nodes), model((9,)), num_rounds=1)
 
 
 def test_with_distributed_noise_both_epsilons_are_told(tmp_path: Path) -> None:

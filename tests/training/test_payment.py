@@ -1,0 +1,158 @@
+"""A training is paid for before its records are looked at, so that no answer tells of them free."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+
+from privacy.accounting import Budget
+from privacy.training import (
+    Charge,
+    ClientLedger,
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    GradientDescent,
+    LocalBudgetSpent,
+    NoisyCount,
+    NominalCount,
+    Payment,
+    PublicCount,
+    pay,
+    train,
+)
+
+BATCHES = FullBatch(steps=2)
+NOMINAL = ClipAndNoise(
+    clipping_norm=1.0, noise_multiplier=4.0, delta=1e-5, count=NominalCount(records=9)
+)
+COST = Charge(noise_multiplier=4.0, sampling_rate=1.0, steps=2)
+
+
+def noisy(count: PublicCount | NoisyCount) -> ClipAndNoise:
+    return ClipAndNoise(clipping_norm=1.0, noise_multiplier=4.0, delta=1e-5, count=count)
+
+
+class Untouchable(Dataset[tuple[Tensor, ...]]):
+    """Records that tell when one is looked at."""
+
+    def __init__(self) -> None:
+        self.looked = 0
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, row: int) -> tuple[Tensor, ...]:
+        self.looked += 1
+        return torch.ones(4), torch.tensor(0)
+
+
+def trained(
+    data: object, ledger: ClientLedger | Payment, protection: ClipAndNoise = NOMINAL
+) -> float:
+    model = nn.Linear(4, 3)
+    return train(
+        model,
+        data,  # type: ignore[arg-type]
+        loss=cross_entropy,
+        optimizer=GradientDescent(model.parameters(), learning_rate=0.1),
+        protection=protection,
+        batches=BATCHES,
+        ledger=ledger,
+    ).weight
+
+
+def spent(path: Path) -> ClientLedger:
+    return ClientLedger(dataset="d", budget=Budget(0.1, 1e-5), path=path / "ledger.jsonl")
+
+
+@pytest.mark.parametrize("count", [NominalCount(records=9), NoisyCount(noise_multiplier=5.0)])
+def test_a_spent_budget_is_told_without_a_look_at_the_records(
+    tmp_path: Path, count: NominalCount | NoisyCount
+) -> None:
+    data = Untouchable()
+    protection = ClipAndNoise(clipping_norm=1.0, noise_multiplier=4.0, delta=1e-5, count=count)
+    with pytest.raises(LocalBudgetSpent):
+        trained(data, spent(tmp_path), protection)
+    assert not data.looked
+    with pytest.raises(LocalBudgetSpent):
+        pay(protection, BATCHES, ledger=spent(tmp_path), records=lambda: pytest.fail("asked"))
+    assert not spent(tmp_path).charges
+
+
+def test_what_fails_on_the_records_was_paid_for(tmp_path: Path) -> None:
+    """Every one of them, whether with noise or not: the failure is an answer."""
+    bad = (torch.ones(9, 4), torch.full((9,), 77))
+    for protection, charged in ((NOMINAL, 4.0), (ClipOnly(clipping_norm=1.0), 0.0)):
+        path = tmp_path / f"{charged}"
+        with pytest.raises(IndexError):
+            trained(bad, ClientLedger(dataset="d", path=path), protection)  # type: ignore[arg-type]
+        (charge,) = ClientLedger(dataset="d", path=path).charges
+        assert charge.noise_multiplier == charged
+
+
+def test_a_payment_is_good_for_one_training_that_returns() -> None:
+    ledger = ClientLedger(dataset="d")
+    payment = pay(NOMINAL, BATCHES, ledger=ledger)
+    with pytest.raises(IndexError):
+        trained((torch.ones(9, 4), torch.full((9,), 77)), payment)
+    assert trained((torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)), payment) == 9.0
+    assert ledger.charges == (COST,), "the client that failed on its records paid once"
+    with pytest.raises(ValueError, match="used up"):
+        trained(Untouchable(), payment)
+
+
+def test_a_payment_is_for_what_was_paid() -> None:
+    payment = pay(NOMINAL, BATCHES, ledger=ClientLedger(dataset="d"))
+    less = ClipAndNoise(
+        clipping_norm=1.0, noise_multiplier=0.4, delta=1e-5, count=NominalCount(records=9)
+    )
+    data = Untouchable()
+    with pytest.raises(ValueError, match=r"protection is .*0\.4.*4\.0.* was paid for"):
+        trained(data, payment, less)
+    model = nn.Linear(4, 3)
+    with pytest.raises(ValueError, match=r"batches is FullBatch\(steps=3\).*was paid for"):
+        train(
+            model,
+            data,
+            loss=cross_entropy,
+            optimizer=GradientDescent(model.parameters(), learning_rate=0.1),
+            protection=NOMINAL,
+            batches=FullBatch(steps=3),
+            ledger=payment,
+        )
+    assert not data.looked
+
+
+def test_a_count_is_asked_for_after_the_steps_are_paid() -> None:
+    ledger = ClientLedger(dataset="d")
+    seen: list[tuple[Charge, ...]] = []
+
+    def records() -> int:
+        seen.append(ledger.charges)
+        return 1000
+
+    first = pay(noisy(NoisyCount(noise_multiplier=5.0)), BATCHES, ledger=ledger, records=records)
+    again = pay(noisy(NoisyCount(noise_multiplier=5.0)), BATCHES, ledger=ledger, records=records)
+    assert seen[0] == (COST,)
+    assert first.count == again.count == ledger.released_count
+    assert 900 < first.count < 1100
+    assert [charge.noise_multiplier for charge in ledger.charges] == [4.0, 5.0, 4.0]
+
+
+def test_the_count_and_the_steps_are_allowed_together_or_not_at_all() -> None:
+    ledger = ClientLedger(dataset="d", budget=Budget(2.0, 1e-5))
+    ledger.check(COST)
+    with pytest.raises(LocalBudgetSpent):
+        pay(noisy(NoisyCount(noise_multiplier=0.5)), BATCHES, ledger=ledger, records=lambda: 9)
+    assert not ledger.charges
+
+
+def test_what_pay_lacks_is_named() -> None:
+    with pytest.raises(ValueError, match="ledger is None"):
+        pay(NOMINAL, BATCHES, ledger=None)
+    with pytest.raises(ValueError, match="records is None"):
+        pay(noisy(PublicCount()), BATCHES, ledger=ClientLedger(dataset="d"))
