@@ -87,14 +87,14 @@ class _Search:
     Attributes
     ----------
     choice : Choice or None
-    nearest : tuple of (float, int), or None
-        The least predicted error that was found, and its ring degree.
+    nearest : tuple of (float, int, int), or None
+        The least predicted error that was found, its ring degree and the bytes of its query.
     larger : bool
         Whether larger queries would have given more to look at.
     """
 
     choice: Choice | None
-    nearest: tuple[float, int] | None
+    nearest: tuple[float, int, int] | None
     larger: bool
 
 
@@ -218,7 +218,9 @@ def choose(
             f"{MAX_MODULUS_BITS[_RINGS[-1]]} bits of N={_RINGS[-1]} at 128-bit security; make the "
             "model shallower, or narrow input_range"
         )
-    raise CannotPlanError(_imprecise(*done.nearest, tolerance, spread, bounds))
+    error, degree, needed = done.nearest
+    beyond = needed if needed > query_limits[-1] else 0
+    raise CannotPlanError(_imprecise(error, degree, tolerance, spread, bounds, beyond))
 
 
 def _search(
@@ -233,7 +235,7 @@ def _search(
     smallest: bool,
 ) -> _Search:
     """Look through the rings, the smallest first; in each, quick or else small packings first."""
-    nearest: tuple[float, int] | None = None
+    nearest: tuple[float, int, int] | None = None
     vanishing: Choice | None = None
     larger = False
     for degree in _RINGS:
@@ -259,7 +261,7 @@ def _search(
             if choice is None:
                 break
             if nearest is None or choice.error < nearest[0]:
-                nearest = choice.error, degree
+                nearest = choice.error, degree, message_bytes(shape)
             if choice.error > tolerance:
                 if choice.error > _HOPELESS * tolerance:
                     break  # another packing will not do either
@@ -275,8 +277,18 @@ def _search(
     return _Search(vanishing, nearest, larger)
 
 
-def _imprecise(error: float, degree: int, tolerance: float, spread: float, bounds: Ranges) -> str:
-    """Why no plan reaches the tolerance, and what helps."""
+def _imprecise(
+    error: float,
+    degree: int,
+    tolerance: float,
+    spread: float,
+    bounds: Ranges,
+    needed_bytes: int = 0,
+) -> str:
+    """Why no plan reaches the tolerance, and what helps.
+
+    ``needed_bytes`` are those of the query that errs least, where it is beyond the limit.
+    """
     remedies = ["narrow input_range", "make the model shallower"]
     if float(bounds.logits.magnitude.max()) < 0.5:
         # An answer has no more bits for logits that stay below 1.
@@ -290,7 +302,8 @@ def _imprecise(error: float, degree: int, tolerance: float, spread: float, bound
             f"{words}. A larger tolerance gives wrong classes: the logits of typical inputs lie "
             f"{spread:.3g} apart"
         )
-    return f"{words}, or allow tolerance={_rounded_up(error)}"
+    bytes_too = f" and max_query_bytes={needed_bytes}" if needed_bytes else ""
+    return f"{words}, or allow tolerance={_rounded_up(error)}{bytes_too}"
 
 
 def _hopeless(done: _Search, tolerance: float) -> bool:

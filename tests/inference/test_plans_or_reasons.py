@@ -168,8 +168,9 @@ def test_a_layer_of_zeros_has_a_plan_and_no_evaluator(which: str, batch_size: in
         model, input_shape=(4,), input_range=(0.0, 1.0), batch_size=batch_size, tolerance=0.5
     )
     material = DataOwner(compiled.plan).public_material()
-    with pytest.raises(CannotPlanError, match=r"round to zero .*; train the model"):
+    with pytest.raises(CannotPlanError, match=r"are all zero, .*; train the model") as refusal:
         Evaluator(compiled, material)
+    assert "tolerance" not in str(refusal.value)
 
 
 def test_units_without_weights_are_evaluated_in_a_batch() -> None:
@@ -250,6 +251,24 @@ def test_the_bytes_that_a_refusal_names_are_enough_and_are_those_sent(
     named = re.search(r"max_query_bytes=(\d+)$", str(refusal.value))
     assert named is not None
     assert plan(int(named.group(1))) <= int(named.group(1))
+
+
+@pytest.mark.parametrize("limit", [200_000, 600_000])
+def test_a_tolerance_and_bytes_that_are_both_too_small_are_both_named(limit: int) -> None:
+    def plan(tolerance: float, limit: int) -> int:
+        return compile_model(
+            perceptron(784, 64, 10),
+            input_shape=(1, 28, 28),
+            input_range=(0.0, 1.0),
+            tolerance=tolerance,
+            max_query_bytes=limit,
+        ).plan.query_bytes
+
+    with pytest.raises(CannotPlanError, match="least predicted error") as refusal:
+        plan(1e-9, limit)
+    named = re.search(r"tolerance=(\S+) and max_query_bytes=(\d+)$", str(refusal.value))
+    assert named is not None
+    assert limit < plan(float(named.group(1)), int(named.group(2))) <= int(named.group(2))
 
 
 def test_a_service_of_a_model_that_dies_over_its_first_question_does_not_come_up() -> None:
