@@ -103,6 +103,20 @@ class Capture:
         seen, self._seen = self._seen, []
         return [(use.name, use.inputs.detach()) for use in seen]
 
+    def take_with_backprops(
+        self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+    ) -> tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]]:
+        """What ``take`` gives, and by layer what comes back of ``cotangents`` at the outputs."""
+        seen, self._seen = self._seen, []
+        inputs = [(use.name, use.inputs.detach()) for use in seen]
+        if not seen or not outputs:
+            return inputs, []
+        found = torch.autograd.grad(
+            list(outputs), [use.output for use in seen], list(cotangents), allow_unused=True
+        )
+        pairs = zip(seen, found, strict=True)
+        return inputs, [(use.name, back) for use, back in pairs if back is not None]
+
     def check_parameters(self, losses: Tensor) -> None:
         """Refuse a parameter that reaches ``losses`` on a way that leads around its layer.
 
@@ -138,13 +152,15 @@ class Capture:
                 yield [use.origin.node], outputs, nothing
             yield within, before, set(self.layers[use.name].parameters())
 
-    def gradients(self, losses: Tensor) -> dict[str, LayerGradients]:
+    def gradients(self, losses: Tensor, *, keep_graph: bool = False) -> dict[str, LayerGradients]:
         """Every layer's per-example gradients, for the forward pass since the last call.
 
         Parameters
         ----------
         losses : Tensor
             The examples' losses, shape (n,).
+        keep_graph : bool
+            Whether torch may be asked for gradients of ``losses`` again.
 
         Returns
         -------
@@ -165,7 +181,7 @@ class Capture:
         edges += [get_gradient_edge(parameter) for parameter in bypassed.values()]
         # Of their sum: weights of one for each would load SymPy first, to compare two shapes.
         backprops: Sequence[Tensor | None] = torch.autograd.grad(
-            losses.sum(), edges, allow_unused=True
+            losses.sum(), edges, allow_unused=True, retain_graph=keep_graph
         )
         for name, found in zip(bypassed, backprops[len(seen) :], strict=True):
             if found is not None:

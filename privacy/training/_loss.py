@@ -53,6 +53,7 @@ class ExampleLoss:
     """
 
     def __init__(self, loss: Loss) -> None:
+        self.given = loss
         self._plain, keywords = _unwrapped(loss)
         self._unreduced, self._within = _without_reduction(loss)
         self._ignored = keywords.get("ignore_index", -100)
@@ -151,6 +152,11 @@ def _as_batch(output: Any) -> Any:
 def tensors_of(outputs: Any) -> list[Tensor]:
     """The tensors in what a model returned: a tensor, or tuples, lists and dicts of them."""
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def detached(outputs: Any) -> Any:
+    """The same without their history."""
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
 
 
 def _check_first_axes(outputs: Any, examples: int) -> None:

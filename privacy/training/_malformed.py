@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from ._capture import GradientError
-from ._trial import BATCH
+from ._gradients import Gradients
 from .check import UnsupportedModelError
 
 log = logging.getLogger(__name__)
 
 # What no single record is to blame for.
 _OF_THE_PROGRAM = (GradientError, UnsupportedModelError, MemoryError, torch.OutOfMemoryError)
-_TRIED = 32
 
 
 class MalformedRecords:
@@ -28,27 +27,52 @@ class MalformedRecords:
     Parameters
     ----------
     work : callable
-        Given rows, int64 (m,): adds what they give, or raises and adds nothing.
+        Given rows, int64 (m,): what they give, or raises.
+    add : callable
+        Takes what ``work`` gave.
+    every_error : bool
+        Whether no error at all may end the training, as with noise: even want of memory or a
+        model that goes another way may be one record's doing.
     """
 
-    def __init__(self, work: Callable[[Tensor], None]) -> None:
-        self._work = work
+    def __init__(
+        self,
+        work: Callable[[Tensor], Gradients],
+        add: Callable[[Gradients], None],
+        *,
+        every_error: bool,
+    ) -> None:
+        self._work, self._add = work, add
+        self._raised: tuple[type[Exception], ...] = () if every_error else _OF_THE_PROGRAM
         self._of_a_batch: Exception | None = None
         self._left_out: dict[int, Exception] = {}
+        self._worked = False
 
     def __call__(self, rows: Tensor) -> None:
         """Work on these rows, but for the malformed."""
         try:
-            self._work(rows)
-        except _OF_THE_PROGRAM:
+            found = self._work(rows)
+        except self._raised:
             raise
         except Exception as error:
             if len(rows) == 1:
                 self._left_out.setdefault(int(rows), error)
                 return
             self._of_a_batch = error
-            for half in rows.split((len(rows) + 1) // 2):
-                self(half)
+        else:
+            self._add(found)
+            self._worked = True
+            return
+        for half in rows.split((len(rows) + 1) // 2):
+            self(half)
+
+    def raise_if_none_worked(self) -> None:
+        """Raise what the first record raised, if so far there was no other.
+
+        Nothing of a training would show that no record took part in it.
+        """
+        if self._left_out and not self._worked:
+            raise self._left_out[min(self._left_out)]
 
     def tell(self) -> None:
         """Say in the client's own log what was left out; nobody else may know."""
@@ -68,38 +92,3 @@ class MalformedRecords:
                 "one, and on none of its records alone: %s",
                 self._of_a_batch,
             )
-
-
-def usable_rows(records: int, work: Callable[[Tensor], None]) -> Tensor:
-    """``BATCH`` rows for a trial, from all over the data, that ``work`` does not fail on.
-
-    Where it fails on those, the rows are of the first 32 records. Rows repeat where there are too
-    few, or where usable records do not go together in one batch.
-
-    Raises
-    ------
-    Exception
-        What ``work`` raised, if it fails on all of these: the program is wrong then, not a record.
-    """
-    rows = torch.arange(BATCH) % records
-    if records > BATCH:
-        rows = torch.linspace(0, records - 1, BATCH, dtype=torch.float64).round().long()
-    first = _failure(work, rows)
-    if first is None:
-        return rows
-    tried = torch.arange(min(records, _TRIED)).split(1)
-    usable = [row for row in tried if _failure(work, row) is None][:BATCH]
-    if not usable:
-        raise first
-    rows = torch.cat([usable[place % len(usable)] for place in range(BATCH)])
-    return rows if _failure(work, rows) is None else usable[0].repeat(BATCH)
-
-
-def _failure(work: Callable[[Tensor], None], rows: Tensor) -> Exception | None:
-    try:
-        work(rows)
-    except _OF_THE_PROGRAM:
-        raise
-    except Exception as error:
-        return error
-    return None

@@ -1,14 +1,15 @@
 """A client's records, whatever they come as."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-# Records that are looked at before data is taken to be of another kind.
-_TRIED = 32
+# Of inputs and targets of one record: the shape, the precision and where it is.
+Kind = tuple[tuple[tuple[int, ...], torch.dtype, torch.device], ...]
 
 
 class Records(Protocol):
@@ -18,6 +19,9 @@ class Records(Protocol):
 
     def take(self, rows: Tensor) -> tuple[Tensor, ...]:
         """The given rows, each at most once and in order."""
+
+    def kinds(self) -> Iterator[Kind]:
+        """The kinds of record that there are, each once; no number in a record has a part."""
 
 
 class _Tensors:
@@ -32,6 +36,9 @@ class _Tensors:
             return self._tensors
         return tuple(tensor[rows] for tensor in self._tensors)
 
+    def kinds(self) -> Iterator[Kind]:
+        yield _kind_of(self._tensors)  # also of no record
+
 
 class _Mapped:
     def __init__(self, dataset: Dataset[tuple[Tensor, ...]]) -> None:
@@ -42,6 +49,21 @@ class _Mapped:
 
     def take(self, rows: Tensor) -> tuple[Tensor, ...]:
         return tuple(default_collate([self._dataset[row] for row in rows.tolist()]))
+
+    def kinds(self) -> Iterator[Kind]:
+        told: set[Kind] = set()
+        for row in range(len(self)):
+            try:
+                kind = _kind_of(self.take(torch.tensor([row])))
+            except Exception:  # noqa: S112
+                continue  # malformed, of whatever kind it is
+            if kind not in told:
+                told.add(kind)
+                yield kind
+
+
+def _kind_of(tensors: tuple[Tensor, ...]) -> Kind:
+    return tuple((tuple(each.shape[1:]), each.dtype, each.device) for each in tensors)
 
 
 def records_of(data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]]) -> Records:
@@ -101,16 +123,16 @@ def _tensors(data: Sequence[object]) -> tuple[Tensor, ...]:
 def _check_records(dataset: Dataset[tuple[Tensor, ...]]) -> None:
     """Refuse a dataset whose records are no tuples of tensors and numbers.
 
-    That is, if none of the first is: one that is something else is malformed and adds nothing.
+    That is, if none is: one that is something else is malformed and adds nothing, wherever it is.
     """
-    wrongs = []
-    for row in range(min(len(dataset), _TRIED)):  # type: ignore[arg-type]
-        wrongs.append(_wrong_at(dataset, row))
-        if wrongs[-1] is None:
+    first = ""
+    for row in range(len(dataset)):  # type: ignore[arg-type]
+        wrong = _wrong_at(dataset, row)
+        if wrong is None:
             return
-    told = [wrong for wrong in wrongs if wrong]
-    if told:
-        raise TypeError(told[0])
+        first = first or wrong
+    if first:
+        raise TypeError(first)
 
 
 def _wrong_at(dataset: Dataset[tuple[Tensor, ...]], row: int) -> str | None:

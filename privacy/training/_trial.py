@@ -1,10 +1,19 @@
-"""How a trial is run before anything is charged: at which state, and what counts as equal."""
+"""How a trial is run before anything is charged: on what, at which state, what counts as equal.
 
+Nothing of it comes from a private record. Whether a trial succeeds is seen by whoever waits for the
+update, so it may depend on the model, the loss and the shapes of the data alone.
+"""
+
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ._records import Kind
 
 # Records that a trial is run on.
 BATCH = 5
@@ -15,25 +24,115 @@ CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}
 HALF, OTHER_SIZE = 3e-2, 10.0
 
 
-def same_numbers(one: Tensor, other: Tensor, slack: float = 1.0) -> bool:
+@dataclass(frozen=True)
+class Values:
+    """What records are made up of.
+
+    Parameters
+    ----------
+    normal : bool
+        Whether numbers are standard normal, or else uniform in [0, 1).
+    integers : int or None
+        What every integer is; None draws 0 and 1, which every table and every choice of two
+        classes has.
+    """
+
+    normal: bool
+    integers: int | None
+
+
+# Tried in this order: a model may take no negative numbers, a loss one class only.
+VALUES = (Values(True, None), Values(False, None), Values(False, 1), Values(False, 0))
+
+
+def made_up(kind: Kind, values: Values) -> list[Tensor]:
+    """``BATCH`` records of this kind, always the same: each tensor of shape (BATCH, ...)."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for shape, dtype, device in kind:
+        size = (BATCH, *shape)
+        if dtype.is_floating_point or dtype.is_complex:
+            draw = torch.randn if values.normal else torch.rand
+            drawn = draw(size, generator=generator)
+        elif dtype == torch.bool or values.integers is None:
+            drawn = torch.randint(0, 2, size, generator=generator)
+        else:
+            drawn = torch.full(size, values.integers)
+        made.append(drawn.to(device=device, dtype=dtype))
+    return made
+
+
+def largest_of(values: Tensor) -> float:
+    """The largest finite magnitude."""
+    if not values.numel():
+        return 0.0
+    largest = float(values.abs().amax())
+    if largest < float("inf"):
+        return largest
+    finite = values[values.isfinite()]
+    return float(finite.abs().amax()) if finite.numel() else 0.0
+
+
+def closeness(values: Tensor) -> float:
+    """What counts as rounding, relative to the largest; ``torch.autocast`` rounds to half."""
+    if not (values.is_floating_point() or values.is_complex()):
+        return 0.0
+    if torch.is_autocast_enabled(values.device.type):
+        return HALF
+    return CLOSE.get(values.dtype, HALF)
+
+
+def same_numbers(one: Tensor, other: Tensor, slack: float = 1.0, least: float = 0.0) -> bool:
+    """Whether they differ by no more than rounding, or ``least``. NaN is equal to nothing."""
     if one.shape != other.shape:
         return False
-    close = slack * CLOSE.get(one.dtype, HALF if one.is_floating_point() else 0.0)
-    one, other = one.double(), other.double()
-    finite = one[one.isfinite()].abs()
-    largest = float(finite.amax()) if finite.numel() else 0.0
-    return torch.allclose(one, other, rtol=close, atol=close * largest, equal_nan=True)
+    if not one.numel():
+        return True
+    if not one.is_floating_point() and not one.is_complex():
+        return torch.equal(one, other)
+    apart = torch.where(one == other, 0, one - other).abs().amax()
+    return float(apart) <= max(slack * closeness(one) * largest_of(one), least)
+
+
+class Draws:
+    """Whether random numbers were drawn."""
+
+    happened = False
 
 
 @contextmanager
-def fixed_randomness(model: nn.Module, seed: int) -> Iterator[None]:
-    """Dropout and the like draw the same every time, and the process's state stays as it was."""
+def fixed_randomness(model: nn.Module, seed: int) -> Iterator[Draws]:
+    """Dropout and the like draw the same every time, and the process's state stays as it was.
+
+    That is torch's own generators, Python's and NumPy's global ones.
+    """
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    draws = Draws()
     with torch.random.fork_rng(devices=devices):
         seed_global(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
         for device in devices:
             torch.cuda.default_generators[device].manual_seed(seed)
-        yield
+        before = _states(devices)
+        try:
+            yield draws
+        finally:
+            draws.happened = _states(devices) != before
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _states(devices: set[int]) -> list[object]:
+    torchs = [torch.default_generator, *(torch.cuda.default_generators[d] for d in devices)]
+    numpys = np.random.get_state(legacy=False)  # noqa: NPY002
+    return [
+        *(each.get_state().cpu().numpy().tobytes() for each in torchs),
+        random.getstate(),
+        repr(numpys["state"]["pos"]) + repr(numpys["has_gauss"]),
+        numpys["state"]["key"].tobytes(),
+    ]
 
 
 def seed_global(seed: int) -> None:

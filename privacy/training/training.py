@@ -12,14 +12,15 @@ from torch.utils.data import Dataset
 
 from privacy.mechanisms import Randomness, SystemRandomness
 
+from ._admission import admit, refuse_changed
 from ._arguments import check_kinds, check_optimizer, check_schedule
-from ._capture import Capture, GradientError
-from ._gradient_check import check_gradients
-from ._independence import check_example_independence
-from ._loss import ExampleLoss, Loss, per_example
-from ._malformed import MalformedRecords, usable_rows
+from ._buffers import Buffers
+from ._capture import Capture
+from ._gradients import Gradients
+from ._loss import Loss, per_example
+from ._malformed import MalformedRecords, log
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
-from ._records import Records, records_of
+from ._records import records_of
 from .check import check_model
 from .ledger import ClientLedger
 from .payment import Payment, pay, planned_charges
@@ -92,15 +93,16 @@ def train(
     LedgerError
         If the ledger cannot be kept. The model is untouched.
     GradientError
-        If the forward pass does what per-example gradients cannot follow, or, in what is to be
-        noised, examples meet. The model is untouched. It is charged by then: what depends on
-        records is never told for nothing.
+        If the model or the loss fails, or does what per-example gradients cannot follow, or, in
+        what is to be noised, examples meet. That is tried on made-up records: of the data only the
+        shapes and precisions have a part. The model is untouched. It is charged by then: where
+        records are of several shapes, which there are is not told for nothing.
     TypeError, ValueError
         If an argument or the data is of another kind or does not fit, by name, before anything is
         charged.
     Exception
-        What the first record raised, if the first 32 all fail. It is charged by then. It may tell
-        of them: keep it from the server, and reply as with no record.
+        Without noise, before the first step that no record takes part in: what the first raised.
+        With noise no record's failure ends a training.
     """
     check_kinds(
         model=model,
@@ -136,14 +138,11 @@ def train(
             randomness=randomness,
         )
     value = per_example(loss)
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    if len(records):
-        noised = isinstance(protection, ClipAndNoise)
-        check = partial(_check_gradients, model, value, records, noised)
-        rows = usable_rows(len(records), check)
-        if noised:
-            check_example_independence(model, value, records.take(rows))
-        _check_buffers(model, buffers)
+    buffers = Buffers(model)
+    noised = isinstance(protection, ClipAndNoise)
+    present = len(records)
+    if not admit(model, value, records, buffers, noised=noised) and noised:
+        present = 0  # none can be read now, and none may be that the model was not tried for
     expected = batches.sampling_rate * payment.count
     noisy = NoisySteps(
         optimizer,
@@ -154,29 +153,33 @@ def train(
     method: dict[str, str] = {}
     with Capture(model) as capture:
 
-        def add(rows: Tensor) -> None:
+        def clipped(rows: Tensor) -> Gradients:
             capture.take()  # of a batch that failed
             *inputs, targets = records.take(rows)
             losses = value(model(*inputs), targets)
             layers = capture.gradients(losses)
             method.update({name: layer.method for name, layer in layers.items()})
-            noisy.add_clipped(
-                clipped_sum(
-                    list(layers.values()),
-                    clipping_norm=protection.clipping_norm,
-                    scale=1 / expected,
-                )
+            return clipped_sum(
+                list(layers.values()),
+                clipping_norm=protection.clipping_norm,
+                scale=1 / expected,
             )
 
-        add_well_formed = MalformedRecords(add)
+        add_well_formed = MalformedRecords(clipped, noisy.add_clipped, every_error=noised)
+        gathered: set[str] = set()
         for _ in range(batches.steps):
-            for rows in _physical(len(records), batches, physical_batch_size, randomness):
+            for rows in _physical(present, batches, physical_batch_size, randomness):
                 add_well_formed(rows)
+                gathered.update(buffers.restore())
+            if not noised:
+                refuse_changed(sorted(gathered))
+                add_well_formed.raise_if_none_worked()
             noisy.step()
             if schedule is not None:
                 schedule.step()
         add_well_formed.tell()
-    _check_buffers(model, buffers)
+    if gathered:  # to raise would tell whoever waits for the update
+        log.error("Buffers changed in training and were put back: %s", ", ".join(sorted(gathered)))
     payment.use_up()
     return TrainingResult(
         steps=batches.steps,
@@ -187,30 +190,8 @@ def train(
     )
 
 
-def _check_buffers(model: nn.Module, before: dict[str, Tensor]) -> None:
-    """Put changed buffers back and refuse: what they gathered from records is not protected."""
-    changed = [name for name, buffer in model.named_buffers() if not _same(buffer, before[name])]
-    for name in changed:
-        model.get_buffer(name).copy_(before[name])
-    if changed:
-        raise GradientError(
-            f"buffer '{changed[0]}' changed in training: what it holds of the records is neither "
-            "clipped nor noised; make the layer keep no statistics"
-        )
-
-
-def _check_gradients(
-    model: nn.Module, value: ExampleLoss, records: Records, noised: bool, rows: Tensor
-) -> None:
-    check_gradients(model, value, records.take(rows), every_layer=noised)
-
-
 def _is_public(protection: ClipAndNoise) -> bool:
     return isinstance(protection.count, PublicCount)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _physical(

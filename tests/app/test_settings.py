@@ -132,9 +132,19 @@ def test_a_path_may_begin_with_the_users_home() -> None:
         (flower_app_main, ["plan", "--pop", "1000"]),
         (
             accounting_main,
-            ["calibrate", *"--eps 3 --delta 1e-5 --sampling-rate 0.1 --rounds 9".split()],
+            [
+                "calibrate",
+                "--eps",
+                "3",
+                "--delta",
+                "1e-5",
+                "--sampling-rate",
+                "0.1",
+                "--rounds",
+                "9",
+            ],
         ),
-        (audit_main, ["bound", *"--canaries 9 --corr 5 --delta 0".split()]),
+        (audit_main, ["bound", "--canaries", "9", "--corr", "5", "--delta", "0"]),
     ],
 )
 def test_an_option_is_not_taken_for_another_that_begins_like_it(

@@ -1,8 +1,11 @@
 """One example's gradient depends on no other example: by construction of the loss, else refused."""
 
+import random
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -54,12 +57,11 @@ def trained(
 
 
 def refused(model: nn.Module, data: tuple[Tensor, ...], loss: Loss) -> str:
-    """Why it is refused, before anything is charged or trained."""
+    """Why it is refused, before anything is trained."""
     before = [p.detach().clone() for p in model.parameters()]
     ledger = ClientLedger(dataset="d")
     with pytest.raises((GradientError, ValueError)) as refusal:
         trained(model, data, loss, noised(), ledger)
-    assert not ledger.charges
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
     return str(refusal.value)
 
@@ -217,7 +219,6 @@ def test_outputs_and_targets_that_would_be_broadcast_are_named(
     ledger = ClientLedger(dataset="d")
     with pytest.raises(ValueError, match=r"\(5, 1\) with targets of shape \(5,\)"):
         trained(nn.Linear(5, 1), (flat_data()[0], torch.rand(12)), loss, protection, ledger)
-    assert not ledger.charges
     trained(nn.Linear(5, 1), (flat_data()[0], torch.rand(12, 1)), loss, protection, ledger)
 
 
@@ -302,7 +303,32 @@ MODEL_MIXTURES: dict[str, Callable[[Tensor], Tensor]] = {
     "norm of the batch": lambda h: F.batch_norm(h, None, None, training=True),
     "softmax over examples": lambda h: torch.softmax(h, 0),
     "dropout and mean": lambda h: F.dropout(h, 0.3) - h.mean(0),
+    "now and then": lambda h: 0.7 * h + 0.3 * h.roll(1, 0) if torch.rand(()) < 0.4 else h,
+    "now and then, by Python": lambda h: h + h.mean(0) if random.random() < 0.4 else h,  # noqa: S311
+    "now and then, by NumPy": lambda h: h + h.mean(0) if np.random.random() < 0.4 else h,  # noqa: NPY002
+    "backward, by the norm": lambda h: backward(h, lambda g: g / g.norm()),
+    "backward, by the number": lambda h: backward(h, lambda g: g / len(g)),
+    "backward, by a mean": lambda h: backward(h, lambda g: g - g.mean(0)),
+    "backward, of its own": lambda h: OverTheBatch.apply(h),
 }
+
+
+def backward(h: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    if h.requires_grad:
+        h.register_hook(change)
+    return h
+
+
+class OverTheBatch(torch.autograd.Function):
+    """Nothing forward; backward, each example's gradient over the batch's largest."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g / g.abs().amax()
 
 
 @pytest.mark.parametrize("indices", [False, True])
@@ -368,8 +394,91 @@ def test_models_that_keep_examples_apart_are_taken(model: nn.Module) -> None:
         assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
 def test_few_records_are_enough_for_the_trial(n: int) -> None:
     inputs, targets = flat_data(n)
     trained(nn.Linear(5, CLASSES), (inputs, targets), focal, noised(), ClientLedger(dataset="d"))
     refused(Mixing(MODEL_MIXTURES["mean"]), (inputs, targets), F.cross_entropy)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    mixture=st.sampled_from(sorted(MODEL_MIXTURES)),
+    row=st.integers(0, 11),
+    value=st.sampled_from([float("nan"), float("inf"), 1e38, -999.0, 0.0]),
+)
+def test_no_record_hides_a_mixture(mixture: str, row: int, value: float) -> None:
+    inputs, targets = flat_data()
+    inputs[row] = value
+    model = Mixing(MODEL_MIXTURES[mixture])
+    model.gate.requires_grad_(False)
+    reason = refused(model, (inputs, targets), F.cross_entropy)
+    clean = refused(model, flat_data(), F.cross_entropy)
+    assert reason == clean
+
+
+def random_states() -> tuple[object, ...]:
+    numpys = np.random.get_state(legacy=False)  # noqa: NPY002
+    key = numpys["state"]["key"].tolist()
+    return random.getstate(), key, numpys["state"]["pos"], torch.get_rng_state().tolist()
+
+
+def test_the_trial_leaves_all_random_states_as_they_were() -> None:
+    model = nn.Linear(5, CLASSES)
+    before = random_states()
+    trained(model, flat_data(), focal, noised(), ClientLedger(dataset="d"))
+    assert random_states() == before
+
+
+def test_saturated_models_are_not_taken_for_mixing_ones() -> None:
+    """Their gradients are rounding alone."""
+    for size in (1e2, 1e4):
+        for middle in (nn.Tanh(), nn.LayerNorm(2), nn.Softmax(1)):
+            model = nn.Sequential(nn.Linear(5, 2), middle, nn.Linear(2, CLASSES))
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(size)
+            trained(model, flat_data(), F.cross_entropy, noised(), ClientLedger(dataset="d"))
+
+
+class Renamed(nn.Linear):
+    """A class of the user's, which may do another thing the next time."""
+
+    mixes = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(0) if self.mixes else x)
+
+
+def test_what_was_accepted_once_is_remembered_only_where_it_stays_the_same() -> None:
+    data = flat_data()
+
+    def taken(model: nn.Module, loss: Loss = F.cross_entropy) -> None:
+        trained(model, data, loss, noised(), ClientLedger(dataset="d"))
+
+    own = Renamed(5, CLASSES)
+    taken(own)
+    own.mixes = True
+    refused(own, data, F.cross_entropy)
+
+    hooked = nn.Linear(5, CLASSES)
+    taken(hooked)
+    hooked.register_forward_hook(lambda *seen: seen[2] - seen[2].mean(0))
+    refused(hooked, data, F.cross_entropy)
+
+    patched = nn.Linear(5, CLASSES)
+    patched.forward = lambda x: F.linear(x - x.mean(0), patched.weight)  # type: ignore[method-assign]
+    refused(patched, data, F.cross_entropy)
+
+    taken(nn.Sequential(nn.Linear(5, CLASSES), nn.Softmax(1)))
+    refused(nn.Sequential(nn.Linear(5, CLASSES), nn.Softmax(0)), data, F.cross_entropy)
+
+    over = [False]
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        each = F.cross_entropy(outputs, targets, reduction="none")
+        return each / len(each) if over[0] else each
+
+    taken(nn.Linear(5, CLASSES), loss)
+    over[0] = True
+    refused(nn.Linear(5, CLASSES), data, loss)

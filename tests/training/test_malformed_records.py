@@ -17,6 +17,7 @@ from privacy.training import (
     ClipAndNoise,
     ClipOnly,
     FullBatch,
+    GradientError,
     NoisyCount,
     NominalCount,
     PoissonBatches,
@@ -180,29 +181,167 @@ def test_without_noise_or_with_a_public_count_no_record_is_said_so(protection: P
 
 
 @pytest.mark.parametrize("protection", [ClipOnly(clipping_norm=1.0), noisy()])
-def test_a_program_that_is_wrong_for_all_records_is_not_taken_for_malformed_ones(
-    protection: Protection,
+@pytest.mark.parametrize("bad", [0, N])
+def test_a_program_that_is_wrong_is_told_whatever_the_records_are(
+    protection: Protection, bad: int
 ) -> None:
-    ledger = ClientLedger(dataset="d")
     inputs, targets = records()
+    targets[:bad] = 99
     for data, loss, error in (
         ((inputs[:, :4], targets), cross_entropy, RuntimeError),
-        ((inputs, targets + 3), cross_entropy, IndexError),
         ((inputs, targets), lambda outputs, targets: outputs.sum(), ValueError),
+        ((inputs, targets), lambda outputs, targets: 0 / 0, RuntimeError),
+        ((inputs, targets), lambda outputs, targets: outputs.sum(1) / 0, RuntimeError),
     ):
-        with pytest.raises(error):
-            trained(data, protection=protection, ledger=ledger, loss=loss)
-    assert ledger.charges, "what records show is never told for nothing"
+        with pytest.raises(error, match="made up in the data's shapes"):
+            trained(data, protection=protection, loss=loss)
 
 
-def test_want_of_memory_is_no_records_fault() -> None:
+def test_without_noise_a_training_in_which_no_record_takes_part_is_told() -> None:
+    inputs, targets = records()
+    torch.manual_seed(0)
+    model = nn.Linear(5, 3)
+    before = model.weight.detach().clone()
+    with pytest.raises(IndexError):
+        train(
+            model,
+            (inputs, targets + 3),
+            loss=cross_entropy,
+            optimizer=torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=0.1),
+            protection=ClipOnly(clipping_norm=1.0),
+            batches=FullBatch(),
+        )
+    assert torch.equal(model.weight, before)
+
+
+@settings(max_examples=15, deadline=None)
+@given(bad=st.integers(0, 80), good=st.integers(0, 3), where=st.booleans())
+def test_with_noise_no_number_of_malformed_records_ends_a_training(
+    bad: int, good: int, where: bool
+) -> None:
+    """Not the first 32, nor all: one record more would decide whether the others count."""
+    inputs, targets = torch.ones(bad + good, 5), torch.zeros(bad + good, dtype=torch.long)
+    malformed = slice(0, bad) if where else slice(good, bad + good)
+    targets[malformed] = 99
+    ledger = ClientLedger(dataset="d")
+    moved, _ = trained((inputs, targets), ledger=ledger)
+    assert ledger.charges == (Charge(noise_multiplier=1.0, sampling_rate=1.0, steps=2),)
+    kept = targets != 99
+    torch.testing.assert_close(moved, trained((inputs[kept], targets[kept]))[0])
+
+
+@pytest.mark.parametrize("value", [-999.0, 1e38, float("nan"), float("inf"), 0.0])
+@pytest.mark.parametrize("first", [nn.LayerNorm(5), nn.Identity(), nn.Softmax(1)])
+def test_no_records_values_end_a_training(first: nn.Module, value: float) -> None:
+    inputs, targets = records()
+    for rows in (slice(0, 1), slice(None)):
+        inputs[rows] = value
+        model = nn.Sequential(first, nn.Linear(5, 3))
+        train(
+            model,
+            (inputs, targets),
+            loss=cross_entropy,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            protection=noisy(),
+            batches=FullBatch(),
+            ledger=ClientLedger(dataset="d"),
+        )
+
+
+class Odd(Dataset[tuple[Tensor, ...]]):
+    """The first records are of another kind than the last."""
+
+    def __init__(self, odd: object, number: int, good: int) -> None:
+        self._odd, self._number, self._good = odd, number, good
+
+    def __len__(self) -> int:
+        return self._number + self._good
+
+    def __getitem__(self, row: int) -> tuple[Tensor, ...]:
+        if row >= self._number:
+            return torch.ones(5), torch.tensor(1)
+        if isinstance(self._odd, Exception):
+            raise self._odd
+        return self._odd  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "odd", [OSError("gone"), {"x": 1}, (torch.ones(4), torch.tensor(1)), (torch.ones(5),)], ids=str
+)
+@pytest.mark.parametrize("number", [1, 31, 32, 33, 70])
+def test_records_of_another_kind_add_nothing_however_many_come_first(
+    odd: object, number: int
+) -> None:
+    moved, _ = trained(Odd(odd, number, 4))
+    expected = torch.ones(4, 5), torch.ones(4, dtype=torch.long)
+    torch.testing.assert_close(moved, trained(expected)[0])
+
+
+def test_records_of_which_none_can_be_read_are_as_none() -> None:
+    inputs, targets = records()
+    moved, _ = trained(Odd(OSError("gone"), 40, 0))
+    torch.testing.assert_close(moved, trained((inputs[:0], targets[:0]))[0])
+
+
+class Counting(nn.Linear):
+    """Says that something is wrong, or remembers, where it sees a certain value."""
+
+    def __init__(self, *, remembers: bool) -> None:
+        super().__init__(5, 3)
+        self.register_buffer("seen", torch.zeros(()))
+        self.remembers = remembers
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x == 77).any()):
+            if not self.remembers:
+                raise GradientError("I do not like 77")
+            self.seen += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+def test_a_model_that_goes_another_way_for_one_record_ends_no_training_with_noise(
+    remembers: bool,
+) -> None:
+    inputs, targets = records()
+    inputs[3] = 77
+    head, model = Counting(remembers=remembers).requires_grad_(False), nn.Linear(3, 3)
+    whole = nn.Sequential(head, model)
+    train(
+        whole,
+        (inputs, targets),
+        loss=cross_entropy,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        protection=noisy(),
+        batches=FullBatch(steps=2),
+        ledger=ClientLedger(dataset="d"),
+        physical_batch_size=5,
+    )
+    assert not head.seen
+
+
+@pytest.mark.parametrize("most", [1, 5, 23])
+def test_want_of_memory_with_noise_is_met_by_smaller_batches(most: int) -> None:
+    """It may be one record's doing."""
+
+    def greedy(outputs: Tensor, targets: Tensor) -> Tensor:
+        if len(targets) > most and outputs.requires_grad:
+            raise MemoryError
+        return cross_entropy(outputs, targets, reduction="none")
+
+    inputs, targets = records()
+    moved, _ = trained((inputs, targets), loss=greedy, size=16)
+    torch.testing.assert_close(moved, trained((inputs, targets))[0])
+
+
+def test_without_noise_want_of_memory_is_raised() -> None:
     calls = []
 
     def greedy(outputs: Tensor, targets: Tensor) -> Tensor:
         calls.append(len(targets))
-        if sum(calls) > N:
+        if len(calls) > 9:
             raise MemoryError
         return cross_entropy(outputs, targets, reduction="none")
 
     with pytest.raises(MemoryError):
-        trained(records(), loss=greedy)
+        trained(records(), loss=greedy, protection=ClipOnly(clipping_norm=1.0))

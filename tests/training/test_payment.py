@@ -16,6 +16,7 @@ from privacy.training import (
     ClipOnly,
     FullBatch,
     GradientDescent,
+    GradientError,
     LocalBudgetSpent,
     NoisyCount,
     NominalCount,
@@ -85,10 +86,17 @@ def test_a_spent_budget_is_told_without_a_look_at_the_records(
 
 def test_what_fails_on_the_records_was_paid_for(tmp_path: Path) -> None:
     """Every one of them, whether with noise or not: the failure is an answer."""
-    bad = (torch.ones(9, 4), torch.full((9,), 77))
-    for protection, charged in ((NOMINAL, 4.0), (ClipOnly(clipping_norm=1.0), 0.0)):
+    labels = torch.ones(9, 4), torch.full((9,), 77)
+    shapes = torch.ones(9, 3), torch.ones(9, dtype=torch.long)
+    trained(labels, ClientLedger(dataset="d", path=tmp_path / "labels"))  # type: ignore[arg-type]
+    assert ClientLedger(dataset="d", path=tmp_path / "labels").charges == (COST,)
+    for bad, protection, charged in (
+        (labels, ClipOnly(clipping_norm=1.0), 0.0),
+        (shapes, NOMINAL, 4.0),
+        (shapes, ClipOnly(clipping_norm=1.0), -0.0),
+    ):
         path = tmp_path / f"{charged}"
-        with pytest.raises(IndexError):
+        with pytest.raises((IndexError, GradientError)):
             trained(bad, ClientLedger(dataset="d", path=path), protection)  # type: ignore[arg-type]
         (charge,) = ClientLedger(dataset="d", path=path).charges
         assert charge.noise_multiplier == charged
@@ -97,8 +105,8 @@ def test_what_fails_on_the_records_was_paid_for(tmp_path: Path) -> None:
 def test_a_payment_is_good_for_one_training_that_returns() -> None:
     ledger = ClientLedger(dataset="d")
     payment = pay(NOMINAL, BATCHES, ledger=ledger)
-    with pytest.raises(IndexError):
-        trained((torch.ones(9, 4), torch.full((9,), 77)), payment)
+    with pytest.raises(GradientError):
+        trained((torch.ones(9, 3), torch.full((9,), 1)), payment)
     assert trained((torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)), payment) == 9.0
     assert ledger.charges == (COST,), "the client that failed on its records paid once"
     with pytest.raises(ValueError, match="used up"):

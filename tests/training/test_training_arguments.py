@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils import prune
 from torch.optim import lr_scheduler
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from privacy.training import (
@@ -323,6 +324,23 @@ class TestGradientsThatWouldBeWrong:
         """Its masks could not be drawn again for each example."""
         model = nn.Sequential(Drawing(), nn.Linear(4, 3))
         assert "'0' (Drawing)" in refusal(model, protection=protection)
+
+    @pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+    def test_hooks_on_a_parameter(self, protection: object, kind: str) -> None:
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+        getattr(model[0].weight, kind)(lambda gradient: None)
+        assert "'0.weight' has a hook" in refusal(model, protection=protection)
+
+    def test_a_backward_pass_that_cannot_be_followed(self, protection: object) -> None:
+        class Checkpointed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.inside, self.last = (nn.Linear(4, 4) for _ in range(3))
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.last(checkpoint(self.inside, self.first(x), use_reentrant=True))
+
+        assert "use_reentrant=False" in refusal(Checkpointed(), protection=protection)
 
     def test_complex_parameters(self, protection: object) -> None:
         model = nn.Sequential(nn.Linear(4, 3, dtype=torch.complex64))
