@@ -104,22 +104,20 @@ def _own(settings: Settings, context: Context) -> _Own | None:
 
 
 def _own_mode(node: Mapping[str, Any], settings: Settings) -> str:
-    """The owner's word; where there is none the run's, but no weaker than what the owner's imply.
+    """The run's word, but never weaker than the owner's, or than what the owner's other keys imply.
 
     A node with a ``minimum-cohort`` has its update hidden among so many, and one with pinned
     ``identities`` wants that against a malicious server.
     """
-    if "secure-aggregation" in node:
-        mode = node["secure-aggregation"]
-        if mode not in SECURE_AGGREGATION:
-            raise wrong_key("secure-aggregation", mode, f"one of {', '.join(SECURE_AGGREGATION)}")
-        return str(mode)
-    implied = "off"
+    least = "off"
     if "minimum-cohort" in node:
-        implied = ServerModel.HONEST_BUT_CURIOUS.value
+        least = ServerModel.HONEST_BUT_CURIOUS.value
     if "identities" in node or "identity" in node:
-        implied = ServerModel.MALICIOUS.value
-    return max(implied, settings.secure_aggregation, key=SECURE_AGGREGATION.index)
+        least = ServerModel.MALICIOUS.value
+    least = node.get("secure-aggregation", least)
+    if least not in SECURE_AGGREGATION:
+        raise wrong_key("secure-aggregation", least, f"one of {', '.join(SECURE_AGGREGATION)}")
+    return max(str(least), settings.secure_aggregation, key=SECURE_AGGREGATION.index)
 
 
 def _own_adversary(mode: str, node: Mapping[str, Any], settings: Settings) -> Adversary:

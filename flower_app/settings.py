@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
-from math import ceil, isfinite, sqrt
+from math import ceil, inf, isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +282,14 @@ class Settings:
             "encrypted_round_noise",
         ):
             self._need(name, getattr(self, name) > 0, "a positive number")
+        # Beyond these, arithmetic in single precision loses what is trained.
+        self._need("nominal_records", self.nominal_records <= 10**12, "at most 10^12")
+        for name in ("rounds", "local_steps"):
+            self._need(name, getattr(self, name) <= 10**9, "at most 10^9")
+        for name in ("example_clipping_norm", "local_learning_rate"):
+            value = getattr(self, name)
+            held = value == 0 or 1e-12 <= value <= 1e12
+            self._need(name, held, "from 1e-12 to 1e12, or 0 for the model's own recipe")
         if self.weighting == "capped":
             for name in ("weight_cap", "total_weight"):
                 self._need(name, getattr(self, name) > 0, "positive where weighting = 'capped'")
@@ -340,7 +348,10 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _typed(name: str, value: Any, kind: type) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            value = inf if value > 0 else -inf
     if type(value) is not kind:
         expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
         raise SettingError(f"{name} = {value!r} is wrong; it must be {expected[kind]}")

@@ -18,12 +18,14 @@ MARGIN = 1e-6
 
 
 @torch.no_grad()
-def clipped_sum(layers: list[LayerGradients], *, clipping_norm: float, scale: float) -> Gradients:
-    """Sum over the examples of scale·min(1, S/‖g‖)·g, g being one example's gradient.
+def clipped_sum(layers: list[LayerGradients], *, clipping_norm: float) -> Gradients:
+    """Sum over the examples of min(1/S, 1/‖g‖)·g, g being one example's gradient.
 
-    Norms and factors are in double precision, products and sums in single at least, whatever the
-    model's. An example whose norm is not finite (NaN, infinite or overflowing single precision)
-    adds zero: it takes no part in the sum, and every example's influence stays at most scale·S.
+    It is the clipped sum in units of S, so that whatever S is, single precision holds it and
+    rounds it by what is little beside the noise. Norms and factors are in double precision,
+    products and sums in single at least, whatever the model's. An example whose norm is not
+    finite (NaN, infinite or overflowing single precision) adds zero: it takes no part in the
+    sum, and every example's influence stays at most 1.
 
     Parameters
     ----------
@@ -31,8 +33,6 @@ def clipped_sum(layers: list[LayerGradients], *, clipping_norm: float, scale: fl
         All layers of the model, for the same examples.
     clipping_norm : float
         S, over all layers together.
-    scale : float
-        What the sum is multiplied by, 1 over the expected batch for an average.
 
     Returns
     -------
@@ -49,11 +49,10 @@ def clipped_sum(layers: list[LayerGradients], *, clipping_norm: float, scale: fl
         finite = torch.isfinite(norms)
         layers = [layer.only(finite) for layer in layers]
         norms = norms[finite]
-    most = scale * clipping_norm
-    factors = norms.mul(1 + MARGIN).reciprocal_().mul_(most).clamp_(max=scale)
+    factors = norms.mul(1 + MARGIN).reciprocal_().clamp_(max=1 / clipping_norm)
     # Below its smallest normal number a precision rounds by more than the margin.
     smallest = max(torch.finfo(layer.dtype).tiny for layer in layers)
-    if not most > 2 * smallest * total:
+    if not 2 * smallest * total < 1:
         factors = torch.where(factors < smallest, 0.0, factors)
     found: Gradients = {}
     with full_products(factors.device):
@@ -101,10 +100,11 @@ class GradientDescent:
 
 
 class NoisySteps:
-    """Adds up averaged clipped gradients, adds the noise once a logical batch, steps.
+    """Adds up clipped gradients in units of S, adds the noise once a logical batch, steps.
 
-    Sums over physical batches, and the noise, are in double precision; the result is rounded to
-    the parameter's precision once, after the noise.
+    Sums over physical batches, the noise and the average are in double precision; the result is
+    rounded to the parameter's precision once, after the noise. What that cannot hold becomes the
+    largest that it can.
 
     Parameters
     ----------
@@ -115,7 +115,8 @@ class NoisySteps:
     noise_multiplier : float
         z.
     sensitivity : float
-        The most that one example moves the average, S over the expected batch.
+        The most that one example moves the average, S over the expected batch: what a sum in
+        units of S is multiplied by.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class NoisySteps:
         sensitivity: float,
     ) -> None:
         self._optimizer, self._randomness = optimizer, randomness
-        self._sigma = noise_multiplier * sensitivity
+        self._noise_multiplier, self._sensitivity = noise_multiplier, sensitivity
         self._held = [each for group in optimizer.param_groups for each in group["params"]]
         self._trained = [each for each in self._held if each.requires_grad]
         self._sums: Gradients = {}
@@ -143,21 +144,25 @@ class NoisySteps:
         # What had no gradient in the whole batch counts as zero, so that it gets noise too.
         sums = [self._sums.pop(each, None) for each in self._trained]
         gradients = [
-            torch.zeros_like(each) if summed is None else summed
+            torch.zeros_like(each, dtype=torch.float32) if summed is None else summed
             for each, summed in zip(self._trained, sums, strict=True)
         ]
-        if self._sigma:
+        if self._noise_multiplier:
             gradients = self._noisy(gradients)
+        gradients = [gradient.mul_(self._sensitivity) for gradient in gradients]
         self._forget()  # of frozen parameters too: a gradient left there would be stepped by
         for parameter, gradient in zip(self._trained, gradients, strict=True):
+            if parameter.dtype == torch.float16:
+                largest = torch.finfo(torch.float16).max
+                gradient = gradient.clamp(-largest, largest)
             parameter.grad = gradient.to(parameter.dtype)
         self._optimizer.step()
         self._forget()
 
     def _noisy(self, gradients: list[Tensor]) -> list[Tensor]:
-        """The gradients with noise of standard deviation z·sensitivity on every coordinate."""
+        """The gradients with noise of standard deviation z, in units of S, on every coordinate."""
         sizes = [gradient.numel() for gradient in gradients]
-        drawn = gaussian(sum(sizes), sigma=self._sigma, randomness=self._randomness)
+        drawn = gaussian(sum(sizes), sigma=self._noise_multiplier, randomness=self._randomness)
         noise = torch.from_numpy(drawn).split(sizes)
         return [
             gradient.double() + piece.view_as(gradient).to(gradient.device)

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
+SMALLEST_NORM, LARGEST_NORM = 1e-12, 1e12
+MOST_RECORDS = 10**12
+
 
 def is_number(value: object) -> bool:
     """Whether ``value`` is a real number, of Python's or NumPy's."""
@@ -46,6 +49,21 @@ def fraction(name: str, value: float, remedy: str) -> None:
         raise ValueError(f"{name} is {value!r}: {remedy}")
 
 
+def _check_clipping_norm(value: float) -> None:
+    """Refuse a clipping norm near the ends of single precision, where gradients are rounded away.
+
+    Raises
+    ------
+    ValueError
+        With its value.
+    """
+    if not (is_number(value) and SMALLEST_NORM <= value <= LARGEST_NORM):
+        raise ValueError(
+            f"clipping_norm is {value!r}: it must be a number from {SMALLEST_NORM:g} to "
+            f"{LARGEST_NORM:g}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublicCount:
     """The number of local records is public: it scales the gradient and weighs the update.
@@ -69,7 +87,10 @@ class NominalCount:
     records: int
 
     def __post_init__(self) -> None:
-        whole("records", self.records, "name the public number of records, a whole one, at least 1")
+        remedy = "name the public number of records, a whole one, from 1 to 10^12"
+        whole("records", self.records, remedy)
+        if self.records > MOST_RECORDS:
+            raise ValueError(f"records is above 10^12: {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +131,14 @@ class ClipOnly:
     Parameters
     ----------
     clipping_norm : float
-        Largest L2 norm of one example's gradient, over all trainable parameters together.
+        Largest L2 norm of one example's gradient, over all trainable parameters together,
+        from 1e-12 to 1e12.
     """
 
     clipping_norm: float
 
     def __post_init__(self) -> None:
-        positive("clipping_norm", self.clipping_norm, "it must be a finite number above 0")
+        _check_clipping_norm(self.clipping_norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +158,8 @@ class ClipAndNoise:
     Parameters
     ----------
     clipping_norm : float
-        Largest L2 norm S of one example's gradient, over all trainable parameters together.
+        Largest L2 norm S of one example's gradient, over all trainable parameters together,
+        from 1e-12 to 1e12.
     noise_multiplier : float
         z: the noise on the sum of clipped gradients has standard deviation z·S.
     delta : float
@@ -151,7 +174,7 @@ class ClipAndNoise:
     count: Count
 
     def __post_init__(self) -> None:
-        positive("clipping_norm", self.clipping_norm, "it must be a finite number above 0")
+        _check_clipping_norm(self.clipping_norm)
         positive(
             "noise_multiplier",
             self.noise_multiplier,

@@ -159,11 +159,7 @@ def train(
             losses = value(model(*inputs), targets)
             layers = capture.gradients(losses)
             method.update({name: layer.method for name, layer in layers.items()})
-            return clipped_sum(
-                list(layers.values()),
-                clipping_norm=protection.clipping_norm,
-                scale=1 / expected,
-            )
+            return clipped_sum(list(layers.values()), clipping_norm=protection.clipping_norm)
 
         add_well_formed = MalformedRecords(clipped, noisy.add_clipped, every_error=noised)
         gathered: set[str] = set()

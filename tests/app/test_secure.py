@@ -206,8 +206,9 @@ OWN: dict[str, tuple[dict[str, Any], str]] = {
     "a minimum": ({"minimum-cohort": 10}, "honest-but-curious"),
     "pinned identities": ({"minimum-cohort": 10, "identities": "all"}, "malicious"),
     "a key of its own": ({"minimum-cohort": 10, "identity": "own"}, "malicious"),
-    "its word": (
-        {"minimum-cohort": 10, "secure-aggregation": "honest-but-curious"},
+    "its word": ({"minimum-cohort": 10, "secure-aggregation": "malicious"}, "malicious"),
+    "its word, less than what is implied": (
+        {"minimum-cohort": 10, "identities": "all", "secure-aggregation": "honest-but-curious"},
         "honest-but-curious",
     ),
 }
@@ -226,7 +227,7 @@ def test_a_run_never_weakens_what_an_owner_left_out(
     assert insists is not None
     adversary = insists.policy.adversary
     stronger = max(asked, OWN[own][1], key=ASKED.index)
-    assert adversary.server.value == (OWN[own][1] if own == "its word" else stronger)
+    assert adversary.server.value == stronger
     assert adversary.corrupt == max(0.1, corrupt)
     context.node_config["corrupt"] = 0.05
     insists = own_insistence(context)
@@ -234,8 +235,11 @@ def test_a_run_never_weakens_what_an_owner_left_out(
     assert insists.policy.adversary.corrupt == 0.05
 
 
-def test_without_an_owners_word_the_run_decides_whether_updates_are_summed(tmp_path: Path) -> None:
-    assert own_insistence(node_of(tmp_path, {}, {"secure-aggregation": "off"})) is None
+@pytest.mark.parametrize("own", [{}, {"minimum-cohort": 10, "secure-aggregation": "off"}], ids=str)
+def test_without_an_owners_wish_the_run_decides_whether_updates_are_summed(
+    own: dict[str, Any], tmp_path: Path
+) -> None:
+    assert own_insistence(node_of(tmp_path, own, {"secure-aggregation": "off"})) is None
 
 
 @pytest.mark.parametrize(
@@ -273,8 +277,7 @@ def node_of(folder: Path, node: dict[str, Any], run: dict[str, Any]) -> Context:
     (folder / "own").write_text(keys[0].private.hex())
     (folder / "all").write_text("\n".join(key.public.hex() for key in keys))
     node = {"data-dir": str(folder), "state-dir": str(folder / "state")} | node
-    named = "identity" in node or "identities" in node or run.get("secure-aggregation") == ASKED[2]
-    if named and node.get("secure-aggregation") is None:
+    if {"identity", "identities"} & set(node) or ASKED[2] in {*node.values(), *run.values()}:
         node |= {"identity": str(folder / "own"), "identities": str(folder / "all")}
     return Context(1, 1, node, RecordDict(), {"deployed": True, **run})
 

@@ -126,6 +126,27 @@ def test_a_path_may_begin_with_the_users_home() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("example-clipping-norm", 1e-46),
+        ("example-clipping-norm", 3e38),
+        ("example-clipping-norm", 10**400),
+        ("local-learning-rate", 3e38),
+        ("local-learning-rate", 1e-300),
+        ("local-learning-rate", float("inf")),
+        ("nominal-records", 10**400),
+        ("rounds", 10**400),
+        ("local-steps", 10**400),
+    ],
+)
+def test_a_number_that_single_precision_or_nobody_can_work_with_is_named(
+    name: str, value: float
+) -> None:
+    with pytest.raises(SettingError, match=rf"{name} = .* is wrong; it must be"):
+        Settings.from_config({name: value})
+
+
+@pytest.mark.parametrize(
     ("command", "arguments"),
     [
         (flower_app_main, ["run", "--node", "200"]),

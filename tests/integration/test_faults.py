@@ -258,8 +258,8 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
         name: deployment.new_node(
             name,
             folder,
-            config="minimum-cohort=3 corrupt=0.0 max-record-epsilon=5.0 "
-            "allow-unnoised-training=true",
+            config='minimum-cohort=3 corrupt=0.0 secure-aggregation="off" '
+            "max-record-epsilon=5.0 allow-unnoised-training=true",
         )
         for name, folder in folders.items()
     }

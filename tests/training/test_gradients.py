@@ -40,9 +40,9 @@ def reference(model: nn.Module, inputs: Tensor, clipping_norm: float) -> list[Te
 def ours(model: nn.Module, inputs: Tensor, clipping_norm: float) -> tuple[list[Tensor], set[str]]:
     with Capture(model) as capture:
         layers = capture.gradients(losses_of(model(inputs)))
-        found = clipped_sum(list(layers.values()), clipping_norm=clipping_norm, scale=1.0)
+        found = clipped_sum(list(layers.values()), clipping_norm=clipping_norm)
     trained = [p for p in model.parameters() if p.requires_grad]
-    return [found.get(p, torch.zeros_like(p)) for p in trained], {
+    return [clipping_norm * found.get(p, torch.zeros_like(p)) for p in trained], {
         layer.method for layer in layers.values()
     }
 

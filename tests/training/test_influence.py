@@ -178,3 +178,69 @@ def test_sums_do_not_take_the_precision_of_the_users_matrix_products() -> None:
         return model.weight.detach()
 
     torch.testing.assert_close(step(True), step(False), rtol=1e-6, atol=0)
+
+
+def noisy_step(n: int, dtype: torch.dtype, clipping_norm: float, scale: float, seed: int) -> Tensor:
+    """One step over n equal records, each as large as the norm, in units of the norm."""
+    model = nn.Linear(64, 1, bias=False).to(dtype)
+    nn.init.zeros_(model.weight)
+    inputs = torch.zeros(n, 64, dtype=dtype)
+    inputs[:, 0] = 1.0
+    train(
+        model,
+        (inputs, torch.full((n,), scale, dtype=dtype)),
+        loss=times,
+        optimizer=GradientDescent(model.parameters(), learning_rate=1.0),
+        protection=ClipAndNoise(
+            clipping_norm=clipping_norm,
+            noise_multiplier=1.0,
+            delta=1e-5,
+            count=NominalCount(records=1),
+        ),
+        batches=FullBatch(),
+        ledger=ClientLedger(dataset="d"),
+        randomness=SeededRandomness(seed),
+    )
+    return -model.weight.detach().double().flatten() / clipping_norm
+
+
+@pytest.mark.parametrize(
+    ("dtype", "clipping_norm"),
+    [(dtype, norm) for dtype in PRECISIONS[1:] for norm in (1e-12, 1.0, 1e12)]
+    + [(torch.float16, norm) for norm in (1e-2, 1.0, 300.0)],
+)
+def test_the_norm_that_is_asked_for_leaves_sums_and_noise_their_size(
+    dtype: torch.dtype, clipping_norm: float
+) -> None:
+    """Where sums were taken times S, records beyond some number drowned the noise in rounding."""
+    large = 3e4 if dtype == torch.float16 else 3e30
+    before, after = (noisy_step(n, dtype, clipping_norm, large, seed=5) for n in (70, 71))
+    rounding = 71 * torch.finfo(dtype).eps + 1e-4
+    assert float(before[0]) == pytest.approx(70, abs=5)
+    assert float((after - before).norm()) <= 1 + rounding
+    noise = before[1:]
+    assert 0.7 < float(noise.std()) < 1.3
+    assert len(noise.unique()) > 40, "no grid that is coarse beside the noise"
+
+
+def test_what_a_precision_cannot_hold_is_its_largest_number() -> None:
+    step = noisy_step(70, torch.float16, 1e12, 3e4, seed=5) * 1e12
+    assert step.abs().max() == torch.finfo(torch.float16).max
+
+
+@pytest.mark.parametrize(
+    "norm", [1e-46, 5e-324, 9e-13, 1.1e12, 3e38, 1e308, math.inf, math.nan, 0.0, -1.0, True]
+)
+def test_a_norm_beyond_the_range_is_refused_by_name(norm: float) -> None:
+    with pytest.raises(ValueError, match=r"clipping_norm is .*from 1e-12 to 1e\+12"):
+        ClipOnly(clipping_norm=norm)
+    with pytest.raises(ValueError, match=r"clipping_norm is .*from 1e-12 to 1e\+12"):
+        ClipAndNoise(
+            clipping_norm=norm, noise_multiplier=1.0, delta=1e-5, count=NominalCount(records=1)
+        )
+
+
+def test_a_nominal_count_beyond_the_range_is_refused_by_name() -> None:
+    NominalCount(records=10**12)
+    with pytest.raises(ValueError, match="records is above"):
+        NominalCount(records=10**400)
