@@ -85,7 +85,7 @@ class BatchModel:
         """
         for affine, scales in zip(self.program.affines, self._scales, strict=True):
             if not np.rint(affine.matrix.data * scales.weights).any():
-                raise CannotPlanError(rounds_to_zero(affine.name))
+                raise CannotPlanError(rounds_to_zero(affine.name, [affine.matrix.data]))
         _ = self._groups
 
     def answer(self, body: memoryview, keys: Keys, encryptor: Any) -> bytes:

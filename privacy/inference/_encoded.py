@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy.inference import _release
 from privacy.inference._ciphers import Cipher, CipherAlgebra
@@ -41,8 +42,13 @@ class ProductProgram:
     weight_bits: int
 
 
-def rounds_to_zero(layer: str) -> str:
-    """Why weights that cannot be told from nothing are refused."""
+def rounds_to_zero(layer: str, given: Iterable[NDArray[Any]]) -> str:
+    """Why weights that cannot be told from nothing are refused; ``given`` is as they were."""
+    if not any(np.any(values) for values in given):
+        return (
+            f"the weights of the {layer} layer are all zero, so that no input reaches an answer; "
+            "train the model, or load its weights"
+        )
     return (
         f"the weights of the {layer} layer round to zero at the plan's precision; train the "
         "model, or compile with a smaller tolerance"
@@ -141,13 +147,20 @@ class EncodedModel:
         CannotPlanError
             If all weights of a layer round to zero.
         """
-        layers = [("first", self._first)]
-        layers += [("middle", [*layer.weights.values()]) for layer in self._layers[1:]]
-        if not isinstance(self.program, ProductProgram):
-            layers.append(("last", self._last))
-        for name, weights in layers:
+        program = self.program
+        layers: list[tuple[str, list[Any], list[NDArray[Any]]]]
+        if isinstance(program, ProductProgram):
+            layers = [("first", self._first, [program.products.weights])]
+        else:
+            layers = [("first", self._first, [program.first.weights])]
+            layers += [
+                ("middle", [*layer.weights.values()], [*packed.diagonals.values()])
+                for layer, packed in zip(self._layers[1:], program.middle, strict=True)
+            ]
+            layers.append(("last", self._last, [answer.weights for answer in program.last]))
+        for name, weights, given in layers:
             if all(plain.is_zero() for plain in weights):
-                raise CannotPlanError(rounds_to_zero(name))
+                raise CannotPlanError(rounds_to_zero(name, given))
         for index, plain in enumerate(self._last):
             if plain.is_zero():
                 # SEAL refuses a product with nothing, and of several answers one may have no

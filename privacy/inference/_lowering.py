@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from privacy.inference._errors import CannotPlanError, UnsupportedLayerError
 from privacy.inference._matrices import entries, matrices
 from privacy.inference._modules import NOTHING, layers
-from privacy.inference.activations import Polynomial, Square
+from privacy.inference.activations import MAX_DEGREE, Polynomial, Square
 
 Vector = NDArray[np.float64]
 
 _MAX_ENTRIES = 30_000_000
 """Of a layer's matrix: some hundred megabytes."""
+_MISFITS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError)
+"""What PyTorch and NumPy raise of weights and settings that do not go together."""
 _POINTS = 8
 _SLACK = 1e-9
 """By which a layer's matrix may differ from the layer, of its largest output."""
@@ -141,9 +144,35 @@ def reference(model: nn.Sequential) -> nn.Sequential:
     TypeError, UnsupportedLayerError
         If it cannot be compiled, whatever its shapes.
     """
-    for _ in layers(model):
-        pass
-    return copy.deepcopy(model).cpu().double().eval()
+    named = [*layers(model)]
+    try:
+        copied = copy.deepcopy(model)
+    except Exception as error:  # whatever an attribute of a stranger raises
+        raise UnsupportedLayerError(_uncopied(model, named, error)) from error
+    return copied.cpu().double().eval()
+
+
+def _uncopied(model: nn.Sequential, named: list[tuple[str, nn.Module]], error: Exception) -> str:
+    """Which attribute of which layer stands in the way of a copy."""
+    containers = [
+        (f"{key} (Sequential)", module)
+        for key, module in model.named_modules()
+        if key and type(module) is nn.Sequential
+    ]
+    places = [(f"layer {name}", module) for name, module in [*named, *containers]]
+    for place, module in [*places, ("model", model)]:
+        held = {**vars(module), **module._parameters, **module._buffers}
+        for key in ("_modules", "_parameters", "_buffers"):
+            held.pop(key)
+        for key, value in held.items():
+            try:
+                copy.deepcopy(value)
+            except Exception:
+                return (
+                    f"{place} holds {key}, which cannot be copied (kept activations and locks "
+                    f"cannot); remove it: del module.{key}"
+                )
+    return f"model cannot be copied: {error}"
 
 
 def lower(
@@ -260,7 +289,7 @@ def _run(
     for name, layer in layers(model):
         if type(layer) in NOTHING:
             continue
-        for key, value in layer.state_dict().items():
+        for key, value in (*layer.named_parameters(), *layer.named_buffers()):
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(f"layer {name}: {key} is not finite; load other weights")
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.running_mean is None:
@@ -271,7 +300,7 @@ def _run(
         here = tuple(values.shape[1:])
         try:
             outputs = layer(values)
-        except (RuntimeError, ValueError, IndexError) as error:
+        except _MISFITS as error:
             raise ValueError(
                 f"layer {name} does not take inputs of shape {here}: {error}"
             ) from error
@@ -312,19 +341,20 @@ def _affine(place: _Place) -> Affine:
         )
     try:
         matrix, structure = matrices(layer, shape)
-    except ValueError as error:
+    except _MISFITS as error:
         raise ValueError(f"layer {name}: {error}") from error
-    bias = layer(torch.zeros(1, *shape, dtype=torch.float64)).flatten().numpy().copy()
-    affine = Affine(matrix, bias, structure, name)
-    expected = place.outputs.flatten(1).numpy()
-    found = (matrix @ place.inputs.flatten(1).numpy().T).T + bias
+    nothing = torch.zeros(1, *shape, dtype=torch.float64, device="cpu")
+    bias = layer(nothing).flatten().numpy().copy()
+    inputs, expected = place.inputs.flatten(1).numpy(), place.outputs.flatten(1).numpy()
     room = _SLACK * (np.abs(expected).max(initial=0.0) + np.abs(bias).max(initial=0.0))
-    if found.shape != expected.shape or not bool((np.abs(found - expected) <= room).all()):
+    if matrix.shape != (expected.shape[1], inputs.shape[1]) or not bool(
+        (np.abs((matrix @ inputs.T).T + bias - expected) <= room).all()
+    ):
         raise UnsupportedLayerError(
             f"layer {name} does something else than a {type(layer).__name__} with its weights; "
             "leave it as PyTorch makes it"
         )
-    return affine
+    return Affine(matrix, bias, structure, name)
 
 
 @dataclass(frozen=True)
@@ -358,7 +388,7 @@ def _activation(place: _Place, span: _Span) -> Activation:
     """The polynomial, without highest powers that contribute nothing to it over the range."""
     if isinstance(place.layer, Square):
         return Activation((0.0, 0.0, 1.0), place.name)
-    coefficients = np.array([float(c) for c in place.layer.state_dict()["coefficients"]])
+    coefficients = cast(Polynomial, place.layer).coefficients.numpy()
     powers = np.arange(len(coefficients))
     most = float(np.maximum(np.abs(span.low), np.abs(span.high)).max())
     usual = math.sqrt(float(place.inputs.square().mean()))
@@ -368,6 +398,11 @@ def _activation(place: _Place, span: _Span) -> Activation:
         least = _NEGLIGIBLE * (np.abs(coefficients) * usual**powers).max()
     there = np.flatnonzero(~(at_most <= least))
     kept = coefficients[: int(there.max(initial=0)) + 1]
+    if len(kept) > MAX_DEGREE + 1:
+        raise UnsupportedLayerError(
+            f"layer {place.name} has {len(kept)} coefficients; give 2 to {MAX_DEGREE + 1} "
+            f"(degree 1 to {MAX_DEGREE})"
+        )
     return Activation(tuple(kept.tolist()), place.name)
 
 

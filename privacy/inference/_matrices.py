@@ -6,7 +6,7 @@ layer does is for the caller to check.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -42,7 +42,7 @@ def matrices(layer: nn.Module, shape: tuple[int, ...]) -> Matrices:
 def entries(layer: nn.Module, inputs: int, outputs: int) -> int:
     """About how many entries the matrix has."""
     if isinstance(layer, nn.Linear):
-        return outputs * layer.in_features
+        return outputs * layer.weight.shape[1]
     if isinstance(layer, nn.Conv2d):
         return outputs * layer.weight[0].numel()
     return max(inputs, outputs)
@@ -79,21 +79,21 @@ def _convolution(layer: nn.Conv2d, shape: tuple[int, ...]) -> Matrices:
     # Every input counted from 1, so that 0 says where padding with zeros lies.
     size = math.prod(shape)
     numbers = torch.arange(1, size + 1, dtype=torch.float64, device="cpu").reshape(1, *shape)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = nn.functional.pad(numbers, layer._reversed_padding_repeated_twice, mode=mode)
+    # The weights say how many channels and how large a kernel: pruning replaces them alone.
+    channels_out, _, *kernel = layer.weight.shape
     windows = nn.functional.unfold(
-        padded, layer.kernel_size, dilation=layer.dilation, stride=layer.stride
+        _padded(layer, numbers), tuple(kernel), dilation=layer.dilation, stride=layer.stride
     )
     groups, places = layer.groups, windows.shape[-1]
     taps = windows.reshape(groups, -1, places).numpy().astype(np.int64) - 1
-    weights = _array(layer.weight).reshape(groups, layer.out_channels // groups, -1)
+    weights = _array(layer.weight).reshape(groups, channels_out // groups, -1)
     # (group, channel of it, tap, place), in the order of the output's elements.
     inputs = np.broadcast_to(taps[:, None], (*weights.shape, places))
     values = np.broadcast_to(weights[..., None], inputs.shape)
-    channels = np.arange(layer.out_channels).reshape(groups, -1, 1, 1)
+    channels = np.arange(channels_out).reshape(groups, -1, 1, 1)
     rows = np.broadcast_to(channels * places + np.arange(places), inputs.shape)
     inside = inputs >= 0
-    where, outputs = (rows[inside], inputs[inside]), layer.out_channels * places
+    where, outputs = (rows[inside], inputs[inside]), channels_out * places
 
     def matrix(data: NDArray[np.float64]) -> sparse.csr_array:
         # A padding that repeats inputs meets one of them twice: its weights add up.
@@ -104,6 +104,29 @@ def _convolution(layer: nn.Conv2d, shape: tuple[int, ...]) -> Matrices:
     return made, sparse.csr_array(matrix(np.ones(int(inside.sum()))) != 0)
 
 
+def _padded(layer: nn.Conv2d, values: Tensor) -> Tensor:
+    """What the windows of a convolution lie on: by what PyTorch reads when it runs."""
+    if layer.padding_mode != "zeros":
+        around = layer._reversed_padding_repeated_twice
+        return nn.functional.pad(values, around, mode=layer.padding_mode)
+    sides = []
+    for axis in (1, 0):  # the last dimension first
+        if isinstance(layer.padding, str):
+            both = _along(layer.dilation, axis) * (layer.weight.shape[2 + axis] - 1)
+            both = both if layer.padding == "same" else 0
+            sides += [both // 2, both - both // 2]
+        else:
+            sides += [_along(layer.padding, axis)] * 2
+    return nn.functional.pad(values, sides)
+
+
+def _along(setting: int | Sequence[int], axis: int) -> int:
+    """What a setting says of one axis: a single number is for both."""
+    if isinstance(setting, int):
+        return setting
+    return setting[axis if len(setting) > 1 else 0]
+
+
 def _pooling(layer: nn.Module, shape: tuple[int, ...]) -> Matrices:
     """Averages over rectangles: their weights are products of one for the row and the column."""
     if len(shape) not in (2, 3):
@@ -111,8 +134,9 @@ def _pooling(layer: nn.Module, shape: tuple[int, ...]) -> Matrices:
     height, width = shape[-2:]
     ones = torch.ones(1, height, width, dtype=torch.float64, device="cpu")
     whole = layer(ones)[0].numpy()
-    by_row = layer(torch.eye(height, dtype=torch.float64)[:, :, None] * ones)
-    by_column = layer(torch.eye(width, dtype=torch.float64)[:, None, :] * ones)
+    each_row = torch.eye(height, dtype=torch.float64, device="cpu")[:, :, None]
+    each_column = torch.eye(width, dtype=torch.float64, device="cpu")[:, None, :]
+    by_row, by_column = layer(each_row * ones), layer(each_column * ones)
     at_row, at_column = np.unravel_index(whole.argmax(), whole.shape)
     rows = by_row[:, :, at_column].T.numpy() / whole[at_row, at_column]
     columns = by_column[:, at_row, :].T.numpy()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from privacy.inference._errors import UnsupportedLayerError
 from privacy.inference.activations import Polynomial, Square
@@ -98,11 +99,33 @@ def _check_layer(layer: nn.Module, name: str, *, training: bool) -> None:
     if type(layer) not in (*ACTIVATIONS, *AFFINE, *NOTHING):
         raise UnsupportedLayerError(_refusal(name, layer))
     _check_own(layer, f"layer {name}")
+    _check_tensors(layer, name)
     if layer.training and not training and isinstance(layer, _DIFFER_IN_TRAINING):
         raise UnsupportedLayerError(
             f"layer {name} is in training mode, the model is not; a compiled model answers as in "
             "evaluation mode: call model.eval()"
         )
+
+
+def _check_tensors(layer: nn.Module, name: str) -> None:
+    for key, value in (*layer.named_parameters(), *layer.named_buffers()):
+        if value.is_meta:
+            raise UnsupportedLayerError(
+                f"layer {name}: {key} is on the meta device and has no values; make the model on "
+                "the CPU, or with to_empty(), and load its weights"
+            )
+        if value.layout != torch.strided:
+            raise UnsupportedLayerError(
+                f"layer {name}: {key} is sparse ({value.layout}); give it dense: "
+                f"module.{key} = nn.Parameter(module.{key}.to_dense())"
+            )
+        if value.is_complex():
+            raise UnsupportedLayerError(f"layer {name}: {key} is complex; give real values")
+        if key == "coefficients" and value.ndim != 1:
+            raise UnsupportedLayerError(
+                f"layer {name}: coefficients has shape {tuple(value.shape)}; give one dimension, "
+                "lowest power first"
+            )
 
 
 def _not_sequential(model: object) -> str:
@@ -116,6 +139,11 @@ def _not_sequential(model: object) -> str:
 
 
 def _refusal(name: str, layer: nn.Module) -> str:
+    if isinstance(layer, LazyModuleMixin):
+        return (
+            f"layer {name} has no weights yet; run a batch of inputs through the model first, "
+            "which makes them"
+        )
     if hasattr(layer, "parametrizations"):
         return (
             f"layer {name} has parametrizations, which PyTorch applies at every call; bake them "

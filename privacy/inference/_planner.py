@@ -87,14 +87,14 @@ class _Search:
     Attributes
     ----------
     choice : Choice or None
-    nearest : tuple of (float, int), or None
-        The least predicted error that was found, and its ring degree.
+    nearest : tuple of (float, int, int), or None
+        The least predicted error that was found, its ring degree and the bytes of its query.
     larger : bool
         Whether larger queries would have given more to look at.
     """
 
     choice: Choice | None
-    nearest: tuple[float, int] | None
+    nearest: tuple[float, int, int] | None
     larger: bool
 
 
@@ -146,19 +146,23 @@ def choose(
     gains: Sensitivity,
     *,
     batch_size: int,
-    tolerance: float,
+    tolerances: Sequence[float],
+    spread: float,
     query_limits: Sequence[int],
     encrypted: bool,
 ) -> Choice:
     """The quickest parameters for a network with activations.
 
     ``query_limits`` are bytes that a query may take, rising: the first that allows a plan counts.
+    ``tolerances`` rise as well: a further one counts where no plan reaches those before it.
+    ``spread`` is how far the logits of typical inputs lie apart, and is for the words of a refusal.
 
     Raises
     ------
     CannotPlanError
         If none at 128-bit security reaches the tolerance.
     """
+    tolerance, *further = tolerances
 
     def search(limit: int, *, smallest: bool = False) -> _Search:
         return _search(
@@ -178,6 +182,17 @@ def choose(
             return done.choice
         if not done.larger or _hopeless(done, tolerance):
             break
+    if further and done.nearest is not None and done.nearest[0] <= further[-1]:
+        return choose(
+            network,
+            bounds,
+            gains,
+            batch_size=batch_size,
+            tolerances=further,
+            spread=spread,
+            query_limits=query_limits,
+            encrypted=encrypted,
+        )
     if batch_size > LARGEST_SLOTS:
         raise CannotPlanError(
             f"the largest ring at 128-bit security (N={_RINGS[-1]}) has {LARGEST_SLOTS} slots for "
@@ -203,12 +218,9 @@ def choose(
             f"{MAX_MODULUS_BITS[_RINGS[-1]]} bits of N={_RINGS[-1]} at 128-bit security; make the "
             "model shallower, or narrow input_range"
         )
-    error, degree = done.nearest
-    raise CannotPlanError(
-        f"the least predicted error of a logit is {error:.3g} (N={degree}), tolerance is "
-        f"{tolerance:.3g}; narrow input_range, make the model shallower, or allow "
-        f"tolerance={_rounded_up(error)}"
-    )
+    error, degree, needed = done.nearest
+    beyond = needed if needed > query_limits[-1] else 0
+    raise CannotPlanError(_imprecise(error, degree, tolerance, spread, bounds, beyond))
 
 
 def _search(
@@ -223,7 +235,7 @@ def _search(
     smallest: bool,
 ) -> _Search:
     """Look through the rings, the smallest first; in each, quick or else small packings first."""
-    nearest: tuple[float, int] | None = None
+    nearest: tuple[float, int, int] | None = None
     vanishing: Choice | None = None
     larger = False
     for degree in _RINGS:
@@ -249,7 +261,7 @@ def _search(
             if choice is None:
                 break
             if nearest is None or choice.error < nearest[0]:
-                nearest = choice.error, degree
+                nearest = choice.error, degree, message_bytes(shape)
             if choice.error > tolerance:
                 if choice.error > _HOPELESS * tolerance:
                     break  # another packing will not do either
@@ -263,6 +275,35 @@ def _search(
                 return _Search(quick, nearest, larger)
     # A model before training may have next to no weights.
     return _Search(vanishing, nearest, larger)
+
+
+def _imprecise(
+    error: float,
+    degree: int,
+    tolerance: float,
+    spread: float,
+    bounds: Ranges,
+    needed_bytes: int = 0,
+) -> str:
+    """Why no plan reaches the tolerance, and what helps.
+
+    ``needed_bytes`` are those of the query that errs least, where it is beyond the limit.
+    """
+    remedies = ["narrow input_range", "make the model shallower"]
+    if float(bounds.logits.magnitude.max()) < 0.5:
+        # An answer has no more bits for logits that stay below 1.
+        remedies.append("scale the last layer up (a larger logit is as much more precise)")
+    words = (
+        f"the least predicted error of a logit is {error:.3g} (N={degree}), tolerance is "
+        f"{tolerance:.3g}; {', '.join(remedies)}"
+    )
+    if 0 < spread < error:
+        return (
+            f"{words}. A larger tolerance gives wrong classes: the logits of typical inputs lie "
+            f"{spread:.3g} apart"
+        )
+    bytes_too = f" and max_query_bytes={needed_bytes}" if needed_bytes else ""
+    return f"{words}, or allow tolerance={_rounded_up(error)}{bytes_too}"
 
 
 def _hopeless(done: _Search, tolerance: float) -> bool:
@@ -467,9 +508,15 @@ class ProductChoice:
 
 
 def choose_products(
-    network: Network, bounds: Ranges, *, batch_size: int, tolerance: float, encrypted: bool
+    network: Network,
+    bounds: Ranges,
+    *,
+    batch_size: int,
+    tolerance: float,
+    spread: float,
+    encrypted: bool,
 ) -> ProductChoice:
-    """The smallest ring for a model that is one affine map.
+    """The smallest ring for a model that is one affine map; ``spread`` as in :func:`choose`.
 
     Raises
     ------
@@ -501,7 +548,7 @@ def choose_products(
             variance += square * (ROUNDING + sealed) / 4.0**weights
             variance += (public_noise(degree) + closing) / 4.0**answer
             if variance < best:
-                best, scales = variance, (inputs, weights)
+                best, scales, nearest = variance, (inputs, weights), degree
         predicted = SIGMAS * math.sqrt(best)
         if predicted <= tolerance:
             return ProductChoice(degree, primes, *scales, predicted, predicted)
@@ -510,7 +557,4 @@ def choose_products(
             f"{affine.outputs} outputs and batch_size {batch_size} do not fit 8192 coefficients; "
             "split the batch"
         )
-    raise CannotPlanError(
-        f"the best predicted error is {SIGMAS * math.sqrt(best):.3g}, tolerance {tolerance:g}; "
-        "narrow input_range or allow a larger tolerance"
-    )
+    raise CannotPlanError(_imprecise(SIGMAS * math.sqrt(best), nearest, tolerance, spread, bounds))

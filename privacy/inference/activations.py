@@ -43,7 +43,8 @@ class Polynomial(nn.Module):
 
     def __init__(self, coefficients: Sequence[float], *, trainable: bool = False) -> None:
         super().__init__()
-        values = torch.as_tensor(list(coefficients), dtype=torch.float32)
+        # Judged on the CPU, wherever PyTorch puts new tensors.
+        values = torch.as_tensor(list(coefficients), dtype=torch.float32, device="cpu")
         if not 2 <= len(values) <= MAX_DEGREE + 1:
             raise ValueError(
                 f"coefficients has {len(values)} entries; give 2 to {MAX_DEGREE + 1} "
@@ -53,6 +54,7 @@ class Polynomial(nn.Module):
             raise ValueError(f"coefficients must be finite, but are {values.tolist()}")
         if float(values[-1]) == 0.0:
             raise ValueError("the last coefficient is 0; leave it out to lower the degree")
+        values = values.to(torch.get_default_device())
         if trainable:
             self.coefficients = nn.Parameter(values)
         else:

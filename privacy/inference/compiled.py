@@ -1,6 +1,7 @@
 """Compile: a trained model and the range of its inputs become a plan and encoded weights."""
 
 import hashlib
+import logging
 import math
 import secrets
 import sys
@@ -41,11 +42,16 @@ from privacy.inference._wire import Tag
 from privacy.inference.parties import ThreeParties
 from privacy.inference.plan import Plan, pack_taps
 
+_log = logging.getLogger(__name__)
 _QUERY_BYTES = (1_500_000, 16_000_000)
 """What a query takes where that is enough, and what it may take by default."""
 _POINTS = 16
-_TOLERANCE = 1 / 50
-_LEAST_TOLERANCE = 2.0**-10
+_TOLERANCES = (1 / 50, 1 / 10)
+"""Of how far logits lie apart: by default, and where no plan reaches that."""
+_TOLERANCE_OF_ALIKE = 2.0**-10
+"""Of a model whose logits do not differ, such as one before training."""
+_ALIKE = 2.0**-40
+"""Of the largest logit: what lies closer together is alike but for the rounding of doubles."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,9 @@ def compile_model(
         The largest predicted error of a logit that the planner may accept (six standard
         deviations, for typical inputs). By default a fiftieth of how far the logits of typical
         inputs lie apart (their standard deviation over the classes; for a single logit, half its
-        mean distance from zero).
+        mean distance from zero), however small that is, and a tenth of it where no plan
+        reaches that; 2^-10 where they do not differ at all.
+        Where the predicted error is larger than how far they lie apart, the log warns of it.
     max_query_bytes : int, optional
         The largest message with one query that the plan may have (``plan.query_bytes``). By
         default 1.5 MB for one image where that is enough, else 16 MB, which takes the networks
@@ -216,8 +224,13 @@ def compile_model(
     bits = logit_bits(bounds)
     samples = _sampled(sample, network, bounds, input_shape)
     check_agreement(network, itself, input_shape, _points(samples, bounds))
-    if tolerance is None:
-        tolerance = max(_TOLERANCE * _spread(network(samples.T)), _LEAST_TOLERANCE)
+    spread = _spread(network(samples.T))
+    if tolerance is not None:
+        tolerances: tuple[float, ...] = (tolerance,)
+    elif spread == 0:
+        tolerances = (_TOLERANCE_OF_ALIKE,)
+    else:
+        tolerances = tuple(share * spread for share in _TOLERANCES)
     choice: Choice | ProductChoice
     program: SlotProgram | ProductProgram | BatchProgram
     if network.activations:
@@ -226,7 +239,8 @@ def compile_model(
             bounds,
             sensitivity(network, bounds, samples),
             batch_size=batch_size,
-            tolerance=tolerance,
+            tolerances=tolerances,
+            spread=spread,
             query_limits=query_limits,
             encrypted=encrypted,
         )
@@ -235,11 +249,17 @@ def compile_model(
         )
     else:
         choice = choose_products(
-            network, bounds, batch_size=batch_size, tolerance=tolerance, encrypted=encrypted
+            network,
+            bounds,
+            batch_size=batch_size,
+            tolerance=tolerances[-1],
+            spread=spread,
+            encrypted=encrypted,
         )
         program, facts = (
             pack_products(network, choice) if batch_size == 1 else pack_batch(network, choice)
         )
+    _warn_of_error(choice.error, spread)
     ring = Ring(facts.degree, facts.primes)
     error_bits = math.ceil(math.log2(choice.error))
     worst_bits = math.ceil(math.log2(choice.worst_error))
@@ -290,11 +310,27 @@ def compile_model(
     return CompiledModel(replace(plan, predicted_ms=round(predicted, 2)), network, program, itself)
 
 
+def _warn_of_error(error: float, spread: float) -> None:
+    if spread == 0:
+        _log.warning(
+            "compile_model: on typical inputs the model's logits are all alike, and the error "
+            "decides the class; train the model, or give a sample of inputs that it tells apart"
+        )
+    elif error > spread:
+        _log.warning(
+            "compile_model: the predicted error of a logit is %.3g, and the logits of typical "
+            "inputs lie %.3g apart: encrypted classes will be wrong; give tolerance=%.2g or less",
+            *(error, spread, _TOLERANCES[0] * spread),
+        )
+
+
 def _spread(logits: Vector) -> float:
     """How far the logits of typical inputs lie apart, of logits of shape (logits, inputs)."""
+    least = _ALIKE * float(np.abs(logits).max())
     if len(logits) == 1:  # one logit stands for two, of which the other is zero
         logits = np.vstack([logits, np.zeros_like(logits)])
-    return float(logits.std(axis=0).mean())
+    spread = float(logits.std(axis=0).mean())
+    return spread if spread > least else 0.0
 
 
 def _check_activations(network: Network) -> None:

@@ -18,6 +18,10 @@ from privacy.inference.plan import Plan
 
 Logits = NDArray[np.float64]
 _UNIFORM_BITS = 53
+# What doubles hold: beyond these every step is infinite, and every noise.
+_MAX_DECIMALS = 300
+_MAX_STATISTICAL_BITS = 1000
+_MAX_QUERIES = 2**64
 
 
 class ReleaseError(ValueError):
@@ -111,8 +115,7 @@ class TopClasses:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
-        if self.count < 1:
-            raise ValueError(f"count is {self.count}; give 1 or more classes")
+        _check_whole("count", self.count, 1)
 
     def check(self, plan: Plan) -> None:
         """The plan must have that many classes."""
@@ -141,7 +144,9 @@ class RoundedLogits:
     Assumptions
         As :class:`ClassOnly`; a step is at least 2^8 times the error, which is checked. The error
         is the plan's for the worst input in the range, since nobody knows that inputs are like
-        those of the plan's other prediction: six standard deviations of a noise model.
+        those of the plan's other prediction: six standard deviations of a noise model. A data
+        owner takes it from the plan, at the word of whoever made that: a plan that names a smaller
+        error than its weights have lets the noise show.
     Not covered
         Whoever sees many roundings of chosen inputs learns about the noise. The class is decided
         before rounding, so that it tells on which side a logit lies that rounds to the threshold.
@@ -152,6 +157,7 @@ class RoundedLogits:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
+        _check_whole("decimals", self.decimals, -_MAX_DECIMALS, _MAX_DECIMALS)
 
     def check(self, plan: Plan) -> None:
         """The step must be far above the error."""
@@ -190,8 +196,9 @@ class FloodedLogits:
         Q·n·B²/(2σ²) = 2^-s/24 of exact logits with the same noise, which depend on no key.
     Assumptions
         Inputs in the declared range. B is the plan's error for the worst input, six standard
-        deviations of a noise model, and not a bound for every coin that SEAL may toss. The noise
-        is drawn from the operating system's randomness.
+        deviations of a noise model, and not a bound for every coin that SEAL may toss; a data
+        owner takes it from the plan, at the word of whoever made that. The noise is drawn from the
+        operating system's randomness.
     Not covered
         What the exact logits tell about the model or the input.
     """
@@ -202,10 +209,8 @@ class FloodedLogits:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
-        if self.statistical_bits < 1:
-            raise ValueError(f"statistical_bits is {self.statistical_bits}; give 1 or more")
-        if self.queries < 1:
-            raise ValueError(f"queries is {self.queries}; give how many a key may answer")
+        _check_whole("statistical_bits", self.statistical_bits, 1, _MAX_STATISTICAL_BITS)
+        _check_whole("queries", self.queries, 1, _MAX_QUERIES)
 
     def noise(self, plan: Plan) -> float:
         """σ, the standard deviation of the noise on a logit."""
@@ -235,6 +240,18 @@ class FloodedLogits:
             )
         noised = logits + self.noise(plan) * _gaussian(logits.shape)
         return Answer(_labels(noised, self.threshold), logits=noised)
+
+
+def _check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Refuse what is not a whole number between two others."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | np.integer)
+        or value < least
+        or (most is not None and value > most)
+    ):
+        upwards = "or more" if most is None else f"to {most}"
+        raise ValueError(f"{name} is {value!r}; give a whole number, {least} {upwards}")
 
 
 def _check_reachable(threshold: float, plan: Plan) -> None:

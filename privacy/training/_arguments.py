@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -38,6 +39,11 @@ def check_kinds(
         Names the argument, what it was given and what it takes.
     """
     _of("model", model, nn.Module, "give an nn.Module")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TypeError(
+            "model is scripted or traced, whose layers cannot be watched: give the nn.Module that "
+            "it was made of"
+        )
     if isinstance(loss, type):
         raise TypeError(f"loss is the class {loss.__name__}: give an instance, {loss.__name__}()")
     if not callable(loss):

@@ -252,7 +252,15 @@ def _check(use: _Seen, backprop: Tensor, examples: int) -> None:
         raise GradientError(
             f"layer '{use.name}' worked on tensors of shapes {tuple(use.inputs.shape)} and "
             f"{tuple(backprop.shape)} for {examples} examples: put the examples on the first axis"
+            f"{one_for_all(use.inputs)}"
         )
+
+
+def one_for_all(values: Tensor) -> str:
+    """What to do about one row that serves all examples, as positions do."""
+    if values.shape[:1] != (1,):
+        return ""
+    return ", positions too: positions.expand(len(x), -1) makes (n, T) of (1, T)"
 
 
 def _refuse_named(module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:

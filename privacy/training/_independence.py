@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._capture import Capture, GradientError
+from ._capture import Capture, GradientError, one_for_all
 from ._loss import ExampleLoss, detached, tensors_of
 from ._trial import (
     BATCH,
@@ -203,7 +203,7 @@ def _check_first_axis(places: Sequence[tuple[str, Tensor]], examples: int) -> No
         if values.shape[:1] != (examples,):
             raise GradientError(
                 f"{where} has shape {tuple(values.shape)} for {examples} examples: put the "
-                "examples on the first axis"
+                f"examples on the first axis{one_for_all(values)}"
             )
 
 

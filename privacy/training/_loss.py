@@ -57,6 +57,7 @@ class ExampleLoss:
         self._plain, keywords = _unwrapped(loss)
         self._unreduced, self._within = _without_reduction(loss)
         self._ignored = keywords.get("ignore_index", -100)
+        self._weight: Tensor | None = keywords.get("weight")
         self.is_torchs = self._plain in _OWN_NAMES
         weighted = [keywords.get(name) is not None for name in ("weight", "pos_weight")]
         # Elementwise weights may belong to places in the batch, those of classes do not.
@@ -89,9 +90,17 @@ class ExampleLoss:
         if self._within in ("sum", "batchmean"):
             return values.sum(1)
         if self._plain in _BY_CLASS_NAMES and not targets.is_floating_point():
-            counted: Tensor = (targets != self._ignored).flatten(1).sum(1)
-            return values.sum(1) / counted.clamp(min=1)
+            counted = self._shares(targets, values).flatten(1).sum(1)
+            return values.sum(1) / torch.where(counted > 0, counted, 1)
         return values.mean(1)
+
+    def _shares(self, targets: Tensor, values: Tensor) -> Tensor:
+        """What each place counts for in its example's mean: its class's weight, ignored ones 0."""
+        kept: Tensor = targets != self._ignored
+        if self._weight is None:
+            return kept
+        weights: Tensor = self._weight.to(values)
+        return weights[torch.where(kept, targets, 0)].mul(kept)
 
     def alone(self, outputs: Any, targets: Tensor) -> Tensor:
         """The loss called for each example as a batch of one, shape (n,)."""
@@ -122,7 +131,8 @@ def per_example(loss: Loss) -> ExampleLoss:
     A loss that averages over the batch would tie every example's gradient to the batch it is in
     (by its size, or by the sum of class weights), and clipping one example would not bound its
     influence. What is left beyond the first axis is reduced within the example the way torch
-    would have done it: a mean leaves out ``ignore_index``.
+    would have done it: a mean leaves out ``ignore_index`` and is
+    weighted by its own classes' weights.
 
     Parameters
     ----------
@@ -182,7 +192,8 @@ def _unwrapped(loss: Loss) -> tuple[object, dict[str, Any]]:
         loss = loss.func
     if isinstance(loss, nn.Module):
         untouched = not loss._forward_hooks and not loss._forward_pre_hooks
-        return (type(loss) if untouched and "forward" not in vars(loss) else None), vars(loss)
+        settings = {**vars(loss), **loss._buffers}  # weights are buffers
+        return (type(loss) if untouched and "forward" not in vars(loss) else None), settings
     try:
         return (loss if loss in _OWN_NAMES else None), keywords
     except TypeError:  # a callable that cannot be hashed

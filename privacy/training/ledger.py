@@ -86,6 +86,8 @@ class ClientLedger:
     LedgerError
         If the file is damaged, cannot be read, or belongs to a data set of another name. It is
         never started afresh.
+    TypeError, ValueError
+        If an argument is of another kind, by name.
     """
 
     def __init__(
@@ -96,6 +98,10 @@ class ClientLedger:
                 f"dataset is {dataset!r}: name the data by where it comes from, such as "
                 "'ward-7/2025'"
             )
+        if budget is not None and not isinstance(budget, Budget):
+            raise TypeError(f"budget is {budget!r}: give Budget(epsilon=…, delta=…), or None")
+        if path is not None and not isinstance(path, Path):
+            raise TypeError(f"path is {path!r}: give a pathlib.Path, or None")
         self.dataset, self.budget, self.path = dataset, budget, path
         self._memory = _Memory(LedgerText.start(dataset))
         self._read()  # what cannot be kept is refused before anything is trained

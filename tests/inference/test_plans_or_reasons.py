@@ -168,8 +168,9 @@ def test_a_layer_of_zeros_has_a_plan_and_no_evaluator(which: str, batch_size: in
         model, input_shape=(4,), input_range=(0.0, 1.0), batch_size=batch_size, tolerance=0.5
     )
     material = DataOwner(compiled.plan).public_material()
-    with pytest.raises(CannotPlanError, match=r"round to zero .*; train the model"):
+    with pytest.raises(CannotPlanError, match=r"are all zero, .*; train the model") as refusal:
         Evaluator(compiled, material)
+    assert "tolerance" not in str(refusal.value)
 
 
 def test_units_without_weights_are_evaluated_in_a_batch() -> None:
@@ -252,6 +253,24 @@ def test_the_bytes_that_a_refusal_names_are_enough_and_are_those_sent(
     assert plan(int(named.group(1))) <= int(named.group(1))
 
 
+@pytest.mark.parametrize("limit", [200_000, 600_000])
+def test_a_tolerance_and_bytes_that_are_both_too_small_are_both_named(limit: int) -> None:
+    def plan(tolerance: float, limit: int) -> int:
+        return compile_model(
+            perceptron(784, 64, 10),
+            input_shape=(1, 28, 28),
+            input_range=(0.0, 1.0),
+            tolerance=tolerance,
+            max_query_bytes=limit,
+        ).plan.query_bytes
+
+    with pytest.raises(CannotPlanError, match="least predicted error") as refusal:
+        plan(1e-9, limit)
+    named = re.search(r"tolerance=(\S+) and max_query_bytes=(\d+)$", str(refusal.value))
+    assert named is not None
+    assert limit < plan(float(named.group(1)), int(named.group(2))) <= int(named.group(2))
+
+
 def test_a_service_of_a_model_that_dies_over_its_first_question_does_not_come_up() -> None:
     compiled = compile_model(perceptron(8, 3), input_shape=(8,), input_range=(-1.0, 1.0))
     with EvaluatorPool(lambda: EvaluatorProcess.holding(compiled), processes=1) as pool:
@@ -300,3 +319,55 @@ def test_rounding_rests_on_the_error_of_the_worst_input() -> None:
     assert 2.0 ** (plan.error_bits + 8) < 1.0 < 2.0 ** (plan.worst_error_bits + 8)
     with pytest.raises(ReleaseError, match="worst input"):
         RoundedLogits(0).check(plan)
+
+
+def with_small_logits(scale: float, *, layers: int = 2, single: bool = False) -> nn.Sequential:
+    torch.manual_seed(0)
+    wide = 784 if layers == 1 else 64
+    last = nn.Linear(wide, 1 if single else 10)
+    with torch.no_grad():
+        last.weight *= scale
+        last.bias.zero_()
+    return nn.Sequential(*([nn.Linear(784, 64), Square()] if layers == 2 else []), last).eval()
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("scale", "single"), [(3e-3, False), (3e-4, False), (1e-5, True)])
+def test_the_default_tolerance_follows_logits_however_small(
+    scale: float, single: bool, layers: int
+) -> None:
+    model = with_small_logits(scale, layers=layers, single=single)
+    compiled = compile_model(model, input_shape=(784,), input_range=(0.0, 1.0))
+    x = np.random.default_rng(5).uniform(0, 1, (3, 784))
+    logits = compiled.predict(x)
+    apart = np.abs(logits).mean() / 2 if single else logits.std(axis=1).mean()
+    assert 2.0**compiled.plan.error_bits < apart / 20
+    assert answers(compiled, x) < apart / 20
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_logits_too_small_for_any_plan_are_refused_and_scaling_helps(layers: int) -> None:
+    model = with_small_logits(1e-14, layers=layers)
+    with pytest.raises(CannotPlanError, match=r"scale the last layer up.*gives wrong classes"):
+        compile_model(model, input_shape=(784,), input_range=(0.0, 1.0))
+    with torch.no_grad():
+        model[-1].weight *= 1e14
+    compile_model(model, input_shape=(784,), input_range=(0.0, 1.0))
+
+
+def test_an_error_beyond_what_logits_lie_apart_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = with_small_logits(1e-4)
+    compile_model(model, input_shape=(784,), input_range=(0.0, 1.0))
+    assert not caplog.records
+    compile_model(model, input_shape=(784,), input_range=(0.0, 1.0), tolerance=0.1)
+    assert "encrypted classes will be wrong; give tolerance=" in caplog.text
+
+
+def test_logits_that_do_not_differ_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), Square(), nn.Linear(5, 10)).eval()
+    nn.init.zeros_(model[2].weight)
+    nn.init.constant_(model[2].bias, 0.1)
+    compile_model(model, input_shape=(4,), input_range=(0.0, 1.0))
+    assert "logits are all alike" in caplog.text

@@ -108,3 +108,20 @@ def test_a_certificate_compares_both_ways(batch_size: int) -> None:
 def test_only_throw_away_keys_show_logits() -> None:
     assert not hasattr(DataOwner, "logits")
     assert issubclass(ThrowAwayOwner, DataOwner)
+
+
+@pytest.mark.parametrize("number", [-400, 400, 1.5, True, "2"])
+def test_decimals_that_no_double_has_are_refused_by_name(number: object) -> None:
+    with pytest.raises(ValueError, match=r"decimals is .*; give a whole number, -300 to 300"):
+        RoundedLogits(number)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bits", "queries", "name"),
+    [(4000, 1, "statistical_bits"), (0, 1, "statistical_bits"), (30, 10**400, "queries")],
+)
+def test_noise_that_no_double_has_is_refused_by_name(bits: int, queries: int, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is .*give a whole number"):
+        FloodedLogits(bits, queries)
+    with pytest.raises(ValueError, match="count is 0; give a whole number, 1 or more"):
+        TopClasses(0)

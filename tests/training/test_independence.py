@@ -231,10 +231,21 @@ def test_a_broadcast_in_a_loss_of_ones_own_is_refused() -> None:
     assert "(5,)" in reason
 
 
-def test_weights_by_place_in_the_batch_are_refused() -> None:
+@pytest.mark.parametrize("weight", [torch.ones(5), torch.arange(5.0)])
+def test_weights_by_place_in_the_batch_are_refused(weight: Tensor) -> None:
+    """Also where noise is not added: the loss of an example alone is another, or none."""
     data = flat_data(5)[0], torch.rand(5)
     model = nn.Sequential(nn.Linear(5, 1), nn.Flatten(0))
-    refused(model, data, nn.BCEWithLogitsLoss(weight=torch.arange(5.0)))
+    loss = nn.BCEWithLogitsLoss(weight=weight)
+    refused(model, data, loss)
+    with pytest.raises(GradientError):
+        trained(model, data, loss, ClipOnly(clipping_norm=1.0))
+
+
+def test_weights_of_positives_are_taken() -> None:
+    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2.0]))
+    data = flat_data()[0], torch.ones(12, 2)
+    trained(nn.Linear(5, 2), data, loss, noised(), ClientLedger(dataset="d"))
 
 
 def test_a_loss_that_remembers_is_refused() -> None:
@@ -247,15 +258,18 @@ def test_a_loss_that_remembers_is_refused() -> None:
     assert "asked again" in refused(nn.Linear(5, CLASSES), flat_data(), loss)
 
 
-def test_padding_is_left_out_of_an_examples_mean() -> None:
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 5.0, 0.2, 0.0])])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_padding_is_left_out_of_an_examples_mean(weight: Tensor | None, smoothing: float) -> None:
     """As torch does for one example alone; its other examples' padding plays no part."""
+    options: dict[str, Any] = {"weight": weight, "label_smoothing": smoothing}
     torch.manual_seed(0)
     inputs, targets = torch.randn(3, 6, 5), torch.randint(0, CLASSES, (3, 6))
     for example, length in enumerate((6, 2, 4)):
         targets[example, length:] = -100
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(outputs.mT, targets)
+        return F.cross_entropy(outputs.mT, targets, **options)
 
     model = nn.Linear(5, CLASSES)
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
@@ -271,7 +285,10 @@ def test_padding_is_left_out_of_an_examples_mean() -> None:
             return self.inside(x).mT  # type: ignore[no-any-return]
 
     step = trained(
-        Transposed(), (inputs, targets), nn.CrossEntropyLoss(), ClipOnly(clipping_norm=1e6)
+        Transposed(),
+        (inputs, targets),
+        nn.CrossEntropyLoss(**options),
+        ClipOnly(clipping_norm=1e6),
     )
     torch.testing.assert_close(step - before, -torch.cat([e.flatten() for e in expected]))
 

@@ -151,6 +151,40 @@ def test_arguments_of_another_kind_are_named(changes: dict[str, object], told: s
     assert told in refusal(**changes)
 
 
+def test_a_scripted_model_is_named() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated
+        scripted = torch.jit.script(nn.Linear(4, 3))
+    assert "scripted" in refusal(scripted)
+    assert "scripted" in refusal(nn.Sequential(scripted, nn.Linear(3, 3)))
+
+
+def test_what_a_ledger_cannot_be_made_of_is_named() -> None:
+    with pytest.raises(TypeError, match=r"budget is 3\.0: give Budget"):
+        ClientLedger(dataset="d", budget=3.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"path is 'ledger\.jsonl': give a pathlib\.Path"):
+        ClientLedger(dataset="d", path="ledger.jsonl")  # type: ignore[arg-type]
+
+
+class Positions(nn.Module):
+    """Looks positions up once for all examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position, self.last = nn.Embedding(4, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.position(torch.arange(4)[None])
+        return self.last((x[..., None] * places).sum(1))
+
+
+@pytest.mark.parametrize("protection", [PROTECTION, ClipOnly(clipping_norm=1.0)])
+def test_positions_for_all_examples_at_once_are_refused_with_what_to_do(
+    protection: object,
+) -> None:
+    assert "positions.expand(len(x), -1)" in refusal(Positions(), protection=protection)
+
+
 def test_a_model_that_is_none_is_named() -> None:
     with pytest.raises(TypeError, match="model is a dict"):
         train(
