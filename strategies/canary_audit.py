@@ -18,6 +18,7 @@ from privacy.mechanisms import Randomness, SystemRandomness
 from strategies._replies import Template
 from strategies.dp_fedavg import DPFedAvg
 from strategies.in_process import InProcessGrid
+from strategies.population import PopulationExceededError
 
 _BEYOND = 1000.0  # how many times the clipping norm a canary sends
 
@@ -183,6 +184,9 @@ def audit_strategy(
     directions = Directions.draw(canaries, size, randomness=source)
     nobody = np.zeros(canaries, dtype=np.bool_)
     told: dict[str, Any] = {}
+    another_population = (
+        f"the strategy's population must be clients + canaries = {clients + canaries}"
+    )
 
     def moved(included: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         with tempfile.TemporaryDirectory(prefix="audit-") as folder:
@@ -194,12 +198,13 @@ def audit_strategy(
                 )
             app = _CanaryApp(client_app, strategy, directions, included, clients)
             grid = _CountingGrid(app, clients + canaries, strategy.configrecord_key)
-            result = strategy.start(grid, initial_arrays, num_rounds=num_rounds)
+            try:
+                result = strategy.start(grid, initial_arrays, num_rounds=num_rounds)
+            except PopulationExceededError as error:
+                raise ValueError(another_population) from error
         report = result.privacy
         if report is None or report.population != clients + canaries:
-            raise ValueError(
-                f"the strategy's population must be clients + canaries = {clients + canaries}"
-            )
+            raise ValueError(another_population)
         told.setdefault("report", report)
         told.setdefault("sampling", strategy.sampling)
         asked = [grid.asked[number] for number in report.epsilon_by_round]
