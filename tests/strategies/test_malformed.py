@@ -230,7 +230,7 @@ def test_scalars_stay_scalars(tmp_path: Path) -> None:
 
 def test_duplicates_strangers_and_late_replies_count_nothing(tmp_path: Path) -> None:
     strategy = noiseless(tmp_path)
-    grid = grid_of(6)
+    grid = grid_of(4)
     first = ask(strategy, grid, two_arrays(), 1)
     late = honest(first[1])
     np.testing.assert_allclose(
