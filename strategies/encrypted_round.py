@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -24,6 +25,7 @@ from strategies._evaluators import Evaluators
 from strategies._operator_log import operator_log
 from strategies._replies import RejectedReply
 from strategies._round import Asked
+from strategies._watch import RunWatch
 from strategies.encrypted_accuracy import (
     RANGES,
     EncryptedRoundResult,
@@ -178,7 +180,11 @@ class EncryptedRound:
             )
             reports = self._reports(grid, identifiers, second, timeout)
             if isinstance(self._metrics, PublicMetrics):
-                released = release_public(self._metrics, reports)
+                released = release_public(
+                    self._metrics,
+                    reports,
+                    left_out=partial(RunWatch().metrics_left_out, "encrypted round"),
+                )
             else:
                 if ledger is None or self.event is None:
                     raise RuntimeError("noised metrics without a ledger")
