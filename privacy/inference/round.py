@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from privacy.durable import write_durably
-from privacy.inference._seal import MAX_MODULUS_BITS
+from privacy.inference._seal import Ring
 from privacy.inference._wire import MessageError
 from privacy.inference.owner import DataOwner, OutOfRangeError
 from privacy.inference.plan import Plan
@@ -130,16 +130,8 @@ def _refuse(plan: Plan, expected: Expectation) -> None:
             raise PlanRefusedError(f"the plan has {name} {found}, this node's data {wanted}")
     if plan.parties:
         raise PlanRefusedError("the plan is for encrypted weights, which no round evaluates")
-    bits = sum(plan.prime_bits)
-    if plan.degree not in MAX_MODULUS_BITS or bits > MAX_MODULUS_BITS[plan.degree]:
-        raise PlanRefusedError(f"{bits} bits at degree {plan.degree} are weaker than 128 bits")
-    whole = (plan.degree, plan.batch_size, plan.input_scale_bits, *plan.packing_shape)
-    if any(type(number) is not int or number < 0 for number in whole):
-        raise PlanRefusedError("the plan has sizes that are not whole numbers")
-    if plan.batch_size > plan.degree or math.prod(plan.packing_shape) > (
-        2 * plan.degree * max(plan.ciphertexts, 1)
-    ):
-        raise PlanRefusedError("the plan packs more into a ciphertext than it has room for")
+    if plan.input_scale_bits < 0:
+        raise PlanRefusedError(f"inputs scaled by 2^{plan.input_scale_bits} keep no precision")
     largest = max(abs(bound) for bound in expected.input_range)
     room = sum(plan.prime_bits[: plan.levels])
     if plan.input_scale_bits + math.log2(max(largest, 1.0)) + _MARGIN_BITS > room:
@@ -151,6 +143,10 @@ def _refuse(plan: Plan, expected: Expectation) -> None:
         raise PlanRefusedError(
             f"keys and one question take {least:,} bytes, {expected.max_bytes:,} are allowed"
         )
+    # What is read later, with the node's data beside it, must not fail there.
+    Ring(plan.degree, plan.prime_bits)
+    if plan.packing_kind != "batch":
+        _ = plan.taps
 
 
 def begin_round(
