@@ -90,9 +90,7 @@ def _mutated(found: Any, draw: Any) -> Any:
     return draw(values)
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(kind=st.sampled_from(sorted(MODELS)), data=st.data())
 def test_a_plan_is_refused_or_works(kind: str, data: st.DataObject) -> None:
     good = content(kind)
