@@ -56,7 +56,8 @@ def _in_255(found: NDArray[np.generic]) -> tuple[Grey, list[str]]:
         raise DataError(f"holds {found.dtype}; give numbers from 0 to 255, or from 0 to 1")
     if found.size == 0:
         raise DataError(f"holds no picture: its shape is {found.shape}")
-    values, notes = found.astype(np.float64), []
+    values = found.astype(np.float64)
+    notes: list[str] = []
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise DataError("holds numbers that are not finite; give 0 to 255, or 0 to 1")
