@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from privacy.inference import _wire
+from privacy.inference._arguments import doubles, of_kind, positive, rising, sizes, whole
 from privacy.inference._assemble import pack_batch, pack_products, pack_slots
 from privacy.inference._batch import BatchModel, BatchProgram
 from privacy.inference._blind import blind_layers, encrypt_program
@@ -122,7 +123,7 @@ class CompiledModel:
 
         PyTorch computes them, from :attr:`model`.
         """
-        values = torch.from_numpy(np.asarray(inputs, dtype=np.float64))
+        values = torch.from_numpy(doubles("inputs", inputs))
         with torch.no_grad():
             logits = self.model(values.reshape(len(inputs), *self.plan.input_shape))
         return np.asarray(logits.numpy())
@@ -188,24 +189,24 @@ def compile_model(
     Raises
     ------
     TypeError
-        If ``model`` is not an ``nn.Sequential``, or is a subclass.
+        If ``model`` is not an ``nn.Sequential``, or is a subclass, or ``parties`` are no
+        ``ThreeParties``.
     UnsupportedLayerError
         If a layer cannot be evaluated under encryption, is a subclass, has a hook, or does not
         answer as compiled; the message offers what can.
     CannotPlanError
         If the model is too deep, too wide or too imprecise for 128-bit security.
     ValueError
-        If an argument is out of its range.
+        If an argument is out of its range, or no number where one is needed.
     """
-    low, high = (float(value) for value in input_range)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"input_range is {input_range}; give finite low < high")
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance is {tolerance}; give a positive error of a logit")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; give 1 or more images a query")
-    if max_query_bytes is not None and max_query_bytes < 1:
-        raise ValueError(f"max_query_bytes is {max_query_bytes}; give a positive number of bytes")
+    low, high = rising("input_range", input_range)
+    input_shape = sizes("input_shape", input_shape)
+    if tolerance is not None:
+        tolerance = positive("tolerance", tolerance, "a positive, finite error of a logit")
+    batch_size = whole("batch_size", batch_size, 1, of=" images a query")
+    if max_query_bytes is not None:
+        max_query_bytes = whole("max_query_bytes", max_query_bytes, 1, of=" bytes")
+    of_kind("parties", parties, ThreeParties | None, "ThreeParties(...), or leave it out")
     query_limits: tuple[int, ...] = (sys.maxsize,) if batch_size > 1 else _QUERY_BYTES
     if max_query_bytes is not None:
         query_limits = (max_query_bytes,)
@@ -266,7 +267,7 @@ def compile_model(
     largest = (2.0**bits + 2.0**worst_bits) * 2.0**facts.answer_bits
     headroom = math.floor(10 * (math.log2(ring.primes[0] / 2) - math.log2(largest))) / 10
     plan = Plan(
-        input_shape=tuple(int(size) for size in input_shape),
+        input_shape=input_shape,
         input_range=(low, high),
         logits=network.affines[-1].outputs,
         degree=facts.degree,
@@ -356,7 +357,7 @@ def _sampled(
 ) -> Vector:
     if sample is None:
         return drawn_inputs(bounds, input_shape)
-    values = np.asarray(sample, dtype=np.float64)
+    values = doubles("sample", sample)
     if values.ndim < 2 or len(values) == 0 or values[0].size != network.affines[0].inputs:
         raise ValueError(f"sample has shape {values.shape}; give (inputs, *input_shape)")
     flat = values.reshape(len(values), -1)

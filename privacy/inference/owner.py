@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.inference import _wire
+from privacy.inference._arguments import doubles, of_kind
 from privacy.inference._client import answer_reader, packer
 from privacy.inference._seal import Residues, Ring, seal
 from privacy.inference._secrets import Secrets
@@ -42,6 +43,8 @@ class DataOwner:
     ------
     ReleaseError
         If the plan cannot carry the policy.
+    TypeError
+        If one of them is of another kind.
     """
 
     def __init__(self, plan: Plan, *, release: ReleasePolicy | None = None) -> None:
@@ -53,7 +56,12 @@ class DataOwner:
         self._released = 0
 
     def _set_up(self, plan: Plan, release: ReleasePolicy | None) -> Ring:
+        of_kind("plan", plan, Plan, "one: compile_model(...).plan, or one that accept_plan read")
         self.plan = plan
+        if isinstance(release, type) or not isinstance(release, ReleasePolicy | None):
+            raise TypeError(
+                f"release is {release!r}; give a policy, such as ClassOnly() or TopClasses(3)"
+            )
         self._policy = ClassOnly() if release is None else release
         self._policy.check(plan)
         self._digest = plan.digest
@@ -169,7 +177,7 @@ class DataOwner:
         OutOfRangeError
             If an element is outside the range or not a number.
         ValueError
-            If the shape is another.
+            If the shape is another, or it is not of real numbers.
         """
         plan, ring = self.plan, self._ring
         images = self._checked(x)
@@ -191,7 +199,7 @@ class DataOwner:
 
     def _checked(self, x: ArrayLike) -> NDArray[np.float64]:
         plan = self.plan
-        values = np.asarray(x, dtype=np.float64)
+        values = doubles("the input", x)
         if plan.batch_size == 1:
             values = values[None]
         if values.shape[1:] != plan.input_shape or not 1 <= len(values) <= plan.batch_size:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from privacy.inference._arguments import rising, sizes
 from privacy.inference.activations import Polynomial, Square
 
 _AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
@@ -46,13 +47,11 @@ def logit_bound(
     TypeError
         If a layer has no interval arithmetic here.
     ValueError
-        If the range is not finite and rising.
+        If the range is not finite and rising, or the shape is none.
     """
-    low, high = (float(value) for value in input_range)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"input_range is {input_range}; give finite low < high")
+    low, high = rising("input_range", input_range)
     like = next(model.parameters())
-    shape = (1, *input_shape)
+    shape = (1, *sizes("input_shape", input_shape))
     centre = torch.full(shape, (low + high) / 2, dtype=like.dtype, device=like.device)
     radius = torch.full_like(centre, (high - low) / 2)
     centre, radius = _through(model, centre, radius)

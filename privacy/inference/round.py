@@ -13,11 +13,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from privacy.durable import write_durably
+from privacy.inference._arguments import reals
 from privacy.inference._seal import Ring
 from privacy.inference._wire import MessageError
 from privacy.inference.owner import DataOwner, OutOfRangeError
@@ -29,6 +31,10 @@ MAX_ROUND_BYTES = 20_000_000
 
 _LONGEST_PLAN = 1 << 22  # characters
 _SECRETS = "encrypted-round.secrets"
+_LABELS = (
+    "this node's labels are not one class an image: give whole numbers from 0 to classes - 1, in "
+    "one dimension"
+)
 _MARGIN_BITS = 3  # two numbers in a complex slot, a sign, and rounding
 _FAULTS_OF_A_PLAN = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
@@ -188,16 +194,14 @@ def begin_round(
     PlanRefusedError
         If keys for the plan cannot be made.
     """
-    x, right = np.asarray(inputs), np.asarray(labels)
+    x = _reals(inputs, "this node's images are not real numbers")
+    right = _reals(labels, _LABELS)
     room = (max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
-    count = min(images, len(x), room)
+    count = min(images, len(x) if x.ndim else 0, room)
     if count < 1 or right.shape[:1] != (len(x),):
         raise RoundError("this node has no labelled images to ask about")
     if right.shape != (len(x),) or not bool(np.isin(right, np.arange(plan.classes)).all()):
-        raise RoundError(
-            "this node's labels are not one class an image: give whole numbers from 0 to "
-            "classes - 1, in one dimension"
-        )
+        raise RoundError(_LABELS)
     rows = np.array(random.SystemRandom().sample(range(len(x)), count))
     chunks = [rows[i : i + plan.batch_size] for i in range(0, count, plan.batch_size)]
     try:
@@ -215,11 +219,18 @@ def begin_round(
         ) from error
     kept = {
         "plan": plan.to_json(),
-        "labels": [right[chunk].tolist() for chunk in chunks],
+        "labels": [right[chunk].astype(int).tolist() for chunk in chunks],
         "owner": base64.b64encode(owner.secret_state()).decode(),
     }
     write_durably(folder / _SECRETS, json.dumps(kept).encode())
     return Questions(material, queries)
+
+
+def _reals(values: ArrayLike, refusal: str) -> NDArray[Any]:
+    try:
+        return reals("values", values)
+    except ValueError as error:
+        raise RoundError(refusal) from error
 
 
 def finish_round(
