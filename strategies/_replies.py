@@ -11,6 +11,8 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.common.constant import ErrorCode
 
+from privacy.untrusted_text import quoted
+
 Vector = npt.NDArray[Any]
 
 _HEADER_READERS: dict[tuple[int, int], Callable[[Any], Any]] = {
@@ -230,7 +232,8 @@ def refuse_error(reply: Message, *, reason: bool = False) -> None:
     ----------
     reply : Message
     reason : bool
-        Whether the operator's log is to hold the client's own words. Default: the code only.
+        Whether the operator's log is to hold the client's own words, quoted. Default: the
+        code only.
 
     Raises
     ------
@@ -242,7 +245,7 @@ def refuse_error(reply: Message, *, reason: bool = False) -> None:
     code = int(reply.error.code)
     if code in _ABSENT:
         raise RejectedReply(f"the node is away or late (code {code})", None)
-    words = f": {reply.error.reason}" if reason else f" (code {code})"
+    words = f": {quoted(reply.error.reason)}" if reason else f" (code {code})"
     raise RejectedReply(f"the client answered with an error{words}", Fault.ERROR)
 
 
