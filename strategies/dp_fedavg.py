@@ -621,8 +621,8 @@ class DPFedAvg(AccountedRun):
         why = f"{self._why_in_vain(number)}; it was not paid for"
         if not self._train_in_vain.any_used:
             raise NoUsableReplyError(
-                f"{why}. Nothing was learned yet: mend the clients, or what they are sent, and "
-                "begin again with the budget that is left"
+                f"{why}. Nothing was learned yet: {self._watch.remedy()}, and begin again with the "
+                "budget that is left"
             )
         self._stop(why)
 
