@@ -21,6 +21,7 @@ from privacy.mechanisms import LatticeGaussian
 from strategies import (
     EncryptedRound,
     EncryptedRoundResult,
+    Population,
     PopulationExceededError,
     PublicMetrics,
     noised_accuracy,
@@ -54,7 +55,7 @@ def hold_encrypted_round(
     settings: Settings,
     folder: ResultsFolder,
     *,
-    population: int,
+    population: Population | int,
     ledger: Path,
     run_id: int,
 ) -> dict[str, Any]:
@@ -69,8 +70,8 @@ def hold_encrypted_round(
     settings : Settings
     folder : ResultsFolder
         The run's, with the model as the evaluator reads it.
-    population : int
-        N.
+    population : Population or int
+        Those who were asked to train: the strategy's.
     ledger : Path
         The population's.
     run_id : int
@@ -79,7 +80,7 @@ def hold_encrypted_round(
     -------
     dict
         As ``metrics.json`` holds it. Where the budget was spent, or more clients are connected
-        than there are places: why the round was not held.
+        than a population that is a number has places: why the round was not held.
     """
     weights = folder.file("model.safetensors")
     model = hashlib.sha256(weights.read_bytes()).hexdigest()

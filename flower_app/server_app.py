@@ -57,7 +57,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
     started = time.perf_counter()
     connected = len(list(grid.get_node_ids()))
     assembled = check_run(settings, nodes=connected)
-    size, dataset = assembled.population, assembled.dataset
+    population, size, dataset = assembled.population, assembled.size, assembled.dataset
     warn_of_few_clients(settings, population=size, connected=connected)
     if settings.noise == "distributed" and round_cost(settings):
         log(
@@ -81,7 +81,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
                 "ledger is not set: the ε of this run counts this run alone. Set it to one file "
                 "for all runs on these clients, or add up what they spent.",
             )
-        strategy = make_strategy(settings, size, ledger=ledger, checkpoint=folder.checkpoint)
+        strategy = make_strategy(settings, population, ledger=ledger, checkpoint=folder.checkpoint)
         log(INFO, "Results: %s", folder.path)
         watch = Watch(settings, model, inputs, folder)
         with how_to_go_on(outcome, folder):
@@ -105,7 +105,12 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
             nodes_tested = None
             if settings.encrypted_round and result.privacy is not None:
                 nodes_tested = hold_encrypted_round(
-                    grid, settings, folder, population=size, ledger=ledger, run_id=context.run_id
+                    grid,
+                    settings,
+                    folder,
+                    population=population,
+                    ledger=ledger,
+                    run_id=context.run_id,
                 )
                 result.privacy = strategy.report()  # it may have been paid from the same ledger
             finish(
