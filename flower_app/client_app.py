@@ -31,7 +31,8 @@ from flower_app.data import (
 )
 from flower_app.model_specs import MODELS
 from flower_app.models import build_model
-from flower_app.node_policy import Declined, NodePolicy, check_keys, is_deployed, run_settings
+from flower_app.node_config import check_keys, own_folder
+from flower_app.node_policy import Declined, NodePolicy, is_deployed, run_settings
 from flower_app.secure import take_part
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget, LedgerError
@@ -210,7 +211,7 @@ def own_data(settings: Settings, context: Context) -> ClientData:
     """
     kind = MODELS[settings.model].kind
     if settings.deployed:
-        return _folder(str(context.node_config["data-dir"]), kind)
+        return _folder(own_folder(context.node_config, "data-dir", "this node's data"), kind)
     clients = int(context.node_config["num-partitions"])
     client = int(context.node_config["partition-id"])
     dataset = load_dataset(settings.dataset, data_dir=_path(settings.data_dir))
@@ -219,8 +220,8 @@ def own_data(settings: Settings, context: Context) -> ClientData:
 
 
 @cache
-def _folder(folder: str, kind: InputKind) -> ClientData:
-    split = load_node_folder(Path(folder))
+def _folder(folder: Path, kind: InputKind) -> ClientData:
+    split = load_node_folder(folder)
     return ClientData(encode(split.images, kind), np.array(split.labels))
 
 

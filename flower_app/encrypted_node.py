@@ -1,8 +1,10 @@
 """A node's side of the encrypted test-time round: its own test images, its own secrets."""
 
 import tempfile
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import Context, Message
@@ -16,7 +18,7 @@ from flower_app.data import (
     load_node_folder,
 )
 from flower_app.model_specs import MODELS
-from flower_app.node_policy import own_folder
+from flower_app.node_config import own_folder, wrong_key
 from flower_app.settings import SettingError, Settings
 from privacy.inference import Expectation, NoisedAccuracy, RoundError
 from strategies import answer_encrypted_round
@@ -42,11 +44,8 @@ def take_part(message: Message, context: Context, settings: Settings) -> Message
     config = context.node_config
     if settings.deployed:
         folder = _given(context, "state-dir")
-        report = NoisedAccuracy(
-            epsilon=float(config.get("report-epsilon", 1.0)),
-            total_epsilon=float(config.get("report-total-epsilon", 3.0)),
-        )
-        agrees = config.get("publish-report", False) is True
+        report = _own_report(config)
+        agrees = bool(config.get("publish-report", False))
     else:
         client = int(config["partition-id"])
         folder = simulated_secrets(context.run_id) / str(client)
@@ -95,6 +94,20 @@ def own_test_data(settings: Settings, context: Context) -> ClientData:
 def _folder(folder: Path, kind: InputKind) -> ClientData:
     split = load_node_folder(folder)
     return ClientData(encode(split.images, kind), np.asarray(split.labels))
+
+
+def _own_report(config: Mapping[str, Any]) -> NoisedAccuracy:
+    """How this node's owner wants its reports noised.
+
+    Raises
+    ------
+    SettingError
+        If one report costs more than all may.
+    """
+    each, total = config.get("report-epsilon", 1.0), config.get("report-total-epsilon", 3.0)
+    if each > total:
+        raise wrong_key("report-epsilon", each, f"at most report-total-epsilon, which is {total}")
+    return NoisedAccuracy(epsilon=float(each), total_epsilon=float(total))
 
 
 def _given(context: Context, name: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flower_app.flower_processes import RunFailed, end_server_app, program
 from flower_app.outcomes import FOLDER_VARIABLE, Outcome, read_outcome
-from flower_app.results import ResultsFolder, closing_lines
+from flower_app.results import ResultsFolder, closing_lines, where_to_look
 
 _STARTED = re.compile(r"Successfully started run (\d+)")
 _START_SECONDS = 300.0
@@ -49,9 +49,9 @@ def follow(
         If the run ended without results, with its reason in one sentence.
     """
     outcomes = Path(environment[FOLDER_VARIABLE])
-    stream = _Stream(command, environment)
+    stream = _Stream(command, environment, outcomes)
     try:
-        outcome = _wait(stream, outcomes, environment, connection)
+        outcome = _wait(stream, environment, connection)
     except (KeyboardInterrupt, SystemExit) as ended:  # the second is how SIGTERM arrives
         # At once, or rounds would go on being played and paid while the rest ends politely.
         end_server_app(outcomes.parent)
@@ -60,7 +60,7 @@ def follow(
             "Ctrl-C again ends them at once.",
             file=sys.stderr,
         )
-        if resumable and (how := _resumption(stream.outcome(outcomes))):
+        if resumable and (how := _resumption(stream.outcome())):
             print(how, file=sys.stderr)
         if isinstance(ended, SystemExit):
             raise
@@ -68,10 +68,9 @@ def follow(
     finally:
         stream.close()
     if outcome.state == "finished":
-        closing = closing_lines(Path(outcome.folder))
-        if not stream.has_shown(closing[-1]):
+        if not stream.has_shown(where_to_look(Path(outcome.folder))):
             print("Flower's log broke off before its end. The results, from their folder:")
-            print("\n".join(closing), flush=True)
+            print("\n".join(closing_lines(Path(outcome.folder))), flush=True)
         return 0
     reason = outcome.reason or (
         "the run broke off without results: its process ended, and could not say why"
@@ -81,10 +80,11 @@ def follow(
 
 
 class _Stream:
-    """The log of a run, shown as it comes."""
+    """The log of a run, shown as it comes, up to the line that says where its results lie."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str], outcomes: Path) -> None:
         self.run_id: int | None = None
+        self._outcomes = outcomes
         self.heard = time.monotonic()
         self._latest: deque[str] = deque(maxlen=50)
         self._process = subprocess.Popen(
@@ -111,6 +111,12 @@ class _Stream:
                 visible = False
             if self.run_id is None and (started := _STARTED.search(line)):
                 self.run_id = int(started[1])
+            # What Flower's simulation says of its own end would stand below the results.
+            visible = visible and not self._closes(line)
+
+    def _closes(self, line: str) -> bool:
+        folder = self.outcome().folder
+        return bool(folder) and where_to_look(Path(folder)) in line
 
     @property
     def ended(self) -> bool:
@@ -121,9 +127,9 @@ class _Stream:
         """Whether these words were among the latest lines."""
         return any(words in line for line in tuple(self._latest))
 
-    def outcome(self, outcomes: Path) -> Outcome:
+    def outcome(self) -> Outcome:
         """What the run has told so far."""
-        told = None if self.run_id is None else read_outcome(outcomes, self.run_id)
+        told = None if self.run_id is None else read_outcome(self._outcomes, self.run_id)
         return told or Outcome()
 
     def close(self) -> None:
@@ -134,17 +140,17 @@ class _Stream:
         self._reader.join()
 
 
-def _wait(stream: _Stream, outcomes: Path, environment: dict[str, str], connection: str) -> Outcome:
+def _wait(stream: _Stream, environment: dict[str, str], connection: str) -> Outcome:
     """The outcome of a run, once its log has been shown or has fallen silent."""
     begun = time.monotonic()
     ended = None  # when the run was seen to have ended
     while not stream.ended:
         time.sleep(0.2)
-        outcome = stream.outcome(outcomes)
+        outcome = stream.outcome()
         now = time.monotonic()
         if outcome.state == "finished":
             # The log lags behind the run; what it ends with says that all of it was shown.
-            if stream.has_shown(closing_lines(Path(outcome.folder))[-1]):
+            if stream.has_shown(where_to_look(Path(outcome.folder))):
                 return outcome
         elif stream.run_id is None:
             if now > begun + _START_SECONDS:
@@ -164,7 +170,7 @@ def _wait(stream: _Stream, outcomes: Path, environment: dict[str, str], connecti
     while True:
         # In this order: a run tells its outcome before Flower calls it finished.
         finished = _finished(stream.run_id, environment, connection)
-        outcome = stream.outcome(outcomes)
+        outcome = stream.outcome()
         if finished or outcome.state != "running":
             return outcome
         time.sleep(_STATUS_SECONDS)

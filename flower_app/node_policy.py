@@ -1,7 +1,5 @@
 """What the owner of a node allows, whatever a run asks for."""
 
-import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,36 +7,13 @@ from typing import Any, Self
 
 from flwr.app import Context
 
+from flower_app.node_config import check_keys, own_folder
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget
 from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, NoisyCount
 
 _LEDGER = "record-ledger.jsonl"
 _LEDGER_BEFORE = "record-ledger.json"  # of earlier versions; `ClientLedger` says what to do with it
-
-OWN_PREFIX = "x-"  # of the owner's own keys
-NODE_KEYS = (
-    "data-dir",
-    "state-dir",
-    "test-dir",
-    "dataset-name",
-    "max-record-epsilon",
-    "max-record-delta",
-    "min-record-noise",
-    "allow-unnoised-training",
-    "report-epsilon",
-    "report-total-epsilon",
-    "publish-report",
-    "secure-aggregation",
-    "minimum-cohort",
-    "corrupt",
-    "clipping-norm",
-    "weight-cap",
-    "identity",
-    "identities",
-    "partition-id",
-    "num-partitions",
-)
 
 
 class Declined(Exception):
@@ -120,23 +95,16 @@ class NodePolicy:
         """
         check_keys(config)
         data = own_folder(config, "data-dir", "this node's data")
-        state = own_folder(config, "state-dir", "the folder of this node's own ledgers")
-        name = config.get("dataset-name", str(data))
-        if not (isinstance(name, str) and name.strip()):
-            raise wrong_key("dataset-name", name, "a name for where this node's data comes from")
-        delta = _number(config, "max-record-delta", 1e-5)
-        if not 0 < delta < 1:
-            raise wrong_key("max-record-delta", delta, "a number strictly between 0 and 1")
-        epsilon = _number(config, "max-record-epsilon", 3.0)
-        if epsilon <= 0:
-            raise wrong_key("max-record-epsilon", epsilon, "a positive number")
-        noise = _number(config, "min-record-noise", 0.0)
-        if noise < 0:
-            raise wrong_key("min-record-noise", noise, "a number of at least 0")
-        unnoised = config.get("allow-unnoised-training", False)
-        if not isinstance(unnoised, bool):
-            raise wrong_key("allow-unnoised-training", unnoised, "true or false")
-        return cls(name.strip(), state, Budget(epsilon, delta), noise, unnoised)
+        return cls(
+            dataset=config.get("dataset-name", str(data)).strip(),
+            state=own_folder(config, "state-dir", "the folder of this node's own ledgers"),
+            limit=Budget(
+                float(config.get("max-record-epsilon", 3.0)),
+                float(config.get("max-record-delta", 1e-5)),
+            ),
+            least_noise=float(config.get("min-record-noise", 0.0)),
+            allow_unnoised=config.get("allow-unnoised-training", False),
+        )
 
     def check(self, protection: ClipOnly | ClipAndNoise, settings: Settings) -> None:
         """Decline a run that protects records less than the owner wants.
@@ -188,61 +156,8 @@ class NodePolicy:
         )
 
 
-def check_keys(config: Mapping[str, Any]) -> None:
-    """Refuse a key that this app does not know, unless it is the owner's own, ``x-...``.
-
-    A limit under a name that nobody reads would not be kept.
-
-    Raises
-    ------
-    SettingError
-        Naming the key, and the known one that is nearest.
-    """
-    for key in config:
-        if key in NODE_KEYS or key.startswith(OWN_PREFIX):
-            continue
-        written = key.strip().lower().replace("_", "-").replace(".", "-")
-        (near,) = difflib.get_close_matches(written, NODE_KEYS, n=1, cutoff=0.0)
-        raise wrong_key(
-            key,
-            config[key],
-            f"written {near}, if that is meant (a key for other programs begins with {OWN_PREFIX})",
-        )
-
-
 def _too_weak(asked: str, limit: str) -> Declined:
     return Declined(
         f"the run asks for {asked}, which protects records less than the owner of this node allows",
         f"--node-config has {limit}",
-    )
-
-
-def own_folder(config: Mapping[str, Any], key: str, what: str) -> Path:
-    """A folder that the owner names in ``--node-config``, which may begin with ~.
-
-    Raises
-    ------
-    SettingError
-        If it is not named.
-    """
-    folder = str(config.get(key, ""))
-    if not folder:
-        raise SettingError(
-            f"{key} = '' is wrong; start this SuperNode with "
-            f"--node-config '{key}=\"/path/to/{what.replace(' ', '-')}\"'"
-        )
-    return Path(folder).expanduser().resolve()
-
-
-def _number(config: Mapping[str, Any], key: str, default: float) -> float:
-    value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise wrong_key(key, value, "a finite number")
-    return float(value)
-
-
-def wrong_key(key: str, value: object, what: str) -> SettingError:
-    """What a node's owner is told of a key."""
-    return SettingError(
-        f"{key} = {value!r} in this node's --node-config is wrong; it must be {what}"
     )

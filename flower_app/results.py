@@ -138,7 +138,7 @@ def results_root(settings: Settings) -> Path:
 
 
 def closing_lines(folder: Path) -> list[str]:
-    """What a person is told of a finished run; the last line says where to look.
+    """What a person is told of a finished run, :func:`where_to_look` last.
 
     Parameters
     ----------
@@ -162,7 +162,12 @@ def closing_lines(folder: Path) -> list[str]:
             f"{100 * encrypted['agreement']:.2f} % as in the clear, "
             f"{encrypted['ms_per_image']:.1f} ms an image, {encrypted['security_bits']} bits"
         )
-    return [*lines, f"Results: {folder}", f"Open {folder / 'report.html'}"]
+    return [*lines, f"Results: {folder}", where_to_look(folder)]
+
+
+def where_to_look(folder: Path) -> str:
+    """The line that points a person at a run's report."""
+    return f"Open {folder / 'report.html'}"
 
 
 def trained_model(results: Path) -> tuple[str, Path]:

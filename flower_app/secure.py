@@ -1,7 +1,6 @@
 """Secure aggregation in this app: what the server asks for, and what a client insists on."""
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +10,8 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from flower_app.node_policy import own_folder, run_settings, wrong_key
+from flower_app.node_config import check_keys, own_folder
+from flower_app.node_policy import run_settings
 from flower_app.settings import SECURE_AGGREGATION, SettingError, Settings
 from privacy.secure_aggregation import Adversary, ClientPolicy, Identity, ServerModel
 from strategies import (
@@ -23,6 +23,9 @@ from strategies import (
 )
 
 _KEY_BYTES = 32
+# What an owner writes for secure aggregation alone: the first that is there asks for it.
+_CURIOUS_KEYS = ("minimum-cohort", "clipping-norm", "weight-cap", "corrupt")
+_MALICIOUS_KEYS = ("identities", "identity")
 
 
 def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
@@ -74,9 +77,10 @@ def _own(settings: Settings, context: Context) -> _Own | None:
     Raises
     ------
     SettingError
-        If a deployed node does not say what it needs.
+        If a deployed node does not say what it needs, or a key of it is wrong.
     """
-    node = context.node_config
+    node: Mapping[str, Any] = context.node_config
+    check_keys(node)
     mode = _own_mode(node, settings)
     if mode == "off":
         return None
@@ -89,14 +93,27 @@ def _own(settings: Settings, context: Context) -> _Own | None:
             pinned = simulated_identities(int(node["num-partitions"]))
         policy = ClientPolicy(settings.minimum_cohort, adversary, pinned)
         return _Own(policy, identity, ContextMemory())
-    minimum = int(_needed(node, "minimum-cohort", "the fewest clients in whose sum it takes part"))
-    adversary = _own_adversary(mode, node, settings)
+    minimum = _needed(
+        node, "minimum-cohort", "the fewest clients in whose sum it takes part", _asking_key(node)
+    )
+    # Without the owner's word as many collude as the run says, and at least the usual share.
+    usual = max(Adversary().corrupt, settings.corrupt)
+    adversary = _adversary(mode, float(node.get("corrupt", usual)))
     memory = FolderMemory(own_folder(node, "state-dir", "a folder of its own for its secrets"))
-    norm, cap = (_pinned(node, name) for name in ("clipping-norm", "weight-cap"))
+    # What the owner leaves out is as all clients of a round are asked.
+    norm, cap = (
+        float(node[name]) if name in node else None for name in ("clipping-norm", "weight-cap")
+    )
     if adversary.server is ServerModel.HONEST_BUT_CURIOUS:
         policy = ClientPolicy(minimum, adversary, clipping_norm=norm, weight_cap=cap)
         return _Own(policy, None, memory)
-    (private,) = _read_keys("identity", _needed(node, "identity", "the file of its private key"))
+    file = _needed(node, "identity", "the file of its private key")
+    private, *more = _read_keys("identity", file)
+    if more:
+        raise SettingError(
+            f"identity = {file!r} is wrong; it must hold this node's private key alone, and holds "
+            f"{1 + len(more)} keys"
+        )
     listed = _needed(node, "identities", "the file of all clients' public keys")
     pinned = _read_keys("identities", listed)
     policy = ClientPolicy(minimum, adversary, pinned, clipping_norm=norm, weight_cap=cap)
@@ -106,29 +123,23 @@ def _own(settings: Settings, context: Context) -> _Own | None:
 def _own_mode(node: Mapping[str, Any], settings: Settings) -> str:
     """The run's word, but never weaker than the owner's, or than what the owner's other keys imply.
 
-    A node with a ``minimum-cohort`` has its update hidden among so many, and one with pinned
-    ``identities`` wants that against a malicious server.
+    A node with a ``minimum-cohort`` has its update hidden among so many, one that pins how updates
+    are bounded or says how many collude can be kept to that nowhere else, and one with pinned
+    ``identities`` wants all of it against a malicious server.
     """
     least = "off"
-    if "minimum-cohort" in node:
+    asking = _asking_key(node)
+    if asking in _CURIOUS_KEYS:
         least = ServerModel.HONEST_BUT_CURIOUS.value
-    if "identities" in node or "identity" in node:
+    if asking in _MALICIOUS_KEYS:
         least = ServerModel.MALICIOUS.value
     least = node.get("secure-aggregation", least)
-    if least not in SECURE_AGGREGATION:
-        raise wrong_key("secure-aggregation", least, f"one of {', '.join(SECURE_AGGREGATION)}")
     return max(str(least), settings.secure_aggregation, key=SECURE_AGGREGATION.index)
 
 
-def _own_adversary(mode: str, node: Mapping[str, Any], settings: Settings) -> Adversary:
-    """How many collude as the owner says; without a word the run's, at least the usual share."""
-    corrupt = node.get("corrupt", max(Adversary().corrupt, settings.corrupt))
-    if isinstance(corrupt, bool | str):
-        raise wrong_key("corrupt", corrupt, "a share of a round's clients, as a number")
-    try:
-        return _adversary(mode, float(corrupt))
-    except ValueError as error:
-        raise wrong_key("corrupt", corrupt, f"the share that may collude: {error}") from error
+def _asking_key(node: Mapping[str, Any]) -> str | None:
+    """The owner's key that asks for most, of those that mean secure aggregation."""
+    return next((key for key in _MALICIOUS_KEYS + _CURIOUS_KEYS if key in node), None)
 
 
 def simulated_identity(partition: int) -> Identity:
@@ -147,24 +158,12 @@ def _adversary(mode: str, corrupt: float) -> Adversary:
     return Adversary(ServerModel(mode), corrupt)
 
 
-def _pinned(node: Mapping[str, Any], name: str) -> float | None:
-    """How a node's owner wants its update bounded; None: as all clients of a round are asked."""
-    value = node.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool | str) or not 0 <= value < math.inf:
+def _needed(node: Mapping[str, Any], name: str, what: str, asking: str | None = None) -> Any:
+    value = node.get(name, "")
+    if value == "":
+        why = f", which its {asking} asks for," if asking else ""
         raise SettingError(
-            f"{name} = {value!r} is wrong; a node pins a number, or leaves it out of its "
-            "--node-config"
-        )
-    return float(value)
-
-
-def _needed(node: Mapping[str, Any], name: str, what: str) -> str:
-    value = str(node.get(name, ""))
-    if not value:
-        raise SettingError(
-            f"{name} = '' is wrong; for secure aggregation a node says {what}: start this "
+            f"{name} = '' is wrong; for secure aggregation{why} a node says {what}: start this "
             f"SuperNode with --node-config '{name}=...'"
         )
     return value
@@ -180,7 +179,7 @@ def _read_keys(name: str, file: str) -> tuple[bytes, ...]:
     try:
         lines = Path(file).expanduser().read_text().split()
         keys = tuple(bytes.fromhex(line) for line in lines)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise SettingError(f"{name} = {file!r} is wrong; {error}") from error
     if not keys or any(len(key) != _KEY_BYTES for key in keys):
         raise SettingError(

@@ -57,6 +57,13 @@ class Fault(StrEnum):
         "operator's log has the name of the reason"
     )
     PROTOCOL = "it is no message of the secure-aggregation protocol, or not one for this round"
+    DECLINED = "the node declines, or could not take part; its own log says why"
+    QUESTIONS = (
+        "its keys and questions are not such as the plan asks for, or larger than max_bytes; "
+        "nodes and server must run one release"
+    )
+    EVALUATOR = "the evaluator's process failed over its keys and questions"
+    REPORT = "its report is not one finite number"
     UNREADABLE = "it cannot be read"
 
 

@@ -8,6 +8,7 @@ from flwr.supercore import log
 
 from strategies._operator_log import operator_log
 from strategies._replies import Fault
+from strategies.metrics import MetricFault
 
 # How many clients are asked in vain, one after another or at once, before a run ends. Never one
 # alone. Few whose replies are dropped, and fewest before any was used, which is no accident; more
@@ -40,6 +41,19 @@ class RunWatch:
                 WARNING,
                 "%s: dropped a reply, and will drop others like it: %s. This is said once a run; "
                 "whose they are stands in the log 'bloomseal.operator' alone.",
+                round_name,
+                fault,
+            )
+
+    def metrics_left_out(self, round_name: str, fault: MetricFault) -> None:
+        """Tell that a client's metrics, or all, were left out of what is told of them."""
+        operator_log.warning("%s: left metrics out: %s", round_name, fault)
+        if fault not in self._told:
+            self._told.add(fault)
+            log(
+                WARNING,
+                "%s: left metrics out, and will leave out others like them: %s. This is said "
+                "once a run.",
                 round_name,
                 fault,
             )

@@ -57,7 +57,7 @@ def answer_encrypted_round(
     Parameters
     ----------
     message : Message
-        The server's: a plan, or answers.
+        The server's: a plan, then answers, or why there are none; that goes to the node's log.
     data : callable
         Gives inputs (n, ...) and labels (n,); called for a plan only.
     expectation : Expectation
@@ -90,6 +90,7 @@ def answer_encrypted_round(
             threshold=threshold,
         )
     except (PlanRefusedError, RoundError, ReportRefusedError) as error:
+        _log.warning("this node takes no part in the encrypted round: %s", error)
         return _declined(message, f"{type(error).__name__}: {error}")
     except Exception as error:
         # Flower would send the error's own words to the server, and they may be about the data.
@@ -109,6 +110,10 @@ def _answer(
     threshold: float,
 ) -> RecordDict:
     asked = messages.read_stage(message.content)
+    if asked.get("stage") == messages.REFUSAL:
+        raise RoundError(
+            f"the server refused this node's questions: {str(asked.get('reason'))[:300]!r}"
+        )
     if asked.get("stage") == messages.ANSWERS:
         answers = asked["answers"]
         if not isinstance(answers, list):

@@ -24,6 +24,7 @@ from . import (
     calibrate_sampling_rate,
     epsilon,
     gaussian_dp,
+    large_delta,
     read_ledger,
     without_amplification,
 )
@@ -59,10 +60,12 @@ def _epsilon(options: argparse.Namespace) -> dict[str, object]:
     accountants: tuple[Accountant, ...] = ("pld", "rdp")
     if isinstance(release.sampling, FixedSize):
         accountants = ("rdp",)
-    return {
+    answer = {
         accountant: _finite(epsilon(events, delta=options.delta, accountant=accountant))
         for accountant in accountants
     } | _in_other_words(events, options.delta)
+    _warn_of_large_delta(options.delta, options.population)
+    return answer
 
 
 def _in_other_words(
@@ -122,6 +125,7 @@ def _calibrate(options: argparse.Namespace) -> dict[str, object]:
         )
         sampling = Poisson(rate)
         answer = {"sampling_rate": rate}
+    _warn_of_large_delta(budget.delta, options.population)
     reached = epsilon(
         {GaussianRelease(noise, sampling): rounds}, delta=budget.delta, accountant=accountant
     )
@@ -133,7 +137,7 @@ def _ledger(options: argparse.Namespace) -> dict[str, object]:
     accountants: tuple[Accountant, ...] = ("pld", "rdp")
     if contents.adjacency is Adjacency.REPLACE_ONE:
         accountants = ("rdp",)
-    return {
+    answer = {
         "population": contents.population,
         "adjacency": contents.adjacency.value,
         "events": len(contents.records),
@@ -145,6 +149,14 @@ def _ledger(options: argparse.Namespace) -> dict[str, object]:
         },
         "epsilon_against_server": _finite(contents.epsilon_against_server(options.delta)),
     } | _in_other_words(Counter(contents.events), options.delta, contents.adjacency)
+    _warn_of_large_delta(options.delta, contents.clients)
+    return answer
+
+
+def _warn_of_large_delta(delta: float, clients: int | None) -> None:
+    """Say on standard error where δ promises next to nothing, as far as N is known."""
+    if clients is not None and (problem := large_delta(delta, clients)):
+        print(f"warning: {problem}.", file=sys.stderr)
 
 
 def _no_sampling(options: argparse.Namespace) -> bool:
@@ -246,7 +258,8 @@ _calibrate_text = (
 )
 _ledger_text = (
     "Epsilon of everything a ledger holds, from the file alone. A damaged ledger is refused "
-    "and the line named."
+    "and the line named. Where the ledger tells how many clients there are, a delta of one over "
+    "that or more is warned of on standard error."
 )
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from .composition import Accountant, Events, check_delta, count_events, epsilon
 from .events import Adjacency, Event
 
 _LARGEST_DELTA = 0.999  # the curve is followed up to here
-_POINTS = 32
+_STEP = 0.45  # at most, between its points, in the logarithm of δ / (1 - δ)
 _BETWEEN = 64  # at which a chord is compared with a Gaussian's curve
 _LARGEST_MU = 2.0**10
 
@@ -162,7 +162,8 @@ def _points(
             middle = (positive + end) / 2
             positive, end = (middle, end) if spent(middle) > 0 else (positive, middle)
     points = [(first, delta)]
-    for position in np.linspace(start, end, _POINTS)[1:]:
+    count = math.ceil((end - start) / _STEP)
+    for position in np.linspace(start, end, count + 1)[1:]:
         points.append((spent(float(position)), (1 + 2.0**-40) / (1 + math.exp(-position))))
     return tuple(points)
 

@@ -5,6 +5,7 @@ The first line names the population and the adjacency; each other one is one eve
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -24,6 +25,7 @@ from .events import (
 _SCHEMA = 1
 _KIND = "bloomseal-privacy-ledger"
 _UNMASKED = 2.0**-40
+_CLIENTS = re.compile(r", (\d+) clients( \(seeded: not private\))?$")
 
 
 class LedgerError(Exception):
@@ -95,6 +97,12 @@ class LedgerContents:
             accountant=accountant,
             adjacency=self.adjacency,
         )
+
+    @property
+    def clients(self) -> int | None:
+        """N, where the population's name tells it, as those of ``strategies`` do; else None."""
+        told = _CLIENTS.search(self.population)
+        return int(told[1]) if told and int(told[1]) else None
 
     @property
     def events(self) -> tuple[Event, ...]:

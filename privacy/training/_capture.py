@@ -111,9 +111,10 @@ class Capture:
         inputs = [(use.name, use.inputs.detach()) for use in seen]
         if not seen or not outputs:
             return inputs, []
-        found = torch.autograd.grad(
-            list(outputs), [use.output for use in seen], list(cotangents), allow_unused=True
-        )
+        # Not by gradients of more than one number, for which PyTorch loads its compiler.
+        products = zip(outputs, cotangents, strict=True)
+        total = sum((torch.real((o * c).sum()) for o, c in products), start=torch.zeros(()))
+        found = torch.autograd.grad(total, [use.output for use in seen], allow_unused=True)
         pairs = zip(seen, found, strict=True)
         return inputs, [(use.name, back) for use, back in pairs if back is not None]
 

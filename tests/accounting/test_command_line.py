@@ -73,6 +73,39 @@ def test_ledger_from_the_file_alone(capsys, tmp_path):
     assert answer["epsilon"]["pld"] == epsilon({event: 4}, delta=1e-5)
 
 
+@pytest.mark.parametrize("seeded", ["", " (seeded: not private)"])
+@pytest.mark.parametrize(
+    ("population", "delta", "warned"),
+    [
+        ("population, 20 clients", 0.1, True),
+        ("population, 20 clients", 0.05, True),
+        ("a1b2, listed, 20 clients", 0.1, True),
+        ("population, 20 clients", 0.04, False),
+        ("population, 2000 clients", 1e-5, False),
+        ("a population of another program", 0.1, False),  # of how many, nobody can tell
+    ],
+)
+def test_a_ledger_at_a_large_delta_is_warned_of(
+    capsys, tmp_path, population, delta, warned, seeded
+):
+    event = GaussianRelease(1.2, Poisson(0.03))
+    with Ledger.open(tmp_path / "ledger", population=population + seeded) as ledger:
+        ledger.append(event, run="a", round=1)
+    assert main(f"ledger {tmp_path / 'ledger'} --delta {delta}".split()) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["delta"] == delta
+    assert output.err.count("warning: δ = ") == warned == output.err.count("\n")
+    assert ("one over the population of 20" in output.err) == warned
+
+
+def test_a_large_delta_of_a_population_that_is_given_is_warned_of(capsys):
+    plan = "--noise-multiplier 4 --cohort 10 --population 100"
+    for line in ("epsilon --rounds 2", "calibrate --epsilon 5"):
+        for delta, warned in ((0.01, True), (1e-5, False)):
+            assert main(f"{line} {plan} --delta {delta}".split()) == 0
+            assert ("one over the population of 100" in capsys.readouterr().err) == warned
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [

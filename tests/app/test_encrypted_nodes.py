@@ -214,7 +214,9 @@ def test_a_deployed_nodes_owner_sets_the_cost_of_a_report(
     limits = {"report-epsilon": 5.0, "report-total-epsilon": 4.0}
     reason = str(_ask(folders | limits).error.reason)
     assert reason == "this node could not do its part; its owner finds why in its log"
-    assert "total_epsilon = 4.0" in caplog.text
+    assert "report-epsilon = 5.0 in this node's --node-config is wrong" in caplog.text
+    assert "at most report-total-epsilon, which is 4.0" in caplog.text
+    assert not _ask(folders | {"report-epsilon": 4, "report-total-epsilon": 4}).has_error()
 
 
 def test_settings_of_the_round_are_checked() -> None:

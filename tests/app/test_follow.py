@@ -69,6 +69,16 @@ CLOSING = [
 ]
 
 
+def test_nothing_stands_below_the_results(
+    tmp_path: Path, outcomes: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(results)
+    last = f"Open {results / 'report.html'}"
+    chatter = "(ClientAppActor pid=7) WARNING: Manually terminating ClientAppActor"
+    assert stream(tmp_path, outcomes, STARTED, chatter, f"INFO : {last}", chatter) == 0
+    assert capsys.readouterr().out.splitlines() == [STARTED, chatter, f"INFO : {last}"]
+
+
 def test_a_stream_that_breaks_off_is_followed_by_what_came_out(
     tmp_path: Path, outcomes: Path, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

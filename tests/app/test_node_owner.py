@@ -279,6 +279,24 @@ def test_whatever_a_run_asks_the_owners_limits_hold(
         ("dataset-name", " ", "dataset-name = ' '"),
         ("state-dir", "", "state-dir = ''"),
         ("data-dir", "", "data-dir = ''"),
+        *(
+            (key, value, f"{key} = {value!r} in this node's --node-config is wrong; it must be ")
+            for keys, values in (
+                (("data-dir", "state-dir", "test-dir", "identity", "identities"), (5, True, 0.5)),
+                (("dataset-name",), (7, False)),
+                (("allow-unnoised-training", "publish-report"), ("yes", 1)),
+                (("minimum-cohort", "partition-id", "num-partitions"), ("many", -1, 2.5, True)),
+                (("max-record-delta", "corrupt"), ("small", 1.5, float("nan"), -0.1)),
+                (("secure-aggregation",), ("on", False, 1)),
+                (
+                    ("max-record-epsilon", "min-record-noise", "clipping-norm", "weight-cap"),
+                    ("1.0", True, float("nan"), float("inf"), -2.0),
+                ),
+                (("report-epsilon", "report-total-epsilon"), ("1.0", 0, True, float("inf"))),
+            )
+            for key in keys
+            for value in values
+        ),
     ],
 )
 def test_an_owners_slip_of_the_pen_stops_the_node_and_is_told_to_the_owner_alone(
@@ -293,6 +311,16 @@ def test_an_owners_slip_of_the_pen_stops_the_node_and_is_told_to_the_owner_alone
 
 def test_keys_of_other_apps_on_the_node_are_let_alone(tmp_path: Path) -> None:
     assert Node(tmp_path, x_colour="red", partition_id=0, num_partitions=2).trains(RUN) > 0
+
+
+def test_a_nodes_data_may_lie_under_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    node = Node(tmp_path)
+    node.config |= {"data-dir": "~/data", "state-dir": "~/state"}
+    node.config["allow-unnoised-training"] = True
+    assert node.trains(UNNOISED) > 0
 
 
 @pytest.mark.parametrize(

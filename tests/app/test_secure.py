@@ -97,11 +97,12 @@ def test_a_deployed_node_says_itself_what_it_insists_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["clipping-norm", "weight-cap"])
-@pytest.mark.parametrize("wrong", ["0.1", True, -1.0, math.inf])
+@pytest.mark.parametrize("wrong", ["0.1", True, -1.0, math.inf, math.nan])
 def test_what_a_node_pins_is_a_number(name: str, wrong: Any, tmp_path: Path) -> None:
     node = {"data-dir": str(tmp_path), "minimum-cohort": 50, "state-dir": str(tmp_path / "state")}
     run: dict[str, Any] = {"secure-aggregation": "honest-but-curious"}
-    assert f"{name} = {wrong!r} is wrong" in ask(run, {**node, name: wrong})
+    said = ask(run, {**node, name: wrong})
+    assert f"{name} = {wrong!r} in this node's --node-config is wrong" in said
     assert ask(run, {**node, name: 0.25}).startswith("UnprotectedRequest")
 
 
@@ -198,12 +199,16 @@ def test_a_deployed_node_reads_its_identity_and_those_it_pins(tmp_path: Path) ->
     assert "identities = '' is wrong" in ask(run, node)
     node["identities"] = str(tmp_path / "all.keys")
     assert ask(run, node).startswith("UnprotectedRequest")
+    (tmp_path / "own.key").write_text(f"{own.private.hex()}\n{other.private.hex()}\n")
+    assert "must hold this node's private key alone, and holds 2 keys" in ask(run, node)
+    (tmp_path / "own.key").write_text(own.private.hex())
     (tmp_path / "all.keys").write_text("abcd")
     assert "must hold keys of 32 bytes" in ask(run, node)
 
 
 OWN: dict[str, tuple[dict[str, Any], str]] = {
     "a minimum": ({"minimum-cohort": 10}, "honest-but-curious"),
+    "a pinned norm": ({"minimum-cohort": 10, "clipping-norm": 0.5}, "honest-but-curious"),
     "pinned identities": ({"minimum-cohort": 10, "identities": "all"}, "malicious"),
     "a key of its own": ({"minimum-cohort": 10, "identity": "own"}, "malicious"),
     "its word": ({"minimum-cohort": 10, "secure-aggregation": "malicious"}, "malicious"),
@@ -235,6 +240,40 @@ def test_a_run_never_weakens_what_an_owner_left_out(
     assert insists.policy.adversary.corrupt == 0.05
 
 
+PINS: list[dict[str, Any]] = [{"clipping-norm": 0.5}, {"weight-cap": 0.0}, {"corrupt": 0.3}]
+
+
+@pytest.mark.parametrize("pins", PINS, ids=str)
+def test_what_an_owner_pins_is_not_passed_over_by_a_run_in_the_clear(
+    pins: dict[str, Any], tmp_path: Path
+) -> None:
+    """Nothing else keeps a run to it, so each pin asks for secure aggregation."""
+    node = {"data-dir": str(tmp_path), "state-dir": str(tmp_path / "state"), **pins}
+    run = {"secure-aggregation": "off"}
+    said = ask(run, node)
+    assert "minimum-cohort = '' is wrong" in said
+    assert f"which its {next(iter(pins))} asks for" in said
+    assert ask(run, {**node, "minimum-cohort": 5}).startswith("UnprotectedRequest")
+
+
+@pytest.mark.parametrize("pins", PINS, ids=str)
+def test_an_owner_may_pin_and_still_take_part_in_the_clear(
+    pins: dict[str, Any], tmp_path: Path
+) -> None:
+    """By the owner's own word; in a run with secure aggregation the pins count."""
+    own = {"minimum-cohort": 10, "secure-aggregation": "off", **pins}
+    assert own_insistence(node_of(tmp_path, own, {"secure-aggregation": "off"})) is None
+    insists = own_insistence(node_of(tmp_path, own, {"secure-aggregation": "honest-but-curious"}))
+    assert insists is not None
+    policy = insists.policy
+    kept = {
+        "clipping-norm": policy.clipping_norm,
+        "weight-cap": policy.weight_cap,
+        "corrupt": policy.adversary.corrupt,
+    }
+    assert {name: kept[name] for name in pins} == pins
+
+
 @pytest.mark.parametrize("own", [{}, {"minimum-cohort": 10, "secure-aggregation": "off"}], ids=str)
 def test_without_an_owners_wish_the_run_decides_whether_updates_are_summed(
     own: dict[str, Any], tmp_path: Path
@@ -249,11 +288,19 @@ def test_without_an_owners_wish_the_run_decides_whether_updates_are_summed(
         ("secure-aggregation", True),
         ("corrupt", 0.5),
         ("corrupt", "0.1"),
+        ("corrupt", math.nan),
+        ("minimum-cohort", "many"),
+        ("minimum-cohort", "40"),
+        ("minimum-cohort", 40.7),
+        ("minimum-cohort", 2),
+        ("minimum-cohort", True),
+        ("state-dir", 5),
+        ("state-dir", "~nobody-of-that-name/state"),
     ],
 )
 def test_a_wrong_word_of_the_owners_is_named(name: str, wrong: Any, tmp_path: Path) -> None:
     context = node_of(tmp_path, {"minimum-cohort": 10, name: wrong}, {})
-    with pytest.raises(SettingError, match=f"{name} = {wrong!r} in this node's --node-config"):
+    with pytest.raises(SettingError, match=f"{name} = {wrong!r} in this node's --node-config is"):
         own_insistence(context)
 
 

@@ -265,8 +265,57 @@ def test_a_node_that_misbehaves_costs_only_itself(
     assert "something beside public keys" in caplog.text
     assert "another plan" in caplog.text
     assert "does not hold 1 to 12 questions" in caplog.text
-    dropped = [line for line in caplog.messages if "refused" in line or "dropped" in line]
+    who = [r.getMessage() for r in caplog.records if r.name == "bloomseal.operator"]
+    dropped = [line for line in who if "refused" in line or "dropped" in line]
     assert len(dropped) == len(bad)
+    # The console is told each kind once, and neither who it was nor what it wrote.
+    told = [line for line in caplog.messages if "will drop others like it" in line]
+    kinds = ("not such as the plan asks", "is not one finite number", "the node declines")
+    assert [sum(kind in line for line in told) for kind in kinds] == [1, 1, 1]
+    assert len(told) == len(kinds)
+    assert "secret key" not in "".join(told)
+
+
+def test_a_node_whose_questions_are_refused_is_told_why(
+    evaluator: EvaluatorProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = Wiretap(client_app(tmp_path, misbehave={1: _questions(_garbage)}), 3)
+    result = a_round(evaluator, 3).run(grid)
+    assert result.answered == 2
+    said = [r.getMessage() for r in caplog.records if r.name == "strategies.encrypted_node"]
+    (told,) = said
+    assert "the server refused this node's questions: 'its keys and questions are not" in told
+    refused = [
+        m.metadata.dst_node_id
+        for m in grid.seen
+        if m.has_content()
+        and RECORD in m.content.config_records
+        and m.content.config_records[RECORD]["stage"] == "refusal"
+    ]
+    assert len(refused) == 1
+
+
+def test_a_node_that_declines_says_why_in_its_own_log(
+    evaluator: EvaluatorProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It knows why, and is not told of it again."""
+    grid = Wiretap(client_app(tmp_path, agree=False), 2)
+    a_round(evaluator, 2).run(grid)
+    own = [r.getMessage() for r in caplog.records if r.name == "strategies.encrypted_node"]
+    assert len(own) == 2
+    assert all("its owner has not agreed" in line for line in own)
+    (console,) = [line for line in caplog.messages if "will drop others like it" in line]
+    assert "the node declines, or could not take part; its own log says why" in console
+    assert b"refusal" not in every_byte(grid.seen)
+
+
+def test_a_node_that_is_away_is_no_fault(
+    evaluator: EvaluatorProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = Wiretap(client_app(tmp_path), 3)
+    grid.offline.add(2)
+    assert a_round(evaluator, 3).run(grid).answered == 2
+    assert "will drop others like it" not in caplog.text
 
 
 def test_no_node_counts_for_more_than_its_share(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from federation import grid_of, model
 
-from privacy.accounting import Full, GaussianRelease, epsilon, read_ledger
-from strategies import DPFedAvg, Poisson
+from privacy.accounting import Full, GaussianRelease, LedgerText, epsilon, read_ledger
+from strategies import DPFedAvg, Poisson, Population
+from strategies.population import Register
 
 
 def run(folder: Path, delta: float) -> DPFedAvg:
@@ -32,6 +33,13 @@ def test_a_delta_of_one_over_the_population_is_warned_of(
     run(tmp_path, delta)
     told = [r for r in caplog.records if "one over the population of 20" in r.getMessage()]
     assert [r.levelno for r in told] == [logging.WARNING] * warned
+
+
+def test_a_ledger_of_the_strategy_tells_how_many_clients_there_are(tmp_path: Path) -> None:
+    run(tmp_path, 1e-4)
+    assert read_ledger(tmp_path / "ledger.jsonl").clients == 20
+    listed = Register(Population(("a", "b", "c"))).name
+    assert LedgerText.start(listed).contents.clients == 3
 
 
 def test_the_report_has_epsilon_without_amplification(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from privacy.secure_aggregation._messages import Kind
 from strategies import (
     AdaptiveClipping,
     CappedWeights,
+    DPFedAvg,
     InProcessGrid,
     NoisedMetrics,
     PerLayerClipping,
@@ -354,6 +355,24 @@ def test_it_runs_under_flowers_own_loop(tmp_path: Path) -> None:
     plain = strategy_of(tmp_path / "plain", NODES, 9, None)
     theirs = final(plain, InProcessGrid(client_app(drift), NODES), model((9,)))
     assert_same(list(result.arrays.to_numpy_ndarrays()), theirs)
+
+
+@BOTH
+@pytest.mark.parametrize("loop", [DPFedAvg.start, Strategy.start], ids=["ours", "Flower's"])
+def test_a_strategy_that_is_started_again_begins_another_run(
+    loop: Any, adversary: Adversary, tmp_path: Path
+) -> None:
+    """To its clients too, who play no round of a run twice; from the model that the first made."""
+    wire = Wire(secure_app(drift, adversary), NODES)
+    strategy = strategy_of(tmp_path / "masked", NODES, 9, secure(adversary))
+    plain = strategy_of(tmp_path / "plain", NODES, 9, None)
+    theirs = InProcessGrid(client_app(drift), NODES)
+    ours = expected = model((9,))
+    for _ in range(2):
+        ours = loop(strategy, wire, ours, num_rounds=2).arrays
+        expected = loop(plain, theirs, expected, num_rounds=2).arrays
+        assert_same(list(ours.to_numpy_ndarrays()), list(expected.to_numpy_ndarrays()))
+    assert not any(reply.has_error() for reply in wire.replies)
 
 
 def test_a_resumed_run_goes_on(tmp_path: Path) -> None:

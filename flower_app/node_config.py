@@ -1,0 +1,127 @@
+"""What the owner of a node may write into its ``--node-config``: names and kinds of its keys."""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flower_app.settings import SECURE_AGGREGATION, SettingError
+
+OWN_PREFIX = "x-"  # of the owner's keys for other programs
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a key takes, in words, and whether a value is that."""
+
+    what: str
+    takes: Callable[[Any], bool]
+
+
+def _number(what: str, takes: Callable[[float], bool]) -> _Kind:
+    def good(value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return math.isfinite(value) and takes(value)
+
+    return _Kind(what, good)
+
+
+def _whole(least: int) -> _Kind:
+    return _Kind(f"a whole number of at least {least}", lambda v: type(v) is int and v >= least)
+
+
+_TEXT = _Kind("a path in quotes", lambda value: isinstance(value, str))
+_SWITCH = _Kind("true or false", lambda value: isinstance(value, bool))
+_POSITIVE = _number("a finite number above 0", lambda value: value > 0)
+_AT_LEAST_ZERO = _number("a finite number of at least 0", lambda value: value >= 0)
+
+NODE_KEYS: Mapping[str, _Kind] = {
+    "data-dir": _TEXT,
+    "state-dir": _TEXT,
+    "test-dir": _TEXT,
+    "dataset-name": _Kind(
+        "a name in quotes for where this node's data comes from",
+        lambda value: isinstance(value, str) and bool(value.strip()),
+    ),
+    "max-record-epsilon": _POSITIVE,
+    "max-record-delta": _number(
+        "a number strictly between 0 and 1, such as 1e-5", lambda value: 1e-300 < value < 1
+    ),
+    "min-record-noise": _AT_LEAST_ZERO,
+    "allow-unnoised-training": _SWITCH,
+    "report-epsilon": _POSITIVE,
+    "report-total-epsilon": _POSITIVE,
+    "publish-report": _SWITCH,
+    "secure-aggregation": _Kind(
+        f"one of {', '.join(SECURE_AGGREGATION)}",
+        lambda value: isinstance(value, str) and value in SECURE_AGGREGATION,
+    ),
+    "minimum-cohort": _whole(3),
+    "corrupt": _number(
+        "the share of a round's clients that may collude, of at least 0 and below 0.5",
+        lambda value: 0 <= value < 0.5,
+    ),
+    "clipping-norm": _POSITIVE,
+    "weight-cap": _AT_LEAST_ZERO,
+    "identity": _TEXT,
+    "identities": _TEXT,
+    "partition-id": _whole(0),
+    "num-partitions": _whole(1),
+}
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Refuse a key that this app does not know, or a value that is none of the key's kind.
+
+    A limit under a name that nobody reads would not be kept. Keys of the owner's own, ``x-...``,
+    are for other programs.
+
+    Raises
+    ------
+    SettingError
+        Naming the key, its value, and what it takes; or the known key that is nearest.
+    """
+    for key, value in config.items():
+        if key.startswith(OWN_PREFIX):
+            continue
+        if key in NODE_KEYS:
+            if not NODE_KEYS[key].takes(value):
+                raise wrong_key(key, value, NODE_KEYS[key].what)
+            continue
+        written = key.strip().lower().replace("_", "-").replace(".", "-")
+        (near,) = difflib.get_close_matches(written, NODE_KEYS, n=1, cutoff=0.0)
+        raise wrong_key(
+            key,
+            value,
+            f"written {near}, if that is meant (a key for other programs begins with {OWN_PREFIX})",
+        )
+
+
+def own_folder(config: Mapping[str, Any], key: str, what: str) -> Path:
+    """A folder that the owner names in ``--node-config``, which may begin with ~.
+
+    Raises
+    ------
+    SettingError
+        If it is not named, or can be no path.
+    """
+    folder = config.get(key, "")
+    if not folder:
+        raise SettingError(
+            f"{key} = '' is wrong; start this SuperNode with "
+            f"--node-config '{key}=\"/path/to/{what.replace(' ', '-')}\"'"
+        )
+    try:
+        return Path(folder).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # such as "~" and a name of nobody
+        raise wrong_key(key, folder, f"a path: {error}") from error
+
+
+def wrong_key(key: str, value: object, what: str) -> SettingError:
+    """What a node's owner is told of a key."""
+    return SettingError(
+        f"{key} = {value!r} in this node's --node-config is wrong; it must be {what}"
+    )
