@@ -247,9 +247,11 @@ def test_a_run_whose_clients_fail_later_keeps_its_model_and_the_budget_left(
     assert "round 3 asked clients and could use no reply" in result.privacy.stopped
     assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
     assert any(line.startswith("Stopping: round 3") for line in console)
+    assert console[-1].startswith("Ended early: ")
     again = strategy.start(InProcessGrid(failing(lambda p, r: False), 4), model(), num_rounds=2)
     assert again.privacy is not None
     assert again.privacy.stopped is None
+    assert console[-1].startswith("Finished: ")
 
 
 def test_one_client_alone_never_ends_a_run_nor_do_empty_rounds(tmp_path: Path) -> None:
@@ -309,6 +311,7 @@ def test_clients_without_the_mod_end_a_secure_run_with_the_budget_that_is_left(
     assert "round 1 asked clients and could use no reply" in str(result.privacy.stopped)
     assert {record.round for record in read_ledger(tmp_path / "ledger.jsonl").records} == {1}
     assert len([line for line in console if "dropped a reply" in line]) == 1
+    assert console[-1].startswith("Ended early: ")
 
 
 def test_a_node_that_goes_is_told_once_and_not_which(tmp_path: Path, console: list[str]) -> None:
