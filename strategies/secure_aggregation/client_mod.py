@@ -135,11 +135,14 @@ class SecureAggregationMod:
     def _client(self, context: Context) -> Iterator[SecureClient]:
         """The client as it was left; kept again, refusals included, before an answer is sent."""
         with self._memory.held(context) as remembered:
+            if (remembered.identity is None) != (remembered.state is None):
+                raise UnreadableState("of what this client remembers a part is missing")
             identity = self._identity
             if identity is None:
-                identity = Identity(remembered.identity) if remembered.identity else Identity.draw()
+                kept = remembered.identity
+                identity = Identity.draw() if kept is None else Identity(kept)
             configuration = configuration_digest(context)
-            if remembered.state:
+            if remembered.state is not None:
                 client = SecureClient.from_bytes(
                     remembered.state, self._policy, identity=identity, configuration=configuration
                 )
