@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from secure_federation import (
     CURIOUS,
     IDENTITIES,
+    KEY,
     MALICIOUS,
     PINNED,
     ByHand,
@@ -134,6 +135,51 @@ def test_nothing_is_sent_outside_the_protocol(kind: str) -> None:
     (reply,) = grid.pull_messages(["1"])
     assert reply.has_error()
     assert reply.error.reason.startswith("UnprotectedRequest: the server asks to")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ConfigRecord({"message": text_or_number})
+        for text_or_number in ("text", 5, 0.5, True, [b"a"], [], ["a"], b"", b"x" * 100)
+    ]
+    + [ConfigRecord(), MetricRecord({"message": 1.0}), model((SIZE,))],
+    ids=str,
+)
+def test_what_is_no_message_of_the_protocol_is_refused_by_name(
+    record: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of any kind: it is the server's fault, and no failure of the client's with a traceback."""
+    grid = Wire(secure_app(drift), 1)
+    log = logging.getLogger("flwr")
+    log.addHandler(caplog.handler)
+    try:
+        message = Message(RecordDict({KEY: record}), message_type="train", dst_node_id=1)
+        (reply,) = grid.send_and_receive([message])
+    finally:
+        log.removeHandler(caplog.handler)
+    assert reply.error.reason.startswith("MalformedRequest: ")
+    assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("value", ["text", 5, [b"a"], None], ids=str)
+def test_a_reply_that_is_no_message_of_the_protocol_is_told_as_that(
+    value: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def alter(message: Message, reply: Message) -> Message:
+        if message.metadata.dst_node_id != 1:
+            return reply
+        kept = {} if value is None else {"message": value}
+        return Message(RecordDict({KEY: ConfigRecord(kept)}), reply_to=message)
+
+    log = logging.getLogger("flwr")
+    log.addHandler(caplog.handler)
+    try:
+        run(Wire(secure_app(drift), NODES, alter=alter), tmp_path)
+    finally:
+        log.removeHandler(caplog.handler)
+    (told,) = {line for line in caplog.messages if "dropped a reply" in line}
+    assert "it is no message of the secure-aggregation protocol" in told
 
 
 def test_queries_are_the_apps_own() -> None:
