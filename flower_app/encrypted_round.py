@@ -80,7 +80,7 @@ def hold_encrypted_round(
     -------
     dict
         As ``metrics.json`` holds it. Where the budget was spent, or more clients are connected
-        than there are places: why the round was not held.
+        than there are places: why the round was not held. ``counted``: whether its cost is in ε.
     """
     weights = folder.file("model.safetensors")
     model = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -113,7 +113,7 @@ def hold_encrypted_round(
                 f"ε = {settings.epsilon:g}"
             )
         log(WARNING, "No encrypted test-time round: %s", why)
-        return {"skipped": why}
+        return {"skipped": why, "counted": paid}
     finally:
         if not settings.deployed:
             shutil.rmtree(simulated_secrets(run_id), ignore_errors=True)
@@ -140,7 +140,16 @@ def with_cost_of_round(report: PrivacyReport, ledger: Path) -> PrivacyReport:
     paid = read_ledger(ledger)
     epsilon = paid.epsilon(report.delta, accountant=report.accountant)
     plain = paid.epsilon_without_amplification(report.delta, accountant=report.accountant)
-    return replace(report, epsilon=epsilon, epsilon_without_amplification=plain)
+    secure = report.secure_aggregation
+    if secure is not None and secure.noise == "distributed":
+        # The server adds the noise on the reports, and sees each of them without it.
+        secure = replace(secure, epsilon_against_server=paid.epsilon_against_server(report.delta))
+    return replace(
+        report,
+        epsilon=epsilon,
+        epsilon_without_amplification=plain,
+        secure_aggregation=secure,
+    )
 
 
 def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]:
@@ -155,6 +164,7 @@ def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]
             if public
             else f"noised at client level (z = {settings.encrypted_round_noise:g}) and counted in ε"
         ),
+        "counted": not public,
         "node_noise": "each node noises its own report, to hide single images from the server too",
         "images_per_node": result.images,
         "bytes_from_node": result.bytes_from_node,

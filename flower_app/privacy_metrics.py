@@ -1,5 +1,6 @@
 """What ``metrics.json`` says about privacy: true of the run that it describes, in every mode."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +15,10 @@ _CHOSEN = ("sampling_rate", "weighting", "weight_cap", "total_weight", "nominal_
 
 
 def privacy_metrics(
-    settings: Settings, report: PrivacyReport, paid: LedgerContents
+    settings: Settings,
+    report: PrivacyReport,
+    paid: LedgerContents,
+    nodes_tested: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Both levels of privacy, side by side and never mixed, and what tuning cost.
 
@@ -25,6 +29,8 @@ def privacy_metrics(
         Of the run, with all that it paid.
     paid : LedgerContents
         The population's ledger.
+    nodes_tested : mapping, optional
+        What ``metrics.json`` says of the encrypted test-time round.
 
     Returns
     -------
@@ -34,7 +40,7 @@ def privacy_metrics(
     client_level = report.as_dict() | {
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
         "unit": "one client: everything it holds",
-        "trusted": _trust_in_server(report),
+        "trusted": _trust_in_server(report) + _trust_with_reports(nodes_tested),
         **_in_other_words(report, paid),
     }
     return {
@@ -119,6 +125,19 @@ def _record_level(settings: Settings) -> dict[str, Any]:
         "planned_participations": settings.planned_participations,
         "note": note,
     }
+
+
+def reports_were_seen(nodes_tested: Mapping[str, Any] | None) -> bool:
+    """Whether nodes sent the server reports of an encrypted test-time round."""
+    return nodes_tested is not None and ("skipped" not in nodes_tested or nodes_tested["counted"])
+
+
+def _trust_with_reports(nodes_tested: Mapping[str, Any] | None) -> str:
+    if not reports_were_seen(nodes_tested):
+        return ""
+    if nodes_tested is not None and not nodes_tested["counted"]:
+        return ""  # they are public
+    return "; and to noise the nodes' reports on the finished model and keep each to itself"
 
 
 def _trust_in_server(report: PrivacyReport) -> str:
