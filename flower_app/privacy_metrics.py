@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from flower_app.encrypted_round import has_paid_round
 from flower_app.settings import RECIPES, Settings
 from privacy.accounting import Adjacency, LedgerContents, attack_success, gaussian_dp
 from strategies import PrivacyReport
@@ -15,10 +16,7 @@ _CHOSEN = ("sampling_rate", "weighting", "weight_cap", "total_weight", "nominal_
 
 
 def privacy_metrics(
-    settings: Settings,
-    report: PrivacyReport,
-    paid: LedgerContents,
-    nodes_tested: Mapping[str, Any] | None = None,
+    settings: Settings, report: PrivacyReport, paid: LedgerContents
 ) -> dict[str, Any]:
     """Both levels of privacy, side by side and never mixed, and what tuning cost.
 
@@ -29,8 +27,6 @@ def privacy_metrics(
         Of the run, with all that it paid.
     paid : LedgerContents
         The population's ledger.
-    nodes_tested : mapping, optional
-        What ``metrics.json`` says of the encrypted test-time round.
 
     Returns
     -------
@@ -40,7 +36,7 @@ def privacy_metrics(
     client_level = report.as_dict() | {
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
         "unit": "one client: everything it holds",
-        "trusted": _trust_in_server(report) + _trust_with_reports(nodes_tested),
+        "trusted": _trust_in_server(report, reports=has_paid_round(paid)),
         **_in_other_words(report, paid),
     }
     return {
@@ -132,22 +128,18 @@ def reports_were_seen(nodes_tested: Mapping[str, Any] | None) -> bool:
     return nodes_tested is not None and ("skipped" not in nodes_tested or nodes_tested["counted"])
 
 
-def _trust_with_reports(nodes_tested: Mapping[str, Any] | None) -> str:
-    if not reports_were_seen(nodes_tested):
-        return ""
-    if nodes_tested is not None and not nodes_tested["counted"]:
-        return ""  # they are public
-    return "; and to noise the nodes' reports on the finished model and keep each to itself"
-
-
-def _trust_in_server(report: PrivacyReport) -> str:
-    if report.secure_aggregation is None:
-        return "the server, to add the noise and keep raw updates to itself"
-    if report.secure_aggregation.noise == "distributed":
-        return (
-            "the server, to bring each sum's noise to its full amount and keep the sums to itself; "
-            "it sees no single update"
+def _trust_in_server(report: PrivacyReport, *, reports: bool) -> str:
+    """With what: updates or their sums, and ``reports`` of nodes in encrypted rounds."""
+    secure = report.secure_aggregation
+    if secure is None:
+        trusted = "add the noise and keep raw updates to itself"
+    elif secure.noise == "distributed":
+        trusted = "bring each sum's noise to its full amount and keep the sums to itself"
+    else:
+        trusted = "add the noise and keep the rounds' sums to itself"
+    if reports:
+        trusted += (
+            ", to add the noise to nodes' reports of encrypted test-time rounds and keep each "
+            "report to itself"
         )
-    return (
-        "the server, to add the noise and keep the rounds' sums to itself; it sees no single update"
-    )
+    return f"the server, to {trusted}" + "; it sees no single update" * (secure is not None)

@@ -23,6 +23,7 @@ from privacy.inference import (
     private_folder,
 )
 from strategies import _encrypted_messages as messages
+from strategies.declining import decline
 
 ENCRYPTED_ROUND = messages.ACTION
 """The action that the round's ``query`` messages name: ``@app.query(ENCRYPTED_ROUND)``."""
@@ -91,11 +92,12 @@ def answer_encrypted_round(
         )
     except (PlanRefusedError, RoundError, ReportRefusedError) as error:
         _log.warning("this node takes no part in the encrypted round: %s", error)
-        return _declined(message, f"{type(error).__name__}: {error}")
+        return decline(message, f"{type(error).__name__}: {error}")
     except Exception as error:
         # Flower would send the error's own words to the server, and they may be about the data.
         _log.exception("this node could not take part in the encrypted round")
-        return _declined(message, f"the node could not take part ({type(error).__name__})")
+        reason = f"the node could not take part ({type(error).__name__})"
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
     return Message(content, reply_to=message)
 
 
@@ -149,7 +151,3 @@ def _answer(
             max_bytes=expectation.max_bytes,
         )
     )
-
-
-def _declined(message: Message, reason: str) -> Message:
-    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

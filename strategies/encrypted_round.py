@@ -269,7 +269,7 @@ class EncryptedRound:
                 message = Message(messages.answers_message(done.answers), node, _MESSAGE_TYPE)
                 identifiers.extend(grid.push_messages([message]))
                 second[node] = message, min(len(done.answers) * plan.batch_size, self._images)
-            elif done.fault not in (None, Fault.DECLINED):
+            elif done.fault not in (None, Fault.DECLINED, Fault.ERROR):
                 told = messages.refusal_message(done.fault)
                 identifiers.extend(grid.push_messages([Message(told, node, _MESSAGE_TYPE)]))
 
@@ -346,14 +346,7 @@ class EncryptedRound:
 
 
 def _content(reply: Message) -> RecordDict:
-    try:
-        refuse_error(reply)
-    except RejectedReply as error:
-        if error.fault is None:
-            raise
-        # What went wrong, for the operator; a stranger wrote it.
-        reason = f"the node declined: {str(reply.error.reason)[:300]!r}"
-        raise RejectedReply(reason, Fault.DECLINED) from error
+    refuse_error(reply, reason=True)
     if not reply.has_content():
         raise RejectedReply("the reply is empty", Fault.UNREADABLE)
     return reply.content

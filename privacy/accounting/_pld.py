@@ -423,5 +423,6 @@ def _log_moment(part: _Losses, slope: float) -> float:
     return part.log_moments[slope]
 
 
+@lru_cache(maxsize=256)  # scipy takes milliseconds to make its two distributions
 def _mechanism(z: float, q: float, direction: AdjacencyType) -> GaussianPrivacyLoss:
     return GaussianPrivacyLoss(z, sampling_prob=q, adjacency_type=direction)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from privacy.inference._arguments import check_kind, numbers_of
 from privacy.inference.compiled import CompiledModel
 from privacy.inference.decision import decide
 from privacy.inference.evaluator import BlindEvaluator, Evaluator
@@ -87,11 +88,16 @@ def certify(
 
     Raises
     ------
+    TypeError
+        If ``compiled`` or the inputs are of another kind.
     ValueError
         If there is no image, or not one label an image, or a label is none of the classes, or
         no logit can reach the threshold.
     """
-    x, right = np.asarray(inputs, dtype=np.float64), np.asarray(labels)
+    check_kind("compiled", compiled, CompiledModel, "what compile_model returned")
+    x, right = numbers_of("inputs", inputs, "shape (images, ...)"), np.asarray(labels)
+    if x.ndim == 0:
+        raise ValueError("inputs is one number; give shape (images, ...)")
     if len(x) == 0 or right.shape != (len(x),):
         raise ValueError(
             f"inputs hold {len(x)} images and labels have shape {right.shape}; give one each"

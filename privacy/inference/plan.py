@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from privacy.inference._arguments import check_kind
 from privacy.inference._packing import Indices
 from privacy.inference._seal import MAX_MODULUS_BITS, SEED_BYTES
 from privacy.inference._uniform import QUERY_SEED_BYTES
@@ -258,10 +259,16 @@ class Plan:
 
         Raises
         ------
+        TypeError
+            If it is no text.
         ValueError
             If it is not a plan of this format, or is not consistent.
         """
-        content = json.loads(text)
+        check_kind("text", text, str, "what Plan.to_json() returned")
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"text is not JSON, and so no plan ({error})") from error
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f"not a plan of format {FORMAT}; compile the model again")
         if set(content) != {field.name for field in fields(cls)}:

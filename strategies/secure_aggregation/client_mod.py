@@ -160,20 +160,20 @@ def _task(client: SecureClient, policy: ClientPolicy, request: bytes, message: M
         If anything is. The client has left the round.
     """
     try:
-        if (digest := request_digest(message)) != client.terms.request:
+        if (digest := request_digest(message)) != client.terms_of(request).request:
             raise DifferentRequests("what came to be trained on is not what was announced")
         bounding = Bounding.read(message.content.config_records[KEY])
         models = list(message.content.array_records.values())
         if len(models) != 1:
             raise MalformedRequest(f"{len(models)} models came to be trained, not one")
         template = Template(models[0])
-        bounding.check(client.terms, policy, template)
+        bounding.check(client.terms_of(request), policy, template)
         client.prepare(request, request=digest, model=model_digest(template.arrays))
     except Refused:
-        client.leave()
+        client.leave(request)
         raise
     except Exception as error:
-        client.leave()
+        client.leave(request)
         raise MalformedRequest(f"the request to train cannot be read: {error}") from error
     return _Task(bounding, template)
 

@@ -146,6 +146,20 @@ def test_pld_is_never_above_renyi_and_grows_with_rounds(z, rate, rounds, delta):
     assert epsilon({release: rounds + 1}, delta=delta) >= pld * (1 - 1e-6)
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    z=st.floats(0.4, 50),
+    rate=st.floats(1e-6, 0.9),
+    rounds=st.integers(1, 3000),
+    digits=st.integers(1, 300),
+)
+def test_of_renyis_orders_none_is_left_out_that_would_be_tighter(z, rate, rounds, digits):
+    """Where δ is below what PLD resolves, Rényi's best order decides."""
+    events = {GaussianRelease(z, Poisson(rate)): rounds}
+    pld, rdp = (epsilon(events, delta=10.0**-digits, accountant=a) for a in ("pld", "rdp"))
+    assert pld <= rdp
+
+
 def test_deltas_too_small_for_plain_floats_are_still_bounded():
     events = {GaussianRelease(1.2, Poisson(0.03)): 100}
     found = [epsilon(events, delta=10.0**-k) for k in (5, 10, 20, 40)]

@@ -11,7 +11,6 @@ import pytest
 from app_runs import run_app
 
 from flower_app import server_app
-from flower_app.encrypted_round import with_cost_of_round
 from flower_app.privacy_metrics import privacy_metrics
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder
@@ -19,10 +18,7 @@ from flower_app.resumption import SOFTWARE, with_settings_of_run
 from flower_app.settings import Settings
 from flower_app.software import software
 from privacy.accounting import (
-    DiscreteGaussianSum,
-    Full,
     GaussianRelease,
-    Ledger,
     LedgerText,
     Poisson,
     large_delta,
@@ -91,7 +87,7 @@ def told(
     paid = LedgerText.start("p")
     for number in range(1, 4):
         paid = paid.plus(EVENT, run="r", round=number)
-    privacy = privacy_metrics(settings, report or a_report(), paid.contents, nodes_tested)
+    privacy = privacy_metrics(settings, report or a_report(), paid.contents)
     metrics = {
         "resumed": bool(settings.resume),
         "begun_with": None,
@@ -223,8 +219,7 @@ def test_with_distributed_noise_nobody_sees_the_sum_without_it(tmp_path: Path) -
 
 
 def test_a_noised_encrypted_round_is_told_wherever_it_counts(tmp_path: Path) -> None:
-    privacy, page = told(tmp_path, nodes_tested=NODES_TESTED, **{"encrypted-images": 0})
-    assert "the nodes' reports on the finished model" in privacy["client_level"]["trusted"]
+    _, page = told(tmp_path, nodes_tested=NODES_TESTED, **{"encrypted-images": 0})
     assert "came after it and is in the total" in page
     assert "sees all models and the accuracy that nodes measured, knows" in page
     assert "or at the end, and the accuracy that nodes measured" in page
@@ -247,8 +242,7 @@ def test_a_noised_encrypted_round_is_told_wherever_it_counts(tmp_path: Path) -> 
     assert "came after it and is in the total" in page
 
     skipped = {"skipped": "the budget is spent", "counted": False}
-    privacy, page = told(tmp_path, nodes_tested=skipped, **{"encrypted-images": 0})
-    assert "reports" not in privacy["client_level"]["trusted"]
+    _, page = told(tmp_path, nodes_tested=skipped, **{"encrypted-images": 0})
     assert "Not held: the budget is spent" in page
     assert "came after it" not in page
     assert "each node's report" not in page
@@ -257,33 +251,20 @@ def test_a_noised_encrypted_round_is_told_wherever_it_counts(tmp_path: Path) -> 
 
 def test_a_public_encrypted_round_is_not_counted(tmp_path: Path) -> None:
     public = NODES_TESTED | {"counted": False, "accuracy_noise": 0.0, "release": "all agreed"}
-    privacy, page = told(tmp_path, nodes_tested=public)
-    assert "reports" not in privacy["client_level"]["trusted"]
+    _, page = told(tmp_path, nodes_tested=public)
     assert "came after it" not in page
     assert "The nodes' reports of the encrypted test-time round: all agreed" in page
     assert "each node's report, with the node's own noise" in page
 
 
-def test_the_reports_of_a_round_are_no_part_of_what_the_server_is_kept_from(
+def test_epsilon_against_the_server_is_of_training_where_reports_are_public(
     tmp_path: Path,
 ) -> None:
-    """Under secure aggregation too the server sees each node's report before it adds noise."""
-    event = DiscreteGaussianSum(1e6, 100, 10, 40, 30, Poisson(0.1))
-    path = tmp_path / "ledger.jsonl"
-    with Ledger.open(path, population="population, 1000 clients") as ledger:
-        ledger.append(event, run="r", round=1)
-        secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
-        report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
-        ledger.append(GaussianRelease(5.0, Full()), run="encrypted", round=0)
-    after = with_cost_of_round(report, path)
-    assert after.secure_aggregation is not None
-    assert after.secure_aggregation.epsilon_against_server == float("inf")
+    secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
+    report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
     config = {"secure-aggregation": "honest-but-curious", "noise": "distributed"}
-    privacy, page = told(tmp_path, after, NODES_TESTED, **config)
-    assert privacy["client_level"]["secure_aggregation"]["epsilon_against_server"] is None
-    assert "against the server there is no ε for what a client holds" in page
-    assert "sees the sum without it" not in page
-    _, page = told(tmp_path, report, NODES_TESTED | {"counted": False}, **config)
+    public = NODES_TESTED | {"counted": False, "release": "all agreed"}
+    _, page = told(tmp_path, report, public, **config)
     assert "ε = 30 against the server, for what a client holds, its report" in page
 
 

@@ -170,6 +170,30 @@ def test_the_app_sees_the_message_as_without_the_mod(tmp_path: Path) -> None:
     assert masked.context(1).state.metric_records["mine"]["calls"] == 1
 
 
+@pytest.mark.parametrize("adversary", [CURIOUS, MALICIOUS], ids=["curious", "malicious"])
+def test_runs_at_once_on_the_same_nodes_lose_nothing(adversary: Adversary, tmp_path: Path) -> None:
+    """Two servers, each with its own run; every node keeps one memory, on its disk."""
+
+    def take_part(message: Message, context: Context, call_next: Any) -> Message:
+        place = int(context.node_config["partition-id"])
+        memory = FolderMemory(tmp_path / str(place))
+        own = SecureAggregationMod(policy(adversary), identity=IDENTITIES[place], memory=memory)
+        return own(message, context, call_next)
+
+    def request(node: int, protocol: bytes = b"") -> Message:
+        return request_to_train(node, protocol, arrays=ArrayRecord([np.ones(SIZE, np.float32)]))
+
+    app, nodes = client_app(drift, mods=[take_part]), range(1, NODES + 1)
+    one = ByHand(InProcessGrid(app, NODES), nodes, adversary, run=b"1" * 16)
+    grid = InProcessGrid(app, NODES)
+    other = ByHand(grid, nodes, adversary, run=b"2" * 16, announced=request(0))
+    one.send(request_to_train)
+    other.send(request)
+    assert one.open().any()
+    assert other.open().any()
+    assert not one.refusals | other.refusals
+
+
 def to_the_opening(memory: Callable[[int], ClientMemory]) -> tuple[InProcessGrid, dict[int, Any]]:
     """A round by hand, up to the requests to open shares: node to message."""
 
