@@ -166,9 +166,13 @@ their own</th>
 <tr><th>Secure aggregation: the sum of at least {{ c.secure_aggregation.minimum }} clients' updates
 is opened, or nothing{% if c.secure_aggregation.aborted_rounds %}
 ({{ c.secure_aggregation.aborted_rounds|length }} rounds opened nothing){% endif %}.
-{% if c.secure_aggregation.epsilon_against_server is not none %}Clients add the noise: ε =
+{% if not distributed %}The server adds the noise, and sees the sum without it{% elif
+c.secure_aggregation.epsilon_against_server is not none %}Clients add the noise: ε =
 {{ number(c.secure_aggregation.epsilon_against_server) }} against the server, for what a client
-holds{% else %}The server adds the noise, and sees the sum without it{% endif %}</th>
+holds{% else %}Clients add the noise to the sum. Against the server ε = ∞ all the same: {% if
+not c.private %}the run is not private{% else %}what else {{ c.covers }} released, such as nodes'
+reports of an encrypted test-time round, the server saw before it added the noise{% endif
+%}{% endif %}</th>
 <td data-label="To whom">each client: its own update</td>
 <td data-label="Against whom">a server that is {{ c.secure_aggregation.server }}, together with
 {{ "%g"|format(100 * c.secure_aggregation.corrupt) }} % of a round's clients</td>

@@ -25,7 +25,7 @@ from flower_app import plots
 from flower_app.assembly import check_run, make_strategy, warn_of_few_clients
 from flower_app.data import Inputs, load_inputs, load_partitions
 from flower_app.encrypted import EncryptedTest, check_model_can_be_encrypted, run_encrypted_test
-from flower_app.encrypted_round import hold_encrypted_round, with_cost_of_round
+from flower_app.encrypted_round import hold_encrypted_round, round_cost
 from flower_app.flower_processes import write_run_config
 from flower_app.model_specs import MODELS
 from flower_app.models import build_model
@@ -57,8 +57,16 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
     started = time.perf_counter()
     connected = len(list(grid.get_node_ids()))
     assembled = check_run(settings, nodes=connected)
-    size, dataset = assembled.population, assembled.dataset
+    population, size, dataset = assembled.population, assembled.size, assembled.dataset
     warn_of_few_clients(settings, population=size, connected=connected)
+    if settings.noise == "distributed" and round_cost(settings):
+        log(
+            WARNING,
+            "The server adds the noise to the nodes' reports of the encrypted test-time round, and "
+            "sees each without it: ε against the server is infinite once the round is paid, "
+            "although clients add the noise of training. Leave encrypted-round out to keep it "
+            "finite.",
+        )
     inputs = load_inputs(dataset, MODELS[settings.model].kind, say=lambda line: log(INFO, line))
     model = build_model(settings.model)
     if settings.encrypted_images or settings.encrypted_round:
@@ -73,7 +81,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
                 "ledger is not set: the ε of this run counts this run alone. Set it to one file "
                 "for all runs on these clients, or add up what they spent.",
             )
-        strategy = make_strategy(settings, size, ledger=ledger, checkpoint=folder.checkpoint)
+        strategy = make_strategy(settings, population, ledger=ledger, checkpoint=folder.checkpoint)
         log(INFO, "Results: %s", folder.path)
         watch = Watch(settings, model, inputs, folder)
         with how_to_go_on(outcome, folder):
@@ -97,9 +105,14 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
             nodes_tested = None
             if settings.encrypted_round and result.privacy is not None:
                 nodes_tested = hold_encrypted_round(
-                    grid, settings, folder, population=size, ledger=ledger, run_id=context.run_id
+                    grid,
+                    settings,
+                    folder,
+                    population=population,
+                    ledger=ledger,
+                    run_id=context.run_id,
                 )
-                result.privacy = with_cost_of_round(result.privacy, ledger)
+                result.privacy = strategy.report()  # it may have been paid from the same ledger
             finish(
                 settings,
                 folder,

@@ -620,17 +620,20 @@ class DPFedAvg(AccountedRun):
         why = f"{self._why_in_vain(number)}; it was not paid for"
         if not self._train_in_vain.any_used:
             raise NoUsableReplyError(
-                f"{why}. Nothing was learned yet: mend the clients, or what they are sent, and "
-                "begin again with the budget that is left"
+                f"{why}. Nothing was learned yet: {self._watch.remedy()}, and begin again with the "
+                "budget that is left"
             )
         self._stop(why)
 
     def epsilon(self) -> float:
-        """ε of everything this population has paid so far, over all runs."""
+        """ε of everything this population has paid by now, over all runs."""
         return self._spending.epsilon()
 
     def report(self) -> PrivacyReport:
-        """The guarantee of this run as it stands."""
+        """The guarantee of this run as it stands, with all that its ledger holds by now.
+
+        After an :class:`EncryptedRound` on the same ledger it counts that too.
+        """
         z, secure = self._state.noise_multiplier, self.secure_aggregation
         return PrivacyReport(
             epsilon=self.epsilon(),
@@ -676,7 +679,7 @@ class DPFedAvg(AccountedRun):
         return PrivacySpent(
             epsilon=self.epsilon(),
             delta=self.target_delta,
-            num_releases=len(self._spending.ledger.records),
+            num_releases=len(self._spending.paid.records),
             accounting_method=self.accountant,
         )
 
