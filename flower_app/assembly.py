@@ -67,14 +67,19 @@ class Assembled:
 
     Attributes
     ----------
-    population : int
-        N.
+    population : Population or int
+        Who the clients are, as ``population-file`` lists them, or their number N.
     dataset : Dataset
         Its images.
     """
 
-    population: int
+    population: Population | int
     dataset: Dataset
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return size_of(self.population)
 
 
 def check_run(settings: Settings, *, nodes: int) -> Assembled:
@@ -93,7 +98,8 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
     DataError
         If the data set cannot be had.
     """
-    size = population_size(settings, nodes)
+    population = population_of(settings, nodes)
+    size = size_of(population)
     if settings.min_available_nodes > size:
         raise SettingError(
             f"min-available-nodes = {settings.min_available_nodes} is wrong; it must be at most "
@@ -116,7 +122,7 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
                 raise SettingError(
                     f"ledger = {str(kept)!r} is wrong; it cannot be read: {error.strerror}"
                 ) from error
-        make_strategy(settings, size, ledger=copy, checkpoint=None, shown=kept)
+        make_strategy(settings, population, ledger=copy, checkpoint=None, shown=kept)
         if not settings.resume:  # a resumed run's noise is settled, and it may have a model to keep
             check_budget(settings, paid=[record.event for record in read_ledger(copy).records])
     dataset = load_dataset(
@@ -125,11 +131,16 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
     if not settings.deployed:
         with _in_the_settings_words():
             load_partitions(settings.partition_spec(size), dataset)
-    return Assembled(size, dataset)
+    return Assembled(population, dataset)
 
 
-def population_size(settings: Settings, connected: int) -> int:
-    """N: as set, or in a simulation the number of simulated nodes.
+def size_of(population: Population | int) -> int:
+    """N."""
+    return population if isinstance(population, int) else len(population)
+
+
+def population_of(settings: Settings, connected: int) -> Population | int:
+    """Who is listed, or N: as set, or in a simulation the number of simulated nodes.
 
     Raises
     ------
@@ -144,13 +155,13 @@ def population_size(settings: Settings, connected: int) -> int:
             "(population-file)"
         )
     if settings.deployed:
-        size = len(listed_population(settings) or ()) or settings.population
-        if not size:
+        population = listed_population(settings) or settings.population
+        if not population:
             raise SettingError(
                 "population = 0 is wrong; a deployment must declare how many clients there are, "
                 "or who they are (population-file)"
             )
-        return size
+        return population
     if settings.population > connected:
         raise SettingError(
             f"population = {settings.population} is larger than the {connected} simulated nodes; "
@@ -191,7 +202,7 @@ def listed_population(settings: Settings) -> Population | None:
         return None
     try:
         listed = Population.load(Path(settings.population_file))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SettingError(
             f"population-file = {settings.population_file!r} is wrong; {error}; "
             "make it with python -m flower_app population"
@@ -245,7 +256,7 @@ def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
 
 def make_strategy(
     settings: Settings,
-    size: int,
+    population: Population | int,
     *,
     ledger: Path,
     checkpoint: Path | None,
@@ -256,8 +267,8 @@ def make_strategy(
     Parameters
     ----------
     settings : Settings
-    size : int
-        N.
+    population : Population or int
+        Who the clients are, or N.
     ledger : Path
         The population's.
     checkpoint : Path, optional
@@ -270,11 +281,12 @@ def make_strategy(
     SettingError
         If it cannot be made of them, in their names.
     """
+    size = size_of(population)
     resumed = ResultsFolder(Path(settings.resume).resolve()).checkpoint if settings.resume else None
     capped = settings.weighting == "capped"
     with _in_the_settings_words(ledger, shown or ledger, given=bool(settings.ledger)):
         return DPFedAvg(
-            population=listed_population(settings) or size,
+            population=population,
             sampling=Poisson(settings.sampling_rate),
             clipping=settings.clipping_norm,
             noise_multiplier=settings.noise_multiplier or None,

@@ -298,15 +298,12 @@ class DPFedAvg(AccountedRun):
                 fraction_evaluate=fraction_evaluate,
                 expected_cohort=self._expected_cohort,
             )
-        self._secure_run = secrets.token_bytes(16)
+        self._secure_run, self._secure_number = secrets.token_bytes(16), 0
         self._masked: MaskedMechanism | None = None
         self._presence = (
             AdditiveDelta(0.0)
             if secure_aggregation is None
             else secure_aggregation.presence(size, sampling)
-        )
-        self._observed_dropouts = ObservedDropouts(
-            1.0 if secure_aggregation is None else secure_aggregation.client_dropout
         )
         self.checkpoint = checkpoint
         wanted = _arguments.whole("min_available_nodes", min_available_nodes, least=0)
@@ -350,6 +347,8 @@ class DPFedAvg(AccountedRun):
         )
 
     def _begin_watch(self) -> None:
+        secure = self.secure_aggregation
+        self._observed_dropouts = ObservedDropouts(1.0 if secure is None else secure.client_dropout)
         self._watch, size = RunWatch(), self._register.size
         self._train_in_vain, self._evaluate_in_vain = AskedInVain(size), AskedInVain(size)
         self._evaluating = bool(self.fraction_evaluate)
@@ -621,17 +620,20 @@ class DPFedAvg(AccountedRun):
         why = f"{self._why_in_vain(number)}; it was not paid for"
         if not self._train_in_vain.any_used:
             raise NoUsableReplyError(
-                f"{why}. Nothing was learned yet: mend the clients, or what they are sent, and "
-                "begin again with the budget that is left"
+                f"{why}. Nothing was learned yet: {self._watch.remedy()}, and begin again with the "
+                "budget that is left"
             )
         self._stop(why)
 
     def epsilon(self) -> float:
-        """ε of everything this population has paid so far, over all runs."""
+        """ε of everything this population has paid by now, over all runs."""
         return self._spending.epsilon()
 
     def report(self) -> PrivacyReport:
-        """The guarantee of this run as it stands."""
+        """The guarantee of this run as it stands, with all that its ledger holds by now.
+
+        After an :class:`EncryptedRound` on the same ledger it counts that too.
+        """
         z, secure = self._state.noise_multiplier, self.secure_aggregation
         return PrivacyReport(
             epsilon=self.epsilon(),
@@ -677,7 +679,7 @@ class DPFedAvg(AccountedRun):
         return PrivacySpent(
             epsilon=self.epsilon(),
             delta=self.target_delta,
-            num_releases=len(self._spending.ledger.records),
+            num_releases=len(self._spending.paid.records),
             accounting_method=self.accountant,
         )
 
@@ -739,6 +741,9 @@ class DPFedAvg(AccountedRun):
     def _secure_round(
         self, number: int, template: Template, settings: SecureAggregation, grid: Grid
     ) -> SecureTrainRound:
+        if number <= self._secure_number:  # clients play no round of a run twice: it is another run
+            self._secure_run = secrets.token_bytes(16)
+        self._secure_number = number
         bounding = Bounding(
             geometry=self.clipping.geometry(template.names),
             weight_cap=float(self.weighting.cap)

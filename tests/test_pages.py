@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.supercore.object_ref import validate
 
 from privacy.accounting import Poisson, Repeated, read_ledger
-from strategies import InProcessGrid
+from strategies import InProcessGrid, decline
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,6 +74,7 @@ def test_the_client_app_of_client_training_plans_its_noise_once(tmp_path: Path) 
     *within, beyond = replies
     assert not any(reply.has_error() for reply in within)
     assert not any(character.isdigit() for character in beyond.error.reason)
+    assert beyond.error.code == decline(replies[0], "told from a crash").error.code
     contents = read_ledger(tmp_path / "ledger.jsonl")
     assert contents.population == "ward-7/2025"
     (event,) = {record.event for record in contents.records}

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
-from privacy.inference._arguments import sizes
 from privacy.inference._errors import CannotPlanError, UnsupportedLayerError
 from privacy.inference._matrices import entries, matrices
 from privacy.inference._modules import NOTHING, layers
@@ -208,7 +207,9 @@ def lower(
         If the model does not fit ``input_shape``, has weights that are
         not finite, or does not end in a vector of logits.
     """
-    shape = sizes("input_shape", input_shape)
+    shape = tuple(int(size) for size in input_shape)
+    if not shape or min(shape) < 1:
+        raise ValueError(f"input_shape is {input_shape}; give the positive sizes of one input")
     steps: list[Affine | Activation] = []
     with torch.no_grad():
         chain = _run(reference(model), shape, input_range)

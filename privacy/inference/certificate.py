@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.inference._arguments import doubles, of_kind
+from privacy.inference._arguments import check_kind, numbers_of
 from privacy.inference.compiled import CompiledModel
 from privacy.inference.decision import decide
 from privacy.inference.evaluator import BlindEvaluator, Evaluator
@@ -89,21 +89,24 @@ def certify(
     Raises
     ------
     TypeError
-        If ``compiled`` is no compiled model.
+        If ``compiled``, the inputs or the labels are of another kind.
     ValueError
-        If inputs or labels are not real numbers, there is no image, or not one label an image,
-        or a label is none of the classes, or no logit can reach the threshold.
+        If there is no image, or not one label an image, or a label is none of the classes, or
+        no logit can reach the threshold.
     """
-    of_kind("compiled", compiled, CompiledModel, "what compile_model returned")
-    x, right = doubles("inputs", inputs), doubles("labels", labels)
-    if x.ndim == 0 or len(x) == 0 or right.shape != (len(x),):
+    check_kind("compiled", compiled, CompiledModel, "what compile_model returned")
+    x = numbers_of("inputs", inputs, "shape (images, ...)")
+    right = numbers_of("labels", labels, "shape (images,)")
+    if x.ndim == 0:
+        raise ValueError("inputs is one number; give shape (images, ...)")
+    if len(x) == 0 or right.shape != (len(x),):
         raise ValueError(f"inputs have shape {x.shape} and labels {right.shape}; give one each")
     plan = compiled.plan
     ClassOnly(threshold).check(plan)  # an owner could not ask with it either
     if not bool(np.isin(right, np.arange(plan.classes)).all()):
         raise ValueError(
-            f"labels hold {np.unique(right)[:5].tolist()} and the like; the model decides between "
-            f"{plan.classes} classes, which are the whole numbers from 0"
+            f"labels hold {np.unique(right)[:5].tolist()} and the like; the model decides "
+            f"between {plan.classes} classes, which are the whole numbers from 0"
         )
     owner = ThrowAwayOwner(plan)
     material = owner.public_material()

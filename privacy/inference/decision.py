@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.inference._arguments import doubles
+from privacy.inference._arguments import numbers_of
 
 
 def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:
@@ -28,10 +28,9 @@ def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:
     Raises
     ------
     ValueError
-        If ``logits`` has another shape, or no real numbers, or a threshold is given for several
-        logits.
+        If ``logits`` has another shape, or a threshold is given for several logits.
     """
-    values = doubles("logits", logits)
+    values = numbers_of("logits", logits, "shape (images, logits)")
     if values.ndim != 2 or values.shape[1] < 1:
         raise ValueError(f"logits has shape {values.shape}; give (images, logits)")
     check_threshold(threshold)

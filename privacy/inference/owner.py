@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.inference import _wire
-from privacy.inference._arguments import doubles, of_kind
+from privacy.inference._arguments import check_kind, numbers_of
 from privacy.inference._client import answer_reader, packer
 from privacy.inference._seal import Residues, Ring, seal
 from privacy.inference._secrets import Secrets
@@ -43,8 +43,6 @@ class DataOwner:
     ------
     ReleaseError
         If the plan cannot carry the policy.
-    TypeError
-        If one of them is of another kind.
     """
 
     def __init__(self, plan: Plan, *, release: ReleasePolicy | None = None) -> None:
@@ -56,13 +54,12 @@ class DataOwner:
         self._released = 0
 
     def _set_up(self, plan: Plan, release: ReleasePolicy | None) -> Ring:
-        of_kind("plan", plan, Plan, "one: compile_model(...).plan, or one that accept_plan read")
+        check_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
+        policy = ClassOnly() if release is None else release
+        if isinstance(policy, type) or not callable(getattr(policy, "check", None)):
+            raise TypeError(f"release is {release!r}; give a release policy, such as ClassOnly()")
         self.plan = plan
-        if isinstance(release, type) or not isinstance(release, ReleasePolicy | None):
-            raise TypeError(
-                f"release is {release!r}; give a policy, such as ClassOnly() or TopClasses(3)"
-            )
-        self._policy = ClassOnly() if release is None else release
+        self._policy = policy
         self._policy.check(plan)
         self._digest = plan.digest
         self._ring = Ring(plan.degree, plan.prime_bits)
@@ -177,7 +174,7 @@ class DataOwner:
         OutOfRangeError
             If an element is outside the range or not a number.
         ValueError
-            If the shape is another, or it is not of real numbers.
+            If the shape is another.
         """
         plan, ring = self.plan, self._ring
         images = self._checked(x)
@@ -199,7 +196,7 @@ class DataOwner:
 
     def _checked(self, x: ArrayLike) -> NDArray[np.float64]:
         plan = self.plan
-        values = doubles("the input", x)
+        values = numbers_of("the input", x, "shape input_shape, or one axis more for a batch")
         if plan.batch_size == 1:
             values = values[None]
         if values.shape[1:] != plan.input_shape or not 1 <= len(values) <= plan.batch_size:

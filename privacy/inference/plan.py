@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from privacy.inference._arguments import check_kind
 from privacy.inference._packing import Indices
 from privacy.inference._plan_checks import check_plan
 from privacy.inference._seal import MAX_MODULUS_BITS, SEED_BYTES
@@ -239,12 +240,17 @@ class Plan:
 
         Raises
         ------
+        TypeError
+            If it is no text.
         ValueError
             If it is not a plan of this format, or is not consistent.
         """
+        check_kind("text", text, str, "what Plan.to_json() returned")
         try:
             content = json.loads(text)
             values = {key: _freeze(value) for key, value in dict(content).items()}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"text is not JSON, and so no plan ({error})") from error
         except (TypeError, RecursionError) as error:
             raise ValueError(f"not a plan of format {FORMAT}: {error}") from error
         if values.pop("format", None) != FORMAT:

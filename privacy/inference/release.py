@@ -8,12 +8,11 @@ logits leaves the data owner.
 import math
 import secrets
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference._arguments import whole
 from privacy.inference.decision import check_threshold, decide
 from privacy.inference.plan import Plan
 
@@ -61,7 +60,6 @@ class Answer:
         return self.labels[0]
 
 
-@runtime_checkable
 class ReleasePolicy(Protocol):
     """Decides what of a decryption leaves the data owner."""
 
@@ -117,7 +115,7 @@ class TopClasses:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
-        whole("count", self.count, 1)
+        _check_whole("count", self.count, 1)
 
     def check(self, plan: Plan) -> None:
         """The plan must have that many classes."""
@@ -159,7 +157,7 @@ class RoundedLogits:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
-        whole("decimals", self.decimals, -_MAX_DECIMALS, _MAX_DECIMALS)
+        _check_whole("decimals", self.decimals, -_MAX_DECIMALS, _MAX_DECIMALS)
 
     def check(self, plan: Plan) -> None:
         """The step must be far above the error."""
@@ -211,8 +209,8 @@ class FloodedLogits:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
-        whole("statistical_bits", self.statistical_bits, 1, _MAX_STATISTICAL_BITS)
-        whole("queries", self.queries, 1, _MAX_QUERIES)
+        _check_whole("statistical_bits", self.statistical_bits, 1, _MAX_STATISTICAL_BITS)
+        _check_whole("queries", self.queries, 1, _MAX_QUERIES)
 
     def noise(self, plan: Plan) -> float:
         """σ, the standard deviation of the noise on a logit."""
@@ -242,6 +240,18 @@ class FloodedLogits:
             )
         noised = logits + self.noise(plan) * _gaussian(logits.shape)
         return Answer(_labels(noised, self.threshold), logits=noised)
+
+
+def _check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Refuse what is not a whole number between two others."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | np.integer)
+        or value < least
+        or (most is not None and value > most)
+    ):
+        upwards = "or more" if most is None else f"to {most}"
+        raise ValueError(f"{name} is {value!r}; give a whole number, {least} {upwards}")
 
 
 def _check_reachable(threshold: float, plan: Plan) -> None:

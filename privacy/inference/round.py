@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.durable import write_durably
-from privacy.inference._arguments import reals
+from privacy.inference._arguments import reals_of
 from privacy.inference._seal import Ring
 from privacy.inference._wire import MessageError
 from privacy.inference.owner import DataOwner, OutOfRangeError
@@ -228,8 +228,8 @@ def begin_round(
 
 def _reals(values: ArrayLike, refusal: str) -> NDArray[Any]:
     try:
-        return reals("values", values)
-    except ValueError as error:
+        return reals_of("values", values, "as the node's data are")
+    except TypeError as error:
         raise RoundError(refusal) from error
 
 
