@@ -11,6 +11,7 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.common.constant import ErrorCode
 
+from privacy.untrusted_text import quoted
 from strategies.declining import DECLINED
 
 Vector = npt.NDArray[Any]
@@ -238,8 +239,8 @@ def refuse_error(reply: Message, *, reason: bool = False) -> None:
     ----------
     reply : Message
     reason : bool
-        Whether the operator's log is to hold the client's own words. Default: the code only; a
-        decline's always, which are written to be read there.
+        Whether the operator's log is to hold the client's own words, quoted. Default: the code
+        only; a decline's always, which are written to be read there.
 
     Raises
     ------
@@ -251,7 +252,7 @@ def refuse_error(reply: Message, *, reason: bool = False) -> None:
     code = int(reply.error.code)
     if code in _ABSENT:
         raise RejectedReply(f"the node is away or late (code {code})", None)
-    words = repr(str(reply.error.reason)[:300])  # a stranger's
+    words = quoted(reply.error.reason)
     if code == DECLINED:
         raise RejectedReply(f"the node declined: {words}", Fault.DECLINED)
     told = f": {words}" if reason else f" (code {code})"

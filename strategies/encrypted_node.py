@@ -22,6 +22,7 @@ from privacy.inference import (
     finish_round,
     private_folder,
 )
+from privacy.untrusted_text import quoted
 from strategies import _encrypted_messages as messages
 from strategies.declining import decline
 
@@ -113,9 +114,7 @@ def _answer(
 ) -> RecordDict:
     asked = messages.read_stage(message.content)
     if asked.get("stage") == messages.REFUSAL:
-        raise RoundError(
-            f"the server refused this node's questions: {str(asked.get('reason'))[:300]!r}"
-        )
+        raise RoundError(f"the server refused this node's questions: {quoted(asked.get('reason'))}")
     if asked.get("stage") == messages.ANSWERS:
         answers = asked["answers"]
         if not isinstance(answers, list):

@@ -20,6 +20,7 @@ from privacy.inference import (
     MessageError,
 )
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
+from privacy.untrusted_text import error_quoted
 from strategies import _arguments
 from strategies import _encrypted_messages as messages
 from strategies._evaluators import Evaluators
@@ -307,7 +308,9 @@ class EncryptedRound:
             failed = isinstance(error, EvaluatorFailed)
             return _Answered(node, fault=Fault.EVALUATOR if failed else Fault.QUESTIONS)
         except Exception as error:  # a stranger's reply costs itself and nothing else
-            operator_log.warning("encrypted round: cannot read what %s asks: %r", node, error)
+            operator_log.warning(
+                "encrypted round: cannot read what %s asks: %s", node, error_quoted(error)
+            )
             return _Answered(node, fault=Fault.UNREADABLE)
         return _Answered(node, answers)
 
@@ -336,7 +339,7 @@ class EncryptedRound:
                 continue
             except Exception as error:
                 operator_log.warning(
-                    "encrypted round: cannot read the report of %s: %r", node, error
+                    "encrypted round: cannot read the report of %s: %s", node, error_quoted(error)
                 )
                 watch.dropped(_NAME, Fault.UNREADABLE)
                 continue

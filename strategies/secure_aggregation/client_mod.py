@@ -24,6 +24,7 @@ from privacy.secure_aggregation import (
     ServerModel,
     UnreadableState,
 )
+from privacy.untrusted_text import error_quoted, one_line
 from strategies._replies import Template
 from strategies.secure_aggregation.memory import ClientMemory, ContextMemory
 from strategies.secure_aggregation.request import (
@@ -102,7 +103,7 @@ class SecureAggregationMod:
                 )
             answer = self._answer(message, context, call_next)
         except Refused as refusal:
-            reason = f"{type(refusal).__name__}: {refusal}"
+            reason = one_line(f"{type(refusal).__name__}: {refusal}")
             log(WARNING, "Refused a request of the server: %s", reason)
             return _error(message, reason)
         except UnreadableState as error:
@@ -174,7 +175,8 @@ def _task(client: SecureClient, policy: ClientPolicy, request: bytes, message: M
         raise
     except Exception as error:
         client.leave(request)
-        raise MalformedRequest(f"the request to train cannot be read: {error}") from error
+        told = error_quoted(error)
+        raise MalformedRequest(f"the request to train cannot be read: {told}") from error
     return _Task(bounding, template)
 
 

@@ -14,6 +14,7 @@ from privacy.mechanisms import (
     MaskedMechanism,
 )
 from privacy.secure_aggregation import ClientPolicy, Malformed, RoundTerms, UnacceptableTerms
+from privacy.untrusted_text import error_quoted, quoted
 from strategies._replies import Fault, RejectedReply, Template, refuse_error
 from strategies.weighting import CappedWeights, UniformWeights
 
@@ -60,7 +61,7 @@ def reply_bytes(reply: Message) -> bytes:
         If it is an error, or anything else is in it.
     """
     if reply.has_error() and _is_refusal(reply.error.reason):
-        raise RejectedReply(f"the client refuses: {reply.error.reason}", Fault.REFUSED)
+        raise RejectedReply(f"the client refuses: {quoted(reply.error.reason)}", Fault.REFUSED)
     refuse_error(reply, reason=True)
     if not reply.has_content() or list(reply.content) != [KEY]:
         raise RejectedReply("the reply is not one message of the protocol", Fault.PROTOCOL)
@@ -151,7 +152,7 @@ class Bounding:
             )
             _ = bounding.weighting  # checks the cap
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise Malformed(f"how to bound an update is not said: {error!r}") from error
+            raise Malformed(f"how to bound an update is not said: {error_quoted(error)}") from error
         return bounding
 
     def check(self, terms: RoundTerms, policy: ClientPolicy, template: Template) -> None:
