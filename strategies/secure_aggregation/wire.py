@@ -38,7 +38,7 @@ def without_message(record: object) -> object:
     return ConfigRecord({name: value for name, value in record.items() if name != _BYTES})
 
 
-def protocol_bytes(record: ConfigRecord) -> bytes:
+def protocol_bytes(record: object) -> bytes:
     """The message of the protocol in a record.
 
     Raises
@@ -46,6 +46,8 @@ def protocol_bytes(record: ConfigRecord) -> bytes:
     Malformed
         If there is none.
     """
+    if not isinstance(record, ConfigRecord):
+        raise Malformed("the protocol's record is of another kind")
     message = record.get(_BYTES)
     if not isinstance(message, bytes):
         raise Malformed("the record carries no message of the protocol")
@@ -66,11 +68,15 @@ def reply_bytes(reply: Message) -> bytes:
     if not reply.has_content() or list(reply.content) != [KEY]:
         raise RejectedReply("the reply is not one message of the protocol", Fault.PROTOCOL)
     record = reply.content[KEY]
-    if not isinstance(record, ConfigRecord) or list(record) != [_BYTES]:
+    try:
+        answer = protocol_bytes(record)
+    except Malformed as error:
+        raise RejectedReply(str(error), Fault.PROTOCOL) from error
+    if len(record) != 1:
         raise RejectedReply(
             "the reply carries something beside a message of the protocol", Fault.PROTOCOL
         )
-    return protocol_bytes(record)
+    return answer
 
 
 def _is_refusal(reason: str | None) -> bool:
