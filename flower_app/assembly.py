@@ -42,6 +42,9 @@ _NAMES = {
     "target_epsilon": "epsilon",
     "target_delta": "delta",
     "total_weight": "total-weight",
+    "secure_aggregation.client_dropout": "client-dropout",
+    "secure_aggregation.dropout": "dropout",
+    "secure_aggregation.largest": "largest-cohort",
     "client_dropout": "client-dropout",
     "partition seed": "partition-seed",
     "secure_aggregation.minimum": "minimum-cohort",
@@ -67,14 +70,19 @@ class Assembled:
 
     Attributes
     ----------
-    population : int
-        N.
+    population : Population or int
+        Who the clients are, as ``population-file`` lists them, or their number N.
     dataset : Dataset
         Its images.
     """
 
-    population: int
+    population: Population | int
     dataset: Dataset
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return size_of(self.population)
 
 
 def check_run(settings: Settings, *, nodes: int) -> Assembled:
@@ -93,7 +101,8 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
     DataError
         If the data set cannot be had.
     """
-    size = population_size(settings, nodes)
+    population = population_of(settings, nodes)
+    size = size_of(population)
     if settings.min_available_nodes > size:
         raise SettingError(
             f"min-available-nodes = {settings.min_available_nodes} is wrong; it must be at most "
@@ -116,20 +125,27 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
                 raise SettingError(
                     f"ledger = {str(kept)!r} is wrong; it cannot be read: {error.strerror}"
                 ) from error
-        make_strategy(settings, size, ledger=copy, checkpoint=None, shown=kept)
+        make_strategy(settings, population, ledger=copy, checkpoint=None, shown=kept)
         if not settings.resume:  # a resumed run's noise is settled, and it may have a model to keep
-            check_budget(settings, paid=[record.event for record in read_ledger(copy).records])
+            paid = [record.event for record in read_ledger(copy).records]
+            _check_presence(settings, size, paid)
+            check_budget(settings, paid=paid)
     dataset = load_dataset(
         settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
     )
     if not settings.deployed:
         with _in_the_settings_words():
             load_partitions(settings.partition_spec(size), dataset)
-    return Assembled(size, dataset)
+    return Assembled(population, dataset)
 
 
-def population_size(settings: Settings, connected: int) -> int:
-    """N: as set, or in a simulation the number of simulated nodes.
+def size_of(population: Population | int) -> int:
+    """N."""
+    return population if isinstance(population, int) else len(population)
+
+
+def population_of(settings: Settings, connected: int) -> Population | int:
+    """Who is listed, or N: as set, or in a simulation the number of simulated nodes.
 
     Raises
     ------
@@ -144,13 +160,13 @@ def population_size(settings: Settings, connected: int) -> int:
             "(population-file)"
         )
     if settings.deployed:
-        size = len(listed_population(settings) or ()) or settings.population
-        if not size:
+        population = listed_population(settings) or settings.population
+        if not population:
             raise SettingError(
                 "population = 0 is wrong; a deployment must declare how many clients there are, "
                 "or who they are (population-file)"
             )
-        return size
+        return population
     if settings.population > connected:
         raise SettingError(
             f"population = {settings.population} is larger than the {connected} simulated nodes; "
@@ -191,7 +207,7 @@ def listed_population(settings: Settings) -> Population | None:
         return None
     try:
         listed = Population.load(Path(settings.population_file))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SettingError(
             f"population-file = {settings.population_file!r} is wrong; {error}; "
             "make it with python -m flower_app population"
@@ -243,9 +259,22 @@ def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
         )
 
 
+def _check_presence(settings: Settings, size: int, paid: Sequence[Event]) -> None:
+    """Refuse a run for which what its rounds' opening gives away passes δ; as ``start`` would."""
+    with _in_the_settings_words():
+        if secure := server_setting(settings, size):
+            secure.check_presence(
+                size,
+                Poisson(settings.sampling_rate),
+                rounds=1 if settings.noise_multiplier else settings.rounds,
+                delta=settings.delta,
+                paid=paid,
+            )
+
+
 def make_strategy(
     settings: Settings,
-    size: int,
+    population: Population | int,
     *,
     ledger: Path,
     checkpoint: Path | None,
@@ -256,8 +285,8 @@ def make_strategy(
     Parameters
     ----------
     settings : Settings
-    size : int
-        N.
+    population : Population or int
+        Who the clients are, or N.
     ledger : Path
         The population's.
     checkpoint : Path, optional
@@ -270,11 +299,12 @@ def make_strategy(
     SettingError
         If it cannot be made of them, in their names.
     """
+    size = size_of(population)
     resumed = ResultsFolder(Path(settings.resume).resolve()).checkpoint if settings.resume else None
     capped = settings.weighting == "capped"
     with _in_the_settings_words(ledger, shown or ledger, given=bool(settings.ledger)):
         return DPFedAvg(
-            population=listed_population(settings) or size,
+            population=population,
             sampling=Poisson(settings.sampling_rate),
             clipping=settings.clipping_norm,
             noise_multiplier=settings.noise_multiplier or None,

@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import time
-from dataclasses import replace
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,18 @@ from flower_app.encrypted_node import simulated_secrets
 from flower_app.evaluator import start_evaluator
 from flower_app.results import ResultsFolder
 from flower_app.settings import SettingError, Settings
-from privacy.accounting import Event, Full, read_ledger
+from privacy.accounting import Event, Full, LedgerContents, read_ledger
 from privacy.mechanisms import LatticeGaussian
 from strategies import (
     EncryptedRound,
     EncryptedRoundResult,
+    Population,
     PopulationExceededError,
-    PrivacyReport,
     PublicMetrics,
     noised_accuracy,
 )
 
+_NAME = "encrypted test-time round of"  # and then the run, in the ledger
 _KEPT = "encrypted-round.json"  # in the run's folder: what the round released
 
 
@@ -55,7 +55,7 @@ def hold_encrypted_round(
     settings: Settings,
     folder: ResultsFolder,
     *,
-    population: int,
+    population: Population | int,
     ledger: Path,
     run_id: int,
 ) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def hold_encrypted_round(
     settings : Settings
     folder : ResultsFolder
         The run's, with the model as the evaluator reads it.
-    population : int
-        N.
+    population : Population or int
+        Those who were asked to train: the strategy's.
     ledger : Path
         The population's.
     run_id : int
@@ -80,7 +80,8 @@ def hold_encrypted_round(
     -------
     dict
         As ``metrics.json`` holds it. Where the budget was spent, or more clients are connected
-        than there are places: why the round was not held.
+        than a population that is a number has places: why the round was not held. ``counted``:
+        whether its cost is in ε.
     """
     weights = folder.file("model.safetensors")
     model = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -90,7 +91,7 @@ def hold_encrypted_round(
         return kept
     log(INFO, "Asking the nodes to test the model on their own images, encrypted ...")
     noised = settings.encrypted_round_release == "noised"
-    name = f"encrypted test-time round of {folder.path.name}"
+    name = f"{_NAME} {folder.path.name}"
     paid = ledger.exists() and any(record.run == name for record in read_ledger(ledger).records)
     test = EncryptedRound(
         population=population,
@@ -113,7 +114,7 @@ def hold_encrypted_round(
                 f"ε = {settings.epsilon:g}"
             )
         log(WARNING, "No encrypted test-time round: %s", why)
-        return {"skipped": why}
+        return {"skipped": why, "counted": paid}
     finally:
         if not settings.deployed:
             shutil.rmtree(simulated_secrets(run_id), ignore_errors=True)
@@ -133,14 +134,9 @@ def _kept(folder: ResultsFolder, model: str) -> dict[str, Any] | None:
     return dict(kept["released"]) if kept["model_sha256"] == model else None
 
 
-def with_cost_of_round(report: PrivacyReport, ledger: Path) -> PrivacyReport:
-    """The run's privacy report, with what the ledger holds now."""
-    if not report.private:
-        return report
-    paid = read_ledger(ledger)
-    epsilon = paid.epsilon(report.delta, accountant=report.accountant)
-    plain = paid.epsilon_without_amplification(report.delta, accountant=report.accountant)
-    return replace(report, epsilon=epsilon, epsilon_without_amplification=plain)
+def has_paid_round(paid: LedgerContents) -> bool:
+    """Whether the noise on nodes' reports, which the server saw without it, is in a ledger."""
+    return any(record.run.startswith(_NAME) for record in paid.records)
 
 
 def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]:
@@ -155,6 +151,7 @@ def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]
             if public
             else f"noised at client level (z = {settings.encrypted_round_noise:g}) and counted in ε"
         ),
+        "counted": not public,
         "node_noise": "each node noises its own report, to hide single images from the server too",
         "images_per_node": result.images,
         "bytes_from_node": result.bytes_from_node,

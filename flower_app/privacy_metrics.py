@@ -1,8 +1,10 @@
 """What ``metrics.json`` says about privacy: true of the run that it describes, in every mode."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from flower_app.encrypted_round import has_paid_round
 from flower_app.settings import RECIPES, Settings
 from privacy.accounting import Adjacency, LedgerContents, attack_success, gaussian_dp
 from strategies import PrivacyReport
@@ -34,7 +36,7 @@ def privacy_metrics(
     client_level = report.as_dict() | {
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
         "unit": "one client: everything it holds",
-        "trusted": _trust_in_server(report),
+        "trusted": _trust_in_server(report, reports=has_paid_round(paid)),
         **_in_other_words(report, paid),
     }
     return {
@@ -121,14 +123,23 @@ def _record_level(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _trust_in_server(report: PrivacyReport) -> str:
-    if report.secure_aggregation is None:
-        return "the server, to add the noise and keep raw updates to itself"
-    if report.secure_aggregation.noise == "distributed":
-        return (
-            "the server, to bring each sum's noise to its full amount and keep the sums to itself; "
-            "it sees no single update"
+def reports_were_seen(nodes_tested: Mapping[str, Any] | None) -> bool:
+    """Whether nodes sent the server reports of an encrypted test-time round."""
+    return nodes_tested is not None and ("skipped" not in nodes_tested or nodes_tested["counted"])
+
+
+def _trust_in_server(report: PrivacyReport, *, reports: bool) -> str:
+    """With what: updates or their sums, and ``reports`` of nodes in encrypted rounds."""
+    secure = report.secure_aggregation
+    if secure is None:
+        trusted = "add the noise and keep raw updates to itself"
+    elif secure.noise == "distributed":
+        trusted = "bring each sum's noise to its full amount and keep the sums to itself"
+    else:
+        trusted = "add the noise and keep the rounds' sums to itself"
+    if reports:
+        trusted += (
+            ", to add the noise to nodes' reports of encrypted test-time rounds and keep each "
+            "report to itself"
         )
-    return (
-        "the server, to add the noise and keep the rounds' sums to itself; it sees no single update"
-    )
+    return f"the server, to {trusted}" + "; it sees no single update" * (secure is not None)

@@ -23,6 +23,9 @@ from strategies import (
 )
 
 _KEY_BYTES = 32
+# What an owner writes for secure aggregation alone: the first that is there asks for it.
+_CURIOUS_KEYS = ("minimum-cohort", "clipping-norm", "weight-cap", "corrupt")
+_MALICIOUS_KEYS = ("identities", "identity")
 
 
 def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
@@ -90,7 +93,9 @@ def _own(settings: Settings, context: Context) -> _Own | None:
             pinned = simulated_identities(int(node["num-partitions"]))
         policy = ClientPolicy(settings.minimum_cohort, adversary, pinned)
         return _Own(policy, identity, ContextMemory())
-    minimum = _needed(node, "minimum-cohort", "the fewest clients in whose sum it takes part")
+    minimum = _needed(
+        node, "minimum-cohort", "the fewest clients in whose sum it takes part", _asking_key(node)
+    )
     # Without the owner's word as many collude as the run says, and at least the usual share.
     usual = max(Adversary().corrupt, settings.corrupt)
     adversary = _adversary(mode, float(node.get("corrupt", usual)))
@@ -118,16 +123,23 @@ def _own(settings: Settings, context: Context) -> _Own | None:
 def _own_mode(node: Mapping[str, Any], settings: Settings) -> str:
     """The run's word, but never weaker than the owner's, or than what the owner's other keys imply.
 
-    A node with a ``minimum-cohort`` has its update hidden among so many, and one with pinned
-    ``identities`` wants that against a malicious server.
+    A node with a ``minimum-cohort`` has its update hidden among so many, one that pins how updates
+    are bounded or says how many collude can be kept to that nowhere else, and one with pinned
+    ``identities`` wants all of it against a malicious server.
     """
     least = "off"
-    if "minimum-cohort" in node:
+    asking = _asking_key(node)
+    if asking in _CURIOUS_KEYS:
         least = ServerModel.HONEST_BUT_CURIOUS.value
-    if "identities" in node or "identity" in node:
+    if asking in _MALICIOUS_KEYS:
         least = ServerModel.MALICIOUS.value
     least = node.get("secure-aggregation", least)
     return max(str(least), settings.secure_aggregation, key=SECURE_AGGREGATION.index)
+
+
+def _asking_key(node: Mapping[str, Any]) -> str | None:
+    """The owner's key that asks for most, of those that mean secure aggregation."""
+    return next((key for key in _MALICIOUS_KEYS + _CURIOUS_KEYS if key in node), None)
 
 
 def simulated_identity(partition: int) -> Identity:
@@ -146,11 +158,12 @@ def _adversary(mode: str, corrupt: float) -> Adversary:
     return Adversary(ServerModel(mode), corrupt)
 
 
-def _needed(node: Mapping[str, Any], name: str, what: str) -> Any:
+def _needed(node: Mapping[str, Any], name: str, what: str, asking: str | None = None) -> Any:
     value = node.get(name, "")
     if value == "":
+        why = f", which its {asking} asks for," if asking else ""
         raise SettingError(
-            f"{name} = '' is wrong; for secure aggregation a node says {what}: start this "
+            f"{name} = '' is wrong; for secure aggregation{why} a node says {what}: start this "
             f"SuperNode with --node-config '{name}=...'"
         )
     return value

@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import ERROR, INFO, WARNING
@@ -25,7 +25,7 @@ from flower_app import plots
 from flower_app.assembly import check_run, make_strategy, warn_of_few_clients
 from flower_app.data import Inputs, load_inputs, load_partitions
 from flower_app.encrypted import EncryptedTest, check_model_can_be_encrypted, run_encrypted_test
-from flower_app.encrypted_round import hold_encrypted_round, with_cost_of_round
+from flower_app.encrypted_round import hold_encrypted_round, round_cost
 from flower_app.flower_processes import write_run_config
 from flower_app.model_specs import MODELS
 from flower_app.models import build_model
@@ -33,7 +33,7 @@ from flower_app.outcomes import OutcomeFile
 from flower_app.privacy_metrics import privacy_metrics
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder, closing_lines
-from flower_app.resumption import SOFTWARE, software_of_run
+from flower_app.resumption import SOFTWARE, as_it_ended, software_of_run
 from flower_app.settings import SettingError, Settings
 from flower_app.software import software
 from privacy.accounting import read_ledger
@@ -57,8 +57,16 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
     started = time.perf_counter()
     connected = len(list(grid.get_node_ids()))
     assembled = check_run(settings, nodes=connected)
-    size, dataset = assembled.population, assembled.dataset
+    population, size, dataset = assembled.population, assembled.size, assembled.dataset
     warn_of_few_clients(settings, population=size, connected=connected)
+    if settings.noise == "distributed" and round_cost(settings):
+        log(
+            WARNING,
+            "The server adds the noise to the nodes' reports of the encrypted test-time round, and "
+            "sees each without it: ε against the server is infinite once the round is paid, "
+            "although clients add the noise of training. Leave encrypted-round out to keep it "
+            "finite.",
+        )
     inputs = load_inputs(dataset, MODELS[settings.model].kind, say=lambda line: log(INFO, line))
     model = build_model(settings.model)
     if settings.encrypted_images or settings.encrypted_round:
@@ -73,7 +81,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
                 "ledger is not set: the ε of this run counts this run alone. Set it to one file "
                 "for all runs on these clients, or add up what they spent.",
             )
-        strategy = make_strategy(settings, size, ledger=ledger, checkpoint=folder.checkpoint)
+        strategy = make_strategy(settings, population, ledger=ledger, checkpoint=folder.checkpoint)
         log(INFO, "Results: %s", folder.path)
         watch = Watch(settings, model, inputs, folder)
         with how_to_go_on(outcome, folder):
@@ -97,9 +105,14 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
             nodes_tested = None
             if settings.encrypted_round and result.privacy is not None:
                 nodes_tested = hold_encrypted_round(
-                    grid, settings, folder, population=size, ledger=ledger, run_id=context.run_id
+                    grid,
+                    settings,
+                    folder,
+                    population=population,
+                    ledger=ledger,
+                    run_id=context.run_id,
                 )
-                result.privacy = with_cost_of_round(result.privacy, ledger)
+                result.privacy = strategy.report()  # it may have been paid from the same ledger
             finish(
                 settings,
                 folder,
@@ -118,8 +131,7 @@ def folder_of_run(settings: Settings, run_id: int, *, population: int) -> Result
     """The folder of the run to go on with, or a new one with its settings written down."""
     if settings.resume:
         folder = ResultsFolder(Path(settings.resume).resolve())
-        begun_with = software_of_run(folder.path).get("source_sha256")
-        if begun_with != software()["source_sha256"]:
+        if another_code(software_of_run(folder.path)):
             log(WARNING, "The run in %s was begun with another version of the code.", folder.path)
         return folder
     folder = ResultsFolder.create(settings, run_id)
@@ -130,6 +142,11 @@ def folder_of_run(settings: Settings, run_id: int, *, population: int) -> Result
     folder.write_json("config.json", config | {SOFTWARE: software()})
     write_run_config(config | {"resume": str(folder.path)}, folder.resumption)
     return folder
+
+
+def another_code(begun_with: Mapping[str, Any]) -> bool:
+    """Whether a run was begun with other code than this."""
+    return bool(begun_with.get("source_sha256") != software()["source_sha256"])
 
 
 @contextmanager
@@ -299,8 +316,12 @@ def finish(
             say=lambda line: log(INFO, line),
         )
     now = time.perf_counter()
+    begun = software_of_run(folder.path)
     metrics = {
         SOFTWARE: software(),
+        "resumed": bool(settings.resume),
+        # Of a resumed run: with which code its first rounds were played, where that was another.
+        "begun_with": begun if another_code(begun) else None,
         "dataset": settings.dataset,
         "model": settings.model,
         "deployed": settings.deployed,
@@ -312,7 +333,7 @@ def finish(
         "privacy": privacy_metrics(settings, report, read_ledger(ledger)),
         "encrypted": None if encrypted is None else encrypted.metrics,
         "encrypted_round": nodes_tested,
-        # How long clients took is theirs, unless they are simulated.
+        # How long clients took is theirs, unless they are simulated. Since the resumption, if any.
         "seconds": {
             "total": None if settings.deployed else now - started,
             "training": None if settings.deployed else training_seconds,
@@ -321,7 +342,9 @@ def finish(
     }
     folder.write_json("metrics.json", metrics)
     pictures = draw(settings, folder, inputs, report, watch, encrypted)
-    write_report(folder, metrics, settings.as_config(), pictures)
+    config = as_it_ended(settings, folder)
+    folder.write_json("config.json", config | {SOFTWARE: begun})
+    write_report(folder, metrics, config, pictures)
     folder.level_times()
     point_latest(folder)
     for line in closing_lines(folder.path):

@@ -1,4 +1,4 @@
-"""The four messages of an encrypted test-time round, as Flower records."""
+"""The messages of an encrypted test-time round, as Flower records."""
 
 from collections.abc import Sequence
 from math import isfinite
@@ -7,11 +7,11 @@ from typing import Any
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from privacy.inference import Plan, Questions
-from strategies._replies import RejectedReply
+from strategies._replies import Fault, RejectedReply
 
 ACTION = "encrypted_round"
 RECORD = "encrypted-round"
-PLAN, QUESTIONS, ANSWERS = "plan", "questions", "answers"
+PLAN, QUESTIONS, ANSWERS, REFUSAL = "plan", "questions", "answers", "refusal"
 ACCURACY = "accuracy"
 
 
@@ -46,6 +46,11 @@ def answers_message(answers: Sequence[bytes]) -> RecordDict:
     return RecordDict({RECORD: ConfigRecord({"stage": ANSWERS, "answers": list(answers)})})
 
 
+def refusal_message(fault: Fault) -> RecordDict:
+    """In place of answers: why a node's questions are not answered, for its owner's log."""
+    return RecordDict({RECORD: ConfigRecord({"stage": REFUSAL, "reason": str(fault)})})
+
+
 def accuracy_message(accuracy: float) -> RecordDict:
     """The node's second: one number."""
     return RecordDict({"metrics": MetricRecord({ACCURACY: accuracy})})
@@ -73,20 +78,20 @@ def read_questions(content: RecordDict, plan: Plan, *, images: int, max_bytes: i
     """
     record = content.config_records.get(RECORD)
     if record is None or len(content) != 1 or record.get("stage") != QUESTIONS:
-        raise RejectedReply("it holds no questions, or something beside them")
+        raise RejectedReply("it holds no questions, or something beside them", Fault.QUESTIONS)
     if set(record) != {"stage", "material", "queries"}:
-        raise RejectedReply("it holds something beside public keys and questions")
+        raise RejectedReply("it holds something beside public keys and questions", Fault.QUESTIONS)
     material, queries = record["material"], record["queries"]
     if not isinstance(material, bytes) or len(material) != plan.public_bytes:
-        raise RejectedReply("its public keys have not the plan's size")
+        raise RejectedReply("its public keys have not the plan's size", Fault.QUESTIONS)
     most = -(-images // plan.batch_size)
     if not isinstance(queries, list) or not 1 <= len(queries) <= most:
-        raise RejectedReply(f"it does not hold 1 to {most} questions")
+        raise RejectedReply(f"it does not hold 1 to {most} questions", Fault.QUESTIONS)
     encrypted = [query for query in queries if isinstance(query, bytes)]
     if any(len(query) != plan.query_bytes for query in encrypted) or len(encrypted) < len(queries):
-        raise RejectedReply("a question has not the plan's size")
+        raise RejectedReply("a question has not the plan's size", Fault.QUESTIONS)
     if len(material) + len(encrypted) * plan.query_bytes > max_bytes:
-        raise RejectedReply(f"it is larger than {max_bytes:,} bytes")
+        raise RejectedReply(f"it is larger than {max_bytes:,} bytes", Fault.QUESTIONS)
     return Questions(material, tuple(encrypted))
 
 
@@ -100,9 +105,9 @@ def read_accuracy(content: RecordDict) -> float:
     """
     records = content.metric_records
     if len(content) != 1 or len(records) != 1:
-        raise RejectedReply("it is not one metric record")
+        raise RejectedReply("it is not one metric record", Fault.REPORT)
     (record,) = records.values()
     value: Any = record.get(ACCURACY)
     if set(record) != {ACCURACY} or not isinstance(value, int | float) or not isfinite(value):
-        raise RejectedReply("it is not an accuracy, or holds something beside it")
+        raise RejectedReply("it is not an accuracy, or holds something beside it", Fault.REPORT)
     return float(value)

@@ -117,7 +117,8 @@ class AccountedRun(Strategy):
             ``num_rounds`` rounds with any noise; nothing was spent. A ``SpentBudgetError`` where
             that is what earlier runs have left of it, or where it buys little but noise.
         NoUsableReplyError
-            If clients were asked and no reply could ever be used.
+            If clients were asked and no reply could ever be used. Under secure aggregation, where
+            the round in which that shows is paid, ``privacy.stopped`` says so instead.
         """
         _arguments.has("grid", grid, ("get_nodes", "push_messages"), "the Grid of the ServerApp")
         _arguments.one_of("initial_arrays", initial_arrays, (ArrayRecord,), _GIVE_ARRAYS)
@@ -210,7 +211,8 @@ class AccountedRun(Strategy):
                 )
 
         result.privacy = self.report()
-        log(INFO, "Finished: ε = %.4g at δ = %g", result.privacy.epsilon, self.target_delta)
+        ended = "Ended early" if self._ended() else "Finished"
+        log(INFO, "%s: ε = %.4g at δ = %g", ended, result.privacy.epsilon, self.target_delta)
         return result
 
     def _begin(self, initial: ArrayRecord, num_rounds: int) -> tuple[ArrayRecord, int]:

@@ -10,11 +10,13 @@ from privacy.accounting import (
     Budget,
     Event,
     Ledger,
+    LedgerContents,
     LedgerError,
     Position,
     Sampling,
     calibrate_noise_multiplier,
     epsilon,
+    read_ledger,
 )
 
 
@@ -94,23 +96,31 @@ class Spending:
             self.ledger = self._open()
         return self.ledger
 
+    @property
+    def paid(self) -> Ledger | LedgerContents:
+        """What the population has paid by now, also after the run has let go of the ledger.
+
+        An encrypted round, or another run, may have paid since.
+        """
+        return read_ledger(self.ledger.path) if self.ledger.closed else self.ledger
+
     def epsilon(self) -> float:
         """ε of everything this population has paid so far, over all runs."""
         if not self._private:
             return math.inf
-        return self.ledger.epsilon(self._delta, accountant=self._accountant)
+        return self.paid.epsilon(self._delta, accountant=self._accountant)
 
     def epsilon_without_amplification(self) -> float:
         """ε of all that against whoever learns who was drawn."""
         if not self._private:
             return math.inf
-        return self.ledger.epsilon_without_amplification(self._delta, accountant=self._accountant)
+        return self.paid.epsilon_without_amplification(self._delta, accountant=self._accountant)
 
     def epsilon_against_server(self) -> float:
         """ε of all that against the server that ran the rounds, under zero-out adjacency."""
         if not self._private:
             return math.inf
-        return self.ledger.epsilon_against_server(self._delta)
+        return self.paid.epsilon_against_server(self._delta)
 
     def affordable(self, due: Iterable[Event]) -> bool:
         """Whether these events still fit the budget, and leave what is reserved."""

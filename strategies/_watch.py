@@ -8,6 +8,7 @@ from flwr.supercore import log
 
 from strategies._operator_log import operator_log
 from strategies._replies import Fault
+from strategies.metrics import MetricFault
 
 # How many clients are asked in vain, one after another or at once, before a run ends. Never one
 # alone. Few whose replies are dropped, and fewest before any was used, which is no accident; more
@@ -44,6 +45,19 @@ class RunWatch:
                 fault,
             )
 
+    def metrics_left_out(self, round_name: str, fault: MetricFault) -> None:
+        """Tell that a client's metrics, or all, were left out of what is told of them."""
+        operator_log.warning("%s: left metrics out: %s", round_name, fault)
+        if fault not in self._told:
+            self._told.add(fault)
+            log(
+                WARNING,
+                "%s: left metrics out, and will leave out others like them: %s. This is said "
+                "once a run.",
+                round_name,
+                fault,
+            )
+
     def connected(self, node_of: Mapping[int, int]) -> None:
         """Tell that a node has gone: what held a place, by place, holds it no longer."""
         gone = sorted(node for place, node in self._present.items() if place not in node_of)
@@ -67,6 +81,12 @@ class RunWatch:
             "; ".join(self._faults)
             or "nobody answered in time, or with anything that can be decoded"
         )
+
+    def remedy(self) -> str:
+        """What the operator can do before another try, for the line that ends the run."""
+        if self._faults and {Fault.DECLINED, Fault.REFUSED}.issuperset(self._faults):
+            return "ask the nodes for what their owners allow, or their owners to allow more"
+        return "mend the clients, or what they are sent"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numbers
 import os
 import secrets
 from collections.abc import Iterable, Sequence
+from functools import partial
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -297,15 +298,12 @@ class DPFedAvg(AccountedRun):
                 fraction_evaluate=fraction_evaluate,
                 expected_cohort=self._expected_cohort,
             )
-        self._secure_run = secrets.token_bytes(16)
+        self._secure_run, self._secure_number = secrets.token_bytes(16), 0
         self._masked: MaskedMechanism | None = None
         self._presence = (
             AdditiveDelta(0.0)
             if secure_aggregation is None
             else secure_aggregation.presence(size, sampling)
-        )
-        self._observed_dropouts = ObservedDropouts(
-            1.0 if secure_aggregation is None else secure_aggregation.client_dropout
         )
         self.checkpoint = checkpoint
         wanted = _arguments.whole("min_available_nodes", min_available_nodes, least=0)
@@ -349,6 +347,8 @@ class DPFedAvg(AccountedRun):
         )
 
     def _begin_watch(self) -> None:
+        secure = self.secure_aggregation
+        self._observed_dropouts = ObservedDropouts(1.0 if secure is None else secure.client_dropout)
         self._watch, size = RunWatch(), self._register.size
         self._train_in_vain, self._evaluate_in_vain = AskedInVain(size), AskedInVain(size)
         self._evaluating = bool(self.fraction_evaluate)
@@ -450,18 +450,17 @@ class DPFedAvg(AccountedRun):
 
     def _calibrate(self, initial: ArrayRecord, rounds: int) -> None:
         self._measure(initial)
-        if self._state.noise_multiplier is not None:
-            return
-        secure = self.secure_aggregation
-        if secure is not None and self._presence.delta * rounds >= self.target_delta:
-            allowed = self.target_delta / rounds
-            dropouts = secure.other_dropouts(self._register.size, self.sampling, allowed)
-            raise ValueError(
-                f"each round is charged {self._presence.delta:.2g} of δ because one client's "
-                f"presence can decide whether it opens, so {rounds} rounds pass target_delta = "
-                f"{self.target_delta:g}: lower secure_aggregation's minimum or client_dropout, "
-                f"{dropouts}or draw more clients"
+        given = self._state.noise_multiplier is not None
+        if self.secure_aggregation is not None and self._spending.budget is not None:
+            self.secure_aggregation.check_presence(
+                self._register.size,
+                self.sampling,
+                rounds=1 if given else rounds,  # a run with noise of its own may end early
+                delta=self.target_delta,
+                paid=[record.event for record in self._spending.ledger.records],
             )
+        if given:
+            return
         besides = [*self._evaluate_events(), self._presence]
         self._state.noise_multiplier = self._spending.calibrate(
             self.sampling, rounds=rounds, release=self._train_release, besides=besides * rounds
@@ -620,17 +619,20 @@ class DPFedAvg(AccountedRun):
         why = f"{self._why_in_vain(number)}; it was not paid for"
         if not self._train_in_vain.any_used:
             raise NoUsableReplyError(
-                f"{why}. Nothing was learned yet: mend the clients, or what they are sent, and "
-                "begin again with the budget that is left"
+                f"{why}. Nothing was learned yet: {self._watch.remedy()}, and begin again with the "
+                "budget that is left"
             )
         self._stop(why)
 
     def epsilon(self) -> float:
-        """ε of everything this population has paid so far, over all runs."""
+        """ε of everything this population has paid by now, over all runs."""
         return self._spending.epsilon()
 
     def report(self) -> PrivacyReport:
-        """The guarantee of this run as it stands."""
+        """The guarantee of this run as it stands, with all that its ledger holds by now.
+
+        After an :class:`EncryptedRound` on the same ledger it counts that too.
+        """
         z, secure = self._state.noise_multiplier, self.secure_aggregation
         return PrivacyReport(
             epsilon=self.epsilon(),
@@ -676,7 +678,7 @@ class DPFedAvg(AccountedRun):
         return PrivacySpent(
             epsilon=self.epsilon(),
             delta=self.target_delta,
-            num_releases=len(self._spending.ledger.records),
+            num_releases=len(self._spending.paid.records),
             accounting_method=self.accountant,
         )
 
@@ -738,6 +740,9 @@ class DPFedAvg(AccountedRun):
     def _secure_round(
         self, number: int, template: Template, settings: SecureAggregation, grid: Grid
     ) -> SecureTrainRound:
+        if number <= self._secure_number:  # clients play no round of a run twice: it is another run
+            self._secure_run = secrets.token_bytes(16)
+        self._secure_number = number
         bounding = Bounding(
             geometry=self.clipping.geometry(template.names),
             weight_cap=float(self.weighting.cap)
@@ -780,17 +785,19 @@ class DPFedAvg(AccountedRun):
         if isinstance(this, SecureTrainRound):
             return self._aggregate_masked(this, replies), None
         noised = self._open_metrics(self.train_metrics)
-        public: list[MetricRecord] = []
+        public: list[MetricRecord | None] = []
+        name = f"round {server_round}, train"
+        left_out = partial(self._watch.metrics_left_out, name)
 
         def use(read: tuple[TrainReply, float]) -> None:
             content, weight = read
             this.add(content, weight)
             if noised is not None:
-                noised.add(content.metrics)
-            elif self.train_metrics is not None and content.metrics is not None:
+                if fault := noised.add(content.metrics):
+                    left_out(fault)
+            elif self.train_metrics is not None:
                 public.append(content.metrics)
 
-        name = f"round {server_round}, train"
         gathered = collect(
             name, self._train_asked, replies, read=this.read, use=use, watch=self._watch
         )
@@ -808,7 +815,7 @@ class DPFedAvg(AccountedRun):
         if noised is not None:
             metrics = noised.release(self._expected_cohort)
         elif isinstance(self.train_metrics, PublicMetrics):
-            metrics = self.train_metrics.release(public, self.weighted_by_key)
+            metrics = self.train_metrics.release(public, self.weighted_by_key, left_out=left_out)
         self.epsilon_by_round[server_round] = self.epsilon()
         return this.template.record(stepped), metrics
 
@@ -859,8 +866,15 @@ class DPFedAvg(AccountedRun):
             return None
         noised = self._open_metrics(self.evaluate_metrics)
         public: list[MetricRecord] = []
-        use = public.append if noised is None else noised.add
         name = f"round {server_round}, evaluate"
+        left_out = partial(self._watch.metrics_left_out, name)
+
+        def use(metrics: MetricRecord) -> None:
+            if noised is None:
+                public.append(metrics)
+            elif fault := noised.add(metrics):
+                left_out(fault)
+
         gathered = collect(
             name, self._evaluate_asked, replies, read=read_metrics, use=use, watch=self._watch
         )
@@ -876,7 +890,7 @@ class DPFedAvg(AccountedRun):
             self.epsilon_by_round[server_round] = self.epsilon()
             return noised.release(self.fraction_evaluate * self._register.size)
         if isinstance(self.evaluate_metrics, PublicMetrics):
-            return self.evaluate_metrics.release(public, self.weighted_by_key)
+            return self.evaluate_metrics.release(public, self.weighted_by_key, left_out=left_out)
         return None
 
     def _pay(self, server_round: int, *events: Event) -> None:

@@ -9,7 +9,7 @@ from flwr.app import MetricRecord
 from privacy.inference import Plan
 from privacy.mechanisms import Randomness, SumMechanism
 from strategies._encrypted_messages import ACCURACY
-from strategies.metrics import NoisedMetrics, PublicMetrics
+from strategies.metrics import LeftOut, NoisedMetrics, PublicMetrics
 
 _ANSWERED, _IMAGES = "answered", "num-examples"
 # Wider than accuracies are: nodes' own noise may carry a report beyond, and cutting it off there
@@ -95,9 +95,11 @@ class Released:
     accuracy_noise: float
 
 
-def release_public(metrics: PublicMetrics, reports: Sequence[MetricRecord]) -> Released:
+def release_public(
+    metrics: PublicMetrics, reports: Sequence[MetricRecord], *, left_out: LeftOut
+) -> Released:
     """The mean weighted by the images asked about, as it is."""
-    told = metrics.release(reports, _IMAGES)
+    told = metrics.release(reports, _IMAGES, left_out=left_out)
     accuracy = None if told is None else _within(_number(told, ACCURACY))
     return Released(float(len(reports)), accuracy, 0.0)
 

@@ -5,6 +5,8 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -18,12 +20,14 @@ from privacy.inference import (
     MessageError,
 )
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
+from privacy.untrusted_text import error_quoted
 from strategies import _arguments
 from strategies import _encrypted_messages as messages
 from strategies._evaluators import Evaluators
 from strategies._operator_log import operator_log
-from strategies._replies import RejectedReply
+from strategies._replies import Fault, RejectedReply, refuse_error
 from strategies._round import Asked
+from strategies._watch import RunWatch
 from strategies.encrypted_accuracy import (
     RANGES,
     EncryptedRoundResult,
@@ -36,6 +40,24 @@ from strategies.population import Population, Register
 from strategies.streaming import pull_replies, stream_replies
 
 _MESSAGE_TYPE = f"{MessageType.QUERY}.{messages.ACTION}"
+_NAME = "encrypted round"
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """What a node's questions came to: answers, or why there are none.
+
+    Attributes
+    ----------
+    node : int
+    answers : list of bytes or None
+    fault : Fault or None
+        None too where the node has nothing to mend, or is none that was asked.
+    """
+
+    node: int
+    answers: list[bytes] | None = None
+    fault: Fault | None = None
 
 
 class EncryptedRound:
@@ -49,7 +71,8 @@ class EncryptedRound:
     **Guarantee.** The server learns nothing of images, labels and classes but the reports, under
     ring-LWE at 128 bits. What is told of the reports is noised and paid for in the population's
     ledger, at client level, unless every node that reports has agreed to its publication. A node
-    that sends garbage, too much, or nothing costs nobody else anything.
+    that sends garbage, too much, or nothing costs nobody else anything. The console is told each
+    kind of that once, the node why its questions are refused, the operator's log who it was.
 
     **Assumptions.** The server follows the protocol. Each node protects its report from the
     server by noise of its own.
@@ -162,7 +185,7 @@ class EncryptedRound:
             If the population is a number, and more clients than that are connected.
         """
         with contextlib.ExitStack() as stack:
-            ledger = None
+            watch, ledger = RunWatch(), None
             if self.event is not None:
                 ledger = stack.enter_context(self._open_ledger())
             evaluators = stack.enter_context(Evaluators(self._start, self._workers))
@@ -174,11 +197,13 @@ class EncryptedRound:
                 ignored,
             )
             identifiers, second = self._evaluate_all(
-                grid, list(node_of.values()), evaluators, timeout
+                grid, list(node_of.values()), evaluators, timeout, watch
             )
-            reports = self._reports(grid, identifiers, second, timeout)
+            reports = self._reports(grid, identifiers, second, timeout, watch)
             if isinstance(self._metrics, PublicMetrics):
-                released = release_public(self._metrics, reports)
+                released = release_public(
+                    self._metrics, reports, left_out=partial(watch.metrics_left_out, _NAME)
+                )
             else:
                 if ledger is None or self.event is None:
                     raise RuntimeError("noised metrics without a ledger")
@@ -220,9 +245,14 @@ class EncryptedRound:
     # Questions and answers --------------------------------------------------------------------
 
     def _evaluate_all(
-        self, grid: Grid, nodes: list[int], evaluators: Evaluators, timeout: float
+        self,
+        grid: Grid,
+        nodes: list[int],
+        evaluators: Evaluators,
+        timeout: float,
+        watch: RunWatch,
     ) -> tuple[list[str], dict[int, tuple[Message, int]]]:
-        """Send the plan, and answer each node's questions as they come."""
+        """Send the plan, and answer each node's questions as they come, or say why not."""
         plan = evaluators.plan
         content = messages.plan_message(
             plan, images=self._images, public=isinstance(self._metrics, PublicMetrics)
@@ -232,16 +262,20 @@ class EncryptedRound:
         identifiers: list[str] = []
         second: dict[int, tuple[Message, int]] = {}
 
-        def send(future: Future[tuple[int, list[bytes]] | None]) -> None:
+        def send(future: Future[_Answered]) -> None:
             done = future.result()
-            if done is not None:
-                node, answers = done
-                message = Message(messages.answers_message(answers), node, _MESSAGE_TYPE)
+            node = done.node
+            watch.dropped(_NAME, done.fault)
+            if done.answers is not None:
+                message = Message(messages.answers_message(done.answers), node, _MESSAGE_TYPE)
                 identifiers.extend(grid.push_messages([message]))
-                second[node] = message, min(len(answers) * plan.batch_size, self._images)
+                second[node] = message, min(len(done.answers) * plan.batch_size, self._images)
+            elif done.fault not in (None, Fault.DECLINED, Fault.ERROR):
+                told = messages.refusal_message(done.fault)
+                identifiers.extend(grid.push_messages([Message(told, node, _MESSAGE_TYPE)]))
 
         with ThreadPoolExecutor(evaluators.size) as threads:
-            under_way: deque[Future[tuple[int, list[bytes]] | None]] = deque()
+            under_way: deque[Future[_Answered]] = deque()
             for reply in stream_replies(grid, first, timeout=timeout):
                 under_way.append(threads.submit(self._answer, reply, asked, evaluators))
                 # A node's questions take megabytes: only so many are held at once.
@@ -254,10 +288,8 @@ class EncryptedRound:
         )
         return identifiers, second
 
-    def _answer(
-        self, reply: Message, asked: Asked, evaluators: Evaluators
-    ) -> tuple[int, list[bytes]] | None:
-        """A node, and the answers to its questions."""
+    def _answer(self, reply: Message, asked: Asked, evaluators: Evaluators) -> _Answered:
+        """The answers to a node's questions, unless they are refused."""
         node = reply.metadata.src_node_id
         try:
             with evaluators.lock:
@@ -271,11 +303,16 @@ class EncryptedRound:
             answers = evaluators.answer(questions)
         except (RejectedReply, MessageError, EvaluatorFailed) as error:
             operator_log.warning("encrypted round: refused the questions of %s: %s", node, error)
-            return None
+            if isinstance(error, RejectedReply):
+                return _Answered(node, fault=error.fault)
+            failed = isinstance(error, EvaluatorFailed)
+            return _Answered(node, fault=Fault.EVALUATOR if failed else Fault.QUESTIONS)
         except Exception as error:  # a stranger's reply costs itself and nothing else
-            operator_log.warning("encrypted round: cannot read what %s asks: %r", node, error)
-            return None
-        return node, answers
+            operator_log.warning(
+                "encrypted round: cannot read what %s asks: %s", node, error_quoted(error)
+            )
+            return _Answered(node, fault=Fault.UNREADABLE)
+        return _Answered(node, answers)
 
     # Reports ----------------------------------------------------------------------------------
 
@@ -285,21 +322,26 @@ class EncryptedRound:
         identifiers: list[str],
         second: dict[int, tuple[Message, int]],
         timeout: float,
+        watch: RunWatch,
     ) -> list[MetricRecord]:
         asked = Asked(message for message, _ in second.values())
         reports = []
         for reply in pull_replies(grid, identifiers, timeout=timeout):
             node = reply.metadata.src_node_id
+            if node not in asked.nodes:  # it was told that its questions are refused
+                continue
             try:
                 asked.answer(reply)
                 accuracy = messages.read_accuracy(_content(reply))
             except RejectedReply as error:
                 operator_log.warning("encrypted round: dropped the report of %s: %s", node, error)
+                watch.dropped(_NAME, error.fault)
                 continue
             except Exception as error:
                 operator_log.warning(
-                    "encrypted round: cannot read the report of %s: %r", node, error
+                    "encrypted round: cannot read the report of %s: %s", node, error_quoted(error)
                 )
+                watch.dropped(_NAME, Fault.UNREADABLE)
                 continue
             reports.append(node_report(accuracy, images=second[node][1]))
         operator_log.info("encrypted round: %d reports; silent: %s", len(reports), asked.silent)
@@ -307,9 +349,7 @@ class EncryptedRound:
 
 
 def _content(reply: Message) -> RecordDict:
-    if reply.has_error():
-        # What went wrong, for the operator; a stranger wrote it.
-        raise RejectedReply(f"the node declined: {str(reply.error.reason)[:300]!r}")
+    refuse_error(reply, reason=True)
     if not reply.has_content():
-        raise RejectedReply("the reply is empty")
+        raise RejectedReply("the reply is empty", Fault.UNREADABLE)
     return reply.content

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from math import isfinite, sqrt
 
 import numpy as np
@@ -15,10 +16,28 @@ from privacy.mechanisms import (
     RoundSum,
     SumMechanism,
 )
+from privacy.untrusted_text import error_quoted
 from strategies import _arguments
 from strategies._operator_log import operator_log
 
 _LARGEST_METRIC = 1e100  # what is beyond is as good as infinite
+
+
+class MetricFault(StrEnum):
+    """Why a client's metrics are left out, in words that hold nothing a client wrote."""
+
+    MISSING = "there is no MetricRecord in the reply"
+    WEIGHT = "the weight, by weighted_by_key, is missing or is not a number above 0"
+    VALUES = f"a value is NaN, infinite, or beyond {_LARGEST_METRIC:g}"
+    FORM = "its metrics have other names, or lists of other lengths, than those of most clients"
+    RANGED = "a metric that ranges names is missing, NaN or a list: it counts as its middle"
+    AGGREGATE = (
+        "the function of PublicMetrics(aggregate) raised an exception, which the log "
+        "'bloomseal.operator' names"
+    )
+
+
+LeftOut = Callable[[MetricFault], None]
 AggregateMetrics = Callable[[list[RecordDict], str], MetricRecord]
 
 
@@ -37,21 +56,48 @@ class PublicMetrics:
 
     aggregate: AggregateMetrics = aggregate_metricrecords
 
-    def release(self, replies: Sequence[MetricRecord], weighted_by_key: str) -> MetricRecord | None:
+    def release(
+        self, replies: Sequence[MetricRecord | None], weighted_by_key: str, *, left_out: LeftOut
+    ) -> MetricRecord | None:
         """Aggregate the records that look like most of them do and are finite.
 
         A client that sends others is left out, so that it cannot keep the rest from being seen.
+
+        Parameters
+        ----------
+        replies : sequence of MetricRecord or None
+            One a client that replied; None where it sent none.
+        weighted_by_key : str
+            The metric that says how much a client's record counts.
+        left_out : callable
+            Told why, for each record that is left out.
+
+        Returns
+        -------
+        MetricRecord or None
+            None where no record can be used.
         """
-        usable = [record for record in replies if _usable(record, weighted_by_key)]
+        usable = []
+        for record in replies:
+            fault = _fault(record, weighted_by_key)
+            if fault is not None:
+                left_out(fault)
+            elif record is not None:
+                usable.append(record)
         forms = Counter(_form(record) for record in usable)
         if not forms:
             return None
-        ((usual, _),) = forms.most_common(1)
+        ((usual, times),) = forms.most_common(1)
+        for _ in range(len(usable) - times):
+            left_out(MetricFault.FORM)
         kept = [RecordDict({"metrics": r}) for r in usable if _form(r) == usual]
         try:
             return self.aggregate(kept, weighted_by_key)
         except Exception as error:  # made of clients' values: it must not end the run
-            operator_log.warning("clients' metrics could not be aggregated: %r", error)
+            operator_log.warning(
+                "clients' metrics could not be aggregated: %s", error_quoted(error)
+            )
+            left_out(MetricFault.AGGREGATE)
             return None
 
 
@@ -120,14 +166,18 @@ class NoisedMetricsSum:
             randomness=randomness,
         )
 
-    def add(self, metrics: MetricRecord | None) -> None:
-        """Add one client's metrics; a missing or unusable one counts as the middle."""
+    def add(self, metrics: MetricRecord | None) -> MetricFault | None:
+        """Add one client's metrics; a missing or unusable one counts as the middle, and is told."""
+        fault = MetricFault.MISSING if metrics is None else None
         centred = np.zeros(len(self._rule.ranges))
         for i, (name, (low, high)) in enumerate(self._rule.ranges.items()):
             value = None if metrics is None else metrics.get(name)
             if isinstance(value, int | float) and value == value:  # neither a list nor NaN
                 centred[i] = (min(max(value, low), high) - low) / (high - low) - 0.5
+            else:
+                fault = fault or MetricFault.RANGED
         self._sum.add([centred], weight=1.0)
+        return fault
 
     def release(self, expected_cohort: float) -> MetricRecord:
         """The noised averages."""
@@ -143,12 +193,16 @@ class NoisedMetricsSum:
         )
 
 
-def _usable(record: MetricRecord, weighted_by_key: str) -> bool:
+def _fault(record: MetricRecord | None, weighted_by_key: str) -> MetricFault | None:
+    if record is None:
+        return MetricFault.MISSING
     weight = record.get(weighted_by_key)
     if not isinstance(weight, int | float) or not weight > 0:
-        return False
+        return MetricFault.WEIGHT
     values = [v for value in record.values() for v in _listed(value)]
-    return all(abs(value) < _LARGEST_METRIC for value in values)
+    if not all(abs(value) < _LARGEST_METRIC for value in values):
+        return MetricFault.VALUES
+    return None
 
 
 def _form(record: MetricRecord) -> frozenset[tuple[str, int | None]]:

@@ -30,7 +30,9 @@ class SecureAggregationReport:
         "distributed", the clients.
     epsilon_against_server : float
         ε against the server itself, for what a client holds, at the same δ: it draws the cohorts,
-        so nothing is amplified by sampling. Infinite with central noise.
+        so nothing is amplified by sampling. Infinite where the server itself added noise to
+        anything that stands in the ledger, and so saw it without: with central noise, or once an
+        ``EncryptedRound`` with noised metrics was paid.
     client_dropout : float
         The probability, at most, with which a client was assumed to drop out.
     presence_delta : float

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import dp_accounting
@@ -16,11 +17,23 @@ from ._discrete import as_gaussian, distance_from_one
 from .events import Adjacency, DiscreteGaussianSum, FixedSize, GaussianRelease, Poisson, Release
 
 _ORDERS: NDArray[np.float64] = np.asarray(rdp.RdpAccountant().orders, dtype=np.float64)
+# Places in ``_ORDERS``. Where another bound is known, they are tried in this order: divergences of
+# small whole orders are short sums, those of other orders slow series.
+_EVERY = np.arange(len(_ORDERS))
+_WHOLE = np.flatnonzero(np.floor(_ORDERS) == _ORDERS)
+_QUICK = np.flatnonzero(np.isin(_ORDERS, (_ORDERS.min(), 2, 4, 8, 16, 32)))
+_IN_TURN = (_QUICK, np.setdiff1d(_WHOLE, _QUICK), np.setdiff1d(_EVERY, np.union1d(_WHOLE, _QUICK)))
 
 _MOST_FIXED_SIZE_NOISE = 2.0**15
 
 
-def renyi_epsilon(releases: Mapping[Release, int], *, delta: float, adjacency: Adjacency) -> float:
+def renyi_epsilon(
+    releases: Mapping[Release, int],
+    *,
+    delta: float,
+    adjacency: Adjacency,
+    below: float = math.inf,
+) -> float:
     """ε of releases by Rényi accounting, the best of dp-accounting's orders.
 
     Parameters
@@ -31,28 +44,69 @@ def renyi_epsilon(releases: Mapping[Release, int], *, delta: float, adjacency: A
         In (0, 1).
     adjacency : Adjacency
         Under replace-one the sensitivity is 2S, so the mechanism is given z/2.
+    below : float, optional
+        Another bound. Orders that cannot give less are left out, which is most of them.
 
     Returns
     -------
     float
+        At most ``below``.
     """
-    total = np.zeros_like(_ORDERS)
+    gaussians: Counter[GaussianRelease] = Counter()
+    others = np.zeros_like(_ORDERS)
     for release, times in releases.items():
-        if isinstance(release, DiscreteGaussianSum):
-            total += times * _discrete_divergences(release, adjacency)
+        if not isinstance(release, DiscreteGaussianSum):
+            gaussians[release] += times
+        elif isinstance(release.sampling, Poisson) and release.sampling.rate < 1:
+            # By way of the nearby Gaussian: factors of e^η on P^α and on Q^(1−α), under a
+            # logarithm over α − 1.
+            near, apart = as_gaussian(release)
+            gaussians[near] += times
+            others += times * (2 * _ORDERS - 1) / (_ORDERS - 1) * apart
         else:
-            total += times * _divergences(release, adjacency)
-    return float(rdp.compute_epsilon(_ORDERS, total, delta)[0]) * (1 + 2.0**-40)
+            others += times * _discrete_divergences(release, adjacency)
+
+    known = np.full_like(_ORDERS, math.nan)
+    best = below
+    for orders in (_EVERY,) if math.isinf(below) else _IN_TURN:
+        least = _least_divergences(known) + others
+        promising = [order for order in orders if _best([order], least[[order]], delta) < best]
+        if promising:
+            known[promising] = 0.0
+            for release, times in gaussians.items():
+                known[promising] += times * _divergences(release, adjacency, promising)
+            best = min(best, _best(promising, known[promising] + others[promising], delta))
+    return best
+
+
+def _least_divergences(known: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Lower bounds at every order, rounding aside, from those that are known; the others are NaN.
+
+    (α − 1)·D_α is convex in α (van Erven and Harremoës 2014, corollary 2), and 0 at α = 1: it lies
+    above the line through two of its points on either side.
+    """
+    held = np.flatnonzero(np.isfinite(known))
+    x = np.concatenate([[1.0], _ORDERS[held]])
+    y = (x - 1) * np.concatenate([[0.0], known[held]])
+    slopes = np.concatenate([[0.0], np.diff(y) / np.diff(x), [0.0]])  # that before each point
+    at = np.searchsorted(x, _ORDERS, side="right") - 1
+    from_below = y[at] + slopes[at] * (_ORDERS - x[at])
+    after = np.minimum(at + 1, len(x) - 1)
+    from_above = y[after] - slopes[np.minimum(at + 2, len(x))] * (x[after] - _ORDERS)
+    from_above[at + 2 >= len(x)] = 0.0
+    least: NDArray[np.float64] = np.maximum(from_below, from_above) / (_ORDERS - 1) - 2.0**-40
+    return np.maximum(least, 0.0)
+
+
+def _best(orders: Sequence[int], divergences: NDArray[np.float64], delta: float) -> float:
+    epsilon, _ = rdp.compute_epsilon(_ORDERS[orders], divergences, delta)
+    return float(epsilon) * (1 + 2.0**-40)
 
 
 def _discrete_divergences(
     release: DiscreteGaussianSum, adjacency: Adjacency
 ) -> NDArray[np.float64]:
-    """Kairouz, Liu and Steinke 2021, proposition 14; sampled, by way of the nearby Gaussian."""
-    if isinstance(release.sampling, Poisson) and release.sampling.rate < 1:
-        near, apart = as_gaussian(release)
-        # Factors of e^η on P^α and on Q^(1−α), under a logarithm over α − 1.
-        return _divergences(near, adjacency) + (2 * _ORDERS - 1) / (_ORDERS - 1) * apart
+    """Kairouz, Liu and Steinke 2021, proposition 14, for a sum over all clients."""
     z = release.noise_multiplier * (1 - 2.0**-48)
     if adjacency is Adjacency.REPLACE_ONE:
         z /= 2
@@ -63,8 +117,26 @@ def _discrete_divergences(
     return squared * (1 + 2.0**-48)
 
 
+def _divergences(
+    release: GaussianRelease, adjacency: Adjacency, orders: Sequence[int]
+) -> NDArray[np.float64]:
+    """At the orders with these places in ``_ORDERS``."""
+    known = _known_divergences(release, adjacency)
+    missing = [order for order in orders if math.isnan(known[order])]
+    if missing:
+        known[missing] = _compute_divergences(release, adjacency, _ORDERS[missing])
+    return known[orders]
+
+
 @lru_cache(maxsize=256)
-def _divergences(release: GaussianRelease, adjacency: Adjacency) -> NDArray[np.float64]:
+def _known_divergences(release: GaussianRelease, adjacency: Adjacency) -> NDArray[np.float64]:
+    """Filled in as orders are asked for."""
+    return np.full_like(_ORDERS, math.nan)
+
+
+def _compute_divergences(
+    release: GaussianRelease, adjacency: Adjacency, orders: NDArray[np.float64]
+) -> NDArray[np.float64]:
     z = float(release.noise_multiplier)
     relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     if adjacency is Adjacency.REPLACE_ONE:
@@ -83,7 +155,7 @@ def _divergences(release: GaussianRelease, adjacency: Adjacency) -> NDArray[np.f
         event = dp_accounting.SampledWithoutReplacementDpEvent(
             int(release.sampling.population), int(release.sampling.cohort), event
         )
-    accountant = rdp.RdpAccountant(neighboring_relation=relation)
+    accountant = rdp.RdpAccountant(orders, relation)
     # It warns of every order whose series does not converge; such an order counts as ∞ and is
     # not chosen, which is nothing that a user could act upon.
     logger = logging.getLogger("absl")
@@ -96,6 +168,6 @@ def _divergences(release: GaussianRelease, adjacency: Adjacency) -> NDArray[np.f
     divergences = np.asarray(accountant.rdp, dtype=np.float64)
     # The library sums terms in log space whose parts are as large as `parts`; a sum that comes
     # out at or below 0 would be read as "no loss at all".
-    parts = _ORDERS * (4 + np.log(_ORDERS) + abs(math.log(rate))) + _ORDERS**2 / (2 * z * z)
-    slack = 2.0**-48 * (_ORDERS + parts) / (_ORDERS - 1)
+    parts = orders * (4 + np.log(orders) + abs(math.log(rate))) + orders**2 / (2 * z * z)
+    slack = 2.0**-48 * (orders + parts) / (orders - 1)
     return np.maximum(divergences, 0.0) + slack

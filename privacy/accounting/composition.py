@@ -151,19 +151,24 @@ def _bound(
         return _compose(frozenset(gaussians.items()), delta, adjacency)
     distance = math.nextafter(distance * (1 + 2.0**-40), math.inf)
     shrunk = math.nextafter(delta * math.exp(-distance) * (1 - 2.0**-50), 0.0)
-    bound = _renyi(frozenset(releases.items()), delta, adjacency)
+    bound = math.inf
     if shrunk > 0:
         total = _compose(frozenset(gaussians.items()), shrunk, adjacency)
-        bound = min(bound, (total + 2 * distance) * (1 + 2.0**-50))
-    return bound
+        bound = (total + 2 * distance) * (1 + 2.0**-50)
+    return min(bound, _renyi(frozenset(releases.items()), delta, adjacency, bound))
 
 
 @lru_cache(maxsize=4096)
-def _renyi(releases: frozenset[tuple[Release, int]], delta: float, adjacency: Adjacency) -> float:
+def _renyi(
+    releases: frozenset[tuple[Release, int]],
+    delta: float,
+    adjacency: Adjacency,
+    below: float = math.inf,
+) -> float:
     # Imported here: dp-accounting takes a second, and much of this package does not need it.
     from ._rdp import renyi_epsilon
 
-    return renyi_epsilon(dict(releases), delta=delta, adjacency=adjacency)
+    return renyi_epsilon(dict(releases), delta=delta, adjacency=adjacency, below=below)
 
 
 @lru_cache(maxsize=4096)
@@ -194,9 +199,10 @@ def _compose(
 
     if joint < math.inf:
         sampled[joint, 1.0] = 1
+    bounds.append(sampled_epsilon(sampled, delta))
     # The Rényi bound is hardly ever tighter, but resolves any δ.
-    bounds += [_renyi(releases, delta, adjacency), sampled_epsilon(sampled, delta)]
-    return min(bounds)
+    best = min(bounds)
+    return min(best, _renyi(releases, delta, adjacency, best))
 
 
 def _joint(releases: Mapping[float, int]) -> float:

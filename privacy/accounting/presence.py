@@ -89,10 +89,10 @@ def presence_delta(
 
     others = population - 1
     rate = 1.0 if isinstance(sampling, Full) else float(sampling.rate)
-    # Fewer than `fewest` of the others survive, or more than `most` are drawn: hardly ever.
+    # Fewer than `fewest` of the others are drawn, or more than `most`: hardly ever.
     everybody = np.arange(population)
-    survive = binom.cdf(everybody, others, rate * (1 - dropout))
-    fewest = int(np.searchsorted(survive, _NEGLECTED, side="right"))
+    at_most = binom.cdf(everybody, others, rate)
+    fewest = int(np.searchsorted(at_most, _NEGLECTED, side="right"))
     most = int(np.argmax(binom.sf(everybody, others, rate) <= _NEGLECTED))
     if largest is not None:
         most = max(min(most, largest), fewest)

@@ -16,6 +16,14 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from privacy.inference import _wire
+from privacy.inference._arguments import (
+    check_count,
+    check_error,
+    check_kind,
+    limits_of,
+    numbers_of,
+    sizes_of,
+)
 from privacy.inference._assemble import pack_batch, pack_products, pack_slots
 from privacy.inference._batch import BatchModel, BatchProgram
 from privacy.inference._blind import blind_layers, encrypt_program
@@ -122,7 +130,7 @@ class CompiledModel:
 
         PyTorch computes them, from :attr:`model`.
         """
-        values = torch.from_numpy(np.asarray(inputs, dtype=np.float64))
+        values = torch.from_numpy(numbers_of("inputs", inputs, "shape (images, ...)"))
         with torch.no_grad():
             logits = self.model(values.reshape(len(inputs), *self.plan.input_shape))
         return np.asarray(logits.numpy())
@@ -131,7 +139,7 @@ class CompiledModel:
 def compile_model(
     model: nn.Sequential,
     *,
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | int,
     input_range: tuple[float, float],
     sample: ArrayLike | None = None,
     batch_size: int = 1,
@@ -151,8 +159,8 @@ def compile_model(
         Polynomial layers, nested as you like, ending in a vector of logits: one a class, or a
         single one that decides between two (see :func:`decide`). Exactly these types, without
         forward hooks; one layer may stand at several places.
-    input_shape : sequence of int
-        The shape of one input, without the batch.
+    input_shape : sequence of int, or int
+        The shape of one input, without the batch; a number alone is that of a vector.
     input_range : tuple of float
         The lowest and highest value an element of an input may have. The plan's proof holds in
         this range and the data owner's client refuses inputs outside it.
@@ -188,7 +196,8 @@ def compile_model(
     Raises
     ------
     TypeError
-        If ``model`` is not an ``nn.Sequential``, or is a subclass.
+        If ``model`` is not an ``nn.Sequential``, or is a subclass; or another argument is of
+        another kind.
     UnsupportedLayerError
         If a layer cannot be evaluated under encryption, is a subclass, has a hook, or does not
         answer as compiled; the message offers what can.
@@ -197,18 +206,18 @@ def compile_model(
     ValueError
         If an argument is out of its range.
     """
-    low, high = (float(value) for value in input_range)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"input_range is {input_range}; give finite low < high")
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance is {tolerance}; give a positive error of a logit")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; give 1 or more images a query")
-    if max_query_bytes is not None and max_query_bytes < 1:
-        raise ValueError(f"max_query_bytes is {max_query_bytes}; give a positive number of bytes")
+    input_shape, (low, high) = sizes_of(input_shape), limits_of(input_range)
+    if tolerance is not None:
+        check_error("tolerance", tolerance, "a positive error of a logit")
+    check_count("batch_size", batch_size, "1 or more images a query")
+    if max_query_bytes is not None:
+        check_count("max_query_bytes", max_query_bytes, "a positive number of bytes")
+    if parties is not None:
+        check_kind("parties", parties, ThreeParties, "ThreeParties(...), or leave it out")
+    batch_size = int(batch_size)  # a plan is JSON, which knows no integers of NumPy
     query_limits: tuple[int, ...] = (sys.maxsize,) if batch_size > 1 else _QUERY_BYTES
     if max_query_bytes is not None:
-        query_limits = (max_query_bytes,)
+        query_limits = (int(max_query_bytes),)
     if parties is not None and batch_size > 1:
         raise ValueError(f"batch_size is {batch_size}; encrypted weights answer 1 image a query")
     itself = reference(model)
@@ -266,7 +275,7 @@ def compile_model(
     largest = (2.0**bits + 2.0**worst_bits) * 2.0**facts.answer_bits
     headroom = math.floor(10 * (math.log2(ring.primes[0] / 2) - math.log2(largest))) / 10
     plan = Plan(
-        input_shape=tuple(int(size) for size in input_shape),
+        input_shape=input_shape,
         input_range=(low, high),
         logits=network.affines[-1].outputs,
         degree=facts.degree,
@@ -356,7 +365,7 @@ def _sampled(
 ) -> Vector:
     if sample is None:
         return drawn_inputs(bounds, input_shape)
-    values = np.asarray(sample, dtype=np.float64)
+    values = numbers_of("sample", sample, "shape (inputs, *input_shape)")
     if values.ndim < 2 or len(values) == 0 or values[0].size != network.affines[0].inputs:
         raise ValueError(f"sample has shape {values.shape}; give (inputs, *input_shape)")
     flat = values.reshape(len(values), -1)

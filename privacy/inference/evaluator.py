@@ -1,6 +1,7 @@
 """The evaluator: answers encrypted questions, and cannot hold a secret key."""
 
 from privacy.inference import _wire
+from privacy.inference._arguments import check_kind
 from privacy.inference._batch import BatchModel
 from privacy.inference._blind import BlindModel
 from privacy.inference._encoded import EncodedModel
@@ -32,6 +33,7 @@ class Evaluator:
     """
 
     def __init__(self, compiled: CompiledModel, public_material: bytes) -> None:
+        check_kind("compiled", compiled, CompiledModel, "what compile_model returned")
         if compiled.plan.parties:
             raise ValueError(
                 f"the plan is for encrypted weights, evaluated by {compiled.plan.parties[2]!r}; "
@@ -117,6 +119,7 @@ class BlindEvaluator(Evaluator):
     def __init__(
         self, plan: Plan, public_material: bytes, encrypted_weights: bytes, *, name: str
     ) -> None:
+        check_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
         if not plan.parties:
             raise ValueError(
                 "the plan names no third party; the model owner compiles with "

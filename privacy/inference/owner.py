@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.inference import _wire
+from privacy.inference._arguments import check_kind, numbers_of
 from privacy.inference._client import answer_reader, packer
 from privacy.inference._seal import Residues, Ring, seal
 from privacy.inference._secrets import Secrets
@@ -53,8 +54,12 @@ class DataOwner:
         self._released = 0
 
     def _set_up(self, plan: Plan, release: ReleasePolicy | None) -> Ring:
+        check_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
+        policy = ClassOnly() if release is None else release
+        if isinstance(policy, type) or not callable(getattr(policy, "check", None)):
+            raise TypeError(f"release is {release!r}; give a release policy, such as ClassOnly()")
         self.plan = plan
-        self._policy = ClassOnly() if release is None else release
+        self._policy = policy
         self._policy.check(plan)
         self._digest = plan.digest
         self._ring = Ring(plan.degree, plan.prime_bits)
@@ -191,7 +196,7 @@ class DataOwner:
 
     def _checked(self, x: ArrayLike) -> NDArray[np.float64]:
         plan = self.plan
-        values = np.asarray(x, dtype=np.float64)
+        values = numbers_of("the input", x, "shape input_shape, or one axis more for a batch")
         if plan.batch_size == 1:
             values = values[None]
         if values.shape[1:] != plan.input_shape or not 1 <= len(values) <= plan.batch_size:

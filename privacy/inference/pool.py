@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 from privacy.inference import _wire
+from privacy.inference._arguments import check_callable, check_count
 from privacy.inference._evaluation_check import check_evaluation
 from privacy.inference._keys import open_material
 from privacy.inference._replays import Replays
@@ -106,8 +107,8 @@ class EvaluatorPool:
                 if hasattr(os, "sched_getaffinity")
                 else os.cpu_count() or 1
             )
-        if processes < 1:
-            raise ValueError(f"processes is {processes}; give 1 or more")
+        check_callable("start", start, "a function that starts an EvaluatorProcess")
+        check_count("processes", processes, "1 or more")
         self.processes = processes
         self._start = start
         self._workers = [_Worker() for _ in range(processes)]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from privacy.inference._arguments import check_kind, limits_of, sizes_of
 from privacy.inference.activations import Polynomial, Square
 
 _AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
@@ -19,7 +20,7 @@ _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout
 
 
 def logit_bound(
-    model: nn.Sequential, *, input_shape: Sequence[int], input_range: tuple[float, float]
+    model: nn.Sequential, *, input_shape: Sequence[int] | int, input_range: tuple[float, float]
 ) -> Tensor:
     """A bound of every |logit| over all inputs in a range, differentiable in the weights.
 
@@ -31,9 +32,7 @@ def logit_bound(
     ----------
     model : nn.Sequential
         Of layers that can be compiled, but BatchNorm.
-    input_shape : sequence of int
-        The shape of one input, without the batch.
-    input_range : tuple of float
+    input_shape, input_range
         As for :func:`compile_model`.
 
     Returns
@@ -44,15 +43,14 @@ def logit_bound(
     Raises
     ------
     TypeError
-        If a layer has no interval arithmetic here.
+        If a layer has no interval arithmetic here, or an argument is of another kind.
     ValueError
         If the range is not finite and rising.
     """
-    low, high = (float(value) for value in input_range)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"input_range is {input_range}; give finite low < high")
+    check_kind("model", model, nn.Module, "an nn.Sequential")
+    low, high = limits_of(input_range)
     like = next(model.parameters())
-    shape = (1, *input_shape)
+    shape = (1, *sizes_of(input_shape))
     centre = torch.full(shape, (low + high) / 2, dtype=like.dtype, device=like.device)
     radius = torch.full_like(centre, (high - low) / 2)
     centre, radius = _through(model, centre, radius)

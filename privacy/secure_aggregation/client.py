@@ -1,5 +1,6 @@
 """The client's side of a round: it answers the server's messages, or refuses by name."""
 
+import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _client_round as stages
 from privacy.secure_aggregation._client_round import Vector
+from privacy.secure_aggregation._keys import digest
 from privacy.secure_aggregation._messages import Kind, asked_of, bound_to, kind_of, read, write
 from privacy.secure_aggregation._round_state import ClientStage, RoundState
 from privacy.secure_aggregation.errors import (
@@ -27,13 +29,16 @@ from privacy.secure_aggregation.errors import (
 )
 from privacy.secure_aggregation.terms import RUN_BYTES, ClientPolicy, Identity, RoundTerms
 
-_SEEN = struct.Struct(f"<{RUN_BYTES}sQ")
+_SEEN = struct.Struct(f"<{RUN_BYTES}sQ32s")
 _ENDORSED = struct.Struct("<32s32s")
 # Nothing of this is ever forgotten: a server could have it pushed out. Where it is full the client
-# takes part no more. The state is written whole for each message, 6 MiB where both are full.
+# takes part no more. The state is written whole for each message, 8 MiB where both are full.
 _MOST_RUNS = 1 << 16  # whose last round is remembered
 _MOST_MODELS = 1 << 16  # of which a sum was endorsed
+_MOST_OPEN = 8  # rounds at a time, each of another run
+_NONE_OPENED = bytes(32)
 _UNSAID = bytes(32)
+_log = logging.getLogger(__name__)
 _EXPECTED = {
     Kind.NEIGHBOURHOOD: ClientStage.SHARING,
     Kind.ROSTER: ClientStage.SHARING,
@@ -50,6 +55,10 @@ class SecureClient:
 
     ``answer`` takes each message of the server and returns what to send back. Between messages
     the client can be put away with ``to_bytes`` and taken up again with ``from_bytes``.
+
+    It is in one round of a run at a time, and in rounds of up to eight runs side by side, whatever
+    their servers: none ends another's. What it let be opened it remembers over all of them. Of
+    more runs, it leaves the round that it has not heard of for longest.
 
     **Guarantee.** Against the adversary of the policy the server learns of this client's vector
     nothing but its part in the sum of at least ``minimum_cohort`` clients of the round, except
@@ -92,10 +101,10 @@ class SecureClient:
         self._configuration = configuration
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
         self._identity = identity or Identity.draw(self._randomness)
-        self._last: dict[bytes, int] = {}
-        self._opened = b""
-        self._endorsed: dict[bytes, bytes] = {}
-        self._round: RoundState | None = None
+        self._last: dict[bytes, int] = {}  # by run: the number of its last round
+        self._opened: dict[bytes, bytes] = {}  # by run: the last session whose shares it opened
+        self._endorsed: dict[bytes, bytes] = {}  # by model: of whom it endorsed the sum
+        self._rounds: dict[bytes, RoundState] = {}  # by run; the one last heard of at the end
 
     @property
     def identity(self) -> Identity:
@@ -104,32 +113,34 @@ class SecureClient:
 
     @property
     def stage(self) -> ClientStage:
-        """What it does next; in ``MASKING`` its vector is needed."""
-        return ClientStage.WAITING if self._round is None else self._round.stage
+        """What it does next in the round that it last heard of, of those that it is in.
 
-    @property
-    def terms(self) -> RoundTerms:
-        """The terms of the round that it is in.
+        Where it is in several, ask ``needs_vector`` whether a message asks for its vector.
+        """
+        return next(reversed(self._rounds.values())).stage if self._rounds else ClientStage.WAITING
+
+    def terms_of(self, message: bytes) -> RoundTerms:
+        """The terms of the round that a message belongs to, of those that it is in.
 
         Raises
         ------
-        WrongStage
-            If it is in none.
+        WrongRound
+            If it belongs to none of them.
         """
-        if self._round is None:
-            raise WrongStage("the client is in no round")
-        return self._round.terms
+        this = self._round_of(message)
+        if this is None:
+            raise WrongRound("the message belongs to no round that the client is in")
+        return this.terms
 
     def needs_vector(self, message: bytes) -> bool:
         """Whether the answer to this message carries the vector; nothing else is checked yet."""
-        this = self._round
-        try:
-            kind, binding = kind_of(message), bound_to(message)
-        except Malformed:
-            return False
-        if this is None or this.stage is not ClientStage.MASKING:
-            return False
-        return kind is Kind.PARTICIPANTS and binding == this.session
+        this = self._round_of(message)
+        return (
+            this is not None
+            and this.stage is ClientStage.MASKING
+            and kind_of(message) is Kind.PARTICIPANTS
+            and bound_to(message) == this.session
+        )
 
     def answer(
         self,
@@ -160,18 +171,19 @@ class SecureClient:
         ------
         Refused
             If the server asks for what would cost the client its protection, by the name of the
-            reason. The client leaves the round and forgets its secrets, unless the message is
-            no part of it: an invitation that it declines, as ``MemoryFull`` for want of room, a
-            message of another round (``WrongRound``, ``BothShares``), or one that comes late or
-            again (``StaleMessage``).
+            reason. The client leaves the round that the message belongs to and forgets its
+            secrets, unless the message is no part of it: an invitation that it declines, as
+            ``MemoryFull`` for want of room, a message of another round (``WrongRound``,
+            ``BothShares``), bytes that belong to none, or a message that comes late or again
+            (``StaleMessage``). Rounds of other runs go on.
         ValueError
             If the vector is missing; the round goes on.
         """
         if self._is_invitation(message):
             return self._accept(message)
-        with self._leaving_if_refused():
+        with self._leaving_if_refused(message):
             kind = kind_of(message)
-            this = self._at(kind, bound_to(message))
+            this = self._at(message)
             if kind is Kind.PARTICIPANTS:
                 if vector is None:
                     raise ValueError("vector is missing; this stage sends it")
@@ -188,7 +200,8 @@ class SecureClient:
             if kind is Kind.SURVIVORS:
                 return self._endorse(this, message)
             opened = stages.open_shares(this, message, self._policy)
-            self._opened, self._round = this.session, None
+            self._opened[this.terms.run] = this.session
+            self.leave(message)
             return opened
 
     def prepare(self, message: bytes, *, request: bytes = _UNSAID, model: bytes = _UNSAID) -> None:
@@ -216,8 +229,8 @@ class SecureClient:
             server ``SameModelAgain`` if the client has endorsed the sum of other clients than
             these for this model.
         """
-        with self._leaving_if_refused():
-            self._prepare(self._at(kind_of(message), bound_to(message)), message, request, model)
+        with self._leaving_if_refused(message):
+            self._prepare(self._at(message), message, request, model)
 
     def masked(self, message: bytes, vector: Vector) -> bytes:
         """What to answer to the message that ``prepare`` took.
@@ -233,9 +246,9 @@ class SecureClient:
         Raises
         ------
         StaleMessage
-            If the client has left that round meanwhile; it stays in the one that it is in.
+            If the client has left that round meanwhile; it stays in those that it is in.
         """
-        this = self._round
+        this = self._round_of(message)
         if (
             this is None
             or this.stage is not ClientStage.TRAINING
@@ -244,9 +257,24 @@ class SecureClient:
             raise StaleMessage("the client has left the round for which it made its vector")
         return stages.mask(this, vector, self._identity)
 
-    def leave(self) -> None:
-        """Leave the round, if it is in one, and forget its secrets."""
-        self._round = None
+    def leave(self, message: bytes) -> None:
+        """Leave the round that a message belongs to, if it is in it, and forget its secrets."""
+        this = self._round_of(message)
+        if this is not None:
+            del self._rounds[this.terms.run]
+
+    def _round_of(self, message: bytes) -> RoundState | None:
+        """The round, of those that it is in, to whose terms or roster a message is bound."""
+        try:
+            binding = bound_to(message)
+        except Malformed:
+            return None
+        for this in self._rounds.values():
+            if binding == this.terms.digest:
+                return this
+            if this.stage is not ClientStage.SHARING and binding == this.session:
+                return this
+        return None
 
     def _prepare(self, this: RoundState, message: bytes, request: bytes, model: bytes) -> None:
         if request != this.terms.request:
@@ -256,7 +284,9 @@ class SecureClient:
         stages.prepare(this, message)
         this.model = model
         if this.terms.malicious:
-            self._check_same_group(model, stages.group_of(this, this.participants))
+            group = stages.group_of(this, this.participants)
+            self._check_same_group(model, group)
+            self._check_side_by_side(this, group)
 
     def _endorse(self, this: RoundState, message: bytes) -> bytes:
         endorsement = stages.endorse(this, message, self._identity)
@@ -273,38 +303,55 @@ class SecureClient:
                 "model; the difference of two such sums would be that of few"
             )
 
+    def _check_side_by_side(self, this: RoundState, group: bytes) -> None:
+        """Of one model, two rounds at once are two sums as two rounds in a row are."""
+        for other in self._rounds.values():
+            if (
+                other is not this
+                and other.stage >= ClientStage.TRAINING
+                and other.model == this.model
+                and stages.group_of(other, other.participants) != group
+            ):
+                raise SameModelAgain(
+                    "this client is in a round of another run, with other clients than these, for "
+                    "this very model; the difference of two such sums would be that of few"
+                )
+
     @contextmanager
-    def _leaving_if_refused(self) -> Iterator[None]:
+    def _leaving_if_refused(self, message: bytes) -> Iterator[None]:
         try:
             yield
         except (WrongRound, StaleMessage, BothShares):
             raise  # no part of the round that it is in
         except Refused:
-            self.leave()
+            self.leave(message)
             raise
         except Malformed as error:
-            self.leave()
+            self.leave(message)
             raise MalformedRequest(str(error)) from error
 
-    def _at(self, kind: Kind, binding: bytes) -> RoundState:
-        """The round that a message belongs to, if it is this one and this stage."""
-        this, expected = self._round, _EXPECTED.get(kind)
+    def _at(self, message: bytes) -> RoundState:
+        """The round that a message belongs to, if it is one that it is in, and at this stage."""
+        kind, binding = kind_of(message), bound_to(message)
+        expected = _EXPECTED.get(kind)
         if expected is None:
             raise MalformedRequest(f"a server does not send {kind.name}")
-        if kind is Kind.OPENING_REQUEST and binding == self._opened:
+        if kind is Kind.OPENING_REQUEST and binding in self._opened.values():
             raise BothShares(
                 "shares of this round were opened before; for another set of survivors they "
                 "would give away both kinds"
             )
-        if this is None:
+        if not self._rounds:
             raise WrongStage(f"{kind.name} came, but the client is in no round")
+        this = self._round_of(message)
         first = expected is ClientStage.SHARING  # the only stage before there is a roster
-        if binding != (this.terms.digest if first else this.session):
+        if this is None or binding != (this.terms.digest if first else this.session):
             raise WrongRound(f"{kind.name} is bound to another round or roster than the client's")
         if this.stage > expected:
             raise StaleMessage(f"{kind.name} came, but the client is past that: {this.stage.name}")
         if this.stage < expected:
             raise WrongStage(f"{kind.name} came where {this.stage.name} is next")
+        self._rounds[this.terms.run] = self._rounds.pop(this.terms.run)  # heard of last
         return this
 
     @staticmethod
@@ -339,7 +386,16 @@ class SecureClient:
         self._check_room(terms)
         self._last[terms.run] = terms.number
         asked = asked_of(terms.digest, self._configuration)
-        self._round, announcement = stages.announce(terms, asked, self._identity, self._randomness)
+        begun, announcement = stages.announce(terms, asked, self._identity, self._randomness)
+        self._rounds.pop(terms.run, None)
+        if len(self._rounds) >= _MOST_OPEN:
+            _log.warning(
+                "This client is in rounds of %d runs at once, which is the most: it leaves the "
+                "round that it has not heard of for longest.",
+                _MOST_OPEN,
+            )
+            del self._rounds[next(iter(self._rounds))]
+        self._rounds[terms.run] = begun
         return announcement
 
     def _check_room(self, terms: RoundTerms) -> None:
@@ -359,16 +415,20 @@ class SecureClient:
     def to_bytes(self) -> bytes:
         """All that it remembers, but for its policy and identity.
 
-        Holds the secrets of the round it is in: it must not leave the client.
+        Holds the secrets of the rounds it is in: it must not leave the client. With a SHA-256, so
+        that one which was damaged is not taken: what was endorsed and opened would be forgotten.
         """
-        return write(
-            Kind.STATE,
-            bytes(32),
-            b"".join(_SEEN.pack(run, number) for run, number in self._last.items()),
-            self._opened,
+        rounds = [this.to_bytes() for this in self._rounds.values()]
+        fields = [
+            b"".join(
+                _SEEN.pack(run, number, self._opened.get(run, _NONE_OPENED))
+                for run, number in self._last.items()
+            ),
             b"".join(_ENDORSED.pack(model, group) for model, group in self._endorsed.items()),
-            b"" if self._round is None else self._round.to_bytes(),
-        )
+            *rounds,
+            *[b""] * (_MOST_OPEN - len(rounds)),
+        ]
+        return write(Kind.STATE, digest(b"state", *fields), *fields)
 
     @classmethod
     def from_bytes(
@@ -389,10 +449,17 @@ class SecureClient:
         """
         client = cls(policy, identity=identity, configuration=configuration, randomness=randomness)
         try:
-            seen, client._opened, endorsed, this = read(state, Kind.STATE, [None] * 4)
-            client._last = dict(_SEEN.iter_unpack(seen))
+            fields = read(state, Kind.STATE, [None] * (2 + _MOST_OPEN))
+            if bound_to(state) != digest(b"state", *fields):
+                raise Malformed("the state is not what its digest says")
+            seen, endorsed, *rounds = fields
+            for run, number, opened in _SEEN.iter_unpack(seen):
+                client._last[run] = number
+                if opened != _NONE_OPENED:
+                    client._opened[run] = opened
             client._endorsed = dict(_ENDORSED.iter_unpack(endorsed))
-            client._round = RoundState.from_bytes(this) if this else None
+            for this in map(RoundState.from_bytes, filter(None, rounds)):
+                client._rounds[this.terms.run] = this
         except (struct.error, ValueError) as error:  # `Malformed` is one
             raise UnreadableState(
                 "what this client remembers was written by another version of secure aggregation, "

@@ -1,9 +1,9 @@
 """What goes wrong in secure aggregation, each by its name.
 
 A client raises a ``Refused`` and answers nothing. It takes no further part in the round that the
-message belongs to; a message of another round, or of a stage that it is past, does not end the one
-that it is in. A server raises ``RejectedMessage`` for one client's message and goes on without that
-client, or ``RoundAborted``, and nothing of the round is opened.
+message belongs to; a message of no round that it is in, or of a stage that it is past, ends none.
+A server raises ``RejectedMessage`` for one client's message and goes on without that client, or
+``RoundAborted``, and nothing of the round is opened.
 """
 
 
@@ -44,7 +44,7 @@ class AlreadyTookPart(Refused):
 
 
 class WrongRound(Refused):
-    """A message of another round, or of other terms, than the one the client is in: it stays."""
+    """A message of another round, or of other terms, than those the client is in: it stays."""
 
 
 class WrongStage(Refused):

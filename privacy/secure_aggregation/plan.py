@@ -26,8 +26,9 @@ most 2^-104, which leaves 2^-40 after 2^64 tries. ``docs/secure-aggregation.md``
 
 import math
 import struct
+from bisect import bisect_left
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,7 @@ SECURITY_BITS = 40
 GRINDING_BITS = 64
 FAILURE_BITS = 20
 MOST_NEIGHBOURS = 1 << 12  # a client's work grows with its square
+_HALF_BITS = SECURITY_BITS + 1  # one half of 2^-40 each for conditions 1 and 2
 _SLACK = 1e-3  # bits by which a plan is better than needed, so that libraries' last digits agree
 _FORM = struct.Struct("<5I")
 
@@ -194,6 +196,9 @@ def _smallest_graph(
     kept = clients - dropped
     most = _quorum(clients, corrupt)
     evens = range(2, min(clients - 1, MOST_NEIGHBOURS + 1), 2)
+    if server is not ServerModel.MALICIOUS:
+        whole = partial(_hangs_together, clients, corrupt, max(minimum, kept), slack=_SLACK)
+        evens = evens[bisect_left(evens, True, key=whole) :]
     everybody = [clients - 1] if 3 <= clients <= MOST_NEIGHBOURS + 1 else []
     for neighbours in [*evens, *everybody]:
         complete = neighbours == clients - 1
@@ -240,11 +245,17 @@ def _least_threshold(
         return neighbours // 2 + _most_corrupt(clients, neighbours, corrupt, bits) + 1
     if complete:
         return corrupt + 1
-    bits = SECURITY_BITS + 1 + slack  # one half of 2^-40 each for conditions 1 and 2
-    empty = min(clients, corrupt + clients - survivors)
-    if _gap_log2(clients, neighbours // 2, empty) > -bits:
+    if not _hangs_together(clients, corrupt, survivors, neighbours, slack=slack):
         return None
-    return _most_corrupt(clients, neighbours, corrupt, bits) + 1
+    return _most_corrupt(clients, neighbours, corrupt, _HALF_BITS + slack) + 1
+
+
+def _hangs_together(
+    clients: int, corrupt: int, survivors: int, neighbours: int, *, slack: float
+) -> bool:
+    """Condition 2; what has it for k neighbours has it for more."""
+    empty = min(clients, corrupt + clients - survivors)
+    return _gap_log2(clients, neighbours // 2, empty) <= -(_HALF_BITS + slack)
 
 
 def _most_corrupt(clients: int, neighbours: int, corrupt: int, bits: float) -> int:
@@ -264,9 +275,9 @@ def _gap_log2(clients: int, run: int, empty: int) -> float:
     """log2 of n times the probability that given places are all among the empty ones."""
     if empty < run:
         return -math.inf
-    return math.log2(clients) + sum(
-        math.log2((empty - place) / (clients - place)) for place in range(run)
-    )
+    chosen = math.lgamma(empty + 1) - math.lgamma(empty - run + 1)
+    among = math.lgamma(clients + 1) - math.lgamma(clients - run + 1)
+    return math.log2(clients) + (chosen - among) / math.log(2)
 
 
 def _log_choose(whole: int, part: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

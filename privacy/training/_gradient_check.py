@@ -38,7 +38,7 @@ def check_gradients(model: nn.Module, loss: ExampleLoss, batch: Sequence[Tensor]
     ------
     GradientError
         Names the parameter that is used around its layer, has a hook, or whose gradient differs
-        from torch's.
+        from torch's; or says that no parameter has one.
     ValueError
         If the loss is not one value an example, or depends on the batch it is in.
     NotFiniteError
@@ -63,6 +63,13 @@ def check_gradients(model: nn.Module, loss: ExampleLoss, batch: Sequence[Tensor]
         theirs: Sequence[Tensor | None] = (None,) * len(trained)
         if losses.requires_grad:
             theirs = torch.autograd.grad(losses.sum(), list(trained.values()), allow_unused=True)
+        if all(gradient is None for gradient in theirs):
+            raise GradientError(
+                "the loss gives no trainable parameter a gradient, so that no step would train: it "
+                "is constant, or the model or the loss cuts it off (detach, no_grad, argmax, a "
+                "comparison, numbers taken out of tensors); compute it from the model's outputs by "
+                "functions that torch differentiates"
+            )
         ours: dict[Tensor, Tensor] = {}
         each = torch.ones(len(targets), dtype=torch.float64, device=losses.device)
         with torch.no_grad():

@@ -175,6 +175,20 @@ def test_a_round_with_its_charge_is_as_private_as_the_release():
     assert delta(with_client, without, math.e**3) > 3 * uncharged
 
 
+def test_plans_are_made_for_cohorts_that_are_drawn():
+    asked = set()
+
+    def opening(clients, cohort):
+        asked.add(cohort)
+        return Sparse(40, 10, 700)
+
+    presence_delta(population=1000, sampling=Full(), dropout=0.05, opening=opening)
+    assert asked == {999, 1000}  # without the client and with it
+    asked.clear()
+    presence_delta(population=1000, sampling=Poisson(0.5), dropout=0.4, opening=opening)
+    assert stats.binom.cdf(min(asked), 999, 0.5) > 1e-18 < stats.binom.sf(max(asked) - 2, 999, 0.5)
+
+
 def test_a_cohort_of_fixed_size_is_not_charged():
     free = presence_delta(
         population=100, sampling=FixedSize(50, 100), dropout=0.5, opening=everybody(40)

@@ -208,6 +208,7 @@ def test_a_deployed_node_reads_its_identity_and_those_it_pins(tmp_path: Path) ->
 
 OWN: dict[str, tuple[dict[str, Any], str]] = {
     "a minimum": ({"minimum-cohort": 10}, "honest-but-curious"),
+    "a pinned norm": ({"minimum-cohort": 10, "clipping-norm": 0.5}, "honest-but-curious"),
     "pinned identities": ({"minimum-cohort": 10, "identities": "all"}, "malicious"),
     "a key of its own": ({"minimum-cohort": 10, "identity": "own"}, "malicious"),
     "its word": ({"minimum-cohort": 10, "secure-aggregation": "malicious"}, "malicious"),
@@ -237,6 +238,40 @@ def test_a_run_never_weakens_what_an_owner_left_out(
     insists = own_insistence(context)
     assert insists is not None
     assert insists.policy.adversary.corrupt == 0.05
+
+
+PINS: list[dict[str, Any]] = [{"clipping-norm": 0.5}, {"weight-cap": 0.0}, {"corrupt": 0.3}]
+
+
+@pytest.mark.parametrize("pins", PINS, ids=str)
+def test_what_an_owner_pins_is_not_passed_over_by_a_run_in_the_clear(
+    pins: dict[str, Any], tmp_path: Path
+) -> None:
+    """Nothing else keeps a run to it, so each pin asks for secure aggregation."""
+    node = {"data-dir": str(tmp_path), "state-dir": str(tmp_path / "state"), **pins}
+    run = {"secure-aggregation": "off"}
+    said = ask(run, node)
+    assert "minimum-cohort = '' is wrong" in said
+    assert f"which its {next(iter(pins))} asks for" in said
+    assert ask(run, {**node, "minimum-cohort": 5}).startswith("UnprotectedRequest")
+
+
+@pytest.mark.parametrize("pins", PINS, ids=str)
+def test_an_owner_may_pin_and_still_take_part_in_the_clear(
+    pins: dict[str, Any], tmp_path: Path
+) -> None:
+    """By the owner's own word; in a run with secure aggregation the pins count."""
+    own = {"minimum-cohort": 10, "secure-aggregation": "off", **pins}
+    assert own_insistence(node_of(tmp_path, own, {"secure-aggregation": "off"})) is None
+    insists = own_insistence(node_of(tmp_path, own, {"secure-aggregation": "honest-but-curious"}))
+    assert insists is not None
+    policy = insists.policy
+    kept = {
+        "clipping-norm": policy.clipping_norm,
+        "weight-cap": policy.weight_cap,
+        "corrupt": policy.adversary.corrupt,
+    }
+    assert {name: kept[name] for name in pins} == pins
 
 
 @pytest.mark.parametrize("own", [{}, {"minimum-cohort": 10, "secure-aggregation": "off"}], ids=str)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from app_commands import ROOT, run_python
 from cryptography import x509
 
 from flower_app.__main__ import main
@@ -19,8 +20,7 @@ from flower_app.deploy_keys import make_certificates, make_node_key
 from flower_app.watchdog import processes_below
 from privacy.accounting import Ledger
 
-ROOT = Path(__file__).parents[2]
-DEMO = [sys.executable, "-m", "flower_app", "deploy-demo"]
+DEMO = ("-m", "flower_app", "deploy-demo")
 
 
 @pytest.mark.integration
@@ -29,13 +29,8 @@ def test_the_demonstration_ends_with_results_and_nothing_else(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
-    done = subprocess.run(
-        [*DEMO, "rounds=1", "encrypted-images=5", f"results-dir={results}"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_python(
+        *DEMO, "rounds=1", "encrypted-images=5", f"results-dir={results}", environment=environment
     )
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((results / "latest" / "metrics.json").read_text())
@@ -66,7 +61,7 @@ def test_an_interrupted_demonstration_leaves_nothing(
     environment: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     process = subprocess.Popen(
-        [*DEMO, "rounds=50", f"results-dir={tmp_path / 'results'}"],
+        [sys.executable, *DEMO, "rounds=50", f"results-dir={tmp_path / 'results'}"],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -97,13 +92,8 @@ def test_a_failing_demonstration_says_so_and_leaves_nothing(
 ) -> None:
     path = tmp_path / "ledger.jsonl"
     with Ledger.open(path, population="population, 3 clients"):  # as another run would
-        done = subprocess.run(
-            [*DEMO, f"ledger={path}", f"results-dir={tmp_path / 'results'}"],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
+        done = run_python(
+            *DEMO, f"ledger={path}", f"results-dir={tmp_path / 'results'}", environment=environment
         )
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
@@ -117,7 +107,7 @@ def test_a_killed_demonstration_leaves_nothing(
     environment: dict[str, str], temporary: Path, tmp_path: Path
 ) -> None:
     with subprocess.Popen(
-        [*DEMO, f"results-dir={tmp_path / 'results'}"],
+        [sys.executable, *DEMO, f"results-dir={tmp_path / 'results'}"],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

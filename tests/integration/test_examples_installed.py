@@ -19,10 +19,10 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 
 import pytest
+from app_commands import ROOT, run_python
 
 from privacy.accounting import read_ledger
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("flower_app", "strategies", "privacy")
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
@@ -130,13 +130,8 @@ def test_the_wheel_carries_the_three_packages_and_no_other(installed: Path) -> N
 
 def test_the_installed_app_runs_outside_a_clone(installed: Path, tmp_path: Path) -> None:
     run = ["run", "--nodes", "5", "rounds=1", "sampling-rate=1.0", "encrypted-images=2"]
-    done = subprocess.run(
-        [installed, "-m", "flower_app", *run],
-        cwd=tmp_path,
-        env=clean(),
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_python(
+        "-m", "flower_app", *run, environment=clean(), python=installed, folder=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((tmp_path / "results" / "latest" / "metrics.json").read_text())
@@ -157,14 +152,9 @@ def played(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         project = folder / name
         shutil.copytree(ROOT / "examples" / name, project)
         runs.append((str(project), config, nodes))
-    done = subprocess.run(
-        [installed, "-c", USER, str(folder), json.dumps(runs)],
-        cwd=folder,
-        env=clean() | {"HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    home = clean() | {"HOME": str(folder)}
+    user = ("-c", USER, str(folder), json.dumps(runs))
+    done = run_python(*user, environment=home, python=installed, folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from app_commands import ROOT, run_python
 
 from flower_app.flower_processes import program
 from flower_app.watchdog import processes_below
 from privacy.accounting import Ledger
-
-ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
@@ -25,15 +24,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 def run(
     *arguments: str, environment: dict[str, str], timeout: float = 1500
 ) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "flower_app", "run", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    command = ("-m", "flower_app", "run", *arguments)
+    return run_python(*command, environment=environment, timeout=timeout)
 
 
 def test_a_simulation_from_data_to_encrypted_answers(

@@ -14,6 +14,7 @@ from privacy.secure_aggregation import (
     SecureServer,
     ServerModel,
 )
+from privacy.secure_aggregation._round_state import RoundState
 
 Vectors = Mapping[int, npt.NDArray[np.int64]]
 RUN = bytes(range(16))
@@ -38,8 +39,10 @@ class Federation:
             for node, identity in enumerate(identities)
         }
 
-    def terms(self, size: int, *, bound: int = 100, number: int = 1) -> RoundTerms:
-        return RoundTerms(RUN, number, size, bound, self.minimum, self.adversary.server)
+    def terms(
+        self, size: int, *, bound: int = 100, number: int = 1, run: bytes = RUN
+    ) -> RoundTerms:
+        return RoundTerms(run, number, size, bound, self.minimum, self.adversary.server)
 
     def server(self, terms: RoundTerms, *, dropout: float = 0.3) -> SecureServer:
         return SecureServer(
@@ -90,6 +93,11 @@ class Federation:
         for _ in range(stage):
             messages = self.exchange(server, messages, vectors)
         return messages
+
+
+def open_round(client: SecureClient) -> RoundState | None:
+    """What a client knows of the round that it heard of last; the state that no message shows."""
+    return next(reversed(client._rounds.values()), None)
 
 
 def draw_vectors(count: int, size: int, bound: int = 100, seed: int = 0) -> Vectors:

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from secagg_federation import HONEST, MALICIOUS, RUN, Federation, draw_vectors
+from secagg_federation import HONEST, MALICIOUS, RUN, Federation, draw_vectors, open_round
 
 from privacy.secure_aggregation import (
     AlreadyTookPart,
@@ -33,6 +33,7 @@ from privacy.secure_aggregation import (
     WrongStage,
     plan_round,
 )
+from privacy.secure_aggregation import server as server_module
 from privacy.secure_aggregation._keys import sign
 from privacy.secure_aggregation._messages import (
     Announcement,
@@ -215,15 +216,24 @@ def test_an_invitation_to_other_terms_than_it_is_bound_to_is_refused():
 @BOTH
 def test_garbage_is_refused(adversary):
     for change in (
-        lambda message: b"",
         lambda message: message[:-1],
         lambda message: message + b"\0",
-        lambda message: b"BSA\x01" + message[4:],
-        lambda message: message[:4] + b"\xff" + message[5:],
         lambda message: message[:4] + bytes([Kind.OPENINGS]) + message[5:],
     ):
         this = Round(adversary, 1)
         this.refuses(MalformedRequest, change(this.message))
+
+
+@BOTH
+def test_garbage_that_belongs_to_no_round_is_refused_and_ends_none(adversary):
+    for change in (
+        lambda message: b"",
+        lambda message: message[:36],
+        lambda message: b"BSA\x01" + message[4:],
+        lambda message: message[:4] + b"\xff" + message[5:],
+    ):
+        this = Round(adversary, 1)
+        this.refuses_and_stays(MalformedRequest, change(this.message))
 
 
 # Cohorts and thresholds ---------------------------------------------------------------------------
@@ -282,23 +292,40 @@ def test_a_round_for_another_server_is_refused():
 
 
 @BOTH
+def test_a_bound_for_which_no_ring_is_large_enough_is_refused_before_anybody_trains(
+    adversary, monkeypatch
+):
+    """The terms alone do not show it: how many clients there are comes with the plan."""
+    bound = 2**58
+    with monkeypatch.context() as lying:
+        lying.setattr(server_module, "ring_bits", lambda clients, bound: 62)
+        federation = Federation(COUNT, adversary)
+        server = federation.server(federation.terms(SIZE, bound=bound))
+        messages = federation.play_to(server, draw_vectors(COUNT, SIZE), 1)
+    for node, message in messages.items():
+        with pytest.raises(UnacceptableTerms, match="fits no ring"):
+            federation.clients[node].answer(message)
+        assert federation.clients[node].stage is ClientStage.WAITING
+
+
+@BOTH
 def test_too_few_participants_are_refused(adversary):
     this = Round(adversary, MASKING)
-    neighbours = this.client._round.neighbours
+    neighbours = open_round(this.client).neighbours
     few = write_set([0, 1], len(neighbours))
     if adversary is MALICIOUS:
-        few = write_set([this.client._round.own, *neighbours[:2]], COUNT)
+        few = write_set([open_round(this.client).own, *neighbours[:2]], COUNT)
     this.refuses(TooFewNeighbours, rewritten(this.message, lambda members: (few,)))
 
 
 def test_too_few_survivors_are_refused():
     this = Round(HONEST, OPENING[HONEST])
-    size = len(this.client._round.neighbours)
+    size = len(open_round(this.client).neighbours)
     this.refuses(
         TooFewNeighbours, rewritten(this.message, lambda *_: (write_set([0], size), b"", b""))
     )
     this = Round(MALICIOUS, ENDORSING)
-    few = write_set([this.client._round.own], COUNT)
+    few = write_set([open_round(this.client).own], COUNT)
     this.refuses(CohortTooSmall, rewritten(this.message, lambda *_: (few, b"")))
 
 
@@ -312,7 +339,7 @@ def without(content, *indices):
 def test_two_groups_cannot_be_shown_different_survivors():
     """Each group endorses the survivors that it was shown; neither reaches the quorum."""
     this = Round(MALICIOUS, ENDORSING)
-    state = {node: client._round for node, client in this.federation.clients.items()}
+    state = {node: open_round(client) for node, client in this.federation.clients.items()}
     half = {node for node in this.messages if state[node].own < COUNT // 2}
     sets, endorsements = {}, {}
     for node, message in this.messages.items():
@@ -351,9 +378,9 @@ def test_two_groups_cannot_be_shown_different_survivors():
 
 def test_endorsements_of_other_survivors_do_not_count():
     this = Round(MALICIOUS, OPENING[MALICIOUS])
-    state = this.client._round
+    state = open_round(this.client)
     other = survivors_statement(state.session, state.participants, without(state.survivors, 3))
-    by_index = {c._round.own: c for c in this.federation.clients.values()}
+    by_index = {open_round(c).own: c for c in this.federation.clients.values()}
     forged = b"".join(sign(by_index[i].identity.private, other) for i in range(COUNT))
     this.refuses(ForgedSignature, rewritten(this.message, lambda s, e, _: (s, e, forged)))
 
@@ -361,11 +388,11 @@ def test_endorsements_of_other_survivors_do_not_count():
 def test_survivors_cannot_change_between_endorsing_and_opening():
     """Even if everybody else endorses the other survivors."""
     this = Round(MALICIOUS, OPENING[MALICIOUS])
-    state = this.client._round
+    state = open_round(this.client)
     gone = state.neighbours[0]
     other = without(state.survivors, gone)
     statement = survivors_statement(state.session, state.participants, other)
-    private = {c._round.own: c.identity.private for c in this.federation.clients.values()}
+    private = {open_round(c).own: c.identity.private for c in this.federation.clients.values()}
     signatures = b"".join(sign(private[i], statement) for i in range(COUNT) if i != gone)
     request = rewritten(this.message, lambda *_: (other, other, signatures))
     this.refuses(SplitView, request, match="endorsed")
@@ -374,7 +401,7 @@ def test_survivors_cannot_change_between_endorsing_and_opening():
 def test_a_neighbour_that_saw_other_participants_is_noticed():
     """Else a server could remove edges of the graph, and so open a part of the sum."""
     this = Round(MALICIOUS, MASKING)
-    victim = this.client._round.own
+    victim = open_round(this.client).own
     target = next(c for c in this.federation.clients.values() if c is not this.client)
     node = next(n for n, c in this.federation.clients.items() if c is target)
 
@@ -388,7 +415,7 @@ def test_a_neighbour_that_saw_other_participants_is_noticed():
             answer = this.federation.clients[honest].answer(message, this.vectors[honest])
             this.server.receive(honest, answer)
     survivors = this.server.advance()[0]
-    neighbours, index = this.client._round.neighbours, target._round.own
+    neighbours, index = open_round(this.client).neighbours, open_round(target).own
     assert index in neighbours
 
     def smuggle(members, signatures):
@@ -403,18 +430,17 @@ def test_a_neighbour_that_saw_other_participants_is_noticed():
 
 def test_survivors_that_do_not_take_part_are_refused():
     this = Round(HONEST, MASKING)
-    size = len(this.client._round.neighbours)
+    size = len(open_round(this.client).neighbours)
     fewer = write_set(range(1, size), size)
     this.client.answer(rewritten(this.message, lambda members: (fewer,)), this.vectors[0])
-    request = write(
-        Kind.OPENING_REQUEST, this.client._round.session, write_set(range(size), size), b"", b""
-    )
+    session = open_round(this.client).session
+    request = write(Kind.OPENING_REQUEST, session, write_set(range(size), size), b"", b"")
     this.refuses(SplitView, request)
 
 
 def test_a_client_is_not_left_out_of_the_survivors_it_endorses():
     this = Round(MALICIOUS, ENDORSING)
-    own = this.client._round.own
+    own = open_round(this.client).own
     this.refuses(SplitView, rewritten(this.message, lambda s, rest: (without(s, own), rest)))
 
 
@@ -593,19 +619,19 @@ def test_different_rosters_share_no_key():
     with pytest.raises(RejectedMessage):  # its proof is bound to the roster that it saw
         this.server.receive(1, rebound)
     other = this.federation.clients[1]
-    index = other._round.own
+    index = open_round(other).own
     for node in set(answers) - {1}:
         this.server.receive(node, answers[node])
     messages = this.server.advance()
-    _, _, k_boxes = 0, 0, other._round.plan.neighbours
+    _, _, k_boxes = 0, 0, open_round(other).plan.neighbours
     boxes = rebound[-92 * k_boxes :]
     for node in set(answers) - {1}:
         client = this.federation.clients[node]
-        label = client._round.neighbours.index(index)
+        label = open_round(client).neighbours.index(index)
 
         def smuggle(sharers, sealed, evidence, label=label, node=node):
             """What a malicious server would relay: the box, under any evidence."""
-            mine = other._round.neighbours.index(this.federation.clients[node]._round.own)
+            mine = open_round(other).neighbours.index(open_round(this.federation.clients[node]).own)
             box = boxes[92 * mine :][:92]
             return (
                 write_set(read_set(sharers, COUNT) | {index}, COUNT),
@@ -614,8 +640,8 @@ def test_different_rosters_share_no_key():
             )
 
         client.answer(rewritten(messages[node], smuggle))
-        assert label not in client._round.held
-        assert len(client._round.held) == COUNT - 2
+        assert label not in open_round(client).held
+        assert len(open_round(client).held) == COUNT - 2
 
 
 @pytest.mark.parametrize("place", [8, 40], ids=["mask key", "channel key"])

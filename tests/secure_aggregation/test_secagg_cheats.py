@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from secagg_federation import HONEST, MALICIOUS, Federation, draw_vectors
+from secagg_federation import HONEST, MALICIOUS, Federation, draw_vectors, open_round
 
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
@@ -106,7 +106,7 @@ def test_no_honest_client_trains_and_then_finds_too_few_neighbours():
                 refusals.append(error)
                 continue
             if kind_of(answer) is Kind.COMPLAINTS and place in accused:
-                label = client._round.neighbours.index(accused[place])
+                label = open_round(client).neighbours.index(accused[place])
                 answer = write(
                     Kind.COMPLAINTS,
                     bound_to(answer),
@@ -155,7 +155,7 @@ def other_shares(places):
 
 def resealed(client, answer, change, places):
     """Its shares with other boxes for some neighbours, signed anew where boxes are signed."""
-    this = client._round
+    this = open_round(client)
     told, seeds, private, boxes = fields_of(answer)
     proof_bytes = sharing.proof_size(this.plan.threshold)
     proof, signatures = told[:proof_bytes], bytearray(told[proof_bytes:])
@@ -201,7 +201,7 @@ def another_key(client, answer):
     """Rightly shared, but a key that is not the one it announced."""
     if kind_of(answer) is not Kind.SHARES:
         return answer
-    this = client._round
+    this = open_round(client)
     dealing = sharing.deal(
         os.urandom(32),
         5,
@@ -221,7 +221,7 @@ def accuses(signed):
     def way(client, answer):
         if kind_of(answer) is not Kind.COMPLAINTS:
             return answer
-        this = client._round
+        this = open_round(client)
         members, signatures = range(len(this.neighbours)), b""
         if this.terms.malicious:
             signatures = b"".join(
@@ -400,8 +400,8 @@ class RingCutters(Wire):
             return answer
         if not self.gaps:
             self.choose()
-        if node in self.corrupt and client._round is not None:
-            self.private[self.server._index[node]] = client._round.mask_private
+        if node in self.corrupt and open_round(client) is not None:
+            self.private[self.server._index[node]] = open_round(client).mask_private
         if kind_of(answer) is Kind.MASKED_UPDATE:
             self.masked[self.server._index[node]] = read(answer, Kind.MASKED_UPDATE, [None, 0])[0]
         if node in self.gaps:
@@ -442,7 +442,7 @@ class RingCutters(Wire):
 def spoil_boxes(cutters, node, client, answer):
     """Garbage to everybody in the gap; a dispute is not answered."""
     if kind_of(answer) is Kind.SHARES:
-        gap, around = cutters.gaps[node], client._round.neighbours
+        gap, around = cutters.gaps[node], open_round(client).neighbours
         told, seeds, private, boxes = fields_of(answer)
         parts = [
             os.urandom(BOX) if other in gap else boxes[BOX * place :][:BOX]
@@ -456,7 +456,7 @@ def accuse(cutters, node, client, answer):
     """Complain of everybody in the gap."""
     if kind_of(answer) is not Kind.COMPLAINTS:
         return answer
-    gap, around = cutters.gaps[node], client._round.neighbours
+    gap, around = cutters.gaps[node], open_round(client).neighbours
     labels = [label for label, other in enumerate(around) if other in gap]
     return write(Kind.COMPLAINTS, bound_to(answer), write_set(labels, len(around)), b"")
 

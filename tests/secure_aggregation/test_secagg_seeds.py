@@ -4,7 +4,7 @@ import hashlib
 import secrets
 
 import numpy as np
-from secagg_federation import HONEST, Federation, draw_vectors
+from secagg_federation import HONEST, Federation, draw_vectors, open_round
 
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import ClientPolicy, SecureClient
@@ -54,12 +54,12 @@ def test_a_short_seed_is_found_by_search_and_ours_is_not():
     answers = {n: federation.clients[n].answer(message) for n, message in messages.items()}
     # The last draws are the nonces of its boxes, which the server relays.
     nonces = {n: read(answer, Kind.SHARES, [None] * 4)[3][:12] for n, answer in answers.items()}
-    first = weak.calls - federation.clients[0]._round.plan.neighbours + 1
+    first = weak.calls - open_round(federation.clients[0]).plan.neighbours + 1
 
     found = search(nonces[0], first)
     assert found is not None
     seed = int.from_bytes(expand(found, call, 64), "little") % PRIME
-    assert seed.to_bytes(32, "little") == federation.clients[0]._round.seed
+    assert seed.to_bytes(32, "little") == open_round(federation.clients[0]).seed
     assert search(nonces[1], first) is None
 
 
@@ -81,12 +81,12 @@ def test_ours_draws_every_secret_from_the_operating_system(monkeypatch):
     assert taken.count(32) >= 20  # a mask key and a channel key each
     client = federation.clients[0]
     client.answer(messages[0])
-    plan = client._round.plan
+    plan = open_round(client).plan
     # Its self-mask's seed, an unseen signature, the two secrets' polynomials and their blindings.
     polynomial = 64 * (plan.threshold - 1)
     expected = [64, 32, polynomial, polynomial, 64, polynomial, polynomial]
     assert taken[before:] == expected + [12] * plan.neighbours
 
-    states = [client._round for client in federation.clients.values()]
+    states = [open_round(client) for client in federation.clients.values()]
     assert len({state.mask_root for state in states}) == 10
     assert np.all([state.mask_root != state.channel_private for state in states])

@@ -6,7 +6,7 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from secagg_federation import HONEST, MALICIOUS, Federation, draw_vectors
+from secagg_federation import HONEST, MALICIOUS, Federation, draw_vectors, open_round
 
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
@@ -57,8 +57,8 @@ def up_to_disputes():
 
 
 def disputes(client, labels, signatures):
-    size = len(client._round.neighbours)
-    return write(Kind.DISPUTES, client._round.session, write_set(labels, size), signatures)
+    size = len(open_round(client).neighbours)
+    return write(Kind.DISPUTES, open_round(client).session, write_set(labels, size), signatures)
 
 
 def test_a_box_that_the_server_spoils_is_not_complained_of_under_a_signature():
@@ -76,7 +76,7 @@ def test_a_box_that_the_server_spoils_is_not_complained_of_under_a_signature():
         )
         answer = again.answer(write(Kind.DELIVERIES, bound_to(messages[0]), sharers, *spoilt))
         members, signatures = read(answer, Kind.COMPLAINTS, [None, 64])
-        assert read_set(members, len(client._round.neighbours)) == {0}
+        assert read_set(members, len(open_round(client).neighbours)) == {0}
         assert signatures == bytes(64)
         assert again.stage is ClientStage.MASKING
 
@@ -85,8 +85,8 @@ def test_shares_are_shown_only_to_who_signed_a_complaint():
     federation, _, messages = up_to_disputes()
     client = federation.clients[0]
     client.answer(messages[0])
-    this, state = client._round, client.to_bytes()
-    by_index = {c._round.own: c.identity.private for c in federation.clients.values()}
+    this, state = open_round(client), client.to_bytes()
+    by_index = {open_round(c).own: c.identity.private for c in federation.clients.values()}
     accuser = this.neighbours[0]
     right = complaint_statement(this.session, this.own, accuser)
 
@@ -119,7 +119,7 @@ def test_fewer_shares_than_the_secret_has_are_shown(adversary):
     federation.play_to(server, vectors, 3)
     client = federation.clients[0]
     with pytest.raises(TooFewNeighbours, match="dispute"):
-        client.answer(disputes(client, range(client._round.plan.threshold), b""))
+        client.answer(disputes(client, range(open_round(client).plan.threshold), b""))
     assert client.stage is ClientStage.WAITING
 
 

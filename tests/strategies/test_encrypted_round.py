@@ -265,8 +265,57 @@ def test_a_node_that_misbehaves_costs_only_itself(
     assert "something beside public keys" in caplog.text
     assert "another plan" in caplog.text
     assert "does not hold 1 to 12 questions" in caplog.text
-    dropped = [line for line in caplog.messages if "refused" in line or "dropped" in line]
+    who = [r.getMessage() for r in caplog.records if r.name == "bloomseal.operator"]
+    dropped = [line for line in who if "refused" in line or "dropped" in line]
     assert len(dropped) == len(bad)
+    # The console is told each kind once, and neither who it was nor what it wrote.
+    told = [line for line in caplog.messages if "will drop others like it" in line]
+    kinds = ("not such as the plan asks", "is not one finite number", "raised an exception")
+    assert [sum(kind in line for line in told) for kind in kinds] == [1, 1, 1]
+    assert len(told) == len(kinds)
+    assert "secret key" not in "".join(told)
+
+
+def test_a_node_whose_questions_are_refused_is_told_why(
+    evaluator: EvaluatorProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = Wiretap(client_app(tmp_path, misbehave={1: _questions(_garbage)}), 3)
+    result = a_round(evaluator, 3).run(grid)
+    assert result.answered == 2
+    said = [r.getMessage() for r in caplog.records if r.name == "strategies.encrypted_node"]
+    (told,) = said
+    assert "the server refused this node's questions: 'its keys and questions are not" in told
+    refused = [
+        m.metadata.dst_node_id
+        for m in grid.seen
+        if m.has_content()
+        and RECORD in m.content.config_records
+        and m.content.config_records[RECORD]["stage"] == "refusal"
+    ]
+    assert len(refused) == 1
+
+
+def test_a_node_that_declines_says_why_in_its_own_log(
+    evaluator: EvaluatorProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It knows why, and is not told of it again."""
+    grid = Wiretap(client_app(tmp_path, agree=False), 2)
+    a_round(evaluator, 2).run(grid)
+    own = [r.getMessage() for r in caplog.records if r.name == "strategies.encrypted_node"]
+    assert len(own) == 2
+    assert all("its owner has not agreed" in line for line in own)
+    (console,) = [line for line in caplog.messages if "will drop others like it" in line]
+    assert "the node declines" in console
+    assert b"refusal" not in every_byte(grid.seen)
+
+
+def test_a_node_that_is_away_is_no_fault(
+    evaluator: EvaluatorProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = Wiretap(client_app(tmp_path), 3)
+    grid.offline.add(2)
+    assert a_round(evaluator, 3).run(grid).answered == 2
+    assert "will drop others like it" not in caplog.text
 
 
 def test_no_node_counts_for_more_than_its_share(
@@ -345,12 +394,12 @@ def _altered(plan: Plan, **fields: Any) -> str:
         ({"logits": 2}, "answers read|classes"),
         ({"classes": 3}, "unknown fields"),
         ({"input_scale_bits": 60}, "need not fit"),
-        ({"input_scale_bits": 20.5}, "not whole numbers"),
-        ({"packing_shape": [9000, 2048]}, "more into a ciphertext|bytes"),
-        ({"rotation_levels": [[2, 1]]}, "cannot be carried out|not consistent"),
+        ({"input_scale_bits": 20.5}, "input_scale_bits is 20.5"),
+        ({"packing_shape": [9000, 2048]}, "packing_shape is|bytes"),
+        ({"rotation_levels": [[2, 1]]}, "rotation_levels"),
         ({"parties": ["a", "b", "c"]}, "encrypted weights|parties"),
-        ({"model_version": "z" * 32}, "cannot be carried out"),
-        ({"packing": "no base64"}, "cannot be carried out"),
+        ({"model_version": "z" * 32}, "hexadecimal digits"),
+        ({"packing": "no base64"}, "packing cannot be read"),
         ({"format": 9}, "format"),
         ({"extra": 1}, "unknown fields"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from federation import answer, ask, grid_of, model, noiseless, released
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from strategies import CappedWeights, DPFedAvg, PublicMetrics
+from strategies import CappedWeights, DPFedAvg, NoisedMetrics, PublicMetrics
 
 STEP = np.full((2, 3), 0.1, np.float32)
 
@@ -254,42 +254,108 @@ def test_replies_after_the_round_release_nothing(tmp_path: Path) -> None:
     assert strategy.aggregate_train(9, []) == (None, None)
 
 
+def left_out(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the server's console is told of metrics that are left out."""
+    lines = [record.getMessage() for record in caplog.records if record.name == "flwr"]
+    return [line for line in lines if "left metrics out" in line]
+
+
+def with_metrics(message: Message, metrics: dict[str, Any] | None) -> Message:
+    record = ArrayRecord({"w": Array(STEP.copy()), "n": Array(np.array(9))})
+    if metrics is None:
+        return Message(RecordDict({"arrays": record}), reply_to=message)
+    return answer(message, record, metrics)
+
+
+WEIGHT, VALUES, FORM = "the weight, by weighted_by_key", "a value is NaN", "have other names"
+
+
 @pytest.mark.parametrize(
-    "metrics",
+    ("metrics", "why"),
     [
-        {"num-examples": float("nan"), "loss": 1.0},
-        {"num-examples": 0, "loss": 1.0},
-        {"loss": 1.0},
-        {"num-examples": 1.0, "loss": [1.0, 2.0]},
-        {"num-examples": 1.0, "loss": float("inf")},
-        {"num-examples": 1.0, "loss": 10**400},
-        {"num-examples": 1.0, "other": 1.0},
-        {"num-examples": [1.0], "loss": 1.0},
-        {},
+        ({"num-examples": float("nan"), "loss": 1.0}, WEIGHT),
+        ({"num-examples": 0, "loss": 1.0}, WEIGHT),
+        ({"loss": 1.0}, WEIGHT),
+        ({"num-examples": 1.0, "loss": [1.0, 2.0]}, FORM),
+        ({"num-examples": 1.0, "loss": float("inf")}, VALUES),
+        ({"num-examples": 1.0, "loss": 10**400}, VALUES),
+        ({"num-examples": 1.0, "other": 1.0}, FORM),
+        ({"num-examples": [1.0], "loss": 1.0}, WEIGHT),
+        ({}, WEIGHT),
+        (None, "no MetricRecord"),
     ],
 )
-def test_public_metrics_survive_a_client_that_sends_nonsense(
-    metrics: dict[str, Any], tmp_path: Path
+def test_public_metrics_survive_a_client_that_sends_nonsense_and_say_so(
+    metrics: dict[str, Any] | None, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The kind, once a run."""
     strategy = noiseless(tmp_path, train_metrics=PublicMetrics())
-    asked = ask(strategy, grid_of(4), two_arrays())
-    record = ArrayRecord({"w": Array(STEP.copy()), "n": Array(np.array(9))})
-    replies = [answer(m, record, metrics) if n == 2 else honest(m) for n, m in asked.items()]
-    arrays, told = strategy.aggregate_train(1, replies)
-    assert arrays is not None
-    assert told is not None
-    assert told["loss"] == pytest.approx(1.0)
+    arrays = two_arrays()
+    for number in (1, 2):
+        asked = ask(strategy, grid_of(4), arrays, number)
+        first, *others = asked.values()
+        replies = [with_metrics(first, metrics), *map(honest, others)]
+        stepped, told = strategy.aggregate_train(number, replies)
+        assert stepped is not None
+        assert told is not None
+        assert told["loss"] == pytest.approx(1.0)
+        arrays = stepped
+    (said,) = left_out(caplog)
+    assert said.startswith("round 1, train: ")
+    assert why in said
 
 
-def test_an_aggregation_that_raises_costs_the_metrics_only(tmp_path: Path) -> None:
+def test_an_aggregation_that_raises_costs_the_metrics_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(records: list[RecordDict], key: str) -> MetricRecord:
-        raise ZeroDivisionError
+        raise ZeroDivisionError(f"of {records}")
 
     strategy = noiseless(tmp_path, train_metrics=PublicMetrics(broken))
     asked = ask(strategy, grid_of(4), two_arrays())
     arrays, told = strategy.aggregate_train(1, [honest(m) for m in asked.values()])
     assert arrays is not None
     assert told is None
+    (said,) = left_out(caplog)
+    assert "PublicMetrics(aggregate) raised an exception" in said
+    assert "ZeroDivisionError" not in said
+
+
+@pytest.mark.parametrize(
+    ("metrics", "why"),
+    [
+        (None, "no MetricRecord"),
+        ({"num-examples": 1.0}, "a metric that ranges names is missing"),
+        ({"num-examples": 1.0, "loss": float("nan")}, "a metric that ranges names is missing"),
+        ({"num-examples": 1.0, "loss": [1.0]}, "a metric that ranges names is missing"),
+        ({"num-examples": 1.0, "loss": 77.0, "other": 1.0}, None),
+    ],
+)
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_noised_metrics_that_count_as_the_middle_are_told(
+    metrics: dict[str, Any] | None,
+    why: str | None,
+    evaluated: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rule = NoisedMetrics(ranges={"loss": (0.0, 2.0)}, noise_multiplier=1.0)
+    if evaluated:
+        strategy = noiseless(tmp_path, fraction_evaluate=1.0, evaluate_metrics=rule)
+        messages = list(strategy.configure_evaluate(1, two_arrays(), ConfigRecord(), grid_of(4)))
+        # What holds no record at all is a reply that is dropped, and told as one.
+        replies = [
+            Message(RecordDict({"m": MetricRecord(metrics or {})}), reply_to=m) for m in messages
+        ]
+        strategy.aggregate_evaluate(1, replies)
+        why = why and "a metric that ranges names is missing"
+    else:
+        strategy = noiseless(tmp_path, train_metrics=rule)
+        asked = ask(strategy, grid_of(4), two_arrays())
+        strategy.aggregate_train(1, [with_metrics(m, metrics) for m in asked.values()])
+    said = left_out(caplog)
+    assert len(said) == (why is not None)
+    assert all(why in line for line in said if why)
 
 
 def test_models_that_cannot_be_averaged_are_refused(tmp_path: Path) -> None:

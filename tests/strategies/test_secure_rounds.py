@@ -30,6 +30,7 @@ from privacy.accounting import (
     DiscreteGaussianSum,
     Full,
     GaussianRelease,
+    Ledger,
     Poisson,
     epsilon,
     read_ledger,
@@ -40,6 +41,7 @@ from privacy.secure_aggregation._messages import Kind
 from strategies import (
     AdaptiveClipping,
     CappedWeights,
+    DPFedAvg,
     InProcessGrid,
     NoisedMetrics,
     PerLayerClipping,
@@ -356,6 +358,24 @@ def test_it_runs_under_flowers_own_loop(tmp_path: Path) -> None:
     assert_same(list(result.arrays.to_numpy_ndarrays()), theirs)
 
 
+@BOTH
+@pytest.mark.parametrize("loop", [DPFedAvg.start, Strategy.start], ids=["ours", "Flower's"])
+def test_a_strategy_that_is_started_again_begins_another_run(
+    loop: Any, adversary: Adversary, tmp_path: Path
+) -> None:
+    """To its clients too, who play no round of a run twice; from the model that the first made."""
+    wire = Wire(secure_app(drift, adversary), NODES)
+    strategy = strategy_of(tmp_path / "masked", NODES, 9, secure(adversary))
+    plain = strategy_of(tmp_path / "plain", NODES, 9, None)
+    theirs = InProcessGrid(client_app(drift), NODES)
+    ours = expected = model((9,))
+    for _ in range(2):
+        ours = loop(strategy, wire, ours, num_rounds=2).arrays
+        expected = loop(plain, theirs, expected, num_rounds=2).arrays
+        assert_same(list(ours.to_numpy_ndarrays()), list(expected.to_numpy_ndarrays()))
+    assert not any(reply.has_error() for reply in wire.replies)
+
+
 def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
     """Also where the interrupted round is played again by clients who were in it."""
     kept = tmp_path / "checkpoint"
@@ -450,7 +470,10 @@ def test_a_run_that_could_open_no_round_does_not_begin(
 
 @pytest.mark.parametrize(
     ("nodes", "adversary", "dropout", "advice"),
-    [(12, CURIOUS, 0.1, "raise its dropout to 0.2, or draw"), (4, MALICIOUS, 0.2, "_dropout, or")],
+    [
+        (12, CURIOUS, 0.1, r"fits: secure_aggregation\.dropout = 0\.2$"),
+        (4, MALICIOUS, 0.2, "Nothing near them fits: draw more clients"),
+    ],
     ids=["more", "neither"],
 )
 def test_a_budget_that_presence_passes_names_what_would_help(
@@ -492,6 +515,26 @@ def test_with_distributed_noise_both_epsilons_are_told(tmp_path: Path) -> None:
     event, _ = (record.event for record in read_ledger(tmp_path / "ledger.jsonl").records)
     assert isinstance(event, DiscreteGaussianSum)
     assert (event.shares, event.honest) == (30 - 3, honest)
+
+
+def test_a_report_counts_what_was_paid_after_the_run(tmp_path: Path) -> None:
+    """As an encrypted round pays: the server noises reports that it saw."""
+    setting = secure(minimum=5, noise="distributed", largest=15)
+    strategy = strategy_of(tmp_path, 12, 9, setting, noise_multiplier=3.0, sampling=Full())
+    before = strategy.start(InProcessGrid(secure_app(idle), 12), model((9,)), num_rounds=1).privacy
+    assert before is not None
+    assert before.secure_aggregation is not None
+    assert before.secure_aggregation.epsilon_against_server < 10
+    paid = read_ledger(tmp_path / "ledger.jsonl")
+    with Ledger.open(tmp_path / "ledger.jsonl", population=paid.population) as ledger:
+        ledger.append(GaussianRelease(3.0, Full()), run="encrypted round", round=0)
+        after = strategy.report()  # while another holds the ledger
+    assert after.secure_aggregation is not None
+    assert after.secure_aggregation.epsilon_against_server == math.inf
+    assert after.epsilon == strategy.epsilon() == ledger.epsilon(1e-5) > before.epsilon
+    assert after.epsilon_without_amplification > before.epsilon_without_amplification
+    assert strategy.privacy_spent().num_releases == len(paid.records) + 1
+    assert after.epsilon_by_round == before.epsilon_by_round
 
 
 def test_distributed_noise_is_calibrated(tmp_path: Path) -> None:

@@ -428,3 +428,62 @@ def test_weight_norm_as_a_parametrization_trains_by_its_own_gradient_or_is_named
     )
     for new, old, gradient in zip(model.parameters(), before.parameters(), gradients, strict=True):
         torch.testing.assert_close(new.detach(), old.detach() - gradient, rtol=1e-4, atol=1e-5)
+
+
+class Head(nn.Module):
+    """Three classes by one layer; another has no part in them."""
+
+    def __init__(self, way: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.used, self.unused, self.way = nn.Linear(4, 3), nn.Linear(4, 2), way
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.way(self.used(inputs))
+
+
+def _hard(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(1) != targets).float()
+
+
+NO_GRADIENT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "detached": lambda o, t: F.cross_entropy(o.detach(), t, reduction="none"),
+    "hard predictions": _hard,
+    "constant": lambda o, t: torch.ones(len(t)),
+    "of the targets alone": lambda o, t: t.float(),
+    "by NumPy": lambda o, t: torch.from_numpy(o.detach().numpy().sum(1)),
+}
+
+
+@pytest.mark.parametrize("name", NO_GRADIENT)
+def test_a_loss_without_a_gradient_is_refused(name: str) -> None:
+    assert "gives no trainable parameter a gradient" in refusal(loss=NO_GRADIENT[name])
+    model = nn.Linear(4, 3)
+    with pytest.raises(GradientError, match="gives no trainable parameter a gradient"):
+        train(
+            model,
+            (INPUTS, TARGETS),
+            loss=NO_GRADIENT[name],
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            protection=ClipOnly(clipping_norm=1.0),
+            batches=FullBatch(steps=1),
+        )
+
+
+@pytest.mark.parametrize("way", [Tensor.detach, torch.no_grad()(lambda o: 2 * o)])
+def test_a_model_that_cuts_its_gradient_off_is_refused(way: Callable[[Tensor], Tensor]) -> None:
+    assert "gives no trainable parameter a gradient" in refusal(Head(way))
+
+
+def test_a_layer_that_has_no_part_in_the_loss_is_accepted() -> None:
+    model = Head(torch.relu)
+    before = copy.deepcopy(model.state_dict())
+    train(
+        model,
+        (INPUTS, TARGETS),
+        loss=F.cross_entropy,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        protection=ClipOnly(clipping_norm=1.0),
+        batches=FullBatch(steps=1),
+    )
+    assert not torch.equal(model.used.weight, before["used.weight"])
+    assert torch.equal(model.unused.weight, before["unused.weight"])
