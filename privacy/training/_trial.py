@@ -55,7 +55,7 @@ VALUES = (
 
 def made_up(kind: Kind, values: Values) -> list[Tensor]:
     """``BATCH`` records of this kind, always the same: each tensor of shape (BATCH, ...)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     made = []
     for shape, dtype, device in kind:
         size = (BATCH, *shape)
@@ -199,7 +199,7 @@ def away_from_constants(model: nn.Module) -> Iterator[None]:
     A path that a zero shuts now opens with the first step.
     """
     before: dict[nn.Parameter, Tensor] = {}
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     try:
         with torch.no_grad():
             for parameter in model.parameters():
