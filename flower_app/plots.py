@@ -45,14 +45,17 @@ def plot_training(
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.5, 6.2))
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        above.plot(list(accuracy), [100 * a for a in accuracy.values()], color=_BLUE, lw=2)
+        marker = "o" if len(accuracy) == 1 else None  # a line through one point shows nothing
+        percent = [100 * a for a in accuracy.values()]
+        above.plot(list(accuracy), percent, color=_BLUE, lw=2, marker=marker)
         last = list(accuracy.values())[-1]
         above.set_title(f"Validation accuracy: {100 * last:.1f} % after the last round")
         above.set_ylabel("accuracy (%)")
         above.set_ylim(0, 101)
-        below.plot(list(epsilon), list(epsilon.values()), color=_ORANGE, lw=2)
+        below.plot(list(epsilon), list(epsilon.values()), color=_ORANGE, lw=2, marker=marker)
         below.axhline(budget, color=_RED, lw=1.2, ls="--")
-        below.text(0, budget, f" allowed: {budget:g}", color=_RED, va="bottom")
+        left = below.get_yaxis_transform()  # of one round alone, 0 is far outside of the axes
+        below.text(0, budget, f" allowed: {budget:g}", color=_RED, va="bottom", transform=left)
         below.set_ylim(0, 1.2 * budget)
         below.set_title(f"Privacy spent: ε at δ = {delta:g}, for every client")
         below.set_ylabel("ε")

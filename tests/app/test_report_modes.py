@@ -194,9 +194,10 @@ def test_a_delta_of_one_over_the_population_is_warned_of(tmp_path: Path) -> None
 
 
 def test_no_file_of_a_folder_tells_when_rounds_were(tmp_path: Path) -> None:
-    for name in ("config.json", "privacy-ledger.jsonl", "metrics.json"):
+    for name in ("config.json", "privacy-ledger.jsonl"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "latest").symlink_to("config.json")
-    ResultsFolder(tmp_path).level_times()
+    ResultsFolder(tmp_path).finish({"accuracy": 0.9})
+    assert (tmp_path / "metrics.json").is_file()
     stamps = {path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(stamps) == 1
