@@ -64,7 +64,8 @@ ul { padding-left: 1.2rem; } li { margin: .35rem 0; }
 <main>
 <h1>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run</h1>
 <p class="soft">{{ when }} · {{ "deployed SuperNodes" if m.deployed else "simulation" }} ·
-{{ "{:,}".format(c.population) }} clients · {{ c.rounds }} rounds</p>
+{{ "{:,}".format(c.population) }} clients · {{ c.rounds }} rounds{{
+" · resumed after it had broken off" if m.resumed }}</p>
 {% if not c.private %}<p class="warn"><strong>This run is not private:</strong> its randomness was
 seeded or it had no noise.</p>{% endif %}
 {% if large_delta %}<p class="warn"><strong>δ is too large:</strong> {{ large_delta }}.</p>
@@ -95,7 +96,8 @@ seeded or it had no noise.</p>{% endif %}
 {% if c.private and c.epsilon is not none %}
 <p>Whatever was released becomes at most e<sup>ε</sup> times more or less likely by any one client
 ({{ "more than any number here" if odds is none else number(odds) ~ " times" }}), up to a
-probability δ = {{ "%g"|format(c.delta) }} of showing more. Whoever sees all models, knows
+probability δ = {{ "%g"|format(c.delta) }} of showing more. Whoever sees all models{%
+if reported and counted %} and the accuracy that nodes measured{% endif %}, knows
 everything about all other clients but not who was drawn, and asks whether one client took part,
 starts at even odds and is right <strong>{{ "at most " ~ percent(guess) }}</strong> of the
 time{% if c.epsilon > 4 %}, which is little protection against an attacker who knows that
@@ -127,8 +129,9 @@ models may show whatever a client holds.</p>
 <tr><th>Client-level differential privacy, ε = {{ number(c.epsilon) }} at
 δ = {{ "%g"|format(c.delta) }}, {{ c.adjacency }}</th>
 <td data-label="To whom">{{ c.unit }}, in {{ c.covers }}</td>
-<td data-label="Against whom">everybody who sees the model, in every round or at the end, and does
-not learn who was drawn</td>
+<td data-label="Against whom">everybody who sees the model, in every round or at the end{%
+if reported and counted %}, and the accuracy that nodes measured{% endif %}, and does not learn
+who was drawn</td>
 <td data-label="If these keep their word">{{ c.trusted }}</td></tr>
 {% else %}
 <tr><th>Client-level differential privacy: not in this run</th>
@@ -153,7 +156,9 @@ not learn who was drawn</td>
 <td data-label="If these keep their word">the asking person's own machine</td>
 {% else %}
 <td data-label="To whom">–</td><td data-label="Against whom">–</td>
-<td data-label="Why">no encrypted questions were asked (encrypted-images = 0)</td>
+<td data-label="Why">{% if reported %}nobody asked about the data set's test images
+(encrypted-images = 0); the nodes asked about their own, see below{% else %}no encrypted questions
+were asked (encrypted-images = 0){% endif %}</td>
 {% endif %}</tr>
 {% if t and t.accuracy is defined %}
 <tr><th>Encrypted test-time round: nodes tested the model on images of their own, under keys of
@@ -169,7 +174,8 @@ is opened, or nothing{% if c.secure_aggregation.aborted_rounds %}
 {% if not distributed %}The server adds the noise, and sees the sum without it{% elif
 c.secure_aggregation.epsilon_against_server is not none %}Clients add the noise: ε =
 {{ number(c.secure_aggregation.epsilon_against_server) }} against the server, for what a client
-holds{% else %}Clients add the noise to the sum. Against the server ε = ∞ all the same: {% if
+holds{% if reported %}, its report on the finished model apart{% endif %}{%
+else %}Clients add the noise to the sum. Against the server ε = ∞ all the same: {% if
 not c.private %}the run is not private{% else %}what else {{ c.covers }} released, such as nodes'
 reports of an encrypted test-time round, the server saw before it added the noise{% endif
 %}{% endif %}</th>
@@ -199,7 +205,8 @@ one machine that held all data{% endif %}</td></tr>
 <tr><th>The server</th><td data-label="Held or saw">{% if c.secure_aggregation %}the sum
 of each round's updates{% if distributed %}, with the clients' noise in it{% endif %}{% else
 %}every drawn client's update in the clear{% endif %}, who was drawn,
-and who answered</td>
+and who answered{% if reported %}; of the encrypted test-time round each node's report, with the
+node's own noise, and ciphertexts{% endif %}</td>
 <td data-label="Was trusted to">{{ c.trusted|replace("the server, to ", "") }}; draw cohorts with
 randomness that nobody foresees</td></tr>
 {% if e %}<tr><th>The evaluator of encrypted questions</th>
@@ -218,8 +225,8 @@ elsewhere</td></tr>
 {% if chart %}
 <figure class="drawn">{{ chart }}
 <figcaption>What had been spent after each round, at δ = {{ "%g"|format(c.delta) }}; the budget is
-the dashed line.{% if t and t.accuracy is defined and t.accuracy_noise %} The encrypted test-time
-round came after it and is in the total.{% endif %}</figcaption></figure>
+the dashed line.{% if counted %} The encrypted test-time round came after it and is in the
+total.{% endif %}</figcaption></figure>
 <details><summary>As a table</summary>
 <table><thead><tr><th>Round</th><th>ε so far</th></tr></thead><tbody>
 {% for round, spent in spent_by_round %}<tr><td class="number">{{ round }}</td>
@@ -232,8 +239,9 @@ round came after it and is in the total.{% endif %}</figcaption></figure>
 <p>The same run with one setting changed, at δ = {{ "%g"|format(c.delta) }}. Less noise or more
 rounds cost privacy; which of them would have helped the accuracy, nobody tried.</p>
 <table><thead><tr><th>If there had been</th><th>ε</th></tr></thead><tbody>
-<tr><th>the training of this run, by itself: z = {{ "%.3f"|format(c.noise_multiplier) }}, q =
-{{ "%g"|format(c.sampling_rate) }}, {{ c.rounds }} rounds</th>
+<tr><th>the training of this run, by itself and every round played once:
+z = {{ "%.3f"|format(c.noise_multiplier) }}, q = {{ "%g"|format(c.sampling_rate) }},
+{{ c.rounds }} rounds</th>
 <td class="number"><strong>{{ number(own_epsilon) }}</strong></td></tr>
 {% for change, cost in alternatives.items() %}<tr><th>{{ change }}</th>
 <td class="number">{{ number(cost) }}</td></tr>
@@ -259,7 +267,8 @@ keys once</td></tr>
 
 {% if t %}
 <h2 id="nodes">Encrypted test-time round over the nodes</h2>
-{% if t.skipped is defined %}<p class="warn">Not held: {{ t.skipped }}</p>{% else %}
+{% if t.skipped is defined %}<p class="warn">{{ "Held, and lost" if counted else "Not held" }}:
+{{ t.skipped }}</p>{% else %}
 <table><tbody>
 <tr><th>Nodes</th><td>{{ "{:,}".format(t.nodes_asked) }} asked, about
 {{ "{:,g}".format(t.nodes_answered) }} answered</td></tr>
@@ -285,13 +294,13 @@ that is not counted.{% endif %}</li>
 clients add to it.</li>
 <li><strong>Runs that ended early:</strong> a round is paid before its result is used, so a run
 that broke off has paid for what it released. A round that is played again is paid again.</li>
-{% if t and t.accuracy is defined and not t.accuracy_noise %}<li><strong>The nodes' reports</strong>
+{% if reported and not counted %}<li><strong>The nodes' reports</strong>
 of the encrypted test-time round: {{ t.release }}.</li>
 {% endif -%}
 <li><strong>Timing and errors:</strong> how long a round took and why a client failed are not
 noised; they stay in the operator's log, which is not part of this folder.{% if not m.deployed %}
-(The seconds of the whole simulation are in <code>metrics.json</code>: its clients are not
-real.){% endif %}</li>
+(The seconds of the whole simulation{{ ", since it was resumed," if m.resumed }} are in
+<code>metrics.json</code>: its clients are not real.){% endif %}</li>
 <li><strong>Groups:</strong> k clients together, for instance devices of one person, are protected
 at k times this ε, and at a δ that is up to k·e<sup>(k−1)ε</sup> times as large.</li>
 {% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows clients' data. It is
@@ -328,7 +337,11 @@ clients, as the server sees it, without its colluders' shares{% else %}the sum{%
 <tr><th>ε covers</th><td>{{ c.covers }}</td></tr>
 <tr><th>Code</th><td>bloomseal {{ m.software.version }},
 commit {{ m.software.commit or "not known" }}; SHA-256 of its source
-<code>{{ m.software.source_sha256 }}</code></td></tr>
+<code>{{ m.software.source_sha256 }}</code>{% if m.begun_with %}. Rounds before the run
+broke off may have been played by the code that it was begun with: bloomseal
+{{ m.begun_with.version }},
+commit {{ m.begun_with.commit or "not known" }}; SHA-256 of its source
+<code>{{ m.begun_with.source_sha256 }}</code>{% endif %}</td></tr>
 </tbody></table>
 {% if c.private %}<p>ε follows from the ledger alone:
 <code>python -m privacy.accounting ledger {{ ledger }} --delta {{ "%g"|format(c.delta) }}

@@ -42,6 +42,9 @@ _NAMES = {
     "target_epsilon": "epsilon",
     "target_delta": "delta",
     "total_weight": "total-weight",
+    "secure_aggregation.client_dropout": "client-dropout",
+    "secure_aggregation.dropout": "dropout",
+    "secure_aggregation.largest": "largest-cohort",
     "client_dropout": "client-dropout",
     "partition seed": "partition-seed",
     "secure_aggregation.minimum": "minimum-cohort",
@@ -124,7 +127,9 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
                 ) from error
         make_strategy(settings, population, ledger=copy, checkpoint=None, shown=kept)
         if not settings.resume:  # a resumed run's noise is settled, and it may have a model to keep
-            check_budget(settings, paid=[record.event for record in read_ledger(copy).records])
+            paid = [record.event for record in read_ledger(copy).records]
+            _check_presence(settings, size, paid)
+            check_budget(settings, paid=paid)
     dataset = load_dataset(
         settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
     )
@@ -252,6 +257,19 @@ def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
             f"{needed:.4g}, beyond epsilon = {settings.epsilon:g}: leave it out, and "
             f"{least:.4f} is taken, with which all {settings.rounds} rounds fit"
         )
+
+
+def _check_presence(settings: Settings, size: int, paid: Sequence[Event]) -> None:
+    """Refuse a run for which what its rounds' opening gives away passes δ; as ``start`` would."""
+    with _in_the_settings_words():
+        if secure := server_setting(settings, size):
+            secure.check_presence(
+                size,
+                Poisson(settings.sampling_rate),
+                rounds=1 if settings.noise_multiplier else settings.rounds,
+                delta=settings.delta,
+                paid=paid,
+            )
 
 
 def make_strategy(

@@ -51,6 +51,7 @@ from privacy.training import (
     pay,
     train,
 )
+from strategies import decline
 
 _UNDONE = "this node could not do its part; its owner finds why in its log"
 
@@ -61,15 +62,15 @@ def keep_reasons(message: Message, context: Context, call_next: ClientAppCallabl
         return call_next(message, context)
     except Declined as declined:
         log(WARNING, "Declined: %s", declined.for_owner)
-        return _error(message, str(declined))
+        return decline(message, str(declined))
     except LocalBudgetSpent as spent:  # its message carries no number
         log(WARNING, "Declined: %s", spent)
-        return _error(message, str(spent))
+        return decline(message, str(spent))
     except Exception as error:
         if not is_deployed(context):
             raise
         log(ERROR, "This node could not do its part.", exc_info=error)
-        return _error(message, _UNDONE)
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, _UNDONE), reply_to=message)
 
 
 def obey_owner(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -179,10 +180,6 @@ def _reply(settings: Settings, arrays: ArrayRecord, weight: float) -> RecordDict
     if settings.weighting == "capped":  # with uniform weights nobody says how much it holds
         reply["metrics"] = MetricRecord({"num-examples": weight})
     return reply
-
-
-def _error(message: Message, reason: str) -> Message:
-    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
 def _usable_data(settings: Settings, context: Context) -> ClientData:

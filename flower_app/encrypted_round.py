@@ -80,7 +80,8 @@ def hold_encrypted_round(
     -------
     dict
         As ``metrics.json`` holds it. Where the budget was spent, or more clients are connected
-        than a population that is a number has places: why the round was not held.
+        than a population that is a number has places: why the round was not held. ``counted``:
+        whether its cost is in ε.
     """
     weights = folder.file("model.safetensors")
     model = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -113,7 +114,7 @@ def hold_encrypted_round(
                 f"ε = {settings.epsilon:g}"
             )
         log(WARNING, "No encrypted test-time round: %s", why)
-        return {"skipped": why}
+        return {"skipped": why, "counted": paid}
     finally:
         if not settings.deployed:
             shutil.rmtree(simulated_secrets(run_id), ignore_errors=True)
@@ -150,6 +151,7 @@ def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]
             if public
             else f"noised at client level (z = {settings.encrypted_round_noise:g}) and counted in ε"
         ),
+        "counted": not public,
         "node_noise": "each node noises its own report, to hide single images from the server too",
         "images_per_node": result.images,
         "bytes_from_node": result.bytes_from_node,

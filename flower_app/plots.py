@@ -6,13 +6,16 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from flower_app.data import Partitions
 from privacy.inference import Certificate
 
 _INK, _SOFT = "#1f2933", "#9aa5b1"
 _BLUE, _ORANGE, _GREEN, _RED = "#2a6fdb", "#e8833a", "#2f9e63", "#c9372c"
+_FEW_ROUNDS = 20
 _STYLE = {
     "font.size": 11,
     "axes.spines.top": False,
@@ -33,6 +36,18 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
 
 
+def _show_rounds(axis: Axes, rounds: Sequence[int]) -> None:
+    """Let the horizontal axis count rounds, and single ones be seen."""
+    axis.set_xlabel("round")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    if len(rounds) == 1:
+        axis.set_xticks(list(rounds))
+        axis.set_xlim(rounds[0] - 0.5, rounds[0] + 0.5)
+    for line in axis.lines:
+        if len(rounds) <= _FEW_ROUNDS:
+            line.set_marker("o")
+
+
 def plot_training(
     path: Path,
     *,
@@ -45,21 +60,22 @@ def plot_training(
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.5, 6.2))
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        marker = "o" if len(accuracy) == 1 else None  # a line through one point shows nothing
-        percent = [100 * a for a in accuracy.values()]
-        above.plot(list(accuracy), percent, color=_BLUE, lw=2, marker=marker)
+        above.plot(list(accuracy), [100 * a for a in accuracy.values()], color=_BLUE, lw=2)
         last = list(accuracy.values())[-1]
         above.set_title(f"Validation accuracy: {100 * last:.1f} % after the last round")
         above.set_ylabel("accuracy (%)")
         above.set_ylim(0, 101)
-        below.plot(list(epsilon), list(epsilon.values()), color=_ORANGE, lw=2, marker=marker)
+        below.plot(list(epsilon), list(epsilon.values()), color=_ORANGE, lw=2)
+        for axis in (above, below):
+            _show_rounds(axis, list(accuracy))
+        above.set_xlabel("")
         below.axhline(budget, color=_RED, lw=1.2, ls="--")
-        left = below.get_yaxis_transform()  # of one round alone, 0 is far outside of the axes
-        below.text(0, budget, f" allowed: {budget:g}", color=_RED, va="bottom", transform=left)
+        # At a share of the width, wherever the rounds begin.
+        across = below.get_yaxis_transform()
+        below.text(0.01, budget, f"allowed: {budget:g}", color=_RED, va="bottom", transform=across)
         below.set_ylim(0, 1.2 * budget)
         below.set_title(f"Privacy spent: ε at δ = {delta:g}, for every client")
         below.set_ylabel("ε")
-        below.set_xlabel("round")
         figure.align_ylabels([above, below])
         figure.tight_layout()
         _save(figure, path)
@@ -204,13 +220,18 @@ def plot_noise(
         axis = figure.subplots()
         axis.plot(rounds, np.full_like(signal, noise), color=_ORANGE, lw=2)
         axis.plot(rounds, signal, color=_BLUE, lw=2)
-        axis.text(rounds[-1], noise, " noise", color=_ORANGE, va="center")
-        axis.text(
-            rounds[-1], signal[-1], " what clients\n said, together", color=_BLUE, va="center"
-        )
-        axis.set_ylim(0, 1.2 * max(noise, signal.max()))
+        top = 1.2 * max(noise, signal.max())
+        apart = abs(noise - signal[-1]) > 0.2 * top
+        # Where the lines end side by side their names stand above and below.
+        over, under = ("center", "center") if apart else ("bottom", "top")
+        first, second = (over, under) if noise >= signal[-1] else (under, over)
+        side = axis.get_yaxis_transform()
+        axis.text(1.0, noise, " noise", color=_ORANGE, va=first, transform=side)
+        said = " what clients\n said, together"
+        axis.text(1.0, signal[-1], said, color=_BLUE, va=second, transform=side)
+        axis.set_ylim(0, top)
         axis.set_title("Noise against signal, estimated from the released models")
-        axis.set_xlabel("round")
+        _show_rounds(axis, list(released))
         axis.set_ylabel("L2 norm of the sum")
         figure.tight_layout()
         _save(figure, path)

@@ -1,5 +1,6 @@
 """What ``metrics.json`` says about privacy: true of the run that it describes, in every mode."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -120,6 +121,11 @@ def _record_level(settings: Settings) -> dict[str, Any]:
         "planned_participations": settings.planned_participations,
         "note": note,
     }
+
+
+def reports_were_seen(nodes_tested: Mapping[str, Any] | None) -> bool:
+    """Whether nodes sent the server reports of an encrypted test-time round."""
+    return nodes_tested is not None and ("skipped" not in nodes_tested or nodes_tested["counted"])
 
 
 def _trust_in_server(report: PrivacyReport, *, reports: bool) -> str:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from flower_app._report_template import TEMPLATE
 from flower_app.planning import epsilons, sampling_of
+from flower_app.privacy_metrics import reports_were_seen
 from flower_app.results import ResultsFolder
 from privacy.accounting import GaussianRelease, epsilon, large_delta
 from privacy.mechanisms import DistributedGaussian
@@ -40,13 +41,16 @@ def write_report(
     spent = [value for value in client_level["epsilon_by_round"] if value is not None]
     own, alternatives = what_others_would_have_cost(client_level)
     total = client_level["epsilon"]
+    tested = metrics["encrypted_round"]
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     page = environment.from_string(TEMPLATE).render(
         m=metrics,
         c=client_level,
         r=metrics["privacy"]["record_level"],
         e=metrics["encrypted"],
-        t=metrics["encrypted_round"],
+        t=tested,
+        counted=bool(tested and tested.get("counted")),
+        reported=reports_were_seen(tested),
         config=config,
         pictures={
             caption: base64.b64encode(path.read_bytes()).decode()

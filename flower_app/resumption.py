@@ -51,6 +51,14 @@ def software_of_run(folder: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
+def as_it_ended(settings: Settings, folder: ResultsFolder) -> dict[str, Any]:
+    """The settings of a run at its end: those that it began with, and what a resumption changed."""
+    begun = json.loads(folder.file("config.json").read_text())
+    begun.pop(SOFTWARE, None)
+    changed = {name: value for name, value in settings.as_config().items() if name in _FREE}
+    return {**settings.as_config(), **begun, **changed}
+
+
 def check_resumed(settings: Settings, *, population: int) -> None:
     """Refuse to go on with a run under other settings than its own.
 

@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import ERROR, INFO, WARNING
@@ -33,7 +33,7 @@ from flower_app.outcomes import OutcomeFile
 from flower_app.privacy_metrics import privacy_metrics
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder, closing_lines
-from flower_app.resumption import SOFTWARE, can_go_on, software_of_run
+from flower_app.resumption import SOFTWARE, as_it_ended, can_go_on, software_of_run
 from flower_app.settings import SettingError, Settings
 from flower_app.software import software
 from privacy.accounting import read_ledger
@@ -131,8 +131,7 @@ def folder_of_run(settings: Settings, run_id: int, *, population: int) -> Result
     """The folder of the run to go on with, or a new one with its settings written down."""
     if settings.resume:
         folder = ResultsFolder(Path(settings.resume).resolve())
-        begun_with = software_of_run(folder.path).get("source_sha256")
-        if begun_with != software()["source_sha256"]:
+        if another_code(software_of_run(folder.path)):
             log(WARNING, "The run in %s was begun with another version of the code.", folder.path)
         return folder
     folder = ResultsFolder.create(settings, run_id)
@@ -143,6 +142,11 @@ def folder_of_run(settings: Settings, run_id: int, *, population: int) -> Result
     folder.write_json("config.json", config | {SOFTWARE: software()})
     write_run_config(config | {"resume": str(folder.path)}, folder.resumption)
     return folder
+
+
+def another_code(begun_with: Mapping[str, Any]) -> bool:
+    """Whether a run was begun with other code than this."""
+    return bool(begun_with.get("source_sha256") != software()["source_sha256"])
 
 
 @contextmanager
@@ -312,8 +316,12 @@ def finish(
             say=lambda line: log(INFO, line),
         )
     now = time.perf_counter()
+    begun = software_of_run(folder.path)
     metrics = {
         SOFTWARE: software(),
+        "resumed": bool(settings.resume),
+        # Of a resumed run: with which code its first rounds were played, where that was another.
+        "begun_with": begun if another_code(begun) else None,
         "dataset": settings.dataset,
         "model": settings.model,
         "deployed": settings.deployed,
@@ -325,7 +333,7 @@ def finish(
         "privacy": privacy_metrics(settings, report, read_ledger(ledger)),
         "encrypted": None if encrypted is None else encrypted.metrics,
         "encrypted_round": nodes_tested,
-        # How long clients took is theirs, unless they are simulated.
+        # How long clients took is theirs, unless they are simulated. Since the resumption, if any.
         "seconds": {
             "total": None if settings.deployed else now - started,
             "training": None if settings.deployed else training_seconds,
@@ -333,7 +341,9 @@ def finish(
         },
     }
     pictures = draw(settings, folder, inputs, report, watch, encrypted)
-    write_report(folder, metrics, settings.as_config(), pictures)
+    config = as_it_ended(settings, folder)
+    folder.write_json("config.json", config | {SOFTWARE: begun})
+    write_report(folder, metrics, config, pictures)
     folder.finish(metrics)
     point_latest(folder)
     for line in closing_lines(folder.path):

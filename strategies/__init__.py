@@ -14,6 +14,7 @@ from strategies.clipping import Clipping as Clipping
 from strategies.clipping import FlatClipping as FlatClipping
 from strategies.clipping import PerLayerClipping as PerLayerClipping
 from strategies.cohort import draw_cohort as draw_cohort
+from strategies.declining import decline as decline
 from strategies.dp_fedavg import DPFedAvg as DPFedAvg
 from strategies.in_process import InProcessGrid as InProcessGrid
 from strategies.in_process import run_in_process as run_in_process

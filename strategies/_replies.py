@@ -11,6 +11,9 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.common.constant import ErrorCode
 
+from privacy.untrusted_text import quoted
+from strategies.declining import DECLINED
+
 Vector = npt.NDArray[Any]
 
 _HEADER_READERS: dict[tuple[int, int], Callable[[Any], Any]] = {
@@ -38,7 +41,10 @@ class Fault(StrEnum):
     to the operator's log.
     """
 
-    ERROR = "the client's app raised an exception; the node's own log has the traceback"
+    ERROR = (
+        "the client's app raised an exception; the node's own log (in a simulation the log of the "
+        "run) has the traceback"
+    )
     RECORDS = (
         "there is not one ArrayRecord with, at most, one MetricRecord beside it "
         "(in an evaluation: one MetricRecord)"
@@ -57,7 +63,10 @@ class Fault(StrEnum):
         "operator's log has the name of the reason"
     )
     PROTOCOL = "it is no message of the secure-aggregation protocol, or not one for this round"
-    DECLINED = "the node declines, or could not take part; its own log says why"
+    DECLINED = (
+        "the node declines: its owner's rules, what is left of its records' budget, or what its "
+        "mods require do not allow what the run asks; its own log and the operator's log say why"
+    )
     QUESTIONS = (
         "its keys and questions are not such as the plan asks for, or larger than max_bytes; "
         "nodes and server must run one release"
@@ -230,7 +239,8 @@ def refuse_error(reply: Message, *, reason: bool = False) -> None:
     ----------
     reply : Message
     reason : bool
-        Whether the operator's log is to hold the client's own words. Default: the code only.
+        Whether the operator's log is to hold the client's own words, quoted. Default: the code
+        only; a decline's always, which are written to be read there.
 
     Raises
     ------
@@ -242,8 +252,11 @@ def refuse_error(reply: Message, *, reason: bool = False) -> None:
     code = int(reply.error.code)
     if code in _ABSENT:
         raise RejectedReply(f"the node is away or late (code {code})", None)
-    words = f": {reply.error.reason}" if reason else f" (code {code})"
-    raise RejectedReply(f"the client answered with an error{words}", Fault.ERROR)
+    words = quoted(reply.error.reason)
+    if code == DECLINED:
+        raise RejectedReply(f"the node declined: {words}", Fault.DECLINED)
+    told = f": {words}" if reason else f" (code {code})"
+    raise RejectedReply(f"the client answered with an error{told}", Fault.ERROR)
 
 
 def _only_metrics(reply: Message) -> MetricRecord | None:

@@ -82,6 +82,12 @@ class RunWatch:
             or "nobody answered in time, or with anything that can be decoded"
         )
 
+    def remedy(self) -> str:
+        """What the operator can do before another try, for the line that ends the run."""
+        if self._faults and {Fault.DECLINED, Fault.REFUSED}.issuperset(self._faults):
+            return "ask the nodes for what their owners allow, or their owners to allow more"
+        return "mend the clients, or what they are sent"
+
 
 @dataclass(frozen=True)
 class Gathered:

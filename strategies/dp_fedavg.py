@@ -450,18 +450,17 @@ class DPFedAvg(AccountedRun):
 
     def _calibrate(self, initial: ArrayRecord, rounds: int) -> None:
         self._measure(initial)
-        if self._state.noise_multiplier is not None:
-            return
-        secure = self.secure_aggregation
-        if secure is not None and self._presence.delta * rounds >= self.target_delta:
-            allowed = self.target_delta / rounds
-            dropouts = secure.other_dropouts(self._register.size, self.sampling, allowed)
-            raise ValueError(
-                f"each round is charged {self._presence.delta:.2g} of δ because one client's "
-                f"presence can decide whether it opens, so {rounds} rounds pass target_delta = "
-                f"{self.target_delta:g}: lower secure_aggregation's minimum or client_dropout, "
-                f"{dropouts}or draw more clients"
+        given = self._state.noise_multiplier is not None
+        if self.secure_aggregation is not None and self._spending.budget is not None:
+            self.secure_aggregation.check_presence(
+                self._register.size,
+                self.sampling,
+                rounds=1 if given else rounds,  # a run with noise of its own may end early
+                delta=self.target_delta,
+                paid=[record.event for record in self._spending.ledger.records],
             )
+        if given:
+            return
         besides = [*self._evaluate_events(), self._presence]
         self._state.noise_multiplier = self._spending.calibrate(
             self.sampling, rounds=rounds, release=self._train_release, besides=besides * rounds
@@ -620,8 +619,8 @@ class DPFedAvg(AccountedRun):
         why = f"{self._why_in_vain(number)}; it was not paid for"
         if not self._train_in_vain.any_used:
             raise NoUsableReplyError(
-                f"{why}. Nothing was learned yet: mend the clients, or what they are sent, and "
-                "begin again with the budget that is left"
+                f"{why}. Nothing was learned yet: {self._watch.remedy()}, and begin again with the "
+                "budget that is left"
             )
         self._stop(why)
 

@@ -22,7 +22,9 @@ from privacy.inference import (
     finish_round,
     private_folder,
 )
+from privacy.untrusted_text import quoted
 from strategies import _encrypted_messages as messages
+from strategies.declining import decline
 
 ENCRYPTED_ROUND = messages.ACTION
 """The action that the round's ``query`` messages name: ``@app.query(ENCRYPTED_ROUND)``."""
@@ -91,11 +93,12 @@ def answer_encrypted_round(
         )
     except (PlanRefusedError, RoundError, ReportRefusedError) as error:
         _log.warning("this node takes no part in the encrypted round: %s", error)
-        return _declined(message, f"{type(error).__name__}: {error}")
+        return decline(message, f"{type(error).__name__}: {error}")
     except Exception as error:
         # Flower would send the error's own words to the server, and they may be about the data.
         _log.exception("this node could not take part in the encrypted round")
-        return _declined(message, f"the node could not take part ({type(error).__name__})")
+        reason = f"the node could not take part ({type(error).__name__})"
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
     return Message(content, reply_to=message)
 
 
@@ -111,9 +114,7 @@ def _answer(
 ) -> RecordDict:
     asked = messages.read_stage(message.content)
     if asked.get("stage") == messages.REFUSAL:
-        raise RoundError(
-            f"the server refused this node's questions: {str(asked.get('reason'))[:300]!r}"
-        )
+        raise RoundError(f"the server refused this node's questions: {quoted(asked.get('reason'))}")
     if asked.get("stage") == messages.ANSWERS:
         answers = asked["answers"]
         if not isinstance(answers, list):
@@ -149,7 +150,3 @@ def _answer(
             max_bytes=expectation.max_bytes,
         )
     )
-
-
-def _declined(message: Message, reason: str) -> Message:
-    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

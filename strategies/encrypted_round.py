@@ -20,6 +20,7 @@ from privacy.inference import (
     MessageError,
 )
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
+from privacy.untrusted_text import error_quoted
 from strategies import _arguments
 from strategies import _encrypted_messages as messages
 from strategies._evaluators import Evaluators
@@ -269,7 +270,7 @@ class EncryptedRound:
                 message = Message(messages.answers_message(done.answers), node, _MESSAGE_TYPE)
                 identifiers.extend(grid.push_messages([message]))
                 second[node] = message, min(len(done.answers) * plan.batch_size, self._images)
-            elif done.fault not in (None, Fault.DECLINED):
+            elif done.fault not in (None, Fault.DECLINED, Fault.ERROR):
                 told = messages.refusal_message(done.fault)
                 identifiers.extend(grid.push_messages([Message(told, node, _MESSAGE_TYPE)]))
 
@@ -307,7 +308,9 @@ class EncryptedRound:
             failed = isinstance(error, EvaluatorFailed)
             return _Answered(node, fault=Fault.EVALUATOR if failed else Fault.QUESTIONS)
         except Exception as error:  # a stranger's reply costs itself and nothing else
-            operator_log.warning("encrypted round: cannot read what %s asks: %r", node, error)
+            operator_log.warning(
+                "encrypted round: cannot read what %s asks: %s", node, error_quoted(error)
+            )
             return _Answered(node, fault=Fault.UNREADABLE)
         return _Answered(node, answers)
 
@@ -336,7 +339,7 @@ class EncryptedRound:
                 continue
             except Exception as error:
                 operator_log.warning(
-                    "encrypted round: cannot read the report of %s: %r", node, error
+                    "encrypted round: cannot read the report of %s: %s", node, error_quoted(error)
                 )
                 watch.dropped(_NAME, Fault.UNREADABLE)
                 continue
@@ -346,14 +349,7 @@ class EncryptedRound:
 
 
 def _content(reply: Message) -> RecordDict:
-    try:
-        refuse_error(reply)
-    except RejectedReply as error:
-        if error.fault is None:
-            raise
-        # What went wrong, for the operator; a stranger wrote it.
-        reason = f"the node declined: {str(reply.error.reason)[:300]!r}"
-        raise RejectedReply(reason, Fault.DECLINED) from error
+    refuse_error(reply, reason=True)
     if not reply.has_content():
         raise RejectedReply("the reply is empty", Fault.UNREADABLE)
     return reply.content

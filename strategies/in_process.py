@@ -5,7 +5,10 @@ Real ClientApps and ServerApps run unchanged; only the transport is gone.
 
 import itertools
 import secrets
+import traceback
 from collections.abc import Callable, Iterable, Mapping
+from logging import ERROR
+from types import CodeType
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -14,6 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore import log
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -23,7 +27,8 @@ class InProcessGrid(Grid):
 
     A node's work is done when its reply is pulled, one after the other, so memory holds one
     reply at a time. Node ids are 1 … N and node ``i`` has ``partition-id`` i - 1, as Flower's
-    simulation hands them out.
+    simulation hands them out. What a node's app raises is logged here, with its traceback, once for
+    each type and line of code that raises it: there is no node's own log.
 
     Parameters
     ----------
@@ -34,7 +39,12 @@ class InProcessGrid(Grid):
     run_config : mapping, optional
         The run configuration the ClientApp sees.
     node_config : callable, optional
-        ``(partition_id) -> mapping``, what a node knows besides its partition.
+        ``(partition_id) -> mapping``, what a node's owner writes into its ``--node-config``.
+
+    Raises
+    ------
+    ValueError
+        If ``num_nodes`` is less than 1.
     """
 
     def __init__(
@@ -53,6 +63,7 @@ class InProcessGrid(Grid):
         self._node_config = node_config
         self._contexts: dict[int, Context] = {}
         self._waiting: dict[str, Message] = {}
+        self._raised: set[tuple[type[Exception], CodeType, int]] = set()
         self._counter = itertools.count(1)
         self.offline: set[int] = set()
         # Random, as Flower's own: what apps name after their run never meets another run's.
@@ -148,8 +159,22 @@ class InProcessGrid(Grid):
                 raise TypeError(f"the ClientApp returned {type(reply).__name__}, not a Message")
             return reply
         except Exception as error:
+            self._log(error)
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+    def _log(self, error: Exception) -> None:
+        """What a node would write into its own log."""
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        kind = type(error), frame.f_code, line
+        if kind not in self._raised:
+            self._raised.add(kind)
+            log(
+                ERROR,
+                "A node's ClientApp raised an exception. Others of this type from the same line "
+                "are not logged.",
+                exc_info=error,
+            )
 
 
 def run_in_process(
@@ -158,6 +183,7 @@ def run_in_process(
     *,
     num_nodes: int,
     run_config: Mapping[str, Any] | None = None,
+    node_config: Callable[[int], UserConfig] | None = None,
 ) -> InProcessGrid:
     """Run a whole app in this process, as ``flwr run`` would in simulation.
 
@@ -169,6 +195,8 @@ def run_in_process(
         How many nodes to simulate.
     run_config : mapping, optional
         The run configuration that both sides see.
+    node_config : callable, optional
+        ``(partition_id) -> mapping``, what a node's owner writes into its ``--node-config``.
 
     Returns
     -------
@@ -176,6 +204,6 @@ def run_in_process(
         The grid after the run, with what every node remembers.
     """
     config: UserConfig = dict(run_config or {})
-    grid = InProcessGrid(client_app, num_nodes, run_config=config)
+    grid = InProcessGrid(client_app, num_nodes, run_config=config, node_config=node_config)
     server_app(grid, Context(grid.run_id, SUPERLINK_NODE_ID, {}, RecordDict(), config))
     return grid

@@ -16,6 +16,7 @@ from privacy.mechanisms import (
     RoundSum,
     SumMechanism,
 )
+from privacy.untrusted_text import error_quoted
 from strategies import _arguments
 from strategies._operator_log import operator_log
 
@@ -93,7 +94,9 @@ class PublicMetrics:
         try:
             return self.aggregate(kept, weighted_by_key)
         except Exception as error:  # made of clients' values: it must not end the run
-            operator_log.warning("clients' metrics could not be aggregated: %r", error)
+            operator_log.warning(
+                "clients' metrics could not be aggregated: %s", error_quoted(error)
+            )
             left_out(MetricFault.AGGREGATE)
             return None
 

@@ -7,6 +7,7 @@ import httpx
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from privacy.untrusted_text import error_quoted
 from strategies._operator_log import operator_log
 
 _SHORTEST, _LONGEST = 0.02, 1.0  # seconds between looks when nothing has arrived
@@ -65,7 +66,9 @@ def _pull(grid: Grid, waiting: list[str], deadline: float | None) -> Iterator[Me
             except (OSError, httpx.HTTPError):  # the network's fault, not the reply's
                 raise
             except Exception as error:
-                operator_log.warning("dropped a reply that cannot be decoded: %r", error)
+                operator_log.warning(
+                    "dropped a reply that cannot be decoded: %s", error_quoted(error)
+                )
                 continue
             if not found:
                 still.append(identifier)

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.supercore.object_ref import validate
 
 from privacy.accounting import Poisson, Repeated, read_ledger
-from strategies import InProcessGrid
+from strategies import InProcessGrid, decline
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,8 +61,11 @@ def test_the_client_app_of_client_training_plans_its_noise_once(tmp_path: Path) 
     text = (ROOT / "docs" / "client-training.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     (program,) = [each for each in programs if "app = ClientApp()" in each]
+    (started,) = [each for each in programs if each.startswith("run_in_process(")]
+    assert "dataset-name" in started
+    assert "state-dir" in started
     (tmp_path / "client_app.py").write_text(program)
-    node = {"dataset-name": "ward-7/2025", "state-dir": str(tmp_path)}
+    node = {"dataset-name": "ward-7/2025", "state-dir": str(tmp_path / "new" / "folder")}
     sent = RecordDict({"arrays": ArrayRecord(torch.nn.Linear(8, 3).state_dict())})
     replies = []
     for _ in range(21):
@@ -71,10 +74,15 @@ def test_the_client_app_of_client_training_plans_its_noise_once(tmp_path: Path) 
         (reply,) = grid.send_and_receive([Message(sent, 1, MessageType.TRAIN)])
         replies.append(reply)
 
+    bare = InProcessGrid(app, 1)
+    (reply,) = bare.send_and_receive([Message(sent, 1, MessageType.TRAIN)])
+    assert "--node-config lacks dataset-name and state-dir" in reply.error.reason
+
     *within, beyond = replies
     assert not any(reply.has_error() for reply in within)
     assert not any(character.isdigit() for character in beyond.error.reason)
-    contents = read_ledger(tmp_path / "ledger.jsonl")
+    assert beyond.error.code == decline(replies[0], "told from a crash").error.code
+    contents = read_ledger(tmp_path / "new" / "folder" / "ledger.jsonl")
     assert contents.population == "ward-7/2025"
     (event,) = {record.event for record in contents.records}
     assert isinstance(event, Repeated)

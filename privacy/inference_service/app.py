@@ -22,6 +22,7 @@ from privacy.inference_service.keys import KeyStore
 from privacy.inference_service.limits import Clock, Places, RateLimiter, ServiceLimits
 from privacy.inference_service.metrics import CONTENT_TYPE, Metrics
 from privacy.inference_service.tokens import Authentication, Caller
+from privacy.untrusted_text import one_line
 
 _BYTES = "application/octet-stream"
 _SWEEP_SECONDS = 60.0
@@ -249,7 +250,7 @@ class _Service:
     async def _refused(self, request: Request, error: Exception) -> Response:
         told = told_of(error)
         if isinstance(error, EvaluatorFailed):
-            logger.error("%s", error)
+            logger.error("%s", one_line(str(error)))
             self._metrics.failed_evaluators.inc()
             task = asyncio.create_task(self._start_all())
             self._restarting.add(task)
@@ -268,7 +269,7 @@ class _Service:
         try:
             await asyncio.to_thread(self._pool.start_all)
         except EvaluatorFailed as error:
-            logger.error("an evaluator does not come up: %s", error)
+            logger.error("an evaluator does not come up: %s", one_line(str(error)))
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:

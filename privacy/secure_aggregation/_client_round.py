@@ -48,6 +48,7 @@ from privacy.secure_aggregation.errors import (
     StaleMessage,
     TamperedShares,
     TooFewNeighbours,
+    UnacceptableTerms,
     UnknownIdentity,
     WrongStage,
 )
@@ -98,6 +99,10 @@ def share(
     if len(listed) != size:
         raise InconsistentRoster(f"{len(listed)} bytes list those whom the plan needs {size} for")
     plan.check(policy.adversary)
+    try:
+        ring_bits(plan.clients, this.terms.bound)
+    except ValueError as error:  # found here, and not when it has trained
+        raise UnacceptableTerms(f"the sum of this round fits no ring: {error}") from error
     this.plan = plan
     if kind is Kind.ROSTER:
         _read_roster(this, plan, listed, policy, identity)

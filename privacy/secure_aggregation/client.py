@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _client_round as stages
 from privacy.secure_aggregation._client_round import Vector
+from privacy.secure_aggregation._keys import digest
 from privacy.secure_aggregation._messages import Kind, asked_of, bound_to, kind_of, read, write
 from privacy.secure_aggregation._round_state import ClientStage, RoundState
 from privacy.secure_aggregation.errors import (
@@ -414,12 +415,11 @@ class SecureClient:
     def to_bytes(self) -> bytes:
         """All that it remembers, but for its policy and identity.
 
-        Holds the secrets of the rounds it is in: it must not leave the client.
+        Holds the secrets of the rounds it is in: it must not leave the client. With a SHA-256, so
+        that one which was damaged is not taken: what was endorsed and opened would be forgotten.
         """
         rounds = [this.to_bytes() for this in self._rounds.values()]
-        return write(
-            Kind.STATE,
-            bytes(32),
+        fields = [
             b"".join(
                 _SEEN.pack(run, number, self._opened.get(run, _NONE_OPENED))
                 for run, number in self._last.items()
@@ -427,7 +427,8 @@ class SecureClient:
             b"".join(_ENDORSED.pack(model, group) for model, group in self._endorsed.items()),
             *rounds,
             *[b""] * (_MOST_OPEN - len(rounds)),
-        )
+        ]
+        return write(Kind.STATE, digest(b"state", *fields), *fields)
 
     @classmethod
     def from_bytes(
@@ -448,7 +449,10 @@ class SecureClient:
         """
         client = cls(policy, identity=identity, configuration=configuration, randomness=randomness)
         try:
-            seen, endorsed, *rounds = read(state, Kind.STATE, [None] * (2 + _MOST_OPEN))
+            fields = read(state, Kind.STATE, [None] * (2 + _MOST_OPEN))
+            if bound_to(state) != digest(b"state", *fields):
+                raise Malformed("the state is not what its digest says")
+            seen, endorsed, *rounds = fields
             for run, number, opened in _SEEN.iter_unpack(seen):
                 client._last[run] = number
                 if opened != _NONE_OPENED:

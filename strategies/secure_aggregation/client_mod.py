@@ -18,12 +18,14 @@ from privacy.secure_aggregation import (
     ClientPolicy,
     DifferentRequests,
     Identity,
+    Malformed,
     MalformedRequest,
     Refused,
     SecureClient,
     ServerModel,
     UnreadableState,
 )
+from privacy.untrusted_text import error_quoted, one_line
 from strategies._replies import Template
 from strategies.secure_aggregation.memory import ClientMemory, ContextMemory
 from strategies.secure_aggregation.request import (
@@ -95,14 +97,15 @@ class SecureAggregationMod:
         if category == "query":
             return call_next(message, context)
         try:
-            if category != "train" or KEY not in message.content:
+            asked = message.has_content() and KEY in message.content
+            if category != "train" or not asked:
                 raise UnprotectedRequest(
                     f"the server asks to {category} outside secure aggregation; this client "
                     "sends nothing in the clear"
                 )
             answer = self._answer(message, context, call_next)
         except Refused as refusal:
-            reason = f"{type(refusal).__name__}: {refusal}"
+            reason = one_line(f"{type(refusal).__name__}: {refusal}")
             log(WARNING, "Refused a request of the server: %s", reason)
             return _error(message, reason)
         except UnreadableState as error:
@@ -115,10 +118,10 @@ class SecureAggregationMod:
         return Message(content_of(answer), reply_to=message)
 
     def _answer(self, message: Message, context: Context, call_next: ClientAppCallable) -> bytes:
-        record = message.content.config_records.get(KEY)
-        if record is None:
-            raise MalformedRequest("the protocol's record is of another kind")
-        request = protocol_bytes(record)
+        try:
+            request = protocol_bytes(message.content[KEY])
+        except Malformed as error:
+            raise MalformedRequest(str(error)) from error
         with self._client(context) as client:
             if not client.needs_vector(request):
                 return client.answer(request)
@@ -134,11 +137,14 @@ class SecureAggregationMod:
     def _client(self, context: Context) -> Iterator[SecureClient]:
         """The client as it was left; kept again, refusals included, before an answer is sent."""
         with self._memory.held(context) as remembered:
+            if (remembered.identity is None) != (remembered.state is None):
+                raise UnreadableState("of what this client remembers a part is missing")
             identity = self._identity
             if identity is None:
-                identity = Identity(remembered.identity) if remembered.identity else Identity.draw()
+                kept = remembered.identity
+                identity = Identity.draw() if kept is None else Identity(kept)
             configuration = configuration_digest(context)
-            if remembered.state:
+            if remembered.state is not None:
                 client = SecureClient.from_bytes(
                     remembered.state, self._policy, identity=identity, configuration=configuration
                 )
@@ -174,7 +180,8 @@ def _task(client: SecureClient, policy: ClientPolicy, request: bytes, message: M
         raise
     except Exception as error:
         client.leave(request)
-        raise MalformedRequest(f"the request to train cannot be read: {error}") from error
+        told = error_quoted(error)
+        raise MalformedRequest(f"the request to train cannot be read: {told}") from error
     return _Task(bounding, template)
 
 

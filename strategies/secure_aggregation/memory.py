@@ -1,5 +1,6 @@
 """Where a client keeps its part of the protocol between the stages of a round."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from privacy.secure_aggregation import UnreadableState
 _KEY = "secure-aggregation"
 _FILE = "secure-aggregation.state"
 _IDENTITY_BYTES = 32
+_DIGEST_BYTES = 32
 
 
 @dataclass
@@ -47,19 +49,21 @@ class ContextMemory:
 
     @contextmanager
     def held(self, context: Context) -> Iterator[Remembered]:
-        """What the node's context holds; see ``ClientMemory.held``."""
-        kept = context.state.config_records.get(_KEY, ConfigRecord())
-        identity, state = kept.get("identity"), kept.get("state")
-        remembered = Remembered(
-            identity if isinstance(identity, bytes) else None,
-            state if isinstance(state, bytes) else None,
-        )
+        """What the node's context holds; see ``ClientMemory.held``.
+
+        Raises
+        ------
+        UnreadableState
+            If somebody else has written into it.
+        """
+        remembered = _from_record(context.state.get(_KEY))
         try:
             yield remembered
         finally:
-            context.state[_KEY] = ConfigRecord(
-                {"identity": remembered.identity or b"", "state": remembered.state or b""}
-            )
+            if remembered.identity is not None and remembered.state is not None:
+                context.state[_KEY] = ConfigRecord(
+                    {"identity": remembered.identity, "state": remembered.state}
+                )
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,29 @@ class FolderMemory:
                 _write(path, remembered)
 
 
+def _from_record(kept: object) -> Remembered:
+    if kept is None:
+        return Remembered()
+    if isinstance(kept, ConfigRecord) and set(kept) == {"identity", "state"}:
+        identity, state = kept["identity"], kept["state"]
+        if isinstance(identity, bytes) and isinstance(state, bytes):
+            return Remembered(identity, state)
+    raise UnreadableState(
+        f"context.state[{_KEY!r}] is not what secure aggregation kept there: the app has written "
+        "over it. This client takes part in no further round of this run; let the app use another "
+        "name"
+    )
+
+
 def _read(path: Path) -> Remembered:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return Remembered()
-    if len(content) < _IDENTITY_BYTES:
+    digest, kept = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(kept).digest() != digest or len(kept) <= _IDENTITY_BYTES:
         raise _unreadable(path)
-    return Remembered(content[:_IDENTITY_BYTES], content[_IDENTITY_BYTES:])
+    return Remembered(kept[:_IDENTITY_BYTES], kept[_IDENTITY_BYTES:])
 
 
 def _unreadable(path: Path) -> UnreadableState:
@@ -118,4 +137,5 @@ def _unreadable(path: Path) -> UnreadableState:
 def _write(path: Path, remembered: Remembered) -> None:
     if remembered.identity is None or remembered.state is None:
         return  # nothing happened yet
-    write_durably(path, remembered.identity + remembered.state)
+    kept = remembered.identity + remembered.state
+    write_durably(path, hashlib.sha256(kept).digest() + kept)

@@ -1,11 +1,13 @@
 """What a run with secure aggregation asks of every round."""
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
-from privacy.accounting import AdditiveDelta, Sampling, presence_delta
+from privacy.accounting import AdditiveDelta, Event, Poisson, Sampling, presence_delta
 from privacy.mechanisms import (
     DistributedGaussian,
     MaskedGaussian,
@@ -15,6 +17,8 @@ from privacy.mechanisms import (
 from privacy.secure_aggregation import Adversary, RoundPlan, ServerModel, plan_round
 
 Noise = Literal["central", "distributed"]
+
+_STEPS = (0.0, 0.1, 0.2, 0.3, -0.1)  # from the dropout set, that others are tried at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,13 +136,7 @@ class SecureAggregation:
 
     def presence(self, population: int, sampling: Sampling) -> AdditiveDelta:
         """What each round is charged because one client's presence can decide whether it opens."""
-        return presence_delta(
-            population=population,
-            sampling=sampling,
-            dropout=self.client_dropout,
-            opening=self._plan,
-            largest=self.largest,
-        )
+        return _presence(self, population, sampling)
 
     def check_opens(self, expected_cohort: float) -> None:
         """Refuse a run whose rounds could not be opened though every client answers.
@@ -160,18 +158,85 @@ class SecureAggregation:
                 f"{expected_cohort:g} clients on average: {error}"
             ) from error
 
-    def other_dropouts(self, population: int, sampling: Sampling, allowed: float) -> str:
-        """What to do about ``dropout`` where each round is charged more than ``allowed`` of δ.
+    def check_presence(
+        self,
+        population: int,
+        sampling: Sampling,
+        *,
+        rounds: int,
+        delta: float,
+        paid: Iterable[Event] = (),
+    ) -> None:
+        """Refuse a run whose rounds are charged more for presence than there is of δ.
 
-        Raising it lowers what must survive a round; but then small cohorts may have no plan.
-        Empty if neither a higher nor a lower one helps.
+        Parameters
+        ----------
+        population : int
+            N.
+        sampling : Sampling
+        rounds : int
+            How many rounds are to be paid.
+        delta : float
+            δ of all runs together.
+        paid : iterable of Event
+            What earlier runs have paid.
+
+        Raises
+        ------
+        ValueError
+            Naming other settings that were tried and fit, with half of δ left for the noise.
         """
-        for change, dropout in (("raise", self.dropout + 0.1), ("lower", self.dropout - 0.1)):
-            if 0 <= (dropout := round(dropout, 12)) < 1:
-                other = replace(self, dropout=dropout)
-                if other.presence(population, sampling).delta < allowed:
-                    return f"{change} its dropout to {dropout:g}, "
-        return ""
+        charged = self.presence(population, sampling).delta
+        earlier = sum(event.delta for event in paid if isinstance(event, AdditiveDelta))
+        left = max(0.0, delta - earlier)
+        if charged * rounds < left:
+            return
+        fitting = "; ".join(self._fitting(population, sampling, rounds, left))
+        share = f", of which earlier runs have left {left:.3g}" * bool(earlier)
+        raise ValueError(
+            f"each round is charged {charged:.2g} of δ because one client's presence can decide "
+            f"whether it opens, so {rounds} {'round passes' if rounds == 1 else 'rounds pass'} "
+            f"target_delta = {delta:g}{share}: too few clients are drawn for secure_aggregation.minimum = "
+            f"{self.minimum}, secure_aggregation.dropout = {self.dropout:g} and "
+            f"secure_aggregation.client_dropout = {self.client_dropout:g}. "
+            + (f"What fits: {fitting}" if fitting else "Nothing near them fits: draw more clients")
+        )
+
+    def _fitting(
+        self, population: int, sampling: Sampling, rounds: int, delta: float
+    ) -> Iterator[str]:
+        """Settings near these with which a run fits, one of each sort."""
+
+        def fits(drawn: Sampling, **changed: Any) -> bool:
+            try:
+                other = replace(self, **changed)
+            except ValueError:  # distributed noise does not go with it
+                return False
+            return 2 * other.presence(population, drawn).delta * rounds < delta
+
+        dropouts = [round(self.dropout + step, 12) for step in _STEPS]
+        minima = sorted({max(3, self.minimum // part) for part in (1, 2, 4)}, reverse=True)
+        every = (Poisson(1.0),) if isinstance(sampling, Poisson) and sampling.rate < 1 else ()
+        for drawn, minimum, dropout in itertools.product((sampling, *every), minima, dropouts):
+            if 0 <= dropout < 1 and fits(drawn, minimum=minimum, dropout=dropout):
+                words = [] if minimum == self.minimum else [f".minimum = {minimum}"]
+                words += [] if dropout == self.dropout else [f".dropout = {dropout:g}"]
+                words = [f"secure_aggregation{word}" for word in words]
+                yield " with ".join(words + ["a sampling rate of 1"] * (drawn is not sampling))
+                break
+        for part in (2, 5, 10, 20):
+            if fits(sampling, client_dropout=self.client_dropout / part):
+                name = "secure_aggregation.client_dropout"
+                yield f"{name} = {self.client_dropout / part:g}, if no more clients vanish"
+                break
+        if isinstance(sampling, Poisson):
+            for tenths in range(1, 10):
+                if (rate := tenths / 10) > sampling.rate and fits(Poisson(rate)):
+                    yield f"a sampling rate of {rate:g}"
+                    break
+        fewer = int(delta / 2 / self.presence(population, sampling).delta)
+        if 0 < fewer < rounds:
+            yield f"{fewer} {'round' if fewer == 1 else 'rounds'}"
 
     def _plan(self, clients: int, cohort: int) -> RoundPlan | None:
         try:
@@ -195,3 +260,14 @@ class SecureAggregation:
             f"{self.adversary.server.value} server with {self.adversary.corrupt:.0%} of the "
             f"clients, {self.noise} noise"
         )
+
+
+@lru_cache(maxsize=32)  # seconds for thousands of clients, and asked when a run is checked too
+def _presence(settings: SecureAggregation, population: int, sampling: Sampling) -> AdditiveDelta:
+    return presence_delta(
+        population=population,
+        sampling=sampling,
+        dropout=settings.client_dropout,
+        opening=settings._plan,
+        largest=settings.largest,
+    )

@@ -14,6 +14,7 @@ from privacy.mechanisms import (
     MaskedMechanism,
 )
 from privacy.secure_aggregation import ClientPolicy, Malformed, RoundTerms, UnacceptableTerms
+from privacy.untrusted_text import error_quoted, quoted
 from strategies._replies import Fault, RejectedReply, Template, refuse_error
 from strategies.weighting import CappedWeights, UniformWeights
 
@@ -37,7 +38,7 @@ def without_message(record: object) -> object:
     return ConfigRecord({name: value for name, value in record.items() if name != _BYTES})
 
 
-def protocol_bytes(record: ConfigRecord) -> bytes:
+def protocol_bytes(record: object) -> bytes:
     """The message of the protocol in a record.
 
     Raises
@@ -45,6 +46,8 @@ def protocol_bytes(record: ConfigRecord) -> bytes:
     Malformed
         If there is none.
     """
+    if not isinstance(record, ConfigRecord):
+        raise Malformed("the protocol's record is of another kind")
     message = record.get(_BYTES)
     if not isinstance(message, bytes):
         raise Malformed("the record carries no message of the protocol")
@@ -60,16 +63,20 @@ def reply_bytes(reply: Message) -> bytes:
         If it is an error, or anything else is in it.
     """
     if reply.has_error() and _is_refusal(reply.error.reason):
-        raise RejectedReply(f"the client refuses: {reply.error.reason}", Fault.REFUSED)
+        raise RejectedReply(f"the client refuses: {quoted(reply.error.reason)}", Fault.REFUSED)
     refuse_error(reply, reason=True)
     if not reply.has_content() or list(reply.content) != [KEY]:
         raise RejectedReply("the reply is not one message of the protocol", Fault.PROTOCOL)
     record = reply.content[KEY]
-    if not isinstance(record, ConfigRecord) or list(record) != [_BYTES]:
+    try:
+        answer = protocol_bytes(record)
+    except Malformed as error:
+        raise RejectedReply(str(error), Fault.PROTOCOL) from error
+    if len(record) != 1:
         raise RejectedReply(
             "the reply carries something beside a message of the protocol", Fault.PROTOCOL
         )
-    return protocol_bytes(record)
+    return answer
 
 
 def _is_refusal(reason: str | None) -> bool:
@@ -151,7 +158,7 @@ class Bounding:
             )
             _ = bounding.weighting  # checks the cap
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise Malformed(f"how to bound an update is not said: {error!r}") from error
+            raise Malformed(f"how to bound an update is not said: {error_quoted(error)}") from error
         return bounding
 
     def check(self, terms: RoundTerms, policy: ClientPolicy, template: Template) -> None:

@@ -8,7 +8,8 @@ from dp_accounting.pld import privacy_loss_distribution
 from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import erfc
+from scipy.optimize import brentq
+from scipy.special import erfc, log_ndtr
 
 from privacy.accounting import (
     AdditiveDelta,
@@ -158,6 +159,20 @@ def test_of_renyis_orders_none_is_left_out_that_would_be_tighter(z, rate, rounds
     events = {GaussianRelease(z, Poisson(rate)): rounds}
     pld, rdp = (epsilon(events, delta=10.0**-digits, accountant=a) for a in ("pld", "rdp"))
     assert pld <= rdp
+
+
+@pytest.mark.parametrize("z", [0.46, 0.48, 0.5, 0.52, 0.54, 0.56])
+def test_one_round_of_a_tiny_rate_is_near_the_exact_formula(z):
+    """Nearly all mass is at 0, where rounding by itself would be as large as δ."""
+    rate, delta = 1e-6, 1e-12
+
+    def exact_delta(eps):
+        plain = math.log1p(math.expm1(eps) / rate)  # without sampling, where with it ε is eps
+        above, below = 0.5 / z - plain * z, -0.5 / z - plain * z
+        return rate * (math.exp(log_ndtr(above)) - math.exp(plain + log_ndtr(below)))
+
+    exact = brentq(lambda eps: exact_delta(eps) - delta, 1e-9, 5.0)
+    assert exact <= epsilon([GaussianRelease(z, Poisson(rate))], delta=delta) <= 1.45 * exact
 
 
 def test_deltas_too_small_for_plain_floats_are_still_bounded():

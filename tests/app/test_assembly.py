@@ -1,5 +1,7 @@
 """Whether a run can begin is judged before anything is started, in the settings' own names."""
 
+import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 
 from flower_app.assembly import check_run
 from flower_app.settings import SettingError, Settings
-from privacy.accounting import Full, GaussianRelease, Ledger, read_ledger
+from privacy.accounting import AdditiveDelta, Full, GaussianRelease, Ledger, read_ledger
 
 MASKED = {"secure-aggregation": "honest-but-curious", "sampling-rate": 1.0, "minimum-cohort": 8}
 
@@ -31,6 +33,15 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
         ({"results-dir": "relative"}, ["results-dir = 'relative'", "absolute"]),
         ({"results-dir": "/proc/none"}, ["results-dir = '/proc/none'", "cannot be made"]),
         (MASKED | {"minimum-cohort": 500}, ["minimum-cohort is 500", "20 clients"]),
+        (
+            MASKED | {"sampling-rate": 0.5},
+            [
+                "minimum-cohort = 8",
+                "dropout = 0.2",
+                "client-dropout = 0.02",
+                "a sampling rate of 1",
+            ],
+        ),
         (MASKED | {"noise": "distributed"}, ["largest-cohort is not set"]),
         (MASKED | {"largest-cohort": 4}, ["largest-cohort is 4"]),
         (
@@ -60,7 +71,27 @@ def test_what_cannot_be_run_is_refused_in_the_settings_names(
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
+    assert not re.search("[a-z]_[a-z]", message.partition("'")[0]), "a name that is no setting's"
     assert not any(path.is_dir() for path in tmp_path.iterdir()), "a run's folder was made"
+
+
+def test_what_is_said_to_fit_so_few_clients_can_be_run(tmp_path: Path) -> None:
+    """Also where earlier runs on the ledger were charged for presence, and noise is given."""
+    path = tmp_path / "ledger.jsonl"
+    with Ledger.open(path, population="population, 60 clients") as ledger:
+        ledger.append(AdditiveDelta(4e-6), run="earlier", round=1)
+    config: dict[str, Any] = MASKED | {"sampling-rate": 0.5, "minimum-cohort": 20}
+    for given in ({}, {"noise-multiplier": 9.0}):
+        config |= given | {"ledger": str(path)}
+        with pytest.raises(
+            SettingError, match="delta = 1e-05, of which earlier runs have left 6e-06"
+        ) as told:
+            check(tmp_path, 60, **config)
+        (remedy, *_) = str(told.value).partition("What fits: ")[2].split("; ")
+        fits = dict(each.split(" = ") for each in remedy.split(" with "))
+        changed = {name: ast.literal_eval(value) for name, value in fits.items()}
+        assert changed.keys() <= {"minimum-cohort", "dropout"}
+        assert check(tmp_path, 60, **(config | changed)) == 60
 
 
 def test_what_can_be_run_writes_nothing(tmp_path: Path) -> None:

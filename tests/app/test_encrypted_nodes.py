@@ -59,6 +59,9 @@ def test_metrics_and_report_tell_of_the_round(run: Run) -> None:
     page = (run.folder / "report.html").read_text()
     assert "Encrypted test-time round over the nodes" in page
     assert "counted in ε" in page
+    assert told["counted"] is True
+    assert "came after it and is in the" in page
+    assert "no encrypted questions\nwere asked" not in page
 
 
 def test_the_round_is_paid_from_the_runs_own_budget(run: Run) -> None:

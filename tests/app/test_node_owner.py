@@ -18,7 +18,7 @@ from flower_app.data import encode
 from flower_app.models import build_model
 from privacy.accounting import GaussianRelease, epsilon, read_ledger
 from privacy.training import Charge, ClientLedger
-from strategies import InProcessGrid
+from strategies import DPFedAvg, Full, InProcessGrid, NoUsableReplyError, PrivateResult
 
 START = ArrayRecord(build_model("hog-linear").state_dict())
 RUN: dict[str, Any] = {
@@ -47,7 +47,7 @@ class Node:
         self.hold(50)
 
     def hold(self, records: int, **changed: Any) -> None:
-        self.data.mkdir(exist_ok=True)
+        self.data.mkdir(exist_ok=True, parents=True)
         parts = {"images": IMAGES[:records], "labels": LABELS[:records]} | changed
         np.savez(self.data / "mine.npz", **parts)
 
@@ -108,6 +108,32 @@ def node_log() -> Iterator[list[str]]:
 
 
 # The ledger goes by the data's name ---------------------------------------------------------------
+
+
+def test_the_server_takes_spent_budgets_for_declines_and_not_for_crashes(tmp_path: Path) -> None:
+    nodes = [Node(tmp_path / str(place)) for place in range(2)]
+    grid = InProcessGrid(
+        client_app.app, 2, run_config=RUN, node_config=lambda place: nodes[place].config
+    )
+
+    def run(name: str, rounds: int) -> PrivateResult:
+        strategy = DPFedAvg(
+            population=2,
+            sampling=Full(),
+            clipping=1.0,
+            noise_multiplier=1.0,
+            target_delta=1e-5,
+            ledger=tmp_path / name,
+        )
+        return strategy.start(grid, START, num_rounds=rounds)
+
+    ended = run("first", ROUNDS + 1).privacy
+    assert ended is not None
+    assert ended.rounds == ROUNDS
+    assert "(the node declines: its owner's rules, what is left of" in str(ended.stopped)
+    assert "exception" not in str(ended.stopped)
+    with pytest.raises(NoUsableReplyError, match="ask the nodes for what their owners allow"):
+        run("second", 1)
 
 
 @pytest.mark.parametrize("records", [51, 60, 30, 1], ids="{} records then".format)

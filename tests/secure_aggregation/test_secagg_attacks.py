@@ -33,6 +33,7 @@ from privacy.secure_aggregation import (
     WrongStage,
     plan_round,
 )
+from privacy.secure_aggregation import server as server_module
 from privacy.secure_aggregation._keys import sign
 from privacy.secure_aggregation._messages import (
     Announcement,
@@ -288,6 +289,23 @@ def test_a_round_for_another_server_is_refused():
         this = Round(mine, 0)
         terms = RoundTerms(RUN, 1, SIZE, 100, 3, theirs.server)
         this.refuses(UnacceptableTerms, write(Kind.INVITATION, terms.digest, terms.to_bytes()))
+
+
+@BOTH
+def test_a_bound_for_which_no_ring_is_large_enough_is_refused_before_anybody_trains(
+    adversary, monkeypatch
+):
+    """The terms alone do not show it: how many clients there are comes with the plan."""
+    bound = 2**58
+    with monkeypatch.context() as lying:
+        lying.setattr(server_module, "ring_bits", lambda clients, bound: 62)
+        federation = Federation(COUNT, adversary)
+        server = federation.server(federation.terms(SIZE, bound=bound))
+        messages = federation.play_to(server, draw_vectors(COUNT, SIZE), 1)
+    for node, message in messages.items():
+        with pytest.raises(UnacceptableTerms, match="fits no ring"):
+            federation.clients[node].answer(message)
+        assert federation.clients[node].stage is ClientStage.WAITING
 
 
 @BOTH

@@ -249,6 +249,57 @@ def test_the_same_as_a_plain_loop() -> None:
     assert grid.context(3).node_config == {"partition-id": 2, "num-partitions": 6}
 
 
+def test_what_a_nodes_app_raises_is_logged_once_a_kind_with_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        number = int(context.node_config["partition-id"])
+        if number < 3:
+            raise RuntimeError(f"my bug, seen by {number}")
+        if number < 5:
+            raise RuntimeError("another line")
+        if number < 6:
+            return None  # type: ignore[return-value]
+        return Message(message.content, reply_to=message)
+
+    grid = InProcessGrid(app, 8)
+    caplog.set_level(logging.ERROR)
+    for _ in range(3):
+        sent = [Message(RecordDict(), node, "train") for node in range(1, 9)]
+        replies = list(grid.send_and_receive(sent))
+        assert sum(reply.has_error() for reply in replies) == 6
+    logged = [record for record in caplog.records if record.exc_info]
+    assert [str(record.exc_info[1]) for record in logged if record.exc_info] == [
+        "my bug, seen by 0",
+        "another line",
+        "the ClientApp returned NoneType, not a Message",
+    ]
+    assert "in train\n    raise RuntimeError(f" in caplog.text
+
+
+def test_nodes_of_a_run_in_process_are_configured_as_their_owners_say() -> None:
+    server, app = ServerApp(), ClientApp()
+    seen: list[dict[str, Any]] = []
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        assert not any(
+            reply.has_error()
+            for reply in grid.send_and_receive([Message(RecordDict(), 2, "train")])
+        )
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        seen.append(dict(context.node_config))
+        return Message(RecordDict(), reply_to=message)
+
+    run_in_process(server, app, num_nodes=2, node_config=lambda k: {"dataset-name": f"ward-{k}"})
+    assert seen == [{"partition-id": 1, "num-partitions": 2, "dataset-name": "ward-1"}]
+
+
 def test_what_a_node_keeps_stays_with_it() -> None:
     """State lasts from message to message; what a node does to its copy is not seen by others."""
     app = ClientApp()

@@ -24,6 +24,7 @@ from strategies import (
     Poisson,
     PublicMetrics,
     SecureAggregation,
+    decline,
 )
 
 FLOATS = ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8", np.dtype(np.longdouble).str]
@@ -192,6 +193,46 @@ def test_a_run_whose_clients_all_fail_ends_before_it_pays(tmp_path: Path) -> Non
     with pytest.raises(NoUsableReplyError, match=r"round 1 .*raised an exception.*not paid"):
         strategy.start(grid, model(), num_rounds=5)
     assert not read_ledger(tmp_path / "ledger.jsonl").records
+
+
+def declining(reason: str, *, crash: int | None = None) -> ClientApp:
+    """Clients that decline; one of them raises instead."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == crash:
+            raise RuntimeError(reason)
+        return decline(message, reason)
+
+    return app
+
+
+@pytest.mark.parametrize("crash", [None, 0])
+def test_clients_that_decline_are_told_from_clients_that_fail(
+    crash: int | None, tmp_path: Path, console: list[str]
+) -> None:
+    """Their words are in the operator's log alone, cut and on one line."""
+    grid = InProcessGrid(declining("enough\nis enough " * 100, crash=crash), 2)
+    seen: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("bloomseal.operator")
+    logger.addHandler(handler)
+    remedy = "ask the nodes for what their owners allow" if crash is None else "mend the clients"
+    try:
+        with pytest.raises(NoUsableReplyError, match=remedy) as ended:
+            noiseless(tmp_path, population=2).start(grid, model(), num_rounds=3)
+    finally:
+        logger.removeHandler(handler)
+    dropped = [line for line in console if "dropped a reply" in line]
+    assert sum("the node declines" in line for line in dropped) == 1
+    assert sum("raised an exception" in line for line in dropped) == (crash is not None)
+    assert not any("enough" in line for line in dropped)
+    assert "enough" not in str(ended.value)
+    words = [line for line in seen if "the node declined: 'enough\\nis enough" in line]
+    assert len(words) == (2 if crash is None else 1)
+    assert all(len(line) < 500 and "\n" not in line for line in words)
 
 
 def test_a_run_whose_clients_fail_later_keeps_its_model_and_the_budget_left(

@@ -1,6 +1,7 @@
 """The mod as a client's own defence: what it answers, refuses, keeps and forgets."""
 
 import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Barrier, Thread
@@ -11,9 +12,12 @@ import pytest
 from federation import client_app, model
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from hypothesis import given
+from hypothesis import strategies as st
 from secure_federation import (
     CURIOUS,
     IDENTITIES,
+    KEY,
     MALICIOUS,
     PINNED,
     ByHand,
@@ -33,8 +37,10 @@ from privacy.secure_aggregation import (
     ClientPolicy,
     RoundAborted,
     RoundTerms,
+    SecureClient,
     SecureServer,
     ServerModel,
+    UnreadableState,
 )
 from privacy.secure_aggregation._messages import Kind
 from strategies import (
@@ -129,6 +135,51 @@ def test_nothing_is_sent_outside_the_protocol(kind: str) -> None:
     (reply,) = grid.pull_messages(["1"])
     assert reply.has_error()
     assert reply.error.reason.startswith("UnprotectedRequest: the server asks to")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ConfigRecord({"message": text_or_number})
+        for text_or_number in ("text", 5, 0.5, True, [b"a"], [], ["a"], b"", b"x" * 100)
+    ]
+    + [ConfigRecord(), MetricRecord({"message": 1.0}), model((SIZE,))],
+    ids=str,
+)
+def test_what_is_no_message_of_the_protocol_is_refused_by_name(
+    record: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of any kind: it is the server's fault, and no failure of the client's with a traceback."""
+    grid = Wire(secure_app(drift), 1)
+    log = logging.getLogger("flwr")
+    log.addHandler(caplog.handler)
+    try:
+        message = Message(RecordDict({KEY: record}), message_type="train", dst_node_id=1)
+        (reply,) = grid.send_and_receive([message])
+    finally:
+        log.removeHandler(caplog.handler)
+    assert reply.error.reason.startswith("MalformedRequest: ")
+    assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("value", ["text", 5, [b"a"], None], ids=str)
+def test_a_reply_that_is_no_message_of_the_protocol_is_told_as_that(
+    value: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def alter(message: Message, reply: Message) -> Message:
+        if message.metadata.dst_node_id != 1:
+            return reply
+        kept = {} if value is None else {"message": value}
+        return Message(RecordDict({KEY: ConfigRecord(kept)}), reply_to=message)
+
+    log = logging.getLogger("flwr")
+    log.addHandler(caplog.handler)
+    try:
+        run(Wire(secure_app(drift), NODES, alter=alter), tmp_path)
+    finally:
+        log.removeHandler(caplog.handler)
+    (told,) = {line for line in caplog.messages if "dropped a reply" in line}
+    assert "it is no message of the secure-aggregation protocol" in told
 
 
 def test_queries_are_the_apps_own() -> None:
@@ -268,7 +319,9 @@ def test_the_state_is_on_disk_before_the_answer(tmp_path: Path) -> None:
     assert said(reply)[4] == Kind.OPENINGS
 
 
-@pytest.mark.parametrize("kept", ["another version's", "cut short", "without a state", "damaged"])
+@pytest.mark.parametrize(
+    "kept", ["another version's", "cut short", "without a state", "empty", "damaged", "one bit"]
+)
 def test_a_state_that_cannot_be_read_is_named_to_its_owner(
     kept: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -280,7 +333,9 @@ def test_a_state_that_cannot_be_read_is_named_to_its_owner(
     bad = {
         "another version's": good[:35] + bytes([good[35] - 1]) + good[36:],
         "cut short": good[:20],
-        "without a state": good[:32] + b"?",
+        "without a state": good[:64],
+        "empty": b"",
+        "one bit": good[:-1] + bytes([good[-1] ^ 1]),
         "damaged": good[:-7],
     }[kept]
     path.write_bytes(bad)
@@ -302,6 +357,62 @@ def test_a_state_that_cannot_be_read_is_named_to_its_owner(
     )
     (reply,) = grid.send_and_receive([protocol_message(1, server.invitation())])
     assert said(reply)[4] == Kind.ADVERTISEMENT
+
+
+@given(data=st.data())
+def test_no_byte_of_the_memory_is_taken_if_it_was_changed(data: Any) -> None:
+    """Of the file, identity included, and of the state wherever it is kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        memory, context = FolderMemory(Path(folder)), Context(1, 1, {}, RecordDict(), {})
+        client = SecureClient(policy(), identity=IDENTITIES[0])
+        terms = RoundTerms(bytes(16), 1, SIZE, 256, 3)
+        server = SecureServer(terms, adversary=CURIOUS, dropout=0.3, cohort=NODES)
+        client.answer(server.invitation())
+        state = client.to_bytes()
+        with memory.held(context) as remembered:
+            remembered.identity, remembered.state = IDENTITIES[0].private, state
+        (path,) = Path(folder).glob("*.state")
+
+        def damaged(good: bytes) -> bytes:
+            at = data.draw(st.integers(0, len(good) - 1))
+            if data.draw(st.booleans()):
+                return good[:at]
+            return good[:at] + bytes([good[at] ^ data.draw(st.integers(1, 255))]) + good[at + 1 :]
+
+        path.write_bytes(damaged(path.read_bytes()))
+        with pytest.raises(UnreadableState), memory.held(context):
+            pass
+        with pytest.raises(UnreadableState):
+            SecureClient.from_bytes(damaged(state), policy(), identity=IDENTITIES[0])
+        assert SecureClient.from_bytes(state, policy(), identity=IDENTITIES[0]).to_bytes() == state
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        MetricRecord({"state": 1}),
+        ConfigRecord(),
+        ConfigRecord({"identity": bytes(32)}),
+        ConfigRecord({"identity": bytes(32), "state": "text"}),
+        ConfigRecord({"identity": bytes(32), "state": b""}),
+    ],
+    ids=["another record", "nothing", "no state", "text", "an empty state"],
+)
+def test_a_context_that_the_app_wrote_over_is_named(
+    written: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that began anew would have forgotten what it let be opened."""
+    grid, requests = to_the_opening(lambda place: ContextMemory())
+    grid.context(1).state["secure-aggregation"] = written
+    log = logging.getLogger("flwr")
+    log.addHandler(caplog.handler)
+    try:
+        (reply,) = grid.send_and_receive([protocol_message(1, requests[1])])
+    finally:
+        log.removeHandler(caplog.handler)
+    assert reply.error.reason == "the client cannot read what it remembers of earlier rounds"
+    (told,) = {r.getMessage() for r in caplog.records if r.levelno == logging.ERROR}
+    assert "written over" in told or "damaged" in told or "written by another version" in told
 
 
 def test_a_client_that_lost_its_state_is_out_of_the_round_only(tmp_path: Path) -> None:

@@ -470,7 +470,10 @@ def test_a_run_that_could_open_no_round_does_not_begin(
 
 @pytest.mark.parametrize(
     ("nodes", "adversary", "dropout", "advice"),
-    [(12, CURIOUS, 0.1, "raise its dropout to 0.2, or draw"), (4, MALICIOUS, 0.2, "_dropout, or")],
+    [
+        (12, CURIOUS, 0.1, r"fits: secure_aggregation\.dropout = 0\.2$"),
+        (4, MALICIOUS, 0.2, "Nothing near them fits: draw more clients"),
+    ],
     ids=["more", "neither"],
 )
 def test_a_budget_that_presence_passes_names_what_would_help(
