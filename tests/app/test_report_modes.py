@@ -230,7 +230,7 @@ def test_a_noised_encrypted_round_is_told_wherever_it_counts(tmp_path: Path) -> 
     assert "The nodes' reports of the encrypted test-time round:" not in page
 
     # Too few may answer to tell an accuracy: it was paid for all the same.
-    few = NODES_TESTED | {"accuracy": None, "accuracy_noise": 0.0}
+    few = NODES_TESTED | {"accuracy": None, "accuracy_noise": None}
     _, page = told(tmp_path, nodes_tested=few)
     assert "too few answered to tell" in page
     assert "came after it and is in the total" in page
