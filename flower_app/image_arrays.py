@@ -17,6 +17,10 @@ _COLOURS = (3, 4)  # with transparency or without
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's
 _BESIDE = ("label", "class", "target", "digit", "y", "id", "index", "unnamed: 0", "")
 """Names of columns that hold no pixel."""
+_EDGE = 1e-3
+"""Of white: how far arithmetic on pixels may have taken them past their range."""
+_NEARLY_BLACK = 32.0
+"""Of 255: no drawing is meant that stays below."""
 
 
 def read_array(content: bytes) -> tuple[list[Grey], list[str]]:
@@ -53,10 +57,15 @@ def _in_255(found: NDArray[np.generic]) -> tuple[Grey, list[str]]:
     if found.size == 0:
         raise DataError(f"holds no picture: its shape is {found.shape}")
     values = found.astype(np.float64)
+    notes: list[str] = []
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise DataError("holds numbers that are not finite; give 0 to 255, or 0 to 1")
-    if low < 0 or high > 65535 or (high > 255 and not np.issubdtype(found.dtype, np.integer)):
+    whole = np.issubdtype(found.dtype, np.integer) or found.dtype == bool
+    if not whole:
+        values, notes = _clipped(values)
+        low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 65535 or (high > 255 and not whole):
         raise DataError(
             f"holds numbers from {low:g} to {high:g}; give 0 to 255, or 0 to 1 (undo a "
             "normalisation)"
@@ -65,8 +74,32 @@ def _in_255(found: NDArray[np.generic]) -> tuple[Grey, list[str]]:
         grey, note = from_16_bits(values)
         return grey, [note]
     if 0 < high <= 1:
-        return values * 255, ["its numbers from 0 to 1 read as black to white"]
-    return values, []
+        return values * 255, [*notes, "its numbers from 0 to 1 read as black to white"]
+    fractions = bool((values != np.rint(values)).any())
+    if fractions and (high < _NEARLY_BLACK or _mostly_within_1(values)):
+        raise DataError(
+            f"holds fractions, and numbers up to {high:g}, which are neither 0 to 1 nor 0 to 255 "
+            "(of which they would be nearly black); scale or clip them to one of these"
+        )
+    if 0 < high < _NEARLY_BLACK:
+        notes.append(f"its numbers from {low:g} to {high:g} taken of 255, which is nearly black")
+    return values, notes
+
+
+def _clipped(values: Grey) -> tuple[Grey, list[str]]:
+    """Fractions that arithmetic has taken past 0, 1 or 255, put back there."""
+    low, high = float(values.min()), float(values.max())
+    white = next((top for top in (1.0, 255.0) if high <= top * (1 + _EDGE)), None)
+    if white is None or low < -white * _EDGE or (low >= 0 and high <= white):
+        return values, []
+    note = f"its numbers from {low:.9g} to {high:.9g} clipped to 0 to {white:g}"
+    return values.clip(0.0, white), [note]
+
+
+def _mostly_within_1(values: Grey) -> bool:
+    """Whether next to nothing of what is drawn is above 1."""
+    drawn = values[values > 0.01]
+    return float((drawn > 1).mean()) < 0.05
 
 
 def _pictures(values: Grey, notes: list[str]) -> list[Grey]:

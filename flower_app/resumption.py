@@ -36,6 +36,15 @@ def with_settings_of_run(given: Mapping[str, Any]) -> dict[str, Any]:
     return kept | dict(given) | {"resume": str(folder)}
 
 
+def can_go_on(folder: Path) -> bool:
+    """Whether ``resume`` takes this folder: only then is a person told how to go on with it."""
+    try:
+        _kept_settings(folder)
+    except (SettingError, OSError):
+        return False
+    return True
+
+
 def software_of_run(folder: Path) -> dict[str, Any]:
     """Which code a run was begun with."""
     told = json.loads(ResultsFolder(folder).file("config.json").read_text()).get(SOFTWARE)
@@ -96,7 +105,7 @@ def _kept_settings(path: Path) -> dict[str, Any]:
         raise SettingError(f"{wrong}it must be an absolute path")
     if not is_folder(path):
         raise SettingError(f"{wrong}it must be the results folder of a run that broke off")
-    if folder.file("metrics.json").exists():
+    if folder.finished:
         raise SettingError(f"{wrong}that run has finished; begin a new one")
     try:
         kept = json.loads(folder.file("config.json").read_text())

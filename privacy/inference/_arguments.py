@@ -112,16 +112,39 @@ def numbers_of(name: str, values: Any, shape: str) -> NDArray[np.float64]:
     TypeError
         If they are none.
     """
-    if hasattr(values, "detach") and not values.is_complex():  # a tensor, whatever its precision
-        values = values.detach().cpu().double().numpy()
+    return reals_of(name, values, shape).astype(np.float64, copy=False)
+
+
+def reals_of(name: str, values: Any, shape: str) -> NDArray[Any]:
+    """As :func:`numbers_of`, in the precision that they have.
+
+    Raises
+    ------
+    TypeError
+        If they are none.
+    """
+    if np.ma.is_masked(values):
+        raise TypeError(f"{name} has masked elements; give real numbers, {shape}")
     try:
-        array = np.asarray(values)
-    except Exception as error:  # ragged lists, tensors on a device within lists
+        array = np.asarray(_untied(values))
+    except Exception as error:  # ragged lists, sparse tensors, tensors without values
         raise TypeError(f"{name} makes no array of numbers ({error}); give {shape}") from error
     if array.dtype.kind not in "biuf":
         what = _named(values) if array.ndim == 0 else f"of {array.dtype}"
         raise TypeError(f"{name} is {what}; give real numbers, {shape}")
-    return array.astype(np.float64)
+    return array
+
+
+def _untied(values: Any) -> Any:
+    """Tensors as arrays, wherever they lie and whatever remembers them, in lists too."""
+    if isinstance(values, list | tuple):
+        return [_untied(value) for value in values]
+    if not hasattr(values, "detach"):
+        return values
+    plain = values.detach().resolve_conj().resolve_neg().cpu()
+    if plain.is_floating_point() and plain.element_size() not in (4, 8):
+        plain = plain.float()  # NumPy knows no bfloat16
+    return plain.numpy()
 
 
 def _is_whole(value: object) -> bool:

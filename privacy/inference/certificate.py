@@ -89,24 +89,23 @@ def certify(
     Raises
     ------
     TypeError
-        If ``compiled`` or the inputs are of another kind.
+        If ``compiled``, the inputs or the labels are of another kind.
     ValueError
         If there is no image, or not one label an image, or a label is none of the classes, or
         no logit can reach the threshold.
     """
     check_kind("compiled", compiled, CompiledModel, "what compile_model returned")
-    x, right = numbers_of("inputs", inputs, "shape (images, ...)"), np.asarray(labels)
+    x = numbers_of("inputs", inputs, "shape (images, ...)")
+    right = numbers_of("labels", labels, "shape (images,)")
     if x.ndim == 0:
         raise ValueError("inputs is one number; give shape (images, ...)")
     if len(x) == 0 or right.shape != (len(x),):
-        raise ValueError(
-            f"inputs hold {len(x)} images and labels have shape {right.shape}; give one each"
-        )
+        raise ValueError(f"inputs have shape {x.shape} and labels {right.shape}; give one each")
     plan = compiled.plan
     ClassOnly(threshold).check(plan)  # an owner could not ask with it either
     if not bool(np.isin(right, np.arange(plan.classes)).all()):
         raise ValueError(
-            f"labels hold {sorted(set(right.tolist()))[:5]} and the like; the model decides "
+            f"labels hold {np.unique(right)[:5].tolist()} and the like; the model decides "
             f"between {plan.classes} classes, which are the whole numbers from 0"
         )
     owner = ThrowAwayOwner(plan)

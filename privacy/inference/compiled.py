@@ -214,9 +214,10 @@ def compile_model(
         check_count("max_query_bytes", max_query_bytes, "a positive number of bytes")
     if parties is not None:
         check_kind("parties", parties, ThreeParties, "ThreeParties(...), or leave it out")
+    batch_size = int(batch_size)  # a plan is JSON, which knows no integers of NumPy
     query_limits: tuple[int, ...] = (sys.maxsize,) if batch_size > 1 else _QUERY_BYTES
     if max_query_bytes is not None:
-        query_limits = (max_query_bytes,)
+        query_limits = (int(max_query_bytes),)
     if parties is not None and batch_size > 1:
         raise ValueError(f"batch_size is {batch_size}; encrypted weights answer 1 image a query")
     itself = reference(model)

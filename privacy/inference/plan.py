@@ -13,16 +13,14 @@ import numpy as np
 
 from privacy.inference._arguments import check_kind
 from privacy.inference._packing import Indices
+from privacy.inference._plan_checks import check_plan
 from privacy.inference._seal import MAX_MODULUS_BITS, SEED_BYTES
 from privacy.inference._uniform import QUERY_SEED_BYTES
-from privacy.inference.parties import ThreeParties
 
 FORMAT = 2
 SESSION_KEY_BYTES = 32
 MESSAGE_OVERHEAD = 102
 """Bytes of a message beside its body: header and authentication code."""
-_MAX_PACKING_BYTES = 1 << 28
-_DIMENSIONS = {"slots": 3, "coefficients": 2, "batch": 1}
 
 
 class BlindLayer(NamedTuple):
@@ -134,37 +132,7 @@ class Plan:
         return 128
 
     def __post_init__(self) -> None:
-        if self.degree not in MAX_MODULUS_BITS:
-            raise ValueError(f"degree is {self.degree}; choose one of {sorted(MAX_MODULUS_BITS)}")
-        if not self.prime_bits or sum(self.prime_bits) > MAX_MODULUS_BITS[self.degree]:
-            raise ValueError(
-                f"prime_bits sum to {sum(self.prime_bits)}; degree {self.degree} holds 128 bits of "
-                f"security up to {MAX_MODULUS_BITS[self.degree]}"
-            )
-        low, high = self.input_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"input_range is {self.input_range}; give finite low < high")
-        if _DIMENSIONS.get(self.packing_kind) != len(self.packing_shape):
-            raise ValueError(f"packing_kind is {self.packing_kind!r}; give {list(_DIMENSIONS)}")
-        if (self.packing_kind == "batch") != (self.batch_size > 1):
-            raise ValueError(f"batch_size is {self.batch_size} in a {self.packing_kind} packing")
-        read = [position for answer in self.answers for position in answer]
-        expected = 0 if self.packing_kind == "batch" else self.logits
-        if len(read) != expected or any(not 0 <= p < self.degree for p in read):
-            wanted = f"{self.logits} classes" if self.logits > 1 else "1 logit"
-            raise ValueError(f"answers read {len(read)} coefficients for {wanted}")
-        if self.headroom_bits < 0:
-            raise ValueError(f"headroom_bits is {self.headroom_bits}; an answer could overflow")
-        if any(not 1 <= level <= self.levels for _, level in self.rotation_levels):
-            raise ValueError(f"rotation_levels must lie in 1..{self.levels}")
-        if not 0 <= self.relin_level <= self.levels:
-            raise ValueError(f"relin_level is {self.relin_level}; give 0..{self.levels}")
-        if len(self.model_version) != 32:
-            raise ValueError(f"model_version has {len(self.model_version)} characters; give 32")
-        if self.parties:
-            ThreeParties(*self.parties)
-        if any(not 1 <= layer.level <= self.levels for layer in self.blind_layers):
-            raise ValueError(f"levels of blind_layers must lie in 1..{self.levels}")
+        check_plan(self)
 
     @property
     def classes(self) -> int:
@@ -183,9 +151,22 @@ class Plan:
 
     @property
     def taps(self) -> Indices:
-        """Which input goes where, shape ``packing_shape``; -1 where none does."""
-        compressed = base64.b64decode(self.packing, validate=True)
-        plain = zlib.decompressobj().decompress(compressed, _MAX_PACKING_BYTES)
+        """Which input goes where, shape ``packing_shape``; -1 where none does.
+
+        Raises
+        ------
+        ValueError
+            If ``packing`` is not that.
+        """
+        places = math.prod(self.packing_shape)
+        try:
+            compressed = base64.b64decode(self.packing, validate=True)
+            # One byte more than there should be, and no more: it may have been made to fill memory.
+            plain = zlib.decompressobj().decompress(compressed, 4 * places + 1)
+        except (ValueError, zlib.error) as error:
+            raise ValueError(f"packing cannot be read: {error}") from error
+        if len(plain) != 4 * places:
+            raise ValueError(f"packing does not hold {places} places, as packing_shape says")
         taps = np.frombuffer(plain, dtype="<i4").reshape(self.packing_shape)
         size = math.prod(self.input_shape)
         if taps.min(initial=-1) < -1 or taps.max(initial=-1) >= size:
@@ -267,14 +248,19 @@ class Plan:
         check_kind("text", text, str, "what Plan.to_json() returned")
         try:
             content = json.loads(text)
+            values = {key: _freeze(value) for key, value in dict(content).items()}
         except json.JSONDecodeError as error:
             raise ValueError(f"text is not JSON, and so no plan ({error})") from error
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        except (TypeError, RecursionError) as error:
+            raise ValueError(f"not a plan of format {FORMAT}: {error}") from error
+        if values.pop("format", None) != FORMAT:
             raise ValueError(f"not a plan of format {FORMAT}; compile the model again")
-        if set(content) != {field.name for field in fields(cls)}:
+        if set(values) != {field.name for field in fields(cls)}:
             raise ValueError("the plan has missing or unknown fields; compile the model again")
-        values = {key: _freeze(value) for key, value in content.items()}
-        values["blind_layers"] = tuple(BlindLayer(*layer) for layer in values["blind_layers"])
+        try:
+            values["blind_layers"] = tuple(BlindLayer(*layer) for layer in values["blind_layers"])
+        except TypeError as error:
+            raise ValueError(f"blind_layers are no layers: {error}") from error
         return cls(**values)
 
     def __str__(self) -> str:

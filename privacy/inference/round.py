@@ -13,12 +13,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from privacy.durable import write_durably
-from privacy.inference._seal import MAX_MODULUS_BITS
+from privacy.inference._arguments import reals_of
+from privacy.inference._seal import Ring
 from privacy.inference._wire import MessageError
 from privacy.inference.owner import DataOwner, OutOfRangeError
 from privacy.inference.plan import Plan
@@ -29,6 +31,10 @@ MAX_ROUND_BYTES = 20_000_000
 
 _LONGEST_PLAN = 1 << 22  # characters
 _SECRETS = "encrypted-round.secrets"
+_LABELS = (
+    "this node's labels are not one class an image: give whole numbers from 0 to classes - 1, in "
+    "one dimension"
+)
 _MARGIN_BITS = 3  # two numbers in a complex slot, a sign, and rounding
 _FAULTS_OF_A_PLAN = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
@@ -130,16 +136,8 @@ def _refuse(plan: Plan, expected: Expectation) -> None:
             raise PlanRefusedError(f"the plan has {name} {found}, this node's data {wanted}")
     if plan.parties:
         raise PlanRefusedError("the plan is for encrypted weights, which no round evaluates")
-    bits = sum(plan.prime_bits)
-    if plan.degree not in MAX_MODULUS_BITS or bits > MAX_MODULUS_BITS[plan.degree]:
-        raise PlanRefusedError(f"{bits} bits at degree {plan.degree} are weaker than 128 bits")
-    whole = (plan.degree, plan.batch_size, plan.input_scale_bits, *plan.packing_shape)
-    if any(type(number) is not int or number < 0 for number in whole):
-        raise PlanRefusedError("the plan has sizes that are not whole numbers")
-    if plan.batch_size > plan.degree or math.prod(plan.packing_shape) > (
-        2 * plan.degree * max(plan.ciphertexts, 1)
-    ):
-        raise PlanRefusedError("the plan packs more into a ciphertext than it has room for")
+    if plan.input_scale_bits < 0:
+        raise PlanRefusedError(f"inputs scaled by 2^{plan.input_scale_bits} keep no precision")
     largest = max(abs(bound) for bound in expected.input_range)
     room = sum(plan.prime_bits[: plan.levels])
     if plan.input_scale_bits + math.log2(max(largest, 1.0)) + _MARGIN_BITS > room:
@@ -151,6 +149,10 @@ def _refuse(plan: Plan, expected: Expectation) -> None:
         raise PlanRefusedError(
             f"keys and one question take {least:,} bytes, {expected.max_bytes:,} are allowed"
         )
+    # What is read later, with the node's data beside it, must not fail there.
+    Ring(plan.degree, plan.prime_bits)
+    if plan.packing_kind != "batch":
+        _ = plan.taps
 
 
 def begin_round(
@@ -192,16 +194,14 @@ def begin_round(
     PlanRefusedError
         If keys for the plan cannot be made.
     """
-    x, right = np.asarray(inputs), np.asarray(labels)
+    x = _reals(inputs, "this node's images are not real numbers")
+    right = _reals(labels, _LABELS)
     room = (max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
-    count = min(images, len(x), room)
+    count = min(images, len(x) if x.ndim else 0, room)
     if count < 1 or right.shape[:1] != (len(x),):
         raise RoundError("this node has no labelled images to ask about")
     if right.shape != (len(x),) or not bool(np.isin(right, np.arange(plan.classes)).all()):
-        raise RoundError(
-            "this node's labels are not one class an image: give whole numbers from 0 to "
-            "classes - 1, in one dimension"
-        )
+        raise RoundError(_LABELS)
     rows = np.array(random.SystemRandom().sample(range(len(x)), count))
     chunks = [rows[i : i + plan.batch_size] for i in range(0, count, plan.batch_size)]
     try:
@@ -219,11 +219,18 @@ def begin_round(
         ) from error
     kept = {
         "plan": plan.to_json(),
-        "labels": [right[chunk].tolist() for chunk in chunks],
+        "labels": [right[chunk].astype(int).tolist() for chunk in chunks],
         "owner": base64.b64encode(owner.secret_state()).decode(),
     }
     write_durably(folder / _SECRETS, json.dumps(kept).encode())
     return Questions(material, queries)
+
+
+def _reals(values: ArrayLike, refusal: str) -> NDArray[Any]:
+    try:
+        return reals_of("values", values, "as the node's data are")
+    except TypeError as error:
+        raise RoundError(refusal) from error
 
 
 def finish_round(

@@ -294,6 +294,66 @@ def test_pixels_that_are_right_already_are_not_touched(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack(found), 255 - images)
 
 
+@pytest.mark.parametrize("fit", ["digit", "whole", "exact"])
+@pytest.mark.parametrize("white", [1.0, 255.0])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("ending", [".npy", ".csv"])
+def test_numbers_just_past_their_range_are_clipped_and_told(
+    tmp_path: Path, fit: str, white: float, dtype: type, ending: str
+) -> None:
+    (wanted,), _ = read(picture(tmp_path / "whole.png", Image.fromarray(SEVEN)), fit=fit)
+    for low, high in ((0.0, 1.0009), (-1e-9, 1.0), (-1e-4, 1.0 + 1e-7), (0.0, 0.8)):
+        values = (SEVEN * (white / 255)).astype(np.float64)
+        values[SEVEN == 0], values[SEVEN == 200] = low * white, high * 200 * white / 255
+        if high >= 1:
+            values[5, 6] = high * white
+        path = tmp_path / f"edge{ending}"
+        if ending == ".npy":
+            np.save(path, values.astype(dtype))
+        else:
+            np.savetxt(path, values, delimiter=",", fmt="%.12g")
+        (found,), said = read(path, fit=fit)
+        assert found.max() > 150
+        assert alike(found, wanted) > 0.95
+        stored = values.astype(dtype if ending == ".npy" else np.float64)
+        beyond = stored.max() > white or stored.min() < 0
+        assert any("clipped" in line for line in said) == beyond
+
+
+@pytest.mark.parametrize("fit", ["digit", "whole", "exact"])
+@pytest.mark.parametrize("outlier", [1.01, 2.0, 31.5, 40.0, 200.5, 255.0])
+@pytest.mark.parametrize("several", [False, True])
+def test_fractions_of_neither_range_are_refused(
+    tmp_path: Path, fit: str, outlier: float, several: bool
+) -> None:
+    values = SEVEN / 255 * 0.99
+    values[10, 16] = outlier
+    values = np.stack([SEVEN / 255 * 0.97, values]) if several else values
+    np.save(tmp_path / "outlier.npy", values)
+    np.savetxt(tmp_path / "outlier.csv", values.reshape(-1, 784), delimiter=",")
+    for name in ("outlier.npy", "outlier.csv"):
+        with pytest.raises(DataError, match="neither 0 to 1 nor 0 to 255"):
+            read(tmp_path / name, fit=fit)
+
+
+def test_blurred_drawings_of_255_are_taken(tmp_path: Path) -> None:
+    drawn = Image.fromarray(np.kron(SEVEN, np.ones((9, 9), np.uint8)))
+    small = np.pad(np.asarray(drawn, dtype=np.float64), 300)
+    blurred = small.copy()
+    for axis in (0, 1):
+        blurred = sum(np.roll(blurred, by, axis) * 0.2 for by in range(-2, 3))
+    np.save(tmp_path / "blurred.npy", blurred + 1e-12)
+    (found,), _ = read(tmp_path / "blurred.npy")
+    assert found.max() > 150
+
+
+def test_whole_numbers_that_are_nearly_black_are_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "faint.npy", SEVEN // 10)
+    (found,), said = read(tmp_path / "faint.npy", fit="exact")
+    np.testing.assert_array_equal(found, SEVEN // 10)
+    assert any("nearly black" in line for line in said)
+
+
 TWO = np.stack([SEVEN, np.where(SEVEN > 0, 255, 0).astype(np.uint8)])
 
 

@@ -1,0 +1,189 @@
+"""Checks of a plan, each field by itself and beside the others.
+
+A plan is what a stranger may have written: JSON knows one kind of number, and NaN, and a dataclass
+takes what it is given.
+"""
+
+import math
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from privacy.inference._seal import MAX_MODULUS_BITS
+from privacy.inference.parties import ThreeParties
+
+if TYPE_CHECKING:
+    from privacy.inference.plan import Plan
+
+_MAX_BITS = 1000
+"""Of a scale or a bound: its power of two is a double."""
+_MAX_ELEMENTS = 2**31 - 1
+"""Of an input: a packing names its elements with 32 bits."""
+_MIN_PRIME_BITS, _MAX_PRIME_BITS = 2, 60
+_VERSION_DIGITS = 32
+_DIMENSIONS = {"slots": 3, "coefficients": 2, "batch": 1}
+"""Of a packing's shape, by its kind."""
+
+_Check = Callable[[Any], bool]
+
+
+def _whole(low: int, high: int = _MAX_ELEMENTS) -> _Check:
+    """A Python integer, no truth value, from ``low`` to ``high``."""
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _real(low: float = -math.inf) -> _Check:
+    """A finite number in double precision of at least ``low``."""
+    return lambda value: isinstance(value, float) and math.isfinite(value) and value >= low
+
+
+def _each(check: _Check, least: int = 0, most: float = math.inf) -> _Check:
+    """A tuple of ``least`` to ``most`` values that pass a check."""
+    return lambda value: (
+        isinstance(value, tuple) and least <= len(value) <= most and all(map(check, value))
+    )
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and name.isprintable() and _whole(0)(count)
+        for name, count in value.items()
+    )
+
+
+def _pair(value: Any) -> bool:
+    return _each(_whole(1), 2, 2)(value)
+
+
+def _layer(value: Any) -> bool:
+    if not (isinstance(value, tuple) and len(value) == 5):
+        return False
+    level, baby, giant, products, tree = value
+    return (
+        all(map(_whole(1), (level, baby, giant)))
+        and _each(_whole(0))(products)
+        and _each(_whole(-_MAX_ELEMENTS))(tree)
+    )
+
+
+_FIELDS: dict[str, tuple[_Check, str]] = {
+    "input_shape": (_each(_whole(1), 1), "positive whole numbers"),
+    "input_range": (_each(_real(), 2, 2), "finite low < high, both floats"),
+    "logits": (_whole(1), "a positive whole number"),
+    "degree": (_whole(1), "a ring degree"),
+    "prime_bits": (
+        _each(_whole(_MIN_PRIME_BITS, _MAX_PRIME_BITS), 1),
+        f"whole numbers from {_MIN_PRIME_BITS} to {_MAX_PRIME_BITS}",
+    ),
+    **{
+        name: (_whole(-_MAX_BITS, _MAX_BITS), f"a whole number from -{_MAX_BITS} to {_MAX_BITS}")
+        for name in ("input_scale_bits", "answer_scale_bits", "error_bits", "worst_error_bits")
+    },
+    "logit_bits": (_whole(0, _MAX_BITS), f"a whole number from 0 to {_MAX_BITS}"),
+    "headroom_bits": (_real(0.0), "a finite float, not negative: else an answer could overflow"),
+    "batch_size": (_whole(1), "a positive whole number"),
+    "packing_kind": (_text, "a text"),
+    "packing": (_text, "a text"),
+    "packing_shape": (_each(_whole(1), 1), "positive whole numbers"),
+    "answers": (_each(_each(_whole(0), 1)), "the coefficients that each answer is read at"),
+    "rotation_levels": (_each(_pair), "pairs of a Galois element and a level"),
+    "relin_level": (_whole(0), "a level, or 0"),
+    "operations": (_counts, "a whole number for each name"),
+    "predicted_ms": (_real(0.0), "a finite float, not negative"),
+    "model_version": (
+        lambda value: (
+            _text(value) and len(value) == _VERSION_DIGITS and set(value) <= set(string.hexdigits)
+        ),
+        f"{_VERSION_DIGITS} hexadecimal digits",
+    ),
+    "parties": (lambda value: _each(_text)(value) and len(value) in (0, 3), "none or three names"),
+    "blind_layers": (_each(_layer), "layers, each with its level, steps and products"),
+}
+
+
+def check_plan(plan: "Plan") -> None:
+    """Refuse a plan that is not one.
+
+    Raises
+    ------
+    ValueError
+        With the field's name, its value and what to give.
+    """
+    for field in fields(plan):
+        _check_field(field.name, getattr(plan, field.name))
+    if plan.degree not in MAX_MODULUS_BITS:
+        raise ValueError(f"degree is {plan.degree}; choose one of {sorted(MAX_MODULUS_BITS)}")
+    if sum(plan.prime_bits) > MAX_MODULUS_BITS[plan.degree]:
+        raise ValueError(
+            f"prime_bits sum to {sum(plan.prime_bits)}; degree {plan.degree} holds 128 bits of "
+            f"security up to {MAX_MODULUS_BITS[plan.degree]}"
+        )
+    low, high = plan.input_range
+    if not low < high:
+        raise ValueError(f"input_range is {plan.input_range}; give finite low < high")
+    _check_packing(plan)
+    _check_keys(plan)
+    if plan.parties:
+        ThreeParties(*plan.parties)
+    if any(layer.level > plan.levels for layer in plan.blind_layers):
+        raise ValueError(f"levels of blind_layers must lie in 1..{plan.levels}")
+
+
+def _check_packing(plan: "Plan") -> None:
+    """The packing holds the input, and the answers all logits."""
+    kind, shape = plan.packing_kind, plan.packing_shape
+    if _DIMENSIONS.get(kind) != len(shape):
+        raise ValueError(
+            f"packing_kind is {kind!r} with {len(shape)} sizes; give one of {_DIMENSIONS}"
+        )
+    batch = kind == "batch"
+    # One image a slot, or a coefficient where nothing is multiplied with itself.
+    room = plan.degree // 2 if plan.relin_level else plan.degree
+    if batch != (plan.batch_size > 1) or plan.batch_size > room:
+        raise ValueError(f"batch_size is {plan.batch_size} in a {kind} packing of {room}")
+    fits = {
+        "slots": shape[0] <= 2 and shape[-1] == plan.degree // 2,
+        "coefficients": shape[-1] <= plan.degree,
+        "batch": shape[0] == math.prod(plan.input_shape) and not plan.packing,
+    }
+    if not fits[kind]:
+        raise ValueError(f"packing_shape is {shape} in a {kind} packing, which it does not fit")
+    read = [position for answer in plan.answers for position in answer]
+    expected = 0 if batch else plan.logits
+    if len(read) != expected or any(position >= plan.degree for position in read):
+        wanted = f"{plan.logits} classes" if plan.logits > 1 else "1 logit"
+        raise ValueError(f"answers read {len(read)} coefficients for {wanted}")
+
+
+def _check_keys(plan: "Plan") -> None:
+    """The keys that an evaluation needs are keys of this ring."""
+    elements = [element for element, _ in plan.rotation_levels]
+    if any(level > plan.levels for _, level in plan.rotation_levels):
+        raise ValueError(f"rotation_levels must lie in 1..{plan.levels}")
+    if elements != sorted(set(elements)) or any(
+        element % 2 == 0 or element >= 2 * plan.degree for element in elements
+    ):
+        raise ValueError(
+            f"rotation_levels name the elements {elements[:8]}; give odd ones below "
+            f"{2 * plan.degree}, rising"
+        )
+    if plan.relin_level > plan.levels:
+        raise ValueError(f"relin_level is {plan.relin_level}; give 0..{plan.levels}")
+    if (elements or plan.relin_level) and len(plan.prime_bits) < 2:
+        raise ValueError(
+            f"prime_bits is {plan.prime_bits}; rotations and products need a special prime too"
+        )
+
+
+def _check_field(name: str, value: Any) -> None:
+    check, wanted = _FIELDS[name]
+    if not check(value):
+        found = repr(value)
+        if len(found) > 80:
+            found = found[:77] + "..."
+        raise ValueError(f"{name} is {found}; give {wanted}")
