@@ -33,7 +33,7 @@ from flower_app.outcomes import OutcomeFile
 from flower_app.privacy_metrics import privacy_metrics
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder, closing_lines
-from flower_app.resumption import SOFTWARE, as_it_ended, software_of_run
+from flower_app.resumption import SOFTWARE, as_it_ended, can_go_on, software_of_run
 from flower_app.settings import SettingError, Settings
 from flower_app.software import software
 from privacy.accounting import read_ledger
@@ -156,7 +156,7 @@ def how_to_go_on(outcome: OutcomeFile, folder: ResultsFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if folder.checkpoint.exists():
+        if can_go_on(folder.path):
             log(
                 ERROR,
                 "The run broke off. What was trained and paid so far is kept. To go on: %s, or: "
@@ -340,12 +340,11 @@ def finish(
             "encrypted": now - encrypted_started,
         },
     }
-    folder.write_json("metrics.json", metrics)
     pictures = draw(settings, folder, inputs, report, watch, encrypted)
     config = as_it_ended(settings, folder)
     folder.write_json("config.json", config | {SOFTWARE: begun})
     write_report(folder, metrics, config, pictures)
-    folder.level_times()
+    folder.finish(metrics)
     point_latest(folder)
     for line in closing_lines(folder.path):
         log(INFO, line)

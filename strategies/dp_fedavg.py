@@ -91,8 +91,8 @@ class DPFedAvg(AccountedRun):
 
     **Not covered.** Privacy *from* the server; the choice of hyper-parameters, if it looked at
     clients' data; timing; metrics declared public; what the server's console and the operator's
-    log say of clients that are lost; that the run ended because no reply could be used; whether
-    and when a round is held, where it waits for ``min_available_nodes``.
+    log say of clients that are lost or absent; that the run ended because no reply could be used;
+    whether and when a round is held, where it waits for ``min_available_nodes``.
 
     Parameters
     ----------
@@ -319,9 +319,9 @@ class DPFedAvg(AccountedRun):
         self.configrecord_key = _arguments.text("configrecord_key", configrecord_key)
         self._train_round: TrainRound | SecureTrainRound | None = None
         self._train_asked = self._evaluate_asked = Asked([])
-        self._begin_watch()
         self._target_epsilon = target_epsilon
         self._resumed = None if resume is None else self._load(resume)
+        self._begin_watch()
         self._spending = Spending(
             ledger,
             population=self._register.name,
@@ -350,7 +350,9 @@ class DPFedAvg(AccountedRun):
         secure = self.secure_aggregation
         self._observed_dropouts = ObservedDropouts(1.0 if secure is None else secure.client_dropout)
         self._watch, size = RunWatch(), self._register.size
-        self._train_in_vain, self._evaluate_in_vain = AskedInVain(size), AskedInVain(size)
+        learned = self._resumed is not None and RunState.has_learned(self._resumed)
+        self._train_in_vain = AskedInVain(size, any_used=learned)
+        self._evaluate_in_vain = AskedInVain(size, any_used=learned)
         self._evaluating = bool(self.fraction_evaluate)
 
     @property
@@ -776,7 +778,7 @@ class DPFedAvg(AccountedRun):
         Raises
         ------
         NoUsableReplyError
-            If the run ends so and never used a reply.
+            If the run ends so, never used a reply, and goes on from no round that was opened.
         """
         this = self._train_round
         if this is None or this.number != server_round:
