@@ -175,10 +175,17 @@ def population_of(settings: Settings, connected: int) -> Population | int:
     if settings.population > connected:
         raise SettingError(
             f"population = {settings.population} is larger than the {connected} simulated nodes; "
-            f"run with --nodes {settings.population}, or under flwr run with "
-            f"--federation-config 'num-supernodes={settings.population}'"
+            f"{_with_nodes(settings.population)}"
         )
     return settings.population or connected
+
+
+def _with_nodes(number: int) -> str:
+    """How to have so many simulated nodes, whichever command was given."""
+    return (
+        f"run with --nodes {number}, or under flwr run with --federation-config "
+        f"'num-supernodes={number}'"
+    )
 
 
 def warn_of_few_clients(settings: Settings, *, population: int, connected: int) -> None:
@@ -195,8 +202,9 @@ def warn_of_few_clients(settings: Settings, *, population: int, connected: int) 
         log(
             WARNING,
             "Only %d simulated clients: the noise that hides one of so few drowns what they "
-            "teach. For a useful model: --federation-config 'num-supernodes=1000'",
+            "teach. For a useful model, %s",
             population,
+            _with_nodes(1000),
         )
 
 

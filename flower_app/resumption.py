@@ -1,6 +1,7 @@
 """Going on with a run that broke off: the same settings, the same ledger, the same folder."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,11 @@ def check_resumed(settings: Settings, *, population: int) -> None:
         now["population"] = population
     for name, value in now.items():
         if name not in _FREE and value != kept[name]:
-            how = f"give all of them: --run-config {ResultsFolder(folder).resumption}"
+            kept_run = ResultsFolder(folder)
+            how = (
+                f"give all of them: {kept_run.resume_command}, or flwr run . --run-config "
+                f"{shlex.quote(str(kept_run.resumption))}"
+            )
             raise _differs(name, value, kept[name], folder, how)
 
 

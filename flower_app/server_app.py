@@ -201,7 +201,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self._images = torch.from_numpy(self.inputs.validation())
-        self._labels = torch.tensor(self.inputs.dataset.validation.labels)
+        self._labels = torch.tensor(self.inputs.dataset.validation.labels, device="cpu")
         self._pace = Pace(self.settings.rounds)
         self._latest = False
         self._before: npt.NDArray[np.float64] | None = None

@@ -91,8 +91,8 @@ class DPFedAvg(AccountedRun):
 
     **Not covered.** Privacy *from* the server; the choice of hyper-parameters, if it looked at
     clients' data; timing; metrics declared public; what the server's console and the operator's
-    log say of clients that are lost; that the run ended because no reply could be used; whether
-    and when a round is held, where it waits for ``min_available_nodes``.
+    log say of clients that are lost or absent; that the run ended because no reply could be used;
+    whether and when a round is held, where it waits for ``min_available_nodes``.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flower_app.assembly import check_run
+from flower_app.assembly import check_run, warn_of_few_clients
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import AdditiveDelta, Full, GaussianRelease, Ledger, read_ledger
 
@@ -109,6 +109,15 @@ def test_what_is_said_to_fit_so_few_clients_can_be_run(tmp_path: Path) -> None:
         changed = {name: ast.literal_eval(value) for name, value in fits.items()}
         assert changed.keys() <= {"minimum-cohort", "dropout"}
         assert check(tmp_path, 60, **(config | changed)) == 60
+
+
+def test_advice_names_the_options_of_both_commands(caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever of them was given: one's options mean nothing to the other."""
+    settings = Settings.from_config({"rounds": 2})
+    warn_of_few_clients(settings, population=10, connected=10)
+    (line,) = caplog.messages
+    assert "run with --nodes 1000, or under flwr run with --federation-config" in line
+    assert "'num-supernodes=1000'" in line
 
 
 def test_what_can_be_run_writes_nothing(tmp_path: Path) -> None:

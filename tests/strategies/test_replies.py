@@ -367,6 +367,35 @@ def test_a_node_that_goes_is_told_once_and_not_which(tmp_path: Path, console: li
     assert gone == ["[31]", "[37]", "[31]"]
 
 
+@pytest.mark.parametrize(
+    ("population", "nodes", "warned"), [(1000, 20, 1), (41, 20, 1), (40, 20, 0), (4, 4, 0)]
+)
+def test_a_population_most_of_which_is_absent_is_told_once_and_without_a_number(
+    population: int, nodes: int, warned: int, tmp_path: Path, console: list[str]
+) -> None:
+    strategy = noiseless(tmp_path, population=population)
+    strategy.start(grid_of(nodes), model(), num_rounds=3)
+    told = [line for line in console if "Less than half of the population" in line]
+    assert len(told) == warned
+    for line in told:
+        assert f"of {population} is connected" in line
+        assert str(nodes) not in line
+        assert "min_available_nodes" in line
+
+
+def test_a_run_waits_before_it_judges_who_is_absent(
+    tmp_path: Path, console: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that are still connecting, as long as the run waits for them, are not absent."""
+    strategy = noiseless(tmp_path, population=20, min_available_nodes=12)
+    grid = grid_of(20)
+    grid.offline = set(range(1, 19))
+    monkeypatch.setattr("time.sleep", lambda _: grid.offline.clear())  # a second later
+    strategy.start(grid, model(), num_rounds=1)
+    assert any("Waiting until 12 nodes" in line for line in console)
+    assert not any("Less than half" in line for line in console)
+
+
 def test_metrics_beside_a_reply_do_not_matter_to_its_arrays(tmp_path: Path) -> None:
     strategy = noiseless(tmp_path, population=2)
     asked = ask(strategy, grid_of(2), model())
