@@ -131,6 +131,11 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
             paid = [record.event for record in read_ledger(copy).records]
             _check_presence(settings, size, paid)
             check_budget(settings, paid=paid)
+    if settings.record_epsilon:
+        # Brings PyTorch. Every client works it out again, and would decline the run.
+        from flower_app.record_level import record_protection
+
+        record_protection(settings)
     dataset = load_dataset(
         settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
     )

@@ -128,6 +128,8 @@ def check_loss(loss: ExampleLoss, outputs: Any, targets: Tensor) -> None:
             return call(outputs, targets)
 
     together, alone = seeded(loss.together, 0), seeded(loss.alone, 0)
+    if not bool(torch.isfinite(together).all()):
+        raise NotFiniteError("losses are not finite")
     if not same_numbers(together, seeded(loss.together, 0)):
         raise GradientError(
             "the loss gives other values when it is asked again: it keeps something of the "

@@ -151,7 +151,7 @@ def check_first_axis(places: Sequence[tuple[str, Tensor]], examples: int) -> Non
 
 def _cotangent(output: Tensor, rows: Sequence[int], others: Others) -> Tensor:
     """Gradients at an output, made up: those of a loss may be nothing but rounding."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator("cpu").manual_seed(1)
     shape = (max(BATCH, len(rows)), *output.shape[1:])  # of other sizes other numbers are drawn
     drawn = torch.randn(shape, generator=generator, device="cpu")
     if others.rows:

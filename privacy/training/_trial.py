@@ -30,36 +30,52 @@ class Values:
 
     Parameters
     ----------
-    normal : bool
-        Whether numbers are standard normal, or else uniform in [0, 1).
+    numbers : str
+        ``normal`` for standard normal ones, ``uniform`` in [0, 1), ``binary`` for 0 and 1,
+        ``counts`` from 1 to 4.
     integers : int or None
         What every integer is; None draws 0 and 1, which every table and every choice of two
         classes has.
     """
 
-    normal: bool
+    numbers: str
     integers: int | None
 
 
-# Tried in this order: a model may take no negative numbers, a loss one class only.
-VALUES = (Values(True, None), Values(False, None), Values(False, 1), Values(False, 0))
+# Tried in this order: a model may take no negative numbers, a loss one class or whole numbers only.
+VALUES = (
+    Values("normal", None),
+    Values("uniform", None),
+    Values("uniform", 1),
+    Values("uniform", 0),
+    Values("binary", None),
+    Values("counts", None),
+)
 
 
 def made_up(kind: Kind, values: Values) -> list[Tensor]:
     """``BATCH`` records of this kind, always the same: each tensor of shape (BATCH, ...)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     made = []
     for shape, dtype, device in kind:
         size = (BATCH, *shape)
         if dtype.is_floating_point or dtype.is_complex:
-            draw = torch.randn if values.normal else torch.rand
-            drawn = draw(size, generator=generator, device="cpu")
+            drawn = _numbers(values.numbers, size, generator)
         elif dtype == torch.bool or values.integers is None:
             drawn = torch.randint(0, 2, size, generator=generator, device="cpu")
         else:
             drawn = torch.full(size, values.integers, device="cpu")
         made.append(drawn.to(device=device, dtype=dtype))
     return made
+
+
+def _numbers(which: str, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if which == "normal":
+        return torch.randn(size, generator=generator, device="cpu")
+    if which == "uniform":
+        return torch.rand(size, generator=generator, device="cpu")
+    low, high = (0, 2) if which == "binary" else (1, 5)
+    return torch.randint(low, high, size, generator=generator, device="cpu")
 
 
 def largest_of(values: Tensor) -> float:
@@ -183,7 +199,7 @@ def away_from_constants(model: nn.Module) -> Iterator[None]:
     A path that a zero shuts now opens with the first step.
     """
     before: dict[nn.Parameter, Tensor] = {}
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     try:
         with torch.no_grad():
             for parameter in model.parameters():

@@ -160,7 +160,7 @@ def _to(like: Tensor, kept: Tensor, others: Tensor) -> Tensor:
 
 def _drawn(like: Tensor, records: int) -> Tensor:
     """Uniform in [0, 1): neither negative nor as large as a byte."""
-    generator = torch.Generator().manual_seed(records)
+    generator = torch.Generator("cpu").manual_seed(records)
     return torch.rand((records, *like.shape[1:]), generator=generator, device="cpu")
 
 

@@ -77,6 +77,13 @@ def _replacement(name: str, module: nn.Module) -> nn.Module:
 
 
 def _made(module: nn.Module) -> nn.Module:
+    tensors = [*module.parameters(), *module.buffers()]
+    like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+    with torch.device("cpu" if like is None else like.device):
+        return _made_like(module, like)
+
+
+def _made_like(module: nn.Module, like: Tensor | None) -> nn.Module:
     if isinstance(module, nn.MultiheadAttention):
         return SeparateAttention(module)
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -85,8 +92,6 @@ def _made(module: nn.Module) -> nn.Module:
         )
     else:
         made = _opacus.replacement(module)
-    tensors = [*module.parameters(), *module.buffers()]
-    like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
     if like is not None:
         made.to(device=like.device, dtype=like.dtype)
     for own, parameter in module.named_parameters():
@@ -142,10 +147,10 @@ def _tensors(result: Any) -> Iterator[Tensor]:
 def _calls(module: nn.Module) -> list[Callable[[nn.Module], Any]]:
     """Uses that a replacement must answer as the original does."""
     like = next(module.parameters())
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(like)
+        return torch.randn(shape, generator=generator, device="cpu").to(like)
 
     if not isinstance(module, nn.MultiheadAttention):
         inputs = drawn(_EXAMPLES, _LENGTH, module.input_size)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from ._gradients import Gradients
 from ._loss import Loss, per_example
 from ._malformed import MalformedRecords, log
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
-from ._records import records_of
+from ._records import on_device_of, records_of
 from .check import check_model
 from .ledger import ClientLedger
 from .payment import Payment, pay, planned_charges
@@ -55,8 +55,10 @@ def train(
         Its mode (``train`` or ``eval``) is left as it is.
     data : sequence of Tensor, or Dataset
         Inputs, if several one after the other, and the targets last, each of shape (n, ...);
-        or a map-style Dataset of such tuples for one record. With noise there may be no record
-        at all: the steps are noise then, as a client's are that only has malformed ones.
+        or a map-style Dataset of such tuples for one record. Each physical batch is moved to the
+        device of the model's parameters; where they are on several, it stays where it is. With
+        noise there may be no record at all: the steps are noise then, as a client's are that only
+        has malformed ones.
     loss : callable
         ``loss(outputs, targets)``. A torch loss (module or function) is called with
         ``reduction="none"``; another callable must return shape (n,), and is called with one
@@ -123,7 +125,7 @@ def train(
         ledger.check(protection, batches)
     elif ledger is not None:
         ledger.check(*planned_charges(protection, batches, ledger))
-    records = records_of(data)
+    records = on_device_of(model, records_of(data))
     if not len(records) and (isinstance(protection, ClipOnly) or _is_public(protection)):
         raise ValueError("data holds no record: a client without records has nothing to train on")
     randomness = SystemRandomness() if randomness is None else randomness
@@ -195,7 +197,7 @@ def _physical(
 ) -> Iterator[Tensor]:
     """The rows of one logical batch, in pieces of at most ``size``."""
     if isinstance(batches, FullBatch):
-        rows = torch.arange(records)
+        rows = torch.arange(records, device="cpu")
     else:
         rows = torch.from_numpy(
             np.flatnonzero(randomness.bernoulli(batches.sampling_rate, records))

@@ -293,6 +293,60 @@ def test_padding_is_left_out_of_an_examples_mean(weight: Tensor | None, smoothin
     torch.testing.assert_close(step - before, -torch.cat([e.flatten() for e in expected]))
 
 
+class SubclassedAlone(nn.CrossEntropyLoss):
+    """torch's by another name."""
+
+
+def hooked(**options: Any) -> Loss:
+    loss = nn.CrossEntropyLoss(**options)
+    loss.register_forward_hook(lambda *_: None)
+    return loss
+
+
+def wrapped(**options: Any) -> Loss:
+    def loss(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        return F.cross_entropy(outputs, targets, **options, reduction=reduction)
+
+    return loss
+
+
+@pytest.mark.parametrize("make", [SubclassedAlone, hooked, wrapped])
+@pytest.mark.parametrize(
+    "options",
+    [{"ignore_index": 0}, {"weight": torch.tensor([0.1, 1.0, 5.0, 0.0])}, {"label_smoothing": 0.3}],
+    ids=str,
+)
+@pytest.mark.parametrize("places", [(), (6,), (3, 2)], ids=str)
+def test_another_name_of_torchs_loss_is_the_same_loss(
+    make: Callable[..., Loss], options: dict[str, Any], places: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(4, 5, *places), torch.randint(0, CLASSES, (4, *places))
+
+    def step(loss: Loss) -> Tensor:
+        torch.manual_seed(1)
+        layer: nn.Module = nn.Linear(5, CLASSES)
+        if places:
+            layer = (nn.Conv1d if len(places) == 1 else nn.Conv2d)(5, CLASSES, 1)
+        return trained(layer, (inputs, targets), loss, ClipOnly(clipping_norm=1e3))
+
+    torch.testing.assert_close(step(make(**options)), step(nn.CrossEntropyLoss(**options)))
+
+
+def test_a_sum_within_an_example_stays_one() -> None:
+    torch.manual_seed(0)
+    data = torch.randn(4, 5, 6), torch.randint(0, CLASSES, (4, 6))
+
+    def step(loss: Loss) -> Tensor:
+        torch.manual_seed(1)
+        layer = nn.Conv1d(5, CLASSES, 1)
+        before = nn.utils.parameters_to_vector(layer.parameters()).detach().clone()
+        return trained(layer, data, loss, ClipOnly(clipping_norm=1e3)) - before
+
+    summed = step(SubclassedAlone(reduction="sum"))
+    torch.testing.assert_close(summed, 6 * step(SubclassedAlone()), rtol=1e-4, atol=1e-5)
+
+
 class Mixing(nn.Module):
     """Features, then something that looks at other examples, then a layer."""
 
