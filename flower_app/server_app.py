@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import ERROR, INFO, WARNING
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -375,12 +376,20 @@ def draw(
             budget=settings.epsilon,
             delta=report.delta,
         )
-    if watch.update_norms:
-        scale = report.sampling_rate * (settings.total_weight or report.population)
+    scale = report.sampling_rate * (settings.total_weight or report.population)
+    released = {number: norm * scale for number, norm in watch.update_norms.items()}
+    if not all(map(isfinite, released.values())):
+        log(
+            WARNING,
+            "The model has grown beyond what its numbers can hold, and is of no use: lower "
+            "server-learning-rate, or raise what an average is divided by (total-weight).",
+        )
+        released = {number: norm for number, norm in released.items() if isfinite(norm)}
+    if released:
         parameters = sum(p.numel() for p in watch.model.parameters())
         plots.plot_noise(
             picture("noise.png", "What clients said, and the noise it was said in"),
-            released={number: norm * scale for number, norm in watch.update_norms.items()},
+            released=released,
             noise=report.noise_multiplier * report.clipping_norm * parameters**0.5,
         )
     if encrypted is not None:

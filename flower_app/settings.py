@@ -371,6 +371,8 @@ def _typed(name: str, value: Any, kind: type) -> Any:
     if type(value) is not kind:
         expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
         raise SettingError(f"{name} = {value!r} is wrong; it must be {expected[kind]}")
+    if isinstance(value, int) and abs(value) >= 2**63:  # Flower sends no longer ones
+        raise SettingError(f"{name} = {value!r} is wrong; it must be below 2^63")
     if isinstance(value, float) and not isfinite(value):
         raise SettingError(f"{name} = {value!r} is wrong; it must be finite")
     return value

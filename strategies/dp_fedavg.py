@@ -469,9 +469,9 @@ class DPFedAvg(AccountedRun):
         )
         if self._state.noise_multiplier is None:
             raise SpentBudgetError(
-                f"no noise is enough for {rounds} more rounds within {self._budget_text()}, of "
-                f"which {self._paid_text()}. Raise target_epsilon; or, for other clients, give a "
-                "ledger of their own"
+                f"no noise is enough for {_rounds(rounds, 'more ')} within {self._budget_text()}, "
+                f"of which {self._paid_text()}. Raise target_epsilon; or, for other clients, "
+                "give a ledger of their own"
             )
         self._check_what_is_left(self._state.noise_multiplier, initial, rounds)
 
@@ -491,7 +491,7 @@ class DPFedAvg(AccountedRun):
             return self._spending.affordable_alone(due * rounds)
 
         left = (
-            f"{self._paid_text()} of {self._budget_text()}; what is left buys {rounds} rounds "
+            f"{self._paid_text()} of {self._budget_text()}; what is left buys {_rounds(rounds)} "
             f"with noise_multiplier = {z:.3g}, on each average "
             f"{self._noise_beside_norm(initial):.3g} times the clipping norm"
         )
@@ -592,10 +592,9 @@ class DPFedAvg(AccountedRun):
         if over_all > 1:
             log(
                 WARNING,
-                "The noise drowns what the clients teach: even over all %d rounds it carries the "
+                "The noise drowns what the clients teach: even over the whole run it carries the "
                 "model about %.2g times as far as they can. More clients or a higher sampling "
                 "rate, a smaller model, a larger ε or more rounds would help.",
-                rounds,
                 over_all,
             )
 
@@ -941,6 +940,10 @@ class DPFedAvg(AccountedRun):
 
     def _connected(self, grid: Grid) -> int:
         return len(self._located(grid)[0])
+
+
+def _rounds(number: int, more: str = "") -> str:
+    return f"{number} {more}round" + "s" * (number != 1)
 
 
 def _rounded_up(value: float) -> str:

@@ -23,7 +23,7 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"population": 50}, ["population = 50", "20 simulated nodes", "--nodes 50"]),
+        ({"population": 50}, ["population = 50", "simulated nodes, 20", "--nodes 50"]),
         ({"min-available-nodes": 21}, ["min-available-nodes = 21", "at most", "20"]),
         ({"clipping-norm": 1e-30}, ["clipping-norm must lie in"]),
         ({"ledger": "relative.jsonl"}, ["ledger = 'relative.jsonl'", "absolute"]),
@@ -51,6 +51,23 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
         ({"epsilon": 1e-12, "delta": 1e-12}, ["epsilon = 1e-12 is wrong"]),
         ({"noise-multiplier": 0.5}, ["noise-multiplier = 0.5 is wrong", "6.5", "2 rounds fit"]),
         ({"delta": 1e-320}, ["delta is 1e-320", "cannot be accounted"]),
+        (
+            {"record-epsilon": 1.0, "record-delta": 1e-320},
+            ["record-delta is 1e-320", "cannot be accounted"],
+        ),
+        (
+            {"record-epsilon": 1.0, "rounds": 10**9, "local-steps": 10**9},
+            ["record-epsilon = 1.0 is wrong", "no noise", "local-steps = 1000000000"],
+        ),
+        (
+            {
+                "record-epsilon": 0.05,
+                "weighting": "capped",
+                "weight-cap": 1.0,
+                "total-weight": 20.0,
+            },
+            ["record-epsilon = 0.05 is wrong", "one noised count", "record-delta = 1e-05"],
+        ),
         ({"sampling-rate": 5e-324}, ["sampling-rate is 5e-324", "cannot be accounted"]),
         (
             {"encrypted-round": True, "encrypted-round-noise": 1e-300},
