@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flwr.supercore import log
 
+from flower_app.counting import counted
 from flower_app.data import Dataset, load_dataset, load_partitions
 from flower_app.encrypted_round import round_cost
 from flower_app.results import ResultsFolder, results_root
@@ -174,8 +175,8 @@ def population_of(settings: Settings, connected: int) -> Population | int:
         return population
     if settings.population > connected:
         raise SettingError(
-            f"population = {settings.population} is larger than the {connected} simulated nodes; "
-            f"{_with_nodes(settings.population)}"
+            f"population = {settings.population} is larger than the number of simulated nodes, "
+            f"{connected}; {_with_nodes(settings.population)}"
         )
     return settings.population or connected
 
@@ -194,16 +195,16 @@ def warn_of_few_clients(settings: Settings, *, population: int, connected: int) 
         if connected < population:
             log(
                 WARNING,
-                "%d nodes are connected, the population is %d. Absent clients add nothing.",
-                connected,
+                "Connected: %s, of a population of %d. Absent clients add nothing.",
+                counted(connected, "node"),
                 population,
             )
     elif population < 100:
         log(
             WARNING,
-            "Only %d simulated clients: the noise that hides one of so few drowns what they "
+            "Only %s: the noise that hides one of so few drowns what they "
             "teach. For a useful model, %s",
-            population,
+            counted(population, "simulated client"),
             _with_nodes(1000),
         )
 

@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flower_app.counting import counted
 from flower_app.model_specs import MODELS
 from flower_app.settings import SettingError, Settings
 
@@ -176,7 +177,7 @@ def closing_lines(folder: Path) -> list[str]:
     ]
     if encrypted is not None:
         lines.append(
-            f"Encrypted inference: {encrypted['images']} images, "
+            f"Encrypted inference: {counted(encrypted['images'], 'image')}, "
             f"{100 * encrypted['accuracy']:.2f} % right, "
             f"{100 * encrypted['agreement']:.2f} % as in the clear, "
             f"{encrypted['ms_per_image']:.1f} ms an image, {encrypted['security_bits']} bits"

@@ -473,7 +473,7 @@ class DPFedAvg(AccountedRun):
             if math.isfinite(self._spending.epsilon_with(besides * rounds)):
                 remedies.append("raise target_epsilon")
             raise (SpentBudgetError if self._spending.ledger.records else BudgetError)(
-                f"no noise is enough for {rounds} rounds within {self._budget_text()}"
+                f"no noise is enough for {_rounds(rounds)} within {self._budget_text()}"
                 f"{', of which ' * bool(taken)}{'; '.join(taken)}. The run was not begun: "
                 f"{'; or '.join(remedies)}"
             )
@@ -486,7 +486,7 @@ class DPFedAvg(AccountedRun):
             each = self.evaluate_metrics
             z = each.noise_multiplier if isinstance(each, NoisedMetrics) else math.nan
             taken.append(
-                f"evaluate_metrics (noise_multiplier {z:g}, {rounds} times) takes ε = "
+                f"evaluate_metrics (noise_multiplier {z:g}, in {_rounds(rounds)}) takes ε = "
                 f"{self._spending.cost(evaluated):.6g}"
             )
             remedies.append("give evaluate_metrics a larger noise_multiplier")
@@ -516,7 +516,7 @@ class DPFedAvg(AccountedRun):
             return self._spending.affordable_alone(due * rounds)
 
         left = (
-            f"{self._paid_text()} of {self._budget_text()}; what is left buys {rounds} rounds "
+            f"{self._paid_text()} of {self._budget_text()}; what is left buys {_rounds(rounds)} "
             f"with noise_multiplier = {z:.3g}, on each average "
             f"{self._noise_beside_norm(initial):.3g} times the clipping norm"
         )
@@ -612,10 +612,9 @@ class DPFedAvg(AccountedRun):
         if over_all > 1:
             log(
                 WARNING,
-                "The noise drowns what the clients teach: even over all %d rounds it carries the "
+                "The noise drowns what the clients teach: even over the whole run it carries the "
                 "model about %.2g times as far as they can. More clients or a higher sampling "
                 "rate, a smaller model, a larger ε or more rounds would help.",
-                rounds,
                 over_all,
             )
 
@@ -961,6 +960,10 @@ class DPFedAvg(AccountedRun):
 
     def _connected(self, grid: Grid) -> int:
         return len(self._located(grid)[0])
+
+
+def _rounds(number: int, more: str = "") -> str:
+    return f"{number} {more}round" + "s" * (number != 1)
 
 
 def _rounded_up(value: float) -> str:

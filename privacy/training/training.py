@@ -17,10 +17,10 @@ from ._arguments import check_kinds, check_optimizer, check_schedule
 from ._buffers import Buffers
 from ._capture import Capture
 from ._gradients import Gradients
-from ._loss import Loss, per_example
+from ._loss import ExampleLoss, Loss, per_example
 from ._malformed import MalformedRecords, log
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
-from ._records import on_device_of, records_of
+from ._records import Records, on_device_of, records_of
 from .check import check_model
 from .ledger import ClientLedger
 from .payment import Payment, pay, planned_charges
@@ -139,7 +139,38 @@ def train(
             records=partial(len, records),
             randomness=randomness,
         )
-    value = per_example(loss)
+    with payment.taken():
+        method = _train_as_paid(
+            model,
+            records,
+            per_example(loss),
+            optimizer,
+            schedule,
+            payment,
+            physical_batch_size,
+            randomness,
+        )
+    return TrainingResult(
+        steps=batches.steps,
+        weight=payment.count,
+        method=method,
+        guarantee=guarantee_of(protection, private=randomness.private),
+        epsilon=payment.epsilon,
+    )
+
+
+def _train_as_paid(
+    model: nn.Module,
+    records: Records,
+    value: ExampleLoss,
+    optimizer: Optimizer | GradientDescent,
+    schedule: LRScheduler | None,
+    payment: Payment,
+    physical_batch_size: int,
+    randomness: Randomness,
+) -> dict[str, str]:
+    """Train in place; how each layer's gradients were had."""
+    protection, batches = payment.protection, payment.batches
     buffers = Buffers(model)
     noised = isinstance(protection, ClipAndNoise)
     present = len(records)
@@ -178,14 +209,7 @@ def train(
         add_well_formed.tell()
     if gathered:  # to raise would tell whoever waits for the update
         log.error("Buffers changed in training and were put back: %s", ", ".join(sorted(gathered)))
-    payment.use_up()
-    return TrainingResult(
-        steps=batches.steps,
-        weight=payment.count,
-        method=method,
-        guarantee=guarantee_of(protection, private=randomness.private),
-        epsilon=payment.epsilon,
-    )
+    return method
 
 
 def _is_public(protection: ClipAndNoise) -> bool:

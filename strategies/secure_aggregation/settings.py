@@ -268,8 +268,8 @@ class SecureAggregation:
     def __str__(self) -> str:
         """For the log."""
         return (
-            f"sums of at least {self.minimum} clients, against a "
-            f"{self.adversary.server.value} server with {self.adversary.corrupt:.0%} of the "
+            f"sums of at least {self.minimum} clients, against a server that is "
+            f"{self.adversary.server.value} with {self.adversary.corrupt:.0%} of the "
             f"clients, {self.noise} noise"
         )
 

@@ -455,6 +455,20 @@ def test_no_path_of_a_run_tells_whether_it_exists_on_the_node(
     assert answers[:4] == answers[4:]
 
 
+@pytest.mark.parametrize("key", ["state-dir", "data-dir"])
+def test_a_folder_that_is_another_elsewhere_is_not_begun_with(
+    tmp_path: Path, node_log: list[str], monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """A SuperNode that is started in another folder would begin a ledger, and forget its own."""
+    node = Node(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    node.config[key] = key.partition("-")[0]
+    assert "its owner finds why in its log" in node.declines(RUN)
+    assert any(
+        key in line and "absolute path" in line and str(tmp_path) in line for line in node_log
+    )
+
+
 @pytest.mark.parametrize(
     "config", [{}, {"state-dir": "/nowhere"}, {"x-rack": 7}, {"partition-id": 0, "test-dir": "/n"}]
 )

@@ -276,9 +276,9 @@ def test_what_else_takes_from_the_budget_is_named(
     assert isinstance(error, SpentBudgetError) == bool(paid)
     times = 1 if noise else 4
     takes = epsilon({GaussianRelease(0.1, Poisson(1.0)): times}, delta=1e-5)
-    assert f"evaluate_metrics (noise_multiplier 0.1, {times} times) takes ε = {takes:.6g}" in str(
-        error
-    )
+    number = "4 rounds" if times == 4 else "1 round"
+    told = f"evaluate_metrics (noise_multiplier 0.1, in {number}) takes ε = {takes:.6g}"
+    assert told in str(error)
     assert "give evaluate_metrics a larger noise_multiplier" in str(error)
     assert (f"have paid ε = {spent(tmp_path):.6g}" in str(error)) == bool(paid)
     assert "spent already" not in str(error)
