@@ -263,14 +263,36 @@ def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
             spent=spent,
         )
     except ValueError as error:
-        round_ = "; what is spent counts the encrypted test-time round" * bool(round_cost(settings))
-        raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}{round_}") from error
+        taken, remedies = _beside_training(settings, paid)
+        number = f"{settings.rounds} round{'s' * (settings.rounds != 1)}"
+        raise SettingError(
+            f"epsilon = {settings.epsilon} is wrong; no noise multiplier reaches it in {number} at "
+            f"delta = {settings.delta:g}{', of which ' * bool(taken)}{'; '.join(taken)}: "
+            f"{'; or '.join([*remedies, 'raise epsilon or delta'])}"
+        ) from error
     if z:
         raise SettingError(
             f"noise-multiplier = {z:g} is wrong; the first round alone would bring ε to "
             f"{needed:.4g}, beyond epsilon = {settings.epsilon:g}: leave it out, and "
             f"{least:.4f} is taken, with which all {settings.rounds} rounds fit"
         )
+
+
+def _beside_training(settings: Settings, paid: Sequence[Event]) -> tuple[list[str], list[str]]:
+    """What takes from the budget beside training's rounds, and what would help."""
+    taken, remedies = [], []
+    if round_ := round_cost(settings):
+        taken.append(
+            f"the encrypted test-time round (encrypted-round-noise = "
+            f"{settings.encrypted_round_noise:g}) takes ε = "
+            f"{epsilon(round_, delta=settings.delta):.6g}"
+        )
+        remedies.append("raise encrypted-round-noise")
+    if paid:
+        spent = epsilon(paid, delta=settings.delta)
+        taken.append(f"earlier runs on the ledger have paid ε = {spent:.6g}")
+        remedies.append("for other clients, give a ledger of their own")
+    return taken, remedies
 
 
 def _check_presence(settings: Settings, size: int, paid: Sequence[Event]) -> None:

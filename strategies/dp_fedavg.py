@@ -68,6 +68,7 @@ from strategies.weighting import CappedWeights, UniformWeights, Weighting
 Vector = npt.NDArray[Any]
 
 
+_OWN_LEDGER = "for other clients, give a ledger of their own"
 _WARNED, _REFUSED = 2, 10  # times the noise that the whole budget would have bought
 
 
@@ -468,12 +469,36 @@ class DPFedAvg(AccountedRun):
             self.sampling, rounds=rounds, release=self._train_release, besides=besides * rounds
         )
         if self._state.noise_multiplier is None:
-            raise SpentBudgetError(
-                f"no noise is enough for {_rounds(rounds, 'more ')} within {self._budget_text()}, "
-                f"of which {self._paid_text()}. Raise target_epsilon; or, for other clients, "
-                "give a ledger of their own"
+            taken, remedies = self._beside_training(rounds)
+            if math.isfinite(self._spending.epsilon_with(besides * rounds)):
+                remedies.append("raise target_epsilon")
+            raise (SpentBudgetError if self._spending.ledger.records else BudgetError)(
+                f"no noise is enough for {_rounds(rounds)} within {self._budget_text()}"
+                f"{', of which ' * bool(taken)}{'; '.join(taken)}. The run was not begun: "
+                f"{'; or '.join(remedies)}"
             )
         self._check_what_is_left(self._state.noise_multiplier, initial, rounds)
+
+    def _beside_training(self, rounds: int) -> tuple[list[str], list[str]]:
+        """What takes from the budget beside the models of so many rounds, and what would help."""
+        taken, remedies = [], []
+        if evaluated := self._evaluate_events() * rounds:
+            each = self.evaluate_metrics
+            z = each.noise_multiplier if isinstance(each, NoisedMetrics) else math.nan
+            taken.append(
+                f"evaluate_metrics (noise_multiplier {z:g}, in {_rounds(rounds)}) takes ε = "
+                f"{self._spending.cost(evaluated):.6g}"
+            )
+            remedies.append("give evaluate_metrics a larger noise_multiplier")
+        if reserved := self._spending.reserved:
+            taken.append(
+                f"what is reserved for after training takes ε = {self._spending.cost(reserved):.6g}"
+            )
+            remedies.append("reserve less")
+        if self._spending.ledger.records:
+            taken.append(self._paid_text())
+            remedies.append(_OWN_LEDGER)
+        return taken, remedies
 
     def _check_what_is_left(self, z: float, initial: ArrayRecord, rounds: int) -> None:
         """Refuse to spend the last of a budget on noise, and warn where little of it is left.
@@ -535,18 +560,16 @@ class DPFedAvg(AccountedRun):
             )
             return
         needed = self._spending.epsilon_with(due)
-        reserved = ", with what is reserved for after training" if self._spending.reserved else ""
-        remedies = self._noise_needed(rounds)
+        taken, others = self._beside_training(1)
+        remedies = self._noise_needed(rounds) or others
         if math.isfinite(needed):
             remedies.append(f"raise target_epsilon to {_rounded_up(needed)} or more")
-        if self._spending.ledger.records:
-            remedies.append("for other clients, give a ledger of their own")
-            paid = f", of which {self._paid_text()}"
-        else:
-            paid = ""
-        raise (SpentBudgetError if paid else BudgetError)(
-            f"{given} not one round fits {self._budget_text()}{paid}: the first would bring ε to "
-            f"{needed:.6g}{reserved}. The run was not begun: "
+        if self._spending.ledger.records and _OWN_LEDGER not in remedies:
+            remedies.append(_OWN_LEDGER)
+        raise (SpentBudgetError if self._spending.ledger.records else BudgetError)(
+            f"{given} not one round fits {self._budget_text()}"
+            f"{', of which ' * bool(taken)}{'; '.join(taken)}: the first would bring ε to "
+            f"{needed:.6g}. The run was not begun: "
             f"{'; or '.join(remedies) or 'neither more noise nor a larger ε helps at this δ'}"
         )
 
@@ -555,15 +578,12 @@ class DPFedAvg(AccountedRun):
         besides = [*self._evaluate_events(), self._presence]
         remedies = []
         for number, words in ({rounds: f"all {rounds} rounds"} | {1: "one round"}).items():
-            try:
-                z = self._spending.calibrate(
-                    self.sampling,
-                    rounds=number,
-                    release=self._train_release,
-                    besides=besides * number,
-                )
-            except BudgetError:
-                z = None
+            z = self._spending.calibrate(
+                self.sampling,
+                rounds=number,
+                release=self._train_release,
+                besides=besides * number,
+            )
             if z is not None:
                 remedies.append(f"give a noise_multiplier of {_rounded_up(z)} or more for {words}")
         return remedies

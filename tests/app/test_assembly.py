@@ -9,7 +9,14 @@ import pytest
 
 from flower_app.assembly import check_run, warn_of_few_clients
 from flower_app.settings import SettingError, Settings
-from privacy.accounting import AdditiveDelta, Full, GaussianRelease, Ledger, read_ledger
+from privacy.accounting import (
+    AdditiveDelta,
+    Full,
+    GaussianRelease,
+    Ledger,
+    epsilon,
+    read_ledger,
+)
 
 MASKED = {"secure-aggregation": "honest-but-curious", "sampling-rate": 1.0, "minimum-cohort": 8}
 
@@ -143,8 +150,20 @@ def test_a_spent_ledger_is_refused_before_anything_begins(tmp_path: Path) -> Non
         ledger.append(GaussianRelease(1.0, Full()), run="earlier", round=1)
     paid = read_ledger(path).epsilon(1e-5)
     assert paid > 3.0
-    with pytest.raises(SettingError, match=r"epsilon = 3\.0 is wrong; .* of which .* is spent"):
+    with pytest.raises(
+        SettingError, match=r"epsilon = 3\.0 is wrong; .* of which earlier runs .* have"
+    ):
         check(tmp_path, ledger=str(path), epsilon=3.0)
+    costly = {"encrypted-round": True, "encrypted-round-noise": 0.1, "epsilon": 3.0}
+    for given, earlier in (({}, False), ({"ledger": str(path)}, True)):
+        with pytest.raises(SettingError, match="raise encrypted-round-noise") as told:
+            check(tmp_path, **costly, **given)
+        takes = epsilon([GaussianRelease(0.1, Full())], delta=1e-5)
+        assert f"(encrypted-round-noise = 0.1) takes ε = {takes:.6g}" in str(told.value)
+        assert (
+            f"earlier runs on the ledger have paid ε = {paid:.6g}" in str(told.value)
+        ) is earlier
+        assert "spent already" not in str(told.value)
     with pytest.raises(SettingError, match=r"noise-multiplier = 0.5 is wrong; the first round"):
         check(tmp_path, ledger=str(path), epsilon=paid * 1.05, **{"noise-multiplier": 0.5})
     assert len(read_ledger(path).records) == 1
