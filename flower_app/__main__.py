@@ -1,6 +1,5 @@
 """The app's own command line: ``python -m flower_app --help``."""
 
-import argparse
 import contextlib
 import importlib
 import io
@@ -14,6 +13,7 @@ from typing import Any, TextIO
 from flower_app.data import DataError
 from flower_app.errors import CommandFailed
 from flower_app.settings import SettingError
+from privacy.command_line import CommandParser
 
 COMMANDS = {
     "run": ("launch", "train in a local simulation, then ask encrypted questions"),
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(given: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m flower_app",
         description="Private federated learning on MNIST, and encrypted questions to the result.",
     )
@@ -119,8 +119,6 @@ def _command(given: list[str]) -> int:
             importlib.import_module(f"flower_app.{module}").add_command(commands)
         else:
             commands.add_parser(name, help=purpose)
-    for command in commands.choices.values():
-        command.allow_abbrev = False  # a slip of the pen is not the option that it begins like
     options = parser.parse_args(given)
     # Ended from outside, we still end what we have started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flwr.supercore import log
 
+from flower_app.counting import counted
 from flower_app.data import Dataset, load_dataset, load_partitions
 from flower_app.encrypted_round import round_cost
 from flower_app.results import ResultsFolder, results_root
@@ -130,6 +131,11 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
             paid = [record.event for record in read_ledger(copy).records]
             _check_presence(settings, size, paid)
             check_budget(settings, paid=paid)
+    if settings.record_epsilon:
+        # Brings PyTorch. Every client works it out again, and would decline the run.
+        from flower_app.record_level import record_protection
+
+        record_protection(settings)
     dataset = load_dataset(
         settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
     )
@@ -169,11 +175,18 @@ def population_of(settings: Settings, connected: int) -> Population | int:
         return population
     if settings.population > connected:
         raise SettingError(
-            f"population = {settings.population} is larger than the {connected} simulated nodes; "
-            f"run with --nodes {settings.population}, or under flwr run with "
-            f"--federation-config 'num-supernodes={settings.population}'"
+            f"population = {settings.population} is larger than the number of simulated nodes, "
+            f"{connected}; {_with_nodes(settings.population)}"
         )
     return settings.population or connected
+
+
+def _with_nodes(number: int) -> str:
+    """How to have so many simulated nodes, whichever command was given."""
+    return (
+        f"run with --nodes {number}, or under flwr run with --federation-config "
+        f"'num-supernodes={number}'"
+    )
 
 
 def warn_of_few_clients(settings: Settings, *, population: int, connected: int) -> None:
@@ -182,16 +195,17 @@ def warn_of_few_clients(settings: Settings, *, population: int, connected: int) 
         if connected < population:
             log(
                 WARNING,
-                "%d nodes are connected, the population is %d. Absent clients add nothing.",
-                connected,
+                "Connected: %s, of a population of %d. Absent clients add nothing.",
+                counted(connected, "node"),
                 population,
             )
     elif population < 100:
         log(
             WARNING,
-            "Only %d simulated clients: the noise that hides one of so few drowns what they "
-            "teach. For a useful model: --federation-config 'num-supernodes=1000'",
-            population,
+            "Only %s: the noise that hides one of so few drowns what they "
+            "teach. For a useful model, %s",
+            counted(population, "simulated client"),
+            _with_nodes(1000),
         )
 
 
@@ -249,14 +263,36 @@ def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
             spent=spent,
         )
     except ValueError as error:
-        round_ = "; what is spent counts the encrypted test-time round" * bool(round_cost(settings))
-        raise SettingError(f"epsilon = {settings.epsilon} is wrong; {error}{round_}") from error
+        taken, remedies = _beside_training(settings, paid)
+        number = f"{settings.rounds} round{'s' * (settings.rounds != 1)}"
+        raise SettingError(
+            f"epsilon = {settings.epsilon} is wrong; no noise multiplier reaches it in {number} at "
+            f"delta = {settings.delta:g}{', of which ' * bool(taken)}{'; '.join(taken)}: "
+            f"{'; or '.join([*remedies, 'raise epsilon or delta'])}"
+        ) from error
     if z:
         raise SettingError(
             f"noise-multiplier = {z:g} is wrong; the first round alone would bring ε to "
             f"{needed:.4g}, beyond epsilon = {settings.epsilon:g}: leave it out, and "
             f"{least:.4f} is taken, with which all {settings.rounds} rounds fit"
         )
+
+
+def _beside_training(settings: Settings, paid: Sequence[Event]) -> tuple[list[str], list[str]]:
+    """What takes from the budget beside training's rounds, and what would help."""
+    taken, remedies = [], []
+    if round_ := round_cost(settings):
+        taken.append(
+            f"the encrypted test-time round (encrypted-round-noise = "
+            f"{settings.encrypted_round_noise:g}) takes ε = "
+            f"{epsilon(round_, delta=settings.delta):.6g}"
+        )
+        remedies.append("raise encrypted-round-noise")
+    if paid:
+        spent = epsilon(paid, delta=settings.delta)
+        taken.append(f"earlier runs on the ledger have paid ε = {spent:.6g}")
+        remedies.append("for other clients, give a ledger of their own")
+    return taken, remedies
 
 
 def _check_presence(settings: Settings, size: int, paid: Sequence[Event]) -> None:

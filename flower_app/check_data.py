@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flower_app.counting import counted
 from flower_app.data import check_node_folder, load_node_folder
 
 
@@ -30,6 +31,6 @@ def run(options: argparse.Namespace) -> int:
         return 1
     data = load_node_folder(options.folder)
     counts = np.bincount(data.labels, minlength=10)
-    print(f"{options.folder} is good: {len(data):,} images.")
+    print(f"{options.folder} is good: {counted(len(data), 'image')}.")
     print("Of each digit: " + ", ".join(f"{digit}: {n:,}" for digit, n in enumerate(counts)))
     return 0

@@ -33,21 +33,18 @@ from flower_app.model_specs import MODELS
 from flower_app.models import build_model
 from flower_app.node_config import check_keys, own_folder
 from flower_app.node_policy import Declined, NodePolicy, is_deployed, run_settings
+from flower_app.record_level import record_protection
 from flower_app.secure import take_part
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget, LedgerError
 from privacy.training import (
-    Charge,
     ClientLedger,
     ClipAndNoise,
     ClipOnly,
     FullBatch,
     GradientDescent,
     LocalBudgetSpent,
-    NoisyCount,
-    NominalCount,
     Payment,
-    calibrate_noise,
     pay,
     train,
 )
@@ -93,7 +90,6 @@ app = ClientApp(mods=[keep_reasons, obey_owner, take_part])
 
 _LEDGER = "privacy-ledger"
 _NO_LEDGER = "this node cannot keep its own ledger, and trains nothing"
-_COUNT_NOISE = 10.0  # records; the noise on a count that is sent beside record-level noise
 
 
 @app.train()
@@ -234,44 +230,10 @@ def _protection(settings: Settings) -> ClipOnly | ClipAndNoise:
     Declined
         If no noise keeps what it asks.
     """
-    if not settings.record_epsilon:
-        return ClipOnly(clipping_norm=settings.example_clipping_norm)
-    counts = settings.weighting == "capped"
     try:
-        noise = _record_noise(
-            settings.record_epsilon,
-            settings.record_delta,
-            settings.local_steps,
-            settings.planned_participations,
-            counts=counts,
-        )
-    except ValueError as error:
-        raise Declined(f"record-epsilon = {settings.record_epsilon} is wrong; {error}") from error
-    return ClipAndNoise(
-        clipping_norm=settings.example_clipping_norm,
-        noise_multiplier=noise,
-        delta=settings.record_delta,
-        count=(
-            NoisyCount(noise_multiplier=_COUNT_NOISE)
-            if counts
-            else NominalCount(records=settings.nominal_records)
-        ),
-    )
-
-
-@cache
-def _record_noise(
-    epsilon: float, delta: float, steps: int, participations: int, *, counts: bool
-) -> float:
-    """What all participations ask for, beside the one noised count that is released."""
-    count = Charge(noise_multiplier=_COUNT_NOISE, sampling_rate=1.0, steps=1)
-    return calibrate_noise(
-        target_epsilon=epsilon,
-        target_delta=delta,
-        batches=FullBatch(steps=steps),
-        participations=participations,
-        spent=(count,) if counts else (),
-    )
+        return record_protection(settings)
+    except SettingError as error:
+        raise Declined(str(error)) from error
 
 
 def _own_ledger(settings: Settings, context: Context) -> ClientLedger | None:

@@ -1,5 +1,6 @@
 """Encrypted test-time inference: what the data owner does, and what is measured of it."""
 
+import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,13 +38,22 @@ class EncryptedTest:
 def check_model_can_be_encrypted(model: nn.Sequential, spec: ModelSpec) -> None:
     """Refuse, before training, a model that could not be evaluated afterwards.
 
+    A layer that begins at zero is judged with torch's usual first weights: only so does the model
+    tell inputs apart, as it will when it is trained.
+
     Raises
     ------
     SettingError
         Naming what stands in the way.
     """
+    judged = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for layer in judged.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d) and not layer.weight.any():
+                layer.reset_parameters()
     try:
-        compile_app_model(model, spec)
+        compile_app_model(judged, spec)
     except ValueError as error:
         raise SettingError(
             f"model = {spec.name!r} cannot be evaluated under encryption ({error}); choose "

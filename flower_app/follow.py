@@ -12,6 +12,7 @@ from pathlib import Path
 from flower_app.flower_processes import RunFailed, end_server_app, program
 from flower_app.outcomes import FOLDER_VARIABLE, Outcome, read_outcome
 from flower_app.results import ResultsFolder, closing_lines, where_to_look
+from flower_app.resumption import can_go_on
 
 _STARTED = re.compile(r"Successfully started run (\d+)")
 _START_SECONDS = 300.0
@@ -200,7 +201,6 @@ def _finished(run_id: int, environment: dict[str, str], connection: str) -> bool
 def _resumption(outcome: Outcome) -> str:
     """How to go on with a run that broke off; nothing where there is nothing to go on from."""
     folder = ResultsFolder(Path(outcome.folder))
-    finished = folder.file("metrics.json").exists()
-    if finished or not outcome.begun or not folder.checkpoint.exists():
+    if not outcome.begun or not can_go_on(folder.path):
         return ""
     return f"What was trained and paid so far is kept. To go on: {folder.resume_command}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.app_bundle import app_folder
+from flower_app.counting import counted
 from flower_app.flower_processes import program, superlink, write_run_config
 from flower_app.follow import follow
 from flower_app.resumption import with_settings_of_run
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     from flower_app.assembly import check_run  # brings the libraries that --help does without
 
     check_run(settings, nodes=options.nodes)
-    print(f"Simulating {options.nodes:,} SuperNodes on {options.cpus} cores.")
+    print(f"Simulating {counted(options.nodes, 'SuperNode')} on {counted(options.cpus, 'core')}.")
     print("Flower's telemetry is off for this run (FLWR_TELEMETRY_ENABLED=0).", flush=True)
     with (
         tempfile.TemporaryDirectory(prefix="bloomseal-flwr-") as home,

@@ -101,12 +101,15 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 
 def own_folder(config: Mapping[str, Any], key: str, what: str) -> Path:
-    """A folder that the owner names in ``--node-config``, which may begin with ~.
+    """A folder that the owner names in ``--node-config``: absolute, or from ~.
+
+    A relative one would be another folder, and a ledger in it a new one, where the SuperNode is
+    started elsewhere.
 
     Raises
     ------
     SettingError
-        If it is not named, or can be no path.
+        If it is not named, relative, or can be no path.
     """
     folder = config.get(key, "")
     if not folder:
@@ -115,9 +118,13 @@ def own_folder(config: Mapping[str, Any], key: str, what: str) -> Path:
             f"--node-config '{key}=\"/path/to/{what.replace(' ', '-')}\"'"
         )
     try:
-        return Path(folder).expanduser().resolve()
+        path = Path(folder).expanduser()
+        resolved = path.resolve()
     except (OSError, ValueError, RuntimeError) as error:  # such as "~" and a name of nobody
         raise wrong_key(key, folder, f"a path: {error}") from error
+    if not path.is_absolute():
+        raise wrong_key(key, folder, f"an absolute path, such as {str(resolved)!r}")
+    return resolved
 
 
 def wrong_key(key: str, value: object, what: str) -> SettingError:

@@ -12,6 +12,8 @@ from flower_app.settings import SettingError, Settings
 from privacy.accounting import Budget
 from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, NoisyCount
 
+# All that Flower's simulation configures of a node.
+_SIMULATED = frozenset({"partition-id", "num-partitions"})
 _LEDGER = "record-ledger.jsonl"
 _LEDGER_BEFORE = "record-ledger.json"  # of earlier versions; `ClientLedger` says what to do with it
 
@@ -36,8 +38,8 @@ class Declined(Exception):
 
 
 def is_deployed(context: Context) -> bool:
-    """Whether this is a node with an owner: it, or the run, says so."""
-    return "data-dir" in context.node_config or bool(context.run_config.get("deployed"))
+    """Whether this is a node with an owner: no simulation made it, or the run says so."""
+    return bool(context.run_config.get("deployed")) or set(context.node_config) != _SIMULATED
 
 
 def run_settings(context: Context) -> Settings:
@@ -48,11 +50,12 @@ def run_settings(context: Context) -> Settings:
     Declined
         If they are wrong, or call a node that has data of its own a simulated one.
     """
+    deployed = is_deployed(context)
     try:
-        settings = Settings.of_client(context.run_config)
+        settings = Settings.of_client(context.run_config, deployed=deployed)
     except SettingError as error:
         raise Declined(str(error)) from error
-    if is_deployed(context) and not settings.deployed:
+    if deployed and not settings.deployed:
         raise Declined("deployed = False is wrong; this node is no simulated one")
     return settings
 

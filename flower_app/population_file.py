@@ -7,6 +7,7 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
+from flower_app.counting import counted
 from flower_app.settings import SettingError
 from strategies import Population, key_identity
 
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
             raise SettingError(f"{path} holds the same key as {identities[identity]}; give it once")
         identities[identity] = path
     Population(tuple(identities)).save(options.file)
-    print(f"{options.file} lists {len(identities)} clients.")
+    print(f"{options.file} lists {counted(len(identities), 'client')}.")
     return 0
 
 

@@ -10,11 +10,15 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flower_app.counting import counted
 from flower_app.model_specs import MODELS
 from flower_app.settings import SettingError, Settings
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
+
+
+_METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -73,16 +77,33 @@ class ResultsFolder:
         """What to type to go on with the run, from any folder."""
         return f"python -m flower_app run {shlex.quote(f'resume={self.path}')}"
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end: ``metrics.json`` is the last that it writes."""
+        return self.file(_METRICS).exists()
+
     def file(self, name: str) -> Path:
         """The path of a file in the folder."""
         return self.path / name
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all. Infinite and missing numbers become null."""
+        self._write_beside(name, document).replace(self.path / name)
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write ``metrics.json``, and so declare the run finished. All else must be there.
+
+        All files get the time of the folder's first: later ones tell how long clients took.
+        """
+        written = self._write_beside(_METRICS, metrics)
+        self._level_times()
+        written.replace(self.file(_METRICS))
+
+    def _write_beside(self, name: str, document: Mapping[str, Any]) -> Path:
         text = json.dumps(_finite(document), indent=2, ensure_ascii=False) + "\n"
         temporary = self.path / f".{name}"
         temporary.write_text(text)
-        temporary.replace(self.path / name)
+        return temporary
 
     def write_model(self, arrays: "ArrayRecord") -> None:
         """Write the model as safetensors."""
@@ -91,8 +112,7 @@ class ResultsFolder:
         tensors = {name: t.contiguous() for name, t in arrays.to_torch_state_dict().items()}
         save_file(tensors, self.path / "model.safetensors")
 
-    def level_times(self) -> None:
-        """Give all files the time of the folder's first: later ones tell how long clients took."""
+    def _level_times(self) -> None:
         files = [path for path in self.path.iterdir() if path.is_file()]
         first = min((path.stat().st_mtime_ns for path in files), default=0)
         for path in files:
@@ -145,7 +165,7 @@ def closing_lines(folder: Path) -> list[str]:
     folder : Path
         The run's, with ``metrics.json`` and ``config.json``.
     """
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / _METRICS).read_text())
     allowed = json.loads((folder / "config.json").read_text())["epsilon"]
     client_level, encrypted = metrics["privacy"]["client_level"], metrics["encrypted"]
     spent = client_level["epsilon"]
@@ -157,7 +177,7 @@ def closing_lines(folder: Path) -> list[str]:
     ]
     if encrypted is not None:
         lines.append(
-            f"Encrypted inference: {encrypted['images']} images, "
+            f"Encrypted inference: {counted(encrypted['images'], 'image')}, "
             f"{100 * encrypted['accuracy']:.2f} % right, "
             f"{100 * encrypted['agreement']:.2f} % as in the clear, "
             f"{encrypted['ms_per_image']:.1f} ms an image, {encrypted['security_bits']} bits"
@@ -180,7 +200,7 @@ def trained_model(results: Path) -> tuple[str, Path]:
     """
     weights = results / "model.safetensors"
     unfinished = ResultsFolder(results.resolve())
-    if unfinished.checkpoint.exists() and not unfinished.file("metrics.json").exists():
+    if unfinished.checkpoint.exists() and not unfinished.finished:
         raise SettingError(
             f"{results} is the folder of a run that has not finished; if it broke off, go on with "
             f"`{unfinished.resume_command}`"

@@ -1,6 +1,7 @@
 """Going on with a run that broke off: the same settings, the same ledger, the same folder."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ def with_settings_of_run(given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _FREE and name in kept and value != kept[name]:
             raise _differs(name, value, kept[name], folder, "leave it out")
     return kept | dict(given) | {"resume": str(folder)}
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether ``resume`` takes this folder: only then is a person told how to go on with it."""
+    try:
+        _kept_settings(folder)
+    except (SettingError, OSError):
+        return False
+    return True
 
 
 def software_of_run(folder: Path) -> dict[str, Any]:
@@ -71,7 +81,11 @@ def check_resumed(settings: Settings, *, population: int) -> None:
         now["population"] = population
     for name, value in now.items():
         if name not in _FREE and value != kept[name]:
-            how = f"give all of them: --run-config {ResultsFolder(folder).resumption}"
+            kept_run = ResultsFolder(folder)
+            how = (
+                f"give all of them: {kept_run.resume_command}, or flwr run . --run-config "
+                f"{shlex.quote(str(kept_run.resumption))}"
+            )
             raise _differs(name, value, kept[name], folder, how)
 
 
@@ -96,7 +110,7 @@ def _kept_settings(path: Path) -> dict[str, Any]:
         raise SettingError(f"{wrong}it must be an absolute path")
     if not is_folder(path):
         raise SettingError(f"{wrong}it must be the results folder of a run that broke off")
-    if folder.file("metrics.json").exists():
+    if folder.finished:
         raise SettingError(f"{wrong}that run has finished; begin a new one")
     try:
         kept = json.loads(folder.file("config.json").read_text())

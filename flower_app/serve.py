@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flower_app.counting import counted
 from flower_app.deploy_keys import make_certificates
 from flower_app.evaluator import load_model, start_evaluator
 from flower_app.results import trained_model
@@ -246,9 +247,9 @@ def _tell(
         if given:
             print(f"warning: serving {warning}", file=sys.stderr)
     print(
-        f"Serving {url} with {pool.processes} processes, each with at most {memory >> 20} MB "
-        f"beside the model; keys {plan.public_bytes:,} bytes, a question {plan.query_bytes:,}, "
-        f"an answer {plan.answer_bytes:,}"
+        f"Serving {url} with {counted(pool.processes, 'process', 'processes')}, each with at most "
+        f"{memory >> 20} MB beside the model; keys {plan.public_bytes:,} bytes, "
+        f"a question {plan.query_bytes:,}, an answer {plan.answer_bytes:,}"
     )
     if security.ask and _is_loopback(options.host):
         command = ["python", "-m", "flower_app", "ask", url, "IMAGE_OR_FOLDER", *security.ask]

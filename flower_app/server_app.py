@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import ERROR, INFO, WARNING
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from flower_app.outcomes import OutcomeFile
 from flower_app.privacy_metrics import privacy_metrics
 from flower_app.report import write_report
 from flower_app.results import ResultsFolder, closing_lines
-from flower_app.resumption import SOFTWARE, as_it_ended, software_of_run
+from flower_app.resumption import SOFTWARE, as_it_ended, can_go_on, software_of_run
 from flower_app.settings import SettingError, Settings
 from flower_app.software import software
 from privacy.accounting import read_ledger
@@ -156,7 +157,7 @@ def how_to_go_on(outcome: OutcomeFile, folder: ResultsFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if folder.checkpoint.exists():
+        if can_go_on(folder.path):
             log(
                 ERROR,
                 "The run broke off. What was trained and paid so far is kept. To go on: %s, or: "
@@ -200,7 +201,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self._images = torch.from_numpy(self.inputs.validation())
-        self._labels = torch.tensor(self.inputs.dataset.validation.labels)
+        self._labels = torch.tensor(self.inputs.dataset.validation.labels, device="cpu")
         self._pace = Pace(self.settings.rounds)
         self._latest = False
         self._before: npt.NDArray[np.float64] | None = None
@@ -340,12 +341,11 @@ def finish(
             "encrypted": now - encrypted_started,
         },
     }
-    folder.write_json("metrics.json", metrics)
     pictures = draw(settings, folder, inputs, report, watch, encrypted)
     config = as_it_ended(settings, folder)
     folder.write_json("config.json", config | {SOFTWARE: begun})
     write_report(folder, metrics, config, pictures)
-    folder.level_times()
+    folder.finish(metrics)
     point_latest(folder)
     for line in closing_lines(folder.path):
         log(INFO, line)
@@ -376,12 +376,20 @@ def draw(
             budget=settings.epsilon,
             delta=report.delta,
         )
-    if watch.update_norms:
-        scale = report.sampling_rate * (settings.total_weight or report.population)
+    scale = report.sampling_rate * (settings.total_weight or report.population)
+    released = {number: norm * scale for number, norm in watch.update_norms.items()}
+    if not all(map(isfinite, released.values())):
+        log(
+            WARNING,
+            "The model has grown beyond what its numbers can hold, and is of no use: lower "
+            "server-learning-rate, or raise what an average is divided by (total-weight).",
+        )
+        released = {number: norm for number, norm in released.items() if isfinite(norm)}
+    if released:
         parameters = sum(p.numel() for p in watch.model.parameters())
         plots.plot_noise(
             picture("noise.png", "What clients said, and the noise it was said in"),
-            released={number: norm * scale for number, norm in watch.update_norms.items()},
+            released=released,
             noise=report.noise_multiplier * report.clipping_norm * parameters**0.5,
         )
     if encrypted is not None:

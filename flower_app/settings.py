@@ -176,6 +176,31 @@ class Settings:
         SettingError
             Naming the first setting that is unknown or wrong.
         """
+        return cls._of(config)._with_paths_checked()._with_recipe()
+
+    @classmethod
+    def of_client(cls, config: Mapping[str, Any], *, deployed: bool) -> "Settings":
+        """A run's settings as a client needs them, of which none is looked up on its disk.
+
+        Parameters
+        ----------
+        config : mapping
+            The run's configuration.
+        deployed : bool
+            Whether the client has an owner. The paths are the server's own then, and left out; a
+            simulated client is on the server's machine, and reads the same data.
+
+        Raises
+        ------
+        SettingError
+            As ``from_config``, but for paths.
+        """
+        left_out = set(PATHS_OF_THE_SERVER) - (set() if deployed else {"data-dir"})
+        own = {name: value for name, value in config.items() if name not in left_out}
+        return cls._of(own)._with_recipe()
+
+    @classmethod
+    def _of(cls, config: Mapping[str, Any]) -> "Settings":
         known = {field.name.replace("_", "-"): field for field in fields(cls)}
         values: dict[str, Any] = {}
         for name, value in config.items():
@@ -185,19 +210,7 @@ class Settings:
             if name in PATHS_OF_THE_SERVER and typed:
                 typed = str(Path(typed).expanduser())
             values[known[name].name] = typed
-        return cls(**values)._checked()._with_recipe()
-
-    @classmethod
-    def of_client(cls, config: Mapping[str, Any]) -> "Settings":
-        """A run's settings as a client needs them.
-
-        When deployed, without the paths that are the server's own: they are not on this machine.
-        """
-        if config.get("deployed"):
-            config = {
-                name: value for name, value in config.items() if name not in PATHS_OF_THE_SERVER
-            }
-        return cls.from_config(config)
+        return cls(**values)._checked()
 
     def as_config(self) -> dict[str, Any]:
         """The settings as they would stand in a configuration."""
@@ -293,12 +306,15 @@ class Settings:
         if self.weighting == "capped":
             for name in ("weight_cap", "total_weight"):
                 self._need(name, getattr(self, name) > 0, "positive where weighting = 'capped'")
+        for name in ("identities", "population_file"):
+            if getattr(self, name):
+                self._need(name, self.deployed, "left out in a simulation")
+        return self
+
+    def _with_paths_checked(self) -> "Settings":
         if self.data_dir:
             self._need("data_dir", is_folder(Path(self.data_dir)), "a folder that exists")
-        if self.identities:
-            self._need("identities", self.deployed, "left out in a simulation")
         if self.population_file:
-            self._need("population_file", self.deployed, "left out in a simulation")
             self._need("population_file", is_file(Path(self.population_file)), "a file that exists")
         if self.resume:
             self._need(
@@ -355,6 +371,8 @@ def _typed(name: str, value: Any, kind: type) -> Any:
     if type(value) is not kind:
         expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
         raise SettingError(f"{name} = {value!r} is wrong; it must be {expected[kind]}")
+    if isinstance(value, int) and abs(value) >= 2**63:  # Flower sends no longer ones
+        raise SettingError(f"{name} = {value!r} is wrong; it must be below 2^63")
     if isinstance(value, float) and not isfinite(value):
         raise SettingError(f"{name} = {value!r} is wrong; it must be finite")
     return value

@@ -4,7 +4,6 @@ import inspect
 import math
 import numbers
 import operator
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from flwr.supercore.utils import get_flwr_home
 
 from privacy.accounting import Budget
+from privacy.lasting_paths import lasting_file
 
 
 def number(name: str, value: Any) -> float:
@@ -124,32 +124,18 @@ def text(name: str, value: Any) -> str:
 
 
 def file_path(name: str, value: Any) -> Path:
-    """The path of a file that lasts, absolute; ``~`` stands for the user's home.
+    """The path of a file that lasts, as ``lasting_file``, and outside of the unpacked app.
 
-    A relative path would be taken from where Flower's SuperLink was started, which is another
-    project's folder as often as not, and two projects would share one file; a path inside an
-    app as Flower unpacked it is another one after the next change to the app.
+    A path inside an app as Flower unpacked it is another one after the next change to the app.
 
     Raises
     ------
     TypeError
         If it is no path.
     ValueError
-        If it is relative, a folder, or inside an unpacked app.
+        If it is empty, relative, a folder, or inside an unpacked app.
     """
-    if isinstance(value, bytes) or not isinstance(value, str | os.PathLike):
-        raise TypeError(f"{name} is {_shown(value)}; give the path of a file")
-    path = Path(os.fsdecode(value)).expanduser()
-    if not os.fsdecode(value):
-        raise ValueError(f"{name} is empty; give the path of a file")
-    if not path.is_absolute():
-        raise ValueError(
-            f"{name} is {str(value)!r}, a relative path; under Flower it would lie where the "
-            "SuperLink was started, and may be another project's file. Give an absolute path, as "
-            f"'~/{path}' or '{path.absolute()}'"
-        )
-    if path.is_dir():
-        raise ValueError(f"{name} is {str(path)!r}, a folder; give the path of a file")
+    path = lasting_file(name, value)
     apps = get_flwr_home() / "apps"
     if apps.resolve() in path.resolve().parents:
         raise ValueError(

@@ -3,7 +3,7 @@
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from logging import INFO
+from logging import INFO, WARNING
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -16,6 +16,7 @@ from strategies._operator_log import operator_log
 from strategies._run_state import RunState
 from strategies._spending import Spending
 from strategies.checkpoint import Checkpoint
+from strategies.population import Register
 from strategies.result import PrivacyReport, PrivateResult
 from strategies.streaming import stream_replies
 
@@ -35,6 +36,7 @@ class AccountedRun(Strategy):
     """
 
     _state: RunState
+    _register: Register
     _spending: Spending
     _resumed: Checkpoint | None
     _started = False
@@ -174,6 +176,8 @@ class AccountedRun(Strategy):
         rounds = range(first, num_rounds + 1) if not self._ended() else []
         for number in rounds:
             self._wait_for_nodes(grid)
+            if number == first:
+                self._warn_of_absent_clients(grid)
             messages = self.configure_train(number, arrays, train_config, grid)
             if self._ended():
                 break
@@ -214,6 +218,21 @@ class AccountedRun(Strategy):
         ended = "Ended early" if self._ended() else "Finished"
         log(INFO, "%s: ε = %.4g at δ = %g", ended, result.privacy.epsilon, self.target_delta)
         return result
+
+    def _warn_of_absent_clients(self, grid: Grid) -> None:
+        """Warn, without their number, where most of the population is not there to be drawn."""
+        connected = self._connected(grid)
+        operator_log.info("%d of %d clients are connected", connected, self._register.size)
+        if 2 * connected < self._register.size and not self._ended():
+            log(
+                WARNING,
+                "Less than half of the population of %d is connected. A round costs as much "
+                "privacy as if all were, and those who are absent teach nothing: the noise is "
+                "sized for %d. Give the number of all clients there are, and have rounds wait "
+                "for them (min_available_nodes). This is said once, and ε does not count it.",
+                self._register.size,
+                self._register.size,
+            )
 
     def _begin(self, initial: ArrayRecord, num_rounds: int) -> tuple[ArrayRecord, int]:
         """The model and the number of the first round, from the start or from a checkpoint."""

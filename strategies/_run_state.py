@@ -99,6 +99,12 @@ class RunState:
             arrays=slots,
         )
 
+    @staticmethod
+    def has_learned(kept: Checkpoint) -> bool:
+        """Whether a checkpoint holds a model of a round that was paid and opened."""
+        privacy = kept.slot("privacy")
+        return bool(set(privacy["rounds"].tolist()) - set(privacy["aborted"].tolist()))
+
     def restore(self, kept: Checkpoint, initial: ArrayRecord) -> ArrayRecord:
         """Take up what a checkpoint kept.
 

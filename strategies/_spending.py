@@ -150,8 +150,12 @@ class Spending:
         return self.budget is None or self._together(due) <= self.budget.epsilon
 
     def _together(self, events: Iterable[Event]) -> float:
+        return self.cost([*events, *self.reserved])
+
+    def cost(self, events: Iterable[Event]) -> float:
+        """ε of these events by themselves."""
         return epsilon(
-            [*events, *self.reserved],
+            events,
             delta=self._delta,
             accountant=self._accountant,
             adjacency=self._adjacency,
@@ -198,17 +202,18 @@ class Spending:
         Returns
         -------
         float or None
-            None if earlier runs have left too little of the budget for any noise.
+            None if no noise is enough.
 
         Raises
         ------
-        BudgetError
-            If the budget was never large enough.
         ValueError
-            If there is no budget.
+            If there is no budget, or what was paid and what else will be cannot be accounted.
         """
         if self.budget is None:  # the strategy's constructor has seen to it
             raise ValueError("target_epsilon is not set")
+        besides = list(besides)
+        if not self.affordable(besides):  # said here, so that below only noise can be the matter
+            return None
         try:
             return calibrate_noise_multiplier(
                 sampling=sampling,
@@ -222,7 +227,5 @@ class Spending:
                     *self.reserved,
                 ],
             )
-        except ValueError as error:
-            if not self.ledger.records:
-                raise BudgetError(str(error)) from error
+        except ValueError:
             return None

@@ -117,14 +117,16 @@ class AskedInVain:
     ----------
     population : int
         N.
+    any_used : bool
+        Whether a reply was used before: by what a resumed run goes on from.
     """
 
-    def __init__(self, population: int) -> None:
+    def __init__(self, population: int, *, any_used: bool = False) -> None:
         self._population = population
         self._asked: set[int] = set()
         self._dropped: set[int] = set()
         self._excused = False
-        self.any_used = False
+        self.any_used = any_used
 
     def add(self, round_: Gathered, *, moved: bool = False) -> bool:
         """Note a round, and tell whether with it too many were asked in vain to go on.

@@ -68,6 +68,7 @@ from strategies.weighting import CappedWeights, UniformWeights, Weighting
 Vector = npt.NDArray[Any]
 
 
+_OWN_LEDGER = "for other clients, give a ledger of their own"
 _WARNED, _REFUSED = 2, 10  # times the noise that the whole budget would have bought
 
 
@@ -91,8 +92,8 @@ class DPFedAvg(AccountedRun):
 
     **Not covered.** Privacy *from* the server; the choice of hyper-parameters, if it looked at
     clients' data; timing; metrics declared public; what the server's console and the operator's
-    log say of clients that are lost; that the run ended because no reply could be used; whether
-    and when a round is held, where it waits for ``min_available_nodes``.
+    log say of clients that are lost or absent; that the run ended because no reply could be used;
+    whether and when a round is held, where it waits for ``min_available_nodes``.
 
     Parameters
     ----------
@@ -319,9 +320,9 @@ class DPFedAvg(AccountedRun):
         self.configrecord_key = _arguments.text("configrecord_key", configrecord_key)
         self._train_round: TrainRound | SecureTrainRound | None = None
         self._train_asked = self._evaluate_asked = Asked([])
-        self._begin_watch()
         self._target_epsilon = target_epsilon
         self._resumed = None if resume is None else self._load(resume)
+        self._begin_watch()
         self._spending = Spending(
             ledger,
             population=self._register.name,
@@ -350,7 +351,9 @@ class DPFedAvg(AccountedRun):
         secure = self.secure_aggregation
         self._observed_dropouts = ObservedDropouts(1.0 if secure is None else secure.client_dropout)
         self._watch, size = RunWatch(), self._register.size
-        self._train_in_vain, self._evaluate_in_vain = AskedInVain(size), AskedInVain(size)
+        learned = self._resumed is not None and RunState.has_learned(self._resumed)
+        self._train_in_vain = AskedInVain(size, any_used=learned)
+        self._evaluate_in_vain = AskedInVain(size, any_used=learned)
         self._evaluating = bool(self.fraction_evaluate)
 
     @property
@@ -466,12 +469,36 @@ class DPFedAvg(AccountedRun):
             self.sampling, rounds=rounds, release=self._train_release, besides=besides * rounds
         )
         if self._state.noise_multiplier is None:
-            raise SpentBudgetError(
-                f"no noise is enough for {rounds} more rounds within {self._budget_text()}, of "
-                f"which {self._paid_text()}. Raise target_epsilon; or, for other clients, give a "
-                "ledger of their own"
+            taken, remedies = self._beside_training(rounds)
+            if math.isfinite(self._spending.epsilon_with(besides * rounds)):
+                remedies.append("raise target_epsilon")
+            raise (SpentBudgetError if self._spending.ledger.records else BudgetError)(
+                f"no noise is enough for {_rounds(rounds)} within {self._budget_text()}"
+                f"{', of which ' * bool(taken)}{'; '.join(taken)}. The run was not begun: "
+                f"{'; or '.join(remedies)}"
             )
         self._check_what_is_left(self._state.noise_multiplier, initial, rounds)
+
+    def _beside_training(self, rounds: int) -> tuple[list[str], list[str]]:
+        """What takes from the budget beside the models of so many rounds, and what would help."""
+        taken, remedies = [], []
+        if evaluated := self._evaluate_events() * rounds:
+            each = self.evaluate_metrics
+            z = each.noise_multiplier if isinstance(each, NoisedMetrics) else math.nan
+            taken.append(
+                f"evaluate_metrics (noise_multiplier {z:g}, in {_rounds(rounds)}) takes ε = "
+                f"{self._spending.cost(evaluated):.6g}"
+            )
+            remedies.append("give evaluate_metrics a larger noise_multiplier")
+        if reserved := self._spending.reserved:
+            taken.append(
+                f"what is reserved for after training takes ε = {self._spending.cost(reserved):.6g}"
+            )
+            remedies.append("reserve less")
+        if self._spending.ledger.records:
+            taken.append(self._paid_text())
+            remedies.append(_OWN_LEDGER)
+        return taken, remedies
 
     def _check_what_is_left(self, z: float, initial: ArrayRecord, rounds: int) -> None:
         """Refuse to spend the last of a budget on noise, and warn where little of it is left.
@@ -489,7 +516,7 @@ class DPFedAvg(AccountedRun):
             return self._spending.affordable_alone(due * rounds)
 
         left = (
-            f"{self._paid_text()} of {self._budget_text()}; what is left buys {rounds} rounds "
+            f"{self._paid_text()} of {self._budget_text()}; what is left buys {_rounds(rounds)} "
             f"with noise_multiplier = {z:.3g}, on each average "
             f"{self._noise_beside_norm(initial):.3g} times the clipping norm"
         )
@@ -533,18 +560,16 @@ class DPFedAvg(AccountedRun):
             )
             return
         needed = self._spending.epsilon_with(due)
-        reserved = ", with what is reserved for after training" if self._spending.reserved else ""
-        remedies = self._noise_needed(rounds)
+        taken, others = self._beside_training(1)
+        remedies = self._noise_needed(rounds) or others
         if math.isfinite(needed):
             remedies.append(f"raise target_epsilon to {_rounded_up(needed)} or more")
-        if self._spending.ledger.records:
-            remedies.append("for other clients, give a ledger of their own")
-            paid = f", of which {self._paid_text()}"
-        else:
-            paid = ""
-        raise (SpentBudgetError if paid else BudgetError)(
-            f"{given} not one round fits {self._budget_text()}{paid}: the first would bring ε to "
-            f"{needed:.6g}{reserved}. The run was not begun: "
+        if self._spending.ledger.records and _OWN_LEDGER not in remedies:
+            remedies.append(_OWN_LEDGER)
+        raise (SpentBudgetError if self._spending.ledger.records else BudgetError)(
+            f"{given} not one round fits {self._budget_text()}"
+            f"{', of which ' * bool(taken)}{'; '.join(taken)}: the first would bring ε to "
+            f"{needed:.6g}. The run was not begun: "
             f"{'; or '.join(remedies) or 'neither more noise nor a larger ε helps at this δ'}"
         )
 
@@ -553,15 +578,12 @@ class DPFedAvg(AccountedRun):
         besides = [*self._evaluate_events(), self._presence]
         remedies = []
         for number, words in ({rounds: f"all {rounds} rounds"} | {1: "one round"}).items():
-            try:
-                z = self._spending.calibrate(
-                    self.sampling,
-                    rounds=number,
-                    release=self._train_release,
-                    besides=besides * number,
-                )
-            except BudgetError:
-                z = None
+            z = self._spending.calibrate(
+                self.sampling,
+                rounds=number,
+                release=self._train_release,
+                besides=besides * number,
+            )
             if z is not None:
                 remedies.append(f"give a noise_multiplier of {_rounded_up(z)} or more for {words}")
         return remedies
@@ -590,10 +612,9 @@ class DPFedAvg(AccountedRun):
         if over_all > 1:
             log(
                 WARNING,
-                "The noise drowns what the clients teach: even over all %d rounds it carries the "
+                "The noise drowns what the clients teach: even over the whole run it carries the "
                 "model about %.2g times as far as they can. More clients or a higher sampling "
                 "rate, a smaller model, a larger ε or more rounds would help.",
-                rounds,
                 over_all,
             )
 
@@ -776,7 +797,7 @@ class DPFedAvg(AccountedRun):
         Raises
         ------
         NoUsableReplyError
-            If the run ends so and never used a reply.
+            If the run ends so, never used a reply, and goes on from no round that was opened.
         """
         this = self._train_round
         if this is None or this.number != server_round:
@@ -939,6 +960,10 @@ class DPFedAvg(AccountedRun):
 
     def _connected(self, grid: Grid) -> int:
         return len(self._located(grid)[0])
+
+
+def _rounds(number: int, more: str = "") -> str:
+    return f"{number} {more}round" + "s" * (number != 1)
 
 
 def _rounded_up(value: float) -> str:

@@ -45,9 +45,9 @@ class EncryptedRoundResult:
     accuracy : float or None
         The mean of the nodes' reports; noised, unless metrics are public. None if nobody
         reported, or too few to tell through the noise.
-    accuracy_noise : float
+    accuracy_noise : float or None
         About the standard deviation of the server's noise on ``accuracy``; 0 where metrics are
-        public. The nodes' own noise comes on top.
+        public, None where there is no accuracy. The nodes' own noise comes on top.
     ms_per_query : float or None
         Median time of an evaluation, masking included.
     images : int
@@ -59,7 +59,7 @@ class EncryptedRoundResult:
     asked: int
     answered: float
     accuracy: float | None
-    accuracy_noise: float
+    accuracy_noise: float | None
     ms_per_query: float | None
     images: int
     plan: Plan
@@ -92,7 +92,7 @@ class Released:
 
     answered: float
     accuracy: float | None
-    accuracy_noise: float
+    accuracy_noise: float | None
 
 
 def release_public(
@@ -100,8 +100,9 @@ def release_public(
 ) -> Released:
     """The mean weighted by the images asked about, as it is."""
     told = metrics.release(reports, _IMAGES, left_out=left_out)
-    accuracy = None if told is None else _within(_number(told, ACCURACY))
-    return Released(float(len(reports)), accuracy, 0.0)
+    if told is None:
+        return Released(float(len(reports)), None, None)
+    return Released(float(len(reports)), _within(_number(told, ACCURACY)), 0.0)
 
 
 def release_noised(
@@ -122,7 +123,7 @@ def release_noised(
     share = 2 * (_number(released, _ANSWERED) - 0.5)
     sigma = metrics.noise_multiplier * sqrt(2) / population
     if share <= 4 * sigma:
-        return Released(max(share, 0.0) * population, None, 0.0)
+        return Released(max(share, 0.0) * population, None, None)
     centred = (_number(released, ACCURACY) - 0.5) / share
     return Released(
         answered=share * population,

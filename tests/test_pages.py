@@ -89,3 +89,21 @@ def test_the_client_app_of_client_training_plans_its_noise_once(tmp_path: Path) 
     assert (event.times, event.release.sampling) == (20, Poisson(0.05))
     assert len(contents.records) == 20
     assert 2.99 < contents.epsilon(1e-5) <= 3.0
+
+
+def test_the_trial_on_made_up_data_of_client_training_runs_and_finds_a_slip(
+    tmp_path: Path,
+) -> None:
+    text = (ROOT / "docs" / "client-training.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (program,) = [each for each in programs if "made_up" in each]
+    (trial := tmp_path / "trial.py").write_text(program)
+    runpy.run_path(str(trial))
+    for right, wrong, told in (
+        (", torch.nn.Flatten(0))", ")", r"\(60, 1\)|shape"),
+        (".float()", "", "float|Float|integer"),
+    ):
+        assert right in program
+        trial.write_text(program.replace(right, wrong))
+        with pytest.raises((ValueError, TypeError, RuntimeError), match=told):
+            runpy.run_path(str(trial))

@@ -7,6 +7,8 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from privacy.command_line import CommandParser
+
 from . import (
     Accountant,
     Adjacency,
@@ -190,7 +192,7 @@ def _finite(value: float) -> float | str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m privacy.accounting",
         description="What federated training costs in client-level privacy, and the reverse. "
         'Answers are one JSON object; an unbounded epsilon is the string "inf".',
@@ -219,8 +221,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", metavar="FILE", help="the ledger")
     command.add_argument("--delta", type=float, required=True, help="e.g. 1e-5")
     command.set_defaults(answer=_ledger)
-    for each in commands.choices.values():
-        each.allow_abbrev = False  # a slip of the pen is not the option that it begins like
     return parser
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .composition import Accountant, Events, check_delta, count_events, epsilon
 from .events import Adjacency, Event
 
-_LARGEST_DELTA = 0.999  # the curve is followed up to here
+_LARGEST_DELTA = 0.999  # the curve is followed up to here: more δ is no promise
 _STEP = 0.45  # at most, between its points, in the logarithm of δ / (1 - δ)
 _BETWEEN = 64  # at which a chord is compared with a Gaussian's curve
 _LARGEST_MU = 2.0**10
@@ -34,18 +34,19 @@ def gaussian_dp(
     events, accountant, adjacency
         As in :func:`epsilon`.
     delta : float
-        The smallest δ at which the two are compared, in (0, 0.999).
+        The smallest δ at which the two are compared, in (0, 1).
 
     Returns
     -------
     float
-        μ, at least 0: at every δ′ from ``delta`` to 0.999 the ε of one release of N(μ, 1) against
-        N(0, 1) is at least that of the events. Infinite where ε is at ``delta``.
+        μ, at least 0: at every δ′ from ``delta`` to 0.999, and at ``delta`` where that is larger,
+        the ε of one release of N(μ, 1) against N(0, 1) is at least that of the events. Infinite
+        where ε is at ``delta``.
 
     Raises
     ------
     ValueError
-        As :func:`epsilon`, or if ``delta`` is 0.999 or more.
+        As :func:`epsilon`.
 
     Notes
     -----
@@ -88,8 +89,8 @@ def attack_success(
     events, accountant, adjacency
         As in :func:`epsilon`.
     delta : float
-        The smallest δ of the curve that is looked at, in (0, 0.999); the run's own. A smaller one
-        can only lower the answer.
+        The smallest δ of the curve that is looked at, in (0, 1); the run's own. A smaller one can
+        only lower the answer.
     false_alarm_rate : float
         How often the attack may say so of a client that did not, in (0, 1).
 
@@ -128,8 +129,6 @@ def _curve(
     events: Events, delta: float, accountant: Accountant | None, adjacency: Adjacency | None
 ) -> tuple[tuple[float, float], ...]:
     check_delta(delta)
-    if delta >= _LARGEST_DELTA:
-        raise ValueError(f"delta is {delta!r}; the curve is followed up to {_LARGEST_DELTA}")
     return _points(frozenset(count_events(events).items()), float(delta), accountant, adjacency)
 
 
@@ -140,7 +139,10 @@ def _points(
     accountant: Accountant | None,
     adjacency: Adjacency | None,
 ) -> tuple[tuple[float, float], ...]:
-    """Points (ε, δ) of the curve, ε falling from that at ``delta``, if it can to 0."""
+    """Points (ε, δ) of the curve, ε falling from that at ``delta``, if it can to 0.
+
+    That at ``delta`` alone where the rest of the curve would not add anything to it.
+    """
 
     def spent(position: float) -> float:
         return epsilon(
@@ -150,10 +152,10 @@ def _points(
             adjacency=adjacency,
         )
 
-    start, end = (math.log(d / (1 - d)) for d in (delta, _LARGEST_DELTA))
     first = epsilon(dict(counts), delta=delta, accountant=accountant, adjacency=adjacency)
-    if math.isinf(first) or first == 0:
+    if math.isinf(first) or first == 0 or delta >= _LARGEST_DELTA:
         return ((first, delta),)
+    start, end = (math.log(d / (1 - d)) for d in (delta, _LARGEST_DELTA))
     last = spent(end)
     if last == 0:
         # From where on ε is 0: the total variation between the two worlds.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from privacy.accounting import LedgerError, read_ledger
+from privacy.command_line import CommandParser
 
 from .experiment import judge
 from .one_run import epsilon_lower_bound
@@ -60,7 +61,7 @@ def _scores(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m privacy.audit",
         description="A lower bound on epsilon from one training run with canaries (Steinke, Nasr "
         "and Jagielski 2023). Exits with 1 if a claim is contradicted.",
@@ -89,8 +90,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     _common(command)
     command.set_defaults(answer=_scores)
-    for each in commands.choices.values():
-        each.allow_abbrev = False  # a slip of the pen is not the option that it begins like
     return parser
 
 

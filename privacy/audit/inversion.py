@@ -97,17 +97,21 @@ def match_gradient(
     # A client steps against its gradient.
     wanted = [-u.detach() for u in update]
     length = math.sqrt(sum(float((w * w).sum()) for w in wanted)) or 1.0
-    draw = torch.Generator().manual_seed(seed)
-    target = torch.tensor([label])
+    device = wanted[0].device
+    draw = torch.Generator("cpu").manual_seed(seed)
+    target = torch.tensor([label], device=device)
 
     def distance(guess: Tensor) -> Tensor:
         found = torch.autograd.grad(loss(model(guess), target), parameters, create_graph=True)
-        inner = sum(((f * w).sum() for f, w in zip(found, wanted, strict=True)), torch.zeros(()))
-        norm = torch.sqrt(sum(((f * f).sum() for f in found), torch.full((), 1e-20)))
+        products = [(f * w).sum() for f, w in zip(found, wanted, strict=True)]
+        inner = sum(products, torch.zeros((), device=device))
+        squares = [(f * f).sum() for f in found]
+        norm = torch.sqrt(sum(squares, torch.full((), 1e-20, device=device)))
         return 1 - inner / (norm * length)
 
     def search() -> tuple[float, Tensor]:
-        guess = _FIRST_BRIGHTNESS * torch.rand((1, *shape), generator=draw)
+        guess = _FIRST_BRIGHTNESS * torch.rand((1, *shape), generator=draw, device="cpu")
+        guess = guess.to(device)
         guess.requires_grad_()
         optimizer = torch.optim.Adam([guess], lr=_SEARCH_RATE)
         for _ in range(steps):

@@ -40,8 +40,8 @@ def one_hot_records(count: int, shape: tuple[int, ...], *, height: float = 1.0) 
     size = int(np.prod(shape))
     if not 1 <= count <= size:
         raise ValueError(f"count is {count!r}; it must lie between 1 and the {size} inputs")
-    records = torch.zeros(count, size)
-    records[torch.arange(count), torch.arange(count)] = height
+    records = torch.zeros(count, size, device="cpu")
+    records.fill_diagonal_(height)
     return records.reshape(count, *shape)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.durable import write_durably
-from privacy.inference._arguments import reals_of
+from privacy.inference._arguments import check_kind, reals_of
 from privacy.inference._seal import Ring
 from privacy.inference._wire import MessageError
 from privacy.inference.owner import DataOwner, OutOfRangeError
@@ -111,12 +111,16 @@ def accept_plan(text: str, expectation: Expectation) -> Plan:
     ------
     PlanRefusedError
         If it is not.
+    TypeError
+        If ``text`` is no text, or ``expectation`` none.
 
     Notes
     -----
     Whether an input fits is never asked of the plan: a plan with a narrower range, or with a
     scale at which large inputs overflow, would have the node's refusal tell of its data.
     """
+    check_kind("text", text, str, "the plan's text, as in plan.to_json()")
+    check_kind("expectation", expectation, Expectation, "Expectation(shape, range, classes=…)")
     if len(text) > _LONGEST_PLAN:
         raise PlanRefusedError(f"the plan has {len(text):,} characters, more than any needs")
     try:
@@ -193,7 +197,10 @@ def begin_round(
         If there are no images, or they are not what the node said they are.
     PlanRefusedError
         If keys for the plan cannot be made.
+    TypeError
+        If ``plan`` is none.
     """
+    check_kind("plan", plan, Plan, "the plan, as accept_plan returned it")
     x = _reals(inputs, "this node's images are not real numbers")
     right = _reals(labels, _LABELS)
     room = (max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size

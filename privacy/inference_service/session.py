@@ -50,6 +50,8 @@ class OwnerSession:
         If the file cannot be used.
     ReleaseError
         If the plan cannot carry the policy.
+    TypeError
+        If ``plan`` is none.
     """
 
     def __init__(
@@ -61,6 +63,10 @@ class OwnerSession:
         release: ReleasePolicy | None = None,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
+        if not isinstance(plan, Plan):
+            raise TypeError(
+                f"plan is of type {type(plan).__name__}; give the plan, as in client.plan()"
+            )
         self.keys_made = 0
         self._client = client
         self._plan = plan

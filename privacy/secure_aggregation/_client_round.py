@@ -326,9 +326,11 @@ def mask(this: RoundState, vector: Vector, identity: Identity) -> bytes:
     return write(Kind.MASKED_UPDATE, this.session, pack(masked, bits), signature)
 
 
-def _fitting(vector: Vector, terms: RoundTerms, clients: int) -> Vector:
+def _fitting(vector: object, terms: RoundTerms, clients: int) -> Vector:
     """The vector, or zeros where it is not as the terms say."""
-    if vector.shape != (terms.size,) or vector.dtype.kind not in "iu":
+    if not isinstance(vector, np.ndarray):
+        wrong = f"it must be an array, and is of type {type(vector).__qualname__}"
+    elif vector.shape != (terms.size,) or vector.dtype.kind not in "iu":
         wrong = f"it must be {terms.size} integers, not {vector.dtype} of shape {vector.shape}"
     else:
         low, high = int(vector.min()), int(vector.max())

@@ -54,6 +54,8 @@ def kind_of(message: bytes) -> Kind:
     Malformed
         If it is no message of this version.
     """
+    if not isinstance(message, bytes):
+        raise Malformed(f"a message is bytes, and this is of type {type(message).__qualname__}")
     if len(message) < len(_MAGIC) + 1 + _BINDING or not message.startswith(_MAGIC):
         raise Malformed("not a message of this version of secure aggregation")
     try:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _client_round as stages
+from privacy.secure_aggregation import _kinds
 from privacy.secure_aggregation._client_round import Vector
 from privacy.secure_aggregation._keys import digest
 from privacy.secure_aggregation._messages import Kind, asked_of, bound_to, kind_of, read, write
@@ -87,6 +88,11 @@ class SecureClient:
         messages; against a malicious server all clients of a round must have the same.
     randomness : Randomness, optional
         Default: the operating system's. A seeded one is for tests; it voids all protection.
+
+    Raises
+    ------
+    TypeError
+        If one is of the wrong kind.
     """
 
     def __init__(
@@ -97,6 +103,12 @@ class SecureClient:
         configuration: bytes = b"",
         randomness: Randomness | None = None,
     ) -> None:
+        _kinds.of_kind("policy", policy, ClientPolicy, "ClientPolicy(minimum_cohort=...)")
+        _kinds.of_kind("configuration", configuration, bytes, "a digest, as bytes")
+        if identity is not None:
+            _kinds.of_kind("identity", identity, Identity, "Identity(private), or leave it out")
+        if randomness is not None:
+            _kinds.of_kind("randomness", randomness, Randomness, "a Randomness, or leave it out")
         self._policy = policy
         self._configuration = configuration
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
@@ -176,8 +188,8 @@ class SecureClient:
             ``MemoryFull`` for want of room, a message of another round (``WrongRound``,
             ``BothShares``), bytes that belong to none, or a message that comes late or again
             (``StaleMessage``). Rounds of other runs go on.
-        ValueError
-            If the vector is missing; the round goes on.
+        TypeError, ValueError
+            If the vector is missing, or a digest is not one; the round goes on.
         """
         if self._is_invitation(message):
             return self._accept(message)
@@ -277,6 +289,8 @@ class SecureClient:
         return None
 
     def _prepare(self, this: RoundState, message: bytes, request: bytes, model: bytes) -> None:
+        for name, value in (("request", request), ("model", model)):
+            _kinds.exact_bytes(name, value, len(_UNSAID))
         if request != this.terms.request:
             raise DifferentRequests("what came to make the vector from is not what was announced")
         if asked_of(this.terms.digest, self._configuration) != this.asked:
@@ -444,9 +458,12 @@ class SecureClient:
 
         Raises
         ------
+        TypeError
+            If an argument is of the wrong kind.
         UnreadableState
             If the state is not that, or another version's.
         """
+        _kinds.of_kind("state", state, bytes, "what to_bytes wrote")
         client = cls(policy, identity=identity, configuration=configuration, randomness=randomness)
         try:
             fields = read(state, Kind.STATE, [None] * (2 + _MOST_OPEN))

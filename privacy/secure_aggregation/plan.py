@@ -34,8 +34,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln
 
+from privacy.secure_aggregation import _kinds
 from privacy.secure_aggregation.errors import Malformed, ThresholdTooLow
-from privacy.secure_aggregation.terms import LARGEST_COHORT, Adversary, ServerModel
+from privacy.secure_aggregation.terms import (
+    LARGEST_COHORT,
+    Adversary,
+    ServerModel,
+    check_adversary,
+)
 
 SECURITY_BITS = 40
 GRINDING_BITS = 64
@@ -71,6 +77,8 @@ class RoundPlan:
     cohort: int
 
     def __post_init__(self) -> None:
+        for name in ("clients", "neighbours", "threshold", "survivors", "cohort"):
+            object.__setattr__(self, name, _kinds.whole(name, getattr(self, name)))
         n, k = self.clients, self.neighbours
         if not 3 <= n <= self.cohort <= LARGEST_COHORT:
             raise ValueError(
@@ -170,12 +178,15 @@ def plan_round(
 
     Raises
     ------
+    TypeError
+        If an argument is of the wrong kind.
     ValueError
         If no graph does.
     """
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; a share of clients in [0, 1)")
-    drawn = clients if cohort is None else cohort
+    check_adversary("adversary", adversary)
+    dropout = _kinds.share("dropout", dropout, 1, "clients")
+    clients, minimum = _kinds.whole("clients", clients), _kinds.whole("minimum", minimum)
+    drawn = clients if cohort is None else _kinds.whole("cohort", cohort)
     corrupt = min(clients, adversary.corrupted(drawn))
     graph = _smallest_graph(clients, corrupt, adversary.server, dropout, minimum)
     if graph is None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _keys as keys
+from privacy.secure_aggregation import _kinds
 from privacy.secure_aggregation._graph import Ring
 from privacy.secure_aggregation._masks import add_mask
 from privacy.secure_aggregation._messages import (
@@ -48,7 +49,12 @@ from privacy.secure_aggregation.errors import (
     TooFewClients,
 )
 from privacy.secure_aggregation.plan import RoundPlan, plan_round
-from privacy.secure_aggregation.terms import Adversary, RoundTerms
+from privacy.secure_aggregation.terms import (
+    Adversary,
+    RoundTerms,
+    check_adversary,
+    pinned_keys,
+)
 
 
 class ServerStage(IntEnum):
@@ -114,6 +120,8 @@ class SecureServer:
 
     Raises
     ------
+    TypeError
+        If one is of the wrong kind.
     ValueError
         If the server model of the adversary and of the terms differ, or a number is out of range.
     """
@@ -128,20 +136,23 @@ class SecureServer:
         identities: Iterable[bytes] = (),
         randomness: Randomness | None = None,
     ) -> None:
+        _kinds.of_kind("terms", terms, RoundTerms, "RoundTerms(...)")
+        check_adversary("adversary", adversary)
+        if randomness is not None:
+            _kinds.of_kind("randomness", randomness, Randomness, "a Randomness, or leave it out")
         if adversary.server is not terms.server:
             raise ValueError(
                 f"adversary has a {adversary.server.value} server, the terms a "
                 f"{terms.server.value} one; make them agree"
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}; a share of clients in [0, 1)")
-        if isinstance(cohort, bool) or not isinstance(cohort, int) or cohort < 0:
-            raise ValueError(f"cohort is {cohort!r}; give how many clients were drawn")
+        cohort = _kinds.whole("cohort", cohort)
+        if cohort < 0:
+            raise ValueError(f"cohort is {cohort}; give how many clients were drawn")
         self._terms = terms
         self._adversary = adversary
-        self._dropout = dropout
+        self._dropout = _kinds.share("dropout", dropout, 1, "clients")
         self._cohort = cohort
-        self._identities = frozenset(identities)
+        self._identities = pinned_keys("identities", identities)
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
         self._stage = ServerStage.ANNOUNCING
         self._clients: list[_Client] = []

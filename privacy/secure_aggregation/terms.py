@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from privacy.mechanisms import MaskedMechanism, Randomness, SystemRandomness
+from privacy.mechanisms import (
+    DistributedGaussian,
+    MaskedGaussian,
+    MaskedMechanism,
+    Randomness,
+    SystemRandomness,
+)
+from privacy.secure_aggregation import _kinds
 from privacy.secure_aggregation._keys import KEY_BYTES, digest, verifying_key
 from privacy.secure_aggregation._ring import ring_bits
 from privacy.secure_aggregation.errors import Malformed
@@ -38,18 +45,57 @@ class Adversary:
         What the server may do.
     corrupt : float
         The largest share of a round's clients that may collude with it, in [0, 0.5).
+
+    Raises
+    ------
+    TypeError
+        If one is of the wrong kind.
+    ValueError
+        If the share is out of range.
     """
 
     server: ServerModel = ServerModel.HONEST_BUT_CURIOUS
     corrupt: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.corrupt < 0.5:
-            raise ValueError(f"corrupt is {self.corrupt}; a share of clients in [0, 0.5)")
+        check_server("server", self.server)
+        object.__setattr__(self, "corrupt", _kinds.share("corrupt", self.corrupt, 0.5, "clients"))
 
     def corrupted(self, clients: int) -> int:
         """How many of so many clients may collude with the server, rounded up."""
         return math.ceil(self.corrupt * clients)
+
+
+def check_server(name: str, value: object) -> None:
+    """Refuse what is no ServerModel.
+
+    Raises
+    ------
+    TypeError
+    """
+    give = "ServerModel.HONEST_BUT_CURIOUS or ServerModel.MALICIOUS"
+    _kinds.of_kind(name, value, ServerModel, give)
+
+
+def check_adversary(name: str, value: object) -> None:
+    """Refuse what is no Adversary.
+
+    Raises
+    ------
+    TypeError
+    """
+    _kinds.of_kind(name, value, Adversary, "Adversary(server, corrupt)")
+
+
+def pinned_keys(name: str, keys: object) -> frozenset[bytes]:
+    """The Ed25519 public keys of those who may take part, of 32 bytes each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are anything else.
+    """
+    return _kinds.public_keys(name, keys)
 
 
 @dataclass(frozen=True)
@@ -78,6 +124,8 @@ class RoundTerms:
 
     Raises
     ------
+    TypeError
+        If one is of the wrong kind.
     ValueError
         If one is out of range.
     """
@@ -91,19 +139,19 @@ class RoundTerms:
     request: bytes = bytes(REQUEST_BYTES)
 
     def __post_init__(self) -> None:
-        if len(self.run) != RUN_BYTES:
-            raise ValueError(f"run has {len(self.run)} bytes; it must have {RUN_BYTES}")
-        if len(self.request) != REQUEST_BYTES:
-            raise ValueError(f"request has {len(self.request)} bytes; a digest has {REQUEST_BYTES}")
+        _kinds.exact_bytes("run", self.run, RUN_BYTES)
+        _kinds.exact_bytes("request", self.request, REQUEST_BYTES)
+        check_server("server", self.server)
         for name, smallest, largest in (
             ("number", 1, 1 << 62),
             ("size", 1, _LARGEST_SIZE),
             ("bound", 1, 1 << 60),
             ("minimum", 3, LARGEST_COHORT),
         ):
-            value = getattr(self, name)
+            value = _kinds.whole(name, getattr(self, name))
             if not smallest <= value <= largest:
                 raise ValueError(f"{name} is {value}; it must lie in [{smallest}, {largest}]")
+            object.__setattr__(self, name, value)
         ring_bits(self.minimum, self.bound)
 
     @property
@@ -153,13 +201,19 @@ class Identity:
     ----------
     private : bytes
         The private key, 32 bytes; never shown.
+
+    Raises
+    ------
+    TypeError
+        If it is no bytes.
+    ValueError
+        If they are not 32.
     """
 
     private: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        if len(self.private) != KEY_BYTES:
-            raise ValueError(f"private has {len(self.private)} bytes; it must have {KEY_BYTES}")
+        _kinds.exact_bytes("private", self.private, KEY_BYTES)
 
     @classmethod
     def draw(cls, randomness: Randomness | None = None) -> "Identity":
@@ -196,6 +250,8 @@ class ClientPolicy:
 
     Raises
     ------
+    TypeError
+        If one is of the wrong kind.
     ValueError
         If one is out of range, or identities are missing against a malicious server.
     """
@@ -208,17 +264,26 @@ class ClientPolicy:
     mechanism: MaskedMechanism | None = None
 
     def __post_init__(self) -> None:
-        if self.clipping_norm is not None and not 0 < self.clipping_norm < math.inf:
+        for name in ("clipping_norm", "weight_cap"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _kinds.number(name, getattr(self, name)))
+        if self.clipping_norm is not None and self.clipping_norm <= 0:
+            raise ValueError(f"clipping_norm is {self.clipping_norm}; it must be positive")
+        if self.weight_cap is not None and self.weight_cap < 0:
             raise ValueError(
-                f"clipping_norm is {self.clipping_norm}; it must be finite and positive"
+                f"weight_cap is {self.weight_cap}; it must be positive, or 0 for equal weights"
             )
-        if self.weight_cap is not None and not 0 <= self.weight_cap < math.inf:
-            raise ValueError(
-                f"weight_cap is {self.weight_cap}; it must be finite, and 0 for equal weights"
-            )
-        if self.minimum_cohort < 3:
-            raise ValueError(f"minimum_cohort is {self.minimum_cohort}; it must be at least 3")
-        object.__setattr__(self, "identities", frozenset(self.identities))
+        minimum = _kinds.whole("minimum_cohort", self.minimum_cohort)
+        if minimum < 3:
+            raise ValueError(f"minimum_cohort is {minimum}; it must be at least 3")
+        object.__setattr__(self, "minimum_cohort", minimum)
+        check_adversary("adversary", self.adversary)
+        if self.mechanism is not None:
+            masked = (MaskedGaussian, DistributedGaussian)
+            give = "MaskedGaussian(...) or DistributedGaussian(...), or leave it out"
+            _kinds.of_kind("mechanism", self.mechanism, masked, give)
+        identities = _kinds.public_keys("identities", self.identities)
+        object.__setattr__(self, "identities", identities)
         if self.adversary.server is ServerModel.MALICIOUS and not self.identities:
             raise ValueError(
                 "identities is empty; without pinned identities a malicious server can play all "

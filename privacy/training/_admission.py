@@ -95,7 +95,8 @@ def _refusal(kind: Kind, failures: Sequence[Exception]) -> Exception:
         f"model or loss fails on a trial's records, which are made up in the data's shapes "
         f"(a record's inputs and target: {shapes}): {type(first).__name__}: {first}; give records "
         "of the shapes that the model takes, and a model with finite parameters and a loss that "
-        "take standard normal numbers, or those between 0 and 1, indices and classes 0 and 1"
+        "take standard normal numbers, those between 0 and 1, or small whole ones, indices and "
+        "classes 0 and 1"
     )
     refusal.__cause__ = first
     return refusal

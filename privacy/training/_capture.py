@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from ._gradients import Call, LayerGradients
+from ._gradients import Call, LayerGradients, total
 from ._layers import forget, known, layer_gradients
 from ._opacus import is_recurrent
 
@@ -113,8 +113,8 @@ class Capture:
             return inputs, []
         # Not by gradients of more than one number, for which PyTorch loads its compiler.
         products = zip(outputs, cotangents, strict=True)
-        total = sum((torch.real((o * c).sum()) for o, c in products), start=torch.zeros(()))
-        found = torch.autograd.grad(total, [use.output for use in seen], allow_unused=True)
+        whole = total([torch.real((o * c).sum()) for o, c in products])
+        found = torch.autograd.grad(whole, [use.output for use in seen], allow_unused=True)
         pairs = zip(seen, found, strict=True)
         return inputs, [(use.name, back) for use, back in pairs if back is not None]
 

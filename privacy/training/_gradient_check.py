@@ -12,7 +12,7 @@ from ._trial import (
     HALF,
     away_from_constants,
     closeness,
-    fixed_randomness,
+    kept_randomness,
     same_numbers,
     seed_global,
 )
@@ -47,7 +47,12 @@ def check_gradients(model: nn.Module, loss: ExampleLoss, batch: Sequence[Tensor]
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     _refuse_hooks(trained)
     *inputs, targets = batch
-    with fixed_randomness(model, 0), away_from_constants(model), Capture(model) as capture:
+    with (
+        kept_randomness(model) as generators,
+        away_from_constants(model),
+        Capture(model) as capture,
+    ):
+        generators.restart(0)
         outputs = model(*inputs)
         check_loss(loss, detached(outputs), targets)
         losses = loss(outputs, targets)
@@ -123,6 +128,8 @@ def check_loss(loss: ExampleLoss, outputs: Any, targets: Tensor) -> None:
             return call(outputs, targets)
 
     together, alone = seeded(loss.together, 0), seeded(loss.alone, 0)
+    if not bool(torch.isfinite(together).all()):
+        raise NotFiniteError("losses are not finite")
     if not same_numbers(together, seeded(loss.together, 0)):
         raise GradientError(
             "the loss gives other values when it is asked again: it keeps something of the "

@@ -75,7 +75,7 @@ class ExampleLoss:
                 return self._vmapped(outputs, targets)
             except Exception:  # whatever vmap cannot follow: the loop below tells real errors
                 self._vectorised = False
-        return self.alone(outputs, targets)
+        return self._each(outputs, targets, self._of_one)
 
     def together(self, outputs: Any, targets: Tensor) -> Tensor:
         """The loss as it was given, called once for all examples, shape (n,) or refused."""
@@ -103,16 +103,29 @@ class ExampleLoss:
         return weights[torch.where(kept, targets, 0)].mul(kept)
 
     def alone(self, outputs: Any, targets: Tensor) -> Tensor:
-        """The loss called for each example as a batch of one, shape (n,)."""
+        """What ``together`` gives each example as a batch of one, shape (n,)."""
+        return self._each(outputs, targets, self.together)
+
+    def _each(self, outputs: Any, targets: Tensor, one: Loss) -> Tensor:
         rows = range(len(targets))
         _check_first_axes(outputs, len(targets))
-        return torch.cat(
-            [self.together(_row(outputs, row), targets[row : row + 1]) for row in rows]
-        )
+        return torch.cat([one(_row(outputs, row), targets[row : row + 1]) for row in rows])
+
+    def _of_one(self, outputs: Any, targets: Tensor) -> Tensor:
+        """The loss of a batch of one, shape (1,): of several places its own mean or sum."""
+        if self._within in (None, "none"):
+            return self.together(outputs, targets)
+        values = self._unreduced(outputs, targets)
+        if not isinstance(values, Tensor) or values.dim() <= 1:
+            return checked(values, outputs, targets)
+        reduced = self.given(outputs, targets)
+        if isinstance(reduced, Tensor) and reduced.numel() == 1:
+            reduced = reduced.reshape(1)
+        return checked(reduced, outputs, targets)
 
     def _vmapped(self, outputs: Any, targets: Tensor) -> Tensor:
         def one(output: Any, target: Tensor) -> Tensor:
-            return self.together(_as_batch(output), target[None])[0]
+            return self._of_one(_as_batch(output), target[None])[0]
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="There is a performance drop")
@@ -132,7 +145,7 @@ def per_example(loss: Loss) -> ExampleLoss:
     (by its size, or by the sum of class weights), and clipping one example would not bound its
     influence. What is left beyond the first axis is reduced within the example the way torch
     would have done it: a mean leaves out ``ignore_index`` and is
-    weighted by its own classes' weights.
+    weighted by its own classes' weights. A callable that has a ``reduction`` does that itself.
 
     Parameters
     ----------

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 # Of inputs and targets of one record: the shape, the precision and where it is.
@@ -48,18 +48,41 @@ class _Mapped:
         return len(self._dataset)  # type: ignore[arg-type]
 
     def take(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return tuple(default_collate([self._dataset[row] for row in rows.tolist()]))
+        records = [self._dataset[row] for row in rows.tolist()]
+        with torch.device("cpu"):  # numbers become tensors there, whatever the default device is
+            return tuple(default_collate(records))
 
     def kinds(self) -> Iterator[Kind]:
         told: set[Kind] = set()
         for row in range(len(self)):
             try:
-                kind = _kind_of(self.take(torch.tensor([row])))
+                kind = _kind_of(self.take(torch.tensor([row], device="cpu")))
             except Exception:  # noqa: S112
                 continue  # malformed, of whatever kind it is
             if kind not in told:
                 told.add(kind)
                 yield kind
+
+
+class _Moved:
+    def __init__(self, records: Records, device: torch.device) -> None:
+        self._records, self._device = records, device
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(self._device) for tensor in self._records.take(rows))
+
+    def kinds(self) -> Iterator[Kind]:
+        for kind in self._records.kinds():
+            yield tuple((shape, dtype, self._device) for shape, dtype, _ in kind)
+
+
+def on_device_of(model: nn.Module, records: Records) -> Records:
+    """``records``, each batch moved to where the model's parameters are, if that is one device."""
+    devices = {parameter.device for parameter in model.parameters()}
+    return _Moved(records, *devices) if len(devices) == 1 else records
 
 
 def _kind_of(tensors: tuple[Tensor, ...]) -> Kind:

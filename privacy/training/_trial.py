@@ -30,36 +30,52 @@ class Values:
 
     Parameters
     ----------
-    normal : bool
-        Whether numbers are standard normal, or else uniform in [0, 1).
+    numbers : str
+        ``normal`` for standard normal ones, ``uniform`` in [0, 1), ``binary`` for 0 and 1,
+        ``counts`` from 1 to 4.
     integers : int or None
         What every integer is; None draws 0 and 1, which every table and every choice of two
         classes has.
     """
 
-    normal: bool
+    numbers: str
     integers: int | None
 
 
-# Tried in this order: a model may take no negative numbers, a loss one class only.
-VALUES = (Values(True, None), Values(False, None), Values(False, 1), Values(False, 0))
+# Tried in this order: a model may take no negative numbers, a loss one class or whole numbers only.
+VALUES = (
+    Values("normal", None),
+    Values("uniform", None),
+    Values("uniform", 1),
+    Values("uniform", 0),
+    Values("binary", None),
+    Values("counts", None),
+)
 
 
 def made_up(kind: Kind, values: Values) -> list[Tensor]:
     """``BATCH`` records of this kind, always the same: each tensor of shape (BATCH, ...)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     made = []
     for shape, dtype, device in kind:
         size = (BATCH, *shape)
         if dtype.is_floating_point or dtype.is_complex:
-            draw = torch.randn if values.normal else torch.rand
-            drawn = draw(size, generator=generator)
+            drawn = _numbers(values.numbers, size, generator)
         elif dtype == torch.bool or values.integers is None:
-            drawn = torch.randint(0, 2, size, generator=generator)
+            drawn = torch.randint(0, 2, size, generator=generator, device="cpu")
         else:
-            drawn = torch.full(size, values.integers)
+            drawn = torch.full(size, values.integers, device="cpu")
         made.append(drawn.to(device=device, dtype=dtype))
     return made
+
+
+def _numbers(which: str, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if which == "normal":
+        return torch.randn(size, generator=generator, device="cpu")
+    if which == "uniform":
+        return torch.rand(size, generator=generator, device="cpu")
+    low, high = (0, 2) if which == "binary" else (1, 5)
+    return torch.randint(low, high, size, generator=generator, device="cpu")
 
 
 def largest_of(values: Tensor) -> float:
@@ -82,57 +98,81 @@ def closeness(values: Tensor) -> float:
     return CLOSE.get(values.dtype, HALF)
 
 
-def same_numbers(one: Tensor, other: Tensor, slack: float = 1.0, least: float = 0.0) -> bool:
-    """Whether they differ by no more than rounding, or ``least``. NaN is equal to nothing."""
+def same_numbers(
+    one: Tensor,
+    other: Tensor,
+    slack: float = 1.0,
+    least: float = 0.0,
+    *,
+    close: float = 0.0,
+    missing: bool = False,
+) -> bool:
+    """Whether they differ by no more than rounding, or ``least``.
+
+    Rounding is that of their own precision, or ``close``, of what they were computed from. NaN is
+    equal to nothing, or to itself where numbers may be ``missing``.
+    """
     if one.shape != other.shape:
         return False
     if not one.numel():
         return True
     if not one.is_floating_point() and not one.is_complex():
         return torch.equal(one, other)
-    apart = torch.where(one == other, 0, one - other).abs().amax()
-    return float(apart) <= max(slack * closeness(one) * largest_of(one), least)
+    same = one == other
+    if missing:
+        same |= one.isnan() & other.isnan()
+    apart = torch.where(same, 0, one - other).abs().amax()
+    close = slack * max(close, closeness(one))
+    return float(apart) <= max(close * largest_of(one), least)
 
 
-class Draws:
-    """Whether random numbers were drawn."""
+class GlobalGenerators:
+    """The generators that a program draws from without naming one: torch's, Python's, NumPy's."""
 
-    happened = False
+    def __init__(self, devices: set[int]) -> None:
+        self._devices = devices
+        self._seed = 0
+        self._seeded: dict[int, list[object]] = {}
 
-
-@contextmanager
-def fixed_randomness(model: nn.Module, seed: int) -> Iterator[Draws]:
-    """Dropout and the like draw the same every time, and the process's state stays as it was.
-
-    That is torch's own generators, Python's and NumPy's global ones.
-    """
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    draws = Draws()
-    with torch.random.fork_rng(devices=devices):
+    def restart(self, seed: int) -> None:
+        """Dropout and the like draw the same after the same seed."""
         seed_global(seed)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
-        for device in devices:
+        for device in self._devices:
             torch.cuda.default_generators[device].manual_seed(seed)
-        before = _states(devices)
+        self._seed = seed
+        if seed not in self._seeded:
+            self._seeded[seed] = self._states()
+
+    def drew(self) -> bool:
+        """Whether random numbers were drawn since the start."""
+        return self._states() != self._seeded[self._seed]
+
+    def _states(self) -> list[object]:
+        cudas = (torch.cuda.default_generators[device] for device in self._devices)
+        numpys = np.random.get_state(legacy=False)  # noqa: NPY002
+        return [
+            *(
+                each.get_state().cpu().numpy().tobytes()
+                for each in (torch.default_generator, *cudas)
+            ),
+            random.getstate(),
+            (numpys["state"]["pos"], numpys["has_gauss"], numpys["state"]["key"].tobytes()),
+        ]
+
+
+@contextmanager
+def kept_randomness(model: nn.Module) -> Iterator[GlobalGenerators]:
+    """The process's random state stays as it was, whatever is drawn within."""
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=devices):
         try:
-            yield draws
+            yield GlobalGenerators(devices)
         finally:
-            draws.happened = _states(devices) != before
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _states(devices: set[int]) -> list[object]:
-    torchs = [torch.default_generator, *(torch.cuda.default_generators[d] for d in devices)]
-    numpys = np.random.get_state(legacy=False)  # noqa: NPY002
-    return [
-        *(each.get_state().cpu().numpy().tobytes() for each in torchs),
-        random.getstate(),
-        repr(numpys["state"]["pos"]) + repr(numpys["has_gauss"]),
-        numpys["state"]["key"].tobytes(),
-    ]
 
 
 def seed_global(seed: int) -> None:
@@ -159,7 +199,7 @@ def away_from_constants(model: nn.Module) -> Iterator[None]:
     A path that a zero shuts now opens with the first step.
     """
     before: dict[nn.Parameter, Tensor] = {}
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     try:
         with torch.no_grad():
             for parameter in model.parameters():
@@ -167,7 +207,7 @@ def away_from_constants(model: nn.Module) -> Iterator[None]:
                     continue
                 if bool(parameter.amin() == parameter.amax()):
                     before[parameter] = parameter.clone()
-                    drawn = torch.rand(parameter.shape, generator=generator)
+                    drawn = torch.rand(parameter.shape, generator=generator, device="cpu")
                     parameter.add_((0.05 + 0.1 * drawn).to(parameter))
         yield
     finally:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol, Self
 
 from privacy.accounting import (
@@ -16,6 +17,7 @@ from privacy.accounting import (
     Record,
     epsilon,
 )
+from privacy.lasting_paths import lasting_file
 from privacy.mechanisms import Randomness, gaussian
 
 from .charge import Charge, charge_of
@@ -23,6 +25,7 @@ from .charge import Charge, charge_of
 log = logging.getLogger(__name__)
 
 _RUN = "client training"
+_IN_MEMORY = Lock()  # of all ledgers: one of its own could be neither copied nor sent to a process
 _SECONDS_TO_WAIT = 60.0  # another process holds the file for as long as it writes one line
 _FORMAT_BEFORE = b'{\n "format": '
 
@@ -79,7 +82,8 @@ class ClientLedger:
         ``charge`` refuses what would exceed it.
     path : Path, optional
         The file that holds the ledger, of this data set alone, mode 0600; processes may share it.
-        Without it the ledger lives in memory: keep ``as_record()``.
+        Absolute, or from ``~``: a relative one would be another file in another folder. Without
+        it the ledger lives in memory: keep ``as_record()``.
 
     Raises
     ------
@@ -102,6 +106,7 @@ class ClientLedger:
             raise TypeError(f"budget is {budget!r}: give Budget(epsilon=…, delta=…), or None")
         if path is not None and not isinstance(path, Path):
             raise TypeError(f"path is {path!r}: give a pathlib.Path, or None")
+        path = None if path is None else lasting_file("path", path)
         self.dataset, self.budget, self.path = dataset, budget, path
         self._memory = _Memory(LedgerText.start(dataset))
         self._read()  # what cannot be kept is refused before anything is trained
@@ -250,7 +255,8 @@ class ClientLedger:
     @contextmanager
     def _held(self) -> Iterator[_Pages]:
         if self.path is None:
-            yield self._memory
+            with _IN_MEMORY:
+                yield self._memory
             return
         self._read()
         try:

@@ -1,6 +1,8 @@
 """A training is paid for before a record is looked at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 
 from privacy.mechanisms import Randomness, SystemRandomness
 
@@ -8,6 +10,8 @@ from .charge import Charge
 from .ledger import ClientLedger
 from .plan import Batches, ClipAndNoise, ClipOnly, NoisyCount, NominalCount, Protection
 
+_TAKING = Lock()
+_FREE = "free"
 _NO_RECORDS = "records is None: give a callable that counts the records"
 
 
@@ -35,7 +39,7 @@ class Payment:
     ) -> None:
         self.protection, self.batches = protection, batches
         self.count, self.epsilon = count, epsilon
-        self._used = False
+        self._state = _FREE
 
     def check(self, protection: Protection, batches: Batches) -> None:
         """Refuse a training that this does not pay for.
@@ -50,12 +54,30 @@ class Payment:
                 raise ValueError(
                     f"{name} is {value!r}, and {getattr(self, name)!r} was paid for: train as paid"
                 )
-        if self._used:
-            raise ValueError("ledger is a Payment that is used up: pay for every training")
+        self._refuse_taken()
 
-    def use_up(self) -> None:
-        """Let it pay for nothing more."""
-        self._used = True
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Pay with it for what is done within; it is given back where that raises.
+
+        Raises
+        ------
+        ValueError
+            If it is used up, or another training, in another thread, pays with it.
+        """
+        with _TAKING:
+            self._refuse_taken()
+            self._state = "being used by another training"
+        try:
+            yield
+        except BaseException:
+            self._state = _FREE
+            raise
+        self._state = "used up"
+
+    def _refuse_taken(self) -> None:
+        if self._state != _FREE:
+            raise ValueError(f"ledger is a Payment that is {self._state}: pay for every training")
 
 
 def pay(

@@ -17,10 +17,10 @@ from ._arguments import check_kinds, check_optimizer, check_schedule
 from ._buffers import Buffers
 from ._capture import Capture
 from ._gradients import Gradients
-from ._loss import Loss, per_example
+from ._loss import ExampleLoss, Loss, per_example
 from ._malformed import MalformedRecords, log
 from ._optimizer import GradientDescent, NoisySteps, clipped_sum
-from ._records import records_of
+from ._records import Records, on_device_of, records_of
 from .check import check_model
 from .ledger import ClientLedger
 from .payment import Payment, pay, planned_charges
@@ -55,8 +55,10 @@ def train(
         Its mode (``train`` or ``eval``) is left as it is.
     data : sequence of Tensor, or Dataset
         Inputs, if several one after the other, and the targets last, each of shape (n, ...);
-        or a map-style Dataset of such tuples for one record. With noise there may be no record
-        at all: the steps are noise then, as a client's are that only has malformed ones.
+        or a map-style Dataset of such tuples for one record. Each physical batch is moved to the
+        device of the model's parameters; where they are on several, it stays where it is. With
+        noise there may be no record at all: the steps are noise then, as a client's are that only
+        has malformed ones.
     loss : callable
         ``loss(outputs, targets)``. A torch loss (module or function) is called with
         ``reduction="none"``; another callable must return shape (n,), and is called with one
@@ -123,7 +125,7 @@ def train(
         ledger.check(protection, batches)
     elif ledger is not None:
         ledger.check(*planned_charges(protection, batches, ledger))
-    records = records_of(data)
+    records = on_device_of(model, records_of(data))
     if not len(records) and (isinstance(protection, ClipOnly) or _is_public(protection)):
         raise ValueError("data holds no record: a client without records has nothing to train on")
     randomness = SystemRandomness() if randomness is None else randomness
@@ -137,7 +139,38 @@ def train(
             records=partial(len, records),
             randomness=randomness,
         )
-    value = per_example(loss)
+    with payment.taken():
+        method = _train_as_paid(
+            model,
+            records,
+            per_example(loss),
+            optimizer,
+            schedule,
+            payment,
+            physical_batch_size,
+            randomness,
+        )
+    return TrainingResult(
+        steps=batches.steps,
+        weight=payment.count,
+        method=method,
+        guarantee=guarantee_of(protection, private=randomness.private),
+        epsilon=payment.epsilon,
+    )
+
+
+def _train_as_paid(
+    model: nn.Module,
+    records: Records,
+    value: ExampleLoss,
+    optimizer: Optimizer | GradientDescent,
+    schedule: LRScheduler | None,
+    payment: Payment,
+    physical_batch_size: int,
+    randomness: Randomness,
+) -> dict[str, str]:
+    """Train in place; how each layer's gradients were had."""
+    protection, batches = payment.protection, payment.batches
     buffers = Buffers(model)
     noised = isinstance(protection, ClipAndNoise)
     present = len(records)
@@ -176,14 +209,7 @@ def train(
         add_well_formed.tell()
     if gathered:  # to raise would tell whoever waits for the update
         log.error("Buffers changed in training and were put back: %s", ", ".join(sorted(gathered)))
-    payment.use_up()
-    return TrainingResult(
-        steps=batches.steps,
-        weight=payment.count,
-        method=method,
-        guarantee=guarantee_of(protection, private=randomness.private),
-        epsilon=payment.epsilon,
-    )
+    return method
 
 
 def _is_public(protection: ClipAndNoise) -> bool:
@@ -195,7 +221,7 @@ def _physical(
 ) -> Iterator[Tensor]:
     """The rows of one logical batch, in pieces of at most ``size``."""
     if isinstance(batches, FullBatch):
-        rows = torch.arange(records)
+        rows = torch.arange(records, device="cpu")
     else:
         rows = torch.from_numpy(
             np.flatnonzero(randomness.bernoulli(batches.sampling_rate, records))

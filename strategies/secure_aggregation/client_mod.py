@@ -26,6 +26,7 @@ from privacy.secure_aggregation import (
     UnreadableState,
 )
 from privacy.untrusted_text import error_quoted, one_line
+from strategies import _arguments
 from strategies._replies import Template
 from strategies.secure_aggregation.memory import ClientMemory, ContextMemory
 from strategies.secure_aggregation.request import (
@@ -71,6 +72,8 @@ class SecureAggregationMod:
 
     Raises
     ------
+    TypeError
+        If an argument is of the wrong kind.
     ValueError
         If the policy is against a malicious server and no memory is given.
     """
@@ -82,6 +85,12 @@ class SecureAggregationMod:
         identity: Identity | None = None,
         memory: ClientMemory | None = None,
     ) -> None:
+        _arguments.one_of("policy", policy, (ClientPolicy,), "ClientPolicy(minimum_cohort=...)")
+        one_key = "Identity(private), or leave it out"
+        _arguments.one_of("identity", identity, (Identity, type(None)), one_key)
+        if memory is not None:
+            kept_in = "FolderMemory(folder), ContextMemory() or one of your own"
+            _arguments.has("memory", memory, ("held",), kept_in)
         if memory is None and policy.adversary.server is ServerModel.MALICIOUS:
             raise ValueError(
                 "memory is not set; against a malicious server give FolderMemory(folder), or in "

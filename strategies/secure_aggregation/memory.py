@@ -1,6 +1,7 @@
 """Where a client keeps its part of the protocol between the stages of a round."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -72,12 +73,26 @@ class FolderMemory:
 
     Parameters
     ----------
-    folder : Path
+    folder : path-like
         A folder that only this node uses. Do not restore an older copy of it: a client whose
         state is rolled back can be made to open twice.
+
+    Raises
+    ------
+    TypeError
+        If it is no path.
+    ValueError
+        If it is empty.
     """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.folder, str | os.PathLike):
+            raise TypeError(f"folder is {self.folder!r}; give the path of a folder")
+        if not os.fspath(self.folder):
+            raise ValueError("folder is empty; give the path of a folder")
+        object.__setattr__(self, "folder", Path(self.folder))
 
     @contextmanager
     def held(self, context: Context) -> Iterator[Remembered]:

@@ -15,6 +15,8 @@ from privacy.mechanisms import (
     lattice_radius,
 )
 from privacy.secure_aggregation import Adversary, RoundPlan, ServerModel, plan_round
+from privacy.secure_aggregation.terms import pinned_keys
+from strategies import _arguments
 
 Noise = Literal["central", "distributed"]
 
@@ -78,6 +80,8 @@ class SecureAggregation:
 
     Raises
     ------
+    TypeError
+        If one is of the wrong kind.
     ValueError
         If one is out of range.
     """
@@ -93,13 +97,20 @@ class SecureAggregation:
     stage_timeout: float = field(default=600.0, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("dropout", "client_dropout", "stage_timeout"):
+            object.__setattr__(self, name, _arguments.number(name, getattr(self, name)))
+        for name in ("minimum", "largest"):
+            if (value := getattr(self, name)) is not None or name == "minimum":
+                object.__setattr__(self, name, _arguments.whole(name, value))
+        _arguments.one_of("adversary", self.adversary, (Adversary,), "Adversary(server, corrupt)")
         if self.minimum < 3:
             raise ValueError(f"minimum is {self.minimum}; the sum of fewer than 3 hides nobody")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; a share of a cohort in [0, 1)")
         if not self.stage_timeout > 0:
             raise ValueError(f"stage_timeout is {self.stage_timeout}; seconds, above 0")
-        object.__setattr__(self, "identities", tuple(sorted(set(self.identities))))
+        identities = pinned_keys("identities", self.identities)
+        object.__setattr__(self, "identities", tuple(sorted(identities)))
         if not 0 <= self.client_dropout < 1:
             raise ValueError(f"client_dropout is {self.client_dropout}; a probability in [0, 1)")
         if self.noise not in ("central", "distributed"):
@@ -196,8 +207,9 @@ class SecureAggregation:
         raise ValueError(
             f"each round is charged {charged:.2g} of δ because one client's presence can decide "
             f"whether it opens, so {rounds} {'round passes' if rounds == 1 else 'rounds pass'} "
-            f"target_delta = {delta:g}{share}: too few clients are drawn for secure_aggregation.minimum = "
-            f"{self.minimum}, secure_aggregation.dropout = {self.dropout:g} and "
+            f"target_delta = {delta:g}{share}: too few clients are drawn for "
+            f"secure_aggregation.minimum = {self.minimum}, "
+            f"secure_aggregation.dropout = {self.dropout:g} and "
             f"secure_aggregation.client_dropout = {self.client_dropout:g}. "
             + (f"What fits: {fitting}" if fitting else "Nothing near them fits: draw more clients")
         )
@@ -256,8 +268,8 @@ class SecureAggregation:
     def __str__(self) -> str:
         """For the log."""
         return (
-            f"sums of at least {self.minimum} clients, against a "
-            f"{self.adversary.server.value} server with {self.adversary.corrupt:.0%} of the "
+            f"sums of at least {self.minimum} clients, against a server that is "
+            f"{self.adversary.server.value} with {self.adversary.corrupt:.0%} of the "
             f"clients, {self.noise} noise"
         )
 

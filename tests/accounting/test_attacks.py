@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
@@ -68,6 +68,25 @@ def test_the_gaussian_is_no_more_private_anywhere(delta: float) -> None:
     mu = gaussian_dp(SAMPLED, delta=DELTA)
     gaussian = {GaussianRelease(1 / mu, Full()): 1}
     assert epsilon(gaussian, delta=delta) >= epsilon(SAMPLED, delta=delta) * (1 - 1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    delta=st.floats(0.99, 1.0, exclude_max=True),
+    z=st.sampled_from([2.0, 0.1, 0.03]),
+    alarms=st.floats(0.001, 0.9),
+)
+@example(delta=0.999, z=0.1, alarms=0.1)
+@example(delta=1 - 2**-53, z=0.1, alarms=0.1)
+def test_every_delta_that_epsilon_answers_has_an_answer(
+    delta: float, z: float, alarms: float
+) -> None:
+    """Next to no promise is one all the same, and it is not under-stated."""
+    events = [GaussianRelease(z, Full())]
+    truth = float(norm.cdf(norm.ppf(alarms) + 1 / z))
+    assert truth * (1 - 1e-9) <= attack_success(events, delta=delta, false_alarm_rate=alarms) <= 1
+    spent = epsilon(events, delta=delta)
+    assert gaussian_dp(events, delta=delta) >= (1 / z) * (1 - 1e-9) or spent == 0
 
 
 def test_they_are_ordered_as_epsilon_is() -> None:

@@ -7,9 +7,16 @@ from typing import Any
 
 import pytest
 
-from flower_app.assembly import check_run
+from flower_app.assembly import check_run, warn_of_few_clients
 from flower_app.settings import SettingError, Settings
-from privacy.accounting import AdditiveDelta, Full, GaussianRelease, Ledger, read_ledger
+from privacy.accounting import (
+    AdditiveDelta,
+    Full,
+    GaussianRelease,
+    Ledger,
+    epsilon,
+    read_ledger,
+)
 
 MASKED = {"secure-aggregation": "honest-but-curious", "sampling-rate": 1.0, "minimum-cohort": 8}
 
@@ -23,7 +30,7 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"population": 50}, ["population = 50", "20 simulated nodes", "--nodes 50"]),
+        ({"population": 50}, ["population = 50", "simulated nodes, 20", "--nodes 50"]),
         ({"min-available-nodes": 21}, ["min-available-nodes = 21", "at most", "20"]),
         ({"clipping-norm": 1e-30}, ["clipping-norm must lie in"]),
         ({"ledger": "relative.jsonl"}, ["ledger = 'relative.jsonl'", "absolute"]),
@@ -51,6 +58,23 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
         ({"epsilon": 1e-12, "delta": 1e-12}, ["epsilon = 1e-12 is wrong"]),
         ({"noise-multiplier": 0.5}, ["noise-multiplier = 0.5 is wrong", "6.5", "2 rounds fit"]),
         ({"delta": 1e-320}, ["delta is 1e-320", "cannot be accounted"]),
+        (
+            {"record-epsilon": 1.0, "record-delta": 1e-320},
+            ["record-delta is 1e-320", "cannot be accounted"],
+        ),
+        (
+            {"record-epsilon": 1.0, "rounds": 10**9, "local-steps": 10**9},
+            ["record-epsilon = 1.0 is wrong", "no noise", "local-steps = 1000000000"],
+        ),
+        (
+            {
+                "record-epsilon": 0.05,
+                "weighting": "capped",
+                "weight-cap": 1.0,
+                "total-weight": 20.0,
+            },
+            ["record-epsilon = 0.05 is wrong", "one noised count", "record-delta = 1e-05"],
+        ),
         ({"sampling-rate": 5e-324}, ["sampling-rate is 5e-324", "cannot be accounted"]),
         (
             {"encrypted-round": True, "encrypted-round-noise": 1e-300},
@@ -94,6 +118,15 @@ def test_what_is_said_to_fit_so_few_clients_can_be_run(tmp_path: Path) -> None:
         assert check(tmp_path, 60, **(config | changed)) == 60
 
 
+def test_advice_names_the_options_of_both_commands(caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever of them was given: one's options mean nothing to the other."""
+    settings = Settings.from_config({"rounds": 2})
+    warn_of_few_clients(settings, population=10, connected=10)
+    (line,) = caplog.messages
+    assert "run with --nodes 1000, or under flwr run with --federation-config" in line
+    assert "'num-supernodes=1000'" in line
+
+
 def test_what_can_be_run_writes_nothing(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
     assert check(tmp_path, ledger=str(ledger)) == 20
@@ -117,8 +150,20 @@ def test_a_spent_ledger_is_refused_before_anything_begins(tmp_path: Path) -> Non
         ledger.append(GaussianRelease(1.0, Full()), run="earlier", round=1)
     paid = read_ledger(path).epsilon(1e-5)
     assert paid > 3.0
-    with pytest.raises(SettingError, match=r"epsilon = 3\.0 is wrong; .* of which .* is spent"):
+    with pytest.raises(
+        SettingError, match=r"epsilon = 3\.0 is wrong; .* of which earlier runs .* have"
+    ):
         check(tmp_path, ledger=str(path), epsilon=3.0)
+    costly = {"encrypted-round": True, "encrypted-round-noise": 0.1, "epsilon": 3.0}
+    for given, earlier in (({}, False), ({"ledger": str(path)}, True)):
+        with pytest.raises(SettingError, match="raise encrypted-round-noise") as told:
+            check(tmp_path, **costly, **given)
+        takes = epsilon([GaussianRelease(0.1, Full())], delta=1e-5)
+        assert f"(encrypted-round-noise = 0.1) takes ε = {takes:.6g}" in str(told.value)
+        assert (
+            f"earlier runs on the ledger have paid ε = {paid:.6g}" in str(told.value)
+        ) is earlier
+        assert "spent already" not in str(told.value)
     with pytest.raises(SettingError, match=r"noise-multiplier = 0.5 is wrong; the first round"):
         check(tmp_path, ledger=str(path), epsilon=paid * 1.05, **{"noise-multiplier": 0.5})
     assert len(read_ledger(path).records) == 1

@@ -17,7 +17,7 @@ from strategies import ENCRYPTED_ROUND, InProcessGrid, Population
 from strategies.in_process import SUPERLINK_NODE_ID
 
 SMALL: dict[str, Any] = {
-    "rounds": 2,
+    "rounds": 1,
     "sampling_rate": 1.0,
     "encrypted_images": 0,
     "encrypted_round": True,

@@ -10,6 +10,7 @@ from flower_app import follow as following
 from flower_app.flower_processes import RunFailed
 from flower_app.follow import follow
 from flower_app.outcomes import FOLDER_VARIABLE, OutcomeFile, read_outcome
+from flower_app.resumption import with_settings_of_run
 from flower_app.settings import SettingError
 
 RUN_ID = 4711
@@ -120,13 +121,40 @@ def test_the_reason_of_a_failed_run_is_one_sentence(tmp_path: Path, outcomes: Pa
     assert str(caught.value) == "epsilon = 9 is wrong; it must not"
 
 
+def broken_off(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "checkpoint.safetensors").write_bytes(b"")
+    (folder / "privacy-ledger.jsonl").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "lacks", ["config.json", "checkpoint.safetensors", "privacy-ledger.jsonl", "nothing"]
+)
+def test_nobody_is_told_to_go_on_with_what_cannot_be_gone_on_with(
+    tmp_path: Path, outcomes: Path, lacks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_STATUS_TRIES", 0)
+    folder = broken_off(tmp_path / "folder")
+    (folder / lacks).unlink(missing_ok=True)
+    OutcomeFile(RUN_ID).tell(folder=str(folder), begun=True)
+    with pytest.raises(RunFailed) as caught:
+        stream(tmp_path, outcomes, STARTED)
+    assert ("To go on" in str(caught.value)) is (lacks == "nothing")
+    if lacks == "nothing":
+        assert with_settings_of_run({"resume": str(folder)})
+    else:
+        with pytest.raises(SettingError, match="resume = "):
+            with_settings_of_run({"resume": str(folder)})
+
+
 @pytest.mark.parametrize("resumable", [True, False])
 def test_a_run_that_breaks_off_says_how_to_go_on_where_one_can(
-    tmp_path: Path, outcomes: Path, resumable: bool
+    tmp_path: Path, outcomes: Path, resumable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "my results"
-    folder.mkdir()
-    (folder / "checkpoint.safetensors").write_bytes(b"")
+    monkeypatch.setattr(following, "_STATUS_TRIES", 0)
+    folder = broken_off(tmp_path / "my results")
     OutcomeFile(RUN_ID).tell(folder=str(folder), begun=True)
     with pytest.raises(RunFailed, match="broke off without results") as caught:
         stream(tmp_path, outcomes, STARTED, resumable=resumable)
@@ -135,8 +163,7 @@ def test_a_run_that_breaks_off_says_how_to_go_on_where_one_can(
 
 def test_a_run_that_had_not_begun_is_not_to_be_gone_on_with(tmp_path: Path, outcomes: Path) -> None:
     """Its folder may hold a checkpoint of another run, which holds the ledger."""
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
-    OutcomeFile(RUN_ID).tell(folder=str(tmp_path))
+    OutcomeFile(RUN_ID).tell(folder=str(broken_off(tmp_path)))
     with pytest.raises(RunFailed) as caught:
         stream(tmp_path, outcomes, STARTED)
     assert "resume=" not in str(caught.value)

@@ -1,11 +1,14 @@
 """The models: what they take, what they give, and that arithmetic alone computes them."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 from opacus.validators import ModuleValidator
 
 from flower_app.data import encode
+from flower_app.encrypted import check_model_can_be_encrypted
 from flower_app.model_specs import MODELS
 from flower_app.models import build_model
 
@@ -25,6 +28,19 @@ def test_a_model_takes_what_its_description_says(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_has_the_shape_it_is_named_for(name: str) -> None:
     assert sum(p.numel() for p in build_model(name).parameters()) == WEIGHTS[name]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_untrained_model_is_compiled_to_be_checked_without_alarm(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its first logits are all alike; that is no fault of a model that is yet to be trained."""
+    model, state = build_model(name), torch.random.get_rng_state()
+    check_model_can_be_encrypted(model, MODELS[name])
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    kept = build_model(name).state_dict()
+    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", MODELS)

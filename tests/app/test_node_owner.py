@@ -16,6 +16,7 @@ from torch import nn
 from flower_app import client_app
 from flower_app.data import encode
 from flower_app.models import build_model
+from flower_app.settings import PATHS_OF_THE_SERVER
 from privacy.accounting import GaussianRelease, epsilon, read_ledger
 from privacy.training import Charge, ClientLedger
 from strategies import DPFedAvg, Full, InProcessGrid, NoUsableReplyError, PrivateResult
@@ -433,6 +434,53 @@ def test_a_folder_under_a_mistyped_key_does_not_make_the_node_a_simulated_one(
     node.config["data_dir"] = node.config.pop("data-dir")
     assert node.declines({"rounds": 1}).endswith("its owner finds why in its log")
     assert any("written data-dir" in line for line in node_log)
+
+
+@pytest.mark.parametrize("deployed", [True, False])
+@pytest.mark.parametrize("key", PATHS_OF_THE_SERVER)
+def test_no_path_of_a_run_tells_whether_it_exists_on_the_node(
+    tmp_path: Path, key: str, deployed: bool
+) -> None:
+    """Neither what is answered nor what is paid depends on the node's disk."""
+    answers = []
+    for place in ("there", "not-there"):
+        (tmp_path / f"node-{place}").mkdir()
+        node = Node(tmp_path / f"node-{place}")
+        (tmp_path / "there").mkdir(exist_ok=True)
+        (tmp_path / "there" / "file").touch()
+        for path in (tmp_path / place, tmp_path / place / "file"):
+            reply = node.asked(RUN | {"deployed": deployed, key: str(path)})
+            answers.append(reply.error.reason if reply.has_error() else "trained")
+            answers.append(str(node.ledger.exists()))
+    assert answers[:4] == answers[4:]
+
+
+@pytest.mark.parametrize("key", ["state-dir", "data-dir"])
+def test_a_folder_that_is_another_elsewhere_is_not_begun_with(
+    tmp_path: Path, node_log: list[str], monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """A SuperNode that is started in another folder would begin a ledger, and forget its own."""
+    node = Node(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    node.config[key] = key.partition("-")[0]
+    assert "its owner finds why in its log" in node.declines(RUN)
+    assert any(
+        key in line and "absolute path" in line and str(tmp_path) in line for line in node_log
+    )
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"state-dir": "/nowhere"}, {"x-rack": 7}, {"partition-id": 0, "test-dir": "/n"}]
+)
+def test_a_node_that_is_configured_by_an_owner_is_none_of_a_simulation(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    node = Node(tmp_path)
+    node.config = config
+    for path in (tmp_path, tmp_path / "not-there"):
+        reason = node.declines(RUN | {"deployed": False, "data-dir": str(path)})
+        assert str(path) not in reason
+        assert "deployed = False" in reason
 
 
 # Data that is no good -----------------------------------------------------------------------------

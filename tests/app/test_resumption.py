@@ -1,5 +1,6 @@
 """A run that breaks off, and goes on under its own settings only."""
 
+import errno
 import json
 import shlex
 import shutil
@@ -166,6 +167,31 @@ def test_a_finished_run_is_not_gone_on_with(tmp_path: Path) -> None:
     run = run_app(tmp_path, nodes=NODES, **{k.replace("-", "_"): v for k, v in SMALL.items()})
     with pytest.raises(SettingError, match="that run has finished"):
         with_settings_of_run({"resume": str(run.folder)})
+
+
+def test_a_run_that_breaks_off_at_its_results_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a full disk. Whatever is told to go on with can be gone on with."""
+
+    def full(*args: Any, **kw: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    settings = {"rounds": 1, "sampling_rate": 0.5, "encrypted_images": 0}
+    with monkeypatch.context() as patched:
+        patched.setattr(server_app, "write_report", full)
+        with pytest.raises(OSError, match="No space left"):
+            run_app(tmp_path, nodes=NODES, **settings)
+    folder = (tmp_path / "latest").resolve()
+    assert f"To go on: python -m flower_app run resume={folder}" in caplog.text
+    ledger = (folder / "privacy-ledger.jsonl").read_text()
+    run = resume(folder)
+    assert run.folder == folder
+    assert (folder / "privacy-ledger.jsonl").read_text() == ledger, "it paid again"
+    assert (folder / "report.html").is_file()
+    assert len({path.stat().st_mtime_ns for path in folder.iterdir()}) == 1
+    with pytest.raises(SettingError, match="that run has finished"):
+        resume(folder)
 
 
 def test_a_setting_that_the_runs_version_did_not_have_is_as_usual(

@@ -275,3 +275,13 @@ def _train_once(config: dict[str, Any]) -> Message:
     moved = reply.content.array_records["arrays"]["0.weight"].numpy()
     assert np.abs(moved).max() > 0
     return reply
+
+
+def test_a_run_whose_model_has_outgrown_all_numbers_ends_with_results_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grown = {"server_learning_rate": 1e300, "sampling_rate": 0.5, "encrypted_images": 0}
+    run = run_app(tmp_path, nodes=10, rounds=1, **grown)
+    assert run.metrics["accuracy"]["test"] < 0.5
+    assert (run.folder / "report.html").is_file()
+    assert "grown beyond what its numbers can hold" in caplog.text

@@ -137,6 +137,8 @@ def test_a_path_may_begin_with_the_users_home() -> None:
         ("nominal-records", 10**400),
         ("rounds", 10**400),
         ("local-steps", 10**400),
+        ("encrypted-round-images", 2**63),
+        ("partition-seed", 10**30),
     ],
 )
 def test_a_number_that_single_precision_or_nobody_can_work_with_is_named(

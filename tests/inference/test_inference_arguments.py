@@ -13,11 +13,14 @@ from privacy.inference import (
     EvaluatorPool,
     Plan,
     ThrowAwayOwner,
+    accept_plan,
+    begin_round,
     certify,
     compile_model,
     decide,
     logit_bound,
 )
+from privacy.inference_service import OwnerSession
 
 MODEL = nn.Sequential(nn.Linear(8, 3))
 SETTINGS = {"input_shape": (8,), "input_range": (0.0, 1.0)}
@@ -78,7 +81,7 @@ def test_shapes_and_ranges_may_come_in_any_container(shape, limits, compiled):
 
 
 @pytest.mark.parametrize("other", [None, "model", MODEL, b"x", {}])
-def test_what_is_no_model_and_no_plan_is_named(other, compiled):
+def test_what_is_no_model_and_no_plan_is_named(other, compiled, tmp_path):
     calls = {
         "compiled": [
             lambda: certify(other, INPUTS, [0, 1, 2]),
@@ -89,11 +92,14 @@ def test_what_is_no_model_and_no_plan_is_named(other, compiled):
             lambda: ThrowAwayOwner(other),
             lambda: DataOwner.from_secret_state(other, b""),
             lambda: BlindEvaluator(other, b"", b"", name="n"),
+            lambda: begin_round(other, INPUTS, [0, 1, 2], images=1, folder=tmp_path),
+            lambda: OwnerSession(None, other),
         ],
+        "expectation": [lambda: accept_plan(compiled.plan.to_json(), other)],
         "release": [lambda: DataOwner(compiled.plan, release=other or ClassOnly)],
     }
     if not isinstance(other, str):
-        calls["text"] = [lambda: Plan.from_json(other)]
+        calls["text"] = [lambda: Plan.from_json(other), lambda: accept_plan(other, None)]
     if not callable(other):
         calls["start"] = [lambda: EvaluatorPool(other)]
     for name, each in calls.items():
@@ -102,6 +108,17 @@ def test_what_is_no_model_and_no_plan_is_named(other, compiled):
                 call()
     with pytest.raises(ValueError, match="not JSON, and so no plan"):
         Plan.from_json("model")
+
+
+def test_a_compiled_model_is_not_taken_for_its_plan(compiled, tmp_path):
+    for call in (
+        DataOwner,
+        ThrowAwayOwner,
+        lambda plan: OwnerSession(None, plan),
+        lambda plan: begin_round(plan, INPUTS, [0, 1, 2], images=1, folder=tmp_path),
+    ):
+        with pytest.raises(TypeError, match=r"^plan is of type CompiledModel; give the plan, as"):
+            call(compiled)
 
 
 @pytest.mark.parametrize("values", [None, "x", [["a"] * 8], {}, np.zeros((3, 8), complex)])

@@ -14,6 +14,7 @@ from flwr.serverapp import PrivacySpent
 
 from privacy import durable
 from privacy.accounting import (
+    AdditiveDelta,
     FixedSize,
     Full,
     GaussianRelease,
@@ -253,11 +254,41 @@ def test_a_spent_budget_begins_no_run(tmp_path: Path) -> None:
 
 
 def test_a_budget_too_small_from_the_first_begins_no_run(tmp_path: Path) -> None:
-    rule = NoisedMetrics(ranges={"loss": (0.0, 4.0)}, noise_multiplier=0.1)
-    dear = {"fraction_evaluate": 1.0, "evaluate_metrics": rule, "target_epsilon": 0.01}
-    error = refused(private(tmp_path, noise_multiplier=None, **dear))
-    assert "no noise multiplier" in str(error)
+    error = refused(
+        private(tmp_path, noise_multiplier=None, target_epsilon=1e-12, target_delta=1e-12)
+    )
+    assert "no noise is enough for 4 rounds" in str(error)
+    assert str(error).endswith("raise target_epsilon")
     assert not isinstance(error, SpentBudgetError)
+
+
+@pytest.mark.parametrize("noise", [None, 20.0])
+@pytest.mark.parametrize("paid", [0, 1])
+def test_what_else_takes_from_the_budget_is_named(
+    paid: int, noise: float | None, tmp_path: Path
+) -> None:
+    """Not as what is spent already: of that the ledger alone tells."""
+    if paid:
+        private(tmp_path, noise_multiplier=100.0).start(STEP, model(), num_rounds=paid)
+    rule = NoisedMetrics(ranges={"loss": (0.0, 4.0)}, noise_multiplier=0.1)
+    dear = {"fraction_evaluate": 1.0, "evaluate_metrics": rule, "target_epsilon": 3.0}
+    error = refused(private(tmp_path, noise_multiplier=noise, **dear))
+    assert isinstance(error, SpentBudgetError) == bool(paid)
+    times = 1 if noise else 4
+    takes = epsilon({GaussianRelease(0.1, Poisson(1.0)): times}, delta=1e-5)
+    number = "4 rounds" if times == 4 else "1 round"
+    told = f"evaluate_metrics (noise_multiplier 0.1, in {number}) takes ε = {takes:.6g}"
+    assert told in str(error)
+    assert "give evaluate_metrics a larger noise_multiplier" in str(error)
+    assert (f"have paid ε = {spent(tmp_path):.6g}" in str(error)) == bool(paid)
+    assert "spent already" not in str(error)
+
+    far_too_much = [AdditiveDelta(1e-3)]
+    dear = {"reserve": far_too_much, "target_epsilon": 3.0}
+    error = refused(private(tmp_path, noise_multiplier=noise, **dear))
+    assert "what is reserved for after training takes ε = inf" in str(error)
+    assert "reserve less" in str(error)
+    assert "raise target_epsilon" not in str(error), "it would not help"
 
 
 @pytest.mark.parametrize("sampling", [Full(), Poisson(0.3), FixedSize(2, 4)])
@@ -285,7 +316,7 @@ def test_no_noise_and_a_reserve_beyond_the_budget_begin_no_run(tmp_path: Path) -
     assert "raise target_epsilon" not in error
     reserve = [GaussianRelease(0.1, Full())]
     error = str(refused(private(tmp_path, target_epsilon=3.0, reserve=reserve)))
-    assert "with what is reserved for after training" in error
+    assert "what is reserved for after training takes ε = " in error
 
 
 def test_rounds_that_do_not_all_fit_are_told_at_the_start(

@@ -545,6 +545,7 @@ def test_noised_metrics_are_paid_for_and_a_silent_node_is_taken_out(
     result = a_round(evaluator, 4, metrics=noised_accuracy(z), ledger=ledger).run(grid, name="me")
     right = np.mean([accuracy_of(k) for k in (0, 2, 3)])
     # Eight standard deviations: false alarm below 1e-14.
+    assert result.accuracy_noise is not None
     assert result.accuracy == pytest.approx(right, abs=8 * result.accuracy_noise)
     assert result.answered == pytest.approx(3, abs=8 * 1.5 * z)
     assert result.answered != 3
@@ -552,6 +553,18 @@ def test_noised_metrics_are_paid_for_and_a_silent_node_is_taken_out(
     (record,) = read_ledger(ledger).records
     assert record.event == GaussianRelease(z, Full())
     assert record.run == "me"
+
+
+def test_without_an_accuracy_no_noise_is_told_of_one(
+    evaluator: EvaluatorProcess, tmp_path: Path
+) -> None:
+    """Too few reports, noised (false alarm 3e-5); none, public. A noise of 0 would say "public"."""
+    grid = Wiretap(client_app(tmp_path), 2)
+    noised = a_round(evaluator, 2, metrics=noised_accuracy(1e4), ledger=tmp_path / "ledger.jsonl")
+    result = noised.run(grid)
+    assert (result.accuracy, result.accuracy_noise) == (None, None)
+    result = a_round(evaluator, 2).run(Wiretap(client_app(tmp_path, agree=False), 2))
+    assert (result.accuracy, result.accuracy_noise) == (None, None)
 
 
 def test_a_round_beyond_the_budget_asks_nobody(evaluator: EvaluatorProcess, tmp_path: Path) -> None:
@@ -585,7 +598,7 @@ def test_the_noise_of_a_released_accuracy_is_as_told(tmp_path: Path) -> None:
         for _ in range(200)
     ]
     values = np.array([r.accuracy for r in found])
-    told = float(np.mean([r.accuracy_noise for r in found]))
+    told = float(np.mean([r.accuracy_noise for r in found if r.accuracy_noise is not None]))
     spread = 199 * values.var(ddof=1) / told**2
     # A ratio of Gaussians is nearly Gaussian; 5 % on the deviation on top of a 1e-6 interval.
     low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], 199)

@@ -254,6 +254,39 @@ def test_a_run_whose_clients_fail_later_keeps_its_model_and_the_budget_left(
     assert console[-1].startswith("Finished: ")
 
 
+class _Broken(Exception):
+    """What ends a run in its middle."""
+
+
+def _resumed(folder: Path, failing_from: int, *, broken_after: int) -> Any:
+    """A run of clients that fail from a round on, resumed after another round."""
+
+    def break_off(number: int, arrays: ArrayRecord) -> None:
+        if number == broken_after:
+            raise _Broken
+
+    settings = {"checkpoint": folder / "checkpoint", "population": 8}
+    grid = InProcessGrid(failing(lambda p, r: r >= failing_from), 8)
+    with pytest.raises(_Broken):
+        noiseless(folder, **settings).start(grid, model(), num_rounds=9, evaluate_fn=break_off)
+    resumed = noiseless(folder, resume=folder / "checkpoint", **settings)
+    return resumed.start(grid, model(), num_rounds=9)
+
+
+def test_a_resumed_run_whose_clients_fail_keeps_the_model_that_it_resumed(tmp_path: Path) -> None:
+    """As an uninterrupted one. To begin again would throw away what was learned and paid."""
+    result = _resumed(tmp_path, 3, broken_after=2)
+    np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], 0.2, rtol=1e-4)
+    assert "round 3 asked clients and could use no reply" in result.privacy.stopped
+    assert result.privacy.rounds == 2
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
+
+
+def test_a_run_resumed_before_its_first_round_has_nothing_to_keep(tmp_path: Path) -> None:
+    with pytest.raises(NoUsableReplyError, match="Nothing was learned yet"):
+        _resumed(tmp_path, 1, broken_after=0)
+
+
 def test_one_client_alone_never_ends_a_run_nor_do_empty_rounds(tmp_path: Path) -> None:
     """Rounds that ask nobody, or only one that fails, are paid like any other."""
     strategy = noiseless(tmp_path, population=50, min_available_nodes=1, noise_multiplier=5.0)
@@ -332,6 +365,35 @@ def test_a_node_that_goes_is_told_once_and_not_which(tmp_path: Path, console: li
     assert "31" not in line
     gone = [line.rpartition(": ")[2] for line in seen if "have gone" in line]
     assert gone == ["[31]", "[37]", "[31]"]
+
+
+@pytest.mark.parametrize(
+    ("population", "nodes", "warned"), [(1000, 20, 1), (41, 20, 1), (40, 20, 0), (4, 4, 0)]
+)
+def test_a_population_most_of_which_is_absent_is_told_once_and_without_a_number(
+    population: int, nodes: int, warned: int, tmp_path: Path, console: list[str]
+) -> None:
+    strategy = noiseless(tmp_path, population=population)
+    strategy.start(grid_of(nodes), model(), num_rounds=3)
+    told = [line for line in console if "Less than half of the population" in line]
+    assert len(told) == warned
+    for line in told:
+        assert f"of {population} is connected" in line
+        assert str(nodes) not in line
+        assert "min_available_nodes" in line
+
+
+def test_a_run_waits_before_it_judges_who_is_absent(
+    tmp_path: Path, console: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that are still connecting, as long as the run waits for them, are not absent."""
+    strategy = noiseless(tmp_path, population=20, min_available_nodes=12)
+    grid = grid_of(20)
+    grid.offline = set(range(1, 19))
+    monkeypatch.setattr("time.sleep", lambda _: grid.offline.clear())  # a second later
+    strategy.start(grid, model(), num_rounds=1)
+    assert any("Waiting until 12 nodes" in line for line in console)
+    assert not any("Less than half" in line for line in console)
 
 
 def test_metrics_beside_a_reply_do_not_matter_to_its_arrays(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from privacy.accounting import AdditiveDelta, GaussianRelease, Poisson
@@ -22,6 +22,9 @@ from strategies import SecureAggregation
     noise=st.sampled_from(["central", "distributed"]),
     paid=st.sampled_from([0.0, 6e-6, 2e-5]),
 )
+@example(
+    population=90, rate=1.0, rounds=1, minimum=3, dropout=0.5, noise="central", paid=2e-5
+)  # it would fit, were it not for what is paid
 def test_what_is_said_to_fit_the_presence_of_so_few_fits(
     population: int,
     rate: float,

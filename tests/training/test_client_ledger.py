@@ -1,16 +1,20 @@
 """The client's ledger: nothing is forgotten, across runs, restarts and crashes."""
 
+import copy
 import errno
 import json
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import NormalDist
+from threading import Barrier
 
 import pytest
 from flwr.app import ConfigRecord
@@ -349,3 +353,91 @@ def test_calibration_counts_what_was_spent() -> None:
     assert later > fresh
     with pytest.raises(ValueError, match="spent already"):
         calibrate_noise(**plan, spent=spent * 100)  # type: ignore[arg-type]
+
+
+def test_threads_do_not_overspend_a_ledger_in_memory() -> None:
+    ledger = ClientLedger(dataset="d", budget=Budget(3.0, DELTA))
+    began = Barrier(8)
+
+    def charges() -> int:
+        began.wait()
+        paid = 0
+        for _ in range(4):
+            try:
+                ledger.charge(a_charge(1))
+                paid += 1
+            except LocalBudgetSpent:
+                pass
+        return paid
+
+    with ThreadPoolExecutor(8) as pool:
+        paid = sum(each.result() for each in [pool.submit(charges) for _ in range(8)])
+    assert ledger.epsilon(delta=DELTA) <= 3.0
+    assert sum(charge.steps for charge in ledger.charges) == paid
+
+
+def test_a_ledger_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    ledger = ClientLedger(dataset="d", path=tmp_path / "l")
+    ledger.charge(a_charge())
+    assert copy.deepcopy(ledger).charges == ledger.charges
+    assert pickle.loads(pickle.dumps(ledger)).charges == ledger.charges  # noqa: S301
+
+
+@pytest.mark.parametrize("path", ["ledger.jsonl", "./state/ledger.jsonl", "../ledger.jsonl"])
+def test_a_path_that_is_another_file_elsewhere_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="a relative path") as refusal:
+        ClientLedger(dataset="d", path=Path(path))
+    assert str(Path(path).absolute()) in str(refusal.value)
+
+
+def test_a_ledger_in_ones_home_is_found_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    ledger = ClientLedger(dataset="d", path=Path("~/state/l"))
+    ledger.charge(a_charge())
+    monkeypatch.chdir("/")
+    assert ledger.charges == ClientLedger(dataset="d", path=Path("~/state/l")).charges != ()
+    assert (tmp_path / "home" / "state" / "l").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_path_that_can_be_no_ledgers_is_named(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path, "a folder"), (Path("~nobody-of-that-name/l"), "nobody")):
+        with pytest.raises(ValueError, match=reason):
+            ClientLedger(dataset="d", path=path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    noise=st.floats(-6, 3).map(lambda power: 10.0**power),
+    rate=st.one_of(
+        st.floats(-17, -6).map(lambda power: 1 - 10.0**power), st.floats(1e-16, 1.0), st.just(1.0)
+    ),
+    steps=st.floats(0, 40).map(lambda power: int(10.0**power)),
+)
+def test_every_charge_has_an_epsilon_and_at_most_that_of_all_records(
+    noise: float, rate: float, steps: int
+) -> None:
+    ledger = ClientLedger(dataset="d")
+    ledger.charge(Charge(noise_multiplier=noise, sampling_rate=rate, steps=steps))
+    unsampled = ClientLedger(dataset="d")
+    unsampled.charge(Charge(noise_multiplier=noise, sampling_rate=1.0, steps=steps))
+    assert 0 <= ledger.epsilon(delta=DELTA) <= unsampled.epsilon(delta=DELTA) * (1 + 1e-9)
+
+
+def test_a_rate_a_hair_below_one_with_next_to_no_noise_is_accounted() -> None:
+    ledger = ClientLedger(dataset="d", budget=Budget(3.0, DELTA))
+    charge = Charge(noise_multiplier=1e-3, sampling_rate=1 - 1e-16, steps=10**30)
+    with pytest.raises(LocalBudgetSpent):
+        ledger.charge(charge)
+    unlimited = ClientLedger(dataset="d")
+    unlimited.charge(charge)
+    assert unlimited.epsilon(delta=DELTA) == pytest.approx(5e35, rel=1e-6)
+
+
+def test_more_steps_than_can_be_accounted_are_named() -> None:
+    with pytest.raises(ValueError, match="steps is a number of 1329 bits"):
+        Charge(noise_multiplier=1.0, sampling_rate=1.0, steps=10**400)

@@ -293,6 +293,60 @@ def test_padding_is_left_out_of_an_examples_mean(weight: Tensor | None, smoothin
     torch.testing.assert_close(step - before, -torch.cat([e.flatten() for e in expected]))
 
 
+class SubclassedAlone(nn.CrossEntropyLoss):
+    """torch's by another name."""
+
+
+def hooked(**options: Any) -> Loss:
+    loss = nn.CrossEntropyLoss(**options)
+    loss.register_forward_hook(lambda *_: None)
+    return loss
+
+
+def wrapped(**options: Any) -> Loss:
+    def loss(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        return F.cross_entropy(outputs, targets, **options, reduction=reduction)
+
+    return loss
+
+
+@pytest.mark.parametrize("make", [SubclassedAlone, hooked, wrapped])
+@pytest.mark.parametrize(
+    "options",
+    [{"ignore_index": 0}, {"weight": torch.tensor([0.1, 1.0, 5.0, 0.0])}, {"label_smoothing": 0.3}],
+    ids=str,
+)
+@pytest.mark.parametrize("places", [(), (6,), (3, 2)], ids=str)
+def test_another_name_of_torchs_loss_is_the_same_loss(
+    make: Callable[..., Loss], options: dict[str, Any], places: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(4, 5, *places), torch.randint(0, CLASSES, (4, *places))
+
+    def step(loss: Loss) -> Tensor:
+        torch.manual_seed(1)
+        layer: nn.Module = nn.Linear(5, CLASSES)
+        if places:
+            layer = (nn.Conv1d if len(places) == 1 else nn.Conv2d)(5, CLASSES, 1)
+        return trained(layer, (inputs, targets), loss, ClipOnly(clipping_norm=1e3))
+
+    torch.testing.assert_close(step(make(**options)), step(nn.CrossEntropyLoss(**options)))
+
+
+def test_a_sum_within_an_example_stays_one() -> None:
+    torch.manual_seed(0)
+    data = torch.randn(4, 5, 6), torch.randint(0, CLASSES, (4, 6))
+
+    def step(loss: Loss) -> Tensor:
+        torch.manual_seed(1)
+        layer = nn.Conv1d(5, CLASSES, 1)
+        before = nn.utils.parameters_to_vector(layer.parameters()).detach().clone()
+        return trained(layer, data, loss, ClipOnly(clipping_norm=1e3)) - before
+
+    summed = step(SubclassedAlone(reduction="sum"))
+    torch.testing.assert_close(summed, 6 * step(SubclassedAlone()), rtol=1e-4, atol=1e-5)
+
+
 class Mixing(nn.Module):
     """Features, then something that looks at other examples, then a layer."""
 
@@ -447,6 +501,16 @@ def test_the_trial_leaves_all_random_states_as_they_were() -> None:
     assert random_states() == before
 
 
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_targets_in_double_precision_are_no_mixture(seed: int) -> None:
+    """The loss rounds as the model's single precision does."""
+    torch.manual_seed(seed)
+    data = flat_data()[0], torch.rand(12, 1, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(5, 32), nn.Tanh(), nn.Linear(32, 1))
+    trained(model, data, nn.MSELoss(), noised(), ClientLedger(dataset="d"))
+
+
 def test_saturated_models_are_not_taken_for_mixing_ones() -> None:
     """Their gradients are rounding alone."""
     for size in (1e2, 1e4):
@@ -499,3 +563,127 @@ def test_what_was_accepted_once_is_remembered_only_where_it_stays_the_same() -> 
     taken(nn.Linear(5, CLASSES), loss)
     over[0] = True
     refused(nn.Linear(5, CLASSES), data, loss)
+
+
+# What records of data have and drawn numbers do not -----------------------------------------------
+
+
+class Prepared(nn.Module):
+    """A table's rows or numbers, prepared by a function of the batch, then a layer."""
+
+    def __init__(self, prepare: Callable[..., Tensor], *, tokens: bool = False) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, 5) if tokens else nn.Identity()
+        self.last = nn.Linear(5, CLASSES)
+        self.prepare = prepare
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        h = self.table(self.prepare(*inputs)).float()
+        return self.last(h.mean(1) if h.dim() == 3 else h)  # type: ignore[no-any-return]
+
+
+def one_column_imputed(x: Tensor) -> Tensor:
+    ages = x[:, 3]
+    return torch.cat([x[:, :3], ages.where(~ages.isnan(), ages.nanmean())[:, None], x[:, 4:]], 1)
+
+
+PREPARATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "missing ones are the column's mean": lambda x: torch.where(x.isnan(), x.nanmean(0), x),
+    "missing ages are the mean": one_column_imputed,
+    "zeros are the column's mean": lambda x: torch.where(x == 0, x.mean(0), x),
+    "other numbers where any is missing": lambda x: 2 * x.nan_to_num() if x.isnan().any() else x,
+    "bytes are scaled": lambda x: x / 255 if x.max() > 1.5 else x,
+    "shifted where any is negative": lambda x: (x + 1) / 2 if x.min() < 0 else x,
+}
+
+SERIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "cut at the longest": lambda x: x[:, : int((x != 0).any(2).sum(1).max())],
+    "cut at the last that is not missing": lambda x: x[
+        :, : int((~x.isnan().all(2)).sum(1).max())
+    ].nan_to_num(),
+}
+
+TRIMMED: dict[str, Callable[..., Tensor]] = {
+    "at the longest": lambda x: x[:, : int((x != 0).sum(1).max())],
+    "at the longest, padded by 1": lambda x: x[:, : int((x != 1).sum(1).max())],
+    "at the longest, padded by -1": lambda x: x[:, : int((x >= 0).sum(1).max())].clamp(min=0),
+    "at the longest, padded by -100": lambda x: x[:, : int((x != -100).sum(1).max())].clamp(min=0),
+    "at the shortest": lambda x: x[:, : max(1, int((x != 0).sum(1).min()))],
+    "on the left": lambda x: x[:, int((x != 0).long().argmax(1).min()) :],
+    "columns without a word": lambda x: x[:, (x != 0).any(0)],
+    "at the longest length": lambda x, length: x[:, : int(length.max())],
+    "at the longest length, not of none": lambda x, length: x[:, : int(length.max())].unflatten(
+        1, (1, int(length.max()))
+    )[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", PREPARATIONS)
+def test_numbers_prepared_by_the_batchs_are_refused(name: str) -> None:
+    reason = refused(Prepared(PREPARATIONS[name]), flat_data(), F.cross_entropy)
+    assert "examples meet" in reason
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_series_cut_by_the_batchs_longest_are_refused(name: str) -> None:
+    targets = flat_data()[1]
+    data = torch.randn(12, 9, 5), targets
+    assert "examples meet" in refused(Prepared(SERIES[name]), data, F.cross_entropy)
+
+
+@settings(max_examples=24, deadline=None)
+@given(name=st.sampled_from(sorted(TRIMMED)), length=st.integers(2, 40), more=st.booleans())
+def test_texts_trimmed_by_the_batchs_are_refused_at_every_length(
+    name: str, length: int, more: bool
+) -> None:
+    tokens, targets = torch.ones(12, length, dtype=torch.long), flat_data()[1]
+    data: tuple[Tensor, ...] = tokens, targets
+    if "length" in name:
+        data = tokens, torch.ones(12, dtype=torch.int32 if more else torch.long), targets
+    assert "examples meet" in refused(Prepared(TRIMMED[name], tokens=True), data, F.cross_entropy)
+
+
+def test_images_scaled_where_one_has_bytes_are_refused() -> None:
+    data = torch.randint(0, 256, (12, 5), dtype=torch.uint8), flat_data()[1]
+    reason = refused(
+        Prepared(lambda x: x.float() / 255 if x.max() > 1 else x.float()), data, F.cross_entropy
+    )
+    assert "examples meet" in reason
+    trained(
+        Prepared(lambda x: x.float() / 255),
+        data,
+        F.cross_entropy,
+        noised(),
+        ClientLedger(dataset="d"),
+    )
+
+
+def finite_alone(x: Tensor) -> Tensor:
+    if not bool(x.isfinite().all()):
+        raise ValueError("not finite")
+    return x
+
+
+APART: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
+    "missing ones are zeros": (lambda x: x.nan_to_num(), (5,)),
+    "missing ones are the record's mean": (
+        lambda x: torch.where(x.isnan(), x.nanmean(1, keepdim=True), x),
+        (5,),
+    ),
+    "each by its own size": (lambda x: x / x.norm(dim=1, keepdim=True), (5,)),
+    "a masked mean": (
+        lambda x: x.sum(1) / (x != 0).any(2).sum(1, keepdim=True),
+        (9, 5),
+    ),
+    "logarithms": (torch.log1p, (5,)),
+    "not for what is not finite": (finite_alone, (5,)),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_each_record_is_prepared_by_alone_is_taken(name: str) -> None:
+    prepare, shape = APART[name]
+    data = torch.rand(12, *shape), flat_data()[1]
+    ledger = ClientLedger(dataset="d")
+    trained(Prepared(prepare), data, F.cross_entropy, noised(), ledger)
+    assert ledger.charges

@@ -1,6 +1,8 @@
 """A training is paid for before its records are looked at, so that no answer tells of them free."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -164,3 +166,53 @@ def test_what_pay_lacks_is_named() -> None:
         pay(NOMINAL, BATCHES, ledger=None)
     with pytest.raises(ValueError, match="records is None"):
         pay(noisy(PublicCount()), BATCHES, ledger=ClientLedger(dataset="d"))
+
+
+def test_one_payment_pays_for_one_of_several_trainings_at_once() -> None:
+    """The others are told while the first still trains, and not only afterwards."""
+    payment = pay(NOMINAL, BATCHES, ledger=ClientLedger(dataset="d"))
+    started, others_told = Event(), Event()
+
+    class Waiting(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            started.set()
+            assert others_told.wait(60)
+            return super().forward(x)
+
+    records = torch.rand(9, 4), torch.arange(9) % 3
+
+    def first() -> str:
+        model = Waiting(4, 3)
+        train(
+            model,
+            records,
+            loss=cross_entropy,
+            optimizer=GradientDescent(model.parameters(), learning_rate=0.1),
+            protection=NOMINAL,
+            batches=BATCHES,
+            ledger=payment,
+        )
+        return "trained"
+
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(first)
+        assert started.wait(60)
+        try:
+            with pytest.raises(ValueError, match="being used by another training"):
+                trained(records, payment)
+        finally:
+            others_told.set()
+        assert training.result() == "trained"
+    with pytest.raises(ValueError, match="used up"):
+        trained(records, payment)
+
+
+def test_a_payment_is_given_back_where_the_training_raises() -> None:
+    payment = pay(NOMINAL, BATCHES, ledger=ClientLedger(dataset="d"))
+    records = torch.rand(9, 4), torch.arange(9) % 3
+    for _ in range(2):
+        with pytest.raises((GradientError, ValueError, RuntimeError)):
+            trained((torch.rand(9, 7), records[1]), payment)
+    trained(records, payment)
+    with pytest.raises(ValueError, match="used up"):
+        trained(records, payment)

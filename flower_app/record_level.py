@@ -1,0 +1,68 @@
+"""How a run asks to protect each record: worked out by its server before, by each client in it."""
+
+from functools import cache
+
+from flower_app.settings import SettingError, Settings
+from privacy.accounting import Budget
+from privacy.training import (
+    Charge,
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    NoisyCount,
+    NominalCount,
+    calibrate_noise,
+)
+
+_COUNT_NOISE = 10.0  # records; the noise on a count that is sent beside record-level noise
+
+
+def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
+    """What a client does to protect its records; without ``record_epsilon`` no noise.
+
+    Raises
+    ------
+    SettingError
+        If no noise keeps what the run asks, or none that can be accounted.
+    """
+    if not settings.record_epsilon:
+        return ClipOnly(clipping_norm=settings.example_clipping_norm)
+    try:
+        budget = Budget(settings.record_epsilon, settings.record_delta)
+    except ValueError as error:  # it begins with the name
+        raise SettingError(f"record-{error}") from error
+    counts = settings.weighting == "capped"
+    participations, steps = settings.planned_participations, settings.local_steps
+    try:
+        noise = _noise(budget, steps, participations, counts=counts)
+    except ValueError as error:
+        count = ", beside one noised count of its records," if counts else ""
+        raise SettingError(
+            f"record-epsilon = {settings.record_epsilon} is wrong; no noise keeps "
+            f"{participations:,} participations with local-steps = {steps}{count} within it at "
+            f"record-delta = {settings.record_delta:g}: raise one of them, or lower rounds, "
+            "sampling-rate or local-steps"
+        ) from error
+    return ClipAndNoise(
+        clipping_norm=settings.example_clipping_norm,
+        noise_multiplier=noise,
+        delta=settings.record_delta,
+        count=(
+            NoisyCount(noise_multiplier=_COUNT_NOISE)
+            if counts
+            else NominalCount(records=settings.nominal_records)
+        ),
+    )
+
+
+@cache
+def _noise(budget: Budget, steps: int, participations: int, *, counts: bool) -> float:
+    """What all participations ask for, beside the one noised count that is released."""
+    count = Charge(noise_multiplier=_COUNT_NOISE, sampling_rate=1.0, steps=1)
+    return calibrate_noise(
+        target_epsilon=budget.epsilon,
+        target_delta=budget.delta,
+        batches=FullBatch(steps=steps),
+        participations=participations,
+        spent=(count,) if counts else (),
+    )

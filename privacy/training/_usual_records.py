@@ -1,0 +1,184 @@
+"""Records as data have them: padded, with values missing, all alike, images of bytes.
+
+A model that fills in a column's mean, cuts texts at the batch's longest or scales images where one
+has values above 1 treats numbers that are merely drawn as one that keeps its examples apart.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import nan
+
+import torch
+from torch import Tensor
+
+# Of (content of what is compared, padding, the others' content), what every table has.
+_IN_EVERY_TABLE = ((1, 0, 1), (0, 1, 0))
+# Not on a GPU, where an index beyond a table ends the process.
+_IN_MANY_TABLES = ((2, 1, 2), (1, 0, 255), (1, -1, 1), (1, -100, 1))
+_OTHERS = 3
+# Records of at most this many numbers are tried with each of them missing alone.
+_MOST_NUMBERS = 32
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The same records beside two kinds of others, which come last.
+
+    Parameters
+    ----------
+    kept : int
+        How many come first and are the same.
+    one, other : list of Tensor, shape (n, ...)
+        The inputs of both batches.
+    """
+
+    kept: int
+    one: list[Tensor]
+    other: list[Tensor]
+
+
+def contrasts(inputs: Sequence[Tensor]) -> Iterator[Contrast]:
+    """Batches in which what is usual in data sets one record apart from the others.
+
+    Parameters
+    ----------
+    inputs : sequence of Tensor, shape (n, ...)
+        Records that the model takes.
+    """
+    integers = [each for each in inputs if not is_number(each)]
+    numbers = [each for each in inputs if is_number(each)]
+    triples = list(_IN_EVERY_TABLE if integers else _IN_EVERY_TABLE[:1])
+    if any(each.device.type == "cpu" and each.dtype != torch.bool for each in integers):
+        triples += _IN_MANY_TABLES
+    for triple in triples:
+        padded = [_padded(each, *triple) for each in inputs]
+        yield Contrast(2, [one for one, _ in padded], [other for _, other in padded])
+    if numbers:
+        missing = [_missing(each) for each in inputs]
+        yield Contrast(2, [one for one, _ in missing], [other for _, other in missing])
+    sizes = [each[0].numel() if is_number(each) else 0 for each in inputs]
+    if 1 < sum(sizes) <= _MOST_NUMBERS:
+        single = [_one_missing(each, sum(sizes[:at]), sum(sizes)) for at, each in enumerate(inputs)]
+        yield Contrast(sum(sizes), [one for one, _ in single], [other for _, other in single])
+
+
+def unusual(one: Tensor, rows: Sequence[int], *, missing: bool) -> Tensor:
+    """``one`` with an empty, a constant and a padded record in ``rows``, or with values missing."""
+    changed = one.clone()
+    empty, constant, padded = rows
+    changed[empty] = nan if missing and is_number(one) else 0
+    changed[constant] = 1
+    outside = ~_box(one.shape[1:], narrow=False).to(one.device)
+    changed[padded] = changed[padded].masked_fill(outside, 0)
+    return changed
+
+
+def is_number(one: Tensor) -> bool:
+    """To compute with, and no index or class."""
+    return one.is_floating_point() or one.is_complex()
+
+
+def _padded(like: Tensor, content: int, padding: int, others: int) -> tuple[Tensor, Tensor]:
+    """Records with padding at all ends, beside emptier and beside fuller ones."""
+    if is_number(like):
+        return _beside(like, _drawn(like, 2), empty=0.0)
+    shape = like.shape[1:]
+    content, padding, others = (_held(like.dtype, each) for each in (content, padding, others))
+    full = torch.full(shape, content, dtype=like.dtype, device="cpu")
+    fuller = torch.full((_OTHERS, *shape), others, dtype=like.dtype, device="cpu")
+    return _placed(like, [full, full], full, fuller, padding)
+
+
+def _held(dtype: torch.dtype, value: int) -> int:
+    """``value``, or the other end of what ``dtype`` holds where it is beyond."""
+    if dtype == torch.bool:
+        return int(value != 0)
+    kinds = torch.iinfo(dtype)
+    return min(max(value, kinds.min), kinds.max)
+
+
+def _missing(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Records with values missing at all ends."""
+    if not is_number(like):
+        return (_same(like, 2),) * 2
+    return _beside(like, _drawn(like, 2), empty=nan)
+
+
+def _one_missing(like: Tensor, before: int, numbers: int) -> tuple[Tensor, Tensor]:
+    """Records each with one other number missing, beside others of which none has."""
+    if not is_number(like):
+        return (_same(like, numbers),) * 2
+    size = like[0].numel()
+    kept = _drawn(like, numbers).flatten(1)
+    places = range(size)
+    kept[[before + place for place in places], list(places)] = nan
+    kept = kept.view(numbers, *like.shape[1:])
+    mild = 0.5 * _drawn(like, _OTHERS)
+    return _to(like, kept, mild), _to(like, kept, _wild(_drawn(like, _OTHERS)))
+
+
+def _same(like: Tensor, kept: int) -> Tensor:
+    rows = torch.arange(kept + _OTHERS, device=like.device) % len(like)
+    return like[rows]
+
+
+def _beside(like: Tensor, drawn: Tensor, *, empty: float) -> tuple[Tensor, Tensor]:
+    first, second = drawn
+    others = _drawn(like, _OTHERS)
+    return _placed(like, [first, second], 0.5 * others[0], _wild(others), empty)
+
+
+def _wild(drawn: Tensor) -> Tensor:
+    """As large as the bytes of an image, and below zero."""
+    factors = torch.tensor([255.0, -255.0, 1.0], device="cpu")
+    return drawn * factors.view(-1, *[1] * (drawn.dim() - 1))
+
+
+def _placed(
+    like: Tensor, kept: Sequence[Tensor], small: Tensor, fuller: Tensor, empty: float
+) -> tuple[Tensor, Tensor]:
+    """``kept`` in two boxes of a padded record, beside one cell of ``small``, and ``fuller``."""
+    shape = like.shape[1:]
+    narrow, wide, cell = _box(shape, narrow=True), _box(shape, narrow=False), _cell(shape)
+    if bool(narrow.all()):  # of one value: no end to pad
+        narrow = wide = cell = ~narrow
+    same = [
+        torch.where(box, values, empty).to(like.dtype)
+        for box, values in zip((narrow, wide), kept, strict=True)
+    ]
+    emptier = torch.where(cell, small, empty).to(like.dtype)
+    nothing = torch.full_like(emptier, empty)
+    return (
+        _to(like, torch.stack(same), torch.stack([nothing, emptier, emptier])),
+        _to(like, torch.stack(same), fuller),
+    )
+
+
+def _to(like: Tensor, kept: Tensor, others: Tensor) -> Tensor:
+    return torch.cat([kept.to(like), others.to(like)])
+
+
+def _drawn(like: Tensor, records: int) -> Tensor:
+    """Uniform in [0, 1): neither negative nor as large as a byte."""
+    generator = torch.Generator("cpu").manual_seed(records)
+    return torch.rand((records, *like.shape[1:]), generator=generator, device="cpu")
+
+
+def _box(shape: Sequence[int], *, narrow: bool) -> Tensor:
+    """True inside of a record, which its padding surrounds along every axis."""
+    inside = torch.ones(tuple(shape), dtype=torch.bool, device="cpu")
+    for axis, size in enumerate(shape):
+        if size > 1:
+            start = min(1, size - 2)
+            length = max(1, (size - 2) * (1 if narrow else 2) // 3)
+            along = torch.zeros(size, dtype=torch.bool, device="cpu")
+            along[start : start + length] = True
+            inside &= along.view(-1, *[1] * (len(shape) - axis - 1))
+    return inside
+
+
+def _cell(shape: Sequence[int]) -> Tensor:
+    """True at the first place of the box."""
+    inside = torch.zeros(tuple(shape), dtype=torch.bool, device="cpu")
+    inside[tuple(min(1, max(size - 2, 0)) for size in shape)] = True
+    return inside

@@ -1,0 +1,145 @@
+"""Records go where the model is, and nothing depends on the default device.
+
+"meta" stands in for another device: what is made there by mistake holds no numbers and fails.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.data import Dataset
+
+from privacy.audit import match_gradient, one_hot_records
+from privacy.mechanisms import SeededRandomness
+from privacy.training import (
+    ClientLedger,
+    ClipAndNoise,
+    ClipOnly,
+    GradientDescent,
+    NominalCount,
+    PoissonBatches,
+    replace_unsupported,
+    train,
+)
+from privacy.training._records import on_device_of, records_of
+
+NOISED = ClipAndNoise(
+    clipping_norm=1.0, noise_multiplier=1.0, delta=1e-5, count=NominalCount(records=12)
+)
+NUMBERS, TOKENS, CLASSES = torch.rand(12, 4, 6), torch.arange(48).view(12, 4), torch.arange(12) % 3
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.GRU(6, 5, batch_first=True)
+        self.last = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.inside(x)[0][:, -1])  # type: ignore[no-any-return]
+
+
+class Weighted(nn.Module):
+    """A parameter of its own, zero at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(6, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ self.weight).mean(1)  # type: ignore[no-any-return]
+
+
+def models() -> dict[str, nn.Module]:
+    attention = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+    return {
+        "linear": nn.Sequential(nn.Flatten(), nn.Linear(24, 5), nn.Dropout(), nn.Linear(5, 3)),
+        "convolution": nn.Sequential(
+            nn.Conv1d(4, 4, 2), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(20, 3)
+        ),
+        "recurrent": Recurrent(),
+        "attention": nn.Sequential(attention, nn.Flatten(), nn.Linear(24, 3)),
+        "own parameter": Weighted(),
+        "table": nn.Sequential(nn.Embedding(48, 4), nn.Flatten(), nn.Linear(16, 3)),
+    }
+
+
+class Mapped(Dataset[Any]):
+    """Records of an array and a plain number."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return NUMBERS[row].numpy(), int(CLASSES[row])
+
+
+def own_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def step(model: nn.Module, data: Any, protection: ClipOnly | ClipAndNoise, loss: Any) -> Tensor:
+    train(
+        model,
+        data,
+        loss=loss,
+        optimizer=GradientDescent(model.parameters(), learning_rate=0.1),
+        protection=protection,
+        batches=PoissonBatches(sampling_rate=0.5, steps=2),
+        ledger=ClientLedger(dataset="d"),
+        randomness=SeededRandomness(1),
+    )
+    return nn.utils.parameters_to_vector(model.parameters()).detach().cpu()
+
+
+@pytest.mark.parametrize("name", models())
+@pytest.mark.parametrize("loss", [F.cross_entropy, own_loss], ids=["torch's", "own"])
+@pytest.mark.parametrize("protection", [NOISED, ClipOnly(clipping_norm=1.0)], ids=["noise", "clip"])
+def test_the_default_device_has_no_part_in_a_training(
+    name: str, loss: Any, protection: ClipOnly | ClipAndNoise
+) -> None:
+    data: list[Any] = [(TOKENS, CLASSES)] if name == "table" else [(NUMBERS, CLASSES), Mapped()]
+    model = models()[name]
+    with torch.device("meta"):
+        replaced = replace_unsupported(model)
+        for records in data:
+            assert step(replaced, records, protection, loss).isfinite().all()
+
+
+def test_the_default_device_has_no_part_in_an_audit() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    update = [torch.rand_like(p) for p in model.parameters()]
+    with torch.device("meta"):
+        records = one_hot_records(3, (4,), height=2.0)
+        assert records.device.type == "cpu"
+        found = match_gradient(model, update, shape=(4,), label=1, restarts=1, steps=2)
+    assert found.device.type == "cpu"
+
+
+def test_records_are_moved_to_the_models_device_and_tried_there() -> None:
+    model = nn.Linear(6, 3, device="meta")
+    for data in ((NUMBERS, CLASSES), Mapped()):
+        records = on_device_of(model, records_of(data))
+        assert [each.device.type for each in records.take(torch.tensor([0, 3]))] == ["meta"] * 2
+        assert [device.type for _, _, device in next(records.kinds())] == ["meta"] * 2
+
+
+def test_for_a_model_on_several_devices_records_stay_where_they_are() -> None:
+    model = nn.Sequential(nn.Linear(6, 3, device="meta"), nn.Linear(3, 3, device="cpu"))
+    records = on_device_of(model, records_of((NUMBERS, CLASSES)))
+    assert records.take(torch.arange(2))[0].device.type == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", models())
+def test_a_model_on_a_gpu_trains_on_records_in_memory_as_on_the_cpu(name: str) -> None:
+    data = (TOKENS, CLASSES) if name == "table" else (NUMBERS, CLASSES)
+    torch.manual_seed(0)
+    model = replace_unsupported(models()[name]).eval()
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    expected = step(model, data, NOISED, F.cross_entropy)
+    model.load_state_dict(start)
+    found = step(model.cuda(), data, NOISED, F.cross_entropy)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
