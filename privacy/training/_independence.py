@@ -89,6 +89,8 @@ def _check_beside_others(
     drew = before[0].drew
     before.append(passes(inputs, targets, seed=1) if drew else before[0])
     exchanges: list[tuple[int, _Exchange]] = [(0, _rolled), (0, _moved), (1, _opposite)]
+    if not drew and not any(is_number(one) for one in (*inputs, targets)):
+        exchanges = exchanges[:1]  # the others would be the same
     taken: list[_Exchange] = []
     others = Others(_EXCHANGED, -2.0)
     for seed, exchange in exchanges:
@@ -131,14 +133,15 @@ def _check_usual(passes: Passes, before: Numbers, inputs: Sequence[Tensor]) -> N
         if after is not None:
             _hold_apart(before.without_loss(), after, _KEPT)
             break
-    for contrast in contrasts(inputs):
-        one = _where_taken(passes, contrast.one, None)
-        if one is None:
-            continue
-        last = range(contrast.kept, len(contrast.one[0]))
-        other = _where_taken(passes, contrast.other, None, others=Others(last, -2.0))
-        if other is not None:
-            _hold_apart(one, other, slice(contrast.kept), missing=True)
+    for choices in contrasts(inputs):
+        for contrast in choices:
+            one = _where_taken(passes, contrast.one, None)
+            last = range(contrast.kept, len(contrast.one[0]))
+            others = Others(last, -2.0)
+            other = one and _where_taken(passes, contrast.other, None, others=others)
+            if one is not None and other is not None:
+                _hold_apart(one, other, slice(contrast.kept), missing=True)
+                break
 
 
 def _where_taken(

@@ -11,10 +11,19 @@ from math import nan
 import torch
 from torch import Tensor
 
-# Of (content of what is compared, padding, the others' content), what every table has.
-_IN_EVERY_TABLE = ((1, 0, 1), (0, 1, 0))
+_Triple = tuple[int, int, int]
+
+# Of (content of what is compared, padding, the others' content), in each line the first that the
+# model takes. Every table has 0 and 1.
+_IN_EVERY_TABLE: tuple[tuple[_Triple, ...], ...] = (((1, 0, 1),), ((0, 1, 0),))
 # Not on a GPU, where an index beyond a table ends the process.
-_IN_MANY_TABLES = ((2, 1, 2), (1, 0, 255), (1, -1, 1), (1, -100, 1))
+_IN_MANY_TABLES: tuple[tuple[_Triple, ...], ...] = (
+    ((1, 0, 1),),
+    ((2, 1, 2), (0, 1, 0)),
+    ((1, -1, 1),),
+    ((1, -100, 1),),
+)
+_BYTES: tuple[tuple[_Triple, ...], ...] = (((1, 0, 255),),)
 _OTHERS = 3
 # Records of at most this many numbers are tried with each of them missing alone.
 _MOST_NUMBERS = 32
@@ -37,8 +46,10 @@ class Contrast:
     other: list[Tensor]
 
 
-def contrasts(inputs: Sequence[Tensor]) -> Iterator[Contrast]:
+def contrasts(inputs: Sequence[Tensor]) -> Iterator[list[Contrast]]:
     """Batches in which what is usual in data sets one record apart from the others.
+
+    Of each list the first that the model takes is enough.
 
     Parameters
     ----------
@@ -47,19 +58,26 @@ def contrasts(inputs: Sequence[Tensor]) -> Iterator[Contrast]:
     """
     integers = [each for each in inputs if not is_number(each)]
     numbers = [each for each in inputs if is_number(each)]
-    triples = list(_IN_EVERY_TABLE if integers else _IN_EVERY_TABLE[:1])
-    if any(each.device.type == "cpu" and each.dtype != torch.bool for each in integers):
-        triples += _IN_MANY_TABLES
-    for triple in triples:
-        padded = [_padded(each, *triple) for each in inputs]
-        yield Contrast(2, [one for one, _ in padded], [other for _, other in padded])
+    for choices in _choices(integers):
+        yield [_contrast(2, [_padded(each, *triple) for each in inputs]) for triple in choices]
     if numbers:
-        missing = [_missing(each) for each in inputs]
-        yield Contrast(2, [one for one, _ in missing], [other for _, other in missing])
+        yield [_contrast(2, [_missing(each) for each in inputs])]
     sizes = [each[0].numel() if is_number(each) else 0 for each in inputs]
     if 1 < sum(sizes) <= _MOST_NUMBERS:
         single = [_one_missing(each, sum(sizes[:at]), sum(sizes)) for at, each in enumerate(inputs)]
-        yield Contrast(sum(sizes), [one for one, _ in single], [other for _, other in single])
+        yield [_contrast(sum(sizes), single)]
+
+
+def _choices(integers: Sequence[Tensor]) -> tuple[tuple[_Triple, ...], ...]:
+    if not integers:
+        return _IN_EVERY_TABLE[:1]
+    here = {each.dtype for each in integers if each.device.type == "cpu"}
+    bytes_too = _BYTES if torch.uint8 in here else ()
+    return (_IN_MANY_TABLES if here - {torch.bool} else _IN_EVERY_TABLE) + bytes_too
+
+
+def _contrast(kept: int, inputs: Sequence[tuple[Tensor, Tensor]]) -> Contrast:
+    return Contrast(kept, [one for one, _ in inputs], [other for _, other in inputs])
 
 
 def unusual(one: Tensor, rows: Sequence[int], *, missing: bool) -> Tensor:
@@ -92,7 +110,7 @@ def _padded(like: Tensor, content: int, padding: int, others: int) -> tuple[Tens
 def _held(dtype: torch.dtype, value: int) -> int:
     """``value``, or the other end of what ``dtype`` holds where it is beyond."""
     if dtype == torch.bool:
-        return int(value != 0)
+        return int(value == 1)
     kinds = torch.iinfo(dtype)
     return min(max(value, kinds.min), kinds.max)
 
