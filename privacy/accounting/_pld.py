@@ -315,6 +315,8 @@ def _plan(rough: _Parts, delta: float) -> _Plan | None:
     low = max(lowest, float(tilted[slopes < slopes[tilt]].max()))
     high = max(float(tops[top]), float(tilted[slopes > slopes[tilt]].min(initial=math.inf)))
     high = max(min(highest, high), low + rough[0][0].interval)
+    if not high > low:  # losses so large that doubles hold nothing between them
+        return None
     interval = 2.0 ** math.floor(math.log2((high - low) / _CELLS))
     if not interval < _LARGEST_INTERVAL:
         return None

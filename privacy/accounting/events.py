@@ -268,7 +268,7 @@ class Repeated:
     TypeError
         If ``release`` is another event.
     ValueError
-        If ``times`` is not a whole number of at least 1.
+        If ``times`` is not a whole number of at least 1, or more than doubles can account for.
     """
 
     kind: ClassVar[str] = "repeated"
@@ -280,6 +280,11 @@ class Repeated:
             raise TypeError(f"release is {self.release!r}; it must be a GaussianRelease")
         if isinstance(self.times, bool) or not isinstance(self.times, int) or self.times < 1:
             raise ValueError(f"times is {self.times!r}; it must be a whole number of at least 1")
+        if self.times > _LARGEST:
+            raise ValueError(
+                f"times is a number of {self.times.bit_length()} bits; more than {_LARGEST:g} "
+                "cannot be accounted"
+            )
 
 
 Release = GaussianRelease | DiscreteGaussianSum

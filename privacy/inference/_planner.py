@@ -11,8 +11,10 @@ least, and takes the smallest ring that reaches the tolerance.
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import cycle
 
 import numpy as np
 
@@ -30,7 +32,7 @@ from privacy.inference._noise import (
     switch_noise,
 )
 from privacy.inference._polynomials import DEPTH
-from privacy.inference._scales import LayerScales, Scales
+from privacy.inference._scales import LayerScales, Scales, follow
 from privacy.inference._seal import MAX_MODULUS_BITS
 from privacy.inference._sensitivity import Sensitivity
 from privacy.inference._shapes import (
@@ -162,13 +164,41 @@ def choose(
     CannotPlanError
         If none at 128-bit security reaches the tolerance.
     """
+
+    @cache  # the best scales of a packing depend on no tolerance and on no limit
+    def scaled(shape: Shape) -> Choice | None:
+        return _choose_scales(shape, network, bounds, gains)
+
+    return _choose(
+        network,
+        bounds,
+        scaled,
+        batch_size=batch_size,
+        tolerances=tolerances,
+        spread=spread,
+        query_limits=query_limits,
+        encrypted=encrypted,
+    )
+
+
+def _choose(
+    network: Network,
+    bounds: Ranges,
+    scaled: Callable[[Shape], Choice | None],
+    *,
+    batch_size: int,
+    tolerances: Sequence[float],
+    spread: float,
+    query_limits: Sequence[int],
+    encrypted: bool,
+) -> Choice:
+    """As :func:`choose`; ``scaled`` gives the best scales of a packing."""
     tolerance, *further = tolerances
 
     def search(limit: int, *, smallest: bool = False) -> _Search:
         return _search(
             network,
-            bounds,
-            gains,
+            scaled,
             batch_size=batch_size,
             tolerance=tolerance,
             limit=limit,
@@ -183,10 +213,10 @@ def choose(
         if not done.larger or _hopeless(done, tolerance):
             break
     if further and done.nearest is not None and done.nearest[0] <= further[-1]:
-        return choose(
+        return _choose(
             network,
             bounds,
-            gains,
+            scaled,
             batch_size=batch_size,
             tolerances=further,
             spread=spread,
@@ -225,8 +255,7 @@ def choose(
 
 def _search(
     network: Network,
-    bounds: Ranges,
-    gains: Sensitivity,
+    scaled: Callable[[Shape], Choice | None],
     *,
     batch_size: int,
     tolerance: float,
@@ -257,7 +286,7 @@ def _search(
             fitting.sort(key=lambda shape: total_ms(shape.operations(), shape.degree))
         squeezed.sort(key=lambda shape: total_ms(shape.operations(), shape.degree))
         for shape in fitting[:_CANDIDATES] + squeezed[: _CANDIDATES // 2]:
-            choice = _choose_scales(shape, network, bounds, gains)
+            choice = scaled(shape)
             if choice is None:
                 break
             if nearest is None or choice.error < nearest[0]:
@@ -270,7 +299,7 @@ def _search(
                 if vanishing is None and message_bytes(shape) <= limit:
                     vanishing = choice
                 continue
-            quick = _quicken(choice, network, bounds, gains, tolerance, limit)
+            quick = _quicken(choice, network, scaled, tolerance, limit)
             if quick is not None:
                 return _Search(quick, nearest, larger)
     # A model before training may have next to no weights.
@@ -323,8 +352,7 @@ def _rounded_up(error: float) -> float:
 def _quicken(
     choice: Choice,
     network: Network,
-    bounds: Ranges,
-    gains: Sensitivity,
+    scaled: Callable[[Shape], Choice | None],
     tolerance: float,
     limit: int,
 ) -> Choice | None:
@@ -342,7 +370,7 @@ def _quicken(
     # With every further activation a look takes longer.
     looks = max(2, _RESCALINGS >> 2 * max(0, len(network.activations) - 3))
     for shape in sorted(quicker, key=spent)[:looks]:
-        found = _choose_scales(shape, network, bounds, gains)
+        found = scaled(shape)
         if found is None or found.error > tolerance:
             continue
         if not _vanishes(found, network):
@@ -409,13 +437,17 @@ def _spend_bits(
     even = min(_MAX_PRIME_BITS, budget // (levels + 1))
 
     def value(point: Point, bar: float = math.inf) -> float:
+        missing = _missing_primes(point[: levels + 1], budget)
+        possible = bar < _IMPOSSIBLE  # then what it lacks is of no interest, only whether
+        if missing > 0 and possible:
+            return _IMPOSSIBLE
         scales = _scales_at(point, shape, reserved)
-        missing = _missing_primes(scales, budget)
-        if missing > 0 and bar < _IMPOSSIBLE:
-            return _IMPOSSIBLE  # what it lacks beside is of no interest
+        layers: list[LayerScales] = []
         try:
-            layers = scales.walk(activations)
-            missing += _missing_bits(scales, layers)
+            for lacking in _missing_bits(scales, activations, layers):
+                missing += lacking
+                if missing > 0 and possible:
+                    return _IMPOSSIBLE
             if missing > 0:
                 return _IMPOSSIBLE * (1 + missing)
             return error(shape, scales, layers, gains.typical)
@@ -438,16 +470,18 @@ def _spend_bits(
     groups = [(one,) for one in moves] + [
         (one, two) for one in moves for two in moves if one[0] < two[0]
     ]
-    improved = True
-    while improved:
-        improved = False
-        for group in groups:
-            trial = list(point)
-            for index, step in group:
-                trial[index] += step
-            here = value(tuple(trial), best)
-            if here < best * (1 - 1e-6):
-                point, best, improved = tuple(trial), here, True
+    # Until none of them, one after the other, has led any further.
+    untried = len(groups)
+    for group in cycle(groups):
+        trial = list(point)
+        for index, step in group:
+            trial[index] += step
+        here = value(tuple(trial), best)
+        untried -= 1
+        if here < best * (1 - 1e-6):
+            point, best, untried = tuple(trial), here, len(groups)
+        if untried == 0:
+            break
     return _scales_at(point, shape, reserved) if best < _IMPOSSIBLE else None
 
 
@@ -459,29 +493,35 @@ def _scales_at(point: Point, shape: Shape, reserved: int) -> Scales:
     return Scales(primes, int(point[levels + 1]), point[levels + 2 :], answer, shape.rescales)
 
 
-def _missing_primes(scales: Scales, budget: int) -> float:
+def _missing_primes(primes: Sequence[float], budget: int) -> float:
     """By how many bits primes are too large or too small."""
-    missing = max(0, sum(scales.primes) - budget)
-    return missing + sum(
-        max(0, bits - _MAX_PRIME_BITS, _MIN_PRIME_BITS - bits) for bits in scales.primes
-    )
+    missing = max(0, sum(primes) - budget)
+    beyond = [max(0, bits - _MAX_PRIME_BITS, _MIN_PRIME_BITS - bits) for bits in primes]
+    return missing + sum(beyond)
 
 
-def _missing_bits(scales: Scales, layers: Sequence[LayerScales]) -> float:
-    """By how many bits scales are too small to hold a value, or too large for their modulus."""
-    bounds: list[tuple[float, float, float]] = []
-    for layer in layers:
-        # The last layer's weights are spread over all copies of a value, and larger by as much.
-        least = 0.0 if layer is layers[-1] else _MIN_WEIGHT_BITS
+def _missing_bits(
+    scales: Scales, activations: Sequence[Activation], layers: list[LayerScales]
+) -> Iterator[float]:
+    """By how many bits scales are too small to hold a value, or too large for their modulus.
+
+    Layer by layer, each of which is appended to ``layers``.
+    """
+    for layer in follow(scales, activations, [2.0**bits for bits in scales.primes]):
+        last = len(layers) == len(activations)
+        layers.append(layer)
+        inputs, weights = _bits(layer.inputs), _bits(layer.weights)
         room = sum(scales.primes[: layer.level]) - 2.0
-        bounds.append((_MIN_SCALE_BITS, _bits(layer.inputs), room))
-        bounds.append((least, _bits(layer.weights), room - _bits(layer.inputs)))
+        yield max(0.0, _MIN_SCALE_BITS - inputs, inputs - room)
+        # The last layer's weights are spread over all copies of a value, and larger by as much.
+        yield max(0.0, (0.0 if last else _MIN_WEIGHT_BITS) - weights, weights - room + inputs)
         for narrowing in layer.narrowings:
             room = sum(scales.primes[: narrowing.level]) - 2.0
-            bounds.append((_MIN_SCALE_BITS, _bits(narrowing.after), room))
-            bounds.append((_MIN_SCALE_BITS, _bits(narrowing.before), room))
-        bounds += [(_MIN_SCALE_BITS, _bits(constant), math.inf) for constant in layer.constants]
-    return sum(max(0.0, low - bits, bits - high) for low, bits, high in bounds)
+            for scale in (narrowing.after, narrowing.before):
+                bits = _bits(scale)
+                yield max(0.0, _MIN_SCALE_BITS - bits, bits - room)
+        for constant in layer.constants:
+            yield max(0.0, _MIN_SCALE_BITS - _bits(constant))
 
 
 def _bits(scale: float) -> float:

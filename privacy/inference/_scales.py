@@ -1,6 +1,6 @@
 """Primes and scales of a plan, followed through the layers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from privacy.inference._lowering import Activation
@@ -76,9 +76,15 @@ def walk(
     scales: Scales, activations: Sequence[Activation], primes: Sequence[float]
 ) -> tuple[LayerScales, ...]:
     """The scales of every layer, given the primes themselves."""
+    return tuple(follow(scales, activations, primes))
+
+
+def follow(
+    scales: Scales, activations: Sequence[Activation], primes: Sequence[float]
+) -> Iterator[LayerScales]:
+    """As :func:`walk`, a layer at a time."""
     dropped = dict(enumerate(primes[:-1], start=1))
     level, scale = max(1, len(primes) - 1), 2.0**scales.inputs
-    layers = []
     for weight_bits, activation, rescale in zip(
         scales.weights, activations, scales.rescales, strict=True
     ):
@@ -88,12 +94,9 @@ def walk(
         if rescale >= 0:
             entry = algebra.narrow(entry)
         result = evaluate(algebra, activation, entry, rescaled=rescale == AFTER)
-        layers.append(
-            LayerScales(
-                level, scale, weights, entry, tuple(algebra.narrowings), tuple(algebra.constants)
-            )
+        yield LayerScales(
+            level, scale, weights, entry, tuple(algebra.narrowings), tuple(algebra.constants)
         )
         level, scale = result.level, result.scale
     last = 2.0**scales.answer / scale
-    layers.append(LayerScales(level, scale, last, Scaled(2.0**scales.answer, level), (), ()))
-    return tuple(layers)
+    yield LayerScales(level, scale, last, Scaled(2.0**scales.answer, level), (), ())

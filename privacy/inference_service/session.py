@@ -1,5 +1,6 @@
 """The data owner's side: a session with keys."""
 
+import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +14,11 @@ from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.key_file import KeptKeys, KeyFile
 
 _ATTEMPTS = 10
-_REMAKES = 3
 _LONGEST_WAIT = 60.0
+_LONGEST_PAUSE = 16.0
+"""Seconds before keys are made once more for a question under which they were lost again."""
 _KEYS_LOST = ("keys-gone", "no-keys")
+_random = random.SystemRandom()
 
 _T = TypeVar("_T")
 
@@ -34,7 +37,7 @@ class OwnerSession:
     release : ReleasePolicy, optional
         What leaves a decryption; by default the class only.
     wait : callable
-        Is given seconds to wait when the service is busy.
+        Is given seconds to wait when the service is busy, or keys were lost more than once.
 
     Attributes
     ----------
@@ -71,6 +74,7 @@ class OwnerSession:
         self._file = key_file
         self._release = release
         self._wait = wait
+        self._losses = 0  # of keys, less the answers since
         self._owner: DataOwner | None = None
         self._name = ""
         kept = None if key_file is None else key_file.load()
@@ -85,7 +89,8 @@ class OwnerSession:
         """Ask about one input, or about a batch for a plan of batches.
 
         Keys that the service does not hold any more (they expired, others took their place, or it
-        was restarted) are replaced by new ones.
+        was restarted) are replaced by new ones: at once, and after pauses of random length where
+        others under the same token take their place again and again.
 
         Returns
         -------
@@ -97,7 +102,7 @@ class OwnerSession:
         Raises
         ------
         ServiceError
-            If the service refuses or cannot be reached.
+            If the service refuses or cannot be reached, or keys do not last until the answer.
         OutOfRangeError, ValueError
             If the input is not what the plan is for.
         MessageError
@@ -113,13 +118,24 @@ class OwnerSession:
             try:
                 answer, seconds = self._patiently(partial(self._ask, query))
             except ServiceError as error:
-                if error.code not in _KEYS_LOST or remakes == _REMAKES:
+                if error.code not in _KEYS_LOST:
                     raise
+                if remakes == _ATTEMPTS - 1:
+                    raise _crowded() from error
+                self._pause()
                 self._owner, remakes = None, remakes + 1
                 continue
+            self._losses = max(0, self._losses - 1)
             done = owner.decrypt(answer)
             self._save(owner)
             return done, seconds
+
+    def _pause(self) -> None:
+        """Let others be done; askers who all made keys at once would all lose them once more."""
+        if self._losses:
+            longest = min(2.0 ** (self._losses - 1), _LONGEST_PAUSE)
+            self._wait(_random.uniform(0.0, longest))
+        self._losses += 1
 
     def _ask(self, query: bytes) -> tuple[bytes, float]:
         return self._client.ask(self._name, query, answer_bytes=self._plan.answer_bytes)
@@ -154,11 +170,22 @@ class OwnerSession:
             self._file.save(KeptKeys(self._name, self._digest, owner.secret_state()))
 
     def _patiently(self, ask: Callable[[], _T]) -> _T:
-        for _ in range(_ATTEMPTS - 1):
+        for attempt in range(1, _ATTEMPTS):
             try:
                 return ask()
             except ServiceError as error:
                 if error.status not in (429, 503):
                     raise
-                self._wait(min(float(error.retry_after or 1), _LONGEST_WAIT))
+                # Others were told the same, and would all come back with us.
+                later = _random.uniform(1.0, attempt) * float(error.retry_after or 1)
+                self._wait(min(later, _LONGEST_WAIT))
         return ask()
+
+
+def _crowded() -> ServiceError:
+    return ServiceError(
+        "busy",
+        429,
+        f"others who ask under this token took the place of these keys {_ATTEMPTS} times",
+        "ask from fewer places at once, or have the service's operator raise --key-sets",
+    )

@@ -202,6 +202,15 @@ class Capture:
         except (RuntimeError, ValueError, TypeError) as error:
             if known(layer) or isinstance(error, torch.OutOfMemoryError):
                 raise
+            if "random operation" in str(error):  # in torch.func.vmap's words
+                own = ", ".join(f"'{own}'" for own, _ in layer.named_parameters(recurse=False))
+                raise GradientError(
+                    f"layer '{name or '(model)'}' ({type(layer).__name__}) has parameters of its "
+                    f"own ({own}) and draws random numbers inside, as dropout does: torch.func, "
+                    "which would run it again for their gradients, would draw others; put each "
+                    "such parameter into a submodule of its own, whose forward takes one tensor "
+                    "and adds, prepends or multiplies it"
+                ) from error
             raise GradientError(
                 f"torch.func, which handles layer '{name}' ({type(layer).__name__}) with all that "
                 f"is inside it, cannot follow it: {error}; put its own parameters into submodules "

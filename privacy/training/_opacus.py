@@ -7,6 +7,7 @@ their own here, needs none of it.
 
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -44,12 +45,13 @@ def complaints(module: nn.Module) -> list[Exception]:
 def replacement(module: nn.Module) -> nn.Module:
     """Opacus's layer in place of this one, with its weights."""
     with untouched_root_logger():
-        from opacus.layers import DPGRU, DPLSTM, DPRNN
         from opacus.validators import ModuleValidator
     if not isinstance(module, nn.RNNBase):
         fixed: nn.Module = ModuleValidator.FIXERS[type(module)](module)
         return fixed
-    kinds = {nn.RNN: DPRNN, nn.GRU: DPGRU, nn.LSTM: DPLSTM}
+    with untouched_root_logger():
+        from ._recurrent import BatchedGRU, BatchedLSTM, BatchedRNN
+    kinds: dict[type, Any] = {nn.RNN: BatchedRNN, nn.GRU: BatchedGRU, nn.LSTM: BatchedLSTM}
     options = ["num_layers", "bias", "batch_first", "dropout", "bidirectional"]
     options += ["proj_size"] * bool(module.proj_size)
     options += ["nonlinearity"] * isinstance(module, nn.RNN)

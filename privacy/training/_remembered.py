@@ -20,6 +20,7 @@ from ._loss import ExampleLoss
 
 _MOST = 64
 _OWN = (AppendedVector, SeparateAttention)
+_HOMES = ("torch.nn.modules.", "opacus.layers.", f"{__package__}._recurrent")
 _PARTS = ("_parameters", "_buffers", "_modules")
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks") or "_hooks_" in name)
 _GLOBAL_HOOKS = tuple(
@@ -75,7 +76,7 @@ def _of_model(model: nn.Module) -> Hashable:
 
 def _of_module(module: nn.Module) -> Hashable:
     kind, held = type(module), vars(module)
-    if kind not in _OWN and not kind.__module__.startswith(("torch.nn.modules.", "opacus.layers.")):
+    if kind not in _OWN and not kind.__module__.startswith(_HOMES):
         raise _UnseenError
     if "forward" in held or any(held[name] for name in _HOOKS):
         raise _UnseenError

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from privacy.accounting import Event, Full, GaussianRelease, Poisson, Repeated
 
+_MOST_STEPS = 10**100
+
 
 @dataclass(frozen=True, kw_only=True)
 class Charge:
@@ -36,6 +38,11 @@ class Charge:
             raise ValueError(f"sampling_rate is {self.sampling_rate!r}: must be in (0, 1]")
         if not (type(self.steps) is int and self.steps >= 1):
             raise ValueError(f"steps is {self.steps!r}: must be a whole number, at least 1")
+        if self.steps > _MOST_STEPS:
+            raise ValueError(
+                f"steps is a number of {self.steps.bit_length()} bits: must be at most 1e100, or "
+                "it cannot be accounted"
+            )
 
     @property
     def event(self) -> Event:

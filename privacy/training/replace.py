@@ -28,9 +28,11 @@ def replace_unsupported(model: nn.Module) -> nn.Module:
 
     LSTM, GRU and RNN become Opacus's and MultiheadAttention one with layers for its projections,
     each with its weights and tried: it gives what the original gave, masks included, or it is
-    refused. Two replacements are other functions, to be trained: BatchNorm becomes GroupNorm (its
-    weights start anew; encrypted inference does not take it, see ``check_model``'s advice), and
-    running statistics are switched off.
+    refused; a single sequence without a batch, which PyTorch's take, is refused when it comes. A
+    layer under several names has its replacement under all of them. Two replacements are other
+    functions, to be trained: BatchNorm becomes GroupNorm (its weights start anew; encrypted
+    inference does not take it, see ``check_model``'s advice), and running statistics are switched
+    off.
 
     Parameters
     ----------
@@ -43,24 +45,36 @@ def replace_unsupported(model: nn.Module) -> nn.Module:
     UnsupportedModelError
         If something remains that has no replacement, or none that gives the same.
     """
-    fixed = copy.deepcopy(model)
-    problems = {problem.layer: problem for problem in model_problems(fixed) if problem.replaceable}
+    problems = model_problems(model)
+    remaining = [problem for problem in problems if not problem.replaceable]
+    if remaining:  # before the copy, which a computed weight does not allow
+        raise UnsupportedModelError(remaining)
+    fixed = _copied(model)
     made: dict[nn.Module, nn.Module] = {}
-    for name in problems:
+    for name in dict.fromkeys(problem.layer for problem in problems):
         module = fixed.get_submodule(name)
-        if module not in made:
-            made[module] = _replacement(name, module)
-    for name in problems:
-        if not name:
-            fixed = made[fixed]
-        else:
-            parent, _, own = name.rpartition(".")
-            setattr(fixed.get_submodule(parent), own, made[fixed.get_submodule(name)])
+        made[module] = _replacement(name, module)
+    for parent in list(fixed.modules()):
+        for own, child in list(parent._modules.items()):  # also by a second name
+            if child in made:
+                setattr(parent, own, made[child])
+    if fixed in made:
+        fixed = made[fixed]
     for module in fixed.modules():
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False  # only PyTorch's own attention takes nested tensors
     check_model(fixed)
     return fixed
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        remedy = "take out of it what cannot be copied (a computed tensor, a lock, an open file)"
+        kind = type(model).__name__
+        problem = ModelProblem("", kind, f"it cannot be copied ({error})", remedy, False)
+        raise UnsupportedModelError([problem]) from error
 
 
 def _replacement(name: str, module: nn.Module) -> nn.Module:

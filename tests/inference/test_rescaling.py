@@ -1,14 +1,16 @@
 """Wherever squares are rescaled, the answer is the model's within the predicted error."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from privacy.inference import Evaluator, Square, ThrowAwayOwner, compile_model
+from privacy.inference import CannotPlanError, Evaluator, Square, ThrowAwayOwner, compile_model
 from privacy.inference import _planner as planner
 from privacy.inference._batch import BatchProgram
 from privacy.inference._encoded import SlotProgram
@@ -90,3 +92,19 @@ def test_no_tolerance_is_large_enough_for_weights_to_vanish() -> None:
     x = np.ones(SHAPE)
     logits = owner.logits(Evaluator(made, owner.public_material()).evaluate(owner.encrypt(x)))
     assert np.abs(logits - made.predict(x[None])).max() < 2 * 2.0**made.plan.error_bits
+
+
+def test_scales_of_a_packing_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are most of the time of compiling, and the same under every limit and tolerance."""
+    looked: Counter[Shape] = Counter()
+    look = planner._choose_scales
+
+    def counted(shape: Shape, *rest: Any) -> planner.Choice | None:
+        looked[shape] += 1
+        return look(shape, *rest)
+
+    monkeypatch.setattr(planner, "_choose_scales", counted)
+    with pytest.raises(CannotPlanError, match="give max_query_bytes="):
+        compile_model(model(), input_shape=SHAPE, input_range=RANGE, max_query_bytes=150_000)
+    assert len(looked) > 2
+    assert set(looked.values()) == {1}

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -301,6 +302,41 @@ def test_askers_at_once_are_all_answered(service: Service) -> None:
 
     with ThreadPoolExecutor(3) as threads:
         assert list(threads.map(ask, range(3))) == [right] * 3
+
+
+@pytest.mark.parametrize("losses", [1, 9, 10])
+def test_keys_that_are_lost_again_and_again_are_made_after_pauses(
+    serve: Serve, losses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where many more ask at once, under one token, than it may have sets of keys."""
+    right = int(small_model().predict(X)[0].argmax())
+    with serve(key_sets=1) as service:
+        pauses = []
+        for _ in range(2):
+            client = service.client("ada")
+            waited: list[float] = []
+            session = OwnerSession(client, client.plan(EXPECTATION), wait=waited.append)
+            left = losses
+
+            def ask_late(*question: Any, ask: Any = client.ask, **rest: Any) -> Any:
+                nonlocal left
+                if left:
+                    left -= 1
+                    service.owner("ada")  # whose keys take the place
+                return ask(*question, **rest)
+
+            monkeypatch.setattr(client, "ask", ask_late)
+            if losses == 10:
+                with refused("busy", 429) as caught:
+                    session.ask(X[0])
+                assert "--key-sets" in caught.value.remedy
+            else:
+                assert session.ask(X[0])[0].label == right
+                assert session.keys_made == losses + 1
+            pauses.append(waited)
+        assert [len(waited) for waited in pauses] == [min(losses, 9) - 1] * 2
+        assert all(0 <= seconds <= 16 for waited in pauses for seconds in waited)
+        assert losses == 1 or pauses[0] != pauses[1]  # askers do not come back together
 
 
 def test_without_authentication_askers_have_the_room_of_all(

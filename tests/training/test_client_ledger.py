@@ -408,3 +408,36 @@ def test_a_path_that_can_be_no_ledgers_is_named(tmp_path: Path) -> None:
     for path, reason in ((tmp_path, "a folder"), (Path("~nobody-of-that-name/l"), "nobody")):
         with pytest.raises(ValueError, match=reason):
             ClientLedger(dataset="d", path=path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    noise=st.floats(-6, 3).map(lambda power: 10.0**power),
+    rate=st.one_of(
+        st.floats(-17, -6).map(lambda power: 1 - 10.0**power), st.floats(1e-16, 1.0), st.just(1.0)
+    ),
+    steps=st.floats(0, 40).map(lambda power: int(10.0**power)),
+)
+def test_every_charge_has_an_epsilon_and_at_most_that_of_all_records(
+    noise: float, rate: float, steps: int
+) -> None:
+    ledger = ClientLedger(dataset="d")
+    ledger.charge(Charge(noise_multiplier=noise, sampling_rate=rate, steps=steps))
+    unsampled = ClientLedger(dataset="d")
+    unsampled.charge(Charge(noise_multiplier=noise, sampling_rate=1.0, steps=steps))
+    assert 0 <= ledger.epsilon(delta=DELTA) <= unsampled.epsilon(delta=DELTA) * (1 + 1e-9)
+
+
+def test_a_rate_a_hair_below_one_with_next_to_no_noise_is_accounted() -> None:
+    ledger = ClientLedger(dataset="d", budget=Budget(3.0, DELTA))
+    charge = Charge(noise_multiplier=1e-3, sampling_rate=1 - 1e-16, steps=10**30)
+    with pytest.raises(LocalBudgetSpent):
+        ledger.charge(charge)
+    unlimited = ClientLedger(dataset="d")
+    unlimited.charge(charge)
+    assert unlimited.epsilon(delta=DELTA) == pytest.approx(5e35, rel=1e-6)
+
+
+def test_more_steps_than_can_be_accounted_are_named() -> None:
+    with pytest.raises(ValueError, match="steps is a number of 1329 bits"):
+        Charge(noise_multiplier=1.0, sampling_rate=1.0, steps=10**400)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from opacus.layers import DPGRU, DPLSTM, DPRNN, DPMultiheadAttention
 from torch import Tensor, nn
 
+from privacy.training import ClipOnly, FullBatch, GradientDescent, GradientError, train
 from privacy.training._capture import Capture
 from privacy.training._optimizer import MARGIN, clipped_sum
 
@@ -349,3 +350,53 @@ def test_cancelling_products_are_never_scaled_too_little(seed: int, length: int)
     true = float((b.mT @ a).norm())
     assert call_norm >= true * (1 - 1e-6)
     assert built.shape == layer.weight.shape
+
+
+class Patches(nn.Module):
+    """A vision transformer's beginning: a class token and positions, then dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.positions = nn.Parameter(torch.randn(1, 6, 4))
+        self.body = nn.Sequential(nn.Dropout(0.1), nn.Linear(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        return self.body(x)[:, 0]  # type: ignore[no-any-return]
+
+
+class Prepended(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+
+
+class Placed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(1, 6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.positions
+
+
+def test_dropout_beside_own_parameters_is_refused_and_the_remedy_trains() -> None:
+    data = torch.randn(8, 5, 4), torch.arange(8) % 3
+
+    def step(model: nn.Module) -> None:
+        train(
+            model,
+            data,
+            loss=nn.functional.cross_entropy,
+            optimizer=GradientDescent(model.parameters(), learning_rate=0.1),
+            protection=ClipOnly(clipping_norm=1.0),
+            batches=FullBatch(),
+        )
+
+    with pytest.raises(GradientError, match=r"\(model\).*'token', 'positions'.*dropout.*submodule"):
+        step(Patches())
+    step(nn.Sequential(Prepended(), Placed(), nn.Dropout(0.1), nn.Flatten(), nn.Linear(24, 3)))

@@ -247,3 +247,65 @@ def test_what_advice_on_normalisation_says_is_taken_by_training_and_by_encryptio
     model[1].eval().requires_grad_(False)
     check_model(model)
     compile_model(model.eval(), **how)  # type: ignore[arg-type]
+
+
+class Shared(nn.Module):
+    """A layer under three names, and in a block that is there twice."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.layers = nn.ModuleList([layer])
+        self.block = nn.Sequential(layer)
+        self.again = self.block
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.BatchNorm1d(8),
+        nn.GRU(8, 8, batch_first=True),
+        nn.MultiheadAttention(8, 2, batch_first=True),
+        nn.InstanceNorm1d(8, affine=True, track_running_stats=True),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_layer_under_several_names_has_one_replacement_under_all(layer: nn.Module) -> None:
+    model = replace_unsupported(Shared(layer))
+    assert model.layer is model.layers[0] is model.again[0]  # type: ignore[index]
+    assert model.block is model.again
+    assert type(model.layer) is not type(layer) or not model.layer.track_running_stats
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*")
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d(8), nn.GRU(8, 8), nn.Identity()])
+def test_what_has_no_replacement_is_named_before_anything_is_copied(kind: nn.Module) -> None:
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(8, 8)), kind)
+    with pytest.raises(UnsupportedModelError, match=r"'0' \(Linear\).*remove_weight_norm"):
+        replace_unsupported(model)
+
+
+def test_a_model_that_cannot_be_copied_is_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 3))
+    model.computed = model[0].weight * 2  # type: ignore[assignment]
+    with pytest.raises(UnsupportedModelError, match=r"\(model\).*cannot be copied"):
+        replace_unsupported(model)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_recurrent_replacement_takes_batches_alone_and_is_called_as_pytorchs(
+    kind: type[nn.RNNBase], batch_first: bool
+) -> None:
+    layer = kind(8, 6, batch_first=batch_first)
+    other = replaced(layer)
+    with pytest.raises(ValueError, match=r"input has shape \(5, 8\): give .* a batch"):
+        other(torch.randn(5, 8))
+    inputs = torch.randn(4, 4, 8)
+    state: Any = torch.randn(1, 4, 6)
+    if kind is nn.LSTM:
+        state = state, torch.randn(1, 4, 6)
+    assert_same(layer(inputs), other(inputs))
+    assert_same(layer(inputs, state), other(inputs, state))
+    assert_same(layer(inputs, hx=state), other(inputs, hx=state))
+    assert_same(other(inputs), copy.deepcopy(other)(inputs))
