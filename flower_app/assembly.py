@@ -175,8 +175,8 @@ def population_of(settings: Settings, connected: int) -> Population | int:
         return population
     if settings.population > connected:
         raise SettingError(
-            f"population = {settings.population} is larger than the number of simulated nodes, "
-            f"{connected}; {_with_nodes(settings.population)}"
+            f"population = {settings.population} is larger than the "
+            f"{counted(connected, 'simulated node')}; {_with_nodes(settings.population)}"
         )
     return settings.population or connected
 

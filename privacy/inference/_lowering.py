@@ -291,12 +291,17 @@ def _run(
             continue
         for key, value in (*layer.named_parameters(), *layer.named_buffers()):
             if not bool(torch.isfinite(value).all()):
-                raise ValueError(f"layer {name}: {key} is not finite; load other weights")
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.running_mean is None:
+                held = "NaN" if bool(torch.isnan(value).any()) else "infinity"
+                raise ValueError(f"layer {name}: {key} holds {held}; load other weights")
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and (
+            layer.running_mean is None or layer.running_var is None
+        ):
             raise UnsupportedLayerError(
                 f"layer {name} has no running statistics and would mix the images of a batch; "
                 "train it with track_running_stats=True"
             )
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            _check_variances(name, layer)
         here = tuple(values.shape[1:])
         try:
             outputs = layer(values)
@@ -309,7 +314,17 @@ def _run(
                 f"layer {name} makes shape {tuple(outputs.shape)} of {_POINTS} inputs of shape "
                 f"{here}: it mixes the images of a batch"
             )
+        if outputs.numel() == 0:
+            raise ValueError(
+                f"layer {name} has no outputs (shape {tuple(outputs.shape[1:])} of an input); give "
+                "it 1 or more, or leave it out"
+            )
         if not bool(torch.isfinite(outputs).all()):
+            if not bool(torch.isfinite(layer(torch.zeros_like(values))).all()):
+                raise ValueError(
+                    f"layer {name} makes no finite numbers even of zeros, though its weights are "
+                    "finite; look at its settings"
+                )
             raise CannotPlanError(
                 f"over input_range the values after layer {name} are larger than any number of "
                 "double precision; narrow input_range, or make the model shallower"
@@ -317,6 +332,17 @@ def _run(
         chain.append(_Place(name, layer, values, outputs))
         values = outputs
     return chain
+
+
+def _check_variances(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    """Refuse a BatchNorm that takes the root of zero, or of less."""
+    variances = cast(Tensor, layer.running_var)
+    least = float(variances.min()) if variances.numel() else 1.0
+    if least + layer.eps <= 0:
+        raise ValueError(
+            f"layer {name}: running_var goes down to {least:.3g} and eps is {layer.eps:.3g}, which "
+            "leaves no variance to divide by; load other weights"
+        )
 
 
 def _check_width(place: _Place, widest: int) -> None:

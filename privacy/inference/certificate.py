@@ -92,7 +92,7 @@ def certify(
         If ``compiled``, the inputs or the labels are of another kind.
     ValueError
         If there is no image, or not one label an image, or a label is none of the classes, or
-        no logit can reach the threshold.
+        the threshold is beyond the plan's bound of every logit.
     """
     check_kind("compiled", compiled, CompiledModel, "what compile_model returned")
     x = numbers_of("inputs", inputs, "shape (images, ...)")

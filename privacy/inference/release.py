@@ -95,7 +95,7 @@ class ClassOnly:
         check_threshold(self.threshold)
 
     def check(self, plan: Plan) -> None:
-        """A threshold other than 0 needs a single logit, which must be able to reach it."""
+        """A threshold other than 0 needs a single logit, and must be below 2^logit_bits."""
         _check_reachable(self.threshold, plan)
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
@@ -255,7 +255,10 @@ def _check_whole(name: str, value: object, least: int, most: int | None = None) 
 
 
 def _check_reachable(threshold: float, plan: Plan) -> None:
-    """Refuse a threshold where none is meant, or on one side of which every logit lies."""
+    """Refuse a threshold where none is meant, or beyond the plan's bound of every logit.
+
+    The bound is in whole bits, so that what passes can still lie beyond every logit.
+    """
     if threshold == 0.0:
         return
     if plan.logits > 1:

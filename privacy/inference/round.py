@@ -283,7 +283,8 @@ def finish_round(
         )
     except ReleaseError as error:
         raise RoundError(
-            "this node's threshold does not fit the model: one logit that can reach it is needed"
+            "this node's threshold does not fit the model: one logit is needed, and less "
+            "than 2^logit_bits"
         ) from error
     except (ValueError, LookupError, TypeError) as error:
         raise RoundError("what this node kept of the round is damaged") from error

@@ -30,7 +30,7 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"population": 50}, ["population = 50", "simulated nodes, 20", "--nodes 50"]),
+        ({"population": 50}, ["population = 50", "20 simulated nodes", "--nodes 50"]),
         ({"min-available-nodes": 21}, ["min-available-nodes = 21", "at most", "20"]),
         ({"clipping-norm": 1e-30}, ["clipping-norm must lie in"]),
         ({"ledger": "relative.jsonl"}, ["ledger = 'relative.jsonl'", "absolute"]),

@@ -144,6 +144,22 @@ def test_a_threshold_that_decides_nothing_is_refused() -> None:
         DataOwner(one.plan, release=TopClasses(3))
 
 
+def test_a_plan_bounds_thresholds_in_whole_bits_and_a_certificate_shows_the_rest() -> None:
+    positive = nn.Sequential(nn.Linear(4, 1))
+    with torch.no_grad():
+        positive[0].weight[:], positive[0].bias[:] = 0.1, 5.0
+    compiled = compile_model(positive, input_shape=(4,), input_range=(0.0, 1.0))
+    limit = 2.0**compiled.plan.logit_bits
+    for beyond in (limit, -limit, 10 * limit):
+        with pytest.raises(ReleaseError, match="never be answered"):
+            ClassOnly(beyond).check(compiled.plan)
+    images, labels = np.array([[0.0] * 4, [1.0] * 4]), [0, 1]
+    for never in (-limit / 2, limit - 0.1):  # within the bound, and beyond every logit
+        ClassOnly(never).check(compiled.plan)
+        assert certify(compiled, images, labels, threshold=never).encrypted_accuracy == 0.5
+    assert certify(compiled, images, labels, threshold=5.2).encrypted_accuracy == 1.0
+
+
 def test_a_certificate_decides_as_the_owner_does() -> None:
     model, compiled = binary()
     for threshold in (0.0, 0.25):
