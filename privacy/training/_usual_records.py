@@ -25,8 +25,9 @@ _IN_MANY_TABLES: tuple[tuple[_Triple, ...], ...] = (
 )
 _BYTES: tuple[tuple[_Triple, ...], ...] = (((1, 0, 255),),)
 _OTHERS = 3
-# Records of at most this many numbers are tried with each of them missing alone.
-_MOST_NUMBERS = 32
+# Records of at most this many numbers are tried with each of them missing alone: of rows, and of
+# series and images, whose models take longer.
+_MOST_COLUMNS, _MOST_NUMBERS = 128, 32
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def contrasts(inputs: Sequence[Tensor]) -> Iterator[list[Contrast]]:
     if numbers:
         yield [_contrast(2, [_missing(each) for each in inputs])]
     sizes = [each[0].numel() if is_number(each) else 0 for each in inputs]
-    if 1 < sum(sizes) <= _MOST_NUMBERS:
+    most = _MOST_COLUMNS if all(each.dim() <= 2 for each in inputs) else _MOST_NUMBERS
+    if 1 < sum(sizes) <= most:
         single = [_one_missing(each, sum(sizes[:at]), sum(sizes)) for at, each in enumerate(inputs)]
         yield [_contrast(sum(sizes), single)]
 

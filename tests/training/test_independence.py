@@ -624,6 +624,15 @@ def test_numbers_prepared_by_the_batchs_are_refused(name: str) -> None:
     assert "examples meet" in reason
 
 
+def test_one_column_of_a_wide_table_is_no_hiding_place() -> None:
+    def imputed(x: Tensor) -> Tensor:
+        ages = x[:, 57]
+        return torch.cat([x[:, :4], ages.where(~ages.isnan(), ages.nanmean())[:, None]], 1)
+
+    data = torch.randn(12, 100), flat_data()[1]
+    assert "examples meet" in refused(Prepared(imputed), data, F.cross_entropy)
+
+
 @pytest.mark.parametrize("name", SERIES)
 def test_series_cut_by_the_batchs_longest_are_refused(name: str) -> None:
     targets = flat_data()[1]
