@@ -20,6 +20,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Commands under test take Ctrl-C, also where the tests run in a shell's background.
+
+    There SIGINT is ignored, and who inherits that is not interrupted.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def temporary() -> Iterator[Path]:
     """Where a command under test makes its folders; nothing of it may outlive the command.
