@@ -4,7 +4,7 @@ import copy
 import math
 import numbers
 import os
-import secrets
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from logging import INFO, WARNING
@@ -299,7 +299,7 @@ class DPFedAvg(AccountedRun):
                 fraction_evaluate=fraction_evaluate,
                 expected_cohort=self._expected_cohort,
             )
-        self._secure_run, self._secure_number = secrets.token_bytes(16), 0
+        self._secure_number = 0
         self._masked: MaskedMechanism | None = None
         self._presence = (
             AdditiveDelta(0.0)
@@ -761,9 +761,10 @@ class DPFedAvg(AccountedRun):
     def _secure_round(
         self, number: int, template: Template, settings: SecureAggregation, grid: Grid
     ) -> SecureTrainRound:
-        if number <= self._secure_number:  # clients play no round of a run twice: it is another run
-            self._secure_run = secrets.token_bytes(16)
-        self._secure_number = number
+        # Clients are in one round of a run, the one with the highest number. So a resumed run is
+        # the same one to them, and ends the round in which its server died; the clock counts, for
+        # that round's number died with it.
+        self._secure_number = max(self._secure_number + 1, time.time_ns() // 1_000_000)
         bounding = Bounding(
             geometry=self.clipping.geometry(template.names),
             weight_cap=float(self.weighting.cap)
@@ -778,7 +779,8 @@ class DPFedAvg(AccountedRun):
             template,
             bounding,
             settings=settings,
-            run=self._secure_run,
+            run=self._state.name,
+            sequence=self._secure_number,
             randomness=self._randomness,
             grid=grid,
             observed=self._observed_dropouts,

@@ -40,6 +40,8 @@ class RoundState:
 
     ``given`` are the shares that it dealt out, as long as somebody may dispute them; ``held`` are
     those that it was given, by the neighbour's label, as far as they are right.
+    ``given_elsewhere`` says for which models, with which groups of clients, the client has given
+    its vector to other rounds since this one began, as long as this one has been given none.
     """
 
     stage: ClientStage
@@ -60,6 +62,7 @@ class RoundState:
     participants: bytes = b""
     held: dict[int, bytes] = field(default_factory=dict, repr=False)
     survivors: bytes = b""
+    given_elsewhere: set[tuple[bytes, bytes]] = field(default_factory=set)
 
     @property
     def mask_private(self) -> bytes:
@@ -96,6 +99,7 @@ class RoundState:
             write_set(labels, len(self.neighbours)),
             b"".join(self.held[label] for label in labels),
             self.survivors,
+            b"".join(model + group for model, group in sorted(self.given_elsewhere)),
         )
 
     @classmethod
@@ -108,10 +112,10 @@ class RoundState:
             If it is not that.
         """
         fixed = [KEY_BYTES] * 4
-        fields = read(encoded, Kind.STATE, [1, None, *fixed, *[None] * 5, SHARE_BYTES, *[None] * 5])
+        fields = read(encoded, Kind.STATE, [1, None, *fixed, *[None] * 5, SHARE_BYTES, *[None] * 6])
         stage, terms, mask_root, channel_private, asked, model, plan = fields[:7]
         indices, mask_keys, channel_secrets, identities, seed = fields[7:12]
-        given, participants, labels, held, survivors = fields[12:]
+        given, participants, labels, held, survivors, elsewhere = fields[12:]
         own, *neighbours = (
             int.from_bytes(index, "little") for index in pieces(indices, INDEX_BYTES)
         )
@@ -140,4 +144,7 @@ class RoundState:
                 )
             ),
             survivors=survivors,
+            given_elsewhere={
+                (pair[:KEY_BYTES], pair[KEY_BYTES:]) for pair in pieces(elsewhere, 2 * KEY_BYTES)
+            },
         )

@@ -37,6 +37,7 @@ _ENDORSED = struct.Struct("<32s32s")
 _MOST_RUNS = 1 << 16  # whose last round is remembered
 _MOST_MODELS = 1 << 16  # of which a sum was endorsed
 _MOST_OPEN = 8  # rounds at a time, each of another run
+_MOST_GIVEN = 256  # vectors given elsewhere while a round has been given none, 16 KiB
 _NONE_OPENED = bytes(32)
 _UNSAID = bytes(32)
 _log = logging.getLogger(__name__)
@@ -238,8 +239,9 @@ class SecureClient:
         ------
         Refused
             As ``answer``; ``DifferentRequests`` if the request is another one; against a malicious
-            server ``SameModelAgain`` if the client has endorsed the sum of other clients than
-            these for this model.
+            server ``SameModelAgain`` if for this model the client has endorsed the sum of other
+            clients than these, or has given its vector to a round over others since this one
+            began, or to one that it is still in.
         """
         with self._leaving_if_refused(message):
             self._prepare(self._at(message), message, request, model)
@@ -301,6 +303,7 @@ class SecureClient:
             group = stages.group_of(this, this.participants)
             self._check_same_group(model, group)
             self._check_side_by_side(this, group)
+            self._note_given(this, group)
 
     def _endorse(self, this: RoundState, message: bytes) -> bytes:
         endorsement = stages.endorse(this, message, self._identity)
@@ -319,17 +322,42 @@ class SecureClient:
 
     def _check_side_by_side(self, this: RoundState, group: bytes) -> None:
         """Of one model, two rounds at once are two sums as two rounds in a row are."""
-        for other in self._rounds.values():
+        if any(model == this.model and other != group for model, other in this.given_elsewhere):
+            raise SameModelAgain(
+                "since this round began the client has given its vector of this very model to a "
+                "round of another run, with other clients than these; the difference of two such "
+                "sums would be that of few"
+            )
+        for round_ in self._rounds.values():
             if (
-                other is not this
-                and other.stage >= ClientStage.TRAINING
-                and other.model == this.model
-                and stages.group_of(other, other.participants) != group
+                round_ is not this
+                and round_.stage >= ClientStage.TRAINING
+                and round_.model == this.model
+                and stages.group_of(round_, round_.participants) != group
             ):
                 raise SameModelAgain(
                     "this client is in a round of another run, with other clients than these, for "
                     "this very model; the difference of two such sums would be that of few"
                 )
+
+    def _note_given(self, this: RoundState, group: bytes) -> None:
+        """Tell the rounds that wait for a vector: ``this`` may be left, and then says nothing.
+
+        A round that begins later needs no telling. Whoever endorses this sum gives the later one
+        nothing, and so stands in one of the two alone: docs/secure-aggregation.md, "Two sums of
+        one model".
+        """
+        for run, other in list(self._rounds.items()):
+            if other.stage >= ClientStage.TRAINING:
+                continue
+            other.given_elsewhere.add((this.model, group))
+            if len(other.given_elsewhere) > _MOST_GIVEN:
+                _log.warning(
+                    "This client leaves a round that has waited while it gave %d vectors to "
+                    "others, which is the most that it remembers for one.",
+                    _MOST_GIVEN,
+                )
+                del self._rounds[run]
 
     @contextmanager
     def _leaving_if_refused(self, message: bytes) -> Iterator[None]:

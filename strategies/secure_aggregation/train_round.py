@@ -1,5 +1,6 @@
 """One training round under secure aggregation, as the server plays it over Flower's grid."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from privacy.secure_aggregation import (
     ServerModel,
     ServerStage,
 )
+from privacy.secure_aggregation.terms import RUN_BYTES
 from strategies._operator_log import operator_log
 from strategies._replies import Fault, RejectedReply, Template
 from strategies._round import Asked, collect
@@ -50,7 +52,8 @@ class SecureTrainRound:
         bounding: Bounding,
         *,
         settings: SecureAggregation,
-        run: bytes,
+        run: str,
+        sequence: int,
         randomness: Randomness,
         grid: Grid,
         observed: ObservedDropouts,
@@ -66,7 +69,7 @@ class SecureTrainRound:
         self._grid = grid
         self._server: SecureServer | None = None
         self._observed = observed
-        self._run = run
+        self._run, self._sequence = run, sequence
         self._watch = watch
         self.gathered = Gathered()  # in the last stage that asked anybody
         self._updates_asked = False
@@ -120,8 +123,8 @@ class SecureTrainRound:
             parameters=size, noise_multiplier=self._bounding.noise_multiplier
         )
         return RoundTerms(
-            run=self._run,
-            number=self.number,
+            run=hashlib.sha256(self._run.encode()).digest()[:RUN_BYTES],
+            number=self._sequence,
             size=size,
             bound=bound,
             minimum=self._settings.minimum,
