@@ -31,30 +31,35 @@ def check_callable(name: str, value: Callable[..., object], remedy: str) -> None
         raise TypeError(f"{name} is {_named(value)}; give {remedy}")
 
 
-def check_count(name: str, value: Any, remedy: str) -> None:
-    """Refuse what is not a whole number of at least 1, with what to give.
+def check_count(name: str, value: Any, remedy: str) -> int:
+    """A whole number of at least 1, as an int; what is none is refused, with what to give.
 
     Raises
     ------
     TypeError, ValueError
     """
+    value = _unboxed(value)
     if not _is_whole(value):
-        raise TypeError(f"{name} is {value!r}; give {remedy}, a whole number")
+        raise TypeError(f"{name} is {_shown(value)}; give {remedy}, a whole number")
     if value < 1:
-        raise ValueError(f"{name} is {value}; give {remedy}")
+        raise ValueError(f"{name} is {_shown(value)}; give {remedy}")
+    return int(value)
 
 
-def check_error(name: str, value: Any, remedy: str) -> None:
-    """Refuse what is not a finite number above 0, with what to give.
+def check_error(name: str, value: Any, remedy: str) -> float:
+    """A finite number above 0, as a float; what is none is refused, with what to give.
 
     Raises
     ------
     TypeError, ValueError
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} is {value!r}; give {remedy}, a number")
-    if not 0 < float(value) < math.inf:
-        raise ValueError(f"{name} is {value}; give {remedy}")
+    value = _unboxed(value)
+    if not _is_real(value):
+        raise TypeError(f"{name} is {_shown(value)}; give {remedy}, a number")
+    error = _as_float(value)
+    if not 0 < error < math.inf:
+        raise ValueError(f"{name} is {_shown(value)}; give {remedy}")
+    return error
 
 
 def sizes_of(input_shape: Any) -> tuple[int, ...]:
@@ -70,6 +75,8 @@ def sizes_of(input_shape: Any) -> tuple[int, ...]:
     if hasattr(input_shape, "tolist"):  # an array
         input_shape = input_shape.tolist()
     sizes = (input_shape,) if isinstance(input_shape, Integral) else input_shape
+    if isinstance(sizes, list | tuple):
+        sizes = [_unboxed(size) for size in sizes]
     if not isinstance(sizes, Sequence) or not all(map(_is_whole, sizes)):
         raise TypeError(
             f"input_shape is {input_shape!r}; give the sizes of one input without the batch, whole "
@@ -93,14 +100,15 @@ def limits_of(input_range: Any) -> tuple[float, float]:
     if hasattr(input_range, "tolist"):  # an array or a tensor
         input_range = input_range.tolist()
     pair = isinstance(input_range, tuple | list) and len(input_range) == 2
-    if not pair or any(isinstance(v, bool) or not isinstance(v, Real) for v in input_range):
+    limits = [_unboxed(limit) for limit in input_range] if pair else []
+    if not pair or not all(map(_is_real, limits)):
         raise TypeError(
-            f"input_range is {input_range!r}; give two numbers, the lowest and the highest value "
-            "of an input's elements, such as (0.0, 1.0)"
+            f"input_range is {_shown(input_range)}; give two numbers, the lowest and the highest "
+            "value of an input's elements, such as (0.0, 1.0)"
         )
-    low, high = (float(value) for value in input_range)
+    low, high = map(_as_float, limits)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"input_range is {input_range}; give finite low < high")
+        raise ValueError(f"input_range is {_shown(input_range)}; give finite low < high")
     return low, high
 
 
@@ -123,7 +131,7 @@ def reals_of(name: str, values: Any, shape: str) -> NDArray[Any]:
     TypeError
         If they are none.
     """
-    if np.ma.is_masked(values):
+    if _has_masked(values):
         raise TypeError(f"{name} has masked elements; give real numbers, {shape}")
     try:
         array = np.asarray(_untied(values))
@@ -133,6 +141,13 @@ def reals_of(name: str, values: Any, shape: str) -> NDArray[Any]:
         what = _named(values) if array.ndim == 0 else f"of {array.dtype}"
         raise TypeError(f"{name} is {what}; give real numbers, {shape}")
     return array
+
+
+def _has_masked(values: Any) -> bool:
+    """Whether elements are masked, in lists too: as plain numbers they would be what lies below."""
+    if isinstance(values, list | tuple):
+        return any(map(_has_masked, values))
+    return bool(np.ma.is_masked(values))
 
 
 def _untied(values: Any) -> Any:
@@ -145,6 +160,38 @@ def _untied(values: Any) -> Any:
     if plain.is_floating_point() and plain.element_size() not in (4, 8):
         plain = plain.float()  # NumPy knows no bfloat16
     return plain.numpy()
+
+
+def _unboxed(value: Any) -> Any:
+    """The number in an array or tensor without dimensions, such as ``x.max()``; else the value."""
+    if getattr(value, "shape", None) != () or np.ma.is_masked(value):
+        return value
+    try:
+        return value.item()
+    except (AttributeError, RuntimeError):  # a tensor without values
+        return value
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _as_float(value: Any) -> float:
+    """As a double; an integer beyond them is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _shown(value: object) -> str:
+    """A value as an error shows it: itself if it is short, else what it is."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, tuple | list) and len(value) == 2:
+        return f"({', '.join(map(_shown, value))})"
+    told = repr(value)
+    return told if len(told) <= 120 else _named(value)
 
 
 def _is_whole(value: object) -> bool:

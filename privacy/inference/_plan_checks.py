@@ -20,6 +20,8 @@ _MAX_BITS = 1000
 """Of a scale or a bound: its power of two is a double."""
 _MAX_ELEMENTS = 2**31 - 1
 """Of an input: a packing names its elements with 32 bits."""
+_MAX_PLACES = 2**26
+"""Of a packing: 256 MiB where it is unpacked, for packed zeros are a thousandth of that."""
 _MIN_PRIME_BITS, _MAX_PRIME_BITS = 2, 60
 _VERSION_DIGITS = 32
 _DIMENSIONS = {"slots": 3, "coefficients": 2, "batch": 1}
@@ -153,6 +155,8 @@ def _check_packing(plan: "Plan") -> None:
     }
     if not fits[kind]:
         raise ValueError(f"packing_shape is {shape} in a {kind} packing, which it does not fit")
+    if not batch and math.prod(shape) > _MAX_PLACES:
+        raise ValueError(f"packing_shape is {shape}; at most {_MAX_PLACES:,} places are unpacked")
     read = [position for answer in plan.answers for position in answer]
     expected = 0 if batch else plan.logits
     if len(read) != expected or any(position >= plan.degree for position in read):

@@ -162,8 +162,9 @@ def compile_model(
     input_shape : sequence of int, or int
         The shape of one input, without the batch; a number alone is that of a vector.
     input_range : tuple of float
-        The lowest and highest value an element of an input may have. The plan's proof holds in
-        this range and the data owner's client refuses inputs outside it.
+        The lowest and highest value an element of an input may have, also as NumPy's or torch's
+        ``min()`` and ``max()`` give them. The plan's proof holds in this range and the data
+        owner's client refuses inputs outside it.
     sample : array_like, optional
         Some dozen typical inputs, shape (inputs, ...): the predicted error is that of the worst
         of them, and of inputs like them. Without them, noise and patterns of blocks drawn from the
@@ -208,16 +209,18 @@ def compile_model(
     """
     input_shape, (low, high) = sizes_of(input_shape), limits_of(input_range)
     if tolerance is not None:
-        check_error("tolerance", tolerance, "a positive error of a logit")
-    check_count("batch_size", batch_size, "1 or more images a query")
+        tolerance = check_error("tolerance", tolerance, "a positive error of a logit")
+    # A plan is JSON, which knows no integers of NumPy.
+    batch_size = check_count("batch_size", batch_size, "1 or more images a query")
     if max_query_bytes is not None:
-        check_count("max_query_bytes", max_query_bytes, "a positive number of bytes")
+        max_query_bytes = check_count(
+            "max_query_bytes", max_query_bytes, "a positive number of bytes"
+        )
     if parties is not None:
         check_kind("parties", parties, ThreeParties, "ThreeParties(...), or leave it out")
-    batch_size = int(batch_size)  # a plan is JSON, which knows no integers of NumPy
     query_limits: tuple[int, ...] = (sys.maxsize,) if batch_size > 1 else _QUERY_BYTES
     if max_query_bytes is not None:
-        query_limits = (int(max_query_bytes),)
+        query_limits = (max_query_bytes,)
     if parties is not None and batch_size > 1:
         raise ValueError(f"batch_size is {batch_size}; encrypted weights answer 1 image a query")
     itself = reference(model)

@@ -108,7 +108,7 @@ class EvaluatorPool:
                 else os.cpu_count() or 1
             )
         check_callable("start", start, "a function that starts an EvaluatorProcess")
-        check_count("processes", processes, "1 or more")
+        processes = check_count("processes", processes, "1 or more")
         self.processes = processes
         self._start = start
         self._workers = [_Worker() for _ in range(processes)]

@@ -33,9 +33,12 @@ def number(name: str, value: Any) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {_shown(value)}; it must be a number")
-    real = float(value)
+    try:
+        real = float(value)
+    except OverflowError:  # an integer beyond all doubles
+        real = math.inf
     if not math.isfinite(real):
-        raise ValueError(f"{name} is {value}; it must be finite")
+        raise ValueError(f"{name} is {_shown(value)}; it must be finite")
     return real
 
 
@@ -109,5 +112,7 @@ def _shown(value: Any) -> str:
     """A value as an error shows it: itself if it is short, else its kind."""
     if isinstance(value, bytes):  # it may be a secret
         return f"{len(value)} bytes"
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return f"an integer of {value.bit_length()} bits"
     told = repr(value)
     return told if len(told) <= 60 and "\n" not in told else f"of type {type(value).__qualname__}"

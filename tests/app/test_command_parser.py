@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flower_app.__main__ import main as flower_app_main
@@ -34,6 +34,71 @@ def test_options_stand_anywhere_between_what_they_are_for(order: list[int]) -> N
     options = parser().parse_args(["ask", *given_])
     assert [options.url, *options.images] == positional
     assert (options.file, options.once, options.many) == ("F", True, ["1", "2"])
+
+
+AFTER = st.sampled_from(["-dash.png", "--once", "--file", "--", "-", "", "-h", "plain"])
+
+
+@given(st.permutations(range(len(PIECES))), st.integers(0, 4), st.lists(AFTER, min_size=1))
+def test_after_two_dashes_nothing_is_an_option(
+    order: list[int], left: int, after: list[str]
+) -> None:
+    """However many of the positional arguments come before, and wherever the options are."""
+    order = [index for index in order if index < left or index >= 4]
+    positional = [PIECES[index][0] for index in order if index < 4] + after
+    assume(len(positional) >= 2)
+    words = [word for index in order for word in PIECES[index]]
+    options = parser().parse_args(["ask", *words, "--", *after])
+    assert [options.url, *options.images] == positional
+    assert (options.file, options.once, options.many) == ("F", True, ["1", "2"])
+
+
+@pytest.mark.parametrize("words", [["-5"], ["--", "-5"]])
+def test_what_comes_after_two_dashes_is_read_as_what_it_is_for(words: list[str]) -> None:
+    command = CommandParser(prog="count")
+    command.add_argument("number", type=int)
+    assert command.parse_args(words).number == -5
+
+
+def test_misuse_after_two_dashes_is_told_as_it_was_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = CommandParser(prog="count")
+    command.add_argument("number", type=int)
+    command.add_argument("kind", choices=["a"], nargs="?")
+    for words, told in (
+        (["--", "-x"], "argument number: invalid int value: '-x'"),
+        (["--", "1", "-x"], "invalid choice: '-x'"),
+        (["--", "1", "a", "-x"], "unrecognized arguments: -x"),
+        (["--"], "required: number"),
+    ):
+        with pytest.raises(SystemExit):
+            command.parse_args(words)
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--", "f.tok", "-n"], ["f.tok", "--", "-n"], ["--operator", "--", "f.tok", "--operator"]],
+)
+def test_a_name_that_is_none_is_told_as_that(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert flower_app_main(["token", "add", *words]) == 1
+    assert f"'{words[-1]}' is not a name for a token" in capsys.readouterr().err
+
+
+def test_images_that_begin_with_a_dash_are_asked_about_after_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here the service's token is missed first."""
+    token = ["--token-file", str(tmp_path / "T"), "--one-time-keys"]
+    assert flower_app_main(["ask", *token, "--", "https://localhost:1", "-x.png"]) == 1
+    assert "the token cannot be read" in capsys.readouterr().err
 
 
 def test_an_image_may_be_appended_to_the_command_that_a_service_prints(

@@ -1,5 +1,6 @@
 """Numbers are taken from whatever holds them: NumPy's, tensors with all that hangs on them."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,100 @@ def test_what_holds_no_real_numbers_is_refused(
 def test_sparse_tensors_are_refused_by_name(compiled: CompiledModel) -> None:
     with pytest.raises(TypeError, match=r"^the input makes no array of numbers"):
         DataOwner(compiled.plan).encrypt(torch.tensor(X[0]).to_sparse())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (torch.tensor(X).min(), torch.tensor(X).max()),
+        (torch.tensor(-1.0, dtype=torch.bfloat16), torch.tensor(1.0, requires_grad=True)),
+        (torch.tensor(-1), torch.tensor(1)),
+        (X.min(), X.max()),
+        (np.float16(-1), np.int8(1)),
+        (np.array(-1.0), np.array(1)),
+        (-1, torch.tensor(1.0)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("pair", [tuple, list])
+def test_a_range_may_be_of_what_min_and_max_return(
+    low: Any, high: Any, pair: Any, compiled: CompiledModel
+) -> None:
+    assert compiled_for(input_range=pair([low, high])).plan.digest == compiled.plan.digest
+
+
+def test_other_numbers_may_be_too() -> None:
+    for one in (torch.tensor, np.array):
+        same = compiled_for(
+            input_shape=(one(8),),
+            tolerance=one(2.0**-10),
+            batch_size=one(1),
+            max_query_bytes=one(1_500_000),
+        )
+        again = compiled_for(max_query_bytes=1_500_000, tolerance=2.0**-10)
+        assert same.plan.digest == again.plan.digest
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        torch.tensor(True),
+        np.True_,
+        torch.tensor(1j),
+        torch.tensor([1.0, 2.0]),
+        torch.empty((), device="meta"),
+        np.ma.masked,
+        np.array("1"),
+        "1",
+        None,
+    ],
+    ids=repr,
+)
+def test_what_holds_no_real_number_is_no_limit(limit: Any) -> None:
+    with pytest.raises(TypeError, match=r"^input_range is "):
+        compiled_for(input_range=(0, limit))
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"input_range": (0, HUGE)}, "input_range is (0, an integer of 1329 bits); give finite"),
+        ({"input_range": (-HUGE, 1)}, "input_range is (an integer of 1329 bits, 1); give finite"),
+        ({"tolerance": HUGE}, "tolerance is an integer of 1329 bits; give a positive error"),
+        ({"tolerance": 10 * HUGE**20}, "tolerance is an integer of"),  # too long to be written
+        ({"tolerance": torch.tensor(torch.inf)}, "tolerance is inf; give a positive error"),
+        ({"batch_size": -HUGE}, "batch_size is an integer of 1329 bits; give 1 or more"),
+    ],
+)
+def test_integers_beyond_all_doubles_are_named(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        compiled_for(**arguments)
+
+
+MASKED = np.ma.array(X[0], mask=[True] + [False] * 7)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [MASKED],
+        [X[0], MASKED],
+        (MASKED,),
+        [list(MASKED)],
+        [[np.ma.masked] * 8],
+        np.ma.stack([MASKED]),
+    ],
+    ids=["list", "among others", "tuple", "element by element", "nothing else", "array"],
+)
+def test_masked_elements_are_refused_in_lists_too(images: Any, compiled: CompiledModel) -> None:
+    """What lies below a mask is no value."""
+    with pytest.raises(TypeError, match="has masked elements"):
+        DataOwner(compiled.plan).encrypt(images)
+
+
+def test_masked_arrays_that_mask_nothing_are_arrays(compiled: CompiledModel) -> None:
+    owner = DataOwner(compiled.plan)
+    assert owner.encrypt(list(np.ma.array(X[0])))
