@@ -235,7 +235,7 @@ def count_events(events: Events) -> Counter[Event]:
         for event, times in events.items():
             if isinstance(times, bool) or not isinstance(times, numbers.Integral) or times < 0:
                 raise ValueError(f"the count of {event} is {times!r:.60}; give a whole number")
-            if times > MOST_TIMES:
+            if int(times) > MOST_TIMES:
                 raise ValueError(
                     f"the count of {event} is a number of {int(times).bit_length()} bits: at most "
                     "1e100, or the accounting cannot be had in doubles"
