@@ -134,7 +134,7 @@ def _check_usual(passes: Passes, before: Numbers, inputs: Sequence[Tensor]) -> N
             _hold_apart(before.without_loss(), after, _KEPT)
             break
     taken = sum(values[0].numel() for _, values in before.places)
-    for choices in contrasts(inputs, taken=taken):
+    for choices in contrasts(inputs, taken=taken, tables=passes.tables):
         for contrast in choices:
             if _check_contrast(passes, contrast):
                 break

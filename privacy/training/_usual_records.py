@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from math import nan
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+Table = nn.Embedding | nn.EmbeddingBag
 _Triple = tuple[int, int, int]
 
 # Of (content of what is compared, padding, the others' content), in each line the first that the
@@ -66,7 +67,9 @@ class Contrast:
     backward: bool = True
 
 
-def contrasts(inputs: Sequence[Tensor], *, taken: int) -> Iterator[list[Contrast]]:
+def contrasts(
+    inputs: Sequence[Tensor], *, taken: int, tables: Sequence[Table] = ()
+) -> Iterator[list[Contrast]]:
     """Batches in which what is usual in data sets one record apart from the others.
 
     Of each list the first that the model takes is enough.
@@ -77,11 +80,16 @@ def contrasts(inputs: Sequence[Tensor], *, taken: int) -> Iterator[list[Contrast
         Records that the model takes.
     taken : int
         How many numbers of a record all layers take.
+    tables : sequence of nn.Embedding or nn.EmbeddingBag
+        Those of the model, whose padding is tried too.
     """
     integers = [each for each in inputs if not is_number(each)]
     numbers = [each for each in inputs if is_number(each)]
-    for choices in _choices(integers):
+    weights = [each.weight for each in tables]
+    on_cpu = all(each.device.type == "cpu" for each in (*integers, *weights))
+    for choices in _choices(integers, on_cpu=on_cpu):
         yield [_contrast([_padded(each, *triple) for each in inputs]) for triple in choices]
+    yield from _padded_as_tables_say(inputs, tables, on_cpu=on_cpu)
     if numbers:
         yield [_contrast([_missing(each) for each in inputs])]
     sizes = [each[0].numel() if is_number(each) else 0 for each in inputs]
@@ -91,12 +99,46 @@ def contrasts(inputs: Sequence[Tensor], *, taken: int) -> Iterator[list[Contrast
         yield [_each_missing(inputs, [sum(sizes[:at]) for at in range(len(sizes))], records)]
 
 
-def _choices(integers: Sequence[Tensor]) -> tuple[tuple[_Triple, ...], ...]:
+def _choices(integers: Sequence[Tensor], *, on_cpu: bool) -> tuple[tuple[_Triple, ...], ...]:
     if not integers:
         return _IN_EVERY_TABLE[:1]
-    here = {each.dtype for each in integers if each.device.type == "cpu"}
+    here = {each.dtype for each in integers} if on_cpu else set()
     bytes_too = _BYTES if torch.uint8 in here else ()
     return (_IN_MANY_TABLES if here - {torch.bool} else _IN_EVERY_TABLE) + bytes_too
+
+
+def _padded_as_tables_say(
+    inputs: Sequence[Tensor], tables: Sequence[Table], *, on_cpu: bool
+) -> Iterator[list[Contrast]]:
+    """One input at a time padded by what a table says that its padding is, or by its last index.
+
+    On a GPU, where an index beyond a table ends the process, only by what is said, where all
+    tables take it and one input alone can be meant.
+    """
+    texts = [
+        at
+        for at, each in enumerate(inputs)
+        if not is_number(each) and each.dtype != torch.bool and each[0].numel() > 1
+    ]
+    said = {each.padding_idx for each in tables if each.padding_idx is not None}
+    sizes = {each.num_embeddings for each in tables}
+    if on_cpu:
+        said |= {size - 1 for size in sizes}
+    elif len(texts) > 1:
+        return
+    for padding in sorted(said - {0, 1}):
+        if not on_cpu and padding >= min(sizes):
+            continue
+        for text in texts:
+            yield [
+                _contrast(
+                    [
+                        _padded(each, content, padding if at == text else 1 - content, content)
+                        for at, each in enumerate(inputs)
+                    ]
+                )
+                for content in (1, 0)
+            ]
 
 
 def _contrast(inputs: Sequence[tuple[Tensor, Tensor]]) -> Contrast:

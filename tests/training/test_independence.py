@@ -736,6 +736,38 @@ def test_texts_trimmed_by_the_batchs_are_refused_at_every_length(
     assert "examples meet" in refused(Prepared(TRIMMED[name], tokens=True), data, F.cross_entropy)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize(("said", "padding"), [(49, 49), (None, 49), (-1, 49), (7, 7)])
+def test_texts_trimmed_by_a_tables_own_padding_are_refused(
+    said: int | None, padding: int, small: bool, frozen: bool
+) -> None:
+    """What the table says is padding, or its last index as with GPT-2; beside a smaller table."""
+    model = Prepared(lambda x: x[:, : int((x != padding).sum(1).max())], tokens=True)
+    model.table = nn.Embedding(50, 5, padding_idx=said).requires_grad_(not frozen)
+    model.unused = nn.Embedding(3, 5, padding_idx=2).requires_grad_(False) if small else None
+    data = torch.ones(12, 9, dtype=torch.long), flat_data()[1]
+    assert "examples meet" in refused(model, data, F.cross_entropy)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_tables_own_padding_is_tried_beside_other_indices(first: bool) -> None:
+    class Segmented(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.segments = nn.Embedding(50, 5), nn.Embedding(2, 5)
+            self.last = nn.Linear(5, CLASSES)
+
+        def forward(self, *inputs: Tensor) -> Tensor:
+            x, segments = inputs if first else inputs[::-1]
+            longest = int((x != 49).sum(1).max())
+            h = self.words(x[:, :longest]) + self.segments(segments[:, :longest])
+            return self.last(h.mean(1))  # type: ignore[no-any-return]
+
+    ones = torch.ones(12, 9, dtype=torch.long)
+    assert "examples meet" in refused(Segmented(), (ones, ones, flat_data()[1]), F.cross_entropy)
+
+
 def test_images_scaled_where_one_has_bytes_are_refused() -> None:
     data = torch.randint(0, 256, (12, 5), dtype=torch.uint8), flat_data()[1]
     reason = refused(
