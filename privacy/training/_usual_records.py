@@ -29,7 +29,7 @@ _OTHERS = 3
 # Every number is tried missing: alone in a record of its own, or with others that are as many apart
 # as there are records. Of large models fewer, so that a trial takes less than twice its time.
 _RECORDS, _FEWEST_RECORDS = 128, 5
-_NUMBERS_TAKEN = 2**23
+_NUMBERS_TAKEN = 2**20
 
 
 @dataclass(frozen=True)

@@ -699,7 +699,8 @@ def test_one_column_of_a_wide_table_is_no_hiding_place(columns: int, width: int)
     assert "examples meet" in refused(model, data, F.cross_entropy)
 
 
-def test_each_columns_gaps_at_most_double_what_a_large_model_is_asked() -> None:
+@pytest.mark.parametrize("width", [2**17, 2**20])
+def test_each_columns_gaps_at_most_double_what_a_large_model_is_asked(width: int) -> None:
     asked = []
 
     def counted(x: Tensor) -> Tensor:
@@ -708,7 +709,7 @@ def test_each_columns_gaps_at_most_double_what_a_large_model_is_asked() -> None:
 
     def rows(columns: int) -> int:
         model = Prepared(counted)
-        model.last = nn.Sequential(nn.Linear(5, 2**20), nn.Linear(2**20, CLASSES))
+        model.last = nn.Sequential(nn.Linear(5, width), nn.Linear(width, CLASSES))
         asked.clear()
         data = torch.randn(2, columns), flat_data(2)[1]
         trained(model, data, F.cross_entropy, noised(), ClientLedger(dataset="d"))
