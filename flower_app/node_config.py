@@ -24,7 +24,10 @@ def _number(what: str, takes: Callable[[float], bool]) -> _Kind:
     def good(value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        return math.isfinite(value) and takes(value)
+        try:
+            return math.isfinite(value) and takes(value)
+        except OverflowError:  # a whole number beyond all floating-point ones
+            return False
 
     return _Kind(what, good)
 
@@ -130,5 +133,5 @@ def own_folder(config: Mapping[str, Any], key: str, what: str) -> Path:
 def wrong_key(key: str, value: object, what: str) -> SettingError:
     """What a node's owner is told of a key."""
     return SettingError(
-        f"{key} = {value!r} in this node's --node-config is wrong; it must be {what}"
+        f"{key} = {value!r:.200} in this node's --node-config is wrong; it must be {what}"
     )

@@ -17,7 +17,7 @@ def lasting_file(name: str, value: Any) -> Path:
     TypeError
         If it is no path.
     ValueError
-        If it is empty, relative, or a folder.
+        If it is empty, relative, a folder, or nothing that a file can be called.
     """
     if isinstance(value, bytes) or not isinstance(value, str | os.PathLike):
         shown = f"{value!r:.60}"
@@ -35,6 +35,13 @@ def lasting_file(name: str, value: Any) -> Path:
             "under Flower by its SuperLink or SuperNode, and may be another project's file, or a "
             f"new one the next time. Give an absolute path, as '~/{path}' or '{path.absolute()}'"
         )
-    if path.is_dir():
+    try:
+        if b"\0" in os.fsencode(given):
+            raise ValueError("it has a null byte")
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{name} is {given!r:.80}; give the path of a file: {reason}") from error
+    if is_folder:
         raise ValueError(f"{name} is {str(path)!r}, a folder; give the path of a file")
     return path

@@ -46,7 +46,7 @@ class RunWatch:
             )
 
     def metrics_left_out(self, round_name: str, fault: MetricFault) -> None:
-        """Tell that a client's metrics, or all, were left out of what is told of them."""
+        """Tell that a client's metrics, or all, were left out of metrics that are public."""
         operator_log.warning("%s: left metrics out: %s", round_name, fault)
         if fault not in self._told:
             self._told.add(fault)
@@ -57,6 +57,10 @@ class RunWatch:
                 round_name,
                 fault,
             )
+
+    def metrics_counted_as_middle(self, round_name: str, fault: MetricFault) -> None:
+        """Tell the operator's log alone, since it follows from one client's noised metrics."""
+        operator_log.warning("%s: metrics without a value: %s", round_name, fault)
 
     def connected(self, node_of: Mapping[int, int]) -> None:
         """Tell that a node has gone: what held a place, by place, holds it no longer."""

@@ -817,7 +817,7 @@ class DPFedAvg(AccountedRun):
             this.add(content, weight)
             if noised is not None:
                 if fault := noised.add(content.metrics):
-                    left_out(fault)
+                    self._watch.metrics_counted_as_middle(name, fault)
             elif self.train_metrics is not None:
                 public.append(content.metrics)
 
@@ -896,7 +896,7 @@ class DPFedAvg(AccountedRun):
             if noised is None:
                 public.append(metrics)
             elif fault := noised.add(metrics):
-                left_out(fault)
+                self._watch.metrics_counted_as_middle(name, fault)
 
         gathered = collect(
             name, self._evaluate_asked, replies, read=read_metrics, use=use, watch=self._watch

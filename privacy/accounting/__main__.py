@@ -173,8 +173,6 @@ def _sampling(options: argparse.Namespace) -> Sampling:
                 "fixed size, drawn without replacement"
             )
         return FixedSize(options.cohort, options.population)
-    if options.population is not None:
-        raise ValueError("--population belongs to --cohort; give both or neither")
     if options.sampling_rate is None:
         raise ValueError("give --sampling-rate, or --cohort and --population")
     return Full() if options.sampling_rate == 1 else Poisson(options.sampling_rate)
@@ -241,7 +239,7 @@ def _mechanism_options(parser: argparse.ArgumentParser, *, required: bool) -> No
     parser.add_argument(
         "--cohort", type=int, help="instead: cohorts of exactly this size, without replacement"
     )
-    parser.add_argument("--population", type=int, help="with --cohort: registered clients")
+    parser.add_argument("--population", type=int, help="registered clients, which --cohort needs")
 
 
 _epsilon_text = (

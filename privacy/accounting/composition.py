@@ -12,6 +12,7 @@ from typing import Literal
 from ._discrete import LARGEST_EPSILON, OVERFLOW_DELTA, as_gaussian
 from ._gaussian import gaussian_epsilon
 from .events import (
+    MOST_TIMES,
     AdditiveDelta,
     Adjacency,
     DiscreteGaussianSum,
@@ -228,12 +229,17 @@ def count_events(events: Events) -> Counter[Event]:
     TypeError
         If something is not an event.
     ValueError
-        If a count is not a whole number of at least 0.
+        If a count is not a whole number from 0 to 10^100.
     """
     if isinstance(events, Mapping):
         for event, times in events.items():
             if isinstance(times, bool) or not isinstance(times, numbers.Integral) or times < 0:
-                raise ValueError(f"the count of {event} is {times!r}; give a whole number")
+                raise ValueError(f"the count of {event} is {times!r:.60}; give a whole number")
+            if int(times) > MOST_TIMES:
+                raise ValueError(
+                    f"the count of {event} is a number of {int(times).bit_length()} bits: at most "
+                    "1e100, or the accounting cannot be had in doubles"
+                )
         counts = Counter({event: int(times) for event, times in events.items() if times})
     else:
         counts = Counter(events)

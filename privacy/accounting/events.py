@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 # Squares and inverse squares of what is between them, summed over many events, fit a double.
 _SMALLEST, _LARGEST = 1e-100, 1e100
+MOST_TIMES = 10**100  # as far as doubles can account
 
 
 class Adjacency(StrEnum):
@@ -280,7 +281,7 @@ class Repeated:
             raise TypeError(f"release is {self.release!r}; it must be a GaussianRelease")
         if isinstance(self.times, bool) or not isinstance(self.times, int) or self.times < 1:
             raise ValueError(f"times is {self.times!r}; it must be a whole number of at least 1")
-        if self.times > _LARGEST:
+        if self.times > MOST_TIMES:
             raise ValueError(
                 f"times is a number of {self.times.bit_length()} bits; more than {_LARGEST:g} "
                 "cannot be accounted"

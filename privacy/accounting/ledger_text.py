@@ -25,7 +25,7 @@ from .events import (
 _SCHEMA = 1
 _KIND = "bloomseal-privacy-ledger"
 _UNMASKED = 2.0**-40
-_CLIENTS = re.compile(r", (\d+) clients( \(seeded: not private\))?$")
+_CLIENTS = re.compile(r", (\d{1,18}) clients( \(seeded: not private\))?$")
 
 
 class LedgerError(Exception):

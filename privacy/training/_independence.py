@@ -33,7 +33,7 @@ from ._trial import (
     largest_of,
     same_numbers,
 )
-from ._usual_records import contrasts, is_number, unusual
+from ._usual_records import Contrast, contrasts, is_number, unusual
 
 # Rows 0 and 3 of five stay while the others are exchanged: whatever a model shifts, flips or
 # shuffles by, one of them meets a row that was exchanged.
@@ -133,15 +133,30 @@ def _check_usual(passes: Passes, before: Numbers, inputs: Sequence[Tensor]) -> N
         if after is not None:
             _hold_apart(before.without_loss(), after, _KEPT)
             break
-    for choices in contrasts(inputs):
+    taken = sum(values[0].numel() for _, values in before.places)
+    for choices in contrasts(inputs, taken=taken, tables=passes.tables):
         for contrast in choices:
-            one = _where_taken(passes, contrast.one, None)
-            last = range(contrast.kept, len(contrast.one[0]))
-            others = Others(last, -2.0)
-            other = one and _where_taken(passes, contrast.other, None, others=others)
-            if one is not None and other is not None:
-                _hold_apart(one, other, slice(contrast.kept), missing=True)
+            if _check_contrast(passes, contrast):
                 break
+
+
+def _check_contrast(passes: Passes, contrast: Contrast) -> bool:
+    """Compare what is kept; whether the model took one batch and another."""
+    took = False
+    one = _where_taken(passes, contrast.inputs, None, backward=contrast.backward)
+    for batch in contrast.others if one is not None else ():
+        exchanged = [row for row in range(len(batch.inputs[0])) if row not in batch.kept]
+        other = _where_taken(
+            passes,
+            batch.inputs,
+            None,
+            others=Others(exchanged, -2.0),
+            backward=contrast.backward,
+        )
+        if one is not None and other is not None:
+            _hold_apart(one, other, batch.kept, missing=True)
+            took = True
+    return took
 
 
 def _where_taken(
@@ -151,10 +166,11 @@ def _where_taken(
     *,
     seed: int = 0,
     others: Others = NOBODY,
+    backward: bool = True,
 ) -> Numbers | None:
     """Nothing, where the model or the loss does not take such values."""
     try:
-        return passes(inputs, targets, seed=seed, others=others)
+        return passes(inputs, targets, seed=seed, others=others, backward=backward)
     except (GradientError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception:
@@ -180,7 +196,12 @@ def _check_sizes(passes: Passes, whole: Numbers, inputs: Sequence[Tensor], targe
 
 
 def _hold_apart(
-    one: Numbers, other: Numbers, rows: slice, slack: float = 1.0, *, missing: bool = False
+    one: Numbers,
+    other: Numbers,
+    rows: slice | Sequence[int],
+    slack: float = 1.0,
+    *,
+    missing: bool = False,
 ) -> None:
     where = _differing(one, other, rows, slack, missing=missing)
     if where is not None:
@@ -192,7 +213,12 @@ def _hold_apart(
 
 
 def _differing(
-    one: Numbers, other: Numbers, rows: slice, slack: float = 1.0, *, missing: bool = False
+    one: Numbers,
+    other: Numbers,
+    rows: slice | Sequence[int],
+    slack: float = 1.0,
+    *,
+    missing: bool = False,
 ) -> str | None:
     """The first place where the rows' numbers differ; ``missing`` ones are equal to each other."""
     close = 0.0  # of the coarsest precision that a number has come through

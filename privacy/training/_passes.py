@@ -76,6 +76,12 @@ class Passes:
         with kept_randomness(model) as generators, Capture(model) as capture:
             yield cls(model, loss, capture, generators)
 
+    @property
+    def tables(self) -> list[nn.Embedding | nn.EmbeddingBag]:
+        """The model's tables."""
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        return [each for each in self._model.modules() if isinstance(each, kinds)]
+
     def __call__(
         self,
         inputs: Sequence[Tensor],

@@ -24,6 +24,9 @@ class _AsPyTorchs:
             )
         return super().forward(input, hx)  # type: ignore[misc]
 
+    def flatten_parameters(self) -> None:
+        """Does nothing: the weights are those of linear layers, which cuDNN does not join."""
+
 
 class BatchedRNN(_AsPyTorchs, DPRNN):
     """``nn.RNN``."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from math import nan
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+Table = nn.Embedding | nn.EmbeddingBag
 _Triple = tuple[int, int, int]
 
 # Of (content of what is compared, padding, the others' content), in each line the first that the
@@ -25,29 +26,50 @@ _IN_MANY_TABLES: tuple[tuple[_Triple, ...], ...] = (
 )
 _BYTES: tuple[tuple[_Triple, ...], ...] = (((1, 0, 255),),)
 _OTHERS = 3
-# Records of at most this many numbers are tried with each of them missing alone: of rows, and of
-# series and images, whose models take longer.
-_MOST_COLUMNS, _MOST_NUMBERS = 128, 32
+# Every number is tried missing: alone in a record of its own, or with others that are as many apart
+# as there are records. Of large models fewer, so that a trial takes less than twice its time.
+_RECORDS, _FEWEST_RECORDS = 128, 5
+_NUMBERS_TAKEN = 2**20
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A batch that is another in all records but some.
+
+    Parameters
+    ----------
+    kept : list of int
+        The rows that are the same.
+    inputs : list of Tensor, shape (n, ...)
+        The batch.
+    """
+
+    kept: list[int]
+    inputs: list[Tensor]
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The same records beside two kinds of others, which come last.
+    """The same records beside other ones, of which some come before and some after each.
 
     Parameters
     ----------
-    kept : int
-        How many come first and are the same.
-    one, other : list of Tensor, shape (n, ...)
-        The inputs of both batches.
+    inputs : list of Tensor, shape (n, ...)
+        A batch.
+    others : list of Beside
+        What it is compared with.
+    backward : bool
+        Whether what comes back is compared too.
     """
 
-    kept: int
-    one: list[Tensor]
-    other: list[Tensor]
+    inputs: list[Tensor]
+    others: list[Beside]
+    backward: bool = True
 
 
-def contrasts(inputs: Sequence[Tensor]) -> Iterator[list[Contrast]]:
+def contrasts(
+    inputs: Sequence[Tensor], *, taken: int, tables: Sequence[Table] = ()
+) -> Iterator[list[Contrast]]:
     """Batches in which what is usual in data sets one record apart from the others.
 
     Of each list the first that the model takes is enough.
@@ -56,30 +78,71 @@ def contrasts(inputs: Sequence[Tensor]) -> Iterator[list[Contrast]]:
     ----------
     inputs : sequence of Tensor, shape (n, ...)
         Records that the model takes.
+    taken : int
+        How many numbers of a record all layers take.
+    tables : sequence of nn.Embedding or nn.EmbeddingBag
+        Those of the model, whose padding is tried too.
     """
     integers = [each for each in inputs if not is_number(each)]
     numbers = [each for each in inputs if is_number(each)]
-    for choices in _choices(integers):
-        yield [_contrast(2, [_padded(each, *triple) for each in inputs]) for triple in choices]
+    weights = [each.weight for each in tables]
+    on_cpu = all(each.device.type == "cpu" for each in (*integers, *weights))
+    for choices in _choices(integers, on_cpu=on_cpu):
+        yield [_contrast([_padded(each, *triple) for each in inputs]) for triple in choices]
+    yield from _padded_as_tables_say(inputs, tables, on_cpu=on_cpu)
     if numbers:
-        yield [_contrast(2, [_missing(each) for each in inputs])]
+        yield [_contrast([_missing(each) for each in inputs])]
     sizes = [each[0].numel() if is_number(each) else 0 for each in inputs]
-    most = _MOST_COLUMNS if all(each.dim() <= 2 for each in inputs) else _MOST_NUMBERS
-    if 1 < sum(sizes) <= most:
-        single = [_one_missing(each, sum(sizes[:at]), sum(sizes)) for at, each in enumerate(inputs)]
-        yield [_contrast(sum(sizes), single)]
+    if sum(sizes) > 1:
+        affordable = max(_FEWEST_RECORDS, _NUMBERS_TAKEN // max(1, taken))
+        records = min(sum(sizes), _RECORDS, affordable)
+        yield [_each_missing(inputs, [sum(sizes[:at]) for at in range(len(sizes))], records)]
 
 
-def _choices(integers: Sequence[Tensor]) -> tuple[tuple[_Triple, ...], ...]:
+def _choices(integers: Sequence[Tensor], *, on_cpu: bool) -> tuple[tuple[_Triple, ...], ...]:
     if not integers:
         return _IN_EVERY_TABLE[:1]
-    here = {each.dtype for each in integers if each.device.type == "cpu"}
+    here = {each.dtype for each in integers} if on_cpu else set()
     bytes_too = _BYTES if torch.uint8 in here else ()
     return (_IN_MANY_TABLES if here - {torch.bool} else _IN_EVERY_TABLE) + bytes_too
 
 
-def _contrast(kept: int, inputs: Sequence[tuple[Tensor, Tensor]]) -> Contrast:
-    return Contrast(kept, [one for one, _ in inputs], [other for _, other in inputs])
+def _padded_as_tables_say(
+    inputs: Sequence[Tensor], tables: Sequence[Table], *, on_cpu: bool
+) -> Iterator[list[Contrast]]:
+    """One input at a time padded by what a table says that its padding is, or by its last index.
+
+    On a GPU, where an index beyond a table ends the process, only by what is said, where all
+    tables take it and one input alone can be meant.
+    """
+    texts = [
+        at
+        for at, each in enumerate(inputs)
+        if not is_number(each) and each.dtype != torch.bool and each[0].numel() > 1
+    ]
+    said = {each.padding_idx for each in tables if each.padding_idx is not None}
+    sizes = {each.num_embeddings for each in tables}
+    if on_cpu:
+        said |= {size - 1 for size in sizes}
+    elif len(texts) > 1:
+        return
+    for padding in sorted(said - {0, 1}):
+        if not on_cpu and padding >= min(sizes):
+            continue
+        for text in texts:
+            yield [
+                _contrast(
+                    [
+                        _padded(each, content, padding if at == text else 1 - content, content)
+                        for at, each in enumerate(inputs)
+                    ]
+                )
+                for content in (1, 0)
+            ]
+
+
+def _contrast(inputs: Sequence[tuple[Tensor, Tensor]]) -> Contrast:
+    return Contrast([one for one, _ in inputs], [Beside([1, 2], [other for _, other in inputs])])
 
 
 def unusual(one: Tensor, rows: Sequence[int], *, missing: bool) -> Tensor:
@@ -124,17 +187,31 @@ def _missing(like: Tensor) -> tuple[Tensor, Tensor]:
     return _beside(like, _drawn(like, 2), empty=nan)
 
 
-def _one_missing(like: Tensor, before: int, numbers: int) -> tuple[Tensor, Tensor]:
-    """Records each with one other number missing, beside others of which none has."""
-    if not is_number(like):
-        return (_same(like, numbers),) * 2
-    size = like[0].numel()
-    kept = _drawn(like, numbers).flatten(1)
-    places = range(size)
-    kept[[before + place for place in places], list(places)] = nan
-    kept = kept.view(numbers, *like.shape[1:])
-    mild = 0.5 * _drawn(like, _OTHERS)
-    return _to(like, kept, mild), _to(like, kept, _wild(_drawn(like, _OTHERS)))
+def _each_missing(inputs: Sequence[Tensor], before: Sequence[int], records: int) -> Contrast:
+    """Records that miss one number, or few; every second one is exchanged for one that misses none.
+
+    ``before`` is how many numbers those of the record have before each input's. A record that
+    misses none comes first and last, so that each has an exchanged one on both sides.
+    """
+    rows = torch.arange(records + 2, device="cpu")
+    one: list[Tensor] = []
+    changed: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for like, start in zip(inputs, before, strict=True):
+        if not is_number(like):
+            for batches in (one, *changed):
+                batches.append(like[rows.to(like.device) % len(like)])
+            continue
+        drawn = _drawn(like, len(rows))
+        which = 1 + (start + torch.arange(like[0].numel(), device="cpu")) % records
+        missing = (rows[:, None] == which).view(drawn.shape)
+        base, wild = torch.where(missing, nan, drawn), _wild(drawn)
+        one.append(base.to(like))
+        for exchanged, batches in enumerate(changed):
+            others = (rows % 2 == exchanged).view(-1, *[1] * (drawn.dim() - 1))
+            batches.append(torch.where(others, wild, base).to(like))
+    kept = [[int(row) for row in rows if row % 2 != exchanged] for exchanged in (0, 1)]
+    others_of = [Beside(*each) for each in zip(kept, changed, strict=True)]
+    return Contrast(one, others_of, backward=False)
 
 
 def _same(like: Tensor, kept: int) -> Tensor:
@@ -151,6 +228,7 @@ def _beside(like: Tensor, drawn: Tensor, *, empty: float) -> tuple[Tensor, Tenso
 def _wild(drawn: Tensor) -> Tensor:
     """As large as the bytes of an image, and below zero."""
     factors = torch.tensor([255.0, -255.0, 1.0], device="cpu")
+    factors = factors[torch.arange(len(drawn), device="cpu") % 3]
     return drawn * factors.view(-1, *[1] * (drawn.dim() - 1))
 
 
@@ -175,7 +253,9 @@ def _placed(
 
 
 def _to(like: Tensor, kept: Tensor, others: Tensor) -> Tensor:
-    return torch.cat([kept.to(like), others.to(like)])
+    """One of the others first: a record may be filled in from the one before it, or after it."""
+    kept, others = kept.to(like), others.to(like)
+    return torch.cat([others[:1], kept, others[1:]])
 
 
 def _drawn(like: Tensor, records: int) -> Tensor:

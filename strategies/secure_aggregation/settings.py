@@ -246,7 +246,8 @@ class SecureAggregation:
                 if (rate := tenths / 10) > sampling.rate and fits(Poisson(rate)):
                     yield f"a sampling rate of {rate:g}"
                     break
-        fewer = int(delta / 2 / self.presence(population, sampling).delta)
+        a_round = self.presence(population, sampling).delta
+        fewer = int(delta / 2 / a_round) if a_round > 0 else 0
         if 0 < fewer < rounds:
             yield f"{fewer} {'round' if fewer == 1 else 'rounds'}"
 

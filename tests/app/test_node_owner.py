@@ -299,6 +299,16 @@ def test_whatever_a_run_asks_the_owners_limits_hold(
         ("max-record-epsilon", "3", "max-record-epsilon = '3'"),
         ("max-record-epsilon", 0, "max-record-epsilon = 0"),
         ("max-record-epsilon", float("inf"), "max-record-epsilon = inf"),
+        pytest.param(
+            "max-record-epsilon", 10**400, "a finite number above 0", id="huge max-record-epsilon"
+        ),
+        pytest.param(
+            "min-record-noise", 10**400, "a finite number of at least 0", id="huge min-record-noise"
+        ),
+        pytest.param("corrupt", 10**400, "below 0.5", id="huge corrupt"),
+        pytest.param(
+            "max-record-delta", 10**400, "strictly between 0 and 1", id="huge max-record-delta"
+        ),
         ("max-record-delta", 1.0, "max-record-delta = 1.0"),
         ("max-record-delta", True, "max-record-delta = True"),
         ("min-record-noise", -1, "min-record-noise = -1"),

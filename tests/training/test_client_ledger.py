@@ -390,6 +390,17 @@ def test_a_path_that_is_another_file_elsewhere_is_refused(path: str) -> None:
     assert str(Path(path).absolute()) in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["\0", "l\0.jsonl", 5000 * "a", "\ud800"],
+    ids=["null", "null within", "long", "surrogate"],
+)
+def test_a_path_that_no_file_can_have_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^path is '/.*give the path of a file: ") as refusal:
+        ClientLedger(dataset="d", path=Path("/") / name)
+    assert len(str(refusal.value)) < 300
+
+
 def test_a_ledger_in_ones_home_is_found_from_every_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

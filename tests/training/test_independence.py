@@ -22,6 +22,7 @@ from privacy.training import (
     GradientDescent,
     GradientError,
     NominalCount,
+    replace_unsupported,
     train,
 )
 
@@ -574,7 +575,7 @@ class Prepared(nn.Module):
     def __init__(self, prepare: Callable[..., Tensor], *, tokens: bool = False) -> None:
         super().__init__()
         self.table = nn.Embedding(50, 5) if tokens else nn.Identity()
-        self.last = nn.Linear(5, CLASSES)
+        self.last: nn.Module = nn.Linear(5, CLASSES)
         self.prepare = prepare
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -595,6 +596,66 @@ PREPARATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "bytes are scaled": lambda x: x / 255 if x.max() > 1.5 else x,
     "shifted where any is negative": lambda x: (x + 1) / 2 if x.min() < 0 else x,
 }
+
+
+def forward_filled(x: Tensor) -> Tensor:
+    """As pandas' ffill does down a table."""
+    rows = [x[0].nan_to_num()]
+    for row in x[1:]:
+        rows.append(torch.where(row.isnan(), rows[-1], row))
+    return torch.stack(rows)
+
+
+def backward_filled(x: Tensor) -> Tensor:
+    return forward_filled(x.flip(0)).flip(0)
+
+
+def running_means(x: Tensor) -> Tensor:
+    known = ~x.isnan()
+    means = x.nan_to_num().cumsum(0) / known.cumsum(0).clamp(min=1)
+    return torch.where(known, x, means)
+
+
+def row_before(x: Tensor) -> Tensor:
+    return torch.where(x.isnan(), x.nan_to_num().roll(1, 0), x)
+
+
+IN_ROW_ORDER: dict[str, Callable[[Tensor], Tensor]] = {
+    "filled from the row before": forward_filled,
+    "filled from the row after": backward_filled,
+    "filled by the mean so far": running_means,
+    "filled from the row before, or the last": row_before,
+    "filled by the largest so far": lambda x: torch.where(
+        x.isnan(), x.nan_to_num(-9e9).cummax(0).values.clamp(min=-9), x
+    ),
+}
+
+
+@pytest.mark.parametrize("column", [None, 0, 2, 4])
+@pytest.mark.parametrize("name", IN_ROW_ORDER)
+def test_values_filled_in_from_earlier_or_later_rows_are_refused(
+    name: str, column: int | None
+) -> None:
+    """In all columns and in one: the others' missing values would reach the layer."""
+    fill = IN_ROW_ORDER[name]
+
+    def filled(x: Tensor) -> Tensor:
+        if column is None:
+            return fill(x)
+        one = slice(column, column + 1)
+        return torch.cat([x[:, :column], fill(x[:, one]), x[:, column + 1 :]], 1)
+
+    assert "examples meet" in refused(Prepared(filled), flat_data(), F.cross_entropy)
+
+
+def test_texts_cut_at_the_longest_so_far_are_refused() -> None:
+    def cut(x: Tensor) -> Tensor:
+        longest = (x != 0).sum(1).cummax(0).values
+        return torch.where(torch.arange(x.shape[1]) < longest[:, None], x, 3)
+
+    data = torch.ones(12, 9, dtype=torch.long), flat_data()[1]
+    assert "examples meet" in refused(Prepared(cut, tokens=True), data, F.cross_entropy)
+
 
 SERIES: dict[str, Callable[[Tensor], Tensor]] = {
     "cut at the longest": lambda x: x[:, : int((x != 0).any(2).sum(1).max())],
@@ -624,13 +685,37 @@ def test_numbers_prepared_by_the_batchs_are_refused(name: str) -> None:
     assert "examples meet" in reason
 
 
-def test_one_column_of_a_wide_table_is_no_hiding_place() -> None:
+@pytest.mark.parametrize(("columns", "width"), [(100, 5), (400, 5), (100, 2**18)])
+def test_one_column_of_a_wide_table_is_no_hiding_place(columns: int, width: int) -> None:
+    """Nor of a table of more columns than are tried alone, or of a model too large for that."""
+
     def imputed(x: Tensor) -> Tensor:
-        ages = x[:, 57]
+        ages = x[:, columns - 43]
         return torch.cat([x[:, :4], ages.where(~ages.isnan(), ages.nanmean())[:, None]], 1)
 
-    data = torch.randn(12, 100), flat_data()[1]
-    assert "examples meet" in refused(Prepared(imputed), data, F.cross_entropy)
+    model = Prepared(imputed)
+    model.last = nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, CLASSES))
+    data = torch.randn(12, columns), flat_data()[1]
+    assert "examples meet" in refused(model, data, F.cross_entropy)
+
+
+@pytest.mark.parametrize("width", [2**17, 2**20])
+def test_each_columns_gaps_at_most_double_what_a_large_model_is_asked(width: int) -> None:
+    asked = []
+
+    def counted(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return x[:, :1].expand(-1, 5)
+
+    def rows(columns: int) -> int:
+        model = Prepared(counted)
+        model.last = nn.Sequential(nn.Linear(5, width), nn.Linear(width, CLASSES))
+        asked.clear()
+        data = torch.randn(2, columns), flat_data(2)[1]
+        trained(model, data, F.cross_entropy, noised(), ClientLedger(dataset="d"))
+        return sum(asked)
+
+    assert rows(100) <= 2 * rows(1)
 
 
 @pytest.mark.parametrize("name", SERIES)
@@ -650,6 +735,38 @@ def test_texts_trimmed_by_the_batchs_are_refused_at_every_length(
     if "length" in name:
         data = tokens, torch.ones(12, dtype=torch.int32 if more else torch.long), targets
     assert "examples meet" in refused(Prepared(TRIMMED[name], tokens=True), data, F.cross_entropy)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize(("said", "padding"), [(49, 49), (None, 49), (-1, 49), (7, 7)])
+def test_texts_trimmed_by_a_tables_own_padding_are_refused(
+    said: int | None, padding: int, small: bool, frozen: bool
+) -> None:
+    """What the table says is padding, or its last index as with GPT-2; beside a smaller table."""
+    model = Prepared(lambda x: x[:, : int((x != padding).sum(1).max())], tokens=True)
+    model.table = nn.Embedding(50, 5, padding_idx=said).requires_grad_(not frozen)
+    model.unused = nn.Embedding(3, 5, padding_idx=2).requires_grad_(False) if small else None
+    data = torch.ones(12, 9, dtype=torch.long), flat_data()[1]
+    assert "examples meet" in refused(model, data, F.cross_entropy)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_tables_own_padding_is_tried_beside_other_indices(first: bool) -> None:
+    class Segmented(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.segments = nn.Embedding(50, 5), nn.Embedding(2, 5)
+            self.last = nn.Linear(5, CLASSES)
+
+        def forward(self, *inputs: Tensor) -> Tensor:
+            x, segments = inputs if first else inputs[::-1]
+            longest = int((x != 49).sum(1).max())
+            h = self.words(x[:, :longest]) + self.segments(segments[:, :longest])
+            return self.last(h.mean(1))  # type: ignore[no-any-return]
+
+    ones = torch.ones(12, 9, dtype=torch.long)
+    assert "examples meet" in refused(Segmented(), (ones, ones, flat_data()[1]), F.cross_entropy)
 
 
 def test_images_scaled_where_one_has_bytes_are_refused() -> None:
@@ -673,6 +790,15 @@ def finite_alone(x: Tensor) -> Tensor:
     return x
 
 
+def filled_along_time(x: Tensor) -> Tensor:
+    return torch.stack([forward_filled(series) for series in x])
+
+
+def learnt_mean_filled(x: Tensor) -> Tensor:
+    known = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
+    return torch.where(x.isnan(), known, x)
+
+
 APART: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
     "missing ones are zeros": (lambda x: x.nan_to_num(), (5,)),
     "missing ones are the record's mean": (
@@ -684,6 +810,13 @@ APART: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
         lambda x: x.sum(1) / (x != 0).any(2).sum(1, keepdim=True),
         (9, 5),
     ),
+    "missing ones are means known before": (learnt_mean_filled, (5,)),
+    "missing ones are the series' last": (filled_along_time, (9, 5)),
+    "missing ones are told": (
+        lambda x: torch.where(x.isnan().any(1, keepdim=True), -1.0, x.nan_to_num(7.0)),
+        (5,),
+    ),
+    "missing ones stay": (lambda x: x, (5,)),
     "logarithms": (torch.log1p, (5,)),
     "not for what is not finite": (finite_alone, (5,)),
 }
@@ -695,4 +828,56 @@ def test_what_each_record_is_prepared_by_alone_is_taken(name: str) -> None:
     data = torch.rand(12, *shape), flat_data()[1]
     ledger = ClientLedger(dataset="d")
     trained(Prepared(prepare), data, F.cross_entropy, noised(), ledger)
+    assert ledger.charges
+
+
+class DecayingGRU(nn.Module):
+    """GRU-D: what was last seen of a series decays to a learnt mean while it is missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decay, self.usual = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.cell, self.last = replace_unsupported(nn.GRU(6, 8, batch_first=True)), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = ~x.isnan()
+        value, since = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0])
+        steps = []
+        for step in range(x.shape[1]):
+            kept = torch.exp(-torch.relu(self.decay(since)))
+            mean = self.usual(torch.ones_like(since))
+            here = torch.where(known[:, step], x[:, step].nan_to_num(), value)
+            steps.append(torch.where(known[:, step], here, kept * here + (1 - kept) * mean))
+            value, since = here, torch.where(known[:, step], 0.0, since + 1)
+        seen = torch.cat([torch.stack(steps, 1), known.float()], 2)
+        return self.last(self.cell(seen)[0][:, -1])  # type: ignore[no-any-return]
+
+
+class MaskedAttention(nn.Module):
+    """A transformer that masks its padding."""
+
+    def __init__(self, padding: int) -> None:
+        super().__init__()
+        self.padding = padding
+        self.table = nn.Embedding(50, 8, padding_idx=padding)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+        self.layers = replace_unsupported(nn.TransformerEncoder(layer, 1))
+        self.last = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = x == self.padding
+        h = self.layers(self.table(x), src_key_padding_mask=padded)
+        h = h.masked_fill(padded[..., None], 0).sum(1)
+        return self.last(h / (~padded).sum(1, keepdim=True).clamp(min=1))  # type: ignore[no-any-return]
+
+
+def test_models_that_make_up_for_gaps_and_padding_within_a_record_are_taken() -> None:
+    targets = flat_data()[1]
+    series = torch.randn(12, 7, 3)
+    series[::2, 3] = float("nan")
+    ledger = ClientLedger(dataset="d")
+    trained(DecayingGRU(), (series, targets), F.cross_entropy, noised(), ledger)
+    for padding in (0, 1, 30, 49):
+        texts = torch.randint(0, 50, (12, 9))
+        trained(MaskedAttention(padding), (texts, targets), F.cross_entropy, noised(), ledger)
     assert ledger.charges

@@ -309,3 +309,6 @@ def test_a_recurrent_replacement_takes_batches_alone_and_is_called_as_pytorchs(
     assert_same(layer(inputs, state), other(inputs, state))
     assert_same(layer(inputs, hx=state), other(inputs, hx=state))
     assert_same(other(inputs), copy.deepcopy(other)(inputs))
+    before = other(inputs)
+    other.flatten_parameters()  # type: ignore[operator]
+    assert_same(before, other(inputs))
