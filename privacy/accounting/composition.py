@@ -55,7 +55,8 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.epsilon) and math.isfinite(self.epsilon) and self.epsilon > 0):
+        # Compared, not converted: an integer may lie beyond all doubles.
+        if not (_is_number(self.epsilon) and 0 < self.epsilon <= sys.float_info.max):
             raise ValueError(f"epsilon is {self.epsilon!r}; it must be finite and above 0")
         check_delta(self.delta)
 

@@ -154,3 +154,17 @@ def test_a_delta_that_cannot_be_accounted_is_refused_by_name() -> None:
     for delta in (5e-324, 1e-320, 1e-310):
         with pytest.raises(ValueError, match=r"delta is .* cannot be accounted"):
             epsilon([GaussianRelease(1.0, Poisson(0.1))], delta=delta)
+
+
+@pytest.mark.parametrize("huge", [10**400, -(10**400)], ids=["", "negative"])
+def test_integers_beyond_all_doubles_are_refused_by_name(huge: int) -> None:
+    for name, made in {
+        "rate": lambda: Poisson(huge),
+        "cohort": lambda: FixedSize(huge, 3),
+        "population": lambda: FixedSize(3, huge),
+        "noise_multiplier": lambda: GaussianRelease(huge, Full()),
+        "delta": lambda: AdditiveDelta(huge),
+        "epsilon": lambda: Budget(huge, 1e-5),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name} is "):
+            made()
