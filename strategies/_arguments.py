@@ -1,38 +1,16 @@
 """Arguments of the wrong kind, told by name where they are given."""
 
 import inspect
-import math
-import numbers
-import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from flwr.supercore.utils import get_flwr_home
 
+from privacy import arguments
 from privacy.accounting import Budget
+from privacy.arguments import number, of_kind, shown
 from privacy.lasting_paths import lasting_file
-
-
-def number(name: str, value: Any) -> float:
-    """A finite real number as a float; numpy's are numbers too, text and True are not.
-
-    Raises
-    ------
-    TypeError
-        If it is none.
-    ValueError
-        If it is not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} is {_shown(value)}; it must be a number")
-    try:
-        real = float(value)
-    except OverflowError:
-        real = math.inf
-    if not math.isfinite(real):
-        raise ValueError(f"{name} is {_shown(value)}; it must be finite")
-    return real
 
 
 def whole(name: str, value: Any, *, least: int = 1) -> int:
@@ -45,11 +23,10 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
     ValueError
         If it is less.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} is {_shown(value)}; it must be a whole number")
-    if value < least:
+    count = arguments.whole(name, value)
+    if count < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
-    return operator.index(value)
+    return count
 
 
 def delta(name: str, value: Any) -> float:
@@ -69,18 +46,6 @@ def delta(name: str, value: Any) -> float:
         raise ValueError(f"{name} is out of range: {error}") from None
 
 
-def one_of(name: str, value: Any, kinds: tuple[type, ...], give: str) -> None:
-    """Check that a value is of one of some kinds.
-
-    Raises
-    ------
-    TypeError
-        If it is not, saying what to ``give``.
-    """
-    if not isinstance(value, kinds):
-        raise TypeError(f"{name} is {_shown(value)}; give {give}")
-
-
 def called_with(name: str, value: Any, arguments: int, give: str) -> None:
     """Check that a value can be called with so many positional arguments.
 
@@ -92,7 +57,7 @@ def called_with(name: str, value: Any, arguments: int, give: str) -> None:
     try:
         inspect.signature(value).bind(*range(arguments))
     except (TypeError, ValueError):
-        raise TypeError(f"{name} is {_shown(value)}; give {give}") from None
+        raise TypeError(f"{name} is {shown(value)}; give {give}") from None
 
 
 def has(name: str, value: Any, members: Iterable[str], give: str) -> None:
@@ -104,7 +69,7 @@ def has(name: str, value: Any, members: Iterable[str], give: str) -> None:
         If it is not, saying what to ``give``.
     """
     if isinstance(value, type) or not all(hasattr(value, member) for member in members):
-        raise TypeError(f"{name} is {_shown(value)}; give {give}")
+        raise TypeError(f"{name} is {shown(value)}; give {give}")
 
 
 def text(name: str, value: Any) -> str:
@@ -117,7 +82,7 @@ def text(name: str, value: Any) -> str:
     ValueError
         If it is empty.
     """
-    one_of(name, value, (str,), "text")
+    of_kind(name, value, (str,), "text")
     if not value:
         raise ValueError(f"{name} is empty; give a name")
     return str(value)
@@ -143,9 +108,3 @@ def file_path(name: str, value: Any) -> Path:
             f"longer than this version of the app; give another path, as '~/{path.name}'"
         )
     return path
-
-
-def _shown(value: Any) -> str:
-    """A value as an error shows it: itself if it is short, else its kind."""
-    told = repr(value)
-    return told if len(told) <= 60 and "\n" not in told else f"of type {type(value).__qualname__}"

@@ -3,6 +3,7 @@
 import numbers
 from typing import get_args
 
+from privacy import arguments
 from privacy.accounting import Event, FixedSize, Sampling
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism
 from strategies import _arguments
@@ -24,16 +25,16 @@ def check_kinds(
     TypeError, ValueError
     """
     rules = "Poisson(q), where FedAvg has fraction_train=q, FixedSize(m, N) or Full()"
-    _arguments.one_of("sampling", sampling, get_args(Sampling), rules)
+    arguments.of_kind("sampling", sampling, get_args(Sampling), rules)
     if isinstance(clipping, numbers.Real):
-        _arguments.number("clipping", clipping)
+        arguments.number("clipping", clipping)
     else:
         norms = "the norm S as a number, PerLayerClipping({...}) or AdaptiveClipping(...)"
         _arguments.has("clipping", clipping, ("norm", "geometry"), norms)
     events = "a sequence of events of privacy.accounting, as EncryptedRound.event in a list"
-    _arguments.one_of("reserve", reserve, (list, tuple), events)
+    arguments.of_kind("reserve", reserve, (list, tuple), events)
     for event in reserve:  # type: ignore[attr-defined]
-        _arguments.one_of("reserve", event, get_args(Event), events)
+        arguments.of_kind("reserve", event, get_args(Event), events)
     if accountant not in (None, "pld", "rdp"):
         raise ValueError(f"accountant is {accountant!r}; give 'pld' or 'rdp', or leave it out")
     if accountant == "pld" and isinstance(sampling, FixedSize):
@@ -45,7 +46,7 @@ def check_kinds(
         ("secure_aggregation", (SecureAggregation,), "SecureAggregation(minimum=...) or nothing"),
         ("randomness", (Randomness,), "a Randomness of privacy.mechanisms, or leave it out"),
     ):
-        _arguments.one_of(name, given[name], (*kinds, type(None)), give)
+        arguments.of_kind(name, given[name], (*kinds, type(None)), give)
     for name, members, give in (
         ("weighting", ("weight", "total"), "UniformWeights() or CappedWeights(...)"),
         ("mechanism", ("name", "open", "account"), "LatticeGaussian() or ContinuousGaussian()"),

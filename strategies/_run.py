@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
+from privacy import arguments
 from strategies import _arguments
 from strategies._operator_log import operator_log
 from strategies._run_state import RunState
@@ -123,13 +124,13 @@ class AccountedRun(Strategy):
             the round in which that shows is paid, ``privacy.stopped`` says so instead.
         """
         _arguments.has("grid", grid, ("get_nodes", "push_messages"), "the Grid of the ServerApp")
-        _arguments.one_of("initial_arrays", initial_arrays, (ArrayRecord,), _GIVE_ARRAYS)
+        arguments.of_kind("initial_arrays", initial_arrays, (ArrayRecord,), _GIVE_ARRAYS)
         num_rounds = _arguments.whole("num_rounds", num_rounds)
-        timeout = _arguments.number("timeout", timeout)
+        timeout = arguments.number("timeout", timeout)
         if timeout <= 0:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
         for name, config in (("train_config", train_config), ("evaluate_config", evaluate_config)):
-            _arguments.one_of(name, config, (ConfigRecord, type(None)), "a ConfigRecord")
+            arguments.of_kind(name, config, (ConfigRecord, type(None)), "a ConfigRecord")
         if evaluate_fn is not None:
             takes = "a function of the round's number and its ArrayRecord"
             _arguments.called_with("evaluate_fn", evaluate_fn, 2, takes)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from math import exp, sqrt
 from typing import Protocol
 
+from privacy import arguments
 from privacy.mechanisms import ClippingGeometry
-from strategies import _arguments
 
 _SMALLEST, _LARGEST = 1e-12, 1e12
 
 
 def _check_norm(name: str, value: float) -> float:
-    value = _arguments.number(name, value)
+    value = arguments.number(name, value)
     if not _SMALLEST <= value <= _LARGEST:
         raise ValueError(f"{name} must lie in [{_SMALLEST:g}, {_LARGEST:g}], got {value}")
     return value
@@ -57,7 +57,7 @@ class PerLayerClipping:
     norms: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        _arguments.one_of("norms", self.norms, (Mapping,), "a dict of layers to their norms")
+        arguments.of_kind("norms", self.norms, (Mapping,), "a dict of layers to their norms")
         if not self.norms:
             raise ValueError("per-layer clipping needs at least one layer's norm")
         for layer, norm in self.norms.items():
@@ -128,11 +128,11 @@ class AdaptiveClipping:
 
     def __post_init__(self) -> None:
         _check_norm("initial_norm", self.initial_norm)
-        if not 0 < _arguments.number("quantile", self.quantile) < 1:
+        if not 0 < arguments.number("quantile", self.quantile) < 1:
             raise ValueError(f"quantile must lie strictly between 0 and 1, got {self.quantile}")
-        if _arguments.number("learning_rate", self.learning_rate) <= 0:
+        if arguments.number("learning_rate", self.learning_rate) <= 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.count_noise is not None and _arguments.number("count_noise", self.count_noise) <= 0:
+        if self.count_noise is not None and arguments.number("count_noise", self.count_noise) <= 0:
             raise ValueError(f"count_noise must be positive, got {self.count_noise}")
         self.norm = self.initial_norm
 

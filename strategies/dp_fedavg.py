@@ -23,6 +23,7 @@ from flwr.app import (
 from flwr.serverapp import Grid, PrivacySpent
 from flwr.supercore import log
 
+from privacy import arguments
 from privacy.accounting import (
     Accountant,
     AdditiveDelta,
@@ -227,12 +228,12 @@ class DPFedAvg(AccountedRun):
         checkpoint = None if checkpoint is None else _arguments.file_path("checkpoint", checkpoint)
         resume = None if resume is None else _arguments.file_path("resume", resume)
         target_delta = _arguments.delta("target_delta", target_delta)
-        iterate_average = _arguments.number("iterate_average", iterate_average)
-        fraction_evaluate = _arguments.number("fraction_evaluate", fraction_evaluate)
+        iterate_average = arguments.number("iterate_average", iterate_average)
+        fraction_evaluate = arguments.number("fraction_evaluate", fraction_evaluate)
         if noise_multiplier is not None:
-            noise_multiplier = _arguments.number("noise_multiplier", noise_multiplier)
+            noise_multiplier = arguments.number("noise_multiplier", noise_multiplier)
         if target_epsilon is not None:
-            target_epsilon = _arguments.number("target_epsilon", target_epsilon)
+            target_epsilon = arguments.number("target_epsilon", target_epsilon)
             if target_epsilon <= 0:
                 raise ValueError(f"target_epsilon must be above 0, got {target_epsilon}")
         self._register = Register(population)

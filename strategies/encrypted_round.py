@@ -12,6 +12,7 @@ from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import PrivacyBudgetExhausted
 
+from privacy import arguments
 from privacy.accounting import Budget, Event, Full, Ledger
 from privacy.inference import (
     MAX_ROUND_BYTES,
@@ -133,13 +134,13 @@ class EncryptedRound:
         self._start = start_evaluator
         _arguments.called_with("start_evaluator", start_evaluator, 0, "a function of no argument")
         noised = "noised_accuracy(noise_multiplier) or PublicMetrics()"
-        _arguments.one_of("metrics", metrics, (NoisedMetrics, PublicMetrics), noised)
+        arguments.of_kind("metrics", metrics, (NoisedMetrics, PublicMetrics), noised)
         images = _arguments.whole("images", images)
         max_bytes = _arguments.whole("max_bytes", max_bytes)
         workers = None if workers is None else _arguments.whole("workers", workers)
         target_delta = _arguments.delta("target_delta", target_delta)
         if target_epsilon is not None:
-            target_epsilon = _arguments.number("target_epsilon", target_epsilon)
+            target_epsilon = arguments.number("target_epsilon", target_epsilon)
         if isinstance(metrics, NoisedMetrics):
             if dict(metrics.ranges) != RANGES:
                 raise ValueError("metrics has other ranges; take noised_accuracy(noise_multiplier)")

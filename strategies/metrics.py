@@ -10,6 +10,7 @@ import numpy as np
 from flwr.app import MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
+from privacy import arguments
 from privacy.mechanisms import (
     ClippingGeometry,
     Randomness,
@@ -17,7 +18,6 @@ from privacy.mechanisms import (
     SumMechanism,
 )
 from privacy.untrusted_text import error_quoted
-from strategies import _arguments
 from strategies._operator_log import operator_log
 
 _LARGEST_METRIC = 1e100  # what is beyond is as good as infinite
@@ -129,21 +129,21 @@ class NoisedMetrics:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _arguments.one_of("ranges", self.ranges, (Mapping,), "a dict of names to (low, high)")
+        arguments.of_kind("ranges", self.ranges, (Mapping,), "a dict of names to (low, high)")
         if not self.ranges:
             raise ValueError("ranges must name at least one metric")
         for name, bounds in self.ranges.items():
-            _arguments.one_of(f"the range of {name!r}", bounds, (tuple, list), "(low, high)")
+            arguments.of_kind(f"the range of {name!r}", bounds, (tuple, list), "(low, high)")
             if len(bounds) != 2:
                 raise ValueError(f"the range of {name!r} is {bounds}; give (low, high)")
-            low, high = (_arguments.number(f"the range of {name!r}", bound) for bound in bounds)
+            low, high = (arguments.number(f"the range of {name!r}", bound) for bound in bounds)
             if not (isfinite(low) and isfinite(high) and low < high):
                 raise ValueError(
                     f"the range of metric {name!r} must be low < high, got {low, high}"
                 )
             if not isfinite(high - low):
                 raise ValueError(f"the range of metric {name!r} is too wide: {low, high}")
-        if _arguments.number("noise_multiplier", self.noise_multiplier) <= 0:
+        if arguments.number("noise_multiplier", self.noise_multiplier) <= 0:
             raise ValueError(f"noise_multiplier must be positive, got {self.noise_multiplier}")
 
     def open(self, mechanism: SumMechanism, randomness: Randomness) -> "NoisedMetricsSum":

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from strategies import _arguments
+from privacy import arguments
 
 Vector = npt.NDArray[Any]
 
@@ -37,12 +37,12 @@ class ServerOptimizer(Protocol):
 
 
 def _check_positive(name: str, value: float) -> None:
-    if _arguments.number(name, value) <= 0:
+    if arguments.number(name, value) <= 0:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
 def _check_fraction(name: str, value: float) -> None:
-    if not 0 <= _arguments.number(name, value) < 1:
+    if not 0 <= arguments.number(name, value) < 1:
         raise ValueError(f"{name} must lie in [0, 1), got {value}")
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from flwr.app import MetricRecord
 
-from strategies import _arguments
+from privacy import arguments
 
 
 class Weighting(Protocol):
@@ -58,7 +58,7 @@ class CappedWeights:
 
     def __post_init__(self) -> None:
         for name, value in (("cap", self.cap), ("total_weight", self.total_weight)):
-            if _arguments.number(name, value) <= 0:
+            if arguments.number(name, value) <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
 
     def weight(self, metrics: MetricRecord | None, key: str) -> float:

@@ -1,45 +1,10 @@
-"""Arguments of the wrong kind, refused by name where they are given."""
+"""Arguments of the protocol's own kinds, refused by name where they are given."""
 
-import math
-import numbers
-import operator
 from typing import Any
 
+from privacy.arguments import number, of_kind, shown
+
 KEY_BYTES = 32
-
-
-def whole(name: str, value: Any) -> int:
-    """A whole number as an int; numpy's are taken, 40.0 and True are not.
-
-    Raises
-    ------
-    TypeError
-        If it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} is {_shown(value)}; it must be a whole number")
-    return operator.index(value)
-
-
-def number(name: str, value: Any) -> float:
-    """A finite real number as a float; numpy's are taken, text and True are not.
-
-    Raises
-    ------
-    TypeError
-        If it is none.
-    ValueError
-        If it is not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} is {_shown(value)}; it must be a number")
-    try:
-        real = float(value)
-    except OverflowError:  # an integer beyond all doubles
-        real = math.inf
-    if not math.isfinite(real):
-        raise ValueError(f"{name} is {_shown(value)}; it must be finite")
-    return real
 
 
 def share(name: str, value: Any, below: float, of: str) -> float:
@@ -56,18 +21,6 @@ def share(name: str, value: Any, below: float, of: str) -> float:
     if not 0 <= part < below:
         raise ValueError(f"{name} is {value}; a share of {of} in [0, {below:g})")
     return part
-
-
-def of_kind(name: str, value: Any, kind: type | tuple[type, ...], give: str) -> None:
-    """Check that a value is of a kind.
-
-    Raises
-    ------
-    TypeError
-        If it is not, saying what to ``give``.
-    """
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} is {_shown(value)}; give {give}")
 
 
 def exact_bytes(name: str, value: Any, size: int) -> None:
@@ -97,22 +50,12 @@ def public_keys(name: str, keys: Any) -> frozenset[bytes]:
     """
     give = f"a list of Ed25519 public keys, each {KEY_BYTES} bytes"
     if isinstance(keys, str | bytes | bytearray):
-        raise TypeError(f"{name} is {_shown(keys)}; give {give}")
+        raise TypeError(f"{name} is {shown(keys)}; give {give}")
     try:
         listed = list(keys)
     except TypeError:
-        raise TypeError(f"{name} is {_shown(keys)}; give {give}") from None
+        raise TypeError(f"{name} is {shown(keys)}; give {give}") from None
     for key in listed:
         of_kind(f"one of {name}", key, bytes, give)
         exact_bytes(f"one of {name}", key, KEY_BYTES)
     return frozenset(listed)
-
-
-def _shown(value: Any) -> str:
-    """A value as an error shows it: itself if it is short, else its kind."""
-    if isinstance(value, bytes):  # it may be a secret
-        return f"{len(value)} bytes"
-    if isinstance(value, int) and abs(value) >= 10**30:
-        return f"an integer of {value.bit_length()} bits"
-    told = repr(value)
-    return told if len(told) <= 60 and "\n" not in told else f"of type {type(value).__qualname__}"

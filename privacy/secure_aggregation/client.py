@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from privacy import arguments
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _client_round as stages
 from privacy.secure_aggregation import _kinds
@@ -104,12 +105,12 @@ class SecureClient:
         configuration: bytes = b"",
         randomness: Randomness | None = None,
     ) -> None:
-        _kinds.of_kind("policy", policy, ClientPolicy, "ClientPolicy(minimum_cohort=...)")
-        _kinds.of_kind("configuration", configuration, bytes, "a digest, as bytes")
+        arguments.of_kind("policy", policy, ClientPolicy, "ClientPolicy(minimum_cohort=...)")
+        arguments.of_kind("configuration", configuration, bytes, "a digest, as bytes")
         if identity is not None:
-            _kinds.of_kind("identity", identity, Identity, "Identity(private), or leave it out")
+            arguments.of_kind("identity", identity, Identity, "Identity(private), or leave it out")
         if randomness is not None:
-            _kinds.of_kind("randomness", randomness, Randomness, "a Randomness, or leave it out")
+            arguments.of_kind("randomness", randomness, Randomness, "a Randomness, or leave it out")
         self._policy = policy
         self._configuration = configuration
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
@@ -491,7 +492,7 @@ class SecureClient:
         UnreadableState
             If the state is not that, or another version's.
         """
-        _kinds.of_kind("state", state, bytes, "what to_bytes wrote")
+        arguments.of_kind("state", state, bytes, "what to_bytes wrote")
         client = cls(policy, identity=identity, configuration=configuration, randomness=randomness)
         try:
             fields = read(state, Kind.STATE, [None] * (2 + _MOST_OPEN))

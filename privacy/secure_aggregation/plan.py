@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln
 
+from privacy import arguments
 from privacy.secure_aggregation import _kinds
 from privacy.secure_aggregation.errors import Malformed, ThresholdTooLow
 from privacy.secure_aggregation.terms import (
@@ -78,7 +79,7 @@ class RoundPlan:
 
     def __post_init__(self) -> None:
         for name in ("clients", "neighbours", "threshold", "survivors", "cohort"):
-            object.__setattr__(self, name, _kinds.whole(name, getattr(self, name)))
+            object.__setattr__(self, name, arguments.whole(name, getattr(self, name)))
         n, k = self.clients, self.neighbours
         if not 3 <= n <= self.cohort <= LARGEST_COHORT:
             raise ValueError(
@@ -185,8 +186,8 @@ def plan_round(
     """
     check_adversary("adversary", adversary)
     dropout = _kinds.share("dropout", dropout, 1, "clients")
-    clients, minimum = _kinds.whole("clients", clients), _kinds.whole("minimum", minimum)
-    drawn = clients if cohort is None else _kinds.whole("cohort", cohort)
+    clients, minimum = arguments.whole("clients", clients), arguments.whole("minimum", minimum)
+    drawn = clients if cohort is None else arguments.whole("cohort", cohort)
     corrupt = min(clients, adversary.corrupted(drawn))
     graph = _smallest_graph(clients, corrupt, adversary.server, dropout, minimum)
     if graph is None:

@@ -8,6 +8,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from privacy import arguments
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _keys as keys
 from privacy.secure_aggregation import _kinds
@@ -136,16 +137,16 @@ class SecureServer:
         identities: Iterable[bytes] = (),
         randomness: Randomness | None = None,
     ) -> None:
-        _kinds.of_kind("terms", terms, RoundTerms, "RoundTerms(...)")
+        arguments.of_kind("terms", terms, RoundTerms, "RoundTerms(...)")
         check_adversary("adversary", adversary)
         if randomness is not None:
-            _kinds.of_kind("randomness", randomness, Randomness, "a Randomness, or leave it out")
+            arguments.of_kind("randomness", randomness, Randomness, "a Randomness, or leave it out")
         if adversary.server is not terms.server:
             raise ValueError(
                 f"adversary has a {adversary.server.value} server, the terms a "
                 f"{terms.server.value} one; make them agree"
             )
-        cohort = _kinds.whole("cohort", cohort)
+        cohort = arguments.whole("cohort", cohort)
         if cohort < 0:
             raise ValueError(f"cohort is {cohort}; give how many clients were drawn")
         self._terms = terms

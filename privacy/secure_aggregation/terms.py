@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from privacy import arguments
 from privacy.mechanisms import (
     DistributedGaussian,
     MaskedGaussian,
@@ -74,7 +75,7 @@ def check_server(name: str, value: object) -> None:
     TypeError
     """
     give = "ServerModel.HONEST_BUT_CURIOUS or ServerModel.MALICIOUS"
-    _kinds.of_kind(name, value, ServerModel, give)
+    arguments.of_kind(name, value, ServerModel, give)
 
 
 def check_adversary(name: str, value: object) -> None:
@@ -84,7 +85,7 @@ def check_adversary(name: str, value: object) -> None:
     ------
     TypeError
     """
-    _kinds.of_kind(name, value, Adversary, "Adversary(server, corrupt)")
+    arguments.of_kind(name, value, Adversary, "Adversary(server, corrupt)")
 
 
 def pinned_keys(name: str, keys: object) -> frozenset[bytes]:
@@ -148,7 +149,7 @@ class RoundTerms:
             ("bound", 1, 1 << 60),
             ("minimum", 3, LARGEST_COHORT),
         ):
-            value = _kinds.whole(name, getattr(self, name))
+            value = arguments.whole(name, getattr(self, name))
             if not smallest <= value <= largest:
                 raise ValueError(f"{name} is {value}; it must lie in [{smallest}, {largest}]")
             object.__setattr__(self, name, value)
@@ -266,14 +267,14 @@ class ClientPolicy:
     def __post_init__(self) -> None:
         for name in ("clipping_norm", "weight_cap"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _kinds.number(name, getattr(self, name)))
+                object.__setattr__(self, name, arguments.number(name, getattr(self, name)))
         if self.clipping_norm is not None and self.clipping_norm <= 0:
             raise ValueError(f"clipping_norm is {self.clipping_norm}; it must be positive")
         if self.weight_cap is not None and self.weight_cap < 0:
             raise ValueError(
                 f"weight_cap is {self.weight_cap}; it must be positive, or 0 for equal weights"
             )
-        minimum = _kinds.whole("minimum_cohort", self.minimum_cohort)
+        minimum = arguments.whole("minimum_cohort", self.minimum_cohort)
         if minimum < 3:
             raise ValueError(f"minimum_cohort is {minimum}; it must be at least 3")
         object.__setattr__(self, "minimum_cohort", minimum)
@@ -281,7 +282,7 @@ class ClientPolicy:
         if self.mechanism is not None:
             masked = (MaskedGaussian, DistributedGaussian)
             give = "MaskedGaussian(...) or DistributedGaussian(...), or leave it out"
-            _kinds.of_kind("mechanism", self.mechanism, masked, give)
+            arguments.of_kind("mechanism", self.mechanism, masked, give)
         identities = _kinds.public_keys("identities", self.identities)
         object.__setattr__(self, "identities", identities)
         if self.adversary.server is ServerModel.MALICIOUS and not self.identities:

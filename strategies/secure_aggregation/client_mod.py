@@ -13,6 +13,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 from flwr.supercore import log
 
+from privacy import arguments
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     ClientPolicy,
@@ -85,9 +86,9 @@ class SecureAggregationMod:
         identity: Identity | None = None,
         memory: ClientMemory | None = None,
     ) -> None:
-        _arguments.one_of("policy", policy, (ClientPolicy,), "ClientPolicy(minimum_cohort=...)")
+        arguments.of_kind("policy", policy, (ClientPolicy,), "ClientPolicy(minimum_cohort=...)")
         one_key = "Identity(private), or leave it out"
-        _arguments.one_of("identity", identity, (Identity, type(None)), one_key)
+        arguments.of_kind("identity", identity, (Identity, type(None)), one_key)
         if memory is not None:
             kept_in = "FolderMemory(folder), ContextMemory() or one of your own"
             _arguments.has("memory", memory, ("held",), kept_in)

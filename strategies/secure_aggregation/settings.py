@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
+from privacy import arguments
 from privacy.accounting import AdditiveDelta, Event, Poisson, Sampling, presence_delta
 from privacy.mechanisms import (
     DistributedGaussian,
@@ -98,11 +99,11 @@ class SecureAggregation:
 
     def __post_init__(self) -> None:
         for name in ("dropout", "client_dropout", "stage_timeout"):
-            object.__setattr__(self, name, _arguments.number(name, getattr(self, name)))
+            object.__setattr__(self, name, arguments.number(name, getattr(self, name)))
         for name in ("minimum", "largest"):
             if (value := getattr(self, name)) is not None or name == "minimum":
                 object.__setattr__(self, name, _arguments.whole(name, value))
-        _arguments.one_of("adversary", self.adversary, (Adversary,), "Adversary(server, corrupt)")
+        arguments.of_kind("adversary", self.adversary, (Adversary,), "Adversary(server, corrupt)")
         if self.minimum < 3:
             raise ValueError(f"minimum is {self.minimum}; the sum of fewer than 3 hides nobody")
         if not 0 <= self.dropout < 1:
