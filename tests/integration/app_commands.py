@@ -1,8 +1,9 @@
 """Commands that the integration tests run to their end."""
 
+import contextlib
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -25,3 +26,24 @@ def run_python(
         timeout=timeout,
         check=False,
     )
+
+
+@contextlib.contextmanager
+def started_python(
+    *arguments: str, environment: Mapping[str, str], until: str = ""
+) -> Iterator["subprocess.Popen[str]"]:
+    """``python`` with these arguments, whose output has been read up to the line with ``until``."""
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        if until:
+            for line in process.stdout:
+                if until in line:
+                    break
+        yield process

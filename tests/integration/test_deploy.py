@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from app_commands import ROOT, run_python
+from app_commands import ROOT, run_python, started_python
 from cryptography import x509
 
 from flower_app.__main__ import main
@@ -106,18 +106,12 @@ def test_a_failing_demonstration_says_so_and_leaves_nothing(
 def test_a_killed_demonstration_leaves_nothing(
     environment: dict[str, str], temporary: Path, tmp_path: Path
 ) -> None:
-    with subprocess.Popen(
-        [sys.executable, *DEMO, f"results-dir={tmp_path / 'results'}"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    with started_python(
+        *DEMO,
+        f"results-dir={tmp_path / 'results'}",
+        environment=environment,
+        until="SuperNodes are online",
     ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "SuperNodes are online" in line:
-                break
         children = psutil.Process(process.pid).children()
         (watchdog,) = [p for p in children if "flower_app.watchdog" in p.cmdline()]
         assert processes_below(temporary)

@@ -5,14 +5,13 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from app_commands import ROOT, run_python
+from app_commands import ROOT, run_python, started_python
 
 from flower_app.flower_processes import program
 from flower_app.watchdog import processes_below
@@ -100,14 +99,7 @@ def test_interrupted_it_plays_no_further_round_and_says_how_to_go_on(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     rounds = ["--nodes", "5", "rounds=300", "sampling-rate=1.0", f"results-dir={tmp_path}"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "flower_app", "run", *rounds],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    with started_python(*("-m", "flower_app", "run"), *rounds, environment=environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "round   2/300" in line:
@@ -154,18 +146,11 @@ def test_killed_it_leaves_no_process_and_no_folder(
 @contextlib.contextmanager
 def started(environment: dict[str, str], tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """A command whose simulation has begun."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "flower_app", "run", "--nodes", "5", f"results-dir={tmp_path}"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    with started_python(
+        *("-m", "flower_app", "run", "--nodes", "5", f"results-dir={tmp_path}"),
+        environment=environment,
+        until="Starting Flower Simulation",
     ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "Starting Flower Simulation" in line:
-                break
         yield process
 
 

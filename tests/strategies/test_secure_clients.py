@@ -319,6 +319,19 @@ def test_the_state_is_on_disk_before_the_answer(tmp_path: Path) -> None:
     assert said(reply)[4] == Kind.OPENINGS
 
 
+def refuse_to_read(
+    grid: InProcessGrid, requests: dict[int, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Node 1 answers that it cannot read its memory, and says why in its own log."""
+    log = logging.getLogger("flwr")
+    log.addHandler(caplog.handler)
+    try:
+        (reply,) = grid.send_and_receive([protocol_message(1, requests[1])])
+    finally:
+        log.removeHandler(caplog.handler)
+    assert reply.error.reason == "the client cannot read what it remembers of earlier rounds"
+
+
 @pytest.mark.parametrize(
     "kept", ["another version's", "cut short", "without a state", "empty", "damaged", "one bit"]
 )
@@ -339,13 +352,7 @@ def test_a_state_that_cannot_be_read_is_named_to_its_owner(
         "damaged": good[:-7],
     }[kept]
     path.write_bytes(bad)
-    log = logging.getLogger("flwr")
-    log.addHandler(caplog.handler)
-    try:
-        (reply,) = grid.send_and_receive([protocol_message(1, requests[1])])
-    finally:
-        log.removeHandler(caplog.handler)
-    assert reply.error.reason == "the client cannot read what it remembers of earlier rounds"
+    refuse_to_read(grid, requests, caplog)
     (told,) = {record.getMessage() for record in caplog.records}
     assert str(path) in told
     assert "move the file away" in told
@@ -404,13 +411,7 @@ def test_a_context_that_the_app_wrote_over_is_named(
     """A client that began anew would have forgotten what it let be opened."""
     grid, requests = to_the_opening(lambda place: ContextMemory())
     grid.context(1).state["secure-aggregation"] = written
-    log = logging.getLogger("flwr")
-    log.addHandler(caplog.handler)
-    try:
-        (reply,) = grid.send_and_receive([protocol_message(1, requests[1])])
-    finally:
-        log.removeHandler(caplog.handler)
-    assert reply.error.reason == "the client cannot read what it remembers of earlier rounds"
+    refuse_to_read(grid, requests, caplog)
     (told,) = {r.getMessage() for r in caplog.records if r.levelno == logging.ERROR}
     assert "written over" in told or "damaged" in told or "written by another version" in told
 
