@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 
 from flower_app.client_app import own_data
 from flower_app.data import load_dataset, load_inputs
-from flower_app.model_specs import MODELS
-from flower_app.models import build_model
+from flower_app.models.build import build_model
+from flower_app.models.specs import MODELS
 from flower_app.server_app import accuracy
 from flower_app.settings import Settings
 

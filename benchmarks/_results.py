@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from benchmarks._utility_cells import CELLS
 from benchmarks.harness import Benchmark
-from flower_app import measured
+from flower_app.planning import measured
 
 Document = Mapping[str, Any]
 Load = Callable[[str], Benchmark]
@@ -120,7 +120,7 @@ def write_page(folder: Path, page: Path, *, names: list[str], load: Load) -> lis
 
 
 def write_table(folder: Path) -> None:
-    """Write ``flower_app/measured.json``, from which ``flower_app plan`` answers."""
+    """Write ``flower_app/planning/measured.json``, from which ``flower_app plan`` answers."""
     accuracy: list[dict[str, Any]] = []
     documents = {d["benchmark"]: d for d in load_documents(folder, ["utility", "end_to_end"])}
     if "utility" in documents:

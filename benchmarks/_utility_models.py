@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from flower_app.models import build_model
+from flower_app.models.build import build_model
 
 Vector = NDArray[np.float32]
 
@@ -73,7 +73,7 @@ class Network:
     Parameters
     ----------
     name
-        As ``flower_app.models.build_model`` takes it.
+        As ``flower_app.models.build.build_model`` takes it.
     inputs
         float32, (shards, images, ...).
     labels

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 from benchmarks.harness import Row, Say, Spread
-from flower_app.flower_processes import superlink
+from flower_app.processes.flower_processes import superlink
 from strategies import run_in_process
 
 NODES = 50

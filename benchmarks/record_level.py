@@ -12,8 +12,8 @@ from torch import nn
 from benchmarks.harness import Row, Say, Spread
 from flower_app.client_app import app as client_app
 from flower_app.data import Inputs, load_dataset, load_inputs
-from flower_app.model_specs import MODELS
-from flower_app.models import build_model
+from flower_app.models.build import build_model
+from flower_app.models.specs import MODELS
 from privacy.training import ClientLedger
 from strategies import InProcessGrid, ServerSGD
 

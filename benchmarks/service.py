@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from benchmarks.harness import Row, Say, Spread, interleave
-from flower_app.deploy_keys import make_certificates
-from flower_app.model_specs import MODELS
-from flower_app.models import build_model
+from flower_app.models.build import build_model
+from flower_app.models.specs import MODELS
+from flower_app.processes.certificates import make_certificates
 from privacy.inference import (
     CompiledModel,
     DataOwner,

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import _soak_apps as apps
 from benchmarks.harness import Row, Say, Spread
-from flower_app.flower_processes import program, superlink
+from flower_app.processes.flower_processes import program, superlink
 from privacy.accounting import read_ledger
 from strategies import run_in_process
 

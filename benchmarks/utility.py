@@ -27,7 +27,7 @@ from benchmarks._utility_models import Linear, Model, Network
 from benchmarks._utility_rounds import noise_multiplier, train
 from benchmarks.harness import Row, Say, Spread
 from flower_app.data import load_dataset, load_inputs
-from flower_app.model_specs import MODELS
+from flower_app.models.specs import MODELS
 from privacy.mechanisms import SeededRandomness
 
 SEEDS = (0, 1, 2)

@@ -16,7 +16,7 @@ from flower_app.settings import SettingError
 from privacy.command_line import CommandParser
 
 COMMANDS = {
-    "run": ("launch", "train in a local simulation, then ask encrypted questions"),
+    "run": ("run", "train in a local simulation, then ask encrypted questions"),
     "plan": (
         "plan",
         "say which noise, rounds and sampling rates fit a budget, before any training",
@@ -24,18 +24,18 @@ COMMANDS = {
     "certify": ("certify", "compare a trained model's encrypted answers with its own"),
     "serve": ("serve", "answer encrypted questions to a trained model over HTTPS"),
     "ask": ("ask", "classify images with a service that sees none of them"),
-    "token": ("tokens", "make, list and take back tokens of a service"),
+    "token": ("token", "make, list and take back tokens of a service"),
     "deploy-demo": (
         "deploy_demo",
         "the same on a real SuperLink and three SuperNodes, over loopback",
     ),
     "check-data": ("check_data", "say what is wrong with which file of a SuperNode's data folder"),
     "population": (
-        "population_file",
+        "population",
         "write the file that lists a deployment's clients",
     ),
 }
-"""Each command's module of this folder, and what it is for.
+"""Each command's module in ``flower_app.commands``, and what it is for.
 
 Only the module of the command that was given is imported: some bring PyTorch with them.
 """
@@ -116,7 +116,7 @@ def _command(given: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, purpose) in COMMANDS.items():
         if given[:1] == [name]:
-            importlib.import_module(f"flower_app.{module}").add_command(commands)
+            importlib.import_module(f"flower_app.commands.{module}").add_command(commands)
         else:
             commands.add_parser(name, help=purpose)
     options = parser.parse_args(given)

@@ -29,13 +29,13 @@ from flower_app.data import (
     no_data,
     simulated_client,
 )
-from flower_app.model_specs import MODELS
-from flower_app.models import build_model
-from flower_app.node_config import check_keys, own_folder
-from flower_app.node_policy import Declined, NodePolicy, is_deployed, run_settings
-from flower_app.record_level import record_protection
-from flower_app.secure import take_part
+from flower_app.models.build import build_model
+from flower_app.models.specs import MODELS
 from flower_app.settings import SettingError, Settings
+from flower_app.training.node_config import check_keys, own_folder
+from flower_app.training.node_policy import Declined, NodePolicy, is_deployed, run_settings
+from flower_app.training.record_level import record_protection
+from flower_app.training.secure_aggregation import take_part
 from privacy.accounting import Budget, LedgerError
 from privacy.training import (
     ClientLedger,
@@ -162,7 +162,7 @@ def _model(settings: Settings, arrays: ArrayRecord) -> nn.Module:
 def test_encrypted(message: Message, context: Context) -> Message:
     """Take part in the encrypted test-time round."""
     # Loaded where it is asked for: a deployed node starts a process for every message.
-    from flower_app import encrypted_node
+    from flower_app.encrypted import node as encrypted_node
     from privacy.inference import RoundError
 
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
-from flower_app.model_specs import MODELS
+from flower_app.models.specs import MODELS
 
 
 class SettingError(ValueError):

@@ -11,7 +11,7 @@ from benchmarks import __main__ as command
 from benchmarks import _compare, _results, _utility_report, rounds
 from benchmarks._rounds_training import Clients, Protection, Work, accuracy_by_round
 from benchmarks.harness import Row, Spread
-from flower_app import measured
+from flower_app.planning import measured
 from privacy.mechanisms import SeededRandomness
 
 ROOT = Path(__file__).parents[1]

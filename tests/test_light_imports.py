@@ -87,5 +87,5 @@ def test_the_command_line_answers_without_pytorch() -> None:
         "except SystemExit: print(*sys.modules)\n"
     )
     modules = loaded(program)
-    assert "flower_app.launch" in modules
+    assert "flower_app.commands.run" in modules
     assert not modules & ({"torch"} | ENCRYPTION | ACCOUNTING | SIMULATION | PICTURES)

@@ -7,9 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from privacy.command_line import CommandParser
-
-from . import (
+from privacy.accounting import (
     Accountant,
     Adjacency,
     Budget,
@@ -30,6 +28,7 @@ from . import (
     read_ledger,
     without_amplification,
 )
+from privacy.command_line import CommandParser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .events import DiscreteGaussianSum, GaussianRelease
+from privacy.accounting.events import DiscreteGaussianSum, GaussianRelease
 
 _SMOOTHING = 4.0  # squared, in cells: costs a factor of 1 + 10⁻³³ a coordinate
 OVERFLOW_DELTA = 2.0**-60  # at least 2⁻¹⁰⁰·(1 + e^ε), the overflow's share of δ …

@@ -12,9 +12,15 @@ from dp_accounting import rdp
 from numpy.typing import NDArray
 
 from privacy._logging import untouched_root_logger
-
-from ._discrete import as_gaussian, distance_from_one
-from .events import Adjacency, DiscreteGaussianSum, FixedSize, GaussianRelease, Poisson, Release
+from privacy.accounting._discrete import as_gaussian, distance_from_one
+from privacy.accounting.events import (
+    Adjacency,
+    DiscreteGaussianSum,
+    FixedSize,
+    GaussianRelease,
+    Poisson,
+    Release,
+)
 
 _ORDERS: NDArray[np.float64] = np.asarray(rdp.RdpAccountant().orders, dtype=np.float64)
 # Places in ``_ORDERS``. Where another bound is known, they are tried in this order: divergences of

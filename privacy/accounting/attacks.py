@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from .composition import Accountant, Events, check_delta, count_events, epsilon
-from .events import Adjacency, Event
+from privacy.accounting.composition import Accountant, Events, check_delta, count_events, epsilon
+from privacy.accounting.events import Adjacency, Event
 
 _LARGEST_DELTA = 0.999  # the curve is followed up to here: more δ is no promise
 _STEP = 0.45  # at most, between its points, in the logarithm of δ / (1 - δ)

@@ -3,8 +3,15 @@
 import math
 from collections.abc import Callable
 
-from .composition import Accountant, Budget, Events, count_events, epsilon
-from .events import Adjacency, Event, FixedSize, GaussianRelease, Poisson, Sampling
+from privacy.accounting.composition import Accountant, Budget, Events, count_events, epsilon
+from privacy.accounting.events import (
+    Adjacency,
+    Event,
+    FixedSize,
+    GaussianRelease,
+    Poisson,
+    Sampling,
+)
 
 _LARGEST_NOISE = 2.0**30
 _MOST_ROUNDS = 2**40

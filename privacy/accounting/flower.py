@@ -17,8 +17,8 @@ from flwr.serverapp import (
     SamplingMethod,
 )
 
-from .composition import Accountant, check_delta, epsilon
-from .events import Adjacency, FixedSize, Full, GaussianRelease, Poisson, Sampling
+from privacy.accounting.composition import Accountant, check_delta, epsilon
+from privacy.accounting.events import Adjacency, FixedSize, Full, GaussianRelease, Poisson, Sampling
 
 _SCHEMA = 1
 _ADJACENCIES = {

@@ -15,11 +15,10 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
+from privacy.accounting.composition import Accountant, Budget, epsilon
+from privacy.accounting.events import Adjacency, Event
+from privacy.accounting.ledger_text import LedgerContents, LedgerError, LedgerText, Position, Record
 from privacy.durable import remove_leftovers, write_durably
-
-from .composition import Accountant, Budget, epsilon
-from .events import Adjacency, Event
-from .ledger_text import LedgerContents, LedgerError, LedgerText, Position, Record
 
 
 class LedgerBusyError(LedgerError):

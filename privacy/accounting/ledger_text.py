@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from .composition import Accountant, check_adjacency, epsilon
-from .events import (
+from privacy.accounting.composition import Accountant, check_adjacency, epsilon
+from privacy.accounting.events import (
     AdditiveDelta,
     Adjacency,
     DiscreteGaussianSum,

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .events import AdditiveDelta, FixedSize, Full, Sampling
+from privacy.accounting.events import AdditiveDelta, FixedSize, Full, Sampling
 
 _NEGLECTED = 1e-18  # probability that is counted as a failure instead of looked into
 

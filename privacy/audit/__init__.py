@@ -5,16 +5,16 @@ running code and proves a lower bound. If the lower lies above the upper, the co
 does not, nothing is proved: the attack may have been too weak.
 """
 
-from .cohorts import poisson_cohort_p_value as poisson_cohort_p_value
-from .experiment import Attack as Attack
-from .experiment import AuditResult as AuditResult
-from .experiment import audit as audit
-from .experiment import count_correct as count_correct
-from .experiment import default_guesses as default_guesses
-from .experiment import judge as judge
-from .inversion import invert_first_linear_layer as invert_first_linear_layer
-from .inversion import match_gradient as match_gradient
-from .one_run import epsilon_lower_bound as epsilon_lower_bound
-from .one_run import p_value as p_value
-from .records import audit_training as audit_training
-from .records import one_hot_records as one_hot_records
+from privacy.audit.cohorts import poisson_cohort_p_value as poisson_cohort_p_value
+from privacy.audit.experiment import Attack as Attack
+from privacy.audit.experiment import AuditResult as AuditResult
+from privacy.audit.experiment import audit as audit
+from privacy.audit.experiment import count_correct as count_correct
+from privacy.audit.experiment import default_guesses as default_guesses
+from privacy.audit.experiment import judge as judge
+from privacy.audit.inversion import invert_first_linear_layer as invert_first_linear_layer
+from privacy.audit.inversion import match_gradient as match_gradient
+from privacy.audit.one_run import epsilon_lower_bound as epsilon_lower_bound
+from privacy.audit.one_run import p_value as p_value
+from privacy.audit.records import audit_training as audit_training
+from privacy.audit.records import one_hot_records as one_hot_records

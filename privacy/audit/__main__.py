@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from privacy.accounting import LedgerError, read_ledger
+from privacy.audit.experiment import judge
+from privacy.audit.one_run import epsilon_lower_bound
 from privacy.command_line import CommandParser
-
-from .experiment import judge
-from .one_run import epsilon_lower_bound
 
 
 def main(arguments: list[str] | None = None) -> int:

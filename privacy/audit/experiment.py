@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.audit.one_run import epsilon_lower_bound
 from privacy.mechanisms import Randomness, SystemRandomness
-
-from .one_run import epsilon_lower_bound
 
 Scores = NDArray[np.float64]
 Run = Callable[[NDArray[np.bool_]], Mapping[str, Scores]]

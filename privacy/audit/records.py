@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from privacy.audit.experiment import AuditResult, Scores, audit
 from privacy.mechanisms import Randomness
-
-from .experiment import AuditResult, Scores, audit
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

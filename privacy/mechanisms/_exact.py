@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from .randomness import Randomness
+from privacy.mechanisms.randomness import Randomness
 
 CELLS = 16
 """Cells of the half line per unit of standard deviation."""

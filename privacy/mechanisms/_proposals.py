@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._exact import STEP, KnownPlace, LazyUniform, cumulative_bounds, propose
-from .randomness import Randomness
+from privacy.mechanisms._exact import STEP, KnownPlace, LazyUniform, cumulative_bounds, propose
+from privacy.mechanisms.randomness import Randomness
 
 CHUNK = 1 << 12  # elements; their proposals take about 100 bytes each
 

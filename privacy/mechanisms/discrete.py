@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from ._proposals import Grid, add_accepted, flattened, propose_batch
-from .randomness import Randomness
+from privacy.mechanisms._proposals import Grid, add_accepted, flattened, propose_batch
+from privacy.mechanisms.randomness import Randomness
 
 SMALLEST_VARIANCE = Fraction(1, 4)
 LARGEST_VARIANCE = Fraction(1 << 80)

@@ -6,9 +6,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from ._exact import CELLS, LazyUniform, rounded
-from ._proposals import add_accepted, flattened, propose_batch
-from .randomness import Randomness
+from privacy.mechanisms._exact import CELLS, LazyUniform, rounded
+from privacy.mechanisms._proposals import add_accepted, flattened, propose_batch
+from privacy.mechanisms.randomness import Randomness
 
 _LARGEST_SIGMA = 2.0**40
 

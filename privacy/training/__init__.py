@@ -4,14 +4,14 @@ A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, an
 ``ClientLedger``.
 """
 
-from ._capture import GradientError
-from ._optimizer import GradientDescent
-from .calibration import calibrate_noise
-from .charge import Charge
-from .check import ModelProblem, UnsupportedModelError, check_model
-from .ledger import ClientLedger, LocalBudgetSpent
-from .payment import Payment, pay
-from .plan import (
+from privacy.training._capture import GradientError
+from privacy.training._optimizer import GradientDescent
+from privacy.training.calibration import calibrate_noise
+from privacy.training.charge import Charge
+from privacy.training.check import ModelProblem, UnsupportedModelError, check_model
+from privacy.training.ledger import ClientLedger, LocalBudgetSpent
+from privacy.training.payment import Payment, pay
+from privacy.training.plan import (
     ClipAndNoise,
     ClipOnly,
     FullBatch,
@@ -20,9 +20,9 @@ from .plan import (
     PoissonBatches,
     PublicCount,
 )
-from .replace import replace_unsupported
-from .result import Guarantee, TrainingResult
-from .training import train
+from privacy.training.replace import replace_unsupported
+from privacy.training.result import Guarantee, TrainingResult
+from privacy.training.training import train
 
 __all__ = [
     "train",

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ._buffers import Buffers
-from ._capture import GradientError
-from ._gradient_check import check_gradients
-from ._independence import check_example_independence
-from ._loss import ExampleLoss
-from ._records import Kind, Records
-from ._remembered import Remembered, program_of
-from ._trial import VALUES, made_up
-from .check import UnsupportedModelError
+from privacy.training._buffers import Buffers
+from privacy.training._capture import GradientError
+from privacy.training._gradient_check import check_gradients
+from privacy.training._independence import check_example_independence
+from privacy.training._loss import ExampleLoss
+from privacy.training._records import Kind, Records
+from privacy.training._remembered import Remembered, program_of
+from privacy.training._trial import VALUES, made_up
+from privacy.training.check import UnsupportedModelError
 
 # What another choice of values does not change.
 _OF_THE_PROGRAM = (GradientError, UnsupportedModelError, MemoryError, torch.OutOfMemoryError)

@@ -13,11 +13,18 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from privacy.mechanisms import Randomness
-
-from ._optimizer import GradientDescent
-from .ledger import ClientLedger
-from .payment import Payment
-from .plan import Batches, ClipAndNoise, ClipOnly, FullBatch, PoissonBatches, Protection, whole
+from privacy.training._optimizer import GradientDescent
+from privacy.training.ledger import ClientLedger
+from privacy.training.payment import Payment
+from privacy.training.plan import (
+    Batches,
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    PoissonBatches,
+    Protection,
+    whole,
+)
 
 
 def check_kinds(

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ._gradients import Call, Gradients, LayerGradients, summing_dtype, total, vector_norms
+from privacy.training._gradients import (
+    Call,
+    Gradients,
+    LayerGradients,
+    summing_dtype,
+    total,
+    vector_norms,
+)
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BY_ROWS, BY_GROUPS, BY_DEPTH = "row unfolding", "grouped convolution", "depthwise convolution"

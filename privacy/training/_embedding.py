@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ._gradients import Call, Gradients, LayerGradients, magnitudes, row_norms
+from privacy.training._gradients import Call, Gradients, LayerGradients, magnitudes, row_norms
 
 
 class Rows:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._capture import Capture, GradientError
-from ._loss import ExampleLoss, detached, tensors_of
-from ._trial import (
+from privacy.training._capture import Capture, GradientError
+from privacy.training._loss import ExampleLoss, detached, tensors_of
+from privacy.training._trial import (
     HALF,
     away_from_constants,
     closeness,

@@ -4,11 +4,19 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from . import _opacus
-from ._convolution import CONVOLUTIONS, convolution_gradients
-from ._embedding import embedding_gradients
-from ._gradients import Built, Call, Gradients, LayerGradients, full_products, summing_dtype, total
-from ._linear import linear_gradients
+from privacy.training import _opacus
+from privacy.training._convolution import CONVOLUTIONS, convolution_gradients
+from privacy.training._embedding import embedding_gradients
+from privacy.training._gradients import (
+    Built,
+    Call,
+    Gradients,
+    LayerGradients,
+    full_products,
+    summing_dtype,
+    total,
+)
+from privacy.training._linear import linear_gradients
 
 # The layers whose examples' gradients are had here, in ways of our own.
 OWN = frozenset({nn.Linear, *CONVOLUTIONS, nn.Embedding})

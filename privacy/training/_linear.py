@@ -11,7 +11,15 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ._gradients import Built, Call, Gradients, LayerGradients, held_by, magnitudes, row_norms
+from privacy.training._gradients import (
+    Built,
+    Call,
+    Gradients,
+    LayerGradients,
+    held_by,
+    magnitudes,
+    row_norms,
+)
 
 # Between these, single precision holds a scaled factor well enough for its product with the other.
 _SMALL, _LARGE = 1e-20, 1e20

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._capture import GradientError
-from ._gradients import Gradients
-from .check import UnsupportedModelError
+from privacy.training._capture import GradientError
+from privacy.training._gradients import Gradients
+from privacy.training.check import UnsupportedModelError
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from ._attention import AppendedVector, SeparateAttention
-from ._loss import ExampleLoss
+from privacy.training._attention import AppendedVector, SeparateAttention
+from privacy.training._loss import ExampleLoss
 
 _MOST = 64
 _OWN = (AppendedVector, SeparateAttention)

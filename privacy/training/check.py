@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import _opacus
-from ._capture import trainable_layers
-from ._layers import OWN, known
+from privacy.training import _opacus
+from privacy.training._capture import trainable_layers
+from privacy.training._layers import OWN, known
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -19,8 +19,7 @@ from privacy.accounting import (
 )
 from privacy.lasting_paths import lasting_file
 from privacy.mechanisms import Randomness, gaussian
-
-from .charge import Charge, charge_of
+from privacy.training.charge import Charge, charge_of
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,16 @@ from contextlib import contextmanager
 from threading import Lock
 
 from privacy.mechanisms import Randomness, SystemRandomness
-
-from .charge import Charge
-from .ledger import ClientLedger
-from .plan import Batches, ClipAndNoise, ClipOnly, NoisyCount, NominalCount, Protection
+from privacy.training.charge import Charge
+from privacy.training.ledger import ClientLedger
+from privacy.training.plan import (
+    Batches,
+    ClipAndNoise,
+    ClipOnly,
+    NoisyCount,
+    NominalCount,
+    Protection,
+)
 
 _TAKING = Lock()
 _FREE = "free"

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _opacus
-from ._attention import SeparateAttention
-from ._trial import CLOSE, HALF
-from .check import (
+from privacy.training import _opacus
+from privacy.training._attention import SeparateAttention
+from privacy.training._trial import CLOSE, HALF
+from privacy.training.check import (
     ModelProblem,
     UnsupportedModelError,
     check_model,

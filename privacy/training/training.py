@@ -11,21 +11,27 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from privacy.mechanisms import Randomness, SystemRandomness
-
-from ._admission import admit, refuse_changed
-from ._arguments import check_kinds, check_optimizer, check_schedule
-from ._buffers import Buffers
-from ._capture import Capture
-from ._gradients import Gradients
-from ._loss import ExampleLoss, Loss, per_example
-from ._malformed import MalformedRecords, log
-from ._optimizer import GradientDescent, NoisySteps, clipped_sum
-from ._records import Records, on_device_of, records_of
-from .check import check_model
-from .ledger import ClientLedger
-from .payment import Payment, pay, planned_charges
-from .plan import Batches, ClipAndNoise, ClipOnly, FullBatch, Protection, PublicCount
-from .result import TrainingResult, guarantee_of
+from privacy.training._admission import admit, refuse_changed
+from privacy.training._arguments import check_kinds, check_optimizer, check_schedule
+from privacy.training._buffers import Buffers
+from privacy.training._capture import Capture
+from privacy.training._gradients import Gradients
+from privacy.training._loss import ExampleLoss, Loss, per_example
+from privacy.training._malformed import MalformedRecords, log
+from privacy.training._optimizer import GradientDescent, NoisySteps, clipped_sum
+from privacy.training._records import Records, on_device_of, records_of
+from privacy.training.check import check_model
+from privacy.training.ledger import ClientLedger
+from privacy.training.payment import Payment, pay, planned_charges
+from privacy.training.plan import (
+    Batches,
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    Protection,
+    PublicCount,
+)
+from privacy.training.result import TrainingResult, guarantee_of
 
 
 def train(

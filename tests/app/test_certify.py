@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from flower_app.__main__ import main
 from flower_app.data import encode, load_dataset
-from flower_app.evaluator import compile_named
-from flower_app.model_specs import MODELS
-from flower_app.models import build_model
+from flower_app.encrypted.evaluator import compile_named
+from flower_app.models.build import build_model
+from flower_app.models.specs import MODELS
 from privacy.inference import certify
 
 

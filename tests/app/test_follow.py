@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from flower_app import follow as following
-from flower_app.flower_processes import RunFailed
-from flower_app.follow import follow
-from flower_app.outcomes import FOLDER_VARIABLE, OutcomeFile, read_outcome
-from flower_app.resumption import with_settings_of_run
+from flower_app.processes import follow as following
+from flower_app.processes.flower_processes import RunFailed
+from flower_app.processes.follow import follow
+from flower_app.processes.outcomes import FOLDER_VARIABLE, OutcomeFile, read_outcome
 from flower_app.settings import SettingError
+from flower_app.training.resumption import with_settings_of_run
 
 RUN_ID = 4711
 STARTED = f"Successfully started run {RUN_ID}"

@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from flower_app.data import DataError, load_dataset
-from flower_app.digits import prepare
-from flower_app.images import find_images, read_images
-from flower_app.pictures import read_picture
+from flower_app.pictures.decoding import read_picture
+from flower_app.pictures.digits import prepare
+from flower_app.pictures.files import find_images, read_images
 
 # A seven: light on dark, and not the same when it is turned or mirrored.
 SEVEN = np.zeros((28, 28), dtype=np.uint8)

@@ -8,9 +8,9 @@ import torch
 from opacus.validators import ModuleValidator
 
 from flower_app.data import encode
-from flower_app.encrypted import check_model_can_be_encrypted
-from flower_app.model_specs import MODELS
-from flower_app.models import build_model
+from flower_app.encrypted.evaluation import check_model_can_be_encrypted
+from flower_app.models.build import build_model
+from flower_app.models.specs import MODELS
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
 WEIGHTS = {"hog-linear": 3920, "mlp": 784 * 64 + 64 + 650, "cnn": 200 + 256 * 64 + 64 + 650}

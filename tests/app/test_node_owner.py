@@ -15,7 +15,7 @@ from torch import nn
 
 from flower_app import client_app
 from flower_app.data import encode
-from flower_app.models import build_model
+from flower_app.models.build import build_model
 from flower_app.settings import PATHS_OF_THE_SERVER
 from privacy.accounting import GaussianRelease, epsilon, read_ledger
 from privacy.training import Charge, ClientLedger

@@ -7,11 +7,11 @@ import pytest
 from flwr.app import ArrayRecord
 
 from flower_app import __main__ as command
-from flower_app import measured
-from flower_app.measured import MeasuredAccuracy, MeasuredRound
-from flower_app.model_specs import MODELS
-from flower_app.models import build_model
-from flower_app.planning import (
+from flower_app.models.build import build_model
+from flower_app.models.specs import MODELS
+from flower_app.planning import measured
+from flower_app.planning.measured import MeasuredAccuracy, MeasuredRound
+from flower_app.planning.options import (
     Question,
     epsilons,
     expected_accuracy,

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from flower_app.plots import plot_noise, plot_training
+from flower_app.report.plots import plot_noise, plot_training
 
 ROUNDS = (1, 2, 3, 10, 100)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from app_runs import Run
 
-from flower_app.report import epsilon_chart, what_others_would_have_cost, write_report
-from flower_app.results import ResultsFolder
+from flower_app.report.report import epsilon_chart, what_others_would_have_cost, write_report
+from flower_app.report.results_folder import ResultsFolder
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

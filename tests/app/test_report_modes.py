@@ -11,12 +11,12 @@ import pytest
 from app_runs import run_app
 
 from flower_app import server_app
-from flower_app.privacy_metrics import privacy_metrics
-from flower_app.report import write_report
-from flower_app.results import ResultsFolder
-from flower_app.resumption import SOFTWARE, with_settings_of_run
+from flower_app.report.privacy_metrics import privacy_metrics
+from flower_app.report.report import write_report
+from flower_app.report.results_folder import ResultsFolder
+from flower_app.report.software import software
 from flower_app.settings import Settings
-from flower_app.software import software
+from flower_app.training.resumption import SOFTWARE, with_settings_of_run
 from privacy.accounting import (
     GaussianRelease,
     LedgerText,

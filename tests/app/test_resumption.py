@@ -13,8 +13,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from flower_app import client_app, server_app
-from flower_app.resumption import check_resumed, with_settings_of_run
 from flower_app.settings import SettingError, Settings
+from flower_app.training.resumption import check_resumed, with_settings_of_run
 from strategies import run_in_process
 
 SMALL: dict[str, Any] = {

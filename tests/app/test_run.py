@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from flower_app import client_app
 from flower_app.data import load_dataset, load_inputs, load_partitions
-from flower_app.models import build_model
+from flower_app.models.build import build_model
 from flower_app.server_app import Pace, accuracy
 from flower_app.settings import SettingError, Settings
 from privacy.accounting import (

@@ -9,11 +9,12 @@ import pytest
 from app_runs import run_app
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 
-from flower_app import client_app, secure
-from flower_app.models import build_model
-from flower_app.node_policy import NodePolicy, run_settings
-from flower_app.secure import simulated_identity
+from flower_app import client_app
+from flower_app.models.build import build_model
 from flower_app.settings import SettingError, Settings
+from flower_app.training import secure_aggregation as secure
+from flower_app.training.node_policy import NodePolicy, run_settings
+from flower_app.training.secure_aggregation import simulated_identity
 from strategies import (
     DPFedAvg,
     FolderMemory,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flower_app.watchdog import processes_below
+from flower_app.processes.watchdog import processes_below
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,9 +15,9 @@ from app_commands import ROOT, run_python, started_python
 from cryptography import x509
 
 from flower_app.__main__ import main
-from flower_app.deploy import Deployment
-from flower_app.deploy_keys import make_certificates, make_node_key
-from flower_app.watchdog import processes_below
+from flower_app.processes.certificates import make_certificates, make_node_key
+from flower_app.processes.deployment import Deployment
+from flower_app.processes.watchdog import processes_below
 from privacy.accounting import Ledger
 
 DEMO = ("-m", "flower_app", "deploy-demo")
@@ -113,7 +113,7 @@ def test_a_killed_demonstration_leaves_nothing(
         until="SuperNodes are online",
     ) as process:
         children = psutil.Process(process.pid).children()
-        (watchdog,) = [p for p in children if "flower_app.watchdog" in p.cmdline()]
+        (watchdog,) = [p for p in children if "flower_app.processes.watchdog" in p.cmdline()]
         assert processes_below(temporary)
         process.kill()
         process.wait()

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from app_commands import ROOT, run_python, started_python
 
-from flower_app.flower_processes import program
-from flower_app.watchdog import processes_below
+from flower_app.processes.flower_processes import program
+from flower_app.processes.watchdog import processes_below
 from privacy.accounting import Ledger
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
@@ -155,7 +155,7 @@ def started(environment: dict[str, str], tmp_path: Path) -> Iterator["subprocess
 
 
 def _is_watchdog(process: psutil.Process) -> bool:
-    return "flower_app.watchdog" in process.cmdline()
+    return "flower_app.processes.watchdog" in process.cmdline()
 
 
 @pytest.mark.parametrize("wrong", ["model=resnet", "epsilom=3", "sampling-rate=7"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from serving import Service, serving, small_model
 
-from flower_app.deploy_keys import Certificates, make_certificates
+from flower_app.processes.certificates import Certificates, make_certificates
 from privacy.inference import EvaluatorPool, EvaluatorProcess
 
 

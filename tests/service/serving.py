@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from flower_app.deploy_keys import Certificates
+from flower_app.processes.certificates import Certificates
 from privacy.inference import (
     CompiledModel,
     DataOwner,

@@ -18,7 +18,7 @@ import torch
 from serving import EXPECTATION, Asking, Service, X, serving, small_model, worker_with_keys
 from torch import nn
 
-from flower_app.deploy_keys import Certificates
+from flower_app.processes.certificates import Certificates
 from privacy.inference import (
     ClassOnly,
     DataOwner,

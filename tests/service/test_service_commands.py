@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from flower_app.__main__ import main
-from flower_app.ask import accepted_plan
+from flower_app.commands.ask import accepted_plan
 from flower_app.data import encode
-from flower_app.models import build_model
+from flower_app.models.build import build_model
 from privacy.inference import PlanRefusedError, compile_model
 from privacy.inference_service import KeyFile
 
@@ -151,7 +151,7 @@ def test_the_printed_command_asks_and_prints_classes_only(
     assert keys.stat().st_mode & 0o777 == 0o600
 
     # While somebody else asks with the usual file of keys, keys are made for this call.
-    monkeypatch.setattr("flower_app.ask.user_data_path", lambda name: tmp_path / name)
+    monkeypatch.setattr("flower_app.commands.ask.user_data_path", lambda name: tmp_path / name)
     assert main(ask) == 0
     capsys.readouterr()
     (usual,) = (tmp_path / "bloomseal" / "keys").glob("*.keys")

@@ -1,0 +1,1 @@
+"""What ``python -m flower_app COMMAND`` runs: one module a command."""

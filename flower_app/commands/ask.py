@@ -1,0 +1,299 @@
+"""``python -m flower_app ask``: classify images with a service that sees none of them."""
+
+import argparse
+import contextlib
+import getpass
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from platformdirs import user_data_path
+
+from flower_app.data import DataError, encode
+from flower_app.errors import CommandFailed
+from flower_app.models.specs import MODELS, ModelSpec
+from flower_app.pictures.digits import FITS, Fit
+from flower_app.pictures.files import STDIN, find_images, read_images
+from privacy.inference import (
+    Expectation,
+    MessageError,
+    Plan,
+    PlanRefusedError,
+    ReleaseError,
+    ReleasePolicy,
+    TopClasses,
+    accept_plan,
+)
+from privacy.inference_service import (
+    KeyFile,
+    KeyFileError,
+    KeyFileInUseError,
+    OwnerSession,
+    ServiceClient,
+    ServiceError,
+)
+
+_PASSPHRASE, _TOKEN = "BLOOMSEAL_PASSPHRASE", "BLOOMSEAL_TOKEN"
+
+
+class AskError(CommandFailed):
+    """What stopped the questions, and the remedy."""
+
+
+def add_command(commands: Any) -> None:
+    """Add ``ask`` to the app's command line."""
+    parser = commands.add_parser(
+        "ask",
+        description="Encrypts images here, has a service evaluate them, and decrypts the answers "
+        "here. Prints the class of each image. The secret key is kept in a file, encrypted under a "
+        f"passphrase, which is asked for or taken from {_PASSPHRASE}.",
+    )
+    parser.add_argument("url", metavar="URL", help="of the service, https://host:port")
+    parser.add_argument(
+        "images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE_OR_FOLDER",
+        help="pictures (PNG, JPEG, GIF, BMP, TIFF, WebP) of any size, also photographs, light on "
+        "dark or dark on light; .npy, .npz or .csv with one or several (0 to 255, or 0 to 1); "
+        "folders of these; - for one of them from standard input",
+    )
+    parser.add_argument(
+        "--fit",
+        choices=FITS,
+        default=FITS[0],
+        help="how pictures of another size are brought to 28 by 28: what is drawn is cut out and "
+        "centred as MNIST's digits are (digit, the default), all of it is scaled (whole, for "
+        "garments), or they are refused and pixels are taken as they are (exact)",
+    )
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates to trust, PEM")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help=f"with your token; or set {_TOKEN}"
+    )
+    parser.add_argument(
+        "--keys", type=Path, metavar="FILE", help="of secret keys (one a service, among your data)"
+    )
+    parser.add_argument(
+        "--one-time-keys", action="store_true", help="make keys for this call and keep none"
+    )
+    parser.add_argument("--top", type=int, metavar="K", help="print the K best classes in order")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each image")
+    parser.add_argument(
+        "--insecure-no-tls", action="store_true", help="allow http://, where anybody may listen"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask.
+
+    Returns
+    -------
+    int
+        0 if every image has an answer, otherwise 1.
+
+    Raises
+    ------
+    AskError
+        If nothing can be asked.
+    """
+    if options.top is not None and options.top < 1:
+        raise AskError(f"--top is {options.top}; give 1 or more classes")
+    if options.one_time_keys and options.keys is not None:
+        raise AskError("--one-time-keys contradicts --keys; give one of them")
+    if options.url.lower().startswith("http://") and not options.insecure_no_tls:
+        raise AskError(
+            f"{options.url} is without TLS: whoever listens can take the token and forge messages; "
+            "use https, or give --insecure-no-tls"
+        )
+    if options.insecure_no_tls:
+        print("warning: without TLS whoever listens can take the token", file=sys.stderr)
+    try:
+        client = ServiceClient(
+            options.url,
+            token=_token(options.token_file),
+            authority=options.ca,
+            insecure_no_tls=options.insecure_no_tls,
+        )
+    except OSError as error:
+        raise AskError("--ca" + str(error).removeprefix("authority")) from error
+    except ValueError as error:
+        raise AskError(str(error)) from error
+    files, missing = _files(options.images)
+    if not files:
+        return 1
+    with client, contextlib.ExitStack() as stack:
+        try:
+            plan, spec = accepted_plan(client.plan_text())
+            if options.top is not None and options.top > plan.classes:
+                raise AskError(
+                    f"--top is {options.top}; the model has {plan.classes} classes, give at most "
+                    "so many"
+                )
+            session = OwnerSession(
+                client, plan, key_file=_key_file(options, stack), release=_release(options)
+            )
+            try:
+                images = _all_images(files, options.fit)
+                failed = _ask_all(session, spec, images, len(files), as_json=options.json)
+                return 1 if failed or missing else 0
+            finally:
+                session.end()
+        except ServiceError as error:
+            if error.code == "untrusted":
+                remedy = "give its authority's certificate with --ca FILE, over a channel you trust"
+                raise AskError(f"{error.message}; {remedy}") from error
+            raise AskError(str(error)) from error
+        except (PlanRefusedError, KeyFileError, ReleaseError, MessageError) as error:
+            raise AskError(str(error)) from error
+
+
+def accepted_plan(text: str) -> tuple[Plan, ModelSpec]:
+    """A plan that a service sent, checked against the models that this app knows.
+
+    Raises
+    ------
+    PlanRefusedError
+        If it is for none of them, or could harm.
+    """
+    try:
+        shape = tuple(json.loads(text)["input_shape"])
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise PlanRefusedError("the service did not send a plan; is it one of ours?") from error
+    for spec in MODELS.values():
+        if spec.shape == shape:
+            expectation = Expectation(spec.shape, (spec.low, spec.high), spec.classes)
+            return accept_plan(text, expectation), spec
+    raise PlanRefusedError(f"the plan is for inputs of shape {shape}, which no model here has")
+
+
+def _files(paths: list[Path]) -> tuple[list[Path], int]:
+    """The files at all paths, and how many paths have none, which is told."""
+    if paths.count(STDIN) > 1:
+        raise AskError("- is given twice; standard input can be read once")
+    files, missing = [], 0
+    for path in paths:
+        try:
+            files += find_images(path, say=_say)
+        except DataError as error:
+            missing += 1
+            print(f"error: {error}", file=sys.stderr)
+    return files, missing
+
+
+def _say(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
+
+
+Image = NDArray[np.uint8] | DataError
+
+
+def _ask_all(
+    session: OwnerSession,
+    spec: ModelSpec,
+    images: Iterator[tuple[int, str, Image]],
+    files: int,
+    *,
+    as_json: bool,
+) -> int:
+    """Ask about each image; how many have no answer."""
+    begun, evaluating, answered, failed = time.perf_counter(), [], 0, 0
+    for number, name, image in images:
+        try:
+            if isinstance(image, DataError):
+                raise image
+            # One image at a time: what is public is computed here, in the clear.
+            answer, seconds = session.ask(encode(image[None], spec.kind)[0])
+        except (DataError, ServiceError, MessageError) as error:
+            if isinstance(error, ServiceError) and error.code not in _OF_ONE_IMAGE:
+                raise
+            failed += 1
+            told = str(error) if isinstance(error, DataError) else f"{name}: {error}"
+            print(f"error: {told}", file=sys.stderr)
+            continue
+        answered += 1
+        evaluating.append(seconds)
+        classes = (answer.label,) if answer.top is None else answer.top[0]
+        if as_json:
+            print(json.dumps({"image": name, "classes": list(classes)}), flush=True)
+        else:
+            place = f"[{number:>{len(str(files))}}/{files}] " if files > 1 else ""
+            print(f"{place}{name}: {' '.join(map(str, classes))}", flush=True)
+    spent = time.perf_counter() - begun
+    keys = "new keys" if session.keys_made else "the keys kept here" if answered else "no keys"
+    print(
+        f"{answered} answered, {failed} not, in {spent:.1f} s under {keys}"
+        + (f"; evaluation {1000 * float(np.median(evaluating)):.1f} ms" if evaluating else ""),
+        file=sys.stderr,
+    )
+    return failed
+
+
+_OF_ONE_IMAGE = {"evaluator-failed", "too-slow"}
+"""Refusals after which the next image may well be answered."""
+
+
+def _all_images(files: list[Path], fit: Fit) -> Iterator[tuple[int, str, Image]]:
+    """Each image with its file's number and its own name, or why a file has none."""
+    for number, file in enumerate(files, 1):
+        try:
+            for name, image in read_images(file, fit=fit, say=_say):
+                yield number, name, image
+        except DataError as error:
+            yield number, file.name, error
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return os.environ.get(_TOKEN) or None
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AskError(f"the token cannot be read: {error}") from error
+
+
+def _release(options: argparse.Namespace) -> ReleasePolicy | None:
+    return None if options.top is None else TopClasses(options.top)
+
+
+def _key_file(options: argparse.Namespace, stack: contextlib.ExitStack) -> KeyFile | None:
+    if options.one_time_keys:
+        return None
+    path = options.keys
+    if path is None:
+        name = hashlib.sha256(options.url.rstrip("/").encode()).hexdigest()[:16]
+        path = user_data_path("bloomseal") / "keys" / f"{name}.keys"
+    try:
+        new = not path.exists()
+    except OSError as error:
+        raise AskError(f"{path} cannot be used: {error.strerror}") from error
+    file = KeyFile(path, _passphrase(new=new))
+    try:
+        return stack.enter_context(file)
+    except KeyFileInUseError:
+        if options.keys is not None:
+            raise
+        _say(f"another `ask` uses {path}; this one makes keys for itself and keeps none")
+        return None
+
+
+def _passphrase(*, new: bool) -> str:
+    given = os.environ.get(_PASSPHRASE)
+    if given is not None:
+        return given
+    if not sys.stdin.isatty():
+        raise AskError(
+            f"there is no terminal to ask for the passphrase; set {_PASSPHRASE}, or give "
+            "--one-time-keys"
+        )
+    passphrase = getpass.getpass("New passphrase for your keys: " if new else "Passphrase: ")
+    if new and getpass.getpass("Once more: ") != passphrase:
+        raise AskError("the two passphrases differ; try again")
+    return passphrase

@@ -1,0 +1,135 @@
+"""``python -m flower_app plan``: what a private run would take, before any training."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from flower_app.data import DATASETS
+from flower_app.models.specs import MODELS
+from flower_app.planning import measured
+from flower_app.planning.options import (
+    SAMPLING_RATES,
+    Expectation,
+    Option,
+    Question,
+    expected_accuracy,
+    options,
+)
+from flower_app.settings import RECIPES, SettingError
+from privacy.accounting import Budget, large_delta
+
+
+def add_command(commands: Any) -> None:
+    """Add ``plan`` to the app's command line."""
+    parser = commands.add_parser(
+        "plan",
+        description="Works out, for a budget, the noise that each sampling rate and number of "
+        "rounds needs, the bytes it moves, and the accuracy where comparable runs were measured. "
+        "Nothing is trained and no data are read.",
+    )
+    parser.add_argument("--epsilon", type=float, default=3.0, help="ε at client level (3)")
+    parser.add_argument("--delta", type=float, default=1e-5, help="δ (1e-5)")
+    parser.add_argument("--population", type=int, required=True, help="N, how many clients")
+    parser.add_argument(
+        "--records", type=int, default=50, help="records a client holds, about (50)"
+    )
+    parser.add_argument("--dataset", default="mnist", help=" or ".join(DATASETS) + ", or your own")
+    parser.add_argument("--model", choices=list(MODELS), default="hog-linear")
+    parser.add_argument(
+        "--rounds", type=int, nargs="+", help="numbers of rounds to look at (the model's own)"
+    )
+    parser.add_argument(
+        "--sampling-rates", type=float, nargs="+", default=list(SAMPLING_RATES), metavar="Q"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(options_given: argparse.Namespace) -> int:
+    """Answer, row by row as each is worked out.
+
+    Raises
+    ------
+    SettingError
+        If a number is out of range.
+    """
+    o = options_given
+    rounds = o.rounds or [RECIPES[o.model].rounds]
+    for name, values, good, what in (
+        ("--population", [o.population], lambda n: n >= 1, "at least 1"),
+        ("--records", [o.records], lambda n: n >= 1, "at least 1"),
+        ("--rounds", rounds, lambda n: n >= 1, "at least 1"),
+        ("--sampling-rates", o.sampling_rates, lambda q: 0 < q <= 1, "in (0, 1]"),
+    ):
+        for value in values:
+            if not good(value):
+                raise SettingError(f"{name} {value} is wrong; it must be {what}")
+    try:
+        budget = Budget(o.epsilon, o.delta)
+    except ValueError as error:
+        raise SettingError(f"the budget is wrong: {error}") from error
+    question = Question(budget, o.population, o.records, o.dataset, o.model)
+    expectation = expected_accuracy(question)
+    found = options(question, rates=o.sampling_rates, rounds=rounds)
+    if problem := large_delta(budget.delta, o.population):
+        print(f"warning: {problem}.", file=sys.stderr)
+    if o.json:
+        print(json.dumps(_document(question, expectation, list(found)), ensure_ascii=False))
+        return 0
+    print(
+        f"{o.model} on {o.dataset}, N = {o.population:,} clients, ε = {o.epsilon:g} at "
+        f"δ = {o.delta:g} for every client (add or remove one)\n"
+    )
+    print(_HEADER, flush=True)
+    for option in found:
+        print(_line(option), flush=True)
+    print(
+        "\nz: noise multiplier. ε drawn: ε against whoever learns who was drawn, without"
+        "\namplification by sampling; N is public either way. noise: on each parameter of a"
+        "\nround's average, in clipping norms; smaller is better, and more rounds average it out."
+        "\nOnly these settings cost privacy: learning rates and local steps do not, unless they"
+        "\nwere tuned on clients' data."
+    )
+    print(f"\nExpected test accuracy: {expectation.sentence}.")
+    if expectation.at_least is not None or expectation.at_most is not None:
+        print("Measured clients share no records and know one or two labels each.")
+    known = [m for m in measured.rounds() if m.model == o.model]
+    if known:
+        print(f"Seconds a round: scaled from a simulation on {known[0].where}.")
+    else:
+        print("Seconds a round: not known, no round of this model was measured.")
+    return 0
+
+
+_HEADER = (
+    f"{'q':>6} {'rounds':>7} {'clients':>8} {'z':>8} {'ε drawn':>8} {'noise':>9} {'MB/round':>9} "
+    f"{'MB/client':>10} {'s/round':>8}"
+)
+
+
+def _line(option: Option) -> str:
+    start = f"{option.sampling_rate:>6g} {option.rounds:>7} {option.cohort:>8.0f}"
+    if option.noise_multiplier is None or option.noise_share is None:
+        return f"{start}  no noise fits this budget"
+    plain = option.epsilon_without_amplification
+    drawn = "∞" if plain is None else f"{plain:.3g}"
+    seconds = "" if option.round_seconds is None else f"{option.round_seconds:.2f}"
+    return (
+        f"{start} {option.noise_multiplier:>8.3f} {drawn:>8} {option.noise_share:>9.4f} "
+        f"{option.round_bytes / 1e6:>9.2f} {option.client_bytes / 1e6:>10.3f} {seconds:>8}"
+    )
+
+
+def _document(question: Question, expectation: Expectation, found: list[Option]) -> dict[str, Any]:
+    return {
+        "question": asdict(question),
+        "options": [asdict(option) for option in found],
+        "accuracy": {
+            "known": expectation.at_least is not None or expectation.at_most is not None,
+            "at_least": None if expectation.at_least is None else asdict(expectation.at_least),
+            "at_most": None if expectation.at_most is None else asdict(expectation.at_most),
+            "sentence": expectation.sentence,
+        },
+    }

@@ -1,0 +1,264 @@
+"""``python -m flower_app serve``: answer encrypted questions to a trained model over HTTPS."""
+
+import argparse
+import contextlib
+import ipaddress
+import logging
+import shlex
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flower_app.counting import counted
+from flower_app.encrypted.evaluator import load_model, start_evaluator
+from flower_app.processes.certificates import make_certificates
+from flower_app.report.results_folder import trained_model
+from flower_app.settings import SettingError
+from privacy.inference import EvaluatorFailed, EvaluatorPool, EvaluatorProcess
+from privacy.inference_service import (
+    InsecureNoAuthentication,
+    ServiceLimits,
+    ServiceServer,
+    TokenFile,
+    TokenFileError,
+    create_app,
+)
+
+_DEFAULTS = ServiceLimits()
+
+
+@dataclass(frozen=True)
+class _Security:
+    """How callers are let in, and what they must be told to get in.
+
+    Attributes
+    ----------
+    certificate, key : Path or None
+        None without TLS.
+    tokens : TokenFile or None
+        None without authentication.
+    ask : tuple of str
+        Arguments of ``ask`` for somebody on this machine.
+    """
+
+    certificate: Path | None
+    key: Path | None
+    tokens: TokenFile | None
+    ask: tuple[str, ...]
+
+
+def add_command(commands: Any) -> None:
+    """Add ``serve`` to the app's command line."""
+    parser = commands.add_parser(
+        "serve",
+        description="Serves the model of a results folder. On a loopback address, without a "
+        "certificate or tokens of yours, it makes both for this occasion and prints the `ask` "
+        "command that uses them. TLS and authentication are on unless switched off by name.",
+    )
+    parser.add_argument(
+        "results", type=Path, metavar="RESULTS_DIR", help="of a run, such as results/latest"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8443, help="port (8443); 0 takes a free one")
+    safety = parser.add_argument_group("who gets in")
+    safety.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM, with its chain")
+    safety.add_argument("--tls-key", type=Path, metavar="FILE", help="the certificate's key, PEM")
+    safety.add_argument(
+        "--tokens", type=Path, metavar="FILE", help="made with `python -m flower_app token add`"
+    )
+    safety.add_argument(
+        "--insecure-no-tls",
+        action="store_true",
+        help="speak plain HTTP, for instance behind a proxy on this machine that ends TLS",
+    )
+    safety.add_argument(
+        "--insecure-no-authentication",
+        action="store_true",
+        help="let everybody in who can connect, as one and the same owner, with the room of all",
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--workers", type=int, help="evaluating processes (as many as this one may use cores)"
+    )
+    limits.add_argument(
+        "--worker-memory",
+        type=int,
+        metavar="MB",
+        help="that a process may take beside the model (what the plan needs, and 256)",
+    )
+    for name, kind, text in (
+        ("answer-seconds", float, "after which a process is ended that has not answered (60)"),
+        ("queue", int, "requests that may wait"),
+        ("requests-per-minute", int, "of one owner"),
+        ("owners", int, "whose keys are held at most"),
+        ("key-sets", int, "of keys that one owner may have at a time, as many as ask at once"),
+        ("key-hours", float, "after which an owner makes new keys"),
+    ):
+        default = getattr(_DEFAULTS, name.replace("-", "_"), 60.0)
+        told = text if "(" in text else f"{text} ({default:g})"
+        limits.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=told)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until ended.
+
+    Raises
+    ------
+    SettingError
+        If an option, the folder or a file is wrong, or the port is taken.
+    """
+    name, weights = trained_model(options.results)
+    load_model(name, weights)  # what is wrong with it is said here, in one sentence
+    limits = _limits(options)
+    memory = None if options.worker_memory is None else options.worker_memory << 20
+
+    room: list[int] = []
+
+    def start() -> EvaluatorProcess:
+        process = start_evaluator(name, weights, memory=memory)
+        room.append(process.memory)
+        process.timeout = options.answer_seconds
+        return process
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    with contextlib.ExitStack() as stack:
+        security = stack.enter_context(_security(options))
+        listening = stack.enter_context(_listen(options.host, options.port))
+        print(f"Compiling {name} ...", flush=True)
+        try:
+            pool = stack.enter_context(EvaluatorPool(start, processes=options.workers))
+        except (EvaluatorFailed, ValueError) as error:
+            raise SettingError(f"the model cannot be served: {error}") from error
+        app = create_app(
+            pool, authentication=security.tokens or InsecureNoAuthentication(), limits=limits
+        )
+        server = ServiceServer(
+            app,
+            certificate=security.certificate,
+            key=security.key,
+            shutdown_seconds=options.answer_seconds,
+        )
+        _tell(options, security, listening, pool, room[0])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished what was under way
+            server.run(sockets=[listening])
+    print("Stopped.")
+    return 0
+
+
+def _limits(options: argparse.Namespace) -> ServiceLimits:
+    if not options.answer_seconds > 0 or (options.worker_memory or 1) < 1:
+        raise SettingError("--answer-seconds and --worker-memory take positive numbers")
+    try:
+        return ServiceLimits(
+            queue=options.queue,
+            requests_per_minute=options.requests_per_minute,
+            owners=options.owners,
+            key_sets=options.key_sets,
+            key_hours=options.key_hours,
+        )
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _security(options: argparse.Namespace) -> Iterator[_Security]:
+    """Certificate and tokens: the given ones, or made for this occasion and then removed."""
+    certificate, key, ask = options.tls_certificate, options.tls_key, []
+    if (certificate is None) != (key is None):
+        raise SettingError("--tls-certificate and --tls-key belong together; give both")
+    if options.insecure_no_tls and certificate is not None:
+        raise SettingError("--insecure-no-tls contradicts --tls-certificate; give one of them")
+    if options.insecure_no_authentication and options.tokens is not None:
+        raise SettingError("--insecure-no-authentication contradicts --tokens; give one of them")
+    local = _is_loopback(options.host)
+    with tempfile.TemporaryDirectory(prefix="bloomseal-trial-") as made:
+        folder = Path(made)
+        if options.insecure_no_tls:
+            ask.append("--insecure-no-tls")
+        elif certificate is None:
+            if not local:
+                raise SettingError(
+                    f"--host {options.host} is not this machine alone: give --tls-certificate and "
+                    "--tls-key (or, where a proxy ends TLS, --insecure-no-tls)"
+                )
+            trial = make_certificates(folder)
+            certificate, key = trial.certificate, trial.key
+            ask += ["--ca", str(trial.authority)]
+        for file in filter(None, (certificate, key)):
+            if not file.is_file():
+                raise SettingError(f"{file} is not there; give --tls-certificate and --tls-key")
+        tokens = None
+        if options.tokens is not None:
+            tokens = _given_tokens(options.tokens)
+        elif not options.insecure_no_authentication:
+            if not local:
+                raise SettingError(
+                    f"--host {options.host} is not this machine alone: make tokens with `python -m "
+                    "flower_app token add FILE NAME` and give --tokens FILE"
+                )
+            tokens = TokenFile(folder / "tokens.json")
+            for name, role in (("trial", "owner"), ("operator", "operator")):
+                file = folder / f"{name}.token"
+                file.touch(0o600)
+                file.write_text(tokens.add(name, role=role))  # type: ignore[arg-type]
+            ask += ["--token-file", str(folder / "trial.token")]
+        yield _Security(certificate, key, tokens, tuple(ask))
+
+
+def _given_tokens(path: Path) -> TokenFile:
+    tokens = TokenFile(path)
+    try:
+        if not tokens.callers():
+            raise SettingError(
+                f"{path} holds no tokens; make one: python -m flower_app token add {path} NAME"
+            )
+    except TokenFileError as error:
+        raise SettingError(str(error)) from error
+    return tokens
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise SettingError(f"cannot listen on {host}, port {port}: {error}") from error
+
+
+def _tell(
+    options: argparse.Namespace,
+    security: _Security,
+    listening: socket.socket,
+    pool: EvaluatorPool,
+    memory: int,
+) -> None:
+    plan, port = pool.plan, listening.getsockname()[1]
+    host = "localhost" if _is_loopback(options.host) else options.host
+    url = f"{'http' if security.certificate is None else 'https'}://{host}:{port}"
+    for given, warning in (
+        (options.insecure_no_tls, "without TLS: whoever listens can use tokens and forge messages"),
+        (options.insecure_no_authentication, "without authentication: everybody can ask"),
+    ):
+        if given:
+            print(f"warning: serving {warning}", file=sys.stderr)
+    print(
+        f"Serving {url} with {counted(pool.processes, 'process', 'processes')}, each with at most "
+        f"{memory >> 20} MB beside the model; keys {plan.public_bytes:,} bytes, "
+        f"a question {plan.query_bytes:,}, an answer {plan.answer_bytes:,}"
+    )
+    if security.ask and _is_loopback(options.host):
+        command = ["python", "-m", "flower_app", "ask", url, "IMAGE_OR_FOLDER", *security.ask]
+        print("To ask, on this machine:\n  " + shlex.join(command))
+    print("Ctrl-C ends it.", flush=True)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,1 @@
+"""Encrypted evaluation of the trained model, and the encrypted round among clients."""

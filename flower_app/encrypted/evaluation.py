@@ -1,0 +1,135 @@
+"""Encrypted test-time inference: what the data owner does, and what is measured of it."""
+
+import copy
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from flower_app.encrypted.evaluator import compile_app_model, start_evaluator
+from flower_app.models.specs import ModelSpec
+from flower_app.settings import SettingError
+from privacy.inference import ThrowAwayOwner, decide
+
+
+@dataclass(frozen=True)
+class EncryptedTest:
+    """What came of the encrypted questions.
+
+    Attributes
+    ----------
+    metrics : dict
+        As ``metrics.json`` holds them.
+    labels, answers : sequence of int
+        The true classes, and those the owner decrypted.
+    """
+
+    metrics: dict[str, Any]
+    labels: Sequence[int]
+    answers: Sequence[int]
+
+
+def check_model_can_be_encrypted(model: nn.Sequential, spec: ModelSpec) -> None:
+    """Refuse, before training, a model that could not be evaluated afterwards.
+
+    A layer that begins at zero is judged with torch's usual first weights: only so does the model
+    tell inputs apart, as it will when it is trained.
+
+    Raises
+    ------
+    SettingError
+        Naming what stands in the way.
+    """
+    judged = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for layer in judged.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d) and not layer.weight.any():
+                layer.reset_parameters()
+    try:
+        compile_app_model(judged, spec)
+    except ValueError as error:
+        raise SettingError(
+            f"model = {spec.name!r} cannot be evaluated under encryption ({error}); choose "
+            "another model, or set encrypted-images = 0"
+        ) from error
+
+
+def run_encrypted_test(
+    model: nn.Sequential,
+    weights: Path,
+    spec: ModelSpec,
+    inputs: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    *,
+    say: Callable[[str], None],
+) -> EncryptedTest:
+    """Encrypt inputs, have them evaluated by a process without a secret key, and decrypt.
+
+    The owner's key is thrown away: only so may errors of the decrypted logits be published.
+
+    Parameters
+    ----------
+    model : nn.Sequential
+        The plain model, to compare with.
+    weights : Path
+        The same model as the evaluator reads it, safetensors.
+    spec : ModelSpec
+        What it is.
+    inputs, labels : ndarray
+        Test examples, (n, ...) and (n,).
+    say : callable
+        Given a line of progress now and then.
+
+    Raises
+    ------
+    EvaluatorFailed
+        If the evaluator's process died; the message carries its last words.
+    """
+    with torch.no_grad():
+        plain = model.eval()(torch.from_numpy(inputs)).double().numpy()
+    with start_evaluator(spec.name, weights) as evaluator:
+        plan = evaluator.plan
+        say(f"Plan: {plan.query_bytes:,} bytes a question, {plan.answer_bytes:,} an answer")
+        owner = ThrowAwayOwner(plan)
+        material = owner.public_material()
+        evaluator.use_keys(material)
+        logits, seconds, sizes = [], [], []
+        for i, example in enumerate(inputs):
+            query = owner.encrypt(example)
+            answer, spent = evaluator.evaluate(query)
+            seconds.append(spent)
+            logits.append(owner.logits(answer))
+            sizes.append((len(query), len(answer)))
+            if (i + 1) % 100 == 0:
+                say(f"Asked {i + 1} of {len(inputs)}")
+    found = np.concatenate(logits)
+    answers, clear = decide(found), decide(plain)
+    beyond = int((np.abs(found - plain).max(axis=1) > 2.0**plan.error_bits).sum())
+    if beyond:
+        say(
+            f"The plan's prediction was wrong for these images: {beyond} of {len(inputs)} have a "
+            f"larger error of a logit than the {2.0**plan.error_bits:.3g} that it names"
+        )
+    return EncryptedTest(
+        metrics={
+            "images": len(inputs),
+            "agreement": float((answers == clear).mean()),
+            "accuracy": float((answers == labels).mean()),
+            "max_logit_error": float(np.abs(found - plain).max()),
+            "ms_per_image": 1000 * statistics.median(seconds),
+            "query_bytes": max(query for query, _ in sizes),
+            "answer_bytes": max(answer for _, answer in sizes),
+            "public_key_bytes": len(material),
+            "security_bits": plan.security_bits,
+            "release": "full-precision logits under a key thrown away: public test data only",
+        },
+        labels=labels.tolist(),
+        answers=answers.tolist(),
+    )

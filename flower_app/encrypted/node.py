@@ -1,0 +1,120 @@
+"""A node's side of the encrypted test-time round: its own test images, its own secrets."""
+
+import tempfile
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Context, Message
+
+from flower_app.data import (
+    ClientData,
+    InputKind,
+    encode,
+    load_dataset,
+    load_inputs,
+    load_node_folder,
+)
+from flower_app.models.specs import MODELS
+from flower_app.settings import SettingError, Settings
+from flower_app.training.node_config import own_folder, wrong_key
+from privacy.inference import Expectation, NoisedAccuracy, RoundError
+from strategies import answer_encrypted_round
+
+
+def simulated_secrets(run_id: int) -> Path:
+    """Where the nodes of a simulation keep secrets, each in a folder of its own.
+
+    Ray hands a node's two messages to any of its processes, so their memory will not do. A
+    simulation protects nobody: all its nodes are one user on one machine.
+    """
+    return Path(tempfile.gettempdir()) / f"bloomseal-{run_id:x}"
+
+
+def take_part(message: Message, context: Context, settings: Settings) -> Message:
+    """Answer one of the round's two messages.
+
+    What the owner of a deployed node decides stands in its ``node-config``: ``test-dir`` and
+    ``state-dir``; ``report-epsilon`` and ``report-total-epsilon`` of the noise on its report;
+    ``publish-report``, whether the server may publish that without noise of its own.
+    """
+    spec = MODELS[settings.model]
+    config = context.node_config
+    if settings.deployed:
+        folder = _given(context, "state-dir")
+        report = _own_report(config)
+        agrees = bool(config.get("publish-report", False))
+    else:
+        client = int(config["partition-id"])
+        folder = simulated_secrets(context.run_id) / str(client)
+        report = NoisedAccuracy(epsilon=3.0, total_epsilon=3.0)  # it lives for one report
+        agrees = True
+    return answer_encrypted_round(
+        message,
+        data=partial(_labelled, settings, context),
+        expectation=Expectation(spec.shape, (spec.low, spec.high), spec.classes),
+        folder=folder,
+        report=report,
+        allow_public_release=agrees,
+    )
+
+
+def _labelled(settings: Settings, context: Context) -> tuple[np.ndarray, np.ndarray]:
+    data = own_test_data(settings, context)
+    return data.inputs, data.labels
+
+
+def own_test_data(settings: Settings, context: Context) -> ClientData:
+    """Images that this client never trains on.
+
+    In a simulation the data set's test images are dealt out among all clients; a deployed node
+    has a folder of its own, in the format of its training data.
+
+    Raises
+    ------
+    RoundError
+        If a deployed node names no folder.
+    """
+    kind = MODELS[settings.model].kind
+    if settings.deployed:
+        return _folder(_given(context, "test-dir"), kind)
+    clients, client = (
+        int(context.node_config[name]) for name in ("num-partitions", "partition-id")
+    )
+    dataset = load_dataset(
+        settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
+    )
+    mine = slice(client, None, clients)
+    return ClientData(load_inputs(dataset, kind).test(mine), dataset.test.labels[mine])
+
+
+@cache
+def _folder(folder: Path, kind: InputKind) -> ClientData:
+    split = load_node_folder(folder)
+    return ClientData(encode(split.images, kind), np.asarray(split.labels))
+
+
+def _own_report(config: Mapping[str, Any]) -> NoisedAccuracy:
+    """How this node's owner wants its reports noised.
+
+    Raises
+    ------
+    SettingError
+        If one report costs more than all may.
+    """
+    each, total = config.get("report-epsilon", 1.0), config.get("report-total-epsilon", 3.0)
+    if each > total:
+        raise wrong_key("report-epsilon", each, f"at most report-total-epsilon, which is {total}")
+    return NoisedAccuracy(epsilon=float(each), total_epsilon=float(total))
+
+
+def _given(context: Context, name: str) -> Path:
+    """A folder that the node's owner names."""
+    try:
+        return own_folder(context.node_config, name, name)
+    except SettingError as error:
+        raise RoundError(
+            f"this SuperNode has no {name}; its owner starts it with --node-config '{name}=\"...\"'"
+        ) from error

@@ -1,0 +1,172 @@
+"""The encrypted test-time round of a run: composed, priced before training, told at the end."""
+
+import hashlib
+import json
+import shutil
+import time
+from logging import INFO, WARNING
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import Grid
+from flwr.serverapp.exception import PrivacyBudgetExhausted
+from flwr.supercore import log
+
+from flower_app.encrypted.evaluator import start_evaluator
+from flower_app.encrypted.node import simulated_secrets
+from flower_app.report.results_folder import ResultsFolder
+from flower_app.settings import SettingError, Settings
+from privacy.accounting import Event, Full, LedgerContents, read_ledger
+from privacy.mechanisms import LatticeGaussian
+from strategies import (
+    EncryptedRound,
+    EncryptedRoundResult,
+    Population,
+    PopulationExceededError,
+    PublicMetrics,
+    noised_accuracy,
+)
+
+_NAME = "encrypted test-time round of"  # and then the run, in the ledger
+_KEPT = "encrypted-round.json"  # in the run's folder: what the round released
+
+
+def round_cost(settings: Settings) -> list[Event]:
+    """What training must leave of the budget for the round.
+
+    Raises
+    ------
+    SettingError
+        If its noise is none that can be accounted.
+    """
+    if not settings.encrypted_round or settings.encrypted_round_release != "noised":
+        return []
+    noise = settings.encrypted_round_noise
+    try:
+        return [LatticeGaussian().account(noise_multiplier=noise, sampling=Full())]
+    except ValueError as error:
+        raise SettingError(
+            str(error).replace("noise_multiplier is", "encrypted-round-noise is")
+        ) from error
+
+
+def hold_encrypted_round(
+    grid: Grid,
+    settings: Settings,
+    folder: ResultsFolder,
+    *,
+    population: Population | int,
+    ledger: Path,
+    run_id: int,
+) -> dict[str, Any]:
+    """Have the nodes test the finished model on their own test images, once.
+
+    What the round released is kept in the run's folder at once: a run that breaks off after it
+    and is resumed does not ask, nor pay, again.
+
+    Parameters
+    ----------
+    grid : Grid
+    settings : Settings
+    folder : ResultsFolder
+        The run's, with the model as the evaluator reads it.
+    population : Population or int
+        Those who were asked to train: the strategy's.
+    ledger : Path
+        The population's.
+    run_id : int
+
+    Returns
+    -------
+    dict
+        As ``metrics.json`` holds it. Where the budget was spent, or more clients are connected
+        than a population that is a number has places: why the round was not held. ``counted``:
+        whether its cost is in ε.
+    """
+    weights = folder.file("model.safetensors")
+    model = hashlib.sha256(weights.read_bytes()).hexdigest()
+    kept = _kept(folder, model)
+    if kept is not None:
+        log(INFO, "The nodes tested the model before the run broke off. %s", _summary(kept))
+        return kept
+    log(INFO, "Asking the nodes to test the model on their own images, encrypted ...")
+    noised = settings.encrypted_round_release == "noised"
+    name = f"{_NAME} {folder.path.name}"
+    paid = ledger.exists() and any(record.run == name for record in read_ledger(ledger).records)
+    test = EncryptedRound(
+        population=population,
+        start_evaluator=lambda: start_evaluator(settings.model, weights),
+        images=settings.encrypted_round_images,
+        metrics=noised_accuracy(settings.encrypted_round_noise) if noised else PublicMetrics(),
+        target_delta=settings.delta,
+        target_epsilon=settings.epsilon,
+        ledger=ledger,
+    )
+    begun = time.perf_counter()
+    try:
+        result = test.run(grid, timeout=settings.round_timeout, name=name)
+    except (PrivacyBudgetExhausted, PopulationExceededError) as error:
+        why = str(error)
+        if paid and isinstance(error, PrivacyBudgetExhausted):
+            why = (
+                "the encrypted round was paid for, but the run broke off before what it released "
+                "was written down, and that is lost; once more would pass the budget of "
+                f"ε = {settings.epsilon:g}"
+            )
+        log(WARNING, "No encrypted test-time round: %s", why)
+        return {"skipped": why, "counted": paid}
+    finally:
+        if not settings.deployed:
+            shutil.rmtree(simulated_secrets(run_id), ignore_errors=True)
+    seconds = None if settings.deployed else time.perf_counter() - begun
+    metrics = _metrics(result, settings) | {"seconds": seconds}
+    folder.write_json(_KEPT, {"model_sha256": model, "released": metrics})
+    log(INFO, _summary(metrics))
+    return metrics
+
+
+def _kept(folder: ResultsFolder, model: str) -> dict[str, Any] | None:
+    """What a round on this very model released before the run broke off, if there was one."""
+    try:
+        kept = json.loads(folder.file(_KEPT).read_text())
+    except FileNotFoundError:
+        return None
+    return dict(kept["released"]) if kept["model_sha256"] == model else None
+
+
+def has_paid_round(paid: LedgerContents) -> bool:
+    """Whether the noise on nodes' reports, which the server saw without it, is in a ledger."""
+    return any(record.run.startswith(_NAME) for record in paid.records)
+
+
+def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]:
+    public = settings.encrypted_round_release == "public"
+    return {
+        "nodes_asked": result.asked,
+        "nodes_answered": round(result.answered, 2),
+        "accuracy": result.accuracy,
+        "accuracy_noise": result.accuracy_noise,
+        "release": (
+            "every node that answered agreed to the publication of its report; ε does not cover it"
+            if public
+            else f"noised at client level (z = {settings.encrypted_round_noise:g}) and counted in ε"
+        ),
+        "counted": not public,
+        "node_noise": "each node noises its own report, to hide single images from the server too",
+        "images_per_node": result.images,
+        "bytes_from_node": result.bytes_from_node,
+        "bytes_to_node": result.bytes_to_node,
+        "ms_per_image": result.ms_per_query,
+        "security_bits": result.plan.security_bits,
+    }
+
+
+def _summary(metrics: dict[str, Any]) -> str:
+    if metrics["accuracy"] is None:
+        return "Encrypted test-time round: too few nodes reported to tell an accuracy"
+    noise = metrics["accuracy_noise"]
+    return (
+        f"Encrypted test-time round: {metrics['nodes_answered']:g} of {metrics['nodes_asked']:,} "
+        f"nodes, {100 * metrics['accuracy']:.2f} % right on images that the server never saw"
+        + (f" (± {100 * noise:.1f} % noise of the server's)" if noise else "")
+    )

@@ -1,0 +1,1 @@
+"""The models of the app, and what training them needs."""

@@ -1,0 +1,1 @@
+"""Image files and arrays, brought to what a model was trained on."""

@@ -1,0 +1,1 @@
+"""What a privacy budget buys, before any training."""

@@ -1,0 +1,253 @@
+"""What a private run would take, worked out before any training."""
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flower_app.planning import measured
+from flower_app.planning.measured import MeasuredAccuracy, MeasuredRound
+from privacy.accounting import (
+    Budget,
+    Full,
+    GaussianRelease,
+    Poisson,
+    Sampling,
+    calibrate_noise_multiplier,
+    epsilon,
+)
+
+SAMPLING_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be planned.
+
+    Attributes
+    ----------
+    budget : Budget
+        ε and δ at client level, under adding or removing one client.
+    population : int
+        N.
+    records : int
+        How many records a client holds; only measured accuracies depend on it.
+    dataset, model : str
+    """
+
+    budget: Budget
+    population: int
+    records: int = 50
+    dataset: str = "mnist"
+    model: str = "hog-linear"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to spend the budget.
+
+    Attributes
+    ----------
+    sampling_rate : float
+        q.
+    rounds : int
+        T.
+    noise_multiplier : float or None
+        z, or None where no noise fits the budget.
+    cohort : float
+        Expected clients a round, q·N.
+    epsilon_without_amplification : float or None
+        ε against whoever learns who was drawn, at the budget's δ; None where z is, or it is
+        infinite.
+    noise_share : float or None
+        The noise on each parameter of the round's average, as a share of the clipping norm:
+        z / (q·N). Smaller is better.
+    round_bytes : float
+        Expected bytes that a round moves, to and from its cohort.
+    client_bytes : float
+        Expected bytes that one client moves in the whole run.
+    round_seconds : float or None
+        Scaled from a measured round, or None where none was measured.
+    """
+
+    sampling_rate: float
+    rounds: int
+    noise_multiplier: float | None
+    cohort: float
+    epsilon_without_amplification: float | None
+    noise_share: float | None
+    round_bytes: float
+    client_bytes: float
+    round_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What measured runs say about the accuracy, and what they do not.
+
+    Attributes
+    ----------
+    at_least, at_most : MeasuredAccuracy or None
+        The best run that was no easier in any respect, and the worst that was no harder. None
+        where there was no such run.
+    """
+
+    at_least: MeasuredAccuracy | None
+    at_most: MeasuredAccuracy | None
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        if self.at_least is None and self.at_most is None:
+            return "not known: nothing comparable was measured"
+        if self.at_least is not None and self.at_least == self.at_most:
+            m = self.at_least
+            return (
+                f"about {100 * m.median:.1f} % ({100 * m.low:.1f} to {100 * m.high:.1f} % in "
+                f"{m.runs} runs), measured with {_conditions(m)}"
+            )
+        parts = []
+        if self.at_least is not None:
+            m = self.at_least
+            parts.append(f"at least about {100 * m.median:.1f} %, measured with {_conditions(m)}")
+        if self.at_most is not None:
+            m = self.at_most
+            parts.append(f"at most about {100 * m.median:.1f} %, measured with {_conditions(m)}")
+        else:
+            parts.append("how much more is not known")
+        if self.at_least is None:
+            parts.append("how much less is not known")
+        return "; ".join(parts)
+
+
+def sampling_of(rate: float) -> Sampling:
+    """The rule that draws cohorts at this rate."""
+    return Full() if rate == 1 else Poisson(rate)
+
+
+def options(
+    question: Question, *, rates: Sequence[float], rounds: Sequence[int]
+) -> Iterator[Option]:
+    """Work out every combination of sampling rate and number of rounds, one after another."""
+    size = message_bytes(question.model)
+    for count in rounds:
+        for rate in rates:
+            cohort = rate * question.population
+            try:
+                z: float | None = calibrate_noise_multiplier(
+                    sampling=sampling_of(rate), rounds=count, budget=question.budget
+                )
+            except ValueError:
+                z = None
+            yield Option(
+                sampling_rate=rate,
+                rounds=count,
+                noise_multiplier=z,
+                cohort=cohort,
+                epsilon_without_amplification=None
+                if z is None
+                else _without_amplification(z, count, question.budget.delta),
+                noise_share=None if z is None else z / cohort,
+                round_bytes=2 * size * cohort,
+                client_bytes=2 * size * rate * count,
+                round_seconds=_round_seconds(question.model, cohort, measured.rounds()),
+            )
+
+
+def expected_accuracy(
+    question: Question, table: Sequence[MeasuredAccuracy] | None = None
+) -> Expectation:
+    """What the measured runs say, without guessing beyond them.
+
+    More clients, more records a client, a larger ε and a larger δ never make the best possible
+    accuracy worse, so a measured run bounds every run that is easier or harder in all of them.
+
+    Parameters
+    ----------
+    question : Question
+    table : sequence of MeasuredAccuracy, optional
+        Default: the packaged one.
+    """
+    rows = [
+        m
+        for m in (measured.accuracies() if table is None else table)
+        if (m.dataset, m.model) == (question.dataset, question.model)
+    ]
+    no_easier = [m for m in rows if _sizes(m) <= _question_sizes(question)]
+    no_harder = [m for m in rows if _sizes(m) >= _question_sizes(question)]
+    return Expectation(
+        max(no_easier, key=lambda m: m.median, default=None),
+        min(no_harder, key=lambda m: m.median, default=None),
+    )
+
+
+def epsilons(
+    *, noise_multiplier: float, sampling_rate: float, rounds: int, delta: float
+) -> dict[str, float]:
+    """What a run's ε would have been with one setting changed, by a description of the change."""
+    z, q, t = noise_multiplier, sampling_rate, rounds
+    changes: dict[str, tuple[float, float, int]] = {
+        "half the noise": (z / 2, q, t),
+        "twice the noise": (2 * z, q, t),
+        "half the rounds": (z, q, max(1, t // 2)),
+        "twice the rounds": (z, q, 2 * t),
+        "half the sampling rate": (z, q / 2, t),
+        "everyone in every round": (z, 1.0, t),
+    }
+    return {
+        name: epsilon({GaussianRelease(zz, sampling_of(qq)): tt}, delta=delta)
+        for name, (zz, qq, tt) in changes.items()
+    }
+
+
+def _without_amplification(z: float, rounds: int, delta: float) -> float | None:
+    spent = epsilon({GaussianRelease(z, Full()): rounds}, delta=delta)
+    return spent if math.isfinite(spent) else None
+
+
+def message_bytes(model: str) -> int:
+    """The bytes of a model's arrays as Flower carries them, without the envelope."""
+    from flower_app.models.build import build_model  # PyTorch; most commands do without it
+
+    total = 0
+    for tensor in build_model(model).state_dict().values():
+        buffer = io.BytesIO()
+        np.save(buffer, tensor.numpy(), allow_pickle=False)
+        total += buffer.tell()
+    return total
+
+
+class _Sizes(tuple[float, ...]):
+    """Compared in all respects at once, so that two may not be comparable."""
+
+    def __le__(self, other: tuple[float, ...]) -> bool:
+        return all(a <= b for a, b in zip(self, other, strict=True))
+
+    def __ge__(self, other: tuple[float, ...]) -> bool:
+        return all(a >= b for a, b in zip(self, other, strict=True))
+
+
+def _sizes(m: MeasuredAccuracy) -> _Sizes:
+    return _Sizes((m.clients, m.records, m.epsilon, m.delta))
+
+
+def _question_sizes(question: Question) -> _Sizes:
+    budget = question.budget
+    return _Sizes((question.population, question.records, budget.epsilon, budget.delta))
+
+
+def _conditions(m: MeasuredAccuracy) -> str:
+    return (
+        f"N = {m.clients:,}, {m.records} records each, ε = {m.epsilon:g}, δ = {m.delta:g}, "
+        f"q = {m.sampling_rate:g}, {m.rounds} rounds"
+    )
+
+
+def _round_seconds(model: str, cohort: float, table: Sequence[MeasuredRound]) -> float | None:
+    rows = [m for m in table if m.model == model]
+    if not rows:
+        return None
+    nearest = min(rows, key=lambda m: abs(math.log(m.cohort / cohort)))
+    return nearest.seconds * max(1.0, cohort / nearest.cohort)

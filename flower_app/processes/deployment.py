@@ -1,0 +1,312 @@
+"""A SuperLink and its SuperNodes as processes on this machine: TLS and node keys, over loopback."""
+
+import contextlib
+import json
+import os
+import signal
+import ssl
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from flower_app.processes.app_bundle import app_folder
+from flower_app.processes.certificates import NodeKey, make_certificates, make_node_key
+from flower_app.processes.flower_processes import (
+    RunFailed,
+    end_detached,
+    end_group,
+    flower_environment,
+    free_ports,
+    hurried_by_signals,
+    program,
+    wait_until_up,
+    write_run_config,
+)
+from flower_app.processes.outcomes import FOLDER_VARIABLE
+from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
+
+CONNECTION = "deployment"
+_ONLINE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A SuperNode of the deployment.
+
+    Attributes
+    ----------
+    name : str
+    home : Path
+        Its own folder: Flower's home, its log, its state.
+    data : Path
+        Its data folder.
+    key : NodeKey
+    port : int
+        Where its own ClientApp reaches it, on loopback.
+    config : str
+        What its owner says in ``--node-config`` beside its folders.
+    """
+
+    name: str
+    home: Path
+    data: Path
+    key: NodeKey
+    port: int
+    config: str = ""
+
+    @property
+    def state(self) -> Path:
+        """What it keeps between restarts: its ledgers, its secrets. Mode 0700."""
+        return self.home / "state"
+
+    @property
+    def log(self) -> Path:
+        """What it says."""
+        return self.home / "supernode.log"
+
+
+class Deployment:
+    """A deployment that lasts as long as its ``with`` block, and leaves no process behind.
+
+    Everybody has a folder of their own, as on a machine of their own: the SuperLink, the
+    operator who runs the ``flwr`` command, and each SuperNode.
+
+    Parameters
+    ----------
+    folder : Path
+        Where all of it lives: certificates, keys, Flower's homes, logs.
+
+    Attributes
+    ----------
+    node_ids : dict of str to int
+        What the SuperLink calls each registered SuperNode.
+    superlink : subprocess.Popen
+        The SuperLink, once it has been started.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.port = free_ports(1)[0]
+        self.certificates = make_certificates(self.folder / "certificates")
+        self.operator = self._environment("operator")
+        (Path(self.operator["FLWR_HOME"]) / "config.toml").write_text(
+            f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+            f'address = "127.0.0.1:{self.port}"\n'
+            f'root-certificates = "{self.certificates.authority}"\n'
+        )
+        self._app = app_folder(self.folder / "app")
+        self.node_ids: dict[str, int] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        self._watchdog = Watchdog(self.folder)
+        self._watchdog.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with hurried_by_signals(lambda: kill_below(self.folder)):
+            self.stop()
+        self._watchdog.__exit__(kind, error, trace)
+
+    def start_superlink(self) -> None:
+        """Start the SuperLink, and wait until it answers over TLS.
+
+        Its database is in its folder: started again after it was killed, it still knows the
+        registered SuperNodes.
+
+        Raises
+        ------
+        RunFailed
+            If it does not come up.
+        """
+        log = self.folder / "superlink" / "superlink.log"
+        environment = self._environment("superlink")
+        self.superlink = self._start(
+            "superlink",
+            [
+                program("flower-superlink"),
+                *("--host", "127.0.0.1", "--port", str(self.port)),
+                *("--ssl-certfile", str(self.certificates.certificate)),
+                *("--ssl-keyfile", str(self.certificates.key)),
+                *("--ssl-ca-certfile", str(self.certificates.authority)),
+                "--enable-supernode-auth",
+                *("--database", str(log.with_name("superlink.db"))),
+            ],
+            environment,
+            log,
+        )
+        trust = ssl.create_default_context(cafile=str(self.certificates.authority))
+        wait_until_up(self.superlink, f"https://127.0.0.1:{self.port}", log, context=trust)
+
+    def new_node(self, name: str, data: Path, *, config: str = "") -> Node:
+        """Describe a SuperNode and make its key; nobody knows of it yet."""
+        home = self.folder / name
+        (home / "state").mkdir(parents=True, mode=0o700)
+        return Node(name, home, data, make_node_key(home / "key", "node"), free_ports(1)[0], config)
+
+    def register(self, node: Node) -> None:
+        """Tell the SuperLink a SuperNode's public key: from now on it may connect."""
+        told = self.ask("supernode", "register", str(node.key.public), CONNECTION)
+        self.node_ids[node.name] = int(told["node-id"])
+
+    def start_node(
+        self,
+        node: Node,
+        *,
+        options: tuple[str, ...] | None = None,
+        variables: dict[str, str] | None = None,
+    ) -> "subprocess.Popen[bytes]":
+        """Start a SuperNode.
+
+        Parameters
+        ----------
+        node : Node
+        options : tuple of str, optional
+            How it meets the SuperLink, if not as it should: with the authority's certificate
+            and its own key.
+        variables : dict of str to str, optional
+            Added to its environment.
+        """
+        if options is None:
+            options = (
+                *("--root-certificates", str(self.certificates.authority)),
+                *("--auth-supernode-private-key", str(node.key.private)),
+            )
+        return self._start(
+            node.name,
+            [
+                program("flower-supernode"),
+                *("--superlink", f"127.0.0.1:{self.port}"),
+                *options,
+                *("--host", "127.0.0.1", "--port", str(node.port)),
+                *(
+                    "--node-config",
+                    f'data-dir="{node.data}" state-dir="{node.state}" {node.config}',
+                ),
+            ],
+            self._environment(node.name) | (variables or {}),
+            node.log,
+        )
+
+    def wait_until_online(self, *names: str) -> None:
+        """Wait until the SuperLink says that these SuperNodes are online.
+
+        Raises
+        ------
+        RunFailed
+            If one is not after five minutes, with its last words.
+        """
+        deadline = time.monotonic() + _ONLINE_SECONDS
+        while missing := set(names) - self.online():
+            if time.monotonic() > deadline:
+                name = min(missing)
+                words = (self.folder / name / "supernode.log").read_text(errors="replace")
+                raise RunFailed(f"{name} did not come online. Its last words:\n{words[-1500:]}")
+            time.sleep(0.5)
+
+    def online(self) -> set[str]:
+        """The names of the registered SuperNodes that the SuperLink calls online."""
+        listed = self.ask("supernode", "list", CONNECTION)
+        there = {int(node["node-id"]) for node in listed["nodes"] if node["status"] == "online"}
+        return {name for name, node_id in self.node_ids.items() if node_id in there}
+
+    def flwr(self, *arguments: str) -> str:
+        """What a ``flwr`` command of the operator's prints.
+
+        Raises
+        ------
+        RunFailed
+            If it fails, with what it said.
+        """
+        done = subprocess.run(
+            [program("flwr"), *arguments],
+            env=self.operator,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RunFailed(f"flwr {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def ask(self, *arguments: str) -> dict[str, Any]:
+        """What a ``flwr`` command of the operator's answers, as JSON.
+
+        Raises
+        ------
+        RunFailed
+            If it fails, with what it said.
+        """
+        told: dict[str, Any] = json.loads(self.flwr(*arguments, "--format", "json"))
+        if not told.get("success"):  # it may exit with 0 all the same
+            raise RunFailed(f"flwr {' '.join(arguments)} failed: {told}")
+        return told
+
+    def run_command(self, settings: dict[str, Any]) -> list[str]:
+        """The operator's command that runs the app on this deployment."""
+        return [
+            *(program("flwr"), "run", str(self._app), CONNECTION),
+            *("--run-config", str(self._written(settings))),
+        ]
+
+    def _written(self, settings: dict[str, Any]) -> Path:
+        (self.folder / "runs").mkdir(exist_ok=True)
+        number = sum(1 for _ in (self.folder / "runs").iterdir())
+        return write_run_config(settings, self.folder / "runs" / f"{number}.toml")
+
+    def processes(self, of: str) -> dict[int, str]:
+        """Process id to command, of all that one party runs."""
+        return processes_below(self.folder / of)
+
+    def stop_node(self, node: Node) -> None:
+        """End a SuperNode and what it started."""
+        self._end([node.name])
+
+    def stop(self) -> None:
+        """End everything: SuperNodes first, then the SuperLink."""
+        self._end([name for name in self._processes if name != "superlink"])
+        self._end(["superlink"])
+        # A command of the operator's may have been interrupted while it was being started.
+        for pid in self.processes("operator"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        end_detached(self.folder)
+
+    def _end(self, names: list[str]) -> None:
+        processes = [self._processes.pop(name) for name in names if name in self._processes]
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in processes:
+            end_group(process)
+        for name in names:
+            end_detached(self.folder / name)
+
+    def _environment(self, party: str) -> dict[str, str]:
+        home = self.folder / party
+        home.mkdir(parents=True, exist_ok=True)
+        return flower_environment(home) | {FOLDER_VARIABLE: str(self.folder / "outcomes")}
+
+    def _start(
+        self, name: str, command: list[str], environment: dict[str, str], log: Path
+    ) -> "subprocess.Popen[bytes]":
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that Ctrl-C reaches us first
+            )
+        self._processes[name] = process
+        return process

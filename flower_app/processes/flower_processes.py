@@ -1,0 +1,209 @@
+"""Flower's programs as processes of ours: started, followed, and ended with all they started."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from flower_app.errors import CommandFailed
+from flower_app.processes.outcomes import FOLDER_VARIABLE
+from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
+from flower_app.report.software import COMMIT_VARIABLE, commit
+
+_START_SECONDS = 180.0
+_LEAVE_SECONDS = 15.0
+_SERVER_APPS = ("flwr-serverapp", "flwr-simulation")
+
+
+class RunFailed(CommandFailed):
+    """A run that did not finish; the message says why and where to look."""
+
+
+@contextlib.contextmanager
+def superlink(home: Path) -> Iterator[dict[str, str]]:
+    """A simulating SuperLink on free loopback ports, with its own Flower home.
+
+    Parameters
+    ----------
+    home : Path
+        A folder that is there, for this SuperLink alone; removed should this process be killed.
+
+    Yields
+    ------
+    dict of str to str
+        The environment in which the ``flwr`` command finds it, as the connection ``local``.
+
+    Raises
+    ------
+    RunFailed
+        If it does not come up.
+    """
+    port, control = free_ports(2)
+    environment = flower_environment(home) | {FOLDER_VARIABLE: str(home / "outcomes")}
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = "127.0.0.1:{port}"\n'
+        "insecure = true\n"
+    )
+    log = home / "superlink.log"
+    with Watchdog(home), log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                program("flower-superlink"),
+                *("--insecure", "--simulation", "--isolation", "subprocess"),
+                *("--host", "127.0.0.1", "--port", str(port)),
+                *("--control-api-address", f"127.0.0.1:{control}"),
+            ],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that Ctrl-C reaches us first, and all of it can be ended
+        )
+        try:
+            wait_until_up(process, f"http://127.0.0.1:{port}", log)
+            yield environment
+        finally:
+            with hurried_by_signals(lambda: kill_below(home)):
+                end_group(process)
+                end_detached(home)
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """The environment of a Flower process of ours: its own home, no telemetry, no downloads."""
+    return os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        COMMIT_VARIABLE: commit() or "",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextlib.contextmanager
+def hurried_by_signals(kill: Callable[[], None]) -> Iterator[None]:
+    """While the block ends processes politely, Ctrl-C or ``SIGTERM`` ends them at once instead.
+
+    Neither interrupts the block, so that all of it is cleaned up in any case.
+    """
+
+    def hurry(number: int, frame: FrameType | None) -> None:
+        print("Ending Flower's processes at once.", file=sys.stderr, flush=True)
+        kill()
+
+    if threading.current_thread() is not threading.main_thread():  # signals are not ours
+        yield
+        return
+    before = {each: signal.signal(each, hurry) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and all it started: first politely, then not."""
+    for number, patience in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=patience)
+    # Children that outlived their parent still carry its group.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def end_server_app(home: Path) -> None:
+    """End the ServerApps below a folder, without a word.
+
+    Nothing is lost: what a round pays and releases is durable before it is used.
+    """
+    for pid, command in processes_below(home).items():
+        if any(name in command for name in _SERVER_APPS):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def end_detached(home: Path) -> None:
+    """Wait until what Flower detached from an ended process has left too, or end it.
+
+    It looks for its parent five times a second, and leaves when that is gone.
+    """
+    deadline = time.monotonic() + _LEAVE_SECONDS
+    while processes_below(home):
+        if time.monotonic() > deadline:
+            kill_below(home)
+        time.sleep(0.1)
+
+
+def wait_until_up(
+    process: "subprocess.Popen[bytes]",
+    url: str,
+    log: Path,
+    *,
+    context: ssl.SSLContext | None = None,
+) -> None:
+    """Wait until a SuperLink answers.
+
+    Raises
+    ------
+    RunFailed
+        If it ends, or has not answered after three minutes, with its last words.
+    """
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            # The address is our own, never a stranger's.
+            urllib.request.urlopen(f"{url}/health", timeout=1, context=context).close()  # noqa: S310
+            return
+        time.sleep(0.2)
+    words = log.read_text(errors="replace").strip()[-1500:]
+    raise RunFailed(f"Flower's SuperLink did not come up. Its last words:\n{words}")
+
+
+def program(name: str) -> str:
+    """A program of the environment that this one runs in."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else name
+
+
+def write_run_config(settings: Mapping[str, Any], path: Path) -> Path:
+    """Write settings as the file that ``flwr run --run-config`` takes, whatever their text.
+
+    Returns
+    -------
+    Path
+        ``path``.
+    """
+    # JSON's text, numbers and truth values are TOML's as well, but for one control character.
+    lines = [
+        f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
+        for name, value in settings.items()
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,145 @@
+"""What ``metrics.json`` says about privacy: true of the run that it describes, in every mode."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from flower_app.encrypted.round import has_paid_round
+from flower_app.settings import RECIPES, Settings
+from privacy.accounting import Adjacency, LedgerContents, attack_success, gaussian_dp
+from strategies import PrivacyReport
+
+FALSE_ALARM_RATES = (0.01, 0.1)
+
+# What a person may have chosen by looking at accuracies, beside the recipe, with its defaults.
+_CHOSEN = ("sampling_rate", "weighting", "weight_cap", "total_weight", "nominal_records")
+
+
+def privacy_metrics(
+    settings: Settings, report: PrivacyReport, paid: LedgerContents
+) -> dict[str, Any]:
+    """Both levels of privacy, side by side and never mixed, and what tuning cost.
+
+    Parameters
+    ----------
+    settings : Settings
+    report : PrivacyReport
+        Of the run, with all that it paid.
+    paid : LedgerContents
+        The population's ledger.
+
+    Returns
+    -------
+    dict
+        For ``metrics.json``; what is infinite or not known is None.
+    """
+    client_level = report.as_dict() | {
+        "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
+        "unit": "one client: everything it holds",
+        "trusted": _trust_in_server(report, reports=has_paid_round(paid)),
+        **_in_other_words(report, paid),
+    }
+    return {
+        "client_level": client_level,
+        "record_level": _record_level(settings),
+        "tuning": tuning(settings),
+    }
+
+
+def tuning(settings: Settings) -> dict[str, Any]:
+    """What the choice of hyper-parameters cost: nothing for a recipe, else nobody knows."""
+    recipe = asdict(RECIPES[settings.model])
+    usual = asdict(Settings())
+    expected = recipe | {name: usual[name] for name in _CHOSEN}
+    changed = {
+        name.replace("_", "-"): getattr(settings, name)
+        for name, value in expected.items()
+        if getattr(settings, name) != value
+    }
+    if not changed:
+        return {
+            "epsilon": 0.0,
+            "reason": f"the recipe of {settings.model} was chosen on 10,000 images of MNIST that "
+            "belong to no client",
+        }
+    told = ", ".join(f"{name} = {value}" for name, value in changed.items())
+    return {
+        "epsilon": None,
+        "reason": f"the operator set {told}. If these were chosen by what clients' data gave, that "
+        "was a release of its own, which nobody counted",
+    }
+
+
+def _in_other_words(report: PrivacyReport, paid: LedgerContents) -> dict[str, Any]:
+    if not report.private:
+        return {
+            "gaussian_dp_mu": None,
+            "attack_success": {f"{rate:g}": 1.0 for rate in FALSE_ALARM_RATES},
+        }
+    adjacency = Adjacency(report.adjacency)
+    return {
+        "gaussian_dp_mu": gaussian_dp(
+            paid.events, delta=report.delta, accountant=report.accountant, adjacency=adjacency
+        ),
+        "attack_success": {
+            f"{rate:g}": attack_success(
+                paid.events,
+                delta=report.delta,
+                false_alarm_rate=rate,
+                accountant=report.accountant,
+                adjacency=adjacency,
+            )
+            for rate in FALSE_ALARM_RATES
+        },
+    }
+
+
+def _record_level(settings: Settings) -> dict[str, Any]:
+    if not settings.record_epsilon:
+        return {
+            "epsilon_max": None,
+            "delta": None,
+            "reason": "the run asked clients for no noise of their own (record-epsilon = 0); their "
+            "records are protected by the client-level guarantee only",
+        }
+    if settings.deployed:
+        note = (
+            f"what {settings.planned_participations} participations in this run cost; the limit "
+            "over all runs is the node's owner's, kept in the node's own ledger, which is not "
+            "collected"
+        )
+    else:
+        note = (
+            "the cap that every client keeps in its own ledger; clients' ledgers are not collected"
+        )
+    return {
+        "epsilon_max": settings.record_epsilon,
+        "delta": settings.record_delta,
+        "unit": "one record of one client",
+        "adjacency": "add-or-remove-one",
+        "trusted": "nobody but the client itself",
+        "planned_participations": settings.planned_participations,
+        "note": note,
+    }
+
+
+def reports_were_seen(nodes_tested: Mapping[str, Any] | None) -> bool:
+    """Whether nodes sent the server reports of an encrypted test-time round."""
+    return nodes_tested is not None and ("skipped" not in nodes_tested or nodes_tested["counted"])
+
+
+def _trust_in_server(report: PrivacyReport, *, reports: bool) -> str:
+    """With what: updates or their sums, and ``reports`` of nodes in encrypted rounds."""
+    secure = report.secure_aggregation
+    if secure is None:
+        trusted = "add the noise and keep raw updates to itself"
+    elif secure.noise == "distributed":
+        trusted = "bring each sum's noise to its full amount and keep the sums to itself"
+    else:
+        trusted = "add the noise and keep the rounds' sums to itself"
+    if reports:
+        trusted += (
+            ", to add the noise to nodes' reports of encrypted test-time rounds and keep each "
+            "report to itself"
+        )
+    return f"the server, to {trusted}" + "; it sees no single update" * (secure is not None)

@@ -1,0 +1,146 @@
+"""``report.html``: one file that a person opens, with the pictures inside it."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from flower_app.planning.options import epsilons, sampling_of
+from flower_app.report.privacy_metrics import reports_were_seen
+from flower_app.report.results_folder import ResultsFolder
+from flower_app.report.template import TEMPLATE
+from privacy.accounting import GaussianRelease, epsilon, large_delta
+from privacy.mechanisms import DistributedGaussian
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 240, 46, 34
+
+
+def write_report(
+    folder: ResultsFolder,
+    metrics: Mapping[str, Any],
+    config: Mapping[str, Any],
+    pictures: Mapping[str, Path],
+) -> None:
+    """Write ``report.html``, self-contained.
+
+    Parameters
+    ----------
+    folder : ResultsFolder
+        Where.
+    metrics, config : mapping
+        As in ``metrics.json`` and ``config.json``.
+    pictures : mapping of str to Path
+        PNG files by caption.
+    """
+    client_level = metrics["privacy"]["client_level"]
+    spent = [value for value in client_level["epsilon_by_round"] if value is not None]
+    own, alternatives = what_others_would_have_cost(client_level)
+    total = client_level["epsilon"]
+    tested = metrics["encrypted_round"]
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    page = environment.from_string(TEMPLATE).render(
+        m=metrics,
+        c=client_level,
+        r=metrics["privacy"]["record_level"],
+        e=metrics["encrypted"],
+        t=tested,
+        counted=bool(tested and tested.get("counted")),
+        reported=reports_were_seen(tested),
+        config=config,
+        pictures={
+            caption: base64.b64encode(path.read_bytes()).decode()
+            for caption, path in pictures.items()
+        },
+        when=f"{datetime.now(UTC):%d %B %Y}",
+        chart=epsilon_chart(spent, budget=config["epsilon"]),
+        spent_by_round=_some(spent),
+        own_epsilon=own,
+        alternatives=alternatives,
+        # At even odds an attacker is right with probability at most e^ε/(1 + e^ε), and δ.
+        guess=1.0 if total is None else min(1.0, _logistic(total) + client_level["delta"]),
+        odds=None if total is None or total > 700 else math.exp(total),
+        large_delta=large_delta(client_level["delta"], client_level["population"]),
+        distributed=client_level["mechanism"] == DistributedGaussian.name,
+        ledger=config.get("ledger") or folder.ledger.name,
+        percent=lambda value: f"{100 * value:.2f} %",
+        number=lambda value: "∞" if value is None or math.isinf(value) else f"{value:.3g}",
+    )
+    folder.file("report.html").write_text(page, encoding="utf-8")
+
+
+def what_others_would_have_cost(
+    client_level: Mapping[str, Any],
+) -> tuple[float | None, dict[str, float]]:
+    """ε of this run by itself, and with one of its settings changed.
+
+    Nothing where there was no noise, no round or a cohort of fixed size, nor where clients add the
+    noise: there z is that against the server. Nor where something beside the rounds' sums was
+    charged to each: that one client's presence decides whether a round opens.
+    """
+    z, rounds = client_level["noise_multiplier"], client_level["rounds"]
+    distributed = client_level["mechanism"] == DistributedGaussian.name
+    secure = client_level["secure_aggregation"]
+    charged = bool(secure and secure["presence_delta"])
+    fixed = client_level["sampling"] == "fixed-size"
+    if not z or not rounds or fixed or distributed or charged:
+        return None, {}
+    rate, delta = client_level["sampling_rate"], client_level["delta"]
+    own = epsilon({GaussianRelease(z, sampling_of(rate)): rounds}, delta=delta)
+    return own, epsilons(noise_multiplier=z, sampling_rate=rate, rounds=rounds, delta=delta)
+
+
+def epsilon_chart(spent: Sequence[float], *, budget: float) -> Markup | None:
+    """ε after each round as an SVG that follows the page's colours; None if there is none."""
+    if not spent:
+        return None
+    top = 1.12 * max(budget, max(spent))
+    right, floor = _WIDTH - 12, _HEIGHT - _BOTTOM
+
+    def x(number: float) -> float:
+        return _LEFT + (right - _LEFT) * number / len(spent)
+
+    def y(value: float) -> float:
+        return floor - (floor - 10) * value / top
+
+    points = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(spent, 1))
+    ticks = "".join(
+        f'<line x1="{_LEFT}" x2="{right}" y1="{y(v):.1f}" y2="{y(v):.1f}" stroke="var(--line)"/>'
+        f'<text x="{_LEFT - 8}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.2g}</text>'
+        for v in (0.0, budget / 3, 2 * budget / 3)
+    )
+    ends = "".join(
+        f'<text x="{x(n):.1f}" y="{_HEIGHT - 14}" text-anchor="{anchor}">{label}</text>'
+        for n, anchor, label in (
+            (1, "start", "round 1"),
+            (len(spent), "end", f"round {len(spent)}"),
+        )
+    )
+    return Markup(  # noqa: S704 - made of numbers alone
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="ε rises to {spent[-1]:.3g} after {len(spent)} rounds">{ticks}{ends}'
+        f'<line x1="{_LEFT}" x2="{right}" y1="{y(budget):.1f}" y2="{y(budget):.1f}" '
+        'stroke="var(--warn)" stroke-dasharray="6 4"/>'
+        f'<text x="{_LEFT + 4}" y="{y(budget) - 6:.1f}" style="fill: var(--warn)">'
+        f"allowed: {budget:g}</text>"
+        f'<polyline points="{points}" fill="none" stroke="var(--blue)" stroke-width="2.5"/>'
+        f'<circle cx="{x(len(spent)):.1f}" cy="{y(spent[-1]):.1f}" r="4" fill="var(--blue)"/>'
+        "</svg>"
+    )
+
+
+def _some(spent: Sequence[float], most: int = 16) -> list[tuple[int, float]]:
+    """At most so many of the rounds, evenly, the last among them."""
+    step = max(1, -(-len(spent) // most))
+    shown = list(range(step, len(spent) + 1, step))
+    if spent and (not shown or shown[-1] != len(spent)):
+        shown.append(len(spent))
+    return [(number, spent[number - 1]) for number in shown]
+
+
+def _logistic(value: float) -> float:
+    return 1 / (1 + math.exp(-value))

@@ -1,0 +1,88 @@
+"""Which code a run ran: version, commit, and a digest that stands for every line of it."""
+
+import hashlib
+import os
+import subprocess
+import tomllib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parents[2]
+_PACKAGES = ("flower_app", "strategies", "privacy")
+
+COMMIT_VARIABLE = "BLOOMSEAL_COMMIT"
+"""The environment variable in which a SuperLink of ours hands on the commit of the clone it was
+started from: the bundle that its runs unpack is no clone."""
+
+
+@cache
+def software() -> dict[str, Any]:
+    """What is needed to find this code again.
+
+    Returns
+    -------
+    dict
+        ``version``; ``commit``; ``source_sha256`` of all modules of the three packages, the same
+        wherever they lie; and the versions of what does the numbers. None for what is not known.
+    """
+    return {
+        "version": _version(),
+        "commit": os.environ.get(COMMIT_VARIABLE) or commit(),
+        "source_sha256": _digest(),
+        **{name: _installed(name) for name in ("flwr", "torch", "opacus", "tenseal")},
+    }
+
+
+def _version() -> str | None:
+    try:
+        with (_ROOT / "pyproject.toml").open("rb") as file:
+            return str(tomllib.load(file)["project"]["version"])
+    except (OSError, KeyError):
+        return _installed("bloomseal")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """The commit of this clone, with a plus sign where files differ; None outside a clone."""
+    if not (_ROOT / ".git").exists():
+        return None
+    head = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--", *_PACKAGES)
+    if head is None or changed is None:
+        return None
+    return head + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments],  # noqa: S607 - the user's own git
+            cwd=_ROOT,
+            # Of this clone, whatever repository the caller's environment speaks of.
+            env={k: v for k, v in os.environ.items() if not k.startswith("GIT_")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _digest() -> str:
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        for path in sorted((_ROOT / package).rglob("*.py")):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(_ROOT).as_posix()} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()

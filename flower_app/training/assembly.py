@@ -1,0 +1,397 @@
+"""What a run is made of, and whether it can begin: asked by its command first, then by the run."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from logging import WARNING
+from pathlib import Path
+
+from flwr.supercore import log
+
+from flower_app.counting import counted
+from flower_app.data import Dataset, load_dataset, load_partitions
+from flower_app.encrypted.round import round_cost
+from flower_app.report.results_folder import ResultsFolder, results_root
+from flower_app.settings import SettingError, Settings, is_folder
+from flower_app.training.resumption import check_resumed
+from flower_app.training.secure_aggregation import server_setting
+from privacy.accounting import (
+    Budget,
+    Event,
+    GaussianRelease,
+    LedgerError,
+    calibrate_noise_multiplier,
+    epsilon,
+    read_ledger,
+)
+from strategies import (
+    CappedWeights,
+    DPFedAvg,
+    Poisson,
+    Population,
+    ServerSGD,
+    UniformWeights,
+)
+
+# What a library calls what this app's settings call otherwise.
+_NAMES = {
+    "min_available_nodes": "min-available-nodes",
+    "noise_multiplier": "noise-multiplier",
+    "target_epsilon": "epsilon",
+    "target_delta": "delta",
+    "total_weight": "total-weight",
+    "secure_aggregation.client_dropout": "client-dropout",
+    "secure_aggregation.dropout": "dropout",
+    "secure_aggregation.largest": "largest-cohort",
+    "client_dropout": "client-dropout",
+    "partition seed": "partition-seed",
+    "secure_aggregation.minimum": "minimum-cohort",
+    "the clipping norm": "clipping-norm",
+}
+# The same where it is a word of the language too, and a name only where a sentence begins.
+_NAMES_AT_THE_START = {
+    "minimum": "minimum-cohort",
+    "largest": "largest-cohort",
+    "clients": "population",
+    "alpha": "dirichlet-alpha",
+    "sigma": "lognormal-sigma",
+    "cap": "weight-cap",
+    "sampling": "sampling-rate",
+    "rate": "sampling-rate",
+    "clipping": "clipping-norm",
+}
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """What was looked up while a run was checked.
+
+    Attributes
+    ----------
+    population : Population or int
+        Who the clients are, as ``population-file`` lists them, or their number N.
+    dataset : Dataset
+        Its images.
+    """
+
+    population: Population | int
+    dataset: Dataset
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return size_of(self.population)
+
+
+def check_run(settings: Settings, *, nodes: int) -> Assembled:
+    """Refuse a run that cannot go to its end as far as that can be known before it begins.
+
+    Parameters
+    ----------
+    settings : Settings
+    nodes : int
+        How many are there, or will be.
+
+    Raises
+    ------
+    SettingError
+        Naming the setting, what is wrong with it, and the remedy.
+    DataError
+        If the data set cannot be had.
+    """
+    population = population_of(settings, nodes)
+    size = size_of(population)
+    if settings.min_available_nodes > size:
+        raise SettingError(
+            f"min-available-nodes = {settings.min_available_nodes} is wrong; it must be at most "
+            f"the population, {size}"
+        )
+    if settings.resume:
+        check_resumed(settings, population=size)
+    else:
+        results_root(settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        # On a copy: what is only looked at writes nothing into the population's ledger.
+        copy = Path(scratch) / "ledger.jsonl"
+        kept = Path(settings.ledger or ResultsFolder(Path(settings.resume or scratch)).ledger)
+        if settings.ledger:
+            _check_place(kept)
+        if kept.exists():
+            try:
+                shutil.copyfile(kept, copy)
+            except OSError as error:
+                raise SettingError(
+                    f"ledger = {str(kept)!r} is wrong; it cannot be read: {error.strerror}"
+                ) from error
+        make_strategy(settings, population, ledger=copy, checkpoint=None, shown=kept)
+        if not settings.resume:  # a resumed run's noise is settled, and it may have a model to keep
+            paid = [record.event for record in read_ledger(copy).records]
+            _check_presence(settings, size, paid)
+            check_budget(settings, paid=paid)
+    if settings.record_epsilon:
+        # Brings PyTorch. Every client works it out again, and would decline the run.
+        from flower_app.training.record_level import record_protection
+
+        record_protection(settings)
+    dataset = load_dataset(
+        settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
+    )
+    if not settings.deployed:
+        with _in_the_settings_words():
+            load_partitions(settings.partition_spec(size), dataset)
+    return Assembled(population, dataset)
+
+
+def size_of(population: Population | int) -> int:
+    """N."""
+    return population if isinstance(population, int) else len(population)
+
+
+def population_of(settings: Settings, connected: int) -> Population | int:
+    """Who is listed, or N: as set, or in a simulation the number of simulated nodes.
+
+    Raises
+    ------
+    SettingError
+        If it is not set for a deployment, is smaller than the number of connected nodes, or
+        larger than a simulation's.
+    """
+    if 0 < settings.population < connected and not settings.population_file:
+        raise SettingError(
+            f"population = {settings.population} is wrong; {connected} nodes are connected, and "
+            "every client counts: give their number, or list those who may take part "
+            "(population-file)"
+        )
+    if settings.deployed:
+        population = listed_population(settings) or settings.population
+        if not population:
+            raise SettingError(
+                "population = 0 is wrong; a deployment must declare how many clients there are, "
+                "or who they are (population-file)"
+            )
+        return population
+    if settings.population > connected:
+        raise SettingError(
+            f"population = {settings.population} is larger than the "
+            f"{counted(connected, 'simulated node')}; {_with_nodes(settings.population)}"
+        )
+    return settings.population or connected
+
+
+def _with_nodes(number: int) -> str:
+    """How to have so many simulated nodes, whichever command was given."""
+    return (
+        f"run with --nodes {number}, or under flwr run with --federation-config "
+        f"'num-supernodes={number}'"
+    )
+
+
+def warn_of_few_clients(settings: Settings, *, population: int, connected: int) -> None:
+    """Say what a small population means for a run."""
+    if settings.deployed:
+        if connected < population:
+            log(
+                WARNING,
+                "Connected: %s, of a population of %d. Absent clients add nothing.",
+                counted(connected, "node"),
+                population,
+            )
+    elif population < 100:
+        log(
+            WARNING,
+            "Only %s: the noise that hides one of so few drowns what they "
+            "teach. For a useful model, %s",
+            counted(population, "simulated client"),
+            _with_nodes(1000),
+        )
+
+
+def listed_population(settings: Settings) -> Population | None:
+    """The clients that ``population-file`` lists, or None where it is not set.
+
+    Raises
+    ------
+    SettingError
+        If it is no such file, or lists another number of clients than ``population`` says.
+    """
+    if not settings.population_file:
+        return None
+    try:
+        listed = Population.load(Path(settings.population_file))
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"population-file = {settings.population_file!r} is wrong; {error}; "
+            "make it with python -m flower_app population"
+        ) from error
+    if settings.population not in (0, len(listed)):
+        raise SettingError(
+            f"population = {settings.population} is wrong; population-file lists {len(listed)} "
+            "clients: leave population out"
+        )
+    return listed
+
+
+def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
+    """Refuse, before training, a run whose rounds no noise, or not the noise given, lets begin.
+
+    Parameters
+    ----------
+    settings : Settings
+    paid : sequence of Event
+        What earlier runs on the same ledger have paid.
+
+    Raises
+    ------
+    SettingError
+        Naming the setting that is wrong, and what would fit.
+    """
+    sampling, z = Poisson(settings.sampling_rate), settings.noise_multiplier
+    spent = [*paid, *round_cost(settings)]
+    needed = 0.0
+    if z:
+        needed = epsilon([GaussianRelease(z, sampling), *spent], delta=settings.delta)
+        if needed <= settings.epsilon:
+            return
+    try:
+        least = calibrate_noise_multiplier(
+            sampling=sampling,
+            rounds=settings.rounds,
+            budget=Budget(settings.epsilon, settings.delta),
+            spent=spent,
+        )
+    except ValueError as error:
+        taken, remedies = _beside_training(settings, paid)
+        number = f"{settings.rounds} round{'s' * (settings.rounds != 1)}"
+        raise SettingError(
+            f"epsilon = {settings.epsilon} is wrong; no noise multiplier reaches it in {number} at "
+            f"delta = {settings.delta:g}{', of which ' * bool(taken)}{'; '.join(taken)}: "
+            f"{'; or '.join([*remedies, 'raise epsilon or delta'])}"
+        ) from error
+    if z:
+        raise SettingError(
+            f"noise-multiplier = {z:g} is wrong; the first round alone would bring ε to "
+            f"{needed:.4g}, beyond epsilon = {settings.epsilon:g}: leave it out, and "
+            f"{least:.4f} is taken, with which all {settings.rounds} rounds fit"
+        )
+
+
+def _beside_training(settings: Settings, paid: Sequence[Event]) -> tuple[list[str], list[str]]:
+    """What takes from the budget beside training's rounds, and what would help."""
+    taken, remedies = [], []
+    if round_ := round_cost(settings):
+        taken.append(
+            f"the encrypted test-time round (encrypted-round-noise = "
+            f"{settings.encrypted_round_noise:g}) takes ε = "
+            f"{epsilon(round_, delta=settings.delta):.6g}"
+        )
+        remedies.append("raise encrypted-round-noise")
+    if paid:
+        spent = epsilon(paid, delta=settings.delta)
+        taken.append(f"earlier runs on the ledger have paid ε = {spent:.6g}")
+        remedies.append("for other clients, give a ledger of their own")
+    return taken, remedies
+
+
+def _check_presence(settings: Settings, size: int, paid: Sequence[Event]) -> None:
+    """Refuse a run for which what its rounds' opening gives away passes δ; as ``start`` would."""
+    with _in_the_settings_words():
+        if secure := server_setting(settings, size):
+            secure.check_presence(
+                size,
+                Poisson(settings.sampling_rate),
+                rounds=1 if settings.noise_multiplier else settings.rounds,
+                delta=settings.delta,
+                paid=paid,
+            )
+
+
+def make_strategy(
+    settings: Settings,
+    population: Population | int,
+    *,
+    ledger: Path,
+    checkpoint: Path | None,
+    shown: Path | None = None,
+) -> DPFedAvg:
+    """The strategy that the settings describe.
+
+    Parameters
+    ----------
+    settings : Settings
+    population : Population or int
+        Who the clients are, or N.
+    ledger : Path
+        The population's.
+    checkpoint : Path, optional
+        Where rounds are kept.
+    shown : Path, optional
+        What errors call the ledger, where it is a copy that is only looked at.
+
+    Raises
+    ------
+    SettingError
+        If it cannot be made of them, in their names.
+    """
+    size = size_of(population)
+    resumed = ResultsFolder(Path(settings.resume).resolve()).checkpoint if settings.resume else None
+    capped = settings.weighting == "capped"
+    with _in_the_settings_words(ledger, shown or ledger, given=bool(settings.ledger)):
+        return DPFedAvg(
+            population=population,
+            sampling=Poisson(settings.sampling_rate),
+            clipping=settings.clipping_norm,
+            noise_multiplier=settings.noise_multiplier or None,
+            target_epsilon=settings.epsilon,
+            target_delta=settings.delta,
+            weighting=(
+                CappedWeights(cap=settings.weight_cap, total_weight=settings.total_weight)
+                if capped
+                else UniformWeights()
+            ),
+            optimizer=ServerSGD(settings.server_learning_rate, settings.server_momentum),
+            ledger=ledger,
+            reserve=round_cost(settings),
+            checkpoint=checkpoint,
+            resume=resumed,
+            min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
+            secure_aggregation=server_setting(settings, size),
+        )
+
+
+def _check_place(ledger: Path) -> None:
+    if not ledger.is_absolute():
+        raise SettingError(
+            f"ledger = {str(ledger)!r} is wrong; it must be an absolute path, since the server "
+            "does not run where you typed the command"
+        )
+    if not is_folder(ledger.parent):
+        raise SettingError(
+            f"ledger = {str(ledger)!r} is wrong; its folder does not exist: create it first"
+        )
+    if is_folder(ledger):
+        raise SettingError(f"ledger = {str(ledger)!r} is wrong; it is a folder: name a file in it")
+
+
+@contextmanager
+def _in_the_settings_words(
+    used: Path = Path(), shown: Path = Path(), *, given: bool = False
+) -> Iterator[None]:
+    """Let what a library refuses be read by somebody who knows the settings only."""
+    try:
+        yield
+    except SettingError:
+        raise
+    except LedgerError as error:
+        what = f"ledger = {str(shown)!r} is wrong" if given else "the run's ledger cannot be used"
+        text = str(error).replace(str(used), str(shown))
+        raise SettingError(f"{what}; {text}") from error
+    except ValueError as error:
+        text = str(error)
+        for theirs, ours in _NAMES_AT_THE_START.items():
+            text = re.sub(rf"^{theirs}\b", ours, text)
+        for theirs, ours in _NAMES.items():
+            text = re.sub(rf"\b{re.escape(theirs)}\b", ours, text)
+        raise SettingError(text) from error

@@ -1,0 +1,135 @@
+"""Going on with a run that broke off: the same settings, the same ledger, the same folder."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flower_app.report.results_folder import ResultsFolder
+from flower_app.settings import SettingError, Settings, is_folder
+
+SOFTWARE = "software"
+"""Where ``config.json`` says, beside the settings, which code the run was begun with."""
+
+# What may differ: where and how long to wait, and what is asked of the finished model.
+_FREE = ("resume", "results-dir", "round-timeout", "min-available-nodes", "encrypted-images")
+
+
+def with_settings_of_run(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given on a command line, and for the rest the settings of the run to go on with.
+
+    Parameters
+    ----------
+    given : mapping
+        Kebab-case names to values, ``resume`` among them.
+
+    Raises
+    ------
+    SettingError
+        If the folder is not one to go on from, or a setting differs from that run's.
+    """
+    folder = _resolved(str(given["resume"]))
+    kept = _kept_settings(folder)
+    for name, value in given.items():
+        if name not in _FREE and name in kept and value != kept[name]:
+            raise _differs(name, value, kept[name], folder, "leave it out")
+    return kept | dict(given) | {"resume": str(folder)}
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether ``resume`` takes this folder: only then is a person told how to go on with it."""
+    try:
+        _kept_settings(folder)
+    except (SettingError, OSError):
+        return False
+    return True
+
+
+def software_of_run(folder: Path) -> dict[str, Any]:
+    """Which code a run was begun with."""
+    told = json.loads(ResultsFolder(folder).file("config.json").read_text()).get(SOFTWARE)
+    return told if isinstance(told, dict) else {}
+
+
+def as_it_ended(settings: Settings, folder: ResultsFolder) -> dict[str, Any]:
+    """The settings of a run at its end: those that it began with, and what a resumption changed."""
+    begun = json.loads(folder.file("config.json").read_text())
+    begun.pop(SOFTWARE, None)
+    changed = {name: value for name, value in settings.as_config().items() if name in _FREE}
+    return {**settings.as_config(), **begun, **changed}
+
+
+def check_resumed(settings: Settings, *, population: int) -> None:
+    """Refuse to go on with a run under other settings than its own.
+
+    Parameters
+    ----------
+    settings : Settings
+    population : int
+        N, which a simulation takes from its nodes where it is not set.
+
+    Raises
+    ------
+    SettingError
+        If the folder is not one to go on from, or naming the first setting that differs.
+    """
+    folder = Path(settings.resume)
+    kept = _kept_settings(folder)
+    now = settings.as_config()
+    if not settings.deployed:
+        now["population"] = population
+    for name, value in now.items():
+        if name not in _FREE and value != kept[name]:
+            kept_run = ResultsFolder(folder)
+            how = (
+                f"give all of them: {kept_run.resume_command}, or flwr run . --run-config "
+                f"{shlex.quote(str(kept_run.resumption))}"
+            )
+            raise _differs(name, value, kept[name], folder, how)
+
+
+def _resolved(text: str) -> Path:
+    try:
+        return Path(text).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SettingError(f"resume = {text!r} is wrong; {error}") from error
+
+
+def _differs(name: str, now: Any, before: Any, folder: Path, how: str) -> SettingError:
+    return SettingError(
+        f"{name} = {now!r} is wrong; the run in {folder} has {before!r}, and goes on under its "
+        f"own settings only: {how}"
+    )
+
+
+def _kept_settings(path: Path) -> dict[str, Any]:
+    folder = ResultsFolder(path)
+    wrong = f"resume = {str(path)!r} is wrong; "
+    if not path.is_absolute():
+        raise SettingError(f"{wrong}it must be an absolute path")
+    if not is_folder(path):
+        raise SettingError(f"{wrong}it must be the results folder of a run that broke off")
+    if folder.finished:
+        raise SettingError(f"{wrong}that run has finished; begin a new one")
+    try:
+        kept = json.loads(folder.file("config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"{wrong}it is not the results folder of a run: its config.json cannot be read"
+        ) from error
+    if not isinstance(kept, dict):
+        raise SettingError(f"{wrong}its config.json holds no settings")
+    kept.pop(SOFTWARE, None)
+    if not folder.checkpoint.exists():
+        raise SettingError(
+            f"{wrong}that run broke off before its first checkpoint, and paid nothing: begin a "
+            "new one"
+        )
+    ledger = Path(kept.get("ledger") or folder.ledger)
+    if not ledger.exists():
+        raise SettingError(
+            f"{wrong}what that run paid stood in the ledger {ledger}, which is missing: put it back"
+        )
+    # A setting that the run's version did not have yet has its usual value.
+    return Settings().as_config() | kept

@@ -1,0 +1,189 @@
+"""Secure aggregation in this app: what the server asks for, and what a client insists on."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from flower_app.settings import SECURE_AGGREGATION, SettingError, Settings
+from flower_app.training.node_config import check_keys, own_folder
+from flower_app.training.node_policy import run_settings
+from privacy.secure_aggregation import Adversary, ClientPolicy, Identity, ServerModel
+from strategies import (
+    ClientMemory,
+    ContextMemory,
+    FolderMemory,
+    SecureAggregation,
+    SecureAggregationMod,
+)
+
+_KEY_BYTES = 32
+# What an owner writes for secure aggregation alone: the first that is there asks for it.
+_CURIOUS_KEYS = ("minimum-cohort", "clipping-norm", "weight-cap", "corrupt")
+_MALICIOUS_KEYS = ("identities", "identity")
+
+
+def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
+    """What the strategy is told; None where secure aggregation is off."""
+    if settings.secure_aggregation == "off":
+        return None
+    adversary = _adversary(settings.secure_aggregation, settings.corrupt)
+    identities: tuple[bytes, ...] = ()
+    if adversary.server is ServerModel.MALICIOUS:
+        identities = (
+            _read_keys("identities", settings.identities)
+            if settings.deployed
+            else simulated_identities(size)
+        )
+    return SecureAggregation(
+        minimum=settings.minimum_cohort,
+        adversary=adversary,
+        dropout=settings.dropout,
+        client_dropout=settings.client_dropout,
+        noise="distributed" if settings.noise == "distributed" else "central",
+        largest=settings.largest_cohort or None,
+        identities=identities,
+        stage_timeout=settings.round_timeout,
+    )
+
+
+def take_part(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """The app's mod: secure aggregation as this client wants it, or the app alone."""
+    own = _own(run_settings(context), context)
+    if own is None:
+        return call_next(message, context)
+    return SecureAggregationMod(own.policy, identity=own.identity, memory=own.memory)(
+        message, context, call_next
+    )
+
+
+@dataclass(frozen=True)
+class _Own:
+    policy: ClientPolicy
+    identity: Identity | None
+    memory: ClientMemory
+
+
+def _own(settings: Settings, context: Context) -> _Own | None:
+    """What this client insists on: from its own node's configuration where it is deployed.
+
+    In a simulation there is nobody but the run to say it, and nobody who is protected.
+
+    Raises
+    ------
+    SettingError
+        If a deployed node does not say what it needs, or a key of it is wrong.
+    """
+    node: Mapping[str, Any] = context.node_config
+    check_keys(node)
+    mode = _own_mode(node, settings)
+    if mode == "off":
+        return None
+    if not settings.deployed:
+        adversary = _adversary(mode, settings.corrupt)
+        identity: Identity | None = None
+        pinned: tuple[bytes, ...] = ()
+        if adversary.server is ServerModel.MALICIOUS:
+            identity = simulated_identity(int(node["partition-id"]))
+            pinned = simulated_identities(int(node["num-partitions"]))
+        policy = ClientPolicy(settings.minimum_cohort, adversary, pinned)
+        return _Own(policy, identity, ContextMemory())
+    minimum = _needed(
+        node, "minimum-cohort", "the fewest clients in whose sum it takes part", _asking_key(node)
+    )
+    # Without the owner's word as many collude as the run says, and at least the usual share.
+    usual = max(Adversary().corrupt, settings.corrupt)
+    adversary = _adversary(mode, float(node.get("corrupt", usual)))
+    memory = FolderMemory(own_folder(node, "state-dir", "a folder of its own for its secrets"))
+    # What the owner leaves out is as all clients of a round are asked.
+    norm, cap = (
+        float(node[name]) if name in node else None for name in ("clipping-norm", "weight-cap")
+    )
+    if adversary.server is ServerModel.HONEST_BUT_CURIOUS:
+        policy = ClientPolicy(minimum, adversary, clipping_norm=norm, weight_cap=cap)
+        return _Own(policy, None, memory)
+    file = _needed(node, "identity", "the file of its private key")
+    private, *more = _read_keys("identity", file)
+    if more:
+        raise SettingError(
+            f"identity = {file!r} is wrong; it must hold this node's private key alone, and holds "
+            f"{1 + len(more)} keys"
+        )
+    listed = _needed(node, "identities", "the file of all clients' public keys")
+    pinned = _read_keys("identities", listed)
+    policy = ClientPolicy(minimum, adversary, pinned, clipping_norm=norm, weight_cap=cap)
+    return _Own(policy, Identity(private), memory)
+
+
+def _own_mode(node: Mapping[str, Any], settings: Settings) -> str:
+    """The run's word, but never weaker than the owner's, or than what the owner's other keys imply.
+
+    A node with a ``minimum-cohort`` has its update hidden among so many, one that pins how updates
+    are bounded or says how many collude can be kept to that nowhere else, and one with pinned
+    ``identities`` wants all of it against a malicious server.
+    """
+    least = "off"
+    asking = _asking_key(node)
+    if asking in _CURIOUS_KEYS:
+        least = ServerModel.HONEST_BUT_CURIOUS.value
+    if asking in _MALICIOUS_KEYS:
+        least = ServerModel.MALICIOUS.value
+    least = node.get("secure-aggregation", least)
+    return max(str(least), settings.secure_aggregation, key=SECURE_AGGREGATION.index)
+
+
+def _asking_key(node: Mapping[str, Any]) -> str | None:
+    """The owner's key that asks for most, of those that mean secure aggregation."""
+    return next((key for key in _MALICIOUS_KEYS + _CURIOUS_KEYS if key in node), None)
+
+
+def simulated_identity(partition: int) -> Identity:
+    """A key that everybody can work out: in a simulation there is nobody to keep it from."""
+    seed = f"a simulated client's identity, not secret: {partition}"
+    return Identity(hashlib.sha256(seed.encode()).digest())
+
+
+@cache
+def simulated_identities(clients: int) -> tuple[bytes, ...]:
+    """The public keys of all simulated clients."""
+    return tuple(simulated_identity(partition).public for partition in range(clients))
+
+
+def _adversary(mode: str, corrupt: float) -> Adversary:
+    return Adversary(ServerModel(mode), corrupt)
+
+
+def _needed(node: Mapping[str, Any], name: str, what: str, asking: str | None = None) -> Any:
+    value = node.get(name, "")
+    if value == "":
+        why = f", which its {asking} asks for," if asking else ""
+        raise SettingError(
+            f"{name} = '' is wrong; for secure aggregation{why} a node says {what}: start this "
+            f"SuperNode with --node-config '{name}=...'"
+        )
+    return value
+
+
+def _read_keys(name: str, file: str) -> tuple[bytes, ...]:
+    """Ed25519 keys from a file, each on a line of its own, in hexadecimal."""
+    if not file:
+        raise SettingError(
+            f"{name} = '' is wrong; it must be the file of all clients' public keys, in "
+            "hexadecimal, one a line"
+        )
+    try:
+        lines = Path(file).expanduser().read_text().split()
+        keys = tuple(bytes.fromhex(line) for line in lines)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SettingError(f"{name} = {file!r} is wrong; {error}") from error
+    if not keys or any(len(key) != _KEY_BYTES for key in keys):
+        raise SettingError(
+            f"{name} = {file!r} is wrong; it must hold keys of {_KEY_BYTES} bytes in hexadecimal, "
+            "one a line"
+        )
+    return keys
