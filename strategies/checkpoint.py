@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from privacy.accounting import Position
-from privacy.durable import write_durably
+from privacy.files import write_durably
 
 Vector = npt.NDArray[Any]
 

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from privacy.accounting.composition import Accountant, Budget, epsilon
 from privacy.accounting.events import Adjacency, Event
 from privacy.accounting.ledger_text import LedgerContents, LedgerError, LedgerText, Position, Record
-from privacy.durable import remove_leftovers, write_durably
+from privacy.files import remove_leftovers, write_durably
 
 
 class LedgerBusyError(LedgerError):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.durable import write_durably
+from privacy.files import write_durably
 from privacy.inference._arguments import check_kind, reals_of
 from privacy.inference._seal import Ring
 from privacy.inference._wire import MessageError

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from filelock import FileLock, Timeout
 
-from privacy.durable import write_durably
+from privacy.files import write_durably
 
 _MAGIC = b"bloomseal keys 1\n"
 _HEAD = struct.Struct(f"<{len(_MAGIC)}sBBB16s12s")

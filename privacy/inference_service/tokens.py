@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from filelock import FileLock
 
-from privacy.durable import write_durably
+from privacy.files import write_durably
 
 Role = Literal["owner", "operator"]
 

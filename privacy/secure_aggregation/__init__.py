@@ -4,7 +4,7 @@ Both sides are state machines that exchange byte strings; what carries them is t
 choice. ``docs/secure-aggregation.md`` has the protocol, the proofs and what is not covered.
 """
 
-from privacy.secure_aggregation._round_state import ClientStage as ClientStage
+from privacy.secure_aggregation._client_state import ClientStage as ClientStage
 from privacy.secure_aggregation.client import SecureClient as SecureClient
 from privacy.secure_aggregation.errors import AlreadyTookPart as AlreadyTookPart
 from privacy.secure_aggregation.errors import BothShares as BothShares
@@ -32,8 +32,8 @@ from privacy.secure_aggregation.errors import UnreadableState as UnreadableState
 from privacy.secure_aggregation.errors import WeakKey as WeakKey
 from privacy.secure_aggregation.errors import WrongRound as WrongRound
 from privacy.secure_aggregation.errors import WrongStage as WrongStage
-from privacy.secure_aggregation.plan import RoundPlan as RoundPlan
-from privacy.secure_aggregation.plan import plan_round as plan_round
+from privacy.secure_aggregation.neighbours import RoundPlan as RoundPlan
+from privacy.secure_aggregation.neighbours import plan_round as plan_round
 from privacy.secure_aggregation.server import SecureServer as SecureServer
 from privacy.secure_aggregation.server import ServerStage as ServerStage
 from privacy.secure_aggregation.terms import Adversary as Adversary

@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from privacy.secure_aggregation._keys import KEY_BYTES
+from privacy.secure_aggregation._crypto import KEY_BYTES
 from privacy.secure_aggregation._masks import MASK_KEY_BYTES, add_mask
-from privacy.secure_aggregation.plan import RoundPlan
+from privacy.secure_aggregation.neighbours import RoundPlan
 
 
 class Ring:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from privacy.secure_aggregation._keys import KEY_BYTES, SIGNATURE_BYTES, digest
+from privacy.secure_aggregation._crypto import KEY_BYTES, SIGNATURE_BYTES, digest
 from privacy.secure_aggregation.errors import Malformed
 
 _MAGIC = b"BSA\x02"  # the last byte is the version

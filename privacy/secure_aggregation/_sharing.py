@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.mechanisms import Randomness, SystemRandomness
-from privacy.secure_aggregation import _keys as keys
+from privacy.secure_aggregation import _crypto as keys
 from privacy.secure_aggregation._messages import pieces
 from privacy.secure_aggregation._shamir import (
     PRIME,

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 from privacy import arguments
 from privacy.mechanisms import Randomness, SystemRandomness
-from privacy.secure_aggregation import _client_round as stages
+from privacy.secure_aggregation import _client_stages as stages
 from privacy.secure_aggregation import _kinds
-from privacy.secure_aggregation._client_round import Vector
-from privacy.secure_aggregation._keys import digest
+from privacy.secure_aggregation._client_stages import Vector
+from privacy.secure_aggregation._client_state import ClientStage, RoundState
+from privacy.secure_aggregation._crypto import digest
 from privacy.secure_aggregation._messages import Kind, asked_of, bound_to, kind_of, read, write
-from privacy.secure_aggregation._round_state import ClientStage, RoundState
 from privacy.secure_aggregation.errors import (
     AlreadyTookPart,
     BothShares,

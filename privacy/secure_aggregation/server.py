@@ -10,9 +10,11 @@ import numpy.typing as npt
 
 from privacy import arguments
 from privacy.mechanisms import Randomness, SystemRandomness
-from privacy.secure_aggregation import _keys as keys
+from privacy.secure_aggregation import _crypto as keys
 from privacy.secure_aggregation import _kinds
+from privacy.secure_aggregation._client_state import INDEX_BYTES, SEALED_BYTES
 from privacy.secure_aggregation._graph import Ring
+from privacy.secure_aggregation._masking import add_packed, centred, element_type, ring_bits
 from privacy.secure_aggregation._masks import add_mask
 from privacy.secure_aggregation._messages import (
     Announcement,
@@ -29,8 +31,6 @@ from privacy.secure_aggregation._messages import (
     write,
     write_set,
 )
-from privacy.secure_aggregation._ring import add_packed, centred, element_type, ring_bits
-from privacy.secure_aggregation._round_state import INDEX_BYTES, SEALED_BYTES
 from privacy.secure_aggregation._shamir import SHARE_BYTES, combine, read_element, write_element
 from privacy.secure_aggregation._sharing import (
     KEY,
@@ -49,7 +49,7 @@ from privacy.secure_aggregation.errors import (
     RejectedMessage,
     TooFewClients,
 )
-from privacy.secure_aggregation.plan import RoundPlan, plan_round
+from privacy.secure_aggregation.neighbours import RoundPlan, plan_round
 from privacy.secure_aggregation.terms import (
     Adversary,
     RoundTerms,

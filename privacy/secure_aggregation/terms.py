@@ -15,8 +15,8 @@ from privacy.mechanisms import (
     SystemRandomness,
 )
 from privacy.secure_aggregation import _kinds
-from privacy.secure_aggregation._keys import KEY_BYTES, digest, verifying_key
-from privacy.secure_aggregation._ring import ring_bits
+from privacy.secure_aggregation._crypto import KEY_BYTES, digest, verifying_key
+from privacy.secure_aggregation._masking import ring_bits
 from privacy.secure_aggregation.errors import Malformed
 
 RUN_BYTES = 16

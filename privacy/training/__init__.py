@@ -4,14 +4,15 @@ A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, an
 ``ClientLedger``.
 """
 
-from privacy.training._capture import GradientError
 from privacy.training._optimizer import GradientDescent
+from privacy.training._train import train
 from privacy.training.calibration import calibrate_noise
 from privacy.training.charge import Charge
-from privacy.training.check import ModelProblem, UnsupportedModelError, check_model
 from privacy.training.ledger import ClientLedger, LocalBudgetSpent
+from privacy.training.model_check import ModelProblem, UnsupportedModelError, check_model
 from privacy.training.payment import Payment, pay
-from privacy.training.plan import (
+from privacy.training.per_example.capture import GradientError
+from privacy.training.protection import (
     ClipAndNoise,
     ClipOnly,
     FullBatch,
@@ -22,7 +23,6 @@ from privacy.training.plan import (
 )
 from privacy.training.replace import replace_unsupported
 from privacy.training.result import Guarantee, TrainingResult
-from privacy.training.training import train
 
 __all__ = [
     "train",

@@ -16,7 +16,7 @@ from privacy.mechanisms import Randomness
 from privacy.training._optimizer import GradientDescent
 from privacy.training.ledger import ClientLedger
 from privacy.training.payment import Payment
-from privacy.training.plan import (
+from privacy.training.protection import (
     Batches,
     ClipAndNoise,
     ClipOnly,

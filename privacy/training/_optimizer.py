@@ -9,8 +9,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from privacy.mechanisms import Randomness, gaussian
-from privacy.training._gradients import Gradients, LayerGradients, full_products, vector_norms
-from privacy.training.plan import positive
+from privacy.training.per_example.gradients import (
+    Gradients,
+    LayerGradients,
+    full_products,
+    vector_norms,
+)
+from privacy.training.protection import positive
 
 # By how much a clipped example stays below S, relatively: room for its coordinates' rounding.
 MARGIN = 1e-6

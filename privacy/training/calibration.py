@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from privacy.accounting import Budget, Full, Poisson, calibrate_noise_multiplier
 from privacy.training.charge import Charge
-from privacy.training.plan import Batches, FullBatch, positive
+from privacy.training.protection import Batches, FullBatch, positive
 
 
 def calibrate_noise(

@@ -7,7 +7,7 @@ from threading import Lock
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.training.charge import Charge
 from privacy.training.ledger import ClientLedger
-from privacy.training.plan import (
+from privacy.training.protection import (
     Batches,
     ClipAndNoise,
     ClipOnly,

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from privacy.training.plan import ClipOnly, Count, NoisyCount, NominalCount, Protection, PublicCount
+from privacy.training.protection import (
+    ClipOnly,
+    Count,
+    NoisyCount,
+    NominalCount,
+    Protection,
+    PublicCount,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Protocol
 from filelock import FileLock
 from flwr.app import ConfigRecord, Context
 
-from privacy.durable import write_durably
+from privacy.files import write_durably
 from privacy.secure_aggregation import UnreadableState
 
 _KEY = "secure-aggregation"

@@ -14,12 +14,12 @@ from scipy import stats
 from privacy.mechanisms import (
     SeededRandomness,
     SystemRandomness,
-    _exact,
-    _proposals,
     add_discrete_gaussian,
     discrete_gaussian,
 )
-from privacy.mechanisms._exact import KnownPlace, LazyUniform, cumulative_bounds
+from privacy.mechanisms import _exact_arithmetic as _exact
+from privacy.mechanisms import _rejection_sampling as _proposals
+from privacy.mechanisms._exact_arithmetic import KnownPlace, LazyUniform, cumulative_bounds
 
 FALSE_ALARM = 1e-6
 

@@ -19,8 +19,8 @@ from privacy.mechanisms import (
     SeededRandomness,
     SystemRandomness,
     lattice_radius,
-    sums,
 )
+from privacy.mechanisms import bounded_sums as sums
 from privacy.secure_aggregation import RoundTerms
 
 FALSE_ALARM = 1e-6

@@ -17,15 +17,20 @@ from scipy import stats
 from privacy.mechanisms import (
     SeededRandomness,
     SystemRandomness,
-    _exact,
-    _proposals,
     add_gaussian,
     add_rounded_gaussian,
     gaussian,
-    noise,
     rounded_gaussian,
 )
-from privacy.mechanisms._exact import LazyUniform, cumulative_bounds, exp_bounds, pick_cell
+from privacy.mechanisms import _exact_arithmetic as _exact
+from privacy.mechanisms import _rejection_sampling as _proposals
+from privacy.mechanisms import gaussian as noise
+from privacy.mechanisms._exact_arithmetic import (
+    LazyUniform,
+    cumulative_bounds,
+    exp_bounds,
+    pick_cell,
+)
 
 FALSE_ALARM = 1e-6
 

@@ -14,7 +14,7 @@ from privacy.secure_aggregation import (
     SecureServer,
     ServerModel,
 )
-from privacy.secure_aggregation._round_state import RoundState
+from privacy.secure_aggregation._client_state import RoundState
 
 Vectors = Mapping[int, npt.NDArray[np.int64]]
 RUN = bytes(range(16))

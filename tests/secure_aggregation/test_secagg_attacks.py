@@ -34,7 +34,7 @@ from privacy.secure_aggregation import (
     plan_round,
 )
 from privacy.secure_aggregation import server as server_module
-from privacy.secure_aggregation._keys import sign
+from privacy.secure_aggregation._crypto import sign
 from privacy.secure_aggregation._messages import (
     Announcement,
     Kind,

@@ -16,8 +16,9 @@ from privacy.secure_aggregation import (
     RoundAborted,
     ServerModel,
 )
-from privacy.secure_aggregation import _keys as keys
+from privacy.secure_aggregation import _crypto as keys
 from privacy.secure_aggregation import _sharing as sharing
+from privacy.secure_aggregation._masking import add_packed, centred
 from privacy.secure_aggregation._masks import add_mask
 from privacy.secure_aggregation._messages import (
     Kind,
@@ -29,7 +30,6 @@ from privacy.secure_aggregation._messages import (
     write,
     write_set,
 )
-from privacy.secure_aggregation._ring import add_packed, centred
 from privacy.secure_aggregation._shamir import (
     write_element,
 )

@@ -21,10 +21,9 @@ from privacy.secure_aggregation import (
     WeakKey,
     plan_round,
 )
+from privacy.secure_aggregation._crypto import agree, derive, sign, unseal, verify, verifying_key
 from privacy.secure_aggregation._graph import Ring
-from privacy.secure_aggregation._keys import agree, derive, sign, unseal, verify, verifying_key
-from privacy.secure_aggregation._masks import add_mask
-from privacy.secure_aggregation._ring import (
+from privacy.secure_aggregation._masking import (
     add_packed,
     centred,
     element_type,
@@ -32,6 +31,7 @@ from privacy.secure_aggregation._ring import (
     packed_size,
     ring_bits,
 )
+from privacy.secure_aggregation._masks import add_mask
 from privacy.secure_aggregation._shamir import (
     PRIME,
     combine,
@@ -39,7 +39,7 @@ from privacy.secure_aggregation._shamir import (
     values,
     weights_at_zero,
 )
-from privacy.secure_aggregation.plan import _tail_log2
+from privacy.secure_aggregation.neighbours import _tail_log2
 
 RANDOM = SystemRandomness()
 

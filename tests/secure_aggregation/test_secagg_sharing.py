@@ -19,7 +19,7 @@ from privacy.secure_aggregation import (
     StaleMessage,
     TooFewNeighbours,
 )
-from privacy.secure_aggregation import _keys as keys
+from privacy.secure_aggregation import _crypto as keys
 from privacy.secure_aggregation import _sharing as sharing
 from privacy.secure_aggregation._messages import (
     Announcement,

@@ -12,7 +12,7 @@ from federation import answer, ask, grid_of, model, noiseless, released
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import PrivacySpent
 
-from privacy import durable
+from privacy import files as durable
 from privacy.accounting import (
     AdditiveDelta,
     FixedSize,

@@ -27,7 +27,8 @@ from secure_federation import (
     secure_app,
 )
 
-from privacy.secure_aggregation import TooFewClients, _client_round
+from privacy.secure_aggregation import TooFewClients
+from privacy.secure_aggregation import _client_stages as _client_round
 from privacy.secure_aggregation._messages import Kind
 from strategies import FolderMemory, InProcessGrid, SecureAggregationMod
 from strategies.secure_aggregation import client_mod

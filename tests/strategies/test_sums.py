@@ -16,8 +16,8 @@ from privacy.mechanisms import (
     LatticeGaussian,
     RejectedUpdate,
     SystemRandomness,
-    _blocks,
 )
+from privacy.mechanisms import _blockwise_updates as _blocks
 
 RADIUS = 1 << 20
 DTYPES = [np.float16, np.float32, np.float64]

@@ -11,8 +11,8 @@ from opacus.layers import DPGRU, DPLSTM, DPRNN, DPMultiheadAttention
 from torch import Tensor, nn
 
 from privacy.training import ClipOnly, FullBatch, GradientDescent, GradientError, train
-from privacy.training._capture import Capture
 from privacy.training._optimizer import MARGIN, clipped_sum
+from privacy.training.per_example.capture import Capture
 
 shapes = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**31)

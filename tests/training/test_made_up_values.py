@@ -15,7 +15,7 @@ from privacy.training import (
     NominalCount,
     train,
 )
-from privacy.training.training import Loss
+from privacy.training._train import Loss
 
 POSITIVE = torch.rand(20, 1) + 0.1
 COUNTS = torch.arange(20.0)[:, None] % 5

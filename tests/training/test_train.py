@@ -32,7 +32,7 @@ from privacy.training import (
     TrainingResult,
     train,
 )
-from privacy.training._loss import per_example
+from privacy.training.per_example.loss import per_example
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.mechanisms._proposals import Grid, add_accepted, flattened, propose_batch
+from privacy.mechanisms._rejection_sampling import Grid, add_accepted, flattened, propose_batch
 from privacy.mechanisms.randomness import Randomness
 
 SMALLEST_VARIANCE = Fraction(1, 4)

@@ -13,8 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.accounting import Event, GaussianRelease, Sampling
+from privacy.mechanisms.bounded_sums import (
+    LARGEST_RADIUS,
+    ClippingGeometry,
+    LatticeSum,
+    RejectedUpdate,
+)
 from privacy.mechanisms.randomness import Randomness, SystemRandomness
-from privacy.mechanisms.sums import LARGEST_RADIUS, ClippingGeometry, LatticeSum, RejectedUpdate
 
 Vector = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]

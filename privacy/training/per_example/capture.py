@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from privacy.training._gradients import Call, LayerGradients, total
-from privacy.training._layers import forget, known, layer_gradients
-from privacy.training._opacus import is_recurrent
+from privacy.training.per_example.dispatch import forget, known, layer_gradients
+from privacy.training.per_example.gradients import Call, LayerGradients, total
+from privacy.training.per_example.opacus_layers import is_recurrent
 
 
 class GradientError(RuntimeError):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from privacy.training._gradients import (
+from privacy.training.per_example.gradients import (
     Built,
     Call,
     Gradients,

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from privacy.training._capture import Capture, GradientError
-from privacy.training._loss import ExampleLoss, detached, tensors_of
-from privacy.training._trial import (
+from privacy.training.per_example.capture import Capture, GradientError
+from privacy.training.per_example.loss import ExampleLoss, detached, tensors_of
+from privacy.training.per_example.trial import (
     HALF,
     away_from_constants,
     closeness,

@@ -4,11 +4,11 @@ import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from privacy.secure_aggregation._keys import KEY_BYTES, SEAL_BYTES
+from privacy.secure_aggregation._crypto import KEY_BYTES, SEAL_BYTES
 from privacy.secure_aggregation._messages import Kind, pieces, read, read_set, write, write_set
 from privacy.secure_aggregation._shamir import SHARE_BYTES
 from privacy.secure_aggregation._sharing import SHARES_BYTES, mask_private
-from privacy.secure_aggregation.plan import RoundPlan
+from privacy.secure_aggregation.neighbours import RoundPlan
 from privacy.secure_aggregation.terms import RoundTerms
 
 SEALED_BYTES = SHARES_BYTES + SEAL_BYTES

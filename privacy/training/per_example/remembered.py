@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from privacy.training._attention import AppendedVector, SeparateAttention
-from privacy.training._loss import ExampleLoss
+from privacy.training.per_example.attention import AppendedVector, SeparateAttention
+from privacy.training.per_example.loss import ExampleLoss
 
 _MOST = 64
 _OWN = (AppendedVector, SeparateAttention)

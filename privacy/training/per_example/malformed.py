@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from privacy.training._capture import GradientError
-from privacy.training._gradients import Gradients
-from privacy.training.check import UnsupportedModelError
+from privacy.training.model_check import UnsupportedModelError
+from privacy.training.per_example.capture import GradientError
+from privacy.training.per_example.gradients import Gradients
 
 log = logging.getLogger(__name__)
 

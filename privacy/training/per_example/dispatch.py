@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from privacy.training import _opacus
-from privacy.training._convolution import CONVOLUTIONS, convolution_gradients
-from privacy.training._embedding import embedding_gradients
-from privacy.training._gradients import (
+from privacy.training.per_example import opacus_layers as _opacus
+from privacy.training.per_example.convolution import CONVOLUTIONS, convolution_gradients
+from privacy.training.per_example.embedding import embedding_gradients
+from privacy.training.per_example.gradients import (
     Built,
     Call,
     Gradients,
@@ -16,7 +16,7 @@ from privacy.training._gradients import (
     summing_dtype,
     total,
 )
-from privacy.training._linear import linear_gradients
+from privacy.training.per_example.linear import linear_gradients
 
 # The layers whose examples' gradients are had here, in ways of our own.
 OWN = frozenset({nn.Linear, *CONVOLUTIONS, nn.Embedding})

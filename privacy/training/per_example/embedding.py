@@ -5,7 +5,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from privacy.training._gradients import Call, Gradients, LayerGradients, magnitudes, row_norms
+from privacy.training.per_example.gradients import (
+    Call,
+    Gradients,
+    LayerGradients,
+    magnitudes,
+    row_norms,
+)
 
 
 class Rows:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.accounting import Event, GaussianRelease, Sampling
-from privacy.mechanisms._blocks import Block, Blocks
-from privacy.mechanisms.noise import add_gaussian, add_rounded_gaussian
+from privacy.mechanisms._blockwise_updates import Block, Blocks
+from privacy.mechanisms.gaussian import add_gaussian, add_rounded_gaussian
 from privacy.mechanisms.randomness import Randomness
 
 Vector = npt.NDArray[Any]

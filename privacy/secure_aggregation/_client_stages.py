@@ -7,8 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.mechanisms import Randomness
-from privacy.secure_aggregation import _keys as keys
+from privacy.secure_aggregation import _crypto as keys
+from privacy.secure_aggregation._client_state import (
+    INDEX_BYTES,
+    SEALED_BYTES,
+    ClientStage,
+    RoundState,
+)
 from privacy.secure_aggregation._graph import Ring
+from privacy.secure_aggregation._masking import element_type, pack, ring_bits
 from privacy.secure_aggregation._masks import add_mask
 from privacy.secure_aggregation._messages import (
     Announcement,
@@ -23,13 +30,6 @@ from privacy.secure_aggregation._messages import (
     survivors_statement,
     write,
     write_set,
-)
-from privacy.secure_aggregation._ring import element_type, pack, ring_bits
-from privacy.secure_aggregation._round_state import (
-    INDEX_BYTES,
-    SEALED_BYTES,
-    ClientStage,
-    RoundState,
 )
 from privacy.secure_aggregation._shamir import SHARE_BYTES, draw_elements, write_element
 from privacy.secure_aggregation._sharing import (
@@ -52,7 +52,7 @@ from privacy.secure_aggregation.errors import (
     UnknownIdentity,
     WrongStage,
 )
-from privacy.secure_aggregation.plan import RoundPlan
+from privacy.secure_aggregation.neighbours import RoundPlan
 from privacy.secure_aggregation.terms import ClientPolicy, Identity, RoundTerms
 
 NEIGHBOUR_BYTES = INDEX_BYTES + 2 * keys.KEY_BYTES

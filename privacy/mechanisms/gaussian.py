@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.mechanisms._exact import CELLS, LazyUniform, rounded
-from privacy.mechanisms._proposals import add_accepted, flattened, propose_batch
+from privacy.mechanisms._exact_arithmetic import CELLS, LazyUniform, rounded
+from privacy.mechanisms._rejection_sampling import add_accepted, flattened, propose_batch
 from privacy.mechanisms.randomness import Randomness
 
 _LARGEST_SIGMA = 2.0**40

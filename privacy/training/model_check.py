@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from privacy.training import _opacus
-from privacy.training._capture import trainable_layers
-from privacy.training._layers import OWN, known
+from privacy.training.per_example import opacus_layers as _opacus
+from privacy.training.per_example.capture import trainable_layers
+from privacy.training.per_example.dispatch import OWN, known
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -1,7 +1,7 @@
 """Proposals for Gaussian draws, a batch at a time: continuous ones and integer ones.
 
-Doubles decide what they can; :mod:`privacy.mechanisms._exact` decides the rest, from the same
-bits. ``docs/proofs.md``, "Rounded Gaussian" and "Discrete Gaussian", has the algorithm.
+Doubles decide what they can; :mod:`privacy.mechanisms._exact_arithmetic` decides the
+rest, from the same bits. ``docs/proofs.md``, "Rounded Gaussian" and "Discrete Gaussian", has the algorithm.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.mechanisms._exact import STEP, KnownPlace, LazyUniform, cumulative_bounds, propose
+from privacy.mechanisms._exact_arithmetic import (
+    STEP,
+    KnownPlace,
+    LazyUniform,
+    cumulative_bounds,
+    propose,
+)
 from privacy.mechanisms.randomness import Randomness
 
 CHUNK = 1 << 12  # elements; their proposals take about 100 bytes each

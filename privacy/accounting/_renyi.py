@@ -12,7 +12,7 @@ from dp_accounting import rdp
 from numpy.typing import NDArray
 
 from privacy._logging import untouched_root_logger
-from privacy.accounting._discrete import as_gaussian, distance_from_one
+from privacy.accounting._discrete_gaussian import as_gaussian, distance_from_one
 from privacy.accounting.events import (
     Adjacency,
     DiscreteGaussianSum,

@@ -21,10 +21,10 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from privacy.training._capture import GradientError
-from privacy.training._loss import ExampleLoss
-from privacy.training._passes import NOBODY, Numbers, Others, Passes
-from privacy.training._trial import (
+from privacy.training.per_example.capture import GradientError
+from privacy.training.per_example.loss import ExampleLoss
+from privacy.training.per_example.passes import NOBODY, Numbers, Others, Passes
+from privacy.training.per_example.trial import (
     BATCH,
     OTHER_SIZE,
     away_from_constants,
@@ -33,7 +33,7 @@ from privacy.training._trial import (
     largest_of,
     same_numbers,
 )
-from privacy.training._usual_records import Contrast, contrasts, is_number, unusual
+from privacy.training.per_example.usual_records import Contrast, contrasts, is_number, unusual
 
 # Rows 0 and 3 of five stay while the others are exchanged: whatever a model shifts, flips or
 # shuffles by, one of them meets a row that was exchanged.

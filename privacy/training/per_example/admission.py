@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from privacy.training._buffers import Buffers
-from privacy.training._capture import GradientError
-from privacy.training._gradient_check import check_gradients
-from privacy.training._independence import check_example_independence
-from privacy.training._loss import ExampleLoss
 from privacy.training._records import Kind, Records
-from privacy.training._remembered import Remembered, program_of
-from privacy.training._trial import VALUES, made_up
-from privacy.training.check import UnsupportedModelError
+from privacy.training.model_check import UnsupportedModelError
+from privacy.training.per_example.buffers import Buffers
+from privacy.training.per_example.capture import GradientError
+from privacy.training.per_example.gradient_check import check_gradients
+from privacy.training.per_example.independence import check_example_independence
+from privacy.training.per_example.loss import ExampleLoss
+from privacy.training.per_example.remembered import Remembered, program_of
+from privacy.training.per_example.trial import VALUES, made_up
 
 # What another choice of values does not change.
 _OF_THE_PROGRAM = (GradientError, UnsupportedModelError, MemoryError, torch.OutOfMemoryError)

@@ -7,10 +7,10 @@ from math import ceil, inf, isfinite, log, nextafter, sqrt
 from typing import ClassVar
 
 from privacy.accounting import DiscreteGaussianSum, Event, FixedSize, Sampling
-from privacy.mechanisms.discrete import add_discrete_gaussian
-from privacy.mechanisms.masked import Integers, Vector, bounded_cells
+from privacy.mechanisms.bounded_sums import LARGEST_RADIUS, ClippingGeometry, LatticeSum
+from privacy.mechanisms.discrete_gaussian import add_discrete_gaussian
+from privacy.mechanisms.masked_sums import Integers, Vector, bounded_cells
 from privacy.mechanisms.randomness import Randomness
-from privacy.mechanisms.sums import LARGEST_RADIUS, ClippingGeometry, LatticeSum
 
 OVERFLOW_BITS = 100
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from privacy.training._gradients import (
+from privacy.training.per_example.gradients import (
     Call,
     Gradients,
     LayerGradients,

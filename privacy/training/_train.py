@@ -11,19 +11,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from privacy.mechanisms import Randomness, SystemRandomness
-from privacy.training._admission import admit, refuse_changed
 from privacy.training._arguments import check_kinds, check_optimizer, check_schedule
-from privacy.training._buffers import Buffers
-from privacy.training._capture import Capture
-from privacy.training._gradients import Gradients
-from privacy.training._loss import ExampleLoss, Loss, per_example
-from privacy.training._malformed import MalformedRecords, log
 from privacy.training._optimizer import GradientDescent, NoisySteps, clipped_sum
 from privacy.training._records import Records, on_device_of, records_of
-from privacy.training.check import check_model
 from privacy.training.ledger import ClientLedger
+from privacy.training.model_check import check_model
 from privacy.training.payment import Payment, pay, planned_charges
-from privacy.training.plan import (
+from privacy.training.per_example.admission import admit, refuse_changed
+from privacy.training.per_example.buffers import Buffers
+from privacy.training.per_example.capture import Capture
+from privacy.training.per_example.gradients import Gradients
+from privacy.training.per_example.loss import ExampleLoss, Loss, per_example
+from privacy.training.per_example.malformed import MalformedRecords, log
+from privacy.training.protection import (
     Batches,
     ClipAndNoise,
     ClipOnly,

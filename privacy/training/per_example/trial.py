@@ -176,7 +176,7 @@ def kept_randomness(model: nn.Module) -> Iterator[GlobalGenerators]:
 
 
 def seed_global(seed: int) -> None:
-    # torch.manual_seed would ask every kind of device, which costs more than the trial.
+    """Seed torch's global generator: ``torch.manual_seed`` asks every device, which is slow."""
     torch.default_generator.manual_seed(seed)
 
 

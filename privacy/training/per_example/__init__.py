@@ -1,0 +1,1 @@
+"""Gradients of single examples: captured layer by layer, clipped, and held against torch's."""
