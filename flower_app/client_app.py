@@ -163,7 +163,7 @@ def test_encrypted(message: Message, context: Context) -> Message:
     """Take part in the encrypted test-time round."""
     # Loaded where it is asked for: a deployed node starts a process for every message.
     from flower_app.encrypted import node as encrypted_node
-    from privacy.inference import RoundError
+    from strategies.encrypted_round import RoundError
 
     try:
         return encrypted_node.take_part(message, context, run_settings(context))

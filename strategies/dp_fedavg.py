@@ -60,9 +60,9 @@ from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
 from strategies.population import Population, PopulationExceededError, Register
 from strategies.result import PrivacyReport, SecureAggregationReport, warn_of_large_delta
 from strategies.secure_aggregation.dropouts import ObservedDropouts
+from strategies.secure_aggregation.messages import Bounding
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import SecureTrainRound
-from strategies.secure_aggregation.wire import Bounding
 from strategies.server_optimizers import ServerOptimizer, ServerSGD
 from strategies.weighting import CappedWeights, UniformWeights, Weighting
 

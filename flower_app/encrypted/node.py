@@ -20,8 +20,9 @@ from flower_app.data import (
 from flower_app.models.specs import MODELS
 from flower_app.settings import SettingError, Settings
 from flower_app.training.node_config import own_folder, wrong_key
-from privacy.inference import Expectation, NoisedAccuracy, RoundError
+from privacy.inference import Expectation
 from strategies import answer_encrypted_round
+from strategies.encrypted_round import NoisedAccuracy, RoundError
 
 
 def simulated_secrets(run_id: int) -> Path:

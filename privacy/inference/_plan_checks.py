@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from privacy.inference._seal import MAX_MODULUS_BITS
+from privacy.inference.ckks.ring import MAX_MODULUS_BITS
 from privacy.inference.parties import ThreeParties
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.inference._arguments import check_kind, numbers_of
-from privacy.inference.compiled import CompiledModel
+from privacy.inference.arguments import check_kind, numbers_of
+from privacy.inference.compile import CompiledModel
 from privacy.inference.decision import decide
-from privacy.inference.evaluator import BlindEvaluator, Evaluator
-from privacy.inference.owner import ThrowAwayOwner
-from privacy.inference.release import ClassOnly
+from privacy.inference.evaluator.evaluator import BlindEvaluator, Evaluator
+from privacy.inference.owner.owner import ThrowAwayOwner
+from privacy.inference.owner.release_policy import ClassOnly
 
 
 @dataclass(frozen=True)

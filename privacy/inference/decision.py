@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.inference._arguments import numbers_of
+from privacy.inference.arguments import numbers_of
 
 
 def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:

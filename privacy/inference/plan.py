@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from privacy.inference._arguments import check_kind
-from privacy.inference._packing import Indices
 from privacy.inference._plan_checks import check_plan
-from privacy.inference._seal import MAX_MODULUS_BITS, SEED_BYTES
-from privacy.inference._uniform import QUERY_SEED_BYTES
+from privacy.inference.arguments import check_kind
+from privacy.inference.ckks.ring import MAX_MODULUS_BITS, SEED_BYTES
+from privacy.inference.ckks.seeded import QUERY_SEED_BYTES
+from privacy.inference.compiler.packing import Indices
 
 FORMAT = 2
 SESSION_KEY_BYTES = 32

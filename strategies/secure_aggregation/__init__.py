@@ -1,7 +1,7 @@
 """Secure aggregation over Flower's messages: the server's setting and the client's mod."""
 
+from strategies.secure_aggregation.client_memory import ClientMemory as ClientMemory
+from strategies.secure_aggregation.client_memory import ContextMemory as ContextMemory
+from strategies.secure_aggregation.client_memory import FolderMemory as FolderMemory
 from strategies.secure_aggregation.client_mod import SecureAggregationMod as SecureAggregationMod
-from strategies.secure_aggregation.memory import ClientMemory as ClientMemory
-from strategies.secure_aggregation.memory import ContextMemory as ContextMemory
-from strategies.secure_aggregation.memory import FolderMemory as FolderMemory
 from strategies.secure_aggregation.settings import SecureAggregation as SecureAggregation

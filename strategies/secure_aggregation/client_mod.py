@@ -29,13 +29,13 @@ from privacy.secure_aggregation import (
 from privacy.untrusted_text import error_quoted, one_line
 from strategies import _arguments
 from strategies._replies import Template
-from strategies.secure_aggregation.memory import ClientMemory, ContextMemory
+from strategies.secure_aggregation.client_memory import ClientMemory, ContextMemory
+from strategies.secure_aggregation.messages import KEY, Bounding, content_of, protocol_bytes
 from strategies.secure_aggregation.request import (
     configuration_digest,
     model_digest,
     request_digest,
 )
-from strategies.secure_aggregation.wire import KEY, Bounding, content_of, protocol_bytes
 
 
 class UnprotectedRequest(Refused):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 
-from strategies.secure_aggregation.wire import KEY, without_message
+from strategies.secure_aggregation.messages import KEY, without_message
 
 _DOUBLE = struct.Struct("<d")
 _AT_ONCE = 1 << 20  # numbers of a model that are widened together

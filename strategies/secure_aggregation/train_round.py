@@ -24,15 +24,15 @@ from strategies._replies import Fault, RejectedReply, Template
 from strategies._round import Asked, collect
 from strategies._watch import Gathered, RunWatch
 from strategies.secure_aggregation.dropouts import ObservedDropouts
-from strategies.secure_aggregation.request import request_digest
-from strategies.secure_aggregation.settings import SecureAggregation
-from strategies.secure_aggregation.wire import (
+from strategies.secure_aggregation.messages import (
     KEY,
     Bounding,
     content_of,
     protocol_record,
     reply_bytes,
 )
+from strategies.secure_aggregation.request import request_digest
+from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.streaming import stream_replies
 
 Vector = npt.NDArray[Any]

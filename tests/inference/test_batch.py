@@ -17,7 +17,7 @@ from privacy.inference import (
     ThrowAwayOwner,
     compile_model,
 )
-from privacy.inference._modular import matrix_product
+from privacy.inference.ckks.modular import matrix_product
 
 PRIMES = [1152921504606830593, 9007199254429697, 4294828033, 12289]
 

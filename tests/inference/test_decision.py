@@ -22,17 +22,14 @@ from privacy.inference import (
     ReleaseError,
     ReleasePolicy,
     RoundedLogits,
-    RoundError,
     Square,
     TopClasses,
     accept_plan,
-    begin_round,
     certify,
     compile_model,
     decide,
-    finish_round,
-    private_folder,
 )
+from strategies.encrypted_round import RoundError, begin_round, finish_round, private_folder
 
 INPUTS = 30
 X = np.random.default_rng(0).uniform(-1, 1, (24, INPUTS))

@@ -25,8 +25,8 @@ from privacy.inference import (
     certify,
     compile_model,
 )
-from privacy.inference._wire import MAC_BYTES, Tag, open_message
-from privacy.inference.compiled import CompiledModel
+from privacy.inference.compile import CompiledModel
+from privacy.inference.messages import MAC_BYTES, Tag, open_message
 from privacy.inference.plan import MESSAGE_OVERHEAD
 
 PARTIES = ThreeParties(model_owner="laboratory", data_owner="clinic", evaluator="cloud")

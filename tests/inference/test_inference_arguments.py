@@ -14,13 +14,13 @@ from privacy.inference import (
     Plan,
     ThrowAwayOwner,
     accept_plan,
-    begin_round,
     certify,
     compile_model,
     decide,
     logit_bound,
 )
 from privacy.inference_service import OwnerSession
+from strategies.encrypted_round import begin_round
 
 MODEL = nn.Sequential(nn.Linear(8, 3))
 SETTINGS = {"input_shape": (8,), "input_range": (0.0, 1.0)}

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from inference_models import linear
 
-from privacy.inference import Evaluator, MessageError, ThrowAwayOwner, _release, compile_model
-from privacy.inference._keys import refuse_secret
-from privacy.inference._seal import Ring, seal
-from privacy.inference._uniform import QUERY_SEED_BYTES, expand
-from privacy.inference._wire import Reader, Tag, open_message
-from privacy.inference.compiled import CompiledModel
+from privacy.inference import Evaluator, MessageError, ThrowAwayOwner, compile_model
+from privacy.inference.arithmetic import masking as _release
+from privacy.inference.ckks.ring import Ring, seal
+from privacy.inference.ckks.seeded import QUERY_SEED_BYTES, expand
+from privacy.inference.compile import CompiledModel
+from privacy.inference.messages import Reader, Tag, open_message
+from privacy.inference.public_keys import refuse_secret
 
 INPUTS = 100
 

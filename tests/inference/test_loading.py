@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privacy.inference._seal import _IN_MEMORY, Ring, _Kept
+from privacy.inference.ckks.ring import _IN_MEMORY, Ring, _Kept
 
 RING = Ring(1024, (27,))
 

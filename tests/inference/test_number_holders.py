@@ -15,14 +15,12 @@ from privacy.inference import (
     DataOwner,
     Evaluator,
     Plan,
-    RoundError,
     Square,
-    begin_round,
     certify,
     compile_model,
     decide,
-    private_folder,
 )
+from strategies.encrypted_round import RoundError, begin_round, private_folder
 
 
 def build() -> nn.Sequential:

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from privacy.inference._lowering import Affine
-from privacy.inference._packing import (
+from privacy.inference.ckks.ring import CONJUGATE
+from privacy.inference.compiler.lowering import Affine
+from privacy.inference.compiler.packing import (
     EMPTY,
     diagonals,
     gather,
@@ -14,7 +15,6 @@ from privacy.inference._packing import (
     power_of_two,
     steps_between,
 )
-from privacy.inference._seal import CONJUGATE
 
 SLOTS = 256
 

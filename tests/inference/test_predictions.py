@@ -20,8 +20,8 @@ from privacy.inference import (
     ThreeParties,
     compile_model,
 )
-from privacy.inference import _calibration as module
-from privacy.inference._calibration import Calibration, calibration
+from privacy.inference.compiler import calibration as module
+from privacy.inference.compiler.calibration import Calibration, calibration
 
 NAMES = {
     "apply_galois": "rotate",
@@ -125,7 +125,7 @@ def test_the_choice_of_a_plan_does_not_depend_on_the_machine(
         switched = ("load", "rotate", "multiply plain", "multiply", "relinearise", "rescale")
         table = dict.fromkeys(switched, (factor,) * 4)
         machine = Calibration({**table, "mask": (1 / factor,)}, byte=0.0)
-        monkeypatch.setattr("privacy.inference.compiled.calibration", lambda *_, m=machine: m)
+        monkeypatch.setattr("privacy.inference.compile.calibration", lambda *_, m=machine: m)
         plan = compile_model(mlp(), input_shape=(1, 28, 28), input_range=(0.0, 1.0)).plan
         digests.append((plan.digest, plan.predicted_ms))
     assert digests[0][0] == digests[1][0]

@@ -18,10 +18,10 @@ from privacy.inference import (
     ThrowAwayOwner,
     compile_model,
 )
-from privacy.inference._bounds import ranges
-from privacy.inference._lowering import lower
-from privacy.inference._quadratic import tightened
-from privacy.inference.compiled import CompiledModel
+from privacy.inference.compile import CompiledModel
+from privacy.inference.compiler.lowering import lower
+from privacy.inference.compiler.quadratic import tightened
+from privacy.inference.compiler.ranges import ranges
 
 
 def check(compiled: CompiledModel, model: nn.Sequential, inputs: np.ndarray) -> None:

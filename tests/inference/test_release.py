@@ -21,7 +21,7 @@ from privacy.inference import (
     certify,
     compile_model,
 )
-from privacy.inference.release import _gaussian
+from privacy.inference.owner.release_policy import _gaussian
 
 COMPILED = compile_model(linear(20), input_shape=(20,), input_range=(-1.0, 1.0), tolerance=1e-6)
 X = np.linspace(-1, 1, 20)

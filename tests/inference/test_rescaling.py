@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from privacy.inference import CannotPlanError, Evaluator, Square, ThrowAwayOwner, compile_model
-from privacy.inference import _planner as planner
-from privacy.inference._batch import BatchProgram
-from privacy.inference._encoded import SlotProgram
-from privacy.inference._scales import AFTER, NEVER
-from privacy.inference._shapes import Shape
-from privacy.inference.compiled import CompiledModel
+from privacy.inference.arithmetic.batch_model import BatchProgram
+from privacy.inference.arithmetic.slot_model import SlotProgram
+from privacy.inference.compile import CompiledModel
+from privacy.inference.compiler import planner
+from privacy.inference.compiler.candidates import Shape
+from privacy.inference.compiler.scales import AFTER, NEVER
 
 SHAPE, RANGE = (40,), (-1.0, 1.0)
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.inference._modular import elementwise_product
-from privacy.inference._uniform import QUERY_SEED_BYTES, expand, reseeded
+from privacy.inference.ckks.modular import elementwise_product
+from privacy.inference.ckks.seeded import QUERY_SEED_BYTES, expand, reseeded
 
 PRIMES = (2**60 - 93, 2**40 + 15)
 """Just below a power of two, and just above one, where half of the values are left out."""

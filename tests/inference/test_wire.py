@@ -12,8 +12,8 @@ from inference_models import linear
 from torch import nn
 
 from privacy.inference import DataOwner, Evaluator, MessageError, Square, compile_model
-from privacy.inference._seal import _save
-from privacy.inference._wire import MAC_BYTES
+from privacy.inference.ckks.ring import _save
+from privacy.inference.messages import MAC_BYTES
 from privacy.inference.plan import MESSAGE_OVERHEAD
 
 X = [0.0, 1.0, 0.5, 0.25]

@@ -13,15 +13,14 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from privacy.inference import (
-    AccuracyReport,
     CompiledModel,
     EvaluatorProcess,
-    ExactAccuracy,
     Expectation,
     compile_model,
     serve_evaluations,
 )
 from strategies import ENCRYPTED_ROUND, InProcessGrid, answer_encrypted_round
+from strategies.encrypted_round import AccuracyReport, ExactAccuracy
 
 EXPECTATION = Expectation((6,), (0.0, 1.0), classes=3)
 IMAGES = 12

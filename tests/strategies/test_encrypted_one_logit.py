@@ -9,7 +9,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from privacy.inference import EvaluatorProcess, ExactAccuracy, Expectation, compile_model
+from privacy.inference import EvaluatorProcess, Expectation, compile_model
 from strategies import (
     ENCRYPTED_ROUND,
     EncryptedRound,
@@ -17,6 +17,7 @@ from strategies import (
     PublicMetrics,
     answer_encrypted_round,
 )
+from strategies.encrypted_round import ExactAccuracy
 
 NODES, IMAGES = 2, 12
 

@@ -35,19 +35,15 @@ from flwr.serverapp.exception import PrivacyBudgetExhausted
 from scipy import stats
 
 from privacy.accounting import Full, GaussianRelease, LedgerError, read_ledger
-from privacy.inference import (
-    DataOwner,
-    EvaluatorProcess,
+from privacy.inference import DataOwner, EvaluatorProcess, Plan, PlanRefusedError, accept_plan
+from strategies import EncryptedRound, NoisedMetrics, PublicMetrics, noised_accuracy
+from strategies.encrypted_round import (
     NoisedAccuracy,
-    Plan,
-    PlanRefusedError,
     ReportRefusedError,
     RoundError,
-    accept_plan,
     begin_round,
     private_folder,
 )
-from strategies import EncryptedRound, NoisedMetrics, PublicMetrics, noised_accuracy
 
 RECORD, TYPE = "encrypted-round", "query.encrypted_round"
 SECRETS = "encrypted-round.secrets"
@@ -282,7 +278,7 @@ def test_a_node_whose_questions_are_refused_is_told_why(
     grid = Wiretap(client_app(tmp_path, misbehave={1: _questions(_garbage)}), 3)
     result = a_round(evaluator, 3).run(grid)
     assert result.answered == 2
-    said = [r.getMessage() for r in caplog.records if r.name == "strategies.encrypted_node"]
+    said = [r.getMessage() for r in caplog.records if r.name == "strategies.encrypted_round.node"]
     (told,) = said
     assert "the server refused this node's questions: 'its keys and questions are not" in told
     refused = [
@@ -301,7 +297,7 @@ def test_a_node_that_declines_says_why_in_its_own_log(
     """It knows why, and is not told of it again."""
     grid = Wiretap(client_app(tmp_path, agree=False), 2)
     a_round(evaluator, 2).run(grid)
-    own = [r.getMessage() for r in caplog.records if r.name == "strategies.encrypted_node"]
+    own = [r.getMessage() for r in caplog.records if r.name == "strategies.encrypted_round.node"]
     assert len(own) == 2
     assert all("its owner has not agreed" in line for line in own)
     (console,) = [line for line in caplog.messages if "will drop others like it" in line]
@@ -584,7 +580,7 @@ def test_a_round_beyond_the_budget_asks_nobody(evaluator: EvaluatorProcess, tmp_
 
 def test_the_noise_of_a_released_accuracy_is_as_told(tmp_path: Path) -> None:
     from privacy.mechanisms import LatticeGaussian, SystemRandomness
-    from strategies.encrypted_accuracy import node_report, release_noised
+    from strategies.encrypted_round.result import node_report, release_noised
 
     reports = [node_report(0.9, images=5)] * 90
     found = [

@@ -32,8 +32,8 @@ from privacy.secure_aggregation import _client_stages as _client_round
 from privacy.secure_aggregation._messages import Kind
 from strategies import FolderMemory, InProcessGrid, SecureAggregationMod
 from strategies.secure_aggregation import client_mod
+from strategies.secure_aggregation.messages import Bounding
 from strategies.secure_aggregation.request import request_digest
-from strategies.secure_aggregation.wire import Bounding
 
 NODES, SIZE, VICTIM = 12, 9, 1
 BOTH = pytest.mark.parametrize("adversary", [CURIOUS, MALICIOUS], ids=lambda a: a.server.value)

@@ -1,0 +1,1 @@
+"""Compiled models' arithmetic on ciphertexts: products, squares, masks."""

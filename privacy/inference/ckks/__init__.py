@@ -1,0 +1,1 @@
+"""CKKS on TenSEAL and on residues: rings, ciphertexts, seeded uniform polynomials."""

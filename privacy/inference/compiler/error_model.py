@@ -1,0 +1,125 @@
+"""The error of a logit, predicted from the noise of every operation."""
+
+import math
+from collections.abc import Sequence
+
+from privacy.inference.compiler.candidates import Shape
+from privacy.inference.compiler.scales import AFTER, LayerScales, Scales
+from privacy.inference.compiler.sensitivity import Stage
+
+FRESH_NOISE = 3.24
+"""Standard deviation of SEAL's centred binomial noise, per coefficient."""
+SIGMAS = 6.0
+ROUNDING = 1 / 12
+"""Variance of rounding to an integer."""
+
+
+def switch_noise(primes: Sequence[int], degree: int, level: int) -> float:
+    """Variance of a key switch, per coefficient; ``primes`` in bits, the special one last."""
+    ratio = sum(4.0 ** (bits - primes[-1]) for bits in primes[:level])
+    return FRESH_NOISE**2 * degree / 3 * ratio + rescale_noise(degree)
+
+
+def _switch_peak(scales: Scales, degree: int, level: int) -> float:
+    """Variance of a key switch in the slot it hits hardest.
+
+    The digits that SEAL multiplies keys with lie in [0, q), not around zero. Their mean is a
+    polynomial with equal coefficients, which is large where ζ is near one: half of the noise of
+    a key switch falls into one slot, N times what the others get.
+    """
+    primes = sum(4.0 ** (bits - scales.primes[-1]) for bits in scales.primes[:level])
+    # (q/2)² · |Σζᵏ|² · Nσ²/2, with |Σζᵏ| = 2N/π at the nearest root, and 1/8 for the next ones.
+    return primes / 4 * (2 * degree / math.pi) ** 2 * 1.125 * degree * FRESH_NOISE**2 / 2
+
+
+def rescale_noise(degree: int) -> float:
+    """Variance of a rescaling, per coefficient; the secret is ternary."""
+    return (1 + 2 * degree / 3) * ROUNDING
+
+
+def public_noise(degree: int) -> float:
+    """Variance of an encryption under a public key, per coefficient; the secret is ternary."""
+    return FRESH_NOISE**2 * (1 + 4 * degree / 3)
+
+
+def error(
+    shape: Shape, scales: Scales, layers: Sequence[LayerScales], stages: Sequence[Stage]
+) -> float:
+    """Six standard deviations of a logit's predicted error."""
+    degree, half = shape.degree, shape.degree / 2
+    variance = 0.0
+    rescale = half * rescale_noise(degree)
+    # The third polynomial's rounding meets the square of the secret.
+    rescale_large = half * (2 * degree / 3) ** 2 * ROUNDING
+    # The rounding of a plaintext meets every slot; that of an integer only its own product.
+    plain = ROUNDING if shape.batch else half * ROUNDING
+    # SEAL encrypts with one prime more and divides by it, which leaves the noise of that.
+    sealed = rescale_noise(degree) if shape.encrypted else 0.0
+    plain += half * sealed
+    levels = range(1, shape.levels + 1)
+    switches = {level: half * switch_noise(scales.primes, degree, level) for level in levels}
+    peaks = {level: _switch_peak(scales, degree, level) for level in levels}
+    for index, doublings in enumerate(shape.doublings):
+        layer, stage = layers[index], stages[index]
+        switch = switches[layer.level]
+        if index == 0:
+            fresh = half * (FRESH_NOISE**2 + ROUNDING) / layer.inputs**2
+            variance += stage.inputs * fresh
+        else:
+            steps = (shape.babies[index] - 1) / 2
+            variance += stage.inputs * steps * switch / layer.inputs**2
+            variance += stage.input_peak * 2 * steps * peaks[layer.level] / layer.inputs**2
+        # Weights that repeat leave most coefficients of their plaintext zero, and those exact.
+        rounding = plain / layer.weights**2 * (1.0 if shape.encrypted else shape.repeats[index])
+        if index == 0 and shape.paired:
+            rounding *= 4
+        variance += stage.outputs * shape.terms[index] * stage.energy * rounding
+        rescale_at = shape.rescales[index]
+        early = rescale_at if rescale_at >= 0 else doublings
+        sums = 2.0**early * shape.giants[index]
+        added, count = (sums - 1) * switch, early + shape.giants[index] - 1
+        if shape.encrypted:
+            added += sums * switch
+            count += shape.giants[index]
+        product, later = (layer.inputs * layer.weights) ** 2, 2.0 ** (doublings - early)
+        entered = added / product * later + half * sealed / layer.entry.scale**2
+        peak = count * peaks[layer.level] / product
+        if rescale_at >= 0:
+            # What is left of the tree adds up as many roundings.
+            summed = later * rescale + (later - 1) * switches[layer.entry.level]
+            entered += summed / layer.entry.scale**2
+            peak += (doublings - early) * peaks[layer.entry.level] / layer.entry.scale**2
+        variance += stage.outputs * entered
+        variance += stage.output_peak * peak
+        # Where a slot is hit hardest, its error squared counts too.
+        variance += stage.narrowing_peaks[-1] * stage.curvature * 3 * peak**2
+        if rescale_at == AFTER:
+            for gain, top, narrowing in zip(
+                stage.narrowings, stage.narrowing_peaks, layer.narrowings, strict=True
+            ):
+                variance += gain * switches[narrowing.level] / narrowing.before**2
+                variance += top * peaks[narrowing.level] / narrowing.before**2
+                variance += gain * rescale / narrowing.after**2
+        else:
+            square, level = layer.entry.scale**2, layer.entry.level
+            variance += stage.narrowings[0] * switches[level] / square**2
+            variance += stage.narrowing_peaks[0] * peaks[level] / square**2
+        if shape.leaves_large(index):
+            if rescale_at == AFTER:
+                large = rescale_large / layer.narrowings[-1].after ** 2
+                variance += stage.narrowings[-1] * large
+            following, gain = layers[index + 1], stages[index + 1].outputs
+            product = (following.inputs * following.weights) ** 2
+            variance += gain * switches[following.level] / product
+        for gain, constant in zip(stage.constants, layer.constants, strict=True):
+            variance += gain * ROUNDING / constant**2
+    rounding = ROUNDING + sealed
+    variance += rounding * shape.terms[-1] * stages[-1].energy / layers[-1].weights ** 2
+    closing = (
+        sealed
+        + switch_noise(scales.primes, degree, 1)
+        + rescale_noise(degree)
+        + public_noise(degree)
+    )
+    variance += (half if shape.batch else 1) * closing / 4.0**scales.answer
+    return SIGMAS * math.sqrt(variance)

@@ -1,0 +1,314 @@
+"""Where values lie in slots, and which rotations bring them together.
+
+Vectors are periodic in the slots: slot s of a ciphertext holds the entry that ``layout[s mod p]``
+names. The first layer lets the data owner copy inputs to where they are needed, so that it takes
+one product a ciphertext and a tree of rotations. Middle layers multiply diagonals, baby steps and
+giant steps (Halevi and Shoup 2018, sections 4.1 and 4.4), and the last layer is read out of
+polynomial coefficients, which takes no rotation at all.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.inference.ckks.ring import CONJUGATE
+from privacy.inference.compiler.lowering import Affine
+
+Slots = NDArray[np.float64]
+ComplexSlots = NDArray[np.complex128]
+Indices = NDArray[np.int32]
+EMPTY = -1
+
+
+class DoesNotFitError(ValueError):
+    """A layer that has no room in the slots of this ring."""
+
+
+def power_of_two(count: int) -> int:
+    """The smallest power of two that is at least ``count``."""
+    return 1 << max(0, count - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class Gather:
+    """The first layer: the data owner copies inputs into slots.
+
+    Attributes
+    ----------
+    taps : ndarray of int32, shape (parts, ciphertexts, slots)
+        Which input lies in the real (part 0) and imaginary (part 1) half of a slot, or -1.
+    weights : ndarray of complex, shape (ciphertexts, slots)
+    bias : ndarray, shape (slots,)
+    steps : tuple of int
+        Rotations, one after the other; each is added to what was rotated. Last may come the
+        complex conjugate, which leaves twice the real part.
+    layout : ndarray of int32, shape (period,)
+        Which output lies where.
+    """
+
+    taps: Indices
+    weights: ComplexSlots
+    bias: Slots
+    steps: tuple[int, ...]
+    layout: Indices
+
+
+@dataclass(frozen=True)
+class Diagonals:
+    """A middle layer.
+
+    Attributes
+    ----------
+    baby, giant : int
+        Step of the rotations of the input is 1, of the partial sums ``baby``; there are
+        ``baby`` - 1 and ``giant`` - 1 of them.
+    diagonals : dict of (giant step, baby step) to ndarray, shape (slots,)
+        Weights, already rotated back by their giant step.
+    bias : ndarray, shape (slots,)
+    steps : tuple of int
+        As in :class:`Gather`.
+    layout : ndarray of int32, shape (period,)
+    """
+
+    baby: int
+    giant: int
+    diagonals: dict[tuple[int, int], Slots]
+    bias: Slots
+    steps: tuple[int, ...]
+    layout: Indices
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The last layer, one answer: logit ``outputs[i]`` is in coefficient ``positions[i]``.
+
+    Attributes
+    ----------
+    weights : ndarray of complex, shape (slots,)
+    outputs, positions : tuple of int
+    bias : ndarray, shape (len(outputs),)
+    """
+
+    weights: ComplexSlots
+    outputs: tuple[int, ...]
+    positions: tuple[int, ...]
+    bias: Slots
+
+
+def gather(
+    affine: Affine, slots: int, *, blocks: int, paired: bool, following: int | None
+) -> Gather:
+    """Pack the first of several layers.
+
+    Parameters
+    ----------
+    affine : Affine
+    slots : int
+    blocks : int
+        A power of two: into how many blocks of slots the terms of a sum are dealt.
+    paired : bool
+        Whether a slot holds two inputs, as its real and imaginary part.
+    following : int or None
+        The padded outputs of a middle layer that follows; the outputs are then laid out so that
+        it needs the fewest rotations.
+
+    Raises
+    ------
+    DoesNotFitError
+        If the padded outputs do not fit into a block.
+    """
+    padded, period = power_of_two(affine.outputs), slots // blocks
+    if padded > period:
+        raise DoesNotFitError(f"{affine.outputs} outputs do not fit into {period} slots")
+    layout = periodic_layout(affine.outputs, period, following)
+    structure = affine.structure
+    counts = np.diff(structure.indptr)
+    width = max(1, int(counts.max()))
+    rows = np.full((affine.outputs, width), EMPTY, dtype=np.int32)
+    values = np.zeros((affine.outputs, width))
+    matrix = affine.matrix
+    for row in range(affine.outputs):
+        taps = np.sort(structure.indices[structure.indptr[row] : structure.indptr[row + 1]])
+        rows[row, : len(taps)] = taps
+        part = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        values[row, np.searchsorted(taps, matrix.indices[part])] = matrix.data[part]
+    parts = 2 if paired else 1
+    ciphertexts = -(-width // (blocks * parts))
+    short = ciphertexts * blocks * parts - width
+    rows = np.pad(rows, ((0, 0), (0, short)), constant_values=EMPTY)
+    values = np.pad(values, ((0, 0), (0, short)))
+    # Term number (ciphertext, block, part) of a row goes to that part of that block.
+    dealt = (affine.outputs, ciphertexts, blocks, parts)
+    used = layout != EMPTY
+    taps_of = np.full((parts, ciphertexts, blocks, period), EMPTY, dtype=np.int32)
+    weights_of = np.zeros((parts, ciphertexts, blocks, period))
+    taps_of[..., used] = rows.reshape(dealt)[layout[used]].transpose(3, 1, 2, 0)
+    weights_of[..., used] = values.reshape(dealt)[layout[used]].transpose(3, 1, 2, 0)
+    halves = weights_of.reshape(parts, ciphertexts, slots)
+    # (x + iy)(v - iw) + its conjugate = 2(xv + yw).
+    weights = (halves[0] - 1j * halves[1]) / 2 if paired else halves[0] + 0j
+    return Gather(
+        taps_of.reshape(parts, ciphertexts, slots),
+        weights,
+        _spread_bias(affine, layout, slots),
+        (
+            *(period << step for step in range(blocks.bit_length() - 1)),
+            *([CONJUGATE] if paired else []),
+        ),
+        layout if following is not None else layout[:padded],
+    )
+
+
+def steps_between(inputs: int, outputs: int, period: int) -> int:
+    """Rotations (the one by nothing included) of a layer between padded sizes."""
+    return min(inputs, outputs, max(1, inputs * outputs // period))
+
+
+def periodic_layout(size: int, period: int, following: int | None) -> Indices:
+    """Entry numbers by slot.
+
+    Copies of the vector one after the other; or, for a layer with ``following`` padded outputs
+    that reads every slot o + following·c and the R - 1 slots after it, arranged so that these
+    hold every entry just once: the entry's number modulo R is the slot's, and the rest of it
+    counts the blocks of ``following`` slots.
+    """
+    padded = power_of_two(size)
+    slots = np.arange(period)
+    if following is None or following > period:
+        layout = slots % padded
+    else:
+        steps = steps_between(padded, following, period)
+        layout = slots % steps + steps * (slots // following % (padded // steps))
+    return np.where(layout < size, layout, EMPTY).astype(np.int32)
+
+
+def _spread_bias(affine: Affine, layout: Indices, slots: int) -> Slots:
+    one = np.where(layout == EMPTY, 0.0, affine.bias[np.maximum(layout, 0)])
+    return np.tile(one, slots // len(layout))
+
+
+def steps_of(count: int) -> tuple[int, int]:
+    """Baby and giant steps for ``count`` rotations: the fewest in all, then the fewest giant."""
+    splits = ((1 << log, -(-count // (1 << log))) for log in range(count.bit_length() + 1))
+    return min(splits, key=lambda split: (sum(split), split[1]))
+
+
+def diagonals(affine: Affine, layout: Indices, slots: int) -> Diagonals:
+    """Pack a middle layer whose input lies as ``layout`` says.
+
+    Raises
+    ------
+    DoesNotFitError
+        If the padded outputs do not fit into the slots.
+    """
+    period, padded = len(layout), power_of_two(affine.outputs)
+    if padded > slots:
+        raise DoesNotFitError(f"{affine.outputs} outputs do not fit into {slots} slots")
+    width = max(period, padded)
+    values = np.zeros((padded, affine.inputs))
+    values[: affine.outputs] = affine.matrix.toarray()
+    missing = np.zeros((padded, affine.inputs), dtype=bool)
+    missing[: affine.outputs] = affine.structure.toarray()
+    outputs = np.arange(padded)
+    by_step: dict[int, Slots] = {}
+    for step in range(min(padded, period)):
+        if not missing.any():
+            break
+        weights, wanted_any = np.zeros(width), False
+        for start in range(0, width, padded):
+            entries = layout[(start + outputs + step) % period]
+            wanted = (entries != EMPTY) & missing[outputs, np.maximum(entries, 0)]
+            if wanted.any():
+                chosen = entries[wanted]
+                weights[start + outputs[wanted]] = values[outputs[wanted], chosen]
+                missing[outputs[wanted], chosen] = False
+                wanted_any = True
+        if wanted_any:
+            by_step[step] = np.tile(weights, slots // width)
+    count = max(by_step) + 1 if by_step else 1
+    baby, giant = steps_of(count)
+    packed = {
+        (step // baby, step % baby): np.roll(weights, step // baby * baby)
+        for step, weights in by_step.items()
+    }
+    tree = tuple(padded << step for step in range((width // padded).bit_length() - 1))
+    out = periodic_layout(affine.outputs, padded, None)
+    return Diagonals(baby, giant, packed, _spread_bias(affine, out, slots), tree, out)
+
+
+def readouts(affine: Affine, layout: Indices, roots: ComplexSlots) -> tuple[Readout, ...]:
+    """Pack the last of several layers; ``layout`` must hold every entry once a period.
+
+    A slot whose root is ζ contributes Re(z·ζ̄ᵏ)/slots to coefficient k. Over the copies of an
+    entry the powers of ζ cancel unless k is a multiple of their number, so as many logits as
+    there are copies fit below it, and as many again, a quarter turn away, from N/2 on.
+    """
+    slots = len(roots)
+    copies = slots // len(layout)
+    slot_entry = np.tile(layout, copies)
+    used = slot_entry != EMPTY
+    weights = affine.matrix.toarray()
+    result = []
+    for start in range(0, affine.outputs, 2 * copies):
+        outputs = range(start, min(start + 2 * copies, affine.outputs))
+        positions = [k if k < copies else slots - copies + k for k in (o - start for o in outputs)]
+        values = np.zeros(slots, dtype=np.complex128)
+        for output, position in zip(outputs, positions, strict=True):
+            values[used] += weights[output, slot_entry[used]] * roots[used] ** position
+        result.append(
+            Readout(
+                values * (slots / copies),
+                tuple(outputs),
+                tuple(positions),
+                affine.bias[start : start + len(positions)],
+            )
+        )
+    return tuple(result)
+
+
+@dataclass(frozen=True)
+class Products:
+    """A model that is one affine map, by products of polynomials.
+
+    Ciphertext h holds ``share`` inputs as coefficients; logit k is in coefficient
+    ``positions[k]`` of the sum of the products.
+
+    Attributes
+    ----------
+    share : int
+    weights : ndarray, shape (ciphertexts, N)
+    positions : tuple of int
+    bias : ndarray, shape (outputs,)
+    """
+
+    share: int
+    weights: Slots
+    positions: tuple[int, ...]
+    bias: Slots
+
+
+def products(affine: Affine, degree: int) -> Products:
+    """Pack a model that is one affine map.
+
+    Raises
+    ------
+    DoesNotFitError
+        If there are more outputs than coefficients.
+    """
+    if affine.outputs > degree:
+        raise DoesNotFitError(f"{affine.outputs} outputs do not fit into {degree} coefficients")
+    ciphertexts = -(-affine.outputs * affine.inputs // degree)
+    share = -(-affine.inputs // ciphertexts)
+    while share * affine.outputs > degree:
+        ciphertexts += 1
+        share = -(-affine.inputs // ciphertexts)
+    weights = np.zeros((ciphertexts, degree))
+    matrix = affine.matrix.toarray()
+    for part in range(ciphertexts):
+        block = matrix[:, part * share : (part + 1) * share]
+        for output in range(affine.outputs):
+            end = output * share + share
+            weights[part, end - block.shape[1] : end] = block[output, ::-1]
+    positions = tuple(output * share + share - 1 for output in range(affine.outputs))
+    return Products(share, weights, positions, affine.bias)

@@ -1,0 +1,199 @@
+"""How noise at each place of a network reaches the logits, to first order.
+
+Errors of CKKS are independent, small and about Gaussian in every slot, so the variance of a logit
+is the sum over places of (variance there) x (squared derivatives of the logit). The derivatives are
+taken at typical inputs, and once more at the bounds of interval arithmetic, where they hold for
+every input.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from privacy.inference.compiler.lowering import Network, Vector
+from privacy.inference.compiler.polynomials import (
+    DerivativeAlgebra,
+    Differentiated,
+    evaluate,
+    offset,
+)
+from privacy.inference.compiler.ranges import Ranges
+
+_EVEN = 16
+_PATTERNS = 4
+_CELLS = (2, 3, 5, 8)
+"""Along each side of a pattern."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One affine map and the activation after it; each gain is the largest over the logits.
+
+    Attributes
+    ----------
+    energy : float
+        Mean of x² over its inputs.
+    inputs : float
+        Gain of a unit variance on each term of its sums, weighted: ΣA².
+    outputs : float
+        Gain of a unit variance on each of its outputs.
+    narrowings : tuple of float
+        Gains of a unit variance at each rescaling of the activation, in order.
+    constants : tuple of float
+        Squared effect of a unit error of each constant that multiplies in the activation.
+    input_peak, output_peak : float
+        As ``inputs`` and ``outputs``, of the one input or output that counts most.
+    narrowing_peaks : tuple of float
+        As ``narrowings``, of the one element that counts most.
+    curvature : float
+        Largest squared half of the activation's second derivative.
+    """
+
+    energy: float
+    inputs: float
+    outputs: float
+    narrowings: tuple[float, ...]
+    constants: tuple[float, ...]
+    input_peak: float
+    output_peak: float
+    narrowing_peaks: tuple[float, ...]
+    curvature: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Gains by affine map: the largest of typical inputs, and for the worst in the range."""
+
+    typical: tuple[Stage, ...]
+    worst: tuple[Stage, ...]
+
+
+def drawn_inputs(bounds: Ranges, input_shape: Sequence[int]) -> Vector:
+    """Inputs drawn from the range, shape (samples, inputs), where no sample is given.
+
+    Half are noise, drawn evenly. A layer that averages its inputs, as filters of images do, hardly
+    answers to noise, and hardly passes noise on; real inputs have parts that are alike. The other
+    half are patterns of blocks, each at one end of the range, coarse ones and fine ones.
+    """
+    # A fixed seed: a plan must come out the same whenever the same model is compiled, and no
+    # secret depends on it.
+    generator = np.random.default_rng(0)
+    low, high = bounds.inputs.low, bounds.inputs.high
+    drawn = [generator.uniform(low, high, (_EVEN, len(low)))]
+    sizes = tuple(input_shape)
+    before, across = (sizes[:-2], sizes[-2:]) if len(sizes) > 1 else ((), sizes)
+    for cells in _CELLS:
+        grid = (_PATTERNS, *before, *(min(cells, size) for size in across))
+        pattern = generator.random(grid) < 0.5
+        for axis, size in enumerate(across, start=1 + len(before)):
+            pattern = pattern.take(np.arange(size) * pattern.shape[axis] // size, axis=axis)
+        drawn.append(np.where(pattern.reshape(_PATTERNS, -1), high, low))
+    return np.vstack(drawn)
+
+
+def sensitivity(network: Network, bounds: Ranges, samples: Vector) -> Sensitivity:
+    """Gains of every stage of ``network``, the largest at typical inputs (samples, inputs)."""
+    stages = zip(*(_at_sample(network, x) for x in samples), strict=True)
+    return Sensitivity(tuple(_largest(stage) for stage in stages), _at_bounds(network, bounds))
+
+
+def _largest(stages: Sequence[Stage]) -> Stage:
+    """Each gain at the input where it is largest, so that none of the inputs has a larger error."""
+
+    def most(gain: Callable[[Stage], float]) -> float:
+        return max(map(gain, stages))
+
+    def each(gains: Callable[[Stage], tuple[float, ...]]) -> tuple[float, ...]:
+        return tuple(map(max, zip(*map(gains, stages), strict=True)))
+
+    return Stage(
+        energy=most(lambda stage: stage.energy),
+        inputs=most(lambda stage: stage.inputs),
+        outputs=most(lambda stage: stage.outputs),
+        narrowings=each(lambda stage: stage.narrowings),
+        constants=each(lambda stage: stage.constants),
+        input_peak=most(lambda stage: stage.input_peak),
+        output_peak=most(lambda stage: stage.output_peak),
+        narrowing_peaks=each(lambda stage: stage.narrowing_peaks),
+        curvature=most(lambda stage: stage.curvature),
+    )
+
+
+def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
+    inputs, activated, curvatures = [x], [], []
+    for affine, activation in zip(network.affines, network.activations, strict=False):
+        z = affine.matrix @ x + affine.bias
+        algebra = DerivativeAlgebra(absolute=False)
+        activated.append(evaluate(algebra, activation, algebra.start(z)))
+        curvatures.append(activation.curvature(np.abs(z)))
+        x = activation(z)
+        # The next weights meet what is there: the constant that they take off again included.
+        inputs.append(x + offset(activation))
+    return _backwards(network, inputs, activated, curvatures, absolute=False)
+
+
+def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
+    inputs = [bounds.inputs.magnitude]
+    inputs += [
+        after.magnitude + abs(offset(activation))
+        for after, activation in zip(bounds.after, network.activations, strict=True)
+    ]
+    activated, curvatures = [], []
+    for activation, before in zip(network.activations, bounds.before, strict=True):
+        algebra = DerivativeAlgebra(absolute=True)
+        activated.append(evaluate(algebra, activation, algebra.start(before.magnitude)))
+        curvatures.append(activation.curvature(before.magnitude))
+    return _backwards(network, inputs, activated, curvatures, absolute=True)
+
+
+def _backwards(
+    network: Network,
+    inputs: list[Vector],
+    activated: list[Differentiated],
+    curvatures: list[float],
+    *,
+    absolute: bool,
+) -> tuple[Stage, ...]:
+    stages: list[Stage] = []
+    jacobian = np.eye(network.affines[-1].outputs)
+    narrowings: tuple[float, ...] = ()
+    peaks: tuple[float, ...] = ()
+    constants: tuple[float, ...] = ()
+    for index in range(len(network.affines) - 1, -1, -1):
+        matrix = network.affines[index].matrix
+        squared_rows = np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()
+        stages.append(
+            Stage(
+                energy=float(np.mean(inputs[index] ** 2)),
+                inputs=float((jacobian**2 @ squared_rows).max()),
+                outputs=float((jacobian**2).sum(axis=1).max()),
+                narrowings=narrowings,
+                constants=constants,
+                input_peak=float((jacobian**2 @ matrix.multiply(matrix)).max()),
+                output_peak=float((jacobian**2).max()),
+                narrowing_peaks=peaks,
+                curvature=curvatures[index] if index < len(curvatures) else 0.0,
+            )
+        )
+        if index:
+            after = (abs(matrix) if absolute else matrix).T @ jacobian.T
+            by = activated[index - 1].by
+            narrowings = tuple(
+                float(((after * by[name][:, None]) ** 2).sum(axis=0).max())
+                for name in _numbered("narrowing", by)
+            )
+            peaks = tuple(
+                float(((after * by[name][:, None]) ** 2).max())
+                for name in _numbered("narrowing", by)
+            )
+            constants = tuple(
+                float(((after * by[name][:, None]).sum(axis=0) ** 2).max())
+                for name in _numbered("constant", by)
+            )
+            jacobian = (after * by["y"][:, None]).T
+    return tuple(reversed(stages))
+
+
+def _numbered(kind: str, by: dict[str, Vector]) -> list[str]:
+    return [f"{kind} {index}" for index in range(sum(name.startswith(kind) for name in by))]

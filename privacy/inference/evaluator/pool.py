@@ -1,0 +1,310 @@
+"""Several evaluators at work at once, each in a process of its own, for many data owners."""
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self
+
+from privacy.inference import messages as _wire
+from privacy.inference.arguments import check_callable, check_count
+from privacy.inference.compiler.evaluation_check import check_evaluation
+from privacy.inference.evaluator.process import EvaluatorFailed, EvaluatorProcess
+from privacy.inference.evaluator.replays import Replays
+from privacy.inference.messages import MessageError, Tag
+from privacy.inference.plan import Plan
+from privacy.inference.public_keys import open_material
+
+
+class KeysDroppedError(MessageError):
+    """A query under keys that are not held any more; its owner sends new ones."""
+
+
+class HeldKeys:
+    """One owner's public material in an :class:`EvaluatorPool`; made by :meth:`~.hold`.
+
+    Attributes
+    ----------
+    fingerprint : bytes
+        SHA-256 of the key that authenticates the owner's messages, 32 bytes. Two sets of one
+        fingerprint would answer each other's queries.
+    """
+
+    def __init__(self, slot: int, material: bytes, session_key: bytes) -> None:
+        self.fingerprint = hashlib.sha256(session_key).digest()
+        self._slot = slot
+        self._material = material
+        self._session_key = session_key
+        self._replays = Replays()
+
+
+class _Worker:
+    """A place for a process. Whoever made it busy may use the rest."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        self.process: EvaluatorProcess | None = None
+        self.slots: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def up(self) -> bool:
+        """Whether it has a process that has not ended."""
+        process = self.process  # others look, too, while somebody changes it
+        return process is not None and process.alive
+
+    def end(self) -> None:
+        """Remove what is left of the process."""
+        if self.process is not None:
+            self.process.close()
+        self.process = None
+        self.slots.clear()
+
+
+class EvaluatorPool:
+    """Answers data owners' queries on several cores.
+
+    SEAL holds Python's lock, so that threads gain nothing: the model is in several processes, and
+    each query goes to one that is free. A query is checked and its id taken here, before a process
+    sees it, so that it is answered once whichever process answers, and although processes die. One
+    that died is started again when it is next needed, or by :meth:`start_all`.
+
+    May be used from several threads. Use it as a context manager, or call :meth:`close`.
+
+    Parameters
+    ----------
+    start : callable
+        Starts a process that holds the model.
+    processes : int, optional
+        By default one a core that this process may use. The first starts at once, the others when
+        they are needed.
+
+    Attributes
+    ----------
+    plan : Plan
+        Of the model.
+    processes : int
+
+    Raises
+    ------
+    EvaluatorFailed
+        If the first process does not come up, or ends over the question that it is asked to see
+        whether it answers (of this pool's own, under keys that are thrown away).
+    CannotPlanError
+        If it answers that with something that the plan rules out.
+    ValueError
+        If ``processes`` is below 1.
+    """
+
+    def __init__(
+        self, start: Callable[[], EvaluatorProcess], *, processes: int | None = None
+    ) -> None:
+        if processes is None:
+            processes = (
+                len(os.sched_getaffinity(0))
+                if hasattr(os, "sched_getaffinity")
+                else os.cpu_count() or 1
+            )
+        check_callable("start", start, "a function that starts an EvaluatorProcess")
+        processes = check_count("processes", processes, "1 or more")
+        self.processes = processes
+        self._start = start
+        self._workers = [_Worker() for _ in range(processes)]
+        self._changed = threading.Condition()
+        self._held: dict[int, HeldKeys] = {}
+        self._next_slot = 0
+        first = start()
+        try:
+            check_evaluation(first)
+        except BaseException:
+            first.close()
+            raise
+        self._workers[0].process = first
+        self.plan: Plan = first.plan
+        self._digest = self.plan.digest
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="evaluator")
+
+    @property
+    def running(self) -> int:
+        """How many processes are up."""
+        return sum(worker.up for worker in self._workers)
+
+    def start_all(self) -> None:
+        """Start the processes that are not up and that nobody is starting.
+
+        Raises
+        ------
+        EvaluatorFailed
+            If one does not come up.
+        """
+        while (worker := self._take(lambda worker: not worker.up)) is not None:
+            with self._giving_back(worker):
+                self._started(worker)
+
+    def hold(self, material: bytes, *, binding: bytes = b"") -> HeldKeys:
+        """Check a data owner's public material, and hold it until it is dropped.
+
+        Parameters
+        ----------
+        material : bytes
+        binding : bytes
+            What it must be bound to; see :meth:`DataOwner.public_material`.
+
+        Raises
+        ------
+        MessageError
+            If it is not public material of this plan.
+        EvaluatorFailed
+            If the process ended that checked it.
+        """
+        session_key, _ = open_material(material, self.plan, self._digest, binding=binding)
+        if binding:
+            material = _wire.rebind(material, session_key)
+        with self._changed:
+            keys = HeldKeys(self._next_slot, material, session_key)
+            self._next_slot += 1
+            self._held[keys._slot] = keys
+        try:
+            with self._borrowed(keys) as worker:
+                self._showing(worker, keys)
+        except BaseException:
+            self.drop(keys)
+            raise
+        return keys
+
+    def evaluate(self, keys: HeldKeys, query: bytes) -> tuple[bytes, float]:
+        """Answer a query under these keys, as soon as a process is free.
+
+        Returns
+        -------
+        answer : bytes
+        seconds : float
+            That the evaluation took.
+
+        Raises
+        ------
+        MessageError
+            If it is not a query of this plan and owner.
+        KeysDroppedError
+            If the keys were dropped.
+        AnsweredBeforeError
+            If it was taken before, be it without an answer.
+        EvaluatorFailed
+            If the process ended over it.
+        """
+        query_id, _ = _wire.open_message(
+            query, Tag.QUERY, self.plan, self._digest, lambda _: keys._session_key
+        )
+        keys._replays.take(query_id)
+        with self._borrowed(keys) as worker:
+            return self._showing(worker, keys).evaluate(query, slot=keys._slot)
+
+    def submit(self, keys: HeldKeys, query: bytes) -> "Future[tuple[bytes, float]]":
+        """Begin to answer a query; the future gives what :meth:`evaluate` would."""
+        return self._threads.submit(self.evaluate, keys, query)
+
+    def evaluate_many(self, keys: HeldKeys, queries: Iterable[bytes]) -> list[bytes]:
+        """Answer an owner's queries on all processes, in their order.
+
+        Raises
+        ------
+        MessageError, EvaluatorFailed
+            As :meth:`evaluate`, for the first query that has no answer.
+        """
+        futures = [self.submit(keys, query) for query in queries]
+        return [future.result()[0] for future in futures]
+
+    def drop(self, keys: HeldKeys) -> None:
+        """Forget these keys, here and in every process; what is being answered is answered."""
+        with self._changed:
+            self._held.pop(keys._slot, None)
+        # A busy process is cleaned by whoever gives it back.
+        while (worker := self._take(lambda worker: keys._slot in worker.slots)) is not None:
+            with contextlib.suppress(EvaluatorFailed), self._giving_back(worker):
+                pass
+
+    def close(self) -> None:
+        """End the processes; queries that wait are given up."""
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._workers:
+            worker.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self, wanted: Callable[[_Worker], bool]) -> _Worker | None:
+        """Make a free worker of this kind busy; None if there is none."""
+        with self._changed:
+            for worker in self._workers:
+                if not worker.busy and wanted(worker):
+                    worker.busy = True
+                    return worker
+        return None
+
+    @contextlib.contextmanager
+    def _borrowed(self, keys: HeldKeys) -> Iterator[_Worker]:
+        """A worker with a process; one that has these keys if one is free."""
+        kinds: list[Callable[[_Worker], bool]] = [
+            lambda worker: keys._slot in worker.slots and worker.up,
+            lambda worker: worker.up,
+            lambda worker: True,
+        ]
+        with self._changed:
+            while (worker := next(filter(None, map(self._take, kinds)), None)) is None:
+                self._changed.wait()
+        with self._giving_back(worker):
+            yield worker
+
+    @contextlib.contextmanager
+    def _giving_back(self, worker: _Worker) -> Iterator[None]:
+        """Whatever becomes of a busy worker, it is free afterwards, and a dead one is empty."""
+        try:
+            try:
+                yield
+            except MessageError:
+                self._clean(worker)
+                raise
+            self._clean(worker)
+        except EvaluatorFailed:
+            worker.end()
+            raise
+        finally:
+            with self._changed:
+                worker.busy = False
+                self._changed.notify()
+
+    def _started(self, worker: _Worker) -> EvaluatorProcess:
+        if not worker.up:
+            worker.end()
+        if worker.process is None:
+            worker.process = self._start()
+        return worker.process
+
+    def _showing(self, worker: _Worker, keys: HeldKeys) -> EvaluatorProcess:
+        """The worker's process, with these keys in it, in place of the least used."""
+        with self._changed:
+            if keys._slot not in self._held:
+                raise KeysDroppedError("the keys of this query were replaced; send new keys")
+        process = self._started(worker)
+        if keys._slot in worker.slots:
+            worker.slots.move_to_end(keys._slot)
+            return process
+        while len(worker.slots) >= process.owners:
+            process.forget(worker.slots.popitem(last=False)[0])
+        process.use_keys(keys._material, slot=keys._slot)
+        worker.slots[keys._slot] = None
+        return process
+
+    def _clean(self, worker: _Worker) -> None:
+        """Forget keys that were dropped while the worker was busy."""
+        with self._changed:
+            dropped = [slot for slot in worker.slots if slot not in self._held]
+        for slot in dropped:
+            if worker.process is not None:
+                worker.process.forget(slot)
+            del worker.slots[slot]

@@ -1,0 +1,1 @@
+"""The data owner: keys, encryption, decryption, and what is told of an answer."""

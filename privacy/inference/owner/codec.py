@@ -1,0 +1,112 @@
+"""The data owner's side of a packing: inputs into plaintexts, residues of answers into logits."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.inference.ckks.ring import Ring, seal
+from privacy.inference.compiler.packing import EMPTY
+from privacy.inference.messages import Reader
+from privacy.inference.plan import Plan
+
+Images = NDArray[np.float64]
+"""Inputs, shape (images, elements)."""
+
+
+def packer(plan: Plan, ring: Ring) -> Callable[[Images], Iterator[Any]]:
+    """What turns checked inputs into the plaintexts of a query."""
+    scale, level = 2.0**plan.input_scale_bits, ring.levels
+
+    def batch(images: Images) -> Iterator[Any]:
+        # Slots where something is squared, coefficients for an affine map.
+        for element in images.T:
+            if plan.relin_level:
+                yield ring.encode(_padded(element, ring.slots), scale, level)
+            else:
+                yield ring.encode_coefficients(_padded(element, ring.degree), scale, level)
+
+    if plan.packing_kind == "batch":
+        return batch
+    taps = plan.taps
+    # Empty places read a zero that is appended to the input.
+    places = np.where(taps == EMPTY, -1, taps)
+
+    def single(images: Images) -> Iterator[Any]:
+        placed = np.append(images[0], 0.0)[places]
+        for index in range(plan.ciphertexts):
+            if plan.packing_kind == "slots":
+                parts = placed[:, index]
+                slots = parts[0] if len(parts) == 1 else parts[0] + 1j * parts[1]
+                yield ring.encode(slots, scale, level)
+            else:
+                yield ring.encode_coefficients(_padded(placed[index], ring.degree), scale, level)
+
+    return single
+
+
+def _padded(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    return np.pad(values, (0, size - len(values)))
+
+
+def answer_reader(plan: Plan, ring: Ring, secret: Any) -> Callable[[Reader], NDArray[np.float64]]:
+    """What decrypts the residues of an answer into logits, shape (images, logits)."""
+    if plan.packing_kind == "batch":
+        return _batch_reader(plan, ring, secret)
+    return _single_reader(plan, ring, _ternary(ring, secret))
+
+
+def _single_reader(
+    plan: Plan, ring: Ring, secret: NDArray[np.int64]
+) -> Callable[[Reader], NDArray[np.float64]]:
+    """Decrypts the coefficients that are read, and no other, without SEAL."""
+    modulus = ring.primes[0]
+    indices = np.arange(plan.degree)
+
+    def read(reader: Reader) -> NDArray[np.float64]:
+        logits: list[float] = []
+        for positions in plan.answers:
+            second = reader.residues((modulus,), plan.degree)[0]
+            low = (second & np.uint64(0xFFFFFFFF)).astype(np.int64)
+            high = (second >> np.uint64(32)).astype(np.int64)
+            for position in positions:
+                first = int.from_bytes(reader.raw(8), "little")
+                # Coefficient `position` of the second polynomial times the secret, mod X^N + 1.
+                row = np.where(indices <= position, 1, -1) * secret[position - indices]
+                value = (first + (int(row @ high) << 32) + int(row @ low)) % modulus
+                value -= modulus if value > modulus // 2 else 0
+                logits.append(value / 2.0**plan.answer_scale_bits)
+        return np.array([logits])
+
+    return read
+
+
+def _batch_reader(plan: Plan, ring: Ring, secret: Any) -> Callable[[Reader], NDArray[np.float64]]:
+    decryptor = seal.Decryptor(ring.context, secret)
+    scale = 2.0**plan.answer_scale_bits
+    modulus = ring.primes[:1]
+
+    def read(reader: Reader) -> NDArray[np.float64]:
+        logits = []
+        for _ in range(plan.logits):
+            pair = np.stack([reader.residues(modulus, plan.degree) for _ in range(2)])
+            plain = seal.Plaintext()
+            decryptor.decrypt(ring.ciphertext(pair, scale), plain)
+            slots = np.array(ring.encoder.decode_complex(plain))
+            logits.append(slots.real if plan.relin_level else ring.coefficients(slots))
+        return np.stack(logits, axis=1)
+
+    return read
+
+
+def _ternary(ring: Ring, secret: object) -> NDArray[np.int64]:
+    """The secret polynomial's coefficients, each -1, 0 or 1, shape (N,)."""
+    first = ring.secret_residues(secret)[:1]
+    holder = ring.ciphertext(np.stack([first, first]), 1.0)
+    ring.evaluator.transform_from_ntt_inplace(holder)
+    values = ring.ciphertext_residues(holder)[0, 0]
+    signed = np.where(values > ring.primes[0] // 2, -1, values).astype(np.int64)
+    if not bool(np.isin(signed, (-1, 0, 1)).all()):
+        raise RuntimeError("SEAL's secret key is not ternary; TenSEAL 0.3 with SEAL 4 is needed")
+    return signed

@@ -1,0 +1,257 @@
+"""The data owner: makes keys for exactly one plan, encrypts, decrypts."""
+
+import secrets
+import threading
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from privacy.inference import messages as _wire
+from privacy.inference.arguments import check_kind, numbers_of
+from privacy.inference.ckks.ring import Residues, Ring, seal
+from privacy.inference.ckks.seeded import reseeded
+from privacy.inference.messages import MessageError, Reader, Tag
+from privacy.inference.owner.codec import answer_reader, packer
+from privacy.inference.owner.release_policy import Answer, ClassOnly, ReleasePolicy
+from privacy.inference.owner.secret_state import Secrets
+from privacy.inference.plan import SESSION_KEY_BYTES, Plan
+
+_OPEN_QUERIES = 1 << 16
+"""Queries that may wait for their answers; of more, the oldest are given up."""
+
+
+class OutOfRangeError(ValueError):
+    """An input outside the range that the plan was proved for."""
+
+
+class DataOwner:
+    """Holds the secret key of one plan: encrypts inputs and decrypts answers.
+
+    Only :class:`Answer` leaves it. A decryption in full precision does not: it would give the
+    evaluator, or whoever sees it, the secret key (Li and Micciancio 2021).
+
+    Parameters
+    ----------
+    plan : Plan
+        The compiled model's. It is checked again here: the parameters hold 128 bits of security
+        whoever made it.
+    release : ReleasePolicy
+        What of a decryption leaves: the class only, unless another policy is given.
+
+    Raises
+    ------
+    ReleaseError
+        If the plan cannot carry the policy.
+    """
+
+    def __init__(self, plan: Plan, *, release: ReleasePolicy | None = None) -> None:
+        ring = self._set_up(plan, release)
+        self._hold(seal.KeyGenerator(ring.context))
+        self._session_key = secrets.token_bytes(SESSION_KEY_BYTES)
+        self._next_id = 0
+        self._open: dict[int, int] = {}
+        self._released = 0
+
+    def _set_up(self, plan: Plan, release: ReleasePolicy | None) -> Ring:
+        check_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
+        policy = ClassOnly() if release is None else release
+        if isinstance(policy, type) or not callable(getattr(policy, "check", None)):
+            raise TypeError(f"release is {release!r}; give a release policy, such as ClassOnly()")
+        self.plan = plan
+        self._policy = policy
+        self._policy.check(plan)
+        self._digest = plan.digest
+        self._ring = Ring(plan.degree, plan.prime_bits)
+        self._packer = packer(plan, self._ring)
+        self._lock = threading.Lock()
+        return self._ring
+
+    def _hold(self, generator: Any) -> None:
+        self._generator = generator
+        secret = generator.secret_key()
+        self._encryptor = seal.Encryptor(self._ring.context, secret)
+        self._secret = self._ring.secret_residues(secret)[: self._ring.levels]
+        self._reader = answer_reader(self.plan, self._ring, secret)
+
+    def secret_state(self) -> bytes:
+        """The secret key, the session key and the open queries, for a file that only we can read.
+
+        Whoever has these bytes can read all queries and answers under these keys. They never
+        travel; an evaluator refuses them.
+        """
+        with self._lock:
+            return Secrets(
+                session_key=self._session_key,
+                residues=self._ring.secret_residues(self._generator.secret_key()),
+                next_id=self._next_id,
+                released=self._released,
+                open=dict(self._open),
+            ).to_bytes(self._digest)
+
+    @classmethod
+    def from_secret_state(
+        cls, plan: Plan, content: bytes, *, release: ReleasePolicy | None = None
+    ) -> Self:
+        """The owner that :meth:`secret_state` described, after a restart.
+
+        It knows the answers that were released before they were written down, and no later ones:
+        keep one copy, and replace or remove it when answers have been read.
+
+        Parameters
+        ----------
+        plan : Plan
+            The same.
+        content : bytes
+        release : ReleasePolicy, optional
+
+        Raises
+        ------
+        SecretsError
+            If the bytes are damaged or belong to another plan.
+        ReleaseError
+            If the plan cannot carry the policy.
+        """
+        owner = cls.__new__(cls)
+        ring = owner._set_up(plan, release)
+        kept = Secrets.from_bytes(content, owner._digest, (len(ring.primes), ring.degree))
+        owner._hold(seal.KeyGenerator(ring.context, ring.secret_key(kept.residues)))
+        owner._session_key = kept.session_key
+        owner._next_id, owner._open, owner._released = kept.next_id, kept.open, kept.released
+        return owner
+
+    def public_material(self, *, binding: bytes = b"") -> bytes:
+        """What the evaluator needs: a public key, evaluation keys and the session key.
+
+        Send it over a channel that is authenticated and confidential (TLS): the session key in
+        it authenticates every later message.
+
+        Parameters
+        ----------
+        binding : bytes
+            Where a service has told what material must be bound to (its token and its restart),
+            that: the same bytes are then refused wherever something else is asked for.
+        """
+        ring, plan = self._ring, self.plan
+        zero = self._encryptor.encrypt_zero_symmetric(ring.key_id)
+        body = [self._session_key, *_bytes(*ring.seeded_residues(zero))]
+        if plan.relin_level:
+            body += self._switching_key(self._generator.create_relin_keys(), plan.relin_level)
+        for element, level in plan.rotation_levels:
+            body += self._switching_key(self._generator.create_galois_keys([element]), level)
+        return _wire.seal_message(
+            Tag.MATERIAL,
+            plan,
+            self._digest,
+            0,
+            b"".join(body),
+            self._session_key,
+            binding=binding,
+        )
+
+    def _switching_key(self, serializable: object, level: int) -> list[bytes]:
+        parts: list[bytes] = []
+        for residues, seed in self._ring.switching_key_residues(serializable)[:level]:
+            parts += _bytes(residues[[*range(level), len(residues) - 1]], seed)
+        return parts
+
+    def encrypt(self, x: ArrayLike) -> bytes:
+        """Encrypt one input, or a batch.
+
+        Parameters
+        ----------
+        x : array_like
+            Of the plan's ``input_shape``, with elements in its ``input_range``; for a plan with a
+            ``batch_size`` above 1, up to that many of them, shape (images, ...).
+
+        Returns
+        -------
+        bytes
+            A query for :meth:`Evaluator.evaluate`.
+
+        Raises
+        ------
+        OutOfRangeError
+            If an element is outside the range or not a number.
+        ValueError
+            If the shape is another.
+        """
+        plan, ring = self.plan, self._ring
+        images = self._checked(x)
+        body: list[bytes] = []
+        for plain in self._packer(images):
+            ciphertext = seal.Ciphertext()
+            self._encryptor.encrypt_symmetric(plain, ciphertext)
+            residues = ring.ciphertext_residues(ciphertext)
+            body += _bytes(*reseeded(residues, self._secret, ring.primes[: ring.levels]))
+        with self._lock:
+            query_id = self._next_id
+            self._next_id += 1
+            self._open[query_id] = len(images)
+            if len(self._open) > _OPEN_QUERIES:
+                del self._open[next(iter(self._open))]
+        return _wire.seal_message(
+            Tag.QUERY, plan, self._digest, query_id, b"".join(body), self._session_key
+        )
+
+    def _checked(self, x: ArrayLike) -> NDArray[np.float64]:
+        plan = self.plan
+        values = numbers_of("the input", x, "shape input_shape, or one axis more for a batch")
+        if plan.batch_size == 1:
+            values = values[None]
+        if values.shape[1:] != plan.input_shape or not 1 <= len(values) <= plan.batch_size:
+            wanted = f"{plan.input_shape}"
+            if plan.batch_size > 1:
+                wanted += f" for each of 1 to {plan.batch_size} images"
+            raise ValueError(f"the input has shape {np.shape(x)}; give {wanted}")
+        low, high = plan.input_range
+        if not bool(((values >= low) & (values <= high)).all()):
+            raise OutOfRangeError(
+                f"the input has elements in [{values.min():g}, {values.max():g}], the plan was "
+                f"proved for [{low:g}, {high:g}]; clip them, or compile for a wider input_range"
+            )
+        return values.reshape(len(values), -1)
+
+    def decrypt(self, answer: bytes) -> Answer:
+        """Decrypt an answer and release what the policy allows.
+
+        Raises
+        ------
+        MessageError
+            If the answer was truncated, altered, belongs to other keys, or answers a query that
+            is not open (each is answered once; of more than 65,536 that wait, the oldest are
+            given up).
+        ReleaseError
+            If the policy has released as many answers as it may.
+        """
+        logits = self._logits(answer)
+        with self._lock:
+            released, self._released = self._released, self._released + 1
+        return self._policy.release(logits, self.plan, released)
+
+    def _logits(self, answer: bytes) -> NDArray[np.float64]:
+        """All logits in full precision, shape (images, logits)."""
+        query_id, body = _wire.open_message(
+            answer, Tag.ANSWER, self.plan, self._digest, lambda _: self._session_key
+        )
+        with self._lock:
+            images = self._open.pop(query_id, None)
+        if images is None:
+            raise MessageError(f"query {query_id} is not open: the answer was replayed")
+        return self._reader(Reader(body))[:images]
+
+
+class ThrowAwayOwner(DataOwner):
+    """A data owner whose logits may be seen, since its keys protect nothing.
+
+    For certificates, tests and benchmarks on data that is not secret, with keys that never met
+    other data and are forgotten afterwards. Raw decryptions reveal the secret key.
+    """
+
+    def logits(self, answer: bytes) -> NDArray[np.float64]:
+        """Decrypt an answer in full precision, shape (images, logits)."""
+        return self._logits(answer)
+
+
+def _bytes(residues: Residues, seed: bytes) -> list[bytes]:
+    return [np.ascontiguousarray(residues, dtype="<u8").tobytes(), seed]

@@ -1,0 +1,79 @@
+"""What a data owner must keep to read answers later, as bytes for its own disk only."""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+from privacy.inference.ckks.ring import Residues
+from privacy.inference.plan import SESSION_KEY_BYTES
+
+_MAGIC = b"BSHE-SECRET-1\n"  # no message begins so: see _wire.MAGIC and the version after it
+_HEAD = struct.Struct(f"<32s{SESSION_KEY_BYTES}sQQIII")
+_OPEN = struct.Struct("<QI")
+_CHECK_BYTES = 32
+
+
+class SecretsError(ValueError):
+    """Kept secrets that are damaged, or belong to another plan."""
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """A data owner's state.
+
+    Attributes
+    ----------
+    session_key : bytes
+    residues : ndarray
+        The secret key modulo every prime, in the number-theoretic domain, (primes, N).
+    next_id, released : int
+        Counters of queries and of released answers.
+    open : dict of int to int
+        Query id to number of images, for those that were not answered.
+    """
+
+    session_key: bytes
+    residues: Residues
+    next_id: int
+    released: int
+    open: dict[int, int]
+
+    def to_bytes(self, digest: bytes) -> bytes:
+        """Write them down, beside the digest of their plan."""
+        head = _HEAD.pack(
+            digest,
+            self.session_key,
+            self.next_id,
+            self.released,
+            *self.residues.shape,
+            len(self.open),
+        )
+        content = _MAGIC + head + b"".join(_OPEN.pack(*item) for item in self.open.items())
+        content += np.ascontiguousarray(self.residues, dtype="<u8").tobytes()
+        return content + hashlib.sha256(content).digest()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, digest: bytes, shape: tuple[int, int]) -> "Secrets":
+        """Read what :meth:`to_bytes` wrote for the plan with this digest and ring.
+
+        Raises
+        ------
+        SecretsError
+            If it is damaged or of another plan.
+        """
+        body, check = content[:-_CHECK_BYTES], content[-_CHECK_BYTES:]
+        start = len(_MAGIC) + _HEAD.size
+        whole = hashlib.sha256(body).digest() == check
+        if not whole or len(body) < start or not body.startswith(_MAGIC):
+            raise SecretsError("the kept secrets are damaged; make new keys and ask again")
+        found, session_key, next_id, released, primes, degree, count = _HEAD.unpack_from(
+            body, len(_MAGIC)
+        )
+        if found != digest or (primes, degree) != shape:
+            raise SecretsError("the kept secrets belong to another plan; make new keys")
+        end = start + count * _OPEN.size
+        opened = dict(_OPEN.iter_unpack(body[start:end]))
+        residues = np.frombuffer(body, dtype="<u8", offset=end).reshape(shape)
+        return cls(session_key, residues, next_id, released, opened)

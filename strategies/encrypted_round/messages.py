@@ -1,0 +1,114 @@
+"""The messages of an encrypted test-time round, as Flower records."""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any
+
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
+
+from privacy.inference import Plan
+from strategies._replies import Fault, RejectedReply
+from strategies.encrypted_round.node_keys import Questions
+
+ACTION = "encrypted_round"
+RECORD = "encrypted-round"
+PLAN, QUESTIONS, ANSWERS, REFUSAL = "plan", "questions", "answers", "refusal"
+ACCURACY = "accuracy"
+
+
+def plan_message(plan: Plan, *, images: int, public: bool) -> RecordDict:
+    """The server's first: what to make keys for, and how many images to ask about."""
+    return RecordDict(
+        {
+            RECORD: ConfigRecord(
+                {"stage": PLAN, "plan": plan.to_json(), "images": images, "public-release": public}
+            )
+        }
+    )
+
+
+def questions_message(questions: Questions) -> RecordDict:
+    """The node's first: public keys and encrypted images."""
+    return RecordDict(
+        {
+            RECORD: ConfigRecord(
+                {
+                    "stage": QUESTIONS,
+                    "material": questions.material,
+                    "queries": list(questions.queries),
+                }
+            )
+        }
+    )
+
+
+def answers_message(answers: Sequence[bytes]) -> RecordDict:
+    """The server's second: answers that only the node can read."""
+    return RecordDict({RECORD: ConfigRecord({"stage": ANSWERS, "answers": list(answers)})})
+
+
+def refusal_message(fault: Fault) -> RecordDict:
+    """In place of answers: why a node's questions are not answered, for its owner's log."""
+    return RecordDict({RECORD: ConfigRecord({"stage": REFUSAL, "reason": str(fault)})})
+
+
+def accuracy_message(accuracy: float) -> RecordDict:
+    """The node's second: one number."""
+    return RecordDict({"metrics": MetricRecord({ACCURACY: accuracy})})
+
+
+def read_stage(content: RecordDict) -> ConfigRecord:
+    """The record of a message of the round.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    """
+    return content.config_records[RECORD]
+
+
+def read_questions(content: RecordDict, plan: Plan, *, images: int, max_bytes: int) -> Questions:
+    """What a node asks, checked for sizes only; the rest is the evaluator's to check.
+
+    Raises
+    ------
+    RejectedReply
+        If it is not public material and queries for 1 to ``images`` images, of exactly the
+        plan's sizes, within ``max_bytes``, and nothing else.
+    """
+    record = content.config_records.get(RECORD)
+    if record is None or len(content) != 1 or record.get("stage") != QUESTIONS:
+        raise RejectedReply("it holds no questions, or something beside them", Fault.QUESTIONS)
+    if set(record) != {"stage", "material", "queries"}:
+        raise RejectedReply("it holds something beside public keys and questions", Fault.QUESTIONS)
+    material, queries = record["material"], record["queries"]
+    if not isinstance(material, bytes) or len(material) != plan.public_bytes:
+        raise RejectedReply("its public keys have not the plan's size", Fault.QUESTIONS)
+    most = -(-images // plan.batch_size)
+    if not isinstance(queries, list) or not 1 <= len(queries) <= most:
+        raise RejectedReply(f"it does not hold 1 to {most} questions", Fault.QUESTIONS)
+    encrypted = [query for query in queries if isinstance(query, bytes)]
+    if any(len(query) != plan.query_bytes for query in encrypted) or len(encrypted) < len(queries):
+        raise RejectedReply("a question has not the plan's size", Fault.QUESTIONS)
+    if len(material) + len(encrypted) * plan.query_bytes > max_bytes:
+        raise RejectedReply(f"it is larger than {max_bytes:,} bytes", Fault.QUESTIONS)
+    return Questions(material, tuple(encrypted))
+
+
+def read_accuracy(content: RecordDict) -> float:
+    """The number that a node reports.
+
+    Raises
+    ------
+    RejectedReply
+        If it is not one finite number.
+    """
+    records = content.metric_records
+    if len(content) != 1 or len(records) != 1:
+        raise RejectedReply("it is not one metric record", Fault.REPORT)
+    (record,) = records.values()
+    value: Any = record.get(ACCURACY)
+    if set(record) != {ACCURACY} or not isinstance(value, int | float) or not isfinite(value):
+        raise RejectedReply("it is not an accuracy, or holds something beside it", Fault.REPORT)
+    return float(value)
