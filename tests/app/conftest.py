@@ -1,7 +1,7 @@
 """What tests of the app share: a whole small run, made once."""
 
 import pytest
-from app_runs import Run, run_app
+from tests.app.app_runs import Run, run_app
 
 
 @pytest.fixture(scope="session")

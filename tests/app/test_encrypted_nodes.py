@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from app_runs import Run, run_app
+from tests.app.app_runs import Run, run_app
 from flwr.app import ConfigRecord, Message, RecordDict
 from safetensors.torch import save_file
 

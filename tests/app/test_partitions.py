@@ -115,7 +115,7 @@ def test_what_is_kept_needs_no_partitioner(tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from test_partitions import labelled
+from tests.app.test_partitions import labelled
 from flower_app.data import PartitionSpec, load_partitions
 spec = PartitionSpec("iid", clients=5)
 assert load_partitions(spec, labelled(100), cache_dir=Path({str(tmp_path)!r})).sizes.sum() == 100

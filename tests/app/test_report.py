@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app_runs import Run
+from tests.app.app_runs import Run
 
 from flower_app.report.report import epsilon_chart, what_others_would_have_cost, write_report
 from flower_app.report.results_folder import ResultsFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app_runs import run_app
+from tests.app.app_runs import run_app
 
 from flower_app import server_app
 from flower_app.report.privacy_metrics import privacy_metrics

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app_runs import run_app
+from tests.app.app_runs import run_app
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 

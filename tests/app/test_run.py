@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from app_runs import Run, run_app
+from tests.app.app_runs import Run, run_app
 from flwr.app import Message, MessageType, RecordDict
 from safetensors.torch import load_file
 

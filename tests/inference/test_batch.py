@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inference_models import linear
+from tests.inference.inference_models import linear
 from torch import nn
 
 from privacy.inference import (

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from inference_models import linear, mlp, tutorial_cnn
+from tests.inference.inference_models import linear, mlp, tutorial_cnn
 from torch import nn
 
 from privacy.inference import (

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from inference_models import linear
+from tests.inference.inference_models import linear
 
 from privacy.inference import Evaluator, MessageError, ThrowAwayOwner, compile_model
 from privacy.inference.arithmetic import masking as _release

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from inference_models import tutorial_cnn
+from tests.inference.inference_models import tutorial_cnn
 from torch import nn
 
 from privacy.inference import (

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from inference_models import linear
+from tests.inference.inference_models import linear
 
 from privacy.inference import (
     AnsweredBeforeError,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import platformdirs
 import pytest
-from inference_models import linear, mlp, tutorial_cnn
+from tests.inference.inference_models import linear, mlp, tutorial_cnn
 from torch import nn
 
 from privacy.inference import (

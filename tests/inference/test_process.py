@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluator_program import small_model
+from tests.inference.evaluator_program import small_model
 from torch import nn
 
 from privacy.inference import (

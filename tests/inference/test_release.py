@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from inference_models import linear
+from tests.inference.inference_models import linear
 from scipy import stats
 
 from privacy.inference import (

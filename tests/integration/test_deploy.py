@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from app_commands import ROOT, run_python, started_python
+from tests.integration.app_commands import ROOT, run_python, started_python
 from cryptography import x509
 
 from flower_app.__main__ import main

@@ -19,7 +19,7 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 
 import pytest
-from app_commands import ROOT, run_python
+from tests.integration.app_commands import ROOT, run_python
 
 from privacy.accounting import read_ledger
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from app_commands import ROOT, run_python, started_python
+from tests.integration.app_commands import ROOT, run_python, started_python
 
 from flower_app.processes.flower_processes import program
 from flower_app.processes.watchdog import processes_below

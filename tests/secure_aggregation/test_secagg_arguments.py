@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from secagg_federation import HONEST, RUN, Federation, draw_vectors
+from tests.secure_aggregation.secagg_federation import HONEST, RUN, Federation, draw_vectors
 
 from privacy.secure_aggregation import (
     Adversary,

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from secagg_federation import HONEST, MALICIOUS, RUN, Federation, draw_vectors, open_round
+from tests.secure_aggregation.secagg_federation import HONEST, MALICIOUS, RUN, Federation, draw_vectors, open_round
 
 from privacy.secure_aggregation import (
     AlreadyTookPart,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from secagg_federation import MALICIOUS, Federation, draw_vectors
+from tests.secure_aggregation.secagg_federation import MALICIOUS, Federation, draw_vectors
 
 from privacy.secure_aggregation import (
     Refused,

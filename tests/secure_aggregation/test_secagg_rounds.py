@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from secagg_federation import HONEST, MALICIOUS, RUN, Federation, draw_vectors
+from tests.secure_aggregation.secagg_federation import HONEST, MALICIOUS, RUN, Federation, draw_vectors
 
 from privacy.mechanisms import SeededRandomness
 from privacy.secure_aggregation import (

@@ -4,7 +4,7 @@ import hashlib
 import secrets
 
 import numpy as np
-from secagg_federation import HONEST, Federation, draw_vectors, open_round
+from tests.secure_aggregation.secagg_federation import HONEST, Federation, draw_vectors, open_round
 
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import ClientPolicy, SecureClient

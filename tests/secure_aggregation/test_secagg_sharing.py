@@ -6,7 +6,7 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from secagg_federation import HONEST, MALICIOUS, Federation, draw_vectors, open_round
+from tests.secure_aggregation.secagg_federation import HONEST, MALICIOUS, Federation, draw_vectors, open_round
 
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from serving import Service, serving, small_model
+from tests.service.serving import Service, serving, small_model
 
 from flower_app.processes.certificates import Certificates, make_certificates
 from privacy.inference import EvaluatorPool, EvaluatorProcess

@@ -4,7 +4,7 @@ import base64
 from pathlib import Path
 
 import pytest
-from serving import EXPECTATION, Service, X, small_model
+from tests.service.serving import EXPECTATION, Service, X, small_model
 
 from privacy.inference import DataOwner
 from privacy.inference_service import (

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from serving import EXPECTATION, Asking, Service, X, serving, small_model, worker_with_keys
+from tests.service.serving import EXPECTATION, Asking, Service, X, serving, small_model, worker_with_keys
 from torch import nn
 
 from flower_app.processes.certificates import Certificates

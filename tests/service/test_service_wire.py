@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import EXPECTATION, Service
+from tests.service.serving import EXPECTATION, Service
 
 from privacy.inference_service import ServiceClient, ServiceError, ServiceLimits, ServiceServer
 

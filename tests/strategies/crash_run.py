@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from federation import grid_of, model
+from tests.strategies.federation import grid_of, model
 
 from privacy.accounting import Full, Ledger
 from strategies import Checkpoint, DPFedAvg, ServerSGD

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from federation import grid_of, model, noiseless
+from tests.strategies.federation import grid_of, model, noiseless
 from flwr.supercore.utils import get_flwr_home
 
 from privacy.accounting import Full, GaussianRelease, LedgerError

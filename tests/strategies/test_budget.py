@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import answer, ask, grid_of, model, noiseless, released
+from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import PrivacySpent
 

@@ -4,9 +4,9 @@ import multiprocessing
 import signal
 from pathlib import Path
 
-import crash_run
+from tests.strategies import crash_run
 import pytest
-from crash_run import ROUNDS
+from tests.strategies.crash_run import ROUNDS
 
 from privacy.accounting import read_ledger
 from strategies import Checkpoint

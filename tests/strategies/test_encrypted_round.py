@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from encrypted_federation import (
+from tests.strategies.encrypted_federation import (
     EXPECTATION,
     IMAGES,
     Misbehave,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import answer, ask, grid_of, model, noiseless, released
+from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.serverapp import PrivacyConfig, RdpAccountant
 from flwr.serverapp.strategy import (

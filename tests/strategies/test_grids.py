@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import client_app, grid_of, idle, model, noiseless
+from tests.strategies.federation import client_app, grid_of, idle, model, noiseless
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo

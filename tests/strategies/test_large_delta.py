@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federation import grid_of, model
+from tests.strategies.federation import grid_of, model
 
 from privacy.accounting import Full, GaussianRelease, LedgerText, epsilon, read_ledger
 from strategies import DPFedAvg, Poisson, Population

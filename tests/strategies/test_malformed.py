@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from federation import answer, ask, grid_of, model, noiseless, released
+from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from strategies import CappedWeights, DPFedAvg, NoisedMetrics, PublicMetrics

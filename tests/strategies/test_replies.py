@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import answer, ask, client_app, grid_of, model, noiseless, released
+from tests.strategies.federation import answer, ask, client_app, grid_of, model, noiseless, released
 from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from hypothesis import given, settings

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import (
+from tests.strategies.federation import (
     answer,
     ask,
     client_app,

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import model
+from tests.strategies.federation import model
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from secure_federation import (
+from tests.strategies.secure_federation import (
     CURIOUS,
     KEY,
     MALICIOUS,

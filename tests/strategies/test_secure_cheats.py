@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import client_app, model
+from tests.strategies.federation import client_app, model
 from flwr.app import ArrayRecord, Message
-from secure_federation import (
+from tests.strategies.secure_federation import (
     CURIOUS,
     KEY,
     MALICIOUS,

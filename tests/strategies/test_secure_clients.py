@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import client_app, model
+from tests.strategies.federation import client_app, model
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from hypothesis import given
 from hypothesis import strategies as st
-from secure_federation import (
+from tests.strategies.secure_federation import (
     CURIOUS,
     IDENTITIES,
     KEY,

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import client_app
+from tests.strategies.federation import client_app
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from secure_federation import (
+from tests.strategies.secure_federation import (
     CURIOUS,
     IDENTITIES,
     MALICIOUS,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federation import model
+from tests.strategies.federation import model
 from flwr.app import Message
-from secure_federation import (
+from tests.strategies.secure_federation import (
     CURIOUS,
     MALICIOUS,
     Wire,

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import client_app, model
+from tests.strategies.federation import client_app, model
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 from scipy import stats
-from secure_federation import (
+from tests.strategies.secure_federation import (
     CURIOUS,
     KEY,
     MALICIOUS,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import answer, ask, grid_of, model, nobody_of, noiseless, released
+from tests.strategies.federation import answer, ask, grid_of, model, nobody_of, noiseless, released
 from scipy import stats
 
 from privacy.accounting import FixedSize, Full, Poisson

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federation import client_app, model
+from tests.strategies.federation import client_app, model
 from flwr.app import Error, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
-from secure_federation import (
+from tests.strategies.secure_federation import (
     ByHand,
     Wire,
     policy,
