@@ -21,7 +21,7 @@ ONE_MESSAGE = """
 import sys
 from flwr.app import ArrayRecord, RecordDict
 from flower_app import client_app
-from flower_app.models import build_model
+from flower_app.models.build import build_model
 from strategies import InProcessGrid
 
 run = {"deployed": True, "population": 4, "sampling-rate": 1.0, "rounds": 3}

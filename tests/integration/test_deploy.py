@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from tests.integration.app_commands import ROOT, run_python, started_python
 from cryptography import x509
 
 from flower_app.__main__ import main
@@ -19,6 +18,7 @@ from flower_app.processes.certificates import make_certificates, make_node_key
 from flower_app.processes.deployment import Deployment
 from flower_app.processes.watchdog import processes_below
 from privacy.accounting import Ledger
+from tests.integration.app_commands import ROOT, run_python, started_python
 
 DEMO = ("-m", "flower_app", "deploy-demo")
 

@@ -19,9 +19,9 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 
 import pytest
-from tests.integration.app_commands import ROOT, run_python
 
 from privacy.accounting import read_ledger
+from tests.integration.app_commands import ROOT, run_python
 
 PACKAGES = ("flower_app", "strategies", "privacy")
 
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 USER = """
 import json, subprocess, sys, time
 from pathlib import Path
-from flower_app.flower_processes import program, superlink
+from flower_app.processes.flower_processes import program, superlink
 
 home = Path(sys.argv[1])
 with superlink(home) as environment:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.integration.app_commands import ROOT, run_python, started_python
 
 from flower_app.processes.flower_processes import program
 from flower_app.processes.watchdog import processes_below
 from privacy.accounting import Ledger
+from tests.integration.app_commands import ROOT, run_python, started_python
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 

@@ -5,10 +5,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from tests.strategies.federation import grid_of, model
-
 from privacy.accounting import Full, Ledger
 from strategies import Checkpoint, DPFedAvg, ServerSGD
+from tests.strategies.federation import grid_of, model
 
 ROUNDS = 4
 

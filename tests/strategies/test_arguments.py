@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.strategies.federation import grid_of, model, noiseless
 from flwr.supercore.utils import get_flwr_home
 
 from privacy.accounting import Full, GaussianRelease, LedgerError
@@ -28,6 +27,7 @@ from strategies import (
     ServerSGD,
     UniformWeights,
 )
+from tests.strategies.federation import grid_of, model, noiseless
 
 NOT_NUMBERS: list[Any] = ["0.1", True, [0.1], b"1", torch.tensor(0.1), {}]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import PrivacySpent
 
@@ -36,6 +35,7 @@ from strategies import (
     ServerSGD,
     SpentBudgetError,
 )
+from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 
 STEP = grid_of(4, lambda p, r, a: [np.full_like(x, 0.1) for x in a])
 

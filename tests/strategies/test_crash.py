@@ -4,12 +4,12 @@ import multiprocessing
 import signal
 from pathlib import Path
 
-from tests.strategies import crash_run
 import pytest
-from tests.strategies.crash_run import ROUNDS
 
 from privacy.accounting import read_ledger
 from strategies import Checkpoint
+from tests.strategies import crash_run
+from tests.strategies.crash_run import ROUNDS
 
 STEPS = [
     "before the replies",

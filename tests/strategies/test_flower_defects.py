@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.serverapp import PrivacyConfig, RdpAccountant
 from flwr.serverapp.strategy import (
@@ -28,6 +27,7 @@ from flwr.supercore.privacy_accounting import (
 
 from privacy.accounting import FixedSize, GaussianRelease, Poisson, epsilon
 from strategies import AdaptiveClipping, CappedWeights
+from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 
 NORM = 1.0
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.strategies.federation import client_app, grid_of, idle, model, noiseless
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
@@ -26,6 +25,7 @@ from strategies import (
     stream_replies,
 )
 from strategies.population import PopulationExceededError, Register
+from tests.strategies.federation import client_app, grid_of, idle, model, noiseless
 
 
 def node(number: int, key: bytes = b"", at: str = "") -> NodeInfo:

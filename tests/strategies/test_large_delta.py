@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.strategies.federation import grid_of, model
 
 from privacy.accounting import Full, GaussianRelease, LedgerText, epsilon, read_ledger
 from strategies import DPFedAvg, Poisson, Population
 from strategies.population import Register
+from tests.strategies.federation import grid_of, model
 
 
 def run(folder: Path, delta: float) -> DPFedAvg:

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from strategies import CappedWeights, DPFedAvg, NoisedMetrics, PublicMetrics
+from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 
 STEP = np.full((2, 3), 0.1, np.float32)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.strategies.federation import answer, ask, client_app, grid_of, model, noiseless, released
 from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from hypothesis import given, settings
@@ -26,6 +25,7 @@ from strategies import (
     SecureAggregation,
     decline,
 )
+from tests.strategies.federation import answer, ask, client_app, grid_of, model, noiseless, released
 
 FLOATS = ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8", np.dtype(np.longdouble).str]
 OTHERS = ["<i4", "<i8", "|b1", "<c8", "<u2", "|S4"]

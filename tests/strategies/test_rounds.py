@@ -7,17 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.strategies.federation import (
-    answer,
-    ask,
-    client_app,
-    grid_of,
-    idle,
-    model,
-    nobody_of,
-    noiseless,
-    released,
-)
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
 from privacy.accounting import GaussianRelease, Poisson, read_ledger
@@ -37,6 +26,17 @@ from strategies import (
     ServerAdam,
     ServerSGD,
     ServerYogi,
+)
+from tests.strategies.federation import (
+    answer,
+    ask,
+    client_app,
+    grid_of,
+    idle,
+    model,
+    nobody_of,
+    noiseless,
+    released,
 )
 
 

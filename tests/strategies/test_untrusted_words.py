@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.strategies.federation import client_app, model
 from flwr.app import Error, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.strategies.secure_federation import (
+
+from privacy.untrusted_text import error_quoted, one_line, quoted
+from strategies import InProcessGrid, PublicMetrics, SecureAggregationMod
+from strategies._operator_log import operator_log
+from tests.strategies.federation import client_app, model
+from tests.strategies.secure_aggregation.federation import (
     ByHand,
     Wire,
     policy,
@@ -21,10 +25,6 @@ from tests.strategies.secure_federation import (
     secure_app,
     strategy_of,
 )
-
-from privacy.untrusted_text import error_quoted, one_line, quoted
-from strategies import InProcessGrid, PublicMetrics, SecureAggregationMod
-from strategies._operator_log import operator_log
 
 NODES, SIZE = 12, 9
 FORGED = "round 1, secure aggregation: node 7 shared something else than its own secrets"

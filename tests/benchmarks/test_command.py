@@ -1,0 +1,214 @@
+"""The benchmarks' doors: what is listed, what is drawn, and that docs/results.md is not typed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import _compare, _results, _utility_report, rounds
+from benchmarks._rounds_training import Clients, Protection, Work, accuracy_by_round
+from benchmarks.harness import Row, Spread
+from flower_app.planning import measured
+from privacy.mechanisms import SeededRandomness
+
+ROOT = Path(__file__).parents[2]
+
+
+def document(name: str, *rows: Row) -> dict[str, Any]:
+    machine = {"cores": 2, "processor": "P", "python": "3.11", "packages": {"numpy": "2"}}
+    told = [row.as_dict() for row in rows]
+    return {"benchmark": name, "quick": False, "machine": machine, "rows": told}
+
+
+WON = Row("one", "time", "s", Spread.of([1.0, 1.2]), Spread.of([3.0]), "them")
+LOST = Row("two", "rate", "1/s", Spread.of([1.0]), Spread.of([4.0]), "them", True)
+EVEN = Row("four", "epsilon", "", Spread.of([8.0]), Spread.of([7.99]), "them")
+ALONE = Row("three", "size", "B", Spread.of([7.0]))
+
+
+def test_every_benchmark_says_what_it_is_and_can_be_run() -> None:
+    assert len(command.names()) >= 10
+    for name in command.names():
+        if name == "secure_aggregation":
+            pytest.importorskip("flwr.common.secure_aggregation")
+        benchmark = command.load(name)
+        assert (benchmark.__doc__ or "").strip(), name
+        assert callable(benchmark.run), name
+
+
+def test_the_page_shows_where_a_peer_wins(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "noise.json").write_text(json.dumps(document("noise", WON, LOST, ALONE, EVEN)))
+    page = tmp_path / "results.md"
+    missing = _results.write_page(folder, page, names=["noise", "utility"], load=command.load)
+    text = page.read_text()
+    assert missing == ["utility"]
+    assert "| [noise](#noise) | 3 | 1 | 1 | 1 | two, rate: **0.25×** of them |" in text
+    assert "| two | rate | 1 1/s | 4 1/s (them) | **0.25×** |" in text
+    assert "| one | time | 1.1 s [1 to 1.2] | 3 s (them) | 2.727× |" in text
+    assert "| three | size | 7 B |  |  |" in text
+    assert "![noise](results/noise.png)" in text
+    assert (folder / "noise.png").stat().st_size > 5_000
+
+
+def test_the_summary_holds_ours_the_peer_and_the_ratio() -> None:
+    text = _results.summary([document("noise", WON, LOST, ALONE)])
+    assert len(text.splitlines()) == 2 + 2  # what has no peer is left out
+    assert "| noise | two | rate | 1 1/s | 4 1/s (them) | **0.25×** |" in text
+
+
+def test_the_committed_page_is_what_the_figures_give(tmp_path: Path) -> None:
+    """Of the same figures the command writes the same page, letter for letter."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for file in (ROOT / "docs" / "results").glob("*.json"):
+        (folder / file.name).write_text(file.read_text())
+    page = tmp_path / "results.md"
+    _results.write_page(folder, page, names=command.names(), load=command.load)
+    same = page.read_text() == (ROOT / "docs" / "results.md").read_text()
+    assert same, "docs/results holds other figures than the page: python -m benchmarks results"
+    assert (folder / "utility.png").exists()
+
+
+def test_the_committed_utility_page_is_what_the_figures_give(tmp_path: Path) -> None:
+    committed = ROOT / "docs" / "utility.md"
+    page = tmp_path / "utility.md"
+    page.write_text(committed.read_text())
+    figures = json.loads((ROOT / "docs" / "results" / "utility.json").read_text())
+    _utility_report.fill(page, figures)
+    assert page.read_text() == committed.read_text(), "python -m benchmarks results"
+    figures["rows"] = figures["rows"][:4]
+    _utility_report.fill(page, figures)
+    assert "Not run: " in page.read_text()
+
+
+def test_the_apps_table_is_what_the_figures_give(monkeypatch: Any, tmp_path: Path) -> None:
+    committed = measured.TABLE.read_text()
+    monkeypatch.setattr(measured, "TABLE", tmp_path / "measured.json")
+    _results.write_table(ROOT / "docs" / "results")
+    same = (tmp_path / "measured.json").read_text() == committed
+    assert same, "docs/results holds other figures than the table: python -m benchmarks results"
+
+
+def test_one_that_fails_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "names", lambda: ["nowhere", "noise"])
+    assert command.run_all(tmp_path, quick=True) == 1
+    told = capfd.readouterr()
+    assert "failed: nowhere" in told.err
+    assert "| noise | continuous, float64 |" in told.out
+    assert "Seconds: noise " in told.out
+    assert json.loads((tmp_path / "noise.json").read_text())["quick"] is True
+
+
+# Measured again ---------------------------------------------------------------------------------
+
+
+def row(ours: list[float], peer: list[float] | None = None, larger: bool = False) -> Row:
+    beside = None if peer is None else Spread.of(peer)
+    return Row("one", "time", "s", Spread.of(ours), beside, peer and "them", larger)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "agree"),
+    [
+        (row([1.0, 1.2]), row([1.25, 1.4]), True),  # widened by a tenth they meet
+        (row([1.0, 1.2]), row([1.6, 1.8]), False),
+        (row([1.0]), row([1.15]), True),
+        (row([1.0]), row([1.3]), False),
+        (row([1.0], [3.0]), row([2.0], [6.0]), True),  # a machine half as quick
+        (row([1.0], [3.0]), row([2.0], [3.0]), False),
+        (row([3.0], [1.0], True), row([6.0], [2.0], True), True),
+        (row([3.0], [1.0], True), row([1.0], [3.0], True), False),
+        (row([0.0]), row([0.0]), True),
+        (row([-1.0]), row([-1.1]), True),
+    ],
+)
+def test_figures_agree_if_their_spreads_meet(before: Row, now: Row, agree: bool) -> None:
+    found = _compare.compare(document("noise", before), document("noise", now))
+    assert found.compared == 1
+    assert (not found.differences) is agree
+    assert not found.only_once
+
+
+def test_measuring_again_is_compared_with_what_is_committed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, rows in ((old, (WON, LOST)), (new, (WON, ALONE))):
+        folder.mkdir()
+        (folder / "noise.json").write_text(json.dumps(document("noise", *rows)))
+    (new / "utility.json").write_text(json.dumps(document("utility", WON)))
+    assert command.compare_all(new, old) == 0
+    told = capsys.readouterr().out
+    assert "noise: 1 of 1 agree" in told
+    assert "on one side only: three: size" in told
+    assert "on one side only: two: rate" in told
+    assert "utility: not compared" in told
+    (new / "noise.json").write_text(json.dumps(document("noise", row([9.0])) | {"quick": True}))
+    assert command.compare_all(new, old) == 0
+    assert (
+        "the committed figures are of a full run, these of a quick one" in capsys.readouterr().out
+    )
+    slower = Row("one", "time", "s", Spread.of([9.0]), Spread.of([3.0]), "them")
+    (new / "noise.json").write_text(json.dumps(document("noise", slower)))
+    assert command.compare_all(new, old) == 1
+    assert "one: time: 2.25 to 3.3, now 0.3 to 0.3667" in capsys.readouterr().out
+
+
+# The rounds benchmark --------------------------------------------------------------------------
+
+
+class Twins(Clients):
+    """Two clients with one image each."""
+
+    def __init__(self) -> None:
+        images = np.eye(2, 4, dtype=np.float32)
+        truth = np.eye(10, dtype=np.float32)[:2]
+        self._held = [(images[k : k + 1], truth[k : k + 1]) for k in range(2)]
+        self.parameters = 40
+        self._validation, self._labels = images, np.arange(2)
+
+
+def test_a_client_takes_its_local_steps() -> None:
+    twins, start = Twins(), np.zeros(40, np.float32)
+    one = twins.trained(0, start, Work(1.0, 1, 1.0)).reshape(10, 4)
+    np.testing.assert_allclose(one[:, 0], np.eye(10)[0] - 0.1, atol=1e-6)
+    assert not one[:, 1:].any()
+    two = twins.trained(0, one.ravel(), Work(1.0, 1, 1.0))
+    np.testing.assert_allclose(two, twins.trained(0, start, Work(1.0, 2, 1.0)), atol=1e-6)
+
+
+def test_the_private_loop_and_the_plain_one_differ_by_protection_alone() -> None:
+    """With a norm that nobody reaches and without noise they give the same accuracies."""
+    work = Work(1.0, 1, 0.5)
+    free = Protection(100.0, 0.0)
+    runs = [
+        accuracy_by_round(Twins(), work, protection, rounds=3, randomness=SeededRandomness(1))
+        for protection in (None, free)
+    ]
+    assert runs[0] == runs[1] == [1.0, 1.0, 1.0]
+
+
+def test_a_mark_that_not_every_seed_reached_has_no_row() -> None:
+    assert rounds.reached_at([0.9, 0.96, 0.99], 0.95) == 2
+    assert rounds.reached_at([0.9], 0.95) is None
+    case = rounds.Case("shards", 1.0, rounds=2)
+    both = rounds.compared(case, [[0.9, 0.96], [0.96, 0.97]], None)
+    assert [(row.metric, row.ours.median) for row in both] == [
+        ("rounds to 95 %", 1.5),
+        ("validation accuracy at the end", pytest.approx(0.965)),
+    ]
+    one = rounds.compared(case, [[0.9, 0.96], [0.9, 0.94]], None)
+    assert [row.metric for row in one] == ["validation accuracy at the end"]
+
+
+def test_the_rounds_picture_is_drawn_of_the_committed_figures(tmp_path: Path) -> None:
+    figures = json.loads((ROOT / "docs" / "results" / "rounds.json").read_text())
+    rounds.draw(figures, tmp_path / "rounds.png")
+    assert (tmp_path / "rounds.png").stat().st_size > 20_000

@@ -1,0 +1,346 @@
+"""Every sentence of metrics and report is true of the run that it describes, in each mode."""
+
+import html
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flower_app import server_app
+from flower_app.report.privacy_metrics import privacy_metrics
+from flower_app.report.report import write_report
+from flower_app.report.results_folder import ResultsFolder
+from flower_app.report.software import software
+from flower_app.settings import Settings
+from flower_app.training.resumption import SOFTWARE, with_settings_of_run
+from privacy.accounting import (
+    GaussianRelease,
+    LedgerText,
+    Poisson,
+    large_delta,
+)
+from strategies import Population, PrivacyReport, SecureAggregationReport
+from tests.flower_app.app_runs import run_app
+
+EVENT = GaussianRelease(3.0, Poisson(0.1))
+SECURE = SecureAggregationReport(
+    server="honest-but-curious",
+    corrupt=0.1,
+    minimum=40,
+    dropout=0.2,
+    noise="central",
+    epsilon_against_server=float("inf"),
+    client_dropout=0.02,
+    presence_delta=1e-9,
+    aborted_rounds=(),
+)
+
+
+def a_report(**changes: Any) -> PrivacyReport:
+    kept = PrivacyReport(
+        epsilon=0.2,
+        delta=1e-5,
+        noise_multiplier=3.0,
+        clipping_norm=0.02,
+        sampling="poisson",
+        sampling_rate=0.1,
+        rounds=3,
+        population=1000,
+        adjacency="add-or-remove-one",
+        accountant="pld",
+        mechanism="lattice-gaussian",
+        private=True,
+        stopped=None,
+        epsilon_by_round={1: 0.1, 2: 0.15, 3: 0.2},
+        epsilon_without_amplification=2.5,
+    )
+    return replace(kept, **changes)
+
+
+NODES_TESTED = {
+    "nodes_asked": 1000,
+    "nodes_answered": 990.0,
+    "accuracy": 0.9,
+    "accuracy_noise": 0.01,
+    "release": "noised at client level (z = 5) and counted in ε",
+    "counted": True,
+    "node_noise": "each node noises its own report",
+    "images_per_node": 3,
+    "bytes_from_node": 100,
+    "bytes_to_node": 10,
+    "ms_per_image": 2.0,
+    "security_bits": 128,
+}
+
+
+def told(
+    folder: Path,
+    report: PrivacyReport | None = None,
+    nodes_tested: dict[str, Any] | None = None,
+    **config: Any,
+) -> tuple[dict[str, Any], str]:
+    """The metrics, and the words of the page, of a run with these settings."""
+    settings = Settings.from_config(config)
+    paid = LedgerText.start("p")
+    for number in range(1, 4):
+        paid = paid.plus(EVENT, run="r", round=number)
+    privacy = privacy_metrics(settings, report or a_report(), paid.contents)
+    metrics = {
+        "resumed": bool(settings.resume),
+        "begun_with": None,
+        SOFTWARE: software(),
+        "model": settings.model,
+        "dataset": settings.dataset,
+        "deployed": settings.deployed,
+        "accuracy": {"test": 0.9},
+        "privacy": privacy,
+        "encrypted": None,
+        "encrypted_round": nodes_tested,
+    }
+    write_report(ResultsFolder(folder), metrics, settings.as_config(), {})
+    return privacy, words(folder)
+
+
+def words(folder: Path) -> str:
+    """What a person reads on a run's page."""
+    page = (folder / "report.html").read_text()
+    body = re.sub(r"<[^>]+>", "", page[page.index("<body>") :])
+    return " ".join(html.unescape(body).split())
+
+
+def test_epsilon_is_told_in_every_way_that_it_is_asked(tmp_path: Path) -> None:
+    privacy, page = told(tmp_path)
+    client_level = privacy["client_level"]
+    assert client_level["epsilon"] < client_level["epsilon_without_amplification"]
+    assert 0 < client_level["gaussian_dp_mu"] < 1
+    assert 0.01 < client_level["attack_success"]["0.01"] < client_level["attack_success"]["0.1"] < 1
+    assert "whoever does learn it, a drawn client about itself for one, it is ε = 2.5" in page
+    assert "N = 1,000 registered clients is public" in page
+    assert "wrongly suspects 1 %" in page
+
+
+def test_tuning_is_free_for_a_recipe_and_else_not_known(tmp_path: Path) -> None:
+    privacy, page = told(tmp_path)
+    assert privacy["tuning"]["epsilon"] == 0.0
+    assert "Tuning: ε = 0" in page
+    for changed in (
+        {"clipping-norm": 0.5},
+        {"rounds": 12},
+        {"local-steps": 3},
+        {"sampling-rate": 0.4},
+        {"weighting": "capped", "weight-cap": 9.0, "total-weight": 99.0},
+    ):
+        privacy, page = told(tmp_path, **changed)
+        assert privacy["tuning"]["epsilon"] is None, changed
+        assert all(name in privacy["tuning"]["reason"] for name in changed)
+        assert "Tuning: not known" in page
+        assert "Tuning: ε = 0" not in page
+    # A budget is no hyper-parameter, and a recipe written out is the recipe.
+    privacy, _ = told(tmp_path, epsilon=1.0, delta=1e-6, **{"clipping-norm": 0.02})
+    assert privacy["tuning"]["epsilon"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"private": False, "epsilon": float("inf"), "noise_multiplier": 0.0},
+        {"private": False, "epsilon": float("inf"), "noise_multiplier": 3.0},
+    ],
+    ids=["no noise", "seeded"],
+)
+def test_what_is_not_private_promises_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
+    report = a_report(**changes, epsilon_without_amplification=float("inf"))
+    privacy, page = told(tmp_path, report)
+    assert privacy["client_level"]["gaussian_dp_mu"] is None
+    assert privacy["client_level"]["attack_success"] == {"0.01": 1.0, "0.1": 1.0}
+    assert "This run is not private" in page
+    assert "private federated run" not in page
+    assert "Client-level differential privacy: not in this run" in page
+    assert "ε follows from the ledger alone" not in page
+    assert "wrongly suspects" not in page
+
+
+def test_a_ledger_elsewhere_is_not_in_this_folder(tmp_path: Path) -> None:
+    _, own = told(tmp_path)
+    assert "this folder: the model, the ledger, this page" in own
+    assert "ledger privacy-ledger.jsonl --delta" in own
+    privacy, shared = told(tmp_path, ledger="/srv/all-runs.jsonl")
+    assert privacy["client_level"]["covers"] == "all runs that share the ledger"
+    assert "this folder: the model, this page" in shared
+    assert "ledger /srv/all-runs.jsonl --delta" in shared
+
+
+def test_a_deployment_is_no_simulation(tmp_path: Path) -> None:
+    _, simulated = told(tmp_path)
+    assert "in this simulation" in simulated
+    assert "picture of who holds what" in simulated
+    assert "seconds of the whole simulation" in simulated
+    _, deployed = told(tmp_path, deployed=True, population=1000)
+    assert "simulation" not in deployed.split("All ")[0]
+    assert "picture of who holds what" not in deployed
+
+
+def test_record_level_says_whose_limit_it_is(tmp_path: Path) -> None:
+    privacy, page = told(tmp_path, **{"record-epsilon": 2.0})
+    assert "every client keeps in its own ledger" in privacy["record_level"]["note"]
+    assert "ε ≤ 2 at δ = 1e-05" in page
+    privacy, page = told(tmp_path, deployed=True, population=1000, **{"record-epsilon": 2.0})
+    assert "the node's owner's" in privacy["record_level"]["note"]
+    assert "every client keeps" not in page
+    privacy, page = told(tmp_path)
+    assert "Record-level differential privacy: not in this run" in page
+
+
+@pytest.mark.parametrize("server", ["honest-but-curious", "malicious"])
+def test_with_secure_aggregation_the_server_sees_sums(tmp_path: Path, server: str) -> None:
+    report = a_report(secure_aggregation=replace(SECURE, server=server))
+    config = {"secure-aggregation": server, "deployed": True, "population": 1000}
+    _, page = told(tmp_path, report, **config)
+    assert f"a server that is {server}" in page
+    assert "update in the clear" not in page
+    assert "sees the sum without it" in page
+    assert "nothing towards others" not in page
+    assert "bound its own update" in page
+    # The costs of other settings leave out what each round is charged besides.
+    assert "What other settings would have cost" not in page
+
+
+def test_with_distributed_noise_nobody_sees_the_sum_without_it(tmp_path: Path) -> None:
+    secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
+    report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
+    config = {"secure-aggregation": "honest-but-curious", "noise": "distributed"}
+    privacy, page = told(tmp_path, report, **config)
+    assert "Clients add the noise: ε = 30 against the server" in page
+    assert "bring each sum's noise to its full amount" in privacy["client_level"]["trusted"]
+    assert "sees the sum without it" not in page
+
+
+def test_a_noised_encrypted_round_is_told_wherever_it_counts(tmp_path: Path) -> None:
+    _, page = told(tmp_path, nodes_tested=NODES_TESTED, **{"encrypted-images": 0})
+    assert "came after it and is in the total" in page
+    assert "sees all models and the accuracy that nodes measured, knows" in page
+    assert "or at the end, and the accuracy that nodes measured" in page
+    assert "the nodes asked about their own, see below" in page
+    assert "no encrypted questions were asked" not in page
+    assert "each node's report, with the node's own noise" in page
+    assert "± " not in page
+    assert "The nodes' reports of the encrypted test-time round:" not in page
+
+    # Too few may answer to tell an accuracy: it was paid for all the same.
+    few = NODES_TESTED | {"accuracy": None, "accuracy_noise": None}
+    _, page = told(tmp_path, nodes_tested=few)
+    assert "too few answered to tell" in page
+    assert "came after it and is in the total" in page
+    assert "The nodes' reports of the encrypted test-time round:" not in page
+
+    lost = {"skipped": "it was paid for, and is lost", "counted": True}
+    _, page = told(tmp_path, nodes_tested=lost)
+    assert "Held, and lost: it was paid for" in page
+    assert "came after it and is in the total" in page
+
+    skipped = {"skipped": "the budget is spent", "counted": False}
+    _, page = told(tmp_path, nodes_tested=skipped, **{"encrypted-images": 0})
+    assert "Not held: the budget is spent" in page
+    assert "came after it" not in page
+    assert "each node's report" not in page
+    assert "no encrypted questions were asked (encrypted-images = 0)" in page
+
+
+def test_a_public_encrypted_round_is_not_counted(tmp_path: Path) -> None:
+    public = NODES_TESTED | {"counted": False, "accuracy_noise": 0.0, "release": "all agreed"}
+    _, page = told(tmp_path, nodes_tested=public)
+    assert "came after it" not in page
+    assert "The nodes' reports of the encrypted test-time round: all agreed" in page
+    assert "each node's report, with the node's own noise" in page
+
+
+def test_epsilon_against_the_server_is_of_training_where_reports_are_public(
+    tmp_path: Path,
+) -> None:
+    secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
+    report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
+    config = {"secure-aggregation": "honest-but-curious", "noise": "distributed"}
+    public = NODES_TESTED | {"counted": False, "release": "all agreed"}
+    _, page = told(tmp_path, report, public, **config)
+    assert "ε = 30 against the server, for what a client holds, its report" in page
+
+
+def test_a_resumed_run_says_what_holds_of_it_since(tmp_path: Path) -> None:
+    _, whole = told(tmp_path)
+    assert "resumed" not in whole.split("All ")[0]
+    (tmp_path / "run").mkdir()
+    _, page = told(tmp_path, resume=str(tmp_path / "run"))
+    assert "resumed after it had broken off" in page
+    assert "seconds of the whole simulation, since it was resumed, are in" in page
+    # A round that is played again is paid again: this is no part of what it says of the training.
+    assert "by itself and every round played once" in page
+
+
+def test_a_run_that_was_resumed_under_other_free_settings_says_which_it_ended_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"rounds": 2, "sampling_rate": 0.5, "encrypted_images": 3}
+    with monkeypatch.context() as patched:
+
+        def broken(*args: Any, **kw: Any) -> None:
+            raise InterruptedError
+
+        patched.setattr(server_app, "finish", broken)
+        with pytest.raises(InterruptedError):
+            run_app(tmp_path, nodes=20, **small)
+    folder = (tmp_path / "latest").resolve()
+    kept = json.loads((folder / "config.json").read_text())
+    another = {**kept[SOFTWARE], "version": "0.0.1", "source_sha256": "ab" * 32}
+    (folder / "config.json").write_text(json.dumps({**kept, SOFTWARE: another}))
+
+    given = with_settings_of_run({"resume": str(folder), "encrypted-images": 0})
+    run = run_app(tmp_path, nodes=20, **given)
+    assert run.folder == folder
+    config = json.loads((folder / "config.json").read_text())
+    assert config["encrypted-images"] == 0
+    assert config["population"] == 20
+    assert config[SOFTWARE] == another
+    assert run.metrics["resumed"] is True
+    assert run.metrics["begun_with"] == another
+    assert run.metrics[SOFTWARE] == software()
+    page = words(folder)
+    assert "the code that it was begun with: bloomseal 0.0.1" in page
+    assert "population20 " in page
+    assert "encrypted-images0 " in page
+    assert "no encrypted questions were asked (encrypted-images = 0)" in page
+
+
+def test_a_population_file_is_a_deployments_list_of_clients(tmp_path: Path) -> None:
+    clients = tmp_path / "clients.json"
+    Population(tuple(f"node {number}" for number in range(50))).save(clients)
+    config = {"deployed": True, "population-file": str(clients)}
+    privacy, page = told(tmp_path, a_report(population=50, delta=0.05), **config)
+    assert "50 clients" in page
+    assert "N = 50 registered clients is public" in page
+    assert "one over the population of 50" in page
+    assert "simulation" not in page.split("All ")[0]
+    assert "node 7" not in page
+    assert privacy["client_level"]["population"] == 50
+    assert f"population-file{clients}" in page
+
+
+def test_a_delta_of_one_over_the_population_is_warned_of(tmp_path: Path) -> None:
+    _, page = told(tmp_path, a_report(delta=1e-3))
+    assert "δ is too large" in page
+    _, page = told(tmp_path)
+    assert "δ is too large" not in page
+    assert large_delta(1e-3, 1000) is not None
+    assert large_delta(0.99e-3, 1000) is None
+
+
+def test_no_file_of_a_folder_tells_when_rounds_were(tmp_path: Path) -> None:
+    for name in ("config.json", "privacy-ledger.jsonl"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "latest").symlink_to("config.json")
+    ResultsFolder(tmp_path).finish({"accuracy": 0.9})
+    assert (tmp_path / "metrics.json").is_file()
+    stamps = {path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(stamps) == 1

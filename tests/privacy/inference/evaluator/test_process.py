@@ -1,0 +1,161 @@
+"""The evaluator behind a process boundary, and a data owner that survives a restart."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from privacy.inference import (
+    CompiledModel,
+    DataOwner,
+    Evaluator,
+    EvaluatorFailed,
+    EvaluatorProcess,
+    EvaluatorTimedOut,
+    FloodedLogits,
+    MessageError,
+    ReleaseError,
+    SecretsError,
+    compile_model,
+)
+from tests.privacy.inference.evaluator.evaluator_program import small_model
+
+X = np.array([[0.0, 1.0, 0.5, 0.25], [1.0, 1.0, 0.0, 0.0], [0.2, 0.9, 0.1, 0.4]])
+PROGRAM = str(Path(__file__).with_name("evaluator_program.py"))
+HERE = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
+
+
+@pytest.fixture(scope="module")
+def compiled() -> CompiledModel:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[EvaluatorProcess]:
+    with EvaluatorProcess([sys.executable, PROGRAM], environment=HERE) as started:
+        yield started
+
+
+def test_a_process_answers_one_owner_after_the_other(
+    process: EvaluatorProcess, compiled: CompiledModel
+) -> None:
+    right = compiled.predict(X).argmax(axis=1).tolist()
+    assert process.plan.digest == compiled.plan.digest
+    for _ in range(2):
+        owner = DataOwner(process.plan)
+        process.use_keys(owner.public_material())
+        answers = [process.evaluate(owner.encrypt(x)) for x in X]
+        assert [owner.decrypt(answer).label for answer, _ in answers] == right
+        assert all(seconds > 0 for _, seconds in answers)
+
+
+def test_what_a_process_refuses_costs_only_its_sender(process: EvaluatorProcess) -> None:
+    owner, other = DataOwner(process.plan), DataOwner(process.plan)
+    process.use_keys(owner.public_material())
+    query = owner.encrypt(X[0])
+    with pytest.raises(MessageError, match="altered"):
+        process.evaluate(other.encrypt(X[0]))
+    with pytest.raises(MessageError, match="bytes"):
+        process.evaluate(owner.secret_state())
+    answer, _ = process.evaluate(query)
+    assert owner.decrypt(answer).labels
+    with pytest.raises(MessageError, match="answered before"):
+        process.evaluate(query)
+    with pytest.raises(MessageError, match="bytes"):
+        process.use_keys(owner.secret_state())
+    # The keys before are gone with the attempt: nobody is answered under another's.
+    with pytest.raises(MessageError, match="before its public material"):
+        process.evaluate(owner.encrypt(X[0]))
+
+
+def test_a_process_that_dies_is_an_error_with_its_last_words() -> None:
+    with pytest.raises(EvaluatorFailed, match="its last words"):
+        EvaluatorProcess([sys.executable, PROGRAM, "die"], environment=HERE)
+
+
+def test_a_process_that_hangs_is_ended(process: EvaluatorProcess) -> None:
+    with EvaluatorProcess([sys.executable, PROGRAM], environment=HERE, timeout=60) as stuck:
+        assert stuck.pid is not None
+        stuck.timeout = 0.2
+        os.kill(stuck.pid, signal.SIGSTOP)
+        with pytest.raises(EvaluatorTimedOut, match=r"0\.2 s.*code -9"):
+            stuck.use_keys(DataOwner(process.plan).public_material())
+
+
+def test_owners_beside_each_other_are_kept_apart(process: EvaluatorProcess) -> None:
+    owners = [DataOwner(process.plan) for _ in range(2)]
+    for slot, owner in enumerate(owners):
+        process.use_keys(owner.public_material(), slot=slot)
+    with pytest.raises(MessageError, match="altered"):
+        process.evaluate(owners[0].encrypt(X[0]), slot=1)
+    for slot, owner in enumerate(owners):
+        answer, _ = process.evaluate(owner.encrypt(X[0]), slot=slot)
+        assert owner.decrypt(answer).labels
+    process.forget(0)
+    with pytest.raises(MessageError, match="before its public material"):
+        process.evaluate(owners[0].encrypt(X[0]), slot=0)
+    answer, _ = process.evaluate(owners[1].encrypt(X[0]), slot=1)
+    assert owners[1].decrypt(answer).labels
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no limit is kept")
+def test_a_process_that_needs_too_much_memory_ends() -> None:
+    with (
+        EvaluatorProcess([sys.executable, PROGRAM], environment=HERE, memory=1 << 16) as small,
+        pytest.raises(EvaluatorFailed, match=r"MemoryError|bad_alloc"),
+    ):
+        small.use_keys(DataOwner(small.plan).public_material())
+
+
+def test_an_owner_reads_its_answers_after_a_restart(compiled: CompiledModel) -> None:
+    owner = DataOwner(compiled.plan)
+    evaluator = Evaluator(compiled, owner.public_material())
+    queries = [owner.encrypt(x) for x in X]
+    kept = owner.secret_state()
+    answers = [evaluator.evaluate(query) for query in queries]
+    again = DataOwner.from_secret_state(compiled.plan, kept)
+    right = compiled.predict(X).argmax(axis=1).tolist()
+    assert [again.decrypt(answer).label for answer in answers] == right
+    with pytest.raises(MessageError, match="not open"):
+        again.decrypt(answers[0])
+    # It goes on asking under the same keys, with ids of its own.
+    assert again.decrypt(evaluator.evaluate(again.encrypt(X[1]))).label == right[1]
+
+
+def test_a_limit_of_answers_outlives_a_restart(compiled: CompiledModel) -> None:
+    policy = FloodedLogits(statistical_bits=1, queries=1)
+    owner = DataOwner(compiled.plan, release=policy)
+    evaluator = Evaluator(compiled, owner.public_material())
+    queries = [owner.encrypt(x) for x in X[:2]]
+    owner.decrypt(evaluator.evaluate(queries[0]))
+    again = DataOwner.from_secret_state(compiled.plan, owner.secret_state(), release=policy)
+    with pytest.raises(ReleaseError, match="make new keys"):
+        again.decrypt(evaluator.evaluate(queries[1]))
+
+
+def test_damaged_or_foreign_secrets_are_refused(compiled: CompiledModel) -> None:
+    kept = DataOwner(compiled.plan).secret_state()
+    for damaged in (kept[:-1], kept[:100] + bytes([kept[100] ^ 1]) + kept[101:], b"", bytes(200)):
+        with pytest.raises(SecretsError, match="damaged"):
+            DataOwner.from_secret_state(compiled.plan, damaged)
+
+    other = compile_model(nn.Sequential(nn.Linear(4, 2)), input_shape=(4,), input_range=(0, 1))
+    with pytest.raises(SecretsError, match="another plan"):
+        DataOwner.from_secret_state(other.plan, kept)
+
+
+def test_no_evaluator_takes_a_kept_secret(compiled: CompiledModel) -> None:
+    """Neither as it is kept, nor cut or padded to the length of a message."""
+    owner = DataOwner(compiled.plan)
+    evaluator = Evaluator(compiled, owner.public_material())
+    kept = owner.secret_state()
+    for size in (compiled.plan.public_bytes, compiled.plan.query_bytes, len(kept)):
+        with pytest.raises(MessageError):
+            Evaluator(compiled, kept[:size].ljust(size, b"\0"))
+        with pytest.raises(MessageError):
+            evaluator.evaluate(kept[:size].ljust(size, b"\0"))

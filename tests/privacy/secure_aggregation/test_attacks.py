@@ -1,0 +1,707 @@
+"""What a server may not do: each attack is refused by the client, by name."""
+
+import dataclasses
+
+import pytest
+
+from privacy.secure_aggregation import (
+    AlreadyTookPart,
+    BothShares,
+    ClientPolicy,
+    ClientStage,
+    CohortTooSmall,
+    DifferentRequests,
+    ForgedSignature,
+    Identity,
+    InconsistentRoster,
+    MalformedRequest,
+    RejectedMessage,
+    RoundPlan,
+    RoundTerms,
+    SameModelAgain,
+    SecureClient,
+    SplitView,
+    StaleMessage,
+    TamperedShares,
+    ThresholdTooLow,
+    TooFewNeighbours,
+    UnacceptableTerms,
+    UnknownIdentity,
+    WeakKey,
+    WrongRound,
+    WrongStage,
+    plan_round,
+)
+from privacy.secure_aggregation import server as server_module
+from privacy.secure_aggregation._crypto import sign
+from privacy.secure_aggregation._messages import (
+    Announcement,
+    Kind,
+    bound_to,
+    kind_of,
+    read,
+    read_set,
+    survivors_statement,
+    write,
+    write_set,
+)
+from tests.privacy.secure_aggregation.federation import (
+    HONEST,
+    MALICIOUS,
+    RUN,
+    Federation,
+    draw_vectors,
+    open_round,
+)
+
+BOTH = pytest.mark.parametrize("adversary", [HONEST, MALICIOUS], ids=lambda a: a.server.value)
+COUNT, SIZE = 12, 9
+
+
+def rewritten(message, change):
+    """The message with its fields changed by a careful server."""
+    kind = kind_of(message)
+    fields = []
+    place = 37
+    while place < len(message):
+        length = int.from_bytes(message[place : place + 8], "little")
+        fields.append(message[place + 8 : place + 8 + length])
+        place += 8 + length
+    return write(kind, bound_to(message), *change(*fields))
+
+
+class Round:
+    """A round played up to a stage, and what its client 0 would be sent next."""
+
+    def __init__(self, adversary, stage):
+        self.federation = Federation(COUNT, adversary)
+        self.vectors = draw_vectors(COUNT, SIZE)
+        self.server = self.federation.server(self.federation.terms(SIZE))
+        self.messages = self.federation.play_to(self.server, self.vectors, stage)
+        self.client = self.federation.clients[0]
+        self.message = self.messages[0]
+
+    def refuses(self, error, message, match=None):
+        """It has left then, its secrets forgotten."""
+        self.refuses_and_stays(error, message, match, ClientStage.WAITING)
+
+    def refuses_and_stays(self, error, message, match=None, stage=None):
+        before = self.client.stage if stage is None else stage
+        with pytest.raises(error, match=match) as caught:
+            self.client.answer(message, self.vectors[0])
+        assert type(caught.value) is error
+        assert self.client.stage is before
+
+
+CHECKING, MASKING, ENDORSING = 2, 3, 4
+OPENING = {HONEST: 4, MALICIOUS: 5}
+MALICE = {HONEST: 0, MALICIOUS: 1}
+
+
+# Both shares, replays, other rounds ---------------------------------------------------------------
+
+
+@BOTH
+def test_a_second_request_would_give_both_shares_and_is_refused(adversary):
+    this = Round(adversary, OPENING[adversary])
+    client = this.client
+    client.answer(this.message)
+
+    def without_one(survivors, *rest):
+        size = COUNT if this.federation.adversary is MALICIOUS else 8 * len(survivors)
+        members = sorted(
+            place for place in range(8 * len(survivors)) if survivors[place >> 3] >> (place & 7) & 1
+        )
+        return write_set(members[1:], size), *rest
+
+    for again in (this.message, rewritten(this.message, without_one)):
+        this.refuses(BothShares, again)
+    # Nor after it was put away and taken up again.
+    this.client = SecureClient.from_bytes(
+        client.to_bytes(), this.federation.policy, identity=client.identity
+    )
+    this.refuses(BothShares, this.message)
+
+
+@BOTH
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_replayed_stage_is_refused(adversary, stage):
+    this = Round(adversary, stage)
+    this.client.answer(this.message, this.vectors[0])
+    this.refuses_and_stays(StaleMessage, this.message)
+
+
+def test_replayed_survivors_are_refused():
+    this = Round(MALICIOUS, ENDORSING)
+    this.client.answer(this.message)
+    this.refuses_and_stays(StaleMessage, this.message)
+
+
+@BOTH
+def test_a_skipped_stage_is_refused(adversary):
+    this = Round(adversary, 2)
+    skipped = write(Kind.OPENING_REQUEST, bound_to(this.message), b"", b"", b"")
+    this.refuses(WrongStage, skipped)
+
+
+@BOTH
+def test_a_client_takes_part_once(adversary):
+    this = Round(adversary, 0)
+    this.client.answer(this.message)
+    this.refuses_and_stays(AlreadyTookPart, this.message)
+    federation = this.federation
+    this.refuses_and_stays(
+        AlreadyTookPart, federation.server(federation.terms(SIZE + 1, number=1)).invitation()
+    )
+    later = federation.server(federation.terms(SIZE, number=5)).invitation()
+    this.client.answer(later)
+    earlier = federation.server(federation.terms(SIZE, number=4)).invitation()
+    this.refuses_and_stays(AlreadyTookPart, earlier)
+    weak = RoundTerms(bytes(16), 9, SIZE, 100, 3, (HONEST, MALICIOUS)[adversary is HONEST].server)
+    declined = write(Kind.INVITATION, weak.digest, weak.to_bytes())
+    this.refuses_and_stays(UnacceptableTerms, declined)
+
+
+@BOTH
+@pytest.mark.parametrize("stage", range(6))
+def test_what_comes_late_does_not_end_the_round(adversary, stage):
+    """Whatever was sent in the round before comes again, at every stage of the next one."""
+    if stage > OPENING[adversary]:
+        return
+    one = Round(adversary, 0)
+    federation, late = one.federation, [one.message]
+    messages = federation.exchange(one.server, one.messages, one.vectors)
+    while messages:
+        late.append(messages[0])
+        messages = federation.exchange(one.server, messages, one.vectors)
+    server = federation.server(federation.terms(SIZE, number=2))
+    messages = federation.play_to(server, one.vectors, stage)
+    for message in late:
+        with pytest.raises((WrongRound, WrongStage, AlreadyTookPart)):
+            one.client.answer(message, one.vectors[0])
+    while messages:
+        messages = federation.exchange(server, messages, one.vectors)
+    assert (server.open() == sum(one.vectors.values())).all()
+
+
+@BOTH
+def test_a_reply_to_an_earlier_round_does_not_cost_the_reply_to_this_one(adversary):
+    this = Round(adversary, MASKING)
+    late = this.client.answer(this.message, this.vectors[0])
+    server = this.federation.server(this.federation.terms(SIZE, number=2))
+    messages = this.federation.play_to(server, this.vectors, MASKING)
+    with pytest.raises(RejectedMessage, match="another round"):
+        server.receive(0, late)
+    while messages:
+        messages = this.federation.exchange(server, messages, this.vectors)
+    assert (server.open() == sum(this.vectors.values())).all()
+
+
+@BOTH
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_rounds_are_not_mixed(adversary, stage):
+    one = Round(adversary, stage)
+    terms = one.federation.terms(SIZE, number=2)
+    other = one.federation.play_to(one.federation.server(terms), one.vectors, stage)
+    first = one.message
+    with pytest.raises((WrongRound, WrongStage)) as caught:
+        one.client.answer(first, one.vectors[0])  # it is in round 2 now
+    assert type(caught.value) is WrongRound
+    assert one.client.stage is not ClientStage.WAITING
+    assert kind_of(other[0]) is kind_of(first)
+
+
+def test_an_invitation_to_other_terms_than_it_is_bound_to_is_refused():
+    this = Round(HONEST, 0)
+    other = RoundTerms(RUN, 1, SIZE, 7, 3)
+    this.refuses(
+        WrongRound,
+        write(Kind.INVITATION, other.digest, *read(this.message, Kind.INVITATION, [None])),
+    )
+
+
+@BOTH
+def test_garbage_is_refused(adversary):
+    for change in (
+        lambda message: message[:-1],
+        lambda message: message + b"\0",
+        lambda message: message[:4] + bytes([Kind.OPENINGS]) + message[5:],
+    ):
+        this = Round(adversary, 1)
+        this.refuses(MalformedRequest, change(this.message))
+
+
+@BOTH
+def test_garbage_that_belongs_to_no_round_is_refused_and_ends_none(adversary):
+    for change in (
+        lambda message: b"",
+        lambda message: message[:36],
+        lambda message: b"BSA\x01" + message[4:],
+        lambda message: message[:4] + b"\xff" + message[5:],
+    ):
+        this = Round(adversary, 1)
+        this.refuses_and_stays(MalformedRequest, change(this.message))
+
+
+# Cohorts and thresholds ---------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_shrunk_cohort_is_refused(adversary):
+    federation = Federation(COUNT, adversary, minimum=10)
+    client = federation.clients[0]
+    small = RoundTerms(RUN, 1, SIZE, 100, 9, adversary.server)
+    with pytest.raises(CohortTooSmall, match="at least 10"):
+        client.answer(federation.server(small).invitation())
+
+    # The terms are right, the plan is not.
+    this = Round(adversary, 1)
+    this.federation.minimum = 10
+    terms = this.federation.terms(SIZE, number=2)
+    server = this.federation.server(terms, dropout=0.1)
+    messages = this.federation.play_to(server, this.vectors, 1)
+
+    def shrink(plan, listed):
+        planned = RoundPlan.from_bytes(plan)
+        return dataclasses.replace(planned, survivors=9).to_bytes(), listed
+
+    this.refuses(CohortTooSmall, rewritten(messages[0], shrink))
+
+
+@BOTH
+def test_a_plan_larger_than_those_it_lists_is_refused(adversary):
+    """Before its conditions are computed: their work grows with the plan."""
+    this = Round(adversary, 1)
+
+    def grow(plan, listed):
+        huge = RoundPlan(2**20, 4096, 4000, 2**20 - 1, 2**20)
+        return huge.to_bytes(), listed
+
+    this.refuses(InconsistentRoster, rewritten(this.message, grow), match="bytes list")
+
+
+@BOTH
+def test_a_lowered_threshold_is_refused(adversary):
+    this = Round(adversary, 1)
+
+    def lower(plan, listed):
+        planned = RoundPlan.from_bytes(plan)
+        return dataclasses.replace(planned, threshold=1).to_bytes(), listed
+
+    this.refuses(ThresholdTooLow, rewritten(this.message, lower))
+
+
+def test_a_round_for_another_server_is_refused():
+    for mine, theirs in ((MALICIOUS, HONEST), (HONEST, MALICIOUS)):
+        this = Round(mine, 0)
+        terms = RoundTerms(RUN, 1, SIZE, 100, 3, theirs.server)
+        this.refuses(UnacceptableTerms, write(Kind.INVITATION, terms.digest, terms.to_bytes()))
+
+
+@BOTH
+def test_a_bound_for_which_no_ring_is_large_enough_is_refused_before_anybody_trains(
+    adversary, monkeypatch
+):
+    """The terms alone do not show it: how many clients there are comes with the plan."""
+    bound = 2**58
+    with monkeypatch.context() as lying:
+        lying.setattr(server_module, "ring_bits", lambda clients, bound: 62)
+        federation = Federation(COUNT, adversary)
+        server = federation.server(federation.terms(SIZE, bound=bound))
+        messages = federation.play_to(server, draw_vectors(COUNT, SIZE), 1)
+    for node, message in messages.items():
+        with pytest.raises(UnacceptableTerms, match="fits no ring"):
+            federation.clients[node].answer(message)
+        assert federation.clients[node].stage is ClientStage.WAITING
+
+
+@BOTH
+def test_too_few_participants_are_refused(adversary):
+    this = Round(adversary, MASKING)
+    neighbours = open_round(this.client).neighbours
+    few = write_set([0, 1], len(neighbours))
+    if adversary is MALICIOUS:
+        few = write_set([open_round(this.client).own, *neighbours[:2]], COUNT)
+    this.refuses(TooFewNeighbours, rewritten(this.message, lambda members: (few,)))
+
+
+def test_too_few_survivors_are_refused():
+    this = Round(HONEST, OPENING[HONEST])
+    size = len(open_round(this.client).neighbours)
+    this.refuses(
+        TooFewNeighbours, rewritten(this.message, lambda *_: (write_set([0], size), b"", b""))
+    )
+    this = Round(MALICIOUS, ENDORSING)
+    few = write_set([open_round(this.client).own], COUNT)
+    this.refuses(CohortTooSmall, rewritten(this.message, lambda *_: (few, b"")))
+
+
+# Split views --------------------------------------------------------------------------------------
+
+
+def without(content, *indices):
+    return write_set(read_set(content, COUNT) - set(indices), COUNT)
+
+
+def test_two_groups_cannot_be_shown_different_survivors():
+    """Each group endorses the survivors that it was shown; neither reaches the quorum."""
+    this = Round(MALICIOUS, ENDORSING)
+    state = {node: open_round(client) for node, client in this.federation.clients.items()}
+    half = {node for node in this.messages if state[node].own < COUNT // 2}
+    sets, endorsements = {}, {}
+    for node, message in this.messages.items():
+        victim = 0 if node not in half else COUNT - 1
+
+        def hide(survivors, signatures, victim=victim, own=state[node]):
+            present = [i for i in own.neighbours if i in read_set(survivors, COUNT)]
+            kept = [place for place, index in enumerate(present) if index != victim]
+            return without(survivors, victim), b"".join(
+                signatures[64 * place :][:64] for place in kept
+            )
+
+        answer = this.federation.clients[node].answer(rewritten(message, hide))
+        sets[node] = state[node].survivors
+        endorsements[node] = read(answer, Kind.ENDORSEMENT, [64])[0]
+    assert len(set(sets.values())) == 2
+    for node in this.messages:
+        # The server passes on all that it has for this group, and the other group's as well.
+        for group in (half, set(this.messages) - half):
+            chosen = sorted(group, key=lambda other: state[other].own)
+            request = write(
+                Kind.OPENING_REQUEST,
+                state[node].session,
+                sets[node],
+                write_set([state[other].own for other in chosen], COUNT),
+                b"".join(endorsements[other] for other in chosen),
+            )
+            with pytest.raises(SplitView, match=r"needed|not of the survivors") as caught:
+                SecureClient.from_bytes(
+                    this.federation.clients[node].to_bytes(),
+                    this.federation.policy,
+                    identity=this.federation.clients[node].identity,
+                ).answer(request)
+            assert type(caught.value) is SplitView
+
+
+def test_endorsements_of_other_survivors_do_not_count():
+    this = Round(MALICIOUS, OPENING[MALICIOUS])
+    state = open_round(this.client)
+    other = survivors_statement(state.session, state.participants, without(state.survivors, 3))
+    by_index = {open_round(c).own: c for c in this.federation.clients.values()}
+    forged = b"".join(sign(by_index[i].identity.private, other) for i in range(COUNT))
+    this.refuses(ForgedSignature, rewritten(this.message, lambda s, e, _: (s, e, forged)))
+
+
+def test_survivors_cannot_change_between_endorsing_and_opening():
+    """Even if everybody else endorses the other survivors."""
+    this = Round(MALICIOUS, OPENING[MALICIOUS])
+    state = open_round(this.client)
+    gone = state.neighbours[0]
+    other = without(state.survivors, gone)
+    statement = survivors_statement(state.session, state.participants, other)
+    private = {open_round(c).own: c.identity.private for c in this.federation.clients.values()}
+    signatures = b"".join(sign(private[i], statement) for i in range(COUNT) if i != gone)
+    request = rewritten(this.message, lambda *_: (other, other, signatures))
+    this.refuses(SplitView, request, match="endorsed")
+
+
+def test_a_neighbour_that_saw_other_participants_is_noticed():
+    """Else a server could remove edges of the graph, and so open a part of the sum."""
+    this = Round(MALICIOUS, MASKING)
+    victim = open_round(this.client).own
+    target = next(c for c in this.federation.clients.values() if c is not this.client)
+    node = next(n for n, c in this.federation.clients.items() if c is target)
+
+    fewer = rewritten(this.messages[node], lambda members: (without(members, victim),))
+    masked = target.answer(fewer, this.vectors[node])
+    with pytest.raises(RejectedMessage):  # an honest server cannot get here
+        this.server.receive(node, masked)
+    _, other_view = read(masked, Kind.MASKED_UPDATE, [None, 64])
+    for honest, message in this.messages.items():
+        if honest != node:
+            answer = this.federation.clients[honest].answer(message, this.vectors[honest])
+            this.server.receive(honest, answer)
+    survivors = this.server.advance()[0]
+    neighbours, index = open_round(this.client).neighbours, open_round(target).own
+    assert index in neighbours
+
+    def smuggle(members, signatures):
+        present = read_set(members, COUNT) | {index}
+        given = iter(signatures[start : start + 64] for start in range(0, len(signatures), 64))
+        around = [other for other in neighbours if other in present]
+        every = [other_view if other == index else next(given) for other in around]
+        return write_set(present, COUNT), b"".join(every)
+
+    this.refuses(SplitView, rewritten(survivors, smuggle), match="other participants")
+
+
+def test_survivors_that_do_not_take_part_are_refused():
+    this = Round(HONEST, MASKING)
+    size = len(open_round(this.client).neighbours)
+    fewer = write_set(range(1, size), size)
+    this.client.answer(rewritten(this.message, lambda members: (fewer,)), this.vectors[0])
+    session = open_round(this.client).session
+    request = write(Kind.OPENING_REQUEST, session, write_set(range(size), size), b"", b"")
+    this.refuses(SplitView, request)
+
+
+def test_a_client_is_not_left_out_of_the_survivors_it_endorses():
+    this = Round(MALICIOUS, ENDORSING)
+    own = open_round(this.client).own
+    this.refuses(SplitView, rewritten(this.message, lambda s, rest: (without(s, own), rest)))
+
+
+# Shares and identities ----------------------------------------------------------------------------
+
+
+@BOTH
+def test_missing_ciphertexts_are_refused(adversary):
+    for fewer in (
+        lambda sharers, boxes, evidence: (sharers, boxes[92:], evidence),
+        lambda sharers, boxes, evidence: (sharers, boxes, evidence[128 + 64 * MALICE[adversary] :]),
+    ):
+        this = Round(adversary, CHECKING)
+        this.refuses(TamperedShares, rewritten(this.message, fewer))
+
+
+def entries(listed):
+    return [listed[start : start + 192] for start in range(0, len(listed), 192)]
+
+
+def own_keys(listed, own):
+    """Replace another client's keys by the server's, under the old signature."""
+    every = entries(listed)
+    place = next(i for i, entry in enumerate(every) if entry[:32] != own)
+    every[place] = every[place][:32] + bytes(range(64)) + every[place][96:]
+    return b"".join(every)
+
+
+def stranger(listed, own):
+    """Put an identity that nobody pinned, with valid signatures, in the place of another."""
+    identity = Identity.draw()
+    mask, channel, asked = listed[32:64], listed[64:96], listed[96:128]
+    signature = sign(identity.private, Announcement.statement_of(asked, mask, channel))
+    mine, *others = sorted(entries(listed), key=lambda entry: entry[:32] != own)
+    return b"".join(
+        sorted([identity.public + mask + channel + asked + signature, mine, *others[1:]])
+    )
+
+
+def twice(listed, own):
+    """List somebody twice."""
+    every = entries(listed)
+    return b"".join([every[0], *every[:-1]])
+
+
+def left_out(listed, own):
+    """List everybody but the client itself."""
+    return b"".join(entry for entry in entries(listed) if entry[:32] != own)
+
+
+@pytest.mark.parametrize(
+    ("forge", "error"),
+    [
+        (own_keys, ForgedSignature),
+        (stranger, UnknownIdentity),
+        (twice, InconsistentRoster),
+        (left_out, InconsistentRoster),
+    ],
+)
+def test_a_forged_roster_is_refused(forge, error):
+    this = Round(MALICIOUS, 1)
+    own = this.client.identity.public
+    this.refuses(error, rewritten(this.message, lambda plan, listed: (plan, forge(listed, own))))
+
+
+def test_keys_of_an_earlier_round_are_refused():
+    """The signature of an announcement is bound to the terms of its round."""
+    for forge, error in (
+        (lambda old, asked: old, DifferentRequests),
+        (lambda old, asked: old[:96] + asked + old[128:], ForgedSignature),
+    ):
+        this = Round(MALICIOUS, 1)
+        _, old = read(this.message, Kind.ROSTER, [None, None])
+        server = this.federation.server(this.federation.terms(SIZE, number=2))
+        message = this.federation.play_to(server, this.vectors, 1)[0]
+
+        def replace(plan, listed, forge=forge, old=old):
+            asked = listed[96:128]
+            return plan, b"".join(forge(entry, asked) for entry in entries(old))
+
+        this.refuses(error, rewritten(message, replace))
+
+
+@pytest.mark.parametrize("differ", ["request", "bound", "configuration"])
+def test_clients_that_were_asked_differently_share_no_roster(differ):
+    """Each signs what it was asked: a roster of both is refused by name, before any vector."""
+    federation = Federation(COUNT, MALICIOUS)
+    usual = federation.terms(SIZE)
+    other = {
+        "request": dataclasses.replace(usual, request=bytes(range(32))),
+        "bound": dataclasses.replace(usual, bound=1),
+        "configuration": usual,
+    }[differ]
+    if differ == "configuration":
+        federation.clients[0] = SecureClient(
+            federation.policy, identity=federation.clients[0].identity, configuration=b"else"
+        )
+    asked = {node: usual if node else other for node in federation.clients}
+    announced = {}
+    for node, terms in asked.items():
+        answer = federation.clients[node].answer(federation.server(terms).invitation())
+        announced[node] = read(answer, Kind.ADVERTISEMENT, [Announcement.SIZE])[0]
+    listed = b"".join(sorted(announced.values()))
+    plan = plan_round(COUNT, adversary=MALICIOUS, dropout=0.3).to_bytes()
+    for node, terms in asked.items():
+        with pytest.raises(DifferentRequests, match="asked for something else"):
+            federation.clients[node].answer(write(Kind.ROSTER, terms.digest, plan, listed))
+
+
+def test_an_honest_server_leaves_out_who_was_configured_otherwise():
+    """Else one such client would end every round that it is in."""
+    federation = Federation(COUNT, MALICIOUS)
+    federation.clients[0] = SecureClient(
+        federation.policy, identity=federation.clients[0].identity, configuration=b"else"
+    )
+    vectors = draw_vectors(COUNT, SIZE)
+    server = federation.server(federation.terms(SIZE))
+    opened = federation.play(server, vectors)
+    assert opened.tolist() == sum(vectors[node] for node in range(1, COUNT)).tolist()
+    assert server.offences == {0: ["was configured otherwise than most"]}
+
+
+def play_twice(model, other):
+    """Two rounds whose clients differ by one; the difference of their sums."""
+    federation = Federation(COUNT, MALICIOUS)
+    vectors = draw_vectors(COUNT, SIZE)
+    opened = []
+    for number, nodes in ((1, range(COUNT)), (2, range(1, COUNT))):
+        server = federation.server(federation.terms(SIZE, number=number), dropout=0.0)
+        messages = dict.fromkeys(nodes, server.invitation())
+        while messages:
+            for node, message in messages.items():
+                said = other if number == 2 else model
+                answer = federation.clients[node].answer(message, vectors[node], **said)
+                server.receive(node, answer)
+            messages = server.advance()
+        opened.append(server.open())
+    return opened[0] - opened[1] - vectors[0]
+
+
+def test_two_sums_that_differ_by_one_client_are_refused(monkeypatch):
+    """Also to who does not say what its vectors are of: all of them count as alike."""
+    for said in ({}, {"model": bytes(range(32))}):
+        with pytest.raises(SameModelAgain):
+            play_twice(said, said)
+    play_twice({}, {"model": bytes(range(32))})
+    monkeypatch.setattr(SecureClient, "_check_same_group", lambda self, model, group: None)
+    assert not play_twice({}, {}).any()  # without the defence it is that client's vector, exactly
+
+
+@BOTH
+def test_what_was_not_announced_makes_no_vector(adversary):
+    this = Round(adversary, MASKING)
+    with pytest.raises(DifferentRequests):
+        this.client.answer(this.message, this.vectors[0], request=bytes(range(32)))
+    assert this.client.stage is ClientStage.WAITING
+
+
+def test_different_rosters_share_no_key():
+    """Clients that were shown different rosters hold nothing of each other."""
+    this = Round(MALICIOUS, 1)
+    answers = {}
+    for node, message in this.messages.items():
+        client = this.federation.clients[node]
+        if node == 1:  # another plan, just as strong
+            message = rewritten(
+                message,
+                lambda plan, listed: (
+                    dataclasses.replace(RoundPlan.from_bytes(plan), survivors=10).to_bytes(),
+                    listed,
+                ),
+            )
+        answers[node] = client.answer(message)
+    assert bound_to(answers[1]) != bound_to(answers[0])
+    rebound = answers[1][:5] + bound_to(answers[0]) + answers[1][37:]
+    with pytest.raises(RejectedMessage):  # its proof is bound to the roster that it saw
+        this.server.receive(1, rebound)
+    other = this.federation.clients[1]
+    index = open_round(other).own
+    for node in set(answers) - {1}:
+        this.server.receive(node, answers[node])
+    messages = this.server.advance()
+    _, _, k_boxes = 0, 0, open_round(other).plan.neighbours
+    boxes = rebound[-92 * k_boxes :]
+    for node in set(answers) - {1}:
+        client = this.federation.clients[node]
+        label = open_round(client).neighbours.index(index)
+
+        def smuggle(sharers, sealed, evidence, label=label, node=node):
+            """What a malicious server would relay: the box, under any evidence."""
+            mine = open_round(other).neighbours.index(open_round(this.federation.clients[node]).own)
+            box = boxes[92 * mine :][:92]
+            return (
+                write_set(read_set(sharers, COUNT) | {index}, COUNT),
+                sealed[: 92 * label] + box + sealed[92 * label :],
+                evidence[: 192 * label] + bytes(192) + evidence[192 * label :],
+            )
+
+        client.answer(rewritten(messages[node], smuggle))
+        assert label not in open_round(client).held
+        assert len(open_round(client).held) == COUNT - 2
+
+
+@pytest.mark.parametrize("place", [8, 40], ids=["mask key", "channel key"])
+@pytest.mark.parametrize(
+    "weak",
+    [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little"), b"\xff" * 32],
+    ids=["0", "1", "-1", "another form"],
+)
+def test_a_neighbour_with_a_weak_key_is_refused_before_anybody_trains(place, weak):
+    this = Round(HONEST, 1)
+    this.refuses(
+        WeakKey,
+        rewritten(
+            this.message,
+            lambda plan, listed: (plan, listed[:place] + weak + listed[place + 32 :]),
+        ),
+    )
+
+
+def test_invitations_do_not_make_a_client_forget_which_rounds_it_was_in():
+    client = SecureClient(ClientPolicy(minimum_cohort=3))
+
+    def invitation(run):
+        terms = RoundTerms(run.to_bytes(16, "big"), 1, SIZE, 100, 3)
+        return write(Kind.INVITATION, terms.digest, terms.to_bytes())
+
+    for run in range(2000):
+        client.answer(invitation(run))
+    for run in (0, 1, 1999):
+        with pytest.raises(AlreadyTookPart):
+            client.answer(invitation(run))
+
+
+def test_a_neighbourhood_of_oneself_is_refused():
+    this = Round(HONEST, 1)
+    this.refuses(
+        InconsistentRoster,
+        rewritten(this.message, lambda plan, listed: (plan, listed[:4] + listed[:4] + listed[8:])),
+    )
+
+
+def test_the_server_takes_no_strangers_or_doubles():
+    federation = Federation(COUNT, MALICIOUS)
+    server = federation.server(federation.terms(SIZE))
+    stranger = SecureClient(federation.policy, identity=Identity.draw())
+    with pytest.raises(RejectedMessage, match="unknown identity"):
+        server.receive(99, stranger.answer(server.invitation()))
+    announcement = federation.clients[0].answer(server.invitation())
+    server.receive(0, announcement)
+    for node, reason in ((0, "twice"), (1, "identity of another")):
+        with pytest.raises(RejectedMessage, match=reason):
+            server.receive(node, announcement)
+    other = federation.clients[1].answer(server.invitation())
+    forged = other[:-1] + bytes([other[-1] ^ 1])
+    with pytest.raises(RejectedMessage, match="not signed"):
+        server.receive(1, forged)
