@@ -1,9 +1,31 @@
 """Arguments of the wrong kind, refused by name where they are given."""
 
+import functools
 import math
 import numbers
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def renamed(**new_names: str) -> Callable[[type[T]], type[T]]:
+    """Make a class refuse old names of its arguments (``TypeError``) by naming the new ones."""
+
+    def decorate(kind: type[T]) -> type[T]:
+        original = kind.__init__
+
+        @functools.wraps(original)
+        def checked(self: T, *args: Any, **given: Any) -> None:
+            for old in new_names.keys() & given.keys():
+                raise TypeError(f"{kind.__name__}: the argument {old} is now {new_names[old]}")
+            original(self, *args, **given)
+
+        setattr(kind, "__init__", checked)  # noqa: B010 (mypy refuses the assignment)
+        return kind
+
+    return decorate
 
 
 def number(name: str, value: Any) -> float:

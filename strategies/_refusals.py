@@ -43,7 +43,11 @@ def check_kinds(
     for name, kinds, give in (
         ("train_metrics", (PublicMetrics, NoisedMetrics), either),
         ("evaluate_metrics", (PublicMetrics, NoisedMetrics), either),
-        ("secure_aggregation", (SecureAggregation,), "SecureAggregation(minimum=...) or nothing"),
+        (
+            "secure_aggregation",
+            (SecureAggregation,),
+            "SecureAggregation(min_clients=...) or nothing",
+        ),
         ("randomness", (Randomness,), "a Randomness of privacy.mechanisms, or leave it out"),
     ):
         arguments.of_kind(name, given[name], (*kinds, type(None)), give)
@@ -122,9 +126,9 @@ def check_needs_no_single_reply(
             f"fraction_evaluate is {fraction_evaluate}; evaluation would send metrics in "
             "the clear beside secure aggregation: set it to 0 and use evaluate_fn"
         )
-    if expected_cohort < secure.minimum:
+    if expected_cohort < secure.min_clients:
         raise ValueError(
-            f"secure_aggregation.minimum is {secure.minimum}, but a round draws "
+            f"secure_aggregation.min_clients is {secure.min_clients}, but a round draws "
             f"{expected_cohort:g} clients on average: lower it, or draw more"
         )
     secure.check_opens(expected_cohort)

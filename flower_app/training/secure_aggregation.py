@@ -41,18 +41,18 @@ def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
             else simulated_identities(size)
         )
     return SecureAggregation(
-        minimum=settings.minimum_cohort,
+        min_clients=settings.minimum_cohort,
         adversary=adversary,
-        dropout=settings.dropout,
-        client_dropout=settings.client_dropout,
-        noise="distributed" if settings.noise == "distributed" else "central",
-        largest=settings.largest_cohort or None,
+        max_dropout_fraction=settings.dropout,
+        dropout_probability=settings.client_dropout,
+        noise_placement="distributed" if settings.noise == "distributed" else "central",
+        max_clients=settings.largest_cohort or None,
         identities=identities,
         stage_timeout=settings.round_timeout,
     )
 
 
-def take_part(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """The app's mod: secure aggregation as this client wants it, or the app alone."""
     own = _own(run_settings(context), context)
     if own is None:
@@ -97,7 +97,7 @@ def _own(settings: Settings, context: Context) -> _Own | None:
         node, "minimum-cohort", "the fewest clients in whose sum it takes part", _asking_key(node)
     )
     # Without the owner's word as many collude as the run says, and at least the usual share.
-    usual = max(Adversary().corrupt, settings.corrupt)
+    usual = max(Adversary().max_corrupt_fraction, settings.corrupt)
     adversary = _adversary(mode, float(node.get("corrupt", usual)))
     memory = FolderMemory(own_folder(node, "state-dir", "a folder of its own for its secrets"))
     # What the owner leaves out is as all clients of a round are asked.

@@ -11,8 +11,8 @@ from flwr.serverapp import Grid
 
 from privacy.mechanisms import MaskedMechanism, Randomness
 from privacy.secure_aggregation import (
-    RejectedMessage,
-    RoundAborted,
+    RejectedMessageError,
+    RoundAbortedError,
     RoundTerms,
     SecureServer,
     ServerModel,
@@ -26,7 +26,7 @@ from strategies._watch import Gathered, RunWatch
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.messages import (
     KEY,
-    Bounding,
+    UpdateEncoding,
     content_of,
     protocol_record,
     reply_bytes,
@@ -49,7 +49,7 @@ class SecureTrainRound:
         self,
         number: int,
         template: Template,
-        bounding: Bounding,
+        encoding: UpdateEncoding,
         *,
         settings: SecureAggregation,
         run: str,
@@ -62,8 +62,8 @@ class SecureTrainRound:
         self.number = number
         self.template = template
         self._name = f"round {number}, secure aggregation"
-        self._bounding = bounding
-        self._mechanism: MaskedMechanism = bounding.mechanism
+        self._bounding = encoding
+        self._mechanism: MaskedMechanism = encoding.mechanism
         self._settings = settings
         self._randomness = randomness
         self._grid = grid
@@ -88,15 +88,15 @@ class SecureTrainRound:
             How large the cohort is.
         """
         cohort = list(nodes)
-        if self._settings.largest is not None and len(cohort) > self._settings.largest:
-            self._abort(f"{len(cohort)} clients were drawn; {self._settings.largest} are asked")
+        if self._settings.max_clients is not None and len(cohort) > self._settings.max_clients:
+            self._abort(f"{len(cohort)} clients were drawn; {self._settings.max_clients} are asked")
             self._asked = Asked([])
             return []
         asked = request_digest(self._request(content, 0, b""))
         server = self._server = SecureServer(
             self._terms(asked),
             adversary=self._settings.adversary,
-            dropout=self._settings.dropout,
+            max_dropout_fraction=self._settings.max_dropout_fraction,
             cohort=drawn,
             identities=self._settings.identities,
             randomness=self._randomness,
@@ -127,7 +127,7 @@ class SecureTrainRound:
             number=self._sequence,
             size=size,
             bound=bound,
-            minimum=self._settings.minimum,
+            min_clients=self._settings.min_clients,
             server=self._settings.adversary.server,
             request=request,
         )
@@ -183,7 +183,7 @@ class SecureTrainRound:
             requests = self._stage(server, requests)
         try:
             return None if self.aborted else server.open()
-        except RoundAborted as reason:
+        except RoundAbortedError as reason:
             self._abort(reason)
             return None
 
@@ -205,7 +205,7 @@ class SecureTrainRound:
         def use(answer: tuple[int, bytes]) -> None:
             try:
                 server.receive(*answer)
-            except RejectedMessage as error:
+            except RejectedMessageError as error:
                 raise RejectedReply(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {server.stage.name.lower()}"
@@ -216,7 +216,7 @@ class SecureTrainRound:
     def _advance(self, server: SecureServer) -> dict[int, bytes]:
         try:
             return server.advance()
-        except RoundAborted as reason:
+        except RoundAbortedError as reason:
             self._abort(reason)
             return {}
 

@@ -28,12 +28,12 @@ from tests.flower_app.app_runs import run_app
 EVENT = GaussianRelease(3.0, Poisson(0.1))
 SECURE = SecureAggregationReport(
     server="honest-but-curious",
-    corrupt=0.1,
-    minimum=40,
-    dropout=0.2,
-    noise="central",
+    max_corrupt_fraction=0.1,
+    min_clients=40,
+    max_dropout_fraction=0.2,
+    noise_placement="central",
     epsilon_against_server=float("inf"),
-    client_dropout=0.02,
+    dropout_probability=0.02,
     presence_delta=1e-9,
     aborted_rounds=(),
 )
