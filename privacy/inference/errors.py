@@ -37,9 +37,9 @@ class PlanRefusedError(ValueError):
     """A plan that this node does not work with; the message says why, and nothing of its data."""
 
 
-class EvaluatorError(RuntimeError):
+class EvaluatorFailedError(RuntimeError):
     """The evaluator's process ended."""
 
 
-class EvaluatorTimeoutError(EvaluatorError):
+class EvaluatorTimeoutError(EvaluatorFailedError):
     """The evaluator's process was ended for taking too long."""

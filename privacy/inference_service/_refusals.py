@@ -4,7 +4,7 @@ from starlette.exceptions import HTTPException
 
 from privacy.inference.errors import (
     AnsweredBeforeError,
-    EvaluatorError,
+    EvaluatorFailedError,
     EvaluatorTimeoutError,
     KeysDroppedError,
     MessageError,
@@ -26,7 +26,7 @@ def told_of(error: Exception) -> ServiceError:
         return ServiceError(
             "too-slow", 504, "the evaluation took too long and was ended", "encrypt and ask again"
         )
-    if isinstance(error, EvaluatorError):
+    if isinstance(error, EvaluatorFailedError):
         return ServiceError(
             "evaluator-failed",
             500,

@@ -17,7 +17,7 @@ def check_evaluation(process: EvaluatorProcess) -> None:
     ------
     CannotPlanError
         If the answer is none that the plan allows.
-    EvaluatorError
+    EvaluatorFailedError
         If the process ended over it, with its last words.
     """
     plan = process.plan

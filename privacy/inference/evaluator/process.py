@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import BinaryIO, Protocol, Self, cast
 
 from privacy.inference.compile import CompiledModel
-from privacy.inference.errors import EvaluatorError, EvaluatorTimeoutError, MessageError
+from privacy.inference.errors import EvaluatorFailedError, EvaluatorTimeoutError, MessageError
 from privacy.inference.evaluator.evaluator import Evaluator
 from privacy.inference.evaluator.memory import evaluation_room, limit_memory
 from privacy.inference.plan import Plan
@@ -74,7 +74,7 @@ class EvaluatorProcess:
 
     Raises
     ------
-    EvaluatorError
+    EvaluatorFailedError
         If it ends before it has given its plan, with its last words.
     """
 
@@ -202,7 +202,7 @@ class EvaluatorProcess:
         ------
         MessageError
             If it is not public material of this plan.
-        EvaluatorError
+        EvaluatorFailedError
             If the process ended over it.
         """
         self._ask(_MATERIAL, slot, material)
@@ -220,7 +220,7 @@ class EvaluatorProcess:
         ------
         MessageError
             If it is not a query of this plan and owner, or was answered before.
-        EvaluatorError
+        EvaluatorFailedError
             If the process ended over it.
         """
         reply = self._ask(_QUERY, slot, query)
@@ -232,7 +232,7 @@ class EvaluatorProcess:
 
         Raises
         ------
-        EvaluatorError
+        EvaluatorFailedError
             If the process ended.
         """
         self._ask(_FORGET, slot, b"")
@@ -285,7 +285,7 @@ class EvaluatorProcess:
             raise self._last_words(late.is_set())
         return frame
 
-    def _last_words(self, late: bool) -> EvaluatorError:
+    def _last_words(self, late: bool) -> EvaluatorFailedError:
         code = self._process.wait()
         words = "its last words are above"
         if self._errors is not None:
@@ -296,7 +296,7 @@ class EvaluatorProcess:
                 f"the evaluator's process took more than {self.timeout:g} s and was ended "
                 f"(code {code}): {words}"
             )
-        return EvaluatorError(f"the evaluator's process ended (code {code}): {words}")
+        return EvaluatorFailedError(f"the evaluator's process ended (code {code}): {words}")
 
 
 class _Child(Protocol):

@@ -19,7 +19,7 @@ from privacy.inference import (
     compile_model,
 )
 from privacy.inference.errors import (
-    EvaluatorError,
+    EvaluatorFailedError,
     EvaluatorTimeoutError,
     MessageError,
     ReleaseError,
@@ -76,7 +76,7 @@ def test_what_a_process_refuses_costs_only_its_sender(process: EvaluatorProcess)
 
 
 def test_a_process_that_dies_is_an_error_with_its_last_words() -> None:
-    with pytest.raises(EvaluatorError, match="its last words"):
+    with pytest.raises(EvaluatorFailedError, match="its last words"):
         EvaluatorProcess([sys.executable, PROGRAM, "die"], environment=HERE)
 
 
@@ -109,7 +109,7 @@ def test_owners_beside_each_other_are_kept_apart(process: EvaluatorProcess) -> N
 def test_a_process_that_needs_too_much_memory_ends() -> None:
     with (
         EvaluatorProcess([sys.executable, PROGRAM], environment=HERE, memory=1 << 16) as small,
-        pytest.raises(EvaluatorError, match=r"MemoryError|bad_alloc"),
+        pytest.raises(EvaluatorFailedError, match=r"MemoryError|bad_alloc"),
     ):
         small.use_keys(DataOwner(small.plan).public_material())
 
