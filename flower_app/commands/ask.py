@@ -21,16 +21,8 @@ from flower_app.errors import CommandFailed
 from flower_app.models.specs import MODELS, ModelSpec
 from flower_app.pictures.digits import FITS, Fit
 from flower_app.pictures.files import STDIN, find_images, read_images
-from privacy.inference import (
-    Expectation,
-    MessageError,
-    Plan,
-    PlanRefusedError,
-    ReleaseError,
-    ReleasePolicy,
-    TopClasses,
-    accept_plan,
-)
+from privacy.inference import Expectation, Plan, ReleasePolicy, TopClasses, accept_plan
+from privacy.inference.errors import MessageError, PlanRefusedError, ReleaseError
 from privacy.inference_service import (
     KeyFile,
     KeyFileError,

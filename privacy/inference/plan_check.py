@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from privacy.inference.arguments import check_kind
 from privacy.inference.ckks.ring import Ring
+from privacy.inference.errors import PlanRefusedError
 from privacy.inference.plan import Plan
 
 MAX_ROUND_BYTES = 20_000_000
@@ -13,10 +14,6 @@ MAX_ROUND_BYTES = 20_000_000
 _LONGEST_PLAN = 1 << 22  # characters
 _MARGIN_BITS = 3  # two numbers in a complex slot, a sign, and rounding
 FAULTS_OF_A_PLAN = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
-
-
-class PlanRefusedError(ValueError):
-    """A plan that this node does not work with; the message says why, and nothing of its data."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from numpy.typing import ArrayLike
 
-from privacy.inference import Answer, DataOwner, Plan, ReleasePolicy, SecretsError
+from privacy.inference import Answer, DataOwner, Plan, ReleasePolicy
+from privacy.inference.errors import SecretsError
 from privacy.inference_service.client import ServiceClient
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.key_file import KeptKeys, KeyFile

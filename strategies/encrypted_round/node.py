@@ -8,7 +8,8 @@ from typing import Any
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
-from privacy.inference import ClassOnly, Expectation, PlanRefusedError, ReleaseError, accept_plan
+from privacy.inference import ClassOnly, Expectation, accept_plan
+from privacy.inference.errors import PlanRefusedError, ReleaseError
 from privacy.untrusted_text import quoted
 from strategies.declining import decline
 from strategies.encrypted_round import messages

@@ -19,7 +19,6 @@ from privacy.inference import (
     Expectation,
     FloodedLogits,
     Plan,
-    ReleaseError,
     ReleasePolicy,
     RoundedLogits,
     Square,
@@ -29,6 +28,7 @@ from privacy.inference import (
     compile_model,
     decide,
 )
+from privacy.inference.errors import ReleaseError
 from strategies.encrypted_round import RoundError, begin_round, finish_round, private_folder
 
 INPUTS = 30

@@ -17,14 +17,13 @@ from privacy.inference import (
     Expectation,
     FloodedLogits,
     Plan,
-    PlanRefusedError,
-    ReleaseError,
     RoundedLogits,
     Square,
     TopClasses,
     accept_plan,
     compile_model,
 )
+from privacy.inference.errors import PlanRefusedError, ReleaseError
 
 EXPECTATION = Expectation((8,), (-1.0, 1.0), classes=3)
 MODELS = {

@@ -22,7 +22,8 @@ from flwr.serverapp.exception import PrivacyBudgetExhausted
 from scipy import stats
 
 from privacy.accounting import Full, GaussianRelease, LedgerError, read_ledger
-from privacy.inference import DataOwner, EvaluatorProcess, Plan, PlanRefusedError, accept_plan
+from privacy.inference import DataOwner, EvaluatorProcess, Plan, accept_plan
+from privacy.inference.errors import PlanRefusedError
 from strategies import EncryptedRound, NoisedMetrics, PublicMetrics, noised_accuracy
 from strategies.encrypted_round import (
     NoisedAccuracy,
