@@ -1,4 +1,4 @@
-"""What a model is refused with."""
+"""Refusals and failures of encrypted inference."""
 
 
 class UnsupportedLayerError(ValueError):
