@@ -9,6 +9,10 @@ class CannotPlanError(ValueError):
     """No parameters at 128-bit security hold this model; the message says what crossed the line."""
 
 
+class PlanRefusedError(ValueError):
+    """A plan that this node does not work with; the message says why, and nothing of its data."""
+
+
 class MessageError(ValueError):
     """A message that is truncated, altered, of another plan, replayed or of the wrong kind."""
 
@@ -30,11 +34,7 @@ class ReleaseError(ValueError):
 
 
 class SecretsError(ValueError):
-    """Kept secrets that are damaged, or belong to another plan."""
-
-
-class PlanRefusedError(ValueError):
-    """A plan that this node does not work with; the message says why, and nothing of its data."""
+    """A data owner's secret state that is damaged, or belongs to another plan."""
 
 
 class EvaluatorFailedError(RuntimeError):
