@@ -209,7 +209,7 @@ def test_with_secure_aggregation_the_server_sees_sums(tmp_path: Path, server: st
 
 
 def test_with_distributed_noise_nobody_sees_the_sum_without_it(tmp_path: Path) -> None:
-    secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
+    secure = replace(SECURE, noise_placement="distributed", epsilon_against_server=30.0)
     report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
     config = {"secure-aggregation": "honest-but-curious", "noise": "distributed"}
     privacy, page = told(tmp_path, report, **config)
@@ -260,7 +260,7 @@ def test_a_public_encrypted_round_is_not_counted(tmp_path: Path) -> None:
 def test_epsilon_against_the_server_is_of_training_where_reports_are_public(
     tmp_path: Path,
 ) -> None:
-    secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
+    secure = replace(SECURE, noise_placement="distributed", epsilon_against_server=30.0)
     report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
     config = {"secure-aggregation": "honest-but-curious", "noise": "distributed"}
     public = NODES_TESTED | {"counted": False, "release": "all agreed"}

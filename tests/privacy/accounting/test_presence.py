@@ -18,7 +18,7 @@ def planned(min_clients, tolerated):
             return plan_round(
                 clients,
                 adversary=Adversary(max_corrupt_fraction=0.05),
-                dropout_probability=tolerated,
+                max_dropout_fraction=tolerated,
                 min_clients=min_clients,
                 cohort=cohort,
             )

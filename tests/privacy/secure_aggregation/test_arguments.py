@@ -64,7 +64,7 @@ MADE: dict[Any, dict[str, Any]] = {
         "min_clients": 3,
         "adversary": HONEST,
         "max_dropout_fraction": 0.2,
-        "noise": "central",
+        "noise_placement": "central",
         "max_clients": None,
         "dropout_probability": 0.02,
         "identities": [KEY],
@@ -90,7 +90,7 @@ TAKEN: dict[str, tuple[type, ...]] = {
     "cohort": (type(None),),
     "configuration": (bytes,),
     "folder": (str,),
-    "noise": (object,),  # one of two words: a ValueError
+    "noise_placement": (object,),  # one of two words: a ValueError
 }
 CASES = [
     pytest.param(make, name, wrong, id=f"{make.__name__}-{name}-{str(wrong)[:8]}")

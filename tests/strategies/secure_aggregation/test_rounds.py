@@ -518,7 +518,7 @@ def test_with_distributed_noise_both_epsilons_are_told(tmp_path: Path) -> None:
     assert report.epsilon < report.secure_aggregation.epsilon_against_server
     told = report.as_dict()
     assert told["mechanism"] == "distributed-discrete-gaussian"
-    assert told["secure_aggregation"]["noise"] == "distributed"
+    assert told["secure_aggregation"]["noise_placement"] == "distributed"
     event, _ = (record.event for record in read_ledger(tmp_path / "ledger.jsonl").records)
     assert isinstance(event, DiscreteGaussianSum)
     assert (event.shares, event.honest) == (30 - 3, honest)
@@ -575,7 +575,7 @@ def test_results_say_what_held(tmp_path: Path) -> None:
     assert told["server"] == "malicious"
     assert told["max_corrupt_fraction"] == 0.1
     assert told["min_clients"] == 6
-    assert told["noise"] == "central"
+    assert told["noise_placement"] == "central"
     assert strategy_of(tmp_path / "plain", NODES, 9, None).report().secure_aggregation is None
 
 
