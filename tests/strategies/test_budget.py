@@ -351,13 +351,13 @@ def test_a_resumed_run_keeps_its_model_when_nothing_is_left(tmp_path: Path) -> N
     (other := tmp_path / "other").mkdir()
     settings["checkpoint"] = other / "kept"
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def killed(number: int, arrays: ArrayRecord) -> None:
-        raise Killed
+        raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         private(other, **settings).start(STEP, model(), num_rounds=3, evaluate_fn=killed)
     private(other).start(STEP, model(), num_rounds=1)
     error = refused(private(other, **settings, resume=other / "kept"))
@@ -464,15 +464,15 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(optimizer: Any, tmp_path:
 def test_a_run_can_be_resumed_before_its_first_round_ended(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def killed(partition: int, number: int, arrays: Any) -> Any:
-        raise Killed
+        raise KilledError
 
     strategy = private(tmp_path, noise_multiplier=None, target_epsilon=2.0, checkpoint=path)
     strategy.aggregate_train = killed  # type: ignore[method-assign,assignment]
-    with pytest.raises((Killed, TypeError)):
+    with pytest.raises((KilledError, TypeError)):
         strategy.start(STEP, model(), num_rounds=3)
     del strategy
     again = private(tmp_path, noise_multiplier=None, target_epsilon=2.0, resume=path)
