@@ -1,8 +1,8 @@
 """What a client does: train on its own data, and reply with its update and weight alone.
 
 What the server must not see of a client's data it does not see in failures either. Before the
-data is touched, a run is declined by name (``DeclinedError``) for what it asks; from then on whatever
-goes wrong with the data counts as no data, and the reply looks like any other.
+data is touched, a run is declined by name (``DeclinedError``) for what it asks; from then on
+whatever goes wrong with the data counts as no data, and the reply looks like any other.
 """
 
 from functools import cache, partial
@@ -36,7 +36,8 @@ from flower_app.training.node_config import check_keys, own_folder
 from flower_app.training.node_policy import DeclinedError, NodePolicy, is_deployed, run_settings
 from flower_app.training.record_level import record_protection
 from flower_app.training.secure_aggregation import take_part
-from privacy.accounting import Budget, LedgerError
+from privacy.accounting import Budget
+from privacy.accounting.errors import LedgerError
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,

@@ -209,9 +209,7 @@ class Deployment:
             if time.monotonic() > deadline:
                 name = min(missing)
                 words = (self.folder / name / "supernode.log").read_text(errors="replace")
-                raise RunFailedError(
-                    f"{name} did not come online. Its last words:\n{words[-1500:]}"
-                )
+                raise RunFailedError(f"{name} did not come online. Its log ends:\n{words[-1500:]}")
             time.sleep(0.5)
 
     def online(self) -> set[str]:

@@ -20,7 +20,7 @@ from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, System
 from privacy.untrusted_text import error_quoted
 from strategies import _arguments
 from strategies._operator_log import operator_log
-from strategies._replies import Fault, RejectedReplyError, refuse_error
+from strategies._replies import Fault, ReplyError, refuse_error
 from strategies._round import Asked
 from strategies._watch import RunWatch
 from strategies.encrypted_round import messages
@@ -298,9 +298,9 @@ class EncryptedRound:
                 max_bytes=self._max_bytes,
             )
             answers = evaluators.answer(questions)
-        except (RejectedReplyError, MessageError, EvaluatorFailedError) as error:
+        except (ReplyError, MessageError, EvaluatorFailedError) as error:
             operator_log.warning("encrypted round: refused the questions of %s: %s", node, error)
-            if isinstance(error, RejectedReplyError):
+            if isinstance(error, ReplyError):
                 return _Answered(node, fault=error.fault)
             failed = isinstance(error, EvaluatorFailedError)
             return _Answered(node, fault=Fault.EVALUATOR if failed else Fault.QUESTIONS)
@@ -330,7 +330,7 @@ class EncryptedRound:
             try:
                 asked.answer(reply)
                 accuracy = messages.read_accuracy(_content(reply))
-            except RejectedReplyError as error:
+            except ReplyError as error:
                 operator_log.warning("encrypted round: dropped the report of %s: %s", node, error)
                 watch.dropped(_NAME, error.fault)
                 continue
@@ -348,5 +348,5 @@ class EncryptedRound:
 def _content(reply: Message) -> RecordDict:
     refuse_error(reply, reason=True)
     if not reply.has_content():
-        raise RejectedReplyError("the reply is empty", Fault.UNREADABLE)
+        raise ReplyError("the reply is empty", Fault.UNREADABLE)
     return reply.content

@@ -17,12 +17,11 @@ from privacy.accounting import (
     FixedSize,
     Full,
     GaussianRelease,
-    LedgerBusyError,
-    LedgerError,
     Poisson,
     epsilon,
     read_ledger,
 )
+from privacy.accounting.errors import LedgerBusyError, LedgerError
 from privacy.mechanisms import SeededRandomness
 from strategies import (
     AdaptiveClipping,
