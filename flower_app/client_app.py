@@ -159,14 +159,14 @@ def _model(settings: Settings, arrays: ArrayRecord) -> nn.Module:
 
 
 @app.query("encrypted_round")
-def test_encrypted(message: Message, context: Context) -> Message:
+def handle_encrypted_query(message: Message, context: Context) -> Message:
     """Take part in the encrypted test-time round."""
     # Loaded where it is asked for: a deployed node starts a process for every message.
     from flower_app.encrypted import node as encrypted_node
-    from strategies.encrypted_round import RoundError
+    from strategies.encrypted_round.errors import RoundError
 
     try:
-        return encrypted_node.take_part(message, context, run_settings(context))
+        return encrypted_node.answer_query(message, context, run_settings(context))
     except RoundError as error:
         raise Declined(str(error)) from error
 

@@ -4,12 +4,13 @@ A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, an
 ``ClientLedger``.
 """
 
-from privacy.training._optimizer import GradientDescent
 from privacy.training._train import train
 from privacy.training.calibration import calibrate_noise
 from privacy.training.charge import Charge
 from privacy.training.ledger import ClientLedger, LocalBudgetSpent
-from privacy.training.model_check import ModelProblem, UnsupportedModelError, check_model
+from privacy.training.model_checks.check import ModelProblem, UnsupportedModelError, check_model
+from privacy.training.model_checks.replace import replace_unsupported
+from privacy.training.optimizer import GradientDescent
 from privacy.training.payment import Payment, pay
 from privacy.training.per_example.capture import GradientError
 from privacy.training.protection import (
@@ -21,7 +22,6 @@ from privacy.training.protection import (
     PoissonBatches,
     PublicCount,
 )
-from privacy.training.replace import replace_unsupported
 from privacy.training.result import Guarantee, TrainingResult
 
 __all__ = [

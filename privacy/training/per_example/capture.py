@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from privacy.training.per_example.dispatch import forget, known, layer_gradients
 from privacy.training.per_example.gradients import Call, LayerGradients, total
+from privacy.training.per_example.layers import forget, known, layer_gradients
 from privacy.training.per_example.opacus_layers import is_recurrent
 
 

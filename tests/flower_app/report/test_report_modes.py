@@ -309,7 +309,7 @@ def test_a_run_that_was_resumed_under_other_free_settings_says_which_it_ended_wi
     page = words(folder)
     assert "the code that it was begun with: bloomseal 0.0.1" in page
     assert "population20 " in page
-    assert "encrypted-images0 " in page
+    assert "encrypted-test-images0 " in page
     assert "no encrypted questions were asked (encrypted-test-images = 0)" in page
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from privacy.training.per_example import opacus_layers as _opacus
 from privacy.training.per_example.capture import trainable_layers
-from privacy.training.per_example.dispatch import OWN, known
+from privacy.training.per_example.layers import OWN, known
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
