@@ -384,7 +384,6 @@ def test_a_nodes_data_may_lie_under_a_tilde(
         ("MAX-RECORD-EPSILON", 0.1, "max-record-epsilon"),
         ("maxRecordEpsilon", 0.1, "max-record-epsilon"),
         ("max-delta", 1e-9, "max-record-delta"),
-        ("min-noise", 5.0, "min-record-noise-multiplier"),
         ("corrupt", 0.2, "corrupt is now max-corrupt-fraction"),
         ("identity", "/a/key", "identity is now signing-key"),
         ("min-noise-multiplier", 4.0, "min-record-noise-multiplier"),
