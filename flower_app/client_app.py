@@ -43,11 +43,11 @@ from privacy.training import (
     ClipOnly,
     FullBatch,
     GradientDescent,
-    LocalBudgetSpent,
     Payment,
     pay,
     train,
 )
+from privacy.training.errors import LocalBudgetError
 from strategies import decline
 
 _UNDONE = "this node could not do its part; its owner finds why in its log"
@@ -60,7 +60,7 @@ def keep_reasons(message: Message, context: Context, call_next: ClientAppCallabl
     except Declined as declined:
         log(WARNING, "Declined: %s", declined.for_owner)
         return decline(message, str(declined))
-    except LocalBudgetSpent as spent:  # its message carries no number
+    except LocalBudgetError as spent:  # its message carries no number
         log(WARNING, "Declined: %s", spent)
         return decline(message, str(spent))
     except Exception as error:

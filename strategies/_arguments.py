@@ -9,8 +9,7 @@ from flwr.supercore.utils import get_flwr_home
 
 from privacy import arguments
 from privacy.accounting import Budget
-from privacy.arguments import number, of_kind, shown
-from privacy.lasting_paths import lasting_file
+from privacy.arguments import lasting_file, number, of_kind, shown
 
 
 def whole(name: str, value: Any, *, least: int = 1) -> int:

@@ -12,6 +12,7 @@ from privacy.accounting.events import (
     Poisson,
     Sampling,
 )
+from privacy.arguments import whole
 
 _LARGEST_NOISE = 2.0**30
 _MOST_ROUNDS = 2**40
@@ -55,7 +56,7 @@ def calibrate_noise_multiplier(
     ValueError
         If ``rounds`` is not a whole number of at least 1, or no z up to 2³⁰ fits.
     """
-    _check_rounds(rounds)
+    whole("rounds", rounds, least=1)
 
     def cost(z: float) -> float:
         one = GaussianRelease(z, sampling) if release is None else release(z)
@@ -152,7 +153,7 @@ def calibrate_sampling_rate(
     ValueError
         If no rate of at least 2⁻³⁰ fits.
     """
-    _check_rounds(rounds)
+    whole("rounds", rounds, least=1)
 
     def cost(rate: float) -> float:
         release = GaussianRelease(noise_multiplier, Poisson(rate))
@@ -227,8 +228,3 @@ def _already(
         counts, delta=budget.delta, accountant=accountant, adjacency=_adjacency(sampling)
     )
     return f", of which {paid:.6g} is spent already"
-
-
-def _check_rounds(rounds: int) -> None:
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"rounds is {rounds!r}; it must be a whole number of at least 1")
