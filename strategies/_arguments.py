@@ -1,15 +1,15 @@
 """Arguments of the wrong kind, told by name where they are given."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from flwr.supercore.utils import get_flwr_home
 
 from privacy import arguments
-from privacy.accounting import Budget
-from privacy.arguments import number, of_kind, shown
+from privacy.arguments import of_kind, shown
 from privacy.lasting_paths import lasting_file
 
 
@@ -29,21 +29,31 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
     return count
 
 
-def delta(name: str, value: Any) -> float:
-    """A δ that can be accounted, as ``privacy.accounting`` judges it.
+_P = ParamSpec("_P")
 
-    Raises
-    ------
-    TypeError
-        If it is no number.
-    ValueError
-        If it is out of range.
+
+def refuse_old_names(
+    old: Mapping[str, str],
+) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+    """Have a constructor answer arguments of other names with how they are given now.
+
+    Parameters
+    ----------
+    old : mapping of str to str
+        What to give instead, by the name that is not taken.
     """
-    value = number(name, value)
-    try:
-        return Budget(1.0, value).delta
-    except ValueError as error:
-        raise ValueError(f"{name} is out of range: {error}") from None
+
+    def decorate(init: Callable[_P, None]) -> Callable[_P, None]:
+        @wraps(init)
+        def checked(*args: _P.args, **given: _P.kwargs) -> None:
+            if names := [name for name in given if name in old]:
+                instead = "; ".join(dict.fromkeys(old[name] for name in names))
+                raise TypeError(f"{', '.join(names)}: not an argument here; give {instead}")
+            init(*args, **given)
+
+        return checked
+
+    return decorate
 
 
 def called_with(name: str, value: Any, arguments: int, give: str) -> None:

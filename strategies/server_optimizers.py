@@ -16,7 +16,11 @@ Vector = npt.NDArray[Any]
 
 
 class ServerOptimizer(Protocol):
-    """Steps the global model along the noisy average of the clients' updates."""
+    """Steps the global model along the noisy average of the clients' updates.
+
+    Where an optimizer has an attribute ``iterate_average`` above zero, the model that is evaluated
+    and returned is an exponential average of the models with this decay, in [0, 1).
+    """
 
     def step(self, arrays: Sequence[Vector], update: Sequence[Vector]) -> list[Vector]:
         """Return the next model.
@@ -61,16 +65,19 @@ def _unpack(state: dict[str, Vector], name: str) -> list[Vector]:
 class ServerSGD:
     """Averaging with a server learning rate and, if wanted, heavy-ball momentum.
 
-    With ``learning_rate = 1`` and no momentum it is federated averaging.
+    With ``learning_rate = 1`` and no momentum it is federated averaging. ``iterate_average`` is
+    the decay of an exponential average of the models, as in :class:`ServerOptimizer`.
     """
 
     learning_rate: float = 1.0
     momentum: float = 0.0
+    iterate_average: float = field(default=0.0, kw_only=True)
     _velocity: list[Vector] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_positive("learning_rate", self.learning_rate)
         _check_fraction("momentum", self.momentum)
+        _check_fraction("iterate_average", self.iterate_average)
 
     def step(self, arrays: Sequence[Vector], update: Sequence[Vector]) -> list[Vector]:
         """X + η v, where v = momentum v + update."""
@@ -103,6 +110,7 @@ class _Adaptive:
     beta1: float = 0.9
     beta2: float = 0.99
     tau: float = 1e-3
+    iterate_average: float = field(default=0.0, kw_only=True)
     _first: list[Vector] = field(default_factory=list, init=False, repr=False)
     _second: list[Vector] = field(default_factory=list, init=False, repr=False)
 
@@ -111,6 +119,7 @@ class _Adaptive:
         _check_positive("tau", self.tau)
         _check_fraction("beta1", self.beta1)
         _check_fraction("beta2", self.beta2)
+        _check_fraction("iterate_average", self.iterate_average)
 
     def _moved(self, second: Vector, squared: Vector) -> Vector:
         raise NotImplementedError

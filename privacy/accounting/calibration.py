@@ -56,6 +56,7 @@ def calibrate_noise_multiplier(
         If ``rounds`` is not a whole number of at least 1, or no z up to 2³⁰ fits.
     """
     _check_rounds(rounds)
+    _check_limit(budget)
 
     def cost(z: float) -> float:
         one = GaussianRelease(z, sampling) if release is None else release(z)
@@ -103,6 +104,7 @@ def calibrate_rounds(
     ValueError
         If not even one round fits.
     """
+    _check_limit(budget)
     release = GaussianRelease(noise_multiplier, sampling)
 
     def fits(rounds: int) -> bool:
@@ -153,6 +155,7 @@ def calibrate_sampling_rate(
         If no rate of at least 2⁻³⁰ fits.
     """
     _check_rounds(rounds)
+    _check_limit(budget)
 
     def cost(rate: float) -> float:
         release = GaussianRelease(noise_multiplier, Poisson(rate))
@@ -227,6 +230,11 @@ def _already(
         counts, delta=budget.delta, accountant=accountant, adjacency=_adjacency(sampling)
     )
     return f", of which {paid:.6g} is spent already"
+
+
+def _check_limit(budget: Budget) -> None:
+    if budget.epsilon == math.inf:
+        raise ValueError("epsilon is inf, which sets no limit: nothing can be calibrated to it")
 
 
 def _check_rounds(rounds: int) -> None:

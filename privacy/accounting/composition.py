@@ -43,7 +43,8 @@ class Budget:
     Parameters
     ----------
     epsilon, delta : float
-        ε > 0 and δ in (0, 1), of at least 2.3·10⁻³⁰⁸.
+        ε > 0 and δ in (0, 1), of at least 2.3·10⁻³⁰⁸. ``math.inf`` as ε sets no limit: what is
+        spent is accounted only, and nothing can be calibrated to it.
 
     Raises
     ------
@@ -56,8 +57,12 @@ class Budget:
 
     def __post_init__(self) -> None:
         # Compared, not converted: an integer may lie beyond all doubles.
-        if not (_is_number(self.epsilon) and 0 < self.epsilon <= sys.float_info.max):
-            raise ValueError(f"epsilon is {self.epsilon!r}; it must be finite and above 0")
+        limit = self.epsilon
+        too_large = isinstance(limit, int) and limit > sys.float_info.max
+        if not (_is_number(limit) and limit > 0) or too_large:
+            raise ValueError(
+                f"epsilon is {limit!r}; it must be above 0 (math.inf, and there is no limit)"
+            )
         check_delta(self.delta)
 
 

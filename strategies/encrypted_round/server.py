@@ -37,6 +37,7 @@ from strategies.streaming import pull_replies, stream_replies
 
 _MESSAGE_TYPE = f"{MessageType.QUERY}.{messages.ACTION}"
 _NAME = "encrypted round"
+_BUDGET = "budget=Budget(epsilon=…, delta=…)"
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,8 @@ class EncryptedRound:
     metrics : NoisedMetrics or PublicMetrics
         What is told of the reports: ``noised_accuracy(z)``, or ``PublicMetrics()``, to which
         nodes agree or not.
-    target_delta : float
-        δ.
-    target_epsilon : float, optional
-        The population's budget; a round that would pass it is not begun.
+    budget : Budget
+        The population's; a round that would pass it is not begun.
     ledger : path-like, optional
         The population's ledger; needed for noised metrics.
     max_bytes : int
@@ -110,6 +109,7 @@ class EncryptedRound:
         If settings are out of range or contradict each other.
     """
 
+    @_arguments.refuse_old_names({"target_epsilon": _BUDGET, "target_delta": _BUDGET})
     def __init__(
         self,
         *,
@@ -117,8 +117,7 @@ class EncryptedRound:
         start_evaluator: Callable[[], EvaluatorProcess],
         images: int,
         metrics: NoisedMetrics | PublicMetrics,
-        target_delta: float,
-        target_epsilon: float | None = None,
+        budget: Budget,
         ledger: str | os.PathLike[str] | None = None,
         max_bytes: int = MAX_ROUND_BYTES,
         workers: int | None = None,
@@ -133,16 +132,14 @@ class EncryptedRound:
         images = _arguments.whole("images", images)
         max_bytes = _arguments.whole("max_bytes", max_bytes)
         workers = None if workers is None else _arguments.whole("workers", workers)
-        target_delta = _arguments.delta("target_delta", target_delta)
-        if target_epsilon is not None:
-            target_epsilon = arguments.number("target_epsilon", target_epsilon)
+        arguments.of_kind("budget", budget, (Budget,), "Budget(epsilon=3.0, delta=1e-5)")
         if isinstance(metrics, NoisedMetrics):
             if dict(metrics.ranges) != RANGES:
                 raise ValueError("metrics has other ranges; take noised_accuracy(noise_multiplier)")
             if ledger is None:
                 raise ValueError("ledger is not set; noised metrics are paid for in one")
         self._images, self._metrics = images, metrics
-        self._budget = None if target_epsilon is None else Budget(target_epsilon, target_delta)
+        self._budget = budget
         self._ledger = None if ledger is None else _arguments.file_path("ledger", ledger)
         self._max_bytes = max_bytes
         self._workers = (os.cpu_count() or 1) if workers is None else workers
@@ -230,7 +227,7 @@ class EncryptedRound:
             population=name if self._randomness.private else f"{name} (seeded: not private)",
         )
         event = self.event
-        if self._budget and event and ledger.would_exceed(event, self._budget):
+        if event and ledger.would_exceed(event, self._budget):
             ledger.close()
             raise PrivacyBudgetExhausted(
                 f"the encrypted round would pass the budget of ε = {self._budget.epsilon:g}; "

@@ -208,7 +208,7 @@ class SecureAggregation:
         raise ValueError(
             f"each round is charged {charged:.2g} of δ because one client's presence can decide "
             f"whether it opens, so {rounds} {'round passes' if rounds == 1 else 'rounds pass'} "
-            f"target_delta = {delta:g}{share}: too few clients are drawn for "
+            f"budget.delta = {delta:g}{share}: too few clients are drawn for "
             f"secure_aggregation.minimum = {self.minimum}, "
             f"secure_aggregation.dropout = {self.dropout:g} and "
             f"secure_aggregation.client_dropout = {self.client_dropout:g}. "
