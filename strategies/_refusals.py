@@ -6,7 +6,6 @@ from typing import get_args
 from privacy import arguments
 from privacy.accounting import Budget, Event, Sampling
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism
-from strategies import _arguments
 from strategies.checkpoint import Checkpointing
 from strategies.clipping import AdaptiveClipping, Clipping
 from strategies.metrics import Metrics, NoisedMetrics
@@ -32,7 +31,7 @@ def check_kinds(
         arguments.number("clipping", clipping)
     else:
         norms = "the norm S as a number, PerLayerClipping({...}) or AdaptiveClipping(...)"
-        _arguments.has("clipping", clipping, ("norm", "geometry"), norms)
+        arguments.has("clipping", clipping, ("norm", "geometry"), norms)
     limit = "Budget(epsilon=3.0, delta=1e-5), with epsilon=math.inf for no limit"
     arguments.of_kind("budget", budget, (Budget,), limit)
     events = "a sequence of events of privacy.accounting, as EncryptedRound.event in a list"
@@ -54,9 +53,9 @@ def check_kinds(
         ("optimizer", ("step", "state_dict", "load_state_dict"), _OPTIMIZERS),
     ):
         if given[name] is not None:
-            _arguments.has(name, given[name], members, give)
+            arguments.has(name, given[name], members, give)
     if given["optimizer"] is not None:
-        _arguments.called_with("optimizer", given["optimizer"].step, 2, _OPTIMIZERS)  # type: ignore[attr-defined]
+        arguments.called_with("optimizer", given["optimizer"].step, 2, _OPTIMIZERS)  # type: ignore[attr-defined]
 
 
 def check_accounted_by_replacement(*, clipping: Clipping, metrics: Metrics) -> None:

@@ -13,7 +13,6 @@ from flwr.supercore import log
 
 from privacy import arguments
 from privacy.accounting import Budget
-from strategies import _arguments
 from strategies._operator_log import operator_log
 from strategies._run_state import RunState
 from strategies._spending import Spending
@@ -123,17 +122,15 @@ class AccountedRun(Strategy):
             If clients were asked and no reply could ever be used. Under secure aggregation, where
             the round in which that shows is paid, ``privacy.stopped`` says so instead.
         """
-        _arguments.has("grid", grid, ("get_nodes", "push_messages"), "the Grid of the ServerApp")
+        arguments.has("grid", grid, ("get_nodes", "push_messages"), "the Grid of the ServerApp")
         arguments.of_kind("initial_arrays", initial_arrays, (ArrayRecord,), _GIVE_ARRAYS)
-        num_rounds = _arguments.whole("num_rounds", num_rounds)
-        timeout = arguments.number("timeout", timeout)
-        if timeout <= 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
+        num_rounds = arguments.whole("num_rounds", num_rounds, least=1)
+        timeout = arguments.number("timeout", timeout, above=0)
         for name, config in (("train_config", train_config), ("evaluate_config", evaluate_config)):
             arguments.of_kind(name, config, (ConfigRecord, type(None)), "a ConfigRecord")
         if evaluate_fn is not None:
             takes = "a function of the round's number and its ArrayRecord"
-            _arguments.called_with("evaluate_fn", evaluate_fn, 2, takes)
+            arguments.called_with("evaluate_fn", evaluate_fn, 2, takes)
         train_config = ConfigRecord() if train_config is None else train_config
         evaluate_config = ConfigRecord() if evaluate_config is None else evaluate_config
         if self._started:  # the next run is a new one, on the same ledger

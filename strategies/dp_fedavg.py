@@ -288,7 +288,7 @@ class DPFedAvg(AccountedRun):
             if secure_aggregation is None
             else secure_aggregation.presence(size, sampling)
         )
-        wanted = _arguments.whole("min_available_nodes", min_available_nodes, least=0)
+        wanted = arguments.whole("min_available_nodes", min_available_nodes, least=0)
         if wanted > max(size, 2):
             raise ValueError(
                 f"min_available_nodes is {wanted}, more than the population of {size}; no round "

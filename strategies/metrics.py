@@ -144,8 +144,7 @@ class NoisedMetrics:
                 )
             if not isfinite(high - low):
                 raise ValueError(f"the range of metric {name!r} is too wide: {low, high}")
-        if arguments.number("noise_multiplier", self.noise_multiplier) <= 0:
-            raise ValueError(f"noise_multiplier must be positive, got {self.noise_multiplier}")
+        arguments.number("noise_multiplier", self.noise_multiplier, above=0)
 
     def open(self, mechanism: SumMechanism, randomness: Randomness) -> "NoisedMetricsSum":
         """Begin one round's sums."""
@@ -182,9 +181,8 @@ class Metrics:
         either = "PublicMetrics(), NoisedMetrics(...) or nothing"
         arguments.of_kind("metrics.train", self.train, rule, either)
         arguments.of_kind("metrics.evaluate", self.evaluate, rule, either)
-        fraction = arguments.number("metrics.fraction_evaluate", self.fraction_evaluate)
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"metrics.fraction_evaluate must lie in [0, 1], got {fraction}")
+        name = "metrics.fraction_evaluate"
+        fraction = arguments.number(name, self.fraction_evaluate, least=0, most=1)
         object.__setattr__(self, "fraction_evaluate", fraction)
         if fraction and self.evaluate is None:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from strategies import _arguments
+from privacy import arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,5 +25,5 @@ class RecordKeys:
 
     def __post_init__(self) -> None:
         for name in ("arrays", "config", "weighted_by"):
-            text = _arguments.text(f"record_keys.{name}", getattr(self, name))
+            text = arguments.text(f"record_keys.{name}", getattr(self, name))
             object.__setattr__(self, name, text)

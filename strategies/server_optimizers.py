@@ -40,16 +40,6 @@ class ServerOptimizer(Protocol):
         """Take up where ``state_dict`` was taken."""
 
 
-def _check_positive(name: str, value: float) -> None:
-    if arguments.number(name, value) <= 0:
-        raise ValueError(f"{name} must be positive, got {value}")
-
-
-def _check_fraction(name: str, value: float) -> None:
-    if not 0 <= arguments.number(name, value) < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value}")
-
-
 def _pack(**slots: list[Vector]) -> dict[str, Vector]:
     return {f"{name}.{i}": a for name, arrays in slots.items() for i, a in enumerate(arrays)}
 
@@ -75,9 +65,9 @@ class ServerSGD:
     _velocity: list[Vector] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_positive("learning_rate", self.learning_rate)
-        _check_fraction("momentum", self.momentum)
-        _check_fraction("iterate_average", self.iterate_average)
+        arguments.number("learning_rate", self.learning_rate, above=0)
+        arguments.number("momentum", self.momentum, least=0, below=1)
+        arguments.number("iterate_average", self.iterate_average, least=0, below=1)
 
     def step(self, arrays: Sequence[Vector], update: Sequence[Vector]) -> list[Vector]:
         """X + η v, where v = momentum v + update."""
@@ -115,11 +105,11 @@ class _Adaptive:
     _second: list[Vector] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_positive("learning_rate", self.learning_rate)
-        _check_positive("tau", self.tau)
-        _check_fraction("beta1", self.beta1)
-        _check_fraction("beta2", self.beta2)
-        _check_fraction("iterate_average", self.iterate_average)
+        arguments.number("learning_rate", self.learning_rate, above=0)
+        arguments.number("tau", self.tau, above=0)
+        arguments.number("beta1", self.beta1, least=0, below=1)
+        arguments.number("beta2", self.beta2, least=0, below=1)
+        arguments.number("iterate_average", self.iterate_average, least=0, below=1)
 
     def _moved(self, second: Vector, squared: Vector) -> Vector:
         raise NotImplementedError

@@ -12,6 +12,7 @@ from privacy.accounting.events import (
     Poisson,
     Sampling,
 )
+from privacy.arguments import whole
 
 _LARGEST_NOISE = 2.0**30
 _MOST_ROUNDS = 2**40
@@ -55,7 +56,7 @@ def calibrate_noise_multiplier(
     ValueError
         If ``rounds`` is not a whole number of at least 1, or no z up to 2³⁰ fits.
     """
-    _check_rounds(rounds)
+    whole("rounds", rounds, least=1)
     _check_limit(budget)
 
     def cost(z: float) -> float:
@@ -154,7 +155,7 @@ def calibrate_sampling_rate(
     ValueError
         If no rate of at least 2⁻³⁰ fits.
     """
-    _check_rounds(rounds)
+    whole("rounds", rounds, least=1)
     _check_limit(budget)
 
     def cost(rate: float) -> float:
@@ -235,8 +236,3 @@ def _already(
 def _check_limit(budget: Budget) -> None:
     if budget.epsilon == math.inf:
         raise ValueError("epsilon is inf, which sets no limit: nothing can be calibrated to it")
-
-
-def _check_rounds(rounds: int) -> None:
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"rounds is {rounds!r}; it must be a whole number of at least 1")

@@ -127,12 +127,12 @@ class EncryptedRound:
     ) -> None:
         self._register = Register(population)
         self._start = start_evaluator
-        _arguments.called_with("start_evaluator", start_evaluator, 0, "a function of no argument")
+        arguments.called_with("start_evaluator", start_evaluator, 0, "a function of no argument")
         noised = "noised_accuracy(noise_multiplier) or PublicMetrics()"
         arguments.of_kind("metrics", metrics, (NoisedMetrics, PublicMetrics), noised)
-        images = _arguments.whole("images", images)
-        max_bytes = _arguments.whole("max_bytes", max_bytes)
-        workers = None if workers is None else _arguments.whole("workers", workers)
+        images = arguments.whole("images", images, least=1)
+        max_bytes = arguments.whole("max_bytes", max_bytes, least=1)
+        workers = None if workers is None else arguments.whole("workers", workers, least=1)
         arguments.of_kind("budget", budget, (Budget,), "Budget(epsilon=3.0, delta=1e-5)")
         if isinstance(metrics, NoisedMetrics):
             if dict(metrics.ranges) != RANGES:

@@ -33,7 +33,7 @@ from strategies import (
 from strategies.dp_fedavg import _OLD_NAMES
 from tests.strategies.federation import grid_of, model, noiseless
 
-NOT_NUMBERS: list[Any] = ["0.1", True, [0.1], b"1", torch.tensor(0.1), {}]
+NOT_NUMBERS: list[Any] = ["0.1", True, [0.1], b"1", torch.tensor([0.1]), {}]
 
 WRONG: dict[str, list[Any]] = {
     "population": [1.5, 4.0, True, "4", None, [1, 2], np.float64(4), ("a", "b")],
