@@ -29,6 +29,7 @@ from privacy.accounting import (
 )
 from strategies import (
     CappedWeights,
+    Checkpointing,
     DPFedAvg,
     Poisson,
     Population,
@@ -38,8 +39,8 @@ from strategies import (
 
 # What a library calls what this app's settings call otherwise.
 _NAMES = {
-    "target_epsilon": "epsilon",
-    "target_delta": "delta",
+    "budget.epsilon": "epsilon",
+    "budget.delta": "delta",
     "secure_aggregation.client_dropout": "dropout-probability",
     "secure_aggregation.dropout": "max-dropout-fraction",
     "secure_aggregation.largest": "max-clients",
@@ -341,8 +342,7 @@ def make_strategy(
             sampling=Poisson(settings.sampling_rate),
             clipping=settings.clipping_norm,
             noise_multiplier=settings.noise_multiplier or None,
-            target_epsilon=settings.epsilon,
-            target_delta=settings.delta,
+            budget=Budget(settings.epsilon, settings.delta),
             weighting=(
                 CappedWeights(cap=settings.weight_cap, total_weight=settings.total_weight)
                 if settings.weight_cap
@@ -351,8 +351,7 @@ def make_strategy(
             optimizer=ServerSGD(settings.server_learning_rate, settings.server_momentum),
             ledger=ledger,
             reserve=round_cost(settings),
-            checkpoint=checkpoint,
-            resume=resumed,
+            checkpointing=Checkpointing(checkpoint, resume=resumed),
             min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
             secure_aggregation=server_setting(settings, size),
         )
