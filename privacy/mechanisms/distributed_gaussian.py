@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, inf, isfinite, log, nextafter, sqrt
+from math import ceil, inf, log, nextafter, sqrt
 from typing import ClassVar
 
 from privacy import arguments
 from privacy.accounting import DiscreteGaussianSum, Event, FixedSize, Sampling
+from privacy.arguments import number, whole
 from privacy.mechanisms.bounded_sums import LARGEST_RADIUS, ClippingGeometry, LatticeSum
 from privacy.mechanisms.discrete_gaussian import add_discrete_gaussian
 from privacy.mechanisms.masked_sums import Integers, Vector, bounded_cells
@@ -16,7 +17,7 @@ from privacy.mechanisms.randomness import Randomness
 OVERFLOW_BITS = 100
 
 
-@arguments.renamed(minimum="min_clients", largest="max_clients")
+@arguments.renamed(min_clients="min_clients", max_clients="max_clients")
 @dataclass(frozen=True)
 class DistributedGaussian:
     """Masked sums to which each client adds a share of discrete Gaussian noise.
@@ -72,13 +73,9 @@ class DistributedGaussian:
     max_clients: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.radius <= LARGEST_RADIUS:
-            raise ValueError(f"radius is {self.radius}; it must lie in [1, {LARGEST_RADIUS}]")
-        if self.colluders < 1:
-            raise ValueError(
-                f"colluders is {self.colluders}; it must be at least 1: each client knows its own "
-                "share of the noise and sees the model"
-            )
+        whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
+        give = "at least 1: each client knows its own share of the noise and sees the model"
+        whole("colluders", self.colluders, least=1, give=give)
         if not self.colluders < self.min_clients <= self.max_clients:
             raise ValueError(
                 f"min_clients is {self.min_clients}; it must lie above colluders "
@@ -98,11 +95,8 @@ class DistributedGaussian:
         ValueError
             If the multiplier is no finite number of at least 0.
         """
-        if not (isfinite(noise_multiplier) and noise_multiplier >= 0):
-            raise ValueError(
-                f"noise_multiplier must be finite and not negative, got {noise_multiplier}"
-            )
-        exact = (Fraction(noise_multiplier) * self.radius) ** 2 / self.honest
+        z = Fraction(number("noise_multiplier", noise_multiplier, least=0))
+        exact = (z * self.radius) ** 2 / self.honest
         return nextafter(float(exact), inf) if exact else 0.0
 
     def bound(self, *, parameters: int, noise_multiplier: float) -> int:

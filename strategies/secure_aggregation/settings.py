@@ -16,8 +16,7 @@ from privacy.mechanisms import (
     lattice_radius,
 )
 from privacy.secure_aggregation import Adversary, RoundPlan, ServerModel, plan_round
-from privacy.secure_aggregation.terms import pinned_keys
-from strategies import _arguments
+from privacy.secure_aggregation.terms import check_adversary, pinned_keys
 
 NoisePlacement = Literal["central", "distributed"]
 
@@ -25,11 +24,11 @@ _STEPS = (0.0, 0.1, 0.2, 0.3, -0.1)  # from the dropout set, that others are tri
 
 
 @arguments.renamed(
-    minimum="min_clients",
-    largest="max_clients",
-    dropout="max_dropout_fraction",
-    client_dropout="dropout_probability",
-    noise="noise_placement",
+    min_clients="min_clients",
+    max_clients="max_clients",
+    max_dropout_fraction="max_dropout_fraction",
+    dropout_probability="dropout_probability",
+    noise_placement="noise_placement",
 )
 @dataclass(frozen=True, kw_only=True)
 class SecureAggregation:
@@ -105,31 +104,18 @@ class SecureAggregation:
     stage_timeout: float = field(default=600.0, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("max_dropout_fraction", "dropout_probability", "stage_timeout"):
-            object.__setattr__(self, name, arguments.number(name, getattr(self, name)))
-        for name in ("min_clients", "max_clients"):
-            if (value := getattr(self, name)) is not None or name == "min_clients":
-                object.__setattr__(self, name, _arguments.whole(name, value))
-        arguments.of_kind(
-            "adversary", self.adversary, (Adversary,), "Adversary(server, max_corrupt_fraction)"
-        )
-        if self.min_clients < 3:
-            raise ValueError(
-                f"min_clients is {self.min_clients}; the sum of fewer than 3 hides nobody"
-            )
-        if not 0 <= self.max_dropout_fraction < 1:
-            raise ValueError(
-                f"max_dropout_fraction is {self.max_dropout_fraction}; a share of a cohort in "
-                "[0, 1)"
-            )
-        if not self.stage_timeout > 0:
-            raise ValueError(f"stage_timeout is {self.stage_timeout}; seconds, above 0")
-        identities = pinned_keys("identities", self.identities)
-        object.__setattr__(self, "identities", tuple(sorted(identities)))
-        if not 0 <= self.dropout_probability < 1:
-            raise ValueError(
-                f"dropout_probability is {self.dropout_probability}; a probability in [0, 1)"
-            )
+        checked = {
+            "min_clients": arguments.whole("min_clients", self.min_clients, least=3),
+            "stage_timeout": arguments.number("stage_timeout", self.stage_timeout, above=0),
+            "identities": tuple(sorted(pinned_keys("identities", self.identities))),
+        }
+        if self.max_clients is not None:
+            checked["max_clients"] = arguments.whole("max_clients", self.max_clients)
+        for name in ("max_dropout_fraction", "dropout_probability"):
+            checked[name] = arguments.number(name, getattr(self, name), least=0, below=1)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        check_adversary("adversary", self.adversary)
         if self.noise_placement not in ("central", "distributed"):
             raise ValueError(
                 f"noise_placement is {self.noise_placement!r}; choose 'central' or 'distributed'"
@@ -227,7 +213,7 @@ class SecureAggregation:
         raise ValueError(
             f"each round is charged {charged:.2g} of δ because one client's presence can decide "
             f"whether it opens, so {rounds} {'round passes' if rounds == 1 else 'rounds pass'} "
-            f"target_delta = {delta:g}{share}: too few clients are drawn for "
+            f"budget.delta = {delta:g}{share}: too few clients are drawn for "
             f"secure_aggregation.min_clients = {self.min_clients}, "
             f"secure_aggregation.max_dropout_fraction = {self.max_dropout_fraction:g} and "
             f"secure_aggregation.dropout_probability = {self.dropout_probability:g}. "

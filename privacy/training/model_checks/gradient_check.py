@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from privacy.training.errors import GradientError
 from privacy.training.model_checks.model_state import (
     HALF,
     away_from_constants,
@@ -14,7 +15,7 @@ from privacy.training.model_checks.model_state import (
     same_numbers,
     seed_global,
 )
-from privacy.training.per_example.capture import Capture, GradientError
+from privacy.training.per_example.capture import Capture
 from privacy.training.per_example.loss import ExampleLoss, detached, tensors_of
 
 

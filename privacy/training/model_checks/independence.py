@@ -21,6 +21,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
+from privacy.training.errors import GradientError
 from privacy.training.model_checks.model_state import (
     BATCH,
     OTHER_SIZE,
@@ -32,7 +33,6 @@ from privacy.training.model_checks.model_state import (
 )
 from privacy.training.model_checks.traces import NOBODY, Numbers, Others, Passes
 from privacy.training.model_checks.trial_records import Contrast, contrasts, is_number, unusual
-from privacy.training.per_example.capture import GradientError
 from privacy.training.per_example.loss import ExampleLoss
 
 # Rows 0 and 3 of five stay while the others are exchanged: whatever a model shifts, flips or

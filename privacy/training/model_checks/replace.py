@@ -8,13 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from privacy.training.model_checks.check import (
-    ModelProblem,
-    UnsupportedModelError,
-    check_model,
-    groups_for,
-    model_problems,
-)
+from privacy.training.errors import ModelProblem, UnsupportedModelError
+from privacy.training.model_checks.check import check_model, groups_for, model_problems
 from privacy.training.model_checks.model_state import CLOSE, HALF
 from privacy.training.model_checks.replacement_layers import SeparateAttention
 from privacy.training.per_example import opacus_layers as _opacus

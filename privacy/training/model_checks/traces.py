@@ -9,8 +9,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from privacy.training.errors import GradientError
 from privacy.training.model_checks.model_state import BATCH, GlobalGenerators, kept_randomness
-from privacy.training.per_example.capture import Capture, GradientError, one_for_all
+from privacy.training.per_example.capture import Capture, one_for_all
 from privacy.training.per_example.loss import ExampleLoss, detached, tensors_of
 
 
