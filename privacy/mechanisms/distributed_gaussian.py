@@ -17,7 +17,7 @@ from privacy.mechanisms.randomness import Randomness
 OVERFLOW_BITS = 100
 
 
-@arguments.renamed(min_clients="min_clients", max_clients="max_clients")
+@arguments.renamed(minimum="min_clients", largest="max_clients")
 @dataclass(frozen=True)
 class DistributedGaussian:
     """Masked sums to which each client adds a share of discrete Gaussian noise.

@@ -86,7 +86,7 @@ class _Client:
     opened: dict[int, int] = field(default_factory=dict)  # by point
 
 
-@arguments.renamed(max_dropout_fraction="max_dropout_fraction")
+@arguments.renamed(dropout="max_dropout_fraction")
 class SecureServer:
     """One round of secure aggregation.
 

@@ -36,7 +36,7 @@ class ServerModel(Enum):
     """It sends whatever it likes to whomever it likes."""
 
 
-@arguments.renamed(max_corrupt_fraction="max_corrupt_fraction")
+@arguments.renamed(corrupt="max_corrupt_fraction")
 @dataclass(frozen=True)
 class Adversary:
     """Whom a round must withstand: the server together with some clients.
@@ -104,7 +104,7 @@ def pinned_keys(name: str, keys: object) -> frozenset[bytes]:
     return _kinds.public_keys(name, keys)
 
 
-@arguments.renamed(min_clients="min_clients")
+@arguments.renamed(minimum="min_clients")
 @dataclass(frozen=True)
 class RoundTerms:
     """The public terms of one round; every key and signature of the round is bound to them.
@@ -233,7 +233,7 @@ class Identity:
         return verifying_key(self.private)
 
 
-@arguments.renamed(min_clients="min_clients")
+@arguments.renamed(minimum_cohort="min_clients")
 @dataclass(frozen=True)
 class ClientPolicy:
     """What a client insists on, whatever the server asks.

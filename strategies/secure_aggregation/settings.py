@@ -24,11 +24,11 @@ _STEPS = (0.0, 0.1, 0.2, 0.3, -0.1)  # from the dropout set, that others are tri
 
 
 @arguments.renamed(
-    min_clients="min_clients",
-    max_clients="max_clients",
-    max_dropout_fraction="max_dropout_fraction",
-    dropout_probability="dropout_probability",
-    noise_placement="noise_placement",
+    minimum="min_clients",
+    largest="max_clients",
+    dropout="max_dropout_fraction",
+    client_dropout="dropout_probability",
+    noise="noise_placement",
 )
 @dataclass(frozen=True, kw_only=True)
 class SecureAggregation:

@@ -140,14 +140,14 @@ def test_the_noise_is_one_of_two_words(noise: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "old", "new"),
     [
-        (Adversary, "max_corrupt_fraction", "max_corrupt_fraction"),
-        (ClientPolicy, "min_clients", "min_clients"),
-        (RoundTerms, "min_clients", "min_clients"),
-        (SecureServer, "max_dropout_fraction", "max_dropout_fraction"),
-        (SecureAggregation, "max_dropout_fraction", "max_dropout_fraction"),
-        (SecureAggregation, "dropout_probability", "dropout_probability"),
+        (Adversary, "corrupt", "max_corrupt_fraction"),
+        (ClientPolicy, "minimum_cohort", "min_clients"),
+        (RoundTerms, "minimum", "min_clients"),
+        (SecureServer, "dropout", "max_dropout_fraction"),
+        (SecureAggregation, "dropout", "max_dropout_fraction"),
+        (SecureAggregation, "client_dropout", "dropout_probability"),
         (SecureAggregation, "noise", "noise_placement"),
-        (DistributedGaussian, "max_clients", "max_clients"),
+        (DistributedGaussian, "largest", "max_clients"),
     ],
 )
 def test_an_old_name_of_an_argument_is_answered_with_the_new_one(

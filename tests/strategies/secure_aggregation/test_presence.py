@@ -28,7 +28,7 @@ from strategies import SecureAggregation
     rounds=1,
     min_clients=3,
     max_dropout_fraction=0.5,
-    noise_placement="central",
+    noise="central",
     paid=2e-5,
 )  # it would fit, were it not for what is paid
 def test_what_is_said_to_fit_the_presence_of_so_few_fits(
