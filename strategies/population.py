@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from privacy import arguments
+from privacy.files import write_durably
 
 Identify = Callable[[NodeInfo], str]
 
@@ -113,9 +113,7 @@ class Population:
             "name": self.name,
             "identities": list(self.identities),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
-        temporary.replace(path)
+        write_durably(path, (json.dumps(document, indent=1) + "\n").encode(), mode=0o666)
 
 
 class PopulationExceededError(ValueError):
