@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from privacy.inference.arithmetic import masking as _release
+from privacy.inference.arithmetic import bodies as _release
+from privacy.inference.arithmetic.polynomials import evaluate
+from privacy.inference.arithmetic.scales import AFTER, LayerScales, Scales, walk
 from privacy.inference.arithmetic.slot_model import rounds_to_zero
-from privacy.inference.ckks.ciphertexts import Cipher, CipherAlgebra
 from privacy.inference.ckks.modular import matrix_product
+from privacy.inference.ckks.operations import Cipher, CipherAlgebra
 from privacy.inference.ckks.ring import Residues, Ring
 from privacy.inference.ckks.seeded import QUERY_SEED_BYTES, expand
 from privacy.inference.compiler.candidates import supports
 from privacy.inference.compiler.lowering import Activation, Affine, Vector
-from privacy.inference.compiler.polynomials import evaluate
-from privacy.inference.compiler.scales import AFTER, LayerScales, Scales, walk
 from privacy.inference.errors import CannotPlanError
 from privacy.inference.messages import Reader
 from privacy.inference.plan import Plan

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from privacy.inference.arithmetic import masking as _release
+from privacy.inference.arithmetic import bodies as _release
+from privacy.inference.arithmetic.scales import walk
 from privacy.inference.arithmetic.slot_model import ProductProgram, SlotProgram
 from privacy.inference.ckks.ring import Ring, seal
 from privacy.inference.ckks.seeded import QUERY_SEED_BYTES, expand
 from privacy.inference.compiler.packing import Diagonals, Gather
-from privacy.inference.compiler.scales import walk
 from privacy.inference.messages import Reader
 from privacy.inference.plan import BlindLayer, Plan
 from privacy.inference.public_keys import Keys, refuse_secret

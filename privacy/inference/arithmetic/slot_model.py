@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.arithmetic import masking as _release
-from privacy.inference.ckks.ciphertexts import Cipher, CipherAlgebra
+from privacy.inference.arithmetic import bodies as _release
+from privacy.inference.arithmetic.polynomials import Scaled, evaluate
+from privacy.inference.arithmetic.scales import AFTER, LayerScales, Scales, walk
+from privacy.inference.ckks.operations import Cipher, CipherAlgebra
 from privacy.inference.ckks.ring import Ring, seal
 from privacy.inference.ckks.seeded import QUERY_SEED_BYTES, expand
 from privacy.inference.compiler.lowering import Activation
 from privacy.inference.compiler.packing import Diagonals, Gather, Products, Readout
-from privacy.inference.compiler.polynomials import Scaled, evaluate
-from privacy.inference.compiler.scales import AFTER, LayerScales, Scales, walk
 from privacy.inference.errors import CannotPlanError
 from privacy.inference.messages import Reader
 from privacy.inference.plan import Plan

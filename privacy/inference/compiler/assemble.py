@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from privacy.inference.arithmetic.batch_model import BatchProgram
+from privacy.inference.arithmetic.polynomials import offset
+from privacy.inference.arithmetic.scales import Scales, depth
 from privacy.inference.arithmetic.slot_model import ProductProgram, SlotProgram
 from privacy.inference.ckks.ring import Ring
 from privacy.inference.compiler.candidates import batch_operations
@@ -22,8 +24,6 @@ from privacy.inference.compiler.packing import (
     readouts,
 )
 from privacy.inference.compiler.planner import Choice, ProductChoice
-from privacy.inference.compiler.polynomials import offset
-from privacy.inference.compiler.scales import Scales, depth
 
 
 @dataclass(frozen=True)

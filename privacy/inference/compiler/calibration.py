@@ -23,7 +23,7 @@ import numpy as np
 import platformdirs
 from threadpoolctl import threadpool_limits
 
-from privacy.inference.arithmetic import masking as _release
+from privacy.inference.arithmetic import bodies as _release
 from privacy.inference.arithmetic.batch_model import read_columns
 from privacy.inference.ckks.modular import matrix_product
 from privacy.inference.ckks.ring import MAX_MODULUS_BITS, Ring, seal

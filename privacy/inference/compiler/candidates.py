@@ -7,12 +7,12 @@ from itertools import islice, product
 
 import numpy as np
 
+from privacy.inference.arithmetic.polynomials import DEPTH, PRODUCTS
+from privacy.inference.arithmetic.scales import AFTER, NEVER, depth
 from privacy.inference.ckks.seeded import QUERY_SEED_BYTES
 from privacy.inference.compiler.costs import Operation
 from privacy.inference.compiler.lowering import Affine, Network
 from privacy.inference.compiler.packing import power_of_two, steps_between, steps_of
-from privacy.inference.compiler.polynomials import DEPTH, PRODUCTS
-from privacy.inference.compiler.scales import AFTER, NEVER, depth
 from privacy.inference.plan import MESSAGE_OVERHEAD
 
 _MAX_WAYS = 4096

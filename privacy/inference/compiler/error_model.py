@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from privacy.inference.arithmetic.scales import AFTER, LayerScales, Scales
 from privacy.inference.compiler.candidates import Shape
-from privacy.inference.compiler.scales import AFTER, LayerScales, Scales
 from privacy.inference.compiler.sensitivity import Stage
 
 FRESH_NOISE = 3.24

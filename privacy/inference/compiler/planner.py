@@ -18,6 +18,8 @@ from itertools import cycle
 
 import numpy as np
 
+from privacy.inference.arithmetic.polynomials import DEPTH
+from privacy.inference.arithmetic.scales import LayerScales, Scales, follow
 from privacy.inference.ckks.ring import MAX_MODULUS_BITS
 from privacy.inference.compiler.candidates import (
     Shape,
@@ -38,9 +40,7 @@ from privacy.inference.compiler.error_model import (
     switch_noise,
 )
 from privacy.inference.compiler.lowering import Activation, Network
-from privacy.inference.compiler.polynomials import DEPTH
 from privacy.inference.compiler.ranges import Ranges
-from privacy.inference.compiler.scales import LayerScales, Scales, follow
 from privacy.inference.compiler.sensitivity import Sensitivity
 from privacy.inference.errors import CannotPlanError
 

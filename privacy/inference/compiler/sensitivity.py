@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from privacy.inference.compiler.lowering import Network, Vector
-from privacy.inference.compiler.polynomials import (
+from privacy.inference.arithmetic.polynomials import (
     DerivativeAlgebra,
     Differentiated,
     evaluate,
     offset,
 )
+from privacy.inference.compiler.lowering import Network, Vector
 from privacy.inference.compiler.ranges import Ranges
 
 _EVEN = 16

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from privacy.inference import Evaluator, ThrowAwayOwner, compile_model
-from privacy.inference.arithmetic import masking as _release
+from privacy.inference.arithmetic import bodies as _release
 from privacy.inference.ckks.ring import Ring, seal
 from privacy.inference.ckks.seeded import QUERY_SEED_BYTES, expand
 from privacy.inference.compile import CompiledModel

@@ -3,8 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from privacy.inference.arithmetic.polynomials import (
+    DEPTH,
+    Narrowing,
+    ScaleAlgebra,
+    Scaled,
+    evaluate,
+)
 from privacy.inference.compiler.lowering import Activation
-from privacy.inference.compiler.polynomials import DEPTH, Narrowing, ScaleAlgebra, Scaled, evaluate
 
 AFTER = -1
 """Stands for an activation whose products are rescaled."""

@@ -17,7 +17,7 @@ class Cipher:
 
 
 class CipherAlgebra:
-    """Follows :class:`privacy.inference.compiler.polynomials.Algebra` on ciphertexts.
+    """Follows :class:`privacy.inference.arithmetic.polynomials.Algebra` on ciphertexts.
 
     Parameters
     ----------
