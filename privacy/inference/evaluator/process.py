@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self, cast
 
-from privacy.inference.compile import CompiledModel
+from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.errors import EvaluatorFailedError, EvaluatorTimeoutError, MessageError
 from privacy.inference.evaluator.evaluator import Evaluator
 from privacy.inference.evaluator.memory import evaluation_room, limit_memory
@@ -368,7 +368,7 @@ def _leave_interrupts_to_the_parent() -> None:
 
 
 def _serve(compiled: CompiledModel, frames: BinaryIO, answers: BinaryIO) -> None:
-    compiled.encoded.prepare()  # what cannot be encoded fails here, before anyone makes keys
+    _ = compiled.encoded  # what cannot be encoded fails here, before anyone makes keys
     _write_frame(answers, compiled.plan.to_json().encode())
     held: dict[int, Evaluator] = {}
     while (frame := _read_frame(frames)) is not None:

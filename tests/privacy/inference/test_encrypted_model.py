@@ -12,6 +12,7 @@ from torch import nn
 
 from privacy.inference import (
     BlindEvaluator,
+    CompiledModel,
     DataOwner,
     Evaluator,
     Plan,
@@ -22,7 +23,6 @@ from privacy.inference import (
     certify,
     compile_model,
 )
-from privacy.inference.compile import CompiledModel
 from privacy.inference.errors import MessageError, UnsupportedLayerError
 from privacy.inference.messages import MAC_BYTES, Tag, open_message
 from privacy.inference.plan import MESSAGE_OVERHEAD
