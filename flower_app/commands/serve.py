@@ -25,9 +25,9 @@ from privacy.inference_service import (
     ServiceLimits,
     ServiceServer,
     TokenFile,
-    TokenFileError,
     create_app,
 )
+from privacy.inference_service.errors import TokenFileError
 
 _DEFAULTS = ServiceLimits()
 

@@ -3,16 +3,8 @@
 from functools import cache
 
 from flower_app.settings import SettingError, Settings
-from privacy.accounting import Budget
-from privacy.training import (
-    Charge,
-    ClipAndNoise,
-    ClipOnly,
-    FullBatch,
-    NoisyCount,
-    NominalCount,
-    calibrate_noise,
-)
+from privacy.accounting import Budget, Full, GaussianRelease, calibrate_noise_multiplier
+from privacy.training import ClipAndNoise, ClipOnly, NoisyCount, NominalCount
 
 _COUNT_NOISE = 10.0  # records; the noise on a count that is sent beside record-level noise
 
@@ -31,7 +23,7 @@ def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
         budget = Budget(settings.record_epsilon, settings.record_delta)
     except ValueError as error:  # it begins with the name
         raise SettingError(f"record-{error}") from error
-    counts = settings.weighting == "capped"
+    counts = settings.weight_cap > 0
     participations, steps = settings.planned_participations, settings.local_steps
     try:
         noise = _noise(budget, steps, participations, counts=counts)
@@ -50,7 +42,7 @@ def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
         count=(
             NoisyCount(noise_multiplier=_COUNT_NOISE)
             if counts
-            else NominalCount(records=settings.nominal_records)
+            else NominalCount(records=settings.records_per_client)
         ),
     )
 
@@ -58,11 +50,9 @@ def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
 @cache
 def _noise(budget: Budget, steps: int, participations: int, *, counts: bool) -> float:
     """What all participations ask for, beside the one noised count that is released."""
-    count = Charge(noise_multiplier=_COUNT_NOISE, sampling_rate=1.0, steps=1)
-    return calibrate_noise(
-        target_epsilon=budget.epsilon,
-        target_delta=budget.delta,
-        batches=FullBatch(steps=steps),
-        participations=participations,
-        spent=(count,) if counts else (),
+    return calibrate_noise_multiplier(
+        sampling=Full(),
+        rounds=steps * participations,
+        budget=budget,
+        spent=(GaussianRelease(_COUNT_NOISE, Full()),) if counts else (),
     )

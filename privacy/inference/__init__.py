@@ -30,5 +30,5 @@ from privacy.inference.owner.release_policy import TopClasses as TopClasses
 from privacy.inference.plan import Plan as Plan
 from privacy.inference.plan import ThreeParties as ThreeParties
 from privacy.inference.plan_check import MAX_ROUND_BYTES as MAX_ROUND_BYTES
-from privacy.inference.plan_check import Expectation as Expectation
+from privacy.inference.plan_check import InputContract as InputContract
 from privacy.inference.plan_check import accept_plan as accept_plan

@@ -9,8 +9,7 @@ from privacy.inference.errors import (
     KeysDroppedError,
     MessageError,
 )
-from privacy.inference_service.errors import ServiceError
-from privacy.inference_service.tokens import TokenFileError
+from privacy.inference_service.errors import ServiceError, TokenFileError
 
 
 def told_of(error: Exception) -> ServiceError:

@@ -20,7 +20,7 @@ from privacy.inference.errors import EvaluatorFailedError, MessageError
 from privacy.inference_service._refusals import told_of
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.keys import KeyStore
-from privacy.inference_service.limits import Clock, Places, RateLimiter, ServiceLimits
+from privacy.inference_service.limits import Clock, QueueSlots, RateLimiter, ServiceLimits
 from privacy.inference_service.metrics import CONTENT_TYPE, Metrics
 from privacy.inference_service.tokens import Authentication, Caller
 from privacy.untrusted_text import one_line
@@ -92,7 +92,7 @@ class _Service:
             pool, owners=limits.owners, lifetime=3600 * limits.key_hours, clock=clock
         )
         self._rate = RateLimiter(limits.requests_per_minute, clock)
-        self._places = Places(pool.processes + limits.queue)
+        self._places = QueueSlots(pool.processes + limits.queue)
         self._metrics = Metrics(
             queued=lambda: self._places.taken,
             owners=lambda: len(self._keys),

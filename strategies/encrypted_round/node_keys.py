@@ -24,16 +24,13 @@ from privacy.inference.owner.owner import DataOwner
 from privacy.inference.owner.release_policy import ClassOnly
 from privacy.inference.plan import Plan
 from privacy.inference.plan_check import FAULTS_OF_A_PLAN, MAX_ROUND_BYTES
+from strategies.encrypted_round.errors import RoundError
 
 _SECRETS = "encrypted-round.secrets"
 _LABELS = (
     "this node's labels are not one class an image: give whole numbers from 0 to classes - 1, in "
     "one dimension"
 )
-
-
-class RoundError(RuntimeError):
-    """A round that cannot go on; the message says nothing of the node's data."""
 
 
 @dataclass(frozen=True)

@@ -169,9 +169,7 @@ def test_weights_are_encrypted_afresh_and_answers_re_randomised() -> None:
         lambda _: evaluator._session_key,
     )
     # All else is deterministic: without the encryption of zero the answers would be equal.
-    answers = [
-        evaluator._encoded.answer(body, evaluator._keys, evaluator._encryptor) for _ in range(2)
-    ]
+    answers = [evaluator._encoded.answer(body, evaluator._keys) for _ in range(2)]
     first, second = (np.frombuffer(a[: 8 * plan.degree], dtype="<u8") for a in answers)
     assert not np.any(first == second)
 

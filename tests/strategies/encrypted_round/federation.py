@@ -1,7 +1,5 @@
 """Nodes with labelled inputs of their own, and a grid on which every byte can be looked at."""
 
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,14 @@ from torch import nn
 from privacy.inference import (
     CompiledModel,
     EvaluatorProcess,
-    Expectation,
+    InputContract,
     compile_model,
-    serve_evaluations,
 )
 from strategies import ENCRYPTED_ROUND, InProcessGrid, answer_encrypted_round
 from strategies.encrypted_round import AccuracyReport, ExactAccuracy
+from tests.privacy.inference.evaluator.evaluator_program import start_process
 
-EXPECTATION = Expectation((6,), (0.0, 1.0), classes=3)
+CONTRACT = InputContract((6,), (0.0, 1.0), classes=3)
 IMAGES = 12
 Misbehave = Callable[[Message, Message, Path], Message]
 
@@ -34,10 +32,7 @@ def model() -> CompiledModel:
 
 
 def start_evaluator() -> EvaluatorProcess:
-    root = str(Path(__file__).parents[3])
-    return EvaluatorProcess(
-        [sys.executable, __file__], environment=os.environ | {"PYTHONPATH": root}
-    )
+    return start_process(model)
 
 
 class Shared:
@@ -81,7 +76,7 @@ def client_app(
         reply = answer_encrypted_round(
             message,
             data=lambda: data_of(partition),
-            expectation=EXPECTATION,
+            contract=CONTRACT,
             folder=folder,
             report=ExactAccuracy() if report is None else report,
             allow_public_release=agree,
@@ -136,7 +131,3 @@ def every_byte(messages: Iterable[Message]) -> bytes:
                 walk(key)
                 walk(value)
     return b"\n".join(parts)
-
-
-if __name__ == "__main__":
-    serve_evaluations(model)

@@ -20,11 +20,11 @@ from privacy.training import (
     FullBatch,
     GradientDescent,
     NominalCount,
-    UnsupportedModelError,
     check_model,
     replace_unsupported,
     train,
 )
+from privacy.training.errors import UnsupportedModelError
 
 
 def replaced(layer: nn.Module) -> nn.Module:
