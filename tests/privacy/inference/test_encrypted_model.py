@@ -189,7 +189,7 @@ def test_altered_weights_are_refused(how: str) -> None:
         body = bytes(mutant[:-MAC_BYTES])
         return body + hmac.new(key, body, hashlib.sha256).digest()
 
-    secret = owner._ring.secret_residues(owner._generator.secret_key())[0].tobytes()
+    secret = owner._secret.residues[0].tobytes()
     mutants: dict[str, Callable[[], bytes]] = {
         "flip": lambda: weights[:200] + bytes([weights[200] ^ 1]) + weights[201:],
         "cut": lambda: weights[:-1],
