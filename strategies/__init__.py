@@ -4,9 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from strategies import _neighbours as _neighbours  # isort: skip  # before what it checks
-from strategies._spending import BudgetError as BudgetError
-from strategies._spending import SpentBudgetError as SpentBudgetError
-from strategies._watch import NoUsableReplyError as NoUsableReplyError
 from strategies.checkpoint import Checkpoint as Checkpoint
 from strategies.checkpoint import CheckpointError as CheckpointError
 from strategies.checkpoint import Checkpointing as Checkpointing
@@ -19,6 +16,7 @@ from strategies.declining import decline as decline
 from strategies.dp_fedavg import DPFedAvg as DPFedAvg
 from strategies.in_process import InProcessGrid as InProcessGrid
 from strategies.in_process import run_in_process as run_in_process
+from strategies.lost_clients import NoUsableReplyError as NoUsableReplyError
 from strategies.metrics import Metrics as Metrics
 from strategies.metrics import NoisedMetrics as NoisedMetrics
 from strategies.metrics import PublicMetrics as PublicMetrics
@@ -26,6 +24,8 @@ from strategies.population import Population as Population
 from strategies.population import PopulationExceededError as PopulationExceededError
 from strategies.population import key_identity as key_identity
 from strategies.population import node_identity as node_identity
+from strategies.privacy_budget import BudgetError as BudgetError
+from strategies.privacy_budget import SpentBudgetError as SpentBudgetError
 from strategies.record_keys import RecordKeys as RecordKeys
 from strategies.result import PrivacyReport as PrivacyReport
 from strategies.result import PrivateResult as PrivateResult

@@ -15,10 +15,10 @@ from flwr.clientapp import ClientApp
 from privacy.accounting import Poisson
 from privacy.audit import AuditResult, audit, poisson_cohort_p_value
 from privacy.mechanisms import Randomness, SystemRandomness
-from strategies._replies import Template
 from strategies.dp_fedavg import DPFedAvg
 from strategies.in_process import InProcessGrid
 from strategies.population import PopulationExceededError
+from strategies.replies import Template
 
 _BEYOND = 1000.0  # how many times the clipping norm a canary sends
 

@@ -47,24 +47,24 @@ from strategies._refusals import (
     check_kinds,
     check_needs_no_single_reply,
 )
-from strategies._replies import Template, TrainReply, read_metrics
-from strategies._round import Asked, Multipliers, TrainRound, collect, share_multiplier
-from strategies._run import AccountedRun
-from strategies._run_state import RunState, settings_text
-from strategies._spending import BudgetError, Spending, SpentBudgetError
-from strategies._watch import AskedInVain, NoUsableReplyError, RunWatch
 from strategies.checkpoint import Checkpoint, Checkpointing
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
 from strategies.cohort import draw_cohort, expected_fraction
+from strategies.lost_clients import AskedInVain, NoUsableReplyError, RunWatch
 from strategies.metrics import Metrics, NoisedMetrics, NoisedMetricsSum, PublicMetrics
 from strategies.population import Population, PopulationExceededError, Register
+from strategies.privacy_budget import BudgetError, Spending, SpentBudgetError
 from strategies.record_keys import RecordKeys
+from strategies.replies import Template, TrainReply, read_metrics
 from strategies.result import PrivacyReport, SecureAggregationReport, warn_of_large_delta
+from strategies.run import AccountedRun
+from strategies.run_state import RunState, settings_text
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.messages import Bounding
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import SecureTrainRound
 from strategies.server_optimizers import ServerOptimizer, ServerSGD
+from strategies.train_round import Asked, Multipliers, TrainRound, collect, share_multiplier
 from strategies.weighting import CappedWeights, UniformWeights, Weighting
 
 Vector = npt.NDArray[Any]

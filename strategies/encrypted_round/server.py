@@ -20,9 +20,6 @@ from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, System
 from privacy.untrusted_text import error_quoted
 from strategies import _arguments
 from strategies._operator_log import operator_log
-from strategies._replies import Fault, ReplyError, refuse_error
-from strategies._round import Asked
-from strategies._watch import RunWatch
 from strategies.encrypted_round import messages
 from strategies.encrypted_round.evaluators import Evaluators
 from strategies.encrypted_round.result import (
@@ -32,9 +29,12 @@ from strategies.encrypted_round.result import (
     release_noised,
     release_public,
 )
+from strategies.lost_clients import RunWatch
 from strategies.metrics import NoisedMetrics, PublicMetrics
 from strategies.population import Population, Register
+from strategies.replies import Fault, ReplyError, refuse_error
 from strategies.streaming import pull_replies, stream_replies
+from strategies.train_round import Asked
 
 _MESSAGE_TYPE = f"{MessageType.QUERY}.{messages.ACTION}"
 _NAME = "encrypted round"

@@ -27,7 +27,7 @@ from privacy.secure_aggregation import (
     UnreadableState,
 )
 from privacy.untrusted_text import error_quoted, one_line
-from strategies._replies import Template
+from strategies.replies import Template
 from strategies.secure_aggregation.client_memory import ClientMemory, ContextMemory
 from strategies.secure_aggregation.messages import KEY, Bounding, content_of, protocol_bytes
 from strategies.secure_aggregation.request import (

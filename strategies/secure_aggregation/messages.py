@@ -15,7 +15,7 @@ from privacy.mechanisms import (
 )
 from privacy.secure_aggregation import ClientPolicy, Malformed, RoundTerms, UnacceptableTerms
 from privacy.untrusted_text import error_quoted, quoted
-from strategies._replies import Fault, ReplyError, Template, refuse_error
+from strategies.replies import Fault, ReplyError, Template, refuse_error
 from strategies.weighting import CappedWeights, UniformWeights
 
 KEY = "secure-aggregation"

@@ -20,9 +20,8 @@ from privacy.secure_aggregation import (
 )
 from privacy.secure_aggregation.terms import RUN_BYTES
 from strategies._operator_log import operator_log
-from strategies._replies import Fault, ReplyError, Template
-from strategies._round import Asked, collect
-from strategies._watch import Gathered, RunWatch
+from strategies.lost_clients import Gathered, RunWatch
+from strategies.replies import Fault, ReplyError, Template
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.messages import (
     KEY,
@@ -34,6 +33,7 @@ from strategies.secure_aggregation.messages import (
 from strategies.secure_aggregation.request import request_digest
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.streaming import stream_replies
+from strategies.train_round import Asked, collect
 
 Vector = npt.NDArray[Any]
 

@@ -17,8 +17,8 @@ from privacy.mechanisms import (
 )
 from privacy.mechanisms.errors import UpdateError
 from strategies._operator_log import operator_log
-from strategies._replies import Fault, ReplyError, Template, TrainReply
-from strategies._watch import Gathered, RunWatch
+from strategies.lost_clients import Gathered, RunWatch
+from strategies.replies import Fault, ReplyError, Template, TrainReply
 from strategies.weighting import Weighting
 
 Vector = npt.NDArray[Any]

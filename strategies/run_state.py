@@ -12,10 +12,10 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord
 
 from privacy.accounting import Position
-from strategies._replies import Template
 from strategies.checkpoint import Checkpoint, CheckpointError
 from strategies.clipping import AdaptiveClipping, Clipping
 from strategies.metrics import PublicMetrics
+from strategies.replies import Template
 from strategies.server_optimizers import ServerOptimizer
 
 Vector = npt.NDArray[Any]

@@ -7,8 +7,8 @@ from logging import WARNING
 from flwr.supercore import log
 
 from strategies._operator_log import operator_log
-from strategies._replies import Fault
 from strategies.metrics import MetricFault
+from strategies.replies import Fault
 
 # How many clients are asked in vain, one after another or at once, before a run ends. Never one
 # alone. Few whose replies are dropped, and fewest before any was used, which is no accident; more

@@ -14,11 +14,11 @@ from flwr.supercore import log
 from privacy import arguments
 from privacy.accounting import Budget
 from strategies._operator_log import operator_log
-from strategies._run_state import RunState
-from strategies._spending import Spending
 from strategies.checkpoint import Checkpoint, Checkpointing
 from strategies.population import Register
+from strategies.privacy_budget import Spending
 from strategies.result import PrivacyReport, PrivateResult
+from strategies.run_state import RunState
 from strategies.streaming import stream_replies
 
 _GIVE_ARRAYS = (
