@@ -1,31 +1,25 @@
-"""From a reply to arrays that can be summed, or to a reason why not. Nothing is unpickled."""
+"""Replies to a round's messages: asked for, received one by one, used or dropped for a reason."""
 
-import io
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
-from flwr.common.constant import ErrorCode
+import httpx
+from flwr.app import Error, Message, MetricRecord
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
 
-from privacy.untrusted_text import quoted
-from strategies.declining import DECLINED
+from privacy import arguments
+from privacy.untrusted_text import error_quoted, quoted
+from strategies.errors import Fault, ReplyError
+from strategies.lost_clients import FaultLog, RoundReplies, operator_log
 
-Vector = npt.NDArray[Any]
+_T = TypeVar("_T")
+_SHORTEST, _LONGEST = 0.02, 1.0  # seconds between looks when nothing has arrived
 
-_HEADER_READERS: dict[tuple[int, int], Callable[[Any], Any]] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-_AVERAGED = (np.float16, np.float32, np.float64)
-_BFLOAT16 = np.dtype("V2")  # as numpy writes an array of a dtype that it does not know
-_LONGEST_HEADER = 1 << 16
-_MOST_HEADERS = 8  # spellings of one array's header that are remembered
-
-
+DECLINED = ErrorCode.MOD_FAILED_PRECONDITION
+"""Flower's own code for what a node's precondition does not allow."""
 # Flower's own answers in place of a node's: the client has said nothing.
 _ABSENT = {
     ErrorCode.MESSAGE_UNAVAILABLE,
@@ -34,202 +28,127 @@ _ABSENT = {
 }
 
 
-class Fault(StrEnum):
-    """Why replies are dropped, in words that hold nothing a client wrote.
+def decline(message: Message, reason: str) -> Message:
+    """The reply of a node that does not do what it is asked, since its owner does not allow it.
 
-    The server's console is told each of them once a run; who, how often and in which words goes
-    to the operator's log.
-    """
-
-    ERROR = (
-        "the client's app raised an exception; the node's own log (in a simulation the log of the "
-        "run) has the traceback"
-    )
-    RECORDS = (
-        "there is not one ArrayRecord with, at most, one MetricRecord beside it "
-        "(in an evaluation: one MetricRecord)"
-    )
-    NAMES = (
-        "arrays are missing, extra or named otherwise than the model's; a reply holds every array "
-        "of the model under its own name, and ArrayRecord(list) names them 0, 1, …"
-    )
-    ENCODING = "an array is not in numpy's format, or is cut short or too long"
-    DTYPE = "an array is not floating-point where the model's is"
-    SHAPE = "an array has another shape than the model's"
-    VALUES = "values are NaN, infinite, or too large for the precision of the model"
-    WEIGHT = "the number of examples is missing, or is not a finite number above 0"
-    REFUSED = (
-        "the client refuses the round as its own policy or the protocol's checks say; the "
-        "operator's log has the name of the reason"
-    )
-    PROTOCOL = "it is no message of the secure-aggregation protocol, or not one for this round"
-    DECLINED = (
-        "the node declines: its owner's rules, what is left of its records' budget, or what its "
-        "mods require do not allow what the run asks; its own log and the operator's log say why"
-    )
-    QUESTIONS = (
-        "its keys and questions are not such as the plan asks for, or larger than max_bytes; "
-        "nodes and server must run one release"
-    )
-    EVALUATOR = "the evaluator's process failed over its keys and questions"
-    REPORT = "its report is not one finite number"
-    UNREADABLE = "it cannot be read"
-
-
-class ReplyError(ValueError):
-    """A reply that is dropped; the message says why, for the operator's log only.
+    ``DPFedAvg`` and ``EncryptedRound`` drop it as they drop a client's exception, but tell the
+    operator of nodes that decline, which are not to be mended.
 
     Parameters
     ----------
+    message : Message
+        What the node was asked.
     reason : str
-        Why, in words that may be the client's own.
-    fault : Fault or None
-        Why, for the server's console; None where the client itself did nothing wrong: it is away
-        or late.
+        Why not, in words that tell nothing of the node's records. They go into the operator's
+        log.
+
+    Examples
+    --------
+    >>> try:
+    ...     payment = pay(protection, batches, ledger=ledger)
+    ... except LocalBudgetError as spent:  # its message carries no number
+    ...     return decline(message, str(spent))
+    """
+    return Message(Error(DECLINED, reason), reply_to=message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordKeys:
+    """Keys in the records of a message, as in Flower's ``FedAvg``.
+
+    Parameters
+    ----------
+    arrays : str
+        The ``ArrayRecord`` that is sent; Flower's ``arrayrecord_key``.
+    config : str
+        The ``ConfigRecord`` that is sent; Flower's ``configrecord_key``.
+    weighted_by : str
+        The metric of a reply that says how much it counts; Flower's ``weighted_by_key``.
     """
 
-    def __init__(self, reason: str, fault: Fault | None = Fault.UNREADABLE) -> None:
-        super().__init__(reason)
-        self.fault = fault
+    arrays: str = "arrays"
+    config: str = "config"
+    weighted_by: str = "num-examples"
+
+    def __post_init__(self) -> None:
+        for name in ("arrays", "config", "weighted_by"):
+            text = arguments.text(f"record_keys.{name}", getattr(self, name))
+            object.__setattr__(self, name, text)
 
 
-@dataclass(frozen=True)
-class TrainReply:
-    """What a training reply says, checked against the model that was sent.
+class PendingReplies:
+    """The messages of a round, and which of them are still unanswered."""
 
-    Its arrays may be of another floating-point width than the model's: they are taken in that
-    of the sum, before anything of them is bounded.
-    """
+    def __init__(self, messages: Iterable[Message]) -> None:
+        self._open = {message.metadata.dst_node_id: message for message in messages}
+        self.nodes = frozenset(self._open)
 
-    arrays: list[Vector]
-    metrics: MetricRecord | None
-
-
-class _Place:
-    """What one array of a reply must be, and the headers under which it was seen."""
-
-    def __init__(self, name: str, reference: Vector) -> None:
-        self._name = name
-        self._shape, self._size = reference.shape, reference.size
-        self._seen: dict[bytes, tuple[np.dtype[Any], str]] = {}
-
-    def view(self, array: Array) -> Vector:
-        """The array that ``array.data``, in numpy's format, holds; without a copy."""
-        data = array.data
-        if not isinstance(data, bytes):
-            raise ReplyError(f"array {self._name!r} is not bytes", Fault.ENCODING)
-        header = data[: _header_length(data)]
-        seen = self._seen.get(header)
-        if seen is None:
-            seen = self._read_header(header)
-            if len(self._seen) < _MOST_HEADERS:
-                self._seen[header] = seen
-        dtype, order = seen
-        if dtype == _BFLOAT16 and array.dtype != "bfloat16":
-            raise ReplyError(f"array {self._name!r} has another dtype", Fault.DTYPE)
-        if len(data) - len(header) != self._size * dtype.itemsize:
-            raise ReplyError(f"array {self._name!r} is cut short or too long", Fault.ENCODING)
-        flat: Vector = np.frombuffer(data, dtype=dtype, offset=len(header))
-        if dtype == _BFLOAT16:  # the upper half of a float32
-            flat = (flat.view("<u2").astype(np.uint32) << 16).view(np.float32)
-        return flat.reshape(self._shape, order="F" if order == "F" else "C")
-
-    def _read_header(self, header: bytes) -> tuple[np.dtype[Any], str]:
-        stream = io.BytesIO(header)
-        try:
-            version = np.lib.format.read_magic(stream)
-            shape, fortran, dtype = _HEADER_READERS[version](stream)
-        except Exception as error:  # numpy's reader lets out whatever Python's parser raises
-            raise ReplyError(
-                f"array {self._name!r} is not a numpy array", Fault.ENCODING
-            ) from error
-        if dtype.kind != "f" and dtype != _BFLOAT16:
-            raise ReplyError(f"array {self._name!r} has another dtype", Fault.DTYPE)
-        if shape != self._shape:
-            raise ReplyError(f"array {self._name!r} has another shape", Fault.SHAPE)
-        return dtype, "F" if fortran else "C"
-
-
-def _header_length(data: bytes) -> int:
-    """How long the header is, magic and version included; more than there is if it is none."""
-    digits = 2 if data[6:7] == b"\x01" else 4
-    length = 8 + digits + int.from_bytes(data[8 : 8 + digits], "little")
-    return min(length, _LONGEST_HEADER)
-
-
-class Template:
-    """The model that was sent, and what a reply to it must look like.
-
-    Floating-point arrays take part in the average, and a reply may carry them in any
-    floating-point width. The others (BatchNorm's counters) keep the server's values: a reply
-    must carry them, and what it says of them is not read.
-
-    Raises
-    ------
-    ValueError
-        If the model has no floating-point array, or one that is not finite, or arrays that are
-        neither floating-point nor integers.
-    """
-
-    def __init__(self, record: ArrayRecord) -> None:
-        self._record = record
-        arrays = {name: _load(array) for name, array in record.items()}
-        self.names = [name for name, array in arrays.items() if array.dtype.kind == "f"]
-        self.arrays: list[Vector] = [arrays[name] for name in self.names]
-        for name, array in arrays.items():
-            if array.dtype.kind not in "fiub" or (
-                array.dtype.kind == "f" and array.dtype not in _AVERAGED
-            ):
-                raise ValueError(
-                    f"the model's array {name!r} has dtype {array.dtype}; give float16, float32 "
-                    "or float64, or integers, which are not averaged"
-                )
-            if array.dtype.kind == "f" and not _all_finite(array):
-                raise ValueError(
-                    f"the model's array {name!r} holds NaN or infinite values; lower the "
-                    "server's learning rate, or start from another model"
-                )
-        if not self.arrays:
-            raise ValueError("the model has no floating-point array to average")
-        self._places = {
-            name: _Place(name, array) for name, array in zip(self.names, self.arrays, strict=True)
-        }
-
-    def record(self, arrays: Sequence[Vector]) -> ArrayRecord:
-        """A record like the template's, with new floating-point arrays."""
-        fresh = dict(zip(self.names, arrays, strict=True))
-        return ArrayRecord(
-            {
-                name: Array(np.asarray(fresh[name], order="C")) if name in fresh else array
-                for name, array in self._record.items()
-            }
-        )
-
-    def read(self, reply: Message) -> TrainReply:
-        """Read a training reply. Its arrays are views, in the template's order.
+    def answer(self, reply: Message) -> None:
+        """Take a reply as the answer of its node.
 
         Raises
         ------
         ReplyError
-            If it is an error, has several records of a kind, or its arrays are missing or extra
-            or of another shape or encoding, or not floating-point.
+            If nothing was asked of this node, or it has answered, or it answers another message.
         """
-        record, metrics = _content(reply)
-        if record.keys() != self._record.keys():
-            raise ReplyError("arrays are missing or extra", Fault.NAMES)
-        views = [place.view(record[name]) for name, place in self._places.items()]
-        return TrainReply(views, metrics)
+        node = reply.metadata.src_node_id
+        message = self._open.get(node)
+        if message is None and node == SUPERLINK_NODE_ID:
+            raise ReplyError("the SuperLink speaks for a node that is offline or late", None)
+        if message is None:
+            raise ReplyError("nothing was asked of this node, or it has answered already", None)
+        if reply.metadata.reply_to_message_id != message.metadata.message_id:
+            raise ReplyError("it answers a message of another round", None)
+        del self._open[node]
+
+    @property
+    def silent(self) -> list[int]:
+        """The nodes that have not answered."""
+        return sorted(self._open)
 
 
-def _content(reply: Message) -> tuple[ArrayRecord, MetricRecord | None]:
-    refuse_error(reply)
-    if not reply.has_content():
-        raise ReplyError("the reply is empty", Fault.RECORDS)
-    records = list(reply.content.values())
-    arrays = [record for record in records if isinstance(record, ArrayRecord)]
-    if len(arrays) != 1:
-        raise ReplyError(f"{len(arrays)} array records instead of one", Fault.RECORDS)
-    return arrays[0], _only_metrics(reply)
+def collect(
+    round_name: str,
+    asked: PendingReplies,
+    replies: Iterable[Message],
+    *,
+    read: Callable[[Message], _T],
+    use: Callable[[_T], None],
+    watch: FaultLog,
+) -> RoundReplies:
+    """Feed every good reply to ``use``, and say what came.
+
+    What was dropped goes to the operator's log, and each kind of it, once, to the console.
+
+    Whatever goes wrong while a stranger's reply is *read* costs that reply and nothing else.
+    What goes wrong while it is *used*, other than that it cannot be bounded, ends the run:
+    the sums could no longer be trusted.
+    """
+    used = 0
+    dropped: set[int] = set()
+    for reply in replies:
+        try:
+            asked.answer(reply)
+            try:
+                content = read(reply)
+            except ReplyError:
+                raise
+            except Exception as error:
+                raise ReplyError(f"it cannot be read ({type(error).__name__})") from error
+            use(content)
+            used += 1
+        except ReplyError as error:
+            operator_log.warning(
+                "%s: dropped the reply of node %s: %s",
+                round_name,
+                reply.metadata.src_node_id,
+                error,
+            )
+            watch.dropped(round_name, error.fault)
+            if error.fault is not None:
+                dropped.add(reply.metadata.src_node_id)
+    operator_log.info("%s: %d replies used; silent nodes: %s", round_name, used, asked.silent)
+    return RoundReplies(asked.nodes, frozenset(dropped), used)
 
 
 def refuse_error(reply: Message, *, reason: bool = False) -> None:
@@ -259,7 +178,8 @@ def refuse_error(reply: Message, *, reason: bool = False) -> None:
     raise ReplyError(f"the client answered with an error{told}", Fault.ERROR)
 
 
-def _only_metrics(reply: Message) -> MetricRecord | None:
+def only_metrics(reply: Message) -> MetricRecord | None:
+    """The one MetricRecord of a reply, if it has any; several are refused."""
     metrics = [record for record in reply.content.values() if isinstance(record, MetricRecord)]
     if len(metrics) > 1:
         raise ReplyError(f"{len(metrics)} metric records instead of one", Fault.RECORDS)
@@ -277,21 +197,78 @@ def read_metrics(reply: Message) -> MetricRecord:
     refuse_error(reply)
     if not reply.has_content():
         raise ReplyError("the reply is empty", Fault.RECORDS)
-    metrics = _only_metrics(reply)
+    metrics = only_metrics(reply)
     if metrics is None:
         raise ReplyError("no metric record", Fault.RECORDS)
     return metrics
 
 
-def _load(array: Array) -> Vector:
-    """The server's own array; a view of its bytes where numpy stored it in C order."""
-    loaded = array.numpy()
-    if not loaded.flags.c_contiguous or not loaded.nbytes:
-        return loaded
-    flat = np.frombuffer(array.data, loaded.dtype, offset=len(array.data) - loaded.nbytes)
-    return flat.reshape(loaded.shape)
+def stream_replies(
+    grid: Grid, messages: Iterable[Message], *, timeout: float | None = None
+) -> Iterator[Message]:
+    """Send messages and yield each reply as it arrives.
+
+    Does what ``Grid.send_and_receive`` does, but holds one reply at a time, and looks again
+    after 20 milliseconds, then ever more rarely up to a second, instead of every three seconds.
+    A reply that the grid cannot even decode is dropped, and costs no other client its reply.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's grid.
+    messages : iterable of Message
+        What to send; sent before this function returns its iterator.
+    timeout : float, optional
+        Seconds to wait in all. After that the missing replies are given up, and a node that has
+        not fetched its message by then never gets it: it does not train for a round that is over.
+
+    Yields
+    ------
+    Message
+        Replies, errors included, in the order of their arrival.
+    """
+    deadline = None
+    if timeout is not None:
+        deadline = time.monotonic() + timeout
+        messages = list(messages)
+        for message in messages:  # a message's time runs from its making, the round's from now
+            message.metadata.ttl = time.time() - message.metadata.created_at + timeout
+    waiting = [identifier for identifier in grid.push_messages(messages) if identifier]
+    return _pull(grid, waiting, deadline)
 
 
-def _all_finite(array: Vector) -> bool:
-    """Without an array of answers: NaN is both the least and the greatest."""
-    return bool(np.isfinite(array.min(initial=0)) and np.isfinite(array.max(initial=0)))
+def pull_replies(
+    grid: Grid, message_ids: Iterable[str], *, timeout: float | None = None
+) -> Iterator[Message]:
+    """Yield each reply to messages that were pushed before, as :func:`stream_replies` does."""
+    waiting = list(message_ids)
+    return _pull(grid, waiting, None if timeout is None else time.monotonic() + timeout)
+
+
+def _pull(grid: Grid, waiting: list[str], deadline: float | None) -> Iterator[Message]:
+    pause = _SHORTEST
+    while waiting:
+        still = []
+        for identifier in waiting:
+            # One by one: what is pulled together is lost together if one cannot be decoded.
+            try:
+                found = list(grid.pull_messages([identifier]))
+            except (OSError, httpx.HTTPError):  # the network's fault, not the reply's
+                raise
+            except Exception as error:
+                operator_log.warning(
+                    "dropped a reply that cannot be decoded: %s", error_quoted(error)
+                )
+                continue
+            if not found:
+                still.append(identifier)
+            yield from found
+        arrived = len(still) < len(waiting)
+        waiting = still
+        if not waiting or (deadline is not None and time.monotonic() >= deadline):
+            return
+        if not arrived:
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST)
+        else:
+            pause = _SHORTEST
