@@ -20,7 +20,9 @@ from privacy.secure_aggregation import (
     UnacceptableTermsError,
 )
 from privacy.untrusted_text import error_quoted, quoted
-from strategies._replies import Fault, ReplyError, Template, refuse_error
+from strategies.errors import Fault, ReplyError
+from strategies.model_schema import ModelSchema
+from strategies.replies import refuse_error
 from strategies.weighting import CappedWeights, UniformWeights
 
 KEY = "secure-aggregation"
@@ -168,7 +170,7 @@ class UpdateEncoding:
             ) from error
         return encoding
 
-    def check(self, terms: RoundTerms, policy: ClientPolicy, template: Template) -> None:
+    def check(self, terms: RoundTerms, policy: ClientPolicy, schema: ModelSchema) -> None:
         """Make sure, before anybody trains, that it is what the client accepts and fits the round.
 
         An update that did not fit would tell the server so, and what it sends could be chosen
@@ -192,7 +194,7 @@ class UpdateEncoding:
             raise UnacceptableTermsError(
                 f"the mechanism is {self.mechanism}; this client pins {policy.mechanism}"
             )
-        arrays = template.arrays
+        arrays = schema.arrays
         size = sum(array.size for array in arrays)
         if size != terms.size:
             raise UnacceptableTermsError(
