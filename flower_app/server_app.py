@@ -100,7 +100,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
                     evaluate_fn=watch.bound_to(strategy),
                 )
             except BudgetError as error:
-                text = str(error).replace("target_epsilon", "epsilon")
+                text = str(error).replace("budget.epsilon", "epsilon")
                 text = text.replace("noise_multiplier", "noise-multiplier")
                 if isinstance(error, SpentBudgetError):
                     text = f"epsilon = {settings.epsilon:g} is spent; {text}"

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -59,6 +60,7 @@ def run(options_given: argparse.Namespace) -> int:
     rounds = o.rounds or [RECIPES[o.model].rounds]
     for name, values, good, what in (
         ("--population", [o.population], lambda n: n >= 1, "at least 1"),
+        ("--epsilon", [o.epsilon], math.isfinite, "finite"),
         ("--records", [o.records], lambda n: n >= 1, "at least 1"),
         ("--rounds", rounds, lambda n: n >= 1, "at least 1"),
         ("--sampling-rates", o.sampling_rates, lambda q: 0 < q <= 1, "in (0, 1]"),

@@ -16,7 +16,7 @@ from flower_app.encrypted.evaluator import start_evaluator
 from flower_app.encrypted.node import simulated_secrets
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.settings import SettingError, Settings
-from privacy.accounting import Event, Full, LedgerContents, read_ledger
+from privacy.accounting import Budget, Event, Full, LedgerContents, read_ledger
 from privacy.mechanisms import LatticeGaussian
 from strategies import (
     EncryptedRound,
@@ -98,8 +98,7 @@ def hold_encrypted_round(
         start_evaluator=lambda: start_evaluator(settings.model, weights),
         images=settings.encrypted_round_images,
         metrics=noised_accuracy(settings.encrypted_round_noise) if noised else PublicMetrics(),
-        target_delta=settings.delta,
-        target_epsilon=settings.epsilon,
+        budget=Budget(settings.epsilon, settings.delta),
         ledger=ledger,
     )
     begun = time.perf_counter()

@@ -29,6 +29,7 @@ from privacy.accounting import (
 )
 from strategies import (
     CappedWeights,
+    Checkpointing,
     DPFedAvg,
     Poisson,
     Population,
@@ -40,8 +41,8 @@ from strategies import (
 _NAMES = {
     "min_available_nodes": "min-available-nodes",
     "noise_multiplier": "noise-multiplier",
-    "target_epsilon": "epsilon",
-    "target_delta": "delta",
+    "budget.epsilon": "epsilon",
+    "budget.delta": "delta",
     "total_weight": "total-weight",
     "secure_aggregation.client_dropout": "client-dropout",
     "secure_aggregation.dropout": "dropout",
@@ -344,8 +345,7 @@ def make_strategy(
             sampling=Poisson(settings.sampling_rate),
             clipping=settings.clipping_norm,
             noise_multiplier=settings.noise_multiplier or None,
-            target_epsilon=settings.epsilon,
-            target_delta=settings.delta,
+            budget=Budget(settings.epsilon, settings.delta),
             weighting=(
                 CappedWeights(cap=settings.weight_cap, total_weight=settings.total_weight)
                 if capped
@@ -354,8 +354,7 @@ def make_strategy(
             optimizer=ServerSGD(settings.server_learning_rate, settings.server_momentum),
             ledger=ledger,
             reserve=round_cost(settings),
-            checkpoint=checkpoint,
-            resume=resumed,
+            checkpointing=Checkpointing(checkpoint, resume=resumed),
             min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
             secure_aggregation=server_setting(settings, size),
         )

@@ -57,6 +57,7 @@ def calibrate_noise_multiplier(
         If ``rounds`` is not a whole number of at least 1, or no z up to 2³⁰ fits.
     """
     whole("rounds", rounds, least=1)
+    _check_limit(budget)
 
     def cost(z: float) -> float:
         one = GaussianRelease(z, sampling) if release is None else release(z)
@@ -104,6 +105,7 @@ def calibrate_rounds(
     ValueError
         If not even one round fits.
     """
+    _check_limit(budget)
     release = GaussianRelease(noise_multiplier, sampling)
 
     def fits(rounds: int) -> bool:
@@ -154,6 +156,7 @@ def calibrate_sampling_rate(
         If no rate of at least 2⁻³⁰ fits.
     """
     whole("rounds", rounds, least=1)
+    _check_limit(budget)
 
     def cost(rate: float) -> float:
         release = GaussianRelease(noise_multiplier, Poisson(rate))
@@ -228,3 +231,8 @@ def _already(
         counts, delta=budget.delta, accountant=accountant, adjacency=_adjacency(sampling)
     )
     return f", of which {paid:.6g} is spent already"
+
+
+def _check_limit(budget: Budget) -> None:
+    if budget.epsilon == math.inf:
+        raise ValueError("epsilon is inf, which sets no limit: nothing can be calibrated to it")

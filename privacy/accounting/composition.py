@@ -43,7 +43,8 @@ class Budget:
     Parameters
     ----------
     epsilon, delta : float
-        ε > 0 and δ in (0, 1), of at least 2.3·10⁻³⁰⁸.
+        ε > 0 and δ in (0, 1), of at least 2.3·10⁻³⁰⁸. ``math.inf`` as ε sets no limit: what is
+        spent is accounted only, and nothing can be calibrated to it.
 
     Raises
     ------
@@ -55,7 +56,8 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
-        arguments.number("epsilon", self.epsilon, above=0)
+        if not (isinstance(self.epsilon, float) and self.epsilon == math.inf):
+            arguments.number("epsilon", self.epsilon, above=0)
         arguments.delta("delta", self.delta)
 
 

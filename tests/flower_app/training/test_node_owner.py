@@ -1,6 +1,7 @@
 """A node's owner decides what protects its records, and its failures look like nothing."""
 
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from flower_app.models.build import build_model
 from flower_app.settings import PATHS_OF_THE_SERVER
 from privacy.accounting import Full, GaussianRelease, Repeated, epsilon, read_ledger
 from privacy.training import ClientLedger
-from strategies import DPFedAvg, InProcessGrid, NoUsableReplyError, PrivateResult
+from strategies import Budget, DPFedAvg, InProcessGrid, NoUsableReplyError, PrivateResult
 
 START = ArrayRecord(build_model("hog-linear").state_dict())
 RUN: dict[str, Any] = {
@@ -123,7 +124,7 @@ def test_the_server_takes_spent_budgets_for_declines_and_not_for_crashes(tmp_pat
             sampling=Full(),
             clipping=1.0,
             noise_multiplier=1.0,
-            target_delta=1e-5,
+            budget=Budget(math.inf, 1e-5),
             ledger=tmp_path / name,
         )
         return strategy.start(grid, START, num_rounds=rounds)

@@ -15,6 +15,7 @@ from flower_app.training import secure_aggregation as secure
 from flower_app.training.node_policy import NodePolicy, run_settings
 from flower_app.training.secure_aggregation import simulated_identity
 from strategies import (
+    Budget,
     DPFedAvg,
     FolderMemory,
     Full,
@@ -134,7 +135,7 @@ def test_nodes_pin_how_their_updates_are_bounded(tmp_path: Path) -> None:
         sampling=Full(),
         clipping=0.6,
         noise_multiplier=1.0,
-        target_delta=1e-5,
+        budget=Budget(math.inf, 1e-5),
         ledger=tmp_path / "ledger.jsonl",
         secure_aggregation=SecureAggregation(minimum=3, client_dropout=0.0),
     )

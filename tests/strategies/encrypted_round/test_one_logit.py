@@ -1,5 +1,6 @@
 """An encrypted round on a model with one logit: nodes decide at their own threshold."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from privacy.inference import CompiledModel, InputContract, compile_model
 from strategies import (
     ENCRYPTED_ROUND,
+    Budget,
     EncryptedRound,
     InProcessGrid,
     PublicMetrics,
@@ -60,7 +62,7 @@ def test_nodes_report_what_is_right_at_their_threshold(tmp_path: Path) -> None:
         start_evaluator=lambda: start_process(one_logit_model),
         images=IMAGES,
         metrics=PublicMetrics(),
-        target_delta=1e-5,
+        budget=Budget(math.inf, 1e-5),
         workers=1,
     )
     result = test.run(InProcessGrid(app, NODES))
