@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import ipaddress
 import logging
 import shlex
 import socket
@@ -27,6 +26,7 @@ from privacy.inference_service import (
     TokenFile,
     create_app,
 )
+from privacy.inference_service.client import is_loopback
 from privacy.inference_service.errors import TokenFileError
 
 _DEFAULTS = ServiceLimits()
@@ -176,7 +176,7 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
         raise SettingError("--insecure-no-tls contradicts --tls-certificate; give one of them")
     if options.insecure_no_authentication and options.tokens is not None:
         raise SettingError("--insecure-no-authentication contradicts --tokens; give one of them")
-    local = _is_loopback(options.host)
+    local = is_loopback(options.host)
     with tempfile.TemporaryDirectory(prefix="bloomseal-trial-") as made:
         folder = Path(made)
         if options.insecure_no_tls:
@@ -239,7 +239,7 @@ def _tell(
     memory: int,
 ) -> None:
     plan, port = pool.plan, listening.getsockname()[1]
-    host = "localhost" if _is_loopback(options.host) else options.host
+    host = "localhost" if is_loopback(options.host) else options.host
     url = f"{'http' if security.certificate is None else 'https'}://{host}:{port}"
     for given, warning in (
         (options.insecure_no_tls, "without TLS: whoever listens can use tokens and forge messages"),
@@ -252,14 +252,7 @@ def _tell(
         f"{memory >> 20} MB beside the model; keys {plan.public_bytes:,} bytes, "
         f"a question {plan.query_bytes:,}, an answer {plan.answer_bytes:,}"
     )
-    if security.ask and _is_loopback(options.host):
+    if security.ask and is_loopback(options.host):
         command = ["python", "-m", "flower_app", "ask", url, "IMAGE_OR_FOLDER", *security.ask]
         print("To ask, on this machine:\n  " + shlex.join(command))
     print("Ctrl-C ends it.", flush=True)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

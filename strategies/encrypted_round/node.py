@@ -275,7 +275,9 @@ def count_right_answers(
         decided = [owner.decrypt(answer).labels for answer in answers]
     except MessageError as error:
         raise RoundError(f"an answer cannot be read: {error}") from error
-    pairs = [pair for batch in zip(decided, labels, strict=True) for pair in zip(*batch, strict=True)]
+    pairs = [
+        pair for batch in zip(decided, labels, strict=True) for pair in zip(*batch, strict=True)
+    ]
     return sum(answer == label for answer, label in pairs), len(pairs)
 
 

@@ -1,1 +1,1 @@
-"""The data owner: keys, encryption, decryption, and what is told of an answer."""
+"""The data owner: keys, encryption, decryption, and the release of answers."""
