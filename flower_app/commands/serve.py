@@ -34,16 +34,9 @@ _DEFAULTS = ServiceLimits()
 
 @dataclass(frozen=True)
 class _Security:
-    """How callers are let in, and what they must be told to get in.
+    """Certificate and key (None without TLS), tokens (None without authentication).
 
-    Attributes
-    ----------
-    certificate, key : Path or None
-        None without TLS.
-    tokens : TokenFile or None
-        None without authentication.
-    ask : tuple of str
-        Arguments of ``ask`` for somebody on this machine.
+    ``ask`` holds the arguments of the command ``ask`` for somebody on this machine.
     """
 
     certificate: Path | None
@@ -96,12 +89,12 @@ def add_command(commands: Any) -> None:
         ("queue", int, "requests that may wait"),
         ("requests-per-minute", int, "of one owner"),
         ("owners", int, "whose keys are held at most"),
-        ("key-sets", int, "of keys that one owner may have at a time, as many as ask at once"),
+        ("key-sets", int, "that one owner may have at a time, as many as ask at once"),
         ("key-hours", float, "after which an owner makes new keys"),
     ):
         default = getattr(_DEFAULTS, name.replace("-", "_"), 60.0)
-        told = text if "(" in text else f"{text} ({default:g})"
-        limits.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=told)
+        text = text if "(" in text else f"{text} ({default:g})"
+        limits.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=text)
     parser.set_defaults(run=run)
 
 
@@ -114,15 +107,15 @@ def run(options: argparse.Namespace) -> int:
         If an option, the folder or a file is wrong, or the port is taken.
     """
     name, weights = trained_model(options.results)
-    load_model(name, weights)  # what is wrong with it is said here, in one sentence
+    load_model(name, weights)  # its faults end the command here, with one sentence
     limits = _limits(options)
     memory = None if options.worker_memory is None else options.worker_memory << 20
 
-    room: list[int] = []
+    used: list[int] = []
 
     def start() -> EvaluatorProcess:
         process = start_evaluator(name, weights, memory=memory)
-        room.append(process.memory)
+        used.append(process.memory)
         process.timeout = options.answer_seconds
         return process
 
@@ -144,8 +137,8 @@ def run(options: argparse.Namespace) -> int:
             key=security.key,
             shutdown_seconds=options.answer_seconds,
         )
-        _tell(options, security, listening, pool, room[0])
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished what was under way
+        _announce(options, security, listening, pool, used[0])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished the requests under way
             server.run(sockets=[listening])
     print("Stopped.")
     return 0
@@ -231,7 +224,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SettingError(f"cannot listen on {host}, port {port}: {error}") from error
 
 
-def _tell(
+def _announce(
     options: argparse.Namespace,
     security: _Security,
     listening: socket.socket,
@@ -241,11 +234,11 @@ def _tell(
     plan, port = pool.plan, listening.getsockname()[1]
     host = "localhost" if is_loopback(options.host) else options.host
     url = f"{'http' if security.certificate is None else 'https'}://{host}:{port}"
-    for given, warning in (
+    for insecure, warning in (
         (options.insecure_no_tls, "without TLS: whoever listens can use tokens and forge messages"),
         (options.insecure_no_authentication, "without authentication: everybody can ask"),
     ):
-        if given:
+        if insecure:
             print(f"warning: serving {warning}", file=sys.stderr)
     print(
         f"Serving {url} with {counted(pool.processes, 'process', 'processes')}, each with at most "
