@@ -11,13 +11,13 @@ from privacy.accounting import (
     Event,
     Ledger,
     LedgerContents,
-    LedgerError,
     Position,
     Sampling,
     calibrate_noise_multiplier,
     epsilon,
     read_ledger,
 )
+from privacy.accounting.errors import LedgerError
 
 
 class BudgetError(ValueError):

@@ -22,7 +22,7 @@ from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, System
 from privacy.untrusted_text import error_quoted
 from strategies import _arguments
 from strategies._operator_log import operator_log
-from strategies._replies import Fault, RejectedReply, refuse_error
+from strategies._replies import Fault, ReplyError, refuse_error
 from strategies._round import Asked
 from strategies._watch import RunWatch
 from strategies.encrypted_round import messages
@@ -297,9 +297,9 @@ class _Exchange:
                 answers = [self._pool.evaluate(keys, query) for query in questions.queries]
             finally:
                 self._pool.drop(keys)
-        except (RejectedReply, MessageError, EvaluatorFailedError) as error:
+        except (ReplyError, MessageError, EvaluatorFailedError) as error:
             operator_log.warning("encrypted round: refused the questions of %s: %s", node, error)
-            if isinstance(error, RejectedReply):
+            if isinstance(error, ReplyError):
                 return _Evaluated(node, fault=error.fault)
             failed = isinstance(error, EvaluatorFailedError)
             return _Evaluated(node, fault=Fault.EVALUATOR if failed else Fault.QUESTIONS)
@@ -336,7 +336,7 @@ class _Exchange:
             try:
                 asked.answer(reply)
                 accuracy = messages.read_accuracy(_content(reply))
-            except RejectedReply as error:
+            except ReplyError as error:
                 operator_log.warning("encrypted round: dropped the report of %s: %s", node, error)
                 self.watch.dropped(_NAME, error.fault)
                 continue
@@ -354,5 +354,5 @@ class _Exchange:
 def _content(reply: Message) -> RecordDict:
     refuse_error(reply, reason=True)
     if not reply.has_content():
-        raise RejectedReply("the reply is empty", Fault.UNREADABLE)
+        raise ReplyError("the reply is empty", Fault.UNREADABLE)
     return reply.content

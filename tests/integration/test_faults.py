@@ -27,7 +27,7 @@ from flower_app.commands.deploy_demo import write_node_folders
 from flower_app.data import Split
 from flower_app.processes.certificates import make_certificates
 from flower_app.processes.deployment import Deployment, Node
-from flower_app.processes.flower_processes import RunFailed
+from flower_app.processes.flower_processes import RunFailedError
 from flower_app.processes.watchdog import kill_below
 from privacy.accounting import LedgerContents, read_ledger
 from strategies import Checkpoint
@@ -129,7 +129,7 @@ def settings(results: Path, **more: Any) -> dict[str, Any]:
         "epsilon": 20.0,
         "record-epsilon": 5.0,
         "round-timeout": PATIENCE,
-        "encrypted-images": 0,
+        "encrypted-test-images": 0,
         "results-dir": str(results),
     } | {name.replace("_", "-"): value for name, value in more.items()}
 
@@ -258,7 +258,7 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
         name: deployment.new_node(
             name,
             folder,
-            config='minimum-cohort=3 corrupt=0.0 secure-aggregation="off" '
+            config='min-clients=3 max-corrupt-fraction=0.0 secure-aggregation="off" '
             "max-record-epsilon=5.0 allow-unnoised-training=true",
         )
         for name, folder in folders.items()
@@ -576,7 +576,7 @@ def test_an_operator_refuses_a_superlink_with_a_wrong_certificate(deployment: De
     trusted = str(deployment.certificates.authority)
     (home / "config.toml").write_text(kept.replace(trusted, str(other.authority)))
     try:
-        with pytest.raises(RunFailed, match="Connection to the SuperLink is unavailable"):
+        with pytest.raises(RunFailedError, match="Connection to the SuperLink is unavailable"):
             deployment.online()
     finally:
         (home / "config.toml").write_text(kept)

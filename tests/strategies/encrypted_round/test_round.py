@@ -21,7 +21,12 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.exception import PrivacyBudgetExhausted
 from scipy import stats
 
-from privacy.accounting import Full, GaussianRelease, LedgerError, read_ledger
+from privacy.accounting import (
+    Full,
+    GaussianRelease,
+    read_ledger,
+)
+from privacy.accounting.errors import LedgerError
 from privacy.inference import DataOwner, EvaluatorProcess, Plan, accept_plan
 from privacy.inference.errors import PlanRefusedError
 from strategies import Budget, EncryptedRound, NoisedMetrics, PublicMetrics, noised_accuracy
