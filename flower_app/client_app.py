@@ -9,7 +9,6 @@ from functools import cache, partial
 from logging import ERROR, WARNING
 from pathlib import Path
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -20,11 +19,9 @@ from torch import nn
 
 from flower_app.data import (
     ClientData,
-    InputKind,
-    encode,
+    load_client_folder,
     load_dataset,
     load_inputs,
-    load_node_folder,
     load_partitions,
     no_data,
     simulated_client,
@@ -205,18 +202,14 @@ def own_data(settings: Settings, context: Context) -> ClientData:
     """
     kind = MODELS[settings.model].kind
     if settings.deployed:
-        return _folder(own_folder(context.node_config, "data-dir", "this node's data"), kind)
+        return load_client_folder(
+            own_folder(context.node_config, "data-dir", "this node's data"), kind
+        )
     clients = int(context.node_config["num-partitions"])
     client = int(context.node_config["partition-id"])
     dataset = load_dataset(settings.dataset, data_dir=_path(settings.data_dir))
     partitions = load_partitions(settings.partition_spec(clients), dataset)
     return simulated_client(load_inputs(dataset, kind), partitions, client)
-
-
-@cache
-def _folder(folder: Path, kind: InputKind) -> ClientData:
-    split = load_node_folder(folder)
-    return ClientData(encode(split.images, kind), np.array(split.labels))
 
 
 def _path(text: str) -> Path | None:
