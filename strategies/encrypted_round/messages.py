@@ -8,8 +8,8 @@ from typing import Any
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from privacy.inference import Plan
-from strategies._replies import Fault, ReplyError
 from strategies.encrypted_round.errors import RoundError
+from strategies.errors import Fault, ReplyError
 
 ACTION = "encrypted_round"
 RECORD = "encrypted-round"

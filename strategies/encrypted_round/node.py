@@ -24,11 +24,11 @@ from privacy.inference.arguments import check_kind, reals_of
 from privacy.inference.errors import MessageError, OutOfRangeError, PlanRefusedError, ReleaseError
 from privacy.inference.plan_check import FAULTS_OF_A_PLAN, MAX_ROUND_BYTES
 from privacy.untrusted_text import quoted
-from strategies.declining import decline
 from strategies.encrypted_round import messages
 from strategies.encrypted_round.errors import ReportRefusedError, RoundError
 from strategies.encrypted_round.messages import Questions
 from strategies.encrypted_round.report import AccuracyReport, NoisedAccuracy
+from strategies.replies import decline
 
 ENCRYPTED_ROUND = messages.ACTION
 """The action that the round's ``query`` messages name: ``@app.query(ENCRYPTED_ROUND)``."""

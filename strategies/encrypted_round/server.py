@@ -21,10 +21,6 @@ from privacy.inference.errors import EvaluatorFailedError, MessageError
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
 from privacy.untrusted_text import error_quoted
 from strategies import _arguments
-from strategies._operator_log import operator_log
-from strategies._replies import Fault, ReplyError, refuse_error
-from strategies._round import Asked
-from strategies._watch import RunWatch
 from strategies.encrypted_round import messages
 from strategies.encrypted_round.report import (
     RANGES,
@@ -33,9 +29,11 @@ from strategies.encrypted_round.report import (
     release_noised,
     release_public,
 )
+from strategies.errors import Fault, ReplyError
+from strategies.lost_clients import FaultLog, operator_log
 from strategies.metrics import NoisedMetrics, PublicMetrics
-from strategies.population import Population, Register
-from strategies.streaming import pull_replies, stream_replies
+from strategies.population import ClientRegistry, Population
+from strategies.replies import PendingReplies, pull_replies, refuse_error, stream_replies
 
 _MESSAGE_TYPE = f"{MessageType.QUERY}.{messages.ACTION}"
 _NAME = "encrypted round"
@@ -109,7 +107,7 @@ class EncryptedRound:
         mechanism: SumMechanism | None = None,
         randomness: Randomness | None = None,
     ) -> None:
-        self._register = Register(population)
+        self._registry = ClientRegistry(population)
         self._start = start_evaluator
         arguments.called_with("start_evaluator", start_evaluator, 0, "a function of no argument")
         noised = "noised_accuracy(noise_multiplier) or PublicMetrics()"
@@ -166,11 +164,11 @@ class EncryptedRound:
             if event is not None:
                 ledger = stack.enter_context(self._open_ledger(event))
             pool = stack.enter_context(EvaluatorPool(self._start, processes=self._workers))
-            node_of, ignored = self._register.locate(grid.get_nodes())
+            node_of, ignored = self._registry.locate(grid.get_nodes())
             operator_log.info(
                 "encrypted round: asking %d of %d nodes; %d unknown nodes ignored",
                 len(node_of),
-                self._register.size,
+                self._registry.size,
                 ignored,
             )
             exchange = _Exchange(
@@ -184,7 +182,7 @@ class EncryptedRound:
             exchange.answer_questions(list(node_of.values()))
             reports = exchange.collect_reports()
             if isinstance(self._metrics, PublicMetrics):
-                left_out = partial(exchange.watch.metrics_left_out, _NAME)
+                left_out = partial(exchange.faults.metrics_left_out, _NAME)
                 released = release_public(self._metrics, reports, left_out=left_out)
             else:
                 if ledger is None or event is None:
@@ -193,14 +191,14 @@ class EncryptedRound:
                 released = release_noised(
                     self._metrics,
                     reports,
-                    population=self._register.size,
+                    population=self._registry.size,
                     mechanism=self._mechanism,
                     randomness=self._randomness,
                 )
         plan, seconds = pool.plan, exchange.seconds
         room = (self._max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
         return EncryptedRoundResult(
-            asked=self._register.size if ledger else len(node_of),
+            asked=self._registry.size if ledger else len(node_of),
             answered=released.answered,
             accuracy=released.accuracy,
             accuracy_noise=released.accuracy_noise,
@@ -210,7 +208,7 @@ class EncryptedRound:
         )
 
     def _open_ledger(self, event: Event) -> Ledger:
-        name = self._register.name
+        name = self._registry.name
         ledger = Ledger.open(
             self._ledger or "",
             population=name if self._randomness.private else f"{name} (seeded: not private)",
@@ -243,7 +241,7 @@ class _Exchange:
     ----------
     seconds : list of float
         That each evaluation took.
-    watch : RunWatch
+    faults : FaultLog
     """
 
     def __init__(
@@ -259,7 +257,7 @@ class _Exchange:
         self._grid, self._timeout, self._pool = grid, timeout, pool
         self._images, self._max_bytes, self._public = images, max_bytes, public
         self.seconds: list[float] = []
-        self.watch = RunWatch()
+        self.faults = FaultLog()
         self._lock = threading.Lock()
         self._sent: list[str] = []  # ids of answers and refusals
         self._answered: dict[int, tuple[Message, int]] = {}  # with the number of images, by node
@@ -268,7 +266,7 @@ class _Exchange:
         """Send the plan, and answer each node's questions as they come, or refuse them."""
         content = messages.plan_message(self._pool.plan, images=self._images, public=self._public)
         plans = [Message(content, node, _MESSAGE_TYPE) for node in nodes]
-        asked = Asked(plans)
+        asked = PendingReplies(plans)
         workers = self._pool.processes
         with ThreadPoolExecutor(workers) as threads:
             under_way: deque[Future[_Evaluated]] = deque()
@@ -283,7 +281,7 @@ class _Exchange:
             "encrypted round: answered %d nodes; silent: %s", len(self._answered), asked.silent
         )
 
-    def _evaluate(self, reply: Message, asked: Asked) -> _Evaluated:
+    def _evaluate(self, reply: Message, asked: PendingReplies) -> _Evaluated:
         """The answers to a node's questions, unless they are refused."""
         node = reply.metadata.src_node_id
         try:
@@ -314,7 +312,7 @@ class _Exchange:
     def _send(self, evaluated: _Evaluated) -> None:
         """Send a node its answers, or why its questions are refused where it can mend that."""
         node, answers, fault = evaluated.node, evaluated.answers, evaluated.fault
-        self.watch.dropped(_NAME, fault)
+        self.faults.dropped(_NAME, fault)
         if answers is not None:
             message = Message(messages.answers_message(answers), node, _MESSAGE_TYPE)
             images = min(len(answers) * self._pool.plan.batch_size, self._images)
@@ -327,7 +325,7 @@ class _Exchange:
 
     def collect_reports(self) -> list[MetricRecord]:
         """The reports of the nodes that were answered; unusable ones are dropped."""
-        asked = Asked(message for message, _ in self._answered.values())
+        asked = PendingReplies(message for message, _ in self._answered.values())
         reports = []
         for reply in pull_replies(self._grid, self._sent, timeout=self._timeout):
             node = reply.metadata.src_node_id
@@ -338,13 +336,13 @@ class _Exchange:
                 accuracy = messages.read_accuracy(_content(reply))
             except ReplyError as error:
                 operator_log.warning("encrypted round: dropped the report of %s: %s", node, error)
-                self.watch.dropped(_NAME, error.fault)
+                self.faults.dropped(_NAME, error.fault)
                 continue
             except Exception as error:
                 operator_log.warning(
                     "encrypted round: cannot read the report of %s: %s", node, error_quoted(error)
                 )
-                self.watch.dropped(_NAME, Fault.UNREADABLE)
+                self.faults.dropped(_NAME, Fault.UNREADABLE)
                 continue
             reports.append(node_report(accuracy, images=self._answered[node][1]))
         operator_log.info("encrypted round: %d reports; silent: %s", len(reports), asked.silent)

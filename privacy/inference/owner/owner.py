@@ -2,14 +2,13 @@
 
 import secrets
 import threading
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.inference.arguments import check_kind, numbers_of
-from privacy.inference.ckks.ring import Residues, Ring, seal
-from privacy.inference.ckks.seeded import reseeded
+from privacy.inference.ckks import Parts, Residues, Ring, SecretKey, reseeded
 from privacy.inference.errors import MessageError, OutOfRangeError
 from privacy.inference.messages import Reader, Tag, open_message, seal_message
 from privacy.inference.owner.codec import answer_reader, packer
@@ -43,7 +42,7 @@ class DataOwner:
 
     def __init__(self, plan: Plan, *, release: ReleasePolicy | None = None) -> None:
         ring = self._set_up(plan, release)
-        self._take_keys(seal.KeyGenerator(ring.context))
+        self._take_key(SecretKey(ring))
         self._session_key = secrets.token_bytes(SESSION_KEY_BYTES)
         self._next_id = 0
         self._open: dict[int, int] = {}
@@ -63,11 +62,9 @@ class DataOwner:
         self._lock = threading.Lock()
         return self._ring
 
-    def _take_keys(self, generator: Any) -> None:
-        self._generator = generator
-        secret = generator.secret_key()
-        self._encryptor = seal.Encryptor(self._ring.context, secret)
-        self._secret = self._ring.secret_residues(secret)[: self._ring.levels]
+    def _take_key(self, secret: SecretKey) -> None:
+        self._secret = secret
+        self._residues = secret.residues[: self._ring.levels]
         self._reader = answer_reader(self.plan, self._ring, secret)
 
     def secret_state(self) -> bytes:
@@ -79,7 +76,7 @@ class DataOwner:
         with self._lock:
             return SecretState(
                 session_key=self._session_key,
-                residues=self._ring.secret_residues(self._generator.secret_key()),
+                residues=self._secret.residues,
                 next_id=self._next_id,
                 released=self._released,
                 open=dict(self._open),
@@ -111,7 +108,7 @@ class DataOwner:
         owner = cls.__new__(cls)
         ring = owner._set_up(plan, release)
         state = SecretState.from_bytes(content, owner._digest, (len(ring.primes), ring.degree))
-        owner._take_keys(seal.KeyGenerator(ring.context, ring.secret_key(state.residues)))
+        owner._take_key(SecretKey(ring, state.residues))
         owner._session_key = state.session_key
         owner._next_id, owner._open, owner._released = state.next_id, state.open, state.released
         return owner
@@ -128,21 +125,14 @@ class DataOwner:
             From a service, which binds material to a token and to its own start: the same bytes
             are then refused under another token and after a restart.
         """
-        ring, plan = self._ring, self.plan
-        zero = self._encryptor.encrypt_zero_symmetric(ring.key_id)
-        body = [self._session_key, *_bytes(*ring.seeded_residues(zero))]
+        plan = self.plan
+        body = [self._session_key, *_bytes(*self._secret.public_key())]
         if plan.relin_level:
-            body += self._switching_key(self._generator.create_relin_keys(), plan.relin_level)
+            body += _switching_key(self._secret.relinearisation_key(), plan.relin_level)
         for element, level in plan.rotation_levels:
-            body += self._switching_key(self._generator.create_galois_keys([element]), level)
+            body += _switching_key(self._secret.rotation_key(element), level)
         key, content = self._session_key, b"".join(body)
         return seal_message(Tag.MATERIAL, plan, self._digest, 0, content, key, binding=binding)
-
-    def _switching_key(self, serializable: object, level: int) -> list[bytes]:
-        parts: list[bytes] = []
-        for residues, seed in self._ring.switching_key_residues(serializable)[:level]:
-            parts += _bytes(residues[[*range(level), len(residues) - 1]], seed)
-        return parts
 
     def encrypt(self, x: ArrayLike) -> bytes:
         """Encrypt one input, or a batch.
@@ -169,10 +159,8 @@ class DataOwner:
         images = self._checked(x)
         body: list[bytes] = []
         for plain in self._packer(images):
-            ciphertext = seal.Ciphertext()
-            self._encryptor.encrypt_symmetric(plain, ciphertext)
-            residues = ring.ciphertext_residues(ciphertext)
-            body += _bytes(*reseeded(residues, self._secret, ring.primes[: ring.levels]))
+            residues = self._secret.encrypt(plain)
+            body += _bytes(*reseeded(residues, self._residues, ring.primes[: ring.levels]))
         with self._lock:
             query_id = self._next_id
             self._next_id += 1
@@ -236,6 +224,13 @@ class ThrowAwayOwner(DataOwner):
     def logits(self, answer: bytes) -> NDArray[np.float64]:
         """Decrypt an answer in full precision, shape (images, logits)."""
         return self._logits(answer)
+
+
+def _switching_key(key: Parts, level: int) -> list[bytes]:
+    parts: list[bytes] = []
+    for residues, seed in key[:level]:
+        parts += _bytes(residues[[*range(level), len(residues) - 1]], seed)
+    return parts
 
 
 def _bytes(residues: Residues, seed: bytes) -> list[bytes]:
