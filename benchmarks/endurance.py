@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.harness import Row, Say, Spread
-from privacy.inference import DataOwner, Evaluator, MessageError, Square, compile_model
+from privacy.inference import DataOwner, Evaluator, Square, compile_model
+from privacy.inference.errors import MessageError
 
 _WARM_UP = 20
 """SEAL keeps what it once allocated: the first calls fill its pool, later ones reuse it."""

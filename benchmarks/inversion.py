@@ -22,18 +22,10 @@ from benchmarks.harness import Row, Say, Spread
 from flower_app.data import load_dataset, load_inputs
 from flower_app.models.build import build_model
 from flower_app.settings import RECIPES
-from privacy.accounting import Budget, Poisson, calibrate_noise_multiplier
+from privacy.accounting import Budget, Full, Poisson, calibrate_noise_multiplier
 from privacy.audit import invert_first_linear_layer, match_gradient
 from privacy.mechanisms import ClippingGeometry, LatticeGaussian, SystemRandomness
-from privacy.training import (
-    ClientLedger,
-    ClipAndNoise,
-    ClipOnly,
-    FullBatch,
-    NominalCount,
-    calibrate_noise,
-    train,
-)
+from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, FullBatch, NominalCount, train
 
 COHORT = 10  # of a secure aggregation: a small one, to be fair to the attacker
 BUDGET = Budget(epsilon=3.0, delta=1e-5)
@@ -114,12 +106,7 @@ def _seen(model: nn.Module, images: Tensor, labels: Tensor, protection: str, z: 
     if protection == "client noise":
         how = ClipAndNoise(
             clipping_norm=RECIPES["mlp"].example_clipping_norm,
-            noise_multiplier=calibrate_noise(
-                target_epsilon=BUDGET.epsilon,
-                target_delta=BUDGET.delta,
-                batches=FullBatch(steps=1),
-                participations=20,
-            ),
+            noise_multiplier=calibrate_noise_multiplier(sampling=Full(), rounds=20, budget=BUDGET),
             delta=BUDGET.delta,
             count=NominalCount(records=1),
         )

@@ -43,11 +43,11 @@ from privacy.training import (
     ClipOnly,
     FullBatch,
     GradientDescent,
-    LocalBudgetSpent,
     Payment,
     pay,
     train,
 )
+from privacy.training.errors import LocalBudgetError
 from strategies import decline
 
 _UNDONE = "this node could not do its part; its owner finds why in its log"
@@ -60,7 +60,7 @@ def keep_reasons(message: Message, context: Context, call_next: ClientAppCallabl
     except Declined as declined:
         log(WARNING, "Declined: %s", declined.for_owner)
         return decline(message, str(declined))
-    except LocalBudgetSpent as spent:  # its message carries no number
+    except LocalBudgetError as spent:  # its message carries no number
         log(WARNING, "Declined: %s", spent)
         return decline(message, str(spent))
     except Exception as error:
@@ -159,14 +159,14 @@ def _model(settings: Settings, arrays: ArrayRecord) -> nn.Module:
 
 
 @app.query("encrypted_round")
-def test_encrypted(message: Message, context: Context) -> Message:
+def handle_encrypted_query(message: Message, context: Context) -> Message:
     """Take part in the encrypted test-time round."""
     # Loaded where it is asked for: a deployed node starts a process for every message.
     from flower_app.encrypted import node as encrypted_node
-    from strategies.encrypted_round import RoundError
+    from strategies.encrypted_round.errors import RoundError
 
     try:
-        return encrypted_node.take_part(message, context, run_settings(context))
+        return encrypted_node.answer_query(message, context, run_settings(context))
     except RoundError as error:
         raise Declined(str(error)) from error
 

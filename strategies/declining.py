@@ -25,7 +25,7 @@ def decline(message: Message, reason: str) -> Message:
     --------
     >>> try:
     ...     payment = pay(protection, batches, ledger=ledger)
-    ... except LocalBudgetSpent as spent:  # its message carries no number
+    ... except LocalBudgetError as spent:  # its message carries no number
     ...     return decline(message, str(spent))
     """
     return Message(Error(DECLINED, reason), reply_to=message)

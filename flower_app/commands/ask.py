@@ -21,24 +21,10 @@ from flower_app.errors import CommandFailed
 from flower_app.models.specs import MODELS, ModelSpec
 from flower_app.pictures.digits import FITS, Fit
 from flower_app.pictures.files import STDIN, find_images, read_images
-from privacy.inference import (
-    Expectation,
-    MessageError,
-    Plan,
-    PlanRefusedError,
-    ReleaseError,
-    ReleasePolicy,
-    TopClasses,
-    accept_plan,
-)
-from privacy.inference_service import (
-    KeyFile,
-    KeyFileError,
-    KeyFileInUseError,
-    OwnerSession,
-    ServiceClient,
-    ServiceError,
-)
+from privacy.inference import InputContract, Plan, ReleasePolicy, TopClasses, accept_plan
+from privacy.inference.errors import MessageError, PlanRefusedError, ReleaseError
+from privacy.inference_service import KeyFile, OwnerSession, ServiceClient
+from privacy.inference_service.errors import KeyFileError, KeyFileInUseError, ServiceError
 
 _PASSPHRASE, _TOKEN = "BLOOMSEAL_PASSPHRASE", "BLOOMSEAL_TOKEN"
 
@@ -169,8 +155,8 @@ def accepted_plan(text: str) -> tuple[Plan, ModelSpec]:
         raise PlanRefusedError("the service did not send a plan; is it one of ours?") from error
     for spec in MODELS.values():
         if spec.shape == shape:
-            expectation = Expectation(spec.shape, (spec.low, spec.high), spec.classes)
-            return accept_plan(text, expectation), spec
+            contract = InputContract(spec.shape, (spec.low, spec.high), spec.classes)
+            return accept_plan(text, contract), spec
     raise PlanRefusedError(f"the plan is for inputs of shape {shape}, which no model here has")
 
 

@@ -18,15 +18,16 @@ from flower_app.encrypted.evaluator import load_model, start_evaluator
 from flower_app.processes.certificates import make_certificates
 from flower_app.report.results_folder import trained_model
 from flower_app.settings import SettingError
-from privacy.inference import EvaluatorFailed, EvaluatorPool, EvaluatorProcess
+from privacy.inference import EvaluatorPool, EvaluatorProcess
+from privacy.inference.errors import EvaluatorFailedError
 from privacy.inference_service import (
     InsecureNoAuthentication,
     ServiceLimits,
     ServiceServer,
     TokenFile,
-    TokenFileError,
     create_app,
 )
+from privacy.inference_service.errors import TokenFileError
 
 _DEFAULTS = ServiceLimits()
 
@@ -132,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"Compiling {name} ...", flush=True)
         try:
             pool = stack.enter_context(EvaluatorPool(start, processes=options.workers))
-        except (EvaluatorFailed, ValueError) as error:
+        except (EvaluatorFailedError, ValueError) as error:
             raise SettingError(f"the model cannot be served: {error}") from error
         app = create_app(
             pool, authentication=security.tokens or InsecureNoAuthentication(), limits=limits

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.settings import SettingError
-from privacy.inference_service import TokenFile, TokenFileError
+from privacy.inference_service import TokenFile
+from privacy.inference_service.errors import TokenFileError
 
 
 def add_command(commands: Any) -> None:

@@ -89,7 +89,7 @@ def run_encrypted_test(
 
     Raises
     ------
-    EvaluatorFailed
+    EvaluatorFailedError
         If the evaluator's process died; the message carries its last words.
     """
     with torch.no_grad():

@@ -35,7 +35,7 @@ def start_evaluator(name: str, weights: Path, *, memory: int | None = None) -> E
 
     Raises
     ------
-    EvaluatorFailed
+    EvaluatorFailedError
         If it does not come up.
     """
     # The app may run from a bundle that is not installed: its folder must be found.

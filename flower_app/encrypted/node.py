@@ -20,9 +20,10 @@ from flower_app.data import (
 from flower_app.models.specs import MODELS
 from flower_app.settings import SettingError, Settings
 from flower_app.training.node_config import own_folder, wrong_key
-from privacy.inference import Expectation
+from privacy.inference import InputContract
 from strategies import answer_encrypted_round
-from strategies.encrypted_round import NoisedAccuracy, RoundError
+from strategies.encrypted_round import NoisedAccuracy
+from strategies.encrypted_round.errors import RoundError
 
 
 def simulated_secrets(run_id: int) -> Path:
@@ -34,7 +35,7 @@ def simulated_secrets(run_id: int) -> Path:
     return Path(tempfile.gettempdir()) / f"bloomseal-{run_id:x}"
 
 
-def take_part(message: Message, context: Context, settings: Settings) -> Message:
+def answer_query(message: Message, context: Context, settings: Settings) -> Message:
     """Answer one of the round's two messages.
 
     What the owner of a deployed node decides stands in its ``node-config``: ``test-dir`` and
@@ -55,7 +56,7 @@ def take_part(message: Message, context: Context, settings: Settings) -> Message
     return answer_encrypted_round(
         message,
         data=partial(_labelled, settings, context),
-        expectation=Expectation(spec.shape, (spec.low, spec.high), spec.classes),
+        contract=InputContract(spec.shape, (spec.low, spec.high), spec.classes),
         folder=folder,
         report=report,
         allow_public_release=agrees,

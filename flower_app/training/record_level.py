@@ -3,16 +3,8 @@
 from functools import cache
 
 from flower_app.settings import SettingError, Settings
-from privacy.accounting import Budget
-from privacy.training import (
-    Charge,
-    ClipAndNoise,
-    ClipOnly,
-    FullBatch,
-    NoisyCount,
-    NominalCount,
-    calibrate_noise,
-)
+from privacy.accounting import Budget, Full, GaussianRelease, calibrate_noise_multiplier
+from privacy.training import ClipAndNoise, ClipOnly, NoisyCount, NominalCount
 
 _COUNT_NOISE = 10.0  # records; the noise on a count that is sent beside record-level noise
 
@@ -58,11 +50,9 @@ def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
 @cache
 def _noise(budget: Budget, steps: int, participations: int, *, counts: bool) -> float:
     """What all participations ask for, beside the one noised count that is released."""
-    count = Charge(noise_multiplier=_COUNT_NOISE, sampling_rate=1.0, steps=1)
-    return calibrate_noise(
-        target_epsilon=budget.epsilon,
-        target_delta=budget.delta,
-        batches=FullBatch(steps=steps),
-        participations=participations,
-        spent=(count,) if counts else (),
+    return calibrate_noise_multiplier(
+        sampling=Full(),
+        rounds=steps * participations,
+        budget=budget,
+        spent=(GaussianRelease(_COUNT_NOISE, Full()),) if counts else (),
     )

@@ -14,7 +14,7 @@ from privacy.audit.experiment import default_guesses as default_guesses
 from privacy.audit.experiment import judge as judge
 from privacy.audit.inversion import invert_first_linear_layer as invert_first_linear_layer
 from privacy.audit.inversion import match_gradient as match_gradient
-from privacy.audit.one_run import epsilon_lower_bound as epsilon_lower_bound
-from privacy.audit.one_run import p_value as p_value
-from privacy.audit.records import audit_training as audit_training
-from privacy.audit.records import one_hot_records as one_hot_records
+from privacy.audit.statistics import epsilon_lower_bound as epsilon_lower_bound
+from privacy.audit.statistics import p_value as p_value
+from privacy.audit.training import audit_training as audit_training
+from privacy.audit.training import one_hot_records as one_hot_records

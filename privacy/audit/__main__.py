@@ -9,7 +9,7 @@ import numpy as np
 
 from privacy.accounting import LedgerError, read_ledger
 from privacy.audit.experiment import judge
-from privacy.audit.one_run import epsilon_lower_bound
+from privacy.audit.statistics import epsilon_lower_bound
 from privacy.command_line import CommandParser
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.audit.one_run import epsilon_lower_bound
+from privacy.audit.statistics import epsilon_lower_bound
 from privacy.mechanisms import Randomness, SystemRandomness
 
 Scores = NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""What a model is refused with."""
+"""Refusals and failures of encrypted inference."""
 
 
 class UnsupportedLayerError(ValueError):
@@ -7,3 +7,39 @@ class UnsupportedLayerError(ValueError):
 
 class CannotPlanError(ValueError):
     """No parameters at 128-bit security hold this model; the message says what crossed the line."""
+
+
+class PlanRefusedError(ValueError):
+    """A plan that this node does not work with; the message says why, and nothing of its data."""
+
+
+class MessageError(ValueError):
+    """A message that is truncated, altered, of another plan, replayed or of the wrong kind."""
+
+
+class AnsweredBeforeError(MessageError):
+    """A query that was answered, or is so old that nobody knows; its owner encrypts again."""
+
+
+class KeysDroppedError(MessageError):
+    """A query under keys that are not held any more; its owner sends new ones."""
+
+
+class OutOfRangeError(ValueError):
+    """An input outside the range that the plan was proved for."""
+
+
+class ReleaseError(ValueError):
+    """A release that a policy refuses."""
+
+
+class SecretsError(ValueError):
+    """A data owner's secret state that is damaged, or belongs to another plan."""
+
+
+class EvaluatorFailedError(RuntimeError):
+    """The evaluator's process ended."""
+
+
+class EvaluatorTimeoutError(EvaluatorFailedError):
+    """The evaluator's process was ended for taking too long."""

@@ -22,6 +22,7 @@ from enum import IntEnum
 import numpy as np
 
 from privacy.inference.ckks.ring import Residues
+from privacy.inference.errors import MessageError
 from privacy.inference.plan import MESSAGE_OVERHEAD, Plan
 
 MAGIC = b"BSHE"
@@ -37,10 +38,6 @@ class Tag(IntEnum):
     QUERY = 2
     ANSWER = 3
     WEIGHTS = 4
-
-
-class MessageError(ValueError):
-    """A message that is truncated, altered, of another plan, replayed or of the wrong kind."""
 
 
 def seal_message(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from privacy.inference.arguments import check_kind
 from privacy.inference.ckks.ring import Ring
+from privacy.inference.errors import PlanRefusedError
 from privacy.inference.plan import Plan
 
 MAX_ROUND_BYTES = 20_000_000
@@ -15,12 +16,8 @@ _MARGIN_BITS = 3  # two numbers in a complex slot, a sign, and rounding
 FAULTS_OF_A_PLAN = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
-class PlanRefusedError(ValueError):
-    """A plan that this node does not work with; the message says why, and nothing of its data."""
-
-
 @dataclass(frozen=True)
-class Expectation:
+class InputContract:
     """What a node knows by itself of the models it is asked to test.
 
     Parameters
@@ -47,14 +44,14 @@ class Expectation:
             )
 
 
-def accept_plan(text: str, expectation: Expectation) -> Plan:
+def accept_plan(text: str, contract: InputContract) -> Plan:
     """Read a plan that a stranger sent, and refuse what could harm.
 
     Parameters
     ----------
     text : str
         As ``Plan.to_json`` writes it.
-    expectation : Expectation
+    contract : InputContract
 
     Returns
     -------
@@ -68,7 +65,7 @@ def accept_plan(text: str, expectation: Expectation) -> Plan:
     PlanRefusedError
         If it is not.
     TypeError
-        If ``text`` is no text, or ``expectation`` none.
+        If ``text`` is no text, or ``contract`` none.
 
     Notes
     -----
@@ -76,12 +73,12 @@ def accept_plan(text: str, expectation: Expectation) -> Plan:
     scale at which large inputs overflow, would have the node's refusal tell of its data.
     """
     check_kind("text", text, str, "the plan's text, as in plan.to_json()")
-    check_kind("expectation", expectation, Expectation, "Expectation(shape, range, classes=…)")
+    check_kind("contract", contract, InputContract, "InputContract(shape, range, classes=…)")
     if len(text) > _LONGEST_PLAN:
         raise PlanRefusedError(f"the plan has {len(text):,} characters, more than any needs")
     try:
         plan = Plan.from_json(text)
-        _refuse(plan, expectation)
+        _refuse(plan, contract)
     except PlanRefusedError:
         raise
     except FAULTS_OF_A_PLAN as error:
@@ -89,25 +86,25 @@ def accept_plan(text: str, expectation: Expectation) -> Plan:
     return plan
 
 
-def _refuse(plan: Plan, expected: Expectation) -> None:
+def _refuse(plan: Plan, contract: InputContract) -> None:
     for name in ("input_shape", "input_range", "classes"):
-        found, wanted = getattr(plan, name), getattr(expected, name)
+        found, wanted = getattr(plan, name), getattr(contract, name)
         if found != wanted:
             raise PlanRefusedError(f"the plan has {name} {found}, this node's data {wanted}")
     if plan.parties:
         raise PlanRefusedError("the plan is for encrypted weights, which no round evaluates")
     if plan.input_scale_bits < 0:
         raise PlanRefusedError(f"inputs scaled by 2^{plan.input_scale_bits} keep no precision")
-    largest = max(abs(bound) for bound in expected.input_range)
+    largest = max(abs(bound) for bound in contract.input_range)
     room = sum(plan.prime_bits[: plan.levels])
     if plan.input_scale_bits + math.log2(max(largest, 1.0)) + _MARGIN_BITS > room:
         raise PlanRefusedError(
             f"inputs scaled by 2^{plan.input_scale_bits} need not fit the plan's {room} bits"
         )
     least = plan.public_bytes + plan.query_bytes
-    if not 0 < least <= expected.max_bytes:
+    if not 0 < least <= contract.max_bytes:
         raise PlanRefusedError(
-            f"keys and one question take {least:,} bytes, {expected.max_bytes:,} are allowed"
+            f"keys and one question take {least:,} bytes, {contract.max_bytes:,} are allowed"
         )
     # What is read later, with the node's data beside it, must not fail there.
     Ring(plan.degree, plan.prime_bits)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from privacy.inference.ckks.ring import SEED_BYTES, Residues, Ring
-from privacy.inference.messages import MessageError, Reader, Tag, open_message
+from privacy.inference.errors import MessageError
+from privacy.inference.messages import Reader, Tag, open_message
 from privacy.inference.plan import SESSION_KEY_BYTES, Plan
 
 

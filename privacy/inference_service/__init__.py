@@ -6,11 +6,8 @@ carries the messages of :mod:`privacy.inference` as bytes.
 
 from privacy.inference_service.app import create_app as create_app
 from privacy.inference_service.client import ServiceClient as ServiceClient
-from privacy.inference_service.errors import ServiceError as ServiceError
-from privacy.inference_service.key_file import KeptKeys as KeptKeys
 from privacy.inference_service.key_file import KeyFile as KeyFile
-from privacy.inference_service.key_file import KeyFileError as KeyFileError
-from privacy.inference_service.key_file import KeyFileInUseError as KeyFileInUseError
+from privacy.inference_service.key_file import StoredKeys as StoredKeys
 from privacy.inference_service.limits import ServiceLimits as ServiceLimits
 from privacy.inference_service.server import ServiceServer as ServiceServer
 from privacy.inference_service.session import OwnerSession as OwnerSession
@@ -18,4 +15,3 @@ from privacy.inference_service.tokens import Authentication as Authentication
 from privacy.inference_service.tokens import Caller as Caller
 from privacy.inference_service.tokens import InsecureNoAuthentication as InsecureNoAuthentication
 from privacy.inference_service.tokens import TokenFile as TokenFile
-from privacy.inference_service.tokens import TokenFileError as TokenFileError

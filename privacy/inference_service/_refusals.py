@@ -2,15 +2,14 @@
 
 from starlette.exceptions import HTTPException
 
-from privacy.inference import (
+from privacy.inference.errors import (
     AnsweredBeforeError,
-    EvaluatorFailed,
-    EvaluatorTimedOut,
+    EvaluatorFailedError,
+    EvaluatorTimeoutError,
     KeysDroppedError,
     MessageError,
 )
-from privacy.inference_service.errors import ServiceError
-from privacy.inference_service.tokens import TokenFileError
+from privacy.inference_service.errors import ServiceError, TokenFileError
 
 
 def told_of(error: Exception) -> ServiceError:
@@ -23,11 +22,11 @@ def told_of(error: Exception) -> ServiceError:
         return ServiceError("answered-before", 409, str(error), "each query is answered once")
     if isinstance(error, MessageError):
         return ServiceError("refused", 400, str(error), "encrypt and send again")
-    if isinstance(error, EvaluatorTimedOut):
+    if isinstance(error, EvaluatorTimeoutError):
         return ServiceError(
             "too-slow", 504, "the evaluation took too long and was ended", "encrypt and ask again"
         )
-    if isinstance(error, EvaluatorFailed):
+    if isinstance(error, EvaluatorFailedError):
         return ServiceError(
             "evaluator-failed",
             500,

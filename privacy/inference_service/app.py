@@ -15,11 +15,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from privacy.inference import EvaluatorFailed, EvaluatorPool, MessageError
+from privacy.inference import EvaluatorPool
+from privacy.inference.errors import EvaluatorFailedError, MessageError
 from privacy.inference_service._refusals import told_of
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.keys import KeyStore
-from privacy.inference_service.limits import Clock, Places, RateLimiter, ServiceLimits
+from privacy.inference_service.limits import Clock, QueueSlots, RateLimiter, ServiceLimits
 from privacy.inference_service.metrics import CONTENT_TYPE, Metrics
 from privacy.inference_service.tokens import Authentication, Caller
 from privacy.untrusted_text import one_line
@@ -91,7 +92,7 @@ class _Service:
             pool, owners=limits.owners, lifetime=3600 * limits.key_hours, clock=clock
         )
         self._rate = RateLimiter(limits.requests_per_minute, clock)
-        self._places = Places(pool.processes + limits.queue)
+        self._places = QueueSlots(pool.processes + limits.queue)
         self._metrics = Metrics(
             queued=lambda: self._places.taken,
             owners=lambda: len(self._keys),
@@ -109,7 +110,7 @@ class _Service:
         )
         self.app.state.limits = limits
         self._add_routes()
-        for kind in (Exception, HTTPException, ServiceError, MessageError, EvaluatorFailed):
+        for kind in (Exception, HTTPException, ServiceError, MessageError, EvaluatorFailedError):
             self.app.add_exception_handler(kind, self._refused)
 
     def _add_routes(self) -> None:
@@ -249,7 +250,7 @@ class _Service:
 
     async def _refused(self, request: Request, error: Exception) -> Response:
         told = told_of(error)
-        if isinstance(error, EvaluatorFailed):
+        if isinstance(error, EvaluatorFailedError):
             logger.error("%s", one_line(str(error)))
             self._metrics.failed_evaluators.inc()
             task = asyncio.create_task(self._start_all())
@@ -268,7 +269,7 @@ class _Service:
     async def _start_all(self) -> None:
         try:
             await asyncio.to_thread(self._pool.start_all)
-        except EvaluatorFailed as error:
+        except EvaluatorFailedError as error:
             logger.error("an evaluator does not come up: %s", one_line(str(error)))
 
     @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import httpx
 
-from privacy.inference import Expectation, Plan, accept_plan
+from privacy.inference import InputContract, Plan, accept_plan
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.keys import key_id
 
@@ -103,7 +103,7 @@ class ServiceClient:
         """
         return self._request("GET", "/v1/plan", largest=_LARGEST_PLAN)[0].decode(errors="replace")
 
-    def plan(self, expectation: Expectation) -> Plan:
+    def plan(self, contract: InputContract) -> Plan:
         """The plan, checked.
 
         Raises
@@ -113,7 +113,7 @@ class ServiceClient:
         ServiceError
             As :meth:`plan_text`.
         """
-        return accept_plan(self.plan_text(), expectation)
+        return accept_plan(self.plan_text(), contract)
 
     def key_binding(self) -> bytes:
         """What public material must be bound to: this token, and this start of the service.

@@ -58,3 +58,15 @@ class ServiceError(RuntimeError):
             str(told.get("remedy", "look at the service's log"))[:500],
             retry_after=after if isinstance(after, int) and not isinstance(after, bool) else None,
         )
+
+
+class KeyFileError(ValueError):
+    """A file of keys that cannot be used; the message says why."""
+
+
+class KeyFileInUseError(KeyFileError):
+    """Another process has the file open."""
+
+
+class TokenFileError(ValueError):
+    """A file of tokens that cannot be used; the message says why."""

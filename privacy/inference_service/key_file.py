@@ -16,22 +16,15 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from filelock import FileLock, Timeout
 
 from privacy.files import write_durably
+from privacy.inference_service.errors import KeyFileError, KeyFileInUseError
 
 _MAGIC = b"bloomseal keys 1\n"
 _HEAD = struct.Struct(f"<{len(_MAGIC)}sBBB16s12s")
 _COST, _BLOCK, _PARALLEL = 17, 8, 1  # 128 MB; RFC 7914 and OWASP's recommendation of 2023
 
 
-class KeyFileError(ValueError):
-    """A file of keys that cannot be used; the message says why."""
-
-
-class KeyFileInUseError(KeyFileError):
-    """Another process has the file open."""
-
-
 @dataclass(frozen=True)
-class KeptKeys:
+class StoredKeys:
     """What is kept.
 
     Attributes
@@ -117,7 +110,7 @@ class KeyFile:
     ) -> None:
         self._lock.release()
 
-    def load(self) -> KeptKeys | None:
+    def load(self) -> StoredKeys | None:
         """What was saved; None if nothing was.
 
         Raises
@@ -148,9 +141,9 @@ class KeyFile:
                 f"{self._path} does not open: another passphrase, or a damaged file. Without the "
                 "passphrase the keys are lost: remove the file, and new ones are made"
             ) from error
-        return KeptKeys(kept["key_id"], kept["plan"], base64.b64decode(kept["state"]))
+        return StoredKeys(kept["key_id"], kept["plan"], base64.b64decode(kept["state"]))
 
-    def save(self, kept: KeptKeys) -> None:
+    def save(self, kept: StoredKeys) -> None:
         """Put keys in the file, in place of those before.
 
         Raises

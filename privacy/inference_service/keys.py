@@ -98,7 +98,7 @@ class KeyStore:
             If they are not public material of the plan, bound as they must be.
         ServiceError
             If they were used up, or there is no room.
-        EvaluatorFailed
+        EvaluatorFailedError
             If the process ended that checked them.
         """
         self.sweep()

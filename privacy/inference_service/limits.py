@@ -80,7 +80,7 @@ class RateLimiter:
             return 0.0 if taken else (1 - left) * 60 / self._most
 
 
-class Places:
+class QueueSlots:
     """The bounded queue: places for requests with a body, of which nobody may hold most.
 
     Parameters

@@ -8,10 +8,11 @@ from typing import TypeVar
 
 from numpy.typing import ArrayLike
 
-from privacy.inference import Answer, DataOwner, Plan, ReleasePolicy, SecretsError
+from privacy.inference import Answer, DataOwner, Plan, ReleasePolicy
+from privacy.inference.errors import SecretsError
 from privacy.inference_service.client import ServiceClient
 from privacy.inference_service.errors import ServiceError
-from privacy.inference_service.key_file import KeptKeys, KeyFile
+from privacy.inference_service.key_file import KeyFile, StoredKeys
 
 _ATTEMPTS = 10
 _LONGEST_WAIT = 60.0
@@ -167,7 +168,7 @@ class OwnerSession:
 
     def _save(self, owner: DataOwner) -> None:
         if self._file is not None:
-            self._file.save(KeptKeys(self._name, self._digest, owner.secret_state()))
+            self._file.save(StoredKeys(self._name, self._digest, owner.secret_state()))
 
     def _patiently(self, ask: Callable[[], _T]) -> _T:
         for attempt in range(1, _ATTEMPTS):

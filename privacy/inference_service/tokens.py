@@ -14,16 +14,13 @@ from typing import Literal, Protocol
 from filelock import FileLock
 
 from privacy.files import write_durably
+from privacy.inference_service.errors import TokenFileError
 
 Role = Literal["owner", "operator"]
 
 _PREFIX = "bloomseal_"
 _BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-class TokenFileError(ValueError):
-    """A file of tokens that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -1,50 +1,22 @@
-"""Client training with Opacus: per-example clipping, optional noise, a ledger that never forgets.
+"""Client training: per-example clipping, optional noise, a ledger that never forgets.
 
 A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, and for noise a
-``ClientLedger``.
+``ClientLedger``. Its errors are in :mod:`privacy.training.errors`.
 """
 
-from privacy.training._optimizer import GradientDescent
-from privacy.training._train import train
-from privacy.training.calibration import calibrate_noise
-from privacy.training.charge import Charge
-from privacy.training.ledger import ClientLedger, LocalBudgetSpent
-from privacy.training.model_check import ModelProblem, UnsupportedModelError, check_model
-from privacy.training.payment import Payment, pay
-from privacy.training.per_example.capture import GradientError
-from privacy.training.protection import (
-    ClipAndNoise,
-    ClipOnly,
-    FullBatch,
-    NoisyCount,
-    NominalCount,
-    PoissonBatches,
-    PublicCount,
-)
-from privacy.training.replace import replace_unsupported
-from privacy.training.result import Guarantee, TrainingResult
-
-__all__ = [
-    "train",
-    "TrainingResult",
-    "Guarantee",
-    "ClipOnly",
-    "ClipAndNoise",
-    "PublicCount",
-    "NominalCount",
-    "NoisyCount",
-    "FullBatch",
-    "PoissonBatches",
-    "GradientDescent",
-    "calibrate_noise",
-    "ClientLedger",
-    "Charge",
-    "LocalBudgetSpent",
-    "pay",
-    "Payment",
-    "check_model",
-    "replace_unsupported",
-    "ModelProblem",
-    "UnsupportedModelError",
-    "GradientError",
-]
+from privacy.training._train import train as train
+from privacy.training.ledger import ClientLedger as ClientLedger
+from privacy.training.model_checks.check import check_model as check_model
+from privacy.training.model_checks.replace import replace_unsupported as replace_unsupported
+from privacy.training.optimizer import GradientDescent as GradientDescent
+from privacy.training.payment import Payment as Payment
+from privacy.training.payment import pay as pay
+from privacy.training.protection import ClipAndNoise as ClipAndNoise
+from privacy.training.protection import ClipOnly as ClipOnly
+from privacy.training.protection import FullBatch as FullBatch
+from privacy.training.protection import NoisyCount as NoisyCount
+from privacy.training.protection import NominalCount as NominalCount
+from privacy.training.protection import PoissonBatches as PoissonBatches
+from privacy.training.protection import PublicCount as PublicCount
+from privacy.training.result import Guarantee as Guarantee
+from privacy.training.result import TrainingResult as TrainingResult

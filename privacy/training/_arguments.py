@@ -13,8 +13,8 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from privacy.mechanisms import Randomness
-from privacy.training._optimizer import GradientDescent
 from privacy.training.ledger import ClientLedger
+from privacy.training.optimizer import GradientDescent
 from privacy.training.payment import Payment
 from privacy.training.protection import (
     Batches,

@@ -12,13 +12,12 @@ from torch.utils.data import Dataset
 
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.training._arguments import check_kinds, check_optimizer, check_schedule
-from privacy.training._optimizer import GradientDescent, NoisySteps, clipped_sum
-from privacy.training._records import Records, on_device_of, records_of
 from privacy.training.ledger import ClientLedger
-from privacy.training.model_check import check_model
-from privacy.training.payment import Payment, pay, planned_charges
-from privacy.training.per_example.admission import admit, refuse_changed
-from privacy.training.per_example.buffers import Buffers
+from privacy.training.model_checks.admission import admit, refuse_changed
+from privacy.training.model_checks.buffers import Buffers
+from privacy.training.model_checks.check import check_model
+from privacy.training.optimizer import GradientDescent, NoisySteps, clipped_sum
+from privacy.training.payment import Payment, pay, planned_events
 from privacy.training.per_example.capture import Capture
 from privacy.training.per_example.gradients import Gradients
 from privacy.training.per_example.loss import ExampleLoss, Loss, per_example
@@ -31,6 +30,7 @@ from privacy.training.protection import (
     Protection,
     PublicCount,
 )
+from privacy.training.records import Records, on_device_of, records_of
 from privacy.training.result import TrainingResult, guarantee_of
 
 
@@ -96,7 +96,7 @@ def train(
     ------
     UnsupportedModelError
         If a layer of the model breaks per-example gradients.
-    LocalBudgetSpent
+    LocalBudgetError
         If the ledger's budget does not allow it. The model is untouched; the message may travel.
     LedgerError
         If the ledger cannot be kept. The model is untouched.
@@ -130,7 +130,7 @@ def train(
     if isinstance(ledger, Payment):
         ledger.check(protection, batches)
     elif ledger is not None:
-        ledger.check(*planned_charges(protection, batches, ledger))
+        ledger.check(*planned_events(protection, batches, ledger))
     records = on_device_of(model, records_of(data))
     if not len(records) and (isinstance(protection, ClipOnly) or _is_public(protection)):
         raise ValueError("data holds no record: a client without records has nothing to train on")
@@ -145,7 +145,7 @@ def train(
             records=partial(len, records),
             randomness=randomness,
         )
-    with payment.taken():
+    with payment.in_use():
         method = _train_as_paid(
             model,
             records,

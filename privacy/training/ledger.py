@@ -1,9 +1,9 @@
-"""What a client's data set has spent: across rounds, runs and restarts."""
+"""The ledger of a client's data set: every use of it, across rounds, runs and restarts."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, Self
@@ -11,6 +11,8 @@ from typing import Any, Protocol, Self
 from privacy.accounting import (
     Budget,
     Event,
+    Full,
+    GaussianRelease,
     Ledger,
     LedgerError,
     LedgerText,
@@ -19,39 +21,29 @@ from privacy.accounting import (
 )
 from privacy.lasting_paths import lasting_file
 from privacy.mechanisms import Randomness, gaussian
-from privacy.training.charge import Charge, charge_of
+from privacy.training.errors import LocalBudgetError
 
-log = logging.getLogger(__name__)
+log = getLogger(__name__)
 
 _RUN = "client training"
-_IN_MEMORY = Lock()  # of all ledgers: one of its own could be neither copied nor sent to a process
-_SECONDS_TO_WAIT = 60.0  # another process holds the file for as long as it writes one line
-_FORMAT_BEFORE = b'{\n "format": '
+_IN_MEMORY = Lock()  # shared by all ledgers: one of its own could be neither copied nor pickled
+_SECONDS_TO_WAIT = 60.0  # another process locks the file for as long as it writes one line
+_FORMER_FORMAT = b'{\n "format": '
 
 
-class LocalBudgetSpent(RuntimeError):
-    """The client declines: what is asked would overspend its own budget.
-
-    The message carries no number, so that it may travel to the server as the reason.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("the local privacy budget does not allow this training")
-
-
-class _Pages(Protocol):
-    """A ledger that is held: nobody else writes to it meanwhile."""
+class LedgerPage(Protocol):
+    """A ledger that nobody else writes to meanwhile."""
 
     @property
-    def records(self) -> tuple[Record, ...]: ...
+    def records(self) -> tuple[Record, ...]:
+        """Everything in it, oldest first."""
 
-    def append(
-        self, event: Event, *, run: str, round: int, released: int | None = None
-    ) -> Record: ...
+    def append(self, event: Event, *, run: str, round: int, released: int | None = None) -> Record:
+        """Write one more record."""
 
 
 @dataclass
-class _Memory:
+class _PageInMemory:
     text: LedgerText
 
     @property
@@ -66,11 +58,9 @@ class _Memory:
 class ClientLedger:
     """The record of every use of one data set, with an optional budget.
 
-    A charge is composed with all that came before it, in whatever run, and is on the disk before
-    the noisy gradients are used: a client killed half-way has spent the whole charge. The file is
-    one of :class:`privacy.accounting.Ledger`, every line under a digest; ε is what
-    :func:`privacy.accounting.epsilon` computes from it, and ``python -m privacy.accounting ledger``
-    says the same.
+    An event composes with all before it, in whatever run, and is on the disk before the noisy
+    gradients are used: a client killed half-way has spent all of it. The file is one of
+    :class:`privacy.accounting.Ledger`; ``python -m privacy.accounting ledger`` states the same ε.
 
     Parameters
     ----------
@@ -78,11 +68,10 @@ class ClientLedger:
         Names the data by where it comes from and whose it is, so that a record more or less does
         not change the name: whatever is trained on under one name composes.
     budget : Budget, optional
-        ``charge`` refuses what would exceed it.
+        ``charge`` refuses an event that would exceed it.
     path : Path, optional
-        The file that holds the ledger, of this data set alone, mode 0600; processes may share it.
-        Absolute, or from ``~``: a relative one would be another file in another folder. Without
-        it the ledger lives in memory: keep ``as_record()``.
+        The ledger's file, of this data set alone, mode 0600; processes may share it. Absolute, or
+        from ``~``. Without it the ledger lives in memory: keep ``as_record()``.
 
     Raises
     ------
@@ -107,8 +96,8 @@ class ClientLedger:
             raise TypeError(f"path is {path!r}: give a pathlib.Path, or None")
         path = None if path is None else lasting_file("path", path)
         self.dataset, self.budget, self.path = dataset, budget, path
-        self._memory = _Memory(LedgerText.start(dataset))
-        self._read()  # what cannot be kept is refused before anything is trained
+        self._memory = _PageInMemory(LedgerText.start(dataset))
+        self._read()  # a ledger that cannot be kept is refused before any training
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], *, budget: Budget | None = None) -> Self:
@@ -135,25 +124,9 @@ class ClientLedger:
         return {"ledger": self._read().content.decode()}
 
     @property
-    def charges(self) -> tuple[Charge, ...]:
-        """All charges so far, oldest first; equal neighbours are one with their steps added.
-
-        Raises
-        ------
-        LedgerError
-            If the ledger holds what no client's training pays.
-        """
-        charges: list[Charge] = []
-        for record in self._read().contents.records:
-            try:
-                charge = charge_of(record.event)
-            except ValueError as error:
-                raise LedgerError(f"line {record.position + 1} of the ledger: {error}") from error
-            if charges and replace(charges[-1], steps=charge.steps) == charge:
-                charges[-1] = replace(charge, steps=charges[-1].steps + charge.steps)
-            else:
-                charges.append(charge)
-        return tuple(charges)
+    def events(self) -> tuple[Event, ...]:
+        """Every event so far, oldest first."""
+        return self._read().contents.events
 
     def epsilon(self, *, delta: float) -> float:
         """ε spent so far at ``delta``; infinite once the data was used without noise."""
@@ -162,35 +135,30 @@ class ClientLedger:
     @property
     def released_count(self) -> int | None:
         """The noised number of records, once it was released."""
-        for record in self._read().contents.records:
-            if record.released is not None:
-                return record.released
-        return None
+        return _released_count(self._read().contents.records)
 
-    def check(self, *charges: Charge) -> None:
-        """Whether ``charge`` would take all of ``charges`` as things stand. Nothing is spent.
+    def check(self, *events: Event) -> None:
+        """Refuse, as ``charge`` would now, without spending anything.
 
         Raises
         ------
-        LocalBudgetSpent
-            If not.
-        LedgerError
-            If the file cannot be read.
+        LocalBudgetError, LedgerError
+            As ``charge``.
         """
-        self._decide(self._read().contents.records, [charge.event for charge in charges])
+        self._check_budget(self._read().contents.records, events)
 
-    def charge(self, *charges: Charge) -> None:
-        """Spend ``charges``: when this returns, they are recorded (and on the disk).
+    def charge(self, *events: Event) -> None:
+        """Spend ``events``: when this returns, they are recorded (and on the disk).
 
         Raises
         ------
-        LocalBudgetSpent
+        LocalBudgetError
             If that would exceed the budget. Nothing is recorded then.
         LedgerError
             If the file cannot be read or written. Nothing may be used then.
         """
-        with self._held() as pages:
-            self._pay(pages, [charge.event for charge in charges])
+        with self._locked() as page:
+            self._pay(page, events)
 
     def release_count(
         self, records: int, *, noise_multiplier: float, randomness: Randomness
@@ -213,17 +181,17 @@ class ClientLedger:
 
         Raises
         ------
-        LocalBudgetSpent, LedgerError
+        LocalBudgetError, LedgerError
             As ``charge``.
         """
-        with self._held() as pages:
-            for record in pages.records:
-                if record.released is not None:
-                    return record.released
-            cost = Charge(noise_multiplier=noise_multiplier, sampling_rate=1.0, steps=1)
+        with self._locked() as page:
+            before = _released_count(page.records)
+            if before is not None:
+                return before
             noise = gaussian(1, sigma=noise_multiplier, randomness=randomness)
             count = max(1, round(records + float(noise[0])))
-            self._pay(pages, [cost.event], released=count)
+            event = GaussianRelease(float(noise_multiplier), Full())
+            self._pay(page, [event], released=count)
             return count
 
     def _read(self) -> LedgerText:
@@ -236,7 +204,7 @@ class ClientLedger:
             return LedgerText.start(self.dataset)
         except OSError as error:
             raise LedgerError(f"ledger {self.path} cannot be read ({error})") from error
-        if content.startswith(_FORMAT_BEFORE):
+        if content.startswith(_FORMER_FORMAT):
             raise LedgerError(
                 f"ledger {self.path} was written by an earlier version, whose format this one does "
                 "not read. What it holds is spent all the same: ask that version for the ε of all "
@@ -252,7 +220,7 @@ class ClientLedger:
         return text
 
     @contextmanager
-    def _held(self) -> Iterator[_Pages]:
+    def _locked(self) -> Iterator[LedgerPage]:
         if self.path is None:
             with _IN_MEMORY:
                 yield self._memory
@@ -269,13 +237,14 @@ class ClientLedger:
                 f"ledger {self.path} cannot be written ({error}); train nothing"
             ) from error
 
-    def _pay(self, pages: _Pages, events: Sequence[Event], *, released: int | None = None) -> None:
-        self._decide(pages.records, events)
+    def _pay(
+        self, page: LedgerPage, events: Sequence[Event], *, released: int | None = None
+    ) -> None:
+        self._check_budget(page.records, events)
         for event in events:
-            pages.append(event, run=_RUN, round=0, released=released)
+            page.append(event, run=_RUN, round=0, released=released)
 
-    def _decide(self, records: Sequence[Record], events: Sequence[Event]) -> None:
-        """Raise ``LocalBudgetSpent`` if the budget does not allow ``events`` after ``records``."""
+    def _check_budget(self, records: Sequence[Record], events: Sequence[Event]) -> None:
         if self.budget is None:
             return
         spent = epsilon([*(record.event for record in records), *events], delta=self.budget.delta)
@@ -286,4 +255,8 @@ class ClientLedger:
                 spent,
                 self.budget,
             )
-            raise LocalBudgetSpent
+            raise LocalBudgetError
+
+
+def _released_count(records: Sequence[Record]) -> int | None:
+    return next((each.released for each in records if each.released is not None), None)

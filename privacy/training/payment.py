@@ -2,42 +2,33 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Lock
 
+from privacy.accounting import Event, Full, GaussianRelease, Repeated
 from privacy.mechanisms import Randomness, SystemRandomness
-from privacy.training.charge import Charge
 from privacy.training.ledger import ClientLedger
-from privacy.training.protection import (
-    Batches,
-    ClipAndNoise,
-    ClipOnly,
-    NoisyCount,
-    NominalCount,
-    Protection,
-)
+from privacy.training.protection import Batches, ClipAndNoise, NoisyCount, NominalCount, Protection
 
-_TAKING = Lock()
-_FREE = "free"
-_NO_RECORDS = "records is None: give a callable that counts the records"
+_STATE_LOCK = Lock()
+_UNUSED = "unused"
 
 
 class Payment:
     """One training that the ledger has been charged for; ``pay`` makes it.
 
     It is good for one training that returns. Where ``train`` raises it may be given again, with
-    other records or none: what had failed is thrown away with its model, so that one update is
-    let out for it.
+    other records or none: the failed model is thrown away, so one update goes out for it.
 
     Attributes
     ----------
     protection : ClipOnly or ClipAndNoise
-        As it was paid for.
     batches : FullBatch or PoissonBatches
         As they were paid for.
     count : float
         The number of records that may be known.
     epsilon : float or None
-        What the data set has spent then, for the client's own eyes. None without noise.
+        ε that the data set has spent then, for the client's own eyes. None without noise.
     """
 
     def __init__(
@@ -45,44 +36,44 @@ class Payment:
     ) -> None:
         self.protection, self.batches = protection, batches
         self.count, self.epsilon = count, epsilon
-        self._state = _FREE
+        self._state = _UNUSED
 
     def check(self, protection: Protection, batches: Batches) -> None:
-        """Refuse a training that this does not pay for.
+        """Refuse a training that was not paid for.
 
         Raises
         ------
         ValueError
-            Names what differs, or says that it is used up.
+            Names the difference, or the payment that is used up.
         """
         for name, value in (("protection", protection), ("batches", batches)):
             if value != getattr(self, name):
                 raise ValueError(
                     f"{name} is {value!r}, and {getattr(self, name)!r} was paid for: train as paid"
                 )
-        self._refuse_taken()
+        self._check_unused()
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Pay with it for what is done within; it is given back where that raises.
+    def in_use(self) -> Iterator[None]:
+        """Pay for the body with it; it is given back where the body raises.
 
         Raises
         ------
         ValueError
             If it is used up, or another training, in another thread, pays with it.
         """
-        with _TAKING:
-            self._refuse_taken()
+        with _STATE_LOCK:
+            self._check_unused()
             self._state = "being used by another training"
         try:
             yield
         except BaseException:
-            self._state = _FREE
+            self._state = _UNUSED
             raise
         self._state = "used up"
 
-    def _refuse_taken(self) -> None:
-        if self._state != _FREE:
+    def _check_unused(self) -> None:
+        if self._state != _UNUSED:
             raise ValueError(f"ledger is a Payment that is {self._state}: pay for every training")
 
 
@@ -97,13 +88,11 @@ def pay(
     """Charge a training before its records are looked at.
 
     Whether the budget allows it follows from the arguments and the ledger alone. A client that
-    pays first and then, whatever goes wrong, lets out an update, answers nothing that depends on
-    a record except through the noise.
+    pays first and then lets out an update, whatever goes wrong, shows a record only through noise.
 
     Parameters
     ----------
     protection : ClipOnly or ClipAndNoise
-        As ``train`` is given it.
     batches : FullBatch or PoissonBatches
         As ``train`` is given them.
     ledger : ClientLedger or None
@@ -120,69 +109,49 @@ def pay(
 
     Raises
     ------
-    LocalBudgetSpent
+    LocalBudgetError
         If the ledger's budget does not allow it. Nothing is charged.
     LedgerError
         If the ledger cannot be kept.
     ValueError
         If there is no ledger for noise, or no ``records`` to count.
     """
-    if ledger is None and isinstance(protection, ClipAndNoise):
+    count = protection.count if isinstance(protection, ClipAndNoise) else None
+    if ledger is None and count is not None:
         raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
-    nominal = isinstance(protection, ClipAndNoise) and isinstance(protection.count, NominalCount)
-    if records is None and not nominal:
-        raise ValueError(_NO_RECORDS)
+    if isinstance(count, NominalCount):
+        records = partial(int, count.records)
+    if records is None:
+        raise ValueError("records is None: give a callable that counts the records")
     if ledger is not None:
-        ledger.check(*planned_charges(protection, batches, ledger))
+        ledger.check(*planned_events(protection, batches, ledger))
         ledger.charge(_steps(protection, batches))
-    count = _known_count(protection, ledger, records, randomness)
+    known = records()
+    if ledger is not None and isinstance(count, NoisyCount):
+        known = ledger.release_count(
+            known,
+            noise_multiplier=count.noise_multiplier,
+            randomness=SystemRandomness() if randomness is None else randomness,
+        )
     epsilon = None
     if ledger is not None and isinstance(protection, ClipAndNoise):
         epsilon = ledger.epsilon(delta=protection.delta)
-    return Payment(protection, batches, count, epsilon)
+    return Payment(protection, batches, float(known), epsilon)
 
 
-def planned_charges(
+def planned_events(
     protection: Protection, batches: Batches, ledger: ClientLedger
-) -> tuple[Charge, ...]:
+) -> tuple[Event, ...]:
     """All that a training costs that begins on ``ledger`` as it stands."""
     steps = _steps(protection, batches)
-    if isinstance(protection, ClipOnly) or not isinstance(protection.count, NoisyCount):
+    count = protection.count if isinstance(protection, ClipAndNoise) else None
+    if not isinstance(count, NoisyCount) or ledger.released_count is not None:
         return (steps,)
-    if ledger.released_count is not None:
-        return (steps,)
-    noise = protection.count.noise_multiplier
-    return (steps, Charge(noise_multiplier=noise, sampling_rate=1.0, steps=1))
+    return (steps, GaussianRelease(float(count.noise_multiplier), Full()))
 
 
-def _steps(protection: Protection, batches: Batches) -> Charge:
-    return Charge(
-        noise_multiplier=0.0 if isinstance(protection, ClipOnly) else protection.noise_multiplier,
-        sampling_rate=batches.sampling_rate,
-        steps=batches.steps,
-    )
-
-
-def _known_count(
-    protection: Protection,
-    ledger: ClientLedger | None,
-    records: Callable[[], int] | None,
-    randomness: Randomness | None,
-) -> float:
-    if isinstance(protection, ClipAndNoise) and isinstance(protection.count, NominalCount):
-        return float(protection.count.records)
-    if records is None:
-        raise ValueError(_NO_RECORDS)
-    if (
-        ledger is None
-        or isinstance(protection, ClipOnly)
-        or not isinstance(protection.count, NoisyCount)
-    ):
-        return float(records())
-    return float(
-        ledger.release_count(
-            records(),
-            noise_multiplier=protection.count.noise_multiplier,
-            randomness=SystemRandomness() if randomness is None else randomness,
-        )
-    )
+def _steps(protection: Protection, batches: Batches) -> Event:
+    """The training's steps; without noise their ε is infinite."""
+    noise = protection.noise_multiplier if isinstance(protection, ClipAndNoise) else 0.0
+    release = GaussianRelease(float(noise), batches.sampling)
+    return release if batches.steps == 1 else Repeated(release, batches.steps)

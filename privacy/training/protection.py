@@ -4,6 +4,10 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
+from privacy.accounting import Full, Poisson
+from privacy.accounting.events import MOST_TIMES
+from privacy.arguments import shown
+
 SMALLEST_NORM, LARGEST_NORM = 1e-12, 1e12
 MOST_RECORDS = 10**12
 
@@ -191,6 +195,12 @@ class ClipAndNoise:
 Protection = ClipOnly | ClipAndNoise
 
 
+def _check_steps(steps: int) -> None:
+    whole("steps", steps, "take a whole number of steps, at least 1")
+    if steps > MOST_TIMES:
+        raise ValueError(f"steps is {shown(steps)}: more than 1e100 cannot be accounted")
+
+
 @dataclass(frozen=True, kw_only=True)
 class FullBatch:
     """Every step sees all local records.
@@ -204,12 +214,17 @@ class FullBatch:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        whole("steps", self.steps, "take a whole number of steps, at least 1")
+        _check_steps(self.steps)
 
     @property
     def sampling_rate(self) -> float:
         """The chance that a step sees a given record: 1."""
         return 1.0
+
+    @property
+    def sampling(self) -> Full:
+        """The same for :mod:`privacy.accounting`."""
+        return Full()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +248,7 @@ class PoissonBatches:
             self.sampling_rate,
             "choose one in (0, 1); to use every record in every step take FullBatch",
         )
-        whole("steps", self.steps, "take a whole number of steps, at least 1")
+        _check_steps(self.steps)
 
     @classmethod
     def epochs(cls, epochs: float, *, sampling_rate: float) -> "PoissonBatches":
@@ -244,6 +259,11 @@ class PoissonBatches:
         positive("epochs", epochs, "train for more than 0 epochs")
         fraction("sampling_rate", sampling_rate, "choose one in (0, 1)")
         return cls(sampling_rate=sampling_rate, steps=math.ceil(epochs / sampling_rate - 1e-9))
+
+    @property
+    def sampling(self) -> Poisson:
+        """The same for :mod:`privacy.accounting`."""
+        return Poisson(float(self.sampling_rate))
 
 
 Batches = FullBatch | PoissonBatches

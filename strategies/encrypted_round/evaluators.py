@@ -48,7 +48,7 @@ class Evaluators:
         ------
         MessageError
             If the keys or a question are refused.
-        EvaluatorFailed
+        EvaluatorFailedError
             If the process died over them.
         """
         keys = self._pool.hold(questions.material)

@@ -8,17 +8,14 @@ from typing import Any
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
-from privacy.inference import ClassOnly, Expectation, PlanRefusedError, ReleaseError, accept_plan
+from privacy.inference import ClassOnly, InputContract, accept_plan
+from privacy.inference.errors import PlanRefusedError, ReleaseError
 from privacy.untrusted_text import quoted
 from strategies.declining import decline
 from strategies.encrypted_round import messages
-from strategies.encrypted_round.node_keys import (
-    RoundError,
-    begin_round,
-    finish_round,
-    private_folder,
-)
-from strategies.encrypted_round.report import AccuracyReport, NoisedAccuracy, ReportRefusedError
+from strategies.encrypted_round.errors import ReportRefusedError, RoundError
+from strategies.encrypted_round.node_keys import begin_round, finish_round, private_folder
+from strategies.encrypted_round.report import AccuracyReport, NoisedAccuracy
 
 ENCRYPTED_ROUND = messages.ACTION
 """The action that the round's ``query`` messages name: ``@app.query(ENCRYPTED_ROUND)``."""
@@ -31,7 +28,7 @@ def answer_encrypted_round(
     message: Message,
     *,
     data: Callable[[], LabelledInputs],
-    expectation: Expectation,
+    contract: InputContract,
     folder: Path,
     report: AccuracyReport | None = None,
     allow_public_release: bool = False,
@@ -42,11 +39,11 @@ def answer_encrypted_round(
     Give it to the query action of a ClientApp::
 
         @app.query(ENCRYPTED_ROUND)
-        def test_encrypted(message: Message, context: Context) -> Message:
+        def handle_encrypted_query(message: Message, context: Context) -> Message:
             return answer_encrypted_round(
                 message,
                 data=load_my_test_data,
-                expectation=Expectation((784,), (0.0, 1.0), classes=10),
+                contract=InputContract((784,), (0.0, 1.0), classes=10),
                 folder=Path(str(context.node_config["state-dir"])),
             )
 
@@ -56,7 +53,7 @@ def answer_encrypted_round(
         The server's: a plan, then answers, or why there are none; that goes to the node's log.
     data : callable
         Gives inputs (n, ...) and labels (n,); called for a plan only.
-    expectation : Expectation
+    contract : InputContract
         What the node knows of the models it tests. It is not taken from the message.
     folder : Path
         The node's own, mode 0700; made if it is missing. Between the two messages it holds the
@@ -79,7 +76,7 @@ def answer_encrypted_round(
         content = _answer(
             message,
             data,
-            expectation,
+            contract,
             private_folder(folder),
             report,
             allow_public_release=allow_public_release,
@@ -99,7 +96,7 @@ def answer_encrypted_round(
 def _answer(
     message: Message,
     data: Callable[[], LabelledInputs],
-    expectation: Expectation,
+    contract: InputContract,
     folder: Path,
     report: AccuracyReport,
     *,
@@ -127,7 +124,7 @@ def _answer(
     images = asked["images"]
     if type(images) is not int or images < 1:
         raise RoundError("the number of images is not a whole number above 0")
-    plan = accept_plan(str(asked["plan"]), expectation)
+    plan = accept_plan(str(asked["plan"]), contract)
     try:
         ClassOnly(threshold).check(plan)
     except ReleaseError as error:
@@ -141,6 +138,6 @@ def _answer(
             labels,
             images=images,
             folder=folder,
-            max_bytes=expectation.max_bytes,
+            max_bytes=contract.max_bytes,
         )
     )

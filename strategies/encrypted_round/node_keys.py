@@ -19,21 +19,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from privacy.files import write_durably
 from privacy.inference.arguments import check_kind, reals_of
-from privacy.inference.messages import MessageError
-from privacy.inference.owner.owner import DataOwner, OutOfRangeError
-from privacy.inference.owner.release_policy import ClassOnly, ReleaseError
+from privacy.inference.errors import MessageError, OutOfRangeError, PlanRefusedError, ReleaseError
+from privacy.inference.owner.owner import DataOwner
+from privacy.inference.owner.release_policy import ClassOnly
 from privacy.inference.plan import Plan
-from privacy.inference.plan_check import FAULTS_OF_A_PLAN, MAX_ROUND_BYTES, PlanRefusedError
+from privacy.inference.plan_check import FAULTS_OF_A_PLAN, MAX_ROUND_BYTES
+from strategies.encrypted_round.errors import RoundError
 
 _SECRETS = "encrypted-round.secrets"
 _LABELS = (
     "this node's labels are not one class an image: give whole numbers from 0 to classes - 1, in "
     "one dimension"
 )
-
-
-class RoundError(RuntimeError):
-    """A round that cannot go on; the message says nothing of the node's data."""
 
 
 @dataclass(frozen=True)

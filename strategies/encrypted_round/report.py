@@ -7,13 +7,10 @@ from typing import Protocol
 
 from privacy.accounting import Budget, Full, GaussianRelease, Ledger, calibrate_noise_multiplier
 from privacy.mechanisms import SystemRandomness, rounded_gaussian
+from strategies.encrypted_round.errors import ReportRefusedError
 
 _LEDGER = "report-ledger.jsonl"
 _POPULATION = "this node's test data"
-
-
-class ReportRefusedError(RuntimeError):
-    """The node declines to report: its owner's budget is spent. The message holds no number."""
 
 
 class AccuracyReport(Protocol):

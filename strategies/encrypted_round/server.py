@@ -14,7 +14,8 @@ from flwr.serverapp.exception import PrivacyBudgetExhausted
 
 from privacy import arguments
 from privacy.accounting import Budget, Event, Full, Ledger
-from privacy.inference import MAX_ROUND_BYTES, EvaluatorFailed, EvaluatorProcess, MessageError
+from privacy.inference import MAX_ROUND_BYTES, EvaluatorProcess
+from privacy.inference.errors import EvaluatorFailedError, MessageError
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
 from privacy.untrusted_text import error_quoted
 from strategies import _arguments
@@ -175,7 +176,7 @@ class EncryptedRound:
         ------
         PrivacyBudgetExhausted
             If the round would pass the budget; nobody was asked.
-        EvaluatorFailed
+        EvaluatorFailedError
             If no evaluator comes up.
         PopulationExceededError
             If the population is a number, and more clients than that are connected.
@@ -297,11 +298,11 @@ class EncryptedRound:
                 max_bytes=self._max_bytes,
             )
             answers = evaluators.answer(questions)
-        except (RejectedReply, MessageError, EvaluatorFailed) as error:
+        except (RejectedReply, MessageError, EvaluatorFailedError) as error:
             operator_log.warning("encrypted round: refused the questions of %s: %s", node, error)
             if isinstance(error, RejectedReply):
                 return _Answered(node, fault=error.fault)
-            failed = isinstance(error, EvaluatorFailed)
+            failed = isinstance(error, EvaluatorFailedError)
             return _Answered(node, fault=Fault.EVALUATOR if failed else Fault.QUESTIONS)
         except Exception as error:  # a stranger's reply costs itself and nothing else
             operator_log.warning(

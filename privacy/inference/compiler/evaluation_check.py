@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from privacy.inference.errors import CannotPlanError
+from privacy.inference.errors import CannotPlanError, MessageError
 from privacy.inference.evaluator.process import EvaluatorProcess
-from privacy.inference.messages import MessageError
 from privacy.inference.owner.owner import ThrowAwayOwner
 
 
@@ -18,7 +17,7 @@ def check_evaluation(process: EvaluatorProcess) -> None:
     ------
     CannotPlanError
         If the answer is none that the plan allows.
-    EvaluatorFailed
+    EvaluatorFailedError
         If the process ended over it, with its last words.
     """
     plan = process.plan

@@ -12,15 +12,12 @@ from typing import Self
 from privacy.inference import messages as _wire
 from privacy.inference.arguments import check_callable, check_count
 from privacy.inference.compiler.evaluation_check import check_evaluation
-from privacy.inference.evaluator.process import EvaluatorFailed, EvaluatorProcess
+from privacy.inference.errors import EvaluatorFailedError, KeysDroppedError, MessageError
+from privacy.inference.evaluator.process import EvaluatorProcess
 from privacy.inference.evaluator.replays import Replays
-from privacy.inference.messages import MessageError, Tag
+from privacy.inference.messages import Tag
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import open_material
-
-
-class KeysDroppedError(MessageError):
-    """A query under keys that are not held any more; its owner sends new ones."""
 
 
 class HeldKeys:
@@ -89,7 +86,7 @@ class EvaluatorPool:
 
     Raises
     ------
-    EvaluatorFailed
+    EvaluatorFailedError
         If the first process does not come up, or ends over the question that it is asked to see
         whether it answers (of this pool's own, under keys that are thrown away).
     CannotPlanError
@@ -136,7 +133,7 @@ class EvaluatorPool:
 
         Raises
         ------
-        EvaluatorFailed
+        EvaluatorFailedError
             If one does not come up.
         """
         while (worker := self._take(lambda worker: not worker.up)) is not None:
@@ -156,7 +153,7 @@ class EvaluatorPool:
         ------
         MessageError
             If it is not public material of this plan.
-        EvaluatorFailed
+        EvaluatorFailedError
             If the process ended that checked it.
         """
         session_key, _ = open_material(material, self.plan, self._digest, binding=binding)
@@ -191,7 +188,7 @@ class EvaluatorPool:
             If the keys were dropped.
         AnsweredBeforeError
             If it was taken before, be it without an answer.
-        EvaluatorFailed
+        EvaluatorFailedError
             If the process ended over it.
         """
         query_id, _ = _wire.open_message(
@@ -210,7 +207,7 @@ class EvaluatorPool:
 
         Raises
         ------
-        MessageError, EvaluatorFailed
+        MessageError, EvaluatorFailedError
             As :meth:`evaluate`, for the first query that has no answer.
         """
         futures = [self.submit(keys, query) for query in queries]
@@ -222,7 +219,7 @@ class EvaluatorPool:
             self._held.pop(keys._slot, None)
         # A busy process is cleaned by whoever gives it back.
         while (worker := self._take(lambda worker: keys._slot in worker.slots)) is not None:
-            with contextlib.suppress(EvaluatorFailed), self._giving_back(worker):
+            with contextlib.suppress(EvaluatorFailedError), self._giving_back(worker):
                 pass
 
     def close(self) -> None:
@@ -270,7 +267,7 @@ class EvaluatorPool:
                 self._clean(worker)
                 raise
             self._clean(worker)
-        except EvaluatorFailed:
+        except EvaluatorFailedError:
             worker.end()
             raise
         finally:

@@ -25,9 +25,9 @@ from types import TracebackType
 from typing import BinaryIO, Protocol, Self, cast
 
 from privacy.inference.compile import CompiledModel
+from privacy.inference.errors import EvaluatorFailedError, EvaluatorTimeoutError, MessageError
 from privacy.inference.evaluator.evaluator import Evaluator
 from privacy.inference.evaluator.memory import evaluation_room, limit_memory
-from privacy.inference.messages import MessageError
 from privacy.inference.plan import Plan
 
 _LARGEST_FRAME = 1 << 28  # bytes
@@ -35,14 +35,6 @@ _MATERIAL, _QUERY, _FORGET, _LIMIT = b"M", b"Q", b"F", b"L"
 _NUMBER = struct.Struct(">Q")
 _DONE, _REFUSED = b"+", b"-"
 _LEAVE_SECONDS = 30.0
-
-
-class EvaluatorFailed(RuntimeError):
-    """The evaluator's process ended."""
-
-
-class EvaluatorTimedOut(EvaluatorFailed):
-    """The evaluator's process was ended for taking too long."""
 
 
 class EvaluatorProcess:
@@ -82,7 +74,7 @@ class EvaluatorProcess:
 
     Raises
     ------
-    EvaluatorFailed
+    EvaluatorFailedError
         If it ends before it has given its plan, with its last words.
     """
 
@@ -210,7 +202,7 @@ class EvaluatorProcess:
         ------
         MessageError
             If it is not public material of this plan.
-        EvaluatorFailed
+        EvaluatorFailedError
             If the process ended over it.
         """
         self._ask(_MATERIAL, slot, material)
@@ -228,7 +220,7 @@ class EvaluatorProcess:
         ------
         MessageError
             If it is not a query of this plan and owner, or was answered before.
-        EvaluatorFailed
+        EvaluatorFailedError
             If the process ended over it.
         """
         reply = self._ask(_QUERY, slot, query)
@@ -240,7 +232,7 @@ class EvaluatorProcess:
 
         Raises
         ------
-        EvaluatorFailed
+        EvaluatorFailedError
             If the process ended.
         """
         self._ask(_FORGET, slot, b"")
@@ -293,18 +285,18 @@ class EvaluatorProcess:
             raise self._last_words(late.is_set())
         return frame
 
-    def _last_words(self, late: bool) -> EvaluatorFailed:
+    def _last_words(self, late: bool) -> EvaluatorFailedError:
         code = self._process.wait()
         words = "its last words are above"
         if self._errors is not None:
             self._errors.seek(0)
             words = self._errors.read().decode(errors="replace").strip()[-2000:]
         if late:
-            return EvaluatorTimedOut(
+            return EvaluatorTimeoutError(
                 f"the evaluator's process took more than {self.timeout:g} s and was ended "
                 f"(code {code}): {words}"
             )
-        return EvaluatorFailed(f"the evaluator's process ended (code {code}): {words}")
+        return EvaluatorFailedError(f"the evaluator's process ended (code {code}): {words}")
 
 
 class _Child(Protocol):

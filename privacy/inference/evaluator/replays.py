@@ -2,14 +2,10 @@
 
 import threading
 
-from privacy.inference.messages import MessageError
+from privacy.inference.errors import AnsweredBeforeError
 
 REPLAY_WINDOW = 1024
 """How far a query may lag behind the newest one, in queries."""
-
-
-class AnsweredBeforeError(MessageError):
-    """A query that was answered, or is so old that nobody knows; its owner encrypts again."""
 
 
 class Replays:

@@ -11,7 +11,8 @@ from privacy.inference import messages as _wire
 from privacy.inference.arguments import check_kind, numbers_of
 from privacy.inference.ckks.ring import Residues, Ring, seal
 from privacy.inference.ckks.seeded import reseeded
-from privacy.inference.messages import MessageError, Reader, Tag
+from privacy.inference.errors import MessageError, OutOfRangeError
+from privacy.inference.messages import Reader, Tag
 from privacy.inference.owner.codec import answer_reader, packer
 from privacy.inference.owner.release_policy import Answer, ClassOnly, ReleasePolicy
 from privacy.inference.owner.secret_state import Secrets
@@ -19,10 +20,6 @@ from privacy.inference.plan import SESSION_KEY_BYTES, Plan
 
 _OPEN_QUERIES = 1 << 16
 """Queries that may wait for their answers; of more, the oldest are given up."""
-
-
-class OutOfRangeError(ValueError):
-    """An input outside the range that the plan was proved for."""
 
 
 class DataOwner:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.inference.decision import check_threshold, decide
+from privacy.inference.errors import ReleaseError
 from privacy.inference.plan import Plan
 
 Logits = NDArray[np.float64]
@@ -22,10 +23,6 @@ _UNIFORM_BITS = 53
 _MAX_DECIMALS = 300
 _MAX_STATISTICAL_BITS = 1000
 _MAX_QUERIES = 2**64
-
-
-class ReleaseError(ValueError):
-    """A release that a policy refuses."""
 
 
 @dataclass(frozen=True)

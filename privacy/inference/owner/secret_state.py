@@ -7,16 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from privacy.inference.ckks.ring import Residues
+from privacy.inference.errors import SecretsError
 from privacy.inference.plan import SESSION_KEY_BYTES
 
 _MAGIC = b"BSHE-SECRET-1\n"  # no message begins so: see _wire.MAGIC and the version after it
 _HEAD = struct.Struct(f"<32s{SESSION_KEY_BYTES}sQQIII")
 _OPEN = struct.Struct("<QI")
 _CHECK_BYTES = 32
-
-
-class SecretsError(ValueError):
-    """Kept secrets that are damaged, or belong to another plan."""
 
 
 @dataclass(frozen=True)

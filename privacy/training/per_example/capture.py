@@ -9,13 +9,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from privacy.training.per_example.dispatch import forget, known, layer_gradients
+from privacy.training.errors import GradientError
 from privacy.training.per_example.gradients import Call, LayerGradients, total
+from privacy.training.per_example.layers import forget, known, layer_gradients
 from privacy.training.per_example.opacus_layers import is_recurrent
-
-
-class GradientError(RuntimeError):
-    """Per-example gradients cannot be had from this model: which layer, why, the remedy."""
 
 
 def trainable_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from privacy.training.model_check import UnsupportedModelError
-from privacy.training.per_example.capture import GradientError
+from privacy.training.errors import GradientError, UnsupportedModelError
 from privacy.training.per_example.gradients import Gradients
 
 log = logging.getLogger(__name__)

@@ -50,7 +50,7 @@ def replacement(module: nn.Module) -> nn.Module:
         fixed: nn.Module = ModuleValidator.FIXERS[type(module)](module)
         return fixed
     with untouched_root_logger():
-        from privacy.training.per_example.recurrent import BatchedGRU, BatchedLSTM, BatchedRNN
+        from privacy.training.model_checks.recurrent import BatchedGRU, BatchedLSTM, BatchedRNN
     kinds: dict[type, Any] = {nn.RNN: BatchedRNN, nn.GRU: BatchedGRU, nn.LSTM: BatchedLSTM}
     options = ["num_layers", "bias", "batch_first", "dropout", "bidirectional"]
     options += ["proj_size"] * bool(module.proj_size)

@@ -22,7 +22,7 @@ from flower_app.report.results_folder import ResultsFolder
 from flower_app.settings import SettingError, Settings
 from flower_app.training.resumption import with_settings_of_run
 from privacy.accounting import Full, GaussianRelease, read_ledger
-from privacy.inference import EvaluatorFailed
+from privacy.inference.errors import EvaluatorFailedError
 from strategies import InProcessGrid
 from tests.flower_app.app_runs import Run, run_app
 
@@ -149,7 +149,7 @@ def test_a_round_on_another_model_is_not_taken_for_one_on_this(tmp_path: Path) -
     document = {"model_sha256": sha256(b"another").hexdigest(), "released": {"accuracy": 1.0}}
     (tmp_path / "encrypted-round.json").write_text(json.dumps(document))
     settings = Settings.from_config({"encrypted-round": True})
-    with pytest.raises(EvaluatorFailed):  # it is asked, and there is no such model
+    with pytest.raises(EvaluatorFailedError):  # it is asked, and there is no such model
         hold_encrypted_round(
             InProcessGrid(client_app.app, 2),
             settings,
@@ -162,7 +162,7 @@ def test_a_round_on_another_model_is_not_taken_for_one_on_this(tmp_path: Path) -
 
 def test_a_model_that_cannot_be_evaluated_fails_before_anyone_is_asked(tmp_path: Path) -> None:
     save_file(build_model("hog-linear").state_dict(), tmp_path / "zeros")
-    with pytest.raises(EvaluatorFailed, match="are all zero"):
+    with pytest.raises(EvaluatorFailedError, match="are all zero"):
         start_evaluator("hog-linear", tmp_path / "zeros")
 
 

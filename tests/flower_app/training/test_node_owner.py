@@ -17,9 +17,9 @@ from flower_app import client_app
 from flower_app.data import encode
 from flower_app.models.build import build_model
 from flower_app.settings import PATHS_OF_THE_SERVER
-from privacy.accounting import GaussianRelease, epsilon, read_ledger
-from privacy.training import Charge, ClientLedger
-from strategies import DPFedAvg, Full, InProcessGrid, NoUsableReplyError, PrivateResult
+from privacy.accounting import Full, GaussianRelease, Repeated, epsilon, read_ledger
+from privacy.training import ClientLedger
+from strategies import DPFedAvg, InProcessGrid, NoUsableReplyError, PrivateResult
 
 START = ArrayRecord(build_model("hog-linear").state_dict())
 RUN: dict[str, Any] = {
@@ -590,5 +590,5 @@ def test_a_node_whose_ledger_another_run_wrote_to_meanwhile_counts_both(tmp_path
     node = Node(tmp_path)
     node.trains(RUN)
     other = ClientLedger(dataset=str(node.data), path=node.ledger)
-    other.charge(Charge(noise_multiplier=2.0, sampling_rate=1.0, steps=5))
+    other.charge(Repeated(GaussianRelease(2.0, Full()), 5))
     assert "budget" in node.declines(RUN)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from privacy.inference import (
-    CannotPlanError,
     DataOwner,
     Evaluator,
     Plan,
@@ -17,6 +16,7 @@ from privacy.inference import (
     compile_model,
 )
 from privacy.inference.ckks.modular import matrix_product
+from privacy.inference.errors import CannotPlanError
 from tests.privacy.inference.inference_models import linear
 
 PRIMES = [1152921504606830593, 9007199254429697, 4294828033, 12289]

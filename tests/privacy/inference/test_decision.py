@@ -16,10 +16,9 @@ from privacy.inference import (
     CompiledModel,
     DataOwner,
     Evaluator,
-    Expectation,
     FloodedLogits,
+    InputContract,
     Plan,
-    ReleaseError,
     ReleasePolicy,
     RoundedLogits,
     Square,
@@ -29,7 +28,9 @@ from privacy.inference import (
     compile_model,
     decide,
 )
-from strategies.encrypted_round import RoundError, begin_round, finish_round, private_folder
+from privacy.inference.errors import ReleaseError
+from strategies.encrypted_round import begin_round, finish_round, private_folder
+from strategies.encrypted_round.errors import RoundError
 
 INPUTS = 30
 X = np.random.default_rng(0).uniform(-1, 1, (24, INPUTS))
@@ -185,9 +186,9 @@ def test_a_plan_says_that_one_logit_decides_and_travels() -> None:
     assert "decided by one logit" in str(plan)
     # Without being asked to, the planner is as precise as for the same model with two logits.
     assert 2.0**plan.error_bits < 0.05
-    assert accept_plan(plan.to_json(), Expectation((INPUTS,), (-1.0, 1.0), classes=2)) == plan
+    assert accept_plan(plan.to_json(), InputContract((INPUTS,), (-1.0, 1.0), classes=2)) == plan
     with pytest.raises(ValueError, match="a single logit decides between 2"):
-        Expectation((INPUTS,), (-1.0, 1.0), classes=1)
+        InputContract((INPUTS,), (-1.0, 1.0), classes=1)
 
 
 def test_a_node_counts_what_is_right_at_its_threshold(tmp_path: Path) -> None:

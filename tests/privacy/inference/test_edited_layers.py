@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from privacy.inference import Polynomial, UnsupportedLayerError, certify, compile_model
+from privacy.inference import Polynomial, certify, compile_model
+from privacy.inference.errors import UnsupportedLayerError
 
 SHAPE = (4, 6, 5)
 

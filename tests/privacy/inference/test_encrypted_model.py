@@ -14,17 +14,16 @@ from privacy.inference import (
     BlindEvaluator,
     DataOwner,
     Evaluator,
-    MessageError,
     Plan,
     Polynomial,
     Square,
     ThreeParties,
     ThrowAwayOwner,
-    UnsupportedLayerError,
     certify,
     compile_model,
 )
 from privacy.inference.compile import CompiledModel
+from privacy.inference.errors import MessageError, UnsupportedLayerError
 from privacy.inference.messages import MAC_BYTES, Tag, open_message
 from privacy.inference.plan import MESSAGE_OVERHEAD
 from tests.privacy.inference.inference_models import linear, mlp, tutorial_cnn

@@ -14,19 +14,18 @@ from torch import nn
 from privacy.inference import (
     ClassOnly,
     DataOwner,
-    Expectation,
     FloodedLogits,
+    InputContract,
     Plan,
-    PlanRefusedError,
-    ReleaseError,
     RoundedLogits,
     Square,
     TopClasses,
     accept_plan,
     compile_model,
 )
+from privacy.inference.errors import PlanRefusedError, ReleaseError
 
-EXPECTATION = Expectation((8,), (-1.0, 1.0), classes=3)
+CONTRACT = InputContract((8,), (-1.0, 1.0), classes=3)
 MODELS = {
     "slots": (nn.Sequential(nn.Linear(8, 4), Square(), nn.Linear(4, 3)), 1),
     "coefficients": (nn.Sequential(nn.Linear(8, 3)), 1),
@@ -97,7 +96,7 @@ def test_a_plan_is_refused_or_works(kind: str, data: st.DataObject) -> None:
     field = data.draw(st.sampled_from(sorted(good)))
     changed = {**good, field: _mutated(good[field], data.draw)}
     try:
-        plan = accept_plan(json.dumps(changed), EXPECTATION)
+        plan = accept_plan(json.dumps(changed), CONTRACT)
     except PlanRefusedError:
         return
     use(plan)
@@ -105,7 +104,7 @@ def test_a_plan_is_refused_or_works(kind: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
 def test_a_good_plan_works(kind: str) -> None:
-    use(accept_plan(json.dumps(content(kind)), EXPECTATION))
+    use(accept_plan(json.dumps(content(kind)), CONTRACT))
 
 
 def packed(places: Any) -> str:
@@ -166,13 +165,13 @@ NAN = float("nan")
 def test_a_field_of_another_kind_is_refused_by_name(field: str, value: Any) -> None:
     text = json.dumps({**content("slots"), field: value})
     with pytest.raises(PlanRefusedError, match=field):
-        accept_plan(text, EXPECTATION)
+        accept_plan(text, CONTRACT)
 
 
 @pytest.mark.parametrize("text", ["", "5", "[]", '"x"', "null", "[[" * 100_000, "[[[1], 2]]"])
 def test_what_is_no_plan_is_refused(text: str) -> None:
     with pytest.raises(PlanRefusedError):
-        accept_plan(text, EXPECTATION)
+        accept_plan(text, CONTRACT)
     with pytest.raises(ValueError):
         Plan.from_json(text)
 
@@ -180,7 +179,7 @@ def test_what_is_no_plan_is_refused(text: str) -> None:
 def test_keys_of_a_ring_without_a_special_prime_are_refused() -> None:
     text = json.dumps({**content("coefficients"), "relin_level": 1})
     with pytest.raises(PlanRefusedError, match="special prime"):
-        accept_plan(text, EXPECTATION)
+        accept_plan(text, CONTRACT)
 
 
 @pytest.mark.parametrize(

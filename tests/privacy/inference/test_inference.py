@@ -11,17 +11,19 @@ import torch
 from torch import nn
 
 from privacy.inference import (
-    CannotPlanError,
     DataOwner,
     Evaluator,
-    MessageError,
-    OutOfRangeError,
     Plan,
     Polynomial,
     Square,
     ThrowAwayOwner,
-    UnsupportedLayerError,
     compile_model,
+)
+from privacy.inference.errors import (
+    CannotPlanError,
+    MessageError,
+    OutOfRangeError,
+    UnsupportedLayerError,
 )
 from tests.privacy.inference.inference_models import linear, mlp, tutorial_cnn
 

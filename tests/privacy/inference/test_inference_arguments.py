@@ -95,7 +95,7 @@ def test_what_is_no_model_and_no_plan_is_named(other, compiled, tmp_path):
             lambda: begin_round(other, INPUTS, [0, 1, 2], images=1, folder=tmp_path),
             lambda: OwnerSession(None, other),
         ],
-        "expectation": [lambda: accept_plan(compiled.plan.to_json(), other)],
+        "contract": [lambda: accept_plan(compiled.plan.to_json(), other)],
         "release": [lambda: DataOwner(compiled.plan, release=other or ClassOnly)],
     }
     if not isinstance(other, str):

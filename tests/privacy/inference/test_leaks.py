@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from privacy.inference import Evaluator, MessageError, ThrowAwayOwner, compile_model
+from privacy.inference import Evaluator, ThrowAwayOwner, compile_model
 from privacy.inference.arithmetic import masking as _release
 from privacy.inference.ckks.ring import Ring, seal
 from privacy.inference.ckks.seeded import QUERY_SEED_BYTES, expand
 from privacy.inference.compile import CompiledModel
+from privacy.inference.errors import MessageError
 from privacy.inference.messages import Reader, Tag, open_message
 from privacy.inference.public_keys import refuse_secret
 from tests.privacy.inference.inference_models import linear

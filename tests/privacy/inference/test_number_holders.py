@@ -20,7 +20,8 @@ from privacy.inference import (
     compile_model,
     decide,
 )
-from strategies.encrypted_round import RoundError, begin_round, private_folder
+from strategies.encrypted_round import begin_round, private_folder
+from strategies.encrypted_round.errors import RoundError
 
 
 def build() -> nn.Sequential:

@@ -14,16 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, prune
 
-from privacy.inference import (
-    CannotPlanError,
-    Evaluator,
-    Polynomial,
-    Square,
-    ThrowAwayOwner,
-    UnsupportedLayerError,
-    certify,
-    compile_model,
-)
+from privacy.inference import Evaluator, Polynomial, Square, ThrowAwayOwner, certify, compile_model
+from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
 
 SHAPE, RANGE = (4,), (0.0, 1.0)
 

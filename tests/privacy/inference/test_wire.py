@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from privacy.inference import DataOwner, Evaluator, MessageError, Square, compile_model
+from privacy.inference import DataOwner, Evaluator, Square, compile_model
 from privacy.inference.ckks.ring import _save
+from privacy.inference.errors import MessageError
 from privacy.inference.messages import MAC_BYTES
 from privacy.inference.plan import MESSAGE_OVERHEAD
 from tests.privacy.inference.inference_models import linear

@@ -19,7 +19,7 @@ from privacy.inference import (
     DataOwner,
     EvaluatorPool,
     EvaluatorProcess,
-    Expectation,
+    InputContract,
     compile_model,
 )
 from privacy.inference_service import (
@@ -31,7 +31,7 @@ from privacy.inference_service import (
     create_app,
 )
 
-EXPECTATION = Expectation((8,), (-1.0, 1.0), classes=3)
+CONTRACT = InputContract((8,), (-1.0, 1.0), classes=3)
 X = np.random.default_rng(0).uniform(-1, 1, (4, 8))
 
 
@@ -93,7 +93,7 @@ class Asking:
     def __init__(self, service: Service, name: str) -> None:
         self.token = service.tokens[name]
         self.client = service.client(name)
-        self.plan = self.client.plan(EXPECTATION)
+        self.plan = self.client.plan(CONTRACT)
         self.keys = DataOwner(self.plan)
         self.material = self.keys.public_material(binding=self.client.key_binding())
         self.key_id = self.client.send_keys(self.material)

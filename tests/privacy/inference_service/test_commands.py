@@ -20,7 +20,8 @@ from flower_app.__main__ import main
 from flower_app.commands.ask import accepted_plan
 from flower_app.data import encode
 from flower_app.models.build import build_model
-from privacy.inference import PlanRefusedError, compile_model
+from privacy.inference import compile_model
+from privacy.inference.errors import PlanRefusedError
 from privacy.inference_service import KeyFile
 
 ROOT = Path(__file__).parents[3]

@@ -6,17 +6,9 @@ from pathlib import Path
 import pytest
 
 from privacy.inference import DataOwner
-from privacy.inference_service import (
-    KeptKeys,
-    KeyFile,
-    KeyFileError,
-    OwnerSession,
-    ServiceClient,
-    ServiceError,
-    TokenFile,
-    TokenFileError,
-)
-from tests.privacy.inference_service.serving import EXPECTATION, Service, X, small_model
+from privacy.inference_service import KeyFile, OwnerSession, ServiceClient, StoredKeys, TokenFile
+from privacy.inference_service.errors import KeyFileError, ServiceError, TokenFileError
+from tests.privacy.inference_service.serving import CONTRACT, Service, X, small_model
 
 
 def test_keys_last_until_the_next_session(service: Service, tmp_path: Path) -> None:
@@ -24,7 +16,7 @@ def test_keys_last_until_the_next_session(service: Service, tmp_path: Path) -> N
     made, labels = 0, []
     for x in X[:2]:
         with service.client() as client, KeyFile(path, "correct horse") as file:
-            session = OwnerSession(client, client.plan(EXPECTATION), key_file=file)
+            session = OwnerSession(client, client.plan(CONTRACT), key_file=file)
             labels.append(session.ask(x)[0].label)
             session.end()
             made += session.keys_made
@@ -48,11 +40,11 @@ def test_a_session_that_failed_uses_no_number_of_a_query_twice(
         LosesAnswers(service.url, token=service.tokens["ada"], authority=authority) as client,
         KeyFile(path, "correct horse") as file,
     ):
-        session = OwnerSession(client, client.plan(EXPECTATION), key_file=file)
+        session = OwnerSession(client, client.plan(CONTRACT), key_file=file)
         with pytest.raises(ServiceError, match="broke"):
             session.ask(X[0])
     with service.client() as client, KeyFile(path, "correct horse") as file:
-        session = OwnerSession(client, client.plan(EXPECTATION), key_file=file)
+        session = OwnerSession(client, client.plan(CONTRACT), key_file=file)
         assert session.ask(X[0])[0].labels
         assert session.keys_made == 0
 
@@ -60,9 +52,9 @@ def test_a_session_that_failed_uses_no_number_of_a_query_twice(
 def test_what_lies_on_disk_is_ciphertext(tmp_path: Path) -> None:
     path, state = tmp_path / "owner.keys", DataOwner(small_model().plan).secret_state()
     with KeyFile(path, "correct horse") as file:
-        file.save(KeptKeys("name", "digest", state))
+        file.save(StoredKeys("name", "digest", state))
         first = path.read_bytes()
-        file.save(KeptKeys("name", "digest", state))
+        file.save(StoredKeys("name", "digest", state))
         second = path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o600
     assert first[-64:] != second[-64:]
@@ -76,7 +68,7 @@ def test_what_lies_on_disk_is_ciphertext(tmp_path: Path) -> None:
     with KeyFile(path, "wrong horse") as file, pytest.raises(KeyFileError, match="passphrase"):
         file.load()
     with KeyFile(path, "correct horse") as file:
-        assert file.load() == KeptKeys("name", "digest", state)
+        assert file.load() == StoredKeys("name", "digest", state)
         with pytest.raises(KeyFileError, match="another process"), KeyFile(path, "correct horse"):
             pass
         path.chmod(0o644)

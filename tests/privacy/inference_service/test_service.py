@@ -23,18 +23,13 @@ from privacy.inference import (
     DataOwner,
     EvaluatorPool,
     EvaluatorProcess,
-    Expectation,
+    InputContract,
     compile_model,
 )
-from privacy.inference_service import (
-    InsecureNoAuthentication,
-    KeyFile,
-    OwnerSession,
-    ServiceClient,
-    ServiceError,
-)
+from privacy.inference_service import InsecureNoAuthentication, KeyFile, OwnerSession, ServiceClient
+from privacy.inference_service.errors import ServiceError
 from tests.privacy.inference_service.serving import (
-    EXPECTATION,
+    CONTRACT,
     Asking,
     Service,
     X,
@@ -57,7 +52,7 @@ def refused(code: str, status: int) -> Iterator["pytest.ExceptionInfo[ServiceErr
 def test_an_owner_is_answered_as_in_the_clear(service: Service) -> None:
     right = small_model().predict(X).argmax(axis=1).tolist()
     with service.client() as client:
-        session = OwnerSession(client, client.plan(EXPECTATION))
+        session = OwnerSession(client, client.plan(CONTRACT))
         assert [session.ask(x)[0].label for x in X] == right
         assert session.keys_made == 1
         session.end()
@@ -289,7 +284,7 @@ def test_askers_of_one_token_do_not_break_each_other(serve: Serve, key_sets: int
         sessions = []
         for _ in range(3):
             client = service.client("ada")
-            sessions.append(OwnerSession(client, client.plan(EXPECTATION)))
+            sessions.append(OwnerSession(client, client.plan(CONTRACT)))
         for _ in range(2):
             for session in sessions:
                 assert [session.ask(x)[0].label for x in X] == right
@@ -305,7 +300,7 @@ def test_askers_at_once_are_all_answered(service: Service) -> None:
 
     def ask(_: int) -> list[int]:
         client = service.client("ada")
-        session = OwnerSession(client, client.plan(EXPECTATION), wait=lambda _: None)
+        session = OwnerSession(client, client.plan(CONTRACT), wait=lambda _: None)
         return [session.ask(x)[0].label for x in [*X] * 5]
 
     with ThreadPoolExecutor(3) as threads:
@@ -323,7 +318,7 @@ def test_keys_that_are_lost_again_and_again_are_made_after_pauses(
         for _ in range(2):
             client = service.client("ada")
             waited: list[float] = []
-            session = OwnerSession(client, client.plan(EXPECTATION), wait=waited.append)
+            session = OwnerSession(client, client.plan(CONTRACT), wait=waited.append)
             left = losses
 
             def ask_late(*question: Any, ask: Any = client.ask, **rest: Any) -> Any:
@@ -358,7 +353,7 @@ def test_without_authentication_askers_have_the_room_of_all(
         sessions = []
         for name in (None, None, "whoever"):
             client = service.client(name)
-            sessions.append(OwnerSession(client, client.plan(EXPECTATION)))
+            sessions.append(OwnerSession(client, client.plan(CONTRACT)))
         for session in sessions * 2:
             assert [session.ask(x)[0].label for x in X] == right
         assert [session.keys_made for session in sessions] == [1, 1, 1]
@@ -405,7 +400,7 @@ def _bound(material: bytes, binding: bytes, *, altered: bool = False) -> bytes:
 def test_material_can_be_bound_anew_by_whoever_reads_it(service: Service) -> None:
     """The control of the test before: such material is good where its keys were never seen."""
     ada = service.client("ada")
-    owner = DataOwner(ada.plan(EXPECTATION))
+    owner = DataOwner(ada.plan(CONTRACT))
     name = ada.send_keys(_bound(owner.public_material(), ada.key_binding()))
     query = owner.encrypt(X[0])
     answer, _ = ada.ask(name, query, answer_bytes=owner.plan.answer_bytes)
@@ -436,7 +431,7 @@ def test_keys_are_made_anew_after_a_restart_without_anybodys_doing(
             tokens = service.token_file
             token = token or service.tokens["ada"]
             client = service.client(token)
-            session = OwnerSession(client, client.plan(EXPECTATION), key_file=file)
+            session = OwnerSession(client, client.plan(CONTRACT), key_file=file)
             assert session.ask(x)[0].label == label
             assert session.keys_made == 1
 
@@ -452,7 +447,7 @@ def test_one_logit_is_decided_at_the_owners_threshold(
         serving(pool, certificates, tmp_path) as service,
     ):
         client = service.client("ada")
-        plan = client.plan(Expectation((8,), (-1.0, 1.0), classes=2))
+        plan = client.plan(InputContract((8,), (-1.0, 1.0), classes=2))
         for threshold in (0.0, float(np.sort(logits)[1:3].mean())):
             session = OwnerSession(client, plan, release=ClassOnly(threshold))
             answers = [session.ask(x)[0] for x in X]

@@ -14,8 +14,9 @@ from fastapi import FastAPI, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from privacy.inference_service import ServiceClient, ServiceError, ServiceLimits, ServiceServer
-from tests.privacy.inference_service.serving import EXPECTATION, Service
+from privacy.inference_service import ServiceClient, ServiceLimits, ServiceServer
+from privacy.inference_service.errors import ServiceError
+from tests.privacy.inference_service.serving import CONTRACT, Service
 
 Serve = Callable[..., AbstractContextManager[Service]]
 GENEROUS = 30.0
@@ -237,6 +238,6 @@ def test_an_authority_that_cannot_be_used_is_named(tmp_path: Path, service: Serv
         with pytest.raises(OSError, match="authority is"):
             ServiceClient(service.url, authority=wrong)
     with ServiceClient(service.url) as stranger, pytest.raises(ServiceError) as caught:
-        stranger.plan(EXPECTATION)
+        stranger.plan(CONTRACT)
     assert "authority=" in str(caught.value)
     assert "--ca" not in str(caught.value)

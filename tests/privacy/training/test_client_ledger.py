@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 from threading import Barrier
@@ -24,57 +25,50 @@ from hypothesis import strategies as st
 from privacy.accounting import (
     AdditiveDelta,
     Budget,
-    Event,
     Full,
     GaussianRelease,
     Ledger,
     LedgerError,
     Poisson,
+    Repeated,
+    calibrate_noise_multiplier,
     epsilon,
     read_ledger,
 )
 from privacy.mechanisms import SeededRandomness
-from privacy.training import (
-    Charge,
-    ClientLedger,
-    FullBatch,
-    LocalBudgetSpent,
-    PoissonBatches,
-    calibrate_noise,
-)
+from privacy.training import ClientLedger, FullBatch, PoissonBatches
+from privacy.training.errors import LocalBudgetError
 
 DELTA = 1e-5
-charges = st.builds(
-    Charge,
-    noise_multiplier=st.sampled_from([0.8, 1.0, 2.5]),
-    sampling_rate=st.sampled_from([0.01, 0.2, 1.0]),
-    steps=st.integers(1, 30),
+trainings = st.builds(
+    Repeated,
+    st.builds(
+        GaussianRelease,
+        st.sampled_from([0.8, 1.0, 2.5]),
+        st.sampled_from([Poisson(0.01), Poisson(0.2), Full()]),
+    ),
+    st.integers(1, 30),
 )
 
 
-def a_charge(steps: int = 3, noise_multiplier: float = 1.0) -> Charge:
-    return Charge(noise_multiplier=noise_multiplier, sampling_rate=0.1, steps=steps)
-
-
-def event(charge: Charge) -> Event:
-    sampling = Full() if charge.sampling_rate == 1 else Poisson(charge.sampling_rate)
-    return GaussianRelease(charge.noise_multiplier, sampling)
+def training(steps: int = 3, noise_multiplier: float = 1.0) -> Repeated:
+    return Repeated(GaussianRelease(noise_multiplier, Poisson(0.1)), steps)
 
 
 @settings(max_examples=8, deadline=None)
 @given(
-    rounds=st.lists(charges, min_size=1, max_size=3),
+    rounds=st.lists(trainings, min_size=1, max_size=3),
     delta=st.sampled_from([1e-2, 1e-5, 1e-9, 1e-15]),
 )
 def test_a_ledger_states_what_the_products_accountant_states(
-    rounds: list[Charge], delta: float, tmp_path_factory: pytest.TempPathFactory
+    rounds: list[Repeated], delta: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """After restarts, at every δ, and from the file alone."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
-    for charge in rounds:
-        ClientLedger(dataset="d", path=path).charge(charge)
+    for event in rounds:
+        ClientLedger(dataset="d", path=path).charge(event)
 
-    events = [event(charge) for charge in rounds for _ in range(charge.steps)]
+    events = [event.release for event in rounds for _ in range(event.times)]
     stated = epsilon(events, delta=delta)
     assert math.isfinite(stated)
     assert ClientLedger(dataset="d", path=path).epsilon(delta=delta) == stated
@@ -84,7 +78,7 @@ def test_a_ledger_states_what_the_products_accountant_states(
 def test_full_batches_cost_what_the_exact_formula_says() -> None:
     """Balle and Wang 2018, theorem 8: δ(ε) of one Gaussian, in closed form."""
     ledger = ClientLedger(dataset="d")
-    ledger.charge(Charge(noise_multiplier=4.0, sampling_rate=1.0, steps=16))
+    ledger.charge(Repeated(GaussianRelease(4.0, Full()), 16))
     for delta in (1e-3, 1e-5, 1e-10):
         spent = ledger.epsilon(delta=delta)
         normal = NormalDist()
@@ -93,20 +87,20 @@ def test_full_batches_cost_what_the_exact_formula_says() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(rounds=st.lists(charges, max_size=4))
-def test_a_record_survives_flowers_state(rounds: list[Charge]) -> None:
+@given(rounds=st.lists(trainings, max_size=4))
+def test_a_record_survives_flowers_state(rounds: list[Repeated]) -> None:
     ledger = ClientLedger(dataset="d")
     ledger.charge(*rounds)
     state = ConfigRecord(ledger.as_record())
     again = ClientLedger.from_record(state)
-    assert again.charges == ledger.charges
+    assert again.events == ledger.events
     assert again.dataset == "d"
     assert again.as_record() == ledger.as_record()
 
 
 def test_an_edited_record_is_refused() -> None:
     ledger = ClientLedger(dataset="d")
-    ledger.charge(a_charge(500))
+    ledger.charge(training(500))
     record = ledger.as_record()
     for edited in ({"ledger": record["ledger"].replace("500", "100")}, {}, {"ledger": b"x"}):
         with pytest.raises(LedgerError):
@@ -120,8 +114,8 @@ def test_a_file_is_of_one_data_set_and_another_name_does_not_begin_afresh(
     path = tmp_path / "ledger.jsonl"
     ledger = ClientLedger(dataset="ward-7", path=path)
     for _ in range(2):
-        ClientLedger(dataset="ward-7", path=path).charge(a_charge())
-    assert ledger.charges == (a_charge(6),), "a charge of another process is seen at once"
+        ClientLedger(dataset="ward-7", path=path).charge(training())
+    assert ledger.events == (training(), training()), "a charge of another process is seen at once"
     with pytest.raises(LedgerError, match=r"belongs to the data set 'ward-7'.*same records"):
         ClientLedger(dataset=name, path=path)
 
@@ -135,28 +129,31 @@ def test_a_ledger_of_the_format_before_is_refused_with_what_to_do(tmp_path: Path
     assert json.loads(path.read_text()) == before
 
 
-def test_a_ledger_that_is_no_clients_is_not_read_as_one(tmp_path: Path) -> None:
+def test_whatever_else_stands_in_the_file_is_spent_too(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     with Ledger.open(path, population="d") as ledger:
-        ledger.append(AdditiveDelta(1e-6), run="a", round=1)
-    with pytest.raises(LedgerError, match=r"line 2 .*AdditiveDelta"):
-        _ = ClientLedger(dataset="d", path=path).charges
+        ledger.append(AdditiveDelta(2 * DELTA), run="a", round=1)
+    spent = ClientLedger(dataset="d", path=path, budget=Budget(3.0, DELTA))
+    assert spent.events == (AdditiveDelta(2 * DELTA),)
+    assert spent.epsilon(delta=DELTA) == math.inf
+    with pytest.raises(LocalBudgetError):
+        spent.charge(training())
 
 
 def test_two_ledgers_on_one_file_see_each_other(tmp_path: Path) -> None:
     first, second = (
         ClientLedger(dataset="d", path=tmp_path / "l", budget=Budget(1.0, DELTA)) for _ in range(2)
     )
-    first.charge(a_charge(steps=2, noise_multiplier=2.0))
-    with pytest.raises(LocalBudgetSpent):
-        second.charge(a_charge(steps=200, noise_multiplier=2.0))
-    second.charge(a_charge(steps=2, noise_multiplier=2.0))
-    assert second.charges[0].steps == 4
+    first.charge(training(steps=2, noise_multiplier=2.0))
+    with pytest.raises(LocalBudgetError):
+        second.charge(training(steps=200, noise_multiplier=2.0))
+    second.charge(training(steps=2, noise_multiplier=2.0))
+    assert second.events == 2 * (training(steps=2, noise_multiplier=2.0),)
 
 
 def charge_often(path: Path, times: int) -> None:
     for _ in range(times):
-        ClientLedger(dataset="d", path=path).charge(a_charge(1))
+        ClientLedger(dataset="d", path=path).charge(training(1))
 
 
 def test_processes_do_not_lose_each_others_charges(tmp_path: Path) -> None:
@@ -168,30 +165,30 @@ def test_processes_do_not_lose_each_others_charges(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    assert ClientLedger(dataset="d", path=path).charges[0].steps == 30
+    assert ClientLedger(dataset="d", path=path).events == 30 * (training(1),)
 
 
 def test_a_charge_over_the_budget_records_nothing(tmp_path: Path) -> None:
     ledger = ClientLedger(dataset="d", path=tmp_path / "l", budget=Budget(4.0, DELTA))
-    ledger.charge(a_charge())
+    ledger.charge(training())
     before = (tmp_path / "l").read_bytes()
-    with pytest.raises(LocalBudgetSpent) as refusal:
-        ledger.charge(a_charge(1000))
+    with pytest.raises(LocalBudgetError) as refusal:
+        ledger.charge(training(1000))
     assert not any(character.isdigit() for character in f"{refusal.value} {refusal.value.args}")
     assert (tmp_path / "l").read_bytes() == before
 
 
 def test_use_without_noise_is_infinite_and_no_budget_allows_it() -> None:
     ledger = ClientLedger(dataset="d")
-    ledger.charge(a_charge(noise_multiplier=0.0))
+    ledger.charge(training(noise_multiplier=0.0))
     assert ledger.epsilon(delta=DELTA) == math.inf
-    with pytest.raises(LocalBudgetSpent):
-        ClientLedger(dataset="d", budget=Budget(1e6, DELTA)).charge(a_charge(noise_multiplier=0.0))
+    with pytest.raises(LocalBudgetError):
+        ClientLedger(dataset="d", budget=Budget(1e6, DELTA)).charge(training(noise_multiplier=0.0))
 
 
 def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "ledger.jsonl"
-    ClientLedger(dataset="d", path=path).charge(a_charge())
+    ClientLedger(dataset="d", path=path).charge(training())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert sorted(p.name for p in path.parent.iterdir()) == [
         "ledger.jsonl",
@@ -222,8 +219,8 @@ def test_a_killed_client_restarts_with_no_less_spent(tmp_path: Path) -> None:
     path = tmp_path / "ledger.json"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(path), "kill"], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert ClientLedger(dataset="d", path=path).charges == (
-        Charge(noise_multiplier=2.0, sampling_rate=1.0, steps=5),
+    assert ClientLedger(dataset="d", path=path).events == (
+        Repeated(GaussianRelease(2.0, Full()), 5),
     )
 
 
@@ -231,16 +228,16 @@ def test_a_crash_while_writing_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = ClientLedger(dataset="d", path=tmp_path / "l")
-    ledger.charge(a_charge())
+    ledger.charge(training())
 
     def full(_: int) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(LedgerError, match="cannot be written"):
-        ledger.charge(a_charge())
+        ledger.charge(training())
     monkeypatch.undo()
-    assert ClientLedger(dataset="d", path=tmp_path / "l").charges == (a_charge(),)
+    assert ClientLedger(dataset="d", path=tmp_path / "l").events == (training(),)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["l", "l.lock"]
 
 
@@ -255,12 +252,12 @@ def test_a_disk_that_cannot_be_written_is_named_and_nothing_is_spent(
     ledger = ClientLedger(dataset="d", path=tmp_path / "state" / "l")
     monkeypatch.setattr(os, "open", read_only)
     with pytest.raises(LedgerError, match=r"state/l cannot be written.*Read-only.*train nothing"):
-        ledger.charge(a_charge())
+        ledger.charge(training())
     monkeypatch.undo()
-    assert ledger.charges == ()
+    assert ledger.events == ()
     (tmp_path / "file").touch()
     with pytest.raises(LedgerError, match="file/l cannot be"):
-        ClientLedger(dataset="d", path=tmp_path / "file" / "l").charge(a_charge())
+        ClientLedger(dataset="d", path=tmp_path / "file" / "l").charge(training())
 
 
 @pytest.mark.parametrize(
@@ -292,14 +289,14 @@ def test_an_edited_file_is_refused_by_name(tmp_path: Path, damage) -> None:  # t
     path = tmp_path / "ledger.jsonl"
     ledger = ClientLedger(dataset="d", path=path)
     for steps in (500, 7):
-        ledger.charge(a_charge(steps))
+        ledger.charge(training(steps))
     text = path.read_text()
     path.write_text(damage(text))
     assert path.read_text() != text
     with pytest.raises(LedgerError, match=r"ledger\.jsonl"):
         ClientLedger(dataset="d", path=path)
     with pytest.raises(LedgerError, match=r"ledger\.jsonl"):
-        ledger.charge(a_charge())
+        ledger.charge(training())
 
 
 def test_a_noised_count_is_paid_for_once(tmp_path: Path) -> None:
@@ -311,9 +308,7 @@ def test_a_noised_count_is_paid_for_once(tmp_path: Path) -> None:
         for seed in range(4)
     }
     assert len(released) == 1
-    assert ClientLedger(dataset="d", path=path).charges == (
-        Charge(noise_multiplier=5.0, sampling_rate=1.0, steps=1),
-    )
+    assert ClientLedger(dataset="d", path=path).events == (GaussianRelease(5.0, Full()),)
 
 
 @pytest.mark.parametrize(
@@ -329,30 +324,15 @@ def test_a_noised_count_is_paid_for_once(tmp_path: Path) -> None:
 def test_calibrated_noise_spends_the_target_and_no_more(
     target: float, participations: int, batches: FullBatch | PoissonBatches
 ) -> None:
-    noise = calibrate_noise(
-        target_epsilon=target, target_delta=DELTA, batches=batches, participations=participations
-    )
-    ledger = ClientLedger(dataset="d", budget=Budget(target, DELTA))
-    one = Charge(noise_multiplier=noise, sampling_rate=batches.sampling_rate, steps=batches.steps)
+    budget = Budget(target, DELTA)
+    rounds = batches.steps * participations
+    noise = calibrate_noise_multiplier(sampling=batches.sampling, rounds=rounds, budget=budget)
+    ledger = ClientLedger(dataset="d", budget=budget)
+    one = Repeated(GaussianRelease(noise, batches.sampling), batches.steps)
     ledger.charge(*[one] * participations)
     assert 0.999 * target <= ledger.epsilon(delta=DELTA) <= target
-    with pytest.raises(LocalBudgetSpent):
+    with pytest.raises(LocalBudgetError):
         ledger.charge(*[one] * participations)
-
-
-def test_calibration_counts_what_was_spent() -> None:
-    spent = (Charge(noise_multiplier=5.0, sampling_rate=1.0, steps=5),)
-    plan = {
-        "target_epsilon": 5.0,
-        "target_delta": DELTA,
-        "participations": 5,
-        "batches": FullBatch(),
-    }
-    fresh = calibrate_noise(**plan)  # type: ignore[arg-type]
-    later = calibrate_noise(**plan, spent=spent)  # type: ignore[arg-type]
-    assert later > fresh
-    with pytest.raises(ValueError, match="spent already"):
-        calibrate_noise(**plan, spent=spent * 100)  # type: ignore[arg-type]
 
 
 def test_threads_do_not_overspend_a_ledger_in_memory() -> None:
@@ -364,23 +344,23 @@ def test_threads_do_not_overspend_a_ledger_in_memory() -> None:
         paid = 0
         for _ in range(4):
             try:
-                ledger.charge(a_charge(1))
+                ledger.charge(training(1))
                 paid += 1
-            except LocalBudgetSpent:
+            except LocalBudgetError:
                 pass
         return paid
 
     with ThreadPoolExecutor(8) as pool:
         paid = sum(each.result() for each in [pool.submit(charges) for _ in range(8)])
     assert ledger.epsilon(delta=DELTA) <= 3.0
-    assert sum(charge.steps for charge in ledger.charges) == paid
+    assert len(ledger.events) == paid
 
 
 def test_a_ledger_can_be_sent_to_another_process(tmp_path: Path) -> None:
     ledger = ClientLedger(dataset="d", path=tmp_path / "l")
-    ledger.charge(a_charge())
-    assert copy.deepcopy(ledger).charges == ledger.charges
-    assert pickle.loads(pickle.dumps(ledger)).charges == ledger.charges  # noqa: S301
+    ledger.charge(training())
+    assert copy.deepcopy(ledger).events == ledger.events
+    assert pickle.loads(pickle.dumps(ledger)).events == ledger.events  # noqa: S301
 
 
 @pytest.mark.parametrize("path", ["ledger.jsonl", "./state/ledger.jsonl", "../ledger.jsonl"])
@@ -408,9 +388,9 @@ def test_a_ledger_in_ones_home_is_found_from_every_folder(
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path)
     ledger = ClientLedger(dataset="d", path=Path("~/state/l"))
-    ledger.charge(a_charge())
+    ledger.charge(training())
     monkeypatch.chdir("/")
-    assert ledger.charges == ClientLedger(dataset="d", path=Path("~/state/l")).charges != ()
+    assert ledger.events == ClientLedger(dataset="d", path=Path("~/state/l")).events != ()
     assert (tmp_path / "home" / "state" / "l").is_file()
     assert not (tmp_path / "~").exists()
 
@@ -433,22 +413,24 @@ def test_every_charge_has_an_epsilon_and_at_most_that_of_all_records(
     noise: float, rate: float, steps: int
 ) -> None:
     ledger = ClientLedger(dataset="d")
-    ledger.charge(Charge(noise_multiplier=noise, sampling_rate=rate, steps=steps))
+    ledger.charge(Repeated(GaussianRelease(noise, Poisson(rate)), steps))
     unsampled = ClientLedger(dataset="d")
-    unsampled.charge(Charge(noise_multiplier=noise, sampling_rate=1.0, steps=steps))
+    unsampled.charge(Repeated(GaussianRelease(noise, Full()), steps))
     assert 0 <= ledger.epsilon(delta=DELTA) <= unsampled.epsilon(delta=DELTA) * (1 + 1e-9)
 
 
 def test_a_rate_a_hair_below_one_with_next_to_no_noise_is_accounted() -> None:
     ledger = ClientLedger(dataset="d", budget=Budget(3.0, DELTA))
-    charge = Charge(noise_multiplier=1e-3, sampling_rate=1 - 1e-16, steps=10**30)
-    with pytest.raises(LocalBudgetSpent):
-        ledger.charge(charge)
+    event = Repeated(GaussianRelease(1e-3, Poisson(1 - 1e-16)), 10**30)
+    with pytest.raises(LocalBudgetError):
+        ledger.charge(event)
     unlimited = ClientLedger(dataset="d")
-    unlimited.charge(charge)
+    unlimited.charge(event)
     assert unlimited.epsilon(delta=DELTA) == pytest.approx(5e35, rel=1e-6)
 
 
-def test_more_steps_than_can_be_accounted_are_named() -> None:
-    with pytest.raises(ValueError, match="steps is a number of 1329 bits"):
-        Charge(noise_multiplier=1.0, sampling_rate=1.0, steps=10**400)
+@pytest.mark.parametrize("steps", [10**400, 10**101])
+def test_more_steps_than_can_be_accounted_are_named(steps: int) -> None:
+    for make in (FullBatch, partial(PoissonBatches, sampling_rate=0.1)):
+        with pytest.raises(ValueError, match=r"steps is an integer of \d+ bits"):
+            make(steps=steps)

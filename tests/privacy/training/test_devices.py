@@ -23,7 +23,7 @@ from privacy.training import (
     replace_unsupported,
     train,
 )
-from privacy.training._records import on_device_of, records_of
+from privacy.training.records import on_device_of, records_of
 
 NOISED = ClipAndNoise(
     clipping_norm=1.0, noise_multiplier=1.0, delta=1e-5, count=NominalCount(records=12)

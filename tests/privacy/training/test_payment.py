@@ -10,16 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
-from privacy.accounting import Budget
+from privacy.accounting import Budget, Full, GaussianRelease, Repeated
 from privacy.training import (
-    Charge,
     ClientLedger,
     ClipAndNoise,
     ClipOnly,
     FullBatch,
     GradientDescent,
-    GradientError,
-    LocalBudgetSpent,
     NoisyCount,
     NominalCount,
     Payment,
@@ -27,12 +24,13 @@ from privacy.training import (
     pay,
     train,
 )
+from privacy.training.errors import GradientError, LocalBudgetError
 
 BATCHES = FullBatch(steps=2)
 NOMINAL = ClipAndNoise(
     clipping_norm=1.0, noise_multiplier=4.0, delta=1e-5, count=NominalCount(records=9)
 )
-COST = Charge(noise_multiplier=4.0, sampling_rate=1.0, steps=2)
+COST = Repeated(GaussianRelease(4.0, Full()), 2)
 
 
 def noisy(count: PublicCount | NoisyCount) -> ClipAndNoise:
@@ -78,12 +76,12 @@ def test_a_spent_budget_is_told_without_a_look_at_the_records(
 ) -> None:
     data = Untouchable()
     protection = ClipAndNoise(clipping_norm=1.0, noise_multiplier=4.0, delta=1e-5, count=count)
-    with pytest.raises(LocalBudgetSpent):
+    with pytest.raises(LocalBudgetError):
         trained(data, spent(tmp_path), protection)
     assert not data.looked
-    with pytest.raises(LocalBudgetSpent):
+    with pytest.raises(LocalBudgetError):
         pay(protection, BATCHES, ledger=spent(tmp_path), records=lambda: pytest.fail("asked"))
-    assert not spent(tmp_path).charges
+    assert not spent(tmp_path).events
 
 
 def test_what_fails_on_the_records_was_paid_for(tmp_path: Path) -> None:
@@ -91,7 +89,7 @@ def test_what_fails_on_the_records_was_paid_for(tmp_path: Path) -> None:
     labels = torch.ones(9, 4), torch.full((9,), 77)
     shapes = torch.ones(9, 3), torch.ones(9, dtype=torch.long)
     trained(labels, ClientLedger(dataset="d", path=tmp_path / "labels"))  # type: ignore[arg-type]
-    assert ClientLedger(dataset="d", path=tmp_path / "labels").charges == (COST,)
+    assert ClientLedger(dataset="d", path=tmp_path / "labels").events == (COST,)
     for bad, protection, charged in (
         (labels, ClipOnly(clipping_norm=1.0), 0.0),
         (shapes, NOMINAL, 4.0),
@@ -100,8 +98,8 @@ def test_what_fails_on_the_records_was_paid_for(tmp_path: Path) -> None:
         path = tmp_path / f"{charged}"
         with pytest.raises((IndexError, GradientError)):
             trained(bad, ClientLedger(dataset="d", path=path), protection)  # type: ignore[arg-type]
-        (charge,) = ClientLedger(dataset="d", path=path).charges
-        assert charge.noise_multiplier == charged
+        events = ClientLedger(dataset="d", path=path).events
+        assert events == (Repeated(GaussianRelease(abs(charged), Full()), 2),)
 
 
 def test_a_payment_is_good_for_one_training_that_returns() -> None:
@@ -110,7 +108,7 @@ def test_a_payment_is_good_for_one_training_that_returns() -> None:
     with pytest.raises(GradientError):
         trained((torch.ones(9, 3), torch.full((9,), 1)), payment)
     assert trained((torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)), payment) == 9.0
-    assert ledger.charges == (COST,), "the client that failed on its records paid once"
+    assert ledger.events == (COST,), "the client that failed on its records paid once"
     with pytest.raises(ValueError, match="used up"):
         trained(Untouchable(), payment)
 
@@ -139,10 +137,10 @@ def test_a_payment_is_for_what_was_paid() -> None:
 
 def test_a_count_is_asked_for_after_the_steps_are_paid() -> None:
     ledger = ClientLedger(dataset="d")
-    seen: list[tuple[Charge, ...]] = []
+    seen: list[tuple[object, ...]] = []
 
     def records() -> int:
-        seen.append(ledger.charges)
+        seen.append(ledger.events)
         return 1000
 
     first = pay(noisy(NoisyCount(noise_multiplier=5.0)), BATCHES, ledger=ledger, records=records)
@@ -150,15 +148,15 @@ def test_a_count_is_asked_for_after_the_steps_are_paid() -> None:
     assert seen[0] == (COST,)
     assert first.count == again.count == ledger.released_count
     assert 900 < first.count < 1100
-    assert [charge.noise_multiplier for charge in ledger.charges] == [4.0, 5.0, 4.0]
+    assert ledger.events == (COST, GaussianRelease(5.0, Full()), COST)
 
 
 def test_the_count_and_the_steps_are_allowed_together_or_not_at_all() -> None:
     ledger = ClientLedger(dataset="d", budget=Budget(2.0, 1e-5))
     ledger.check(COST)
-    with pytest.raises(LocalBudgetSpent):
+    with pytest.raises(LocalBudgetError):
         pay(noisy(NoisyCount(noise_multiplier=0.5)), BATCHES, ledger=ledger, records=lambda: 9)
-    assert not ledger.charges
+    assert not ledger.events
 
 
 def test_what_pay_lacks_is_named() -> None:

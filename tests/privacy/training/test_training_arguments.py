@@ -21,13 +21,12 @@ from privacy.training import (
     ClipOnly,
     FullBatch,
     GradientDescent,
-    GradientError,
     NoisyCount,
     NominalCount,
     PoissonBatches,
-    UnsupportedModelError,
     train,
 )
+from privacy.training.errors import GradientError, UnsupportedModelError
 
 INPUTS = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.arange(20) % 3
@@ -58,7 +57,7 @@ def refusal(model: nn.Module | None = None, **changes: Any) -> str:
     before = copy.deepcopy(model.state_dict())
     with pytest.raises((TypeError, ValueError, GradientError, UnsupportedModelError)) as caught:
         train(**(arguments | changes))
-    assert bool(ledger.charges) == isinstance(caught.value, GradientError)
+    assert bool(ledger.events) == isinstance(caught.value, GradientError)
     for name, values in model.state_dict().items():
         assert torch.equal(values, before[name])
     return str(caught.value)
@@ -123,7 +122,7 @@ def test_one_record_of_another_kind_is_malformed_and_stops_nothing() -> None:
         batches=FullBatch(),
         ledger=ledger,
     )
-    assert ledger.charges
+    assert ledger.events
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from torch import nn
 from privacy.inference import (
     CompiledModel,
     EvaluatorProcess,
-    Expectation,
+    InputContract,
     compile_model,
     serve_evaluations,
 )
 from strategies import ENCRYPTED_ROUND, InProcessGrid, answer_encrypted_round
 from strategies.encrypted_round import AccuracyReport, ExactAccuracy
 
-EXPECTATION = Expectation((6,), (0.0, 1.0), classes=3)
+CONTRACT = InputContract((6,), (0.0, 1.0), classes=3)
 IMAGES = 12
 Misbehave = Callable[[Message, Message, Path], Message]
 
@@ -81,7 +81,7 @@ def client_app(
         reply = answer_encrypted_round(
             message,
             data=lambda: data_of(partition),
-            expectation=EXPECTATION,
+            contract=CONTRACT,
             folder=folder,
             report=ExactAccuracy() if report is None else report,
             allow_public_release=agree,

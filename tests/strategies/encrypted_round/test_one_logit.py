@@ -9,7 +9,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from privacy.inference import EvaluatorProcess, Expectation, compile_model
+from privacy.inference import EvaluatorProcess, InputContract, compile_model
 from strategies import (
     ENCRYPTED_ROUND,
     EncryptedRound,
@@ -43,7 +43,7 @@ def test_nodes_report_what_is_right_at_their_threshold(tmp_path: Path) -> None:
         return answer_encrypted_round(
             message,
             data=lambda: data_of(node),
-            expectation=Expectation((6,), (-1.0, 1.0), classes=2),
+            contract=InputContract((6,), (-1.0, 1.0), classes=2),
             folder=tmp_path / str(node),
             report=ExactAccuracy(),
             allow_public_release=True,

@@ -22,17 +22,13 @@ from flwr.serverapp.exception import PrivacyBudgetExhausted
 from scipy import stats
 
 from privacy.accounting import Full, GaussianRelease, LedgerError, read_ledger
-from privacy.inference import DataOwner, EvaluatorProcess, Plan, PlanRefusedError, accept_plan
+from privacy.inference import DataOwner, EvaluatorProcess, Plan, accept_plan
+from privacy.inference.errors import PlanRefusedError
 from strategies import EncryptedRound, NoisedMetrics, PublicMetrics, noised_accuracy
-from strategies.encrypted_round import (
-    NoisedAccuracy,
-    ReportRefusedError,
-    RoundError,
-    begin_round,
-    private_folder,
-)
+from strategies.encrypted_round import NoisedAccuracy, begin_round, private_folder
+from strategies.encrypted_round.errors import ReportRefusedError, RoundError
 from tests.strategies.encrypted_round.federation import (
-    EXPECTATION,
+    CONTRACT,
     IMAGES,
     Misbehave,
     Shared,
@@ -419,12 +415,12 @@ def test_a_node_refuses_what_is_no_plan(tmp_path: Path, text: str) -> None:
 
 def test_a_node_holds_its_own_limit_of_bytes(plan: Plan, tmp_path: Path) -> None:
     limit = plan.public_bytes + 3 * plan.query_bytes
-    accepted = accept_plan(plan.to_json(), replace(EXPECTATION, max_bytes=limit))
+    accepted = accept_plan(plan.to_json(), replace(CONTRACT, max_bytes=limit))
     asked = begin_round(accepted, *data_of(0), images=10, folder=tmp_path, max_bytes=limit)
     assert len(asked.queries) == 3
     assert len(asked.material) + sum(map(len, asked.queries)) <= limit
     with pytest.raises(PlanRefusedError, match="are allowed"):
-        accept_plan(plan.to_json(), replace(EXPECTATION, max_bytes=plan.query_bytes))
+        accept_plan(plan.to_json(), replace(CONTRACT, max_bytes=plan.query_bytes))
 
 
 def test_no_word_about_the_data_leaves_with_an_error(plan: Plan, tmp_path: Path) -> None:
@@ -441,9 +437,7 @@ def test_no_word_about_the_data_leaves_with_an_error(plan: Plan, tmp_path: Path)
 
     sent = Message(RecordDict({RECORD: ConfigRecord(_plan_record(plan.to_json()))}), 1, TYPE)
     Wiretap(client_app(tmp_path), 1).push_messages([sent])
-    reply = answer_encrypted_round(
-        sent, data=broken, expectation=EXPECTATION, folder=tmp_path / "node"
-    )
+    reply = answer_encrypted_round(sent, data=broken, contract=CONTRACT, folder=tmp_path / "node")
     assert "ValueError" in str(reply.error.reason)
     assert "123" not in str(reply.error.reason)
 

@@ -12,21 +12,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from privacy.inference import (
-    CannotPlanError,
     CompiledModel,
     DataOwner,
     Evaluator,
-    EvaluatorFailed,
     EvaluatorPool,
     EvaluatorProcess,
     Polynomial,
-    ReleaseError,
     RoundedLogits,
     Square,
     ThrowAwayOwner,
     certify,
     compile_model,
 )
+from privacy.inference.errors import CannotPlanError, EvaluatorFailedError, ReleaseError
 from tests.privacy.inference.inference_models import tutorial_cnn
 
 KINDS = ("ReLU", "Tanh", "Sigmoid", "GELU", "SiLU", "Softplus", "ELU")
@@ -277,7 +275,7 @@ def test_a_service_of_a_model_that_dies_over_its_first_question_does_not_come_up
         assert pool.running == 1
     # What ends a process when it evaluates, wherever it comes from: here its room for that.
     dying = EvaluatorProcess.holding(compiled, memory=1 << 20)
-    with pytest.raises((EvaluatorFailed, CannotPlanError)):
+    with pytest.raises((EvaluatorFailedError, CannotPlanError)):
         EvaluatorPool(lambda: dying, processes=1)
     assert not dying.alive
 

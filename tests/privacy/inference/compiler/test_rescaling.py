@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from privacy.inference import CannotPlanError, Evaluator, Square, ThrowAwayOwner, compile_model
+from privacy.inference import Evaluator, Square, ThrowAwayOwner, compile_model
 from privacy.inference.arithmetic.batch_model import BatchProgram
 from privacy.inference.arithmetic.slot_model import SlotProgram
 from privacy.inference.compile import CompiledModel
 from privacy.inference.compiler import planner
 from privacy.inference.compiler.candidates import Shape
 from privacy.inference.compiler.scales import AFTER, NEVER
+from privacy.inference.errors import CannotPlanError
 
 SHAPE, RANGE = (40,), (-1.0, 1.0)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from privacy.inference import CannotPlanError, Polynomial, Square, compile_model
+from privacy.inference import Polynomial, Square, compile_model
+from privacy.inference.errors import CannotPlanError
 
 
 def compiled(*layers: nn.Module, high: float = 1.0) -> None:

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 
 from privacy.inference import (
-    AnsweredBeforeError,
     CompiledModel,
     DataOwner,
-    EvaluatorFailed,
     EvaluatorPool,
     EvaluatorProcess,
-    MessageError,
     compile_model,
 )
+from privacy.inference.errors import AnsweredBeforeError, EvaluatorFailedError, MessageError
 from tests.privacy.inference.inference_models import linear
 
 X = np.random.default_rng(0).uniform(-1, 1, (5, 20))
@@ -81,7 +79,7 @@ def test_a_process_that_dies_costs_one_query(pool: EvaluatorPool, compiled: Comp
     worker.process.timeout = 0.2
     os.kill(worker.process.pid, signal.SIGSTOP)
     lost = owner.encrypt(X[0])
-    with pytest.raises(EvaluatorFailed, match="code -9"):
+    with pytest.raises(EvaluatorFailedError, match="code -9"):
         pool.evaluate(keys, lost)
     assert pool.running == 1
     assert owner.decrypt(pool.evaluate(keys, owner.encrypt(X[0]))[0]).labels

@@ -14,14 +14,16 @@ from privacy.inference import (
     CompiledModel,
     DataOwner,
     Evaluator,
-    EvaluatorFailed,
     EvaluatorProcess,
-    EvaluatorTimedOut,
     FloodedLogits,
+    compile_model,
+)
+from privacy.inference.errors import (
+    EvaluatorFailedError,
+    EvaluatorTimeoutError,
     MessageError,
     ReleaseError,
     SecretsError,
-    compile_model,
 )
 from tests.privacy.inference.evaluator.evaluator_program import small_model
 
@@ -74,7 +76,7 @@ def test_what_a_process_refuses_costs_only_its_sender(process: EvaluatorProcess)
 
 
 def test_a_process_that_dies_is_an_error_with_its_last_words() -> None:
-    with pytest.raises(EvaluatorFailed, match="its last words"):
+    with pytest.raises(EvaluatorFailedError, match="its last words"):
         EvaluatorProcess([sys.executable, PROGRAM, "die"], environment=HERE)
 
 
@@ -83,7 +85,7 @@ def test_a_process_that_hangs_is_ended(process: EvaluatorProcess) -> None:
         assert stuck.pid is not None
         stuck.timeout = 0.2
         os.kill(stuck.pid, signal.SIGSTOP)
-        with pytest.raises(EvaluatorTimedOut, match=r"0\.2 s.*code -9"):
+        with pytest.raises(EvaluatorTimeoutError, match=r"0\.2 s.*code -9"):
             stuck.use_keys(DataOwner(process.plan).public_material())
 
 
@@ -107,7 +109,7 @@ def test_owners_beside_each_other_are_kept_apart(process: EvaluatorProcess) -> N
 def test_a_process_that_needs_too_much_memory_ends() -> None:
     with (
         EvaluatorProcess([sys.executable, PROGRAM], environment=HERE, memory=1 << 16) as small,
-        pytest.raises(EvaluatorFailed, match=r"MemoryError|bad_alloc"),
+        pytest.raises(EvaluatorFailedError, match=r"MemoryError|bad_alloc"),
     ):
         small.use_keys(DataOwner(small.plan).public_material())
 

@@ -12,7 +12,6 @@ from privacy.inference import (
     DataOwner,
     Evaluator,
     FloodedLogits,
-    ReleaseError,
     ReleasePolicy,
     RoundedLogits,
     ThrowAwayOwner,
@@ -20,6 +19,7 @@ from privacy.inference import (
     certify,
     compile_model,
 )
+from privacy.inference.errors import ReleaseError
 from privacy.inference.owner.release_policy import _gaussian
 from tests.privacy.inference.inference_models import linear
 

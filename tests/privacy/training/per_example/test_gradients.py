@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from opacus.layers import DPGRU, DPLSTM, DPRNN, DPMultiheadAttention
 from torch import Tensor, nn
 
-from privacy.training import ClipOnly, FullBatch, GradientDescent, GradientError, train
-from privacy.training._optimizer import MARGIN, clipped_sum
+from privacy.training import ClipOnly, FullBatch, GradientDescent, train
+from privacy.training.errors import GradientError
+from privacy.training.optimizer import MARGIN, clipped_sum
 from privacy.training.per_example.capture import Capture
 
 shapes = settings(max_examples=25, deadline=None)

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
+from privacy.accounting import Full, GaussianRelease, Repeated
 from privacy.mechanisms import SeededRandomness
 from privacy.training import (
-    Charge,
     ClientLedger,
     ClipAndNoise,
     ClipOnly,
     FullBatch,
-    GradientError,
     NoisyCount,
     NominalCount,
     PoissonBatches,
@@ -25,6 +24,7 @@ from privacy.training import (
     TrainingResult,
     train,
 )
+from privacy.training.errors import GradientError
 
 N = 24
 Protection = ClipOnly | ClipAndNoise
@@ -161,7 +161,7 @@ def test_a_client_without_records_takes_the_same_noisy_steps() -> None:
     moved, result = trained((inputs[:0], targets[:0]), ledger=ledger)
     assert bool((moved != 0).all())
     assert (result.weight, result.guarantee.level) == (N, "none")  # seeded
-    assert ledger.charges == (Charge(noise_multiplier=1.0, sampling_rate=1.0, steps=2),)
+    assert ledger.events == (Repeated(GaussianRelease(1.0, Full()), 2),)
     moved, result = trained(
         (inputs[:0], targets[:0]),
         protection=noisy(NoisyCount(noise_multiplier=5.0)),
@@ -177,7 +177,7 @@ def test_without_noise_or_with_a_public_count_no_record_is_said_so(protection: P
     inputs, targets = records()
     with pytest.raises(ValueError, match="data holds no record"):
         trained((inputs[:0], targets[:0]), protection=protection, ledger=ledger)
-    assert not ledger.charges
+    assert not ledger.events
 
 
 @pytest.mark.parametrize("protection", [ClipOnly(clipping_norm=1.0), noisy()])
@@ -225,7 +225,7 @@ def test_with_noise_no_number_of_malformed_records_ends_a_training(
     targets[malformed] = 99
     ledger = ClientLedger(dataset="d")
     moved, _ = trained((inputs, targets), ledger=ledger)
-    assert ledger.charges == (Charge(noise_multiplier=1.0, sampling_rate=1.0, steps=2),)
+    assert ledger.events == (Repeated(GaussianRelease(1.0, Full()), 2),)
     kept = targets != 99
     torch.testing.assert_close(moved, trained((inputs[kept], targets[kept]))[0])
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from privacy.training._records import Kind
+from privacy.training.records import Kind
 
 # Records that a trial is run on.
 BATCH = 5

@@ -5,14 +5,8 @@ import torch
 from opacus.layers import DPLSTM
 from torch import nn
 
-from privacy.training import (
-    ClipOnly,
-    FullBatch,
-    UnsupportedModelError,
-    check_model,
-    replace_unsupported,
-    train,
-)
+from privacy.training import ClipOnly, FullBatch, check_model, replace_unsupported, train
+from privacy.training.errors import UnsupportedModelError
 
 
 def tied() -> nn.Module:

@@ -11,11 +11,11 @@ from privacy.training import (
     ClipAndNoise,
     FullBatch,
     GradientDescent,
-    GradientError,
     NominalCount,
     train,
 )
 from privacy.training._train import Loss
+from privacy.training.errors import GradientError
 
 POSITIVE = torch.rand(20, 1) + 0.1
 COUNTS = torch.arange(20.0)[:, None] % 5

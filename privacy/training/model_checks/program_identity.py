@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from privacy.training.per_example.attention import AppendedVector, SeparateAttention
+from privacy.training.model_checks.replacement_layers import AppendedVector, SeparateAttention
 from privacy.training.per_example.loss import ExampleLoss
 
 _MOST = 64
 _OWN = (AppendedVector, SeparateAttention)
-_HOMES = ("torch.nn.modules.", "opacus.layers.", f"{__package__}._recurrent")
+_HOMES = ("torch.nn.modules.", "opacus.layers.", f"{__package__}.recurrent")
 _PARTS = ("_parameters", "_buffers", "_modules")
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks") or "_hooks_" in name)
 _GLOBAL_HOOKS = tuple(
@@ -42,6 +42,7 @@ class Remembered:
         return program in self._held
 
     def add(self, program: Hashable) -> None:
+        """Remember one more."""
         self._held[program] = None
         while len(self._held) > _MOST:
             self._held.popitem(last=False)

@@ -1,53 +1,15 @@
 """Which layers of a model keep per-example gradients from existing, and what to do about it."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
+from privacy.training.errors import ModelProblem, UnsupportedModelError
 from privacy.training.per_example import opacus_layers as _opacus
 from privacy.training.per_example.capture import trainable_layers
-from privacy.training.per_example.dispatch import OWN, known
+from privacy.training.per_example.layers import OWN, known
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-@dataclass(frozen=True)
-class ModelProblem:
-    """Why one layer cannot be trained with per-example clipping.
-
-    Parameters
-    ----------
-    layer : str
-        Its name in the model, as ``named_modules`` spells it; "" is the model itself.
-    kind : str
-        Its class.
-    reason, remedy : str
-        What is wrong and what to do.
-    replaceable : bool
-        Whether ``replace_unsupported`` mends it.
-    """
-
-    layer: str
-    kind: str
-    reason: str
-    remedy: str
-    replaceable: bool
-
-    def __str__(self) -> str:
-        return f"'{self.layer or '(model)'}' ({self.kind}): {self.reason}; {self.remedy}"
-
-
-class UnsupportedModelError(ValueError):
-    """The model has layers that break per-example gradients.
-
-    ``problems`` lists them.
-    """
-
-    def __init__(self, problems: list[ModelProblem]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("; ".join(map(str, problems)))
 
 
 def groups_for(module: nn.modules.batchnorm._BatchNorm) -> int:

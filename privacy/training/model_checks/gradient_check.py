@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from privacy.training.per_example.capture import Capture, GradientError
-from privacy.training.per_example.loss import ExampleLoss, detached, tensors_of
-from privacy.training.per_example.trial import (
+from privacy.training.errors import GradientError
+from privacy.training.model_checks.model_state import (
     HALF,
     away_from_constants,
     closeness,
@@ -16,6 +15,8 @@ from privacy.training.per_example.trial import (
     same_numbers,
     seed_global,
 )
+from privacy.training.per_example.capture import Capture
+from privacy.training.per_example.loss import ExampleLoss, detached, tensors_of
 
 
 class NotFiniteError(ArithmeticError):

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from privacy.training._records import Kind, Records
-from privacy.training.model_check import UnsupportedModelError
-from privacy.training.per_example.buffers import Buffers
-from privacy.training.per_example.capture import GradientError
-from privacy.training.per_example.gradient_check import check_gradients
-from privacy.training.per_example.independence import check_example_independence
+from privacy.training.errors import GradientError, UnsupportedModelError
+from privacy.training.model_checks.buffers import Buffers
+from privacy.training.model_checks.gradient_check import check_gradients
+from privacy.training.model_checks.independence import check_example_independence
+from privacy.training.model_checks.model_state import VALUES, made_up
+from privacy.training.model_checks.program_identity import Remembered, program_of
 from privacy.training.per_example.loss import ExampleLoss
-from privacy.training.per_example.remembered import Remembered, program_of
-from privacy.training.per_example.trial import VALUES, made_up
+from privacy.training.records import Kind, Records
 
 # What another choice of values does not change.
 _OF_THE_PROGRAM = (GradientError, UnsupportedModelError, MemoryError, torch.OutOfMemoryError)

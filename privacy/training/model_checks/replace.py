@@ -8,16 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from privacy.training.model_check import (
-    ModelProblem,
-    UnsupportedModelError,
-    check_model,
-    groups_for,
-    model_problems,
-)
+from privacy.training.errors import ModelProblem, UnsupportedModelError
+from privacy.training.model_checks.check import check_model, groups_for, model_problems
+from privacy.training.model_checks.model_state import CLOSE, HALF
+from privacy.training.model_checks.replacement_layers import SeparateAttention
 from privacy.training.per_example import opacus_layers as _opacus
-from privacy.training.per_example.attention import SeparateAttention
-from privacy.training.per_example.trial import CLOSE, HALF
 
 _SAME_FUNCTION = (nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
 _LENGTH, _EXAMPLES = 4, 3

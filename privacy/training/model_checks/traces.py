@@ -9,9 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from privacy.training.per_example.capture import Capture, GradientError, one_for_all
+from privacy.training.errors import GradientError
+from privacy.training.model_checks.model_state import BATCH, GlobalGenerators, kept_randomness
+from privacy.training.per_example.capture import Capture, one_for_all
 from privacy.training.per_example.loss import ExampleLoss, detached, tensors_of
-from privacy.training.per_example.trial import BATCH, GlobalGenerators, kept_randomness
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from privacy.inference import UnsupportedLayerError, compile_model
+from privacy.inference import compile_model
+from privacy.inference.errors import UnsupportedLayerError
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -19,11 +20,11 @@ from privacy.training import (
     FullBatch,
     GradientDescent,
     NominalCount,
-    UnsupportedModelError,
     check_model,
     replace_unsupported,
     train,
 )
+from privacy.training.errors import UnsupportedModelError
 
 
 def replaced(layer: nn.Module) -> nn.Module:

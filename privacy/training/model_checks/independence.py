@@ -21,10 +21,8 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from privacy.training.per_example.capture import GradientError
-from privacy.training.per_example.loss import ExampleLoss
-from privacy.training.per_example.passes import NOBODY, Numbers, Others, Passes
-from privacy.training.per_example.trial import (
+from privacy.training.errors import GradientError
+from privacy.training.model_checks.model_state import (
     BATCH,
     OTHER_SIZE,
     away_from_constants,
@@ -33,7 +31,9 @@ from privacy.training.per_example.trial import (
     largest_of,
     same_numbers,
 )
-from privacy.training.per_example.usual_records import Contrast, contrasts, is_number, unusual
+from privacy.training.model_checks.traces import NOBODY, Numbers, Others, Passes
+from privacy.training.model_checks.trial_records import Contrast, contrasts, is_number, unusual
+from privacy.training.per_example.loss import ExampleLoss
 
 # Rows 0 and 3 of five stay while the others are exchanged: whatever a model shifts, flips or
 # shuffles by, one of them meets a row that was exchanged.

@@ -20,11 +20,11 @@ from privacy.training import (
     ClipOnly,
     FullBatch,
     GradientDescent,
-    GradientError,
     NominalCount,
     replace_unsupported,
     train,
 )
+from privacy.training.errors import GradientError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CLASSES = 4
@@ -461,7 +461,7 @@ def test_models_that_keep_examples_apart_are_taken(model: nn.Module) -> None:
     state = torch.random.get_rng_state()
     ledger = ClientLedger(dataset="d")
     trained(model, flat_data(), F.cross_entropy, noised(), ledger)
-    assert ledger.charges
+    assert ledger.events
     if not isinstance(model[1], nn.Dropout):
         assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -828,7 +828,7 @@ def test_what_each_record_is_prepared_by_alone_is_taken(name: str) -> None:
     data = torch.rand(12, *shape), flat_data()[1]
     ledger = ClientLedger(dataset="d")
     trained(Prepared(prepare), data, F.cross_entropy, noised(), ledger)
-    assert ledger.charges
+    assert ledger.events
 
 
 class DecayingGRU(nn.Module):
@@ -880,4 +880,4 @@ def test_models_that_make_up_for_gaps_and_padding_within_a_record_are_taken() ->
     for padding in (0, 1, 30, 49):
         texts = torch.randint(0, 50, (12, 9))
         trained(MaskedAttention(padding), (texts, targets), F.cross_entropy, noised(), ledger)
-    assert ledger.charges
+    assert ledger.events

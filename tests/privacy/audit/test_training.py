@@ -7,6 +7,7 @@ from scipy import stats
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from privacy.accounting import Budget, Full, calibrate_noise_multiplier
 from privacy.audit import (
     AuditResult,
     audit_training,
@@ -14,15 +15,7 @@ from privacy.audit import (
     match_gradient,
     one_hot_records,
 )
-from privacy.training import (
-    ClientLedger,
-    ClipAndNoise,
-    ClipOnly,
-    FullBatch,
-    NominalCount,
-    calibrate_noise,
-    train,
-)
+from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, FullBatch, NominalCount, train
 
 DELTA = 1e-5
 
@@ -66,12 +59,7 @@ def membership(*, claimed: float, noise: float | None) -> AuditResult:
 
 
 def fitting_noise(epsilon: float) -> float:
-    return calibrate_noise(
-        target_epsilon=epsilon,
-        target_delta=DELTA,
-        batches=FullBatch(steps=1),
-        participations=1,
-    )
+    return calibrate_noise_multiplier(sampling=Full(), rounds=1, budget=Budget(epsilon, DELTA))
 
 
 @pytest.mark.parametrize("claimed", [1.0, 8.0])
