@@ -1,4 +1,4 @@
-"""This app and the plain one under ``flwr run`` and in one process, timed round by round."""
+"""Our app and the plain one under ``flwr run`` and in one process, timed round by round."""
 
 import json
 import logging
