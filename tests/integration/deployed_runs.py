@@ -5,7 +5,6 @@ import os
 import re
 import sys
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,26 +51,20 @@ module.get_load_client_app_fn = lambda **_: lambda *_: app
 flwr_clientapp()
 """
 
-# This one runs what was sent, but waits in front of it while its gate is shut.
+# This one runs what was sent, but not while the file GATE exists: its gate is shut. A SuperNode
+# works on one message at a time, so that those behind wait too.
 GATED = """
 import importlib, os, time
 from pathlib import Path
-from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.cli import flwr_clientapp
 
 module = importlib.import_module("flwr.supernode.runtime.run_clientapp")
 make_load = module.get_load_client_app_fn
 
-def shut():
-    try:
-        return str(TaskIdentity.run_id) not in Path(os.environ["GATE"]).read_text().split()
-    except FileNotFoundError:
-        return False
-
 def make_gated_load(**options):
     load = make_load(**options)
     def gated_load(*arguments):
-        while shut():
+        while Path(os.environ["GATE"]).exists():
             time.sleep(0.1)
         return load(*arguments)
     return gated_load
@@ -79,26 +72,6 @@ def make_gated_load(**options):
 module.get_load_client_app_fn = make_gated_load
 flwr_clientapp()
 """
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The file that stops the messages in front of a node's ClientApp.
-
-    A SuperNode works on one message at a time, so that those behind wait too.
-    """
-
-    path: Path
-
-    def shut(self, *, except_for: int | None = None) -> None:
-        """Stop the messages of all runs, or of all but one."""
-        written = self.path.with_suffix(".new")
-        written.write_text("" if except_for is None else str(except_for))
-        written.replace(self.path)
-
-    def open(self) -> None:
-        """Let every message through."""
-        self.path.unlink(missing_ok=True)
 
 
 def own_client_app(deployment: Deployment, folder: Path, program: str) -> dict[str, str]:

@@ -28,7 +28,6 @@ from tests.integration.app_commands import PATIENCE, wait_until
 from tests.integration.deployed_runs import (
     GARBLING,
     GATED,
-    Gate,
     ending,
     folder_of,
     in_training,
@@ -126,7 +125,7 @@ class Story:
 def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Four nodes, of which one always lies, one joins late, one is killed, and one is honest.
 
-    Gates hold the rounds where somebody else has to come first.
+    Gates of the nodes hold a round until something else has happened.
     """
     base = tmp_path_factory.mktemp("story")
     generator = np.random.default_rng(0)
@@ -140,9 +139,9 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     nodes = {
         name: deployment.new_node(name, folder, config=policy) for name, folder in folders.items()
     }
-    gates = {name: Gate(base / f"{name}.gate") for name in NAMES}
+    gates = {name: base / f"{name}.gate" for name in NAMES}
     client_apps = {
-        name: own_client_app(deployment, base / name, GATED) | {"GATE": str(gate.path)}
+        name: own_client_app(deployment, base / name, GATED) | {"GATE": str(gate)}
         for name, gate in gates.items()
     }
     client_apps["garbler"] = own_client_app(deployment, base / "garbling", GARBLING) | {
@@ -161,37 +160,36 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     keys = [str(node.key.public) for node in nodes.values()]
     assert main(["population", str(listed), *keys]) == 0
 
-    # Round 1 waits for the honest node until the late one is there and two more runs have begun.
-    gates["honest"].shut()
-    gates["sleeper"].shut()
+    # Round 1 waits for the honest node until the other runs have begun and the late node is there.
+    gates["honest"].touch()
+    gates["sleeper"].touch()
     results = base / "results"
     ledger = base / "ledger.jsonl"
     clients = {"population": 0, "population_file": str(listed)}
+    other = start(deployment, settings(results, **clients, rounds=1, record_epsilon=0.5))
+    beside = folder_of(results, other)
+    wait_until(lambda: training_lines(beside, 1, "drew"))
     owned = settings(results, **clients, ledger=str(ledger), record_epsilon=5.0)
     run = start(deployment, owned)
     folder = folder_of(results, run)
     wait_until(lambda: training_lines(folder, 1, "drew"))
+    third = start(deployment, owned)
     deployment.start_node(nodes["sleeper"], variables=client_apps["sleeper"])
     deployment.wait_until_online("sleeper")
-    other = start(deployment, settings(results, **clients, rounds=1, record_epsilon=0.5))
-    third = start(deployment, owned)
-    beside = folder_of(results, other)
-    wait_until(lambda: training_lines(beside, 1, "drew"))
     assert ending(deployment, third) == "finished:failed"
 
     # Round 2 waits for the late node until the other run has ended, and loses the mortal one.
-    gates["sleeper"].shut(except_for=other)
-    gates["honest"].open()
+    gates["honest"].unlink()
     wait_until(lambda: round_of(folder) >= 1)
-    gates["mortal"].shut(except_for=other)
+    gates["mortal"].touch()
     assert ending(deployment, other) == "finished:completed"
     assert not status(deployment, run).startswith("finished")
     wait_until(lambda: in_training(nodes["mortal"], run))
     node_killed = round_of(folder) + 1
     os.killpg(running["mortal"].pid, signal.SIGKILL)
     running["mortal"].wait()
-    gates["mortal"].open()
-    gates["sleeper"].open()
+    gates["mortal"].unlink()
+    gates["sleeper"].unlink()
     charges_then = charges(nodes["mortal"])
     refused = deployment.start_node(nodes["mortal"])
     wait_until(lambda: refused.poll() is not None)
@@ -207,11 +205,11 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     wait_until(lambda: server_app not in deployment.processes("superlink"))
     first_life = round_of(folder), ledger.read_bytes()
     start_until_let_in(deployment, nodes["mortal"])
-    gates["sleeper"].shut()
+    gates["sleeper"].touch()
     everybody = len(NAMES)
     resume(deployment, folder, min_available_nodes=everybody, round_timeout=HANG)
     wait_until(lambda: round_of(folder) > first_life[0])
-    gates["sleeper"].open()
+    gates["sleeper"].unlink()
 
     # The ServerApp too, as a service manager does: left to itself it may wait for ever for an
     # object that it was fetching (Flower 1.42).
@@ -327,7 +325,7 @@ def test_two_runs_at_once_keep_to_themselves(story: Story) -> None:
     (paid,) = read_ledger(story.beside / "privacy-ledger.jsonl").records
     (other,) = {record.run for record in story.contents.records}
     assert paid.run != other
-    assert replies_used(story.beside, 1) == 3
+    assert replies_used(story.beside, 1) == 2
     assert metrics_of(story.beside)["privacy"]["client_level"]["population"] == len(NAMES)
 
 
