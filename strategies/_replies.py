@@ -76,7 +76,7 @@ class Fault(StrEnum):
     UNREADABLE = "it cannot be read"
 
 
-class RejectedReply(ValueError):
+class ReplyError(ValueError):
     """A reply that is dropped; the message says why, for the operator's log only.
 
     Parameters
@@ -117,7 +117,7 @@ class _Place:
         """The array that ``array.data``, in numpy's format, holds; without a copy."""
         data = array.data
         if not isinstance(data, bytes):
-            raise RejectedReply(f"array {self._name!r} is not bytes", Fault.ENCODING)
+            raise ReplyError(f"array {self._name!r} is not bytes", Fault.ENCODING)
         header = data[: _header_length(data)]
         seen = self._seen.get(header)
         if seen is None:
@@ -126,9 +126,9 @@ class _Place:
                 self._seen[header] = seen
         dtype, order = seen
         if dtype == _BFLOAT16 and array.dtype != "bfloat16":
-            raise RejectedReply(f"array {self._name!r} has another dtype", Fault.DTYPE)
+            raise ReplyError(f"array {self._name!r} has another dtype", Fault.DTYPE)
         if len(data) - len(header) != self._size * dtype.itemsize:
-            raise RejectedReply(f"array {self._name!r} is cut short or too long", Fault.ENCODING)
+            raise ReplyError(f"array {self._name!r} is cut short or too long", Fault.ENCODING)
         flat: Vector = np.frombuffer(data, dtype=dtype, offset=len(header))
         if dtype == _BFLOAT16:  # the upper half of a float32
             flat = (flat.view("<u2").astype(np.uint32) << 16).view(np.float32)
@@ -140,13 +140,13 @@ class _Place:
             version = np.lib.format.read_magic(stream)
             shape, fortran, dtype = _HEADER_READERS[version](stream)
         except Exception as error:  # numpy's reader lets out whatever Python's parser raises
-            raise RejectedReply(
+            raise ReplyError(
                 f"array {self._name!r} is not a numpy array", Fault.ENCODING
             ) from error
         if dtype.kind != "f" and dtype != _BFLOAT16:
-            raise RejectedReply(f"array {self._name!r} has another dtype", Fault.DTYPE)
+            raise ReplyError(f"array {self._name!r} has another dtype", Fault.DTYPE)
         if shape != self._shape:
-            raise RejectedReply(f"array {self._name!r} has another shape", Fault.SHAPE)
+            raise ReplyError(f"array {self._name!r} has another shape", Fault.SHAPE)
         return dtype, "F" if fortran else "C"
 
 
@@ -210,13 +210,13 @@ class Template:
 
         Raises
         ------
-        RejectedReply
+        ReplyError
             If it is an error, has several records of a kind, or its arrays are missing or extra
             or of another shape or encoding, or not floating-point.
         """
         record, metrics = _content(reply)
         if record.keys() != self._record.keys():
-            raise RejectedReply("arrays are missing or extra", Fault.NAMES)
+            raise ReplyError("arrays are missing or extra", Fault.NAMES)
         views = [place.view(record[name]) for name, place in self._places.items()]
         return TrainReply(views, metrics)
 
@@ -224,11 +224,11 @@ class Template:
 def _content(reply: Message) -> tuple[ArrayRecord, MetricRecord | None]:
     refuse_error(reply)
     if not reply.has_content():
-        raise RejectedReply("the reply is empty", Fault.RECORDS)
+        raise ReplyError("the reply is empty", Fault.RECORDS)
     records = list(reply.content.values())
     arrays = [record for record in records if isinstance(record, ArrayRecord)]
     if len(arrays) != 1:
-        raise RejectedReply(f"{len(arrays)} array records instead of one", Fault.RECORDS)
+        raise ReplyError(f"{len(arrays)} array records instead of one", Fault.RECORDS)
     return arrays[0], _only_metrics(reply)
 
 
@@ -244,25 +244,25 @@ def refuse_error(reply: Message, *, reason: bool = False) -> None:
 
     Raises
     ------
-    RejectedReply
+    ReplyError
         If the reply is an error.
     """
     if not reply.has_error():
         return
     code = int(reply.error.code)
     if code in _ABSENT:
-        raise RejectedReply(f"the node is away or late (code {code})", None)
+        raise ReplyError(f"the node is away or late (code {code})", None)
     words = quoted(reply.error.reason)
     if code == DECLINED:
-        raise RejectedReply(f"the node declined: {words}", Fault.DECLINED)
+        raise ReplyError(f"the node declined: {words}", Fault.DECLINED)
     told = f": {words}" if reason else f" (code {code})"
-    raise RejectedReply(f"the client answered with an error{told}", Fault.ERROR)
+    raise ReplyError(f"the client answered with an error{told}", Fault.ERROR)
 
 
 def _only_metrics(reply: Message) -> MetricRecord | None:
     metrics = [record for record in reply.content.values() if isinstance(record, MetricRecord)]
     if len(metrics) > 1:
-        raise RejectedReply(f"{len(metrics)} metric records instead of one", Fault.RECORDS)
+        raise ReplyError(f"{len(metrics)} metric records instead of one", Fault.RECORDS)
     return metrics[0] if metrics else None
 
 
@@ -271,15 +271,15 @@ def read_metrics(reply: Message) -> MetricRecord:
 
     Raises
     ------
-    RejectedReply
+    ReplyError
         If the reply is an error, or has none or several.
     """
     refuse_error(reply)
     if not reply.has_content():
-        raise RejectedReply("the reply is empty", Fault.RECORDS)
+        raise ReplyError("the reply is empty", Fault.RECORDS)
     metrics = _only_metrics(reply)
     if metrics is None:
-        raise RejectedReply("no metric record", Fault.RECORDS)
+        raise ReplyError("no metric record", Fault.RECORDS)
     return metrics
 
 

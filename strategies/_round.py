@@ -10,9 +10,14 @@ from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 
 from privacy.accounting import joint_noise_multiplier
-from privacy.mechanisms import ClippingGeometry, Randomness, RejectedUpdate, SumMechanism
+from privacy.mechanisms import (
+    ClippingGeometry,
+    Randomness,
+    SumMechanism,
+)
+from privacy.mechanisms.errors import UpdateError
 from strategies._operator_log import operator_log
-from strategies._replies import Fault, RejectedReply, Template, TrainReply
+from strategies._replies import Fault, ReplyError, Template, TrainReply
 from strategies._watch import Gathered, RunWatch
 from strategies.weighting import Weighting
 
@@ -32,17 +37,17 @@ class Asked:
 
         Raises
         ------
-        RejectedReply
+        ReplyError
             If nothing was asked of this node, or it has answered, or it answers another message.
         """
         node = reply.metadata.src_node_id
         message = self._open.get(node)
         if message is None and node == SUPERLINK_NODE_ID:
-            raise RejectedReply("the SuperLink speaks for a node that is offline or late", None)
+            raise ReplyError("the SuperLink speaks for a node that is offline or late", None)
         if message is None:
-            raise RejectedReply("nothing was asked of this node, or it has answered already", None)
+            raise ReplyError("nothing was asked of this node, or it has answered already", None)
         if reply.metadata.reply_to_message_id != message.metadata.message_id:
-            raise RejectedReply("it answers a message of another round", None)
+            raise ReplyError("it answers a message of another round", None)
         del self._open[node]
 
     @property
@@ -121,27 +126,27 @@ class TrainRound:
 
         Raises
         ------
-        RejectedReply
+        ReplyError
             If it cannot be read.
         """
         content = self.template.read(reply)
         try:
             return content, self._weighting.weight(content.metrics, self._key)
         except ValueError as error:
-            raise RejectedReply(str(error), Fault.WEIGHT) from error
+            raise ReplyError(str(error), Fault.WEIGHT) from error
 
     def add(self, content: TrainReply, weight: float) -> None:
         """Bound one reply and add it.
 
         Raises
         ------
-        RejectedReply
+        ReplyError
             If it cannot be bounded; the sums are as they were.
         """
         try:
             contribution = self._sum.add(content.arrays, weight=weight)
-        except RejectedUpdate as error:
-            raise RejectedReply(str(error), Fault.VALUES) from error
+        except UpdateError as error:
+            raise ReplyError(str(error), Fault.VALUES) from error
         if self._bits is not None:
             bit = np.array([-0.5 if contribution.clipped else 0.5])
             self._bits.add([bit], weight=1.0)
@@ -182,13 +187,13 @@ def collect(
             asked.answer(reply)
             try:
                 content = read(reply)
-            except RejectedReply:
+            except ReplyError:
                 raise
             except Exception as error:
-                raise RejectedReply(f"it cannot be read ({type(error).__name__})") from error
+                raise ReplyError(f"it cannot be read ({type(error).__name__})") from error
             use(content)
             used += 1
-        except RejectedReply as error:
+        except ReplyError as error:
             operator_log.warning(
                 "%s: dropped the reply of node %s: %s",
                 round_name,

@@ -30,7 +30,6 @@ _SETTINGS: dict[str, Any] = {
     "server-momentum": 0.5,
     "epsilon": 50.0,
     "record-epsilon": 3.0,
-    "encrypted-round": True,
     "encrypted-round-images": TEST_IMAGES,
     "encrypted-round-release": "public",
 }
@@ -60,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     ------
     SettingError
         Before anything is started, if a setting is wrong.
-    RunFailed
+    RunFailedError
         If the run did not finish.
     """
     given = {"results-dir": "results", **parse_settings(options.settings)}

@@ -18,7 +18,7 @@ _LEDGER = "record-ledger.jsonl"
 _LEDGER_BEFORE = "record-ledger.json"  # of earlier versions; `ClientLedger` says what to do with it
 
 
-class Declined(Exception):
+class DeclinedError(Exception):
     """The node does not do what the run asks. The message says why, and may travel to the server.
 
     It follows from the run's own settings and the owner's word alone, and holds no number of the
@@ -47,16 +47,16 @@ def run_settings(context: Context) -> Settings:
 
     Raises
     ------
-    Declined
+    DeclinedError
         If they are wrong, or call a node that has data of its own a simulated one.
     """
     deployed = is_deployed(context)
     try:
         settings = Settings.of_client(context.run_config, deployed=deployed)
     except SettingError as error:
-        raise Declined(str(error)) from error
+        raise DeclinedError(str(error)) from error
     if deployed and not settings.deployed:
-        raise Declined("deployed = False is wrong; this node is no simulated one")
+        raise DeclinedError("deployed = False is wrong; this node is no simulated one")
     return settings
 
 
@@ -76,7 +76,7 @@ class NodePolicy:
         ``max-record-epsilon`` and ``max-record-delta``: what all runs together may spend of a
         record.
     least_noise : float
-        ``min-record-noise``: the smallest noise multiplier of a training step, and of a count.
+        ``min-record-noise-multiplier``: the least of a training step, and of a count.
     allow_unnoised : bool
         ``allow-unnoised-training``: whether a run may train without record-level noise at all.
     """
@@ -105,7 +105,7 @@ class NodePolicy:
                 float(config.get("max-record-epsilon", 3.0)),
                 float(config.get("max-record-delta", 1e-5)),
             ),
-            least_noise=float(config.get("min-record-noise", 0.0)),
+            least_noise=float(config.get("min-record-noise-multiplier", 0.0)),
             allow_unnoised=config.get("allow-unnoised-training", False),
         )
 
@@ -114,7 +114,7 @@ class NodePolicy:
 
         Raises
         ------
-        Declined
+        DeclinedError
             Naming the run's setting.
         """
         if isinstance(protection, ClipOnly):
@@ -133,7 +133,7 @@ class NodePolicy:
         for name, multiplier in noise.items():
             if multiplier < self.least_noise:
                 asked = f"a noise multiplier of {multiplier:.4g} for {name}"
-                raise _too_weak(asked, f"min-record-noise = {self.least_noise}")
+                raise _too_weak(asked, f"min-record-noise-multiplier = {self.least_noise}")
 
     def ledger(self, settings: Settings) -> ClientLedger:
         """The ledger of the node's data, with the run's budget, which the owner's contains.
@@ -159,8 +159,8 @@ class NodePolicy:
         )
 
 
-def _too_weak(asked: str, limit: str) -> Declined:
-    return Declined(
+def _too_weak(asked: str, limit: str) -> DeclinedError:
+    return DeclinedError(
         f"the run asks for {asked}, which protects records less than the owner of this node allows",
         f"--node-config has {limit}",
     )

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.accounting import Event, GaussianRelease, Sampling
+from privacy.arguments import number, whole
 from privacy.mechanisms._blockwise_updates import Block, Blocks
+from privacy.mechanisms.errors import UpdateError
 from privacy.mechanisms.gaussian import add_gaussian, add_rounded_gaussian
 from privacy.mechanisms.randomness import Randomness
 
@@ -25,10 +27,6 @@ LARGEST_RADIUS = 1 << 20  # the clipping norm in lattice cells
 _LARGEST_MULTIPLIER = 2.0**20  # what the noise sampler can do with this radius
 _SMALLEST_FACTOR = 2.0**-100  # of what is multiplied in single precision
 _SMALLEST_NORM, _LARGEST_NORM = 1e-30, 1e30  # beyond, single precision could overflow
-
-
-class RejectedUpdate(ValueError):
-    """An update that cannot be bounded, and so never reaches the sum."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,7 @@ class ClippingGeometry:
 
     def __post_init__(self) -> None:
         for norm in self.norms:
-            if not (isfinite(norm) and _SMALLEST_NORM <= norm <= _LARGEST_NORM):
-                raise ValueError(
-                    f"a clipping norm must lie in [{_SMALLEST_NORM:g}, {_LARGEST_NORM:g}], "
-                    f"got {norm}"
-                )
+            number("a clipping norm", norm, least=_SMALLEST_NORM, most=_LARGEST_NORM)
         if any(not 0 <= group < len(self.norms) for group in self.group_of):
             raise ValueError(f"group_of names a group outside 0..{len(self.norms) - 1}")
 
@@ -77,7 +71,7 @@ class RoundSum(Protocol):
 
         Raises
         ------
-        RejectedUpdate
+        UpdateError
             If they cannot be bounded (NaN or infinite values, other shapes, a weight outside
             (0, 1]); the sum is as it was before.
         RuntimeError
@@ -159,8 +153,7 @@ class LatticeGaussian:
     radius: int = LARGEST_RADIUS
 
     def __post_init__(self) -> None:
-        if not 1 <= self.radius <= LARGEST_RADIUS:
-            raise ValueError(f"radius is {self.radius}; it must lie in [1, {LARGEST_RADIUS}]")
+        whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
 
     def open(
         self,
@@ -225,10 +218,7 @@ class _BlockwiseSum:
             raise ValueError(
                 f"{len(reference)} arrays but the clipping geometry names {len(geometry.group_of)}"
             )
-        if not (isfinite(noise_multiplier) and noise_multiplier >= 0):
-            raise ValueError(
-                f"noise_multiplier must be finite and not negative, got {noise_multiplier}"
-            )
+        number("noise_multiplier", noise_multiplier, least=0)
         self._blocks = Blocks(reference, geometry.group_of)
         self._geometry = geometry
         self._noise_multiplier = noise_multiplier
@@ -243,15 +233,15 @@ class _BlockwiseSum:
         if self._released:
             raise RuntimeError("this round's sum was already released; open a new one")
         if not 0 < weight <= 1:
-            raise RejectedUpdate("weight outside (0, 1]")
+            raise UpdateError("weight outside (0, 1]")
         if [array.shape for array in arrays] != self._blocks.shapes:
-            raise RejectedUpdate("arrays of other shapes")
+            raise UpdateError("arrays of other shapes")
         if any(array.dtype.kind != "f" for array in arrays):
-            raise RejectedUpdate("arrays that are not floating-point")
+            raise UpdateError("arrays that are not floating-point")
         self._blocks.read(arrays)
         lengths = [sqrt(square) for square in self._blocks.squares()]
         if not all(isfinite(length) for length in lengths):
-            raise RejectedUpdate("NaN, infinite or overflowing values")
+            raise UpdateError("NaN, infinite or overflowing values")
         pairs = list(zip(self._geometry.norms, lengths, strict=True))
         factors = [weight * (norm / length if length > norm else 1.0) for norm, length in pairs]
         return factors, any(length > norm for norm, length in pairs)
@@ -268,11 +258,8 @@ class LatticeSum(_BlockwiseSum):
 
     def __init__(self, *arguments: Any, radius: int) -> None:
         super().__init__(*arguments)
-        if self._noise_multiplier > _LARGEST_MULTIPLIER:
-            raise ValueError(
-                f"noise_multiplier must be at most {_LARGEST_MULTIPLIER:g}, "
-                f"got {self._noise_multiplier}; raise the budget or do fewer rounds"
-            )
+        give = f"at most {_LARGEST_MULTIPLIER:g}, by a larger budget or fewer rounds"
+        number("noise_multiplier", self._noise_multiplier, most=_LARGEST_MULTIPLIER, give=give)
         self._radius = radius
         self._cell = self._geometry.total_norm / radius
         self._spill_after = (1 << 31) // radius - 1  # additions that can never overflow 32 bits
@@ -298,7 +285,7 @@ class LatticeSum(_BlockwiseSum):
 
         Raises
         ------
-        RejectedUpdate
+        UpdateError
             If the cells lie outside the clipping norm; the sum is as it was.
         """
         found: list[float] = []
@@ -325,7 +312,7 @@ class LatticeSum(_BlockwiseSum):
         self._blocks.step(square)
         if sum(found) > self._radius**2:
             self._blocks.step(take_back)
-            raise RejectedUpdate("the rounded update lies outside the clipping norm")
+            raise UpdateError("the rounded update lies outside the clipping norm")
 
     def _spill(self) -> None:
         """Move the 32-bit sums into 64-bit ones before they could overflow."""

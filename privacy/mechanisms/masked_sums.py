@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.accounting import Event, GaussianRelease, Sampling
+from privacy.arguments import whole
 from privacy.mechanisms.bounded_sums import (
     LARGEST_RADIUS,
     ClippingGeometry,
     LatticeSum,
-    RejectedUpdate,
 )
+from privacy.mechanisms.errors import UpdateError
 from privacy.mechanisms.randomness import Randomness, SystemRandomness
 
 Vector = npt.NDArray[Any]
@@ -51,8 +52,7 @@ def lattice_radius(parameters: int) -> int:
     ValueError
         If ``parameters`` is below 1.
     """
-    if parameters < 1:
-        raise ValueError(f"parameters is {parameters}; a model has at least 1")
+    parameters = whole("parameters", parameters, least=1)
     # 2^e >= 64 sqrt(d), that is 4^e >= 4096 d
     exponent = ((_CELLS_PER_ROOT**2 * parameters - 1).bit_length() + 1) // 2
     return min(1 << exponent, LARGEST_RADIUS)
@@ -116,7 +116,7 @@ class MaskedMechanism(Protocol):
 
         Raises
         ------
-        RejectedUpdate
+        UpdateError
             If the update cannot be bounded: NaN or infinite values, other shapes, a weight
             outside (0, 1].
         """
@@ -198,8 +198,7 @@ class MaskedGaussian:
     radius: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.radius <= LARGEST_RADIUS:
-            raise ValueError(f"radius is {self.radius}; it must lie in [1, {LARGEST_RADIUS}]")
+        whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
 
     def bound(self, *, parameters: int, noise_multiplier: float) -> int:
         """The radius; see ``MaskedMechanism.bound``."""
@@ -250,7 +249,7 @@ def bounded_cells(
 
     Raises
     ------
-    RejectedUpdate
+    UpdateError
         If it cannot be bounded. Its length is computed once more from the integers themselves,
         exactly: they are what is sent.
     """
@@ -262,5 +261,5 @@ def bounded_cells(
         sum(int(np.vecdot(row, row)) for row in np.split(cells, range(_ROW, cells.size, _ROW)))
         > radius**2
     ):
-        raise RejectedUpdate("the rounded update lies outside the clipping norm")
+        raise UpdateError("the rounded update lies outside the clipping norm")
     return cells

@@ -14,12 +14,12 @@ from privacy.accounting import (
     Full,
     GaussianRelease,
     Ledger,
-    LedgerError,
     LedgerText,
     Record,
     epsilon,
 )
-from privacy.lasting_paths import lasting_file
+from privacy.accounting.errors import LedgerError
+from privacy.arguments import lasting_file
 from privacy.mechanisms import Randomness, gaussian
 from privacy.training.errors import LocalBudgetError
 

@@ -15,7 +15,7 @@ from privacy.mechanisms import (
 )
 from privacy.secure_aggregation import ClientPolicy, Malformed, RoundTerms, UnacceptableTerms
 from privacy.untrusted_text import error_quoted, quoted
-from strategies._replies import Fault, RejectedReply, Template, refuse_error
+from strategies._replies import Fault, ReplyError, Template, refuse_error
 from strategies.weighting import CappedWeights, UniformWeights
 
 KEY = "secure-aggregation"
@@ -59,21 +59,21 @@ def reply_bytes(reply: Message) -> bytes:
 
     Raises
     ------
-    RejectedReply
+    ReplyError
         If it is an error, or anything else is in it.
     """
     if reply.has_error() and _is_refusal(reply.error.reason):
-        raise RejectedReply(f"the client refuses: {quoted(reply.error.reason)}", Fault.REFUSED)
+        raise ReplyError(f"the client refuses: {quoted(reply.error.reason)}", Fault.REFUSED)
     refuse_error(reply, reason=True)
     if not reply.has_content() or list(reply.content) != [KEY]:
-        raise RejectedReply("the reply is not one message of the protocol", Fault.PROTOCOL)
+        raise ReplyError("the reply is not one message of the protocol", Fault.PROTOCOL)
     record = reply.content[KEY]
     try:
         answer = protocol_bytes(record)
     except Malformed as error:
-        raise RejectedReply(str(error), Fault.PROTOCOL) from error
+        raise ReplyError(str(error), Fault.PROTOCOL) from error
     if len(record) != 1:
-        raise RejectedReply(
+        raise ReplyError(
             "the reply carries something beside a message of the protocol", Fault.PROTOCOL
         )
     return answer

@@ -20,7 +20,7 @@ from privacy.secure_aggregation import (
 )
 from privacy.secure_aggregation.terms import RUN_BYTES
 from strategies._operator_log import operator_log
-from strategies._replies import Fault, RejectedReply, Template
+from strategies._replies import Fault, ReplyError, Template
 from strategies._round import Asked, collect
 from strategies._watch import Gathered, RunWatch
 from strategies.secure_aggregation.dropouts import ObservedDropouts
@@ -206,7 +206,7 @@ class SecureTrainRound:
             try:
                 server.receive(*answer)
             except RejectedMessage as error:
-                raise RejectedReply(str(error), Fault.PROTOCOL) from error
+                raise ReplyError(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {server.stage.name.lower()}"
         gathered = collect(name, asked, replies, read=read, use=use, watch=self._watch)

@@ -141,7 +141,7 @@ def test_the_installed_app_runs_outside_a_clone(installed: Path, tmp_path: Path)
         "1",
         "rounds=1",
         "sampling-rate=1.0",
-        "encrypted-images=2",
+        "encrypted-test-images=2",
     ]
     done = run_python(
         "-m", "flower_app", *run, environment=clean(), python=installed, folder=tmp_path

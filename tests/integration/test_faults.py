@@ -21,7 +21,7 @@ from flower_app.commands.deploy_demo import write_node_folders
 from flower_app.data import Split
 from flower_app.processes.certificates import make_certificates
 from flower_app.processes.deployment import Deployment, Node
-from flower_app.processes.flower_processes import RunFailed
+from flower_app.processes.flower_processes import RunFailedError
 from flower_app.processes.watchdog import kill_below
 from privacy.accounting import LedgerContents, read_ledger
 from tests.integration.app_commands import PATIENCE, wait_until
@@ -60,7 +60,7 @@ def settings(results: Path, **more: Any) -> dict[str, Any]:
         "epsilon": 20.0,
         "record-epsilon": 0.0,
         "round-timeout": PATIENCE,
-        "encrypted-images": 0,
+        "encrypted-test-images": 0,
         "results-dir": str(results),
     } | {name.replace("_", "-"): value for name, value in more.items()}
 
@@ -133,7 +133,7 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     split = Split(images, generator.integers(0, 10, 240).astype(np.int64))
     folders = write_node_folders(base / "data", split, NAMES, images=60)
     policy = (
-        'minimum-cohort=3 corrupt=0.0 secure-aggregation="off" max-record-epsilon=5.0 '
+        'min-clients=3 max-corrupt-fraction=0.0 secure-aggregation="off" max-record-epsilon=5.0 '
         "allow-unnoised-training=true"
     )
     nodes = {
@@ -388,7 +388,7 @@ def test_an_operator_refuses_a_superlink_with_a_wrong_certificate(deployment: De
     trusted = str(deployment.certificates.authority)
     configuration.write_text(before.replace(trusted, str(other.authority)))
     try:
-        with pytest.raises(RunFailed, match="Connection to the SuperLink is unavailable"):
+        with pytest.raises(RunFailedError, match="Connection to the SuperLink is unavailable"):
             deployment.online()
     finally:
         configuration.write_text(before)
@@ -442,10 +442,10 @@ def test_secure_aggregation_opens_the_sum_of_those_who_keep_to_it(
     """Each node keeps its secrets in its own folder, as no context outlives a message here."""
     secure_aggregation = {
         "secure_aggregation": "honest-but-curious",
-        "minimum_cohort": 3,
-        "dropout": 0.25,
-        "corrupt": 0.0,
-        "client_dropout": 0.0,
+        "min_clients": 3,
+        "max_dropout_fraction": 0.25,
+        "max_corrupt_fraction": 0.0,
+        "dropout_probability": 0.0,
     }
     run = start(
         deployment,

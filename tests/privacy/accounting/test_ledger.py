@@ -20,8 +20,6 @@ from privacy.accounting import (
     Full,
     GaussianRelease,
     Ledger,
-    LedgerBusyError,
-    LedgerError,
     Poisson,
     Position,
     Repeated,
@@ -29,6 +27,7 @@ from privacy.accounting import (
     population_fingerprint,
     read_ledger,
 )
+from privacy.accounting.errors import LedgerBusyError, LedgerError
 
 ROUND = GaussianRelease(1.2, Poisson(120 / 3383))
 DELTA = 1e-5
