@@ -10,7 +10,7 @@ from typing import Any
 
 from flower_app.processes.deployment import Deployment, Node
 from flower_app.processes.outcomes import read_outcome
-from strategies import Checkpoint
+from strategies.checkpoint import Checkpoint
 from tests.integration.app_commands import wait_until
 
 # The owner of a SuperNode can run any ClientApp instead of the one that was sent. This one replies

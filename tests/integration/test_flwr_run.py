@@ -15,7 +15,7 @@ import pytest
 from flower_app.processes.flower_processes import program
 from flower_app.processes.watchdog import processes_below
 from privacy.accounting import Ledger
-from strategies import Checkpoint
+from strategies.checkpoint import Checkpoint
 from tests.integration.app_commands import PATIENCE, ROOT, run_python, started_python
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
