@@ -32,8 +32,8 @@ from flower_app.encrypted.round import hold_encrypted_round, round_cost
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from flower_app.processes.flower_processes import write_run_config
-from flower_app.processes.outcomes import OutcomeFile
 from flower_app.report import plots
+from flower_app.report.outcome import OutcomeFile
 from flower_app.report.privacy_metrics import privacy_metrics
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines

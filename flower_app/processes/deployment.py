@@ -25,8 +25,8 @@ from flower_app.processes.flower_processes import (
     wait_until_up,
     write_run_config,
 )
-from flower_app.processes.outcomes import FOLDER_VARIABLE
 from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
+from flower_app.report.outcome import FOLDER_VARIABLE
 
 CONNECTION = "deployment"
 _ONLINE_SECONDS = 300.0

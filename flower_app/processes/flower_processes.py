@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Any
 
 from flower_app.errors import CommandFailedError
-from flower_app.processes.outcomes import FOLDER_VARIABLE
 from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
+from flower_app.report.outcome import FOLDER_VARIABLE
 from flower_app.report.software import COMMIT_VARIABLE, commit
 
 _START_SECONDS = 180.0
