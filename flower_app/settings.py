@@ -1,5 +1,6 @@
 """The run configuration as one frozen, validated object."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
@@ -347,6 +348,23 @@ def without_former_names(
             )
         )
     return {name: value for name, value in config.items() if name not in former}
+
+
+def write_run_config(settings: Mapping[str, Any], path: Path) -> Path:
+    """Write settings as the file that ``flwr run --run-config`` takes, whatever their text.
+
+    Returns
+    -------
+    Path
+        ``path``.
+    """
+    # JSON's text, numbers and truth values are TOML's as well, but for one control character.
+    lines = [
+        f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
+        for name, value in settings.items()
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def is_folder(path: Path) -> bool:
