@@ -9,13 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
+from flower_app.errors import SettingError
 from flower_app.models.recipes import RECIPES
 from flower_app.models.specs import MODELS
-
-
-class SettingError(ValueError):
-    """A setting that is wrong; the message names it, its value and the remedy."""
-
 
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
 _CHOICES: Mapping[str, Iterable[str]] = {

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from flower_app.data.cache import only_one, write_bytes
-from flower_app.data.errors import DataError
 from flower_app.data.idx import read_plain, to_idx
+from flower_app.errors import DataError
 
 _log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from flower_app.errors import RunFailedError
 from flower_app.processes.certificates import NodeKey, make_certificates, make_node_key
 from flower_app.processes.flower_processes import (
-    RunFailedError,
     app_folder,
     end_detached,
     end_group,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from flower_app.errors import CommandFailedError
+from flower_app.errors import RunFailedError
 from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
 from flower_app.report.outcome import FOLDER_VARIABLE
 from flower_app.report.software import COMMIT_VARIABLE, INSTALLED_PROJECT, PACKAGES, commit
@@ -25,10 +25,6 @@ _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 180.0
 _LEAVE_SECONDS = 15.0
 _SERVER_APPS = ("flwr-serverapp", "flwr-simulation")
-
-
-class RunFailedError(CommandFailedError):
-    """A run that did not finish; the message says why and where to look."""
 
 
 @contextlib.contextmanager

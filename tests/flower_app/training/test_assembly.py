@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from flower_app.settings import SettingError, Settings
+from flower_app.errors import SettingError
+from flower_app.settings import Settings
 from flower_app.training.assembly import check_run, warn_of_few_clients
 from privacy.accounting import (
     AdditiveDelta,
