@@ -7,8 +7,8 @@ from typing import Any
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from privacy.inference import Plan
-from strategies._replies import Fault, ReplyError
 from strategies.encrypted_round.node_keys import Questions
+from strategies.errors import Fault, ReplyError
 
 ACTION = "encrypted_round"
 RECORD = "encrypted-round"

@@ -15,7 +15,9 @@ from privacy.mechanisms import (
 )
 from privacy.secure_aggregation import ClientPolicy, Malformed, RoundTerms, UnacceptableTerms
 from privacy.untrusted_text import error_quoted, quoted
-from strategies._replies import Fault, ReplyError, Template, refuse_error
+from strategies.errors import Fault, ReplyError
+from strategies.model_schema import ModelSchema
+from strategies.replies import refuse_error
 from strategies.weighting import CappedWeights, UniformWeights
 
 KEY = "secure-aggregation"
@@ -161,7 +163,7 @@ class Bounding:
             raise Malformed(f"how to bound an update is not said: {error_quoted(error)}") from error
         return bounding
 
-    def check(self, terms: RoundTerms, policy: ClientPolicy, template: Template) -> None:
+    def check(self, terms: RoundTerms, policy: ClientPolicy, schema: ModelSchema) -> None:
         """Make sure, before anybody trains, that it is what the client accepts and fits the round.
 
         An update that did not fit would tell the server so, and what it sends could be chosen
@@ -183,7 +185,7 @@ class Bounding:
             raise UnacceptableTerms(
                 f"the mechanism is {self.mechanism}; this client pins {policy.mechanism}"
             )
-        arrays = template.arrays
+        arrays = schema.arrays
         size = sum(array.size for array in arrays)
         if size != terms.size:
             raise UnacceptableTerms(f"the model has {size} numbers, the terms say {terms.size}")

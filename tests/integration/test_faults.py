@@ -30,7 +30,7 @@ from flower_app.processes.certificates import make_certificates
 from flower_app.processes.deployment import Deployment, Node
 from flower_app.processes.watchdog import kill_below
 from privacy.accounting import LedgerContents, read_ledger
-from strategies import Checkpoint
+from strategies.checkpoint import Checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 

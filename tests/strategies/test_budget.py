@@ -26,17 +26,15 @@ from privacy.mechanisms import SeededRandomness
 from strategies import (
     AdaptiveClipping,
     Budget,
-    BudgetError,
-    Checkpoint,
-    CheckpointError,
     Checkpointing,
     DPFedAvg,
     Metrics,
     NoisedMetrics,
     ServerAdam,
     ServerSGD,
-    SpentBudgetError,
 )
+from strategies.checkpoint import Checkpoint
+from strategies.errors import BudgetError, CheckpointError, SpentBudgetError
 from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 
 STEP = grid_of(4, lambda p, r, a: [np.full_like(x, 0.1) for x in a])

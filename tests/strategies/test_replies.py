@@ -22,12 +22,12 @@ from strategies import (
     InProcessGrid,
     Metrics,
     NoisedMetrics,
-    NoUsableReplyError,
     Poisson,
     PublicMetrics,
     SecureAggregation,
     decline,
 )
+from strategies.errors import NoUsableReplyError
 from tests.strategies.federation import answer, ask, client_app, grid_of, model, noiseless, released
 
 FLOATS = ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8", np.dtype(np.longdouble).str]

@@ -3,16 +3,14 @@
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
-from flwr.common.constant import ErrorCode
 
-from privacy.untrusted_text import quoted
-from strategies.declining import DECLINED
+from strategies.errors import Fault, ReplyError
+from strategies.replies import only_metrics, refuse_error
 
 Vector = npt.NDArray[Any]
 
@@ -24,73 +22,6 @@ _AVERAGED = (np.float16, np.float32, np.float64)
 _BFLOAT16 = np.dtype("V2")  # as numpy writes an array of a dtype that it does not know
 _LONGEST_HEADER = 1 << 16
 _MOST_HEADERS = 8  # spellings of one array's header that are remembered
-
-
-# Flower's own answers in place of a node's: the client has said nothing.
-_ABSENT = {
-    ErrorCode.MESSAGE_UNAVAILABLE,
-    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
-    ErrorCode.NODE_UNAVAILABLE,
-}
-
-
-class Fault(StrEnum):
-    """Why replies are dropped, in words that hold nothing a client wrote.
-
-    The server's console is told each of them once a run; who, how often and in which words goes
-    to the operator's log.
-    """
-
-    ERROR = (
-        "the client's app raised an exception; the node's own log (in a simulation the log of the "
-        "run) has the traceback"
-    )
-    RECORDS = (
-        "there is not one ArrayRecord with, at most, one MetricRecord beside it "
-        "(in an evaluation: one MetricRecord)"
-    )
-    NAMES = (
-        "arrays are missing, extra or named otherwise than the model's; a reply holds every array "
-        "of the model under its own name, and ArrayRecord(list) names them 0, 1, …"
-    )
-    ENCODING = "an array is not in numpy's format, or is cut short or too long"
-    DTYPE = "an array is not floating-point where the model's is"
-    SHAPE = "an array has another shape than the model's"
-    VALUES = "values are NaN, infinite, or too large for the precision of the model"
-    WEIGHT = "the number of examples is missing, or is not a finite number above 0"
-    REFUSED = (
-        "the client refuses the round as its own policy or the protocol's checks say; the "
-        "operator's log has the name of the reason"
-    )
-    PROTOCOL = "it is no message of the secure-aggregation protocol, or not one for this round"
-    DECLINED = (
-        "the node declines: its owner's rules, what is left of its records' budget, or what its "
-        "mods require do not allow what the run asks; its own log and the operator's log say why"
-    )
-    QUESTIONS = (
-        "its keys and questions are not such as the plan asks for, or larger than max_bytes; "
-        "nodes and server must run one release"
-    )
-    EVALUATOR = "the evaluator's process failed over its keys and questions"
-    REPORT = "its report is not one finite number"
-    UNREADABLE = "it cannot be read"
-
-
-class ReplyError(ValueError):
-    """A reply that is dropped; the message says why, for the operator's log only.
-
-    Parameters
-    ----------
-    reason : str
-        Why, in words that may be the client's own.
-    fault : Fault or None
-        Why, for the server's console; None where the client itself did nothing wrong: it is away
-        or late.
-    """
-
-    def __init__(self, reason: str, fault: Fault | None = Fault.UNREADABLE) -> None:
-        super().__init__(reason)
-        self.fault = fault
 
 
 @dataclass(frozen=True)
@@ -157,7 +88,7 @@ def _header_length(data: bytes) -> int:
     return min(length, _LONGEST_HEADER)
 
 
-class Template:
+class ModelSchema:
     """The model that was sent, and what a reply to it must look like.
 
     Floating-point arrays take part in the average, and a reply may carry them in any
@@ -196,7 +127,7 @@ class Template:
         }
 
     def record(self, arrays: Sequence[Vector]) -> ArrayRecord:
-        """A record like the template's, with new floating-point arrays."""
+        """A record like the schema's, with new floating-point arrays."""
         fresh = dict(zip(self.names, arrays, strict=True))
         return ArrayRecord(
             {
@@ -206,7 +137,7 @@ class Template:
         )
 
     def read(self, reply: Message) -> TrainReply:
-        """Read a training reply. Its arrays are views, in the template's order.
+        """Read a training reply. Its arrays are views, in the schema's order.
 
         Raises
         ------
@@ -229,58 +160,7 @@ def _content(reply: Message) -> tuple[ArrayRecord, MetricRecord | None]:
     arrays = [record for record in records if isinstance(record, ArrayRecord)]
     if len(arrays) != 1:
         raise ReplyError(f"{len(arrays)} array records instead of one", Fault.RECORDS)
-    return arrays[0], _only_metrics(reply)
-
-
-def refuse_error(reply: Message, *, reason: bool = False) -> None:
-    """Refuse an error in a reply's place.
-
-    Parameters
-    ----------
-    reply : Message
-    reason : bool
-        Whether the operator's log is to hold the client's own words, quoted. Default: the code
-        only; a decline's always, which are written to be read there.
-
-    Raises
-    ------
-    ReplyError
-        If the reply is an error.
-    """
-    if not reply.has_error():
-        return
-    code = int(reply.error.code)
-    if code in _ABSENT:
-        raise ReplyError(f"the node is away or late (code {code})", None)
-    words = quoted(reply.error.reason)
-    if code == DECLINED:
-        raise ReplyError(f"the node declined: {words}", Fault.DECLINED)
-    told = f": {words}" if reason else f" (code {code})"
-    raise ReplyError(f"the client answered with an error{told}", Fault.ERROR)
-
-
-def _only_metrics(reply: Message) -> MetricRecord | None:
-    metrics = [record for record in reply.content.values() if isinstance(record, MetricRecord)]
-    if len(metrics) > 1:
-        raise ReplyError(f"{len(metrics)} metric records instead of one", Fault.RECORDS)
-    return metrics[0] if metrics else None
-
-
-def read_metrics(reply: Message) -> MetricRecord:
-    """The one MetricRecord of an evaluation's reply.
-
-    Raises
-    ------
-    ReplyError
-        If the reply is an error, or has none or several.
-    """
-    refuse_error(reply)
-    if not reply.has_content():
-        raise ReplyError("the reply is empty", Fault.RECORDS)
-    metrics = _only_metrics(reply)
-    if metrics is None:
-        raise ReplyError("no metric record", Fault.RECORDS)
-    return metrics
+    return arrays[0], only_metrics(reply)
 
 
 def _load(array: Array) -> Vector:
