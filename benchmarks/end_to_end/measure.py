@@ -23,8 +23,8 @@ from flwr.serverapp import ServerApp
 from benchmarks.end_to_end import plain_app
 from benchmarks.harness import Row, Say, Spread
 from flower_app import client_app, server_app
-from flower_app.processes.flower_processes import program, superlink, write_run_config
-from flower_app.settings import Settings
+from flower_app.processes.flower_processes import program, superlink
+from flower_app.settings import Settings, write_run_config
 from strategies import InProcessGrid
 
 ROOT = Path(__file__).parents[2]

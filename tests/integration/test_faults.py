@@ -19,9 +19,9 @@ import pytest
 from flower_app.__main__ import main
 from flower_app.commands.deploy_demo import write_node_folders
 from flower_app.data import Split
+from flower_app.errors import RunFailedError
 from flower_app.processes.certificates import make_certificates
 from flower_app.processes.deployment import Deployment, Node
-from flower_app.processes.flower_processes import RunFailedError
 from flower_app.processes.watchdog import kill_below
 from privacy.accounting import LedgerContents, read_ledger
 from tests.integration.app_commands import PATIENCE, wait_until

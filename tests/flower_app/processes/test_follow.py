@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from flower_app.errors import RunFailedError, SettingError
 from flower_app.processes import follow as following
-from flower_app.processes.flower_processes import RunFailedError
 from flower_app.processes.follow import follow
-from flower_app.processes.outcomes import FOLDER_VARIABLE, OutcomeFile, read_outcome
-from flower_app.settings import SettingError
+from flower_app.report.outcome import FOLDER_VARIABLE, OutcomeFile, read_outcome
 from flower_app.training.resumption import with_settings_of_run
 
 RUN_ID = 4711
