@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from strategies import DPFedAvg, Poisson
+from strategies import Budget, Checkpointing, DPFedAvg, Poisson
 
 PARAMETERS = 10_000
 RATE, EPSILON, DELTA = 0.1, 8.0, 1e-5
@@ -48,10 +48,9 @@ def main(grid: Grid, context: Context) -> None:
         population=len(list(grid.get_node_ids())),
         sampling=Poisson(RATE),
         clipping=0.01,
-        target_epsilon=EPSILON,
-        target_delta=DELTA,
+        budget=Budget(epsilon=EPSILON, delta=DELTA),
         ledger=folder / "ledger.jsonl",
-        checkpoint=folder / "checkpoint.safetensors",
+        checkpointing=Checkpointing(folder / "checkpoint.safetensors"),
     )
     megabytes: list[float] = []
     started = time.process_time()

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import logging
+import math
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from privacy.mechanisms import (
     SumMechanism,
     SystemRandomness,
 )
-from strategies import DPFedAvg, Full, InProcessGrid
+from strategies import Budget, DPFedAvg, Full, InProcessGrid
 
 CASES = {"100 x 1M": (100, 10**6), "1000 x 100k": (1000, 10**5), "20 x 10M": (20, 10**7)}
 QUICK = {"20 x 1M": (20, 10**6), "100 x 100k": (100, 10**5)}
@@ -91,7 +92,7 @@ class Round:
             sampling=Full(),
             clipping=NORM,
             noise_multiplier=0.0,
-            target_delta=1e-5,
+            budget=Budget(math.inf, 1e-5),
             mechanism=mechanism,
             ledger=self.folder / f"{next(self.names)}.jsonl",
         )
@@ -130,7 +131,7 @@ def peak(round_: Round, mechanism: SumMechanism) -> float:
         sampling=Full(),
         clipping=NORM,
         noise_multiplier=1.0,
-        target_delta=1e-5,
+        budget=Budget(math.inf, 1e-5),
         mechanism=mechanism,
         ledger=round_.folder / f"{next(round_.names)}.jsonl",
     )

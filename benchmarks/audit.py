@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from matplotlib.figure import Figure
 
 from benchmarks.harness import Row, Say, Spread
-from strategies import DPFedAvg, Full, Poisson, audit_strategy
+from strategies import Budget, DPFedAvg, Full, Poisson, audit_strategy
 
 CLIENTS, CANARIES, PARAMETERS, ROUNDS = 20, 400, 2000, 4
 DELTA, CONFIDENCE = 1e-5, 0.95
@@ -64,8 +64,7 @@ def make_strategy(claim: float, sampling: Full | Poisson, folder: Path) -> DPFed
         population=CLIENTS + CANARIES,
         sampling=sampling,
         clipping=0.5,
-        target_epsilon=claim,
-        target_delta=DELTA,
+        budget=Budget(epsilon=claim, delta=DELTA),
         ledger=folder / "ledger.jsonl",
     )
 

@@ -1,5 +1,8 @@
 """Encrypted inference on MNIST beside TenSEAL's own ways, with the same weights."""
 
+import contextlib
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks._encrypted_batch import batch_rows
@@ -33,6 +37,7 @@ from privacy.inference import (
     ThreeParties,
     compile_model,
     logit_bound,
+    serve_evaluations,
 )
 
 Images = NDArray[np.float64]
@@ -149,7 +154,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
             rows += encrypted_weights_rows(name, compiled, blind, test, repetitions)
             rows += fidelity_rows(name, blind, test[:images], labels[:images])
             say(f"{case.name}: all cores")
-            rows += _several_processes(case.name, compiled, test, quick=quick)
+            rows += _several_processes(case, model, sample, test, quick=quick)
         if case.name == "mlp":
             rows += batch_rows(model, sample, test, quick=quick, say=say)
     return rows
@@ -190,16 +195,38 @@ def train(case: Case, *, quick: bool) -> Trained:
     return model.eval(), sample, test, np.array(data.test.labels)
 
 
+def evaluate(name: str, path: str) -> None:
+    """Be an evaluator's process: of this case, with the weights and the sample of a file."""
+
+    def compiling() -> CompiledModel:
+        (case,) = (case for case in CASES if case.name == name)
+        tensors = load_file(path)
+        sample = tensors.pop("sample").numpy()
+        model = case.make()
+        model.load_state_dict(tensors)
+        return case.compiled(model.eval(), sample)
+
+    serve_evaluations(compiling)
+
+
 def _several_processes(
-    name: str, compiled: CompiledModel, test: Images, *, quick: bool
+    case: Case, model: nn.Sequential, sample: Images, test: Images, *, quick: bool
 ) -> list[Row]:
     """Images a second with a process on every core, beside one."""
+    compiled = case.compiled(model, sample)
     owner = DataOwner(compiled.plan)
     material = owner.public_material()
     evaluator = Evaluator(compiled, material)
     images = 20 if quick else 100
     rates: dict[str, list[float]] = {"pool": [], "single": []}
-    with EvaluatorPool(partial(EvaluatorProcess.holding, compiled)) as pool:
+    program = (
+        "import sys\nfrom benchmarks.encrypted_inference import evaluate\nevaluate(*sys.argv[1:])"
+    )
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        weights = Path(folder) / "weights.safetensors"
+        save_file(model.state_dict() | {"sample": torch.from_numpy(sample)}, weights)
+        command = [sys.executable, "-c", program, case.name, str(weights)]
+        pool = stack.enter_context(EvaluatorPool(partial(EvaluatorProcess, command)))
         pool.start_all()
         keys = pool.hold(material)
         pool.evaluate_many(keys, [owner.encrypt(x) for x in test[:8]])  # keys reach each process
@@ -213,4 +240,6 @@ def _several_processes(
                 answer(queries)
                 rates[way].append(images / (time.perf_counter() - start))
     ours, single = Spread.of(rates["pool"]), Spread.of(rates["single"])
-    return [Row(name, "all cores", "images/s", ours, single, "one process", larger_is_better=True)]
+    return [
+        Row(case.name, "all cores", "images/s", ours, single, "one process", larger_is_better=True)
+    ]

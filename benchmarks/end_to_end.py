@@ -78,7 +78,7 @@ def _settings(model: str, rounds: int, results: Path) -> dict[str, Any]:
         "model": model,
         "rounds": rounds,
         "sampling-rate": RATE,
-        "encrypted-images": 0,
+        "encrypted-test-images": 0,
         "results-dir": str(results),
     }
 

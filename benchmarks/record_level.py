@@ -69,7 +69,7 @@ def config(model: str, recipe: Recipe, seed: int, epsilon: float) -> dict[str, A
         "example-clipping-norm": recipe.clipping_norm,
         "record-epsilon": epsilon,
         "record-delta": DELTA,
-        "nominal-records": RECORDS,
+        "records-per-client": RECORDS,
         "partition-seed": seed,
     }
 

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import tempfile
 import time
 import tracemalloc
@@ -101,7 +102,7 @@ def rows_of(clients: int, folder: Path, say: Say) -> list[Row]:
             sampling=sampling,
             clipping=0.02,
             noise_multiplier=1.0,
-            target_delta=budget.delta,
+            budget=Budget(math.inf, budget.delta),
             ledger=folder / f"{clients}-{name}.jsonl",
         )
 

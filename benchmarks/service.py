@@ -26,6 +26,7 @@ from privacy.inference import (
     EvaluatorPool,
     EvaluatorProcess,
     compile_model,
+    serve_evaluations,
 )
 from privacy.inference_service import (
     ServiceClient,
@@ -43,7 +44,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
     rows = []
     for name in ("hog-linear",) if quick else ("hog-linear", "mlp", "cnn"):
         compiled = _compiled(name)
-        with _service(compiled) as (pool, url, authority, token):
+        with _service(name) as (pool, url, authority, token):
             client = partial(ServiceClient, url, token=token, authority=authority)
             say(f"{name}: {pool.processes} processes")
             rows += _latency(name, compiled, client(), repetitions=15 if quick else 51)
@@ -60,12 +61,22 @@ def _compiled(name: str) -> CompiledModel:
     return compile_model(model, input_shape=spec.shape, input_range=(spec.low, spec.high))
 
 
+def _start_evaluator(name: str) -> EvaluatorProcess:
+    program = "import sys; from benchmarks import service; service.evaluate(sys.argv[1])"
+    return EvaluatorProcess([sys.executable, "-c", program, name])
+
+
+def evaluate(name: str) -> None:
+    """Be an evaluator's process."""
+    serve_evaluations(lambda: _compiled(name))
+
+
 @contextlib.contextmanager
-def _service(compiled: CompiledModel) -> Iterator[tuple[EvaluatorPool, str, Path, str]]:
+def _service(name: str) -> Iterator[tuple[EvaluatorPool, str, Path, str]]:
     """The pool, the URL, the authority and a token of a running service."""
     with (
         tempfile.TemporaryDirectory() as made,
-        EvaluatorPool(partial(EvaluatorProcess.holding, compiled)) as pool,
+        EvaluatorPool(partial(_start_evaluator, name)) as pool,
     ):
         pool.start_all()
         certificates, tokens = make_certificates(Path(made)), TokenFile(Path(made) / "tokens.json")

@@ -173,7 +173,7 @@ def handle_encrypted_query(message: Message, context: Context) -> Message:
 
 def _reply(settings: Settings, arrays: ArrayRecord, weight: float) -> RecordDict:
     reply = RecordDict({"arrays": arrays})
-    if settings.weighting == "capped":  # with uniform weights nobody says how much it holds
+    if settings.weight_cap:  # with uniform weights nobody says how much it holds
         reply["metrics"] = MetricRecord({"num-examples": weight})
     return reply
 

@@ -64,17 +64,17 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
     assembled = check_run(settings, nodes=connected)
     population, size, dataset = assembled.population, assembled.size, assembled.dataset
     warn_of_few_clients(settings, population=size, connected=connected)
-    if settings.noise == "distributed" and round_cost(settings):
+    if settings.noise_placement == "distributed" and round_cost(settings):
         log(
             WARNING,
             "The server adds the noise to the nodes' reports of the encrypted test-time round, and "
             "sees each without it: ε against the server is infinite once the round is paid, "
-            "although clients add the noise of training. Leave encrypted-round out to keep it "
-            "finite.",
+            "although clients add the noise of training. Leave encrypted-round-images out to keep "
+            "it finite.",
         )
     inputs = load_inputs(dataset, MODELS[settings.model].kind, say=lambda line: log(INFO, line))
     model = build_model(settings.model)
-    if settings.encrypted_images or settings.encrypted_round:
+    if settings.encrypted_test_images or settings.encrypted_round:
         check_model_can_be_encrypted(model, MODELS[settings.model])
     folder = folder_of_run(settings, context.run_id, population=size)
     outcome.tell(folder=str(folder.path))
@@ -100,7 +100,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
                     evaluate_fn=watch.bound_to(strategy),
                 )
             except BudgetError as error:
-                text = str(error).replace("target_epsilon", "epsilon")
+                text = str(error).replace("budget.epsilon", "epsilon")
                 text = text.replace("noise_multiplier", "noise-multiplier")
                 if isinstance(error, SpentBudgetError):
                     text = f"epsilon = {settings.epsilon:g} is spent; {text}"
@@ -309,8 +309,8 @@ def finish(
     )
     encrypted = None
     encrypted_started = time.perf_counter()
-    if settings.encrypted_images:
-        count = min(settings.encrypted_images, len(dataset.test))
+    if settings.encrypted_test_images:
+        count = min(settings.encrypted_test_images, len(dataset.test))
         log(INFO, "Asking %d encrypted questions ...", count)
         encrypted = run_encrypted_test(
             model,

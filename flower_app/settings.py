@@ -1,6 +1,6 @@
 """The run configuration as one frozen, validated object."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from math import ceil, inf, isfinite, sqrt
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
+from flower_app.models.recipes import RECIPES
 from flower_app.models.specs import MODELS
 
 
@@ -15,76 +16,100 @@ class SettingError(ValueError):
     """A setting that is wrong; the message names it, its value and the remedy."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What suits a model, chosen on the validation split, which belongs to no client.
-
-    Attributes
-    ----------
-    rounds : int
-        How many rounds.
-    clipping_norm : float
-        S, of a client's update.
-    server_learning_rate, server_momentum : float
-        Of the server's optimizer.
-    local_learning_rate : float
-        Of the client's SGD.
-    local_steps : int
-        Full-batch steps a round.
-    example_clipping_norm : float
-        C, of one example's gradient.
-    """
-
-    rounds: int
-    clipping_norm: float
-    server_learning_rate: float
-    server_momentum: float
-    local_learning_rate: float
-    local_steps: int
-    example_clipping_norm: float
-
-
-RECIPES: Mapping[str, Recipe] = {
-    "hog-linear": Recipe(
-        rounds=75,
-        clipping_norm=0.02,
-        server_learning_rate=40.0,
-        server_momentum=0.9,
-        local_learning_rate=1.0,
-        local_steps=1,
-        example_clipping_norm=1.0,
-    ),
-    "mlp": Recipe(
-        rounds=100,
-        clipping_norm=0.005,
-        server_learning_rate=12.0,
-        server_momentum=0.9,
-        local_learning_rate=1.0,
-        local_steps=1,
-        example_clipping_norm=10.0,
-    ),
-    "cnn": Recipe(
-        rounds=100,
-        clipping_norm=0.005,
-        server_learning_rate=6.0,
-        server_momentum=0.9,
-        local_learning_rate=1.0,
-        local_steps=1,
-        example_clipping_norm=0.2,
-    ),
-}
-
-WEIGHTINGS = ("uniform", "capped")
-RELEASES = ("noised", "public")
-NOISES = ("central", "distributed")
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
+_CHOICES: Mapping[str, Iterable[str]] = {
+    "dataset": DATASETS,
+    "partition": PARTITIONS,
+    "model": tuple(MODELS),
+    "secure_aggregation": SECURE_AGGREGATION,
+    "noise_placement": ("central", "distributed"),
+    "encrypted_round_release": ("noised", "public"),
+}
 PATHS_OF_THE_SERVER = (
     "data-dir",
-    "identities",
-    "ledger",
     "population-file",
+    "ledger",
+    "client-public-keys",
     "resume",
     "results-dir",
+)
+
+FORMER_NAMES: Mapping[str, str] = {
+    "weighting": "weight-cap",
+    "minimum-cohort": "min-clients",
+    "largest-cohort": "max-clients",
+    "corrupt": "max-corrupt-fraction",
+    "dropout": "max-dropout-fraction",
+    "client-dropout": "dropout-probability",
+    "noise": "noise-placement",
+    "identities": "client-public-keys",
+    "nominal-records": "records-per-client",
+    "encrypted-images": "encrypted-test-images",
+    "encrypted-round": "encrypted-round-images",
+    "encrypted-round-noise": "encrypted-round-noise-multiplier",
+}
+"""What settings were called before, and are called now.
+
+``pyproject.toml`` lists them with the new name as their value: ``flwr run`` refuses a name that is
+not listed before the app can say what it is called now.
+"""
+
+_NOW_MEANS = {
+    "weighting": " (above 0: capped weights; 0: uniform ones)",
+    "encrypted-round": " (above 0: with an encrypted test-time round; 0: without)",
+}
+
+_Check = tuple[Callable[[Any], bool], str, tuple[str, ...]]
+_RANGES: tuple[_Check, ...] = (
+    (lambda v: v >= 0, "a whole number of at least 0", ("partition_seed",)),
+    (lambda v: 0 < v <= 1, "a number in (0, 1]", ("sampling_rate",)),
+    (lambda v: 0 < v < 1, "a number strictly between 0 and 1", ("delta", "record_delta")),
+    (lambda v: v < 1, "a number below 1", ("server_momentum",)),
+    (
+        lambda v: v >= 0,
+        "a number of at least 0",
+        (
+            "population",
+            "min_available_nodes",
+            "local_learning_rate",
+            "local_steps",
+            "example_clipping_norm",
+            "clipping_norm",
+            "noise_multiplier",
+            "weight_cap",
+            "total_weight",
+            "rounds",
+            "server_learning_rate",
+            "max_clients",
+            "record_epsilon",
+            "encrypted_test_images",
+            "encrypted_round_images",
+        ),
+    ),
+    (
+        lambda v: v > 0,
+        "a positive number",
+        (
+            "epsilon",
+            "records_per_client",
+            "round_timeout",
+            "dirichlet_alpha",
+            "lognormal_sigma",
+            "encrypted_round_noise_multiplier",
+        ),
+    ),
+    (lambda v: v >= 3, "at least 3", ("min_clients",)),
+    (lambda v: 0 <= v < 0.5, "a fraction of clients in [0, 0.5)", ("max_corrupt_fraction",)),
+    (lambda v: 0 <= v < 1, "a fraction of clients in [0, 1)", ("max_dropout_fraction",)),
+    (lambda v: 0 <= v < 1, "a probability in [0, 1)", ("dropout_probability",)),
+    # Beyond these, arithmetic in single precision loses what is trained.
+    (lambda v: v <= 10**12, "at most 10^12", ("records_per_client",)),
+    (lambda v: v <= 10**9, "at most 10^9", ("rounds", "local_steps")),
+    (
+        lambda v: v == 0 or 1e-12 <= v <= 1e12,
+        "from 1e-12 to 1e12, or 0 for the model's own recipe",
+        ("example_clipping_norm", "local_learning_rate"),
+    ),
 )
 
 
@@ -92,69 +117,67 @@ PATHS_OF_THE_SERVER = (
 class Settings:
     """Every setting of a run. In the configuration the names are written with dashes.
 
-    A zero in one of the recipe's settings (``rounds`` … ``example_clipping_norm``) stands for
-    the model's own recipe, and is filled in by ``from_config``.
+    A zero in a setting that a ``Recipe`` has too (below zero for the momentum) stands for the
+    model's recipe, and is filled in by ``from_config``. ``docs/settings.md`` describes each.
     """
 
-    # What is learned, and from what.
+    # Data and clients. The partition is a simulation's.
     dataset: str = "mnist"
     data_dir: str = ""
-    model: str = "hog-linear"
-    deployed: bool = False
-
-    # Who has what (simulation only).
     partition: str = "shards"
     partition_seed: int = 0
     dirichlet_alpha: float = 0.3
     lognormal_sigma: float = 1.0
-
-    # Client-level privacy.
     population: int = 0
     population_file: str = ""
     min_available_nodes: int = 0
-    sampling_rate: float = 0.1
-    epsilon: float = 3.0
-    delta: float = 1e-5
-    noise_multiplier: float = 0.0
-    ledger: str = ""
-    resume: str = ""
 
-    # Training.
-    rounds: int = 0
-    clipping_norm: float = 0.0
-    weighting: str = "uniform"
-    weight_cap: float = 0.0
-    total_weight: float = 0.0
-    server_learning_rate: float = 0.0
-    server_momentum: float = -1.0
+    # Model and local training.
+    model: str = "hog-linear"
     local_learning_rate: float = 0.0
     local_steps: int = 0
     example_clipping_norm: float = 0.0
+
+    # Sampling, budget and noise of the client-level guarantee.
+    sampling_rate: float = 0.1
+    epsilon: float = 3.0
+    delta: float = 1e-5
+    clipping_norm: float = 0.0
+    noise_multiplier: float = 0.0
+    weight_cap: float = 0.0
+    total_weight: float = 0.0
+    ledger: str = ""
+
+    # Server.
+    rounds: int = 0
+    server_learning_rate: float = 0.0
+    server_momentum: float = -1.0
     round_timeout: float = 600.0
 
-    # What the server sees of a round: each update, or only the sum of enough.
+    # Secure aggregation: the server opens only the sum of a round's updates.
     secure_aggregation: str = "off"
-    minimum_cohort: int = 40
-    corrupt: float = 0.1
-    dropout: float = 0.2
-    client_dropout: float = 0.02
-    noise: str = "central"
-    largest_cohort: int = 0
-    identities: str = ""
+    min_clients: int = 40
+    max_clients: int = 0
+    max_corrupt_fraction: float = 0.1
+    max_dropout_fraction: float = 0.2
+    dropout_probability: float = 0.02
+    noise_placement: str = "central"
+    client_public_keys: str = ""
 
-    # Record-level privacy, on top.
+    # Record-level guarantee, on top.
     record_epsilon: float = 0.0
     record_delta: float = 1e-5
-    nominal_records: int = 50
+    records_per_client: int = 50
 
-    # Encrypted inference on the finished model.
-    encrypted_images: int = 200
-    encrypted_round: bool = False
-    encrypted_round_images: int = 100
+    # Encrypted inference on the finished model: by the server, and by the nodes.
+    encrypted_test_images: int = 200
+    encrypted_round_images: int = 0
     encrypted_round_release: str = "noised"
-    encrypted_round_noise: float = 5.0
+    encrypted_round_noise_multiplier: float = 5.0
 
-    # Where results go.
+    # Run and results.
+    deployed: bool = False
+    resume: str = ""
     results_dir: str = ""
 
     @classmethod
@@ -180,7 +203,7 @@ class Settings:
 
     @classmethod
     def of_client(cls, config: Mapping[str, Any], *, deployed: bool) -> "Settings":
-        """A run's settings as a client needs them, of which none is looked up on its disk.
+        """A run's settings as a client needs them, without looking at its disk.
 
         Parameters
         ----------
@@ -201,9 +224,9 @@ class Settings:
 
     @classmethod
     def _of(cls, config: Mapping[str, Any]) -> "Settings":
-        known = {field.name.replace("_", "-"): field for field in fields(cls)}
+        known = {kebab(field.name): field for field in fields(cls)}
         values: dict[str, Any] = {}
-        for name, value in config.items():
+        for name, value in without_former_names(config).items():
             if name not in known:
                 raise SettingError(f"{name} = {value!r} is not a setting; {_nearest(name, known)}")
             typed = _typed(name, value, type(known[name].default))
@@ -214,7 +237,12 @@ class Settings:
 
     def as_config(self) -> dict[str, Any]:
         """The settings as they would stand in a configuration."""
-        return {name.replace("_", "-"): value for name, value in asdict(self).items()}
+        return {kebab(name): value for name, value in asdict(self).items()}
+
+    @property
+    def encrypted_round(self) -> bool:
+        """Whether the nodes test the finished model on images of their own, under encryption."""
+        return self.encrypted_round_images > 0
 
     @property
     def planned_participations(self) -> int:
@@ -237,78 +265,33 @@ class Settings:
         )
 
     def _checked(self) -> "Settings":
-        for name, choices in (
-            ("dataset", DATASETS),
-            ("model", tuple(MODELS)),
-            ("partition", PARTITIONS),
-            ("weighting", WEIGHTINGS),
-            ("encrypted_round_release", RELEASES),
-            ("secure_aggregation", SECURE_AGGREGATION),
-            ("noise", NOISES),
-        ):
+        for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                kebab = name.replace("_", "-")
-                raise SettingError(f"{kebab} = {value!r} is unknown; choose {' or '.join(choices)}")
-        self._need("partition_seed", self.partition_seed >= 0, "a whole number of at least 0")
-        self._need("sampling_rate", 0 < self.sampling_rate <= 1, "a number in (0, 1]")
-        self._need("epsilon", self.epsilon > 0, "a positive number")
-        self._need("delta", 0 < self.delta < 1, "a number strictly between 0 and 1")
-        self._need("record_delta", 0 < self.record_delta < 1, "strictly between 0 and 1")
-        self._need("server_momentum", self.server_momentum < 1, "a number below 1")
-        for name in (
-            "population",
-            "min_available_nodes",
-            "noise_multiplier",
-            "rounds",
-            "clipping_norm",
-            "server_learning_rate",
-            "local_learning_rate",
-            "local_steps",
-            "example_clipping_norm",
-            "largest_cohort",
-            "record_epsilon",
-            "encrypted_images",
-            "weight_cap",
-            "total_weight",
-        ):
-            self._need(name, getattr(self, name) >= 0, "a number of at least 0")
+                raise SettingError(
+                    f"{kebab(name)} = {value!r} is unknown; choose {' or '.join(choices)}"
+                )
+        for good, expected, names in _RANGES:
+            for name in names:
+                self._need(name, good(getattr(self, name)), expected)
         if self.population:
             self._need(
                 "min_available_nodes",
                 self.min_available_nodes <= self.population,
                 f"at most the population, {self.population}",
             )
-        self._need("minimum_cohort", self.minimum_cohort >= 3, "at least 3")
-        self._need("corrupt", 0 <= self.corrupt < 0.5, "a share of clients in [0, 0.5)")
-        self._need("dropout", 0 <= self.dropout < 1, "a share of clients in [0, 1)")
-        self._need("client_dropout", 0 <= self.client_dropout < 1, "a probability in [0, 1)")
-        if self.noise == "distributed":
-            curious = self.secure_aggregation == "honest-but-curious"
-            self._need("noise", curious, "'central' unless secure-aggregation = honest-but-curious")
-        for name in (
-            "nominal_records",
-            "round_timeout",
-            "dirichlet_alpha",
-            "lognormal_sigma",
-            "encrypted_round_images",
-            "encrypted_round_noise",
-        ):
-            self._need(name, getattr(self, name) > 0, "a positive number")
-        # Beyond these, arithmetic in single precision loses what is trained.
-        self._need("nominal_records", self.nominal_records <= 10**12, "at most 10^12")
-        for name in ("rounds", "local_steps"):
-            self._need(name, getattr(self, name) <= 10**9, "at most 10^9")
-        for name in ("example_clipping_norm", "local_learning_rate"):
-            value = getattr(self, name)
-            held = value == 0 or 1e-12 <= value <= 1e12
-            self._need(name, held, "from 1e-12 to 1e12, or 0 for the model's own recipe")
-        if self.weighting == "capped":
+        if self.noise_placement == "distributed":
+            self._need(
+                "noise_placement",
+                self.secure_aggregation == "honest-but-curious",
+                "'central' unless secure-aggregation = honest-but-curious",
+            )
+        if self.weight_cap or self.total_weight:
             for name in ("weight_cap", "total_weight"):
-                self._need(name, getattr(self, name) > 0, "positive where weighting = 'capped'")
-        for name in ("identities", "population_file"):
-            if getattr(self, name):
-                self._need(name, self.deployed, "left out in a simulation")
+                self._need(name, getattr(self, name) > 0, "positive: capped weights need both")
+        if not self.deployed:
+            for name in ("client_public_keys", "population_file"):
+                self._need(name, not getattr(self, name), "left out in a simulation")
         return self
 
     def _with_paths_checked(self) -> "Settings":
@@ -324,10 +307,10 @@ class Settings:
             )
         return self
 
-    def _need(self, name: str, good: bool, what: str) -> None:
+    def _need(self, name: str, good: bool, expected: str) -> None:
         if not good:
-            kebab = name.replace("_", "-")
-            raise SettingError(f"{kebab} = {getattr(self, name)!r} is wrong; it must be {what}")
+            value = getattr(self, name)
+            raise SettingError(f"{kebab(name)} = {value!r} is wrong; it must be {expected}")
 
     def _with_recipe(self) -> "Settings":
         recipe = asdict(RECIPES[self.model])
@@ -337,6 +320,33 @@ class Settings:
             if getattr(self, name) < 0 or (getattr(self, name) == 0 and name != "server_momentum")
         }
         return replace(self, **unset)
+
+
+def kebab(name: str) -> str:
+    """The name of a field as configurations write it."""
+    return name.replace("_", "-")
+
+
+def without_former_names(
+    config: Mapping[str, Any], former: Mapping[str, str] = FORMER_NAMES
+) -> dict[str, Any]:
+    """A configuration without the former names that ``pyproject.toml`` lists.
+
+    Raises
+    ------
+    SettingError
+        If one was given a value; the message says what it is called now.
+    """
+    given = {name: v for name, v in config.items() if name in former and v != former[name]}
+    if given:
+        raise SettingError(
+            "; ".join(
+                f"{name} = {value!r} is wrong; {name} is now {former[name]}"
+                + _NOW_MEANS.get(name, "")
+                for name, value in given.items()
+            )
+        )
+    return {name: value for name, value in config.items() if name not in former}
 
 
 def is_folder(path: Path) -> bool:
@@ -356,7 +366,7 @@ def is_file(path: Path) -> bool:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name.replace("_", "-"), known, n=2, cutoff=0.6)
+    near = get_close_matches(kebab(name), known, n=2, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"the settings are {', '.join(known)}"

@@ -1,62 +1,206 @@
-"""Arguments of the wrong kind, refused by name where they are given."""
+"""Checks of arguments, where they are given: an error names the parameter, its value, the remedy.
 
+A value of the wrong kind raises ``TypeError``, one out of range ``ValueError``. Both end with the
+same remedy: ``give``, where it is passed, or what the parameter must be.
+"""
+
+import inspect
 import math
 import numbers
 import operator
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
-def number(name: str, value: Any) -> float:
-    """A finite real number as a float; numpy's are taken, text and True are not.
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    give: str = "",
+) -> float:
+    """A finite real number as a float; NumPy's and scalar arrays are taken, text and True are not.
 
-    Raises
-    ------
-    TypeError
-        If it is none.
-    ValueError
-        If it is not finite.
+    Parameters
+    ----------
+    name, value
+        Of the argument.
+    above, least, below, most : float, optional
+        The range: without (``above``, ``below``) or with (``least``, ``most``) its end.
+    give : str, optional
+        The remedy; by default the range.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} is {shown(value)}; it must be a number")
+    remedy = give and f"give {give}"
+    remedy = remedy or f"it must be a {_range('', above, least, below, most)}"
+    number = _unboxed(value)
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        raise TypeError(f"{name} is {shown(value)}; {remedy}")
     try:
-        real = float(value)
+        real = float(number)
     except OverflowError:  # an integer beyond all doubles
         real = math.inf
-    if not math.isfinite(real):
-        raise ValueError(f"{name} is {shown(value)}; it must be finite")
+    if not math.isfinite(real) or not _inside(real, above, least, below, most):
+        raise ValueError(f"{name} is {shown(value)}; {remedy}")
     return real
 
 
-def whole(name: str, value: Any) -> int:
-    """A whole number as an int; numpy's are taken, 40.0 and True are not.
+def whole(
+    name: str, value: Any, *, least: int | None = None, most: int | None = None, give: str = ""
+) -> int:
+    """A whole number as an int; NumPy's and scalar arrays are taken, 40.0 and True are not.
 
-    Raises
-    ------
-    TypeError
-        If it is none.
+    Parameters
+    ----------
+    name, value, least, most, give
+        As those of :func:`number`.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} is {shown(value)}; it must be a whole number")
-    return operator.index(value)
+    remedy = give and f"give {give}"
+    remedy = remedy or f"it must be a {_range('whole ', None, least, None, most)}"
+    number = _unboxed(value)
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
+        raise TypeError(f"{name} is {shown(value)}; {remedy}")
+    if not _inside(number, None, least, None, most):
+        raise ValueError(f"{name} is {shown(value)}; {remedy}")
+    return operator.index(number)
+
+
+def delta(name: str, value: Any) -> float:
+    """A δ that doubles can account: in (0, 1), and its inverse does not overflow."""
+    give = "a number in [2.3e-308, 1), well below one over the population"
+    return number(name, value, least=sys.float_info.min, below=1, give=give)
 
 
 def of_kind(name: str, value: Any, kind: type | tuple[type, ...], give: str) -> None:
-    """Check that a value is of a kind, or of one of some.
-
-    Raises
-    ------
-    TypeError
-        If it is not, saying what to ``give``.
-    """
+    """Refuse a value that is not of a kind, or of one of several."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} is {shown(value)}; give {give}")
 
 
+def has(name: str, value: Any, members: Iterable[str], give: str) -> None:
+    """Refuse what lacks a protocol's members, and a class in place of its instance."""
+    if isinstance(value, type) or not all(hasattr(value, member) for member in members):
+        raise TypeError(f"{name} is {shown(value)}; give {give}")
+
+
+def called_with(name: str, value: Any, arguments: int, give: str) -> None:
+    """Refuse what cannot be called with so many positional arguments."""
+    try:
+        inspect.signature(value).bind(*range(arguments))
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {shown(value)}; give {give}") from None
+
+
+def text(name: str, value: Any, give: str = "a name") -> str:
+    """A text that is not empty."""
+    of_kind(name, value, str, f"{give}, as text")
+    if not value:
+        raise ValueError(f"{name} is ''; give {give}")
+    return str(value)
+
+
+def exact_bytes(name: str, value: Any, size: int) -> bytes:
+    """Bytes, ``size`` of them."""
+    of_kind(name, value, bytes, f"{size} bytes")
+    if len(value) != size:
+        raise ValueError(f"{name} has {len(value)} bytes; it must have {size}")
+    return bytes(value)
+
+
+def lasting_file(name: str, value: Any) -> Path:
+    """The absolute path of a file that the next process finds again; ``~`` is the user's home.
+
+    A relative path is refused: it would be taken from where the process was started, under Flower
+    by a SuperLink or a SuperNode, and so from another folder as often as not.
+    """
+    give = "the path of a file"
+    if isinstance(value, bytes) or not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} is {shown(value)}; give {give}")
+    given = os.fsdecode(value)
+    if not given:
+        raise ValueError(f"{name} is empty; give {give}")
+    try:
+        path = Path(given).expanduser()
+    except RuntimeError as error:  # "~" and a name of nobody
+        raise ValueError(f"{name} is {given!r}; give {give}: {error}") from error
+    if not path.is_absolute():
+        raise ValueError(
+            f"{name} is {given!r}, a relative path; it would lie where the process was started, "
+            "under Flower by its SuperLink or SuperNode, and may be another project's file, or a "
+            f"new one the next time. Give an absolute path, as '~/{path}' or '{path.absolute()}'"
+        )
+    try:
+        if b"\0" in os.fsencode(given):
+            raise ValueError("it has a null byte")
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{name} is {given!r:.80}; give {give}: {reason}") from error
+    if is_folder:
+        raise ValueError(f"{name} is {str(path)!r}, a folder; give {give}")
+    return path
+
+
 def shown(value: Any) -> str:
-    """A value as an error shows it: itself if it is short, else its kind."""
+    """A value as an error shows it: itself if it is short and no secret, else its kind."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     if isinstance(value, bytes):  # it may be a secret
         return f"{len(value)} bytes"
     if isinstance(value, int) and abs(value) >= 10**30:
         return f"an integer of {value.bit_length()} bits"
-    told = repr(value)
-    return told if len(told) <= 60 and "\n" not in told else f"of type {type(value).__qualname__}"
+    if isinstance(value, tuple | list) and len(value) == 2:
+        return f"({', '.join(map(shown, value))})"
+    full = repr(value)
+    return full if len(full) <= 60 and "\n" not in full else f"of type {type(value).__qualname__}"
+
+
+def _unboxed(value: Any) -> Any:
+    """The number in an array or tensor without dimensions, such as ``x.max()``; else the value."""
+    if getattr(value, "shape", None) != () or getattr(value, "mask", False):
+        return value
+    try:
+        return value.item()
+    except (AttributeError, RuntimeError):  # a tensor without values
+        return value
+
+
+def _inside(
+    value: Any,
+    above: float | None,
+    least: float | None,
+    below: float | None,
+    most: float | None,
+) -> bool:
+    return (
+        (above is None or value > above)
+        and (least is None or value >= least)
+        and (below is None or value < below)
+        and (most is None or value <= most)
+    )
+
+
+def _range(
+    kind: str,
+    above: float | None,
+    least: float | None,
+    below: float | None,
+    most: float | None,
+) -> str:
+    """A range in words: ``number in [0, 1)``, ``whole number of at least 1``."""
+    low, high = least if above is None else above, most if below is None else below
+    if low is not None and high is not None:
+        left, right = "[" if above is None else "(", "]" if below is None else ")"
+        return f"{kind}number in {left}{_end(low)}, {_end(high)}{right}"
+    ends = {"above": above, "of at least": least, "below": below, "of at most": most}
+    limits = "".join(f" {word} {_end(end)}" for word, end in ends.items() if end is not None)
+    return f"{kind or 'finite '}number{limits}"
+
+
+def _end(value: float) -> str:
+    return str(value) if isinstance(value, int) and value < 10**15 else f"{value:g}"

@@ -9,6 +9,7 @@ from strategies._spending import SpentBudgetError as SpentBudgetError
 from strategies._watch import NoUsableReplyError as NoUsableReplyError
 from strategies.checkpoint import Checkpoint as Checkpoint
 from strategies.checkpoint import CheckpointError as CheckpointError
+from strategies.checkpoint import Checkpointing as Checkpointing
 from strategies.clipping import AdaptiveClipping as AdaptiveClipping
 from strategies.clipping import Clipping as Clipping
 from strategies.clipping import FlatClipping as FlatClipping
@@ -18,12 +19,14 @@ from strategies.declining import decline as decline
 from strategies.dp_fedavg import DPFedAvg as DPFedAvg
 from strategies.in_process import InProcessGrid as InProcessGrid
 from strategies.in_process import run_in_process as run_in_process
+from strategies.metrics import Metrics as Metrics
 from strategies.metrics import NoisedMetrics as NoisedMetrics
 from strategies.metrics import PublicMetrics as PublicMetrics
 from strategies.population import Population as Population
 from strategies.population import PopulationExceededError as PopulationExceededError
 from strategies.population import key_identity as key_identity
 from strategies.population import node_identity as node_identity
+from strategies.record_keys import RecordKeys as RecordKeys
 from strategies.result import PrivacyReport as PrivacyReport
 from strategies.result import PrivateResult as PrivateResult
 from strategies.result import SecureAggregationReport as SecureAggregationReport
@@ -41,7 +44,8 @@ from strategies.weighting import CappedWeights as CappedWeights
 from strategies.weighting import UniformWeights as UniformWeights
 from strategies.weighting import Weighting as Weighting
 
-# The cohort rules a strategy takes are accounting's own types.
+# The budget and the cohort rules that a strategy takes are accounting's own types.
+from privacy.accounting import Budget as Budget  # isort: skip
 from privacy.accounting import FixedSize as FixedSize  # isort: skip
 from privacy.accounting import Full as Full  # isort: skip
 from privacy.accounting import Poisson as Poisson  # isort: skip

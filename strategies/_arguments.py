@@ -1,91 +1,39 @@
-"""Arguments of the wrong kind, told by name where they are given."""
+"""Arguments of a strategy: paths that outlast the app, and names that are not taken any more."""
 
-import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from flwr.supercore.utils import get_flwr_home
 
-from privacy import arguments
-from privacy.accounting import Budget
-from privacy.arguments import number, of_kind, shown
-from privacy.lasting_paths import lasting_file
+from privacy.arguments import lasting_file
+
+_P = ParamSpec("_P")
 
 
-def whole(name: str, value: Any, *, least: int = 1) -> int:
-    """A whole number of at least ``least`` as an int; numpy's are taken, 1.0 and True are not.
+def refuse_old_names(
+    old: Mapping[str, str],
+) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+    """Have a constructor answer arguments of other names with how they are given now.
 
-    Raises
-    ------
-    TypeError
-        If it is no integer.
-    ValueError
-        If it is less.
+    Parameters
+    ----------
+    old : mapping of str to str
+        What to give instead, by the name that is not taken.
     """
-    count = arguments.whole(name, value)
-    if count < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return count
 
+    def decorate(init: Callable[_P, None]) -> Callable[_P, None]:
+        @wraps(init)
+        def checked(*args: _P.args, **given: _P.kwargs) -> None:
+            if names := [name for name in given if name in old]:
+                instead = "; ".join(dict.fromkeys(old[name] for name in names))
+                raise TypeError(f"{', '.join(names)}: not an argument here; give {instead}")
+            init(*args, **given)
 
-def delta(name: str, value: Any) -> float:
-    """A δ that can be accounted, as ``privacy.accounting`` judges it.
+        return checked
 
-    Raises
-    ------
-    TypeError
-        If it is no number.
-    ValueError
-        If it is out of range.
-    """
-    value = number(name, value)
-    try:
-        return Budget(1.0, value).delta
-    except ValueError as error:
-        raise ValueError(f"{name} is out of range: {error}") from None
-
-
-def called_with(name: str, value: Any, arguments: int, give: str) -> None:
-    """Check that a value can be called with so many positional arguments.
-
-    Raises
-    ------
-    TypeError
-        If it cannot, saying what to ``give``.
-    """
-    try:
-        inspect.signature(value).bind(*range(arguments))
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is {shown(value)}; give {give}") from None
-
-
-def has(name: str, value: Any, members: Iterable[str], give: str) -> None:
-    """Check that a value is an object with what a protocol asks for, and not its class.
-
-    Raises
-    ------
-    TypeError
-        If it is not, saying what to ``give``.
-    """
-    if isinstance(value, type) or not all(hasattr(value, member) for member in members):
-        raise TypeError(f"{name} is {shown(value)}; give {give}")
-
-
-def text(name: str, value: Any) -> str:
-    """A text that is not empty.
-
-    Raises
-    ------
-    TypeError
-        If it is no text.
-    ValueError
-        If it is empty.
-    """
-    of_kind(name, value, (str,), "text")
-    if not value:
-        raise ValueError(f"{name} is empty; give a name")
-    return str(value)
+    return decorate
 
 
 def file_path(name: str, value: Any) -> Path:

@@ -4,11 +4,12 @@ import numbers
 from typing import get_args
 
 from privacy import arguments
-from privacy.accounting import Event, FixedSize, Sampling
+from privacy.accounting import Budget, Event, Sampling
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism
-from strategies import _arguments
+from strategies.checkpoint import Checkpointing
 from strategies.clipping import AdaptiveClipping, Clipping
-from strategies.metrics import NoisedMetrics, PublicMetrics
+from strategies.metrics import Metrics, NoisedMetrics
+from strategies.record_keys import RecordKeys
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.weighting import CappedWeights, UniformWeights, Weighting
 
@@ -16,7 +17,7 @@ _OPTIMIZERS = "ServerSGD(...), ServerAdam(...) or ServerYogi(...), not an optimi
 
 
 def check_kinds(
-    *, sampling: object, clipping: object, reserve: object, accountant: object, **given: object
+    *, sampling: object, clipping: object, budget: object, reserve: object, **given: object
 ) -> None:
     """Refuse arguments of the wrong kind by name, before anything is opened or spent.
 
@@ -30,40 +31,34 @@ def check_kinds(
         arguments.number("clipping", clipping)
     else:
         norms = "the norm S as a number, PerLayerClipping({...}) or AdaptiveClipping(...)"
-        _arguments.has("clipping", clipping, ("norm", "geometry"), norms)
+        arguments.has("clipping", clipping, ("norm", "geometry"), norms)
+    limit = "Budget(epsilon=3.0, delta=1e-5), with epsilon=math.inf for no limit"
+    arguments.of_kind("budget", budget, (Budget,), limit)
     events = "a sequence of events of privacy.accounting, as EncryptedRound.event in a list"
     arguments.of_kind("reserve", reserve, (list, tuple), events)
     for event in reserve:  # type: ignore[attr-defined]
         arguments.of_kind("reserve", event, get_args(Event), events)
-    if accountant not in (None, "pld", "rdp"):
-        raise ValueError(f"accountant is {accountant!r}; give 'pld' or 'rdp', or leave it out")
-    if accountant == "pld" and isinstance(sampling, FixedSize):
-        raise ValueError("accountant is 'pld', which cannot express FixedSize: leave it out")
-    either = "PublicMetrics(), NoisedMetrics(...) or nothing"
-    for name, kinds, give in (
-        ("train_metrics", (PublicMetrics, NoisedMetrics), either),
-        ("evaluate_metrics", (PublicMetrics, NoisedMetrics), either),
-        ("secure_aggregation", (SecureAggregation,), "SecureAggregation(minimum=...) or nothing"),
-        ("randomness", (Randomness,), "a Randomness of privacy.mechanisms, or leave it out"),
+    kind: type
+    for name, kind, give in (
+        ("metrics", Metrics, "Metrics(train=..., evaluate=...), or leave it out"),
+        ("checkpointing", Checkpointing, "Checkpointing(path, resume=...), or leave it out"),
+        ("record_keys", RecordKeys, "RecordKeys(arrays=...), or leave it out"),
+        ("secure_aggregation", SecureAggregation, "SecureAggregation(minimum=...) or nothing"),
+        ("randomness", Randomness, "a Randomness of privacy.mechanisms, or leave it out"),
     ):
-        arguments.of_kind(name, given[name], (*kinds, type(None)), give)
+        arguments.of_kind(name, given[name], (kind, type(None)), give)
     for name, members, give in (
         ("weighting", ("weight", "total"), "UniformWeights() or CappedWeights(...)"),
         ("mechanism", ("name", "open", "account"), "LatticeGaussian() or ContinuousGaussian()"),
         ("optimizer", ("step", "state_dict", "load_state_dict"), _OPTIMIZERS),
     ):
         if given[name] is not None:
-            _arguments.has(name, given[name], members, give)
+            arguments.has(name, given[name], members, give)
     if given["optimizer"] is not None:
-        _arguments.called_with("optimizer", given["optimizer"].step, 2, _OPTIMIZERS)  # type: ignore[attr-defined]
+        arguments.called_with("optimizer", given["optimizer"].step, 2, _OPTIMIZERS)  # type: ignore[attr-defined]
 
 
-def check_accounted_by_replacement(
-    *,
-    clipping: Clipping,
-    fraction_evaluate: float,
-    evaluate_metrics: PublicMetrics | NoisedMetrics | None,
-) -> None:
+def check_accounted_by_replacement(*, clipping: Clipping, metrics: Metrics) -> None:
     """Refuse what is accounted by adding or removing a client only.
 
     Raises
@@ -75,10 +70,10 @@ def check_accounted_by_replacement(
             "adaptive clipping is not accounted for a cohort of fixed size; use Poisson "
             "sampling or a fixed norm"
         )
-    if fraction_evaluate and isinstance(evaluate_metrics, NoisedMetrics):
+    if metrics.sampling and isinstance(metrics.evaluate, NoisedMetrics):
         raise ValueError(
             "noised evaluation metrics are not accounted beside a cohort of fixed size; use "
-            "Poisson sampling, or set fraction_evaluate to 0"
+            "Poisson sampling, or set metrics.fraction_evaluate to 0"
         )
 
 
@@ -88,8 +83,7 @@ def check_needs_no_single_reply(
     mechanism: SumMechanism,
     weighting: Weighting,
     clipping: Clipping,
-    train_metrics: PublicMetrics | NoisedMetrics | None,
-    fraction_evaluate: float,
+    metrics: Metrics,
     expected_cohort: float,
 ) -> None:
     """Refuse what would need to see a single client's reply.
@@ -113,14 +107,14 @@ def check_needs_no_single_reply(
             "clipping is adaptive, which counts who was clipped; secure aggregation opens "
             "nothing but the sum: give a fixed norm"
         )
-    if train_metrics is not None:
+    if metrics.train is not None:
         raise ValueError(
-            "train_metrics is set; under secure aggregation clients send no metrics: leave it unset"
+            "metrics.train is set; under secure aggregation clients send no metrics: leave it unset"
         )
-    if fraction_evaluate:
+    if metrics.fraction_evaluate:
         raise ValueError(
-            f"fraction_evaluate is {fraction_evaluate}; evaluation would send metrics in "
-            "the clear beside secure aggregation: set it to 0 and use evaluate_fn"
+            f"metrics.fraction_evaluate is {metrics.fraction_evaluate}; evaluation would send "
+            "metrics in the clear beside secure aggregation: set it to 0 and use evaluate_fn"
         )
     if expected_cohort < secure.minimum:
         raise ValueError(

@@ -12,11 +12,11 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from privacy import arguments
-from strategies import _arguments
+from privacy.accounting import Budget
 from strategies._operator_log import operator_log
 from strategies._run_state import RunState
 from strategies._spending import Spending
-from strategies.checkpoint import Checkpoint
+from strategies.checkpoint import Checkpoint, Checkpointing
 from strategies.population import Register
 from strategies.result import PrivacyReport, PrivateResult
 from strategies.streaming import stream_replies
@@ -41,9 +41,8 @@ class AccountedRun(Strategy):
     _spending: Spending
     _resumed: Checkpoint | None
     _started = False
-    checkpoint: Path | None
-    iterate_average: float
-    target_delta: float
+    budget: Budget
+    checkpointing: Checkpointing
     min_available_nodes: int
 
     @abstractmethod
@@ -123,17 +122,15 @@ class AccountedRun(Strategy):
             If clients were asked and no reply could ever be used. Under secure aggregation, where
             the round in which that shows is paid, ``privacy.stopped`` says so instead.
         """
-        _arguments.has("grid", grid, ("get_nodes", "push_messages"), "the Grid of the ServerApp")
+        arguments.has("grid", grid, ("get_nodes", "push_messages"), "the Grid of the ServerApp")
         arguments.of_kind("initial_arrays", initial_arrays, (ArrayRecord,), _GIVE_ARRAYS)
-        num_rounds = _arguments.whole("num_rounds", num_rounds)
-        timeout = arguments.number("timeout", timeout)
-        if timeout <= 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
+        num_rounds = arguments.whole("num_rounds", num_rounds, least=1)
+        timeout = arguments.number("timeout", timeout, above=0)
         for name, config in (("train_config", train_config), ("evaluate_config", evaluate_config)):
             arguments.of_kind(name, config, (ConfigRecord, type(None)), "a ConfigRecord")
         if evaluate_fn is not None:
             takes = "a function of the round's number and its ArrayRecord"
-            _arguments.called_with("evaluate_fn", evaluate_fn, 2, takes)
+            arguments.called_with("evaluate_fn", evaluate_fn, 2, takes)
         train_config = ConfigRecord() if train_config is None else train_config
         evaluate_config = ConfigRecord() if evaluate_config is None else evaluate_config
         if self._started:  # the next run is a new one, on the same ledger
@@ -191,7 +188,7 @@ class AccountedRun(Strategy):
             arrays = stepped
             if metrics is not None:
                 result.train_metrics_clientapp[number] = metrics
-            result.arrays = self._state.averaged(arrays, self.iterate_average)
+            result.arrays = self._state.averaged(arrays)
             self._keep(number, arrays)
 
             evaluation = self.configure_evaluate(number, result.arrays, evaluate_config, grid)
@@ -211,13 +208,13 @@ class AccountedRun(Strategy):
                     number,
                     num_rounds,
                     self._state.epsilon_by_round[number],
-                    self.target_delta,
+                    self.budget.delta,
                     "".join(f", {dict(record)}" for record in told),
                 )
 
         result.privacy = self.report()
         ended = "Ended early" if self._ended() else "Finished"
-        log(INFO, "%s: ε = %.4g at δ = %g", ended, result.privacy.epsilon, self.target_delta)
+        log(INFO, "%s: ε = %.4g at δ = %g", ended, result.privacy.epsilon, self.budget.delta)
         return result
 
     def _warn_of_absent_clients(self, grid: Grid) -> None:
@@ -243,7 +240,8 @@ class AccountedRun(Strategy):
         return self._state.restore(self._resumed, initial), self._resumed.round + 1
 
     def _keep(self, number: int, arrays: ArrayRecord) -> None:
-        if self.checkpoint is None:
+        path = self.checkpointing.path
+        if path is None:
             return
         kept = self._state.checkpoint(
             number,
@@ -252,11 +250,11 @@ class AccountedRun(Strategy):
             settings=self._settings(),
         )
         try:
-            kept.save(self.checkpoint)
+            kept.save(Path(path))
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{error.strerror}: the checkpoint {self.checkpoint} cannot be written; what is "
+                f"{error.strerror}: the checkpoint {path} cannot be written; what is "
                 f"there is of an earlier round. Round {number} stands in the ledger",
             ) from error
 

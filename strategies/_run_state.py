@@ -61,8 +61,9 @@ class RunState:
         """The state of a new run. Copies: a run changes them, and they may serve another."""
         return cls(copy.deepcopy(clipping), copy.deepcopy(optimizer), noise_multiplier)
 
-    def averaged(self, arrays: ArrayRecord, decay: float) -> ArrayRecord:
+    def averaged(self, arrays: ArrayRecord) -> ArrayRecord:
         """The exponential average of the iterates, bias-corrected by starting at the first."""
+        decay = getattr(self.optimizer, "iterate_average", 0.0)
         if not decay:
             return arrays
         template = Template(arrays)

@@ -41,10 +41,8 @@ class Spending:
         What the guarantee is about.
     accountant : "pld" or "rdp"
         What composes the events.
-    delta : float
-        δ.
-    budget : Budget, optional
-        What all runs together may spend. Default: no limit.
+    budget : Budget
+        What all runs together may spend.
     private : bool
         Whether randomness is the operating system's. A seeded run keeps a ledger of its own:
         what it released is private from nobody, and no private run may go on from it.
@@ -61,8 +59,7 @@ class Spending:
         population: str,
         adjacency: Adjacency,
         accountant: Accountant,
-        delta: float,
-        budget: Budget | None,
+        budget: Budget,
         private: bool,
         at_least: Position | None,
         reserved: Sequence[Event] = (),
@@ -71,7 +68,7 @@ class Spending:
         self._population = population if private else f"{population} (seeded: not private)"
         self._adjacency = adjacency
         self._accountant: Accountant = accountant
-        self._delta = delta
+        self._delta = budget.delta
         self.budget = budget
         self._private = private
         self.reserved = tuple(reserved)
@@ -124,7 +121,7 @@ class Spending:
 
     def affordable(self, due: Iterable[Event]) -> bool:
         """Whether these events still fit the budget, and leave what is reserved."""
-        if self.budget is None:
+        if self.budget.epsilon == math.inf:
             return True
         return self.epsilon_with(due) <= self.budget.epsilon
 
@@ -147,7 +144,7 @@ class Spending:
 
     def affordable_alone(self, due: Iterable[Event]) -> bool:
         """Whether these events would fit the budget if no earlier run had paid anything."""
-        return self.budget is None or self._together(due) <= self.budget.epsilon
+        return self._together(due) <= self.budget.epsilon
 
     def _together(self, events: Iterable[Event]) -> float:
         return self.cost([*events, *self.reserved])
@@ -207,10 +204,8 @@ class Spending:
         Raises
         ------
         ValueError
-            If there is no budget, or what was paid and what else will be cannot be accounted.
+            If what was paid and what else will be cannot be accounted.
         """
-        if self.budget is None:  # the strategy's constructor has seen to it
-            raise ValueError("target_epsilon is not set")
         besides = list(besides)
         if not self.affordable(besides):  # said here, so that below only noise can be the matter
             return None

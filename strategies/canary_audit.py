@@ -86,7 +86,7 @@ class _CanaryApp(ClientApp):
         if not self._included[canary] or message.metadata.message_type != MessageType.TRAIN:
             raise RuntimeError("this canary declines")
         strategy = self._strategy
-        template = Template(message.content.array_records[strategy.arrayrecord_key])
+        template = Template(message.content.array_records[strategy.record_keys.arrays])
         arrays = [array.copy() for array in template.arrays]
         place = int(self._directions.places[canary])
         for array in arrays:
@@ -95,7 +95,9 @@ class _CanaryApp(ClientApp):
                 array.reshape(-1)[place] += step
                 break
             place -= array.size
-        metrics = MetricRecord({strategy.weighted_by_key: 1e9})  # as heavy as the cap allows
+        metrics = MetricRecord(
+            {strategy.record_keys.weighted_by: 1e9}
+        )  # as heavy as the cap allows
         return Message(
             RecordDict({"arrays": template.record(arrays), "metrics": metrics}), reply_to=message
         )
@@ -197,7 +199,7 @@ def audit_strategy(
                     "audit the same strategy without it"
                 )
             app = _CanaryApp(client_app, strategy, directions, included, clients)
-            grid = _CountingGrid(app, clients + canaries, strategy.configrecord_key)
+            grid = _CountingGrid(app, clients + canaries, strategy.record_keys.config)
             try:
                 result = strategy.start(grid, initial_arrays, num_rounds=num_rounds)
             except PopulationExceededError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.numpy import save
 
 from privacy.accounting import Position
 from privacy.files import write_durably
+from strategies import _arguments
 
 Vector = npt.NDArray[Any]
 
@@ -22,6 +24,38 @@ _FORMAT = "bloomseal-checkpoint-1"
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, torn, altered, or of another run."""
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """Where a run keeps its state after each round, and from where it goes on.
+
+    Parameters
+    ----------
+    path : path-like, optional
+        The file that holds the last round's released state. Absolute, or beginning with ``~``.
+        Default: nothing is kept.
+    resume : path-like, optional
+        A checkpoint to go on from, usually the same file. The interrupted round is played again,
+        with fresh randomness, and paid again. Under secure aggregation against a malicious
+        server, clients that had endorsed its sum decline it with others than those
+        (``docs/secure-aggregation.md``).
+
+    Raises
+    ------
+    TypeError
+        If one is no path.
+    ValueError
+        If one is relative, or inside an app as Flower unpacks it.
+    """
+
+    path: str | os.PathLike[str] | None = None
+    resume: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("path", "resume"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _arguments.file_path(f"checkpointing.{name}", value))
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,7 @@ _SMALLEST, _LARGEST = 1e-12, 1e12
 
 
 def _check_norm(name: str, value: float) -> float:
-    value = arguments.number(name, value)
-    if not _SMALLEST <= value <= _LARGEST:
-        raise ValueError(f"{name} must lie in [{_SMALLEST:g}, {_LARGEST:g}], got {value}")
-    return value
+    return arguments.number(name, value, least=_SMALLEST, most=_LARGEST)
 
 
 class Clipping(Protocol):
@@ -128,12 +125,10 @@ class AdaptiveClipping:
 
     def __post_init__(self) -> None:
         _check_norm("initial_norm", self.initial_norm)
-        if not 0 < arguments.number("quantile", self.quantile) < 1:
-            raise ValueError(f"quantile must lie strictly between 0 and 1, got {self.quantile}")
-        if arguments.number("learning_rate", self.learning_rate) <= 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.count_noise is not None and arguments.number("count_noise", self.count_noise) <= 0:
-            raise ValueError(f"count_noise must be positive, got {self.count_noise}")
+        arguments.number("quantile", self.quantile, above=0, below=1)
+        arguments.number("learning_rate", self.learning_rate, above=0)
+        if self.count_noise is not None:
+            arguments.number("count_noise", self.count_noise, above=0)
         self.norm = self.initial_norm
 
     def geometry(self, names: Sequence[str]) -> ClippingGeometry:

@@ -1,7 +1,5 @@
 """Who takes part in a round: drawn over the whole population, before anyone looks who is there."""
 
-from math import isfinite
-
 import numpy as np
 import numpy.typing as npt
 
@@ -57,10 +55,3 @@ def expected_fraction(sampling: Sampling, population: int) -> float:
             )
         return sampling.cohort / population
     return 1.0
-
-
-def metrics_sampling(fraction: float) -> Poisson | Full:
-    """The rule that draws evaluators: Poisson with the given rate, or everyone at 1."""
-    if not (isfinite(fraction) and 0 < fraction <= 1):
-        raise ValueError(f"fraction_evaluate must lie in [0, 1], got {fraction}")
-    return Full() if fraction == 1 else Poisson(fraction)

@@ -53,11 +53,12 @@ from strategies._run import AccountedRun
 from strategies._run_state import RunState, settings_text
 from strategies._spending import BudgetError, Spending, SpentBudgetError
 from strategies._watch import AskedInVain, NoUsableReplyError, RunWatch
-from strategies.checkpoint import Checkpoint
+from strategies.checkpoint import Checkpoint, Checkpointing
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
-from strategies.cohort import draw_cohort, expected_fraction, metrics_sampling
-from strategies.metrics import NoisedMetrics, NoisedMetricsSum, PublicMetrics
+from strategies.cohort import draw_cohort, expected_fraction
+from strategies.metrics import Metrics, NoisedMetrics, NoisedMetricsSum, PublicMetrics
 from strategies.population import Population, PopulationExceededError, Register
+from strategies.record_keys import RecordKeys
 from strategies.result import PrivacyReport, SecureAggregationReport, warn_of_large_delta
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.messages import Bounding
@@ -69,6 +70,32 @@ from strategies.weighting import CappedWeights, UniformWeights, Weighting
 Vector = npt.NDArray[Any]
 
 
+_BUDGET, _METRICS = (
+    "budget=Budget(epsilon=…, delta=…)",
+    "metrics=Metrics(evaluate=…, fraction_evaluate=…)",
+)
+_CHECKPOINTING = "checkpointing=Checkpointing(path, resume=…)"
+_NO_MINIMUM = "min_available_nodes, for which the whole round waits"
+# Arguments of another name, here before or in Flower's FedAvg.
+_OLD_NAMES = {
+    "target_epsilon": _BUDGET,
+    "target_delta": _BUDGET,
+    "accountant": "nothing: it follows from the sampling",
+    "iterate_average": "optimizer=ServerSGD(iterate_average=…)",
+    "train_metrics": "metrics=Metrics(train=…)",
+    "evaluate_metrics": _METRICS,
+    "fraction_evaluate": _METRICS,
+    "checkpoint": _CHECKPOINTING,
+    "resume": _CHECKPOINTING,
+    "arrayrecord_key": "record_keys=RecordKeys(arrays=…)",
+    "configrecord_key": "record_keys=RecordKeys(config=…)",
+    "weighted_by_key": "record_keys=RecordKeys(weighted_by=…)",
+    "fraction_train": "sampling=Poisson(q)",
+    "min_train_nodes": _NO_MINIMUM,
+    "min_evaluate_nodes": _NO_MINIMUM,
+    "train_metrics_aggr_fn": "metrics=Metrics(train=PublicMetrics(…) or NoisedMetrics(…))",
+    "evaluate_metrics_aggr_fn": "metrics=Metrics(evaluate=PublicMetrics(…) or NoisedMetrics(…))",
+}
 _OWN_LEDGER = "for other clients, give a ledger of their own"
 _WARNED, _REFUSED = 2, 10  # times the noise that the whole budget would have bought
 
@@ -107,21 +134,20 @@ class DPFedAvg(AccountedRun):
         protect against adding or removing one client, a fixed size against replacing one.
     clipping : float, FlatClipping, PerLayerClipping or AdaptiveClipping
         The clipping norm S, or how it is found.
+    budget : Budget
+        ε and δ of the population over all runs. A round that would pass it is not begun: the
+        remaining rounds send nothing, and the result says so. A run whose first round would pass
+        it is refused by ``start``, as is one for which earlier runs have left so little that
+        calibrated noise would have to be ten times that of a first run. With ``math.inf`` as ε,
+        and a noise multiplier, there is no limit.
     ledger : path-like
         The ledger of this population, shared by all its runs; made if it is not there. Each
         round's event is durable in it before the round's noisy result is used. An absolute path,
-        or one that begins with ``~``, as are ``checkpoint`` and ``resume``: a relative one would
-        lie where Flower's SuperLink was started.
-    target_delta : float
-        δ.
+        or one that begins with ``~``: a relative one would lie where Flower's SuperLink was
+        started.
     noise_multiplier : float, optional
         z of a round: the noise on the sum has standard deviation z·S. Zero: no noise and ε = ∞.
-        If left out, it is calibrated in ``start`` so that all rounds fit ``target_epsilon``.
-    target_epsilon : float, optional
-        The budget of the population over all runs. A round that would pass it is not begun: the
-        remaining rounds send nothing, and the result says so. A run whose first round would pass
-        it is refused by ``start``, as is one for which earlier runs have left so little that
-        calibrated noise would have to be ten times that of a first run.
+        If left out, it is calibrated in ``start`` so that all rounds fit the budget.
     reserve : sequence of Event
         What will be paid from that budget after training, as ``EncryptedRound.event`` tells it;
         the rounds leave room for it.
@@ -131,22 +157,10 @@ class DPFedAvg(AccountedRun):
         ``LatticeGaussian()`` (safe in finite precision) or ``ContinuousGaussian()``.
     optimizer : ServerOptimizer, optional
         What the server does with the noisy average. Default: ``ServerSGD()``, plain averaging.
-    iterate_average : float
-        If above zero, evaluate and return an exponential average of the models with this decay.
-    train_metrics : PublicMetrics or NoisedMetrics, optional
-        What is told of the clients' training metrics. Default: nothing.
-    fraction_evaluate : float
-        The rate at which clients are asked to evaluate each round. Default: 0.
-    evaluate_metrics : PublicMetrics or NoisedMetrics, optional
-        What is told of their metrics; needed if ``fraction_evaluate`` is above 0.
-    accountant : "pld" or "rdp", optional
-        Default: the tightest that can express the sampling.
-    checkpoint : path-like, optional
-        Where each round's released state is kept. Default: nowhere.
-    resume : path-like, optional
-        A checkpoint to go on from. The interrupted round is played again, with fresh randomness,
-        and paid again. Under secure aggregation against a malicious server, clients that had
-        endorsed its sum decline it with others than those (``docs/secure-aggregation.md``).
+    metrics : Metrics, optional
+        What is told of clients' metrics, and how many clients evaluate. Default: nothing, nobody.
+    checkpointing : Checkpointing, optional
+        Where each round's released state is kept, and from where to go on. Default: nowhere.
     min_available_nodes : int
         How many nodes of the population must be connected before a round begins. A round that
         finds hardly anybody there, because the server or its network has just come back, costs
@@ -155,11 +169,11 @@ class DPFedAvg(AccountedRun):
     secure_aggregation : SecureAggregation, optional
         Open sums only, of enough clients. Every client then needs ``SecureAggregationMod``.
         Default: the server sees each update.
+    record_keys : RecordKeys, optional
+        Keys in the records, as in Flower's ``FedAvg``.
     randomness : Randomness, optional
         Default: the operating system's. A seeded one is for tests; it voids all privacy, and
         the result says so.
-    weighted_by_key, arrayrecord_key, configrecord_key : str
-        Keys in the records, as in Flower's ``FedAvg``.
 
     Raises
     ------
@@ -174,68 +188,55 @@ class DPFedAvg(AccountedRun):
     ...     population=1000,
     ...     sampling=Poisson(0.1),
     ...     clipping=0.1,
-    ...     target_epsilon=3.0,
-    ...     target_delta=1e-5,
+    ...     budget=Budget(epsilon=3.0, delta=1e-5),
     ...     ledger="~/privacy-ledger.jsonl",
     ... )  # doctest: +SKIP
     >>> result = strategy.start(grid, initial_arrays, num_rounds=100)  # doctest: +SKIP
     """
 
+    @_arguments.refuse_old_names(_OLD_NAMES)
     def __init__(
         self,
         *,
         population: Population | int,
         sampling: Sampling,
         clipping: Clipping | float,
+        budget: Budget,
         ledger: str | os.PathLike[str],
-        target_delta: float,
         noise_multiplier: float | None = None,
-        target_epsilon: float | None = None,
         reserve: Sequence[Event] = (),
         weighting: Weighting | None = None,
         mechanism: SumMechanism | None = None,
         optimizer: ServerOptimizer | None = None,
-        iterate_average: float = 0.0,
-        train_metrics: PublicMetrics | NoisedMetrics | None = None,
-        fraction_evaluate: float = 0.0,
-        evaluate_metrics: PublicMetrics | NoisedMetrics | None = None,
-        accountant: Accountant | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        resume: str | os.PathLike[str] | None = None,
+        metrics: Metrics | None = None,
+        checkpointing: Checkpointing | None = None,
         min_available_nodes: int = 2,
         secure_aggregation: SecureAggregation | None = None,
+        record_keys: RecordKeys | None = None,
         randomness: Randomness | None = None,
-        weighted_by_key: str = "num-examples",
-        arrayrecord_key: str = "arrays",
-        configrecord_key: str = "config",
     ) -> None:
         check_kinds(
             sampling=sampling,
             clipping=clipping,
+            budget=budget,
             reserve=reserve,
             weighting=weighting,
             mechanism=mechanism,
             optimizer=optimizer,
-            train_metrics=train_metrics,
-            evaluate_metrics=evaluate_metrics,
-            accountant=accountant,
+            metrics=metrics,
+            checkpointing=checkpointing,
+            record_keys=record_keys,
             secure_aggregation=secure_aggregation,
             randomness=randomness,
         )
         if isinstance(clipping, numbers.Real):
             clipping = float(clipping)
         ledger = _arguments.file_path("ledger", ledger)
-        checkpoint = None if checkpoint is None else _arguments.file_path("checkpoint", checkpoint)
-        resume = None if resume is None else _arguments.file_path("resume", resume)
-        target_delta = _arguments.delta("target_delta", target_delta)
-        iterate_average = arguments.number("iterate_average", iterate_average)
-        fraction_evaluate = arguments.number("fraction_evaluate", fraction_evaluate)
+        self.metrics = Metrics() if metrics is None else metrics
+        self.checkpointing = Checkpointing() if checkpointing is None else checkpointing
+        self.record_keys = RecordKeys() if record_keys is None else record_keys
         if noise_multiplier is not None:
             noise_multiplier = arguments.number("noise_multiplier", noise_multiplier)
-        if target_epsilon is not None:
-            target_epsilon = arguments.number("target_epsilon", target_epsilon)
-            if target_epsilon <= 0:
-                raise ValueError(f"target_epsilon must be above 0, got {target_epsilon}")
         self._register = Register(population)
         size = self._register.size
         self.sampling: Sampling = sampling
@@ -257,47 +258,27 @@ class DPFedAvg(AccountedRun):
             else Adjacency.ADD_OR_REMOVE_ONE
         )
         self.secure_aggregation = secure_aggregation
-        self.accountant: Accountant = accountant or (
-            "rdp" if isinstance(sampling, FixedSize) else "pld"
-        )
-        if noise_multiplier is None and target_epsilon is None:
+        self.accountant: Accountant = "rdp" if isinstance(sampling, FixedSize) else "pld"
+        if noise_multiplier is None and budget.epsilon == math.inf:
             raise ValueError(
-                "neither noise_multiplier nor target_epsilon is set; give the noise, or the ε "
+                "noise_multiplier is not set and budget.epsilon is inf; give the noise, or the ε "
                 "from which start() calibrates it"
             )
         if noise_multiplier is not None:
             self.mechanism.account(noise_multiplier=noise_multiplier, sampling=sampling)
         self._given_noise_multiplier = noise_multiplier
         self._state = self._fresh_state()
-        self.target_delta = target_delta
-        budget = None if target_epsilon is None else Budget(target_epsilon, target_delta)
-        if not 0 <= iterate_average < 1:
-            raise ValueError(f"iterate_average must lie in [0, 1), got {iterate_average}")
-        self.iterate_average = iterate_average
-        self.train_metrics = train_metrics
-        self.fraction_evaluate = fraction_evaluate
-        self.evaluate_metrics = evaluate_metrics
-        if fraction_evaluate:
-            self._evaluate_sampling = metrics_sampling(fraction_evaluate)
-            if evaluate_metrics is None:
-                raise ValueError(
-                    "fraction_evaluate is above 0 but evaluate_metrics is not set; say "
-                    "NoisedMetrics(ranges=...) or PublicMetrics()"
-                )
+        # As Python's own numbers, which any process writes alike into a checkpoint.
+        self.budget = Budget(float(budget.epsilon), float(budget.delta))
         if self.adjacency is Adjacency.REPLACE_ONE:
-            check_accounted_by_replacement(
-                clipping=self.clipping,
-                fraction_evaluate=fraction_evaluate,
-                evaluate_metrics=evaluate_metrics,
-            )
+            check_accounted_by_replacement(clipping=self.clipping, metrics=self.metrics)
         if secure_aggregation is not None:
             check_needs_no_single_reply(
                 secure_aggregation,
                 mechanism=self.mechanism,
                 weighting=self.weighting,
                 clipping=self.clipping,
-                train_metrics=train_metrics,
-                fraction_evaluate=fraction_evaluate,
+                metrics=self.metrics,
                 expected_cohort=self._expected_cohort,
             )
         self._secure_number = 0
@@ -307,8 +288,7 @@ class DPFedAvg(AccountedRun):
             if secure_aggregation is None
             else secure_aggregation.presence(size, sampling)
         )
-        self.checkpoint = checkpoint
-        wanted = _arguments.whole("min_available_nodes", min_available_nodes, least=0)
+        wanted = arguments.whole("min_available_nodes", min_available_nodes, least=0)
         if wanted > max(size, 2):
             raise ValueError(
                 f"min_available_nodes is {wanted}, more than the population of {size}; no round "
@@ -316,21 +296,17 @@ class DPFedAvg(AccountedRun):
             )
         self.min_available_nodes = min(wanted, size)
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
-        self.weighted_by_key = _arguments.text("weighted_by_key", weighted_by_key)
-        self.arrayrecord_key = _arguments.text("arrayrecord_key", arrayrecord_key)
-        self.configrecord_key = _arguments.text("configrecord_key", configrecord_key)
         self._train_round: TrainRound | SecureTrainRound | None = None
         self._train_asked = self._evaluate_asked = Asked([])
-        self._target_epsilon = target_epsilon
-        self._resumed = None if resume is None else self._load(resume)
+        resume = self.checkpointing.resume
+        self._resumed = None if resume is None else self._load(Path(resume))
         self._begin_watch()
         self._spending = Spending(
             ledger,
             population=self._register.name,
             adjacency=self.adjacency,
             accountant=self.accountant,
-            delta=target_delta,
-            budget=budget,
+            budget=self.budget,
             private=self._randomness.private,
             at_least=None if self._resumed is None else self._resumed.position,
             reserved=reserve,
@@ -355,7 +331,7 @@ class DPFedAvg(AccountedRun):
         learned = self._resumed is not None and RunState.has_learned(self._resumed)
         self._train_in_vain = AskedInVain(size, any_used=learned)
         self._evaluate_in_vain = AskedInVain(size, any_used=learned)
-        self._evaluating = bool(self.fraction_evaluate)
+        self._evaluate_sampling = self.metrics.sampling
 
     @property
     def clipping(self) -> Clipping:
@@ -381,13 +357,11 @@ class DPFedAvg(AccountedRun):
                 "weighting": self.weighting,
                 "mechanism": self.mechanism.name,
                 "optimizer": self._optimizer_at_first,
-                "iterate_average": self.iterate_average,
                 "noise_multiplier": self._given_noise_multiplier,
-                "target_epsilon": self._target_epsilon,
-                "target_delta": self.target_delta,
-                "train_metrics": self.train_metrics,
-                "fraction_evaluate": self.fraction_evaluate,
-                "evaluate_metrics": self.evaluate_metrics,
+                "budget": self.budget,
+                "metrics.train": self.metrics.train,
+                "metrics.evaluate": self.metrics.evaluate,
+                "metrics.fraction_evaluate": self.metrics.fraction_evaluate,
                 "secure_aggregation": self.secure_aggregation,
             }
         )
@@ -429,12 +403,10 @@ class DPFedAvg(AccountedRun):
         return template
 
     def _evaluate_events(self) -> list[Event]:
-        if not self._evaluating or not isinstance(self.evaluate_metrics, NoisedMetrics):
+        rule, sampling = self.metrics.evaluate, self._evaluate_sampling
+        if sampling is None or not isinstance(rule, NoisedMetrics):
             return []
-        event = self.mechanism.account(
-            noise_multiplier=self.evaluate_metrics.noise_multiplier,
-            sampling=self._evaluate_sampling,
-        )
+        event = self.mechanism.account(noise_multiplier=rule.noise_multiplier, sampling=sampling)
         return [event]
 
     def _multipliers(self) -> Multipliers:
@@ -448,19 +420,19 @@ class DPFedAvg(AccountedRun):
             )
             count = 2 * sigma  # a bit moves the centred count by 1/2
             others.append(count)
-        if isinstance(self.train_metrics, NoisedMetrics):
-            others.append(self.train_metrics.noise_multiplier)
+        if isinstance(self.metrics.train, NoisedMetrics):
+            others.append(self.metrics.train.noise_multiplier)
         return Multipliers(share_multiplier(z, others), count)
 
     def _calibrate(self, initial: ArrayRecord, rounds: int) -> None:
         self._measure(initial)
         given = self._state.noise_multiplier is not None
-        if self.secure_aggregation is not None and self._spending.budget is not None:
+        if self.secure_aggregation is not None and self.budget.epsilon < math.inf:
             self.secure_aggregation.check_presence(
                 self._register.size,
                 self.sampling,
                 rounds=1 if given else rounds,  # a run with noise of its own may end early
-                delta=self.target_delta,
+                delta=self.budget.delta,
                 paid=[record.event for record in self._spending.ledger.records],
             )
         if given:
@@ -472,7 +444,7 @@ class DPFedAvg(AccountedRun):
         if self._state.noise_multiplier is None:
             taken, remedies = self._beside_training(rounds)
             if math.isfinite(self._spending.epsilon_with(besides * rounds)):
-                remedies.append("raise target_epsilon")
+                remedies.append("raise budget.epsilon")
             raise (SpentBudgetError if self._spending.ledger.records else BudgetError)(
                 f"no noise is enough for {_rounds(rounds)} within {self._budget_text()}"
                 f"{', of which ' * bool(taken)}{'; '.join(taken)}. The run was not begun: "
@@ -484,13 +456,13 @@ class DPFedAvg(AccountedRun):
         """What takes from the budget beside the models of so many rounds, and what would help."""
         taken, remedies = [], []
         if evaluated := self._evaluate_events() * rounds:
-            each = self.evaluate_metrics
+            each = self.metrics.evaluate
             z = each.noise_multiplier if isinstance(each, NoisedMetrics) else math.nan
             taken.append(
-                f"evaluate_metrics (noise_multiplier {z:g}, in {_rounds(rounds)}) takes ε = "
+                f"metrics.evaluate (noise_multiplier {z:g}, in {_rounds(rounds)}) takes ε = "
                 f"{self._spending.cost(evaluated):.6g}"
             )
-            remedies.append("give evaluate_metrics a larger noise_multiplier")
+            remedies.append("give metrics.evaluate a larger noise_multiplier")
         if reserved := self._spending.reserved:
             taken.append(
                 f"what is reserved for after training takes ε = {self._spending.cost(reserved):.6g}"
@@ -524,7 +496,7 @@ class DPFedAvg(AccountedRun):
         if bought_alone(_REFUSED):
             raise SpentBudgetError(
                 f"{left}, more than {_REFUSED} times the noise of a first run. Raise "
-                "target_epsilon; or, for other clients, give a ledger of their own; or set "
+                "budget.epsilon; or, for other clients, give a ledger of their own; or set "
                 "noise_multiplier yourself, and the run ends when the budget does"
             )
         if bought_alone(_WARNED):
@@ -542,7 +514,7 @@ class DPFedAvg(AccountedRun):
         BudgetError
             If not one round fits the whole of it.
         """
-        if self._spending.budget is None or rounds < 1:
+        if self.budget.epsilon == math.inf or rounds < 1:
             return
         self._measure(arrays)
         due = [*self._train_events(), *self._evaluate_events()]
@@ -564,7 +536,7 @@ class DPFedAvg(AccountedRun):
         taken, others = self._beside_training(1)
         remedies = self._noise_needed(rounds) or others
         if math.isfinite(needed):
-            remedies.append(f"raise target_epsilon to {_rounded_up(needed)} or more")
+            remedies.append(f"raise budget.epsilon to {_rounded_up(needed)} or more")
         if self._spending.ledger.records and _OWN_LEDGER not in remedies:
             remedies.append(_OWN_LEDGER)
         raise (SpentBudgetError if self._spending.ledger.records else BudgetError)(
@@ -601,7 +573,7 @@ class DPFedAvg(AccountedRun):
         return self._multipliers().update * math.sqrt(size) / self._denominator
 
     def _say_noise(self, arrays: ArrayRecord, rounds: int) -> None:
-        warn_of_large_delta(self.target_delta, self._register.size)
+        warn_of_large_delta(self.budget.delta, self._register.size)
         noise = self._noise_beside_norm(arrays)
         log(
             INFO,
@@ -620,8 +592,7 @@ class DPFedAvg(AccountedRun):
             )
 
     def _budget_text(self) -> str:
-        limit = math.inf if self._target_epsilon is None else self._target_epsilon
-        return f"the budget of ε = {limit:g} at δ = {self.target_delta:g}"
+        return f"the budget of ε = {self.budget.epsilon:g} at δ = {self.budget.delta:g}"
 
     def _stop(self, why: str) -> None:
         self._state.stopped = why
@@ -658,7 +629,7 @@ class DPFedAvg(AccountedRun):
         z, secure = self._state.noise_multiplier, self.secure_aggregation
         return PrivacyReport(
             epsilon=self.epsilon(),
-            delta=self.target_delta,
+            delta=self.budget.delta,
             noise_multiplier=math.inf if z is None else z,
             clipping_norm=self.clipping.norm,
             sampling=self.sampling.kind,
@@ -699,7 +670,7 @@ class DPFedAvg(AccountedRun):
         """What this population has paid, as Flower's own private strategies tell it."""
         return PrivacySpent(
             epsilon=self.epsilon(),
-            delta=self.target_delta,
+            delta=self.budget.delta,
             num_releases=len(self._spending.paid.records),
             accounting_method=self.accountant,
         )
@@ -710,9 +681,9 @@ class DPFedAvg(AccountedRun):
         """Log the settings. All of them are public."""
         size = self._register.size
         log(INFO, "\t├──> Privacy of every client (%s):", self.adjacency.value)
-        limit = self._target_epsilon
-        epsilon = "no limit" if limit is None else f"at most {limit:g}"
-        log(INFO, "\t│\t├── ε: %s at δ = %g (%s)", epsilon, self.target_delta, self.accountant)
+        limit = self.budget.epsilon
+        epsilon = "no limit" if limit == math.inf else f"at most {limit:g}"
+        log(INFO, "\t│\t├── ε: %s at δ = %g (%s)", epsilon, self.budget.delta, self.accountant)
         if self._state.noise_multiplier is not None:
             log(INFO, "\t│\t├── Noise multiplier: %.4f", self._state.noise_multiplier)
         log(INFO, "\t│\t├── Clipping: %s", self.clipping)
@@ -752,7 +723,7 @@ class DPFedAvg(AccountedRun):
             self._multipliers(),
             mechanism=self.mechanism,
             weighting=self.weighting,
-            weighted_by_key=self.weighted_by_key,
+            weighted_by_key=self.record_keys.weighted_by,
             randomness=self._randomness,
         )
         messages = _addressed(content, MessageType.TRAIN, nodes)
@@ -771,7 +742,7 @@ class DPFedAvg(AccountedRun):
             weight_cap=float(self.weighting.cap)
             if isinstance(self.weighting, CappedWeights)
             else 0.0,
-            weighted_by=self.weighted_by_key,
+            weighted_by=self.record_keys.weighted_by,
             mechanism=settings.mechanism(self._parameters),
             noise_multiplier=self.noise_multiplier,
         )
@@ -808,7 +779,8 @@ class DPFedAvg(AccountedRun):
         self._train_round = None
         if isinstance(this, SecureTrainRound):
             return self._aggregate_masked(this, replies), None
-        noised = self._open_metrics(self.train_metrics)
+        rule = self.metrics.train
+        noised = self._open_metrics(rule)
         public: list[MetricRecord | None] = []
         name = f"round {server_round}, train"
         left_out = partial(self._watch.metrics_left_out, name)
@@ -819,7 +791,7 @@ class DPFedAvg(AccountedRun):
             if noised is not None:
                 if fault := noised.add(content.metrics):
                     self._watch.metrics_counted_as_middle(name, fault)
-            elif self.train_metrics is not None:
+            elif rule is not None:
                 public.append(content.metrics)
 
         gathered = collect(
@@ -838,8 +810,8 @@ class DPFedAvg(AccountedRun):
         metrics = None
         if noised is not None:
             metrics = noised.release(self._expected_cohort)
-        elif isinstance(self.train_metrics, PublicMetrics):
-            metrics = self.train_metrics.release(public, self.weighted_by_key, left_out=left_out)
+        elif isinstance(rule, PublicMetrics):
+            metrics = rule.release(public, self.record_keys.weighted_by, left_out=left_out)
         self.epsilon_by_round[server_round] = self.epsilon()
         return this.template.record(stepped), metrics
 
@@ -874,7 +846,7 @@ class DPFedAvg(AccountedRun):
     ) -> Iterable[Message]:
         """Draw who evaluates; nobody by default, nor once the budget is spent."""
         self._evaluate_asked = Asked([])
-        if not self._evaluating or self._state.stopped is not None:
+        if self._evaluate_sampling is None or self._state.stopped is not None:
             return []
         nodes, _ = self._draw(f"round {server_round}, evaluate", self._evaluate_sampling, grid)
         content = self._content(server_round, arrays, config)
@@ -886,9 +858,10 @@ class DPFedAvg(AccountedRun):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Release the evaluators' metrics, noised and paid, or as they are if declared public."""
-        if not self._evaluating or self._state.stopped is not None:
+        if self._evaluate_sampling is None or self._state.stopped is not None:
             return None
-        noised = self._open_metrics(self.evaluate_metrics)
+        rule = self.metrics.evaluate
+        noised = self._open_metrics(rule)
         public: list[MetricRecord] = []
         name = f"round {server_round}, evaluate"
         left_out = partial(self._watch.metrics_left_out, name)
@@ -903,7 +876,7 @@ class DPFedAvg(AccountedRun):
             name, self._evaluate_asked, replies, read=read_metrics, use=use, watch=self._watch
         )
         if self._evaluate_in_vain.add(gathered):
-            self._evaluating = False
+            self._evaluate_sampling = None
             self._watch.once(
                 f"{name} asked clients and could use no reply ({self._watch.reasons()}). Nobody "
                 "is asked to evaluate for the rest of the run, and nothing is paid for it."
@@ -912,9 +885,9 @@ class DPFedAvg(AccountedRun):
         if noised is not None:
             self._pay(server_round, *self._evaluate_events())
             self.epsilon_by_round[server_round] = self.epsilon()
-            return noised.release(self.fraction_evaluate * self._register.size)
-        if isinstance(self.evaluate_metrics, PublicMetrics):
-            return self.evaluate_metrics.release(public, self.weighted_by_key, left_out=left_out)
+            return noised.release(self.metrics.fraction_evaluate * self._register.size)
+        if isinstance(rule, PublicMetrics):
+            return rule.release(public, self.record_keys.weighted_by, left_out=left_out)
         return None
 
     def _pay(self, server_round: int, *events: Event) -> None:
@@ -949,7 +922,7 @@ class DPFedAvg(AccountedRun):
 
     def _content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         config["server-round"] = server_round
-        return RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        return RecordDict({self.record_keys.arrays: arrays, self.record_keys.config: config})
 
     def _located(self, grid: Grid) -> tuple[dict[int, int], int]:
         """Who is connected. One client too many stops the run, or keeps it from beginning."""

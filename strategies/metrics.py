@@ -11,6 +11,7 @@ from flwr.app import MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from privacy import arguments
+from privacy.accounting import Full, Poisson
 from privacy.mechanisms import (
     ClippingGeometry,
     Randomness,
@@ -27,7 +28,7 @@ class MetricFault(StrEnum):
     """Why a client's metrics are left out, in words that hold nothing a client wrote."""
 
     MISSING = "there is no MetricRecord in the reply"
-    WEIGHT = "the weight, by weighted_by_key, is missing or is not a number above 0"
+    WEIGHT = "the weight, by record_keys.weighted_by, is missing or is not a number above 0"
     VALUES = f"a value is NaN, infinite, or beyond {_LARGEST_METRIC:g}"
     FORM = "its metrics have other names, or lists of other lengths, than those of most clients"
     RANGED = "a metric that ranges names is missing, NaN or a list: it counts as its middle"
@@ -143,12 +144,58 @@ class NoisedMetrics:
                 )
             if not isfinite(high - low):
                 raise ValueError(f"the range of metric {name!r} is too wide: {low, high}")
-        if arguments.number("noise_multiplier", self.noise_multiplier) <= 0:
-            raise ValueError(f"noise_multiplier must be positive, got {self.noise_multiplier}")
+        arguments.number("noise_multiplier", self.noise_multiplier, above=0)
 
     def open(self, mechanism: SumMechanism, randomness: Randomness) -> "NoisedMetricsSum":
         """Begin one round's sums."""
         return NoisedMetricsSum(self, mechanism, randomness)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What is told of clients' metrics. Default: nothing, and nobody is asked to evaluate.
+
+    Parameters
+    ----------
+    train : PublicMetrics or NoisedMetrics, optional
+        What is told of the metrics of training.
+    evaluate : PublicMetrics or NoisedMetrics, optional
+        What is told of the metrics of evaluation; needed if ``fraction_evaluate`` is above 0.
+    fraction_evaluate : float
+        The rate at which clients are asked to evaluate each round.
+
+    Raises
+    ------
+    TypeError
+        If one is of the wrong kind.
+    ValueError
+        If the rate is out of range, or nothing says what is told of evaluation.
+    """
+
+    train: PublicMetrics | NoisedMetrics | None = None
+    evaluate: PublicMetrics | NoisedMetrics | None = None
+    fraction_evaluate: float = 0.0
+
+    def __post_init__(self) -> None:
+        rule = (PublicMetrics, NoisedMetrics, type(None))
+        either = "PublicMetrics(), NoisedMetrics(...) or nothing"
+        arguments.of_kind("metrics.train", self.train, rule, either)
+        arguments.of_kind("metrics.evaluate", self.evaluate, rule, either)
+        name = "metrics.fraction_evaluate"
+        fraction = arguments.number(name, self.fraction_evaluate, least=0, most=1)
+        object.__setattr__(self, "fraction_evaluate", fraction)
+        if fraction and self.evaluate is None:
+            raise ValueError(
+                "metrics.fraction_evaluate is above 0 but metrics.evaluate is not set; give "
+                "NoisedMetrics(ranges=...) or PublicMetrics()"
+            )
+
+    @property
+    def sampling(self) -> Poisson | Full | None:
+        """How evaluators are drawn: Poisson with the given rate, everyone at 1, nobody at 0."""
+        if self.fraction_evaluate == 0:
+            return None
+        return Full() if self.fraction_evaluate == 1 else Poisson(self.fraction_evaluate)
 
 
 class NoisedMetricsSum:

@@ -11,7 +11,7 @@ from pathlib import Path
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
-from strategies import _arguments
+from privacy import arguments
 
 Identify = Callable[[NodeInfo], str]
 
@@ -70,7 +70,7 @@ class Population:
         if not isinstance(identities, tuple | list | set | frozenset):
             raise TypeError(f"identities is {identities!r}; give a tuple of texts")
         for identity in identities:
-            _arguments.text("an identity", identity)
+            arguments.text("an identity", identity)
         if not self.identities:
             raise ValueError("a population needs at least one identity")
         ordered = tuple(sorted(self.identities))
@@ -155,7 +155,7 @@ class Register:
         else:
             self._places = []
             self._identify = node_identity
-            self.size = _arguments.whole("population", population)
+            self.size = arguments.whole("population", population, least=1)
             self.name = f"population, {self.size} clients"
         self._taken = {identity: place for place, identity in enumerate(self._places)}
         self._place_of: dict[int, int | None] = {}  # by node id: a node is identified once

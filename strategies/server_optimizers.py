@@ -16,7 +16,11 @@ Vector = npt.NDArray[Any]
 
 
 class ServerOptimizer(Protocol):
-    """Steps the global model along the noisy average of the clients' updates."""
+    """Steps the global model along the noisy average of the clients' updates.
+
+    Where an optimizer has an attribute ``iterate_average`` above zero, the model that is evaluated
+    and returned is an exponential average of the models with this decay, in [0, 1).
+    """
 
     def step(self, arrays: Sequence[Vector], update: Sequence[Vector]) -> list[Vector]:
         """Return the next model.
@@ -36,16 +40,6 @@ class ServerOptimizer(Protocol):
         """Take up where ``state_dict`` was taken."""
 
 
-def _check_positive(name: str, value: float) -> None:
-    if arguments.number(name, value) <= 0:
-        raise ValueError(f"{name} must be positive, got {value}")
-
-
-def _check_fraction(name: str, value: float) -> None:
-    if not 0 <= arguments.number(name, value) < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value}")
-
-
 def _pack(**slots: list[Vector]) -> dict[str, Vector]:
     return {f"{name}.{i}": a for name, arrays in slots.items() for i, a in enumerate(arrays)}
 
@@ -61,16 +55,19 @@ def _unpack(state: dict[str, Vector], name: str) -> list[Vector]:
 class ServerSGD:
     """Averaging with a server learning rate and, if wanted, heavy-ball momentum.
 
-    With ``learning_rate = 1`` and no momentum it is federated averaging.
+    With ``learning_rate = 1`` and no momentum it is federated averaging. ``iterate_average`` is
+    the decay of an exponential average of the models, as in :class:`ServerOptimizer`.
     """
 
     learning_rate: float = 1.0
     momentum: float = 0.0
+    iterate_average: float = field(default=0.0, kw_only=True)
     _velocity: list[Vector] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_positive("learning_rate", self.learning_rate)
-        _check_fraction("momentum", self.momentum)
+        arguments.number("learning_rate", self.learning_rate, above=0)
+        arguments.number("momentum", self.momentum, least=0, below=1)
+        arguments.number("iterate_average", self.iterate_average, least=0, below=1)
 
     def step(self, arrays: Sequence[Vector], update: Sequence[Vector]) -> list[Vector]:
         """X + η v, where v = momentum v + update."""
@@ -103,14 +100,16 @@ class _Adaptive:
     beta1: float = 0.9
     beta2: float = 0.99
     tau: float = 1e-3
+    iterate_average: float = field(default=0.0, kw_only=True)
     _first: list[Vector] = field(default_factory=list, init=False, repr=False)
     _second: list[Vector] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_positive("learning_rate", self.learning_rate)
-        _check_positive("tau", self.tau)
-        _check_fraction("beta1", self.beta1)
-        _check_fraction("beta2", self.beta2)
+        arguments.number("learning_rate", self.learning_rate, above=0)
+        arguments.number("tau", self.tau, above=0)
+        arguments.number("beta1", self.beta1, least=0, below=1)
+        arguments.number("beta2", self.beta2, least=0, below=1)
+        arguments.number("iterate_average", self.iterate_average, least=0, below=1)
 
     def _moved(self, second: Vector, squared: Vector) -> Vector:
         raise NotImplementedError

@@ -58,8 +58,7 @@ class CappedWeights:
 
     def __post_init__(self) -> None:
         for name, value in (("cap", self.cap), ("total_weight", self.total_weight)):
-            if arguments.number(name, value) <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+            arguments.number(name, value, above=0)
 
     def weight(self, metrics: MetricRecord | None, key: str) -> float:
         """min(n_k / cap, 1) of a positive, finite n_k."""

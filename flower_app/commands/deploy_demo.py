@@ -30,7 +30,6 @@ _SETTINGS: dict[str, Any] = {
     "server-momentum": 0.5,
     "epsilon": 50.0,
     "record-epsilon": 3.0,
-    "encrypted-round": True,
     "encrypted-round-images": TEST_IMAGES,
     "encrypted-round-release": "public",
 }

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import asdict
 from typing import Any
 
 from flower_app.data import DATASETS
+from flower_app.models.recipes import RECIPES
 from flower_app.models.specs import MODELS
 from flower_app.planning import measured
 from flower_app.planning.options import (
@@ -17,7 +19,7 @@ from flower_app.planning.options import (
     expected_accuracy,
     options,
 )
-from flower_app.settings import RECIPES, SettingError
+from flower_app.settings import SettingError
 from privacy.accounting import Budget, large_delta
 
 
@@ -59,6 +61,7 @@ def run(options_given: argparse.Namespace) -> int:
     rounds = o.rounds or [RECIPES[o.model].rounds]
     for name, values, good, what in (
         ("--population", [o.population], lambda n: n >= 1, "at least 1"),
+        ("--epsilon", [o.epsilon], math.isfinite, "finite"),
         ("--records", [o.records], lambda n: n >= 1, "at least 1"),
         ("--rounds", rounds, lambda n: n >= 1, "at least 1"),
         ("--sampling-rates", o.sampling_rates, lambda q: 0 < q <= 1, "in (0, 1]"),

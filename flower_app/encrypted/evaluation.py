@@ -57,7 +57,7 @@ def check_model_can_be_encrypted(model: nn.Sequential, spec: ModelSpec) -> None:
     except ValueError as error:
         raise SettingError(
             f"model = {spec.name!r} cannot be evaluated under encryption ({error}); choose "
-            "another model, or set encrypted-images = 0"
+            "another model, or set encrypted-test-images = 0"
         ) from error
 
 

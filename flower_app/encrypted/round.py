@@ -16,7 +16,7 @@ from flower_app.encrypted.evaluator import start_evaluator
 from flower_app.encrypted.node import simulated_secrets
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.settings import SettingError, Settings
-from privacy.accounting import Event, Full, LedgerContents, read_ledger
+from privacy.accounting import Budget, Event, Full, LedgerContents, read_ledger
 from privacy.mechanisms import LatticeGaussian
 from strategies import (
     EncryptedRound,
@@ -41,12 +41,12 @@ def round_cost(settings: Settings) -> list[Event]:
     """
     if not settings.encrypted_round or settings.encrypted_round_release != "noised":
         return []
-    noise = settings.encrypted_round_noise
+    noise = settings.encrypted_round_noise_multiplier
     try:
         return [LatticeGaussian().account(noise_multiplier=noise, sampling=Full())]
     except ValueError as error:
         raise SettingError(
-            str(error).replace("noise_multiplier is", "encrypted-round-noise is")
+            str(error).replace("noise_multiplier is", "encrypted-round-noise-multiplier is")
         ) from error
 
 
@@ -97,9 +97,10 @@ def hold_encrypted_round(
         population=population,
         start_evaluator=lambda: start_evaluator(settings.model, weights),
         images=settings.encrypted_round_images,
-        metrics=noised_accuracy(settings.encrypted_round_noise) if noised else PublicMetrics(),
-        target_delta=settings.delta,
-        target_epsilon=settings.epsilon,
+        metrics=noised_accuracy(settings.encrypted_round_noise_multiplier)
+        if noised
+        else PublicMetrics(),
+        budget=Budget(settings.epsilon, settings.delta),
         ledger=ledger,
     )
     begun = time.perf_counter()
@@ -149,7 +150,8 @@ def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]
         "release": (
             "every node that answered agreed to the publication of its report; ε does not cover it"
             if public
-            else f"noised at client level (z = {settings.encrypted_round_noise:g}) and counted in ε"
+            else "noised at client level (z = "
+            f"{settings.encrypted_round_noise_multiplier:g}) and counted in ε"
         ),
         "counted": not public,
         "node_noise": "each node noises its own report, to hide single images from the server too",

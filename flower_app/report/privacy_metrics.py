@@ -5,14 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 from flower_app.encrypted.round import has_paid_round
-from flower_app.settings import RECIPES, Settings
+from flower_app.models.recipes import RECIPES
+from flower_app.settings import Settings
 from privacy.accounting import Adjacency, LedgerContents, attack_success, gaussian_dp
 from strategies import PrivacyReport
 
 FALSE_ALARM_RATES = (0.01, 0.1)
 
 # What a person may have chosen by looking at accuracies, beside the recipe, with its defaults.
-_CHOSEN = ("sampling_rate", "weighting", "weight_cap", "total_weight", "nominal_records")
+_CHOSEN = ("sampling_rate", "weight_cap", "total_weight", "records_per_client")
 
 
 def privacy_metrics(

@@ -157,8 +157,8 @@ who was drawn</td>
 {% else %}
 <td data-label="To whom">–</td><td data-label="Against whom">–</td>
 <td data-label="Why">{% if reported %}nobody asked about the data set's test images
-(encrypted-images = 0); the nodes asked about their own, see below{% else %}no encrypted questions
-were asked (encrypted-images = 0){% endif %}</td>
+(encrypted-test-images = 0); the nodes asked about their own, see below{% else %}no encrypted
+questions were asked (encrypted-test-images = 0){% endif %}</td>
 {% endif %}</tr>
 {% if t and t.accuracy is defined %}
 <tr><th>Encrypted test-time round: nodes tested the model on images of their own, under keys of

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from logging import WARNING
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from flower_app.counting import counted
 from flower_app.data import Dataset, load_dataset, load_partitions
 from flower_app.encrypted.round import round_cost
 from flower_app.report.results_folder import ResultsFolder, results_root
-from flower_app.settings import SettingError, Settings, is_folder
+from flower_app.settings import SettingError, Settings, is_folder, kebab
 from flower_app.training.resumption import check_resumed
 from flower_app.training.secure_aggregation import server_setting
 from privacy.accounting import (
@@ -29,6 +29,7 @@ from privacy.accounting import (
 )
 from strategies import (
     CappedWeights,
+    Checkpointing,
     DPFedAvg,
     Poisson,
     Population,
@@ -38,23 +39,21 @@ from strategies import (
 
 # What a library calls what this app's settings call otherwise.
 _NAMES = {
-    "min_available_nodes": "min-available-nodes",
-    "noise_multiplier": "noise-multiplier",
-    "target_epsilon": "epsilon",
-    "target_delta": "delta",
-    "total_weight": "total-weight",
-    "secure_aggregation.client_dropout": "client-dropout",
-    "secure_aggregation.dropout": "dropout",
-    "secure_aggregation.largest": "largest-cohort",
-    "client_dropout": "client-dropout",
+    "budget.epsilon": "epsilon",
+    "budget.delta": "delta",
+    "secure_aggregation.client_dropout": "dropout-probability",
+    "secure_aggregation.dropout": "max-dropout-fraction",
+    "secure_aggregation.largest": "max-clients",
+    "secure_aggregation.minimum": "min-clients",
+    "client_dropout": "dropout-probability",
     "partition seed": "partition-seed",
-    "secure_aggregation.minimum": "minimum-cohort",
     "the clipping norm": "clipping-norm",
+    **{field.name: kebab(field.name) for field in fields(Settings) if "_" in field.name},
 }
 # The same where it is a word of the language too, and a name only where a sentence begins.
 _NAMES_AT_THE_START = {
-    "minimum": "minimum-cohort",
-    "largest": "largest-cohort",
+    "minimum": "min-clients",
+    "largest": "max-clients",
     "clients": "population",
     "alpha": "dirichlet-alpha",
     "sigma": "lognormal-sigma",
@@ -283,11 +282,11 @@ def _beside_training(settings: Settings, paid: Sequence[Event]) -> tuple[list[st
     taken, remedies = [], []
     if round_ := round_cost(settings):
         taken.append(
-            f"the encrypted test-time round (encrypted-round-noise = "
-            f"{settings.encrypted_round_noise:g}) takes ε = "
+            f"the encrypted test-time round (encrypted-round-noise-multiplier = "
+            f"{settings.encrypted_round_noise_multiplier:g}) takes ε = "
             f"{epsilon(round_, delta=settings.delta):.6g}"
         )
-        remedies.append("raise encrypted-round-noise")
+        remedies.append("raise encrypted-round-noise-multiplier")
     if paid:
         spent = epsilon(paid, delta=settings.delta)
         taken.append(f"earlier runs on the ledger have paid ε = {spent:.6g}")
@@ -337,25 +336,22 @@ def make_strategy(
     """
     size = size_of(population)
     resumed = ResultsFolder(Path(settings.resume).resolve()).checkpoint if settings.resume else None
-    capped = settings.weighting == "capped"
     with _in_the_settings_words(ledger, shown or ledger, given=bool(settings.ledger)):
         return DPFedAvg(
             population=population,
             sampling=Poisson(settings.sampling_rate),
             clipping=settings.clipping_norm,
             noise_multiplier=settings.noise_multiplier or None,
-            target_epsilon=settings.epsilon,
-            target_delta=settings.delta,
+            budget=Budget(settings.epsilon, settings.delta),
             weighting=(
                 CappedWeights(cap=settings.weight_cap, total_weight=settings.total_weight)
-                if capped
+                if settings.weight_cap
                 else UniformWeights()
             ),
             optimizer=ServerSGD(settings.server_learning_rate, settings.server_momentum),
             ledger=ledger,
             reserve=round_cost(settings),
-            checkpoint=checkpoint,
-            resume=resumed,
+            checkpointing=Checkpointing(checkpoint, resume=resumed),
             min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
             secure_aggregation=server_setting(settings, size),
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flower_app.settings import SECURE_AGGREGATION, SettingError
+from flower_app.settings import SECURE_AGGREGATION, SettingError, without_former_names
 
 OWN_PREFIX = "x-"  # of the owner's keys for other programs
 
@@ -53,7 +53,7 @@ NODE_KEYS: Mapping[str, _Kind] = {
     "max-record-delta": _number(
         "a number strictly between 0 and 1, such as 1e-5", lambda value: 1e-300 < value < 1
     ),
-    "min-record-noise": _AT_LEAST_ZERO,
+    "min-record-noise-multiplier": _AT_LEAST_ZERO,
     "allow-unnoised-training": _SWITCH,
     "report-epsilon": _POSITIVE,
     "report-total-epsilon": _POSITIVE,
@@ -62,17 +62,24 @@ NODE_KEYS: Mapping[str, _Kind] = {
         f"one of {', '.join(SECURE_AGGREGATION)}",
         lambda value: isinstance(value, str) and value in SECURE_AGGREGATION,
     ),
-    "minimum-cohort": _whole(3),
-    "corrupt": _number(
-        "the share of a round's clients that may collude, of at least 0 and below 0.5",
+    "min-clients": _whole(3),
+    "max-corrupt-fraction": _number(
+        "the fraction of a round's clients that may collude, of at least 0 and below 0.5",
         lambda value: 0 <= value < 0.5,
     ),
     "clipping-norm": _POSITIVE,
     "weight-cap": _AT_LEAST_ZERO,
-    "identity": _TEXT,
-    "identities": _TEXT,
+    "signing-key": _TEXT,
+    "client-public-keys": _TEXT,
     "partition-id": _whole(0),
     "num-partitions": _whole(1),
+}
+_FORMER_KEYS: Mapping[str, str] = {
+    "minimum-cohort": "min-clients",
+    "corrupt": "max-corrupt-fraction",
+    "identity": "signing-key",
+    "identities": "client-public-keys",
+    "min-record-noise": "min-record-noise-multiplier",
 }
 
 
@@ -85,8 +92,13 @@ def check_keys(config: Mapping[str, Any]) -> None:
     Raises
     ------
     SettingError
-        Naming the key, its value, and what it takes; or the known key that is nearest.
+        Naming the key, its value, and what it takes; or the known key that is nearest; or what a
+        key is called now.
     """
+    try:
+        without_former_names(config, _FORMER_KEYS)
+    except SettingError as error:
+        raise SettingError(f"this node's --node-config is wrong; {error}") from error
     for key, value in config.items():
         if key.startswith(OWN_PREFIX):
             continue

@@ -76,7 +76,7 @@ class NodePolicy:
         ``max-record-epsilon`` and ``max-record-delta``: what all runs together may spend of a
         record.
     least_noise : float
-        ``min-record-noise``: the smallest noise multiplier of a training step, and of a count.
+        ``min-record-noise-multiplier``: the least of a training step, and of a count.
     allow_unnoised : bool
         ``allow-unnoised-training``: whether a run may train without record-level noise at all.
     """
@@ -105,7 +105,7 @@ class NodePolicy:
                 float(config.get("max-record-epsilon", 3.0)),
                 float(config.get("max-record-delta", 1e-5)),
             ),
-            least_noise=float(config.get("min-record-noise", 0.0)),
+            least_noise=float(config.get("min-record-noise-multiplier", 0.0)),
             allow_unnoised=config.get("allow-unnoised-training", False),
         )
 
@@ -133,7 +133,7 @@ class NodePolicy:
         for name, multiplier in noise.items():
             if multiplier < self.least_noise:
                 asked = f"a noise multiplier of {multiplier:.4g} for {name}"
-                raise _too_weak(asked, f"min-record-noise = {self.least_noise}")
+                raise _too_weak(asked, f"min-record-noise-multiplier = {self.least_noise}")
 
     def ledger(self, settings: Settings) -> ClientLedger:
         """The ledger of the node's data, with the run's budget, which the owner's contains.

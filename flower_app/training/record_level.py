@@ -23,7 +23,7 @@ def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
         budget = Budget(settings.record_epsilon, settings.record_delta)
     except ValueError as error:  # it begins with the name
         raise SettingError(f"record-{error}") from error
-    counts = settings.weighting == "capped"
+    counts = settings.weight_cap > 0
     participations, steps = settings.planned_participations, settings.local_steps
     try:
         noise = _noise(budget, steps, participations, counts=counts)
@@ -42,7 +42,7 @@ def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
         count=(
             NoisyCount(noise_multiplier=_COUNT_NOISE)
             if counts
-            else NominalCount(records=settings.nominal_records)
+            else NominalCount(records=settings.records_per_client)
         ),
     )
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.report.results_folder import ResultsFolder
-from flower_app.settings import SettingError, Settings, is_folder
+from flower_app.settings import SettingError, Settings, is_folder, without_former_names
 
 SOFTWARE = "software"
 """Where ``config.json`` says, beside the settings, which code the run was begun with."""
 
 # What may differ: where and how long to wait, and what is asked of the finished model.
-_FREE = ("resume", "results-dir", "round-timeout", "min-available-nodes", "encrypted-images")
+_FREE = ("resume", "results-dir", "round-timeout", "min-available-nodes", "encrypted-test-images")
 
 
 def with_settings_of_run(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +121,10 @@ def _kept_settings(path: Path) -> dict[str, Any]:
     if not isinstance(kept, dict):
         raise SettingError(f"{wrong}its config.json holds no settings")
     kept.pop(SOFTWARE, None)
+    try:
+        without_former_names(kept)
+    except SettingError as error:
+        raise SettingError(f"{wrong}an earlier version began it: {error}") from error
     if not folder.checkpoint.exists():
         raise SettingError(
             f"{wrong}that run broke off before its first checkpoint, and paid nothing: begin a "

@@ -24,29 +24,29 @@ from strategies import (
 
 _KEY_BYTES = 32
 # What an owner writes for secure aggregation alone: the first that is there asks for it.
-_CURIOUS_KEYS = ("minimum-cohort", "clipping-norm", "weight-cap", "corrupt")
-_MALICIOUS_KEYS = ("identities", "identity")
+_CURIOUS_KEYS = ("min-clients", "clipping-norm", "weight-cap", "max-corrupt-fraction")
+_MALICIOUS_KEYS = ("client-public-keys", "signing-key")
 
 
 def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
     """What the strategy is told; None where secure aggregation is off."""
     if settings.secure_aggregation == "off":
         return None
-    adversary = _adversary(settings.secure_aggregation, settings.corrupt)
+    adversary = _adversary(settings.secure_aggregation, settings.max_corrupt_fraction)
     identities: tuple[bytes, ...] = ()
     if adversary.server is ServerModel.MALICIOUS:
         identities = (
-            _read_keys("identities", settings.identities)
+            _read_keys("client-public-keys", settings.client_public_keys)
             if settings.deployed
             else simulated_identities(size)
         )
     return SecureAggregation(
-        minimum=settings.minimum_cohort,
+        minimum=settings.min_clients,
         adversary=adversary,
-        dropout=settings.dropout,
-        client_dropout=settings.client_dropout,
-        noise="distributed" if settings.noise == "distributed" else "central",
-        largest=settings.largest_cohort or None,
+        dropout=settings.max_dropout_fraction,
+        client_dropout=settings.dropout_probability,
+        noise="distributed" if settings.noise_placement == "distributed" else "central",
+        largest=settings.max_clients or None,
         identities=identities,
         stage_timeout=settings.round_timeout,
     )
@@ -85,20 +85,20 @@ def _own(settings: Settings, context: Context) -> _Own | None:
     if mode == "off":
         return None
     if not settings.deployed:
-        adversary = _adversary(mode, settings.corrupt)
+        adversary = _adversary(mode, settings.max_corrupt_fraction)
         identity: Identity | None = None
         pinned: tuple[bytes, ...] = ()
         if adversary.server is ServerModel.MALICIOUS:
             identity = simulated_identity(int(node["partition-id"]))
             pinned = simulated_identities(int(node["num-partitions"]))
-        policy = ClientPolicy(settings.minimum_cohort, adversary, pinned)
+        policy = ClientPolicy(settings.min_clients, adversary, pinned)
         return _Own(policy, identity, ContextMemory())
     minimum = _needed(
-        node, "minimum-cohort", "the fewest clients in whose sum it takes part", _asking_key(node)
+        node, "min-clients", "the fewest clients in whose sum it takes part", _asking_key(node)
     )
     # Without the owner's word as many collude as the run says, and at least the usual share.
-    usual = max(Adversary().corrupt, settings.corrupt)
-    adversary = _adversary(mode, float(node.get("corrupt", usual)))
+    usual = max(Adversary().corrupt, settings.max_corrupt_fraction)
+    adversary = _adversary(mode, float(node.get("max-corrupt-fraction", usual)))
     memory = FolderMemory(own_folder(node, "state-dir", "a folder of its own for its secrets"))
     # What the owner leaves out is as all clients of a round are asked.
     norm, cap = (
@@ -107,15 +107,15 @@ def _own(settings: Settings, context: Context) -> _Own | None:
     if adversary.server is ServerModel.HONEST_BUT_CURIOUS:
         policy = ClientPolicy(minimum, adversary, clipping_norm=norm, weight_cap=cap)
         return _Own(policy, None, memory)
-    file = _needed(node, "identity", "the file of its private key")
-    private, *more = _read_keys("identity", file)
+    file = _needed(node, "signing-key", "the file of its private key")
+    private, *more = _read_keys("signing-key", file)
     if more:
         raise SettingError(
-            f"identity = {file!r} is wrong; it must hold this node's private key alone, and holds "
-            f"{1 + len(more)} keys"
+            f"signing-key = {file!r} is wrong; it must hold this node's private key alone, and "
+            f"holds {1 + len(more)} keys"
         )
-    listed = _needed(node, "identities", "the file of all clients' public keys")
-    pinned = _read_keys("identities", listed)
+    listed = _needed(node, "client-public-keys", "the file of all clients' public keys")
+    pinned = _read_keys("client-public-keys", listed)
     policy = ClientPolicy(minimum, adversary, pinned, clipping_norm=norm, weight_cap=cap)
     return _Own(policy, Identity(private), memory)
 
@@ -123,9 +123,9 @@ def _own(settings: Settings, context: Context) -> _Own | None:
 def _own_mode(node: Mapping[str, Any], settings: Settings) -> str:
     """The run's word, but never weaker than the owner's, or than what the owner's other keys imply.
 
-    A node with a ``minimum-cohort`` has its update hidden among so many, one that pins how updates
-    are bounded or says how many collude can be kept to that nowhere else, and one with pinned
-    ``identities`` wants all of it against a malicious server.
+    A node with ``min-clients`` has its update hidden among so many, one that pins how updates are
+    bounded or says how many collude can be kept to that nowhere else, and one with pinned
+    ``client-public-keys`` wants all of it against a malicious server.
     """
     least = "off"
     asking = _asking_key(node)

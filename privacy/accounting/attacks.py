@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.accounting.composition import Accountant, Events, check_delta, count_events, epsilon
+from privacy import arguments
+from privacy.accounting.composition import Accountant, Events, count_events, epsilon
 from privacy.accounting.events import Adjacency, Event
 
 _LARGEST_DELTA = 0.999  # the curve is followed up to here: more δ is no promise
@@ -112,10 +113,7 @@ def attack_success(
     the least of these along the curve is returned. For one Gaussian with multiplier z that is
     Φ(Φ⁻¹(α) + 1/z), and nothing less holds.
     """
-    if not 0 < false_alarm_rate < 1:
-        raise ValueError(
-            f"false_alarm_rate is {false_alarm_rate!r}; it must lie strictly between 0 and 1"
-        )
+    arguments.number("false_alarm_rate", false_alarm_rate, above=0, below=1)
     curve = _curve(events, delta, accountant, adjacency)
     best = 1.0
     for eps, at in curve:
@@ -128,8 +126,8 @@ def attack_success(
 def _curve(
     events: Events, delta: float, accountant: Accountant | None, adjacency: Adjacency | None
 ) -> tuple[tuple[float, float], ...]:
-    check_delta(delta)
-    return _points(frozenset(count_events(events).items()), float(delta), accountant, adjacency)
+    delta = arguments.delta("delta", delta)
+    return _points(frozenset(count_events(events).items()), delta, accountant, adjacency)
 
 
 @lru_cache(maxsize=16)

@@ -12,6 +12,7 @@ from privacy.accounting.events import (
     Poisson,
     Sampling,
 )
+from privacy.arguments import whole
 
 _LARGEST_NOISE = 2.0**30
 _MOST_ROUNDS = 2**40
@@ -55,7 +56,8 @@ def calibrate_noise_multiplier(
     ValueError
         If ``rounds`` is not a whole number of at least 1, or no z up to 2³⁰ fits.
     """
-    _check_rounds(rounds)
+    whole("rounds", rounds, least=1)
+    _check_limit(budget)
 
     def cost(z: float) -> float:
         one = GaussianRelease(z, sampling) if release is None else release(z)
@@ -103,6 +105,7 @@ def calibrate_rounds(
     ValueError
         If not even one round fits.
     """
+    _check_limit(budget)
     release = GaussianRelease(noise_multiplier, sampling)
 
     def fits(rounds: int) -> bool:
@@ -152,7 +155,8 @@ def calibrate_sampling_rate(
     ValueError
         If no rate of at least 2⁻³⁰ fits.
     """
-    _check_rounds(rounds)
+    whole("rounds", rounds, least=1)
+    _check_limit(budget)
 
     def cost(rate: float) -> float:
         release = GaussianRelease(noise_multiplier, Poisson(rate))
@@ -229,6 +233,6 @@ def _already(
     return f", of which {paid:.6g} is spent already"
 
 
-def _check_rounds(rounds: int) -> None:
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"rounds is {rounds!r}; it must be a whole number of at least 1")
+def _check_limit(budget: Budget) -> None:
+    if budget.epsilon == math.inf:
+        raise ValueError("epsilon is inf, which sets no limit: nothing can be calibrated to it")

@@ -1,7 +1,6 @@
 """ε of a list of events, at client level."""
 
 import math
-import numbers
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,10 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from privacy import arguments
 from privacy.accounting._discrete_gaussian import LARGEST_EPSILON, OVERFLOW_DELTA, as_gaussian
 from privacy.accounting._gaussian import gaussian_epsilon
 from privacy.accounting.events import (
-    MOST_TIMES,
+    LARGEST_COUNT,
     AdditiveDelta,
     Adjacency,
     DiscreteGaussianSum,
@@ -43,7 +43,8 @@ class Budget:
     Parameters
     ----------
     epsilon, delta : float
-        ε > 0 and δ in (0, 1), of at least 2.3·10⁻³⁰⁸.
+        ε > 0 and δ in (0, 1), of at least 2.3·10⁻³⁰⁸. ``math.inf`` as ε sets no limit: what is
+        spent is accounted only, and nothing can be calibrated to it.
 
     Raises
     ------
@@ -55,10 +56,9 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
-        # Compared, not converted: an integer may lie beyond all doubles.
-        if not (_is_number(self.epsilon) and 0 < self.epsilon <= sys.float_info.max):
-            raise ValueError(f"epsilon is {self.epsilon!r}; it must be finite and above 0")
-        check_delta(self.delta)
+        if not (isinstance(self.epsilon, float) and self.epsilon == math.inf):
+            arguments.number("epsilon", self.epsilon, above=0)
+        arguments.delta("delta", self.delta)
 
 
 def epsilon(
@@ -109,7 +109,7 @@ def epsilon(
     *Not covered.* Several sums released from one cohort as if their cohorts were independent:
     join them with :func:`joint_noise_multiplier` first.
     """
-    check_delta(delta)
+    delta = arguments.delta("delta", delta)
     counts = count_events(events)
     releases = {e: n for e, n in counts.items() if isinstance(e, Release)}
     adjacency = _fitting_adjacency(releases, adjacency)
@@ -234,13 +234,7 @@ def count_events(events: Events) -> Counter[Event]:
     """
     if isinstance(events, Mapping):
         for event, times in events.items():
-            if isinstance(times, bool) or not isinstance(times, numbers.Integral) or times < 0:
-                raise ValueError(f"the count of {event} is {times!r:.60}; give a whole number")
-            if int(times) > MOST_TIMES:
-                raise ValueError(
-                    f"the count of {event} is a number of {int(times).bit_length()} bits: at most "
-                    "1e100, or the accounting cannot be had in doubles"
-                )
+            arguments.whole(f"the count of {event}", times, least=0, most=LARGEST_COUNT)
         counts = Counter({event: int(times) for event, times in events.items() if times})
     else:
         counts = Counter(events)
@@ -253,26 +247,6 @@ def count_events(events: Events) -> Counter[Event]:
     for event in [event for event in counts if isinstance(event, Repeated)]:
         counts[event.release] += event.times * counts.pop(event)
     return counts
-
-
-def check_delta(delta: float) -> None:
-    """Refuse a δ outside (0, 1), or one that is too small for doubles to account.
-
-    Raises
-    ------
-    ValueError
-        If it is.
-    """
-    if not (_is_number(delta) and 0 < delta < 1):
-        raise ValueError(
-            f"delta is {delta!r}; it must lie strictly between 0 and 1, and should be well "
-            "below one over the population"
-        )
-    if delta < _SMALLEST_DELTA:
-        raise ValueError(
-            f"delta is {delta!r}; below {_SMALLEST_DELTA:.3g} it cannot be accounted: well below "
-            "one over the population is enough"
-        )
 
 
 def large_delta(delta: float, population: int) -> str | None:
@@ -348,7 +322,3 @@ def _fitting_accountant(releases: Iterable[Release], accountant: Accountant | No
 
 def _rate(release: GaussianRelease) -> float:
     return float(release.sampling.rate) if isinstance(release.sampling, Poisson) else 1.0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

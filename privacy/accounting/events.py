@@ -5,15 +5,16 @@ events into ε. Every event can be written as JSON and read back without loss.
 """
 
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from privacy.arguments import number, of_kind, whole
+
 # Squares and inverse squares of what is between them, summed over many events, fit a double.
 _SMALLEST, _LARGEST = 1e-100, 1e100
-MOST_TIMES = 10**100  # as far as doubles can account
+LARGEST_COUNT = 10**100  # as far as doubles can account
 
 
 class Adjacency(StrEnum):
@@ -49,16 +50,8 @@ class Poisson:
     rate: float
 
     def __post_init__(self) -> None:
-        if not 0 < _number("rate", self.rate) <= 1:
-            raise ValueError(
-                f"rate is {self.rate!r}; a Poisson sampling rate lies in (0, 1]: "
-                "give the expected cohort divided by the population"
-            )
-        if self.rate < _SMALLEST:
-            raise ValueError(
-                f"rate is {self.rate!r}; below {_SMALLEST:g} it cannot be accounted, and draws "
-                "nobody: give the expected cohort divided by the population"
-            )
+        give = "the expected cohort divided by the population, in [1e-100, 1]"
+        number("rate", self.rate, least=_SMALLEST, most=1, give=give)
 
 
 @dataclass(frozen=True)
@@ -91,9 +84,8 @@ class FixedSize:
     population: int
 
     def __post_init__(self) -> None:
-        for name, value in (("cohort", self.cohort), ("population", self.population)):
-            if _number(name, value) < 1 or int(value) != value:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        whole("cohort", self.cohort, least=1, most=LARGEST_COUNT)
+        whole("population", self.population, least=1, most=LARGEST_COUNT)
         if self.cohort > self.population:
             raise ValueError(
                 f"cohort is {self.cohort} and population {self.population}; "
@@ -138,22 +130,12 @@ class GaussianRelease:
     sampling: Sampling
 
     def __post_init__(self) -> None:
-        z = _number("noise_multiplier", self.noise_multiplier)
-        if not (math.isfinite(z) and z >= 0):
-            raise ValueError(
-                f"noise_multiplier is {self.noise_multiplier!r}; it must be finite and at least 0"
-            )
-        if z and not _SMALLEST <= z <= _LARGEST:
-            raise ValueError(
-                f"noise_multiplier is {self.noise_multiplier!r}; it cannot be accounted outside of "
-                f"[{_SMALLEST:g}, {_LARGEST:g}], unless it is 0, which is no noise: useful values "
-                "lie between 0.1 and 100"
-            )
-        if not isinstance(self.sampling, Poisson | Full | FixedSize):
-            raise TypeError(
-                f"sampling is {self.sampling!r}; it must be Poisson(rate), Full() or "
-                "FixedSize(cohort, population)"
-            )
+        z = number("noise_multiplier", self.noise_multiplier, least=0)
+        if z:
+            give = "0, for no noise, or a number in [1e-100, 1e100]: useful ones are 0.1 to 100"
+            number("noise_multiplier", z, least=_SMALLEST, most=_LARGEST, give=give)
+        kinds = "Poisson(rate), Full() or FixedSize(cohort, population)"
+        of_kind("sampling", self.sampling, (Poisson, Full, FixedSize), kinds)
 
 
 @dataclass(frozen=True)
@@ -179,8 +161,7 @@ class AdditiveDelta:
     delta: float
 
     def __post_init__(self) -> None:
-        if not 0 <= _number("delta", self.delta) <= 1:
-            raise ValueError(f"delta is {self.delta!r}; a probability lies in [0, 1]")
+        number("delta", self.delta, least=0, most=1)
 
 
 _WHOLE = ("sensitivity", "dimension", "shares", "honest")
@@ -230,22 +211,16 @@ class DiscreteGaussianSum:
     sampling: Poisson | Full
 
     def __post_init__(self) -> None:
-        if not 0.25 <= _number("variance", self.variance) < math.inf:
-            raise ValueError(
-                f"variance is {self.variance!r}; it must be finite and at least 1/4: use a finer "
-                "lattice, or fewer shares of more noise each"
-            )
+        give = "at least 1/4, from a finer lattice, or fewer shares of more noise each"
+        number("variance", self.variance, least=0.25, give=give)
         for name in _WHOLE:
-            value = getattr(self, name)
-            if _number(name, value) < 1 or int(value) != value:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+            whole(name, getattr(self, name), least=1, most=LARGEST_COUNT)
         if self.honest > self.shares:
             raise ValueError(
                 f"honest is {self.honest} and shares {self.shares}; the server, which knows at "
                 "least what everybody knows, cannot face more unknown shares"
             )
-        if not isinstance(self.sampling, Poisson | Full):
-            raise TypeError(f"sampling is {self.sampling!r}; it must be Poisson(rate) or Full()")
+        of_kind("sampling", self.sampling, (Poisson, Full), "Poisson(rate) or Full()")
 
     @property
     def noise_multiplier(self) -> float:
@@ -277,15 +252,8 @@ class Repeated:
     times: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.release, GaussianRelease):
-            raise TypeError(f"release is {self.release!r}; it must be a GaussianRelease")
-        if isinstance(self.times, bool) or not isinstance(self.times, int) or self.times < 1:
-            raise ValueError(f"times is {self.times!r}; it must be a whole number of at least 1")
-        if self.times > MOST_TIMES:
-            raise ValueError(
-                f"times is a number of {self.times.bit_length()} bits; more than {_LARGEST:g} "
-                "cannot be accounted"
-            )
+        of_kind("release", self.release, GaussianRelease, "a GaussianRelease")
+        whole("times", self.times, least=1, most=LARGEST_COUNT)
 
 
 Release = GaussianRelease | DiscreteGaussianSum
@@ -385,7 +353,7 @@ def event_to_dict(event: Event) -> dict[str, Any]:
         return {"kind": event.kind, "delta": float(event.delta)}
     if isinstance(event, Repeated):
         release = event_to_dict(event.release)
-        return {"kind": event.kind, "times": event.times, "release": release}
+        return {"kind": event.kind, "times": int(event.times), "release": release}
     sampling: dict[str, Any] = {"kind": event.sampling.kind}
     if isinstance(event.sampling, Poisson):
         sampling["rate"] = float(event.sampling.rate)
@@ -393,11 +361,11 @@ def event_to_dict(event: Event) -> dict[str, Any]:
         sampling["cohort"] = int(event.sampling.cohort)
         sampling["population"] = int(event.sampling.population)
     if isinstance(event, DiscreteGaussianSum):
-        whole = {name: int(getattr(event, name)) for name in _WHOLE}
+        sizes = {name: int(getattr(event, name)) for name in _WHOLE}
         return {
             "kind": event.kind,
             "variance": float(event.variance),
-            **whole,
+            **sizes,
             "sampling": sampling,
         }
     return {
@@ -439,8 +407,8 @@ def event_from_dict(fields: Mapping[str, Any]) -> Event:
         sampling = _sampling(fields["sampling"])
         if isinstance(sampling, FixedSize):
             raise ValueError("a discrete Gaussian sum over a cohort of fixed size is unknown")
-        whole = {name: fields[name] for name in _WHOLE}
-        return DiscreteGaussianSum(variance=fields["variance"], sampling=sampling, **whole)
+        sizes = {name: fields[name] for name in _WHOLE}
+        return DiscreteGaussianSum(variance=fields["variance"], sampling=sampling, **sizes)
     if kind == Repeated.kind:
         _exactly(fields, {"kind", "times", "release"})
         release = event_from_dict(fields["release"])
@@ -472,12 +440,3 @@ def _sampling(fields: Mapping[str, Any]) -> Sampling:
 def _exactly(fields: Mapping[str, Any], names: set[str]) -> None:
     if set(fields) != names:
         raise ValueError(f"the fields are {sorted(fields)}; they must be {sorted(names)}")
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} is {value!r}; it must be a number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(f"{name} is an integer beyond all doubles; it is out of range") from None

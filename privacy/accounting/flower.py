@@ -17,7 +17,8 @@ from flwr.serverapp import (
     SamplingMethod,
 )
 
-from privacy.accounting.composition import Accountant, check_delta, epsilon
+from privacy import arguments
+from privacy.accounting.composition import Accountant, epsilon
 from privacy.accounting.events import Adjacency, FixedSize, Full, GaussianRelease, Poisson, Sampling
 
 _SCHEMA = 1
@@ -87,8 +88,7 @@ class FlowerAccountant:
         ValueError
             If ``epsilon`` is negative or not finite.
         """
-        if not (math.isfinite(epsilon) and epsilon >= 0):
-            raise ValueError(f"epsilon is {epsilon!r}; it must be finite and at least 0")
+        arguments.number("epsilon", epsilon, least=0)
         if not self._events:
             return 0.0
         # On a logarithmic scale, from the smallest normal double to 1.
@@ -123,10 +123,10 @@ class FlowerAccountant:
         """
         self._check(event, count)
         limit = self._config.max_epsilon if max_epsilon is None else max_epsilon
-        if limit is None or not (math.isfinite(limit) and limit > 0):
-            raise ValueError(
-                f"max_epsilon is {limit!r}; give a finite limit above 0, here or in PrivacyConfig"
-            )
+        give = "a finite limit above 0, here or in PrivacyConfig"
+        if limit is None:
+            raise ValueError(f"max_epsilon is None; give {give}")
+        limit = arguments.number("max_epsilon", limit, above=0, give=give)
         events = self._events.copy()
         events[event] += count
         return not self._epsilon(events, self._config.target_delta) <= limit
@@ -177,7 +177,7 @@ class FlowerAccountant:
         self._events = events
 
     def _epsilon(self, events: Mapping[GaussianPrivacyEvent, int], delta: float) -> float:
-        check_delta(delta)
+        arguments.delta("delta", delta)
         releases: Counter[GaussianRelease] = Counter()
         for event, count in events.items():
             releases[GaussianRelease(event.noise_multiplier, self._sampling(event))] += count
@@ -201,8 +201,7 @@ class FlowerAccountant:
                 f"population_size of the event is {event.population_size}, that of the "
                 f"configuration {self._config.population_size}; they must be the same"
             )
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"count is {count!r}; it must be a whole number of at least 1")
+        arguments.whole("count", count, least=1)
 
     def _check_accountant(self) -> None:
         one = GaussianPrivacyEvent(1.0, 1, self._config.population_size)

@@ -21,6 +21,7 @@ from privacy.accounting.events import (
     event_to_dict,
     without_amplification,
 )
+from privacy.arguments import text, whole
 
 _SCHEMA = 1
 _KIND = "bloomseal-privacy-ledger"
@@ -176,8 +177,7 @@ class LedgerText:
         ValueError
             If ``population`` is empty.
         """
-        if not isinstance(population, str) or not population:
-            raise ValueError(f"population is {population!r}; give the name of the population")
+        population = text("population", population, "the name of the population")
         adjacency = Adjacency(adjacency)
         fields = {
             "ledger": _KIND,
@@ -223,10 +223,8 @@ class LedgerText:
         ValueError
             If the event does not fit the ledger's adjacency, or a name is empty.
         """
-        if not isinstance(run, str) or not run:
-            raise ValueError(f"run is {run!r}; give the name of the run")
-        if isinstance(round, bool) or not isinstance(round, int) or round < 0:
-            raise ValueError(f"round is {round!r}; it must be a whole number of at least 0")
+        run = text("run", run, "the name of the run")
+        round = whole("round", round, least=0)
         known = self.contents
         check_adjacency(event, known.adjacency)
         position = known.position.records + 1

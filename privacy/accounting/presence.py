@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.accounting.events import AdditiveDelta, FixedSize, Full, Sampling
+from privacy.arguments import number, whole
 
 _NEGLECTED = 1e-18  # probability that is counted as a failure instead of looked into
 
@@ -79,10 +80,8 @@ def presence_delta(
     *Not covered.* Dropouts that somebody arranges: who can leave exactly one client short of
     the threshold sees by whether the round opens that another client was drawn.
     """
-    if isinstance(population, bool) or not isinstance(population, int) or population < 1:
-        raise ValueError(f"population is {population!r}; it must be a whole number of at least 1")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout!r}; a probability in [0, 1)")
+    population = whole("population", population, least=1)
+    number("dropout", dropout, least=0, below=1)
     if isinstance(sampling, FixedSize):
         return AdditiveDelta(0.0)
     from scipy.stats import binom

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.accounting import Event, GaussianRelease, Sampling
+from privacy.arguments import number, whole
 from privacy.mechanisms._blockwise_updates import Block, Blocks
 from privacy.mechanisms.gaussian import add_gaussian, add_rounded_gaussian
 from privacy.mechanisms.randomness import Randomness
@@ -48,11 +49,7 @@ class ClippingGeometry:
 
     def __post_init__(self) -> None:
         for norm in self.norms:
-            if not (isfinite(norm) and _SMALLEST_NORM <= norm <= _LARGEST_NORM):
-                raise ValueError(
-                    f"a clipping norm must lie in [{_SMALLEST_NORM:g}, {_LARGEST_NORM:g}], "
-                    f"got {norm}"
-                )
+            number("a clipping norm", norm, least=_SMALLEST_NORM, most=_LARGEST_NORM)
         if any(not 0 <= group < len(self.norms) for group in self.group_of):
             raise ValueError(f"group_of names a group outside 0..{len(self.norms) - 1}")
 
@@ -159,8 +156,7 @@ class LatticeGaussian:
     radius: int = LARGEST_RADIUS
 
     def __post_init__(self) -> None:
-        if not 1 <= self.radius <= LARGEST_RADIUS:
-            raise ValueError(f"radius is {self.radius}; it must lie in [1, {LARGEST_RADIUS}]")
+        whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
 
     def open(
         self,
@@ -225,10 +221,7 @@ class _BlockwiseSum:
             raise ValueError(
                 f"{len(reference)} arrays but the clipping geometry names {len(geometry.group_of)}"
             )
-        if not (isfinite(noise_multiplier) and noise_multiplier >= 0):
-            raise ValueError(
-                f"noise_multiplier must be finite and not negative, got {noise_multiplier}"
-            )
+        number("noise_multiplier", noise_multiplier, least=0)
         self._blocks = Blocks(reference, geometry.group_of)
         self._geometry = geometry
         self._noise_multiplier = noise_multiplier
@@ -268,11 +261,8 @@ class LatticeSum(_BlockwiseSum):
 
     def __init__(self, *arguments: Any, radius: int) -> None:
         super().__init__(*arguments)
-        if self._noise_multiplier > _LARGEST_MULTIPLIER:
-            raise ValueError(
-                f"noise_multiplier must be at most {_LARGEST_MULTIPLIER:g}, "
-                f"got {self._noise_multiplier}; raise the budget or do fewer rounds"
-            )
+        give = f"at most {_LARGEST_MULTIPLIER:g}, by a larger budget or fewer rounds"
+        number("noise_multiplier", self._noise_multiplier, most=_LARGEST_MULTIPLIER, give=give)
         self._radius = radius
         self._cell = self._geometry.total_norm / radius
         self._spill_after = (1 << 31) // radius - 1  # additions that can never overflow 32 bits

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, inf, isfinite, log, nextafter, sqrt
+from math import ceil, inf, log, nextafter, sqrt
 from typing import ClassVar
 
 from privacy.accounting import DiscreteGaussianSum, Event, FixedSize, Sampling
+from privacy.arguments import number, whole
 from privacy.mechanisms.bounded_sums import LARGEST_RADIUS, ClippingGeometry, LatticeSum
 from privacy.mechanisms.discrete_gaussian import add_discrete_gaussian
 from privacy.mechanisms.masked_sums import Integers, Vector, bounded_cells
@@ -70,13 +71,9 @@ class DistributedGaussian:
     largest: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.radius <= LARGEST_RADIUS:
-            raise ValueError(f"radius is {self.radius}; it must lie in [1, {LARGEST_RADIUS}]")
-        if self.colluders < 1:
-            raise ValueError(
-                f"colluders is {self.colluders}; it must be at least 1: each client knows its own "
-                "share of the noise and sees the model"
-            )
+        whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
+        give = "at least 1: each client knows its own share of the noise and sees the model"
+        whole("colluders", self.colluders, least=1, give=give)
         if not self.colluders < self.minimum <= self.largest:
             raise ValueError(
                 f"minimum is {self.minimum}; it must lie above colluders ({self.colluders}) and "
@@ -96,11 +93,8 @@ class DistributedGaussian:
         ValueError
             If the multiplier is no finite number of at least 0.
         """
-        if not (isfinite(noise_multiplier) and noise_multiplier >= 0):
-            raise ValueError(
-                f"noise_multiplier must be finite and not negative, got {noise_multiplier}"
-            )
-        exact = (Fraction(noise_multiplier) * self.radius) ** 2 / self.honest
+        z = Fraction(number("noise_multiplier", noise_multiplier, least=0))
+        exact = (z * self.radius) ** 2 / self.honest
         return nextafter(float(exact), inf) if exact else 0.0
 
     def bound(self, *, parameters: int, noise_multiplier: float) -> int:

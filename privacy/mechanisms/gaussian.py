@@ -1,11 +1,11 @@
 """Gaussian noise from secure randomness: continuous, and rounded to integers exactly."""
 
-import math
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.arguments import number
 from privacy.mechanisms._exact_arithmetic import CELLS, LazyUniform, rounded
 from privacy.mechanisms._rejection_sampling import add_accepted, flattened, propose_batch
 from privacy.mechanisms.randomness import Randomness
@@ -69,7 +69,7 @@ def add_gaussian(
     ValueError
         If ``sigma`` is negative or not finite, or ``out`` is not contiguous.
     """
-    _check_sigma(sigma, math.inf)
+    sigma = number("sigma", sigma, least=0)
     if out.dtype not in (np.float32, np.float64):
         raise TypeError(f"out has dtype {out.dtype}; it must be float32 or float64")
     if sigma == 0:
@@ -143,13 +143,14 @@ def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Ra
     ValueError
         If ``sigma`` is not in [0, 2⁴⁰], or ``out`` is not contiguous.
     """
-    _check_sigma(sigma, _LARGEST_SIGMA)
+    give = "a number in [0, 2^40], from a coarser lattice if need be"
+    sigma = number("sigma", sigma, least=0, most=_LARGEST_SIGMA, give=give)
     if out.dtype != np.int64:
         raise TypeError(f"out has dtype {out.dtype}; it must be int64")
     if sigma == 0:
         return
 
-    scale = Fraction(float(sigma))
+    scale = Fraction(sigma)
 
     def draws(count: int) -> NDArray[np.int64]:
         batch = propose_batch(count, randomness)
@@ -175,11 +176,3 @@ def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Ra
         return values[batch.accepted]
 
     add_accepted(flattened(out), draws)
-
-
-def _check_sigma(sigma: float, largest: float) -> None:
-    if not (math.isfinite(sigma) and 0 <= sigma <= largest):
-        raise ValueError(
-            f"sigma is {sigma!r}; it must be finite, at least 0"
-            + ("" if largest == math.inf else f" and at most {largest:g}: use a coarser lattice")
-        )

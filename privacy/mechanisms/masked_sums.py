@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.accounting import Event, GaussianRelease, Sampling
+from privacy.arguments import whole
 from privacy.mechanisms.bounded_sums import (
     LARGEST_RADIUS,
     ClippingGeometry,
@@ -51,8 +52,7 @@ def lattice_radius(parameters: int) -> int:
     ValueError
         If ``parameters`` is below 1.
     """
-    if parameters < 1:
-        raise ValueError(f"parameters is {parameters}; a model has at least 1")
+    parameters = whole("parameters", parameters, least=1)
     # 2^e >= 64 sqrt(d), that is 4^e >= 4096 d
     exponent = ((_CELLS_PER_ROOT**2 * parameters - 1).bit_length() + 1) // 2
     return min(1 << exponent, LARGEST_RADIUS)
@@ -198,8 +198,7 @@ class MaskedGaussian:
     radius: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.radius <= LARGEST_RADIUS:
-            raise ValueError(f"radius is {self.radius}; it must lie in [1, {LARGEST_RADIUS}]")
+        whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
 
     def bound(self, *, parameters: int, noise_multiplier: float) -> int:
         """The radius; see ``MaskedMechanism.bound``."""

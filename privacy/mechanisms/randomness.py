@@ -10,6 +10,8 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from privacy.arguments import number, whole
+
 # Bytes from which the cipher is faster than the operating system (measured).
 _STRETCHED = 2048
 
@@ -51,8 +53,7 @@ class Randomness(ABC):
         ValueError
             If ``rate`` is not in [0, 1].
         """
-        if not 0 <= rate <= 1:
-            raise ValueError(f"rate is {rate!r}; a probability lies in [0, 1]")
+        rate = number("rate", rate, least=0, most=1)
         if rate == 1:
             return np.ones(size, dtype=np.bool_)
         # A uniform real lies below the rate if its first 64 bits do; if they are equal to the
@@ -110,9 +111,7 @@ class SeededRandomness(Randomness):
     private = False
 
     def __init__(self, seed: int) -> None:
-        if seed < 0:
-            raise ValueError(f"seed is {seed!r}; it must be at least 0")
-        self._seed = str(seed)
+        self._seed = str(whole("seed", seed, least=0))
         self._calls = 0
 
     def bytes(self, count: int) -> bytes:

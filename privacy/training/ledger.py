@@ -19,7 +19,7 @@ from privacy.accounting import (
     Record,
     epsilon,
 )
-from privacy.lasting_paths import lasting_file
+from privacy.arguments import lasting_file
 from privacy.mechanisms import Randomness, gaussian
 from privacy.training.errors import LocalBudgetError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from numbers import Real
 
 from privacy.accounting import Full, Poisson
-from privacy.accounting.events import MOST_TIMES
+from privacy.accounting.events import LARGEST_COUNT
 from privacy.arguments import shown
 
 SMALLEST_NORM, LARGEST_NORM = 1e-12, 1e12
@@ -197,7 +197,7 @@ Protection = ClipOnly | ClipAndNoise
 
 def _check_steps(steps: int) -> None:
     whole("steps", steps, "take a whole number of steps, at least 1")
-    if steps > MOST_TIMES:
+    if steps > LARGEST_COUNT:
         raise ValueError(f"steps is {shown(steps)}: more than 1e100 cannot be accounted")
 
 

@@ -38,6 +38,7 @@ from strategies.streaming import pull_replies, stream_replies
 
 _MESSAGE_TYPE = f"{MessageType.QUERY}.{messages.ACTION}"
 _NAME = "encrypted round"
+_BUDGET = "budget=Budget(epsilon=…, delta=…)"
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,8 @@ class EncryptedRound:
     metrics : NoisedMetrics or PublicMetrics
         What is told of the reports: ``noised_accuracy(z)``, or ``PublicMetrics()``, to which
         nodes agree or not.
-    target_delta : float
-        δ.
-    target_epsilon : float, optional
-        The population's budget; a round that would pass it is not begun.
+    budget : Budget
+        The population's; a round that would pass it is not begun.
     ledger : path-like, optional
         The population's ledger; needed for noised metrics.
     max_bytes : int
@@ -111,6 +110,7 @@ class EncryptedRound:
         If settings are out of range or contradict each other.
     """
 
+    @_arguments.refuse_old_names({"target_epsilon": _BUDGET, "target_delta": _BUDGET})
     def __init__(
         self,
         *,
@@ -118,8 +118,7 @@ class EncryptedRound:
         start_evaluator: Callable[[], EvaluatorProcess],
         images: int,
         metrics: NoisedMetrics | PublicMetrics,
-        target_delta: float,
-        target_epsilon: float | None = None,
+        budget: Budget,
         ledger: str | os.PathLike[str] | None = None,
         max_bytes: int = MAX_ROUND_BYTES,
         workers: int | None = None,
@@ -128,22 +127,20 @@ class EncryptedRound:
     ) -> None:
         self._register = Register(population)
         self._start = start_evaluator
-        _arguments.called_with("start_evaluator", start_evaluator, 0, "a function of no argument")
+        arguments.called_with("start_evaluator", start_evaluator, 0, "a function of no argument")
         noised = "noised_accuracy(noise_multiplier) or PublicMetrics()"
         arguments.of_kind("metrics", metrics, (NoisedMetrics, PublicMetrics), noised)
-        images = _arguments.whole("images", images)
-        max_bytes = _arguments.whole("max_bytes", max_bytes)
-        workers = None if workers is None else _arguments.whole("workers", workers)
-        target_delta = _arguments.delta("target_delta", target_delta)
-        if target_epsilon is not None:
-            target_epsilon = arguments.number("target_epsilon", target_epsilon)
+        images = arguments.whole("images", images, least=1)
+        max_bytes = arguments.whole("max_bytes", max_bytes, least=1)
+        workers = None if workers is None else arguments.whole("workers", workers, least=1)
+        arguments.of_kind("budget", budget, (Budget,), "Budget(epsilon=3.0, delta=1e-5)")
         if isinstance(metrics, NoisedMetrics):
             if dict(metrics.ranges) != RANGES:
                 raise ValueError("metrics has other ranges; take noised_accuracy(noise_multiplier)")
             if ledger is None:
                 raise ValueError("ledger is not set; noised metrics are paid for in one")
         self._images, self._metrics = images, metrics
-        self._budget = None if target_epsilon is None else Budget(target_epsilon, target_delta)
+        self._budget = budget
         self._ledger = None if ledger is None else _arguments.file_path("ledger", ledger)
         self._max_bytes = max_bytes
         self._workers = (os.cpu_count() or 1) if workers is None else workers
@@ -231,7 +228,7 @@ class EncryptedRound:
             population=name if self._randomness.private else f"{name} (seeded: not private)",
         )
         event = self.event
-        if self._budget and event and ledger.would_exceed(event, self._budget):
+        if event and ledger.would_exceed(event, self._budget):
             ledger.close()
             raise PrivacyBudgetExhausted(
                 f"the encrypted round would pass the budget of ε = {self._budget.epsilon:g}; "

@@ -27,7 +27,6 @@ from privacy.secure_aggregation import (
     UnreadableState,
 )
 from privacy.untrusted_text import error_quoted, one_line
-from strategies import _arguments
 from strategies._replies import Template
 from strategies.secure_aggregation.client_memory import ClientMemory, ContextMemory
 from strategies.secure_aggregation.messages import KEY, Bounding, content_of, protocol_bytes
@@ -91,7 +90,7 @@ class SecureAggregationMod:
         arguments.of_kind("identity", identity, (Identity, type(None)), one_key)
         if memory is not None:
             kept_in = "FolderMemory(folder), ContextMemory() or one of your own"
-            _arguments.has("memory", memory, ("held",), kept_in)
+            arguments.has("memory", memory, ("held",), kept_in)
         if memory is None and policy.adversary.server is ServerModel.MALICIOUS:
             raise ValueError(
                 "memory is not set; against a malicious server give FolderMemory(folder), or in "

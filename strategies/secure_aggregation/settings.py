@@ -17,7 +17,6 @@ from privacy.mechanisms import (
 )
 from privacy.secure_aggregation import Adversary, RoundPlan, ServerModel, plan_round
 from privacy.secure_aggregation.terms import pinned_keys
-from strategies import _arguments
 
 Noise = Literal["central", "distributed"]
 
@@ -102,7 +101,7 @@ class SecureAggregation:
             object.__setattr__(self, name, arguments.number(name, getattr(self, name)))
         for name in ("minimum", "largest"):
             if (value := getattr(self, name)) is not None or name == "minimum":
-                object.__setattr__(self, name, _arguments.whole(name, value))
+                object.__setattr__(self, name, arguments.whole(name, value, least=1))
         arguments.of_kind("adversary", self.adversary, (Adversary,), "Adversary(server, corrupt)")
         if self.minimum < 3:
             raise ValueError(f"minimum is {self.minimum}; the sum of fewer than 3 hides nobody")
@@ -208,7 +207,7 @@ class SecureAggregation:
         raise ValueError(
             f"each round is charged {charged:.2g} of δ because one client's presence can decide "
             f"whether it opens, so {rounds} {'round passes' if rounds == 1 else 'rounds pass'} "
-            f"target_delta = {delta:g}{share}: too few clients are drawn for "
+            f"budget.delta = {delta:g}{share}: too few clients are drawn for "
             f"secure_aggregation.minimum = {self.minimum}, "
             f"secure_aggregation.dropout = {self.dropout:g} and "
             f"secure_aggregation.client_dropout = {self.client_dropout:g}. "

@@ -135,8 +135,9 @@ def test_latest_points_at_the_newest_run(small_run: Run) -> None:
 
 
 def test_with_uniform_weights_a_client_says_nothing_but_its_update() -> None:
-    for weighting, names in (("uniform", {"arrays"}), ("capped", {"arrays", "metrics"})):
-        reply = _train_once({"weighting": weighting, "weight-cap": 1.0, "total-weight": 1.0})
+    capped = {"weight-cap": 1.0, "total-weight": 1.0}
+    for config, names in (({}, {"arrays"}), (capped, {"arrays", "metrics"})):
+        reply = _train_once(config)
         assert set(reply.content.keys()) == names
 
 
@@ -154,7 +155,7 @@ def test_a_client_without_data_adds_nothing() -> None:
 
 @pytest.mark.parametrize(
     "weighting",
-    [{}, {"weighting": "capped", "weight-cap": 1250.0, "total-weight": 40.0}],
+    [{}, {"weight-cap": 1250.0, "total-weight": 40.0}],
     ids=["uniform", "capped: the count is noised and paid for as well"],
 )
 def test_record_level_noise_is_accounted_across_rounds(weighting: dict[str, Any]) -> None:
@@ -185,7 +186,7 @@ def test_a_simulated_client_without_noise_is_charged_beside_what_it_did_with_noi
 
 def test_both_levels_stand_side_by_side(tmp_path: Path) -> None:
     run = run_app(
-        tmp_path, rounds=2, sampling_rate=0.2, record_epsilon=2.0, encrypted_images=0, nodes=20
+        tmp_path, rounds=2, sampling_rate=0.2, record_epsilon=2.0, encrypted_test_images=0, nodes=20
     )
     privacy = run.metrics["privacy"]
     assert privacy["record_level"]["epsilon_max"] == 2.0
@@ -198,7 +199,7 @@ def test_runs_on_one_ledger_add_up(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "nodes": 20,
         "sampling_rate": 0.5,
-        "encrypted_images": 0,
+        "encrypted_test_images": 0,
         "noise_multiplier": 20.0,
         "ledger": str(ledger),
         "rounds": 2,
@@ -280,7 +281,7 @@ def _train_once(config: dict[str, Any]) -> Message:
 def test_a_run_whose_model_has_outgrown_all_numbers_ends_with_results_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    grown = {"server_learning_rate": 1e300, "sampling_rate": 0.5, "encrypted_images": 0}
+    grown = {"server_learning_rate": 1e300, "sampling_rate": 0.5, "encrypted_test_images": 0}
     run = run_app(tmp_path, nodes=10, rounds=1, **grown)
     assert run.metrics["accuracy"]["test"] < 0.5
     assert (run.folder / "report.html").is_file()

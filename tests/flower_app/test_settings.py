@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.common.config import parse_config_args
+from flwr.common.config import get_fused_config_from_dir, parse_config_args
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flower_app.__main__ import main as flower_app_main
 from flower_app.commands.run import parse_settings
+from flower_app.models.recipes import RECIPES
 from flower_app.processes.flower_processes import write_run_config
-from flower_app.settings import RECIPES, SettingError, Settings
+from flower_app.settings import FORMER_NAMES, SettingError, Settings
 from privacy.accounting.__main__ import main as accounting_main
 from privacy.audit.__main__ import main as audit_main
 
@@ -23,7 +24,34 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_project_declares_every_setting_with_its_default() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["flwr"]["app"]["config"] == Settings().as_config()
+    declared = project["tool"]["flwr"]["app"]["config"]
+    assert declared == Settings().as_config() | FORMER_NAMES
+    assert list(declared) == [*Settings().as_config(), *FORMER_NAMES]
+    assert Settings.from_config(declared) == Settings.from_config({})
+
+
+@pytest.mark.parametrize(("former", "name"), FORMER_NAMES.items())
+def test_a_former_name_is_answered_with_the_new_one(former: str, name: str) -> None:
+    assert name in Settings().as_config()
+    for value in (0.3, "distributed", float("nan"), True):
+        with pytest.raises(SettingError, match=f"{former} is now {name}"):
+            Settings.from_config({former: value, "epsilon": 2.0})
+
+
+def test_flwr_run_passes_a_former_name_on_and_the_command_refuses_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Flower itself refuses only what ``pyproject.toml`` does not declare."""
+    given = parse_config_args(["corrupt=0.3"])
+    with pytest.raises(SettingError, match="corrupt is now max-corrupt-fraction"):
+        Settings.from_config(get_fused_config_from_dir(ROOT, given))
+    assert flower_app_main(["run", "corrupt=0.3"]) == 1
+    assert "corrupt is now max-corrupt-fraction" in capsys.readouterr().err
+
+
+def test_all_former_names_of_a_configuration_are_answered_at_once() -> None:
+    with pytest.raises(SettingError, match=r"corrupt is now max-.*; dropout is now max-drop"):
+        Settings.from_config({"corrupt": 0.1, "dropout": 0.2})
 
 
 def test_the_defaults_are_valid_and_take_the_models_recipe() -> None:
@@ -57,7 +85,7 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"population": True}, ["population", "True", "whole number"]),
         ({"min-available-nodes": 9, "population": 8}, ["min-available-nodes", "9", "8"]),
         ({"clipping-norm": -0.1}, ["clipping-norm", "-0.1", "at least 0"]),
-        ({"weighting": "capped"}, ["weight-cap", "0.0", "positive"]),
+        ({"total-weight": 9.0}, ["weight-cap", "0.0", "positive"]),
         ({"data-dir": "/no/such/folder"}, ["data-dir", "/no/such/folder", "exists"]),
         ({"resume": "/no/such/folder"}, ["resume", "/no/such/folder", "results folder"]),
         ({"resume": "/etc/hostname"}, ["resume", "/etc/hostname", "not a file"]),
@@ -68,9 +96,9 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"partition-seed": -1}, ["partition-seed", "-1", "at least 0"]),
         ({"population-file": "/no/such/file", "deployed": True}, ["population-file", "exists"]),
         ({"population-file": "/etc/hostname"}, ["population-file", "left out in a simulation"]),
-        ({"identities": "/some/file"}, ["identities", "left out in a simulation"]),
+        ({"client-public-keys": "/some/file"}, ["client-public-keys", "left out in a simulation"]),
         ({"data-dir": 300 * "x"}, ["data-dir", "exists"]),
-        ({"encrypted-images": -5}, ["encrypted-images", "-5", "at least 0"]),
+        ({"encrypted-test-images": -5}, ["encrypted-test-images", "-5", "at least 0"]),
     ],
 )
 def test_a_wrong_setting_names_itself(config: dict[str, object], words: list[str]) -> None:
@@ -134,7 +162,7 @@ def test_a_path_may_begin_with_the_users_home() -> None:
         ("local-learning-rate", 3e38),
         ("local-learning-rate", 1e-300),
         ("local-learning-rate", float("inf")),
-        ("nominal-records", 10**400),
+        ("records-per-client", 10**400),
         ("rounds", 10**400),
         ("local-steps", 10**400),
         ("encrypted-round-images", 2**63),

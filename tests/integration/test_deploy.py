@@ -30,7 +30,11 @@ def test_the_demonstration_ends_with_results_and_nothing_else(
 ) -> None:
     results = tmp_path / "results"
     done = run_python(
-        *DEMO, "rounds=1", "encrypted-images=5", f"results-dir={results}", environment=environment
+        *DEMO,
+        "rounds=1",
+        "encrypted-test-images=5",
+        f"results-dir={results}",
+        environment=environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((results / "latest" / "metrics.json").read_text())

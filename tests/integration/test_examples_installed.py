@@ -129,7 +129,7 @@ def test_the_wheel_carries_the_three_packages_and_no_other(installed: Path) -> N
 
 
 def test_the_installed_app_runs_outside_a_clone(installed: Path, tmp_path: Path) -> None:
-    run = ["run", "--nodes", "5", "rounds=1", "sampling-rate=1.0", "encrypted-images=2"]
+    run = ["run", "--nodes", "5", "rounds=1", "sampling-rate=1.0", "encrypted-test-images=2"]
     done = run_python(
         "-m", "flower_app", *run, environment=clean(), python=installed, folder=tmp_path
     )

@@ -129,7 +129,7 @@ def settings(results: Path, **more: Any) -> dict[str, Any]:
         "epsilon": 20.0,
         "record-epsilon": 5.0,
         "round-timeout": PATIENCE,
-        "encrypted-images": 0,
+        "encrypted-test-images": 0,
         "results-dir": str(results),
     } | {name.replace("_", "-"): value for name, value in more.items()}
 
@@ -258,7 +258,7 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
         name: deployment.new_node(
             name,
             folder,
-            config='minimum-cohort=3 corrupt=0.0 secure-aggregation="off" '
+            config='min-clients=3 max-corrupt-fraction=0.0 secure-aggregation="off" '
             "max-record-epsilon=5.0 allow-unnoised-training=true",
         )
         for name, folder in folders.items()

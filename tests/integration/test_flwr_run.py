@@ -32,7 +32,7 @@ def test_a_simulation_from_data_to_encrypted_answers(
 ) -> None:
     done = run(
         *("--nodes", "20"),
-        *("rounds=2", "sampling-rate=0.5", "encrypted-images=5"),
+        *("rounds=2", "sampling-rate=0.5", "encrypted-test-images=5"),
         f"results-dir={tmp_path}",
         environment=environment,
     )
@@ -54,8 +54,8 @@ def test_a_simulation_with_secure_aggregation(environment: dict[str, str], tmp_p
     """The clients' state goes from stage to stage through Flower's own contexts."""
     done = run(
         *("--nodes", "10"),
-        *("rounds=1", "sampling-rate=1.0", "encrypted-images=0"),
-        *("secure-aggregation=malicious", "minimum-cohort=5", "client-dropout=0.0"),
+        *("rounds=1", "sampling-rate=1.0", "encrypted-test-images=0"),
+        *("secure-aggregation=malicious", "min-clients=5", "dropout-probability=0.0"),
         f"results-dir={tmp_path}",
         environment=environment,
     )

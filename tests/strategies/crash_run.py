@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.accounting import Full, Ledger
-from strategies import Checkpoint, DPFedAvg, ServerSGD
+from strategies import Budget, Checkpoint, Checkpointing, DPFedAvg, ServerSGD
 from tests.strategies.federation import grid_of, model
 
 ROUNDS = 4
@@ -23,12 +23,10 @@ def run(folder: Path, step: str, fatal: int) -> None:
         population=4,
         sampling=Full(),
         clipping=1.0,
-        target_epsilon=4.0,
-        target_delta=1e-5,
+        budget=Budget(epsilon=4.0, delta=1e-5),
         optimizer=ServerSGD(momentum=0.5),
         ledger=folder / "ledger.jsonl",
-        checkpoint=path,
-        resume=path if path.exists() else None,
+        checkpointing=Checkpointing(path, resume=path if path.exists() else None),
     )
     now = [0]
 

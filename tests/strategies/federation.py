@@ -1,5 +1,6 @@
 """What the tests of the strategies share: small federations, and replies made by hand."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from strategies import DPFedAvg, Full, InProcessGrid
+from strategies import Budget, DPFedAvg, Full, InProcessGrid
 
 Vector = Any
 Update = Callable[[int, int, list[Vector]], list[Vector]]
@@ -73,7 +74,7 @@ def noiseless(folder: Path, **settings: Any) -> DPFedAvg:
         "sampling": Full(),
         "clipping": 1.0,
         "noise_multiplier": 0.0,
-        "target_delta": 1e-5,
+        "budget": Budget(math.inf, 1e-5),
         "ledger": folder / "ledger.jsonl",
     }
     return DPFedAvg(**(usual | settings))

@@ -13,31 +13,34 @@ from flwr.supercore.utils import get_flwr_home
 from privacy.accounting import Full, GaussianRelease, LedgerError
 from strategies import (
     AdaptiveClipping,
+    Budget,
     CappedWeights,
+    Checkpointing,
     DPFedAvg,
     EncryptedRound,
-    FixedSize,
     FlatClipping,
+    Metrics,
     NoisedMetrics,
     PerLayerClipping,
     Poisson,
     Population,
     PublicMetrics,
+    RecordKeys,
     ServerAdam,
     ServerSGD,
     UniformWeights,
 )
+from strategies.dp_fedavg import _OLD_NAMES
 from tests.strategies.federation import grid_of, model, noiseless
 
-NOT_NUMBERS: list[Any] = ["0.1", True, [0.1], b"1", torch.tensor(0.1), {}]
+NOT_NUMBERS: list[Any] = ["0.1", True, [0.1], b"1", torch.tensor([0.1]), {}]
 
 WRONG: dict[str, list[Any]] = {
     "population": [1.5, 4.0, True, "4", None, [1, 2], np.float64(4), ("a", "b")],
     "sampling": [0.5, 4, None, "full", Full, Poisson],
     "clipping": [None, "0.1", True, math.nan, math.inf, 0, -1, FlatClipping, [1.0], "adaptive"],
-    "target_delta": [None, *NOT_NUMBERS, math.nan, 0, 1],
+    "budget": [None, 3.0, (3.0, 1e-5), Budget],
     "noise_multiplier": [*NOT_NUMBERS, math.nan, math.inf, -1],
-    "target_epsilon": [*NOT_NUMBERS, math.nan, math.inf, 0, -1],
     "reserve": [None, GaussianRelease(1.0, Full()), [1.0], ["event"], "event"],
     "weighting": [UniformWeights, "uniform", 1.0],
     "mechanism": ["lattice", 3],
@@ -47,20 +50,13 @@ WRONG: dict[str, list[Any]] = {
         0.1,
         torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1),
     ],
-    "iterate_average": [None, *NOT_NUMBERS, math.nan, 1, -0.1],
-    "train_metrics": [PublicMetrics, "loss", {"loss": (0, 1)}],
-    "evaluate_metrics": [NoisedMetrics, "loss"],
-    "fraction_evaluate": [None, *NOT_NUMBERS, math.nan],
-    "accountant": ["gdp", 1, True],
+    "metrics": [Metrics, PublicMetrics(), "loss", {"loss": (0, 1)}],
     "ledger": [None, 3, b"/tmp/ledger", ["a"], "", "ledger.jsonl", Path("folder/ledger"), "/"],
-    "checkpoint": [3, b"/tmp/checkpoint", "", "checkpoint", Path(), "/"],
-    "resume": [3, b"/tmp/checkpoint", "", "checkpoint", "/"],
+    "checkpointing": [3, "/home/me/run", Path("/home/me/run"), Checkpointing],
     "min_available_nodes": [None, 1.5, "2", True, -1, 5],
     "secure_aggregation": [True, 3, "malicious"],
     "randomness": [0, np.random.default_rng(), "system"],
-    "weighted_by_key": [None, 3, ""],
-    "arrayrecord_key": [None, 3, ""],
-    "configrecord_key": [None, 3, ""],
+    "record_keys": ["arrays", {"arrays": "model"}, RecordKeys],
 }
 CASES = [(name, value) for name, values in WRONG.items() for value in values]
 
@@ -78,6 +74,61 @@ def test_a_setting_of_the_wrong_kind_is_refused_by_name(
 
 def test_every_argument_of_the_strategy_is_in_that_list() -> None:
     assert set(DPFedAvg.__init__.__annotations__) - {"return"} == set(WRONG)
+
+
+PARTS: dict[Any, dict[str, list[Any]]] = {
+    Metrics: {
+        "train": [PublicMetrics, "loss", {"loss": (0, 1)}],
+        "evaluate": [NoisedMetrics, "loss"],
+        "fraction_evaluate": [None, *NOT_NUMBERS, math.nan],
+    },
+    Checkpointing: {
+        "path": [3, b"/tmp/checkpoint", "", "checkpoint", Path(), "/"],
+        "resume": [3, b"/tmp/checkpoint", "", "checkpoint", "/"],
+    },
+    RecordKeys: {name: [None, 3, ""] for name in ("arrays", "config", "weighted_by")},
+    ServerSGD: {"iterate_average": [None, *NOT_NUMBERS, math.nan, 1, -0.1]},
+    ServerAdam: {"iterate_average": [None, *NOT_NUMBERS, math.nan, 1, -0.1]},
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [(part, name, v) for part, names in PARTS.items() for name, vs in names.items() for v in vs],
+)
+def test_a_part_of_the_wrong_kind_is_refused_by_name(part: Any, name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=name):
+        part(**{name: value})
+
+
+def test_an_argument_of_another_name_is_told_its_place(tmp_path: Path) -> None:
+    """One error for all: what earlier versions, and Flower's FedAvg, call otherwise."""
+    with pytest.raises(
+        TypeError, match=r"^target_epsilon, target_delta, resume: .*; give "
+    ) as error:
+        DPFedAvg(  # type: ignore[call-arg]
+            population=4,
+            sampling=Full(),
+            clipping=1.0,
+            target_epsilon=3.0,
+            target_delta=1e-5,
+            ledger=tmp_path / "ledger.jsonl",
+            resume=tmp_path / "checkpoint",
+        )
+    assert str(error.value).count("Budget(epsilon=…, delta=…)") == 1
+    assert "Checkpointing(path, resume=…)" in str(error.value)
+    taken = set(DPFedAvg.__init__.__annotations__)
+    for name, instead in _OLD_NAMES.items():
+        assert name not in taken
+        with pytest.raises(TypeError, match=f"^{name}: ") as error:
+            noiseless(tmp_path, **{name: 1})
+        assert instead in str(error.value)
+        assert instead.partition("=")[0].partition(",")[0].split(":")[0] in {*taken, "nothing"}
+    with pytest.raises(TypeError, match=r"target_delta: .*Budget"):
+        EncryptedRound(population=4, images=2, target_delta=1e-5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+        noiseless(tmp_path, nonsense=1)
+    assert not list(tmp_path.iterdir())
 
 
 STARTS: dict[str, list[Any]] = {
@@ -119,10 +170,9 @@ def test_numpys_numbers_are_numbers(tmp_path: Path) -> None:
         population=np.int64(4),
         clipping=np.float32(0.5),
         noise_multiplier=np.int32(2),
-        target_delta=np.float64(1e-5),
-        target_epsilon=np.float32(8.0),
+        budget=Budget(np.float32(8.0), np.float64(1e-5)),  # type: ignore[arg-type]
         min_available_nodes=np.int16(2),
-        checkpoint=tmp_path / "checkpoint",
+        checkpointing=Checkpointing(tmp_path / "checkpoint"),
     )
     result = strategy.start(grid_of(4), model(), num_rounds=np.int64(2))
     assert result.privacy is not None
@@ -131,8 +181,8 @@ def test_numpys_numbers_are_numbers(tmp_path: Path) -> None:
         tmp_path,
         clipping=0.5,
         noise_multiplier=2.0,
-        target_epsilon=8.0,
-        resume=tmp_path / "checkpoint",
+        budget=Budget(8.0, 1e-5),
+        checkpointing=Checkpointing(resume=tmp_path / "checkpoint"),
     )
     assert again.start(grid_of(4), model(), num_rounds=3).privacy is not None
 
@@ -170,8 +220,7 @@ def test_parts_of_a_strategy_refuse_the_wrong_kind_by_name(make: Any) -> None:
         {"images": 2.5},
         {"images": 0},
         {"metrics": None},
-        {"target_delta": "1e-5"},
-        {"target_epsilon": True},
+        {"budget": 3.0},
         {"ledger": "ledger.jsonl"},
         {"start_evaluator": None},
         {"workers": 0},
@@ -186,7 +235,7 @@ def test_an_encrypted_round_refuses_the_wrong_kind_by_name(
         "start_evaluator": lambda: None,
         "images": 2,
         "metrics": PublicMetrics(),
-        "target_delta": 1e-5,
+        "budget": Budget(math.inf, 1e-5),
     }
     with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
         EncryptedRound(**usual | wrong)
@@ -197,9 +246,11 @@ def test_a_relative_path_is_refused_wherever_the_program_runs(
 ) -> None:
     """Two projects with one relative name would share a ledger, wherever Flower puts it."""
     monkeypatch.chdir(tmp_path)
-    for name in ("ledger", "checkpoint", "resume"):
-        with pytest.raises(ValueError, match=f"{name} is .*relative.*{tmp_path}"):
-            noiseless(tmp_path, **{name: "privacy-ledger.jsonl"})
+    with pytest.raises(ValueError, match=f"ledger is .*relative.*{tmp_path}"):
+        noiseless(tmp_path, ledger="privacy-ledger.jsonl")
+    for name in ("path", "resume"):
+        with pytest.raises(ValueError, match=rf"checkpointing\.{name} is .*relative.*{tmp_path}"):
+            Checkpointing(**{name: "checkpoint"})
     monkeypatch.setenv("HOME", str(tmp_path))
     noiseless(tmp_path, ledger="~/of-this-user.jsonl")
     assert (tmp_path / "of-this-user.jsonl").exists()
@@ -221,5 +272,3 @@ def test_a_ledger_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     for ledger in (tmp_path / "nowhere" / "ledger.jsonl", tmp_path / "file" / "ledger.jsonl"):
         with pytest.raises(LedgerError, match=str(ledger)):
             noiseless(tmp_path, ledger=ledger)
-    with pytest.raises(ValueError, match="cannot express FixedSize"):
-        noiseless(tmp_path, sampling=FixedSize(2, 4), accountant="pld")

@@ -26,10 +26,13 @@ from privacy.accounting import (
 from privacy.mechanisms import SeededRandomness
 from strategies import (
     AdaptiveClipping,
+    Budget,
     BudgetError,
     Checkpoint,
     CheckpointError,
+    Checkpointing,
     DPFedAvg,
+    Metrics,
     NoisedMetrics,
     ServerAdam,
     ServerSGD,
@@ -65,10 +68,10 @@ def test_the_ledger_alone_gives_epsilon_back(tmp_path: Path) -> None:
 def test_what_is_reserved_is_left_over(tmp_path: Path) -> None:
     """Calibrated or given, the rounds leave room for what is to be paid after them."""
     later = GaussianRelease(2.0, Full())
-    free = private(tmp_path, noise_multiplier=None, target_epsilon=4.0)
+    free = private(tmp_path, noise_multiplier=None, budget=Budget(4.0, 1e-5))
     free.start(STEP, model(), num_rounds=3)
     (folder := tmp_path / "reserved").mkdir()
-    strategy = private(folder, noise_multiplier=None, target_epsilon=4.0, reserve=[later])
+    strategy = private(folder, noise_multiplier=None, budget=Budget(4.0, 1e-5), reserve=[later])
     strategy.start(STEP, model(), num_rounds=3)
     assert strategy.noise_multiplier > free.noise_multiplier
     paid = [record.event for record in read_ledger(folder / "ledger.jsonl").records]
@@ -76,7 +79,7 @@ def test_what_is_reserved_is_left_over(tmp_path: Path) -> None:
     assert 3.99 < epsilon([*paid, later], delta=1e-5) <= 4.0
 
     (folder := tmp_path / "given").mkdir()
-    result = private(folder, noise_multiplier=2.0, target_epsilon=4.0, reserve=[later]).start(
+    result = private(folder, noise_multiplier=2.0, budget=Budget(4.0, 1e-5), reserve=[later]).start(
         STEP, model(), num_rounds=9
     )
     assert result.privacy is not None
@@ -121,7 +124,7 @@ def test_the_budget_stops_the_run_and_keeps_the_last_model(tmp_path: Path) -> No
 
     rule = NoisedMetrics(ranges={"loss": (0.0, 4.0)}, noise_multiplier=1e5)
     result = private(
-        tmp_path, target_epsilon=limit, fraction_evaluate=1.0, evaluate_metrics=rule
+        tmp_path, budget=Budget(limit, 1e-5), metrics=Metrics(fraction_evaluate=1.0, evaluate=rule)
     ).start(grid, model(), num_rounds=9, evaluate_fn=look)
     assert sent == [4, 4] * 3
     assert result.arrays is models[-1]
@@ -135,7 +138,7 @@ def test_the_budget_stops_the_run_and_keeps_the_last_model(tmp_path: Path) -> No
 
 
 def test_the_stock_hooks_stop_as_well(tmp_path: Path) -> None:
-    strategy = private(tmp_path, target_epsilon=1e-3)
+    strategy = private(tmp_path, budget=Budget(1e-3, 1e-5))
     grid = grid_of(4)
     assert list(strategy.configure_train(1, model(), ConfigRecord(), grid)) == []
     assert strategy.aggregate_train(1, []) == (None, None)
@@ -147,7 +150,7 @@ def test_the_stock_hooks_stop_as_well(tmp_path: Path) -> None:
 def test_the_noise_is_calibrated_for_what_is_left(tmp_path: Path) -> None:
     """Two runs share one ledger: the second gets the rest of the budget, not one of its own."""
     for limit in (2.0, 3.0):
-        strategy = private(tmp_path, noise_multiplier=None, target_epsilon=limit)
+        strategy = private(tmp_path, noise_multiplier=None, budget=Budget(limit, 1e-5))
         told = strategy.start(STEP, model(), num_rounds=4).privacy
         assert told is not None
         assert 0.995 * limit < told.epsilon <= limit
@@ -158,7 +161,7 @@ def test_the_noise_is_calibrated_for_what_is_left(tmp_path: Path) -> None:
 
 def test_the_last_of_a_budget_is_not_spent_on_noise(tmp_path: Path) -> None:
     """A second run on a spent ledger is told what is left and what it would buy."""
-    settings = {"noise_multiplier": None, "target_epsilon": 3.0}
+    settings = {"noise_multiplier": None, "budget": Budget(3.0, 1e-5)}
     private(tmp_path, **settings).start(STEP, model(), num_rounds=3)
     before = read_ledger(tmp_path / "ledger.jsonl").records
     for rounds in (1, 3, 30):
@@ -167,7 +170,7 @@ def test_the_last_of_a_budget_is_not_spent_on_noise(tmp_path: Path) -> None:
         ):
             private(tmp_path, **settings).start(STEP, model(), num_rounds=rounds)
     assert read_ledger(tmp_path / "ledger.jsonl").records == before
-    told = private(tmp_path, **settings | {"target_epsilon": 6.0}).start(STEP, model())
+    told = private(tmp_path, **settings | {"budget": Budget(6.0, 1e-5)}).start(STEP, model())
     assert told.privacy is not None
     assert told.privacy.rounds == 3
 
@@ -175,10 +178,10 @@ def test_the_last_of_a_budget_is_not_spent_on_noise(tmp_path: Path) -> None:
 def test_little_left_of_a_budget_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    private(tmp_path, noise_multiplier=None, target_epsilon=2.6).start(STEP, model())
+    private(tmp_path, noise_multiplier=None, budget=Budget(2.6, 1e-5)).start(STEP, model())
     logging.getLogger("flwr").addHandler(caplog.handler)
     try:
-        private(tmp_path, noise_multiplier=None, target_epsilon=3.0).start(STEP, model())
+        private(tmp_path, noise_multiplier=None, budget=Budget(3.0, 1e-5)).start(STEP, model())
     finally:
         logging.getLogger("flwr").removeHandler(caplog.handler)
     (line,) = {m for m in caplog.messages if "have paid" in m}
@@ -211,7 +214,7 @@ def test_a_ledger_or_checkpoint_that_cannot_be_written_is_named(
     write = durable.write_durably
     monkeypatch.setattr("privacy.accounting.ledger.write_durably", full)
     monkeypatch.setattr("strategies.checkpoint.write_durably", full)
-    strategy = private(tmp_path, checkpoint=tmp_path / "checkpoint")
+    strategy = private(tmp_path, checkpointing=Checkpointing(tmp_path / "checkpoint"))
 
     def fill(number: int, arrays: ArrayRecord) -> None:
         nonlocal full_file
@@ -223,7 +226,10 @@ def test_a_ledger_or_checkpoint_that_cannot_be_written_is_named(
     assert Checkpoint.load(tmp_path / "checkpoint").round == 1
     assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 1
     full_file = "checkpoint"
-    again = private(tmp_path, checkpoint=tmp_path / "checkpoint", resume=tmp_path / "checkpoint")
+    again = private(
+        tmp_path,
+        checkpointing=Checkpointing(tmp_path / "checkpoint", resume=tmp_path / "checkpoint"),
+    )
     with pytest.raises(OSError, match=r"No space.*the checkpoint .*Round 2 stands in the ledger"):
         again.start(STEP, model(), num_rounds=3)
 
@@ -243,7 +249,12 @@ def test_a_spent_budget_begins_no_run(tmp_path: Path) -> None:
     before = read_ledger(tmp_path / "ledger.jsonl").records
     for noise in (None, 20.0):
         kept = tmp_path / f"checkpoint-{noise}"
-        late = private(tmp_path, noise_multiplier=noise, target_epsilon=0.01, checkpoint=kept)
+        late = private(
+            tmp_path,
+            noise_multiplier=noise,
+            budget=Budget(0.01, 1e-5),
+            checkpointing=Checkpointing(kept),
+        )
         error = refused(late)
         assert isinstance(error, SpentBudgetError)
         assert f"have paid ε = {spent(tmp_path):.6g}" in str(error)
@@ -255,10 +266,10 @@ def test_a_spent_budget_begins_no_run(tmp_path: Path) -> None:
 
 def test_a_budget_too_small_from_the_first_begins_no_run(tmp_path: Path) -> None:
     error = refused(
-        private(tmp_path, noise_multiplier=None, target_epsilon=1e-12, target_delta=1e-12)
+        private(tmp_path, noise_multiplier=None, budget=Budget(epsilon=1e-12, delta=1e-12))
     )
     assert "no noise is enough for 4 rounds" in str(error)
-    assert str(error).endswith("raise target_epsilon")
+    assert str(error).endswith("raise budget.epsilon")
     assert not isinstance(error, SpentBudgetError)
 
 
@@ -271,51 +282,51 @@ def test_what_else_takes_from_the_budget_is_named(
     if paid:
         private(tmp_path, noise_multiplier=100.0).start(STEP, model(), num_rounds=paid)
     rule = NoisedMetrics(ranges={"loss": (0.0, 4.0)}, noise_multiplier=0.1)
-    dear = {"fraction_evaluate": 1.0, "evaluate_metrics": rule, "target_epsilon": 3.0}
+    dear = {"metrics": Metrics(fraction_evaluate=1.0, evaluate=rule), "budget": Budget(3.0, 1e-5)}
     error = refused(private(tmp_path, noise_multiplier=noise, **dear))
     assert isinstance(error, SpentBudgetError) == bool(paid)
     times = 1 if noise else 4
     takes = epsilon({GaussianRelease(0.1, Poisson(1.0)): times}, delta=1e-5)
     number = "4 rounds" if times == 4 else "1 round"
-    told = f"evaluate_metrics (noise_multiplier 0.1, in {number}) takes ε = {takes:.6g}"
+    told = f"metrics.evaluate (noise_multiplier 0.1, in {number}) takes ε = {takes:.6g}"
     assert told in str(error)
-    assert "give evaluate_metrics a larger noise_multiplier" in str(error)
+    assert "give metrics.evaluate a larger noise_multiplier" in str(error)
     assert (f"have paid ε = {spent(tmp_path):.6g}" in str(error)) == bool(paid)
     assert "spent already" not in str(error)
 
     far_too_much = [AdditiveDelta(1e-3)]
-    dear = {"reserve": far_too_much, "target_epsilon": 3.0}
+    dear = {"reserve": far_too_much, "budget": Budget(3.0, 1e-5)}
     error = refused(private(tmp_path, noise_multiplier=noise, **dear))
     assert "what is reserved for after training takes ε = inf" in str(error)
     assert "reserve less" in str(error)
-    assert "raise target_epsilon" not in str(error), "it would not help"
+    assert "raise budget.epsilon" not in str(error), "it would not help"
 
 
 @pytest.mark.parametrize("sampling", [Full(), Poisson(0.3), FixedSize(2, 4)])
 def test_noise_too_small_for_a_first_round_is_refused_with_what_would_fit(
     sampling: Any, tmp_path: Path
 ) -> None:
-    settings = {"sampling": sampling, "target_epsilon": 3.0}
+    settings = {"sampling": sampling, "budget": Budget(3.0, 1e-5)}
     error = str(refused(private(tmp_path, noise_multiplier=0.3, **settings)))
     assert error.startswith("noise_multiplier is 0.3, with which not one round fits the budget")
     told = [float(words.split()[0]) for words in error.split("a noise_multiplier of ")[1:]]
-    wanted = float(error.split("raise target_epsilon to ")[1].split()[0])
+    wanted = float(error.split("raise budget.epsilon to ")[1].split()[0])
     assert not read_ledger(tmp_path / "ledger.jsonl").records
     for rounds, noise, limit in ((4, told[0], 3.0), (1, told[1], 3.0), (1, 0.3, wanted)):
         folder = tmp_path / f"{rounds}-{limit}"
         folder.mkdir()
-        remedied = settings | {"noise_multiplier": noise, "target_epsilon": limit}
+        remedied = settings | {"noise_multiplier": noise, "budget": Budget(limit, 1e-5)}
         report = private(folder, **remedied).start(STEP, model(), num_rounds=rounds).privacy
         assert report is not None
         assert (report.rounds, report.stopped) == (rounds, None)
 
 
 def test_no_noise_and_a_reserve_beyond_the_budget_begin_no_run(tmp_path: Path) -> None:
-    error = str(refused(private(tmp_path, noise_multiplier=0.0, target_epsilon=3.0)))
+    error = str(refused(private(tmp_path, noise_multiplier=0.0, budget=Budget(3.0, 1e-5))))
     assert "ε to inf" in error
-    assert "raise target_epsilon" not in error
+    assert "raise budget.epsilon" not in error
     reserve = [GaussianRelease(0.1, Full())]
-    error = str(refused(private(tmp_path, target_epsilon=3.0, reserve=reserve)))
+    error = str(refused(private(tmp_path, budget=Budget(3.0, 1e-5), reserve=reserve)))
     assert "what is reserved for after training takes ε = " in error
 
 
@@ -326,7 +337,7 @@ def test_rounds_that_do_not_all_fit_are_told_at_the_start(
     logging.getLogger("flwr").addHandler(caplog.handler)
     told: list[str] = []
     try:
-        private(tmp_path, target_epsilon=limit).start(
+        private(tmp_path, budget=Budget(limit, 1e-5)).start(
             STEP, model(), num_rounds=9, evaluate_fn=lambda n, _: told.extend(caplog.messages)
         )
     finally:
@@ -338,9 +349,11 @@ def test_rounds_that_do_not_all_fit_are_told_at_the_start(
 def test_a_resumed_run_keeps_its_model_when_nothing_is_left(tmp_path: Path) -> None:
     """One that has played a round; one that has not is refused like any other."""
     kept, limit = tmp_path / "kept", epsilon([GaussianRelease(20.0, Poisson(1.0))], delta=1e-5)
-    settings = {"target_epsilon": limit * 1.0001, "checkpoint": kept}
+    settings = {"budget": Budget(limit * 1.0001, 1e-5), "checkpointing": Checkpointing(kept)}
     ended = private(tmp_path, **settings).start(STEP, model(), num_rounds=3)
-    again = private(tmp_path, **settings, resume=kept).start(STEP, model(), num_rounds=3)
+    again = private(
+        tmp_path, **settings | {"checkpointing": Checkpointing(kept, resume=kept)}
+    ).start(STEP, model(), num_rounds=3)
     assert again.privacy is not None
     assert again.privacy.rounds == 1
     assert "round 2 would pass" in str(again.privacy.stopped)
@@ -349,7 +362,7 @@ def test_a_resumed_run_keeps_its_model_when_nothing_is_left(tmp_path: Path) -> N
     )
 
     (other := tmp_path / "other").mkdir()
-    settings["checkpoint"] = other / "kept"
+    settings["checkpointing"] = Checkpointing(other / "kept")
 
     class Killed(Exception):
         pass
@@ -360,7 +373,9 @@ def test_a_resumed_run_keeps_its_model_when_nothing_is_left(tmp_path: Path) -> N
     with pytest.raises(Killed):
         private(other, **settings).start(STEP, model(), num_rounds=3, evaluate_fn=killed)
     private(other).start(STEP, model(), num_rounds=1)
-    error = refused(private(other, **settings, resume=other / "kept"))
+    error = refused(
+        private(other, **settings | {"checkpointing": Checkpointing(resume=other / "kept")})
+    )
     assert isinstance(error, SpentBudgetError)
 
 
@@ -392,7 +407,7 @@ def test_a_fixed_size_is_accounted_at_twice_the_sensitivity(tmp_path: Path) -> N
 
 def test_a_seed_is_not_private_and_its_ledger_is_its_own(tmp_path: Path) -> None:
     """No private run can go on from a seeded one's ledger, nor the other way round."""
-    seeded = {"randomness": SeededRandomness(1), "target_epsilon": 5.0}
+    seeded = {"randomness": SeededRandomness(1), "budget": Budget(5.0, 1e-5)}
     result = private(tmp_path, **seeded).start(STEP, model(), num_rounds=2)
     assert result.privacy is not None
     assert result.privacy.epsilon == math.inf
@@ -436,11 +451,13 @@ def settings_of(optimizer: Any) -> dict[str, Any]:
     return {
         "optimizer": optimizer,
         "clipping": AdaptiveClipping(initial_norm=1.0),
-        "iterate_average": 0.5,
     }
 
 
-@pytest.mark.parametrize("optimizer", [ServerSGD(0.7, momentum=0.5), ServerAdam(0.1)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [ServerSGD(0.7, momentum=0.5, iterate_average=0.5), ServerAdam(0.1, iterate_average=0.5)],
+)
 def test_a_resumed_run_ends_where_an_unbroken_one_does(optimizer: Any, tmp_path: Path) -> None:
     """Without noise, to the last bit but the average's: optimizer, norm and average go on."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -449,9 +466,11 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(optimizer: Any, tmp_path:
     start = ArrayRecord([np.zeros(3, np.float32), np.array(0.0, np.float32)])
     expected = noiseless(whole, **settings_of(optimizer)).start(STEP, start, num_rounds=6)
     path = broken / "checkpoint"
-    kept = settings_of(optimizer) | {"checkpoint": path}
+    kept = settings_of(optimizer) | {"checkpointing": Checkpointing(path)}
     noiseless(broken, **kept).start(STEP, start, num_rounds=4)
-    resumed = noiseless(broken, **kept, resume=path).start(STEP, start, num_rounds=6)
+    resumed = noiseless(broken, **kept | {"checkpointing": Checkpointing(path, resume=path)}).start(
+        STEP, start, num_rounds=6
+    )
     for a, b in zip(
         expected.arrays.to_numpy_ndarrays(), resumed.arrays.to_numpy_ndarrays(), strict=True
     ):
@@ -470,12 +489,19 @@ def test_a_run_can_be_resumed_before_its_first_round_ended(tmp_path: Path) -> No
     def killed(partition: int, number: int, arrays: Any) -> Any:
         raise Killed
 
-    strategy = private(tmp_path, noise_multiplier=None, target_epsilon=2.0, checkpoint=path)
+    strategy = private(
+        tmp_path, noise_multiplier=None, budget=Budget(2.0, 1e-5), checkpointing=Checkpointing(path)
+    )
     strategy.aggregate_train = killed  # type: ignore[method-assign,assignment]
     with pytest.raises((Killed, TypeError)):
         strategy.start(STEP, model(), num_rounds=3)
     del strategy
-    again = private(tmp_path, noise_multiplier=None, target_epsilon=2.0, resume=path)
+    again = private(
+        tmp_path,
+        noise_multiplier=None,
+        budget=Budget(2.0, 1e-5),
+        checkpointing=Checkpointing(resume=path),
+    )
     result = again.start(STEP, model(), num_rounds=3)
     assert result.privacy is not None
     assert result.privacy.rounds == 3
@@ -484,7 +510,7 @@ def test_a_run_can_be_resumed_before_its_first_round_ended(tmp_path: Path) -> No
 
 def test_a_checkpoint_holds_released_values_only(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
-    private(tmp_path, checkpoint=path, optimizer=ServerSGD(momentum=0.9)).start(
+    private(tmp_path, checkpointing=Checkpointing(path), optimizer=ServerSGD(momentum=0.9)).start(
         STEP, model(), num_rounds=2
     )
     kept = Checkpoint.load(path)
@@ -502,7 +528,7 @@ def test_a_checkpoint_holds_released_values_only(tmp_path: Path) -> None:
 def test_a_torn_or_altered_checkpoint_never_loads(tmp_path: Path) -> None:
     """Cut anywhere, or any one byte changed."""
     path, copy = tmp_path / "checkpoint", tmp_path / "copy"
-    private(tmp_path, checkpoint=path).start(STEP, model(), num_rounds=1)
+    private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=1)
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):
         copy.write_bytes(whole[:length])
@@ -525,45 +551,49 @@ def test_a_torn_or_altered_checkpoint_never_loads(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
-    private(tmp_path, checkpoint=path).start(STEP, model(), num_rounds=1)
+    private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=1)
     for changed, name in (
         ({"clipping": 2.0}, "clipping"),
         ({"noise_multiplier": 10.0}, "noise_multiplier"),
         ({"sampling": Poisson(0.5)}, "sampling"),
         ({"optimizer": ServerSGD(0.5)}, "optimizer"),
-        ({"target_delta": 1e-6}, "target_delta"),
-        ({"target_epsilon": 9.0}, "target_epsilon"),
+        ({"budget": Budget(math.inf, 1e-6)}, "budget"),
+        ({"budget": Budget(9.0, 1e-5)}, "budget"),
     ):
         with pytest.raises(CheckpointError, match=name):
-            private(tmp_path, resume=path, **changed)
+            private(tmp_path, checkpointing=Checkpointing(resume=path), **changed)
     for other in (model((4,)), model((3,), (1,)), model((3,), dtype=np.float64)):
         with pytest.raises(CheckpointError, match="another model"):
-            private(tmp_path, resume=path).start(STEP, other, num_rounds=2)
+            private(tmp_path, checkpointing=Checkpointing(resume=path)).start(
+                STEP, other, num_rounds=2
+            )
 
 
 def test_an_older_ledger_put_back_is_found_out(tmp_path: Path) -> None:
     path, ledger = tmp_path / "checkpoint", tmp_path / "ledger.jsonl"
-    private(tmp_path, checkpoint=path).start(STEP, model(), num_rounds=1)
+    private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=1)
     older = ledger.read_bytes()
-    private(tmp_path, checkpoint=path, resume=path).start(STEP, model(), num_rounds=3)
+    private(tmp_path, checkpointing=Checkpointing(path, resume=path)).start(
+        STEP, model(), num_rounds=3
+    )
     ledger.write_bytes(older)
     with pytest.raises(LedgerError):
-        private(tmp_path, resume=path)
+        private(tmp_path, checkpointing=Checkpointing(resume=path))
     ledger.unlink()
     with pytest.raises(LedgerError, match="missing"):
-        private(tmp_path, resume=path)
+        private(tmp_path, checkpointing=Checkpointing(resume=path))
 
 
 def test_a_round_played_again_is_paid_again(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
-    private(tmp_path, checkpoint=path).start(STEP, model(), num_rounds=1)
-    strategy = private(tmp_path, resume=path)
+    private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=1)
+    strategy = private(tmp_path, checkpointing=Checkpointing(resume=path))
     asked = ask(strategy, STEP, model(), 2)
     released(
         strategy, [answer(m, model()) for m in asked.values()], 2
     )  # released, and then the process dies before its checkpoint
     before = spent(tmp_path)
     strategy._spending.ledger.close()
-    private(tmp_path, resume=path).start(STEP, model(), num_rounds=2)
+    private(tmp_path, checkpointing=Checkpointing(resume=path)).start(STEP, model(), num_rounds=2)
     assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1, 2, 2]
     assert spent(tmp_path) > before

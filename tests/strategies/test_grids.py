@@ -19,6 +19,7 @@ from flwr.serverapp.strategy import FedAvg
 from privacy.accounting import read_ledger
 from strategies import (
     InProcessGrid,
+    Metrics,
     Population,
     node_identity,
     run_in_process,
@@ -350,7 +351,7 @@ def test_clients_that_break_answer_with_an_error() -> None:
 def test_evaluation_runs_too(tmp_path: Path) -> None:
     from strategies import PublicMetrics
 
-    strategy = noiseless(tmp_path, fraction_evaluate=1.0, evaluate_metrics=PublicMetrics())
+    strategy = noiseless(tmp_path, metrics=Metrics(fraction_evaluate=1.0, evaluate=PublicMetrics()))
     result = strategy.start(grid_of(4), ArrayRecord([np.zeros(2, np.float32)]), num_rounds=2)
     assert [m["loss"] for m in result.evaluate_metrics_clientapp.values()] == [1.5, 1.5]
     assert "Privacy" in repr(result)

@@ -1,13 +1,14 @@
 """A δ that promises next to nothing is said at the start; what a report adds to ε."""
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from privacy.accounting import Full, GaussianRelease, LedgerText, epsilon, read_ledger
-from strategies import DPFedAvg, Poisson, Population
+from strategies import Budget, DPFedAvg, Poisson, Population
 from strategies.population import Register
 from tests.strategies.federation import grid_of, model
 
@@ -18,7 +19,7 @@ def run(folder: Path, delta: float) -> DPFedAvg:
         sampling=Poisson(0.5),
         clipping=1.0,
         noise_multiplier=3.0,
-        target_delta=delta,
+        budget=Budget(math.inf, delta),
         ledger=folder / "ledger.jsonl",
     )
     grid = grid_of(20, lambda client, number, arrays: [np.zeros_like(a) for a in arrays])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from strategies import CappedWeights, DPFedAvg, NoisedMetrics, PublicMetrics
+from strategies import CappedWeights, DPFedAvg, Metrics, NoisedMetrics, PublicMetrics
 from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 
 STEP = np.full((2, 3), 0.1, np.float32)
@@ -267,7 +267,11 @@ def with_metrics(message: Message, metrics: dict[str, Any] | None) -> Message:
     return answer(message, record, metrics)
 
 
-WEIGHT, VALUES, FORM = "the weight, by weighted_by_key", "a value is NaN", "have other names"
+WEIGHT, VALUES, FORM = (
+    "the weight, by record_keys.weighted_by",
+    "a value is NaN",
+    "have other names",
+)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +293,7 @@ def test_public_metrics_survive_a_client_that_sends_nonsense_and_say_so(
     metrics: dict[str, Any] | None, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The kind, once a run."""
-    strategy = noiseless(tmp_path, train_metrics=PublicMetrics())
+    strategy = noiseless(tmp_path, metrics=Metrics(train=PublicMetrics()))
     arrays = two_arrays()
     for number in (1, 2):
         asked = ask(strategy, grid_of(4), arrays, number)
@@ -311,7 +315,7 @@ def test_an_aggregation_that_raises_costs_the_metrics_only(
     def broken(records: list[RecordDict], key: str) -> MetricRecord:
         raise ZeroDivisionError(f"of {records}")
 
-    strategy = noiseless(tmp_path, train_metrics=PublicMetrics(broken))
+    strategy = noiseless(tmp_path, metrics=Metrics(train=PublicMetrics(broken)))
     asked = ask(strategy, grid_of(4), two_arrays())
     arrays, told = strategy.aggregate_train(1, [honest(m) for m in asked.values()])
     assert arrays is not None
@@ -342,7 +346,7 @@ def test_noised_metrics_that_count_as_the_middle_are_told_to_the_operators_log_a
     """That one client's metric has no value is what the noise hides, and no word for a console."""
     rule = NoisedMetrics(ranges={"loss": (0.0, 2.0)}, noise_multiplier=1.0)
     if evaluated:
-        strategy = noiseless(tmp_path, fraction_evaluate=1.0, evaluate_metrics=rule)
+        strategy = noiseless(tmp_path, metrics=Metrics(fraction_evaluate=1.0, evaluate=rule))
         messages = list(strategy.configure_evaluate(1, two_arrays(), ConfigRecord(), grid_of(4)))
         # What holds no record at all is a reply that is dropped, and told as one.
         replies = [
@@ -351,7 +355,7 @@ def test_noised_metrics_that_count_as_the_middle_are_told_to_the_operators_log_a
         strategy.aggregate_evaluate(1, replies)
         why = why and "a metric that ranges names is missing"
     else:
-        strategy = noiseless(tmp_path, train_metrics=rule)
+        strategy = noiseless(tmp_path, metrics=Metrics(train=rule))
         asked = ask(strategy, grid_of(4), two_arrays())
         strategy.aggregate_train(1, [with_metrics(m, metrics) for m in asked.values()])
     operators = [r.getMessage() for r in caplog.records if r.name == "bloomseal.operator"]

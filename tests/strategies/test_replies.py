@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 from privacy.accounting import read_ledger
 from privacy.secure_aggregation import Adversary
 from strategies import (
+    Budget,
+    Checkpointing,
     InProcessGrid,
+    Metrics,
     NoisedMetrics,
     NoUsableReplyError,
     Poisson,
@@ -188,7 +191,7 @@ def failing(when: Callable[[int, int], bool]) -> ClientApp:
 
 
 def test_a_run_whose_clients_all_fail_ends_before_it_pays(tmp_path: Path) -> None:
-    strategy = noiseless(tmp_path, noise_multiplier=None, target_epsilon=2.0)
+    strategy = noiseless(tmp_path, noise_multiplier=None, budget=Budget(2.0, 1e-5))
     grid = InProcessGrid(failing(lambda p, r: True), 4)
     with pytest.raises(NoUsableReplyError, match=r"round 1 .*raised an exception.*not paid"):
         strategy.start(grid, model(), num_rounds=5)
@@ -265,11 +268,13 @@ def _resumed(folder: Path, failing_from: int, *, broken_after: int) -> Any:
         if number == broken_after:
             raise _Broken
 
-    settings = {"checkpoint": folder / "checkpoint", "population": 8}
+    settings = {"checkpointing": Checkpointing(folder / "checkpoint"), "population": 8}
     grid = InProcessGrid(failing(lambda p, r: r >= failing_from), 8)
     with pytest.raises(_Broken):
         noiseless(folder, **settings).start(grid, model(), num_rounds=9, evaluate_fn=break_off)
-    resumed = noiseless(folder, resume=folder / "checkpoint", **settings)
+    resumed = noiseless(
+        folder, **settings | {"checkpointing": Checkpointing(resume=folder / "checkpoint")}
+    )
     return resumed.start(grid, model(), num_rounds=9)
 
 
@@ -322,7 +327,7 @@ def test_evaluation_that_nobody_can_answer_is_neither_asked_again_nor_paid(
     rule: Any = PublicMetrics()
     if noised:
         rule = NoisedMetrics(ranges={"loss": (0.0, 1.0)}, noise_multiplier=1.0)
-    strategy = noiseless(tmp_path, fraction_evaluate=1.0, evaluate_metrics=rule)
+    strategy = noiseless(tmp_path, metrics=Metrics(fraction_evaluate=1.0, evaluate=rule))
     result = strategy.start(InProcessGrid(app, 4), model(), num_rounds=3)
     assert not result.evaluate_metrics_clientapp
     assert result.privacy is not None

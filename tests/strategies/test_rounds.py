@@ -19,6 +19,7 @@ from strategies import (
     FlatClipping,
     Full,
     InProcessGrid,
+    Metrics,
     NoisedMetrics,
     PerLayerClipping,
     Population,
@@ -243,14 +244,14 @@ def test_train_metrics_are_dropped_by_default(tmp_path: Path) -> None:
     nodes = ask(strategy, grid_of(4), model())
     replies = sent(nodes, dict.fromkeys(nodes, 0.0), lambda n: {"num-examples": 1, "loss": 3.0})
     assert strategy.aggregate_train(1, replies)[1] is None
-    assert strategy.fraction_evaluate == 0
+    assert strategy.metrics.fraction_evaluate == 0
     assert list(strategy.configure_evaluate(1, model(), ConfigRecord(), grid_of(4))) == []
 
 
 def test_noised_metrics_are_averages_with_noise_and_are_paid(tmp_path: Path) -> None:
     """Out-of-range, missing and unreadable values count as the range's edge or middle."""
     rule = NoisedMetrics(ranges={"loss": (0.0, 10.0), "acc": (0.0, 1.0)}, noise_multiplier=0.01)
-    strategy = noiseless(tmp_path, fraction_evaluate=1.0, evaluate_metrics=rule)
+    strategy = noiseless(tmp_path, metrics=Metrics(fraction_evaluate=1.0, evaluate=rule))
     told: dict[int, Any] = {
         1: {"loss": 4.0, "acc": 1.0},
         2: {"loss": 1e30, "acc": float("nan")},
@@ -272,7 +273,7 @@ def test_noised_metrics_are_averages_with_noise_and_are_paid(tmp_path: Path) -> 
 def test_noised_train_metrics_share_the_rounds_noise(tmp_path: Path) -> None:
     """One cohort, one event: the update's noise grows by what the metrics take."""
     rule = NoisedMetrics(ranges={"loss": (0.0, 1.0)}, noise_multiplier=2.0)
-    strategy = noiseless(tmp_path, noise_multiplier=1.0, train_metrics=rule)
+    strategy = noiseless(tmp_path, noise_multiplier=1.0, metrics=Metrics(train=rule))
     size = 20_000
     ask(strategy, nobody_of(4), model((size,)))
     record, metrics = strategy.aggregate_train(1, [])
@@ -287,7 +288,7 @@ def test_noised_train_metrics_share_the_rounds_noise(tmp_path: Path) -> None:
 
 def test_metrics_that_spend_more_than_the_round_are_refused(tmp_path: Path) -> None:
     rule = NoisedMetrics(ranges={"loss": (0.0, 1.0)}, noise_multiplier=0.5)
-    strategy = noiseless(tmp_path, noise_multiplier=1.0, train_metrics=rule)
+    strategy = noiseless(tmp_path, noise_multiplier=1.0, metrics=Metrics(train=rule))
     with pytest.raises(ValueError, match="noised metrics"):
         ask(strategy, grid_of(4), model())
 
@@ -296,21 +297,26 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
     rule = NoisedMetrics(ranges={"loss": (0.0, 1.0)}, noise_multiplier=1.0)
     fixed = FixedSize(2, 4)
     for settings, reason in (
-        ({"noise_multiplier": None}, "neither"),
+        ({"noise_multiplier": None}, "budget.epsilon is inf"),
         ({"population": 0}, "population"),
         ({"sampling": FixedSize(2, 5)}, "population of 5"),
         ({"sampling": fixed, "clipping": AdaptiveClipping()}, "adaptive"),
-        ({"sampling": fixed, "fraction_evaluate": 0.5, "evaluate_metrics": rule}, "evaluation"),
-        ({"fraction_evaluate": 0.5}, "evaluate_metrics"),
-        ({"fraction_evaluate": 1.5, "evaluate_metrics": rule}, "fraction_evaluate"),
-        ({"iterate_average": 1.0}, "iterate_average"),
-        ({"target_delta": 0.0}, "target_delta"),
+        (
+            {"sampling": fixed, "metrics": Metrics(fraction_evaluate=0.5, evaluate=rule)},
+            "evaluation",
+        ),
         ({"clipping": 0.0}, "clipping norm"),
         ({"weighting": CappedWeights(cap=1, total_weight=5)}, "total_weight"),
         ({"noise_multiplier": -1.0}, "noise_multiplier"),
     ):
         with pytest.raises(ValueError, match=reason):
             noiseless(tmp_path, **settings)
+    for fraction in (0.5, 1.5, -0.5, math.nan):
+        with pytest.raises(ValueError, match=r"metrics\.fraction_evaluate"):
+            Metrics(fraction_evaluate=fraction, evaluate=None if fraction == 0.5 else rule)
+    for optimizer in (ServerSGD, ServerAdam):
+        with pytest.raises(ValueError, match="iterate_average"):
+            optimizer(iterate_average=1.0)
     for ranges in ({}, {"a": (1.0, 1.0)}, {"a": (-1e308, 1e308)}, {"a": (0.0, math.inf)}):
         with pytest.raises(ValueError, match="range"):
             NoisedMetrics(ranges=ranges, noise_multiplier=1.0)
@@ -337,7 +343,7 @@ def test_server_optimizers_step_as_published() -> None:
 
 
 def test_the_iterates_are_averaged(tmp_path: Path) -> None:
-    strategy = noiseless(tmp_path, iterate_average=0.5)
+    strategy = noiseless(tmp_path, optimizer=ServerSGD(iterate_average=0.5))
     seen: list[float] = []
 
     def look(number: int, arrays: ArrayRecord) -> MetricRecord:

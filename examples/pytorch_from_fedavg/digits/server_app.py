@@ -5,7 +5,7 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from digits.task import Net, accuracy, pictures
-from strategies import DPFedAvg, Poisson, Population
+from strategies import Budget, DPFedAvg, Poisson, Population
 
 app = ServerApp()
 
@@ -19,8 +19,7 @@ def main(grid: Grid, context: Context) -> None:
         population=Population.connected(grid),
         sampling=Poisson(0.5),
         clipping=0.5,
-        target_epsilon=8.0,
-        target_delta=1e-3,
+        budget=Budget(epsilon=8.0, delta=1e-3),
         ledger="~/digits-ledger.jsonl",
     )
 

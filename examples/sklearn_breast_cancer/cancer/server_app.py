@@ -5,7 +5,7 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from cancer import task
-from strategies import DPFedAvg, Poisson, Population, ServerSGD
+from strategies import Budget, DPFedAvg, Poisson, Population, ServerSGD
 
 app = ServerApp()
 
@@ -17,8 +17,7 @@ def main(grid: Grid, context: Context) -> None:
         population=Population.connected(grid),
         sampling=Poisson(0.5),
         clipping=float(config["clipping-norm"]),
-        target_epsilon=float(config["epsilon"]),
-        target_delta=1e-3,
+        budget=Budget(epsilon=float(config["epsilon"]), delta=1e-3),
         ledger=str(config["ledger"]),
         optimizer=ServerSGD(learning_rate=2.0, momentum=0.5),
     )

@@ -1,16 +1,48 @@
 """The evaluator: answers encrypted questions, and cannot hold a secret key."""
 
-from privacy.inference import messages as _wire
+import threading
+
 from privacy.inference.arguments import check_kind
 from privacy.inference.arithmetic.batch_model import BatchModel
 from privacy.inference.arithmetic.encrypted_weights import BlindModel
 from privacy.inference.arithmetic.slot_model import EncodedModel
 from privacy.inference.ckks.ring import Ring, seal
 from privacy.inference.compile import CompiledModel
-from privacy.inference.evaluator.replays import Replays
-from privacy.inference.messages import Reader, Tag
+from privacy.inference.errors import AnsweredBeforeError
+from privacy.inference.messages import Reader, Tag, open_message, seal_message
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import open_material, read_keys
+
+_REPLAY_WINDOW = 1024
+"""How far a query may lag behind the newest one, in queries."""
+
+
+class ReplayGuard:
+    """Lets each query under one set of keys pass once; ids may come out of order in a window."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._newest = -1
+        self._seen = 0
+
+    def admit(self, query_id: int) -> None:
+        """Record a query whose authentication was checked.
+
+        Raises
+        ------
+        AnsweredBeforeError
+            If it was admitted before, or lags too far behind.
+        """
+        with self._lock:
+            age = self._newest - query_id
+            if age >= _REPLAY_WINDOW or (age >= 0 and self._seen >> age & 1):
+                raise AnsweredBeforeError(f"query {query_id} was answered before; encrypt again")
+            if age < 0:
+                self._seen = (self._seen << -age if -age < _REPLAY_WINDOW else 0) | 1
+                self._seen &= (1 << _REPLAY_WINDOW) - 1
+                self._newest = query_id
+            else:
+                self._seen |= 1 << age
 
 
 class Evaluator:
@@ -20,9 +52,9 @@ class Evaluator:
     ----------
     compiled : CompiledModel
     public_material : bytes
-        What :meth:`DataOwner.public_material` returned. It is fixed by the plan to the byte: a
-        session key, a public key and the evaluation keys that the plan names. There is no field
-        and no method that takes a secret key.
+        From :meth:`DataOwner.public_material`. The plan fixes it to the byte: a session key, a
+        public key and the evaluation keys that the plan names. No field and no method takes a
+        secret key.
 
     Raises
     ------
@@ -52,7 +84,7 @@ class Evaluator:
         self._keys = read_keys(keys, encoded.ring, self.plan)
         self._encryptor = seal.Encryptor(encoded.ring.last.context, self._keys.public)
         encoded.prepare()
-        self._replays = Replays()
+        self._replays = ReplayGuard()
 
     def evaluate(self, query: bytes) -> bytes:
         """Answer one query.
@@ -60,7 +92,7 @@ class Evaluator:
         Parameters
         ----------
         query : bytes
-            What :meth:`DataOwner.encrypt` returned.
+            From :meth:`DataOwner.encrypt`.
 
         Returns
         -------
@@ -73,40 +105,35 @@ class Evaluator:
             If the query was truncated, altered, replayed, or belongs to another plan or other
             keys.
         """
-        plan = self.plan
-        query_id, body = _wire.open_message(
-            query, Tag.QUERY, plan, self._encoded.digest, lambda _: self._session_key
-        )
-        self._replays.take(query_id)
+        plan, digest, key = self.plan, self._encoded.digest, self._session_key
+        query_id, body = open_message(query, Tag.QUERY, plan, digest, lambda _: key)
+        self._replays.admit(query_id)
         answer = self._encoded.answer(body, self._keys, self._encryptor)
-        return _wire.seal_message(
-            Tag.ANSWER, plan, self._encoded.digest, query_id, answer, self._session_key
-        )
+        return seal_message(Tag.ANSWER, plan, digest, query_id, answer, key)
 
 
 class BlindEvaluator(Evaluator):
     """Answers one data owner's queries with a model whose weights it cannot read.
+
+    **Guarantee.** The evaluator learns of the model what the plan holds and no more, under
+    ring-LWE at 128 bits; of queries nothing, as :class:`Evaluator`.
+
+    **Assumptions.** The data owner, who has the key, and the evaluator, who has the encrypted
+    weights, do not collude.
+
+    **Not covered.** What the plan holds: architecture, and magnitudes in whole bits. What answers
+    tell the data owner. An evaluator that computes something else.
 
     Parameters
     ----------
     plan : Plan
         Of a model that was compiled with ``parties``.
     public_material : bytes
-        What :meth:`DataOwner.public_material` returned.
+        From :meth:`DataOwner.public_material`.
     encrypted_weights : bytes
-        What :meth:`CompiledModel.encrypt_weights` returned for that material.
+        From :meth:`CompiledModel.encrypt_weights` for that material.
     name : str
         Who evaluates: the third party that the plan names.
-
-    Guarantee
-        The evaluator learns of the model what the plan says and no more, under ring-LWE at 128
-        bits; of queries nothing, as :class:`Evaluator`.
-    Assumptions
-        The data owner, who has the key, and the evaluator, who has the encrypted weights, do not
-        collude.
-    Not covered
-        What the plan says: architecture, and magnitudes in whole bits. What answers tell the
-        data owner. An evaluator that computes something else.
 
     Raises
     ------
@@ -129,10 +156,7 @@ class BlindEvaluator(Evaluator):
             raise ValueError(
                 f"name is {name!r}; the plan is to be evaluated by {plan.parties[2]!r}"
             )
-        ring = Ring(plan.degree, plan.prime_bits)
-        digest = plan.digest
+        ring, digest = Ring(plan.degree, plan.prime_bits), plan.digest
         session_key, reader = open_material(public_material, plan, digest)
-        _, body = _wire.open_message(
-            encrypted_weights, Tag.WEIGHTS, plan, digest, lambda _: session_key
-        )
+        _, body = open_message(encrypted_weights, Tag.WEIGHTS, plan, digest, lambda _: session_key)
         self._begin(BlindModel(plan, ring, body), session_key, reader)

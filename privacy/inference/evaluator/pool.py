@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
-from privacy.inference import messages as _wire
 from privacy.inference.arguments import check_callable, check_count
 from privacy.inference.compiler.evaluation_check import check_evaluation
 from privacy.inference.errors import EvaluatorFailedError, KeysDroppedError, MessageError
+from privacy.inference.evaluator.evaluator import ReplayGuard
 from privacy.inference.evaluator.process import EvaluatorProcess
-from privacy.inference.evaluator.replays import Replays
-from privacy.inference.messages import Tag
+from privacy.inference.messages import Tag, open_message, rebind
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import open_material
 
@@ -35,11 +34,11 @@ class HeldKeys:
         self._slot = slot
         self._material = material
         self._session_key = session_key
-        self._replays = Replays()
+        self._replays = ReplayGuard()
 
 
 class _Worker:
-    """A place for a process. Whoever made it busy may use the rest."""
+    """A place for a process. The thread that made it busy alone uses its process and slots."""
 
     def __init__(self) -> None:
         self.busy = False
@@ -49,7 +48,7 @@ class _Worker:
     @property
     def up(self) -> bool:
         """Whether it has a process that has not ended."""
-        process = self.process  # others look, too, while somebody changes it
+        process = self.process  # read once: another thread may change it
         return process is not None and process.alive
 
     def end(self) -> None:
@@ -63,9 +62,9 @@ class _Worker:
 class EvaluatorPool:
     """Answers data owners' queries on several cores.
 
-    SEAL holds Python's lock, so that threads gain nothing: the model is in several processes, and
-    each query goes to one that is free. A query is checked and its id taken here, before a process
-    sees it, so that it is answered once whichever process answers, and although processes die. One
+    SEAL holds Python's lock, so threads gain nothing: several processes hold the model, and each
+    query goes to a free one. A query is checked and its id recorded here, before a process sees
+    it: it is answered at most once, whichever process answers and although processes die. One
     that died is started again when it is next needed, or by :meth:`start_all`.
 
     May be used from several threads. Use it as a context manager, or call :meth:`close`.
@@ -87,10 +86,10 @@ class EvaluatorPool:
     Raises
     ------
     EvaluatorFailedError
-        If the first process does not come up, or ends over the question that it is asked to see
-        whether it answers (of this pool's own, under keys that are thrown away).
+        If the first process does not come up, or ends over the first question, which the pool
+        asks under keys that it throws away.
     CannotPlanError
-        If it answers that with something that the plan rules out.
+        If its answer to that is one that the plan rules out.
     ValueError
         If ``processes`` is below 1.
     """
@@ -99,16 +98,12 @@ class EvaluatorPool:
         self, start: Callable[[], EvaluatorProcess], *, processes: int | None = None
     ) -> None:
         if processes is None:
-            processes = (
-                len(os.sched_getaffinity(0))
-                if hasattr(os, "sched_getaffinity")
-                else os.cpu_count() or 1
-            )
+            cores = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0))
+            processes = cores or os.cpu_count() or 1
         check_callable("start", start, "a function that starts an EvaluatorProcess")
-        processes = check_count("processes", processes, "1 or more")
-        self.processes = processes
+        self.processes = check_count("processes", processes, "1 or more")
         self._start = start
-        self._workers = [_Worker() for _ in range(processes)]
+        self._workers = [_Worker() for _ in range(self.processes)]
         self._changed = threading.Condition()
         self._held: dict[int, HeldKeys] = {}
         self._next_slot = 0
@@ -121,7 +116,7 @@ class EvaluatorPool:
         self._workers[0].process = first
         self.plan: Plan = first.plan
         self._digest = self.plan.digest
-        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="evaluator")
+        self._threads = ThreadPoolExecutor(self.processes, thread_name_prefix="evaluator")
 
     @property
     def running(self) -> int:
@@ -147,25 +142,25 @@ class EvaluatorPool:
         ----------
         material : bytes
         binding : bytes
-            What it must be bound to; see :meth:`DataOwner.public_material`.
+            See :meth:`DataOwner.public_material`.
 
         Raises
         ------
         MessageError
-            If it is not public material of this plan.
+            If it is not public material of this plan, with this binding.
         EvaluatorFailedError
             If the process ended that checked it.
         """
         session_key, _ = open_material(material, self.plan, self._digest, binding=binding)
         if binding:
-            material = _wire.rebind(material, session_key)
+            material = rebind(material, session_key)
         with self._changed:
             keys = HeldKeys(self._next_slot, material, session_key)
             self._next_slot += 1
             self._held[keys._slot] = keys
         try:
             with self._borrowed(keys) as worker:
-                self._showing(worker, keys)
+                self._with_keys(worker, keys)
         except BaseException:
             self.drop(keys)
             raise
@@ -187,37 +182,37 @@ class EvaluatorPool:
         KeysDroppedError
             If the keys were dropped.
         AnsweredBeforeError
-            If it was taken before, be it without an answer.
+            If it came before, even if it got no answer.
         EvaluatorFailedError
             If the process ended over it.
         """
-        query_id, _ = _wire.open_message(
+        query_id, _ = open_message(
             query, Tag.QUERY, self.plan, self._digest, lambda _: keys._session_key
         )
-        keys._replays.take(query_id)
+        keys._replays.admit(query_id)
         with self._borrowed(keys) as worker:
-            return self._showing(worker, keys).evaluate(query, slot=keys._slot)
+            return self._with_keys(worker, keys).evaluate(query, slot=keys._slot)
 
     def submit(self, keys: HeldKeys, query: bytes) -> "Future[tuple[bytes, float]]":
         """Begin to answer a query; the future gives what :meth:`evaluate` would."""
         return self._threads.submit(self.evaluate, keys, query)
 
     def evaluate_many(self, keys: HeldKeys, queries: Iterable[bytes]) -> list[bytes]:
-        """Answer an owner's queries on all processes, in their order.
+        """Answer an owner's queries on all processes, in their order; raises as :meth:`evaluate`.
 
         Raises
         ------
         MessageError, EvaluatorFailedError
-            As :meth:`evaluate`, for the first query that has no answer.
+            For the first query that has no answer.
         """
         futures = [self.submit(keys, query) for query in queries]
         return [future.result()[0] for future in futures]
 
     def drop(self, keys: HeldKeys) -> None:
-        """Forget these keys, here and in every process; what is being answered is answered."""
+        """Forget these keys, here and in every process; evaluations under way are finished."""
         with self._changed:
             self._held.pop(keys._slot, None)
-        # A busy process is cleaned by whoever gives it back.
+        # The thread that uses a busy process cleans it when it gives it back.
         while (worker := self._take(lambda worker: keys._slot in worker.slots)) is not None:
             with contextlib.suppress(EvaluatorFailedError), self._giving_back(worker):
                 pass
@@ -245,21 +240,21 @@ class EvaluatorPool:
 
     @contextlib.contextmanager
     def _borrowed(self, keys: HeldKeys) -> Iterator[_Worker]:
-        """A worker with a process; one that has these keys if one is free."""
-        kinds: list[Callable[[_Worker], bool]] = [
+        """A worker: by preference one whose process has these keys, then one with a process."""
+        preferences: list[Callable[[_Worker], bool]] = [
             lambda worker: keys._slot in worker.slots and worker.up,
             lambda worker: worker.up,
             lambda worker: True,
         ]
         with self._changed:
-            while (worker := next(filter(None, map(self._take, kinds)), None)) is None:
+            while (worker := next(filter(None, map(self._take, preferences)), None)) is None:
                 self._changed.wait()
         with self._giving_back(worker):
             yield worker
 
     @contextlib.contextmanager
     def _giving_back(self, worker: _Worker) -> Iterator[None]:
-        """Whatever becomes of a busy worker, it is free afterwards, and a dead one is empty."""
+        """Clean a busy worker and free it, whatever happens; empty it where its process died."""
         try:
             try:
                 yield
@@ -282,7 +277,7 @@ class EvaluatorPool:
             worker.process = self._start()
         return worker.process
 
-    def _showing(self, worker: _Worker, keys: HeldKeys) -> EvaluatorProcess:
+    def _with_keys(self, worker: _Worker, keys: HeldKeys) -> EvaluatorProcess:
         """The worker's process, with these keys in it, in place of the least used."""
         with self._changed:
             if keys._slot not in self._held:

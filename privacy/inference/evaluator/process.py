@@ -1,17 +1,13 @@
 """The evaluator in a process of its own: SEAL never releases Python's lock, and may crash.
 
-The child is a program of the project's own that compiles its model and calls
-:func:`serve_evaluations`; :class:`EvaluatorProcess` starts it and speaks with it in frames over
-its standard streams. Public material and queries go in, answers come out; there is no frame for
-a secret key.
+The child is a program that compiles its model and calls :func:`serve_evaluations`.
+:class:`EvaluatorProcess` starts it and exchanges frames with it over its standard streams: public
+material and queries go in, answers come out. No frame carries a secret key.
 """
 
 import contextlib
-import multiprocessing
-import multiprocessing.connection
 import os
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -19,29 +15,30 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Protocol, Self, cast
+from typing import BinaryIO, Self, cast
+
+import psutil
 
 from privacy.inference.compile import CompiledModel
 from privacy.inference.errors import EvaluatorFailedError, EvaluatorTimeoutError, MessageError
 from privacy.inference.evaluator.evaluator import Evaluator
-from privacy.inference.evaluator.memory import evaluation_room, limit_memory
 from privacy.inference.plan import Plan
 
 _LARGEST_FRAME = 1 << 28  # bytes
 _MATERIAL, _QUERY, _FORGET, _LIMIT = b"M", b"Q", b"F", b"L"
 _NUMBER = struct.Struct(">Q")
 _DONE, _REFUSED = b"+", b"-"
-_LEAVE_SECONDS = 30.0
+_EXIT_SECONDS = 30.0
+_SLACK = 256 << 20
+_COPIES = 4  # of a message while it is read: as bytes, residues, SEAL's stream, SEAL's objects
 
 
 class EvaluatorProcess:
     """An evaluator behind a process boundary, for one or more data owners.
 
-    Each owner's keys lie in a slot of their own. A query is answered under the keys of the slot
-    that it is given for, and no others.
+    Each owner's keys lie in a slot of their own. A query is answered under the keys of its slot
+    and no others.
 
     Parameters
     ----------
@@ -53,8 +50,8 @@ class EvaluatorProcess:
     folder : Path, optional
         Where it starts; by default here.
     timeout : float
-        Seconds that one step (compiling, reading keys, one answer) may take; see
-        :attr:`timeout`.
+        Seconds that one step (compiling, reading keys, one answer) may take. It can be set anew
+        between steps.
     owners : int
         How many owners' keys it is meant to hold at once.
     memory : int, optional
@@ -65,17 +62,11 @@ class EvaluatorProcess:
     ----------
     plan : Plan
         Of the model that it holds.
-    owners : int
-        As given.
-    timeout : float
-        Seconds for the next step.
-    memory : int
-        What it may take beside the compiled model, in bytes.
 
     Raises
     ------
     EvaluatorFailedError
-        If it ends before it has given its plan, with its last words.
+        If it ends before it has given its plan; the message holds the end of its standard error.
     """
 
     def __init__(
@@ -88,124 +79,53 @@ class EvaluatorProcess:
         owners: int = 4,
         memory: int | None = None,
     ) -> None:
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        child = subprocess.Popen(
+        self.owners, self.timeout = owners, timeout
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=errors,
+            stderr=self._errors,
             cwd=folder,
             env=environment,
         )
-        self._begin(
-            child,
-            cast(BinaryIO, child.stdin),
-            cast(BinaryIO, child.stdout),
-            errors,
-            timeout=timeout,
-            owners=owners,
-            memory=memory,
-        )
-
-    @classmethod
-    def holding(
-        cls,
-        compiled: CompiledModel,
-        *,
-        timeout: float = 300.0,
-        owners: int = 4,
-        memory: int | None = None,
-    ) -> Self:
-        """Start one for a model that this process has compiled, without a program of its own.
-
-        Parameters
-        ----------
-        compiled : CompiledModel
-        timeout, owners, memory
-            As for the class.
-
-        Notes
-        -----
-        Python's ``multiprocessing`` starts it, which imports the main module again: guard what a
-        script does by ``if __name__ == "__main__"``.
-        """
-        # A socket for each direction: closing one tells the child that there is no more to do.
-        (to_child, frames), (from_child, answers) = socket.socketpair(), socket.socketpair()
-        # A forked child could inherit a lock that another thread holds. What was encoded for
-        # SEAL stays here: its objects cannot travel.
-        child = multiprocessing.get_context("spawn").Process(
-            target=_serve_sockets, args=(frames, answers, replace(compiled)), daemon=True
-        )
-        with to_child, frames, from_child, answers:
-            child.start()
-            streams = to_child.makefile("wb"), from_child.makefile("rb")
-        started = cls.__new__(cls)
-        started._begin(
-            _Spawned(child), *streams, None, timeout=timeout, owners=owners, memory=memory
-        )
-        return started
-
-    def _begin(
-        self,
-        child: "_Child",
-        to_child: BinaryIO,
-        from_child: BinaryIO,
-        errors: BinaryIO | None,
-        *,
-        timeout: float,
-        owners: int,
-        memory: int | None,
-    ) -> None:
-        self.owners = owners
-        self.timeout = timeout
-        self._process = child
-        self._to_child, self._from_child, self._errors = to_child, from_child, errors
+        self._to_child = cast(BinaryIO, self._process.stdin)
+        self._from_child = cast(BinaryIO, self._process.stdout)
         try:
             self.plan = Plan.from_json(self._exchange().decode())
-            if memory is None:
-                memory = evaluation_room(self.plan, owners=owners)
-            self.memory = memory
-            self._ask(_LIMIT, memory, b"")
+            self.memory = _memory_needed(self.plan, owners=owners) if memory is None else memory
+            self._request(_LIMIT, self.memory, b"")
         except BaseException:
             self.close()
             raise
 
     @property
-    def pid(self) -> int | None:
+    def pid(self) -> int:
         """The process's number."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
         """Whether it has not ended."""
-        try:
-            self._process.wait(0)
-        except subprocess.TimeoutExpired:
-            return True
-        return False
+        return self._process.poll() is None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def use_keys(self, material: bytes, *, slot: int = 0) -> None:
-        """Hold this public material in a slot from now on, and forget what was there before.
+        """Put public material in a slot, in place of what was there.
 
         Raises
         ------
         MessageError
-            If it is not public material of this plan.
+            If it is not public material of this plan; the slot is empty then.
         EvaluatorFailedError
             If the process ended over it.
         """
-        self._ask(_MATERIAL, slot, material)
+        self._request(_MATERIAL, slot, material)
 
     def evaluate(self, query: bytes, *, slot: int = 0) -> tuple[bytes, float]:
         """Answer a query of the owner whose keys are in a slot.
@@ -223,7 +143,7 @@ class EvaluatorProcess:
         EvaluatorFailedError
             If the process ended over it.
         """
-        reply = self._ask(_QUERY, slot, query)
+        reply = self._request(_QUERY, slot, query)
         (seconds,) = struct.unpack_from(">d", reply)
         return reply[8:], seconds
 
@@ -235,27 +155,25 @@ class EvaluatorProcess:
         EvaluatorFailedError
             If the process ended.
         """
-        self._ask(_FORGET, slot, b"")
+        self._request(_FORGET, slot, b"")
 
     def close(self) -> None:
         """End the process."""
-        with contextlib.suppress(OSError):  # it has ended, and did not read all
+        with contextlib.suppress(OSError):  # it ended before it read everything
             self._to_child.close()
         try:
-            self._process.wait(_LEAVE_SECONDS)
+            self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
         self._from_child.close()
-        if self._errors is not None:
-            self._errors.close()
+        self._errors.close()
 
     def kill(self) -> None:
         """End the process at once; whoever waits for its answer gets an error."""
         self._process.kill()
         self._process.wait()
 
-    def _ask(self, kind: bytes, number: int, content: bytes) -> bytes:
+    def _request(self, kind: bytes, number: int, content: bytes) -> bytes:
         if len(content) >= _LARGEST_FRAME - _NUMBER.size:
             raise MessageError(f"a message of {len(content):,} bytes is larger than any")
         reply = self._exchange(kind, _NUMBER.pack(number), content)
@@ -264,11 +182,11 @@ class EvaluatorProcess:
         return reply[1:]
 
     def _exchange(self, *parts: bytes) -> bytes:
-        """Write a frame of these parts, if there are any, and read one; in time."""
-        late = threading.Event()
+        """Write a frame of these parts, if there are any, and read one, within the timeout."""
+        too_slow = threading.Event()
 
         def end() -> None:
-            late.set()
+            too_slow.set()
             self._process.kill()
 
         timer = threading.Timer(self.timeout, end)
@@ -278,62 +196,27 @@ class EvaluatorProcess:
                 _write_frame(self._to_child, *parts)
             frame = _read_frame(self._from_child)
         except ConnectionError as error:
-            raise self._last_words(late.is_set()) from error
+            raise self._failure(too_slow.is_set()) from error
         finally:
             timer.cancel()
         if frame is None:
-            raise self._last_words(late.is_set())
+            raise self._failure(too_slow.is_set())
         return frame
 
-    def _last_words(self, late: bool) -> EvaluatorFailedError:
+    def _failure(self, too_slow: bool) -> EvaluatorFailedError:
         code = self._process.wait()
-        words = "its last words are above"
-        if self._errors is not None:
-            self._errors.seek(0)
-            words = self._errors.read().decode(errors="replace").strip()[-2000:]
-        if late:
+        self._errors.seek(0)
+        output = self._errors.read().decode(errors="replace").strip()[-2000:]
+        if too_slow:
             return EvaluatorTimeoutError(
                 f"the evaluator's process took more than {self.timeout:g} s and was ended "
-                f"(code {code}): {words}"
+                f"(code {code}): {output}"
             )
-        return EvaluatorFailedError(f"the evaluator's process ended (code {code}): {words}")
-
-
-class _Child(Protocol):
-    """A process, as ``subprocess.Popen`` is one."""
-
-    @property
-    def pid(self) -> int | None: ...
-
-    def kill(self) -> None: ...
-
-    def wait(self, timeout: float | None = None) -> int: ...
-
-
-class _Spawned:
-    """A process of ``multiprocessing``, which several threads may wait for."""
-
-    def __init__(self, process: "multiprocessing.context.SpawnProcess") -> None:
-        self._process = process
-        self._lock = threading.Lock()
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def wait(self, timeout: float | None = None) -> int:
-        if not multiprocessing.connection.wait([self._process.sentinel], timeout):
-            raise subprocess.TimeoutExpired("evaluator", timeout or 0)
-        with self._lock:
-            self._process.join()
-            return self._process.exitcode or 0
+        return EvaluatorFailedError(f"the evaluator's process ended (code {code}): {output}")
 
 
 def serve_evaluations(compiling: Callable[[], CompiledModel]) -> None:
-    """Be the evaluator's process: answer what comes over the standard input until it ends.
+    """Run the evaluator's process: answer requests from the standard input until it ends.
 
     Whatever else this process prints from now on goes to its standard error.
 
@@ -348,52 +231,65 @@ def serve_evaluations(compiling: Callable[[], CompiledModel]) -> None:
         If the frames are not those of :class:`EvaluatorProcess`.
     """
     # Answers leave through the original standard output; whatever a library prints does not.
-    answers = os.fdopen(os.dup(1), "wb")
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    _leave_interrupts_to_the_parent()
-    _serve(compiling(), sys.stdin.buffer, answers)
-
-
-def _serve_sockets(frames: socket.socket, answers: socket.socket, compiled: CompiledModel) -> None:
-    with frames.makefile("rb") as reading, answers.makefile("wb") as writing:
-        frames.close()
-        answers.close()
-        _leave_interrupts_to_the_parent()
-        _serve(compiled, reading, writing)
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    """A terminal sends Ctrl-C to both; the parent may want to finish what was begun."""
+    # A terminal sends Ctrl-C to both processes; the parent may want to finish what was begun.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _serve(compiled: CompiledModel, frames: BinaryIO, answers: BinaryIO) -> None:
+    compiled = compiling()
     compiled.encoded.prepare()  # what cannot be encoded fails here, before anyone makes keys
-    _write_frame(answers, compiled.plan.to_json().encode())
-    held: dict[int, Evaluator] = {}
-    while (frame := _read_frame(frames)) is not None:
+    _write_frame(replies, compiled.plan.to_json().encode())
+    evaluators: dict[int, Evaluator] = {}
+    while (frame := _read_frame(requests)) is not None:
         kind, (number,), content = frame[:1], _NUMBER.unpack_from(frame, 1), frame[9:]
         begun = time.perf_counter()
         reply = b""
         try:
             if kind == _MATERIAL:
-                held.pop(number, None)  # the keys before go, whatever becomes of these
-                held[number] = Evaluator(compiled, content)
+                evaluators.pop(number, None)  # the keys before go, even where these are refused
+                evaluators[number] = Evaluator(compiled, content)
             elif kind == _QUERY:
-                if number not in held:
+                if number not in evaluators:
                     raise MessageError("a query came before its public material")
-                reply = held[number].evaluate(content)
+                reply = evaluators[number].evaluate(content)
                 reply = struct.pack(">d", time.perf_counter() - begun) + reply
             elif kind == _FORGET:
-                held.pop(number, None)
+                evaluators.pop(number, None)
             elif kind == _LIMIT:
-                limit_memory(number)
+                _limit_memory(number)
             else:
                 raise ValueError(f"a frame of kind {kind!r} is not known")
         except MessageError as error:
-            _write_frame(answers, _REFUSED, str(error).encode())
+            _write_frame(replies, _REFUSED, str(error).encode())
         else:
-            _write_frame(answers, _DONE, reply)
+            _write_frame(replies, _DONE, reply)
+
+
+def _memory_needed(plan: Plan, *, owners: int) -> int:
+    """Bytes that evaluating may take beside the model: keys of so many owners, a query, slack.
+
+    SEAL holds a key in full where a message has a seed, and for all levels: two polynomials modulo
+    every prime for each data prime. A batch is computed as matrices of residues in double
+    precision, the widest layer's beside the query's.
+    """
+    polynomial = 8 * plan.degree * len(plan.prime_bits)
+    switching_keys = len(plan.rotation_levels) + (plan.relin_level > 0)
+    keys = 2 * polynomial * (1 + plan.levels * switching_keys)
+    query = 2 * 8 * plan.degree * plan.levels * plan.ciphertexts
+    work = query * (4 * _COPIES if plan.batch_size > 1 else _COPIES)
+    return (owners + _COPIES) * keys + work + _SLACK
+
+
+def _limit_memory(growth: int) -> None:
+    """Limit this process to its address space of now and ``growth`` bytes more, on Linux only."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    most = psutil.Process().memory_info().vms + growth
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _write_frame(stream: BinaryIO, *parts: bytes) -> None:

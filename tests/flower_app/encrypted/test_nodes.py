@@ -36,11 +36,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         nodes=40,
         rounds=4,
         sampling_rate=0.5,
-        encrypted_images=0,
-        encrypted_round=True,
+        encrypted_test_images=0,
         encrypted_round_images=3,
         epsilon=20.0,
-        encrypted_round_noise=0.5,
+        encrypted_round_noise_multiplier=0.5,
     )
 
 
@@ -61,7 +60,7 @@ def test_metrics_and_report_tell_of_the_round(run: Run) -> None:
     assert "counted in ε" in page
     assert told["counted"] is True
     assert "came after it and is in the" in page
-    assert "no encrypted questions\nwere asked" not in page
+    assert "no encrypted\nquestions were asked" not in page
 
 
 def test_the_round_is_paid_from_the_runs_own_budget(run: Run) -> None:
@@ -86,7 +85,7 @@ def test_no_secret_of_a_simulated_node_outlives_the_round(run: Run) -> None:
 
 
 def test_a_round_declared_public_is_not_charged(tmp_path: Path) -> None:
-    config = {"encrypted-round": True, "encrypted-round-release": "public"}
+    config = {"encrypted-round-release": "public"}
     settings = Settings.from_config(config | {"encrypted-round-images": 2})
     grid = InProcessGrid(client_app.app, 5, run_config=config)
     torch.manual_seed(0)
@@ -107,7 +106,7 @@ def test_a_round_declared_public_is_not_charged(tmp_path: Path) -> None:
     assert "ε does not cover it" in told["release"]
     assert round_cost(settings) == []
     assert not (tmp_path / "ledger").exists()
-    assert round_cost(Settings.from_config({"encrypted-round": True}))
+    assert round_cost(Settings.from_config({"encrypted-round-images": 100}))
     assert round_cost(Settings.from_config({})) == []
 
 
@@ -119,11 +118,16 @@ def test_a_round_that_was_paid_is_not_lost_with_the_run(
     def broken(*args: Any, **kw: Any) -> None:
         raise InterruptedError
 
-    small = {"rounds": 2, "sampling_rate": 0.5, "encrypted_images": 0, "encrypted_round_images": 1}
+    small = {
+        "rounds": 2,
+        "sampling_rate": 0.5,
+        "encrypted_test_images": 0,
+        "encrypted_round_images": 1,
+    }
     with monkeypatch.context() as patched:
         patched.setattr(server_app, "finish", broken)
         with pytest.raises(InterruptedError):
-            run_app(tmp_path / "whole", nodes=20, encrypted_round=True, **small)
+            run_app(tmp_path / "whole", nodes=20, **small)
     folder = (tmp_path / "whole" / "latest").resolve()
     ledger = (folder / "privacy-ledger.jsonl").read_text()
     released = json.loads((folder / "encrypted-round.json").read_text())["released"]
@@ -148,7 +152,7 @@ def test_a_round_on_another_model_is_not_taken_for_one_on_this(tmp_path: Path) -
     (tmp_path / "model.safetensors").write_bytes(b"one model")
     document = {"model_sha256": sha256(b"another").hexdigest(), "released": {"accuracy": 1.0}}
     (tmp_path / "encrypted-round.json").write_text(json.dumps(document))
-    settings = Settings.from_config({"encrypted-round": True})
+    settings = Settings.from_config({"encrypted-round-images": 100})
     with pytest.raises(EvaluatorFailedError):  # it is asked, and there is no such model
         hold_encrypted_round(
             InProcessGrid(client_app.app, 2),
@@ -224,8 +228,8 @@ def test_a_deployed_nodes_owner_sets_the_cost_of_a_report(
 
 def test_settings_of_the_round_are_checked() -> None:
     for name, value in (
-        ("encrypted-round-images", 0),
-        ("encrypted-round-noise", 0.0),
+        ("encrypted-round-images", -1),
+        ("encrypted-round-noise-multiplier", 0.0),
         ("encrypted-round-release", "loud"),
     ):
         with pytest.raises(SettingError, match=name):

@@ -19,17 +19,16 @@ from tests.flower_app.app_runs import Run, run_app
 SMALL: dict[str, Any] = {
     "rounds": 1,
     "sampling_rate": 1.0,
-    "encrypted_images": 0,
-    "encrypted_round": True,
+    "encrypted_test_images": 0,
     "encrypted_round_images": 1,
-    "encrypted_round_noise": 20.0,
+    "encrypted_round_noise_multiplier": 20.0,
 }
 DISTRIBUTED: dict[str, Any] = {
     "secure_aggregation": "honest-but-curious",
-    "noise": "distributed",
-    "minimum_cohort": 5,
-    "largest_cohort": 8,
-    "client_dropout": 0.0,
+    "noise_placement": "distributed",
+    "min_clients": 5,
+    "max_clients": 8,
+    "dropout_probability": 0.0,
 }
 
 

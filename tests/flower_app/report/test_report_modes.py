@@ -131,7 +131,7 @@ def test_tuning_is_free_for_a_recipe_and_else_not_known(tmp_path: Path) -> None:
         {"rounds": 12},
         {"local-steps": 3},
         {"sampling-rate": 0.4},
-        {"weighting": "capped", "weight-cap": 9.0, "total-weight": 99.0},
+        {"weight-cap": 9.0, "total-weight": 99.0},
     ):
         privacy, page = told(tmp_path, **changed)
         assert privacy["tuning"]["epsilon"] is None, changed
@@ -211,7 +211,7 @@ def test_with_secure_aggregation_the_server_sees_sums(tmp_path: Path, server: st
 def test_with_distributed_noise_nobody_sees_the_sum_without_it(tmp_path: Path) -> None:
     secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
     report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
-    config = {"secure-aggregation": "honest-but-curious", "noise": "distributed"}
+    config = {"secure-aggregation": "honest-but-curious", "noise-placement": "distributed"}
     privacy, page = told(tmp_path, report, **config)
     assert "Clients add the noise: ε = 30 against the server" in page
     assert "bring each sum's noise to its full amount" in privacy["client_level"]["trusted"]
@@ -219,7 +219,7 @@ def test_with_distributed_noise_nobody_sees_the_sum_without_it(tmp_path: Path) -
 
 
 def test_a_noised_encrypted_round_is_told_wherever_it_counts(tmp_path: Path) -> None:
-    _, page = told(tmp_path, nodes_tested=NODES_TESTED, **{"encrypted-images": 0})
+    _, page = told(tmp_path, nodes_tested=NODES_TESTED, **{"encrypted-test-images": 0})
     assert "came after it and is in the total" in page
     assert "sees all models and the accuracy that nodes measured, knows" in page
     assert "or at the end, and the accuracy that nodes measured" in page
@@ -242,11 +242,11 @@ def test_a_noised_encrypted_round_is_told_wherever_it_counts(tmp_path: Path) -> 
     assert "came after it and is in the total" in page
 
     skipped = {"skipped": "the budget is spent", "counted": False}
-    _, page = told(tmp_path, nodes_tested=skipped, **{"encrypted-images": 0})
+    _, page = told(tmp_path, nodes_tested=skipped, **{"encrypted-test-images": 0})
     assert "Not held: the budget is spent" in page
     assert "came after it" not in page
     assert "each node's report" not in page
-    assert "no encrypted questions were asked (encrypted-images = 0)" in page
+    assert "no encrypted questions were asked (encrypted-test-images = 0)" in page
 
 
 def test_a_public_encrypted_round_is_not_counted(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_epsilon_against_the_server_is_of_training_where_reports_are_public(
 ) -> None:
     secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
     report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
-    config = {"secure-aggregation": "honest-but-curious", "noise": "distributed"}
+    config = {"secure-aggregation": "honest-but-curious", "noise-placement": "distributed"}
     public = NODES_TESTED | {"counted": False, "release": "all agreed"}
     _, page = told(tmp_path, report, public, **config)
     assert "ε = 30 against the server, for what a client holds, its report" in page
@@ -282,7 +282,7 @@ def test_a_resumed_run_says_what_holds_of_it_since(tmp_path: Path) -> None:
 def test_a_run_that_was_resumed_under_other_free_settings_says_which_it_ended_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = {"rounds": 2, "sampling_rate": 0.5, "encrypted_images": 3}
+    small = {"rounds": 2, "sampling_rate": 0.5, "encrypted_test_images": 3}
     with monkeypatch.context() as patched:
 
         def broken(*args: Any, **kw: Any) -> None:
@@ -296,11 +296,11 @@ def test_a_run_that_was_resumed_under_other_free_settings_says_which_it_ended_wi
     another = {**kept[SOFTWARE], "version": "0.0.1", "source_sha256": "ab" * 32}
     (folder / "config.json").write_text(json.dumps({**kept, SOFTWARE: another}))
 
-    given = with_settings_of_run({"resume": str(folder), "encrypted-images": 0})
+    given = with_settings_of_run({"resume": str(folder), "encrypted-test-images": 0})
     run = run_app(tmp_path, nodes=20, **given)
     assert run.folder == folder
     config = json.loads((folder / "config.json").read_text())
-    assert config["encrypted-images"] == 0
+    assert config["encrypted-test-images"] == 0
     assert config["population"] == 20
     assert config[SOFTWARE] == another
     assert run.metrics["resumed"] is True
@@ -309,8 +309,8 @@ def test_a_run_that_was_resumed_under_other_free_settings_says_which_it_ended_wi
     page = words(folder)
     assert "the code that it was begun with: bloomseal 0.0.1" in page
     assert "population20 " in page
-    assert "encrypted-images0 " in page
-    assert "no encrypted questions were asked (encrypted-images = 0)" in page
+    assert "encrypted-test-images0 " in page
+    assert "no encrypted questions were asked (encrypted-test-images = 0)" in page
 
 
 def test_a_population_file_is_a_deployments_list_of_clients(tmp_path: Path) -> None:

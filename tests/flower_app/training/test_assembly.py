@@ -18,7 +18,7 @@ from privacy.accounting import (
     read_ledger,
 )
 
-MASKED = {"secure-aggregation": "honest-but-curious", "sampling-rate": 1.0, "minimum-cohort": 8}
+MASKED = {"secure-aggregation": "honest-but-curious", "sampling-rate": 1.0, "min-clients": 8}
 
 
 def check(results: Path, nodes: int = 20, **config: Any) -> int:
@@ -39,20 +39,20 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
         ({"ledger": "/" + 300 * "x" + "/l"}, ["ledger = ", "create it first"]),
         ({"results-dir": "relative"}, ["results-dir = 'relative'", "absolute"]),
         ({"results-dir": "/proc/none"}, ["results-dir = '/proc/none'", "cannot be made"]),
-        (MASKED | {"minimum-cohort": 500}, ["minimum-cohort is 500", "20 clients"]),
+        (MASKED | {"min-clients": 500}, ["min-clients is 500", "20 clients"]),
         (
             MASKED | {"sampling-rate": 0.5},
             [
-                "minimum-cohort = 8",
-                "dropout = 0.2",
-                "client-dropout = 0.02",
+                "min-clients = 8",
+                "max-dropout-fraction = 0.2",
+                "dropout-probability = 0.02",
                 "a sampling rate of 1",
             ],
         ),
-        (MASKED | {"noise": "distributed"}, ["largest-cohort is not set"]),
-        (MASKED | {"largest-cohort": 4}, ["largest-cohort is 4"]),
+        (MASKED | {"noise-placement": "distributed"}, ["max-clients is not set"]),
+        (MASKED | {"max-clients": 4}, ["max-clients is 4"]),
         (
-            {"weighting": "capped", "weight-cap": 1.0, "total-weight": 99.0},
+            {"weight-cap": 1.0, "total-weight": 99.0},
             ["total-weight = 99.0", "20"],
         ),
         ({"epsilon": 1e-12, "delta": 1e-12}, ["epsilon = 1e-12 is wrong"]),
@@ -69,7 +69,6 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
         (
             {
                 "record-epsilon": 0.05,
-                "weighting": "capped",
                 "weight-cap": 1.0,
                 "total-weight": 20.0,
             },
@@ -77,13 +76,13 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
         ),
         ({"sampling-rate": 5e-324}, ["sampling-rate is 5e-324", "cannot be accounted"]),
         (
-            {"encrypted-round": True, "encrypted-round-noise": 1e-300},
-            ["encrypted-round-noise is 1e-300", "cannot be accounted"],
+            {"encrypted-round-images": 9, "encrypted-round-noise-multiplier": 1e-300},
+            ["encrypted-round-noise-multiplier is 1e-300", "cannot be accounted"],
         ),
         ({"deployed": True}, ["population = 0", "population-file"]),
         (
             MASKED | {"deployed": True, "population": 20, "secure-aggregation": "malicious"},
-            ["identities = ''", "public keys"],
+            ["client-public-keys = ''", "public keys"],
         ),
     ],
 )
@@ -104,7 +103,7 @@ def test_what_is_said_to_fit_so_few_clients_can_be_run(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     with Ledger.open(path, population="population, 60 clients") as ledger:
         ledger.append(AdditiveDelta(4e-6), run="earlier", round=1)
-    config: dict[str, Any] = MASKED | {"sampling-rate": 0.5, "minimum-cohort": 20}
+    config: dict[str, Any] = MASKED | {"sampling-rate": 0.5, "min-clients": 20}
     for given in ({}, {"noise-multiplier": 9.0}):
         config |= given | {"ledger": str(path)}
         with pytest.raises(
@@ -114,7 +113,7 @@ def test_what_is_said_to_fit_so_few_clients_can_be_run(tmp_path: Path) -> None:
         (remedy, *_) = str(told.value).partition("What fits: ")[2].split("; ")
         fits = dict(each.split(" = ") for each in remedy.split(" with "))
         changed = {name: ast.literal_eval(value) for name, value in fits.items()}
-        assert changed.keys() <= {"minimum-cohort", "dropout"}
+        assert changed.keys() <= {"min-clients", "max-dropout-fraction"}
         assert check(tmp_path, 60, **(config | changed)) == 60
 
 
@@ -154,12 +153,12 @@ def test_a_spent_ledger_is_refused_before_anything_begins(tmp_path: Path) -> Non
         SettingError, match=r"epsilon = 3\.0 is wrong; .* of which earlier runs .* have"
     ):
         check(tmp_path, ledger=str(path), epsilon=3.0)
-    costly = {"encrypted-round": True, "encrypted-round-noise": 0.1, "epsilon": 3.0}
+    costly = {"encrypted-round-images": 9, "encrypted-round-noise-multiplier": 0.1, "epsilon": 3.0}
     for given, earlier in (({}, False), ({"ledger": str(path)}, True)):
-        with pytest.raises(SettingError, match="raise encrypted-round-noise") as told:
+        with pytest.raises(SettingError, match="raise encrypted-round-noise-multiplier") as told:
             check(tmp_path, **costly, **given)
         takes = epsilon([GaussianRelease(0.1, Full())], delta=1e-5)
-        assert f"(encrypted-round-noise = 0.1) takes ε = {takes:.6g}" in str(told.value)
+        assert f"(encrypted-round-noise-multiplier = 0.1) takes ε = {takes:.6g}" in str(told.value)
         assert (
             f"earlier runs on the ledger have paid ε = {paid:.6g}" in str(told.value)
         ) is earlier

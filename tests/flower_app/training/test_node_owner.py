@@ -1,6 +1,7 @@
 """A node's owner decides what protects its records, and its failures look like nothing."""
 
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from flower_app.models.build import build_model
 from flower_app.settings import PATHS_OF_THE_SERVER
 from privacy.accounting import Full, GaussianRelease, Repeated, epsilon, read_ledger
 from privacy.training import ClientLedger
-from strategies import DPFedAvg, InProcessGrid, NoUsableReplyError, PrivateResult
+from strategies import Budget, DPFedAvg, InProcessGrid, NoUsableReplyError, PrivateResult
 
 START = ArrayRecord(build_model("hog-linear").state_dict())
 RUN: dict[str, Any] = {
@@ -30,7 +31,7 @@ RUN: dict[str, Any] = {
 }
 ROUNDS = 3  # two, and one that is played again
 UNNOISED = RUN | {"record-epsilon": 0.0}
-CAPPED = {"weighting": "capped", "weight-cap": 25.0, "total-weight": 40.0}
+CAPPED = {"weight-cap": 25.0, "total-weight": 40.0}
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(0, 256, (60, 28, 28), dtype=np.uint8)
 LABELS = GENERATOR.integers(0, 10, 60)
@@ -123,7 +124,7 @@ def test_the_server_takes_spent_budgets_for_declines_and_not_for_crashes(tmp_pat
             sampling=Full(),
             clipping=1.0,
             noise_multiplier=1.0,
-            target_delta=1e-5,
+            budget=Budget(math.inf, 1e-5),
             ledger=tmp_path / name,
         )
         return strategy.start(grid, START, num_rounds=rounds)
@@ -212,8 +213,13 @@ def test_the_owner_who_says_nothing_has_not_allowed_training_without_noise(tmp_p
         ({"max-record-epsilon": 0.5}, {}, "record-epsilon = 1.0", "0.5"),
         ({}, {"record-delta": 0.5}, "record-delta = 0.5", "1e-05"),
         ({"max-record-delta": 1e-6}, {}, "record-delta = 1e-05", "1e-06"),
-        ({"min-record-noise": 77.0}, {}, "noise multiplier of 6.", "77.0"),
-        ({"min-record-noise": 12.0}, {"rounds": 40} | CAPPED, "the number of records", "12.0"),
+        ({"min-record-noise-multiplier": 77.0}, {}, "noise multiplier of 6.", "77.0"),
+        (
+            {"min-record-noise-multiplier": 12.0},
+            {"rounds": 40} | CAPPED,
+            "the number of records",
+            "12.0",
+        ),
         ({}, {"record-epsilon": 0.0}, "record-epsilon = 0.0", "allow-unnoised-training = false"),
         ({}, {"record-epsilon": 0.0} | CAPPED, "record-epsilon = 0.0", "allow-unnoised"),
     ],
@@ -294,7 +300,7 @@ def test_whatever_a_run_asks_the_owners_limits_hold(
         ("max-record-epsilo", 1.0, "must be written max-record-epsilon"),
         ("weight_cap", 1.0, "must be written weight-cap"),
         ("secure_aggregation", "malicious", "must be written secure-aggregation"),
-        ("minimum-cohor", 40, "must be written minimum-cohort"),
+        ("min-client", 40, "must be written min-clients"),
         ("max_record_epsilon", 1.0, "must be written max-record-epsilon"),
         ("max-record-epsilon", "3", "max-record-epsilon = '3'"),
         ("max-record-epsilon", 0, "max-record-epsilon = 0"),
@@ -303,15 +309,18 @@ def test_whatever_a_run_asks_the_owners_limits_hold(
             "max-record-epsilon", 10**400, "a finite number above 0", id="huge max-record-epsilon"
         ),
         pytest.param(
-            "min-record-noise", 10**400, "a finite number of at least 0", id="huge min-record-noise"
+            "min-record-noise-multiplier",
+            10**400,
+            "a finite number of at least 0",
+            id="huge min-record-noise-multiplier",
         ),
-        pytest.param("corrupt", 10**400, "below 0.5", id="huge corrupt"),
+        pytest.param("max-corrupt-fraction", 10**400, "below 0.5", id="huge corrupt"),
         pytest.param(
             "max-record-delta", 10**400, "strictly between 0 and 1", id="huge max-record-delta"
         ),
         ("max-record-delta", 1.0, "max-record-delta = 1.0"),
         ("max-record-delta", True, "max-record-delta = True"),
-        ("min-record-noise", -1, "min-record-noise = -1"),
+        ("min-record-noise-multiplier", -1, "min-record-noise-multiplier = -1"),
         ("allow-unnoised-training", "true", "allow-unnoised-training = 'true'"),
         ("dataset-name", " ", "dataset-name = ' '"),
         ("state-dir", "", "state-dir = ''"),
@@ -319,14 +328,22 @@ def test_whatever_a_run_asks_the_owners_limits_hold(
         *(
             (key, value, f"{key} = {value!r} in this node's --node-config is wrong; it must be ")
             for keys, values in (
-                (("data-dir", "state-dir", "test-dir", "identity", "identities"), (5, True, 0.5)),
+                (
+                    ("data-dir", "state-dir", "test-dir", "signing-key", "client-public-keys"),
+                    (5, True, 0.5),
+                ),
                 (("dataset-name",), (7, False)),
                 (("allow-unnoised-training", "publish-report"), ("yes", 1)),
-                (("minimum-cohort", "partition-id", "num-partitions"), ("many", -1, 2.5, True)),
-                (("max-record-delta", "corrupt"), ("small", 1.5, float("nan"), -0.1)),
+                (("min-clients", "partition-id", "num-partitions"), ("many", -1, 2.5, True)),
+                (("max-record-delta", "max-corrupt-fraction"), ("small", 1.5, float("nan"), -0.1)),
                 (("secure-aggregation",), ("on", False, 1)),
                 (
-                    ("max-record-epsilon", "min-record-noise", "clipping-norm", "weight-cap"),
+                    (
+                        "max-record-epsilon",
+                        "min-record-noise-multiplier",
+                        "clipping-norm",
+                        "weight-cap",
+                    ),
                     ("1.0", True, float("nan"), float("inf"), -2.0),
                 ),
                 (("report-epsilon", "report-total-epsilon"), ("1.0", 0, True, float("inf"))),
@@ -368,8 +385,9 @@ def test_a_nodes_data_may_lie_under_a_tilde(
         ("MAX-RECORD-EPSILON", 0.1, "max-record-epsilon"),
         ("maxRecordEpsilon", 0.1, "max-record-epsilon"),
         ("max-delta", 1e-9, "max-record-delta"),
-        ("min-noise", 5.0, "min-record-noise"),
-        ("min-noise-multiplier", 4.0, "min-record-noise"),
+        ("corrupt", 0.2, "corrupt is now max-corrupt-fraction"),
+        ("identity", "/a/key", "identity is now signing-key"),
+        ("min-noise-multiplier", 4.0, "min-record-noise-multiplier"),
         ("dataset", "x", "dataset-name"),
         ("max-record-epsilon ", 0.1, "max-record-epsilon"),
         ("colour", "red", "begins with x-"),

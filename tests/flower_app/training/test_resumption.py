@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 from flwr.app import Context
+from flwr.common.config import parse_config_args
 from flwr.serverapp import Grid, ServerApp
 
 from flower_app import client_app, server_app
 from flower_app.settings import SettingError, Settings
-from flower_app.training.resumption import check_resumed, with_settings_of_run
+from flower_app.training.resumption import can_go_on, check_resumed, with_settings_of_run
 from strategies import run_in_process
 from tests.flower_app.app_runs import run_app
 
 SMALL: dict[str, Any] = {
     "rounds": 4,
     "sampling-rate": 0.5,
-    "encrypted-images": 0,
+    "encrypted-test-images": 0,
     "partition-seed": 3,
     "partition": "iid",
 }
@@ -124,9 +125,9 @@ def test_another_setting_is_refused_by_name(
 
 
 def test_what_only_says_how_long_to_wait_may_differ(broken: Path) -> None:
-    given = {"resume": str(broken), "round-timeout": 7.0, "encrypted-images": 3}
+    given = {"resume": str(broken), "round-timeout": 7.0, "encrypted-test-images": 3}
     settings = Settings.from_config(with_settings_of_run(given))
-    assert (settings.round_timeout, settings.encrypted_images) == (7.0, 3)
+    assert (settings.round_timeout, settings.encrypted_test_images) == (7.0, 3)
 
 
 def test_flowers_own_command_is_given_a_file_with_all_settings(broken: Path) -> None:
@@ -177,7 +178,7 @@ def test_a_run_that_breaks_off_at_its_results_goes_on(
     def full(*args: Any, **kw: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    settings = {"rounds": 1, "sampling_rate": 0.5, "encrypted_images": 0}
+    settings = {"rounds": 1, "sampling_rate": 0.5, "encrypted_test_images": 0}
     with monkeypatch.context() as patched:
         patched.setattr(server_app, "write_report", full)
         with pytest.raises(OSError, match="No space left"):
@@ -200,11 +201,27 @@ def test_a_setting_that_the_runs_version_did_not_have_is_as_usual(
     copy = tmp_path / "copy"
     shutil.copytree(broken, copy)
     config = json.loads((copy / "config.json").read_text())
-    del config["round-timeout"], config["weighting"]
+    del config["round-timeout"], config["noise-placement"]
     (copy / "config.json").write_text(json.dumps(config))
     settings = Settings.from_config(with_settings_of_run({"resume": str(copy)}))
     check_resumed(settings, population=NODES)
-    assert settings.weighting == "uniform"
+    assert settings.noise_placement == "central"
+
+
+def test_a_run_that_an_earlier_version_began_is_refused_with_the_new_names(
+    tmp_path: Path, broken: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(broken, copy)
+    for name in ("config.json", "resume.toml"):
+        text = (copy / name).read_text()
+        assert "max-corrupt-fraction" in text
+        (copy / name).write_text(text.replace("max-corrupt-fraction", "corrupt"))
+    assert not can_go_on(copy)
+    with pytest.raises(SettingError, match="corrupt is now max-corrupt-fraction"):
+        with_settings_of_run({"resume": str(copy)})
+    with pytest.raises(SettingError, match="corrupt is now max-corrupt-fraction"):
+        Settings.from_config(parse_config_args([str(copy / "resume.toml")]))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"accuracy": 3, "update_norms": {}}'])

@@ -15,6 +15,7 @@ from flower_app.training import secure_aggregation as secure
 from flower_app.training.node_policy import NodePolicy, run_settings
 from flower_app.training.secure_aggregation import simulated_identity
 from strategies import (
+    Budget,
     DPFedAvg,
     FolderMemory,
     Full,
@@ -30,10 +31,10 @@ def test_a_run_says_what_its_server_was_kept_from(tmp_path: Path) -> None:
         nodes=20,
         rounds=2,
         sampling_rate=1.0,
-        encrypted_images=0,
+        encrypted_test_images=0,
         secure_aggregation="malicious",
-        minimum_cohort=5,
-        client_dropout=0.0,
+        min_clients=5,
+        dropout_probability=0.0,
     )
     client_level = run.metrics["privacy"]["client_level"]
     told = client_level["secure_aggregation"]
@@ -50,11 +51,11 @@ def test_a_run_says_what_its_server_was_kept_from(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"secure-aggregation": "on"}, ["secure-aggregation", "'on'", "malicious"]),
-        ({"minimum-cohort": 2}, ["minimum-cohort", "2", "at least 3"]),
-        ({"corrupt": 0.5}, ["corrupt", "0.5"]),
-        ({"dropout": 1.0}, ["dropout", "1.0"]),
-        ({"client-dropout": -0.1}, ["client-dropout", "-0.1"]),
-        ({"noise": "distributed"}, ["noise", "'distributed'", "honest-but-curious"]),
+        ({"min-clients": 2}, ["min-clients", "2", "at least 3"]),
+        ({"max-corrupt-fraction": 0.5}, ["max-corrupt-fraction", "0.5"]),
+        ({"max-dropout-fraction": 1.0}, ["max-dropout-fraction", "1.0"]),
+        ({"dropout-probability": -0.1}, ["dropout-probability", "-0.1"]),
+        ({"noise-placement": "distributed"}, ["noise", "'distributed'", "honest-but-curious"]),
     ],
     ids=str,
 )
@@ -88,19 +89,19 @@ def ask(run_config: dict[str, Any], node_config: dict[str, Any]) -> str:
 
 def test_a_deployed_node_says_itself_what_it_insists_on(tmp_path: Path) -> None:
     """The run's own minimum is the server's word, and does not count."""
-    run: dict[str, Any] = {"secure-aggregation": "honest-but-curious", "minimum-cohort": 3}
+    run: dict[str, Any] = {"secure-aggregation": "honest-but-curious", "min-clients": 3}
     node: dict[str, Any] = {"data-dir": str(tmp_path)}
     assert "state-dir = '' is wrong" in ask(run, node)
     node["state-dir"] = str(tmp_path / "state")
-    assert "minimum-cohort = '' is wrong" in ask(run, node)
-    node["minimum-cohort"] = 50
+    assert "min-clients = '' is wrong" in ask(run, node)
+    node["min-clients"] = 50
     assert ask(run, node).startswith("UnprotectedRequest")
 
 
 @pytest.mark.parametrize("name", ["clipping-norm", "weight-cap"])
 @pytest.mark.parametrize("wrong", ["0.1", True, -1.0, math.inf, math.nan])
 def test_what_a_node_pins_is_a_number(name: str, wrong: Any, tmp_path: Path) -> None:
-    node = {"data-dir": str(tmp_path), "minimum-cohort": 50, "state-dir": str(tmp_path / "state")}
+    node = {"data-dir": str(tmp_path), "min-clients": 50, "state-dir": str(tmp_path / "state")}
     run: dict[str, Any] = {"secure-aggregation": "honest-but-curious"}
     said = ask(run, {**node, name: wrong})
     assert f"{name} = {wrong!r} in this node's --node-config is wrong" in said
@@ -114,7 +115,7 @@ def test_nodes_pin_how_their_updates_are_bounded(tmp_path: Path) -> None:
         return {
             "data-dir": str(tmp_path / "not there"),
             "allow-unnoised-training": True,
-            "minimum-cohort": 3,
+            "min-clients": 3,
             "state-dir": str(tmp_path / str(place)),
             "clipping-norm": 0.5,
         }
@@ -134,7 +135,7 @@ def test_nodes_pin_how_their_updates_are_bounded(tmp_path: Path) -> None:
         sampling=Full(),
         clipping=0.6,
         noise_multiplier=1.0,
-        target_delta=1e-5,
+        budget=Budget(math.inf, 1e-5),
         ledger=tmp_path / "ledger.jsonl",
         secure_aggregation=SecureAggregation(minimum=3, client_dropout=0.0),
     )
@@ -146,7 +147,7 @@ def test_a_deployed_node_that_insists_is_not_talked_out_of_it(tmp_path: Path) ->
     node = {
         "data-dir": str(tmp_path),
         "secure-aggregation": "honest-but-curious",
-        "minimum-cohort": 50,
+        "min-clients": 50,
         "state-dir": str(tmp_path / "state"),
     }
     assert ask({"secure-aggregation": "off"}, node).startswith("UnprotectedRequest")
@@ -163,7 +164,7 @@ def test_a_run_too_weak_for_the_owner_is_declined_before_the_node_has_a_part_in_
         node_config=lambda _: {
             "data-dir": str(tmp_path),
             "state-dir": str(tmp_path / "state"),
-            "minimum-cohort": 3,
+            "min-clients": 3,
         },
     )
     content = RecordDict({"secure-aggregation": ConfigRecord({"anything": b""})})
@@ -174,11 +175,11 @@ def test_a_run_too_weak_for_the_owner_is_declined_before_the_node_has_a_part_in_
 
 def test_a_simulated_run_on_a_node_with_an_owner_is_declined(tmp_path: Path) -> None:
     """Or the run's own minimum would be taken for the owner's."""
-    node = {"data-dir": str(tmp_path), "minimum-cohort": 50, "state-dir": str(tmp_path)}
+    node = {"data-dir": str(tmp_path), "min-clients": 50, "state-dir": str(tmp_path)}
     grid = InProcessGrid(
         client_app.app,
         1,
-        run_config={"secure-aggregation": "honest-but-curious", "minimum-cohort": 3},
+        run_config={"secure-aggregation": "honest-but-curious", "min-clients": 3},
         node_config=lambda _: node,
     )
     (reply,) = grid.send_and_receive([Message(RecordDict(), 1, MessageType.TRAIN)])
@@ -191,14 +192,14 @@ def test_a_deployed_node_reads_its_identity_and_those_it_pins(tmp_path: Path) ->
     (tmp_path / "all.keys").write_text(f"{own.public.hex()}\n{other.public.hex()}\n")
     node = {
         "data-dir": str(tmp_path),
-        "minimum-cohort": 50,
+        "min-clients": 50,
         "state-dir": str(tmp_path / "state"),
     }
     run = {"secure-aggregation": "malicious"}
-    assert "identity = '' is wrong" in ask(run, node)
-    node["identity"] = str(tmp_path / "own.key")
-    assert "identities = '' is wrong" in ask(run, node)
-    node["identities"] = str(tmp_path / "all.keys")
+    assert "signing-key = '' is wrong" in ask(run, node)
+    node["signing-key"] = str(tmp_path / "own.key")
+    assert "client-public-keys = '' is wrong" in ask(run, node)
+    node["client-public-keys"] = str(tmp_path / "all.keys")
     assert ask(run, node).startswith("UnprotectedRequest")
     (tmp_path / "own.key").write_text(f"{own.private.hex()}\n{other.private.hex()}\n")
     assert "must hold this node's private key alone, and holds 2 keys" in ask(run, node)
@@ -208,13 +209,17 @@ def test_a_deployed_node_reads_its_identity_and_those_it_pins(tmp_path: Path) ->
 
 
 OWN: dict[str, tuple[dict[str, Any], str]] = {
-    "a minimum": ({"minimum-cohort": 10}, "honest-but-curious"),
-    "a pinned norm": ({"minimum-cohort": 10, "clipping-norm": 0.5}, "honest-but-curious"),
-    "pinned identities": ({"minimum-cohort": 10, "identities": "all"}, "malicious"),
-    "a key of its own": ({"minimum-cohort": 10, "identity": "own"}, "malicious"),
-    "its word": ({"minimum-cohort": 10, "secure-aggregation": "malicious"}, "malicious"),
+    "a minimum": ({"min-clients": 10}, "honest-but-curious"),
+    "a pinned norm": ({"min-clients": 10, "clipping-norm": 0.5}, "honest-but-curious"),
+    "pinned identities": ({"min-clients": 10, "client-public-keys": "all"}, "malicious"),
+    "a key of its own": ({"min-clients": 10, "signing-key": "own"}, "malicious"),
+    "its word": ({"min-clients": 10, "secure-aggregation": "malicious"}, "malicious"),
     "its word, less than what is implied": (
-        {"minimum-cohort": 10, "identities": "all", "secure-aggregation": "honest-but-curious"},
+        {
+            "min-clients": 10,
+            "client-public-keys": "all",
+            "secure-aggregation": "honest-but-curious",
+        },
         "honest-but-curious",
     ),
 }
@@ -228,20 +233,26 @@ def test_a_run_never_weakens_what_an_owner_left_out(
     own: str, corrupt: float, asked: str, tmp_path: Path
 ) -> None:
     """Neither the mode, where other keys imply one, nor the share that may collude."""
-    context = node_of(tmp_path, OWN[own][0], {"secure-aggregation": asked, "corrupt": corrupt})
+    context = node_of(
+        tmp_path, OWN[own][0], {"secure-aggregation": asked, "max-corrupt-fraction": corrupt}
+    )
     insists = own_insistence(context)
     assert insists is not None
     adversary = insists.policy.adversary
     stronger = max(asked, OWN[own][1], key=ASKED.index)
     assert adversary.server.value == stronger
     assert adversary.corrupt == max(0.1, corrupt)
-    context.node_config["corrupt"] = 0.05
+    context.node_config["max-corrupt-fraction"] = 0.05
     insists = own_insistence(context)
     assert insists is not None
     assert insists.policy.adversary.corrupt == 0.05
 
 
-PINS: list[dict[str, Any]] = [{"clipping-norm": 0.5}, {"weight-cap": 0.0}, {"corrupt": 0.3}]
+PINS: list[dict[str, Any]] = [
+    {"clipping-norm": 0.5},
+    {"weight-cap": 0.0},
+    {"max-corrupt-fraction": 0.3},
+]
 
 
 @pytest.mark.parametrize("pins", PINS, ids=str)
@@ -252,9 +263,9 @@ def test_what_an_owner_pins_is_not_passed_over_by_a_run_in_the_clear(
     node = {"data-dir": str(tmp_path), "state-dir": str(tmp_path / "state"), **pins}
     run = {"secure-aggregation": "off"}
     said = ask(run, node)
-    assert "minimum-cohort = '' is wrong" in said
+    assert "min-clients = '' is wrong" in said
     assert f"which its {next(iter(pins))} asks for" in said
-    assert ask(run, {**node, "minimum-cohort": 5}).startswith("UnprotectedRequest")
+    assert ask(run, {**node, "min-clients": 5}).startswith("UnprotectedRequest")
 
 
 @pytest.mark.parametrize("pins", PINS, ids=str)
@@ -262,7 +273,7 @@ def test_an_owner_may_pin_and_still_take_part_in_the_clear(
     pins: dict[str, Any], tmp_path: Path
 ) -> None:
     """By the owner's own word; in a run with secure aggregation the pins count."""
-    own = {"minimum-cohort": 10, "secure-aggregation": "off", **pins}
+    own = {"min-clients": 10, "secure-aggregation": "off", **pins}
     assert own_insistence(node_of(tmp_path, own, {"secure-aggregation": "off"})) is None
     insists = own_insistence(node_of(tmp_path, own, {"secure-aggregation": "honest-but-curious"}))
     assert insists is not None
@@ -270,12 +281,12 @@ def test_an_owner_may_pin_and_still_take_part_in_the_clear(
     kept = {
         "clipping-norm": policy.clipping_norm,
         "weight-cap": policy.weight_cap,
-        "corrupt": policy.adversary.corrupt,
+        "max-corrupt-fraction": policy.adversary.corrupt,
     }
     assert {name: kept[name] for name in pins} == pins
 
 
-@pytest.mark.parametrize("own", [{}, {"minimum-cohort": 10, "secure-aggregation": "off"}], ids=str)
+@pytest.mark.parametrize("own", [{}, {"min-clients": 10, "secure-aggregation": "off"}], ids=str)
 def test_without_an_owners_wish_the_run_decides_whether_updates_are_summed(
     own: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -287,20 +298,20 @@ def test_without_an_owners_wish_the_run_decides_whether_updates_are_summed(
     [
         ("secure-aggregation", "curious"),
         ("secure-aggregation", True),
-        ("corrupt", 0.5),
-        ("corrupt", "0.1"),
-        ("corrupt", math.nan),
-        ("minimum-cohort", "many"),
-        ("minimum-cohort", "40"),
-        ("minimum-cohort", 40.7),
-        ("minimum-cohort", 2),
-        ("minimum-cohort", True),
+        ("max-corrupt-fraction", 0.5),
+        ("max-corrupt-fraction", "0.1"),
+        ("max-corrupt-fraction", math.nan),
+        ("min-clients", "many"),
+        ("min-clients", "40"),
+        ("min-clients", 40.7),
+        ("min-clients", 2),
+        ("min-clients", True),
         ("state-dir", 5),
         ("state-dir", "~nobody-of-that-name/state"),
     ],
 )
 def test_a_wrong_word_of_the_owners_is_named(name: str, wrong: Any, tmp_path: Path) -> None:
-    context = node_of(tmp_path, {"minimum-cohort": 10, name: wrong}, {})
+    context = node_of(tmp_path, {"min-clients": 10, name: wrong}, {})
     with pytest.raises(SettingError, match=f"{name} = {wrong!r} in this node's --node-config is"):
         own_insistence(context)
 
@@ -310,8 +321,8 @@ def test_a_nodes_folder_and_key_files_may_begin_with_a_tilde(
 ) -> None:
     """Its secrets lie where its ledgers do."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    keys = {"identity": "~/own", "identities": "~/all", "state-dir": "~/state"}
-    context = node_of(tmp_path, {"minimum-cohort": 10}, {})
+    keys = {"signing-key": "~/own", "client-public-keys": "~/all", "state-dir": "~/state"}
+    context = node_of(tmp_path, {"min-clients": 10}, {})
     context.node_config.update(keys)
     insists = own_insistence(context)
     assert insists is not None
@@ -325,8 +336,11 @@ def node_of(folder: Path, node: dict[str, Any], run: dict[str, Any]) -> Context:
     (folder / "own").write_text(keys[0].private.hex())
     (folder / "all").write_text("\n".join(key.public.hex() for key in keys))
     node = {"data-dir": str(folder), "state-dir": str(folder / "state")} | node
-    if {"identity", "identities"} & set(node) or ASKED[2] in {*node.values(), *run.values()}:
-        node |= {"identity": str(folder / "own"), "identities": str(folder / "all")}
+    if {"signing-key", "client-public-keys"} & set(node) or ASKED[2] in {
+        *node.values(),
+        *run.values(),
+    }:
+        node |= {"signing-key": str(folder / "own"), "client-public-keys": str(folder / "all")}
     return Context(1, 1, node, RecordDict(), {"deployed": True, **run})
 
 

@@ -295,7 +295,7 @@ def test_what_secure_aggregation_may_fail_to_hide_is_charged_against_the_server(
         ({"variance": 0.2}, "at least 1/4"),
         ({"variance": math.inf}, "at least 1/4"),
         ({"sensitivity": 0}, "sensitivity is 0"),
-        ({"dimension": 2.5}, "dimension is 2.5"),
+        ({"dimension": 0}, "dimension is 0"),
         ({"shares": 10}, "honest is 55 and shares 10"),
         ({"honest": 0}, "honest is 0"),
     ],

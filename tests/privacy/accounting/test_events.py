@@ -53,7 +53,6 @@ def test_json_keeps_every_bit(event):
         lambda: Poisson(1e-101),
         lambda: FixedSize(0, 5),
         lambda: FixedSize(6, 5),
-        lambda: FixedSize(2.5, 5),
         lambda: GaussianRelease(-1.0, Full()),
         lambda: GaussianRelease(math.inf, Full()),
         lambda: GaussianRelease(math.nan, Full()),
@@ -62,7 +61,8 @@ def test_json_keeps_every_bit(event):
         lambda: AdditiveDelta(-1e-9),
         lambda: AdditiveDelta(math.nan),
         lambda: Budget(0.0, 1e-5),
-        lambda: Budget(math.inf, 1e-5),
+        lambda: Budget(-math.inf, 1e-5),
+        lambda: Budget(math.nan, 1e-5),
         lambda: Budget(1.0, 1e-320),
         lambda: Budget(1.0, 0.0),
         lambda: Budget(1.0, 1.0),
@@ -73,7 +73,6 @@ def test_json_keeps_every_bit(event):
         lambda: joint_noise_multiplier(),
         lambda: joint_noise_multiplier(1.0, -2.0),
         lambda: Repeated(GaussianRelease(1.0, Full()), 0),
-        lambda: Repeated(GaussianRelease(1.0, Full()), 2.5),
         lambda: event_from_dict({"kind": "laplace"}),
         lambda: event_from_dict({"kind": "additive-delta"}),
         lambda: event_from_dict({"kind": "additive-delta", "delta": 0.1, "more": 1}),
@@ -90,6 +89,8 @@ def test_nonsense_is_refused_with_a_sentence(make):
         lambda: GaussianRelease("1.0", Full()),
         lambda: GaussianRelease(True, Full()),
         lambda: GaussianRelease(1.0, 0.1),
+        lambda: FixedSize(2.5, 5),
+        lambda: Repeated(GaussianRelease(1.0, Full()), 2.5),
         lambda: epsilon([(1.0, 0.1)], delta=1e-5),
         lambda: Repeated(AdditiveDelta(0.1), 2),
         lambda: event_from_dict({"kind": "gaussian", "noise_multiplier": 1.0, "sampling": "full"}),
@@ -152,7 +153,7 @@ def test_whatever_is_not_refused_is_accounted(delta: float, accountant: Any) -> 
 
 def test_a_delta_that_cannot_be_accounted_is_refused_by_name() -> None:
     for delta in (5e-324, 1e-320, 1e-310):
-        with pytest.raises(ValueError, match=r"delta is .* cannot be accounted"):
+        with pytest.raises(ValueError, match=r"delta is .*2.3e-308"):
             epsilon([GaussianRelease(1.0, Poisson(0.1))], delta=delta)
 
 

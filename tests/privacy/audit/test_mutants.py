@@ -23,6 +23,7 @@ from privacy.mechanisms import (
     SeededRandomness,
 )
 from strategies import (
+    Budget,
     CappedWeights,
     DPFedAvg,
     Full,
@@ -56,8 +57,7 @@ def settings(folder: Path, **changed: Any) -> dict[str, Any]:
         "population": CLIENTS + CANARIES,
         "sampling": Full(),
         "clipping": 0.5,
-        "target_epsilon": 1.0,
-        "target_delta": 1e-5,
+        "budget": Budget(1.0, 1e-5),
         "ledger": folder / "ledger.jsonl",
     }
     return usual | changed
@@ -164,7 +164,7 @@ def test_an_honest_strategy_is_contradicted_no_oftener_than_stated() -> None:
         {},
         {"sampling": Poisson(0.5)},
         {"weighting": CappedWeights(cap=10.0, total_weight=20.0)},
-        {"target_epsilon": 8.0},
+        {"budget": Budget(8.0, 1e-5)},
     )
     results = [audited(honest(**kinds[i % len(kinds)])) for i in range(24)]
     contradicted = sum(not result.passed for result in results)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from flower_app.processes.certificates import Certificates, make_certificates
-from privacy.inference import EvaluatorPool, EvaluatorProcess
+from privacy.inference import EvaluatorPool
+from tests.privacy.inference.evaluator.evaluator_program import start_process
 from tests.privacy.inference_service.serving import Service, serving, small_model
 
 
@@ -19,7 +20,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[EvaluatorPool]:
-    with EvaluatorPool(partial(EvaluatorProcess.holding, small_model()), processes=2) as started:
+    with EvaluatorPool(partial(start_process, small_model), processes=2) as started:
         started.start_all()
         yield started
 

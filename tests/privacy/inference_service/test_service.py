@@ -20,14 +20,15 @@ from torch import nn
 from flower_app.processes.certificates import Certificates
 from privacy.inference import (
     ClassOnly,
+    CompiledModel,
     DataOwner,
     EvaluatorPool,
-    EvaluatorProcess,
     InputContract,
     compile_model,
 )
 from privacy.inference_service import InsecureNoAuthentication, KeyFile, OwnerSession, ServiceClient
 from privacy.inference_service.errors import ServiceError
+from tests.privacy.inference.evaluator.evaluator_program import start_process
 from tests.privacy.inference_service.serving import (
     CONTRACT,
     Asking,
@@ -436,14 +437,18 @@ def test_keys_are_made_anew_after_a_restart_without_anybodys_doing(
             assert session.keys_made == 1
 
 
+def one_logit_model() -> CompiledModel:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(8, 1))
+    return compile_model(layers, input_shape=(8,), input_range=(-1.0, 1.0))
+
+
 def test_one_logit_is_decided_at_the_owners_threshold(
     certificates: Certificates, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    model = compile_model(nn.Sequential(nn.Linear(8, 1)), input_shape=(8,), input_range=(-1.0, 1.0))
-    logits = model.predict(X)[:, 0]
+    logits = one_logit_model().predict(X)[:, 0]
     with (
-        EvaluatorPool(partial(EvaluatorProcess.holding, model), processes=1) as pool,
+        EvaluatorPool(partial(start_process, one_logit_model), processes=1) as pool,
         serving(pool, certificates, tmp_path) as service,
     ):
         client = service.client("ada")

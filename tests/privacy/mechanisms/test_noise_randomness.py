@@ -106,7 +106,7 @@ def test_bernoulli_at_the_ends_and_beyond():
     assert not randomness.bernoulli(0.0, 1000).any()
     assert randomness.bernoulli(1.0, 1000).all()
     for rate in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="a probability lies in"):
+        with pytest.raises(ValueError, match="rate is"):
             randomness.bernoulli(rate, 1)
 
 

@@ -16,5 +16,5 @@ from privacy.secure_aggregation import Adversary, ClientPolicy
 )
 def test_an_integer_beyond_all_doubles_is_named(made: Any, name: str, huge: int) -> None:
     arguments = {"minimum_cohort": 3} if made is ClientPolicy else {}
-    with pytest.raises(ValueError, match=rf"^{name} is an integer of \d+ bits; it must be finite"):
+    with pytest.raises(ValueError, match=rf"^{name} is an integer of \d+ bits; it must be"):
         made(**arguments, **{name: huge})

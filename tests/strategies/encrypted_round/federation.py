@@ -1,7 +1,5 @@
 """Nodes with labelled inputs of their own, and a grid on which every byte can be looked at."""
 
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ from privacy.inference import (
     EvaluatorProcess,
     InputContract,
     compile_model,
-    serve_evaluations,
 )
 from strategies import ENCRYPTED_ROUND, InProcessGrid, answer_encrypted_round
 from strategies.encrypted_round import AccuracyReport, ExactAccuracy
+from tests.privacy.inference.evaluator.evaluator_program import start_process
 
 CONTRACT = InputContract((6,), (0.0, 1.0), classes=3)
 IMAGES = 12
@@ -34,10 +32,7 @@ def model() -> CompiledModel:
 
 
 def start_evaluator() -> EvaluatorProcess:
-    root = str(Path(__file__).parents[3])
-    return EvaluatorProcess(
-        [sys.executable, __file__], environment=os.environ | {"PYTHONPATH": root}
-    )
+    return start_process(model)
 
 
 class Shared:
@@ -136,7 +131,3 @@ def every_byte(messages: Iterable[Message]) -> bytes:
                 walk(key)
                 walk(value)
     return b"\n".join(parts)
-
-
-if __name__ == "__main__":
-    serve_evaluations(model)

@@ -1,5 +1,6 @@
 """An encrypted round on a model with one logit: nodes decide at their own threshold."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +10,31 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from privacy.inference import EvaluatorProcess, InputContract, compile_model
+from privacy.inference import CompiledModel, InputContract, compile_model
 from strategies import (
     ENCRYPTED_ROUND,
+    Budget,
     EncryptedRound,
     InProcessGrid,
     PublicMetrics,
     answer_encrypted_round,
 )
 from strategies.encrypted_round import ExactAccuracy
+from tests.privacy.inference.evaluator.evaluator_program import start_process
 
 NODES, IMAGES = 2, 12
 
 
-def test_nodes_report_what_is_right_at_their_threshold(tmp_path: Path) -> None:
-    threshold = 0.5
+def one_logit_model() -> CompiledModel:
     torch.manual_seed(3)
     layers = nn.Sequential(nn.Linear(6, 1))
     layers[0].weight.data *= 5
-    compiled = compile_model(layers, input_shape=(6,), input_range=(-1.0, 1.0))
+    return compile_model(layers, input_shape=(6,), input_range=(-1.0, 1.0))
+
+
+def test_nodes_report_what_is_right_at_their_threshold(tmp_path: Path) -> None:
+    threshold = 0.5
+    compiled = one_logit_model()
     app = ClientApp()
 
     def data_of(node: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,10 +59,10 @@ def test_nodes_report_what_is_right_at_their_threshold(tmp_path: Path) -> None:
 
     test = EncryptedRound(
         population=NODES,
-        start_evaluator=lambda: EvaluatorProcess.holding(compiled),
+        start_evaluator=lambda: start_process(one_logit_model),
         images=IMAGES,
         metrics=PublicMetrics(),
-        target_delta=1e-5,
+        budget=Budget(math.inf, 1e-5),
         workers=1,
     )
     result = test.run(InProcessGrid(app, NODES))

@@ -24,7 +24,7 @@ from scipy import stats
 from privacy.accounting import Full, GaussianRelease, LedgerError, read_ledger
 from privacy.inference import DataOwner, EvaluatorProcess, Plan, accept_plan
 from privacy.inference.errors import PlanRefusedError
-from strategies import EncryptedRound, NoisedMetrics, PublicMetrics, noised_accuracy
+from strategies import Budget, EncryptedRound, NoisedMetrics, PublicMetrics, noised_accuracy
 from strategies.encrypted_round import NoisedAccuracy, begin_round, private_folder
 from strategies.encrypted_round.errors import ReportRefusedError, RoundError
 from tests.strategies.encrypted_round.federation import (
@@ -62,7 +62,7 @@ def a_round(evaluator: EvaluatorProcess, population: int, **settings: Any) -> En
         "start_evaluator": lambda: Shared(evaluator),
         "images": IMAGES,
         "metrics": PublicMetrics(),
-        "target_delta": 1e-5,
+        "budget": Budget(math.inf, 1e-5),
         "workers": 1,
     }
     return EncryptedRound(**(usual | settings))
@@ -564,7 +564,7 @@ def test_a_round_beyond_the_budget_asks_nobody(evaluator: EvaluatorProcess, tmp_
         2,
         metrics=noised_accuracy(0.5),
         ledger=tmp_path / "ledger.jsonl",
-        target_epsilon=1.0,
+        budget=Budget(1.0, 1e-5),
     )
     with pytest.raises(PrivacyBudgetExhausted, match="would pass the budget"):
         costly.run(grid)
@@ -601,7 +601,6 @@ def test_settings_that_contradict_each_other_are_refused(evaluator: EvaluatorPro
         ({"metrics": noised_accuracy(1.0)}, "ledger"),
         ({"metrics": NoisedMetrics(ranges={"loss": (0, 1)}, noise_multiplier=1.0)}, "ranges"),
         ({"images": 0}, "images"),
-        ({"target_delta": 1.0}, "target_delta"),
     ):
         with pytest.raises(ValueError, match=why):
             a_round(evaluator, 2, **settings)

@@ -1,5 +1,6 @@
 """Federations with secure aggregation in one process, and somebody who sits on the wire."""
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from privacy.secure_aggregation import (
 )
 from privacy.secure_aggregation._messages import Kind, kind_of
 from strategies import (
+    Budget,
     ContextMemory,
     DPFedAvg,
     Full,
@@ -88,7 +90,7 @@ def strategy_of(
         "sampling": Full(),
         "clipping": 1.0,
         "noise_multiplier": 0.0,
-        "target_delta": 1e-5,
+        "budget": Budget(math.inf, 1e-5),
         "mechanism": plain,
         "ledger": folder / "ledger.jsonl",
         "secure_aggregation": setting,

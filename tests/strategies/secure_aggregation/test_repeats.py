@@ -14,6 +14,7 @@ from privacy.secure_aggregation import RoundAborted, SecureClient
 from privacy.secure_aggregation import client as client_module
 from privacy.secure_aggregation._messages import Kind
 from strategies import (
+    Checkpointing,
     ClientMemory,
     ContextMemory,
     FolderMemory,
@@ -279,11 +280,15 @@ def test_a_resumed_run_goes_on_where_its_last_sum_was_opened(
 
     settings = {"noise_multiplier": 1.0}
     setting = secure(MALICIOUS, minimum=6)
-    first = strategy_of(tmp_path, NODES, SIZE, setting, checkpoint=checkpoint, **settings)
+    first = strategy_of(
+        tmp_path, NODES, SIZE, setting, checkpointing=Checkpointing(checkpoint), **settings
+    )
     first.start(wire, model((SIZE,)), num_rounds=2, evaluate_fn=keep)
     wire.offline |= gone
     wire.replies.clear()
-    again = strategy_of(tmp_path, NODES, SIZE, setting, resume=before, **settings)
+    again = strategy_of(
+        tmp_path, NODES, SIZE, setting, checkpointing=Checkpointing(resume=before), **settings
+    )
     result = again.start(wire, model((SIZE,)), num_rounds=4)
     assert result.privacy is not None
     assert result.privacy.secure_aggregation is not None

@@ -9,6 +9,7 @@ from flwr.app import Message
 
 from privacy.secure_aggregation import Adversary, RoundTerms
 from privacy.secure_aggregation._messages import Kind, read
+from strategies import Checkpointing
 from tests.strategies.federation import model
 from tests.strategies.secure_aggregation.federation import (
     CURIOUS,
@@ -68,17 +69,29 @@ def test_a_run_that_died_within_a_round_goes_on_with_other_clients(
     """Whatever its clients had sent, for they endorsed nothing; also where it dies twice."""
     checkpoint = tmp_path / "checkpoint"
     wire, setting = Dies(adversary, before), secure(adversary, minimum=6)
-    settings = {"noise_multiplier": noise_multiplier, "checkpoint": checkpoint}
+    settings = {"noise_multiplier": noise_multiplier, "checkpointing": Checkpointing(checkpoint)}
     first = strategy_of(tmp_path, NODES, SIZE, setting, **settings)
     with pytest.raises(KeyboardInterrupt):
         first.start(wire, model((SIZE,)), num_rounds=3)
     wire.offline |= {3}
     wire.seen, wire.dying = 0, 1  # which is round 2 once more
-    again = strategy_of(tmp_path, NODES, SIZE, setting, resume=checkpoint, **settings)
+    again = strategy_of(
+        tmp_path,
+        NODES,
+        SIZE,
+        setting,
+        **settings | {"checkpointing": Checkpointing(checkpoint, resume=checkpoint)},
+    )
     with pytest.raises(KeyboardInterrupt):
         again.start(wire, model((SIZE,)), num_rounds=3)
     wire.dying = 0
-    again = strategy_of(tmp_path, NODES, SIZE, setting, resume=checkpoint, **settings)
+    again = strategy_of(
+        tmp_path,
+        NODES,
+        SIZE,
+        setting,
+        **settings | {"checkpointing": Checkpointing(checkpoint, resume=checkpoint)},
+    )
     wire.replies.clear()
     result = again.start(wire, model((SIZE,)), num_rounds=3)
     assert result.privacy is not None

@@ -27,9 +27,12 @@ from privacy.secure_aggregation import Adversary
 from privacy.secure_aggregation._messages import Kind
 from strategies import (
     AdaptiveClipping,
+    Budget,
     CappedWeights,
+    Checkpointing,
     DPFedAvg,
     InProcessGrid,
+    Metrics,
     NoisedMetrics,
     PerLayerClipping,
     PublicMetrics,
@@ -381,17 +384,30 @@ def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
     kept = tmp_path / "checkpoint"
     app = secure_app(drift)
     wire = Wire(app, NODES)
-    first = strategy_of(tmp_path / "masked", NODES, 9, secure(), checkpoint=kept)
+    first = strategy_of(tmp_path / "masked", NODES, 9, secure(), checkpointing=Checkpointing(kept))
     first.start(wire, model((9,)), num_rounds=1)
     with first._spending.reopened():  # round 2 comes as far as its keys, and the server dies
         assert list(first.configure_train(2, model((9,)), ConfigRecord(), wire))
-    again = strategy_of(tmp_path / "masked", NODES, 9, secure(stage_timeout=5.0), resume=kept)
+    again = strategy_of(
+        tmp_path / "masked",
+        NODES,
+        9,
+        secure(stage_timeout=5.0),
+        checkpointing=Checkpointing(resume=kept),
+    )
     ours = final(again, wire, model((9,)), 3)
     plain = strategy_of(tmp_path / "plain", NODES, 9, None)
     assert_same(ours, final(plain, InProcessGrid(client_app(drift), NODES), model((9,)), 3))
     for other in (None, secure(minimum=4), secure(MALICIOUS)):
         with pytest.raises(ValueError, match="secure_aggregation"):
-            strategy_of(tmp_path / "masked", NODES, 9, other, mechanism=None, resume=kept)
+            strategy_of(
+                tmp_path / "masked",
+                NODES,
+                9,
+                other,
+                mechanism=None,
+                checkpointing=Checkpointing(resume=kept),
+            )
 
 
 def test_a_cohort_of_a_thousand(tmp_path: Path) -> None:
@@ -443,13 +459,21 @@ def test_a_budget_counts_what_presence_decides(tmp_path: Path) -> None:
     """Where cohorts often fall below the minimum, no noise is enough."""
     setting = secure(Adversary(corrupt=0.05), minimum=95, client_dropout=0.05, dropout=0.05)
     strategy = strategy_of(
-        tmp_path, 200, 9, setting, sampling=Poisson(0.5), noise_multiplier=None, target_epsilon=3.0
+        tmp_path,
+        200,
+        9,
+        setting,
+        sampling=Poisson(0.5),
+        noise_multiplier=None,
+        budget=Budget(3.0, 1e-5),
     )
     with pytest.raises(ValueError, match="presence can decide whether it opens, so 5 rounds"):
         strategy.start(InProcessGrid(secure_app(idle), 200), model((9,)), num_rounds=5)
 
 
-@pytest.mark.parametrize("budget", [{"noise_multiplier": 1.0}, {"target_epsilon": 3.0}], ids=str)
+@pytest.mark.parametrize(
+    "budget", [{"noise_multiplier": 1.0}, {"budget": Budget(3.0, 1e-5)}], ids=str
+)
 def test_a_run_that_could_open_no_round_does_not_begin(
     budget: dict[str, float], tmp_path: Path
 ) -> None:
@@ -485,8 +509,7 @@ def test_a_budget_that_presence_passes_names_what_would_help(
         9,
         secure(adversary, dropout=dropout, client_dropout=0.002),
         noise_multiplier=None,
-        target_epsilon=3.0,
-        target_delta=1e-3,
+        budget=Budget(epsilon=3.0, delta=1e-3),
     )
     with pytest.raises(ValueError, match=advice):
         strategy.start(InProcessGrid(secure_app(idle), nodes), model((9,)), num_rounds=1)
@@ -540,7 +563,7 @@ def test_a_report_counts_what_was_paid_after_the_run(tmp_path: Path) -> None:
 def test_distributed_noise_is_calibrated(tmp_path: Path) -> None:
     setting = secure(minimum=12, noise="distributed", largest=30)
     strategy = strategy_of(
-        tmp_path, 24, 9, setting, noise_multiplier=None, target_epsilon=2.0, sampling=Full()
+        tmp_path, 24, 9, setting, noise_multiplier=None, budget=Budget(2.0, 1e-5), sampling=Full()
     )
     result = strategy.start(InProcessGrid(secure_app(idle), 24), model((9,)), num_rounds=2)
     assert result.privacy is not None
@@ -577,13 +600,17 @@ def test_results_say_what_held(tmp_path: Path) -> None:
     [
         ({"mechanism": ContinuousGaussian()}, "mechanism is 'continuous-gaussian'"),
         ({"clipping": AdaptiveClipping()}, "clipping is adaptive"),
-        ({"train_metrics": PublicMetrics()}, "train_metrics is set"),
+        ({"metrics": Metrics(train=PublicMetrics())}, "metrics.train is set"),
         (
-            {"train_metrics": NoisedMetrics(ranges={"loss": (0, 1)}, noise_multiplier=1.0)},
-            "train_metrics is set",
+            {
+                "metrics": Metrics(
+                    train=NoisedMetrics(ranges={"loss": (0, 1)}, noise_multiplier=1.0)
+                )
+            },
+            "metrics.train is set",
         ),
         (
-            {"fraction_evaluate": 0.5, "evaluate_metrics": PublicMetrics()},
+            {"metrics": Metrics(fraction_evaluate=0.5, evaluate=PublicMetrics())},
             "fraction_evaluate is 0.5",
         ),
         ({"sampling": Poisson(0.2)}, "draws 2.4 clients on average"),

@@ -16,7 +16,6 @@ from privacy.inference import (
     DataOwner,
     Evaluator,
     EvaluatorPool,
-    EvaluatorProcess,
     Polynomial,
     RoundedLogits,
     Square,
@@ -25,6 +24,7 @@ from privacy.inference import (
     compile_model,
 )
 from privacy.inference.errors import CannotPlanError, EvaluatorFailedError, ReleaseError
+from tests.privacy.inference.evaluator.evaluator_program import start_process
 from tests.privacy.inference.inference_models import tutorial_cnn
 
 KINDS = ("ReLU", "Tanh", "Sigmoid", "GELU", "SiLU", "Softplus", "ELU")
@@ -269,12 +269,15 @@ def test_a_tolerance_and_bytes_that_are_both_too_small_are_both_named(limit: int
     assert limit < plan(float(named.group(1)), int(named.group(2))) <= int(named.group(2))
 
 
+def one_layer() -> CompiledModel:
+    return compile_model(perceptron(8, 3), input_shape=(8,), input_range=(-1.0, 1.0))
+
+
 def test_a_service_of_a_model_that_dies_over_its_first_question_does_not_come_up() -> None:
-    compiled = compile_model(perceptron(8, 3), input_shape=(8,), input_range=(-1.0, 1.0))
-    with EvaluatorPool(lambda: EvaluatorProcess.holding(compiled), processes=1) as pool:
+    with EvaluatorPool(lambda: start_process(one_layer), processes=1) as pool:
         assert pool.running == 1
     # What ends a process when it evaluates, wherever it comes from: here its room for that.
-    dying = EvaluatorProcess.holding(compiled, memory=1 << 20)
+    dying = start_process(one_layer, memory=1 << 20)
     with pytest.raises((EvaluatorFailedError, CannotPlanError)):
         EvaluatorPool(lambda: dying, processes=1)
     assert not dying.alive

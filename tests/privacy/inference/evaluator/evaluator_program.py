@@ -1,11 +1,28 @@
-"""An evaluator's process for the tests: compiles ``small_model`` and answers."""
+"""Evaluators' processes for the tests: programs that compile a test's model and answer."""
 
+import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from privacy.inference import CompiledModel, Square, compile_model, serve_evaluations
+from privacy.inference import CompiledModel, EvaluatorProcess, Square, compile_model
+
+ROOT = Path(__file__).parents[4]
+
+
+def start_process(compiling: Callable[[], CompiledModel], **settings: Any) -> EvaluatorProcess:
+    """A process that holds what a module's function compiles."""
+    program = (
+        f"from {compiling.__module__} import {compiling.__name__} as compiling\n"
+        "from privacy.inference import serve_evaluations\n"
+        "serve_evaluations(compiling)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return EvaluatorProcess([sys.executable, "-c", program], environment=environment, **settings)
 
 
 def small_model() -> CompiledModel:
@@ -14,12 +31,10 @@ def small_model() -> CompiledModel:
     return compile_model(model, input_shape=(4,), input_range=(0.0, 1.0), tolerance=0.001)
 
 
-def noisily() -> CompiledModel:
+def model_of_a_library_that_prints() -> CompiledModel:
     print("a library that prints")
-    if "die" in sys.argv:
-        sys.exit("its last words")
     return small_model()
 
 
-if __name__ == "__main__":
-    serve_evaluations(noisily)
+def no_model() -> CompiledModel:
+    sys.exit("its last words")

@@ -12,23 +12,25 @@ from privacy.inference import (
     CompiledModel,
     DataOwner,
     EvaluatorPool,
-    EvaluatorProcess,
     compile_model,
 )
 from privacy.inference.errors import AnsweredBeforeError, EvaluatorFailedError, MessageError
+from tests.privacy.inference.evaluator.evaluator_program import start_process
 from tests.privacy.inference.inference_models import linear
 
 X = np.random.default_rng(0).uniform(-1, 1, (5, 20))
 
 
-@pytest.fixture(scope="module")
-def compiled() -> CompiledModel:
+def linear_model() -> CompiledModel:
     return compile_model(linear(20), input_shape=(20,), input_range=(-1.0, 1.0))
 
 
+compiled = pytest.fixture(scope="module")(linear_model)
+
+
 @pytest.fixture(scope="module")
-def pool(compiled: CompiledModel) -> Iterator[EvaluatorPool]:
-    with EvaluatorPool(partial(EvaluatorProcess.holding, compiled), processes=2) as started:
+def pool() -> Iterator[EvaluatorPool]:
+    with EvaluatorPool(partial(start_process, linear_model), processes=2) as started:
         started.start_all()
         yield started
 
@@ -96,6 +98,6 @@ def test_a_process_that_dies_costs_one_query(pool: EvaluatorPool, compiled: Comp
     pool.drop(keys)
 
 
-def test_a_pool_without_processes_is_refused(compiled: CompiledModel) -> None:
+def test_a_pool_without_processes_is_refused() -> None:
     with pytest.raises(ValueError, match="processes is 0"):
-        EvaluatorPool(partial(EvaluatorProcess.holding, compiled), processes=0)
+        EvaluatorPool(partial(start_process, linear_model), processes=0)

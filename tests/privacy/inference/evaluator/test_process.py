@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,11 +24,14 @@ from privacy.inference.errors import (
     ReleaseError,
     SecretsError,
 )
-from tests.privacy.inference.evaluator.evaluator_program import small_model
+from tests.privacy.inference.evaluator.evaluator_program import (
+    model_of_a_library_that_prints,
+    no_model,
+    small_model,
+    start_process,
+)
 
 X = np.array([[0.0, 1.0, 0.5, 0.25], [1.0, 1.0, 0.0, 0.0], [0.2, 0.9, 0.1, 0.4]])
-PROGRAM = str(Path(__file__).with_name("evaluator_program.py"))
-HERE = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +41,8 @@ def compiled() -> CompiledModel:
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[EvaluatorProcess]:
-    with EvaluatorProcess([sys.executable, PROGRAM], environment=HERE) as started:
-        yield started
+    with start_process(model_of_a_library_that_prints) as running:
+        yield running
 
 
 def test_a_process_answers_one_owner_after_the_other(
@@ -77,11 +79,11 @@ def test_what_a_process_refuses_costs_only_its_sender(process: EvaluatorProcess)
 
 def test_a_process_that_dies_is_an_error_with_its_last_words() -> None:
     with pytest.raises(EvaluatorFailedError, match="its last words"):
-        EvaluatorProcess([sys.executable, PROGRAM, "die"], environment=HERE)
+        start_process(no_model)
 
 
 def test_a_process_that_hangs_is_ended(process: EvaluatorProcess) -> None:
-    with EvaluatorProcess([sys.executable, PROGRAM], environment=HERE, timeout=60) as stuck:
+    with start_process(model_of_a_library_that_prints, timeout=60) as stuck:
         assert stuck.pid is not None
         stuck.timeout = 0.2
         os.kill(stuck.pid, signal.SIGSTOP)
@@ -108,7 +110,7 @@ def test_owners_beside_each_other_are_kept_apart(process: EvaluatorProcess) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no limit is kept")
 def test_a_process_that_needs_too_much_memory_ends() -> None:
     with (
-        EvaluatorProcess([sys.executable, PROGRAM], environment=HERE, memory=1 << 16) as small,
+        start_process(model_of_a_library_that_prints, memory=1 << 16) as small,
         pytest.raises(EvaluatorFailedError, match=r"MemoryError|bad_alloc"),
     ):
         small.use_keys(DataOwner(small.plan).public_material())
