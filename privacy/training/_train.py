@@ -203,9 +203,7 @@ def _train_as_paid(
             method.update({name: layer.method for name, layer in layers.items()})
             return clipped_sum(list(layers.values()), clipping_norm=protection.clipping_norm)
 
-        add_well_formed = MalformedRecords(
-            clipped, noisy_optimizer.add_clipped, every_error=noised
-        )
+        add_well_formed = MalformedRecords(clipped, noisy_optimizer.add_clipped, every_error=noised)
         changed: set[str] = set()
         for _ in range(batches.steps):
             for rows in _physical_batches(count, batches, physical_batch_size, randomness):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from privacy.arguments import number
 from privacy.mechanisms import Randomness, gaussian
 from privacy.training.per_example.gradients import Gradients
-from privacy.training.protection import positive
 
 
 class GradientDescent:
@@ -32,13 +32,11 @@ class GradientDescent:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, learning_rate: float) -> None:
-        positive("learning_rate", learning_rate, "a number above zero and finite")
-        if isinstance(parameters, (nn.Module, Tensor)):
-            raise TypeError(f"parameters is a {type(parameters).__name__}: give model.parameters()")
-        tensors = list(parameters)
-        if not all(isinstance(each, Tensor) for each in tensors):
-            raise TypeError("parameters holds what is no parameter: give model.parameters()")
-        self.param_groups: list[dict[str, Any]] = [{"params": tensors, "lr": learning_rate}]
+        rate = number("learning_rate", learning_rate, above=0)
+        tensors = [] if isinstance(parameters, (nn.Module, Tensor)) else list(parameters)
+        if not tensors or not all(isinstance(each, Tensor) for each in tensors):
+            raise TypeError("parameters are no tensors; give model.parameters()")
+        self.param_groups: list[dict[str, Any]] = [{"params": tensors, "lr": rate}]
 
     @torch.no_grad()
     def step(self) -> None:

@@ -180,7 +180,12 @@ def _calls(module: nn.Module) -> list[Callable[[nn.Module], Any]]:
         lambda layer: layer(q, k, v, average_attn_weights=False, attn_mask=causal),
         lambda layer: layer(q, k, v, key_padding_mask=padding, need_weights=False),
         lambda layer: layer(
-            q, k, v, attn_mask=added, key_padding_mask=padding.to(like).mul(-1e4), need_weights=False
+            q,
+            k,
+            v,
+            attn_mask=added,
+            key_padding_mask=padding.to(like).mul(-1e4),
+            need_weights=False,
         ),
         lambda layer: layer(q, k, v, attn_mask=causal, is_causal=True, need_weights=False),
     ]

@@ -194,7 +194,9 @@ def _padded_by_tables(
 
 
 def _comparison(inputs: Sequence[tuple[Tensor, Tensor]]) -> Comparison:
-    return Comparison([one for one, _ in inputs], [OtherBatch([1, 2], [other for _, other in inputs])])
+    return Comparison(
+        [one for one, _ in inputs], [OtherBatch([1, 2], [other for _, other in inputs])]
+    )
 
 
 def unusual(values: Tensor, rows: Sequence[int], *, missing: bool) -> Tensor:
@@ -286,7 +288,7 @@ def _wild(drawn: Tensor) -> Tensor:
 def _placed(
     like: Tensor, compared: Sequence[Tensor], small: Tensor, fuller: Tensor, empty: float
 ) -> tuple[Tensor, Tensor]:
-    """``compared`` in two boxes of a padded record, beside one cell of ``small``, and ``fuller``."""
+    """``compared`` in boxes of padded records, beside a cell of ``small`` and beside ``fuller``."""
     shape = like.shape[1:]
     narrow, wide, cell = _box(shape, narrow=True), _box(shape, narrow=False), _cell(shape)
     if bool(narrow.all()):  # of one value: no end to pad

@@ -141,9 +141,7 @@ class ExampleLoss:
 
 
 def _row(outputs: Any, row: int) -> Any:
-    return tree_map(
-        lambda leaf: leaf[row : row + 1] if isinstance(leaf, Tensor) else leaf, outputs
-    )
+    return tree_map(lambda leaf: leaf[row : row + 1] if isinstance(leaf, Tensor) else leaf, outputs)
 
 
 def tensors_of(outputs: Any) -> list[Tensor]:
@@ -172,7 +170,7 @@ def _check_first_axes(outputs: Any, examples: int) -> None:
 
 
 def _unwrapped(loss: Loss) -> tuple[object, dict[str, Any]]:
-    """torch's class or function that ``loss`` is, or None, and its settings."""
+    """Torch's class or function that ``loss`` is, or None, and its settings."""
     keywords: dict[str, Any] = {}
     while isinstance(loss, functools.partial) and not loss.args:
         keywords = {**loss.keywords, **keywords}
@@ -202,7 +200,7 @@ def _without_reduction(loss: Loss) -> tuple[Loss, object]:
         return loss, None
     default = parameter.default
     reduction = "mean" if default is inspect.Parameter.empty else default
-    return functools.partial(loss, reduction="none"), reduction
+    return functools.partial(loss, reduction="none"), reduction  # type: ignore[call-arg]
 
 
 def _refuse_broadcast(outputs: Any, targets: Tensor) -> None:
