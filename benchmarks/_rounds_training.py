@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from flower_app.data import Dataset, Inputs, Partitions
 from privacy.accounting import Full, Poisson, Sampling
 from privacy.mechanisms import ClippingGeometry, LatticeGaussian, Randomness
-from strategies import ServerSGD, draw_cohort
+from strategies import ServerSGD
+from strategies.population import draw_cohort
 
 Vector = NDArray[np.float32]
 CLASSES = 10

@@ -9,7 +9,8 @@ from benchmarks._utility_clients import Holdings
 from benchmarks._utility_models import Model, Vector
 from privacy.accounting import Budget, Full, Poisson, calibrate_noise_multiplier
 from privacy.mechanisms import ClippingGeometry, LatticeGaussian, Randomness
-from strategies import ServerSGD, draw_cohort
+from strategies import ServerSGD
+from strategies.population import draw_cohort
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from benchmarks._peers.asking import Asked, Reply
-from benchmarks._peers.environments import PEERS, NotMeasured, Peer, interpreter
+from benchmarks._peers.environments import PEERS, NotMeasuredError, Peer, interpreter
 from benchmarks._peers.serving import Array, Case, Layer, write_case
 from benchmarks.encrypted_inference import CASES, train
 from benchmarks.harness import Row, Say, Spread
@@ -78,7 +78,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
     for peer in PEERS:
         try:
             pythons[peer] = interpreter(peer, make=not quick, say=say)
-        except NotMeasured as reason:
+        except NotMeasuredError as reason:
             missing[peer] = str(reason)
     rows: list[Row] = []
     for case in CASES:
@@ -147,7 +147,7 @@ def compare(
         for peer, command in commands.items():
             try:
                 sides[peer] = stack.enter_context(Asked([*command, str(file)]))
-            except NotMeasured as reason:
+            except NotMeasuredError as reason:
                 failed[peer] = str(reason)
         us = _Us(compiled, case.images)
         ours, theirs = Answers(), {peer: Answers() for peer in sides}
@@ -157,7 +157,7 @@ def compare(
             for peer, side in list(sides.items()):
                 try:
                     answers.append((theirs[peer], side.ask(image)))
-                except NotMeasured as reason:
+                except NotMeasuredError as reason:
                     failed[peer] = str(reason)
                     del sides[peer]
             for held, reply in answers if turn else []:

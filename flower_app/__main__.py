@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from flower_app.data import DataError
-from flower_app.errors import CommandFailed
+from flower_app.errors import CommandFailedError
 from flower_app.settings import SettingError
 from privacy.command_line import CommandParser
 
@@ -124,7 +124,7 @@ def _command(given: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return int(options.run(options))
-    except (SettingError, DataError, CommandFailed) as error:
+    except (SettingError, DataError, CommandFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

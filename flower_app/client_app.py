@@ -1,8 +1,8 @@
 """What a client does: train on its own data, and reply with its update and weight alone.
 
 What the server must not see of a client's data it does not see in failures either. Before the
-data is touched, a run is declined by name (``Declined``) for what it asks; from then on whatever
-goes wrong with the data counts as no data, and the reply looks like any other.
+data is touched, a run is declined by name (``DeclinedError``) for what it asks; from then on
+whatever goes wrong with the data counts as no data, and the reply looks like any other.
 """
 
 from functools import cache, partial
@@ -33,10 +33,11 @@ from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from flower_app.settings import SettingError, Settings
 from flower_app.training.node_config import check_keys, own_folder
-from flower_app.training.node_policy import Declined, NodePolicy, is_deployed, run_settings
+from flower_app.training.node_policy import DeclinedError, NodePolicy, is_deployed, run_settings
 from flower_app.training.record_level import record_protection
 from flower_app.training.secure_aggregation import take_part
-from privacy.accounting import Budget, LedgerError
+from privacy.accounting import Budget
+from privacy.accounting.errors import LedgerError
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -57,7 +58,7 @@ def keep_reasons(message: Message, context: Context, call_next: ClientAppCallabl
     """The app's outer mod: what went wrong on a node with an owner stays in its own log."""
     try:
         return call_next(message, context)
-    except Declined as declined:
+    except DeclinedError as declined:
         log(WARNING, "Declined: %s", declined.for_owner)
         return decline(message, str(declined))
     except LocalBudgetError as spent:  # its message carries no number
@@ -79,7 +80,7 @@ def obey_owner(message: Message, context: Context, call_next: ClientAppCallable)
     try:
         check_keys(context.node_config)
     except SettingError as error:
-        raise Declined(_UNDONE, str(error)) from error
+        raise DeclinedError(_UNDONE, str(error)) from error
     settings = run_settings(context)
     if settings.deployed and message.metadata.message_type.partition(".")[0] == "train":
         NodePolicy.of(context.node_config).check(_protection(settings), settings)
@@ -113,7 +114,7 @@ def train_on_own_data(message: Message, context: Context) -> Message:
             records=lambda: len(data()),
         )
     except LedgerError as error:
-        raise Declined(_NO_LEDGER, str(error)) from error
+        raise DeclinedError(_NO_LEDGER, str(error)) from error
     records = data()
     try:
         reply = _trained(settings, arrays, records, payment)
@@ -168,7 +169,7 @@ def handle_encrypted_query(message: Message, context: Context) -> Message:
     try:
         return encrypted_node.answer_query(message, context, run_settings(context))
     except RoundError as error:
-        raise Declined(str(error)) from error
+        raise DeclinedError(str(error)) from error
 
 
 def _reply(settings: Settings, arrays: ArrayRecord, weight: float) -> RecordDict:
@@ -227,13 +228,13 @@ def _protection(settings: Settings) -> ClipOnly | ClipAndNoise:
 
     Raises
     ------
-    Declined
+    DeclinedError
         If no noise keeps what it asks.
     """
     try:
         return record_protection(settings)
     except SettingError as error:
-        raise Declined(str(error)) from error
+        raise DeclinedError(str(error)) from error
 
 
 def _own_ledger(settings: Settings, context: Context) -> ClientLedger | None:
@@ -244,14 +245,14 @@ def _own_ledger(settings: Settings, context: Context) -> ClientLedger | None:
 
     Raises
     ------
-    Declined
+    DeclinedError
         If the node's ledger cannot be read.
     """
     if settings.deployed:
         try:
             return NodePolicy.of(context.node_config).ledger(settings)
         except LedgerError as error:
-            raise Declined(_NO_LEDGER, str(error)) from error
+            raise DeclinedError(_NO_LEDGER, str(error)) from error
     budget = (
         Budget(settings.record_epsilon, settings.record_delta) if settings.record_epsilon else None
     )

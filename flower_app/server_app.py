@@ -42,7 +42,8 @@ from flower_app.settings import SettingError, Settings
 from flower_app.training.assembly import check_run, make_strategy, warn_of_few_clients
 from flower_app.training.resumption import SOFTWARE, as_it_ended, can_go_on, software_of_run
 from privacy.accounting import read_ledger
-from strategies import BudgetError, DPFedAvg, PrivacyReport, PrivateResult, SpentBudgetError
+from strategies import DPFedAvg, PrivacyReport, PrivateResult
+from strategies.errors import BudgetError, SpentBudgetError
 
 app = ServerApp()
 

@@ -1,54 +1,69 @@
-"""Server-side federated algorithms that drop into any Flower project."""
+"""Server-side federated algorithms that drop into any Flower project.
 
+What they raise is in ``strategies.errors``.
+"""
+
+# ruff: noqa: E402
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strategies import _neighbours as _neighbours  # isort: skip  # before what it checks
-from strategies._spending import BudgetError as BudgetError
-from strategies._spending import SpentBudgetError as SpentBudgetError
-from strategies._watch import NoUsableReplyError as NoUsableReplyError
-from strategies.checkpoint import Checkpoint as Checkpoint
-from strategies.checkpoint import CheckpointError as CheckpointError
+import privacy
+
+_OURS, _PATHS = Path(__file__).parents[1] / "privacy", getattr(privacy, "__path__", ())
+if [Path(path).resolve() for path in _PATHS] != [_OURS.resolve()]:
+    _theirs = privacy.__file__ or ", ".join(map(str, _PATHS))
+    raise ImportError(
+        f"'privacy' is {_theirs} and not bloomseal's package of that name, {_OURS}, on which "
+        "'strategies' is built: a top-level module of your project has the same name and comes "
+        "first on sys.path. Rename it, or move it into your app's own package",
+        name="privacy",
+        path=_theirs,
+    )
+
+# isort: off
+# The strategy and its arguments
+from privacy.accounting import Budget as Budget
+from privacy.accounting import FixedSize as FixedSize
+from privacy.accounting import Full as Full
+from privacy.accounting import Poisson as Poisson
 from strategies.checkpoint import Checkpointing as Checkpointing
 from strategies.clipping import AdaptiveClipping as AdaptiveClipping
 from strategies.clipping import Clipping as Clipping
 from strategies.clipping import FlatClipping as FlatClipping
 from strategies.clipping import PerLayerClipping as PerLayerClipping
-from strategies.cohort import draw_cohort as draw_cohort
-from strategies.declining import decline as decline
 from strategies.dp_fedavg import DPFedAvg as DPFedAvg
-from strategies.in_process import InProcessGrid as InProcessGrid
-from strategies.in_process import run_in_process as run_in_process
 from strategies.metrics import Metrics as Metrics
 from strategies.metrics import NoisedMetrics as NoisedMetrics
 from strategies.metrics import PublicMetrics as PublicMetrics
 from strategies.population import Population as Population
-from strategies.population import PopulationExceededError as PopulationExceededError
 from strategies.population import key_identity as key_identity
 from strategies.population import node_identity as node_identity
-from strategies.record_keys import RecordKeys as RecordKeys
-from strategies.result import PrivacyReport as PrivacyReport
-from strategies.result import PrivateResult as PrivateResult
-from strategies.result import SecureAggregationReport as SecureAggregationReport
-from strategies.secure_aggregation import ClientMemory as ClientMemory
-from strategies.secure_aggregation import ContextMemory as ContextMemory
-from strategies.secure_aggregation import FolderMemory as FolderMemory
+from strategies.replies import RecordKeys as RecordKeys
 from strategies.secure_aggregation import SecureAggregation as SecureAggregation
-from strategies.secure_aggregation import SecureAggregationMod as SecureAggregationMod
 from strategies.server_optimizers import ServerAdam as ServerAdam
 from strategies.server_optimizers import ServerOptimizer as ServerOptimizer
 from strategies.server_optimizers import ServerSGD as ServerSGD
 from strategies.server_optimizers import ServerYogi as ServerYogi
-from strategies.streaming import stream_replies as stream_replies
 from strategies.weighting import CappedWeights as CappedWeights
 from strategies.weighting import UniformWeights as UniformWeights
 from strategies.weighting import Weighting as Weighting
 
-# The budget and the cohort rules that a strategy takes are accounting's own types.
-from privacy.accounting import Budget as Budget  # isort: skip
-from privacy.accounting import FixedSize as FixedSize  # isort: skip
-from privacy.accounting import Full as Full  # isort: skip
-from privacy.accounting import Poisson as Poisson  # isort: skip
+# Its result
+from strategies.result import PrivacyReport as PrivacyReport
+from strategies.result import PrivateResult as PrivateResult
+from strategies.result import SecureAggregationReport as SecureAggregationReport
+
+# Clients
+from strategies.replies import decline as decline
+from strategies.secure_aggregation import ClientMemory as ClientMemory
+from strategies.secure_aggregation import ContextMemory as ContextMemory
+from strategies.secure_aggregation import FolderMemory as FolderMemory
+from strategies.secure_aggregation import SecureAggregationMod as SecureAggregationMod
+
+# A whole run in one process
+from strategies.in_process import InProcessGrid as InProcessGrid
+from strategies.in_process import run_in_process as run_in_process
 
 if TYPE_CHECKING:
     from strategies.canary_audit import audit_strategy as audit_strategy

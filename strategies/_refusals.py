@@ -9,7 +9,7 @@ from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism
 from strategies.checkpoint import Checkpointing
 from strategies.clipping import AdaptiveClipping, Clipping
 from strategies.metrics import Metrics, NoisedMetrics
-from strategies.record_keys import RecordKeys
+from strategies.replies import RecordKeys
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.weighting import CappedWeights, UniformWeights, Weighting
 

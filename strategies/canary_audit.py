@@ -14,10 +14,10 @@ from flwr.clientapp import ClientApp
 from privacy.accounting import Poisson, Sampling
 from privacy.audit import AuditResult, audit, poisson_cohort_p_value
 from privacy.mechanisms import Randomness, SystemRandomness
-from strategies._replies import Template
 from strategies.dp_fedavg import DPFedAvg
+from strategies.errors import PopulationExceededError
 from strategies.in_process import InProcessGrid
-from strategies.population import PopulationExceededError
+from strategies.model_schema import ModelSchema
 from strategies.result import PrivacyReport
 
 _BEYOND = 1000.0  # how many times the clipping norm a canary sends
@@ -86,8 +86,8 @@ class _CanaryApp(ClientApp):
         if not self._included[canary] or message.metadata.message_type != MessageType.TRAIN:
             raise RuntimeError("this canary declines")
         strategy = self._strategy
-        template = Template(message.content.array_records[strategy.record_keys.arrays])
-        arrays = [array.copy() for array in template.arrays]
+        schema = ModelSchema(message.content.array_records[strategy.record_keys.arrays])
+        arrays = [array.copy() for array in schema.arrays]
         place = int(self._directions.places[canary])
         for array in arrays:
             if place < array.size:
@@ -98,7 +98,7 @@ class _CanaryApp(ClientApp):
         weighted_by = strategy.record_keys.weighted_by
         metrics = MetricRecord({weighted_by: 1e9})  # as heavy as the cap allows
         return Message(
-            RecordDict({"arrays": template.record(arrays), "metrics": metrics}), reply_to=message
+            RecordDict({"arrays": schema.record(arrays), "metrics": metrics}), reply_to=message
         )
 
 
@@ -177,10 +177,9 @@ def audit_strategy(
     ------
     ValueError
         If the strategy's population is another, it aggregates securely, or the model is too small.
-
     """
     source = SystemRandomness() if randomness is None else randomness
-    size = sum(array.size for array in Template(initial_arrays).arrays)
+    size = sum(array.size for array in ModelSchema(initial_arrays).arrays)
     directions = Directions.draw(canaries, size, randomness=source)
     nobody = np.zeros(canaries, dtype=np.bool_)
     claims: list[tuple[PrivacyReport, Sampling]] = []  # of both runs
@@ -235,5 +234,5 @@ def audit_strategy(
 
 
 def _flat(record: ArrayRecord) -> npt.NDArray[np.float64]:
-    arrays = Template(record).arrays
+    arrays = ModelSchema(record).arrays
     return np.concatenate([array.reshape(-1).astype(np.float64) for array in arrays])

@@ -41,30 +41,33 @@ from privacy.mechanisms import (
     SystemRandomness,
 )
 from strategies import _arguments
-from strategies._operator_log import operator_log
 from strategies._refusals import (
     check_accounted_by_replacement,
     check_kinds,
     check_needs_no_single_reply,
 )
-from strategies._replies import Template, TrainReply, read_metrics
-from strategies._round import Asked, Multipliers, TrainRound, collect, share_multiplier
-from strategies._run import AccountedRun
-from strategies._run_state import RunState, settings_text
-from strategies._spending import BudgetError, Spending, SpentBudgetError
-from strategies._watch import AskedInVain, NoUsableReplyError, RunWatch
-from strategies.checkpoint import Checkpoint, Checkpointing
+from strategies.checkpoint import Checkpoint, Checkpointing, RunState, settings_text
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
-from strategies.cohort import draw_cohort, expected_fraction
+from strategies.errors import (
+    BudgetError,
+    NoUsableReplyError,
+    PopulationExceededError,
+    SpentBudgetError,
+)
+from strategies.lost_clients import AskedInVain, FaultLog, operator_log
 from strategies.metrics import Metrics, NoisedMetrics, NoisedMetricsSum, PublicMetrics
-from strategies.population import Population, PopulationExceededError, Register
-from strategies.record_keys import RecordKeys
+from strategies.model_schema import ModelSchema, TrainReply
+from strategies.population import ClientRegistry, Population, draw_cohort, expected_fraction
+from strategies.privacy_budget import PrivacyBudget
+from strategies.replies import PendingReplies, RecordKeys, collect, read_metrics
 from strategies.result import PrivacyReport, SecureAggregationReport, warn_of_large_delta
+from strategies.run import AccountedRun
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.messages import Bounding
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import SecureTrainRound
 from strategies.server_optimizers import ServerOptimizer, ServerSGD
+from strategies.train_round import Multipliers, TrainRound, share_multiplier
 from strategies.weighting import CappedWeights, UniformWeights, Weighting
 
 Vector = npt.NDArray[Any]
@@ -237,7 +240,7 @@ class DPFedAvg(AccountedRun):
         self.record_keys = RecordKeys() if record_keys is None else record_keys
         if noise_multiplier is not None:
             noise_multiplier = arguments.number("noise_multiplier", noise_multiplier)
-        self._register = Register(population)
+        self._register = ClientRegistry(population)
         size = self._register.size
         self.sampling: Sampling = sampling
         self._fraction = expected_fraction(sampling, size)
@@ -297,11 +300,11 @@ class DPFedAvg(AccountedRun):
         self.min_available_nodes = min(wanted, size)
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
         self._train_round: TrainRound | SecureTrainRound | None = None
-        self._train_asked = self._evaluate_asked = Asked([])
+        self._train_asked = self._evaluate_asked = PendingReplies([])
         resume = self.checkpointing.resume
         self._resumed = None if resume is None else self._load(Path(resume))
         self._begin_watch()
-        self._spending = Spending(
+        self._spending = PrivacyBudget(
             ledger,
             population=self._register.name,
             adjacency=self.adjacency,
@@ -327,7 +330,7 @@ class DPFedAvg(AccountedRun):
     def _begin_watch(self) -> None:
         secure = self.secure_aggregation
         self._observed_dropouts = ObservedDropouts(1.0 if secure is None else secure.client_dropout)
-        self._watch, size = RunWatch(), self._register.size
+        self._watch, size = FaultLog(), self._register.size
         learned = self._resumed is not None and RunState.has_learned(self._resumed)
         self._train_in_vain = AskedInVain(size, any_used=learned)
         self._evaluate_in_vain = AskedInVain(size, any_used=learned)
@@ -394,13 +397,13 @@ class DPFedAvg(AccountedRun):
         release = self._train_release(self.noise_multiplier)
         return [release, self._presence] if self._presence.delta else [release]
 
-    def _measure(self, arrays: ArrayRecord) -> Template:
+    def _measure(self, arrays: ArrayRecord) -> ModelSchema:
         """Look at the model: what a masked sum costs can depend on its size."""
-        template = Template(arrays)
+        schema = ModelSchema(arrays)
         if self.secure_aggregation is not None:
-            self._parameters = sum(array.size for array in template.arrays)
+            self._parameters = sum(array.size for array in schema.arrays)
             self._masked = self.secure_aggregation.mechanism(self._parameters)
-        return template
+        return schema
 
     def _evaluate_events(self) -> list[Event]:
         rule, sampling = self.metrics.evaluate, self._evaluate_sampling
@@ -569,7 +572,7 @@ class DPFedAvg(AccountedRun):
 
     def _noise_beside_norm(self, arrays: ArrayRecord) -> float:
         """How long the noise on a round's average is, z·√d/(q·W), in clipping norms S."""
-        size = sum(array.size for array in Template(arrays).arrays)
+        size = sum(array.size for array in ModelSchema(arrays).arrays)
         return self._multipliers().update * math.sqrt(size) / self._denominator
 
     def _say_noise(self, arrays: ArrayRecord, rounds: int) -> None:
@@ -701,7 +704,7 @@ class DPFedAvg(AccountedRun):
     ) -> Iterable[Message]:
         """Draw the cohort and make its messages; none once the budget is spent."""
         self._train_round = None
-        template = self._measure(arrays)
+        schema = self._measure(arrays)
         if self._state.stopped is None and not self._spending.affordable(
             [*self._train_events(), *self._evaluate_events()]
         ):
@@ -713,13 +716,13 @@ class DPFedAvg(AccountedRun):
             return []
         content = self._content(server_round, arrays, config)
         if self.secure_aggregation is not None:
-            secure = self._secure_round(server_round, template, self.secure_aggregation, grid)
+            secure = self._secure_round(server_round, schema, self.secure_aggregation, grid)
             self._train_round = secure
             return secure.begin(nodes, content, drawn=drawn)
         self._train_round = TrainRound(
             server_round,
-            template,
-            self.clipping.geometry(template.names),
+            schema,
+            self.clipping.geometry(schema.names),
             self._multipliers(),
             mechanism=self.mechanism,
             weighting=self.weighting,
@@ -727,18 +730,18 @@ class DPFedAvg(AccountedRun):
             randomness=self._randomness,
         )
         messages = _addressed(content, MessageType.TRAIN, nodes)
-        self._train_asked = Asked(messages)
+        self._train_asked = PendingReplies(messages)
         return messages
 
     def _secure_round(
-        self, number: int, template: Template, settings: SecureAggregation, grid: Grid
+        self, number: int, schema: ModelSchema, settings: SecureAggregation, grid: Grid
     ) -> SecureTrainRound:
         # Clients are in one round of a run, the one with the highest number. So a resumed run is
         # the same one to them, and ends the round in which its server died; the clock counts, for
         # that round's number died with it.
         self._secure_number = max(self._secure_number + 1, time.time_ns() // 1_000_000)
         bounding = Bounding(
-            geometry=self.clipping.geometry(template.names),
+            geometry=self.clipping.geometry(schema.names),
             weight_cap=float(self.weighting.cap)
             if isinstance(self.weighting, CappedWeights)
             else 0.0,
@@ -748,7 +751,7 @@ class DPFedAvg(AccountedRun):
         )
         return SecureTrainRound(
             number,
-            template,
+            schema,
             bounding,
             settings=settings,
             run=self._state.name,
@@ -806,14 +809,14 @@ class DPFedAvg(AccountedRun):
         fraction = this.unclipped_fraction(self._expected_cohort)
         if isinstance(self.clipping, AdaptiveClipping) and fraction is not None:
             self.clipping.follow(fraction)
-        stepped = self.optimizer.step(this.template.arrays, update)
+        stepped = self.optimizer.step(this.schema.arrays, update)
         metrics = None
         if noised is not None:
             metrics = noised.release(self._expected_cohort)
         elif isinstance(rule, PublicMetrics):
             metrics = rule.release(public, self.record_keys.weighted_by, left_out=left_out)
         self.epsilon_by_round[server_round] = self.epsilon()
-        return this.template.record(stepped), metrics
+        return this.schema.record(stepped), metrics
 
     def _aggregate_masked(self, this: SecureTrainRound, replies: Iterable[Message]) -> ArrayRecord:
         """Pay, open the sum, step. A round that opens nothing is paid as well.
@@ -837,21 +840,21 @@ class DPFedAvg(AccountedRun):
             if in_vain:
                 self._stop(self._why_in_vain(this.number))
         if update is None:
-            return this.template.record(this.template.arrays)
+            return this.schema.record(this.schema.arrays)
         _divided(update, self._denominator)
-        return this.template.record(self.optimizer.step(this.template.arrays, update))
+        return this.schema.record(self.optimizer.step(this.schema.arrays, update))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Draw who evaluates; nobody by default, nor once the budget is spent."""
-        self._evaluate_asked = Asked([])
+        self._evaluate_asked = PendingReplies([])
         if self._evaluate_sampling is None or self._state.stopped is not None:
             return []
         nodes, _ = self._draw(f"round {server_round}, evaluate", self._evaluate_sampling, grid)
         content = self._content(server_round, arrays, config)
         messages = _addressed(content, MessageType.EVALUATE, nodes)
-        self._evaluate_asked = Asked(messages)
+        self._evaluate_asked = PendingReplies(messages)
         return messages
 
     def aggregate_evaluate(

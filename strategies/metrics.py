@@ -19,7 +19,7 @@ from privacy.mechanisms import (
     SumMechanism,
 )
 from privacy.untrusted_text import error_quoted
-from strategies._operator_log import operator_log
+from strategies.lost_clients import operator_log
 
 _LARGEST_METRIC = 1e100  # what is beyond is as good as infinite
 

@@ -3,15 +3,20 @@
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from privacy import arguments
+from privacy.accounting import FixedSize, Full, Poisson, Sampling
+from privacy.files import write_durably
+from privacy.mechanisms import Randomness
+from strategies.errors import PopulationExceededError
 
 Identify = Callable[[NodeInfo], str]
 
@@ -113,16 +118,10 @@ class Population:
             "name": self.name,
             "identities": list(self.identities),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
-        temporary.replace(path)
+        write_durably(path, (json.dumps(document, indent=1) + "\n").encode(), mode=0o666)
 
 
-class PopulationExceededError(ValueError):
-    """More clients have connected than a population that is only a number has places."""
-
-
-class Register:
+class ClientRegistry:
     """The population's N places during a run, and who holds each.
 
     A listed population fills them from the start, and strangers are ignored. A population that is
@@ -206,3 +205,53 @@ class Register:
 
 def _age(node: NodeInfo) -> tuple[str, int]:
     return node.registered_at, node.node_id
+
+
+def draw_cohort(
+    sampling: Sampling, population: int, *, randomness: Randomness
+) -> npt.NDArray[np.intp]:
+    """Draw a cohort.
+
+    Parameters
+    ----------
+    sampling : Poisson, FixedSize or Full
+        The rule, constant for a run.
+    population : int
+        N.
+    randomness : Randomness
+        Where the choice comes from. Amplification by sampling holds only against those who
+        cannot foresee it.
+
+    Returns
+    -------
+    ndarray of int
+        Indices into the population, ascending. Under Poisson sampling it may be empty.
+    """
+    if isinstance(sampling, Poisson):
+        return np.flatnonzero(randomness.bernoulli(sampling.rate, population))
+    if isinstance(sampling, Full):
+        return np.arange(population)
+    keys = randomness.uint64(population)
+    while len(np.unique(keys)) < population:  # ties would favour the earlier client
+        keys = randomness.uint64(population)
+    return np.sort(np.argsort(keys)[: sampling.cohort])
+
+
+def expected_fraction(sampling: Sampling, population: int) -> float:
+    """The public fraction of the population that a round is expected to draw.
+
+    Raises
+    ------
+    ValueError
+        If a fixed-size rule was made for another population.
+    """
+    if isinstance(sampling, Poisson):
+        return float(sampling.rate)
+    if isinstance(sampling, FixedSize):
+        if sampling.population != population:
+            raise ValueError(
+                f"sampling was made for a population of {sampling.population}, "
+                f"but the population is {population}"
+            )
+        return sampling.cohort / population
+    return 1.0

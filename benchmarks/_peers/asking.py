@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
 
-from benchmarks._peers.environments import NotMeasured
+from benchmarks._peers.environments import NotMeasuredError
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0
@@ -41,7 +41,7 @@ class Asked:
 
     Raises
     ------
-    NotMeasured
+    NotMeasuredError
         If it ends or says nothing, now or at any later question.
     """
 
@@ -57,7 +57,7 @@ class Asked:
         )
         try:
             ready = self._reply()
-        except NotMeasured:
+        except NotMeasuredError:
             self.close()
             raise
         self.parameters: str = ready["parameters"]
@@ -99,12 +99,12 @@ class Asked:
         pipe = cast(IO[bytes], self._process.stdout)
         if not select.select([pipe], [], [], self._patience)[0]:
             self._process.kill()
-            raise NotMeasured(f"it did not answer within {self._patience:g} s")
+            raise NotMeasuredError(f"it did not answer within {self._patience:g} s")
         line = pipe.readline()
         if not line.endswith(b"\n"):
             code = self._process.wait()
             self._errors.seek(0)
             said = self._errors.read().decode(errors="replace").strip().splitlines()
-            raise NotMeasured(f"it ended with code {code}: {said[-1] if said else 'no word'}")
+            raise NotMeasuredError(f"it ended with code {code}: {said[-1] if said else 'no word'}")
         told: dict[str, Any] = json.loads(line)
         return told

@@ -17,7 +17,7 @@ from benchmarks.harness import Say
 NON_COMMERCIAL = "BLOOMSEAL_NON_COMMERCIAL"
 
 
-class NotMeasured(Exception):
+class NotMeasuredError(Exception):
     """Why a peer has no figures here."""
 
 
@@ -77,7 +77,7 @@ def interpreter(peer: Peer, *, make: bool, say: Say) -> Path:
 
     Raises
     ------
-    NotMeasured
+    NotMeasuredError
         If there is no environment and none may or can be made.
     """
     shared = sysconfig.get_paths()["purelib"]
@@ -88,9 +88,9 @@ def interpreter(peer: Peer, *, make: bool, say: Say) -> Path:
     if ready.exists():
         return python
     if not make:
-        raise NotMeasured("it has no environment yet; a run without --quick makes one")
+        raise NotMeasuredError("it has no environment yet; a run without --quick makes one")
     if peer.non_commercial and os.environ.get(NON_COMMERCIAL) != "1":
-        raise NotMeasured(
+        raise NotMeasuredError(
             "its licence allows non-commercial use only; "
             f"set {NON_COMMERCIAL}=1 if yours is, and it will be installed"
         )
@@ -111,4 +111,4 @@ def _run(command: list[str]) -> None:
         # pip says what is wrong last, but for its hints.
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         why = (said or done.stderr.splitlines() or [f"code {done.returncode}"])[-1]
-        raise NotMeasured(f"it does not install here: {why}")
+        raise NotMeasuredError(f"it does not install here: {why}")

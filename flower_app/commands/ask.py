@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from platformdirs import user_data_path
 
 from flower_app.data import DataError, encode
-from flower_app.errors import CommandFailed
+from flower_app.errors import CommandFailedError
 from flower_app.models.specs import MODELS, ModelSpec
 from flower_app.pictures.digits import FITS, Fit
 from flower_app.pictures.files import STDIN, find_images, read_images
@@ -29,7 +29,7 @@ from privacy.inference_service.errors import KeyFileError, KeyFileInUseError, Se
 _PASSPHRASE, _TOKEN = "BLOOMSEAL_PASSPHRASE", "BLOOMSEAL_TOKEN"
 
 
-class AskError(CommandFailed):
+class AskError(CommandFailedError):
     """What stopped the questions, and the remedy."""
 
 

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     ------
     SettingError
         Before anything is started, if a setting is wrong.
-    RunFailed
+    RunFailedError
         If the run did not finish.
     """
     given = {"results-dir": "results", **parse_settings(options.settings)}

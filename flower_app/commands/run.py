@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     ------
     SettingError, DataError
         Before anything is started, if a setting is wrong or the data cannot be had.
-    RunFailed
+    RunFailedError
         If the run did not finish.
     """
     overrides = absolute_paths({"results-dir": "results", **parse_settings(options.settings)})

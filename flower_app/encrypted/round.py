@@ -22,10 +22,10 @@ from strategies import (
     EncryptedRound,
     EncryptedRoundResult,
     Population,
-    PopulationExceededError,
     PublicMetrics,
     noised_accuracy,
 )
+from strategies.errors import PopulationExceededError
 
 _NAME = "encrypted test-time round of"  # and then the run, in the ledger
 _KEPT = "encrypted-round.json"  # in the run's folder: what the round released

@@ -15,7 +15,7 @@ from typing import Any, Self
 from flower_app.processes.app_bundle import app_folder
 from flower_app.processes.certificates import NodeKey, make_certificates, make_node_key
 from flower_app.processes.flower_processes import (
-    RunFailed,
+    RunFailedError,
     end_detached,
     end_group,
     flower_environment,
@@ -124,7 +124,7 @@ class Deployment:
 
         Raises
         ------
-        RunFailed
+        RunFailedError
             If it does not come up.
         """
         log = self.folder / "superlink" / "superlink.log"
@@ -201,7 +201,7 @@ class Deployment:
 
         Raises
         ------
-        RunFailed
+        RunFailedError
             If one is not after five minutes, with its last words.
         """
         deadline = time.monotonic() + _ONLINE_SECONDS
@@ -209,7 +209,7 @@ class Deployment:
             if time.monotonic() > deadline:
                 name = min(missing)
                 words = (self.folder / name / "supernode.log").read_text(errors="replace")
-                raise RunFailed(f"{name} did not come online. Its last words:\n{words[-1500:]}")
+                raise RunFailedError(f"{name} did not come online. Its log ends:\n{words[-1500:]}")
             time.sleep(0.5)
 
     def online(self) -> set[str]:
@@ -223,7 +223,7 @@ class Deployment:
 
         Raises
         ------
-        RunFailed
+        RunFailedError
             If it fails, with what it said.
         """
         done = subprocess.run(
@@ -235,7 +235,7 @@ class Deployment:
             check=False,
         )
         if done.returncode:
-            raise RunFailed(f"flwr {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+            raise RunFailedError(f"flwr {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
         return done.stdout
 
     def ask(self, *arguments: str) -> dict[str, Any]:
@@ -243,12 +243,12 @@ class Deployment:
 
         Raises
         ------
-        RunFailed
+        RunFailedError
             If it fails, with what it said.
         """
         told: dict[str, Any] = json.loads(self.flwr(*arguments, "--format", "json"))
         if not told.get("success"):  # it may exit with 0 all the same
-            raise RunFailed(f"flwr {' '.join(arguments)} failed: {told}")
+            raise RunFailedError(f"flwr {' '.join(arguments)} failed: {told}")
         return told
 
     def run_command(self, settings: dict[str, Any]) -> list[str]:

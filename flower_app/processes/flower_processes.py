@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flower_app.errors import CommandFailed
+from flower_app.errors import CommandFailedError
 from flower_app.processes.outcomes import FOLDER_VARIABLE
 from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
 from flower_app.report.software import COMMIT_VARIABLE, commit
@@ -27,7 +27,7 @@ _LEAVE_SECONDS = 15.0
 _SERVER_APPS = ("flwr-serverapp", "flwr-simulation")
 
 
-class RunFailed(CommandFailed):
+class RunFailedError(CommandFailedError):
     """A run that did not finish; the message says why and where to look."""
 
 
@@ -47,7 +47,7 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
 
     Raises
     ------
-    RunFailed
+    RunFailedError
         If it does not come up.
     """
     port, control = free_ports(2)
@@ -170,7 +170,7 @@ def wait_until_up(
 
     Raises
     ------
-    RunFailed
+    RunFailedError
         If it ends, or has not answered after three minutes, with its last words.
     """
     deadline = time.monotonic() + _START_SECONDS
@@ -183,7 +183,7 @@ def wait_until_up(
             return
         time.sleep(0.2)
     words = log.read_text(errors="replace").strip()[-1500:]
-    raise RunFailed(f"Flower's SuperLink did not come up. Its last words:\n{words}")
+    raise RunFailedError(f"Flower's SuperLink did not come up. Its last words:\n{words}")
 
 
 def program(name: str) -> str:

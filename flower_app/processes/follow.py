@@ -9,7 +9,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from flower_app.processes.flower_processes import RunFailed, end_server_app, program
+from flower_app.processes.flower_processes import RunFailedError, end_server_app, program
 from flower_app.processes.outcomes import FOLDER_VARIABLE, Outcome, read_outcome
 from flower_app.report.results_folder import ResultsFolder, closing_lines, where_to_look
 from flower_app.training.resumption import can_go_on
@@ -46,7 +46,7 @@ def follow(
 
     Raises
     ------
-    RunFailed
+    RunFailedError
         If the run ended without results, with its reason in one sentence.
     """
     outcomes = Path(environment[FOLDER_VARIABLE])
@@ -77,7 +77,7 @@ def follow(
         "the run broke off without results: its process ended, and could not say why"
     )
     how = _resumption(outcome) if resumable else ""
-    raise RunFailed(f"{reason}. {how}" if how else reason)
+    raise RunFailedError(f"{reason}. {how}" if how else reason)
 
 
 class _Stream:
@@ -167,7 +167,7 @@ def _wait(stream: _Stream, environment: dict[str, str], connection: str) -> Outc
         if now > ended + _STREAM_SECONDS:
             return outcome
     if stream.run_id is None:
-        raise RunFailed("Flower did not start the run; what went wrong stands above")
+        raise RunFailedError("Flower did not start the run; what went wrong stands above")
     while True:
         # In this order: a run tells its outcome before Flower calls it finished.
         finished = _finished(stream.run_id, environment, connection)

@@ -22,11 +22,11 @@ from privacy.accounting import (
     Budget,
     Event,
     GaussianRelease,
-    LedgerError,
     calibrate_noise_multiplier,
     epsilon,
     read_ledger,
 )
+from privacy.accounting.errors import LedgerError
 from strategies import (
     CappedWeights,
     Checkpointing,

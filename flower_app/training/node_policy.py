@@ -18,7 +18,7 @@ _LEDGER = "record-ledger.jsonl"
 _LEDGER_BEFORE = "record-ledger.json"  # of earlier versions; `ClientLedger` says what to do with it
 
 
-class Declined(Exception):
+class DeclinedError(Exception):
     """The node does not do what the run asks. The message says why, and may travel to the server.
 
     It follows from the run's own settings and the owner's word alone, and holds no number of the
@@ -47,16 +47,16 @@ def run_settings(context: Context) -> Settings:
 
     Raises
     ------
-    Declined
+    DeclinedError
         If they are wrong, or call a node that has data of its own a simulated one.
     """
     deployed = is_deployed(context)
     try:
         settings = Settings.of_client(context.run_config, deployed=deployed)
     except SettingError as error:
-        raise Declined(str(error)) from error
+        raise DeclinedError(str(error)) from error
     if deployed and not settings.deployed:
-        raise Declined("deployed = False is wrong; this node is no simulated one")
+        raise DeclinedError("deployed = False is wrong; this node is no simulated one")
     return settings
 
 
@@ -114,7 +114,7 @@ class NodePolicy:
 
         Raises
         ------
-        Declined
+        DeclinedError
             Naming the run's setting.
         """
         if isinstance(protection, ClipOnly):
@@ -159,8 +159,8 @@ class NodePolicy:
         )
 
 
-def _too_weak(asked: str, limit: str) -> Declined:
-    return Declined(
+def _too_weak(asked: str, limit: str) -> DeclinedError:
+    return DeclinedError(
         f"the run asks for {asked}, which protects records less than the owner of this node allows",
         f"--node-config has {limit}",
     )

@@ -25,11 +25,9 @@ from privacy.accounting.events import event_to_dict as event_to_dict
 from privacy.accounting.events import joint_noise_multiplier as joint_noise_multiplier
 from privacy.accounting.events import without_amplification as without_amplification
 from privacy.accounting.ledger import Ledger as Ledger
-from privacy.accounting.ledger import LedgerBusyError as LedgerBusyError
 from privacy.accounting.ledger import population_fingerprint as population_fingerprint
 from privacy.accounting.ledger import read_ledger as read_ledger
 from privacy.accounting.ledger_text import LedgerContents as LedgerContents
-from privacy.accounting.ledger_text import LedgerError as LedgerError
 from privacy.accounting.ledger_text import LedgerText as LedgerText
 from privacy.accounting.ledger_text import Position as Position
 from privacy.accounting.ledger_text import Record as Record

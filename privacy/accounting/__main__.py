@@ -15,7 +15,6 @@ from privacy.accounting import (
     FixedSize,
     Full,
     GaussianRelease,
-    LedgerError,
     Poisson,
     Sampling,
     attack_success,
@@ -28,6 +27,7 @@ from privacy.accounting import (
     read_ledger,
     without_amplification,
 )
+from privacy.accounting.errors import LedgerError
 from privacy.command_line import CommandParser
 
 

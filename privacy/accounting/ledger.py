@@ -16,13 +16,10 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from privacy.accounting.composition import Accountant, Budget, epsilon
+from privacy.accounting.errors import LedgerBusyError, LedgerError
 from privacy.accounting.events import Adjacency, Event
-from privacy.accounting.ledger_text import LedgerContents, LedgerError, LedgerText, Position, Record
+from privacy.accounting.ledger_text import LedgerContents, LedgerText, Position, Record
 from privacy.files import remove_leftovers, write_durably
-
-
-class LedgerBusyError(LedgerError):
-    """Another process holds the ledger."""
 
 
 class Ledger:

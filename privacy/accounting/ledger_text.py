@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from privacy.accounting.composition import Accountant, check_adjacency, epsilon
+from privacy.accounting.errors import LedgerError
 from privacy.accounting.events import (
     AdditiveDelta,
     Adjacency,
@@ -27,10 +28,6 @@ _SCHEMA = 1
 _KIND = "bloomseal-privacy-ledger"
 _UNMASKED = 2.0**-40
 _CLIENTS = re.compile(r", (\d{1,18}) clients( \(seeded: not private\))?$")
-
-
-class LedgerError(Exception):
-    """A ledger that cannot be trusted, or is not the one that was meant."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from privacy.accounting import LedgerError, read_ledger
+from privacy.accounting import read_ledger
+from privacy.accounting.errors import LedgerError
 from privacy.audit.experiment import judge
 from privacy.audit.statistics import epsilon_lower_bound
 from privacy.command_line import CommandParser

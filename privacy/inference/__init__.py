@@ -7,8 +7,8 @@ the compiled model and the owner's public and evaluation keys, and learns nothin
 
 from privacy.inference.certificate import Certificate as Certificate
 from privacy.inference.certificate import certify as certify
-from privacy.inference.compile import CompiledModel as CompiledModel
 from privacy.inference.compile import compile_model as compile_model
+from privacy.inference.compiled_model import CompiledModel as CompiledModel
 from privacy.inference.compiler.activations import Polynomial as Polynomial
 from privacy.inference.compiler.activations import Square as Square
 from privacy.inference.compiler.logit_bound import logit_bound as logit_bound
@@ -27,8 +27,8 @@ from privacy.inference.owner.release_policy import FloodedLogits as FloodedLogit
 from privacy.inference.owner.release_policy import ReleasePolicy as ReleasePolicy
 from privacy.inference.owner.release_policy import RoundedLogits as RoundedLogits
 from privacy.inference.owner.release_policy import TopClasses as TopClasses
-from privacy.inference.parties import ThreeParties as ThreeParties
 from privacy.inference.plan import Plan as Plan
+from privacy.inference.plan import ThreeParties as ThreeParties
 from privacy.inference.plan_check import MAX_ROUND_BYTES as MAX_ROUND_BYTES
 from privacy.inference.plan_check import InputContract as InputContract
 from privacy.inference.plan_check import accept_plan as accept_plan

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from privacy.inference.ckks.ring import MAX_MODULUS_BITS
-from privacy.inference.parties import ThreeParties
+from privacy.inference.ckks import MAX_MODULUS_BITS
 
 if TYPE_CHECKING:
     from privacy.inference.plan import Plan
@@ -130,8 +129,6 @@ def check_plan(plan: "Plan") -> None:
         raise ValueError(f"input_range is {plan.input_range}; give finite low < high")
     _check_packing(plan)
     _check_keys(plan)
-    if plan.parties:
-        ThreeParties(*plan.parties)
     if any(layer.level > plan.levels for layer in plan.blind_layers):
         raise ValueError(f"levels of blind_layers must lie in 1..{plan.levels}")
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.inference.arguments import check_kind, numbers_of
-from privacy.inference.compile import CompiledModel
+from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.decision import decide
 from privacy.inference.evaluator.evaluator import BlindEvaluator, Evaluator
 from privacy.inference.owner.owner import ThrowAwayOwner

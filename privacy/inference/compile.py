@@ -1,4 +1,4 @@
-"""Compile: a trained model and the range of its inputs become a plan and encoded weights."""
+"""Compile: a trained model and the range of its inputs become a plan and a program."""
 
 import hashlib
 import logging
@@ -7,15 +7,12 @@ import secrets
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from privacy.inference import messages as _wire
 from privacy.inference.arguments import (
     check_count,
     check_error,
@@ -24,116 +21,42 @@ from privacy.inference.arguments import (
     numbers_of,
     sizes_of,
 )
-from privacy.inference.arithmetic.batch_model import BatchModel, BatchProgram
-from privacy.inference.arithmetic.encrypted_weights import blind_layers, encrypt_program
-from privacy.inference.arithmetic.slot_model import EncodedModel, ProductProgram, SlotProgram
-from privacy.inference.ckks.ring import Ring
-from privacy.inference.compiler.assemble import pack_batch, pack_products, pack_slots
-from privacy.inference.compiler.calibration import calibration
-from privacy.inference.compiler.costs import Operation
-from privacy.inference.compiler.lowering import Network, Vector, check_agreement, lower, reference
+from privacy.inference.arithmetic.encrypted_weights import blind_layers
+from privacy.inference.arithmetic.network import Network, Vector
+from privacy.inference.arithmetic.program import BatchProgram, Program
+from privacy.inference.ckks import Ring
+from privacy.inference.compiled_model import CompiledModel
+from privacy.inference.compiler.assemble import PackingSummary, pack
+from privacy.inference.compiler.candidates import Operations, milliseconds
+from privacy.inference.compiler.forward import reference
+from privacy.inference.compiler.lowering import check_agreement, lower
 from privacy.inference.compiler.planner import (
     LARGEST_SLOTS,
-    Choice,
+    Planner,
     ProductChoice,
     check_depth,
     check_size,
-    choose,
     choose_products,
-    logit_bits,
+    too_many_bytes,
 )
 from privacy.inference.compiler.ranges import Ranges, ranges
+from privacy.inference.compiler.scale_search import Choice, logit_bits
 from privacy.inference.compiler.sensitivity import drawn_inputs, sensitivity
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
-from privacy.inference.messages import Tag
-from privacy.inference.parties import ThreeParties
-from privacy.inference.plan import Plan, pack_taps
-from privacy.inference.public_keys import public_key
+from privacy.inference.plan import Plan, ThreeParties, pack_taps
 
 _log = logging.getLogger(__name__)
 _QUERY_BYTES = (1_500_000, 16_000_000)
-"""What a query takes where that is enough, and what it may take by default."""
+"""Of a query, where that is enough, and at most by default."""
 _POINTS = 16
 _TOLERANCES = (1 / 50, 1 / 10)
 """Of how far logits lie apart: by default, and where no plan reaches that."""
 _TOLERANCE_OF_ALIKE = 2.0**-10
 """Of a model whose logits do not differ, such as one before training."""
 _ALIKE = 2.0**-40
-"""Of the largest logit: what lies closer together is alike but for the rounding of doubles."""
-
-
-@dataclass(frozen=True)
-class CompiledModel:
-    """A model made ready for encrypted questions; made by :func:`compile_model`.
-
-    It holds the model's weights, and no key. It is the model owner's; the plan is what others
-    may see.
-
-    Attributes
-    ----------
-    plan : Plan
-    network : Network
-        What was compiled, in the clear: affine maps and polynomials in double precision.
-    program : SlotProgram, ProductProgram or BatchProgram
-        The packed weights.
-    model : nn.Sequential
-        The model itself as PyTorch runs it, in evaluation mode and double precision: what
-        encrypted answers are held against.
-    """
-
-    plan: Plan
-    network: Network = field(repr=False)
-    program: SlotProgram | ProductProgram | BatchProgram = field(repr=False)
-    model: nn.Sequential = field(repr=False)
-
-    @cached_property
-    def encoded(self) -> EncodedModel | BatchModel:
-        """The weights encoded for the ring: made at first use, shared by all evaluators."""
-        if isinstance(self.program, BatchProgram):
-            return BatchModel(self.plan, self.program)
-        return EncodedModel(self.plan, self.program)
-
-    def encrypt_weights(self, public_material: bytes) -> bytes:
-        """The weights, encrypted under a data owner's public key, for a third party.
-
-        Parameters
-        ----------
-        public_material : bytes
-            What :meth:`DataOwner.public_material` returned. Of its keys the public one is used.
-
-        Returns
-        -------
-        bytes
-            For :class:`BlindEvaluator`, with the same public material. Do not send it to the data
-            owner, who could decrypt it.
-
-        Raises
-        ------
-        ValueError
-            If the model was compiled without ``parties``.
-        MessageError
-            If the material is not of this plan.
-        """
-        plan = self.plan
-        if not plan.parties or isinstance(self.program, BatchProgram):
-            raise ValueError(
-                "the model was compiled without parties: whoever evaluates it holds its weights. "
-                "Compile with parties=ThreeParties(...) if a third party evaluates"
-            )
-        ring = Ring(plan.degree, plan.prime_bits)
-        session_key, public = public_key(public_material, ring, plan)
-        body = b"".join(encrypt_program(plan, self.program, ring, public))
-        return _wire.seal_message(Tag.WEIGHTS, plan, plan.digest, 0, body, session_key)
-
-    def predict(self, inputs: np.ndarray) -> np.ndarray:
-        """The model's own logits, in double precision, of inputs (images, ...): (images, logits).
-
-        PyTorch computes them, from :attr:`model`.
-        """
-        values = torch.from_numpy(numbers_of("inputs", inputs, "shape (images, ...)"))
-        with torch.no_grad():
-            logits = self.model(values.reshape(len(inputs), *self.plan.input_shape))
-        return np.asarray(logits.numpy())
+"""Of the largest logit: values closer together differ by the rounding of doubles alone."""
+_HASHED_MS = 7e-7
+"""Of authenticating one byte of a message, on the reference machine."""
 
 
 def compile_model(
@@ -207,58 +130,45 @@ def compile_model(
     ValueError
         If an argument is out of its range.
     """
-    input_shape, (low, high) = sizes_of(input_shape), limits_of(input_range)
+    shape, (low, high) = sizes_of(input_shape), limits_of(input_range)
     if tolerance is not None:
         tolerance = check_error("tolerance", tolerance, "a positive error of a logit")
     # A plan is JSON, which knows no integers of NumPy.
     batch_size = check_count("batch_size", batch_size, "1 or more images a query")
-    if max_query_bytes is not None:
-        max_query_bytes = check_count(
-            "max_query_bytes", max_query_bytes, "a positive number of bytes"
-        )
-    if parties is not None:
-        check_kind("parties", parties, ThreeParties, "ThreeParties(...), or leave it out")
     query_limits: tuple[int, ...] = (sys.maxsize,) if batch_size > 1 else _QUERY_BYTES
     if max_query_bytes is not None:
-        query_limits = (max_query_bytes,)
-    if parties is not None and batch_size > 1:
-        raise ValueError(f"batch_size is {batch_size}; encrypted weights answer 1 image a query")
+        remedy = "a positive number of bytes"
+        query_limits = (check_count("max_query_bytes", max_query_bytes, remedy),)
+    if parties is not None:
+        check_kind("parties", parties, ThreeParties, "ThreeParties(...), or leave it out")
+        if batch_size > 1:
+            raise ValueError(
+                f"batch_size is {batch_size}; encrypted weights answer 1 image a query"
+            )
+    encrypted, batch = parties is not None, batch_size > 1
+
     itself = reference(model)
-    network = lower(
-        itself, input_shape, (low, high), widest=LARGEST_SLOTS if batch_size == 1 else None
-    )
-    encrypted = parties is not None
+    network = lower(itself, shape, (low, high), widest=None if batch else LARGEST_SLOTS)
     if encrypted:
         _check_activations(network)
     check_depth(network)
     bounds = ranges(network, low, high)
     check_size(network, bounds)
-    bits = logit_bits(bounds)
-    samples = _sampled(sample, network, bounds, input_shape)
-    check_agreement(network, itself, input_shape, _points(samples, bounds))
+    samples = _sampled(sample, network, bounds, shape)
+    check_agreement(network, itself, shape, _points(samples, bounds))
+
     spread = _spread(network(samples.T))
-    if tolerance is not None:
-        tolerances: tuple[float, ...] = (tolerance,)
-    elif spread == 0:
-        tolerances = (_TOLERANCE_OF_ALIKE,)
-    else:
-        tolerances = tuple(share * spread for share in _TOLERANCES)
+    tolerances = _tolerances(tolerance, spread)
     choice: Choice | ProductChoice
-    program: SlotProgram | ProductProgram | BatchProgram
     if network.activations:
-        choice = choose(
+        choice = Planner(
             network,
             bounds,
             sensitivity(network, bounds, samples),
             batch_size=batch_size,
-            tolerances=tolerances,
-            spread=spread,
-            query_limits=query_limits,
             encrypted=encrypted,
-        )
-        program, facts = (
-            pack_slots(network, choice) if batch_size == 1 else pack_batch(network, choice)
-        )
+            spread=spread,
+        ).choose(tolerances, query_limits)
     else:
         choice = choose_products(
             network,
@@ -268,58 +178,87 @@ def compile_model(
             spread=spread,
             encrypted=encrypted,
         )
-        program, facts = (
-            pack_products(network, choice) if batch_size == 1 else pack_batch(network, choice)
-        )
     _warn_of_error(choice.error, spread)
-    ring = Ring(facts.degree, facts.primes)
+
+    program, summary = pack(network, choice, batch=batch)
+    plan = _plan(
+        network,
+        program,
+        summary,
+        choice,
+        input_shape=shape,
+        input_range=(low, high),
+        batch_size=batch_size,
+        logit_bits=logit_bits(bounds),
+        parties=parties,
+    )
+    if plan.query_bytes > query_limits[-1]:
+        raise CannotPlanError(too_many_bytes(plan.query_bytes, query_limits[-1]))
+    return CompiledModel(plan, network, program, itself)
+
+
+def _tolerances(tolerance: float | None, spread: float) -> tuple[float, ...]:
+    if tolerance is not None:
+        return (tolerance,)
+    if spread == 0:
+        return (_TOLERANCE_OF_ALIKE,)
+    return tuple(share * spread for share in _TOLERANCES)
+
+
+def _plan(
+    network: Network,
+    program: Program,
+    summary: PackingSummary,
+    choice: Choice | ProductChoice,
+    *,
+    input_shape: tuple[int, ...],
+    input_range: tuple[float, float],
+    batch_size: int,
+    logit_bits: int,
+    parties: ThreeParties | None,
+) -> Plan:
+    ring = Ring(summary.degree, summary.primes)
     error_bits = math.ceil(math.log2(choice.error))
     worst_bits = math.ceil(math.log2(choice.worst_error))
-    largest = (2.0**bits + 2.0**worst_bits) * 2.0**facts.answer_bits
+    largest = (2.0**logit_bits + 2.0**worst_bits) * 2.0**summary.answer_bits
     headroom = math.floor(10 * (math.log2(ring.primes[0] / 2) - math.log2(largest))) / 10
+    taps = summary.taps
+    layers = (
+        ()
+        if parties is None or isinstance(program, BatchProgram)
+        else blind_layers(program, ring.levels)
+    )
     plan = Plan(
         input_shape=input_shape,
-        input_range=(low, high),
+        input_range=input_range,
         logits=network.affines[-1].outputs,
-        degree=facts.degree,
-        prime_bits=facts.primes,
-        input_scale_bits=facts.input_bits,
-        answer_scale_bits=facts.answer_bits,
-        logit_bits=bits,
+        degree=summary.degree,
+        prime_bits=summary.primes,
+        input_scale_bits=summary.input_bits,
+        answer_scale_bits=summary.answer_bits,
+        logit_bits=logit_bits,
         headroom_bits=headroom,
         error_bits=error_bits,
         worst_error_bits=worst_bits,
         batch_size=batch_size,
-        packing_kind=facts.kind,
-        packing="" if facts.taps is None else pack_taps(facts.taps),
-        packing_shape=(
-            (network.affines[0].inputs,) if facts.taps is None else tuple(facts.taps.shape)
-        ),
-        answers=facts.answers,
+        packing_kind=summary.kind,
+        packing="" if taps is None else pack_taps(taps),
+        packing_shape=(network.affines[0].inputs,) if taps is None else tuple(taps.shape),
+        answers=summary.answers,
         rotation_levels=tuple(
-            sorted((ring.galois_element(step), level) for step, level in facts.rotations.items())
+            sorted((ring.galois_element(step), level) for step, level in summary.rotations)
         ),
-        relin_level=facts.relin_level,
-        operations=_by_name(facts.operations),
+        relin_level=summary.relin_level,
+        operations=_by_name(summary.operations),
         predicted_ms=0.0,
         # A digest would let the evaluator confirm a guess of weights that it must not know.
-        model_version=secrets.token_hex(16) if encrypted else _version(network),
+        model_version=_version(network) if parties is None else secrets.token_hex(16),
         parties=() if parties is None else parties.names,
-        blind_layers=(
-            ()
-            if parties is None or isinstance(program, BatchProgram)
-            else blind_layers(program, ring.levels)
-        ),
+        blind_layers=layers,
     )
-    if plan.query_bytes > query_limits[-1]:
-        raise CannotPlanError(
-            f"a query takes {plan.query_bytes:,} bytes, max_query_bytes is "
-            f"{query_limits[-1]:,}; give max_query_bytes={plan.query_bytes}"
-        )
-    predicted = calibration(plan.degree, len(plan.prime_bits)).milliseconds(
-        facts.operations, plan.query_bytes + plan.answer_bytes
-    )
-    return CompiledModel(replace(plan, predicted_ms=round(predicted, 2)), network, program, itself)
+    spent = milliseconds(summary.operations, plan.degree)
+    spent += _HASHED_MS * (plan.query_bytes + plan.answer_bytes)
+    return replace(plan, predicted_ms=round(spent, 2))
 
 
 def _warn_of_error(error: float, spread: float) -> None:
@@ -377,7 +316,7 @@ def _sampled(
     return flat
 
 
-def _by_name(operations: Counter[Operation]) -> dict[str, int]:
+def _by_name(operations: Operations) -> dict[str, int]:
     named: Counter[str] = Counter()
     for (name, _), count in operations.items():
         named[name] += count

@@ -21,7 +21,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from privacy.inference.ckks.ring import Residues
+from privacy.inference.ckks import Residues
 from privacy.inference.errors import MessageError
 from privacy.inference.plan import MESSAGE_OVERHEAD, Plan
 

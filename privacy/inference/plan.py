@@ -10,17 +10,69 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy.inference._plan_checks import check_plan
 from privacy.inference.arguments import check_kind
-from privacy.inference.ckks.ring import MAX_MODULUS_BITS, SEED_BYTES
-from privacy.inference.ckks.seeded import QUERY_SEED_BYTES
-from privacy.inference.compiler.packing import Indices
+from privacy.inference.ckks import MAX_MODULUS_BITS, QUERY_SEED_BYTES, SEED_BYTES
 
 FORMAT = 2
 SESSION_KEY_BYTES = 32
 MESSAGE_OVERHEAD = 102
 """Bytes of a message beside its body: header and authentication code."""
+Indices = NDArray[np.int32]
+EMPTY = -1
+"""Among the inputs that a packing names: none."""
+
+
+@dataclass(frozen=True)
+class ThreeParties:
+    """Who holds the model, who the data, and who evaluates: three names, all different.
+
+    Encrypted weights hide the model from a third party that evaluates. An evaluator that is the
+    model owner has the weights, and one that is the data owner has the key to them: equal names
+    are refused. The names are part of the plan and of its digest, which is in every message.
+
+    **Guarantee.** None beyond the refusal: a name is a declaration, and who bears it is for the
+    operator and TLS to establish.
+
+    **Assumptions.** The evaluator and the data owner do not collude: together they decrypt the
+    weights.
+
+    **Not covered.** Two names for one party.
+
+    Attributes
+    ----------
+    model_owner, data_owner, evaluator : str
+
+    Raises
+    ------
+    ValueError
+        If a name is empty or two are the same.
+    """
+
+    model_owner: str
+    data_owner: str
+    evaluator: str
+
+    def __post_init__(self) -> None:
+        taken: dict[str, str] = {}
+        for field in fields(self):
+            name = getattr(self, field.name)
+            if not isinstance(name, str) or not name.strip():
+                raise ValueError(f"{field.name} is {name!r}; give the name of that party")
+            key = name.strip().casefold()
+            if key in taken:
+                raise ValueError(
+                    f"{field.name} and {taken[key]} are both {name!r}; encrypted weights hide a "
+                    "model from a third party only. Without one, compile without parties"
+                )
+            taken[key] = field.name
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """The three names: model owner, data owner, evaluator."""
+        return (self.model_owner, self.data_owner, self.evaluator)
 
 
 class BlindLayer(NamedTuple):
@@ -133,6 +185,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_plan(self)
+        if self.parties:
+            ThreeParties(*self.parties)
 
     @property
     def classes(self) -> int:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from privacy.inference.arguments import check_kind
-from privacy.inference.ckks.ring import Ring
+from privacy.inference.ckks import Ring
 from privacy.inference.errors import PlanRefusedError
 from privacy.inference.plan import Plan
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy.inference.ckks.ring import SEED_BYTES, Residues, Ring
+from privacy.inference.ckks import SEED_BYTES, Parts, PublicKey, Residues, Ring, is_ternary
 from privacy.inference.errors import MessageError
 from privacy.inference.messages import Reader, Tag, open_message
 from privacy.inference.plan import SESSION_KEY_BYTES, Plan
@@ -13,58 +13,34 @@ from privacy.inference.plan import SESSION_KEY_BYTES, Plan
 
 @dataclass(frozen=True)
 class Keys:
-    """What a data owner lets an evaluator compute with; none of it decrypts.
+    """A data owner's keys for an evaluator; none of them decrypts.
 
     Attributes
     ----------
-    public : SEAL public key
-        Of the ring at the last level, where answers are re-randomised.
-    relin, galois : SEAL keys, or None where the plan needs none
+    public : PublicKey
+    relinearisation, rotation : keys as the ring takes them, or None where the plan needs none
     """
 
-    public: Any
-    relin: Any
-    galois: Any
+    public: PublicKey
+    relinearisation: Any
+    rotation: Any
 
 
 def refuse_secret(ring: Ring, residues: Residues) -> None:
     """Refuse a polynomial that is a secret key: all coefficients -1, 0 or 1.
 
-    Public keys, evaluation keys and ciphertexts are uniform, so that this refuses nobody else:
-    four residues are all that small once in 2^85 at the shortest prime. It catches a client that
-    sends the wrong key; no check can see a secret that someone hides.
+    It catches a client that sends the wrong key; no check can see a secret that someone hides.
 
     Raises
     ------
     MessageError
         If the polynomial, as it is or out of the number-theoretic domain, is ternary.
     """
-    small = (0, 1, ring.primes[0] - 1)
-    for values in (residues[0, :4].tolist(), _four_coefficients(ring, residues[0])):
-        if all(value in small for value in values):
-            raise MessageError(
-                "the message holds a secret key; it was discarded. Make new keys, and send only "
-                "what public_material() and encrypt() return"
-            )
-
-
-def _four_coefficients(ring: Ring, transformed: Residues) -> list[int]:
-    """Coefficients 0, N/4, N/2 and 3N/4 of a transformed polynomial, up to their signs.
-
-    The transform is in bit-reversed order, where the powers of ζ that the first two bits of an
-    index leave are 1, 5, 3 and 7: the inverse transform at these four is one of sums of quarters.
-    """
-    prime = ring.primes[0]
-    low = (transformed & np.uint64(0xFFFFFFFF)).reshape(4, -1).sum(axis=1).tolist()
-    high = (transformed >> np.uint64(32)).reshape(4, -1).sum(axis=1).tolist()
-    sums = [(a + (b << 32)) % prime for a, b in zip(low, high, strict=True)]
-    back, scale = pow(ring.eighth_root, -1, prime), pow(ring.degree, -1, prime)
-    return [
-        sum(s * pow(back, power * k, prime) for s, power in zip(sums, (1, 5, 3, 7), strict=True))
-        * scale
-        % prime
-        for k in range(4)
-    ]
+    if is_ternary(ring, residues):
+        raise MessageError(
+            "the message holds a secret key; it was discarded. Make new keys, and send only "
+            "what public_material() and encrypt() return"
+        )
 
 
 def open_material(
@@ -89,7 +65,7 @@ def open_material(
     return reader.raw(SESSION_KEY_BYTES), reader
 
 
-def public_key(message: bytes, ring: Ring, plan: Plan) -> tuple[bytes, Any]:
+def public_key(message: bytes, ring: Ring, plan: Plan) -> tuple[bytes, PublicKey]:
     """The session key and the public key of public material.
 
     Raises
@@ -101,10 +77,10 @@ def public_key(message: bytes, ring: Ring, plan: Plan) -> tuple[bytes, Any]:
     return session_key, _read_public_key(reader, ring)
 
 
-def _read_public_key(reader: Reader, ring: Ring) -> Any:
+def _read_public_key(reader: Reader, ring: Ring) -> PublicKey:
     residues = reader.residues(ring.primes, ring.degree)
     refuse_secret(ring, residues)
-    return ring.public_key(residues, reader.raw(SEED_BYTES))
+    return PublicKey(ring, residues, reader.raw(SEED_BYTES))
 
 
 def read_keys(reader: Reader, ring: Ring, plan: Plan) -> Keys:
@@ -115,22 +91,21 @@ def read_keys(reader: Reader, ring: Ring, plan: Plan) -> Keys:
     MessageError
         If a residue is not below its prime, or a polynomial is a secret key.
     """
-    public = ring.last_public_key(_read_public_key(reader, ring))
-    relin = None
+    public, relinearisation, rotation = _read_public_key(reader, ring), None, None
     if plan.relin_level:
-        relin = ring.relin_keys(_read_switching_key(reader, ring, plan.relin_level))
-    galois = None
+        parts = _read_switching_key(reader, ring, plan.relin_level)
+        relinearisation = ring.relinearisation_keys(parts)
     if plan.rotation_levels:
-        galois = ring.galois_keys(
+        rotation = ring.rotation_keys(
             {
                 element: _read_switching_key(reader, ring, level)
                 for element, level in plan.rotation_levels
             }
         )
-    return Keys(public, relin, galois)
+    return Keys(public, relinearisation, rotation)
 
 
-def _read_switching_key(reader: Reader, ring: Ring, level: int) -> list[tuple[Residues, bytes]]:
+def _read_switching_key(reader: Reader, ring: Ring, level: int) -> Parts:
     """A switching key that is used up to ``level``; what it lacks above is zero, and unused."""
     primes = (*ring.primes[:level], ring.primes[-1])
     parts = []

@@ -4,7 +4,6 @@ from privacy.mechanisms.bounded_sums import ClippingGeometry as ClippingGeometry
 from privacy.mechanisms.bounded_sums import ContinuousGaussian as ContinuousGaussian
 from privacy.mechanisms.bounded_sums import Contribution as Contribution
 from privacy.mechanisms.bounded_sums import LatticeGaussian as LatticeGaussian
-from privacy.mechanisms.bounded_sums import RejectedUpdate as RejectedUpdate
 from privacy.mechanisms.bounded_sums import RoundSum as RoundSum
 from privacy.mechanisms.bounded_sums import SumMechanism as SumMechanism
 from privacy.mechanisms.discrete_gaussian import add_discrete_gaussian as add_discrete_gaussian

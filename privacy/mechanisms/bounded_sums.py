@@ -16,6 +16,7 @@ import numpy.typing as npt
 from privacy.accounting import Event, GaussianRelease, Sampling
 from privacy.arguments import number, whole
 from privacy.mechanisms._blockwise_updates import Block, Blocks
+from privacy.mechanisms.errors import UpdateError
 from privacy.mechanisms.gaussian import add_gaussian, add_rounded_gaussian
 from privacy.mechanisms.randomness import Randomness
 
@@ -26,10 +27,6 @@ LARGEST_RADIUS = 1 << 20  # the clipping norm in lattice cells
 _LARGEST_MULTIPLIER = 2.0**20  # what the noise sampler can do with this radius
 _SMALLEST_FACTOR = 2.0**-100  # of what is multiplied in single precision
 _SMALLEST_NORM, _LARGEST_NORM = 1e-30, 1e30  # beyond, single precision could overflow
-
-
-class RejectedUpdate(ValueError):
-    """An update that cannot be bounded, and so never reaches the sum."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class RoundSum(Protocol):
 
         Raises
         ------
-        RejectedUpdate
+        UpdateError
             If they cannot be bounded (NaN or infinite values, other shapes, a weight outside
             (0, 1]); the sum is as it was before.
         RuntimeError
@@ -236,15 +233,15 @@ class _BlockwiseSum:
         if self._released:
             raise RuntimeError("this round's sum was already released; open a new one")
         if not 0 < weight <= 1:
-            raise RejectedUpdate("weight outside (0, 1]")
+            raise UpdateError("weight outside (0, 1]")
         if [array.shape for array in arrays] != self._blocks.shapes:
-            raise RejectedUpdate("arrays of other shapes")
+            raise UpdateError("arrays of other shapes")
         if any(array.dtype.kind != "f" for array in arrays):
-            raise RejectedUpdate("arrays that are not floating-point")
+            raise UpdateError("arrays that are not floating-point")
         self._blocks.read(arrays)
         lengths = [sqrt(square) for square in self._blocks.squares()]
         if not all(isfinite(length) for length in lengths):
-            raise RejectedUpdate("NaN, infinite or overflowing values")
+            raise UpdateError("NaN, infinite or overflowing values")
         pairs = list(zip(self._geometry.norms, lengths, strict=True))
         factors = [weight * (norm / length if length > norm else 1.0) for norm, length in pairs]
         return factors, any(length > norm for norm, length in pairs)
@@ -288,7 +285,7 @@ class LatticeSum(_BlockwiseSum):
 
         Raises
         ------
-        RejectedUpdate
+        UpdateError
             If the cells lie outside the clipping norm; the sum is as it was.
         """
         found: list[float] = []
@@ -315,7 +312,7 @@ class LatticeSum(_BlockwiseSum):
         self._blocks.step(square)
         if sum(found) > self._radius**2:
             self._blocks.step(take_back)
-            raise RejectedUpdate("the rounded update lies outside the clipping norm")
+            raise UpdateError("the rounded update lies outside the clipping norm")
 
     def _spill(self) -> None:
         """Move the 32-bit sums into 64-bit ones before they could overflow."""

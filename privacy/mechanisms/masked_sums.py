@@ -18,8 +18,8 @@ from privacy.mechanisms.bounded_sums import (
     LARGEST_RADIUS,
     ClippingGeometry,
     LatticeSum,
-    RejectedUpdate,
 )
+from privacy.mechanisms.errors import UpdateError
 from privacy.mechanisms.randomness import Randomness, SystemRandomness
 
 Vector = npt.NDArray[Any]
@@ -116,7 +116,7 @@ class MaskedMechanism(Protocol):
 
         Raises
         ------
-        RejectedUpdate
+        UpdateError
             If the update cannot be bounded: NaN or infinite values, other shapes, a weight
             outside (0, 1].
         """
@@ -249,7 +249,7 @@ def bounded_cells(
 
     Raises
     ------
-    RejectedUpdate
+    UpdateError
         If it cannot be bounded. Its length is computed once more from the integers themselves,
         exactly: they are what is sent.
     """
@@ -261,5 +261,5 @@ def bounded_cells(
         sum(int(np.vecdot(row, row)) for row in np.split(cells, range(_ROW, cells.size, _ROW)))
         > radius**2
     ):
-        raise RejectedUpdate("the rounded update lies outside the clipping norm")
+        raise UpdateError("the rounded update lies outside the clipping norm")
     return cells

@@ -15,11 +15,11 @@ from privacy.accounting import (
     Full,
     GaussianRelease,
     Ledger,
-    LedgerError,
     LedgerText,
     Record,
     epsilon,
 )
+from privacy.accounting.errors import LedgerError
 from privacy.arguments import lasting_file, of_kind, text
 from privacy.mechanisms import Randomness, gaussian
 from privacy.training.errors import LocalBudgetError

@@ -7,8 +7,8 @@ from typing import Any
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from privacy.inference import Plan
-from strategies._replies import Fault, RejectedReply
 from strategies.encrypted_round.node_keys import Questions
+from strategies.errors import Fault, ReplyError
 
 ACTION = "encrypted_round"
 RECORD = "encrypted-round"
@@ -73,26 +73,26 @@ def read_questions(content: RecordDict, plan: Plan, *, images: int, max_bytes: i
 
     Raises
     ------
-    RejectedReply
+    ReplyError
         If it is not public material and queries for 1 to ``images`` images, of exactly the
         plan's sizes, within ``max_bytes``, and nothing else.
     """
     record = content.config_records.get(RECORD)
     if record is None or len(content) != 1 or record.get("stage") != QUESTIONS:
-        raise RejectedReply("it holds no questions, or something beside them", Fault.QUESTIONS)
+        raise ReplyError("it holds no questions, or something beside them", Fault.QUESTIONS)
     if set(record) != {"stage", "material", "queries"}:
-        raise RejectedReply("it holds something beside public keys and questions", Fault.QUESTIONS)
+        raise ReplyError("it holds something beside public keys and questions", Fault.QUESTIONS)
     material, queries = record["material"], record["queries"]
     if not isinstance(material, bytes) or len(material) != plan.public_bytes:
-        raise RejectedReply("its public keys have not the plan's size", Fault.QUESTIONS)
+        raise ReplyError("its public keys have not the plan's size", Fault.QUESTIONS)
     most = -(-images // plan.batch_size)
     if not isinstance(queries, list) or not 1 <= len(queries) <= most:
-        raise RejectedReply(f"it does not hold 1 to {most} questions", Fault.QUESTIONS)
+        raise ReplyError(f"it does not hold 1 to {most} questions", Fault.QUESTIONS)
     encrypted = [query for query in queries if isinstance(query, bytes)]
     if any(len(query) != plan.query_bytes for query in encrypted) or len(encrypted) < len(queries):
-        raise RejectedReply("a question has not the plan's size", Fault.QUESTIONS)
+        raise ReplyError("a question has not the plan's size", Fault.QUESTIONS)
     if len(material) + len(encrypted) * plan.query_bytes > max_bytes:
-        raise RejectedReply(f"it is larger than {max_bytes:,} bytes", Fault.QUESTIONS)
+        raise ReplyError(f"it is larger than {max_bytes:,} bytes", Fault.QUESTIONS)
     return Questions(material, tuple(encrypted))
 
 
@@ -101,14 +101,14 @@ def read_accuracy(content: RecordDict) -> float:
 
     Raises
     ------
-    RejectedReply
+    ReplyError
         If it is not one finite number.
     """
     records = content.metric_records
     if len(content) != 1 or len(records) != 1:
-        raise RejectedReply("it is not one metric record", Fault.REPORT)
+        raise ReplyError("it is not one metric record", Fault.REPORT)
     (record,) = records.values()
     value: Any = record.get(ACCURACY)
     if set(record) != {ACCURACY} or not isinstance(value, int | float) or not isfinite(value):
-        raise RejectedReply("it is not an accuracy, or holds something beside it", Fault.REPORT)
+        raise ReplyError("it is not an accuracy, or holds something beside it", Fault.REPORT)
     return float(value)

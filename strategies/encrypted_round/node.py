@@ -11,11 +11,11 @@ from flwr.common.constant import ErrorCode
 from privacy.inference import ClassOnly, InputContract, accept_plan
 from privacy.inference.errors import PlanRefusedError, ReleaseError
 from privacy.untrusted_text import quoted
-from strategies.declining import decline
 from strategies.encrypted_round import messages
 from strategies.encrypted_round.errors import ReportRefusedError, RoundError
 from strategies.encrypted_round.node_keys import begin_round, finish_round, private_folder
 from strategies.encrypted_round.report import AccuracyReport, NoisedAccuracy
+from strategies.replies import decline
 
 ENCRYPTED_ROUND = messages.ACTION
 """The action that the round's ``query`` messages name: ``@app.query(ENCRYPTED_ROUND)``."""

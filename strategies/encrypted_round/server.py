@@ -19,10 +19,6 @@ from privacy.inference.errors import EvaluatorFailedError, MessageError
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
 from privacy.untrusted_text import error_quoted
 from strategies import _arguments
-from strategies._operator_log import operator_log
-from strategies._replies import Fault, RejectedReply, refuse_error
-from strategies._round import Asked
-from strategies._watch import RunWatch
 from strategies.encrypted_round import messages
 from strategies.encrypted_round.evaluators import Evaluators
 from strategies.encrypted_round.result import (
@@ -32,9 +28,11 @@ from strategies.encrypted_round.result import (
     release_noised,
     release_public,
 )
+from strategies.errors import Fault, ReplyError
+from strategies.lost_clients import FaultLog, operator_log
 from strategies.metrics import NoisedMetrics, PublicMetrics
-from strategies.population import Population, Register
-from strategies.streaming import pull_replies, stream_replies
+from strategies.population import ClientRegistry, Population
+from strategies.replies import PendingReplies, pull_replies, refuse_error, stream_replies
 
 _MESSAGE_TYPE = f"{MessageType.QUERY}.{messages.ACTION}"
 _NAME = "encrypted round"
@@ -125,7 +123,7 @@ class EncryptedRound:
         mechanism: SumMechanism | None = None,
         randomness: Randomness | None = None,
     ) -> None:
-        self._register = Register(population)
+        self._register = ClientRegistry(population)
         self._start = start_evaluator
         arguments.called_with("start_evaluator", start_evaluator, 0, "a function of no argument")
         noised = "noised_accuracy(noise_multiplier) or PublicMetrics()"
@@ -179,7 +177,7 @@ class EncryptedRound:
             If the population is a number, and more clients than that are connected.
         """
         with contextlib.ExitStack() as stack:
-            watch, ledger = RunWatch(), None
+            watch, ledger = FaultLog(), None
             if self.event is not None:
                 ledger = stack.enter_context(self._open_ledger())
             evaluators = stack.enter_context(Evaluators(self._start, self._workers))
@@ -244,7 +242,7 @@ class EncryptedRound:
         nodes: list[int],
         evaluators: Evaluators,
         timeout: float,
-        watch: RunWatch,
+        watch: FaultLog,
     ) -> tuple[list[str], dict[int, tuple[Message, int]]]:
         """Send the plan, and answer each node's questions as they come, or say why not."""
         plan = evaluators.plan
@@ -252,7 +250,7 @@ class EncryptedRound:
             plan, images=self._images, public=isinstance(self._metrics, PublicMetrics)
         )
         first = [Message(content, node, _MESSAGE_TYPE) for node in nodes]
-        asked = Asked(first)
+        asked = PendingReplies(first)
         identifiers: list[str] = []
         second: dict[int, tuple[Message, int]] = {}
 
@@ -282,7 +280,7 @@ class EncryptedRound:
         )
         return identifiers, second
 
-    def _answer(self, reply: Message, asked: Asked, evaluators: Evaluators) -> _Answered:
+    def _answer(self, reply: Message, asked: PendingReplies, evaluators: Evaluators) -> _Answered:
         """The answers to a node's questions, unless they are refused."""
         node = reply.metadata.src_node_id
         try:
@@ -295,9 +293,9 @@ class EncryptedRound:
                 max_bytes=self._max_bytes,
             )
             answers = evaluators.answer(questions)
-        except (RejectedReply, MessageError, EvaluatorFailedError) as error:
+        except (ReplyError, MessageError, EvaluatorFailedError) as error:
             operator_log.warning("encrypted round: refused the questions of %s: %s", node, error)
-            if isinstance(error, RejectedReply):
+            if isinstance(error, ReplyError):
                 return _Answered(node, fault=error.fault)
             failed = isinstance(error, EvaluatorFailedError)
             return _Answered(node, fault=Fault.EVALUATOR if failed else Fault.QUESTIONS)
@@ -316,9 +314,9 @@ class EncryptedRound:
         identifiers: list[str],
         second: dict[int, tuple[Message, int]],
         timeout: float,
-        watch: RunWatch,
+        watch: FaultLog,
     ) -> list[MetricRecord]:
-        asked = Asked(message for message, _ in second.values())
+        asked = PendingReplies(message for message, _ in second.values())
         reports = []
         for reply in pull_replies(grid, identifiers, timeout=timeout):
             node = reply.metadata.src_node_id
@@ -327,7 +325,7 @@ class EncryptedRound:
             try:
                 asked.answer(reply)
                 accuracy = messages.read_accuracy(_content(reply))
-            except RejectedReply as error:
+            except ReplyError as error:
                 operator_log.warning("encrypted round: dropped the report of %s: %s", node, error)
                 watch.dropped(_NAME, error.fault)
                 continue
@@ -345,5 +343,5 @@ class EncryptedRound:
 def _content(reply: Message) -> RecordDict:
     refuse_error(reply, reason=True)
     if not reply.has_content():
-        raise RejectedReply("the reply is empty", Fault.UNREADABLE)
+        raise ReplyError("the reply is empty", Fault.UNREADABLE)
     return reply.content

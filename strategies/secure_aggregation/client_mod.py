@@ -27,7 +27,7 @@ from privacy.secure_aggregation import (
     UnreadableState,
 )
 from privacy.untrusted_text import error_quoted, one_line
-from strategies._replies import Template
+from strategies.model_schema import ModelSchema
 from strategies.secure_aggregation.client_memory import ClientMemory, ContextMemory
 from strategies.secure_aggregation.messages import KEY, Bounding, content_of, protocol_bytes
 from strategies.secure_aggregation.request import (
@@ -181,9 +181,9 @@ def _task(client: SecureClient, policy: ClientPolicy, request: bytes, message: M
         models = list(message.content.array_records.values())
         if len(models) != 1:
             raise MalformedRequest(f"{len(models)} models came to be trained, not one")
-        template = Template(models[0])
-        bounding.check(client.terms_of(request), policy, template)
-        client.prepare(request, request=digest, model=model_digest(template.arrays))
+        schema = ModelSchema(models[0])
+        bounding.check(client.terms_of(request), policy, schema)
+        client.prepare(request, request=digest, model=model_digest(schema.arrays))
     except Refused:
         client.leave(request)
         raise
@@ -191,7 +191,7 @@ def _task(client: SecureClient, policy: ClientPolicy, request: bytes, message: M
         client.leave(request)
         told = error_quoted(error)
         raise MalformedRequest(f"the request to train cannot be read: {told}") from error
-    return _Task(bounding, template)
+    return _Task(bounding, schema)
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class _Task:
     """One training, all of whose request has been checked."""
 
     bounding: Bounding
-    template: Template
+    schema: ModelSchema
 
     def vector(
         self, message: Message, context: Context, call_next: ClientAppCallable
@@ -207,7 +207,7 @@ class _Task:
         """Let the app train, and turn its reply into the integers that are masked."""
         del message.content[KEY]
         try:
-            reply = self.template.read(call_next(message, context))
+            reply = self.schema.read(call_next(message, context))
             weight = self.bounding.weighting.weight(reply.metrics, self.bounding.weighted_by)
             return self._encoded(reply.arrays, weight)
         except KeyboardInterrupt:  # somebody at the node ends it
@@ -215,12 +215,12 @@ class _Task:
         except BaseException as error:  # also a cancelled task, or an exit
             # To leave would show the server that something here is out of the ordinary.
             log(ERROR, "This client adds nothing to the round.", exc_info=error)
-            return self._encoded(self.template.arrays, 1.0)
+            return self._encoded(self.schema.arrays, 1.0)
 
     def _encoded(self, arrays: list[npt.NDArray[Any]], weight: float) -> npt.NDArray[np.int64]:
         return self.bounding.mechanism.encode(
             arrays,
-            self.template.arrays,
+            self.schema.arrays,
             self.bounding.geometry,
             weight=weight,
             noise_multiplier=self.bounding.noise_multiplier,

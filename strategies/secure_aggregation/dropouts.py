@@ -1,6 +1,6 @@
 """Whether as many clients drop out as was declared."""
 
-from strategies._operator_log import operator_log
+from strategies.lost_clients import operator_log
 
 FALSE_ALARM = 1e-6
 

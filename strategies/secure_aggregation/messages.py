@@ -15,7 +15,9 @@ from privacy.mechanisms import (
 )
 from privacy.secure_aggregation import ClientPolicy, Malformed, RoundTerms, UnacceptableTerms
 from privacy.untrusted_text import error_quoted, quoted
-from strategies._replies import Fault, RejectedReply, Template, refuse_error
+from strategies.errors import Fault, ReplyError
+from strategies.model_schema import ModelSchema
+from strategies.replies import refuse_error
 from strategies.weighting import CappedWeights, UniformWeights
 
 KEY = "secure-aggregation"
@@ -59,21 +61,21 @@ def reply_bytes(reply: Message) -> bytes:
 
     Raises
     ------
-    RejectedReply
+    ReplyError
         If it is an error, or anything else is in it.
     """
     if reply.has_error() and _is_refusal(reply.error.reason):
-        raise RejectedReply(f"the client refuses: {quoted(reply.error.reason)}", Fault.REFUSED)
+        raise ReplyError(f"the client refuses: {quoted(reply.error.reason)}", Fault.REFUSED)
     refuse_error(reply, reason=True)
     if not reply.has_content() or list(reply.content) != [KEY]:
-        raise RejectedReply("the reply is not one message of the protocol", Fault.PROTOCOL)
+        raise ReplyError("the reply is not one message of the protocol", Fault.PROTOCOL)
     record = reply.content[KEY]
     try:
         answer = protocol_bytes(record)
     except Malformed as error:
-        raise RejectedReply(str(error), Fault.PROTOCOL) from error
+        raise ReplyError(str(error), Fault.PROTOCOL) from error
     if len(record) != 1:
-        raise RejectedReply(
+        raise ReplyError(
             "the reply carries something beside a message of the protocol", Fault.PROTOCOL
         )
     return answer
@@ -161,7 +163,7 @@ class Bounding:
             raise Malformed(f"how to bound an update is not said: {error_quoted(error)}") from error
         return bounding
 
-    def check(self, terms: RoundTerms, policy: ClientPolicy, template: Template) -> None:
+    def check(self, terms: RoundTerms, policy: ClientPolicy, schema: ModelSchema) -> None:
         """Make sure, before anybody trains, that it is what the client accepts and fits the round.
 
         An update that did not fit would tell the server so, and what it sends could be chosen
@@ -183,7 +185,7 @@ class Bounding:
             raise UnacceptableTerms(
                 f"the mechanism is {self.mechanism}; this client pins {policy.mechanism}"
             )
-        arrays = template.arrays
+        arrays = schema.arrays
         size = sum(array.size for array in arrays)
         if size != terms.size:
             raise UnacceptableTerms(f"the model has {size} numbers, the terms say {terms.size}")

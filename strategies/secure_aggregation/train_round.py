@@ -19,10 +19,10 @@ from privacy.secure_aggregation import (
     ServerStage,
 )
 from privacy.secure_aggregation.terms import RUN_BYTES
-from strategies._operator_log import operator_log
-from strategies._replies import Fault, RejectedReply, Template
-from strategies._round import Asked, collect
-from strategies._watch import Gathered, RunWatch
+from strategies.errors import Fault, ReplyError
+from strategies.lost_clients import FaultLog, RoundReplies, operator_log
+from strategies.model_schema import ModelSchema
+from strategies.replies import PendingReplies, collect, stream_replies
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.messages import (
     KEY,
@@ -33,7 +33,6 @@ from strategies.secure_aggregation.messages import (
 )
 from strategies.secure_aggregation.request import request_digest
 from strategies.secure_aggregation.settings import SecureAggregation
-from strategies.streaming import stream_replies
 
 Vector = npt.NDArray[Any]
 
@@ -48,7 +47,7 @@ class SecureTrainRound:
     def __init__(
         self,
         number: int,
-        template: Template,
+        schema: ModelSchema,
         bounding: Bounding,
         *,
         settings: SecureAggregation,
@@ -57,10 +56,10 @@ class SecureTrainRound:
         randomness: Randomness,
         grid: Grid,
         observed: ObservedDropouts,
-        watch: RunWatch,
+        watch: FaultLog,
     ) -> None:
         self.number = number
-        self.template = template
+        self.schema = schema
         self._name = f"round {number}, secure aggregation"
         self._bounding = bounding
         self._mechanism: MaskedMechanism = bounding.mechanism
@@ -71,7 +70,7 @@ class SecureTrainRound:
         self._observed = observed
         self._run, self._sequence = run, sequence
         self._watch = watch
-        self.gathered = Gathered()  # in the last stage that asked anybody
+        self.gathered = RoundReplies()  # in the last stage that asked anybody
         self._updates_asked = False
         self.aborted = False
 
@@ -90,7 +89,7 @@ class SecureTrainRound:
         cohort = list(nodes)
         if self._settings.largest is not None and len(cohort) > self._settings.largest:
             self._abort(f"{len(cohort)} clients were drawn; {self._settings.largest} are asked")
-            self._asked = Asked([])
+            self._asked = PendingReplies([])
             return []
         asked = request_digest(self._request(content, 0, b""))
         server = self._server = SecureServer(
@@ -105,7 +104,7 @@ class SecureTrainRound:
         while not self.aborted and server.stage < ServerStage.MASKING:
             requests = self._stage(server, requests)
         messages = [self._request(content, node, message) for node, message in requests.items()]
-        self._asked = Asked(messages)
+        self._asked = PendingReplies(messages)
         self._updates_asked = bool(messages)
         return messages
 
@@ -118,7 +117,7 @@ class SecureTrainRound:
         )
 
     def _terms(self, request: bytes) -> RoundTerms:
-        size = sum(array.size for array in self.template.arrays)
+        size = sum(array.size for array in self.schema.arrays)
         bound = self._mechanism.bound(
             parameters=size, noise_multiplier=self._bounding.noise_multiplier
         )
@@ -161,13 +160,13 @@ class SecureTrainRound:
         malicious = self._settings.adversary.server is ServerModel.MALICIOUS
         if not (malicious and self._updates_asked and self._bounding.noise_multiplier):
             return None
-        size = sum(array.size for array in self.template.arrays)
+        size = sum(array.size for array in self.schema.arrays)
         return self._decode(np.zeros(size, dtype=np.int64), 0)
 
     def _decode(self, opened: npt.NDArray[np.int64], survivors: int) -> list[Vector]:
         return self._mechanism.decode(
             opened,
-            self.template.arrays,
+            self.schema.arrays,
             self._bounding.geometry,
             survivors=survivors,
             noise_multiplier=self._bounding.noise_multiplier,
@@ -193,12 +192,14 @@ class SecureTrainRound:
             Message(content_of(request), message_type=MessageType.TRAIN, dst_node_id=node)
             for node, request in requests.items()
         ]
-        asked = Asked(messages)
+        asked = PendingReplies(messages)
         replies = stream_replies(self._grid, messages, timeout=self._settings.stage_timeout)
         self._take(server, asked, replies)
         return self._advance(server)
 
-    def _take(self, server: SecureServer, asked: Asked, replies: Iterable[Message]) -> None:
+    def _take(
+        self, server: SecureServer, asked: PendingReplies, replies: Iterable[Message]
+    ) -> None:
         def read(reply: Message) -> tuple[int, bytes]:
             return reply.metadata.src_node_id, reply_bytes(reply)
 
@@ -206,7 +207,7 @@ class SecureTrainRound:
             try:
                 server.receive(*answer)
             except RejectedMessage as error:
-                raise RejectedReply(str(error), Fault.PROTOCOL) from error
+                raise ReplyError(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {server.stage.name.lower()}"
         gathered = collect(name, asked, replies, read=read, use=use, watch=self._watch)

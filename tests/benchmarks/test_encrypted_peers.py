@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks import __main__ as command
 from benchmarks import encrypted_peers
 from benchmarks._peers.asking import Asked
-from benchmarks._peers.environments import NON_COMMERCIAL, NotMeasured, Peer, interpreter
+from benchmarks._peers.environments import NON_COMMERCIAL, NotMeasuredError, Peer, interpreter
 from benchmarks._peers.serving import Case, read_case, write_case
 from privacy.inference import Square, compile_model
 
@@ -119,7 +119,7 @@ def test_sides_get_the_same_weights_and_failures_are_told(tmp_path: Path) -> Non
 
 
 def test_a_peer_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
-    with pytest.raises(NotMeasured, match=r"did not answer within 0\.1 s"):
+    with pytest.raises(NotMeasuredError, match=r"did not answer within 0\.1 s"):
         Asked(script(tmp_path, SILENT), patience=0.1)
 
 
@@ -147,12 +147,12 @@ def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("PIP_CONSTRAINT", raising=False)
     peer = Peer("tiny", "Tiny", ("tiny-peer==1.0",))
     said: list[str] = []
-    with pytest.raises(NotMeasured, match="--quick"):
+    with pytest.raises(NotMeasuredError, match="--quick"):
         interpreter(peer, make=False, say=said.append)
     assert not said
-    with pytest.raises(NotMeasured, match=r"does not install here.*tiny-peer==1\.0"):
+    with pytest.raises(NotMeasuredError, match=r"does not install here.*tiny-peer==1\.0"):
         interpreter(peer, make=True, say=said.append)
-    with pytest.raises(NotMeasured, match="--quick"):  # what is half made is not used
+    with pytest.raises(NotMeasuredError, match="--quick"):  # what is half made is not used
         interpreter(peer, make=False, say=said.append)
 
     with zipfile.ZipFile(wheels / "tiny_peer-1.0-py3-none-any.whl", "w") as wheel:
@@ -180,6 +180,6 @@ def test_a_licence_is_the_users_to_accept(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_: tmp_path)
     monkeypatch.delenv(NON_COMMERCIAL, raising=False)
     peer = Peer("bound", "Bound", ("bound==1",), non_commercial=True)
-    with pytest.raises(NotMeasured, match=f"{NON_COMMERCIAL}=1"):
+    with pytest.raises(NotMeasuredError, match=f"{NON_COMMERCIAL}=1"):
         interpreter(peer, make=True, say=print)
     assert not list(tmp_path.iterdir())

@@ -27,10 +27,10 @@ from flower_app.commands.deploy_demo import write_node_folders
 from flower_app.data import Split
 from flower_app.processes.certificates import make_certificates
 from flower_app.processes.deployment import Deployment, Node
-from flower_app.processes.flower_processes import RunFailed
+from flower_app.processes.flower_processes import RunFailedError
 from flower_app.processes.watchdog import kill_below
 from privacy.accounting import LedgerContents, read_ledger
-from strategies import Checkpoint
+from strategies.checkpoint import Checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
@@ -576,7 +576,7 @@ def test_an_operator_refuses_a_superlink_with_a_wrong_certificate(deployment: De
     trusted = str(deployment.certificates.authority)
     (home / "config.toml").write_text(kept.replace(trusted, str(other.authority)))
     try:
-        with pytest.raises(RunFailed, match="Connection to the SuperLink is unavailable"):
+        with pytest.raises(RunFailedError, match="Connection to the SuperLink is unavailable"):
             deployment.online()
     finally:
         (home / "config.toml").write_text(kept)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from privacy.accounting import Full, Ledger
-from strategies import Budget, Checkpoint, Checkpointing, DPFedAvg, ServerSGD
+from strategies import Budget, Checkpointing, DPFedAvg, ServerSGD
+from strategies.checkpoint import Checkpoint
 from tests.strategies.federation import grid_of, model
 
 ROUNDS = 4

@@ -10,7 +10,11 @@ import pytest
 import torch
 from flwr.supercore.utils import get_flwr_home
 
-from privacy.accounting import Full, GaussianRelease, LedgerError
+from privacy.accounting import (
+    Full,
+    GaussianRelease,
+)
+from privacy.accounting.errors import LedgerError
 from strategies import (
     AdaptiveClipping,
     Budget,

@@ -17,27 +17,24 @@ from privacy.accounting import (
     FixedSize,
     Full,
     GaussianRelease,
-    LedgerBusyError,
-    LedgerError,
     Poisson,
     epsilon,
     read_ledger,
 )
+from privacy.accounting.errors import LedgerBusyError, LedgerError
 from privacy.mechanisms import SeededRandomness
 from strategies import (
     AdaptiveClipping,
     Budget,
-    BudgetError,
-    Checkpoint,
-    CheckpointError,
     Checkpointing,
     DPFedAvg,
     Metrics,
     NoisedMetrics,
     ServerAdam,
     ServerSGD,
-    SpentBudgetError,
 )
+from strategies.checkpoint import Checkpoint
+from strategies.errors import BudgetError, CheckpointError, SpentBudgetError
 from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
 
 STEP = grid_of(4, lambda p, r, a: [np.full_like(x, 0.1) for x in a])
@@ -364,13 +361,13 @@ def test_a_resumed_run_keeps_its_model_when_nothing_is_left(tmp_path: Path) -> N
     (other := tmp_path / "other").mkdir()
     settings["checkpointing"] = Checkpointing(other / "kept")
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def killed(number: int, arrays: ArrayRecord) -> None:
-        raise Killed
+        raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         private(other, **settings).start(STEP, model(), num_rounds=3, evaluate_fn=killed)
     private(other).start(STEP, model(), num_rounds=1)
     error = refused(
@@ -483,17 +480,17 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(optimizer: Any, tmp_path:
 def test_a_run_can_be_resumed_before_its_first_round_ended(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def killed(partition: int, number: int, arrays: Any) -> Any:
-        raise Killed
+        raise KilledError
 
     strategy = private(
         tmp_path, noise_multiplier=None, budget=Budget(2.0, 1e-5), checkpointing=Checkpointing(path)
     )
     strategy.aggregate_train = killed  # type: ignore[method-assign,assignment]
-    with pytest.raises((Killed, TypeError)):
+    with pytest.raises((KilledError, TypeError)):
         strategy.start(STEP, model(), num_rounds=3)
     del strategy
     again = private(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from privacy.accounting import read_ledger
-from strategies import Checkpoint
+from strategies.checkpoint import Checkpoint
 from tests.strategies import crash_run
 from tests.strategies.crash_run import ROUNDS
 

@@ -17,15 +17,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 from privacy.accounting import read_ledger
-from strategies import (
-    InProcessGrid,
-    Metrics,
-    Population,
-    node_identity,
-    run_in_process,
-    stream_replies,
-)
-from strategies.population import PopulationExceededError, Register
+from strategies import InProcessGrid, Metrics, Population, node_identity, run_in_process
+from strategies.errors import PopulationExceededError
+from strategies.population import ClientRegistry
+from strategies.replies import stream_replies
 from tests.strategies.federation import client_app, grid_of, idle, model, noiseless
 
 
@@ -38,7 +33,7 @@ def node(number: int, key: bytes = b"", at: str = "") -> NodeInfo:
 
 def test_a_client_that_registers_again_is_not_a_second_client() -> None:
     """With keys, the newest registration stands for it; two places are never taken."""
-    register = Register(3)
+    register = ClientRegistry(3)
     first, _ = register.locate([node(1, b"a", "1"), node(2, b"b", "2")])
     again, ignored = register.locate([node(9, b"a", "5"), node(1, b"a", "1"), node(2, b"b", "2")])
     assert first == {0: 1, 1: 2}
@@ -47,7 +42,7 @@ def test_a_client_that_registers_again_is_not_a_second_client() -> None:
 
 
 def test_newcomers_beyond_a_number_are_refused_and_those_who_come_back_are_not() -> None:
-    register = Register(2)
+    register = ClientRegistry(2)
     register.locate([node(1, b"a", "1"), node(2, b"b", "1")])
     assert register.locate([node(9, b"a", "2")]) == ({0: 9}, 0)
     with pytest.raises(PopulationExceededError, match="population is 2"):
@@ -57,7 +52,7 @@ def test_newcomers_beyond_a_number_are_refused_and_those_who_come_back_are_not()
 def test_a_listed_population_knows_its_own(tmp_path: Path) -> None:
     keys = [b"alice", b"bob"]
     population = Population(tuple(node_identity(node(0, key)) for key in keys))
-    register = Register(population)
+    register = ClientRegistry(population)
     found, ignored = register.locate([node(7, b"eve"), node(8, b"bob"), node(9)])
     assert list(found.values()) == [8]
     assert ignored == 2

@@ -9,7 +9,7 @@ import pytest
 
 from privacy.accounting import Full, GaussianRelease, LedgerText, epsilon, read_ledger
 from strategies import Budget, DPFedAvg, Poisson, Population
-from strategies.population import Register
+from strategies.population import ClientRegistry
 from tests.strategies.federation import grid_of, model
 
 
@@ -39,7 +39,7 @@ def test_a_delta_of_one_over_the_population_is_warned_of(
 def test_a_ledger_of_the_strategy_tells_how_many_clients_there_are(tmp_path: Path) -> None:
     run(tmp_path, 1e-4)
     assert read_ledger(tmp_path / "ledger.jsonl").clients == 20
-    listed = Register(Population(("a", "b", "c"))).name
+    listed = ClientRegistry(Population(("a", "b", "c"))).name
     assert LedgerText.start(listed).contents.clients == 3
 
 

@@ -22,12 +22,12 @@ from strategies import (
     InProcessGrid,
     Metrics,
     NoisedMetrics,
-    NoUsableReplyError,
     Poisson,
     PublicMetrics,
     SecureAggregation,
     decline,
 )
+from strategies.errors import NoUsableReplyError
 from tests.strategies.federation import answer, ask, client_app, grid_of, model, noiseless, released
 
 FLOATS = ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8", np.dtype(np.longdouble).str]
@@ -257,7 +257,7 @@ def test_a_run_whose_clients_fail_later_keeps_its_model_and_the_budget_left(
     assert console[-1].startswith("Finished: ")
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """What ends a run in its middle."""
 
 
@@ -266,11 +266,11 @@ def _resumed(folder: Path, failing_from: int, *, broken_after: int) -> Any:
 
     def break_off(number: int, arrays: ArrayRecord) -> None:
         if number == broken_after:
-            raise _Broken
+            raise _BrokenError
 
     settings = {"checkpointing": Checkpointing(folder / "checkpoint"), "population": 8}
     grid = InProcessGrid(failing(lambda p, r: r >= failing_from), 8)
-    with pytest.raises(_Broken):
+    with pytest.raises(_BrokenError):
         noiseless(folder, **settings).start(grid, model(), num_rounds=9, evaluate_fn=break_off)
     resumed = noiseless(
         folder, **settings | {"checkpointing": Checkpointing(resume=folder / "checkpoint")}

@@ -23,11 +23,11 @@ from strategies import (
     NoisedMetrics,
     PerLayerClipping,
     Population,
-    PopulationExceededError,
     ServerAdam,
     ServerSGD,
     ServerYogi,
 )
+from strategies.errors import PopulationExceededError
 from tests.strategies.federation import (
     answer,
     ask,

@@ -14,7 +14,8 @@ from scipy import stats
 
 from privacy.accounting import FixedSize, Full, Poisson
 from privacy.mechanisms import ContinuousGaussian, LatticeGaussian, SystemRandomness
-from strategies import ServerSGD, draw_cohort
+from strategies import ServerSGD
+from strategies.population import draw_cohort
 from tests.strategies.federation import answer, ask, grid_of, model, nobody_of, noiseless, released
 
 ALARM = 1e-7  # of a single comparison

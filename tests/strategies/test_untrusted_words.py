@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from privacy.untrusted_text import error_quoted, one_line, quoted
 from strategies import InProcessGrid, PublicMetrics, SecureAggregationMod
-from strategies._operator_log import operator_log
+from strategies.lost_clients import operator_log
 from tests.strategies.federation import client_app, model
 from tests.strategies.secure_aggregation.federation import (
     ByHand,

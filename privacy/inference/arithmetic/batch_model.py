@@ -1,42 +1,26 @@
-"""The evaluator's arithmetic for batches: one input element a ciphertext, one image a slot."""
+"""Batches: one input element a ciphertext, one image a slot."""
 
 import os
 import threading
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from privacy.inference.arithmetic import masking as _release
-from privacy.inference.arithmetic.slot_model import rounds_to_zero
-from privacy.inference.ckks.ciphertexts import Cipher, CipherAlgebra
-from privacy.inference.ckks.modular import matrix_product
-from privacy.inference.ckks.ring import Residues, Ring
-from privacy.inference.ckks.seeded import QUERY_SEED_BYTES, expand
-from privacy.inference.compiler.candidates import supports
-from privacy.inference.compiler.lowering import Activation, Affine, Vector
-from privacy.inference.compiler.polynomials import evaluate
-from privacy.inference.compiler.scales import AFTER, LayerScales, Scales, walk
-from privacy.inference.errors import CannotPlanError
-from privacy.inference.messages import Reader
+from privacy.inference.arithmetic.bodies import read_columns, rerandomise
+from privacy.inference.arithmetic.network import Affine, Vector
+from privacy.inference.arithmetic.polynomials import CiphertextAlgebra, evaluate
+from privacy.inference.arithmetic.program import BatchProgram
+from privacy.inference.arithmetic.scales import AFTER, walk
+from privacy.inference.arithmetic.slot_model import refuse_zero
+from privacy.inference.ckks import Ciphertext, Residues, Ring, matrix_product
 from privacy.inference.plan import Plan
-from privacy.inference.public_keys import Keys, refuse_secret
+from privacy.inference.public_keys import Keys
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _ONE_BATCH = threading.Lock()
-
-
-@dataclass(frozen=True)
-class BatchProgram:
-    """What the evaluator does for a batch: the same affine maps, on every slot alike."""
-
-    affines: tuple[Affine, ...]
-    activations: tuple[Activation, ...]
-    scales: Scales
 
 
 @dataclass(frozen=True)
@@ -49,46 +33,32 @@ class _Group:
 
 
 class BatchModel:
-    """A compiled model for batches, its weights as integers.
+    """A model's weights as integers, ready for batches.
 
     Parameters
     ----------
     plan : Plan
     program : BatchProgram
+
+    Raises
+    ------
+    CannotPlanError
+        If all weights of a layer round to zero.
     """
 
     def __init__(self, plan: Plan, program: BatchProgram) -> None:
         self.plan = plan
-        self.program = program
+        self.ring = ring = Ring(plan.degree, plan.prime_bits)
         self.digest = plan.digest
-        self.ring = Ring(plan.degree, plan.prime_bits)
+        self._program = program
+        self._scales = walk(program.scales, program.activations, [float(p) for p in ring.primes])
+        self._groups = []
+        for affine, scales in zip(program.affines, self._scales, strict=True):
+            data = affine.matrix.data
+            refuse_zero(affine.name, [not np.rint(data * scales.weights).any()], [data])
+            self._groups.append(_grouped(affine, scales.weights))
 
-    @cached_property
-    def _scales(self) -> tuple[LayerScales, ...]:
-        program = self.program
-        return walk(program.scales, program.activations, [float(p) for p in self.ring.primes])
-
-    @cached_property
-    def _groups(self) -> list[list[_Group]]:
-        return [
-            _group(affine, scales.weights)
-            for affine, scales in zip(self.program.affines, self._scales, strict=True)
-        ]
-
-    def prepare(self) -> None:
-        """Make everything now that does not depend on a query.
-
-        Raises
-        ------
-        CannotPlanError
-            If all weights of a layer round to zero.
-        """
-        for affine, scales in zip(self.program.affines, self._scales, strict=True):
-            if not np.rint(affine.matrix.data * scales.weights).any():
-                raise CannotPlanError(rounds_to_zero(affine.name, [affine.matrix.data]))
-        _ = self._groups
-
-    def answer(self, body: memoryview, keys: Keys, encryptor: Any) -> bytes:
+    def answer(self, body: memoryview, keys: Keys) -> bytes:
         """Evaluate the body of a query and return the body of an answer."""
         # Blocks of a product go to threads of ours: they are too small for those of BLAS, whose
         # number is the process's. One batch takes every core.
@@ -97,41 +67,36 @@ class BatchModel:
             threadpool_limits(1, user_api="blas"),
             ThreadPoolExecutor(_CORES) as threads,
         ):
-            return self._answer(body, keys, encryptor, threads)
+            return self._answer(body, keys, threads)
 
-    def _answer(self, body: memoryview, keys: Keys, encryptor: Any, threads: Executor) -> bytes:
-        ring, program = self.ring, self.program
+    def _answer(self, body: memoryview, keys: Keys, threads: Executor) -> bytes:
+        ring, program = self.ring, self._program
         values = read_columns(body, ring, self.plan.ciphertexts)
         for index, activation in enumerate(program.activations):
             scales, affine = self._scales[index], program.affines[index]
             products = self._linear(values, index, threads)
-            # Whatever is narrower is relinearised: these outputs, or the next layer's.
+            # The narrower of these outputs and the next layer's are relinearised.
             narrows = program.affines[index + 1].outputs < affine.outputs
             end = self._scales[index + 1].level
-            algebra = CipherAlgebra(ring, keys.relin, leave_at=end if narrows else 0)
+            algebra = CiphertextAlgebra(ring, keys.relinearisation, large_at=end if narrows else 0)
             size = 3 if narrows else 2
             values = [np.empty((affine.outputs, end, ring.degree), np.uint64) for _ in range(size)]
-            rescale = program.scales.rescales[index]
-            products_scale, entry = scales.inputs * scales.weights, scales.entry
+            rescale, entry = program.scales.rescales[index], scales.entry
             for unit in range(affine.outputs):
-                ciphertext = self._ciphertext(products[unit], products_scale, keys)
+                value = self._ciphertext(products[unit], scales.inputs * scales.weights, keys)
                 if rescale >= 0:
-                    ring.evaluator.rescale_to_next_inplace(ciphertext)
-                    ciphertext.scale = entry.scale
+                    ring.rescale(value)
                 bias = float(affine.bias[unit])
-                plain = ring.encode_constant(bias, entry.scale, entry.level)
-                ring.evaluator.add_plain_inplace(ciphertext, plain)
-                start = Cipher(ciphertext, entry.scale, entry.level)
-                result = evaluate(algebra, activation, start, rescaled=rescale == AFTER)
-                residues = ring.ciphertext_residues(result.ciphertext)
-                for polynomial, column in zip(residues, values, strict=True):
+                ring.add_plain(value, ring.encode(bias, entry.scale, entry.level))
+                result = evaluate(algebra, activation, value, rescaled=rescale == AFTER)
+                for polynomial, column in zip(ring.residues(result), values, strict=True):
                     column[unit] = polynomial
         products = self._linear(values, len(program.activations), threads)
-        return self._finish(products, keys, encryptor)
+        return self._finish(products, keys)
 
     def _linear(self, values: list[Residues], index: int, threads: Executor) -> Residues:
         _, level, degree = values[0].shape
-        outputs = self.program.affines[index].outputs
+        outputs = self._program.affines[index].outputs
         result = np.zeros((outputs, len(values), level, degree), dtype=np.uint64)
         for polynomial, rows in enumerate(values):
             for prime_index, prime in enumerate(self.ring.primes[:level]):
@@ -142,13 +107,12 @@ class BatchModel:
                     result[group.outputs, polynomial, prime_index] = product
         return result
 
-    def _ciphertext(self, residues: Residues, scale: float, keys: Keys) -> Any:
+    def _ciphertext(self, residues: Residues, scale: float, keys: Keys) -> Ciphertext:
         ciphertext = self.ring.ciphertext(residues, scale)
-        if len(residues) > 2:
-            self.ring.evaluator.relinearize_inplace(ciphertext, keys.relin)
+        self.ring.relinearise(ciphertext, keys.relinearisation)
         return ciphertext
 
-    def _finish(self, products: Residues, keys: Keys, encryptor: Any) -> bytes:
+    def _finish(self, products: Residues, keys: Keys) -> bytes:
         """Add the bias, re-randomise, and return both polynomials of every logit.
 
         No coefficient is left out: every slot is an image's, or one that the data owner could
@@ -157,22 +121,22 @@ class BatchModel:
         ring, plan = self.ring, self.plan
         scale = 2.0**plan.answer_scale_bits
         released = []
-        for residues, bias in zip(products, self.program.affines[-1].bias, strict=True):
-            ciphertext = self._ciphertext(residues, scale, keys)
-            if self.program.activations:
-                plain = ring.encode_constant(float(bias), scale, 1)
+        for residues, value in zip(products, self._program.affines[-1].bias, strict=True):
+            bias, answer = float(value), self._ciphertext(residues, scale, keys)
+            if self._program.activations:
+                plain = ring.encode(bias, scale, 1)
             else:
-                plain = ring.encode_coefficients(np.full(plan.degree, float(bias)), scale, 1)
-            ring.evaluator.add_plain_inplace(ciphertext, plain)
-            _release.rerandomise(ring, encryptor, ciphertext)
-            released.append(ring.ciphertext_residues(ciphertext).tobytes())
+                plain = ring.encode_coefficients(np.full(plan.degree, bias), scale, 1)
+            ring.add_plain(answer, plain)
+            rerandomise(ring, keys, answer)
+            released.append(ring.residues(answer).tobytes())
         return b"".join(released)
 
 
-def _group(affine: Affine, scale: float) -> list[_Group]:
+def _grouped(affine: Affine, scale: float) -> list[_Group]:
     """Outputs that read the same inputs, weights as integers."""
     groups = []
-    for read, rows in supports(affine).items():
+    for read, rows in affine.supports().items():
         inputs = np.array(read or (0,), dtype=np.int64)
         weights: Vector = np.rint(affine.matrix[rows].toarray()[:, inputs] * scale)
         # SEAL refuses what is nothing but a constant: a unit without weights reads one input with
@@ -180,24 +144,3 @@ def _group(affine: Affine, scale: float) -> list[_Group]:
         weights[~weights.any(axis=1), 0] = 1.0
         groups.append(_Group(np.array(rows), inputs, weights))
     return groups
-
-
-def read_columns(body: memoryview, ring: Ring, count: int) -> list[Residues]:
-    """Both polynomials of a query's ciphertexts, each (count, levels, N).
-
-    The first ones stay where they are, in the message.
-
-    Raises
-    ------
-    MessageError
-        If a residue is not below its prime, or a polynomial is a secret key.
-    """
-    reader, primes = Reader(body), ring.primes[: ring.levels]
-    shape = (count, ring.levels, ring.degree)
-    uniform = np.empty(shape, dtype=np.uint64)
-    for row in uniform:
-        refuse_secret(ring, reader.residues(primes, ring.degree))
-        row[:] = expand(reader.raw(QUERY_SEED_BYTES), primes, ring.degree)
-    one = 8 * ring.degree
-    strides = (ring.levels * one + QUERY_SEED_BYTES, one, 8)
-    return [np.ndarray(shape, dtype="<u8", buffer=body, strides=strides), uniform]

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks.ring import Residues
+from privacy.inference.ckks.streams import Residues
 
 _EXACT_BITS = 53
 _HALF_BITS = 30

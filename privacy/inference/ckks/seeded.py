@@ -11,7 +11,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from privacy.inference.ckks.modular import elementwise_product
-from privacy.inference.ckks.ring import Residues
+from privacy.inference.ckks.streams import Residues
 
 QUERY_SEED_BYTES = 32
 _SPARE = 64

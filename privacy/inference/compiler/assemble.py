@@ -1,109 +1,130 @@
-"""Packing a network as the planner decided, and what a plan says of it."""
+"""Packing a network as the planner decided, and a summary of the packing for the plan."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from privacy.inference.arithmetic.batch_model import BatchProgram
-from privacy.inference.arithmetic.slot_model import ProductProgram, SlotProgram
-from privacy.inference.ckks.ring import Ring
-from privacy.inference.compiler.candidates import batch_operations
-from privacy.inference.compiler.costs import Operation
-from privacy.inference.compiler.lowering import Affine, Network
-from privacy.inference.compiler.packing import (
-    EMPTY,
+from privacy.inference.arithmetic.network import Affine, Network
+from privacy.inference.arithmetic.polynomials import constant_left_over
+from privacy.inference.arithmetic.program import (
+    BatchProgram,
     Diagonals,
-    Gather,
-    Indices,
-    diagonals,
-    gather,
-    products,
-    readouts,
+    ProductProgram,
+    Program,
+    SlotProgram,
 )
-from privacy.inference.compiler.planner import Choice, ProductChoice
-from privacy.inference.compiler.polynomials import offset
-from privacy.inference.compiler.scales import Scales, depth
+from privacy.inference.arithmetic.scales import Scales, depth
+from privacy.inference.ckks import Ring
+from privacy.inference.compiler.candidates import Operations, batch_candidate
+from privacy.inference.compiler.packing import diagonals, gather, products, readouts
+from privacy.inference.compiler.planner import ProductChoice
+from privacy.inference.compiler.scale_search import Choice
+from privacy.inference.plan import EMPTY, Indices
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a plan says of a packing; names as there."""
+class PackingSummary:
+    """The parts of a plan that a packing decides; names as there.
+
+    ``rotations`` holds, by step, the highest level at which it is rotated.
+    """
 
     degree: int
     primes: tuple[int, ...]
     input_bits: int
     answer_bits: int
     kind: str
-    taps: Indices | None
-    answers: tuple[tuple[int, ...], ...]
-    rotations: dict[int, int]
-    relin_level: int
-    operations: Counter[Operation]
+    operations: Operations
+    taps: Indices | None = None
+    answers: tuple[tuple[int, ...], ...] = ()
+    rotations: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def relin_level(self) -> int:
+        """The highest level of a relinearisation; 0 if there is none."""
+        levels = (level for name, level in self.operations if name == "relinearise")
+        return max(levels, default=0)
 
 
-def pack_slots(network: Network, choice: Choice) -> tuple[SlotProgram, Facts]:
-    """Pack a network with activations for one image."""
-    shape, scales = choice.shape, choice.scales
-    slots = shape.degree // 2
-    affines = _without_offsets(network)
+def pack(
+    network: Network, choice: Choice | ProductChoice, *, batch: bool
+) -> tuple[Program, PackingSummary]:
+    """The program of a network under the planner's choice."""
+    if batch:
+        return _pack_batch(network, choice)
+    if isinstance(choice, ProductChoice):
+        return _pack_products(network, choice)
+    return _pack_slots(network, choice)
+
+
+def _pack_slots(network: Network, choice: Choice) -> tuple[SlotProgram, PackingSummary]:
+    """A network with activations, for one image."""
+    candidate, scales = choice.candidate, choice.scales
+    slots = candidate.degree // 2
+    affines = _without_left_over_constants(network)
     first = gather(
         network.affines[0],
         slots,
-        blocks=shape.blocks,
-        paired=shape.paired,
-        following=shape.following,
+        blocks=candidate.blocks,
+        paired=candidate.paired,
+        following=candidate.following,
     )
     middle: list[Diagonals] = []
     layout = first.layout
-    for affine in affines[1:-1]:
-        middle.append(diagonals(affine, layout, slots))
-        layout = middle[-1].layout
-    taken = [(1, 1), *((layer.baby, layer.giant) for layer in middle)]
-    if any(
-        baby * giant > planned_baby * planned_giant
-        for (baby, giant), planned_baby, planned_giant in zip(
-            taken, shape.babies, shape.giants, strict=True
-        )
-    ):
-        raise RuntimeError(f"packed with steps {taken}, planned {shape.babies} x {shape.giants}")
+    for index, affine in enumerate(affines[1:-1], start=1):
+        layer = diagonals(affine, layout, slots)
+        planned = candidate.baby_steps[index], candidate.giant_steps[index]
+        if layer.baby * layer.giant > planned[0] * planned[1]:
+            raise RuntimeError(f"packed with steps {layer.baby, layer.giant}, planned {planned}")
+        middle.append(layer)
+        layout = layer.layout
     # The roots of unity depend on the degree alone.
-    roots = Ring(shape.degree, (40,)).roots
-    last = readouts(affines[-1], layout, roots)
-    level = shape.levels
+    last = readouts(affines[-1], layout, Ring(candidate.degree, (40,)).roots)
+    program = SlotProgram(
+        first,
+        tuple(middle),
+        last,
+        network.activations,
+        scales,
+        candidate.relinearise_after_last_layer,
+    )
+    summary = PackingSummary(
+        candidate.degree,
+        scales.primes,
+        scales.inputs,
+        scales.answer,
+        "slots",
+        candidate.operations,
+        first.taps,
+        tuple(answer.positions for answer in last),
+        _rotations(program, candidate.levels),
+    )
+    return program, summary
+
+
+def _rotations(program: SlotProgram, level: int) -> tuple[tuple[int, int], ...]:
+    """Steps, and the highest level that each is rotated at; a query comes at ``level``."""
     rotations: dict[int, int] = {}
-    packings: tuple[Gather | Diagonals, ...] = (first, *middle)
     for layer, activation, rescale in zip(
-        packings, network.activations, scales.rescales, strict=True
+        program.before_last, program.activations, program.scales.rescales, strict=True
     ):
         steps: list[int] = []
         if isinstance(layer, Diagonals):
             steps += [1] if layer.baby > 1 else []
             steps += [layer.baby] if layer.giant > 1 else []
-        at_products = len(steps) + (rescale if rescale >= 0 else len(layer.steps))
+        before_rescaling = len(steps) + (rescale if rescale >= 0 else len(layer.steps))
         for index, step in enumerate((*steps, *layer.steps)):
-            here = level if index < at_products else level - 1
+            here = level if index < before_rescaling else level - 1
             rotations[step] = max(here, rotations.get(step, 0))
         level -= depth(activation.degree, rescale)
-    program = SlotProgram(first, tuple(middle), last, network.activations, scales, shape.late)
-    operations = shape.operations()
-    facts = Facts(
-        shape.degree,
-        scales.primes,
-        scales.inputs,
-        scales.answer,
-        "slots",
-        first.taps,
-        tuple(answer.positions for answer in last),
-        rotations,
-        max(level for name, level in operations if name == "relinearise"),
-        operations,
-    )
-    return program, facts
+    return tuple(rotations.items())
 
 
-def pack_products(network: Network, choice: ProductChoice) -> tuple[ProductProgram, Facts]:
-    """Pack a model that is one affine map for one image."""
+def _pack_products(
+    network: Network, choice: ProductChoice
+) -> tuple[ProductProgram, PackingSummary]:
+    """A model that is one affine map, for one image."""
     packed = products(network.affines[0], choice.degree)
     ciphertexts = len(packed.weights)
     taps = np.full((ciphertexts, packed.share), EMPTY, dtype=np.int32)
@@ -115,51 +136,40 @@ def pack_products(network: Network, choice: ProductChoice) -> tuple[ProductProgr
     operations = Counter({("load", 1): ciphertexts, (product, 1): ciphertexts, ("mask", 1): 1})
     if encrypted:
         operations["relinearise", 1] += 1
-    facts = Facts(
+    summary = PackingSummary(
         choice.degree,
         choice.primes,
         choice.input_bits,
         choice.input_bits + choice.weight_bits,
         "coefficients",
+        operations,
         taps,
         (packed.positions,),
-        {},
-        1 if encrypted else 0,
-        operations,
     )
-    return ProductProgram(packed, choice.weight_bits), facts
+    return ProductProgram(packed, choice.weight_bits), summary
 
 
-def pack_batch(network: Network, choice: Choice | ProductChoice) -> tuple[BatchProgram, Facts]:
-    """Pack a network for a batch: nothing moves between slots, so that weights stay as they are."""
+def _pack_batch(
+    network: Network, choice: Choice | ProductChoice
+) -> tuple[BatchProgram, PackingSummary]:
+    """A batch: nothing moves between slots, so that weights stay as they are."""
     if isinstance(choice, ProductChoice):
         answer = choice.input_bits + choice.weight_bits
         scales = Scales(choice.primes, choice.input_bits, (), answer, ())
-        operations = batch_operations(network, 1)
-        degree = choice.degree
+        candidate = batch_candidate(network, choice.degree)
     else:
-        scales, operations, degree = choice.scales, choice.shape.operations(), choice.shape.degree
-    program = BatchProgram(tuple(_without_offsets(network)), network.activations, scales)
-    relinearised = [level for name, level in operations if name == "relinearise"]
-    facts = Facts(
-        degree,
-        scales.primes,
-        scales.inputs,
-        scales.answer,
-        "batch",
-        None,
-        (),
-        {},
-        max(relinearised, default=0),
-        operations,
+        scales, candidate = choice.scales, choice.candidate
+    affines = tuple(_without_left_over_constants(network))
+    summary = PackingSummary(
+        candidate.degree, scales.primes, scales.inputs, scales.answer, "batch", candidate.operations
     )
-    return program, facts
+    return BatchProgram(affines, network.activations, scales), summary
 
 
-def _without_offsets(network: Network) -> list[Affine]:
-    """The affine maps, less what the evaluation of the activations before them adds too much."""
+def _without_left_over_constants(network: Network) -> list[Affine]:
+    """The affine maps, less the constants left over by the activations before them."""
     affines = [network.affines[0]]
     for activation, affine in zip(network.activations, network.affines[1:], strict=True):
-        excess = affine.matrix @ np.full(affine.inputs, offset(activation))
+        excess = affine.matrix @ np.full(affine.inputs, constant_left_over(activation))
         affines.append(replace(affine, bias=affine.bias - excess))
     return affines

@@ -1,83 +1,123 @@
-"""The packings that a network could have, and the operations each would take."""
+"""The packings that a network could have, the operations of each, and their cost."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from functools import cached_property
+from itertools import islice, pairwise, product
 
-import numpy as np
-
-from privacy.inference.ckks.seeded import QUERY_SEED_BYTES
-from privacy.inference.compiler.costs import Operation
-from privacy.inference.compiler.lowering import Affine, Network
+from privacy.inference.arithmetic.network import Network
+from privacy.inference.arithmetic.polynomials import DEPTH, PRODUCTS
+from privacy.inference.arithmetic.scales import AFTER, NEVER, depth
+from privacy.inference.ckks import QUERY_SEED_BYTES
 from privacy.inference.compiler.packing import power_of_two, steps_between, steps_of
-from privacy.inference.compiler.polynomials import DEPTH, PRODUCTS
-from privacy.inference.compiler.scales import AFTER, NEVER, depth
 from privacy.inference.plan import MESSAGE_OVERHEAD
 
+Operations = Counter[tuple[str, int]]
+"""Counts by name and level (data primes left)."""
 _MAX_WAYS = 4096
+_FULL_RING = 8192
+
+
+def milliseconds(operations: Operations, degree: int) -> float:
+    """Time of operations on the reference machine (2.5 GHz Xeon, one thread, SEAL 4.3).
+
+    The same on every machine, for choosing between packings. Fitted to medians at N = 8192 with
+    one to five data primes; other ring degrees scale with N·log N. A load is expanding a seed and
+    giving SEAL the ciphertext, a mask re-randomising and reading out an answer.
+    """
+    scale = degree * degree.bit_length() / (_FULL_RING * _FULL_RING.bit_length())
+    total = 0.0
+    for (name, level), count in operations.items():
+        switch = 0.11 * level**2 + 0.36 * level + 0.19
+        total += (
+            count
+            * {
+                "load": 0.1 + 0.15 * level,
+                "expand": 0.05 + 0.06 * level,
+                "rotate": switch,
+                "relinearise": switch,
+                "multiply plain": 0.06 * level,
+                "multiply": 0.081 * level,
+                "rescale": 0.29 * level,
+                "mask": 3.5,
+                "load residues": 0.03 + 0.02 * level,
+                "unload": 0.1 + 0.27 * level,
+                "split": 0.08 * level,
+                "scalar": 0.0008 * level,
+                "reduce": 0.4 * level,
+            }[name]
+        )
+    return scale * total
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What the error and the time depend on, of a packing.
+class PackingCandidate:
+    """The parts of a packing on which its error and its time depend.
 
     Attributes
     ----------
     degree : int
-    blocks, paired, ciphertexts :
-        Of the first layer.
-    following : int or None
-    doublings : tuple of int
-        Tree rotations (and conjugation) of each layer but the last.
-    babies, giants, terms : tuple of int
-        Of each layer but the last: rotations; of each layer: products in a sum. Coefficients
-        that are read count as one product of every slot, by the mean.
-    copies : int
-        Of each entry in the slots, at the last layer.
+    ciphertexts : int
+        In a query.
+    terms : tuple of int
+        Products in a sum, of each layer. Coefficients that are read count as one product of every
+        slot, by the mean.
     answers : int
     degrees : tuple of int
         Of the activations.
     rescales : tuple of int
         Of each activation, as in :class:`Scales`.
+    doublings, baby_steps, giant_steps : tuple of int
+        Of each layer but the last: tree rotations (with conjugation), and those of diagonals.
     repeats : tuple of float
         The share of slots after which each layer's plaintexts repeat, of each layer but the last.
-    late : bool
+    blocks, paired, following :
+        Of the first layer, as in :func:`gather`.
+    copies : int
+        Of each entry in the slots, at the last layer.
+    relinearise_after_last_layer : bool
         Whether the last activation is relinearised after the last layer: quicker, and rougher.
+    encrypted : bool
+        Whether weights are ciphertexts, so that every sum of products is relinearised.
     batch : bool
         Whether a slot holds an image; then nothing is rotated and weights are integers.
-    sizes : tuple of int
+    outputs : tuple of int
         Of a batch: outputs of each layer.
     reads : tuple of int
         Of a batch: inputs of each layer, once for all outputs that read the same.
-    encrypted : bool
-        Whether weights are ciphertexts, so that every sum of products is relinearised.
     """
 
     degree: int
-    blocks: int
-    paired: bool
     ciphertexts: int
-    following: int | None
-    doublings: tuple[int, ...]
-    babies: tuple[int, ...]
-    giants: tuple[int, ...]
     terms: tuple[int, ...]
-    copies: int
     answers: int
     degrees: tuple[int, ...]
     rescales: tuple[int, ...]
-    repeats: tuple[float, ...] = ()
-    late: bool = False
-    batch: bool = False
-    sizes: tuple[int, ...] = ()
-    reads: tuple[int, ...] = ()
+    doublings: tuple[int, ...]
+    baby_steps: tuple[int, ...]
+    giant_steps: tuple[int, ...]
+    repeats: tuple[float, ...]
+    blocks: int = 1
+    paired: bool = False
+    following: int | None = None
+    copies: int = 1
+    relinearise_after_last_layer: bool = False
     encrypted: bool = False
+    batch: bool = False
+    outputs: tuple[int, ...] = ()
+    reads: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def levels(self) -> int:
         """Data primes that are needed: one for each rescaling in a row, and one for the answer."""
         return 1 + sum(map(depth, self.degrees, self.rescales))
+
+    @property
+    def query_bytes(self) -> int:
+        """Bytes of the message with one query."""
+        one = 8 * self.degree * self.levels + QUERY_SEED_BYTES
+        return MESSAGE_OVERHEAD + self.ciphertexts * one
 
     def leaves_large(self, index: int) -> bool:
         """Whether activation ``index`` leaves its result to be relinearised after the next layer.
@@ -85,79 +125,93 @@ class Shape:
         It is where that is cheaper: there are fewer to relinearise, or they are at a lower level.
         """
         if self.batch:
-            return self.sizes[index + 1] < self.sizes[index]
-        return self.late and index + 1 == len(self.degrees)
+            return self.outputs[index + 1] < self.outputs[index]
+        return self.relinearise_after_last_layer and index + 1 == len(self.degrees)
 
-    def operations(self) -> Counter[Operation]:
+    @cached_property
+    def milliseconds(self) -> float:
+        """Time of an evaluation on the reference machine."""
+        return milliseconds(self.operations, self.degree)
+
+    @cached_property
+    def operations(self) -> Operations:
         """How often each operation is done, and at which level."""
-        if self.batch:
-            return _batch_operations(
-                self.levels,
-                self.ciphertexts,
-                self.terms,
-                self.sizes,
-                self.reads,
-                self.degrees,
-                self.rescales,
-            )
-        count: Counter[Operation] = Counter()
+        return +(self._batch_operations() if self.batch else self._slot_operations())
+
+    def _slot_operations(self) -> Operations:
+        count: Operations = Counter()
         level = self.levels
         times = "multiply" if self.encrypted else "multiply plain"
         count["load", level] += self.ciphertexts
-        for index, (doublings, power) in enumerate(zip(self.doublings, self.degrees, strict=True)):
-            products = self.ciphertexts if index == 0 else self.babies[index] * self.giants[index]
-            count[times, level] += products
-            count["relinearise", level] += self.giants[index] if self.encrypted else 0
+        for index, doublings in enumerate(self.doublings):
+            baby, giant = self.baby_steps[index], self.giant_steps[index]
+            count[times, level] += baby * giant if index else self.ciphertexts
+            count["relinearise", level] += giant if self.encrypted else 0
             rescale = self.rescales[index]
             early = rescale if rescale >= 0 else doublings
-            count["rotate", level] += early + self.babies[index] + self.giants[index] - 2
+            count["rotate", level] += early + baby + giant - 2
             if rescale >= 0:
                 count["rescale", level] += 1
                 level -= 1
                 count["rotate", level] += doublings - early
-            for step in range(PRODUCTS[power]):
-                # Products of one depth happen at one level; the deepest ones are counted there.
-                here = level - min(step, DEPTH[power] - 1)
-                count["multiply", here] += 1
-                count["relinearise", here] += 1
-                count["rescale", here] += rescale == AFTER
-            if rescale == AFTER:
-                level -= DEPTH[power]
-        if self.late:
-            # The last activation is relinearised after the last layer, where it is cheapest.
-            count["relinearise", 2] -= 1
-            count["relinearise", 1] += 1
+            level = self._count_activation(count, index, level, 1)
         count[times, 1] += self.answers
         count["relinearise", 1] += self.answers if self.encrypted else 0
         count["mask", 1] += self.answers
-        return +count
+        return count
 
-    @property
-    def query_bytes(self) -> int:
-        """Bytes of a query's residues and seeds."""
-        return self.ciphertexts * (8 * self.degree * self.levels + QUERY_SEED_BYTES)
+    def _count_activation(self, count: Operations, index: int, level: int, values: int) -> int:
+        """Count one activation of so many values; the level after it."""
+        power, after = self.degrees[index], self.rescales[index] == AFTER
+        large = self.leaves_large(index)
+        for step in range(PRODUCTS[power]):
+            # Products of one depth happen at one level; the deepest ones are counted there.
+            here = level - min(step, DEPTH[power] - 1)
+            count["multiply", here] += values
+            count["rescale", here] += values if after else 0
+            if step + 1 < PRODUCTS[power] or not large:
+                count["relinearise", here] += values
+        level -= DEPTH[power] if after else 0
+        if large:
+            count["relinearise", level] += self.outputs[index + 1] if self.batch else self.answers
+        return level
+
+    def _batch_operations(self) -> Operations:
+        level = self.levels
+        count: Operations = Counter({("expand", level): self.ciphertexts})
+        for index, size in enumerate(self.outputs):
+            count["split", level] += self.reads[index]
+            count["scalar", level] += self.terms[index] * size
+            count["reduce", level] += size
+            count["load residues", level] += size
+            if index == len(self.degrees):
+                break
+            if self.rescales[index] >= 0:
+                count["rescale", level] += size
+                level -= 1
+            level = self._count_activation(count, index, level, size)
+            count["unload", level] += size
+        count["mask", level] += self.answers
+        return count
 
 
-def shapes(network: Network, degree: int, *, encrypted: bool) -> Iterator[Shape]:
-    """Every packing of a network with activations that fits a ring degree."""
+def slot_candidates(
+    network: Network, degree: int, *, encrypted: bool
+) -> Iterator[PackingCandidate]:
+    """Every packing of a network with activations, for one image, that fits a ring degree."""
     slots = degree // 2
     sizes = [power_of_two(affine.outputs) for affine in network.affines]
     if max(sizes[:-1]) > slots:
         return
-    first = network.affines[0]
-    width = max(1, int(max(first.structure.sum(axis=1))))
+    width = max(1, network.affines[0].terms)
+    following = sizes[1] if len(sizes) > 2 else None
     for log_blocks in range((slots // sizes[0]).bit_length()):
         for paired in (False, True):
             blocks = 1 << log_blocks
-            period = slots // blocks
-            ciphertexts = -(-width // (blocks * (2 if paired else 1)))
-            middle = network.affines[1:-1]
-            following = sizes[1] if middle else None
             doublings, babies, giants = [log_blocks + paired], [1], [1]
             terms, repeats = [width], [1.0]
-            here = sizes[0] if following is None else period
-            for index in range(1, len(sizes) - 1):
-                before, after = sizes[index - 1], sizes[index]
+            here = sizes[0] if following is None else slots // blocks
+            for before, after in pairwise(sizes[:-1]):
                 steps = steps_between(before, after, here)
                 baby, giant = steps_of(steps)
                 babies.append(baby)
@@ -166,137 +220,70 @@ def shapes(network: Network, degree: int, *, encrypted: bool) -> Iterator[Shape]
                 terms.append(steps * max(here, after) // after)
                 repeats.append(max(here, after) / slots)
                 here = after
-            terms.append(1)
             copies = slots // here
-            answers = -(-network.affines[-1].outputs // (2 * copies))
-            shape = Shape(
-                degree,
-                blocks,
-                paired,
-                ciphertexts,
-                following,
-                tuple(doublings),
-                tuple(babies),
-                tuple(giants),
-                tuple(terms),
-                copies,
-                answers,
-                tuple(activation.degree for activation in network.activations),
-                (AFTER,) * len(network.activations),
-                tuple(repeats),
+            candidate = PackingCandidate(
+                degree=degree,
+                ciphertexts=-(-width // (blocks * (2 if paired else 1))),
+                terms=(*terms, 1),
+                answers=-(-network.affines[-1].outputs // (2 * copies)),
+                degrees=tuple(activation.degree for activation in network.activations),
+                rescales=(AFTER,) * len(network.activations),
+                doublings=tuple(doublings),
+                baby_steps=tuple(babies),
+                giant_steps=tuple(giants),
+                repeats=tuple(repeats),
+                blocks=blocks,
+                paired=paired,
+                following=following,
+                copies=copies,
                 encrypted=encrypted,
             )
-            yield shape
-            if answers == 1 and not encrypted:
-                yield replace(shape, late=True)
+            yield candidate
+            if candidate.answers == 1 and not encrypted:
+                yield replace(candidate, relinearise_after_last_layer=True)
 
 
-def message_bytes(shape: Shape) -> int:
-    """Bytes of the message with one query."""
-    return MESSAGE_OVERHEAD + shape.query_bytes
+def batch_candidate(network: Network, degree: int) -> PackingCandidate:
+    """The packing of a batch."""
+    layers = len(network.activations)
+    return PackingCandidate(
+        degree=degree,
+        ciphertexts=network.affines[0].inputs,
+        terms=tuple(affine.terms for affine in network.affines),
+        answers=network.affines[-1].outputs,
+        degrees=tuple(activation.degree for activation in network.activations),
+        rescales=(AFTER,) * layers,
+        doublings=(0,) * layers,
+        baby_steps=(1,) * layers,
+        giant_steps=(1,) * layers,
+        repeats=(1.0,) * layers,
+        batch=True,
+        outputs=tuple(affine.outputs for affine in network.affines),
+        reads=tuple(sum(map(len, affine.supports())) for affine in network.affines),
+    )
 
 
-def with_fewest_levels(shape: Shape) -> Shape:
+def with_fewest_levels(candidate: PackingCandidate) -> PackingCandidate:
     """The same packing with no square rescaled: the smallest query that it can have."""
-    if shape.encrypted:
-        return shape
-    rescales = tuple(NEVER if power == 2 else AFTER for power in shape.degrees)
-    return replace(shape, rescales=rescales, late=False)
+    if candidate.encrypted:
+        return candidate
+    rescales = tuple(NEVER if power == 2 else AFTER for power in candidate.degrees)
+    return replace(candidate, rescales=rescales, relinearise_after_last_layer=False)
 
 
-def rescaled(shape: Shape) -> Iterator[Shape]:
+def rescaling_variants(candidate: PackingCandidate) -> Iterator[PackingCandidate]:
     """The same packing with squares rescaled elsewhere: mostly quicker, and rougher.
 
     With encrypted weights there is no choice. Of very many ways, those that differ in the last
     activations.
     """
-    if shape.encrypted:
+    if candidate.encrypted:
         return
     ways: list[tuple[int, ...]] = [
         (AFTER, NEVER, *sorted({0, doublings})) if power == 2 else (AFTER,)
-        for power, doublings in zip(shape.degrees, shape.doublings, strict=True)
+        for power, doublings in zip(candidate.degrees, candidate.doublings, strict=True)
     ]
     for rescales in islice(product(*ways), _MAX_WAYS):
-        if rescales != shape.rescales:
-            late = shape.late and rescales[-1] == AFTER
-            yield replace(shape, rescales=rescales, late=late)
-
-
-def batch_shape(network: Network, degree: int) -> Shape:
-    """The packing of a batch."""
-    layers = len(network.activations)
-    return Shape(
-        degree,
-        1,
-        False,
-        network.affines[0].inputs,
-        None,
-        (0,) * layers,
-        (1,) * layers,
-        (1,) * layers,
-        tuple(int(max(affine.structure.sum(axis=1))) for affine in network.affines),
-        1,
-        network.affines[-1].outputs,
-        tuple(activation.degree for activation in network.activations),
-        (AFTER,) * layers,
-        (1.0,) * layers,
-        batch=True,
-        sizes=tuple(affine.outputs for affine in network.affines),
-        reads=tuple(sum(map(len, supports(affine))) for affine in network.affines),
-    )
-
-
-def supports(affine: Affine) -> dict[tuple[int, ...], list[int]]:
-    """Outputs by the inputs that the architecture lets them read."""
-    structure = affine.structure
-    found: dict[tuple[int, ...], list[int]] = {}
-    for row in range(affine.outputs):
-        read = structure.indices[structure.indptr[row] : structure.indptr[row + 1]]
-        found.setdefault(tuple(np.sort(read).tolist()), []).append(row)
-    return found
-
-
-def batch_operations(network: Network, level: int) -> Counter[Operation]:
-    """Counts for a batch through a model that is one affine map."""
-    affine = network.affines[0]
-    terms = (int(max(affine.structure.sum(axis=1))),)
-    reads = (sum(map(len, supports(affine))),)
-    return _batch_operations(level, affine.inputs, terms, (affine.outputs,), reads, (), ())
-
-
-def _batch_operations(
-    level: int,
-    inputs: int,
-    terms: tuple[int, ...],
-    sizes: tuple[int, ...],
-    reads: tuple[int, ...],
-    degrees: tuple[int, ...],
-    rescales: tuple[int, ...],
-) -> Counter[Operation]:
-    count: Counter[Operation] = Counter({("expand", level): inputs})
-    for index, (power, rescale) in enumerate(zip(degrees, rescales, strict=True)):
-        count["split", level] += reads[index]
-        count["scalar", level] += terms[index] * sizes[index]
-        count["reduce", level] += sizes[index]
-        narrows = sizes[index + 1] < sizes[index]
-        count["load residues", level] += sizes[index]
-        if rescale >= 0:
-            count["rescale", level] += sizes[index]
-            level -= 1
-        for step in range(PRODUCTS[power]):
-            here = level - min(step, DEPTH[power] - 1)
-            count["multiply", here] += sizes[index]
-            count["rescale", here] += sizes[index] if rescale == AFTER else 0
-            if step + 1 < PRODUCTS[power] or not narrows:
-                count["relinearise", here] += sizes[index]
-        if rescale == AFTER:
-            level -= DEPTH[power]
-        count["unload", level] += sizes[index]
-        if narrows:
-            count["relinearise", level] += sizes[index + 1]
-    count["split", level] += reads[-1]
-    count["scalar", level] += terms[-1] * sizes[-1]
-    count["reduce", level] += sizes[-1]
-    count["load residues", level] += sizes[-1]
-    count["mask", level] += sizes[-1]
-    return +count
+        if rescales != candidate.rescales:
+            late = candidate.relinearise_after_last_layer and rescales[-1] == AFTER
+            yield replace(candidate, rescales=rescales, relinearise_after_last_layer=late)

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from privacy.inference.compiler.candidates import Shape
-from privacy.inference.compiler.scales import AFTER, LayerScales, Scales
+from privacy.inference.arithmetic.scales import AFTER, LayerScales, Scales
+from privacy.inference.compiler.candidates import PackingCandidate
 from privacy.inference.compiler.sensitivity import Stage
 
 FRESH_NOISE = 3.24
@@ -42,45 +42,50 @@ def public_noise(degree: int) -> float:
     return FRESH_NOISE**2 * (1 + 4 * degree / 3)
 
 
-def error(
-    shape: Shape, scales: Scales, layers: Sequence[LayerScales], stages: Sequence[Stage]
+def predicted_logit_error(
+    candidate: PackingCandidate,
+    scales: Scales,
+    layers: Sequence[LayerScales],
+    stages: Sequence[Stage],
 ) -> float:
     """Six standard deviations of a logit's predicted error."""
-    degree, half = shape.degree, shape.degree / 2
+    degree, half = candidate.degree, candidate.degree / 2
     variance = 0.0
     rescale = half * rescale_noise(degree)
     # The third polynomial's rounding meets the square of the secret.
     rescale_large = half * (2 * degree / 3) ** 2 * ROUNDING
     # The rounding of a plaintext meets every slot; that of an integer only its own product.
-    plain = ROUNDING if shape.batch else half * ROUNDING
+    plain = ROUNDING if candidate.batch else half * ROUNDING
     # SEAL encrypts with one prime more and divides by it, which leaves the noise of that.
-    sealed = rescale_noise(degree) if shape.encrypted else 0.0
+    sealed = rescale_noise(degree) if candidate.encrypted else 0.0
     plain += half * sealed
-    levels = range(1, shape.levels + 1)
+    levels = range(1, candidate.levels + 1)
     switches = {level: half * switch_noise(scales.primes, degree, level) for level in levels}
     peaks = {level: _switch_peak(scales, degree, level) for level in levels}
-    for index, doublings in enumerate(shape.doublings):
+    for index, doublings in enumerate(candidate.doublings):
         layer, stage = layers[index], stages[index]
         switch = switches[layer.level]
         if index == 0:
             fresh = half * (FRESH_NOISE**2 + ROUNDING) / layer.inputs**2
             variance += stage.inputs * fresh
         else:
-            steps = (shape.babies[index] - 1) / 2
+            steps = (candidate.baby_steps[index] - 1) / 2
             variance += stage.inputs * steps * switch / layer.inputs**2
             variance += stage.input_peak * 2 * steps * peaks[layer.level] / layer.inputs**2
         # Weights that repeat leave most coefficients of their plaintext zero, and those exact.
-        rounding = plain / layer.weights**2 * (1.0 if shape.encrypted else shape.repeats[index])
-        if index == 0 and shape.paired:
+        rounding = (
+            plain / layer.weights**2 * (1.0 if candidate.encrypted else candidate.repeats[index])
+        )
+        if index == 0 and candidate.paired:
             rounding *= 4
-        variance += stage.outputs * shape.terms[index] * stage.energy * rounding
-        rescale_at = shape.rescales[index]
+        variance += stage.outputs * candidate.terms[index] * stage.energy * rounding
+        rescale_at = candidate.rescales[index]
         early = rescale_at if rescale_at >= 0 else doublings
-        sums = 2.0**early * shape.giants[index]
-        added, count = (sums - 1) * switch, early + shape.giants[index] - 1
-        if shape.encrypted:
+        sums = 2.0**early * candidate.giant_steps[index]
+        added, count = (sums - 1) * switch, early + candidate.giant_steps[index] - 1
+        if candidate.encrypted:
             added += sums * switch
-            count += shape.giants[index]
+            count += candidate.giant_steps[index]
         product, later = (layer.inputs * layer.weights) ** 2, 2.0 ** (doublings - early)
         entered = added / product * later + half * sealed / layer.entry.scale**2
         peak = count * peaks[layer.level] / product
@@ -104,7 +109,7 @@ def error(
             square, level = layer.entry.scale**2, layer.entry.level
             variance += stage.narrowings[0] * switches[level] / square**2
             variance += stage.narrowing_peaks[0] * peaks[level] / square**2
-        if shape.leaves_large(index):
+        if candidate.leaves_large(index):
             if rescale_at == AFTER:
                 large = rescale_large / layer.narrowings[-1].after ** 2
                 variance += stage.narrowings[-1] * large
@@ -114,12 +119,12 @@ def error(
         for gain, constant in zip(stage.constants, layer.constants, strict=True):
             variance += gain * ROUNDING / constant**2
     rounding = ROUNDING + sealed
-    variance += rounding * shape.terms[-1] * stages[-1].energy / layers[-1].weights ** 2
+    variance += rounding * candidate.terms[-1] * stages[-1].energy / layers[-1].weights ** 2
     closing = (
         sealed
         + switch_noise(scales.primes, degree, 1)
         + rescale_noise(degree)
         + public_noise(degree)
     )
-    variance += (half if shape.batch else 1) * closing / 4.0**scales.answer
+    variance += (half if candidate.batch else 1) * closing / 4.0**scales.answer
     return SIGMAS * math.sqrt(variance)

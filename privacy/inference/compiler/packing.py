@@ -7,18 +7,19 @@ giant steps (Halevi and Shoup 2018, sections 4.1 and 4.4), and the last layer is
 polynomial coefficients, which takes no rotation at all.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
-from privacy.inference.ckks.ring import CONJUGATE
-from privacy.inference.compiler.lowering import Affine
-
-Slots = NDArray[np.float64]
-ComplexSlots = NDArray[np.complex128]
-Indices = NDArray[np.int32]
-EMPTY = -1
+from privacy.inference.arithmetic.network import Affine
+from privacy.inference.arithmetic.program import (
+    ComplexSlots,
+    Diagonals,
+    Gather,
+    Products,
+    Readout,
+    Slots,
+)
+from privacy.inference.ckks import CONJUGATE
+from privacy.inference.plan import EMPTY, Indices
 
 
 class DoesNotFitError(ValueError):
@@ -28,72 +29,6 @@ class DoesNotFitError(ValueError):
 def power_of_two(count: int) -> int:
     """The smallest power of two that is at least ``count``."""
     return 1 << max(0, count - 1).bit_length()
-
-
-@dataclass(frozen=True)
-class Gather:
-    """The first layer: the data owner copies inputs into slots.
-
-    Attributes
-    ----------
-    taps : ndarray of int32, shape (parts, ciphertexts, slots)
-        Which input lies in the real (part 0) and imaginary (part 1) half of a slot, or -1.
-    weights : ndarray of complex, shape (ciphertexts, slots)
-    bias : ndarray, shape (slots,)
-    steps : tuple of int
-        Rotations, one after the other; each is added to what was rotated. Last may come the
-        complex conjugate, which leaves twice the real part.
-    layout : ndarray of int32, shape (period,)
-        Which output lies where.
-    """
-
-    taps: Indices
-    weights: ComplexSlots
-    bias: Slots
-    steps: tuple[int, ...]
-    layout: Indices
-
-
-@dataclass(frozen=True)
-class Diagonals:
-    """A middle layer.
-
-    Attributes
-    ----------
-    baby, giant : int
-        Step of the rotations of the input is 1, of the partial sums ``baby``; there are
-        ``baby`` - 1 and ``giant`` - 1 of them.
-    diagonals : dict of (giant step, baby step) to ndarray, shape (slots,)
-        Weights, already rotated back by their giant step.
-    bias : ndarray, shape (slots,)
-    steps : tuple of int
-        As in :class:`Gather`.
-    layout : ndarray of int32, shape (period,)
-    """
-
-    baby: int
-    giant: int
-    diagonals: dict[tuple[int, int], Slots]
-    bias: Slots
-    steps: tuple[int, ...]
-    layout: Indices
-
-
-@dataclass(frozen=True)
-class Readout:
-    """The last layer, one answer: logit ``outputs[i]`` is in coefficient ``positions[i]``.
-
-    Attributes
-    ----------
-    weights : ndarray of complex, shape (slots,)
-    outputs, positions : tuple of int
-    bias : ndarray, shape (len(outputs),)
-    """
-
-    weights: ComplexSlots
-    outputs: tuple[int, ...]
-    positions: tuple[int, ...]
-    bias: Slots
 
 
 def gather(
@@ -265,27 +200,6 @@ def readouts(affine: Affine, layout: Indices, roots: ComplexSlots) -> tuple[Read
             )
         )
     return tuple(result)
-
-
-@dataclass(frozen=True)
-class Products:
-    """A model that is one affine map, by products of polynomials.
-
-    Ciphertext h holds ``share`` inputs as coefficients; logit k is in coefficient
-    ``positions[k]`` of the sum of the products.
-
-    Attributes
-    ----------
-    share : int
-    weights : ndarray, shape (ciphertexts, N)
-    positions : tuple of int
-    bias : ndarray, shape (outputs,)
-    """
-
-    share: int
-    weights: Slots
-    positions: tuple[int, ...]
-    bias: Slots
 
 
 def products(affine: Affine, degree: int) -> Products:

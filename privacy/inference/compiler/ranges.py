@@ -1,14 +1,22 @@
-"""What values can occur for *every* input in the declared range.
+r"""Values that can occur for *every* input in the declared range.
 
-Interval arithmetic, and for a layer after squares a bound of the quadratic form that it is.
+Interval arithmetic lets every hidden unit be at its worst at once, though all of them read the
+same inputs. One output of a layer after squares, q(t) = Σ wₕ·(bₕ·t + zₕ)² + c, is a quadratic form
+in the inputs of the layer before, scaled to t in [-1, 1]ⁿ. With M the matrix of q - q(0) in
+(1, t), and any diagonal D such that λD - M is positive semidefinite, q(t) - q(0) ≤ λ·ΣD: the dual
+of the semidefinite relaxation (Nesterov 1998), here with one good D, the norms of M's rows. M has
+the rank of the hidden units at most, and λ is found in their number of dimensions.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from privacy.inference.compiler.lowering import Activation, Network, Vector
-from privacy.inference.compiler.quadratic import tightened
+from privacy.inference.arithmetic.network import Activation, Affine, Network, Vector
+
+_SLACK = 1e-9
+_MAX_WORK = 2e9
+"""Of eigenvalues, summed cubes of dimensions: some seconds."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +26,23 @@ class Interval:
     low: Vector
     high: Vector
 
+    @classmethod
+    def over(cls, size: int, low: float, high: float) -> "Interval":
+        """The same bounds for every element."""
+        return cls(np.full(size, low), np.full(size, high))
+
     @property
     def magnitude(self) -> Vector:
         """The largest absolute value, elementwise."""
         return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    def through(self, affine: Affine) -> "Interval":
+        """Bounds after a map, widened by 1e-9 of the size for the rounding of doubles."""
+        centre = affine((self.low + self.high) / 2)
+        spread = abs(affine.matrix)
+        radius = spread @ ((self.high - self.low) / 2)
+        radius += _SLACK * (spread @ self.magnitude + np.abs(affine.bias))
+        return Interval(centre - radius, centre + radius)
 
 
 @dataclass(frozen=True)
@@ -55,25 +76,18 @@ def ranges(network: Network, low: float, high: float) -> Ranges:
 
 
 def _ranges(network: Network, low: float, high: float) -> Ranges:
-    size = network.affines[0].inputs
-    inputs = Interval(np.full(size, low), np.full(size, high))
+    inputs = Interval.over(network.affines[0].inputs, low, high)
     before, after = [], []
     here, earlier = inputs, inputs
     for index, affine in enumerate(network.affines):
         activation = None if index == len(network.activations) else network.activations[index]
-        centre = affine.matrix @ ((here.low + here.high) / 2) + affine.bias
-        spread = abs(affine.matrix)
-        radius = spread @ ((here.high - here.low) / 2)
-        radius += 1e-9 * (spread @ here.magnitude + np.abs(affine.bias))
-        least, most = centre - radius, centre + radius
+        bound = here.through(affine)
         squared = index > 0 and network.activations[index - 1].degree == 2
-        finite = bool(np.isfinite(radius).all() and np.isfinite(earlier.magnitude).all())
+        finite = bool(np.isfinite(bound.magnitude).all() and np.isfinite(earlier.magnitude).all())
         if finite and squared and (len(network.affines) - 1 - index) % 2 == 0:
-            low_here, high_here = tightened(
-                network.affines[index - 1], affine, earlier.low, earlier.high
-            )
-            least, most = np.maximum(least, low_here), np.minimum(most, high_here)
-        earlier, here = here, Interval(least, most)
+            tight = tightened(network.affines[index - 1], affine, earlier)
+            bound = Interval(np.maximum(bound.low, tight.low), np.minimum(bound.high, tight.high))
+        earlier, here = here, bound
         if activation is not None:
             before.append(here)
             here = _through(activation, here)
@@ -93,3 +107,52 @@ def _through(activation: Activation, interval: Interval) -> Interval:
     values = np.stack([activation(point) for point in points])
     slack = 1e-9 * np.abs(values).max(axis=0)
     return Interval(values.min(axis=0) - slack, values.max(axis=0) + slack)
+
+
+def tightened(before: Affine, after: Affine, inputs: Interval) -> Interval:
+    """Bounds of ``after``(``before``(x)²) for all x in ``inputs``; infinite if it took long."""
+    lowest, highest = np.full(after.outputs, -np.inf), np.full(after.outputs, np.inf)
+    counts = np.diff(after.matrix.indptr).astype(np.float64)
+    if float((counts**3).sum()) > _MAX_WORK:
+        return Interval(lowest, highest)
+    offset = before((inputs.low + inputs.high) / 2)
+    scaled = (before.matrix * ((inputs.high - inputs.low) / 2)).tocsr()
+    for row in range(after.outputs):
+        part = slice(after.matrix.indptr[row], after.matrix.indptr[row + 1])
+        units, weights = after.matrix.indices[part], after.matrix.data[part]
+        chosen = scaled[units]
+        read = np.unique(chosen.indices)
+        rows, z = chosen[:, read].toarray(), offset[units]
+        centre = float(weights @ z**2) + float(after.bias[row])
+        size = float(np.abs(weights) @ z**2) + abs(float(after.bias[row]))
+        above, below = _around(rows, z, weights)
+        highest[row] = centre + above + _SLACK * size
+        lowest[row] = centre - below - _SLACK * size
+    return Interval(lowest, highest)
+
+
+def _around(rows: Vector, z: Vector, weights: Vector) -> tuple[float, float]:
+    """Bounds of ±Σ wₕ·((bₕ·t + zₕ)² - zₕ²) over t in [-1, 1]ⁿ; ``rows`` holds the bₕ."""
+    # M = CᵀKC with C = diag(1, rows) and K as follows.
+    inner = np.diag(np.append(0.0, weights))
+    inner[0, 1:] = inner[1:, 0] = weights * z
+    gram = rows @ rows.T
+    squares = inner[1:, :1] @ inner[:1, 1:] + inner[1:, 1:] @ gram @ inner[1:, 1:]
+    first = np.sqrt(max(float(inner[0, 1:] @ gram @ inner[1:, 0]), 0.0))
+    norms = np.sqrt(np.maximum(np.einsum("hi,hk,ki->i", rows, squares, rows, optimize=True), 0.0))
+    total = first + float(norms.sum())
+    if total == 0.0:
+        return 0.0, 0.0
+    # An input that hardly counts must not make D singular.
+    diagonal = np.maximum(np.append(first, norms), total * _SLACK)
+    outer = np.zeros_like(inner)
+    outer[0, 0] = 1 / diagonal[0]
+    outer[1:, 1:] = (rows / diagonal[1:]) @ rows.T
+    # The eigenvalues of D^(-1/2)·M·D^(-1/2) but zeros are those of K·outer, and of RᵀKR with
+    # RRᵀ = outer; the little that is added for the sake of the factor is in the slack.
+    added = 1e-12 * float(np.trace(outer))
+    root = np.linalg.cholesky(outer + added * np.eye(len(outer)))
+    values = np.linalg.eigvalsh(root.T @ inner @ root)
+    slack = _SLACK * float(np.abs(values).sum()) + added * float(np.linalg.norm(inner))
+    largest, lowest = max(float(values[-1]), 0.0) + slack, min(float(values[0]), 0.0) - slack
+    return largest * float(diagonal.sum()), -lowest * float(diagonal.sum())

@@ -11,19 +11,91 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from privacy.inference.compiler.lowering import Network, Vector
-from privacy.inference.compiler.polynomials import (
-    DerivativeAlgebra,
-    Differentiated,
-    evaluate,
-    offset,
-)
+from privacy.inference.arithmetic.network import Activation, Network, Vector
+from privacy.inference.arithmetic.polynomials import constant_left_over, evaluate
 from privacy.inference.compiler.ranges import Ranges
 
 _EVEN = 16
 _PATTERNS = 4
 _CELLS = (2, 3, 5, 8)
 """Along each side of a pattern."""
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """A value, and its derivatives by what carries noise, elementwise."""
+
+    value: Vector
+    by: dict[str, Vector]
+
+
+@dataclass
+class DerivativeAlgebra:
+    """Follows values and their derivatives by the activation's input, narrowings and constants.
+
+    With ``absolute``, values are bounds of magnitudes and constants count by their size, so that
+    the derivatives are bounds too.
+    """
+
+    absolute: bool
+    narrowed: int = 0
+    multiplied: int = 0
+
+    def start(self, value: Vector) -> Differentiated:
+        """The activation's input."""
+        return Differentiated(value, {"y": np.ones_like(value)})
+
+    def _constant(self, constant: float) -> float:
+        return abs(constant) if self.absolute else constant
+
+    def product(self, one: Differentiated, other: Differentiated) -> Differentiated:
+        """See :class:`Algebra`."""
+        by = {
+            key: one.by.get(key, 0.0) * other.value + other.by.get(key, 0.0) * one.value
+            for key in (*one.by, *(key for key in other.by if key not in one.by))
+        }
+        return Differentiated(one.value * other.value, by)
+
+    def narrow(self, value: Differentiated) -> Differentiated:
+        """See :class:`Algebra`."""
+        name = f"narrowing {self.narrowed}"
+        self.narrowed += 1
+        return Differentiated(value.value, {**value.by, name: np.ones_like(value.value)})
+
+    def relinearise(self, value: Differentiated) -> Differentiated:
+        """See :class:`Algebra`."""
+        return value
+
+    def plus(self, value: Differentiated, constant: float) -> Differentiated:
+        """See :class:`Algebra`."""
+        return Differentiated(value.value + self._constant(constant), value.by)
+
+    def times(
+        self, value: Differentiated, constant: float, *, meet: Differentiated
+    ) -> Differentiated:
+        """See :class:`Algebra`."""
+        by = {key: part * self._constant(constant) for key, part in value.by.items()}
+        by[f"constant {self.multiplied}"] = value.value
+        self.multiplied += 1
+        return Differentiated(value.value * self._constant(constant), by)
+
+    def times_for(
+        self,
+        value: Differentiated,
+        constant: float,
+        *,
+        partner: Differentiated,
+        meet: Differentiated,
+    ) -> Differentiated:
+        """See :class:`Algebra`."""
+        return self.narrow(self.times(value, constant, meet=meet))
+
+    def add(self, one: Differentiated, other: Differentiated) -> Differentiated:
+        """See :class:`Algebra`."""
+        keys = (*one.by, *(key for key in other.by if key not in one.by))
+        zero = np.zeros_like(one.value)
+        by = {key: one.by.get(key, zero) + other.by.get(key, zero) for key in keys}
+        return Differentiated(one.value + other.value, by)
 
 
 @dataclass(frozen=True)
@@ -123,28 +195,34 @@ def _largest(stages: Sequence[Stage]) -> Stage:
 def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
     inputs, activated, curvatures = [x], [], []
     for affine, activation in zip(network.affines, network.activations, strict=False):
-        z = affine.matrix @ x + affine.bias
+        z = affine(x)
         algebra = DerivativeAlgebra(absolute=False)
         activated.append(evaluate(algebra, activation, algebra.start(z)))
-        curvatures.append(activation.curvature(np.abs(z)))
+        curvatures.append(_curvature(activation, np.abs(z)))
         x = activation(z)
         # The next weights meet what is there: the constant that they take off again included.
-        inputs.append(x + offset(activation))
+        inputs.append(x + constant_left_over(activation))
     return _backwards(network, inputs, activated, curvatures, absolute=False)
 
 
 def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
     inputs = [bounds.inputs.magnitude]
     inputs += [
-        after.magnitude + abs(offset(activation))
+        after.magnitude + abs(constant_left_over(activation))
         for after, activation in zip(bounds.after, network.activations, strict=True)
     ]
     activated, curvatures = [], []
     for activation, before in zip(network.activations, bounds.before, strict=True):
         algebra = DerivativeAlgebra(absolute=True)
         activated.append(evaluate(algebra, activation, algebra.start(before.magnitude)))
-        curvatures.append(activation.curvature(before.magnitude))
+        curvatures.append(_curvature(activation, before.magnitude))
     return _backwards(network, inputs, activated, curvatures, absolute=True)
+
+
+def _curvature(activation: Activation, magnitude: Vector) -> float:
+    """A bound of half the second derivative, squared, where |x| ≤ ``magnitude``."""
+    second = np.abs(np.polynomial.polynomial.polyder(activation.coefficients, 2))
+    return float(np.max(np.polynomial.polynomial.polyval(magnitude, second)) / 2) ** 2
 
 
 def _backwards(

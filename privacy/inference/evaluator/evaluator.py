@@ -5,9 +5,9 @@ import threading
 from privacy.inference.arguments import check_kind
 from privacy.inference.arithmetic.batch_model import BatchModel
 from privacy.inference.arithmetic.encrypted_weights import BlindModel
-from privacy.inference.arithmetic.slot_model import EncodedModel
-from privacy.inference.ckks.ring import Ring, seal
-from privacy.inference.compile import CompiledModel
+from privacy.inference.arithmetic.slot_model import OneImageModel
+from privacy.inference.ckks import Ring
+from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.errors import AnsweredBeforeError
 from privacy.inference.messages import Reader, Tag, open_message, seal_message
 from privacy.inference.plan import Plan
@@ -75,15 +75,11 @@ class Evaluator:
         session_key, reader = open_material(public_material, compiled.plan, encoded.digest)
         self._begin(encoded, session_key, reader)
 
-    def _begin(
-        self, encoded: EncodedModel | BatchModel | BlindModel, session_key: bytes, keys: Reader
-    ) -> None:
+    def _begin(self, encoded: OneImageModel | BatchModel, session_key: bytes, keys: Reader) -> None:
         self.plan = encoded.plan
         self._encoded = encoded
         self._session_key = session_key
         self._keys = read_keys(keys, encoded.ring, self.plan)
-        self._encryptor = seal.Encryptor(encoded.ring.last.context, self._keys.public)
-        encoded.prepare()
         self._replays = ReplayGuard()
 
     def evaluate(self, query: bytes) -> bytes:
@@ -108,7 +104,7 @@ class Evaluator:
         plan, digest, key = self.plan, self._encoded.digest, self._session_key
         query_id, body = open_message(query, Tag.QUERY, plan, digest, lambda _: key)
         self._replays.admit(query_id)
-        answer = self._encoded.answer(body, self._keys, self._encryptor)
+        answer = self._encoded.answer(body, self._keys)
         return seal_message(Tag.ANSWER, plan, digest, query_id, answer, key)
 
 

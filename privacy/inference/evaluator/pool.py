@@ -9,12 +9,19 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
+import numpy as np
+
 from privacy.inference.arguments import check_callable, check_count
-from privacy.inference.compiler.evaluation_check import check_evaluation
-from privacy.inference.errors import EvaluatorFailedError, KeysDroppedError, MessageError
+from privacy.inference.errors import (
+    CannotPlanError,
+    EvaluatorFailedError,
+    KeysDroppedError,
+    MessageError,
+)
 from privacy.inference.evaluator.evaluator import ReplayGuard
 from privacy.inference.evaluator.process import EvaluatorProcess
 from privacy.inference.messages import Tag, open_message, rebind
+from privacy.inference.owner import ThrowAwayOwner
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import open_material
 
@@ -109,7 +116,7 @@ class EvaluatorPool:
         self._next_slot = 0
         first = start()
         try:
-            check_evaluation(first)
+            _check_evaluation(first)
         except BaseException:
             first.close()
             raise
@@ -300,3 +307,35 @@ class EvaluatorPool:
             if worker.process is not None:
                 worker.process.forget(slot)
             del worker.slots[slot]
+
+
+def _check_evaluation(process: EvaluatorProcess) -> None:
+    """Ask a process a question under keys that are thrown away, before anybody else does.
+
+    Whether the answer is right is for a certificate: nobody here knows the model.
+
+    Raises
+    ------
+    CannotPlanError
+        If the answer is none that the plan allows.
+    EvaluatorFailedError
+        If the process ended over it, with its last words.
+    """
+    plan = process.plan
+    owner = ThrowAwayOwner(plan)
+    middle = np.full(plan.input_shape, sum(plan.input_range) / 2)
+    try:
+        process.use_keys(owner.public_material())
+        answer, _ = process.evaluate(owner.encrypt(middle if plan.batch_size == 1 else [middle]))
+        logits = owner.logits(answer)
+        process.forget(0)
+    except MessageError as error:
+        raise CannotPlanError(
+            f"the model does not answer a question of its plan: {error}"
+        ) from error
+    bound = 2.0**plan.logit_bits + 2.0**plan.worst_error_bits
+    if not bool((np.abs(logits) <= bound).all()):
+        raise CannotPlanError(
+            f"asked about the middle of its range the model answers {np.abs(logits).max():.3g}, "
+            f"the plan allows {bound:.3g}; compile it again"
+        )

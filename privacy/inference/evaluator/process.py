@@ -20,7 +20,7 @@ from typing import BinaryIO, Self, cast
 
 import psutil
 
-from privacy.inference.compile import CompiledModel
+from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.errors import EvaluatorFailedError, EvaluatorTimeoutError, MessageError
 from privacy.inference.evaluator.evaluator import Evaluator
 from privacy.inference.plan import Plan
@@ -236,7 +236,7 @@ def serve_evaluations(compiling: Callable[[], CompiledModel]) -> None:
     # A terminal sends Ctrl-C to both processes; the parent may want to finish what was begun.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     compiled = compiling()
-    compiled.encoded.prepare()  # what cannot be encoded fails here, before anyone makes keys
+    _ = compiled.encoded  # what cannot be encoded fails here, before anyone makes keys
     _write_frame(replies, compiled.plan.to_json().encode())
     evaluators: dict[int, Evaluator] = {}
     while (frame := _read_frame(requests)) is not None:

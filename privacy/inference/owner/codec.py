@@ -1,25 +1,23 @@
 """The data owner's side of a packing: inputs into plaintexts, residues of answers into logits."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks.ring import Ring, seal
-from privacy.inference.compiler.packing import EMPTY
+from privacy.inference.ckks import Plaintext, Ring, SecretKey
 from privacy.inference.messages import Reader
-from privacy.inference.plan import Plan
+from privacy.inference.plan import EMPTY, Plan
 
 Images = NDArray[np.float64]
 """Inputs, shape (images, elements)."""
 
 
-def packer(plan: Plan, ring: Ring) -> Callable[[Images], Iterator[Any]]:
+def packer(plan: Plan, ring: Ring) -> Callable[[Images], Iterator[Plaintext]]:
     """What turns checked inputs into the plaintexts of a query."""
     scale, level = 2.0**plan.input_scale_bits, ring.levels
 
-    def batch(images: Images) -> Iterator[Any]:
+    def batch(images: Images) -> Iterator[Plaintext]:
         # Slots where something is squared, coefficients for an affine map.
         for element in images.T:
             if plan.relin_level:
@@ -33,7 +31,7 @@ def packer(plan: Plan, ring: Ring) -> Callable[[Images], Iterator[Any]]:
     # Empty places read a zero that is appended to the input.
     places = np.where(taps == EMPTY, -1, taps)
 
-    def single(images: Images) -> Iterator[Any]:
+    def single(images: Images) -> Iterator[Plaintext]:
         placed = np.append(images[0], 0.0)[places]
         for index in range(plan.ciphertexts):
             if plan.packing_kind == "slots":
@@ -50,11 +48,13 @@ def _padded(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     return np.pad(values, (0, size - len(values)))
 
 
-def answer_reader(plan: Plan, ring: Ring, secret: Any) -> Callable[[Reader], NDArray[np.float64]]:
+def answer_reader(
+    plan: Plan, ring: Ring, secret: SecretKey
+) -> Callable[[Reader], NDArray[np.float64]]:
     """What decrypts the residues of an answer into logits, shape (images, logits)."""
     if plan.packing_kind == "batch":
         return _batch_reader(plan, ring, secret)
-    return _single_reader(plan, ring, _ternary(ring, secret))
+    return _single_reader(plan, ring, secret.coefficients)
 
 
 def _single_reader(
@@ -82,8 +82,9 @@ def _single_reader(
     return read
 
 
-def _batch_reader(plan: Plan, ring: Ring, secret: Any) -> Callable[[Reader], NDArray[np.float64]]:
-    decryptor = seal.Decryptor(ring.context, secret)
+def _batch_reader(
+    plan: Plan, ring: Ring, secret: SecretKey
+) -> Callable[[Reader], NDArray[np.float64]]:
     scale = 2.0**plan.answer_scale_bits
     modulus = ring.primes[:1]
 
@@ -91,22 +92,8 @@ def _batch_reader(plan: Plan, ring: Ring, secret: Any) -> Callable[[Reader], NDA
         logits = []
         for _ in range(plan.logits):
             pair = np.stack([reader.residues(modulus, plan.degree) for _ in range(2)])
-            plain = seal.Plaintext()
-            decryptor.decrypt(ring.ciphertext(pair, scale), plain)
-            slots = np.array(ring.encoder.decode_complex(plain))
+            slots = secret.decrypt(ring.ciphertext(pair, scale))
             logits.append(slots.real if plan.relin_level else ring.coefficients(slots))
         return np.stack(logits, axis=1)
 
     return read
-
-
-def _ternary(ring: Ring, secret: object) -> NDArray[np.int64]:
-    """The secret polynomial's coefficients, each -1, 0 or 1, shape (N,)."""
-    first = ring.secret_residues(secret)[:1]
-    holder = ring.ciphertext(np.stack([first, first]), 1.0)
-    ring.evaluator.transform_from_ntt_inplace(holder)
-    values = ring.ciphertext_residues(holder)[0, 0]
-    signed = np.where(values > ring.primes[0] // 2, -1, values).astype(np.int64)
-    if not bool(np.isin(signed, (-1, 0, 1)).all()):
-        raise RuntimeError("SEAL's secret key is not ternary; TenSEAL 0.3 with SEAL 4 is needed")
-    return signed

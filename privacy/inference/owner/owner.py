@@ -2,15 +2,14 @@
 
 import secrets
 import threading
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.inference import messages as _wire
 from privacy.inference.arguments import check_kind, numbers_of
-from privacy.inference.ckks.ring import Residues, Ring, seal
-from privacy.inference.ckks.seeded import reseeded
+from privacy.inference.ckks import Parts, Residues, Ring, SecretKey, reseeded
 from privacy.inference.errors import MessageError, OutOfRangeError
 from privacy.inference.messages import Reader, Tag
 from privacy.inference.owner.codec import answer_reader, packer
@@ -44,7 +43,7 @@ class DataOwner:
 
     def __init__(self, plan: Plan, *, release: ReleasePolicy | None = None) -> None:
         ring = self._set_up(plan, release)
-        self._hold(seal.KeyGenerator(ring.context))
+        self._hold(SecretKey(ring))
         self._session_key = secrets.token_bytes(SESSION_KEY_BYTES)
         self._next_id = 0
         self._open: dict[int, int] = {}
@@ -64,11 +63,9 @@ class DataOwner:
         self._lock = threading.Lock()
         return self._ring
 
-    def _hold(self, generator: Any) -> None:
-        self._generator = generator
-        secret = generator.secret_key()
-        self._encryptor = seal.Encryptor(self._ring.context, secret)
-        self._secret = self._ring.secret_residues(secret)[: self._ring.levels]
+    def _hold(self, secret: SecretKey) -> None:
+        self._secret = secret
+        self._residues = secret.residues[: self._ring.levels]
         self._reader = answer_reader(self.plan, self._ring, secret)
 
     def secret_state(self) -> bytes:
@@ -80,7 +77,7 @@ class DataOwner:
         with self._lock:
             return Secrets(
                 session_key=self._session_key,
-                residues=self._ring.secret_residues(self._generator.secret_key()),
+                residues=self._secret.residues,
                 next_id=self._next_id,
                 released=self._released,
                 open=dict(self._open),
@@ -112,7 +109,7 @@ class DataOwner:
         owner = cls.__new__(cls)
         ring = owner._set_up(plan, release)
         kept = Secrets.from_bytes(content, owner._digest, (len(ring.primes), ring.degree))
-        owner._hold(seal.KeyGenerator(ring.context, ring.secret_key(kept.residues)))
+        owner._hold(SecretKey(ring, kept.residues))
         owner._session_key = kept.session_key
         owner._next_id, owner._open, owner._released = kept.next_id, kept.open, kept.released
         return owner
@@ -129,13 +126,12 @@ class DataOwner:
             Where a service has told what material must be bound to (its token and its restart),
             that: the same bytes are then refused wherever something else is asked for.
         """
-        ring, plan = self._ring, self.plan
-        zero = self._encryptor.encrypt_zero_symmetric(ring.key_id)
-        body = [self._session_key, *_bytes(*ring.seeded_residues(zero))]
+        plan = self.plan
+        body = [self._session_key, *_bytes(*self._secret.public_key())]
         if plan.relin_level:
-            body += self._switching_key(self._generator.create_relin_keys(), plan.relin_level)
+            body += _switching_key(self._secret.relinearisation_key(), plan.relin_level)
         for element, level in plan.rotation_levels:
-            body += self._switching_key(self._generator.create_galois_keys([element]), level)
+            body += _switching_key(self._secret.rotation_key(element), level)
         return _wire.seal_message(
             Tag.MATERIAL,
             plan,
@@ -145,12 +141,6 @@ class DataOwner:
             self._session_key,
             binding=binding,
         )
-
-    def _switching_key(self, serializable: object, level: int) -> list[bytes]:
-        parts: list[bytes] = []
-        for residues, seed in self._ring.switching_key_residues(serializable)[:level]:
-            parts += _bytes(residues[[*range(level), len(residues) - 1]], seed)
-        return parts
 
     def encrypt(self, x: ArrayLike) -> bytes:
         """Encrypt one input, or a batch.
@@ -177,10 +167,8 @@ class DataOwner:
         images = self._checked(x)
         body: list[bytes] = []
         for plain in self._packer(images):
-            ciphertext = seal.Ciphertext()
-            self._encryptor.encrypt_symmetric(plain, ciphertext)
-            residues = ring.ciphertext_residues(ciphertext)
-            body += _bytes(*reseeded(residues, self._secret, ring.primes[: ring.levels]))
+            residues = self._secret.encrypt(plain)
+            body += _bytes(*reseeded(residues, self._residues, ring.primes[: ring.levels]))
         with self._lock:
             query_id = self._next_id
             self._next_id += 1
@@ -248,6 +236,13 @@ class ThrowAwayOwner(DataOwner):
     def logits(self, answer: bytes) -> NDArray[np.float64]:
         """Decrypt an answer in full precision, shape (images, logits)."""
         return self._logits(answer)
+
+
+def _switching_key(key: Parts, level: int) -> list[bytes]:
+    parts: list[bytes] = []
+    for residues, seed in key[:level]:
+        parts += _bytes(residues[[*range(level), len(residues) - 1]], seed)
+    return parts
 
 
 def _bytes(residues: Residues, seed: bytes) -> list[bytes]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from privacy.inference.ckks.ring import Residues
+from privacy.inference.ckks import Residues
 from privacy.inference.errors import SecretsError
 from privacy.inference.plan import SESSION_KEY_BYTES
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flower_app.processes import follow as following
-from flower_app.processes.flower_processes import RunFailed
+from flower_app.processes.flower_processes import RunFailedError
 from flower_app.processes.follow import follow
 from flower_app.processes.outcomes import FOLDER_VARIABLE, OutcomeFile, read_outcome
 from flower_app.settings import SettingError
@@ -116,7 +116,7 @@ def test_the_reason_of_a_failed_run_is_one_sentence(tmp_path: Path, outcomes: Pa
     outcome = OutcomeFile(RUN_ID)
     with pytest.raises(SettingError), outcome.told():
         raise SettingError("epsilon = 9 is wrong;\n    it must not")
-    with pytest.raises(RunFailed) as caught:
+    with pytest.raises(RunFailedError) as caught:
         stream(tmp_path, outcomes, STARTED)
     assert str(caught.value) == "epsilon = 9 is wrong; it must not"
 
@@ -139,7 +139,7 @@ def test_nobody_is_told_to_go_on_with_what_cannot_be_gone_on_with(
     folder = broken_off(tmp_path / "folder")
     (folder / lacks).unlink(missing_ok=True)
     OutcomeFile(RUN_ID).tell(folder=str(folder), begun=True)
-    with pytest.raises(RunFailed) as caught:
+    with pytest.raises(RunFailedError) as caught:
         stream(tmp_path, outcomes, STARTED)
     assert ("To go on" in str(caught.value)) is (lacks == "nothing")
     if lacks == "nothing":
@@ -156,7 +156,7 @@ def test_a_run_that_breaks_off_says_how_to_go_on_where_one_can(
     monkeypatch.setattr(following, "_STATUS_TRIES", 0)
     folder = broken_off(tmp_path / "my results")
     OutcomeFile(RUN_ID).tell(folder=str(folder), begun=True)
-    with pytest.raises(RunFailed, match="broke off without results") as caught:
+    with pytest.raises(RunFailedError, match="broke off without results") as caught:
         stream(tmp_path, outcomes, STARTED, resumable=resumable)
     assert (f"flower_app run 'resume={folder}'" in str(caught.value)) is resumable
 
@@ -164,7 +164,7 @@ def test_a_run_that_breaks_off_says_how_to_go_on_where_one_can(
 def test_a_run_that_had_not_begun_is_not_to_be_gone_on_with(tmp_path: Path, outcomes: Path) -> None:
     """Its folder may hold a checkpoint of another run, which holds the ledger."""
     OutcomeFile(RUN_ID).tell(folder=str(broken_off(tmp_path)))
-    with pytest.raises(RunFailed) as caught:
+    with pytest.raises(RunFailedError) as caught:
         stream(tmp_path, outcomes, STARTED)
     assert "resume=" not in str(caught.value)
 
@@ -177,7 +177,7 @@ def test_a_stream_that_hangs_over_a_run_that_is_over_is_left(
     for name in ("_STREAM_SECONDS", "_SILENCE_SECONDS", "_STATUS_SECONDS"):
         monkeypatch.setattr(following, name, 0.0)
     OutcomeFile(RUN_ID).tell(state=state, reason="so it is" if state == "failed" else "")
-    with pytest.raises(RunFailed, match="so it is" if state == "failed" else "broke off"):
+    with pytest.raises(RunFailedError, match="so it is" if state == "failed" else "broke off"):
         stream(tmp_path, outcomes, STARTED, then="import time; time.sleep(1000)")
 
 
@@ -185,12 +185,12 @@ def test_a_run_that_never_starts_is_given_up(
     tmp_path: Path, outcomes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "_START_SECONDS", 0.0)
-    with pytest.raises(RunFailed, match="did not start the run"):
+    with pytest.raises(RunFailedError, match="did not start the run"):
         stream(tmp_path, outcomes, then="import time; time.sleep(1000)")
 
 
 def test_a_run_that_flower_did_not_start_says_so(tmp_path: Path, outcomes: Path) -> None:
-    with pytest.raises(RunFailed, match="did not start the run"):
+    with pytest.raises(RunFailedError, match="did not start the run"):
         stream(tmp_path, outcomes, "Error: no such app")
 
 

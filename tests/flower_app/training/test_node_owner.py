@@ -20,7 +20,8 @@ from flower_app.models.build import build_model
 from flower_app.settings import PATHS_OF_THE_SERVER
 from privacy.accounting import Full, GaussianRelease, Repeated, epsilon, read_ledger
 from privacy.training import ClientLedger
-from strategies import Budget, DPFedAvg, InProcessGrid, NoUsableReplyError, PrivateResult
+from strategies import Budget, DPFedAvg, InProcessGrid, PrivateResult
+from strategies.errors import NoUsableReplyError
 
 START = ArrayRecord(build_model("hog-linear").state_dict())
 RUN: dict[str, Any] = {

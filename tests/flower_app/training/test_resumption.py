@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
 NODES = 20
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """What ends a run in its middle."""
 
 
@@ -43,14 +43,14 @@ def broken_run(results: Path, *, after: int, **more: Any) -> Path:
         def push_or_break(messages: Any) -> Any:
             messages = list(messages)
             if messages and next(left, None) is None:
-                raise Broken
+                raise BrokenError
             return push(messages)
 
         grid.push_messages = push_or_break  # type: ignore[method-assign]
         server_app.app(grid, context)
 
     config = {"results-dir": str(results), **SMALL, **more}
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         run_in_process(app, client_app.app, num_nodes=NODES, run_config=config)
     (folder,) = (f for f in results.iterdir() if f.name not in {"operator-logs", "latest"})
     return folder

@@ -14,14 +14,7 @@ from flower_app.settings import SettingError, Settings
 from flower_app.training import secure_aggregation as secure
 from flower_app.training.node_policy import NodePolicy, run_settings
 from flower_app.training.secure_aggregation import simulated_identity
-from strategies import (
-    Budget,
-    DPFedAvg,
-    FolderMemory,
-    Full,
-    InProcessGrid,
-    SecureAggregation,
-)
+from strategies import Budget, DPFedAvg, FolderMemory, Full, InProcessGrid, SecureAggregation
 from tests.flower_app.app_runs import run_app
 
 

@@ -20,8 +20,6 @@ from privacy.accounting import (
     Full,
     GaussianRelease,
     Ledger,
-    LedgerBusyError,
-    LedgerError,
     Poisson,
     Position,
     Repeated,
@@ -29,6 +27,7 @@ from privacy.accounting import (
     population_fingerprint,
     read_ledger,
 )
+from privacy.accounting.errors import LedgerBusyError, LedgerError
 
 ROUND = GaussianRelease(1.2, Poisson(120 / 3383))
 DELTA = 1e-5
@@ -197,7 +196,8 @@ def test_killed_at_every_step_no_acknowledged_event_is_lost(path):
 def test_two_runs_cannot_hold_it_at_once(path):
     with Ledger.open(path, population="p"):
         code = (
-            "import sys; from privacy.accounting import *\n"
+            "import sys; from privacy.accounting import Ledger\n"
+            "from privacy.accounting.errors import LedgerBusyError\n"
             "try: Ledger.open(sys.argv[1], population='p')\n"
             "except LedgerBusyError as error: print(error)"
         )

@@ -15,7 +15,7 @@ from privacy.inference import (
     ThrowAwayOwner,
     compile_model,
 )
-from privacy.inference.ckks.modular import matrix_product
+from privacy.inference.ckks import matrix_product
 from privacy.inference.errors import CannotPlanError
 from tests.privacy.inference.inference_models import linear
 

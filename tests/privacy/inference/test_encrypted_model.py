@@ -12,6 +12,7 @@ from torch import nn
 
 from privacy.inference import (
     BlindEvaluator,
+    CompiledModel,
     DataOwner,
     Evaluator,
     Plan,
@@ -22,7 +23,6 @@ from privacy.inference import (
     certify,
     compile_model,
 )
-from privacy.inference.compile import CompiledModel
 from privacy.inference.errors import MessageError, UnsupportedLayerError
 from privacy.inference.messages import MAC_BYTES, Tag, open_message
 from privacy.inference.plan import MESSAGE_OVERHEAD
@@ -169,9 +169,7 @@ def test_weights_are_encrypted_afresh_and_answers_re_randomised() -> None:
         lambda _: evaluator._session_key,
     )
     # All else is deterministic: without the encryption of zero the answers would be equal.
-    answers = [
-        evaluator._encoded.answer(body, evaluator._keys, evaluator._encryptor) for _ in range(2)
-    ]
+    answers = [evaluator._encoded.answer(body, evaluator._keys) for _ in range(2)]
     first, second = (np.frombuffer(a[: 8 * plan.degree], dtype="<u8") for a in answers)
     assert not np.any(first == second)
 
@@ -191,7 +189,7 @@ def test_altered_weights_are_refused(how: str) -> None:
         body = bytes(mutant[:-MAC_BYTES])
         return body + hmac.new(key, body, hashlib.sha256).digest()
 
-    secret = owner._ring.secret_residues(owner._generator.secret_key())[0].tobytes()
+    secret = owner._secret.residues[0].tobytes()
     mutants: dict[str, Callable[[], bytes]] = {
         "flip": lambda: weights[:200] + bytes([weights[200] ^ 1]) + weights[201:],
         "cut": lambda: weights[:-1],

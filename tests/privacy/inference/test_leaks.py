@@ -3,11 +3,17 @@
 import numpy as np
 import pytest
 
-from privacy.inference import Evaluator, ThrowAwayOwner, compile_model
-from privacy.inference.arithmetic import masking as _release
-from privacy.inference.ckks.ring import Ring, seal
-from privacy.inference.ckks.seeded import QUERY_SEED_BYTES, expand
-from privacy.inference.compile import CompiledModel
+from privacy.inference import CompiledModel, Evaluator, ThrowAwayOwner, compile_model
+from privacy.inference.arithmetic import slot_model
+from privacy.inference.ckks import (
+    QUERY_SEED_BYTES,
+    Ciphertext,
+    Ring,
+    SecretKey,
+    expand,
+    streams,
+)
+from privacy.inference.ckks.ring import seal
 from privacy.inference.errors import MessageError
 from privacy.inference.messages import Reader, Tag, open_message
 from privacy.inference.public_keys import refuse_secret
@@ -39,14 +45,19 @@ class Attacker(ThrowAwayOwner):
         return Reader(body).residues(self._ring.primes[:1], self.plan.degree)[0]
 
     def transformed(self, polynomial: np.ndarray, *, back: bool) -> np.ndarray:
-        holder = self._ring.ciphertext(
-            np.stack([polynomial[None], polynomial[None]]), 1.0, transformed=back
-        )
+        pair = np.stack([polynomial[None]] * 2)
         if back:
-            self._ring.evaluator.transform_from_ntt_inplace(holder)
-        else:
-            self._ring.evaluator.transform_to_ntt_inplace(holder)
-        return self._ring.ciphertext_residues(holder)[0, 0]
+            return self._ring.coefficient_residues(self._ring.ciphertext(pair, 1.0))[0, 0]
+        return self._ring.residues(self._from_coefficients(pair))[0, 0]
+
+    def _from_coefficients(self, pair: np.ndarray) -> Ciphertext:
+        """The ciphertext whose polynomials have these coefficients, shape (2, 1, N)."""
+        ring, handle = self._ring, seal.Ciphertext()
+        head, content, *rest = streams._ciphertext(ring._ids[1], pair, size=2)
+        untransformed = content[:32] + bytes(1) + content[33:]
+        streams._load(handle, ring.context, b"".join([head, untransformed, *rest]))
+        ring._evaluator.transform_to_ntt_inplace(handle)
+        return Ciphertext(handle, 1.0, 1)
 
     def divide(self, query: bytes, answer: bytes) -> np.ndarray:
         """Answer / query in the ring: the weights' polynomial, if nothing stops it, (N,)."""
@@ -60,12 +71,9 @@ class Attacker(ThrowAwayOwner):
 
     def every_coefficient(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Decrypt all coefficients of an answer, (N,)."""
-        pair = np.stack([first[None], second[None]])
-        ciphertext = self._ring.ciphertext(pair, 1.0, transformed=False)
-        self._ring.evaluator.transform_to_ntt_inplace(ciphertext)
         plain = seal.Plaintext()
-        decryptor = seal.Decryptor(self._ring.context, self._generator.secret_key())
-        decryptor.decrypt(ciphertext, plain)
+        pair = np.stack([first[None], second[None]])
+        self._secret._decryptor.decrypt(self._from_coefficients(pair).handle, plain)
         values = np.array([plain.data(k) for k in range(self.plan.degree)], dtype=np.uint64)
         return self._signed(self.transformed(values, back=True))
 
@@ -115,7 +123,7 @@ def test_without_the_encryption_of_zero_division_finds_the_weights(
     evaluator: Evaluator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_release, "rerandomise", lambda *_: None)
+    monkeypatch.setattr(slot_model, "rerandomise", lambda *_: None)
     query = attacker.encrypt(np.full(INPUTS, 0.5))
     answer = evaluator.evaluate(query)
     assert weights_found(compiled, attacker.divide(query, answer)) > 0.999999
@@ -128,20 +136,21 @@ def test_with_all_coefficients_one_answer_is_the_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What :func:`extract` leaves out would be the product of the query and all weights."""
-    kept: list[np.ndarray] = []
+    leaked: list[np.ndarray] = []
 
-    def leak(ring: Ring, answer: object, positions: tuple[int, ...], biases: list[int]) -> bytes:
-        ring.evaluator.transform_from_ntt_inplace(answer)
-        kept.append(ring.ciphertext_residues(answer)[:, 0])
-        ring.evaluator.transform_to_ntt_inplace(answer)
+    def leak(
+        ring: Ring, answer: Ciphertext, positions: tuple[int, ...], biases: list[int]
+    ) -> bytes:
+        copy = ring.at_level(answer, 1)
+        leaked.append(ring.coefficient_residues(copy)[:, 0])
         return extract(ring, answer, positions, biases)
 
-    extract = _release.extract
-    monkeypatch.setattr(_release, "extract", leak)
+    extract = slot_model.extract
+    monkeypatch.setattr(slot_model, "extract", leak)
     probe = np.zeros(INPUTS)
     probe[0] = 1.0
     answer = evaluator.evaluate(attacker.encrypt(probe))
-    first, second = kept[0]
+    first, second = leaked[0]
     assert weights_found(compiled, attacker.every_coefficient(first, second)) > 0.999999
     # As released, all but the ten coefficients that are read are missing.
     sent = attacker.answer_polynomial(answer)
@@ -162,10 +171,11 @@ def test_two_answers_to_one_input_have_nothing_in_common(
 
 def test_a_secret_key_is_refused_in_either_form(attacker: Attacker, evaluator: Evaluator) -> None:
     ring = attacker.ring()
-    secret = ring.secret_residues(attacker._generator.secret_key())
+    secret = attacker._secret.residues
     plain = attacker.transformed(secret[0], back=True)[None]
     for residues in (secret, plain):
         with pytest.raises(MessageError, match="secret key"):
             refuse_secret(ring, residues)
-    holders = [value for value in vars(evaluator).values() if isinstance(value, seal.SecretKey)]
+    kinds = seal.SecretKey | SecretKey
+    holders = [value for value in vars(evaluator).values() if isinstance(value, kinds)]
     assert not holders

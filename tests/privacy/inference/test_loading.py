@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privacy.inference.ckks.ring import _IN_MEMORY, Ring, _Kept
+from privacy.inference.ckks import Ring
+from privacy.inference.ckks.streams import IN_MEMORY, ThreadFile
 
 RING = Ring(1024, (27,))
 
 
-pytestmark = pytest.mark.skipif(not _IN_MEMORY, reason="no files in memory on this system")
+pytestmark = pytest.mark.skipif(not IN_MEMORY, reason="no files in memory on this system")
 
 
 def ciphertext_of(value: int) -> np.ndarray:
     residues = np.full((2, 1, RING.degree), value, dtype=np.uint64)
-    return RING.ciphertext_residues(RING.ciphertext(residues, 1.0))
+    return RING.residues(RING.ciphertext(residues, 1.0))
 
 
 def test_threads_load_their_own_ciphertexts() -> None:
@@ -44,6 +45,6 @@ def test_a_forked_child_does_not_write_into_its_parents_memory() -> None:
     if child == 0:
         os._exit(0 if (ciphertext_of(5) == 5).all() else 1)
     assert os.waitpid(child, 0)[1] == 0
-    held = os.pread(_Kept.of_this_thread().descriptor, 1 << 20, 0)
+    held = os.pread(ThreadFile.of_this_thread().descriptor, 1 << 20, 0)
     assert np.full(8, 7, dtype=np.uint64).tobytes() in held
     assert np.full(8, 5, dtype=np.uint64).tobytes() not in held

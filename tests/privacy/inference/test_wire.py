@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from privacy.inference import DataOwner, Evaluator, Square, compile_model
-from privacy.inference.ckks.ring import _save
+from privacy.inference.ckks import streams
 from privacy.inference.errors import MessageError
 from privacy.inference.messages import MAC_BYTES
 from privacy.inference.plan import MESSAGE_OVERHEAD
@@ -131,11 +131,10 @@ def test_residues_beyond_their_prime_are_refused_even_when_signed(
 @pytest.mark.parametrize("kind", ["material", "query"])
 def test_a_secret_key_is_refused_under_every_tag(session: Session, kind: str) -> None:
     owner = session.owner
-    secret = owner._generator.secret_key()
     message, receive = session.receivers()[kind]
     with pytest.raises(MessageError):
-        receive(_save(secret))
-    residues = owner._ring.secret_residues(secret)
+        receive(streams.save(owner._secret._key))
+    residues = owner._secret.residues
     if kind == "query":
         residues = residues[: session.compiled.plan.levels]
     mutant = bytearray(message)

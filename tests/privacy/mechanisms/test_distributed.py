@@ -24,10 +24,10 @@ from privacy.mechanisms import (
     ClippingGeometry,
     DistributedGaussian,
     MaskedGaussian,
-    RejectedUpdate,
     SeededRandomness,
     SystemRandomness,
 )
+from privacy.mechanisms.errors import UpdateError
 from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
@@ -170,7 +170,7 @@ def test_sums_of_too_few_or_too_many_are_not_released() -> None:
 
 def test_the_update_is_bounded_before_the_noise() -> None:
     mechanism = DistributedGaussian(1 << 10, minimum=5, colluders=1, largest=9)
-    with pytest.raises(RejectedUpdate):
+    with pytest.raises(UpdateError):
         encode(mechanism, np.array([0.0, math.nan]), 1.0, 1)
     # The same seed draws the same share: what is left is the update, within the radius.
     update = np.full(100, 5.0)

@@ -15,12 +15,12 @@ from privacy.mechanisms import (
     ClippingGeometry,
     LatticeGaussian,
     MaskedGaussian,
-    RejectedUpdate,
     SeededRandomness,
     SystemRandomness,
     lattice_radius,
 )
 from privacy.mechanisms import bounded_sums as sums
+from privacy.mechanisms.errors import UpdateError
 from privacy.secure_aggregation import RoundTerms
 
 FALSE_ALARM = 1e-6
@@ -108,7 +108,7 @@ def test_what_leaves_the_client_is_measured_itself(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(
             sums.LatticeSum, "take_cells", lambda self, longer=longer: longer(honest(self))
         )
-        with pytest.raises(RejectedUpdate, match="outside the clipping norm"):
+        with pytest.raises(UpdateError, match="outside the clipping norm"):
             encode(MaskedGaussian(1 << 12), [update], [np.zeros(100)], geometry)
 
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_bounded_is_refused_at_the_client() -> None:
         ([np.zeros(3, np.float32)], 0.0),
         ([np.zeros(3, np.int64)], 1.0),
     ):
-        with pytest.raises(RejectedUpdate):
+        with pytest.raises(UpdateError):
             encode(masked, arrays, reference, geometry, weight)
     with pytest.raises(ValueError, match="opened sum must be 3 int64"):
         decode(masked, np.zeros(4, np.int64), reference, geometry)

@@ -28,13 +28,13 @@ from privacy.accounting import (
     Full,
     GaussianRelease,
     Ledger,
-    LedgerError,
     Poisson,
     Repeated,
     calibrate_noise_multiplier,
     epsilon,
     read_ledger,
 )
+from privacy.accounting.errors import LedgerError
 from privacy.mechanisms import SeededRandomness
 from privacy.training import ClientLedger, FullBatch, PoissonBatches
 from privacy.training.errors import LocalBudgetError

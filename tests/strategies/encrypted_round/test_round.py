@@ -21,7 +21,12 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.exception import PrivacyBudgetExhausted
 from scipy import stats
 
-from privacy.accounting import Full, GaussianRelease, LedgerError, read_ledger
+from privacy.accounting import (
+    Full,
+    GaussianRelease,
+    read_ledger,
+)
+from privacy.accounting.errors import LedgerError
 from privacy.inference import DataOwner, EvaluatorProcess, Plan, accept_plan
 from privacy.inference.errors import PlanRefusedError
 from strategies import Budget, EncryptedRound, NoisedMetrics, PublicMetrics, noised_accuracy
@@ -98,7 +103,7 @@ def test_no_secret_and_no_image_is_in_any_message(
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
             kept = json.loads(path.read_text())
             owner = DataOwner.from_secret_state(plan, base64.b64decode(kept["owner"]))
-            (residues,) = owner._ring.secret_residues(owner._generator.secret_key())[:1]
+            (residues,) = owner._secret.residues[:1]
             secrets.extend([residues[:64].astype("<u8").tobytes(), path.read_bytes()])
 
     grid.after = look
@@ -159,7 +164,7 @@ def _secret_as_public_key(record: ConfigRecord, folder: Path, message: Message) 
     kept = json.loads((folder / SECRETS).read_text())
     plan = Plan.from_json(kept["plan"])
     owner = DataOwner.from_secret_state(plan, base64.b64decode(kept["owner"]))
-    residues = owner._ring.secret_residues(owner._generator.secret_key())
+    residues = owner._secret.residues
     material = bytearray(record["material"])  # type: ignore[arg-type]
     body = 70  # the header's length
     secret = residues.astype("<u8").tobytes()

@@ -5,16 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from privacy.inference.ckks.ring import CONJUGATE
-from privacy.inference.compiler.lowering import Affine
+from privacy.inference.arithmetic.network import Affine
+from privacy.inference.ckks import CONJUGATE
 from privacy.inference.compiler.packing import (
-    EMPTY,
     diagonals,
     gather,
     periodic_layout,
     power_of_two,
     steps_between,
 )
+from privacy.inference.plan import EMPTY
 
 SLOTS = 256
 

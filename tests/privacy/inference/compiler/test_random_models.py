@@ -11,6 +11,7 @@ from torch import nn
 
 from privacy.inference import (
     BlindEvaluator,
+    CompiledModel,
     Evaluator,
     Polynomial,
     Square,
@@ -18,10 +19,8 @@ from privacy.inference import (
     ThrowAwayOwner,
     compile_model,
 )
-from privacy.inference.compile import CompiledModel
 from privacy.inference.compiler.lowering import lower
-from privacy.inference.compiler.quadratic import tightened
-from privacy.inference.compiler.ranges import ranges
+from privacy.inference.compiler.ranges import Interval, ranges, tightened
 
 
 def check(compiled: CompiledModel, model: nn.Sequential, inputs: np.ndarray) -> None:
@@ -219,12 +218,12 @@ def test_no_corner_escapes_the_bound_of_a_quadratic_form(
     generator = np.random.default_rng(seed)
     low = generator.uniform(-2, 1, inputs)
     high = low + generator.uniform(0, 2, inputs)
-    least, most = tightened(*network.affines, low, high)
+    bound = tightened(*network.affines, Interval(low, high))
     corners = np.array(np.meshgrid(*[[0.0, 1.0]] * inputs)).reshape(inputs, -1)
     inside = generator.random((inputs, 200))
     logits = network(low[:, None] + (high - low)[:, None] * np.hstack([corners, inside]))
-    assert (logits <= most[:, None]).all()
-    assert (logits >= least[:, None]).all()
+    assert (logits <= bound.high[:, None]).all()
+    assert (logits >= bound.low[:, None]).all()
 
 
 def test_the_bound_of_a_quadratic_form_is_worth_having() -> None:

@@ -10,13 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from privacy.inference import Evaluator, Square, ThrowAwayOwner, compile_model
-from privacy.inference.arithmetic.batch_model import BatchProgram
-from privacy.inference.arithmetic.slot_model import SlotProgram
-from privacy.inference.compile import CompiledModel
+from privacy.inference import CompiledModel, Evaluator, Square, ThrowAwayOwner, compile_model
+from privacy.inference.arithmetic.program import BatchProgram, SlotProgram
+from privacy.inference.arithmetic.scales import AFTER, NEVER
 from privacy.inference.compiler import planner
-from privacy.inference.compiler.candidates import Shape
-from privacy.inference.compiler.scales import AFTER, NEVER
+from privacy.inference.compiler.candidates import PackingCandidate
 from privacy.inference.errors import CannotPlanError
 
 SHAPE, RANGE = (40,), (-1.0, 1.0)
@@ -32,12 +30,12 @@ def model() -> nn.Sequential:
 def compiled(
     monkeypatch: pytest.MonkeyPatch, rescales: tuple[int, ...], batch_size: int
 ) -> CompiledModel:
-    def only(shape: Shape) -> Iterator[Shape]:
-        yield replace(shape, rescales=rescales, late=False)
+    def only(candidate: PackingCandidate) -> Iterator[PackingCandidate]:
+        yield replace(candidate, rescales=rescales, relinearise_after_last_layer=False)
 
-    monkeypatch.setattr(planner, "rescaled", only)
-    # What is asked for is taken, however small these weights are.
-    monkeypatch.setattr(planner, "_vanishes", lambda choice, network: False)
+    monkeypatch.setattr(planner, "rescaling_variants", only)
+    # Whatever way is given is taken, however small these weights are.
+    monkeypatch.setattr(planner.Planner, "_vanishes", lambda *_: False)
     return compile_model(
         model(), input_shape=SHAPE, input_range=RANGE, tolerance=1.0, batch_size=batch_size
     )
@@ -97,14 +95,14 @@ def test_no_tolerance_is_large_enough_for_weights_to_vanish() -> None:
 
 def test_scales_of_a_packing_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are most of the time of compiling, and the same under every limit and tolerance."""
-    looked: Counter[Shape] = Counter()
-    look = planner._choose_scales
+    looked: Counter[PackingCandidate] = Counter()
+    look = planner.choose_scales
 
-    def counted(shape: Shape, *rest: Any) -> planner.Choice | None:
-        looked[shape] += 1
-        return look(shape, *rest)
+    def counted(candidate: PackingCandidate, *rest: Any) -> planner.Choice | None:
+        looked[candidate] += 1
+        return look(candidate, *rest)
 
-    monkeypatch.setattr(planner, "_choose_scales", counted)
+    monkeypatch.setattr(planner, "choose_scales", counted)
     with pytest.raises(CannotPlanError, match="give max_query_bytes="):
         compile_model(model(), input_shape=SHAPE, input_range=RANGE, max_query_bytes=150_000)
     assert len(looked) > 2

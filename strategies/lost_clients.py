@@ -1,14 +1,27 @@
 """What a run tells the server's console of lost clients, and when it ends for want of any."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from logging import WARNING
 
 from flwr.supercore import log
 
-from strategies._operator_log import operator_log
-from strategies._replies import Fault
-from strategies.metrics import MetricFault
+from privacy.untrusted_text import one_line
+from strategies.errors import Fault
+
+
+def _on_one_line(record: logging.LogRecord) -> bool:
+    record.msg, record.args = one_line(record.getMessage()), ()
+    return True
+
+
+operator_log = logging.getLogger("bloomseal.operator")
+operator_log.propagate = False
+operator_log.addFilter(_on_one_line)
+operator_log.addHandler(logging.NullHandler())
+operator_log.setLevel(logging.INFO)
+
 
 # How many clients are asked in vain, one after another or at once, before a run ends. Never one
 # alone. Few whose replies are dropped, and fewest before any was used, which is no accident; more
@@ -16,11 +29,7 @@ from strategies.metrics import MetricFault
 _DROPPED_AT_FIRST, _DROPPED, _SILENT = 2, 5, 20
 
 
-class NoUsableReplyError(RuntimeError):
-    """A run that ends before anything was learned, since no reply could be used."""
-
-
-class RunWatch:
+class FaultLog:
     """Watches one run for clients that are lost to it.
 
     The console is told kinds of trouble, each once a run and in words that hold nothing a client
@@ -45,7 +54,7 @@ class RunWatch:
                 fault,
             )
 
-    def metrics_left_out(self, round_name: str, fault: MetricFault) -> None:
+    def metrics_left_out(self, round_name: str, fault: str) -> None:
         """Tell that a client's metrics, or all, were left out of metrics that are public."""
         operator_log.warning("%s: left metrics out: %s", round_name, fault)
         if fault not in self._told:
@@ -58,7 +67,7 @@ class RunWatch:
                 fault,
             )
 
-    def metrics_counted_as_middle(self, round_name: str, fault: MetricFault) -> None:
+    def metrics_counted_as_middle(self, round_name: str, fault: str) -> None:
         """Tell the operator's log alone, since it follows from one client's noised metrics."""
         operator_log.warning("%s: metrics without a value: %s", round_name, fault)
 
@@ -94,7 +103,7 @@ class RunWatch:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class RoundReplies:
     """What came of a round's messages.
 
     Attributes
@@ -132,12 +141,12 @@ class AskedInVain:
         self._excused = False
         self.any_used = any_used
 
-    def add(self, round_: Gathered, *, moved: bool = False) -> bool:
+    def add(self, round_: RoundReplies, *, moved: bool = False) -> bool:
         """Note a round, and tell whether with it too many were asked in vain to go on.
 
         Parameters
         ----------
-        round_ : Gathered
+        round_ : RoundReplies
             What came of it.
         moved : bool
             Whether it moved the model all the same, by noise. Then whoever refused that model has

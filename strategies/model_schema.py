@@ -3,16 +3,14 @@
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
-from flwr.common.constant import ErrorCode
 
-from privacy.untrusted_text import quoted
-from strategies.declining import DECLINED
+from strategies.errors import Fault, ReplyError
+from strategies.replies import only_metrics, refuse_error
 
 Vector = npt.NDArray[Any]
 
@@ -24,73 +22,6 @@ _AVERAGED = (np.float16, np.float32, np.float64)
 _BFLOAT16 = np.dtype("V2")  # as numpy writes an array of a dtype that it does not know
 _LONGEST_HEADER = 1 << 16
 _MOST_HEADERS = 8  # spellings of one array's header that are remembered
-
-
-# Flower's own answers in place of a node's: the client has said nothing.
-_ABSENT = {
-    ErrorCode.MESSAGE_UNAVAILABLE,
-    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
-    ErrorCode.NODE_UNAVAILABLE,
-}
-
-
-class Fault(StrEnum):
-    """Why replies are dropped, in words that hold nothing a client wrote.
-
-    The server's console is told each of them once a run; who, how often and in which words goes
-    to the operator's log.
-    """
-
-    ERROR = (
-        "the client's app raised an exception; the node's own log (in a simulation the log of the "
-        "run) has the traceback"
-    )
-    RECORDS = (
-        "there is not one ArrayRecord with, at most, one MetricRecord beside it "
-        "(in an evaluation: one MetricRecord)"
-    )
-    NAMES = (
-        "arrays are missing, extra or named otherwise than the model's; a reply holds every array "
-        "of the model under its own name, and ArrayRecord(list) names them 0, 1, …"
-    )
-    ENCODING = "an array is not in numpy's format, or is cut short or too long"
-    DTYPE = "an array is not floating-point where the model's is"
-    SHAPE = "an array has another shape than the model's"
-    VALUES = "values are NaN, infinite, or too large for the precision of the model"
-    WEIGHT = "the number of examples is missing, or is not a finite number above 0"
-    REFUSED = (
-        "the client refuses the round as its own policy or the protocol's checks say; the "
-        "operator's log has the name of the reason"
-    )
-    PROTOCOL = "it is no message of the secure-aggregation protocol, or not one for this round"
-    DECLINED = (
-        "the node declines: its owner's rules, what is left of its records' budget, or what its "
-        "mods require do not allow what the run asks; its own log and the operator's log say why"
-    )
-    QUESTIONS = (
-        "its keys and questions are not such as the plan asks for, or larger than max_bytes; "
-        "nodes and server must run one release"
-    )
-    EVALUATOR = "the evaluator's process failed over its keys and questions"
-    REPORT = "its report is not one finite number"
-    UNREADABLE = "it cannot be read"
-
-
-class RejectedReply(ValueError):
-    """A reply that is dropped; the message says why, for the operator's log only.
-
-    Parameters
-    ----------
-    reason : str
-        Why, in words that may be the client's own.
-    fault : Fault or None
-        Why, for the server's console; None where the client itself did nothing wrong: it is away
-        or late.
-    """
-
-    def __init__(self, reason: str, fault: Fault | None = Fault.UNREADABLE) -> None:
-        super().__init__(reason)
-        self.fault = fault
 
 
 @dataclass(frozen=True)
@@ -117,7 +48,7 @@ class _Place:
         """The array that ``array.data``, in numpy's format, holds; without a copy."""
         data = array.data
         if not isinstance(data, bytes):
-            raise RejectedReply(f"array {self._name!r} is not bytes", Fault.ENCODING)
+            raise ReplyError(f"array {self._name!r} is not bytes", Fault.ENCODING)
         header = data[: _header_length(data)]
         seen = self._seen.get(header)
         if seen is None:
@@ -126,9 +57,9 @@ class _Place:
                 self._seen[header] = seen
         dtype, order = seen
         if dtype == _BFLOAT16 and array.dtype != "bfloat16":
-            raise RejectedReply(f"array {self._name!r} has another dtype", Fault.DTYPE)
+            raise ReplyError(f"array {self._name!r} has another dtype", Fault.DTYPE)
         if len(data) - len(header) != self._size * dtype.itemsize:
-            raise RejectedReply(f"array {self._name!r} is cut short or too long", Fault.ENCODING)
+            raise ReplyError(f"array {self._name!r} is cut short or too long", Fault.ENCODING)
         flat: Vector = np.frombuffer(data, dtype=dtype, offset=len(header))
         if dtype == _BFLOAT16:  # the upper half of a float32
             flat = (flat.view("<u2").astype(np.uint32) << 16).view(np.float32)
@@ -140,13 +71,13 @@ class _Place:
             version = np.lib.format.read_magic(stream)
             shape, fortran, dtype = _HEADER_READERS[version](stream)
         except Exception as error:  # numpy's reader lets out whatever Python's parser raises
-            raise RejectedReply(
+            raise ReplyError(
                 f"array {self._name!r} is not a numpy array", Fault.ENCODING
             ) from error
         if dtype.kind != "f" and dtype != _BFLOAT16:
-            raise RejectedReply(f"array {self._name!r} has another dtype", Fault.DTYPE)
+            raise ReplyError(f"array {self._name!r} has another dtype", Fault.DTYPE)
         if shape != self._shape:
-            raise RejectedReply(f"array {self._name!r} has another shape", Fault.SHAPE)
+            raise ReplyError(f"array {self._name!r} has another shape", Fault.SHAPE)
         return dtype, "F" if fortran else "C"
 
 
@@ -157,7 +88,7 @@ def _header_length(data: bytes) -> int:
     return min(length, _LONGEST_HEADER)
 
 
-class Template:
+class ModelSchema:
     """The model that was sent, and what a reply to it must look like.
 
     Floating-point arrays take part in the average, and a reply may carry them in any
@@ -196,7 +127,7 @@ class Template:
         }
 
     def record(self, arrays: Sequence[Vector]) -> ArrayRecord:
-        """A record like the template's, with new floating-point arrays."""
+        """A record like the schema's, with new floating-point arrays."""
         fresh = dict(zip(self.names, arrays, strict=True))
         return ArrayRecord(
             {
@@ -206,17 +137,17 @@ class Template:
         )
 
     def read(self, reply: Message) -> TrainReply:
-        """Read a training reply. Its arrays are views, in the template's order.
+        """Read a training reply. Its arrays are views, in the schema's order.
 
         Raises
         ------
-        RejectedReply
+        ReplyError
             If it is an error, has several records of a kind, or its arrays are missing or extra
             or of another shape or encoding, or not floating-point.
         """
         record, metrics = _content(reply)
         if record.keys() != self._record.keys():
-            raise RejectedReply("arrays are missing or extra", Fault.NAMES)
+            raise ReplyError("arrays are missing or extra", Fault.NAMES)
         views = [place.view(record[name]) for name, place in self._places.items()]
         return TrainReply(views, metrics)
 
@@ -224,63 +155,12 @@ class Template:
 def _content(reply: Message) -> tuple[ArrayRecord, MetricRecord | None]:
     refuse_error(reply)
     if not reply.has_content():
-        raise RejectedReply("the reply is empty", Fault.RECORDS)
+        raise ReplyError("the reply is empty", Fault.RECORDS)
     records = list(reply.content.values())
     arrays = [record for record in records if isinstance(record, ArrayRecord)]
     if len(arrays) != 1:
-        raise RejectedReply(f"{len(arrays)} array records instead of one", Fault.RECORDS)
-    return arrays[0], _only_metrics(reply)
-
-
-def refuse_error(reply: Message, *, reason: bool = False) -> None:
-    """Refuse an error in a reply's place.
-
-    Parameters
-    ----------
-    reply : Message
-    reason : bool
-        Whether the operator's log is to hold the client's own words, quoted. Default: the code
-        only; a decline's always, which are written to be read there.
-
-    Raises
-    ------
-    RejectedReply
-        If the reply is an error.
-    """
-    if not reply.has_error():
-        return
-    code = int(reply.error.code)
-    if code in _ABSENT:
-        raise RejectedReply(f"the node is away or late (code {code})", None)
-    words = quoted(reply.error.reason)
-    if code == DECLINED:
-        raise RejectedReply(f"the node declined: {words}", Fault.DECLINED)
-    told = f": {words}" if reason else f" (code {code})"
-    raise RejectedReply(f"the client answered with an error{told}", Fault.ERROR)
-
-
-def _only_metrics(reply: Message) -> MetricRecord | None:
-    metrics = [record for record in reply.content.values() if isinstance(record, MetricRecord)]
-    if len(metrics) > 1:
-        raise RejectedReply(f"{len(metrics)} metric records instead of one", Fault.RECORDS)
-    return metrics[0] if metrics else None
-
-
-def read_metrics(reply: Message) -> MetricRecord:
-    """The one MetricRecord of an evaluation's reply.
-
-    Raises
-    ------
-    RejectedReply
-        If the reply is an error, or has none or several.
-    """
-    refuse_error(reply)
-    if not reply.has_content():
-        raise RejectedReply("the reply is empty", Fault.RECORDS)
-    metrics = _only_metrics(reply)
-    if metrics is None:
-        raise RejectedReply("no metric record", Fault.RECORDS)
-    return metrics
+        raise ReplyError(f"{len(arrays)} array records instead of one", Fault.RECORDS)
+    return arrays[0], only_metrics(reply)
 
 
 def _load(array: Array) -> Vector:

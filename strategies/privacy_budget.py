@@ -11,24 +11,16 @@ from privacy.accounting import (
     Event,
     Ledger,
     LedgerContents,
-    LedgerError,
     Position,
     Sampling,
     calibrate_noise_multiplier,
     epsilon,
     read_ledger,
 )
+from privacy.accounting.errors import LedgerError
 
 
-class BudgetError(ValueError):
-    """A run that does not begin, since its budget has no room for a round that teaches."""
-
-
-class SpentBudgetError(BudgetError):
-    """The same, where earlier runs have spent the budget, or so much that noise would be left."""
-
-
-class Spending:
+class PrivacyBudget:
     """The ledger of a population, and the budget of all its runs.
 
     Parameters

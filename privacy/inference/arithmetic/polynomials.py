@@ -19,15 +19,14 @@ degree formula, u = y²                                          depth products
 ====== ======================================================== ===== ========
 
 Products by constants cost no level: their scale is chosen so that they meet what they are added
-to. Constants left over by the completed squares (in degrees 4 and 7) are in :func:`offset`.
+to. Completed squares leave constants over (:func:`constant_left_over`).
 """
 
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+import math
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
-from privacy.inference.compiler.lowering import Activation, Vector
+from privacy.inference.arithmetic.network import Activation
+from privacy.inference.ckks import Ciphertext, Ring
 
 DEPTH = {2: 1, 3: 2, 4: 2, 5: 3, 6: 3, 7: 3}
 PRODUCTS = {2: 1, 3: 2, 4: 2, 5: 3, 6: 4, 7: 4}
@@ -60,8 +59,8 @@ class Algebra(Protocol[V]):
         """The sum of two values of one scale."""
 
 
-def offset(activation: Activation) -> float:
-    """What :func:`evaluate` returns too much, everywhere; the next affine map takes it off."""
+def constant_left_over(activation: Activation) -> float:
+    """Constant by which :func:`evaluate` exceeds the polynomial; the next affine map removes it."""
     a = (*activation.coefficients, *[0.0] * 8)
     if activation.degree == 4:
         return a[2] ** 2 / 4
@@ -74,7 +73,7 @@ def offset(activation: Activation) -> float:
 
 
 def evaluate(algebra: Algebra[V], activation: Activation, y: V, *, rescaled: bool = True) -> V:
-    """Evaluate a monic, depressed activation, up to :func:`offset`.
+    """Evaluate a monic, depressed activation, up to :func:`constant_left_over`.
 
     ``rescaled`` is false for a square that keeps its scale; no other activation can.
     """
@@ -123,137 +122,77 @@ def _with_terms(algebra: Algebra[V], total: V, terms: list[tuple[V, float]]) -> 
     return total
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """A value of which only scale and level are known."""
+class CiphertextAlgebra:
+    """The formulas on ciphertexts.
 
-    scale: float
-    level: int
-
-
-@dataclass(frozen=True)
-class Narrowing:
-    """A rescaling: the level and scale before it, and the scale after it."""
-
-    level: int
-    before: float
-    after: float
-
-
-@dataclass
-class ScaleAlgebra:
-    """Follows scales and levels; primes by level, the one that a rescaling at it drops."""
-
-    primes: dict[int, float]
-    narrowings: list[Narrowing] = field(default_factory=list)
-    constants: list[float] = field(default_factory=list)
-
-    def product(self, one: Scaled, other: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
-        return Scaled(one.scale * other.scale, min(one.level, other.level))
-
-    def narrow(self, value: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
-        after = value.scale / self.primes[value.level]
-        self.narrowings.append(Narrowing(value.level, value.scale, after))
-        return Scaled(after, value.level - 1)
-
-    def relinearise(self, value: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
-        return value
-
-    def plus(self, value: Scaled, constant: float) -> Scaled:
-        """See :class:`Algebra`."""
-        return value
-
-    def times(self, value: Scaled, constant: float, *, meet: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
-        self.constants.append(meet.scale / value.scale)
-        return Scaled(meet.scale, min(value.level, meet.level))
-
-    def times_for(self, value: Scaled, constant: float, *, partner: Scaled, meet: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
-        wanted = meet.scale / partner.scale * self.primes[value.level]
-        self.constants.append(wanted / value.scale)
-        return self.narrow(Scaled(wanted, value.level))
-
-    def add(self, one: Scaled, other: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
-        return Scaled(one.scale, min(one.level, other.level))
-
-
-@dataclass(frozen=True)
-class Differentiated:
-    """A value, and its derivatives by what carries noise, elementwise."""
-
-    value: Vector
-    by: dict[str, Vector]
-
-
-@dataclass
-class DerivativeAlgebra:
-    """Follows values and their derivatives by the activation's input, narrowings and constants.
-
-    With ``absolute``, values are bounds of magnitudes and constants count by their size, so that
-    the derivatives are bounds too.
+    Parameters
+    ----------
+    ring : Ring
+    keys : relinearisation keys
+    large_at : int
+        A product that ends at this level is left without relinearisation (0: none is).
     """
 
-    absolute: bool
-    narrowed: int = 0
-    multiplied: int = 0
+    def __init__(self, ring: Ring, keys: Any, *, large_at: int = 0) -> None:
+        self._ring = ring
+        self._keys = keys
+        self._large_at = large_at
 
-    def start(self, value: Vector) -> Differentiated:
-        """The activation's input."""
-        return Differentiated(value, {"y": np.ones_like(value)})
-
-    def _constant(self, constant: float) -> float:
-        return abs(constant) if self.absolute else constant
-
-    def product(self, one: Differentiated, other: Differentiated) -> Differentiated:
+    def product(self, one: Ciphertext, other: Ciphertext) -> Ciphertext:
         """See :class:`Algebra`."""
-        by = {
-            key: one.by.get(key, 0.0) * other.value + other.by.get(key, 0.0) * one.value
-            for key in (*one.by, *(key for key in other.by if key not in one.by))
-        }
-        return Differentiated(one.value * other.value, by)
+        level = min(one.level, other.level)
+        if one is other:
+            return self._ring.multiply(one, one)
+        return self._ring.multiply(self._at(one, level), self._at(other, level))
 
-    def narrow(self, value: Differentiated) -> Differentiated:
-        """See :class:`Algebra`."""
-        name = f"narrowing {self.narrowed}"
-        self.narrowed += 1
-        return Differentiated(value.value, {**value.by, name: np.ones_like(value.value)})
+    def _at(self, value: Ciphertext, level: int) -> Ciphertext:
+        return value if value.level == level else self._ring.at_level(value, level)
 
-    def relinearise(self, value: Differentiated) -> Differentiated:
+    def narrow(self, value: Ciphertext) -> Ciphertext:
         """See :class:`Algebra`."""
+        if value.level - 1 != self._large_at:
+            self._ring.relinearise(value, self._keys)
+        self._ring.rescale(value)
         return value
 
-    def plus(self, value: Differentiated, constant: float) -> Differentiated:
+    def relinearise(self, value: Ciphertext) -> Ciphertext:
         """See :class:`Algebra`."""
-        return Differentiated(value.value + self._constant(constant), value.by)
+        if value.level != self._large_at:
+            self._ring.relinearise(value, self._keys)
+        return value
 
-    def times(
-        self, value: Differentiated, constant: float, *, meet: Differentiated
-    ) -> Differentiated:
+    def plus(self, value: Ciphertext, constant: float) -> Ciphertext:
         """See :class:`Algebra`."""
-        by = {key: part * self._constant(constant) for key, part in value.by.items()}
-        by[f"constant {self.multiplied}"] = value.value
-        self.multiplied += 1
-        return Differentiated(value.value * self._constant(constant), by)
+        result = self._ring.at_level(value, value.level)
+        self._ring.add_plain(result, self._ring.encode(constant, value.scale, value.level))
+        return result
+
+    def times(self, value: Ciphertext, constant: float, *, meet: Ciphertext) -> Ciphertext:
+        """See :class:`Algebra`."""
+        return self._times(value, constant, meet.scale, min(value.level, meet.level))
 
     def times_for(
-        self,
-        value: Differentiated,
-        constant: float,
-        *,
-        partner: Differentiated,
-        meet: Differentiated,
-    ) -> Differentiated:
+        self, value: Ciphertext, constant: float, *, partner: Ciphertext, meet: Ciphertext
+    ) -> Ciphertext:
         """See :class:`Algebra`."""
-        return self.narrow(self.times(value, constant, meet=meet))
+        prime = self._ring.primes[value.level - 1]
+        scale = meet.scale / partner.scale * prime
+        return self.narrow(self._times(value, constant, scale, value.level))
 
-    def add(self, one: Differentiated, other: Differentiated) -> Differentiated:
+    def _times(self, value: Ciphertext, constant: float, scale: float, level: int) -> Ciphertext:
+        # SEAL refuses a product with nothing: a constant that rounds to it counts one unit of its
+        # scale, half a unit more than rounding may be off.
+        least = value.scale / scale
+        if abs(constant) < least:
+            constant = math.copysign(least, constant)
+        plain = self._ring.encode(constant, scale / value.scale, level)
+        result = self._ring.multiply_plain(self._at(value, level), plain)
+        self._ring.rescaled_to(result, scale)
+        return result
+
+    def add(self, one: Ciphertext, other: Ciphertext) -> Ciphertext:
         """See :class:`Algebra`."""
-        keys = (*one.by, *(key for key in other.by if key not in one.by))
-        zero = np.zeros_like(one.value)
-        by = {key: one.by.get(key, zero) + other.by.get(key, zero) for key in keys}
-        return Differentiated(one.value + other.value, by)
+        level = min(one.level, other.level)
+        result = self._ring.at_level(one, level)
+        self._ring.add(result, self._at(other, level))
+        return result

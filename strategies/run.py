@@ -13,13 +13,12 @@ from flwr.supercore import log
 
 from privacy import arguments
 from privacy.accounting import Budget
-from strategies._operator_log import operator_log
-from strategies._run_state import RunState
-from strategies._spending import Spending
-from strategies.checkpoint import Checkpoint, Checkpointing
-from strategies.population import Register
+from strategies.checkpoint import Checkpoint, Checkpointing, RunState
+from strategies.lost_clients import operator_log
+from strategies.population import ClientRegistry
+from strategies.privacy_budget import PrivacyBudget
+from strategies.replies import stream_replies
 from strategies.result import PrivacyReport, PrivateResult
-from strategies.streaming import stream_replies
 
 _GIVE_ARRAYS = (
     "an ArrayRecord: ArrayRecord(model.state_dict()) of a PyTorch model, ArrayRecord([...]) of "
@@ -37,8 +36,8 @@ class AccountedRun(Strategy):
     """
 
     _state: RunState
-    _register: Register
-    _spending: Spending
+    _register: ClientRegistry
+    _spending: PrivacyBudget
     _resumed: Checkpoint | None
     _started = False
     budget: Budget

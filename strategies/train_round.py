@@ -1,54 +1,26 @@
 """One round of training: whom it asked, what they may add, what it releases."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Message
-from flwr.common.constant import SUPERLINK_NODE_ID
 
 from privacy.accounting import joint_noise_multiplier
-from privacy.mechanisms import ClippingGeometry, Randomness, RejectedUpdate, SumMechanism
-from strategies._operator_log import operator_log
-from strategies._replies import Fault, RejectedReply, Template, TrainReply
-from strategies._watch import Gathered, RunWatch
+from privacy.mechanisms import (
+    ClippingGeometry,
+    Randomness,
+    SumMechanism,
+)
+from privacy.mechanisms.errors import UpdateError
+from strategies.errors import Fault, ReplyError
+from strategies.model_schema import ModelSchema, TrainReply
 from strategies.weighting import Weighting
 
 Vector = npt.NDArray[Any]
 _T = TypeVar("_T")
-
-
-class Asked:
-    """The messages of a round, and which of them are still unanswered."""
-
-    def __init__(self, messages: Iterable[Message]) -> None:
-        self._open = {message.metadata.dst_node_id: message for message in messages}
-        self.nodes = frozenset(self._open)
-
-    def answer(self, reply: Message) -> None:
-        """Take a reply as the answer of its node.
-
-        Raises
-        ------
-        RejectedReply
-            If nothing was asked of this node, or it has answered, or it answers another message.
-        """
-        node = reply.metadata.src_node_id
-        message = self._open.get(node)
-        if message is None and node == SUPERLINK_NODE_ID:
-            raise RejectedReply("the SuperLink speaks for a node that is offline or late", None)
-        if message is None:
-            raise RejectedReply("nothing was asked of this node, or it has answered already", None)
-        if reply.metadata.reply_to_message_id != message.metadata.message_id:
-            raise RejectedReply("it answers a message of another round", None)
-        del self._open[node]
-
-    @property
-    def silent(self) -> list[int]:
-        """The nodes that have not answered."""
-        return sorted(self._open)
 
 
 @dataclass(frozen=True)
@@ -87,7 +59,7 @@ class TrainRound:
     def __init__(
         self,
         number: int,
-        template: Template,
+        schema: ModelSchema,
         geometry: ClippingGeometry,
         multipliers: Multipliers,
         *,
@@ -97,12 +69,12 @@ class TrainRound:
         randomness: Randomness,
     ) -> None:
         self.number = number
-        self.template = template
+        self.schema = schema
         self.geometry = geometry
         self._weighting = weighting
         self._key = weighted_by_key
         self._sum = mechanism.open(
-            template.arrays,
+            schema.arrays,
             geometry,
             noise_multiplier=multipliers.update,
             randomness=randomness,
@@ -121,27 +93,27 @@ class TrainRound:
 
         Raises
         ------
-        RejectedReply
+        ReplyError
             If it cannot be read.
         """
-        content = self.template.read(reply)
+        content = self.schema.read(reply)
         try:
             return content, self._weighting.weight(content.metrics, self._key)
         except ValueError as error:
-            raise RejectedReply(str(error), Fault.WEIGHT) from error
+            raise ReplyError(str(error), Fault.WEIGHT) from error
 
     def add(self, content: TrainReply, weight: float) -> None:
         """Bound one reply and add it.
 
         Raises
         ------
-        RejectedReply
+        ReplyError
             If it cannot be bounded; the sums are as they were.
         """
         try:
             contribution = self._sum.add(content.arrays, weight=weight)
-        except RejectedUpdate as error:
-            raise RejectedReply(str(error), Fault.VALUES) from error
+        except UpdateError as error:
+            raise ReplyError(str(error), Fault.VALUES) from error
         if self._bits is not None:
             bit = np.array([-0.5 if contribution.clipped else 0.5])
             self._bits.add([bit], weight=1.0)
@@ -156,47 +128,3 @@ class TrainRound:
             return None
         (total,) = self._bits.release()
         return float(total[0]) / expected_cohort + 0.5
-
-
-def collect(
-    round_name: str,
-    asked: Asked,
-    replies: Iterable[Message],
-    *,
-    read: Callable[[Message], _T],
-    use: Callable[[_T], None],
-    watch: RunWatch,
-) -> Gathered:
-    """Feed every good reply to ``use``, and say what came.
-
-    What was dropped goes to the operator's log, and each kind of it, once, to the console.
-
-    Whatever goes wrong while a stranger's reply is *read* costs that reply and nothing else.
-    What goes wrong while it is *used*, other than that it cannot be bounded, ends the run:
-    the sums could no longer be trusted.
-    """
-    used = 0
-    dropped: set[int] = set()
-    for reply in replies:
-        try:
-            asked.answer(reply)
-            try:
-                content = read(reply)
-            except RejectedReply:
-                raise
-            except Exception as error:
-                raise RejectedReply(f"it cannot be read ({type(error).__name__})") from error
-            use(content)
-            used += 1
-        except RejectedReply as error:
-            operator_log.warning(
-                "%s: dropped the reply of node %s: %s",
-                round_name,
-                reply.metadata.src_node_id,
-                error,
-            )
-            watch.dropped(round_name, error.fault)
-            if error.fault is not None:
-                dropped.add(reply.metadata.src_node_id)
-    operator_log.info("%s: %d replies used; silent nodes: %s", round_name, used, asked.silent)
-    return Gathered(asked.nodes, frozenset(dropped), used)

@@ -1,10 +1,10 @@
 """Primes and scales of a plan, followed through the layers."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from privacy.inference.compiler.lowering import Activation
-from privacy.inference.compiler.polynomials import DEPTH, Narrowing, ScaleAlgebra, Scaled, evaluate
+from privacy.inference.arithmetic.network import Activation
+from privacy.inference.arithmetic.polynomials import DEPTH, evaluate
 
 AFTER = -1
 """Stands for an activation whose products are rescaled."""
@@ -15,6 +15,65 @@ NEVER = -2
 def depth(degree: int, rescale: int) -> int:
     """Levels that an activation of this degree takes."""
     return 0 if rescale == NEVER else DEPTH[degree]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A value of which only scale and level are known."""
+
+    scale: float
+    level: int
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """A rescaling: the level and scale before it, and the scale after it."""
+
+    level: int
+    before: float
+    after: float
+
+
+@dataclass
+class ScaleAlgebra:
+    """Follows scales and levels; primes by level, the one that a rescaling at it drops."""
+
+    primes: dict[int, float]
+    narrowings: list[Narrowing] = field(default_factory=list)
+    constants: list[float] = field(default_factory=list)
+
+    def product(self, one: Scaled, other: Scaled) -> Scaled:
+        """See :class:`Algebra`."""
+        return Scaled(one.scale * other.scale, min(one.level, other.level))
+
+    def narrow(self, value: Scaled) -> Scaled:
+        """See :class:`Algebra`."""
+        after = value.scale / self.primes[value.level]
+        self.narrowings.append(Narrowing(value.level, value.scale, after))
+        return Scaled(after, value.level - 1)
+
+    def relinearise(self, value: Scaled) -> Scaled:
+        """See :class:`Algebra`."""
+        return value
+
+    def plus(self, value: Scaled, constant: float) -> Scaled:
+        """See :class:`Algebra`."""
+        return value
+
+    def times(self, value: Scaled, constant: float, *, meet: Scaled) -> Scaled:
+        """See :class:`Algebra`."""
+        self.constants.append(meet.scale / value.scale)
+        return Scaled(meet.scale, min(value.level, meet.level))
+
+    def times_for(self, value: Scaled, constant: float, *, partner: Scaled, meet: Scaled) -> Scaled:
+        """See :class:`Algebra`."""
+        wanted = meet.scale / partner.scale * self.primes[value.level]
+        self.constants.append(wanted / value.scale)
+        return self.narrow(Scaled(wanted, value.level))
+
+    def add(self, one: Scaled, other: Scaled) -> Scaled:
+        """See :class:`Algebra`."""
+        return Scaled(one.scale, min(one.level, other.level))
 
 
 @dataclass(frozen=True)

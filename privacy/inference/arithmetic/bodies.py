@@ -1,0 +1,78 @@
+"""Bodies of queries and answers: ciphertexts read from one, and released into the other."""
+
+import struct
+
+import numpy as np
+
+from privacy.inference.ckks import QUERY_SEED_BYTES, Ciphertext, Residues, Ring, expand
+from privacy.inference.messages import Reader
+from privacy.inference.public_keys import Keys, refuse_secret
+
+
+def _read_residues(reader: Reader, ring: Ring, uniform: Residues) -> Residues:
+    """The next ciphertext's first polynomial; the second one is expanded into ``uniform``."""
+    primes = ring.primes[: ring.levels]
+    first = reader.residues(primes, ring.degree)
+    refuse_secret(ring, first)
+    uniform[:] = expand(reader.raw(QUERY_SEED_BYTES), primes, ring.degree)
+    return first
+
+
+def read_ciphertexts(body: memoryview, ring: Ring, count: int, scale: float) -> list[Ciphertext]:
+    """The ciphertexts of a query.
+
+    Raises
+    ------
+    MessageError
+        If a residue is not below its prime, or a polynomial is a secret key.
+    """
+    reader, ciphertexts = Reader(body), []
+    for _ in range(count):
+        pair = np.empty((2, ring.levels, ring.degree), dtype=np.uint64)
+        pair[0] = _read_residues(reader, ring, pair[1])
+        ciphertexts.append(ring.ciphertext(pair, scale))
+    return ciphertexts
+
+
+def read_columns(body: memoryview, ring: Ring, count: int) -> list[Residues]:
+    """Both polynomials of a query's ciphertexts, each (count, levels, N).
+
+    The first ones stay where they are, in the message.
+
+    Raises
+    ------
+    MessageError
+        If a residue is not below its prime, or a polynomial is a secret key.
+    """
+    reader, shape = Reader(body), (count, ring.levels, ring.degree)
+    uniform = np.empty(shape, dtype=np.uint64)
+    for row in uniform:
+        _read_residues(reader, ring, row)
+    one = 8 * ring.degree
+    strides = (ring.levels * one + QUERY_SEED_BYTES, one, 8)
+    return [np.ndarray(shape, dtype="<u8", buffer=body, strides=strides), uniform]
+
+
+def rerandomise(ring: Ring, keys: Keys, answer: Ciphertext) -> None:
+    """Add a fresh encryption of zero under the data owner's public key.
+
+    The second polynomial of an answer is a weighted sum of the query's, so that its owner could
+    read the weights by division in the ring; adding a plaintext or a mask does not touch it. A
+    fresh encryption of zero makes it independent of the query's, under ring-LWE.
+    """
+    ring.add(answer, keys.public.encrypt_zero())
+
+
+def extract(ring: Ring, answer: Ciphertext, positions: tuple[int, ...], biases: list[int]) -> bytes:
+    """The second polynomial, and the coefficients of the first that are read.
+
+    Every other coefficient of the first polynomial is left out. Covering it with a mask that is
+    uniform modulo the prime would hide it as well, at twice the length.
+    """
+    first, second = ring.coefficient_residues(answer)[:, 0]
+    modulus = ring.primes[0]
+    read = [
+        (int(first[position]) + bias) % modulus
+        for position, bias in zip(positions, biases, strict=True)
+    ]
+    return bytes(second.tobytes()) + struct.pack(f"<{len(read)}Q", *read)

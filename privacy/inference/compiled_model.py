@@ -1,0 +1,100 @@
+"""A compiled model: the plan for others, and the weights for the model owner."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+
+from privacy.inference.arguments import numbers_of
+from privacy.inference.arithmetic.batch_model import BatchModel
+from privacy.inference.arithmetic.encrypted_weights import encrypt_program
+from privacy.inference.arithmetic.network import Network
+from privacy.inference.arithmetic.program import BatchProgram, Program, SlotProgram
+from privacy.inference.arithmetic.slot_model import OneImageModel, ProductModel, SlotModel
+from privacy.inference.ckks import Ring
+from privacy.inference.messages import Tag, seal_message
+from privacy.inference.plan import Plan
+from privacy.inference.public_keys import public_key
+
+
+@dataclass(frozen=True)
+class CompiledModel:
+    """A model made ready for encrypted questions; made by :func:`compile_model`.
+
+    It holds the model's weights, and no key. It is the model owner's; others may see the plan.
+
+    Attributes
+    ----------
+    plan : Plan
+    network : Network
+        The model in the clear, as it was compiled: affine maps and polynomials in double precision.
+    program : SlotProgram, ProductProgram or BatchProgram
+        The packed weights.
+    model : nn.Sequential
+        The model itself as PyTorch runs it, in evaluation mode and double precision; encrypted
+        answers are compared with it.
+    """
+
+    plan: Plan
+    network: Network = field(repr=False)
+    program: Program = field(repr=False)
+    model: nn.Sequential = field(repr=False)
+
+    @cached_property
+    def encoded(self) -> OneImageModel | BatchModel:
+        """The weights encoded for the ring: made at first use, shared by all evaluators.
+
+        Raises
+        ------
+        CannotPlanError
+            If all weights of a layer round to zero.
+        """
+        if isinstance(self.program, BatchProgram):
+            return BatchModel(self.plan, self.program)
+        if isinstance(self.program, SlotProgram):
+            return SlotModel(self.plan, self.program)
+        return ProductModel(self.plan, self.program)
+
+    def encrypt_weights(self, public_material: bytes) -> bytes:
+        """The weights, encrypted under a data owner's public key, for a third party.
+
+        Parameters
+        ----------
+        public_material : bytes
+            From :meth:`DataOwner.public_material`. Of its keys the public one is used.
+
+        Returns
+        -------
+        bytes
+            For :class:`BlindEvaluator`, with the same public material. Do not send it to the data
+            owner, who could decrypt it.
+
+        Raises
+        ------
+        ValueError
+            If the model was compiled without ``parties``.
+        MessageError
+            If the material is not of this plan.
+        """
+        plan = self.plan
+        if not plan.parties or isinstance(self.program, BatchProgram):
+            raise ValueError(
+                "the model was compiled without parties: whoever evaluates it holds its weights. "
+                "Compile with parties=ThreeParties(...) if a third party evaluates"
+            )
+        ring = Ring(plan.degree, plan.prime_bits)
+        session_key, public = public_key(public_material, ring, plan)
+        body = b"".join(encrypt_program(plan, self.program, ring, public))
+        return seal_message(Tag.WEIGHTS, plan, plan.digest, 0, body, session_key)
+
+    def predict(self, inputs: np.ndarray) -> np.ndarray:
+        """The model's own logits, in double precision, of inputs (images, ...): (images, logits).
+
+        PyTorch computes them, from :attr:`model`.
+        """
+        values = torch.from_numpy(numbers_of("inputs", inputs, "shape (images, ...)"))
+        with torch.no_grad():
+            logits = self.model(values.reshape(len(inputs), *self.plan.input_shape))
+        return np.asarray(logits.numpy())

@@ -1,0 +1,82 @@
+"""What a strategy raises, and why replies are dropped."""
+
+from enum import StrEnum
+
+
+class BudgetError(ValueError):
+    """A run that does not begin, since its budget has no room for a round that teaches."""
+
+
+class SpentBudgetError(BudgetError):
+    """The same, where earlier runs have spent the budget, or so much that noise would be left."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, torn, altered, or of another run."""
+
+
+class PopulationExceededError(ValueError):
+    """More clients have connected than a population that is only a number has places."""
+
+
+class NoUsableReplyError(RuntimeError):
+    """A run that ends before anything was learned, since no reply could be used."""
+
+
+class Fault(StrEnum):
+    """Why replies are dropped, in words that hold nothing a client wrote.
+
+    The server's console is told each of them once a run; who, how often and in which words goes
+    to the operator's log.
+    """
+
+    ERROR = (
+        "the client's app raised an exception; the node's own log (in a simulation the log of the "
+        "run) has the traceback"
+    )
+    RECORDS = (
+        "there is not one ArrayRecord with, at most, one MetricRecord beside it "
+        "(in an evaluation: one MetricRecord)"
+    )
+    NAMES = (
+        "arrays are missing, extra or named otherwise than the model's; a reply holds every array "
+        "of the model under its own name, and ArrayRecord(list) names them 0, 1, …"
+    )
+    ENCODING = "an array is not in numpy's format, or is cut short or too long"
+    DTYPE = "an array is not floating-point where the model's is"
+    SHAPE = "an array has another shape than the model's"
+    VALUES = "values are NaN, infinite, or too large for the precision of the model"
+    WEIGHT = "the number of examples is missing, or is not a finite number above 0"
+    REFUSED = (
+        "the client refuses the round as its own policy or the protocol's checks say; the "
+        "operator's log has the name of the reason"
+    )
+    PROTOCOL = "it is no message of the secure-aggregation protocol, or not one for this round"
+    DECLINED = (
+        "the node declines: its owner's rules, what is left of its records' budget, or what its "
+        "mods require do not allow what the run asks; its own log and the operator's log say why"
+    )
+    QUESTIONS = (
+        "its keys and questions are not such as the plan asks for, or larger than max_bytes; "
+        "nodes and server must run one release"
+    )
+    EVALUATOR = "the evaluator's process failed over its keys and questions"
+    REPORT = "its report is not one finite number"
+    UNREADABLE = "it cannot be read"
+
+
+class ReplyError(ValueError):
+    """A reply that is dropped; the message says why, for the operator's log only.
+
+    Parameters
+    ----------
+    reason : str
+        Why, in words that may be the client's own.
+    fault : Fault or None
+        Why, for the server's console; None where the client itself did nothing wrong: it is away
+        or late.
+    """
+
+    def __init__(self, reason: str, fault: Fault | None = Fault.UNREADABLE) -> None:
+        super().__init__(reason)
+        self.fault = fault
