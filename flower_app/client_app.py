@@ -29,11 +29,12 @@ from flower_app.data import (
     no_data,
     simulated_client,
 )
+from flower_app.errors import DeclinedError, SettingError
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
-from flower_app.settings import SettingError, Settings
+from flower_app.settings import Settings
 from flower_app.training.node_config import check_keys, own_folder
-from flower_app.training.node_policy import DeclinedError, NodePolicy, is_deployed, run_settings
+from flower_app.training.node_policy import NodePolicy, is_deployed, run_settings
 from flower_app.training.record_level import record_protection
 from flower_app.training.secure_aggregation import take_part
 from privacy.accounting import Budget

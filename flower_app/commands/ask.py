@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_data_path
 
-from flower_app.data import DataError, encode
-from flower_app.errors import CommandFailedError
+from flower_app.data import encode
+from flower_app.errors import CommandFailedError, DataError
 from flower_app.models.specs import MODELS, ModelSpec
 from flower_app.pictures.digits import FITS, Fit
 from flower_app.pictures.files import STDIN, find_images, read_images

@@ -15,9 +15,9 @@ from typing import Any
 
 from flower_app.counting import counted
 from flower_app.encrypted.evaluator import load_model, start_evaluator
+from flower_app.errors import SettingError
 from flower_app.processes.certificates import make_certificates
 from flower_app.report.results_folder import trained_model
-from flower_app.settings import SettingError
 from privacy.inference import EvaluatorPool, EvaluatorProcess
 from privacy.inference.errors import EvaluatorFailedError
 from privacy.inference_service import (

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flower_app.settings import SettingError
+from flower_app.errors import SettingError
 from privacy.inference_service import TokenFile
 from privacy.inference_service.errors import TokenFileError
 

@@ -11,7 +11,6 @@ from flower_app.data.dataset import Dataset as Dataset
 from flower_app.data.dataset import Split as Split
 from flower_app.data.dataset import load_dataset as load_dataset
 from flower_app.data.drawn import drawn_images as drawn_images
-from flower_app.data.errors import DataError as DataError
 from flower_app.data.inputs import InputKind as InputKind
 from flower_app.data.inputs import Inputs as Inputs
 from flower_app.data.inputs import encode as encode

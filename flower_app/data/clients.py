@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flower_app.data.dataset import Split
-from flower_app.data.errors import DataError
 from flower_app.data.idx import from_idx, read_plain
 from flower_app.data.inputs import InputKind, Inputs, encode
 from flower_app.data.partitions import Partitions
 from flower_app.data.sources import TRAIN_IMAGES, TRAIN_LABELS
+from flower_app.errors import DataError
 
 CLASSES = 10
 

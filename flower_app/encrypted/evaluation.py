@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from flower_app.encrypted.evaluator import compile_app_model, start_evaluator
+from flower_app.errors import SettingError
 from flower_app.models.specs import ModelSpec
-from flower_app.settings import SettingError
 from privacy.inference import ThrowAwayOwner, decide
 
 

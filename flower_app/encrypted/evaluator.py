@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from flower_app.data import drawn_images, encode
+from flower_app.errors import SettingError
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS, ModelSpec
-from flower_app.settings import SettingError
 from privacy.inference import CompiledModel, EvaluatorProcess, compile_model, serve_evaluations
 
 _BUNDLE = Path(__file__).parents[2]

@@ -17,8 +17,9 @@ from flower_app.data import (
     load_inputs,
     load_node_folder,
 )
+from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS
-from flower_app.settings import SettingError, Settings
+from flower_app.settings import Settings
 from flower_app.training.node_config import own_folder, wrong_key
 from privacy.inference import InputContract
 from strategies import answer_encrypted_round

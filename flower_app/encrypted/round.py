@@ -14,8 +14,9 @@ from flwr.supercore import log
 
 from flower_app.encrypted.evaluator import start_evaluator
 from flower_app.encrypted.node import simulated_secrets
+from flower_app.errors import SettingError
 from flower_app.report.results_folder import ResultsFolder
-from flower_app.settings import SettingError, Settings
+from flower_app.settings import Settings
 from privacy.accounting import Budget, Event, Full, LedgerContents, read_ledger
 from privacy.mechanisms import LatticeGaussian
 from strategies import (

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_app.data import DataError
+from flower_app.errors import DataError
 from flower_app.pictures.decoding import from_16_bits, laid
 from flower_app.pictures.digits import SIDE, Grey
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from flower_app.data import DataError
+from flower_app.errors import DataError
 
 Fit = Literal["digit", "whole", "exact"]
 FITS: tuple[Fit, ...] = get_args(Fit)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_app.data import DataError
+from flower_app.errors import DataError
 from flower_app.pictures.arrays import ARRAYS, TABLES, read_array, read_table
 from flower_app.pictures.decoding import PICTURES, NoPictureError, read_picture
 from flower_app.pictures.digits import Fit, Grey, prepare

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from flower_app.data import DataError, load_dataset
+from flower_app.data import load_dataset
+from flower_app.errors import DataError
 from flower_app.pictures.decoding import read_picture
 from flower_app.pictures.digits import prepare
 from flower_app.pictures.files import find_images, read_images
