@@ -14,9 +14,7 @@ from privacy.secure_aggregation._client_state import (
     ClientStage,
     RoundState,
 )
-from privacy.secure_aggregation._graph import Ring
-from privacy.secure_aggregation._masking import element_type, pack, ring_bits
-from privacy.secure_aggregation._masks import add_mask
+from privacy.secure_aggregation._masking import add_mask, element_type, pack, ring_bits
 from privacy.secure_aggregation._messages import (
     Announcement,
     Kind,
@@ -52,7 +50,7 @@ from privacy.secure_aggregation.errors import (
     UnknownIdentityError,
     WrongStageError,
 )
-from privacy.secure_aggregation.neighbours import RoundPlan
+from privacy.secure_aggregation.neighbours import Ring, RoundPlan
 from privacy.secure_aggregation.terms import ClientPolicy, Identity, RoundTerms
 
 NEIGHBOUR_BYTES = INDEX_BYTES + 2 * keys.KEY_BYTES

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from privacy import arguments
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _client_stages as stages
-from privacy.secure_aggregation import _kinds
 from privacy.secure_aggregation._client_stages import Vector
 from privacy.secure_aggregation._client_state import ClientStage, RoundState
 from privacy.secure_aggregation._crypto import digest
@@ -293,7 +292,7 @@ class SecureClient:
 
     def _prepare(self, this: RoundState, message: bytes, request: bytes, model: bytes) -> None:
         for name, value in (("request", request), ("model", model)):
-            _kinds.exact_bytes(name, value, len(_UNSAID))
+            arguments.exact_bytes(name, value, len(_UNSAID))
         if request != this.terms.request:
             raise DifferentRequestsError(
                 "what came to make the vector from is not what was announced"

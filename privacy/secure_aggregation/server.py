@@ -11,11 +11,14 @@ import numpy.typing as npt
 from privacy import arguments
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _crypto as keys
-from privacy.secure_aggregation import _kinds
 from privacy.secure_aggregation._client_state import INDEX_BYTES, SEALED_BYTES
-from privacy.secure_aggregation._graph import Ring
-from privacy.secure_aggregation._masking import add_packed, centred, element_type, ring_bits
-from privacy.secure_aggregation._masks import add_mask
+from privacy.secure_aggregation._masking import (
+    add_mask,
+    add_packed,
+    centred,
+    element_type,
+    ring_bits,
+)
 from privacy.secure_aggregation._messages import (
     Announcement,
     Kind,
@@ -49,7 +52,7 @@ from privacy.secure_aggregation.errors import (
     RejectedMessageError,
     TooFewClientsError,
 )
-from privacy.secure_aggregation.neighbours import RoundPlan, plan_round
+from privacy.secure_aggregation.neighbours import Ring, RoundPlan, plan_round
 from privacy.secure_aggregation.terms import (
     Adversary,
     RoundTerms,
@@ -152,8 +155,8 @@ class SecureServer:
             raise ValueError(f"cohort is {cohort}; give how many clients were drawn")
         self._terms = terms
         self._adversary = adversary
-        self._max_dropout_fraction = _kinds.share(
-            "max_dropout_fraction", max_dropout_fraction, 1, "clients"
+        self._max_dropout_fraction = arguments.number(
+            "max_dropout_fraction", max_dropout_fraction, least=0, below=1
         )
         self._cohort = cohort
         self._identities = pinned_keys("identities", identities)

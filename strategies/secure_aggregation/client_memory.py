@@ -12,7 +12,9 @@ from filelock import FileLock
 from flwr.app import ConfigRecord, Context
 
 from privacy.files import write_durably
-from privacy.secure_aggregation import UnreadableStateError
+from privacy.secure_aggregation.errors import (
+    UnreadableStateError,
+)
 
 _KEY = "secure-aggregation"
 _FILE = "secure-aggregation.state"

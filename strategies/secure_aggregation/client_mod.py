@@ -17,13 +17,16 @@ from privacy import arguments
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     ClientPolicy,
-    DifferentRequestsError,
     Identity,
+    SecureClient,
+    ServerModel,
+)
+from privacy.secure_aggregation.errors import (
+    DifferentRequestsError,
     MalformedMessageError,
     MalformedRequestError,
     RefusedError,
-    SecureClient,
-    ServerModel,
+    UnprotectedRequestError,
     UnreadableStateError,
 )
 from privacy.untrusted_text import error_quoted, one_line
@@ -35,10 +38,6 @@ from strategies.secure_aggregation.request import (
     model_digest,
     request_digest,
 )
-
-
-class UnprotectedRequestError(RefusedError):
-    """The server asks for an update, or for metrics, outside the protocol."""
 
 
 class SecureAggregationMod:

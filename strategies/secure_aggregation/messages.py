@@ -6,7 +6,6 @@ from math import isclose
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from privacy import secure_aggregation
 from privacy.mechanisms import (
     ClippingGeometry,
     DistributedGaussian,
@@ -15,8 +14,11 @@ from privacy.mechanisms import (
 )
 from privacy.secure_aggregation import (
     ClientPolicy,
-    MalformedMessageError,
     RoundTerms,
+    errors,
+)
+from privacy.secure_aggregation.errors import (
+    MalformedMessageError,
     UnacceptableTermsError,
 )
 from privacy.untrusted_text import error_quoted, quoted
@@ -88,8 +90,8 @@ def reply_bytes(reply: Message) -> bytes:
 
 def _is_refusal(reason: str | None) -> bool:
     """Whether these are the words of a client that refuses, as the mod writes them."""
-    kind = getattr(secure_aggregation, (reason or "").partition(":")[0], None)
-    return isinstance(kind, type) and issubclass(kind, secure_aggregation.RefusedError)
+    kind = getattr(errors, (reason or "").partition(":")[0], None)
+    return isinstance(kind, type) and issubclass(kind, errors.RefusedError)
 
 
 def content_of(message: bytes) -> RecordDict:

@@ -11,12 +11,14 @@ from flwr.serverapp import Grid
 
 from privacy.mechanisms import MaskedMechanism, Randomness
 from privacy.secure_aggregation import (
-    RejectedMessageError,
-    RoundAbortedError,
     RoundTerms,
     SecureServer,
     ServerModel,
     ServerStage,
+)
+from privacy.secure_aggregation.errors import (
+    RejectedMessageError,
+    RoundAbortedError,
 )
 from privacy.secure_aggregation.terms import RUN_BYTES
 from strategies.errors import Fault, ReplyError

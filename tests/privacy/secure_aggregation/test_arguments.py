@@ -11,13 +11,15 @@ from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
     Identity,
-    MalformedRequestError,
     RoundPlan,
     RoundTerms,
     SecureClient,
     SecureServer,
     ServerModel,
     plan_round,
+)
+from privacy.secure_aggregation.errors import (
+    MalformedRequestError,
 )
 from strategies import FolderMemory, SecureAggregation, SecureAggregationMod
 from tests.privacy.secure_aggregation.federation import HONEST, RUN, Federation, draw_vectors

@@ -5,34 +5,15 @@ import dataclasses
 import pytest
 
 from privacy.secure_aggregation import (
-    BothSharesError,
     ClientPolicy,
-    ClientStage,
-    CohortTooSmallError,
-    DifferentRequestsError,
-    ForgedSignatureError,
     Identity,
-    InconsistentRosterError,
-    MalformedRequestError,
-    RejectedMessageError,
-    RepeatedModelError,
-    RepeatedRoundError,
     RoundPlan,
     RoundTerms,
     SecureClient,
-    SplitViewError,
-    StaleMessageError,
-    TamperedSharesError,
-    ThresholdTooLowError,
-    TooFewNeighboursError,
-    UnacceptableTermsError,
-    UnknownIdentityError,
-    WeakKeyError,
-    WrongRoundError,
-    WrongStageError,
     plan_round,
 )
 from privacy.secure_aggregation import server as server_module
+from privacy.secure_aggregation._client_state import ClientStage
 from privacy.secure_aggregation._crypto import sign
 from privacy.secure_aggregation._messages import (
     Announcement,
@@ -44,6 +25,27 @@ from privacy.secure_aggregation._messages import (
     survivors_statement,
     write,
     write_set,
+)
+from privacy.secure_aggregation.errors import (
+    BothSharesError,
+    CohortTooSmallError,
+    DifferentRequestsError,
+    ForgedSignatureError,
+    InconsistentRosterError,
+    MalformedRequestError,
+    RejectedMessageError,
+    RepeatedModelError,
+    RepeatedRoundError,
+    SplitViewError,
+    StaleMessageError,
+    TamperedSharesError,
+    ThresholdTooLowError,
+    TooFewNeighboursError,
+    UnacceptableTermsError,
+    UnknownIdentityError,
+    WeakKeyError,
+    WrongRoundError,
+    WrongStageError,
 )
 from tests.privacy.secure_aggregation.federation import (
     HONEST,

@@ -10,15 +10,11 @@ from hypothesis import strategies as st
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     Adversary,
-    RefusedError,
-    RejectedMessageError,
-    RoundAbortedError,
     ServerModel,
 )
 from privacy.secure_aggregation import _crypto as keys
 from privacy.secure_aggregation import _sharing as sharing
-from privacy.secure_aggregation._masking import add_packed, centred
-from privacy.secure_aggregation._masks import add_mask
+from privacy.secure_aggregation._masking import add_mask, add_packed, centred
 from privacy.secure_aggregation._messages import (
     Kind,
     bound_to,
@@ -31,6 +27,11 @@ from privacy.secure_aggregation._messages import (
 )
 from privacy.secure_aggregation._shamir import (
     write_element,
+)
+from privacy.secure_aggregation.errors import (
+    RefusedError,
+    RejectedMessageError,
+    RoundAbortedError,
 )
 from tests.privacy.secure_aggregation.federation import (
     HONEST,
@@ -375,9 +376,7 @@ class RingCutters(Wire):
         super().__init__({})
         self.federation, self.server, self.way = federation, server, way
         self.leaving = leaving
-        self.max_corrupt_fraction = set(
-            range(federation.adversary.max_corrupt(len(federation.clients)))
-        )
+        self.corrupt = set(range(federation.adversary.max_corrupt(len(federation.clients))))
         self.masked, self.private, self.gaps = {}, {}, {}
 
     def choose(self):
@@ -385,11 +384,11 @@ class RingCutters(Wire):
         ring, plan = self.server._ring, self.server._plan
         half, n = plan.neighbours // 2, plan.clients
         index = self.server._index
-        at = {node: int(ring._place_of[index[node]]) for node in self.max_corrupt_fraction}
+        at = {node: int(ring._place_of[index[node]]) for node in self.corrupt}
         _, first, second = min(
             (between, a, b)
-            for a in self.max_corrupt_fraction
-            for b in self.max_corrupt_fraction - {a}
+            for a in self.corrupt
+            for b in self.corrupt - {a}
             if (between := (at[b] - at[a]) % n - 1 - 2 * half) > plan.threshold
         )
 
@@ -408,13 +407,13 @@ class RingCutters(Wire):
             return answer
         if not self.gaps:
             self.choose()
-        if node in self.max_corrupt_fraction and open_round(client) is not None:
+        if node in self.corrupt and open_round(client) is not None:
             self.private[self.server._index[node]] = open_round(client).mask_private
         if kind_of(answer) is Kind.MASKED_UPDATE:
             self.masked[self.server._index[node]] = read(answer, Kind.MASKED_UPDATE, [None, 0])[0]
         if node in self.gaps:
             return self.way(self, node, client, answer)
-        if self.leaving and node not in self.max_corrupt_fraction:
+        if self.leaving and node not in self.corrupt:
             complains = kind_of(answer) is Kind.COMPLAINTS and any(fields_of(answer)[0])
             if complains or kind_of(answer) is Kind.DISPUTED_SHARES:
                 return None
@@ -425,9 +424,7 @@ class RingCutters(Wire):
         server, bits = self.server, self.server._bits
         node_of = [client.node for client in server._clients]
         survivors, taking_part = set(server._survivors), set(server._participants)
-        inside = [
-            o for o in self.inside if o in survivors and node_of[o] not in self.max_corrupt_fraction
-        ]
+        inside = [o for o in self.inside if o in survivors and node_of[o] not in self.corrupt]
         known = self.private | {o: s for o, s in secrets.items() if o not in survivors}
         total = np.zeros(SIZE, np.uint32)
         for owner in inside:
@@ -502,7 +499,7 @@ def test_two_colluders_cannot_cut_the_ring(way):
     read_off, inside, server, cutters = cut_the_ring(way, leaving=False)
     assert not read_off
     assert 3 < inside < 175
-    honest = set(range(250)) - cutters.max_corrupt_fraction
+    honest = set(range(250)) - cutters.corrupt
     assert honest <= set(server.survivors)
     assert set(cutters.gaps) <= set(server.offences)
 

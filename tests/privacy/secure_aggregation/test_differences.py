@@ -15,18 +15,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from privacy.secure_aggregation import (
-    RefusedError,
-    RoundAbortedError,
     RoundPlan,
     RoundTerms,
     SecureClient,
     SecureServer,
-    ThresholdTooLowError,
-    WrongRoundError,
 )
 from privacy.secure_aggregation import client as client_module
 from privacy.secure_aggregation import server as server_module
 from privacy.secure_aggregation._messages import Kind, write
+from privacy.secure_aggregation.errors import (
+    RefusedError,
+    RoundAbortedError,
+    ThresholdTooLowError,
+    WrongRoundError,
+)
 from tests.privacy.secure_aggregation.federation import MALICIOUS, Federation, draw_vectors
 
 CLIENTS, IN_ONE, SIZE, MODEL = 15, 3, 3, bytes([7] * 32)

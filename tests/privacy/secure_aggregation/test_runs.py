@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.secure_aggregation import (
+from privacy.secure_aggregation import SecureClient
+from privacy.secure_aggregation._client_state import ClientStage
+from privacy.secure_aggregation.errors import (
     BothSharesError,
-    ClientStage,
     MalformedRequestError,
     RepeatedModelError,
     RepeatedRoundError,
-    SecureClient,
     WrongRoundError,
 )
 from tests.privacy.secure_aggregation.federation import HONEST, MALICIOUS, Federation, draw_vectors

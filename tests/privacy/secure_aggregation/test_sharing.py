@@ -9,17 +9,12 @@ from hypothesis import strategies as st
 
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
-    ClientStage,
-    ForgedSignatureError,
-    MalformedMessageError,
-    RejectedMessageError,
     SecureClient,
     SecureServer,
-    StaleMessageError,
-    TooFewNeighboursError,
 )
 from privacy.secure_aggregation import _crypto as keys
 from privacy.secure_aggregation import _sharing as sharing
+from privacy.secure_aggregation._client_state import ClientStage
 from privacy.secure_aggregation._messages import (
     Announcement,
     Kind,
@@ -37,6 +32,13 @@ from privacy.secure_aggregation._shamir import (
     read_element,
     values,
     write_element,
+)
+from privacy.secure_aggregation.errors import (
+    ForgedSignatureError,
+    MalformedMessageError,
+    RejectedMessageError,
+    StaleMessageError,
+    TooFewNeighboursError,
 )
 from tests.privacy.secure_aggregation.federation import (
     HONEST,

@@ -19,7 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.mechanisms import DistributedGaussian, MaskedGaussian
-from privacy.secure_aggregation import ClientPolicy, SecureServer, TooFewClientsError
+from privacy.secure_aggregation import (
+    ClientPolicy,
+    SecureServer,
+)
+from privacy.secure_aggregation.errors import (
+    TooFewClientsError,
+)
 from strategies import ContextMemory, InProcessGrid, SecureAggregationMod
 from strategies.secure_aggregation import client_mod, train_round
 from strategies.secure_aggregation.request import (

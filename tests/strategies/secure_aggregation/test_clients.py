@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
-    RoundAbortedError,
     RoundTerms,
     SecureClient,
     SecureServer,
     ServerModel,
-    UnreadableStateError,
 )
 from privacy.secure_aggregation._messages import Kind
+from privacy.secure_aggregation.errors import (
+    RoundAbortedError,
+    UnreadableStateError,
+)
 from strategies import (
     ClientMemory,
     ContextMemory,

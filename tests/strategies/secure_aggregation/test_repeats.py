@@ -10,9 +10,12 @@ import pytest
 from flwr.app import ArrayRecord, Context, Message
 
 from privacy.mechanisms import SeededRandomness
-from privacy.secure_aggregation import RoundAbortedError, SecureClient
+from privacy.secure_aggregation import SecureClient
 from privacy.secure_aggregation import client as client_module
 from privacy.secure_aggregation._messages import Kind
+from privacy.secure_aggregation.errors import (
+    RoundAbortedError,
+)
 from strategies import (
     Checkpointing,
     ClientMemory,
