@@ -5,11 +5,11 @@ choice. Errors are in ``privacy.secure_aggregation.errors``; ``docs/secure-aggre
 has the protocol, the proofs and what is not covered.
 """
 
+from privacy.secure_aggregation._server_state import ServerStage as ServerStage
 from privacy.secure_aggregation.client import SecureClient as SecureClient
 from privacy.secure_aggregation.neighbours import RoundPlan as RoundPlan
 from privacy.secure_aggregation.neighbours import plan_round as plan_round
 from privacy.secure_aggregation.server import SecureServer as SecureServer
-from privacy.secure_aggregation.server import ServerStage as ServerStage
 from privacy.secure_aggregation.terms import Adversary as Adversary
 from privacy.secure_aggregation.terms import ClientPolicy as ClientPolicy
 from privacy.secure_aggregation.terms import Identity as Identity

@@ -12,7 +12,7 @@ from privacy.secure_aggregation import (
     SecureClient,
     plan_round,
 )
-from privacy.secure_aggregation import server as server_module
+from privacy.secure_aggregation import _server_stages as server_stages
 from privacy.secure_aggregation._client_state import ClientStage
 from privacy.secure_aggregation._crypto import sign
 from privacy.secure_aggregation._messages import (
@@ -307,7 +307,7 @@ def test_a_bound_for_which_no_ring_is_large_enough_is_refused_before_anybody_tra
     """The terms alone do not show it: how many clients there are comes with the plan."""
     bound = 2**58
     with monkeypatch.context() as lying:
-        lying.setattr(server_module, "ring_bits", lambda clients, bound: 62)
+        lying.setattr(server_stages, "ring_bits", lambda clients, bound: 62)
         federation = Federation(COUNT, adversary)
         server = federation.server(federation.terms(SIZE, bound=bound))
         messages = federation.play_to(server, draw_vectors(COUNT, SIZE), 1)
@@ -649,8 +649,8 @@ def test_different_rosters_share_no_key():
             )
 
         client.answer(rewritten(messages[node], smuggle))
-        assert label not in open_round(client).held
-        assert len(open_round(client).held) == COUNT - 2
+        assert label not in open_round(client).held_shares
+        assert len(open_round(client).held_shares) == COUNT - 2
 
 
 @pytest.mark.parametrize("place", [8, 40], ids=["mask key", "channel key"])

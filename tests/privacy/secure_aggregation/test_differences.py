@@ -20,8 +20,8 @@ from privacy.secure_aggregation import (
     SecureClient,
     SecureServer,
 )
+from privacy.secure_aggregation import _server_stages as server_stages
 from privacy.secure_aggregation import client as client_module
-from privacy.secure_aggregation import server as server_module
 from privacy.secure_aggregation._messages import Kind, write
 from privacy.secure_aggregation.errors import (
     RefusedError,
@@ -55,7 +55,7 @@ def least_plan() -> RoundPlan:
 @pytest.fixture(scope="module", autouse=True)
 def planned_by_the_adversary() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_module, "plan_round", lambda *_, **__: least_plan())
+        patch.setattr(server_stages, "plan_round", lambda *_, **__: least_plan())
         yield
 
 
@@ -92,7 +92,7 @@ class Played:
         self.federation = Federation(CLIENTS + IN_ONE, MALICIOUS)
         self.clients = self.federation.clients
         for node in range(CORRUPT):
-            self.clients[node]._check_same_group = lambda *_: None
+            self.clients[node]._history.check_same_group = lambda *_: None
             self.clients[node]._check_side_by_side = lambda *_: None
         self.servers = [
             SecureServer(

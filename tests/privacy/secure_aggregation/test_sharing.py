@@ -113,7 +113,7 @@ def test_shares_are_shown_only_to_who_signed_a_complaint():
     one = taken_up()
     signature = keys.sign(by_index[accuser], right)
     (shown,) = read(one.answer(disputes(client, [0], signature)), Kind.DISPUTED_SHARES, [64])
-    assert shown == this.given[0]
+    assert shown == this.dealt_shares[0]
     with pytest.raises(StaleMessageError):  # once
         one.answer(disputes(client, [0], signature))
     assert one.stage is ClientStage.MASKING

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, Context, Message
 
 from privacy.mechanisms import SeededRandomness
 from privacy.secure_aggregation import SecureClient
-from privacy.secure_aggregation import client as client_module
+from privacy.secure_aggregation import _client_history as client_history
 from privacy.secure_aggregation._messages import Kind
 from privacy.secure_aggregation.errors import (
     RoundAbortedError,
@@ -187,7 +187,7 @@ def test_what_a_client_remembers_is_bounded_and_never_forgotten(
     bound: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where its memory is full it takes part no more, whatever a server has pushed into it."""
-    monkeypatch.setattr(client_module, bound, 3)
+    monkeypatch.setattr(client_history, bound, 3)
     wire = Wire(app(), NODES)
     rounds = Rounds(wire)
 
