@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from privacy.arguments import of_kind, real_array
 from privacy.files import write_durably
-from privacy.inference.arguments import check_kind, reals_of
 from privacy.inference.errors import MessageError, OutOfRangeError, PlanRefusedError, ReleaseError
 from privacy.inference.owner.owner import DataOwner
 from privacy.inference.owner.release_policy import ClassOnly
@@ -90,7 +90,7 @@ def begin_round(
     TypeError
         If ``plan`` is none.
     """
-    check_kind("plan", plan, Plan, "the plan, as accept_plan returned it")
+    of_kind("plan", plan, Plan, "the plan, as accept_plan returned it")
     x = _reals(inputs, "this node's images are not real numbers")
     right = _reals(labels, _LABELS)
     room = (max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
@@ -125,7 +125,7 @@ def begin_round(
 
 def _reals(values: ArrayLike, refusal: str) -> NDArray[Any]:
     try:
-        return reals_of("values", values, "as the node's data are")
+        return real_array("values", values, "as the node's data are")
     except TypeError as error:
         raise RoundError(refusal) from error
 

@@ -7,11 +7,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.inference import messages as _wire
-from privacy.inference.arguments import check_kind, numbers_of
+from privacy.arguments import double_array, of_kind
 from privacy.inference.ckks import Parts, Residues, Ring, SecretKey, reseeded
 from privacy.inference.errors import MessageError, OutOfRangeError
-from privacy.inference.messages import Reader, Tag
+from privacy.inference.messages import Reader, Tag, open_message, seal_message
 from privacy.inference.owner.codec import answer_reader, packer
 from privacy.inference.owner.release_policy import Answer, ClassOnly, ReleasePolicy
 from privacy.inference.owner.secret_state import Secrets
@@ -50,7 +49,7 @@ class DataOwner:
         self._released = 0
 
     def _set_up(self, plan: Plan, release: ReleasePolicy | None) -> Ring:
-        check_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
+        of_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
         policy = ClassOnly() if release is None else release
         if isinstance(policy, type) or not callable(getattr(policy, "check", None)):
             raise TypeError(f"release is {release!r}; give a release policy, such as ClassOnly()")
@@ -132,7 +131,7 @@ class DataOwner:
             body += _switching_key(self._secret.relinearisation_key(), plan.relin_level)
         for element, level in plan.rotation_levels:
             body += _switching_key(self._secret.rotation_key(element), level)
-        return _wire.seal_message(
+        return seal_message(
             Tag.MATERIAL,
             plan,
             self._digest,
@@ -175,13 +174,13 @@ class DataOwner:
             self._open[query_id] = len(images)
             if len(self._open) > _OPEN_QUERIES:
                 del self._open[next(iter(self._open))]
-        return _wire.seal_message(
+        return seal_message(
             Tag.QUERY, plan, self._digest, query_id, b"".join(body), self._session_key
         )
 
     def _checked(self, x: ArrayLike) -> NDArray[np.float64]:
         plan = self.plan
-        values = numbers_of("the input", x, "shape input_shape, or one axis more for a batch")
+        values = double_array("the input", x, "shape input_shape, or one axis more for a batch")
         if plan.batch_size == 1:
             values = values[None]
         if values.shape[1:] != plan.input_shape or not 1 <= len(values) <= plan.batch_size:
@@ -216,7 +215,7 @@ class DataOwner:
 
     def _logits(self, answer: bytes) -> NDArray[np.float64]:
         """All logits in full precision, shape (images, logits)."""
-        query_id, body = _wire.open_message(
+        query_id, body = open_message(
             answer, Tag.ANSWER, self.plan, self._digest, lambda _: self._session_key
         )
         with self._lock:
