@@ -2,31 +2,31 @@
 
 import glob
 import os
-import tempfile
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _NEW = ".new"
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path``, synchronised to disk, whole or not at all.
+@contextmanager
+def replacement(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``path`` when the block ends, synchronised to disk.
 
-    Only the owner can read the file.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; ``path`` is as it was.
+    Where the block raises, ``path`` is as it was. ``mode`` (less the umask) says who may read the
+    file: by default only its owner.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=_NEW)
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_NEW}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        new.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
@@ -34,6 +34,18 @@ def write_durably(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Put ``content`` at ``path``, whole or not at all; see :func:`replacement`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; ``path`` is as it was.
+    """
+    with replacement(path, mode=mode) as file:
+        file.write(content)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from flwr.serverapp import Grid
 
 from privacy import arguments
 from privacy.accounting import FixedSize, Full, Poisson, Sampling
+from privacy.files import write_durably
 from privacy.mechanisms import Randomness
 from strategies.errors import PopulationExceededError
 
@@ -118,9 +118,7 @@ class Population:
             "name": self.name,
             "identities": list(self.identities),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
-        temporary.replace(path)
+        write_durably(path, (json.dumps(document, indent=1) + "\n").encode(), mode=0o666)
 
 
 class ClientRegistry:

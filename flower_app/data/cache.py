@@ -1,8 +1,6 @@
 """The folder that keeps what is slow to get, and how processes share it without a race."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,8 @@ import numpy as np
 import platformdirs
 from filelock import FileLock
 from numpy.typing import NDArray
+
+from privacy.files import replacement
 
 
 def cache_folder(cache_dir: Path | None = None) -> Path:
@@ -38,12 +38,6 @@ def code_version(*modules: ModuleType) -> str:
     return digest.hexdigest()[:12]
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that others see whole or not at all."""
-    with _whole_or_not_at_all(path) as temporary:
-        temporary.write_bytes(content)
-
-
 def shared_array(path: Path, make: Callable[[], NDArray[np.generic]]) -> NDArray[np.generic]:
     """Return the array kept at ``path``, memory-mapped; the first process makes it.
 
@@ -58,21 +52,7 @@ def shared_array(path: Path, make: Callable[[], NDArray[np.generic]]) -> NDArray
         with only_one(path):
             if not path.exists():
                 content = make()
-                with _whole_or_not_at_all(path) as temporary, temporary.open("wb") as file:
+                with replacement(path, mode=0o644) as file:
                     np.save(file, content, allow_pickle=False)
     array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
-
-
-@contextmanager
-def _whole_or_not_at_all(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

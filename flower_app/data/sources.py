@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flower_app.data.cache import only_one, write_bytes
-from flower_app.data.errors import DataError
+from flower_app.data.cache import only_one
 from flower_app.data.idx import read_plain, to_idx
+from flower_app.errors import DataError
+from privacy.files import write_durably
 
 _log = logging.getLogger(__name__)
 
@@ -131,8 +132,9 @@ def cached_files(name: str, cache: Path) -> Files:
         files = _read_verified(origin, folder)
         if files is None:
             files = _fetch(name)
+            folder.mkdir(parents=True, exist_ok=True)
             for file, content in files.items():
-                write_bytes(folder / file, content)
+                write_durably(folder / file, content, mode=0o644)
             _log.info("%s is kept in %s", origin.title, folder)
     return files
 

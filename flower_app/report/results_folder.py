@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flower_app.counting import counted
+from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS
-from flower_app.settings import SettingError, Settings
+from flower_app.settings import Settings
+from privacy.files import replacement, write_durably
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
@@ -88,22 +90,17 @@ class ResultsFolder:
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all. Infinite and missing numbers become null."""
-        self._write_beside(name, document).replace(self.path / name)
+        write_durably(self.path / name, _json(document), mode=0o666)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``, and so declare the run finished. All else must be there.
 
         All files get the time of the folder's first: later ones tell how long clients took.
         """
-        written = self._write_beside(_METRICS, metrics)
-        self._level_times()
-        written.replace(self.file(_METRICS))
-
-    def _write_beside(self, name: str, document: Mapping[str, Any]) -> Path:
-        text = json.dumps(_finite(document), indent=2, ensure_ascii=False) + "\n"
-        temporary = self.path / f".{name}"
-        temporary.write_text(text)
-        return temporary
+        with replacement(self.file(_METRICS), mode=0o666) as file:
+            file.write(_json(metrics))
+            file.flush()
+            self._level_times()
 
     def write_model(self, arrays: "ArrayRecord") -> None:
         """Write the model as safetensors."""
@@ -219,6 +216,10 @@ def trained_model(results: Path) -> tuple[str, Path]:
 
 def _unusable(root: Path, why: str) -> SettingError:
     return SettingError(f"results-dir = {str(root)!r} is wrong; {why}")
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(_finite(document), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _finite(value: Any) -> Any:

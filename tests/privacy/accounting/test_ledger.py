@@ -196,7 +196,8 @@ def test_killed_at_every_step_no_acknowledged_event_is_lost(path):
 def test_two_runs_cannot_hold_it_at_once(path):
     with Ledger.open(path, population="p"):
         code = (
-            "import sys; from privacy.accounting import *\n"
+            "import sys; from privacy.accounting import Ledger\n"
+            "from privacy.accounting.errors import LedgerBusyError\n"
             "try: Ledger.open(sys.argv[1], population='p')\n"
             "except LedgerBusyError as error: print(error)"
         )

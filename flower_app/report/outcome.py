@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from privacy.files import write_durably
+
 FOLDER_VARIABLE = "BLOOMSEAL_OUTCOMES"
 """The environment variable that names the folder; a SuperLink of ours hands it on to its runs."""
 
@@ -50,9 +52,7 @@ class OutcomeFile:
         self.outcome = replace(self.outcome, **changes)  # type: ignore[arg-type]
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_suffix(".new")
-            temporary.write_text(json.dumps(asdict(self.outcome)))
-            temporary.replace(self._path)
+            write_durably(self._path, json.dumps(asdict(self.outcome)).encode(), mode=0o666)
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
