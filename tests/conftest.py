@@ -1,7 +1,15 @@
-"""How ``pytest -n`` shares the tests out among processes."""
+"""How ``pytest -n`` shares the tests out among processes, and how long Hypothesis searches."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
+
+# Nothing depends on the time that an example takes: the machine may be busy. Every run draws other
+# examples; `pytest --hypothesis-profile long` draws more of them.
+TIMELESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("short", TIMELESS, max_examples=50)
+settings.register_profile("long", TIMELESS, max_examples=500)
+settings.load_profile("short")
 
 DEPLOYMENTS = ("tests/integration/test_faults.py", "tests/integration/test_deploy.py")
 
