@@ -60,7 +60,7 @@ def finish(
             MODELS[settings.model],
             test_inputs[:count],
             np.asarray(dataset.test.labels[:count]),
-            say=lambda line: log(INFO, line),
+            notify=lambda line: log(INFO, line),
         )
     now = time.perf_counter()
     metrics = {
