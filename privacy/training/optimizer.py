@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from privacy.mechanisms import Randomness, gaussian
+from privacy.mechanisms import Randomness, add_gaussian
 from privacy.training.per_example.gradients import (
     Gradients,
     LayerGradients,
@@ -166,7 +167,8 @@ class NoisySteps:
     def _noisy(self, gradients: list[Tensor]) -> list[Tensor]:
         """The gradients with noise of standard deviation z, in units of S, on every coordinate."""
         sizes = [gradient.numel() for gradient in gradients]
-        drawn = gaussian(sum(sizes), sigma=self._noise_multiplier, randomness=self._randomness)
+        drawn = np.zeros(sum(sizes))
+        add_gaussian(drawn, sigma=self._noise_multiplier, randomness=self._randomness)
         noise = torch.from_numpy(drawn).split(sizes)
         return [
             gradient.double() + piece.view_as(gradient).to(gradient.device)
