@@ -51,6 +51,10 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: house
+house: $(READY) ## Draw the pictures of docs/house.md from the imports
+	$(BIN)/python tools/house.py
+
 .PHONY: clean
 clean: ## Remove the environment, caches and results
 	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import benchmarks
-from benchmarks import _compare, _results, _utility_report
+from benchmarks import _compare, _results
 from benchmarks.harness import Benchmark, Row, machine
+from benchmarks.utility import report as utility_report
 
 NOT_BENCHMARKS = {"harness", "__main__"}
 ROOT = Path(__file__).parents[1]
@@ -156,7 +157,7 @@ def write_results(docs: Path) -> int:
     missing = _results.write_page(docs / "results", docs / "results.md", names=names(), load=load)
     _results.write_table(docs / "results")
     for document in _results.load_documents(docs / "results", ["utility"]):
-        _utility_report.fill(docs / "utility.md", document)
+        utility_report.fill(docs / "utility.md", document)
     print(f"wrote {docs / 'results.md'}")
     if missing:
         print(f"no figures of: {', '.join(missing)}", file=sys.stderr)

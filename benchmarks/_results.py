@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks._utility_cells import CELLS
 from benchmarks.harness import Benchmark
+from benchmarks.utility.cells import CELLS
 from flower_app.planning import measured
 
 Document = Mapping[str, Any]

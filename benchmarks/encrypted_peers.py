@@ -16,7 +16,7 @@ from torch import nn
 from benchmarks._peers.asking import Asked, Reply
 from benchmarks._peers.environments import PEERS, NotMeasuredError, Peer, interpreter
 from benchmarks._peers.serving import Array, Case, Layer, write_case
-from benchmarks.encrypted_inference import CASES, train
+from benchmarks.encrypted_inference.measure import CASES, train
 from benchmarks.harness import Row, Say, Spread
 from privacy.inference import (
     CompiledModel,

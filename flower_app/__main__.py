@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from flower_app.data import DataError
-from flower_app.errors import CommandFailedError
-from flower_app.settings import SettingError
+from flower_app.errors import CommandFailedError, DataError, SettingError
 from privacy.command_line import CommandParser
 
 COMMANDS = {

@@ -9,7 +9,6 @@ from functools import cache, partial
 from logging import ERROR, WARNING
 from pathlib import Path
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -20,20 +19,19 @@ from torch import nn
 
 from flower_app.data import (
     ClientData,
-    InputKind,
-    encode,
+    load_client_folder,
     load_dataset,
     load_inputs,
-    load_node_folder,
     load_partitions,
     no_data,
     simulated_client,
 )
+from flower_app.errors import DeclinedError, SettingError
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
-from flower_app.settings import SettingError, Settings
+from flower_app.settings import Settings
 from flower_app.training.node_config import check_keys, own_folder
-from flower_app.training.node_policy import DeclinedError, NodePolicy, is_deployed, run_settings
+from flower_app.training.node_policy import NodePolicy, is_deployed, run_settings
 from flower_app.training.record_level import record_protection
 from flower_app.training.secure_aggregation import take_part
 from privacy.accounting import Budget
@@ -205,18 +203,14 @@ def own_data(settings: Settings, context: Context) -> ClientData:
     """
     kind = MODELS[settings.model].kind
     if settings.deployed:
-        return _folder(own_folder(context.node_config, "data-dir", "this node's data"), kind)
+        return load_client_folder(
+            own_folder(context.node_config, "data-dir", "this node's data"), kind
+        )
     clients = int(context.node_config["num-partitions"])
     client = int(context.node_config["partition-id"])
     dataset = load_dataset(settings.dataset, data_dir=_path(settings.data_dir))
     partitions = load_partitions(settings.partition_spec(clients), dataset)
     return simulated_client(load_inputs(dataset, kind), partitions, client)
-
-
-@cache
-def _folder(folder: Path, kind: InputKind) -> ClientData:
-    split = load_node_folder(folder)
-    return ClientData(encode(split.images, kind), np.array(split.labels))
 
 
 def _path(text: str) -> Path | None:

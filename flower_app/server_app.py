@@ -29,16 +29,16 @@ from flower_app.encrypted.evaluation import (
     run_encrypted_test,
 )
 from flower_app.encrypted.round import hold_encrypted_round, round_cost
+from flower_app.errors import SettingError
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
-from flower_app.processes.flower_processes import write_run_config
-from flower_app.processes.outcomes import OutcomeFile
 from flower_app.report import plots
+from flower_app.report.outcome import OutcomeFile
 from flower_app.report.privacy_metrics import privacy_metrics
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines
 from flower_app.report.software import software
-from flower_app.settings import SettingError, Settings
+from flower_app.settings import Settings, write_run_config
 from flower_app.training.assembly import check_run, make_strategy, warn_of_few_clients
 from flower_app.training.resumption import SOFTWARE, as_it_ended, can_go_on, software_of_run
 from privacy.accounting import read_ledger
@@ -319,7 +319,7 @@ def finish(
             MODELS[settings.model],
             test_inputs[:count],
             np.asarray(dataset.test.labels[:count]),
-            say=lambda line: log(INFO, line),
+            notify=lambda line: log(INFO, line),
         )
     now = time.perf_counter()
     begun = software_of_run(folder.path)

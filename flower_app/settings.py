@@ -1,5 +1,6 @@
 """The run configuration as one frozen, validated object."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
@@ -8,13 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
+from flower_app.errors import SettingError
 from flower_app.models.recipes import RECIPES
 from flower_app.models.specs import MODELS
-
-
-class SettingError(ValueError):
-    """A setting that is wrong; the message names it, its value and the remedy."""
-
 
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
 _CHOICES: Mapping[str, Iterable[str]] = {
@@ -347,6 +344,23 @@ def without_former_names(
             )
         )
     return {name: value for name, value in config.items() if name not in former}
+
+
+def write_run_config(settings: Mapping[str, Any], path: Path) -> Path:
+    """Write settings as the file that ``flwr run --run-config`` takes, whatever their text.
+
+    Returns
+    -------
+    Path
+        ``path``.
+    """
+    # JSON's text, numbers and truth values are TOML's as well, but for one control character.
+    lines = [
+        f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
+        for name, value in settings.items()
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def is_folder(path: Path) -> bool:

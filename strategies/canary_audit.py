@@ -5,20 +5,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from privacy.accounting import Poisson
+from privacy.accounting import Poisson, Sampling
 from privacy.audit import AuditResult, audit, poisson_cohort_p_value
 from privacy.mechanisms import Randomness, SystemRandomness
 from strategies.dp_fedavg import DPFedAvg
 from strategies.errors import PopulationExceededError
 from strategies.in_process import InProcessGrid
 from strategies.model_schema import ModelSchema
+from strategies.result import PrivacyReport
 
 _BEYOND = 1000.0  # how many times the clipping norm a canary sends
 
@@ -95,21 +95,20 @@ class _CanaryApp(ClientApp):
                 array.reshape(-1)[place] += step
                 break
             place -= array.size
-        metrics = MetricRecord(
-            {strategy.record_keys.weighted_by: 1e9}
-        )  # as heavy as the cap allows
+        weighted_by = strategy.record_keys.weighted_by
+        metrics = MetricRecord({weighted_by: 1e9})  # as heavy as the cap allows
         return Message(
             RecordDict({"arrays": schema.record(arrays), "metrics": metrics}), reply_to=message
         )
 
 
 class _CountingGrid(InProcessGrid):
-    """A grid that counts whom each round asked to train."""
+    """A grid that counts the messages of each round's training."""
 
     def __init__(self, app: ClientApp, nodes: int, config_key: str) -> None:
         super().__init__(app, nodes)
         self._config_key = config_key
-        self.asked: Counter[int] = Counter()
+        self.cohort_sizes: Counter[int] = Counter()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Count, then push."""
@@ -117,7 +116,7 @@ class _CountingGrid(InProcessGrid):
         for message in pushed:
             if message.metadata.message_type == MessageType.TRAIN:
                 config = message.content.config_records[self._config_key]
-                self.asked[int(str(config["server-round"]))] += 1
+                self.cohort_sizes[int(str(config["server-round"]))] += 1
         return super().push_messages(pushed)
 
 
@@ -133,7 +132,7 @@ def audit_strategy(
     guesses: int | None = None,
     randomness: Randomness | None = None,
 ) -> AuditResult:
-    """Attack a federated run with canary clients, and hold what they show against its ledger.
+    """Attack a federated run with canary clients: a lower bound on ε, against the run's ledger.
 
     Each canary is a client that moves one parameter of the model by far more than the clipping
     norm, whenever it is asked. A fair coin decides whether it is there. The auditor sees the
@@ -144,6 +143,14 @@ def audit_strategy(
       nothing where noise is fresh, and finds noise that comes from a seed or is used twice.
 
     With Poisson sampling the sizes of the cohorts are tested too.
+
+    **Guarantee.** That of :func:`privacy.audit.audit`: a correct strategy is contradicted in at
+    most a fraction ``1 - confidence`` of audits.
+
+    **Assumptions.** ``make_strategy`` does not depend on the coins.
+
+    **Not covered.** A transport, for clients run in this process; under adaptive or per-layer
+    clipping the canaries are not the worst that could be.
 
     Parameters
     ----------
@@ -170,22 +177,13 @@ def audit_strategy(
     ------
     ValueError
         If the strategy's population is another, it aggregates securely, or the model is too small.
-
-    Notes
-    -----
-    *Guarantee.* That of :func:`privacy.audit.audit`: a correct strategy is contradicted in at
-    most a fraction ``1 - confidence`` of audits.
-
-    *Assumptions.* ``make_strategy`` does not depend on the coins.
-
-    *Not covered.* The audit runs clients in this process, so it says nothing of a transport, and
-    under adaptive clipping or per-layer clipping its canaries are not the worst that could be.
     """
     source = SystemRandomness() if randomness is None else randomness
     size = sum(array.size for array in ModelSchema(initial_arrays).arrays)
     directions = Directions.draw(canaries, size, randomness=source)
     nobody = np.zeros(canaries, dtype=np.bool_)
-    told: dict[str, Any] = {}
+    claims: list[tuple[PrivacyReport, Sampling]] = []  # of both runs
+    cohort_sizes: list[int] = []
     another_population = (
         f"the strategy's population must be clients + canaries = {clients + canaries}"
     )
@@ -207,29 +205,27 @@ def audit_strategy(
         report = result.privacy
         if report is None or report.population != clients + canaries:
             raise ValueError(another_population)
-        told.setdefault("report", report)
-        told.setdefault("sampling", strategy.sampling)
-        asked = [grid.asked[number] for number in report.epsilon_by_round]
-        told.setdefault("asked", []).extend(asked)
+        claims.append((report, strategy.sampling))
+        cohort_sizes.extend(grid.cohort_sizes[number] for number in report.epsilon_by_round)
         return directions.along(_flat(result.arrays) - _flat(initial_arrays))
 
     def run(included: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.float64]]:
-        here = moved(included)
-        return {"last model": here, "less a second run": here - moved(nobody)}
+        movement = moved(included)
+        return {"last model": movement, "less a second run": movement - moved(nobody)}
 
     def cohorts() -> float | None:
-        sampling = told["sampling"]
+        _, sampling = claims[0]
         if not isinstance(sampling, Poisson) or sampling.rate == 1:
             return None
         return poisson_cohort_p_value(
-            told["asked"], population=clients + canaries, rate=sampling.rate
+            cohort_sizes, population=clients + canaries, rate=sampling.rate
         )
 
     return audit(
         run,
         canaries=canaries,
-        claimed_epsilon=lambda: float(told["report"].epsilon),
-        delta=lambda: float(told["report"].delta),
+        claimed_epsilon=lambda: float(claims[0][0].epsilon),
+        delta=lambda: float(claims[0][0].delta),
         confidence=confidence,
         guesses=guesses,
         cohort_p_value=cohorts,

@@ -9,10 +9,10 @@ import numpy as np
 
 from flower_app.data import encode, load_dataset
 from flower_app.encrypted.evaluator import compile_named
+from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS
 from flower_app.report.plots import plot_certificate
 from flower_app.report.results_folder import trained_model
-from flower_app.settings import SettingError
 from privacy.inference import certify
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flower_app.data import DATASETS
+from flower_app.errors import SettingError
 from flower_app.models.recipes import RECIPES
 from flower_app.models.specs import MODELS
 from flower_app.planning import measured
@@ -19,7 +20,6 @@ from flower_app.planning.options import (
     expected_accuracy,
     options,
 )
-from flower_app.settings import SettingError
 from privacy.accounting import Budget, large_delta
 
 

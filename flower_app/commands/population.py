@@ -8,7 +8,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from flower_app.counting import counted
-from flower_app.settings import SettingError
+from flower_app.errors import SettingError
 from strategies import Population, key_identity
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.counting import counted
-from flower_app.processes.app_bundle import app_folder
-from flower_app.processes.flower_processes import program, superlink, write_run_config
+from flower_app.errors import SettingError
+from flower_app.processes.flower_processes import app_folder, program, superlink
 from flower_app.processes.follow import follow
-from flower_app.settings import PATHS_OF_THE_SERVER, SettingError, Settings
+from flower_app.settings import PATHS_OF_THE_SERVER, Settings, write_run_config
 from flower_app.training.resumption import with_settings_of_run
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flower_app.settings import SettingError
+from flower_app.errors import SettingError
 from privacy.inference_service import TokenFile
 from privacy.inference_service.errors import TokenFileError
 
@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what was asked.
+    """Add, remove or list tokens.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 from flower_app.data.cache import cache_folder as cache_folder
 from flower_app.data.clients import ClientData as ClientData
 from flower_app.data.clients import check_node_folder as check_node_folder
+from flower_app.data.clients import load_client_folder as load_client_folder
 from flower_app.data.clients import load_node_folder as load_node_folder
 from flower_app.data.clients import no_data as no_data
 from flower_app.data.clients import simulated_client as simulated_client
@@ -11,7 +12,6 @@ from flower_app.data.dataset import Dataset as Dataset
 from flower_app.data.dataset import Split as Split
 from flower_app.data.dataset import load_dataset as load_dataset
 from flower_app.data.drawn import drawn_images as drawn_images
-from flower_app.data.errors import DataError as DataError
 from flower_app.data.inputs import InputKind as InputKind
 from flower_app.data.inputs import Inputs as Inputs
 from flower_app.data.inputs import encode as encode

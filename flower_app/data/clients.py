@@ -3,17 +3,18 @@
 import logging
 import zipfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flower_app.data.dataset import Split
-from flower_app.data.errors import DataError
 from flower_app.data.idx import from_idx, read_plain
 from flower_app.data.inputs import InputKind, Inputs, encode
 from flower_app.data.partitions import Partitions
 from flower_app.data.sources import TRAIN_IMAGES, TRAIN_LABELS
+from flower_app.errors import DataError
 
 CLASSES = 10
 
@@ -54,6 +55,13 @@ def simulated_client(inputs: Inputs, partitions: Partitions, client: int) -> Cli
     """
     rows = partitions.rows(client)
     return ClientData(inputs.train(rows), inputs.dataset.train.labels[rows])
+
+
+@cache
+def load_client_folder(folder: Path, kind: InputKind) -> ClientData:
+    """The examples in a SuperNode's own folder; see :func:`load_node_folder`."""
+    split = load_node_folder(folder)
+    return ClientData(encode(split.images, kind), np.array(split.labels))
 
 
 def load_node_folder(folder: Path) -> Split:

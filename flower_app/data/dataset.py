@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from flower_app.data import sources
 from flower_app.data.cache import cache_folder
-from flower_app.data.errors import DataError
 from flower_app.data.idx import from_idx
+from flower_app.errors import DataError
 
 DATASETS = tuple(sources.ORIGINS)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_app.data.errors import DataError
+from flower_app.errors import DataError
 
 _UNSIGNED_BYTES = 0x08
 

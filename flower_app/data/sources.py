@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from flower_app.data.cache import only_one
-from flower_app.data.errors import DataError
 from flower_app.data.idx import read_plain, to_idx
+from flower_app.errors import DataError
 from privacy.files import write_durably
 
 _log = logging.getLogger(__name__)

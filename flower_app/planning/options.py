@@ -14,7 +14,6 @@ from privacy.accounting import (
     Full,
     GaussianRelease,
     Poisson,
-    Sampling,
     calibrate_noise_multiplier,
     epsilon,
 )
@@ -122,11 +121,6 @@ class Expectation:
         return "; ".join(parts)
 
 
-def sampling_of(rate: float) -> Sampling:
-    """The rule that draws cohorts at this rate."""
-    return Full() if rate == 1 else Poisson(rate)
-
-
 def options(
     question: Question, *, rates: Sequence[float], rounds: Sequence[int]
 ) -> Iterator[Option]:
@@ -137,7 +131,7 @@ def options(
             cohort = rate * question.population
             try:
                 z: float | None = calibrate_noise_multiplier(
-                    sampling=sampling_of(rate), rounds=count, budget=question.budget
+                    sampling=Poisson(rate), rounds=count, budget=question.budget
                 )
             except ValueError:
                 z = None
@@ -181,25 +175,6 @@ def expected_accuracy(
         max(no_easier, key=lambda m: m.median, default=None),
         min(no_harder, key=lambda m: m.median, default=None),
     )
-
-
-def epsilons(
-    *, noise_multiplier: float, sampling_rate: float, rounds: int, delta: float
-) -> dict[str, float]:
-    """What a run's ε would have been with one setting changed, by a description of the change."""
-    z, q, t = noise_multiplier, sampling_rate, rounds
-    changes: dict[str, tuple[float, float, int]] = {
-        "half the noise": (z / 2, q, t),
-        "twice the noise": (2 * z, q, t),
-        "half the rounds": (z, q, max(1, t // 2)),
-        "twice the rounds": (z, q, 2 * t),
-        "half the sampling rate": (z, q / 2, t),
-        "everyone in every round": (z, 1.0, t),
-    }
-    return {
-        name: epsilon({GaussianRelease(zz, sampling_of(qq)): tt}, delta=delta)
-        for name, (zz, qq, tt) in changes.items()
-    }
 
 
 def _without_amplification(z: float, rounds: int, delta: float) -> float | None:

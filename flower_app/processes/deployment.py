@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flower_app.processes.app_bundle import app_folder
+from flower_app.errors import RunFailedError
 from flower_app.processes.certificates import NodeKey, make_certificates, make_node_key
 from flower_app.processes.flower_processes import (
-    RunFailedError,
+    app_folder,
     end_detached,
     end_group,
     flower_environment,
@@ -23,10 +23,10 @@ from flower_app.processes.flower_processes import (
     hurried_by_signals,
     program,
     wait_until_up,
-    write_run_config,
 )
-from flower_app.processes.outcomes import FOLDER_VARIABLE
 from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
+from flower_app.report.outcome import FOLDER_VARIABLE
+from flower_app.settings import write_run_config
 
 CONNECTION = "deployment"
 _ONLINE_SECONDS = 300.0

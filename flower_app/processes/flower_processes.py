@@ -1,8 +1,8 @@
 """Flower's programs as processes of ours: started, followed, and ended with all they started."""
 
 import contextlib
-import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -12,23 +12,19 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from flower_app.errors import CommandFailedError
-from flower_app.processes.outcomes import FOLDER_VARIABLE
+from flower_app.errors import RunFailedError
 from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
-from flower_app.report.software import COMMIT_VARIABLE, commit
+from flower_app.report.outcome import FOLDER_VARIABLE
+from flower_app.report.software import COMMIT_VARIABLE, INSTALLED_PROJECT, PACKAGES, commit
 
+_ROOT = Path(__file__).parents[2]
 _START_SECONDS = 180.0
 _LEAVE_SECONDS = 15.0
 _SERVER_APPS = ("flwr-serverapp", "flwr-simulation")
-
-
-class RunFailedError(CommandFailedError):
-    """A run that did not finish; the message says why and where to look."""
 
 
 @contextlib.contextmanager
@@ -186,24 +182,23 @@ def wait_until_up(
     raise RunFailedError(f"Flower's SuperLink did not come up. Its last words:\n{words}")
 
 
+def app_folder(scratch: Path) -> Path:
+    """The folder that ``flwr run`` takes: the clone, or, of a wheel, a copy below ``scratch``.
+
+    A wheel's packages lie among everybody else's, which Flower must not bundle.
+    """
+    if not INSTALLED_PROJECT.exists():
+        return _ROOT
+    app = scratch / "bloomseal"
+    for package in PACKAGES:
+        shutil.copytree(
+            _ROOT / package, app / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    shutil.copyfile(INSTALLED_PROJECT, app / "pyproject.toml")
+    return app
+
+
 def program(name: str) -> str:
     """A program of the environment that this one runs in."""
     beside = Path(sys.executable).parent / name
     return str(beside) if beside.exists() else name
-
-
-def write_run_config(settings: Mapping[str, Any], path: Path) -> Path:
-    """Write settings as the file that ``flwr run --run-config`` takes, whatever their text.
-
-    Returns
-    -------
-    Path
-        ``path``.
-    """
-    # JSON's text, numbers and truth values are TOML's as well, but for one control character.
-    lines = [
-        f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
-        for name, value in settings.items()
-    ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path

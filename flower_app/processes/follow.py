@@ -9,8 +9,9 @@ import time
 from collections import deque
 from pathlib import Path
 
-from flower_app.processes.flower_processes import RunFailedError, end_server_app, program
-from flower_app.processes.outcomes import FOLDER_VARIABLE, Outcome, read_outcome
+from flower_app.errors import RunFailedError
+from flower_app.processes.flower_processes import end_server_app, program
+from flower_app.report.outcome import FOLDER_VARIABLE, Outcome, read_outcome
 from flower_app.report.results_folder import ResultsFolder, closing_lines, where_to_look
 from flower_app.training.resumption import can_go_on
 

@@ -10,11 +10,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from flower_app.planning.options import epsilons, sampling_of
 from flower_app.report.privacy_metrics import reports_were_seen
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.report.template import TEMPLATE
-from privacy.accounting import GaussianRelease, epsilon, large_delta
+from privacy.accounting import GaussianRelease, Poisson, epsilon, large_delta
 from privacy.mechanisms import DistributedGaussian
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 240, 46, 34
@@ -39,7 +38,7 @@ def write_report(
     """
     client_level = metrics["privacy"]["client_level"]
     spent = [value for value in client_level["epsilon_by_round"] if value is not None]
-    own, alternatives = what_others_would_have_cost(client_level)
+    own, alternatives = epsilon_alternatives(client_level)
     total = client_level["epsilon"]
     tested = metrics["encrypted_round"]
     environment = Environment(autoescape=True, undefined=StrictUndefined)
@@ -73,7 +72,7 @@ def write_report(
     folder.file("report.html").write_text(page, encoding="utf-8")
 
 
-def what_others_would_have_cost(
+def epsilon_alternatives(
     client_level: Mapping[str, Any],
 ) -> tuple[float | None, dict[str, float]]:
     """ε of this run by itself, and with one of its settings changed.
@@ -90,8 +89,18 @@ def what_others_would_have_cost(
     if not z or not rounds or fixed or distributed or charged:
         return None, {}
     rate, delta = client_level["sampling_rate"], client_level["delta"]
-    own = epsilon({GaussianRelease(z, sampling_of(rate)): rounds}, delta=delta)
-    return own, epsilons(noise_multiplier=z, sampling_rate=rate, rounds=rounds, delta=delta)
+
+    def spent(z: float, rate: float, rounds: int) -> float:
+        return epsilon({GaussianRelease(z, Poisson(rate)): rounds}, delta=delta)
+
+    return spent(z, rate, rounds), {
+        "half the noise": spent(z / 2, rate, rounds),
+        "twice the noise": spent(2 * z, rate, rounds),
+        "half the rounds": spent(z, rate, max(1, rounds // 2)),
+        "twice the rounds": spent(z, rate, 2 * rounds),
+        "half the sampling rate": spent(z, rate / 2, rounds),
+        "everyone in every round": spent(z, 1.0, rounds),
+    }
 
 
 def epsilon_chart(spent: Sequence[float], *, budget: float) -> Markup | None:

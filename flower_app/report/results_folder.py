@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flower_app.counting import counted
+from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS
-from flower_app.settings import SettingError, Settings
+from flower_app.settings import Settings
 from privacy.files import replacement, write_durably
 
 if TYPE_CHECKING:

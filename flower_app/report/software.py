@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).parents[2]
-_PACKAGES = ("flower_app", "strategies", "privacy")
+PACKAGES = ("flower_app", "strategies", "privacy")
+INSTALLED_PROJECT = Path(__file__).parents[1] / "installed_app.toml"
+"""``pyproject.toml`` as the wheel carries it."""
 
 COMMIT_VARIABLE = "BLOOMSEAL_COMMIT"
 """The environment variable in which a SuperLink of ours hands on the commit of the clone it was
@@ -24,8 +26,8 @@ def software() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``version``; ``commit``; ``source_sha256`` of all modules of the three packages, the same
-        wherever they lie; and the versions of what does the numbers. None for what is not known.
+        ``version``; ``commit``; ``source_sha256`` of all modules that nodes are sent, the same
+        wherever they lie; and the versions of the numerical libraries. None for what is not known.
     """
     return {
         "version": _version(),
@@ -36,11 +38,19 @@ def software() -> dict[str, Any]:
 
 
 def _version() -> str | None:
-    try:
-        with (_ROOT / "pyproject.toml").open("rb") as file:
-            return str(tomllib.load(file)["project"]["version"])
-    except (OSError, KeyError):
-        return _installed("bloomseal")
+    project = _project()
+    return str(project["project"]["version"]) if project else _installed("bloomseal")
+
+
+@cache
+def _project() -> dict[str, Any]:
+    """``pyproject.toml`` of a clone, a bundle or a wheel; empty where there is none."""
+    for path in (_ROOT / "pyproject.toml", INSTALLED_PROJECT):
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            continue
+    return {}
 
 
 def _installed(name: str) -> str | None:
@@ -55,7 +65,7 @@ def commit() -> str | None:
     if not (_ROOT / ".git").exists():
         return None
     head = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--", *_PACKAGES)
+    changed = _git("status", "--porcelain", "--", *PACKAGES)
     if head is None or changed is None:
         return None
     return head + ("+" if changed else "")
@@ -79,10 +89,14 @@ def _git(*arguments: str) -> str | None:
 
 
 def _digest() -> str:
+    left_out = tuple(_project()["tool"]["flwr"]["app"]["fab-exclude"]) if _project() else ()
     digest = hashlib.sha256()
-    for package in _PACKAGES:
+    for package in PACKAGES:
         for path in sorted((_ROOT / package).rglob("*.py")):
+            name = path.relative_to(_ROOT).as_posix()
+            if f"/{name}".startswith(left_out):
+                continue
             content = path.read_bytes()
-            digest.update(f"{path.relative_to(_ROOT).as_posix()} {len(content)}\n".encode())
+            digest.update(f"{name} {len(content)}\n".encode())
             digest.update(content)
     return digest.hexdigest()

@@ -14,8 +14,9 @@ from flwr.supercore import log
 from flower_app.counting import counted
 from flower_app.data import Dataset, load_dataset, load_partitions
 from flower_app.encrypted.round import round_cost
+from flower_app.errors import SettingError
 from flower_app.report.results_folder import ResultsFolder, results_root
-from flower_app.settings import SettingError, Settings, is_folder, kebab
+from flower_app.settings import Settings, is_folder, kebab
 from flower_app.training.resumption import check_resumed
 from flower_app.training.secure_aggregation import server_setting
 from privacy.accounting import (

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flower_app.settings import SECURE_AGGREGATION, SettingError, without_former_names
+from flower_app.errors import SettingError
+from flower_app.settings import SECURE_AGGREGATION, without_former_names
 
 OWN_PREFIX = "x-"  # of the owner's keys for other programs
 

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from flwr.app import Context
 
-from flower_app.settings import SettingError, Settings
+from flower_app.errors import DeclinedError, SettingError
+from flower_app.settings import Settings
 from flower_app.training.node_config import check_keys, own_folder
 from privacy.accounting import Budget
 from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, NoisyCount
@@ -16,25 +17,6 @@ from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, NoisyCount
 _SIMULATED = frozenset({"partition-id", "num-partitions"})
 _LEDGER = "record-ledger.jsonl"
 _LEDGER_BEFORE = "record-ledger.json"  # of earlier versions; `ClientLedger` says what to do with it
-
-
-class DeclinedError(Exception):
-    """The node does not do what the run asks. The message says why, and may travel to the server.
-
-    It follows from the run's own settings and the owner's word alone, and holds no number of the
-    owner's.
-
-    Parameters
-    ----------
-    reason : str
-        What the server is told.
-    for_owner : str
-        What the node's own log says beside it.
-    """
-
-    def __init__(self, reason: str, for_owner: str = "") -> None:
-        super().__init__(reason)
-        self.for_owner = f"{reason} ({for_owner})" if for_owner else reason
 
 
 def is_deployed(context: Context) -> bool:

@@ -2,7 +2,8 @@
 
 from functools import cache
 
-from flower_app.settings import SettingError, Settings
+from flower_app.errors import SettingError
+from flower_app.settings import Settings
 from privacy.accounting import Budget, Full, GaussianRelease, calibrate_noise_multiplier
 from privacy.training import ClipAndNoise, ClipOnly, NoisyCount, NominalCount
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flower_app.errors import SettingError
 from flower_app.report.results_folder import ResultsFolder
-from flower_app.settings import SettingError, Settings, is_folder, without_former_names
+from flower_app.settings import Settings, is_folder, without_former_names
 
 SOFTWARE = "software"
 """Where ``config.json`` says, beside the settings, which code the run was begun with."""

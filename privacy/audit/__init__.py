@@ -1,20 +1,18 @@
-"""Attacks on our own privacy: a lower bound on ε from one run, held against what is claimed.
+"""Attacks on the product's own privacy: a lower bound on ε from one run, against the claim.
 
-A ledger proves an upper bound of ε, if the code does what the proof says. An audit attacks the
-running code and proves a lower bound. If the lower lies above the upper, the code is wrong. If it
-does not, nothing is proved: the attack may have been too weak.
+A ledger proves an upper bound on ε, if the code does what the proof says. An audit attacks the
+running code and proves a lower bound. A lower bound above the upper one shows that the code is
+wrong; one below it proves nothing: the attack may have been too weak.
 """
 
-from privacy.audit.cohorts import poisson_cohort_p_value as poisson_cohort_p_value
 from privacy.audit.experiment import Attack as Attack
 from privacy.audit.experiment import AuditResult as AuditResult
 from privacy.audit.experiment import audit as audit
-from privacy.audit.experiment import count_correct as count_correct
-from privacy.audit.experiment import default_guesses as default_guesses
 from privacy.audit.experiment import judge as judge
 from privacy.audit.inversion import invert_first_linear_layer as invert_first_linear_layer
 from privacy.audit.inversion import match_gradient as match_gradient
 from privacy.audit.statistics import epsilon_lower_bound as epsilon_lower_bound
 from privacy.audit.statistics import p_value as p_value
+from privacy.audit.statistics import poisson_cohort_p_value as poisson_cohort_p_value
 from privacy.audit.training import audit_training as audit_training
 from privacy.audit.training import one_hot_records as one_hot_records

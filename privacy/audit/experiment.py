@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.arguments import number, whole
 from privacy.audit.statistics import epsilon_lower_bound
 from privacy.mechanisms import Randomness, SystemRandomness
 
@@ -17,7 +18,7 @@ Run = Callable[[NDArray[np.bool_]], Mapping[str, Scores]]
 
 @dataclass(frozen=True)
 class Attack:
-    """What one way of guessing found.
+    """The result of one way of guessing.
 
     Attributes
     ----------
@@ -41,13 +42,13 @@ class AuditResult:
     Attributes
     ----------
     claimed_epsilon, delta : float
-        What the ledger says.
+        The ledger's.
     confidence : float
         A true claim is contradicted in at most a fraction ``1 - confidence`` of audits.
     canaries : int
         m.
     attacks : tuple of Attack
-        All that were tried. Each had an equal share of the error ``1 - confidence``.
+        Each had an equal share of the error ``1 - confidence``.
     cohort_p_value : float or None
         How unusual the cohorts' sizes were under the claimed Poisson sampling, if that was
         tested; it then had a share of the error too.
@@ -67,8 +68,8 @@ class AuditResult:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What contradicts the claim, in words; empty if nothing does."""
-        found = [
+        """The contradictions of the claim, in words."""
+        findings = [
             f"{attack.name}: {attack.correct} of {attack.guesses} guesses are right, so "
             f"ε ≥ {attack.epsilon_lower:.3f}, and {self.claimed_epsilon:.3f} was claimed"
             for attack in self.attacks
@@ -76,11 +77,11 @@ class AuditResult:
         ]
         share = (1 - self.confidence) / (len(self.attacks) + 1)
         if self.cohort_p_value is not None and self.cohort_p_value < share:
-            found.append(
+            findings.append(
                 "cohorts: their sizes are not those of Poisson sampling "
                 f"(p = {self.cohort_p_value:.2g})"
             )
-        return tuple(found)
+        return tuple(findings)
 
     @property
     def passed(self) -> bool:
@@ -99,12 +100,12 @@ class AuditResult:
 
 
 def default_guesses(canaries: int) -> int:
-    """Half of the canaries, an even number: those whose scores say most."""
+    """Half of the canaries, an even number: those with the most extreme scores."""
     return max(2, 2 * (canaries // 4)) if canaries > 1 else 1
 
 
 def count_correct(scores: Scores, included: NDArray[np.bool_], *, guesses: int) -> int:
-    """Guess that the highest scores were included and the lowest were not; count what is right.
+    """Guess that the highest scores were included, the lowest not; count the right guesses.
 
     Parameters
     ----------
@@ -154,28 +155,23 @@ def judge(
     included : ndarray of bool, (m,)
         The coins.
     claimed_epsilon, delta : float
-        What the ledger says.
+        The ledger's.
     confidence : float
-        Of all that is tested together.
+        Of all tests together.
     guesses : int, optional
         r, fixed without looking at the scores. Default: half of the canaries.
     cohort_p_value : float, optional
-        Of how cohorts were drawn.
-
-    Returns
-    -------
-    AuditResult
+        Of the cohorts' sizes.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If there are no scores, they are ill-shaped, or a number is out of range.
     """
     if not scores:
         raise ValueError("there are no scores; give at least one attack's")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence!r}; it must lie strictly between 0 and 1")
-    if math.isnan(claimed_epsilon) or claimed_epsilon < 0:
+    number("confidence", confidence, above=0, below=1)
+    if math.isnan(claimed_epsilon) or claimed_epsilon < 0:  # it may be infinite
         raise ValueError(f"claimed_epsilon is {claimed_epsilon!r}; it must be at least 0")
     canaries = len(included)
     count = default_guesses(canaries) if guesses is None else guesses
@@ -207,47 +203,40 @@ def audit(
 ) -> AuditResult:
     """Audit anything that trains, with one run of it.
 
+    **Guarantee.** If ``run``'s output to the attacks is (claimed ε, δ)-differentially private under
+    adding or removing one canary, the audit contradicts the claim with probability at most
+    ``1 - confidence`` (Theorem 5.2 of Steinke, Nasr and Jagielski 2023; the error is divided
+    evenly among the tests).
+
+    **Assumptions.** Those of :func:`privacy.audit.p_value`.
+
+    **Not covered.** An audit that contradicts nothing proves nothing: it knows one attack.
+
     Parameters
     ----------
     run : callable
-        Given which canaries to include (ndarray of bool, shape (m,)), trains once and returns
-        each attack's scores by its name, ndarray of float (m,), higher where the canary was
-        rather included. Which attacks it returns must not depend on the coins.
+        Given the coins (ndarray of bool, shape (m,)), trains once with the included canaries and
+        returns each attack's scores by its name, ndarray of float (m,), higher where the canary
+        was rather included. Which attacks it returns must not depend on the coins.
     canaries : int
         m. A hundred that are all guessed right show ε ≥ 3.5 at 95 %, a thousand ε ≥ 5.8.
     claimed_epsilon, delta : float or callable
-        The ε that the ledger claims at this δ; a callable is asked after the run.
+        The ε that the ledger claims at this δ; a callable is called after the run.
     confidence : float
-        Of all that is tested together.
+        Of all tests together.
     guesses : int, optional
         r, fixed before the run. Default: half of the canaries.
     cohort_p_value : callable, optional
-        Asked after the run for a p-value of how cohorts were drawn, or None.
+        Called after the run: the p-value of the cohorts' sizes, or None.
     randomness : Randomness, optional
         Of the coins. Default: the operating system's.
 
-    Returns
-    -------
-    AuditResult
-
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a number is out of range, or ``run`` returned no scores or ill-shaped ones.
-
-    Notes
-    -----
-    *Guarantee.* If what ``run`` shows the attacks is (claimed ε, δ)-differentially private under
-    adding or removing one canary, the audit contradicts the claim with probability at most
-    ``1 - confidence`` (Theorem 5.2 of Steinke, Nasr and Jagielski 2023; the error is divided
-    evenly by what is tested).
-
-    *Assumptions.* Those of :func:`privacy.audit.p_value`.
-
-    *Not covered.* An audit that contradicts nothing proves nothing: it knows one attack.
     """
-    if canaries < 1:
-        raise ValueError(f"canaries is {canaries!r}; an audit needs at least 1")
+    whole("canaries", canaries, least=1)
     source = SystemRandomness() if randomness is None else randomness
     included = source.bernoulli(0.5, canaries)
     scores = run(included.copy())

@@ -1,4 +1,4 @@
-"""What one client's update gives away: its inputs, rebuilt from a gradient."""
+"""Inputs rebuilt from one client's update."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,11 +10,11 @@ _FIRST_BRIGHTNESS, _SEARCH_RATE = 0.1, 0.02
 
 
 def invert_first_linear_layer(weight_update: Tensor, bias_update: Tensor) -> Tensor:
-    """Read an input out of the update of a linear layer with a bias, exactly where it was alone.
+    """Read an input out of the update of a linear layer with a bias, exactly for one example.
 
-    For one example, output k has the gradient g_k x in its weights and g_k in its bias, so their
-    quotient is x (Phong et al. 2017, "Privacy-preserving deep learning: revisited and enhanced",
-    section 3). Of several examples it gives a weighted mean.
+    Output k has the gradient g_k x in its weights and g_k in its bias: their quotient is x (Phong
+    et al. 2017, "Privacy-preserving deep learning: revisited and enhanced", section 3). Several
+    examples give a weighted mean.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ def match_gradient(
     model : nn.Module
         As the server sent it.
     update : sequence of Tensor
-        What a client changed, in the order and shapes of ``model.parameters()``; only its
-        direction is used, so clipping does not hinder.
+        A client's, in the order and shapes of ``model.parameters()``; only its direction is used,
+        so clipping does not hinder.
     label : int
         The example's class; an attacker reads it from the last layer, or tries all.
     shape : tuple of int
@@ -95,17 +95,17 @@ def match_gradient(
     if [p.shape for p in parameters] != [u.shape for u in update]:
         raise ValueError("update does not have the shapes of the model's parameters, in order")
     # A client steps against its gradient.
-    wanted = [-u.detach() for u in update]
-    length = math.sqrt(sum(float((w * w).sum()) for w in wanted)) or 1.0
-    device = wanted[0].device
+    target_gradient = [-u.detach() for u in update]
+    length = math.sqrt(sum(float((w * w).sum()) for w in target_gradient)) or 1.0
+    device = target_gradient[0].device
     draw = torch.Generator("cpu").manual_seed(seed)
     target = torch.tensor([label], device=device)
 
     def distance(guess: Tensor) -> Tensor:
-        found = torch.autograd.grad(loss(model(guess), target), parameters, create_graph=True)
-        products = [(f * w).sum() for f, w in zip(found, wanted, strict=True)]
+        gradient = torch.autograd.grad(loss(model(guess), target), parameters, create_graph=True)
+        products = [(g * t).sum() for g, t in zip(gradient, target_gradient, strict=True)]
         inner = sum(products, torch.zeros((), device=device))
-        squares = [(f * f).sum() for f in found]
+        squares = [(g * g).sum() for g in gradient]
         norm = torch.sqrt(sum(squares, torch.full((), 1e-20, device=device)))
         return 1 - inner / (norm * length)
 
@@ -126,4 +126,4 @@ def match_gradient(
                 guess.clamp_(0, 1)
         return float(distance(guess).detach()), guess.detach()[0]
 
-    return min((search() for _ in range(restarts)), key=lambda found: found[0])[1]
+    return min((search() for _ in range(restarts)), key=lambda result: result[0])[1]

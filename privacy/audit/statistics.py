@@ -1,12 +1,15 @@
 """The statistics of an audit with one training run (Steinke, Nasr and Jagielski 2023)."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
+from privacy.arguments import number, whole
+
 _LARGEST_EPSILON = 64.0
-_STEPS = 60
+_BISECTIONS = 60
 
 
 def p_value(*, canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
@@ -17,6 +20,14 @@ def p_value(*, canaries: int, guesses: int, correct: int, epsilon: float, delta:
     from what the algorithm released. Then, with W ~ Binomial(r, e^ε / (1 + e^ε)),
 
         P[at least v right] ≤ P[W ≥ v] + 2 m δ · max over i in 1..m of P[v > W ≥ v − i] / i.
+
+    **Guarantee.** A p-value: under the claim it is at most x with probability at most x.
+
+    **Assumptions.** The coins are fair and independent, and nothing that the auditor used depends
+    on them but the release. How many guesses are made does not depend on the release.
+
+    **Not covered.** Choosing the best of several attacks or numbers of guesses afterwards; divide
+    the error by their number first, as :func:`privacy.audit.audit` does.
 
     Parameters
     ----------
@@ -36,22 +47,11 @@ def p_value(*, canaries: int, guesses: int, correct: int, epsilon: float, delta:
 
     Raises
     ------
-    ValueError
-        If a number is out of range.
-
-    Notes
-    -----
-    *Guarantee.* A p-value: under the claim it is at most x with probability at most x.
-
-    *Assumptions.* The coins are fair and independent, and nothing that the auditor used depends
-    on them but the release. How many guesses are made does not depend on the release.
-
-    *Not covered.* Choosing the best of several attacks or numbers of guesses afterwards; divide
-    the error by their number first, as :func:`privacy.audit.audit` does.
+    TypeError, ValueError
+        If a number is none or out of range.
     """
     _check(canaries, guesses, correct, delta)
-    if not (math.isfinite(epsilon) and epsilon >= 0):
-        raise ValueError(f"epsilon is {epsilon!r}; it must be finite and at least 0")
+    number("epsilon", epsilon, least=0)
     if guesses == 0:
         return 1.0
     rate = 1 / (1 + math.exp(-epsilon))
@@ -83,12 +83,11 @@ def epsilon_lower_bound(
 
     Raises
     ------
-    ValueError
-        If a number is out of range.
+    TypeError, ValueError
+        If a number is none or out of range.
     """
     _check(canaries, guesses, correct, delta)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence!r}; it must lie strictly between 0 and 1")
+    number("confidence", confidence, above=0, below=1)
 
     def refuted(epsilon: float) -> bool:
         value = p_value(
@@ -99,21 +98,56 @@ def epsilon_lower_bound(
     # Refuting one ε refutes all smaller ones, since a smaller ε is a stronger claim.
     if not refuted(0.0):
         return 0.0
-    good, bad = 0.0, _LARGEST_EPSILON
-    for _ in range(_STEPS):
-        middle = (good + bad) / 2
-        good, bad = (middle, bad) if refuted(middle) else (good, middle)
-    return good
+    low, high = 0.0, _LARGEST_EPSILON
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if refuted(middle) else (low, middle)
+    return low
+
+
+def poisson_cohort_p_value(sizes: Sequence[int], *, population: int, rate: float) -> float:
+    """How unusual the sizes of a run's cohorts are, had they been drawn by Poisson sampling.
+
+    A cohort's size is Binomial(N, q), with variance N q (1 − q). A cohort of fixed size has none,
+    which betrays a ledger that claims Poisson sampling. (Chua et al. 2024, arXiv 2403.17673, show
+    by how much such a ledger can under-state ε.)
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Of each round's cohort, at least one round.
+    population : int
+        N, how many clients could be drawn.
+    rate : float
+        The claimed q, in (0, 1).
+
+    Returns
+    -------
+    float
+        A p-value. It tests the mean exactly and the spread by the χ² law, which the sum of
+        squared deviations follows nearly where N q (1 − q) is at least 5 or so.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are no sizes, one is out of range, or the rate is.
+    """
+    observed = np.asarray(sizes, dtype=np.int64)
+    if observed.size == 0:
+        raise ValueError("sizes is empty; give the size of at least one round's cohort")
+    if observed.min() < 0 or observed.max() > population:
+        raise ValueError(f"sizes must lie between 0 and the population of {population}")
+    number("rate", rate, above=0, below=1)
+    rounds = observed.size
+    mean = stats.binomtest(int(observed.sum()), rounds * population, rate).pvalue
+    variance = population * rate * (1 - rate)
+    spread = float(((observed - population * rate) ** 2).sum()) / variance
+    tail = min(stats.chi2.cdf(spread, rounds), stats.chi2.sf(spread, rounds))
+    return float(min(1.0, 2 * min(mean, 2 * tail)))
 
 
 def _check(canaries: int, guesses: int, correct: int, delta: float) -> None:
-    if canaries < 1:
-        raise ValueError(f"canaries is {canaries!r}; an audit needs at least 1")
-    if not 0 <= guesses <= canaries:
-        raise ValueError(
-            f"guesses is {guesses!r}; it must lie between 0 and the {canaries} canaries"
-        )
-    if not 0 <= correct <= guesses:
-        raise ValueError(f"correct is {correct!r}; it must lie between 0 and {guesses} guesses")
-    if not 0 <= delta < 1:
-        raise ValueError(f"delta is {delta!r}; it must lie in [0, 1)")
+    whole("canaries", canaries, least=1)
+    whole("guesses", guesses, least=0, most=canaries)
+    whole("correct", correct, least=0, most=guesses)
+    number("delta", delta, least=0, below=1)

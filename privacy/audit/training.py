@@ -1,4 +1,4 @@
-"""A membership test: from a trained model, was it trained on this record or not."""
+"""A membership test: was a model trained on this record or not."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from privacy.arguments import whole
 from privacy.audit.experiment import AuditResult, Scores, audit
 from privacy.mechanisms import Randomness
 
@@ -37,8 +38,7 @@ def one_hot_records(count: int, shape: tuple[int, ...], *, height: float = 1.0) 
         If there are more canaries than inputs.
     """
     size = int(np.prod(shape))
-    if not 1 <= count <= size:
-        raise ValueError(f"count is {count!r}; it must lie between 1 and the {size} inputs")
+    whole("count", count, least=1, most=size)
     records = torch.zeros(count, size, device="cpu")
     records.fill_diagonal_(height)
     return records.reshape(count, *shape)
@@ -59,6 +59,9 @@ def audit_training(
 ) -> AuditResult:
     """Audit record-level training by how far it lowered each canary's loss.
 
+    The attacker sees the model before and after (Yeom et al. 2018, arXiv 1709.01604, calibrated
+    by the model before, as Carlini et al. 2022, arXiv 2112.03570, section 3, advise).
+
     Parameters
     ----------
     train : callable
@@ -71,7 +74,7 @@ def audit_training(
     loss : callable
         ``loss(outputs, targets)`` of shape (m,).
     claimed_epsilon, delta, confidence, guesses, randomness
-        As in :func:`privacy.audit.audit`.
+        As in :func:`privacy.audit.audit`, whose guarantee the result has.
     background : tuple of Tensor, optional
         Records that are always there.
 
@@ -79,17 +82,6 @@ def audit_training(
     -------
     AuditResult
         Of ε at record level, under adding or removing one record.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range.
-
-    Notes
-    -----
-    The attacker sees the model before and after (Yeom et al. 2018, arXiv 1709.01604, calibrated
-    by the model before; Carlini et al. 2022, arXiv 2112.03570, section 3, say why). See
-    :func:`privacy.audit.audit` for what a result means.
     """
     inputs, targets = canaries
     before = _losses(model, inputs, targets, loss)

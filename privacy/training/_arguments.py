@@ -5,6 +5,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from itertools import chain
+from types import NoneType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from privacy.arguments import of_kind, shown, whole
 from privacy.mechanisms import Randomness
 from privacy.training.ledger import ClientLedger
 from privacy.training.optimizer import GradientDescent
@@ -23,7 +25,6 @@ from privacy.training.protection import (
     FullBatch,
     PoissonBatches,
     Protection,
-    whole,
 )
 
 
@@ -43,40 +44,25 @@ def check_kinds(
     Raises
     ------
     TypeError, ValueError
-        Names the argument, what it was given and what it takes.
+        By name, with the remedy.
     """
-    _of("model", model, nn.Module, "give an nn.Module")
+    of_kind("model", model, nn.Module, "an nn.Module")
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise TypeError(
             "model is scripted or traced, whose layers cannot be watched: give the nn.Module that "
             "it was made of"
         )
     if isinstance(loss, type):
-        raise TypeError(f"loss is the class {loss.__name__}: give an instance, {loss.__name__}()")
+        raise TypeError(f"loss is {shown(loss)}; give an instance, {loss.__name__}()")
     if not callable(loss):
-        raise TypeError(f"loss is {_shown(loss)}: give a callable, loss(outputs, targets)")
-    _of("optimizer", optimizer, (Optimizer, GradientDescent), "give one of torch.optim's")
-    _of("protection", protection, (ClipOnly, ClipAndNoise), "give ClipOnly(…) or ClipAndNoise(…)")
-    _of("batches", batches, (FullBatch, PoissonBatches), "give FullBatch(…) or PoissonBatches(…)")
-    if ledger is not None:
-        kinds = (ClientLedger, Payment)
-        _of("ledger", ledger, kinds, "give a ClientLedger, or None with ClipOnly")
-    whole("physical_batch_size", physical_batch_size, "a whole number, at least 1")
-    if randomness is not None:
-        _of("randomness", randomness, Randomness, "leave it out, or give SeededRandomness(seed)")
-
-
-def _of(name: str, value: object, kinds: type | tuple[type, ...], remedy: str) -> None:
-    if not isinstance(value, kinds):
-        raise TypeError(f"{name} is {_shown(value)}: {remedy}")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    if isinstance(value, (bool, int, float, str)) or value is None:
-        return repr(value)
-    return f"a {type(value).__name__}"
+        raise TypeError(f"loss is {shown(loss)}; give a callable, loss(outputs, targets)")
+    of_kind("optimizer", optimizer, (Optimizer, GradientDescent), "one of torch.optim's")
+    of_kind("protection", protection, (ClipOnly, ClipAndNoise), "ClipOnly(…) or ClipAndNoise(…)")
+    of_kind("batches", batches, (FullBatch, PoissonBatches), "FullBatch(…) or PoissonBatches(…)")
+    kinds = (ClientLedger, Payment, NoneType)
+    of_kind("ledger", ledger, kinds, "a ClientLedger or a Payment, or None with ClipOnly")
+    whole("physical_batch_size", physical_batch_size, least=1)
+    of_kind("randomness", randomness, (Randomness, NoneType), "SeededRandomness(seed), or None")
 
 
 def check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) -> None:
@@ -85,9 +71,9 @@ def check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) ->
     Raises
     ------
     ValueError
-        Names the parameter that it lacks, or why it cannot step.
+        Names the missing parameter, or why it cannot step.
     """
-    if isinstance(optimizer, LBFGS) or _needs_more(optimizer):
+    if isinstance(optimizer, LBFGS) or _step_takes_more(optimizer):
         raise ValueError(
             f"optimizer {type(optimizer).__name__} evaluates the loss again and again: take SGD "
             "or Adam"
@@ -111,54 +97,54 @@ def check_schedule(
 ) -> None:
     """Refuse a schedule that cannot be stepped ``steps`` times by itself.
 
-    It is tried on a copy, so that one that ends early (``OneCycleLR``) is found as well.
+    A copy is tried, which finds one that ends early (``OneCycleLR``).
 
     Raises
     ------
     TypeError, ValueError
-        Names what is wrong with it.
+        Names the reason.
     """
     if schedule is None:
         return
     kind = type(schedule).__name__
-    _of("schedule", schedule, LRScheduler, "give one of torch.optim.lr_scheduler")
-    if isinstance(schedule, ReduceLROnPlateau) or _needs_more(schedule):
+    of_kind("schedule", schedule, LRScheduler, "one of torch.optim.lr_scheduler")
+    if isinstance(schedule, ReduceLROnPlateau) or _step_takes_more(schedule):
         raise ValueError(
             f"schedule {kind} needs a metric at every step, and a metric of local records is "
             "neither clipped nor noised: take one that goes by the number of steps"
         )
     if schedule.optimizer is not optimizer:
         raise ValueError(f"schedule {kind} was made for another optimizer: make it for this one")
-    error = _fails(schedule, steps)
+    error = _error_of_steps(schedule, steps)
     if error is not None:
         raise ValueError(f"schedule {kind} cannot be stepped {steps} times ({error})") from error
 
 
-def _needs_more(steps: object) -> bool:
+def _step_takes_more(stepper: object) -> bool:
     """Whether the ``step`` of its class takes an argument that it cannot go without."""
     try:
         # The class's: a schedule wraps its optimizer's own.
-        _, *parameters = inspect.signature(type(steps).step).parameters.values()  # type: ignore[attr-defined]
+        _, *parameters = inspect.signature(type(stepper).step).parameters.values()  # type: ignore[attr-defined]
     except (AttributeError, TypeError, ValueError):
         return False
-    named = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return any(p.default is inspect.Parameter.empty and p.kind not in named for p in parameters)
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return any(p.default is inspect.Parameter.empty and p.kind not in variadic for p in parameters)
 
 
-def _fails(schedule: LRScheduler, steps: int) -> Exception | None:
+def _error_of_steps(schedule: LRScheduler, steps: int) -> Exception | None:
     optimizer = schedule.optimizer
     states = (state.values() for state in optimizer.state.values())
     parameters = (group["params"] for group in optimizer.param_groups)
     shared = [t for t in chain.from_iterable((*states, *parameters)) if isinstance(t, Tensor)]
     try:
-        tried = copy.deepcopy(schedule, {id(tensor): tensor for tensor in shared})
+        trial = copy.deepcopy(schedule, {id(tensor): tensor for tensor in shared})
     except Exception:
-        return None  # nothing to try it on
+        return None  # it cannot be tried
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the optimizer did not step before it
         try:
             for _ in range(steps):
-                tried.step()
+                trial.step()
         except Exception as error:
             return error
     return None

@@ -1,7 +1,8 @@
-"""Local training with per-example clipping and optional noise."""
+"""Local training with per-example clipping and optional noise (DP-SGD)."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from logging import getLogger
 
 import numpy as np
 import torch
@@ -13,15 +14,15 @@ from torch.utils.data import Dataset
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.training._arguments import check_kinds, check_optimizer, check_schedule
 from privacy.training.ledger import ClientLedger
-from privacy.training.model_checks.admission import admit, refuse_changed
-from privacy.training.model_checks.buffers import Buffers
+from privacy.training.model_checks.admission import admit
 from privacy.training.model_checks.check import check_model
-from privacy.training.optimizer import GradientDescent, NoisySteps, clipped_sum
+from privacy.training.model_checks.model_state import Buffers, refuse_changed
+from privacy.training.optimizer import GradientDescent, NoisyOptimizer
 from privacy.training.payment import Payment, pay, planned_events
 from privacy.training.per_example.capture import Capture
-from privacy.training.per_example.gradients import Gradients
-from privacy.training.per_example.loss import ExampleLoss, Loss, per_example
-from privacy.training.per_example.malformed import MalformedRecords, log
+from privacy.training.per_example.gradients import Gradients, clipped_sum
+from privacy.training.per_example.loss import ExampleLoss, Loss
+from privacy.training.per_example.malformed import MalformedRecords
 from privacy.training.protection import (
     Batches,
     ClipAndNoise,
@@ -32,6 +33,8 @@ from privacy.training.protection import (
 )
 from privacy.training.records import Records, on_device_of, records_of
 from privacy.training.result import TrainingResult, guarantee_of
+
+log = getLogger(__name__)
 
 
 def train(
@@ -57,29 +60,28 @@ def train(
     Parameters
     ----------
     model : nn.Module
-        Passes ``check_model``. The examples are on the first axis of everything its layers see.
-        Its mode (``train`` or ``eval``) is left as it is.
+        Passes ``check_model``. The examples are on the first axis of all its layers' tensors.
+        Its mode (``train`` or ``eval``) stays.
     data : sequence of Tensor, or Dataset
         Inputs, if several one after the other, and the targets last, each of shape (n, ...);
         or a map-style Dataset of such tuples for one record. Each physical batch is moved to the
-        device of the model's parameters; where they are on several, it stays where it is. With
-        noise there may be no record at all: the steps are noise then, as a client's are that only
-        has malformed ones.
+        device of the model's parameters, if that is one. With noise there may be no record at all:
+        the steps are noise then, as those of a client with malformed records only.
     loss : callable
         ``loss(outputs, targets)``. A torch loss (module or function) is called with
         ``reduction="none"``; another callable must return shape (n,), and is called with one
         example at a time.
     optimizer : torch.optim.Optimizer or GradientDescent
-        Holds all of the model's trainable parameters. Not one that needs a closure.
+        Has all of the model's trainable parameters. Not one that needs a closure.
     protection : ClipOnly or ClipAndNoise
         How each record is protected.
     batches : FullBatch or PoissonBatches
-        How many steps, on what.
+        How many steps, on which records.
     schedule : LRScheduler, optional
         Made for ``optimizer``; stepped after each optimizer step. Not one that needs a metric.
     ledger : ClientLedger or Payment, optional
         Needed by ``ClipAndNoise``: charged before a record is tried. A client whose failures
-        somebody else sees gives what ``pay`` returned; where its records fail, the same again and
+        somebody else sees gives the result of ``pay``; where its records fail, the same again and
         no records.
     physical_batch_size : int
         How many examples are worked on at once. It bounds the memory, not the result.
@@ -101,15 +103,15 @@ def train(
     LedgerError
         If the ledger cannot be kept. The model is untouched.
     GradientError
-        If the model or the loss fails, or does what per-example gradients cannot follow, or, in
-        what is to be noised, examples meet. That is tried on made-up records: of the data only the
-        shapes and precisions have a part. The model is untouched. It is charged by then: where
-        records are of several shapes, which there are is not told for nothing.
+        If the model or the loss fails, or does what per-example gradients cannot follow, or, where
+        noise is added, examples meet. That is tried on made-up records: only the data's shapes and
+        precisions have a part. The model is untouched, the ledger charged: which shapes there
+        are, where there are several, is told for a price.
     TypeError, ValueError
         If an argument or the data is of another kind or does not fit, by name, before anything is
         charged.
     Exception
-        Without noise, before the first step that no record takes part in: what the first raised.
+        Without noise, before the first step that no record takes part in: the first record's own.
         With noise no record's failure ends a training.
     """
     check_kinds(
@@ -132,7 +134,9 @@ def train(
     elif ledger is not None:
         ledger.check(*planned_events(protection, batches, ledger))
     records = on_device_of(model, records_of(data))
-    if not len(records) and (isinstance(protection, ClipOnly) or _is_public(protection)):
+    if not len(records) and (
+        isinstance(protection, ClipOnly) or isinstance(protection.count, PublicCount)
+    ):
         raise ValueError("data holds no record: a client without records has nothing to train on")
     randomness = SystemRandomness() if randomness is None else randomness
     if isinstance(ledger, Payment):
@@ -149,7 +153,7 @@ def train(
         method = _train_as_paid(
             model,
             records,
-            per_example(loss),
+            ExampleLoss(loss),
             optimizer,
             schedule,
             payment,
@@ -168,61 +172,56 @@ def train(
 def _train_as_paid(
     model: nn.Module,
     records: Records,
-    value: ExampleLoss,
+    loss: ExampleLoss,
     optimizer: Optimizer | GradientDescent,
     schedule: LRScheduler | None,
     payment: Payment,
     physical_batch_size: int,
     randomness: Randomness,
 ) -> dict[str, str]:
-    """Train in place; how each layer's gradients were had."""
+    """Train in place; each layer's method for per-example gradients."""
     protection, batches = payment.protection, payment.batches
     buffers = Buffers(model)
     noised = isinstance(protection, ClipAndNoise)
-    present = len(records)
-    if not admit(model, value, records, buffers, noised=noised) and noised:
-        present = 0  # none can be read now, and none may be that the model was not tried for
-    expected = batches.sampling_rate * payment.count
-    noisy = NoisySteps(
+    count = len(records)
+    if not admit(model, loss, records, buffers, noised=noised) and noised:
+        count = 0  # none can be read now, and none may be that the model was not tried for
+    noisy_optimizer = NoisyOptimizer(
         optimizer,
         randomness=randomness,
         noise_multiplier=getattr(protection, "noise_multiplier", 0.0),
-        sensitivity=protection.clipping_norm / expected,
+        sensitivity=protection.clipping_norm / (batches.sampling_rate * payment.count),
     )
     method: dict[str, str] = {}
     with Capture(model) as capture:
 
         def clipped(rows: Tensor) -> Gradients:
-            capture.take()  # of a batch that failed
+            capture.forget()  # a batch that failed
             *inputs, targets = records.take(rows)
-            losses = value(model(*inputs), targets)
+            losses = loss(model(*inputs), targets)
             layers = capture.gradients(losses)
             method.update({name: layer.method for name, layer in layers.items()})
             return clipped_sum(list(layers.values()), clipping_norm=protection.clipping_norm)
 
-        add_well_formed = MalformedRecords(clipped, noisy.add_clipped, every_error=noised)
-        gathered: set[str] = set()
+        add_well_formed = MalformedRecords(clipped, noisy_optimizer.add_clipped, every_error=noised)
+        changed: set[str] = set()
         for _ in range(batches.steps):
-            for rows in _physical(present, batches, physical_batch_size, randomness):
+            for rows in _physical_batches(count, batches, physical_batch_size, randomness):
                 add_well_formed(rows)
-                gathered.update(buffers.restore())
+                changed.update(buffers.restore())
             if not noised:
-                refuse_changed(sorted(gathered))
+                refuse_changed(sorted(changed))
                 add_well_formed.raise_if_none_worked()
-            noisy.step()
+            noisy_optimizer.step()
             if schedule is not None:
                 schedule.step()
-        add_well_formed.tell()
-    if gathered:  # to raise would tell whoever waits for the update
-        log.error("Buffers changed in training and were put back: %s", ", ".join(sorted(gathered)))
+        add_well_formed.log()
+    if changed:  # an error would tell whoever waits for the update
+        log.error("Buffers changed in training and were put back: %s", ", ".join(sorted(changed)))
     return method
 
 
-def _is_public(protection: ClipAndNoise) -> bool:
-    return isinstance(protection.count, PublicCount)
-
-
-def _physical(
+def _physical_batches(
     records: int, batches: Batches, size: int, randomness: Randomness
 ) -> Iterator[Tensor]:
     """The rows of one logical batch, in pieces of at most ``size``."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 from threading import Lock
+from types import NoneType
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -21,7 +22,7 @@ from privacy.accounting import (
     epsilon,
 )
 from privacy.accounting.errors import LedgerError
-from privacy.arguments import lasting_file
+from privacy.arguments import lasting_file, of_kind, text
 from privacy.mechanisms import Randomness, add_gaussian
 from privacy.training.errors import LocalBudgetError
 
@@ -46,14 +47,14 @@ class LedgerPage(Protocol):
 
 @dataclass
 class _PageInMemory:
-    text: LedgerText
+    ledger: LedgerText
 
     @property
     def records(self) -> tuple[Record, ...]:
-        return self.text.contents.records
+        return self.ledger.contents.records
 
     def append(self, event: Event, *, run: str, round: int, released: int | None = None) -> Record:
-        self.text = self.text.plus(event, run=run, round=round, released=released)
+        self.ledger = self.ledger.plus(event, run=run, round=round, released=released)
         return self.records[-1]
 
 
@@ -87,15 +88,9 @@ class ClientLedger:
     def __init__(
         self, *, dataset: str, budget: Budget | None = None, path: Path | None = None
     ) -> None:
-        if not (isinstance(dataset, str) and dataset):
-            raise ValueError(
-                f"dataset is {dataset!r}: name the data by where it comes from, such as "
-                "'ward-7/2025'"
-            )
-        if budget is not None and not isinstance(budget, Budget):
-            raise TypeError(f"budget is {budget!r}: give Budget(epsilon=…, delta=…), or None")
-        if path is not None and not isinstance(path, Path):
-            raise TypeError(f"path is {path!r}: give a pathlib.Path, or None")
+        text("dataset", dataset, "a name by where the data comes from, such as 'ward-7/2025'")
+        of_kind("budget", budget, (Budget, NoneType), "Budget(epsilon=…, delta=…), or None")
+        of_kind("path", path, (Path, NoneType), "a pathlib.Path, or None")
         path = None if path is None else lasting_file("path", path)
         self.dataset, self.budget, self.path = dataset, budget, path
         self._memory = _PageInMemory(LedgerText.start(dataset))
@@ -110,12 +105,12 @@ class ClientLedger:
         LedgerError
             If the record is not one of a ledger.
         """
-        text = record.get("ledger")
-        if not isinstance(text, str):
+        lines = record.get("ledger")
+        if not isinstance(lines, str):
             raise LedgerError("the record holds no ledger; keep what as_record() returned")
-        parsed = LedgerText.parse(text.encode(), "in the node's state")
+        parsed = LedgerText.parse(lines.encode(), "in the node's state")
         ledger = cls(dataset=parsed.contents.population, budget=budget)
-        ledger._memory.text = parsed
+        ledger._memory.ledger = parsed
         return ledger
 
     def as_record(self) -> dict[str, Any]:
@@ -200,7 +195,7 @@ class ClientLedger:
     def _read(self) -> LedgerText:
         """The ledger as it stands now: other processes may have written to its file."""
         if self.path is None:
-            return self._memory.text
+            return self._memory.ledger
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -213,14 +208,14 @@ class ClientLedger:
                 "not read. What it holds is spent all the same: ask that version for the ε of all "
                 "its data sets, take their sum off the budget, and give the rest to a new file"
             )
-        text = LedgerText.parse(content, str(self.path))
-        if text.contents.population != self.dataset:
+        ledger = LedgerText.parse(content, str(self.path))
+        if ledger.contents.population != self.dataset:
             raise LedgerError(
-                f"ledger {self.path} belongs to the data set {text.contents.population!r}, not to "
-                f"{self.dataset!r}: if these are the same records, give them that name; if not, "
+                f"ledger {self.path} belongs to the data set {ledger.contents.population!r}, not "
+                f"to {self.dataset!r}: if these are the same records, give them that name; if not, "
                 "give this data set a file of its own"
             )
-        return text
+        return ledger
 
     @contextmanager
     def _locked(self) -> Iterator[LedgerPage]:

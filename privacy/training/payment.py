@@ -147,11 +147,11 @@ def planned_events(
     count = protection.count if isinstance(protection, ClipAndNoise) else None
     if not isinstance(count, NoisyCount) or ledger.released_count is not None:
         return (steps,)
-    return (steps, GaussianRelease(float(count.noise_multiplier), Full()))
+    return (steps, GaussianRelease(count.noise_multiplier, Full()))
 
 
 def _steps(protection: Protection, batches: Batches) -> Event:
     """The training's steps; without noise their ε is infinite."""
     noise = protection.noise_multiplier if isinstance(protection, ClipAndNoise) else 0.0
-    release = GaussianRelease(float(noise), batches.sampling)
+    release = GaussianRelease(noise, batches.sampling)
     return release if batches.steps == 1 else Repeated(release, batches.steps)

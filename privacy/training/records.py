@@ -1,4 +1,4 @@
-"""A client's records, whatever they come as."""
+"""A client's records, in whatever form they come."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-# Of inputs and targets of one record: the shape, the precision and where it is.
-Kind = tuple[tuple[tuple[int, ...], torch.dtype, torch.device], ...]
+# Of each of a record's inputs and targets: its shape, precision and device.
+RecordFormat = tuple[tuple[tuple[int, ...], torch.dtype, torch.device], ...]
 
 
 class Records(Protocol):
@@ -20,8 +20,8 @@ class Records(Protocol):
     def take(self, rows: Tensor) -> tuple[Tensor, ...]:
         """The given rows, each at most once and in order."""
 
-    def kinds(self) -> Iterator[Kind]:
-        """The kinds of record that there are, each once; no number in a record has a part."""
+    def formats(self) -> Iterator[RecordFormat]:
+        """The different formats of records, each once; no number in a record has a part."""
 
 
 class _Tensors:
@@ -36,8 +36,8 @@ class _Tensors:
             return self._tensors
         return tuple(tensor[rows] for tensor in self._tensors)
 
-    def kinds(self) -> Iterator[Kind]:
-        yield _kind_of(self._tensors)  # also of no record
+    def formats(self) -> Iterator[RecordFormat]:
+        yield _format_of(self._tensors)  # also of no record
 
 
 class _Mapped:
@@ -52,16 +52,16 @@ class _Mapped:
         with torch.device("cpu"):  # numbers become tensors there, whatever the default device is
             return tuple(default_collate(records))
 
-    def kinds(self) -> Iterator[Kind]:
-        told: set[Kind] = set()
+    def formats(self) -> Iterator[RecordFormat]:
+        yielded: set[RecordFormat] = set()
         for row in range(len(self)):
             try:
-                kind = _kind_of(self.take(torch.tensor([row], device="cpu")))
+                record_format = _format_of(self.take(torch.tensor([row], device="cpu")))
             except Exception:  # noqa: S112
-                continue  # malformed, of whatever kind it is
-            if kind not in told:
-                told.add(kind)
-                yield kind
+                continue  # malformed
+            if record_format not in yielded:
+                yielded.add(record_format)
+                yield record_format
 
 
 class _Moved:
@@ -74,9 +74,9 @@ class _Moved:
     def take(self, rows: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensor.to(self._device) for tensor in self._records.take(rows))
 
-    def kinds(self) -> Iterator[Kind]:
-        for kind in self._records.kinds():
-            yield tuple((shape, dtype, self._device) for shape, dtype, _ in kind)
+    def formats(self) -> Iterator[RecordFormat]:
+        for record_format in self._records.formats():
+            yield tuple((shape, dtype, self._device) for shape, dtype, _ in record_format)
 
 
 def on_device_of(model: nn.Module, records: Records) -> Records:
@@ -85,7 +85,7 @@ def on_device_of(model: nn.Module, records: Records) -> Records:
     return _Moved(records, *devices) if len(devices) == 1 else records
 
 
-def _kind_of(tensors: tuple[Tensor, ...]) -> Kind:
+def _format_of(tensors: tuple[Tensor, ...]) -> RecordFormat:
     return tuple((tuple(each.shape[1:]), each.dtype, each.device) for each in tensors)
 
 
@@ -95,8 +95,7 @@ def records_of(data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]]) -> Records:
     Raises
     ------
     TypeError, ValueError
-        If it is neither tensors of one length nor a map-style Dataset of tuples; it says what to
-        give in its place.
+        If it is neither tensors of one length nor a map-style Dataset of tuples, with the remedy.
     """
     if isinstance(data, DataLoader):
         raise TypeError(
@@ -108,21 +107,21 @@ def records_of(data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]]) -> Records:
             raise TypeError(
                 f"data is a {type(data).__name__} without a length: give a map-style Dataset"
             )
-        _check_records(data)
+        _check_dataset(data)
         return _Mapped(data)
     given: object = data
     if isinstance(given, Tensor):
         raise TypeError("data is one tensor: give inputs and targets, (inputs, targets)")
     if isinstance(given, (Mapping, str)) or not isinstance(given, Sequence):
         raise TypeError(
-            f"data is a {_kind(given)}: give (inputs, targets) as tensors, or a "
+            f"data is a {_type_name(given)}: give (inputs, targets) as tensors, or a "
             "torch.utils.data.Dataset that returns (input, target)"
         )
     return _Tensors(_tensors(given))
 
 
 def _tensors(data: Sequence[object]) -> tuple[Tensor, ...]:
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     for place, each in enumerate(data):
         if isinstance(each, (tuple, list)):
             raise TypeError(
@@ -131,44 +130,41 @@ def _tensors(data: Sequence[object]) -> tuple[Tensor, ...]:
             )
         if not isinstance(each, Tensor):
             raise TypeError(
-                f"data[{place}] is a {_kind(each)}: give a tensor, for an array torch.from_numpy(…)"
+                f"data[{place}] is a {_type_name(each)}: give a tensor, for an array "
+                "torch.from_numpy(…)"
             )
-        found.append(each)
-    shapes = [tuple(each.shape) for each in found]
-    if len(found) < 2 or not all(shapes) or len({shape[0] for shape in shapes}) != 1:
+        tensors.append(each)
+    shapes = [tuple(each.shape) for each in tensors]
+    if len(tensors) < 2 or not all(shapes) or len({shape[0] for shape in shapes}) != 1:
         raise ValueError(
             f"data holds tensors of shapes {shapes}: give inputs and targets, tensors of one "
             "length with a row for each record"
         )
-    return tuple(found)
+    return tuple(tensors)
 
 
-def _check_records(dataset: Dataset[tuple[Tensor, ...]]) -> None:
-    """Refuse a dataset whose records are no tuples of tensors and numbers.
+def _check_dataset(dataset: Dataset[tuple[Tensor, ...]]) -> None:
+    """Refuse a dataset in which no record is a tuple of tensors and numbers.
 
-    That is, if none is: one that is something else is malformed and adds nothing, wherever it is.
+    Among others that are, one that is not is malformed and adds nothing.
     """
-    first = ""
+    first_problem = ""
     for row in range(len(dataset)):  # type: ignore[arg-type]
-        wrong = _wrong_at(dataset, row)
-        if wrong is None:
+        try:
+            problem = _problem(dataset[row])
+        except Exception:
+            problem = ""  # malformed
+        if problem is None:
             return
-        first = first or wrong
-    if first:
-        raise TypeError(first)
+        first_problem = first_problem or problem
+    if first_problem:
+        raise TypeError(first_problem)
 
 
-def _wrong_at(dataset: Dataset[tuple[Tensor, ...]], row: int) -> str | None:
-    try:
-        return _wrong(dataset[row])
-    except Exception:
-        return ""  # malformed, of whatever kind it is
-
-
-def _wrong(record: object) -> str | None:
-    """What is wrong with the kind of a record, and what to do."""
+def _problem(record: object) -> str | None:
+    """Why a record is of the wrong type, and the remedy."""
     if not isinstance(record, (tuple, list)) or len(record) < 2:
-        kind = f"a {_kind(record)}"
+        kind = f"a {_type_name(record)}"
         if isinstance(record, Mapping):
             kind += f" with the keys {sorted(map(str, record))}"
         return (
@@ -178,12 +174,12 @@ def _wrong(record: object) -> str | None:
     for place, each in enumerate(record):
         if not isinstance(each, (Tensor, np.ndarray, np.generic, int, float)):
             return (
-                f"place {place} of a record of data is a {_kind(each)}: return a tensor or a "
+                f"place {place} of a record of data is a {_type_name(each)}: return a tensor or a "
                 "number (a transform, such as torchvision's ToTensor, makes one)"
             )
     return None
 
 
-def _kind(value: object) -> str:
+def _type_name(value: object) -> str:
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

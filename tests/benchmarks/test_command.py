@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import _compare, _results, _utility_report, rounds
-from benchmarks._rounds_training import Clients, Protection, Work, accuracy_by_round
+from benchmarks import _compare, _results
 from benchmarks.harness import Row, Spread
+from benchmarks.rounds import measure as rounds
+from benchmarks.rounds.training import Clients, Protection, Work, accuracy_by_round
+from benchmarks.utility import report as utility_report
 from flower_app.planning import measured
 from privacy.mechanisms import SeededRandomness
 
@@ -79,10 +81,10 @@ def test_the_committed_utility_page_is_what_the_figures_give(tmp_path: Path) -> 
     page = tmp_path / "utility.md"
     page.write_text(committed.read_text())
     figures = json.loads((ROOT / "docs" / "results" / "utility.json").read_text())
-    _utility_report.fill(page, figures)
+    utility_report.fill(page, figures)
     assert page.read_text() == committed.read_text(), "python -m benchmarks results"
     figures["rows"] = figures["rows"][:4]
-    _utility_report.fill(page, figures)
+    utility_report.fill(page, figures)
     assert "Not run: " in page.read_text()
 
 

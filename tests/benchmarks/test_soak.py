@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _soak_apps as apps
-from benchmarks import soak
+from benchmarks.soak import apps
+from benchmarks.soak import measure as soak
 
 
 def test_a_short_soak_ends_with_the_rounds_epsilon(tmp_path: Path) -> None:

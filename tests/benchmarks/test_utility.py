@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks import _utility_report as report
-from benchmarks._utility_cells import CELLS, GEYER_SHARDS
-from benchmarks._utility_clients import Holdings, label_sorted
-from benchmarks._utility_models import Linear, Network
-from benchmarks._utility_rounds import Setting, noise_multiplier, train
 from benchmarks.harness import Row, Spread
+from benchmarks.utility import report
+from benchmarks.utility.cells import CELLS, GEYER_SHARDS
+from benchmarks.utility.clients import Holdings, label_sorted
+from benchmarks.utility.models import Linear, Network
+from benchmarks.utility.rounds import Setting, noise_multiplier, train
 from privacy.accounting import Budget, GaussianRelease, epsilon
 from privacy.mechanisms import SeededRandomness
 

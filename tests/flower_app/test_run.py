@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 
 from flower_app import client_app
 from flower_app.data import load_dataset, load_inputs, load_partitions
+from flower_app.errors import SettingError
 from flower_app.models.build import build_model
 from flower_app.server_app import Pace, accuracy
-from flower_app.settings import SettingError, Settings
+from flower_app.settings import Settings
 from privacy.accounting import (
     Budget,
     Full,

@@ -3,10 +3,15 @@
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 600.0  # seconds after which an event that must happen has failed to
+
+T = TypeVar("T")
 
 
 def run_python(
@@ -16,7 +21,7 @@ def run_python(
     folder: Path = ROOT,
     timeout: float = 1500,
 ) -> "subprocess.CompletedProcess[str]":
-    """What ``python`` with these arguments, run in ``folder``, printed and ended with."""
+    """Run ``python`` with these arguments in ``folder``: its output and exit code."""
     return subprocess.run(
         [python, *arguments],
         cwd=folder,
@@ -28,11 +33,26 @@ def run_python(
     )
 
 
+def wait_until(condition: Callable[[], T | None]) -> T:
+    """The first true value of a condition, which must become true in time."""
+    deadline = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"still not so after {PATIENCE} s"
+        time.sleep(0.1)
+    return value
+
+
 @contextlib.contextmanager
 def started_python(
-    *arguments: str, environment: Mapping[str, str], until: str = ""
+    *arguments: str,
+    environment: Mapping[str, str],
+    until: Callable[[], object],
+    own_session: bool = False,
 ) -> Iterator["subprocess.Popen[str]"]:
-    """``python`` with these arguments, whose output has been read up to the line with ``until``."""
+    """``python`` with these arguments, running, once a condition is true.
+
+    Its output is left to read. It is not what is waited for: Flower's log lags behind a run.
+    """
     with subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -40,10 +60,11 @@ def started_python(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=own_session,
     ) as process:
-        assert process.stdout is not None
-        if until:
-            for line in process.stdout:
-                if until in line:
-                    break
-        yield process
+        try:
+            wait_until(lambda: until() or process.poll() is not None)
+            assert process.poll() is None, process.communicate()[0]
+            yield process
+        finally:
+            process.kill()

@@ -18,7 +18,7 @@ from flower_app.processes.certificates import make_certificates, make_node_key
 from flower_app.processes.deployment import Deployment
 from flower_app.processes.watchdog import processes_below
 from privacy.accounting import Ledger
-from tests.integration.app_commands import ROOT, run_python, started_python
+from tests.integration.app_commands import PATIENCE, run_python, started_python
 
 DEMO = ("-m", "flower_app", "deploy-demo")
 
@@ -60,33 +60,43 @@ def test_the_demonstration_ends_with_results_and_nothing_else(
 
 @pytest.mark.integration
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demonstration_leaves_nothing(
-    environment: dict[str, str], tmp_path: Path, number: signal.Signals
+def test_a_demonstration_interrupted_in_its_run_leaves_nothing(
+    environment: dict[str, str], tmp_path: Path
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, *DEMO, "rounds=50", f"results-dir={tmp_path / 'results'}"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if "Results: " in line or (number == signal.SIGTERM and "are online" in line):
-            break
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)  # as a terminal does
-    else:
-        process.send_signal(number)
-    rest, _ = process.communicate()
-    assert process.returncode == 130, "".join(said) + rest
-    assert "have ended" in rest
-    assert "Traceback" not in rest
+    with started_python(
+        *(*DEMO, "rounds=50", f"results-dir={tmp_path}"),
+        environment=environment,
+        until=lambda: any(tmp_path.glob("2*-*")),
+        own_session=True,
+    ) as process:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        check_clean_end(process)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1800)
+def test_a_demonstration_terminated_while_it_is_set_up_leaves_nothing(
+    environment: dict[str, str], temporary: Path, tmp_path: Path
+) -> None:
+    with started_python(
+        *(*DEMO, f"results-dir={tmp_path}"),
+        environment=environment,
+        until=lambda: started("flower-superlink", temporary),
+    ) as process:
+        process.terminate()
+        check_clean_end(process)
+
+
+def started(program: str, folder: Path) -> bool:
+    """Whether a command whose temporary folder is this one has started a program of Flower's."""
+    return any(program in command for command in processes_below(folder).values())
+
+
+def check_clean_end(process: "subprocess.Popen[str]") -> None:
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    assert "have ended" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.integration
@@ -111,18 +121,16 @@ def test_a_killed_demonstration_leaves_nothing(
     environment: dict[str, str], temporary: Path, tmp_path: Path
 ) -> None:
     with started_python(
-        *DEMO,
-        f"results-dir={tmp_path / 'results'}",
+        *(*DEMO, f"results-dir={tmp_path}"),
         environment=environment,
-        until="SuperNodes are online",
+        until=lambda: started("flower-supernode", temporary),
     ) as process:
         children = psutil.Process(process.pid).children()
         (watchdog,) = [p for p in children if "flower_app.processes.watchdog" in p.cmdline()]
-        assert processes_below(temporary)
         process.kill()
         process.wait()
         # The watchdog ends when nothing is left that it could end.
-        psutil.wait_procs([watchdog], timeout=600)
+        psutil.wait_procs([watchdog], timeout=PATIENCE)
         assert not watchdog.is_running()
 
 

@@ -1,43 +1,59 @@
-"""Whether a model and a loss are tried and found good, before anything is charged."""
+"""A trial of the model and the loss on made-up records, before a record is looked at.
 
-from collections.abc import Sequence
+It refuses a clipped sum that would not be of the gradients: a loss that is not one value an
+example, a parameter that is used outside its layer; with noise also examples that meet.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from privacy.training.errors import GradientError, UnsupportedModelError
-from privacy.training.model_checks.buffers import Buffers
-from privacy.training.model_checks.gradient_check import check_gradients
+from privacy.training.errors import GradientError
+from privacy.training.model_checks.comparison import HALF, closeness, same_numbers
 from privacy.training.model_checks.independence import check_example_independence
-from privacy.training.model_checks.model_state import VALUES, made_up
-from privacy.training.model_checks.program_identity import Remembered, program_of
-from privacy.training.per_example.loss import ExampleLoss
-from privacy.training.records import Kind, Records
+from privacy.training.model_checks.model_state import (
+    Buffers,
+    away_from_constants,
+    preserved_randomness,
+    refuse_changed,
+    seed_torch,
+)
+from privacy.training.model_checks.program_identity import program_identity
+from privacy.training.model_checks.trial_records import DISTRIBUTIONS, trial_records
+from privacy.training.per_example.capture import Capture
+from privacy.training.per_example.gradients import Gradients
+from privacy.training.per_example.loss import ExampleLoss, detached, tensors_of
+from privacy.training.per_example.malformed import PROGRAM_ERRORS
+from privacy.training.records import RecordFormat, Records
 
-# What another choice of values does not change.
-_OF_THE_PROGRAM = (GradientError, UnsupportedModelError, MemoryError, torch.OutOfMemoryError)
+_accepted: OrderedDict[Hashable, None] = OrderedDict()  # the last programs that passed
+_MOST_ACCEPTED = 64
 
-_accepted = Remembered()
+
+class NotFiniteError(ArithmeticError):
+    """The trial's records give numbers that show nothing."""
 
 
 def admit(
     model: nn.Module, loss: ExampleLoss, records: Records, buffers: Buffers, *, noised: bool
 ) -> bool:
-    """Try model and loss on records that are made up; whether there are records to train on.
+    """Try model and loss on made-up records; whether there are records to train on.
 
-    Of the data only shapes and precisions have a part, for the outcome is seen by others. Where
-    records are of several kinds, one kind that model and loss take is enough: the others are
-    malformed.
+    Of the data only shapes and precisions have a part, for others see the outcome. Where records
+    are of several formats, one that model and loss accept is enough: the others are malformed.
 
     Raises
     ------
     GradientError, TypeError, ValueError
-        If gradients would be wrong, examples meet (where noise is to be added), or there is no
-        kind of record that model and loss take.
+        If gradients would be wrong, examples meet (where noise is to be added), or model and loss
+        accept no format of the records.
     """
     first: Exception | None = None
-    for kind in records.kinds():
-        refusal = _tried(model, loss, kind, buffers, noised)
+    for record_format in records.formats():
+        refusal = _refused(model, loss, record_format, buffers, noised)
         if refusal is None:
             return True
         first = first or refusal
@@ -46,22 +62,22 @@ def admit(
     return False
 
 
-def _tried(
-    model: nn.Module, loss: ExampleLoss, kind: Kind, buffers: Buffers, noised: bool
+def _refused(
+    model: nn.Module, loss: ExampleLoss, record_format: RecordFormat, buffers: Buffers, noised: bool
 ) -> Exception | None:
     """Why model and loss cannot be run on such records, if so."""
-    program = program_of(model, loss)
-    known = None if program is None else (program, kind, noised)
-    if known is not None and known in _accepted:
+    program = program_identity(model, loss)
+    identity = None if program is None else (program, record_format, noised)
+    if identity is not None and identity in _accepted:
         return None
     failures = []
-    for values in VALUES:
+    for distribution in DISTRIBUTIONS:
         try:
-            batch = made_up(kind, values)
+            batch = trial_records(record_format, distribution)
             check_gradients(model, loss, batch)
             if noised:
                 check_example_independence(model, loss, batch)
-        except _OF_THE_PROGRAM:
+        except PROGRAM_ERRORS:  # which other values would not change
             buffers.restore()
             raise
         except Exception as error:
@@ -69,28 +85,19 @@ def _tried(
             failures.append(error)
             continue
         refuse_changed(buffers.restore())
-        if known is not None:
-            _accepted.add(known)
+        if identity is not None:
+            _accepted[identity] = None
+            while len(_accepted) > _MOST_ACCEPTED:
+                _accepted.popitem(last=False)
         return None
-    return _refusal(kind, failures)
+    return _refusal(record_format, failures[0])
 
 
-def refuse_changed(buffers: Sequence[str]) -> None:
-    """Refuse a model whose buffers changed."""
-    if buffers:
-        raise GradientError(
-            f"buffer '{buffers[0]}' changed in training: what it holds of the records is neither "
-            "clipped nor noised; make the layer keep no statistics"
-        )
-
-
-def _refusal(kind: Kind, failures: Sequence[Exception]) -> Exception:
-    first = failures[0]
-    shapes = ", ".join(f"{tuple(shape)} {dtype}" for shape, dtype, _ in kind)
-    raised: type[Exception] = GradientError
-    if isinstance(first, (TypeError, ValueError)):
-        raised = TypeError if isinstance(first, TypeError) else ValueError
-    refusal = raised(
+def _refusal(record_format: RecordFormat, first: Exception) -> Exception:
+    shapes = ", ".join(f"{tuple(shape)} {dtype}" for shape, dtype, _ in record_format)
+    kinds = (kind for kind in (TypeError, ValueError) if isinstance(first, kind))
+    kind: type[Exception] = next(kinds, GradientError)
+    refusal = kind(
         f"model or loss fails on a trial's records, which are made up in the data's shapes "
         f"(a record's inputs and target: {shapes}): {type(first).__name__}: {first}; give records "
         "of the shapes that the model takes, and a model with finite parameters and a loss that "
@@ -99,3 +106,125 @@ def _refusal(kind: Kind, failures: Sequence[Exception]) -> Exception:
     )
     refusal.__cause__ = first
     return refusal
+
+
+def check_gradients(model: nn.Module, loss: ExampleLoss, batch: Sequence[Tensor]) -> None:
+    """Refuse a model or a loss whose per-example gradients do not add up to torch's own.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As it will be trained.
+    loss : ExampleLoss
+    batch : sequence of Tensor, shape (n, ...)
+        Made-up records: inputs, then targets.
+
+    Raises
+    ------
+    GradientError
+        Names the parameter that is used around its layer, has a hook, or has another gradient; or
+        says that no parameter has one.
+    ValueError
+        If the loss is not one value an example, or depends on the batch it is in.
+    NotFiniteError
+        If losses or gradients are not finite.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    _refuse_hooks(trained)
+    *inputs, targets = batch
+    with (
+        preserved_randomness(model) as generators,
+        away_from_constants(model),
+        Capture(model) as capture,
+    ):
+        generators.seed(0)
+        outputs = model(*inputs)
+        _check_loss(loss, detached(outputs), targets)
+        losses = loss(outputs, targets)
+        _check_finite("losses", losses)
+        capture.check_parameters(losses)
+        layers = capture.gradients(losses, keep_graph=True)
+        expected: Sequence[Tensor | None] = (None,) * len(trained)
+        if losses.requires_grad:
+            expected = torch.autograd.grad(losses.sum(), list(trained.values()), allow_unused=True)
+        if all(gradient is None for gradient in expected):
+            raise GradientError(
+                "the loss gives no trainable parameter a gradient, so that no step would train: it "
+                "is constant, or the model or the loss cuts it off (detach, no_grad, argmax, a "
+                "comparison, numbers taken out of tensors); compute it from the model's outputs by "
+                "functions that torch differentiates"
+            )
+        sums: Gradients = {}
+        ones = torch.ones(len(targets), dtype=torch.float64, device=losses.device)
+        with torch.no_grad():
+            for layer in layers.values():
+                sums.update(layer.weighted_sum(ones))
+    _compare(trained, expected, sums)
+
+
+def _refuse_hooks(trained: Mapping[str, nn.Parameter]) -> None:
+    for name, parameter in trained.items():
+        after = getattr(parameter, "_post_accumulate_grad_hooks", None)
+        if parameter._backward_hooks or after:
+            raise GradientError(
+                f"parameter '{name}' has a hook, which no per-example gradient goes through: "
+                "remove the hook, or freeze the parameter with requires_grad_(False)"
+            )
+
+
+def _compare(
+    trained: Mapping[str, nn.Parameter], expected: Sequence[Tensor | None], sums: Gradients
+) -> None:
+    known = [gradient for gradient in expected if gradient is not None]
+    _check_finite("gradients", *known)
+    largest = max((float(g.abs().amax()) for g in known if g.numel()), default=0.0)
+    for (name, parameter), gradient in zip(trained.items(), expected, strict=True):
+        zero = torch.zeros_like(parameter)
+        gradient = zero if gradient is None else gradient
+        close = closeness(parameter)
+        size = float(gradient.abs().amax()) if gradient.numel() else 0.0
+        tolerance = 10 * close * size + close * (0.1 if close < HALF else 1.0) * largest
+        difference = (sums.get(parameter, zero).double() - gradient.double()).abs()
+        if difference.numel() and not float(difference.amax()) <= tolerance:
+            raise GradientError(
+                f"the per-example gradients of parameter '{name}' do not add up to torch's own "
+                "gradient: something between the parameter and the loss (a hook, a forward of its "
+                "own, a computed weight) is out of their reach; take it away, put the parameter "
+                "into a module with a forward of its own, or freeze it with requires_grad_(False)"
+            )
+
+
+def _check_finite(name: str, *tensors: Tensor) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise NotFiniteError(f"{name} are not finite")
+
+
+def _check_loss(loss: ExampleLoss, outputs: Any, targets: Tensor) -> None:
+    """Refuse a loss whose values for one example depend on the batch that it is in.
+
+    Training, which gives it one example at a time, would be by another loss than meant.
+    """
+    if loss.is_examplewise:
+        return
+
+    def seeded(call: Callable[[Any, Tensor], Tensor], seed: int) -> Tensor:
+        seed_torch(seed)
+        with torch.no_grad():
+            return call(outputs, targets)
+
+    on_batch, one_by_one = seeded(loss.on_batch, 0), seeded(loss.one_by_one, 0)
+    _check_finite("losses", on_batch)
+    if not same_numbers(on_batch, seeded(loss.on_batch, 0)):
+        raise GradientError(
+            "the loss gives other values when it is asked again: it keeps something of the "
+            "examples, or draws from a generator of its own; make it depend on nothing but its "
+            "arguments"
+        )
+    draws = not same_numbers(on_batch, seeded(loss.on_batch, 1))
+    if not draws and not same_numbers(on_batch, one_by_one):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(outputs))
+        raise GradientError(
+            f"examples meet in the loss (outputs {shapes}, targets {tuple(targets.shape)}): one "
+            "example's loss is another when the batch holds other examples, through broadcasting, "
+            "a mean or a count over the batch; let it depend on the example alone"
+        )

@@ -1,6 +1,12 @@
-"""Attention whose projections are layers of their own, so that each has per-example gradients."""
+"""Layers that ``replace_unsupported`` puts in place of PyTorch's; loaded where one is needed.
+
+They load Opacus.
+"""
+
+from typing import Any
 
 import torch
+from opacus.layers import DPGRU, DPLSTM, DPRNN
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -20,9 +26,9 @@ class AppendedVector(nn.Module):
 class SeparateAttention(nn.Module):
     """``nn.MultiheadAttention``: the same function of the same arguments, with the same weights.
 
-    Opacus's replacement (1.6) gives something else where ``batch_first`` is set, and fails with
-    masks; without ``batch_first`` it has the examples on the second axis, where no per-example
-    gradient is to be had. Here the projections see the examples on the first axis either way.
+    Its projections are layers of their own, with the examples on the first axis, so that each has
+    per-example gradients. Opacus's replacement (1.6) gives something else with ``batch_first``,
+    fails with masks, and without ``batch_first`` has the examples on the second axis.
 
     Parameters
     ----------
@@ -41,8 +47,8 @@ class SeparateAttention(nn.Module):
             if attention.in_proj_weight is not None
             else [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
         )
-        whole = attention.in_proj_bias
-        biases: list[Tensor | None] = [None] * 3 if whole is None else list(whole.chunk(3))
+        bias = attention.in_proj_bias
+        biases: list[Tensor | None] = [None] * 3 if bias is None else list(bias.chunk(3))
         self.qlinear, self.klinear, self.vlinear = (
             _linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)
         )
@@ -52,7 +58,7 @@ class SeparateAttention(nn.Module):
             self.k_vector = AppendedVector(attention.bias_k[0, 0])
             self.v_vector = AppendedVector(attention.bias_v[0, 0])
         self._freeze_as(attention)
-        # What PyTorch's transformer layers ask for, to see that their fast path is not for this.
+        # PyTorch's transformer layers read these, and then do not take their fast path.
         self._qkv_same_embed_dim = False
         self.in_proj_weight = self.in_proj_bias = None
         self.train(attention.training)
@@ -148,3 +154,37 @@ def _added(name: str, mask: Tensor, like: Tensor) -> Tensor:
     if not mask.is_floating_point():
         raise ValueError(f"{name} is of {mask.dtype}: give a mask of booleans or of numbers to add")
     return mask.to(like.dtype)
+
+
+class _Batched:
+    """Opacus's recurrent layer, called as PyTorch's: it refuses a sequence without a batch."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As PyTorch's layer, for batches.
+
+        Raises
+        ------
+        ValueError
+            If the input has no axis for the batch.
+        """
+        if isinstance(input, Tensor) and input.dim() != 3:
+            raise ValueError(
+                f"input has shape {tuple(input.shape)}: give {type(self).__name__} a batch, three "
+                "axes (unsqueeze makes one of a single sequence)"
+            )
+        return super().forward(input, hx)  # type: ignore[misc]
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: the weights are those of linear layers, which cuDNN does not join."""
+
+
+class BatchedRNN(_Batched, DPRNN):
+    """``nn.RNN``."""
+
+
+class BatchedGRU(_Batched, DPGRU):
+    """``nn.GRU``."""
+
+
+class BatchedLSTM(_Batched, DPLSTM):
+    """``nn.LSTM``."""

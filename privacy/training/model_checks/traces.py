@@ -1,68 +1,104 @@
-"""Forward and backward passes over made-up records, and what each place of a model gave."""
+"""Forward and backward passes over trial records, and the numbers at each place of a model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from privacy.training.errors import GradientError
-from privacy.training.model_checks.model_state import BATCH, GlobalGenerators, kept_randomness
-from privacy.training.per_example.capture import Capture, one_for_all
+from privacy.training.model_checks.comparison import closeness, largest_of, same_numbers
+from privacy.training.model_checks.model_state import GlobalGenerators, preserved_randomness
+from privacy.training.model_checks.trial_records import BATCH
+from privacy.training.per_example.capture import Capture, expand_advice
 from privacy.training.per_example.loss import ExampleLoss, detached, tensors_of
+
+# A backprop of a layer, next to the largest of any, may be rounding alone.
+_ROUNDING = 1e-6
+
+_Places = list[tuple[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Others:
-    """What rows are given beside those that are compared.
+class Perturbation:
+    """Changes to the rows beside those that are compared.
 
     Parameters
     ----------
     rows : sequence of int
         Which rows they are.
-    cotangent : float
-        Factor of what comes back to them at the outputs.
-    disturbed : bool
-        Whether they also get other values behind every layer, by the same factor.
+    factor : float
+        Of their cotangents at the outputs.
+    layer_outputs : bool
+        Whether they also have other values behind every layer, by the same factor.
     """
 
     rows: Sequence[int] = ()
-    cotangent: float = 1.0
-    disturbed: bool = False
+    factor: float = 1.0
+    layer_outputs: bool = False
 
 
-NOBODY = Others()
-THE_LOSS = "the loss"
+UNPERTURBED = Perturbation()
+_LOSS = "the loss"
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """(where, values with the examples first) of one pass, and whether it drew random numbers."""
+class Trace:
+    """(place, values with the examples first) of one pass, and whether it drew random numbers."""
 
-    places: list[tuple[str, Tensor]]
-    backprops: list[tuple[str, Tensor]]
+    forward: _Places
+    backward: _Places
     drew: bool
 
-    def only(self, rows: Sequence[int]) -> "Numbers":
+    def only(self, rows: Sequence[int]) -> "Trace":
         """Those of some of the records."""
-        places = [(where, values[rows]) for where, values in self.places]
-        return Numbers(places, [(where, back[rows]) for where, back in self.backprops], self.drew)
+        forward = [(place, values[rows]) for place, values in self.forward]
+        backward = [(place, values[rows]) for place, values in self.backward]
+        return Trace(forward, backward, self.drew)
 
-    def forward(self) -> "Numbers":
+    def without_backward(self) -> "Trace":
         """Those of the forward pass."""
-        return Numbers(self.places, [], self.drew)
+        return Trace(self.forward, [], self.drew)
 
-    def without_loss(self) -> "Numbers":
-        """As if the loss had not been asked."""
-        places = [(where, values) for where, values in self.places if where != THE_LOSS]
-        return Numbers(places, self.backprops, self.drew)
+    def without_loss(self) -> "Trace":
+        """As of a pass without targets."""
+        forward = [(place, values) for place, values in self.forward if place != _LOSS]
+        return Trace(forward, self.backward, self.drew)
 
 
-class Passes:
-    """Passes of one model; ``over`` makes them."""
+def first_difference(
+    one: Trace,
+    other: Trace,
+    rows: slice | Sequence[int] = slice(None),
+    slack: float = 1.0,
+    *,
+    missing: bool = False,
+) -> str | None:
+    """The first place where the rows' numbers differ; ``missing`` ones are equal to each other."""
+    close = 0.0  # of the coarsest precision that a number has come through
+    for mine, theirs in zip_longest(one.forward, other.forward):
+        if mine is None or theirs is None or mine[0] != theirs[0]:
+            return f"before {(mine or theirs)[0]}"
+        values = mine[1][rows], theirs[1][rows]
+        close = max(close, closeness(values[0]))
+        if not same_numbers(*values, slack, close=close, missing=missing):
+            return f"before {mine[0]}"
+    least = _ROUNDING * max((largest_of(back[rows]) for _, back in one.backward), default=0.0)
+    for mine, theirs in zip_longest(one.backward, other.backward):
+        if mine is None or theirs is None or mine[0] != theirs[0]:
+            return f"in the backward pass behind {(mine or theirs)[0]}"
+        values = mine[1][rows], theirs[1][rows]
+        if not same_numbers(*values, slack, least, close=close, missing=missing):
+            return f"in the backward pass behind {mine[0]}"
+    return None
+
+
+class TracedModel:
+    """A model whose passes are traced; ``tracing`` makes one."""
 
     def __init__(
         self, model: nn.Module, loss: ExampleLoss, capture: Capture, generators: GlobalGenerators
@@ -72,9 +108,9 @@ class Passes:
 
     @classmethod
     @contextmanager
-    def over(cls, model: nn.Module, loss: ExampleLoss) -> Iterator[Self]:
-        """Watch ``model``, with the process's random state kept as it was."""
-        with kept_randomness(model) as generators, Capture(model) as capture:
+    def tracing(cls, model: nn.Module, loss: ExampleLoss) -> Iterator[Self]:
+        """Watch ``model``, with the process's random state preserved."""
+        with preserved_randomness(model) as generators, Capture(model) as capture:
             yield cls(model, loss, capture, generators)
 
     @property
@@ -90,54 +126,53 @@ class Passes:
         *,
         seed: int = 0,
         places: Sequence[int] | None = None,
-        others: Others = NOBODY,
+        perturbed: Perturbation = UNPERTURBED,
         backward: bool = True,
-    ) -> Numbers:
+    ) -> Trace:
         """Both passes over a batch, or the forward pass alone.
 
         Parameters
         ----------
         inputs : sequence of Tensor, shape (n, ...)
-            The records' inputs.
         targets : Tensor, shape (n, ...), or None
-            Without them the loss is not asked.
+            Without them the loss is not computed.
         seed : int
-            Of whatever the model draws.
+            Of the model's random draws.
         places : sequence of int, optional
-            Which of a larger batch the records are, so that the same comes back to them.
-        others : Others
-            What is done to some of the rows.
+            The records' rows in a larger batch, whose cotangents they have then.
+        perturbed : Perturbation
+            Changes to some of the rows.
         backward : bool
             Whether the backward pass is made.
         """
         examples = len(inputs[0])
-        self._capture.take()  # of a pass that failed
-        self._generators.restart(seed)
-        with self._disturbing(others, examples):
+        self._capture.forget()  # a pass that failed
+        self._generators.seed(seed)
+        with self._perturbing(perturbed, examples):
             outputs = self._model(*inputs)
-        found = tensors_of(outputs)
+        output_tensors = tensors_of(outputs)
         losses = []
         if targets is not None:
-            losses = [(THE_LOSS, self._loss(detached(outputs), targets))]
-        check_first_axis([("the outputs", each) for each in found], examples)
-        trained = [each for each in found if each.requires_grad and backward]
+            losses = [(_LOSS, self._loss(detached(outputs), targets))]
+        _check_first_axis([("the outputs", each) for each in output_tensors], examples)
+        trained = [each for each in output_tensors if each.requires_grad and backward]
         rows = range(examples) if places is None else places
-        cotangents = [_cotangent(each, rows, others) for each in trained]
-        seen, back = self._capture.take_with_backprops(trained, cotangents)
+        cotangents = [_cotangent(each, rows, perturbed) for each in trained]
+        named_inputs, backprops = self._capture.inputs_and_backprops(trained, cotangents)
         drew = self._generators.drew()
-        inside = [(f"'{name}'", values) for name, values in seen]
-        backprops = [(f"'{name}'", values) for name, values in back]
-        check_first_axis(inside + backprops, examples)
-        ends = [("the outputs", values.detach()) for values in found]
-        return Numbers([*inside, *ends, *losses], backprops, drew)
+        forward = [(f"'{name}'", values) for name, values in named_inputs]
+        backwards = [(f"'{name}'", values) for name, values in backprops]
+        _check_first_axis(forward + backwards, examples)
+        ends = [("the outputs", values.detach()) for values in output_tensors]
+        return Trace([*forward, *ends, *losses], backwards, drew)
 
     @contextmanager
-    def _disturbing(self, others: Others, examples: int) -> Iterator[None]:
+    def _perturbing(self, perturbed: Perturbation, examples: int) -> Iterator[None]:
         handles = []
-        if others.disturbed:
-            frozen = [m for m in self._model.modules() if isinstance(m, nn.Embedding)]
-            layers = dict.fromkeys((*self._capture.layers.values(), *frozen))
-            hook = partial(_disturb, others=others, examples=examples)
+        if perturbed.layer_outputs:
+            tables = [m for m in self._model.modules() if isinstance(m, nn.Embedding)]
+            layers = dict.fromkeys((*self._capture.layers.values(), *tables))
+            hook = partial(_perturb_output, perturbed=perturbed, examples=examples)
             handles = [layer.register_forward_hook(hook) for layer in layers]
         try:
             yield
@@ -146,33 +181,36 @@ class Passes:
                 handle.remove()
 
 
-def check_first_axis(places: Sequence[tuple[str, Tensor]], examples: int) -> None:
-    """Refuse values that do not have the examples on their first axis."""
-    for where, values in places:
+def _check_first_axis(places: _Places, examples: int) -> None:
+    for place, values in places:
         if values.shape[:1] != (examples,):
             raise GradientError(
-                f"{where} has shape {tuple(values.shape)} for {examples} examples: put the "
-                f"examples on the first axis{one_for_all(values)}"
+                f"{place} has shape {tuple(values.shape)} for {examples} examples: put the "
+                f"examples on the first axis{expand_advice(values)}"
             )
 
 
-def _cotangent(output: Tensor, rows: Sequence[int], others: Others) -> Tensor:
-    """Gradients at an output, made up: those of a loss may be nothing but rounding."""
+def _cotangent(output: Tensor, rows: Sequence[int], perturbed: Perturbation) -> Tensor:
+    """Made-up gradients at an output: those of a loss may be nothing but rounding."""
     generator = torch.Generator("cpu").manual_seed(1)
     shape = (max(BATCH, len(rows)), *output.shape[1:])  # of other sizes other numbers are drawn
     drawn = torch.randn(shape, generator=generator, device="cpu")
-    if others.rows:
-        drawn[list(others.rows)] *= others.cotangent
+    if perturbed.rows:
+        drawn[list(perturbed.rows)] *= perturbed.factor
     return drawn[list(rows)].to(output)
 
 
-def _disturb(
-    layer: nn.Module, inputs: tuple[Any, ...], output: Any, *, others: Others, examples: int
+def _perturb_output(
+    layer: nn.Module,
+    inputs: tuple[Any, ...],
+    output: Any,
+    *,
+    perturbed: Perturbation,
+    examples: int,
 ) -> Any:
-    """Give the others' rows other values behind this layer."""
     if not isinstance(output, Tensor) or output.shape[:1] != (examples,):
         return output
     changed = output.clone()
-    for row in others.rows:
-        changed[row] = 1 + row + others.cotangent * output[row]
+    for row in perturbed.rows:
+        changed[row] = 1 + row + perturbed.factor * output[row]
     return changed

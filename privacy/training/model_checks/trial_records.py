@@ -1,7 +1,9 @@
-"""Records as data have them: padded, with values missing, all alike, images of bytes.
+"""Made-up records for trials, from the data's shapes and precisions alone.
 
-A model that fills in a column's mean, cuts texts at the batch's longest or scales images where one
-has values above 1 treats numbers that are merely drawn as one that keeps its examples apart.
+Whether a trial succeeds is seen by whoever waits for the update, so no private record has a part.
+Beside drawn numbers there are records as data sets have them: padded, with values missing, all
+alike, images of bytes. A model that fills in a column's mean, cuts texts at the batch's longest or
+scales images where one has values above 1 keeps merely drawn records apart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,11 +13,15 @@ from math import nan
 import torch
 from torch import Tensor, nn
 
+from privacy.training.records import RecordFormat
+
+BATCH = 5  # records of a trial
+
 Table = nn.Embedding | nn.EmbeddingBag
 _Triple = tuple[int, int, int]
 
-# Of (content of what is compared, padding, the others' content), in each line the first that the
-# model takes. Every table has 0 and 1.
+# Of (content of the compared records, padding, the others' content), in each line the first that
+# the model accepts. Every table has 0 and 1.
 _IN_EVERY_TABLE: tuple[tuple[_Triple, ...], ...] = (((1, 0, 1),), ((0, 1, 0),))
 # Not on a GPU, where an index beyond a table ends the process.
 _IN_MANY_TABLES: tuple[tuple[_Triple, ...], ...] = (
@@ -29,56 +35,102 @@ _OTHERS = 3
 # Every number is tried missing: alone in a record of its own, or with others that are as many apart
 # as there are records. Of large models fewer, so that a trial takes less than twice its time.
 _RECORDS, _FEWEST_RECORDS = 128, 5
-_NUMBERS_TAKEN = 2**20
+_LAYER_NUMBERS = 2**20
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A batch that is another in all records but some.
+class Distribution:
+    """How trial records are drawn.
 
     Parameters
     ----------
-    kept : list of int
-        The rows that are the same.
-    inputs : list of Tensor, shape (n, ...)
-        The batch.
+    numbers : str
+        ``normal`` for standard normal ones, ``uniform`` in [0, 1), ``binary`` for 0 and 1,
+        ``counts`` from 1 to 4.
+    integers : int or None
+        Every integer's value; None draws 0 and 1, which every table and every choice of two
+        classes has.
     """
 
-    kept: list[int]
+    numbers: str
+    integers: int | None
+
+
+# Tried in this order: a model may take no negative numbers, a loss one class or whole numbers only.
+DISTRIBUTIONS = (
+    Distribution("normal", None),
+    Distribution("uniform", None),
+    Distribution("uniform", 1),
+    Distribution("uniform", 0),
+    Distribution("binary", None),
+    Distribution("counts", None),
+)
+
+
+def trial_records(record_format: RecordFormat, distribution: Distribution) -> list[Tensor]:
+    """``BATCH`` records of this format, always the same: each tensor of shape (BATCH, ...)."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    records = []
+    for shape, dtype, device in record_format:
+        size = (BATCH, *shape)
+        if dtype.is_floating_point or dtype.is_complex:
+            drawn = _numbers(distribution.numbers, size, generator)
+        elif dtype == torch.bool or distribution.integers is None:
+            drawn = torch.randint(0, 2, size, generator=generator, device="cpu")
+        else:
+            drawn = torch.full(size, distribution.integers, device="cpu")
+        records.append(drawn.to(device=device, dtype=dtype))
+    return records
+
+
+def _numbers(distribution: str, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if distribution == "normal":
+        return torch.randn(size, generator=generator, device="cpu")
+    if distribution == "uniform":
+        return torch.rand(size, generator=generator, device="cpu")
+    low, high = (0, 2) if distribution == "binary" else (1, 5)
+    return torch.randint(low, high, size, generator=generator, device="cpu")
+
+
+@dataclass(frozen=True)
+class OtherBatch:
+    """A batch in which all records but the rows ``unchanged`` are exchanged."""
+
+    unchanged: list[int]
     inputs: list[Tensor]
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Comparison:
     """The same records beside other ones, of which some come before and some after each.
 
     Parameters
     ----------
     inputs : list of Tensor, shape (n, ...)
         A batch.
-    others : list of Beside
-        What it is compared with.
+    others : list of OtherBatch
+        The batches that it is compared with.
     backward : bool
-        Whether what comes back is compared too.
+        Whether backward passes are compared too.
     """
 
     inputs: list[Tensor]
-    others: list[Beside]
+    others: list[OtherBatch]
     backward: bool = True
 
 
-def contrasts(
-    inputs: Sequence[Tensor], *, taken: int, tables: Sequence[Table] = ()
-) -> Iterator[list[Contrast]]:
-    """Batches in which what is usual in data sets one record apart from the others.
+def comparisons(
+    inputs: Sequence[Tensor], *, layer_numbers: int, tables: Sequence[Table] = ()
+) -> Iterator[list[Comparison]]:
+    """Batches in which a value usual in data sets sets one record apart from the others.
 
-    Of each list the first that the model takes is enough.
+    Of each list the first that the model accepts is enough.
 
     Parameters
     ----------
     inputs : sequence of Tensor, shape (n, ...)
-        Records that the model takes.
-    taken : int
+        Records that the model accepts.
+    layer_numbers : int
         How many numbers of a record all layers take.
     tables : sequence of nn.Embedding or nn.EmbeddingBag
         Those of the model, whose padding is tried too.
@@ -87,51 +139,51 @@ def contrasts(
     numbers = [each for each in inputs if is_number(each)]
     weights = [each.weight for each in tables]
     on_cpu = all(each.device.type == "cpu" for each in (*integers, *weights))
-    for choices in _choices(integers, on_cpu=on_cpu):
-        yield [_contrast([_padded(each, *triple) for each in inputs]) for triple in choices]
-    yield from _padded_as_tables_say(inputs, tables, on_cpu=on_cpu)
+    for triples in _triples(integers, on_cpu=on_cpu):
+        yield [_comparison([_padded(each, *triple) for each in inputs]) for triple in triples]
+    yield from _padded_by_tables(inputs, tables, on_cpu=on_cpu)
     if numbers:
-        yield [_contrast([_missing(each) for each in inputs])]
+        yield [_comparison([_missing(each) for each in inputs])]
     sizes = [each[0].numel() if is_number(each) else 0 for each in inputs]
     if sum(sizes) > 1:
-        affordable = max(_FEWEST_RECORDS, _NUMBERS_TAKEN // max(1, taken))
+        affordable = max(_FEWEST_RECORDS, _LAYER_NUMBERS // max(1, layer_numbers))
         records = min(sum(sizes), _RECORDS, affordable)
         yield [_each_missing(inputs, [sum(sizes[:at]) for at in range(len(sizes))], records)]
 
 
-def _choices(integers: Sequence[Tensor], *, on_cpu: bool) -> tuple[tuple[_Triple, ...], ...]:
+def _triples(integers: Sequence[Tensor], *, on_cpu: bool) -> tuple[tuple[_Triple, ...], ...]:
     if not integers:
         return _IN_EVERY_TABLE[:1]
-    here = {each.dtype for each in integers} if on_cpu else set()
-    bytes_too = _BYTES if torch.uint8 in here else ()
-    return (_IN_MANY_TABLES if here - {torch.bool} else _IN_EVERY_TABLE) + bytes_too
+    dtypes = {each.dtype for each in integers} if on_cpu else set()
+    bytes_too = _BYTES if torch.uint8 in dtypes else ()
+    return (_IN_MANY_TABLES if dtypes - {torch.bool} else _IN_EVERY_TABLE) + bytes_too
 
 
-def _padded_as_tables_say(
+def _padded_by_tables(
     inputs: Sequence[Tensor], tables: Sequence[Table], *, on_cpu: bool
-) -> Iterator[list[Contrast]]:
-    """One input at a time padded by what a table says that its padding is, or by its last index.
+) -> Iterator[list[Comparison]]:
+    """One input at a time padded by a table's ``padding_idx``, or by its last index.
 
-    On a GPU, where an index beyond a table ends the process, only by what is said, where all
-    tables take it and one input alone can be meant.
+    On a GPU, where an index beyond a table ends the process, only by a ``padding_idx`` that all
+    tables have, and where one input alone can be meant.
     """
     texts = [
         at
         for at, each in enumerate(inputs)
         if not is_number(each) and each.dtype != torch.bool and each[0].numel() > 1
     ]
-    said = {each.padding_idx for each in tables if each.padding_idx is not None}
+    indices = {each.padding_idx for each in tables if each.padding_idx is not None}
     sizes = {each.num_embeddings for each in tables}
     if on_cpu:
-        said |= {size - 1 for size in sizes}
+        indices |= {size - 1 for size in sizes}
     elif len(texts) > 1:
         return
-    for padding in sorted(said - {0, 1}):
+    for padding in sorted(indices - {0, 1}):
         if not on_cpu and padding >= min(sizes):
             continue
         for text in texts:
             yield [
-                _contrast(
+                _comparison(
                     [
                         _padded(each, content, padding if at == text else 1 - content, content)
                         for at, each in enumerate(inputs)
@@ -141,24 +193,26 @@ def _padded_as_tables_say(
             ]
 
 
-def _contrast(inputs: Sequence[tuple[Tensor, Tensor]]) -> Contrast:
-    return Contrast([one for one, _ in inputs], [Beside([1, 2], [other for _, other in inputs])])
+def _comparison(inputs: Sequence[tuple[Tensor, Tensor]]) -> Comparison:
+    return Comparison(
+        [one for one, _ in inputs], [OtherBatch([1, 2], [other for _, other in inputs])]
+    )
 
 
-def unusual(one: Tensor, rows: Sequence[int], *, missing: bool) -> Tensor:
-    """``one`` with an empty, a constant and a padded record in ``rows``, or with values missing."""
-    changed = one.clone()
+def unusual(values: Tensor, rows: Sequence[int], *, missing: bool) -> Tensor:
+    """``values`` with an empty (or missing), a constant and a padded record in ``rows``."""
+    changed = values.clone()
     empty, constant, padded = rows
-    changed[empty] = nan if missing and is_number(one) else 0
+    changed[empty] = nan if missing and is_number(values) else 0
     changed[constant] = 1
-    outside = ~_box(one.shape[1:], narrow=False).to(one.device)
+    outside = ~_box(values.shape[1:], narrow=False).to(values.device)
     changed[padded] = changed[padded].masked_fill(outside, 0)
     return changed
 
 
-def is_number(one: Tensor) -> bool:
+def is_number(values: Tensor) -> bool:
     """To compute with, and no index or class."""
-    return one.is_floating_point() or one.is_complex()
+    return values.is_floating_point() or values.is_complex()
 
 
 def _padded(like: Tensor, content: int, padding: int, others: int) -> tuple[Tensor, Tensor]:
@@ -166,28 +220,28 @@ def _padded(like: Tensor, content: int, padding: int, others: int) -> tuple[Tens
     if is_number(like):
         return _beside(like, _drawn(like, 2), empty=0.0)
     shape = like.shape[1:]
-    content, padding, others = (_held(like.dtype, each) for each in (content, padding, others))
+    content, padding, others = (_in_range(like.dtype, each) for each in (content, padding, others))
     full = torch.full(shape, content, dtype=like.dtype, device="cpu")
     fuller = torch.full((_OTHERS, *shape), others, dtype=like.dtype, device="cpu")
     return _placed(like, [full, full], full, fuller, padding)
 
 
-def _held(dtype: torch.dtype, value: int) -> int:
-    """``value``, or the other end of what ``dtype`` holds where it is beyond."""
+def _in_range(dtype: torch.dtype, value: int) -> int:
+    """``value``, or the nearest that ``dtype`` holds."""
     if dtype == torch.bool:
         return int(value == 1)
-    kinds = torch.iinfo(dtype)
-    return min(max(value, kinds.min), kinds.max)
+    ends = torch.iinfo(dtype)
+    return min(max(value, ends.min), ends.max)
 
 
 def _missing(like: Tensor) -> tuple[Tensor, Tensor]:
     """Records with values missing at all ends."""
     if not is_number(like):
-        return (_same(like, 2),) * 2
+        return (_repeated(like),) * 2
     return _beside(like, _drawn(like, 2), empty=nan)
 
 
-def _each_missing(inputs: Sequence[Tensor], before: Sequence[int], records: int) -> Contrast:
+def _each_missing(inputs: Sequence[Tensor], before: Sequence[int], records: int) -> Comparison:
     """Records that miss one number, or few; every second one is exchanged for one that misses none.
 
     ``before`` is how many numbers those of the record have before each input's. A record that
@@ -209,14 +263,13 @@ def _each_missing(inputs: Sequence[Tensor], before: Sequence[int], records: int)
         for exchanged, batches in enumerate(changed):
             others = (rows % 2 == exchanged).view(-1, *[1] * (drawn.dim() - 1))
             batches.append(torch.where(others, wild, base).to(like))
-    kept = [[int(row) for row in rows if row % 2 != exchanged] for exchanged in (0, 1)]
-    others_of = [Beside(*each) for each in zip(kept, changed, strict=True)]
-    return Contrast(one, others_of, backward=False)
+    unchanged = [[int(row) for row in rows if row % 2 != exchanged] for exchanged in (0, 1)]
+    others_of = [OtherBatch(*each) for each in zip(unchanged, changed, strict=True)]
+    return Comparison(one, others_of, backward=False)
 
 
-def _same(like: Tensor, kept: int) -> Tensor:
-    rows = torch.arange(kept + _OTHERS, device=like.device) % len(like)
-    return like[rows]
+def _repeated(like: Tensor) -> Tensor:
+    return like[torch.arange(2 + _OTHERS, device=like.device) % len(like)]
 
 
 def _beside(like: Tensor, drawn: Tensor, *, empty: float) -> tuple[Tensor, Tensor]:
@@ -233,29 +286,29 @@ def _wild(drawn: Tensor) -> Tensor:
 
 
 def _placed(
-    like: Tensor, kept: Sequence[Tensor], small: Tensor, fuller: Tensor, empty: float
+    like: Tensor, compared: Sequence[Tensor], small: Tensor, fuller: Tensor, empty: float
 ) -> tuple[Tensor, Tensor]:
-    """``kept`` in two boxes of a padded record, beside one cell of ``small``, and ``fuller``."""
+    """``compared`` in boxes of padded records, beside a cell of ``small`` and beside ``fuller``."""
     shape = like.shape[1:]
     narrow, wide, cell = _box(shape, narrow=True), _box(shape, narrow=False), _cell(shape)
     if bool(narrow.all()):  # of one value: no end to pad
         narrow = wide = cell = ~narrow
-    same = [
+    boxed = [
         torch.where(box, values, empty).to(like.dtype)
-        for box, values in zip((narrow, wide), kept, strict=True)
+        for box, values in zip((narrow, wide), compared, strict=True)
     ]
     emptier = torch.where(cell, small, empty).to(like.dtype)
     nothing = torch.full_like(emptier, empty)
     return (
-        _to(like, torch.stack(same), torch.stack([nothing, emptier, emptier])),
-        _to(like, torch.stack(same), fuller),
+        _to(like, torch.stack(boxed), torch.stack([nothing, emptier, emptier])),
+        _to(like, torch.stack(boxed), fuller),
     )
 
 
-def _to(like: Tensor, kept: Tensor, others: Tensor) -> Tensor:
+def _to(like: Tensor, compared: Tensor, others: Tensor) -> Tensor:
     """One of the others first: a record may be filled in from the one before it, or after it."""
-    kept, others = kept.to(like), others.to(like)
-    return torch.cat([others[:1], kept, others[1:]])
+    compared, others = compared.to(like), others.to(like)
+    return torch.cat([others[:1], compared, others[1:]])
 
 
 def _drawn(like: Tensor, records: int) -> Tensor:

@@ -1,1 +1,1 @@
-"""Gradients of single examples: captured layer by layer, clipped, and held against torch's."""
+"""Gradients of single examples: captured layer by layer, clipped and summed."""

@@ -1,4 +1,4 @@
-"""One forward and one backward pass that leave every layer's inputs and output gradients."""
+"""One forward and one backward pass, and every layer's inputs and output gradients in them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -10,27 +10,31 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from privacy.training.errors import GradientError
-from privacy.training.per_example.gradients import Call, LayerGradients, total
-from privacy.training.per_example.layers import forget, known, layer_gradients
-from privacy.training.per_example.opacus_layers import is_recurrent
+from privacy.training.per_example.gradients import Call, LayerGradients, sum_of
+from privacy.training.per_example.layers import (
+    handled_alone,
+    is_recurrent,
+    layer_gradients,
+    remove_functorch_state,
+)
 
 
 def trainable_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The modules whose own parameters train, each one's gradients being had at one place.
+    """The modules whose parameters train, each parameter in one of them.
 
-    A module with parameters of its own that Opacus does not know is handled whole, with what is
-    inside it.
+    A module with parameters of its own that is not ``handled_alone`` is handled whole, with its
+    submodules.
     """
     trains = any(p.requires_grad for p in module.parameters(recurse=False))
     if trains and not is_recurrent(module):
         yield name, module
-        if not known(module):
+        if not handled_alone(module):
             return
     for child_name, child in module.named_children():
         yield from trainable_layers(child, f"{name}.{child_name}" if name else child_name)
 
 
-class _Seen(NamedTuple):
+class _LayerUse(NamedTuple):
     """One use of a layer: its input, the input's version and origin then, and its output's."""
 
     name: str
@@ -54,13 +58,13 @@ class Capture:
         self.layers = dict(trainable_layers(model))
         self._names = {layer: name for name, layer in self.layers.items()}
         self._handles: list[RemovableHandle] = []
-        self._seen: list[_Seen] = []
+        self._uses: list[_LayerUse] = []
 
     def __enter__(self) -> Self:
         for layer in self.layers.values():
-            # First, so that what other hooks make of the output is not taken for the layer's.
-            self._handles.append(layer.register_forward_hook(self._watch, prepend=True))
-            if not known(layer):
+            # First, so that other hooks' outputs are not taken for the layer's.
+            self._handles.append(layer.register_forward_hook(self._record, prepend=True))
+            if not handled_alone(layer):
                 self._handles.append(
                     layer.register_forward_pre_hook(_refuse_named, with_kwargs=True)
                 )
@@ -78,11 +82,11 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._seen.clear()
+        self.forget()
         for layer in self.layers.values():
-            forget(layer)
+            remove_functorch_state(layer)
 
-    def _watch(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def _record(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         name = self._names[layer]
         if len(inputs) != 1 or not isinstance(output, Tensor):
             raise GradientError(
@@ -90,37 +94,38 @@ class Capture:
                 "return one: give its parameters to submodules that do"
             )
         if output.requires_grad:
-            seen: Tensor = inputs[0]
-            origin = get_gradient_edge(seen) if seen.requires_grad else None
-            output_edge = get_gradient_edge(output)
-            self._seen.append(_Seen(name, seen, seen._version, origin, output_edge))
+            (tensor,) = inputs
+            origin = get_gradient_edge(tensor) if tensor.requires_grad else None
+            use = _LayerUse(name, tensor, tensor._version, origin, get_gradient_edge(output))
+            self._uses.append(use)
 
-    def take(self) -> list[tuple[str, Tensor]]:
-        """The layers' names and inputs in the forward pass since the last call, in its order."""
-        seen, self._seen = self._seen, []
-        return [(use.name, use.inputs.detach()) for use in seen]
+    def forget(self) -> None:
+        """Forget the forward pass since the last call: it failed."""
+        self._uses.clear()
 
-    def take_with_backprops(
+    def inputs_and_backprops(
         self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
     ) -> tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]]:
-        """What ``take`` gives, and by layer what comes back of ``cotangents`` at the outputs."""
-        seen, self._seen = self._seen, []
-        inputs = [(use.name, use.inputs.detach()) for use in seen]
-        if not seen or not outputs:
+        """Each used layer's name and input, and its name and output gradient.
+
+        The gradients are those of the ``outputs``' inner product with the ``cotangents``.
+        """
+        uses, self._uses = self._uses, []
+        inputs = [(use.name, use.inputs.detach()) for use in uses]
+        if not uses or not outputs:
             return inputs, []
-        # Not by gradients of more than one number, for which PyTorch loads its compiler.
+        # Of one number: for gradients of several PyTorch loads its compiler.
         products = zip(outputs, cotangents, strict=True)
-        whole = total([torch.real((o * c).sum()) for o, c in products])
-        found = torch.autograd.grad(whole, [use.output for use in seen], allow_unused=True)
-        pairs = zip(seen, found, strict=True)
+        inner = sum_of([torch.real((o * c).sum()) for o, c in products])
+        backprops = torch.autograd.grad(inner, [use.output for use in uses], allow_unused=True)
+        pairs = zip(uses, backprops, strict=True)
         return inputs, [(use.name, back) for use, back in pairs if back is not None]
 
     def check_parameters(self, losses: Tensor) -> None:
-        """Refuse a parameter that reaches ``losses`` on a way that leads around its layer.
+        """Refuse a parameter that reaches ``losses`` on a path around its layer.
 
-        It looks at the whole graph of the forward pass since the last ``take`` or ``gradients``,
-        so it finds what is too small for a comparison of gradients: a weight penalty, a table
-        that is read again by ``linear(x, embedding.weight)``.
+        The whole graph of the forward pass is searched, which finds what is too small to compare: a
+        weight penalty, a table that is read again by ``linear(x, embedding.weight)``.
 
         Raises
         ------
@@ -130,20 +135,20 @@ class Capture:
         names: dict[Tensor, str] = {
             p: name for name, p in self._model.named_parameters() if p.requires_grad
         }
-        outputs = {use.output.node for use in self._seen}
-        for start, stops, allowed in self._stretches(losses, outputs):
+        outputs = {use.output.node for use in self._uses}
+        for start, stops, allowed in self._pieces(losses, outputs):
             for parameter in _parameters_between(start, stops):
                 if parameter in names and parameter not in allowed:
                     raise GradientError(_bypassing(names[parameter]))
 
-    def _stretches(
+    def _pieces(
         self, losses: Tensor, outputs: set[Node]
     ) -> Iterator[tuple[list[Node], set[Node], set[nn.Parameter]]]:
-        """Pieces of the graph: where each starts, where it stops, which parameters it may hold."""
+        """Pieces of the graph: where each starts and stops, which parameters it may hold."""
         nothing: set[nn.Parameter] = set()
         if losses.grad_fn is not None:
             yield [losses.grad_fn], outputs, nothing
-        for use in self._seen:
+        for use in self._uses:
             within, before = [node for node, _ in use.output.node.next_functions if node], outputs
             if use.origin is not None:
                 before = outputs | {use.origin.node}
@@ -155,15 +160,14 @@ class Capture:
 
         Parameters
         ----------
-        losses : Tensor
-            The examples' losses, shape (n,).
+        losses : Tensor, shape (n,)
         keep_graph : bool
             Whether torch may be asked for gradients of ``losses`` again.
 
         Returns
         -------
         dict of str to LayerGradients
-            By layer name; a layer that took no part is missing, its gradient being zero.
+            By layer name; a layer without a part in the losses is missing, its gradient being zero.
 
         Raises
         ------
@@ -171,21 +175,21 @@ class Capture:
             If a layer's tensors do not have the examples on their first axis, an input was
             overwritten, or a parameter was used around its layer.
         """
-        seen, self._seen = self._seen, []
+        uses, self._uses = self._uses, []
         if not losses.requires_grad:
             return {}
-        bypassed = self._bypassed({use.name for use in seen})
-        edges = [use.output for use in seen]
+        bypassed = self._parameters_of_unused({use.name for use in uses})
+        edges = [use.output for use in uses]
         edges += [get_gradient_edge(parameter) for parameter in bypassed.values()]
         # Of their sum: weights of one for each would load SymPy first, to compare two shapes.
         backprops: Sequence[Tensor | None] = torch.autograd.grad(
             losses.sum(), edges, allow_unused=True, retain_graph=keep_graph
         )
-        for name, found in zip(bypassed, backprops[len(seen) :], strict=True):
-            if found is not None:
+        for name, gradient in zip(bypassed, backprops[len(uses) :], strict=True):
+            if gradient is not None:
                 raise GradientError(_bypassing(name))
         calls: dict[str, list[Call]] = {}
-        for use, backprop in zip(seen, backprops, strict=False):
+        for use, backprop in zip(uses, backprops, strict=False):
             if backprop is not None:
                 _check(use, backprop, len(losses))
                 calls.setdefault(use.name, []).append(Call(use.inputs, backprop))
@@ -197,16 +201,16 @@ class Capture:
         try:
             return layer_gradients(layer, calls)
         except (RuntimeError, ValueError, TypeError) as error:
-            if known(layer) or isinstance(error, torch.OutOfMemoryError):
+            if handled_alone(layer) or isinstance(error, torch.OutOfMemoryError):
                 raise
             if "random operation" in str(error):  # in torch.func.vmap's words
                 own = ", ".join(f"'{own}'" for own, _ in layer.named_parameters(recurse=False))
                 raise GradientError(
                     f"layer '{name or '(model)'}' ({type(layer).__name__}) has parameters of its "
-                    f"own ({own}) and draws random numbers inside, as dropout does: torch.func, "
-                    "which would run it again for their gradients, would draw others; put each "
-                    "such parameter into a submodule of its own, whose forward takes one tensor "
-                    "and adds, prepends or multiplies it"
+                    f"own ({own}) and draws random numbers, as dropout does: torch.func, which "
+                    "runs it again for their gradients, would draw others; put each such parameter "
+                    "into a submodule of its own, whose forward takes one tensor and adds, "
+                    "prepends or multiplies it"
                 ) from error
             raise GradientError(
                 f"torch.func, which handles layer '{name}' ({type(layer).__name__}) with all that "
@@ -214,13 +218,13 @@ class Capture:
                 "that do nothing else"
             ) from error
 
-    def _bypassed(self, used: set[str]) -> dict[str, nn.Parameter]:
+    def _parameters_of_unused(self, used: set[str]) -> dict[str, nn.Parameter]:
         """The trainable parameters of the layers that were not called."""
         return {
             f"{name}.{own}" if name else own: parameter
             for name, layer in self.layers.items()
             if name not in used
-            for own, parameter in layer.named_parameters(recurse=not known(layer))
+            for own, parameter in layer.named_parameters(recurse=not handled_alone(layer))
             if parameter.requires_grad
         }
 
@@ -249,7 +253,7 @@ def _bypassing(name: str) -> str:
     )
 
 
-def _check(use: _Seen, backprop: Tensor, examples: int) -> None:
+def _check(use: _LayerUse, backprop: Tensor, examples: int) -> None:
     if use.inputs._version != use.version:
         raise GradientError(
             f"the input of layer '{use.name}' was overwritten after use: replace the in-place "
@@ -259,11 +263,11 @@ def _check(use: _Seen, backprop: Tensor, examples: int) -> None:
         raise GradientError(
             f"layer '{use.name}' worked on tensors of shapes {tuple(use.inputs.shape)} and "
             f"{tuple(backprop.shape)} for {examples} examples: put the examples on the first axis"
-            f"{one_for_all(use.inputs)}"
+            f"{expand_advice(use.inputs)}"
         )
 
 
-def one_for_all(values: Tensor) -> str:
+def expand_advice(values: Tensor) -> str:
     """What to do about one row that serves all examples, as positions do."""
     if values.shape[:1] != (1,):
         return ""

@@ -1,8 +1,8 @@
 """Convolutions: every example's weight gradient at about the cost of the batch's.
 
-The gradient of one example's weights is a correlation of its input with what came back. Opacus
-copies every patch of the input (``unfold``) for it, kernel height × kernel width values a
-position; the ways here avoid that.
+The gradient of one example's weights is the correlation of its input with the output's gradient.
+Opacus copies every patch of the input (``unfold``), kernel height × width values a position; the
+methods here avoid that.
 """
 
 import math
@@ -17,21 +17,21 @@ from privacy.training.per_example.gradients import (
     Call,
     Gradients,
     LayerGradients,
+    sum_of,
     summing_dtype,
-    total,
     vector_norms,
 )
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-BY_ROWS, BY_GROUPS, BY_DEPTH = "row unfolding", "grouped convolution", "depthwise convolution"
+_BY_ROWS, _BY_GROUPS, _BY_DEPTH = "row unfolding", "grouped convolution", "depthwise convolution"
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-# From this many channels a group on, the library's blocked kernels are the faster way (measured).
+# From this many channels a group on, the library's blocked kernels are faster (measured).
 _BLOCK = 8
 # Bytes of unfolded rows to work on at a time: they stay in a core's cache (measured).
 _CACHE = 5 << 18
-# Bytes of inputs in one depthwise convolution. A call has a fixed cost, but memory that is larger
-# goes back to the system after each step and is asked for again (measured).
+# Bytes of inputs in one depthwise convolution: a call has a fixed cost, but larger memory goes
+# back to the system after each step and is allocated again (measured).
 _PLANES = 1 << 20
 
 
@@ -45,21 +45,21 @@ def convolution_gradients(layer: Convolution, calls: Sequence[Call]) -> LayerGra
             parts.setdefault(layer.weight, []).append(build(layer, inputs, call.backprops))
         if layer.bias is not None and layer.bias.requires_grad:
             parts.setdefault(layer.bias, []).append(call.backprops.flatten(2).sum(2)[None])
-    gradients = {parameter: total(each) for parameter, each in parts.items()}
-    return Pieces(layer, gradients, method)
+    gradients = {parameter: sum_of(each) for parameter, each in parts.items()}
+    return ConvolutionGradients(layer, gradients, method)
 
 
 def _fastest(layer: Convolution, g: Tensor) -> tuple[str, Callable[..., Tensor]]:
     channels = min(layer.in_channels, layer.out_channels) // layer.groups
     if channels >= _BLOCK or isinstance(layer, nn.Conv3d):
-        return BY_GROUPS, _by_groups
+        return _BY_GROUPS, _by_groups
     kernels = torch.backends.mkldnn.is_available() and g.is_cpu
     if layer.in_channels == layer.groups and kernels and g.dtype == torch.float32:
-        return BY_DEPTH, _by_depth
-    return BY_ROWS, _by_rows
+        return _BY_DEPTH, _by_depth
+    return _BY_ROWS, _by_rows
 
 
-class Pieces:
+class ConvolutionGradients:
     """Every example's gradient is built, in pieces: shape (pieces, n, ...), by parameter.
 
     One piece is one kernel column, so that a column's products are written in one go.
@@ -74,18 +74,18 @@ class Pieces:
             yield from vector_norms(gradient.flatten(2)).unbind()
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
-        found: Gradients = {}
+        sums: Gradients = {}
         factors = factors.to(self.dtype)
         for parameter, gradient in self._gradients.items():
             summed = factors @ gradient.flatten(2)
-            if parameter is self._layer.weight and self.method == BY_ROWS:
+            if parameter is self._layer.weight and self.method == _BY_ROWS:
                 summed = _in_order(self._layer, summed)
-            found[parameter] = summed.view(parameter.shape)
-        return found
+            sums[parameter] = summed.view(parameter.shape)
+        return sums
 
-    def only(self, rows: Tensor) -> LayerGradients:
-        kept = {p: gradient[:, rows] for p, gradient in self._gradients.items()}
-        return Pieces(self._layer, kept, self.method)
+    def select(self, rows: Tensor) -> LayerGradients:
+        selected = {p: gradient[:, rows] for p, gradient in self._gradients.items()}
+        return ConvolutionGradients(self._layer, selected, self.method)
 
 
 def _padded(layer: Convolution, inputs: Tensor) -> Tensor:
@@ -94,8 +94,8 @@ def _padded(layer: Convolution, inputs: Tensor) -> Tensor:
         return inputs
     if layer.padding == "same":
         sizes = zip(layer.kernel_size, layer.dilation, strict=True)
-        totals = [dilation * (kernel - 1) for kernel, dilation in sizes]
-        pads = [(total // 2, total - total // 2) for total in totals]
+        sizes_added = [dilation * (kernel - 1) for kernel, dilation in sizes]
+        pads = [(added // 2, added - added // 2) for added in sizes_added]
     else:
         pads = [(int(pad), int(pad)) for pad in layer.padding]
     if not any(chain.from_iterable(pads)):
@@ -125,11 +125,11 @@ def _by_groups(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
 
 
 def _by_depth(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
-    """One input channel a group: what came back is a kernel that slides over it, (1, n, ...).
+    """One input channel a group: the output's gradient slides over it as a kernel, (1, n, ...).
 
-    The gradient of kernel place (i, j) meets the input at stride·position + dilation·(i, j). That
-    is a convolution in which stride and dilation have changed places, every example and output
-    channel by itself, for which oneDNN has vectorised kernels.
+    The gradient of kernel place (i, j) meets the input at stride·position + dilation·(i, j): a
+    convolution with stride and dilation exchanged, for every example and output channel by itself.
+    oneDNN has vectorised kernels for it.
     """
     kernel, stride, dilation = layer.kernel_size, layer.stride, layer.dilation
     if isinstance(layer, nn.Conv1d):
@@ -175,9 +175,9 @@ def _even(count: int, most: int) -> int:
 def _by_rows(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
     """Rows are copied once a kernel row; kernel columns are shifts of the same memory.
 
-    With W columns in a padded row, position (i, j) of what came back is put at i·W + stride·j and
-    zeros between. The value that kernel column c meets there is then c·dilation places further on
-    in the unfolded rows, for all positions alike: a view, and one batched product a column.
+    With W columns in a padded row, position (i, j) of the output's gradient is put at
+    i·W + stride·j, with zeros between. Kernel column c then meets a value c·dilation places further
+    on in the unfolded rows, for all positions alike: a view, and one batched product a column.
     """
     if isinstance(layer, nn.Conv1d):
         x, g = x[:, :, None], g[:, :, None]

@@ -9,24 +9,23 @@ from privacy.training.per_example.gradients import (
     Call,
     Gradients,
     LayerGradients,
-    magnitudes,
+    one_for_zero,
     row_norms,
 )
 
 
-class Rows:
+class EmbeddingGradients:
     """The rows of the table that each example touches, each with its summed gradient.
 
     Parameters
     ----------
     layer : nn.Embedding
-        The table.
     count : int
         n.
     examples, indices : Tensor, shape (r,)
         Which example touches which row of the table; no pair twice.
     rows : Tensor, shape (r, width)
-        The gradient of the example at that row.
+        The example's gradient at that row.
     """
 
     method = "table rows"
@@ -41,7 +40,7 @@ class Rows:
     def norms(self) -> Iterable[Tensor]:
         norms = row_norms(self._rows)
         zeros = norms.new_zeros(self._count)
-        largest = magnitudes(zeros.scatter_reduce(0, self._examples, norms, "amax"))
+        largest = one_for_zero(zeros.scatter_reduce(0, self._examples, norms, "amax"))
         squares = (norms / largest[self._examples]).square_()
         return [zeros.index_add_(0, self._examples, squares).sqrt_().mul_(largest)]
 
@@ -50,29 +49,29 @@ class Rows:
         table = torch.zeros_like(self._layer.weight, dtype=self.dtype)
         return {self._layer.weight: table.index_add_(0, self._indices, weighted)}
 
-    def only(self, rows: Tensor) -> LayerGradients:
-        kept = rows[self._examples]
-        renumbered = rows.cumsum(0) - 1
-        return Rows(
+    def select(self, rows: Tensor) -> LayerGradients:
+        selected = rows[self._examples]
+        new_numbers = rows.cumsum(0) - 1
+        return EmbeddingGradients(
             self._layer,
             int(rows.sum()),
-            renumbered[self._examples[kept]],
-            self._indices[kept],
-            self._rows[kept],
+            new_numbers[self._examples[selected]],
+            self._indices[selected],
+            self._rows[selected],
         )
 
 
-def embedding_gradients(layer: nn.Embedding, calls: list[Call]) -> Rows:
-    """The gradients of a table; the padding row has none."""
+def embedding_gradients(layer: nn.Embedding, calls: list[Call]) -> EmbeddingGradients:
+    """The gradients of a table; its padding row has none."""
     count, height = len(calls[0].inputs), layer.num_embeddings
     examples = torch.arange(count, device=layer.weight.device)[:, None]
-    places = torch.cat([call.inputs.reshape(count, -1) for call in calls], 1)
+    indices = torch.cat([call.inputs.reshape(count, -1) for call in calls], 1)
     back = torch.cat([call.backprops.reshape(count, -1, layer.embedding_dim) for call in calls], 1)
-    keys = (places + examples * height).flatten()
+    keys = (indices + examples * height).flatten()
     back = back.flatten(0, 1)
     if layer.padding_idx is not None:
-        kept = places.flatten() != layer.padding_idx
-        keys, back = keys[kept], back[kept]
+        trained = indices.flatten() != layer.padding_idx
+        keys, back = keys[trained], back[trained]
     unique, position = torch.unique(keys, return_inverse=True)
     rows = back.new_zeros((len(unique), layer.embedding_dim)).index_add_(0, position, back)
-    return Rows(layer, count, unique // height, unique % height, rows)
+    return EmbeddingGradients(layer, count, unique // height, unique % height, rows)

@@ -1,4 +1,4 @@
-"""What one layer knows of its examples' gradients, and the plain way of knowing it."""
+"""Per-example gradients of one layer, and their clipped sum over all layers."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-Gradients = dict[Tensor, Tensor]
+Gradients = dict[Tensor, Tensor]  # by parameter
+
+# By how much a clipped example stays below S, relatively: room for its coordinates' rounding.
+MARGIN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,8 @@ class Call:
     Parameters
     ----------
     inputs : Tensor, shape (n, ...)
-        What went in.
     backprops : Tensor, shape (n, ...)
-        The gradient of the examples' summed losses at what came out.
+        Gradient of the summed losses at the layer's output.
     """
 
     inputs: Tensor
@@ -31,7 +33,7 @@ class Call:
 class LayerGradients(Protocol):
     """The gradients of n examples for one layer's parameters.
 
-    ``method`` names how their norms are had, ``dtype`` the precision they are summed in.
+    ``method`` names how their norms are computed, ``dtype`` the precision they are summed in.
     """
 
     method: str
@@ -41,20 +43,84 @@ class LayerGradients(Protocol):
         """Single precision, or double where the model is."""
 
     def norms(self) -> Iterable[Tensor]:
-        """Parts, shape (n,), double: the norm of an example's gradient is the norm of its parts.
+        """Parts, shape (n,), double: an example's gradient has the norm of its parts.
 
-        A part that ``dtype`` cannot hold is infinite.
+        A part beyond ``dtype`` is infinite.
         """
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
-        """The examples' gradients summed with ``factors`` (n,), double, by parameter."""
+        """The examples' gradients summed with ``factors`` (n,), double."""
 
-    def only(self, rows: Tensor) -> "LayerGradients":
-        """The gradients of the examples that the mask ``rows`` (n,) keeps."""
+    def select(self, rows: Tensor) -> "LayerGradients":
+        """The gradients of the examples in the mask ``rows`` (n,)."""
+
+
+class BuiltGradients:
+    """Every example's gradient is built: shape (n, *parameter.shape), by parameter."""
+
+    def __init__(self, gradients: Gradients, method: str) -> None:
+        self._gradients, self.method = gradients, method
+        self.dtype = summing_dtype(*gradients.values())
+
+    def norms(self) -> Iterable[Tensor]:
+        return [row_norms(gradient) for gradient in self._gradients.values()]
+
+    def weighted_sum(self, factors: Tensor) -> Gradients:
+        factors = factors.to(self.dtype)
+        return {
+            parameter: (factors @ gradient.flatten(1)).view(parameter.shape)
+            for parameter, gradient in self._gradients.items()
+        }
+
+    def select(self, rows: Tensor) -> LayerGradients:
+        return BuiltGradients({p: g[rows] for p, g in self._gradients.items()}, self.method)
+
+
+@torch.no_grad()
+def clipped_sum(layers: Sequence[LayerGradients], *, clipping_norm: float) -> Gradients:
+    """Sum over the examples of min(1/S, 1/‖g‖)·g, g being one example's gradient.
+
+    It is the clipped sum in units of S, so single precision holds it whatever S is. Norms and
+    factors are in double precision, products and sums in single at least, whatever the model's.
+    An example whose norm is not finite (NaN, infinite or beyond single precision) adds zero, so
+    every example's influence stays at most 1.
+
+    Parameters
+    ----------
+    layers : sequence of LayerGradients
+        All layers of the model, for the same examples.
+    clipping_norm : float
+        S, over all layers together.
+
+    Returns
+    -------
+    dict of nn.Parameter to Tensor
+        By parameter, in its shape.
+    """
+    if not layers:
+        return {}
+    parts = torch.stack([part for layer in layers for part in layer.norms()], dim=-1)
+    single = all(layer.dtype == torch.float32 for layer in layers)
+    norms = torch.linalg.vector_norm(parts, dim=-1) if single else vector_norms(parts)
+    norm_sum = float(norms.sum())
+    if not math.isfinite(norm_sum):
+        finite = torch.isfinite(norms)
+        layers = [layer.select(finite) for layer in layers]
+        norms = norms[finite]
+    factors = norms.mul(1 + MARGIN).reciprocal_().clamp_(max=1 / clipping_norm)
+    # Below its smallest normal number a precision rounds by more than the margin.
+    smallest = max(torch.finfo(layer.dtype).tiny for layer in layers)
+    if not 2 * smallest * norm_sum < 1:
+        factors = torch.where(factors < smallest, 0.0, factors)
+    gradients: Gradients = {}
+    with full_precision_products(factors.device):
+        for layer in layers:
+            gradients.update(layer.weighted_sum(factors))
+    return gradients
 
 
 @contextmanager
-def full_products(device: torch.device) -> Iterator[None]:
+def full_precision_products(device: torch.device) -> Iterator[None]:
     """Matrix products in the operands' precision, whatever PyTorch was told for the model's.
 
     ``torch.autocast`` and ``torch.set_float32_matmul_precision`` would round to half precision.
@@ -83,8 +149,8 @@ def summing_dtype(*tensors: Tensor) -> torch.dtype:
 def vector_norms(values: Tensor) -> Tensor:
     """L2 norms along the last axis, in double precision.
 
-    Squares of what single precision holds neither vanish nor overflow in double precision; a
-    double's own may, so doubles are scaled by each vector's largest magnitude.
+    Squares of single-precision numbers neither vanish nor overflow in double precision; a double's
+    own may, so doubles are scaled by each vector's largest magnitude.
     """
     norms: Tensor
     if values.dtype != torch.float64:
@@ -92,14 +158,14 @@ def vector_norms(values: Tensor) -> Tensor:
     elif not values.shape[-1]:
         norms = values.new_zeros(values.shape[:-1])
     else:
-        largest = magnitudes(values.abs().amax(-1))
+        largest = one_for_zero(values.abs().amax(-1))
         norms = torch.linalg.vector_norm(values / largest[..., None], dim=-1) * largest
     return norms
 
 
-def magnitudes(largest: Tensor) -> Tensor:
-    """What to divide by so that ``largest`` becomes 1: one where it is zero."""
-    return torch.where(largest == 0, 1.0, largest)
+def one_for_zero(divisors: Tensor) -> Tensor:
+    """``divisors``, with one in place of zero."""
+    return torch.where(divisors == 0, 1.0, divisors)
 
 
 def row_norms(values: Tensor) -> Tensor:
@@ -107,35 +173,14 @@ def row_norms(values: Tensor) -> Tensor:
     return vector_norms(values.flatten(1))
 
 
-def held_by(dtype: torch.dtype, norms: Tensor) -> Tensor:
+def infinite_beyond(dtype: torch.dtype, norms: Tensor) -> Tensor:
     """``norms``, infinite where they are beyond ``dtype``."""
     return torch.where(norms > torch.finfo(dtype).max, math.inf, norms)
 
 
-def total(parts: Sequence[Tensor]) -> Tensor:
+def sum_of(tensors: Sequence[Tensor]) -> Tensor:
     """The sum of tensors of one shape."""
-    found = parts[0]
-    for part in parts[1:]:
-        found = found + part
-    return found
-
-
-class Built:
-    """Every example's gradient is built: shape (n, *parameter.shape), by parameter."""
-
-    def __init__(self, gradients: Gradients, method: str) -> None:
-        self._gradients, self.method = gradients, method
-        self.dtype = summing_dtype(*gradients.values())
-
-    def norms(self) -> Iterable[Tensor]:
-        return [row_norms(gradient) for gradient in self._gradients.values()]
-
-    def weighted_sum(self, factors: Tensor) -> Gradients:
-        factors = factors.to(self.dtype)
-        return {
-            parameter: (factors @ gradient.flatten(1)).view(parameter.shape)
-            for parameter, gradient in self._gradients.items()
-        }
-
-    def only(self, rows: Tensor) -> LayerGradients:
-        return Built({p: gradient[rows] for p, gradient in self._gradients.items()}, self.method)
+    result = tensors[0]
+    for tensor in tensors[1:]:
+        result = result + tensor
+    return result

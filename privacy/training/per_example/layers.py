@@ -1,83 +1,115 @@
-"""Per layer: the way its examples' gradients are had, chosen by its type and how it was used."""
+"""How each layer's per-example gradients are computed: here, by Opacus, or by ``torch.func``.
 
-from collections.abc import Sequence
+Opacus takes over a CPU second to load, and a deployed client starts a process for every message:
+it is loaded only for layers that have no method here.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from privacy.training.per_example import opacus_layers as _opacus
+from privacy._logging import untouched_root_logger
 from privacy.training.per_example.convolution import CONVOLUTIONS, convolution_gradients
 from privacy.training.per_example.embedding import embedding_gradients
 from privacy.training.per_example.gradients import (
-    Built,
+    BuiltGradients,
     Call,
     Gradients,
     LayerGradients,
-    full_products,
+    full_precision_products,
+    sum_of,
     summing_dtype,
-    total,
 )
 from privacy.training.per_example.linear import linear_gradients
 
-# The layers whose examples' gradients are had here, in ways of our own.
-OWN = frozenset({nn.Linear, *CONVOLUTIONS, nn.Embedding})
+# Builds every example's gradient: layer, [inputs], backprops -> gradients by parameter.
+Sampler = Callable[[nn.Module, list[Tensor], Tensor], Mapping[nn.Parameter, Tensor]]
+
+# The layers that have a method here.
+OWN_METHOD = frozenset({nn.Linear, *CONVOLUTIONS, nn.Embedding})
+_RECURRENT = "opacus.layers.dp_rnn"
 
 
-def known(layer: nn.Module) -> bool:
-    """Whether a layer's own gradients can be had alone; others go to torch.func whole."""
-    if type(layer) in OWN:
+def handled_alone(layer: nn.Module) -> bool:
+    """Whether a layer's own gradients can be computed alone; others go to torch.func whole."""
+    if type(layer) in OWN_METHOD:
         return True
     # Opacus takes the bias of a LayerNorm for granted.
-    bare = type(layer) is nn.LayerNorm and getattr(layer, "bias", None) is None
-    return not bare and _opacus.registered_sampler(type(layer)) is not None
+    without_bias = type(layer) is nn.LayerNorm and getattr(layer, "bias", None) is None
+    return not without_bias and _registered_sampler(type(layer)) is not None
 
 
 def layer_gradients(layer: nn.Module, calls: Sequence[Call]) -> LayerGradients:
-    """The gradients of ``layer`` after ``calls``, in the way that is fastest for it.
+    """The gradients of ``layer`` after ``calls``, by its fastest method.
 
-    Whatever precision the model has, they come in single precision at least.
+    They come in single precision at least, whatever the model's.
     """
-    if not known(layer):  # torch.func runs the layer again, in the layer's own precision
-        return _built(layer, calls, _opacus.functorch_sampler(), "torch.func")
-    with full_products(calls[0].backprops.device):
-        return _known_gradients(layer, [_precise(call) for call in calls])
+    if not handled_alone(layer):  # torch.func runs the layer again, in the layer's own precision
+        with untouched_root_logger():
+            from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
+        return _built(layer, calls, ft_compute_per_sample_gradient, "torch.func")
+    with full_precision_products(calls[0].backprops.device):
+        return _alone(layer, [_in_single_precision(call) for call in calls])
 
 
-def _known_gradients(layer: nn.Module, calls: list[Call]) -> LayerGradients:
+def _alone(layer: nn.Module, calls: list[Call]) -> LayerGradients:
     kind = type(layer)
-    if isinstance(layer, nn.Linear) and (kind is nn.Linear or _opacus.is_cell_linear(kind)):
+    if isinstance(layer, nn.Linear) and (kind is nn.Linear or _is_recurrent_cell(kind)):
         return linear_gradients(layer, calls)
     if isinstance(layer, CONVOLUTIONS) and kind in CONVOLUTIONS:
         return convolution_gradients(layer, calls)
     if isinstance(layer, nn.Embedding) and kind is nn.Embedding:
         return embedding_gradients(layer, calls)
-    registered = _opacus.registered_sampler(kind)
+    registered = _registered_sampler(kind)
     if registered is None:
-        raise TypeError(f"{kind.__name__} is not known")
+        raise TypeError(f"{kind.__name__} has no method for per-example gradients")
     return _built(layer, calls, registered, "Opacus")
 
 
-def _precise(call: Call) -> Call:
+def _in_single_precision(call: Call) -> Call:
     dtype = summing_dtype(call.inputs, call.backprops)
     inputs = call.inputs.to(dtype) if call.inputs.is_floating_point() else call.inputs
     return Call(inputs, call.backprops.to(dtype))
 
 
 def _built(
-    layer: nn.Module, calls: Sequence[Call], sampler: _opacus.PerExample, method: str
-) -> Built:
-    each = [sampler(layer, [call.inputs], call.backprops) for call in calls]
-    found: Gradients = {
-        parameter: total([_summable(gradients[parameter]) for gradients in each])
+    layer: nn.Module, calls: Sequence[Call], sampler: Sampler, method: str
+) -> BuiltGradients:
+    by_call = [sampler(layer, [call.inputs], call.backprops) for call in calls]
+    gradients: Gradients = {
+        parameter: sum_of([each[parameter].to(summing_dtype(each[parameter])) for each in by_call])
         for parameter in layer.parameters()
         if parameter.requires_grad
     }
-    return Built(found, method)
+    return BuiltGradients(gradients, method)
 
 
-def _summable(gradient: Tensor) -> Tensor:
-    return gradient.to(summing_dtype(gradient))
-
-
-def forget(layer: nn.Module) -> None:
+def remove_functorch_state(layer: nn.Module) -> None:
     """Take away what torch.func's set-up left on ``layer``."""
     layer.__dict__.pop("ft_compute_sample_grad", None)
+
+
+def _registered_sampler(kind: type[nn.Module]) -> Sampler | None:
+    with untouched_root_logger():
+        from opacus.grad_sample import GradSampleModule
+    sampler: Sampler | None = GradSampleModule.GRAD_SAMPLERS.get(kind)
+    return sampler
+
+
+def is_recurrent(module: nn.Module) -> bool:
+    """Whether it is one of Opacus's recurrent layers."""
+    if _RECURRENT not in sys.modules:  # then there cannot be one
+        return False
+    from opacus.layers.dp_rnn import DPGRU, DPLSTM, DPRNN
+
+    return isinstance(module, (DPRNN, DPLSTM, DPGRU))
+
+
+def _is_recurrent_cell(kind: type[nn.Module]) -> bool:
+    """Whether it is the linear layer in the cells of Opacus's recurrent layers."""
+    if _RECURRENT not in sys.modules:
+        return False
+    from opacus.layers.dp_rnn import RNNLinear
+
+    return kind is RNNLinear

@@ -12,20 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from privacy.training.per_example.gradients import (
-    Built,
+    BuiltGradients,
     Call,
     Gradients,
     LayerGradients,
-    held_by,
-    magnitudes,
+    infinite_beyond,
+    one_for_zero,
     row_norms,
 )
 
-# Between these, single precision holds a scaled factor well enough for its product with the other.
+# Between these, a scaled factor in single precision is precise enough for the product.
 _SMALL, _LARGE = 1e-20, 1e20
 
 
-class OneVector:
+class VectorGradients:
     """One vector an example: the norm is ‖b‖·‖a‖, in which nothing cancels."""
 
     method = "two factors"
@@ -37,18 +37,18 @@ class OneVector:
 
     def norms(self) -> Iterable[Tensor]:
         if self._layer.weight.requires_grad:
-            yield held_by(self.dtype, row_norms(self._inputs).mul_(self._back))
+            yield infinite_beyond(self.dtype, row_norms(self._inputs).mul_(self._back))
         if self._layer.bias is not None and self._layer.bias.requires_grad:
             yield self._back
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
         return _weighted_sum(self._layer, self._inputs, self._backprops, self._back, factors)
 
-    def only(self, rows: Tensor) -> LayerGradients:
-        return OneVector(self._layer, self._inputs[rows], self._backprops[rows])
+    def select(self, rows: Tensor) -> LayerGradients:
+        return VectorGradients(self._layer, self._inputs[rows], self._backprops[rows])
 
 
-class Sequences:
+class SequenceGradients:
     """T vectors an example: norms by Gram matrices of T × T.
 
     The sum of T² products may cancel down to nothing, so it is made in double precision and its
@@ -71,9 +71,9 @@ class Sequences:
             inner = a @ a.mT
             products = lengths * inner.diagonal(dim1=1, dim2=2)
             norms = _above(inner * back, products, a.shape[2] + b.shape[2])
-            yield held_by(self.dtype, norms * a_size * b_size)
+            yield infinite_beyond(self.dtype, norms * a_size * b_size)
         if layer.bias is not None and layer.bias.requires_grad:
-            yield held_by(self.dtype, _above(back, lengths, b.shape[2]) * b_size)
+            yield infinite_beyond(self.dtype, _above(back, lengths, b.shape[2]) * b_size)
 
     def weighted_sum(self, factors: Tensor) -> Gradients:
         length = self._backprops.shape[1]
@@ -81,20 +81,20 @@ class Sequences:
         each = factors.repeat_interleave(length)
         return _weighted_sum(self._layer, inputs, backprops, row_norms(backprops), each)
 
-    def only(self, rows: Tensor) -> LayerGradients:
-        return Sequences(self._layer, self._inputs[rows], self._backprops[rows])
+    def select(self, rows: Tensor) -> LayerGradients:
+        return SequenceGradients(self._layer, self._inputs[rows], self._backprops[rows])
 
 
 def _scaled(values: Tensor) -> tuple[Tensor, Tensor]:
     """(n, T, width) in double precision, and each example's scale: a double's is its largest."""
     if values.dtype != torch.float64 or not values.numel():
         return values.double(), torch.ones(len(values), dtype=torch.float64, device=values.device)
-    largest = magnitudes(values.abs().amax((1, 2)))
+    largest = one_for_zero(values.abs().amax((1, 2)))
     return values / largest[:, None, None], largest
 
 
 def _above(products: Tensor, diagonal: Tensor, width: int) -> Tensor:
-    """Roots of the sums of ``products`` (n, T, T), raised by their rounding errors' bound, (n,)."""
+    """Roots of the sums of ``products`` (n, T, T) plus their rounding errors' bound, (n,)."""
     terms = products.shape[1] ** 2 + 2 * width
     largest = diagonal.clamp(min=0).sqrt().sum(1).square()
     sums = products.sum((1, 2)).clamp(min=0) + terms * torch.finfo(products.dtype).eps * largest
@@ -111,16 +111,16 @@ def _weighted_sum(
     """
     dtype = backprops.dtype if _moderate(back * factors) else torch.float64
     weighted = backprops.to(dtype) * factors.to(dtype)[:, None]
-    found: Gradients = {}
+    gradients: Gradients = {}
     if layer.weight.requires_grad:
-        found[layer.weight] = (weighted.T @ inputs.to(dtype)).to(backprops.dtype)
+        gradients[layer.weight] = (weighted.T @ inputs.to(dtype)).to(backprops.dtype)
     if layer.bias is not None and layer.bias.requires_grad:
-        found[layer.bias] = weighted.sum(0).to(backprops.dtype)
-    return found
+        gradients[layer.bias] = weighted.sum(0).to(backprops.dtype)
+    return gradients
 
 
 def _moderate(sizes: Tensor) -> bool:
-    """Whether all that are not zero are far from the ends of single precision."""
+    """Whether all but zeros are far from the ends of single precision."""
     if not len(sizes):
         return True
     low, high = torch.aminmax(sizes)
@@ -137,16 +137,16 @@ def _vectors(values: Tensor) -> Tensor:
 def linear_gradients(layer: nn.Linear, calls: Sequence[Call]) -> LayerGradients:
     """The gradients of a linear layer that was called once or, in a recurrent one, T times."""
     if len(calls) == 1 and calls[0].inputs.dim() == 2:
-        return OneVector(layer, calls[0].inputs, calls[0].backprops)
+        return VectorGradients(layer, calls[0].inputs, calls[0].backprops)
     a = torch.cat([_vectors(call.inputs) for call in calls], 1)
     b = torch.cat([_vectors(call.backprops) for call in calls], 1)
     length, ins, outs = b.shape[1], a.shape[2], b.shape[2]
     # A Gram matrix costs T²·(ins + outs) products; building costs writing and reading ins·outs.
     if length * length * (ins + outs) <= 8 * ins * outs:
-        return Sequences(layer, a, b)
-    found: Gradients = {}
+        return SequenceGradients(layer, a, b)
+    gradients: Gradients = {}
     if layer.weight.requires_grad:
-        found[layer.weight] = b.mT @ a
+        gradients[layer.weight] = b.mT @ a
     if layer.bias is not None and layer.bias.requires_grad:
-        found[layer.bias] = b.sum(1)
-    return Built(found, "matrix products")
+        gradients[layer.bias] = b.sum(1)
+    return BuiltGradients(gradients, "matrix products")

@@ -8,8 +8,9 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from flower_app.__main__ import main
+from flower_app.errors import SettingError
 from flower_app.processes.certificates import make_node_key
-from flower_app.settings import SettingError, Settings
+from flower_app.settings import Settings
 from flower_app.training.assembly import listed_population
 from strategies import Population, node_identity
 

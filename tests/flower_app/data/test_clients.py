@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from flower_app.data import (
-    DataError,
     PartitionSpec,
     check_node_folder,
     load_dataset,
@@ -18,6 +17,7 @@ from flower_app.data import (
     simulated_client,
 )
 from flower_app.data.idx import to_idx
+from flower_app.errors import DataError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
 LABELS = np.array([3, 1, 4, 1, 5], np.uint8)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from flower_app.data import DataError
 from flower_app.data.idx import from_idx, to_idx
+from flower_app.errors import DataError
 
 ARRAYS = arrays(np.uint8, array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=6))
 

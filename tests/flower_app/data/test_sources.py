@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from torchvision.datasets import MNIST
 
-from flower_app.data import DataError, cache_folder, load_dataset, sources
+from flower_app.data import cache_folder, load_dataset, sources
+from flower_app.errors import DataError
 
 ROOT = Path(__file__).parents[3]
 OFFICIAL = sources.ORIGINS["mnist"]

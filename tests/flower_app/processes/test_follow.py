@@ -6,15 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from flower_app.errors import RunFailedError, SettingError
 from flower_app.processes import follow as following
-from flower_app.processes.flower_processes import RunFailedError
 from flower_app.processes.follow import follow
-from flower_app.processes.outcomes import FOLDER_VARIABLE, OutcomeFile, read_outcome
-from flower_app.settings import SettingError
+from flower_app.report.outcome import FOLDER_VARIABLE, OutcomeFile, read_outcome
 from flower_app.training.resumption import with_settings_of_run
 
 RUN_ID = 4711
 STARTED = f"Successfully started run {RUN_ID}"
+
+
+@pytest.fixture(autouse=True)
+def does_not_ask_flower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower could not answer here, and each question takes seconds."""
+    monkeypatch.setattr(following, "_STATUS_TRIES", 0)
 
 
 @pytest.fixture
@@ -133,9 +138,8 @@ def broken_off(folder: Path) -> Path:
     "lacks", ["config.json", "checkpoint.safetensors", "privacy-ledger.jsonl", "nothing"]
 )
 def test_nobody_is_told_to_go_on_with_what_cannot_be_gone_on_with(
-    tmp_path: Path, outcomes: Path, lacks: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, outcomes: Path, lacks: str
 ) -> None:
-    monkeypatch.setattr(following, "_STATUS_TRIES", 0)
     folder = broken_off(tmp_path / "folder")
     (folder / lacks).unlink(missing_ok=True)
     OutcomeFile(RUN_ID).tell(folder=str(folder), begun=True)
@@ -151,9 +155,8 @@ def test_nobody_is_told_to_go_on_with_what_cannot_be_gone_on_with(
 
 @pytest.mark.parametrize("resumable", [True, False])
 def test_a_run_that_breaks_off_says_how_to_go_on_where_one_can(
-    tmp_path: Path, outcomes: Path, resumable: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, outcomes: Path, resumable: bool
 ) -> None:
-    monkeypatch.setattr(following, "_STATUS_TRIES", 0)
     folder = broken_off(tmp_path / "my results")
     OutcomeFile(RUN_ID).tell(folder=str(folder), begun=True)
     with pytest.raises(RunFailedError, match="broke off without results") as caught:
@@ -176,6 +179,7 @@ def test_a_stream_that_hangs_over_a_run_that_is_over_is_left(
     """Flower cannot say any more that the run goes on."""
     for name in ("_STREAM_SECONDS", "_SILENCE_SECONDS", "_STATUS_SECONDS"):
         monkeypatch.setattr(following, name, 0.0)
+    monkeypatch.setattr(following, "_STATUS_TRIES", 1)
     OutcomeFile(RUN_ID).tell(state=state, reason="so it is" if state == "failed" else "")
     with pytest.raises(RunFailedError, match="so it is" if state == "failed" else "broke off"):
         stream(tmp_path, outcomes, STARTED, then="import time; time.sleep(1000)")

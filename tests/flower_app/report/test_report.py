@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flower_app.report.report import epsilon_chart, what_others_would_have_cost, write_report
+from flower_app.report.report import epsilon_alternatives, epsilon_chart, write_report
 from flower_app.report.results_folder import ResultsFolder
 from tests.flower_app.app_runs import Run
 
@@ -136,11 +136,13 @@ def test_settings_and_reasons_cannot_write_into_the_page(small_run: Run, tmp_pat
 
 def test_the_costs_of_other_settings_are_those_of_accounting(small_run: Run) -> None:
     client_level = small_run.metrics["privacy"]["client_level"]
-    own, others = what_others_would_have_cost(client_level)
+    own, others = epsilon_alternatives(client_level)
     assert own == pytest.approx(client_level["epsilon"], rel=1e-6)
     assert others["twice the noise"] < own < others["half the noise"]
-    assert what_others_would_have_cost({**client_level, "noise_multiplier": None}) == (None, {})
-    assert what_others_would_have_cost({**client_level, "sampling": "fixed-size"}) == (None, {})
+    assert others["half the rounds"] < own < others["twice the rounds"]
+    assert others["half the sampling rate"] < own < others["everyone in every round"]
+    assert epsilon_alternatives({**client_level, "noise_multiplier": None}) == (None, {})
+    assert epsilon_alternatives({**client_level, "sampling": "fixed-size"}) == (None, {})
 
 
 def test_the_chart_ends_at_what_was_spent() -> None:

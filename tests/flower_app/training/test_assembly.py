@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from flower_app.settings import SettingError, Settings
+from flower_app.errors import SettingError
+from flower_app.settings import Settings
 from flower_app.training.assembly import check_run, warn_of_few_clients
 from privacy.accounting import (
     AdditiveDelta,
@@ -32,7 +33,7 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
     [
         ({"population": 50}, ["population = 50", "20 simulated nodes", "--nodes 50"]),
         ({"min-available-nodes": 21}, ["min-available-nodes = 21", "at most", "20"]),
-        ({"clipping-norm": 1e-30}, ["clipping-norm must lie in"]),
+        ({"clipping-norm": 1e-30}, ["clipping-norm is 1e-30", "in [1e-12"]),
         ({"ledger": "relative.jsonl"}, ["ledger = 'relative.jsonl'", "absolute"]),
         ({"ledger": "/no/such/folder/l.jsonl"}, ["ledger = '/no/such", "create it first"]),
         ({"ledger": "/etc"}, ["ledger = '/etc'", "is a folder"]),
@@ -57,10 +58,10 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
         ),
         ({"epsilon": 1e-12, "delta": 1e-12}, ["epsilon = 1e-12 is wrong"]),
         ({"noise-multiplier": 0.5}, ["noise-multiplier = 0.5 is wrong", "6.5", "2 rounds fit"]),
-        ({"delta": 1e-320}, ["delta is 1e-320", "cannot be accounted"]),
+        ({"delta": 1e-320}, ["delta is 1e-320", "in [2.3e-308, 1)"]),
         (
             {"record-epsilon": 1.0, "record-delta": 1e-320},
-            ["record-delta is 1e-320", "cannot be accounted"],
+            ["record-delta is 1e-320", "in [2.3e-308, 1)"],
         ),
         (
             {"record-epsilon": 1.0, "rounds": 10**9, "local-steps": 10**9},
@@ -74,10 +75,10 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
             },
             ["record-epsilon = 0.05 is wrong", "one noised count", "record-delta = 1e-05"],
         ),
-        ({"sampling-rate": 5e-324}, ["sampling-rate is 5e-324", "cannot be accounted"]),
+        ({"sampling-rate": 5e-324}, ["sampling-rate is 5e-324", "in [1e-100, 1]"]),
         (
             {"encrypted-round-images": 9, "encrypted-round-noise-multiplier": 1e-300},
-            ["encrypted-round-noise-multiplier is 1e-300", "cannot be accounted"],
+            ["encrypted-round-noise-multiplier is 1e-300", "in [1e-100, 1e100]"],
         ),
         ({"deployed": True}, ["population = 0", "population-file"]),
         (

@@ -13,7 +13,8 @@ from flwr.common.config import parse_config_args
 from flwr.serverapp import Grid, ServerApp
 
 from flower_app import client_app, server_app
-from flower_app.settings import SettingError, Settings
+from flower_app.errors import SettingError
+from flower_app.settings import Settings
 from flower_app.training.resumption import can_go_on, check_resumed, with_settings_of_run
 from strategies import run_in_process
 from tests.flower_app.app_runs import run_app

@@ -9,8 +9,9 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 
 from flower_app import client_app
+from flower_app.errors import SettingError
 from flower_app.models.build import build_model
-from flower_app.settings import SettingError, Settings
+from flower_app.settings import Settings
 from flower_app.training import secure_aggregation as secure
 from flower_app.training.node_policy import NodePolicy, run_settings
 from flower_app.training.secure_aggregation import simulated_identity

@@ -16,13 +16,13 @@ from scipy import stats
 from privacy.accounting import Adjacency, GaussianRelease, Ledger, Poisson, read_ledger
 from privacy.audit import (
     audit,
-    count_correct,
     epsilon_lower_bound,
     judge,
     p_value,
     poisson_cohort_p_value,
 )
 from privacy.audit.__main__ import main
+from privacy.audit.experiment import count_correct
 from privacy.mechanisms import SystemRandomness
 
 

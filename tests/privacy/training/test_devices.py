@@ -123,7 +123,7 @@ def test_records_are_moved_to_the_models_device_and_tried_there() -> None:
     for data in ((NUMBERS, CLASSES), Mapped()):
         records = on_device_of(model, records_of(data))
         assert [each.device.type for each in records.take(torch.tensor([0, 3]))] == ["meta"] * 2
-        assert [device.type for _, _, device in next(records.kinds())] == ["meta"] * 2
+        assert [device.type for _, _, device in next(records.formats())] == ["meta"] * 2
 
 
 def test_for_a_model_on_several_devices_records_stay_where_they_are() -> None:

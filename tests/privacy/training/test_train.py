@@ -31,7 +31,7 @@ from privacy.training import (
     train,
 )
 from privacy.training.errors import GradientError, LocalBudgetError
-from privacy.training.per_example.loss import per_example
+from privacy.training.per_example.loss import ExampleLoss
 
 
 @pytest.fixture
@@ -382,13 +382,13 @@ def test_a_schedule_steps_with_the_optimizer(data: tuple[Tensor, Tensor]) -> Non
     ],
 )
 def test_losses_are_taken_an_example_at_a_time(loss: object, data: tuple[Tensor, Tensor]) -> None:
-    values = per_example(loss)(torch.randn(25, 3), data[1])  # type: ignore[arg-type]
+    values = ExampleLoss(loss)(torch.randn(25, 3), data[1])  # type: ignore[arg-type]
     assert values.shape == (25,)
 
 
 def test_class_weights_do_not_tie_examples_together() -> None:
     """torch divides by the batch's sum of weights, which one more example would change."""
-    loss = per_example(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 100.0])))
+    loss = ExampleLoss(nn.CrossEntropyLoss(weight=torch.tensor([1.0, 100.0])))
     outputs, targets = torch.randn(3, 2), torch.tensor([0, 0, 1])
     torch.testing.assert_close(loss(outputs, targets)[:2], loss(outputs[:2], targets[:2]))
 

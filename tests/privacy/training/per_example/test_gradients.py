@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from privacy.training import ClipOnly, FullBatch, GradientDescent, train
 from privacy.training.errors import GradientError
-from privacy.training.optimizer import MARGIN, clipped_sum
 from privacy.training.per_example.capture import Capture
+from privacy.training.per_example.gradients import MARGIN, clipped_sum
 
 shapes = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**31)

@@ -232,9 +232,9 @@ def test_what_a_precision_cannot_hold_is_its_largest_number() -> None:
     "norm", [1e-46, 5e-324, 9e-13, 1.1e12, 3e38, 1e308, math.inf, math.nan, 0.0, -1.0, True]
 )
 def test_a_norm_beyond_the_range_is_refused_by_name(norm: float) -> None:
-    with pytest.raises(ValueError, match=r"clipping_norm is .*from 1e-12 to 1e\+12"):
+    with pytest.raises((TypeError, ValueError), match=r"clipping_norm is .* in \[1e-12, 1e\+12\]"):
         ClipOnly(clipping_norm=norm)
-    with pytest.raises(ValueError, match=r"clipping_norm is .*from 1e-12 to 1e\+12"):
+    with pytest.raises((TypeError, ValueError), match=r"clipping_norm is .* in \[1e-12, 1e\+12\]"):
         ClipAndNoise(
             clipping_norm=norm, noise_multiplier=1.0, delta=1e-5, count=NominalCount(records=1)
         )
@@ -242,5 +242,5 @@ def test_a_norm_beyond_the_range_is_refused_by_name(norm: float) -> None:
 
 def test_a_nominal_count_beyond_the_range_is_refused_by_name() -> None:
     NominalCount(records=10**12)
-    with pytest.raises(ValueError, match="records is above"):
+    with pytest.raises(ValueError, match="records is an integer of 1329 bits"):
         NominalCount(records=10**400)

@@ -1,4 +1,4 @@
-"""Encrypted inference on MNIST beside TenSEAL's own ways, with the same weights."""
+"""The cases of encrypted inference, their training, and the rows of each."""
 
 import contextlib
 import sys
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmarks._encrypted_batch import batch_rows
-from benchmarks._encrypted_plot import draw_inference
-from benchmarks._encrypted_single import (
+from benchmarks.encrypted_inference.batch import batch_rows
+from benchmarks.encrypted_inference.picture import draw_inference
+from benchmarks.encrypted_inference.single import (
     encrypted_weights_rows,
     fidelity_rows,
     latency_rows,

@@ -1,17 +1,4 @@
-"""Accuracy under client-level privacy: Geyer et al. 2017's protocol, and disjoint clients.
-
-Two protocols on MNIST, both with label-sorted shards, two a client:
-
-- *Geyer*: that of Geyer, Klein and Nabi 2017 (arXiv 1712.07557), with its ε, δ and
-  numbers of clients. All 60,000 training images in 200 shards of 300; for N = 1,000 and 10,000
-  the data are *repeated*, each shard with 10 or 100 clients.
-- *disjoint*: 1,000 clients, shards of 25 of the first 50,000 images, every image with one client.
-
-Every run spends exactly its budget under add or remove one client, which the product's own
-accounting calibrates; cohorts, clipping, noise and server step are the product's own too. The
-settings were chosen on the last 10,000 training images, which no client held in those runs. The
-accuracy is on the test images, after the last round.
-"""
+"""The seeds of every cell of the utility benchmark, beside what Geyer et al. published."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import _utility_report
-from benchmarks._utility_cells import CELLS, Cell
-from benchmarks._utility_clients import label_sorted
-from benchmarks._utility_models import Linear, Model, Network
-from benchmarks._utility_rounds import noise_multiplier, train
 from benchmarks.harness import Row, Say, Spread
+from benchmarks.utility import report
+from benchmarks.utility.cells import CELLS, Cell
+from benchmarks.utility.clients import label_sorted
+from benchmarks.utility.models import Linear, Model, Network
+from benchmarks.utility.rounds import noise_multiplier, train
 from flower_app.data import load_dataset, load_inputs
 from flower_app.models.specs import MODELS
 from privacy.mechanisms import SeededRandomness
@@ -66,7 +53,7 @@ def measure(cell: Cell, seeds: Iterable[int], say: Say) -> list[Row]:
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
     """Draw accuracy over the number of clients, and over ε."""
-    _utility_report.plot(_utility_report.figures(document), path)
+    report.plot(report.figures(document), path)
 
 
 def accuracy(cell: Cell, seed: int, *, noise_multiplier: float, score_on: str = "test") -> float:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._utility_clients import Holdings
-from benchmarks._utility_models import Model, Vector
+from benchmarks.utility.clients import Holdings
+from benchmarks.utility.models import Model, Vector
 from privacy.accounting import Budget, Full, Poisson, calibrate_noise_multiplier
 from privacy.mechanisms import ClippingGeometry, LatticeGaussian, Randomness
 from strategies import ServerSGD

@@ -1,10 +1,4 @@
-"""Rounds to 95 % and 98 % under a privacy budget: cohorts, local steps, skew, S and T.
-
-1,000 clients who share the first 50,000 MNIST images, ``hog-linear``, client-level ε = 3 at
-δ = 1e-5 spent over all rounds of a run. The peer is federated averaging without clipping or noise,
-with the same cohorts, local steps and momentum, and the best of four server rates. A round
-counts once every seed's validation accuracy has reached the mark; no client holds those images.
-"""
+"""Private runs and their peers, and the picture of the rounds they took."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +10,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks._rounds_training import Clients, Protection, Work, accuracy_by_round
 from benchmarks.harness import Row, Say, Spread
+from benchmarks.rounds.training import Clients, Protection, Work, accuracy_by_round
 from flower_app.data import PartitionSpec, load_dataset, load_inputs, load_partitions
 from privacy.accounting import Budget, calibrate_noise_multiplier
 from privacy.mechanisms import SeededRandomness

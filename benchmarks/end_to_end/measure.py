@@ -1,9 +1,4 @@
-"""What privacy costs a whole run: ``flwr run`` of this app beside a plain FedAvg app.
-
-Both train the same model on the same clients' data with the same local steps in Flower's Ray
-simulation, a tenth of the clients a round, and score every round's model on the validation images.
-Bytes are those of the messages' records as Flower serialises them.
-"""
+"""Our app and the plain one under ``flwr run`` and in one process, timed round by round."""
 
 import json
 import logging
@@ -25,14 +20,14 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import ServerApp
 
-from benchmarks import _plain_app
+from benchmarks.end_to_end import plain_app
 from benchmarks.harness import Row, Say, Spread
 from flower_app import client_app, server_app
-from flower_app.processes.flower_processes import program, superlink, write_run_config
-from flower_app.settings import Settings
+from flower_app.processes.flower_processes import program, superlink
+from flower_app.settings import Settings, write_run_config
 from strategies import InProcessGrid
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RATE = 0.1
 PEER = "plain FedAvg app, flwr run"
 _PATIENCE = 600.0
@@ -102,7 +97,7 @@ def _theirs(model: str, nodes: int, rounds: int) -> list[float]:
     with tempfile.TemporaryDirectory() as name:
         app, times = Path(name) / "app", Path(name) / "times.json"
         app.mkdir()
-        (app / "plain_app.py").write_text(Path(_plain_app.__file__).read_text())
+        (app / "plain_app.py").write_text(Path(plain_app.__file__).read_text())
         config = Settings().as_config() | _settings(model, rounds, Path(name))
         config["times"] = str(times)
         lines = [f"{key} = {json.dumps(value)}" for key, value in config.items()]
@@ -188,7 +183,7 @@ class _WeighingGrid(InProcessGrid):
 def _bytes(model: str) -> tuple[dict[str, int], dict[str, int]]:
     """The largest message each way of one round, ours and the plain app's."""
     found = []
-    apps = ((server_app.app, client_app.app), (_plain_app.server, _plain_app.client))
+    apps = ((server_app.app, client_app.app), (plain_app.server, plain_app.client))
     for serve, client in apps:
         with tempfile.TemporaryDirectory() as name:
             config = _settings(model, 2, Path(name)) | {"times": f"{name}/times.json"}
@@ -197,7 +192,7 @@ def _bytes(model: str) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def _weighed(serve: ServerApp, client: ClientApp, config: dict[str, Any]) -> dict[str, int]:
-    ours = {k: v for k, v in config.items() if k != "times" or serve is _plain_app.server}
+    ours = {k: v for k, v in config.items() if k != "times" or serve is plain_app.server}
     grid = _WeighingGrid(client, 100, ours)
     serve(grid, Context(grid.run_id, SUPERLINK_NODE_ID, {}, RecordDict(), ours))
     return grid.largest

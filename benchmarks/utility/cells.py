@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from benchmarks._utility_clients import SHARDS_A_CLIENT
-from benchmarks._utility_rounds import Setting
+from benchmarks.utility.clients import SHARDS_A_CLIENT
+from benchmarks.utility.rounds import Setting
 from privacy.accounting import Budget
 
 GEYER_SHARDS = 200

@@ -1,4 +1,4 @@
-"""Secure aggregation: masks, shares and whole rounds, beside Flower's SecAgg+ primitives."""
+"""Masks, shares and whole rounds of secure aggregation, timed."""
 
 import time
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from flwr.common.secure_aggregation.ndarrays_arithmetic import (
 )
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
-from benchmarks._masked_updates import encoding_rows, rounding_rows
-from benchmarks._secure_aggregation_plot import draw_costs
 from benchmarks.harness import Row, Say, Spread, interleave
+from benchmarks.secure_aggregation.picture import draw_costs
+from benchmarks.secure_aggregation.updates import encoding_rows, rounding_rows
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     Adversary,

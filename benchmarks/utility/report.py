@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks._utility_cells import CELLS, Cell
+from benchmarks.utility.cells import CELLS, Cell
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 MODELS = {"hog-linear": ("#2a6fdb", "o"), "cnn": ("#e8833a", "s")}

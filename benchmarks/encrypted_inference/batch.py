@@ -12,7 +12,7 @@ import tenseal as ts
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks._encrypted_single import prediction_rows
+from benchmarks.encrypted_inference.single import prediction_rows
 from benchmarks.harness import Row, Say, Spread
 from privacy.inference import Evaluator, ThrowAwayOwner, compile_model
 

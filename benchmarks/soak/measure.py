@@ -1,4 +1,4 @@
-"""Five hundred rounds in which a fifth of the clients fail at random: survival, memory, ε."""
+"""Soaks in one process and under ``flwr run``, checked against their ledgers, and their picture."""
 
 import json
 import logging
@@ -15,8 +15,8 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 from matplotlib.figure import Figure
 
-from benchmarks import _soak_apps as apps
 from benchmarks.harness import Row, Say, Spread
+from benchmarks.soak import apps
 from flower_app.processes.flower_processes import program, superlink
 from privacy.accounting import read_ledger
 from strategies import run_in_process

@@ -1,0 +1,98 @@
+"""The bundle that ``flwr run`` sends: what nodes import, and nothing else."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from flwr.cli.build import build_fab_from_disk
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("flower_app", "strategies", "privacy")
+# Not imported, and sent all the same: none today.
+UNUSED: frozenset[str] = frozenset()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked bundle."""
+    folder = tmp_path_factory.mktemp("bundle")
+    with zipfile.ZipFile(BytesIO(build_fab_from_disk(ROOT))) as opened:
+        opened.extractall(folder)
+    return folder
+
+
+def sources(folder: Path) -> set[str]:
+    found = (path for package in PACKAGES for path in (folder / package).rglob("*.py"))
+    return {path.relative_to(folder).as_posix() for path in found}
+
+
+def module_file(name: str) -> str | None:
+    """The file of a module, relative to the root; None if it is no module of ours."""
+    path = name.replace(".", "/")
+    if name.partition(".")[0] not in PACKAGES:
+        return None
+    for candidate in (f"{path}.py", f"{path}/__init__.py"):
+        if (ROOT / candidate).is_file():
+            return candidate
+    return None
+
+
+def imported_by(file: str) -> Iterator[str]:
+    """All modules that a module names in an import, at its top or inside a function."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def closure(*modules: str) -> set[str]:
+    """The files of modules and of all that they import, folders' ``__init__`` included."""
+    seen: set[str] = set()
+    left = list(modules)
+    while left:
+        parts = left.pop().split(".")
+        for end in range(1, len(parts) + 1):
+            file = module_file(".".join(parts[:end]))
+            if file is not None and file not in seen:
+                seen.add(file)
+                left += imported_by(file)
+    return seen
+
+
+def test_the_bundle_holds_what_nodes_import_and_nothing_else(bundle: Path) -> None:
+    app = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    entries = [name.partition(":")[0] for name in app["components"].values()]
+    needed, sent = closure(*entries), sources(bundle)
+    assert needed - sent == set()
+    assert sent - needed == UNUSED
+    every_file = {p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file()}
+    assert every_file - sent == {"pyproject.toml", ".info/CONTENT"}
+
+
+def test_the_bundle_alone_is_importable_and_has_the_clones_digest(bundle: Path) -> None:
+    program = (
+        "import flower_app.server_app, flower_app.client_app, flower_app.encrypted.evaluator\n"
+        "from flower_app.report.software import software\n"
+        "print(flower_app.__file__, software()['source_sha256'])"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=folder,
+            env={"PYTHONPATH": str(folder), "PATH": "", "HOME": str(bundle)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for folder in (bundle, ROOT)
+    ]
+    assert [Path(file).parents[1] for file, _ in told] == [bundle, ROOT]
+    assert told[0][1] == told[1][1]
