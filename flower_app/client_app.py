@@ -9,7 +9,6 @@ from functools import cache, partial
 from logging import ERROR, WARNING
 from pathlib import Path
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -20,11 +19,9 @@ from torch import nn
 
 from flower_app.data import (
     ClientData,
-    InputKind,
-    encode,
+    load_client_folder,
     load_dataset,
     load_inputs,
-    load_node_folder,
     load_partitions,
     no_data,
     simulated_client,
@@ -36,7 +33,7 @@ from flower_app.settings import Settings
 from flower_app.training.node_config import check_keys, own_folder
 from flower_app.training.node_policy import NodePolicy, is_deployed, run_settings
 from flower_app.training.record_level import record_protection
-from flower_app.training.secure_aggregation import take_part
+from flower_app.training.secure_aggregation import secagg_mod
 from privacy.accounting import Budget
 from privacy.accounting.errors import LedgerError
 from privacy.training import (
@@ -88,7 +85,7 @@ def obey_owner(message: Message, context: Context, call_next: ClientAppCallable)
     return call_next(message, context)
 
 
-app = ClientApp(mods=[keep_reasons, obey_owner, take_part])
+app = ClientApp(mods=[keep_reasons, obey_owner, secagg_mod])
 
 _LEDGER = "privacy-ledger"
 _NO_LEDGER = "this node cannot keep its own ledger, and trains nothing"
@@ -206,18 +203,14 @@ def own_data(settings: Settings, context: Context) -> ClientData:
     """
     kind = MODELS[settings.model].kind
     if settings.deployed:
-        return _folder(own_folder(context.node_config, "data-dir", "this node's data"), kind)
+        return load_client_folder(
+            own_folder(context.node_config, "data-dir", "this node's data"), kind
+        )
     clients = int(context.node_config["num-partitions"])
     client = int(context.node_config["partition-id"])
     dataset = load_dataset(settings.dataset, data_dir=_path(settings.data_dir))
     partitions = load_partitions(settings.partition_spec(clients), dataset)
     return simulated_client(load_inputs(dataset, kind), partitions, client)
-
-
-@cache
-def _folder(folder: Path, kind: InputKind) -> ClientData:
-    split = load_node_folder(folder)
-    return ClientData(encode(split.images, kind), np.array(split.labels))
 
 
 def _path(text: str) -> Path | None:

@@ -67,22 +67,22 @@ from strategies.in_process import run_in_process as run_in_process
 
 if TYPE_CHECKING:
     from strategies.canary_audit import audit_strategy as audit_strategy
-    from strategies.encrypted_round.node import ENCRYPTED_ROUND as ENCRYPTED_ROUND
-    from strategies.encrypted_round.node import answer_encrypted_round as answer_encrypted_round
-    from strategies.encrypted_round.result import EncryptedRoundResult as EncryptedRoundResult
-    from strategies.encrypted_round.result import noised_accuracy as noised_accuracy
-    from strategies.encrypted_round.server import EncryptedRound as EncryptedRound
+    from strategies.encrypted_round import ENCRYPTED_ROUND as ENCRYPTED_ROUND
+    from strategies.encrypted_round import EncryptedRound as EncryptedRound
+    from strategies.encrypted_round import EncryptedRoundResult as EncryptedRoundResult
+    from strategies.encrypted_round import answer_encrypted_round as answer_encrypted_round
+    from strategies.encrypted_round import noised_accuracy as noised_accuracy
 
 # Loaded when they are first asked for. They bring PyTorch, TenSEAL and SciPy's statistics, which
 # take seconds: too long for a strategy over scikit-learn's models that needs none of them, and
 # for a deployed client, who starts a process for every message.
 _LATER = {
     "audit_strategy": "strategies.canary_audit",
-    "EncryptedRoundResult": "strategies.encrypted_round.result",
-    "noised_accuracy": "strategies.encrypted_round.result",
-    "ENCRYPTED_ROUND": "strategies.encrypted_round.node",
-    "answer_encrypted_round": "strategies.encrypted_round.node",
-    "EncryptedRound": "strategies.encrypted_round.server",
+    "EncryptedRoundResult": "strategies.encrypted_round",
+    "noised_accuracy": "strategies.encrypted_round",
+    "ENCRYPTED_ROUND": "strategies.encrypted_round",
+    "answer_encrypted_round": "strategies.encrypted_round",
+    "EncryptedRound": "strategies.encrypted_round",
 }
 
 if not TYPE_CHECKING:  # a type checker would take it for leave to use any name

@@ -30,7 +30,7 @@ _PASSPHRASE, _TOKEN = "BLOOMSEAL_PASSPHRASE", "BLOOMSEAL_TOKEN"
 
 
 class AskError(CommandFailedError):
-    """What stopped the questions, and the remedy."""
+    """A reason why nothing can be asked, with the remedy."""
 
 
 def add_command(commands: Any) -> None:
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def accepted_plan(text: str) -> tuple[Plan, ModelSpec]:
-    """A plan that a service sent, checked against the models that this app knows.
+    """A service's plan, checked against the models of this app.
 
     Raises
     ------
@@ -161,20 +161,20 @@ def accepted_plan(text: str) -> tuple[Plan, ModelSpec]:
 
 
 def _files(paths: list[Path]) -> tuple[list[Path], int]:
-    """The files at all paths, and how many paths have none, which is told."""
+    """The files at all paths, and the number of paths without any; those are printed."""
     if paths.count(STDIN) > 1:
         raise AskError("- is given twice; standard input can be read once")
     files, missing = [], 0
     for path in paths:
         try:
-            files += find_images(path, say=_say)
+            files += find_images(path, notify=_notify)
         except DataError as error:
             missing += 1
             print(f"error: {error}", file=sys.stderr)
     return files, missing
 
 
-def _say(line: str) -> None:
+def _notify(line: str) -> None:
     print(f"note: {line}", file=sys.stderr)
 
 
@@ -189,20 +189,20 @@ def _ask_all(
     *,
     as_json: bool,
 ) -> int:
-    """Ask about each image; how many have no answer."""
+    """Ask about each image; the number of images without an answer."""
     begun, evaluating, answered, failed = time.perf_counter(), [], 0, 0
     for number, name, image in images:
         try:
             if isinstance(image, DataError):
                 raise image
-            # One image at a time: what is public is computed here, in the clear.
+            # One image at a time: its public features are computed here, in the clear.
             answer, seconds = session.ask(encode(image[None], spec.kind)[0])
         except (DataError, ServiceError, MessageError) as error:
             if isinstance(error, ServiceError) and error.code not in _OF_ONE_IMAGE:
                 raise
             failed += 1
-            told = str(error) if isinstance(error, DataError) else f"{name}: {error}"
-            print(f"error: {told}", file=sys.stderr)
+            reason = str(error) if isinstance(error, DataError) else f"{name}: {error}"
+            print(f"error: {reason}", file=sys.stderr)
             continue
         answered += 1
         evaluating.append(seconds)
@@ -212,10 +212,10 @@ def _ask_all(
         else:
             place = f"[{number:>{len(str(files))}}/{files}] " if files > 1 else ""
             print(f"{place}{name}: {' '.join(map(str, classes))}", flush=True)
-    spent = time.perf_counter() - begun
+    seconds = time.perf_counter() - begun
     keys = "new keys" if session.keys_made else "the keys kept here" if answered else "no keys"
     print(
-        f"{answered} answered, {failed} not, in {spent:.1f} s under {keys}"
+        f"{answered} answered, {failed} not, in {seconds:.1f} s under {keys}"
         + (f"; evaluation {1000 * float(np.median(evaluating)):.1f} ms" if evaluating else ""),
         file=sys.stderr,
     )
@@ -227,10 +227,10 @@ _OF_ONE_IMAGE = {"evaluator-failed", "too-slow"}
 
 
 def _all_images(files: list[Path], fit: Fit) -> Iterator[tuple[int, str, Image]]:
-    """Each image with its file's number and its own name, or why a file has none."""
+    """Each image with its file's number and its own name, or the reason why a file has none."""
     for number, file in enumerate(files, 1):
         try:
-            for name, image in read_images(file, fit=fit, say=_say):
+            for name, image in read_images(file, fit=fit, notify=_notify):
                 yield number, name, image
         except DataError as error:
             yield number, file.name, error
@@ -266,7 +266,7 @@ def _key_file(options: argparse.Namespace, stack: contextlib.ExitStack) -> KeyFi
     except KeyFileInUseError:
         if options.keys is not None:
             raise
-        _say(f"another `ask` uses {path}; this one makes keys for itself and keeps none")
+        _notify(f"another `ask` uses {path}; this one makes keys for itself and keeps none")
         return None
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import ipaddress
 import logging
 import shlex
 import socket
@@ -27,6 +26,7 @@ from privacy.inference_service import (
     TokenFile,
     create_app,
 )
+from privacy.inference_service.client import is_loopback
 from privacy.inference_service.errors import TokenFileError
 
 _DEFAULTS = ServiceLimits()
@@ -34,16 +34,9 @@ _DEFAULTS = ServiceLimits()
 
 @dataclass(frozen=True)
 class _Security:
-    """How callers are let in, and what they must be told to get in.
+    """Certificate and key (None without TLS), tokens (None without authentication).
 
-    Attributes
-    ----------
-    certificate, key : Path or None
-        None without TLS.
-    tokens : TokenFile or None
-        None without authentication.
-    ask : tuple of str
-        Arguments of ``ask`` for somebody on this machine.
+    ``ask`` holds the arguments of the command ``ask`` for somebody on this machine.
     """
 
     certificate: Path | None
@@ -96,12 +89,12 @@ def add_command(commands: Any) -> None:
         ("queue", int, "requests that may wait"),
         ("requests-per-minute", int, "of one owner"),
         ("owners", int, "whose keys are held at most"),
-        ("key-sets", int, "of keys that one owner may have at a time, as many as ask at once"),
+        ("key-sets", int, "that one owner may have at a time, as many as ask at once"),
         ("key-hours", float, "after which an owner makes new keys"),
     ):
         default = getattr(_DEFAULTS, name.replace("-", "_"), 60.0)
-        told = text if "(" in text else f"{text} ({default:g})"
-        limits.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=told)
+        text = text if "(" in text else f"{text} ({default:g})"
+        limits.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=text)
     parser.set_defaults(run=run)
 
 
@@ -114,15 +107,15 @@ def run(options: argparse.Namespace) -> int:
         If an option, the folder or a file is wrong, or the port is taken.
     """
     name, weights = trained_model(options.results)
-    load_model(name, weights)  # what is wrong with it is said here, in one sentence
+    load_model(name, weights)  # its faults end the command here, with one sentence
     limits = _limits(options)
     memory = None if options.worker_memory is None else options.worker_memory << 20
 
-    room: list[int] = []
+    used: list[int] = []
 
     def start() -> EvaluatorProcess:
         process = start_evaluator(name, weights, memory=memory)
-        room.append(process.memory)
+        used.append(process.memory)
         process.timeout = options.answer_seconds
         return process
 
@@ -144,8 +137,8 @@ def run(options: argparse.Namespace) -> int:
             key=security.key,
             shutdown_seconds=options.answer_seconds,
         )
-        _tell(options, security, listening, pool, room[0])
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished what was under way
+        _announce(options, security, listening, pool, used[0])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished the requests under way
             server.run(sockets=[listening])
     print("Stopped.")
     return 0
@@ -176,7 +169,7 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
         raise SettingError("--insecure-no-tls contradicts --tls-certificate; give one of them")
     if options.insecure_no_authentication and options.tokens is not None:
         raise SettingError("--insecure-no-authentication contradicts --tokens; give one of them")
-    local = _is_loopback(options.host)
+    local = is_loopback(options.host)
     with tempfile.TemporaryDirectory(prefix="bloomseal-trial-") as made:
         folder = Path(made)
         if options.insecure_no_tls:
@@ -231,7 +224,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SettingError(f"cannot listen on {host}, port {port}: {error}") from error
 
 
-def _tell(
+def _announce(
     options: argparse.Namespace,
     security: _Security,
     listening: socket.socket,
@@ -239,27 +232,20 @@ def _tell(
     memory: int,
 ) -> None:
     plan, port = pool.plan, listening.getsockname()[1]
-    host = "localhost" if _is_loopback(options.host) else options.host
+    host = "localhost" if is_loopback(options.host) else options.host
     url = f"{'http' if security.certificate is None else 'https'}://{host}:{port}"
-    for given, warning in (
+    for insecure, warning in (
         (options.insecure_no_tls, "without TLS: whoever listens can use tokens and forge messages"),
         (options.insecure_no_authentication, "without authentication: everybody can ask"),
     ):
-        if given:
+        if insecure:
             print(f"warning: serving {warning}", file=sys.stderr)
     print(
         f"Serving {url} with {counted(pool.processes, 'process', 'processes')}, each with at most "
         f"{memory >> 20} MB beside the model; keys {plan.public_bytes:,} bytes, "
         f"a question {plan.query_bytes:,}, an answer {plan.answer_bytes:,}"
     )
-    if security.ask and _is_loopback(options.host):
+    if security.ask and is_loopback(options.host):
         command = ["python", "-m", "flower_app", "ask", url, "IMAGE_OR_FOLDER", *security.ask]
         print("To ask, on this machine:\n  " + shlex.join(command))
     print("Ctrl-C ends it.", flush=True)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what was asked.
+    """Add, remove or list tokens.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 from flower_app.data.cache import cache_folder as cache_folder
 from flower_app.data.clients import ClientData as ClientData
 from flower_app.data.clients import check_node_folder as check_node_folder
+from flower_app.data.clients import load_client_folder as load_client_folder
 from flower_app.data.clients import load_node_folder as load_node_folder
 from flower_app.data.clients import no_data as no_data
 from flower_app.data.clients import simulated_client as simulated_client

@@ -3,6 +3,7 @@
 import logging
 import zipfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,13 @@ def simulated_client(inputs: Inputs, partitions: Partitions, client: int) -> Cli
     """
     rows = partitions.rows(client)
     return ClientData(inputs.train(rows), inputs.dataset.train.labels[rows])
+
+
+@cache
+def load_client_folder(folder: Path, kind: InputKind) -> ClientData:
+    """The examples in a SuperNode's own folder; see :func:`load_node_folder`."""
+    split = load_node_folder(folder)
+    return ClientData(encode(split.images, kind), np.array(split.labels))
 
 
 def load_node_folder(folder: Path) -> Split:

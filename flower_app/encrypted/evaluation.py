@@ -1,4 +1,4 @@
-"""Encrypted test-time inference: what the data owner does, and what is measured of it."""
+"""Encrypted test-time inference: a data owner's questions and their measurement."""
 
 import copy
 import statistics
@@ -20,15 +20,7 @@ from privacy.inference import ThrowAwayOwner, decide
 
 @dataclass(frozen=True)
 class EncryptedTest:
-    """What came of the encrypted questions.
-
-    Attributes
-    ----------
-    metrics : dict
-        As ``metrics.json`` holds them.
-    labels, answers : sequence of int
-        The true classes, and those the owner decrypted.
-    """
+    """Metrics as in ``metrics.json``; the true classes and the decrypted ones."""
 
     metrics: dict[str, Any]
     labels: Sequence[int]
@@ -38,22 +30,22 @@ class EncryptedTest:
 def check_model_can_be_encrypted(model: nn.Sequential, spec: ModelSpec) -> None:
     """Refuse, before training, a model that could not be evaluated afterwards.
 
-    A layer that begins at zero is judged with torch's usual first weights: only so does the model
-    tell inputs apart, as it will when it is trained.
+    A layer that begins at zero gets torch's usual first weights here: the model then distinguishes
+    inputs, as it will when it is trained.
 
     Raises
     ------
     SettingError
-        Naming what stands in the way.
+        Naming the obstacle.
     """
-    judged = copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for layer in judged.modules():
+        for layer in copied.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d) and not layer.weight.any():
                 layer.reset_parameters()
     try:
-        compile_app_model(judged, spec)
+        compile_app_model(copied, spec)
     except ValueError as error:
         raise SettingError(
             f"model = {spec.name!r} cannot be evaluated under encryption ({error}); choose "
@@ -68,61 +60,60 @@ def run_encrypted_test(
     inputs: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
     *,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> EncryptedTest:
     """Encrypt inputs, have them evaluated by a process without a secret key, and decrypt.
 
-    The owner's key is thrown away: only so may errors of the decrypted logits be published.
+    The owner's key is thrown away, so that errors of the decrypted logits may be published.
 
     Parameters
     ----------
     model : nn.Sequential
         The plain model, to compare with.
     weights : Path
-        The same model as the evaluator reads it, safetensors.
+        The same model for the evaluator, safetensors.
     spec : ModelSpec
-        What it is.
     inputs, labels : ndarray
         Test examples, (n, ...) and (n,).
-    say : callable
-        Given a line of progress now and then.
+    notify : callable
+        Receives lines of progress.
 
     Raises
     ------
     EvaluatorFailedError
-        If the evaluator's process died; the message carries its last words.
+        If the evaluator's process died.
     """
     with torch.no_grad():
         plain = model.eval()(torch.from_numpy(inputs)).double().numpy()
     with start_evaluator(spec.name, weights) as evaluator:
         plan = evaluator.plan
-        say(f"Plan: {plan.query_bytes:,} bytes a question, {plan.answer_bytes:,} an answer")
+        notify(f"Plan: {plan.query_bytes:,} bytes a question, {plan.answer_bytes:,} an answer")
         owner = ThrowAwayOwner(plan)
         material = owner.public_material()
         evaluator.use_keys(material)
         logits, seconds, sizes = [], [], []
         for i, example in enumerate(inputs):
             query = owner.encrypt(example)
-            answer, spent = evaluator.evaluate(query)
-            seconds.append(spent)
+            answer, duration = evaluator.evaluate(query)
+            seconds.append(duration)
             logits.append(owner.logits(answer))
             sizes.append((len(query), len(answer)))
             if (i + 1) % 100 == 0:
-                say(f"Asked {i + 1} of {len(inputs)}")
-    found = np.concatenate(logits)
-    answers, clear = decide(found), decide(plain)
-    beyond = int((np.abs(found - plain).max(axis=1) > 2.0**plan.error_bits).sum())
+                notify(f"Asked {i + 1} of {len(inputs)}")
+    decrypted = np.concatenate(logits)
+    answers, errors = decide(decrypted), np.abs(decrypted - plain)
+    beyond = int((errors.max(axis=1) > 2.0**plan.error_bits).sum())
     if beyond:
-        say(
+        notify(
             f"The plan's prediction was wrong for these images: {beyond} of {len(inputs)} have a "
             f"larger error of a logit than the {2.0**plan.error_bits:.3g} that it names"
         )
     return EncryptedTest(
         metrics={
             "images": len(inputs),
-            "agreement": float((answers == clear).mean()),
+            "agreement": float((answers == decide(plain)).mean()),
             "accuracy": float((answers == labels).mean()),
-            "max_logit_error": float(np.abs(found - plain).max()),
+            "max_logit_error": float(errors.max()),
             "ms_per_image": 1000 * statistics.median(seconds),
             "query_bytes": max(query for query, _ in sizes),
             "answer_bytes": max(answer for _, answer in sizes),

@@ -6,6 +6,7 @@ compiles it and answers encrypted questions over its standard streams until they
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -23,22 +24,14 @@ _BUNDLE = Path(__file__).parents[2]
 
 
 def start_evaluator(name: str, weights: Path, *, memory: int | None = None) -> EvaluatorProcess:
-    """Start a process that evaluates a model of the app.
-
-    Parameters
-    ----------
-    name : str
-        The model's.
-    weights : Path
-    memory : int, optional
-        Bytes that it may take beside the model; by default what the plan needs.
+    """Start a process that evaluates a model of the app; ``memory`` as in EvaluatorProcess.
 
     Raises
     ------
     EvaluatorFailedError
         If it does not come up.
     """
-    # The app may run from a bundle that is not installed: its folder must be found.
+    # The app may run from a bundle that is not installed: Python must find its folder.
     paths = [str(_BUNDLE), *filter(None, [os.environ.get("PYTHONPATH")])]
     return EvaluatorProcess(
         [sys.executable, "-m", "flower_app.encrypted.evaluator", name, str(weights.resolve())],
@@ -63,8 +56,7 @@ def load_model(name: str, weights: Path) -> nn.Sequential:
         raise SettingError(
             f"{weights} cannot be read, it is damaged ({error}); copy it again, or train anew"
         ) from error
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    if {key: tuple(value.shape) for key, value in state.items()} != wanted:
+    if _shapes(state) != _shapes(model.state_dict()):
         raise SettingError(
             f"{weights} does not hold the weights of {name}, the model that config.json beside it "
             "names; keep the files of a run together"
@@ -77,21 +69,19 @@ def load_model(name: str, weights: Path) -> nn.Sequential:
     return model
 
 
-def compile_named(name: str, weights: Path) -> CompiledModel:
-    """Compile a model of the app from its weights.
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
 
-    Raises
-    ------
-    SettingError
-        As :func:`load_model`.
-    """
+
+def compile_named(name: str, weights: Path) -> CompiledModel:
+    """Compile a model of the app from its weights; raises as :func:`load_model`."""
     return compile_app_model(load_model(name, weights), MODELS[name])
 
 
 def compile_app_model(model: nn.Sequential, spec: ModelSpec) -> CompiledModel:
     """Compile a model of the app, its errors predicted for images that are drawn by rule.
 
-    Nobody's data goes into the plan, and whoever compiles the model gets the same one.
+    The plan depends on nobody's data: whoever compiles the model gets the same one.
     """
     return compile_model(
         model,

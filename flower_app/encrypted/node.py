@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,9 @@ from flwr.app import Context, Message
 
 from flower_app.data import (
     ClientData,
-    InputKind,
-    encode,
+    load_client_folder,
     load_dataset,
     load_inputs,
-    load_node_folder,
 )
 from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS
@@ -28,10 +26,10 @@ from strategies.encrypted_round.errors import RoundError
 
 
 def simulated_secrets(run_id: int) -> Path:
-    """Where the nodes of a simulation keep secrets, each in a folder of its own.
+    """The folder of a simulation's nodes for secrets, each in a folder of its own.
 
-    Ray hands a node's two messages to any of its processes, so their memory will not do. A
-    simulation protects nobody: all its nodes are one user on one machine.
+    Ray hands a node's two messages to any of its processes, so memory does not last. A simulation
+    protects nobody: all its nodes are one user on one machine.
     """
     return Path(tempfile.gettempdir()) / f"bloomseal-{run_id:x}"
 
@@ -39,14 +37,14 @@ def simulated_secrets(run_id: int) -> Path:
 def answer_query(message: Message, context: Context, settings: Settings) -> Message:
     """Answer one of the round's two messages.
 
-    What the owner of a deployed node decides stands in its ``node-config``: ``test-dir`` and
-    ``state-dir``; ``report-epsilon`` and ``report-total-epsilon`` of the noise on its report;
-    ``publish-report``, whether the server may publish that without noise of its own.
+    A deployed node's owner decides in ``node-config``: ``test-dir`` and ``state-dir``;
+    ``report-epsilon`` and ``report-total-epsilon`` for the noise on its report;
+    ``publish-report``, whether the server may publish that without noise of the server's.
     """
     spec = MODELS[settings.model]
     config = context.node_config
     if settings.deployed:
-        folder = _given(context, "state-dir")
+        folder = _own_folder(context, "state-dir")
         report = _own_report(config)
         agrees = bool(config.get("publish-report", False))
     else:
@@ -65,8 +63,8 @@ def answer_query(message: Message, context: Context, settings: Settings) -> Mess
 
 
 def _labelled(settings: Settings, context: Context) -> tuple[np.ndarray, np.ndarray]:
-    data = own_test_data(settings, context)
-    return data.inputs, data.labels
+    test = own_test_data(settings, context)
+    return test.inputs, test.labels
 
 
 def own_test_data(settings: Settings, context: Context) -> ClientData:
@@ -82,7 +80,7 @@ def own_test_data(settings: Settings, context: Context) -> ClientData:
     """
     kind = MODELS[settings.model].kind
     if settings.deployed:
-        return _folder(_given(context, "test-dir"), kind)
+        return load_client_folder(_own_folder(context, "test-dir"), kind)
     clients, client = (
         int(context.node_config[name]) for name in ("num-partitions", "partition-id")
     )
@@ -93,19 +91,13 @@ def own_test_data(settings: Settings, context: Context) -> ClientData:
     return ClientData(load_inputs(dataset, kind).test(mine), dataset.test.labels[mine])
 
 
-@cache
-def _folder(folder: Path, kind: InputKind) -> ClientData:
-    split = load_node_folder(folder)
-    return ClientData(encode(split.images, kind), np.asarray(split.labels))
-
-
 def _own_report(config: Mapping[str, Any]) -> NoisedAccuracy:
-    """How this node's owner wants its reports noised.
+    """The noise that this node's owner wants on its reports.
 
     Raises
     ------
     SettingError
-        If one report costs more than all may.
+        If one report costs more than all together may.
     """
     each, total = config.get("report-epsilon", 1.0), config.get("report-total-epsilon", 3.0)
     if each > total:
@@ -113,8 +105,7 @@ def _own_report(config: Mapping[str, Any]) -> NoisedAccuracy:
     return NoisedAccuracy(epsilon=float(each), total_epsilon=float(total))
 
 
-def _given(context: Context, name: str) -> Path:
-    """A folder that the node's owner names."""
+def _own_folder(context: Context, name: str) -> Path:
     try:
         return own_folder(context.node_config, name, name)
     except SettingError as error:

@@ -1,4 +1,4 @@
-"""The encrypted test-time round of a run: composed, priced before training, told at the end."""
+"""The encrypted test-time round of a run: priced before training, held after it."""
 
 import hashlib
 import json
@@ -29,16 +29,16 @@ from strategies import (
 from strategies.errors import PopulationExceededError
 
 _NAME = "encrypted test-time round of"  # and then the run, in the ledger
-_KEPT = "encrypted-round.json"  # in the run's folder: what the round released
+_RELEASED = "encrypted-round.json"  # the round's release, in the run's folder
 
 
 def round_cost(settings: Settings) -> list[Event]:
-    """What training must leave of the budget for the round.
+    """The releases for which training must reserve budget.
 
     Raises
     ------
     SettingError
-        If its noise is none that can be accounted.
+        If the round's noise cannot be accounted.
     """
     if not settings.encrypted_round or settings.encrypted_round_release != "noised":
         return []
@@ -62,17 +62,17 @@ def hold_encrypted_round(
 ) -> dict[str, Any]:
     """Have the nodes test the finished model on their own test images, once.
 
-    What the round released is kept in the run's folder at once: a run that breaks off after it
-    and is resumed does not ask, nor pay, again.
+    Its release is written into the run's folder at once: a run that breaks off after it and is
+    resumed does not ask, nor pay, again.
 
     Parameters
     ----------
     grid : Grid
     settings : Settings
     folder : ResultsFolder
-        The run's, with the model as the evaluator reads it.
+        The run's, with the model for the evaluator.
     population : Population or int
-        Those who were asked to train: the strategy's.
+        The strategy's.
     ledger : Path
         The population's.
     run_id : int
@@ -80,16 +80,16 @@ def hold_encrypted_round(
     Returns
     -------
     dict
-        As ``metrics.json`` holds it. Where the budget was spent, or more clients are connected
-        than a population that is a number has places: why the round was not held. ``counted``:
-        whether its cost is in ε.
+        As in ``metrics.json``; the reason where the round was not held, since the budget was spent
+        or more clients are connected than the population has places. ``counted``: whether its cost
+        is in ε.
     """
     weights = folder.file("model.safetensors")
     model = hashlib.sha256(weights.read_bytes()).hexdigest()
-    kept = _kept(folder, model)
-    if kept is not None:
-        log(INFO, "The nodes tested the model before the run broke off. %s", _summary(kept))
-        return kept
+    released = _released(folder, model)
+    if released is not None:
+        log(INFO, "The nodes tested the model before the run broke off. %s", _summary(released))
+        return released
     log(INFO, "Asking the nodes to test the model on their own images, encrypted ...")
     noised = settings.encrypted_round_release == "noised"
     name = f"{_NAME} {folder.path.name}"
@@ -108,32 +108,32 @@ def hold_encrypted_round(
     try:
         result = test.run(grid, timeout=settings.round_timeout, name=name)
     except (PrivacyBudgetExhausted, PopulationExceededError) as error:
-        why = str(error)
+        reason = str(error)
         if paid and isinstance(error, PrivacyBudgetExhausted):
-            why = (
+            reason = (
                 "the encrypted round was paid for, but the run broke off before what it released "
                 "was written down, and that is lost; once more would pass the budget of "
                 f"ε = {settings.epsilon:g}"
             )
-        log(WARNING, "No encrypted test-time round: %s", why)
-        return {"skipped": why, "counted": paid}
+        log(WARNING, "No encrypted test-time round: %s", reason)
+        return {"skipped": reason, "counted": paid}
     finally:
         if not settings.deployed:
             shutil.rmtree(simulated_secrets(run_id), ignore_errors=True)
     seconds = None if settings.deployed else time.perf_counter() - begun
     metrics = _metrics(result, settings) | {"seconds": seconds}
-    folder.write_json(_KEPT, {"model_sha256": model, "released": metrics})
+    folder.write_json(_RELEASED, {"model_sha256": model, "released": metrics})
     log(INFO, _summary(metrics))
     return metrics
 
 
-def _kept(folder: ResultsFolder, model: str) -> dict[str, Any] | None:
-    """What a round on this very model released before the run broke off, if there was one."""
+def _released(folder: ResultsFolder, model: str) -> dict[str, Any] | None:
+    """The release of an earlier round on this very model, if there was one."""
     try:
-        kept = json.loads(folder.file(_KEPT).read_text())
+        written = json.loads(folder.file(_RELEASED).read_text())
     except FileNotFoundError:
         return None
-    return dict(kept["released"]) if kept["model_sha256"] == model else None
+    return dict(written["released"]) if written["model_sha256"] == model else None
 
 
 def has_paid_round(paid: LedgerContents) -> bool:

@@ -1,4 +1,7 @@
-"""Pictures as people have them: any depth, any colours, turned, transparent."""
+"""Picture files of any depth and colours, turned or transparent.
+
+Messages of errors continue the picture's name.
+"""
 
 import io
 import warnings
@@ -15,36 +18,28 @@ PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", "
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 _ORIENTATION = 0x0112  # of EXIF
 _UPRIGHT = 1
-_SHAPE_IN_COLOURS = 64  # so far apart, colours show something by themselves
-_ENOUGH_TO_DECIDE = 256  # pixels a side
+_SHAPE_IN_COLOURS = 64  # levels between colours that show a shape by themselves
+_SAMPLED_SIDE = 256  # pixels that suffice to decide on the ground
 _FAINT = 32  # of 255: below it nothing is seen
 _SOLID = 0.95  # of the most opaque pixel
 _FILLED = 0.75  # of the edge: a sheet may have round corners
-_WIDER_THAN_STROKES = 0.3  # half its width, of its length; of MNIST's digits at most a quarter
+_WIDER_THAN_STROKES = 0.3  # half the width, of the length; MNIST's digits have at most a quarter
 _FEWER_BITS = 14
 
 
 class NoPictureError(DataError):
-    """Bytes that are no picture of a kind that is read here."""
+    """Bytes that are no picture of a supported kind."""
 
 
 def read_picture(content: bytes) -> tuple[Grey, list[str]]:
-    """Decode one picture.
-
-    Returns
-    -------
-    grey : ndarray, shape (height, width)
-        From 0 to 255.
-    notes : list of str
-        What was changed, in words.
+    """Decode one picture: grey (height, width) from 0 to 255, and notes of changes.
 
     Raises
     ------
     NoPictureError
         If it is none.
     DataError
-        If it is damaged, or nothing that can be seen as one grey picture; the message continues
-        the picture's name.
+        If it is damaged, or cannot be seen as one grey picture.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -59,7 +54,7 @@ def read_picture(content: bytes) -> tuple[Grey, list[str]]:
             ) from error
         except DataError:
             raise
-        except Exception as error:  # decoders raise whatever they stumble over
+        except Exception as error:  # decoders raise errors of all kinds
             raise DataError(f"cannot be read as a picture, it is damaged: {error}") from error
 
 
@@ -67,18 +62,17 @@ def _grey(picture: Image.Image) -> tuple[Grey, list[str]]:
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":  # of which a camera's further pictures are previews
         raise DataError(f"holds {frames} pictures; save the one to ask about by itself")
-    notes = []
+    alpha, notes = None, []
     if picture.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
         notes.append("turned as its camera held it")
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I;16"):
         values = np.asarray(upright).astype(np.float64)
-        see_through = upright.info.get("transparency")
-        alpha = None if see_through is None else np.where(values == see_through, 0.0, 255.0)
+        transparent = upright.info.get("transparency")
+        alpha = None if transparent is None else np.where(values == transparent, 0.0, 255.0)
         grey, note = from_16_bits(values)
         notes.append(note)
     elif upright.mode == "I" and picture.format == "PPM":
-        alpha = None
         grey, note = from_16_bits(np.asarray(upright, dtype=np.float64))
         notes.append(note)
     elif upright.mode in ("I", "F"):
@@ -88,23 +82,21 @@ def _grey(picture: Image.Image) -> tuple[Grey, list[str]]:
         alpha = np.asarray(layers.getchannel("A"), dtype=np.float64)
         grey = np.asarray(layers.convert("RGB").convert("L"), dtype=np.float64)
     else:
-        coloured = upright.mode not in ("1", "L")
-        whole = upright.convert("RGB") if coloured else upright
-        alpha, grey = None, np.asarray(whole.convert("L"), dtype=np.float64)
+        opaque = upright if upright.mode in ("1", "L") else upright.convert("RGB")
+        grey = np.asarray(opaque.convert("L"), dtype=np.float64)
     if alpha is not None and alpha.min() < 255:
-        grey, note = laid(grey, alpha)
+        grey, note = on_visible_ground(grey, alpha)
         notes.append(note)
     return grey, notes
 
 
 def from_16_bits(values: Grey) -> tuple[Grey, str]:
-    """Numbers from 0 to 65535 as grey from 0 to 255, and what was changed, in words.
+    """Numbers from 0 to 65535 as grey from 0 to 255, and a note.
 
     Raises
     ------
     DataError
-        If they are so small that they have fewer bits: 8, 10, 12 or 14 of a scanner or a camera,
-        which would be seen as black; the message continues the picture's name.
+        If they have fewer bits: 8, 10, 12 or 14 of a scanner or a camera, which would look black.
     """
     low, high = float(values.min()), float(values.max())
     bits = max(8, int(high).bit_length())
@@ -117,45 +109,45 @@ def from_16_bits(values: Grey) -> tuple[Grey, str]:
     return values // 257, "its 16 bits a pixel brought to 8"
 
 
-def laid(grey: Grey, alpha: Grey) -> tuple[Grey, str]:
-    """A transparent picture on the ground on which it can be seen, and what that was.
+def on_visible_ground(grey: Grey, alpha: Grey) -> tuple[Grey, str]:
+    """A transparent picture on a ground on which it is visible, and a note which one.
 
-    Opaque pixels that make up a sheet, and that show something in their colours, are laid on the
-    sheet's own background. Everything else is ink: its shape is where it is opaque, whatever
-    colours it has and however they fade, and it is laid on black or white, from which it differs.
+    Opaque pixels that make up a sheet, with a shape in their colours, are laid on the sheet's own
+    background. Everything else is ink: it is opaque in its shape, whatever its colours, and is
+    laid on black or white, from which it differs.
 
     Raises
     ------
     DataError
         If all of it is transparent.
     """
-    step = max(1, max(grey.shape) // _ENOUGH_TO_DECIDE)
-    few, cover = grey[::step, ::step], alpha[::step, ::step]
+    step = max(1, max(grey.shape) // _SAMPLED_SIDE)
+    levels, cover = grey[::step, ::step], alpha[::step, ::step]
     top = float(cover.max())
     if top < _FAINT:
         raise DataError("is blank: all of it is transparent")
     opaque = cover >= top / 2
-    # At the rim of a stroke colours and transparency fade together: only what is solid counts.
+    # At the rim of a stroke colours and transparency fade together: only solid pixels count.
     solid = opaque if opaque.all() else cover >= _SOLID * top
-    colourful = np.ptp(few[solid]) >= _SHAPE_IN_COLOURS
+    colourful = np.ptp(levels[solid]) >= _SHAPE_IN_COLOURS
     if colourful and _is_a_sheet(opaque):
         inwards = ndimage.distance_transform_edt(np.pad(opaque, 1))[1:-1, 1:-1]
         rim = solid & (inwards <= max(1.5, inwards.max() / 8))
-        ground = float(np.median(few[rim if rim.any() else solid]))
+        ground = float(np.median(levels[rim if rim.any() else solid]))
         note = "its transparent parts laid on its own background"
         return ground + (grey - ground) * alpha / 255, note
-    ink = float(np.median(few[solid]))
-    ground, named = (255.0, "white") if ink < 128 else (0.0, "black")
-    note = f"its transparent parts laid on {named}"
+    ink = float(np.median(levels[solid]))
+    ground, name = (255.0, "white") if ink < 128 else (0.0, "black")
+    note = f"its transparent parts laid on {name}"
     if colourful:
         note += ", its shape taken from them and not from its colours"
     return ground + (ink - ground) * alpha / 255, note
 
 
 def _is_a_sheet(opaque: NDArray[np.bool_]) -> bool:
-    """Whether opaque pixels are something to draw on, rather than what is drawn.
+    """Whether opaque pixels are a sheet (a card, a round badge) rather than a drawing.
 
-    They fill the picture's edge, or are wider than any stroke: a card, a round badge.
+    A sheet fills the picture's edge, or is wider than any stroke.
     """
     edge = np.concatenate([opaque[0], opaque[-1], opaque[:, 0], opaque[:, -1]])
     if edge.mean() >= _FILLED:

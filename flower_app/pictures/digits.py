@@ -15,36 +15,36 @@ Grey = NDArray[np.float64]
 """Shape (height, width), from 0 (black) to 255 (white)."""
 
 SIDE = 28
-_BOX = 20  # MNIST's digits fill so much, with their centre of mass in the middle
+_BOX = 20  # the box of MNIST's digits, whose centre of mass is in the middle
 _LEAST_SIDE = 8
-_WORKING_SIDE = 256  # to which larger pictures are brought first, which takes their noise away
+_WORKING_SIDE = 256  # larger pictures are scaled down to it first, which removes noise
 _LEAST_CONTRAST = 32.0
-_CLEAN = 32.0  # a background so close to black or white is left as it is
-_STROKE = 1.5  # pixels of the result that a stroke is wide, at least
-_SPECK = 0.05  # of the largest stroke's area: what is smaller is dirt
+_CLEAN = 32.0  # a background so close to black or white stays as it is
+_STROKE = 1.5  # least width of a stroke, in pixels of the result
+_SPECK = 0.05  # of the largest stroke's area: smaller parts are dirt
 
 
 def prepare(grey: Grey, fit: Fit) -> tuple[NDArray[np.uint8], list[str]]:
-    """Make a picture what a model of digits was trained on.
+    """Make a picture like those that a model of digits was trained on.
 
     Parameters
     ----------
     grey : ndarray
     fit : {"digit", "whole", "exact"}
-        Cut out what is drawn and centre it, as MNIST's makers did; or scale the picture as a
-        whole; or take pixels as they are. Pictures of 28 by 28 are not cut out. In the first two
-        a dark drawing on a light ground is inverted.
+        Cut out the drawing and centre it, as MNIST's makers did; or scale the picture as a whole;
+        or take pixels as they are. Pictures of 28 by 28 are not cut out. In the first two a dark
+        drawing on a light ground is inverted.
 
     Returns
     -------
     pixels : ndarray of uint8, shape (28, 28)
     notes : list of str
-        What was changed, in words.
+        Of changes.
 
     Raises
     ------
     DataError
-        If there is nothing to see, or too little of it; the message continues the picture's name.
+        If there is nothing to see, or too little; the message continues the picture's name.
     """
     height, width = grey.shape
     right_size = grey.shape == (SIDE, SIDE)
@@ -65,7 +65,9 @@ def prepare(grey: Grey, fit: Fit) -> tuple[NDArray[np.uint8], list[str]]:
             f"is blank, or too faint: its pixels lie between {low:.0f} and {high:.0f}, where 0 is "
             "black and 255 white; raise its contrast"
         )
-    ground, unrest = _ground(grey)
+    ring = _ring(grey)
+    ground = float(np.median(ring))
+    unrest = float(np.percentile(np.abs(ring - ground), 90))  # of most of the background
     drawn = grey - ground
     dark = _is_dark_on_light(grey, drawn)
     if dark:
@@ -89,7 +91,7 @@ def _whole_numbers(grey: Grey) -> NDArray[np.uint8]:
 
 
 def _resized(grey: Grey, height: int, width: int) -> Grey:
-    """Scaled, with every pixel of the source counted where it shrinks."""
+    """Scaled; where it shrinks, every pixel of the source counts."""
     picture = Image.fromarray(grey.astype(np.float32))
     scaled = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(scaled, dtype=np.float64)
@@ -111,17 +113,10 @@ def _ring(grey: Grey) -> Grey:
     return grey[~inside]
 
 
-def _ground(grey: Grey) -> tuple[float, float]:
-    """How light the background is, and how far most of it is from that."""
-    ring = _ring(grey)
-    ground = float(np.median(ring))
-    return ground, float(np.percentile(np.abs(ring - ground), 90))
-
-
 def _is_dark_on_light(grey: Grey, drawn: Grey) -> bool:
-    """Whether what is drawn is darker than its ground.
+    """Whether the drawing is darker than its ground.
 
-    Ring and corners must agree that the ground is light: a light garment may fill the ring.
+    Ring and corners must agree on a light ground: a light garment may fill the ring.
     """
     middle = (grey.min() + grey.max()) / 2
     size = max(1, min(grey.shape) // 16)
@@ -135,7 +130,7 @@ def _is_dark_on_light(grey: Grey, drawn: Grey) -> bool:
 
 
 def _levels(drawn: Grey, unrest: float) -> Grey:
-    """From 0, the background with its shadows, to 1."""
+    """Levels from 0, the background with its shadows, to 1."""
     peak = float(drawn.max())
     low = min(2 * unrest, 0.4 * peak)
     return np.clip((drawn - low) / (peak - low), 0.0, 1.0)
@@ -150,7 +145,7 @@ def _squared(level: Grey) -> NDArray[np.uint8]:
 
 
 def _centred(level: Grey) -> tuple[NDArray[np.uint8], bool]:
-    """What is drawn, in MNIST's box, with its centre of mass in the middle."""
+    """The drawing in MNIST's box, centred by its mass, and whether its strokes were widened."""
     level = _without_specks(level)
     scale = _BOX / max(side.stop - side.start for side in _box(level))
     stroke = 2 * float(ndimage.distance_transform_edt(level > 0.5).max())
@@ -174,7 +169,7 @@ def _centred(level: Grey) -> tuple[NDArray[np.uint8], bool]:
 
 
 def _box(level: Grey) -> tuple[slice, slice]:
-    """The rows and columns between which something is drawn."""
+    """The rows and columns of the drawing."""
     rows, columns = (np.flatnonzero((level > 0.2).any(axis=axis)) for axis in (1, 0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 

@@ -1,4 +1,4 @@
-"""Images from a data owner's disk: pictures, arrays, tables, folders of them, or standard input."""
+"""Images of a data owner: pictures, arrays, tables, folders of them, or standard input."""
 
 import stat
 import sys
@@ -20,14 +20,14 @@ _NPY, _ZIP, _HEIC = b"\x93NUMPY", b"PK\x03\x04", b"ftyp"
 _KINDS = "a picture (PNG, JPEG, GIF, BMP, TIFF, WebP), an array (.npy, .npz) or a table (.csv)"
 
 
-def find_images(path: Path, *, say: Callable[[str], None] = lambda _: None) -> list[Path]:
+def find_images(path: Path, *, notify: Callable[[str], None] = lambda _: None) -> list[Path]:
     """The files at a path, in order of their names; standard input for ``-``.
 
     Parameters
     ----------
     path : Path
-    say : callable
-        Is given a line about files in a folder that are left out.
+    notify : callable
+        Receives a line about files in a folder that are left out.
 
     Raises
     ------
@@ -45,29 +45,30 @@ def find_images(path: Path, *, say: Callable[[str], None] = lambda _: None) -> l
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if not folder:
         return [path]
-    shown = [file for file in inside if not file.name.startswith(".")]
-    found = [file for file in shown if file.suffix.lower() in _KNOWN]
-    if not found:
-        raise DataError(f"{path} holds no images; they end in {', '.join(_KNOWN)}")
-    if len(found) < len(shown):
-        say(f"{path}: {len(shown) - len(found)} left out that end in none of {', '.join(_KNOWN)}")
-    return found
+    visible = [file for file in inside if not file.name.startswith(".")]
+    images = [file for file in visible if file.suffix.lower() in _KNOWN]
+    endings = ", ".join(_KNOWN)
+    if not images:
+        raise DataError(f"{path} holds no images; they end in {endings}")
+    if len(images) < len(visible):
+        notify(f"{path}: {len(visible) - len(images)} left out that end in none of {endings}")
+    return images
 
 
 def read_images(
-    path: Path, *, fit: Fit = "digit", say: Callable[[str], None] = lambda _: None
+    path: Path, *, fit: Fit = "digit", notify: Callable[[str], None] = lambda _: None
 ) -> Iterator[tuple[str, NDArray[np.uint8] | DataError]]:
-    """The images in a file, each uint8 (28, 28) with a name, or why one is none.
+    """The images in a file, each a name and uint8 (28, 28), or the reason why it is none.
 
     Parameters
     ----------
     path : Path
         ``-`` for standard input.
     fit : {"digit", "whole", "exact"}
-        How pictures are made 28 by 28; see :func:`flower_app.pictures.digits.prepare`.
-    say : callable
-        Is given a line about each image that was changed; of several in one file that were changed
-        alike, about the first.
+        See :func:`flower_app.pictures.digits.prepare`.
+    notify : callable
+        Receives a line about each changed image; of several that were changed alike, about the
+        first.
 
     Raises
     ------
@@ -79,20 +80,21 @@ def read_images(
         images, common = _decoded(path, _content(path))
     except DataError as error:
         raise DataError(f"{name} {error}") from error
-    told: set[tuple[str, ...]] = set()
+    several = len(images) > 1
+    notified: set[tuple[str, ...]] = set()
     for index, grey in enumerate(images):
-        each = f"{name}[{index}]" if len(images) > 1 else name
+        label = f"{name}[{index}]" if several else name
         try:
             pixels, notes = prepare(grey, fit)
         except DataError as error:
-            yield each, DataError(f"{each} {error}")
+            yield label, DataError(f"{label} {error}")
             continue
         changes = (*dict.fromkeys([*common, *notes]),)
-        if changes and changes not in told:
-            told.add(changes)
-            more = " (and others of this file alike)" if len(images) > 1 else ""
-            say(f"{each}: {'; '.join(changes)}{more}")
-        yield each, pixels
+        if changes and changes not in notified:
+            notified.add(changes)
+            more = " (and others of this file alike)" if several else ""
+            notify(f"{label}: {'; '.join(changes)}{more}")
+        yield label, pixels
 
 
 def _content(path: Path) -> bytes:
@@ -114,7 +116,7 @@ def _content(path: Path) -> bytes:
 
 
 def _decoded(path: Path, content: bytes) -> tuple[list[Grey], list[str]]:
-    """What the bytes hold, by what they begin with rather than by the file's name."""
+    """The images in the bytes, by how they begin rather than by the file's name."""
     if content.startswith((_NPY, _ZIP)):
         return read_array(content)
     try:

@@ -1,15 +1,15 @@
-"""A plan that a stranger sent, looked at before it is believed."""
+"""The check of a plan that a stranger sent, before anything is made of it."""
 
 import math
 from dataclasses import dataclass
 
-from privacy.inference.arguments import check_kind
+from privacy.arguments import of_kind
 from privacy.inference.ckks import Ring
 from privacy.inference.errors import PlanRefusedError
 from privacy.inference.plan import Plan
 
 MAX_ROUND_BYTES = 20_000_000
-"""What a node sends in a round, at most: keys and questions together."""
+"""Bytes that a node sends in a round, at most: keys and questions together."""
 
 _LONGEST_PLAN = 1 << 22  # characters
 _MARGIN_BITS = 3  # two numbers in a complex slot, a sign, and rounding
@@ -18,7 +18,7 @@ FAULTS_OF_A_PLAN = (ArithmeticError, LookupError, MemoryError, RuntimeError, Typ
 
 @dataclass(frozen=True)
 class InputContract:
-    """What a node knows by itself of the models it is asked to test.
+    """The inputs and classes that a node has by its own knowledge, not by the plan's word.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class InputContract:
     classes : int
         How many. A model may decide between two with two logits or with one.
     max_bytes : int
-        What it is ready to send in a round.
+        Keys and questions that it sends in a round, at most.
     """
 
     input_shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class InputContract:
 
 
 def accept_plan(text: str, contract: InputContract) -> Plan:
-    """Read a plan that a stranger sent, and refuse what could harm.
+    """Read a plan that a stranger sent, and refuse one that could harm.
 
     Parameters
     ----------
@@ -56,9 +56,8 @@ def accept_plan(text: str, contract: InputContract) -> Plan:
     Returns
     -------
     Plan
-        With parameters that hold 128 bits of security, for inputs of exactly the expected shape
-        and range, and within the expected bytes. The digest of it, which every message carries,
-        is computed here.
+        With parameters that hold 128 bits of security, for inputs of exactly the contract's shape
+        and range, and within its bytes.
 
     Raises
     ------
@@ -69,11 +68,11 @@ def accept_plan(text: str, contract: InputContract) -> Plan:
 
     Notes
     -----
-    Whether an input fits is never asked of the plan: a plan with a narrower range, or with a
-    scale at which large inputs overflow, would have the node's refusal tell of its data.
+    The contract alone decides which inputs fit: under a plan with a narrower range, or with a
+    scale at which large inputs overflow, the node's refusal would reveal something of its data.
     """
-    check_kind("text", text, str, "the plan's text, as in plan.to_json()")
-    check_kind("contract", contract, InputContract, "InputContract(shape, range, classes=…)")
+    of_kind("text", text, str, "the plan's text, as in plan.to_json()")
+    of_kind("contract", contract, InputContract, "InputContract(shape, range, classes=…)")
     if len(text) > _LONGEST_PLAN:
         raise PlanRefusedError(f"the plan has {len(text):,} characters, more than any needs")
     try:
@@ -88,9 +87,9 @@ def accept_plan(text: str, contract: InputContract) -> Plan:
 
 def _refuse(plan: Plan, contract: InputContract) -> None:
     for name in ("input_shape", "input_range", "classes"):
-        found, wanted = getattr(plan, name), getattr(contract, name)
-        if found != wanted:
-            raise PlanRefusedError(f"the plan has {name} {found}, this node's data {wanted}")
+        theirs, ours = getattr(plan, name), getattr(contract, name)
+        if theirs != ours:
+            raise PlanRefusedError(f"the plan has {name} {theirs}, this node's data {ours}")
     if plan.parties:
         raise PlanRefusedError("the plan is for encrypted weights, which no round evaluates")
     if plan.input_scale_bits < 0:
@@ -101,12 +100,12 @@ def _refuse(plan: Plan, contract: InputContract) -> None:
         raise PlanRefusedError(
             f"inputs scaled by 2^{plan.input_scale_bits} need not fit the plan's {room} bits"
         )
-    least = plan.public_bytes + plan.query_bytes
-    if not 0 < least <= contract.max_bytes:
+    needed = plan.public_bytes + plan.query_bytes
+    if not 0 < needed <= contract.max_bytes:
         raise PlanRefusedError(
-            f"keys and one question take {least:,} bytes, {contract.max_bytes:,} are allowed"
+            f"keys and one question take {needed:,} bytes, {contract.max_bytes:,} are allowed"
         )
-    # What is read later, with the node's data beside it, must not fail there.
+    # Faults that would only show beside the node's data must show here.
     Ring(plan.degree, plan.prime_bits)
     if plan.packing_kind != "batch":
         _ = plan.taps

@@ -17,8 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from privacy.inference import EvaluatorPool
 from privacy.inference.errors import EvaluatorFailedError, MessageError
-from privacy.inference_service._refusals import told_of
-from privacy.inference_service.errors import ServiceError
+from privacy.inference_service.errors import ServiceError, refusal_of
 from privacy.inference_service.keys import KeyStore
 from privacy.inference_service.limits import Clock, QueueSlots, RateLimiter, ServiceLimits
 from privacy.inference_service.metrics import CONTENT_TYPE, Metrics
@@ -48,6 +47,19 @@ def create_app(
     an operator's for ``GET /metrics``. Bodies are the messages of :mod:`privacy.inference`,
     errors JSON.
 
+    **Guarantee.** A query is answered at most once, under keys that the same token sent, whichever
+    process answers. Material is bound to its token and to this start of the service: captured, it
+    is refused under another token and after a restart. A message has the plan's size before it is
+    read into memory, and is authenticated before a process sees it. A message over which a process
+    dies costs one request.
+
+    **Assumptions.** TLS between owner and service: tokens, and the session key in the public
+    material, travel through it.
+
+    **Not covered.** Whether answers are right; when and how much an owner asks, which the service
+    sees. Whoever holds both a token and the session key in captured material can make new material
+    of it; under another token that is refused while this start of the service remembers it.
+
     Parameters
     ----------
     pool : EvaluatorPool
@@ -58,19 +70,6 @@ def create_app(
     clock : callable
         For rates and expiry.
 
-    Guarantee
-        A query is answered at most once, under keys that the same token sent, whichever process
-        answers. Material is bound to the token that it was made for and to this start of the
-        service: captured, it is refused under another token and after a restart. A message has
-        the size that the plan says before it is read into memory, and is authenticated before a
-        process sees it. What a process dies of costs one request.
-    Assumptions
-        TLS between owner and service: tokens, and the session key in the public material, travel
-        through it.
-    Not covered
-        Whether answers are right; when and how much an owner asks, which the service sees.
-        Whoever holds both a token and the session key in captured material can make material of
-        it anew; under another token that is refused while this start of the service remembers it.
     """
     return _Service(pool, authentication, limits or ServiceLimits(), clock).app
 
@@ -87,14 +86,14 @@ class _Service:
         self._authentication = authentication
         self._limits = limits
         self._plan = pool.plan.to_json().encode()
-        self._start = secrets.token_bytes(32)  # what material is bound to ends with this process
+        self._start = secrets.token_bytes(32)  # bindings end with this process
         self._keys = KeyStore(
             pool, owners=limits.owners, lifetime=3600 * limits.key_hours, clock=clock
         )
         self._rate = RateLimiter(limits.requests_per_minute, clock)
-        self._places = QueueSlots(pool.processes + limits.queue)
+        self._slots = QueueSlots(pool.processes + limits.queue)
         self._metrics = Metrics(
-            queued=lambda: self._places.taken,
+            queued=lambda: self._slots.taken,
             owners=lambda: len(self._keys),
             key_sets=lambda: self._keys.sets,
             running=lambda: pool.running,
@@ -147,8 +146,7 @@ class _Service:
                     binding=self._binding(owner),
                     sets=sets,
                 )
-            told = {"key_id": name, "expires_in": int(seconds)}
-            return self._done(request, JSONResponse(told))
+            return self._done(request, JSONResponse({"key_id": name, "expires_in": int(seconds)}))
 
         @app.delete("/v1/keys/{name}", name="keys-back")
         async def delete_keys(name: str, request: Request, owner: Owner) -> Response:
@@ -159,15 +157,14 @@ class _Service:
         async def answer(name: str, request: Request, owner: Owner) -> Response:
             await asyncio.to_thread(self._keys.get, _identity(owner), name)  # before the body
             async with self._body(request, owner, plan.query_bytes) as query:
-                held = await asyncio.to_thread(self._keys.get, _identity(owner), name)
-                done, seconds = await asyncio.wrap_future(self._pool.submit(held, query))
+                keys = await asyncio.to_thread(self._keys.get, _identity(owner), name)
+                evaluated, seconds = await asyncio.wrap_future(self._pool.submit(keys, query))
             self._metrics.evaluation.observe(seconds)
-            told = Response(done, media_type=_BYTES)
-            told.headers["Server-Timing"] = f"evaluation;dur={1000 * seconds:.3f}"
-            return self._done(request, told)
+            timing = {"Server-Timing": f"evaluation;dur={1000 * seconds:.3f}"}
+            return self._done(request, Response(evaluated, media_type=_BYTES, headers=timing))
 
     def _binding(self, owner: Caller) -> bytes:
-        """What an owner's material must be bound to: its token, and this start of the service."""
+        """The binding of an owner's material: its token, and this start of the service."""
         return hmac.digest(self._start, _identity(owner).encode(), hashlib.sha256)
 
     def _owner(self, request: Request) -> Caller:
@@ -194,9 +191,9 @@ class _Service:
 
     @contextlib.asynccontextmanager
     async def _body(self, request: Request, owner: Caller, size: int) -> AsyncIterator[bytes]:
-        """Read a body of exactly this size, and keep a place in the queue until it is dealt with.
+        """Read a body of exactly this size, and hold a slot of the queue until it is answered.
 
-        Size, rate and queue are looked at before the body is read.
+        Size, rate and queue are checked before the body is read.
         """
         _check_length(request, size)
         wait = self._rate.wait(owner.name)
@@ -208,19 +205,15 @@ class _Service:
                 "wait, then ask again",
                 retry_after=int(wait) + 1,
             )
-        taken = self._places.take(owner.name)
-        if not taken:
-            raise ServiceError(
-                "busy",
-                429 if taken is None else 503,
-                "too many of your requests are under way" if taken is None else "the queue is full",
-                "wait, then ask again",
-                retry_after=_BUSY_SECONDS,
-            )
+        refusal = self._slots.take(owner.name)
+        if refusal is not None:
+            status, reason = refusal
+            remedy = "wait, then ask again"
+            raise ServiceError("busy", status, reason, remedy, retry_after=_BUSY_SECONDS)
         try:
             yield await self._read(request, size)
         finally:
-            self._places.give_back(owner.name)
+            self._slots.give_back(owner.name)
 
     async def _read(self, request: Request, size: int) -> bytes:
         parts, length = [], 0
@@ -249,22 +242,22 @@ class _Service:
         return response
 
     async def _refused(self, request: Request, error: Exception) -> Response:
-        told = told_of(error)
+        refusal = refusal_of(error)
         if isinstance(error, EvaluatorFailedError):
             logger.error("%s", one_line(str(error)))
             self._metrics.failed_evaluators.inc()
             task = asyncio.create_task(self._start_all())
             self._restarting.add(task)
             task.add_done_callback(self._restarting.discard)
-        self._metrics.count(_endpoint(request), told.code)
+        self._metrics.count(_endpoint(request), refusal.code)
         headers = dict(_HEADERS)
-        if told.retry_after is not None:
-            headers["Retry-After"] = str(told.retry_after)
-        if told.status == 401:
+        if refusal.retry_after is not None:
+            headers["Retry-After"] = str(refusal.retry_after)
+        if refusal.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        if told.status in (401, 403, 408, 411, 413):
-            headers["Connection"] = "close"  # what else the caller has to send is not read
-        return JSONResponse(told.as_dict(), told.status, headers=headers)
+        if refusal.status in (401, 403, 408, 411, 413):
+            headers["Connection"] = "close"  # the rest of the request is not read
+        return JSONResponse(refusal.as_dict(), refusal.status, headers=headers)
 
     async def _start_all(self) -> None:
         try:

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import ssl
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -21,7 +20,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
 
 
 class ServiceClient:
-    """Speaks with a service; holds a token and no key.
+    """A client of a service; it holds a token and no key.
 
     Parameters
     ----------
@@ -75,18 +74,13 @@ class ServiceClient:
             headers=headers,
             verify=_trusting(authority),
             timeout=timeout,
-            trust_env=not _is_loopback(parsed.host),  # no proxy between a machine and itself
+            trust_env=not is_loopback(parsed.host),  # no proxy between a machine and itself
         )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -94,7 +88,7 @@ class ServiceClient:
         self._http.close()
 
     def plan_text(self) -> str:
-        """The plan, as a stranger sent it; for :func:`~privacy.inference.accept_plan`.
+        """The plan, unchecked; for :func:`~privacy.inference.accept_plan`.
 
         Raises
         ------
@@ -116,7 +110,7 @@ class ServiceClient:
         return accept_plan(self.plan_text(), contract)
 
     def key_binding(self) -> bytes:
-        """What public material must be bound to: this token, and this start of the service.
+        """The binding for public material: of this token and this start of the service.
 
         Raises
         ------
@@ -132,10 +126,9 @@ class ServiceClient:
             ) from error
 
     def send_keys(self, material: bytes) -> str:
-        """Send public material, to be held beside what was sent before.
+        """Send public material, to be held beside earlier material.
 
-        Beyond the number that the service holds for one owner, the keys that were not used for
-        longest are dropped there.
+        Beyond the number that the service holds for one owner, it drops the least lately used.
 
         Parameters
         ----------
@@ -156,7 +149,7 @@ class ServiceClient:
         return key_id(material)
 
     def remove_keys(self, name: str) -> None:
-        """Take one's keys back.
+        """Have the service forget keys of one's own.
 
         Raises
         ------
@@ -207,10 +200,11 @@ class ServiceClient:
         if response.is_success:
             return body, response.headers
         try:
-            told: Any = json.loads(body)
+            refusal: Any = json.loads(body)
         except ValueError:
-            told = None
-        raise ServiceError.from_dict(response.status_code, told if isinstance(told, dict) else {})
+            refusal = None
+        fields = refusal if isinstance(refusal, dict) else {}
+        raise ServiceError.from_dict(response.status_code, fields)
 
 
 def _url(url: str) -> httpx.URL:
@@ -235,7 +229,8 @@ def _trusting(authority: str | os.PathLike[str] | None) -> ssl.SSLContext:
         ) from error
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,6 +1,28 @@
-"""Refusals, as the service tells them and as its client understands them."""
+"""Refusals of the service, as it sends them and as its client reads them; errors of its files."""
 
 from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+
+from privacy.inference.errors import (
+    AnsweredBeforeError,
+    EvaluatorFailedError,
+    EvaluatorTimeoutError,
+    KeysDroppedError,
+    MessageError,
+)
+
+
+class KeyFileError(ValueError):
+    """A file of keys that cannot be used; the message says why."""
+
+
+class KeyFileInUseError(KeyFileError):
+    """Another process has the file open."""
+
+
+class TokenFileError(ValueError):
+    """A file of tokens that cannot be used; the message says why."""
 
 
 class ServiceError(RuntimeError):
@@ -37,36 +59,57 @@ class ServiceError(RuntimeError):
         self.retry_after = retry_after
 
     def as_dict(self) -> dict[str, object]:
-        """As the service writes it down."""
-        told: dict[str, object] = {
+        """The body of the service's response."""
+        body: dict[str, object] = {
             "error": self.code,
             "message": self.message,
             "remedy": self.remedy,
         }
-        if self.retry_after is not None:
-            told["retry_after"] = self.retry_after
-        return told
+        return body if self.retry_after is None else body | {"retry_after": self.retry_after}
 
     @classmethod
-    def from_dict(cls, status: int, told: Mapping[str, object]) -> "ServiceError":
-        """Read what :meth:`as_dict` wrote; anything missing is replaced by what is known."""
-        after = told.get("retry_after")
+    def from_dict(cls, status: int, body: Mapping[str, object]) -> "ServiceError":
+        """Read the body of a response; missing fields get general words."""
+        after = body.get("retry_after")
         return cls(
-            str(told.get("error", "unknown"))[:100],
+            str(body.get("error", "unknown"))[:100],
             status,
-            str(told.get("message", f"the service answered {status}"))[:500],
-            str(told.get("remedy", "look at the service's log"))[:500],
+            str(body.get("message", f"the service answered {status}"))[:500],
+            str(body.get("remedy", "look at the service's log"))[:500],
             retry_after=after if isinstance(after, int) and not isinstance(after, bool) else None,
         )
 
 
-class KeyFileError(ValueError):
-    """A file of keys that cannot be used; the message says why."""
+def refusal_of(error: Exception) -> ServiceError:
+    """An error in the words for its caller: nothing of other owners, nor of this machine."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, HTTPException):
+        return ServiceError("no-such-page", error.status_code, error.detail, "see docs/service.md")
+    for kind, code, status, message, remedy in _REFUSALS:
+        if isinstance(error, kind):
+            return ServiceError(code, status, message or str(error), remedy)
+    return ServiceError("internal", 500, "something went wrong here", "tell the operator")
 
 
-class KeyFileInUseError(KeyFileError):
-    """Another process has the file open."""
-
-
-class TokenFileError(ValueError):
-    """A file of tokens that cannot be used; the message says why."""
+_REFUSALS: tuple[tuple[type[Exception], str, int, str, str], ...] = (
+    # Error, code, status, message (where empty, the error's own), remedy; the first that fits.
+    (KeysDroppedError, "keys-gone", 410, "", "make new keys and send them"),
+    (AnsweredBeforeError, "answered-before", 409, "", "each query is answered once"),
+    (MessageError, "refused", 400, "", "encrypt and send again"),
+    (
+        EvaluatorTimeoutError,
+        "too-slow",
+        504,
+        "the evaluation took too long and was ended",
+        "encrypt and ask again",
+    ),
+    (
+        EvaluatorFailedError,
+        "evaluator-failed",
+        500,
+        "the evaluating process ended over this request",
+        "encrypt and ask again; if it happens again, tell the operator",
+    ),
+    (TokenFileError, "misconfigured", 500, "nobody can be let in", "tell the operator"),
+)

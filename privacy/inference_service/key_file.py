@@ -7,7 +7,6 @@ import secrets
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from cryptography.exceptions import InvalidTag
@@ -25,7 +24,7 @@ _COST, _BLOCK, _PARALLEL = 17, 8, 1  # 128 MB; RFC 7914 and OWASP's recommendati
 
 @dataclass(frozen=True)
 class StoredKeys:
-    """What is kept.
+    """The content of a :class:`KeyFile`.
 
     Attributes
     ----------
@@ -45,17 +44,16 @@ class StoredKeys:
 class KeyFile:
     """Secret keys in a file that only its owner can read, encrypted under a passphrase.
 
-    AES-256-GCM under a key from scrypt (RFC 7914; N = 2^17, r = 8, p = 1). Nobody else may use the
-    file while it is open: use it as a context manager.
+    AES-256-GCM under a key from scrypt (RFC 7914; N = 2^17, r = 8, p = 1). One process at a time
+    may use the file: use it as a context manager.
 
-    Guarantee
-        Whoever gets the file learns nothing of the keys without the passphrase, and cannot alter
-        it unnoticed.
-    Assumptions
-        The passphrase is hard to guess.
-    Not covered
-        An older copy of the file put in its place: the service then refuses the queries whose
-        numbers it has seen. Memory of the running process.
+    **Guarantee.** Whoever gets the file learns nothing of the keys without the passphrase, and
+    cannot alter it unnoticed.
+
+    **Assumptions.** The passphrase is hard to guess.
+
+    **Not covered.** An older copy of the file put in its place: the service then refuses the
+    queries whose numbers it has seen. Memory of the running process.
 
     Parameters
     ----------
@@ -102,16 +100,11 @@ class KeyFile:
             ) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lock.release()
 
     def load(self) -> StoredKeys | None:
-        """What was saved; None if nothing was.
+        """The saved keys; None if there are none.
 
         Raises
         ------
@@ -134,16 +127,16 @@ class KeyFile:
             raise KeyFileError(f"{self._path} was written by another release; remove it")
         self._cipher = self._derived()
         try:
-            kept = json.loads(self._cipher.decrypt(nonce, content[_HEAD.size :], head))
+            stored = json.loads(self._cipher.decrypt(nonce, content[_HEAD.size :], head))
         except InvalidTag as error:
             self._cipher = None
             raise KeyFileError(
                 f"{self._path} does not open: another passphrase, or a damaged file. Without the "
                 "passphrase the keys are lost: remove the file, and new ones are made"
             ) from error
-        return StoredKeys(kept["key_id"], kept["plan"], base64.b64decode(kept["state"]))
+        return StoredKeys(stored["key_id"], stored["plan"], base64.b64decode(stored["state"]))
 
-    def save(self, kept: StoredKeys) -> None:
+    def save(self, keys: StoredKeys) -> None:
         """Put keys in the file, in place of those before.
 
         Raises
@@ -156,9 +149,9 @@ class KeyFile:
         nonce = secrets.token_bytes(12)
         head = _HEAD.pack(_MAGIC, _COST, _BLOCK, _PARALLEL, self._salt, nonce)
         content = {
-            "key_id": kept.key_id,
-            "plan": kept.plan,
-            "state": base64.b64encode(kept.state).decode(),
+            "key_id": keys.key_id,
+            "plan": keys.plan,
+            "state": base64.b64encode(keys.state).decode(),
         }
         sealed = self._cipher.encrypt(nonce, json.dumps(content).encode(), head)
         try:

@@ -1,4 +1,4 @@
-"""Which keys each owner has at the service, and for how long."""
+"""The keys that each owner has at the service, and their lifetime."""
 
 import hashlib
 import threading
@@ -26,7 +26,7 @@ class _KeySet:
 
 
 class _Owner:
-    """One owner's sets by name, the one used last at the end, and the names of all it ever had."""
+    """One owner's key sets by name, least lately used first; fingerprints of all it ever had."""
 
     def __init__(self) -> None:
         self.sets: OrderedDict[str, _KeySet] = OrderedDict()
@@ -37,9 +37,8 @@ class KeyStore:
     """Public material of many owners, several sets each, until it expires or has to make room.
 
     Keys are held in memory only. Keys that expired, made room or were taken back are not accepted
-    again, whoever sends them: which of their queries were answered is forgotten with them. What
-    tells keys apart is the session key in them: material that was altered under the same session
-    key is the same keys.
+    again, whoever sends them, since the record of their answered queries is gone. Keys are told
+    apart by the session key in them: altered material under the same session key is the same keys.
 
     Parameters
     ----------
@@ -75,16 +74,8 @@ class KeyStore:
     ) -> tuple[str, float]:
         """Hold one more set of an owner's keys; beyond ``sets``, the least lately used one goes.
 
-        The same keys again change nothing, their expiry included.
-
-        Parameters
-        ----------
-        owner : str
-        material : bytes
-        binding : bytes
-            What the material must be bound to.
-        sets : int
-            How many this owner may have.
+        The same keys again change nothing, their expiry included. ``binding`` is the one that the
+        material must have.
 
         Returns
         -------
@@ -110,7 +101,7 @@ class KeyStore:
             _refuse_gone(theirs, name)
             if name in self._being_read:
                 raise ServiceError("busy", 429, "these keys are being read", "send them once")
-            others = {each for each, its in self._owners.items() if its.sets} | set(self._arriving)
+            others = {name for name, one in self._owners.items() if one.sets} | set(self._arriving)
             if owner not in others and len(others) >= self._most_owners:
                 raise ServiceError(
                     "full",

@@ -1,4 +1,4 @@
-"""What one owner, and all owners together, may take of the service."""
+"""Limits for one owner, and for all owners together."""
 
 import math
 import threading
@@ -18,19 +18,19 @@ class ServiceLimits:
     queue : int
         Requests with a body that may be under way beside those that are being answered.
     requests_per_minute : int
-        Of one owner: questions and sets of keys. That many may come at once.
+        Of one owner, for questions and sets of keys together. As many may come at once.
     owners : int
         How many owners' keys are held at most.
     key_sets : int
-        How many sets of keys one owner may have at a time, as many as ask at once under its
-        token; of more, the one that was not used for longest goes. Without authentication
-        everybody is one owner, who then has the room of all.
+        Key sets that one owner may have at a time, as many as ask at once under its token; the
+        least lately used one goes first. Without authentication everybody is one owner, with the
+        room of all.
     key_hours : float
-        After which an owner must make new keys.
+        Lifetime of keys.
     head_seconds : float
-        In which a TLS handshake, and then the head of a request, must have arrived.
+        Deadline of a TLS handshake, and then of a request's head.
     body_seconds : float
-        In which a request's body must have arrived, and an answer must have been taken.
+        Deadline of a request's body, and of the reading of an answer.
 
     Raises
     ------
@@ -54,14 +54,7 @@ class ServiceLimits:
 
 
 class RateLimiter:
-    """A bucket of tokens for each owner, refilled evenly.
-
-    Parameters
-    ----------
-    per_minute : int
-        What a bucket is refilled with, and holds.
-    clock : callable
-    """
+    """A token bucket for each owner, of ``per_minute`` tokens, refilled evenly in a minute."""
 
     def __init__(self, per_minute: int, clock: Clock) -> None:
         self._most = float(per_minute)
@@ -70,7 +63,7 @@ class RateLimiter:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def wait(self, owner: str) -> float:
-        """Take one if there is one: 0, or seconds until there will be one."""
+        """Take a token: 0, or the seconds until there is one."""
         with self._lock:
             now = self._clock()
             left, at = self._buckets.get(owner, (self._most, now))
@@ -81,17 +74,11 @@ class RateLimiter:
 
 
 class QueueSlots:
-    """The bounded queue: places for requests with a body, of which nobody may hold most.
+    """Slots of the queue for requests with a body; one owner may hold half, and at least one."""
 
-    Parameters
-    ----------
-    places : int
-        Of all owners together. One owner may take half of them, and at least one.
-    """
-
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._share = max(1, places // 2)
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._share = max(1, slots // 2)
         self._lock = threading.Lock()
         self._taken: dict[str, int] = {}
 
@@ -100,19 +87,19 @@ class QueueSlots:
         """How many are in use."""
         return sum(self._taken.values())
 
-    def take(self, owner: str) -> bool | None:
-        """True if there is a place, None if the owner has its share, False if all are taken."""
+    def take(self, owner: str) -> tuple[int, str] | None:
+        """Take a slot; if there is none, the HTTP status and the reason."""
         with self._lock:
             if self._taken.get(owner, 0) >= self._share:
-                return None
+                return 429, "too many of your requests are under way"
             if not self._free:
-                return False
+                return 503, "the queue is full"
             self._free -= 1
             self._taken[owner] = self._taken.get(owner, 0) + 1
-            return True
+            return None
 
     def give_back(self, owner: str) -> None:
-        """Free a place."""
+        """Free a slot."""
         with self._lock:
             self._free += 1
             self._taken[owner] -= 1

@@ -1,4 +1,4 @@
-"""What the operator may watch: counts and times, of no owner in particular."""
+"""Metrics for the operator: counts and times, of no owner in particular."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "bloomseal_requests",
-            "Requests, by what became of them.",
+            "Requests, by outcome.",
             ["endpoint", "outcome"],
             registry=self._registry,
         )
@@ -57,5 +57,5 @@ class Metrics:
         self._requests.labels(endpoint, outcome).inc()
 
     def text(self) -> bytes:
-        """All of it."""
+        """All metrics."""
         return generate_latest(self._registry)

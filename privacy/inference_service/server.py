@@ -1,7 +1,7 @@
-"""The service's HTTP server: uvicorn, with a deadline for everything that a stranger can hold up.
+"""The service's HTTP server: uvicorn, with a deadline for each step that a stranger can delay.
 
-uvicorn waits for the head of a first request as long as its sender likes, and asyncio a minute
-for a TLS handshake: a few hundred such connections would keep everybody else out.
+uvicorn waits for the head of a first request without limit, and asyncio a minute for a TLS
+handshake: a few hundred such connections would keep everybody else out.
 """
 
 import asyncio
@@ -33,6 +33,15 @@ _NO_HTTP = ServiceError("no-http", 400, "this is not a request of HTTP/1.1", "se
 class ServiceServer(uvicorn.Server):
     """Serves an app made by :func:`create_app`; call :meth:`run`.
 
+    **Guarantee.** A connection is dropped if its TLS handshake or its request's head is not
+    complete after ``head_seconds``, or if for ``body_seconds`` it does not take an answer, or goes
+    on with a request that was answered. A request whose length can be read in two ways
+    (Content-Length with Transfer-Encoding, or twice) is refused before the app sees it: no proxy
+    and this server can differ over where it ends.
+
+    **Not covered.** Strangers who open connections faster than these deadlines drop them: at most
+    256 are served at once.
+
     Parameters
     ----------
     app : FastAPI
@@ -43,18 +52,7 @@ class ServiceServer(uvicorn.Server):
     port : int
         Where to listen, unless :meth:`run` is given sockets.
     shutdown_seconds : float
-        In which requests that are under way may end when the server does.
-
-    Guarantee
-        A connection is dropped whose TLS handshake, or whose request's head, is not whole after
-        ``head_seconds``, and one that for ``body_seconds`` does not take an answer, or goes on with
-        a request that was answered already. A request whose
-        length can be read in two ways (Content-Length with Transfer-Encoding, or twice) is
-        refused before the app sees it, so that no proxy and this server can differ over where
-        it ends.
-    Not covered
-        Strangers who open connections faster than these seconds drop them: at most 256 are
-        served at once.
+        For requests under way, when the server ends.
     """
 
     def __init__(
@@ -93,7 +91,7 @@ class ServiceServer(uvicorn.Server):
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """An event loop whose servers wait for TLS only so long; uvicorn has no setting for it."""
+    """An event loop whose servers have a deadline for TLS; uvicorn has no setting for it."""
 
     def __init__(self, tls_seconds: float) -> None:
         super().__init__()
@@ -107,7 +105,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class _Connection(h11.Connection):
-    """Looks at the head of each request as it came: h11 makes one of two equal lengths."""
+    """Checks the head of each request as it came: h11 merges two equal lengths into one."""
 
     ambiguous = False
 
@@ -122,7 +120,7 @@ class _Connection(h11.Connection):
 
 
 def _is_ambiguous(head: bytes) -> bool:
-    """Whether a request's head says in more than one way how long its body is."""
+    """Whether a request's head declares the length of its body more than once."""
     lengths, chunked = 0, False
     for line in head.split(b"\n")[1:]:
         name, _, value = line.partition(b":")
@@ -142,7 +140,7 @@ def _protocol(limits: ServiceLimits) -> type[H11Protocol]:
 
 
 class _Protocol(H11Protocol):
-    """One connection: it is cut off when what it owes does not come."""
+    """One connection, aborted where a deadline passes."""
 
     head_seconds: float
     rest_seconds: float
@@ -152,17 +150,17 @@ class _Protocol(H11Protocol):
         self.conn = self._strict = _Connection(h11.SERVER)
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
 
-    def _expect(self, what: str, owed: bool, seconds: float) -> None:
-        """Cut the connection off if this is owed now and for so long."""
-        if not owed and what in self._deadlines:
-            self._deadlines.pop(what).cancel()
-        elif owed and what not in self._deadlines:
-            self._deadlines[what] = self.loop.call_later(seconds, self.transport.abort)
+    def _expect(self, part: str, due: bool, seconds: float) -> None:
+        """Start the deadline of a part if it is due, else cancel it."""
+        if not due and part in self._deadlines:
+            self._deadlines.pop(part).cancel()
+        elif due and part not in self._deadlines:
+            self._deadlines[part] = self.loop.call_later(seconds, self.transport.abort)
 
     def _expect_the_sender(self) -> None:
         conn = self.conn
-        # Between requests uvicorn's own timer runs; ours does while one has begun to come, and
-        # while the rest of one comes that was answered already.
+        # Between requests uvicorn's own timer runs; ours run while a head is arriving, and while
+        # the rest of a request arrives that was answered already.
         begun = conn.their_state is h11.IDLE and bool(conn.trailing_data[0])
         unread = conn.their_state is h11.SEND_BODY and conn.our_state is h11.DONE
         self._expect("head", begun, self.head_seconds)
@@ -173,8 +171,8 @@ class _Protocol(H11Protocol):
         self._expect("head", True, self.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for what in list(self._deadlines):
-            self._expect(what, False, 0.0)
+        for part in list(self._deadlines):
+            self._expect(part, False, 0.0)
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
@@ -195,17 +193,17 @@ class _Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.abort()  # an answer has begun: nothing can be said any more
+            self.transport.abort()  # a response has begun: no other can be sent
             return
-        told = _AMBIGUOUS if self._strict.ambiguous else _NO_HTTP
-        body = json.dumps(told.as_dict()).encode()
+        refusal = _AMBIGUOUS if self._strict.ambiguous else _NO_HTTP
+        body = json.dumps(refusal.as_dict()).encode()
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(body))),
             ("connection", "close"),
         ]
         for event in (
-            h11.Response(status_code=told.status, headers=headers),
+            h11.Response(status_code=refusal.status, headers=headers),
             h11.Data(data=body),
             h11.EndOfMessage(),
         ):

@@ -1,5 +1,6 @@
 """The data owner's side: a session with keys."""
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class OwnerSession:
-    """Asks about inputs: makes keys when they are needed, encrypts, waits its turn, decrypts.
+    """Asks about inputs: makes keys where needed, encrypts, waits its turn, decrypts.
 
     Parameters
     ----------
@@ -36,9 +37,9 @@ class OwnerSession:
         Where keys last until the next session; open it first. Without it they are for this session
         alone: call :meth:`end`.
     release : ReleasePolicy, optional
-        What leaves a decryption; by default the class only.
+        Which part of a decryption leaves; by default the class only.
     wait : callable
-        Is given seconds to wait when the service is busy, or keys were lost more than once.
+        Waits for the given seconds when the service is busy, or keys were lost more than once.
 
     Attributes
     ----------
@@ -78,27 +79,25 @@ class OwnerSession:
         self._losses = 0  # of keys, less the answers since
         self._owner: DataOwner | None = None
         self._name = ""
-        kept = None if key_file is None else key_file.load()
-        if kept is not None and kept.plan == self._digest:
-            try:
-                self._owner = DataOwner.from_secret_state(plan, kept.state, release=release)
-                self._name = kept.key_id
-            except SecretsError:
-                self._owner = None  # new keys are made
+        stored = None if key_file is None else key_file.load()
+        if stored is not None and stored.plan == self._digest:
+            with contextlib.suppress(SecretsError):  # new keys are made
+                self._owner = DataOwner.from_secret_state(plan, stored.state, release=release)
+                self._name = stored.key_id
 
     def ask(self, x: ArrayLike) -> tuple[Answer, float]:
         """Ask about one input, or about a batch for a plan of batches.
 
-        Keys that the service does not hold any more (they expired, others took their place, or it
-        was restarted) are replaced by new ones: at once, and after pauses of random length where
+        Keys that the service no longer holds (they expired, others took their place, or it was
+        restarted) are replaced by new ones: at once, then after pauses of random length, where
         others under the same token take their place again and again.
 
         Returns
         -------
         answer : Answer
-            What the release policy lets out.
+            As the release policy lets it out.
         seconds : float
-            That the evaluation took, as the service says.
+            That the evaluation took, by the service's word.
 
         Raises
         ------
@@ -127,12 +126,12 @@ class OwnerSession:
                 self._owner, remakes = None, remakes + 1
                 continue
             self._losses = max(0, self._losses - 1)
-            done = owner.decrypt(answer)
+            decrypted = owner.decrypt(answer)
             self._save(owner)
-            return done, seconds
+            return decrypted, seconds
 
     def _pause(self) -> None:
-        """Let others be done; askers who all made keys at once would all lose them once more."""
+        """Wait for others: askers who all made keys at once would all lose them once more."""
         if self._losses:
             longest = min(2.0 ** (self._losses - 1), _LONGEST_PAUSE)
             self._wait(_random.uniform(0.0, longest))
@@ -142,7 +141,7 @@ class OwnerSession:
         return self._client.ask(self._name, query, answer_bytes=self._plan.answer_bytes)
 
     def end(self) -> None:
-        """Take keys back that nobody keeps.
+        """Have the service forget keys that no file stores.
 
         Raises
         ------
@@ -177,9 +176,9 @@ class OwnerSession:
             except ServiceError as error:
                 if error.status not in (429, 503):
                     raise
-                # Others were told the same, and would all come back with us.
-                later = _random.uniform(1.0, attempt) * float(error.retry_after or 1)
-                self._wait(min(later, _LONGEST_WAIT))
+                # At random: others were refused at the same time, and would come back together.
+                seconds = _random.uniform(1.0, attempt) * float(error.retry_after or 1)
+                self._wait(min(seconds, _LONGEST_WAIT))
         return ask()
 
 

@@ -1,4 +1,4 @@
-"""Bearer tokens: who may ask, and who may look at the metrics."""
+"""Bearer tokens: who may ask, and who may read the metrics."""
 
 import hashlib
 import hmac
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class Caller:
-    """Whom a token belongs to.
+    """The holder of a token.
 
     Attributes
     ----------
@@ -33,10 +33,9 @@ class Caller:
     role : {"owner", "operator"}
         An owner sends keys and asks; an operator reads metrics.
     token_id : str
-        Tells the tokens apart that one name had, one after the other; it is no secret.
+        Distinguishes the tokens that one name had, one after the other; it is no secret.
     shared : bool
-        Whether many people may ask under this name, so that what one of them sends must leave
-        room for the others.
+        Whether many people may ask under this name, who must leave room for each other.
     """
 
     name: str
@@ -46,10 +45,10 @@ class Caller:
 
 
 class Authentication(Protocol):
-    """Who a caller is."""
+    """Recognises callers."""
 
     def caller(self, token: str) -> Caller | None:
-        """Whose token this is; None if it is nobody's."""
+        """The holder of a token; None if it is nobody's."""
 
 
 class InsecureNoAuthentication:
@@ -74,13 +73,12 @@ class _Entry:
 class TokenFile:
     """Tokens in a file that only its owner can read, as hashes.
 
-    Guarantee
-        Whoever reads the file cannot act for anybody: tokens have 256 random bits, of which the
-        file holds SHA-256. Hashes are compared in constant time.
-    Assumptions
-        Tokens travel over TLS.
-    Not covered
-        A token that its holder gives away; remove it.
+    **Guarantee.** Whoever reads the file cannot act for anybody: tokens have 256 random bits, of
+    which the file holds SHA-256. Hashes are compared in constant time.
+
+    **Assumptions.** Tokens travel over TLS.
+
+    **Not covered.** A token that its holder gives away; remove it.
 
     Parameters
     ----------
@@ -95,7 +93,7 @@ class TokenFile:
         self._entries: tuple[_Entry, ...] = ()
 
     def add(self, name: str, *, role: Role = "owner") -> str:
-        """Make a token. It is told here and never again.
+        """Make a token; only its hash is stored.
 
         Raises
         ------
@@ -115,7 +113,7 @@ class TokenFile:
         return token
 
     def remove(self, name: str) -> None:
-        """Take a token back.
+        """Revoke a token.
 
         Raises
         ------
@@ -130,7 +128,7 @@ class TokenFile:
             self._write(left)
 
     def callers(self) -> list[Caller]:
-        """Who has a token.
+        """The holders of tokens.
 
         Raises
         ------
@@ -140,19 +138,18 @@ class TokenFile:
         return [entry.caller for entry in self._load()]
 
     def caller(self, token: str) -> Caller | None:
-        """Whose token this is; None if it is nobody's.
+        """The holder of a token; None if it is nobody's.
 
         Raises
         ------
         TokenFileError
             If the file cannot be used.
         """
-        given = _hash(token)
-        found = None
-        for entry in self._load():
-            if hmac.compare_digest(entry.sha256, given):
-                found = entry.caller
-        return found
+        digest, caller = _hash(token), None
+        for entry in self._load():  # to the end: the time reveals nothing of the place
+            if hmac.compare_digest(entry.sha256, digest):
+                caller = entry.caller
+        return caller
 
     def _changing(self) -> FileLock:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -165,12 +162,12 @@ class TokenFile:
     def _load(self) -> tuple[_Entry, ...]:
         with self._lock:
             try:
-                found = self._path.stat()
+                status = self._path.stat()
             except FileNotFoundError:
                 return ()
-            if os.name == "posix" and found.st_mode & 0o077:
+            if os.name == "posix" and status.st_mode & 0o077:
                 raise TokenFileError(f"{self._path} is open to others; chmod 600 {self._path}")
-            state = (found.st_ino, found.st_mtime_ns, found.st_size)
+            state = (status.st_ino, status.st_mtime_ns, status.st_size)
             if state != self._read_at:
                 try:
                     read = json.loads(self._path.read_text())["tokens"]

@@ -1,13 +1,14 @@
 """The messages of an encrypted test-time round, as Flower records."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from privacy.inference import Plan
-from strategies.encrypted_round.node_keys import Questions
+from strategies.encrypted_round.errors import RoundError
 from strategies.errors import Fault, ReplyError
 
 ACTION = "encrypted_round"
@@ -16,40 +17,37 @@ PLAN, QUESTIONS, ANSWERS, REFUSAL = "plan", "questions", "answers", "refusal"
 ACCURACY = "accuracy"
 
 
+@dataclass(frozen=True)
+class Questions:
+    """A node's public and evaluation keys, and one query for each ``batch_size`` images."""
+
+    material: bytes
+    queries: tuple[bytes, ...]
+
+
 def plan_message(plan: Plan, *, images: int, public: bool) -> RecordDict:
-    """The server's first: what to make keys for, and how many images to ask about."""
-    return RecordDict(
-        {
-            RECORD: ConfigRecord(
-                {"stage": PLAN, "plan": plan.to_json(), "images": images, "public-release": public}
-            )
-        }
-    )
+    """The server's first: the plan to make keys for, and how many images to ask about."""
+    return _record(PLAN, {"plan": plan.to_json(), "images": images, "public-release": public})
 
 
 def questions_message(questions: Questions) -> RecordDict:
     """The node's first: public keys and encrypted images."""
-    return RecordDict(
-        {
-            RECORD: ConfigRecord(
-                {
-                    "stage": QUESTIONS,
-                    "material": questions.material,
-                    "queries": list(questions.queries),
-                }
-            )
-        }
-    )
+    content = {"material": questions.material, "queries": list(questions.queries)}
+    return _record(QUESTIONS, content)
 
 
 def answers_message(answers: Sequence[bytes]) -> RecordDict:
     """The server's second: answers that only the node can read."""
-    return RecordDict({RECORD: ConfigRecord({"stage": ANSWERS, "answers": list(answers)})})
+    return _record(ANSWERS, {"answers": list(answers)})
 
 
 def refusal_message(fault: Fault) -> RecordDict:
-    """In place of answers: why a node's questions are not answered, for its owner's log."""
-    return RecordDict({RECORD: ConfigRecord({"stage": REFUSAL, "reason": str(fault)})})
+    """In place of answers: why a node's questions are refused, for its owner's log."""
+    return _record(REFUSAL, {"reason": str(fault)})
+
+
+def _record(stage: str, content: dict[str, Any]) -> RecordDict:
+    return RecordDict({RECORD: ConfigRecord({"stage": stage} | content)})
 
 
 def accuracy_message(accuracy: float) -> RecordDict:
@@ -68,8 +66,22 @@ def read_stage(content: RecordDict) -> ConfigRecord:
     return content.config_records[RECORD]
 
 
+def read_answers(record: ConfigRecord) -> list[bytes]:
+    """The answers in the server's second message.
+
+    Raises
+    ------
+    RoundError
+        If they are not a list.
+    """
+    answers = record["answers"]
+    if not isinstance(answers, list):
+        raise RoundError("the answers are not a list")
+    return [answer for answer in answers if isinstance(answer, bytes)]
+
+
 def read_questions(content: RecordDict, plan: Plan, *, images: int, max_bytes: int) -> Questions:
-    """What a node asks, checked for sizes only; the rest is the evaluator's to check.
+    """A node's questions, checked for sizes only; the evaluator checks the rest.
 
     Raises
     ------

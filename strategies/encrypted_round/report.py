@@ -1,20 +1,35 @@
-"""What a node tells of how many answers were right: a number, noised unless its owner says not."""
+"""From counts of right answers to an accuracy: what a node reports, what the server releases."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import sqrt
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from flwr.app import MetricRecord
+
 from privacy.accounting import Budget, Full, GaussianRelease, Ledger, calibrate_noise_multiplier
-from privacy.mechanisms import SystemRandomness, rounded_gaussian
+from privacy.inference import Plan
+from privacy.mechanisms import Randomness, SumMechanism, SystemRandomness, add_rounded_gaussian
 from strategies.encrypted_round.errors import ReportRefusedError
+from strategies.encrypted_round.messages import ACCURACY
+from strategies.metrics import LeftOut, NoisedMetrics, PublicMetrics
 
 _LEDGER = "report-ledger.jsonl"
 _POPULATION = "this node's test data"
+_ANSWERED, _IMAGES = "answered", "num-examples"
+# Wider than accuracies are: nodes' own noise may carry a report beyond 0 … 1, and cutting it off
+# there would pull the mean down.
+_LOW, _HIGH = -0.5, 1.5
+RANGES = {ACCURACY: (_LOW, _HIGH), _ANSWERED: (0.0, 1.0)}
+
+# What a node reports ----------------------------------------------------------------------------
 
 
 class AccuracyReport(Protocol):
-    """Decides what a node says of its count of right answers."""
+    """Decides what of a node's count of right answers leaves it."""
 
     def check(self, folder: Path) -> None:
         """Raise :class:`ReportRefusedError` if the node could not report now."""
@@ -25,7 +40,7 @@ class AccuracyReport(Protocol):
         Parameters
         ----------
         right, asked : int
-            How many answers were right, and how many questions there were.
+            How many answers were right, and how many images were asked about.
         folder : Path
             The node's own, for a ledger.
         name : str
@@ -37,29 +52,28 @@ class AccuracyReport(Protocol):
 class NoisedAccuracy:
     """The share of right answers, with noise that hides each image.
 
-    Whoever evaluates chooses the model, and so which question about the images a count of right
-    answers replies to; he may answer encrypted questions as he likes, too. Noise on the count
-    holds for every such choice.
+    Whoever evaluates chooses the model and may answer encrypted questions at will, and so chooses
+    which question about the images the count answers. Noise on the count holds for every choice.
+
+    **Guarantee.** The Gaussian mechanism on the count, which one image moves by at most one,
+    rounded to a whole number: all reports together are (total_epsilon, delta)-private for each
+    image, whatever the server sends.
+
+    **Assumptions.** How many images are asked about is public. The node's folder is kept, and is
+    one for all reports on this data; noise comes from the operating system's randomness.
+
+    **Not covered.** What all images of a node have in common. Whether the node answers at all,
+    and when.
 
     Parameters
     ----------
     epsilon : float
         ε of one report.
     total_epsilon : float
-        ε of all reports together; once one more would pass it, the node declines. The ledger of
-        them is ``report-ledger.jsonl`` in the node's folder.
+        ε of all reports together; once one more would pass it, the node declines. Their ledger is
+        ``report-ledger.jsonl`` in the node's folder.
     delta : float
         δ of both.
-
-    Guarantee
-        The Gaussian mechanism on the count, which one image moves by at most one, rounded to a
-        whole number: what the server learns from all reports is (total_epsilon, delta)-private
-        for each image, whatever it sends.
-    Assumptions
-        How many images are asked about is public. The node's folder is kept, and is one for all
-        reports on this data; noise comes from the operating system's randomness.
-    Not covered
-        What all images of a node have in common. Whether the node answers at all, and when.
     """
 
     epsilon: float = 1.0
@@ -67,8 +81,7 @@ class NoisedAccuracy:
     delta: float = 1e-5
 
     def __post_init__(self) -> None:
-        budget = Budget(self.total_epsilon, self.delta)
-        if not 0 < self.epsilon <= budget.epsilon:
+        if not 0 < self.epsilon <= self._budget.epsilon:
             raise ValueError(
                 f"epsilon is {self.epsilon}; one report costs more than 0 and at most "
                 f"total_epsilon = {self.total_epsilon}"
@@ -80,6 +93,10 @@ class NoisedAccuracy:
         return _noise(self.epsilon, self.delta)
 
     @property
+    def _budget(self) -> Budget:
+        return Budget(self.total_epsilon, self.delta)
+
+    @property
     def _event(self) -> GaussianRelease:
         return GaussianRelease(self.noise, Full())
 
@@ -89,7 +106,7 @@ class NoisedAccuracy:
             self._allow(ledger)
 
     def _allow(self, ledger: Ledger) -> None:
-        if ledger.would_exceed(self._event, Budget(self.total_epsilon, self.delta)):
+        if ledger.would_exceed(self._event, self._budget):
             raise ReportRefusedError("this node has reported as often as its owner allows")
 
     def release(self, right: int, asked: int, folder: Path, *, name: str) -> float:
@@ -107,20 +124,21 @@ class NoisedAccuracy:
         with Ledger.open(folder / _LEDGER, population=_POPULATION) as ledger:
             self._allow(ledger)
             ledger.append(self._event, run=name, round=0)
-        (noise,) = rounded_gaussian(1, sigma=self.noise, randomness=SystemRandomness())
-        return (right + int(noise)) / asked
+        noisy = np.array([right], dtype=np.int64)
+        add_rounded_gaussian(noisy, sigma=self.noise, randomness=SystemRandomness())
+        return int(noisy[0]) / asked
 
 
 @dataclass(frozen=True)
 class ExactAccuracy:
     """The share of right answers as it is: the node's owner declares it public.
 
-    Guarantee
-        None. A server that chooses models learns one exact count about the images a round.
+    **Guarantee.** None. A server that chooses models learns one exact count about the images a
+    round.
     """
 
     def check(self, folder: Path) -> None:
-        """Nothing stands in the way."""
+        """It is always allowed."""
 
     def release(self, right: int, asked: int, folder: Path, *, name: str) -> float:
         """The share."""
@@ -130,3 +148,131 @@ class ExactAccuracy:
 @lru_cache(maxsize=64)
 def _noise(epsilon: float, delta: float) -> float:
     return calibrate_noise_multiplier(sampling=Full(), rounds=1, budget=Budget(epsilon, delta))
+
+
+# What the server releases ------------------------------------------------------------------------
+
+
+def noised_accuracy(noise_multiplier: float) -> NoisedMetrics:
+    """The ``metrics`` with which an :class:`EncryptedRound` noises the nodes' reports.
+
+    Their sum and their number are noised, at the cost of one Gaussian release with this noise
+    multiplier. Reports are held to -0.5 … 1.5; a node's own noise should be well within.
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        z. With N nodes the released accuracy has a standard deviation of about 1.6·z/N.
+    """
+    return NoisedMetrics(ranges=RANGES, noise_multiplier=noise_multiplier)
+
+
+@dataclass(frozen=True)
+class EncryptedRoundResult:
+    """What is released of a round.
+
+    Attributes
+    ----------
+    asked : int
+        The population N, connected or not; where metrics are public, how many were connected.
+    answered : float
+        How many reported; noised, unless metrics are public.
+    accuracy : float or None
+        The mean of the nodes' reports; noised, unless metrics are public. None if nobody
+        reported, or too few to be seen through the noise.
+    accuracy_noise : float or None
+        About the standard deviation of the server's noise on ``accuracy``; 0 where metrics are
+        public, None where there is no accuracy. The nodes' own noise comes on top.
+    ms_per_query : float or None
+        Median time of an evaluation, masking included.
+    images : int
+        About how many images a node asked, at most.
+    plan : Plan
+        For which keys were made.
+    """
+
+    asked: int
+    answered: float
+    accuracy: float | None
+    accuracy_noise: float | None
+    ms_per_query: float | None
+    images: int
+    plan: Plan
+
+    @property
+    def queries(self) -> int:
+        """Queries of a node that holds enough images."""
+        return -(-self.images // self.plan.batch_size)
+
+    @property
+    def bytes_from_node(self) -> int:
+        """Keys and questions of such a node."""
+        return self.plan.public_bytes + self.queries * self.plan.query_bytes
+
+    @property
+    def bytes_to_node(self) -> int:
+        """Answers to such a node."""
+        return self.queries * self.plan.answer_bytes
+
+
+@dataclass(frozen=True)
+class Released:
+    """What is released of all reports; see :class:`EncryptedRoundResult`."""
+
+    answered: float
+    accuracy: float | None
+    accuracy_noise: float | None
+
+
+def node_report(accuracy: float, *, images: int) -> MetricRecord:
+    """One node's report for the metrics, held to the range: no node counts for more."""
+    bounded = min(max(accuracy, _LOW), _HIGH)
+    return MetricRecord({ACCURACY: bounded, _ANSWERED: 1.0, _IMAGES: images})
+
+
+def release_public(
+    metrics: PublicMetrics, reports: Sequence[MetricRecord], *, left_out: LeftOut
+) -> Released:
+    """The mean weighted by the images asked about, without noise."""
+    mean = metrics.release(reports, _IMAGES, left_out=left_out)
+    if mean is None:
+        return Released(float(len(reports)), None, None)
+    return Released(float(len(reports)), _within(_number(mean, ACCURACY)), 0.0)
+
+
+def release_noised(
+    metrics: NoisedMetrics,
+    reports: Sequence[MetricRecord],
+    *,
+    population: int,
+    mechanism: SumMechanism,
+    randomness: Randomness,
+) -> Released:
+    """The ratio of the noised sum and the noised count. Pay for it first."""
+    noised = metrics.open(mechanism, randomness)
+    for report in reports:
+        noised.add(report)
+    released = noised.release(population)
+    # A silent node counts as a half in both: that is taken out again. One metric of two, with a
+    # range of 2 and twice a range of 1: the same noise on both.
+    share = 2 * (_number(released, _ANSWERED) - 0.5)
+    sigma = metrics.noise_multiplier * sqrt(2) / population
+    if share <= 4 * sigma:
+        return Released(max(share, 0.0) * population, None, None)
+    centred = (_number(released, ACCURACY) - 0.5) / share
+    return Released(
+        answered=share * population,
+        accuracy=_within(0.5 + centred),
+        accuracy_noise=sigma / share * sqrt(1 + centred**2),
+    )
+
+
+def _within(accuracy: float) -> float:
+    return min(max(accuracy, 0.0), 1.0)
+
+
+def _number(record: MetricRecord, name: str) -> float:
+    value = record[name]
+    if isinstance(value, list):
+        raise TypeError(f"metric {name!r} is a list")
+    return float(value)

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -14,14 +16,13 @@ from flwr.serverapp.exception import PrivacyBudgetExhausted
 
 from privacy import arguments
 from privacy.accounting import Budget, Event, Full, Ledger
-from privacy.inference import MAX_ROUND_BYTES, EvaluatorProcess
+from privacy.inference import MAX_ROUND_BYTES, EvaluatorPool, EvaluatorProcess
 from privacy.inference.errors import EvaluatorFailedError, MessageError
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
 from privacy.untrusted_text import error_quoted
 from strategies import _arguments
 from strategies.encrypted_round import messages
-from strategies.encrypted_round.evaluators import Evaluators
-from strategies.encrypted_round.result import (
+from strategies.encrypted_round.report import (
     RANGES,
     EncryptedRoundResult,
     node_report,
@@ -39,23 +40,6 @@ _NAME = "encrypted round"
 _BUDGET = "budget=Budget(epsilon=…, delta=…)"
 
 
-@dataclass(frozen=True)
-class _Answered:
-    """What a node's questions came to: answers, or why there are none.
-
-    Attributes
-    ----------
-    node : int
-    answers : list of bytes or None
-    fault : Fault or None
-        None too where the node has nothing to mend, or is none that was asked.
-    """
-
-    node: int
-    answers: list[bytes] | None = None
-    fault: Fault | None = None
-
-
 class EncryptedRound:
     """Has the nodes of a population test a model on their own data, under encryption.
 
@@ -65,10 +49,10 @@ class EncryptedRound:
     with its labels, and reports one number. ``answer_encrypted_round`` is the node's side.
 
     **Guarantee.** The server learns nothing of images, labels and classes but the reports, under
-    ring-LWE at 128 bits. What is told of the reports is noised and paid for in the population's
-    ledger, at client level, unless every node that reports has agreed to its publication. A node
-    that sends garbage, too much, or nothing costs nobody else anything. The console is told each
-    kind of that once, the node why its questions are refused, the operator's log who it was.
+    ring-LWE at 128 bits. The released accuracy is noised and paid for in the population's ledger,
+    at client level, unless every node that reports has agreed to its publication. A node that
+    sends garbage, too much, or nothing harms nobody else: the console shows each kind of fault
+    once, the node gets the reason why its questions are refused, the operator's log who it was.
 
     **Assumptions.** The server follows the protocol. Each node protects its report from the
     server by noise of its own.
@@ -87,10 +71,10 @@ class EncryptedRound:
     images : int
         How many images a node asks about, at most.
     metrics : NoisedMetrics or PublicMetrics
-        What is told of the reports: ``noised_accuracy(z)``, or ``PublicMetrics()``, to which
-        nodes agree or not.
+        How reports are released: ``noised_accuracy(z)``, or ``PublicMetrics()``, to which nodes
+        agree or not.
     budget : Budget
-        The population's; a round that would pass it is not begun.
+        The population's; a round that would pass it does not begin.
     ledger : path-like, optional
         The population's ledger; needed for noised metrics.
     max_bytes : int
@@ -108,7 +92,7 @@ class EncryptedRound:
         If settings are out of range or contradict each other.
     """
 
-    @_arguments.refuse_old_names({"target_epsilon": _BUDGET, "target_delta": _BUDGET})
+    @arguments.refuse_old_names({"target_epsilon": _BUDGET, "target_delta": _BUDGET})
     def __init__(
         self,
         *,
@@ -123,14 +107,13 @@ class EncryptedRound:
         mechanism: SumMechanism | None = None,
         randomness: Randomness | None = None,
     ) -> None:
-        self._register = ClientRegistry(population)
+        self._registry = ClientRegistry(population)
         self._start = start_evaluator
         arguments.called_with("start_evaluator", start_evaluator, 0, "a function of no argument")
         noised = "noised_accuracy(noise_multiplier) or PublicMetrics()"
         arguments.of_kind("metrics", metrics, (NoisedMetrics, PublicMetrics), noised)
         images = arguments.whole("images", images, least=1)
         max_bytes = arguments.whole("max_bytes", max_bytes, least=1)
-        workers = None if workers is None else arguments.whole("workers", workers, least=1)
         arguments.of_kind("budget", budget, (Budget,), "Budget(epsilon=3.0, delta=1e-5)")
         if isinstance(metrics, NoisedMetrics):
             if dict(metrics.ranges) != RANGES:
@@ -141,13 +124,13 @@ class EncryptedRound:
         self._budget = budget
         self._ledger = None if ledger is None else _arguments.file_path("ledger", ledger)
         self._max_bytes = max_bytes
-        self._workers = (os.cpu_count() or 1) if workers is None else workers
+        self._workers = None if workers is None else arguments.whole("workers", workers, least=1)
         self._mechanism: SumMechanism = LatticeGaussian() if mechanism is None else mechanism
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
 
     @property
     def event(self) -> Event | None:
-        """What the round costs; nothing where metrics are public."""
+        """The round's event in the ledger; None where metrics are public."""
         if not isinstance(self._metrics, NoisedMetrics):
             return None
         return self._mechanism.account(
@@ -177,56 +160,60 @@ class EncryptedRound:
             If the population is a number, and more clients than that are connected.
         """
         with contextlib.ExitStack() as stack:
-            watch, ledger = FaultLog(), None
-            if self.event is not None:
-                ledger = stack.enter_context(self._open_ledger())
-            evaluators = stack.enter_context(Evaluators(self._start, self._workers))
-            node_of, ignored = self._register.locate(grid.get_nodes())
+            event, ledger = self.event, None
+            if event is not None:
+                ledger = stack.enter_context(self._open_ledger(event))
+            pool = stack.enter_context(EvaluatorPool(self._start, processes=self._workers))
+            node_of, ignored = self._registry.locate(grid.get_nodes())
             operator_log.info(
                 "encrypted round: asking %d of %d nodes; %d unknown nodes ignored",
                 len(node_of),
-                self._register.size,
+                self._registry.size,
                 ignored,
             )
-            identifiers, second = self._evaluate_all(
-                grid, list(node_of.values()), evaluators, timeout, watch
+            exchange = _Exchange(
+                grid,
+                timeout,
+                pool,
+                images=self._images,
+                max_bytes=self._max_bytes,
+                public=isinstance(self._metrics, PublicMetrics),
             )
-            reports = self._reports(grid, identifiers, second, timeout, watch)
+            exchange.answer_questions(list(node_of.values()))
+            reports = exchange.collect_reports()
             if isinstance(self._metrics, PublicMetrics):
-                released = release_public(
-                    self._metrics, reports, left_out=partial(watch.metrics_left_out, _NAME)
-                )
+                left_out = partial(exchange.faults.metrics_left_out, _NAME)
+                released = release_public(self._metrics, reports, left_out=left_out)
             else:
-                if ledger is None or self.event is None:
+                if ledger is None or event is None:
                     raise RuntimeError("noised metrics without a ledger")
-                ledger.append(self.event, run=name, round=0)
+                ledger.append(event, run=name, round=0)
                 released = release_noised(
                     self._metrics,
                     reports,
-                    population=self._register.size,
+                    population=self._registry.size,
                     mechanism=self._mechanism,
                     randomness=self._randomness,
                 )
-            plan = evaluators.plan
-            room = (self._max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
-            return EncryptedRoundResult(
-                asked=self._register.size if ledger else len(node_of),
-                answered=released.answered,
-                accuracy=released.accuracy,
-                accuracy_noise=released.accuracy_noise,
-                ms_per_query=evaluators.median_ms,
-                images=min(self._images, room),
-                plan=plan,
-            )
+        plan, seconds = pool.plan, exchange.seconds
+        room = (self._max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
+        return EncryptedRoundResult(
+            asked=self._registry.size if ledger else len(node_of),
+            answered=released.answered,
+            accuracy=released.accuracy,
+            accuracy_noise=released.accuracy_noise,
+            ms_per_query=1000 * median(seconds) if seconds else None,
+            images=min(self._images, room),
+            plan=plan,
+        )
 
-    def _open_ledger(self) -> Ledger:
-        name = self._register.name
+    def _open_ledger(self, event: Event) -> Ledger:
+        name = self._registry.name
         ledger = Ledger.open(
             self._ledger or "",
             population=name if self._randomness.private else f"{name} (seeded: not private)",
         )
-        event = self.event
-        if event and ledger.would_exceed(event, self._budget):
+        if ledger.would_exceed(event, self._budget):
             ledger.close()
             raise PrivacyBudgetExhausted(
                 f"the encrypted round would pass the budget of ε = {self._budget.epsilon:g}; "
@@ -234,108 +221,130 @@ class EncryptedRound:
             )
         return ledger
 
-    # Questions and answers --------------------------------------------------------------------
 
-    def _evaluate_all(
+@dataclass(frozen=True)
+class _Evaluated:
+    """Answers to a node's questions, or why there are none.
+
+    ``fault`` is None too where the node has nothing to mend, or was not asked.
+    """
+
+    node: int
+    answers: list[bytes] | None = None
+    fault: Fault | None = None
+
+
+class _Exchange:
+    """The messages of one round: plan, questions, answers, reports.
+
+    Attributes
+    ----------
+    seconds : list of float
+        That each evaluation took.
+    faults : FaultLog
+    """
+
+    def __init__(
         self,
         grid: Grid,
-        nodes: list[int],
-        evaluators: Evaluators,
         timeout: float,
-        watch: FaultLog,
-    ) -> tuple[list[str], dict[int, tuple[Message, int]]]:
-        """Send the plan, and answer each node's questions as they come, or say why not."""
-        plan = evaluators.plan
-        content = messages.plan_message(
-            plan, images=self._images, public=isinstance(self._metrics, PublicMetrics)
-        )
-        first = [Message(content, node, _MESSAGE_TYPE) for node in nodes]
-        asked = PendingReplies(first)
-        identifiers: list[str] = []
-        second: dict[int, tuple[Message, int]] = {}
+        pool: EvaluatorPool,
+        *,
+        images: int,
+        max_bytes: int,
+        public: bool,
+    ) -> None:
+        self._grid, self._timeout, self._pool = grid, timeout, pool
+        self._images, self._max_bytes, self._public = images, max_bytes, public
+        self.seconds: list[float] = []
+        self.faults = FaultLog()
+        self._lock = threading.Lock()
+        self._sent: list[str] = []  # ids of answers and refusals
+        self._answered: dict[int, tuple[Message, int]] = {}  # with the number of images, by node
 
-        def send(future: Future[_Answered]) -> None:
-            done = future.result()
-            node = done.node
-            watch.dropped(_NAME, done.fault)
-            if done.answers is not None:
-                message = Message(messages.answers_message(done.answers), node, _MESSAGE_TYPE)
-                identifiers.extend(grid.push_messages([message]))
-                second[node] = message, min(len(done.answers) * plan.batch_size, self._images)
-            elif done.fault not in (None, Fault.DECLINED, Fault.ERROR):
-                told = messages.refusal_message(done.fault)
-                identifiers.extend(grid.push_messages([Message(told, node, _MESSAGE_TYPE)]))
-
-        with ThreadPoolExecutor(evaluators.size) as threads:
-            under_way: deque[Future[_Answered]] = deque()
-            for reply in stream_replies(grid, first, timeout=timeout):
-                under_way.append(threads.submit(self._answer, reply, asked, evaluators))
-                # A node's questions take megabytes: only so many are held at once.
-                while len(under_way) > 2 * evaluators.size or (under_way and under_way[0].done()):
-                    send(under_way.popleft())
+    def answer_questions(self, nodes: Iterable[int]) -> None:
+        """Send the plan, and answer each node's questions as they come, or refuse them."""
+        content = messages.plan_message(self._pool.plan, images=self._images, public=self._public)
+        plans = [Message(content, node, _MESSAGE_TYPE) for node in nodes]
+        asked = PendingReplies(plans)
+        workers = self._pool.processes
+        with ThreadPoolExecutor(workers) as threads:
+            under_way: deque[Future[_Evaluated]] = deque()
+            for reply in stream_replies(self._grid, plans, timeout=self._timeout):
+                under_way.append(threads.submit(self._evaluate, reply, asked))
+                # A node's questions take megabytes: memory holds only so many at once.
+                while len(under_way) > 2 * workers or (under_way and under_way[0].done()):
+                    self._send(under_way.popleft().result())
             while under_way:
-                send(under_way.popleft())
+                self._send(under_way.popleft().result())
         operator_log.info(
-            "encrypted round: answered %d nodes; silent: %s", len(second), asked.silent
+            "encrypted round: answered %d nodes; silent: %s", len(self._answered), asked.silent
         )
-        return identifiers, second
 
-    def _answer(self, reply: Message, asked: PendingReplies, evaluators: Evaluators) -> _Answered:
+    def _evaluate(self, reply: Message, asked: PendingReplies) -> _Evaluated:
         """The answers to a node's questions, unless they are refused."""
         node = reply.metadata.src_node_id
         try:
-            with evaluators.lock:
+            with self._lock:
                 asked.answer(reply)
             questions = messages.read_questions(
-                _content(reply),
-                evaluators.plan,
-                images=self._images,
-                max_bytes=self._max_bytes,
+                _content(reply), self._pool.plan, images=self._images, max_bytes=self._max_bytes
             )
-            answers = evaluators.answer(questions)
+            keys = self._pool.hold(questions.material)
+            try:
+                answers = [self._pool.evaluate(keys, query) for query in questions.queries]
+            finally:
+                self._pool.drop(keys)
         except (ReplyError, MessageError, EvaluatorFailedError) as error:
             operator_log.warning("encrypted round: refused the questions of %s: %s", node, error)
             if isinstance(error, ReplyError):
-                return _Answered(node, fault=error.fault)
+                return _Evaluated(node, fault=error.fault)
             failed = isinstance(error, EvaluatorFailedError)
-            return _Answered(node, fault=Fault.EVALUATOR if failed else Fault.QUESTIONS)
+            return _Evaluated(node, fault=Fault.EVALUATOR if failed else Fault.QUESTIONS)
         except Exception as error:  # a stranger's reply costs itself and nothing else
             operator_log.warning(
-                "encrypted round: cannot read what %s asks: %s", node, error_quoted(error)
+                "encrypted round: cannot read the questions of %s: %s", node, error_quoted(error)
             )
-            return _Answered(node, fault=Fault.UNREADABLE)
-        return _Answered(node, answers)
+            return _Evaluated(node, fault=Fault.UNREADABLE)
+        self.seconds += [seconds for _, seconds in answers]
+        return _Evaluated(node, [answer for answer, _ in answers])
 
-    # Reports ----------------------------------------------------------------------------------
+    def _send(self, evaluated: _Evaluated) -> None:
+        """Send a node its answers, or why its questions are refused where it can mend that."""
+        node, answers, fault = evaluated.node, evaluated.answers, evaluated.fault
+        self.faults.dropped(_NAME, fault)
+        if answers is not None:
+            message = Message(messages.answers_message(answers), node, _MESSAGE_TYPE)
+            images = min(len(answers) * self._pool.plan.batch_size, self._images)
+            self._answered[node] = message, images
+        elif fault not in (None, Fault.DECLINED, Fault.ERROR):
+            message = Message(messages.refusal_message(fault), node, _MESSAGE_TYPE)
+        else:
+            return
+        self._sent.extend(self._grid.push_messages([message]))
 
-    def _reports(
-        self,
-        grid: Grid,
-        identifiers: list[str],
-        second: dict[int, tuple[Message, int]],
-        timeout: float,
-        watch: FaultLog,
-    ) -> list[MetricRecord]:
-        asked = PendingReplies(message for message, _ in second.values())
+    def collect_reports(self) -> list[MetricRecord]:
+        """The reports of the nodes that were answered; unusable ones are dropped."""
+        asked = PendingReplies(message for message, _ in self._answered.values())
         reports = []
-        for reply in pull_replies(grid, identifiers, timeout=timeout):
+        for reply in pull_replies(self._grid, self._sent, timeout=self._timeout):
             node = reply.metadata.src_node_id
-            if node not in asked.nodes:  # it was told that its questions are refused
+            if node not in asked.nodes:  # its questions were refused
                 continue
             try:
                 asked.answer(reply)
                 accuracy = messages.read_accuracy(_content(reply))
             except ReplyError as error:
                 operator_log.warning("encrypted round: dropped the report of %s: %s", node, error)
-                watch.dropped(_NAME, error.fault)
+                self.faults.dropped(_NAME, error.fault)
                 continue
             except Exception as error:
                 operator_log.warning(
                     "encrypted round: cannot read the report of %s: %s", node, error_quoted(error)
                 )
-                watch.dropped(_NAME, Fault.UNREADABLE)
+                self.faults.dropped(_NAME, Fault.UNREADABLE)
                 continue
-            reports.append(node_report(accuracy, images=second[node][1]))
+            reports.append(node_report(accuracy, images=self._answered[node][1]))
         operator_log.info("encrypted round: %d reports; silent: %s", len(reports), asked.silent)
         return reports
 

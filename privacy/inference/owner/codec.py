@@ -14,7 +14,7 @@ Images = NDArray[np.float64]
 
 
 def packer(plan: Plan, ring: Ring) -> Callable[[Images], Iterator[Plaintext]]:
-    """What turns checked inputs into the plaintexts of a query."""
+    """A function that turns checked inputs into the plaintexts of a query."""
     scale, level = 2.0**plan.input_scale_bits, ring.levels
 
     def batch(images: Images) -> Iterator[Plaintext]:
@@ -51,7 +51,7 @@ def _padded(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
 def answer_reader(
     plan: Plan, ring: Ring, secret: SecretKey
 ) -> Callable[[Reader], NDArray[np.float64]]:
-    """What decrypts the residues of an answer into logits, shape (images, logits)."""
+    """A function that decrypts the residues of an answer into logits, shape (images, logits)."""
     if plan.packing_kind == "batch":
         return _batch_reader(plan, ring, secret)
     return _single_reader(plan, ring, secret.coefficients)
@@ -60,7 +60,7 @@ def answer_reader(
 def _single_reader(
     plan: Plan, ring: Ring, secret: NDArray[np.int64]
 ) -> Callable[[Reader], NDArray[np.float64]]:
-    """Decrypts the coefficients that are read, and no other, without SEAL."""
+    """Decrypts the coefficients that hold logits, and no other, without SEAL."""
     modulus = ring.primes[0]
     indices = np.arange(plan.degree)
 

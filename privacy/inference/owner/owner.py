@@ -7,33 +7,32 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.inference import messages as _wire
-from privacy.inference.arguments import check_kind, numbers_of
+from privacy.arguments import double_array, of_kind
 from privacy.inference.ckks import Parts, Residues, Ring, SecretKey, reseeded
 from privacy.inference.errors import MessageError, OutOfRangeError
-from privacy.inference.messages import Reader, Tag
+from privacy.inference.messages import Reader, Tag, open_message, seal_message
 from privacy.inference.owner.codec import answer_reader, packer
 from privacy.inference.owner.release_policy import Answer, ClassOnly, ReleasePolicy
-from privacy.inference.owner.secret_state import Secrets
+from privacy.inference.owner.secret_state import SecretState
 from privacy.inference.plan import SESSION_KEY_BYTES, Plan
 
 _OPEN_QUERIES = 1 << 16
-"""Queries that may wait for their answers; of more, the oldest are given up."""
+"""Queries that may wait for their answers; beyond that the oldest are given up."""
 
 
 class DataOwner:
     """Holds the secret key of one plan: encrypts inputs and decrypts answers.
 
-    Only :class:`Answer` leaves it. A decryption in full precision does not: it would give the
-    evaluator, or whoever sees it, the secret key (Li and Micciancio 2021).
+    Only :class:`Answer` leaves it. Whoever saw decryptions in full precision would learn the
+    secret key (Li and Micciancio 2021).
 
     Parameters
     ----------
     plan : Plan
         The compiled model's. It is checked again here: the parameters hold 128 bits of security
         whoever made it.
-    release : ReleasePolicy
-        What of a decryption leaves: the class only, unless another policy is given.
+    release : ReleasePolicy, optional
+        Which part of a decryption leaves. Default: ``ClassOnly()``.
 
     Raises
     ------
@@ -43,14 +42,14 @@ class DataOwner:
 
     def __init__(self, plan: Plan, *, release: ReleasePolicy | None = None) -> None:
         ring = self._set_up(plan, release)
-        self._hold(SecretKey(ring))
+        self._take_key(SecretKey(ring))
         self._session_key = secrets.token_bytes(SESSION_KEY_BYTES)
         self._next_id = 0
         self._open: dict[int, int] = {}
         self._released = 0
 
     def _set_up(self, plan: Plan, release: ReleasePolicy | None) -> Ring:
-        check_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
+        of_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
         policy = ClassOnly() if release is None else release
         if isinstance(policy, type) or not callable(getattr(policy, "check", None)):
             raise TypeError(f"release is {release!r}; give a release policy, such as ClassOnly()")
@@ -63,19 +62,19 @@ class DataOwner:
         self._lock = threading.Lock()
         return self._ring
 
-    def _hold(self, secret: SecretKey) -> None:
+    def _take_key(self, secret: SecretKey) -> None:
         self._secret = secret
         self._residues = secret.residues[: self._ring.levels]
         self._reader = answer_reader(self.plan, self._ring, secret)
 
     def secret_state(self) -> bytes:
-        """The secret key, the session key and the open queries, for a file that only we can read.
+        """The secret key, the session key and the open queries, for a file of mode 0600.
 
         Whoever has these bytes can read all queries and answers under these keys. They never
         travel; an evaluator refuses them.
         """
         with self._lock:
-            return Secrets(
+            return SecretState(
                 session_key=self._session_key,
                 residues=self._secret.residues,
                 next_id=self._next_id,
@@ -87,9 +86,9 @@ class DataOwner:
     def from_secret_state(
         cls, plan: Plan, content: bytes, *, release: ReleasePolicy | None = None
     ) -> Self:
-        """The owner that :meth:`secret_state` described, after a restart.
+        """The owner whose :meth:`secret_state` this is, after a restart.
 
-        It knows the answers that were released before they were written down, and no later ones:
+        It counts the answers that were released before the state was written, and no later ones:
         keep one copy, and replace or remove it when answers have been read.
 
         Parameters
@@ -108,14 +107,14 @@ class DataOwner:
         """
         owner = cls.__new__(cls)
         ring = owner._set_up(plan, release)
-        kept = Secrets.from_bytes(content, owner._digest, (len(ring.primes), ring.degree))
-        owner._hold(SecretKey(ring, kept.residues))
-        owner._session_key = kept.session_key
-        owner._next_id, owner._open, owner._released = kept.next_id, kept.open, kept.released
+        state = SecretState.from_bytes(content, owner._digest, (len(ring.primes), ring.degree))
+        owner._take_key(SecretKey(ring, state.residues))
+        owner._session_key = state.session_key
+        owner._next_id, owner._open, owner._released = state.next_id, state.open, state.released
         return owner
 
     def public_material(self, *, binding: bytes = b"") -> bytes:
-        """What the evaluator needs: a public key, evaluation keys and the session key.
+        """A public key, evaluation keys and the session key, for the evaluator.
 
         Send it over a channel that is authenticated and confidential (TLS): the session key in
         it authenticates every later message.
@@ -123,8 +122,8 @@ class DataOwner:
         Parameters
         ----------
         binding : bytes
-            Where a service has told what material must be bound to (its token and its restart),
-            that: the same bytes are then refused wherever something else is asked for.
+            From a service, which binds material to a token and to its own start: the same bytes
+            are then refused under another token and after a restart.
         """
         plan = self.plan
         body = [self._session_key, *_bytes(*self._secret.public_key())]
@@ -132,15 +131,8 @@ class DataOwner:
             body += _switching_key(self._secret.relinearisation_key(), plan.relin_level)
         for element, level in plan.rotation_levels:
             body += _switching_key(self._secret.rotation_key(element), level)
-        return _wire.seal_message(
-            Tag.MATERIAL,
-            plan,
-            self._digest,
-            0,
-            b"".join(body),
-            self._session_key,
-            binding=binding,
-        )
+        key, content = self._session_key, b"".join(body)
+        return seal_message(Tag.MATERIAL, plan, self._digest, 0, content, key, binding=binding)
 
     def encrypt(self, x: ArrayLike) -> bytes:
         """Encrypt one input, or a batch.
@@ -148,8 +140,8 @@ class DataOwner:
         Parameters
         ----------
         x : array_like
-            Of the plan's ``input_shape``, with elements in its ``input_range``; for a plan with a
-            ``batch_size`` above 1, up to that many of them, shape (images, ...).
+            Shape ``input_shape`` of the plan, elements in its ``input_range``; for a plan with a
+            ``batch_size`` above 1, up to that many inputs, shape (images, ...).
 
         Returns
         -------
@@ -175,20 +167,17 @@ class DataOwner:
             self._open[query_id] = len(images)
             if len(self._open) > _OPEN_QUERIES:
                 del self._open[next(iter(self._open))]
-        return _wire.seal_message(
-            Tag.QUERY, plan, self._digest, query_id, b"".join(body), self._session_key
-        )
+        key, content = self._session_key, b"".join(body)
+        return seal_message(Tag.QUERY, plan, self._digest, query_id, content, key)
 
     def _checked(self, x: ArrayLike) -> NDArray[np.float64]:
         plan = self.plan
-        values = numbers_of("the input", x, "shape input_shape, or one axis more for a batch")
+        values = double_array("the input", x, "shape input_shape, or one axis more for a batch")
         if plan.batch_size == 1:
             values = values[None]
         if values.shape[1:] != plan.input_shape or not 1 <= len(values) <= plan.batch_size:
-            wanted = f"{plan.input_shape}"
-            if plan.batch_size > 1:
-                wanted += f" for each of 1 to {plan.batch_size} images"
-            raise ValueError(f"the input has shape {np.shape(x)}; give {wanted}")
+            batch = f" for each of 1 to {plan.batch_size} images" if plan.batch_size > 1 else ""
+            raise ValueError(f"the input has shape {np.shape(x)}; give {plan.input_shape}{batch}")
         low, high = plan.input_range
         if not bool(((values >= low) & (values <= high)).all()):
             raise OutOfRangeError(
@@ -203,9 +192,8 @@ class DataOwner:
         Raises
         ------
         MessageError
-            If the answer was truncated, altered, belongs to other keys, or answers a query that
-            is not open (each is answered once; of more than 65,536 that wait, the oldest are
-            given up).
+            If the answer was truncated, altered, belongs to other keys, or its query is not open
+            (each is answered once; of more than 65,536 that wait, the oldest are given up).
         ReleaseError
             If the policy has released as many answers as it may.
         """
@@ -216,7 +204,7 @@ class DataOwner:
 
     def _logits(self, answer: bytes) -> NDArray[np.float64]:
         """All logits in full precision, shape (images, logits)."""
-        query_id, body = _wire.open_message(
+        query_id, body = open_message(
             answer, Tag.ANSWER, self.plan, self._digest, lambda _: self._session_key
         )
         with self._lock:

@@ -1,25 +1,24 @@
-"""What a data owner lets out of a decrypted answer.
+"""Release policies: which part of a decrypted answer leaves the data owner.
 
 A CKKS decryption is the message plus noise that depends on the secret key: whoever sees enough
-of them in full precision learns the key (Li and Micciancio 2021). A policy decides what of the
-logits leaves the data owner.
+of them in full precision learns the key (Li and Micciancio 2021).
 """
 
 import math
-import secrets
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.arguments import whole
 from privacy.inference.decision import check_threshold, decide
 from privacy.inference.errors import ReleaseError
 from privacy.inference.plan import Plan
+from privacy.mechanisms import SystemRandomness, add_gaussian
 
 Logits = NDArray[np.float64]
-_UNIFORM_BITS = 53
-# What doubles hold: beyond these every step is infinite, and every noise.
+# The range of doubles: beyond these every step is infinite, and every noise.
 _MAX_DECIMALS = 300
 _MAX_STATISTICAL_BITS = 1000
 _MAX_QUERIES = 2**64
@@ -27,7 +26,7 @@ _MAX_QUERIES = 2**64
 
 @dataclass(frozen=True)
 class Answer:
-    """What the data owner's release policy lets out of an answer.
+    """An answer as the release policy lets it out.
 
     Attributes
     ----------
@@ -58,32 +57,31 @@ class Answer:
 
 
 class ReleasePolicy(Protocol):
-    """Decides what of a decryption leaves the data owner."""
+    """Decides which part of a decryption leaves the data owner."""
 
     def check(self, plan: Plan) -> None:
         """Raise :class:`ReleaseError` if the plan cannot carry this policy."""
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
-        """What leaves of logits of shape (images, logits), after ``released`` earlier queries."""
+        """The answer from logits of shape (images, logits), after ``released`` earlier ones."""
 
 
 @dataclass(frozen=True)
 class ClassOnly:
     """The class with the largest logit; of a single logit, on which side of a threshold it lies.
 
+    **Guarantee.** None that is proved. One answer holds at most log2(classes) bits an image.
+
+    **Assumptions.** Few queries, and nobody who chooses them adaptively close to where two classes
+    meet. One threshold: whoever sees decisions at many of them brackets the logit.
+
+    **Not covered.** Noise decides between two logits that are nearly equal, or for one next to the
+    threshold, so such an answer leaks about the noise; and a class leaks about the model.
+
     Parameters
     ----------
     threshold : float
         Where a single logit decides: class 1 above it. Models with several logits have none.
-
-    Guarantee
-        None that is proved. One answer tells at most log2(classes) bits an image.
-    Assumptions
-        Few queries, and nobody who chooses them adaptively close to where two classes meet. One
-        threshold: whoever sees decisions at many of them brackets the logit.
-    Not covered
-        Noise decides between two logits that are nearly equal, or for one next to the threshold,
-        so that such an answer tells something about it; and a class tells about the model.
     """
 
     threshold: float = 0.0
@@ -112,7 +110,7 @@ class TopClasses:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
-        _check_whole("count", self.count, 1)
+        whole("count", self.count, least=1)
 
     def check(self, plan: Plan) -> None:
         """The plan must have that many classes."""
@@ -135,18 +133,16 @@ class TopClasses:
 class RoundedLogits:
     """Logits rounded to ``decimals`` decimal places.
 
-    Guarantee
-        None that is proved: rounding hides noise that is much smaller than a step, except for
-        logits next to a boundary between two steps.
-    Assumptions
-        As :class:`ClassOnly`; a step is at least 2^8 times the error, which is checked. The error
-        is the plan's for the worst input in the range, since nobody knows that inputs are like
-        those of the plan's other prediction: six standard deviations of a noise model. A data
-        owner takes it from the plan, at the word of whoever made that: a plan that names a smaller
-        error than its weights have lets the noise show.
-    Not covered
-        Whoever sees many roundings of chosen inputs learns about the noise. The class is decided
-        before rounding, so that it tells on which side a logit lies that rounds to the threshold.
+    **Guarantee.** None that is proved: rounding hides noise that is much smaller than a step,
+    except for logits next to a boundary between two steps.
+
+    **Assumptions.** As :class:`ClassOnly`; a step is at least 2^8 times the plan's error for the
+    worst input, which is checked. That error is six standard deviations of a noise model, and the
+    data owner trusts whoever made the plan for it: a plan that names a smaller error than its
+    weights have lets the noise show.
+
+    **Not covered.** Whoever sees many roundings of chosen inputs learns about the noise. The class
+    is decided before rounding: it reveals on which side a logit lies that rounds to the threshold.
     """
 
     decimals: int
@@ -154,7 +150,7 @@ class RoundedLogits:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
-        _check_whole("decimals", self.decimals, -_MAX_DECIMALS, _MAX_DECIMALS)
+        whole("decimals", self.decimals, least=-_MAX_DECIMALS, most=_MAX_DECIMALS)
 
     def check(self, plan: Plan) -> None:
         """The step must be far above the error."""
@@ -179,6 +175,16 @@ class FloodedLogits:
     logit, n is the number of logits in an answer, Q the number of queries and s the statistical
     parameter (Li, Micciancio, Schultz and Sorrell 2022, the Gaussian mechanism).
 
+    **Guarantee.** All Q answers together are within a Kullback-Leibler divergence of
+    Q·n·B²/(2σ²) = 2^-s/24 of exact logits with the same noise, which depend on no key.
+
+    **Assumptions.** Inputs in the declared range. B is the plan's error for the worst input, six
+    standard deviations of a noise model and no bound for every coin that SEAL may toss; the data
+    owner trusts whoever made the plan for it. The noise is drawn from the operating system's
+    randomness.
+
+    **Not covered.** What the exact logits tell about the model or the input.
+
     Parameters
     ----------
     statistical_bits : int
@@ -187,17 +193,6 @@ class FloodedLogits:
         Q, how many answers may be released under one key; further ones are refused.
     threshold : float
         As :class:`ClassOnly`; the class is taken from the noised logit.
-
-    Guarantee
-        All Q answers together are within a Kullback-Leibler divergence of
-        Q·n·B²/(2σ²) = 2^-s/24 of exact logits with the same noise, which depend on no key.
-    Assumptions
-        Inputs in the declared range. B is the plan's error for the worst input, six standard
-        deviations of a noise model, and not a bound for every coin that SEAL may toss; a data
-        owner takes it from the plan, at the word of whoever made that. The noise is drawn from the
-        operating system's randomness.
-    Not covered
-        What the exact logits tell about the model or the input.
     """
 
     statistical_bits: int
@@ -206,8 +201,8 @@ class FloodedLogits:
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
-        _check_whole("statistical_bits", self.statistical_bits, 1, _MAX_STATISTICAL_BITS)
-        _check_whole("queries", self.queries, 1, _MAX_QUERIES)
+        whole("statistical_bits", self.statistical_bits, least=1, most=_MAX_STATISTICAL_BITS)
+        whole("queries", self.queries, least=1, most=_MAX_QUERIES)
 
     def noise(self, plan: Plan) -> float:
         """σ, the standard deviation of the noise on a logit."""
@@ -235,20 +230,9 @@ class FloodedLogits:
                 f"{released} answers were released under this key, queries is {self.queries}; "
                 "make new keys"
             )
-        noised = logits + self.noise(plan) * _gaussian(logits.shape)
+        noised = np.array(logits, dtype=np.float64, order="C")
+        add_gaussian(noised, sigma=self.noise(plan), randomness=SystemRandomness())
         return Answer(_labels(noised, self.threshold), logits=noised)
-
-
-def _check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
-    """Refuse what is not a whole number between two others."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | np.integer)
-        or value < least
-        or (most is not None and value > most)
-    ):
-        upwards = "or more" if most is None else f"to {most}"
-        raise ValueError(f"{name} is {value!r}; give a whole number, {least} {upwards}")
 
 
 def _check_reachable(threshold: float, plan: Plan) -> None:
@@ -272,12 +256,3 @@ def _check_reachable(threshold: float, plan: Plan) -> None:
 
 def _labels(logits: Logits, threshold: float) -> tuple[int, ...]:
     return tuple(decide(logits, threshold=threshold).tolist())
-
-
-def _gaussian(shape: tuple[int, ...]) -> Logits:
-    """Standard normal draws from the operating system's randomness (Box and Muller)."""
-    count = math.prod(shape)
-    words = np.frombuffer(secrets.token_bytes(16 * count), dtype="<u8") >> np.uint64(11)
-    uniform = (words.astype(np.float64) + 1.0) / 2.0**_UNIFORM_BITS
-    radius = np.sqrt(-2.0 * np.log(uniform[:count]))
-    return (radius * np.cos(2.0 * np.pi * uniform[count:])).reshape(shape)

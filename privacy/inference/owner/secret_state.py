@@ -1,4 +1,4 @@
-"""What a data owner must keep to read answers later, as bytes for its own disk only."""
+"""The data owner's secrets as bytes, with which it reads answers after a restart."""
 
 import hashlib
 import struct
@@ -10,15 +10,15 @@ from privacy.inference.ckks import Residues
 from privacy.inference.errors import SecretsError
 from privacy.inference.plan import SESSION_KEY_BYTES
 
-_MAGIC = b"BSHE-SECRET-1\n"  # no message begins so: see _wire.MAGIC and the version after it
+_MAGIC = b"BSHE-SECRET-1\n"  # no message begins so: see messages.MAGIC and the version after it
 _HEAD = struct.Struct(f"<32s{SESSION_KEY_BYTES}sQQIII")
 _OPEN = struct.Struct("<QI")
 _CHECK_BYTES = 32
 
 
 @dataclass(frozen=True)
-class Secrets:
-    """A data owner's state.
+class SecretState:
+    """A data owner's secret state.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Secrets:
     open: dict[int, int]
 
     def to_bytes(self, digest: bytes) -> bytes:
-        """Write them down, beside the digest of their plan."""
+        """As bytes, with the digest of the plan and a checksum."""
         head = _HEAD.pack(
             digest,
             self.session_key,
@@ -52,8 +52,8 @@ class Secrets:
         return content + hashlib.sha256(content).digest()
 
     @classmethod
-    def from_bytes(cls, content: bytes, digest: bytes, shape: tuple[int, int]) -> "Secrets":
-        """Read what :meth:`to_bytes` wrote for the plan with this digest and ring.
+    def from_bytes(cls, content: bytes, digest: bytes, shape: tuple[int, int]) -> "SecretState":
+        """Read the bytes of :meth:`to_bytes` for the plan with this digest and ring.
 
         Raises
         ------
@@ -62,14 +62,14 @@ class Secrets:
         """
         body, check = content[:-_CHECK_BYTES], content[-_CHECK_BYTES:]
         start = len(_MAGIC) + _HEAD.size
-        whole = hashlib.sha256(body).digest() == check
-        if not whole or len(body) < start or not body.startswith(_MAGIC):
-            raise SecretsError("the kept secrets are damaged; make new keys and ask again")
-        found, session_key, next_id, released, primes, degree, count = _HEAD.unpack_from(
+        intact = hashlib.sha256(body).digest() == check
+        if not intact or len(body) < start or not body.startswith(_MAGIC):
+            raise SecretsError("the secret state is damaged; make new keys and ask again")
+        plan, session_key, next_id, released, primes, degree, count = _HEAD.unpack_from(
             body, len(_MAGIC)
         )
-        if found != digest or (primes, degree) != shape:
-            raise SecretsError("the kept secrets belong to another plan; make new keys")
+        if plan != digest or (primes, degree) != shape:
+            raise SecretsError("the secret state belongs to another plan; make new keys")
         end = start + count * _OPEN.size
         opened = dict(_OPEN.iter_unpack(body[start:end]))
         residues = np.frombuffer(body, dtype="<u8", offset=end).reshape(shape)

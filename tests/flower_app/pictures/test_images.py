@@ -25,7 +25,7 @@ SEVEN[5:8, 6:22], SEVEN[8:24, 15:18] = 200, 180
 
 def read(path: Path, **settings: str) -> tuple[list[np.ndarray], list[str]]:
     said: list[str] = []
-    images = [image for _, image in read_images(path, say=said.append, **settings)]  # type: ignore[arg-type]
+    images = [image for _, image in read_images(path, notify=said.append, **settings)]  # type: ignore[arg-type]
     for image in images:
         if isinstance(image, DataError):
             raise image
@@ -536,7 +536,7 @@ def test_a_folder_gives_its_images_and_says_what_it_leaves_out(tmp_path: Path) -
         (tmp_path / name).touch()
     (tmp_path / "inside").mkdir()
     said: list[str] = []
-    found = [path.name for path in find_images(tmp_path, say=said.append)]
+    found = [path.name for path in find_images(tmp_path, notify=said.append)]
     assert found == ["a.JPG", "b.png", "c.csv", "d.npy"]
     assert len(said) == 1
     assert "2 left out" in said[0]

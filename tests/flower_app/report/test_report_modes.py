@@ -15,7 +15,7 @@ from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.report.software import software
 from flower_app.settings import Settings
-from flower_app.training.resumption import SOFTWARE, with_settings_of_run
+from flower_app.training.resumption import with_settings_of_run
 from privacy.accounting import (
     GaussianRelease,
     LedgerText,
@@ -28,12 +28,12 @@ from tests.flower_app.app_runs import run_app
 EVENT = GaussianRelease(3.0, Poisson(0.1))
 SECURE = SecureAggregationReport(
     server="honest-but-curious",
-    corrupt=0.1,
-    minimum=40,
-    dropout=0.2,
-    noise="central",
+    max_corrupt_fraction=0.1,
+    min_clients=40,
+    max_dropout_fraction=0.2,
+    noise_placement="central",
     epsilon_against_server=float("inf"),
-    client_dropout=0.02,
+    dropout_probability=0.02,
     presence_delta=1e-9,
     aborted_rounds=(),
 )
@@ -91,7 +91,7 @@ def told(
     metrics = {
         "resumed": bool(settings.resume),
         "begun_with": None,
-        SOFTWARE: software(),
+        "software": software(),
         "model": settings.model,
         "dataset": settings.dataset,
         "deployed": settings.deployed,
@@ -209,7 +209,7 @@ def test_with_secure_aggregation_the_server_sees_sums(tmp_path: Path, server: st
 
 
 def test_with_distributed_noise_nobody_sees_the_sum_without_it(tmp_path: Path) -> None:
-    secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
+    secure = replace(SECURE, noise_placement="distributed", epsilon_against_server=30.0)
     report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
     config = {"secure-aggregation": "honest-but-curious", "noise-placement": "distributed"}
     privacy, page = told(tmp_path, report, **config)
@@ -260,7 +260,7 @@ def test_a_public_encrypted_round_is_not_counted(tmp_path: Path) -> None:
 def test_epsilon_against_the_server_is_of_training_where_reports_are_public(
     tmp_path: Path,
 ) -> None:
-    secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
+    secure = replace(SECURE, noise_placement="distributed", epsilon_against_server=30.0)
     report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
     config = {"secure-aggregation": "honest-but-curious", "noise-placement": "distributed"}
     public = NODES_TESTED | {"counted": False, "release": "all agreed"}
@@ -293,8 +293,8 @@ def test_a_run_that_was_resumed_under_other_free_settings_says_which_it_ended_wi
             run_app(tmp_path, nodes=20, **small)
     folder = (tmp_path / "latest").resolve()
     kept = json.loads((folder / "config.json").read_text())
-    another = {**kept[SOFTWARE], "version": "0.0.1", "source_sha256": "ab" * 32}
-    (folder / "config.json").write_text(json.dumps({**kept, SOFTWARE: another}))
+    another = {**kept["software"], "version": "0.0.1", "source_sha256": "ab" * 32}
+    (folder / "config.json").write_text(json.dumps({**kept, "software": another}))
 
     given = with_settings_of_run({"resume": str(folder), "encrypted-test-images": 0})
     run = run_app(tmp_path, nodes=20, **given)
@@ -302,10 +302,10 @@ def test_a_run_that_was_resumed_under_other_free_settings_says_which_it_ended_wi
     config = json.loads((folder / "config.json").read_text())
     assert config["encrypted-test-images"] == 0
     assert config["population"] == 20
-    assert config[SOFTWARE] == another
+    assert config["software"] == another
     assert run.metrics["resumed"] is True
     assert run.metrics["begun_with"] == another
-    assert run.metrics[SOFTWARE] == software()
+    assert run.metrics["software"] == software()
     page = words(folder)
     assert "the code that it was begun with: bloomseal 0.0.1" in page
     assert "population20 " in page

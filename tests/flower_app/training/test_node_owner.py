@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flower_app import client_app
-from flower_app.data import encode
+from flower_app.data import encode, load_client_folder
 from flower_app.models.build import build_model
 from flower_app.settings import PATHS_OF_THE_SERVER
 from privacy.accounting import Full, GaussianRelease, Repeated, epsilon, read_ledger
@@ -57,7 +57,7 @@ class Node:
     def asked(self, run: dict[str, Any], sent: ArrayRecord = START) -> Message:
         """The node's reply; every message finds a fresh process there."""
         InProcessGrid(client_app.app, 1)  # a message needs a run
-        client_app._folder.cache_clear()
+        load_client_folder.cache_clear()
         message = Message(RecordDict({"arrays": sent}), 1, MessageType.TRAIN)
         return client_app.app(message, Context(1, 1, self.config, RecordDict(), run))
 

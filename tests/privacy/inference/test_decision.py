@@ -29,8 +29,8 @@ from privacy.inference import (
     decide,
 )
 from privacy.inference.errors import ReleaseError
-from strategies.encrypted_round import begin_round, finish_round, private_folder
 from strategies.encrypted_round.errors import RoundError
+from strategies.encrypted_round.node import count_right_answers, make_questions, private_folder
 
 INPUTS = 30
 X = np.random.default_rng(0).uniform(-1, 1, (24, INPUTS))
@@ -197,14 +197,14 @@ def test_a_node_counts_what_is_right_at_its_threshold(tmp_path: Path) -> None:
     for threshold in (0.0, 0.25):
         labels = (torch_logits(model) > threshold).astype(int)
         labels[:5] = 1 - labels[:5]
-        asked = begin_round(compiled.plan, X, labels, images=len(X), folder=folder)
+        asked = make_questions(compiled.plan, X, labels, images=len(X), folder=folder)
         evaluator = Evaluator(compiled, asked.material)
         answers = [evaluator.evaluate(query) for query in asked.queries]
-        found = finish_round(answers, folder=folder, threshold=threshold)
+        found = count_right_answers(answers, folder=folder, threshold=threshold)
         assert found == (len(X) - 5, len(X))
     for wrong in (labels[:, None], 2 * labels - 1, labels.astype(str)):
         with pytest.raises(RoundError, match="not one class an image"):
-            begin_round(compiled.plan, X, wrong, images=3, folder=folder)
+            make_questions(compiled.plan, X, wrong, images=3, folder=folder)
 
 
 @settings(deadline=None)

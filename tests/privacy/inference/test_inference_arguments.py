@@ -20,7 +20,7 @@ from privacy.inference import (
     logit_bound,
 )
 from privacy.inference_service import OwnerSession
-from strategies.encrypted_round import begin_round
+from strategies.encrypted_round.node import make_questions
 
 MODEL = nn.Sequential(nn.Linear(8, 3))
 SETTINGS = {"input_shape": (8,), "input_range": (0.0, 1.0)}
@@ -92,7 +92,7 @@ def test_what_is_no_model_and_no_plan_is_named(other, compiled, tmp_path):
             lambda: ThrowAwayOwner(other),
             lambda: DataOwner.from_secret_state(other, b""),
             lambda: BlindEvaluator(other, b"", b"", name="n"),
-            lambda: begin_round(other, INPUTS, [0, 1, 2], images=1, folder=tmp_path),
+            lambda: make_questions(other, INPUTS, [0, 1, 2], images=1, folder=tmp_path),
             lambda: OwnerSession(None, other),
         ],
         "contract": [lambda: accept_plan(compiled.plan.to_json(), other)],
@@ -115,7 +115,7 @@ def test_a_compiled_model_is_not_taken_for_its_plan(compiled, tmp_path):
         DataOwner,
         ThrowAwayOwner,
         lambda plan: OwnerSession(None, plan),
-        lambda plan: begin_round(plan, INPUTS, [0, 1, 2], images=1, folder=tmp_path),
+        lambda plan: make_questions(plan, INPUTS, [0, 1, 2], images=1, folder=tmp_path),
     ):
         with pytest.raises(TypeError, match=r"^plan is of type CompiledModel; give the plan, as"):
             call(compiled)

@@ -20,8 +20,8 @@ from privacy.inference import (
     compile_model,
     decide,
 )
-from strategies.encrypted_round import begin_round, private_folder
 from strategies.encrypted_round.errors import RoundError
+from strategies.encrypted_round.node import make_questions, private_folder
 
 
 def build() -> nn.Sequential:
@@ -90,7 +90,7 @@ def test_tensors_are_taken_as_they_come(compiled: CompiledModel, kind: str, tmp_
     assert certify(compiled, values, torch.tensor(wanted).bfloat16()).encrypted_accuracy == 1.0  # type: ignore[arg-type]
     assert compiled_for(sample=values).plan.input_shape == (8,)
     folder = private_folder(tmp_path / "node")
-    questions = begin_round(compiled.plan, values, torch.tensor(wanted), images=2, folder=folder)  # type: ignore[arg-type]
+    questions = make_questions(compiled.plan, values, torch.tensor(wanted), images=2, folder=folder)  # type: ignore[arg-type]
     assert len(questions.queries) == 2
 
 
@@ -120,7 +120,7 @@ def test_what_holds_no_real_numbers_is_refused(
             owner.encrypt(values)
         folder = private_folder(tmp_path / "node")
         with pytest.raises(RoundError, match="not real numbers"):
-            begin_round(compiled.plan, values, [0], images=1, folder=folder)
+            make_questions(compiled.plan, values, [0], images=1, folder=folder)
 
 
 def test_sparse_tensors_are_refused_by_name(compiled: CompiledModel) -> None:
@@ -190,7 +190,7 @@ HUGE = 10**400
         ({"input_range": (-HUGE, 1)}, "input_range is (an integer of 1329 bits, 1); give finite"),
         ({"tolerance": HUGE}, "tolerance is an integer of 1329 bits; give a positive error"),
         ({"tolerance": 10 * HUGE**20}, "tolerance is an integer of"),  # too long to be written
-        ({"tolerance": torch.tensor(torch.inf)}, "tolerance is inf; give a positive error"),
+        ({"tolerance": torch.tensor(torch.inf)}, "tolerance is tensor(inf); give a positive error"),
         ({"batch_size": -HUGE}, "batch_size is an integer of 1329 bits; give 1 or more"),
     ],
 )

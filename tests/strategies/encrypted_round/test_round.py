@@ -30,8 +30,9 @@ from privacy.accounting.errors import LedgerError
 from privacy.inference import DataOwner, EvaluatorProcess, Plan, accept_plan
 from privacy.inference.errors import PlanRefusedError
 from strategies import Budget, EncryptedRound, NoisedMetrics, PublicMetrics, noised_accuracy
-from strategies.encrypted_round import NoisedAccuracy, begin_round, private_folder
+from strategies.encrypted_round import NoisedAccuracy
 from strategies.encrypted_round.errors import ReportRefusedError, RoundError
+from strategies.encrypted_round.node import make_questions, private_folder
 from tests.strategies.encrypted_round.federation import (
     CONTRACT,
     IMAGES,
@@ -421,7 +422,7 @@ def test_a_node_refuses_what_is_no_plan(tmp_path: Path, text: str) -> None:
 def test_a_node_holds_its_own_limit_of_bytes(plan: Plan, tmp_path: Path) -> None:
     limit = plan.public_bytes + 3 * plan.query_bytes
     accepted = accept_plan(plan.to_json(), replace(CONTRACT, max_bytes=limit))
-    asked = begin_round(accepted, *data_of(0), images=10, folder=tmp_path, max_bytes=limit)
+    asked = make_questions(accepted, *data_of(0), images=10, folder=tmp_path, max_bytes=limit)
     assert len(asked.queries) == 3
     assert len(asked.material) + sum(map(len, asked.queries)) <= limit
     with pytest.raises(PlanRefusedError, match="are allowed"):
@@ -432,7 +433,7 @@ def test_no_word_about_the_data_leaves_with_an_error(plan: Plan, tmp_path: Path)
     """Whether an input is out of range, and any other error's words, are the node's own."""
     outside = np.full((4, 6), 123.4375)
     with pytest.raises(RoundError, match="outside the range") as caught:
-        begin_round(plan, outside, np.zeros(4), images=4, folder=tmp_path)
+        make_questions(plan, outside, np.zeros(4), images=4, folder=tmp_path)
     assert "123" not in str(caught.value)
 
     def broken() -> tuple[Any, Any]:
@@ -463,7 +464,7 @@ def test_answers_are_read_once_and_all_together(
     evaluator: EvaluatorProcess, plan: Plan, tmp_path: Path
 ) -> None:
     def ask(folder: Path) -> list[bytes]:
-        questions = begin_round(plan, *data_of(0), images=4, folder=private_folder(folder))
+        questions = make_questions(plan, *data_of(0), images=4, folder=private_folder(folder))
         evaluator.use_keys(questions.material)
         return [evaluator.evaluate(query)[0] for query in questions.queries]
 
@@ -510,7 +511,7 @@ def test_a_damaged_secret_fails_cleanly(
     evaluator: EvaluatorProcess, plan: Plan, tmp_path: Path
 ) -> None:
     folder = private_folder(tmp_path / "0")
-    begin_round(plan, *data_of(0), images=1, folder=folder)
+    make_questions(plan, *data_of(0), images=1, folder=folder)
     (folder / SECRETS).write_text("{")
     reply = _tell(tmp_path, {"stage": "answers", "answers": [b""]})
     assert "damaged" in str(reply.error.reason)
@@ -579,7 +580,7 @@ def test_a_round_beyond_the_budget_asks_nobody(evaluator: EvaluatorProcess, tmp_
 
 def test_the_noise_of_a_released_accuracy_is_as_told(tmp_path: Path) -> None:
     from privacy.mechanisms import LatticeGaussian, SystemRandomness
-    from strategies.encrypted_round.result import node_report, release_noised
+    from strategies.encrypted_round.report import node_report, release_noised
 
     reports = [node_report(0.9, images=5)] * 90
     found = [
