@@ -62,10 +62,9 @@ from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import PendingReplies, RecordKeys, collect, read_metrics
 from strategies.result import PrivacyReport, SecureAggregationReport, warn_of_large_delta
 from strategies.run import AccountedRun
-from strategies.secure_aggregation.dropouts import ObservedDropouts
-from strategies.secure_aggregation.messages import UpdateEncoding
 from strategies.secure_aggregation.settings import SecureAggregation
-from strategies.secure_aggregation.train_round import SecureTrainRound
+from strategies.secure_aggregation.train_round import ObservedDropouts, SecureTrainRound
+from strategies.secure_aggregation.update_encoding import UpdateEncoding
 from strategies.server_optimizers import ServerOptimizer, ServerSGD
 from strategies.train_round import Multipliers, TrainRound, share_multiplier
 from strategies.weighting import CappedWeights, UniformWeights, Weighting

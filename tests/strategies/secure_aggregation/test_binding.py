@@ -28,7 +28,7 @@ from privacy.secure_aggregation.errors import (
 )
 from strategies import ContextMemory, InProcessGrid, SecureAggregationMod
 from strategies.secure_aggregation import client_mod, train_round
-from strategies.secure_aggregation.request import (
+from strategies.secure_aggregation.messages import (
     configuration_digest,
     model_digest,
     request_digest,

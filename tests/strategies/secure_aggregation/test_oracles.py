@@ -22,8 +22,8 @@ from privacy.secure_aggregation.errors import (
 )
 from strategies import FolderMemory, InProcessGrid, SecureAggregationMod
 from strategies.secure_aggregation import client_mod
-from strategies.secure_aggregation.messages import UpdateEncoding
-from strategies.secure_aggregation.request import request_digest
+from strategies.secure_aggregation.messages import request_digest
+from strategies.secure_aggregation.update_encoding import UpdateEncoding
 from tests.strategies.federation import client_app
 from tests.strategies.secure_aggregation.federation import (
     CURIOUS,

@@ -10,7 +10,6 @@ import pytest
 from flwr.app import ArrayRecord, Context, Message
 
 from privacy.mechanisms import SeededRandomness
-from privacy.secure_aggregation import SecureClient
 from privacy.secure_aggregation import _client_history as client_history
 from privacy.secure_aggregation._messages import Kind
 from privacy.secure_aggregation.errors import (
@@ -109,7 +108,9 @@ def test_without_the_defence_two_sums_give_one_update(
     rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attack works where the defence is taken out, exactly."""
-    monkeypatch.setattr(SecureClient, "_check_same_group", lambda self, model, group: None)
+    monkeypatch.setattr(
+        client_history.ClientHistory, "check_same_group", lambda self, model, group: None
+    )
     difference = rounds.play() - rounds.play(ALL - {VICTIM})
     assert difference.tolist() == CELLS[VICTIM - 1].tolist()
 
