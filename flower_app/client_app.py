@@ -33,7 +33,7 @@ from flower_app.settings import Settings
 from flower_app.training.node_config import check_keys, own_folder
 from flower_app.training.node_policy import NodePolicy, is_deployed, run_settings
 from flower_app.training.record_level import record_protection
-from flower_app.training.secure_aggregation import take_part
+from flower_app.training.secure_aggregation import secagg_mod
 from privacy.accounting import Budget
 from privacy.accounting.errors import LedgerError
 from privacy.training import (
@@ -85,7 +85,7 @@ def obey_owner(message: Message, context: Context, call_next: ClientAppCallable)
     return call_next(message, context)
 
 
-app = ClientApp(mods=[keep_reasons, obey_owner, take_part])
+app = ClientApp(mods=[keep_reasons, obey_owner, secagg_mod])
 
 _LEDGER = "privacy-ledger"
 _NO_LEDGER = "this node cannot keep its own ledger, and trains nothing"

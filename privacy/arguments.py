@@ -10,9 +10,47 @@ import numbers
 import operator
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def refuse_old_names(
+    old: Mapping[str, str],
+) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+    """Have a constructor answer arguments of other names with how they are given now.
+
+    Parameters
+    ----------
+    old : mapping of str to str
+        What to give instead, by the name that is not taken.
+    """
+
+    def decorate(init: Callable[_P, None]) -> Callable[_P, None]:
+        @wraps(init)
+        def checked(*args: _P.args, **given: _P.kwargs) -> None:
+            if names := [name for name in given if name in old]:
+                instead = "; ".join(dict.fromkeys(old[name] for name in names))
+                raise TypeError(f"{', '.join(names)}: not an argument here; give {instead}")
+            init(*args, **given)
+
+        return checked
+
+    return decorate
+
+
+def renamed(**new_names: str) -> Callable[[type[_T]], type[_T]]:
+    """``refuse_old_names`` for a dataclass: the new name of each argument, by its old one."""
+
+    def decorate(kind: type[_T]) -> type[_T]:
+        setattr(kind, "__init__", refuse_old_names(new_names)(kind.__init__))  # noqa: B010
+        return kind
+
+    return decorate
 
 
 def number(

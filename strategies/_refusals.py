@@ -43,7 +43,7 @@ def check_kinds(
         ("metrics", Metrics, "Metrics(train=..., evaluate=...), or leave it out"),
         ("checkpointing", Checkpointing, "Checkpointing(path, resume=...), or leave it out"),
         ("record_keys", RecordKeys, "RecordKeys(arrays=...), or leave it out"),
-        ("secure_aggregation", SecureAggregation, "SecureAggregation(minimum=...) or nothing"),
+        ("secure_aggregation", SecureAggregation, "SecureAggregation(min_clients=...) or nothing"),
         ("randomness", Randomness, "a Randomness of privacy.mechanisms, or leave it out"),
     ):
         arguments.of_kind(name, given[name], (kind, type(None)), give)
@@ -116,9 +116,9 @@ def check_needs_no_single_reply(
             f"metrics.fraction_evaluate is {metrics.fraction_evaluate}; evaluation would send "
             "metrics in the clear beside secure aggregation: set it to 0 and use evaluate_fn"
         )
-    if expected_cohort < secure.minimum:
+    if expected_cohort < secure.min_clients:
         raise ValueError(
-            f"secure_aggregation.minimum is {secure.minimum}, but a round draws "
+            f"secure_aggregation.min_clients is {secure.min_clients}, but a round draws "
             f"{expected_cohort:g} clients on average: lower it, or draw more"
         )
     secure.check_opens(expected_cohort)

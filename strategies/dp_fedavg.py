@@ -63,7 +63,7 @@ from strategies.replies import PendingReplies, RecordKeys, collect, read_metrics
 from strategies.result import PrivacyReport, SecureAggregationReport, warn_of_large_delta
 from strategies.run import AccountedRun
 from strategies.secure_aggregation.dropouts import ObservedDropouts
-from strategies.secure_aggregation.messages import Bounding
+from strategies.secure_aggregation.messages import UpdateEncoding
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import SecureTrainRound
 from strategies.server_optimizers import ServerOptimizer, ServerSGD
@@ -197,7 +197,7 @@ class DPFedAvg(AccountedRun):
     >>> result = strategy.start(grid, initial_arrays, num_rounds=100)  # doctest: +SKIP
     """
 
-    @_arguments.refuse_old_names(_OLD_NAMES)
+    @arguments.refuse_old_names(_OLD_NAMES)
     def __init__(
         self,
         *,
@@ -329,7 +329,9 @@ class DPFedAvg(AccountedRun):
 
     def _begin_watch(self) -> None:
         secure = self.secure_aggregation
-        self._observed_dropouts = ObservedDropouts(1.0 if secure is None else secure.client_dropout)
+        self._observed_dropouts = ObservedDropouts(
+            1.0 if secure is None else secure.dropout_probability
+        )
         self._watch, size = FaultLog(), self._register.size
         learned = self._resumed is not None and RunState.has_learned(self._resumed)
         self._train_in_vain = AskedInVain(size, any_used=learned)
@@ -655,16 +657,16 @@ class DPFedAvg(AccountedRun):
             return None
         return SecureAggregationReport(
             server=secure.adversary.server.value,
-            corrupt=secure.adversary.corrupt,
-            minimum=secure.minimum,
-            dropout=secure.dropout,
-            noise=secure.noise,
+            max_corrupt_fraction=secure.adversary.max_corrupt_fraction,
+            min_clients=secure.min_clients,
+            max_dropout_fraction=secure.max_dropout_fraction,
+            noise_placement=secure.noise_placement,
             epsilon_against_server=(
                 self._spending.epsilon_against_server()
-                if secure.noise == "distributed"
+                if secure.noise_placement == "distributed"
                 else math.inf
             ),
-            client_dropout=secure.client_dropout,
+            dropout_probability=secure.dropout_probability,
             presence_delta=self._presence.delta,
             aborted_rounds=tuple(self._state.aborted),
         )
@@ -740,7 +742,7 @@ class DPFedAvg(AccountedRun):
         # the same one to them, and ends the round in which its server died; the clock counts, for
         # that round's number died with it.
         self._secure_number = max(self._secure_number + 1, time.time_ns() // 1_000_000)
-        bounding = Bounding(
+        encoding = UpdateEncoding(
             geometry=self.clipping.geometry(schema.names),
             weight_cap=float(self.weighting.cap)
             if isinstance(self.weighting, CappedWeights)
@@ -752,7 +754,7 @@ class DPFedAvg(AccountedRun):
         return SecureTrainRound(
             number,
             schema,
-            bounding,
+            encoding,
             settings=settings,
             run=self._state.name,
             sequence=self._secure_number,

@@ -19,13 +19,13 @@ class SecureAggregationReport:
     ----------
     server : str
         Against which server: "honest-but-curious" or "malicious".
-    corrupt : float
+    max_corrupt_fraction : float
         Together with what share of a round's clients.
-    minimum : int
+    min_clients : int
         The fewest clients whose sum was opened.
-    dropout : float
+    max_dropout_fraction : float
         The share of a cohort that could vanish before its round was lost.
-    noise : str
+    noise_placement : str
         Who added it: "central", the server, which thus saw the sums without it, or
         "distributed", the clients.
     epsilon_against_server : float
@@ -33,22 +33,22 @@ class SecureAggregationReport:
         so nothing is amplified by sampling. Infinite where the server itself added noise to
         anything that stands in the ledger, and so saw it without: with central noise, or once an
         ``EncryptedRound`` with noised metrics was paid.
-    client_dropout : float
+    dropout_probability : float
         The probability, at most, with which a client was assumed to drop out.
     presence_delta : float
         What of δ each round was charged, opened or not, because one client's presence can
-        decide whether it opens; it follows from ``client_dropout``.
+        decide whether it opens; it follows from ``dropout_probability``.
     aborted_rounds : tuple of int
         The rounds that opened nothing and left the model as it was; each was paid.
     """
 
     server: str
-    corrupt: float
-    minimum: int
-    dropout: float
-    noise: str
+    max_corrupt_fraction: float
+    min_clients: int
+    max_dropout_fraction: float
+    noise_placement: str
     epsilon_against_server: float
-    client_dropout: float
+    dropout_probability: float
     presence_delta: float
     aborted_rounds: tuple[int, ...]
 

@@ -143,7 +143,9 @@ def _growth() -> list[Row]:
     """What a client's work and messages beyond its vector are proportional to."""
     rows = []
     for clients in (100, 1_000, 10_000, 100_000):
-        plan = plan_round(clients, adversary=Adversary(corrupt=0.05), dropout=0.05)
+        plan = plan_round(
+            clients, adversary=Adversary(max_corrupt_fraction=0.05), max_dropout_fraction=0.05
+        )
         case = f"{clients} clients, 5 % dropouts"
         rows.append(Row(case, "neighbours of a client", "", Spread.of([float(plan.neighbours)])))
     return rows
@@ -165,7 +167,7 @@ class _Played:
 
 
 def _round(clients: int, size: int, dropout: float, model: ServerModel, say: Say) -> list[Row]:
-    adversary = Adversary(model, corrupt=0.05)
+    adversary = Adversary(model, max_corrupt_fraction=0.05)
     name = "" if model is ServerModel.HONEST_BUT_CURIOUS else ", malicious server"
     case = f"{clients} clients x {size} parameters, {dropout:.0%} dropouts{name}"
     say(case)
@@ -173,7 +175,7 @@ def _round(clients: int, size: int, dropout: float, model: ServerModel, say: Say
     seconds = Spread.of([cost.seconds for cost in played.answered])
     up = Spread.of([float(cost.up) for cost in played.answered])
     down = Spread.of([float(cost.down) for cost in played.answered])
-    plan = plan_round(clients, adversary=adversary, dropout=dropout)
+    plan = plan_round(clients, adversary=adversary, max_dropout_fraction=dropout)
     peer_seconds, peer_bytes = _flower_client(size, plan.neighbours, plan.threshold)
     return [
         Row(
@@ -200,11 +202,11 @@ def _play(clients: int, size: int, dropout: float, adversary: Adversary) -> _Pla
     """Play a round; who drops out does so after sharing, which costs the server most."""
     identities = [Identity.draw() for _ in range(clients)]
     pinned = [identity.public for identity in identities]
-    policy = ClientPolicy(minimum_cohort=3, adversary=adversary, identities=pinned)
+    policy = ClientPolicy(min_clients=3, adversary=adversary, identities=pinned)
     people = [SecureClient(policy, identity=identity) for identity in identities]
     terms = RoundTerms(bytes(16), 1, size, _BOUND, 3, adversary.server)
     server = SecureServer(
-        terms, adversary=adversary, dropout=dropout, cohort=clients, identities=pinned
+        terms, adversary=adversary, max_dropout_fraction=dropout, cohort=clients, identities=pinned
     )
     generator = np.random.default_rng(0)
     vector = generator.integers(-_BOUND, _BOUND + 1, size)

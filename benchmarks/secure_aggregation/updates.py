@@ -22,7 +22,7 @@ def encoding_rows(*, quick: bool) -> list[Row]:
     """Seconds for a million parameters: a client's half and the server's, with either noise."""
     radius = lattice_radius(_MILLION)
     central = MaskedGaussian(radius)
-    shared = DistributedGaussian(radius, minimum=60, colluders=5, largest=160)
+    shared = DistributedGaussian(radius, min_clients=60, colluders=5, max_clients=160)
     update, model = [_normal(_MILLION)], [np.zeros(_MILLION, np.float32)]
     opened = np.zeros(_MILLION, dtype=np.int64)
 

@@ -134,7 +134,7 @@ def _trust_in_server(report: PrivacyReport, *, reports: bool) -> str:
     secure = report.secure_aggregation
     if secure is None:
         trusted = "add the noise and keep raw updates to itself"
-    elif secure.noise == "distributed":
+    elif secure.noise_placement == "distributed":
         trusted = "bring each sum's noise to its full amount and keep the sums to itself"
     else:
         trusted = "add the noise and keep the rounds' sums to itself"

@@ -168,8 +168,9 @@ their own</th>
 <td data-label="If these keep their word">the node's own machine</td></tr>
 {% endif %}
 {% if c.secure_aggregation %}
-<tr><th>Secure aggregation: the sum of at least {{ c.secure_aggregation.minimum }} clients' updates
-is opened, or nothing{% if c.secure_aggregation.aborted_rounds %}
+<tr><th>Secure aggregation: the sum of at least
+{{ c.secure_aggregation.min_clients }} clients' updates is opened, or nothing{%
+if c.secure_aggregation.aborted_rounds %}
 ({{ c.secure_aggregation.aborted_rounds|length }} rounds opened nothing){% endif %}.
 {% if not distributed %}The server adds the noise, and sees the sum without it{% elif
 c.secure_aggregation.epsilon_against_server is not none %}Clients add the noise: ε =
@@ -181,7 +182,7 @@ reports of an encrypted test-time round, the server saw before it added the nois
 %}{% endif %}</th>
 <td data-label="To whom">each client: its own update</td>
 <td data-label="Against whom">a server that is {{ c.secure_aggregation.server }}, together with
-{{ "%g"|format(100 * c.secure_aggregation.corrupt) }} % of a round's clients</td>
+{{ "%g"|format(100 * c.secure_aggregation.max_corrupt_fraction) }} % of a round's clients</td>
 <td data-label="If these keep their word">the client's own machine and the code that runs
 there</td></tr>
 {% else %}
@@ -199,9 +200,9 @@ there</td></tr>
 <tr><th>Each client</th><td data-label="Held or saw">its own data; every model it was sent</td>
 <td data-label="Was trusted to">{% if m.deployed %}keep its own data{% if
 c.secure_aggregation %}; follow the protocol and bound its own update, all but
-{{ "%g"|format(100 * c.secure_aggregation.corrupt) }} % of a round's clients{% else %}; nothing
-towards others{% endif %}{% else %}nothing: in this simulation all clients were processes on the
-one machine that held all data{% endif %}</td></tr>
+{{ "%g"|format(100 * c.secure_aggregation.max_corrupt_fraction) }} % of a round's clients{% else
+%}; nothing towards others{% endif %}{% else %}nothing: in this simulation all clients were
+processes on the one machine that held all data{% endif %}</td></tr>
 <tr><th>The server</th><td data-label="Held or saw">{% if c.secure_aggregation %}the sum
 of each round's updates{% if distributed %}, with the clients' noise in it{% endif %}{% else
 %}every drawn client's update in the clear{% endif %}, who was drawn,

@@ -42,19 +42,16 @@ from strategies import (
 _NAMES = {
     "budget.epsilon": "epsilon",
     "budget.delta": "delta",
-    "secure_aggregation.client_dropout": "dropout-probability",
-    "secure_aggregation.dropout": "max-dropout-fraction",
-    "secure_aggregation.largest": "max-clients",
-    "secure_aggregation.minimum": "min-clients",
-    "client_dropout": "dropout-probability",
+    "secure_aggregation.dropout_probability": "dropout-probability",
+    "secure_aggregation.max_dropout_fraction": "max-dropout-fraction",
+    "secure_aggregation.max_clients": "max-clients",
+    "secure_aggregation.min_clients": "min-clients",
     "partition seed": "partition-seed",
     "the clipping norm": "clipping-norm",
     **{field.name: kebab(field.name) for field in fields(Settings) if "_" in field.name},
 }
 # The same where it is a word of the language too, and a name only where a sentence begins.
 _NAMES_AT_THE_START = {
-    "minimum": "min-clients",
-    "largest": "max-clients",
     "clients": "population",
     "alpha": "dirichlet-alpha",
     "sigma": "lognormal-sigma",

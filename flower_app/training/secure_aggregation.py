@@ -42,18 +42,18 @@ def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
             else simulated_identities(size)
         )
     return SecureAggregation(
-        minimum=settings.min_clients,
+        min_clients=settings.min_clients,
         adversary=adversary,
-        dropout=settings.max_dropout_fraction,
-        client_dropout=settings.dropout_probability,
-        noise="distributed" if settings.noise_placement == "distributed" else "central",
-        largest=settings.max_clients or None,
+        max_dropout_fraction=settings.max_dropout_fraction,
+        dropout_probability=settings.dropout_probability,
+        noise_placement="distributed" if settings.noise_placement == "distributed" else "central",
+        max_clients=settings.max_clients or None,
         identities=identities,
         stage_timeout=settings.round_timeout,
     )
 
 
-def take_part(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """The app's mod: secure aggregation as this client wants it, or the app alone."""
     own = _own(run_settings(context), context)
     if own is None:
@@ -98,7 +98,7 @@ def _own(settings: Settings, context: Context) -> _Own | None:
         node, "min-clients", "the fewest clients in whose sum it takes part", _asking_key(node)
     )
     # Without the owner's word as many collude as the run says, and at least the usual share.
-    usual = max(Adversary().corrupt, settings.max_corrupt_fraction)
+    usual = max(Adversary().max_corrupt_fraction, settings.max_corrupt_fraction)
     adversary = _adversary(mode, float(node.get("max-corrupt-fraction", usual)))
     memory = FolderMemory(own_folder(node, "state-dir", "a folder of its own for its secrets"))
     # What the owner leaves out is as all clients of a round are asked.

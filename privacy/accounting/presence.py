@@ -33,9 +33,9 @@ def presence_delta(
     *,
     population: int,
     sampling: Sampling,
-    dropout: float,
+    dropout_probability: float,
     opening: Callable[[int, int], Opening | None],
-    largest: int | None = None,
+    max_clients: int | None = None,
 ) -> AdditiveDelta:
     """The probability that one client's presence decides whether a round opens.
 
@@ -49,13 +49,13 @@ def presence_delta(
     sampling : Poisson, Full or FixedSize
         How the cohort is drawn. Under a fixed size, where clients are exchanged and not added,
         the charge is 0.
-    dropout : float
+    dropout_probability : float
         The probability, at most, with which a client that was drawn does not see the round
         through, in [0, 1).
     opening : callable
         What must hold with n clients that announced themselves, of m that were drawn (in this
         order); None if that never opens.
-    largest : int, optional
+    max_clients : int, optional
         The largest cohort that is begun with.
 
     Returns
@@ -81,7 +81,7 @@ def presence_delta(
     the threshold sees by whether the round opens that another client was drawn.
     """
     population = whole("population", population, least=1)
-    number("dropout", dropout, least=0, below=1)
+    number("dropout_probability", dropout_probability, least=0, below=1)
     if isinstance(sampling, FixedSize):
         return AdditiveDelta(0.0)
     from scipy.stats import binom
@@ -93,16 +93,16 @@ def presence_delta(
     at_most = binom.cdf(everybody, others, rate)
     fewest = int(np.searchsorted(at_most, _NEGLECTED, side="right"))
     most = int(np.argmax(binom.sf(everybody, others, rate) <= _NEGLECTED))
-    if largest is not None:
-        most = max(min(most, largest), fewest)
-    needed, stray = _requirements(range(fewest, most + 2), dropout, opening)
+    if max_clients is not None:
+        most = max(min(most, max_clients), fewest)
+    needed, stray = _requirements(range(fewest, most + 2), dropout_probability, opening)
     drawn = np.arange(fewest, most + 1)
     # How many of the others may drop out, if the round is to open with the client and without.
     enough = drawn - np.maximum(needed[:-1], needed[1:])
-    fails = np.where(enough >= 0, binom.sf(enough, drawn, dropout), 1.0)
+    fails = np.where(enough >= 0, binom.sf(enough, drawn, dropout_probability), 1.0)
     fails += 2 * np.maximum(stray[:-1], stray[1:]) + _NEGLECTED
-    if largest is not None:
-        fails[drawn >= largest] = 1.0
+    if max_clients is not None:
+        fails[drawn >= max_clients] = 1.0
     fails = np.minimum(fails, 1.0)
     likely = binom.pmf(drawn, others, rate)
     beyond = float(binom.sf(most, others, rate))
@@ -111,7 +111,7 @@ def presence_delta(
 
 
 def _requirements(
-    cohorts: range, dropout: float, opening: Callable[[int, int], Opening | None]
+    cohorts: range, dropout_probability: float, opening: Callable[[int, int], Opening | None]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """How many survivors a cohort needs, and the probability that one of it is left alone.
 
@@ -123,7 +123,7 @@ def _requirements(
     needed, stray = [], []
     for cohort in cohorts:
         everybody = np.arange(cohort + 1)
-        lost = int(np.argmax(binom.sf(everybody, cohort, dropout) <= _NEGLECTED)) + 1
+        lost = int(np.argmax(binom.sf(everybody, cohort, dropout_probability) <= _NEGLECTED)) + 1
         survivors, alone = 0, 0.0
         for clients in range(max(0, cohort - lost), cohort + 1):
             plan = opening(clients, cohort)
@@ -135,7 +135,7 @@ def _requirements(
             if plan.neighbours == clients - 1 and plan.survivors > plan.threshold:
                 continue
             may_go = plan.neighbours - plan.threshold
-            one = _tail(may_go, plan.neighbours, dropout)
+            one = _tail(may_go, plan.neighbours, dropout_probability)
             alone = max(alone, min(1.0, clients * one))
         needed.append(survivors)
         stray.append(alone)
@@ -143,7 +143,7 @@ def _requirements(
 
 
 @lru_cache(maxsize=4096)
-def _tail(may_go: int, neighbours: int, dropout: float) -> float:
+def _tail(may_go: int, neighbours: int, dropout_probability: float) -> float:
     from scipy.stats import binom
 
-    return float(binom.sf(may_go, neighbours, dropout))
+    return float(binom.sf(may_go, neighbours, dropout_probability))

@@ -6,6 +6,7 @@ from fractions import Fraction
 from math import ceil, inf, log, nextafter, sqrt
 from typing import ClassVar
 
+from privacy import arguments
 from privacy.accounting import DiscreteGaussianSum, Event, FixedSize, Sampling
 from privacy.arguments import number, whole
 from privacy.mechanisms.bounded_sums import LARGEST_RADIUS, ClippingGeometry, LatticeSum
@@ -16,25 +17,26 @@ from privacy.mechanisms.randomness import Randomness
 OVERFLOW_BITS = 100
 
 
+@arguments.renamed(minimum="min_clients", largest="max_clients")
 @dataclass(frozen=True)
 class DistributedGaussian:
     """Masked sums to which each client adds a share of discrete Gaussian noise.
 
     The distributed discrete Gaussian (Kairouz, Liu and Steinke 2021, arXiv 2102.06387), with
     rounding toward zero in place of their rotation and randomised rounding. A share is sized for
-    the fewest *honest* survivors of a sum that is opened, ``minimum - colluders``, so that z and
-    ε are fixed before the round: however many more survive, the noise only grows.
+    the fewest *honest* survivors of a sum that is opened, ``min_clients - colluders``, so that z
+    and ε are fixed before the round: however many more survive, the noise only grows.
 
     Parameters
     ----------
     radius : int
         R, the clipping norm S in lattice cells, in [1, 2^20]; see ``lattice_radius``.
-    minimum : int
+    min_clients : int
         The fewest survivors whose sum is opened, as in ``RoundTerms``.
     colluders : int
         How many clients may pool what they know, with the server or without it; at least 1,
         for every client knows its own share and sees the model.
-    largest : int
+    max_clients : int
         The largest cohort; a round in which more are drawn must be given up. The server brings
         the shares of every sum up to that many before anyone sees it: else the amount of noise
         would tell who was drawn, and sampling would amplify nothing.
@@ -45,14 +47,14 @@ class DistributedGaussian:
         If one is out of range.
 
     **Guarantee.** Two. Against those who see the models and know the shares of the colluders: with
-    ``largest - colluders`` shares, amplified by Poisson sampling. Against the server together
-    with the colluders: with ``minimum - colluders`` shares, noise multiplier z, no
+    ``max_clients - colluders`` shares, amplified by Poisson sampling. Against the server together
+    with the colluders: with ``min_clients - colluders`` shares, noise multiplier z, no
     amplification, and zero-out adjacency, as the server knows who takes part. Both are in the
     one event that ``account`` gives (``docs/proofs.md``, "Sums of discrete Gaussians").
 
     **Assumptions.** All but ``colluders`` of the survivors follow ``encode`` and keep their
     shares secret; the operating system's randomness is unpredictable; sums of fewer than
-    ``minimum`` are not opened. Against those who see the model: the server follows ``decode``
+    ``min_clients`` are not opened. Against those who see the model: the server follows ``decode``
     and keeps the cohort and its own noise secret.
 
     **Not covered.** The first figure does not hold against clients of a round for that round: they
@@ -66,24 +68,24 @@ class DistributedGaussian:
 
     name: ClassVar[str] = "distributed-discrete-gaussian"
     radius: int
-    minimum: int
+    min_clients: int
     colluders: int
-    largest: int
+    max_clients: int
 
     def __post_init__(self) -> None:
         whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
         give = "at least 1: each client knows its own share of the noise and sees the model"
         whole("colluders", self.colluders, least=1, give=give)
-        if not self.colluders < self.minimum <= self.largest:
+        if not self.colluders < self.min_clients <= self.max_clients:
             raise ValueError(
-                f"minimum is {self.minimum}; it must lie above colluders ({self.colluders}) and "
-                f"not above largest ({self.largest})"
+                f"min_clients is {self.min_clients}; it must lie above colluders "
+                f"({self.colluders}) and not above max_clients ({self.max_clients})"
             )
 
     @property
     def honest(self) -> int:
         """How many shares the server cannot know: the noise is sized for them."""
-        return self.minimum - self.colluders
+        return self.min_clients - self.colluders
 
     def share_variance(self, noise_multiplier: float) -> float:
         """σ² of one client's share, in cells²: that many honest ones make (z·R)², rounded up.
@@ -106,7 +108,7 @@ class DistributedGaussian:
         """
         bits = OVERFLOW_BITS + 1
         square = 2 * self.share_variance(noise_multiplier) * (bits * log(2) + log(parameters))
-        return self.radius + ceil(sqrt(square / self.minimum) * (1 + 2.0**-40))
+        return self.radius + ceil(sqrt(square / self.min_clients) * (1 + 2.0**-40))
 
     def encode(
         self,
@@ -139,16 +141,16 @@ class DistributedGaussian:
         Raises
         ------
         ValueError
-            If ``survivors`` is not in [minimum, largest], or ``opened`` has another type or
+            If ``survivors`` is not in [min_clients, max_clients], or ``opened`` has another type or
             shape.
         """
-        if not self.minimum <= survivors <= self.largest:
+        if not self.min_clients <= survivors <= self.max_clients:
             raise ValueError(
                 f"survivors is {survivors}; what is released must be the sum of "
-                f"{self.minimum} to {self.largest} clients"
+                f"{self.min_clients} to {self.max_clients} clients"
             )
         # Exactly as much as is missing, in rationals: who was drawn must not show in it.
-        missing = (self.largest - survivors) * Fraction(self.share_variance(noise_multiplier))
+        missing = (self.max_clients - survivors) * Fraction(self.share_variance(noise_multiplier))
         add_discrete_gaussian(opened, variance=missing, randomness=randomness)
         total = LatticeSum(reference, geometry, 0.0, randomness, radius=self.radius)
         total.put_cells(opened)
@@ -171,7 +173,7 @@ class DistributedGaussian:
             variance=self.share_variance(noise_multiplier),
             sensitivity=self.radius,
             dimension=parameters,
-            shares=self.largest - self.colluders,
+            shares=self.max_clients - self.colluders,
             honest=self.honest,
             sampling=sampling,
         )

@@ -40,17 +40,17 @@ from privacy.secure_aggregation._sharing import (
     sharing_context,
 )
 from privacy.secure_aggregation.errors import (
-    CohortTooSmall,
-    DifferentRequests,
-    ForgedSignature,
-    InconsistentRoster,
-    SplitView,
-    StaleMessage,
-    TamperedShares,
-    TooFewNeighbours,
-    UnacceptableTerms,
-    UnknownIdentity,
-    WrongStage,
+    CohortTooSmallError,
+    DifferentRequestsError,
+    ForgedSignatureError,
+    InconsistentRosterError,
+    SplitViewError,
+    StaleMessageError,
+    TamperedSharesError,
+    TooFewNeighboursError,
+    UnacceptableTermsError,
+    UnknownIdentityError,
+    WrongStageError,
 )
 from privacy.secure_aggregation.neighbours import RoundPlan
 from privacy.secure_aggregation.terms import ClientPolicy, Identity, RoundTerms
@@ -85,24 +85,26 @@ def share(
 ) -> bytes:
     """Check who takes part, and share the two secrets among the neighbours."""
     if (kind is Kind.ROSTER) != this.terms.malicious:
-        raise WrongStage(f"{kind.name} does not belong to a {this.terms.server.value} server")
+        raise WrongStageError(f"{kind.name} does not belong to a {this.terms.server.value} server")
     encoded, listed = read(message, kind, [None, None])
     plan = RoundPlan.from_bytes(encoded)
-    if plan.survivors < this.terms.minimum:
-        raise CohortTooSmall(
+    if plan.survivors < this.terms.min_clients:
+        raise CohortTooSmallError(
             f"the plan opens the sum of {plan.survivors} clients; the terms said at least "
-            f"{this.terms.minimum}"
+            f"{this.terms.min_clients}"
         )
     size = Announcement.SIZE * plan.clients
     if kind is Kind.NEIGHBOURHOOD:
         size = INDEX_BYTES + NEIGHBOUR_BYTES * plan.neighbours
     if len(listed) != size:
-        raise InconsistentRoster(f"{len(listed)} bytes list those whom the plan needs {size} for")
+        raise InconsistentRosterError(
+            f"{len(listed)} bytes list those whom the plan needs {size} for"
+        )
     plan.check(policy.adversary)
     try:
         ring_bits(plan.clients, this.terms.bound)
     except ValueError as error:  # found here, and not when it has trained
-        raise UnacceptableTerms(f"the sum of this round fits no ring: {error}") from error
+        raise UnacceptableTermsError(f"the sum of this round fits no ring: {error}") from error
     this.plan = plan
     if kind is Kind.ROSTER:
         _read_roster(this, plan, listed, policy, identity)
@@ -155,9 +157,9 @@ def _read_neighbourhood(this: RoundState, plan: RoundPlan, listed: bytes) -> Non
     _agree(this, [entry[INDEX_BYTES + keys.KEY_BYTES :] for entry in entries])
     everybody = {this.own, *this.neighbours}
     if len(everybody) != plan.neighbours + 1:
-        raise InconsistentRoster("the neighbours are not as many different ones as planned")
+        raise InconsistentRosterError("the neighbours are not as many different ones as planned")
     if max(everybody) >= plan.clients:
-        raise InconsistentRoster("a neighbour lies outside the cohort")
+        raise InconsistentRosterError("a neighbour lies outside the cohort")
     _check_own_keys(this, this.mask_keys)
 
 
@@ -168,23 +170,23 @@ def _read_roster(
     roster = [Announcement.from_bytes(entry) for entry in pieces(listed, Announcement.SIZE)]
     this.identities = [entry.identity for entry in roster]
     if sorted(set(this.identities)) != this.identities:
-        raise InconsistentRoster("identities are listed twice or out of order")
+        raise InconsistentRosterError("identities are listed twice or out of order")
     for entry in roster:
         if entry.identity not in policy.identities:
-            raise UnknownIdentity(f"{entry.identity.hex()} is not among the pinned identities")
+            raise UnknownIdentityError(f"{entry.identity.hex()} is not among the pinned identities")
         statement = Announcement.statement_of(entry.asked, entry.mask_key, entry.channel_key)
         keys.verify(entry.identity, entry.signature, statement, "an announcement of keys")
         if entry.asked != this.asked:
-            raise DifferentRequests(
+            raise DifferentRequestsError(
                 f"client {entry.identity.hex()} was asked for something else than this one, in "
                 "other terms or with another configuration"
             )
     if identity.public not in this.identities:
-        raise InconsistentRoster("the client itself is not listed")
+        raise InconsistentRosterError("the client itself is not listed")
     this.own = this.identities.index(identity.public)
     mask_keys = [entry.mask_key for entry in roster]
     if mask_keys[this.own] != keys.public_key(this.mask_private):
-        raise InconsistentRoster("the client is listed with keys that it did not announce")
+        raise InconsistentRosterError("the client is listed with keys that it did not announce")
     _check_own_keys(this, mask_keys[: this.own] + mask_keys[this.own + 1 :])
     this.session = session_of(this.terms.digest, plan.to_bytes(), listed)
     # The digest of the roster lays out the ring, so that no one chooses it.
@@ -195,7 +197,7 @@ def _read_roster(
 
 def _check_own_keys(this: RoundState, others: list[bytes]) -> None:
     if keys.public_key(this.mask_private) in others:
-        raise InconsistentRoster("somebody else is listed with the client's own key")
+        raise InconsistentRosterError("somebody else is listed with the client's own key")
 
 
 def _agree(this: RoundState, channel_keys: list[bytes]) -> None:
@@ -228,7 +230,7 @@ def check(this: RoundState, message: bytes, identity: Identity) -> bytes:
     sealed = pieces(boxes, SEALED_BYTES)
     about = pieces(evidence, EVIDENCE_BYTES + signed)
     if not len(sealed) == len(about) == len(present):
-        raise TamperedShares(f"{len(sealed)} shares came of {len(present)} neighbours")
+        raise TamperedSharesError(f"{len(sealed)} shares came of {len(present)} neighbours")
     complaints, signatures = [], []
     for label, box, said in zip(present, sealed, about, strict=True):
         shares = keys.unseal(_channel(this, label, sending=False), box, this.session)
@@ -258,7 +260,7 @@ def _complaint(this: RoundState, label: int, box: bytes, said: bytes, identity: 
     statement = box_statement(this.session, sender, this.own, box, evidence)
     try:
         keys.verify(this.identities[sender], signature, statement, "a box of shares")
-    except ForgedSignature:
+    except ForgedSignatureError:
         return bytes(keys.SIGNATURE_BYTES)
     return keys.sign(identity.private, complaint_statement(this.session, sender, this.own))
 
@@ -272,16 +274,16 @@ def settle(this: RoundState, message: bytes) -> bytes:
     accusers, signatures = read(message, Kind.DISPUTES, [None, None])
     labels = sorted(read_set(accusers, len(this.neighbours)))
     if len(labels) >= this.planned.threshold:
-        raise TooFewNeighbours(
+        raise TooFewNeighboursError(
             f"{len(labels)} neighbours dispute their shares; so many are not corrupt, and "
             f"{this.planned.threshold} shares are the whole secret"
         )
     if not this.given:
-        raise StaleMessage("the disputed shares of this round were shown before")
+        raise StaleMessageError("the disputed shares of this round were shown before")
     if this.terms.malicious:
         signed = pieces(signatures, keys.SIGNATURE_BYTES)
         if len(signed) != len(labels):
-            raise ForgedSignature("not every complaint is signed")
+            raise ForgedSignatureError("not every complaint is signed")
         for label, signature in zip(labels, signed, strict=True):
             accuser = this.neighbours[label]
             statement = complaint_statement(this.session, this.own, accuser)
@@ -297,9 +299,11 @@ def prepare(this: RoundState, message: bytes) -> None:
     (participants,) = read(message, Kind.PARTICIPANTS, [None])
     present = _present(this, participants)
     if len(present) < plan.threshold:
-        raise TooFewNeighbours(f"{len(present)} neighbours take part; {plan.threshold} are needed")
+        raise TooFewNeighboursError(
+            f"{len(present)} neighbours take part; {plan.threshold} are needed"
+        )
     if this.terms.malicious and this.own not in read_set(participants, plan.clients):
-        raise SplitView("the client is not among those who take part, although it does")
+        raise SplitViewError("the client is not among those who take part, although it does")
     this.participants, this.given = participants, []
     this.held = {label: this.held[label] for label in present if label in this.held}
     this.stage = ClientStage.TRAINING
@@ -360,22 +364,26 @@ def endorse(this: RoundState, message: bytes, identity: Identity) -> bytes:
     survivors, signatures = read(message, Kind.SURVIVORS, [None, None])
     found = read_set(survivors, plan.clients)
     if len(found) < plan.survivors:
-        raise CohortTooSmall(f"{len(found)} clients survived; {plan.survivors} are needed")
+        raise CohortTooSmallError(f"{len(found)} clients survived; {plan.survivors} are needed")
     if not found <= read_set(this.participants, plan.clients) or this.own not in found:
-        raise SplitView("the survivors are not among those who take part, or the client is not one")
+        raise SplitViewError(
+            "the survivors are not among those who take part, or the client is not one"
+        )
     alive = _present(this, survivors)
     _check_alive(this, alive)
     signed = pieces(signatures, keys.SIGNATURE_BYTES)
     if len(signed) != len(alive):
-        raise SplitView("not every surviving neighbour has signed whose masks it carries")
+        raise SplitViewError("not every surviving neighbour has signed whose masks it carries")
     statement = participants_statement(this.session, this.participants)
     for label, signature in zip(alive, signed, strict=True):
         try:
             keys.verify(
                 this.identities[this.neighbours[label]], signature, statement, "a masked update"
             )
-        except ForgedSignature as error:
-            raise SplitView("a neighbour was shown other participants than this client") from error
+        except ForgedSignatureError as error:
+            raise SplitViewError(
+                "a neighbour was shown other participants than this client"
+            ) from error
     this.survivors = survivors
     this.stage = ClientStage.OPENING
     endorsed = survivors_statement(this.session, this.participants, survivors)
@@ -389,7 +397,7 @@ def open_shares(this: RoundState, message: bytes, policy: ClientPolicy) -> bytes
         _check_endorsements(this, survivors, endorsers, signatures, policy)
     alive = _present(this, survivors)
     if not set(alive) <= set(_present(this, this.participants)):
-        raise SplitView("a neighbour is said to survive that does not take part")
+        raise SplitViewError("a neighbour is said to survive that does not take part")
     _check_alive(this, alive)
     return write(
         Kind.OPENINGS,
@@ -412,7 +420,7 @@ def group_of(this: RoundState, members: bytes) -> bytes:
 
 def _check_alive(this: RoundState, alive: list[int]) -> None:
     if len(alive) < this.planned.threshold:
-        raise TooFewNeighbours(
+        raise TooFewNeighboursError(
             f"{len(alive)} neighbours survived; {this.planned.threshold} are needed"
         )
 
@@ -423,14 +431,14 @@ def _check_endorsements(
     """Make sure that so many stand by these survivors that no other set can have as many."""
     plan = this.planned
     if survivors != this.survivors:
-        raise SplitView("shares are asked for other survivors than this client endorsed")
+        raise SplitViewError("shares are asked for other survivors than this client endorsed")
     who = sorted(read_set(endorsers, plan.clients))
     signed = pieces(signatures, keys.SIGNATURE_BYTES)
     if len(signed) != len(who) or not set(who) <= read_set(survivors, plan.clients):
-        raise SplitView("the endorsements are not of the survivors")
+        raise SplitViewError("the endorsements are not of the survivors")
     needed = plan.quorum(policy.adversary)
     if len(who) < needed:
-        raise SplitView(f"{len(who)} clients endorse the survivors; {needed} are needed")
+        raise SplitViewError(f"{len(who)} clients endorse the survivors; {needed} are needed")
     statement = survivors_statement(this.session, this.participants, survivors)
     for index, signature in zip(who, signed, strict=True):
         keys.verify(this.identities[index], signature, statement, "an endorsement")

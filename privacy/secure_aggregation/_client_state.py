@@ -108,7 +108,7 @@ class RoundState:
 
         Raises
         ------
-        Malformed
+        MalformedMessageError
             If it is not that.
         """
         fixed = [KEY_BYTES] * 4

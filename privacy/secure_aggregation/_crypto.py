@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privacy.mechanisms import Randomness
 from privacy.secure_aggregation._masks import MASK_KEY_BYTES
-from privacy.secure_aggregation.errors import ForgedSignature, WeakKey
+from privacy.secure_aggregation.errors import ForgedSignatureError, WeakKeyError
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -65,17 +65,17 @@ def agree(private: bytes, publics: Sequence[bytes]) -> list[bytes]:
 
     Raises
     ------
-    WeakKey
+    WeakKeyError
         If a public key has small order, so that the secret would be known to all, or another
         form than the one that X25519 gives: one key in two forms would pass for two.
     """
     if any(int.from_bytes(public, "little") >= COORDINATES for public in publics):
-        raise WeakKey("a public key was announced in another form than its own")
+        raise WeakKeyError("a public key was announced in another form than its own")
     own = X25519PrivateKey.from_private_bytes(private)
     try:
         return [own.exchange(X25519PublicKey.from_public_bytes(public)) for public in publics]
     except ValueError as error:
-        raise WeakKey("a public key of small order was announced") from error
+        raise WeakKeyError("a public key of small order was announced") from error
 
 
 def seal(key: bytes, plaintext: bytes, bound_to: bytes, randomness: Randomness) -> bytes:
@@ -107,10 +107,10 @@ def verify(public: bytes, signature: bytes, message: bytes, what: str) -> None:
 
     Raises
     ------
-    ForgedSignature
+    ForgedSignatureError
         If it is not ``public``'s signature of ``message``.
     """
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
-        raise ForgedSignature(f"{what} is not signed by the identity that it names") from error
+        raise ForgedSignatureError(f"{what} is not signed by the identity that it names") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from privacy.secure_aggregation._crypto import KEY_BYTES, SIGNATURE_BYTES, digest
-from privacy.secure_aggregation.errors import Malformed
+from privacy.secure_aggregation.errors import MalformedMessageError
 
 _MAGIC = b"BSA\x02"  # the last byte is the version
 _BINDING = 32
@@ -51,17 +51,19 @@ def kind_of(message: bytes) -> Kind:
 
     Raises
     ------
-    Malformed
+    MalformedMessageError
         If it is no message of this version.
     """
     if not isinstance(message, bytes):
-        raise Malformed(f"a message is bytes, and this is of type {type(message).__qualname__}")
+        raise MalformedMessageError(
+            f"a message is bytes, and this is of type {type(message).__qualname__}"
+        )
     if len(message) < len(_MAGIC) + 1 + _BINDING or not message.startswith(_MAGIC):
-        raise Malformed("not a message of this version of secure aggregation")
+        raise MalformedMessageError("not a message of this version of secure aggregation")
     try:
         return Kind(message[len(_MAGIC)])
     except ValueError as error:
-        raise Malformed(f"a message of unknown kind {message[len(_MAGIC)]}") from error
+        raise MalformedMessageError(f"a message of unknown kind {message[len(_MAGIC)]}") from error
 
 
 def bound_to(message: bytes) -> bytes:
@@ -75,22 +77,22 @@ def read(message: bytes, kind: Kind, lengths: Sequence[int | None]) -> list[byte
 
     Raises
     ------
-    Malformed
+    MalformedMessageError
         If the message is anything else.
     """
     if kind_of(message) is not kind:
-        raise Malformed(f"a message of kind {kind_of(message).name}, not {kind.name}")
+        raise MalformedMessageError(f"a message of kind {kind_of(message).name}, not {kind.name}")
     fields = []
     place = len(_MAGIC) + 1 + _BINDING
     for expected in lengths:
         length = int.from_bytes(message[place : place + 8], "little")
         content = message[place + 8 : place + 8 + length]
         if len(content) != length or (expected is not None and length != expected):
-            raise Malformed(f"a field of {kind.name} has the wrong length")
+            raise MalformedMessageError(f"a field of {kind.name} has the wrong length")
         fields.append(content)
         place += 8 + length
     if place != len(message):
-        raise Malformed(f"{kind.name} goes on after its end")
+        raise MalformedMessageError(f"{kind.name} goes on after its end")
     return fields
 
 
@@ -99,11 +101,11 @@ def pieces(content: bytes, size: int) -> list[bytes]:
 
     Raises
     ------
-    Malformed
+    MalformedMessageError
         If they do not come out even.
     """
     if len(content) % size:
-        raise Malformed(f"{len(content)} bytes are no whole number of pieces of {size}")
+        raise MalformedMessageError(f"{len(content)} bytes are no whole number of pieces of {size}")
     return [content[start : start + size] for start in range(0, len(content), size)]
 
 
@@ -120,16 +122,16 @@ def read_set(content: bytes, size: int) -> frozenset[int]:
 
     Raises
     ------
-    Malformed
+    MalformedMessageError
         If it has another length, or a bit beyond the end.
     """
     if len(content) != -(-size // 8):
-        raise Malformed("a set has the wrong length")
+        raise MalformedMessageError("a set has the wrong length")
     found = frozenset(
         8 * place + bit for place, byte in enumerate(content) for bit in range(8) if byte >> bit & 1
     )
     if found and max(found) >= size:
-        raise Malformed("a set names somebody beyond its end")
+        raise MalformedMessageError("a set names somebody beyond its end")
     return found
 
 

@@ -33,7 +33,7 @@ from privacy.secure_aggregation._shamir import (
     values,
     write_element,
 )
-from privacy.secure_aggregation.errors import Malformed
+from privacy.secure_aggregation.errors import MalformedMessageError
 
 SHARES_BYTES = 2 * SHARE_BYTES  # of the self-mask's seed, and of the mask key
 EVIDENCE_BYTES = 3 * SHARE_BYTES + 2 * keys.COMMITMENT_BYTES
@@ -201,17 +201,17 @@ def check_proof(
 
     Raises
     ------
-    Malformed
+    MalformedMessageError
         If the proof is not in its form, or about another key.
-    ForgedSignature
+    ForgedSignatureError
         If it proves nothing.
     """
     point, nonce_point, *rest = pieces(proof, SHARE_BYTES)
     if not _same_key(point, mask_key):
-        raise Malformed("the shares are of another key than the one announced")
+        raise MalformedMessageError("the shares are of another key than the one announced")
     numbers = [read_element(number) for number in rest]
     if max(numbers) >= PRIME:
-        raise Malformed("a response lies outside the field")
+        raise MalformedMessageError("a response lies outside the field")
     half = len(numbers) // 2
     responses = [numbers[:half], numbers[half:]]
     statement = _statement(context, seeds, privates)

@@ -14,20 +14,20 @@ from privacy.secure_aggregation._client_state import ClientStage, RoundState
 from privacy.secure_aggregation._crypto import digest
 from privacy.secure_aggregation._messages import Kind, asked_of, bound_to, kind_of, read, write
 from privacy.secure_aggregation.errors import (
-    AlreadyTookPart,
-    BothShares,
-    CohortTooSmall,
-    DifferentRequests,
-    Malformed,
-    MalformedRequest,
-    MemoryFull,
-    Refused,
-    SameModelAgain,
-    StaleMessage,
-    UnacceptableTerms,
-    UnreadableState,
-    WrongRound,
-    WrongStage,
+    BothSharesError,
+    CohortTooSmallError,
+    DifferentRequestsError,
+    MalformedMessageError,
+    MalformedRequestError,
+    MemoryFullError,
+    RefusedError,
+    RepeatedModelError,
+    RepeatedRoundError,
+    StaleMessageError,
+    UnacceptableTermsError,
+    UnreadableStateError,
+    WrongRoundError,
+    WrongStageError,
 )
 from privacy.secure_aggregation.terms import RUN_BYTES, ClientPolicy, Identity, RoundTerms
 
@@ -64,7 +64,7 @@ class SecureClient:
     more runs, it leaves the round that it has not heard of for longest.
 
     **Guarantee.** Against the adversary of the policy the server learns of this client's vector
-    nothing but its part in the sum of at least ``minimum_cohort`` clients of the round, except
+    nothing but its part in the sum of at least ``min_clients`` clients of the round, except
     with probability 2⁻⁴⁰ a round. Against a malicious server all of them were asked for the same
     thing, and each lets the sum of one set of clients be opened for a model, also in later rounds.
 
@@ -105,7 +105,7 @@ class SecureClient:
         configuration: bytes = b"",
         randomness: Randomness | None = None,
     ) -> None:
-        arguments.of_kind("policy", policy, ClientPolicy, "ClientPolicy(minimum_cohort=...)")
+        arguments.of_kind("policy", policy, ClientPolicy, "ClientPolicy(min_clients=...)")
         arguments.of_kind("configuration", configuration, bytes, "a digest, as bytes")
         if identity is not None:
             arguments.of_kind("identity", identity, Identity, "Identity(private), or leave it out")
@@ -138,12 +138,12 @@ class SecureClient:
 
         Raises
         ------
-        WrongRound
+        WrongRoundError
             If it belongs to none of them.
         """
         this = self._round_of(message)
         if this is None:
-            raise WrongRound("the message belongs to no round that the client is in")
+            raise WrongRoundError("the message belongs to no round that the client is in")
         return this.terms
 
     def needs_vector(self, message: bytes) -> bool:
@@ -183,13 +183,13 @@ class SecureClient:
 
         Raises
         ------
-        Refused
+        RefusedError
             If the server asks for what would cost the client its protection, by the name of the
             reason. The client leaves the round that the message belongs to and forgets its
             secrets, unless the message is no part of it: an invitation that it declines, as
-            ``MemoryFull`` for want of room, a message of another round (``WrongRound``,
-            ``BothShares``), bytes that belong to none, or a message that comes late or again
-            (``StaleMessage``). Rounds of other runs go on.
+            ``MemoryFullError`` for want of room, a message of another round (``WrongRoundError``,
+            ``BothSharesError``), bytes that belong to none, or a message that comes late or again
+            (``StaleMessageError``). Rounds of other runs go on.
         TypeError, ValueError
             If the vector is missing, or a digest is not one; the round goes on.
         """
@@ -238,11 +238,11 @@ class SecureClient:
 
         Raises
         ------
-        Refused
-            As ``answer``; ``DifferentRequests`` if the request is another one; against a malicious
-            server ``SameModelAgain`` if for this model the client has endorsed the sum of other
-            clients than these, or has given its vector to a round over others since this one
-            began, or to one that it is still in.
+        RefusedError
+            As ``answer``; ``DifferentRequestsError`` if the request is another one; against a
+            malicious server ``RepeatedModelError`` if for this model the client has endorsed the
+            sum of other clients than these, or has given its vector to a round over others since
+            this one began, or to one that it is still in.
         """
         with self._leaving_if_refused(message):
             self._prepare(self._at(message), message, request, model)
@@ -260,7 +260,7 @@ class SecureClient:
 
         Raises
         ------
-        StaleMessage
+        StaleMessageError
             If the client has left that round meanwhile; it stays in those that it is in.
         """
         this = self._round_of(message)
@@ -269,7 +269,7 @@ class SecureClient:
             or this.stage is not ClientStage.TRAINING
             or bound_to(message) != this.session
         ):
-            raise StaleMessage("the client has left the round for which it made its vector")
+            raise StaleMessageError("the client has left the round for which it made its vector")
         return stages.mask(this, vector, self._identity)
 
     def leave(self, message: bytes) -> None:
@@ -282,7 +282,7 @@ class SecureClient:
         """The round, of those that it is in, to whose terms or roster a message is bound."""
         try:
             binding = bound_to(message)
-        except Malformed:
+        except MalformedMessageError:
             return None
         for this in self._rounds.values():
             if binding == this.terms.digest:
@@ -295,9 +295,11 @@ class SecureClient:
         for name, value in (("request", request), ("model", model)):
             _kinds.exact_bytes(name, value, len(_UNSAID))
         if request != this.terms.request:
-            raise DifferentRequests("what came to make the vector from is not what was announced")
+            raise DifferentRequestsError(
+                "what came to make the vector from is not what was announced"
+            )
         if asked_of(this.terms.digest, self._configuration) != this.asked:
-            raise DifferentRequests("the client's configuration has changed within the round")
+            raise DifferentRequestsError("the client's configuration has changed within the round")
         stages.prepare(this, message)
         this.model = model
         if this.terms.malicious:
@@ -316,7 +318,7 @@ class SecureClient:
     def _check_same_group(self, model: bytes, group: bytes) -> None:
         """Two sums of one model over different clients differ by those few who are in one."""
         if self._endorsed.get(model, group) != group:
-            raise SameModelAgain(
+            raise RepeatedModelError(
                 "this client has let the sum of other clients than these be opened for this "
                 "model; the difference of two such sums would be that of few"
             )
@@ -324,7 +326,7 @@ class SecureClient:
     def _check_side_by_side(self, this: RoundState, group: bytes) -> None:
         """Of one model, two rounds at once are two sums as two rounds in a row are."""
         if any(model == this.model and other != group for model, other in this.given_elsewhere):
-            raise SameModelAgain(
+            raise RepeatedModelError(
                 "since this round began the client has given its vector of this very model to a "
                 "round of another run, with other clients than these; the difference of two such "
                 "sums would be that of few"
@@ -336,7 +338,7 @@ class SecureClient:
                 and round_.model == this.model
                 and stages.group_of(round_, round_.participants) != group
             ):
-                raise SameModelAgain(
+                raise RepeatedModelError(
                     "this client is in a round of another run, with other clients than these, for "
                     "this very model; the difference of two such sums would be that of few"
                 )
@@ -364,36 +366,40 @@ class SecureClient:
     def _leaving_if_refused(self, message: bytes) -> Iterator[None]:
         try:
             yield
-        except (WrongRound, StaleMessage, BothShares):
+        except (WrongRoundError, StaleMessageError, BothSharesError):
             raise  # no part of the round that it is in
-        except Refused:
+        except RefusedError:
             self.leave(message)
             raise
-        except Malformed as error:
+        except MalformedMessageError as error:
             self.leave(message)
-            raise MalformedRequest(str(error)) from error
+            raise MalformedRequestError(str(error)) from error
 
     def _at(self, message: bytes) -> RoundState:
         """The round that a message belongs to, if it is one that it is in, and at this stage."""
         kind, binding = kind_of(message), bound_to(message)
         expected = _EXPECTED.get(kind)
         if expected is None:
-            raise MalformedRequest(f"a server does not send {kind.name}")
+            raise MalformedRequestError(f"a server does not send {kind.name}")
         if kind is Kind.OPENING_REQUEST and binding in self._opened.values():
-            raise BothShares(
+            raise BothSharesError(
                 "shares of this round were opened before; for another set of survivors they "
                 "would give away both kinds"
             )
         if not self._rounds:
-            raise WrongStage(f"{kind.name} came, but the client is in no round")
+            raise WrongStageError(f"{kind.name} came, but the client is in no round")
         this = self._round_of(message)
         first = expected is ClientStage.SHARING  # the only stage before there is a roster
         if this is None or binding != (this.terms.digest if first else this.session):
-            raise WrongRound(f"{kind.name} is bound to another round or roster than the client's")
+            raise WrongRoundError(
+                f"{kind.name} is bound to another round or roster than the client's"
+            )
         if this.stage > expected:
-            raise StaleMessage(f"{kind.name} came, but the client is past that: {this.stage.name}")
+            raise StaleMessageError(
+                f"{kind.name} came, but the client is past that: {this.stage.name}"
+            )
         if this.stage < expected:
-            raise WrongStage(f"{kind.name} came where {this.stage.name} is next")
+            raise WrongStageError(f"{kind.name} came where {this.stage.name} is next")
         self._rounds[this.terms.run] = self._rounds.pop(this.terms.run)  # heard of last
         return this
 
@@ -401,30 +407,30 @@ class SecureClient:
     def _is_invitation(message: bytes) -> bool:
         try:
             return kind_of(message) is Kind.INVITATION
-        except Malformed:
+        except MalformedMessageError:
             return False
 
     def _accept(self, message: bytes) -> bytes:
         try:
             (encoded,) = read(message, Kind.INVITATION, [None])
             terms = RoundTerms.from_bytes(encoded)
-        except Malformed as error:
-            raise MalformedRequest(str(error)) from error
+        except MalformedMessageError as error:
+            raise MalformedRequestError(str(error)) from error
         if bound_to(message) != terms.digest:
-            raise WrongRound("an invitation that is bound to other terms than its own")
+            raise WrongRoundError("an invitation that is bound to other terms than its own")
         if self._last.get(terms.run, 0) >= terms.number:
-            raise AlreadyTookPart(
+            raise RepeatedRoundError(
                 f"round {terms.number} of this run came after round {self._last[terms.run]}"
             )
         if terms.server is not self._policy.adversary.server:
-            raise UnacceptableTerms(
+            raise UnacceptableTermsError(
                 f"the round is made for a {terms.server.value} server; this client expects a "
                 f"{self._policy.adversary.server.value} one"
             )
-        if terms.minimum < self._policy.minimum_cohort:
-            raise CohortTooSmall(
-                f"the round opens the sum of {terms.minimum} clients; this client wants at least "
-                f"{self._policy.minimum_cohort}"
+        if terms.min_clients < self._policy.min_clients:
+            raise CohortTooSmallError(
+                f"the round opens the sum of {terms.min_clients} clients; this client wants at "
+                f"least {self._policy.min_clients}"
             )
         self._check_room(terms)
         self._last[terms.run] = terms.number
@@ -449,7 +455,7 @@ class SecureClient:
             full = f"{len(self._endorsed)} models of which it endorsed a sum"
         else:
             return
-        raise MemoryFull(
+        raise MemoryFullError(
             f"this client remembers {full}, and to take part in another round it would have to "
             "forget one; only its owner may begin with an empty memory, for a server could then "
             "ask for what was refused before"
@@ -489,7 +495,7 @@ class SecureClient:
         ------
         TypeError
             If an argument is of the wrong kind.
-        UnreadableState
+        UnreadableStateError
             If the state is not that, or another version's.
         """
         arguments.of_kind("state", state, bytes, "what to_bytes wrote")
@@ -497,7 +503,7 @@ class SecureClient:
         try:
             fields = read(state, Kind.STATE, [None] * (2 + _MOST_OPEN))
             if bound_to(state) != digest(b"state", *fields):
-                raise Malformed("the state is not what its digest says")
+                raise MalformedMessageError("the state is not what its digest says")
             seen, endorsed, *rounds = fields
             for run, number, opened in _SEEN.iter_unpack(seen):
                 client._last[run] = number
@@ -506,8 +512,8 @@ class SecureClient:
             client._endorsed = dict(_ENDORSED.iter_unpack(endorsed))
             for this in map(RoundState.from_bytes, filter(None, rounds)):
                 client._rounds[this.terms.run] = this
-        except (struct.error, ValueError) as error:  # `Malformed` is one
-            raise UnreadableState(
+        except (struct.error, ValueError) as error:  # `MalformedMessageError` is one
+            raise UnreadableStateError(
                 "what this client remembers was written by another version of secure aggregation, "
                 "or is damaged"
             ) from error

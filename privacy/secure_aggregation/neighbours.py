@@ -36,7 +36,7 @@ from scipy.special import gammaln
 
 from privacy import arguments
 from privacy.secure_aggregation import _kinds
-from privacy.secure_aggregation.errors import Malformed, ThresholdTooLow
+from privacy.secure_aggregation.errors import MalformedMessageError, ThresholdTooLowError
 from privacy.secure_aggregation.terms import (
     LARGEST_COHORT,
     Adversary,
@@ -106,13 +106,13 @@ class RoundPlan:
             self.clients, self.neighbours, self.threshold, self.survivors, self.cohort
         )
 
-    def corrupted(self, adversary: Adversary) -> int:
+    def max_corrupt(self, adversary: Adversary) -> int:
         """C, how many of the clients may be corrupt."""
-        return min(self.clients, adversary.corrupted(self.cohort))
+        return min(self.clients, adversary.max_corrupt(self.cohort))
 
     def quorum(self, adversary: Adversary) -> int:
         """The smallest number of clients of which two sets always share an honest one."""
-        return _quorum(self.clients, self.corrupted(adversary))
+        return _quorum(self.clients, self.max_corrupt(adversary))
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> "RoundPlan":
@@ -120,36 +120,36 @@ class RoundPlan:
 
         Raises
         ------
-        Malformed
+        MalformedMessageError
             If it is not that.
         """
         try:
             return cls(*_FORM.unpack(encoded))
         except (struct.error, ValueError) as error:
-            raise Malformed(f"not the plan of a round: {error}") from error
+            raise MalformedMessageError(f"not the plan of a round: {error}") from error
 
     def check(self, adversary: Adversary) -> None:
         """Make sure that the plan withstands an adversary.
 
         Raises
         ------
-        ThresholdTooLow
+        ThresholdTooLowError
             If it does not.
         """
         least = _least_threshold(
             self.clients,
             self.neighbours,
             self.survivors,
-            self.corrupted(adversary),
+            self.max_corrupt(adversary),
             adversary.server,
             slack=0.0,
         )
         if least is None or self.threshold < least:
             needed = "no threshold would do" if least is None else f"{least} is needed"
-            raise ThresholdTooLow(
+            raise ThresholdTooLowError(
                 f"threshold {self.threshold} among {self.neighbours} neighbours of "
                 f"{self.clients} clients, with {self.survivors} survivors, does not withstand "
-                f"{adversary.corrupt:.0%} of the {self.cohort} drawn and a "
+                f"{adversary.max_corrupt_fraction:.0%} of the {self.cohort} drawn and a "
                 f"{adversary.server.value} server: {needed}"
             )
 
@@ -158,8 +158,8 @@ def plan_round(
     clients: int,
     *,
     adversary: Adversary,
-    dropout: float,
-    minimum: int = 3,
+    max_dropout_fraction: float,
+    min_clients: int = 3,
     cohort: int | None = None,
 ) -> RoundPlan:
     """The fewest neighbours that withstand the adversary and the dropouts.
@@ -170,9 +170,9 @@ def plan_round(
         n, who announced keys; at least 3.
     adversary : Adversary
         Whom the round must withstand.
-    dropout : float
+    max_dropout_fraction : float
         δ, the share of the clients that may vanish after they announced keys, in [0, 1).
-    minimum : int
+    min_clients : int
         The fewest clients whose sum may be opened.
     cohort : int, optional
         m, who were drawn. Default: all of them announced keys.
@@ -185,37 +185,41 @@ def plan_round(
         If no graph does.
     """
     check_adversary("adversary", adversary)
-    dropout = _kinds.share("dropout", dropout, 1, "clients")
-    clients, minimum = arguments.whole("clients", clients), arguments.whole("minimum", minimum)
+    tolerated = _kinds.share("max_dropout_fraction", max_dropout_fraction, 1, "clients")
+    clients, min_clients = (
+        arguments.whole("clients", clients),
+        arguments.whole("min_clients", min_clients),
+    )
     drawn = clients if cohort is None else arguments.whole("cohort", cohort)
-    corrupt = min(clients, adversary.corrupted(drawn))
-    graph = _smallest_graph(clients, corrupt, adversary.server, dropout, minimum)
+    corrupt = min(clients, adversary.max_corrupt(drawn))
+    graph = _smallest_graph(clients, corrupt, adversary.server, tolerated, min_clients)
     if graph is None:
         raise ValueError(
-            f"{clients} clients of {drawn} drawn cannot withstand {adversary.corrupt:.0%} "
-            f"corrupt ones of these, a {adversary.server.value} server and {dropout:.0%} "
-            f"dropouts with {minimum} left: draw more clients or expect fewer dropouts"
+            f"{clients} clients of {drawn} drawn cannot withstand "
+            f"{adversary.max_corrupt_fraction:.0%} corrupt ones of these, a "
+            f"{adversary.server.value} server and {tolerated:.0%} dropouts with "
+            f"{min_clients} left: draw more clients or expect fewer dropouts"
         )
     return RoundPlan(clients, *graph, drawn)
 
 
 @lru_cache(maxsize=1 << 16)
 def _smallest_graph(
-    clients: int, corrupt: int, server: ServerModel, dropout: float, minimum: int
+    clients: int, corrupt: int, server: ServerModel, max_dropout_fraction: float, min_clients: int
 ) -> tuple[int, int, int] | None:
     """The neighbours, threshold and survivors of a plan; None if no graph does."""
-    dropped = int(dropout * clients)
+    dropped = int(max_dropout_fraction * clients)
     kept = clients - dropped
     most = _quorum(clients, corrupt)
     evens = range(2, min(clients - 1, MOST_NEIGHBOURS + 1), 2)
     if server is not ServerModel.MALICIOUS:
-        whole = partial(_hangs_together, clients, corrupt, max(minimum, kept), slack=_SLACK)
+        whole = partial(_hangs_together, clients, corrupt, max(min_clients, kept), slack=_SLACK)
         evens = evens[bisect_left(evens, True, key=whole) :]
     everybody = [clients - 1] if 3 <= clients <= MOST_NEIGHBOURS + 1 else []
     for neighbours in [*evens, *everybody]:
         complete = neighbours == clients - 1
         needed = most if server is ServerModel.MALICIOUS else 3 if complete else kept
-        survivors = max(minimum, needed)
+        survivors = max(min_clients, needed)
         if survivors > kept:
             continue
         least = _least_threshold(clients, neighbours, survivors, corrupt, server, slack=_SLACK)

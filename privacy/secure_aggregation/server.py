@@ -43,11 +43,11 @@ from privacy.secure_aggregation._sharing import (
     sharing_context,
 )
 from privacy.secure_aggregation.errors import (
-    ForgedSignature,
-    Malformed,
-    Refused,
-    RejectedMessage,
-    TooFewClients,
+    ForgedSignatureError,
+    MalformedMessageError,
+    RefusedError,
+    RejectedMessageError,
+    TooFewClientsError,
 )
 from privacy.secure_aggregation.neighbours import RoundPlan, plan_round
 from privacy.secure_aggregation.terms import (
@@ -86,6 +86,7 @@ class _Client:
     opened: dict[int, int] = field(default_factory=dict)  # by point
 
 
+@arguments.renamed(dropout="max_dropout_fraction")
 class SecureServer:
     """One round of secure aggregation.
 
@@ -110,7 +111,7 @@ class SecureServer:
         What the round is about.
     adversary : Adversary
         Whom it must withstand; its server model is that of the terms.
-    dropout : float
+    max_dropout_fraction : float
         The share of the clients that may vanish after they announced themselves, in [0, 1).
     cohort : int
         How many were drawn, be they there to be invited or not: the adversary's share is of these.
@@ -132,7 +133,7 @@ class SecureServer:
         terms: RoundTerms,
         *,
         adversary: Adversary,
-        dropout: float,
+        max_dropout_fraction: float,
         cohort: int,
         identities: Iterable[bytes] = (),
         randomness: Randomness | None = None,
@@ -151,7 +152,9 @@ class SecureServer:
             raise ValueError(f"cohort is {cohort}; give how many clients were drawn")
         self._terms = terms
         self._adversary = adversary
-        self._dropout = _kinds.share("dropout", dropout, 1, "clients")
+        self._max_dropout_fraction = _kinds.share(
+            "max_dropout_fraction", max_dropout_fraction, 1, "clients"
+        )
         self._cohort = cohort
         self._identities = pinned_keys("identities", identities)
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
@@ -210,7 +213,7 @@ class SecureServer:
 
         Raises
         ------
-        RejectedMessage
+        RejectedMessageError
             If it cannot be used: the client has dropped out, the round goes on.
         """
         try:
@@ -219,9 +222,9 @@ class SecureServer:
                 return
             index = self._index.get(node)
             if index is None or index not in self._awaited:
-                raise RejectedMessage(f"nothing is awaited from node {node} at this stage")
+                raise RejectedMessageError(f"nothing is awaited from node {node} at this stage")
             if bound_to(message) != self._session:
-                raise RejectedMessage(f"node {node} answered another round")
+                raise RejectedMessageError(f"node {node} answered another round")
             self._awaited.discard(index)  # one try each
             {
                 ServerStage.SHARING: self._take_shares,
@@ -232,22 +235,24 @@ class SecureServer:
                 ServerStage.OPENING: self._take_openings,
             }[self._stage](self._clients[index], index, message)
             self._answered.add(index)
-        except (Malformed, Refused) as error:
-            raise RejectedMessage(f"node {node}: {error}") from error
+        except (MalformedMessageError, RefusedError) as error:
+            raise RejectedMessageError(f"node {node}: {error}") from error
 
     def _hear(self, node: int, message: bytes) -> None:
         if bound_to(message) != self._terms.digest:
-            raise RejectedMessage(f"node {node} answered another round")
+            raise RejectedMessageError(f"node {node} answered another round")
         (content,) = read(message, Kind.ADVERTISEMENT, [Announcement.SIZE])
         announced = Announcement.from_bytes(content)
         if node in self._index:
-            raise RejectedMessage(f"node {node} announced itself twice")
+            raise RejectedMessageError(f"node {node} announced itself twice")
         if len(self._clients) >= self._cohort:
-            raise RejectedMessage(f"node {node} announced itself, but as many as were drawn did")
+            raise RejectedMessageError(
+                f"node {node} announced itself, but as many as were drawn did"
+            )
         if any(announced.identity == other.announcement.identity for other in self._clients):
-            raise RejectedMessage(f"node {node} has the identity of another")
+            raise RejectedMessageError(f"node {node} has the identity of another")
         if self._identities and announced.identity not in self._identities:
-            raise RejectedMessage(f"node {node} has an unknown identity")
+            raise RejectedMessageError(f"node {node} has an unknown identity")
         statement = Announcement.statement_of(
             announced.asked, announced.mask_key, announced.channel_key
         )
@@ -255,7 +260,7 @@ class SecureServer:
         own = {announced.mask_key, announced.channel_key}
         for other in self._clients:
             if own & {other.announcement.mask_key, other.announcement.channel_key}:
-                raise RejectedMessage(f"node {node} announced a key of another")
+                raise RejectedMessageError(f"node {node} announced a key of another")
         # A key of small order would make its neighbours refuse.
         keys.agree(bytes(keys.KEY_BYTES), [announced.mask_key, announced.channel_key])
         self._index[node] = len(self._clients)
@@ -276,9 +281,9 @@ class SecureServer:
                 mask_key=client.announcement.mask_key,
                 context=sharing_context(self._session, index),
             )
-        except (Malformed, ForgedSignature) as error:
+        except (MalformedMessageError, ForgedSignatureError) as error:
             self._blame(index, "shared something else than its own secrets")
-            raise Malformed("it shared something else than its own secrets") from error
+            raise MalformedMessageError("it shared something else than its own secrets") from error
         client.boxes = pieces(boxes, SEALED_BYTES)
         client.box_signatures = pieces(told[proof_bytes:], keys.SIGNATURE_BYTES)
 
@@ -291,7 +296,9 @@ class SecureServer:
         if not set(accused) <= set(self._sharers) or (
             len(signed) != len(accused) if self._terms.malicious else signatures
         ):
-            raise Malformed("complaints of others than those whose shares were delivered")
+            raise MalformedMessageError(
+                "complaints of others than those whose shares were delivered"
+            )
         for place, owner in enumerate(accused):
             signature = signed[place] if signed else b""
             if signature == bytes(keys.SIGNATURE_BYTES):
@@ -311,7 +318,7 @@ class SecureServer:
         signature = client.box_signatures[label]
         try:
             keys.verify(client.announcement.identity, signature, statement, "a box of shares")
-        except ForgedSignature:
+        except ForgedSignatureError:
             self._blame(owner, "sent a neighbour shares that it had not signed")
             self._excluded.add(owner)
         else:
@@ -323,7 +330,7 @@ class SecureServer:
         (content,) = read(message, Kind.DISPUTED_SHARES, [SHARES_BYTES * len(labels)])
         shown = dict(zip(labels, pieces(content, SHARES_BYTES), strict=True))
         if not all(client.evidence[label].fit(shares) for label, shares in shown.items()):
-            raise Malformed("what it shows of its shares is not what it committed to")
+            raise MalformedMessageError("what it shows of its shares is not what it committed to")
         client.shown = shown
         for label in labels:
             accuser = self._ring.neighbours(index)[label]
@@ -342,7 +349,7 @@ class SecureServer:
         try:
             add_packed(self._sum, packed, self._bits)
         except ValueError as error:
-            raise Malformed(str(error)) from error
+            raise MalformedMessageError(str(error)) from error
 
     def _take_endorsement(self, client: _Client, index: int, message: bytes) -> None:
         (signature,) = read(message, Kind.ENDORSEMENT, [keys.SIGNATURE_BYTES])
@@ -357,7 +364,7 @@ class SecureServer:
         owners = [around[label] for label in sorted(read_set(members, len(around)))]
         opened = pieces(content, SHARE_BYTES)
         if len(opened) != len(owners) or not set(owners) <= participants:
-            raise Malformed("shares are opened of others than those who take part")
+            raise MalformedMessageError("shares are opened of others than those who take part")
         if any(
             owner in participants - set(owners)
             and self._ring.label(owner, index) not in self._clients[owner].accusers
@@ -391,7 +398,7 @@ class SecureServer:
 
         Raises
         ------
-        RoundAborted
+        RoundAbortedError
             If too few are left: the round is over, and nothing of it was or will be opened.
         RuntimeError
             If the round is over.
@@ -411,7 +418,7 @@ class SecureServer:
         self._count_remaining()
         try:
             messages = steps[self._stage]()
-        except TooFewClients:
+        except TooFewClientsError:
             self._stage = ServerStage.OVER
             raise
         self._awaited = {self._index[node] for node in messages}
@@ -436,19 +443,21 @@ class SecureServer:
         if self._terms.malicious:
             self._leave_out_elsewhere()
         count = len(self._clients)
-        if count < self._terms.minimum:
-            raise TooFewClients(f"{count} clients announced keys; {self._terms.minimum} are needed")
+        if count < self._terms.min_clients:
+            raise TooFewClientsError(
+                f"{count} clients announced keys; {self._terms.min_clients} are needed"
+            )
         try:
             self._plan: RoundPlan = plan_round(
                 count,
                 adversary=self._adversary,
-                dropout=self._dropout,
-                minimum=self._terms.minimum,
+                max_dropout_fraction=self._max_dropout_fraction,
+                min_clients=self._terms.min_clients,
                 cohort=self._cohort,
             )
             self._bits = ring_bits(count, self._terms.bound)
         except ValueError as error:
-            raise TooFewClients(str(error)) from error
+            raise TooFewClientsError(str(error)) from error
         self._clients.sort(key=lambda client: client.announcement.identity)
         self._index = {client.node: index for index, client in enumerate(self._clients)}
         self._excluded: set[int] = set()
@@ -587,7 +596,9 @@ class SecureServer:
         endorsers = sorted(self._answered)
         needed = self._plan.quorum(self._adversary)
         if len(endorsers) < needed:
-            raise TooFewClients(f"{len(endorsers)} endorsed the survivors; {needed} are needed")
+            raise TooFewClientsError(
+                f"{len(endorsers)} endorsed the survivors; {needed} are needed"
+            )
         self._check_openable(self._participants, self._answered)
         self._stage = ServerStage.OPENING
         request = write(
@@ -601,7 +612,9 @@ class SecureServer:
 
     def _enough(self, left: set[int], did: str) -> list[int]:
         if len(left) < self._plan.survivors:
-            raise TooFewClients(f"{len(left)} clients {did}; {self._plan.survivors} are needed")
+            raise TooFewClientsError(
+                f"{len(left)} clients {did}; {self._plan.survivors} are needed"
+            )
         return sorted(left)
 
     def _check_openable(self, owners: list[int], holders: set[int]) -> None:
@@ -617,7 +630,7 @@ class SecureServer:
                 for label, other in enumerate(self._ring.neighbours(owner))
             )
             if left < self._plan.threshold:
-                raise TooFewClients(
+                raise TooFewClientsError(
                     f"node {self._clients[owner].node} has {left} neighbours left to open its "
                     f"mask; {self._plan.threshold} are needed"
                 )
@@ -634,7 +647,7 @@ class SecureServer:
 
         Raises
         ------
-        TooFewClients
+        TooFewClientsError
             If too few opened their shares; nothing is opened.
         RuntimeError
             If it is not yet, or no longer, time.
@@ -673,7 +686,7 @@ class SecureServer:
         needed = self._plan.threshold
         points = sorted(client.opened)[:needed]
         if len(points) < needed:
-            raise TooFewClients(
+            raise TooFewClientsError(
                 f"{len(points)} neighbours of node {client.node} opened their share of its "
                 f"secret; {needed} are needed"
             )

@@ -17,7 +17,7 @@ from privacy.mechanisms import (
 from privacy.secure_aggregation import _kinds
 from privacy.secure_aggregation._crypto import KEY_BYTES, digest, verifying_key
 from privacy.secure_aggregation._masking import ring_bits
-from privacy.secure_aggregation.errors import Malformed
+from privacy.secure_aggregation.errors import MalformedMessageError
 
 RUN_BYTES = 16
 _LARGEST_SIZE = 1 << 32
@@ -36,6 +36,7 @@ class ServerModel(Enum):
     """It sends whatever it likes to whomever it likes."""
 
 
+@arguments.renamed(corrupt="max_corrupt_fraction")
 @dataclass(frozen=True)
 class Adversary:
     """Whom a round must withstand: the server together with some clients.
@@ -44,7 +45,7 @@ class Adversary:
     ----------
     server : ServerModel
         What the server may do.
-    corrupt : float
+    max_corrupt_fraction : float
         The largest share of a round's clients that may collude with it, in [0, 0.5).
 
     Raises
@@ -56,15 +57,19 @@ class Adversary:
     """
 
     server: ServerModel = ServerModel.HONEST_BUT_CURIOUS
-    corrupt: float = 0.1
+    max_corrupt_fraction: float = 0.1
 
     def __post_init__(self) -> None:
         check_server("server", self.server)
-        object.__setattr__(self, "corrupt", _kinds.share("corrupt", self.corrupt, 0.5, "clients"))
+        object.__setattr__(
+            self,
+            "max_corrupt_fraction",
+            _kinds.share("max_corrupt_fraction", self.max_corrupt_fraction, 0.5, "clients"),
+        )
 
-    def corrupted(self, clients: int) -> int:
+    def max_corrupt(self, clients: int) -> int:
         """How many of so many clients may collude with the server, rounded up."""
-        return math.ceil(self.corrupt * clients)
+        return math.ceil(self.max_corrupt_fraction * clients)
 
 
 def check_server(name: str, value: object) -> None:
@@ -85,7 +90,7 @@ def check_adversary(name: str, value: object) -> None:
     ------
     TypeError
     """
-    arguments.of_kind(name, value, Adversary, "Adversary(server, corrupt)")
+    arguments.of_kind(name, value, Adversary, "Adversary(server, max_corrupt_fraction)")
 
 
 def pinned_keys(name: str, keys: object) -> frozenset[bytes]:
@@ -99,6 +104,7 @@ def pinned_keys(name: str, keys: object) -> frozenset[bytes]:
     return _kinds.public_keys(name, keys)
 
 
+@arguments.renamed(minimum="min_clients")
 @dataclass(frozen=True)
 class RoundTerms:
     """The public terms of one round; every key and signature of the round is bound to them.
@@ -114,7 +120,7 @@ class RoundTerms:
     bound : int
         n times this is the largest absolute value that an entry of n clients' sum can have, at
         least 1. Without noise at the clients: the largest absolute value of a client's entry.
-    minimum : int
+    min_clients : int
         The fewest clients whose sum may be opened, at least 3.
     server : ServerModel
         Which of the two protocols is followed.
@@ -135,7 +141,7 @@ class RoundTerms:
     number: int
     size: int
     bound: int
-    minimum: int
+    min_clients: int
     server: ServerModel = ServerModel.HONEST_BUT_CURIOUS
     request: bytes = bytes(REQUEST_BYTES)
 
@@ -147,13 +153,13 @@ class RoundTerms:
             ("number", 1, 1 << 62),
             ("size", 1, _LARGEST_SIZE),
             ("bound", 1, 1 << 60),
-            ("minimum", 3, LARGEST_COHORT),
+            ("min_clients", 3, LARGEST_COHORT),
         ):
             value = arguments.whole(name, getattr(self, name))
             if not smallest <= value <= largest:
                 raise ValueError(f"{name} is {value}; it must lie in [{smallest}, {largest}]")
             object.__setattr__(self, name, value)
-        ring_bits(self.minimum, self.bound)
+        ring_bits(self.min_clients, self.bound)
 
     @property
     def malicious(self) -> bool:
@@ -167,7 +173,7 @@ class RoundTerms:
             self.number,
             self.size,
             self.bound,
-            self.minimum,
+            self.min_clients,
             int(self.malicious),
             self.request,
         )
@@ -178,15 +184,15 @@ class RoundTerms:
 
         Raises
         ------
-        Malformed
+        MalformedMessageError
             If it is not that.
         """
         try:
-            run, number, size, bound, minimum, malicious, request = _FORM.unpack(encoded)
+            run, number, size, bound, min_clients, malicious, request = _FORM.unpack(encoded)
             server = (ServerModel.HONEST_BUT_CURIOUS, ServerModel.MALICIOUS)[malicious]
-            return cls(run, number, size, bound, minimum, server, request)
+            return cls(run, number, size, bound, min_clients, server, request)
         except (struct.error, ValueError, IndexError) as error:
-            raise Malformed(f"not the terms of a round: {error}") from error
+            raise MalformedMessageError(f"not the terms of a round: {error}") from error
 
     @property
     def digest(self) -> bytes:
@@ -227,13 +233,14 @@ class Identity:
         return verifying_key(self.private)
 
 
+@arguments.renamed(minimum_cohort="min_clients")
 @dataclass(frozen=True)
 class ClientPolicy:
     """What a client insists on, whatever the server asks.
 
     Parameters
     ----------
-    minimum_cohort : int
+    min_clients : int
         The fewest clients, itself included, in whose sum its update may be opened; at least 3.
     adversary : Adversary
         Whom it wants to be protected from.
@@ -257,7 +264,7 @@ class ClientPolicy:
         If one is out of range, or identities are missing against a malicious server.
     """
 
-    minimum_cohort: int
+    min_clients: int
     adversary: Adversary = Adversary()
     identities: Iterable[bytes] = frozenset()
     clipping_norm: float | None = None
@@ -274,10 +281,10 @@ class ClientPolicy:
             raise ValueError(
                 f"weight_cap is {self.weight_cap}; it must be positive, or 0 for equal weights"
             )
-        minimum = arguments.whole("minimum_cohort", self.minimum_cohort)
-        if minimum < 3:
-            raise ValueError(f"minimum_cohort is {minimum}; it must be at least 3")
-        object.__setattr__(self, "minimum_cohort", minimum)
+        fewest = arguments.whole("min_clients", self.min_clients)
+        if fewest < 3:
+            raise ValueError(f"min_clients is {fewest}; it must be at least 3")
+        object.__setattr__(self, "min_clients", fewest)
         check_adversary("adversary", self.adversary)
         if self.mechanism is not None:
             masked = (MaskedGaussian, DistributedGaussian)

@@ -92,7 +92,7 @@ class EncryptedRound:
         If settings are out of range or contradict each other.
     """
 
-    @_arguments.refuse_old_names({"target_epsilon": _BUDGET, "target_delta": _BUDGET})
+    @arguments.refuse_old_names({"target_epsilon": _BUDGET, "target_delta": _BUDGET})
     def __init__(
         self,
         *,

@@ -12,7 +12,7 @@ from filelock import FileLock
 from flwr.app import ConfigRecord, Context
 
 from privacy.files import write_durably
-from privacy.secure_aggregation import UnreadableState
+from privacy.secure_aggregation import UnreadableStateError
 
 _KEY = "secure-aggregation"
 _FILE = "secure-aggregation.state"
@@ -54,7 +54,7 @@ class ContextMemory:
 
         Raises
         ------
-        UnreadableState
+        UnreadableStateError
             If somebody else has written into it.
         """
         remembered = _from_record(context.state.get(_KEY))
@@ -100,7 +100,7 @@ class FolderMemory:
 
         Raises
         ------
-        UnreadableState
+        UnreadableStateError
             If the file is another version's, or damaged, naming it and what its owner can do.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class FolderMemory:
             remembered = _read(path)
             try:
                 yield remembered
-            except UnreadableState as error:
+            except UnreadableStateError as error:
                 raise _unreadable(path) from error
             finally:
                 _write(path, remembered)
@@ -122,7 +122,7 @@ def _from_record(kept: object) -> Remembered:
         identity, state = kept["identity"], kept["state"]
         if isinstance(identity, bytes) and isinstance(state, bytes):
             return Remembered(identity, state)
-    raise UnreadableState(
+    raise UnreadableStateError(
         f"context.state[{_KEY!r}] is not what secure aggregation kept there: the app has written "
         "over it. This client takes part in no further round of this run; let the app use another "
         "name"
@@ -140,8 +140,8 @@ def _read(path: Path) -> Remembered:
     return Remembered(kept[:_IDENTITY_BYTES], kept[_IDENTITY_BYTES:])
 
 
-def _unreadable(path: Path) -> UnreadableState:
-    return UnreadableState(
+def _unreadable(path: Path) -> UnreadableStateError:
+    return UnreadableStateError(
         f"{path} was written by another version of secure aggregation, or is damaged, and this "
         "client takes part in no round; let the version that wrote it finish its run, or move the "
         "file away and begin anew: the sums that it took part in are forgotten then "

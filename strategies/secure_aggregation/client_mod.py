@@ -17,19 +17,19 @@ from privacy import arguments
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     ClientPolicy,
-    DifferentRequests,
+    DifferentRequestsError,
     Identity,
-    Malformed,
-    MalformedRequest,
-    Refused,
+    MalformedMessageError,
+    MalformedRequestError,
+    RefusedError,
     SecureClient,
     ServerModel,
-    UnreadableState,
+    UnreadableStateError,
 )
 from privacy.untrusted_text import error_quoted, one_line
 from strategies.model_schema import ModelSchema
 from strategies.secure_aggregation.client_memory import ClientMemory, ContextMemory
-from strategies.secure_aggregation.messages import KEY, Bounding, content_of, protocol_bytes
+from strategies.secure_aggregation.messages import KEY, UpdateEncoding, content_of, protocol_bytes
 from strategies.secure_aggregation.request import (
     configuration_digest,
     model_digest,
@@ -37,14 +37,14 @@ from strategies.secure_aggregation.request import (
 )
 
 
-class UnprotectedRequest(Refused):
+class UnprotectedRequestError(RefusedError):
     """The server asks for an update, or for metrics, outside the protocol."""
 
 
 class SecureAggregationMod:
     """Answers the protocol of secure aggregation, and lets nothing else out.
 
-    ``ClientApp(mods=[SecureAggregationMod(ClientPolicy(minimum_cohort=50))])``, or
+    ``ClientApp(mods=[SecureAggregationMod(ClientPolicy(min_clients=50))])``, or
     ``@app.train(mods=[...])``. The app's train function runs once a round, in the stage in which
     the update is needed, and sees the message as it would without the mod. Its reply is clipped,
     weighted, rounded and masked here; neither arrays nor ``num-examples`` nor metrics are sent.
@@ -85,7 +85,7 @@ class SecureAggregationMod:
         identity: Identity | None = None,
         memory: ClientMemory | None = None,
     ) -> None:
-        arguments.of_kind("policy", policy, (ClientPolicy,), "ClientPolicy(minimum_cohort=...)")
+        arguments.of_kind("policy", policy, (ClientPolicy,), "ClientPolicy(min_clients=...)")
         one_key = "Identity(private), or leave it out"
         arguments.of_kind("identity", identity, (Identity, type(None)), one_key)
         if memory is not None:
@@ -108,16 +108,16 @@ class SecureAggregationMod:
         try:
             asked = message.has_content() and KEY in message.content
             if category != "train" or not asked:
-                raise UnprotectedRequest(
+                raise UnprotectedRequestError(
                     f"the server asks to {category} outside secure aggregation; this client "
                     "sends nothing in the clear"
                 )
             answer = self._answer(message, context, call_next)
-        except Refused as refusal:
+        except RefusedError as refusal:
             reason = one_line(f"{type(refusal).__name__}: {refusal}")
             log(WARNING, "Refused a request of the server: %s", reason)
             return _error(message, reason)
-        except UnreadableState as error:
+        except UnreadableStateError as error:
             log(ERROR, "%s", error)
             return _error(message, "the client cannot read what it remembers of earlier rounds")
         except Exception as error:
@@ -129,8 +129,8 @@ class SecureAggregationMod:
     def _answer(self, message: Message, context: Context, call_next: ClientAppCallable) -> bytes:
         try:
             request = protocol_bytes(message.content[KEY])
-        except Malformed as error:
-            raise MalformedRequest(str(error)) from error
+        except MalformedMessageError as error:
+            raise MalformedRequestError(str(error)) from error
         with self._client(context) as client:
             if not client.needs_vector(request):
                 return client.answer(request)
@@ -147,7 +147,7 @@ class SecureAggregationMod:
         """The client as it was left; kept again, refusals included, before an answer is sent."""
         with self._memory.held(context) as remembered:
             if (remembered.identity is None) != (remembered.state is None):
-                raise UnreadableState("of what this client remembers a part is missing")
+                raise UnreadableStateError("of what this client remembers a part is missing")
             identity = self._identity
             if identity is None:
                 kept = remembered.identity
@@ -171,34 +171,34 @@ def _task(client: SecureClient, policy: ClientPolicy, request: bytes, message: M
 
     Raises
     ------
-    Refused
+    RefusedError
         If anything is. The client has left the round.
     """
     try:
         if (digest := request_digest(message)) != client.terms_of(request).request:
-            raise DifferentRequests("what came to be trained on is not what was announced")
-        bounding = Bounding.read(message.content.config_records[KEY])
+            raise DifferentRequestsError("what came to be trained on is not what was announced")
+        encoding = UpdateEncoding.read(message.content.config_records[KEY])
         models = list(message.content.array_records.values())
         if len(models) != 1:
-            raise MalformedRequest(f"{len(models)} models came to be trained, not one")
+            raise MalformedRequestError(f"{len(models)} models came to be trained, not one")
         schema = ModelSchema(models[0])
-        bounding.check(client.terms_of(request), policy, schema)
+        encoding.check(client.terms_of(request), policy, schema)
         client.prepare(request, request=digest, model=model_digest(schema.arrays))
-    except Refused:
+    except RefusedError:
         client.leave(request)
         raise
     except Exception as error:
         client.leave(request)
         told = error_quoted(error)
-        raise MalformedRequest(f"the request to train cannot be read: {told}") from error
-    return _Task(bounding, schema)
+        raise MalformedRequestError(f"the request to train cannot be read: {told}") from error
+    return _Task(encoding, schema)
 
 
 @dataclass(frozen=True)
 class _Task:
     """One training, all of whose request has been checked."""
 
-    bounding: Bounding
+    encoding: UpdateEncoding
     schema: ModelSchema
 
     def vector(
@@ -208,7 +208,7 @@ class _Task:
         del message.content[KEY]
         try:
             reply = self.schema.read(call_next(message, context))
-            weight = self.bounding.weighting.weight(reply.metrics, self.bounding.weighted_by)
+            weight = self.encoding.weighting.weight(reply.metrics, self.encoding.weighted_by)
             return self._encoded(reply.arrays, weight)
         except KeyboardInterrupt:  # somebody at the node ends it
             raise
@@ -218,12 +218,12 @@ class _Task:
             return self._encoded(self.schema.arrays, 1.0)
 
     def _encoded(self, arrays: list[npt.NDArray[Any]], weight: float) -> npt.NDArray[np.int64]:
-        return self.bounding.mechanism.encode(
+        return self.encoding.mechanism.encode(
             arrays,
             self.schema.arrays,
-            self.bounding.geometry,
+            self.encoding.geometry,
             weight=weight,
-            noise_multiplier=self.bounding.noise_multiplier,
+            noise_multiplier=self.encoding.noise_multiplier,
             randomness=SystemRandomness(),
         )
 

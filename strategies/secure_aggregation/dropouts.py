@@ -6,7 +6,7 @@ FALSE_ALARM = 1e-6
 
 
 class ObservedDropouts:
-    """Holds the clients that did not see their rounds through against ``client_dropout``.
+    """Holds the clients that did not see their rounds through against ``dropout_probability``.
 
     What presence costs is charged from the declared probability (``presence_delta``): where more
     drop out, δ is under-stated. The operator is told, once, in the operator's log. The run goes
@@ -43,9 +43,9 @@ class ObservedDropouts:
         self._warned = True
         operator_log.warning(
             "%d of %d clients that were drawn did not see their round through; with "
-            "client_dropout = %g so many would with a probability below %g. The delta that each "
-            "round is charged for presence rests on it, so epsilon is under-stated: declare at "
-            "least %.2g.",
+            "dropout_probability = %g so many would with a probability below %g. The delta that "
+            "each round is charged for presence rests on it, so epsilon is under-stated: declare "
+            "at least %.2g.",
             self._lost,
             self._drawn,
             self._declared,

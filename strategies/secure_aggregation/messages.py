@@ -13,7 +13,12 @@ from privacy.mechanisms import (
     MaskedGaussian,
     MaskedMechanism,
 )
-from privacy.secure_aggregation import ClientPolicy, Malformed, RoundTerms, UnacceptableTerms
+from privacy.secure_aggregation import (
+    ClientPolicy,
+    MalformedMessageError,
+    RoundTerms,
+    UnacceptableTermsError,
+)
 from privacy.untrusted_text import error_quoted, quoted
 from strategies.errors import Fault, ReplyError
 from strategies.model_schema import ModelSchema
@@ -45,14 +50,14 @@ def protocol_bytes(record: object) -> bytes:
 
     Raises
     ------
-    Malformed
+    MalformedMessageError
         If there is none.
     """
     if not isinstance(record, ConfigRecord):
-        raise Malformed("the protocol's record is of another kind")
+        raise MalformedMessageError("the protocol's record is of another kind")
     message = record.get(_BYTES)
     if not isinstance(message, bytes):
-        raise Malformed("the record carries no message of the protocol")
+        raise MalformedMessageError("the record carries no message of the protocol")
     return message
 
 
@@ -72,7 +77,7 @@ def reply_bytes(reply: Message) -> bytes:
     record = reply.content[KEY]
     try:
         answer = protocol_bytes(record)
-    except Malformed as error:
+    except MalformedMessageError as error:
         raise ReplyError(str(error), Fault.PROTOCOL) from error
     if len(record) != 1:
         raise ReplyError(
@@ -84,7 +89,7 @@ def reply_bytes(reply: Message) -> bytes:
 def _is_refusal(reason: str | None) -> bool:
     """Whether these are the words of a client that refuses, as the mod writes them."""
     kind = getattr(secure_aggregation, (reason or "").partition(":")[0], None)
-    return isinstance(kind, type) and issubclass(kind, secure_aggregation.Refused)
+    return isinstance(kind, type) and issubclass(kind, secure_aggregation.RefusedError)
 
 
 def content_of(message: bytes) -> RecordDict:
@@ -93,7 +98,7 @@ def content_of(message: bytes) -> RecordDict:
 
 
 @dataclass(frozen=True)
-class Bounding:
+class UpdateEncoding:
     """How a client bounds its update before it masks it; sent with the model, public.
 
     Attributes
@@ -135,12 +140,12 @@ class Bounding:
         record["noise-multiplier"] = self.noise_multiplier
 
     @classmethod
-    def read(cls, record: ConfigRecord) -> "Bounding":
+    def read(cls, record: ConfigRecord) -> "UpdateEncoding":
         """Read what ``write_into`` wrote.
 
         Raises
         ------
-        Malformed
+        MalformedMessageError
             If it is not that.
         """
         try:
@@ -151,17 +156,19 @@ class Bounding:
                 raise ValueError("a field has the wrong type")
             if not (isinstance(settings, list) and isinstance(cap, float) and isinstance(z, float)):
                 raise ValueError("a field has the wrong type")
-            bounding = cls(
+            encoding = cls(
                 geometry=ClippingGeometry(tuple(map(float, norms)), tuple(map(int, groups))),
                 weight_cap=cap,
                 weighted_by=key,
                 mechanism=_MECHANISMS[str(name)](*map(int, settings)),
                 noise_multiplier=z,
             )
-            _ = bounding.weighting  # checks the cap
+            _ = encoding.weighting  # checks the cap
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise Malformed(f"how to bound an update is not said: {error_quoted(error)}") from error
-        return bounding
+            raise MalformedMessageError(
+                f"how to bound an update is not said: {error_quoted(error)}"
+            ) from error
+        return encoding
 
     def check(self, terms: RoundTerms, policy: ClientPolicy, schema: ModelSchema) -> None:
         """Make sure, before anybody trains, that it is what the client accepts and fits the round.
@@ -171,7 +178,7 @@ class Bounding:
 
         Raises
         ------
-        UnacceptableTerms
+        UnacceptableTermsError
             If the policy pins something else, or some update would not fit.
         """
         norm, cap = self.geometry.total_norm, self.weight_cap
@@ -180,29 +187,35 @@ class Bounding:
             ("weight cap", cap, policy.weight_cap),
         ):
             if pinned is not None and not isclose(value, pinned):
-                raise UnacceptableTerms(f"the {name} is {value:g}; this client pins {pinned:g}")
+                raise UnacceptableTermsError(
+                    f"the {name} is {value:g}; this client pins {pinned:g}"
+                )
         if policy.mechanism is not None and self.mechanism != policy.mechanism:
-            raise UnacceptableTerms(
+            raise UnacceptableTermsError(
                 f"the mechanism is {self.mechanism}; this client pins {policy.mechanism}"
             )
         arrays = schema.arrays
         size = sum(array.size for array in arrays)
         if size != terms.size:
-            raise UnacceptableTerms(f"the model has {size} numbers, the terms say {terms.size}")
+            raise UnacceptableTermsError(
+                f"the model has {size} numbers, the terms say {terms.size}"
+            )
         if len(self.geometry.group_of) != len(arrays):
-            raise UnacceptableTerms(
+            raise UnacceptableTermsError(
                 f"how to clip is said of {len(self.geometry.group_of)} arrays; the model has "
                 f"{len(arrays)}"
             )
         needed = self.mechanism.bound(parameters=size, noise_multiplier=self.noise_multiplier)
         if terms.bound < needed:
-            raise UnacceptableTerms(
+            raise UnacceptableTermsError(
                 f"the terms bound an entry by {terms.bound}; {self.mechanism.name} needs "
                 f"{needed} with these settings"
             )
-        shares = self.mechanism.minimum if isinstance(self.mechanism, DistributedGaussian) else 0
-        if terms.minimum < shares:
-            raise UnacceptableTerms(
-                f"the noise is shared among {shares} clients, but the sum of {terms.minimum} may "
-                "be opened"
+        shares = (
+            self.mechanism.min_clients if isinstance(self.mechanism, DistributedGaussian) else 0
+        )
+        if terms.min_clients < shares:
+            raise UnacceptableTermsError(
+                f"the noise is shared among {shares} clients, but the sum of {terms.min_clients} "
+                "may be opened"
             )

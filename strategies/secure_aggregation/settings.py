@@ -16,13 +16,20 @@ from privacy.mechanisms import (
     lattice_radius,
 )
 from privacy.secure_aggregation import Adversary, RoundPlan, ServerModel, plan_round
-from privacy.secure_aggregation.terms import pinned_keys
+from privacy.secure_aggregation.terms import check_adversary, pinned_keys
 
-Noise = Literal["central", "distributed"]
+NoisePlacement = Literal["central", "distributed"]
 
 _STEPS = (0.0, 0.1, 0.2, 0.3, -0.1)  # from the dropout set, that others are tried at
 
 
+@arguments.renamed(
+    minimum="min_clients",
+    largest="max_clients",
+    dropout="max_dropout_fraction",
+    client_dropout="dropout_probability",
+    noise="noise_placement",
+)
 @dataclass(frozen=True, kw_only=True)
 class SecureAggregation:
     """The server learns the sum of a round's updates, and only if enough clients took part.
@@ -30,48 +37,48 @@ class SecureAggregation:
     A setting of ``DPFedAvg``. Every client needs ``SecureAggregationMod``, which clips, weights
     and masks its update; the two agree on nothing but what each of them can check.
 
-    **Guarantee.** Of a round the server learns the sum of at least ``minimum`` clients' bounded
+    **Guarantee.** Of a round the server learns the sum of at least ``min_clients`` clients' bounded
     updates, or nothing; not what any client sent, how much it weighs, or its metrics
     (``docs/secure-aggregation.md``). Below the minimum the round ends, is paid, and opens
     nothing.
 
     **Assumptions.** Those of ``privacy.secure_aggregation.SecureClient``. For differential
     privacy against those who see the model: the server adds its noise; clients drop out
-    independently of each other, each with at most the probability ``client_dropout``.
+    independently of each other, each with at most the probability ``dropout_probability``.
 
     **Not covered.** Poisoning: the server cannot clip what it cannot see. With central noise,
     what the sum itself gives away to the server.
 
     Parameters
     ----------
-    minimum : int
+    min_clients : int
         The fewest clients whose sum is opened, at least 3. A client refuses a round whose
         minimum is below its own.
     adversary : Adversary
         Whom a round withstands; its share is of the cohort that was drawn. Clients refuse what
         does not withstand the one they assume.
-    dropout : float
+    max_dropout_fraction : float
         The share of those who answered at first that may vanish during a round before the round
         is lost, in [0, 1); who shares its secrets wrongly, or keeps others' shares back, counts
         as well. Neighbours, and with them each client's work, grow with it.
     identities : iterable of bytes
         The Ed25519 public keys of all who may take part; needed against a malicious server,
         where clients pin the same list.
-    noise : "central" or "distributed"
+    noise_placement : "central" or "distributed"
         Who adds it. Central: the server, which sees the sum without. Distributed: each client
         adds a share, and the strategy's noise multiplier z is that of the sum as the *server*
         and its colluders see it (``DistributedGaussian``); only against a server that is
         honest but curious.
-    largest : int, optional
+    max_clients : int, optional
         The largest cohort that is asked; needed with distributed noise. A round that draws more
         is aborted.
-    client_dropout : float
+    dropout_probability : float
         The probability, at most, with which a client that was drawn does not see the round
         through, in [0, 1). From it follows how probable it is that one client's presence decides
         whether a round opens, which each round is charged as a part of δ: keep it well below
-        ``dropout``, and ``minimum`` well below the usual cohort, or no noise fits the budget. The
-        operator's log warns where more vanish than that explains; the run goes on, for to end it
-        would itself show who was there.
+        ``max_dropout_fraction``, and ``min_clients`` well below the usual cohort, or no noise fits
+        the budget. The operator's log warns where more vanish than that explains; the run goes on,
+        for to end it would itself show who was there.
     stage_timeout : float
         Seconds that a stage without training waits for clients that do not answer. A round has
         four such stages, five against a malicious server, and one more where a client shared
@@ -86,49 +93,48 @@ class SecureAggregation:
         If one is out of range.
     """
 
-    minimum: int
+    min_clients: int
     adversary: Adversary = field(default_factory=Adversary)
-    dropout: float = 0.2
-    noise: Noise = "central"
-    largest: int | None = None
-    client_dropout: float = 0.02
+    max_dropout_fraction: float = 0.2
+    noise_placement: NoisePlacement = "central"
+    max_clients: int | None = None
+    dropout_probability: float = 0.02
     # Not shown: another list or more patience does not make it another run.
     identities: Iterable[bytes] = field(default=(), repr=False)
     stage_timeout: float = field(default=600.0, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("dropout", "client_dropout", "stage_timeout"):
-            object.__setattr__(self, name, arguments.number(name, getattr(self, name)))
-        for name in ("minimum", "largest"):
-            if (value := getattr(self, name)) is not None or name == "minimum":
-                object.__setattr__(self, name, arguments.whole(name, value, least=1))
-        arguments.of_kind("adversary", self.adversary, (Adversary,), "Adversary(server, corrupt)")
-        if self.minimum < 3:
-            raise ValueError(f"minimum is {self.minimum}; the sum of fewer than 3 hides nobody")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; a share of a cohort in [0, 1)")
-        if not self.stage_timeout > 0:
-            raise ValueError(f"stage_timeout is {self.stage_timeout}; seconds, above 0")
-        identities = pinned_keys("identities", self.identities)
-        object.__setattr__(self, "identities", tuple(sorted(identities)))
-        if not 0 <= self.client_dropout < 1:
-            raise ValueError(f"client_dropout is {self.client_dropout}; a probability in [0, 1)")
-        if self.noise not in ("central", "distributed"):
-            raise ValueError(f"noise is {self.noise!r}; choose 'central' or 'distributed'")
-        if self.largest is not None and self.largest < self.minimum:
+        checked = {
+            "min_clients": arguments.whole("min_clients", self.min_clients, least=3),
+            "stage_timeout": arguments.number("stage_timeout", self.stage_timeout, above=0),
+            "identities": tuple(sorted(pinned_keys("identities", self.identities))),
+        }
+        if self.max_clients is not None:
+            checked["max_clients"] = arguments.whole("max_clients", self.max_clients)
+        for name in ("max_dropout_fraction", "dropout_probability"):
+            checked[name] = arguments.number(name, getattr(self, name), least=0, below=1)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        check_adversary("adversary", self.adversary)
+        if self.noise_placement not in ("central", "distributed"):
             raise ValueError(
-                f"largest is {self.largest}; it must be at least the minimum of {self.minimum}"
+                f"noise_placement is {self.noise_placement!r}; choose 'central' or 'distributed'"
             )
-        if self.noise == "distributed":
-            if self.largest is None:
+        if self.max_clients is not None and self.max_clients < self.min_clients:
+            raise ValueError(
+                f"max_clients is {self.max_clients}; it must be at least "
+                f"min_clients = {self.min_clients}"
+            )
+        if self.noise_placement == "distributed":
+            if self.max_clients is None:
                 raise ValueError(
-                    "largest is not set; distributed noise is made up to the same amount "
+                    "max_clients is not set; distributed noise is made up to the same amount "
                     "whatever the cohort: give the largest one"
                 )
             if self.adversary.server is ServerModel.MALICIOUS:
                 raise ValueError(
-                    "noise is 'distributed' against a malicious server, which could tell clients "
-                    "to add none; use central noise, or an honest-but-curious server"
+                    "noise_placement is 'distributed' against a malicious server, which could tell "
+                    "clients to add none; use central noise, or an honest-but-curious server"
                 )
             self.mechanism(1)  # checks that enough honest clients are left
         if self.adversary.server is ServerModel.MALICIOUS and not self.identities:
@@ -140,10 +146,10 @@ class SecureAggregation:
     def mechanism(self, parameters: int) -> MaskedMechanism:
         """What bounds and noises the sums of a model of so many parameters."""
         radius = lattice_radius(parameters)
-        if self.noise == "central" or self.largest is None:
+        if self.noise_placement == "central" or self.max_clients is None:
             return MaskedGaussian(radius)
-        colluders = max(1, self.adversary.corrupted(self.largest))
-        return DistributedGaussian(radius, self.minimum, colluders, self.largest)
+        colluders = max(1, self.adversary.max_corrupt(self.max_clients))
+        return DistributedGaussian(radius, self.min_clients, colluders, self.max_clients)
 
     def presence(self, population: int, sampling: Sampling) -> AdditiveDelta:
         """What each round is charged because one client's presence can decide whether it opens."""
@@ -208,9 +214,9 @@ class SecureAggregation:
             f"each round is charged {charged:.2g} of δ because one client's presence can decide "
             f"whether it opens, so {rounds} {'round passes' if rounds == 1 else 'rounds pass'} "
             f"budget.delta = {delta:g}{share}: too few clients are drawn for "
-            f"secure_aggregation.minimum = {self.minimum}, "
-            f"secure_aggregation.dropout = {self.dropout:g} and "
-            f"secure_aggregation.client_dropout = {self.client_dropout:g}. "
+            f"secure_aggregation.min_clients = {self.min_clients}, "
+            f"secure_aggregation.max_dropout_fraction = {self.max_dropout_fraction:g} and "
+            f"secure_aggregation.dropout_probability = {self.dropout_probability:g}. "
             + (f"What fits: {fitting}" if fitting else "Nothing near them fits: draw more clients")
         )
 
@@ -226,20 +232,26 @@ class SecureAggregation:
                 return False
             return 2 * other.presence(population, drawn).delta * rounds < delta
 
-        dropouts = [round(self.dropout + step, 12) for step in _STEPS]
-        minima = sorted({max(3, self.minimum // part) for part in (1, 2, 4)}, reverse=True)
+        dropouts = [round(self.max_dropout_fraction + step, 12) for step in _STEPS]
+        minima = sorted({max(3, self.min_clients // part) for part in (1, 2, 4)}, reverse=True)
         every = (Poisson(1.0),) if isinstance(sampling, Poisson) and sampling.rate < 1 else ()
-        for drawn, minimum, dropout in itertools.product((sampling, *every), minima, dropouts):
-            if 0 <= dropout < 1 and fits(drawn, minimum=minimum, dropout=dropout):
-                words = [] if minimum == self.minimum else [f".minimum = {minimum}"]
-                words += [] if dropout == self.dropout else [f".dropout = {dropout:g}"]
+        for drawn, min_clients, dropout in itertools.product((sampling, *every), minima, dropouts):
+            if 0 <= dropout < 1 and fits(
+                drawn, min_clients=min_clients, max_dropout_fraction=dropout
+            ):
+                words = [] if min_clients == self.min_clients else [f".min_clients = {min_clients}"]
+                words += (
+                    []
+                    if dropout == self.max_dropout_fraction
+                    else [f".max_dropout_fraction = {dropout:g}"]
+                )
                 words = [f"secure_aggregation{word}" for word in words]
                 yield " with ".join(words + ["a sampling rate of 1"] * (drawn is not sampling))
                 break
         for part in (2, 5, 10, 20):
-            if fits(sampling, client_dropout=self.client_dropout / part):
-                name = "secure_aggregation.client_dropout"
-                yield f"{name} = {self.client_dropout / part:g}, if no more clients vanish"
+            if fits(sampling, dropout_probability=self.dropout_probability / part):
+                name = "secure_aggregation.dropout_probability"
+                yield f"{name} = {self.dropout_probability / part:g}, if no more clients vanish"
                 break
         if isinstance(sampling, Poisson):
             for tenths in range(1, 10):
@@ -261,17 +273,17 @@ class SecureAggregation:
         return plan_round(
             clients,
             adversary=self.adversary,
-            dropout=self.dropout,
-            minimum=self.minimum,
+            max_dropout_fraction=self.max_dropout_fraction,
+            min_clients=self.min_clients,
             cohort=cohort,
         )
 
     def __str__(self) -> str:
         """For the log."""
         return (
-            f"sums of at least {self.minimum} clients, against a server that is "
-            f"{self.adversary.server.value} with {self.adversary.corrupt:.0%} of the "
-            f"clients, {self.noise} noise"
+            f"sums of at least {self.min_clients} clients, against a server that is "
+            f"{self.adversary.server.value} with {self.adversary.max_corrupt_fraction:.0%} of the "
+            f"clients, {self.noise_placement} noise"
         )
 
 
@@ -280,7 +292,7 @@ def _presence(settings: SecureAggregation, population: int, sampling: Sampling) 
     return presence_delta(
         population=population,
         sampling=sampling,
-        dropout=settings.client_dropout,
+        dropout_probability=settings.dropout_probability,
         opening=settings._plan,
-        largest=settings.largest,
+        max_clients=settings.max_clients,
     )

@@ -11,8 +11,8 @@ from flwr.serverapp import Grid
 
 from privacy.mechanisms import MaskedMechanism, Randomness
 from privacy.secure_aggregation import (
-    RejectedMessage,
-    RoundAborted,
+    RejectedMessageError,
+    RoundAbortedError,
     RoundTerms,
     SecureServer,
     ServerModel,
@@ -26,7 +26,7 @@ from strategies.replies import PendingReplies, collect, stream_replies
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.messages import (
     KEY,
-    Bounding,
+    UpdateEncoding,
     content_of,
     protocol_record,
     reply_bytes,
@@ -48,7 +48,7 @@ class SecureTrainRound:
         self,
         number: int,
         schema: ModelSchema,
-        bounding: Bounding,
+        encoding: UpdateEncoding,
         *,
         settings: SecureAggregation,
         run: str,
@@ -61,8 +61,8 @@ class SecureTrainRound:
         self.number = number
         self.schema = schema
         self._name = f"round {number}, secure aggregation"
-        self._bounding = bounding
-        self._mechanism: MaskedMechanism = bounding.mechanism
+        self._encoding = encoding
+        self._mechanism: MaskedMechanism = encoding.mechanism
         self._settings = settings
         self._randomness = randomness
         self._grid = grid
@@ -87,15 +87,15 @@ class SecureTrainRound:
             How large the cohort is.
         """
         cohort = list(nodes)
-        if self._settings.largest is not None and len(cohort) > self._settings.largest:
-            self._abort(f"{len(cohort)} clients were drawn; {self._settings.largest} are asked")
+        if self._settings.max_clients is not None and len(cohort) > self._settings.max_clients:
+            self._abort(f"{len(cohort)} clients were drawn; {self._settings.max_clients} are asked")
             self._asked = PendingReplies([])
             return []
         asked = request_digest(self._request(content, 0, b""))
         server = self._server = SecureServer(
             self._terms(asked),
             adversary=self._settings.adversary,
-            dropout=self._settings.dropout,
+            max_dropout_fraction=self._settings.max_dropout_fraction,
             cohort=drawn,
             identities=self._settings.identities,
             randomness=self._randomness,
@@ -111,7 +111,7 @@ class SecureTrainRound:
     def _request(self, content: RecordDict, node: int, message: bytes) -> Message:
         """What asks a node to train: the same for all but for the protocol's message."""
         record = protocol_record(message)
-        self._bounding.write_into(record)
+        self._encoding.write_into(record)
         return Message(
             RecordDict({**content, KEY: record}), message_type=MessageType.TRAIN, dst_node_id=node
         )
@@ -119,14 +119,14 @@ class SecureTrainRound:
     def _terms(self, request: bytes) -> RoundTerms:
         size = sum(array.size for array in self.schema.arrays)
         bound = self._mechanism.bound(
-            parameters=size, noise_multiplier=self._bounding.noise_multiplier
+            parameters=size, noise_multiplier=self._encoding.noise_multiplier
         )
         return RoundTerms(
             run=hashlib.sha256(self._run.encode()).digest()[:RUN_BYTES],
             number=self._sequence,
             size=size,
             bound=bound,
-            minimum=self._settings.minimum,
+            min_clients=self._settings.min_clients,
             server=self._settings.adversary.server,
             request=request,
         )
@@ -158,7 +158,7 @@ class SecureTrainRound:
 
     def _noise_alone(self) -> list[Vector] | None:
         malicious = self._settings.adversary.server is ServerModel.MALICIOUS
-        if not (malicious and self._updates_asked and self._bounding.noise_multiplier):
+        if not (malicious and self._updates_asked and self._encoding.noise_multiplier):
             return None
         size = sum(array.size for array in self.schema.arrays)
         return self._decode(np.zeros(size, dtype=np.int64), 0)
@@ -167,9 +167,9 @@ class SecureTrainRound:
         return self._mechanism.decode(
             opened,
             self.schema.arrays,
-            self._bounding.geometry,
+            self._encoding.geometry,
             survivors=survivors,
-            noise_multiplier=self._bounding.noise_multiplier,
+            noise_multiplier=self._encoding.noise_multiplier,
             randomness=self._randomness,
         )
 
@@ -182,7 +182,7 @@ class SecureTrainRound:
             requests = self._stage(server, requests)
         try:
             return None if self.aborted else server.open()
-        except RoundAborted as reason:
+        except RoundAbortedError as reason:
             self._abort(reason)
             return None
 
@@ -206,7 +206,7 @@ class SecureTrainRound:
         def use(answer: tuple[int, bytes]) -> None:
             try:
                 server.receive(*answer)
-            except RejectedMessage as error:
+            except RejectedMessageError as error:
                 raise ReplyError(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {server.stage.name.lower()}"
@@ -217,7 +217,7 @@ class SecureTrainRound:
     def _advance(self, server: SecureServer) -> dict[int, bytes]:
         try:
             return server.advance()
-        except RoundAborted as reason:
+        except RoundAbortedError as reason:
             self._abort(reason)
             return {}
 

@@ -18,4 +18,4 @@ def test_a_plural_may_be_another() -> None:
 
 
 def test_the_server_of_a_secure_run_is_told_in_grammar() -> None:
-    assert "a server that is honest-but-curious" in str(SecureAggregation(minimum=3))
+    assert "a server that is honest-but-curious" in str(SecureAggregation(min_clients=3))

@@ -341,7 +341,10 @@ def test_clients_without_the_mod_end_a_secure_run_with_the_budget_that_is_left(
     tmp_path: Path, console: list[str]
 ) -> None:
     secure = SecureAggregation(
-        minimum=3, adversary=Adversary(corrupt=0.0), client_dropout=0.0, stage_timeout=5.0
+        min_clients=3,
+        adversary=Adversary(max_corrupt_fraction=0.0),
+        dropout_probability=0.0,
+        stage_timeout=5.0,
     )
     strategy = noiseless(tmp_path, population=6, secure_aggregation=secure, noise_multiplier=5.0)
     result = strategy.start(grid_of(6), model(), num_rounds=9)

@@ -63,7 +63,7 @@ def test_long_words_are_cut() -> None:
     assert quoted("x" * 300) == repr("x" * 300)
 
 
-@pytest.mark.parametrize("kind", ["UnacceptableTerms: ", ""])
+@pytest.mark.parametrize("kind", ["UnacceptableTermsError: ", ""])
 @pytest.mark.parametrize(
     "between",
     ["\n", "\r\n", "\x0b", "\x85", "\u2028", "\x1b[2K\r", "'\n", '"\n', "x" * 10**5 + "\n"],
@@ -127,7 +127,7 @@ def test_nor_does_a_server_write_one_of_the_owners_log(caplog: pytest.LogCapture
     finally:
         logger.removeHandler(caplog.handler)
     (told,) = {record.getMessage() for record in caplog.records}
-    assert "MalformedRequest" in told
+    assert "MalformedRequestError" in told
     assert told.isprintable()
     assert len(told) < 600
     assert all(reason.isprintable() for reason in reasons)

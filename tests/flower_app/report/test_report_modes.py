@@ -28,12 +28,12 @@ from tests.flower_app.app_runs import run_app
 EVENT = GaussianRelease(3.0, Poisson(0.1))
 SECURE = SecureAggregationReport(
     server="honest-but-curious",
-    corrupt=0.1,
-    minimum=40,
-    dropout=0.2,
-    noise="central",
+    max_corrupt_fraction=0.1,
+    min_clients=40,
+    max_dropout_fraction=0.2,
+    noise_placement="central",
     epsilon_against_server=float("inf"),
-    client_dropout=0.02,
+    dropout_probability=0.02,
     presence_delta=1e-9,
     aborted_rounds=(),
 )
@@ -209,7 +209,7 @@ def test_with_secure_aggregation_the_server_sees_sums(tmp_path: Path, server: st
 
 
 def test_with_distributed_noise_nobody_sees_the_sum_without_it(tmp_path: Path) -> None:
-    secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
+    secure = replace(SECURE, noise_placement="distributed", epsilon_against_server=30.0)
     report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
     config = {"secure-aggregation": "honest-but-curious", "noise-placement": "distributed"}
     privacy, page = told(tmp_path, report, **config)
@@ -260,7 +260,7 @@ def test_a_public_encrypted_round_is_not_counted(tmp_path: Path) -> None:
 def test_epsilon_against_the_server_is_of_training_where_reports_are_public(
     tmp_path: Path,
 ) -> None:
-    secure = replace(SECURE, noise="distributed", epsilon_against_server=30.0)
+    secure = replace(SECURE, noise_placement="distributed", epsilon_against_server=30.0)
     report = a_report(secure_aggregation=secure, mechanism="distributed-discrete-gaussian")
     config = {"secure-aggregation": "honest-but-curious", "noise-placement": "distributed"}
     public = NODES_TESTED | {"counted": False, "release": "all agreed"}

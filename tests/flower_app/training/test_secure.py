@@ -32,7 +32,11 @@ def test_a_run_says_what_its_server_was_kept_from(tmp_path: Path) -> None:
     )
     client_level = run.metrics["privacy"]["client_level"]
     told = client_level["secure_aggregation"]
-    assert (told["server"], told["minimum"], told["noise"]) == ("malicious", 5, "central")
+    assert (told["server"], told["min_clients"], told["noise_placement"]) == (
+        "malicious",
+        5,
+        "central",
+    )
     assert told["aborted_rounds"] == []
     assert "sees no single update" in client_level["trusted"]
     page = (run.folder / "report.html").read_text()
@@ -75,7 +79,7 @@ def ask(run_config: dict[str, Any], node_config: dict[str, Any]) -> str:
     reply = client_app.app(message, context)
     logging.getLogger("flwr").removeHandler(keep)
     assert reply.has_error()
-    if reply.error.reason.startswith("UnprotectedRequest"):
+    if reply.error.reason.startswith("UnprotectedRequestError"):
         return reply.error.reason
     assert reply.error.reason == "this node could not do its part; its owner finds why in its log"
     return " ".join(said)
@@ -89,7 +93,7 @@ def test_a_deployed_node_says_itself_what_it_insists_on(tmp_path: Path) -> None:
     node["state-dir"] = str(tmp_path / "state")
     assert "min-clients = '' is wrong" in ask(run, node)
     node["min-clients"] = 50
-    assert ask(run, node).startswith("UnprotectedRequest")
+    assert ask(run, node).startswith("UnprotectedRequestError")
 
 
 @pytest.mark.parametrize("name", ["clipping-norm", "weight-cap"])
@@ -99,7 +103,7 @@ def test_what_a_node_pins_is_a_number(name: str, wrong: Any, tmp_path: Path) -> 
     run: dict[str, Any] = {"secure-aggregation": "honest-but-curious"}
     said = ask(run, {**node, name: wrong})
     assert f"{name} = {wrong!r} in this node's --node-config is wrong" in said
-    assert ask(run, {**node, name: 0.25}).startswith("UnprotectedRequest")
+    assert ask(run, {**node, name: 0.25}).startswith("UnprotectedRequestError")
 
 
 def test_nodes_pin_how_their_updates_are_bounded(tmp_path: Path) -> None:
@@ -131,10 +135,12 @@ def test_nodes_pin_how_their_updates_are_bounded(tmp_path: Path) -> None:
         noise_multiplier=1.0,
         budget=Budget(math.inf, 1e-5),
         ledger=tmp_path / "ledger.jsonl",
-        secure_aggregation=SecureAggregation(minimum=3, client_dropout=0.0),
+        secure_aggregation=SecureAggregation(min_clients=3, dropout_probability=0.0),
     )
     strategy.start(grid, ArrayRecord(build_model("hog-linear").state_dict()), num_rounds=1)
-    assert set(refused) == {"UnacceptableTerms: the clipping norm is 0.6; this client pins 0.5"}
+    assert set(refused) == {
+        "UnacceptableTermsError: the clipping norm is 0.6; this client pins 0.5"
+    }
 
 
 def test_a_deployed_node_that_insists_is_not_talked_out_of_it(tmp_path: Path) -> None:
@@ -144,7 +150,7 @@ def test_a_deployed_node_that_insists_is_not_talked_out_of_it(tmp_path: Path) ->
         "min-clients": 50,
         "state-dir": str(tmp_path / "state"),
     }
-    assert ask({"secure-aggregation": "off"}, node).startswith("UnprotectedRequest")
+    assert ask({"secure-aggregation": "off"}, node).startswith("UnprotectedRequestError")
 
 
 def test_a_run_too_weak_for_the_owner_is_declined_before_the_node_has_a_part_in_it(
@@ -194,7 +200,7 @@ def test_a_deployed_node_reads_its_identity_and_those_it_pins(tmp_path: Path) ->
     node["signing-key"] = str(tmp_path / "own.key")
     assert "client-public-keys = '' is wrong" in ask(run, node)
     node["client-public-keys"] = str(tmp_path / "all.keys")
-    assert ask(run, node).startswith("UnprotectedRequest")
+    assert ask(run, node).startswith("UnprotectedRequestError")
     (tmp_path / "own.key").write_text(f"{own.private.hex()}\n{other.private.hex()}\n")
     assert "must hold this node's private key alone, and holds 2 keys" in ask(run, node)
     (tmp_path / "own.key").write_text(own.private.hex())
@@ -235,11 +241,11 @@ def test_a_run_never_weakens_what_an_owner_left_out(
     adversary = insists.policy.adversary
     stronger = max(asked, OWN[own][1], key=ASKED.index)
     assert adversary.server.value == stronger
-    assert adversary.corrupt == max(0.1, corrupt)
+    assert adversary.max_corrupt_fraction == max(0.1, corrupt)
     context.node_config["max-corrupt-fraction"] = 0.05
     insists = own_insistence(context)
     assert insists is not None
-    assert insists.policy.adversary.corrupt == 0.05
+    assert insists.policy.adversary.max_corrupt_fraction == 0.05
 
 
 PINS: list[dict[str, Any]] = [
@@ -259,7 +265,7 @@ def test_what_an_owner_pins_is_not_passed_over_by_a_run_in_the_clear(
     said = ask(run, node)
     assert "min-clients = '' is wrong" in said
     assert f"which its {next(iter(pins))} asks for" in said
-    assert ask(run, {**node, "min-clients": 5}).startswith("UnprotectedRequest")
+    assert ask(run, {**node, "min-clients": 5}).startswith("UnprotectedRequestError")
 
 
 @pytest.mark.parametrize("pins", PINS, ids=str)
@@ -275,7 +281,7 @@ def test_an_owner_may_pin_and_still_take_part_in_the_clear(
     kept = {
         "clipping-norm": policy.clipping_norm,
         "weight-cap": policy.weight_cap,
-        "max-corrupt-fraction": policy.adversary.corrupt,
+        "max-corrupt-fraction": policy.adversary.max_corrupt_fraction,
     }
     assert {name: kept[name] for name in pins} == pins
 

@@ -12,14 +12,14 @@ from privacy.accounting import AdditiveDelta, FixedSize, Full, Poisson, presence
 from privacy.secure_aggregation import Adversary, RoundPlan, plan_round
 
 
-def planned(minimum, tolerated):
+def planned(min_clients, tolerated):
     def opening(clients, cohort):
         try:
             return plan_round(
                 clients,
-                adversary=Adversary(corrupt=0.05),
-                dropout=tolerated,
-                minimum=minimum,
+                adversary=Adversary(max_corrupt_fraction=0.05),
+                max_dropout_fraction=tolerated,
+                min_clients=min_clients,
                 cohort=cohort,
             )
         except ValueError:
@@ -39,7 +39,7 @@ def everybody(survivors):
     return opening
 
 
-def exact_decisions(population, rate, dropout, opening, largest=None):
+def exact_decisions(population, rate, dropout_probability, opening, max_clients=None):
     """The probability that one client's presence may decide, by enumeration of all others.
 
     How many of those who drop out did so before they announced themselves is the worst case.
@@ -47,7 +47,7 @@ def exact_decisions(population, rate, dropout, opening, largest=None):
 
     def opens(announced, survived, drawn):
         plan = opening(announced, drawn)
-        if plan is None or (largest is not None and announced > largest):
+        if plan is None or (max_clients is not None and announced > max_clients):
             return False
         return survived >= plan.survivors
 
@@ -55,9 +55,11 @@ def exact_decisions(population, rate, dropout, opening, largest=None):
     others = population - 1
     for drawn in range(others + 1):
         for lost in range(drawn + 1):
-            chance = stats.binom.pmf(drawn, others, rate) * stats.binom.pmf(lost, drawn, dropout)
+            chance = stats.binom.pmf(drawn, others, rate) * stats.binom.pmf(
+                lost, drawn, dropout_probability
+            )
             for drops in (0, 1):
-                own = dropout if drops else 1 - dropout
+                own = dropout_probability if drops else 1 - dropout_probability
                 survived = drawn - lost
                 differs = any(
                     opens(announced, survived, drawn)
@@ -70,21 +72,25 @@ def exact_decisions(population, rate, dropout, opening, largest=None):
 
 
 @pytest.mark.parametrize("rate", [0.3, 0.6, 1.0])
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("dropout_probability", [0.0, 0.1])
 @pytest.mark.parametrize("survivors", [4, 9])
-@pytest.mark.parametrize("largest", [None, 14])
-def test_it_covers_what_enumeration_finds(rate, dropout, survivors, largest):
+@pytest.mark.parametrize("max_clients", [None, 14])
+def test_it_covers_what_enumeration_finds(rate, dropout_probability, survivors, max_clients):
     opening = everybody(survivors)
     sampling = Poisson(rate) if rate < 1 else Full()
     charged = presence_delta(
-        population=20, sampling=sampling, dropout=dropout, opening=opening, largest=largest
+        population=20,
+        sampling=sampling,
+        dropout_probability=dropout_probability,
+        opening=opening,
+        max_clients=max_clients,
     ).delta
-    exact = exact_decisions(20, rate, dropout, opening, largest)
+    exact = exact_decisions(20, rate, dropout_probability, opening, max_clients)
     assert exact <= charged
     # Not far above: the charge counts all rounds that the others alone do not open.
-    fails = rate * stats.binom.cdf(survivors - 1, 19, rate * (1 - dropout))
-    if largest is not None:
-        fails += rate * stats.binom.sf(largest - 1, 19, rate)
+    fails = rate * stats.binom.cdf(survivors - 1, 19, rate * (1 - dropout_probability))
+    if max_clients is not None:
+        fails += rate * stats.binom.sf(max_clients - 1, 19, rate)
     assert charged <= fails * (1 + 1e-5) + 1e-15
 
 
@@ -92,7 +98,7 @@ def test_it_covers_what_enumeration_finds(rate, dropout, survivors, largest):
 def test_it_covers_the_protocols_own_plans(tolerated):
     opening = planned(10, tolerated)
     charged = presence_delta(
-        population=100, sampling=Poisson(0.4), dropout=0.05, opening=opening
+        population=100, sampling=Poisson(0.4), dropout_probability=0.05, opening=opening
     ).delta
     assert exact_decisions(100, 0.4, 0.05, opening) <= charged < 0.4
 
@@ -110,7 +116,7 @@ def test_clients_left_alone_are_charged():
         presence_delta(
             population=100,
             sampling=Full(),
-            dropout=0.05,
+            dropout_probability=0.05,
             opening=lambda n, m, t=threshold: Sparse(40, t, 60),
         ).delta
         for threshold in (10, 35)
@@ -125,13 +131,13 @@ def test_a_sensible_plan_costs_next_to_nothing():
     delta = presence_delta(
         population=1000,
         sampling=Poisson(0.1),
-        dropout=0.02,
+        dropout_probability=0.02,
         opening=everybody(40),
-        largest=160,
+        max_clients=160,
     ).delta
     assert 0 < 75 * delta < 1e-7
     tight = presence_delta(
-        population=1000, sampling=Poisson(0.1), dropout=0.02, opening=everybody(90)
+        population=1000, sampling=Poisson(0.1), dropout_probability=0.02, opening=everybody(90)
     ).delta
     assert tight > 1e-3
 
@@ -161,7 +167,10 @@ def test_a_round_with_its_charge_is_as_private_as_the_release():
         return np.maximum(p - factor * q, 0).sum()
 
     charge = presence_delta(
-        population=others + 1, sampling=Poisson(rate), dropout=0.0, opening=everybody(survivors)
+        population=others + 1,
+        sampling=Poisson(rate),
+        dropout_probability=0.0,
+        opening=everybody(survivors),
     ).delta
     with_client, without = law(present=True), law(present=False)
     amplified = (1 - rate) * density + rate * moved
@@ -182,23 +191,26 @@ def test_plans_are_made_for_cohorts_that_are_drawn():
         asked.add(cohort)
         return Sparse(40, 10, 700)
 
-    presence_delta(population=1000, sampling=Full(), dropout=0.05, opening=opening)
+    presence_delta(population=1000, sampling=Full(), dropout_probability=0.05, opening=opening)
     assert asked == {999, 1000}  # without the client and with it
     asked.clear()
-    presence_delta(population=1000, sampling=Poisson(0.5), dropout=0.4, opening=opening)
+    presence_delta(population=1000, sampling=Poisson(0.5), dropout_probability=0.4, opening=opening)
     assert stats.binom.cdf(min(asked), 999, 0.5) > 1e-18 < stats.binom.sf(max(asked) - 2, 999, 0.5)
 
 
 def test_a_cohort_of_fixed_size_is_not_charged():
     free = presence_delta(
-        population=100, sampling=FixedSize(50, 100), dropout=0.5, opening=everybody(40)
+        population=100, sampling=FixedSize(50, 100), dropout_probability=0.5, opening=everybody(40)
     )
     assert free == AdditiveDelta(0.0)
 
 
 def test_what_never_opens_costs_the_rate():
     closed = presence_delta(
-        population=50, sampling=Poisson(0.2), dropout=0.0, opening=lambda clients, cohort: None
+        population=50,
+        sampling=Poisson(0.2),
+        dropout_probability=0.0,
+        opening=lambda clients, cohort: None,
     )
     assert closed.delta == pytest.approx(0.2, rel=1e-5)
 
@@ -207,12 +219,12 @@ def test_what_never_opens_costs_the_rate():
     ("change", "match"),
     [
         ({"population": 0}, "population is 0"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"dropout": math.nan}, "dropout is nan"),
+        ({"dropout_probability": 1.0}, "dropout_probability is 1.0"),
+        ({"dropout_probability": math.nan}, "dropout_probability is nan"),
     ],
 )
 def test_impossible_settings_are_refused(change, match):
-    settings = {"population": 10, "sampling": Poisson(0.5), "dropout": 0.1}
+    settings = {"population": 10, "sampling": Poisson(0.5), "dropout_probability": 0.1}
     with pytest.raises(ValueError, match=match):
         presence_delta(**{**settings, **change}, opening=everybody(3))
 
@@ -226,10 +238,13 @@ def test_pairs_of_dropouts_and_plans_are_all_looked_at():
     def down(clients, cohort):
         return Sparse(clients - 1, 2, 11 if clients < 12 else 5)
 
-    for jump, population, rate, dropout in itertools.product(
+    for jump, population, rate, dropout_probability in itertools.product(
         (up, down), (15, 25), (0.5, 0.8), (0.0, 0.2)
     ):
         charged = presence_delta(
-            population=population, sampling=Poisson(rate), dropout=dropout, opening=jump
+            population=population,
+            sampling=Poisson(rate),
+            dropout_probability=dropout_probability,
+            opening=jump,
         ).delta
-        assert exact_decisions(population, rate, dropout, jump) <= charged
+        assert exact_decisions(population, rate, dropout_probability, jump) <= charged

@@ -180,7 +180,7 @@ def test_the_population_must_be_that_of_the_audit() -> None:
 
 
 def test_secure_aggregation_is_refused_with_the_remedy() -> None:
-    secure = SecureAggregation(minimum=50)
+    secure = SecureAggregation(min_clients=50)
     with pytest.raises(ValueError, match="audit the same strategy without it"):
         audited(honest(secure_aggregation=secure))
 

@@ -181,7 +181,7 @@ def test_published_sizes_and_bits() -> None:
     # 24 bits a parameter for 100 clients and a million parameters: 3 bytes of float32's 4.
     bound = MaskedGaussian(1 << 16).bound(parameters=1_000_000, noise_multiplier=1.0)
     assert (2 * 100 * bound).bit_length() == 24
-    RoundTerms(run=bytes(16), number=1, size=1_000_000, bound=bound, minimum=50)
+    RoundTerms(run=bytes(16), number=1, size=1_000_000, bound=bound, min_clients=50)
 
 
 def test_the_release_is_a_gaussian_one() -> None:

@@ -18,21 +18,21 @@ from privacy.secure_aggregation._client_state import RoundState
 
 Vectors = Mapping[int, npt.NDArray[np.int64]]
 RUN = bytes(range(16))
-HONEST = Adversary(ServerModel.HONEST_BUT_CURIOUS, corrupt=0.1)
-MALICIOUS = Adversary(ServerModel.MALICIOUS, corrupt=0.1)
+HONEST = Adversary(ServerModel.HONEST_BUT_CURIOUS, max_corrupt_fraction=0.1)
+MALICIOUS = Adversary(ServerModel.MALICIOUS, max_corrupt_fraction=0.1)
 
 
 class Federation:
     """Clients with identities, and how to play rounds with them."""
 
-    def __init__(self, count: int, adversary: Adversary = HONEST, *, minimum: int = 3) -> None:
+    def __init__(self, count: int, adversary: Adversary = HONEST, *, min_clients: int = 3) -> None:
         identities = [Identity.draw() for _ in range(count)]
         self.identities = [identity.public for identity in identities]
         self.adversary = adversary
-        self.minimum = minimum
+        self.min_clients = min_clients
         self.trained = 0  # how often somebody was asked for its vector, and had it
         self.policy = ClientPolicy(
-            minimum_cohort=minimum, adversary=adversary, identities=self.identities
+            min_clients=min_clients, adversary=adversary, identities=self.identities
         )
         self.clients = {
             node: SecureClient(self.policy, identity=identity)
@@ -42,13 +42,13 @@ class Federation:
     def terms(
         self, size: int, *, bound: int = 100, number: int = 1, run: bytes = RUN
     ) -> RoundTerms:
-        return RoundTerms(run, number, size, bound, self.minimum, self.adversary.server)
+        return RoundTerms(run, number, size, bound, self.min_clients, self.adversary.server)
 
-    def server(self, terms: RoundTerms, *, dropout: float = 0.3) -> SecureServer:
+    def server(self, terms: RoundTerms, *, max_dropout_fraction: float = 0.3) -> SecureServer:
         return SecureServer(
             terms,
             adversary=self.adversary,
-            dropout=dropout,
+            max_dropout_fraction=max_dropout_fraction,
             cohort=len(self.clients),
             identities=self.identities,
         )

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from privacy.mechanisms import DistributedGaussian
 from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
     Identity,
-    MalformedRequest,
+    MalformedRequestError,
     RoundPlan,
     RoundTerms,
     SecureClient,
@@ -22,15 +23,15 @@ from strategies import FolderMemory, SecureAggregation, SecureAggregationMod
 from tests.privacy.secure_aggregation.federation import HONEST, RUN, Federation, draw_vectors
 
 KEY = bytes(32)
-TERMS = {"run": RUN, "number": 1, "size": 4, "bound": 100, "minimum": 3}
+TERMS = {"run": RUN, "number": 1, "size": 4, "bound": 100, "min_clients": 3}
 PLAN = {"clients": 12, "neighbours": 11, "threshold": 5, "survivors": 8, "cohort": 12}
 # What each is made of, as it should be.
 MADE: dict[Any, dict[str, Any]] = {
-    Adversary: {"server": ServerModel.MALICIOUS, "corrupt": 0.1},
+    Adversary: {"server": ServerModel.MALICIOUS, "max_corrupt_fraction": 0.1},
     RoundTerms: {**TERMS, "server": ServerModel.MALICIOUS, "request": KEY},
     Identity: {"private": KEY},
     ClientPolicy: {
-        "minimum_cohort": 3,
+        "min_clients": 3,
         "adversary": HONEST,
         "identities": [KEY],
         "clipping_norm": 1.0,
@@ -38,11 +39,17 @@ MADE: dict[Any, dict[str, Any]] = {
         "mechanism": None,
     },
     RoundPlan: PLAN,
-    plan_round: {"clients": 12, "adversary": HONEST, "dropout": 0.1, "minimum": 3, "cohort": 12},
+    plan_round: {
+        "clients": 12,
+        "adversary": HONEST,
+        "max_dropout_fraction": 0.1,
+        "min_clients": 3,
+        "cohort": 12,
+    },
     SecureServer: {
         "terms": RoundTerms(**TERMS),  # type: ignore[arg-type]
         "adversary": HONEST,
-        "dropout": 0.1,
+        "max_dropout_fraction": 0.1,
         "cohort": 12,
         "identities": [KEY],
         "randomness": None,
@@ -54,12 +61,12 @@ MADE: dict[Any, dict[str, Any]] = {
         "randomness": None,
     },
     SecureAggregation: {
-        "minimum": 3,
+        "min_clients": 3,
         "adversary": HONEST,
-        "dropout": 0.2,
-        "noise": "central",
-        "largest": None,
-        "client_dropout": 0.02,
+        "max_dropout_fraction": 0.2,
+        "noise_placement": "central",
+        "max_clients": None,
+        "dropout_probability": 0.02,
         "identities": [KEY],
         "stage_timeout": 600.0,
     },
@@ -69,9 +76,9 @@ MADE: dict[Any, dict[str, Any]] = {
 # What is wrong wherever it stands, but for those arguments that take it.
 WRONG: list[Any] = ["ab" * 32, "3", 40.5, math.nan, True, None, [1], {"a": 1}, object(), b"ab" * 32]
 TAKEN: dict[str, tuple[type, ...]] = {
-    "corrupt": (float,),  # nan is refused as out of range
-    "dropout": (float,),
-    "client_dropout": (float,),
+    "max_corrupt_fraction": (float,),  # nan is refused as out of range
+    "max_dropout_fraction": (float,),
+    "dropout_probability": (float,),
     "stage_timeout": (float,),
     "clipping_norm": (float, type(None)),
     "weight_cap": (float, type(None)),
@@ -79,11 +86,11 @@ TAKEN: dict[str, tuple[type, ...]] = {
     "identity": (type(None),),
     "randomness": (type(None),),
     "memory": (type(None),),
-    "largest": (type(None),),
+    "max_clients": (type(None),),
     "cohort": (type(None),),
     "configuration": (bytes,),
     "folder": (str,),
-    "noise": (object,),  # one of two words: a ValueError
+    "noise_placement": (object,),  # one of two words: a ValueError
 }
 CASES = [
     pytest.param(make, name, wrong, id=f"{make.__name__}-{name}-{str(wrong)[:8]}")
@@ -126,8 +133,28 @@ def test_no_number_but_a_finite_one_in_range_is_taken(make: Any, name: str, wron
 
 @pytest.mark.parametrize("noise", [None, 1, ["central"], "Central", b"central"], ids=str)
 def test_the_noise_is_one_of_two_words(noise: Any) -> None:
-    with pytest.raises(ValueError, match=r"noise is .*choose"):
-        SecureAggregation(minimum=3, noise=noise)
+    with pytest.raises(ValueError, match=r"noise_placement is .*choose"):
+        SecureAggregation(min_clients=3, noise_placement=noise)
+
+
+@pytest.mark.parametrize(
+    ("make", "old", "new"),
+    [
+        (Adversary, "corrupt", "max_corrupt_fraction"),
+        (ClientPolicy, "minimum_cohort", "min_clients"),
+        (RoundTerms, "minimum", "min_clients"),
+        (SecureServer, "dropout", "max_dropout_fraction"),
+        (SecureAggregation, "dropout", "max_dropout_fraction"),
+        (SecureAggregation, "client_dropout", "dropout_probability"),
+        (SecureAggregation, "noise", "noise_placement"),
+        (DistributedGaussian, "largest", "max_clients"),
+    ],
+)
+def test_an_old_name_of_an_argument_is_answered_with_the_new_one(
+    make: Any, old: str, new: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^{old}: not an argument here; give {new}$"):
+        make(**{old: 1})
 
 
 @pytest.mark.parametrize("make", [ClientPolicy, SecureServer, SecureAggregation])
@@ -141,20 +168,22 @@ def test_pinned_keys_are_keys(make: Any, wrong: Any) -> None:
 def test_numpys_numbers_are_numbers() -> None:
     terms = RoundTerms(RUN, *(np.int64(number) for number in (1, 4, 100, 3)))  # type: ignore[arg-type]
     assert terms.digest == RoundTerms(RUN, 1, 4, 100, 3).digest
-    policy: Any = ClientPolicy(np.int64(3), Adversary(corrupt=np.float32(0.25)))  # type: ignore[arg-type]
-    assert policy == ClientPolicy(3, Adversary(corrupt=0.25))
-    assert type(policy.minimum_cohort) is int
-    setting = SecureAggregation(minimum=np.int64(3), dropout=np.float64(0.25), largest=np.int16(9))  # type: ignore[arg-type]
-    assert setting == SecureAggregation(minimum=3, dropout=0.25, largest=9)
+    policy: Any = ClientPolicy(np.int64(3), Adversary(max_corrupt_fraction=np.float32(0.25)))  # type: ignore[arg-type]
+    assert policy == ClientPolicy(3, Adversary(max_corrupt_fraction=0.25))
+    assert type(policy.min_clients) is int
+    setting = SecureAggregation(
+        min_clients=np.int64(3), max_dropout_fraction=np.float64(0.25), max_clients=np.int16(9)
+    )  # type: ignore[arg-type]
+    assert setting == SecureAggregation(min_clients=3, max_dropout_fraction=0.25, max_clients=9)
 
 
 @pytest.mark.parametrize("message", ["text", None, 5, bytearray(64), [b"a"]], ids=str)
 def test_a_message_that_is_no_bytes_is_refused_as_malformed(message: Any) -> None:
     client = SecureClient(ClientPolicy(3))
     assert not client.needs_vector(message)
-    with pytest.raises(MalformedRequest):
+    with pytest.raises(MalformedRequestError):
         client.answer(message)
-    with pytest.raises(MalformedRequest):
+    with pytest.raises(MalformedRequestError):
         client.prepare(message)
     with pytest.raises(TypeError, match="state is"):
         SecureClient.from_bytes("text", ClientPolicy(3), identity=client.identity)  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     Adversary,
-    Refused,
-    RejectedMessage,
-    RoundAborted,
+    RefusedError,
+    RejectedMessageError,
+    RoundAbortedError,
     ServerModel,
 )
 from privacy.secure_aggregation import _crypto as keys
@@ -72,7 +72,7 @@ class Wire:
                     answer = self.sent(node, client, client.answer(message, vector))
                     if answer is not None:
                         server.receive(node, answer)
-                except (RejectedMessage, Refused) as error:
+                except (RejectedMessageError, RefusedError) as error:
                     self.rejected[node] = error
             messages = server.advance()
         return server.open()
@@ -85,8 +85,8 @@ def test_no_honest_client_trains_and_then_finds_too_few_neighbours():
     it. The round ends before anybody trains.
     """
     nodes = 100
-    federation = Federation(nodes, Adversary(corrupt=0.05))
-    server = federation.server(federation.terms(SIZE), dropout=0.4)
+    federation = Federation(nodes, Adversary(max_corrupt_fraction=0.05))
+    server = federation.server(federation.terms(SIZE), max_dropout_fraction=0.4)
     messages = federation.invite(server)
     for node, message in messages.items():
         server.receive(node, federation.clients[node].answer(message))
@@ -108,7 +108,7 @@ def test_no_honest_client_trains_and_then_finds_too_few_neighbours():
             try:
                 vector = np.zeros(SIZE, int) if client.needs_vector(message) else None
                 answer = client.answer(message, vector)
-            except Refused as error:
+            except RefusedError as error:
                 refusals.append(error)
                 continue
             if kind_of(answer) is Kind.COMPLAINTS and place in accused:
@@ -125,7 +125,7 @@ def test_no_honest_client_trains_and_then_finds_too_few_neighbours():
 
     messages = stage(stage(messages, ()), ())
     assert kind_of(next(iter(messages.values()))) is Kind.DISPUTES
-    with pytest.raises(RoundAborted, match="neighbours left"):
+    with pytest.raises(RoundAbortedError, match="neighbours left"):
         stage(messages, {liar})
     assert not refusals
 
@@ -296,9 +296,9 @@ WAYS = {
 @BOTH
 @pytest.mark.parametrize("name", WAYS)
 def test_a_cheat_costs_only_its_own_place(adversary, name):
-    federation = Federation(COUNT, adversary, minimum=12)
+    federation = Federation(COUNT, adversary, min_clients=12)
     vectors = draw_vectors(COUNT, SIZE)
-    server = federation.server(federation.terms(SIZE), dropout=0.2)
+    server = federation.server(federation.terms(SIZE), max_dropout_fraction=0.2)
     wire = Wire({0: WAYS[name]})
     opened = wire.play(server, federation.invite(server), federation.clients, vectors)
     assert set(range(1, COUNT)) <= set(server.survivors)
@@ -321,12 +321,12 @@ def test_a_cheat_costs_only_its_own_place(adversary, name):
 @pytest.mark.parametrize("name", ["garbage to all", "shares of something else to all"])
 def test_without_complaints_one_cheat_ends_the_round(adversary, name):
     """The control: honest clients that keep to themselves what they hold of the cheat."""
-    federation = Federation(COUNT, adversary, minimum=12)
-    server = federation.server(federation.terms(SIZE), dropout=0.2)
+    federation = Federation(COUNT, adversary, min_clients=12)
+    server = federation.server(federation.terms(SIZE), max_dropout_fraction=0.2)
     quiet = changed(Kind.COMPLAINTS, lambda members, signed: (bytes(len(members)), b""))
     wire = Wire({0: WAYS[name]} | dict.fromkeys(range(1, COUNT), quiet))
     messages = federation.invite(server)
-    with pytest.raises(RoundAborted, match="neighbours of node 0"):
+    with pytest.raises(RoundAbortedError, match="neighbours of node 0"):
         wire.play(server, messages, federation.clients, draw_vectors(COUNT, SIZE))
 
 
@@ -334,7 +334,7 @@ def test_without_checks_one_cheat_that_vanishes_spoils_the_sum(monkeypatch):
     """The control: clients that keep any shares, and a server that uses any."""
     federation = Federation(COUNT)
     vectors = draw_vectors(COUNT, SIZE)
-    server = federation.server(federation.terms(SIZE), dropout=0.2)
+    server = federation.server(federation.terms(SIZE), max_dropout_fraction=0.2)
     monkeypatch.setattr(sharing.Evidence, "fits", lambda *args: True)
     wire = Wire({0: leaves_at(Kind.MASKED_UPDATE, other_shares(ALL))})
     opened = wire.play(server, federation.invite(server), federation.clients, vectors)
@@ -352,7 +352,7 @@ def test_many_cheats_at_once_cost_only_their_places(adversary, data):
     )
     federation = Federation(COUNT, adversary)
     vectors = draw_vectors(COUNT, SIZE)
-    server = federation.server(federation.terms(SIZE), dropout=0.2)
+    server = federation.server(federation.terms(SIZE), max_dropout_fraction=0.2)
     wire = Wire({node: WAYS[name] for node, name in cheats.items()})
     opened = wire.play(server, federation.invite(server), federation.clients, vectors)
     assert set(range(COUNT)) - set(cheats) <= set(server.survivors)
@@ -375,7 +375,9 @@ class RingCutters(Wire):
         super().__init__({})
         self.federation, self.server, self.way = federation, server, way
         self.leaving = leaving
-        self.corrupt = set(range(federation.adversary.corrupted(len(federation.clients))))
+        self.max_corrupt_fraction = set(
+            range(federation.adversary.max_corrupt(len(federation.clients)))
+        )
         self.masked, self.private, self.gaps = {}, {}, {}
 
     def choose(self):
@@ -383,11 +385,11 @@ class RingCutters(Wire):
         ring, plan = self.server._ring, self.server._plan
         half, n = plan.neighbours // 2, plan.clients
         index = self.server._index
-        at = {node: int(ring._place_of[index[node]]) for node in self.corrupt}
+        at = {node: int(ring._place_of[index[node]]) for node in self.max_corrupt_fraction}
         _, first, second = min(
             (between, a, b)
-            for a in self.corrupt
-            for b in self.corrupt - {a}
+            for a in self.max_corrupt_fraction
+            for b in self.max_corrupt_fraction - {a}
             if (between := (at[b] - at[a]) % n - 1 - 2 * half) > plan.threshold
         )
 
@@ -406,13 +408,13 @@ class RingCutters(Wire):
             return answer
         if not self.gaps:
             self.choose()
-        if node in self.corrupt and open_round(client) is not None:
+        if node in self.max_corrupt_fraction and open_round(client) is not None:
             self.private[self.server._index[node]] = open_round(client).mask_private
         if kind_of(answer) is Kind.MASKED_UPDATE:
             self.masked[self.server._index[node]] = read(answer, Kind.MASKED_UPDATE, [None, 0])[0]
         if node in self.gaps:
             return self.way(self, node, client, answer)
-        if self.leaving and node not in self.corrupt:
+        if self.leaving and node not in self.max_corrupt_fraction:
             complains = kind_of(answer) is Kind.COMPLAINTS and any(fields_of(answer)[0])
             if complains or kind_of(answer) is Kind.DISPUTED_SHARES:
                 return None
@@ -423,7 +425,9 @@ class RingCutters(Wire):
         server, bits = self.server, self.server._bits
         node_of = [client.node for client in server._clients]
         survivors, taking_part = set(server._survivors), set(server._participants)
-        inside = [o for o in self.inside if o in survivors and node_of[o] not in self.corrupt]
+        inside = [
+            o for o in self.inside if o in survivors and node_of[o] not in self.max_corrupt_fraction
+        ]
         known = self.private | {o: s for o, s in secrets.items() if o not in survivors}
         total = np.zeros(SIZE, np.uint32)
         for owner in inside:
@@ -470,10 +474,10 @@ def accuse(cutters, node, client, answer):
 def cut_the_ring(way, leaving):
     """Play the attack; ``leaving`` takes the defence out: who is concerned leaves."""
     federation = Federation(
-        250, Adversary(ServerModel.HONEST_BUT_CURIOUS, corrupt=0.1), minimum=175
+        250, Adversary(ServerModel.HONEST_BUT_CURIOUS, max_corrupt_fraction=0.1), min_clients=175
     )
     vectors = draw_vectors(250, SIZE, seed=3)
-    server = federation.server(federation.terms(SIZE), dropout=0.3)
+    server = federation.server(federation.terms(SIZE), max_dropout_fraction=0.3)
     cutters = RingCutters(federation, server, way, leaving)
     messages = federation.invite(server)
     secrets = {}
@@ -498,7 +502,7 @@ def test_two_colluders_cannot_cut_the_ring(way):
     read_off, inside, server, cutters = cut_the_ring(way, leaving=False)
     assert not read_off
     assert 3 < inside < 175
-    honest = set(range(250)) - cutters.corrupt
+    honest = set(range(250)) - cutters.max_corrupt_fraction
     assert honest <= set(server.survivors)
     assert set(cutters.gaps) <= set(server.offences)
 

@@ -15,14 +15,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from privacy.secure_aggregation import (
-    Refused,
-    RoundAborted,
+    RefusedError,
+    RoundAbortedError,
     RoundPlan,
     RoundTerms,
     SecureClient,
     SecureServer,
-    ThresholdTooLow,
-    WrongRound,
+    ThresholdTooLowError,
+    WrongRoundError,
 )
 from privacy.secure_aggregation import client as client_module
 from privacy.secure_aggregation import server as server_module
@@ -30,7 +30,7 @@ from privacy.secure_aggregation._messages import Kind, write
 from tests.privacy.secure_aggregation.federation import MALICIOUS, Federation, draw_vectors
 
 CLIENTS, IN_ONE, SIZE, MODEL = 15, 3, 3, bytes([7] * 32)
-CORRUPT = MALICIOUS.corrupted(CLIENTS)  # in both rounds; they remember nothing
+CORRUPT = MALICIOUS.max_corrupt(CLIENTS)  # in both rounds; they remember nothing
 HONEST_OF = [
     range(CORRUPT + IN_ONE * place, CORRUPT + IN_ONE * (place + 1)) for place in range(2)
 ]  # in one round only
@@ -44,7 +44,7 @@ def least_plan() -> RoundPlan:
     """What clients accept of a server that wants few to be enough."""
     for threshold in range(1, CLIENTS):
         plan = RoundPlan(CLIENTS, CLIENTS - 1, threshold, 2 * CLIENTS // 3, CLIENTS)
-        with suppress(ThresholdTooLow):
+        with suppress(ThresholdTooLowError):
             plan.check(MALICIOUS)
             return plan
     raise AssertionError("there is a plan")
@@ -96,7 +96,7 @@ class Played:
             SecureServer(
                 self.terms(bytes([place + 1] * 16)),
                 adversary=MALICIOUS,
-                dropout=0.0,
+                max_dropout_fraction=0.0,
                 cohort=CLIENTS,
                 identities=self.federation.identities,
             )
@@ -121,11 +121,11 @@ class Played:
         stranger = SecureServer(
             self.terms(run, number),
             adversary=MALICIOUS,
-            dropout=0.0,
+            max_dropout_fraction=0.0,
             cohort=CLIENTS,
             identities=self.federation.identities,
         )
-        with suppress(Refused):
+        with suppress(RefusedError):
             self.clients[node].answer(stranger.invitation())
 
     def step(self, place: int) -> None:
@@ -139,7 +139,7 @@ class Played:
             self.ask(place, node)
         try:
             self.messages[place] = self.servers[place].advance()
-        except RoundAborted:
+        except RoundAbortedError:
             self.messages[place] = {}
         self.stage[place] += 1
         self.over[place] = not self.messages[place]
@@ -153,7 +153,7 @@ class Played:
                     self.disturb(1 - place, node, event)
             self.asked[place].add(node)
         message = self.messages[place][node]
-        with suppress(Refused):
+        with suppress(RefusedError):
             answer = self.clients[node].answer(message, self.vectors[node], model=MODEL)
             self.servers[place].receive(node, answer)
             if self.stage[place] == MASKING:
@@ -164,7 +164,7 @@ class Played:
         client = self.clients[node]
         if event == "spoilt" and node in self.messages[place]:
             session = self.messages[place][node][5:37]
-            with suppress(Refused):
+            with suppress(RefusedError):
                 client.answer(write(Kind.SURVIVORS, session))
         elif event == "evicted":
             for _ in range(7):
@@ -182,7 +182,7 @@ class Played:
         not opened."""
         opened = []
         for server in self.servers:
-            with suppress(RoundAborted, RuntimeError):
+            with suppress(RoundAbortedError, RuntimeError):
                 total = server.open()
                 survivors = set(server.survivors)
                 assert np.array_equal(total, sum(self.vectors[node] for node in survivors))
@@ -264,7 +264,7 @@ def test_how_much_a_waiting_round_is_told_is_bounded(
         asking = begun(place, MASKING)
         client.answer(asking[0], vectors[0], model=bytes([place] * 32))
     assert "has waited" in caplog.text
-    with pytest.raises(WrongRound):
+    with pytest.raises(WrongRoundError):
         client.answer(waiting[0], vectors[0], model=MODEL)
 
 

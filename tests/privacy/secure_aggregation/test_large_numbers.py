@@ -12,9 +12,13 @@ from privacy.secure_aggregation import Adversary, ClientPolicy
 )
 @pytest.mark.parametrize(
     ("made", "name"),
-    [(Adversary, "corrupt"), (ClientPolicy, "clipping_norm"), (ClientPolicy, "weight_cap")],
+    [
+        (Adversary, "max_corrupt_fraction"),
+        (ClientPolicy, "clipping_norm"),
+        (ClientPolicy, "weight_cap"),
+    ],
 )
 def test_an_integer_beyond_all_doubles_is_named(made: Any, name: str, huge: int) -> None:
-    arguments = {"minimum_cohort": 3} if made is ClientPolicy else {}
+    arguments = {"min_clients": 3} if made is ClientPolicy else {}
     with pytest.raises(ValueError, match=rf"^{name} is an integer of \d+ bits; it must be"):
         made(**arguments, **{name: huge})

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     Adversary,
-    ForgedSignature,
-    Malformed,
+    ForgedSignatureError,
+    MalformedMessageError,
     RoundPlan,
     ServerModel,
-    ThresholdTooLow,
-    WeakKey,
+    ThresholdTooLowError,
+    WeakKeyError,
     plan_round,
 )
 from privacy.secure_aggregation._crypto import agree, derive, sign, unseal, verify, verifying_key
@@ -55,7 +55,7 @@ def test_x25519_rfc_7748_section_5_2():
 
 
 def test_a_key_of_small_order_is_refused():
-    with pytest.raises(WeakKey):
+    with pytest.raises(WeakKeyError):
         agree(RANDOM.bytes(32), [bytes(32)])
 
 
@@ -97,7 +97,7 @@ def test_ed25519_rfc_8032_case_1():
     assert verifying_key(secret) == public
     assert sign(secret, b"") == signature
     verify(public, signature, b"", "the vector")
-    with pytest.raises(ForgedSignature, match="the vector"):
+    with pytest.raises(ForgedSignatureError, match="the vector"):
         verify(public, signature, b"other", "the vector")
 
 
@@ -253,13 +253,13 @@ def test_hypergeometric_tails_are_exact(population, data):
 
 @pytest.mark.parametrize("model", ServerModel)
 @pytest.mark.parametrize("clients", [10, 57, 100, 500, 1000])
-@pytest.mark.parametrize("dropout", [0.0, 0.05, 0.3])
-def test_plans_hold_what_they_promise(model, clients, dropout):
+@pytest.mark.parametrize("max_dropout_fraction", [0.0, 0.05, 0.3])
+def test_plans_hold_what_they_promise(model, clients, max_dropout_fraction):
     adversary = Adversary(model, 0.1)
-    plan = plan_round(clients, adversary=adversary, dropout=dropout)
+    plan = plan_round(clients, adversary=adversary, max_dropout_fraction=max_dropout_fraction)
     plan.check(adversary)
-    n, k, t, corrupt = clients, plan.neighbours, plan.threshold, adversary.corrupted(clients)
-    kept = clients - int(dropout * clients)
+    n, k, t, corrupt = clients, plan.neighbours, plan.threshold, adversary.max_corrupt(clients)
+    kept = clients - int(max_dropout_fraction * clients)
     assert 3 <= plan.survivors <= kept
 
     def tail(marked, least):
@@ -286,8 +286,8 @@ def test_plans_hold_what_they_promise(model, clients, dropout):
 
 def test_corrupt_clients_are_counted_from_those_who_were_drawn():
     """Of 100 that were drawn 60 announce keys, and all ten corrupt ones are among them."""
-    adversary = Adversary(corrupt=0.1)
-    corrupt, n = adversary.corrupted(100), 60
+    adversary = Adversary(max_corrupt_fraction=0.1)
+    corrupt, n = adversary.max_corrupt(100), 60
 
     def fails(plan):
         """The probability of conditions 1 and 2, exactly."""
@@ -300,14 +300,14 @@ def test_corrupt_clients_are_counted_from_those_who_were_drawn():
         gap = Fraction(comb(n - k // 2, empty - k // 2), comb(n, empty)) if empty >= k // 2 else 0
         return n * (many + gap)
 
-    counted = plan_round(n, adversary=adversary, dropout=0.1, cohort=100)
-    naive = plan_round(n, adversary=adversary, dropout=0.1)
+    counted = plan_round(n, adversary=adversary, max_dropout_fraction=0.1, cohort=100)
+    naive = plan_round(n, adversary=adversary, max_dropout_fraction=0.1)
     assert not counted.complete
     assert not naive.complete
     assert fails(counted) <= Fraction(1, 2**40) < 2**-36 < fails(naive)
     counted.check(adversary)
     naive.check(adversary)
-    with pytest.raises(ThresholdTooLow, match="of the 100 drawn"):
+    with pytest.raises(ThresholdTooLowError, match="of the 100 drawn"):
         replace(naive, cohort=100).check(adversary)
 
 
@@ -324,29 +324,31 @@ def test_corrupt_clients_are_counted_from_those_who_were_drawn():
 )
 def test_a_plan_of_any_size_is_refused_before_anything_is_made_of_it(numbers):
     encoded = b"".join(number.to_bytes(4, "little") for number in numbers)
-    with pytest.raises(Malformed, match="not the plan"):
+    with pytest.raises(MalformedMessageError, match="not the plan"):
         RoundPlan.from_bytes(encoded)
 
 
 def test_weaker_plans_are_refused():
     honest, malicious = (Adversary(model, 0.1) for model in ServerModel)
-    good = plan_round(500, adversary=malicious, dropout=0.05)
+    good = plan_round(500, adversary=malicious, max_dropout_fraction=0.05)
     for weak in (
         replace(good, threshold=good.threshold - 60),
         replace(good, survivors=275),  # two sets could be endorsed
         replace(good, cohort=700),  # of so many more are corrupt
-        plan_round(500, adversary=honest, dropout=0.05),
+        plan_round(500, adversary=honest, max_dropout_fraction=0.05),
     ):
-        with pytest.raises(ThresholdTooLow):
+        with pytest.raises(ThresholdTooLowError):
             weak.check(malicious)
     for weak in (RoundPlan(500, 36, 8, 475, 500), RoundPlan(500, 36, 24, 300, 500)):
-        with pytest.raises(ThresholdTooLow):
+        with pytest.raises(ThresholdTooLowError):
             weak.check(honest)
 
 
 def test_neighbours_grow_with_the_logarithm_of_the_cohort():
     counts = [
-        plan_round(n, adversary=Adversary(corrupt=0.05), dropout=0.05).neighbours
+        plan_round(
+            n, adversary=Adversary(max_corrupt_fraction=0.05), max_dropout_fraction=0.05
+        ).neighbours
         for n in (10**3, 10**4, 10**5)
     ]
     assert counts[-1] < 1.5 * counts[0]
@@ -354,4 +356,4 @@ def test_neighbours_grow_with_the_logarithm_of_the_cohort():
 
 def test_hopeless_cohorts_are_refused():
     with pytest.raises(ValueError, match="draw more clients"):
-        plan_round(10, adversary=Adversary(ServerModel.MALICIOUS, 0.2), dropout=0.3)
+        plan_round(10, adversary=Adversary(ServerModel.MALICIOUS, 0.2), max_dropout_fraction=0.3)

@@ -11,16 +11,16 @@ from privacy.secure_aggregation import (
     ClientPolicy,
     ClientStage,
     Identity,
-    Malformed,
-    RejectedMessage,
-    RoundAborted,
+    MalformedMessageError,
+    RejectedMessageError,
+    RoundAbortedError,
     RoundTerms,
     SecureClient,
     SecureServer,
     ServerModel,
     ServerStage,
-    StaleMessage,
-    TooFewClients,
+    StaleMessageError,
+    TooFewClientsError,
     plan_round,
 )
 from tests.privacy.secure_aggregation.federation import (
@@ -78,7 +78,7 @@ def check_that_the_sum_is_exact_or_the_round_over(adversary, count, size, bound,
         return sum(leaves.get(node, 9) > stage for node in range(count))
 
     try:
-        plan = plan_round(left(0), adversary=adversary, dropout=0.3, cohort=count)
+        plan = plan_round(left(0), adversary=adversary, max_dropout_fraction=0.3, cohort=count)
     except ValueError:
         must_open, may_open = False, False
     else:
@@ -91,7 +91,7 @@ def check_that_the_sum_is_exact_or_the_round_over(adversary, count, size, bound,
         opened = federation.play(
             server, vectors, lambda stage, node: leaves.get(node, stage + 1) > stage
         )
-    except TooFewClients:
+    except TooFewClientsError:
         assert not must_open
         assert server.stage is ServerStage.OVER
         with pytest.raises(RuntimeError):
@@ -118,10 +118,10 @@ def test_extreme_entries_do_not_overflow(adversary):
 @BOTH
 @pytest.mark.parametrize("stage", range(5))
 def test_below_the_minimum_nothing_is_opened_at_any_stage(adversary, stage):
-    federation = Federation(12, adversary, minimum=10)
+    federation = Federation(12, adversary, min_clients=10)
     vectors = draw_vectors(12, 8)
-    server = federation.server(federation.terms(8), dropout=0.1)
-    with pytest.raises(TooFewClients):
+    server = federation.server(federation.terms(8), max_dropout_fraction=0.1)
+    with pytest.raises(TooFewClientsError):
         federation.play(server, vectors, lambda now, node: now < stage or node > 5)
     for finish in (server.open, server.advance):
         with pytest.raises(RuntimeError):
@@ -161,7 +161,7 @@ def test_clients_are_put_away_between_messages(adversary):
     assert np.array_equal(server.open(), sum(vectors.values()))
     state = federation.clients[0].to_bytes()
     for bad in (state[:-1], state + b"\0", b"", b"XSA\x01" + state[4:]):
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedMessageError):
             SecureClient.from_bytes(bad, federation.policy, identity=Identity.draw())
 
 
@@ -173,11 +173,11 @@ def test_one_malformed_client_costs_only_itself(adversary):
     messages = federation.play_to(server, vectors, MASKING)
     good = federation.clients[3].answer(messages[3], vectors[3])
     for bad in (b"", good[:-3], good + b"\0", good[:4] + b"\5" + good[5:], bytes(len(good))):
-        with pytest.raises(RejectedMessage):
+        with pytest.raises(RejectedMessageError):
             server.receive(3, bad)
-    with pytest.raises(RejectedMessage):
+    with pytest.raises(RejectedMessageError):
         server.receive(3, good)  # one try each
-    with pytest.raises(RejectedMessage):
+    with pytest.raises(RejectedMessageError):
         server.receive(99, good)
     del messages[3]
     while messages:
@@ -243,7 +243,7 @@ def test_a_vector_that_is_made_late_is_made_once(adversary):
     assert client.stage is ClientStage.TRAINING
     assert not client.needs_vector(messages[0])
     again = SecureClient.from_bytes(client.to_bytes(), federation.policy, identity=client.identity)
-    with pytest.raises(StaleMessage):
+    with pytest.raises(StaleMessageError):
         again.prepare(messages[0])
     assert again.stage is ClientStage.TRAINING
     server.receive(0, client.masked(messages[0], vectors[0]))
@@ -266,28 +266,30 @@ def test_a_vector_that_comes_late_is_not_sent_in_the_next_round(adversary):
     server = federation.server(federation.terms(4, number=2))
     messages = federation.play_to(server, vectors, MASKING)
     client.prepare(messages[0])
-    with pytest.raises(StaleMessage, match="left the round"):
+    with pytest.raises(StaleMessageError, match="left the round"):
         client.masked(late, vectors[0])
     assert client.stage is ClientStage.TRAINING
     server.receive(0, client.masked(messages[0], vectors[0]))
 
 
 def test_settings_are_checked():
-    with pytest.raises(ValueError, match="corrupt"):
-        Adversary(corrupt=0.5)
-    with pytest.raises(ValueError, match="minimum_cohort"):
-        ClientPolicy(minimum_cohort=2)
+    with pytest.raises(ValueError, match="max_corrupt_fraction"):
+        Adversary(max_corrupt_fraction=0.5)
+    with pytest.raises(ValueError, match="min_clients"):
+        ClientPolicy(min_clients=2)
     with pytest.raises(ValueError, match="identities"):
-        ClientPolicy(minimum_cohort=3, adversary=MALICIOUS)
-    for wrong in ({"run": b"x"}, {"number": 0}, {"size": 0}, {"bound": 0}, {"minimum": 2}):
+        ClientPolicy(min_clients=3, adversary=MALICIOUS)
+    for wrong in ({"run": b"x"}, {"number": 0}, {"size": 0}, {"bound": 0}, {"min_clients": 2}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            RoundTerms(**{"run": RUN, "number": 1, "size": 1, "bound": 1, "minimum": 3} | wrong)
+            RoundTerms(**{"run": RUN, "number": 1, "size": 1, "bound": 1, "min_clients": 3} | wrong)
     terms = RoundTerms(RUN, 1, 1, 1, 3, ServerModel.MALICIOUS)
     with pytest.raises(ValueError, match="agree"):
-        SecureServer(terms, adversary=HONEST, dropout=0.1, cohort=3)
-    for wrong in ({"dropout": 1.0}, {"dropout": -0.1}, {"cohort": -1}):
+        SecureServer(terms, adversary=HONEST, max_dropout_fraction=0.1, cohort=3)
+    for wrong in ({"max_dropout_fraction": 1.0}, {"max_dropout_fraction": -0.1}, {"cohort": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            SecureServer(terms, **{"adversary": MALICIOUS, "dropout": 0.1, "cohort": 3} | wrong)
+            SecureServer(
+                terms, **{"adversary": MALICIOUS, "max_dropout_fraction": 0.1, "cohort": 3} | wrong
+            )
     assert RoundTerms.from_bytes(terms.to_bytes()) == terms
     assert "private" not in repr(Identity.draw(SeededRandomness(1)))
 
@@ -295,7 +297,7 @@ def test_settings_are_checked():
 def test_an_aborted_round_does_not_stop_the_next():
     federation = Federation(12)
     vectors = draw_vectors(12, 6)
-    with pytest.raises(RoundAborted):
+    with pytest.raises(RoundAbortedError):
         federation.play(
             federation.server(federation.terms(6, number=1)), vectors, lambda s, node: s < 2
         )

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.secure_aggregation import (
-    AlreadyTookPart,
-    BothShares,
+    BothSharesError,
     ClientStage,
-    MalformedRequest,
-    SameModelAgain,
+    MalformedRequestError,
+    RepeatedModelError,
+    RepeatedRoundError,
     SecureClient,
-    WrongRound,
+    WrongRoundError,
 )
 from tests.privacy.secure_aggregation.federation import HONEST, MALICIOUS, Federation, draw_vectors
 
@@ -93,13 +93,13 @@ def test_what_one_run_does_wrong_ends_its_own_round_only(adversary, stage):
     federation = Federation(COUNT, adversary)
     honest, other = Play(federation, 0).to(stage), Play(federation, 1).to(1)
     client = federation.clients[0]
-    with pytest.raises(MalformedRequest):
+    with pytest.raises(MalformedRequestError):
         client.answer(other.messages[0] + b"\0")
-    with pytest.raises((WrongRound, MalformedRequest)):
+    with pytest.raises((WrongRoundError, MalformedRequestError)):
         client.answer(b"garbage")
-    with pytest.raises(WrongRound):
+    with pytest.raises(WrongRoundError):
         client.answer(other.messages[0])  # it has left that one
-    with pytest.raises(AlreadyTookPart):
+    with pytest.raises(RepeatedRoundError):
         client.answer(other.server.invitation())
     honest.finish()
 
@@ -110,7 +110,7 @@ def test_a_later_round_of_a_run_ends_its_earlier_one(adversary):
     first = Play(federation, 0).to(MASKING)
     late = first.messages[0]
     Play(federation, 0, number=2).to(1)
-    with pytest.raises(WrongRound):
+    with pytest.raises(WrongRoundError):
         federation.clients[0].answer(late, first.vectors[0])
 
 
@@ -127,7 +127,7 @@ def test_shares_are_opened_once_in_each_run(adversary):
         opening.append(last[0])
     taken_up_again(federation)
     for message in opening:
-        with pytest.raises(BothShares):
+        with pytest.raises(BothSharesError):
             federation.clients[0].answer(message)
 
 
@@ -149,7 +149,7 @@ def test_the_rounds_that_a_client_is_in_are_bounded(adversary, caplog):
         sizes.append(len(client.to_bytes()))
         if place == 8:
             assert "leaves the round" in caplog.text
-            with pytest.raises(WrongRound):
+            with pytest.raises(WrongRoundError):
                 client.answer(given_way.messages[0])
             kept.finish()
     assert sizes[-1] - sizes[-2] < 100  # what it remembers of the run, and no round more
@@ -180,7 +180,7 @@ def test_a_model_is_summed_over_one_set_of_clients_also_in_rounds_at_once(stage)
     federation = Federation(COUNT, MALICIOUS)
     one = Play(federation, 0).to(stage)
     other = Play(federation, 1, nodes=range(1, COUNT)).to(MASKING)
-    with pytest.raises(SameModelAgain):
+    with pytest.raises(RepeatedModelError):
         federation.clients[1].answer(other.messages[1], other.vectors[1], model=one.model)
     one.finish()
 
@@ -206,5 +206,5 @@ def test_a_client_says_what_is_next_in_the_round_that_it_heard_of_last():
     assert client.terms_of(other.messages[0]).run == run_name(1)
     client.leave(one.messages[0])
     assert client.stage is ClientStage.SHARING
-    with pytest.raises(WrongRound):
+    with pytest.raises(WrongRoundError):
         client.terms_of(one.messages[0])

@@ -45,7 +45,7 @@ def test_a_short_seed_is_found_by_search_and_ours_is_not():
     weak = ShortSeed(secrets.randbelow(2**SEED_BITS))
     identity = federation.clients[0].identity
     federation.clients[0] = SecureClient(
-        ClientPolicy(minimum_cohort=3, adversary=HONEST), identity=identity, randomness=weak
+        ClientPolicy(min_clients=3, adversary=HONEST), identity=identity, randomness=weak
     )
     vectors = draw_vectors(10, 50)
     server = federation.server(federation.terms(50))

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     ClientStage,
-    ForgedSignature,
-    Malformed,
-    RejectedMessage,
+    ForgedSignatureError,
+    MalformedMessageError,
+    RejectedMessageError,
     SecureClient,
     SecureServer,
-    StaleMessage,
-    TooFewNeighbours,
+    StaleMessageError,
+    TooFewNeighboursError,
 )
 from privacy.secure_aggregation import _crypto as keys
 from privacy.secure_aggregation import _sharing as sharing
@@ -58,7 +58,7 @@ def up_to_disputes():
     """Every client's answer to its deliveries is still to come; one whose sender cheats."""
     federation = Federation(COUNT, MALICIOUS)
     vectors = draw_vectors(COUNT, SIZE)
-    server = federation.server(federation.terms(SIZE), dropout=0.2)
+    server = federation.server(federation.terms(SIZE), max_dropout_fraction=0.2)
     return federation, server, federation.play_to(server, vectors, 2)
 
 
@@ -106,13 +106,13 @@ def test_shares_are_shown_only_to_who_signed_a_complaint():
         keys.sign(by_index[accuser], complaint_statement(bytes(32), this.own, accuser)),
         b"",
     ):
-        with pytest.raises(ForgedSignature):
+        with pytest.raises(ForgedSignatureError):
             taken_up().answer(disputes(client, [0], forged))
     one = taken_up()
     signature = keys.sign(by_index[accuser], right)
     (shown,) = read(one.answer(disputes(client, [0], signature)), Kind.DISPUTED_SHARES, [64])
     assert shown == this.given[0]
-    with pytest.raises(StaleMessage):  # once
+    with pytest.raises(StaleMessageError):  # once
         one.answer(disputes(client, [0], signature))
     assert one.stage is ClientStage.MASKING
 
@@ -121,10 +121,10 @@ def test_shares_are_shown_only_to_who_signed_a_complaint():
 def test_fewer_shares_than_the_secret_has_are_shown(adversary):
     federation = Federation(COUNT, adversary)
     vectors = draw_vectors(COUNT, SIZE)
-    server = federation.server(federation.terms(SIZE), dropout=0.2)
+    server = federation.server(federation.terms(SIZE), max_dropout_fraction=0.2)
     federation.play_to(server, vectors, 3)
     client = federation.clients[0]
-    with pytest.raises(TooFewNeighbours, match="dispute"):
+    with pytest.raises(TooFewNeighboursError, match="dispute"):
         client.answer(disputes(client, range(open_round(client).plan.threshold), b""))
     assert client.stage is ClientStage.WAITING
 
@@ -179,7 +179,7 @@ def test_a_proof_is_of_this_key_these_commitments_and_this_round():
         (dealing.proof[:-32] + b"\xff" * 32, seeds, privates, {}),
         (dealt()[2].proof, seeds, privates, {}),
     ):
-        with pytest.raises((ForgedSignature, Malformed)):
+        with pytest.raises((ForgedSignatureError, MalformedMessageError)):
             sharing.check_proof(proof, first, second, **(mine | bound))
 
 
@@ -260,7 +260,7 @@ def test_nobody_takes_another_ones_key(adversary):
             channel_key=channel,
             signature=keys.sign(identity.private, statement),
         )
-        with pytest.raises(RejectedMessage, match="key"):
+        with pytest.raises(RejectedMessageError, match="key"):
             server.receive(1, write(Kind.ADVERTISEMENT, bound_to(announced[1]), forged.to_bytes()))
     server.receive(1, announced[1])
 
@@ -272,8 +272,10 @@ def channel_in_another_form(key):
 
 def test_no_more_announce_themselves_than_were_drawn():
     federation = Federation(4)
-    server = SecureServer(federation.terms(SIZE), adversary=HONEST, dropout=0.0, cohort=3)
+    server = SecureServer(
+        federation.terms(SIZE), adversary=HONEST, max_dropout_fraction=0.0, cohort=3
+    )
     for node in range(3):
         server.receive(node, federation.clients[node].answer(server.invitation()))
-    with pytest.raises(RejectedMessage, match="as many as were drawn"):
+    with pytest.raises(RejectedMessageError, match="as many as were drawn"):
         server.receive(3, federation.clients[3].answer(server.invitation()))

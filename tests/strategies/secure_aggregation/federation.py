@@ -33,27 +33,27 @@ from strategies.secure_aggregation.request import request_digest
 from tests.strategies.federation import Update, client_app, model
 
 KEY = "secure-aggregation"
-CURIOUS = Adversary(ServerModel.HONEST_BUT_CURIOUS, corrupt=0.1)
-MALICIOUS = Adversary(ServerModel.MALICIOUS, corrupt=0.1)
+CURIOUS = Adversary(ServerModel.HONEST_BUT_CURIOUS, max_corrupt_fraction=0.1)
+MALICIOUS = Adversary(ServerModel.MALICIOUS, max_corrupt_fraction=0.1)
 IDENTITIES = [Identity.draw() for _ in range(64)]
 PINNED = [identity.public for identity in IDENTITIES]
 
 
-def policy(adversary: Adversary = CURIOUS, *, minimum: int = 3) -> ClientPolicy:
-    return ClientPolicy(minimum_cohort=minimum, adversary=adversary, identities=PINNED)
+def policy(adversary: Adversary = CURIOUS, *, min_clients: int = 3) -> ClientPolicy:
+    return ClientPolicy(min_clients=min_clients, adversary=adversary, identities=PINNED)
 
 
-def mod(adversary: Adversary = CURIOUS, *, minimum: int = 3) -> Any:
+def mod(adversary: Adversary = CURIOUS, *, min_clients: int = 3) -> Any:
     """The mod; of the first 64 nodes each has a pinned identity."""
-    insists = policy(adversary, minimum=minimum)
+    insists = policy(adversary, min_clients=min_clients)
 
-    def take_part(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         place = int(context.node_config["partition-id"])
         identity = IDENTITIES[place] if place < len(IDENTITIES) else None
         inner = SecureAggregationMod(insists, identity=identity, memory=ContextMemory())
         return inner(message, context, call_next)
 
-    return take_part
+    return secagg_mod
 
 
 def secure_app(
@@ -61,19 +61,19 @@ def secure_app(
     adversary: Adversary = CURIOUS,
     *,
     examples: Callable[[int], float] = lambda _: 1.0,
-    minimum: int = 3,
+    min_clients: int = 3,
 ) -> ClientApp:
     """Clients that move the model by ``update``, with the mod."""
-    mods = [mod(adversary, minimum=minimum)]
+    mods = [mod(adversary, min_clients=min_clients)]
     return client_app(update, examples=examples, mods=mods)
 
 
 def secure(adversary: Adversary = CURIOUS, **settings: Any) -> SecureAggregation:
     pinned = PINNED if adversary is MALICIOUS else ()
     usual: dict[str, Any] = {
-        "minimum": 3,
-        "dropout": 0.3,
-        "client_dropout": 0.0,
+        "min_clients": 3,
+        "max_dropout_fraction": 0.3,
+        "dropout_probability": 0.0,
         "identities": pinned,
     }
     return SecureAggregation(adversary=adversary, **(usual | settings))
@@ -156,7 +156,7 @@ def request_to_train(
     **change: Any,
 ) -> Message:
     """What the strategy sends where an update is needed, with anything changed in it."""
-    bounding: dict[str, Any] = {
+    encoding: dict[str, Any] = {
         "message": protocol,
         "clipping-norms": [1.0],
         "clipping-groups": [0],
@@ -171,7 +171,7 @@ def request_to_train(
         {
             "arrays": model((9,)) if arrays is None else arrays,
             "config": ConfigRecord({"server-round": 1} | (config or {})),
-            KEY: ConfigRecord({k: v for k, v in (bounding | changed).items() if v is not None}),
+            KEY: ConfigRecord({k: v for k, v in (encoding | changed).items() if v is not None}),
         }
     )
     return Message(content, message_type="train", dst_node_id=node)
@@ -202,7 +202,11 @@ class ByHand:
         pinned = PINNED if adversary is MALICIOUS else ()
         nodes = list(nodes)
         self.server = SecureServer(
-            terms, adversary=adversary, dropout=0.3, cohort=len(nodes), identities=pinned
+            terms,
+            adversary=adversary,
+            max_dropout_fraction=0.3,
+            cohort=len(nodes),
+            identities=pinned,
         )
         self.requests = dict.fromkeys(nodes, self.server.invitation())
         self.replies: list[Message] = []

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.mechanisms import DistributedGaussian, MaskedGaussian
-from privacy.secure_aggregation import ClientPolicy, SecureServer, TooFewClients
+from privacy.secure_aggregation import ClientPolicy, SecureServer, TooFewClientsError
 from strategies import ContextMemory, InProcessGrid, SecureAggregationMod
 from strategies.secure_aggregation import client_mod, train_round
 from strategies.secure_aggregation.request import (
@@ -55,14 +55,14 @@ def update(partition: int, number: int, arrays: list[Any]) -> list[Any]:
 
 def likeness(wire: Wire, folder: Path) -> float:
     """The cosine between what one round releases and the target's own update."""
-    strategy = strategy_of(folder, NODES, SIZE, secure(MALICIOUS, minimum=6))
+    strategy = strategy_of(folder, NODES, SIZE, secure(MALICIOUS, min_clients=6))
     result = strategy.start(wire, model((SIZE,)), num_rounds=1)
     (got,) = result.arrays.to_numpy_ndarrays()
     own = UPDATES[TARGET]
     return float(got @ own / (np.linalg.norm(got) * np.linalg.norm(own) + 1e-12))
 
 
-def bounding(**fields: Any) -> Change:
+def encoding(**fields: Any) -> Change:
     def change(message: Message) -> None:
         record = dict(message.content[KEY])
         record.update({name.replace("_", "-"): value for name, value in fields.items()})
@@ -102,19 +102,19 @@ def nothing(message: Message) -> None:
 
 
 ATTACKS: dict[str, Change] = {
-    "clipping norm": bounding(clipping_norms=[1e25]),
-    "weight cap": bounding(weight_cap=1e25),
+    "clipping norm": encoding(clipping_norms=[1e25]),
+    "weight cap": encoding(weight_cap=1e25),
     "model": arrays(lambda _: ArrayRecord([np.full(SIZE, 1e30, np.float32)])),
 }
 CHANGES: dict[str, Change] = ATTACKS | {
-    "mechanism's settings": bounding(mechanism_settings=[1]),
-    "mechanism": bounding(
+    "mechanism's settings": encoding(mechanism_settings=[1]),
+    "mechanism": encoding(
         mechanism="distributed-discrete-gaussian", mechanism_settings=[1, 3, 1, 12]
     ),
-    "noise multiplier": bounding(noise_multiplier=9.0),
-    "weighted by": bounding(weighted_by="loss"),
-    "groups of layers": bounding(clipping_norms=[1.0, 2.0]),
-    "beside the protocol": bounding(more=1),
+    "noise multiplier": encoding(noise_multiplier=9.0),
+    "weighted by": encoding(weighted_by="loss"),
+    "groups of layers": encoding(clipping_norms=[1.0, 2.0]),
+    "beside the protocol": encoding(more=1),
     "the model's dtype": arrays(lambda _: ArrayRecord([np.zeros(SIZE, np.float64)])),
     "the model's byte order": arrays(lambda _: ArrayRecord([np.zeros(SIZE, ">f4")])),
     "the model's shape": arrays(lambda _: ArrayRecord([np.zeros((8, 8), np.float32)])),
@@ -169,7 +169,7 @@ def test_without_the_binding_one_update_is_opened(
 def test_who_is_asked_otherwise_refuses_by_name(name: str, tmp_path: Path) -> None:
     wire = Meddling(CHANGES[name])
     assert abs(likeness(wire, tmp_path)) < 0.5
-    assert wire.refusals == ["DifferentRequests"] * (NODES - 1)
+    assert wire.refusals == ["DifferentRequestsError"] * (NODES - 1)
 
 
 def test_who_is_asked_as_announced_takes_part(tmp_path: Path) -> None:
@@ -194,11 +194,11 @@ def test_the_function_that_is_asked_for_is_bound() -> None:
             message.metadata.message_type = "train.other"
         return message
 
-    with pytest.raises(TooFewClients):
+    with pytest.raises(TooFewClientsError):
         this.send(make)
     refused = {reply.metadata.src_node_id for reply in this.replies if reply.has_error()}
     assert refused == set(range(1, 9))
-    assert this.refusals == {"DifferentRequests"}
+    assert this.refusals == {"DifferentRequestsError"}
 
 
 # The configuration that a client is given beside the messages ------------------------------------
@@ -212,11 +212,11 @@ class Configured(InProcessGrid):
             return [UPDATES[partition] * rates[partition]]
 
         rates: dict[int, float] = {}
-        take_part = secure_app(scaled, MALICIOUS)
+        secagg_mod = secure_app(scaled, MALICIOUS)
 
         def reading(message: Message, context: Context) -> Message:
             rates[int(context.node_config["partition-id"])] = float(context.run_config["rate"])
-            return take_part(message, context)
+            return secagg_mod(message, context)
 
         super().__init__(reading, NODES)  # type: ignore[arg-type]
         self._run_config = {"rate": 1.0}
@@ -228,7 +228,7 @@ class Configured(InProcessGrid):
 
 
 def released(grid: InProcessGrid, folder: Path) -> Any:
-    strategy = strategy_of(folder, NODES, SIZE, secure(MALICIOUS, minimum=6))
+    strategy = strategy_of(folder, NODES, SIZE, secure(MALICIOUS, min_clients=6))
     result = strategy.start(grid, model((SIZE,)), num_rounds=1)
     return result.arrays.to_numpy_ndarrays()[0] * NODES
 
@@ -247,7 +247,7 @@ def test_a_roster_of_several_configurations_is_refused(
     """By all who see it; an honest server leaves out those who were configured otherwise."""
     assert not released(Configured(), tmp_path / "honest").any()  # the others' rate is 0
     monkeypatch.setattr(SecureServer, "_leave_out_elsewhere", lambda self: None)
-    strategy = strategy_of(tmp_path / "cunning", NODES, SIZE, secure(MALICIOUS, minimum=6))
+    strategy = strategy_of(tmp_path / "cunning", NODES, SIZE, secure(MALICIOUS, min_clients=6))
     result = strategy.start(Configured(), model((SIZE,)), num_rounds=1)
     assert result.privacy is not None
     assert result.privacy.secure_aggregation is not None
@@ -259,9 +259,9 @@ def test_a_configuration_that_changes_within_a_round_is_refused() -> None:
     this = ByHand(grid, range(1, NODES + 1))
     for node in this.requests:
         grid.context(node).run_config["rate"] = 1  # the same number of another type
-    with pytest.raises(TooFewClients):
+    with pytest.raises(TooFewClientsError):
         this.send(request_to_train)
-    assert this.refusals == {"DifferentRequests"}
+    assert this.refusals == {"DifferentRequestsError"}
 
 
 # What a client pins -------------------------------------------------------------------------------
@@ -271,10 +271,10 @@ def test_a_configuration_that_changes_within_a_round_is_refused() -> None:
     ("pins", "names"),
     [
         ({"clipping_norm": 1.0, "weight_cap": 0.0, "mechanism": MaskedGaussian(256)}, set()),
-        ({"clipping_norm": 1.01}, {"UnacceptableTerms"}),
-        ({"weight_cap": 10.0}, {"UnacceptableTerms"}),
-        ({"mechanism": MaskedGaussian(512)}, {"UnacceptableTerms"}),
-        ({"mechanism": DistributedGaussian(256, 3, 1, 12)}, {"UnacceptableTerms"}),
+        ({"clipping_norm": 1.01}, {"UnacceptableTermsError"}),
+        ({"weight_cap": 10.0}, {"UnacceptableTermsError"}),
+        ({"mechanism": MaskedGaussian(512)}, {"UnacceptableTermsError"}),
+        ({"mechanism": DistributedGaussian(256, 3, 1, 12)}, {"UnacceptableTermsError"}),
     ],
     ids=str,
 )
@@ -282,8 +282,8 @@ def test_a_client_pins_how_its_update_is_bounded(pins: dict[str, Any], names: se
     """Also where all clients alike are asked for something else, and before it trains."""
     trained = []
 
-    def take_part(message: Message, context: Context) -> Message:
-        insists = ClientPolicy(minimum_cohort=3, adversary=CURIOUS, **pins)
+    def secagg_mod(message: Message, context: Context) -> Message:
+        insists = ClientPolicy(min_clients=3, adversary=CURIOUS, **pins)
 
         def train(message: Message, context: Context) -> Message:
             trained.append(context.node_id)
@@ -291,9 +291,9 @@ def test_a_client_pins_how_its_update_is_bounded(pins: dict[str, Any], names: se
 
         return SecureAggregationMod(insists, memory=ContextMemory())(message, context, train)
 
-    this = ByHand(InProcessGrid(take_part, NODES), range(1, NODES + 1))  # type: ignore[arg-type]
+    this = ByHand(InProcessGrid(secagg_mod, NODES), range(1, NODES + 1))  # type: ignore[arg-type]
     if names:
-        with pytest.raises(TooFewClients):
+        with pytest.raises(TooFewClientsError):
             this.send(request_to_train)
     else:
         this.send(request_to_train)
@@ -304,10 +304,10 @@ def test_a_client_pins_how_its_update_is_bounded(pins: dict[str, Any], names: se
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), float("inf")])
 def test_what_is_pinned_is_checked(wrong: float) -> None:
     with pytest.raises(ValueError, match="clipping_norm"):
-        ClientPolicy(minimum_cohort=3, clipping_norm=wrong)
+        ClientPolicy(min_clients=3, clipping_norm=wrong)
     if wrong:
         with pytest.raises(ValueError, match="weight_cap"):
-            ClientPolicy(minimum_cohort=3, weight_cap=wrong)
+            ClientPolicy(min_clients=3, weight_cap=wrong)
 
 
 # The encoding -------------------------------------------------------------------------------------

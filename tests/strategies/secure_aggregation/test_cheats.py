@@ -123,15 +123,15 @@ def test_more_dropouts_than_declared_are_told_once_and_to_the_operator_only(
     )
     if stage is None:
         wire.offline = {2, 5, 11}
-    strategy = strategy_of(tmp_path, NODES, 9, secure(client_dropout=declared))
+    strategy = strategy_of(tmp_path, NODES, 9, secure(dropout_probability=declared))
     result = strategy.start(wire, model((9,)), num_rounds=5)
     assert result.privacy is not None
     assert result.privacy.secure_aggregation is not None
     assert result.privacy.secure_aggregation.aborted_rounds == ()
-    warnings = [line for line in told() if "client_dropout" in line]
+    warnings = [line for line in told() if "dropout_probability" in line]
     assert len(warnings) == warns
     if warns:
-        assert f"client_dropout = {declared:g}" in warnings[0]
+        assert f"dropout_probability = {declared:g}" in warnings[0]
         assert "declare at least 0.25" in warnings[0]
     printed = capsys.readouterr()
     assert "did not see their round through" not in printed.out + printed.err
@@ -151,4 +151,4 @@ def test_corrupt_clients_are_counted_from_all_who_were_drawn(away: str, tmp_path
     plans = {RoundPlan.from_bytes(read(r["message"], SHARING, [20, None])[0]) for r in rosters}
     (plan,) = plans
     assert (plan.clients, plan.cohort) == (20, 24)
-    assert plan.corrupted(CURIOUS) == 3
+    assert plan.max_corrupt(CURIOUS) == 3

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
-    RoundAborted,
+    RoundAbortedError,
     RoundTerms,
     SecureClient,
     SecureServer,
     ServerModel,
-    UnreadableState,
+    UnreadableStateError,
 )
 from privacy.secure_aggregation._messages import Kind
 from strategies import (
@@ -71,21 +71,27 @@ def refusals(wire: Wire) -> set[str]:
 @pytest.mark.parametrize(
     ("theirs", "own", "name"),
     [
-        (secure(minimum=5), policy(minimum=6), "CohortTooSmall"),
-        (secure(), policy(MALICIOUS), "UnacceptableTerms"),
-        (secure(MALICIOUS), policy(), "UnacceptableTerms"),
+        (secure(min_clients=5), policy(min_clients=6), "CohortTooSmallError"),
+        (secure(), policy(MALICIOUS), "UnacceptableTermsError"),
+        (secure(MALICIOUS), policy(), "UnacceptableTermsError"),
         (
-            secure(dropout=0.0),
-            policy(Adversary(ServerModel.HONEST_BUT_CURIOUS, corrupt=0.45)),
-            "ThresholdTooLow",
+            secure(max_dropout_fraction=0.0),
+            policy(Adversary(ServerModel.HONEST_BUT_CURIOUS, max_corrupt_fraction=0.45)),
+            "ThresholdTooLowError",
         ),
         (
             secure(MALICIOUS),
-            ClientPolicy(minimum_cohort=3, adversary=MALICIOUS, identities=PINNED[1:]),
-            "UnknownIdentity",
+            ClientPolicy(min_clients=3, adversary=MALICIOUS, identities=PINNED[1:]),
+            "UnknownIdentityError",
         ),
     ],
-    ids=["minimum", "server too weak", "server too strong", "corrupt", "identities"],
+    ids=[
+        "min_clients",
+        "server too weak",
+        "server too strong",
+        "max_corrupt_fraction",
+        "identities",
+    ],
 )
 def test_terms_below_its_own_policy_are_refused_by_name(
     theirs: Any,
@@ -101,12 +107,12 @@ def test_terms_below_its_own_policy_are_refused_by_name(
         trained.append(partition)
         return arrays
 
-    def take_part(message: Message, context: Context, call_next: Any) -> Message:
+    def secagg_mod(message: Message, context: Context, call_next: Any) -> Message:
         identity = IDENTITIES[int(context.node_config["partition-id"])]
         inner = SecureAggregationMod(own, identity=identity, memory=ContextMemory())
         return inner(message, context, call_next)
 
-    wire = Wire(client_app(update, mods=[take_part]), NODES)
+    wire = Wire(client_app(update, mods=[secagg_mod]), NODES)
     result = run(wire, tmp_path, theirs)
     assert result.privacy.secure_aggregation.aborted_rounds == (1,)
     assert {reason.partition(":")[0] for reason in refusals(wire)} == {name}
@@ -134,7 +140,7 @@ def test_nothing_is_sent_outside_the_protocol(kind: str) -> None:
     plain_request(kind, grid)
     (reply,) = grid.pull_messages(["1"])
     assert reply.has_error()
-    assert reply.error.reason.startswith("UnprotectedRequest: the server asks to")
+    assert reply.error.reason.startswith("UnprotectedRequestError: the server asks to")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,7 @@ def test_what_is_no_message_of_the_protocol_is_refused_by_name(
         (reply,) = grid.send_and_receive([message])
     finally:
         log.removeHandler(caplog.handler)
-    assert reply.error.reason.startswith("MalformedRequest: ")
+    assert reply.error.reason.startswith("MalformedRequestError: ")
     assert not any(record.exc_info for record in caplog.records)
 
 
@@ -225,7 +231,7 @@ def test_the_app_sees_the_message_as_without_the_mod(tmp_path: Path) -> None:
 def test_runs_at_once_on_the_same_nodes_lose_nothing(adversary: Adversary, tmp_path: Path) -> None:
     """Two servers, each with its own run; every node keeps one memory, on its disk."""
 
-    def take_part(message: Message, context: Context, call_next: Any) -> Message:
+    def secagg_mod(message: Message, context: Context, call_next: Any) -> Message:
         place = int(context.node_config["partition-id"])
         memory = FolderMemory(tmp_path / str(place))
         own = SecureAggregationMod(policy(adversary), identity=IDENTITIES[place], memory=memory)
@@ -234,7 +240,7 @@ def test_runs_at_once_on_the_same_nodes_lose_nothing(adversary: Adversary, tmp_p
     def request(node: int, protocol: bytes = b"") -> Message:
         return request_to_train(node, protocol, arrays=ArrayRecord([np.ones(SIZE, np.float32)]))
 
-    app, nodes = client_app(drift, mods=[take_part]), range(1, NODES + 1)
+    app, nodes = client_app(drift, mods=[secagg_mod]), range(1, NODES + 1)
     one = ByHand(InProcessGrid(app, NODES), nodes, adversary, run=b"1" * 16)
     grid = InProcessGrid(app, NODES)
     other = ByHand(grid, nodes, adversary, run=b"2" * 16, announced=request(0))
@@ -248,11 +254,11 @@ def test_runs_at_once_on_the_same_nodes_lose_nothing(adversary: Adversary, tmp_p
 def to_the_opening(memory: Callable[[int], ClientMemory]) -> tuple[InProcessGrid, dict[int, Any]]:
     """A round by hand, up to the requests to open shares: node to message."""
 
-    def take_part(message: Message, context: Context, call_next: Any) -> Message:
+    def secagg_mod(message: Message, context: Context, call_next: Any) -> Message:
         place = int(context.node_config["partition-id"])
         return SecureAggregationMod(policy(), memory=memory(place))(message, context, call_next)
 
-    grid = InProcessGrid(client_app(drift, mods=[take_part]), NODES)
+    grid = InProcessGrid(client_app(drift, mods=[secagg_mod]), NODES)
     this = ByHand(grid, range(1, NODES + 1))
     this.send(request_to_train)
     return grid, this.requests
@@ -271,7 +277,7 @@ def test_shares_are_opened_once(kept: str, tmp_path: Path) -> None:
     (first,) = grid.send_and_receive([protocol_message(1, requests[1])])
     (second,) = grid.send_and_receive([protocol_message(1, requests[1])])
     assert said(first)[4] == Kind.OPENINGS
-    assert second.error.reason.startswith("BothShares:")
+    assert second.error.reason.startswith("BothSharesError:")
 
 
 def test_two_requests_at_once_are_not_both_answered(tmp_path: Path) -> None:
@@ -298,7 +304,7 @@ def test_two_requests_at_once_are_not_both_answered(tmp_path: Path) -> None:
     refused = [reply for reply in replies if reply.has_error()]
     assert len(replies) == 2
     assert len(refused) == 1
-    assert refused[0].error.reason.startswith("BothShares:")
+    assert refused[0].error.reason.startswith("BothSharesError:")
 
 
 def test_the_state_is_on_disk_before_the_answer(tmp_path: Path) -> None:
@@ -360,7 +366,10 @@ def test_a_state_that_cannot_be_read_is_named_to_its_owner(
     assert path.read_bytes() == bad
     path.unlink()
     server = SecureServer(
-        RoundTerms(bytes(range(16)), 1, SIZE, 256, 3), adversary=CURIOUS, dropout=0.3, cohort=NODES
+        RoundTerms(bytes(range(16)), 1, SIZE, 256, 3),
+        adversary=CURIOUS,
+        max_dropout_fraction=0.3,
+        cohort=NODES,
     )
     (reply,) = grid.send_and_receive([protocol_message(1, server.invitation())])
     assert said(reply)[4] == Kind.ADVERTISEMENT
@@ -373,7 +382,7 @@ def test_no_byte_of_the_memory_is_taken_if_it_was_changed(data: Any) -> None:
         memory, context = FolderMemory(Path(folder)), Context(1, 1, {}, RecordDict(), {})
         client = SecureClient(policy(), identity=IDENTITIES[0])
         terms = RoundTerms(bytes(16), 1, SIZE, 256, 3)
-        server = SecureServer(terms, adversary=CURIOUS, dropout=0.3, cohort=NODES)
+        server = SecureServer(terms, adversary=CURIOUS, max_dropout_fraction=0.3, cohort=NODES)
         client.answer(server.invitation())
         state = client.to_bytes()
         with memory.held(context) as remembered:
@@ -387,9 +396,9 @@ def test_no_byte_of_the_memory_is_taken_if_it_was_changed(data: Any) -> None:
             return good[:at] + bytes([good[at] ^ data.draw(st.integers(1, 255))]) + good[at + 1 :]
 
         path.write_bytes(damaged(path.read_bytes()))
-        with pytest.raises(UnreadableState), memory.held(context):
+        with pytest.raises(UnreadableStateError), memory.held(context):
             pass
-        with pytest.raises(UnreadableState):
+        with pytest.raises(UnreadableStateError):
             SecureClient.from_bytes(damaged(state), policy(), identity=IDENTITIES[0])
         assert SecureClient.from_bytes(state, policy(), identity=IDENTITIES[0]).to_bytes() == state
 
@@ -433,7 +442,7 @@ def test_a_client_that_lost_its_state_is_out_of_the_round_only(tmp_path: Path) -
     theirs = plain.start(grid, model((SIZE,)), num_rounds=1)
     assert result.arrays["0"].data == theirs.arrays["0"].data
     (reason,) = refusals(wire)
-    assert reason.startswith("WrongStage:")
+    assert reason.startswith("WrongStageError:")
 
 
 @pytest.mark.parametrize(
@@ -453,7 +462,7 @@ def test_a_stage_that_the_server_replays_is_refused(stage: Kind, tmp_path: Path)
     result = run(wire, tmp_path)
     assert result.privacy.secure_aggregation.aborted_rounds == ()
     reasons = refusals(wire)
-    name = "BothShares" if stage is Kind.OPENING_REQUEST else "StaleMessage"
+    name = "BothSharesError" if stage is Kind.OPENING_REQUEST else "StaleMessageError"
     assert any(reason.startswith(f"{name}:") for reason in reasons)
     assert len([reply for reply in wire.replies if reply.has_error()]) >= NODES
 
@@ -480,7 +489,7 @@ def test_a_stage_that_the_server_replays_is_refused(stage: Kind, tmp_path: Path)
 )
 def test_nonsense_that_was_announced_is_refused_by_name(change: dict[str, Any]) -> None:
     """How to bound an update is read as strictly as the protocol, and before anybody trains."""
-    assert refused_by_all(change) == {"MalformedRequest"}
+    assert refused_by_all(change) == {"MalformedRequestError"}
 
 
 @pytest.mark.parametrize(
@@ -508,7 +517,7 @@ def test_a_round_that_some_update_does_not_fit_is_refused_before_anybody_trains(
     change: dict[str, Any],
 ) -> None:
     """By all, whatever they hold: who trained and then found no room would tell of its update."""
-    assert refused_by_all(change) == {"UnacceptableTerms"}
+    assert refused_by_all(change) == {"UnacceptableTermsError"}
 
 
 def refused_by_all(change: dict[str, Any]) -> set[str]:
@@ -521,7 +530,7 @@ def refused_by_all(change: dict[str, Any]) -> set[str]:
 
     grid = InProcessGrid(secure_app(some_large), NODES)
     this = ByHand(grid, range(1, NODES + 1), announced=request_to_train(0, **change))
-    with pytest.raises(RoundAborted):
+    with pytest.raises(RoundAbortedError):
         this.send(lambda node, content: request_to_train(node, content, **change))
     assert not trained
     reasons = [reply.error.reason for reply in this.replies if reply.has_error()]

@@ -15,12 +15,12 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from privacy.secure_aggregation import TooFewClients
+from privacy.secure_aggregation import TooFewClientsError
 from privacy.secure_aggregation import _client_stages as _client_round
 from privacy.secure_aggregation._messages import Kind
 from strategies import FolderMemory, InProcessGrid, SecureAggregationMod
 from strategies.secure_aggregation import client_mod
-from strategies.secure_aggregation.messages import Bounding
+from strategies.secure_aggregation.messages import UpdateEncoding
 from strategies.secure_aggregation.request import request_digest
 from tests.strategies.federation import client_app
 from tests.strategies.secure_aggregation.federation import (
@@ -195,7 +195,7 @@ def unfitting(vector: Any, terms: Any, clients: int) -> Any:
 
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the defence out: terms need not fit the mechanism, and what does not fit is refused."""
-    monkeypatch.setattr(Bounding, "check", lambda self, terms, policy, template: None)
+    monkeypatch.setattr(UpdateEncoding, "check", lambda self, terms, policy, template: None)
     monkeypatch.setattr(_client_round, "_fitting", unfitting)
 
 
@@ -207,7 +207,7 @@ def who_answers_with_an_error(app: ClientApp) -> set[int]:
     """One round with a bound of 1, honest otherwise, and the same for all."""
     grid = InProcessGrid(app, NODES)
     this = ByHand(grid, range(1, NODES + 1), bound=1, announced=request_to_train(0, **ONE_SHOT))
-    with suppress(TooFewClients):
+    with suppress(TooFewClientsError):
         this.send(lambda node, content: request_to_train(node, content, **ONE_SHOT))
     return {reply.metadata.src_node_id for reply in this.replies if reply.has_error()}
 
@@ -248,7 +248,7 @@ class Probing:
         self._folder, self._rolled_back = folder, rolled_back
         self.trained = 0
         self.reasons: list[str] = []
-        grid = InProcessGrid(client_app(self._update, mods=[self._take_part]), NODES)
+        grid = InProcessGrid(client_app(self._update, mods=[self._secagg_mod]), NODES)
         first = self._request(VICTIM, b"", 1.0)
         self._round = ByHand(grid, range(1, NODES + 1), MALICIOUS, bound=1, announced=first)
         self._kept = (folder / "0" / "secure-aggregation.state").read_bytes()
@@ -257,7 +257,7 @@ class Probing:
         self.trained += 1
         return [SECRET[partition]]
 
-    def _take_part(self, message: Message, context: Context, call_next: Any) -> Message:
+    def _secagg_mod(self, message: Message, context: Context, call_next: Any) -> Message:
         place = int(context.node_config["partition-id"])
         own = SecureAggregationMod(
             policy(MALICIOUS),
@@ -311,8 +311,8 @@ def test_probes_are_refused_before_anybody_trains(norm: float, tmp_path: Path) -
     """The first because the terms do not fit, or it was not announced; then the stage is over."""
     probing = Probing(tmp_path, rolled_back=False)
     assert not any(probing.fits(probe) for probe in (norm, 1.0, norm, 1e6))
-    first = "UnacceptableTerms" if norm == 1.0 else "DifferentRequests"
-    assert probing.reasons == [first, "WrongStage", "WrongStage", "WrongStage"]
+    first = "UnacceptableTermsError" if norm == 1.0 else "DifferentRequestsError"
+    assert probing.reasons == [first, "WrongStageError", "WrongStageError", "WrongStageError"]
     assert probing.trained == 0
 
 
@@ -324,7 +324,7 @@ def test_one_round_is_trained_once(died: bool, tmp_path: Path) -> None:
     """Also where the client's process ends while it trains: the stage was left on disk before."""
     trained = []
 
-    def take_part(message: Message, context: Context, call_next: Any) -> Message:
+    def secagg_mod(message: Message, context: Context, call_next: Any) -> Message:
         place = int(context.node_config["partition-id"])
         own = SecureAggregationMod(policy(), memory=FolderMemory(tmp_path / str(place)))
         return own(message, context, call_next)
@@ -335,7 +335,7 @@ def test_one_round_is_trained_once(died: bool, tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return [SECRET[partition]]
 
-    grid = InProcessGrid(client_app(update, mods=[take_part]), NODES)
+    grid = InProcessGrid(client_app(update, mods=[secagg_mod]), NODES)
     this = ByHand(grid, range(1, NODES + 1))
     request = request_to_train(VICTIM, this.requests[VICTIM])
     if died:
@@ -347,5 +347,5 @@ def test_one_round_is_trained_once(died: bool, tmp_path: Path) -> None:
         assert said(reply)[4] == Kind.MASKED_UPDATE
     for _ in range(2):
         (again,) = grid.send_and_receive([request_to_train(VICTIM, this.requests[VICTIM])])
-        assert again.error.reason.startswith("StaleMessage:")
+        assert again.error.reason.startswith("StaleMessageError:")
     assert trained == [VICTIM - 1]

@@ -17,26 +17,37 @@ from strategies import SecureAggregation
     population=st.integers(4, 90),
     rate=st.sampled_from([0.3, 0.5, 1.0]),
     rounds=st.sampled_from([1, 2, 30]),
-    minimum=st.integers(3, 30),
-    dropout=st.sampled_from([0.0, 0.2, 0.5]),
+    min_clients=st.integers(3, 30),
+    max_dropout_fraction=st.sampled_from([0.0, 0.2, 0.5]),
     noise=st.sampled_from(["central", "distributed"]),
     paid=st.sampled_from([0.0, 6e-6, 2e-5]),
 )
 @example(
-    population=90, rate=1.0, rounds=1, minimum=3, dropout=0.5, noise="central", paid=2e-5
+    population=90,
+    rate=1.0,
+    rounds=1,
+    min_clients=3,
+    max_dropout_fraction=0.5,
+    noise="central",
+    paid=2e-5,
 )  # it would fit, were it not for what is paid
 def test_what_is_said_to_fit_the_presence_of_so_few_fits(
     population: int,
     rate: float,
     rounds: int,
-    minimum: int,
-    dropout: float,
+    min_clients: int,
+    max_dropout_fraction: float,
     noise: Any,
     paid: float,
 ) -> None:
     """Each remedy is taken at its word: the same check lets it pass."""
-    minimum += 14 * (noise == "distributed")  # more than collude of the largest cohort
-    asked = SecureAggregation(minimum=minimum, dropout=dropout, noise=noise, largest=130)
+    min_clients += 14 * (noise == "distributed")  # more than collude of the largest cohort
+    asked = SecureAggregation(
+        min_clients=min_clients,
+        max_dropout_fraction=max_dropout_fraction,
+        noise_placement=noise,
+        max_clients=130,
+    )
     earlier = [AdditiveDelta(paid), GaussianRelease(2.0, Poisson(rate))]
     try:
         asked.check_presence(population, Poisson(rate), rounds=rounds, delta=1e-5, paid=earlier)

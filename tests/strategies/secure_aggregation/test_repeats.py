@@ -10,7 +10,7 @@ import pytest
 from flwr.app import ArrayRecord, Context, Message
 
 from privacy.mechanisms import SeededRandomness
-from privacy.secure_aggregation import RoundAborted, SecureClient
+from privacy.secure_aggregation import RoundAbortedError, SecureClient
 from privacy.secure_aggregation import client as client_module
 from privacy.secure_aggregation._messages import Kind
 from strategies import (
@@ -51,14 +51,14 @@ def app(
             trained.append(partition)
         return [UPDATES[partition]]
 
-    def take_part(message: Message, context: Context, call_next: Any) -> Message:
+    def secagg_mod(message: Message, context: Context, call_next: Any) -> Message:
         place = int(context.node_config["partition-id"])
         own = SecureAggregationMod(
             policy(MALICIOUS), identity=IDENTITIES[place], memory=memory(place)
         )
         return own(message, context, call_next)
 
-    return client_app(update, mods=[take_part])
+    return client_app(update, mods=[secagg_mod])
 
 
 class Rounds:
@@ -85,7 +85,7 @@ class Rounds:
         self.number += 1
         request = request_to_train(0, **change)
         this = ByHand(self.grid, nodes, MALICIOUS, announced=request, run=run, number=self.number)
-        with suppress(RoundAborted):
+        with suppress(RoundAbortedError):
             this.send(
                 lambda node, content: request_to_train(node, content, **change), without=vanish
             )
@@ -137,7 +137,7 @@ def test_a_second_sum_of_the_same_model_is_refused(again: str) -> None:
     rounds = Rounds(InProcessGrid(app(trained=trained), NODES))
     assert rounds.play() is not None
     assert rounds.play(**AGAIN[again]) is None
-    assert rounds.refusals == {"SameModelAgain"}
+    assert rounds.refusals == {"RepeatedModelError"}
     assert len(trained) == (2 * NODES - 1 if "vanish" in AGAIN[again] else NODES)
 
 
@@ -145,7 +145,7 @@ def test_nor_is_the_one_that_the_victim_is_added_to(rounds: Rounds) -> None:
     """The others protect it: it has seen the model once only."""
     assert rounds.play(ALL - {VICTIM}) is not None
     assert rounds.play() is None
-    assert rounds.refusals == {"SameModelAgain"}
+    assert rounds.refusals == {"RepeatedModelError"}
 
 
 def test_nor_one_that_was_endorsed_and_never_seen_to_open(rounds: Rounds) -> None:
@@ -154,7 +154,7 @@ def test_nor_one_that_was_endorsed_and_never_seen_to_open(rounds: Rounds) -> Non
     assert rounds.play() is None
     rounds.refusals.clear()
     assert rounds.play(ALL - {VICTIM}) is None
-    assert rounds.refusals == {"SameModelAgain"}
+    assert rounds.refusals == {"RepeatedModelError"}
 
 
 def test_it_is_refused_by_a_client_that_was_started_again(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_it_is_refused_by_a_client_that_was_started_again(tmp_path: Path) -> Non
     assert Rounds(InProcessGrid(app(memory), NODES)).play() is not None
     again = Rounds(InProcessGrid(app(memory), NODES))
     assert again.play(ALL - {VICTIM}, run=bytes(range(16))) is None
-    assert again.refusals == {"SameModelAgain"}
+    assert again.refusals == {"RepeatedModelError"}
 
 
 def test_the_same_clients_may_open_the_same_model_again(rounds: Rounds) -> None:
@@ -196,11 +196,11 @@ def test_what_a_client_remembers_is_bounded_and_never_forgotten(
     full = len(wire.context(1).state["secure-aggregation"]["state"])
     for value in range(3, 6):
         wire.replies.clear()
-        with pytest.raises(RoundAborted):
+        with pytest.raises(RoundAbortedError):
             play(value)
-        assert {r.error.reason.partition(":")[0] for r in wire.replies} == {"MemoryFull"}
+        assert {r.error.reason.partition(":")[0] for r in wire.replies} == {"MemoryFullError"}
     second = None
-    with suppress(RoundAborted):
+    with suppress(RoundAbortedError):
         second = play(0, ALL - {VICTIM})
     assert second is None  # of the first model above all
     assert len(wire.context(VICTIM).state["secure-aggregation"]["state"]) <= full
@@ -235,7 +235,7 @@ def test_a_run_goes_on_after_a_round_that_was_endorsed_and_lost(tmp_path: Path) 
         tmp_path,
         NODES,
         SIZE,
-        secure(MALICIOUS, minimum=6),
+        secure(MALICIOUS, min_clients=6),
         noise_multiplier=1.0,
         randomness=SeededRandomness(4),
     )
@@ -253,13 +253,13 @@ def test_a_run_goes_on_after_a_round_that_was_endorsed_and_lost(tmp_path: Path) 
 def test_without_noise_a_lost_round_cannot_be_played_by_others(tmp_path: Path) -> None:
     """Nothing moves the model then; its clients refuse it, by name."""
     wire = Lost()
-    strategy = strategy_of(tmp_path, NODES, SIZE, secure(MALICIOUS, minimum=6))
+    strategy = strategy_of(tmp_path, NODES, SIZE, secure(MALICIOUS, min_clients=6))
     result = strategy.start(wire, model((SIZE,)), num_rounds=2)
     assert result.privacy is not None
     assert result.privacy.secure_aggregation is not None
     assert result.privacy.secure_aggregation.aborted_rounds == (1, 2)
     names = {r.error.reason.partition(":")[0] for r in wire.replies if r.has_error()}
-    assert names == {"SameModelAgain"}
+    assert names == {"RepeatedModelError"}
 
 
 @pytest.mark.parametrize(("gone", "aborted"), [(set(), ()), ({VICTIM}, (2,))], ids=str)
@@ -279,7 +279,7 @@ def test_a_resumed_run_goes_on_where_its_last_sum_was_opened(
             before.write_bytes(checkpoint.read_bytes())
 
     settings = {"noise_multiplier": 1.0}
-    setting = secure(MALICIOUS, minimum=6)
+    setting = secure(MALICIOUS, min_clients=6)
     first = strategy_of(
         tmp_path, NODES, SIZE, setting, checkpointing=Checkpointing(checkpoint), **settings
     )
@@ -296,4 +296,4 @@ def test_a_resumed_run_goes_on_where_its_last_sum_was_opened(
     assert result.privacy.stopped is None
     assert set(result.privacy.epsilon_by_round) >= {2, 3, 4}  # with all but the second one opened
     declined = {r.error.reason.partition(":")[0] for r in wire.replies if r.has_error()}
-    assert declined == ({"SameModelAgain"} if gone else set())
+    assert declined == ({"RepeatedModelError"} if gone else set())

@@ -68,7 +68,7 @@ def test_a_run_that_died_within_a_round_goes_on_with_other_clients(
 ) -> None:
     """Whatever its clients had sent, for they endorsed nothing; also where it dies twice."""
     checkpoint = tmp_path / "checkpoint"
-    wire, setting = Dies(adversary, before), secure(adversary, minimum=6)
+    wire, setting = Dies(adversary, before), secure(adversary, min_clients=6)
     settings = {"noise_multiplier": noise_multiplier, "checkpointing": Checkpointing(checkpoint)}
     first = strategy_of(tmp_path, NODES, SIZE, setting, **settings)
     with pytest.raises(KeyboardInterrupt):

@@ -164,7 +164,7 @@ def test_below_the_minimum_nothing_is_opened_and_the_run_goes_on(
     wire = Wire(secure_app(drift, adversary), NODES, cut=cut)
     models = []
     strategy = strategy_of(
-        tmp_path, NODES, 9, secure(adversary, minimum=6), clipping=1e-3, noise_multiplier=50.0
+        tmp_path, NODES, 9, secure(adversary, min_clients=6), clipping=1e-3, noise_multiplier=50.0
     )
     result = strategy.start(
         wire,
@@ -398,7 +398,7 @@ def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
     ours = final(again, wire, model((9,)), 3)
     plain = strategy_of(tmp_path / "plain", NODES, 9, None)
     assert_same(ours, final(plain, InProcessGrid(client_app(drift), NODES), model((9,)), 3))
-    for other in (None, secure(minimum=4), secure(MALICIOUS)):
+    for other in (None, secure(min_clients=4), secure(MALICIOUS)):
         with pytest.raises(ValueError, match="secure_aggregation"):
             strategy_of(
                 tmp_path / "masked",
@@ -411,9 +411,11 @@ def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_cohort_of_a_thousand(tmp_path: Path) -> None:
-    few = Adversary(corrupt=0.01)  # few neighbours: it is the number of clients that is tested
-    wire = InProcessGrid(secure_app(drift, few, minimum=500), 1000)
-    setting = secure(few, minimum=500, dropout=0.01)
+    few = Adversary(
+        max_corrupt_fraction=0.01
+    )  # few neighbours: it is the number of clients that is tested
+    wire = InProcessGrid(secure_app(drift, few, min_clients=500), 1000)
+    setting = secure(few, min_clients=500, max_dropout_fraction=0.01)
     ours = final(strategy_of(tmp_path / "masked", 1000, 50, setting), wire, model((50,)), 1)
     plain = strategy_of(tmp_path / "plain", 1000, 50, None)
     theirs = final(plain, InProcessGrid(client_app(drift), 1000), model((50,)), 1)
@@ -438,8 +440,8 @@ def idle(partition: int, number: int, arrays: list[Any]) -> list[Any]:
 
 def test_a_presence_that_decides_whether_a_round_opens_is_charged(tmp_path: Path) -> None:
     """With every round, in the ledger, to δ; and the results say so."""
-    adversary = Adversary(corrupt=0.05)
-    setting = secure(adversary, minimum=40, client_dropout=0.05)
+    adversary = Adversary(max_corrupt_fraction=0.05)
+    setting = secure(adversary, min_clients=40, dropout_probability=0.05)
     strategy = strategy_of(tmp_path, 200, 9, setting, sampling=Poisson(0.5), noise_multiplier=2.0)
     grid = InProcessGrid(secure_app(idle, adversary), 200)
     report = strategy.start(grid, model((9,)), num_rounds=1).privacy
@@ -450,14 +452,19 @@ def test_a_presence_that_decides_whether_a_round_opens_is_charged(tmp_path: Path
     assert isinstance(charge, AdditiveDelta)
     assert 0 < charge.delta < 1e-6
     assert report.secure_aggregation.presence_delta == charge.delta
-    assert report.secure_aggregation.client_dropout == 0.05
+    assert report.secure_aggregation.dropout_probability == 0.05
     assert report.epsilon == epsilon([release, charge], delta=1e-5)
     assert epsilon([release], delta=1e-5) < report.epsilon
 
 
 def test_a_budget_counts_what_presence_decides(tmp_path: Path) -> None:
-    """Where cohorts often fall below the minimum, no noise is enough."""
-    setting = secure(Adversary(corrupt=0.05), minimum=95, client_dropout=0.05, dropout=0.05)
+    """Where cohorts often fall below the min_clients, no noise_placement is enough."""
+    setting = secure(
+        Adversary(max_corrupt_fraction=0.05),
+        min_clients=95,
+        dropout_probability=0.05,
+        max_dropout_fraction=0.05,
+    )
     strategy = strategy_of(
         tmp_path,
         200,
@@ -483,31 +490,31 @@ def test_a_run_that_could_open_no_round_does_not_begin(
             tmp_path,
             5,
             9,
-            secure(MALICIOUS, dropout=0.2),
+            secure(MALICIOUS, max_dropout_fraction=0.2),
             **({"noise_multiplier": None} | budget),
         )
     assert "draw more clients or expect fewer dropouts" in str(error.value)
     assert "raise" not in str(error.value)
     assert not (tmp_path / "ledger.jsonl").exists()
-    strategy_of(tmp_path, 5, 9, secure(MALICIOUS, dropout=0.1), noise_multiplier=1.0)
+    strategy_of(tmp_path, 5, 9, secure(MALICIOUS, max_dropout_fraction=0.1), noise_multiplier=1.0)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "adversary", "dropout", "advice"),
+    ("nodes", "adversary", "max_dropout_fraction", "advice"),
     [
-        (12, CURIOUS, 0.1, r"fits: secure_aggregation\.dropout = 0\.2$"),
+        (12, CURIOUS, 0.1, r"fits: secure_aggregation\.max_dropout_fraction = 0\.2$"),
         (4, MALICIOUS, 0.2, "Nothing near them fits: draw more clients"),
     ],
     ids=["more", "neither"],
 )
 def test_a_budget_that_presence_passes_names_what_would_help(
-    nodes: int, adversary: Adversary, dropout: float, advice: str, tmp_path: Path
+    nodes: int, adversary: Adversary, max_dropout_fraction: float, advice: str, tmp_path: Path
 ) -> None:
     strategy = strategy_of(
         tmp_path,
         nodes,
         9,
-        secure(adversary, dropout=dropout, client_dropout=0.002),
+        secure(adversary, max_dropout_fraction=max_dropout_fraction, dropout_probability=0.002),
         noise_multiplier=None,
         budget=Budget(epsilon=3.0, delta=1e-3),
     )
@@ -518,7 +525,7 @@ def test_a_budget_that_presence_passes_names_what_would_help(
 def test_with_distributed_noise_both_epsilons_are_told(tmp_path: Path) -> None:
     """The noise in the model is that of the largest cohort, a share of it unknown to the server."""
     nodes, size, z = 24, 20_000, 3.0
-    setting = secure(minimum=12, noise="distributed", largest=30)
+    setting = secure(min_clients=12, noise_placement="distributed", max_clients=30)
     strategy = strategy_of(tmp_path, nodes, size, setting, noise_multiplier=z, sampling=Full())
     result = strategy.start(InProcessGrid(secure_app(idle), nodes), model((size,)), num_rounds=1)
     report = result.privacy
@@ -534,7 +541,7 @@ def test_with_distributed_noise_both_epsilons_are_told(tmp_path: Path) -> None:
     assert report.epsilon < report.secure_aggregation.epsilon_against_server
     told = report.as_dict()
     assert told["mechanism"] == "distributed-discrete-gaussian"
-    assert told["secure_aggregation"]["noise"] == "distributed"
+    assert told["secure_aggregation"]["noise_placement"] == "distributed"
     event, _ = (record.event for record in read_ledger(tmp_path / "ledger.jsonl").records)
     assert isinstance(event, DiscreteGaussianSum)
     assert (event.shares, event.honest) == (30 - 3, honest)
@@ -542,7 +549,7 @@ def test_with_distributed_noise_both_epsilons_are_told(tmp_path: Path) -> None:
 
 def test_a_report_counts_what_was_paid_after_the_run(tmp_path: Path) -> None:
     """As an encrypted round pays: the server noises reports that it saw."""
-    setting = secure(minimum=5, noise="distributed", largest=15)
+    setting = secure(min_clients=5, noise_placement="distributed", max_clients=15)
     strategy = strategy_of(tmp_path, 12, 9, setting, noise_multiplier=3.0, sampling=Full())
     before = strategy.start(InProcessGrid(secure_app(idle), 12), model((9,)), num_rounds=1).privacy
     assert before is not None
@@ -561,7 +568,7 @@ def test_a_report_counts_what_was_paid_after_the_run(tmp_path: Path) -> None:
 
 
 def test_distributed_noise_is_calibrated(tmp_path: Path) -> None:
-    setting = secure(minimum=12, noise="distributed", largest=30)
+    setting = secure(min_clients=12, noise_placement="distributed", max_clients=30)
     strategy = strategy_of(
         tmp_path, 24, 9, setting, noise_multiplier=None, budget=Budget(2.0, 1e-5), sampling=Full()
     )
@@ -572,7 +579,7 @@ def test_distributed_noise_is_calibrated(tmp_path: Path) -> None:
 
 
 def test_a_cohort_beyond_the_largest_is_not_asked(tmp_path: Path) -> None:
-    setting = secure(minimum=6, noise="distributed", largest=NODES - 1)
+    setting = secure(min_clients=6, noise_placement="distributed", max_clients=NODES - 1)
     wire = Wire(secure_app(drift), NODES)
     strategy = strategy_of(tmp_path, NODES, 9, setting, noise_multiplier=3.0)
     report = strategy.start(wire, model((9,)), num_rounds=1).privacy
@@ -585,13 +592,13 @@ def test_a_cohort_beyond_the_largest_is_not_asked(tmp_path: Path) -> None:
 
 
 def test_results_say_what_held(tmp_path: Path) -> None:
-    strategy = strategy_of(tmp_path / "masked", NODES, 9, secure(MALICIOUS, minimum=6))
+    strategy = strategy_of(tmp_path / "masked", NODES, 9, secure(MALICIOUS, min_clients=6))
     told = strategy.report().as_dict()["secure_aggregation"]
     assert told["epsilon_against_server"] is None
     assert told["server"] == "malicious"
-    assert told["corrupt"] == 0.1
-    assert told["minimum"] == 6
-    assert told["noise"] == "central"
+    assert told["max_corrupt_fraction"] == 0.1
+    assert told["min_clients"] == 6
+    assert told["noise_placement"] == "central"
     assert strategy_of(tmp_path / "plain", NODES, 9, None).report().secure_aggregation is None
 
 
@@ -626,19 +633,19 @@ def test_what_needs_single_replies_is_refused(
 
 def test_the_setting_is_checked() -> None:
     for wrong, message in (
-        ({"minimum": 2}, "minimum is 2"),
-        ({"dropout": 1.0}, r"dropout is 1\.0"),
+        ({"min_clients": 2}, "min_clients is 2"),
+        ({"max_dropout_fraction": 1.0}, r"max_dropout_fraction is 1\.0"),
         ({"stage_timeout": 0.0}, r"stage_timeout is 0\.0"),
-        ({"client_dropout": 1.5}, r"client_dropout is 1\.5"),
-        ({"noise": "some"}, "noise is 'some'"),
-        ({"largest": 2}, "largest is 2"),
-        ({"noise": "distributed"}, "largest is not set"),
-        ({"noise": "distributed", "largest": 50}, r"must lie above colluders \(5\)"),
+        ({"dropout_probability": 1.5}, r"dropout_probability is 1\.5"),
+        ({"noise_placement": "some"}, "noise_placement is 'some'"),
+        ({"max_clients": 2}, "max_clients is 2"),
+        ({"noise_placement": "distributed"}, "max_clients is not set"),
+        ({"noise_placement": "distributed", "max_clients": 50}, r"must lie above colluders \(5\)"),
     ):
         with pytest.raises(ValueError, match=message):
             secure(**wrong)
     with pytest.raises(ValueError, match="distributed' against a malicious server"):
-        secure(MALICIOUS, minimum=20, noise="distributed", largest=50)
+        secure(MALICIOUS, min_clients=20, noise_placement="distributed", max_clients=50)
     with pytest.raises(ValueError, match="identities is empty"):
         secure(MALICIOUS, identities=())
 
