@@ -64,10 +64,9 @@ class EncryptedRound:
     Parameters
     ----------
     population : Population or int
-        Who is asked: all of it. As the strategy's, if they share a ledger.
+        All of it is asked. The strategy's, if they share a ledger.
     start_evaluator : callable
-        Starts a process that holds the compiled model; called for each worker, and again where
-        one died.
+        Starts a process that holds the compiled model; called anew where one died.
     images : int
         How many images a node asks about, at most.
     metrics : NoisedMetrics or PublicMetrics
