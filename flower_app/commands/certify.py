@@ -60,15 +60,15 @@ def run(options: argparse.Namespace) -> int:
     (folder / "certificate.json").write_text(result.to_json() + "\n")
     plot_certificate(folder / "certificate.png", result)
     print(
-        f"{100 * result.encrypted_accuracy:.2f} % right encrypted, {100 * result.plain_accuracy:.2f} % "
-        f"in the clear, {100 * result.agreement:.2f} % the same class; largest error of a logit "
-        f"{result.worst_error:.3g}, predicted {result.predicted_error:.3g}; "
-        f"{result.evaluate_ms:.1f} ms an evaluation"
+        f"{100 * result.encrypted_accuracy:.2f} % right encrypted, "
+        f"{100 * result.plain_accuracy:.2f} % in the clear, {100 * result.agreement:.2f} % the "
+        f"same class; largest error of a logit {result.worst_error:.3g}, "
+        f"predicted {result.predicted_error:.3g}; {result.evaluate_ms:.1f} ms an evaluation"
     )
     if result.beyond_prediction:
         print(
-            f"The prediction was wrong: {result.beyond_prediction} of {result.images} images have a "
-            "larger error (they are unlike the images that the plan was compiled with); rely on "
+            f"The prediction was wrong: {result.beyond_prediction} of {result.images} images have "
+            "a larger error (they are unlike the images that the plan was compiled with); rely on "
             "the largest error here, or on the plan's for the worst input, "
             f"{result.predicted_worst_error:.3g}"
         )
