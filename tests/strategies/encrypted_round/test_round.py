@@ -29,10 +29,12 @@ from privacy.accounting import (
 from privacy.accounting.errors import LedgerError
 from privacy.inference import DataOwner, EvaluatorProcess, Plan, accept_plan
 from privacy.inference.errors import PlanRefusedError
+from privacy.mechanisms import SystemRandomness
 from strategies import Budget, EncryptedRound, NoisedMetrics, PublicMetrics, noised_accuracy
 from strategies.encrypted_round import NoisedAccuracy
 from strategies.encrypted_round.errors import ReportRefusedError, RoundError
 from strategies.encrypted_round.node import make_questions, private_folder
+from strategies.lost_clients import operator_log
 from tests.strategies.encrypted_round.federation import (
     CONTRACT,
     IMAGES,
@@ -250,8 +252,6 @@ def test_a_node_that_misbehaves_costs_only_itself(
     nodes = len(bad) + 2  # a good one first and last
     grid = Wiretap(client_app(tmp_path, misbehave=bad), nodes)
     caplog.set_level("INFO", logger="bloomseal.operator")
-    from strategies._operator_log import operator_log
-
     operator_log.addHandler(caplog.handler)
     try:
         result = a_round(evaluator, nodes).run(grid)
@@ -549,6 +549,21 @@ def test_noised_metrics_are_paid_for_and_a_silent_node_is_taken_out(
     (record,) = read_ledger(ledger).records
     assert record.event == GaussianRelease(z, Full())
     assert record.run == "me"
+
+
+def test_the_ledger_is_written_before_noise_is_drawn(
+    evaluator: EvaluatorProcess, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+
+    class PaidRandomness(SystemRandomness):
+        def bytes(self, count: int) -> bytes:
+            assert len(read_ledger(ledger).records) == 1
+            return super().bytes(count)
+
+    settings = {"metrics": noised_accuracy(0.5), "ledger": ledger, "randomness": PaidRandomness()}
+    a_round(evaluator, 2, **settings).run(Wiretap(client_app(tmp_path), 2))
+    assert len(read_ledger(ledger).records) == 1
 
 
 def test_without_an_accuracy_no_noise_is_told_of_one(
