@@ -74,3 +74,76 @@ def test_the_root_logger_is_left_alone() -> None:
         "assert not logging.root.handlers, logging.root.handlers\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+INFERENCE = ROOT / "privacy" / "inference"
+FLOORS = {
+    "errors": "",
+    "decision": "",
+    "ckks": "",
+    "_plan_checks": "ckks plan",
+    "plan": "ckks errors _plan_checks",
+    "messages": "ckks errors plan",
+    "public_keys": "ckks errors plan messages",
+    "plan_check": "ckks errors plan",
+    "arithmetic": "ckks errors plan messages public_keys",
+    "compiler": "ckks errors plan arithmetic",
+    "owner": "ckks errors plan messages decision",
+    "compiled_model": "ckks errors plan messages public_keys arithmetic",
+    "compile": "ckks errors plan arithmetic compiler compiled_model",
+    "evaluator": "ckks errors plan messages public_keys arithmetic compiled_model owner",
+    "certificate": "errors plan decision compiled_model owner evaluator",
+    "__init__": "plan plan_check decision compiler compiled_model compile owner evaluator "
+    "certificate",
+}
+"""Of `privacy.inference`, from the ground up: the floors that a floor may import."""
+ENTERED_BY_THEIR_SURFACE = {"ckks", "compiler", "owner", "evaluator"}
+"""Folders of which others import the `__init__` alone; but `compile` drives the compiler."""
+
+
+def floors_crossed(path: Path, text: str) -> list[str]:
+    """Imports in a module of `privacy.inference` that its floor does not allow."""
+    floor = path.relative_to(INFERENCE).parts[0].removesuffix(".py")
+    crossed = []
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        package, area, other, *inside = [*node.module.split("."), "", ""]
+        if (package, area) != ("privacy", "inference") or other == floor:
+            continue
+        enters = other in ENTERED_BY_THEIR_SURFACE and any(inside)
+        enters = enters and (floor, other) != ("compile", "compiler")
+        if other not in FLOORS[floor].split() or enters:
+            crossed.append(f"{path.relative_to(ROOT)} imports {node.module}")
+    return crossed
+
+
+def test_encrypted_inference_keeps_to_its_floors() -> None:
+    modules = sorted(INFERENCE.rglob("*.py"))
+    assert {path.relative_to(INFERENCE).parts[0].removesuffix(".py") for path in modules} == set(
+        FLOORS
+    )
+    assert [line for path in modules for line in floors_crossed(path, path.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("compiler/planner.py", "owner"),
+        ("compiler/planner.py", "evaluator.pool"),
+        ("owner/owner.py", "compiler.packing"),
+        ("owner/owner.py", "evaluator.evaluator"),
+        ("evaluator/pool.py", "compiler.lowering"),
+        ("evaluator/pool.py", "owner.codec"),
+        ("plan.py", "compiler.packing"),
+        ("arithmetic/slot_model.py", "compiler.packing"),
+        ("arithmetic/slot_model.py", "ckks.ring"),
+        ("ckks/ring.py", "plan"),
+    ],
+)
+def test_a_floor_crossed_by_hand_is_seen(module: str, imported: str) -> None:
+    line = f"from privacy.inference.{imported} import anything\n"
+    path = INFERENCE / module
+    assert floors_crossed(path, line + path.read_text()) == [
+        f"privacy/inference/{module} imports privacy.inference.{imported}"
+    ]
