@@ -6,7 +6,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from privacy.inference import EvaluatorPool, HeldKeys
+from privacy.inference import EvaluatorPool
+from privacy.inference.evaluator.pool import HeldKeys
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.limits import Clock
 

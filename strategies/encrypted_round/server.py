@@ -16,8 +16,9 @@ from flwr.serverapp.exception import PrivacyBudgetExhausted
 
 from privacy import arguments
 from privacy.accounting import Budget, Event, Full, Ledger
-from privacy.inference import MAX_ROUND_BYTES, EvaluatorPool, EvaluatorProcess
+from privacy.inference import EvaluatorPool, EvaluatorProcess
 from privacy.inference.errors import EvaluatorFailedError, MessageError
+from privacy.inference.plan_check import MAX_ROUND_BYTES
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
 from privacy.untrusted_text import error_quoted
 from strategies import _arguments
