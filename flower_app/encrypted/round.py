@@ -65,17 +65,7 @@ def hold_encrypted_round(
     Its release is written into the run's folder at once: a run that breaks off after it and is
     resumed does not ask, nor pay, again.
 
-    Parameters
-    ----------
-    grid : Grid
-    settings : Settings
-    folder : ResultsFolder
-        The run's, with the model for the evaluator.
-    population : Population or int
-        The strategy's.
-    ledger : Path
-        The population's.
-    run_id : int
+    Population and ledger are the strategy's; the run's folder holds the model.
 
     Returns
     -------

@@ -199,9 +199,7 @@ class EncryptedRound:
         room = (self._max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
         return EncryptedRoundResult(
             asked=self._registry.size if ledger else len(node_of),
-            answered=released.answered,
-            accuracy=released.accuracy,
-            accuracy_noise=released.accuracy_noise,
+            **released._asdict(),
             ms_per_query=1000 * median(seconds) if seconds else None,
             images=min(self._images, room),
             plan=plan,
@@ -237,11 +235,7 @@ class _Evaluated:
 class _Exchange:
     """The messages of one round: plan, questions, answers, reports.
 
-    Attributes
-    ----------
-    seconds : list of float
-        That each evaluation took.
-    faults : FaultLog
+    ``seconds`` are those that each evaluation took.
     """
 
     def __init__(

@@ -104,8 +104,8 @@ def test_no_secret_and_no_image_is_in_any_message(
         for path in tmp_path.rglob(SECRETS):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-            secrets = json.loads(path.read_text())
-            owner = DataOwner.from_secret_state(plan, base64.b64decode(secrets["owner"]))
+            stored = json.loads(path.read_text())
+            owner = DataOwner.from_secret_state(plan, base64.b64decode(stored["owner"]))
             (residues,) = owner._secret.residues[:1]
             secrets.extend([residues[:64].astype("<u8").tobytes(), path.read_bytes()])
 
