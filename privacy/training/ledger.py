@@ -9,6 +9,8 @@ from threading import Lock
 from types import NoneType
 from typing import Any, Protocol, Self
 
+import numpy as np
+
 from privacy.accounting import (
     Budget,
     Event,
@@ -21,7 +23,7 @@ from privacy.accounting import (
 )
 from privacy.accounting.errors import LedgerError
 from privacy.arguments import lasting_file, of_kind, text
-from privacy.mechanisms import Randomness, gaussian
+from privacy.mechanisms import Randomness, add_gaussian
 from privacy.training.errors import LocalBudgetError
 
 log = getLogger(__name__)
@@ -183,8 +185,9 @@ class ClientLedger:
             before = _released_count(page.records)
             if before is not None:
                 return before
-            noise = gaussian(1, sigma=noise_multiplier, randomness=randomness)
-            count = max(1, round(records + float(noise[0])))
+            noisy = np.array([float(records)])
+            add_gaussian(noisy, sigma=noise_multiplier, randomness=randomness)
+            count = max(1, round(float(noisy[0])))
             event = GaussianRelease(float(noise_multiplier), Full())
             self._pay(page, [event], released=count)
             return count
