@@ -249,7 +249,7 @@ class _Service:
             headers["WWW-Authenticate"] = "Bearer"
         if refusal.status in (401, 403, 408, 411, 413):
             headers["Connection"] = "close"  # the rest of the request is not read
-        return JSONResponse(refusal.as_dict(), refusal.status, headers=headers)
+        return JSONResponse(refusal.to_dict(), refusal.status, headers=headers)
 
     async def _start_all(self) -> None:
         try:

@@ -58,7 +58,7 @@ class ServiceError(RuntimeError):
         self.remedy = remedy
         self.retry_after = retry_after
 
-    def as_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """The body of the service's response."""
         body: dict[str, object] = {
             "error": self.code,
