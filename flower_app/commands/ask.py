@@ -55,7 +55,7 @@ def add_command(commands: Any) -> None:
         "--fit",
         choices=FITS,
         default=FITS[0],
-        help="how pictures of another size are brought to 28 by 28: what is drawn is cut out and "
+        help="how pictures of another size are brought to 28 by 28: the drawing is cut out and "
         "centred as MNIST's digits are (digit, the default), all of it is scaled (whole, for "
         "garments), or they are refused and pixels are taken as they are (exact)",
     )
@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
             if options.top is not None and options.top > plan.classes:
                 raise AskError(
                     f"--top is {options.top}; the model has {plan.classes} classes, give at most "
-                    "so many"
+                    "that many"
                 )
             release = None if options.top is None else TopClasses(options.top)
             key_file = _key_file(options, stack)

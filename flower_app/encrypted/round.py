@@ -156,7 +156,7 @@ def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]
 
 def _summary(metrics: dict[str, Any]) -> str:
     if metrics["accuracy"] is None:
-        return "Encrypted test-time round: too few nodes reported to tell an accuracy"
+        return "Encrypted test-time round: too few nodes reported for an accuracy"
     noise = metrics["accuracy_noise"]
     return (
         f"Encrypted test-time round: {metrics['nodes_answered']:g} of {metrics['nodes_asked']:,} "

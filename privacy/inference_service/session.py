@@ -106,7 +106,7 @@ class OwnerSession:
         ServiceError
             If the service refuses or cannot be reached, or keys do not last until the answer.
         OutOfRangeError, ValueError
-            If the input is not what the plan is for.
+            If the input has another shape, or elements outside the plan's range.
         MessageError
             If the answer is not one.
         ReleaseError

@@ -1,4 +1,4 @@
-"""From counts of right answers to an accuracy: what a node reports, what the server releases."""
+"""From counts of right answers to an accuracy: a node's report, the server's release."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ _ANSWERED, _IMAGES = "answered", "num-examples"
 _LOW, _HIGH = -0.5, 1.5
 RANGES = {ACCURACY: (_LOW, _HIGH), _ANSWERED: (0.0, 1.0)}
 
-# What a node reports ----------------------------------------------------------------------------
+# A node's report --------------------------------------------------------------------------------
 
 
 class AccuracyReport(Protocol):
-    """Decides what of a node's count of right answers leaves it."""
+    """Decides how a node's count of right answers leaves it."""
 
     def check(self, folder: Path) -> None:
         """Raise :class:`ReportRefusedError` if the node could not report now."""
@@ -140,7 +140,7 @@ def _noise(epsilon: float, delta: float) -> float:
     return calibrate_noise_multiplier(sampling=Full(), rounds=1, budget=Budget(epsilon, delta))
 
 
-# What the server releases ------------------------------------------------------------------------
+# The server's release ---------------------------------------------------------------------------
 
 
 def noised_accuracy(noise_multiplier: float) -> NoisedMetrics:

@@ -59,7 +59,7 @@ class EncryptedRound:
     server by noise of its own.
 
     **Not covered.** A server that answers as it likes: its answers need not be the model's, and
-    reports on chosen answers are an oracle for what was encrypted, as narrow as the nodes' noise
+    reports on chosen answers are an oracle for the encrypted data, as narrow as the nodes' noise
     makes it. How long the round took.
 
     Parameters
@@ -78,7 +78,7 @@ class EncryptedRound:
     ledger : path-like, optional
         The population's ledger; needed for noised metrics.
     max_bytes : int
-        What a node may send: keys and questions together.
+        Of a node's keys and questions together, at most.
     workers : int, optional
         How many processes evaluate. Default: one a core.
     mechanism : SumMechanism, optional

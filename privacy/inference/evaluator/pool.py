@@ -59,7 +59,7 @@ class _Worker:
         return process is not None and process.alive
 
     def end(self) -> None:
-        """Remove what is left of the process."""
+        """Close the process, if there is one, and empty the slots."""
         if self.process is not None:
             self.process.close()
         self.process = None

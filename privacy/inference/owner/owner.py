@@ -187,7 +187,7 @@ class DataOwner:
         return values.reshape(len(values), -1)
 
     def decrypt(self, answer: bytes) -> Answer:
-        """Decrypt an answer and release what the policy allows.
+        """Decrypt an answer and release it as the policy allows.
 
         Raises
         ------
