@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Literal
 
 from privacy import arguments
-from privacy.accounting._discrete_gaussian import LARGEST_EPSILON, OVERFLOW_DELTA, as_gaussian
 from privacy.accounting._gaussian import gaussian_epsilon
 from privacy.accounting.events import (
     LARGEST_COUNT,
@@ -23,6 +22,7 @@ from privacy.accounting.events import (
     Release,
     Repeated,
 )
+from privacy.accounting.gaussian import LARGEST_EPSILON, OVERFLOW_DELTA, as_gaussian
 
 Accountant = Literal["pld", "rdp"]
 Events = (
@@ -168,7 +168,7 @@ def _renyi(
     below: float = math.inf,
 ) -> float:
     # Imported here: dp-accounting takes a second, and much of this package does not need it.
-    from privacy.accounting._renyi import renyi_epsilon
+    from privacy.accounting.renyi import renyi_epsilon
 
     return renyi_epsilon(dict(releases), delta=delta, adjacency=adjacency, below=below)
 
@@ -197,7 +197,7 @@ def _compose(
     drawn = math.nextafter(drawn * (1 + 2.0**-40), math.inf)
     if drawn < delta:
         bounds.append(gaussian_epsilon(joint, math.nextafter(delta - drawn, 0.0)))
-    from privacy.accounting._privacy_loss import sampled_epsilon
+    from privacy.accounting.privacy_loss import sampled_epsilon
 
     if joint < math.inf:
         sampled[joint, 1.0] = 1

@@ -22,7 +22,7 @@ from privacy.accounting import (
     event_to_dict,
     read_ledger,
 )
-from privacy.accounting._discrete_gaussian import as_gaussian, distance_from_one
+from privacy.accounting.gaussian import as_gaussian, distance_from_one
 
 ZERO_OUT = Adjacency.ZERO_OUT_ONE
 
