@@ -1,7 +1,4 @@
-"""The ledger: what has been paid on one population, by all runs, written ahead.
-
-A file that holds a :class:`LedgerText`.
-"""
+"""The ledger file of one population: all runs' payments, each written before its use."""
 
 import hashlib
 import hmac
@@ -15,14 +12,13 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from privacy.accounting.composition import Accountant, Budget, epsilon
 from privacy.accounting.errors import LedgerBusyError, LedgerError
 from privacy.accounting.events import Adjacency, Event
-from privacy.accounting.ledger_text import LedgerContents, LedgerText, Position, Record
+from privacy.accounting.ledger_text import LedgerContents, LedgerText, Payments, Position, Record
 from privacy.files import remove_leftovers, write_durably
 
 
-class Ledger:
+class Ledger(Payments):
     """The ledger of one population, held by one process at a time.
 
     Use :meth:`open`, and close it (or use it as a context manager).
@@ -45,10 +41,6 @@ class Ledger:
         self._path = path
         self._text = text
         self._lock = lock
-
-    @property
-    def _contents(self) -> LedgerContents:
-        return self._text.contents
 
     @classmethod
     def open(
@@ -122,24 +114,24 @@ class Ledger:
         return self._path
 
     @property
-    def population(self) -> str:
+    def population(self) -> str:  # type: ignore[override]
         """The name of the population."""
-        return self._contents.population
+        return self._text.contents.population
 
     @property
-    def adjacency(self) -> Adjacency:
+    def adjacency(self) -> Adjacency:  # type: ignore[override]
         """The neighbouring relation of every record."""
-        return self._contents.adjacency
+        return self._text.contents.adjacency
 
     @property
-    def records(self) -> tuple[Record, ...]:
+    def records(self) -> tuple[Record, ...]:  # type: ignore[override]
         """All records, oldest first."""
-        return self._contents.records
+        return self._text.contents.records
 
     @property
     def position(self) -> Position:
-        """The end of the ledger, for a checkpoint to keep."""
-        return self._contents.position
+        """The end of the ledger, for a checkpoint."""
+        return self._text.contents.position
 
     @property
     def closed(self) -> bool:
@@ -186,41 +178,6 @@ class Ledger:
         write_durably(self._path, longer.content)
         self._text = longer
         return longer.contents.records[-1]
-
-    def epsilon(self, delta: float, *, accountant: Accountant | None = None) -> float:
-        """ε of everything this population has paid; see :func:`privacy.accounting.epsilon`."""
-        return self._contents.epsilon(delta, accountant=accountant)
-
-    def epsilon_without_amplification(
-        self, delta: float, *, accountant: Accountant | None = None
-    ) -> float:
-        """ε against whoever learns who was drawn; see :func:`without_amplification`."""
-        return self._contents.epsilon_without_amplification(delta, accountant=accountant)
-
-    def epsilon_against_server(
-        self, delta: float, *, accountant: Accountant | None = None
-    ) -> float:
-        """ε against the server; see :meth:`LedgerContents.epsilon_against_server`."""
-        return self._contents.epsilon_against_server(delta, accountant=accountant)
-
-    def would_exceed(
-        self, event: Event, budget: Budget, *, accountant: Accountant | None = None
-    ) -> bool:
-        """Whether one more ``event`` would bring this population past its budget.
-
-        Parameters
-        ----------
-        event : Event
-        budget : Budget
-        accountant : "pld" or "rdp", optional
-
-        Returns
-        -------
-        bool
-        """
-        events = [*(record.event for record in self.records), event]
-        total = epsilon(events, delta=budget.delta, accountant=accountant, adjacency=self.adjacency)
-        return not total <= budget.epsilon
 
     def close(self) -> None:
         """Let another run have the ledger."""

@@ -6,11 +6,12 @@ The first line names the population and the adjacency; each other one is one eve
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from privacy.accounting.composition import Accountant, check_adjacency, epsilon
+from privacy.accounting.composition import Accountant, Budget, check_adjacency, epsilon
 from privacy.accounting.errors import LedgerError
 from privacy.accounting.events import (
     AdditiveDelta,
@@ -69,54 +70,43 @@ class Position:
     digest: str
 
 
-@dataclass(frozen=True)
-class LedgerContents:
-    """What a ledger says; :func:`read_ledger` reads it from a file.
+class Payments:
+    """Events that one population paid for, and their ε under one adjacency.
 
     Parameters
     ----------
     population : str
+        Its name.
     adjacency : Adjacency
+        The neighbouring relation of every record.
     records : tuple of Record
-    position : Position
-        The end of the file.
+        Oldest first.
     """
 
     population: str
     adjacency: Adjacency
     records: tuple[Record, ...]
-    position: Position
-
-    def epsilon(self, delta: float, *, accountant: Accountant | None = None) -> float:
-        """ε of all records together; see :func:`privacy.accounting.epsilon`."""
-        return epsilon(
-            [record.event for record in self.records],
-            delta=delta,
-            accountant=accountant,
-            adjacency=self.adjacency,
-        )
-
-    @property
-    def clients(self) -> int | None:
-        """N, where the population's name tells it, as those of ``strategies`` do; else None."""
-        told = _CLIENTS.search(self.population)
-        return int(told[1]) if told and int(told[1]) else None
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """What the records say was released, oldest first."""
+        """The events of the records, oldest first."""
         return tuple(record.event for record in self.records)
+
+    @property
+    def clients(self) -> int | None:
+        """N, where the population's name holds it, as those of ``strategies`` do; else None."""
+        match = _CLIENTS.search(self.population)
+        return int(match[1]) if match and int(match[1]) else None
+
+    def epsilon(self, delta: float, *, accountant: Accountant | None = None) -> float:
+        """ε of all records together; see :func:`privacy.accounting.epsilon`."""
+        return self._epsilon(self.events, delta, accountant)
 
     def epsilon_without_amplification(
         self, delta: float, *, accountant: Accountant | None = None
     ) -> float:
         """ε against whoever learns who was drawn; see :func:`without_amplification`."""
-        return epsilon(
-            map(without_amplification, self.events),
-            delta=delta,
-            accountant=accountant,
-            adjacency=self.adjacency,
-        )
+        return self._epsilon(map(without_amplification, self.events), delta, accountant)
 
     def epsilon_against_server(
         self, delta: float, *, accountant: Accountant | None = None
@@ -126,14 +116,35 @@ class LedgerContents:
         Under ``ZERO_OUT_ONE``; see :func:`privacy.accounting.against_server`. For each masked
         round the 2⁻⁴⁰ is charged with which secure aggregation may fail to hide its vectors.
         """
-        events = [record.event for record in self.records]
-        masked = sum(isinstance(event, DiscreteGaussianSum) for event in events)
+        masked = sum(isinstance(event, DiscreteGaussianSum) for event in self.events)
         return epsilon(
-            [*map(against_server, events), *[AdditiveDelta(_UNMASKED)] * masked],
+            [*map(against_server, self.events), *[AdditiveDelta(_UNMASKED)] * masked],
             delta=delta,
             accountant=accountant,
             adjacency=Adjacency.ZERO_OUT_ONE,
         )
+
+    def would_exceed(
+        self, event: Event, budget: Budget, *, accountant: Accountant | None = None
+    ) -> bool:
+        """Whether one more ``event`` would bring this population past its budget."""
+        total = self._epsilon([*self.events, event], budget.delta, accountant)
+        return not total <= budget.epsilon
+
+    def _epsilon(
+        self, events: Iterable[Event], delta: float, accountant: Accountant | None
+    ) -> float:
+        return epsilon(events, delta=delta, accountant=accountant, adjacency=self.adjacency)
+
+
+@dataclass(frozen=True)
+class LedgerContents(Payments):
+    """The contents of a ledger, up to ``position``, its end; see :func:`read_ledger`."""
+
+    population: str
+    adjacency: Adjacency
+    records: tuple[Record, ...]
+    position: Position
 
 
 def _today() -> str:
