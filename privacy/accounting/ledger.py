@@ -25,15 +25,15 @@ class Ledger(Payments):
 
     Notes
     -----
-    *Guarantee.* When :meth:`append` returns, the event is on disk. At every instant the file
+    **Guarantee.** When :meth:`append` returns, the event is on disk. At every instant the file
     is one complete ledger, the old or the new, whatever is killed or unplugged: a new version
     is written beside it, synchronised, and renamed over it, and the folder synchronised. A file
     that ends in half a line was damaged by something else, and is refused.
 
-    *Assumptions.* The file system honours ``fsync`` and renames atomically; the lock file
+    **Assumptions.** The file system honours ``fsync`` and renames atomically; the lock file
     beside the ledger is honoured by everyone who writes.
 
-    *Not covered.* Someone who rewrites the file on purpose (the digest has no key), and an old
+    **Not covered.** Someone who rewrites the file on purpose (the digest has no key), and an old
     copy put back: a checkpoint's :class:`Position`, given to :meth:`open`, finds that out.
     """
 
@@ -66,10 +66,6 @@ class Ledger(Payments):
             Where a checkpoint stood; the file must contain it.
         timeout : float
             For how many seconds to wait if another process has it open.
-
-        Returns
-        -------
-        Ledger
 
         Raises
         ------
@@ -154,14 +150,10 @@ class Ledger(Payments):
         released : int, optional
             The noised number that the event released, to be given again without paying again.
 
-        Returns
-        -------
-        Record
-
         Raises
         ------
         LedgerError
-            If the ledger is closed, or the file has changed behind its back.
+            If the ledger is closed, or another process has changed the file.
         ValueError
             If the event does not fit the ledger's adjacency, or a name is empty.
         OSError
@@ -198,18 +190,7 @@ class Ledger(Payments):
 def read_ledger(path: str | os.PathLike[str]) -> LedgerContents:
     """Read a ledger without holding it; safe while a run appends to it.
 
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    LedgerContents
-
-    Raises
-    ------
-    LedgerError
-        If the file is missing or damaged; the line is named.
+    A ``LedgerError`` says that the file is missing, or which line is damaged.
     """
     file = Path(path)
     try:
@@ -220,7 +201,7 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerContents:
 
 
 def population_fingerprint(identities: Iterable[str], *, key: bytes) -> str:
-    """A name for a population that says nothing about who is in it without the key.
+    """A name for a population, from which its clients cannot be guessed without the key.
 
     Parameters
     ----------
@@ -233,12 +214,7 @@ def population_fingerprint(identities: Iterable[str], *, key: bytes) -> str:
     Returns
     -------
     str
-        64 hexadecimal digits: HMAC-SHA-256 of the sorted identities.
-
-    Raises
-    ------
-    ValueError
-        If there is no identity, one occurs twice, or the key is short.
+        64 hexadecimal digits: HMAC-SHA-256 of the sorted identities, each of which occurs once.
     """
     names = sorted(identities)
     if not names:

@@ -153,14 +153,14 @@ def _today() -> str:
 
 @dataclass(frozen=True)
 class LedgerText:
-    """A ledger's lines, and what they say. Wherever they are kept, they are the same.
+    """A ledger's lines and their contents, the same wherever they are stored.
 
     Parameters
     ----------
     content : bytes
         JSON lines in UTF-8, whole.
     contents : LedgerContents
-        What they say.
+        Their meaning.
     opened : str
         The day on which this object was made, the time of the records that are added to it.
     """
@@ -171,20 +171,7 @@ class LedgerText:
 
     @classmethod
     def start(cls, population: str, adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE) -> Self:
-        """A ledger in which nothing was spent yet.
-
-        Parameters
-        ----------
-        population : str
-            A name that no other population has.
-        adjacency : Adjacency
-            Constant for the life of the ledger.
-
-        Raises
-        ------
-        ValueError
-            If ``population`` is empty.
-        """
+        """A ledger without payments, of a population whose name no other has."""
         population = text("population", population, "the name of the population")
         adjacency = Adjacency(adjacency)
         fields = {
@@ -198,59 +185,31 @@ class LedgerText:
 
     @classmethod
     def parse(cls, content: bytes, name: str) -> Self:
-        """Read lines, and check every digest.
-
-        Parameters
-        ----------
-        content : bytes
-        name : str
-            Where they come from, for messages.
-
-        Raises
-        ------
-        LedgerError
-            If they are no whole ledger; the line is named.
-        """
+        """Read lines and check every digest; a ``LedgerError`` names ``name`` and the line."""
         return cls(content, _parse(content, name))
 
     def plus(self, event: Event, *, run: str, round: int, released: int | None = None) -> Self:
-        """The ledger with one more event.
-
-        Parameters
-        ----------
-        event : Event
-        run : str
-            The name of the run.
-        round : int
-            At least 0.
-        released : int, optional
-            The noised number that the event released, to be given again without paying again.
-
-        Raises
-        ------
-        ValueError
-            If the event does not fit the ledger's adjacency, or a name is empty.
-        """
+        """The ledger with one more event; its arguments are those of ``Ledger.append``."""
         run = text("run", run, "the name of the run")
         round = whole("round", round, least=0)
-        known = self.contents
-        check_adjacency(event, known.adjacency)
-        position = known.position.records + 1
+        before = self.contents
+        check_adjacency(event, before.adjacency)
+        position = before.position.records + 1
         fields = {
             "position": position,
             "run": run,
             "round": round,
             "time": self.opened,
-            "adjacency": known.adjacency.value,
+            "adjacency": before.adjacency.value,
             "event": event_to_dict(event),
         }
         if released is not None:
             fields["released"] = released
-        line, digest = _seal(fields, known.position.digest)
+        line, digest = _seal(fields, before.position.digest)
         contents = replace(
-            known,
+            before,
             records=(
-                *known.records,
+                *before.records,
                 Record(position, run, round, self.opened, event, digest, released),
             ),
             position=Position(position, digest),
