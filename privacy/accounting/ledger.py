@@ -1,11 +1,6 @@
 """The ledger file of one population: all runs' payments, each written before its use."""
 
-import hashlib
-import hmac
-import json
 import os
-from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -59,7 +54,8 @@ class Ledger(Payments):
         path : path-like
             The file; its folder must exist. ``path`` with ``.lock`` appended is created too.
         population : str
-            A name that no other population has: see :func:`population_fingerprint`.
+            A name that no other population has. It stands in the file: a hash without a key
+            would let anyone who knows all clients but one test guesses for the last.
         adjacency : Adjacency
             Constant for the life of the ledger.
         at_least : Position, optional
@@ -198,34 +194,6 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerContents:
     except OSError as error:
         raise LedgerError(f"the ledger {file} cannot be read: {error.strerror}") from error
     return LedgerText.parse(text, str(file)).contents
-
-
-def population_fingerprint(identities: Iterable[str], *, key: bytes) -> str:
-    """A name for a population, from which its clients cannot be guessed without the key.
-
-    Parameters
-    ----------
-    identities : iterable of str
-        The clients, in any order.
-    key : bytes
-        At least 16 random bytes that the operator keeps. A plain hash would let anyone who
-        knows all clients but one test guesses for the last.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits: HMAC-SHA-256 of the sorted identities, each of which occurs once.
-    """
-    names = sorted(identities)
-    if not names:
-        raise ValueError("identities is empty; a population has at least one client")
-    for left, right in pairwise(names):
-        if left == right:
-            raise ValueError(f"identities holds {left!r} twice; name each client once")
-    if len(key) < 16:
-        raise ValueError(f"key has {len(key)} bytes; give at least 16 random ones")
-    text = json.dumps(names, ensure_ascii=True).encode()
-    return hmac.new(key, text, hashlib.sha256).hexdigest()
 
 
 def _check_same(

@@ -18,10 +18,9 @@ from privacy.accounting import (
     Poisson,
     against_server,
     epsilon,
-    event_from_dict,
-    event_to_dict,
     read_ledger,
 )
+from privacy.accounting.events import event_from_dict, event_to_dict
 from privacy.accounting.gaussian import as_gaussian, distance_from_one
 
 ZERO_OUT = Adjacency.ZERO_OUT_ONE
