@@ -44,7 +44,7 @@ class ServiceLimits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            number(field.name, getattr(self, field.name), above=0, give="a positive number")
+            number(field.name, getattr(self, field.name), above=0)
 
 
 class RateLimiter:
