@@ -38,12 +38,7 @@ from privacy import arguments
 from privacy.secure_aggregation._crypto import KEY_BYTES
 from privacy.secure_aggregation._masking import MASK_KEY_BYTES, add_mask
 from privacy.secure_aggregation.errors import MalformedMessageError, ThresholdTooLowError
-from privacy.secure_aggregation.terms import (
-    LARGEST_COHORT,
-    Adversary,
-    ServerModel,
-    check_adversary,
-)
+from privacy.secure_aggregation.terms import LARGEST_COHORT, Adversary, ServerModel, check_adversary
 
 SECURITY_BITS = 40
 GRINDING_BITS = 64

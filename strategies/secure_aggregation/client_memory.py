@@ -12,9 +12,7 @@ from filelock import FileLock
 from flwr.app import ConfigRecord, Context
 
 from privacy.files import write_durably
-from privacy.secure_aggregation.errors import (
-    UnreadableStateError,
-)
+from privacy.secure_aggregation.errors import UnreadableStateError
 
 _KEY = "secure-aggregation"
 _FILE = "secure-aggregation.state"

@@ -13,12 +13,7 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore import log
 
 from privacy import arguments
-from privacy.secure_aggregation import (
-    ClientPolicy,
-    Identity,
-    SecureClient,
-    ServerModel,
-)
+from privacy.secure_aggregation import ClientPolicy, Identity, SecureClient, ServerModel
 from privacy.secure_aggregation.errors import (
     DifferentRequestsError,
     MalformedMessageError,

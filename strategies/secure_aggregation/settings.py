@@ -15,12 +15,7 @@ from privacy.mechanisms import (
     MaskedMechanism,
     lattice_radius,
 )
-from privacy.secure_aggregation import (
-    Adversary,
-    RoundPlan,
-    ServerModel,
-    plan_round,
-)
+from privacy.secure_aggregation import Adversary, RoundPlan, ServerModel, plan_round
 from privacy.secure_aggregation.terms import check_adversary, pinned_keys
 
 NoisePlacement = Literal["central", "distributed"]

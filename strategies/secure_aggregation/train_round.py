@@ -10,16 +10,8 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from privacy.mechanisms import Randomness
-from privacy.secure_aggregation import (
-    RoundTerms,
-    SecureServer,
-    ServerModel,
-    ServerStage,
-)
-from privacy.secure_aggregation.errors import (
-    RejectedMessageError,
-    RoundAbortedError,
-)
+from privacy.secure_aggregation import RoundTerms, SecureServer, ServerModel, ServerStage
+from privacy.secure_aggregation.errors import RejectedMessageError, RoundAbortedError
 from privacy.secure_aggregation.terms import RUN_BYTES
 from strategies.errors import Fault, ReplyError
 from strategies.lost_clients import FaultLog, RoundReplies, operator_log

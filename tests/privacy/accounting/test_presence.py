@@ -9,11 +9,7 @@ import pytest
 from scipy import stats
 
 from privacy.accounting import AdditiveDelta, FixedSize, Full, Poisson, presence_delta
-from privacy.secure_aggregation import (
-    Adversary,
-    RoundPlan,
-    plan_round,
-)
+from privacy.secure_aggregation import Adversary, RoundPlan, plan_round
 
 
 def planned(min_clients, tolerated):

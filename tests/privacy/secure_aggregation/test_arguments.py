@@ -18,9 +18,7 @@ from privacy.secure_aggregation import (
     ServerModel,
     plan_round,
 )
-from privacy.secure_aggregation.errors import (
-    MalformedRequestError,
-)
+from privacy.secure_aggregation.errors import MalformedRequestError
 from strategies import FolderMemory, SecureAggregation, SecureAggregationMod
 from tests.privacy.secure_aggregation.federation import HONEST, RUN, Federation, draw_vectors
 

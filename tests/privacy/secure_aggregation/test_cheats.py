@@ -8,10 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.mechanisms import SystemRandomness
-from privacy.secure_aggregation import (
-    Adversary,
-    ServerModel,
-)
+from privacy.secure_aggregation import Adversary, ServerModel
 from privacy.secure_aggregation import _crypto as keys
 from privacy.secure_aggregation import _server_stages as server_stages
 from privacy.secure_aggregation import _sharing as sharing
@@ -26,14 +23,8 @@ from privacy.secure_aggregation._messages import (
     write,
     write_set,
 )
-from privacy.secure_aggregation._shamir import (
-    write_element,
-)
-from privacy.secure_aggregation.errors import (
-    RefusedError,
-    RejectedMessageError,
-    RoundAbortedError,
-)
+from privacy.secure_aggregation._shamir import write_element
+from privacy.secure_aggregation.errors import RefusedError, RejectedMessageError, RoundAbortedError
 from tests.privacy.secure_aggregation.federation import (
     HONEST,
     MALICIOUS,

@@ -14,12 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from privacy.secure_aggregation import (
-    RoundPlan,
-    RoundTerms,
-    SecureClient,
-    SecureServer,
-)
+from privacy.secure_aggregation import RoundPlan, RoundTerms, SecureClient, SecureServer
 from privacy.secure_aggregation import _server_stages as server_stages
 from privacy.secure_aggregation import client as client_module
 from privacy.secure_aggregation._client_history import ClientHistory

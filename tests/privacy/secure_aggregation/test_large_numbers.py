@@ -4,10 +4,7 @@ from typing import Any
 
 import pytest
 
-from privacy.secure_aggregation import (
-    Adversary,
-    ClientPolicy,
-)
+from privacy.secure_aggregation import Adversary, ClientPolicy
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.mechanisms import SystemRandomness
-from privacy.secure_aggregation import (
-    Adversary,
-    RoundPlan,
-    ServerModel,
-    plan_round,
-)
+from privacy.secure_aggregation import Adversary, RoundPlan, ServerModel, plan_round
 from privacy.secure_aggregation._crypto import agree, derive, sign, unseal, verify, verifying_key
 from privacy.secure_aggregation._masking import (
     add_mask,

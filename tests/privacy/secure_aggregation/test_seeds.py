@@ -6,10 +6,7 @@ import secrets
 import numpy as np
 
 from privacy.mechanisms import Randomness, SystemRandomness
-from privacy.secure_aggregation import (
-    ClientPolicy,
-    SecureClient,
-)
+from privacy.secure_aggregation import ClientPolicy, SecureClient
 from privacy.secure_aggregation._messages import Kind, read
 from privacy.secure_aggregation._shamir import PRIME
 from tests.privacy.secure_aggregation.federation import HONEST, Federation, draw_vectors, open_round

@@ -8,10 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.mechanisms import SystemRandomness
-from privacy.secure_aggregation import (
-    SecureClient,
-    SecureServer,
-)
+from privacy.secure_aggregation import SecureClient, SecureServer
 from privacy.secure_aggregation import _crypto as keys
 from privacy.secure_aggregation import _sharing as sharing
 from privacy.secure_aggregation._client_state import ClientStage

@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message
 
-from privacy.secure_aggregation import (
-    Adversary,
-    RoundPlan,
-)
+from privacy.secure_aggregation import Adversary, RoundPlan
 from privacy.secure_aggregation._messages import Kind, read
 from strategies import InProcessGrid
 from tests.strategies.federation import client_app, model

@@ -23,10 +23,7 @@ from privacy.secure_aggregation import (
     ServerModel,
 )
 from privacy.secure_aggregation._messages import Kind
-from privacy.secure_aggregation.errors import (
-    RoundAbortedError,
-    UnreadableStateError,
-)
+from privacy.secure_aggregation.errors import RoundAbortedError, UnreadableStateError
 from strategies import (
     ClientMemory,
     ContextMemory,

@@ -17,9 +17,7 @@ from flwr.clientapp import ClientApp
 
 from privacy.secure_aggregation import _client_stages as _client_round
 from privacy.secure_aggregation._messages import Kind
-from privacy.secure_aggregation.errors import (
-    TooFewClientsError,
-)
+from privacy.secure_aggregation.errors import TooFewClientsError
 from strategies import FolderMemory, InProcessGrid, SecureAggregationMod
 from strategies.secure_aggregation import client_mod
 from strategies.secure_aggregation.messages import request_digest

@@ -12,9 +12,7 @@ from flwr.app import ArrayRecord, Context, Message
 from privacy.mechanisms import SeededRandomness
 from privacy.secure_aggregation import _client_history as client_history
 from privacy.secure_aggregation._messages import Kind
-from privacy.secure_aggregation.errors import (
-    RoundAbortedError,
-)
+from privacy.secure_aggregation.errors import RoundAbortedError
 from strategies import (
     Checkpointing,
     ClientMemory,

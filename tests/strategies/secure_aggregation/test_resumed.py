@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from privacy.secure_aggregation import (
-    Adversary,
-    RoundTerms,
-)
+from privacy.secure_aggregation import Adversary, RoundTerms
 from privacy.secure_aggregation._messages import Kind, read
 from strategies import Checkpointing
 from tests.strategies.federation import model
