@@ -24,11 +24,6 @@ def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of int, shape (images,)
-
-    Raises
-    ------
-    ValueError
-        If ``logits`` has another shape, or a threshold is given for several logits.
     """
     values = double_array("logits", logits, "shape (images, logits)")
     if values.ndim != 2 or values.shape[1] < 1:
@@ -45,13 +40,7 @@ def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:
 
 
 def check_threshold(threshold: float) -> None:
-    """Refuse a threshold that is not a finite number.
-
-    Raises
-    ------
-    ValueError
-        If it is not.
-    """
+    """Refuse a threshold that is not a finite number, with a ``ValueError``."""
     given: object = threshold
     if (
         isinstance(given, bool)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from privacy.inference.arithmetic.program import Gather, ProductProgram, SlotProgram
-from privacy.inference.arithmetic.scales import walk
 from privacy.inference.arithmetic.slot_model import OneImageModel
 from privacy.inference.ckks import Ciphertext, Plaintext, PublicKey, Ring
 from privacy.inference.messages import Reader
@@ -49,7 +48,7 @@ def _plaintexts(
             yield ring.encode_coefficients(weights, scale, 1)
         biases = [program.products.bias]
     else:
-        scales = walk(program.scales, program.activations, [float(p) for p in ring.primes])
+        scales = tuple(program.scales.follow(program.activations, ring.primes))
         for packed, here in zip(program.before_last, scales, strict=False):
             if isinstance(packed, Gather):
                 rows = list(packed.weights)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from privacy.inference.arithmetic.bodies import extract, read_ciphertexts, rerandomise
 from privacy.inference.arithmetic.network import Activation
-from privacy.inference.arithmetic.polynomials import CiphertextAlgebra, evaluate
+from privacy.inference.arithmetic.polynomials import activate
 from privacy.inference.arithmetic.program import Diagonals, Gather, ProductProgram, SlotProgram
-from privacy.inference.arithmetic.scales import AFTER, walk
+from privacy.inference.arithmetic.scales import AFTER
 from privacy.inference.ckks import Ciphertext, Plaintext, Ring
 from privacy.inference.errors import CannotPlanError
 from privacy.inference.plan import Plan
@@ -121,7 +121,7 @@ class SlotModel(OneImageModel):
     def __init__(self, plan: Plan, program: SlotProgram) -> None:
         super().__init__(plan, Ring(plan.degree, plan.prime_bits))
         ring, self._program = self.ring, program
-        scales = walk(program.scales, program.activations, [float(p) for p in ring.primes])
+        scales = tuple(program.scales.follow(program.activations, ring.primes))
         self._layers = []
         for packed, here, activation, rescale in zip(
             program.before_last,
@@ -165,9 +165,14 @@ class SlotModel(OneImageModel):
                 ring.rescale(value)
             self._add_rotations(value, steps[early:], keys)
             ring.add_plain(value, layer.bias)
-            large = late and layer is self._layers[-1]
-            algebra = CiphertextAlgebra(ring, keys.relinearisation, large_at=1 if large else 0)
-            value = evaluate(algebra, layer.activation, value, rescaled=layer.rescale == AFTER)
+            value = activate(
+                ring,
+                keys,
+                layer.activation,
+                value,
+                rescaled=layer.rescale == AFTER,
+                large_at=1 if late and layer is self._layers[-1] else 0,
+            )
         answers = [ring.multiply_plain(value, weights) for weights in self._last]
         for answer in answers:
             ring.relinearise(answer, keys.relinearisation)

@@ -258,7 +258,7 @@ class Planner:
     def _vanishes(self, choice: Choice) -> bool:
         """Whether a layer's weights may round to nothing: biases alone can be within tolerance."""
         candidate, slots = choice.candidate, choice.candidate.degree / 2
-        layers = choice.scales.walk(self._network.activations)
+        layers = tuple(choice.scales.follow(self._network.activations))
         for affine, layer in zip(self._network.affines, layers, strict=True):
             norm = layer.weights * math.sqrt(float((affine.matrix.data**2).sum()))
             if candidate.batch:

@@ -22,16 +22,16 @@ _CELLS = (2, 3, 5, 8)
 
 
 @dataclass(frozen=True)
-class Differentiated:
-    """A value, and its derivatives by what carries noise, elementwise."""
+class _Differentiated:
+    """A value, and its derivatives by each source of noise, elementwise."""
 
     value: Vector
     by: dict[str, Vector]
 
 
 @dataclass
-class DerivativeAlgebra:
-    """Follows values and their derivatives by the activation's input, narrowings and constants.
+class _DerivativeAlgebra:
+    """Follows derivatives by the activation's input, its narrowings and its constants.
 
     With ``absolute``, values are bounds of magnitudes and constants count by their size, so that
     the derivatives are bounds too.
@@ -41,61 +41,52 @@ class DerivativeAlgebra:
     narrowed: int = 0
     multiplied: int = 0
 
-    def start(self, value: Vector) -> Differentiated:
-        """The activation's input."""
-        return Differentiated(value, {"y": np.ones_like(value)})
+    def start(self, value: Vector) -> _Differentiated:
+        return _Differentiated(value, {"y": np.ones_like(value)})
 
     def _constant(self, constant: float) -> float:
         return abs(constant) if self.absolute else constant
 
-    def product(self, one: Differentiated, other: Differentiated) -> Differentiated:
-        """See :class:`Algebra`."""
+    def product(self, one: _Differentiated, other: _Differentiated) -> _Differentiated:
         by = {
             key: one.by.get(key, 0.0) * other.value + other.by.get(key, 0.0) * one.value
-            for key in (*one.by, *(key for key in other.by if key not in one.by))
+            for key in one.by | other.by
         }
-        return Differentiated(one.value * other.value, by)
+        return _Differentiated(one.value * other.value, by)
 
-    def narrow(self, value: Differentiated) -> Differentiated:
-        """See :class:`Algebra`."""
+    def narrow(self, value: _Differentiated) -> _Differentiated:
         name = f"narrowing {self.narrowed}"
         self.narrowed += 1
-        return Differentiated(value.value, {**value.by, name: np.ones_like(value.value)})
+        return _Differentiated(value.value, {**value.by, name: np.ones_like(value.value)})
 
-    def relinearise(self, value: Differentiated) -> Differentiated:
-        """See :class:`Algebra`."""
+    def relinearise(self, value: _Differentiated) -> _Differentiated:
         return value
 
-    def plus(self, value: Differentiated, constant: float) -> Differentiated:
-        """See :class:`Algebra`."""
-        return Differentiated(value.value + self._constant(constant), value.by)
+    def plus(self, value: _Differentiated, constant: float) -> _Differentiated:
+        return _Differentiated(value.value + self._constant(constant), value.by)
 
     def times(
-        self, value: Differentiated, constant: float, *, meet: Differentiated
-    ) -> Differentiated:
-        """See :class:`Algebra`."""
+        self, value: _Differentiated, constant: float, *, meet: _Differentiated
+    ) -> _Differentiated:
         by = {key: part * self._constant(constant) for key, part in value.by.items()}
         by[f"constant {self.multiplied}"] = value.value
         self.multiplied += 1
-        return Differentiated(value.value * self._constant(constant), by)
+        return _Differentiated(value.value * self._constant(constant), by)
 
     def times_for(
         self,
-        value: Differentiated,
+        value: _Differentiated,
         constant: float,
         *,
-        partner: Differentiated,
-        meet: Differentiated,
-    ) -> Differentiated:
-        """See :class:`Algebra`."""
+        partner: _Differentiated,
+        meet: _Differentiated,
+    ) -> _Differentiated:
         return self.narrow(self.times(value, constant, meet=meet))
 
-    def add(self, one: Differentiated, other: Differentiated) -> Differentiated:
-        """See :class:`Algebra`."""
-        keys = (*one.by, *(key for key in other.by if key not in one.by))
+    def add(self, one: _Differentiated, other: _Differentiated) -> _Differentiated:
         zero = np.zeros_like(one.value)
-        by = {key: one.by.get(key, zero) + other.by.get(key, zero) for key in keys}
-        return Differentiated(one.value + other.value, by)
+        by = {k: one.by.get(k, zero) + other.by.get(k, zero) for k in one.by | other.by}
+        return _Differentiated(one.value + other.value, by)
 
 
 @dataclass(frozen=True)
@@ -196,11 +187,11 @@ def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
     inputs, activated, curvatures = [x], [], []
     for affine, activation in zip(network.affines, network.activations, strict=False):
         z = affine(x)
-        algebra = DerivativeAlgebra(absolute=False)
+        algebra = _DerivativeAlgebra(absolute=False)
         activated.append(evaluate(algebra, activation, algebra.start(z)))
         curvatures.append(_curvature(activation, np.abs(z)))
         x = activation(z)
-        # The next weights meet what is there: the constant that they take off again included.
+        # The next weights multiply the constant left over too.
         inputs.append(x + constant_left_over(activation))
     return _backwards(network, inputs, activated, curvatures, absolute=False)
 
@@ -213,7 +204,7 @@ def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
     ]
     activated, curvatures = [], []
     for activation, before in zip(network.activations, bounds.before, strict=True):
-        algebra = DerivativeAlgebra(absolute=True)
+        algebra = _DerivativeAlgebra(absolute=True)
         activated.append(evaluate(algebra, activation, algebra.start(before.magnitude)))
         curvatures.append(_curvature(activation, before.magnitude))
     return _backwards(network, inputs, activated, curvatures, absolute=True)
@@ -228,7 +219,7 @@ def _curvature(activation: Activation, magnitude: Vector) -> float:
 def _backwards(
     network: Network,
     inputs: list[Vector],
-    activated: list[Differentiated],
+    activated: list[_Differentiated],
     curvatures: list[float],
     *,
     absolute: bool,
