@@ -33,18 +33,7 @@ class _Group:
 
 
 class BatchModel:
-    """A model's weights as integers, ready for batches.
-
-    Parameters
-    ----------
-    plan : Plan
-    program : BatchProgram
-
-    Raises
-    ------
-    CannotPlanError
-        If all weights of a layer round to zero.
-    """
+    """A model's weights as integers, ready for batches."""
 
     def __init__(self, plan: Plan, program: BatchProgram) -> None:
         self.plan = plan

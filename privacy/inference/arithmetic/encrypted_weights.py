@@ -67,20 +67,7 @@ def _plaintexts(
 
 
 class BlindModel(OneImageModel):
-    """A model's encrypted weights, ready to evaluate.
-
-    Parameters
-    ----------
-    plan : Plan
-    ring : Ring
-    body : memoryview
-        Of the model owner's message, checked.
-
-    Raises
-    ------
-    MessageError
-        If a residue is not below its prime, or a polynomial is a secret key.
-    """
+    """A model's encrypted weights, from the checked body of the model owner's message."""
 
     def __init__(self, plan: Plan, ring: Ring, body: memoryview) -> None:
         super().__init__(plan, ring)

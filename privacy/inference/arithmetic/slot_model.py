@@ -20,13 +20,7 @@ from privacy.inference.public_keys import Keys
 
 
 class OneImageModel(ABC):
-    """A model's weights, ready for queries with one image.
-
-    Parameters
-    ----------
-    plan : Plan
-    ring : Ring
-    """
+    """A model's weights, ready for queries with one image."""
 
     def __init__(self, plan: Plan, ring: Ring) -> None:
         self.plan = plan
@@ -212,12 +206,7 @@ def _sum(ring: Ring, products: Iterable[tuple[Ciphertext, Plaintext]]) -> Cipher
 
 
 def refuse_zero(layer: str, zero: Iterable[bool], given: Iterable[NDArray[Any]]) -> None:
-    """Refuse a layer all of whose encoded weights are zero; ``given`` are the weights before.
-
-    Raises
-    ------
-    CannotPlanError
-    """
+    """Refuse a layer all of whose encoded weights are zero; ``given`` are the weights before."""
     if not all(zero):
         return
     if not any(np.any(values) for values in given):

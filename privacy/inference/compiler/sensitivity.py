@@ -6,8 +6,9 @@ taken at typical inputs, and once more at the bounds of interval arithmetic, whe
 every input.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -135,12 +136,11 @@ class Sensitivity:
 def drawn_inputs(bounds: Ranges, input_shape: Sequence[int]) -> Vector:
     """Inputs drawn from the range, shape (samples, inputs), where no sample is given.
 
-    Half are noise, drawn evenly. A layer that averages its inputs, as filters of images do, hardly
-    answers to noise, and hardly passes noise on; real inputs have parts that are alike. The other
-    half are patterns of blocks, each at one end of the range, coarse ones and fine ones.
+    Half are noise, drawn evenly. Layers that average their inputs, as filters of images do, hardly
+    respond to noise; the other half are patterns of blocks, coarse and fine, each block at one
+    end of the range.
     """
-    # A fixed seed: a plan must come out the same whenever the same model is compiled, and no
-    # secret depends on it.
+    # A fixed seed: the same model must compile alike everywhere, and no secret depends on it.
     generator = np.random.default_rng(0)
     low, high = bounds.inputs.low, bounds.inputs.high
     drawn = [generator.uniform(low, high, (_EVEN, len(low)))]
@@ -164,23 +164,12 @@ def sensitivity(network: Network, bounds: Ranges, samples: Vector) -> Sensitivit
 def _largest(stages: Sequence[Stage]) -> Stage:
     """Each gain at the input where it is largest, so that none of the inputs has a larger error."""
 
-    def most(gain: Callable[[Stage], float]) -> float:
-        return max(map(gain, stages))
+    def most(gains: tuple[Any, ...]) -> Any:
+        if isinstance(gains[0], tuple):
+            return tuple(map(max, zip(*gains, strict=True)))
+        return max(gains)
 
-    def each(gains: Callable[[Stage], tuple[float, ...]]) -> tuple[float, ...]:
-        return tuple(map(max, zip(*map(gains, stages), strict=True)))
-
-    return Stage(
-        energy=most(lambda stage: stage.energy),
-        inputs=most(lambda stage: stage.inputs),
-        outputs=most(lambda stage: stage.outputs),
-        narrowings=each(lambda stage: stage.narrowings),
-        constants=each(lambda stage: stage.constants),
-        input_peak=most(lambda stage: stage.input_peak),
-        output_peak=most(lambda stage: stage.output_peak),
-        narrowing_peaks=each(lambda stage: stage.narrowing_peaks),
-        curvature=most(lambda stage: stage.curvature),
-    )
+    return Stage(*map(most, zip(*(vars(stage).values() for stage in stages), strict=True)))
 
 
 def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
@@ -231,16 +220,16 @@ def _backwards(
     constants: tuple[float, ...] = ()
     for index in range(len(network.affines) - 1, -1, -1):
         matrix = network.affines[index].matrix
-        squared_rows = np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()
+        squares, gains = matrix.multiply(matrix), jacobian**2
         stages.append(
             Stage(
                 energy=float(np.mean(inputs[index] ** 2)),
-                inputs=float((jacobian**2 @ squared_rows).max()),
-                outputs=float((jacobian**2).sum(axis=1).max()),
+                inputs=float((gains @ np.asarray(squares.sum(axis=1)).ravel()).max()),
+                outputs=float(gains.sum(axis=1).max()),
                 narrowings=narrowings,
                 constants=constants,
-                input_peak=float((jacobian**2 @ matrix.multiply(matrix)).max()),
-                output_peak=float((jacobian**2).max()),
+                input_peak=float((gains @ squares).max()),
+                output_peak=float(gains.max()),
                 narrowing_peaks=peaks,
                 curvature=curvatures[index] if index < len(curvatures) else 0.0,
             )
@@ -248,14 +237,9 @@ def _backwards(
         if index:
             after = (abs(matrix) if absolute else matrix).T @ jacobian.T
             by = activated[index - 1].by
-            narrowings = tuple(
-                float(((after * by[name][:, None]) ** 2).sum(axis=0).max())
-                for name in _numbered("narrowing", by)
-            )
-            peaks = tuple(
-                float(((after * by[name][:, None]) ** 2).max())
-                for name in _numbered("narrowing", by)
-            )
+            effects = [after * by[name][:, None] for name in _numbered("narrowing", by)]
+            narrowings = tuple(float((effect**2).sum(axis=0).max()) for effect in effects)
+            peaks = tuple(float((effect**2).max()) for effect in effects)
             constants = tuple(
                 float(((after * by[name][:, None]).sum(axis=0) ** 2).max())
                 for name in _numbered("constant", by)
