@@ -111,11 +111,11 @@ class TrainRound:
             If it cannot be bounded; the sums are as they were.
         """
         try:
-            contribution = self._sum.add(content.arrays, weight=weight)
+            clipped = self._sum.add(content.arrays, weight=weight)
         except UpdateError as error:
             raise ReplyError(str(error), Fault.VALUES) from error
         if self._bits is not None:
-            bit = np.array([-0.5 if contribution.clipped else 0.5])
+            bit = np.array([-0.5 if clipped else 0.5])
             self._bits.add([bit], weight=1.0)
 
     def release(self) -> list[Vector]:

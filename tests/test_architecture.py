@@ -1,6 +1,7 @@
 """Imports go one way: flower_app -> strategies -> privacy."""
 
 import ast
+import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,14 @@ FORBIDDEN = {
     "flower_app": {"tests", "benchmarks", "examples"},
 }
 DANGEROUS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
+
+
+def sources() -> list[Path]:
+    return [path for package in FORBIDDEN for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 def imported_roots(path: Path) -> set[str]:
@@ -43,16 +52,42 @@ def test_flower_takes_every_module_for_one_of_the_app() -> None:
 
 
 def test_private_names_stay_in_their_folder() -> None:
-    for package in FORBIDDEN:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if not isinstance(node, ast.ImportFrom) or not node.module or node.level:
-                    continue
-                parts = node.module.split(".")
-                private = [i for i, part in enumerate(parts) if part.startswith("_")]
-                if parts[0] in FORBIDDEN and private and not parts[-1].startswith("__"):
-                    home = ROOT.joinpath(*parts[: private[0]])
-                    assert home in path.parents, f"{path} imports {node.module}"
+    """A private module is for its folder, a private name of a module for the module's folder."""
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.module or node.level:
+                continue
+            parts = [*node.module.split("."), *{alias.name for alias in node.names}]
+            for place, part in enumerate(parts):
+                if parts[0] in FORBIDDEN and part.startswith("_") and not part.startswith("__"):
+                    module = node.module.split(".")
+                    home = ROOT.joinpath(*(parts[:place] if place < len(module) else module[:-1]))
+                    assert home in path.parents, f"{path} imports {part} of {node.module}"
+
+
+def test_errors_are_named_so_and_those_that_leave_their_folder_are_in_its_errors_module() -> None:
+    classes = {
+        node.name: (node, path)
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def is_error(name: str) -> bool:
+        if name in classes:
+            return any(is_error(base.id) for base in classes[name][0].bases if hasattr(base, "id"))
+        builtin = getattr(builtins, name, None)
+        return isinstance(builtin, type) and issubclass(builtin, BaseException)
+
+    errors = {name: path for name, (_, path) in classes.items() if is_error(name)}
+    assert not {name for name in errors if not name.endswith("Error")}
+    elsewhere = {name: path for name, path in errors.items() if path.name != "errors.py"}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    home = elsewhere.get(alias.name, path).parent
+                    assert home in path.parents, f"{relative(path)} imports {alias.name}"
 
 
 @pytest.mark.parametrize("package", sorted(FORBIDDEN))

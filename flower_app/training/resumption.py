@@ -2,18 +2,21 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from logging import ERROR, WARNING
 from pathlib import Path
 from typing import Any
 
+from flwr.supercore import log
+
 from flower_app.errors import SettingError
 from flower_app.report.results_folder import ResultsFolder
-from flower_app.settings import Settings, is_folder, without_former_names
+from flower_app.report.software import software
+from flower_app.settings import Settings, is_folder, without_former_names, write_run_config
 
-SOFTWARE = "software"
-"""Where ``config.json`` says, beside the settings, which code the run was begun with."""
-
-# What may differ: where and how long to wait, and what is asked of the finished model.
+_SOFTWARE = "software"  # in config.json, beside the settings: the code the run was begun with
+# May differ in a resumed run: where and how long to wait, and the tests of the finished model.
 _FREE = ("resume", "results-dir", "round-timeout", "min-available-nodes", "encrypted-test-images")
 
 
@@ -47,18 +50,58 @@ def can_go_on(folder: Path) -> bool:
     return True
 
 
-def software_of_run(folder: Path) -> dict[str, Any]:
-    """Which code a run was begun with."""
-    told = json.loads(ResultsFolder(folder).file("config.json").read_text()).get(SOFTWARE)
-    return told if isinstance(told, dict) else {}
+def folder_of_run(settings: Settings, run_id: int, *, population: int) -> ResultsFolder:
+    """The folder of the run to go on with, or that of a new run with its settings in it."""
+    if settings.resume:
+        folder = ResultsFolder(Path(settings.resume).resolve())
+        if other_software_at_start(folder) is not None:
+            log(WARNING, "The run in %s was begun with another version of the code.", folder.path)
+        return folder
+    folder = ResultsFolder.create(settings, run_id)
+    config = settings.as_config()
+    if not settings.deployed:
+        config["population"] = population  # the number of nodes: a resumed run needs as many
+    folder.write_json("config.json", config | {_SOFTWARE: software()})
+    write_run_config(config | {"resume": str(folder.path)}, folder.resumption)
+    return folder
 
 
-def as_it_ended(settings: Settings, folder: ResultsFolder) -> dict[str, Any]:
-    """The settings of a run at its end: those that it began with, and what a resumption changed."""
+@contextmanager
+def advice_on_failure(folder: ResultsFolder) -> Iterator[None]:
+    """Log how to go on with a run that breaks off in the block after its first checkpoint."""
+    try:
+        yield
+    except BaseException:
+        if can_go_on(folder.path):
+            log(
+                ERROR,
+                "The run broke off. Everything trained and paid so far is there. To go on: %s, or: "
+                "flwr run . --stream --run-config %s",
+                folder.resume_command,
+                shlex.quote(str(folder.resumption)),
+            )
+        raise
+
+
+def other_software_at_start(folder: ResultsFolder) -> dict[str, Any] | None:
+    """Which code a run was begun with, if that is other code than this; else None."""
+    begun = _software_at_start(folder)
+    return begun if begun.get("source_sha256") != software()["source_sha256"] else None
+
+
+def _software_at_start(folder: ResultsFolder) -> dict[str, Any]:
+    recorded = json.loads(folder.file("config.json").read_text()).get(_SOFTWARE)
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def write_final_settings(settings: Settings, folder: ResultsFolder) -> dict[str, Any]:
+    """Write into ``config.json`` what a resumption changed; returns the settings."""
     begun = json.loads(folder.file("config.json").read_text())
-    begun.pop(SOFTWARE, None)
+    code = begun.pop(_SOFTWARE, {})
     changed = {name: value for name, value in settings.as_config().items() if name in _FREE}
-    return {**settings.as_config(), **begun, **changed}
+    config = {**settings.as_config(), **begun, **changed}
+    folder.write_json("config.json", config | {_SOFTWARE: code})
+    return config
 
 
 def check_resumed(settings: Settings, *, population: int) -> None:
@@ -121,7 +164,7 @@ def _kept_settings(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(kept, dict):
         raise SettingError(f"{wrong}its config.json holds no settings")
-    kept.pop(SOFTWARE, None)
+    kept.pop(_SOFTWARE, None)
     try:
         without_former_names(kept)
     except SettingError as error:

@@ -164,8 +164,11 @@ def add_accepted(flat: NDArray[Any], draws: Callable[[int], NDArray[Any]]) -> No
             part = part[len(drawn) :]
 
 
-def flattened(out: NDArray[Any]) -> NDArray[Any]:
-    """A flat view of an array that noise can be added to in place."""
+def flattened(out: NDArray[Any], *dtypes: type) -> NDArray[Any]:
+    """A flat view of an array of one of the types, to which noise can be added in place."""
+    if out.dtype not in dtypes:
+        names = " or ".join(dtype.__name__ for dtype in dtypes)
+        raise TypeError(f"out has dtype {out.dtype}; it must be {names}")
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise ValueError("out must be a writeable, C-contiguous array; copy it first")
     return out.reshape(-1)

@@ -74,7 +74,7 @@ class MalformedRecords:
             raise self._left_out[min(self._left_out)]
 
     def log(self) -> None:
-        """Write to the client's own log what was left out; nobody else may know."""
+        """Write the left-out records to the client's own log; nobody else may know."""
         if self._left_out:
             rows = sorted(self._left_out)
             first = self._left_out[rows[0]]
