@@ -1,8 +1,8 @@
 """Local training with per-example clipping and optional noise (DP-SGD)."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
-from logging import getLogger
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from privacy.training.protection import (
 from privacy.training.records import Records, on_device_of, records_of
 from privacy.training.result import TrainingResult, guarantee_of
 
-log = getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -211,7 +211,7 @@ def _train_as_paid(
                 schedule.step()
         add_well_formed.log()
     if changed:  # an error would tell whoever waits for the update
-        log.error("Buffers changed in training and were put back: %s", ", ".join(sorted(changed)))
+        _log.error("Buffers changed in training and were put back: %s", ", ".join(sorted(changed)))
     return method
 
 

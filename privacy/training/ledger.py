@@ -1,9 +1,9 @@
 """The ledger of a client's data set: every use of it, across rounds, runs and restarts."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from logging import getLogger
 from pathlib import Path
 from threading import Lock
 from types import NoneType
@@ -26,7 +26,7 @@ from privacy.arguments import lasting_file, of_kind, text
 from privacy.mechanisms import Randomness, add_gaussian
 from privacy.training.errors import LocalBudgetError
 
-log = getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _RUN = "client training"
 _IN_MEMORY = Lock()  # shared by all ledgers: one of its own could be neither copied nor pickled
@@ -221,7 +221,7 @@ class ClientLedger:
             return
         spent = epsilon([*(record.event for record in records), *events], delta=self.budget.delta)
         if not spent <= self.budget.epsilon:
-            log.warning(
+            _log.warning(
                 "declined: data set %s would have spent ε = %s of %s",
                 self.dataset,
                 spent,
