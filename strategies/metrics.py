@@ -1,5 +1,6 @@
 """What may be told of clients' metrics: nothing by default."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -196,6 +197,12 @@ class Metrics:
         if self.fraction_evaluate == 0:
             return None
         return Full() if self.fraction_evaluate == 1 else Poisson(self.fraction_evaluate)
+
+    @property
+    def evaluation_noise(self) -> float:
+        """The noise multiplier of evaluation; NaN where its metrics are not noised."""
+        rule = self.evaluate
+        return rule.noise_multiplier if isinstance(rule, NoisedMetrics) else math.nan
 
 
 class NoisedMetricsSum:

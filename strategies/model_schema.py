@@ -126,6 +126,11 @@ class ModelSchema:
             name: _Place(name, array) for name, array in zip(self.names, self.arrays, strict=True)
         }
 
+    @property
+    def size(self) -> int:
+        """How many floating-point parameters the model has."""
+        return sum(array.size for array in self.arrays)
+
     def record(self, arrays: Sequence[Vector]) -> ArrayRecord:
         """A record like the schema's, with new floating-point arrays."""
         fresh = dict(zip(self.names, arrays, strict=True))

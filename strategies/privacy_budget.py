@@ -86,6 +86,15 @@ class PrivacyBudget:
         return self.ledger
 
     @property
+    def limited(self) -> bool:
+        """Whether there is a limit on ε."""
+        return self.budget.epsilon < math.inf
+
+    def __str__(self) -> str:
+        """For errors and the log."""
+        return f"the budget of ε = {self.budget.epsilon:g} at δ = {self.budget.delta:g}"
+
+    @property
     def paid(self) -> Ledger | LedgerContents:
         """What the population has paid by now, also after the run has let go of the ledger.
 
@@ -113,7 +122,7 @@ class PrivacyBudget:
 
     def affordable(self, due: Iterable[Event]) -> bool:
         """Whether these events still fit the budget, and leave what is reserved."""
-        if self.budget.epsilon == math.inf:
+        if not self.limited:
             return True
         return self.epsilon_with(due) <= self.budget.epsilon
 

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import httpx
-from flwr.app import Error, Message, MetricRecord
+from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 
@@ -83,6 +83,16 @@ class PendingReplies:
         self._open = {message.metadata.dst_node_id: message for message in messages}
         self.nodes = frozenset(self._open)
 
+    @classmethod
+    def to(cls, nodes: Iterable[int], content: RecordDict, message_type: str) -> Self:
+        """One message for each node."""
+        return cls(Message(content, node, message_type) for node in nodes)
+
+    @property
+    def messages(self) -> list[Message]:
+        """Those that are unanswered."""
+        return list(self._open.values())
+
     def answer(self, reply: Message) -> None:
         """Take a reply as the answer of its node.
 
@@ -114,7 +124,7 @@ def collect(
     *,
     read: Callable[[Message], _T],
     use: Callable[[_T], None],
-    watch: FaultLog,
+    faults: FaultLog,
 ) -> RoundReplies:
     """Feed every good reply to ``use``, and say what came.
 
@@ -144,7 +154,7 @@ def collect(
                 reply.metadata.src_node_id,
                 error,
             )
-            watch.dropped(round_name, error.fault)
+            faults.dropped(round_name, error.fault)
             if error.fault is not None:
                 dropped.add(reply.metadata.src_node_id)
     operator_log.info("%s: %d replies used; silent nodes: %s", round_name, used, asked.silent)

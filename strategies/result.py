@@ -1,14 +1,12 @@
 """What a run gives back: Flower's result, and what it cost."""
 
 from dataclasses import asdict, dataclass, field
-from logging import WARNING
 from math import inf, isfinite
 from typing import Any
 
 from flwr.serverapp.strategy import Result
-from flwr.supercore import log
 
-from privacy.accounting import Accountant, large_delta
+from privacy.accounting import Accountant
 
 
 @dataclass(frozen=True)
@@ -122,12 +120,6 @@ class PrivacyReport:
             document["secure_aggregation"]["epsilon_against_server"] = _finite(against)
         document["epsilon_by_round"] = [_finite(value) for value in self.epsilon_by_round.values()]
         return document
-
-
-def warn_of_large_delta(delta: float, population: int) -> None:
-    """Say so where δ promises next to nothing."""
-    if problem := large_delta(delta, population):
-        log(WARNING, "%s.", problem)
 
 
 def _finite(value: float) -> float | None:

@@ -117,7 +117,8 @@ def test_poisson_is_refused_and_seventy_two_is_reported(tmp_path: Path) -> None:
     assert accountant.get_epsilon(1e-5) == pytest.approx(72.98, abs=0.01)
 
     ours = noiseless(tmp_path, population=3383, sampling=Poisson(120 / 3383), noise_multiplier=1.2)
-    events = dict.fromkeys(ours._train_events(), 100)
+    event = ours.mechanism.account(noise_multiplier=1.2, sampling=ours.sampling)
+    events = {event: 100}
     assert epsilon(events, delta=1e-5) == pytest.approx(1.707, abs=0.002)
     assert epsilon(events, delta=1e-5, accountant="rdp") == pytest.approx(1.986, abs=0.002)
 
