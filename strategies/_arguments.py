@@ -47,12 +47,7 @@ _OPTIMIZERS = "ServerSGD(...), ServerAdam(...) or ServerYogi(...), not an optimi
 def check_kinds(
     *, sampling: object, clipping: object, budget: object, reserve: object, **given: object
 ) -> None:
-    """Refuse arguments of the wrong kind by name, before anything is opened or spent.
-
-    Raises
-    ------
-    TypeError, ValueError
-    """
+    """Refuse arguments of the wrong kind by name, before anything is opened or spent."""
     rules = "Poisson(q), where FedAvg has fraction_train=q, FixedSize(m, N) or Full()"
     arguments.of_kind("sampling", sampling, get_args(Sampling), rules)
     if isinstance(clipping, numbers.Real):
@@ -99,12 +94,7 @@ def guarantee(sampling: Sampling) -> tuple[Adjacency, Accountant]:
 
 
 def noise_multiplier(z: float | None, budget: Budget) -> float | None:
-    """Z, if it is given.
-
-    Raises
-    ------
-    TypeError, ValueError
-    """
+    """Z, if it is given."""
     if z is None and budget.epsilon == math.inf:
         raise ValueError(
             "noise_multiplier is not set and budget.epsilon is inf; give the noise, or the ε from "
@@ -114,12 +104,7 @@ def noise_multiplier(z: float | None, budget: Budget) -> float | None:
 
 
 def available_nodes(wanted: int, size: int) -> int:
-    """How many nodes must be there before a round begins: no more than the population.
-
-    Raises
-    ------
-    TypeError, ValueError
-    """
+    """How many nodes must be there before a round begins: no more than the population."""
     wanted = arguments.whole("min_available_nodes", wanted, least=0)
     if wanted > max(size, 2):
         raise ValueError(
@@ -130,12 +115,7 @@ def available_nodes(wanted: int, size: int) -> int:
 
 
 def check_accounted_by_replacement(clipping: Clipping, metrics: Metrics) -> None:
-    """Refuse what is accounted by adding or removing a client only.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse what is accounted by adding or removing a client only."""
     if isinstance(clipping, AdaptiveClipping):
         raise ValueError(
             "adaptive clipping is not accounted for a cohort of fixed size; use Poisson "
@@ -151,12 +131,7 @@ def check_accounted_by_replacement(clipping: Clipping, metrics: Metrics) -> None
 def check_needs_no_single_reply(
     secure: SecureAggregation, clipping: Clipping, setup: RoundSetup
 ) -> None:
-    """Refuse what would need to see a single client's reply.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse what would need to see a single client's reply."""
     mechanism, weighting, metrics = setup.mechanism, setup.weighting, setup.metrics
     if not isinstance(mechanism, LatticeGaussian):
         raise ValueError(

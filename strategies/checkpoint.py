@@ -32,16 +32,9 @@ _FORMAT = "bloomseal-checkpoint-1"
 
 
 def lasting_path(name: str, value: Any) -> Path:
-    """The path of a file that lasts, as ``lasting_file``, and outside of the unpacked app.
+    """As ``lasting_file``, and outside of the app as Flower unpacked it.
 
-    A path inside an app as Flower unpacked it is another one after the next change to the app.
-
-    Raises
-    ------
-    TypeError
-        If it is no path.
-    ValueError
-        If it is empty, relative, a folder, or inside an unpacked app.
+    Such a path is another one after the next change to the app.
     """
     path = lasting_file(name, value)
     apps = get_flwr_home() / "apps"
@@ -67,13 +60,6 @@ class Checkpointing:
         with fresh randomness, and paid again. Under secure aggregation against a malicious
         server, clients that had endorsed its sum decline it with others than those
         (``docs/secure-aggregation.md``).
-
-    Raises
-    ------
-    TypeError
-        If one is no path.
-    ValueError
-        If one is relative, or inside an app as Flower unpacks it.
     """
 
     path: str | os.PathLike[str] | None = None
@@ -142,13 +128,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Read what ``save`` wrote.
-
-        Raises
-        ------
-        CheckpointError
-            If there is no such file, or it is torn or altered.
-        """
+        """Read what ``save`` wrote; a ``CheckpointError`` if it is missing, torn or altered."""
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -170,13 +150,7 @@ class Checkpoint:
         )
 
     def check_settings(self, settings: str, path: Path) -> None:
-        """Refuse a run whose settings are not the checkpoint's.
-
-        Raises
-        ------
-        CheckpointError
-            Naming each setting that differs.
-        """
+        """Refuse a run whose settings are not the checkpoint's, naming each that differs."""
         before, now = json.loads(self.settings), json.loads(settings)
         if before == now:
             return
@@ -258,25 +232,7 @@ class RunState:
     def save(
         self, path: Path, number: int, arrays: ArrayRecord, *, position: Position, settings: str
     ) -> None:
-        """Write a checkpoint of the state after a round.
-
-        Parameters
-        ----------
-        path : Path
-        number : int
-            The round's.
-        arrays : ArrayRecord
-            The model after it.
-        position : Position
-            Where the ledger stands.
-        settings : str
-            As ``settings_text`` gives them.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        """
+        """Write a checkpoint of the state after a round, with its model."""
         if self.noise_multiplier is None:
             raise ValueError("noise_multiplier is not calibrated yet; there is nothing to keep")
         slots = {f"model/{name}": array.numpy() for name, array in arrays.items()}
@@ -305,18 +261,7 @@ class RunState:
             ) from error
 
     def restore(self, kept: Checkpoint, initial: ArrayRecord) -> ArrayRecord:
-        """Take up what a checkpoint kept.
-
-        Returns
-        -------
-        ArrayRecord
-            The model after the checkpoint's round.
-
-        Raises
-        ------
-        CheckpointError
-            If it is of another model than ``initial``.
-        """
+        """Take up what a checkpoint kept, and return its model; ``initial`` is of the same."""
         self.name, self.noise_multiplier = kept.run, kept.noise_multiplier
         self.optimizer.load_state_dict(kept.slot("optimizer"))
         average = kept.slot("average")

@@ -24,8 +24,8 @@ from strategies.model_schema import ModelSchema
 from strategies.population import ClientRegistry, Population, expected_fraction
 from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import RecordKeys
-from strategies.result import PrivacyReport, PrivateResult, SecureAggregationReport
-from strategies.round_cost import RoundCost, calibrated, check_rounds, drowning
+from strategies.result import PrivacyReport, PrivateResult, secure_report
+from strategies.round_cost import RoundCost, drowning, settled_noise
 from strategies.run import EvaluateFn, Run, StartArguments
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import MaskedRounds
@@ -60,61 +60,54 @@ class DPFedAvg(Strategy):
     Parameters
     ----------
     population : Population or int
-        Who may be drawn: a frozen list of identities, or the number N of all clients there are.
-        With a list, others are ignored. With a number nobody is turned away: a run does not
-        begin where more clients are connected, and stops when one too many comes.
+        Who may be drawn: a frozen list of identities, besides whom all are ignored; or the number
+        N of all clients there are. A run does not begin, or stops, where more than N connect.
     sampling : Poisson, FixedSize or Full
         How each round's cohort is drawn, constant for a run. Poisson and full participation
         protect against adding or removing one client, a fixed size against replacing one.
     clipping : float, FlatClipping, PerLayerClipping or AdaptiveClipping
         The clipping norm S, or how it is found.
     budget : Budget
-        ε and δ of the population over all runs. A round that would pass it is not begun: the
-        remaining rounds send nothing, and the result says so. A run whose first round would pass
-        it is refused by ``start``, as is one for which earlier runs have left so little that
-        calibrated noise would have to be ten times that of a first run. With ``math.inf`` as ε,
-        and a noise multiplier, there is no limit.
+        ε and δ of the population over all runs; ``math.inf`` as ε sets no limit. A round that
+        would pass it is not begun: the remaining rounds send nothing, and the result says so.
+        ``start`` refuses a run whose first round would pass it, and one for which earlier runs
+        have left so little that noise would have to be ten times that of a first run.
     ledger : path-like
         The ledger of this population, shared by all its runs; made if it is not there. Each
-        round's event is durable in it before the round's noisy result is used. An absolute path,
-        or one that begins with ``~``: a relative one would lie where Flower's SuperLink was
-        started.
+        round's event is durable in it before the round's noisy result is used. Absolute, or
+        beginning with ``~``: a relative path would lie where Flower's SuperLink was started.
     noise_multiplier : float, optional
         z of a round: the noise on the sum has standard deviation z·S. Zero: no noise and ε = ∞.
-        If left out, it is calibrated in ``start`` so that all rounds fit the budget.
+        Default: what ``start`` calibrates so that all rounds fit the budget.
     reserve : sequence of Event
-        What will be paid from that budget after training, as ``EncryptedRound.event`` tells it;
-        the rounds leave room for it.
+        What is to be paid from the budget after training, such as ``EncryptedRound.event``.
     weighting : Weighting
-        ``UniformWeights()`` or ``CappedWeights(...)``.
+        Default: ``UniformWeights()``.
     mechanism : SumMechanism
-        ``LatticeGaussian()`` (safe in finite precision) or ``ContinuousGaussian()``.
-    optimizer : ServerOptimizer, optional
+        Default: ``LatticeGaussian()``, safe in finite precision.
+    optimizer : ServerOptimizer
         What the server does with the noisy average. Default: ``ServerSGD()``, plain averaging.
-    metrics : Metrics, optional
-        What is told of clients' metrics, and how many clients evaluate. Default: nothing, nobody.
-    checkpointing : Checkpointing, optional
+    metrics : Metrics
+        Which of clients' metrics are released, and how many clients evaluate. Default: none.
+    checkpointing : Checkpointing
         Where each round's released state is kept, and from where to go on. Default: nowhere.
     min_available_nodes : int
-        How many nodes of the population must be connected before a round begins. A round that
-        finds hardly anybody there, because the server or its network has just come back, costs
-        as much privacy as any other and teaches nothing. That a round is held tells that so many
+        How many nodes of the population must be connected before a round begins: one that finds
+        hardly anybody costs as much privacy as any other. That a round is held tells that so many
         are connected, and ε does not cover it; with 0 no round waits.
     secure_aggregation : SecureAggregation, optional
-        Open sums only, of enough clients. Every client then needs ``SecureAggregationMod``.
+        Open sums only, of enough clients, each of which then needs ``SecureAggregationMod``.
         Default: the server sees each update.
-    record_keys : RecordKeys, optional
-        Keys in the records, as in Flower's ``FedAvg``.
-    randomness : Randomness, optional
+    record_keys : RecordKeys
+        Keys in the records. Default: Flower's.
+    randomness : Randomness
         Default: the operating system's. A seeded one is for tests; it voids all privacy, and
         the result says so.
 
     Raises
     ------
-    TypeError
-        If an argument is of the wrong kind.
-    ValueError
-        If settings are out of range or contradict each other.
+    TypeError, ValueError
+        If an argument is of the wrong kind, out of range, or contradicts another.
 
     Examples
     --------
@@ -275,13 +268,7 @@ class DPFedAvg(Strategy):
 
     @property
     def noise_multiplier(self) -> float:
-        """Z of a round.
-
-        Raises
-        ------
-        ValueError
-            Before ``start`` has calibrated it.
-        """
+        """Z of a round; a ``ValueError`` before ``start`` has calibrated it."""
         return self._run.noise_multiplier
 
     # A round: draw, send, bound and sum, pay, add noise, step -----------------------------------
@@ -401,49 +388,31 @@ class DPFedAvg(Strategy):
         )
 
     def check_budget(self, num_rounds: int, parameters: int) -> list[str]:
-        """Refuse a run whose rounds do not fit the budget, as ``start`` does; nothing is spent.
+        """Refuse a run that ``start`` would refuse for its budget, and spend nothing.
 
         Parameters
         ----------
         num_rounds : int
-            As for ``start``.
         parameters : int
             How many floating-point parameters the model has.
 
         Returns
         -------
         list of str
-            What ``start`` warns of.
-
-        Raises
-        ------
-        BudgetError
-            If they do not; a ``SpentBudgetError`` where earlier runs are the reason.
+            What ``start`` would warn of.
         """
         return self._check_budget(num_rounds, parameters)[1]
 
     def _check_budget(self, num_rounds: int, parameters: int) -> tuple[float, list[str]]:
         """The noise multiplier of the run, and what to warn of."""
-        cost, secure = self._cost(parameters), self.secure_aggregation
-        resumed, z = self._resumed, self._run.state.noise_multiplier
-        warnings: list[str] = []
-        too_large, played = large_delta(self.budget.delta, self._registry.size), 0
-        if resumed is not None:
-            z, played = resumed.noise_multiplier, resumed.round
-        elif secure is not None and self._privacy_budget.limited:
-            secure.check_presence(
-                self._registry.size,
-                self.sampling,
-                rounds=num_rounds if z is None else 1,  # with noise of its own it may end early
-                delta=self.budget.delta,
-                paid=[record.event for record in self._privacy_budget.ledger.records],
-            )
-        if z is None:
-            z, warnings = calibrated(self._privacy_budget, cost, num_rounds)
-        warnings += check_rounds(
-            self._privacy_budget, cost, z, num_rounds - played, has_model=played > 0
-        )
-        if too_large:
+        cost, z, played = self._cost(parameters), self._run.state.noise_multiplier, 0
+        if self._resumed is not None:
+            z, played = self._resumed.noise_multiplier, self._resumed.round
+        else:
+            due = num_rounds if z is None else 1  # with noise of its own a run may end early
+            self._rounds.check_presence(due, self._privacy_budget)
+        z, warnings = settled_noise(self._privacy_budget, cost, z, num_rounds, played=played)
+        if too_large := large_delta(self.budget.delta, self._registry.size):
             warnings.append(f"{too_large}.")
         return z, [*warnings, *drowning(cost.noise_length(z), num_rounds)]
 
@@ -472,27 +441,10 @@ class DPFedAvg(Strategy):
             private=self._randomness.private and z != 0,
             stopped=state.stopped,
             epsilon_by_round=dict(self.epsilon_by_round),
-            secure_aggregation=self._secure_report(),
+            secure_aggregation=secure_report(
+                self.secure_aggregation, self._rounds.presence, self._privacy_budget, state.aborted
+            ),
             epsilon_without_amplification=self._privacy_budget.epsilon_without_amplification(),
-        )
-
-    def _secure_report(self) -> SecureAggregationReport | None:
-        secure = self.secure_aggregation
-        if secure is None:
-            return None
-        distributed = secure.noise_placement == "distributed"
-        return SecureAggregationReport(
-            server=secure.adversary.server.value,
-            max_corrupt_fraction=secure.adversary.max_corrupt_fraction,
-            min_clients=secure.min_clients,
-            max_dropout_fraction=secure.max_dropout_fraction,
-            noise_placement=secure.noise_placement,
-            epsilon_against_server=self._privacy_budget.epsilon_against_server()
-            if distributed
-            else math.inf,
-            dropout_probability=secure.dropout_probability,
-            presence_delta=self._rounds.presence.delta,
-            aborted_rounds=tuple(self._run.state.aborted),
         )
 
     def privacy_spent(self) -> PrivacySpent:
@@ -519,13 +471,8 @@ class DPFedAvg(Strategy):
         """Run all rounds, as Flower's ``Strategy.start`` does, and account for them.
 
         Beyond the stock loop it calibrates the noise, handles replies as they arrive, keeps a
-        checkpoint, resumes from one, and ends early when the budget is spent or no reply can be
-        used any more. It logs one line a round, unless ``evaluate_fn`` returns None.
-
-        Parameters
-        ----------
-        grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
-            As in Flower.
+        checkpoint, resumes from one, and ends early when the budget is spent or no reply is
+        usable any more. Logs one line a round, unless ``evaluate_fn`` returns None.
 
         Returns
         -------
@@ -537,24 +484,17 @@ class DPFedAvg(Strategy):
         ------
         TypeError
             If an argument is of the wrong kind; nothing was spent.
-        ValueError
-            If the checkpoint to resume from is of another run.
+        CheckpointError
+            If the checkpoint to resume from is of another model.
         BudgetError
-            If the budget has no room for the first round with the noise multiplier given, or for
-            ``num_rounds`` rounds with any noise; nothing was spent. A ``SpentBudgetError`` where
-            that is what earlier runs have left of it, or where it buys little but noise.
+            If the first round with the noise multiplier given, or all rounds with any noise, do
+            not fit the budget; nothing was spent. ``SpentBudgetError`` if earlier runs are why.
         NoUsableReplyError
-            If clients were asked and no reply could ever be used. Under secure aggregation, where
-            the round in which that shows is paid, ``privacy.stopped`` says so instead.
+            If clients were asked and no reply was ever usable. Under secure aggregation, where
+            that shows once the round is paid, ``privacy.stopped`` says so instead.
         """
         given = StartArguments(
-            grid,
-            initial_arrays,
-            num_rounds,
-            timeout,
-            train_config,
-            evaluate_config,
-            evaluate_fn,
+            grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
         )
         if self._started:
             self._resumed = None

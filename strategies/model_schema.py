@@ -26,7 +26,7 @@ _MOST_HEADERS = 8  # spellings of one array's header that are remembered
 
 @dataclass(frozen=True)
 class TrainReply:
-    """What a training reply says, checked against the model that was sent.
+    """The content of a training reply, checked against the model that was sent.
 
     Its arrays may be of another floating-point width than the model's: they are taken in that
     of the sum, before anything of them is bounded.
@@ -142,14 +142,7 @@ class ModelSchema:
         )
 
     def read(self, reply: Message) -> TrainReply:
-        """Read a training reply. Its arrays are views, in the schema's order.
-
-        Raises
-        ------
-        ReplyError
-            If it is an error, has several records of a kind, or its arrays are missing or extra
-            or of another shape or encoding, or not floating-point.
-        """
+        """Read a training reply. Its arrays are views, in the schema's order."""
         record, metrics = _content(reply)
         if record.keys() != self._record.keys():
             raise ReplyError("arrays are missing or extra", Fault.NAMES)

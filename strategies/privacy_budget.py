@@ -26,13 +26,11 @@ class PrivacyBudget:
     Parameters
     ----------
     path : Path
-        The ledger's file, absolute; made if it is not there.
+        The ledger's file; made if it is not there.
     population : str
         What the ledger calls the population.
     adjacency : Adjacency
-        What the guarantee is about.
     accountant : "pld" or "rdp"
-        What composes the events.
     budget : Budget
         What all runs together may spend.
     private : bool
@@ -184,31 +182,19 @@ class PrivacyBudget:
         release: Callable[[float], Event],
         besides: Iterable[Event],
     ) -> float | None:
-        """The least noise multiplier with which so many rounds fit the budget.
+        """The least noise multiplier with which so many rounds fit; None if no noise is enough.
 
         Parameters
         ----------
         sampling : Sampling
-            How a round's cohort is drawn.
         rounds : int
-            How many rounds.
         release : callable
-            What a round with a given noise multiplier releases.
+            The event of a round, given its noise multiplier.
         besides : iterable of Event
             What else the run will pay.
-
-        Returns
-        -------
-        float or None
-            None if no noise is enough.
-
-        Raises
-        ------
-        ValueError
-            If what was paid and what else will be cannot be accounted.
         """
         besides = list(besides)
-        if not self.affordable(besides):  # said here, so that below only noise can be the matter
+        if not self.affordable(besides):  # so that below only noise can be the matter
             return None
         try:
             return calibrate_noise_multiplier(

@@ -57,17 +57,36 @@ class RoundCost:
         return [self.presence] if self.presence.delta else []
 
 
-def calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[float, list[str]]:
-    """The least z with which so many rounds fit the budget, and what to warn of.
+def settled_noise(
+    budget: PrivacyBudget, cost: RoundCost, z: float | None, rounds: int, *, played: int
+) -> tuple[float, list[str]]:
+    """The noise multiplier of a run, and what to warn of.
+
+    Parameters
+    ----------
+    budget : PrivacyBudget
+    cost : RoundCost
+    z : float or None
+        As given; None to have it calibrated.
+    rounds : int
+        Of the whole run.
+    played : int
+        How many of them a resumed run has played: it has a model to keep, and is not refused.
 
     Raises
     ------
-    SpentBudgetError
-        If earlier runs have left so little that no noise is enough, or that it has to be ten
-        times what the whole budget would have bought.
     BudgetError
-        If no noise is enough, and nothing was paid yet.
+        If not one round fits the budget, or no noise is enough for all; ``SpentBudgetError`` where
+        earlier runs are the reason.
     """
+    warnings: list[str] = []
+    if z is None:
+        z, warnings = _calibrated(budget, cost, rounds)
+    return z, [*warnings, *_check_rounds(budget, cost, z, rounds - played, has_model=played > 0)]
+
+
+def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[float, list[str]]:
+    """The least z with which so many rounds fit; refused if it is ten times a first run's."""
     besides = cost.beside_model * rounds
     z = budget.calibrate(cost.sampling, rounds=rounds, release=cost.release, besides=besides)
     if z is None:
@@ -100,28 +119,10 @@ def calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[flo
     return z, []
 
 
-def check_rounds(
+def _check_rounds(
     budget: PrivacyBudget, cost: RoundCost, z: float, rounds: int, *, has_model: bool
 ) -> list[str]:
-    """Refuse a run that can play no round; what to warn of where it cannot play all of them.
-
-    Parameters
-    ----------
-    budget : PrivacyBudget
-    cost : RoundCost
-    z : float
-    rounds : int
-        How many are left to play.
-    has_model : bool
-        Whether the run was resumed after a round: it has a model to keep, and is not refused.
-
-    Raises
-    ------
-    SpentBudgetError
-        If not one round fits what earlier runs have left of the budget.
-    BudgetError
-        If not one round fits the whole of it.
-    """
+    """Refuse a run that can play no round; what to warn of where it cannot play all of them."""
     if not budget.limited or rounds < 1:
         return []
     due = cost.round(z)

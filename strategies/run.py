@@ -62,9 +62,7 @@ class Run:
     Parameters
     ----------
     state : RunState
-        What it releases from round to round.
     registry : ClientRegistry
-        Who holds the population's places.
     min_available_nodes : int
         How many nodes must be connected before a round begins.
     evaluates : bool
@@ -95,13 +93,7 @@ class Run:
 
     @property
     def noise_multiplier(self) -> float:
-        """Z of a round.
-
-        Raises
-        ------
-        ValueError
-            Before ``start`` has calibrated it.
-        """
+        """Z of a round; a ``ValueError`` before ``start`` has calibrated it."""
         if self.state.noise_multiplier is None:
             raise ValueError("noise_multiplier is calibrated in start(); it is not known yet")
         return self.state.noise_multiplier
@@ -122,10 +114,7 @@ class Run:
     def stop_unpaid(self, number: int) -> None:
         """End it before a round in which no reply was usable is paid.
 
-        Raises
-        ------
-        NoUsableReplyError
-            If no reply was ever used in this run.
+        A ``NoUsableReplyError`` where no reply was ever usable in this run.
         """
         why = f"{self._why_in_vain(number)}; it was not paid for"
         if not self.train_in_vain.any_used:
@@ -158,15 +147,7 @@ class Run:
         return f"round {number} asked clients and could use no reply ({self.faults.reasons()})"
 
     def locate(self, grid: Grid) -> tuple[dict[int, int], int]:
-        """Who is connected. A client too many stops the run, or keeps it from beginning.
-
-        Returns
-        -------
-        node_of : dict of int to int
-            Place in the population to node id.
-        ignored : int
-            How many connected nodes have no place.
-        """
+        """As :meth:`ClientRegistry.locate`. A client too many stops the run once it has begun."""
         try:
             return self._registry.locate(grid.get_nodes())
         except PopulationExceededError as error:
@@ -180,12 +161,7 @@ class Run:
     ) -> tuple[list[int], int]:
         """Draw over the whole population, then look who is there; never draw again.
 
-        Returns
-        -------
-        nodes : list of int
-            Those drawn who are connected.
-        drawn : int
-            How many were drawn.
+        Returns those drawn who are connected, and how many were drawn.
         """
         size = self._registry.size
         drawn = draw_cohort(sampling, size, randomness=randomness)
@@ -211,18 +187,9 @@ class Run:
         first: int,
         keep: Callable[[int, ArrayRecord], None],
     ) -> PrivateResult:
-        """Play the rounds through Flower's hooks until the last, or until the run has ended.
+        """Play the rounds through Flower's hooks, from ``first`` on, until the run has ended.
 
-        Parameters
-        ----------
-        strategy : Strategy
-        given : StartArguments
-        arrays : ArrayRecord
-            The model before the first round.
-        first : int
-            The first round's number.
-        keep : callable
-            Keeps a round's number and its model.
+        ``arrays`` is the model before it; ``keep`` keeps a round's number and its model.
         """
         grid, timeout, last = given.grid, given.timeout, given.num_rounds
         train_config = given.train_config or ConfigRecord()

@@ -18,6 +18,7 @@ from strategies.errors import Fault, ReplyError
 from strategies.lost_clients import FaultLog
 from strategies.metrics import MetricFault, Metrics, NoisedMetrics, PublicMetrics
 from strategies.model_schema import ModelSchema, TrainReply
+from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import PendingReplies, RecordKeys, collect, read_metrics
 from strategies.run import Run
 from strategies.weighting import Weighting
@@ -156,6 +157,9 @@ class Rounds(Protocol):
     def account(self, noise_multiplier: float, parameters: int) -> Event:
         """What the model of a round costs, for a model of so many parameters."""
 
+    def check_presence(self, rounds: int, budget: PrivacyBudget) -> None:
+        """Refuse so many rounds if they are charged more for presence than there is of δ."""
+
     def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> Round:
         """A new round, with the norm and the noise multiplier of the run's state."""
 
@@ -249,6 +253,9 @@ class ClearRounds:
         return self._setup.mechanism.account(
             noise_multiplier=noise_multiplier, sampling=self._setup.sampling
         )
+
+    def check_presence(self, rounds: int, budget: PrivacyBudget) -> None:
+        """Nothing is charged for presence."""
 
     def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> Round:
         """A new round, with the norm and the noise multiplier of the run's state."""

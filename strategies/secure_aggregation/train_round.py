@@ -24,6 +24,7 @@ from privacy.secure_aggregation.terms import RUN_BYTES
 from strategies.errors import Fault, ReplyError
 from strategies.lost_clients import RoundReplies, operator_log
 from strategies.model_schema import ModelSchema
+from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import PendingReplies, collect, stream_replies
 from strategies.run import Run
 from strategies.secure_aggregation.dropouts import ObservedDropouts
@@ -59,6 +60,17 @@ class MaskedRounds:
             noise_multiplier=noise_multiplier,
             sampling=self._setup.sampling,
         )
+
+    def check_presence(self, rounds: int, budget: PrivacyBudget) -> None:
+        """Refuse so many rounds if they are charged more for presence than there is of δ."""
+        if budget.limited:
+            self._settings.check_presence(
+                self._setup.population,
+                self._setup.sampling,
+                rounds=rounds,
+                delta=budget.budget.delta,
+                paid=[record.event for record in budget.ledger.records],
+            )
 
     def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> "MaskedRound":
         """A new round, with the norm and the noise multiplier of the run's state."""
