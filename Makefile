@@ -34,7 +34,7 @@ bench: $(READY) ## Run benchmarks beside their peers (ARGS="all --quick", ARGS="
 
 .PHONY: test
 test: $(READY) ## Run the tests, in two processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: release-check
 release-check: $(READY) ## Install the wheel into an empty environment, run the examples there (gigabytes)

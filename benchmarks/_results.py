@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks import _pictures
 from benchmarks.harness import Benchmark
 from benchmarks.utility.cells import CELLS
 from flower_app.planning import measured
@@ -17,7 +18,7 @@ Load = Callable[[str], Benchmark]
 SAME = 0.005
 """Ratios as near to 1 as this are nobody's win."""
 
-WINS, LOSES, SOFT = "#2f9e63", "#c9372c", "#9aa5b1"
+WINS, LOSES = "#2f9e63", _pictures.PEER
 
 
 def draw(benchmark: Benchmark, document: Document, path: Path) -> bool:
@@ -42,7 +43,7 @@ def draw(benchmark: Benchmark, document: Document, path: Path) -> bool:
     colours = [WINS if ratio >= 1 else LOSES for ratio in ratios]
     axes.barh(places, [ratio - 1 for ratio in ratios], left=1, color=colours, height=0.7)
     axes.set_xscale("log")
-    axes.axvline(1, color=SOFT, lw=1)
+    axes.axvline(1, color=_pictures.SOFT, lw=1)
     axes.set_yticks(places, [f"{row['case']}: {row['metric']}" for row in rows], fontsize=8)
     for place, ratio in zip(places, ratios, strict=True):
         side = "left" if ratio >= 1 else "right"
@@ -50,8 +51,7 @@ def draw(benchmark: Benchmark, document: Document, path: Path) -> bool:
     axes.set_title(f"{document['benchmark']}: how many times better than the peer", loc="left")
     axes.set_xlabel("ratio (green: ours is better; red: the peer is)")
     axes.margins(x=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120, facecolor="white", bbox_inches="tight")
+    _pictures.save(figure, path)
     return True
 
 

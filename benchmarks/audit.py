@@ -16,6 +16,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from matplotlib.figure import Figure
 
+from benchmarks import _pictures
 from benchmarks.harness import Row, Say, Spread
 from strategies import Budget, DPFedAvg, Full, Poisson, audit_strategy
 
@@ -113,5 +114,4 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     axes.set_ylabel("ε that the attack proves, 95 %")
     axes.set_title("Audits of the running strategy", loc="left")
     axes.legend(frameon=False, loc="center right")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130, facecolor="white", bbox_inches="tight")
+    _pictures.save(figure, path, dpi=130)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.harness import Row, Say, Spread, interleave
+from benchmarks.encrypted_inference.cases import tutorial_cnn
+from benchmarks.harness import Row, Say, Spread, interleave, memory_of_process
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -26,25 +27,6 @@ from privacy.training import (
 Steps = Callable[[], object]
 STEPS = 5
 CLIPPING_NORM = 1.0
-
-
-class Square(nn.Module):
-    """x², the activation of the encrypted network."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Square every number."""
-        return x * x
-
-
-def tutorial_cnn() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 7, stride=3),
-        Square(),
-        nn.Flatten(),
-        nn.Linear(256, 64),
-        Square(),
-        nn.Linear(64, 10),
-    )
 
 
 def lenet() -> nn.Sequential:
@@ -205,14 +187,9 @@ def _grown(name: str, model: str, examples: int) -> float:
     way = ways(MODELS[model], inputs, targets, 0.0)[name]
     # 5 resets the peak that the kernel keeps for this process (man 5 proc).
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    before = memory_of_process("VmRSS")
     way()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+    return (memory_of_process("VmHWM") - before) / 2**20
 
 
 def memory(model: str, examples: int, repetitions: int) -> list[Row]:

@@ -13,10 +13,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from benchmarks import _pictures
 from benchmarks._peers.asking import Asked, Reply
 from benchmarks._peers.environments import PEERS, NotMeasuredError, Peer, interpreter
 from benchmarks._peers.serving import Array, Case, Layer, write_case
-from benchmarks.encrypted_inference.measure import CASES, train
+from benchmarks.encrypted_inference.cases import CASES, train
 from benchmarks.harness import Row, Say, Spread
 from privacy.inference import (
     CompiledModel,
@@ -249,12 +250,11 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         axes.set_xscale("log")
         axes.margins(x=0.15)
         axes.set_title(case, loc="left", fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel(
         "ms for one image (log scale): bar: evaluation; line: to the end of decryption"
     )
     figure.suptitle("One encrypted answer (hatched: another trust model)", fontsize=11)
-    figure.savefig(path, dpi=120, facecolor="white", bbox_inches="tight")
+    _pictures.save(figure, path)
 
 
 def _bars(rows: list[Mapping[str, Any]]) -> dict[str, tuple[float, float, bool]]:

@@ -129,6 +129,39 @@ def interleave(
     return {name: Spread.of(values) for name, values in seconds.items()}
 
 
+def interleave_clocks(
+    ways: Mapping[str, Callable[[], object]], *, repetitions: int
+) -> tuple[dict[str, Spread], dict[str, Spread]]:
+    """Milliseconds of each way by the wall's clock and by the processor's, in turns.
+
+    The first turn is not counted.
+    """
+    wall: dict[str, list[float]] = {way: [] for way in ways}
+    processor: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(repetitions + 1):
+        for way, work in ways.items():
+            started, spent = time.perf_counter(), time.process_time()
+            work()
+            if turn:
+                wall[way].append((time.perf_counter() - started) * 1e3)
+                processor[way].append((time.process_time() - spent) * 1e3)
+    return (
+        {way: Spread.of(values) for way, values in wall.items()},
+        {way: Spread.of(values) for way, values in processor.items()},
+    )
+
+
+def memory_of_process(field: str) -> float:
+    """Bytes that Linux counts for this process: ``VmRSS`` now, ``VmHWM`` at its peak.
+
+    ``getrusage`` would count the parent's peak before ``exec``.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return float(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}; memory is measured on Linux")
+
+
 def machine() -> dict[str, Any]:
     """Describe the machine and the versions that a figure depends on."""
     processor = platform.processor() or platform.machine()

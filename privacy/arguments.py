@@ -10,10 +10,13 @@ import numbers
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -182,6 +185,77 @@ def lasting_file(name: str, value: Any) -> Path:
     if is_folder:
         raise ValueError(f"{name} is {str(path)!r}, a folder; give {give}")
     return path
+
+
+def sizes(name: str, value: Any, give: str) -> tuple[int, ...]:
+    """Positive whole numbers; a number alone is that of one dimension."""
+    given = value.tolist() if hasattr(value, "tolist") else value
+    entries = (given,) if isinstance(given, numbers.Integral) else given
+    if not isinstance(entries, Sequence) or isinstance(entries, str | bytes):
+        raise TypeError(f"{name} is {shown(value)}; give {give}")
+    try:
+        checked = tuple(whole(name, entry, least=1) for entry in entries)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} is {shown(value)}; give {give}") from None
+    if not checked:
+        raise ValueError(f"{name} is {shown(value)}; give {give}")
+    return checked
+
+
+def interval(name: str, value: Any, give: str) -> tuple[float, float]:
+    """Two finite numbers, the first below the second."""
+    given = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise TypeError(f"{name} is {shown(value)}; give {give}")
+    try:
+        low, high = (number(name, end) for end in given)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} is {shown(value)}; give {give}") from None
+    if not low < high:
+        raise ValueError(f"{name} is {shown(value)}; give {give}")
+    return low, high
+
+
+def double_array(name: str, values: Any, shape: str) -> "NDArray[Any]":
+    """As :func:`real_array`, in double precision."""
+    return real_array(name, values, shape).astype("float64", copy=False)
+
+
+def real_array(name: str, values: Any, shape: str) -> "NDArray[Any]":
+    """Real numbers of NumPy, torch or plain lists, in the precision that they have."""
+    import numpy as np
+
+    if _has_masked(values):
+        raise TypeError(f"{name} has masked elements; give real numbers, {shape}")
+    try:
+        array = np.asarray(_detached(values))
+    except Exception as error:  # ragged lists, sparse tensors, tensors without values
+        raise TypeError(f"{name} makes no array of numbers ({error}); give {shape}") from error
+    if array.dtype.kind not in "biuf":
+        kind = shown(values) if array.ndim == 0 else f"of {array.dtype}"
+        raise TypeError(f"{name} is {kind}; give real numbers, {shape}")
+    return array
+
+
+def _has_masked(values: Any) -> bool:
+    """Whether elements are masked, in lists too: as plain numbers they would be what lies below."""
+    import numpy as np
+
+    if isinstance(values, list | tuple):
+        return any(map(_has_masked, values))
+    return bool(np.ma.is_masked(values))
+
+
+def _detached(values: Any) -> Any:
+    """Tensors as arrays, on whatever device and with whatever history, in lists too."""
+    if isinstance(values, list | tuple):
+        return [_detached(value) for value in values]
+    if not hasattr(values, "detach"):
+        return values
+    plain = values.detach().resolve_conj().resolve_neg().cpu()
+    if plain.is_floating_point() and plain.element_size() not in (4, 8):
+        plain = plain.float()  # NumPy knows no bfloat16
+    return plain.numpy()
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Command lines that take options and what they are for in any order."""
+"""Command lines whose options and arguments stand in any order."""
 
 import argparse
 import sys
@@ -13,15 +13,9 @@ _AS_IT_STANDS = "\0"
 class CommandParser(argparse.ArgumentParser):
     """An ``ArgumentParser`` for people.
 
-    Options may stand before, after and between other arguments; after ``--`` nothing is an option,
-    whatever it begins with. What a command does not understand
-    is told with the usage of that command, not of the program that it belongs to. A slip of the
-    pen is never taken for the option that it begins like.
-
-    Parameters
-    ----------
-    **settings
-        Those of ``ArgumentParser``.
+    Options may stand before, after and between other arguments; after ``--`` nothing is an option.
+    Words that a command does not know are reported with the usage of that command, not of the
+    program. Options are not abbreviated: a typing error is no option that begins like it.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -29,13 +23,13 @@ class CommandParser(argparse.ArgumentParser):
         self._has_commands = self._in_any_order = False
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        """Add an argument; what it is for may come after ``--``."""
+        """Add an argument; a positional one may come after ``--``."""
         if settings.get("action") is None and not (names and names[0].startswith("-")):
             settings["type"] = _unmarked(settings.get("type") or str)
         return super().add_argument(*names, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """End the program with the usage, and what is wrong."""
+        """End the program with the usage and the error."""
         super().error(message.replace(repr(_AS_IT_STANDS)[1:-1], "").replace(_AS_IT_STANDS, ""))
 
     def add_subparsers(self, **settings: Any) -> Any:
@@ -46,7 +40,7 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse; what a command does not know ends the program."""
+        """Parse; unknown words end the program."""
         if self._has_commands or self._in_any_order:
             return super().parse_known_args(args, namespace)
         words = list(sys.argv[1:] if args is None else args)

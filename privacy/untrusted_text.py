@@ -1,15 +1,14 @@
-"""Other people's words, as they may stand in a log: quoted, cut, and never a line of their own.
+"""Text of other parties in logs: quoted, cut, and never a line of its own.
 
-Who is at the other end of a wire may write whatever it likes into an error. Where that reached a
-log as it is, it could hold lines that the log's own program seems to have written, and blame
-others in them.
+A peer may write anything into an error. Unquoted, it could add lines to a log that seem to come
+from the log's own program.
 """
 
 _LONGEST = 300
 
 
 def quoted(words: object) -> str:
-    """Words in quotation marks that they cannot close, on one line, cut to 300 characters."""
+    """Text in quotation marks that it cannot close, on one line, cut to 300 characters."""
     text = str(words)
     if len(text) <= _LONGEST:
         return repr(text)
@@ -17,10 +16,10 @@ def quoted(words: object) -> str:
 
 
 def error_quoted(error: BaseException) -> str:
-    """An error by its kind, with its words quoted: they may hold somebody else's."""
+    """An error by its kind, with its message quoted: it may hold another party's text."""
     return f"{type(error).__name__}: {quoted(error)}"
 
 
 def one_line(text: str) -> str:
-    """A text of our own that may hold somebody else's; what does not print is escaped."""
+    """A text that may hold another party's, with unprintable characters escaped."""
     return "".join(letter if letter.isprintable() else repr(letter).strip("'") for letter in text)

@@ -309,11 +309,11 @@ class ClearRound:
     def _add(self, weighted: tuple[TrainReply, float]) -> None:
         content, weight = weighted
         try:
-            contribution = self._sum.add(content.arrays, weight=weight)
+            clipped = self._sum.add(content.arrays, weight=weight)
         except UpdateError as error:  # the sums are as they were
             raise ReplyError(str(error), Fault.VALUES) from error
         if self._bits is not None:
-            bit = np.array([-0.5 if contribution.clipped else 0.5])
+            bit = np.array([-0.5 if clipped else 0.5])
             self._bits.add([bit], weight=1.0)
         self._metrics.add(content.metrics)
 

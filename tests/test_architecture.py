@@ -1,6 +1,7 @@
 """Imports go one way: flower_app -> strategies -> privacy."""
 
 import ast
+import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,14 @@ FORBIDDEN = {
     "flower_app": {"tests", "benchmarks", "examples"},
 }
 DANGEROUS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
+
+
+def sources() -> list[Path]:
+    return [path for package in FORBIDDEN for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 def imported_roots(path: Path) -> set[str]:
@@ -43,16 +52,42 @@ def test_flower_takes_every_module_for_one_of_the_app() -> None:
 
 
 def test_private_names_stay_in_their_folder() -> None:
-    for package in FORBIDDEN:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if not isinstance(node, ast.ImportFrom) or not node.module or node.level:
-                    continue
-                parts = node.module.split(".")
-                private = [i for i, part in enumerate(parts) if part.startswith("_")]
-                if parts[0] in FORBIDDEN and private and not parts[-1].startswith("__"):
-                    home = ROOT.joinpath(*parts[: private[0]])
-                    assert home in path.parents, f"{path} imports {node.module}"
+    """A private module is for its folder, a private name of a module for the module's folder."""
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.module or node.level:
+                continue
+            parts = [*node.module.split("."), *{alias.name for alias in node.names}]
+            for place, part in enumerate(parts):
+                if parts[0] in FORBIDDEN and part.startswith("_") and not part.startswith("__"):
+                    module = node.module.split(".")
+                    home = ROOT.joinpath(*(parts[:place] if place < len(module) else module[:-1]))
+                    assert home in path.parents, f"{path} imports {part} of {node.module}"
+
+
+def test_errors_are_named_so_and_those_that_leave_their_folder_are_in_its_errors_module() -> None:
+    classes = {
+        node.name: (node, path)
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def is_error(name: str) -> bool:
+        if name in classes:
+            return any(is_error(base.id) for base in classes[name][0].bases if hasattr(base, "id"))
+        builtin = getattr(builtins, name, None)
+        return isinstance(builtin, type) and issubclass(builtin, BaseException)
+
+    errors = {name: path for name, (_, path) in classes.items() if is_error(name)}
+    assert not {name for name in errors if not name.endswith("Error")}
+    elsewhere = {name: path for name, path in errors.items() if path.name != "errors.py"}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    home = elsewhere.get(alias.name, path).parent
+                    assert home in path.parents, f"{relative(path)} imports {alias.name}"
 
 
 @pytest.mark.parametrize("package", sorted(FORBIDDEN))
@@ -74,3 +109,76 @@ def test_the_root_logger_is_left_alone() -> None:
         "assert not logging.root.handlers, logging.root.handlers\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+INFERENCE = ROOT / "privacy" / "inference"
+FLOORS = {
+    "errors": "",
+    "decision": "",
+    "ckks": "",
+    "_plan_checks": "ckks plan",
+    "plan": "ckks errors _plan_checks",
+    "messages": "ckks errors plan",
+    "public_keys": "ckks errors plan messages",
+    "plan_check": "ckks errors plan",
+    "arithmetic": "ckks errors plan messages public_keys",
+    "compiler": "ckks errors plan arithmetic",
+    "owner": "ckks errors plan messages decision",
+    "compiled_model": "ckks errors plan messages public_keys arithmetic",
+    "compile": "ckks errors plan arithmetic compiler compiled_model",
+    "evaluator": "ckks errors plan messages public_keys arithmetic compiled_model owner",
+    "certificate": "errors plan decision compiled_model owner evaluator",
+    "__init__": "plan plan_check decision compiler compiled_model compile owner evaluator "
+    "certificate",
+}
+"""Of `privacy.inference`, from the ground up: the floors that a floor may import."""
+ENTERED_BY_THEIR_SURFACE = {"ckks", "compiler", "owner", "evaluator"}
+"""Folders of which others import the `__init__` alone; but `compile` drives the compiler."""
+
+
+def floors_crossed(path: Path, text: str) -> list[str]:
+    """Imports in a module of `privacy.inference` that its floor does not allow."""
+    floor = path.relative_to(INFERENCE).parts[0].removesuffix(".py")
+    crossed = []
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        package, area, other, *inside = [*node.module.split("."), "", ""]
+        if (package, area) != ("privacy", "inference") or other == floor:
+            continue
+        enters = other in ENTERED_BY_THEIR_SURFACE and any(inside)
+        enters = enters and (floor, other) != ("compile", "compiler")
+        if other not in FLOORS[floor].split() or enters:
+            crossed.append(f"{path.relative_to(ROOT)} imports {node.module}")
+    return crossed
+
+
+def test_encrypted_inference_keeps_to_its_floors() -> None:
+    modules = sorted(INFERENCE.rglob("*.py"))
+    assert {path.relative_to(INFERENCE).parts[0].removesuffix(".py") for path in modules} == set(
+        FLOORS
+    )
+    assert [line for path in modules for line in floors_crossed(path, path.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("compiler/planner.py", "owner"),
+        ("compiler/planner.py", "evaluator.pool"),
+        ("owner/owner.py", "compiler.packing"),
+        ("owner/owner.py", "evaluator.evaluator"),
+        ("evaluator/pool.py", "compiler.lowering"),
+        ("evaluator/pool.py", "owner.codec"),
+        ("plan.py", "compiler.packing"),
+        ("arithmetic/slot_model.py", "compiler.packing"),
+        ("arithmetic/slot_model.py", "ckks.ring"),
+        ("ckks/ring.py", "plan"),
+    ],
+)
+def test_a_floor_crossed_by_hand_is_seen(module: str, imported: str) -> None:
+    line = f"from privacy.inference.{imported} import anything\n"
+    path = INFERENCE / module
+    assert floors_crossed(path, line + path.read_text()) == [
+        f"privacy/inference/{module} imports privacy.inference.{imported}"
+    ]

@@ -4,7 +4,6 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.encrypted_inference.single import prediction_rows
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Row, Say, Spread, memory_of_process
 from privacy.inference import Evaluator, ThrowAwayOwner, compile_model
 
 Images = NDArray[np.float64]
@@ -84,14 +83,6 @@ class _Side:
         return told
 
 
-def _peak() -> float:
-    """Most memory that this process held; `getrusage` would count its parent's before `exec`."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return float(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmHWM; peaks of memory are measured on Linux")
-
-
 def _ours(pipe: Connection, model: nn.Sequential, sample: Images, images: Images) -> None:
     """Data owner and evaluator; encryption is timed apart."""
     compiled = compile_model(
@@ -124,7 +115,7 @@ def _ours(pipe: Connection, model: nn.Sequential, sample: Images, images: Images
         query = owner.encrypt(images)
         pipe.send(seconds)
     error = float(np.abs(logits - compiled.predict(images)).max())
-    pipe.send({"peak": _peak(), "error": error})
+    pipe.send({"peak": memory_of_process("VmHWM"), "error": error})
 
 
 def _theirs(pipe: Connection, model: nn.Sequential, images: Images) -> None:
@@ -143,4 +134,4 @@ def _theirs(pipe: Connection, model: nn.Sequential, images: Images) -> None:
         value.square_()
         value = value.mm(weights[1]) + biases[1]
         pipe.send(time.perf_counter() - start)
-    pipe.send({"peak": _peak()})
+    pipe.send({"peak": memory_of_process("VmHWM")})

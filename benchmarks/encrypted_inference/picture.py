@@ -6,7 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-_OURS, _PEER, _SOFT = "#2a6fdb", "#c9372c", "#9aa5b1"
+from benchmarks._pictures import OURS, PEER, SOFT, save
+
 _GOAL = 0.3
 
 
@@ -19,17 +20,17 @@ def draw_inference(document: Mapping[str, Any], path: Path) -> None:
     bars: list[tuple[str, float, str]] = []
     for row in rows:
         if row["metric"] == "evaluation":
-            bars.append((row["case"], row["ours"], _OURS))
+            bars.append((row["case"], row["ours"], OURS))
             if row["peer_name"] == "TenSEAL tutorial":
-                bars.append(("TenSEAL's tutorial", row["peer"], _PEER))
+                bars.append(("TenSEAL's tutorial", row["peer"], PEER))
     _bars(latency, bars, "ms")
     latency.set_title("Evaluation of one image", loc="left")
 
     bars = []
     for row in rows:
         if row["unit"] in ("1/s", "images/s") and row["peer"] is not None:
-            bars.append((f"{row['case']}, {row['metric']}", row["ours"], _OURS))
-            colour = _PEER if row["peer_name"] == "CKKSTensor" else _SOFT
+            bars.append((f"{row['case']}, {row['metric']}", row["ours"], OURS))
+            colour = PEER if row["peer_name"] == "CKKSTensor" else SOFT
             bars.append((f"{row['case']}, {row['peer_name']}", row["peer"], colour))
     _bars(throughput, bars, "images/s")
     throughput.set_title("Throughput", loc="left")
@@ -39,18 +40,16 @@ def draw_inference(document: Mapping[str, Any], path: Path) -> None:
         for row in reversed(rows)
         if row["metric"] == "measured of predicted"
     ]
-    predictions.axvspan(1 - _GOAL, 1 + _GOAL, color=_SOFT, alpha=0.25, lw=0)
-    predictions.axvline(1, color=_SOFT, lw=1)
+    predictions.axvspan(1 - _GOAL, 1 + _GOAL, color=SOFT, alpha=0.25, lw=0)
+    predictions.axvline(1, color=SOFT, lw=1)
     for place, (_, share, spread) in enumerate(shares):
-        predictions.plot([spread["low"], spread["high"]], [place, place], color=_OURS, lw=1)
-        predictions.plot(share, place, color=_OURS, marker="o")
+        predictions.plot([spread["low"], spread["high"]], [place, place], color=OURS, lw=1)
+        predictions.plot(share, place, color=OURS, marker="o")
     predictions.set_yticks(range(len(shares)), [case for case, _, _ in shares], fontsize=8)
     predictions.set_title("Measured of predicted", loc="left")
     predictions.set_xlabel(f"share; grey: within {_GOAL:.0%}")
-    for axes in (latency, throughput, predictions):
-        axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=120, facecolor="white")
+    save(figure, path)
 
 
 def _bars(axes: Any, bars: list[tuple[str, float, str]], unit: str) -> None:

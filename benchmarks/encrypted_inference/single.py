@@ -1,8 +1,7 @@
 """One image a query: milliseconds, bytes and fidelity of a compiled model."""
 
 import multiprocessing
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ import tenseal as ts
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.harness import Row, Spread
+from benchmarks.harness import Row, Spread, interleave_clocks
 from privacy.inference import (
     BlindEvaluator,
     CompiledModel,
@@ -45,7 +44,7 @@ def latency_rows(
     }
     if peer is not None:
         ways["TenSEAL"] = peer
-    wall, processor = _in_turns(ways, repetitions)
+    wall, processor = interleave_clocks(ways, repetitions=repetitions)
     peer_name = None if peer is None else "TenSEAL tutorial"
     rows = [
         Row(name, metric, "ms", spent["ours"], spent.get("TenSEAL"), peer_name)
@@ -93,7 +92,7 @@ def encrypted_weights_rows(
         evaluator = role(compiled, owner.public_material())
         queries = iter([owner.encrypt(x) for x in test[: repetitions + 1]])
         ways[way] = partial(_answer_next, evaluator, queries)
-    wall, processor = _in_turns(ways, repetitions)
+    wall, processor = interleave_clocks(ways, repetitions=repetitions)
     return [
         Row(name, "evaluation", "ms", wall["blind"], wall["plain"], "plain weights"),
         Row(
@@ -184,22 +183,3 @@ def _logits(compiled: CompiledModel, images: Images) -> Any:
 
 def _answer_next(evaluator: Evaluator, queries: Iterator[bytes]) -> bytes:
     return evaluator.evaluate(next(queries))
-
-
-def _in_turns(
-    ways: Mapping[str, Callable[[], object]], repetitions: int
-) -> tuple[dict[str, Spread], dict[str, Spread]]:
-    """Milliseconds of each way by the wall's clock and by the processor's, in turns."""
-    wall: dict[str, list[float]] = {way: [] for way in ways}
-    processor: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(repetitions + 1):
-        for way, work in ways.items():
-            started, spent = time.perf_counter(), time.process_time()
-            work()
-            if turn:
-                wall[way].append((time.perf_counter() - started) * 1e3)
-                processor[way].append((time.process_time() - spent) * 1e3)
-    return (
-        {way: Spread.of(values) for way, values in wall.items()},
-        {way: Spread.of(values) for way, values in processor.items()},
-    )

@@ -18,8 +18,8 @@ from flower_app.client_app import own_data
 from flower_app.data import load_dataset, load_inputs
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
-from flower_app.server_app import accuracy
 from flower_app.settings import Settings
+from flower_app.training.progress import accuracy
 
 client = ClientApp()
 server = ServerApp()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks import _pictures
 from benchmarks.harness import Row, Say, Spread
 from benchmarks.rounds.training import Clients, Protection, Work, accuracy_by_round
 from flower_app.data import PartitionSpec, load_dataset, load_inputs, load_partitions
@@ -187,11 +188,10 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     for axes in (by_rate, by_skew, by_norm):
         axes.grid(color="#e4e7eb")
         axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=130, facecolor="white")
+    _pictures.save(figure, path, dpi=130)
 
 
 def _draw_rates(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-_OURS, _FLOWER, _PLAIN = "#2a6fdb", "#c9372c", "#9aa5b1"
+from benchmarks._pictures import OURS, PEER, SOFT, save
+
 _GROWTH = re.compile(r"(\d+) clients, 5 % dropouts")
 _ROUND = re.compile(r"(\d+) clients x (\d+) parameters, (\d+)% dropouts")
 
@@ -23,7 +24,7 @@ def draw_costs(document: Mapping[str, Any], path: Path) -> None:
         for row in rows
         if row["metric"] == "neighbours of a client" and (found := _GROWTH.fullmatch(row["case"]))
     ]
-    by_clients.plot(*zip(*growth, strict=True), color=_OURS, marker="o")
+    by_clients.plot(*zip(*growth, strict=True), color=OURS, marker="o")
     by_clients.set_xscale("log")
     by_clients.set_ylim(bottom=0)
     by_clients.set_title("Neighbours of a client: as log n", loc="left")
@@ -44,7 +45,7 @@ def draw_costs(document: Mapping[str, Any], path: Path) -> None:
             for n, dropouts, row in played
             if n == clients and row["metric"].startswith("a client's time")
         ]
-        for place, colour, name in ((1, _OURS, "ours"), (2, _FLOWER, "Flower")):
+        for place, colour, name in ((1, OURS, "ours"), (2, PEER, "Flower")):
             by_dropouts.plot(
                 [time[0] for time in times],
                 [time[place] for time in times],
@@ -65,17 +66,15 @@ def draw_costs(document: Mapping[str, Any], path: Path) -> None:
     ]
     bars: dict[str, tuple[float, str]] = {}
     for clients, row in sent:
-        bars[f"ours, {clients}"] = (row["ours"] / 1e6, _OURS)
+        bars[f"ours, {clients}"] = (row["ours"] / 1e6, OURS)
         plain = row["peer_name"] == "float32"
         bars["plain float32" if plain else "Flower"] = (
             row["peer"] / 1e6,
-            _PLAIN if plain else _FLOWER,
+            SOFT if plain else PEER,
         )
     in_bytes.barh(
         list(bars), [size for size, _ in bars.values()], color=[c for _, c in bars.values()]
     )
     in_bytes.set_title("Megabytes up, 5 % dropouts", loc="left")
-    for axes in (by_clients, by_dropouts, in_bytes):
-        axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, dpi=120, facecolor="white")
+    save(figure, path)

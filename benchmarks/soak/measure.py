@@ -15,6 +15,7 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 from matplotlib.figure import Figure
 
+from benchmarks import _pictures
 from benchmarks.harness import Row, Say, Spread
 from benchmarks.soak import apps
 from flower_app.processes.flower_processes import program, superlink
@@ -145,5 +146,4 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         f"Memory of the server's process, {apps.FAILING:.0%} of clients failing", loc="left"
     )
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120, facecolor="white", bbox_inches="tight")
+    _pictures.save(figure, path)

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks import _pictures
 from benchmarks.utility.cells import CELLS, Cell
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -74,11 +75,10 @@ def plot(found: Figures, path: Path) -> None:
         axes.set_ylabel("test accuracy")
         axes.grid(color="#e4e7eb")
         axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, loc="lower right")
     figure.tight_layout()
-    figure.savefig(path, dpi=150, facecolor="white")
+    _pictures.save(figure, path, dpi=150)
 
 
 def _lines(axes: Any, found: Figures, protocol: str) -> None:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from logging import WARNING
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,16 +117,18 @@ class ResultsFolder:
             os.utime(path, ns=(first, first))
 
     def become_latest(self) -> None:
-        """Point ``latest`` at this folder."""
+        """Point ``latest`` at this folder; a warning where something else has that name."""
+        from flwr.supercore import log  # commands do without Flower
+
         link = self.path.parent / "latest"
         temporary = self.path.parent / f".latest-{os.getpid()}"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.path.name)
         try:
             temporary.replace(link)
-        except OSError:  # somebody's folder of that name
+        except OSError as error:
             temporary.unlink()
-            raise
+            log(WARNING, "%s cannot point at this run: %s", link, error)
 
 
 def results_root(settings: Settings) -> Path:

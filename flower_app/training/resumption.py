@@ -2,23 +2,26 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from logging import ERROR, WARNING
 from pathlib import Path
 from typing import Any
 
+from flwr.supercore import log
+
 from flower_app.errors import SettingError
 from flower_app.report.results_folder import ResultsFolder
-from flower_app.settings import Settings, is_folder, without_former_names
+from flower_app.report.software import software
+from flower_app.settings import Settings, is_folder, without_former_names, write_run_config
 
-SOFTWARE = "software"
-"""Where ``config.json`` says, beside the settings, which code the run was begun with."""
-
-# What may differ: where and how long to wait, and what is asked of the finished model.
+_SOFTWARE = "software"  # in config.json, beside the settings: the code the run was begun with
+# May differ in a resumed run: where and how long to wait, and the tests of the finished model.
 _FREE = ("resume", "results-dir", "round-timeout", "min-available-nodes", "encrypted-test-images")
 
 
 def with_settings_of_run(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given on a command line, and for the rest the settings of the run to go on with.
+    """Settings of a command line, and for the rest those of the run to go on with.
 
     Parameters
     ----------
@@ -31,34 +34,74 @@ def with_settings_of_run(given: Mapping[str, Any]) -> dict[str, Any]:
         If the folder is not one to go on from, or a setting differs from that run's.
     """
     folder = _resolved(str(given["resume"]))
-    kept = _kept_settings(folder)
+    recorded = _recorded_settings(folder)
     for name, value in given.items():
-        if name not in _FREE and name in kept and value != kept[name]:
-            raise _differs(name, value, kept[name], folder, "leave it out")
-    return kept | dict(given) | {"resume": str(folder)}
+        if name not in _FREE and name in recorded and value != recorded[name]:
+            raise _differs(name, value, recorded[name], folder, "leave it out")
+    return recorded | dict(given) | {"resume": str(folder)}
 
 
 def can_go_on(folder: Path) -> bool:
-    """Whether ``resume`` takes this folder: only then is a person told how to go on with it."""
+    """Whether ``resume`` takes this folder."""
     try:
-        _kept_settings(folder)
+        _recorded_settings(folder)
     except (SettingError, OSError):
         return False
     return True
 
 
-def software_of_run(folder: Path) -> dict[str, Any]:
-    """Which code a run was begun with."""
-    told = json.loads(ResultsFolder(folder).file("config.json").read_text()).get(SOFTWARE)
-    return told if isinstance(told, dict) else {}
+def folder_of_run(settings: Settings, run_id: int, *, population: int) -> ResultsFolder:
+    """The folder of the run to go on with, or that of a new run with its settings in it."""
+    if settings.resume:
+        folder = ResultsFolder(Path(settings.resume).resolve())
+        if other_software_at_start(folder) is not None:
+            log(WARNING, "The run in %s was begun with another version of the code.", folder.path)
+        return folder
+    folder = ResultsFolder.create(settings, run_id)
+    config = settings.as_config()
+    if not settings.deployed:
+        config["population"] = population  # the number of nodes: a resumed run needs as many
+    folder.write_json("config.json", config | {_SOFTWARE: software()})
+    write_run_config(config | {"resume": str(folder.path)}, folder.resumption)
+    return folder
 
 
-def as_it_ended(settings: Settings, folder: ResultsFolder) -> dict[str, Any]:
-    """The settings of a run at its end: those that it began with, and what a resumption changed."""
+@contextmanager
+def advice_on_failure(folder: ResultsFolder) -> Iterator[None]:
+    """Log how to go on with a run that breaks off in the block after its first checkpoint."""
+    try:
+        yield
+    except BaseException:
+        if can_go_on(folder.path):
+            log(
+                ERROR,
+                "The run broke off. Everything trained and paid so far is there. To go on: %s, or: "
+                "flwr run . --stream --run-config %s",
+                folder.resume_command,
+                shlex.quote(str(folder.resumption)),
+            )
+        raise
+
+
+def other_software_at_start(folder: ResultsFolder) -> dict[str, Any] | None:
+    """Which code a run was begun with, if that is other code than this; else None."""
+    begun = _software_at_start(folder)
+    return begun if begun.get("source_sha256") != software()["source_sha256"] else None
+
+
+def _software_at_start(folder: ResultsFolder) -> dict[str, Any]:
+    recorded = json.loads(folder.file("config.json").read_text()).get(_SOFTWARE)
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def write_final_settings(settings: Settings, folder: ResultsFolder) -> dict[str, Any]:
+    """Write into ``config.json`` what a resumption changed; returns the settings."""
     begun = json.loads(folder.file("config.json").read_text())
-    begun.pop(SOFTWARE, None)
+    code = begun.pop(_SOFTWARE, {})
     changed = {name: value for name, value in settings.as_config().items() if name in _FREE}
-    return {**settings.as_config(), **begun, **changed}
+    config = {**settings.as_config(), **begun, **changed}
+    folder.write_json("config.json", config | {_SOFTWARE: code})
+    return config
 
 
 def check_resumed(settings: Settings, *, population: int) -> None:
@@ -76,18 +119,18 @@ def check_resumed(settings: Settings, *, population: int) -> None:
         If the folder is not one to go on from, or naming the first setting that differs.
     """
     folder = Path(settings.resume)
-    kept = _kept_settings(folder)
+    recorded = _recorded_settings(folder)
     now = settings.as_config()
     if not settings.deployed:
         now["population"] = population
     for name, value in now.items():
-        if name not in _FREE and value != kept[name]:
-            kept_run = ResultsFolder(folder)
+        if name not in _FREE and value != recorded[name]:
+            run = ResultsFolder(folder)
             how = (
-                f"give all of them: {kept_run.resume_command}, or flwr run . --run-config "
-                f"{shlex.quote(str(kept_run.resumption))}"
+                f"give all of them: {run.resume_command}, or flwr run . --run-config "
+                f"{shlex.quote(str(run.resumption))}"
             )
-            raise _differs(name, value, kept[name], folder, how)
+            raise _differs(name, value, recorded[name], folder, how)
 
 
 def _resolved(text: str) -> Path:
@@ -104,7 +147,7 @@ def _differs(name: str, now: Any, before: Any, folder: Path, how: str) -> Settin
     )
 
 
-def _kept_settings(path: Path) -> dict[str, Any]:
+def _recorded_settings(path: Path) -> dict[str, Any]:
     folder = ResultsFolder(path)
     wrong = f"resume = {str(path)!r} is wrong; "
     if not path.is_absolute():
@@ -114,16 +157,16 @@ def _kept_settings(path: Path) -> dict[str, Any]:
     if folder.finished:
         raise SettingError(f"{wrong}that run has finished; begin a new one")
     try:
-        kept = json.loads(folder.file("config.json").read_text())
+        recorded = json.loads(folder.file("config.json").read_text())
     except (OSError, ValueError) as error:
         raise SettingError(
             f"{wrong}it is not the results folder of a run: its config.json cannot be read"
         ) from error
-    if not isinstance(kept, dict):
+    if not isinstance(recorded, dict):
         raise SettingError(f"{wrong}its config.json holds no settings")
-    kept.pop(SOFTWARE, None)
+    recorded.pop(_SOFTWARE, None)
     try:
-        without_former_names(kept)
+        without_former_names(recorded)
     except SettingError as error:
         raise SettingError(f"{wrong}an earlier version began it: {error}") from error
     if not folder.checkpoint.exists():
@@ -131,10 +174,8 @@ def _kept_settings(path: Path) -> dict[str, Any]:
             f"{wrong}that run broke off before its first checkpoint, and paid nothing: begin a "
             "new one"
         )
-    ledger = Path(kept.get("ledger") or folder.ledger)
+    ledger = Path(recorded.get("ledger") or folder.ledger)
     if not ledger.exists():
-        raise SettingError(
-            f"{wrong}what that run paid stood in the ledger {ledger}, which is missing: put it back"
-        )
-    # A setting that the run's version did not have yet has its usual value.
-    return Settings().as_config() | kept
+        raise SettingError(f"{wrong}the ledger of that run, {ledger}, is missing: put it back")
+    # A setting that is newer than the run has its default.
+    return Settings().as_config() | recorded

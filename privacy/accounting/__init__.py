@@ -20,16 +20,12 @@ from privacy.accounting.events import Poisson as Poisson
 from privacy.accounting.events import Repeated as Repeated
 from privacy.accounting.events import Sampling as Sampling
 from privacy.accounting.events import against_server as against_server
-from privacy.accounting.events import event_from_dict as event_from_dict
-from privacy.accounting.events import event_to_dict as event_to_dict
 from privacy.accounting.events import joint_noise_multiplier as joint_noise_multiplier
 from privacy.accounting.events import without_amplification as without_amplification
 from privacy.accounting.ledger import Ledger as Ledger
-from privacy.accounting.ledger import population_fingerprint as population_fingerprint
 from privacy.accounting.ledger import read_ledger as read_ledger
 from privacy.accounting.ledger_text import LedgerContents as LedgerContents
 from privacy.accounting.ledger_text import LedgerText as LedgerText
 from privacy.accounting.ledger_text import Position as Position
 from privacy.accounting.ledger_text import Record as Record
-from privacy.accounting.presence import Opening as Opening
 from privacy.accounting.presence import presence_delta as presence_delta

@@ -44,11 +44,6 @@ def gaussian_dp(
         the ε of one release of N(μ, 1) against N(0, 1) is at least that of the events. Infinite
         where ε is at ``delta``.
 
-    Raises
-    ------
-    ValueError
-        As :func:`epsilon`.
-
     Notes
     -----
     Dong, Roth and Su (arXiv 1905.02383) define μ-GDP by the trade-off of all tests, without a
@@ -56,10 +51,10 @@ def gaussian_dp(
     is next to that without amplification; events rarer than ``delta`` are left out here, as
     they are in (ε, δ). Without sampling both are the same: √(Σ 1/z²).
 
-    *Guarantee.* Never under-stated: between the points that are computed, δ(ε) lies below its chord
-    in e^ε, and the Gaussian's curve is compared with the chord.
+    **Guarantee.** Never under-stated: between the computed points, δ(ε) lies below its chord in
+    e^ε, and the Gaussian's curve is compared with the chord.
 
-    *Assumptions*, and what is *not covered*: those of :func:`epsilon`, and δ′ below ``delta``.
+    **Assumptions**, and what is **not covered**: those of :func:`epsilon`, and δ′ below ``delta``.
     """
     curve = _curve(events, delta, accountant, adjacency)
     if math.isinf(curve[0][0]):
@@ -83,17 +78,17 @@ def attack_success(
     accountant: Accountant | None = None,
     adjacency: Adjacency | None = None,
 ) -> float:
-    """How often, at most, an attack finds that a client took part: its true-positive rate.
+    """An attack's largest true-positive rate: how often it detects that a client took part.
 
     Parameters
     ----------
     events, accountant, adjacency
         As in :func:`epsilon`.
     delta : float
-        The smallest δ of the curve that is looked at, in (0, 1); the run's own. A smaller one can
-        only lower the answer.
+        The run's own, in (0, 1): the curve is followed from there. A smaller one can only lower
+        the answer.
     false_alarm_rate : float
-        How often the attack may say so of a client that did not, in (0, 1).
+        How often the attack accuses a client that took no part, in (0, 1).
 
     Returns
     -------
@@ -101,14 +96,9 @@ def attack_success(
         In [``false_alarm_rate``, 1]. No test that sees everything that was released, and knows all
         other clients' data, does better.
 
-    Raises
-    ------
-    ValueError
-        As :func:`epsilon`, or if ``false_alarm_rate`` is out of range.
-
     Notes
     -----
-    *Guarantee.* What is (ε, δ)-private lets no test with false-alarm rate α have a true-positive
+    **Guarantee.** What is (ε, δ)-private lets no test with false-alarm rate α have a true-positive
     rate above min(δ + e^ε·α, 1 − e^(−ε)·(1 − δ − α)) (Kairouz, Oh and Viswanath 2015, theorem 2.1);
     the least of these along the curve is returned. For one Gaussian with multiplier z that is
     Φ(Φ⁻¹(α) + 1/z), and nothing less holds.

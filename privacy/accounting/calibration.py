@@ -1,4 +1,4 @@
-"""The reverse questions: which noise, how many rounds, which sampling rate fit a budget."""
+"""Calibration: the noise, the number of rounds or the sampling rate that fits a budget."""
 
 import math
 from collections.abc import Callable
@@ -40,9 +40,9 @@ def calibrate_noise_multiplier(
     accountant : "pld" or "rdp", optional
         As in :func:`epsilon`.
     spent : events
-        What this population has paid already.
+        The population's earlier payments.
     release : callable, optional
-        What a round with a given z releases. Default: a ``GaussianRelease``.
+        The event of a round with a given z. Default: a ``GaussianRelease``.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def calibrate_noise_multiplier(
     Raises
     ------
     ValueError
-        If ``rounds`` is not a whole number of at least 1, or no z up to 2³⁰ fits.
+        If no z up to 2³⁰ fits.
     """
     whole("rounds", rounds, least=1)
     _check_limit(budget)

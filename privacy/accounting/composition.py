@@ -9,8 +9,6 @@ from functools import lru_cache
 from typing import Literal
 
 from privacy import arguments
-from privacy.accounting._discrete_gaussian import LARGEST_EPSILON, OVERFLOW_DELTA, as_gaussian
-from privacy.accounting._gaussian import gaussian_epsilon
 from privacy.accounting.events import (
     LARGEST_COUNT,
     AdditiveDelta,
@@ -22,6 +20,12 @@ from privacy.accounting.events import (
     Poisson,
     Release,
     Repeated,
+)
+from privacy.accounting.gaussian import (
+    LARGEST_EPSILON,
+    OVERFLOW_DELTA,
+    as_gaussian,
+    gaussian_epsilon,
 )
 
 Accountant = Literal["pld", "rdp"]
@@ -38,18 +42,13 @@ _SMALLEST_DELTA = sys.float_info.min  # what is below has lost digits, and its i
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent on one population, over all runs.
+    """The limit of one population's spending, over all runs.
 
     Parameters
     ----------
     epsilon, delta : float
-        ε > 0 and δ in (0, 1), of at least 2.3·10⁻³⁰⁸. ``math.inf`` as ε sets no limit: what is
-        spent is accounted only, and nothing can be calibrated to it.
-
-    Raises
-    ------
-    ValueError
-        If either is out of range.
+        ε > 0 and δ in (0, 1), of at least 2.3·10⁻³⁰⁸. ``math.inf`` as ε sets no limit: spending
+        is accounted only, and nothing can be calibrated to it.
     """
 
     epsilon: float
@@ -73,8 +72,8 @@ def epsilon(
     Parameters
     ----------
     events : iterable of Event, or mapping of Event to int
-        What was released, in any order; a mapping says how often. Equal events are composed at
-        once, so a thousand equal rounds cost one composition.
+        In any order; a mapping gives how often each happened. Equal events are composed at once,
+        so a thousand equal rounds cost one composition.
     delta : float
         δ in (0, 1), at least 2.3·10⁻³⁰⁸.
     accountant : "pld" or "rdp", optional
@@ -98,15 +97,15 @@ def epsilon(
 
     Notes
     -----
-    *Guarantee.* For cohorts that were drawn independently, from randomness an adversary does
+    **Guarantee.** For cohorts that were drawn independently, from randomness an adversary does
     not see, and sums to which one client contributes norm at most S: the releases, chosen
     adaptively, are (ε, δ)-differentially private under ``adjacency``. Rounding errors of the
     computation are included (``docs/proofs.md``, "Composition").
 
-    *Assumptions.* Poisson cohorts are drawn over the whole population and never redrawn; a
+    **Assumptions.** Poisson cohorts are drawn over the whole population and never redrawn; a
     fixed-size cohort is uniform among all cohorts of its size.
 
-    *Not covered.* Several sums released from one cohort as if their cohorts were independent:
+    **Not covered.** Several sums released from one cohort as if their cohorts were independent:
     join them with :func:`joint_noise_multiplier` first.
     """
     delta = arguments.delta("delta", delta)
@@ -168,7 +167,7 @@ def _renyi(
     below: float = math.inf,
 ) -> float:
     # Imported here: dp-accounting takes a second, and much of this package does not need it.
-    from privacy.accounting._renyi import renyi_epsilon
+    from privacy.accounting.renyi import renyi_epsilon
 
     return renyi_epsilon(dict(releases), delta=delta, adjacency=adjacency, below=below)
 
@@ -197,7 +196,7 @@ def _compose(
     drawn = math.nextafter(drawn * (1 + 2.0**-40), math.inf)
     if drawn < delta:
         bounds.append(gaussian_epsilon(joint, math.nextafter(delta - drawn, 0.0)))
-    from privacy.accounting._privacy_loss import sampled_epsilon
+    from privacy.accounting.privacy_loss import sampled_epsilon
 
     if joint < math.inf:
         sampled[joint, 1.0] = 1
@@ -215,23 +214,7 @@ def _joint(releases: Mapping[float, int]) -> float:
 
 
 def count_events(events: Events) -> Counter[Event]:
-    """How often each event happened, repeated ones one by one.
-
-    Parameters
-    ----------
-    events : iterable of Event, or mapping of Event to int
-
-    Returns
-    -------
-    Counter
-
-    Raises
-    ------
-    TypeError
-        If something is not an event.
-    ValueError
-        If a count is not a whole number from 0 to 10^100.
-    """
+    """How often each event happened, 10¹⁰⁰ times at most; repeated ones one by one."""
     if isinstance(events, Mapping):
         for event, times in events.items():
             arguments.whole(f"the count of {event}", times, least=0, most=LARGEST_COUNT)
@@ -250,18 +233,9 @@ def count_events(events: Events) -> Counter[Event]:
 
 
 def large_delta(delta: float, population: int) -> str | None:
-    """What is wrong with a δ of one over the population or more.
+    """Why a δ of one over the population or more is too large; None where δ is smaller.
 
-    Parameters
-    ----------
-    delta : float
-    population : int
-        N, how many clients there are.
-
-    Returns
-    -------
-    str or None
-        A sentence without its full stop; None where δ is smaller.
+    A sentence without its full stop.
     """
     if delta * population < 1:
         return None
@@ -273,13 +247,7 @@ def large_delta(delta: float, population: int) -> str | None:
 
 
 def check_adjacency(event: Event, adjacency: Adjacency) -> None:
-    """Refuse an event that the adjacency cannot express.
-
-    Raises
-    ------
-    ValueError
-        If a cohort of fixed size meets another than replace-one, or a Poisson cohort that.
-    """
+    """Refuse a cohort of fixed size but under replace-one, and a Poisson cohort under it."""
     if isinstance(event, Repeated):
         event = event.release
     if not isinstance(event, Release):

@@ -1,18 +1,19 @@
-"""What a run pays for: releases of clients' data, as small frozen values.
+"""Events: releases of clients' data, as small frozen values.
 
-An event says what was done, never what it cost; :mod:`privacy.accounting.composition` turns
-events into ε. Every event can be written as JSON and read back without loss.
+:mod:`privacy.accounting.composition` computes ε of events. Every event can be written as JSON and
+read back without loss. A value of the wrong kind raises ``TypeError``, one out of range
+``ValueError``.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
-from privacy.arguments import number, of_kind, whole
+from privacy.arguments import number, of_kind, shown, whole
 
-# Squares and inverse squares of what is between them, summed over many events, fit a double.
+# Squares and inverse squares of numbers between them, summed over many events, fit a double.
 _SMALLEST, _LARGEST = 1e-100, 1e100
 LARGEST_COUNT = 10**100  # as far as doubles can account
 
@@ -39,11 +40,6 @@ class Poisson:
     ----------
     rate : float
         The sampling rate q in (0, 1], at least 10⁻¹⁰⁰.
-
-    Raises
-    ------
-    ValueError
-        If ``rate`` is not in (0, 1], or too small for doubles to account.
     """
 
     kind: ClassVar[str] = "poisson"
@@ -72,11 +68,6 @@ class FixedSize:
     ----------
     cohort, population : int
         m and N, with 1 ≤ m ≤ N.
-
-    Raises
-    ------
-    ValueError
-        If they are not whole numbers with 1 ≤ m ≤ N.
     """
 
     kind: ClassVar[str] = "fixed-size"
@@ -111,14 +102,6 @@ class GaussianRelease:
         How the cohort was drawn. ``Full()`` also describes a noised metric that is asked of
         everyone, or any release that claims no amplification.
 
-    Raises
-    ------
-    TypeError
-        If ``sampling`` is none of the three, or ``noise_multiplier`` not a number.
-    ValueError
-        If ``noise_multiplier`` is negative or not finite, or so small or large that doubles
-        cannot account for it.
-
     Notes
     -----
     Several sums released from *one* cohort are one event, whose multiplier is given by
@@ -150,11 +133,6 @@ class AdditiveDelta:
     ----------
     delta : float
         The probability, in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If ``delta`` is not in [0, 1].
     """
 
     kind: ClassVar[str] = "additive-delta"
@@ -193,13 +171,6 @@ class DiscreteGaussianSum:
         :func:`against_server` looks at it.
     sampling : Poisson or Full
         How the cohort was drawn.
-
-    Raises
-    ------
-    TypeError
-        If ``sampling`` is another one, or a number is none.
-    ValueError
-        If a number is out of range.
     """
 
     kind: ClassVar[str] = "discrete-gaussian-sum"
@@ -238,13 +209,6 @@ class Repeated:
         One of them, each from a cohort of its own.
     times : int
         How many, at least 1.
-
-    Raises
-    ------
-    TypeError
-        If ``release`` is another event.
-    ValueError
-        If ``times`` is not a whole number of at least 1, or more than doubles can account for.
     """
 
     kind: ClassVar[str] = "repeated"
@@ -261,20 +225,11 @@ Event = Release | AdditiveDelta | Repeated
 
 
 def against_server(event: Event) -> Event:
-    """What an event costs against the server that ran the round, as an event.
+    """The event as it counts against the server that ran the round, for :func:`epsilon`.
 
     The server drew the cohort and saw the opened sum: there is no amplification by sampling, and
     only noise that honest clients added counts. A sum that it noised itself it saw without.
     The neighbouring relation is ``ZERO_OUT_ONE``: who took part is no secret to it.
-
-    Parameters
-    ----------
-    event : GaussianRelease, DiscreteGaussianSum, AdditiveDelta or Repeated
-
-    Returns
-    -------
-    GaussianRelease, DiscreteGaussianSum or AdditiveDelta
-        To be given to :func:`privacy.accounting.epsilon`.
     """
     if isinstance(event, GaussianRelease | Repeated):
         return GaussianRelease(0.0, Full())
@@ -284,17 +239,10 @@ def against_server(event: Event) -> Event:
 
 
 def without_amplification(event: Event) -> Event:
-    """What an event costs against someone who learns who was drawn, as an event.
+    """The event as it counts against someone who learns who was drawn, for :func:`epsilon`.
 
-    Parameters
-    ----------
-    event : GaussianRelease, DiscreteGaussianSum, Repeated or AdditiveDelta
-
-    Returns
-    -------
-    GaussianRelease, DiscreteGaussianSum, Repeated or AdditiveDelta
-        As if the client had been drawn for certain, in every round. To be given to
-        :func:`privacy.accounting.epsilon`; it hides what the client holds, not that it took part.
+    As if the client had been drawn for certain, in every round: ε then hides the client's data,
+    not that it took part.
     """
     if isinstance(event, AdditiveDelta):
         return event
@@ -318,73 +266,25 @@ def joint_noise_multiplier(*noise_multipliers: float) -> float:
     -------
     float
         The multiplier to put in the single :class:`GaussianRelease`, rounded down.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or one is negative or not finite.
     """
     if not noise_multipliers:
         raise ValueError("joint_noise_multiplier needs at least one noise multiplier")
     for z in noise_multipliers:
         GaussianRelease(z, Full())
-    if min(noise_multipliers) == 0:
-        return 0.0
     smallest = min(noise_multipliers)
+    if smallest == 0:
+        return 0.0
     joint = smallest / math.sqrt(math.fsum((smallest / z) ** 2 for z in noise_multipliers))
-    if len(noise_multipliers) == 1:
-        return joint
-    return joint * (1 - 2.0**-50)
+    return joint if len(noise_multipliers) == 1 else joint * (1 - 2.0**-50)
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:
-    """The event as plain JSON values.
-
-    Parameters
-    ----------
-    event : GaussianRelease, DiscreteGaussianSum, AdditiveDelta or Repeated
-
-    Returns
-    -------
-    dict
-        With ``"kind"`` first; :func:`event_from_dict` is its inverse.
-    """
-    if isinstance(event, AdditiveDelta):
-        return {"kind": event.kind, "delta": float(event.delta)}
-    if isinstance(event, Repeated):
-        release = event_to_dict(event.release)
-        return {"kind": event.kind, "times": int(event.times), "release": release}
-    sampling: dict[str, Any] = {"kind": event.sampling.kind}
-    if isinstance(event.sampling, Poisson):
-        sampling["rate"] = float(event.sampling.rate)
-    elif isinstance(event.sampling, FixedSize):
-        sampling["cohort"] = int(event.sampling.cohort)
-        sampling["population"] = int(event.sampling.population)
-    if isinstance(event, DiscreteGaussianSum):
-        sizes = {name: int(getattr(event, name)) for name in _WHOLE}
-        return {
-            "kind": event.kind,
-            "variance": float(event.variance),
-            **sizes,
-            "sampling": sampling,
-        }
-    return {
-        "kind": event.kind,
-        "noise_multiplier": float(event.noise_multiplier),
-        "sampling": sampling,
-    }
+    """The event as plain JSON values, its ``"kind"`` first; see :func:`event_from_dict`."""
+    return _plain(event)
 
 
-def event_from_dict(fields: Mapping[str, Any]) -> Event:
+def event_from_dict(document: Mapping[str, Any]) -> Event:
     """Read an event that :func:`event_to_dict` wrote.
-
-    Parameters
-    ----------
-    fields : mapping
-
-    Returns
-    -------
-    GaussianRelease, DiscreteGaussianSum, AdditiveDelta or Repeated
 
     Raises
     ------
@@ -393,50 +293,32 @@ def event_from_dict(fields: Mapping[str, Any]) -> Event:
     ValueError
         If a field is missing, unknown or out of range.
     """
-    if not isinstance(fields, Mapping):
-        raise TypeError(f"an event must be an object, not {fields!r}")
-    kind = fields.get("kind")
-    if kind == AdditiveDelta.kind:
-        _exactly(fields, {"kind", "delta"})
-        return AdditiveDelta(fields["delta"])
-    if kind == GaussianRelease.kind:
-        _exactly(fields, {"kind", "noise_multiplier", "sampling"})
-        return GaussianRelease(fields["noise_multiplier"], _sampling(fields["sampling"]))
-    if kind == DiscreteGaussianSum.kind:
-        _exactly(fields, {"kind", "variance", *_WHOLE, "sampling"})
-        sampling = _sampling(fields["sampling"])
-        if isinstance(sampling, FixedSize):
-            raise ValueError("a discrete Gaussian sum over a cohort of fixed size is unknown")
-        sizes = {name: fields[name] for name in _WHOLE}
-        return DiscreteGaussianSum(variance=fields["variance"], sampling=sampling, **sizes)
-    if kind == Repeated.kind:
-        _exactly(fields, {"kind", "times", "release"})
-        release = event_from_dict(fields["release"])
-        if not isinstance(release, GaussianRelease):
-            raise ValueError("only a Gaussian release is repeated")
-        return Repeated(release, fields["times"])
-    raise ValueError(
-        f"the kind of an event is {kind!r}; known are 'gaussian', 'discrete-gaussian-sum', "
-        "'additive-delta' and 'repeated'"
+    event: Event = _read(document, "an event", Event)
+    return event
+
+
+def _plain(part: Any) -> dict[str, Any]:
+    values = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        # Numbers of other libraries, and 1 for 1.0, become what JSON reads back.
+        values[field.name] = _plain(value) if is_dataclass(value) else field.type(value)  # type: ignore[operator]
+    return {"kind": part.kind, **values}
+
+
+def _read(document: Any, name: str, kinds: Any) -> Any:
+    if not isinstance(document, Mapping):
+        raise TypeError(f"{name} is {shown(document)}; it must be an object")
+    kind, known = document.get("kind"), {kind.kind: kind for kind in get_args(kinds)}
+    if not isinstance(kind, str) or kind not in known:
+        raise ValueError(f"the kind of {name} is {shown(kind)}; known are {', '.join(known)}")
+    names = {field.name for field in fields(known[kind])}
+    if set(document) != {"kind", *names}:
+        raise ValueError(f"{name} has {sorted(document)}; a {kind} has {sorted(names)} and kind")
+    nested = {"sampling": Sampling, "release": Release}
+    return known[kind](
+        **{
+            name: _read(document[name], name, nested[name]) if name in nested else document[name]
+            for name in names
+        }
     )
-
-
-def _sampling(fields: Mapping[str, Any]) -> Sampling:
-    if not isinstance(fields, Mapping):
-        raise TypeError(f"the sampling of an event must be an object, not {fields!r}")
-    kind = fields.get("kind")
-    if kind == Poisson.kind:
-        _exactly(fields, {"kind", "rate"})
-        return Poisson(fields["rate"])
-    if kind == Full.kind:
-        _exactly(fields, {"kind"})
-        return Full()
-    if kind == FixedSize.kind:
-        _exactly(fields, {"kind", "cohort", "population"})
-        return FixedSize(fields["cohort"], fields["population"])
-    raise ValueError(f"the kind of sampling is {kind!r}; known are poisson, full, fixed-size")
-
-
-def _exactly(fields: Mapping[str, Any], names: set[str]) -> None:
-    if set(fields) != names:
-        raise ValueError(f"the fields are {sorted(fields)}; they must be {sorted(names)}")

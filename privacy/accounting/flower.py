@@ -40,11 +40,11 @@ class FlowerAccountant:
 
     Notes
     -----
-    *Guarantee.* As :func:`privacy.accounting.epsilon`. An event's ``noise_multiplier`` is σ/S
+    **Guarantee.** As :func:`privacy.accounting.epsilon`. An event's ``noise_multiplier`` is σ/S
     for clipping norm S; under replace-one, where one client moves the sum by 2S, half of it is
     accounted. (Flower's own ``RdpAccountant`` accounts all of it there.)
 
-    *Not covered.* Flower's protocol has events for equal Gaussian releases only, and no ledger:
+    **Not covered.** Flower's protocol has events for equal Gaussian releases only, and no ledger:
     what it holds dies with the process unless ``state_dict`` is kept. Use
     :class:`privacy.accounting.Ledger` where runs share a population.
     """
@@ -66,13 +66,7 @@ class FlowerAccountant:
         return self._events.total()
 
     def compose(self, event: GaussianPrivacyEvent, count: int = 1) -> None:
-        """Take ``count`` releases into account.
-
-        Raises
-        ------
-        ValueError
-            If the event is of another population, or ``count`` below 1.
-        """
+        """Take ``count`` releases of this population into account."""
         self._check(event, count)
         self._events[event] += count
 
@@ -81,13 +75,7 @@ class FlowerAccountant:
         return self._epsilon(self._events, delta)
 
     def get_delta(self, epsilon: float) -> float:
-        """The smallest δ at which everything composed costs at most ``epsilon``, rounded up.
-
-        Raises
-        ------
-        ValueError
-            If ``epsilon`` is negative or not finite.
-        """
+        """The smallest δ at which everything composed costs at most ``epsilon``, rounded up."""
         arguments.number("epsilon", epsilon, least=0)
         if not self._events:
             return 0.0
@@ -114,13 +102,7 @@ class FlowerAccountant:
     def would_exceed(
         self, event: GaussianPrivacyEvent, max_epsilon: float | None = None, count: int = 1
     ) -> bool:
-        """Whether ``count`` more of ``event`` would pass the limit.
-
-        Raises
-        ------
-        ValueError
-            If there is no limit, here or in the configuration, or the event does not fit.
-        """
+        """Whether ``count`` more of ``event`` pass the limit, given here or configured."""
         self._check(event, count)
         limit = self._config.max_epsilon if max_epsilon is None else max_epsilon
         give = "a finite limit above 0, here or in PrivacyConfig"
@@ -132,7 +114,7 @@ class FlowerAccountant:
         return not self._epsilon(events, self._config.target_delta) <= limit
 
     def state_dict(self) -> dict[str, object]:
-        """What was composed, as plain JSON values."""
+        """The compositions, as plain JSON values."""
         return {
             "schema_version": _SCHEMA,
             "backend": self._method(),
@@ -149,15 +131,7 @@ class FlowerAccountant:
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Take up what :meth:`state_dict` put down, in place of what was composed here.
-
-        Raises
-        ------
-        TypeError
-            If its compositions are not a list.
-        ValueError
-            If the state is of another schema, method or configuration, or malformed.
-        """
+        """Replace the compositions by those of a :meth:`state_dict` with this configuration."""
         expected = {
             "schema_version": _SCHEMA,
             "backend": self._method(),

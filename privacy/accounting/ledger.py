@@ -1,43 +1,34 @@
-"""The ledger: what has been paid on one population, by all runs, written ahead.
+"""The ledger file of one population: all runs' payments, each written before its use."""
 
-A file that holds a :class:`LedgerText`.
-"""
-
-import hashlib
-import hmac
-import json
 import os
-from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
 
-from privacy.accounting.composition import Accountant, Budget, epsilon
 from privacy.accounting.errors import LedgerBusyError, LedgerError
 from privacy.accounting.events import Adjacency, Event
-from privacy.accounting.ledger_text import LedgerContents, LedgerText, Position, Record
+from privacy.accounting.ledger_text import LedgerContents, LedgerText, Payments, Position, Record
 from privacy.files import remove_leftovers, write_durably
 
 
-class Ledger:
+class Ledger(Payments):
     """The ledger of one population, held by one process at a time.
 
     Use :meth:`open`, and close it (or use it as a context manager).
 
     Notes
     -----
-    *Guarantee.* When :meth:`append` returns, the event is on disk. At every instant the file
+    **Guarantee.** When :meth:`append` returns, the event is on disk. At every instant the file
     is one complete ledger, the old or the new, whatever is killed or unplugged: a new version
     is written beside it, synchronised, and renamed over it, and the folder synchronised. A file
     that ends in half a line was damaged by something else, and is refused.
 
-    *Assumptions.* The file system honours ``fsync`` and renames atomically; the lock file
+    **Assumptions.** The file system honours ``fsync`` and renames atomically; the lock file
     beside the ledger is honoured by everyone who writes.
 
-    *Not covered.* Someone who rewrites the file on purpose (the digest has no key), and an old
+    **Not covered.** Someone who rewrites the file on purpose (the digest has no key), and an old
     copy put back: a checkpoint's :class:`Position`, given to :meth:`open`, finds that out.
     """
 
@@ -45,10 +36,6 @@ class Ledger:
         self._path = path
         self._text = text
         self._lock = lock
-
-    @property
-    def _contents(self) -> LedgerContents:
-        return self._text.contents
 
     @classmethod
     def open(
@@ -67,17 +54,14 @@ class Ledger:
         path : path-like
             The file; its folder must exist. ``path`` with ``.lock`` appended is created too.
         population : str
-            A name that no other population has: see :func:`population_fingerprint`.
+            A name that no other population has. It stands in the file: a hash without a key
+            would let anyone who knows all clients but one test guesses for the last.
         adjacency : Adjacency
             Constant for the life of the ledger.
         at_least : Position, optional
             Where a checkpoint stood; the file must contain it.
         timeout : float
             For how many seconds to wait if another process has it open.
-
-        Returns
-        -------
-        Ledger
 
         Raises
         ------
@@ -122,24 +106,24 @@ class Ledger:
         return self._path
 
     @property
-    def population(self) -> str:
+    def population(self) -> str:  # type: ignore[override]
         """The name of the population."""
-        return self._contents.population
+        return self._text.contents.population
 
     @property
-    def adjacency(self) -> Adjacency:
+    def adjacency(self) -> Adjacency:  # type: ignore[override]
         """The neighbouring relation of every record."""
-        return self._contents.adjacency
+        return self._text.contents.adjacency
 
     @property
-    def records(self) -> tuple[Record, ...]:
+    def records(self) -> tuple[Record, ...]:  # type: ignore[override]
         """All records, oldest first."""
-        return self._contents.records
+        return self._text.contents.records
 
     @property
     def position(self) -> Position:
-        """The end of the ledger, for a checkpoint to keep."""
-        return self._contents.position
+        """The end of the ledger, for a checkpoint."""
+        return self._text.contents.position
 
     @property
     def closed(self) -> bool:
@@ -162,14 +146,10 @@ class Ledger:
         released : int, optional
             The noised number that the event released, to be given again without paying again.
 
-        Returns
-        -------
-        Record
-
         Raises
         ------
         LedgerError
-            If the ledger is closed, or the file has changed behind its back.
+            If the ledger is closed, or another process has changed the file.
         ValueError
             If the event does not fit the ledger's adjacency, or a name is empty.
         OSError
@@ -186,41 +166,6 @@ class Ledger:
         write_durably(self._path, longer.content)
         self._text = longer
         return longer.contents.records[-1]
-
-    def epsilon(self, delta: float, *, accountant: Accountant | None = None) -> float:
-        """ε of everything this population has paid; see :func:`privacy.accounting.epsilon`."""
-        return self._contents.epsilon(delta, accountant=accountant)
-
-    def epsilon_without_amplification(
-        self, delta: float, *, accountant: Accountant | None = None
-    ) -> float:
-        """ε against whoever learns who was drawn; see :func:`without_amplification`."""
-        return self._contents.epsilon_without_amplification(delta, accountant=accountant)
-
-    def epsilon_against_server(
-        self, delta: float, *, accountant: Accountant | None = None
-    ) -> float:
-        """ε against the server; see :meth:`LedgerContents.epsilon_against_server`."""
-        return self._contents.epsilon_against_server(delta, accountant=accountant)
-
-    def would_exceed(
-        self, event: Event, budget: Budget, *, accountant: Accountant | None = None
-    ) -> bool:
-        """Whether one more ``event`` would bring this population past its budget.
-
-        Parameters
-        ----------
-        event : Event
-        budget : Budget
-        accountant : "pld" or "rdp", optional
-
-        Returns
-        -------
-        bool
-        """
-        events = [*(record.event for record in self.records), event]
-        total = epsilon(events, delta=budget.delta, accountant=accountant, adjacency=self.adjacency)
-        return not total <= budget.epsilon
 
     def close(self) -> None:
         """Let another run have the ledger."""
@@ -241,18 +186,7 @@ class Ledger:
 def read_ledger(path: str | os.PathLike[str]) -> LedgerContents:
     """Read a ledger without holding it; safe while a run appends to it.
 
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    LedgerContents
-
-    Raises
-    ------
-    LedgerError
-        If the file is missing or damaged; the line is named.
+    A ``LedgerError`` says that the file is missing, or which line is damaged.
     """
     file = Path(path)
     try:
@@ -260,39 +194,6 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerContents:
     except OSError as error:
         raise LedgerError(f"the ledger {file} cannot be read: {error.strerror}") from error
     return LedgerText.parse(text, str(file)).contents
-
-
-def population_fingerprint(identities: Iterable[str], *, key: bytes) -> str:
-    """A name for a population that says nothing about who is in it without the key.
-
-    Parameters
-    ----------
-    identities : iterable of str
-        The clients, in any order.
-    key : bytes
-        At least 16 random bytes that the operator keeps. A plain hash would let anyone who
-        knows all clients but one test guesses for the last.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits: HMAC-SHA-256 of the sorted identities.
-
-    Raises
-    ------
-    ValueError
-        If there is no identity, one occurs twice, or the key is short.
-    """
-    names = sorted(identities)
-    if not names:
-        raise ValueError("identities is empty; a population has at least one client")
-    for left, right in pairwise(names):
-        if left == right:
-            raise ValueError(f"identities holds {left!r} twice; name each client once")
-    if len(key) < 16:
-        raise ValueError(f"key has {len(key)} bytes; give at least 16 random ones")
-    text = json.dumps(names, ensure_ascii=True).encode()
-    return hmac.new(key, text, hashlib.sha256).hexdigest()
 
 
 def _check_same(

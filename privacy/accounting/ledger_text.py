@@ -6,11 +6,12 @@ The first line names the population and the adjacency; each other one is one eve
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from privacy.accounting.composition import Accountant, check_adjacency, epsilon
+from privacy.accounting.composition import Accountant, Budget, check_adjacency, epsilon
 from privacy.accounting.errors import LedgerError
 from privacy.accounting.events import (
     AdditiveDelta,
@@ -69,54 +70,43 @@ class Position:
     digest: str
 
 
-@dataclass(frozen=True)
-class LedgerContents:
-    """What a ledger says; :func:`read_ledger` reads it from a file.
+class Payments:
+    """Events that one population paid for, and their ε under one adjacency.
 
     Parameters
     ----------
     population : str
+        Its name.
     adjacency : Adjacency
+        The neighbouring relation of every record.
     records : tuple of Record
-    position : Position
-        The end of the file.
+        Oldest first.
     """
 
     population: str
     adjacency: Adjacency
     records: tuple[Record, ...]
-    position: Position
-
-    def epsilon(self, delta: float, *, accountant: Accountant | None = None) -> float:
-        """ε of all records together; see :func:`privacy.accounting.epsilon`."""
-        return epsilon(
-            [record.event for record in self.records],
-            delta=delta,
-            accountant=accountant,
-            adjacency=self.adjacency,
-        )
-
-    @property
-    def clients(self) -> int | None:
-        """N, where the population's name tells it, as those of ``strategies`` do; else None."""
-        told = _CLIENTS.search(self.population)
-        return int(told[1]) if told and int(told[1]) else None
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """What the records say was released, oldest first."""
+        """The events of the records, oldest first."""
         return tuple(record.event for record in self.records)
+
+    @property
+    def clients(self) -> int | None:
+        """N, where the population's name holds it, as those of ``strategies`` do; else None."""
+        match = _CLIENTS.search(self.population)
+        return int(match[1]) if match and int(match[1]) else None
+
+    def epsilon(self, delta: float, *, accountant: Accountant | None = None) -> float:
+        """ε of all records together; see :func:`privacy.accounting.epsilon`."""
+        return self._epsilon(self.events, delta, accountant)
 
     def epsilon_without_amplification(
         self, delta: float, *, accountant: Accountant | None = None
     ) -> float:
         """ε against whoever learns who was drawn; see :func:`without_amplification`."""
-        return epsilon(
-            map(without_amplification, self.events),
-            delta=delta,
-            accountant=accountant,
-            adjacency=self.adjacency,
-        )
+        return self._epsilon(map(without_amplification, self.events), delta, accountant)
 
     def epsilon_against_server(
         self, delta: float, *, accountant: Accountant | None = None
@@ -126,14 +116,35 @@ class LedgerContents:
         Under ``ZERO_OUT_ONE``; see :func:`privacy.accounting.against_server`. For each masked
         round the 2⁻⁴⁰ is charged with which secure aggregation may fail to hide its vectors.
         """
-        events = [record.event for record in self.records]
-        masked = sum(isinstance(event, DiscreteGaussianSum) for event in events)
+        masked = sum(isinstance(event, DiscreteGaussianSum) for event in self.events)
         return epsilon(
-            [*map(against_server, events), *[AdditiveDelta(_UNMASKED)] * masked],
+            [*map(against_server, self.events), *[AdditiveDelta(_UNMASKED)] * masked],
             delta=delta,
             accountant=accountant,
             adjacency=Adjacency.ZERO_OUT_ONE,
         )
+
+    def would_exceed(
+        self, event: Event, budget: Budget, *, accountant: Accountant | None = None
+    ) -> bool:
+        """Whether one more ``event`` would bring this population past its budget."""
+        total = self._epsilon([*self.events, event], budget.delta, accountant)
+        return not total <= budget.epsilon
+
+    def _epsilon(
+        self, events: Iterable[Event], delta: float, accountant: Accountant | None
+    ) -> float:
+        return epsilon(events, delta=delta, accountant=accountant, adjacency=self.adjacency)
+
+
+@dataclass(frozen=True)
+class LedgerContents(Payments):
+    """The contents of a ledger, up to ``position``, its end; see :func:`read_ledger`."""
+
+    population: str
+    adjacency: Adjacency
+    records: tuple[Record, ...]
+    position: Position
 
 
 def _today() -> str:
@@ -142,14 +153,14 @@ def _today() -> str:
 
 @dataclass(frozen=True)
 class LedgerText:
-    """A ledger's lines, and what they say. Wherever they are kept, they are the same.
+    """A ledger's lines and their contents, the same wherever they are stored.
 
     Parameters
     ----------
     content : bytes
         JSON lines in UTF-8, whole.
     contents : LedgerContents
-        What they say.
+        Their meaning.
     opened : str
         The day on which this object was made, the time of the records that are added to it.
     """
@@ -160,20 +171,7 @@ class LedgerText:
 
     @classmethod
     def start(cls, population: str, adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE) -> Self:
-        """A ledger in which nothing was spent yet.
-
-        Parameters
-        ----------
-        population : str
-            A name that no other population has.
-        adjacency : Adjacency
-            Constant for the life of the ledger.
-
-        Raises
-        ------
-        ValueError
-            If ``population`` is empty.
-        """
+        """A ledger without payments, of a population whose name no other has."""
         population = text("population", population, "the name of the population")
         adjacency = Adjacency(adjacency)
         fields = {
@@ -187,59 +185,31 @@ class LedgerText:
 
     @classmethod
     def parse(cls, content: bytes, name: str) -> Self:
-        """Read lines, and check every digest.
-
-        Parameters
-        ----------
-        content : bytes
-        name : str
-            Where they come from, for messages.
-
-        Raises
-        ------
-        LedgerError
-            If they are no whole ledger; the line is named.
-        """
+        """Read lines and check every digest; a ``LedgerError`` names ``name`` and the line."""
         return cls(content, _parse(content, name))
 
     def plus(self, event: Event, *, run: str, round: int, released: int | None = None) -> Self:
-        """The ledger with one more event.
-
-        Parameters
-        ----------
-        event : Event
-        run : str
-            The name of the run.
-        round : int
-            At least 0.
-        released : int, optional
-            The noised number that the event released, to be given again without paying again.
-
-        Raises
-        ------
-        ValueError
-            If the event does not fit the ledger's adjacency, or a name is empty.
-        """
+        """The ledger with one more event; its arguments are those of ``Ledger.append``."""
         run = text("run", run, "the name of the run")
         round = whole("round", round, least=0)
-        known = self.contents
-        check_adjacency(event, known.adjacency)
-        position = known.position.records + 1
+        before = self.contents
+        check_adjacency(event, before.adjacency)
+        position = before.position.records + 1
         fields = {
             "position": position,
             "run": run,
             "round": round,
             "time": self.opened,
-            "adjacency": known.adjacency.value,
+            "adjacency": before.adjacency.value,
             "event": event_to_dict(event),
         }
         if released is not None:
             fields["released"] = released
-        line, digest = _seal(fields, known.position.digest)
+        line, digest = _seal(fields, before.position.digest)
         contents = replace(
-            known,
+            before,
             records=(
-                *known.records,
+                *before.records,
                 Record(position, run, round, self.opened, event, digest, released),
             ),
             position=Position(position, digest),

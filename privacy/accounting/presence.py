@@ -70,14 +70,14 @@ def presence_delta(
 
     Notes
     -----
-    *Guarantee.* With a public coin that shows "presence decided" with this probability, and
+    **Guarantee.** With a public coin that shows "presence decided" with this probability, and
     otherwise the release as it is accounted without secure aggregation, everybody learns at
     least as much as from the round (``docs/proofs.md``, "Rounds that do not open").
 
-    *Assumptions.* Clients drop out independently of each other and of each other's data, each
+    **Assumptions.** Clients drop out independently of each other and of each other's data, each
     with at most that probability. The server follows the protocol.
 
-    *Not covered.* Dropouts that somebody arranges: who can leave exactly one client short of
+    **Not covered.** Dropouts that somebody arranges: who can leave exactly one client short of
     the threshold sees by whether the round opens that another client was drawn.
     """
     population = whole("population", population, least=1)

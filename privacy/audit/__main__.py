@@ -1,4 +1,4 @@
-"""Bound ε from below with what an attack found: ``python -m privacy.audit --help``."""
+"""Bound ε from below by an attack's result: ``python -m privacy.audit --help``."""
 
 import argparse
 import json

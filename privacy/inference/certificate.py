@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.inference.arguments import check_kind, numbers_of
+from privacy.arguments import double_array, of_kind
 from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.decision import decide
-from privacy.inference.evaluator.evaluator import BlindEvaluator, Evaluator
-from privacy.inference.owner.owner import ThrowAwayOwner
-from privacy.inference.owner.release_policy import ClassOnly
+from privacy.inference.evaluator import BlindEvaluator, Evaluator
+from privacy.inference.owner import ClassOnly, ThrowAwayOwner
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,9 @@ def certify(
         If there is no image, or not one label an image, or a label is none of the classes, or
         the threshold is beyond the plan's bound of every logit.
     """
-    check_kind("compiled", compiled, CompiledModel, "what compile_model returned")
-    x = numbers_of("inputs", inputs, "shape (images, ...)")
-    right = numbers_of("labels", labels, "shape (images,)")
+    of_kind("compiled", compiled, CompiledModel, "what compile_model returned")
+    x = double_array("inputs", inputs, "shape (images, ...)")
+    right = double_array("labels", labels, "shape (images,)")
     if x.ndim == 0:
         raise ValueError("inputs is one number; give shape (images, ...)")
     if len(x) == 0 or right.shape != (len(x),):

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import nn
 
-from privacy.inference.arguments import (
-    check_count,
-    check_error,
-    check_kind,
-    limits_of,
-    numbers_of,
-    sizes_of,
+from privacy.arguments import (
+    double_array,
+    interval,
+    number,
+    of_kind,
+    sizes,
+    whole,
 )
 from privacy.inference.arithmetic.encrypted_weights import blind_layers
 from privacy.inference.arithmetic.network import Network, Vector
@@ -29,6 +29,7 @@ from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.compiler.assemble import PackingSummary, pack
 from privacy.inference.compiler.candidates import Operations, milliseconds
 from privacy.inference.compiler.forward import reference
+from privacy.inference.compiler.logit_bound import RANGE, SHAPE
 from privacy.inference.compiler.lowering import check_agreement, lower
 from privacy.inference.compiler.planner import (
     LARGEST_SLOTS,
@@ -130,17 +131,18 @@ def compile_model(
     ValueError
         If an argument is out of its range.
     """
-    shape, (low, high) = sizes_of(input_shape), limits_of(input_range)
+    shape = sizes("input_shape", input_shape, SHAPE)
+    low, high = interval("input_range", input_range, RANGE)
     if tolerance is not None:
-        tolerance = check_error("tolerance", tolerance, "a positive error of a logit")
+        tolerance = number("tolerance", tolerance, above=0, give="a positive error of a logit")
     # A plan is JSON, which knows no integers of NumPy.
-    batch_size = check_count("batch_size", batch_size, "1 or more images a query")
+    batch_size = whole("batch_size", batch_size, least=1, give="1 or more images a query")
     query_limits: tuple[int, ...] = (sys.maxsize,) if batch_size > 1 else _QUERY_BYTES
     if max_query_bytes is not None:
-        remedy = "a positive number of bytes"
-        query_limits = (check_count("max_query_bytes", max_query_bytes, remedy),)
+        give = "a positive number of bytes"
+        query_limits = (whole("max_query_bytes", max_query_bytes, least=1, give=give),)
     if parties is not None:
-        check_kind("parties", parties, ThreeParties, "ThreeParties(...), or leave it out")
+        of_kind("parties", parties, ThreeParties, "ThreeParties(...), or leave it out")
         if batch_size > 1:
             raise ValueError(
                 f"batch_size is {batch_size}; encrypted weights answer 1 image a query"
@@ -307,7 +309,7 @@ def _sampled(
 ) -> Vector:
     if sample is None:
         return drawn_inputs(bounds, input_shape)
-    values = numbers_of("sample", sample, "shape (inputs, *input_shape)")
+    values = double_array("sample", sample, "shape (inputs, *input_shape)")
     if values.ndim < 2 or len(values) == 0 or values[0].size != network.affines[0].inputs:
         raise ValueError(f"sample has shape {values.shape}; give (inputs, *input_shape)")
     flat = values.reshape(len(values), -1)

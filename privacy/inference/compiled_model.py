@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from privacy.inference.arguments import numbers_of
+from privacy.arguments import double_array
 from privacy.inference.arithmetic.batch_model import BatchModel
 from privacy.inference.arithmetic.encrypted_weights import encrypt_program
 from privacy.inference.arithmetic.network import Network
@@ -94,7 +94,7 @@ class CompiledModel:
 
         PyTorch computes them, from :attr:`model`.
         """
-        values = torch.from_numpy(numbers_of("inputs", inputs, "shape (images, ...)"))
+        values = torch.from_numpy(double_array("inputs", inputs, "shape (images, ...)"))
         with torch.no_grad():
             logits = self.model(values.reshape(len(inputs), *self.plan.input_shape))
         return np.asarray(logits.numpy())

@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.inference.arguments import numbers_of
+from privacy.arguments import double_array
 
 
 def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:
@@ -30,7 +30,7 @@ def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:
     ValueError
         If ``logits`` has another shape, or a threshold is given for several logits.
     """
-    values = numbers_of("logits", logits, "shape (images, logits)")
+    values = double_array("logits", logits, "shape (images, logits)")
     if values.ndim != 2 or values.shape[1] < 1:
         raise ValueError(f"logits has shape {values.shape}; give (images, logits)")
     check_threshold(threshold)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.arguments import of_kind
 from privacy.inference._plan_checks import check_plan
-from privacy.inference.arguments import check_kind
 from privacy.inference.ckks import MAX_MODULUS_BITS, QUERY_SEED_BYTES, SEED_BYTES
 
 FORMAT = 2
@@ -299,7 +299,7 @@ class Plan:
         ValueError
             If it is not a plan of this format, or is not consistent.
         """
-        check_kind("text", text, str, "what Plan.to_json() returned")
+        of_kind("text", text, str, "what Plan.to_json() returned")
         try:
             content = json.loads(text)
             values = {key: _freeze(value) for key, value in dict(content).items()}

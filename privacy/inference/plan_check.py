@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from privacy.inference.arguments import check_kind
+from privacy.arguments import of_kind
 from privacy.inference.ckks import Ring
 from privacy.inference.errors import PlanRefusedError
 from privacy.inference.plan import Plan
@@ -71,8 +71,8 @@ def accept_plan(text: str, contract: InputContract) -> Plan:
     The contract alone decides which inputs fit: under a plan with a narrower range, or with a
     scale at which large inputs overflow, the node's refusal would reveal something of its data.
     """
-    check_kind("text", text, str, "the plan's text, as in plan.to_json()")
-    check_kind("contract", contract, InputContract, "InputContract(shape, range, classes=…)")
+    of_kind("text", text, str, "the plan's text, as in plan.to_json()")
+    of_kind("contract", contract, InputContract, "InputContract(shape, range, classes=…)")
     if len(text) > _LONGEST_PLAN:
         raise PlanRefusedError(f"the plan has {len(text):,} characters, more than any needs")
     try:

@@ -29,7 +29,7 @@ _SWEEP_SECONDS = 60.0
 _BUSY_SECONDS = 1
 _HEADERS = {"Cache-Control": "no-store"}
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def create_app(
@@ -244,7 +244,7 @@ class _Service:
     async def _refused(self, request: Request, error: Exception) -> Response:
         refusal = refusal_of(error)
         if isinstance(error, EvaluatorFailedError):
-            logger.error("%s", one_line(str(error)))
+            _log.error("%s", one_line(str(error)))
             self._metrics.failed_evaluators.inc()
             task = asyncio.create_task(self._start_all())
             self._restarting.add(task)
@@ -263,7 +263,7 @@ class _Service:
         try:
             await asyncio.to_thread(self._pool.start_all)
         except EvaluatorFailedError as error:
-            logger.error("an evaluator does not come up: %s", one_line(str(error)))
+            _log.error("an evaluator does not come up: %s", one_line(str(error)))
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:

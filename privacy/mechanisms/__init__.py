@@ -2,17 +2,13 @@
 
 from privacy.mechanisms.bounded_sums import ClippingGeometry as ClippingGeometry
 from privacy.mechanisms.bounded_sums import ContinuousGaussian as ContinuousGaussian
-from privacy.mechanisms.bounded_sums import Contribution as Contribution
 from privacy.mechanisms.bounded_sums import LatticeGaussian as LatticeGaussian
 from privacy.mechanisms.bounded_sums import RoundSum as RoundSum
 from privacy.mechanisms.bounded_sums import SumMechanism as SumMechanism
 from privacy.mechanisms.discrete_gaussian import add_discrete_gaussian as add_discrete_gaussian
-from privacy.mechanisms.discrete_gaussian import discrete_gaussian as discrete_gaussian
 from privacy.mechanisms.distributed_gaussian import DistributedGaussian as DistributedGaussian
 from privacy.mechanisms.gaussian import add_gaussian as add_gaussian
 from privacy.mechanisms.gaussian import add_rounded_gaussian as add_rounded_gaussian
-from privacy.mechanisms.gaussian import gaussian as gaussian
-from privacy.mechanisms.gaussian import rounded_gaussian as rounded_gaussian
 from privacy.mechanisms.masked_sums import MaskedGaussian as MaskedGaussian
 from privacy.mechanisms.masked_sums import MaskedMechanism as MaskedMechanism
 from privacy.mechanisms.masked_sums import lattice_radius as lattice_radius

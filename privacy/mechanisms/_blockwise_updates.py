@@ -1,4 +1,4 @@
-"""An update in blocks that a cache holds: how long it is, and what is done to every block."""
+"""An update in blocks that fit a cache: its norm, and the work on every block."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -29,17 +29,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of the vector, all of one group.
-
-    Parameters
-    ----------
-    span : slice
-        Where in the vector it lies.
-    group : int
-        The group that its arrays are clipped with.
-    update : ndarray
-        The stretch itself.
-    """
+    """A stretch ``update`` of the vector, at ``span``, of arrays that are clipped together."""
 
     span: slice
     group: int
@@ -59,7 +49,7 @@ class Block:
             )
 
     def square(self) -> None:
-        """Square the stretch as it is now; ``Blocks.squares`` tells the sums.
+        """Square the stretch as it is now; ``Blocks.squares`` gives the sums.
 
         In rows, because single precision holds no longer sums, and BLAS wakes threads of its
         own for long vectors.
@@ -136,8 +126,8 @@ class Blocks:
     def step(self, work: Callable[[Block], None]) -> None:
         """Do the work of every block.
 
-        Threads take block after block, so that one that has to wait holds nobody up. Every
-        other step goes backwards, and so begins with what the last one left in the caches.
+        Threads take block after block, so that a waiting one delays no other. Every other step
+        goes backwards, and so begins with blocks that the last one left in the caches.
         """
         todo, lock = iter(self._blocks), Lock()
         self._blocks = self._blocks[::-1]
@@ -159,7 +149,7 @@ class Blocks:
             other.result()
 
     def read(self, arrays: Sequence[Vector]) -> None:
-        """Make arrays shaped as the model the update, and square it."""
+        """Read arrays, shaped as the model, as the update, and square it."""
         flats = [array.reshape(-1) for array in arrays]
 
         def read(block: Block) -> None:
@@ -195,7 +185,7 @@ def _squares_at_most(rows: Vector, elements: int) -> float:
 
 
 def _threads() -> int:
-    """As many as this process may run on, up to four: beyond, memory is what is waited for."""
+    """The cores of this process, up to four: more would wait for memory."""
     if hasattr(os, "sched_getaffinity"):
         return min(len(os.sched_getaffinity(0)), 4)
     return min(os.cpu_count() or 1, 4)

@@ -1,7 +1,7 @@
 """Rational bounds and lazily extended random bits, for draws that floats cannot decide.
 
-Everything here is exact integer arithmetic. It is slow, and asked a few times in a million.
-``docs/proofs.md``, section "Rounded Gaussian", gives the algorithm and its proof.
+Exact integer arithmetic: slow, and needed a few times in a million draws. ``docs/proofs.md``,
+section "Rounded Gaussian", gives the algorithm and its proof.
 """
 
 import math
@@ -22,47 +22,31 @@ _MORE = 32
 
 @dataclass
 class LazyUniform:
-    """A uniform real in [0, 1) of which the first ``length`` bits are known.
-
-    Parameters
-    ----------
-    bits : int
-        The known bits, as an integer below 2^length.
-    length : int
-        How many.
-    randomness : Randomness
-        Where further bits come from.
-    """
+    """A uniform real in [0, 1) of which the first ``length`` bits are known: ``bits``/2^length."""
 
     bits: int
     length: int
     randomness: Randomness
 
     def extend(self) -> None:
-        """Learn 32 more bits."""
+        """Draw 32 more bits."""
         self.bits = self.bits << _MORE | int.from_bytes(self.randomness.bytes(_MORE // 8), "big")
         self.length += _MORE
 
     @property
     def low(self) -> Fraction:
-        """The smallest value it can have."""
+        """Its smallest possible value."""
         return Fraction(self.bits, 1 << self.length)
 
     @property
     def high(self) -> Fraction:
-        """What it stays below."""
+        """The value that it stays below."""
         return Fraction(self.bits + 1, 1 << self.length)
 
 
 @dataclass(frozen=True)
 class KnownPlace:
-    """A place in a cell that is known exactly, as on a lattice.
-
-    Parameters
-    ----------
-    value : Fraction
-        In [0, 1).
-    """
+    """A place in a cell that is known exactly, as on a lattice; in [0, 1)."""
 
     value: Fraction
 
@@ -77,7 +61,7 @@ class KnownPlace:
         return self.value
 
     def extend(self) -> None:
-        """There is nothing more to know."""
+        """Do nothing: all is known."""
 
 
 def propose(
@@ -86,42 +70,16 @@ def propose(
     place: LazyUniform | KnownPlace,
     step: Fraction = STEP,
 ) -> int | None:
-    """Decide one proposal x = w(j + T) for |Z|, Z standard normal.
+    """Decide one proposal x = w(j + T) for |Z|, Z standard normal, with step = 2/w².
 
-    Parameters
-    ----------
-    cell, accept : LazyUniform
-        Which cell, and whether to accept. Bits are added as needed.
-    place : LazyUniform or KnownPlace
-        Where in the cell.
-    step : Fraction
-        2/w².
-
-    Returns
-    -------
-    int or None
-        The cell j, or None where the proposal is rejected.
+    Returns the cell j, or None where the proposal is rejected. Bits are added as needed.
     """
     j = pick_cell(cell, step)
     return j if _accepted(accept, place, j, step) else None
 
 
 def rounded(j: int, place: LazyUniform | KnownPlace, scale: Fraction) -> int:
-    """Round scale·(j + T)/16 to the nearest integer.
-
-    Parameters
-    ----------
-    j : int
-        The cell.
-    place : LazyUniform
-        T. Bits are added until it is decided.
-    scale : Fraction
-        σ.
-
-    Returns
-    -------
-    int
-    """
+    """Round σ·(j + T)/16 to the nearest integer; bits of T are added until it is decided."""
     while True:
         first = _round(scale * (j + place.low) / CELLS)
         last = _round(scale * (j + place.high) / CELLS)
@@ -131,19 +89,7 @@ def rounded(j: int, place: LazyUniform | KnownPlace, scale: Fraction) -> int:
 
 
 def pick_cell(cell: LazyUniform, step: Fraction = STEP) -> int:
-    """The j with C(j+1) ≤ U < C(j), where C(j) = Σ_{i≥j} g(i) / Σ_{i≥0} g(i).
-
-    Parameters
-    ----------
-    cell : LazyUniform
-        U.
-    step : Fraction
-        g(i) = exp(−i²/step).
-
-    Returns
-    -------
-    int
-    """
+    """The j with C(j+1) ≤ U < C(j): C(j) = Σ_{i≥j} g(i) / Σ_{i≥0} g(i), g(i) = exp(−i²/step)."""
     while True:
         precision = 64 * math.ceil((cell.length + 64) / 64)
         shift = precision - cell.length
@@ -157,20 +103,7 @@ def pick_cell(cell: LazyUniform, step: Fraction = STEP) -> int:
 
 @lru_cache(maxsize=32)
 def cumulative_bounds(precision: int, step: Fraction = STEP) -> tuple[tuple[int, int], ...]:
-    """Integers around 2^precision·C(j) for j = 0, 1, …, as far as C(j) can be told from 0.
-
-    Parameters
-    ----------
-    precision : int
-        Bits.
-    step : Fraction
-        g(j) = exp(−j²/step).
-
-    Returns
-    -------
-    tuple of (int, int)
-        The lower and the upper bound for each j.
-    """
+    """Lower and upper integers around 2^precision·C(j), for j = 0, 1, … until C(j) may be 0."""
     work = precision + 32
     last = math.isqrt(math.ceil(step * work)) + 2
     weights = [exp_bounds(j * j / step, work) for j in range(last)]
@@ -191,19 +124,7 @@ def cumulative_bounds(precision: int, step: Fraction = STEP) -> tuple[tuple[int,
 
 
 def exp_bounds(x: Fraction, precision: int) -> tuple[int, int]:
-    """Integers below and above 2^precision·exp(−x).
-
-    Parameters
-    ----------
-    x : Fraction
-        At least 0.
-    precision : int
-        Bits.
-
-    Returns
-    -------
-    int, int
-    """
+    """Integers below and above 2^precision·exp(−x), for x ≥ 0."""
     whole = math.floor(x)
     low, high = _short_exp_bounds(x - whole, precision)
     for _ in range(whole):

@@ -63,16 +63,6 @@ def propose_batch(count: int, randomness: Randomness, grid: Grid = REAL) -> Prop
     A proposal is x = w(j + T) where cell j has probability ∝ exp(−w²j²/2) and T is uniform;
     accepted with probability exp(−w²T(2j + T)/2), x has a density, or on a lattice a
     probability, ∝ exp(−x²/2).
-
-    Parameters
-    ----------
-    count : int
-    randomness : Randomness
-    grid : Grid
-
-    Returns
-    -------
-    Proposals
     """
     raw = randomness.bytes(16 * count)
     raw_place = np.frombuffer(raw, dtype=np.uint64, count=count)
@@ -154,7 +144,7 @@ def cell_guide(step: Fraction = STEP) -> tuple[NDArray[np.uint8], NDArray[np.int
 
 
 def add_accepted(flat: NDArray[Any], draws: Callable[[int], NDArray[Any]]) -> None:
-    """Add what ``draws(proposals)`` accepts, in its order, until every element has its own."""
+    """Add the accepted of ``draws(proposals)``, in their order, one to every element."""
     for start in range(0, len(flat), CHUNK):
         part = flat[start : start + CHUNK]
         while len(part):
@@ -164,8 +154,11 @@ def add_accepted(flat: NDArray[Any], draws: Callable[[int], NDArray[Any]]) -> No
             part = part[len(drawn) :]
 
 
-def flattened(out: NDArray[Any]) -> NDArray[Any]:
-    """A flat view of an array that noise can be added to in place."""
+def flattened(out: NDArray[Any], *dtypes: type) -> NDArray[Any]:
+    """A flat view of an array of one of the types, to which noise can be added in place."""
+    if out.dtype not in dtypes:
+        names = " or ".join(dtype.__name__ for dtype in dtypes)
+        raise TypeError(f"out has dtype {out.dtype}; it must be {names}")
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise ValueError("out must be a writeable, C-contiguous array; copy it first")
     return out.reshape(-1)

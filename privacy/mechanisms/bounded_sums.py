@@ -1,8 +1,7 @@
 """Noisy sums of bounded updates: bound each, add noise once, release once.
 
 A *sum mechanism* opens a round, takes one update after another, and releases their noisy sum.
-What it promises is the sensitivity: no client moves the sum by more than the clipping norm S,
-whatever it sends.
+No client moves the sum by more than the clipping norm S, whatever it sends.
 """
 
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ _SMALLEST_NORM, _LARGEST_NORM = 1e-30, 1e30  # beyond, single precision could ov
 
 @dataclass(frozen=True)
 class ClippingGeometry:
-    """Which arrays are clipped together, and to what norm.
+    """Which arrays are clipped together, and to which norm.
 
     Parameters
     ----------
@@ -56,18 +55,17 @@ class ClippingGeometry:
         return sqrt(sum(norm * norm for norm in self.norms))
 
 
-@dataclass(frozen=True)
-class Contribution:
-    """What the server may use of one update's bounding (never released un-noised)."""
-
-    clipped: bool
-
-
 class RoundSum(Protocol):
     """The sum of one round."""
 
-    def add(self, arrays: Sequence[Vector], *, weight: float) -> Contribution:
+    def add(self, arrays: Sequence[Vector], *, weight: float) -> bool:
         """Bound one client's arrays against the reference and add them.
+
+        Returns
+        -------
+        bool
+            Whether the update was clipped: for the server's own use, never to be released
+            without noise.
 
         Raises
         ------
@@ -79,12 +77,12 @@ class RoundSum(Protocol):
         """
 
     def release(self) -> list[Vector]:
-        """Add the noise and hand out the sum, once.
+        """Add the noise and return the sum, once.
 
         Raises
         ------
         RuntimeError
-            If it was handed out before.
+            If it was released before.
         """
 
 
@@ -93,7 +91,7 @@ class SumMechanism(Protocol):
 
     @property
     def name(self) -> str:
-        """What results call it."""
+        """Its name in results."""
 
     def open(
         self,
@@ -118,20 +116,30 @@ class SumMechanism(Protocol):
         """
 
     def account(self, *, noise_multiplier: float, sampling: Sampling) -> Event:
-        """What one release over a cohort costs, for the ledger."""
+        """The event of one release over a cohort, for the ledger."""
+
+
+class GaussianAccount:
+    """Of mechanisms whose release is a Gaussian one, or post-processing of one."""
+
+    def account(
+        self, *, noise_multiplier: float, sampling: Sampling, parameters: int | None = None
+    ) -> Event:
+        """A Gaussian release, whatever the number of parameters."""
+        return GaussianRelease(noise_multiplier, sampling)
 
 
 @dataclass(frozen=True)
-class LatticeGaussian:
+class LatticeGaussian(GaussianAccount):
     """Gaussian sum that is safe in finite precision.
 
     Each weighted, clipped update is rounded *toward zero* onto a lattice of cell S / R,
     R = ``radius``, which never raises its norm. The norm itself is bounded from above with a
     proved margin for every rounding in its computation, so that no input, however made, lands
-    outside the ball. It is bounded once more on what is added; where that bound leaves a doubt,
-    the norm of the integers decides, exactly.
+    outside the ball. It is bounded once more on the integers that are added; where that bound
+    leaves a doubt, their norm decides, exactly.
     Integers are summed without error, and the noise is the exactly sampled rounded Gaussian.
-    Since round(sum + N(0, s^2)) = sum + round(N(0, s^2)) for an integer sum, what is released is
+    Since round(sum + N(0, s^2)) = sum + round(N(0, s^2)) for an integer sum, the release is
     post-processing of the continuous Gaussian mechanism (``docs/proofs.md``).
 
     Parameters
@@ -140,8 +148,10 @@ class LatticeGaussian:
         R, in [1, 2^20]. Rounding costs up to one cell a coordinate, so take the default unless
         the integers themselves have to be small.
 
+    Notes
+    -----
     **Guarantee.** That of the Gaussian mechanism with noise multiplier z under add or remove
-    one client, for what is sampled and not for an idealisation of it.
+    one client, for the noise as it is sampled and not for an idealisation of it.
 
     **Assumptions.** The operating system's randomness is unpredictable. No overflow: at most
     2^40 clients a round.
@@ -166,15 +176,13 @@ class LatticeGaussian:
         """Begin a round's sum; see ``SumMechanism.open``."""
         return LatticeSum(reference, geometry, noise_multiplier, randomness, radius=self.radius)
 
-    def account(self, *, noise_multiplier: float, sampling: Sampling) -> Event:
-        """A Gaussian release; see ``SumMechanism.account``."""
-        return GaussianRelease(noise_multiplier, sampling)
-
 
 @dataclass(frozen=True)
-class ContinuousGaussian:
+class ContinuousGaussian(GaussianAccount):
     """Gaussian sum in floating point.
 
+    Notes
+    -----
     **Guarantee.** That of the Gaussian mechanism with noise multiplier z under add or remove
     one client, for real-number arithmetic.
 
@@ -199,13 +207,9 @@ class ContinuousGaussian:
         """Begin a round's sum; see ``SumMechanism.open``."""
         return _ContinuousSum(reference, geometry, noise_multiplier, randomness)
 
-    def account(self, *, noise_multiplier: float, sampling: Sampling) -> Event:
-        """A Gaussian release; see ``SumMechanism.account``."""
-        return GaussianRelease(noise_multiplier, sampling)
-
 
 class _BlockwiseSum:
-    """What both sums share: what they are given, the update and its norm, the one release."""
+    """Of both sums: the arguments, the update and its norm, the one release."""
 
     def __init__(
         self,
@@ -230,8 +234,7 @@ class _BlockwiseSum:
 
         Returns the factor of each group that clips and weights it, and whether any was clipped.
         """
-        if self._released:
-            raise RuntimeError("this round's sum was already released; open a new one")
+        self._check_open()
         if not 0 < weight <= 1:
             raise UpdateError("weight outside (0, 1]")
         if [array.shape for array in arrays] != self._blocks.shapes:
@@ -246,15 +249,18 @@ class _BlockwiseSum:
         factors = [weight * (norm / length if length > norm else 1.0) for norm, length in pairs]
         return factors, any(length > norm for norm, length in pairs)
 
-    def _seal(self) -> None:
+    def _check_open(self) -> None:
         if self._released:
             raise RuntimeError("this round's sum was already released; open a new one")
+
+    def _seal(self) -> None:
+        self._check_open()
         self._released = True
         self._blocks.close()
 
 
 class LatticeSum(_BlockwiseSum):
-    """The sum that ``LatticeGaussian`` opens; masked sums are made of its two halves."""
+    """The sum that ``LatticeGaussian`` opens; masked sums are its two halves."""
 
     def __init__(self, *arguments: Any, radius: int) -> None:
         super().__init__(*arguments)
@@ -267,28 +273,28 @@ class LatticeSum(_BlockwiseSum):
         self._spilled: npt.NDArray[np.int64] | None = None
         self._additions = 0
 
-    def add(self, arrays: Sequence[Vector], *, weight: float) -> Contribution:
+    def add(self, arrays: Sequence[Vector], *, weight: float) -> bool:
         """Bound, round and add; see ``RoundSum.add``."""
         factors, clipped = self._read(arrays, weight)
         if self._additions >= self._spill_after:
             self._spill()
         self._additions += 1
         # The margin covers the rounding of the factor and of the product.
-        self._pour([factor / self._cell * (1 - 2.0**-20) for factor in factors])
-        return Contribution(clipped=clipped)
+        self._round_and_add([factor / self._cell * (1 - 2.0**-20) for factor in factors])
+        return clipped
 
-    def _pour(self, scales: Sequence[float]) -> None:
+    def _round_and_add(self, scales: Sequence[float]) -> None:
         """Scale the update, round it toward zero and add it, unless it is too long then.
 
-        What decides is the length of what is added, whatever the scales were meant to achieve:
-        a bound of it, and where that leaves a doubt, the length of the cells in exact integers.
+        The length of the integers decides, whatever the scales were meant to achieve: a bound of
+        it, and where that leaves a doubt, the exact one.
 
         Raises
         ------
         UpdateError
-            If the cells lie outside the clipping norm; the sum is as it was.
+            If the integers lie outside the clipping norm; the sum is as it was.
         """
-        found: list[float] = []
+        squares: list[float] = []
 
         def add(block: Block) -> None:
             np.multiply(block.update, scales[block.group], out=block.update)
@@ -298,11 +304,11 @@ class LatticeSum(_BlockwiseSum):
 
         def square(block: Block) -> None:
             """Exact up to 2^53, and above 2^52 beyond that."""
-            cells = block.update.astype(np.int32)
-            found.append(float(np.square(cells, dtype=np.float64).sum()))
+            integers = block.update.astype(np.int32)
+            squares.append(float(np.square(integers, dtype=np.float64).sum()))
 
         def take_back(block: Block) -> None:
-            """Sums of integers wrap around, so that nothing of what was added stays."""
+            """Sums of integers wrap around, so that nothing of the update stays."""
             total = self._sum[block.span]
             np.subtract(total, block.update, out=total, dtype=np.int32, casting="unsafe")
 
@@ -310,7 +316,7 @@ class LatticeSum(_BlockwiseSum):
         if sum(self._blocks.squares()) <= self._radius**2:
             return
         self._blocks.step(square)
-        if sum(found) > self._radius**2:
+        if sum(squares) > self._radius**2:
             self._blocks.step(take_back)
             raise UpdateError("the rounded update lies outside the clipping norm")
 
@@ -322,22 +328,22 @@ class LatticeSum(_BlockwiseSum):
         self._sum.fill(0)
         self._additions = 0
 
-    def take_cells(self) -> npt.NDArray[np.int64]:
-        """Hand out the sum as it is, in cells, instead of releasing it: for a client to mask."""
+    def export_integers(self) -> npt.NDArray[np.int64]:
+        """The sum in cells, without noise, in place of its release: for a client to mask."""
         self._seal()
-        cells = self._sum.astype(np.int64)
+        integers = self._sum.astype(np.int64)
         if self._spilled is not None:
-            cells += self._spilled
-        return cells
+            integers += self._spilled
+        return integers
 
-    def put_cells(self, cells: npt.NDArray[np.int64]) -> None:
+    def import_integers(self, opened: npt.NDArray[np.int64]) -> None:
         """Take an opened sum for this one, which must be empty."""
-        if cells.dtype != np.int64 or cells.shape != self._sum.shape:
+        if opened.dtype != np.int64 or opened.shape != self._sum.shape:
             raise ValueError(
-                f"the opened sum must be {self._sum.size} int64, got {cells.dtype} of shape "
-                f"{cells.shape}"
+                f"the opened sum must be {self._sum.size} int64, got {opened.dtype} of shape "
+                f"{opened.shape}"
             )
-        self._spilled = cells
+        self._spilled = opened
 
     def release(self) -> list[Vector]:
         """The noisy sum in the model's units, once; see ``RoundSum.release``."""
@@ -346,11 +352,11 @@ class LatticeSum(_BlockwiseSum):
         vector = self._blocks.vector
         for begin in range(0, vector.size, _AT_ONCE):
             part = slice(begin, begin + _AT_ONCE)
-            cells = self._sum[part].astype(np.int64)
+            integers = self._sum[part].astype(np.int64)
             if self._spilled is not None:
-                cells += self._spilled[part]
-            add_rounded_gaussian(cells, sigma=sigma, randomness=self._randomness)
-            np.multiply(cells, self._cell, out=vector[part], casting="unsafe")
+                integers += self._spilled[part]
+            add_rounded_gaussian(integers, sigma=sigma, randomness=self._randomness)
+            np.multiply(integers, self._cell, out=vector[part], casting="unsafe")
         del self._sum, self._spilled
         return self._blocks.arrays()
 
@@ -360,7 +366,7 @@ class _ContinuousSum(_BlockwiseSum):
         super().__init__(*arguments)
         self._sum = np.zeros(self._blocks.vector.size, dtype=np.float64)
 
-    def add(self, arrays: Sequence[Vector], *, weight: float) -> Contribution:
+    def add(self, arrays: Sequence[Vector], *, weight: float) -> bool:
         factors, clipped = self._read(arrays, weight)
 
         def add(block: Block) -> None:
@@ -372,7 +378,7 @@ class _ContinuousSum(_BlockwiseSum):
             np.add(total, block.update, out=total)
 
         self._blocks.step(add)
-        return Contribution(clipped=clipped)
+        return clipped
 
     def release(self) -> list[Vector]:
         self._seal()

@@ -8,77 +8,47 @@ from numpy.typing import NDArray
 from privacy.mechanisms._rejection_sampling import Grid, add_accepted, flattened, propose_batch
 from privacy.mechanisms.randomness import Randomness
 
-SMALLEST_VARIANCE = Fraction(1, 4)
-LARGEST_VARIANCE = Fraction(1 << 80)
-
-
-def discrete_gaussian(
-    size: int, *, variance: Fraction | float, randomness: Randomness
-) -> NDArray[np.int64]:
-    """Exactly the discrete Gaussian N_Z(0, σ²): P(k) ∝ exp(−k²/2σ²) for every integer k.
-
-    Parameters
-    ----------
-    size : int
-        How many.
-    variance : Fraction or float
-        σ², taken exactly: 0, or in [1/4, 2⁸⁰]. (The variance itself is a little below σ²,
-        by less than 10⁻⁶ of it where σ ≥ 1.)
-    randomness : Randomness
-        :class:`SystemRandomness` wherever privacy matters.
-
-    Returns
-    -------
-    array of int64, shape ``(size,)``
-
-    Raises
-    ------
-    ValueError
-        If ``variance`` is out of range.
-
-    Notes
-    -----
-    *Guarantee.* Independent draws with exactly these probabilities: no tail is cut and no
-    probability is rounded (``docs/proofs.md``, "Discrete Gaussian"; the distribution is that of
-    Canonne, Kamath and Steinke 2020, definition 1).
-
-    *Assumptions.* The randomness is uniform and unknown to the adversary; doubles are
-    IEEE 754. Nothing is assumed of the mathematical library.
-
-    *Not covered.* The time a call takes depends on the values drawn.
-    """
-    noise = np.zeros(size, dtype=np.int64)
-    add_discrete_gaussian(noise, variance=variance, randomness=randomness)
-    return noise
+_SMALLEST_VARIANCE, _LARGEST_VARIANCE = Fraction(1, 4), Fraction(1 << 80)
 
 
 def add_discrete_gaussian(
     out: NDArray[np.int64], *, variance: Fraction | float, randomness: Randomness
 ) -> None:
-    """Add :func:`discrete_gaussian` noise to an array in place, with little memory beside it.
+    """Add exactly the discrete Gaussian N_Z(0, σ²), P(k) ∝ exp(−k²/2σ²), to an array.
 
     Parameters
     ----------
-    out : array of int64, contiguous, any shape
-        Sums wrap around beyond 2⁶³, as int64 does; keep them below.
+    out : array of int64, C-contiguous, any shape
+        The noise is added in place, with little memory beside it. Sums wrap around beyond 2⁶³, as
+        int64 does; keep them below.
     variance : Fraction or float
-        σ², taken exactly: 0, or in [1/4, 2⁸⁰].
+        σ², taken exactly: 0, or in [1/4, 2⁸⁰]. (The variance itself is a little below σ², by less
+        than 10⁻⁶ of it where σ ≥ 1.)
     randomness : Randomness
+        :class:`SystemRandomness` wherever privacy matters.
 
     Raises
     ------
-    TypeError
-        If ``out`` has another dtype.
-    ValueError
-        If ``variance`` is out of range, or ``out`` is not contiguous.
+    TypeError, ValueError
+        If an argument is none of these.
+
+    Notes
+    -----
+    **Guarantee.** Independent draws with exactly these probabilities: no tail is cut and no
+    probability is rounded (``docs/proofs.md``, "Discrete Gaussian"; the distribution is that of
+    Canonne, Kamath and Steinke 2020, definition 1).
+
+    **Assumptions.** The randomness is uniform and unknown to the adversary; doubles are IEEE 754.
+    Nothing is assumed of the mathematical library.
+
+    **Not covered.** The time a call takes depends on the values drawn.
     """
-    if not (variance == 0 or SMALLEST_VARIANCE <= variance <= LARGEST_VARIANCE):
+    if not (variance == 0 or _SMALLEST_VARIANCE <= variance <= _LARGEST_VARIANCE):
         raise ValueError(
             f"variance is {float(variance)!r}; it must be 0 or lie in [1/4, 2^80]: use a finer "
             "lattice if it is too small"
         )
-    if out.dtype != np.int64:
-        raise TypeError(f"out has dtype {out.dtype}; it must be int64")
+    flat = flattened(out, np.int64)
     if variance == 0:
         return
     exact = Fraction(variance)
@@ -94,9 +64,9 @@ def add_discrete_gaussian(
         values <<= place_bits
         values += (batch.place * 2.0**place_bits).astype(np.int64)
         # Zero has two signs and would come twice as often: one of them starts again.
-        kept = batch.accepted & ((values != 0) | (batch.sign > 0))
+        accepted = batch.accepted & ((values != 0) | (batch.sign > 0))
         values *= batch.sign
-        drawn: NDArray[np.int64] = values[kept]
+        drawn: NDArray[np.int64] = values[accepted]
         return drawn
 
-    add_accepted(flattened(out), draws)
+    add_accepted(flat, draws)

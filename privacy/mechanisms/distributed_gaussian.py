@@ -1,6 +1,5 @@
 """Distributed noise: each client adds a share, so that the server sees only a private sum."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, inf, log, nextafter, sqrt
@@ -9,9 +8,8 @@ from typing import ClassVar
 from privacy import arguments
 from privacy.accounting import DiscreteGaussianSum, Event, FixedSize, Sampling
 from privacy.arguments import number, whole
-from privacy.mechanisms.bounded_sums import LARGEST_RADIUS, ClippingGeometry, LatticeSum
 from privacy.mechanisms.discrete_gaussian import add_discrete_gaussian
-from privacy.mechanisms.masked_sums import Integers, Vector, bounded_cells
+from privacy.mechanisms.masked_sums import Integers, MaskedMechanism
 from privacy.mechanisms.randomness import Randomness
 
 OVERFLOW_BITS = 100
@@ -19,7 +17,7 @@ OVERFLOW_BITS = 100
 
 @arguments.renamed(minimum="min_clients", largest="max_clients")
 @dataclass(frozen=True)
-class DistributedGaussian:
+class DistributedGaussian(MaskedMechanism):
     """Masked sums to which each client adds a share of discrete Gaussian noise.
 
     The distributed discrete Gaussian (Kairouz, Liu and Steinke 2021, arXiv 2102.06387), with
@@ -41,11 +39,8 @@ class DistributedGaussian:
         the shares of every sum up to that many before anyone sees it: else the amount of noise
         would tell who was drawn, and sampling would amplify nothing.
 
-    Raises
-    ------
-    ValueError
-        If one is out of range.
-
+    Notes
+    -----
     **Guarantee.** Two. Against those who see the models and know the shares of the colluders: with
     ``max_clients - colluders`` shares, amplified by Poisson sampling. Against the server together
     with the colluders: with ``min_clients - colluders`` shares, noise multiplier z, no
@@ -67,13 +62,12 @@ class DistributedGaussian:
     """
 
     name: ClassVar[str] = "distributed-discrete-gaussian"
-    radius: int
     min_clients: int
     colluders: int
     max_clients: int
 
     def __post_init__(self) -> None:
-        whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
+        super().__post_init__()
         give = "at least 1: each client knows its own share of the noise and sees the model"
         whole("colluders", self.colluders, least=1, give=give)
         if not self.colluders < self.min_clients <= self.max_clients:
@@ -88,13 +82,7 @@ class DistributedGaussian:
         return self.min_clients - self.colluders
 
     def share_variance(self, noise_multiplier: float) -> float:
-        """σ² of one client's share, in cells²: that many honest ones make (z·R)², rounded up.
-
-        Raises
-        ------
-        ValueError
-            If the multiplier is no finite number of at least 0.
-        """
+        """σ² of one client's share, in cells²: ``honest`` of them make (z·R)², rounded up."""
         z = Fraction(number("noise_multiplier", noise_multiplier, least=0))
         exact = (z * self.radius) ** 2 / self.honest
         return nextafter(float(exact), inf) if exact else 0.0
@@ -110,51 +98,24 @@ class DistributedGaussian:
         square = 2 * self.share_variance(noise_multiplier) * (bits * log(2) + log(parameters))
         return self.radius + ceil(sqrt(square / self.min_clients) * (1 + 2.0**-40))
 
-    def encode(
-        self,
-        arrays: Sequence[Vector],
-        reference: Sequence[Vector],
-        geometry: ClippingGeometry,
-        *,
-        weight: float,
-        noise_multiplier: float,
-        randomness: Randomness,
-    ) -> Integers:
-        """The bounded update and this client's share; see ``MaskedMechanism.encode``."""
-        cells = bounded_cells(arrays, reference, geometry, weight=weight, radius=self.radius)
+    def _add_share(
+        self, integers: Integers, noise_multiplier: float, randomness: Randomness
+    ) -> None:
         variance = self.share_variance(noise_multiplier)
-        add_discrete_gaussian(cells, variance=variance, randomness=randomness)
-        return cells
+        add_discrete_gaussian(integers, variance=variance, randomness=randomness)
 
-    def decode(
-        self,
-        opened: Integers,
-        reference: Sequence[Vector],
-        geometry: ClippingGeometry,
-        *,
-        survivors: int,
-        noise_multiplier: float,
-        randomness: Randomness,
-    ) -> list[Vector]:
-        """The sum with the shares that are missing; see ``MaskedMechanism.decode``.
-
-        Raises
-        ------
-        ValueError
-            If ``survivors`` is not in [min_clients, max_clients], or ``opened`` has another type or
-            shape.
-        """
+    def _complete(
+        self, opened: Integers, survivors: int, noise_multiplier: float, randomness: Randomness
+    ) -> float:
         if not self.min_clients <= survivors <= self.max_clients:
             raise ValueError(
-                f"survivors is {survivors}; what is released must be the sum of "
-                f"{self.min_clients} to {self.max_clients} clients"
+                f"survivors is {survivors}; a released sum is that of {self.min_clients} to "
+                f"{self.max_clients} clients"
             )
         # Exactly as much as is missing, in rationals: who was drawn must not show in it.
         missing = (self.max_clients - survivors) * Fraction(self.share_variance(noise_multiplier))
         add_discrete_gaussian(opened, variance=missing, randomness=randomness)
-        total = LatticeSum(reference, geometry, 0.0, randomness, radius=self.radius)
-        total.put_cells(opened)
-        return total.release()
+        return 0.0
 
     def account(self, *, parameters: int, noise_multiplier: float, sampling: Sampling) -> Event:
         """A sum of discrete Gaussians; see ``MaskedMechanism.account``.

@@ -13,65 +13,38 @@ from privacy.mechanisms.randomness import Randomness
 _LARGEST_SIGMA = 2.0**40
 
 
-def gaussian(size: int, *, sigma: float, randomness: Randomness) -> NDArray[np.float64]:
-    """Continuous Gaussian noise, as near as doubles come to it.
+def add_gaussian(
+    out: NDArray[np.float32] | NDArray[np.float64], *, sigma: float, randomness: Randomness
+) -> None:
+    """Add continuous Gaussian noise to an array, as near as doubles come to it.
 
     Parameters
     ----------
-    size : int
-        How many.
+    out : array of float32 or float64, C-contiguous, any shape
+        The noise is added in place, with little memory beside it.
     sigma : float
         The standard deviation, finite and at least 0.
     randomness : Randomness
         :class:`SystemRandomness` wherever privacy matters.
 
-    Returns
-    -------
-    array of float64, shape ``(size,)``
-
     Raises
     ------
-    ValueError
-        If ``sigma`` is negative or not finite.
+    TypeError, ValueError
+        If an argument is none of these.
 
     Notes
     -----
-    *Guarantee.* Independent draws of N(0, σ²), each an exact draw (no tail is cut) of which a
+    **Guarantee.** Independent draws of N(0, σ²), each an exact draw (no tail is cut) of which a
     double keeps 53 bits: off by at most 2⁻⁵¹ of itself and 2⁻⁵⁷·σ.
 
-    *Assumptions.* Nobody sees the low bits of what it is added to.
+    **Assumptions.** Nobody sees the low bits of the sum.
 
-    *Not covered.* Mironov 2012: which doubles can come out of a floating-point addition
-    depends on the summands, and the low bits of a noisy sum can betray them. Use
-    :func:`rounded_gaussian` on integers where that matters.
-    """
-    noise = np.zeros(size)
-    add_gaussian(noise, sigma=sigma, randomness=randomness)
-    return noise
-
-
-def add_gaussian(
-    out: NDArray[np.float32] | NDArray[np.float64], *, sigma: float, randomness: Randomness
-) -> None:
-    """Add :func:`gaussian` noise to an array in place, with little memory beside it.
-
-    Parameters
-    ----------
-    out : array of float32 or float64, contiguous, any shape
-    sigma : float
-        The standard deviation, finite and at least 0.
-    randomness : Randomness
-
-    Raises
-    ------
-    TypeError
-        If ``out`` has another dtype.
-    ValueError
-        If ``sigma`` is negative or not finite, or ``out`` is not contiguous.
+    **Not covered.** Mironov 2012: which doubles can come out of a floating-point addition depends
+    on the summands, and the low bits of a noisy sum can betray them. Use
+    :func:`add_rounded_gaussian` on integers where that matters.
     """
     sigma = number("sigma", sigma, least=0)
-    if out.dtype not in (np.float32, np.float64):
-        raise TypeError(f"out has dtype {out.dtype}; it must be float32 or float64")
+    flat = flattened(out, np.float32, np.float64)
     if sigma == 0:
         return
 
@@ -84,72 +57,44 @@ def add_gaussian(
         x *= sigma / CELLS
         return x[batch.accepted]
 
-    add_accepted(flattened(out), draws)
+    add_accepted(flat, draws)
 
 
-def rounded_gaussian(size: int, *, sigma: float, randomness: Randomness) -> NDArray[np.int64]:
-    """Exactly round(N(0, σ²)), the Gaussian rounded to the nearest integer.
+def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Randomness) -> None:
+    """Add exactly round(N(0, σ²)), the Gaussian rounded to the nearest integer, to an array.
 
     Parameters
     ----------
-    size : int
-        How many.
+    out : array of int64, C-contiguous, any shape
+        The noise is added in place, with little memory beside it. Sums wrap around beyond 2⁶³, as
+        int64 does; keep them below.
     sigma : float
         The standard deviation in lattice units, in [0, 2⁴⁰].
     randomness : Randomness
         :class:`SystemRandomness` wherever privacy matters.
 
-    Returns
-    -------
-    array of int64, shape ``(size,)``
-
     Raises
     ------
-    ValueError
-        If ``sigma`` is not in [0, 2⁴⁰].
+    TypeError, ValueError
+        If an argument is none of these.
 
     Notes
     -----
-    *Guarantee.* Independent draws with P(k) = Φ((k+½)/σ) − Φ((k−½)/σ) for every integer k,
+    **Guarantee.** Independent draws with P(k) = Φ((k+½)/σ) − Φ((k−½)/σ) for every integer k,
     exactly: no tail is cut and no probability is rounded. A sum of integers plus this noise is
-    the rounding of the sum plus continuous Gaussian noise, hence post-processing of the
-    Gaussian mechanism: its ε is proved for what is sampled here (``docs/proofs.md``).
+    the rounding of the sum plus continuous Gaussian noise, hence post-processing of the Gaussian
+    mechanism: its ε is proved for the noise that is sampled (``docs/proofs.md``).
 
-    *Assumptions.* The randomness is uniform and unknown to the adversary; doubles are
-    IEEE 754. Nothing is assumed of the mathematical library.
+    **Assumptions.** The randomness is uniform and unknown to the adversary; doubles are IEEE 754.
+    Nothing is assumed of the mathematical library.
 
-    *Not covered.* The time a call takes depends on the values drawn.
-    """
-    noise = np.zeros(size, dtype=np.int64)
-    add_rounded_gaussian(noise, sigma=sigma, randomness=randomness)
-    return noise
-
-
-def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Randomness) -> None:
-    """Add :func:`rounded_gaussian` noise to an array in place, with little memory beside it.
-
-    Parameters
-    ----------
-    out : array of int64, contiguous, any shape
-        Sums wrap around beyond 2⁶³, as int64 does; keep them below.
-    sigma : float
-        The standard deviation in lattice units, in [0, 2⁴⁰].
-    randomness : Randomness
-
-    Raises
-    ------
-    TypeError
-        If ``out`` has another dtype.
-    ValueError
-        If ``sigma`` is not in [0, 2⁴⁰], or ``out`` is not contiguous.
+    **Not covered.** The time a call takes depends on the values drawn.
     """
     give = "a number in [0, 2^40], from a coarser lattice if need be"
     sigma = number("sigma", sigma, least=0, most=_LARGEST_SIGMA, give=give)
-    if out.dtype != np.int64:
-        raise TypeError(f"out has dtype {out.dtype}; it must be int64")
+    flat = flattened(out, np.int64)
     if sigma == 0:
         return
-
     scale = Fraction(sigma)
 
     def draws(count: int) -> NDArray[np.int64]:
@@ -175,4 +120,4 @@ def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Ra
         values *= batch.sign
         return values[batch.accepted]
 
-    add_accepted(flattened(out), draws)
+    add_accepted(flat, draws)

@@ -1,22 +1,24 @@
 """Updates as integers that secure aggregation can add, and their opened sum as a model again.
 
-Under secure aggregation the server cannot bound what it cannot see. So the two halves of
+Under secure aggregation the server cannot bound an update, for it cannot see one. So the halves of
 ``LatticeGaussian`` part: the client clips, weights and rounds its update, and masks the integers;
 the server opens their sum, adds the noise, and turns it back into arrays.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from privacy.accounting import Event, GaussianRelease, Sampling
+from privacy.accounting import Event, Sampling
 from privacy.arguments import whole
 from privacy.mechanisms.bounded_sums import (
     LARGEST_RADIUS,
     ClippingGeometry,
+    GaussianAccount,
     LatticeSum,
 )
 from privacy.mechanisms.errors import UpdateError
@@ -46,11 +48,6 @@ def lattice_radius(parameters: int) -> int:
     -------
     int
         R, at most 2^20.
-
-    Raises
-    ------
-    ValueError
-        If ``parameters`` is below 1.
     """
     parameters = whole("parameters", parameters, least=1)
     # 2^e >= 64 sqrt(d), that is 4^e >= 4096 d
@@ -58,21 +55,31 @@ def lattice_radius(parameters: int) -> int:
     return min(1 << exponent, LARGEST_RADIUS)
 
 
-class MaskedMechanism(Protocol):
-    """What secure aggregation needs of a mechanism: a half for the client, one for the server.
+@dataclass(frozen=True)
+class MaskedMechanism(ABC):
+    """A mechanism for secure aggregation: a half for the client, one for the server.
 
     Both halves must be given the same reference, geometry and noise multiplier.
+
+    Parameters
+    ----------
+    radius : int
+        R, the clipping norm S in lattice cells, in [1, 2^20]; see ``lattice_radius``.
     """
 
-    @property
-    def name(self) -> str:
-        """What results call it."""
+    name: ClassVar[str]
+    """Its name in results."""
+    radius: int
 
+    def __post_init__(self) -> None:
+        whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
+
+    @abstractmethod
     def bound(self, *, parameters: int, noise_multiplier: float) -> int:
-        """What the ring must hold of each client: ``bound`` of ``RoundTerms``.
+        """``bound`` of ``RoundTerms``, by which the ring is sized.
 
-        The sum of n clients overflows n times this never, or with noise in it with probability
-        at most 2^-100.
+        n clients' sums stay below n times this bound: always without noise, except with
+        probability 2^-100 with it.
 
         Parameters
         ----------
@@ -80,6 +87,20 @@ class MaskedMechanism(Protocol):
             How many numbers an update has.
         noise_multiplier : float
             z.
+        """
+
+    @abstractmethod
+    def account(self, *, parameters: int, noise_multiplier: float, sampling: Sampling) -> Event:
+        """The event of one release, for the ledger.
+
+        Parameters
+        ----------
+        parameters : int
+            How many numbers an update has.
+        noise_multiplier : float
+            z.
+        sampling : Sampling
+            How the cohort was drawn.
         """
 
     def encode(
@@ -97,9 +118,9 @@ class MaskedMechanism(Protocol):
         Parameters
         ----------
         arrays : sequence of ndarray
-            What the client trained; floating-point.
+            The trained model; floating-point.
         reference : sequence of ndarray
-            The model that it was sent, of the same shapes.
+            The model that was sent, of the same shapes.
         geometry : ClippingGeometry
             How updates are clipped.
         weight : float
@@ -120,6 +141,9 @@ class MaskedMechanism(Protocol):
             If the update cannot be bounded: NaN or infinite values, other shapes, a weight
             outside (0, 1].
         """
+        integers = _bounded(arrays, reference, geometry, weight=weight, radius=self.radius)
+        self._add_share(integers, noise_multiplier, randomness)
+        return integers
 
     def decode(
         self,
@@ -154,25 +178,28 @@ class MaskedMechanism(Protocol):
         Raises
         ------
         ValueError
-            If ``opened`` has another type or shape.
+            If ``opened`` has another type or shape, or a sum of so many is not released.
         """
+        central = self._complete(opened, survivors, noise_multiplier, randomness)
+        total = LatticeSum(reference, geometry, central, randomness, radius=self.radius)
+        total.import_integers(opened)
+        return total.release()
 
-    def account(self, *, parameters: int, noise_multiplier: float, sampling: Sampling) -> Event:
-        """What one release costs, for the ledger.
+    @abstractmethod
+    def _add_share(
+        self, integers: Integers, noise_multiplier: float, randomness: Randomness
+    ) -> None:
+        """Add the client's share of the noise in place."""
 
-        Parameters
-        ----------
-        parameters : int
-            How many numbers an update has.
-        noise_multiplier : float
-            z.
-        sampling : Sampling
-            How the cohort was drawn.
-        """
+    @abstractmethod
+    def _complete(
+        self, opened: Integers, survivors: int, noise_multiplier: float, randomness: Randomness
+    ) -> float:
+        """Add missing shares in place; returns the noise multiplier of the server's own noise."""
 
 
 @dataclass(frozen=True)
-class MaskedGaussian:
+class MaskedGaussian(GaussianAccount, MaskedMechanism):
     """``LatticeGaussian`` of which the server sees the sum only: central noise on masked sums.
 
     Parameters
@@ -180,64 +207,40 @@ class MaskedGaussian:
     radius : int
         R, the clipping norm S in lattice cells, in [1, 2^20]; see ``lattice_radius``.
 
-    **Guarantee.** That of ``LatticeGaussian(radius)``, of which it is the same computation cut in
-    two: without noise both give the same sum, exactly. A client that follows ``encode`` moves
-    the sum by at most S.
+    Notes
+    -----
+    **Guarantee.** That of ``LatticeGaussian(radius)``, the same computation cut in two: without
+    noise both give the same sum, exactly. A client that follows ``encode`` moves the sum by at
+    most S.
 
     **Assumptions.** As ``LatticeGaussian``. The server adds the noise before anyone sees the
     sum: it is itself trusted with the sum, though with no client's update. The sum does not
     overflow its ring: ``bound`` is R, the largest entry a vector of norm R can have.
 
     **Not covered.** Amplification by sampling against clients of a round: they see how large the
-    cohort is, and under the protocol that withstands a malicious server who is in it. Clients
-    that do not follow ``encode``: the server cannot clip what it
-    cannot see. Honest clients' privacy does not depend on them; the model does.
+    cohort is, and under the protocol that withstands a malicious server, who is in it. Clients
+    that do not follow ``encode``: the server cannot clip their vectors. Honest clients' privacy
+    does not depend on them; the model does.
     """
 
     name: ClassVar[str] = "masked-lattice-gaussian"
-    radius: int
-
-    def __post_init__(self) -> None:
-        whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
 
     def bound(self, *, parameters: int, noise_multiplier: float) -> int:
         """The radius; see ``MaskedMechanism.bound``."""
         return self.radius
 
-    def encode(
-        self,
-        arrays: Sequence[Vector],
-        reference: Sequence[Vector],
-        geometry: ClippingGeometry,
-        *,
-        weight: float,
-        noise_multiplier: float,
-        randomness: Randomness,
-    ) -> Integers:
-        """The bounded update, without noise; see ``MaskedMechanism.encode``."""
-        return bounded_cells(arrays, reference, geometry, weight=weight, radius=self.radius)
+    def _add_share(
+        self, integers: Integers, noise_multiplier: float, randomness: Randomness
+    ) -> None:
+        """None: the noise is the server's."""
 
-    def decode(
-        self,
-        opened: Integers,
-        reference: Sequence[Vector],
-        geometry: ClippingGeometry,
-        *,
-        survivors: int,
-        noise_multiplier: float,
-        randomness: Randomness,
-    ) -> list[Vector]:
-        """The sum plus exactly sampled rounded Gaussian noise; see ``MaskedMechanism.decode``."""
-        total = LatticeSum(reference, geometry, noise_multiplier, randomness, radius=self.radius)
-        total.put_cells(opened)
-        return total.release()
-
-    def account(self, *, parameters: int, noise_multiplier: float, sampling: Sampling) -> Event:
-        """A Gaussian release; see ``MaskedMechanism.account``."""
-        return GaussianRelease(noise_multiplier, sampling)
+    def _complete(
+        self, opened: Integers, survivors: int, noise_multiplier: float, randomness: Randomness
+    ) -> float:
+        return noise_multiplier
 
 
-def bounded_cells(
+def _bounded(
     arrays: Sequence[Vector],
     reference: Sequence[Vector],
     geometry: ClippingGeometry,
@@ -247,19 +250,15 @@ def bounded_cells(
 ) -> Integers:
     """One weighted, clipped update, rounded toward zero: the lattice sum of this update alone.
 
-    Raises
-    ------
-    UpdateError
-        If it cannot be bounded. Its length is computed once more from the integers themselves,
-        exactly: they are what is sent.
+    Its length is computed once more from the integers themselves, exactly: they are what is sent.
     """
     alone = LatticeSum(reference, geometry, 0.0, SystemRandomness(), radius=radius)
     alone.add(arrays, weight=weight)
-    cells = alone.take_cells()
+    integers = alone.export_integers()
     # Squares of at most R² ≤ 2⁴⁰ in rows of 2²⁰ stay below 2⁶³.
-    if max(int(cells.max(initial=0)), -int(cells.min(initial=0))) > radius or (
-        sum(int(np.vecdot(row, row)) for row in np.split(cells, range(_ROW, cells.size, _ROW)))
-        > radius**2
+    rows = np.split(integers, range(_ROW, integers.size, _ROW))
+    if max(int(integers.max(initial=0)), -int(integers.min(initial=0))) > radius or (
+        sum(int(np.vecdot(row, row)) for row in rows) > radius**2
     ):
         raise UpdateError("the rounded update lies outside the clipping norm")
-    return cells
+    return integers

@@ -71,17 +71,17 @@ class SystemRandomness(Randomness):
 
     Notes
     -----
-    *Guarantee.* Every draw is fresh. Small ones are the operating system's bytes. A larger one is
+    **Guarantee.** Every draw is fresh. Small ones are the operating system's bytes. A larger one is
     the key stream of AES-256 in counter mode (NIST SP 800-38A, section 6.5) under a key that the
     operating system draws for it alone and that is forgotten with it. No state is kept: nothing
     repeats in a forked process, and no draw tells of another.
 
-    *Assumptions.* The operating system's generator is seeded and secure, and AES-256 is a
+    **Assumptions.** The operating system's generator is seeded and secure, and AES-256 is a
     pseudorandom permutation: nobody tells b blocks of a draw from uniform ones with an advantage
     of more than b²/2¹²⁹ beyond that. Privacy from such noise is computational, as it is with the
     operating system's own generator, itself a stream cipher.
 
-    *Not covered.* An adversary who reads this process's memory.
+    **Not covered.** An adversary who reads this process's memory.
     """
 
     private = True

@@ -3,10 +3,8 @@
 import copy
 import inspect
 import warnings
-from collections.abc import Callable
 from itertools import chain
 from types import NoneType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from privacy.arguments import of_kind, shown, whole
 from privacy.mechanisms import Randomness
 from privacy.training.ledger import ClientLedger
+from privacy.training.model_checks.check import check_model
 from privacy.training.optimizer import GradientDescent
-from privacy.training.payment import Payment
+from privacy.training.payment import NO_LEDGER, Payment
+from privacy.training.per_example.loss import Loss
 from privacy.training.protection import (
     Batches,
     ClipAndNoise,
@@ -28,24 +28,18 @@ from privacy.training.protection import (
 )
 
 
-def check_kinds(
-    *,
+def check_arguments(
     model: nn.Module,
-    loss: Callable[[Any, Tensor], Tensor],
+    loss: Loss,
     optimizer: Optimizer | GradientDescent,
     protection: Protection,
     batches: Batches,
+    schedule: LRScheduler | None,
     ledger: ClientLedger | Payment | None,
     physical_batch_size: int,
     randomness: Randomness | None,
 ) -> None:
-    """Refuse arguments of another kind than ``train`` takes.
-
-    Raises
-    ------
-    TypeError, ValueError
-        By name, with the remedy.
-    """
+    """Refuse, by name, arguments of another kind than ``train`` takes, or that do not fit."""
     of_kind("model", model, nn.Module, "an nn.Module")
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise TypeError(
@@ -63,16 +57,16 @@ def check_kinds(
     of_kind("ledger", ledger, kinds, "a ClientLedger or a Payment, or None with ClipOnly")
     whole("physical_batch_size", physical_batch_size, least=1)
     of_kind("randomness", randomness, (Randomness, NoneType), "SeededRandomness(seed), or None")
+    check_model(model)
+    if ledger is None and isinstance(protection, ClipAndNoise):
+        raise ValueError(NO_LEDGER)
+    _check_optimizer(model, optimizer)
+    if schedule is not None:
+        _check_schedule(schedule, optimizer, batches.steps)
 
 
-def check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) -> None:
-    """Refuse an optimizer that cannot step by a gradient alone, or not by this model's.
-
-    Raises
-    ------
-    ValueError
-        Names the missing parameter, or why it cannot step.
-    """
+def _check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) -> None:
+    """Refuse an optimizer that cannot step by a gradient alone, or not by this model's."""
     if isinstance(optimizer, LBFGS) or _step_takes_more(optimizer):
         raise ValueError(
             f"optimizer {type(optimizer).__name__} evaluates the loss again and again: take SGD "
@@ -92,20 +86,13 @@ def check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) ->
         raise ValueError(f"optimizer holds {len(stepped)} parameters that are not the model's")
 
 
-def check_schedule(
-    schedule: LRScheduler | None, optimizer: Optimizer | GradientDescent, steps: int
+def _check_schedule(
+    schedule: LRScheduler, optimizer: Optimizer | GradientDescent, steps: int
 ) -> None:
     """Refuse a schedule that cannot be stepped ``steps`` times by itself.
 
     A copy is tried, which finds one that ends early (``OneCycleLR``).
-
-    Raises
-    ------
-    TypeError, ValueError
-        Names the reason.
     """
-    if schedule is None:
-        return
     kind = type(schedule).__name__
     of_kind("schedule", schedule, LRScheduler, "one of torch.optim.lr_scheduler")
     if isinstance(schedule, ReduceLROnPlateau) or _step_takes_more(schedule):

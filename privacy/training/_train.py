@@ -1,8 +1,8 @@
 """Local training with per-example clipping and optional noise (DP-SGD)."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
-from logging import getLogger
 
 import numpy as np
 import torch
@@ -12,10 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from privacy.mechanisms import Randomness, SystemRandomness
-from privacy.training._arguments import check_kinds, check_optimizer, check_schedule
+from privacy.training._arguments import check_arguments
 from privacy.training.ledger import ClientLedger
 from privacy.training.model_checks.admission import admit
-from privacy.training.model_checks.check import check_model
 from privacy.training.model_checks.model_state import Buffers, refuse_changed
 from privacy.training.optimizer import GradientDescent, NoisyOptimizer
 from privacy.training.payment import Payment, pay, planned_events
@@ -34,7 +33,7 @@ from privacy.training.protection import (
 from privacy.training.records import Records, on_device_of, records_of
 from privacy.training.result import TrainingResult, guarantee_of
 
-log = getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -99,36 +98,31 @@ def train(
     UnsupportedModelError
         If a layer of the model breaks per-example gradients.
     LocalBudgetError
-        If the ledger's budget does not allow it. The model is untouched; the message may travel.
+        If the ledger's budget does not allow it. The message may travel.
     LedgerError
-        If the ledger cannot be kept. The model is untouched.
+        If the ledger cannot be read or written.
     GradientError
         If the model or the loss fails, or does what per-example gradients cannot follow, or, where
-        noise is added, examples meet. That is tried on made-up records: only the data's shapes and
-        precisions have a part. The model is untouched, the ledger charged: which shapes there
-        are, where there are several, is told for a price.
+        noise is added, examples meet; tried on made-up records, after the charge: which shapes
+        the data has, where it has several, is paid for.
     TypeError, ValueError
         If an argument or the data is of another kind or does not fit, by name, before anything is
         charged.
     Exception
         Without noise, before the first step that no record takes part in: the first record's own.
-        With noise no record's failure ends a training.
+        With noise no record's failure ends a training. All others leave the model untouched.
     """
-    check_kinds(
-        model=model,
-        loss=loss,
-        optimizer=optimizer,
-        protection=protection,
-        batches=batches,
-        ledger=ledger,
-        physical_batch_size=physical_batch_size,
-        randomness=randomness,
+    check_arguments(
+        model,
+        loss,
+        optimizer,
+        protection,
+        batches,
+        schedule,
+        ledger,
+        physical_batch_size,
+        randomness,
     )
-    check_model(model)
-    if ledger is None and isinstance(protection, ClipAndNoise):
-        raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
-    check_optimizer(model, optimizer)
-    check_schedule(schedule, optimizer, batches.steps)
     if isinstance(ledger, Payment):
         ledger.check(protection, batches)
     elif ledger is not None:
@@ -217,7 +211,7 @@ def _train_as_paid(
                 schedule.step()
         add_well_formed.log()
     if changed:  # an error would tell whoever waits for the update
-        log.error("Buffers changed in training and were put back: %s", ", ".join(sorted(changed)))
+        _log.error("Buffers changed in training and were put back: %s", ", ".join(sorted(changed)))
     return method
 
 

@@ -1,13 +1,15 @@
 """The ledger of a client's data set: every use of it, across rounds, runs and restarts."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from logging import getLogger
 from pathlib import Path
 from threading import Lock
 from types import NoneType
-from typing import Any, Protocol, Self
+from typing import Any, Self
+
+import numpy as np
 
 from privacy.accounting import (
     Budget,
@@ -21,10 +23,10 @@ from privacy.accounting import (
 )
 from privacy.accounting.errors import LedgerError
 from privacy.arguments import lasting_file, of_kind, text
-from privacy.mechanisms import Randomness, gaussian
+from privacy.mechanisms import Randomness, add_gaussian
 from privacy.training.errors import LocalBudgetError
 
-log = getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _RUN = "client training"
 _IN_MEMORY = Lock()  # shared by all ledgers: one of its own could be neither copied nor pickled
@@ -32,28 +34,19 @@ _SECONDS_TO_WAIT = 60.0  # another process locks the file for as long as it writ
 _FORMER_FORMAT = b'{\n "format": '
 
 
-class LedgerPage(Protocol):
-    """A ledger that nobody else writes to meanwhile."""
-
-    @property
-    def records(self) -> tuple[Record, ...]:
-        """Everything in it, oldest first."""
-
-    def append(self, event: Event, *, run: str, round: int, released: int | None = None) -> Record:
-        """Write one more record."""
-
-
 @dataclass
-class _PageInMemory:
-    ledger: LedgerText
+class _LedgerInMemory:
+    text: LedgerText
 
     @property
     def records(self) -> tuple[Record, ...]:
-        return self.ledger.contents.records
+        return self.text.contents.records
 
-    def append(self, event: Event, *, run: str, round: int, released: int | None = None) -> Record:
-        self.ledger = self.ledger.plus(event, run=run, round=round, released=released)
-        return self.records[-1]
+    def append(self, event: Event, *, run: str, round: int, released: int | None = None) -> None:
+        self.text = self.text.plus(event, run=run, round=round, released=released)
+
+
+LedgerPage = Ledger | _LedgerInMemory  # one that nobody else writes to meanwhile
 
 
 class ClientLedger:
@@ -91,24 +84,18 @@ class ClientLedger:
         of_kind("path", path, (Path, NoneType), "a pathlib.Path, or None")
         path = None if path is None else lasting_file("path", path)
         self.dataset, self.budget, self.path = dataset, budget, path
-        self._memory = _PageInMemory(LedgerText.start(dataset))
+        self._memory = _LedgerInMemory(LedgerText.start(dataset))
         self._read()  # a ledger that cannot be kept is refused before any training
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], *, budget: Budget | None = None) -> Self:
-        """The ledger that ``as_record`` described, in memory.
-
-        Raises
-        ------
-        LedgerError
-            If the record is not one of a ledger.
-        """
+        """The ledger that ``as_record`` described, in memory; ``LedgerError`` if it did not."""
         lines = record.get("ledger")
         if not isinstance(lines, str):
             raise LedgerError("the record holds no ledger; keep what as_record() returned")
         parsed = LedgerText.parse(lines.encode(), "in the node's state")
         ledger = cls(dataset=parsed.contents.population, budget=budget)
-        ledger._memory.ledger = parsed
+        ledger._memory.text = parsed
         return ledger
 
     def as_record(self) -> dict[str, Any]:
@@ -133,13 +120,7 @@ class ClientLedger:
         return _released_count(self._read().contents.records)
 
     def check(self, *events: Event) -> None:
-        """Refuse, as ``charge`` would now, without spending anything.
-
-        Raises
-        ------
-        LocalBudgetError, LedgerError
-            As ``charge``.
-        """
+        """Refuse, as ``charge`` would now, without spending anything."""
         self._check_budget(self._read().contents.records, events)
 
     def charge(self, *events: Event) -> None:
@@ -172,19 +153,15 @@ class ClientLedger:
         Returns
         -------
         int
-            At least 1; the same at every call.
-
-        Raises
-        ------
-        LocalBudgetError, LedgerError
-            As ``charge``.
+            At least 1; the same at every call. It is refused as a ``charge`` is.
         """
         with self._locked() as page:
             before = _released_count(page.records)
             if before is not None:
                 return before
-            noise = gaussian(1, sigma=noise_multiplier, randomness=randomness)
-            count = max(1, round(records + float(noise[0])))
+            noisy = np.array([float(records)])
+            add_gaussian(noisy, sigma=noise_multiplier, randomness=randomness)
+            count = max(1, round(float(noisy[0])))
             event = GaussianRelease(float(noise_multiplier), Full())
             self._pay(page, [event], released=count)
             return count
@@ -192,7 +169,7 @@ class ClientLedger:
     def _read(self) -> LedgerText:
         """The ledger as it stands now: other processes may have written to its file."""
         if self.path is None:
-            return self._memory.ledger
+            return self._memory.text
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -244,7 +221,7 @@ class ClientLedger:
             return
         spent = epsilon([*(record.event for record in records), *events], delta=self.budget.delta)
         if not spent <= self.budget.epsilon:
-            log.warning(
+            _log.warning(
                 "declined: data set %s would have spent ε = %s of %s",
                 self.dataset,
                 spent,

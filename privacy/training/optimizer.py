@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from privacy.arguments import number
-from privacy.mechanisms import Randomness, gaussian
+from privacy.mechanisms import Randomness, add_gaussian
 from privacy.training.per_example.gradients import Gradients
 
 
@@ -109,7 +110,8 @@ class NoisyOptimizer:
     def _noisy(self, gradients: list[Tensor]) -> list[Tensor]:
         """The gradients with noise of standard deviation z, in units of S, on every coordinate."""
         sizes = [gradient.numel() for gradient in gradients]
-        drawn = gaussian(sum(sizes), sigma=self._noise_multiplier, randomness=self._randomness)
+        drawn = np.zeros(sum(sizes))
+        add_gaussian(drawn, sigma=self._noise_multiplier, randomness=self._randomness)
         noise = torch.from_numpy(drawn).split(sizes)
         return [
             gradient.double() + piece.view_as(gradient).to(gradient.device)

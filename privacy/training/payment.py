@@ -12,6 +12,7 @@ from privacy.training.protection import Batches, ClipAndNoise, NoisyCount, Nomin
 
 _STATE_LOCK = Lock()
 _UNUSED = "unused"
+NO_LEDGER = "ledger is None: ClipAndNoise needs one, or what was spent is forgotten"
 
 
 class Payment:
@@ -22,8 +23,7 @@ class Payment:
 
     Attributes
     ----------
-    protection : ClipOnly or ClipAndNoise
-    batches : FullBatch or PoissonBatches
+    protection, batches
         As they were paid for.
     count : float
         The number of records that may be known.
@@ -39,13 +39,7 @@ class Payment:
         self._state = _UNUSED
 
     def check(self, protection: Protection, batches: Batches) -> None:
-        """Refuse a training that was not paid for.
-
-        Raises
-        ------
-        ValueError
-            Names the difference, or the payment that is used up.
-        """
+        """Refuse, by name, a training that was not paid for, or is paid with a used payment."""
         for name, value in (("protection", protection), ("batches", batches)):
             if value != getattr(self, name):
                 raise ValueError(
@@ -57,10 +51,7 @@ class Payment:
     def in_use(self) -> Iterator[None]:
         """Pay for the body with it; it is given back where the body raises.
 
-        Raises
-        ------
-        ValueError
-            If it is used up, or another training, in another thread, pays with it.
+        It is refused if it is used up, or another training, in another thread, pays with it.
         """
         with _STATE_LOCK:
             self._check_unused()
@@ -118,7 +109,7 @@ def pay(
     """
     count = protection.count if isinstance(protection, ClipAndNoise) else None
     if ledger is None and count is not None:
-        raise ValueError("ledger is None: ClipAndNoise needs one, or what was spent is forgotten")
+        raise ValueError(NO_LEDGER)
     if isinstance(count, NominalCount):
         records = partial(int, count.records)
     if records is None:

@@ -95,7 +95,7 @@ def records_of(data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]]) -> Records:
     Raises
     ------
     TypeError, ValueError
-        If it is neither tensors of one length nor a map-style Dataset of tuples, with the remedy.
+        If it is neither tensors of one length nor a map-style Dataset of tuples.
     """
     if isinstance(data, DataLoader):
         raise TypeError(

@@ -22,7 +22,7 @@ _COUNTS: Mapping[type[Count], str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Guarantee:
-    """What the update carries by itself, and what it does not.
+    """The claim that an update carries by itself.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Guarantee:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """What local training did; the trained parameters are in the model that was given.
+    """The result of ``train``; the trained parameters are in the model that was given.
 
     Parameters
     ----------

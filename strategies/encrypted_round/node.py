@@ -18,9 +18,9 @@ from flwr.app import ConfigRecord, Error, Message
 from flwr.common.constant import ErrorCode
 from numpy.typing import ArrayLike, NDArray
 
+from privacy.arguments import of_kind, real_array
 from privacy.files import write_durably
 from privacy.inference import ClassOnly, DataOwner, InputContract, Plan, accept_plan
-from privacy.inference.arguments import check_kind, reals_of
 from privacy.inference.errors import MessageError, OutOfRangeError, PlanRefusedError, ReleaseError
 from privacy.inference.plan_check import FAULTS_OF_A_PLAN, MAX_ROUND_BYTES
 from privacy.untrusted_text import quoted
@@ -182,7 +182,7 @@ def make_questions(
     TypeError
         If ``plan`` is none.
     """
-    check_kind("plan", plan, Plan, "the plan, as accept_plan returned it")
+    of_kind("plan", plan, Plan, "the plan, as accept_plan returned it")
     x = _reals(inputs, "this node's images are not real numbers")
     classes = _reals(labels, _LABELS)
     room = (max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
@@ -217,7 +217,7 @@ def make_questions(
 
 def _reals(values: ArrayLike, refusal: str) -> NDArray[Any]:
     try:
-        return reals_of("values", values, "as the node's data are")
+        return real_array("values", values, "as the node's data are")
     except TypeError as error:
         raise RoundError(refusal) from error
 

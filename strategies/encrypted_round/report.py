@@ -7,11 +7,12 @@ from math import sqrt
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from flwr.app import MetricRecord
 
 from privacy.accounting import Budget, Full, GaussianRelease, Ledger, calibrate_noise_multiplier
 from privacy.inference import Plan
-from privacy.mechanisms import Randomness, SumMechanism, SystemRandomness, rounded_gaussian
+from privacy.mechanisms import Randomness, SumMechanism, SystemRandomness, add_rounded_gaussian
 from strategies.encrypted_round.errors import ReportRefusedError
 from strategies.encrypted_round.messages import ACCURACY
 from strategies.metrics import LeftOut, NoisedMetrics, PublicMetrics
@@ -123,8 +124,9 @@ class NoisedAccuracy:
         with Ledger.open(folder / _LEDGER, population=_POPULATION) as ledger:
             self._allow(ledger)
             ledger.append(self._event, run=name, round=0)
-        (noise,) = rounded_gaussian(1, sigma=self.noise, randomness=SystemRandomness())
-        return (right + int(noise)) / asked
+        noisy = np.array([right], dtype=np.int64)
+        add_rounded_gaussian(noisy, sigma=self.noise, randomness=SystemRandomness())
+        return int(noisy[0]) / asked
 
 
 @dataclass(frozen=True)

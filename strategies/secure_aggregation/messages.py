@@ -136,7 +136,7 @@ class UpdateEncoding:
         record["weight-cap"] = self.weight_cap
         record["weighted-by"] = self.weighted_by
         record["mechanism"] = self.mechanism.name
-        record["mechanism-settings"] = list(astuple(self.mechanism))  # type: ignore[call-overload]
+        record["mechanism-settings"] = list(astuple(self.mechanism))
         record["noise-multiplier"] = self.noise_multiplier
 
     @classmethod

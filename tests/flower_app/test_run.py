@@ -18,8 +18,8 @@ from flower_app import client_app
 from flower_app.data import load_dataset, load_inputs, load_partitions
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
-from flower_app.server_app import Pace, accuracy
 from flower_app.settings import Settings
+from flower_app.training.progress import TimeLeft, accuracy
 from privacy.accounting import (
     Budget,
     Full,
@@ -123,11 +123,11 @@ def test_the_report_is_one_file_with_its_pictures(small_run: Run) -> None:
 
 
 def test_the_slow_first_round_does_not_count_in_how_long_a_run_will_take() -> None:
-    pace = Pace(rounds=12)
-    assert pace.left(3, now=100.0) == ""  # resumed: the first of this run
-    assert pace.left(4, now=102.0) == "   16 s left"
-    assert pace.left(8, now=180.0) == "   1 min 04 s left"
-    assert pace.left(12, now=190.0) == "   0 s left"
+    time_left = TimeLeft(rounds=12)
+    assert time_left.after(3, now=100.0) == ""  # resumed: the first of this run
+    assert time_left.after(4, now=102.0) == "   16 s left"
+    assert time_left.after(8, now=180.0) == "   1 min 04 s left"
+    assert time_left.after(12, now=190.0) == "   0 s left"
 
 
 def test_latest_points_at_the_newest_run(small_run: Run) -> None:

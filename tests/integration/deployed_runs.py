@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.processes.deployment import Deployment, Node
-from flower_app.processes.outcomes import read_outcome
+from flower_app.report.outcome import read_outcome
 from strategies.checkpoint import Checkpoint
 from tests.integration.app_commands import wait_until
 

@@ -140,7 +140,7 @@ def test_interrupted_twice_it_ends_at_once_and_cleanly(
 def test_killed_it_leaves_no_process_and_no_folder(
     environment: dict[str, str], temporary: Path, tmp_path: Path
 ) -> None:
-    with started(environment, temporary, tmp_path) as process:
+    with started(environment, temporary, tmp_path, until="raylet") as process:
         (watchdog,) = [p for p in psutil.Process(process.pid).children() if _is_watchdog(p)]
         process.kill()
         process.wait()
@@ -151,13 +151,13 @@ def test_killed_it_leaves_no_process_and_no_folder(
 
 @contextlib.contextmanager
 def started(
-    environment: dict[str, str], temporary: Path, tmp_path: Path
+    environment: dict[str, str], temporary: Path, tmp_path: Path, *, until: str = "flwr-simulation"
 ) -> Iterator["subprocess.Popen[str]"]:
-    """A command whose simulation has begun: Ray, too, is there."""
+    """A command that has started a program of this name."""
     with started_python(
         *("-m", "flower_app", "run", "--nodes", "5", "--cpus", "1", f"results-dir={tmp_path}"),
         environment=environment,
-        until=lambda: any("raylet" in command for command in processes_below(temporary).values()),
+        until=lambda: any(until in command for command in processes_below(temporary).values()),
     ) as process:
         yield process
 

@@ -1,1 +1,5 @@
-"""The compiler: from a model's layers to a packing, scales, ranges and an error."""
+"""The compiler: from a model and the range of its inputs to a plan and a program."""
+
+from privacy.inference.compiler.activations import Polynomial as Polynomial
+from privacy.inference.compiler.activations import Square as Square
+from privacy.inference.compiler.logit_bound import logit_bound as logit_bound

@@ -12,9 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from privacy.inference.arguments import check_kind, limits_of, sizes_of
+from privacy.arguments import interval, of_kind, sizes
 from privacy.inference.compiler.activations import Polynomial, Square
 
+SHAPE = (
+    "the positive sizes of one input without the batch, such as (1, 28, 28), or a number alone "
+    "for a vector"
+)
+RANGE = "finite low < high, the ends of the range of an input's elements, such as (0.0, 1.0)"
 _AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 
@@ -47,10 +52,10 @@ def logit_bound(
     ValueError
         If the range is not finite and rising.
     """
-    check_kind("model", model, nn.Module, "an nn.Sequential")
-    low, high = limits_of(input_range)
+    of_kind("model", model, nn.Module, "an nn.Sequential")
+    low, high = interval("input_range", input_range, RANGE)
     like = next(model.parameters())
-    shape = (1, *sizes_of(input_shape))
+    shape = (1, *sizes("input_shape", input_shape, SHAPE))
     centre = torch.full(shape, (low + high) / 2, dtype=like.dtype, device=like.device)
     radius = torch.full_like(centre, (high - low) / 2)
     centre, radius = _through(model, centre, radius)

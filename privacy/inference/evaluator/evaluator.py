@@ -2,7 +2,7 @@
 
 import threading
 
-from privacy.inference.arguments import check_kind
+from privacy.arguments import of_kind
 from privacy.inference.arithmetic.batch_model import BatchModel
 from privacy.inference.arithmetic.encrypted_weights import BlindModel
 from privacy.inference.arithmetic.slot_model import OneImageModel
@@ -65,7 +65,7 @@ class Evaluator:
     """
 
     def __init__(self, compiled: CompiledModel, public_material: bytes) -> None:
-        check_kind("compiled", compiled, CompiledModel, "what compile_model returned")
+        of_kind("compiled", compiled, CompiledModel, "what compile_model returned")
         if compiled.plan.parties:
             raise ValueError(
                 f"the plan is for encrypted weights, evaluated by {compiled.plan.parties[2]!r}; "
@@ -142,7 +142,7 @@ class BlindEvaluator(Evaluator):
     def __init__(
         self, plan: Plan, public_material: bytes, encrypted_weights: bytes, *, name: str
     ) -> None:
-        check_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
+        of_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
         if not plan.parties:
             raise ValueError(
                 "the plan names no third party; the model owner compiles with "

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from privacy.inference.arguments import check_callable, check_count
+from privacy.arguments import called_with, whole
 from privacy.inference.errors import (
     CannotPlanError,
     EvaluatorFailedError,
@@ -107,8 +107,8 @@ class EvaluatorPool:
         if processes is None:
             cores = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0))
             processes = cores or os.cpu_count() or 1
-        check_callable("start", start, "a function that starts an EvaluatorProcess")
-        self.processes = check_count("processes", processes, "1 or more")
+        called_with("start", start, 0, "a function that starts an EvaluatorProcess")
+        self.processes = whole("processes", processes, least=1, give="1 or more")
         self._start = start
         self._workers = [_Worker() for _ in range(self.processes)]
         self._changed = threading.Condition()

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.inference.arguments import check_kind, numbers_of
+from privacy.arguments import double_array, of_kind
 from privacy.inference.ckks import Parts, Residues, Ring, SecretKey, reseeded
 from privacy.inference.errors import MessageError, OutOfRangeError
 from privacy.inference.messages import Reader, Tag, open_message, seal_message
@@ -49,7 +49,7 @@ class DataOwner:
         self._released = 0
 
     def _set_up(self, plan: Plan, release: ReleasePolicy | None) -> Ring:
-        check_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
+        of_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
         policy = ClassOnly() if release is None else release
         if isinstance(policy, type) or not callable(getattr(policy, "check", None)):
             raise TypeError(f"release is {release!r}; give a release policy, such as ClassOnly()")
@@ -172,7 +172,7 @@ class DataOwner:
 
     def _checked(self, x: ArrayLike) -> NDArray[np.float64]:
         plan = self.plan
-        values = numbers_of("the input", x, "shape input_shape, or one axis more for a batch")
+        values = double_array("the input", x, "shape input_shape, or one axis more for a batch")
         if plan.batch_size == 1:
             values = values[None]
         if values.shape[1:] != plan.input_shape or not 1 <= len(values) <= plan.batch_size:

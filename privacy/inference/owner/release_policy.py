@@ -15,7 +15,7 @@ from privacy.arguments import whole
 from privacy.inference.decision import check_threshold, decide
 from privacy.inference.errors import ReleaseError
 from privacy.inference.plan import Plan
-from privacy.mechanisms import SystemRandomness, gaussian
+from privacy.mechanisms import SystemRandomness, add_gaussian
 
 Logits = NDArray[np.float64]
 # The range of doubles: beyond these every step is infinite, and every noise.
@@ -230,9 +230,8 @@ class FloodedLogits:
                 f"{released} answers were released under this key, queries is {self.queries}; "
                 "make new keys"
             )
-        sigma, randomness = self.noise(plan), SystemRandomness()
-        noise = gaussian(logits.size, sigma=sigma, randomness=randomness)
-        noised = logits + noise.reshape(logits.shape)
+        noised = np.array(logits, dtype=np.float64, order="C")
+        add_gaussian(noised, sigma=self.noise(plan), randomness=SystemRandomness())
         return Answer(_labels(noised, self.threshold), logits=noised)
 
 

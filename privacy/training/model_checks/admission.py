@@ -111,21 +111,15 @@ def _refusal(record_format: RecordFormat, first: Exception) -> Exception:
 def check_gradients(model: nn.Module, loss: ExampleLoss, batch: Sequence[Tensor]) -> None:
     """Refuse a model or a loss whose per-example gradients do not add up to torch's own.
 
-    Parameters
-    ----------
-    model : nn.Module
-        As it will be trained.
-    loss : ExampleLoss
-    batch : sequence of Tensor, shape (n, ...)
-        Made-up records: inputs, then targets.
+    ``batch`` holds made-up records: inputs, then targets, each of shape (n, ...).
 
     Raises
     ------
     GradientError
         Names the parameter that is used around its layer, has a hook, or has another gradient; or
-        says that no parameter has one.
+        if none has one, or the loss depends on the batch.
     ValueError
-        If the loss is not one value an example, or depends on the batch it is in.
+        If the loss is not one value an example.
     NotFiniteError
         If losses or gradients are not finite.
     """

@@ -55,20 +55,9 @@ _Exchange = Callable[[Tensor], Tensor]
 def check_example_independence(
     model: nn.Module, loss: ExampleLoss, batch: Sequence[Tensor]
 ) -> None:
-    """Refuse a model in which one example's numbers depend on another.
+    """Refuse, naming the layer, a model in which one example's numbers depend on another.
 
-    Parameters
-    ----------
-    model : nn.Module
-        As it will be trained.
-    loss : ExampleLoss
-    batch : sequence of Tensor, shape (5, ...)
-        Made-up records: inputs, then targets.
-
-    Raises
-    ------
-    GradientError
-        Names the layer at whose input the examples met.
+    ``batch`` holds made-up records: inputs, then targets, each of shape (5, ...).
     """
     *inputs, targets = batch
     with away_from_constants(model), TracedModel.tracing(model, loss) as traced:

@@ -102,12 +102,7 @@ def away_from_constants(model: nn.Module) -> Iterator[None]:
 
 
 class Buffers:
-    """A model's buffers as they were: what they gather from records is not protected.
-
-    Parameters
-    ----------
-    model : nn.Module
-    """
+    """A model's buffers as they were: clipping and noise protect none of their content."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model

@@ -128,7 +128,7 @@ class SeparateAttention(nn.Module):
     def _mask(
         self, q: Tensor, attn_mask: Tensor | None, padding: Tensor | None, extra: int
     ) -> Tensor | None:
-        """Both masks as numbers to add, (n, heads, target, source) or what broadcasts to it."""
+        """Both masks as numbers to add, (n, heads, target, source) or broadcast to it."""
         mask: Tensor | None = None
         if attn_mask is not None:
             mask = F.pad(_added("attn_mask", attn_mask, q), (0, extra))

@@ -25,21 +25,11 @@ _Places = list[tuple[str, Tensor]]
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Changes to the rows beside those that are compared.
-
-    Parameters
-    ----------
-    rows : sequence of int
-        Which rows they are.
-    factor : float
-        Of their cotangents at the outputs.
-    layer_outputs : bool
-        Whether they also have other values behind every layer, by the same factor.
-    """
+    """Changes to the rows beside those that are compared."""
 
     rows: Sequence[int] = ()
-    factor: float = 1.0
-    layer_outputs: bool = False
+    factor: float = 1.0  # of their cotangents at the outputs
+    layer_outputs: bool = False  # whether they also have other values behind every layer
 
 
 UNPERTURBED = Perturbation()
@@ -131,19 +121,8 @@ class TracedModel:
     ) -> Trace:
         """Both passes over a batch, or the forward pass alone.
 
-        Parameters
-        ----------
-        inputs : sequence of Tensor, shape (n, ...)
-        targets : Tensor, shape (n, ...), or None
-            Without them the loss is not computed.
-        seed : int
-            Of the model's random draws.
-        places : sequence of int, optional
-            The records' rows in a larger batch, whose cotangents they have then.
-        perturbed : Perturbation
-            Changes to some of the rows.
-        backward : bool
-            Whether the backward pass is made.
+        Without ``targets`` the loss is not computed. ``seed`` is that of the model's random draws.
+        ``places`` are the records' rows in a larger batch, whose cotangents they have then.
         """
         examples = len(inputs[0])
         self._capture.forget()  # a pass that failed

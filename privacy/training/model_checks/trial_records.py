@@ -40,20 +40,10 @@ _LAYER_NUMBERS = 2**20
 
 @dataclass(frozen=True)
 class Distribution:
-    """How trial records are drawn.
+    """How trial records are drawn."""
 
-    Parameters
-    ----------
-    numbers : str
-        ``normal`` for standard normal ones, ``uniform`` in [0, 1), ``binary`` for 0 and 1,
-        ``counts`` from 1 to 4.
-    integers : int or None
-        Every integer's value; None draws 0 and 1, which every table and every choice of two
-        classes has.
-    """
-
-    numbers: str
-    integers: int | None
+    numbers: str  # "normal", "uniform" in [0, 1), "binary" for 0 and 1, "counts" from 1 to 4
+    integers: int | None  # of all; None draws 0 and 1, which every table and two classes have
 
 
 # Tried in this order: a model may take no negative numbers, a loss one class or whole numbers only.
@@ -102,21 +92,11 @@ class OtherBatch:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same records beside other ones, of which some come before and some after each.
-
-    Parameters
-    ----------
-    inputs : list of Tensor, shape (n, ...)
-        A batch.
-    others : list of OtherBatch
-        The batches that it is compared with.
-    backward : bool
-        Whether backward passes are compared too.
-    """
+    """The same records beside other ones, of which some come before and some after each."""
 
     inputs: list[Tensor]
     others: list[OtherBatch]
-    backward: bool = True
+    backward: bool = True  # whether backward passes are compared too
 
 
 def comparisons(
@@ -124,16 +104,9 @@ def comparisons(
 ) -> Iterator[list[Comparison]]:
     """Batches in which a value usual in data sets sets one record apart from the others.
 
-    Of each list the first that the model accepts is enough.
-
-    Parameters
-    ----------
-    inputs : sequence of Tensor, shape (n, ...)
-        Records that the model accepts.
-    layer_numbers : int
-        How many numbers of a record all layers take.
-    tables : sequence of nn.Embedding or nn.EmbeddingBag
-        Those of the model, whose padding is tried too.
+    Of each list the first that the model accepts is enough. ``inputs`` are records that the model
+    accepts; ``layer_numbers`` is how many numbers of a record all layers take; the padding of the
+    model's ``tables`` is tried too.
     """
     integers = [each for each in inputs if not is_number(each)]
     numbers = [each for each in inputs if is_number(each)]

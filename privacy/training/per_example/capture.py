@@ -126,11 +126,6 @@ class Capture:
 
         The whole graph of the forward pass is searched, which finds what is too small to compare: a
         weight penalty, a table that is read again by ``linear(x, embedding.weight)``.
-
-        Raises
-        ------
-        GradientError
-            Names the parameter.
         """
         names: dict[Tensor, str] = {
             p: name for name, p in self._model.named_parameters() if p.requires_grad
@@ -156,18 +151,12 @@ class Capture:
             yield within, before, set(self.layers[use.name].parameters())
 
     def gradients(self, losses: Tensor, *, keep_graph: bool = False) -> dict[str, LayerGradients]:
-        """Every layer's per-example gradients, for the forward pass since the last call.
+        """Every layer's per-example gradients of ``losses`` (n,), by its name.
 
-        Parameters
-        ----------
-        losses : Tensor, shape (n,)
-        keep_graph : bool
-            Whether torch may be asked for gradients of ``losses`` again.
+        They are those of the forward pass since the last call. ``keep_graph`` says whether torch
+        may be asked for gradients of ``losses`` again.
 
-        Returns
-        -------
-        dict of str to LayerGradients
-            By layer name; a layer without a part in the losses is missing, its gradient being zero.
+        A layer without a part in the losses is missing: its gradient is zero.
 
         Raises
         ------
@@ -268,7 +257,7 @@ def _check(use: _LayerUse, backprop: Tensor, examples: int) -> None:
 
 
 def expand_advice(values: Tensor) -> str:
-    """What to do about one row that serves all examples, as positions do."""
+    """The remedy for one row that serves all examples, as positions do."""
     if values.shape[:1] != (1,):
         return ""
     return ", positions too: positions.expand(len(x), -1) makes (n, T) of (1, T)"

@@ -17,17 +17,10 @@ MARGIN = 1e-6
 
 @dataclass(frozen=True)
 class Call:
-    """One use of a layer in a forward pass over n examples.
+    """One use of a layer in a forward pass over n examples."""
 
-    Parameters
-    ----------
-    inputs : Tensor, shape (n, ...)
-    backprops : Tensor, shape (n, ...)
-        Gradient of the summed losses at the layer's output.
-    """
-
-    inputs: Tensor
-    backprops: Tensor
+    inputs: Tensor  # (n, ...)
+    backprops: Tensor  # (n, ...), the gradient of the summed losses at the layer's output
 
 
 class LayerGradients(Protocol):
@@ -85,17 +78,7 @@ def clipped_sum(layers: Sequence[LayerGradients], *, clipping_norm: float) -> Gr
     An example whose norm is not finite (NaN, infinite or beyond single precision) adds zero, so
     every example's influence stays at most 1.
 
-    Parameters
-    ----------
-    layers : sequence of LayerGradients
-        All layers of the model, for the same examples.
-    clipping_norm : float
-        S, over all layers together.
-
-    Returns
-    -------
-    dict of nn.Parameter to Tensor
-        By parameter, in its shape.
+    ``layers`` are all of the model's, for the same examples; S is over all of them together.
     """
     if not layers:
         return {}

@@ -86,7 +86,7 @@ def _built(
 
 
 def remove_functorch_state(layer: nn.Module) -> None:
-    """Take away what torch.func's set-up left on ``layer``."""
+    """Remove the attribute that torch.func's set-up left on ``layer``."""
     layer.__dict__.pop("ft_compute_sample_grad", None)
 
 

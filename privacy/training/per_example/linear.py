@@ -1,4 +1,4 @@
-"""Linear layers: norms from what went in and what came back, without building gradients.
+"""Linear layers: norms from inputs a and output gradients b, without building gradients.
 
 With one vector an example the gradient is the outer product b aᵀ (Goodfellow 2015,
 arXiv:1510.01799). With T vectors an example it is a sum of T outer products, and

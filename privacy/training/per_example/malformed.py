@@ -1,7 +1,7 @@
 """Records on which the data set, the model or the loss fails add nothing."""
 
+import logging
 from collections.abc import Callable
-from logging import getLogger
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from privacy.training.errors import GradientError, UnsupportedModelError
 from privacy.training.per_example.gradients import Gradients
 
-log = getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # No single record is to blame for these.
 PROGRAM_ERRORS = (GradientError, UnsupportedModelError, MemoryError, torch.OutOfMemoryError)
@@ -74,11 +74,11 @@ class MalformedRecords:
             raise self._left_out[min(self._left_out)]
 
     def log(self) -> None:
-        """Write to the client's own log what was left out; nobody else may know."""
+        """Write the left-out records to the client's own log; nobody else may know."""
         if self._left_out:
             rows = sorted(self._left_out)
             first = self._left_out[rows[0]]
-            log.error(
+            _log.error(
                 "%d of the records add nothing: training on them fails (records %s%s): %s",
                 len(rows),
                 ", ".join(map(str, rows[:5])),
@@ -86,7 +86,7 @@ class MalformedRecords:
                 f"{type(first).__name__}: {first}",
             )
         elif self._batch_error is not None:
-            log.warning(
+            _log.warning(
                 "Batches were worked on in parts, which is slow: model or loss failed on a whole "
                 "one, and on none of its records alone: %s",
                 self._batch_error,

@@ -15,7 +15,7 @@ from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.report.software import software
 from flower_app.settings import Settings
-from flower_app.training.resumption import SOFTWARE, with_settings_of_run
+from flower_app.training.resumption import with_settings_of_run
 from privacy.accounting import (
     GaussianRelease,
     LedgerText,
@@ -91,7 +91,7 @@ def told(
     metrics = {
         "resumed": bool(settings.resume),
         "begun_with": None,
-        SOFTWARE: software(),
+        "software": software(),
         "model": settings.model,
         "dataset": settings.dataset,
         "deployed": settings.deployed,
@@ -293,8 +293,8 @@ def test_a_run_that_was_resumed_under_other_free_settings_says_which_it_ended_wi
             run_app(tmp_path, nodes=20, **small)
     folder = (tmp_path / "latest").resolve()
     kept = json.loads((folder / "config.json").read_text())
-    another = {**kept[SOFTWARE], "version": "0.0.1", "source_sha256": "ab" * 32}
-    (folder / "config.json").write_text(json.dumps({**kept, SOFTWARE: another}))
+    another = {**kept["software"], "version": "0.0.1", "source_sha256": "ab" * 32}
+    (folder / "config.json").write_text(json.dumps({**kept, "software": another}))
 
     given = with_settings_of_run({"resume": str(folder), "encrypted-test-images": 0})
     run = run_app(tmp_path, nodes=20, **given)
@@ -302,10 +302,10 @@ def test_a_run_that_was_resumed_under_other_free_settings_says_which_it_ended_wi
     config = json.loads((folder / "config.json").read_text())
     assert config["encrypted-test-images"] == 0
     assert config["population"] == 20
-    assert config[SOFTWARE] == another
+    assert config["software"] == another
     assert run.metrics["resumed"] is True
     assert run.metrics["begun_with"] == another
-    assert run.metrics[SOFTWARE] == software()
+    assert run.metrics["software"] == software()
     page = words(folder)
     assert "the code that it was begun with: bloomseal 0.0.1" in page
     assert "population20 " in page

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from flower_app import client_app, server_app
 from flower_app.errors import SettingError
+from flower_app.report import finish
 from flower_app.settings import Settings
 from flower_app.training.resumption import can_go_on, check_resumed, with_settings_of_run
 from strategies import run_in_process
@@ -181,7 +182,7 @@ def test_a_run_that_breaks_off_at_its_results_goes_on(
 
     settings = {"rounds": 1, "sampling_rate": 0.5, "encrypted_test_images": 0}
     with monkeypatch.context() as patched:
-        patched.setattr(server_app, "write_report", full)
+        patched.setattr(finish, "write_report", full)
         with pytest.raises(OSError, match="No space left"):
             run_app(tmp_path, nodes=NODES, **settings)
     folder = (tmp_path / "latest").resolve()
@@ -240,7 +241,7 @@ def test_what_only_pictures_need_does_not_keep_a_run_from_going_on(
         run_config=with_settings_of_run({"resume": str(folder)}),
     )
     assert json.loads((folder / "metrics.json").read_text())
-    assert "is lost" in caplog.text
+    assert "will lack its first rounds" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "no/such"])

@@ -18,11 +18,10 @@ from privacy.accounting import (
     Poisson,
     against_server,
     epsilon,
-    event_from_dict,
-    event_to_dict,
     read_ledger,
 )
-from privacy.accounting._discrete_gaussian import as_gaussian, distance_from_one
+from privacy.accounting.events import event_from_dict, event_to_dict
+from privacy.accounting.gaussian import as_gaussian, distance_from_one
 
 ZERO_OUT = Adjacency.ZERO_OUT_ONE
 
@@ -304,7 +303,7 @@ def test_impossible_events_are_refused(change, match):
     fields = event_to_dict(release(sampling=Full()))
     with pytest.raises(ValueError, match=match):
         event_from_dict({**fields, **change})
-    with pytest.raises((ValueError, TypeError), match="fixed size"):
+    with pytest.raises((ValueError, TypeError), match="FixedSize"):
         event_from_dict(
             {**fields, "sampling": event_to_dict(GaussianRelease(1.0, FixedSize(1, 2)))["sampling"]}
         )

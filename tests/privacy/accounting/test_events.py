@@ -18,10 +18,9 @@ from privacy.accounting import (
     Poisson,
     Repeated,
     epsilon,
-    event_from_dict,
-    event_to_dict,
     joint_noise_multiplier,
 )
+from privacy.accounting.events import event_from_dict, event_to_dict
 
 samplings = st.one_of(
     st.floats(1e-100, 1).map(Poisson),

@@ -24,7 +24,6 @@ from privacy.accounting import (
     Position,
     Repeated,
     epsilon,
-    population_fingerprint,
     read_ledger,
 )
 from privacy.accounting.errors import LedgerBusyError, LedgerError
@@ -322,23 +321,3 @@ def test_missing_folder_and_names(tmp_path):
             ledger.append(ROUND, run="", round=0)
         with pytest.raises(ValueError, match="round is -1"):
             ledger.append(ROUND, run="a", round=-1)
-
-
-@given(st.sets(st.text(), min_size=1, max_size=6), st.randoms())
-def test_fingerprint_is_of_the_set_and_keyed(names, shuffler):
-    key, other = b"k" * 16, b"l" * 16
-    shuffled = sorted(names)
-    shuffler.shuffle(shuffled)
-    assert population_fingerprint(shuffled, key=key) == population_fingerprint(names, key=key)
-    assert population_fingerprint(names, key=key) != population_fingerprint(names, key=other)
-    more = [*names, max(names) + "x"]
-    assert population_fingerprint(names, key=key) != population_fingerprint(more, key=key)
-
-
-def test_fingerprint_refuses_doubles_and_short_keys():
-    with pytest.raises(ValueError, match="twice"):
-        population_fingerprint(["a", "a"], key=b"k" * 16)
-    with pytest.raises(ValueError, match="at least 16"):
-        population_fingerprint(["a"], key=b"k")
-    with pytest.raises(ValueError, match="empty"):
-        population_fingerprint([], key=b"k" * 16)

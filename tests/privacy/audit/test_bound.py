@@ -36,14 +36,14 @@ from privacy.mechanisms import SystemRandomness
 def test_published_bounds(
     canaries: int, guesses: int, correct: int, delta: float, published: float
 ) -> None:
-    found = epsilon_lower_bound(canaries=canaries, guesses=guesses, correct=correct, delta=delta)
-    assert published - 5e-4 < found < published + 1e-3
+    computed = epsilon_lower_bound(canaries=canaries, guesses=guesses, correct=correct, delta=delta)
+    assert published - 5e-4 < computed < published + 1e-3
 
 
 def test_a_hundred_perfect_guesses_show_three_and_a_half() -> None:
-    found = epsilon_lower_bound(canaries=100, guesses=100, correct=100, delta=0)
+    computed = epsilon_lower_bound(canaries=100, guesses=100, correct=100, delta=0)
     rate = 0.05 ** (1 / 100)
-    assert found == pytest.approx(math.log(rate / (1 - rate)), abs=1e-9)
+    assert computed == pytest.approx(math.log(rate / (1 - rate)), abs=1e-9)
 
 
 def exact(m: int, r: int, v: int, odds: int, delta: Fraction) -> Fraction:
@@ -68,8 +68,8 @@ def test_the_p_value_is_that_of_the_theorem(data: st.DataObject) -> None:
     v = data.draw(st.integers(0, r))
     odds = data.draw(st.integers(1, 9))
     delta = data.draw(st.sampled_from([Fraction(0), Fraction(1, 10**5), Fraction(1, 100)]))
-    found = p_value(canaries=m, guesses=r, correct=v, epsilon=math.log(odds), delta=float(delta))
-    assert found == pytest.approx(float(exact(m, r, v, odds, delta)), rel=1e-9, abs=1e-300)
+    computed = p_value(canaries=m, guesses=r, correct=v, epsilon=math.log(odds), delta=float(delta))
+    assert computed == pytest.approx(float(exact(m, r, v, odds, delta)), rel=1e-9, abs=1e-300)
 
 
 def test_the_bound_grows_with_what_is_right_and_shrinks_with_delta_and_confidence() -> None:
@@ -154,12 +154,12 @@ def test_cohorts_of_fixed_size_are_not_poisson() -> None:
 
 def test_the_command_line_bounds_and_judges(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "privacy.audit"]
-    told = subprocess.run(
+    answer = subprocess.run(
         [*command, "bound", "--canaries", "1000", "--guesses", "100", "--correct", "75",
          "--delta", "1e-4"],
         check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3],
     )  # fmt: skip
-    assert json.loads(told.stdout)["epsilon_lower"] == pytest.approx(0.673, abs=1e-3)
+    assert json.loads(answer.stdout)["epsilon_lower"] == pytest.approx(0.673, abs=1e-3)
 
 
 def test_a_claim_from_a_ledger_is_contradicted(
@@ -174,10 +174,10 @@ def test_a_claim_from_a_ledger_is_contradicted(
     scores.write_text(json.dumps(document))
     options = [str(scores), "--delta", "1e-5", "--guesses", "100"]
     assert main(["scores", *options, "--ledger", str(ledger)]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["claimed_epsilon"] == read_ledger(ledger).epsilon(1e-5)
-    assert told["epsilon_lower"] > 3.4
-    assert "100 of 100 guesses are right" in told["findings"][0]
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["claimed_epsilon"] == read_ledger(ledger).epsilon(1e-5)
+    assert answer["epsilon_lower"] > 3.4
+    assert "100 of 100 guesses are right" in answer["findings"][0]
     assert main(["scores", *options, "--claimed-epsilon", "4"]) == 0
     scores.write_text('{"included": [1, 0]}')
     assert main(["scores", *options, "--claimed-epsilon", "4"]) == 2

@@ -109,10 +109,10 @@ def test_a_linear_layer_gives_its_input_away_exactly() -> None:
     gradients = torch.autograd.grad(
         cross_entropy(model(image), torch.tensor([3])), list(model.parameters())
     )
-    found = invert_first_linear_layer(gradients[0], gradients[1])
-    torch.testing.assert_close(found, image.flatten(), rtol=1e-3, atol=1e-3)
+    rebuilt = invert_first_linear_layer(gradients[0], gradients[1])
+    torch.testing.assert_close(rebuilt, image.flatten(), rtol=1e-3, atol=1e-3)
     clipped = invert_first_linear_layer(0.001 * gradients[0], 0.001 * gradients[1])
-    torch.testing.assert_close(clipped, found, rtol=1e-3, atol=1e-3)  # clipping hides nothing
+    torch.testing.assert_close(clipped, rebuilt, rtol=1e-3, atol=1e-3)  # clipping hides nothing
     noise = [0.5 * torch.randn(g.shape, generator=draw) for g in gradients[:2]]
     noised = invert_first_linear_layer(gradients[0] + noise[0], gradients[1] + noise[1])
     correlation = float(torch.corrcoef(torch.stack([noised, image.flatten()]))[0, 1])
@@ -133,10 +133,10 @@ def test_a_gradient_is_matched_by_its_input() -> None:
         cross_entropy(model(image), torch.tensor([2])), list(model.parameters())
     )
     update = [-0.01 * g for g in gradients]
-    found = match_gradient(
+    rebuilt = match_gradient(
         model, update, label=2, shape=(1, 8, 8), steps=120, restarts=2, smoothness=1e-3
     )
-    correlation = float(torch.corrcoef(torch.stack([found.flatten(), image.flatten()]))[0, 1])
+    correlation = float(torch.corrcoef(torch.stack([rebuilt.flatten(), image.flatten()]))[0, 1])
     assert correlation > 0.9
     with pytest.raises(ValueError, match="shapes"):
         match_gradient(model, update[:2], label=2, shape=(1, 8, 8))

@@ -190,7 +190,7 @@ HUGE = 10**400
         ({"input_range": (-HUGE, 1)}, "input_range is (an integer of 1329 bits, 1); give finite"),
         ({"tolerance": HUGE}, "tolerance is an integer of 1329 bits; give a positive error"),
         ({"tolerance": 10 * HUGE**20}, "tolerance is an integer of"),  # too long to be written
-        ({"tolerance": torch.tensor(torch.inf)}, "tolerance is inf; give a positive error"),
+        ({"tolerance": torch.tensor(torch.inf)}, "tolerance is tensor(inf); give a positive error"),
         ({"batch_size": -HUGE}, "batch_size is an integer of 1329 bits; give 1 or more"),
     ],
 )

@@ -15,11 +15,11 @@ from privacy.mechanisms import (
     SeededRandomness,
     SystemRandomness,
     add_discrete_gaussian,
-    discrete_gaussian,
 )
 from privacy.mechanisms import _exact_arithmetic as _exact
 from privacy.mechanisms import _rejection_sampling as _proposals
 from privacy.mechanisms._exact_arithmetic import KnownPlace, LazyUniform, cumulative_bounds
+from tests.privacy.mechanisms.draws import discrete_gaussian
 
 FALSE_ALARM = 1e-6
 

@@ -99,14 +99,14 @@ def test_no_client_moves_the_sum_by_more_than_the_radius(cohort: Any, radius: in
 
 def test_what_leaves_the_client_is_measured_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the sum says of its parts: integers that are too long are not sent."""
-    honest = sums.LatticeSum.take_cells
+    honest = sums.LatticeSum.export_integers
     update, geometry = np.full(100, 1.0), ClippingGeometry((1.0,), (0,))
     for longer in (
         lambda cells: cells * 2,
         lambda cells: np.where(np.arange(100) == 5, -(1 << 40), cells),
     ):
         monkeypatch.setattr(
-            sums.LatticeSum, "take_cells", lambda self, longer=longer: longer(honest(self))
+            sums.LatticeSum, "export_integers", lambda self, longer=longer: longer(honest(self))
         )
         with pytest.raises(UpdateError, match="outside the clipping norm"):
             encode(MaskedGaussian(1 << 12), [update], [np.zeros(100)], geometry)

@@ -19,8 +19,6 @@ from privacy.mechanisms import (
     SystemRandomness,
     add_gaussian,
     add_rounded_gaussian,
-    gaussian,
-    rounded_gaussian,
 )
 from privacy.mechanisms import _exact_arithmetic as _exact
 from privacy.mechanisms import _rejection_sampling as _proposals
@@ -31,6 +29,7 @@ from privacy.mechanisms._exact_arithmetic import (
     exp_bounds,
     pick_cell,
 )
+from tests.privacy.mechanisms.draws import gaussian, rounded_gaussian
 
 FALSE_ALARM = 1e-6
 

@@ -114,8 +114,8 @@ def test_the_default_device_has_no_part_in_an_audit() -> None:
     with torch.device("meta"):
         records = one_hot_records(3, (4,), height=2.0)
         assert records.device.type == "cpu"
-        found = match_gradient(model, update, shape=(4,), label=1, restarts=1, steps=2)
-    assert found.device.type == "cpu"
+        result = match_gradient(model, update, shape=(4,), label=1, restarts=1, steps=2)
+    assert result.device.type == "cpu"
 
 
 def test_records_are_moved_to_the_models_device_and_tried_there() -> None:
@@ -141,5 +141,5 @@ def test_a_model_on_a_gpu_trains_on_records_in_memory_as_on_the_cpu(name: str) -
     start = {key: value.clone() for key, value in model.state_dict().items()}
     expected = step(model, data, NOISED, F.cross_entropy)
     model.load_state_dict(start)
-    found = step(model.cuda(), data, NOISED, F.cross_entropy)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    result = step(model.cuda(), data, NOISED, F.cross_entropy)
+    torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4)

@@ -82,7 +82,7 @@ class Stream(IterableDataset[Any]):
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "words"),
     [
         (DataLoader(TensorDataset(INPUTS, TARGETS), batch_size=4), "loader.dataset"),
         (DataLoader(INPUTS, batch_size=10), "data is a DataLoader"),  # type: ignore[arg-type]
@@ -104,9 +104,9 @@ class Stream(IterableDataset[Any]):
         (Pictures(lambda i: ("text", 1)), "place 0 of a record of data is a str"),
     ],
 )
-def test_data_of_another_kind_is_named(data: object, told: str) -> None:
+def test_data_of_another_kind_is_named(data: object, words: str) -> None:
     reason = refusal(data=data)
-    assert told in reason
+    assert words in reason
     assert "data" in reason
 
 
@@ -126,7 +126,7 @@ def test_one_record_of_another_kind_is_malformed_and_stops_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "words"),
     [
         ({"loss": nn.CrossEntropyLoss}, "CrossEntropyLoss()"),
         ({"loss": "cross_entropy"}, "loss is 'cross_entropy'"),
@@ -146,8 +146,8 @@ def test_one_record_of_another_kind_is_malformed_and_stops_nothing() -> None:
         ({"optimizer": torch.optim.SparseAdam([nn.Parameter(torch.ones(1))])}, "SparseAdam"),
     ],
 )
-def test_arguments_of_another_kind_are_named(changes: dict[str, object], told: str) -> None:
-    assert told in refusal(**changes)
+def test_arguments_of_another_kind_are_named(changes: dict[str, object], words: str) -> None:
+    assert words in refusal(**changes)
 
 
 def test_a_scripted_model_is_named() -> None:
@@ -197,7 +197,7 @@ def test_a_model_that_is_none_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "words"),
     [
         (lambda: FullBatch(steps=1.5), "steps is 1.5"),  # type: ignore[arg-type]
         (lambda: FullBatch(steps=True), "steps is True"),
@@ -223,14 +223,14 @@ def test_a_model_that_is_none_is_named() -> None:
         ),
     ],
 )
-def test_plans_of_another_kind_are_named(make: Callable[[], object], told: str) -> None:
+def test_plans_of_another_kind_are_named(make: Callable[[], object], words: str) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         make()
-    assert told in str(caught.value)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("schedule", "told"),
+    ("schedule", "words"),
     [
         (lr_scheduler.ReduceLROnPlateau, "ReduceLROnPlateau needs a metric"),
         (lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=3), "5 times"),
@@ -242,9 +242,9 @@ def test_plans_of_another_kind_are_named(make: Callable[[], object], told: str) 
     ],
 )
 def test_a_schedule_that_cannot_be_stepped_is_refused_before_the_charge(
-    schedule: Callable[[Any], Any], told: str
+    schedule: Callable[[Any], Any], words: str
 ) -> None:
-    assert told in refusal(schedule=schedule)
+    assert words in refusal(schedule=schedule)
 
 
 def test_trying_a_schedule_leaves_it_as_it_was() -> None:
@@ -252,7 +252,9 @@ def test_trying_a_schedule_leaves_it_as_it_was() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     schedule = lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=4)
     rates = []
-    optimizer.register_step_pre_hook(lambda held, *_: rates.append(held.param_groups[0]["lr"]))
+    optimizer.register_step_pre_hook(
+        lambda stepped, *_: rates.append(stepped.param_groups[0]["lr"])
+    )
     train(
         model,
         (INPUTS, TARGETS),

@@ -739,13 +739,13 @@ def test_texts_trimmed_by_the_batchs_are_refused_at_every_length(
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("small", [False, True])
-@pytest.mark.parametrize(("said", "padding"), [(49, 49), (None, 49), (-1, 49), (7, 7)])
+@pytest.mark.parametrize(("padding_idx", "padding"), [(49, 49), (None, 49), (-1, 49), (7, 7)])
 def test_texts_trimmed_by_a_tables_own_padding_are_refused(
-    said: int | None, padding: int, small: bool, frozen: bool
+    padding_idx: int | None, padding: int, small: bool, frozen: bool
 ) -> None:
     """What the table says is padding, or its last index as with GPT-2; beside a smaller table."""
     model = Prepared(lambda x: x[:, : int((x != padding).sum(1).max())], tokens=True)
-    model.table = nn.Embedding(50, 5, padding_idx=said).requires_grad_(not frozen)
+    model.table = nn.Embedding(50, 5, padding_idx=padding_idx).requires_grad_(not frozen)
     model.unused = nn.Embedding(3, 5, padding_idx=2).requires_grad_(False) if small else None
     data = torch.ones(12, 9, dtype=torch.long), flat_data()[1]
     assert "examples meet" in refused(model, data, F.cross_entropy)
@@ -844,10 +844,10 @@ class DecayingGRU(nn.Module):
         value, since = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0])
         steps = []
         for step in range(x.shape[1]):
-            kept = torch.exp(-torch.relu(self.decay(since)))
+            decay = torch.exp(-torch.relu(self.decay(since)))
             mean = self.usual(torch.ones_like(since))
             here = torch.where(known[:, step], x[:, step].nan_to_num(), value)
-            steps.append(torch.where(known[:, step], here, kept * here + (1 - kept) * mean))
+            steps.append(torch.where(known[:, step], here, decay * here + (1 - decay) * mean))
             value, since = here, torch.where(known[:, step], 0.0, since + 1)
         seen = torch.cat([torch.stack(steps, 1), known.float()], 2)
         return self.last(self.cell(seen)[0][:, -1])  # type: ignore[no-any-return]

@@ -31,10 +31,10 @@ def reference(model: nn.Module, inputs: Tensor, clipping_norm: float) -> list[Te
     total = [torch.zeros_like(p) for p in parameters]
     for one in inputs:
         loss = losses_of(model(one[None])).sum()
-        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        norm = math.sqrt(sum(float(g.double().square().sum()) for g in found))
+        sums = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        norm = math.sqrt(sum(float(g.double().square().sum()) for g in sums))
         factor = min(1.0, clipping_norm / (norm * (1 + MARGIN)))
-        for summed, gradient in zip(total, found, strict=True):
+        for summed, gradient in zip(total, sums, strict=True):
             summed += factor * gradient
     return total
 
@@ -42,9 +42,9 @@ def reference(model: nn.Module, inputs: Tensor, clipping_norm: float) -> list[Te
 def ours(model: nn.Module, inputs: Tensor, clipping_norm: float) -> tuple[list[Tensor], set[str]]:
     with Capture(model) as capture:
         layers = capture.gradients(losses_of(model(inputs)))
-        found = clipped_sum(list(layers.values()), clipping_norm=clipping_norm)
+        sums = clipped_sum(list(layers.values()), clipping_norm=clipping_norm)
     trained = [p for p in model.parameters() if p.requires_grad]
-    return [clipping_norm * found.get(p, torch.zeros_like(p)) for p in trained], {
+    return [clipping_norm * sums.get(p, torch.zeros_like(p)) for p in trained], {
         layer.method for layer in layers.values()
     }
 
@@ -63,9 +63,9 @@ def assert_same(model: nn.Module, inputs: Tensor, *methods: str) -> None:
             exact_inputs = given_inputs.double()
         for clipping_norm in (0.05, 1.0, 1e6):
             expected = reference(exact, exact_inputs, clipping_norm)
-            found, used = ours(trained, given_inputs, clipping_norm)
+            sums, used = ours(trained, given_inputs, clipping_norm)
             scale = max(float(e.abs().max()) for e in expected)
-            for f, e in zip(found, expected, strict=True):
+            for f, e in zip(sums, expected, strict=True):
                 assert f.shape == e.shape
                 assert f.dtype == dtype
                 torch.testing.assert_close(f.double(), e, rtol=1e-5, atol=1e-5 * scale + 1e-12)
@@ -313,8 +313,8 @@ def test_an_example_that_is_not_finite_adds_nothing(
     poisoned = inputs.clone()
     poisoned[1, 0], poisoned[3, -1] = poison, poison
     expected, _ = ours(model, inputs[good], 1.0)
-    found, _ = ours(model, poisoned, 1.0)
-    for f, e in zip(found, expected, strict=True):
+    sums, _ = ours(model, poisoned, 1.0)
+    for f, e in zip(sums, expected, strict=True):
         assert torch.isfinite(f).all()
         torch.testing.assert_close(f, e)
 
@@ -325,8 +325,8 @@ def test_a_poisoned_embedding_adds_nothing() -> None:
         model[0].weight[3] = math.nan
     places = torch.tensor([[0, 1], [2, 3], [1, 1]])
     expected, _ = ours(model, places[[0, 2]], 1.0)
-    found, _ = ours(model, places, 1.0)
-    for f, e in zip(found, expected, strict=True):
+    sums, _ = ours(model, places, 1.0)
+    for f, e in zip(sums, expected, strict=True):
         torch.testing.assert_close(f, e)
 
 

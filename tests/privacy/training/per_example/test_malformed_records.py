@@ -82,11 +82,11 @@ def trained(
 def test_labels_that_are_no_class_change_nothing(bad: set[int], label: int, size: int) -> None:
     """Whichever they are, the first among them, and however the batch is cut."""
     inputs, targets = records()
-    kept = [row for row in range(N) if row not in bad]
+    well_formed = [row for row in range(N) if row not in bad]
     spoilt = targets.clone()
     spoilt[sorted(bad)] = label
     moved, result = trained((inputs, spoilt), size=size)
-    torch.testing.assert_close(moved, trained((inputs[kept], targets[kept]))[0])
+    torch.testing.assert_close(moved, trained((inputs[well_formed], targets[well_formed]))[0])
     assert result.weight == N
 
 
@@ -226,8 +226,8 @@ def test_with_noise_no_number_of_malformed_records_ends_a_training(
     ledger = ClientLedger(dataset="d")
     moved, _ = trained((inputs, targets), ledger=ledger)
     assert ledger.events == (Repeated(GaussianRelease(1.0, Full()), 2),)
-    kept = targets != 99
-    torch.testing.assert_close(moved, trained((inputs[kept], targets[kept]))[0])
+    well_formed = targets != 99
+    torch.testing.assert_close(moved, trained((inputs[well_formed], targets[well_formed]))[0])
 
 
 @pytest.mark.parametrize("value", [-999.0, 1e38, float("nan"), float("inf"), 0.0])

@@ -1,6 +1,6 @@
-"""How near the sum of discrete Gaussians is to a Gaussian, and what the difference costs.
+"""Gaussian releases without sampling in closed form, and sums of discrete Gaussians as Gaussians.
 
-``docs/proofs.md``, section "Sums of discrete Gaussians", has the proofs.
+``docs/proofs.md``, section "Sums of discrete Gaussians", has the proofs of the second.
 """
 
 import math
@@ -16,20 +16,57 @@ LARGEST_EPSILON = 27.0  # … up to this ε
 _TINY = 2.0**-1000  # what may have been lost to underflow
 
 
+def gaussian_delta(noise_multiplier: float, epsilon: float) -> float:
+    """The smallest δ at which one Gaussian release is (ε, δ)-private, never under-stated.
+
+    Balle and Wang 2018 (arXiv 1805.06530), theorem 8, for sensitivity 1 and σ = z:
+    δ(ε) = Φ(1/2z − εz) − e^ε·Φ(−1/2z − εz).
+
+    For z > 0 and ε ≥ 0, with an allowance for rounding.
+    """
+    from scipy.special import log_ndtr
+
+    z = noise_multiplier
+    near = math.exp(float(log_ndtr(0.5 / z - epsilon * z)))
+    far = math.exp(min(0.0, epsilon + float(log_ndtr(-0.5 / z - epsilon * z))))
+    # log_ndtr is good to a few units in the last place of its argument's square.
+    slack = 2.0**-48 * (1 + (0.5 / z - epsilon * z) ** 2 + (0.5 / z + epsilon * z) ** 2)
+    return min(1.0, max(0.0, near - far) + slack * (near + far))
+
+
+def gaussian_epsilon(noise_multiplier: float, delta: float) -> float:
+    """The smallest ε at which one Gaussian release is (ε, δ)-private, rounded up.
+
+    For z > 0 and δ in (0, 1); infinite only where ε exceeds every double.
+    """
+    if gaussian_delta(noise_multiplier, 0.0) <= delta:
+        return 0.0
+    low, high = 0.0, 1.0
+    while gaussian_delta(noise_multiplier, high) > delta:
+        low, high = high, 2 * high
+        if not math.isfinite(high):
+            return math.inf
+    while high - low > 1e-12 * high:
+        middle = 0.5 * (low + high)
+        if not low < middle < high:
+            break
+        if gaussian_delta(noise_multiplier, middle) > delta:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 def as_gaussian(release: DiscreteGaussianSum) -> tuple[GaussianRelease, float]:
     """A Gaussian release that is no more private, but for a factor.
-
-    Parameters
-    ----------
-    release : DiscreteGaussianSum
 
     Returns
     -------
     GaussianRelease
         With a little less noise.
     float
-        η: at each point the probabilities of what is released, and those of a post-processing
-        of the Gaussian release, are within a factor of e^η.
+        η: at each point the probabilities of the sum, and those of a post-processing of the
+        Gaussian release, are within a factor of e^η.
     """
     total = release.shares * release.variance
     smoothing = min(_SMOOTHING, total / 4)

@@ -12,7 +12,6 @@ from dp_accounting import rdp
 from numpy.typing import NDArray
 
 from privacy._logging import untouched_root_logger
-from privacy.accounting._discrete_gaussian import as_gaussian, distance_from_one
 from privacy.accounting.events import (
     Adjacency,
     DiscreteGaussianSum,
@@ -21,6 +20,7 @@ from privacy.accounting.events import (
     Poisson,
     Release,
 )
+from privacy.accounting.gaussian import as_gaussian, distance_from_one
 
 _ORDERS: NDArray[np.float64] = np.asarray(rdp.RdpAccountant().orders, dtype=np.float64)
 # Places in ``_ORDERS``. Where another bound is known, they are tried in this order: divergences of

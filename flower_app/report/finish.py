@@ -1,0 +1,152 @@
+"""The end of a run: its model is tested, and all results are written."""
+
+import time
+from logging import INFO, WARNING
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.supercore import log
+from torch import nn
+
+from flower_app.data import Inputs, load_partitions
+from flower_app.encrypted.evaluation import EncryptedTest, run_encrypted_test
+from flower_app.models.specs import MODELS
+from flower_app.report import plots
+from flower_app.report.privacy_metrics import privacy_metrics
+from flower_app.report.report import write_report
+from flower_app.report.results_folder import ResultsFolder, closing_lines
+from flower_app.report.software import software
+from flower_app.settings import Settings
+from flower_app.training.progress import ProgressLogger, accuracy
+from flower_app.training.resumption import other_software_at_start, write_final_settings
+from privacy.accounting import read_ledger
+from strategies import PrivacyReport, PrivateResult
+
+
+def finish(
+    settings: Settings,
+    folder: ResultsFolder,
+    inputs: Inputs,
+    model: nn.Sequential,
+    result: PrivateResult,
+    progress: ProgressLogger,
+    nodes_tested: dict[str, Any] | None,
+    *,
+    ledger: Path,
+    started: float,
+    training_seconds: float,
+) -> None:
+    """Test the model, once in the clear and once under encryption, and write all results."""
+    report = result.privacy
+    if report is None:
+        raise RuntimeError("the strategy returned no privacy report")
+    model.load_state_dict(result.arrays.to_torch_state_dict())
+    dataset = inputs.dataset
+    test_inputs = inputs.test()
+    test_accuracy = accuracy(
+        model, torch.from_numpy(test_inputs), torch.tensor(dataset.test.labels)
+    )
+    encrypted = None
+    encrypted_started = time.perf_counter()
+    if settings.encrypted_test_images:
+        count = min(settings.encrypted_test_images, len(dataset.test))
+        log(INFO, "Asking %d encrypted questions ...", count)
+        encrypted = run_encrypted_test(
+            model,
+            folder.file("model.safetensors"),
+            MODELS[settings.model],
+            test_inputs[:count],
+            np.asarray(dataset.test.labels[:count]),
+            notify=lambda line: log(INFO, line),
+        )
+    now = time.perf_counter()
+    metrics = {
+        "software": software(),
+        "resumed": bool(settings.resume),
+        # Of a resumed run whose first rounds ran other code: that code.
+        "begun_with": other_software_at_start(folder),
+        "dataset": settings.dataset,
+        "model": settings.model,
+        "deployed": settings.deployed,
+        "accuracy": {
+            "validation": list(progress.accuracy.values())[-1] if progress.accuracy else None,
+            "test": test_accuracy,
+            "validation_by_round": progress.accuracy,
+        },
+        "privacy": privacy_metrics(settings, report, read_ledger(ledger)),
+        "encrypted": None if encrypted is None else encrypted.metrics,
+        "encrypted_round": nodes_tested,
+        # How long clients took is theirs, unless they are simulated. Since the resumption, if any.
+        "seconds": {
+            "total": None if settings.deployed else now - started,
+            "training": None if settings.deployed else training_seconds,
+            "encrypted": now - encrypted_started,
+        },
+    }
+    pictures = _draw(settings, folder, inputs, report, progress, encrypted)
+    config = write_final_settings(settings, folder)
+    write_report(folder, metrics, config, pictures)
+    folder.finish(metrics)
+    folder.become_latest()
+    for line in closing_lines(folder.path):
+        log(INFO, line)
+
+
+def _draw(
+    settings: Settings,
+    folder: ResultsFolder,
+    inputs: Inputs,
+    report: PrivacyReport,
+    progress: ProgressLogger,
+    encrypted: EncryptedTest | None,
+) -> dict[str, Path]:
+    """Draw the run's pictures; their captions are the keys."""
+    pictures: dict[str, Path] = {}
+
+    def picture(name: str, caption: str) -> Path:
+        pictures[caption] = folder.file(name)
+        return pictures[caption]
+
+    rounds = {number: value for number, value in progress.accuracy.items() if number > 0}
+    whose = "the server holds" if settings.deployed else "belong to no client"
+    if rounds:
+        plots.plot_training(
+            picture("training.png", f"Accuracy on images that {whose}, and ε"),
+            accuracy=rounds,
+            epsilon=report.epsilon_by_round,
+            budget=settings.epsilon,
+            delta=report.delta,
+        )
+    scale = report.sampling_rate * (settings.total_weight or report.population)
+    released = {number: norm * scale for number, norm in progress.update_norms.items()}
+    if not all(map(isfinite, released.values())):
+        log(
+            WARNING,
+            "The model has grown beyond what its numbers can hold, and is of no use: lower "
+            "server-learning-rate, or raise what an average is divided by (total-weight).",
+        )
+        released = {number: norm for number, norm in released.items() if isfinite(norm)}
+    if released:
+        parameters = sum(p.numel() for p in progress.model.parameters())
+        plots.plot_noise(
+            picture("noise.png", "What clients said, and the noise it was said in"),
+            released=released,
+            noise=report.noise_multiplier * report.clipping_norm * parameters**0.5,
+        )
+    if encrypted is not None:
+        plots.plot_encrypted(
+            picture("encrypted.png", "Images the evaluator never saw, and the answers it gave"),
+            images=inputs.dataset.test.images[: len(encrypted.answers)],
+            labels=encrypted.labels,
+            answers=encrypted.answers,
+        )
+    if not settings.deployed:
+        partitions = load_partitions(settings.partition_spec(report.population), inputs.dataset)
+        plots.plot_holdings(
+            picture("holdings.png", "Simulation: not private. Who holds what"),
+            counts=plots.label_counts(partitions, np.asarray(inputs.dataset.train.labels)),
+        )
+    return pictures

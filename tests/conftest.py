@@ -1,0 +1,37 @@
+"""How ``pytest -n`` shares the tests out among processes, and how long Hypothesis searches."""
+
+import pytest
+from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
+
+# Nothing depends on the time that an example takes: the machine may be busy. Every run draws other
+# examples; `pytest --hypothesis-profile long` draws more of them.
+TIMELESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("short", TIMELESS, max_examples=50)
+settings.register_profile("long", TIMELESS, max_examples=500)
+settings.load_profile("short")
+
+DEPLOYMENTS = ("tests/integration/test_faults.py", "tests/integration/test_deploy.py")
+
+
+class ModulesTogether(LoadScopeScheduling):
+    """A module's tests go to one process, and so do all tests that start deployments, or Ray.
+
+    Each of those is many processes: so at most one deployment and one simulation run at a time.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.split("::")[0]
+        if module.startswith("tests/integration/"):
+            return "deployments" if module in DEPLOYMENTS else "simulations"
+        return module
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesTogether:
+    return ModulesTogether(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with what takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/integration/"))
