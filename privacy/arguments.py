@@ -268,7 +268,7 @@ _COMPARED: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def _checked(name: str, value: Any, kind: type, ends: Mapping[str, float | None], give: str) -> Any:
+def _checked(name: str, value: Any, kind: Any, ends: Mapping[str, float | None], give: str) -> Any:
     limits = {word: end for word, end in ends.items() if end is not None}
     remedy = f"give {give}" if give else f"it must be a {_range(kind, limits)}"
     number: Any = _unboxed(value)
