@@ -1,4 +1,4 @@
-"""``python -m flower_app deploy-demo``: a deployment on this machine, gone when it ends."""
+"""``python -m flower_app deploy-demo``: a temporary deployment on this machine."""
 
 import argparse
 import contextlib
@@ -22,8 +22,8 @@ NODES = 3
 IMAGES = 5_000  # of each node
 TEST_IMAGES = 200  # of each node, of its own; all are asked about in the encrypted round
 
-# Three clients cannot hide one of them as a whole behind noise and still teach: the budget below
-# protects single images well, whole clients hardly, and the command says so.
+# With three clients, noise that hides one of them would drown the model: the budget below protects
+# single images well and whole clients hardly, and the command says so.
 _SETTINGS: dict[str, Any] = {
     "sampling-rate": 1.0,
     "rounds": 8,
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
     check_run(settings, nodes=NODES)
     print("Flower's telemetry is off for this run (FLWR_TELEMETRY_ENABLED=0).")
-    print(_what_is_protected(settings), flush=True)
+    print(_protection_line(settings), flush=True)
     try:
         with (
             _ended_politely(),
@@ -79,12 +79,12 @@ def run(options: argparse.Namespace) -> int:
             Deployment(Path(folder)) as deployment,
         ):
             _set_up(deployment, settings)
-            _say(f"flwr run . {CONNECTION} --stream")
+            _announce(f"flwr run . {CONNECTION} --stream")
             command = [*deployment.run_command(overrides), "--stream"]
             code = follow(command, deployment.operator, connection=CONNECTION, resumable=False)
     except KeyboardInterrupt:
         code = 130
-    _say("The SuperLink and the SuperNodes have ended; their keys and data are removed.")
+    _announce("The SuperLink and the SuperNodes have ended; their keys and data are removed.")
     return code
 
 
@@ -124,14 +124,16 @@ def write_node_folders(
 
 
 def _set_up(deployment: Deployment, settings: Settings) -> None:
-    _say("Certificates and node keys are made; they live for this demonstration only.")
+    _announce("Certificates and node keys are made; they live for this demonstration only.")
     dataset = load_dataset(
         settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
     )
     names = [f"node-{number}" for number in range(1, NODES + 1)]
     folders = write_node_folders(deployment.folder / "data", dataset.train, names, images=IMAGES)
     tests = write_node_folders(deployment.folder / "test", dataset.test, names, images=TEST_IMAGES)
-    _say(f"Starting a SuperLink with TLS and node authentication on 127.0.0.1:{deployment.port}.")
+    _announce(
+        f"Starting a SuperLink with TLS and node authentication on 127.0.0.1:{deployment.port}."
+    )
     deployment.start_superlink()
     nodes = [
         deployment.new_node(name, data, config=f'test-dir="{tests[name]}" {_owners_word(settings)}')
@@ -141,11 +143,11 @@ def _set_up(deployment: Deployment, settings: Settings) -> None:
         deployment.register(node)
         deployment.start_node(node)
     deployment.wait_until_online(*names)
-    _say(f"{NODES} SuperNodes are online, each with {IMAGES:,} images in its own folder.")
+    _announce(f"{NODES} SuperNodes are online, each with {IMAGES:,} images in its own folder.")
 
 
 def _owners_word(settings: Settings) -> str:
-    """What the owners of the demonstration's nodes allow: as much as it needs, and no more."""
+    """The owners' limits: exactly the demonstration's settings."""
     records = (
         f"max-record-epsilon={settings.record_epsilon} max-record-delta={settings.record_delta}"
         if settings.record_epsilon
@@ -154,7 +156,7 @@ def _owners_word(settings: Settings) -> str:
     return f"{records} publish-report=true"
 
 
-def _what_is_protected(settings: Settings) -> str:
+def _protection_line(settings: Settings) -> str:
     images = (
         f"single images are protected at ε = {settings.record_epsilon:g}, the most that their "
         "nodes' owners allow, by each node's own noise and ledger"
@@ -169,9 +171,9 @@ def _what_is_protected(settings: Settings) -> str:
         else ""
     )
     return (
-        f"With {NODES} clients there is no crowd to hide in: {images}; a whole client only at "
-        f"ε = {settings.epsilon:g}, which promises little above 10. "
-        f"A deployment for real has many more clients.{tested}"
+        f"{NODES} clients are too few to hide one of them: {images}; a whole client only at "
+        f"ε = {settings.epsilon:g}, which is little protection above 10. "
+        f"A real deployment has many more clients.{tested}"
     )
 
 
@@ -192,5 +194,5 @@ def _ended_politely() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _say(line: str) -> None:
+def _announce(line: str) -> None:
     print(line, file=sys.stdout, flush=True)
