@@ -45,7 +45,7 @@ class FlowerAccountant:
     accounted. (Flower's own ``RdpAccountant`` accounts all of it there.)
 
     **Not covered.** Flower's protocol has events for equal Gaussian releases only, and no ledger:
-    what it holds dies with the process unless ``state_dict`` is kept. Use
+    its state ends with the process unless ``state_dict`` is stored. Use
     :class:`privacy.accounting.Ledger` where runs share a population.
     """
 
