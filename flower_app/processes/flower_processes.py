@@ -10,11 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+
+import httpx
 
 from flower_app.errors import RunFailedError
 from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
@@ -167,19 +167,19 @@ def wait_until_up(
     Raises
     ------
     RunFailedError
-        If it ends, or has not answered after three minutes, with its last words.
+        If it ends, or has not answered after three minutes, with the end of its log.
     """
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            # The address is our own, never a stranger's.
-            urllib.request.urlopen(f"{url}/health", timeout=1, context=context).close()  # noqa: S310
-            return
+        with contextlib.suppress(httpx.TransportError):
+            trust = context or True
+            if httpx.get(f"{url}/health", timeout=1, verify=trust, trust_env=False).is_success:
+                return
         time.sleep(0.2)
     words = log.read_text(errors="replace").strip()[-1500:]
-    raise RunFailedError(f"Flower's SuperLink did not come up. Its last words:\n{words}")
+    raise RunFailedError(f"Flower's SuperLink did not come up. Its log ends:\n{words}")
 
 
 def app_folder(scratch: Path) -> Path:

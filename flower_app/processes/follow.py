@@ -131,8 +131,9 @@ class _Stream:
 
     def outcome(self) -> Outcome:
         """What the run has told so far."""
-        told = None if self.run_id is None else read_outcome(self._outcomes, self.run_id)
-        return told or Outcome()
+        if self.run_id is None:
+            return Outcome()
+        return read_outcome(self._outcomes, self.run_id) or Outcome()
 
     def close(self) -> None:
         """End it, if it has not ended."""
@@ -183,7 +184,7 @@ def _finished(run_id: int, environment: dict[str, str], connection: str) -> bool
     command = [program("flwr"), "list", connection, "--run-id", str(run_id), "--format", "json"]
     for _ in range(_STATUS_TRIES):
         try:
-            told = subprocess.run(
+            listed = subprocess.run(
                 command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -192,7 +193,7 @@ def _finished(run_id: int, environment: dict[str, str], connection: str) -> bool
                 timeout=_STATUS_PATIENCE,
                 check=False,
             )
-            (run,) = json.loads(told.stdout)["runs"]
+            (run,) = json.loads(listed.stdout)["runs"]
             return str(run["status"]).startswith("finished")
         except (ValueError, LookupError, subprocess.TimeoutExpired):
             time.sleep(_STATUS_SECONDS)
@@ -204,4 +205,4 @@ def _resumption(outcome: Outcome) -> str:
     folder = ResultsFolder(Path(outcome.folder))
     if not outcome.begun or not can_go_on(folder.path):
         return ""
-    return f"What was trained and paid so far is kept. To go on: {folder.resume_command}"
+    return f"Everything trained and paid so far is there. To go on: {folder.resume_command}"

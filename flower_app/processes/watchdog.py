@@ -59,15 +59,15 @@ def processes_below(folder: Path) -> dict[int, str]:
 
     Found by their environment, so that those that Flower detaches are found too.
     """
-    found = {}
+    processes = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             home = process.environ().get("FLWR_HOME")
             if home and Path(home).is_relative_to(folder):
                 command = process.cmdline()
                 if command:  # not one that has ended and is only not yet reaped
-                    found[process.pid] = " ".join(command)
-    return found
+                    processes[process.pid] = " ".join(command)
+    return processes
 
 
 def kill_below(folder: Path) -> None:

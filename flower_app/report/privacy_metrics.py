@@ -1,4 +1,4 @@
-"""What ``metrics.json`` says about privacy: true of the run that it describes, in every mode."""
+"""Privacy in ``metrics.json``, in every mode of a run."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,20 +12,20 @@ from strategies import PrivacyReport
 
 FALSE_ALARM_RATES = (0.01, 0.1)
 
-# What a person may have chosen by looking at accuracies, beside the recipe, with its defaults.
+# Settings beside the recipe that somebody may tune by accuracy.
 _CHOSEN = ("sampling_rate", "weight_cap", "total_weight", "records_per_client")
 
 
 def privacy_metrics(
     settings: Settings, report: PrivacyReport, paid: LedgerContents
 ) -> dict[str, Any]:
-    """Both levels of privacy, side by side and never mixed, and what tuning cost.
+    """Both levels of privacy, side by side and never mixed, and the cost of tuning.
 
     Parameters
     ----------
     settings : Settings
     report : PrivacyReport
-        Of the run, with all that it paid.
+        Of the run.
     paid : LedgerContents
         The population's ledger.
 
@@ -48,7 +48,7 @@ def privacy_metrics(
 
 
 def tuning(settings: Settings) -> dict[str, Any]:
-    """What the choice of hyper-parameters cost: nothing for a recipe, else nobody knows."""
+    """The cost of choosing hyper-parameters: nothing for a recipe, else unknown."""
     recipe = asdict(RECIPES[settings.model])
     usual = asdict(Settings())
     expected = recipe | {name: usual[name] for name in _CHOSEN}
@@ -63,11 +63,11 @@ def tuning(settings: Settings) -> dict[str, Any]:
             "reason": f"the recipe of {settings.model} was chosen on 10,000 images of MNIST that "
             "belong to no client",
         }
-    told = ", ".join(f"{name} = {value}" for name, value in changed.items())
+    values = ", ".join(f"{name} = {value}" for name, value in changed.items())
     return {
         "epsilon": None,
-        "reason": f"the operator set {told}. If these were chosen by what clients' data gave, that "
-        "was a release of its own, which nobody counted",
+        "reason": f"the operator set {values}. If these were chosen by results on clients' data, "
+        "that was a release of its own, which is not counted",
     }
 
 

@@ -1,4 +1,4 @@
-"""What a run is made of, and whether it can begin: asked by its command first, then by the run."""
+"""The strategy of a run, and the checks before it begins: by its command, then by the run."""
 
 import re
 import shutil
@@ -38,7 +38,7 @@ from strategies import (
     UniformWeights,
 )
 
-# What a library calls what this app's settings call otherwise.
+# The libraries' names of settings.
 _NAMES = {
     "budget.epsilon": "epsilon",
     "budget.delta": "delta",
@@ -50,7 +50,7 @@ _NAMES = {
     "the clipping norm": "clipping-norm",
     **{field.name: kebab(field.name) for field in fields(Settings) if "_" in field.name},
 }
-# The same where it is a word of the language too, and a name only where a sentence begins.
+# Likewise, where the name is also an English word: at the start of a message only.
 _NAMES_AT_THE_START = {
     "clients": "population",
     "alpha": "dirichlet-alpha",
@@ -64,15 +64,7 @@ _NAMES_AT_THE_START = {
 
 @dataclass(frozen=True)
 class Assembled:
-    """What was looked up while a run was checked.
-
-    Attributes
-    ----------
-    population : Population or int
-        Who the clients are, as ``population-file`` lists them, or their number N.
-    dataset : Dataset
-        Its images.
-    """
+    """A checked run's population, listed or a number N, and its data set."""
 
     population: Population | int
     dataset: Dataset
@@ -84,13 +76,13 @@ class Assembled:
 
 
 def check_run(settings: Settings, *, nodes: int) -> Assembled:
-    """Refuse a run that cannot go to its end as far as that can be known before it begins.
+    """Refuse a run that cannot finish, as far as that is known before it begins.
 
     Parameters
     ----------
     settings : Settings
     nodes : int
-        How many are there, or will be.
+        The number of SuperNodes.
 
     Raises
     ------
@@ -111,19 +103,19 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
     else:
         results_root(settings)
     with tempfile.TemporaryDirectory() as scratch:
-        # On a copy: what is only looked at writes nothing into the population's ledger.
+        # On a copy: a check writes nothing into the population's ledger.
         copy = Path(scratch) / "ledger.jsonl"
-        kept = Path(settings.ledger or ResultsFolder(Path(settings.resume or scratch)).ledger)
+        ledger = Path(settings.ledger or ResultsFolder(Path(settings.resume or scratch)).ledger)
         if settings.ledger:
-            _check_place(kept)
-        if kept.exists():
+            _check_place(ledger)
+        if ledger.exists():
             try:
-                shutil.copyfile(kept, copy)
+                shutil.copyfile(ledger, copy)
             except OSError as error:
                 raise SettingError(
-                    f"ledger = {str(kept)!r} is wrong; it cannot be read: {error.strerror}"
+                    f"ledger = {str(ledger)!r} is wrong; it cannot be read: {error.strerror}"
                 ) from error
-        make_strategy(settings, population, ledger=copy, checkpoint=None, shown=kept)
+        make_strategy(settings, population, ledger=copy, checkpoint=None, shown=ledger)
         if not settings.resume:  # a resumed run's noise is settled, and it may have a model to keep
             paid = [record.event for record in read_ledger(copy).records]
             _check_presence(settings, size, paid)
@@ -187,7 +179,7 @@ def _with_nodes(number: int) -> str:
 
 
 def warn_of_few_clients(settings: Settings, *, population: int, connected: int) -> None:
-    """Say what a small population means for a run."""
+    """Warn of a population that is small, or not all connected."""
     if settings.deployed:
         if connected < population:
             log(
@@ -207,12 +199,12 @@ def warn_of_few_clients(settings: Settings, *, population: int, connected: int) 
 
 
 def listed_population(settings: Settings) -> Population | None:
-    """The clients that ``population-file`` lists, or None where it is not set.
+    """The clients that ``population-file`` lists; None where it is not set.
 
     Raises
     ------
     SettingError
-        If it is no such file, or lists another number of clients than ``population`` says.
+        If it is no such file, or lists another number of clients than ``population``.
     """
     if not settings.population_file:
         return None
@@ -232,18 +224,18 @@ def listed_population(settings: Settings) -> Population | None:
 
 
 def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
-    """Refuse, before training, a run whose rounds no noise, or not the noise given, lets begin.
+    """Refuse, before training, a run whose rounds fit the budget with no noise, or not with z.
 
     Parameters
     ----------
     settings : Settings
     paid : sequence of Event
-        What earlier runs on the same ledger have paid.
+        Payments of earlier runs on the same ledger.
 
     Raises
     ------
     SettingError
-        Naming the setting that is wrong, and what would fit.
+        Naming the setting that is wrong, and one that fits.
     """
     sampling, z = Poisson(settings.sampling_rate), settings.noise_multiplier
     spent = [*paid, *round_cost(settings)]
@@ -276,7 +268,7 @@ def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
 
 
 def _beside_training(settings: Settings, paid: Sequence[Event]) -> tuple[list[str], list[str]]:
-    """What takes from the budget beside training's rounds, and what would help."""
+    """Costs beside training's rounds, and remedies."""
     taken, remedies = [], []
     if round_ := round_cost(settings):
         taken.append(
@@ -293,7 +285,7 @@ def _beside_training(settings: Settings, paid: Sequence[Event]) -> tuple[list[st
 
 
 def _check_presence(settings: Settings, size: int, paid: Sequence[Event]) -> None:
-    """Refuse a run for which what its rounds' opening gives away passes δ; as ``start`` would."""
+    """Refuse a run whose charge for presence passes δ, as ``start`` would."""
     with _in_the_settings_words():
         if secure := server_setting(settings, size):
             secure.check_presence(
@@ -319,18 +311,18 @@ def make_strategy(
     ----------
     settings : Settings
     population : Population or int
-        Who the clients are, or N.
+        The clients, or N.
     ledger : Path
-        The population's.
+        The population's, or a copy of it.
     checkpoint : Path, optional
-        Where rounds are kept.
+        The file for the state after each round.
     shown : Path, optional
-        What errors call the ledger, where it is a copy that is only looked at.
+        The ledger's name in errors, where ``ledger`` is a copy.
 
     Raises
     ------
     SettingError
-        If it cannot be made of them, in their names.
+        If the strategy refuses them, in the settings' names.
     """
     size = size_of(population)
     resumed = ResultsFolder(Path(settings.resume).resolve()).checkpoint if settings.resume else None
@@ -373,15 +365,15 @@ def _check_place(ledger: Path) -> None:
 def _in_the_settings_words(
     used: Path = Path(), shown: Path = Path(), *, given: bool = False
 ) -> Iterator[None]:
-    """Let what a library refuses be read by somebody who knows the settings only."""
+    """Translate a library's errors into the settings' names."""
     try:
         yield
     except SettingError:
         raise
     except LedgerError as error:
-        what = f"ledger = {str(shown)!r} is wrong" if given else "the run's ledger cannot be used"
+        fault = f"ledger = {str(shown)!r} is wrong" if given else "the run's ledger cannot be used"
         text = str(error).replace(str(used), str(shown))
-        raise SettingError(f"{what}; {text}") from error
+        raise SettingError(f"{fault}; {text}") from error
     except ValueError as error:
         text = str(error)
         for theirs, ours in _NAMES_AT_THE_START.items():

@@ -1,4 +1,4 @@
-"""What the owner of a node may write into its ``--node-config``: names and kinds of its keys."""
+"""The keys of a node's ``--node-config``, which its owner writes, and their values."""
 
 import difflib
 import math
@@ -15,13 +15,13 @@ OWN_PREFIX = "x-"  # of the owner's keys for other programs
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a key takes, in words, and whether a value is that."""
+    """The values of a key: in words, and as a check."""
 
-    what: str
+    words: str
     takes: Callable[[Any], bool]
 
 
-def _number(what: str, takes: Callable[[float], bool]) -> _Kind:
+def _number(words: str, takes: Callable[[float], bool]) -> _Kind:
     def good(value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
@@ -30,7 +30,7 @@ def _number(what: str, takes: Callable[[float], bool]) -> _Kind:
         except OverflowError:  # a whole number beyond all floating-point ones
             return False
 
-    return _Kind(what, good)
+    return _Kind(words, good)
 
 
 def _whole(least: int) -> _Kind:
@@ -85,16 +85,14 @@ _FORMER_KEYS: Mapping[str, str] = {
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
-    """Refuse a key that this app does not know, or a value that is none of the key's kind.
+    """Refuse an unknown key, whose limit nobody would enforce, or a value of the wrong kind.
 
-    A limit under a name that nobody reads would not be kept. Keys of the owner's own, ``x-...``,
-    are for other programs.
+    Keys that begin with ``x-`` are for other programs.
 
     Raises
     ------
     SettingError
-        Naming the key, its value, and what it takes; or the known key that is nearest; or what a
-        key is called now.
+        Naming the key, its value and the values it takes, or the nearest known key.
     """
     try:
         without_former_names(config, _FORMER_KEYS)
@@ -105,7 +103,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
             continue
         if key in NODE_KEYS:
             if not NODE_KEYS[key].takes(value):
-                raise wrong_key(key, value, NODE_KEYS[key].what)
+                raise wrong_key(key, value, NODE_KEYS[key].words)
             continue
         written = key.strip().lower().replace("_", "-").replace(".", "-")
         (near,) = difflib.get_close_matches(written, NODE_KEYS, n=1, cutoff=0.0)
@@ -116,11 +114,10 @@ def check_keys(config: Mapping[str, Any]) -> None:
         )
 
 
-def own_folder(config: Mapping[str, Any], key: str, what: str) -> Path:
-    """A folder that the owner names in ``--node-config``: absolute, or from ~.
+def own_folder(config: Mapping[str, Any], key: str, purpose: str) -> Path:
+    """A folder of ``--node-config``: absolute, or from ~.
 
-    A relative one would be another folder, and a ledger in it a new one, where the SuperNode is
-    started elsewhere.
+    A relative one would be another folder, with a new ledger, for a SuperNode started elsewhere.
 
     Raises
     ------
@@ -131,7 +128,7 @@ def own_folder(config: Mapping[str, Any], key: str, what: str) -> Path:
     if not folder:
         raise SettingError(
             f"{key} = '' is wrong; start this SuperNode with "
-            f"--node-config '{key}=\"/path/to/{what.replace(' ', '-')}\"'"
+            f"--node-config '{key}=\"/path/to/{purpose.replace(' ', '-')}\"'"
         )
     try:
         path = Path(folder).expanduser()
@@ -143,8 +140,8 @@ def own_folder(config: Mapping[str, Any], key: str, what: str) -> Path:
     return resolved
 
 
-def wrong_key(key: str, value: object, what: str) -> SettingError:
-    """What a node's owner is told of a key."""
+def wrong_key(key: str, value: object, expected: str) -> SettingError:
+    """The error for a key's owner."""
     return SettingError(
-        f"{key} = {value!r:.200} in this node's --node-config is wrong; it must be {what}"
+        f"{key} = {value!r:.200} in this node's --node-config is wrong; it must be {expected}"
     )

@@ -21,7 +21,7 @@ _FREE = ("resume", "results-dir", "round-timeout", "min-available-nodes", "encry
 
 
 def with_settings_of_run(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given on a command line, and for the rest the settings of the run to go on with.
+    """Settings of a command line, and for the rest those of the run to go on with.
 
     Parameters
     ----------
@@ -34,17 +34,17 @@ def with_settings_of_run(given: Mapping[str, Any]) -> dict[str, Any]:
         If the folder is not one to go on from, or a setting differs from that run's.
     """
     folder = _resolved(str(given["resume"]))
-    kept = _kept_settings(folder)
+    recorded = _recorded_settings(folder)
     for name, value in given.items():
-        if name not in _FREE and name in kept and value != kept[name]:
-            raise _differs(name, value, kept[name], folder, "leave it out")
-    return kept | dict(given) | {"resume": str(folder)}
+        if name not in _FREE and name in recorded and value != recorded[name]:
+            raise _differs(name, value, recorded[name], folder, "leave it out")
+    return recorded | dict(given) | {"resume": str(folder)}
 
 
 def can_go_on(folder: Path) -> bool:
-    """Whether ``resume`` takes this folder: only then is a person told how to go on with it."""
+    """Whether ``resume`` takes this folder."""
     try:
-        _kept_settings(folder)
+        _recorded_settings(folder)
     except (SettingError, OSError):
         return False
     return True
@@ -119,18 +119,18 @@ def check_resumed(settings: Settings, *, population: int) -> None:
         If the folder is not one to go on from, or naming the first setting that differs.
     """
     folder = Path(settings.resume)
-    kept = _kept_settings(folder)
+    recorded = _recorded_settings(folder)
     now = settings.as_config()
     if not settings.deployed:
         now["population"] = population
     for name, value in now.items():
-        if name not in _FREE and value != kept[name]:
-            kept_run = ResultsFolder(folder)
+        if name not in _FREE and value != recorded[name]:
+            run = ResultsFolder(folder)
             how = (
-                f"give all of them: {kept_run.resume_command}, or flwr run . --run-config "
-                f"{shlex.quote(str(kept_run.resumption))}"
+                f"give all of them: {run.resume_command}, or flwr run . --run-config "
+                f"{shlex.quote(str(run.resumption))}"
             )
-            raise _differs(name, value, kept[name], folder, how)
+            raise _differs(name, value, recorded[name], folder, how)
 
 
 def _resolved(text: str) -> Path:
@@ -147,7 +147,7 @@ def _differs(name: str, now: Any, before: Any, folder: Path, how: str) -> Settin
     )
 
 
-def _kept_settings(path: Path) -> dict[str, Any]:
+def _recorded_settings(path: Path) -> dict[str, Any]:
     folder = ResultsFolder(path)
     wrong = f"resume = {str(path)!r} is wrong; "
     if not path.is_absolute():
@@ -157,16 +157,16 @@ def _kept_settings(path: Path) -> dict[str, Any]:
     if folder.finished:
         raise SettingError(f"{wrong}that run has finished; begin a new one")
     try:
-        kept = json.loads(folder.file("config.json").read_text())
+        recorded = json.loads(folder.file("config.json").read_text())
     except (OSError, ValueError) as error:
         raise SettingError(
             f"{wrong}it is not the results folder of a run: its config.json cannot be read"
         ) from error
-    if not isinstance(kept, dict):
+    if not isinstance(recorded, dict):
         raise SettingError(f"{wrong}its config.json holds no settings")
-    kept.pop(_SOFTWARE, None)
+    recorded.pop(_SOFTWARE, None)
     try:
-        without_former_names(kept)
+        without_former_names(recorded)
     except SettingError as error:
         raise SettingError(f"{wrong}an earlier version began it: {error}") from error
     if not folder.checkpoint.exists():
@@ -174,10 +174,8 @@ def _kept_settings(path: Path) -> dict[str, Any]:
             f"{wrong}that run broke off before its first checkpoint, and paid nothing: begin a "
             "new one"
         )
-    ledger = Path(kept.get("ledger") or folder.ledger)
+    ledger = Path(recorded.get("ledger") or folder.ledger)
     if not ledger.exists():
-        raise SettingError(
-            f"{wrong}what that run paid stood in the ledger {ledger}, which is missing: put it back"
-        )
-    # A setting that the run's version did not have yet has its usual value.
-    return Settings().as_config() | kept
+        raise SettingError(f"{wrong}the ledger of that run, {ledger}, is missing: put it back")
+    # A setting that is newer than the run has its default.
+    return Settings().as_config() | recorded

@@ -1,4 +1,4 @@
-"""Secure aggregation in this app: what the server asks for, and what a client insists on."""
+"""Secure aggregation in this app: the server's request, and a client's conditions."""
 
 import hashlib
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ from strategies import (
 )
 
 _KEY_BYTES = 32
-# What an owner writes for secure aggregation alone: the first that is there asks for it.
+# Keys that serve secure aggregation only: the first that is there asks for it.
 _CURIOUS_KEYS = ("min-clients", "clipping-norm", "weight-cap", "max-corrupt-fraction")
 _MALICIOUS_KEYS = ("client-public-keys", "signing-key")
 
 
 def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
-    """What the strategy is told; None where secure aggregation is off."""
+    """The strategy's argument; None where secure aggregation is off."""
     if settings.secure_aggregation == "off":
         return None
     adversary = _adversary(settings.secure_aggregation, settings.max_corrupt_fraction)
@@ -71,14 +71,12 @@ class _Own:
 
 
 def _own(settings: Settings, context: Context) -> _Own | None:
-    """What this client insists on: from its own node's configuration where it is deployed.
-
-    In a simulation there is nobody but the run to say it, and nobody who is protected.
+    """The client's conditions: its node's, or in a simulation, which protects nobody, the run's.
 
     Raises
     ------
     SettingError
-        If a deployed node does not say what it needs, or a key of it is wrong.
+        If a key of a deployed node is missing or wrong.
     """
     node: Mapping[str, Any] = context.node_config
     check_keys(node)
@@ -97,11 +95,11 @@ def _own(settings: Settings, context: Context) -> _Own | None:
     minimum = _needed(
         node, "min-clients", "the fewest clients in whose sum it takes part", _asking_key(node)
     )
-    # Without the owner's word as many collude as the run says, and at least the usual share.
+    # Without the owner's key: the run's fraction, but at least the default.
     usual = max(Adversary().max_corrupt_fraction, settings.max_corrupt_fraction)
     adversary = _adversary(mode, float(node.get("max-corrupt-fraction", usual)))
     memory = FolderMemory(own_folder(node, "state-dir", "a folder of its own for its secrets"))
-    # What the owner leaves out is as all clients of a round are asked.
+    # Without these keys: as the round asks of all clients.
     norm, cap = (
         float(node[name]) if name in node else None for name in ("clipping-norm", "weight-cap")
     )
@@ -122,7 +120,7 @@ def _own(settings: Settings, context: Context) -> _Own | None:
 
 
 def _own_mode(node: Mapping[str, Any], settings: Settings) -> str:
-    """The run's word, but never weaker than the owner's, or than what the owner's other keys imply.
+    """The run's mode, but never weaker than the owner's, or than the owner's other keys imply.
 
     A node with ``min-clients`` has its update hidden among so many, one that pins how updates are
     bounded or says how many collude can be kept to that nowhere else, and one with pinned
@@ -139,12 +137,12 @@ def _own_mode(node: Mapping[str, Any], settings: Settings) -> str:
 
 
 def _asking_key(node: Mapping[str, Any]) -> str | None:
-    """The owner's key that asks for most, of those that mean secure aggregation."""
+    """The owner's key that asks for the strongest mode."""
     return next((key for key in _MALICIOUS_KEYS + _CURIOUS_KEYS if key in node), None)
 
 
 def simulated_identity(partition: int) -> Identity:
-    """A key that everybody can work out: in a simulation there is nobody to keep it from."""
+    """A key that everybody can derive: a simulation has nobody to protect."""
     seed = f"a simulated client's identity, not secret: {partition}"
     return Identity(hashlib.sha256(seed.encode()).digest())
 
@@ -159,12 +157,12 @@ def _adversary(mode: str, corrupt: float) -> Adversary:
     return Adversary(ServerModel(mode), corrupt)
 
 
-def _needed(node: Mapping[str, Any], name: str, what: str, asking: str | None = None) -> Any:
+def _needed(node: Mapping[str, Any], name: str, purpose: str, asking: str | None = None) -> Any:
     value = node.get(name, "")
     if value == "":
         why = f", which its {asking} asks for," if asking else ""
         raise SettingError(
-            f"{name} = '' is wrong; for secure aggregation{why} a node says {what}: start this "
+            f"{name} = '' is wrong; for secure aggregation{why} a node needs {purpose}: start this "
             f"SuperNode with --node-config '{name}=...'"
         )
     return value

@@ -1,12 +1,9 @@
 """From logits to classes: the largest of several, or one logit against a threshold."""
 
-import sys
-from numbers import Real
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.arguments import double_array
+from privacy.arguments import double_array, number
 
 
 def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:
@@ -33,7 +30,7 @@ def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:
     values = double_array("logits", logits, "shape (images, logits)")
     if values.ndim != 2 or values.shape[1] < 1:
         raise ValueError(f"logits has shape {values.shape}; give (images, logits)")
-    check_threshold(threshold)
+    threshold = number("threshold", threshold)
     if values.shape[1] > 1:
         if threshold != 0.0:
             raise ValueError(
@@ -42,20 +39,3 @@ def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:
             )
         return np.asarray(values.argmax(axis=1), dtype=np.int64)
     return (values[:, 0] > threshold).astype(np.int64)
-
-
-def check_threshold(threshold: float) -> None:
-    """Refuse a threshold that is not a finite number.
-
-    Raises
-    ------
-    ValueError
-        If it is not.
-    """
-    given: object = threshold
-    if (
-        isinstance(given, bool)
-        or not isinstance(given, Real)
-        or not abs(threshold) <= sys.float_info.max
-    ):
-        raise ValueError(f"threshold is {threshold!r}; give a finite number")

@@ -2,7 +2,6 @@
 
 import ipaddress
 import json
-import math
 import os
 import re
 import ssl
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 import httpx
 
+from privacy.arguments import number
 from privacy.inference import InputContract, Plan, accept_plan
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.keys import key_id
@@ -67,8 +67,7 @@ class ServiceClient:
                     "it as it was shown when it was made"
                 )
             headers["Authorization"] = f"Bearer {token}"
-        if not (isinstance(timeout, int | float) and math.isfinite(timeout) and timeout > 0):
-            raise ValueError(f"timeout is {timeout}; give a positive number of seconds")
+        number("timeout", timeout, above=0, give="a positive number of seconds")
         self._http = httpx.Client(
             base_url=parsed,
             headers=headers,

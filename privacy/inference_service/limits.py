@@ -1,9 +1,10 @@
 """Limits for one owner, and for all owners together."""
 
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+
+from privacy.arguments import number
 
 Clock = Callable[[], float]
 """Seconds that never go back, as ``time.monotonic``."""
@@ -48,9 +49,7 @@ class ServiceLimits:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = getattr(self, each.name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{each.name} is {value}; give a positive number")
+            number(each.name, getattr(self, each.name), above=0)
 
 
 class RateLimiter:

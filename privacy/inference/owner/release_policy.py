@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.arguments import whole
-from privacy.inference.decision import check_threshold, decide
+from privacy.arguments import number, whole
+from privacy.inference.decision import decide
 from privacy.inference.errors import ReleaseError
 from privacy.inference.plan import Plan
 from privacy.mechanisms import SystemRandomness, add_gaussian
@@ -87,7 +87,7 @@ class ClassOnly:
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        check_threshold(self.threshold)
+        number("threshold", self.threshold)
 
     def check(self, plan: Plan) -> None:
         """A threshold other than 0 needs a single logit, and must be below 2^logit_bits."""
@@ -109,7 +109,7 @@ class TopClasses:
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        check_threshold(self.threshold)
+        number("threshold", self.threshold)
         whole("count", self.count, least=1)
 
     def check(self, plan: Plan) -> None:
@@ -149,7 +149,7 @@ class RoundedLogits:
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        check_threshold(self.threshold)
+        number("threshold", self.threshold)
         whole("decimals", self.decimals, least=-_MAX_DECIMALS, most=_MAX_DECIMALS)
 
     def check(self, plan: Plan) -> None:
@@ -200,7 +200,7 @@ class FloodedLogits:
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        check_threshold(self.threshold)
+        number("threshold", self.threshold)
         whole("statistical_bits", self.statistical_bits, least=1, most=_MAX_STATISTICAL_BITS)
         whole("queries", self.queries, least=1, most=_MAX_QUERIES)
 

@@ -114,7 +114,7 @@ def test_the_kept_table_is_what_encode_gives(kind: str, tmp_path: Path) -> None:
     dataset = Dataset("few", *splits, fingerprint="few")
     lines: list[str] = []
     for _ in range(2):
-        inputs = load_inputs(dataset, kind, cache_dir=tmp_path, say=lines.append)  # type: ignore[arg-type]
+        inputs = load_inputs(dataset, kind, cache_dir=tmp_path, notify=lines.append)  # type: ignore[arg-type]
         rows = np.array([7, 3, 1499])
         for got, wanted in (
             (inputs.train(rows), dataset.train.images[rows]),
