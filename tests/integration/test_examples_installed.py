@@ -45,7 +45,7 @@ with superlink(home) as environment:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
     for project, config, nodes in json.loads(sys.argv[2]):
-        federation = f"num-supernodes={nodes} init-args-num-cpus=1"
+        federation = f"num-supernodes={nodes} init-args-num-cpus=1 client-resources-num-cpus=1"
         told = flwr("run", project, "local", "--run-config", config,
                     "--federation-config", federation, "--format", "json")
         run = str(json.loads(told)["run-id"])
