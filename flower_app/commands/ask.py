@@ -21,7 +21,7 @@ from flower_app.errors import CommandFailedError, DataError
 from flower_app.models.specs import MODELS, ModelSpec
 from flower_app.pictures.digits import FITS, Fit
 from flower_app.pictures.files import STDIN, find_images, read_images
-from privacy.inference import InputContract, Plan, ReleasePolicy, TopClasses, accept_plan
+from privacy.inference import InputContract, Plan, TopClasses, accept_plan
 from privacy.inference.errors import MessageError, PlanRefusedError, ReleaseError
 from privacy.inference_service import KeyFile, OwnerSession, ServiceClient
 from privacy.inference_service.errors import KeyFileError, KeyFileInUseError, ServiceError
@@ -55,7 +55,7 @@ def add_command(commands: Any) -> None:
         "--fit",
         choices=FITS,
         default=FITS[0],
-        help="how pictures of another size are brought to 28 by 28: what is drawn is cut out and "
+        help="how pictures of another size are brought to 28 by 28: the drawing is cut out and "
         "centred as MNIST's digits are (digit, the default), all of it is scaled (whole, for "
         "garments), or they are refused and pixels are taken as they are (exact)",
     )
@@ -121,11 +121,11 @@ def run(options: argparse.Namespace) -> int:
             if options.top is not None and options.top > plan.classes:
                 raise AskError(
                     f"--top is {options.top}; the model has {plan.classes} classes, give at most "
-                    "so many"
+                    "that many"
                 )
-            session = OwnerSession(
-                client, plan, key_file=_key_file(options, stack), release=_release(options)
-            )
+            release = None if options.top is None else TopClasses(options.top)
+            key_file = _key_file(options, stack)
+            session = OwnerSession(client, plan, key_file=key_file, release=release)
             try:
                 images = _all_images(files, options.fit)
                 failed = _ask_all(session, spec, images, len(files), as_json=options.json)
@@ -245,10 +245,6 @@ def _token(path: Path | None) -> str | None:
         raise AskError(f"the token cannot be read: {error}") from error
 
 
-def _release(options: argparse.Namespace) -> ReleasePolicy | None:
-    return None if options.top is None else TopClasses(options.top)
-
-
 def _key_file(options: argparse.Namespace, stack: contextlib.ExitStack) -> KeyFile | None:
     if options.one_time_keys:
         return None
@@ -271,9 +267,8 @@ def _key_file(options: argparse.Namespace, stack: contextlib.ExitStack) -> KeyFi
 
 
 def _passphrase(*, new: bool) -> str:
-    given = os.environ.get(_PASSPHRASE)
-    if given is not None:
-        return given
+    if _PASSPHRASE in os.environ:
+        return os.environ[_PASSPHRASE]
     if not sys.stdin.isatty():
         raise AskError(
             f"there is no terminal to ask for the passphrase; set {_PASSPHRASE}, or give "

@@ -56,21 +56,21 @@ def run(options: argparse.Namespace) -> int:
     print(compiled.plan)
     print(f"Asking {options.images} encrypted questions ...", flush=True)
     inputs = encode(data.images[: options.images], MODELS[name].kind)
-    made = certify(compiled, inputs, np.asarray(data.labels[: options.images]))
-    (folder / "certificate.json").write_text(made.to_json() + "\n")
-    plot_certificate(folder / "certificate.png", made)
+    result = certify(compiled, inputs, np.asarray(data.labels[: options.images]))
+    (folder / "certificate.json").write_text(result.to_json() + "\n")
+    plot_certificate(folder / "certificate.png", result)
     print(
-        f"{100 * made.encrypted_accuracy:.2f} % right encrypted, {100 * made.plain_accuracy:.2f} % "
-        f"in the clear, {100 * made.agreement:.2f} % the same class; largest error of a logit "
-        f"{made.worst_error:.3g}, predicted {made.predicted_error:.3g}; "
-        f"{made.evaluate_ms:.1f} ms an evaluation"
+        f"{100 * result.encrypted_accuracy:.2f} % right encrypted, "
+        f"{100 * result.plain_accuracy:.2f} % in the clear, {100 * result.agreement:.2f} % the "
+        f"same class; largest error of a logit {result.worst_error:.3g}, "
+        f"predicted {result.predicted_error:.3g}; {result.evaluate_ms:.1f} ms an evaluation"
     )
-    if made.beyond_prediction:
+    if result.beyond_prediction:
         print(
-            f"The prediction was wrong: {made.beyond_prediction} of {made.images} images have a "
-            "larger error (they are unlike the images that the plan was compiled with); rely on "
+            f"The prediction was wrong: {result.beyond_prediction} of {result.images} images have "
+            "a larger error (they are unlike the images that the plan was compiled with); rely on "
             "the largest error here, or on the plan's for the worst input, "
-            f"{made.predicted_worst_error:.3g}"
+            f"{result.predicted_worst_error:.3g}"
         )
     print(f"wrote {folder / 'certificate.json'} and {folder / 'certificate.png'}")
     return 0

@@ -66,17 +66,8 @@ def run_encrypted_test(
 
     The owner's key is thrown away, so that errors of the decrypted logits may be published.
 
-    Parameters
-    ----------
-    model : nn.Sequential
-        The plain model, to compare with.
-    weights : Path
-        The same model for the evaluator, safetensors.
-    spec : ModelSpec
-    inputs, labels : ndarray
-        Test examples, (n, ...) and (n,).
-    notify : callable
-        Receives lines of progress.
+    ``model`` is the plain model to compare with, ``weights`` the same for the evaluator; inputs and
+    labels are test examples, (n, ...) and (n,). ``notify`` receives lines of progress.
 
     Raises
     ------

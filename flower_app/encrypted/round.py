@@ -65,17 +65,7 @@ def hold_encrypted_round(
     Its release is written into the run's folder at once: a run that breaks off after it and is
     resumed does not ask, nor pay, again.
 
-    Parameters
-    ----------
-    grid : Grid
-    settings : Settings
-    folder : ResultsFolder
-        The run's, with the model for the evaluator.
-    population : Population or int
-        The strategy's.
-    ledger : Path
-        The population's.
-    run_id : int
+    Population and ledger are the strategy's; the run's folder holds the model.
 
     Returns
     -------
@@ -166,7 +156,7 @@ def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]
 
 def _summary(metrics: dict[str, Any]) -> str:
     if metrics["accuracy"] is None:
-        return "Encrypted test-time round: too few nodes reported to tell an accuracy"
+        return "Encrypted test-time round: too few nodes reported for an accuracy"
     noise = metrics["accuracy_noise"]
     return (
         f"Encrypted test-time round: {metrics['nodes_answered']:g} of {metrics['nodes_asked']:,} "

@@ -1,1 +1,1 @@
-"""Image files and arrays, brought to what a model was trained on."""
+"""Image files and arrays, brought to the form of a model's training data."""

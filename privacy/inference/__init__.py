@@ -17,7 +17,6 @@ from privacy.inference.evaluator import BlindEvaluator as BlindEvaluator
 from privacy.inference.evaluator import Evaluator as Evaluator
 from privacy.inference.evaluator import EvaluatorPool as EvaluatorPool
 from privacy.inference.evaluator import EvaluatorProcess as EvaluatorProcess
-from privacy.inference.evaluator import HeldKeys as HeldKeys
 from privacy.inference.evaluator import serve_evaluations as serve_evaluations
 from privacy.inference.owner import Answer as Answer
 from privacy.inference.owner import ClassOnly as ClassOnly
@@ -29,6 +28,5 @@ from privacy.inference.owner import ThrowAwayOwner as ThrowAwayOwner
 from privacy.inference.owner import TopClasses as TopClasses
 from privacy.inference.plan import Plan as Plan
 from privacy.inference.plan import ThreeParties as ThreeParties
-from privacy.inference.plan_check import MAX_ROUND_BYTES as MAX_ROUND_BYTES
 from privacy.inference.plan_check import InputContract as InputContract
 from privacy.inference.plan_check import accept_plan as accept_plan

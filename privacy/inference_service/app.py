@@ -69,7 +69,6 @@ def create_app(
     limits : ServiceLimits, optional
     clock : callable
         For rates and expiry.
-
     """
     return _Service(pool, authentication, limits or ServiceLimits(), clock).app
 
@@ -99,7 +98,7 @@ class _Service:
             running=lambda: pool.running,
         )
         self._restarting: set[asyncio.Task[None]] = set()
-        # Nothing describes the service to a stranger.
+        # No pages that describe the service to a stranger.
         self.app = FastAPI(
             openapi_url=None,
             docs_url=None,
@@ -181,12 +180,8 @@ class _Service:
                 "no-token", 401, "the token is missing or not known", "ask the operator for a token"
             )
         if caller.role != role:
-            raise ServiceError(
-                "wrong-token",
-                403,
-                f"this is for an {role}'s token",
-                f"use a token made for an {role}",
-            )
+            remedy = f"use a token made for an {role}"
+            raise ServiceError("wrong-token", 403, f"this is for an {role}'s token", remedy)
         return caller
 
     @contextlib.asynccontextmanager
@@ -216,25 +211,22 @@ class _Service:
             self._slots.give_back(owner.name)
 
     async def _read(self, request: Request, size: int) -> bytes:
-        parts, length = [], 0
+        body = bytearray()
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 async for part in request.stream():
-                    parts.append(part)
-                    length += len(part)
-                    if length > size:
+                    body += part
+                    if len(body) > size:
                         break
         except TimeoutError as error:
-            raise ServiceError(
-                "slow", 408, "the request's body did not arrive in time", "send it again"
-            ) from error
+            reason = "the request's body did not arrive in time"
+            raise ServiceError("slow", 408, reason, "send it again") from error
         except ClientDisconnect as error:
             raise ServiceError("cut", 400, "the request ended early", "send it again") from error
-        if length != size:
-            raise ServiceError(
-                "wrong-size", 400, f"the body has {length:,} bytes, not {size:,}", "send it again"
-            )
-        return b"".join(parts)
+        if len(body) != size:
+            reason = f"the body has {len(body):,} bytes, not {size:,}"
+            raise ServiceError("wrong-size", 400, reason, "send it again")
+        return bytes(body)
 
     def _done(self, request: Request, response: Response) -> Response:
         response.headers.update(_HEADERS)
@@ -257,7 +249,7 @@ class _Service:
             headers["WWW-Authenticate"] = "Bearer"
         if refusal.status in (401, 403, 408, 411, 413):
             headers["Connection"] = "close"  # the rest of the request is not read
-        return JSONResponse(refusal.as_dict(), refusal.status, headers=headers)
+        return JSONResponse(refusal.to_dict(), refusal.status, headers=headers)
 
     async def _start_all(self) -> None:
         try:
@@ -280,7 +272,7 @@ class _Service:
 
 
 def _identity(owner: Caller) -> str:
-    """Whose keys these are: a name's next token has nothing of what its last one sent."""
+    """The owner of keys: the next token of a name has no part in the keys of its last one."""
     return f"{owner.name}/{owner.token_id}"
 
 

@@ -16,11 +16,13 @@ from privacy.inference_service.keys import key_id
 
 _LARGEST_PLAN = 1 << 22
 _LARGEST_ERROR = 1 << 16
-_TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header can carry
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # the characters of a header
 
 
 class ServiceClient:
     """A client of a service; it holds a token and no key.
+
+    Its methods raise :class:`ServiceError` if the service refuses or cannot be reached.
 
     Parameters
     ----------
@@ -37,9 +39,8 @@ class ServiceClient:
 
     Raises
     ------
-    ValueError
-        If an argument is not what it should be, or the URL is not https without that being
-        allowed; the message names the argument.
+    TypeError, ValueError
+        If an argument is wrong, or the URL is not https without ``insecure_no_tls``.
     OSError
         If ``authority`` cannot be read.
     """
@@ -59,7 +60,7 @@ class ServiceClient:
                 f"url is {url!r}, without TLS: whoever listens can take the token and forge "
                 "messages; use https, or give insecure_no_tls=True"
             )
-        headers = {"Accept-Encoding": "identity"}  # sizes are what the plan says
+        headers = {"Accept-Encoding": "identity"}  # the plan fixes sizes
         if token:
             if not _TOKEN.fullmatch(token):
                 raise ValueError(
@@ -67,12 +68,11 @@ class ServiceClient:
                     "it as it was shown when it was made"
                 )
             headers["Authorization"] = f"Bearer {token}"
-        number("timeout", timeout, above=0, give="a positive number of seconds")
         self._http = httpx.Client(
             base_url=parsed,
             headers=headers,
             verify=_trusting(authority),
-            timeout=timeout,
+            timeout=number("timeout", timeout, above=0, give="a positive number of seconds"),
             trust_env=not is_loopback(parsed.host),  # no proxy between a machine and itself
         )
 
@@ -87,13 +87,7 @@ class ServiceClient:
         self._http.close()
 
     def plan_text(self) -> str:
-        """The plan, unchecked; for :func:`~privacy.inference.accept_plan`.
-
-        Raises
-        ------
-        ServiceError
-            If the service refuses or cannot be reached.
-        """
+        """The plan, unchecked; for :func:`~privacy.inference.accept_plan`."""
         return self._request("GET", "/v1/plan", largest=_LARGEST_PLAN)[0].decode(errors="replace")
 
     def plan(self, contract: InputContract) -> Plan:
@@ -102,21 +96,13 @@ class ServiceClient:
         Raises
         ------
         PlanRefusedError
-            If it is not for what the owner has, or is weak, or too large.
-        ServiceError
-            As :meth:`plan_text`.
+            If it does not fit the contract, or is weak, or too large.
         """
         return accept_plan(self.plan_text(), contract)
 
     def key_binding(self) -> bytes:
-        """The binding for public material: of this token and this start of the service.
-
-        Raises
-        ------
-        ServiceError
-            If the service refuses or cannot be reached.
-        """
-        body, _ = self._request("GET", "/v1/keys/binding", largest=_LARGEST_ERROR)
+        """The binding for public material: of this token and this start of the service."""
+        body, _ = self._request("GET", "/v1/keys/binding")
         try:
             return bytes.fromhex(json.loads(body)["binding"])
         except (ValueError, LookupError, TypeError) as error:
@@ -125,7 +111,7 @@ class ServiceClient:
             ) from error
 
     def send_keys(self, material: bytes) -> str:
-        """Send public material, to be held beside earlier material.
+        """Send public material, to be held beside earlier material, and return the keys' name.
 
         Beyond the number that the service holds for one owner, it drops the least lately used.
 
@@ -133,29 +119,13 @@ class ServiceClient:
         ----------
         material : bytes
             ``owner.public_material(binding=client.key_binding())``.
-
-        Returns
-        -------
-        str
-            The keys' name.
-
-        Raises
-        ------
-        ServiceError
-            If the service refuses or cannot be reached.
         """
-        self._request("PUT", "/v1/keys", material, largest=_LARGEST_ERROR)
+        self._request("PUT", "/v1/keys", material)
         return key_id(material)
 
     def remove_keys(self, name: str) -> None:
-        """Have the service forget keys of one's own.
-
-        Raises
-        ------
-        ServiceError
-            If the service refuses or cannot be reached.
-        """
-        self._request("DELETE", f"/v1/keys/{name}", largest=_LARGEST_ERROR)
+        """Have the service forget keys of one's own."""
+        self._request("DELETE", f"/v1/keys/{name}")
 
     def ask(self, name: str, query: bytes, *, answer_bytes: int) -> tuple[bytes, float]:
         """Send a query under the keys of that name.
@@ -164,40 +134,28 @@ class ServiceClient:
         -------
         answer : bytes
         seconds : float
-            That the evaluation took, as the service says; NaN if it does not.
-
-        Raises
-        ------
-        ServiceError
-            If the service refuses or cannot be reached.
+            That the evaluation took, by the service's word; NaN if it gives none.
         """
-        body, headers = self._request(
-            "POST", f"/v1/keys/{name}/answers", query, largest=max(answer_bytes, _LARGEST_ERROR)
-        )
+        largest = max(answer_bytes, _LARGEST_ERROR)
+        body, headers = self._request("POST", f"/v1/keys/{name}/answers", query, largest=largest)
         return body, _seconds(headers.get("server-timing", ""))
 
     def _request(
-        self, method: str, path: str, content: bytes | None = None, *, largest: int
+        self, method: str, path: str, content: bytes | None = None, *, largest: int = _LARGEST_ERROR
     ) -> tuple[bytes, httpx.Headers]:
         headers = {"Content-Type": "application/octet-stream"} if content is not None else {}
+        body = bytearray()
         try:
             with self._http.stream(method, path, content=content, headers=headers) as response:
-                parts, length = [], 0
                 for part in response.iter_raw():
-                    parts.append(part)
-                    length += len(part)
-                    if length > largest:
-                        raise ServiceError(
-                            "too-large",
-                            0,
-                            "the service answers with more than it may",
-                            "do not use it",
-                        )
+                    body += part
+                    if len(body) > largest:
+                        reason = "the service answers with more than it may"
+                        raise ServiceError("too-large", 0, reason, "do not use it")
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
-        body = b"".join(parts)
         if response.is_success:
-            return body, response.headers
+            return bytes(body), response.headers
         try:
             refusal: Any = json.loads(body)
         except ValueError:
@@ -207,13 +165,14 @@ class ServiceClient:
 
 
 def _url(url: str) -> httpx.URL:
+    refusal = ValueError(f"url is {url!r}, which is not one; write https://host:port")
     try:
         parsed = httpx.URL(url)
         port = 443 if parsed.port is None else parsed.port
     except (httpx.InvalidURL, TypeError, ValueError) as error:
-        raise ValueError(f"url is {url!r}, which is not one; write https://host:port") from error
+        raise refusal from error
     if not parsed.host or parsed.scheme not in ("http", "https") or not 1 <= port <= 65535:
-        raise ValueError(f"url is {url!r}, which is not one; write https://host:port")
+        raise refusal
     return parsed
 
 
@@ -253,9 +212,5 @@ def _unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServiceError:
             f"the certificate of {url} is not from an authority that is trusted here",
             "give its authority's certificate as authority='ca.crt', over a channel you trust",
         )
-    return ServiceError(
-        "unreachable",
-        0,
-        f"{url} cannot be asked: {reason}",
-        "see that the service runs and that url is right",
-    )
+    remedy = "see that the service runs and that url is right"
+    return ServiceError("unreachable", 0, f"{url} cannot be asked: {reason}", remedy)

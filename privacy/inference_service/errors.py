@@ -35,9 +35,8 @@ class ServiceError(RuntimeError):
     status : int
         Of HTTP; 0 where no service was reached.
     message : str
-        What is wrong.
+        The fault.
     remedy : str
-        What to do.
     retry_after : int or None
         Seconds after which it is worth asking again.
     """
@@ -58,7 +57,7 @@ class ServiceError(RuntimeError):
         self.remedy = remedy
         self.retry_after = retry_after
 
-    def as_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """The body of the service's response."""
         body: dict[str, object] = {
             "error": self.code,
@@ -69,7 +68,7 @@ class ServiceError(RuntimeError):
 
     @classmethod
     def from_dict(cls, status: int, body: Mapping[str, object]) -> "ServiceError":
-        """Read the body of a response; missing fields get general words."""
+        """Read the body of a response; missing fields get general texts."""
         after = body.get("retry_after")
         return cls(
             str(body.get("error", "unknown"))[:100],
@@ -81,7 +80,7 @@ class ServiceError(RuntimeError):
 
 
 def refusal_of(error: Exception) -> ServiceError:
-    """An error in the words for its caller: nothing of other owners, nor of this machine."""
+    """An error as its caller sees it: nothing of other owners, nor of this machine."""
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, HTTPException):

@@ -90,10 +90,8 @@ class KeyFile:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
-            raise KeyFileInUseError(
-                f"another process uses {self._path}; wait for it, or use another file, or one-time "
-                "keys"
-            ) from error
+            remedy = "wait for it, or use another file, or one-time keys"
+            raise KeyFileInUseError(f"another process uses {self._path}; {remedy}") from error
         except OSError as error:
             raise KeyFileError(
                 f"{self._path} cannot be used: {error.strerror}; name a file in a folder of yours"

@@ -6,7 +6,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from privacy.inference import EvaluatorPool, HeldKeys
+from privacy.inference import EvaluatorPool
+from privacy.inference.evaluator.pool import HeldKeys
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.limits import Clock
 
@@ -21,7 +22,7 @@ def key_id(material: bytes) -> str:
 
 @dataclass(frozen=True)
 class _KeySet:
-    held: HeldKeys
+    keys: HeldKeys
     expires: float
 
 
@@ -31,6 +32,11 @@ class _Owner:
     def __init__(self) -> None:
         self.sets: OrderedDict[str, _KeySet] = OrderedDict()
         self.had: OrderedDict[str, bytes] = OrderedDict()
+
+    def refuse_gone(self, name: str) -> None:
+        """Refuse keys that were here before."""
+        if name in self.had:
+            raise _gone()
 
 
 class KeyStore:
@@ -74,21 +80,20 @@ class KeyStore:
     ) -> tuple[str, float]:
         """Hold one more set of an owner's keys; beyond ``sets``, the least lately used one goes.
 
-        The same keys again change nothing, their expiry included. ``binding`` is the one that the
-        material must have.
+        The same keys again change nothing, their expiry included.
 
         Returns
         -------
-        id : str
+        name : str
         seconds : float
             Until they expire.
 
         Raises
         ------
         MessageError
-            If they are not public material of the plan, bound as they must be.
+            If they are not public material of the plan with this binding.
         ServiceError
-            If they were used up, or there is no room.
+            If they were here before, or there is no room.
         EvaluatorFailedError
             If the process ended that checked them.
         """
@@ -98,7 +103,7 @@ class KeyStore:
             theirs = self._owners.setdefault(owner, _Owner())
             if name in theirs.sets:
                 return name, theirs.sets[name].expires - self._clock()
-            _refuse_gone(theirs, name)
+            theirs.refuse_gone(name)
             if name in self._being_read:
                 raise ServiceError("busy", 429, "these keys are being read", "send them once")
             others = {name for name, one in self._owners.items() if one.sets} | set(self._arriving)
@@ -113,17 +118,17 @@ class KeyStore:
             self._arriving[owner] += 1
             self._being_read.add(name)
         try:
-            held = self._pool.hold(material, binding=binding)
-            dropped = [held]
+            keys = self._pool.hold(material, binding=binding)
+            dropped = [keys]
             try:
                 with self._lock:
-                    if held.fingerprint in self._seen:
+                    if keys.fingerprint in self._seen:
                         raise _gone()
-                    self._remember(theirs, name, held.fingerprint)
-                    theirs.sets[name] = _KeySet(held, self._clock() + self._lifetime)
+                    self._remember(theirs, name, keys.fingerprint)
+                    theirs.sets[name] = _KeySet(keys, self._clock() + self._lifetime)
                     dropped.clear()
                     while len(theirs.sets) > sets:
-                        dropped.append(theirs.sets.popitem(last=False)[1].held)
+                        dropped.append(theirs.sets.popitem(last=False)[1].keys)
             finally:
                 for keys in dropped:
                     self._pool.drop(keys)
@@ -139,30 +144,24 @@ class KeyStore:
         Raises
         ------
         ServiceError
-            If it has none of this name, or not any more.
+            If it has none of this name, or no longer.
         """
         self.sweep()
         with self._lock:
             theirs = self._owners.get(owner, _Owner())
             if name in theirs.sets:
                 theirs.sets.move_to_end(name)
-                return theirs.sets[name].held
-            _refuse_gone(theirs, name)
+                return theirs.sets[name].keys
+            theirs.refuse_gone(name)
         raise ServiceError("no-keys", 404, "you have no keys of this name here", _NEW_KEYS)
 
     def remove(self, owner: str, name: str) -> None:
-        """Take an owner's keys back.
-
-        Raises
-        ------
-        ServiceError
-            As :meth:`get`.
-        """
+        """Forget an owner's own keys of this name; raises as :meth:`get`."""
         self.get(owner, name)
         with self._lock:
             taken = self._owners[owner].sets.pop(name, None)
         if taken is not None:
-            self._pool.drop(taken.held)
+            self._pool.drop(taken.keys)
 
     def sweep(self) -> None:
         """Forget keys that have expired."""
@@ -178,25 +177,20 @@ class KeyStore:
         with self._lock:
             for owner in self._owners.values():
                 for name in [name for name, keys in owner.sets.items() if wanted(keys)]:
-                    dropped.append(owner.sets.pop(name).held)
-        for held in dropped:
-            self._pool.drop(held)
+                    dropped.append(owner.sets.pop(name).keys)
+        for keys in dropped:
+            self._pool.drop(keys)
 
     def _remember(self, owner: _Owner, name: str, fingerprint: bytes) -> None:
-        """Remember that these keys were here; whoever calls has the lock."""
+        """Remember that these keys were here; the caller has the lock."""
         owner.had[name] = fingerprint
         self._seen.add(fingerprint)
         while len(owner.had) > _REMEMBERED:
-            oldest, its = owner.had.popitem(last=False)
+            oldest, old = owner.had.popitem(last=False)
             if oldest in owner.sets:  # still here: not to be forgotten
-                owner.had[oldest] = its
+                owner.had[oldest] = old
             else:
-                self._seen.discard(its)
-
-
-def _refuse_gone(owner: _Owner, name: str) -> None:
-    if name in owner.had:
-        raise _gone()
+                self._seen.discard(old)
 
 
 def _gone() -> ServiceError:

@@ -12,7 +12,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class ServiceLimits:
-    """The service's limits.
+    """The service's limits, all of them positive.
 
     Parameters
     ----------
@@ -32,11 +32,6 @@ class ServiceLimits:
         Deadline of a TLS handshake, and then of a request's head.
     body_seconds : float
         Deadline of a request's body, and of the reading of an answer.
-
-    Raises
-    ------
-    ValueError
-        If one is not a positive number.
     """
 
     queue: int = 16
@@ -48,15 +43,15 @@ class ServiceLimits:
     body_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            number(each.name, getattr(self, each.name), above=0)
+        for field in fields(self):
+            number(field.name, getattr(self, field.name), above=0)
 
 
 class RateLimiter:
     """A token bucket for each owner, of ``per_minute`` tokens, refilled evenly in a minute."""
 
     def __init__(self, per_minute: int, clock: Clock) -> None:
-        self._most = float(per_minute)
+        self._size = float(per_minute)
         self._clock = clock
         self._lock = threading.Lock()
         self._buckets: dict[str, tuple[float, float]] = {}
@@ -65,11 +60,11 @@ class RateLimiter:
         """Take a token: 0, or the seconds until there is one."""
         with self._lock:
             now = self._clock()
-            left, at = self._buckets.get(owner, (self._most, now))
-            left = min(self._most, left + (now - at) * self._most / 60)
+            left, at = self._buckets.get(owner, (self._size, now))
+            left = min(self._size, left + (now - at) * self._size / 60)
             taken = left >= 1
             self._buckets[owner] = (left - taken, now)
-            return 0.0 if taken else (1 - left) * 60 / self._most
+            return 0.0 if taken else (1 - left) * 60 / self._size
 
 
 class QueueSlots:

@@ -196,7 +196,7 @@ class _Protocol(H11Protocol):
             self.transport.abort()  # a response has begun: no other can be sent
             return
         refusal = _AMBIGUOUS if self._strict.ambiguous else _NO_HTTP
-        body = json.dumps(refusal.as_dict()).encode()
+        body = json.dumps(refusal.to_dict()).encode()
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(body))),

@@ -20,6 +20,8 @@ _LONGEST_WAIT = 60.0
 _LONGEST_PAUSE = 16.0
 """Seconds before keys are made once more for a question under which they were lost again."""
 _KEYS_LOST = ("keys-gone", "no-keys")
+_CROWDED = f"others who ask under this token took the place of these keys {_ATTEMPTS} times"
+_LESS_CROWDED = "ask from fewer places at once, or have the service's operator raise --key-sets"
 _random = random.SystemRandom()
 
 _T = TypeVar("_T")
@@ -104,7 +106,7 @@ class OwnerSession:
         ServiceError
             If the service refuses or cannot be reached, or keys do not last until the answer.
         OutOfRangeError, ValueError
-            If the input is not what the plan is for.
+            If the input has another shape, or elements outside the plan's range.
         MessageError
             If the answer is not one.
         ReleaseError
@@ -121,7 +123,7 @@ class OwnerSession:
                 if error.code not in _KEYS_LOST:
                     raise
                 if remakes == _ATTEMPTS - 1:
-                    raise _crowded() from error
+                    raise ServiceError("busy", 429, _CROWDED, _LESS_CROWDED) from error
                 self._pause()
                 self._owner, remakes = None, remakes + 1
                 continue
@@ -180,12 +182,3 @@ class OwnerSession:
                 seconds = _random.uniform(1.0, attempt) * float(error.retry_after or 1)
                 self._wait(min(seconds, _LONGEST_WAIT))
         return ask()
-
-
-def _crowded() -> ServiceError:
-    return ServiceError(
-        "busy",
-        429,
-        f"others who ask under this token took the place of these keys {_ATTEMPTS} times",
-        "ask from fewer places at once, or have the service's operator raise --key-sets",
-    )

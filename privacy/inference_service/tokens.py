@@ -73,6 +73,8 @@ class _Entry:
 class TokenFile:
     """Tokens in a file that only its owner can read, as hashes.
 
+    Its methods raise :class:`TokenFileError` if the file or a name cannot be used.
+
     **Guarantee.** Whoever reads the file cannot act for anybody: tokens have 256 random bits, of
     which the file holds SHA-256. Hashes are compared in constant time.
 
@@ -93,13 +95,7 @@ class TokenFile:
         self._entries: tuple[_Entry, ...] = ()
 
     def add(self, name: str, *, role: Role = "owner") -> str:
-        """Make a token; only its hash is stored.
-
-        Raises
-        ------
-        TokenFileError
-            If the name is taken or not a name, or the file cannot be used.
-        """
+        """Make a token, of which only the hash is stored, for a name that has none."""
         if not _NAME.fullmatch(name):
             raise TokenFileError(
                 f"{name!r} is not a name for a token; use up to 64 letters, digits, '.', '_', '-'"
@@ -113,13 +109,7 @@ class TokenFile:
         return token
 
     def remove(self, name: str) -> None:
-        """Revoke a token.
-
-        Raises
-        ------
-        TokenFileError
-            If there is none of that name.
-        """
+        """Revoke the token of a name."""
         with self._changing():
             entries = self._load()
             left = tuple(entry for entry in entries if entry.name != name)
@@ -128,23 +118,11 @@ class TokenFile:
             self._write(left)
 
     def callers(self) -> list[Caller]:
-        """The holders of tokens.
-
-        Raises
-        ------
-        TokenFileError
-            If the file cannot be used.
-        """
+        """The holders of tokens."""
         return [entry.caller for entry in self._load()]
 
     def caller(self, token: str) -> Caller | None:
-        """The holder of a token; None if it is nobody's.
-
-        Raises
-        ------
-        TokenFileError
-            If the file cannot be used.
-        """
+        """The holder of a token; None if it is nobody's."""
         digest, caller = _hash(token), None
         for entry in self._load():  # to the end: the time reveals nothing of the place
             if hmac.compare_digest(entry.sha256, digest):

@@ -157,21 +157,9 @@ def make_questions(
 ) -> Questions:
     """Make fresh keys, encrypt some of the node's images, and write the secrets down.
 
-    Secrets of an earlier, unfinished round are overwritten: its answers cannot be read any more.
-
-    Parameters
-    ----------
-    plan : Plan
-        From :func:`accept_plan`.
-    inputs, labels : array_like
-        The node's own, (n, ...) and (n,).
-    images : int
-        How many to ask about, at most; drawn at random if there are more, and fewer where
-        ``max_bytes`` allows no more.
-    folder : Path
-        From :func:`private_folder`.
-    max_bytes : int
-        Of keys and questions together.
+    At most ``images`` are drawn at random, fewer where ``max_bytes`` of keys and questions allow no
+    more. Secrets of an earlier, unfinished round are overwritten: its answers cannot be read any
+    more. Inputs have shape (n, ...), labels (n,).
 
     Raises
     ------
@@ -179,8 +167,6 @@ def make_questions(
         If there are no images, or they are not what the node declared.
     PlanRefusedError
         If keys for the plan cannot be made.
-    TypeError
-        If ``plan`` is none.
     """
     of_kind("plan", plan, Plan, "the plan, as accept_plan returned it")
     x = _reals(inputs, "this node's images are not real numbers")
@@ -225,23 +211,10 @@ def _reals(values: ArrayLike, refusal: str) -> NDArray[Any]:
 def count_right_answers(
     answers: Sequence[bytes], *, folder: Path, threshold: float = 0.0
 ) -> tuple[int, int]:
-    """Decrypt the answers to :func:`make_questions` and count the right ones, once.
+    """Decrypt the answers to :func:`make_questions`, in their order; count right ones and all.
 
     The secrets are removed before the first answer is read: no answer under these keys is ever
     read a second time.
-
-    Parameters
-    ----------
-    answers : sequence of bytes
-        One for each question, in their order.
-    folder : Path
-        As in :func:`make_questions`.
-    threshold : float
-        Where a single logit decides, as :class:`ClassOnly`.
-
-    Returns
-    -------
-    right, asked : int
 
     Raises
     ------

@@ -1,11 +1,11 @@
-"""From counts of right answers to an accuracy: what a node reports, what the server releases."""
+"""From counts of right answers to an accuracy: a node's report, the server's release."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from flwr.app import MetricRecord
@@ -25,27 +25,17 @@ _ANSWERED, _IMAGES = "answered", "num-examples"
 _LOW, _HIGH = -0.5, 1.5
 RANGES = {ACCURACY: (_LOW, _HIGH), _ANSWERED: (0.0, 1.0)}
 
-# What a node reports ----------------------------------------------------------------------------
+# A node's report --------------------------------------------------------------------------------
 
 
 class AccuracyReport(Protocol):
-    """Decides what of a node's count of right answers leaves it."""
+    """Decides how a node's count of right answers leaves it."""
 
     def check(self, folder: Path) -> None:
         """Raise :class:`ReportRefusedError` if the node could not report now."""
 
     def release(self, right: int, asked: int, folder: Path, *, name: str) -> float:
-        """The accuracy that leaves the node.
-
-        Parameters
-        ----------
-        right, asked : int
-            How many answers were right, and how many images were asked about.
-        folder : Path
-            The node's own, for a ledger.
-        name : str
-            Of the round, for the ledger.
-        """
+        """The accuracy that leaves the node; ``folder`` has its ledger, ``name`` is the round's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +140,7 @@ def _noise(epsilon: float, delta: float) -> float:
     return calibrate_noise_multiplier(sampling=Full(), rounds=1, budget=Budget(epsilon, delta))
 
 
-# What the server releases ------------------------------------------------------------------------
+# The server's release ---------------------------------------------------------------------------
 
 
 def noised_accuracy(noise_multiplier: float) -> NoisedMetrics:
@@ -169,26 +159,26 @@ def noised_accuracy(noise_multiplier: float) -> NoisedMetrics:
 
 @dataclass(frozen=True)
 class EncryptedRoundResult:
-    """What is released of a round.
+    """The release of a round.
 
     Attributes
     ----------
     asked : int
-        The population N, connected or not; where metrics are public, how many were connected.
+        The population N, connected or not; where metrics are public, the connected nodes.
     answered : float
-        How many reported; noised, unless metrics are public.
+        Reports; noised, unless metrics are public.
     accuracy : float or None
-        The mean of the nodes' reports; noised, unless metrics are public. None if nobody
-        reported, or too few to be seen through the noise.
+        The mean report; noised, unless metrics are public. None if nobody reported, or too few to
+        be seen through the noise.
     accuracy_noise : float or None
         About the standard deviation of the server's noise on ``accuracy``; 0 where metrics are
         public, None where there is no accuracy. The nodes' own noise comes on top.
     ms_per_query : float or None
         Median time of an evaluation, masking included.
     images : int
-        About how many images a node asked, at most.
+        That a node asked about, at most.
     plan : Plan
-        For which keys were made.
+        Of the nodes' keys.
     """
 
     asked: int
@@ -215,9 +205,8 @@ class EncryptedRoundResult:
         return self.queries * self.plan.answer_bytes
 
 
-@dataclass(frozen=True)
-class Released:
-    """What is released of all reports; see :class:`EncryptedRoundResult`."""
+class Released(NamedTuple):
+    """The release of all reports; see :class:`EncryptedRoundResult`."""
 
     answered: float
     accuracy: float | None

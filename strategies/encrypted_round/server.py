@@ -16,8 +16,9 @@ from flwr.serverapp.exception import PrivacyBudgetExhausted
 
 from privacy import arguments
 from privacy.accounting import Budget, Event, Full, Ledger
-from privacy.inference import MAX_ROUND_BYTES, EvaluatorPool, EvaluatorProcess
+from privacy.inference import EvaluatorPool, EvaluatorProcess
 from privacy.inference.errors import EvaluatorFailedError, MessageError
+from privacy.inference.plan_check import MAX_ROUND_BYTES
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
 from privacy.untrusted_text import error_quoted
 from strategies import _arguments
@@ -58,16 +59,15 @@ class EncryptedRound:
     server by noise of its own.
 
     **Not covered.** A server that answers as it likes: its answers need not be the model's, and
-    reports on chosen answers are an oracle for what was encrypted, as narrow as the nodes' noise
+    reports on chosen answers are an oracle for the encrypted data, as narrow as the nodes' noise
     makes it. How long the round took.
 
     Parameters
     ----------
     population : Population or int
-        Who is asked: all of it. As the strategy's, if they share a ledger.
+        All of it is asked. The strategy's, if they share a ledger.
     start_evaluator : callable
-        Starts a process that holds the compiled model; called for each worker, and again where
-        one died.
+        Starts a process that holds the compiled model; called anew where one died.
     images : int
         How many images a node asks about, at most.
     metrics : NoisedMetrics or PublicMetrics
@@ -78,7 +78,7 @@ class EncryptedRound:
     ledger : path-like, optional
         The population's ledger; needed for noised metrics.
     max_bytes : int
-        What a node may send: keys and questions together.
+        Of a node's keys and questions together, at most.
     workers : int, optional
         How many processes evaluate. Default: one a core.
     mechanism : SumMechanism, optional
@@ -199,9 +199,7 @@ class EncryptedRound:
         room = (self._max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
         return EncryptedRoundResult(
             asked=self._registry.size if ledger else len(node_of),
-            answered=released.answered,
-            accuracy=released.accuracy,
-            accuracy_noise=released.accuracy_noise,
+            **released._asdict(),
             ms_per_query=1000 * median(seconds) if seconds else None,
             images=min(self._images, room),
             plan=plan,
@@ -237,11 +235,7 @@ class _Evaluated:
 class _Exchange:
     """The messages of one round: plan, questions, answers, reports.
 
-    Attributes
-    ----------
-    seconds : list of float
-        That each evaluation took.
-    faults : FaultLog
+    ``seconds`` are those that each evaluation took.
     """
 
     def __init__(

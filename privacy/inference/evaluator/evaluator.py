@@ -111,14 +111,14 @@ class Evaluator:
 class BlindEvaluator(Evaluator):
     """Answers one data owner's queries with a model whose weights it cannot read.
 
-    **Guarantee.** The evaluator learns of the model what the plan holds and no more, under
-    ring-LWE at 128 bits; of queries nothing, as :class:`Evaluator`.
+    **Guarantee.** The evaluator learns the plan and nothing else of the model, under ring-LWE at
+    128 bits; of queries nothing, as :class:`Evaluator`.
 
     **Assumptions.** The data owner, who has the key, and the evaluator, who has the encrypted
     weights, do not collude.
 
-    **Not covered.** What the plan holds: architecture, and magnitudes in whole bits. What answers
-    tell the data owner. An evaluator that computes something else.
+    **Not covered.** The plan: architecture, and magnitudes in whole bits. What answers reveal to
+    the data owner. An evaluator that computes something else.
 
     Parameters
     ----------

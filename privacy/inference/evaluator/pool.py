@@ -59,7 +59,7 @@ class _Worker:
         return process is not None and process.alive
 
     def end(self) -> None:
-        """Remove what is left of the process."""
+        """Close the process, if there is one, and empty the slots."""
         if self.process is not None:
             self.process.close()
         self.process = None
@@ -74,7 +74,9 @@ class EvaluatorPool:
     it: it is answered at most once, whichever process answers and although processes die. One
     that died is started again when it is next needed, or by :meth:`start_all`.
 
-    May be used from several threads. Use it as a context manager, or call :meth:`close`.
+    May be used from several threads. Use it as a context manager, or call :meth:`close`. Its
+    methods raise :class:`MessageError` for a message that is refused, and
+    :class:`EvaluatorFailedError` if a process does not come up or ended over the message.
 
     Parameters
     ----------
@@ -84,21 +86,11 @@ class EvaluatorPool:
         By default one a core that this process may use. The first starts at once, the others when
         they are needed.
 
-    Attributes
-    ----------
-    plan : Plan
-        Of the model.
-    processes : int
-
     Raises
     ------
-    EvaluatorFailedError
-        If the first process does not come up, or ends over the first question, which the pool
-        asks under keys that it throws away.
     CannotPlanError
-        If its answer to that is one that the plan rules out.
-    ValueError
-        If ``processes`` is below 1.
+        If the first process gives the pool's own first question, under keys that are thrown away,
+        an answer that the plan rules out.
     """
 
     def __init__(
@@ -131,13 +123,7 @@ class EvaluatorPool:
         return sum(worker.up for worker in self._workers)
 
     def start_all(self) -> None:
-        """Start the processes that are not up and that nobody is starting.
-
-        Raises
-        ------
-        EvaluatorFailedError
-            If one does not come up.
-        """
+        """Start the processes that are not up and that nobody is starting."""
         while (worker := self._take(lambda worker: not worker.up)) is not None:
             with self._giving_back(worker):
                 self._started(worker)
@@ -145,18 +131,7 @@ class EvaluatorPool:
     def hold(self, material: bytes, *, binding: bytes = b"") -> HeldKeys:
         """Check a data owner's public material, and hold it until it is dropped.
 
-        Parameters
-        ----------
-        material : bytes
-        binding : bytes
-            See :meth:`DataOwner.public_material`.
-
-        Raises
-        ------
-        MessageError
-            If it is not public material of this plan, with this binding.
-        EvaluatorFailedError
-            If the process ended that checked it.
+        ``binding`` is that of :meth:`DataOwner.public_material`.
         """
         session_key, _ = open_material(material, self.plan, self._digest, binding=binding)
         if binding:
@@ -184,14 +159,10 @@ class EvaluatorPool:
 
         Raises
         ------
-        MessageError
-            If it is not a query of this plan and owner.
         KeysDroppedError
             If the keys were dropped.
         AnsweredBeforeError
             If it came before, even if it got no answer.
-        EvaluatorFailedError
-            If the process ended over it.
         """
         query_id, _ = open_message(
             query, Tag.QUERY, self.plan, self._digest, lambda _: keys._session_key
@@ -205,13 +176,7 @@ class EvaluatorPool:
         return self._threads.submit(self.evaluate, keys, query)
 
     def evaluate_many(self, keys: HeldKeys, queries: Iterable[bytes]) -> list[bytes]:
-        """Answer an owner's queries on all processes, in their order; raises as :meth:`evaluate`.
-
-        Raises
-        ------
-        MessageError, EvaluatorFailedError
-            For the first query that has no answer.
-        """
+        """Answer an owner's queries on all processes, in their order."""
         futures = [self.submit(keys, query) for query in queries]
         return [future.result()[0] for future in futures]
 
@@ -312,14 +277,7 @@ class EvaluatorPool:
 def _check_evaluation(process: EvaluatorProcess) -> None:
     """Ask a process a question under keys that are thrown away, before anybody else does.
 
-    Whether the answer is right is for a certificate: nobody here knows the model.
-
-    Raises
-    ------
-    CannotPlanError
-        If the answer is none that the plan allows.
-    EvaluatorFailedError
-        If the process ended over it, with its last words.
+    Whether the answer is right is for a certificate: the pool does not know the model.
     """
     plan = process.plan
     owner = ThrowAwayOwner(plan)

@@ -38,7 +38,9 @@ class EvaluatorProcess:
     """An evaluator behind a process boundary, for one or more data owners.
 
     Each owner's keys lie in a slot of their own. A query is answered under the keys of its slot
-    and no others.
+    and no others. Methods raise :class:`MessageError` for a message that is refused, and
+    :class:`EvaluatorFailedError` if the process ended; its message holds the end of the process's
+    standard error.
 
     Parameters
     ----------
@@ -58,15 +60,6 @@ class EvaluatorProcess:
         Bytes of address space that it may take beside the compiled model; by default what the
         plan needs for so many owners, with slack. Enforced on Linux.
 
-    Attributes
-    ----------
-    plan : Plan
-        Of the model that it holds.
-
-    Raises
-    ------
-    EvaluatorFailedError
-        If it ends before it has given its plan; the message holds the end of its standard error.
     """
 
     def __init__(
@@ -116,15 +109,7 @@ class EvaluatorProcess:
         self.close()
 
     def use_keys(self, material: bytes, *, slot: int = 0) -> None:
-        """Put public material in a slot, in place of what was there.
-
-        Raises
-        ------
-        MessageError
-            If it is not public material of this plan; the slot is empty then.
-        EvaluatorFailedError
-            If the process ended over it.
-        """
+        """Put public material in a slot, whose keys before go even if this is refused."""
         self._request(_MATERIAL, slot, material)
 
     def evaluate(self, query: bytes, *, slot: int = 0) -> tuple[bytes, float]:
@@ -135,26 +120,13 @@ class EvaluatorProcess:
         answer : bytes
         seconds : float
             That the evaluation took, its masking included.
-
-        Raises
-        ------
-        MessageError
-            If it is not a query of this plan and owner, or was answered before.
-        EvaluatorFailedError
-            If the process ended over it.
         """
         reply = self._request(_QUERY, slot, query)
         (seconds,) = struct.unpack_from(">d", reply)
         return reply[8:], seconds
 
     def forget(self, slot: int) -> None:
-        """Drop the keys in a slot, if there are any, and free their memory.
-
-        Raises
-        ------
-        EvaluatorFailedError
-            If the process ended.
-        """
+        """Drop the keys in a slot, if there are any, and free their memory."""
         self._request(_FORGET, slot, b"")
 
     def close(self) -> None:
@@ -216,19 +188,10 @@ class EvaluatorProcess:
 
 
 def serve_evaluations(compiling: Callable[[], CompiledModel]) -> None:
-    """Run the evaluator's process: answer requests from the standard input until it ends.
+    """Run the evaluator's process for the model that ``compiling()`` returns.
 
-    Whatever else this process prints from now on goes to its standard error.
-
-    Parameters
-    ----------
-    compiling : callable
-        Gives the model.
-
-    Raises
-    ------
-    ValueError
-        If the frames are not those of :class:`EvaluatorProcess`.
+    It answers requests from the standard input until that ends; everything else that the process
+    prints goes to its standard error.
     """
     # Answers leave through the original standard output; whatever a library prints does not.
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -301,13 +264,7 @@ def _write_frame(stream: BinaryIO, *parts: bytes) -> None:
 
 
 def _read_frame(stream: BinaryIO) -> bytes | None:
-    """Read one frame; None at the end.
-
-    Raises
-    ------
-    ValueError
-        If a frame is larger than any that is meant.
-    """
+    """Read one frame; None at the end."""
     head = stream.read(4)
     if len(head) < 4:
         return None

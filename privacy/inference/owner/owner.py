@@ -16,9 +16,6 @@ from privacy.inference.owner.release_policy import Answer, ClassOnly, ReleasePol
 from privacy.inference.owner.secret_state import SecretState
 from privacy.inference.plan import SESSION_KEY_BYTES, Plan
 
-_OPEN_QUERIES = 1 << 16
-"""Queries that may wait for their answers; beyond that the oldest are given up."""
-
 
 class DataOwner:
     """Holds the secret key of one plan: encrypts inputs and decrypts answers.
@@ -41,12 +38,9 @@ class DataOwner:
     """
 
     def __init__(self, plan: Plan, *, release: ReleasePolicy | None = None) -> None:
-        ring = self._set_up(plan, release)
-        self._take_key(SecretKey(ring))
-        self._session_key = secrets.token_bytes(SESSION_KEY_BYTES)
-        self._next_id = 0
-        self._open: dict[int, int] = {}
-        self._released = 0
+        secret = SecretKey(self._set_up(plan, release))
+        session_key = secrets.token_bytes(SESSION_KEY_BYTES)
+        self._take(secret, SecretState(session_key, secret.residues))
 
     def _set_up(self, plan: Plan, release: ReleasePolicy | None) -> Ring:
         of_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
@@ -62,9 +56,9 @@ class DataOwner:
         self._lock = threading.Lock()
         return self._ring
 
-    def _take_key(self, secret: SecretKey) -> None:
-        self._secret = secret
-        self._residues = secret.residues[: self._ring.levels]
+    def _take(self, secret: SecretKey, state: SecretState) -> None:
+        self._secret, self._state = secret, state
+        self._session_key = state.session_key
         self._reader = answer_reader(self.plan, self._ring, secret)
 
     def secret_state(self) -> bytes:
@@ -74,13 +68,7 @@ class DataOwner:
         travel; an evaluator refuses them.
         """
         with self._lock:
-            return SecretState(
-                session_key=self._session_key,
-                residues=self._secret.residues,
-                next_id=self._next_id,
-                released=self._released,
-                open=dict(self._open),
-            ).to_bytes(self._digest)
+            return self._state.to_bytes(self._digest)
 
     @classmethod
     def from_secret_state(
@@ -108,9 +96,7 @@ class DataOwner:
         owner = cls.__new__(cls)
         ring = owner._set_up(plan, release)
         state = SecretState.from_bytes(content, owner._digest, (len(ring.primes), ring.degree))
-        owner._take_key(SecretKey(ring, state.residues))
-        owner._session_key = state.session_key
-        owner._next_id, owner._open, owner._released = state.next_id, state.open, state.released
+        owner._take(SecretKey(ring, state.residues), state)
         return owner
 
     def public_material(self, *, binding: bytes = b"") -> bytes:
@@ -155,20 +141,16 @@ class DataOwner:
         ValueError
             If the shape is another.
         """
-        plan, ring = self.plan, self._ring
         images = self._checked(x)
+        levels = self._ring.levels
+        secret, primes = self._state.residues[:levels], self._ring.primes[:levels]
         body: list[bytes] = []
         for plain in self._packer(images):
-            residues = self._secret.encrypt(plain)
-            body += _bytes(*reseeded(residues, self._residues, ring.primes[: ring.levels]))
+            body += _bytes(*reseeded(self._secret.encrypt(plain), secret, primes))
         with self._lock:
-            query_id = self._next_id
-            self._next_id += 1
-            self._open[query_id] = len(images)
-            if len(self._open) > _OPEN_QUERIES:
-                del self._open[next(iter(self._open))]
+            query_id = self._state.open_query(len(images))
         key, content = self._session_key, b"".join(body)
-        return seal_message(Tag.QUERY, plan, self._digest, query_id, content, key)
+        return seal_message(Tag.QUERY, self.plan, self._digest, query_id, content, key)
 
     def _checked(self, x: ArrayLike) -> NDArray[np.float64]:
         plan = self.plan
@@ -187,7 +169,7 @@ class DataOwner:
         return values.reshape(len(values), -1)
 
     def decrypt(self, answer: bytes) -> Answer:
-        """Decrypt an answer and release what the policy allows.
+        """Decrypt an answer and release it as the policy allows.
 
         Raises
         ------
@@ -199,7 +181,8 @@ class DataOwner:
         """
         logits = self._logits(answer)
         with self._lock:
-            released, self._released = self._released, self._released + 1
+            released = self._state.released
+            self._state.released += 1
         return self._policy.release(logits, self.plan, released)
 
     def _logits(self, answer: bytes) -> NDArray[np.float64]:
@@ -208,7 +191,7 @@ class DataOwner:
             answer, Tag.ANSWER, self.plan, self._digest, lambda _: self._session_key
         )
         with self._lock:
-            images = self._open.pop(query_id, None)
+            images = self._state.open.pop(query_id, None)
         if images is None:
             raise MessageError(f"query {query_id} is not open: the answer was replayed")
         return self._reader(Reader(body))[:images]

@@ -183,7 +183,7 @@ class FloodedLogits:
     owner trusts whoever made the plan for it. The noise is drawn from the operating system's
     randomness.
 
-    **Not covered.** What the exact logits tell about the model or the input.
+    **Not covered.** What exact logits reveal about the model or the input.
 
     Parameters
     ----------

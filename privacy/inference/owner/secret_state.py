@@ -2,7 +2,7 @@
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,9 +14,11 @@ _MAGIC = b"BSHE-SECRET-1\n"  # no message begins so: see messages.MAGIC and the 
 _HEAD = struct.Struct(f"<32s{SESSION_KEY_BYTES}sQQIII")
 _OPEN = struct.Struct("<QI")
 _CHECK_BYTES = 32
+_OPEN_QUERIES = 1 << 16
+"""Queries that may wait for their answers; beyond that the oldest are given up."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class SecretState:
     """A data owner's secret state.
 
@@ -33,9 +35,17 @@ class SecretState:
 
     session_key: bytes
     residues: Residues
-    next_id: int
-    released: int
-    open: dict[int, int]
+    next_id: int = 0
+    released: int = 0
+    open: dict[int, int] = field(default_factory=dict)
+
+    def open_query(self, images: int) -> int:
+        """The id of a new query for so many images."""
+        query_id, self.next_id = self.next_id, self.next_id + 1
+        self.open[query_id] = images
+        if len(self.open) > _OPEN_QUERIES:
+            del self.open[next(iter(self.open))]
+        return query_id
 
     def to_bytes(self, digest: bytes) -> bytes:
         """As bytes, with the digest of the plan and a checksum."""

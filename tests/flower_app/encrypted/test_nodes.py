@@ -45,21 +45,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_metrics_and_report_tell_of_the_round(run: Run) -> None:
-    told = run.metrics["encrypted_round"]
-    assert told["nodes_asked"] == 40
+    metrics = run.metrics["encrypted_round"]
+    assert metrics["nodes_asked"] == 40
     # Eight standard deviations of the noise on the count, z·√2: false alarm below 1e-14.
-    assert told["nodes_answered"] == pytest.approx(40, abs=8 * 0.5 * 2**0.5)
-    assert told["accuracy_noise"] > 0
-    assert told["images_per_node"] == 3
-    assert told["ms_per_image"] > 0
+    assert metrics["nodes_answered"] == pytest.approx(40, abs=8 * 0.5 * 2**0.5)
+    assert metrics["accuracy_noise"] > 0
+    assert metrics["images_per_node"] == 3
+    assert metrics["ms_per_image"] > 0
     plan = compile_named("hog-linear", run.folder / "model.safetensors").plan
-    assert told["bytes_from_node"] == plan.public_bytes + 3 * plan.query_bytes
-    assert told["bytes_to_node"] == 3 * plan.answer_bytes
-    assert told["security_bits"] == 128
+    assert metrics["bytes_from_node"] == plan.public_bytes + 3 * plan.query_bytes
+    assert metrics["bytes_to_node"] == 3 * plan.answer_bytes
+    assert metrics["security_bits"] == 128
     page = (run.folder / "report.html").read_text()
     assert "Encrypted test-time round over the nodes" in page
     assert "counted in ε" in page
-    assert told["counted"] is True
+    assert metrics["counted"] is True
     assert "came after it and is in the" in page
     assert "no encrypted\nquestions were asked" not in page
 
@@ -94,7 +94,7 @@ def test_a_round_declared_public_is_not_charged(tmp_path: Path) -> None:
         name: torch.randn(w.shape) for name, w in build_model("hog-linear").state_dict().items()
     }
     save_file(weights, tmp_path / "model.safetensors")
-    told = hold_encrypted_round(
+    metrics = hold_encrypted_round(
         grid,
         settings,
         ResultsFolder(tmp_path),
@@ -102,9 +102,9 @@ def test_a_round_declared_public_is_not_charged(tmp_path: Path) -> None:
         ledger=tmp_path / "ledger",
         run_id=grid.run_id,
     )
-    assert (told["nodes_asked"], told["nodes_answered"]) == (5, 5)
-    assert told["accuracy_noise"] == 0
-    assert "ε does not cover it" in told["release"]
+    assert (metrics["nodes_asked"], metrics["nodes_answered"]) == (5, 5)
+    assert metrics["accuracy_noise"] == 0
+    assert "ε does not cover it" in metrics["release"]
     assert round_cost(settings) == []
     assert not (tmp_path / "ledger").exists()
     assert round_cost(Settings.from_config({"encrypted-round-images": 100}))
@@ -138,14 +138,14 @@ def test_a_round_that_was_paid_is_not_lost_with_the_run(
 
     for which, results in ((folder, tmp_path / "whole"), (copy, tmp_path / "lost")):
         settings = with_settings_of_run({"resume": str(which), "results-dir": str(results)})
-        told = run_app(results, nodes=20, **settings).metrics["encrypted_round"]
+        metrics = run_app(results, nodes=20, **settings).metrics["encrypted_round"]
         assert (which / "privacy-ledger.jsonl").read_text() == ledger
         if which == folder:
-            assert told == released
+            assert metrics == released
             assert "The nodes tested the model before the run broke off" in caplog.text
         else:
-            assert "was paid for, but the run broke off before" in told["skipped"]
-            assert "reserve" not in told["skipped"]
+            assert "was paid for, but the run broke off before" in metrics["skipped"]
+            assert "reserve" not in metrics["skipped"]
 
 
 def test_a_round_on_another_model_is_not_taken_for_one_on_this(tmp_path: Path) -> None:
@@ -200,9 +200,9 @@ def folders(tmp_path: Path) -> dict[str, Any]:
 def test_a_deployed_node_keeps_its_secrets_in_its_own_folder(folders: dict[str, Any]) -> None:
     reply = _ask(folders)
     assert len(reply.content.config_records[RECORD]["queries"]) == 2  # type: ignore[arg-type]
-    (kept,) = Path(folders["state-dir"]).glob("*.secrets")
-    assert kept.stat().st_mode & 0o777 == 0o600
-    assert len(json.loads(kept.read_text())["labels"]) == 2
+    (secrets,) = Path(folders["state-dir"]).glob("*.secrets")
+    assert secrets.stat().st_mode & 0o777 == 0o600
+    assert len(json.loads(secrets.read_text())["labels"]) == 2
 
 
 @pytest.mark.parametrize("missing", ["test-dir", "state-dir"])

@@ -24,13 +24,13 @@ SEVEN[5:8, 6:22], SEVEN[8:24, 15:18] = 200, 180
 
 
 def read(path: Path, **settings: str) -> tuple[list[np.ndarray], list[str]]:
-    said: list[str] = []
-    images = [image for _, image in read_images(path, notify=said.append, **settings)]  # type: ignore[arg-type]
+    notes: list[str] = []
+    images = [image for _, image in read_images(path, notify=notes.append, **settings)]  # type: ignore[arg-type]
     for image in images:
         if isinstance(image, DataError):
             raise image
         assert (image.dtype, image.shape) == (np.uint8, (28, 28))
-    return images, said  # type: ignore[return-value]
+    return images, notes  # type: ignore[return-value]
 
 
 def picture(path: Path, image: Image.Image, **settings: object) -> Path:
@@ -38,10 +38,10 @@ def picture(path: Path, image: Image.Image, **settings: object) -> Path:
     return path
 
 
-def alike(found: np.ndarray, wanted: np.ndarray, *, within: int = 0) -> float:
+def alike(read_pixels: np.ndarray, wanted: np.ndarray, *, within: int = 0) -> float:
     """The correlation of two images, one of them moved by so many pixels at most."""
     steps = range(-within, within + 1)
-    moved = [np.roll(found, (down, right), (0, 1)) for down in steps for right in steps]
+    moved = [np.roll(read_pixels, (down, right), (0, 1)) for down in steps for right in steps]
     return max(float(np.corrcoef(each.ravel(), wanted.ravel())[0, 1]) for each in moved)
 
 
@@ -104,27 +104,27 @@ WITHOUT_LOSS: dict[str, tuple[Callable[[], Image.Image], str | None]] = {
 @pytest.mark.parametrize("name", WITHOUT_LOSS)
 def test_a_picture_of_the_right_size_is_seen_as_it_looks(name: str, tmp_path: Path) -> None:
     make, note = WITHOUT_LOSS[name]
-    (found,), said = read(picture(tmp_path / name, make()))
-    np.testing.assert_allclose(found.astype(int), SEVEN.astype(int), atol=1)
-    assert len(said) == (note is not None)
-    assert note is None or note in said[0]
+    (read_pixels,), notes = read(picture(tmp_path / name, make()))
+    np.testing.assert_allclose(read_pixels.astype(int), SEVEN.astype(int), atol=1)
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
 
 
 def test_one_bit_and_key_colours_and_lossy_pictures_are_seen_as_they_look(tmp_path: Path) -> None:
-    (found,), said = read(picture(tmp_path / "bit.png", Image.fromarray(SEVEN > 0)))
-    np.testing.assert_array_equal(found, 255 * (SEVEN > 0))
-    assert not said
+    (read_pixels,), notes = read(picture(tmp_path / "bit.png", Image.fromarray(SEVEN > 0)))
+    np.testing.assert_array_equal(read_pixels, 255 * (SEVEN > 0))
+    assert not notes
     # The background is a key colour: what is left is dark ink, or light ink.
     ink = np.where(SEVEN > 0, 40, 7).astype(np.uint8)
     (tmp_path / "key.png").write_bytes(grey_with_colour_key(ink, 7))
-    (found,), said = read(tmp_path / "key.png")
-    np.testing.assert_array_equal(found, np.where(SEVEN > 0, 255 - 40, 0))
-    assert "laid on white" in said[0]
+    (read_pixels,), notes = read(tmp_path / "key.png")
+    np.testing.assert_array_equal(read_pixels, np.where(SEVEN > 0, 255 - 40, 0))
+    assert "laid on white" in notes[0]
     for mode, name in (("L", "a.jpg"), ("RGB", "b.jpeg"), ("CMYK", "c.jpg"), ("L", "d.webp")):
         path = picture(tmp_path / name, Image.fromarray(SEVEN).convert(mode), quality=95)
-        (found,), said = read(path)
-        assert alike(found, SEVEN) > 0.98, name
-        assert not said
+        (read_pixels,), notes = read(path)
+        assert alike(read_pixels, SEVEN) > 0.98, name
+        assert not notes
 
 
 def upsized(values: np.ndarray, side: int) -> np.ndarray:
@@ -171,8 +171,8 @@ def test_ink_on_transparency_is_seen_by_where_it_is_opaque(
     else:
         layers.save(file, "PNG")
     grey, notes = read_picture(file.getvalue())
-    found, _ = prepare(grey, "digit")
-    assert alike(found, digit, within=1) > 0.75
+    read_pixels, _ = prepare(grey, "digit")
+    assert alike(read_pixels, digit, within=1) > 0.75
     assert "laid on" in notes[0]
     assert "own background" not in notes[0]
 
@@ -213,8 +213,8 @@ def test_a_digit_on_an_opaque_sheet_is_seen_on_that_sheet(
     grey, notes = read_picture(file.getvalue())
     assert notes == ["its transparent parts laid on its own background"]
     sheet, _ = prepare(values, "digit")
-    found, _ = prepare(grey, "digit")
-    assert alike(found, sheet, within=1) > 0.9
+    read_pixels, _ = prepare(grey, "digit")
+    assert alike(read_pixels, sheet, within=1) > 0.9
 
 
 @settings(max_examples=30, deadline=None)
@@ -225,16 +225,16 @@ def test_a_digit_cut_out_of_an_opaque_sheet_is_seen(index: int, value: int, fadi
     file = io.BytesIO()
     in_colour(colours, 255 - digit).save(file, "PNG")
     grey, _ = read_picture(file.getvalue())
-    found, _ = prepare(grey, "digit")
-    assert alike(found, digit) > 0.9
+    read_pixels, _ = prepare(grey, "digit")
+    assert alike(read_pixels, digit) > 0.9
 
 
 def test_a_camera_that_was_held_on_its_side(tmp_path: Path) -> None:
     image, exif = turned(SEVEN)
     for name in ("side.png", "side.jpg"):
-        (found,), said = read(picture(tmp_path / name, image, exif=exif))
-        assert alike(found, SEVEN) > 0.98
-        assert "turned" in said[0]
+        (read_pixels,), notes = read(picture(tmp_path / name, image, exif=exif))
+        assert alike(read_pixels, SEVEN) > 0.98
+        assert "turned" in notes[0]
     assert alike(np.rot90(SEVEN), SEVEN) < 0.5  # the control: it matters
 
 
@@ -246,12 +246,12 @@ def test_a_picture_of_another_size_shows_the_same_digit(
     for digit in load_dataset("mnist").test.images[:20]:
         small = Image.fromarray(255 - digit if inverted else digit)
         path = picture(tmp_path / "sized.png", small.resize(size, Image.Resampling.BICUBIC))
-        (found,), said = read(path)
-        assert alike(found, digit, within=1) > 0.85
-        assert f"{size[0]} by {size[1]}" in said[0]
-        assert ("inverted" in said[0]) == inverted
-        (found,), _ = read(path, fit="whole")
-        assert alike(found, digit, within=1) > 0.85
+        (read_pixels,), notes = read(path)
+        assert alike(read_pixels, digit, within=1) > 0.85
+        assert f"{size[0]} by {size[1]}" in notes[0]
+        assert ("inverted" in notes[0]) == inverted
+        (read_pixels,), _ = read(path, fit="whole")
+        assert alike(read_pixels, digit, within=1) > 0.85
 
 
 def test_a_photograph_of_paper_shows_the_digit_on_it(tmp_path: Path) -> None:
@@ -266,33 +266,33 @@ def test_a_photograph_of_paper_shows_the_digit_on_it(tmp_path: Path) -> None:
         light = np.linspace(210, 160, 640)
         values = light * (1 - 0.8 * ink) + random.normal(0, 6, ink.shape)
         photo = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-        (found,), said = read(picture(tmp_path / "photo.jpg", photo.convert("RGB")))
-        assert alike(found, digit, within=1) > 0.8
-        assert "inverted" in said[0]
-        assert "cut out" in said[0]
+        (read_pixels,), notes = read(picture(tmp_path / "photo.jpg", photo.convert("RGB")))
+        assert alike(read_pixels, digit, within=1) > 0.8
+        assert "inverted" in notes[0]
+        assert "cut out" in notes[0]
 
 
 def test_a_pen_line_is_made_as_wide_as_the_models_know(tmp_path: Path) -> None:
     sheet = np.full((600, 600), 255, dtype=np.uint8)
     sheet[100:104, 200:400], sheet[100:500, 396:400] = 0, 0
-    (found,), said = read(picture(tmp_path / "pen.png", Image.fromarray(sheet)))
-    assert "wider" in said[0]
-    assert (found > 128).any(axis=1).sum() >= 18  # of 20 rows: the line is not lost
+    (read_pixels,), notes = read(picture(tmp_path / "pen.png", Image.fromarray(sheet)))
+    assert "wider" in notes[0]
+    assert (read_pixels > 128).any(axis=1).sum() >= 18  # of 20 rows: the line is not lost
 
 
 def test_pixels_that_are_right_already_are_not_touched(tmp_path: Path) -> None:
     images = load_dataset("mnist").test.images[:500]
     np.save(tmp_path / "digits.npy", images)
     for fit in ("digit", "whole", "exact"):
-        found, said = read(tmp_path / "digits.npy", fit=fit)
-        np.testing.assert_array_equal(np.stack(found), images)
-        assert not said
+        read_pixels, notes = read(tmp_path / "digits.npy", fit=fit)
+        np.testing.assert_array_equal(np.stack(read_pixels), images)
+        assert not notes
     np.save(tmp_path / "dark.npy", 255 - images)
-    found, said = read(tmp_path / "dark.npy")
-    np.testing.assert_array_equal(np.stack(found), images)
-    assert len(said) == 1  # not once an image
-    found, said = read(tmp_path / "dark.npy", fit="exact")
-    np.testing.assert_array_equal(np.stack(found), 255 - images)
+    read_pixels, notes = read(tmp_path / "dark.npy")
+    np.testing.assert_array_equal(np.stack(read_pixels), images)
+    assert len(notes) == 1  # not once an image
+    read_pixels, notes = read(tmp_path / "dark.npy", fit="exact")
+    np.testing.assert_array_equal(np.stack(read_pixels), 255 - images)
 
 
 @pytest.mark.parametrize("fit", ["digit", "whole", "exact"])
@@ -313,12 +313,12 @@ def test_numbers_just_past_their_range_are_clipped_and_told(
             np.save(path, values.astype(dtype))
         else:
             np.savetxt(path, values, delimiter=",", fmt="%.12g")
-        (found,), said = read(path, fit=fit)
-        assert found.max() > 150
-        assert alike(found, wanted) > 0.95
+        (read_pixels,), notes = read(path, fit=fit)
+        assert read_pixels.max() > 150
+        assert alike(read_pixels, wanted) > 0.95
         stored = values.astype(dtype if ending == ".npy" else np.float64)
         beyond = stored.max() > white or stored.min() < 0
-        assert any("clipped" in line for line in said) == beyond
+        assert any("clipped" in line for line in notes) == beyond
 
 
 @pytest.mark.parametrize("fit", ["digit", "whole", "exact"])
@@ -344,15 +344,15 @@ def test_blurred_drawings_of_255_are_taken(tmp_path: Path) -> None:
     for axis in (0, 1):
         blurred = sum(np.roll(blurred, by, axis) * 0.2 for by in range(-2, 3))
     np.save(tmp_path / "blurred.npy", blurred + 1e-12)
-    (found,), _ = read(tmp_path / "blurred.npy")
-    assert found.max() > 150
+    (read_pixels,), _ = read(tmp_path / "blurred.npy")
+    assert read_pixels.max() > 150
 
 
 def test_whole_numbers_that_are_nearly_black_are_told(tmp_path: Path) -> None:
     np.save(tmp_path / "faint.npy", SEVEN // 10)
-    (found,), said = read(tmp_path / "faint.npy", fit="exact")
-    np.testing.assert_array_equal(found, SEVEN // 10)
-    assert any("nearly black" in line for line in said)
+    (read_pixels,), notes = read(tmp_path / "faint.npy", fit="exact")
+    np.testing.assert_array_equal(read_pixels, SEVEN // 10)
+    assert any("nearly black" in line for line in notes)
 
 
 TWO = np.stack([SEVEN, np.where(SEVEN > 0, 255, 0).astype(np.uint8)])
@@ -388,9 +388,9 @@ def test_arrays_are_read_in_the_forms_that_people_keep_them(
     np.save(tmp_path / "misnamed.npy", array)
     (tmp_path / "misnamed.npy").rename(tmp_path / "misnamed.png")
     for name in ("a.npy", "named.npz", "only.npz", "misnamed.png"):
-        found, said = read(tmp_path / name)
-        np.testing.assert_allclose(np.stack(found).astype(int), wanted, atol=1)
-        assert [note in line for line in said] == ([True] if note else [])
+        read_pixels, notes = read(tmp_path / name)
+        np.testing.assert_allclose(np.stack(read_pixels).astype(int), wanted, atol=1)
+        assert [note in line for line in notes] == ([True] if note else [])
 
 
 LINE = ",".join(map(str, SEVEN.ravel()))
@@ -421,11 +421,11 @@ def test_tables_are_read_in_the_forms_that_people_keep_them(
     text: str, images: int, note: str | None, encoding: str, tmp_path: Path
 ) -> None:
     (tmp_path / "t.csv").write_bytes(text.encode(encoding))
-    found, said = read(tmp_path / "t.csv")
-    assert len(found) == images
-    for image in found:
+    read_pixels, notes = read(tmp_path / "t.csv")
+    assert len(read_pixels) == images
+    for image in read_pixels:
         np.testing.assert_allclose(image.astype(int), SEVEN.astype(int), atol=1)
-    assert [note in line for line in said] == ([True] if note else [])
+    assert [note in line for line in notes] == ([True] if note else [])
 
 
 def refusals(folder: Path) -> dict[str, tuple[Path, str]]:
@@ -526,20 +526,20 @@ def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path: Path) -> None:
 
 def test_a_bad_image_among_good_ones_costs_itself_only(tmp_path: Path) -> None:
     np.save(tmp_path / "some.npy", np.stack([SEVEN, np.zeros_like(SEVEN), SEVEN]))
-    found = list(read_images(tmp_path / "some.npy"))
-    assert [name for name, _ in found] == ["some.npy[0]", "some.npy[1]", "some.npy[2]"]
-    assert [isinstance(image, DataError) for _, image in found] == [False, True, False]
+    read_pixels = list(read_images(tmp_path / "some.npy"))
+    assert [name for name, _ in read_pixels] == ["some.npy[0]", "some.npy[1]", "some.npy[2]"]
+    assert [isinstance(image, DataError) for _, image in read_pixels] == [False, True, False]
 
 
 def test_a_folder_gives_its_images_and_says_what_it_leaves_out(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "c.csv", "d.npy", "readme.md", ".hidden.png"):
         (tmp_path / name).touch()
     (tmp_path / "inside").mkdir()
-    said: list[str] = []
-    found = [path.name for path in find_images(tmp_path, notify=said.append)]
-    assert found == ["a.JPG", "b.png", "c.csv", "d.npy"]
-    assert len(said) == 1
-    assert "2 left out" in said[0]
+    notes: list[str] = []
+    read_pixels = [path.name for path in find_images(tmp_path, notify=notes.append)]
+    assert read_pixels == ["a.JPG", "b.png", "c.csv", "d.npy"]
+    assert len(notes) == 1
+    assert "2 left out" in notes[0]
     for missing in (tmp_path / "none.png", tmp_path / "inside"):
         with pytest.raises(DataError, match=r"is not there|no images"):
             find_images(missing)
@@ -567,8 +567,8 @@ def refusal(content: bytes, fit: str = "digit") -> str | None:
 def test_any_array_is_an_image_or_one_sentence(array: np.ndarray, fit: str) -> None:
     file = io.BytesIO()
     np.save(file, array)
-    said = refusal(file.getvalue(), fit)
-    assert said is None or said.startswith("standard input")
+    notes = refusal(file.getvalue(), fit)
+    assert notes is None or notes.startswith("standard input")
 
 
 @settings(max_examples=150, deadline=None)
@@ -579,5 +579,5 @@ def test_damaged_pictures_are_images_or_one_sentence(noise: bytes, kind: str) ->
     content = bytearray(file.getvalue())
     middle = len(content) // 3
     content[middle : middle + len(noise)] = noise
-    said = refusal(bytes(content))
-    assert said is None or said.startswith("standard input")
+    notes = refusal(bytes(content))
+    assert notes is None or notes.startswith("standard input")

@@ -206,7 +206,7 @@ def test_a_client_forgets_the_oldest_of_very_many_open_queries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client whose queries are never answered does not grow for ever."""
-    monkeypatch.setattr("privacy.inference.owner.owner._OPEN_QUERIES", 3)
+    monkeypatch.setattr("privacy.inference.owner.secret_state._OPEN_QUERIES", 3)
     compiled = compile_model(linear(4), input_shape=(4,), input_range=(0.0, 1.0))
     owner = DataOwner(compiled.plan)
     evaluator = Evaluator(compiled, owner.public_material())

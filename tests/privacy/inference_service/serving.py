@@ -117,10 +117,10 @@ class Asking:
 
 
 def worker_with_keys(pool: EvaluatorPool) -> EvaluatorProcess:
-    (found,) = [worker.process for worker in pool._workers if worker.slots]
-    assert found is not None
-    assert found.pid is not None
-    return found
+    (process,) = [worker.process for worker in pool._workers if worker.slots]
+    assert process is not None
+    assert process.pid is not None
+    return process
 
 
 @contextlib.contextmanager

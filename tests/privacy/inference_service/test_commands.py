@@ -92,10 +92,10 @@ def test_a_place_where_no_keys_can_be_kept_is_said_in_one_line(
     np.save("one.npy", IMAGES[0])
     ask = ["one.npy" if word == "IMAGE_OR_FOLDER" else word for word in served[1]]
     assert main([*ask, "--keys", keys]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert f"{keys} cannot be used" in told.err
-    assert len(told.err.splitlines()) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert f"{keys} cannot be used" in output.err
+    assert len(output.err.splitlines()) == 1
 
 
 def test_a_passphrase_that_is_no_text_is_refused_and_not_shown(
@@ -139,9 +139,9 @@ def test_the_printed_command_asks_and_prints_classes_only(
     monkeypatch.delenv("BLOOMSEAL_PASSPHRASE", raising=False)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert main([*ask, "--keys", str(keys)]) == 1
-    told = capsys.readouterr()
-    assert told.err.startswith("error: there is no terminal")
-    assert len(told.err.splitlines()) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("error: there is no terminal")
+    assert len(output.err.splitlines()) == 1
 
     monkeypatch.setenv("BLOOMSEAL_PASSPHRASE", "correct horse")
     assert main([*ask, "--keys", str(keys)]) == 0
@@ -160,9 +160,9 @@ def test_the_printed_command_asks_and_prints_classes_only(
         assert main([*ask, "--keys", str(usual)]) == 1
         assert "another process uses" in capsys.readouterr().err
         assert main([*ask, "--json"]) == 0
-        told = capsys.readouterr()
-    assert [json.loads(line)["classes"] for line in told.out.splitlines()] == [[x] for x in right]
-    assert "makes keys for itself" in told.err
+        output = capsys.readouterr()
+    assert [json.loads(line)["classes"] for line in output.out.splitlines()] == [[x] for x in right]
+    assert "makes keys for itself" in output.err
 
     monkeypatch.setenv("BLOOMSEAL_PASSPHRASE", "wrong horse")
     assert main([*ask, "--keys", str(keys)]) == 1
@@ -172,12 +172,12 @@ def test_the_printed_command_asks_and_prints_classes_only(
     Image.new("L", (29, 28)).save(folder / "blank.png")
     (folder / "broken.png").write_bytes(b"\x89PNG")
     assert main([*ask, "--one-time-keys", "--json", "--top", "2"]) == 1
-    told = capsys.readouterr()
-    lines = [json.loads(line) for line in told.out.splitlines()]
+    output = capsys.readouterr()
+    lines = [json.loads(line) for line in output.out.splitlines()]
     assert [line["classes"][0] for line in lines] == right
     assert all(len(line["classes"]) == 2 for line in lines)
-    assert "blank.png is blank" in told.err
-    assert "broken.png cannot be read" in told.err
+    assert "blank.png is blank" in output.err
+    assert "broken.png cannot be read" in output.err
 
     # Several paths, one of which is not there; a dark drawing; a table on standard input.
     Image.fromarray(255 - IMAGES[1]).save(tmp_path / "dark.png")
@@ -187,20 +187,20 @@ def test_the_printed_command_asks_and_prints_classes_only(
     assert command[2] == "IMAGE_OR_FOLDER"
     several = [*command[:2], *paths, *command[3:]]
     assert main([*several, "--one-time-keys", "--json"]) == 1
-    told = capsys.readouterr()
-    lines = [json.loads(line) for line in told.out.splitlines()]
+    output = capsys.readouterr()
+    lines = [json.loads(line) for line in output.out.splitlines()]
     assert [line["classes"] for line in lines] == [[label] for label in right]
     assert [line["image"] for line in lines[2:]] == ["standard input[0]", "standard input[1]"]
-    assert "note: dark.png: dark on light, so inverted" in told.err.splitlines()
-    assert f"error: {tmp_path / 'none.png'} is not there" in told.err
+    assert "note: dark.png: dark on light, so inverted" in output.err.splitlines()
+    assert f"error: {tmp_path / 'none.png'} is not there" in output.err
 
     # Nothing is asked where nothing can be answered, and keys need not be made for that.
     for top, words in (("0", "--top is 0"), ("-1", "--top is -1"), ("11", "has 10 classes")):
         assert main([*ask, "--one-time-keys", "--top", top]) == 1
-        told = capsys.readouterr()
-        assert told.out == ""
-        assert words in told.err
-        assert len(told.err.splitlines()) == 1
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert words in output.err
+        assert len(output.err.splitlines()) == 1
 
     monkeypatch.setenv("BLOOMSEAL_TOKEN", "guess")
     without = [word for word in ask if not word.endswith(".token") and word != "--token-file"]
@@ -264,11 +264,11 @@ def test_what_cannot_be_asked_is_said_in_one_line(
     np.save("one.npy", IMAGES[0])
     Path("token").write_text("two words")
     assert main(["ask", *arguments]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert words in told.err
-    assert len(told.err.splitlines()) == 1
-    assert "two words" not in told.err  # a token is a secret
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert words in output.err
+    assert len(output.err.splitlines()) == 1
+    assert "two words" not in output.err  # a token is a secret
 
 
 def test_tokens_are_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,7 +323,7 @@ def test_a_damaged_model_is_said_in_one_sentence(
     file.write_bytes((results / "model.safetensors").read_bytes())
     damage(file)
     assert main([command, str(tmp_path)]) == 1
-    told = capsys.readouterr()
-    assert str(file) in told.err
-    assert words in told.err
-    assert len(told.err.splitlines()) == 1
+    output = capsys.readouterr()
+    assert str(file) in output.err
+    assert words in output.err
+    assert len(output.err.splitlines()) == 1

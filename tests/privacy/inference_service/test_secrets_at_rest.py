@@ -85,9 +85,9 @@ def test_tokens_are_kept_as_hashes_and_taken_back_at_once(tmp_path: Path) -> Non
     assert path.stat().st_mode & 0o777 == 0o600
     assert token not in path.read_text()
     assert running.caller(token) == file.callers()[0]
-    found = running.caller(other)
-    assert found is not None
-    assert (found.name, found.role) == ("watch", "operator")
+    holder = running.caller(other)
+    assert holder is not None
+    assert (holder.name, holder.role) == ("watch", "operator")
     assert running.caller(token[:-1]) is None
     with pytest.raises(TokenFileError, match="remove it first"):
         file.add("ada")

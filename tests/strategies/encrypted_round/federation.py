@@ -96,9 +96,9 @@ class Wiretap(InProcessGrid):
         self.after: Callable[[Message], None] = lambda reply: None
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        kept = list(messages)
-        self.seen += kept
-        return super().push_messages(kept)
+        sent = list(messages)
+        self.seen += sent
+        return super().push_messages(sent)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         for reply in super().pull_messages(message_ids):

@@ -29,10 +29,12 @@ from privacy.accounting import (
 from privacy.accounting.errors import LedgerError
 from privacy.inference import DataOwner, EvaluatorProcess, Plan, accept_plan
 from privacy.inference.errors import PlanRefusedError
+from privacy.mechanisms import SystemRandomness
 from strategies import Budget, EncryptedRound, NoisedMetrics, PublicMetrics, noised_accuracy
 from strategies.encrypted_round import NoisedAccuracy
 from strategies.encrypted_round.errors import ReportRefusedError, RoundError
 from strategies.encrypted_round.node import make_questions, private_folder
+from strategies.lost_clients import operator_log
 from tests.strategies.encrypted_round.federation import (
     CONTRACT,
     IMAGES,
@@ -102,8 +104,8 @@ def test_no_secret_and_no_image_is_in_any_message(
         for path in tmp_path.rglob(SECRETS):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-            kept = json.loads(path.read_text())
-            owner = DataOwner.from_secret_state(plan, base64.b64decode(kept["owner"]))
+            stored = json.loads(path.read_text())
+            owner = DataOwner.from_secret_state(plan, base64.b64decode(stored["owner"]))
             (residues,) = owner._secret.residues[:1]
             secrets.extend([residues[:64].astype("<u8").tobytes(), path.read_bytes()])
 
@@ -162,9 +164,9 @@ def _questions(change: Any) -> Misbehave:
 
 def _secret_as_public_key(record: ConfigRecord, folder: Path, message: Message) -> None:
     """A well-formed, authenticated message whose public key is the secret one."""
-    kept = json.loads((folder / SECRETS).read_text())
-    plan = Plan.from_json(kept["plan"])
-    owner = DataOwner.from_secret_state(plan, base64.b64decode(kept["owner"]))
+    secrets = json.loads((folder / SECRETS).read_text())
+    plan = Plan.from_json(secrets["plan"])
+    owner = DataOwner.from_secret_state(plan, base64.b64decode(secrets["owner"]))
     residues = owner._secret.residues
     material = bytearray(record["material"])  # type: ignore[arg-type]
     body = 70  # the header's length
@@ -185,9 +187,9 @@ def _garbage(record: ConfigRecord, folder: Path, message: Message) -> None:
 
 def _oversized(record: ConfigRecord, folder: Path, message: Message) -> None:
     """Good questions, one more than was asked for."""
-    kept = json.loads((folder / SECRETS).read_text())
+    secrets = json.loads((folder / SECRETS).read_text())
     owner = DataOwner.from_secret_state(
-        Plan.from_json(kept["plan"]), base64.b64decode(kept["owner"])
+        Plan.from_json(secrets["plan"]), base64.b64decode(secrets["owner"])
     )
     record["queries"] = [*record["queries"], owner.encrypt(np.zeros(6))]  # type: ignore[misc]
 
@@ -250,8 +252,6 @@ def test_a_node_that_misbehaves_costs_only_itself(
     nodes = len(bad) + 2  # a good one first and last
     grid = Wiretap(client_app(tmp_path, misbehave=bad), nodes)
     caplog.set_level("INFO", logger="bloomseal.operator")
-    from strategies._operator_log import operator_log
-
     operator_log.addHandler(caplog.handler)
     try:
         result = a_round(evaluator, nodes).run(grid)
@@ -267,11 +267,11 @@ def test_a_node_that_misbehaves_costs_only_itself(
     dropped = [line for line in who if "refused" in line or "dropped" in line]
     assert len(dropped) == len(bad)
     # The console is told each kind once, and neither who it was nor what it wrote.
-    told = [line for line in caplog.messages if "will drop others like it" in line]
+    dropped = [line for line in caplog.messages if "will drop others like it" in line]
     kinds = ("not such as the plan asks", "is not one finite number", "raised an exception")
-    assert [sum(kind in line for line in told) for kind in kinds] == [1, 1, 1]
-    assert len(told) == len(kinds)
-    assert "secret key" not in "".join(told)
+    assert [sum(kind in line for line in dropped) for kind in kinds] == [1, 1, 1]
+    assert len(dropped) == len(kinds)
+    assert "secret key" not in "".join(dropped)
 
 
 def test_a_node_whose_questions_are_refused_is_told_why(
@@ -281,8 +281,8 @@ def test_a_node_whose_questions_are_refused_is_told_why(
     result = a_round(evaluator, 3).run(grid)
     assert result.answered == 2
     said = [r.getMessage() for r in caplog.records if r.name == "strategies.encrypted_round.node"]
-    (told,) = said
-    assert "the server refused this node's questions: 'its keys and questions are not" in told
+    (line,) = said
+    assert "the server refused this node's questions: 'its keys and questions are not" in line
     refused = [
         m.metadata.dst_node_id
         for m in grid.seen
@@ -551,6 +551,21 @@ def test_noised_metrics_are_paid_for_and_a_silent_node_is_taken_out(
     assert record.run == "me"
 
 
+def test_the_ledger_is_written_before_noise_is_drawn(
+    evaluator: EvaluatorProcess, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+
+    class PaidRandomness(SystemRandomness):
+        def bytes(self, count: int) -> bytes:
+            assert len(read_ledger(ledger).records) == 1
+            return super().bytes(count)
+
+    settings = {"metrics": noised_accuracy(0.5), "ledger": ledger, "randomness": PaidRandomness()}
+    a_round(evaluator, 2, **settings).run(Wiretap(client_app(tmp_path), 2))
+    assert len(read_ledger(ledger).records) == 1
+
+
 def test_without_an_accuracy_no_noise_is_told_of_one(
     evaluator: EvaluatorProcess, tmp_path: Path
 ) -> None:
@@ -583,7 +598,7 @@ def test_the_noise_of_a_released_accuracy_is_as_told(tmp_path: Path) -> None:
     from strategies.encrypted_round.report import node_report, release_noised
 
     reports = [node_report(0.9, images=5)] * 90
-    found = [
+    results = [
         release_noised(
             noised_accuracy(2.0),
             reports,
@@ -593,13 +608,13 @@ def test_the_noise_of_a_released_accuracy_is_as_told(tmp_path: Path) -> None:
         )
         for _ in range(200)
     ]
-    values = np.array([r.accuracy for r in found])
-    told = float(np.mean([r.accuracy_noise for r in found if r.accuracy_noise is not None]))
-    spread = 199 * values.var(ddof=1) / told**2
+    values = np.array([r.accuracy for r in results])
+    stated = float(np.mean([r.accuracy_noise for r in results if r.accuracy_noise is not None]))
+    spread = 199 * values.var(ddof=1) / stated**2
     # A ratio of Gaussians is nearly Gaussian; 5 % on the deviation on top of a 1e-6 interval.
     low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], 199)
     assert low * 0.9 < spread < high * 1.1
-    assert abs(values.mean() - 0.9) < 5.5 * told / math.sqrt(200) + 0.001
+    assert abs(values.mean() - 0.9) < 5.5 * stated / math.sqrt(200) + 0.001
 
 
 def test_settings_that_contradict_each_other_are_refused(evaluator: EvaluatorProcess) -> None:

@@ -62,12 +62,12 @@ def test_a_process_holds_few_owners_and_forgets_those_that_are_dropped(
     pool: EvaluatorPool, compiled: CompiledModel
 ) -> None:
     owners = [DataOwner(compiled.plan) for _ in range(9)]
-    held = [pool.hold(owner.public_material()) for owner in owners]
+    key_sets = [pool.hold(owner.public_material()) for owner in owners]
     for _ in range(2):
-        for owner, keys in zip(owners, held, strict=True):
+        for owner, keys in zip(owners, key_sets, strict=True):
             assert owner.decrypt(pool.evaluate(keys, owner.encrypt(X[0]))[0]).labels
     assert all(len(worker.slots) <= 4 for worker in pool._workers)
-    for keys in held:
+    for keys in key_sets:
         pool.drop(keys)
     assert not any(worker.slots for worker in pool._workers)
 

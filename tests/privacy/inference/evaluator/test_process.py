@@ -120,9 +120,9 @@ def test_an_owner_reads_its_answers_after_a_restart(compiled: CompiledModel) -> 
     owner = DataOwner(compiled.plan)
     evaluator = Evaluator(compiled, owner.public_material())
     queries = [owner.encrypt(x) for x in X]
-    kept = owner.secret_state()
+    state = owner.secret_state()
     answers = [evaluator.evaluate(query) for query in queries]
-    again = DataOwner.from_secret_state(compiled.plan, kept)
+    again = DataOwner.from_secret_state(compiled.plan, state)
     right = compiled.predict(X).argmax(axis=1).tolist()
     assert [again.decrypt(answer).label for answer in answers] == right
     with pytest.raises(MessageError, match="not open"):
@@ -143,23 +143,28 @@ def test_a_limit_of_answers_outlives_a_restart(compiled: CompiledModel) -> None:
 
 
 def test_damaged_or_foreign_secrets_are_refused(compiled: CompiledModel) -> None:
-    kept = DataOwner(compiled.plan).secret_state()
-    for damaged in (kept[:-1], kept[:100] + bytes([kept[100] ^ 1]) + kept[101:], b"", bytes(200)):
+    state = DataOwner(compiled.plan).secret_state()
+    for damaged in (
+        state[:-1],
+        state[:100] + bytes([state[100] ^ 1]) + state[101:],
+        b"",
+        bytes(200),
+    ):
         with pytest.raises(SecretsError, match="damaged"):
             DataOwner.from_secret_state(compiled.plan, damaged)
 
     other = compile_model(nn.Sequential(nn.Linear(4, 2)), input_shape=(4,), input_range=(0, 1))
     with pytest.raises(SecretsError, match="another plan"):
-        DataOwner.from_secret_state(other.plan, kept)
+        DataOwner.from_secret_state(other.plan, state)
 
 
 def test_no_evaluator_takes_a_kept_secret(compiled: CompiledModel) -> None:
     """Neither as it is kept, nor cut or padded to the length of a message."""
     owner = DataOwner(compiled.plan)
     evaluator = Evaluator(compiled, owner.public_material())
-    kept = owner.secret_state()
-    for size in (compiled.plan.public_bytes, compiled.plan.query_bytes, len(kept)):
+    state = owner.secret_state()
+    for size in (compiled.plan.public_bytes, compiled.plan.query_bytes, len(state)):
         with pytest.raises(MessageError):
-            Evaluator(compiled, kept[:size].ljust(size, b"\0"))
+            Evaluator(compiled, state[:size].ljust(size, b"\0"))
         with pytest.raises(MessageError):
-            evaluator.evaluate(kept[:size].ljust(size, b"\0"))
+            evaluator.evaluate(state[:size].ljust(size, b"\0"))
