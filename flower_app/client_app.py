@@ -1,8 +1,8 @@
-"""What a client does: train on its own data, and reply with its update and weight alone.
+"""The client's side of a run: train on its own data, reply with the update and its weight.
 
-What the server must not see of a client's data it does not see in failures either. Before the
-data is touched, a run is declined by name (``DeclinedError``) for what it asks; from then on
-whatever goes wrong with the data counts as no data, and the reply looks like any other.
+Failures show nothing of the data. A run is declined (``DeclinedError``) for its settings only,
+before the data is touched; later, data that cannot be used counts as none, and the reply looks like
+any other.
 """
 
 from functools import cache, partial
@@ -53,7 +53,7 @@ _UNDONE = "this node could not do its part; its owner finds why in its log"
 
 
 def keep_reasons(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """The app's outer mod: what went wrong on a node with an owner stays in its own log."""
+    """The app's outer mod: errors of a node with an owner stay in the node's own log."""
     try:
         return call_next(message, context)
     except DeclinedError as declined:
@@ -70,10 +70,9 @@ def keep_reasons(message: Message, context: Context, call_next: ClientAppCallabl
 
 
 def obey_owner(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """The app's second mod: a run that protects records less than the owner wants is declined.
+    """The app's second mod: decline a run that protects records less than the owner demands.
 
-    Under secure aggregation too, before the node has a part in a round. It follows from nothing
-    that the node holds.
+    It depends on settings only, and comes before secure aggregation.
     """
     try:
         check_keys(context.node_config)
@@ -93,14 +92,14 @@ _NO_LEDGER = "this node cannot keep its own ledger, and trains nothing"
 
 @app.train()
 def train_on_own_data(message: Message, context: Context) -> Message:
-    """Take the round's local steps from the model that was sent, and send the result back.
+    """Take the round's local steps from the model that was sent, and reply with the result.
 
-    Whether it may is decided, and paid for, before a record is looked at. From then on it replies,
-    whatever the records are: an answer that depended on them would cost the server nothing.
+    Its ledger is charged before a record is read. From then on it replies whatever the records
+    are: whether there is a reply must not depend on them, since nothing accounts for that.
     """
     settings = run_settings(context)
     (arrays,) = message.content.array_records.values()
-    _model(settings, arrays)  # what is no such model is refused first
+    _model(settings, arrays)  # refuses another model, before anything is paid
     protection = _protection(settings)
     ledger = _own_ledger(settings, context)
     data = cache(partial(_usable_data, settings, context))
@@ -130,13 +129,9 @@ def _trained(
     data: ClientData,
     payment: Payment,
 ) -> RecordDict:
-    """What a client with this data replies.
-
-    Without any it replies as another would whose records all weigh nothing: with noise alone, or,
-    where there is none, with the model that was sent.
-    """
+    """The reply of a client with this data; without data, noise or the model as it was sent."""
     if not len(data) and isinstance(payment.protection, ClipOnly):
-        # A skewed partition can leave a client with nothing. It does not show in the weight.
+        # As of a skewed partition. The weight does not show it.
         return _reply(settings, arrays, settings.weight_cap)
     model = _model(settings, arrays)
     result = train(
@@ -172,13 +167,13 @@ def handle_encrypted_query(message: Message, context: Context) -> Message:
 
 def _reply(settings: Settings, arrays: ArrayRecord, weight: float) -> RecordDict:
     reply = RecordDict({"arrays": arrays})
-    if settings.weight_cap:  # with uniform weights nobody says how much it holds
+    if settings.weight_cap:  # uniform weights need no count
         reply["metrics"] = MetricRecord({"num-examples": weight})
     return reply
 
 
 def _usable_data(settings: Settings, context: Context) -> ClientData:
-    """What this client can train on; nothing, and a line in the node's own log, if it cannot."""
+    """The client's data; none, and an error in a deployed node's log, if it cannot be used."""
     try:
         return own_data(settings, context)
     except Exception as error:
@@ -187,19 +182,19 @@ def _usable_data(settings: Settings, context: Context) -> ClientData:
         log(
             ERROR,
             "This node's data cannot be used, and adds nothing until it is mended: %s. "
-            "`python -m flower_app check-data` says more",
+            "`python -m flower_app check-data` shows more",
             error,
         )
         return no_data(MODELS[settings.model].kind)
 
 
 def own_data(settings: Settings, context: Context) -> ClientData:
-    """What this client holds: its share in a simulation, its own folder when deployed.
+    """The client's data: its share in a simulation, its own folder when deployed.
 
     Raises
     ------
     DataError
-        If a deployed node's folder holds nothing that can be used.
+        If a deployed node's folder cannot be used.
     """
     kind = MODELS[settings.model].kind
     if settings.deployed:
@@ -218,13 +213,7 @@ def _path(text: str) -> Path | None:
 
 
 def _protection(settings: Settings) -> ClipOnly | ClipAndNoise:
-    """How the run asks to protect each record.
-
-    Raises
-    ------
-    DeclinedError
-        If no noise keeps what it asks.
-    """
+    """The run's protection of records; ``DeclinedError`` if no noise achieves it."""
     try:
         return record_protection(settings)
     except SettingError as error:
@@ -232,10 +221,9 @@ def _protection(settings: Settings) -> ClipOnly | ClipAndNoise:
 
 
 def _own_ledger(settings: Settings, context: Context) -> ClientLedger | None:
-    """The client's ledger: on the node's disk as its owner says, in a simulation in its state.
+    """The client's ledger: in ``state-dir`` of a deployed node, in a simulation in its state.
 
-    A simulated client has no owner: what it does without noise is written down only beside what it
-    did with noise.
+    A simulated client records steps without noise only where it has a ledger already.
 
     Raises
     ------

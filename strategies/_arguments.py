@@ -1,30 +1,165 @@
-"""Paths that outlast the app."""
+"""Settings of a strategy of the wrong kind, or that do not go together, refused by name."""
 
-from pathlib import Path
-from typing import Any
+import math
+import numbers
+from typing import get_args
 
-from flwr.supercore.utils import get_flwr_home
+from privacy import arguments
+from privacy.accounting import Accountant, Adjacency, Budget, Event, FixedSize, Sampling
+from privacy.mechanisms import LatticeGaussian, Randomness
+from strategies.checkpoint import Checkpointing
+from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
+from strategies.metrics import Metrics, NoisedMetrics
+from strategies.replies import RecordKeys
+from strategies.secure_aggregation.settings import SecureAggregation
+from strategies.train_round import RoundSetup
+from strategies.weighting import CappedWeights, UniformWeights
 
-from privacy.arguments import lasting_file
+_BUDGET, _METRICS = (
+    "budget=Budget(epsilon=…, delta=…)",
+    "metrics=Metrics(evaluate=…, fraction_evaluate=…)",
+)
+_CHECKPOINTING = "checkpointing=Checkpointing(path, resume=…)"
+_NO_MINIMUM = "min_available_nodes, for which the whole round waits"
+# Arguments of another name, here before or in Flower's FedAvg.
+OLD_NAMES = {
+    "target_epsilon": _BUDGET,
+    "target_delta": _BUDGET,
+    "accountant": "nothing: it follows from the sampling",
+    "iterate_average": "optimizer=ServerSGD(iterate_average=…)",
+    "train_metrics": "metrics=Metrics(train=…)",
+    "evaluate_metrics": _METRICS,
+    "fraction_evaluate": _METRICS,
+    "checkpoint": _CHECKPOINTING,
+    "resume": _CHECKPOINTING,
+    "arrayrecord_key": "record_keys=RecordKeys(arrays=…)",
+    "configrecord_key": "record_keys=RecordKeys(config=…)",
+    "weighted_by_key": "record_keys=RecordKeys(weighted_by=…)",
+    "fraction_train": "sampling=Poisson(q)",
+    "min_train_nodes": _NO_MINIMUM,
+    "min_evaluate_nodes": _NO_MINIMUM,
+    "train_metrics_aggr_fn": "metrics=Metrics(train=PublicMetrics(…) or NoisedMetrics(…))",
+    "evaluate_metrics_aggr_fn": "metrics=Metrics(evaluate=PublicMetrics(…) or NoisedMetrics(…))",
+}
+_OPTIMIZERS = "ServerSGD(...), ServerAdam(...) or ServerYogi(...), not an optimizer of PyTorch"
 
 
-def file_path(name: str, value: Any) -> Path:
-    """The path of a file that lasts, as ``lasting_file``, and outside of the unpacked app.
+def check_kinds(
+    *, sampling: object, clipping: object, budget: object, reserve: object, **given: object
+) -> None:
+    """Refuse arguments of the wrong kind by name, before anything is opened or spent."""
+    rules = "Poisson(q), where FedAvg has fraction_train=q, FixedSize(m, N) or Full()"
+    arguments.of_kind("sampling", sampling, get_args(Sampling), rules)
+    if isinstance(clipping, numbers.Real):
+        arguments.number("clipping", clipping)
+    else:
+        norms = "the norm S as a number, PerLayerClipping({...}) or AdaptiveClipping(...)"
+        arguments.has("clipping", clipping, ("norm", "geometry"), norms)
+    limit = "Budget(epsilon=3.0, delta=1e-5), with epsilon=math.inf for no limit"
+    arguments.of_kind("budget", budget, (Budget,), limit)
+    events = "a sequence of events of privacy.accounting, as EncryptedRound.event in a list"
+    arguments.of_kind("reserve", reserve, (list, tuple), events)
+    for event in reserve:  # type: ignore[attr-defined]
+        arguments.of_kind("reserve", event, get_args(Event), events)
+    kind: type
+    for name, kind, give in (
+        ("metrics", Metrics, "Metrics(train=..., evaluate=...), or leave it out"),
+        ("checkpointing", Checkpointing, "Checkpointing(path, resume=...), or leave it out"),
+        ("record_keys", RecordKeys, "RecordKeys(arrays=...), or leave it out"),
+        ("secure_aggregation", SecureAggregation, "SecureAggregation(min_clients=...) or nothing"),
+        ("randomness", Randomness, "a Randomness of privacy.mechanisms, or leave it out"),
+    ):
+        arguments.of_kind(name, given[name], (kind, type(None)), give)
+    for name, members, give in (
+        ("weighting", ("weight", "total"), "UniformWeights() or CappedWeights(...)"),
+        ("mechanism", ("name", "open", "account"), "LatticeGaussian() or ContinuousGaussian()"),
+        ("optimizer", ("step", "state_dict", "load_state_dict"), _OPTIMIZERS),
+    ):
+        if given[name] is not None:
+            arguments.has(name, given[name], members, give)
+    if given["optimizer"] is not None:
+        arguments.called_with("optimizer", given["optimizer"].step, 2, _OPTIMIZERS)  # type: ignore[attr-defined]
 
-    A path inside an app as Flower unpacked it is another one after the next change to the app.
 
-    Raises
-    ------
-    TypeError
-        If it is no path.
-    ValueError
-        If it is empty, relative, a folder, or inside an unpacked app.
-    """
-    path = lasting_file(name, value)
-    apps = get_flwr_home() / "apps"
-    if apps.resolve() in path.resolve().parents:
+def clipping_rule(clipping: Clipping | float) -> Clipping:
+    """The rule; a number is the norm of a flat one."""
+    return FlatClipping(float(clipping)) if isinstance(clipping, numbers.Real) else clipping  # type: ignore[return-value]
+
+
+def guarantee(sampling: Sampling) -> tuple[Adjacency, Accountant]:
+    """What the guarantee is about, and the tightest accountant that can express the sampling."""
+    if isinstance(sampling, FixedSize):
+        return Adjacency.REPLACE_ONE, "rdp"
+    return Adjacency.ADD_OR_REMOVE_ONE, "pld"
+
+
+def noise_multiplier(z: float | None, budget: Budget) -> float | None:
+    """Z, if it is given."""
+    if z is None and budget.epsilon == math.inf:
         raise ValueError(
-            f"{name} is {str(path)!r}, inside the app as Flower unpacked it, where nothing lasts "
-            f"longer than this version of the app; give another path, as '~/{path.name}'"
+            "noise_multiplier is not set and budget.epsilon is inf; give the noise, or the ε from "
+            "which start() calibrates it"
         )
-    return path
+    return None if z is None else arguments.number("noise_multiplier", z)
+
+
+def available_nodes(wanted: int, size: int) -> int:
+    """How many nodes must be there before a round begins: no more than the population."""
+    wanted = arguments.whole("min_available_nodes", wanted, least=0)
+    if wanted > max(size, 2):
+        raise ValueError(
+            f"min_available_nodes is {wanted}, more than the population of {size}; no round "
+            "would ever begin"
+        )
+    return min(wanted, size)
+
+
+def check_accounted_by_replacement(clipping: Clipping, metrics: Metrics) -> None:
+    """Refuse what is accounted by adding or removing a client only."""
+    if isinstance(clipping, AdaptiveClipping):
+        raise ValueError(
+            "adaptive clipping is not accounted for a cohort of fixed size; use Poisson "
+            "sampling or a fixed norm"
+        )
+    if metrics.sampling and isinstance(metrics.evaluate, NoisedMetrics):
+        raise ValueError(
+            "noised evaluation metrics are not accounted beside a cohort of fixed size; use "
+            "Poisson sampling, or set metrics.fraction_evaluate to 0"
+        )
+
+
+def check_needs_no_single_reply(
+    secure: SecureAggregation, clipping: Clipping, setup: RoundSetup
+) -> None:
+    """Refuse what would need to see a single client's reply."""
+    mechanism, weighting, metrics = setup.mechanism, setup.weighting, setup.metrics
+    if not isinstance(mechanism, LatticeGaussian):
+        raise ValueError(
+            f"mechanism is {mechanism.name!r}; secure aggregation adds up integers: "
+            "leave it at LatticeGaussian()"
+        )
+    if not isinstance(weighting, UniformWeights | CappedWeights):
+        raise ValueError(
+            f"weighting is {type(weighting).__name__}; under secure aggregation clients "
+            "weigh themselves by UniformWeights() or CappedWeights(...)"
+        )
+    if isinstance(clipping, AdaptiveClipping):
+        raise ValueError(
+            "clipping is adaptive, which counts who was clipped; secure aggregation opens "
+            "nothing but the sum: give a fixed norm"
+        )
+    if metrics.train is not None:
+        raise ValueError(
+            "metrics.train is set; under secure aggregation clients send no metrics: leave it unset"
+        )
+    if metrics.fraction_evaluate:
+        raise ValueError(
+            f"metrics.fraction_evaluate is {metrics.fraction_evaluate}; evaluation would send "
+            "metrics in the clear beside secure aggregation: set it to 0 and use evaluate_fn"
+        )
+    if setup.expected_cohort < secure.min_clients:
+        raise ValueError(
+            f"secure_aggregation.min_clients is {secure.min_clients}, but a round draws "
+            f"{setup.expected_cohort:g} clients on average: lower it, or draw more"
+        )
+    secure.check_opens(setup.expected_cohort)

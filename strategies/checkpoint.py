@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord
+from flwr.supercore.utils import get_flwr_home
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from privacy.accounting import Position
+from privacy.arguments import lasting_file
 from privacy.files import write_durably
-from strategies import _arguments
 from strategies.clipping import AdaptiveClipping, Clipping
 from strategies.errors import CheckpointError
 from strategies.metrics import PublicMetrics
@@ -28,6 +29,21 @@ from strategies.server_optimizers import ServerOptimizer
 Vector = npt.NDArray[Any]
 
 _FORMAT = "bloomseal-checkpoint-1"
+
+
+def lasting_path(name: str, value: Any) -> Path:
+    """As ``lasting_file``, and outside of the app as Flower unpacked it.
+
+    Such a path is another one after the next change to the app.
+    """
+    path = lasting_file(name, value)
+    apps = get_flwr_home() / "apps"
+    if apps.resolve() in path.resolve().parents:
+        raise ValueError(
+            f"{name} is {str(path)!r}, inside the app as Flower unpacked it, where nothing lasts "
+            f"longer than this version of the app; give another path, as '~/{path.name}'"
+        )
+    return path
 
 
 @dataclass(frozen=True)
@@ -44,13 +60,6 @@ class Checkpointing:
         with fresh randomness, and paid again. Under secure aggregation against a malicious
         server, clients that had endorsed its sum decline it with others than those
         (``docs/secure-aggregation.md``).
-
-    Raises
-    ------
-    TypeError
-        If one is no path.
-    ValueError
-        If one is relative, or inside an app as Flower unpacks it.
     """
 
     path: str | os.PathLike[str] | None = None
@@ -59,7 +68,7 @@ class Checkpointing:
     def __post_init__(self) -> None:
         for name in ("path", "resume"):
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _arguments.file_path(f"checkpointing.{name}", value))
+                object.__setattr__(self, name, lasting_path(f"checkpointing.{name}", value))
 
 
 @dataclass(frozen=True)
@@ -111,15 +120,15 @@ class Checkpoint:
         metadata = {"format": _FORMAT, "state": state, "digest": _digest(state, arrays)}
         write_durably(path, save(arrays, metadata=metadata))
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether it holds a model of a round that was paid and opened."""
+        privacy = self.slot("privacy")
+        return bool(set(privacy["rounds"].tolist()) - set(privacy["aborted"].tolist()))
+
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Read what ``save`` wrote.
-
-        Raises
-        ------
-        CheckpointError
-            If there is no such file, or it is torn or altered.
-        """
+        """Read what ``save`` wrote; a ``CheckpointError`` if it is missing, torn or altered."""
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -141,13 +150,7 @@ class Checkpoint:
         )
 
     def check_settings(self, settings: str, path: Path) -> None:
-        """Refuse a run whose settings are not the checkpoint's.
-
-        Raises
-        ------
-        CheckpointError
-            Naming each setting that differs.
-        """
+        """Refuse a run whose settings are not the checkpoint's, naming each that differs."""
         before, now = json.loads(self.settings), json.loads(settings)
         if before == now:
             return
@@ -205,6 +208,11 @@ class RunState:
         """The state of a new run. Copies: a run changes them, and they may serve another."""
         return cls(copy.deepcopy(clipping), copy.deepcopy(optimizer), noise_multiplier)
 
+    def follow(self, unclipped_fraction: float | None) -> None:
+        """Move the clipping norm for the next round, where it adapts."""
+        if unclipped_fraction is not None and isinstance(self.clipping, AdaptiveClipping):
+            self.clipping.follow(unclipped_fraction)
+
     def averaged(self, arrays: ArrayRecord) -> ArrayRecord:
         """The exponential average of the iterates, bias-corrected by starting at the first."""
         decay = getattr(self.optimizer, "iterate_average", 0.0)
@@ -221,10 +229,10 @@ class RunState:
         """The average as it stands; the model itself where there is none."""
         return ModelSchema(arrays).record(self.average) if self.average else arrays
 
-    def checkpoint(
-        self, number: int, arrays: ArrayRecord, *, position: Position, settings: str
-    ) -> Checkpoint:
-        """The state after a round, with the model and where the ledger stands."""
+    def save(
+        self, path: Path, number: int, arrays: ArrayRecord, *, position: Position, settings: str
+    ) -> None:
+        """Write a checkpoint of the state after a round, with its model."""
         if self.noise_multiplier is None:
             raise ValueError("noise_multiplier is not calibrated yet; there is nothing to keep")
         slots = {f"model/{name}": array.numpy() for name, array in arrays.items()}
@@ -235,7 +243,7 @@ class RunState:
         slots["privacy/rounds"] = np.array(rounds, dtype=np.int64)
         slots["privacy/epsilon"] = np.array([self.epsilon_by_round[r] for r in rounds])
         slots["privacy/aborted"] = np.array(self.aborted, dtype=np.int64)
-        return Checkpoint(
+        checkpoint = Checkpoint(
             run=self.name,
             round=number,
             noise_multiplier=self.noise_multiplier,
@@ -243,26 +251,17 @@ class RunState:
             settings=settings,
             arrays=slots,
         )
-
-    @staticmethod
-    def has_learned(kept: Checkpoint) -> bool:
-        """Whether a checkpoint holds a model of a round that was paid and opened."""
-        privacy = kept.slot("privacy")
-        return bool(set(privacy["rounds"].tolist()) - set(privacy["aborted"].tolist()))
+        try:
+            checkpoint.save(path)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: the checkpoint {path} cannot be written; the one there is of "
+                f"an earlier round. Round {number} stands in the ledger",
+            ) from error
 
     def restore(self, kept: Checkpoint, initial: ArrayRecord) -> ArrayRecord:
-        """Take up what a checkpoint kept.
-
-        Returns
-        -------
-        ArrayRecord
-            The model after the checkpoint's round.
-
-        Raises
-        ------
-        CheckpointError
-            If it is of another model than ``initial``.
-        """
+        """Take up what a checkpoint kept, and return its model; ``initial`` is of the same."""
         self.name, self.noise_multiplier = kept.run, kept.noise_multiplier
         self.optimizer.load_state_dict(kept.slot("optimizer"))
         average = kept.slot("average")

@@ -66,13 +66,7 @@ class PerLayerClipping:
         return sqrt(sum(norm * norm for norm in self.norms.values()))
 
     def geometry(self, names: Sequence[str]) -> ClippingGeometry:
-        """One group a layer.
-
-        Raises
-        ------
-        ValueError
-            If an array belongs to no layer, or a layer has no array.
-        """
+        """One group a layer; every array belongs to one, and every layer has an array."""
         layers = list(self.norms)
         group_of = []
         for name in names:
@@ -136,13 +130,7 @@ class AdaptiveClipping:
         return ClippingGeometry((self.norm,), (0,) * len(names))
 
     def count_sigma(self, *, noise_multiplier: float, expected_cohort: float) -> float:
-        """σ_b for a round's z.
-
-        Raises
-        ------
-        ValueError
-            If the declared ``count_noise`` alone would spend more than the round may.
-        """
+        """σ_b for a round's z; a ``ValueError`` if it alone would spend more than the round may."""
         if noise_multiplier == 0:
             return 0.0
         if self.count_noise is None:

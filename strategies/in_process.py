@@ -25,10 +25,9 @@ from flwr.supercore.task_identity import TaskIdentity
 class InProcessGrid(Grid):
     """A grid whose nodes live in this process.
 
-    A node's work is done when its reply is pulled, one after the other, so memory holds one
-    reply at a time. Node ids are 1 … N and node ``i`` has ``partition-id`` i - 1, as Flower's
-    simulation hands them out. What a node's app raises is logged here, with its traceback, once for
-    each type and line of code that raises it: there is no node's own log.
+    A node works when its reply is pulled, one after the other, so memory holds one reply at a
+    time. Node ids are 1 … N and node ``i`` has ``partition-id`` i - 1, as in Flower's simulation.
+    An exception of a node's app is logged here, with its traceback, once for each type and line.
 
     Parameters
     ----------
@@ -40,11 +39,6 @@ class InProcessGrid(Grid):
         The run configuration the ClientApp sees.
     node_config : callable, optional
         ``(partition_id) -> mapping``, what a node's owner writes into its ``--node-config``.
-
-    Raises
-    ------
-    ValueError
-        If ``num_nodes`` is less than 1.
     """
 
     def __init__(
@@ -187,21 +181,7 @@ def run_in_process(
 ) -> InProcessGrid:
     """Run a whole app in this process, as ``flwr run`` would in simulation.
 
-    Parameters
-    ----------
-    server_app, client_app : ServerApp, ClientApp
-        The app.
-    num_nodes : int
-        How many nodes to simulate.
-    run_config : mapping, optional
-        The run configuration that both sides see.
-    node_config : callable, optional
-        ``(partition_id) -> mapping``, what a node's owner writes into its ``--node-config``.
-
-    Returns
-    -------
-    InProcessGrid
-        The grid after the run, with what every node remembers.
+    The arguments are those of :class:`InProcessGrid`, which is returned as it is after the run.
     """
     config: UserConfig = dict(run_config or {})
     grid = InProcessGrid(client_app, num_nodes, run_config=config, node_config=node_config)

@@ -1,5 +1,6 @@
-"""What may be told of clients' metrics: nothing by default."""
+"""Which of clients' metrics are released, and how: none by default."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,12 +72,7 @@ class PublicMetrics:
         weighted_by_key : str
             The metric that says how much a client's record counts.
         left_out : callable
-            Told why, for each record that is left out.
-
-        Returns
-        -------
-        MetricRecord or None
-            None where no record can be used.
+            Called with the reason for each record that is left out.
         """
         usable = []
         for record in replies:
@@ -153,23 +149,16 @@ class NoisedMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What is told of clients' metrics. Default: nothing, and nobody is asked to evaluate.
+    """Which of clients' metrics are released. Default: none, and nobody is asked to evaluate.
 
     Parameters
     ----------
     train : PublicMetrics or NoisedMetrics, optional
-        What is told of the metrics of training.
+        How the metrics of training are released.
     evaluate : PublicMetrics or NoisedMetrics, optional
-        What is told of the metrics of evaluation; needed if ``fraction_evaluate`` is above 0.
+        How those of evaluation are; needed if ``fraction_evaluate`` is above 0.
     fraction_evaluate : float
         The rate at which clients are asked to evaluate each round.
-
-    Raises
-    ------
-    TypeError
-        If one is of the wrong kind.
-    ValueError
-        If the rate is out of range, or nothing says what is told of evaluation.
     """
 
     train: PublicMetrics | NoisedMetrics | None = None
@@ -196,6 +185,12 @@ class Metrics:
         if self.fraction_evaluate == 0:
             return None
         return Full() if self.fraction_evaluate == 1 else Poisson(self.fraction_evaluate)
+
+    @property
+    def evaluation_noise(self) -> float:
+        """The noise multiplier of evaluation; NaN where its metrics are not noised."""
+        rule = self.evaluate
+        return rule.noise_multiplier if isinstance(rule, NoisedMetrics) else math.nan
 
 
 class NoisedMetricsSum:

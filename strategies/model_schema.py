@@ -26,7 +26,7 @@ _MOST_HEADERS = 8  # spellings of one array's header that are remembered
 
 @dataclass(frozen=True)
 class TrainReply:
-    """What a training reply says, checked against the model that was sent.
+    """The content of a training reply, checked against the model that was sent.
 
     Its arrays may be of another floating-point width than the model's: they are taken in that
     of the sum, before anything of them is bounded.
@@ -126,6 +126,11 @@ class ModelSchema:
             name: _Place(name, array) for name, array in zip(self.names, self.arrays, strict=True)
         }
 
+    @property
+    def size(self) -> int:
+        """How many floating-point parameters the model has."""
+        return sum(array.size for array in self.arrays)
+
     def record(self, arrays: Sequence[Vector]) -> ArrayRecord:
         """A record like the schema's, with new floating-point arrays."""
         fresh = dict(zip(self.names, arrays, strict=True))
@@ -137,14 +142,7 @@ class ModelSchema:
         )
 
     def read(self, reply: Message) -> TrainReply:
-        """Read a training reply. Its arrays are views, in the schema's order.
-
-        Raises
-        ------
-        ReplyError
-            If it is an error, has several records of a kind, or its arrays are missing or extra
-            or of another shape or encoding, or not floating-point.
-        """
+        """Read a training reply. Its arrays are views, in the schema's order."""
         record, metrics = _content(reply)
         if record.keys() != self._record.keys():
             raise ReplyError("arrays are missing or extra", Fault.NAMES)

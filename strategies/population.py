@@ -26,8 +26,8 @@ _FORMAT = "bloomseal-population-1"
 def node_identity(node: NodeInfo) -> str:
     """Who a node is: its public key where nodes authenticate, else its id within this run.
 
-    A node id is new each time a node registers; a public key is not. Without authentication one
-    client that registers twice counts as two, so a deployment turns authentication on.
+    A node id is new each time a node registers, so without authentication one client that
+    registers twice counts as two.
     """
     if node.public_key:
         return key_identity(node.public_key)
@@ -57,8 +57,7 @@ class Population:
         Tells which identity a connected node has, once for each node id. Default:
         ``node_identity``.
     name : str
-        What the ledger calls the population. It tells populations apart and may be read by
-        everyone who reads a ledger, so it says nothing of who is in it.
+        What the ledger calls the population. Whoever reads a ledger reads it: name nobody.
 
     Raises
     ------
@@ -124,23 +123,10 @@ class Population:
 class ClientRegistry:
     """The population's N places during a run, and who holds each.
 
-    A listed population fills them from the start, and strangers are ignored. A population that is
-    only a number fills them as clients connect, in the order they are first seen, and nobody may
-    be turned away: were a newcomer ignored because all places are taken, one client's leaving
-    would let it in, and a sum would move by twice the clipping norm where adding or removing one
-    is accounted. Either way the cohort is drawn over all N places, taken or not.
-
-    Parameters
-    ----------
-    population : Population or int
-        The list, or N.
-
-    Raises
-    ------
-    TypeError
-        If it is neither.
-    ValueError
-        If N is less than one.
+    A listed population fills them from the start, and strangers are ignored. One that is only a
+    number N fills them as clients connect, and nobody may be turned away: were a newcomer ignored
+    because all places are taken, one client's leaving would let it in, and a sum would move by
+    2S where adding or removing one is accounted. The cohort is drawn over all N places.
     """
 
     def __init__(self, population: Population | int) -> None:
@@ -160,17 +146,9 @@ class ClientRegistry:
         self._place_of: dict[int, int | None] = {}  # by node id: a node is identified once
 
     def locate(self, nodes: Iterable[NodeInfo]) -> tuple[dict[int, int], int]:
-        """Find who is connected.
+        """Who is connected: place to node id, and how many connected nodes have no place.
 
-        Where one identity is connected twice, the newest registration stands for it: a client
-        that registers again is not a second client.
-
-        Returns
-        -------
-        node_of : dict of int to int
-            Place to node id, for the places whose holders are connected.
-        ignored : int
-            How many connected nodes have no place.
+        Where one identity is connected twice, its newest registration counts.
 
         Raises
         ------
@@ -210,22 +188,9 @@ def _age(node: NodeInfo) -> tuple[str, int]:
 def draw_cohort(
     sampling: Sampling, population: int, *, randomness: Randomness
 ) -> npt.NDArray[np.intp]:
-    """Draw a cohort.
+    """Draw a cohort: ascending indices into the population, under Poisson sampling maybe none.
 
-    Parameters
-    ----------
-    sampling : Poisson, FixedSize or Full
-        The rule, constant for a run.
-    population : int
-        N.
-    randomness : Randomness
-        Where the choice comes from. Amplification by sampling holds only against those who
-        cannot foresee it.
-
-    Returns
-    -------
-    ndarray of int
-        Indices into the population, ascending. Under Poisson sampling it may be empty.
+    Amplification by sampling holds only against those who cannot foresee ``randomness``.
     """
     if isinstance(sampling, Poisson):
         return np.flatnonzero(randomness.bernoulli(sampling.rate, population))
@@ -238,13 +203,7 @@ def draw_cohort(
 
 
 def expected_fraction(sampling: Sampling, population: int) -> float:
-    """The public fraction of the population that a round is expected to draw.
-
-    Raises
-    ------
-    ValueError
-        If a fixed-size rule was made for another population.
-    """
+    """The public fraction of the population that a round is expected to draw."""
     if isinstance(sampling, Poisson):
         return float(sampling.rate)
     if isinstance(sampling, FixedSize):

@@ -26,13 +26,11 @@ class PrivacyBudget:
     Parameters
     ----------
     path : Path
-        The ledger's file, absolute; made if it is not there.
+        The ledger's file; made if it is not there.
     population : str
         What the ledger calls the population.
     adjacency : Adjacency
-        What the guarantee is about.
     accountant : "pld" or "rdp"
-        What composes the events.
     budget : Budget
         What all runs together may spend.
     private : bool
@@ -86,6 +84,15 @@ class PrivacyBudget:
         return self.ledger
 
     @property
+    def limited(self) -> bool:
+        """Whether there is a limit on ε."""
+        return self.budget.epsilon < math.inf
+
+    def __str__(self) -> str:
+        """For errors and the log."""
+        return f"the budget of ε = {self.budget.epsilon:g} at δ = {self.budget.delta:g}"
+
+    @property
     def paid(self) -> Ledger | LedgerContents:
         """What the population has paid by now, also after the run has let go of the ledger.
 
@@ -113,7 +120,7 @@ class PrivacyBudget:
 
     def affordable(self, due: Iterable[Event]) -> bool:
         """Whether these events still fit the budget, and leave what is reserved."""
-        if self.budget.epsilon == math.inf:
+        if not self.limited:
             return True
         return self.epsilon_with(due) <= self.budget.epsilon
 
@@ -175,31 +182,19 @@ class PrivacyBudget:
         release: Callable[[float], Event],
         besides: Iterable[Event],
     ) -> float | None:
-        """The least noise multiplier with which so many rounds fit the budget.
+        """The least noise multiplier with which so many rounds fit; None if no noise is enough.
 
         Parameters
         ----------
         sampling : Sampling
-            How a round's cohort is drawn.
         rounds : int
-            How many rounds.
         release : callable
-            What a round with a given noise multiplier releases.
+            The event of a round, given its noise multiplier.
         besides : iterable of Event
             What else the run will pay.
-
-        Returns
-        -------
-        float or None
-            None if no noise is enough.
-
-        Raises
-        ------
-        ValueError
-            If what was paid and what else will be cannot be accounted.
         """
         besides = list(besides)
-        if not self.affordable(besides):  # said here, so that below only noise can be the matter
+        if not self.affordable(besides):  # so that below only noise can be the matter
             return None
         try:
             return calibrate_noise_multiplier(

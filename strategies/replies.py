@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import httpx
-from flwr.app import Error, Message, MetricRecord
+from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 
@@ -29,18 +29,16 @@ _ABSENT = {
 
 
 def decline(message: Message, reason: str) -> Message:
-    """The reply of a node that does not do what it is asked, since its owner does not allow it.
+    """The reply of a node whose owner does not allow what ``message`` asks.
 
-    ``DPFedAvg`` and ``EncryptedRound`` drop it as they drop a client's exception, but tell the
-    operator of nodes that decline, which are not to be mended.
+    It is dropped as a client's exception is, but the operator reads that nodes decline, which
+    are not to be mended.
 
     Parameters
     ----------
     message : Message
-        What the node was asked.
     reason : str
-        Why not, in words that tell nothing of the node's records. They go into the operator's
-        log.
+        For the operator's log. It must tell nothing of the node's records.
 
     Examples
     --------
@@ -83,14 +81,18 @@ class PendingReplies:
         self._open = {message.metadata.dst_node_id: message for message in messages}
         self.nodes = frozenset(self._open)
 
-    def answer(self, reply: Message) -> None:
-        """Take a reply as the answer of its node.
+    @classmethod
+    def to(cls, nodes: Iterable[int], content: RecordDict, message_type: str) -> Self:
+        """One message for each node."""
+        return cls(Message(content, node, message_type) for node in nodes)
 
-        Raises
-        ------
-        ReplyError
-            If nothing was asked of this node, or it has answered, or it answers another message.
-        """
+    @property
+    def messages(self) -> list[Message]:
+        """Those that are unanswered."""
+        return list(self._open.values())
+
+    def answer(self, reply: Message) -> None:
+        """Take a reply as the answer of its node, or raise a ``ReplyError`` if it is none."""
         node = reply.metadata.src_node_id
         message = self._open.get(node)
         if message is None and node == SUPERLINK_NODE_ID:
@@ -114,9 +116,9 @@ def collect(
     *,
     read: Callable[[Message], _T],
     use: Callable[[_T], None],
-    watch: FaultLog,
+    faults: FaultLog,
 ) -> RoundReplies:
-    """Feed every good reply to ``use``, and say what came.
+    """Feed every good reply to ``use``, and count what came.
 
     What was dropped goes to the operator's log, and each kind of it, once, to the console.
 
@@ -144,7 +146,7 @@ def collect(
                 reply.metadata.src_node_id,
                 error,
             )
-            watch.dropped(round_name, error.fault)
+            faults.dropped(round_name, error.fault)
             if error.fault is not None:
                 dropped.add(reply.metadata.src_node_id)
     operator_log.info("%s: %d replies used; silent nodes: %s", round_name, used, asked.silent)
@@ -154,17 +156,8 @@ def collect(
 def refuse_error(reply: Message, *, reason: bool = False) -> None:
     """Refuse an error in a reply's place.
 
-    Parameters
-    ----------
-    reply : Message
-    reason : bool
-        Whether the operator's log is to hold the client's own words, quoted. Default: the code
-        only; a decline's always, which are written to be read there.
-
-    Raises
-    ------
-    ReplyError
-        If the reply is an error.
+    With ``reason`` the operator's log holds the client's own words, quoted; else the code only. A
+    decline's words are always there, which are written to be read there.
     """
     if not reply.has_error():
         return
@@ -187,13 +180,7 @@ def only_metrics(reply: Message) -> MetricRecord | None:
 
 
 def read_metrics(reply: Message) -> MetricRecord:
-    """The one MetricRecord of an evaluation's reply.
-
-    Raises
-    ------
-    ReplyError
-        If the reply is an error, or has none or several.
-    """
+    """The one MetricRecord of an evaluation's reply."""
     refuse_error(reply)
     if not reply.has_content():
         raise ReplyError("the reply is empty", Fault.RECORDS)
@@ -208,24 +195,14 @@ def stream_replies(
 ) -> Iterator[Message]:
     """Send messages and yield each reply as it arrives.
 
-    Does what ``Grid.send_and_receive`` does, but holds one reply at a time, and looks again
-    after 20 milliseconds, then ever more rarely up to a second, instead of every three seconds.
-    A reply that the grid cannot even decode is dropped, and costs no other client its reply.
+    Does what ``Grid.send_and_receive`` does, but holds one reply at a time, so that memory does
+    not grow with the cohort, and looks again after 20 milliseconds, then ever more rarely up to a
+    second, instead of every three seconds. A reply that the grid cannot decode is dropped, and no
+    other. Messages are sent before this function returns; replies come in the order of their
+    arrival, errors included.
 
-    Parameters
-    ----------
-    grid : Grid
-        Flower's grid.
-    messages : iterable of Message
-        What to send; sent before this function returns its iterator.
-    timeout : float, optional
-        Seconds to wait in all. After that the missing replies are given up, and a node that has
-        not fetched its message by then never gets it: it does not train for a round that is over.
-
-    Yields
-    ------
-    Message
-        Replies, errors included, in the order of their arrival.
+    After ``timeout`` seconds missing replies are given up, and a node that has not fetched its
+    message by then never gets it: it does not train for a round that is over.
     """
     deadline = None
     if timeout is not None:

@@ -1,14 +1,15 @@
 """What a run gives back: Flower's result, and what it cost."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from logging import WARNING
 from math import inf, isfinite
 from typing import Any
 
 from flwr.serverapp.strategy import Result
-from flwr.supercore import log
 
-from privacy.accounting import Accountant, large_delta
+from privacy.accounting import Accountant, AdditiveDelta
+from strategies.privacy_budget import PrivacyBudget
+from strategies.secure_aggregation.settings import SecureAggregation
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,27 @@ class PrivacyReport:
         return document
 
 
-def warn_of_large_delta(delta: float, population: int) -> None:
-    """Say so where δ promises next to nothing."""
-    if problem := large_delta(delta, population):
-        log(WARNING, "%s.", problem)
+def secure_report(
+    settings: SecureAggregation | None,
+    presence: AdditiveDelta,
+    budget: PrivacyBudget,
+    aborted: Iterable[int],
+) -> SecureAggregationReport | None:
+    """What a run with these settings kept its server from seeing; None without them."""
+    if settings is None:
+        return None
+    distributed = settings.noise_placement == "distributed"
+    return SecureAggregationReport(
+        server=settings.adversary.server.value,
+        max_corrupt_fraction=settings.adversary.max_corrupt_fraction,
+        min_clients=settings.min_clients,
+        max_dropout_fraction=settings.max_dropout_fraction,
+        noise_placement=settings.noise_placement,
+        epsilon_against_server=budget.epsilon_against_server() if distributed else inf,
+        dropout_probability=settings.dropout_probability,
+        presence_delta=presence.delta,
+        aborted_rounds=tuple(aborted),
+    )
 
 
 def _finite(value: float) -> float | None:

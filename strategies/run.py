@@ -1,10 +1,9 @@
-"""A whole run: the rounds one after the other, accounted, kept, and ended by the budget."""
+"""A run: its rounds one after the other, kept in a checkpoint, ended by the budget."""
 
 import time
-from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from logging import INFO, WARNING
-from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
@@ -12,271 +11,265 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from privacy import arguments
-from privacy.accounting import Budget
-from strategies.checkpoint import Checkpoint, Checkpointing, RunState
-from strategies.lost_clients import operator_log
-from strategies.population import ClientRegistry
-from strategies.privacy_budget import PrivacyBudget
+from privacy.accounting import Sampling
+from privacy.mechanisms import Randomness
+from strategies.checkpoint import RunState
+from strategies.errors import NoUsableReplyError, PopulationExceededError
+from strategies.lost_clients import AskedInVain, FaultLog, operator_log
+from strategies.population import ClientRegistry, draw_cohort
 from strategies.replies import stream_replies
-from strategies.result import PrivacyReport, PrivateResult
+from strategies.result import PrivateResult
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
 _GIVE_ARRAYS = (
     "an ArrayRecord: ArrayRecord(model.state_dict()) of a PyTorch model, ArrayRecord([...]) of "
     "numpy arrays"
 )
 
-EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+@dataclass(frozen=True)
+class StartArguments:
+    """What ``start`` is given, as Flower's ``Strategy.start``; checked."""
+
+    grid: Grid
+    initial_arrays: ArrayRecord
+    num_rounds: int
+    timeout: float
+    train_config: ConfigRecord | None
+    evaluate_config: ConfigRecord | None
+    evaluate_fn: EvaluateFn | None
+
+    def __post_init__(self) -> None:
+        arguments.has("grid", self.grid, ("get_nodes", "push_messages"), "the ServerApp's Grid")
+        arguments.of_kind("initial_arrays", self.initial_arrays, ArrayRecord, _GIVE_ARRAYS)
+        num_rounds = arguments.whole("num_rounds", self.num_rounds, least=1)
+        object.__setattr__(self, "num_rounds", num_rounds)
+        timeout = arguments.number("timeout", self.timeout, above=0, give="seconds above 0")
+        object.__setattr__(self, "timeout", timeout)
+        for name in ("train_config", "evaluate_config"):
+            arguments.of_kind(
+                name, getattr(self, name), (ConfigRecord, type(None)), "a ConfigRecord"
+            )
+        if self.evaluate_fn is not None:
+            takes = "a function of the round's number and its ArrayRecord"
+            arguments.called_with("evaluate_fn", self.evaluate_fn, 2, takes)
 
 
-class AccountedRun(Strategy):
-    """A strategy whose ``start`` calibrates, accounts, keeps checkpoints and stops in time.
+class Run:
+    """One run of a strategy: what it has released, who is there, and why it ends.
 
-    What a round does is the subclass's: Flower's hooks, ``_calibrate``, ``_check_first_round``,
-    ``_settings``, ``_fresh_state``, ``_connected`` and ``report``.
+    Parameters
+    ----------
+    state : RunState
+    registry : ClientRegistry
+    min_available_nodes : int
+        How many nodes must be connected before a round begins.
+    evaluates : bool
+        Whether clients are asked to evaluate.
+    resumed_model : bool
+        Whether it goes on from a model of a round that was paid and opened.
+    delta : float
+        δ at which ε is logged.
     """
 
-    _state: RunState
-    _register: ClientRegistry
-    _spending: PrivacyBudget
-    _resumed: Checkpoint | None
-    _started = False
-    budget: Budget
-    checkpointing: Checkpointing
-    min_available_nodes: int
-
-    @abstractmethod
-    def _calibrate(self, initial: ArrayRecord, rounds: int) -> None:
-        """Find the noise with which so many rounds fit the budget, or refuse the run."""
-
-    @abstractmethod
-    def _check_first_round(self, arrays: ArrayRecord, rounds: int) -> None:
-        """Refuse a run that can play no round, and warn where it cannot play all of them."""
-
-    @abstractmethod
-    def _settings(self) -> str:
-        """The settings that a resumed run must share."""
-
-    @abstractmethod
-    def _fresh_state(self) -> RunState:
-        """The state of a new run."""
-
-    @abstractmethod
-    def _connected(self, grid: Grid) -> int:
-        """How many nodes of the population are connected; stops the run if too many are."""
-
-    def _ended(self) -> bool:
-        return self._state.stopped is not None
-
-    @abstractmethod
-    def _say_noise(self, arrays: ArrayRecord, rounds: int) -> None:
-        """Log how large noise is beside the updates, and warn where it drowns them."""
-
-    @abstractmethod
-    def _begin_watch(self) -> None:
-        """Forget what was seen of another run's clients."""
-
-    @abstractmethod
-    def report(self) -> PrivacyReport:
-        """The guarantee of this run as it stands."""
-
-    def start(
+    def __init__(
         self,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 3,
-        timeout: float = 3600,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: EvaluateFn | None = None,
-    ) -> PrivateResult:
-        """Run all rounds, as Flower's ``Strategy.start`` does, and account for them.
+        state: RunState,
+        registry: ClientRegistry,
+        *,
+        min_available_nodes: int,
+        evaluates: bool,
+        resumed_model: bool,
+        delta: float,
+    ) -> None:
+        self.state = state
+        self.evaluates = evaluates
+        self.faults = FaultLog()
+        self.train_in_vain = AskedInVain(registry.size, any_used=resumed_model)
+        self.evaluate_in_vain = AskedInVain(registry.size, any_used=resumed_model)
+        self._registry, self._min_available_nodes = registry, min_available_nodes
+        self._delta = delta
 
-        Beyond the stock loop it calibrates the noise, handles replies as they arrive, keeps a
-        checkpoint, resumes from one, and ends early when the budget is spent or no reply can be
-        used any more. It logs one line a
-        round, unless ``evaluate_fn`` returns None and so tells its user itself.
+    @property
+    def noise_multiplier(self) -> float:
+        """Z of a round; a ``ValueError`` before ``start`` has calibrated it."""
+        if self.state.noise_multiplier is None:
+            raise ValueError("noise_multiplier is calibrated in start(); it is not known yet")
+        return self.state.noise_multiplier
 
-        Parameters
-        ----------
-        grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
-            As in Flower.
+    def has_ended(self) -> bool:
+        """Whether it has stopped before its last round."""
+        return self.state.stopped is not None
 
-        Returns
-        -------
-        PrivateResult
-            Flower's result, with ``privacy`` beside it. Holds the last model also when the run
-            ended early; ``privacy.stopped`` then says why.
+    def stop(self, why: str) -> None:
+        """End it; the result says why."""
+        self.state.stopped = why
+        log(WARNING, "Stopping: %s.", why)
 
-        Raises
-        ------
-        TypeError
-            If an argument is of the wrong kind; nothing was spent.
-        ValueError
-            If the checkpoint to resume from is of another run.
-        BudgetError
-            If the budget has no room for the first round with the noise multiplier given, or for
-            ``num_rounds`` rounds with any noise; nothing was spent. A ``SpentBudgetError`` where
-            that is what earlier runs have left of it, or where it buys little but noise.
-        NoUsableReplyError
-            If clients were asked and no reply could ever be used. Under secure aggregation, where
-            the round in which that shows is paid, ``privacy.stopped`` says so instead.
+    def stop_in_vain(self, number: int) -> None:
+        """End it with a round that is paid, and in which no reply was usable."""
+        self.stop(self._why_in_vain(number))
+
+    def stop_unpaid(self, number: int) -> None:
+        """End it before a round in which no reply was usable is paid.
+
+        A ``NoUsableReplyError`` where no reply was ever usable in this run.
         """
-        arguments.has("grid", grid, ("get_nodes", "push_messages"), "the Grid of the ServerApp")
-        arguments.of_kind("initial_arrays", initial_arrays, (ArrayRecord,), _GIVE_ARRAYS)
-        num_rounds = arguments.whole("num_rounds", num_rounds, least=1)
-        timeout = arguments.number("timeout", timeout, above=0)
-        for name, config in (("train_config", train_config), ("evaluate_config", evaluate_config)):
-            arguments.of_kind(name, config, (ConfigRecord, type(None)), "a ConfigRecord")
-        if evaluate_fn is not None:
-            takes = "a function of the round's number and its ArrayRecord"
-            arguments.called_with("evaluate_fn", evaluate_fn, 2, takes)
-        train_config = ConfigRecord() if train_config is None else train_config
-        evaluate_config = ConfigRecord() if evaluate_config is None else evaluate_config
-        if self._started:  # the next run is a new one, on the same ledger
-            self._resumed = None
-            self._state = self._fresh_state()
-        self._started = True
-        self._begin_watch()
-        with self._spending.reopened():
-            return self._run(
-                grid,
-                initial_arrays,
-                num_rounds,
-                timeout,
-                train_config,
-                evaluate_config,
-                evaluate_fn,
+        why = f"{self._why_in_vain(number)}; it was not paid for"
+        if not self.train_in_vain.any_used:
+            raise NoUsableReplyError(
+                f"{why}. Nothing was learned yet: {self.faults.remedy()}, and begin again with "
+                "the budget that is left"
             )
+        self.stop(why)
 
-    def _run(
+    def stop_evaluating(self, number: int) -> None:
+        """Ask nobody to evaluate any more."""
+        self.evaluates = False
+        self.faults.once(
+            f"round {number}, evaluate asked clients and could use no reply "
+            f"({self.faults.reasons()}). Nobody is asked to evaluate for the rest of the run, and "
+            "nothing is paid for it."
+        )
+
+    def note_unopened(self, number: int) -> None:
+        """Count a round that was paid and opened nothing."""
+        self.state.aborted.append(number)
+        self.faults.once(
+            "A round opened nothing: too few of its clients saw it through, or no plan withstands "
+            "the adversary and the dropouts with those who answered; the operator's log says "
+            "which. It is paid, and teaches the model nothing; result.privacy lists all such "
+            "rounds."
+        )
+
+    def _why_in_vain(self, number: int) -> str:
+        return f"round {number} asked clients and could use no reply ({self.faults.reasons()})"
+
+    def locate(self, grid: Grid) -> tuple[dict[int, int], int]:
+        """As :meth:`ClientRegistry.locate`. A client too many stops the run once it has begun."""
+        try:
+            return self._registry.locate(grid.get_nodes())
+        except PopulationExceededError as error:
+            if not self.state.epsilon_by_round:
+                raise
+            self.stop(str(error))
+            return {}, 0
+
+    def draw(
+        self, name: str, sampling: Sampling, grid: Grid, *, randomness: Randomness
+    ) -> tuple[list[int], int]:
+        """Draw over the whole population, then look who is there; never draw again.
+
+        Returns those drawn who are connected, and how many were drawn.
+        """
+        size = self._registry.size
+        drawn = draw_cohort(sampling, size, randomness=randomness)
+        node_of, ignored = self.locate(grid)
+        self.faults.connected(node_of)
+        nodes = [node_of[place] for place in drawn.tolist() if place in node_of]
+        operator_log.info(
+            "%s: drew %d of %d, %d connected, asking %d; %d unknown nodes ignored",
+            name,
+            len(drawn),
+            size,
+            len(node_of),
+            len(nodes),
+            ignored,
+        )
+        return nodes, len(drawn)
+
+    def play(
         self,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int,
-        timeout: float,
-        train_config: ConfigRecord,
-        evaluate_config: ConfigRecord,
-        evaluate_fn: EvaluateFn | None,
+        strategy: Strategy,
+        given: StartArguments,
+        arrays: ArrayRecord,
+        first: int,
+        keep: Callable[[int, ArrayRecord], None],
     ) -> PrivateResult:
-        self._connected(grid)  # refuses a population that has no place for all
-        arrays, first = self._begin(initial_arrays, num_rounds)
-        self._check_first_round(arrays, num_rounds - first + 1)
-        log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, num_rounds)
-        self.summary()
-        self._say_noise(arrays, num_rounds)
-        result = PrivateResult(arrays=self._state.latest_average(arrays))
-        if first == 1:
-            self._keep(0, arrays)
-            if evaluate_fn:
-                _evaluate_here(evaluate_fn, 0, arrays, result)
+        """Play the rounds through Flower's hooks, from ``first`` on, until the run has ended.
 
-        rounds = range(first, num_rounds + 1) if not self._ended() else []
-        for number in rounds:
-            self._wait_for_nodes(grid)
+        ``arrays`` is the model before it; ``keep`` keeps a round's number and its model.
+        """
+        grid, timeout, last = given.grid, given.timeout, given.num_rounds
+        train_config = given.train_config or ConfigRecord()
+        evaluate_config = given.evaluate_config or ConfigRecord()
+        result = PrivateResult(arrays=self.state.latest_average(arrays))
+        if first == 1:
+            keep(0, arrays)
+            _evaluate_here(given.evaluate_fn, 0, arrays, result)
+        for number in range(first, last + 1):
+            if not self._wait_for_nodes(grid):
+                break
             if number == first:
                 self._warn_of_absent_clients(grid)
-            messages = self.configure_train(number, arrays, train_config, grid)
-            if self._ended():
+            messages = strategy.configure_train(number, arrays, train_config, grid)
+            if self.has_ended():
                 break
             replies = stream_replies(grid, messages, timeout=timeout)
-            stepped, metrics = self.aggregate_train(number, replies)
-            if self._ended():
+            stepped, metrics = strategy.aggregate_train(number, replies)
+            if self.has_ended():
                 break
             if stepped is None:  # only a round that was not configured has no model
                 raise RuntimeError(f"round {number} was not configured")
             arrays = stepped
             if metrics is not None:
                 result.train_metrics_clientapp[number] = metrics
-            result.arrays = self._state.averaged(arrays)
-            self._keep(number, arrays)
+            result.arrays = self.state.averaged(arrays)
+            keep(number, arrays)
 
-            evaluation = self.configure_evaluate(number, result.arrays, evaluate_config, grid)
-            evaluated = self.aggregate_evaluate(
-                number, stream_replies(grid, evaluation, timeout=timeout)
-            )
+            messages = strategy.configure_evaluate(number, result.arrays, evaluate_config, grid)
+            replies = stream_replies(grid, messages, timeout=timeout)
+            evaluated = strategy.aggregate_evaluate(number, replies)
             if evaluated is not None:
                 result.evaluate_metrics_clientapp[number] = evaluated
-            on_server = None
-            if evaluate_fn:
-                on_server = _evaluate_here(evaluate_fn, number, result.arrays, result)
-            if evaluate_fn is None or on_server is not None:
-                told = [record for record in (metrics, evaluated, on_server) if record is not None]
+            on_server = _evaluate_here(given.evaluate_fn, number, result.arrays, result)
+            if given.evaluate_fn is None or on_server is not None:
+                records = [r for r in (metrics, evaluated, on_server) if r is not None]
+                epsilon = self.state.epsilon_by_round[number]
+                shown = "".join(f", {dict(record)}" for record in records)
+                spent = f"ε = {epsilon:.4g} at δ = {self._delta:g}"
+                log(INFO, "round %d/%d: %s%s", number, last, spent, shown)
+        return result
+
+    def _wait_for_nodes(self, grid: Grid) -> bool:
+        """Wait until a round is worth its price; False if the run has ended."""
+        waiting = False
+        while (connected := len(self.locate(grid)[0])) < self._min_available_nodes:
+            if self.has_ended():
+                break
+            if not waiting:
                 log(
                     INFO,
-                    "round %d/%d: ε = %.4g at δ = %g%s",
-                    number,
-                    num_rounds,
-                    self._state.epsilon_by_round[number],
-                    self.budget.delta,
-                    "".join(f", {dict(record)}" for record in told),
+                    "Waiting until %d nodes of the population are connected (min_available_nodes). "
+                    "That a round waits shows how many are there, which ε does not count.",
+                    self._min_available_nodes,
                 )
-
-        result.privacy = self.report()
-        ended = "Ended early" if self._ended() else "Finished"
-        log(INFO, "%s: ε = %.4g at δ = %g", ended, result.privacy.epsilon, self.budget.delta)
-        return result
+                waiting = True
+            operator_log.info("%d nodes of the population are connected", connected)
+            time.sleep(1)
+        return not self.has_ended()
 
     def _warn_of_absent_clients(self, grid: Grid) -> None:
         """Warn, without their number, where most of the population is not there to be drawn."""
-        connected = self._connected(grid)
-        operator_log.info("%d of %d clients are connected", connected, self._register.size)
-        if 2 * connected < self._register.size and not self._ended():
+        connected, size = len(self.locate(grid)[0]), self._registry.size
+        operator_log.info("%d of %d clients are connected", connected, size)
+        if 2 * connected < size and not self.has_ended():
             log(
                 WARNING,
                 "Less than half of the population of %d is connected. A round costs as much "
                 "privacy as if all were, and those who are absent teach nothing: the noise is "
                 "sized for %d. Give the number of all clients there are, and have rounds wait "
                 "for them (min_available_nodes). This is said once, and ε does not count it.",
-                self._register.size,
-                self._register.size,
+                size,
+                size,
             )
-
-    def _begin(self, initial: ArrayRecord, num_rounds: int) -> tuple[ArrayRecord, int]:
-        """The model and the number of the first round, from the start or from a checkpoint."""
-        if self._resumed is None:
-            self._calibrate(initial, num_rounds)
-            return initial, 1
-        return self._state.restore(self._resumed, initial), self._resumed.round + 1
-
-    def _keep(self, number: int, arrays: ArrayRecord) -> None:
-        path = self.checkpointing.path
-        if path is None:
-            return
-        kept = self._state.checkpoint(
-            number,
-            arrays,
-            position=self._spending.ledger.position,
-            settings=self._settings(),
-        )
-        try:
-            kept.save(Path(path))
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: the checkpoint {path} cannot be written; what is "
-                f"there is of an earlier round. Round {number} stands in the ledger",
-            ) from error
-
-    def _wait_for_nodes(self, grid: Grid) -> None:
-        """Wait until enough of the population is there for a round to be worth its price."""
-        waiting = False
-        while (connected := self._connected(grid)) < self.min_available_nodes and not self._ended():
-            if not waiting:
-                log(
-                    INFO,
-                    "Waiting until %d nodes of the population are connected (min_available_nodes). "
-                    "That a round waits shows how many are there, which ε does not count.",
-                    self.min_available_nodes,
-                )
-                waiting = True
-            operator_log.info("%d nodes of the population are connected", connected)
-            time.sleep(1)
 
 
 def _evaluate_here(
-    evaluate_fn: EvaluateFn, number: int, arrays: ArrayRecord, result: PrivateResult
+    evaluate_fn: EvaluateFn | None, number: int, arrays: ArrayRecord, result: PrivateResult
 ) -> MetricRecord | None:
-    metrics = evaluate_fn(number, arrays)
+    metrics = None if evaluate_fn is None else evaluate_fn(number, arrays)
     if metrics is not None:
         result.evaluate_metrics_serverapp[number] = metrics
     return metrics

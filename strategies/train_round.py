@@ -1,44 +1,226 @@
-"""One round of training: whom it asked, what they may add, what it releases."""
+"""One round: whom it asks, what it adds up, what it releases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Message
+from flwr.app import Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
 
-from privacy.accounting import joint_noise_multiplier
-from privacy.mechanisms import (
-    ClippingGeometry,
-    Randomness,
-    SumMechanism,
-)
+from privacy.accounting import AdditiveDelta, Event, Sampling, joint_noise_multiplier
+from privacy.mechanisms import ClippingGeometry, Randomness, SumMechanism
 from privacy.mechanisms.errors import UpdateError
+from strategies.clipping import AdaptiveClipping, Clipping
 from strategies.errors import Fault, ReplyError
+from strategies.lost_clients import FaultLog
+from strategies.metrics import MetricFault, Metrics, NoisedMetrics, PublicMetrics
 from strategies.model_schema import ModelSchema, TrainReply
+from strategies.privacy_budget import PrivacyBudget
+from strategies.replies import PendingReplies, RecordKeys, collect, read_metrics
+from strategies.run import Run
 from strategies.weighting import Weighting
 
 Vector = npt.NDArray[Any]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Multipliers:
-    """How a round's noise multiplier is shared by what the round releases."""
+class RoundOutcome:
+    """What a round releases.
+
+    Attributes
+    ----------
+    update : list of ndarray or None
+        The noisy sum of updates; None if the model stays as it is.
+    metrics : MetricRecord or None
+        Of the clients, as the rule for them allows.
+    unclipped_fraction : float or None
+        The noisy fraction of clients that were not clipped, where the norm adapts.
+    opened : bool
+        Whether clients' updates are in the sum.
+    in_vain : bool
+        Whether with this round too many clients were asked in vain to go on.
+    """
+
+    update: list[Vector] | None = None
+    metrics: MetricRecord | None = None
+    unclipped_fraction: float | None = None
+    opened: bool = True
+    in_vain: bool = False
+
+
+class Round(Protocol):
+    """One round. Replies go in, noisy sums come out, once, after they were paid."""
+
+    number: int
+    schema: ModelSchema
+
+    def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
+        """The messages of the round.
+
+        Parameters
+        ----------
+        nodes : iterable of int
+            Those of the cohort who are connected.
+        content : RecordDict
+            The model and the round's configuration.
+        drawn : int
+            How large the cohort is.
+        """
+
+    def gather(self, replies: Iterable[Message]) -> bool:
+        """Bound the replies and add them up.
+
+        Returns
+        -------
+        bool
+            False if the round is not to be paid, since too many clients were asked in vain to go
+            on. True where only the opened sum can show it.
+        """
+
+    def release(self) -> RoundOutcome:
+        """Add the noise. The round is paid by now."""
+
+
+@dataclass(frozen=True)
+class RoundSetup:
+    """What all rounds of a strategy share.
+
+    Attributes
+    ----------
+    population : int
+        N.
+    sampling, mechanism, weighting, metrics, record_keys, randomness
+        As given to the strategy.
+    expected_cohort : float
+        q·N.
+    """
+
+    population: int
+    sampling: Sampling
+    mechanism: SumMechanism
+    weighting: Weighting
+    metrics: Metrics
+    record_keys: RecordKeys
+    randomness: Randomness
+    expected_cohort: float
+
+    def noise_shares(self, clipping: Clipping, z: float) -> "NoiseShares":
+        """What each sum of a round gets of z, so that all together are one release with z.
+
+        Raises
+        ------
+        ValueError
+            If the other sums alone spend more than the round may.
+        """
+        others, count = [], None
+        if isinstance(clipping, AdaptiveClipping):
+            sigma = clipping.count_sigma(noise_multiplier=z, expected_cohort=self.expected_cohort)
+            count = 2 * sigma  # a bit moves the centred count by 1/2
+            others.append(count)
+        if isinstance(self.metrics.train, NoisedMetrics):
+            others.append(self.metrics.train.noise_multiplier)
+        return NoiseShares(_remaining(z, others), count)
+
+    @property
+    def evaluation_events(self) -> list[Event]:
+        """What a round of evaluation costs."""
+        rule, sampling = self.metrics.evaluate, self.metrics.sampling
+        if sampling is None or not isinstance(rule, NoisedMetrics):
+            return []
+        z = rule.noise_multiplier
+        return [self.mechanism.account(noise_multiplier=z, sampling=sampling)]
+
+    def train_metrics(self, name: str, run: Run) -> "RoundMetrics":
+        """Nothing yet, of the metrics of training."""
+        return RoundMetrics(self.metrics.train, name, self, self.expected_cohort, run.faults)
+
+    def evaluation_metrics(self, name: str, run: Run) -> "RoundMetrics":
+        """Nothing yet, of the metrics of evaluation."""
+        expected = self.metrics.fraction_evaluate * self.population
+        return RoundMetrics(self.metrics.evaluate, name, self, expected, run.faults)
+
+
+class Rounds(Protocol):
+    """Makes the rounds of a run, and says what they cost."""
+
+    @property
+    def presence(self) -> AdditiveDelta:
+        """Charged for each: one client's presence can decide whether it opens."""
+
+    @property
+    def mechanism(self) -> str:
+        """The name of what adds the noise."""
+
+    def account(self, noise_multiplier: float, parameters: int) -> Event:
+        """What the model of a round costs, for a model of so many parameters."""
+
+    def check_presence(self, rounds: int, budget: PrivacyBudget) -> None:
+        """Refuse so many rounds if they are charged more for presence than there is of δ."""
+
+    def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> Round:
+        """A new round, with the norm and the noise multiplier of the run's state."""
+
+
+class RoundMetrics:
+    """Clients' metrics in one round, added up as they come and released as a rule allows."""
+
+    def __init__(
+        self,
+        rule: PublicMetrics | NoisedMetrics | None,
+        name: str,
+        setup: RoundSetup,
+        expected_cohort: float,
+        faults: FaultLog,
+    ) -> None:
+        self._name, self._faults = name, faults
+        self._public = rule if isinstance(rule, PublicMetrics) else None
+        self._records: list[MetricRecord | None] = []
+        self._weighted_by = setup.record_keys.weighted_by
+        self._noised = None
+        if isinstance(rule, NoisedMetrics):
+            self._noised = rule.open(setup.mechanism, setup.randomness)
+        self._expected_cohort = expected_cohort
+
+    def add(self, metrics: MetricRecord | None) -> None:
+        """Add one client's."""
+        if self._noised is not None:
+            if fault := self._noised.add(metrics):
+                self._faults.metrics_counted_as_middle(self._name, fault)
+        elif self._public is not None:
+            self._records.append(metrics)
+
+    def release(self) -> MetricRecord | None:
+        """Release the averages; None where there is no rule, or nothing that can be averaged."""
+        if self._noised is not None:
+            return self._noised.release(self._expected_cohort)
+        if self._public is None:
+            return None
+        return self._public.release(self._records, self._weighted_by, left_out=self._left_out)
+
+    def _left_out(self, fault: MetricFault) -> None:
+        self._faults.metrics_left_out(self._name, fault)
+
+
+@dataclass(frozen=True)
+class NoiseShares:
+    """How a round's noise multiplier z is shared by the sums that the round releases.
+
+    Attributes
+    ----------
+    update : float
+        Of the sum of updates.
+    count : float or None
+        Of the sum of clipping bits, where the norm adapts.
+    """
 
     update: float
-    count: float | None  # of the sum of clipping bits, where the norm adapts
+    count: float | None
 
 
-def share_multiplier(z: float, others: Sequence[float]) -> float:
-    """What is left of a round's noise multiplier beside that of its other releases.
-
-    Raises
-    ------
-    ValueError
-        If the others alone spend more than the round may.
-    """
+def _remaining(z: float, others: Sequence[float]) -> float:
     if z == 0 or not others:
         return z
     taken = sum(other**-2 for other in others)
@@ -53,78 +235,124 @@ def share_multiplier(z: float, others: Sequence[float]) -> float:
     return update
 
 
-class TrainRound:
-    """The sums of one training round. Replies go in, noisy sums come out, once."""
+class ClearRounds:
+    """Rounds of training whose server sees each update."""
 
-    def __init__(
-        self,
-        number: int,
-        schema: ModelSchema,
-        geometry: ClippingGeometry,
-        multipliers: Multipliers,
-        *,
-        mechanism: SumMechanism,
-        weighting: Weighting,
-        weighted_by_key: str,
-        randomness: Randomness,
-    ) -> None:
-        self.number = number
-        self.schema = schema
-        self.geometry = geometry
-        self._weighting = weighting
-        self._key = weighted_by_key
-        self._sum = mechanism.open(
-            schema.arrays,
-            geometry,
-            noise_multiplier=multipliers.update,
-            randomness=randomness,
+    presence = AdditiveDelta(0.0)
+
+    def __init__(self, setup: RoundSetup) -> None:
+        self._setup = setup
+
+    @property
+    def mechanism(self) -> str:
+        """The name of what adds the noise."""
+        return self._setup.mechanism.name
+
+    def account(self, noise_multiplier: float, parameters: int) -> Event:
+        """What the model of a round costs, whatever its size."""
+        return self._setup.mechanism.account(
+            noise_multiplier=noise_multiplier, sampling=self._setup.sampling
         )
+
+    def check_presence(self, rounds: int, budget: PrivacyBudget) -> None:
+        """Nothing is charged for presence."""
+
+    def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> Round:
+        """A new round, with the norm and the noise multiplier of the run's state."""
+        return ClearRound(number, schema, self._setup, run)
+
+
+class ClearRound:
+    """A round of training whose server sees each update."""
+
+    def __init__(self, number: int, schema: ModelSchema, setup: RoundSetup, run: Run) -> None:
+        self.number, self.schema = number, schema
+        self._name = f"round {number}, train"
+        self._setup, self._run = setup, run
+        self._pending = PendingReplies([])
+        self._metrics = setup.train_metrics(self._name, run)
+        shares = setup.noise_shares(run.state.clipping, run.noise_multiplier)
+        open_sum = partial(setup.mechanism.open, randomness=setup.randomness)
+        geometry = run.state.clipping.geometry(schema.names)
+        self._sum = open_sum(schema.arrays, geometry, noise_multiplier=shares.update)
         self._bits = None
-        if multipliers.count is not None:
-            self._bits = mechanism.open(
-                [np.zeros(1)],
-                ClippingGeometry((0.5,), (0,)),
-                noise_multiplier=multipliers.count,
-                randomness=randomness,
-            )
+        if shares.count is not None:
+            bit = ClippingGeometry((0.5,), (0,))
+            self._bits = open_sum([np.zeros(1)], bit, noise_multiplier=shares.count)
 
-    def read(self, reply: Message) -> tuple[TrainReply, float]:
-        """What a reply says, and how much it counts; the sums are not touched.
+    def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
+        """One message a node."""
+        self._pending = PendingReplies.to(nodes, content, MessageType.TRAIN)
+        return self._pending.messages
 
-        Raises
-        ------
-        ReplyError
-            If it cannot be read.
-        """
+    def gather(self, replies: Iterable[Message]) -> bool:
+        """Bound each reply and add it; one that cannot be bounded is dropped."""
+        came = collect(
+            self._name,
+            self._pending,
+            replies,
+            read=self._read,
+            use=self._add,
+            faults=self._run.faults,
+        )
+        return not self._run.train_in_vain.add(came)
+
+    def _read(self, reply: Message) -> tuple[TrainReply, float]:
+        """A reply and its weight; the sums are not touched."""
         content = self.schema.read(reply)
         try:
-            return content, self._weighting.weight(content.metrics, self._key)
+            weighted_by = self._setup.record_keys.weighted_by
+            return content, self._setup.weighting.weight(content.metrics, weighted_by)
         except ValueError as error:
             raise ReplyError(str(error), Fault.WEIGHT) from error
 
-    def add(self, content: TrainReply, weight: float) -> None:
-        """Bound one reply and add it.
-
-        Raises
-        ------
-        ReplyError
-            If it cannot be bounded; the sums are as they were.
-        """
+    def _add(self, weighted: tuple[TrainReply, float]) -> None:
+        content, weight = weighted
         try:
             clipped = self._sum.add(content.arrays, weight=weight)
-        except UpdateError as error:
+        except UpdateError as error:  # the sums are as they were
             raise ReplyError(str(error), Fault.VALUES) from error
         if self._bits is not None:
             bit = np.array([-0.5 if clipped else 0.5])
             self._bits.add([bit], weight=1.0)
+        self._metrics.add(content.metrics)
 
-    def release(self) -> list[Vector]:
-        """The noisy sum of updates."""
-        return self._sum.release()
+    def release(self) -> RoundOutcome:
+        """Add the noise to every sum."""
+        fraction = None
+        update = self._sum.release()
+        if self._bits is not None:
+            (total,) = self._bits.release()
+            fraction = float(total[0]) / self._setup.expected_cohort + 0.5
+        return RoundOutcome(update, self._metrics.release(), fraction)
 
-    def unclipped_fraction(self, expected_cohort: float) -> float | None:
-        """The noisy fraction of clients that were not clipped, where the norm adapts."""
-        if self._bits is None:
-            return None
-        (total,) = self._bits.release()
-        return float(total[0]) / expected_cohort + 0.5
+
+class EvaluateRound:
+    """A round of evaluation: metrics only."""
+
+    def __init__(self, number: int, setup: RoundSetup, run: Run) -> None:
+        self._name = f"round {number}, evaluate"
+        self._run = run
+        self._metrics = setup.evaluation_metrics(self._name, run)
+        self._pending = PendingReplies([])
+
+    def begin(self, nodes: Iterable[int], content: RecordDict) -> list[Message]:
+        """One message a node."""
+        self._pending = PendingReplies.to(nodes, content, MessageType.EVALUATE)
+        return self._pending.messages
+
+    def gather(self, replies: Iterable[Message]) -> bool:
+        """Add the metrics up; False as :meth:`Round.gather`."""
+        came = collect(
+            self._name,
+            self._pending,
+            replies,
+            read=read_metrics,
+            use=self._metrics.add,
+            faults=self._run.faults,
+        )
+        return not self._run.evaluate_in_vain.add(came)
+
+    def release(self) -> MetricRecord | None:
+        """The averages."""
+        return self._metrics.release()

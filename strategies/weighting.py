@@ -13,13 +13,7 @@ class Weighting(Protocol):
     """Turns what a client says of its data into a weight in (0, 1]."""
 
     def weight(self, metrics: MetricRecord | None, key: str) -> float:
-        """The weight of one reply.
-
-        Raises
-        ------
-        ValueError
-            If the reply does not say, or says nonsense; the reason is in the message.
-        """
+        """The weight of one reply; a ``ValueError`` where it cannot be read."""
 
     def total(self, population: int) -> float:
         """The public sum of weights over the population, W."""
@@ -70,13 +64,7 @@ class CappedWeights:
         return min(examples / self.cap, 1.0)
 
     def total(self, population: int) -> float:
-        """W, as declared.
-
-        Raises
-        ------
-        ValueError
-            If W exceeds the population: no weight is above one.
-        """
+        """W, as declared: at most N, since no weight is above one."""
         if self.total_weight > population:
             raise ValueError(
                 f"total_weight = {self.total_weight} is more than the population of {population}; "

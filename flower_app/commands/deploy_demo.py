@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
     check_run(settings, nodes=NODES)
     print("Flower's telemetry is off for this run (FLWR_TELEMETRY_ENABLED=0).")
-    print(_what_is_protected(settings), flush=True)
+    print(_protection_line(settings), flush=True)
     try:
         with (
             _ended_politely(),
@@ -79,12 +79,12 @@ def run(options: argparse.Namespace) -> int:
             Deployment(Path(folder)) as deployment,
         ):
             _set_up(deployment, settings)
-            _say(f"flwr run . {CONNECTION} --stream")
+            _announce(f"flwr run . {CONNECTION} --stream")
             command = [*deployment.run_command(overrides), "--stream"]
             code = follow(command, deployment.operator, connection=CONNECTION, resumable=False)
     except KeyboardInterrupt:
         code = 130
-    _say("The SuperLink and the SuperNodes have ended; their keys and data are removed.")
+    _announce("The SuperLink and the SuperNodes have ended; their keys and data are removed.")
     return code
 
 
@@ -124,14 +124,16 @@ def write_node_folders(
 
 
 def _set_up(deployment: Deployment, settings: Settings) -> None:
-    _say("Certificates and node keys are made; they live for this demonstration only.")
+    _announce("Certificates and node keys are made; they live for this demonstration only.")
     dataset = load_dataset(
         settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
     )
     names = [f"node-{number}" for number in range(1, NODES + 1)]
     folders = write_node_folders(deployment.folder / "data", dataset.train, names, images=IMAGES)
     tests = write_node_folders(deployment.folder / "test", dataset.test, names, images=TEST_IMAGES)
-    _say(f"Starting a SuperLink with TLS and node authentication on 127.0.0.1:{deployment.port}.")
+    _announce(
+        f"Starting a SuperLink with TLS and node authentication on 127.0.0.1:{deployment.port}."
+    )
     deployment.start_superlink()
     nodes = [
         deployment.new_node(name, data, config=f'test-dir="{tests[name]}" {_owners_word(settings)}')
@@ -141,7 +143,7 @@ def _set_up(deployment: Deployment, settings: Settings) -> None:
         deployment.register(node)
         deployment.start_node(node)
     deployment.wait_until_online(*names)
-    _say(f"{NODES} SuperNodes are online, each with {IMAGES:,} images in its own folder.")
+    _announce(f"{NODES} SuperNodes are online, each with {IMAGES:,} images in its own folder.")
 
 
 def _owners_word(settings: Settings) -> str:
@@ -154,7 +156,7 @@ def _owners_word(settings: Settings) -> str:
     return f"{records} publish-report=true"
 
 
-def _what_is_protected(settings: Settings) -> str:
+def _protection_line(settings: Settings) -> str:
     images = (
         f"single images are protected at ε = {settings.record_epsilon:g}, the most that their "
         "nodes' owners allow, by each node's own noise and ledger"
@@ -192,5 +194,5 @@ def _ended_politely() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _say(line: str) -> None:
+def _announce(line: str) -> None:
     print(line, file=sys.stdout, flush=True)

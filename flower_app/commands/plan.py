@@ -14,7 +14,7 @@ from flower_app.models.specs import MODELS
 from flower_app.planning import measured
 from flower_app.planning.options import (
     SAMPLING_RATES,
-    Expectation,
+    AccuracyRange,
     Option,
     Question,
     expected_accuracy,
@@ -74,19 +74,19 @@ def run(options_given: argparse.Namespace) -> int:
     except ValueError as error:
         raise SettingError(f"the budget is wrong: {error}") from error
     question = Question(budget, o.population, o.records, o.dataset, o.model)
-    expectation = expected_accuracy(question)
-    found = options(question, rates=o.sampling_rates, rounds=rounds)
+    accuracy = expected_accuracy(question)
+    rows = options(question, rates=o.sampling_rates, rounds=rounds)
     if problem := large_delta(budget.delta, o.population):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
-        print(json.dumps(_document(question, expectation, list(found)), ensure_ascii=False))
+        print(json.dumps(_document(question, accuracy, list(rows)), ensure_ascii=False))
         return 0
     print(
         f"{o.model} on {o.dataset}, N = {o.population:,} clients, ε = {o.epsilon:g} at "
         f"δ = {o.delta:g} for every client (add or remove one)\n"
     )
     print(_HEADER, flush=True)
-    for option in found:
+    for option in rows:
         print(_line(option), flush=True)
     print(
         "\nz: noise multiplier. ε drawn: ε against whoever learns who was drawn, without"
@@ -95,8 +95,8 @@ def run(options_given: argparse.Namespace) -> int:
         "\nOnly these settings cost privacy: learning rates and local steps do not, unless they"
         "\nwere tuned on clients' data."
     )
-    print(f"\nExpected test accuracy: {expectation.sentence}.")
-    if expectation.at_least is not None or expectation.at_most is not None:
+    print(f"\nExpected test accuracy: {accuracy.sentence}.")
+    if accuracy.at_least is not None or accuracy.at_most is not None:
         print("Measured clients share no records and know one or two labels each.")
     known = [m for m in measured.rounds() if m.model == o.model]
     if known:
@@ -125,14 +125,14 @@ def _line(option: Option) -> str:
     )
 
 
-def _document(question: Question, expectation: Expectation, found: list[Option]) -> dict[str, Any]:
+def _document(question: Question, accuracy: AccuracyRange, rows: list[Option]) -> dict[str, Any]:
     return {
         "question": asdict(question),
-        "options": [asdict(option) for option in found],
+        "options": [asdict(option) for option in rows],
         "accuracy": {
-            "known": expectation.at_least is not None or expectation.at_most is not None,
-            "at_least": None if expectation.at_least is None else asdict(expectation.at_least),
-            "at_most": None if expectation.at_most is None else asdict(expectation.at_most),
-            "sentence": expectation.sentence,
+            "known": accuracy.at_least is not None or accuracy.at_most is not None,
+            "at_least": None if accuracy.at_least is None else asdict(accuracy.at_least),
+            "at_most": None if accuracy.at_most is None else asdict(accuracy.at_most),
+            "sentence": accuracy.sentence,
         },
     }

@@ -1,4 +1,4 @@
-"""Data: where it comes from, who holds what, and what a model sees of it."""
+"""Data: its sources, its division among clients, and the inputs of models."""
 
 from flower_app.data.cache import cache_folder as cache_folder
 from flower_app.data.clients import ClientData as ClientData

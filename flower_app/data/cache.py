@@ -1,4 +1,4 @@
-"""The folder that keeps what is slow to get, and how processes share it without a race."""
+"""The cache folder, shared by processes without a race."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def only_one(path: Path) -> Iterator[None]:
 
 
 def code_version(*modules: ModuleType) -> str:
-    """Name the code of modules: part of the name of what they make and the cache keeps."""
+    """A digest of modules' code, for the names of what they compute into the cache."""
     digest = hashlib.sha256()
     for module in modules:
         digest.update(Path(str(module.__file__)).read_bytes())
@@ -44,7 +44,7 @@ def shared_array(path: Path, make: Callable[[], NDArray[np.generic]]) -> NDArray
     Parameters
     ----------
     path
-        An ``.npy`` file. Its name says everything that determines the content.
+        An ``.npy`` file, named by all that determines its content.
     make
         Called by one process, once, while the others wait.
     """

@@ -1,4 +1,4 @@
-"""What one client holds: its share in a simulation, or its own folder on a deployed SuperNode."""
+"""The data of one client: its share in a simulation, or a deployed SuperNode's own folder."""
 
 import logging
 import zipfile
@@ -41,12 +41,12 @@ class ClientData:
 
 
 def no_data(kind: InputKind) -> ClientData:
-    """Return what a client holds that has no example, in the shapes of one that has."""
+    """Return the data of a client without examples."""
     return ClientData(encode(np.zeros((0, 28, 28), np.uint8), kind), np.zeros(0, np.int64))
 
 
 def simulated_client(inputs: Inputs, partitions: Partitions, client: int) -> ClientData:
-    """Return what a simulated client holds.
+    """Return the data of a simulated client.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def load_node_folder(folder: Path) -> Split:
     ``train-labels-idx1-ubyte`` (also compressed, ``.gz``; also below it in ``MNIST/raw`` or
     ``FashionMNIST/raw``, where torchvision puts them).
 
-    An example whose label is no digit is left out, and a line in the log says so.
+    An example whose label is no digit is left out, with an error in the log.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def load_node_folder(folder: Path) -> Split:
 
 
 def check_node_folder(folder: Path) -> list[str]:
-    """Say what is wrong with which file of a SuperNode's own folder; nothing if it is good."""
+    """Return the faults of the files in a SuperNode's own folder."""
     return _read(folder.expanduser())[1]
 
 

@@ -1,6 +1,6 @@
-"""Where the images come from: the web, the Python package index, or the operating system.
+"""Sources of the images: the web, the Python package index, the operating system.
 
-Every source ends in the same four IDX files, and none is used before their md5 is right.
+Each yields the same four IDX files, checked against the official md5.
 """
 
 import gzip

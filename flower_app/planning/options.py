@@ -1,4 +1,4 @@
-"""What a private run would take, worked out before any training."""
+"""Costs and accuracy of a private run, before any training."""
 
 import io
 import math
@@ -23,7 +23,7 @@ SAMPLING_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be planned.
+    """A budget, a population and a task.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Question:
     population : int
         N.
     records : int
-        How many records a client holds; only measured accuracies depend on it.
+        Of a client; only measured accuracies depend on it.
     dataset, model : str
     """
 
@@ -83,14 +83,13 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """What measured runs say about the accuracy, and what they do not.
+class AccuracyRange:
+    """Bounds on the accuracy from measured runs.
 
     Attributes
     ----------
     at_least, at_most : MeasuredAccuracy or None
-        The best run that was no easier in any respect, and the worst that was no harder. None
-        where there was no such run.
+        The best run that was no easier in any respect, and the worst that was no harder, if any.
     """
 
     at_least: MeasuredAccuracy | None
@@ -98,7 +97,7 @@ class Expectation:
 
     @property
     def sentence(self) -> str:
-        """For a person."""
+        """The bounds in words."""
         if self.at_least is None and self.at_most is None:
             return "not known: nothing comparable was measured"
         if self.at_least is not None and self.at_least == self.at_most:
@@ -152,11 +151,11 @@ def options(
 
 def expected_accuracy(
     question: Question, table: Sequence[MeasuredAccuracy] | None = None
-) -> Expectation:
-    """What the measured runs say, without guessing beyond them.
+) -> AccuracyRange:
+    """Bound the accuracy by measured runs, without interpolation.
 
-    More clients, more records a client, a larger ε and a larger δ never make the best possible
-    accuracy worse, so a measured run bounds every run that is easier or harder in all of them.
+    More clients, more records a client, a larger ε and a larger δ never lower the best possible
+    accuracy, so a measured run bounds all that are easier, or harder, in every respect.
 
     Parameters
     ----------
@@ -171,7 +170,7 @@ def expected_accuracy(
     ]
     no_easier = [m for m in rows if _sizes(m) <= _question_sizes(question)]
     no_harder = [m for m in rows if _sizes(m) >= _question_sizes(question)]
-    return Expectation(
+    return AccuracyRange(
         max(no_easier, key=lambda m: m.median, default=None),
         min(no_harder, key=lambda m: m.median, default=None),
     )

@@ -34,7 +34,7 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
     Parameters
     ----------
     home : Path
-        A folder that is there, for this SuperLink alone; removed should this process be killed.
+        An existing folder, for this SuperLink alone; removed if this process is killed.
 
     Yields
     ------
@@ -77,7 +77,7 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """The environment of a Flower process of ours: its own home, no telemetry, no downloads."""
+    """The environment of a Flower process: its own home, no telemetry, no downloads."""
     return os.environ | {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -100,10 +100,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def hurried_by_signals(kill: Callable[[], None]) -> Iterator[None]:
-    """While the block ends processes politely, Ctrl-C or ``SIGTERM`` ends them at once instead.
-
-    Neither interrupts the block, so that all of it is cleaned up in any case.
-    """
+    """Let Ctrl-C or ``SIGTERM`` call ``kill`` during the block, without leaving it."""
 
     def hurry(number: int, frame: FrameType | None) -> None:
         print("Ending Flower's processes at once.", file=sys.stderr, flush=True)
@@ -133,10 +130,7 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
 
 
 def end_server_app(home: Path) -> None:
-    """End the ServerApps below a folder, without a word.
-
-    Nothing is lost: what a round pays and releases is durable before it is used.
-    """
+    """Kill the ServerApps below a folder; payments and releases are durable before their use."""
     for pid, command in processes_below(home).items():
         if any(name in command for name in _SERVER_APPS):
             with contextlib.suppress(ProcessLookupError):
@@ -144,9 +138,9 @@ def end_server_app(home: Path) -> None:
 
 
 def end_detached(home: Path) -> None:
-    """Wait until what Flower detached from an ended process has left too, or end it.
+    """Wait until processes that Flower detached have left too, or end them.
 
-    It looks for its parent five times a second, and leaves when that is gone.
+    They look for their parent five times a second, and leave when it is gone.
     """
     deadline = time.monotonic() + _LEAVE_SECONDS
     while processes_below(home):

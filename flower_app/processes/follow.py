@@ -1,4 +1,4 @@
-"""Follows a run in the terminal to its end, whatever becomes of Flower's log stream."""
+"""Follow a run in the terminal to its end, even if Flower's log stream breaks off."""
 
 import json
 import re
@@ -27,16 +27,16 @@ _STATUS_TRIES = 5
 def follow(
     command: list[str], environment: dict[str, str], *, connection: str, resumable: bool
 ) -> int:
-    """Show a run's log until the run has ended, then say what came out.
+    """Show a run's log until the run has ended, then its results.
 
     Parameters
     ----------
     command : list of str
         ``flwr run ... --stream``.
     environment : dict of str to str
-        In which ``flwr`` finds a SuperLink of ours on this machine.
+        In which ``flwr`` finds the SuperLink.
     connection : str
-        What ``flwr`` calls that SuperLink.
+        ``flwr``'s name of that SuperLink.
     resumable : bool
         Whether a run that breaks off can be taken up by ``python -m flower_app run``.
 
@@ -55,7 +55,7 @@ def follow(
     try:
         outcome = _wait(stream, environment, connection)
     except (KeyboardInterrupt, SystemExit) as ended:  # the second is how SIGTERM arrives
-        # At once, or rounds would go on being played and paid while the rest ends politely.
+        # At once: no further round may be paid while the other processes end.
         end_server_app(outcomes.parent)
         print(
             "\nStopped. Flower's other processes are ending, which takes up to half a minute; "
@@ -82,7 +82,7 @@ def follow(
 
 
 class _Stream:
-    """The log of a run, shown as it comes, up to the line that says where its results lie."""
+    """The log of a run, shown as it comes, up to the line that names its report."""
 
     def __init__(self, command: list[str], environment: dict[str, str], outcomes: Path) -> None:
         self.run_id: int | None = None
@@ -109,11 +109,11 @@ class _Stream:
             try:
                 if visible:
                     print(line, end="", flush=True)
-            except OSError:  # nobody reads any more; the run goes on all the same
+            except OSError:  # nobody reads any more; the run goes on
                 visible = False
             if self.run_id is None and (started := _STARTED.search(line)):
                 self.run_id = int(started[1])
-            # What Flower's simulation says of its own end would stand below the results.
+            # Hide the end of Flower's simulation, which would follow the results.
             visible = visible and not self._closes(line)
 
     def _closes(self, line: str) -> bool:
@@ -130,7 +130,7 @@ class _Stream:
         return any(words in line for line in tuple(self._latest))
 
     def outcome(self) -> Outcome:
-        """What the run has told so far."""
+        """The run's outcome so far."""
         if self.run_id is None:
             return Outcome()
         return read_outcome(self._outcomes, self.run_id) or Outcome()
@@ -152,7 +152,7 @@ def _wait(stream: _Stream, environment: dict[str, str], connection: str) -> Outc
         outcome = stream.outcome()
         now = time.monotonic()
         if outcome.state == "finished":
-            # The log lags behind the run; what it ends with says that all of it was shown.
+            # The log lags behind the run; its last line shows that it is complete.
             if stream.has_shown(where_to_look(Path(outcome.folder))):
                 return outcome
         elif stream.run_id is None:
@@ -171,7 +171,7 @@ def _wait(stream: _Stream, environment: dict[str, str], connection: str) -> Outc
     if stream.run_id is None:
         raise RunFailedError("Flower did not start the run; what went wrong stands above")
     while True:
-        # In this order: a run tells its outcome before Flower calls it finished.
+        # In this order: a run writes its outcome before Flower lists it as finished.
         finished = _finished(stream.run_id, environment, connection)
         outcome = stream.outcome()
         if finished or outcome.state != "running":
@@ -180,7 +180,7 @@ def _wait(stream: _Stream, environment: dict[str, str], connection: str) -> Outc
 
 
 def _finished(run_id: int, environment: dict[str, str], connection: str) -> bool:
-    """Whether Flower says that a run has ended, or has not been able to say for several tries."""
+    """Whether Flower lists a run as ended, or did not answer several times."""
     command = [program("flwr"), "list", connection, "--run-id", str(run_id), "--format", "json"]
     for _ in range(_STATUS_TRIES):
         try:
@@ -201,7 +201,7 @@ def _finished(run_id: int, environment: dict[str, str], connection: str) -> bool
 
 
 def _resumption(outcome: Outcome) -> str:
-    """How to go on with a run that broke off; nothing where there is nothing to go on from."""
+    """How to go on with a run that broke off; empty where it cannot be resumed."""
     folder = ResultsFolder(Path(outcome.folder))
     if not outcome.begun or not can_go_on(folder.path):
         return ""

@@ -1,8 +1,8 @@
-"""Ends what a command of ours started, should the command itself be killed.
+"""A process that ends Flower's processes if the command that started them is killed.
 
-Flower's processes stand in sessions of their own, so that Ctrl-C reaches the command first; a
-command that is killed outright (``kill -9``, a lack of memory) cannot end them any more. This
-process can: it holds the other end of a pipe, which the system closes with the command.
+They have sessions of their own, so that Ctrl-C reaches the command first; a command that is killed
+(``kill -9``, a lack of memory) cannot end them. The watchdog holds the other end of a pipe, which
+the system closes with the command.
 """
 
 import contextlib
@@ -23,13 +23,12 @@ _WORD = b"done"
 
 
 class Watchdog:
-    """While in its ``with`` block, a killed command takes along what it started.
+    """A ``with`` block: if this process is killed in it, all below a folder end too.
 
     Parameters
     ----------
     folder : Path
-        The Flower home of all that is to be ended, or the folder above their homes. It is
-        removed as well.
+        The processes' Flower home, or the folder above their homes. It is removed as well.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,9 +54,9 @@ class Watchdog:
 
 
 def processes_below(folder: Path) -> dict[int, str]:
-    """Process id to command, of all whose Flower home is this folder or lies in it.
+    """Process id to command line, of all whose Flower home is this folder or lies in it.
 
-    Found by their environment, so that those that Flower detaches are found too.
+    They are identified by their environment, so those that Flower detaches are included.
     """
     processes = {}
     for process in psutil.process_iter():
@@ -65,13 +64,13 @@ def processes_below(folder: Path) -> dict[int, str]:
             home = process.environ().get("FLWR_HOME")
             if home and Path(home).is_relative_to(folder):
                 command = process.cmdline()
-                if command:  # not one that has ended and is only not yet reaped
+                if command:  # a zombie has none
                     processes[process.pid] = " ".join(command)
     return processes
 
 
 def kill_below(folder: Path) -> None:
-    """End, at once, all whose Flower home is this folder or lies in it."""
+    """Kill all processes whose Flower home is this folder or lies in it."""
     while left := processes_below(folder):
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
@@ -80,7 +79,7 @@ def kill_below(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Wait for the command to end; clean up if it could not say that it has."""
+    """Wait for the command to end; clean up if it did not end by itself."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if sys.stdin.buffer.read() != _WORD:

@@ -132,7 +132,7 @@ def _draw(
     if released:
         parameters = sum(p.numel() for p in progress.model.parameters())
         plots.plot_noise(
-            picture("noise.png", "What clients said, and the noise it was said in"),
+            picture("noise.png", "The norm of the clients' sum, and of its noise"),
             released=released,
             noise=report.noise_multiplier * report.clipping_norm * parameters**0.5,
         )

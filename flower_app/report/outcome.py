@@ -1,7 +1,7 @@
-"""How a run ended, told to the command that started it.
+"""The outcome of a run, for the command that started it.
 
-Flower's log stream lags behind a run, and may break off before it ends. What must not be lost goes
-into a file: where the results lie, or the sentence that says why there are none.
+Flower's log stream lags behind a run, and may break off. A file holds what must not be lost: where
+the results are, or why there are none.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ FOLDER_VARIABLE = "BLOOMSEAL_OUTCOMES"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """The outcome of a run.
 
     Attributes
     ----------
     state : "running", "finished" or "failed"
     folder : str
-        Its results folder, once there is one.
+        Its results folder; empty before there is one.
     begun : bool
-        Whether training had begun: what ended the run before that would end it again.
+        Whether training had begun. An error before that would recur in a resumed run.
     reason : str
         Why it failed, in one sentence.
     """
@@ -40,7 +40,7 @@ class Outcome:
 
 
 class OutcomeFile:
-    """A run's outcome as far as it is known, in a file if somebody asked for one."""
+    """A run's outcome so far, in a file if ``FOLDER_VARIABLE`` names a folder."""
 
     def __init__(self, run_id: int) -> None:
         folder = os.environ.get(FOLDER_VARIABLE)
@@ -48,7 +48,7 @@ class OutcomeFile:
         self.outcome = Outcome()
 
     def tell(self, **changes: object) -> None:
-        """Change what is known of the outcome."""
+        """Update the outcome."""
         self.outcome = replace(self.outcome, **changes)  # type: ignore[arg-type]
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class OutcomeFile:
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
-        """Tell how the block ends."""
+        """Record how the block ends."""
         try:
             yield
         except BaseException as error:
@@ -66,7 +66,7 @@ class OutcomeFile:
 
 
 def read_outcome(folder: Path, run_id: int) -> Outcome | None:
-    """What a run has told; None if it told nothing."""
+    """The outcome in a run's file; None if there is none."""
     try:
         return Outcome(**json.loads(_file(folder, run_id).read_text()))
     except OSError:

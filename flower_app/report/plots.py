@@ -37,7 +37,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _show_rounds(axis: Axes, rounds: Sequence[int]) -> None:
-    """Let the horizontal axis count rounds, and single ones be seen."""
+    """Count rounds on the horizontal axis, and mark single ones."""
     axis.set_xlabel("round")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if len(rounds) == 1:
@@ -170,7 +170,7 @@ def plot_certificate(path: Path, certificate: Certificate) -> None:
 
 
 def plot_holdings(path: Path, *, counts: npt.NDArray[np.int64], clients: int = 60) -> None:
-    """Who holds what: the labels of the first clients. Simulation only: this is clients' data."""
+    """The labels of the first clients. Simulation only: this is clients' data."""
     shown = counts[:clients]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.5, 3.2))
@@ -222,13 +222,13 @@ def plot_noise(
         axis.plot(rounds, signal, color=_BLUE, lw=2)
         top = 1.2 * max(noise, signal.max())
         apart = abs(noise - signal[-1]) > 0.2 * top
-        # Where the lines end side by side their names stand above and below.
+        # Lines that end side by side have their names above and below.
         over, under = ("center", "center") if apart else ("bottom", "top")
         first, second = (over, under) if noise >= signal[-1] else (under, over)
         side = axis.get_yaxis_transform()
         axis.text(1.0, noise, " noise", color=_ORANGE, va=first, transform=side)
-        said = " what clients\n said, together"
-        axis.text(1.0, signal[-1], said, color=_BLUE, va=second, transform=side)
+        label = " clients' sum"
+        axis.text(1.0, signal[-1], label, color=_BLUE, va=second, transform=side)
         axis.set_ylim(0, top)
         axis.set_title("Noise against signal, estimated from the released models")
         _show_rounds(axis, list(released))

@@ -25,14 +25,12 @@ def write_report(
     config: Mapping[str, Any],
     pictures: Mapping[str, Path],
 ) -> None:
-    """Write ``report.html``, self-contained.
+    """Write ``report.html``, self-contained, from ``metrics.json``, ``config.json`` and pictures.
 
     Parameters
     ----------
     folder : ResultsFolder
-        Where.
     metrics, config : mapping
-        As in ``metrics.json`` and ``config.json``.
     pictures : mapping of str to Path
         PNG files by caption.
     """
@@ -77,9 +75,8 @@ def epsilon_alternatives(
 ) -> tuple[float | None, dict[str, float]]:
     """ε of this run by itself, and with one of its settings changed.
 
-    Nothing where there was no noise, no round or a cohort of fixed size, nor where clients add the
-    noise: there z is that against the server. Nor where something beside the rounds' sums was
-    charged to each: that one client's presence decides whether a round opens.
+    Only where each round costs one sampled Gaussian release: not with cohorts of fixed size, with
+    distributed noise (there z is against the server) nor with a charge for presence.
     """
     z, rounds = client_level["noise_multiplier"], client_level["rounds"]
     distributed = client_level["mechanism"] == DistributedGaussian.name
@@ -143,7 +140,7 @@ def epsilon_chart(spent: Sequence[float], *, budget: float) -> Markup | None:
 
 
 def _some(spent: Sequence[float], most: int = 16) -> list[tuple[int, float]]:
-    """At most so many of the rounds, evenly, the last among them."""
+    """At most ``most`` of the rounds, evenly spaced, with the last."""
     step = max(1, -(-len(spent) // most))
     shown = list(range(step, len(spent) + 1, step))
     if spent and (not shown or shown[-1] != len(spent)):

@@ -55,34 +55,34 @@ class ResultsFolder:
 
     @property
     def operator_log(self) -> Path:
-        """Where cohorts, node ids and reasons go: beside the folder, so that sharing it is safe."""
+        """The log of cohorts, node ids and reasons: beside the folder, which may be shared."""
         folder = self.path.parent / "operator-logs"
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder / f"{self.path.name}.log"
 
     @property
     def ledger(self) -> Path:
-        """The run's own ledger, where its population has no other."""
+        """The run's own ledger, where ``ledger`` is not set."""
         return self.file("privacy-ledger.jsonl")
 
     @property
     def checkpoint(self) -> Path:
-        """What a run that broke off goes on from."""
+        """The state after the last round."""
         return self.file("checkpoint.safetensors")
 
     @property
     def resumption(self) -> Path:
-        """The run configuration, as a file for ``flwr run``, that goes on with this run."""
+        """The configuration with which ``flwr run`` goes on with this run."""
         return self.file("resume.toml")
 
     @property
     def resume_command(self) -> str:
-        """What to type to go on with the run, from any folder."""
+        """The command that goes on with the run, from any folder."""
         return f"python -m flower_app run {shlex.quote(f'resume={self.path}')}"
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end: ``metrics.json`` is the last that it writes."""
+        """Whether the run has finished: ``metrics.json`` is written last."""
         return self.file(_METRICS).exists()
 
     def file(self, name: str) -> Path:
@@ -94,9 +94,9 @@ class ResultsFolder:
         write_durably(self.path / name, _json(document), mode=0o666)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Write ``metrics.json``, and so declare the run finished. All else must be there.
+        """Write ``metrics.json``, last. All files get the time of the folder's first.
 
-        All files get the time of the folder's first: later ones tell how long clients took.
+        Later times would show how long clients took.
         """
         with replacement(self.file(_METRICS), mode=0o666) as file:
             file.write(_json(metrics))
@@ -132,14 +132,14 @@ class ResultsFolder:
 
 
 def results_root(settings: Settings) -> Path:
-    """The folder in which runs make theirs: ``results-dir`` or, by default, in the user's home.
+    """The folder of all runs: ``results-dir``, or by default one in the user's home.
 
-    Never below the working directory of whatever daemon runs this.
+    Never below the working directory, which is some daemon's.
 
     Raises
     ------
     SettingError
-        If there is no such folder, and none can be made, or nothing can be written there.
+        If it cannot be made, or nothing can be written there.
     """
     root = Path(settings.results_dir or Path.home() / "bloomseal-results").expanduser()
     if not root.is_absolute():
@@ -158,13 +158,7 @@ def results_root(settings: Settings) -> Path:
 
 
 def closing_lines(folder: Path) -> list[str]:
-    """What a person is told of a finished run, :func:`where_to_look` last.
-
-    Parameters
-    ----------
-    folder : Path
-        The run's, with ``metrics.json`` and ``config.json``.
-    """
+    """The summary of a finished run, from its files; :func:`where_to_look` is last."""
     metrics = json.loads((folder / _METRICS).read_text())
     allowed = json.loads((folder / "config.json").read_text())["epsilon"]
     client_level, encrypted = metrics["privacy"]["client_level"], metrics["encrypted"]
@@ -186,18 +180,12 @@ def closing_lines(folder: Path) -> list[str]:
 
 
 def where_to_look(folder: Path) -> str:
-    """The line that points a person at a run's report."""
+    """The line that names a run's report."""
     return f"Open {folder / 'report.html'}"
 
 
 def trained_model(results: Path) -> tuple[str, Path]:
-    """The name and the weights of the model in a results folder.
-
-    Raises
-    ------
-    SettingError
-        If the folder is not one of a finished run.
-    """
+    """The model's name and its weights; ``SettingError`` if the run has not finished."""
     weights = results / "model.safetensors"
     unfinished = ResultsFolder(results.resolve())
     if unfinished.checkpoint.exists() and not unfinished.finished:

@@ -1,4 +1,4 @@
-"""Which code a run ran: version, commit, and a digest that stands for every line of it."""
+"""The code of a run: its version, its commit, and a digest of its source."""
 
 import hashlib
 import os
@@ -15,13 +15,12 @@ INSTALLED_PROJECT = Path(__file__).parents[1] / "installed_app.toml"
 """``pyproject.toml`` as the wheel carries it."""
 
 COMMIT_VARIABLE = "BLOOMSEAL_COMMIT"
-"""The environment variable in which a SuperLink of ours hands on the commit of the clone it was
-started from: the bundle that its runs unpack is no clone."""
+"""The environment variable with the clone's commit, for runs that unpack a bundle."""
 
 
 @cache
 def software() -> dict[str, Any]:
-    """What is needed to find this code again.
+    """The identity of this code.
 
     Returns
     -------

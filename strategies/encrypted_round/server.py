@@ -21,7 +21,7 @@ from privacy.inference.errors import EvaluatorFailedError, MessageError
 from privacy.inference.plan_check import MAX_ROUND_BYTES
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
 from privacy.untrusted_text import error_quoted
-from strategies import _arguments
+from strategies.checkpoint import lasting_path
 from strategies.encrypted_round import messages
 from strategies.encrypted_round.report import (
     RANGES,
@@ -122,7 +122,7 @@ class EncryptedRound:
                 raise ValueError("ledger is not set; noised metrics are paid for in one")
         self._images, self._metrics = images, metrics
         self._budget = budget
-        self._ledger = None if ledger is None else _arguments.file_path("ledger", ledger)
+        self._ledger = None if ledger is None else lasting_path("ledger", ledger)
         self._max_bytes = max_bytes
         self._workers = None if workers is None else arguments.whole("workers", workers, least=1)
         self._mechanism: SumMechanism = LatticeGaussian() if mechanism is None else mechanism

@@ -1,6 +1,7 @@
 """One training round under secure aggregation, as the server plays it over Flower's grid."""
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from privacy.accounting import Event
 from privacy.mechanisms import MaskedMechanism, Randomness
 from privacy.secure_aggregation import (
     RejectedMessageError,
@@ -20,9 +22,11 @@ from privacy.secure_aggregation import (
 )
 from privacy.secure_aggregation.terms import RUN_BYTES
 from strategies.errors import Fault, ReplyError
-from strategies.lost_clients import FaultLog, RoundReplies, operator_log
+from strategies.lost_clients import RoundReplies, operator_log
 from strategies.model_schema import ModelSchema
+from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import PendingReplies, collect, stream_replies
+from strategies.run import Run
 from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.messages import (
     KEY,
@@ -33,11 +37,69 @@ from strategies.secure_aggregation.messages import (
 )
 from strategies.secure_aggregation.request import request_digest
 from strategies.secure_aggregation.settings import SecureAggregation
+from strategies.train_round import RoundOutcome, RoundSetup
+from strategies.weighting import CappedWeights
 
 Vector = npt.NDArray[Any]
 
 
-class SecureTrainRound:
+class MaskedRounds:
+    """Rounds of training whose server sees the sum only."""
+
+    def __init__(self, setup: RoundSetup, settings: SecureAggregation) -> None:
+        self._setup, self._settings = setup, settings
+        self.presence = settings.presence(setup.population, setup.sampling)
+        self.mechanism = settings.mechanism(1).name
+        self._observed = ObservedDropouts(settings.dropout_probability)
+        self._sequence = 0
+
+    def account(self, noise_multiplier: float, parameters: int) -> Event:
+        """What the model of a round costs, for a model of so many parameters."""
+        return self._settings.mechanism(parameters).account(
+            parameters=parameters,
+            noise_multiplier=noise_multiplier,
+            sampling=self._setup.sampling,
+        )
+
+    def check_presence(self, rounds: int, budget: PrivacyBudget) -> None:
+        """Refuse so many rounds if they are charged more for presence than there is of δ."""
+        if budget.limited:
+            self._settings.check_presence(
+                self._setup.population,
+                self._setup.sampling,
+                rounds=rounds,
+                delta=budget.budget.delta,
+                paid=[record.event for record in budget.ledger.records],
+            )
+
+    def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> "MaskedRound":
+        """A new round, with the norm and the noise multiplier of the run's state."""
+        # Clients are in one round of a run, the one with the highest number. So a resumed run is
+        # the same one to them, and ends the round in which its server died; the clock counts, for
+        # that round's number died with it.
+        self._sequence = max(self._sequence + 1, time.time_ns() // 1_000_000)
+        weighting = self._setup.weighting
+        encoding = UpdateEncoding(
+            geometry=run.state.clipping.geometry(schema.names),
+            weight_cap=float(weighting.cap) if isinstance(weighting, CappedWeights) else 0.0,
+            weighted_by=self._setup.record_keys.weighted_by,
+            mechanism=self._settings.mechanism(schema.size),
+            noise_multiplier=run.noise_multiplier,
+        )
+        return MaskedRound(
+            number,
+            schema,
+            encoding,
+            settings=self._settings,
+            sequence=self._sequence,
+            randomness=self._setup.randomness,
+            run=run,
+            grid=grid,
+            observed=self._observed,
+        )
+
+
+class MaskedRound:
     """The stages of one round. ``begin``, then ``gather`` the replies, then ``release``.
 
     When too few clients are left for the sum to be opened, the round is over: ``begin`` then
@@ -51,15 +113,13 @@ class SecureTrainRound:
         encoding: UpdateEncoding,
         *,
         settings: SecureAggregation,
-        run: str,
         sequence: int,
         randomness: Randomness,
+        run: Run,
         grid: Grid,
         observed: ObservedDropouts,
-        watch: FaultLog,
     ) -> None:
-        self.number = number
-        self.schema = schema
+        self.number, self.schema = number, schema
         self._name = f"round {number}, secure aggregation"
         self._encoding = encoding
         self._mechanism: MaskedMechanism = encoding.mechanism
@@ -69,10 +129,9 @@ class SecureTrainRound:
         self._server: SecureServer | None = None
         self._observed = observed
         self._run, self._sequence = run, sequence
-        self._watch = watch
-        self.gathered = RoundReplies()  # in the last stage that asked anybody
+        self._came = RoundReplies()  # in the last stage that asked anybody
         self._updates_asked = False
-        self.aborted = False
+        self._aborted = False
 
     def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
         """Exchange and check keys and shares, and make the messages that ask for masked updates.
@@ -101,7 +160,7 @@ class SecureTrainRound:
             randomness=self._randomness,
         )
         requests = dict.fromkeys(cohort, server.invitation())
-        while not self.aborted and server.stage < ServerStage.MASKING:
+        while not self._aborted and server.stage < ServerStage.MASKING:
             requests = self._stage(server, requests)
         messages = [self._request(content, node, message) for node, message in requests.items()]
         self._asked = PendingReplies(messages)
@@ -117,12 +176,12 @@ class SecureTrainRound:
         )
 
     def _terms(self, request: bytes) -> RoundTerms:
-        size = sum(array.size for array in self.schema.arrays)
+        size = self.schema.size
         bound = self._mechanism.bound(
             parameters=size, noise_multiplier=self._encoding.noise_multiplier
         )
         return RoundTerms(
-            run=hashlib.sha256(self._run.encode()).digest()[:RUN_BYTES],
+            run=hashlib.sha256(self._run.state.name.encode()).digest()[:RUN_BYTES],
             number=self._sequence,
             size=size,
             bound=bound,
@@ -131,13 +190,21 @@ class SecureTrainRound:
             request=request,
         )
 
-    def gather(self, replies: Iterable[Message]) -> None:
-        """Take the masked updates; what cannot be used is dropped."""
-        if self._server is not None and not self.aborted:
+    def gather(self, replies: Iterable[Message]) -> bool:
+        """Take the masked updates; what cannot be used is dropped. Always True."""
+        if self._server is not None and not self._aborted:
             self._take(self._server, self._asked, replies)
+        return True
 
-    def release(self) -> list[Vector] | None:
-        """Open the sum and add the noise; if the round was aborted ``None``, or noise alone.
+    def release(self) -> RoundOutcome:
+        """Open the sum and add the noise."""
+        update = self._update()
+        noise_alone = self._aborted and update is not None
+        in_vain = self._run.train_in_vain.add(self._came, moved=noise_alone)
+        return RoundOutcome(update, opened=not self._aborted, in_vain=in_vain and self._aborted)
+
+    def _update(self) -> list[Vector] | None:
+        """The noisy sum; if the round was aborted ``None``, or noise alone.
 
         Against a malicious server clients let one sum be opened for a model, and cannot see
         whether it was. So where they may have agreed to one that was not, the model moves by the
@@ -160,7 +227,7 @@ class SecureTrainRound:
         malicious = self._settings.adversary.server is ServerModel.MALICIOUS
         if not (malicious and self._updates_asked and self._encoding.noise_multiplier):
             return None
-        size = sum(array.size for array in self.schema.arrays)
+        size = self.schema.size
         return self._decode(np.zeros(size, dtype=np.int64), 0)
 
     def _decode(self, opened: npt.NDArray[np.int64], survivors: int) -> list[Vector]:
@@ -175,13 +242,13 @@ class SecureTrainRound:
 
     def _open(self, server: SecureServer) -> Vector | None:
         """Play the stages after the training."""
-        if self.aborted:
+        if self._aborted:
             return None
         requests = self._advance(server)
         while requests:
             requests = self._stage(server, requests)
         try:
-            return None if self.aborted else server.open()
+            return None if self._aborted else server.open()
         except RoundAbortedError as reason:
             self._abort(reason)
             return None
@@ -210,9 +277,9 @@ class SecureTrainRound:
                 raise ReplyError(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {server.stage.name.lower()}"
-        gathered = collect(name, asked, replies, read=read, use=use, watch=self._watch)
+        came = collect(name, asked, replies, read=read, use=use, faults=self._run.faults)
         if server.stage is not ServerStage.DISPUTING:  # which asks those who may have cheated
-            self.gathered = gathered
+            self._came = came
 
     def _advance(self, server: SecureServer) -> dict[int, bytes]:
         try:
@@ -222,5 +289,5 @@ class SecureTrainRound:
             return {}
 
     def _abort(self, reason: object) -> None:
-        self.aborted = True
+        self._aborted = True
         operator_log.warning("%s: aborted, nothing is opened: %s", self._name, reason)

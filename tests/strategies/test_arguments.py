@@ -34,7 +34,7 @@ from strategies import (
     ServerSGD,
     UniformWeights,
 )
-from strategies.dp_fedavg import _OLD_NAMES
+from strategies._arguments import OLD_NAMES
 from tests.strategies.federation import grid_of, model, noiseless
 
 NOT_NUMBERS: list[Any] = ["0.1", True, [0.1], b"1", torch.tensor([0.1]), {}]
@@ -122,7 +122,7 @@ def test_an_argument_of_another_name_is_told_its_place(tmp_path: Path) -> None:
     assert str(error.value).count("Budget(epsilon=…, delta=…)") == 1
     assert "Checkpointing(path, resume=…)" in str(error.value)
     taken = set(DPFedAvg.__init__.__annotations__)
-    for name, instead in _OLD_NAMES.items():
+    for name, instead in OLD_NAMES.items():
         assert name not in taken
         with pytest.raises(TypeError, match=f"^{name}: ") as error:
             noiseless(tmp_path, **{name: 1})

@@ -91,18 +91,17 @@ def test_a_round_is_paid_before_its_sum_exists(tmp_path: Path) -> None:
     strategy = private(tmp_path)
     asked = ask(strategy, STEP, model())
     assert asked
-    this = strategy._train_round
-    assert this is not None
+    current: Any = strategy._round
 
     def full_disk(*args: Any, **kw: Any) -> None:
-        assert not this._sum._released  # type: ignore[attr-defined]
+        assert not current._sum._released
         raise OSError(28, "No space left on device")
 
-    strategy._spending.ledger.append = full_disk  # type: ignore[method-assign,assignment]
+    strategy._privacy_budget.ledger.append = full_disk  # type: ignore[method-assign,assignment]
     replies = [answer(message, model()) for message in asked.values()]
     with pytest.raises(OSError, match="No space"):
         strategy.aggregate_train(1, replies)
-    assert not this._sum._released  # type: ignore[attr-defined]
+    assert not current._sum._released
     assert strategy.aggregate_train(1, []) == (None, None)
 
 
@@ -590,7 +589,7 @@ def test_a_round_played_again_is_paid_again(tmp_path: Path) -> None:
         strategy, [answer(m, model()) for m in asked.values()], 2
     )  # released, and then the process dies before its checkpoint
     before = spent(tmp_path)
-    strategy._spending.ledger.close()
+    strategy._privacy_budget.ledger.close()
     private(tmp_path, checkpointing=Checkpointing(resume=path)).start(STEP, model(), num_rounds=2)
     assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1, 2, 2]
     assert spent(tmp_path) > before

@@ -116,7 +116,7 @@ class FixedSizeAsPoisson(DPFedAvg):
     """Draws cohorts of fixed size; its ledger says Poisson."""
 
     def _draw(self, name: str, sampling: Any, grid: Any) -> list[int]:
-        size = self._register.size
+        size = CLIENTS + CANARIES
         return super()._draw(name, FixedSize(round(sampling.rate * size), size), grid)
 
 

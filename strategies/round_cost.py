@@ -1,0 +1,217 @@
+"""What a round costs, and whether a run's rounds fit the budget: judged before anyone is asked."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from privacy.accounting import AdditiveDelta, Event, Sampling
+from strategies.errors import BudgetError, SpentBudgetError
+from strategies.privacy_budget import PrivacyBudget
+
+_OWN_LEDGER = "for other clients, give a ledger of their own"
+_WARNED, _REFUSED = 2, 10  # times the noise that the whole budget would have bought
+
+
+@dataclass(frozen=True)
+class RoundCost:
+    """What a round is charged, by its noise multiplier z.
+
+    Attributes
+    ----------
+    sampling : Sampling
+        How its cohort is drawn.
+    release : callable
+        The event of its model, given z.
+    presence : AdditiveDelta
+        Charged because one client's presence can decide whether the round opens.
+    evaluation : tuple of Event
+        Of noised metrics of evaluation.
+    evaluation_noise : float
+        Their noise multiplier.
+    noise_length : callable
+        How long the noise on its average is, in clipping norms, given z.
+    """
+
+    sampling: Sampling
+    release: Callable[[float], Event]
+    presence: AdditiveDelta
+    evaluation: tuple[Event, ...]
+    evaluation_noise: float
+    noise_length: Callable[[float], float]
+
+    def training(self, z: float) -> list[Event]:
+        """What its training is charged, whether it opens or not."""
+        return [self.release(z), *self._presence]
+
+    def round(self, z: float) -> list[Event]:
+        """What it is charged in all."""
+        return [*self.training(z), *self.evaluation]
+
+    @property
+    def beside_model(self) -> list[Event]:
+        """What it is charged beside its model, whatever z."""
+        return [*self.evaluation, *self._presence]
+
+    @property
+    def _presence(self) -> list[Event]:
+        return [self.presence] if self.presence.delta else []
+
+
+def settled_noise(
+    budget: PrivacyBudget, cost: RoundCost, z: float | None, rounds: int, *, played: int
+) -> tuple[float, list[str]]:
+    """The noise multiplier of a run, and what to warn of.
+
+    Parameters
+    ----------
+    budget : PrivacyBudget
+    cost : RoundCost
+    z : float or None
+        As given; None to have it calibrated.
+    rounds : int
+        Of the whole run.
+    played : int
+        How many of them a resumed run has played: it has a model to keep, and is not refused.
+
+    Raises
+    ------
+    BudgetError
+        If not one round fits the budget, or no noise is enough for all; ``SpentBudgetError`` where
+        earlier runs are the reason.
+    """
+    warnings: list[str] = []
+    if z is None:
+        z, warnings = _calibrated(budget, cost, rounds)
+    return z, [*warnings, *_check_rounds(budget, cost, z, rounds - played, has_model=played > 0)]
+
+
+def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[float, list[str]]:
+    """The least z with which so many rounds fit; refused if it is ten times a first run's."""
+    besides = cost.beside_model * rounds
+    z = budget.calibrate(cost.sampling, rounds=rounds, release=cost.release, besides=besides)
+    if z is None:
+        taken, remedies = _beside_training(budget, cost, rounds)
+        if math.isfinite(budget.epsilon_with(besides)):
+            remedies.append("raise budget.epsilon")
+        raise _refusal(budget)(
+            f"no noise is enough for {_rounds(rounds)} within {budget}{_of_which(taken)}. "
+            f"The run was not begun: {'; or '.join(remedies)}"
+        )
+    if not budget.ledger.records:
+        return z, []
+
+    def bought_alone(times: float) -> bool:
+        return budget.affordable_alone(cost.round(z / times) * rounds)
+
+    left = (
+        f"{_paid(budget)} of {budget}; what is left buys {_rounds(rounds)} with "
+        f"noise_multiplier = {z:.3g}, on each average {cost.noise_length(z):.3g} times the "
+        "clipping norm"
+    )
+    if bought_alone(_REFUSED):
+        raise SpentBudgetError(
+            f"{left}, more than {_REFUSED} times the noise of a first run. Raise budget.epsilon; "
+            "or, for other clients, give a ledger of their own; or set noise_multiplier yourself, "
+            "and the run ends when the budget does"
+        )
+    if bought_alone(_WARNED):
+        return z, [f"{left}, more than {_WARNED} times the noise of a first run."]
+    return z, []
+
+
+def _check_rounds(
+    budget: PrivacyBudget, cost: RoundCost, z: float, rounds: int, *, has_model: bool
+) -> list[str]:
+    """Refuse a run that can play no round; what to warn of where it cannot play all of them."""
+    if not budget.limited or rounds < 1:
+        return []
+    due = cost.round(z)
+    fitting = budget.rounds_affordable(due, rounds)
+    if fitting == rounds:
+        return []
+    given = f"noise_multiplier is {z:.6g}, with which"
+    if fitting or has_model:
+        return [
+            f"{given} only {fitting} of {rounds} rounds fit what is left of {budget}: the run "
+            "ends after them."
+        ]
+    needed = budget.epsilon_with(due)
+    taken, others = _beside_training(budget, cost, 1)
+    remedies = _noise_needed(budget, cost, rounds) or others
+    if math.isfinite(needed):
+        remedies.append(f"raise budget.epsilon to {_rounded_up(needed)} or more")
+    if budget.ledger.records and _OWN_LEDGER not in remedies:
+        remedies.append(_OWN_LEDGER)
+    raise _refusal(budget)(
+        f"{given} not one round fits {budget}{_of_which(taken)}: the first would bring ε to "
+        f"{needed:.6g}. The run was not begun: "
+        f"{'; or '.join(remedies) or 'neither more noise nor a larger ε helps at this δ'}"
+    )
+
+
+def drowning(noise_length: float, rounds: int) -> list[str]:
+    """What to warn of where noise carries the model further than all clients together can.
+
+    Over T rounds noise adds up to √T times that of one, the updates to T times S.
+    """
+    over_all = noise_length / math.sqrt(rounds)
+    if over_all <= 1:
+        return []
+    return [
+        "The noise drowns what the clients teach: even over the whole run it carries the model "
+        f"about {over_all:.2g} times as far as they can. More clients or a higher sampling rate, "
+        "a smaller model, a larger ε or more rounds would help."
+    ]
+
+
+def _refusal(budget: PrivacyBudget) -> type[BudgetError]:
+    return SpentBudgetError if budget.ledger.records else BudgetError
+
+
+def _beside_training(
+    budget: PrivacyBudget, cost: RoundCost, rounds: int
+) -> tuple[list[str], list[str]]:
+    """What takes from the budget beside the models of so many rounds, and what would help."""
+    taken, remedies = [], []
+    if evaluated := list(cost.evaluation) * rounds:
+        taken.append(
+            f"metrics.evaluate (noise_multiplier {cost.evaluation_noise:g}, in "
+            f"{_rounds(rounds)}) takes ε = {budget.cost(evaluated):.6g}"
+        )
+        remedies.append("give metrics.evaluate a larger noise_multiplier")
+    if budget.reserved:
+        reserved = budget.cost(budget.reserved)
+        taken.append(f"what is reserved for after training takes ε = {reserved:.6g}")
+        remedies.append("reserve less")
+    if budget.ledger.records:
+        taken.append(_paid(budget))
+        remedies.append(_OWN_LEDGER)
+    return taken, remedies
+
+
+def _noise_needed(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> list[str]:
+    """With which z all rounds would fit what is left, and with which one would."""
+    remedies = []
+    for number, words in ({rounds: f"all {rounds} rounds"} | {1: "one round"}).items():
+        besides = cost.beside_model * number
+        z = budget.calibrate(cost.sampling, rounds=number, release=cost.release, besides=besides)
+        if z is not None:
+            remedies.append(f"give a noise_multiplier of {_rounded_up(z)} or more for {words}")
+    return remedies
+
+
+def _paid(budget: PrivacyBudget) -> str:
+    return f"earlier runs on the ledger {budget.ledger.path} have paid ε = {budget.epsilon():.6g}"
+
+
+def _of_which(taken: list[str]) -> str:
+    return f", of which {'; '.join(taken)}" if taken else ""
+
+
+def _rounds(number: int) -> str:
+    return f"{number} round" + "s" * (number != 1)
+
+
+def _rounded_up(value: float) -> str:
+    """A bound that still holds as it is printed."""
+    return f"{math.ceil(value * 1e4) / 1e4:.4f}"
