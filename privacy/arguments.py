@@ -77,38 +77,16 @@ def number(
     give : str, optional
         The remedy; by default the range.
     """
-    remedy = give and f"give {give}"
-    remedy = remedy or f"it must be a {_range('', above, least, below, most)}"
-    number = _unboxed(value)
-    if isinstance(number, bool) or not isinstance(number, numbers.Real):
-        raise TypeError(f"{name} is {shown(value)}; {remedy}")
-    try:
-        real = float(number)
-    except OverflowError:  # an integer beyond all doubles
-        real = math.inf
-    if not math.isfinite(real) or not _inside(real, above, least, below, most):
-        raise ValueError(f"{name} is {shown(value)}; {remedy}")
-    return real
+    ends = {"above": above, "of at least": least, "below": below, "of at most": most}
+    return float(_checked(name, value, numbers.Real, ends, give))
 
 
 def whole(
     name: str, value: Any, *, least: int | None = None, most: int | None = None, give: str = ""
 ) -> int:
-    """A whole number as an int; NumPy's and scalar arrays are taken, 40.0 and True are not.
-
-    Parameters
-    ----------
-    name, value, least, most, give
-        As those of :func:`number`.
-    """
-    remedy = give and f"give {give}"
-    remedy = remedy or f"it must be a {_range('whole ', None, least, None, most)}"
-    number = _unboxed(value)
-    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
-        raise TypeError(f"{name} is {shown(value)}; {remedy}")
-    if not _inside(number, None, least, None, most):
-        raise ValueError(f"{name} is {shown(value)}; {remedy}")
-    return operator.index(number)
+    """A whole number as an int, checked as by :func:`number`; 40.0 and True are none."""
+    ends = {"of at least": least, "of at most": most}
+    return operator.index(_checked(name, value, numbers.Integral, ends, give))
 
 
 def delta(name: str, value: Any) -> float:
@@ -282,36 +260,39 @@ def _unboxed(value: Any) -> Any:
         return value
 
 
-def _inside(
-    value: Any,
-    above: float | None,
-    least: float | None,
-    below: float | None,
-    most: float | None,
-) -> bool:
-    return (
-        (above is None or value > above)
-        and (least is None or value >= least)
-        and (below is None or value < below)
-        and (most is None or value <= most)
-    )
+_COMPARED: dict[str, Callable[[Any, Any], bool]] = {
+    "above": operator.gt,
+    "of at least": operator.ge,
+    "below": operator.lt,
+    "of at most": operator.le,
+}
 
 
-def _range(
-    kind: str,
-    above: float | None,
-    least: float | None,
-    below: float | None,
-    most: float | None,
-) -> str:
+def _checked(name: str, value: Any, kind: Any, ends: Mapping[str, float | None], give: str) -> Any:
+    limits = {word: end for word, end in ends.items() if end is not None}
+    remedy = f"give {give}" if give else f"it must be a {_range(kind, limits)}"
+    number: Any = _unboxed(value)
+    if isinstance(number, bool) or not isinstance(number, kind):
+        raise TypeError(f"{name} is {shown(value)}; {remedy}")
+    try:
+        number = float(number) if kind is numbers.Real else number
+    except OverflowError:  # an integer beyond all doubles
+        number = math.inf
+    finite = abs(number) < math.inf  # NaN is not
+    if not (finite and all(_COMPARED[word](number, end) for word, end in limits.items())):
+        raise ValueError(f"{name} is {shown(value)}; {remedy}")
+    return number
+
+
+def _range(kind: type, limits: Mapping[str, float]) -> str:
     """A range in words: ``number in [0, 1)``, ``whole number of at least 1``."""
-    low, high = least if above is None else above, most if below is None else below
-    if low is not None and high is not None:
-        left, right = "[" if above is None else "(", "]" if below is None else ")"
-        return f"{kind}number in {left}{_end(low)}, {_end(high)}{right}"
-    ends = {"above": above, "of at least": least, "below": below, "of at most": most}
-    limits = "".join(f" {word} {_end(end)}" for word, end in ends.items() if end is not None)
-    return f"{kind or 'finite '}number{limits}"
+    whole = "whole " if kind is numbers.Integral else ""
+    if len(limits) == 2:
+        (left, low), (right, high) = limits.items()
+        opens, closes = "(["[left == "of at least"], ")]"[right == "of at most"]
+        return f"{whole}number in {opens}{_end(low)}, {_end(high)}{closes}"
+    words = "".join(f" {word} {_end(end)}" for word, end in limits.items())
+    return f"{whole or 'finite '}number{words}"
 
 
 def _end(value: float) -> str:
