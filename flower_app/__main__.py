@@ -17,37 +17,37 @@ COMMANDS = {
     "run": ("run", "train in a local simulation, then ask encrypted questions"),
     "plan": (
         "plan",
-        "say which noise, rounds and sampling rates fit a budget, before any training",
+        "show which noise, rounds and sampling rates fit a budget, before any training",
     ),
     "certify": ("certify", "compare a trained model's encrypted answers with its own"),
     "serve": ("serve", "answer encrypted questions to a trained model over HTTPS"),
     "ask": ("ask", "classify images with a service that sees none of them"),
-    "token": ("token", "make, list and take back tokens of a service"),
+    "token": ("token", "make, list and revoke tokens of a service"),
     "deploy-demo": (
         "deploy_demo",
         "the same on a real SuperLink and three SuperNodes, over loopback",
     ),
-    "check-data": ("check_data", "say what is wrong with which file of a SuperNode's data folder"),
+    "check-data": ("check_data", "list the faults in a SuperNode's data folder"),
     "population": (
         "population",
         "write the file that lists a deployment's clients",
     ),
 }
-"""Each command's module in ``flower_app.commands``, and what it is for.
+"""Each command's module in ``flower_app.commands``, and its purpose.
 
-Only the module of the command that was given is imported: some bring PyTorch with them.
+Only the module of the given command is imported: some import PyTorch.
 """
 
 
 class OutputLostError(Exception):
-    """What is printed reaches nobody; the message is empty where somebody reads no further.
+    """Output cannot be written; without a message if its reader closed the pipe.
 
-    It is no OSError, which would be taken for the trouble of a file that a command works with.
+    It is no OSError, which commands take for a fault of a file of theirs.
     """
 
 
 class _Output:
-    """A stream for what we print, whose failures can be told from those of other files."""
+    """An output stream whose errors are ``OutputLostError``."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -68,30 +68,24 @@ class _Output:
         try:
             yield
         except OSError as error:
-            with Path(os.devnull).open("w") as nowhere:  # for what is still to be flushed
+            with Path(os.devnull).open("w") as nowhere:  # for the rest of the buffer
                 os.dup2(nowhere.fileno(), self._stream.fileno())
             closed = isinstance(error, BrokenPipeError)
-            why = "" if closed else f"what is printed cannot be written: {error.strerror}"
+            why = "" if closed else f"the output cannot be written: {error.strerror}"
             raise OutputLostError(why) from error
 
 
 def _output(stream: TextIO | None) -> Any:
-    if stream is None:  # closed by whoever called us
+    if stream is None:  # closed by the caller
         return None
-    # A terminal that has no ε, or a name that is no text, is shown as it can be.
+    # A terminal without ε, or a file name that is no text, gets escapes.
     if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
         stream.reconfigure(errors="backslashreplace")
     return _Output(stream)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and do what it says.
-
-    Returns
-    -------
-    int
-        The exit status: 0 if everything was done and could be told.
-    """
+    """Run a command; returns the exit status, 0 if all was done and its output written."""
     out, err = _output(sys.stdout), _output(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -99,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return _command(sys.argv[1:] if arguments is None else arguments)
             finally:
                 if out is not None:
-                    out.flush()  # here, where it is known what to do if it fails
+                    out.flush()  # here, so that an error is handled
         except OutputLostError as error:
             if str(error):
                 print(f"error: {error}", file=sys.stderr)
@@ -118,7 +112,7 @@ def _command(given: list[str]) -> int:
         else:
             commands.add_parser(name, help=purpose)
     options = parser.parse_args(given)
-    # Ended from outside, we still end what we have started.
+    # SIGTERM too ends the processes that we have started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return int(options.run(options))

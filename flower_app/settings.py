@@ -45,10 +45,9 @@ FORMER_NAMES: Mapping[str, str] = {
     "encrypted-round": "encrypted-round-images",
     "encrypted-round-noise": "encrypted-round-noise-multiplier",
 }
-"""What settings were called before, and are called now.
+"""Former names of settings, and the names of today.
 
-``pyproject.toml`` lists them with the new name as their value: ``flwr run`` refuses a name that is
-not listed before the app can say what it is called now.
+``pyproject.toml`` lists them too, since ``flwr run`` itself refuses unlisted names.
 """
 
 _NOW_MEANS = {
@@ -200,15 +199,15 @@ class Settings:
 
     @classmethod
     def of_client(cls, config: Mapping[str, Any], *, deployed: bool) -> "Settings":
-        """A run's settings as a client needs them, without looking at its disk.
+        """A run's settings for a client, whose disk is not looked at.
 
         Parameters
         ----------
         config : mapping
             The run's configuration.
         deployed : bool
-            Whether the client has an owner. The paths are the server's own then, and left out; a
-            simulated client is on the server's machine, and reads the same data.
+            Whether the client has an owner. Then the server's paths are left out; a simulated
+            client reads the server's data.
 
         Raises
         ------
@@ -243,10 +242,10 @@ class Settings:
 
     @property
     def planned_participations(self) -> int:
-        """How often a client is prepared to take part: its mean and three standard deviations.
+        """Participations that a client budgets for: the mean and three standard deviations.
 
-        And once more: a round that is cut off, because the server died, is played again when the
-        run is resumed, and a client that had already trained for it pays twice.
+        And one more: a round that the server's death interrupts is repeated by a resumed run, and
+        a client that had already trained for it pays twice.
         """
         mean = self.rounds * self.sampling_rate
         return 1 + max(1, ceil(mean + 3 * sqrt(mean * (1 - self.sampling_rate))))
@@ -332,7 +331,7 @@ def without_former_names(
     Raises
     ------
     SettingError
-        If one was given a value; the message says what it is called now.
+        If one was given a value; the message has the new name.
     """
     given = {name: v for name, v in config.items() if name in former and v != former[name]}
     if given:
@@ -347,14 +346,8 @@ def without_former_names(
 
 
 def write_run_config(settings: Mapping[str, Any], path: Path) -> Path:
-    """Write settings as the file that ``flwr run --run-config`` takes, whatever their text.
-
-    Returns
-    -------
-    Path
-        ``path``.
-    """
-    # JSON's text, numbers and truth values are TOML's as well, but for one control character.
+    """Write settings as a file for ``flwr run --run-config``; returns its path."""
+    # JSON's strings, numbers and booleans are TOML's, but for one control character.
     lines = [
         f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
         for name, value in settings.items()

@@ -1,4 +1,4 @@
-"""``python -m flower_app check-data DIR``: says what is wrong with a SuperNode's data folder."""
+"""``python -m flower_app check-data DIR``: lists the faults in a SuperNode's data folder."""
 
 import argparse
 import sys
@@ -16,14 +16,14 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "check-data",
         description="Reads a SuperNode's own data folder as its ClientApp would. Exits with 0 if "
-        "it is good, with 1 if something is wrong, and says what is wrong with which file.",
+        "it is good; otherwise with 1 and a line for each fault.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="the folder")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check a folder and say what was found."""
+    """Check a folder and print the result."""
     faults = check_node_folder(options.folder)
     for fault in faults:
         print(fault, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``python -m flower_app deploy-demo``: a deployment on this machine, gone when it ends."""
+"""``python -m flower_app deploy-demo``: a temporary deployment on this machine."""
 
 import argparse
 import contextlib
@@ -22,8 +22,8 @@ NODES = 3
 IMAGES = 5_000  # of each node
 TEST_IMAGES = 200  # of each node, of its own; all are asked about in the encrypted round
 
-# Three clients cannot hide one of them as a whole behind noise and still teach: the budget below
-# protects single images well, whole clients hardly, and the command says so.
+# With three clients, noise that hides one of them would drown the model: the budget below protects
+# single images well and whole clients hardly, and the command says so.
 _SETTINGS: dict[str, Any] = {
     "sampling-rate": 1.0,
     "rounds": 8,
@@ -147,7 +147,7 @@ def _set_up(deployment: Deployment, settings: Settings) -> None:
 
 
 def _owners_word(settings: Settings) -> str:
-    """What the owners of the demonstration's nodes allow: as much as it needs, and no more."""
+    """The owners' limits: exactly the demonstration's settings."""
     records = (
         f"max-record-epsilon={settings.record_epsilon} max-record-delta={settings.record_delta}"
         if settings.record_epsilon
@@ -171,9 +171,9 @@ def _protection_line(settings: Settings) -> str:
         else ""
     )
     return (
-        f"With {NODES} clients there is no crowd to hide in: {images}; a whole client only at "
-        f"ε = {settings.epsilon:g}, which promises little above 10. "
-        f"A deployment for real has many more clients.{tested}"
+        f"{NODES} clients are too few to hide one of them: {images}; a whole client only at "
+        f"ε = {settings.epsilon:g}, which is little protection above 10. "
+        f"A real deployment has many more clients.{tested}"
     )
 
 

@@ -17,10 +17,10 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "population",
         description="Reads the SuperNodes' public keys and writes the file for the setting "
-        "population-file. Only nodes with these keys are clients then, each of them one, however "
-        "often it registers.",
+        "population-file. Then only nodes with these keys are clients, and each key is one client, "
+        "however often it registers.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="what to write")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file to write")
     parser.add_argument(
         "keys", type=Path, nargs="+", metavar="KEY.pub", help="as given to flwr supernode register"
     )

@@ -31,10 +31,10 @@ def add_command(commands: Any) -> None:
         help="settings of the run, for instance model=cnn epsilon=8",
     )
     parser.add_argument(
-        "--nodes", type=int, help="simulated SuperNodes (as many as the population; else 1000)"
+        "--nodes", type=int, help="number of simulated SuperNodes (the population, or 1000)"
     )
     parser.add_argument(
-        "--cpus", type=int, default=os.cpu_count() or 1, help="cores to use (all of them)"
+        "--cpus", type=int, default=os.cpu_count() or 1, help="number of cores (all)"
     )
     parser.set_defaults(run=run)
 
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """Read ``name=value`` pairs; values are TOML, and bare words are text.
+    """Read ``name=value`` pairs; values are TOML or bare words.
 
     Raises
     ------
@@ -106,13 +106,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def absolute_paths(settings: dict[str, Any]) -> dict[str, Any]:
-    """Paths as seen from where the command was typed: the run's own working directory is another.
-
-    Parameters
-    ----------
-    settings : dict
-        As they were given.
-    """
+    """Make paths absolute: the run has another working directory than the command."""
     return {
         name: str(Path(value).expanduser().absolute())
         if name in PATHS_OF_THE_SERVER and isinstance(value, str) and value

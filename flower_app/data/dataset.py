@@ -25,7 +25,7 @@ hyper-parameter is made on them.
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and what they show, row by row.
+    """Images and their labels, row by row.
 
     Attributes
     ----------

@@ -19,7 +19,7 @@ _LIFETIME = timedelta(days=2)
 
 @dataclass(frozen=True)
 class Certificates:
-    """What a SuperLink shows, and what its callers check it against.
+    """A SuperLink's certificate, and its authority's.
 
     Attributes
     ----------
@@ -49,14 +49,14 @@ class NodeKey:
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """Make an authority for this occasion and a certificate of this machine's loopback.
+    """Make an authority and a certificate for this machine's loopback, valid for two days.
 
-    Valid for two days. The authority's own key is forgotten, so nobody can sign with it again.
+    The authority's key is not stored, so nobody can sign with it again.
 
     Parameters
     ----------
     folder : Path
-        Where the files go; made if it is missing.
+        For the files; made if it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     authority_key = ec.generate_private_key(ec.SECP384R1())
@@ -94,7 +94,7 @@ def make_node_key(folder: Path, name: str) -> NodeKey:
     Parameters
     ----------
     folder : Path
-        Where the files go; made if it is missing.
+        For the files; made if it is missing.
     name : str
         The files' name: ``name`` and ``name.pub``, as ``ssh-keygen`` names them.
     """

@@ -1,4 +1,4 @@
-"""What the owner of a node allows, whatever a run asks for."""
+"""The limits of a node's owner, whatever a run asks for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _LEDGER_BEFORE = "record-ledger.json"  # of earlier versions; `ClientLedger` say
 
 
 def is_deployed(context: Context) -> bool:
-    """Whether this is a node with an owner: no simulation made it, or the run says so."""
+    """Whether the node has an owner: its configuration is not a simulation's, or ``deployed``."""
     return bool(context.run_config.get("deployed")) or set(context.node_config) != _SIMULATED
 
 
@@ -44,7 +44,7 @@ def run_settings(context: Context) -> Settings:
 
 @dataclass(frozen=True)
 class NodePolicy:
-    """What stands in a node's ``--node-config`` about its records.
+    """The limits of ``--node-config`` for a node's records.
 
     A run may ask for more protection than this, never for less.
 
@@ -118,10 +118,9 @@ class NodePolicy:
                 raise _too_weak(asked, f"min-record-noise-multiplier = {self.least_noise}")
 
     def ledger(self, settings: Settings) -> ClientLedger:
-        """The ledger of the node's data, with the run's budget, which the owner's contains.
+        """The ledger of the node's data, with the run's budget, which lies within the owner's.
 
-        A use without noise is written there too: it is infinite, and no budget allows what
-        follows.
+        It records training without noise too, which is infinite: no budget allows more.
 
         Raises
         ------

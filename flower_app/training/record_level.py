@@ -1,4 +1,4 @@
-"""How a run asks to protect each record: worked out by its server before, by each client in it."""
+"""The run's protection of records: derived by its server before it begins, and by each client."""
 
 from functools import cache
 
@@ -11,7 +11,7 @@ _COUNT_NOISE = 10.0  # records; the noise on a count that is sent beside record-
 
 
 def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
-    """What a client does to protect its records; without ``record_epsilon`` no noise.
+    """A client's protection of its records; without ``record_epsilon`` no noise.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
 
 @cache
 def _noise(budget: Budget, steps: int, participations: int, *, counts: bool) -> float:
-    """What all participations ask for, beside the one noised count that is released."""
+    """The noise multiplier for all participations, beside one noised count."""
     return calibrate_noise_multiplier(
         sampling=Full(),
         rounds=steps * participations,

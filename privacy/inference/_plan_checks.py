@@ -1,8 +1,4 @@
-"""Checks of a plan, each field by itself and beside the others.
-
-A plan is what a stranger may have written: JSON knows one kind of number, and NaN, and a dataclass
-takes what it is given.
-"""
+"""Checks of a plan, each field by itself and beside the others: a stranger may have written it."""
 
 import math
 import string
@@ -10,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from privacy.arguments import shown
 from privacy.inference.ckks import MAX_MODULUS_BITS
 
 if TYPE_CHECKING:
@@ -108,13 +105,7 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
 
 
 def check_plan(plan: "Plan") -> None:
-    """Refuse a plan that is not one.
-
-    Raises
-    ------
-    ValueError
-        With the field's name, its value and what to give.
-    """
+    """Refuse a plan that is not one, with the field's name, its value and what to give."""
     for field in fields(plan):
         _check_field(field.name, getattr(plan, field.name))
     if plan.degree not in MAX_MODULUS_BITS:
@@ -184,7 +175,4 @@ def _check_keys(plan: "Plan") -> None:
 def _check_field(name: str, value: Any) -> None:
     check, wanted = _FIELDS[name]
     if not check(value):
-        found = repr(value)
-        if len(found) > 80:
-            found = found[:77] + "..."
-        raise ValueError(f"{name} is {found}; give {wanted}")
+        raise ValueError(f"{name} is {shown(value)}; give {wanted}")

@@ -16,10 +16,10 @@ from privacy.inference.owner import ClassOnly, ThrowAwayOwner
 
 @dataclass(frozen=True)
 class Certificate:
-    """Encrypted answers against the model's own on labelled inputs that are not secret.
+    """Encrypted answers beside the model's own on labelled inputs that are not secret.
 
-    It is made with keys that are thrown away, since it publishes errors in full precision. *Plain*
-    is the model itself as PyTorch runs it, in evaluation mode and double precision.
+    *Plain* is the model as PyTorch runs it, in evaluation mode and double precision. The keys are
+    thrown away, since errors in full precision are published.
 
     Attributes
     ----------
@@ -28,15 +28,14 @@ class Certificate:
     plain_accuracy, encrypted_accuracy : float
         Shares of right classes.
     agreement : float
-        Share of images on which both say the same class.
+        Share of images of which both give the same class.
     worst_error : float
         Largest absolute error of a logit.
     predicted_error, predicted_worst_error : float
-        What the plan predicted: for inputs like those that it was compiled with, and for any input
-        in the range.
+        The plan's: for inputs like those that it was compiled with, and for any in the range.
     beyond_prediction, beyond_worst_prediction : int
-        Images with a larger error than predicted. Where the first is not 0, these inputs are not
-        like those of the plan: compile with a ``sample`` that is like them.
+        Images with a larger error than predicted. Where the first is not 0, compile with a
+        ``sample`` that is like these inputs.
     public_bytes, query_bytes, answer_bytes : int
     encrypt_ms, evaluate_ms, decrypt_ms : float
         Medians a query.
@@ -67,9 +66,7 @@ class Certificate:
 def certify(
     compiled: CompiledModel, inputs: ArrayLike, labels: ArrayLike, *, threshold: float = 0.0
 ) -> Certificate:
-    """Ask a compiled model encrypted questions and compare the answers with the model's own.
-
-    They are compared with what PyTorch says, and not with anything that compiling made.
+    """Ask a compiled model encrypted questions and compare the answers with PyTorch's.
 
     Parameters
     ----------
@@ -81,14 +78,8 @@ def certify(
     threshold : float
         Where a model with a single logit decides, as :func:`decide`.
 
-    Returns
-    -------
-    Certificate
-
     Raises
     ------
-    TypeError
-        If ``compiled``, the inputs or the labels are of another kind.
     ValueError
         If there is no image, or not one label an image, or a label is none of the classes, or
         the threshold is beyond the plan's bound of every logit.

@@ -73,8 +73,8 @@ def compile_model(
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
 
-    The compiled model answers as PyTorch runs the model in evaluation mode: it is held against it
-    on points of the range, and what PyTorch would run beside the layers is refused by name.
+    The compiled model answers as PyTorch runs the model in evaluation mode: the two are compared
+    on points of the range, and hooks and the like are refused by name.
 
     Parameters
     ----------
@@ -86,46 +86,38 @@ def compile_model(
     input_shape : sequence of int, or int
         The shape of one input, without the batch; a number alone is that of a vector.
     input_range : tuple of float
-        The lowest and highest value an element of an input may have, also as NumPy's or torch's
-        ``min()`` and ``max()`` give them. The plan's proof holds in this range and the data
-        owner's client refuses inputs outside it.
+        The lowest and highest value of an input's elements. The plan's proof holds in this range
+        and the data owner's client refuses inputs outside it.
     sample : array_like, optional
-        Some dozen typical inputs, shape (inputs, ...): the predicted error is that of the worst
-        of them, and of inputs like them. Without them, noise and patterns of blocks drawn from the
-        range, which are harder than most images, and may be unlike yours: see what a certificate
-        measures. They must be public: the plan depends on them. The proof of headroom does not.
+        Some dozen typical inputs, shape (inputs, ...), for the predicted error: that of the worst
+        of them. They must be public, since the plan depends on them; the proof of headroom does
+        not. By default noise and patterns of blocks drawn from the range, which are harder than
+        most images and may be unlike yours; a certificate measures.
     batch_size : int
-        How many images a query holds at most. 1 asks for the least time to an answer; more for
-        the most images a second (one image a slot; worth it from some dozens on).
+        Images in a query, at most. 1 asks for the least time to an answer; more for the most
+        images a second (one image a slot; worth it from some dozens on).
     tolerance : float, optional
         The largest predicted error of a logit that the planner may accept (six standard
         deviations, for typical inputs). By default a fiftieth of how far the logits of typical
         inputs lie apart (their standard deviation over the classes; for a single logit, half its
-        mean distance from zero), however small that is, and a tenth of it where no plan
-        reaches that; 2^-10 where they do not differ at all.
-        Where the predicted error is larger than how far they lie apart, the log warns of it.
+        mean distance from zero), or a tenth where no plan reaches that; 2^-10 where they do not
+        differ at all. The log warns of a predicted error larger than the whole of it.
     max_query_bytes : int, optional
-        The largest message with one query that the plan may have (``plan.query_bytes``). By
-        default 1.5 MB for one image where that is enough, else 16 MB, which takes the networks
-        that are usual for small images; no limit for a batch. Larger queries cost upload, and
-        save rotations.
+        The largest message with one query (``plan.query_bytes``). By default 1.5 MB for one image
+        where that is enough, else 16 MB; no limit for a batch. Larger queries take longer to
+        send, and save rotations.
     parties : ThreeParties, optional
-        Declares that a third party evaluates, and who it is. The plan is then for weights that
-        are encrypted as well: :meth:`CompiledModel.encrypt_weights` makes them and
-        :class:`BlindEvaluator` evaluates them. For one image, and activations of degree 2.
-
-    Returns
-    -------
-    CompiledModel
+        Declares a third party that evaluates. The plan is then for encrypted weights, which
+        :meth:`CompiledModel.encrypt_weights` makes and :class:`BlindEvaluator` evaluates: for one
+        image, and activations of degree 2.
 
     Raises
     ------
     TypeError
-        If ``model`` is not an ``nn.Sequential``, or is a subclass; or another argument is of
-        another kind.
+        If ``model`` is not an ``nn.Sequential``, or is a subclass.
     UnsupportedLayerError
-        If a layer cannot be evaluated under encryption, is a subclass, has a hook, or does not
-        answer as compiled; the message offers what can.
+        If a layer cannot be evaluated under encryption, is a subclass, has a hook, or differs
+        from PyTorch as compiled; the message offers an alternative.
     CannotPlanError
         If the model is too deep, too wide or too imprecise for 128-bit security.
     ValueError
@@ -287,7 +279,7 @@ def _spread(logits: Vector) -> float:
 
 
 def _check_activations(network: Network) -> None:
-    """Refuse activations whose coefficients the evaluator would have to be told."""
+    """Refuse activations whose coefficients the evaluator would see."""
     for activation in network.activations:
         if activation.degree > 2:
             raise UnsupportedLayerError(

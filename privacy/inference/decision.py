@@ -21,11 +21,6 @@ def decide(logits: ArrayLike, *, threshold: float = 0.0) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of int, shape (images,)
-
-    Raises
-    ------
-    ValueError
-        If ``logits`` has another shape, or a threshold is given for several logits.
     """
     values = double_array("logits", logits, "shape (images, logits)")
     if values.ndim != 2 or values.shape[1] < 1:

@@ -22,7 +22,7 @@ class AnsweredBeforeError(MessageError):
 
 
 class KeysDroppedError(MessageError):
-    """A query under keys that are not held any more; its owner sends new ones."""
+    """A query under keys that are no longer held; its owner sends new ones."""
 
 
 class OutOfRangeError(ValueError):

@@ -32,7 +32,7 @@ _HEADER = struct.Struct("<4sBB32s16sQQ")
 
 
 class Tag(IntEnum):
-    """What a message is."""
+    """Kinds of messages."""
 
     MATERIAL = 1
     QUERY = 2
@@ -60,7 +60,7 @@ def seal_message(
 
 
 def rebind(message: bytes, session_key: bytes) -> bytes:
-    """A message that was checked, bound to nothing: for processes of the same party."""
+    """A checked message without its binding: for processes of the same party."""
     signed = message[:-MAC_BYTES]
     return signed + hmac.new(session_key, signed, hashlib.sha256).digest()
 
@@ -74,25 +74,14 @@ def open_message(
     *,
     binding: bytes = b"",
 ) -> tuple[int, memoryview]:
-    """Check a message and return its query id and body.
+    """Check a message; its query id and body.
 
-    Parameters
-    ----------
-    message : bytes
-    tag : Tag
-        What it must be.
-    plan : Plan
-    digest : bytes
-        The plan's.
-    session_key : callable
-        Gives the session key; it is shown the body, where the first message carries it.
-    binding : bytes
-        What the message must be bound to.
+    ``session_key`` gives the session key of the body, since the first message carries it.
 
     Raises
     ------
     MessageError
-        If anything about it is wrong; the text says what.
+        If anything is wrong with it.
     """
     expected = {
         Tag.MATERIAL: plan.public_bytes,
@@ -106,11 +95,11 @@ def open_message(
     if len(message) != expected:
         raise MessageError(f"a {name} of this plan has {expected} bytes, this one {len(message)}")
     expected -= MESSAGE_OVERHEAD
-    magic, version, found, plan_digest, model, query_id, length = _HEADER.unpack_from(message)
+    magic, version, kind, plan_digest, model, query_id, length = _HEADER.unpack_from(message)
     if magic != MAGIC or version != VERSION:
         raise MessageError(f"not a message of format {VERSION}; use the same release on both sides")
-    if found != tag:
-        raise MessageError(f"expected a {name} (tag {int(tag)}), got tag {found}")
+    if kind != tag:
+        raise MessageError(f"expected a {name} (tag {int(tag)}), got tag {kind}")
     if plan_digest != digest:
         raise MessageError("the message belongs to another plan; fetch the plan again")
     if model != bytes.fromhex(plan.model_version):
@@ -131,7 +120,7 @@ def open_message(
 
 
 class Reader:
-    """Takes residues and seeds off a body, in order."""
+    """Reads residues and seeds off a body, in order."""
 
     def __init__(self, body: memoryview) -> None:
         self._body = body
@@ -144,13 +133,7 @@ class Reader:
         return bytes(part)
 
     def residues(self, primes: tuple[int, ...], degree: int) -> Residues:
-        """The next polynomial, modulo each of ``primes``, shape (len(primes), degree).
-
-        Raises
-        ------
-        MessageError
-            If a residue is not below its prime.
-        """
+        """The next polynomial, modulo each of ``primes``, shape (len(primes), degree)."""
         count = len(primes) * degree
         flat = np.frombuffer(self._body, dtype="<u8", offset=self._offset, count=count)
         self._offset += 8 * count

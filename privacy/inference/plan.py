@@ -76,16 +76,11 @@ class ThreeParties:
 
 
 class BlindLayer(NamedTuple):
-    """A layer before the last, as a public plan describes it.
+    """A layer before the last, as the plan tells it to the evaluator of encrypted weights.
 
-    Attributes
-    ----------
-    level : int
-    baby, giant : int
-        As in the packing of diagonals; 1 in the first layer.
-    products : tuple of int
-        In the first layer the ciphertexts of a query, in others giant·baby + baby step.
-    tree : tuple of int
+    ``baby`` and ``giant`` steps are those of the packing, 1 in the first layer; ``products`` are
+    ciphertexts of the query in the first layer, in others giant·baby + baby step; ``tree`` holds
+    the rotations after the products.
     """
 
     level: int
@@ -106,9 +101,9 @@ class Plan:
     ----------
     input_shape : tuple of int
     input_range : tuple of float
-        Lowest and highest value an input element may have; the owner's client refuses others.
+        Lowest and highest value of an input element; the owner's client refuses others.
     logits : int
-        How many the model gives for an image. One logit decides between two classes.
+        Of an image. One logit decides between two classes.
     degree : int
         N, the ring degree (``poly_modulus_degree``).
     prime_bits : tuple of int
@@ -118,12 +113,10 @@ class Plan:
     logit_bits : int
         |logit| < 2^logit_bits for every input in the range (proved by interval arithmetic).
     headroom_bits : float
-        Bits left between the largest possible answer and what the last prime can hold; proved,
-        never negative.
+        Bits between the largest possible answer and half of the last prime; proved, never negative.
     error_bits : int
         The predicted error of a logit is below 2^error_bits (six standard deviations, for the
         worst of typical inputs: a public sample, or noise and patterns drawn from the range).
-        Other inputs may have a larger one.
     worst_error_bits : int
         The same for the worst input in the range.
     batch_size : int
@@ -136,8 +129,7 @@ class Plan:
     packing_shape : tuple of int
         (parts, ciphertexts, slots), (ciphertexts, share), or (ciphertexts,) for a batch.
     answers : tuple of tuple of int
-        The coefficients that are read, one tuple an answer polynomial; empty for a batch, of
-        which all are.
+        The coefficients that are read of each answer polynomial; of a batch (empty), all are.
     rotation_levels : tuple of (int, int)
         Galois elements for which keys are made, and the highest level each is used at.
     relin_level : int
@@ -145,13 +137,13 @@ class Plan:
     operations : mapping of str to int
         Counts of each homomorphic operation.
     predicted_ms : float
-        Predicted time of one evaluation, masking included, on the machine that compiled.
+        Of one evaluation, masking included, on the reference machine (one 2.5 GHz core).
     model_version : str
         32 hexadecimal digits, a digest of the model's weights; random where these are encrypted.
     parties : tuple of str
         Model owner, data owner and evaluator where the weights are encrypted; else empty.
     blind_layers : tuple of BlindLayer
-        What the evaluator of encrypted weights needs to know of the layers before the last.
+        For the evaluator of encrypted weights: the layers before the last.
     """
 
     input_shape: tuple[int, ...]
@@ -205,13 +197,7 @@ class Plan:
 
     @property
     def taps(self) -> Indices:
-        """Which input goes where, shape ``packing_shape``; -1 where none does.
-
-        Raises
-        ------
-        ValueError
-            If ``packing`` is not that.
-        """
+        """Which input goes where, shape ``packing_shape``; -1 where none does."""
         places = math.prod(self.packing_shape)
         try:
             compressed = base64.b64decode(self.packing, validate=True)
@@ -241,12 +227,7 @@ class Plan:
         if self.relin_level:
             levels.append(self.relin_level)
         public_key = self._polynomial(len(self.prime_bits)) + SEED_BYTES
-        return (
-            MESSAGE_OVERHEAD
-            + SESSION_KEY_BYTES
-            + public_key
-            + sum(self.key_bytes(level) for level in levels)
-        )
+        return MESSAGE_OVERHEAD + SESSION_KEY_BYTES + public_key + sum(map(self.key_bytes, levels))
 
     @property
     def query_bytes(self) -> int:
@@ -276,11 +257,7 @@ class Plan:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the plan, 32 bytes; it is in every message.
-
-        The predicted time depends on the machine and is left out: the same model compiled on two
-        machines has one digest.
-        """
+        """SHA-256 of the plan without its predicted time, 32 bytes; it is in every message."""
         return hashlib.sha256(replace(self, predicted_ms=0.0).to_json().encode()).digest()
 
     def to_json(self) -> str:
@@ -290,15 +267,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Read a plan.
-
-        Raises
-        ------
-        TypeError
-            If it is no text.
-        ValueError
-            If it is not a plan of this format, or is not consistent.
-        """
+        """Read a plan; a ``ValueError`` where it is none of this format, or not consistent."""
         of_kind("text", text, str, "what Plan.to_json() returned")
         try:
             content = json.loads(text)

@@ -30,11 +30,6 @@ def refuse_secret(ring: Ring, residues: Residues) -> None:
     """Refuse a polynomial that is a secret key: all coefficients -1, 0 or 1.
 
     It catches a client that sends the wrong key; no check can see a secret that someone hides.
-
-    Raises
-    ------
-    MessageError
-        If the polynomial, as it is or out of the number-theoretic domain, is ternary.
     """
     if is_ternary(ring, residues):
         raise MessageError(
@@ -46,33 +41,18 @@ def refuse_secret(ring: Ring, residues: Residues) -> None:
 def open_material(
     message: bytes, plan: Plan, digest: bytes, *, binding: bytes = b""
 ) -> tuple[bytes, Reader]:
-    """Check public material; its session key, and the rest of it.
+    """Check public material; its session key, and a reader of the rest."""
 
-    Raises
-    ------
-    MessageError
-        If it is not exactly what the plan says.
-    """
-    _, body = open_message(
-        message,
-        Tag.MATERIAL,
-        plan,
-        digest,
-        lambda body: bytes(body[:SESSION_KEY_BYTES]),
-        binding=binding,
-    )
+    def session_key(body: memoryview) -> bytes:
+        return bytes(body[:SESSION_KEY_BYTES])
+
+    _, body = open_message(message, Tag.MATERIAL, plan, digest, session_key, binding=binding)
     reader = Reader(body)
     return reader.raw(SESSION_KEY_BYTES), reader
 
 
 def public_key(message: bytes, ring: Ring, plan: Plan) -> tuple[bytes, PublicKey]:
-    """The session key and the public key of public material.
-
-    Raises
-    ------
-    MessageError
-        If it is not exactly what the plan says.
-    """
+    """The session key and the public key of public material."""
     session_key, reader = open_material(message, plan, plan.digest)
     return session_key, _read_public_key(reader, ring)
 
@@ -84,13 +64,7 @@ def _read_public_key(reader: Reader, ring: Ring) -> PublicKey:
 
 
 def read_keys(reader: Reader, ring: Ring, plan: Plan) -> Keys:
-    """Read the keys that the plan names.
-
-    Raises
-    ------
-    MessageError
-        If a residue is not below its prime, or a polynomial is a secret key.
-    """
+    """Read the keys that the plan names."""
     public, relinearisation, rotation = _read_public_key(reader, ring), None, None
     if plan.relin_level:
         parts = _read_switching_key(reader, ring, plan.relin_level)
@@ -106,7 +80,7 @@ def read_keys(reader: Reader, ring: Ring, plan: Plan) -> Keys:
 
 
 def _read_switching_key(reader: Reader, ring: Ring, level: int) -> Parts:
-    """A switching key that is used up to ``level``; what it lacks above is zero, and unused."""
+    """A switching key that is used up to ``level``; parts above are zero, and unused."""
     primes = (*ring.primes[:level], ring.primes[-1])
     parts = []
     for index in range(ring.levels):

@@ -53,7 +53,7 @@ def test_the_demonstration_ends_with_results_and_nothing_else(
     (log,) = (results / "operator-logs").iterdir()
     assert "3 replies used" in log.read_text()
     assert str((results / "latest").resolve()) in done.stdout
-    assert "no crowd to hide in" in done.stdout
+    assert "too few to hide one of them" in done.stdout
     assert "telemetry is off" in done.stdout
     assert not (results / "latest" / "holdings.png").exists(), "clients' data is in a picture"
 

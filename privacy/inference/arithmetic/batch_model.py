@@ -11,9 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from privacy.inference.arithmetic.bodies import read_columns, rerandomise
 from privacy.inference.arithmetic.network import Affine, Vector
-from privacy.inference.arithmetic.polynomials import CiphertextAlgebra, evaluate
+from privacy.inference.arithmetic.polynomials import activate
 from privacy.inference.arithmetic.program import BatchProgram
-from privacy.inference.arithmetic.scales import AFTER, walk
+from privacy.inference.arithmetic.scales import AFTER
 from privacy.inference.arithmetic.slot_model import refuse_zero
 from privacy.inference.ckks import Ciphertext, Residues, Ring, matrix_product
 from privacy.inference.plan import Plan
@@ -33,25 +33,14 @@ class _Group:
 
 
 class BatchModel:
-    """A model's weights as integers, ready for batches.
-
-    Parameters
-    ----------
-    plan : Plan
-    program : BatchProgram
-
-    Raises
-    ------
-    CannotPlanError
-        If all weights of a layer round to zero.
-    """
+    """A model's weights as integers, ready for batches."""
 
     def __init__(self, plan: Plan, program: BatchProgram) -> None:
         self.plan = plan
         self.ring = ring = Ring(plan.degree, plan.prime_bits)
         self.digest = plan.digest
         self._program = program
-        self._scales = walk(program.scales, program.activations, [float(p) for p in ring.primes])
+        self._scales = tuple(program.scales.follow(program.activations, ring.primes))
         self._groups = []
         for affine, scales in zip(program.affines, self._scales, strict=True):
             data = affine.matrix.data
@@ -78,7 +67,7 @@ class BatchModel:
             # The narrower of these outputs and the next layer's are relinearised.
             narrows = program.affines[index + 1].outputs < affine.outputs
             end = self._scales[index + 1].level
-            algebra = CiphertextAlgebra(ring, keys.relinearisation, large_at=end if narrows else 0)
+            large_at = end if narrows else 0
             size = 3 if narrows else 2
             values = [np.empty((affine.outputs, end, ring.degree), np.uint64) for _ in range(size)]
             rescale, entry = program.scales.rescales[index], scales.entry
@@ -88,7 +77,9 @@ class BatchModel:
                     ring.rescale(value)
                 bias = float(affine.bias[unit])
                 ring.add_plain(value, ring.encode(bias, entry.scale, entry.level))
-                result = evaluate(algebra, activation, value, rescaled=rescale == AFTER)
+                result = activate(
+                    ring, keys, activation, value, rescaled=rescale == AFTER, large_at=large_at
+                )
                 for polynomial, column in zip(ring.residues(result), values, strict=True):
                     column[unit] = polynomial
         products = self._linear(values, len(program.activations), threads)
@@ -139,8 +130,8 @@ def _grouped(affine: Affine, scale: float) -> list[_Group]:
     for read, rows in affine.supports().items():
         inputs = np.array(read or (0,), dtype=np.int64)
         weights: Vector = np.rint(affine.matrix[rows].toarray()[:, inputs] * scale)
-        # SEAL refuses what is nothing but a constant: a unit without weights reads one input with
-        # the least weight there is, which is as little as rounding may be off.
+        # SEAL refuses ciphertexts of a constant alone: a unit without weights reads one input with
+        # the least weight, as little as rounding may be off.
         weights[~weights.any(axis=1), 0] = 1.0
         groups.append(_Group(np.array(rows), inputs, weights))
     return groups

@@ -19,13 +19,7 @@ def _read_residues(reader: Reader, ring: Ring, uniform: Residues) -> Residues:
 
 
 def read_ciphertexts(body: memoryview, ring: Ring, count: int, scale: float) -> list[Ciphertext]:
-    """The ciphertexts of a query.
-
-    Raises
-    ------
-    MessageError
-        If a residue is not below its prime, or a polynomial is a secret key.
-    """
+    """The ciphertexts of a query."""
     reader, ciphertexts = Reader(body), []
     for _ in range(count):
         pair = np.empty((2, ring.levels, ring.degree), dtype=np.uint64)
@@ -37,12 +31,7 @@ def read_ciphertexts(body: memoryview, ring: Ring, count: int, scale: float) -> 
 def read_columns(body: memoryview, ring: Ring, count: int) -> list[Residues]:
     """Both polynomials of a query's ciphertexts, each (count, levels, N).
 
-    The first ones stay where they are, in the message.
-
-    Raises
-    ------
-    MessageError
-        If a residue is not below its prime, or a polynomial is a secret key.
+    The first ones stay in the message's memory.
     """
     reader, shape = Reader(body), (count, ring.levels, ring.degree)
     uniform = np.empty(shape, dtype=np.uint64)

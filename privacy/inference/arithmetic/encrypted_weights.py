@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from privacy.inference.arithmetic.program import Gather, ProductProgram, SlotProgram
-from privacy.inference.arithmetic.scales import walk
 from privacy.inference.arithmetic.slot_model import OneImageModel
 from privacy.inference.ckks import Ciphertext, Plaintext, PublicKey, Ring
 from privacy.inference.messages import Reader
@@ -49,7 +48,7 @@ def _plaintexts(
             yield ring.encode_coefficients(weights, scale, 1)
         biases = [program.products.bias]
     else:
-        scales = walk(program.scales, program.activations, [float(p) for p in ring.primes])
+        scales = tuple(program.scales.follow(program.activations, ring.primes))
         for packed, here in zip(program.before_last, scales, strict=False):
             if isinstance(packed, Gather):
                 rows = list(packed.weights)
@@ -68,20 +67,7 @@ def _plaintexts(
 
 
 class BlindModel(OneImageModel):
-    """A model's encrypted weights, ready to evaluate.
-
-    Parameters
-    ----------
-    plan : Plan
-    ring : Ring
-    body : memoryview
-        Of the model owner's message, checked.
-
-    Raises
-    ------
-    MessageError
-        If a residue is not below its prime, or a polynomial is a secret key.
-    """
+    """A model's encrypted weights, from the checked body of the model owner's message."""
 
     def __init__(self, plan: Plan, ring: Ring, body: memoryview) -> None:
         super().__init__(plan, ring)

@@ -54,7 +54,7 @@ class Affine:
         return np.asarray(self.matrix @ x + self.bias.reshape(-1, *[1] * (x.ndim - 1)))
 
     def then(self, after: "Affine") -> "Affine":
-        """One map that does what ``self`` and then ``after`` do."""
+        """``self`` and then ``after``, as one map."""
         if not self.name:
             return after  # large inputs make even an identity slow to multiply with
         return Affine(

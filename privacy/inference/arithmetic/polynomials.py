@@ -1,8 +1,8 @@
 """Activations as few multiplications of ciphertexts, at the least depth.
 
 An activation arrives here monic and depressed: y^d + a_(d-2)·y^(d-2) + ... + a_1·y, without a
-constant; what is missing was folded into the affine maps around it (substituting y - c for x
-removes the second-highest power). The formulas are written once, over an *algebra*: ciphertexts
+constant; the rest was folded into the affine maps around it (substituting y - c for x removes the
+second-highest power). The formulas are written once, over an *algebra*: ciphertexts
 when a query is answered, scales when a plan is made, values with derivatives when its error is
 predicted.
 
@@ -18,15 +18,16 @@ degree formula, u = y²                                          depth products
        w = (u + a5/2)²
 ====== ======================================================== ===== ========
 
-Products by constants cost no level: their scale is chosen so that they meet what they are added
-to. Completed squares leave constants over (:func:`constant_left_over`).
+Products by constants take no level: their scale is chosen to meet that of the sum. Completed
+squares leave constants over (:func:`constant_left_over`).
 """
 
 import math
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from privacy.inference.arithmetic.network import Activation
 from privacy.inference.ckks import Ciphertext, Ring
+from privacy.inference.public_keys import Keys
 
 DEPTH = {2: 1, 3: 2, 4: 2, 5: 3, 6: 3, 7: 3}
 PRODUCTS = {2: 1, 3: 2, 4: 2, 5: 3, 6: 4, 7: 4}
@@ -122,24 +123,30 @@ def _with_terms(algebra: Algebra[V], total: V, terms: list[tuple[V, float]]) -> 
     return total
 
 
-class CiphertextAlgebra:
-    """The formulas on ciphertexts.
+def activate(
+    ring: Ring,
+    keys: Keys,
+    activation: Activation,
+    value: Ciphertext,
+    *,
+    rescaled: bool,
+    large_at: int = 0,
+) -> Ciphertext:
+    """:func:`evaluate` on a ciphertext.
 
-    Parameters
-    ----------
-    ring : Ring
-    keys : relinearisation keys
-    large_at : int
-        A product that ends at this level is left without relinearisation (0: none is).
+    A product that ends at the level ``large_at`` is left without relinearisation (0: none is).
     """
+    algebra = _CiphertextAlgebra(ring, keys, large_at)
+    return evaluate(algebra, activation, value, rescaled=rescaled)
 
-    def __init__(self, ring: Ring, keys: Any, *, large_at: int = 0) -> None:
+
+class _CiphertextAlgebra:
+    def __init__(self, ring: Ring, keys: Keys, large_at: int) -> None:
         self._ring = ring
-        self._keys = keys
+        self._keys = keys.relinearisation
         self._large_at = large_at
 
     def product(self, one: Ciphertext, other: Ciphertext) -> Ciphertext:
-        """See :class:`Algebra`."""
         level = min(one.level, other.level)
         if one is other:
             return self._ring.multiply(one, one)
@@ -149,32 +156,27 @@ class CiphertextAlgebra:
         return value if value.level == level else self._ring.at_level(value, level)
 
     def narrow(self, value: Ciphertext) -> Ciphertext:
-        """See :class:`Algebra`."""
         if value.level - 1 != self._large_at:
             self._ring.relinearise(value, self._keys)
         self._ring.rescale(value)
         return value
 
     def relinearise(self, value: Ciphertext) -> Ciphertext:
-        """See :class:`Algebra`."""
         if value.level != self._large_at:
             self._ring.relinearise(value, self._keys)
         return value
 
     def plus(self, value: Ciphertext, constant: float) -> Ciphertext:
-        """See :class:`Algebra`."""
         result = self._ring.at_level(value, value.level)
         self._ring.add_plain(result, self._ring.encode(constant, value.scale, value.level))
         return result
 
     def times(self, value: Ciphertext, constant: float, *, meet: Ciphertext) -> Ciphertext:
-        """See :class:`Algebra`."""
         return self._times(value, constant, meet.scale, min(value.level, meet.level))
 
     def times_for(
         self, value: Ciphertext, constant: float, *, partner: Ciphertext, meet: Ciphertext
     ) -> Ciphertext:
-        """See :class:`Algebra`."""
         prime = self._ring.primes[value.level - 1]
         scale = meet.scale / partner.scale * prime
         return self.narrow(self._times(value, constant, scale, value.level))
@@ -191,7 +193,6 @@ class CiphertextAlgebra:
         return result
 
     def add(self, one: Ciphertext, other: Ciphertext) -> Ciphertext:
-        """See :class:`Algebra`."""
         level = min(one.level, other.level)
         result = self._ring.at_level(one, level)
         self._ring.add(result, self._at(other, level))

@@ -64,17 +64,16 @@ class Diagonals:
 
 @dataclass(frozen=True)
 class Readout:
-    """The last layer, one answer: logit ``outputs[i]`` is in coefficient ``positions[i]``.
+    """The last layer, one answer, with a logit in each coefficient of ``positions``.
 
     Attributes
     ----------
     weights : ndarray of complex, shape (slots,)
-    outputs, positions : tuple of int
-    bias : ndarray, shape (len(outputs),)
+    positions : tuple of int
+    bias : ndarray, shape (len(positions),)
     """
 
     weights: ComplexSlots
-    outputs: tuple[int, ...]
     positions: tuple[int, ...]
     bias: Slots
 

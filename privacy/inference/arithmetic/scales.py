@@ -35,7 +35,7 @@ class Narrowing:
 
 
 @dataclass
-class ScaleAlgebra:
+class _ScaleAlgebra:
     """Follows scales and levels; primes by level, the one that a rescaling at it drops."""
 
     primes: dict[int, float]
@@ -43,36 +43,29 @@ class ScaleAlgebra:
     constants: list[float] = field(default_factory=list)
 
     def product(self, one: Scaled, other: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
         return Scaled(one.scale * other.scale, min(one.level, other.level))
 
     def narrow(self, value: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
         after = value.scale / self.primes[value.level]
         self.narrowings.append(Narrowing(value.level, value.scale, after))
         return Scaled(after, value.level - 1)
 
     def relinearise(self, value: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
         return value
 
     def plus(self, value: Scaled, constant: float) -> Scaled:
-        """See :class:`Algebra`."""
         return value
 
     def times(self, value: Scaled, constant: float, *, meet: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
         self.constants.append(meet.scale / value.scale)
         return Scaled(meet.scale, min(value.level, meet.level))
 
     def times_for(self, value: Scaled, constant: float, *, partner: Scaled, meet: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
         wanted = meet.scale / partner.scale * self.primes[value.level]
         self.constants.append(wanted / value.scale)
         return self.narrow(Scaled(wanted, value.level))
 
     def add(self, one: Scaled, other: Scaled) -> Scaled:
-        """See :class:`Algebra`."""
         return Scaled(one.scale, min(one.level, other.level))
 
 
@@ -89,10 +82,9 @@ class Scales:
         One a layer but the last, whose scale follows from the answer's.
     answer : int
     rescales : tuple of int
-        Of each activation: after how many rotations of the tree before it its input is rescaled,
-        or else :data:`AFTER` or :data:`NEVER`. The latter two, and squares, have a choice: a value
-        that is rescaled before it is squared takes half the bits of a prime, and everything from
-        there on is one level lower.
+        Of each activation: the number of rotations of the tree before it after which its input is
+        rescaled, or else :data:`AFTER` or, of a square, :data:`NEVER`. A value that is rescaled
+        before it is squared takes half the bits of a prime, and the rest is one level lower.
     """
 
     primes: tuple[int, ...]
@@ -101,26 +93,36 @@ class Scales:
     answer: int
     rescales: tuple[int, ...]
 
-    def walk(self, activations: Sequence[Activation]) -> tuple["LayerScales", ...]:
-        """The scales of every layer, from the nominal sizes of the primes."""
-        return walk(self, activations, [2.0**bits for bits in self.primes])
+    def follow(
+        self, activations: Sequence[Activation], primes: Sequence[float] = ()
+    ) -> Iterator["LayerScales"]:
+        """The scales of each layer, by the primes themselves, or else by their nominal sizes."""
+        primes = primes or [2.0**bits for bits in self.primes]
+        dropped = dict(enumerate(primes[:-1], start=1))
+        level, scale = max(1, len(primes) - 1), 2.0**self.inputs
+        for weight_bits, activation, rescale in zip(
+            self.weights, activations, self.rescales, strict=True
+        ):
+            weights = 2.0**weight_bits
+            algebra = _ScaleAlgebra(dropped)
+            entry = Scaled(scale * weights, level)
+            if rescale >= 0:
+                entry = algebra.narrow(entry)
+            result = evaluate(algebra, activation, entry, rescaled=rescale == AFTER)
+            yield LayerScales(
+                level, scale, weights, entry, tuple(algebra.narrowings), tuple(algebra.constants)
+            )
+            level, scale = result.level, result.scale
+        answer = 2.0**self.answer
+        yield LayerScales(level, scale, answer / scale, Scaled(answer, level), (), ())
 
 
 @dataclass(frozen=True)
 class LayerScales:
     """One affine map and the activation after it.
 
-    Attributes
-    ----------
-    level : int
-        Data primes left at its products.
-    inputs, weights : float
-        Scales of what is multiplied.
-    entry : Scaled
-        What the activation is given.
-    narrowings : tuple of Narrowing
-    constants : tuple of float
-        Scales of the constants in the activation.
+    Products are of ``inputs`` and ``weights`` (scales), with ``level`` data primes left; the
+    activation starts at ``entry``, and its constants have the scales ``constants``.
     """
 
     level: int
@@ -129,33 +131,3 @@ class LayerScales:
     entry: Scaled
     narrowings: tuple[Narrowing, ...]
     constants: tuple[float, ...]
-
-
-def walk(
-    scales: Scales, activations: Sequence[Activation], primes: Sequence[float]
-) -> tuple[LayerScales, ...]:
-    """The scales of every layer, given the primes themselves."""
-    return tuple(follow(scales, activations, primes))
-
-
-def follow(
-    scales: Scales, activations: Sequence[Activation], primes: Sequence[float]
-) -> Iterator[LayerScales]:
-    """As :func:`walk`, a layer at a time."""
-    dropped = dict(enumerate(primes[:-1], start=1))
-    level, scale = max(1, len(primes) - 1), 2.0**scales.inputs
-    for weight_bits, activation, rescale in zip(
-        scales.weights, activations, scales.rescales, strict=True
-    ):
-        weights = 2.0**weight_bits
-        algebra = ScaleAlgebra(dropped)
-        entry = Scaled(scale * weights, level)
-        if rescale >= 0:
-            entry = algebra.narrow(entry)
-        result = evaluate(algebra, activation, entry, rescaled=rescale == AFTER)
-        yield LayerScales(
-            level, scale, weights, entry, tuple(algebra.narrowings), tuple(algebra.constants)
-        )
-        level, scale = result.level, result.scale
-    last = 2.0**scales.answer / scale
-    yield LayerScales(level, scale, last, Scaled(2.0**scales.answer, level), (), ())

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from privacy.inference.arithmetic.bodies import extract, read_ciphertexts, rerandomise
 from privacy.inference.arithmetic.network import Activation
-from privacy.inference.arithmetic.polynomials import CiphertextAlgebra, evaluate
+from privacy.inference.arithmetic.polynomials import activate
 from privacy.inference.arithmetic.program import Diagonals, Gather, ProductProgram, SlotProgram
-from privacy.inference.arithmetic.scales import AFTER, walk
+from privacy.inference.arithmetic.scales import AFTER
 from privacy.inference.ckks import Ciphertext, Plaintext, Ring
 from privacy.inference.errors import CannotPlanError
 from privacy.inference.plan import Plan
@@ -20,13 +20,7 @@ from privacy.inference.public_keys import Keys
 
 
 class OneImageModel(ABC):
-    """A model's weights, ready for queries with one image.
-
-    Parameters
-    ----------
-    plan : Plan
-    ring : Ring
-    """
+    """A model's weights, ready for queries with one image."""
 
     def __init__(self, plan: Plan, ring: Ring) -> None:
         self.plan = plan
@@ -121,7 +115,7 @@ class SlotModel(OneImageModel):
     def __init__(self, plan: Plan, program: SlotProgram) -> None:
         super().__init__(plan, Ring(plan.degree, plan.prime_bits))
         ring, self._program = self.ring, program
-        scales = walk(program.scales, program.activations, [float(p) for p in ring.primes])
+        scales = tuple(program.scales.follow(program.activations, ring.primes))
         self._layers = []
         for packed, here, activation, rescale in zip(
             program.before_last,
@@ -165,9 +159,14 @@ class SlotModel(OneImageModel):
                 ring.rescale(value)
             self._add_rotations(value, steps[early:], keys)
             ring.add_plain(value, layer.bias)
-            large = late and layer is self._layers[-1]
-            algebra = CiphertextAlgebra(ring, keys.relinearisation, large_at=1 if large else 0)
-            value = evaluate(algebra, layer.activation, value, rescaled=layer.rescale == AFTER)
+            value = activate(
+                ring,
+                keys,
+                layer.activation,
+                value,
+                rescaled=layer.rescale == AFTER,
+                large_at=1 if late and layer is self._layers[-1] else 0,
+            )
         answers = [ring.multiply_plain(value, weights) for weights in self._last]
         for answer in answers:
             ring.relinearise(answer, keys.relinearisation)
@@ -207,12 +206,7 @@ def _sum(ring: Ring, products: Iterable[tuple[Ciphertext, Plaintext]]) -> Cipher
 
 
 def refuse_zero(layer: str, zero: Iterable[bool], given: Iterable[NDArray[Any]]) -> None:
-    """Refuse a layer all of whose encoded weights are zero; ``given`` are the weights before.
-
-    Raises
-    ------
-    CannotPlanError
-    """
+    """Refuse a layer all of whose encoded weights are zero; ``given`` are the weights before."""
     if not all(zero):
         return
     if not any(np.any(values) for values in given):

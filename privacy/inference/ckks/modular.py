@@ -22,18 +22,8 @@ def matrix_product(
 ) -> Residues:
     """``weights`` @ ``values`` modulo ``prime``.
 
-    Parameters
-    ----------
-    weights : ndarray, shape (outputs, inputs)
-        Integers.
-    values : ndarray of uint64, shape (inputs, columns)
-        Residues below ``prime``, which has at most 60 bits.
-    threads : Executor, optional
-        Columns are dealt to its threads.
-
-    Returns
-    -------
-    ndarray of uint64, shape (outputs, columns)
+    Of integer ``weights`` (outputs, inputs) and residues (inputs, columns) below ``prime``, which
+    has at most 60 bits. Columns are dealt to ``threads``.
 
     Raises
     ------

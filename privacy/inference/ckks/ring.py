@@ -47,8 +47,7 @@ class Ciphertext:
 class Ring:
     """Parameters of CKKS at 128-bit security, and the arithmetic under them.
 
-    Ciphertexts are made of residues in the number-theoretic domain and become residues again;
-    what lies between is opaque.
+    Ciphertexts are made of residues in the number-theoretic domain and become residues again.
 
     Parameters
     ----------

@@ -24,22 +24,14 @@ def expand(seed: bytes, primes: Sequence[int], degree: int) -> Residues:
     little-endian. They are cut to the bits of the prime, and those that are not below it are left
     out; each prime starts where the one before it ended.
 
-    Guarantee
-        Whoever does not know the secret key learns nothing from a ciphertext whose second
-        polynomial was made so, under ring-LWE.
-    Assumptions
-        AES-256 behaves like an ideal cipher, since the seed is public; FrodoKEM makes its public
-        matrix of AES likewise (Alkim et al. 2021, section 2.2.4 of its specification). A seed is
-        fresh for every ciphertext.
-    Not covered
-        A data owner who reuses a seed, or sends another polynomial than it says: it harms itself.
+    **Guarantee.** Without the secret key nobody learns anything from a ciphertext with such a
+    second polynomial, under ring-LWE.
 
-    Parameters
-    ----------
-    seed : bytes
-        32 of them.
-    primes : sequence of int
-    degree : int
+    **Assumptions.** AES-256 behaves like an ideal cipher, since the seed is public; FrodoKEM makes
+    its public matrix of AES likewise (Alkim et al. 2021, section 2.2.4 of its specification). A
+    seed (32 bytes) is fresh for every ciphertext.
+
+    **Not covered.** A data owner who reuses a seed, or sends another polynomial: it harms itself.
     """
     stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
     result = np.empty((len(primes), degree), dtype=np.uint64)
@@ -64,17 +56,8 @@ def reseeded(
     Adding (c1 - a)·s to the first polynomial, for the new second polynomial a, changes neither
     the message nor the noise.
 
-    Parameters
-    ----------
-    ciphertext : ndarray of uint64, shape (2, len(primes), N)
-        In the number-theoretic domain, as ``secret`` is.
-    secret : ndarray of uint64, shape (len(primes), N)
-    primes : sequence of int
-
-    Returns
-    -------
-    first : ndarray of uint64, shape (len(primes), N)
-    seed : bytes
+    ``ciphertext`` has the shape (2, primes, N), in the number-theoretic domain, as ``secret``;
+    first polynomial (primes, N) and seed come back.
     """
     seed = secrets.token_bytes(QUERY_SEED_BYTES)
     uniform = expand(seed, primes, ciphertext.shape[-1])

@@ -73,18 +73,17 @@ class Polynomial(nn.Module):
         """The polynomial that starts out like another activation, between two values.
 
         Interpolation at Chebyshev points, without the powers that contribute nothing: between -2
-        and 2 the sigmoid less 1/2 and tanh are odd, so that of degree 2 they are straight lines,
-        and of degree 4 as good as of 3. Where the degree comes out lower than asked, the log says
-        so. Put it in the place of the activation *before*
-        training, and let it learn with the model: fitted afterwards it is rough wherever values
-        leave the interval.
+        and 2 tanh is odd, so that of degree 2 it is a straight line, and of degree 4 as good as
+        of 3; the log tells of a lower degree. Put it in the activation's place *before* training,
+        and let it learn with the model: fitted afterwards it is rough where values leave the
+        interval.
 
         Parameters
         ----------
         function : callable
             An activation, such as ``nn.ReLU()``.
         low, high : float
-            Between which values it is to be alike. They must be public, or estimated privately.
+            Ends of the interval. They must be public, or estimated privately.
         degree : int
             2 to 7; each costs depth.
         trainable : bool

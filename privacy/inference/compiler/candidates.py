@@ -22,9 +22,9 @@ _FULL_RING = 8192
 def milliseconds(operations: Operations, degree: int) -> float:
     """Time of operations on the reference machine (2.5 GHz Xeon, one thread, SEAL 4.3).
 
-    The same on every machine, for choosing between packings. Fitted to medians at N = 8192 with
-    one to five data primes; other ring degrees scale with N·log N. A load is expanding a seed and
-    giving SEAL the ciphertext, a mask re-randomising and reading out an answer.
+    Fitted to medians at N = 8192 with one to five data primes; other degrees scale with N·log N.
+    A load is expanding a seed and making the ciphertext, a mask re-randomising and reading out an
+    answer.
     """
     scale = degree * degree.bit_length() / (_FULL_RING * _FULL_RING.bit_length())
     total = 0.0
@@ -57,21 +57,16 @@ class PackingCandidate:
 
     Attributes
     ----------
-    degree : int
-    ciphertexts : int
-        In a query.
+    degree, ciphertexts, answers : int
+        The ring's degree; ciphertexts in a query; polynomials in an answer.
     terms : tuple of int
-        Products in a sum, of each layer. Coefficients that are read count as one product of every
-        slot, by the mean.
-    answers : int
-    degrees : tuple of int
-        Of the activations.
-    rescales : tuple of int
-        Of each activation, as in :class:`Scales`.
+        Products in a sum, of each layer; in the last, one product of every slot by the mean.
+    degrees, rescales : tuple of int
+        Of each activation; the latter as in :class:`Scales`.
     doublings, baby_steps, giant_steps : tuple of int
         Of each layer but the last: tree rotations (with conjugation), and those of diagonals.
     repeats : tuple of float
-        The share of slots after which each layer's plaintexts repeat, of each layer but the last.
+        Of each layer but the last: the share of slots after which its plaintexts repeat.
     blocks, paired, following :
         Of the first layer, as in :func:`gather`.
     copies : int
@@ -82,10 +77,8 @@ class PackingCandidate:
         Whether weights are ciphertexts, so that every sum of products is relinearised.
     batch : bool
         Whether a slot holds an image; then nothing is rotated and weights are integers.
-    outputs : tuple of int
-        Of a batch: outputs of each layer.
-    reads : tuple of int
-        Of a batch: inputs of each layer, once for all outputs that read the same.
+    outputs, reads : tuple of int
+        Of a batch: each layer's outputs; its inputs, once for all outputs that read the same.
     """
 
     degree: int

@@ -1,4 +1,4 @@
-"""A model as PyTorch runs it: a copy that nothing else holds, one layer after the other."""
+"""A model as PyTorch runs it: a copy of our own, one layer after the other."""
 
 import copy
 from dataclasses import dataclass
@@ -17,13 +17,7 @@ _POINTS = 8
 
 
 def reference(model: nn.Sequential) -> nn.Sequential:
-    """The model itself, as PyTorch runs it: a copy in evaluation mode and double precision.
-
-    Raises
-    ------
-    TypeError, UnsupportedLayerError
-        If it cannot be compiled, whatever its shapes.
-    """
+    """The model itself, as PyTorch runs it: a copy in evaluation mode and double precision."""
     named = [*layers(model)]
     try:
         copied = copy.deepcopy(model)
@@ -41,10 +35,10 @@ def _uncopied(model: nn.Sequential, named: list[tuple[str, nn.Module]], error: E
     ]
     places = [(f"layer {name}", module) for name, module in [*named, *containers]]
     for place, module in [*places, ("model", model)]:
-        held = {**vars(module), **module._parameters, **module._buffers}
+        attributes = {**vars(module), **module._parameters, **module._buffers}
         for key in ("_modules", "_parameters", "_buffers"):
-            held.pop(key)
-        for key, value in held.items():
+            attributes.pop(key)
+        for key, value in attributes.items():
             try:
                 copy.deepcopy(value)
             except Exception:
@@ -57,7 +51,7 @@ def _uncopied(model: nn.Sequential, named: list[tuple[str, nn.Module]], error: E
 
 @dataclass(frozen=True)
 class LayerRun:
-    """A layer at its place in the model: what it was given, and what it made of it."""
+    """A layer at its place in the model, with its inputs and outputs on points of the range."""
 
     name: str
     layer: nn.Module
@@ -79,8 +73,8 @@ def run_layers(
             continue
         for key, value in (*layer.named_parameters(), *layer.named_buffers()):
             if not bool(torch.isfinite(value).all()):
-                held = "NaN" if bool(torch.isnan(value).any()) else "infinity"
-                raise ValueError(f"layer {name}: {key} holds {held}; load other weights")
+                kind = "NaN" if bool(torch.isnan(value).any()) else "infinity"
+                raise ValueError(f"layer {name}: {key} holds {kind}; load other weights")
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and (
             layer.running_mean is None or layer.running_var is None
         ):

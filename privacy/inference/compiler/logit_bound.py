@@ -1,9 +1,8 @@
-"""How large logits can get, as a number that training can make smaller.
+"""A bound of the logits that training can lower.
 
 Headroom and precision share the bits of a plan: every bit by which a logit might be larger over
-the declared range is a bit less for its precision. The bound is a property of the weights, so
-that it can be trained down: add ``weight * relu(logit_bound(...).log2() - bits)`` to the loss. What
-is below ``bits`` costs nothing then; without that a model shrinks to zero.
+the declared range is a bit less for its precision. Add ``weight * relu(logit_bound(...).log2() -
+bits)`` to the loss: below ``bits`` it is zero, so that the model does not shrink to nothing.
 """
 
 import math
@@ -29,9 +28,9 @@ def logit_bound(
 ) -> Tensor:
     """A bound of every |logit| over all inputs in a range, differentiable in the weights.
 
-    Interval bound propagation (Gowal et al. 2018, section 3), which needs no data: it costs two
-    forward passes of one input, and no privacy where training is private. The bound that a plan
-    proves is at most this one, up to rounding.
+    Interval bound propagation (Gowal et al. 2018, section 3) in two forward passes of one input.
+    It reads no data, so that private training pays nothing for it. A plan proves this bound or a
+    lower one, up to rounding.
 
     Parameters
     ----------
@@ -44,13 +43,6 @@ def logit_bound(
     -------
     Tensor
         A scalar.
-
-    Raises
-    ------
-    TypeError
-        If a layer has no interval arithmetic here, or an argument is of another kind.
-    ValueError
-        If the range is not finite and rising.
     """
     of_kind("model", model, nn.Module, "an nn.Sequential")
     low, high = interval("input_range", input_range, RANGE)

@@ -37,34 +37,22 @@ def lower(
     *,
     widest: int | None = None,
 ) -> Network:
-    """Turn a trained model into affine maps and polynomials.
+    """Turn a trained model, of which a copy is used, into affine maps and polynomials.
 
-    Parameters
-    ----------
-    model : nn.Sequential
-        It is copied, put into evaluation mode and double precision; the original is untouched.
-    input_shape : sequence of int
-        The shape of one input, without the batch.
-    input_range : tuple of float
-        Of its elements. A power of a polynomial that contributes nothing over it is left out.
-    widest : int, optional
-        How many values an activation may be given.
+    Powers of a polynomial that contribute nothing over ``input_range`` are left out. ``widest``
+    is the largest number of values that an activation may take.
 
     Raises
     ------
-    TypeError
-        If ``model`` is not an ``nn.Sequential``.
     UnsupportedLayerError
-        If a layer cannot be evaluated under encryption, or does not do what its type says.
+        If a layer cannot be evaluated under encryption, or differs from its type.
     CannotPlanError
         If a layer is too large.
     ValueError
-        If the model does not fit ``input_shape``, has weights that are
-        not finite, or does not end in a vector of logits.
+        If the model does not fit ``input_shape``, has weights that are not finite, or does not
+        end in a vector of logits.
     """
-    shape = tuple(int(size) for size in input_shape)
-    if not shape or min(shape) < 1:
-        raise ValueError(f"input_shape is {input_shape}; give the positive sizes of one input")
+    shape = tuple(input_shape)
     steps: list[Affine | Activation] = []
     with torch.no_grad():
         chain = run_layers(reference(model), shape, input_range)
@@ -93,28 +81,21 @@ def lower(
 def check_agreement(
     network: Network, model: nn.Sequential, input_shape: Sequence[int], samples: Vector
 ) -> None:
-    """Hold a lowered network against the model itself.
+    """Compare a lowered network with the model itself, from :func:`reference`.
 
-    Parameters
-    ----------
-    network : Network
-    model : nn.Sequential
-        From :func:`reference`.
-    input_shape : sequence of int
-    samples : ndarray, shape (points, inputs)
-        Points of the input range.
+    ``samples`` are points of the input range, shape (points, inputs).
 
     Raises
     ------
     UnsupportedLayerError
-        If they do not answer alike.
+        If their logits differ.
     """
     with torch.no_grad(), np.errstate(all="ignore"):
         expected = model(torch.from_numpy(samples).reshape(-1, *input_shape)).numpy()
-        found = network(samples.T).T
-    same_shape = found.shape == expected.shape
+        logits = network(samples.T).T
+    same_shape = logits.shape == expected.shape
     with np.errstate(all="ignore"):
-        error = np.abs(found - expected) if same_shape else np.array(np.inf)
+        error = np.abs(logits - expected) if same_shape else np.array(np.inf)
     largest = float(np.abs(expected).max(initial=0.0))
     # Written so that a NaN is not agreement.
     if not bool((error <= _AGREEMENT * largest).all()):
@@ -173,21 +154,21 @@ def _activation(place: LayerRun, span: Interval) -> Activation:
     most = float(span.magnitude.max())
     usual = math.sqrt(float(place.inputs.square().mean()))
     with np.errstate(all="ignore"):
-        # What a power is at most, beside what the polynomial is mostly made of.
+        # The largest value of each power, beside the usual one of the largest part.
         at_most = np.abs(coefficients) * most**powers
         least = _NEGLIGIBLE * (np.abs(coefficients) * usual**powers).max()
     there = np.flatnonzero(~(at_most <= least))
-    kept = coefficients[: int(there.max(initial=0)) + 1]
-    if len(kept) > MAX_DEGREE + 1:
+    relevant = coefficients[: int(there.max(initial=0)) + 1]
+    if len(relevant) > MAX_DEGREE + 1:
         raise UnsupportedLayerError(
-            f"layer {place.name} has {len(kept)} coefficients; give 2 to {MAX_DEGREE + 1} "
+            f"layer {place.name} has {len(relevant)} coefficients; give 2 to {MAX_DEGREE + 1} "
             f"(degree 1 to {MAX_DEGREE})"
         )
-    return Activation(tuple(kept.tolist()), place.name)
+    return Activation(tuple(relevant.tolist()), place.name)
 
 
 def _canonical(steps: list[Affine | Activation], inputs: int) -> Network:
-    """Merge neighbours, and fold what can be folded of the activations into them."""
+    """Merge neighbours, and fold scales and shifts of the activations into them."""
     affines: list[Affine] = [Affine.identity(inputs)]
     activations: list[Activation] = []
     for step in steps:

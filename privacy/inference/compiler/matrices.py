@@ -20,13 +20,7 @@ Matrices = tuple[sparse.csr_array, sparse.csr_array]
 
 
 def matrices(layer: nn.Module, shape: tuple[int, ...]) -> Matrices:
-    """Matrices of an affine layer in double precision for inputs of a shape, without the batch.
-
-    Raises
-    ------
-    ValueError
-        If the layer does not take inputs of this shape.
-    """
+    """Matrices of an affine layer in double precision for inputs of a shape, without the batch."""
     makers: dict[type[nn.Module], Callable[..., Matrices]] = {
         nn.Linear: _linear,
         nn.Conv2d: _convolution,
@@ -105,7 +99,7 @@ def _convolution(layer: nn.Conv2d, shape: tuple[int, ...]) -> Matrices:
 
 
 def _padded(layer: nn.Conv2d, values: Tensor) -> Tensor:
-    """What the windows of a convolution lie on: by what PyTorch reads when it runs."""
+    """The padded input of a convolution, by the attributes that PyTorch reads when it runs."""
     if layer.padding_mode != "zeros":
         around = layer._reversed_padding_repeated_twice
         return nn.functional.pad(values, around, mode=layer.padding_mode)
@@ -121,7 +115,7 @@ def _padded(layer: nn.Conv2d, values: Tensor) -> Tensor:
 
 
 def _along(setting: int | Sequence[int], axis: int) -> int:
-    """What a setting says of one axis: a single number is for both."""
+    """The setting of one axis: a single number is for both."""
     if isinstance(setting, int):
         return setting
     return setting[axis if len(setting) > 1 else 0]

@@ -135,7 +135,7 @@ def _not_sequential(model: object) -> str:
             f"model is a {kind}, a subclass of nn.Sequential, whose forward could do something "
             "else; if it runs its layers one after the other, give nn.Sequential(*model)"
         )
-    return f"model is a {kind}; give an nn.Sequential, which says in what order its layers apply"
+    return f"model is a {kind}; give an nn.Sequential, which gives the order of its layers"
 
 
 def _refusal(name: str, layer: nn.Module) -> str:
@@ -160,12 +160,12 @@ def _refusal(name: str, layer: nn.Module) -> str:
 
 
 def _check_own(module: nn.Module, name: str) -> None:
-    """Refuse what PyTorch would run beside a module's own forward, or in its place."""
+    """Refuse hooks, and attributes of an instance in place of its type's."""
     for hooks in (module._forward_hooks, module._forward_pre_hooks):
         for hook in hooks.values():
-            what = getattr(hook, "__name__", type(hook).__name__)
+            label = getattr(hook, "__name__", type(hook).__name__)
             raise UnsupportedLayerError(
-                f"{name} has a forward hook ({what}), which PyTorch runs and a compiled model "
+                f"{name} has a forward hook ({label}), which PyTorch runs and a compiled model "
                 "would not; remove it with its handle's remove() (weight_norm, spectral_norm and "
                 "pruning: torch.nn.utils.remove_weight_norm, remove_spectral_norm, prune.remove)"
             )
@@ -188,8 +188,8 @@ def _check_global_hooks() -> None:
         torch_module._global_forward_pre_hooks,
     ):
         for hook in hooks.values():
-            what = getattr(hook, "__name__", type(hook).__name__)
+            label = getattr(hook, "__name__", type(hook).__name__)
             raise UnsupportedLayerError(
-                f"a forward hook ({what}) is registered for all modules, which PyTorch runs and a "
+                f"a forward hook ({label}) is registered for all modules, which PyTorch runs and a "
                 "compiled model would not; remove it with its handle's remove()"
             )

@@ -22,10 +22,6 @@ from privacy.inference.ckks import CONJUGATE
 from privacy.inference.plan import EMPTY, Indices
 
 
-class DoesNotFitError(ValueError):
-    """A layer that has no room in the slots of this ring."""
-
-
 def power_of_two(count: int) -> int:
     """The smallest power of two that is at least ``count``."""
     return 1 << max(0, count - 1).bit_length()
@@ -47,15 +43,10 @@ def gather(
     following : int or None
         The padded outputs of a middle layer that follows; the outputs are then laid out so that
         it needs the fewest rotations.
-
-    Raises
-    ------
-    DoesNotFitError
-        If the padded outputs do not fit into a block.
     """
     padded, period = power_of_two(affine.outputs), slots // blocks
     if padded > period:
-        raise DoesNotFitError(f"{affine.outputs} outputs do not fit into {period} slots")
+        raise ValueError(f"{affine.outputs} outputs do not fit into {period} slots")
     layout = periodic_layout(affine.outputs, period, following)
     structure = affine.structure
     counts = np.diff(structure.indptr)
@@ -130,16 +121,10 @@ def steps_of(count: int) -> tuple[int, int]:
 
 
 def diagonals(affine: Affine, layout: Indices, slots: int) -> Diagonals:
-    """Pack a middle layer whose input lies as ``layout`` says.
-
-    Raises
-    ------
-    DoesNotFitError
-        If the padded outputs do not fit into the slots.
-    """
+    """Pack a middle layer whose input lies in ``layout``."""
     period, padded = len(layout), power_of_two(affine.outputs)
     if padded > slots:
-        raise DoesNotFitError(f"{affine.outputs} outputs do not fit into {slots} slots")
+        raise ValueError(f"{affine.outputs} outputs do not fit into {slots} slots")
     width = max(period, padded)
     values = np.zeros((padded, affine.inputs))
     values[: affine.outputs] = affine.matrix.toarray()
@@ -194,7 +179,6 @@ def readouts(affine: Affine, layout: Indices, roots: ComplexSlots) -> tuple[Read
         result.append(
             Readout(
                 values * (slots / copies),
-                tuple(outputs),
                 tuple(positions),
                 affine.bias[start : start + len(positions)],
             )
@@ -203,15 +187,9 @@ def readouts(affine: Affine, layout: Indices, roots: ComplexSlots) -> tuple[Read
 
 
 def products(affine: Affine, degree: int) -> Products:
-    """Pack a model that is one affine map.
-
-    Raises
-    ------
-    DoesNotFitError
-        If there are more outputs than coefficients.
-    """
+    """Pack a model that is one affine map."""
     if affine.outputs > degree:
-        raise DoesNotFitError(f"{affine.outputs} outputs do not fit into {degree} coefficients")
+        raise ValueError(f"{affine.outputs} outputs do not fit into {degree} coefficients")
     ciphertexts = -(-affine.outputs * affine.inputs // degree)
     share = -(-affine.inputs // ciphertexts)
     while share * affine.outputs > degree:

@@ -62,12 +62,7 @@ _RESCALINGS = 16
 
 
 def check_depth(network: Network) -> None:
-    """Refuse a network that takes more levels than any ring has.
-
-    Raises
-    ------
-    CannotPlanError
-    """
+    """Refuse a network that takes more levels than any ring has."""
     levels = _levels(network)
     fit = (MAX_MODULUS_BITS[_RINGS[-1]] - 1) // MIN_PRIME_BITS - 1
     if levels > fit:
@@ -78,12 +73,7 @@ def check_depth(network: Network) -> None:
 
 
 def check_size(network: Network, bounds: Ranges) -> None:
-    """Refuse a network whose logits no answer can hold.
-
-    Raises
-    ------
-    CannotPlanError
-    """
+    """Refuse a network whose logits no answer can hold."""
     remedy = (
         "narrow input_range, make the model shallower, or train with privacy.inference."
         "logit_bound in the loss"
@@ -105,7 +95,7 @@ def check_size(network: Network, bounds: Ranges) -> None:
 
 @dataclass(frozen=True)
 class _Nearest:
-    """The choice of least error among those that were looked at."""
+    """The least error among the choices looked at."""
 
     error: float
     degree: int
@@ -118,10 +108,7 @@ class _Nearest:
 
 @dataclass(frozen=True)
 class _Search:
-    """The result of looking for parameters under one limit of a query's bytes.
-
-    ``larger`` says whether larger queries would have given more to look at.
-    """
+    """The result of a search under one limit; ``larger`` if the limit left candidates out."""
 
     choice: Choice | None
     nearest: _Nearest | None
@@ -131,16 +118,8 @@ class _Search:
 class Planner:
     """The quickest parameters for a network with activations.
 
-    Parameters
-    ----------
-    network : Network
-    bounds : Ranges
-    gains : Sensitivity
-    batch_size : int
-    encrypted : bool
-        Whether weights are ciphertexts.
-    spread : float
-        How far the logits of typical inputs lie apart; for the words of a refusal.
+    ``encrypted`` weights are ciphertexts. ``spread``, how far the logits of typical inputs lie
+    apart, is for the words of a refusal.
     """
 
     def __init__(
@@ -164,12 +143,8 @@ class Planner:
     def choose(self, tolerances: Sequence[float], query_limits: Sequence[int]) -> Choice:
         """The choice under the first limit and tolerance that allow one.
 
-        Parameters
-        ----------
-        tolerances : sequence of float
-            Rising: a further one counts where no plan reaches those before it.
-        query_limits : sequence of int
-            Bytes of a query, rising.
+        ``tolerances`` rise: a further one counts where no plan reaches those before it. So do
+        ``query_limits``, in bytes of a query.
 
         Raises
         ------
@@ -258,7 +233,7 @@ class Planner:
     def _vanishes(self, choice: Choice) -> bool:
         """Whether a layer's weights may round to nothing: biases alone can be within tolerance."""
         candidate, slots = choice.candidate, choice.candidate.degree / 2
-        layers = choice.scales.walk(self._network.activations)
+        layers = tuple(choice.scales.follow(self._network.activations))
         for affine, layer in zip(self._network.affines, layers, strict=True):
             norm = layer.weights * math.sqrt(float((affine.matrix.data**2).sum()))
             if candidate.batch:
@@ -361,13 +336,7 @@ def choose_products(
     spread: float,
     encrypted: bool,
 ) -> ProductChoice:
-    """The smallest ring for a model that is one affine map; ``spread`` as in :class:`Planner`.
-
-    Raises
-    ------
-    CannotPlanError
-        If no ring reaches the tolerance.
-    """
+    """The smallest ring for a model that is one affine map; ``spread`` as in :class:`Planner`."""
     affine = network.affines[0]
     rows = affine.matrix.multiply(affine.matrix).sum(axis=1)
     # For one image noise fills every coefficient, so that a logit meets all rows of the weights.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from privacy.inference.arithmetic.network import Network
-from privacy.inference.arithmetic.scales import LayerScales, Scales, follow
+from privacy.inference.arithmetic.scales import LayerScales, Scales
 from privacy.inference.ckks import MAX_MODULUS_BITS
 from privacy.inference.compiler.candidates import PackingCandidate
 from privacy.inference.compiler.error_model import predicted_logit_error
@@ -54,7 +54,7 @@ def choose_scales(
         scales = _Descent(candidate, network, gains, logits + spare).best()
         if scales is None:
             return None
-        layers = scales.walk(network.activations)
+        layers = tuple(scales.follow(network.activations))
         typical = predicted_logit_error(candidate, scales, layers, gains.typical)
         worst = predicted_logit_error(candidate, scales, layers, gains.worst)
         if not worst < 2.0 ** (logits + _SPARE_BITS[-1]):
@@ -142,7 +142,7 @@ class _Descent:
         Layer by layer, each of which is appended to ``layers``.
         """
         activations = self.network.activations
-        for layer in follow(scales, activations, [2.0**bits for bits in scales.primes]):
+        for layer in scales.follow(activations):
             last = len(layers) == len(activations)
             layers.append(layer)
             inputs, weights = _bits(layer.inputs), _bits(layer.weights)

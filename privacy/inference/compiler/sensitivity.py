@@ -6,8 +6,9 @@ taken at typical inputs, and once more at the bounds of interval arithmetic, whe
 every input.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,16 +23,16 @@ _CELLS = (2, 3, 5, 8)
 
 
 @dataclass(frozen=True)
-class Differentiated:
-    """A value, and its derivatives by what carries noise, elementwise."""
+class _Differentiated:
+    """A value, and its derivatives by each source of noise, elementwise."""
 
     value: Vector
     by: dict[str, Vector]
 
 
 @dataclass
-class DerivativeAlgebra:
-    """Follows values and their derivatives by the activation's input, narrowings and constants.
+class _DerivativeAlgebra:
+    """Follows derivatives by the activation's input, its narrowings and its constants.
 
     With ``absolute``, values are bounds of magnitudes and constants count by their size, so that
     the derivatives are bounds too.
@@ -41,61 +42,52 @@ class DerivativeAlgebra:
     narrowed: int = 0
     multiplied: int = 0
 
-    def start(self, value: Vector) -> Differentiated:
-        """The activation's input."""
-        return Differentiated(value, {"y": np.ones_like(value)})
+    def start(self, value: Vector) -> _Differentiated:
+        return _Differentiated(value, {"y": np.ones_like(value)})
 
     def _constant(self, constant: float) -> float:
         return abs(constant) if self.absolute else constant
 
-    def product(self, one: Differentiated, other: Differentiated) -> Differentiated:
-        """See :class:`Algebra`."""
+    def product(self, one: _Differentiated, other: _Differentiated) -> _Differentiated:
         by = {
             key: one.by.get(key, 0.0) * other.value + other.by.get(key, 0.0) * one.value
-            for key in (*one.by, *(key for key in other.by if key not in one.by))
+            for key in one.by | other.by
         }
-        return Differentiated(one.value * other.value, by)
+        return _Differentiated(one.value * other.value, by)
 
-    def narrow(self, value: Differentiated) -> Differentiated:
-        """See :class:`Algebra`."""
+    def narrow(self, value: _Differentiated) -> _Differentiated:
         name = f"narrowing {self.narrowed}"
         self.narrowed += 1
-        return Differentiated(value.value, {**value.by, name: np.ones_like(value.value)})
+        return _Differentiated(value.value, {**value.by, name: np.ones_like(value.value)})
 
-    def relinearise(self, value: Differentiated) -> Differentiated:
-        """See :class:`Algebra`."""
+    def relinearise(self, value: _Differentiated) -> _Differentiated:
         return value
 
-    def plus(self, value: Differentiated, constant: float) -> Differentiated:
-        """See :class:`Algebra`."""
-        return Differentiated(value.value + self._constant(constant), value.by)
+    def plus(self, value: _Differentiated, constant: float) -> _Differentiated:
+        return _Differentiated(value.value + self._constant(constant), value.by)
 
     def times(
-        self, value: Differentiated, constant: float, *, meet: Differentiated
-    ) -> Differentiated:
-        """See :class:`Algebra`."""
+        self, value: _Differentiated, constant: float, *, meet: _Differentiated
+    ) -> _Differentiated:
         by = {key: part * self._constant(constant) for key, part in value.by.items()}
         by[f"constant {self.multiplied}"] = value.value
         self.multiplied += 1
-        return Differentiated(value.value * self._constant(constant), by)
+        return _Differentiated(value.value * self._constant(constant), by)
 
     def times_for(
         self,
-        value: Differentiated,
+        value: _Differentiated,
         constant: float,
         *,
-        partner: Differentiated,
-        meet: Differentiated,
-    ) -> Differentiated:
-        """See :class:`Algebra`."""
+        partner: _Differentiated,
+        meet: _Differentiated,
+    ) -> _Differentiated:
         return self.narrow(self.times(value, constant, meet=meet))
 
-    def add(self, one: Differentiated, other: Differentiated) -> Differentiated:
-        """See :class:`Algebra`."""
-        keys = (*one.by, *(key for key in other.by if key not in one.by))
+    def add(self, one: _Differentiated, other: _Differentiated) -> _Differentiated:
         zero = np.zeros_like(one.value)
-        by = {key: one.by.get(key, zero) + other.by.get(key, zero) for key in keys}
-        return Differentiated(one.value + other.value, by)
+        by = {k: one.by.get(k, zero) + other.by.get(k, zero) for k in one.by | other.by}
+        return _Differentiated(one.value + other.value, by)
 
 
 @dataclass(frozen=True)
@@ -144,12 +136,11 @@ class Sensitivity:
 def drawn_inputs(bounds: Ranges, input_shape: Sequence[int]) -> Vector:
     """Inputs drawn from the range, shape (samples, inputs), where no sample is given.
 
-    Half are noise, drawn evenly. A layer that averages its inputs, as filters of images do, hardly
-    answers to noise, and hardly passes noise on; real inputs have parts that are alike. The other
-    half are patterns of blocks, each at one end of the range, coarse ones and fine ones.
+    Half are noise, drawn evenly. Layers that average their inputs, as filters of images do, hardly
+    respond to noise; the other half are patterns of blocks, coarse and fine, each block at one
+    end of the range.
     """
-    # A fixed seed: a plan must come out the same whenever the same model is compiled, and no
-    # secret depends on it.
+    # A fixed seed: the same model must compile alike everywhere, and no secret depends on it.
     generator = np.random.default_rng(0)
     low, high = bounds.inputs.low, bounds.inputs.high
     drawn = [generator.uniform(low, high, (_EVEN, len(low)))]
@@ -173,34 +164,23 @@ def sensitivity(network: Network, bounds: Ranges, samples: Vector) -> Sensitivit
 def _largest(stages: Sequence[Stage]) -> Stage:
     """Each gain at the input where it is largest, so that none of the inputs has a larger error."""
 
-    def most(gain: Callable[[Stage], float]) -> float:
-        return max(map(gain, stages))
+    def most(gains: tuple[Any, ...]) -> Any:
+        if isinstance(gains[0], tuple):
+            return tuple(map(max, zip(*gains, strict=True)))
+        return max(gains)
 
-    def each(gains: Callable[[Stage], tuple[float, ...]]) -> tuple[float, ...]:
-        return tuple(map(max, zip(*map(gains, stages), strict=True)))
-
-    return Stage(
-        energy=most(lambda stage: stage.energy),
-        inputs=most(lambda stage: stage.inputs),
-        outputs=most(lambda stage: stage.outputs),
-        narrowings=each(lambda stage: stage.narrowings),
-        constants=each(lambda stage: stage.constants),
-        input_peak=most(lambda stage: stage.input_peak),
-        output_peak=most(lambda stage: stage.output_peak),
-        narrowing_peaks=each(lambda stage: stage.narrowing_peaks),
-        curvature=most(lambda stage: stage.curvature),
-    )
+    return Stage(*map(most, zip(*(vars(stage).values() for stage in stages), strict=True)))
 
 
 def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
     inputs, activated, curvatures = [x], [], []
     for affine, activation in zip(network.affines, network.activations, strict=False):
         z = affine(x)
-        algebra = DerivativeAlgebra(absolute=False)
+        algebra = _DerivativeAlgebra(absolute=False)
         activated.append(evaluate(algebra, activation, algebra.start(z)))
         curvatures.append(_curvature(activation, np.abs(z)))
         x = activation(z)
-        # The next weights meet what is there: the constant that they take off again included.
+        # The next weights multiply the constant left over too.
         inputs.append(x + constant_left_over(activation))
     return _backwards(network, inputs, activated, curvatures, absolute=False)
 
@@ -213,7 +193,7 @@ def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
     ]
     activated, curvatures = [], []
     for activation, before in zip(network.activations, bounds.before, strict=True):
-        algebra = DerivativeAlgebra(absolute=True)
+        algebra = _DerivativeAlgebra(absolute=True)
         activated.append(evaluate(algebra, activation, algebra.start(before.magnitude)))
         curvatures.append(_curvature(activation, before.magnitude))
     return _backwards(network, inputs, activated, curvatures, absolute=True)
@@ -228,7 +208,7 @@ def _curvature(activation: Activation, magnitude: Vector) -> float:
 def _backwards(
     network: Network,
     inputs: list[Vector],
-    activated: list[Differentiated],
+    activated: list[_Differentiated],
     curvatures: list[float],
     *,
     absolute: bool,
@@ -240,16 +220,16 @@ def _backwards(
     constants: tuple[float, ...] = ()
     for index in range(len(network.affines) - 1, -1, -1):
         matrix = network.affines[index].matrix
-        squared_rows = np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()
+        squares, gains = matrix.multiply(matrix), jacobian**2
         stages.append(
             Stage(
                 energy=float(np.mean(inputs[index] ** 2)),
-                inputs=float((jacobian**2 @ squared_rows).max()),
-                outputs=float((jacobian**2).sum(axis=1).max()),
+                inputs=float((gains @ np.asarray(squares.sum(axis=1)).ravel()).max()),
+                outputs=float(gains.sum(axis=1).max()),
                 narrowings=narrowings,
                 constants=constants,
-                input_peak=float((jacobian**2 @ matrix.multiply(matrix)).max()),
-                output_peak=float((jacobian**2).max()),
+                input_peak=float((gains @ squares).max()),
+                output_peak=float(gains.max()),
                 narrowing_peaks=peaks,
                 curvature=curvatures[index] if index < len(curvatures) else 0.0,
             )
@@ -257,14 +237,9 @@ def _backwards(
         if index:
             after = (abs(matrix) if absolute else matrix).T @ jacobian.T
             by = activated[index - 1].by
-            narrowings = tuple(
-                float(((after * by[name][:, None]) ** 2).sum(axis=0).max())
-                for name in _numbered("narrowing", by)
-            )
-            peaks = tuple(
-                float(((after * by[name][:, None]) ** 2).max())
-                for name in _numbered("narrowing", by)
-            )
+            effects = [after * by[name][:, None] for name in _numbered("narrowing", by)]
+            narrowings = tuple(float((effect**2).sum(axis=0).max()) for effect in effects)
+            peaks = tuple(float((effect**2).max()) for effect in effects)
             constants = tuple(
                 float(((after * by[name][:, None]).sum(axis=0) ** 2).max())
                 for name in _numbered("constant", by)

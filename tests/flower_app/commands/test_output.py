@@ -44,7 +44,7 @@ def test_a_full_disk_is_said(unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         ended = command(*PLAN, stdout=full.fileno(), PYTHONUNBUFFERED=unbuffered)
     assert ended.returncode == 1
-    assert ended.stderr == ("error: what is printed cannot be written: No space left on device\n")
+    assert ended.stderr == ("error: the output cannot be written: No space left on device\n")
 
 
 def test_letters_that_a_terminal_has_not_are_written_as_it_can() -> None:
