@@ -24,11 +24,7 @@ class NoUsableReplyError(RuntimeError):
 
 
 class Fault(StrEnum):
-    """Why replies are dropped, in words that hold nothing a client wrote.
-
-    The server's console is told each of them once a run; who, how often and in which words goes
-    to the operator's log.
-    """
+    """Why replies are dropped, in words that hold nothing a client wrote."""
 
     ERROR = (
         "the client's app raised an exception; the node's own log (in a simulation the log of the "
