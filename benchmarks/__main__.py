@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 
 def names() -> list[str]:
     """Every benchmark's name."""
-    found = {module.name for module in pkgutil.iter_modules(benchmarks.__path__)}
-    return sorted(name for name in found - NOT_BENCHMARKS if not name.startswith("_"))
+    modules = {module.name for module in pkgutil.iter_modules(benchmarks.__path__)}
+    return sorted(name for name in modules - NOT_BENCHMARKS if not name.startswith("_"))
 
 
 def load(name: str) -> Benchmark:
@@ -70,11 +70,11 @@ def run_one(name: str, *, quick: bool, to: Path | None, plot: Path | None) -> in
     """Run a benchmark, print its table, and write its figures and picture where wanted."""
     started = time.perf_counter()
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         print(f"[{time.perf_counter() - started:6.1f} s] {line}", file=sys.stderr, flush=True)
 
     benchmark = load(name)
-    rows = benchmark.run(quick=quick, say=say)
+    rows = benchmark.run(quick=quick, log=log)
     print(table(rows))
     document: dict[str, Any] = {
         "benchmark": name,
@@ -124,7 +124,7 @@ def run_all(folder: Path, *, quick: bool) -> int:
 
 
 def compare_all(measured: Path, committed: Path) -> int:
-    """Say which figures of one folder agree with the committed ones; 1 if any does not."""
+    """Log which figures of one folder agree with the committed ones; 1 if any does not."""
     agree = True
     for name in names():
         documents = [_results.load_documents(folder, [name]) for folder in (committed, measured)]
@@ -134,16 +134,16 @@ def compare_all(measured: Path, committed: Path) -> int:
             continue
         (old,), (new,) = documents
         try:
-            found = _compare.compare(old, new)
+            comparison = _compare.compare(old, new)
         except ValueError as error:
             print(f"not compared: {error}")
             continue
-        agree = agree and not found.differences
-        same = found.compared - len(found.differences)
-        print(f"{name}: {same} of {found.compared} agree")
-        for one in found.differences:
+        agree = agree and not comparison.differences
+        same = comparison.compared - len(comparison.differences)
+        print(f"{name}: {same} of {comparison.compared} agree")
+        for one in comparison.differences:
             print(f"  {one.case}: {one.metric}: {_told(one.committed)}, now {_told(one.measured)}")
-        for only in found.only_once:
+        for only in comparison.only_once:
             print(f"  on one side only: {only}")
     return 0 if agree else 1
 

@@ -111,8 +111,8 @@ def write_page(folder: Path, page: Path, *, names: list[str], load: Load) -> lis
         if drawn:
             parts.append(f"![{name}]({_beside(folder, page)}/{name}.png)")
         parts += [_rows(document), f"*{_machine(document)}*"]
-    found = {document["benchmark"] for document in documents}
-    missing = [name for name in names if name not in found]
+    present = {document["benchmark"] for document in documents}
+    missing = [name for name in names if name not in present]
     if missing:
         parts.append("Not measured here: " + ", ".join(missing) + ".")
     page.write_text("\n\n".join(parts) + "\n")
@@ -130,8 +130,8 @@ def write_table(folder: Path) -> None:
         for cell in CELLS:
             if cell.case not in rows or cell.copies > 1:
                 continue  # where data are repeated, a client's removal removes nothing
-            found = rows[cell.case]
-            spread = found["test accuracy"]["ours_spread"]
+            metrics = rows[cell.case]
+            spread = metrics["test accuracy"]["ours_spread"]
             accuracy.append(
                 {
                     "dataset": "mnist",
@@ -140,9 +140,9 @@ def write_table(folder: Path) -> None:
                     "records": cell.records,
                     "epsilon": cell.budget.epsilon,
                     "delta": cell.budget.delta,
-                    "sampling_rate": found["sampling rate"]["ours"],
-                    "rounds": int(found["rounds"]["ours"]),
-                    "noise_multiplier": found["noise multiplier"]["ours"],
+                    "sampling_rate": metrics["sampling rate"]["ours"],
+                    "rounds": int(metrics["rounds"]["ours"]),
+                    "noise_multiplier": metrics["noise multiplier"]["ours"],
                     "median": spread["median"],
                     "low": spread["low"],
                     "high": spread["high"],

@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 from flwr.supercore.differential_privacy import add_gaussian_noise_inplace
 
-from benchmarks.harness import Row, Say, Spread, interleave
+from benchmarks.harness import Log, Row, Spread, interleave
 from privacy.mechanisms import (
     ClippingGeometry,
     ContinuousGaussian,
@@ -169,7 +169,7 @@ def noise_rows(parameters: int, repetitions: int) -> list[Row]:
         ).release()
 
     theirs = [np.zeros(parameters, np.float32)]
-    found = interleave(
+    times = interleave(
         {
             "exact": lambda: release(LatticeGaussian()),
             "continuous": lambda: release(ContinuousGaussian()),
@@ -178,12 +178,12 @@ def noise_rows(parameters: int, repetitions: int) -> list[Row]:
         repetitions=repetitions,
     )
     return [
-        Row(f"{name}, 1M parameters", "noise", "s", found[name], found["flwr"], "flwr np.random")
+        Row(f"{name}, 1M parameters", "noise", "s", times[name], times["flwr"], "flwr np.random")
         for name in ("exact", "continuous")
     ]
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Measure all cases."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     mechanisms: dict[str, SumMechanism] = {
@@ -194,10 +194,10 @@ def run(*, quick: bool, say: Say) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for case, (clients, parameters) in (QUICK if quick else CASES).items():
-            say(f"{case}: making the messages")
+            log(f"{case}: making the messages")
             round_ = Round(clients, parameters, folder)
-            say(f"{case}: timing")
-            found = interleave(timed(round_, mechanisms), repetitions=3 if quick else 7)
+            log(f"{case}: timing")
+            times = interleave(timed(round_, mechanisms), repetitions=3 if quick else 7)
             for mechanism in mechanisms:
                 for peer in (WRAPPER, FEDAVG):
                     rows.append(
@@ -205,20 +205,20 @@ def run(*, quick: bool, say: Say) -> list[Row]:
                             f"{case}, {mechanism}",
                             "clip and sum",
                             "s",
-                            found[mechanism],
-                            found[peer],
+                            times[mechanism],
+                            times[peer],
                             peer,
                         )
                     )
-            del found
+            del times
             peak(round_, LatticeGaussian())  # what is imported and cached the first time
-            say(f"{case}: memory")
+            log(f"{case}: memory")
             for label, mechanism_ in mechanisms.items():
                 most = Spread.of([peak(round_, mechanism_)])
                 rows.append(Row(f"{case}, {label}", "peak above the messages", "models", most))
-        say("noise")
+        log("noise")
         rows += noise_rows(10**5 if quick else 10**6, 3 if quick else 7)
-        say("memory by cohort")
+        log("memory by cohort")
         for case, clients, parameters in VARIED:
             round_ = Round(clients, parameters, folder)
             for label, mechanism_ in mechanisms.items():

@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from matplotlib.figure import Figure
 
 from benchmarks import _pictures
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from strategies import Budget, DPFedAvg, Full, Poisson, audit_strategy
 
 CLIENTS, CANARIES, PARAMETERS, ROUNDS = 20, 400, 2000, 4
@@ -26,7 +26,7 @@ CLAIMS = (1.0, 3.0, 8.0)
 SAMPLINGS: Mapping[str, Full | Poisson] = {"everyone": Full(), "Poisson 0.5": Poisson(0.5)}
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     logging.getLogger("flwr").setLevel(logging.ERROR)  # not a line a round of 240 runs
     rows = []
     for claim in CLAIMS:
@@ -44,7 +44,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
                 )
                 bounds.append(result.epsilon_lower)
                 contradicted += not result.passed
-            say(f"ε = {claim:g}, {name}: lower bounds {min(bounds):.2f} to {max(bounds):.2f}")
+            log(f"ε = {claim:g}, {name}: lower bounds {min(bounds):.2f} to {max(bounds):.2f}")
             count = f"audits of {len(bounds)} that contradict the ledger, by chance at most 1 in 20"
             case = f"ledger ε={claim:g}, {name}, {CANARIES} canaries, {ROUNDS} rounds"
             details = {"claimed": claim, "sampling": name, "bounds": bounds}

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.encrypted_inference.cases import tutorial_cnn
-from benchmarks.harness import Row, Say, Spread, interleave, memory_of_process
+from benchmarks.harness import Log, Row, Spread, interleave, memory_of_process
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -212,7 +212,7 @@ def small_calls(repetitions: int) -> list[Row]:
     """What one call costs in a simulation: a new model's worth of set-up and one small step."""
     inputs, targets = batch_of(25, 392)
     model = hog_linear()
-    found = interleave(
+    times = interleave(
         {
             "ours": ours(model, inputs, targets, 0.0, steps=1),
             "Opacus hooks": lambda: opacus(hog_linear(), inputs, targets, "hooks", 0.0),
@@ -222,7 +222,7 @@ def small_calls(repetitions: int) -> list[Row]:
     )
 
     def spread(name: str) -> Spread:
-        s = found[name]
+        s = times[name]
         return Spread(1e3 * s.median, 1e3 * s.low, 1e3 * s.high, s.repetitions)
 
     case = "linear on 392 features, 25 examples, one step a call"
@@ -232,7 +232,7 @@ def small_calls(repetitions: int) -> list[Row]:
     ]
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Measure, and return the rows."""
     repetitions = 5 if quick else 31
     rows: list[Row] = []
@@ -249,14 +249,14 @@ def run(*, quick: bool, say: Say) -> list[Row]:
                 case = f"{model}, {examples} examples, {threads} thread(s), {kind}"
                 data = batch_of(examples, 1, 28, 28)
                 times = seconds(ways(MODELS[model], *data, noise_multiplier), repetitions)
-                found = compare(case, times)
-                say(f"{case}: ours {found[-1].ours.median:.2f} times plain SGD")
-                rows += found
+                compared = compare(case, times)
+                log(f"{case}: ours {compared[-1].ours.median:.2f} times plain SGD")
+                rows += compared
         torch.set_num_threads(1)
         rows += small_calls(20 if quick else 200)
     finally:
         torch.set_num_threads(before)
     for model in list(MODELS)[: 1 if quick else None] if sys.platform == "linux" else []:
-        say(f"{model}: peak memory")
+        log(f"{model}: peak memory")
         rows += memory(model, 256, 1 if quick else 3)
     return rows

@@ -18,7 +18,7 @@ from benchmarks._peers.asking import Asked, Reply
 from benchmarks._peers.environments import PEERS, NotMeasuredError, Peer, interpreter
 from benchmarks._peers.serving import Array, Case, Layer, write_case
 from benchmarks.encrypted_inference.cases import CASES, train
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from privacy.inference import (
     CompiledModel,
     Evaluator,
@@ -67,7 +67,7 @@ class Answers:
         return np.array([reply.logits for reply in self.replies])
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Ask ours and every peer that can be had about the same images, in turns.
 
     A quick run makes no environment: it takes the peers that have one.
@@ -78,7 +78,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
     missing: dict[Peer, str] = {}
     for peer in PEERS:
         try:
-            pythons[peer] = interpreter(peer, make=not quick, say=say)
+            pythons[peer] = interpreter(peer, make=not quick, log=log)
         except NotMeasuredError as reason:
             missing[peer] = str(reason)
     rows: list[Row] = []
@@ -87,32 +87,32 @@ def run(*, quick: bool, say: Say) -> list[Row]:
             continue
         model, sample, test, _ = train(case, quick=quick)
         compiled = case.compiled(model, sample)
-        say(f"{case.name}:\n{compiled.plan}")
+        log(f"{case.name}:\n{compiled.plan}")
         commands = {
             peer: [str(python), "-m", f"benchmarks._peers.{peer.module}"]
             for peer, python in pythons.items()
         }
         rows += compare(
-            case.name, compiled, Case(layers(model), test[:count]), commands, missing, say
+            case.name, compiled, Case(layers(model), test[:count]), commands, missing, log
         )
     return rows
 
 
 def layers(model: nn.Sequential) -> tuple[Layer, ...]:
     """The model's layers as peers read them."""
-    told = []
+    listed = []
     for layer in model:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             weight, bias = (part.detach().double().numpy() for part in layer.parameters())
             if isinstance(layer, nn.Conv2d):
-                told.append(Layer("conv", weight, bias, layer.stride[0]))
+                listed.append(Layer("conv", weight, bias, layer.stride[0]))
             else:
-                told.append(Layer("linear", weight, bias))
+                listed.append(Layer("linear", weight, bias))
         elif isinstance(layer, Square | nn.Flatten):
-            told.append(Layer("square" if isinstance(layer, Square) else "flatten"))
+            listed.append(Layer("square" if isinstance(layer, Square) else "flatten"))
         else:
-            raise TypeError(f"peers are not told of {type(layer).__name__}; add it to layers()")
-    return tuple(told)
+            raise TypeError(f"peers are not listed of {type(layer).__name__}; add it to layers()")
+    return tuple(listed)
 
 
 def compare(
@@ -121,7 +121,7 @@ def compare(
     case: Case,
     commands: Mapping[Peer, list[str]],
     missing: Mapping[Peer, str],
-    say: Say,
+    log: Log,
 ) -> list[Row]:
     """Rows of one model.
 
@@ -137,7 +137,7 @@ def compare(
         How to start each; the file of the case is added at the end.
     missing : mapping of Peer to str
         Why others cannot be started.
-    say : callable
+    log : callable
         Told of peers that fail.
     """
     failed = dict(missing)
@@ -161,18 +161,18 @@ def compare(
                 except NotMeasuredError as reason:
                     failed[peer] = str(reason)
                     del sides[peer]
-            for held, reply in answers if turn else []:
-                held.replies.append(reply)
+            for answered, reply in answers if turn else []:
+                answered.replies.append(reply)
     clear = compiled.predict(case.images)
     rows = []
     for peer, side in sides.items():
         rows += _rows(name, peer, (ours, us.keys), (theirs[peer], side), clear)
     for peer, why in failed.items():
-        told = f"{peer.title}: not measured: {why}"
-        rows.append(Row(name, "evaluation", "ms", ours.evaluation, None, told))
+        label = f"{peer.title}: not measured: {why}"
+        rows.append(Row(name, "evaluation", "ms", ours.evaluation, None, label))
     for row in rows:
         beside = "" if row.peer is None else f"{row.peer.median:.6g}"
-        say(
+        log(
             f"{name:<13} {row.metric:<20} {row.ours.median:.6g} {row.unit} {beside} {row.peer_name}"
         )
     return rows
@@ -244,8 +244,8 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
             hatch = "//" if "parties" in title else None
             axes.barh(height, evaluation, color=colour, hatch=hatch, edgecolor="white", height=0.7)
             axes.plot([evaluation, end_to_end], [height, height], color="#333333", lw=1)
-            told = f"  {evaluation:.3g} of {end_to_end:.3g} ms{'' if right else ', wrong answers'}"
-            axes.text(end_to_end, height, told, va="center", fontsize=8)
+            label = f"  {evaluation:.3g} of {end_to_end:.3g} ms{'' if right else ', wrong answers'}"
+            axes.text(end_to_end, height, label, va="center", fontsize=8)
         axes.set_yticks(range(len(bars)), list(reversed(bars)), fontsize=8)
         axes.set_xscale("log")
         axes.margins(x=0.15)

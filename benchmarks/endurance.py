@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from privacy.inference import DataOwner, Evaluator, Square, compile_model
 from privacy.inference.errors import MessageError
 
@@ -18,14 +18,14 @@ _WARM_UP = 20
 """SEAL keeps what it once allocated: the first calls fill its pool, later ones reuse it."""
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Encrypt in one client, cycle keys in one service, and mutate messages."""
     times = 300 if quick else 10_000
     torch.manual_seed(0)
     # Rotations, relinearisation and rescaling all happen, in the smallest ring that has them.
     model = nn.Sequential(nn.Linear(64, 32), Square(), nn.Linear(32, 10))
     compiled = compile_model(model, input_shape=(64,), input_range=(-1.0, 1.0), tolerance=0.5)
-    say(f"{compiled.plan}")
+    log(f"{compiled.plan}")
     x = np.random.default_rng(0).uniform(-1, 1, 64)
     owner = DataOwner(compiled.plan)
     material = owner.public_material()
@@ -37,7 +37,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
     rows = []
     for name, action in (("encryptions", lambda: owner.encrypt(x)), ("full cycles", cycle)):
         warming, growth = _growth(action, times)
-        say(
+        log(
             f"{times} {name}: {growth / 1e6:.1f} MB, {warming / 1e6:.1f} MB in the first {_WARM_UP}"
         )
         rows.append(Row(name, f"growth over {times}", "bytes", Spread.of([growth])))

@@ -1,7 +1,7 @@
 """What every benchmark shares: interleaved timing, rows, the machine, the JSON document.
 
 A benchmark is a module of this folder with a one-line docstring and a function
-``run(*, quick: bool, say: Say) -> list[Row]``. ``python -m benchmarks`` finds it by its name.
+``run(*, quick: bool, log: Log) -> list[Row]``. ``python -m benchmarks`` finds it by its name.
 A module may have a picture of its own, ``draw(document, path)``; otherwise the ratios are drawn.
 """
 
@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Benchmark(Protocol):
 
     __doc__: str | None
 
-    def run(self, *, quick: bool, say: Say) -> list[Row]:
+    def run(self, *, quick: bool, log: Log) -> list[Row]:
         """Measure, and return the rows."""
 
 

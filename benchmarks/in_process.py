@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from flower_app.processes.flower_processes import superlink
 from strategies import run_in_process
 
@@ -74,8 +74,8 @@ def simulated(rounds: int, folder: Path) -> tuple[list[float], list[float]]:
     home.mkdir()
     apps = Path(__file__).read_text().split("def in_process(")[0]
     ours = ("from benchmarks.", "from strategies ", "from flower_app.")
-    kept = (line for line in apps.splitlines() if not line.startswith(ours))
-    (app / "apps.py").write_text("\n".join(kept) + "\n")
+    lines = (line for line in apps.splitlines() if not line.startswith(ours))
+    (app / "apps.py").write_text("\n".join(lines) + "\n")
     (app / "pyproject.toml").write_text(
         '[project]\nname = "nothing"\nversion = "1.0.0"\ndependencies = []\n'
         '[tool.flwr.app]\npublisher = "benchmark"\n'
@@ -104,14 +104,14 @@ def simulated(rounds: int, folder: Path) -> tuple[list[float], list[float]]:
     return document["seconds"], document["model"]
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Measure both, and see that they end with the same model."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     rounds = 5 if quick else 30
     with tempfile.TemporaryDirectory() as name:
-        say("in this process")
+        log("in this process")
         ours, here = in_process(rounds, Path(name))
-        say("with flwr run: Ray starts for some seconds, which are not counted")
+        log("with flwr run: Ray starts for some seconds, which are not counted")
         theirs, there = simulated(rounds, Path(name))
     if not np.allclose(here, there, rtol=0, atol=1e-5):
         raise RuntimeError(f"the two grids end with other models: {here} and {there}")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from flower_app.data import load_dataset, load_inputs
 from flower_app.models.build import build_model
 from flower_app.models.recipes import RECIPES
@@ -41,7 +41,7 @@ PROTECTIONS = {
 Update = list[Tensor]
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     torch.set_num_threads(1)
     dataset = load_dataset()
     inputs = load_inputs(dataset, "pixels")
@@ -57,25 +57,25 @@ def run(*, quick: bool, say: Say) -> list[Row]:
         model = _warmed_up(name, inputs.validation(), np.asarray(dataset.validation.labels))
         attack = _read_out if name == "mlp" else _search(*((200, 2) if quick else (300, 6)))
         for protection, meaning in PROTECTIONS.items():
-            found, kept = [], []
+            correlations, pairs = [], []
             for i in range(len(chosen)):
                 cohort = [i, *range(len(chosen), len(images))]
                 update = _seen(model, images[cohort], labels[cohort], protection, z)
                 rebuilt = attack(model, update, int(labels[i])).flatten()
-                found.append(_correlation(rebuilt, images[i].flatten()))
-                kept.append((images[i].flatten(), rebuilt))
-            say(f"{name}, {meaning}: correlation {np.median(found):.3f}")
+                correlations.append(_correlation(rebuilt, images[i].flatten()))
+                pairs.append((images[i].flatten(), rebuilt))
+            log(f"{name}, {meaning}: correlation {np.median(correlations):.3f}")
             rows.append(
                 Row(
                     f"{name}, {meaning}",
                     "correlation of the rebuilt image with the true one",
                     "of 1",
-                    Spread.of(found),
+                    Spread.of(correlations),
                     details={
                         "model": name,
                         "protection": protection,
-                        "true": [_packed(t) for t, _ in kept],
-                        "rebuilt": [_packed(r) for _, r in kept],
+                        "true": [_packed(t) for t, _ in pairs],
+                        "rebuilt": [_packed(r) for _, r in pairs],
                     },
                 )
             )
@@ -178,11 +178,13 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(2.05 * len(titles), 1.75 * count * len(models) + 1.0))
     grid = figure.subplots(count * len(models), len(titles), squeeze=False)
     for m, model in enumerate(models):
-        found = {r["details"]["protection"]: r for r in rows if r["details"]["model"] == model}
+        by_protection = {
+            r["details"]["protection"]: r for r in rows if r["details"]["model"] == model
+        }
         for i in range(count):
             line = grid[m * count + i]
-            shown = [found["nothing"]["details"]["true"][i]]
-            shown += [found[name]["details"]["rebuilt"][i] for name in PROTECTIONS]
+            shown = [by_protection["nothing"]["details"]["true"][i]]
+            shown += [by_protection[name]["details"]["rebuilt"][i] for name in PROTECTIONS]
             for axes, packed in zip(line, shown, strict=True):
                 axes.imshow(_unpacked(packed), cmap="gray_r", interpolation="nearest")
                 axes.set_xticks([])
@@ -191,7 +193,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
             if i == 0:
                 line[0].set_ylabel(model, fontsize=11)
                 for axes, name in zip(line[1:], PROTECTIONS, strict=True):
-                    correlation = found[name]["ours"]
+                    correlation = by_protection[name]["ours"]
                     axes.text(
                         0.5, -0.08, f"median correlation {correlation:.2f}", ha="center", va="top",
                         transform=axes.transAxes, fontsize=8,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.harness import Row, Say, Spread, interleave
+from benchmarks.harness import Log, Row, Spread, interleave
 from privacy.mechanisms import (
     SystemRandomness,
     add_discrete_gaussian,
@@ -13,7 +13,7 @@ from privacy.mechanisms import (
 _MILLION = 1_000_000
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Time adding noise in place, one thread, seconds a million parameters."""
     millions = 1 if quick else 4
     generator = np.random.default_rng()
@@ -28,7 +28,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
         noise = generator.standard_normal(len(whole)) * 2.0**20
         whole[:] += np.rint(noise).astype(np.int64)
 
-    say("continuous, rounded and discrete Gaussian noise, os.urandom; numpy: PCG64 and ziggurat")
+    log("continuous, rounded and discrete Gaussian noise, os.urandom; numpy: PCG64 and ziggurat")
     times = interleave(
         {
             "float64": lambda: add_gaussian(reals["float64"], sigma=3.0, randomness=randomness),

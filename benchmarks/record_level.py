@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from flower_app.client_app import app as client_app
 from flower_app.data import Inputs, load_dataset, load_inputs
 from flower_app.models.build import build_model
@@ -51,7 +51,7 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """The model of one run, and what its clients' ledgers say."""
+    """The model of one run, and what its clients' ledgers log."""
 
     model: nn.Module
     epsilons: tuple[float, ...]
@@ -108,31 +108,31 @@ def federate(model: str, recipe: Recipe, seed: int, *, epsilon: float) -> Outcom
 
 
 def _spent(records: Any) -> float:
-    kept: ConfigRecord | None = records.get("privacy-ledger")
-    return ClientLedger.from_record(dict(kept)).epsilon(delta=DELTA) if kept else 0.0
+    record: ConfigRecord | None = records.get("privacy-ledger")
+    return ClientLedger.from_record(dict(record)).epsilon(delta=DELTA) if record else 0.0
 
 
 def accuracy(model: nn.Module, inputs: Vector, labels: NDArray[np.generic]) -> float:
     """Percent of inputs that a model classifies rightly."""
     with torch.no_grad():
-        found = [model(part).argmax(1) for part in torch.from_numpy(inputs).split(2000)]
-    return float(100 * (torch.cat(found).numpy() == labels).mean())
+        predictions = [model(part).argmax(1) for part in torch.from_numpy(inputs).split(2000)]
+    return float(100 * (torch.cat(predictions).numpy() == labels).mean())
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Measure, and return the rows: the test accuracy with noise, beside without."""
     rows = []
     dataset = load_dataset("mnist", data_dir=None)
     for model, recipe in list(RECIPES.items())[: 1 if quick else None]:
         inputs: Inputs = load_inputs(dataset, MODELS[model].kind)
-        found: dict[float, list[float]] = {EPSILON: [], 0.0: []}
+        accuracies: dict[float, list[float]] = {EPSILON: [], 0.0: []}
         for seed in range(1 if quick else 3):
-            for epsilon, values in found.items():
+            for epsilon, values in accuracies.items():
                 outcome = federate(model, recipe, seed, epsilon=epsilon)
                 checked = accuracy(outcome.model, inputs.validation(), dataset.validation.labels)
                 values.append(accuracy(outcome.model, inputs.test(), dataset.test.labels))
                 spent = f"{max(outcome.epsilons):.4f}" if epsilon else "infinite"
-                say(
+                log(
                     f"{model}, seed {seed}, record-level ε {spent}: validation {checked:.2f} %, "
                     f"test {values[-1]:.2f} %"
                 )
@@ -142,8 +142,8 @@ def run(*, quick: bool, say: Say) -> list[Row]:
                 f"at δ = {DELTA:g}",
                 "test accuracy",
                 "%",
-                Spread.of(found[EPSILON]),
-                Spread.of(found[0.0]),
+                Spread.of(accuracies[EPSILON]),
+                Spread.of(accuracies[0.0]),
                 "clipped only",
                 larger_is_better=True,
             )

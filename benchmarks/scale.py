@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from privacy.accounting import Budget, GaussianRelease, Poisson, calibrate_noise_multiplier, epsilon
 from privacy.mechanisms import SystemRandomness
 from strategies import DPFedAvg, InProcessGrid
@@ -82,12 +82,12 @@ def bytes_of_a_round(strategy: DPFedAvg, grid: Registered) -> tuple[int, int]:
     _, peak = tracemalloc.get_traced_memory()
     del messages
     gc.collect()
-    held, _ = tracemalloc.get_traced_memory()
+    resident, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return held, peak - held
+    return resident, peak - resident
 
 
-def rows_of(clients: int, folder: Path, say: Say) -> list[Row]:
+def rows_of(clients: int, folder: Path, log: Log) -> list[Row]:
     """All figures for a population of this size."""
     case = f"N = {clients:,}, q = {RATE:g}"
     budget, sampling = Budget(3.0, 0.1 / clients), Poisson(RATE)
@@ -106,15 +106,15 @@ def rows_of(clients: int, folder: Path, say: Say) -> list[Row]:
             ledger=folder / f"{clients}-{name}.jsonl",
         )
 
-    say(f"{case}: a round")
+    log(f"{case}: a round")
     grid = Registered(clients)
     rounds = [seconds_of_a_round(strategy(str(turn)), grid) for turn in range(3)]
-    found, summed, cohorts = zip(*rounds, strict=True)
-    row("find, draw and address the cohort", "CPU s", *found)
+    drawing, summed, cohorts = zip(*rounds, strict=True)
+    row("find, draw and address the cohort", "CPU s", *drawing)
     row("check, bound, sum and noise the replies", "CPU s", *summed)
     row("messages a round, both ways", "", *(2 * size for size in cohorts))
-    held, peak = bytes_of_a_round(strategy("memory"), grid)
-    row("memory that the population takes between rounds", "MB", held / 1e6)
+    resident, peak = bytes_of_a_round(strategy("memory"), grid)
+    row("memory that the population takes between rounds", "MB", resident / 1e6)
     row("memory that a round takes on top, at most", "MB", peak / 1e6)
     row(
         "list of nodes, fetched each time it is looked at",
@@ -126,7 +126,7 @@ def rows_of(clients: int, folder: Path, say: Say) -> list[Row]:
     row("bytes a reply", "bytes", size)
     del grid
 
-    say(f"{case}: accounting for {ROUNDS} rounds at δ = {budget.delta:g}")
+    log(f"{case}: accounting for {ROUNDS} rounds at δ = {budget.delta:g}")
     started = time.process_time()
     z = calibrate_noise_multiplier(sampling=sampling, rounds=ROUNDS, budget=budget)
     calibrated = time.process_time()
@@ -139,11 +139,11 @@ def rows_of(clients: int, folder: Path, say: Say) -> list[Row]:
     return rows
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Measure each size of population; the largest takes about a gigabyte."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for clients in (10_000, 100_000) if quick else (10_000, 100_000, 1_000_000):
-            rows += rows_of(clients, Path(folder), say)
+            rows += rows_of(clients, Path(folder), log)
     return rows

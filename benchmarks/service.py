@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.harness import Row, Say, Spread, interleave
+from benchmarks.harness import Log, Row, Spread, interleave
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from flower_app.processes.certificates import make_certificates
@@ -39,14 +39,14 @@ from privacy.inference_service import (
 _UNLIMITED = sys.maxsize >> 20
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Measure each model of the app, with random weights: they change no time."""
     rows = []
     for name in ("hog-linear",) if quick else ("hog-linear", "mlp", "cnn"):
         compiled = _compiled(name)
         with _service(name) as (pool, url, authority, token):
             client = partial(ServiceClient, url, token=token, authority=authority)
-            say(f"{name}: {pool.processes} processes")
+            log(f"{name}: {pool.processes} processes")
             rows += _latency(name, compiled, client(), repetitions=15 if quick else 51)
             rows += _throughput(name, compiled, pool, client, images=60 if quick else 200)
     return rows

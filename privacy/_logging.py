@@ -1,4 +1,4 @@
-"""Libraries that configure the root logger, kept from doing so."""
+"""Keeps libraries from configuring the root logger."""
 
 import logging
 from collections.abc import Iterator

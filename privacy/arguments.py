@@ -1,7 +1,7 @@
 """Checks of arguments, where they are given: an error names the parameter, its value, the remedy.
 
 A value of the wrong kind raises ``TypeError``, one out of range ``ValueError``. Both end with the
-same remedy: ``give``, where it is passed, or what the parameter must be.
+same remedy: ``give``, where it is passed, or the parameter's range.
 """
 
 import inspect

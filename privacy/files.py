@@ -49,6 +49,6 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what writers of ``path`` left that were killed; nobody may be writing it now."""
+    """Remove the files of killed writers of ``path``; nobody may be writing it now."""
     for left in path.parent.glob(f"{glob.escape(path.name)}.*{_NEW}"):
         left.unlink(missing_ok=True)

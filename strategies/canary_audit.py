@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,29 +25,15 @@ _BEYOND = 1000.0  # how many times the clipping norm a canary sends
 
 
 @dataclass(frozen=True, eq=False)
-class Directions:
-    """One direction of the model for each canary, orthogonal to the others'.
+class _Directions:
+    """One direction of the model for each of m canaries, orthogonal to the others'."""
 
-    Attributes
-    ----------
-    places : ndarray of int, (m,)
-        Different coordinates of the flattened floating-point arrays.
-    signs : ndarray of float, (m,)
-        1 or -1.
-    """
-
-    places: npt.NDArray[np.int64]
-    signs: npt.NDArray[np.float64]
+    places: npt.NDArray[np.int64]  # different coordinates of the flattened arrays
+    signs: npt.NDArray[np.float64]  # 1 or -1
 
     @classmethod
-    def draw(cls, count: int, parameters: int, *, randomness: Randomness) -> "Directions":
-        """Draw ``count`` directions.
-
-        Raises
-        ------
-        ValueError
-            If the model has fewer parameters.
-        """
+    def draw(cls, count: int, parameters: int, *, randomness: Randomness) -> Self:
+        """Draw ``count`` directions; ``ValueError`` if the model has fewer parameters."""
         if count > parameters:
             raise ValueError(
                 f"canaries is {count}, but the model has {parameters} parameters; each canary "
@@ -71,7 +58,7 @@ class _CanaryApp(ClientApp):
         self,
         app: ClientApp,
         strategy: DPFedAvg,
-        directions: Directions,
+        directions: _Directions,
         included: npt.NDArray[np.bool_],
         first: int,
     ) -> None:
@@ -180,7 +167,7 @@ def audit_strategy(
     """
     source = SystemRandomness() if randomness is None else randomness
     size = sum(array.size for array in ModelSchema(initial_arrays).arrays)
-    directions = Directions.draw(canaries, size, randomness=source)
+    directions = _Directions.draw(canaries, size, randomness=source)
     nobody = np.zeros(canaries, dtype=np.bool_)
     claims: list[tuple[PrivacyReport, Sampling]] = []  # of both runs
     cohort_sizes: list[int] = []

@@ -260,34 +260,34 @@ class RunState:
                 f"an earlier round. Round {number} stands in the ledger",
             ) from error
 
-    def restore(self, kept: Checkpoint, initial: ArrayRecord) -> ArrayRecord:
-        """Take up what a checkpoint kept, and return its model; ``initial`` is of the same."""
-        self.name, self.noise_multiplier = kept.run, kept.noise_multiplier
-        self.optimizer.load_state_dict(kept.slot("optimizer"))
-        average = kept.slot("average")
+    def restore(self, checkpoint: Checkpoint, initial: ArrayRecord) -> ArrayRecord:
+        """Continue from a checkpoint, and return its model, which has the shape of ``initial``."""
+        self.name, self.noise_multiplier = checkpoint.run, checkpoint.noise_multiplier
+        self.optimizer.load_state_dict(checkpoint.slot("optimizer"))
+        average = checkpoint.slot("average")
         self.average = [average[str(i)] for i in range(len(average))]
         if isinstance(self.clipping, AdaptiveClipping):
-            self.clipping.norm = float(kept.slot("clipping")["norm"][0])
-        privacy = kept.slot("privacy")
+            self.clipping.norm = float(checkpoint.slot("clipping")["norm"][0])
+        privacy = checkpoint.slot("privacy")
         self.epsilon_by_round = dict(
             zip(privacy["rounds"].tolist(), privacy["epsilon"].tolist(), strict=True)
         )
         self.aborted = privacy["aborted"].tolist()
-        model = kept.slot("model")
+        model = checkpoint.slot("model")
         expected = {name: (tuple(a.shape), a.dtype) for name, a in initial.items()}
-        found = {name: (a.shape, str(a.dtype)) for name, a in model.items()}
-        if found != expected:
-            names = sorted(n for n in found.keys() | expected if found.get(n) != expected.get(n))
+        shapes = {name: (a.shape, str(a.dtype)) for name, a in model.items()}
+        if shapes != expected:
+            names = sorted(n for n in shapes.keys() | expected if shapes.get(n) != expected.get(n))
             raise CheckpointError(f"the checkpoint is of another model; its arrays {names} differ")
         return ArrayRecord({name: Array(model[name]) for name in initial})
 
 
 def settings_text(settings: Mapping[str, object]) -> str:
     """A run's settings as a checkpoint compares them: the same in another process."""
-    return json.dumps({name: _told(value) for name, value in settings.items()}, sort_keys=True)
+    return json.dumps({name: _shown(value) for name, value in settings.items()}, sort_keys=True)
 
 
-def _told(setting: object) -> object:
+def _shown(setting: object) -> object:
     if setting is None or isinstance(setting, int | float | str):
         return setting
     if isinstance(setting, PublicMetrics) or not is_dataclass(setting):

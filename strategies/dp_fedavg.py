@@ -4,7 +4,6 @@ import copy
 import math
 import os
 from collections.abc import Iterable, Sequence
-from functools import partial
 from logging import INFO, WARNING
 from pathlib import Path
 
@@ -53,8 +52,8 @@ class DPFedAvg(Strategy):
     at clients' data.
 
     **Not covered.** Privacy *from* the server; the choice of hyper-parameters, if it looked at
-    clients' data; timing; metrics declared public; what the server's console and the operator's
-    log say of clients that are lost or absent; that the run ended because no reply could be used;
+    clients' data; timing; metrics declared public; entries about lost or absent clients on the
+    server's console and in the operator's log; that the run ended because no reply could be used;
     whether and when a round is held, where it waits for ``min_available_nodes``.
 
     Parameters
@@ -69,7 +68,7 @@ class DPFedAvg(Strategy):
         The clipping norm S, or how it is found.
     budget : Budget
         ε and δ of the population over all runs; ``math.inf`` as ε sets no limit. A round that
-        would pass it is not begun: the remaining rounds send nothing, and the result says so.
+        would pass it is not begun: the remaining rounds send nothing, as the result records.
         ``start`` refuses a run whose first round would pass it, and one for which earlier runs
         have left so little that noise would have to be ten times that of a first run.
     ledger : path-like
@@ -101,8 +100,8 @@ class DPFedAvg(Strategy):
     record_keys : RecordKeys
         Keys in the records. Default: Flower's.
     randomness : Randomness
-        Default: the operating system's. A seeded one is for tests; it voids all privacy, and
-        the result says so.
+        Default: the operating system's. A seeded one is for tests; it voids all privacy, as
+        the result records.
 
     Raises
     ------
@@ -163,7 +162,6 @@ class DPFedAvg(Strategy):
         self.adjacency, self.accountant = _arguments.guarantee(sampling)
         self._fraction = expected_fraction(sampling, size)
         self.weighting: Weighting = UniformWeights() if weighting is None else weighting
-        self._denominator = self._fraction * self.weighting.total(size)
         self.mechanism: SumMechanism = LatticeGaussian() if mechanism is None else mechanism
         self.metrics = Metrics() if metrics is None else metrics
         self.checkpointing = Checkpointing() if checkpointing is None else checkpointing
@@ -189,6 +187,7 @@ class DPFedAvg(Strategy):
             record_keys=self.record_keys,
             randomness=self._randomness,
             expected_cohort=self._fraction * size,
+            denominator=self._fraction * self.weighting.total(size),
         )
         if self.adjacency is Adjacency.REPLACE_ONE:
             _arguments.check_accounted_by_replacement(self._initial_clipping, self.metrics)
@@ -297,12 +296,8 @@ class DPFedAvg(Strategy):
 
         The event is durable in the ledger before the noisy sum exists. An empty cohort is a
         round like any other. A round that asked clients and can use nothing of what came ends the
-        run, before it is paid; under secure aggregation, where only the opened sum shows it, after.
-
-        Raises
-        ------
-        NoUsableReplyError
-            If the run ends unpaid, never used a reply, and goes on from no round that was opened.
+        run before it is paid, with a ``NoUsableReplyError`` if no reply was ever usable; under
+        secure aggregation, where only the opened sum shows it, after.
         """
         current, run = self._round, self._run
         if current is None or current.number != server_round:
@@ -321,7 +316,7 @@ class DPFedAvg(Strategy):
         if outcome.update is None:
             return schema.record(schema.arrays), outcome.metrics
         for array in outcome.update:
-            array /= self._denominator
+            array /= self._setup.denominator
         run.state.follow(outcome.unclipped_fraction)
         stepped = self.optimizer.step(schema.arrays, outcome.update)
         return schema.record(stepped), outcome.metrics
@@ -348,8 +343,8 @@ class DPFedAvg(Strategy):
         if not current.gather(replies):
             self._run.stop_evaluating(server_round)
             return None
-        if paid := self._evaluation_events():
-            self._pay(server_round, paid)
+        if self._setup.evaluation_events:
+            self._pay(server_round, self._setup.evaluation_events)
             self.epsilon_by_round[server_round] = self.epsilon()
         return current.release()
 
@@ -368,24 +363,8 @@ class DPFedAvg(Strategy):
         for event in events:
             self._privacy_budget.pay(event, run=self._run.state.name, number=server_round)
 
-    def _evaluation_events(self) -> list[Event]:
-        return self._setup.evaluation_events if self._run.evaluates else []
-
     def _cost(self, parameters: int) -> RoundCost:
-        """What a round of a model of so many parameters is charged."""
-
-        def noise_length(z: float) -> float:  # z·√d/(q·W)
-            shares = self._setup.noise_shares(self.clipping, z)
-            return shares.update * math.sqrt(parameters) / self._denominator
-
-        return RoundCost(
-            sampling=self.sampling,
-            release=partial(self._rounds.account, parameters=parameters),
-            presence=self._rounds.presence,
-            evaluation=tuple(self._evaluation_events()),
-            evaluation_noise=self.metrics.evaluation_noise,
-            noise_length=noise_length,
-        )
+        return RoundCost.of(self._setup, self._rounds, self._run, parameters)
 
     def check_budget(self, num_rounds: int, parameters: int) -> list[str]:
         """Refuse a run that ``start`` would refuse for its budget, and spend nothing.
@@ -478,7 +457,7 @@ class DPFedAvg(Strategy):
         -------
         PrivateResult
             Flower's result, with ``privacy`` beside it. Holds the last model also when the run
-            ended early; ``privacy.stopped`` then says why.
+            ended early; ``privacy.stopped`` is then the reason.
 
         Raises
         ------
@@ -491,7 +470,7 @@ class DPFedAvg(Strategy):
             not fit the budget; nothing was spent. ``SpentBudgetError`` if earlier runs are why.
         NoUsableReplyError
             If clients were asked and no reply was ever usable. Under secure aggregation, where
-            that shows once the round is paid, ``privacy.stopped`` says so instead.
+            that shows once the round is paid, ``privacy.stopped`` is the reason instead.
         """
         given = StartArguments(
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
@@ -539,18 +518,20 @@ class DPFedAvg(Strategy):
     def summary(self) -> None:
         """Log the settings. All of them are public."""
         limit, z = self.budget.epsilon, self._run.state.noise_multiplier
-        epsilon = "no limit" if limit == math.inf else f"at most {limit:g}"
-        log(INFO, "\t├──> Privacy of every client (%s):", self.adjacency.value)
-        log(INFO, "\t│\t├── ε: %s at δ = %g (%s)", epsilon, self.budget.delta, self.accountant)
-        if z is not None:
-            log(INFO, "\t│\t├── Noise multiplier: %.4f", z)
-        log(INFO, "\t│\t├── Clipping: %s", self.clipping)
-        log(INFO, "\t│\t├── Mechanism: %s", self.mechanism.name)
-        log(INFO, "\t│\t└── Ledger: %s", self._privacy_budget.ledger.path)
-        size = self._registry.size
-        log(INFO, "\t├──> Sampling: %s of a population of %d", self.sampling, size)
-        log(INFO, "\t├──> Weights: %s", self.weighting)
-        log(INFO, "\t├──> Secure aggregation: %s", self.secure_aggregation or "off")
-        log(INFO, "\t└──> Server optimizer: %s", self.optimizer)
+        lines = [
+            f"├──> Privacy of every client ({self.adjacency.value}):",
+            f"│\t├── ε: {'no limit' if limit == math.inf else f'at most {limit:g}'} at "
+            f"δ = {self.budget.delta:g} ({self.accountant})",
+            *([] if z is None else [f"│\t├── Noise multiplier: {z:.4f}"]),
+            f"│\t├── Clipping: {self.clipping}",
+            f"│\t├── Mechanism: {self.mechanism.name}",
+            f"│\t└── Ledger: {self._privacy_budget.ledger.path}",
+            f"├──> Sampling: {self.sampling} of a population of {self._registry.size}",
+            f"├──> Weights: {self.weighting}",
+            f"├──> Secure aggregation: {self.secure_aggregation or 'off'}",
+            f"└──> Server optimizer: {self.optimizer}",
+        ]
+        for line in lines:
+            log(INFO, "\t%s", line)
         if not self._randomness.private:
             log(WARNING, "The randomness is seeded: this run is NOT private.")

@@ -24,11 +24,7 @@ class NoUsableReplyError(RuntimeError):
 
 
 class Fault(StrEnum):
-    """Why replies are dropped, in words that hold nothing a client wrote.
-
-    The server's console is told each of them once a run; who, how often and in which words goes
-    to the operator's log.
-    """
+    """Why replies are dropped, in words that hold nothing a client wrote."""
 
     ERROR = (
         "the client's app raised an exception; the node's own log (in a simulation the log of the "
@@ -66,7 +62,7 @@ class Fault(StrEnum):
 
 
 class ReplyError(ValueError):
-    """A reply that is dropped; the message says why, for the operator's log only.
+    """A reply that is dropped; the message is for the operator's log only.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a run tells the server's console of lost clients, and when it ends for want of any."""
+"""Clients that are lost to a run: what is logged of them, and when the run ends for want of any."""
 
 import logging
 from collections.abc import Mapping
@@ -16,6 +16,9 @@ def _on_one_line(record: logging.LogRecord) -> bool:
     return True
 
 
+# The operator's own log: actual cohorts, node ids and reasons go here and nowhere else. It is
+# silent until the operator gives it a handler, and apart from the log that users see. An entry is
+# one line: clients' words are quoted where they are logged, and escaped here in any case.
 operator_log = logging.getLogger("bloomseal.operator")
 operator_log.propagate = False
 operator_log.addFilter(_on_one_line)
@@ -30,20 +33,19 @@ _DROPPED_AT_FIRST, _DROPPED, _SILENT = 2, 5, 20
 
 
 class FaultLog:
-    """Watches one run for clients that are lost to it.
+    """Logs how clients are lost to one run.
 
-    The console is told kinds of trouble, each once a run and in words that hold nothing a client
-    wrote: that a reply was dropped for such a reason, that a node has gone. Who, when and how
-    often goes to the operator's log.
+    The server's console gets each kind of trouble once, in words that hold nothing a client
+    wrote. Who, when and how often goes to the operator's log.
     """
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._faults: list[Fault] = []
         self._present: dict[int, int] = {}
 
     def dropped(self, round_name: str, fault: Fault | None) -> None:
-        """Tell that a reply was dropped, unless its client is only away or late."""
+        """A reply was dropped; nothing is logged if its client is only away or late."""
         if fault is not None and fault not in self._faults:
             self._faults.append(fault)
             log(
@@ -55,10 +57,10 @@ class FaultLog:
             )
 
     def metrics_left_out(self, round_name: str, fault: str) -> None:
-        """Tell that a client's metrics, or all, were left out of metrics that are public."""
+        """A client's metrics, or all, were left out of metrics that are public."""
         operator_log.warning("%s: left metrics out: %s", round_name, fault)
-        if fault not in self._told:
-            self._told.add(fault)
+        if fault not in self._logged:
+            self._logged.add(fault)
             log(
                 WARNING,
                 "%s: left metrics out, and will leave out others like them: %s. This is said "
@@ -68,11 +70,11 @@ class FaultLog:
             )
 
     def metrics_counted_as_middle(self, round_name: str, fault: str) -> None:
-        """Tell the operator's log alone, since it follows from one client's noised metrics."""
+        """For the operator's log alone, since it follows from one client's noised metrics."""
         operator_log.warning("%s: metrics without a value: %s", round_name, fault)
 
     def connected(self, node_of: Mapping[int, int]) -> None:
-        """Tell that a node has gone: what held a place, by place, holds it no longer."""
+        """Who is connected now, by place; a node that held a place before may have gone."""
         gone = sorted(node for place, node in self._present.items() if place not in node_of)
         if gone:
             operator_log.warning("nodes of the population that have gone: %s", gone)
@@ -83,9 +85,9 @@ class FaultLog:
         self._present = dict(node_of)
 
     def once(self, line: str) -> None:
-        """Tell the console a line, once a run."""
-        if line not in self._told:
-            self._told.add(line)
+        """Log a line on the console, once a run."""
+        if line not in self._logged:
+            self._logged.add(line)
             log(WARNING, line)
 
     def reasons(self) -> str:
@@ -142,7 +144,7 @@ class AskedInVain:
         self.any_used = any_used
 
     def add(self, round_: RoundReplies, *, moved: bool = False) -> bool:
-        """Note a round, and tell whether with it too many were asked in vain to go on.
+        """Count a round; True if with it too many were asked in vain to go on.
 
         Parameters
         ----------

@@ -70,7 +70,7 @@ class PublicMetrics:
         replies : sequence of MetricRecord or None
             One a client that replied; None where it sent none.
         weighted_by_key : str
-            The metric that says how much a client's record counts.
+            The metric by which a client's record is weighted.
         left_out : callable
             Called with the reason for each record that is left out.
         """
@@ -87,9 +87,9 @@ class PublicMetrics:
         ((usual, times),) = forms.most_common(1)
         for _ in range(len(usable) - times):
             left_out(MetricFault.FORM)
-        kept = [RecordDict({"metrics": r}) for r in usable if _form(r) == usual]
+        alike = [RecordDict({"metrics": r}) for r in usable if _form(r) == usual]
         try:
-            return self.aggregate(kept, weighted_by_key)
+            return self.aggregate(alike, weighted_by_key)
         except Exception as error:  # made of clients' values: it must not end the run
             operator_log.warning(
                 "clients' metrics could not be aggregated: %s", error_quoted(error)
@@ -209,7 +209,7 @@ class NoisedMetricsSum:
         )
 
     def add(self, metrics: MetricRecord | None) -> MetricFault | None:
-        """Add one client's metrics; a missing or unusable one counts as the middle, and is told."""
+        """Add one client's metrics; a missing or unusable one counts as its middle, a fault."""
         fault = MetricFault.MISSING if metrics is None else None
         centred = np.zeros(len(self._rule.ranges))
         for i, (name, (low, high)) in enumerate(self._rule.ranges.items()):

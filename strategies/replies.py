@@ -61,7 +61,7 @@ class RecordKeys:
     config : str
         The ``ConfigRecord`` that is sent; Flower's ``configrecord_key``.
     weighted_by : str
-        The metric of a reply that says how much it counts; Flower's ``weighted_by_key``.
+        The metric of a reply by which it is weighted; Flower's ``weighted_by_key``.
     """
 
     arrays: str = "arrays"
@@ -167,8 +167,8 @@ def refuse_error(reply: Message, *, reason: bool = False) -> None:
     words = quoted(reply.error.reason)
     if code == DECLINED:
         raise ReplyError(f"the node declined: {words}", Fault.DECLINED)
-    told = f": {words}" if reason else f" (code {code})"
-    raise ReplyError(f"the client answered with an error{told}", Fault.ERROR)
+    shown = f": {words}" if reason else f" (code {code})"
+    raise ReplyError(f"the client answered with an error{shown}", Fault.ERROR)
 
 
 def only_metrics(reply: Message) -> MetricRecord | None:
@@ -229,7 +229,7 @@ def _pull(grid: Grid, waiting: list[str], deadline: float | None) -> Iterator[Me
         for identifier in waiting:
             # One by one: what is pulled together is lost together if one cannot be decoded.
             try:
-                found = list(grid.pull_messages([identifier]))
+                pulled = list(grid.pull_messages([identifier]))
             except (OSError, httpx.HTTPError):  # the network's fault, not the reply's
                 raise
             except Exception as error:
@@ -237,9 +237,9 @@ def _pull(grid: Grid, waiting: list[str], deadline: float | None) -> Iterator[Me
                     "dropped a reply that cannot be decoded: %s", error_quoted(error)
                 )
                 continue
-            if not found:
+            if not pulled:
                 still.append(identifier)
-            yield from found
+            yield from pulled
         arrived = len(still) < len(waiting)
         waiting = still
         if not waiting or (deadline is not None and time.monotonic() >= deadline):

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from privacy.accounting import AdditiveDelta, Event, Sampling
 from strategies.errors import BudgetError, SpentBudgetError
 from strategies.privacy_budget import PrivacyBudget
+from strategies.run import Run
+from strategies.train_round import Rounds, RoundSetup
 
 _OWN_LEDGER = "for other clients, give a ledger of their own"
 _WARNED, _REFUSED = 2, 10  # times the noise that the whole budget would have bought
@@ -38,6 +41,23 @@ class RoundCost:
     evaluation: tuple[Event, ...]
     evaluation_noise: float
     noise_length: Callable[[float], float]
+
+    @classmethod
+    def of(cls, setup: RoundSetup, rounds: Rounds, run: Run, parameters: int) -> "RoundCost":
+        """The cost of a round of a model of so many parameters."""
+
+        def noise_length(z: float) -> float:  # z·√d/(q·W)
+            shares = setup.noise_shares(run.state.clipping, z)
+            return shares.update * math.sqrt(parameters) / setup.denominator
+
+        return cls(
+            sampling=setup.sampling,
+            release=partial(rounds.account, parameters=parameters),
+            presence=rounds.presence,
+            evaluation=tuple(setup.evaluation_events if run.evaluates else ()),
+            evaluation_noise=setup.metrics.evaluation_noise,
+            noise_length=noise_length,
+        )
 
     def training(self, z: float) -> list[Event]:
         """What its training is charged, whether it opens or not."""

@@ -45,10 +45,8 @@ def _pack(**slots: list[Vector]) -> dict[str, Vector]:
 
 
 def _unpack(state: dict[str, Vector], name: str) -> list[Vector]:
-    found = sorted(
-        (int(key.rpartition(".")[2]), key) for key in state if key.startswith(f"{name}.")
-    )
-    return [np.array(state[key]) for _, key in found]
+    keys = sorted((int(key.rpartition(".")[2]), key) for key in state if key.startswith(f"{name}."))
+    return [np.array(state[key]) for _, key in keys]
 
 
 @dataclass

@@ -96,6 +96,8 @@ class RoundSetup:
         As given to the strategy.
     expected_cohort : float
         q·N.
+    denominator : float
+        q·W, by which a sum is divided.
     """
 
     population: int
@@ -106,6 +108,7 @@ class RoundSetup:
     record_keys: RecordKeys
     randomness: Randomness
     expected_cohort: float
+    denominator: float
 
     def noise_shares(self, clipping: Clipping, z: float) -> "NoiseShares":
         """What each sum of a round gets of z, so that all together are one release with z.
@@ -144,7 +147,7 @@ class RoundSetup:
 
 
 class Rounds(Protocol):
-    """Makes the rounds of a run, and says what they cost."""
+    """Makes the rounds of a run, and gives their cost."""
 
     @property
     def presence(self) -> AdditiveDelta:

@@ -65,6 +65,24 @@ def test_private_names_stay_in_their_folder() -> None:
                     assert home in path.parents, f"{path} imports {part} of {node.module}"
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in sources() if path.name == "__init__.py"], ids=relative
+)
+def test_a_folders_init_shows_its_public_names_on_one_screen(path: Path) -> None:
+    """Re-exports alone, ``from folder.module import Name as Name``; errors are in ``errors.py``."""
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "the folder's docstring"
+    assert not [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    ours = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in FORBIDDEN
+    ]
+    names = [alias for node in ours for alias in node.names]
+    assert len(names) <= 50
+    assert [alias.name for alias in names] == [alias.asname for alias in names]
+
+
 def test_errors_are_named_so_and_those_that_leave_their_folder_are_in_its_errors_module() -> None:
     classes = {
         node.name: (node, path)

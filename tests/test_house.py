@@ -1,6 +1,20 @@
-"""The pictures of the house show what the imports give."""
+"""docs/house.md: its pictures are what the imports give, and the modules it names are there."""
 
-from tools.house import arrows, grouped, imports, modules, reached
+import re
+
+from tools.house import PAGE, ROOT, arrows, grouped, imports, modules, page_with_pictures, reached
+
+
+def test_the_committed_pictures_are_what_the_imports_give() -> None:
+    page = PAGE.read_text()
+    assert page.count("<!-- drawn: ") == page.count("```mermaid") + 1
+    assert page_with_pictures(page) == page, "draw them again: make house"
+
+
+def test_every_module_that_the_page_names_is_there() -> None:
+    paths = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)+(?:\.py)?)`", PAGE.read_text()))
+    assert len(paths) > 40
+    assert not {path for path in paths if not (ROOT / path).exists()}
 
 
 def test_an_arrow_is_left_out_only_where_a_longer_way_tells_it() -> None:

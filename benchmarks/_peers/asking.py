@@ -70,9 +70,9 @@ class Asked:
         with contextlib.suppress(BrokenPipeError):
             questions.write(b"%d\n" % image)
             questions.flush()
-        told = self._reply()
+        answer = self._reply()
         return Reply(
-            told["evaluation"], told["end_to_end"], told["processor"], tuple(told["logits"])
+            answer["evaluation"], answer["end_to_end"], answer["processor"], tuple(answer["logits"])
         )
 
     def close(self) -> None:
@@ -104,7 +104,9 @@ class Asked:
         if not line.endswith(b"\n"):
             code = self._process.wait()
             self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace").strip().splitlines()
-            raise NotMeasuredError(f"it ended with code {code}: {said[-1] if said else 'no word'}")
-        told: dict[str, Any] = json.loads(line)
-        return told
+            errors = self._errors.read().decode(errors="replace").strip().splitlines()
+            raise NotMeasuredError(
+                f"it ended with code {code}: {errors[-1] if errors else 'no word'}"
+            )
+        answer: dict[str, Any] = json.loads(line)
+        return answer

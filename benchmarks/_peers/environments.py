@@ -12,7 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
-from benchmarks.harness import Say
+from benchmarks.harness import Log
 
 NON_COMMERCIAL = "BLOOMSEAL_NON_COMMERCIAL"
 
@@ -60,7 +60,7 @@ PEERS = (
 )
 
 
-def interpreter(peer: Peer, *, make: bool, say: Say) -> Path:
+def interpreter(peer: Peer, *, make: bool, log: Log) -> Path:
     """The peer's Python, in an environment that is made once and reused.
 
     Its packages are its own; PyTorch and NumPy, which would be gigabytes more, are those of the
@@ -72,7 +72,7 @@ def interpreter(peer: Peer, *, make: bool, say: Say) -> Path:
         Whose.
     make : bool
         Whether to make an environment where there is none.
-    say : callable
+    log : callable
         Told what is installed.
 
     Raises
@@ -94,7 +94,7 @@ def interpreter(peer: Peer, *, make: bool, say: Say) -> Path:
             "its licence allows non-commercial use only; "
             f"set {NON_COMMERCIAL}=1 if yours is, and it will be installed"
         )
-    say(f"{peer.title}: installing {', '.join(peer.packages)} in {folder}")
+    log(f"{peer.title}: installing {', '.join(peer.packages)} in {folder}")
     shutil.rmtree(folder, ignore_errors=True)
     _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
     install = ["install", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
@@ -109,6 +109,6 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         # pip says what is wrong last, but for its hints.
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        why = (said or done.stderr.splitlines() or [f"code {done.returncode}"])[-1]
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        why = (errors or done.stderr.splitlines() or [f"code {done.returncode}"])[-1]
         raise NotMeasuredError(f"it does not install here: {why}")

@@ -61,8 +61,8 @@ def prepare(case: Case) -> Prepared:
         file = Path(folder) / "model.orion"
         compiler.compile_to_file(str(file))
         model = Model.load(file.read_bytes())
-    told, manifest, level = model.client_params()
-    parameters = Parameters.from_dict(told)
+    client_parameters, manifest, level = model.client_params()
+    parameters = Parameters.from_dict(client_parameters)
     generator = KeyGenerator(parameters)
     secret = generator.gen_secret_key()
     encoder = Encoder(parameters)
@@ -75,7 +75,7 @@ def prepare(case: Case) -> Prepared:
             for element in manifest["galois_elements"]
         ],
     ).marshal_binary()
-    evaluator = Evaluator(told, keys)
+    evaluator = Evaluator(client_parameters, keys)
     slots = parameters.max_slots()
 
     def encrypt(image: Array) -> list[bytes]:

@@ -95,8 +95,8 @@ def serve(prepare: Callable[[Case], Prepared]) -> None:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    def reply(**told: object) -> None:
-        print(json.dumps(told), file=replies, flush=True)
+    def reply(**fields: object) -> None:
+        print(json.dumps(fields), file=replies, flush=True)
 
     case = read_case(Path(sys.argv[1]))
     prepared = prepare(case)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.encrypted_inference.single import prediction_rows
-from benchmarks.harness import Row, Say, Spread, memory_of_process
+from benchmarks.harness import Log, Row, Spread, memory_of_process
 from privacy.inference import Evaluator, ThrowAwayOwner, compile_model
 
 Images = NDArray[np.float64]
@@ -20,15 +20,15 @@ IMAGES = 4096
 
 
 def batch_rows(
-    model: nn.Sequential, sample: Images, test: Images, *, quick: bool, say: Say
+    model: nn.Sequential, sample: Images, test: Images, *, quick: bool, log: Log
 ) -> list[Row]:
     """Images a second and peak memory of both sides, on the same weights, in turns."""
-    say(f"batch of {IMAGES}: ours encrypts")
+    log(f"batch of {IMAGES}: ours encrypts")
     images = test[:IMAGES]
     repetitions = 1 if quick else 7
     ours = _Side(_ours, model, sample, images)
-    say(f"batch:\n{ours.ready['plan']}")
-    say(f"batch of {IMAGES}: CKKSTensor encrypts")
+    log(f"batch:\n{ours.ready['plan']}")
+    log(f"batch of {IMAGES}: CKKSTensor encrypts")
     theirs = _Side(_theirs, model, images)
     rates: dict[str, list[float]] = {"ours": [], "theirs": []}
     milliseconds: list[float] = []
@@ -38,8 +38,8 @@ def batch_rows(
         # Elapsed, not the processor's: the products of a batch run on every core.
         milliseconds.append(wall * 1e3)
         rates["theirs"].append(IMAGES / theirs.evaluate())
-        say(f"batch of {IMAGES}: turn {turn + 1} of {repetitions}")
-    told, peers = ours.finish(), theirs.finish()
+        log(f"batch of {IMAGES}: turn {turn + 1} of {repetitions}")
+    figures, peers = ours.finish(), theirs.finish()
     fast, slow = Spread.of(rates["ours"]), Spread.of(rates["theirs"])
     encryption = Spread.of([IMAGES / ours.ready["encryption"]])
     return [
@@ -49,12 +49,12 @@ def batch_rows(
             "batch",
             "process peak",
             "bytes",
-            Spread.of([told["peak"]]),
+            Spread.of([figures["peak"]]),
             Spread.of([peers["peak"]]),
             "CKKSTensor",
         ),
         Row("batch", "encryption", "images/s", encryption),
-        Row("batch", "largest logit error", "", Spread.of([told["error"]])),
+        Row("batch", "largest logit error", "", Spread.of([figures["error"]])),
         Row("batch", "query", "bytes", Spread.of([float(ours.ready["query"])])),
     ]
 
@@ -78,9 +78,9 @@ class _Side:
     def finish(self) -> dict[str, Any]:
         """What the process has to say at the end."""
         self._pipe.send("finish")
-        told: dict[str, Any] = self._pipe.recv()
+        figures: dict[str, Any] = self._pipe.recv()
         self._process.join()
-        return told
+        return figures
 
 
 def _ours(pipe: Connection, model: nn.Sequential, sample: Images, images: Images) -> None:

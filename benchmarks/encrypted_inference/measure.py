@@ -22,7 +22,7 @@ from benchmarks.encrypted_inference.single import (
     latency_rows,
     tutorial_way,
 )
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from privacy.inference import (
     DataOwner,
     Evaluator,
@@ -33,7 +33,7 @@ from privacy.inference import (
 )
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Measure every case, and TenSEAL's own ways on the same weights."""
     torch.manual_seed(0)
     repetitions, images = (3, 20) if quick else (7, 1000)
@@ -41,14 +41,14 @@ def run(*, quick: bool, say: Say) -> list[Row]:
     trained: dict[Callable[[], nn.Sequential], Trained] = {}
     for case in CASES if not quick else CASES[:4]:
         if case.make not in trained:
-            say(f"{case.name}: training")
+            log(f"{case.name}: training")
             trained[case.make] = train(case, quick=quick)
         model, sample, test, labels = trained[case.make]
         compiled = case.compiled(model, sample)
-        say(f"{case.name}:\n{compiled.plan}")
+        log(f"{case.name}:\n{compiled.plan}")
         peer = tutorial_way(model, test[0]) if case.name == "tutorial-cnn" else None
         rows += latency_rows(case.name, compiled, test, peer, repetitions)
-        say(f"{case.name}: {images} images")
+        log(f"{case.name}: {images} images")
         rows += fidelity_rows(case.name, compiled, test[:images], labels[:images])
         if case.name == "tutorial-cnn":
             blind = compile_model(
@@ -59,14 +59,14 @@ def run(*, quick: bool, say: Say) -> list[Row]:
                 tolerance=1.0,
                 parties=ThreeParties("laboratory", "clinic", "cloud"),
             )
-            say(f"{case.name}, encrypted weights:\n{blind.plan}")
+            log(f"{case.name}, encrypted weights:\n{blind.plan}")
             name = f"{case.name}, encrypted"
             rows += encrypted_weights_rows(name, compiled, blind, test, repetitions)
             rows += fidelity_rows(name, blind, test[:images], labels[:images])
-            say(f"{case.name}: all cores")
+            log(f"{case.name}: all cores")
             rows += _several_processes(case, model, sample, test, quick=quick)
         if case.name == "mlp":
-            rows += batch_rows(model, sample, test, quick=quick, say=say)
+            rows += batch_rows(model, sample, test, quick=quick, log=log)
     return rows
 
 

@@ -21,7 +21,7 @@ from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import ServerApp
 
 from benchmarks.end_to_end import plain_app
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from flower_app import client_app, server_app
 from flower_app.processes.flower_processes import program, superlink
 from flower_app.settings import Settings, write_run_config
@@ -33,7 +33,7 @@ PEER = "plain FedAvg app, flwr run"
 _PATIENCE = 600.0
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     nodes, rounds, repetitions = (200, 5, 1) if quick else (1000, 15, 2)
     rows = []
@@ -42,9 +42,9 @@ def run(*, quick: bool, say: Say) -> list[Row]:
         theirs: list[float] = []
         for _ in range(repetitions):
             ours += _ours(model, nodes, rounds)
-            say(f"{model}: this app, {nodes} clients, {rounds} rounds")
+            log(f"{model}: this app, {nodes} clients, {rounds} rounds")
             theirs += _theirs(model, nodes, rounds)
-            say(f"{model}: plain FedAvg")
+            log(f"{model}: plain FedAvg")
         case = f"{model}, {nodes} clients, q={RATE:g}"
         details = {"model": model, "cohort": RATE * nodes, "nodes": nodes}
         rows.append(
@@ -182,13 +182,13 @@ class _WeighingGrid(InProcessGrid):
 
 def _bytes(model: str) -> tuple[dict[str, int], dict[str, int]]:
     """The largest message each way of one round, ours and the plain app's."""
-    found = []
+    sizes = []
     apps = ((server_app.app, client_app.app), (plain_app.server, plain_app.client))
     for serve, client in apps:
         with tempfile.TemporaryDirectory() as name:
             config = _settings(model, 2, Path(name)) | {"times": f"{name}/times.json"}
-            found.append(_weighed(serve, client, config))
-    return found[0], found[1]
+            sizes.append(_weighed(serve, client, config))
+    return sizes[0], sizes[1]
 
 
 def _weighed(serve: ServerApp, client: ClientApp, config: dict[str, Any]) -> dict[str, int]:

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks import _pictures
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from benchmarks.rounds.training import Clients, Protection, Work, accuracy_by_round
 from flower_app.data import PartitionSpec, load_dataset, load_inputs, load_partitions
 from privacy.accounting import Budget, calibrate_noise_multiplier
@@ -66,7 +66,7 @@ SWEEP = tuple(
 )
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     torch.set_num_threads(1)
     seeds = (0,) if quick else (0, 1)
     works = (Case("IID"), Case("shards")) if quick else WORKS
@@ -76,11 +76,11 @@ def run(*, quick: bool, say: Say) -> list[Row]:
         ours = private(case, seeds)
         theirs = plain(case, seeds)
         rows += compared(case, ours, theirs)
-        say(f"{case.name}: {ours[0][-1]:.4f}, {PEER} {theirs[0][-1]:.4f}")
+        log(f"{case.name}: {ours[0][-1]:.4f}, {PEER} {theirs[0][-1]:.4f}")
     for case in sweep:
         ours = private(case, seeds)
         rows += compared(case, ours, None)
-        say(f"{case.name}: {ours[0][-1]:.4f}")
+        log(f"{case.name}: {ours[0][-1]:.4f}")
     return rows
 
 

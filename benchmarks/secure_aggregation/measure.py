@@ -13,7 +13,7 @@ from flwr.common.secure_aggregation.ndarrays_arithmetic import (
 )
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 
-from benchmarks.harness import Row, Say, Spread, interleave
+from benchmarks.harness import Log, Row, Spread, interleave
 from benchmarks.secure_aggregation.picture import draw_costs
 from benchmarks.secure_aggregation.updates import encoding_rows, rounding_rows
 from privacy.mechanisms import SystemRandomness
@@ -48,9 +48,9 @@ _BOUND = 1 << 16  # the clipping norm in cells, so that 100 clients fit a ring o
 _RANDOMNESS = SystemRandomness()
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Time the parts, then whole rounds of real clients in one process, one after another."""
-    say("one thread; adversary: honest but curious server, 5 % corrupt clients")
+    log("one thread; adversary: honest but curious server, 5 % corrupt clients")
     rows = _masks(quick) + encoding_rows(quick=quick) + rounding_rows()
     rows += _shares(quick) + _growth()
     cohorts = (10, 100) if quick else (10, 100, 500)
@@ -58,8 +58,8 @@ def run(*, quick: bool, say: Say) -> list[Row]:
     for size in sizes:
         for clients in cohorts:
             for dropout in (0.0, 0.3) if quick else (0.0, 0.05, 0.3):
-                rows += _round(clients, size, dropout, ServerModel.HONEST_BUT_CURIOUS, say)
-        rows += _round(100, size, 0.05, ServerModel.MALICIOUS, say)
+                rows += _round(clients, size, dropout, ServerModel.HONEST_BUT_CURIOUS, log)
+        rows += _round(100, size, 0.05, ServerModel.MALICIOUS, log)
     return rows
 
 
@@ -166,11 +166,11 @@ class _Played:
     answered: list[_Cost] = field(default_factory=list)
 
 
-def _round(clients: int, size: int, dropout: float, model: ServerModel, say: Say) -> list[Row]:
+def _round(clients: int, size: int, dropout: float, model: ServerModel, log: Log) -> list[Row]:
     adversary = Adversary(model, max_corrupt_fraction=0.05)
     name = "" if model is ServerModel.HONEST_BUT_CURIOUS else ", malicious server"
     case = f"{clients} clients x {size} parameters, {dropout:.0%} dropouts{name}"
-    say(case)
+    log(case)
     played = _play(clients, size, dropout, adversary)
     seconds = Spread.of([cost.seconds for cost in played.answered])
     up = Spread.of([float(cost.up) for cost in played.answered])

@@ -20,9 +20,9 @@ def draw_costs(document: Mapping[str, Any], path: Path) -> None:
     rows = document["rows"]
 
     growth = [
-        (int(found[1]), row["ours"])
+        (int(match[1]), row["ours"])
         for row in rows
-        if row["metric"] == "neighbours of a client" and (found := _GROWTH.fullmatch(row["case"]))
+        if row["metric"] == "neighbours of a client" and (match := _GROWTH.fullmatch(row["case"]))
     ]
     by_clients.plot(*zip(*growth, strict=True), color=OURS, marker="o")
     by_clients.set_xscale("log")
@@ -31,11 +31,11 @@ def draw_costs(document: Mapping[str, Any], path: Path) -> None:
     by_clients.set_xlabel("clients n (5 % corrupt, 5 % drop out)")
 
     played = [
-        (int(found[1]), int(found[3]), row)
+        (int(match[1]), int(match[3]), row)
         for row in rows
-        if (found := _ROUND.fullmatch(row["case"]))
+        if (match := _ROUND.fullmatch(row["case"]))
     ]
-    largest = max(int(found[2]) for row in rows if (found := _ROUND.fullmatch(row["case"])))
+    largest = max(int(match[2]) for row in rows if (match := _ROUND.fullmatch(row["case"])))
     played = [each for each in played if f"x {largest} " in each[2]["case"]]
     for style, clients in zip(
         (":", "--", "-"), sorted({clients for clients, _, _ in played}), strict=False

@@ -72,10 +72,10 @@ def rounding_rows() -> list[Row]:
                     randomness=_RANDOMNESS,
                 )
                 length = float(np.linalg.norm(cells))
-                kept = length / (weight * 2.0**exponent)
+                share = length / (weight * 2.0**exponent)
                 along = float(cells @ update) / (length * float(np.linalg.norm(update)))
                 case = f"rounding, {parameters} parameters, R = 2^{exponent}, weight {weight:g}"
-                rows.append(Row(case, "length kept", "", Spread.of([kept])))
+                rows.append(Row(case, "length share", "", Spread.of([share])))
                 rows.append(Row(case, "cosine with the update", "", Spread.of([along])))
     return rows
 

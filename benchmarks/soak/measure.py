@@ -16,7 +16,7 @@ from dp_accounting.pld import PLDAccountant
 from matplotlib.figure import Figure
 
 from benchmarks import _pictures
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from benchmarks.soak import apps
 from flower_app.processes.flower_processes import program, superlink
 from privacy.accounting import read_ledger
@@ -65,14 +65,14 @@ def simulated(rounds: int, folder: Path) -> dict[str, Any]:
 
 def read(folder: Path) -> dict[str, Any]:
     """What a soak wrote down, and that its ledger says the same."""
-    found: dict[str, Any] = json.loads((folder / "soak.json").read_text())
+    figures: dict[str, Any] = json.loads((folder / "soak.json").read_text())
     ledger = read_ledger(folder / "ledger.jsonl")
     paid = [record.round for record in ledger.records]
-    if paid != list(range(1, found["rounds"] + 1)):
+    if paid != list(range(1, figures["rounds"] + 1)):
         raise RuntimeError(f"the ledger holds other rounds than were played: {paid}")
-    if ledger.epsilon(apps.DELTA, accountant="pld") != found["epsilon"]:
+    if ledger.epsilon(apps.DELTA, accountant="pld") != figures["epsilon"]:
         raise RuntimeError("the ledger gives another ε than the run said")
-    return found
+    return figures
 
 
 def peers_epsilon(noise_multiplier: float, rounds: int) -> float:
@@ -81,9 +81,9 @@ def peers_epsilon(noise_multiplier: float, rounds: int) -> float:
     return float(PLDAccountant().compose(event, rounds).get_epsilon(apps.DELTA))
 
 
-def rows_of(case: str, rounds: int, found: dict[str, Any]) -> list[Row]:
+def rows_of(case: str, rounds: int, figures: dict[str, Any]) -> list[Row]:
     """A soak's figures."""
-    memory = found["megabytes"]
+    memory = figures["megabytes"]
     settled = min(SETTLED, rounds // 2)
 
     def row(
@@ -94,8 +94,8 @@ def rows_of(case: str, rounds: int, found: dict[str, Any]) -> list[Row]:
         return Row(case, metric, unit, Spread.of([value]), beside, name, details=details)
 
     return [
-        row("rounds finished", f"of {rounds}", found["rounds"]),
-        row("ε", "", found["epsilon"], peers_epsilon(found["noise_multiplier"], rounds)),
+        row("rounds finished", f"of {rounds}", figures["rounds"]),
+        row("ε", "", figures["epsilon"], peers_epsilon(figures["noise_multiplier"], rounds)),
         row(
             MEMORY,
             "MB",
@@ -106,9 +106,9 @@ def rows_of(case: str, rounds: int, found: dict[str, Any]) -> list[Row]:
         row(
             "the model moved by, of what it would without failures",
             "",
-            found["moved"] / ideal(rounds),
+            figures["moved"] / ideal(rounds),
         ),
-        row("time of the server's process a round", "CPU s", found["seconds"] / rounds),
+        row("time of the server's process a round", "CPU s", figures["seconds"] / rounds),
     ]
 
 
@@ -117,7 +117,7 @@ def ideal(rounds: int) -> float:
     return rounds * 1e-4
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     """Soak in this process, and unless quick under ``flwr run``."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     logging.getLogger("bloomseal.operator").addHandler(logging.NullHandler())
@@ -126,7 +126,7 @@ def run(*, quick: bool, say: Say) -> list[Row]:
     rows = []
     ways = [("in one process", in_process)] + ([] if quick else [("flwr run, Ray", simulated)])
     for name, way in ways:
-        say(f"{rounds} rounds, {CLIENTS} clients, {apps.FAILING:.0%} failing: {name}")
+        log(f"{rounds} rounds, {CLIENTS} clients, {apps.FAILING:.0%} failing: {name}")
         with tempfile.TemporaryDirectory() as folder:
             rows += rows_of(f"soak, {name}", rounds, way(rounds, Path(folder)))
     return rows

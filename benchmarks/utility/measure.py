@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness import Row, Say, Spread
+from benchmarks.harness import Log, Row, Spread
 from benchmarks.utility import report
 from benchmarks.utility.cells import CELLS, Cell
 from benchmarks.utility.clients import label_sorted
@@ -21,19 +21,19 @@ SEEDS = (0, 1, 2)
 PEER = "Geyer et al. 2017, published"
 
 
-def run(*, quick: bool, say: Say) -> list[Row]:
+def run(*, quick: bool, log: Log) -> list[Row]:
     torch.set_num_threads(1)
     cells, seeds = (CELLS[:2], SEEDS[:1]) if quick else (CELLS, SEEDS)
-    return [row for cell in cells for row in measure(cell, seeds, say)]
+    return [row for cell in cells for row in measure(cell, seeds, log)]
 
 
-def measure(cell: Cell, seeds: Iterable[int], say: Say) -> list[Row]:
+def measure(cell: Cell, seeds: Iterable[int], log: Log) -> list[Row]:
     """The test accuracy of a cell, and the noise multiplier it was had with."""
     z = noise_multiplier(cell.setting, cell.budget)
     scores = []
     for seed in seeds:
         scores.append(accuracy(cell, seed, noise_multiplier=z))
-        say(f"{cell.case}, seed {seed}: {scores[-1]:.4f}")
+        log(f"{cell.case}, seed {seed}: {scores[-1]:.4f}")
     peer = None if cell.peer is None else Spread.of([cell.peer])
     return [
         Row(
@@ -74,9 +74,9 @@ def accuracy(cell: Cell, seed: int, *, noise_multiplier: float, score_on: str = 
     holdings = label_sorted(
         labels, shards=cell.shards, copies=cell.copies, draw=np.random.default_rng(seed)
     )
-    held, truth = table[holdings.shards], labels[holdings.shards]
+    images, truth = table[holdings.shards], labels[holdings.shards]
     model: Model = (
-        Linear(held, truth) if cell.model == "hog-linear" else Network(cell.model, held, truth)
+        Linear(images, truth) if cell.model == "hog-linear" else Network(cell.model, images, truth)
     )
     weights = train(
         model,

@@ -98,12 +98,12 @@ class Network:
     def gradients(self, weights: Vector, shards: NDArray[np.int64]) -> Vector:
         """See ``Model.gradients``."""
         parameters = self._set(weights)
-        found = np.empty((len(shards), len(weights)), np.float32)
-        for shard, out in zip(shards, found, strict=True):
+        result = np.empty((len(shards), len(weights)), np.float32)
+        for shard, out in zip(shards, result, strict=True):
             loss = cross_entropy(self._model(self._inputs[shard]), self._labels[shard])
             gradient = torch.autograd.grad(loss, parameters)
             np.concatenate([g.numpy().ravel() for g in gradient], out=out)
-        return found
+        return result
 
     def accuracy(self, weights: Vector, inputs: Vector, labels: NDArray[np.int64]) -> float:
         """See ``Model.accuracy``."""

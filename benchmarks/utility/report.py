@@ -17,21 +17,21 @@ Figures = dict[str, dict[str, dict[str, Any]]]
 
 
 def figures(document: Mapping[str, Any]) -> Figures:
-    found: Figures = {}
+    cells: Figures = {}
     for row in document["rows"]:
-        found.setdefault(row["case"], {})[row["metric"]] = row
-    return found
+        cells.setdefault(row["case"], {})[row["metric"]] = row
+    return cells
 
 
-def table(found: Figures) -> str:
+def table(cells: Figures) -> str:
     """A Markdown table, a line for each cell that was run."""
     lines = [
         "| protocol | model | clients | ε | δ | q | rounds | z | accuracy | lowest to highest "
         "| runs | Geyer et al. |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
-        *(_line(cell, found[cell.case]) for cell in CELLS if cell.case in found),
+        *(_line(cell, cells[cell.case]) for cell in CELLS if cell.case in cells),
     ]
-    missing = [cell.case for cell in CELLS if cell.case not in found]
+    missing = [cell.case for cell in CELLS if cell.case not in cells]
     if missing:
         lines += ["", "Not run: " + "; ".join(missing) + "."]
     return "\n".join(lines)
@@ -57,12 +57,12 @@ def _line(cell: Cell, row: dict[str, dict[str, Any]]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def plot(found: Figures, path: Path) -> None:
+def plot(cells: Figures, path: Path) -> None:
     """Both protocols side by side: accuracy over the number of clients, and over ε."""
     figure = Figure(figsize=(10, 4.2))
     left, right = figure.subplots(1, 2)
-    _lines(left, found, "Geyer")
-    _lines(right, found, "disjoint")
+    _lines(left, cells, "Geyer")
+    _lines(right, cells, "disjoint")
     peers = [(c.clients, c.peer) for c in CELLS if c.peer is not None and c.model == "hog-linear"]
     left.plot(*zip(*peers, strict=True), "k^--", lw=1, label="Geyer et al. 2017, published")
     left.set_title("Geyer's protocol, ε = 8, data repeated for N ≥ 1,000", loc="left")
@@ -81,12 +81,12 @@ def plot(found: Figures, path: Path) -> None:
     _pictures.save(figure, path, dpi=150)
 
 
-def _lines(axes: Any, found: Figures, protocol: str) -> None:
+def _lines(axes: Any, cells: Figures, protocol: str) -> None:
     for model, (colour, mark) in MODELS.items():
         points = []
         for cell in CELLS:
-            if cell.case in found and (cell.protocol, cell.model) == (protocol, model):
-                spread = found[cell.case]["test accuracy"]["ours_spread"]
+            if cell.case in cells and (cell.protocol, cell.model) == (protocol, model):
+                spread = cells[cell.case]["test accuracy"]["ours_spread"]
                 x = cell.clients if protocol == "Geyer" else cell.budget.epsilon
                 points.append((x, spread["median"], spread["low"], spread["high"]))
         if points:

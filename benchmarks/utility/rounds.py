@@ -68,13 +68,13 @@ def train(
     expected = np.float32(setting.sampling_rate * clients)
     for _ in range(setting.rounds):
         cohort = draw_cohort(setting.sampling, clients, randomness=randomness)
-        held = holdings.clients[cohort]
-        shards = np.unique(held)
+        drawn = holdings.clients[cohort]
+        shards = np.unique(drawn)
         gradients = model.gradients(weights, shards)
         total = LatticeGaussian().open(
             [weights], geometry, noise_multiplier=noise_multiplier, randomness=randomness
         )
-        for client in np.searchsorted(shards, held):
+        for client in np.searchsorted(shards, drawn):
             total.add([_trained(weights, gradients, client)], weight=1.0)
         [noisy] = total.release()
         [weights] = optimizer.step([weights], [noisy / expected])

@@ -99,13 +99,7 @@ def add_command(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until ended.
-
-    Raises
-    ------
-    SettingError
-        If an option, the folder or a file is wrong, or the port is taken.
-    """
+    """Serve until ended; a wrong option, folder or file, or a taken port, is a SettingError."""
     name, weights = trained_model(options.results)
     load_model(name, weights)  # its faults end the command here, with one sentence
     limits = _limits(options)

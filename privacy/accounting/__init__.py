@@ -1,4 +1,4 @@
-"""Client-level privacy accounting: what has been spent, what may be, and the ledger of it."""
+"""Client-level privacy accounting: events, their ε, budgets, calibration and the ledger."""
 
 from privacy.accounting.attacks import attack_success as attack_success
 from privacy.accounting.attacks import gaussian_dp as gaussian_dp

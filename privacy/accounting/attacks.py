@@ -1,4 +1,4 @@
-"""ε in other words: as the μ of Gaussian differential privacy, and as an attack's success.
+"""ε in other terms: as the μ of Gaussian differential privacy, and as an attack's success.
 
 Both are read off the whole curve δ(ε) that :func:`privacy.accounting.epsilon` computes, so they
 hold for whatever that can account, and are as exact.
@@ -54,7 +54,9 @@ def gaussian_dp(
     **Guarantee.** Never under-stated: between the computed points, δ(ε) lies below its chord in
     e^ε, and the Gaussian's curve is compared with the chord.
 
-    **Assumptions**, and what is **not covered**: those of :func:`epsilon`, and δ′ below ``delta``.
+    **Assumptions.** Those of :func:`epsilon`.
+
+    **Not covered.** As :func:`epsilon`, and δ′ below ``delta``.
     """
     curve = _curve(events, delta, accountant, adjacency)
     if math.isinf(curve[0][0]):

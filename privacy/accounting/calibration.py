@@ -178,20 +178,11 @@ def calibrate_sampling_rate(
 
 
 def _cost(
-    release: Event,
-    rounds: int,
-    budget: Budget,
-    accountant: Accountant | None,
-    spent: Events,
+    release: Event, rounds: int, budget: Budget, accountant: Accountant | None, spent: Events
 ) -> float:
     counts = count_events(spent)
     counts[release] += rounds
-    return epsilon(
-        counts,
-        delta=budget.delta,
-        accountant=accountant,
-        adjacency=_adjacency(getattr(release, "sampling", None)),
-    )
+    return epsilon(counts, delta=budget.delta, accountant=accountant)
 
 
 def _narrow(cost: Callable[[float], float], target: float, *, good: float, bad: float) -> float:
@@ -217,19 +208,15 @@ def _narrow(cost: Callable[[float], float], target: float, *, good: float, bad: 
     return good
 
 
-def _adjacency(sampling: Sampling | None) -> Adjacency | None:
-    return Adjacency.REPLACE_ONE if isinstance(sampling, FixedSize) else None
-
-
 def _already(
     budget: Budget, accountant: Accountant | None, spent: Events, sampling: Sampling
 ) -> str:
     counts = count_events(spent)
     if not counts:
         return ""
-    paid = epsilon(
-        counts, delta=budget.delta, accountant=accountant, adjacency=_adjacency(sampling)
-    )
+    fixed = isinstance(sampling, FixedSize)
+    adjacency = Adjacency.REPLACE_ONE if fixed else None
+    paid = epsilon(counts, delta=budget.delta, accountant=accountant, adjacency=adjacency)
     return f", of which {paid:.6g} is spent already"
 
 

@@ -37,7 +37,7 @@ Events = (
     | Mapping[AdditiveDelta, int]
     | Mapping[Repeated, int]
 )
-_SMALLEST_DELTA = sys.float_info.min  # what is below has lost digits, and its inverse overflows
+_SMALLEST_DELTA = sys.float_info.min  # smaller ones have lost digits, and their inverse overflows
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _bound(
     if accountant == "rdp":
         return _renyi(frozenset(releases.items()), delta, adjacency)
 
-    # What is no Gaussian differs from one by a factor, which costs this much of ε and of δ.
+    # Sums of discrete Gaussians differ from a Gaussian by a factor, which costs ε and δ.
     gaussians: Counter[GaussianRelease] = Counter()
     distance = 0.0
     for release, times in releases.items():

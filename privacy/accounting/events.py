@@ -96,8 +96,8 @@ class GaussianRelease:
     noise_multiplier : float
         z: the noise's standard deviation is z·S where one client contributes a vector of norm
         at most S to the sum. The same number whatever the adjacency: under replace-one the
-        accountant itself is given z/2. Zero is allowed and costs ε = ∞; what is not zero lies
-        in [10⁻¹⁰⁰, 10¹⁰⁰].
+        accountant itself is given z/2. Zero is allowed and costs ε = ∞; other values lie in
+        [10⁻¹⁰⁰, 10¹⁰⁰].
     sampling : Poisson, Full or FixedSize
         How the cohort was drawn. ``Full()`` also describes a noised metric that is asked of
         everyone, or any release that claims no amplification.
@@ -161,7 +161,7 @@ class DiscreteGaussianSum:
     dimension : int
         How many integers the sum has.
     shares : int
-        How many independent shares are in what is released *and* unknown to whoever sees it.
+        How many independent shares are in the released sum *and* unknown to whoever sees it.
         The same whoever takes part: the server completes the shares of a small cohort. If they
         are more than ``honest`` it is assumed to do so, to a sum that has overflowed its ring
         with probability at most 2⁻¹⁰⁰, for which 2⁻⁶⁰ of δ is charged.

@@ -7,6 +7,7 @@ needs Flower and the rest of the accounting does not.
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from flwr.serverapp import (
@@ -45,7 +46,7 @@ class FlowerAccountant:
     accounted. (Flower's own ``RdpAccountant`` accounts all of it there.)
 
     **Not covered.** Flower's protocol has events for equal Gaussian releases only, and no ledger:
-    what it holds dies with the process unless ``state_dict`` is kept. Use
+    its state ends with the process unless ``state_dict`` is stored. Use
     :class:`privacy.accounting.Ledger` where runs share a population.
     """
 
@@ -115,29 +116,12 @@ class FlowerAccountant:
 
     def state_dict(self) -> dict[str, object]:
         """The compositions, as plain JSON values."""
-        return {
-            "schema_version": _SCHEMA,
-            "backend": self._method(),
-            "config": self._config_fields(),
-            "compositions": [
-                {
-                    "noise_multiplier": event.noise_multiplier,
-                    "sample_size": event.sample_size,
-                    "population_size": event.population_size,
-                    "count": count,
-                }
-                for event, count in self._events.items()
-            ],
-        }
+        compositions = [asdict(event) | {"count": n} for event, n in self._events.items()]
+        return {**self._setting(), "compositions": compositions}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Replace the compositions by those of a :meth:`state_dict` with this configuration."""
-        expected = {
-            "schema_version": _SCHEMA,
-            "backend": self._method(),
-            "config": self._config_fields(),
-        }
-        for name, value in expected.items():
+        for name, value in self._setting().items():
             if state.get(name) != value:
                 raise ValueError(f"{name} of the state is {state.get(name)!r}, not {value!r}")
         compositions = state.get("compositions")
@@ -192,23 +176,16 @@ class FlowerAccountant:
         fixed = self._config.sampling_method is SamplingMethod.WITHOUT_REPLACEMENT
         return "rdp" if fixed else "pld"
 
-    def _config_fields(self) -> dict[str, object]:
-        return {
-            "target_delta": self._config.target_delta,
-            "population_size": self._config.population_size,
-            "neighboring_relation": self._config.neighboring_relation.value,
-            "sampling_method": self._config.sampling_method.value,
-            "max_epsilon": self._config.max_epsilon,
-        }
+    def _setting(self) -> dict[str, object]:
+        config = asdict(self._config)
+        values = {name: getattr(value, "value", value) for name, value in config.items()}
+        return {"schema_version": _SCHEMA, "backend": self._method(), "config": values}
 
 
 def _composition(fields: Any) -> tuple[GaussianPrivacyEvent, int]:
     try:
-        event = GaussianPrivacyEvent(
-            noise_multiplier=fields["noise_multiplier"],
-            sample_size=fields["sample_size"],
-            population_size=fields["population_size"],
-        )
-        return event, fields["count"]
-    except (KeyError, TypeError) as error:
+        values = dict(fields)
+        count = values.pop("count")
+        return GaussianPrivacyEvent(**values), count
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"a composition of the state is malformed: {fields!r}") from error

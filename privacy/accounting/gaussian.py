@@ -13,7 +13,7 @@ from privacy.accounting.events import DiscreteGaussianSum, GaussianRelease
 _SMOOTHING = 4.0  # squared, in cells: costs a factor of 1 + 10⁻³³ a coordinate
 OVERFLOW_DELTA = 2.0**-60  # at least 2⁻¹⁰⁰·(1 + e^ε), the overflow's share of δ …
 LARGEST_EPSILON = 27.0  # … up to this ε
-_TINY = 2.0**-1000  # what may have been lost to underflow
+_TINY = 2.0**-1000  # a bound of losses to underflow
 
 
 def gaussian_delta(noise_multiplier: float, epsilon: float) -> float:

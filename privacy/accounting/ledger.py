@@ -127,11 +127,11 @@ class Ledger(Payments):
 
     @property
     def closed(self) -> bool:
-        """Whether this object has let go of the file."""
+        """Whether this object has released the file."""
         return not self._lock.is_locked
 
     def append(self, event: Event, *, run: str, round: int, released: int | None = None) -> Record:
-        """Write an event down; it is durable when this returns.
+        """Append an event; it is durable when the call returns.
 
         Call it *before* the noisy result is used or shown. A round that is played again is
         appended again: it is paid again.

@@ -1,4 +1,4 @@
-"""What it costs that a client's presence can decide whether a round opens."""
+"""The δ for rounds that one client's presence may open."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,7 +14,7 @@ _NEGLECTED = 1e-18  # probability that is counted as a failure instead of looked
 
 
 class Opening(Protocol):
-    """What must hold for a round to open; ``privacy.secure_aggregation.RoundPlan`` is one."""
+    """The conditions for a round to open; ``privacy.secure_aggregation.RoundPlan`` is one."""
 
     @property
     def neighbours(self) -> int:
@@ -39,8 +39,8 @@ def presence_delta(
 ) -> AdditiveDelta:
     """The probability that one client's presence decides whether a round opens.
 
-    Every round that is begun is charged with it, opened or not: what a round that did not open
-    shows is at most that somebody was there, or was not.
+    Every round that is begun is charged with it, opened or not: a round that did not open shows
+    at most that somebody was there, or was not.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ def presence_delta(
         The probability, at most, with which a client that was drawn does not see the round
         through, in [0, 1).
     opening : callable
-        What must hold with n clients that announced themselves, of m that were drawn (in this
-        order); None if that never opens.
+        The conditions with n clients that announced themselves, of m that were drawn (in this
+        order); None if no such round opens.
     max_clients : int, optional
         The largest cohort that is begun with.
 
@@ -62,11 +62,6 @@ def presence_delta(
     -------
     AdditiveDelta
         Rounded up; for each round that is begun.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range.
 
     Notes
     -----

@@ -23,7 +23,7 @@ _MOST_CELLS = 2**19
 _NARROWEST, _WIDEST = 2.0**-30, 2.0**20  # losses beyond are left to bounds in closed form
 _LARGEST_INTERVAL = 2.0**6  # exp of it stays small
 _RARE = 2.0**-16  # share of δ
-_SHARPNESS = 2.0**-12  # what the grid may add to ε, as a share of it
+_SHARPNESS = 2.0**-12  # the grid's largest share in ε
 _UNIT = 2.0**-53
 _FFT_CONSTANT = 8.0
 _TAIL = 2.0**-24
@@ -228,7 +228,7 @@ def _planned(
 ) -> tuple[_Plan, _Parts] | None:
     """A plan and the losses on its grid, finer where the grid would show in ε.
 
-    None where doubles cannot tell the losses from 0, or hold what they weigh.
+    None where doubles cannot tell the losses from 0, or hold their weights.
     """
     # A loss so rare counts as ∞. Left where it is, it would draw the tilt towards itself.
     rare = delta * _RARE / 2.0 ** math.ceil(math.log2(sum(releases.values())))
@@ -342,10 +342,10 @@ def _coarse(z: float, q: float, direction: AdjacencyType, rare: float) -> _Losse
     width = bounds.epsilon_upper - bounds.epsilon_lower
     part = _losses(z, q, direction, 2.0 ** math.floor(math.log2(width / 4096)))
     beyond = part.infinite + np.cumsum(part.mass[::-1])[::-1]
-    kept = max(1 - part.lowest + 1, int(np.searchsorted(-beyond, -rare)))
-    if kept >= len(part.mass):
+    end = max(1 - part.lowest + 1, int(np.searchsorted(-beyond, -rare)))
+    if end >= len(part.mass):
         return part
-    return _Losses(part.interval, part.lowest, part.mass[:kept], float(beyond[kept]))
+    return _Losses(part.interval, part.lowest, part.mass[:end], float(beyond[end]))
 
 
 def _connect_dots(
@@ -368,7 +368,7 @@ def _connect_dots(
     growth = math.expm1(interval)
 
     def masses(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Second differences of a curve from its first, raised by what rounding takes."""
+        """Second differences of a curve from its first, raised by the rounding."""
         before, after = steps[:-1] * math.exp(interval), steps[1:]
         rounded = 16 * _UNIT * (np.abs(before) + np.abs(after))
         return (np.maximum(after - before, 0.0) + rounded) / growth
@@ -426,8 +426,8 @@ def _curve(mechanism: GaussianPrivacyLoss, epsilons: NDArray[np.float64]) -> NDA
 def _log_moment(part: _Losses, slope: float) -> float:
     """Logarithm of Σ mass·exp(slope·loss)."""
     if slope not in part.log_moments:
-        held = part.mass > 0
-        exponents = np.log(part.mass[held]) + slope * part.losses[held]
+        positive = part.mass > 0
+        exponents = np.log(part.mass[positive]) + slope * part.losses[positive]
         top = float(exponents.max())
         part.log_moments[slope] = top + math.log(float(np.exp(exponents - top).sum()))
     return part.log_moments[slope]

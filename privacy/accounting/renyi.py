@@ -91,9 +91,9 @@ def _least_divergences(known: NDArray[np.float64]) -> NDArray[np.float64]:
     (α − 1)·D_α is convex in α (van Erven and Harremoës 2014, corollary 2), and 0 at α = 1: it lies
     above the line through two of its points on either side.
     """
-    held = np.flatnonzero(np.isfinite(known))
-    x = np.concatenate([[1.0], _ORDERS[held]])
-    y = (x - 1) * np.concatenate([[0.0], known[held]])
+    finite = np.flatnonzero(np.isfinite(known))
+    x = np.concatenate([[1.0], _ORDERS[finite]])
+    y = (x - 1) * np.concatenate([[0.0], known[finite]])
     slopes = np.concatenate([[0.0], np.diff(y) / np.diff(x), [0.0]])  # that before each point
     at = np.searchsorted(x, _ORDERS, side="right") - 1
     from_below = y[at] + slopes[at] * (_ORDERS - x[at])

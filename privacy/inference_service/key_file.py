@@ -26,14 +26,8 @@ _COST, _BLOCK, _PARALLEL = 17, 8, 1  # 128 MB; RFC 7914 and OWASP's recommendati
 class StoredKeys:
     """The content of a :class:`KeyFile`.
 
-    Attributes
-    ----------
-    key_id : str
-        The keys' name at the service.
-    plan : str
-        The digest of the plan that they are for, hexadecimal.
-    state : bytes
-        ``DataOwner.secret_state()``.
+    The keys' name at the service, the digest of their plan in hexadecimal, and
+    ``DataOwner.secret_state()``.
     """
 
     key_id: str
@@ -55,18 +49,9 @@ class KeyFile:
     **Not covered.** An older copy of the file put in its place: the service then refuses the
     queries whose numbers it has seen. Memory of the running process.
 
-    Parameters
-    ----------
-    path : path-like
-        It need not exist yet.
-    passphrase : str
-
-    Raises
-    ------
-    KeyFileError
-        If the passphrase is empty or no text; on entry, if the file's folder cannot be used.
-    KeyFileInUseError
-        On entry, if another process uses the file.
+    The file need not exist yet. A passphrase that is empty or no text, and a file or folder that
+    cannot be used, raise :class:`KeyFileError`; a file that another process uses
+    :class:`KeyFileInUseError` on entry.
     """
 
     def __init__(self, path: str | os.PathLike[str], passphrase: str) -> None:
@@ -104,10 +89,7 @@ class KeyFile:
     def load(self) -> StoredKeys | None:
         """The saved keys; None if there are none.
 
-        Raises
-        ------
-        KeyFileError
-            If the passphrase is another, or the file is damaged or open to others.
+        Another passphrase, a damaged file, and one that is open to others are refused.
         """
         try:
             content = self._path.read_bytes()
@@ -135,13 +117,7 @@ class KeyFile:
         return StoredKeys(stored["key_id"], stored["plan"], base64.b64decode(stored["state"]))
 
     def save(self, keys: StoredKeys) -> None:
-        """Put keys in the file, in place of those before.
-
-        Raises
-        ------
-        KeyFileError
-            If it cannot be written; the file is as it was.
-        """
+        """Put keys in the file, in place of those before; a failed write leaves it as it was."""
         if self._cipher is None:
             self._cipher = self._derived()
         nonce = secrets.token_bytes(12)

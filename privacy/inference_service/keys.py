@@ -46,14 +46,7 @@ class KeyStore:
     again, whoever sends them, since the record of their answered queries is gone. Keys are told
     apart by the session key in them: altered material under the same session key is the same keys.
 
-    Parameters
-    ----------
-    pool : EvaluatorPool
-    owners : int
-        How many owners' keys are held at most.
-    lifetime : float
-        Seconds.
-    clock : callable
+    ``owners`` is the largest number of owners, ``lifetime`` the seconds until keys expire.
     """
 
     def __init__(self, pool: EvaluatorPool, *, owners: int, lifetime: float, clock: Clock) -> None:

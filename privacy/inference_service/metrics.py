@@ -9,14 +9,7 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 class Metrics:
-    """Figures of one service, in Prometheus's text format.
-
-    Parameters
-    ----------
-    queued, owners, key_sets, running : callable
-        Give requests under way, owners whose keys are held, how many sets these are, and
-        processes that are up.
-    """
+    """Figures of one service, in Prometheus's text format; the arguments give current values."""
 
     def __init__(
         self,

@@ -54,8 +54,6 @@ class OwnerSession:
         If the file cannot be used.
     ReleaseError
         If the plan cannot carry the policy.
-    TypeError
-        If ``plan`` is none.
     """
 
     def __init__(
@@ -143,13 +141,7 @@ class OwnerSession:
         return self._client.ask(self._name, query, answer_bytes=self._plan.answer_bytes)
 
     def end(self) -> None:
-        """Have the service forget keys that no file stores.
-
-        Raises
-        ------
-        ServiceError
-            If the service cannot be reached.
-        """
+        """Have the service forget keys that no file stores."""
         if self._file is None and self._owner is not None:
             self._owner = None
             try:

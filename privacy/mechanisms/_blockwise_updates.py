@@ -133,7 +133,7 @@ class Blocks:
         self._blocks = self._blocks[::-1]
 
         def take() -> None:
-            with np.errstate(all="ignore"):  # what is not finite shows in the squares
+            with np.errstate(all="ignore"):  # infinities and NaN show in the squares
                 while True:
                     with lock:
                         block = next(todo, None)

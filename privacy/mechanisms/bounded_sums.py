@@ -23,8 +23,8 @@ Vector = npt.NDArray[Any]
 
 _AT_ONCE = 1 << 12  # elements made noisy together; their wide integers take little room
 LARGEST_RADIUS = 1 << 20  # the clipping norm in lattice cells
-_LARGEST_MULTIPLIER = 2.0**20  # what the noise sampler can do with this radius
-_SMALLEST_FACTOR = 2.0**-100  # of what is multiplied in single precision
+_LARGEST_MULTIPLIER = 2.0**20  # the noise sampler's limit at this radius
+_SMALLEST_FACTOR = 2.0**-100  # that multiplies in single precision
 _SMALLEST_NORM, _LARGEST_NORM = 1e-30, 1e30  # beyond, single precision could overflow
 
 

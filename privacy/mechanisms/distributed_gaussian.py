@@ -32,7 +32,7 @@ class DistributedGaussian(MaskedMechanism):
     min_clients : int
         The fewest survivors whose sum is opened, as in ``RoundTerms``.
     colluders : int
-        How many clients may pool what they know, with the server or without it; at least 1,
+        How many clients may pool their knowledge, with the server or without it; at least 1,
         for every client knows its own share and sees the model.
     max_clients : int
         The largest cohort; a round in which more are drawn must be given up. The server brings
@@ -55,9 +55,9 @@ class DistributedGaussian(MaskedMechanism):
     **Not covered.** The first figure does not hold against clients of a round for that round: they
     see how large the cohort is, and under the protocol that withstands a malicious server who is
     in it. Against them, and the server apart, it is that of as many shares without amplification.
-    A client that leaves because of what it holds shows that to the server. Overflow of the ring,
-    with probability at most 2^-100 a round, spoils the sum; what it could cost the first figure is
-    charged, the second it costs nothing. Clients that do not follow ``encode``, as in
+    A client that leaves because of its data shows that to the server. Overflow of the ring,
+    with probability at most 2^-100 a round, spoils the sum; its cost to the first figure is
+    charged, and the second has none. Clients that do not follow ``encode``, as in
     ``MaskedGaussian``.
     """
 

@@ -160,7 +160,7 @@ class MaskedMechanism(ABC):
         Parameters
         ----------
         opened : ndarray of int64, shape (d,)
-            The sum of what ``encode`` gave. It is used up.
+            The sum of the clients' ``encode``. It is overwritten.
         reference, geometry
             As in ``encode``.
         survivors : int
@@ -250,7 +250,7 @@ def _bounded(
 ) -> Integers:
     """One weighted, clipped update, rounded toward zero: the lattice sum of this update alone.
 
-    Its length is computed once more from the integers themselves, exactly: they are what is sent.
+    Its length is computed once more from the integers themselves, exactly: they are sent.
     """
     alone = LatticeSum(reference, geometry, 0.0, SystemRandomness(), radius=radius)
     alone.add(arrays, weight=weight)

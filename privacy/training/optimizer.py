@@ -52,19 +52,9 @@ class NoisyOptimizer:
     """Adds up clipped gradients in units of S, adds noise once a logical batch, steps.
 
     Sums over physical batches, the noise and the average are in double precision; the result is
-    rounded to the parameter's precision once, after the noise, and to its largest number where it
-    lies beyond.
-
-    Parameters
-    ----------
-    optimizer : torch.optim.Optimizer or GradientDescent
-    randomness : Randomness
-        The noise's source.
-    noise_multiplier : float
-        z.
-    sensitivity : float
-        The most that one example moves the average, S over the expected batch: a sum in units of S
-        is multiplied by it.
+    rounded to the parameter's precision once, after the noise (float16: to its largest number where
+    it lies beyond). ``sensitivity`` is the most that one example moves the average, S over the
+    expected batch: a sum in units of S is multiplied by it.
     """
 
     def __init__(

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 def document(name: str, *rows: Row) -> dict[str, Any]:
     machine = {"cores": 2, "processor": "P", "python": "3.11", "packages": {"numpy": "2"}}
-    told = [row.as_dict() for row in rows]
-    return {"benchmark": name, "quick": False, "machine": machine, "rows": told}
+    figures = [row.as_dict() for row in rows]
+    return {"benchmark": name, "quick": False, "machine": machine, "rows": figures}
 
 
 WON = Row("one", "time", "s", Spread.of([1.0, 1.2]), Spread.of([3.0]), "them")
@@ -101,10 +101,10 @@ def test_one_that_fails_is_named_and_the_others_go_on(
 ) -> None:
     monkeypatch.setattr(command, "names", lambda: ["nowhere", "noise"])
     assert command.run_all(tmp_path, quick=True) == 1
-    told = capfd.readouterr()
-    assert "failed: nowhere" in told.err
-    assert "| noise | continuous, float64 |" in told.out
-    assert "Seconds: noise " in told.out
+    output = capfd.readouterr()
+    assert "failed: nowhere" in output.err
+    assert "| noise | continuous, float64 |" in output.out
+    assert "Seconds: noise " in output.out
     assert json.loads((tmp_path / "noise.json").read_text())["quick"] is True
 
 
@@ -132,10 +132,10 @@ def row(ours: list[float], peer: list[float] | None = None, larger: bool = False
     ],
 )
 def test_figures_agree_if_their_spreads_meet(before: Row, now: Row, agree: bool) -> None:
-    found = _compare.compare(document("noise", before), document("noise", now))
-    assert found.compared == 1
-    assert (not found.differences) is agree
-    assert not found.only_once
+    comparison = _compare.compare(document("noise", before), document("noise", now))
+    assert comparison.compared == 1
+    assert (not comparison.differences) is agree
+    assert not comparison.only_once
 
 
 def test_measuring_again_is_compared_with_what_is_committed(
@@ -147,11 +147,11 @@ def test_measuring_again_is_compared_with_what_is_committed(
         (folder / "noise.json").write_text(json.dumps(document("noise", *rows)))
     (new / "utility.json").write_text(json.dumps(document("utility", WON)))
     assert command.compare_all(new, old) == 0
-    told = capsys.readouterr().out
-    assert "noise: 1 of 1 agree" in told
-    assert "on one side only: three: size" in told
-    assert "on one side only: two: rate" in told
-    assert "utility: not compared" in told
+    output = capsys.readouterr().out
+    assert "noise: 1 of 1 agree" in output
+    assert "on one side only: three: size" in output
+    assert "on one side only: two: rate" in output
+    assert "utility: not compared" in output
     (new / "noise.json").write_text(json.dumps(document("noise", row([9.0])) | {"quick": True}))
     assert command.compare_all(new, old) == 0
     assert (

@@ -79,7 +79,7 @@ def test_sides_get_the_same_weights_and_failures_are_told(tmp_path: Path) -> Non
     """Where a peer dies or is not there, the others are measured all the same."""
     network = model()
     compiled = compile_model(network, input_shape=(1, 8, 8), input_range=(0.0, 1.0))
-    said: list[str] = []
+    logged: list[str] = []
     rows = encrypted_peers.compare(
         "small",
         compiled,
@@ -90,17 +90,17 @@ def test_sides_get_the_same_weights_and_failures_are_told(tmp_path: Path) -> Non
             BROKEN: script(tmp_path, NEVER_STARTS),
         },
         {ABSENT: "no environment"},
-        said.append,
+        logged.append,
     )
-    found = {(row.metric, row.peer_name): row for row in rows}
-    assert found["argmax agreement", "computes"].ratio == 1.0
-    error = found["largest logit error", "computes"]
+    by_metric = {(row.metric, row.peer_name): row for row in rows}
+    assert by_metric["argmax agreement", "computes"].ratio == 1.0
+    error = by_metric["largest logit error", "computes"]
     assert error.peer is not None
     assert error.peer.median < 1e-12 < error.ours.median < 2.0**compiled.plan.error_bits
-    evaluation = found["evaluation", "computes"]
+    evaluation = by_metric["evaluation", "computes"]
     assert evaluation.peer is not None
     assert evaluation.peer.repetitions == evaluation.ours.repetitions == 3
-    keys = found["keys", "computes"]
+    keys = by_metric["keys", "computes"]
     assert keys.peer is not None
     assert keys.peer.median == 7 < keys.ours.median
     for why in (
@@ -108,8 +108,8 @@ def test_sides_get_the_same_weights_and_failures_are_told(tmp_path: Path) -> Non
         "broken: not measured: it ended with code 1: no such library",
         "absent: not measured: no environment",
     ):
-        assert found["evaluation", why].peer is None
-        assert any(why in line for line in said)
+        assert by_metric["evaluation", why].peer is None
+        assert any(why in line for line in logged)
         assert why in command.table(rows)
     assert len(rows) == 5 + 3
 
@@ -146,14 +146,14 @@ def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     monkeypatch.delenv("PIP_CONSTRAINT", raising=False)
     peer = Peer("tiny", "Tiny", ("tiny-peer==1.0",))
-    said: list[str] = []
+    logged: list[str] = []
     with pytest.raises(NotMeasuredError, match="--quick"):
-        interpreter(peer, make=False, say=said.append)
-    assert not said
+        interpreter(peer, make=False, log=logged.append)
+    assert not logged
     with pytest.raises(NotMeasuredError, match=r"does not install here.*tiny-peer==1\.0"):
-        interpreter(peer, make=True, say=said.append)
+        interpreter(peer, make=True, log=logged.append)
     with pytest.raises(NotMeasuredError, match="--quick"):  # what is half made is not used
-        interpreter(peer, make=False, say=said.append)
+        interpreter(peer, make=False, log=logged.append)
 
     with zipfile.ZipFile(wheels / "tiny_peer-1.0-py3-none-any.whl", "w") as wheel:
         about = "tiny_peer-1.0.dist-info/"
@@ -163,9 +163,9 @@ def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
             about + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         wheel.writestr(about + "RECORD", "")
-    python = interpreter(peer, make=True, say=said.append)
-    assert interpreter(peer, make=False, say=said.append) == python
-    assert len(said) == 2
+    python = interpreter(peer, make=True, log=logged.append)
+    assert interpreter(peer, make=False, log=logged.append) == python
+    assert len(logged) == 2
     program = (
         "import json, sys, numpy, tiny_peer; "
         "print(json.dumps([tiny_peer.answer, numpy.__version__, sys.prefix]))"
@@ -181,5 +181,5 @@ def test_a_licence_is_the_users_to_accept(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv(NON_COMMERCIAL, raising=False)
     peer = Peer("bound", "Bound", ("bound==1",), non_commercial=True)
     with pytest.raises(NotMeasuredError, match=f"{NON_COMMERCIAL}=1"):
-        interpreter(peer, make=True, say=print)
+        interpreter(peer, make=True, log=print)
     assert not list(tmp_path.iterdir())

@@ -11,11 +11,11 @@ from benchmarks.soak import measure as soak
 def test_a_short_soak_ends_with_the_rounds_epsilon(tmp_path: Path) -> None:
     """Nobody failed so badly that a round was lost; dp-accounting agrees on what they cost."""
     rounds = 6
-    found = soak.in_process(rounds, tmp_path)  # raises if the ledger says otherwise
-    assert found["rounds"] == rounds
-    assert found["epsilon"] <= apps.EPSILON
-    peer = soak.peers_epsilon(found["noise_multiplier"], rounds)
-    assert found["epsilon"] == pytest.approx(peer, rel=1e-2)
-    assert len(found["megabytes"]) == rounds + 1
+    figures = soak.in_process(rounds, tmp_path)  # raises if the ledger says otherwise
+    assert figures["rounds"] == rounds
+    assert figures["epsilon"] <= apps.EPSILON
+    peer = soak.peers_epsilon(figures["noise_multiplier"], rounds)
+    assert figures["epsilon"] == pytest.approx(peer, rel=1e-2)
+    assert len(figures["megabytes"]) == rounds + 1
     # A fifth of the clients failed: 0.8 ± 0.04 of the whole way. A false alarm: below 1e-6.
-    assert 0 < found["moved"] < soak.ideal(rounds)
+    assert 0 < figures["moved"] < soak.ideal(rounds)

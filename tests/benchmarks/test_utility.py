@@ -20,13 +20,13 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize(("shards", "copies"), [(20, 1), (20, 5)])
 def test_each_image_is_with_as_many_clients_as_promised(shards: int, copies: int) -> None:
     labels = np.repeat(np.arange(10), 30)
-    held = label_sorted(labels, shards=shards, copies=copies, draw=RNG)
-    assert held.shards.shape == (20, 15)
-    assert held.clients.shape == (shards * copies // 2, 2)
-    rows, counts = np.unique(held.shards[held.clients], return_counts=True)
+    holdings = label_sorted(labels, shards=shards, copies=copies, draw=RNG)
+    assert holdings.shards.shape == (20, 15)
+    assert holdings.clients.shape == (shards * copies // 2, 2)
+    rows, counts = np.unique(holdings.shards[holdings.clients], return_counts=True)
     assert rows.tolist() == list(range(300))
     assert set(counts) == {copies}
-    assert all(len(set(labels[shard])) == 1 for shard in held.shards)
+    assert all(len(set(labels[shard])) == 1 for shard in holdings.shards)
 
 
 def test_gradients_are_those_of_the_models_of_the_application() -> None:
@@ -39,8 +39,8 @@ def test_gradients_are_those_of_the_models_of_the_application() -> None:
         model = Linear(inputs, labels) if name == "hog-linear" else network
         weights = network.first() + RNG.normal(size=network.first().size).astype(np.float32) / 9
         shards = np.array([0, 2])
-        found = model.gradients(weights, shards)
-        for shard, gradient in zip(shards, found, strict=True):
+        result = model.gradients(weights, shards)
+        for shard, gradient in zip(shards, result, strict=True):
             parameters = network._set(weights)
             loss = cross_entropy(
                 network._model(torch.from_numpy(inputs[shard])), torch.from_numpy(labels[shard])
@@ -56,20 +56,20 @@ def test_gradients_are_those_of_the_models_of_the_application() -> None:
 def test_without_noise_a_round_is_the_mean_of_clipped_steps() -> None:
     inputs = RNG.normal(size=(4, 5, 392)).astype(np.float32)
     model = Linear(inputs, RNG.integers(0, 10, (4, 5)))
-    held = Holdings(np.zeros((4, 5), np.int64), np.array([[0, 1], [2, 3], [0, 3]]))
+    holdings = Holdings(np.zeros((4, 5), np.int64), np.array([[0, 1], [2, 3], [0, 3]]))
     gradients = model.gradients(model.first(), np.arange(4))
-    steps = -gradients[held.clients].mean(axis=1)
+    steps = -gradients[holdings.clients].mean(axis=1)
     norms = np.linalg.norm(steps, axis=1)
     norm = float(np.sort(norms)[1]) * 1.001  # one of the three is clipped
     steps *= np.minimum(1, norm / norms)[:, None]
-    found = train(
+    result = train(
         model,
-        held,
+        holdings,
         Setting(1.0, 1, norm, 2.0, momentum=0.0),
         noise_multiplier=0.0,
         randomness=SeededRandomness(0),
     )
-    np.testing.assert_allclose(found, 2.0 * steps.mean(axis=0), atol=2e-5)
+    np.testing.assert_allclose(result, 2.0 * steps.mean(axis=0), atol=2e-5)
 
 
 def test_every_cell_is_whole_and_spends_its_budget_and_no_more() -> None:
@@ -91,9 +91,9 @@ def test_the_page_shows_what_was_run_and_names_what_was_not(tmp_path) -> None:
         Row(cell.case, "rounds", "T", Spread.of([60.0])),
         Row(cell.case, "sampling rate", "q", Spread.of([1.0])),
     ]
-    found = report.figures({"rows": [row.as_dict() for row in rows]})
-    shown = report.table(found)
+    result = report.figures({"rows": [row.as_dict() for row in rows]})
+    shown = report.table(result)
     assert "| 0.9700 | 0.9600 to 0.9800 | 3 | 0.78 |" in shown
     assert CELLS[1].case in shown.split("Not run: ")[1]
-    report.plot(found, tmp_path / "plot.png")
+    report.plot(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

@@ -42,10 +42,10 @@ def temporary() -> Iterator[Path]:
     left = processes_below(folder)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    kept = list(folder.glob("bloomseal-*"))
+    remaining = list(folder.glob("bloomseal-*"))
     shutil.rmtree(folder)
     assert not left, "a process outlived the command"
-    assert not kept, "keys or data outlived the command"
+    assert not remaining, "keys or data outlived the command"
 
 
 @pytest.fixture

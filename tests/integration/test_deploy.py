@@ -140,9 +140,9 @@ def test_a_demonstration_that_cannot_be_run_is_not_started(
 ) -> None:
     arguments = ["epsilon=1e-9", "delta=1e-12", f"results-dir={tmp_path}"]
     assert main(["deploy-demo", *arguments]) == 1
-    said = capsys.readouterr()
-    assert said.err.startswith("error: epsilon = 1e-09 is wrong")
-    assert "SuperLink" not in said.out
+    output = capsys.readouterr()
+    assert output.err.startswith("error: epsilon = 1e-09 is wrong")
+    assert "SuperLink" not in output.out
 
 
 @pytest.mark.integration
@@ -178,9 +178,9 @@ def test_check_data_accepts_a_good_folder(
         labels=np.arange(12) % 10,
     )
     assert main(["check-data", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "12 images" in said
-    assert "0: 2, 1: 2, 2: 1" in said
+    output = capsys.readouterr().out
+    assert "12 images" in output
+    assert "0: 2, 1: 2, 2: 1" in output
 
 
 @pytest.mark.parametrize(

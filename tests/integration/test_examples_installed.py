@@ -45,10 +45,10 @@ with superlink(home) as environment:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
     for project, config, nodes in json.loads(sys.argv[2]):
-        federation = f"num-supernodes={nodes} init-args-num-cpus=1"
-        told = flwr("run", project, "local", "--run-config", config,
+        federation = f"num-supernodes={nodes} init-args-num-cpus=1 client-resources-num-cpus=1"
+        started = flwr("run", project, "local", "--run-config", config,
                     "--federation-config", federation, "--format", "json")
-        run = str(json.loads(told)["run-id"])
+        run = str(json.loads(started)["run-id"])
         status = ""
         while not status.startswith("finished"):
             while simulates():  # Flower is asked after it: each question takes a processor seconds
@@ -111,8 +111,8 @@ def test_the_wheel_carries_the_three_packages_and_no_other(installed: Path) -> N
     program = (
         "import json, flower_app, strategies, privacy, sys\n"
         "from importlib.metadata import files\n"
-        f"found = [sys.modules[name].__file__ for name in {PACKAGES}]\n"
-        "print(json.dumps([found, sorted({path.parts[0] for path in files('bloomseal')})]))\n"
+        f"files = [sys.modules[name].__file__ for name in {PACKAGES}]\n"
+        "print(json.dumps([files, sorted({path.parts[0] for path in files('bloomseal')})]))\n"
     )
     done = subprocess.run(
         [installed, "-c", program],
@@ -122,8 +122,8 @@ def test_the_wheel_carries_the_three_packages_and_no_other(installed: Path) -> N
         check=True,
     )
     site = next(installed.parents[1].glob("lib/python3*/site-packages"))
-    found, top_level = json.loads(done.stdout)
-    assert found == [str(site / name / "__init__.py") for name in PACKAGES]
+    files, top_level = json.loads(done.stdout)
+    assert files == [str(site / name / "__init__.py") for name in PACKAGES]
     # Not what lies in the folder: other packages bring a top-level "benchmarks" with them.
     assert [name for name in top_level if not name.endswith(".dist-info")] == sorted(PACKAGES)
     for name in PACKAGES:
@@ -173,16 +173,16 @@ def played(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 
 def test_a_scikit_learn_project_runs(played: tuple[Path, str]) -> None:
-    folder, said = played
-    assert "accuracy 0." in said
+    folder, output = played
+    assert "accuracy 0." in output
     ledger = read_ledger(folder / "cancer-ledger.jsonl")
     assert [record.round for record in ledger.records] == [1, 2, 3]
     assert 7.9 < ledger.epsilon(1e-3) <= 8.0
 
 
 def test_a_pytorch_project_runs(played: tuple[Path, str]) -> None:
-    folder, said = played
-    assert "round 2: accuracy 0." in said
+    folder, output = played
+    assert "round 2: accuracy 0." in output
     ledger = read_ledger(folder / "digits-ledger.jsonl")
     assert [record.round for record in ledger.records] == [1, 2]
     assert 7.9 < ledger.epsilon(1e-3) <= 8.0

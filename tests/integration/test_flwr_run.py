@@ -62,9 +62,9 @@ def test_a_simulation_with_secure_aggregation(environment: dict[str, str], tmp_p
     )
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((tmp_path / "latest" / "metrics.json").read_text())
-    told = metrics["privacy"]["client_level"]["secure_aggregation"]
-    assert told["server"] == "malicious"
-    assert told["aborted_rounds"] == []
+    claimed = metrics["privacy"]["client_level"]["secure_aggregation"]
+    assert claimed["server"] == "malicious"
+    assert claimed["aborted_rounds"] == []
     log = (tmp_path / "operator-logs").glob("*.log")
     assert "opened the sum of 10 clients" in next(log).read_text()
 

@@ -89,10 +89,10 @@ def test_flower_removes_an_environment_that_another_message_is_using(app: Path, 
 
 def test_with_the_program_of_the_deployment_page_it_does_not(app: Path, home: Path) -> None:
     (written,) = re.findall(r"```python\n#!/srv.*?\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    kept = written.removesuffix("flwr_clientapp()\n")
-    assert kept != written
-    with client_app(home, kept + CLIENTAPP, app, "later") as later:
-        with client_app(home, kept + CLIENTAPP, app, "earlier") as earlier:
+    guard = written.removesuffix("flwr_clientapp()\n")
+    assert guard != written
+    with client_app(home, guard + CLIENTAPP, app, "later") as later:
+        with client_app(home, guard + CLIENTAPP, app, "earlier") as earlier:
             assert earlier == later
         assert later.is_dir()
     assert later.is_dir(), "the run's next message would have to fill it again"

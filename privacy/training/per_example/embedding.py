@@ -15,17 +15,10 @@ from privacy.training.per_example.gradients import (
 
 
 class EmbeddingGradients:
-    """The rows of the table that each example touches, each with its summed gradient.
+    """The rows of the table that each of ``count`` examples touches, with their gradients.
 
-    Parameters
-    ----------
-    layer : nn.Embedding
-    count : int
-        n.
-    examples, indices : Tensor, shape (r,)
-        Which example touches which row of the table; no pair twice.
-    rows : Tensor, shape (r, width)
-        The example's gradient at that row.
+    ``examples`` and ``indices``, shape (r,), pair an example with a row of the table, no pair
+    twice; ``rows``, shape (r, width), are the example's gradients there.
     """
 
     method = "table rows"

@@ -28,10 +28,10 @@ class MalformedRecords:
     gradients : callable
         Given rows, int64 (m,): their clipped sum, or raises.
     add : callable
-        Takes the sum.
+        Given the sum.
     every_error : bool
-        Whether no error at all may end the training, as with noise: even want of memory or a
-        model that goes another way may be one record's doing.
+        Whether no error at all may end the training, as with noise: one record may be the cause
+        even of want of memory, or of a model's other branch.
     """
 
     def __init__(

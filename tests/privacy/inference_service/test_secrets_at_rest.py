@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from privacy.inference import DataOwner
-from privacy.inference_service import KeyFile, OwnerSession, ServiceClient, StoredKeys, TokenFile
+from privacy.inference_service import KeyFile, OwnerSession, ServiceClient, TokenFile
 from privacy.inference_service.errors import KeyFileError, ServiceError, TokenFileError
+from privacy.inference_service.key_file import StoredKeys
 from tests.privacy.inference_service.serving import CONTRACT, Service, X, small_model
 
 

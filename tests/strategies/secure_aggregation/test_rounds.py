@@ -184,7 +184,7 @@ def test_below_the_minimum_nothing_is_opened_and_the_run_goes_on(
     for number in (1, 2, 3):  # all three the same
         release, charge = (event for round_, event in paid if round_ == number)
         assert release == GaussianRelease(50.0, Full())
-        assert charge == strategy._presence
+        assert charge == AdditiveDelta(result.privacy.secure_aggregation.presence_delta)
     # Of the second round no more shares were handed out than could open anything.
     opened = [reply for reply in wire.replies if said(reply)[4] == Kind.OPENINGS]
     assert len(opened) == 2 * NODES + (2 if stage is Kind.OPENING_REQUEST else 0)
