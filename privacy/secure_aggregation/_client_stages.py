@@ -356,18 +356,18 @@ def _present(state: RoundState, members: bytes) -> list[int]:
     """
     if not state.terms.malicious:
         return sorted(read_set(members, len(state.neighbours)))
-    found = read_set(members, state.planned.clients)
-    return [label for label, index in enumerate(state.neighbours) if index in found]
+    present = read_set(members, state.planned.clients)
+    return [label for label, index in enumerate(state.neighbours) if index in present]
 
 
 def endorse(state: RoundState, message: bytes, identity: Identity) -> bytes:
     """Check the survivors, and sign the one set that this client stands by."""
     plan = state.planned
     survivors, signatures = read(message, Kind.SURVIVORS, [None, None])
-    found = read_set(survivors, plan.clients)
-    if len(found) < plan.survivors:
-        raise CohortTooSmallError(f"{len(found)} clients survived; {plan.survivors} are needed")
-    if not found <= read_set(state.participants, plan.clients) or state.own not in found:
+    alive_set = read_set(survivors, plan.clients)
+    if len(alive_set) < plan.survivors:
+        raise CohortTooSmallError(f"{len(alive_set)} clients survived; {plan.survivors} are needed")
+    if not alive_set <= read_set(state.participants, plan.clients) or state.own not in alive_set:
         raise SplitViewError(
             "the survivors are not among those who take part, or the client is not one"
         )

@@ -115,7 +115,7 @@ class RoundState:
         fields = read(encoded, Kind.STATE, [1, None, *fixed, *[None] * 5, SHARE_BYTES, *[None] * 6])
         stage, terms, mask_root, channel_private, asked, model, plan = fields[:7]
         indices, mask_keys, channel_secrets, identities, seed = fields[7:12]
-        given, participants, labels, held, survivors, elsewhere = fields[12:]
+        dealt, participants, labels, shares, survivors, elsewhere = fields[12:]
         own, *neighbours = (
             int.from_bytes(index, "little") for index in pieces(indices, INDEX_BYTES)
         )
@@ -134,12 +134,12 @@ class RoundState:
             channel_secrets=pieces(channel_secrets, KEY_BYTES),
             identities=pieces(identities, KEY_BYTES),
             seed=seed,
-            dealt_shares=pieces(given, SHARES_BYTES),
+            dealt_shares=pieces(dealt, SHARES_BYTES),
             participants=participants,
             held_shares=dict(
                 zip(
                     sorted(read_set(labels, len(neighbours))),
-                    pieces(held, SHARES_BYTES),
+                    pieces(shares, SHARES_BYTES),
                     strict=True,
                 )
             ),

@@ -127,12 +127,12 @@ def read_set(content: bytes, size: int) -> frozenset[int]:
     """
     if len(content) != -(-size // 8):
         raise MalformedMessageError("a set has the wrong length")
-    found = frozenset(
+    members = frozenset(
         8 * place + bit for place, byte in enumerate(content) for bit in range(8) if byte >> bit & 1
     )
-    if found and max(found) >= size:
+    if members and max(members) >= size:
         raise MalformedMessageError("a set names somebody beyond its end")
-    return found
+    return members
 
 
 @dataclass(frozen=True)
