@@ -261,7 +261,7 @@ class RunState:
             ) from error
 
     def restore(self, checkpoint: Checkpoint, initial: ArrayRecord) -> ArrayRecord:
-        """Take up what a checkpoint kept, and return its model; ``initial`` is of the same."""
+        """Continue from a checkpoint, and return its model, which has the shape of ``initial``."""
         self.name, self.noise_multiplier = checkpoint.run, checkpoint.noise_multiplier
         self.optimizer.load_state_dict(checkpoint.slot("optimizer"))
         average = checkpoint.slot("average")

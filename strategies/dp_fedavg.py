@@ -52,8 +52,8 @@ class DPFedAvg(Strategy):
     at clients' data.
 
     **Not covered.** Privacy *from* the server; the choice of hyper-parameters, if it looked at
-    clients' data; timing; metrics declared public; what the server's console and the operator's
-    log say of clients that are lost or absent; that the run ended because no reply could be used;
+    clients' data; timing; metrics declared public; entries about lost or absent clients on the
+    server's console and in the operator's log; that the run ended because no reply could be used;
     whether and when a round is held, where it waits for ``min_available_nodes``.
 
     Parameters
@@ -68,7 +68,7 @@ class DPFedAvg(Strategy):
         The clipping norm S, or how it is found.
     budget : Budget
         ε and δ of the population over all runs; ``math.inf`` as ε sets no limit. A round that
-        would pass it is not begun: the remaining rounds send nothing, and the result says so.
+        would pass it is not begun: the remaining rounds send nothing, as the result records.
         ``start`` refuses a run whose first round would pass it, and one for which earlier runs
         have left so little that noise would have to be ten times that of a first run.
     ledger : path-like
@@ -100,8 +100,8 @@ class DPFedAvg(Strategy):
     record_keys : RecordKeys
         Keys in the records. Default: Flower's.
     randomness : Randomness
-        Default: the operating system's. A seeded one is for tests; it voids all privacy, and
-        the result says so.
+        Default: the operating system's. A seeded one is for tests; it voids all privacy, as
+        the result records.
 
     Raises
     ------
@@ -457,7 +457,7 @@ class DPFedAvg(Strategy):
         -------
         PrivateResult
             Flower's result, with ``privacy`` beside it. Holds the last model also when the run
-            ended early; ``privacy.stopped`` then says why.
+            ended early; ``privacy.stopped`` is then the reason.
 
         Raises
         ------
@@ -470,7 +470,7 @@ class DPFedAvg(Strategy):
             not fit the budget; nothing was spent. ``SpentBudgetError`` if earlier runs are why.
         NoUsableReplyError
             If clients were asked and no reply was ever usable. Under secure aggregation, where
-            that shows once the round is paid, ``privacy.stopped`` says so instead.
+            that shows once the round is paid, ``privacy.stopped`` is the reason instead.
         """
         given = StartArguments(
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn

@@ -62,7 +62,7 @@ class Fault(StrEnum):
 
 
 class ReplyError(ValueError):
-    """A reply that is dropped; the message says why, for the operator's log only.
+    """A reply that is dropped; the message is for the operator's log only.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ class PublicMetrics:
         replies : sequence of MetricRecord or None
             One a client that replied; None where it sent none.
         weighted_by_key : str
-            The metric that says how much a client's record counts.
+            The metric by which a client's record is weighted.
         left_out : callable
             Called with the reason for each record that is left out.
         """

@@ -93,7 +93,7 @@ class ModelSchema:
 
     Floating-point arrays take part in the average, and a reply may carry them in any
     floating-point width. The others (BatchNorm's counters) keep the server's values: a reply
-    must carry them, and what it says of them is not read.
+    must carry them, and their values in it are not read.
 
     Raises
     ------

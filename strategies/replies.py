@@ -61,7 +61,7 @@ class RecordKeys:
     config : str
         The ``ConfigRecord`` that is sent; Flower's ``configrecord_key``.
     weighted_by : str
-        The metric of a reply that says how much it counts; Flower's ``weighted_by_key``.
+        The metric of a reply by which it is weighted; Flower's ``weighted_by_key``.
     """
 
     arrays: str = "arrays"

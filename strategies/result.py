@@ -14,7 +14,7 @@ from strategies.secure_aggregation.settings import SecureAggregation
 
 @dataclass(frozen=True)
 class SecureAggregationReport:
-    """What a run's server was kept from seeing.
+    """The secure aggregation of a run: its adversary, its thresholds, its cost.
 
     Attributes
     ----------
@@ -131,7 +131,7 @@ def secure_report(
     budget: PrivacyBudget,
     aborted: Iterable[int],
 ) -> SecureAggregationReport | None:
-    """What a run with these settings kept its server from seeing; None without them."""
+    """The report of a run with these settings; None without them."""
     if settings is None:
         return None
     distributed = settings.noise_placement == "distributed"

@@ -103,7 +103,7 @@ class Run:
         return self.state.stopped is not None
 
     def stop(self, why: str) -> None:
-        """End it; the result says why."""
+        """End it; the result holds the reason."""
         self.state.stopped = why
         log(WARNING, "Stopping: %s.", why)
 

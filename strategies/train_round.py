@@ -147,7 +147,7 @@ class RoundSetup:
 
 
 class Rounds(Protocol):
-    """Makes the rounds of a run, and says what they cost."""
+    """Makes the rounds of a run, and gives their cost."""
 
     @property
     def presence(self) -> AdditiveDelta:

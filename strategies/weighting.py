@@ -10,7 +10,7 @@ from privacy import arguments
 
 
 class Weighting(Protocol):
-    """Turns what a client says of its data into a weight in (0, 1]."""
+    """Turns a client's number of examples into a weight in (0, 1]."""
 
     def weight(self, metrics: MetricRecord | None, key: str) -> float:
         """The weight of one reply; a ``ValueError`` where it cannot be read."""
@@ -21,10 +21,10 @@ class Weighting(Protocol):
 
 @dataclass(frozen=True)
 class UniformWeights:
-    """Every client counts the same, w_k = 1, and need not say how many examples it has."""
+    """Every client counts the same, w_k = 1, and need not report its number of examples."""
 
     def weight(self, metrics: MetricRecord | None, key: str) -> float:
-        """One, whatever the reply says."""
+        """One, whatever the reply."""
         return 1.0
 
     def total(self, population: int) -> float:
