@@ -20,7 +20,6 @@ from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
-    ClientStage,
     Identity,
     RoundTerms,
     SecureClient,
@@ -29,9 +28,10 @@ from privacy.secure_aggregation import (
     ServerStage,
     plan_round,
 )
+from privacy.secure_aggregation._client_state import ClientStage
 
 # The two primitives that are shown apart, inside the package's own folder.
-from privacy.secure_aggregation._masks import add_mask
+from privacy.secure_aggregation._masking import add_mask
 from privacy.secure_aggregation._shamir import (
     combine,
     draw_elements,

@@ -14,7 +14,12 @@ from flower_app.errors import SettingError
 from flower_app.settings import SECURE_AGGREGATION, Settings
 from flower_app.training.node_config import check_keys, own_folder
 from flower_app.training.node_policy import run_settings
-from privacy.secure_aggregation import Adversary, ClientPolicy, Identity, ServerModel
+from privacy.secure_aggregation import (
+    Adversary,
+    ClientPolicy,
+    Identity,
+    ServerModel,
+)
 from strategies import (
     ClientMemory,
     ContextMemory,

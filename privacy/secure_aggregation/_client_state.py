@@ -38,10 +38,10 @@ class ClientStage(IntEnum):
 class RoundState:
     """The state of a round, secrets included; an index is a place in the round's roster.
 
-    ``given`` are the shares that it dealt out, as long as somebody may dispute them; ``held`` are
-    those that it was given, by the neighbour's label, as far as they are right.
-    ``given_elsewhere`` says for which models, with which groups of clients, the client has given
-    its vector to other rounds since this one began, as long as this one has been given none.
+    ``dealt_shares`` are the client's own, as long as somebody may dispute them; ``held_shares``
+    its neighbours', by label, as far as they are right. ``given_elsewhere``: the models and groups
+    of clients of vectors that went to other rounds since this one began, until this one has its
+    own.
     """
 
     stage: ClientStage
@@ -58,9 +58,9 @@ class RoundState:
     channel_secrets: list[bytes] = field(default_factory=list, repr=False)
     identities: list[bytes] = field(default_factory=list)
     seed: bytes = field(default=bytes(SHARE_BYTES), repr=False)
-    given: list[bytes] = field(default_factory=list, repr=False)
+    dealt_shares: list[bytes] = field(default_factory=list, repr=False)
     participants: bytes = b""
-    held: dict[int, bytes] = field(default_factory=dict, repr=False)
+    held_shares: dict[int, bytes] = field(default_factory=dict, repr=False)
     survivors: bytes = b""
     given_elsewhere: set[tuple[bytes, bytes]] = field(default_factory=set)
 
@@ -78,7 +78,7 @@ class RoundState:
 
     def to_bytes(self) -> bytes:
         """The state, secrets included: it must not leave the client."""
-        labels = sorted(self.held)
+        labels = sorted(self.held_shares)
         return write(
             Kind.STATE,
             self.session,
@@ -94,10 +94,10 @@ class RoundState:
             b"".join(self.channel_secrets),
             b"".join(self.identities),
             self.seed,
-            b"".join(self.given),
+            b"".join(self.dealt_shares),
             self.participants,
             write_set(labels, len(self.neighbours)),
-            b"".join(self.held[label] for label in labels),
+            b"".join(self.held_shares[label] for label in labels),
             self.survivors,
             b"".join(model + group for model, group in sorted(self.given_elsewhere)),
         )
@@ -134,9 +134,9 @@ class RoundState:
             channel_secrets=pieces(channel_secrets, KEY_BYTES),
             identities=pieces(identities, KEY_BYTES),
             seed=seed,
-            given=pieces(given, SHARES_BYTES),
+            dealt_shares=pieces(given, SHARES_BYTES),
             participants=participants,
-            held=dict(
+            held_shares=dict(
                 zip(
                     sorted(read_set(labels, len(neighbours))),
                     pieces(held, SHARES_BYTES),

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privacy.mechanisms import Randomness
-from privacy.secure_aggregation._masks import MASK_KEY_BYTES
+from privacy.secure_aggregation._masking import MASK_KEY_BYTES
 from privacy.secure_aggregation.errors import ForgedSignatureError, WeakKeyError
 
 KEY_BYTES = 32

@@ -1,4 +1,4 @@
-"""The ring that sums live in, and vectors of its elements as bytes.
+"""The ring that sums live in, its elements as bytes, and the streams that mask them.
 
 n clients whose entries lie in [-B, B] add up to something in [-nB, nB]. Modulo 2^b these
 2nB + 1 values stay apart exactly if 2^b >= 2nB + 1: the smallest such b is used, and no sum
@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 LARGEST_BITS = 62
+MASK_KEY_BYTES = 16
+_CHUNK = 1 << 18  # bytes; the stream, its source and the target stay in the second-level cache
+_ZEROS = bytes(_CHUNK)
 _GROUP = 64  # elements that fill a whole number of words at any width
 _ROW = 1 << 12  # elements of each of the 64 rows that are packed at a time
 
@@ -98,3 +102,31 @@ def add_packed(target: npt.NDArray[Any], data: bytes, bits: int) -> None:
             if shift + bits > 64:
                 values |= source[word + 1] << np.uint64(64 - shift)
             np.add(part, values & mask, out=part, casting="unsafe")
+
+
+def add_mask(target: npt.NDArray[Any], key: bytes, *, subtract: bool = False) -> None:
+    """Add the stream of a key to ring elements, in place.
+
+    The stream is AES-128-CTR (NIST SP 800-38A), as in Bonawitz et al. (CCS 2017), section 7. It
+    runs from counter zero: a key serves one vector only. It is read as little-endian words of
+    the target's width. Sums wrap around modulo the width, which any smaller power of two
+    divides, so that reducing them later is exact.
+
+    Parameters
+    ----------
+    target : ndarray of uint32 or uint64, shape (size,)
+    key : bytes
+        16 bytes.
+    subtract : bool
+        Take the stream away instead.
+    """
+    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    step = min(_CHUNK // target.itemsize, len(target))
+    room = bytearray(step * target.itemsize + 15)  # OpenSSL asks for a block of slack
+    words = np.frombuffer(room, dtype=target.dtype.newbyteorder("<"), count=step)
+    operation = np.subtract if subtract else np.add
+    for start in range(0, len(target), step):
+        part = target[start : start + step]
+        count = part.nbytes
+        stream.update_into(_ZEROS if count == _CHUNK else _ZEROS[:count], room)
+        operation(part, words[: len(part)], out=part)

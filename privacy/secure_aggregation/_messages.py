@@ -157,6 +157,11 @@ class Announcement:
         identity, mask_key, channel_key, asked = pieces(content[: 4 * KEY_BYTES], KEY_BYTES)
         return cls(identity, mask_key, channel_key, asked, content[4 * KEY_BYTES :])
 
+    @property
+    def statement(self) -> bytes:
+        """The signed statement."""
+        return self.statement_of(self.asked, self.mask_key, self.channel_key)
+
     @staticmethod
     def statement_of(asked: bytes, mask_key: bytes, channel_key: bytes) -> bytes:
         """What the signature is of."""

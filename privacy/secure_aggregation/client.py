@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from privacy import arguments
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _client_stages as stages
-from privacy.secure_aggregation import _kinds
+from privacy.secure_aggregation._client_history import ClientHistory
 from privacy.secure_aggregation._client_stages import Vector
 from privacy.secure_aggregation._client_state import ClientStage, RoundState
 from privacy.secure_aggregation._crypto import digest
@@ -19,28 +19,19 @@ from privacy.secure_aggregation.errors import (
     DifferentRequestsError,
     MalformedMessageError,
     MalformedRequestError,
-    MemoryFullError,
     RefusedError,
     RepeatedModelError,
-    RepeatedRoundError,
     StaleMessageError,
     UnacceptableTermsError,
     UnreadableStateError,
     WrongRoundError,
     WrongStageError,
 )
-from privacy.secure_aggregation.terms import RUN_BYTES, ClientPolicy, Identity, RoundTerms
+from privacy.secure_aggregation.terms import ClientPolicy, Identity, RoundTerms
 
-_SEEN = struct.Struct(f"<{RUN_BYTES}sQ32s")
-_ENDORSED = struct.Struct("<32s32s")
-# Nothing of this is ever forgotten: a server could have it pushed out. Where it is full the client
-# takes part no more. The state is written whole for each message, 8 MiB where both are full.
-_MOST_RUNS = 1 << 16  # whose last round is remembered
-_MOST_MODELS = 1 << 16  # of which a sum was endorsed
 _MOST_OPEN = 8  # rounds at a time, each of another run
 _MOST_GIVEN = 256  # vectors given elsewhere while a round has been given none, 16 KiB
-_NONE_OPENED = bytes(32)
-_UNSAID = bytes(32)
+_ZEROS = bytes(32)
 _log = logging.getLogger(__name__)
 _EXPECTED = {
     Kind.NEIGHBOURHOOD: ClientStage.SHARING,
@@ -115,9 +106,7 @@ class SecureClient:
         self._configuration = configuration
         self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
         self._identity = identity or Identity.draw(self._randomness)
-        self._last: dict[bytes, int] = {}  # by run: the number of its last round
-        self._opened: dict[bytes, bytes] = {}  # by run: the last session whose shares it opened
-        self._endorsed: dict[bytes, bytes] = {}  # by model: of whom it endorsed the sum
+        self._history = ClientHistory()
         self._rounds: dict[bytes, RoundState] = {}  # by run; the one last heard of at the end
 
     @property
@@ -141,19 +130,19 @@ class SecureClient:
         WrongRoundError
             If it belongs to none of them.
         """
-        this = self._round_of(message)
-        if this is None:
+        state = self._round_of(message)
+        if state is None:
             raise WrongRoundError("the message belongs to no round that the client is in")
-        return this.terms
+        return state.terms
 
     def needs_vector(self, message: bytes) -> bool:
         """Whether the answer to this message carries the vector; nothing else is checked yet."""
-        this = self._round_of(message)
+        state = self._round_of(message)
         return (
-            this is not None
-            and this.stage is ClientStage.MASKING
+            state is not None
+            and state.stage is ClientStage.MASKING
             and kind_of(message) is Kind.PARTICIPANTS
-            and bound_to(message) == this.session
+            and bound_to(message) == state.session
         )
 
     def answer(
@@ -161,8 +150,8 @@ class SecureClient:
         message: bytes,
         vector: Vector | None = None,
         *,
-        request: bytes = _UNSAID,
-        model: bytes = _UNSAID,
+        request: bytes = _ZEROS,
+        model: bytes = _ZEROS,
     ) -> bytes:
         """Answer one message of the server.
 
@@ -197,28 +186,28 @@ class SecureClient:
             return self._accept(message)
         with self._leaving_if_refused(message):
             kind = kind_of(message)
-            this = self._at(message)
+            state = self._at(message)
             if kind is Kind.PARTICIPANTS:
                 if vector is None:
                     raise ValueError("vector is missing; this stage sends it")
-                self._prepare(this, message, request, model)
-                return stages.mask(this, vector, self._identity)
+                self._prepare(state, message, request, model)
+                return stages.mask(state, vector, self._identity)
             if kind in (Kind.NEIGHBOURHOOD, Kind.ROSTER):
                 return stages.share(
-                    this, kind, message, self._policy, self._identity, self._randomness
+                    state, kind, message, self._policy, self._identity, self._randomness
                 )
             if kind is Kind.DELIVERIES:
-                return stages.check(this, message, self._identity)
+                return stages.check(state, message, self._identity)
             if kind is Kind.DISPUTES:
-                return stages.settle(this, message)
+                return stages.answer_disputes(state, message)
             if kind is Kind.SURVIVORS:
-                return self._endorse(this, message)
-            opened = stages.open_shares(this, message, self._policy)
-            self._opened[this.terms.run] = this.session
+                return self._endorse(state, message)
+            opened = stages.open_shares(state, message, self._policy)
+            self._history.opened[state.terms.run] = state.session
             self.leave(message)
             return opened
 
-    def prepare(self, message: bytes, *, request: bytes = _UNSAID, model: bytes = _UNSAID) -> None:
+    def prepare(self, message: bytes, *, request: bytes = _ZEROS, model: bytes = _ZEROS) -> None:
         """Take the message that asks for the vector, before the vector is made.
 
         Whatever can be wrong with the server's side of it is found here. Afterwards the client
@@ -263,20 +252,20 @@ class SecureClient:
         StaleMessageError
             If the client has left that round meanwhile; it stays in those that it is in.
         """
-        this = self._round_of(message)
+        state = self._round_of(message)
         if (
-            this is None
-            or this.stage is not ClientStage.TRAINING
-            or bound_to(message) != this.session
+            state is None
+            or state.stage is not ClientStage.TRAINING
+            or bound_to(message) != state.session
         ):
             raise StaleMessageError("the client has left the round for which it made its vector")
-        return stages.mask(this, vector, self._identity)
+        return stages.mask(state, vector, self._identity)
 
     def leave(self, message: bytes) -> None:
         """Leave the round that a message belongs to, if it is in it, and forget its secrets."""
-        this = self._round_of(message)
-        if this is not None:
-            del self._rounds[this.terms.run]
+        state = self._round_of(message)
+        if state is not None:
+            del self._rounds[state.terms.run]
 
     def _round_of(self, message: bytes) -> RoundState | None:
         """The round, of those that it is in, to whose terms or roster a message is bound."""
@@ -284,67 +273,59 @@ class SecureClient:
             binding = bound_to(message)
         except MalformedMessageError:
             return None
-        for this in self._rounds.values():
-            if binding == this.terms.digest:
-                return this
-            if this.stage is not ClientStage.SHARING and binding == this.session:
-                return this
+        for state in self._rounds.values():
+            if binding == state.terms.digest:
+                return state
+            if state.stage is not ClientStage.SHARING and binding == state.session:
+                return state
         return None
 
-    def _prepare(self, this: RoundState, message: bytes, request: bytes, model: bytes) -> None:
+    def _prepare(self, state: RoundState, message: bytes, request: bytes, model: bytes) -> None:
         for name, value in (("request", request), ("model", model)):
-            _kinds.exact_bytes(name, value, len(_UNSAID))
-        if request != this.terms.request:
+            arguments.exact_bytes(name, value, len(_ZEROS))
+        if request != state.terms.request:
             raise DifferentRequestsError(
                 "what came to make the vector from is not what was announced"
             )
-        if asked_of(this.terms.digest, self._configuration) != this.asked:
+        if asked_of(state.terms.digest, self._configuration) != state.asked:
             raise DifferentRequestsError("the client's configuration has changed within the round")
-        stages.prepare(this, message)
-        this.model = model
-        if this.terms.malicious:
-            group = stages.group_of(this, this.participants)
-            self._check_same_group(model, group)
-            self._check_side_by_side(this, group)
-            self._note_given(this, group)
+        stages.prepare(state, message)
+        state.model = model
+        if state.terms.malicious:
+            group = stages.group_of(state, state.participants)
+            self._history.check_same_group(model, group)
+            self._check_side_by_side(state, group)
+            self._note_given(state, group)
 
-    def _endorse(self, this: RoundState, message: bytes) -> bytes:
-        endorsement = stages.endorse(this, message, self._identity)
-        group = stages.group_of(this, this.survivors)
-        self._check_same_group(this.model, group)
-        self._endorsed[this.model] = group
+    def _endorse(self, state: RoundState, message: bytes) -> bytes:
+        endorsement = stages.endorse(state, message, self._identity)
+        group = stages.group_of(state, state.survivors)
+        self._history.check_same_group(state.model, group)
+        self._history.endorsed[state.model] = group
         return endorsement
 
-    def _check_same_group(self, model: bytes, group: bytes) -> None:
-        """Two sums of one model over different clients differ by those few who are in one."""
-        if self._endorsed.get(model, group) != group:
-            raise RepeatedModelError(
-                "this client has let the sum of other clients than these be opened for this "
-                "model; the difference of two such sums would be that of few"
-            )
-
-    def _check_side_by_side(self, this: RoundState, group: bytes) -> None:
+    def _check_side_by_side(self, state: RoundState, group: bytes) -> None:
         """Of one model, two rounds at once are two sums as two rounds in a row are."""
-        if any(model == this.model and other != group for model, other in this.given_elsewhere):
+        if any(model == state.model and given != group for model, given in state.given_elsewhere):
             raise RepeatedModelError(
                 "since this round began the client has given its vector of this very model to a "
                 "round of another run, with other clients than these; the difference of two such "
                 "sums would be that of few"
             )
-        for round_ in self._rounds.values():
+        for other in self._rounds.values():
             if (
-                round_ is not this
-                and round_.stage >= ClientStage.TRAINING
-                and round_.model == this.model
-                and stages.group_of(round_, round_.participants) != group
+                other is not state
+                and other.stage >= ClientStage.TRAINING
+                and other.model == state.model
+                and stages.group_of(other, other.participants) != group
             ):
                 raise RepeatedModelError(
                     "this client is in a round of another run, with other clients than these, for "
                     "this very model; the difference of two such sums would be that of few"
                 )
 
-    def _note_given(self, this: RoundState, group: bytes) -> None:
-        """Tell the rounds that wait for a vector: ``this`` may be left, and then says nothing.
+    def _note_given(self, state: RoundState, group: bytes) -> None:
+        """Tell the rounds that wait for a vector: this one may be left by then.
 
         A round that begins later needs no telling. Whoever endorses this sum gives the later one
         nothing, and so stands in one of the two alone: docs/secure-aggregation.md, "Two sums of
@@ -353,7 +334,7 @@ class SecureClient:
         for run, other in list(self._rounds.items()):
             if other.stage >= ClientStage.TRAINING:
                 continue
-            other.given_elsewhere.add((this.model, group))
+            other.given_elsewhere.add((state.model, group))
             if len(other.given_elsewhere) > _MOST_GIVEN:
                 _log.warning(
                     "This client leaves a round that has waited while it gave %d vectors to "
@@ -381,27 +362,27 @@ class SecureClient:
         expected = _EXPECTED.get(kind)
         if expected is None:
             raise MalformedRequestError(f"a server does not send {kind.name}")
-        if kind is Kind.OPENING_REQUEST and binding in self._opened.values():
+        if kind is Kind.OPENING_REQUEST and binding in self._history.opened.values():
             raise BothSharesError(
                 "shares of this round were opened before; for another set of survivors they "
                 "would give away both kinds"
             )
         if not self._rounds:
             raise WrongStageError(f"{kind.name} came, but the client is in no round")
-        this = self._round_of(message)
+        state = self._round_of(message)
         first = expected is ClientStage.SHARING  # the only stage before there is a roster
-        if this is None or binding != (this.terms.digest if first else this.session):
+        if state is None or binding != (state.terms.digest if first else state.session):
             raise WrongRoundError(
                 f"{kind.name} is bound to another round or roster than the client's"
             )
-        if this.stage > expected:
+        if state.stage > expected:
             raise StaleMessageError(
-                f"{kind.name} came, but the client is past that: {this.stage.name}"
+                f"{kind.name} came, but the client is past that: {state.stage.name}"
             )
-        if this.stage < expected:
-            raise WrongStageError(f"{kind.name} came where {this.stage.name} is next")
-        self._rounds[this.terms.run] = self._rounds.pop(this.terms.run)  # heard of last
-        return this
+        if state.stage < expected:
+            raise WrongStageError(f"{kind.name} came where {state.stage.name} is next")
+        self._rounds[state.terms.run] = self._rounds.pop(state.terms.run)  # heard of last
+        return state
 
     @staticmethod
     def _is_invitation(message: bytes) -> bool:
@@ -418,10 +399,6 @@ class SecureClient:
             raise MalformedRequestError(str(error)) from error
         if bound_to(message) != terms.digest:
             raise WrongRoundError("an invitation that is bound to other terms than its own")
-        if self._last.get(terms.run, 0) >= terms.number:
-            raise RepeatedRoundError(
-                f"round {terms.number} of this run came after round {self._last[terms.run]}"
-            )
         if terms.server is not self._policy.adversary.server:
             raise UnacceptableTermsError(
                 f"the round is made for a {terms.server.value} server; this client expects a "
@@ -432,10 +409,9 @@ class SecureClient:
                 f"the round opens the sum of {terms.min_clients} clients; this client wants at "
                 f"least {self._policy.min_clients}"
             )
-        self._check_room(terms)
-        self._last[terms.run] = terms.number
+        self._history.begin(terms)
         asked = asked_of(terms.digest, self._configuration)
-        begun, announcement = stages.announce(terms, asked, self._identity, self._randomness)
+        begun, announcement = stages.advertise(terms, asked, self._identity, self._randomness)
         self._rounds.pop(terms.run, None)
         if len(self._rounds) >= _MOST_OPEN:
             _log.warning(
@@ -447,36 +423,14 @@ class SecureClient:
         self._rounds[terms.run] = begun
         return announcement
 
-    def _check_room(self, terms: RoundTerms) -> None:
-        """Make sure that nothing has to be forgotten for this round."""
-        if terms.run not in self._last and len(self._last) >= _MOST_RUNS:
-            full = f"{len(self._last)} runs"
-        elif terms.malicious and len(self._endorsed) >= _MOST_MODELS:
-            full = f"{len(self._endorsed)} models of which it endorsed a sum"
-        else:
-            return
-        raise MemoryFullError(
-            f"this client remembers {full}, and to take part in another round it would have to "
-            "forget one; only its owner may begin with an empty memory, for a server could then "
-            "ask for what was refused before"
-        )
-
     def to_bytes(self) -> bytes:
         """All that it remembers, but for its policy and identity.
 
         Holds the secrets of the rounds it is in: it must not leave the client. With a SHA-256, so
         that one which was damaged is not taken: what was endorsed and opened would be forgotten.
         """
-        rounds = [this.to_bytes() for this in self._rounds.values()]
-        fields = [
-            b"".join(
-                _SEEN.pack(run, number, self._opened.get(run, _NONE_OPENED))
-                for run, number in self._last.items()
-            ),
-            b"".join(_ENDORSED.pack(model, group) for model, group in self._endorsed.items()),
-            *rounds,
-            *[b""] * (_MOST_OPEN - len(rounds)),
-        ]
+        rounds = [state.to_bytes() for state in self._rounds.values()]
+        fields = [*self._history.to_fields(), *rounds, *[b""] * (_MOST_OPEN - len(rounds))]
         return write(Kind.STATE, digest(b"state", *fields), *fields)
 
     @classmethod
@@ -504,14 +458,11 @@ class SecureClient:
             fields = read(state, Kind.STATE, [None] * (2 + _MOST_OPEN))
             if bound_to(state) != digest(b"state", *fields):
                 raise MalformedMessageError("the state is not what its digest says")
-            seen, endorsed, *rounds = fields
-            for run, number, opened in _SEEN.iter_unpack(seen):
-                client._last[run] = number
-                if opened != _NONE_OPENED:
-                    client._opened[run] = opened
-            client._endorsed = dict(_ENDORSED.iter_unpack(endorsed))
-            for this in map(RoundState.from_bytes, filter(None, rounds)):
-                client._rounds[this.terms.run] = this
+            runs, endorsed, *rounds = fields
+            client._history = ClientHistory.from_fields(runs, endorsed)
+            for encoded in filter(None, rounds):
+                round_state = RoundState.from_bytes(encoded)
+                client._rounds[round_state.terms.run] = round_state
         except (struct.error, ValueError) as error:  # `MalformedMessageError` is one
             raise UnreadableStateError(
                 "what this client remembers was written by another version of secure aggregation, "

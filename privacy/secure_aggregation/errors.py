@@ -99,6 +99,10 @@ class MemoryFullError(RefusedError):
     """The client has no room to remember another run or model, and forgets none that it knows."""
 
 
+class UnprotectedRequestError(RefusedError):
+    """The server asks for an update, or for metrics, outside the protocol."""
+
+
 class RejectedMessageError(SecureAggregationError):
     """One client's message cannot be used; the round goes on without it."""
 

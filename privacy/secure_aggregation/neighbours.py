@@ -35,14 +35,10 @@ import numpy.typing as npt
 from scipy.special import gammaln
 
 from privacy import arguments
-from privacy.secure_aggregation import _kinds
+from privacy.secure_aggregation._crypto import KEY_BYTES
+from privacy.secure_aggregation._masking import MASK_KEY_BYTES, add_mask
 from privacy.secure_aggregation.errors import MalformedMessageError, ThresholdTooLowError
-from privacy.secure_aggregation.terms import (
-    LARGEST_COHORT,
-    Adversary,
-    ServerModel,
-    check_adversary,
-)
+from privacy.secure_aggregation.terms import LARGEST_COHORT, Adversary, ServerModel, check_adversary
 
 SECURITY_BITS = 40
 GRINDING_BITS = 64
@@ -185,7 +181,7 @@ def plan_round(
         If no graph does.
     """
     check_adversary("adversary", adversary)
-    tolerated = _kinds.share("max_dropout_fraction", max_dropout_fraction, 1, "clients")
+    tolerated = arguments.number("max_dropout_fraction", max_dropout_fraction, least=0, below=1)
     clients, min_clients = (
         arguments.whole("clients", clients),
         arguments.whole("min_clients", min_clients),
@@ -315,3 +311,38 @@ def _tail_log2(population: int, marked: int, draws: int) -> npt.NDArray[np.float
     )
     tail: npt.NDArray[np.float64] = np.logaddexp.accumulate(found[::-1])[::-1] / np.log(2)
     return np.minimum(tail, 0.0)
+
+
+class Ring:
+    """A random ring of clients, laid out by a key of 32 bytes.
+
+    The neighbours of a client come in a fixed order, by their distance; the share of the
+    neighbour at place p lies at the point p + 1.
+    """
+
+    def __init__(self, plan: RoundPlan, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"key has {len(key)} bytes; it must have {KEY_BYTES}")
+        drawn = np.zeros(plan.clients, dtype=np.uint64)
+        add_mask(drawn, key[:MASK_KEY_BYTES])
+        self._at: npt.NDArray[np.int64] = np.argsort(drawn, kind="stable")
+        self._place_of = np.argsort(self._at, kind="stable")
+        if plan.complete:
+            self._offsets = np.arange(1, plan.clients)
+        else:
+            near = np.arange(1, plan.neighbours // 2 + 1)
+            self._offsets = np.concatenate([near, -near])
+        self._label_of = {
+            int(offset) % plan.clients: label for label, offset in enumerate(self._offsets)
+        }
+
+    def neighbours(self, client: int) -> list[int]:
+        """The neighbours of a client, in the order of their labels."""
+        places = (self._place_of[client] + self._offsets) % len(self._at)
+        found: list[int] = self._at[places].tolist()
+        return found
+
+    def label(self, owner: int, holder: int) -> int:
+        """At which place among the owner's neighbours the holder stands."""
+        distance = (self._place_of[holder] - self._place_of[owner]) % len(self._at)
+        return self._label_of[int(distance)]

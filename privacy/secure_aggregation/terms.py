@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from privacy import arguments
 from privacy.mechanisms import (
@@ -14,7 +15,6 @@ from privacy.mechanisms import (
     Randomness,
     SystemRandomness,
 )
-from privacy.secure_aggregation import _kinds
 from privacy.secure_aggregation._crypto import KEY_BYTES, digest, verifying_key
 from privacy.secure_aggregation._masking import ring_bits
 from privacy.secure_aggregation.errors import MalformedMessageError
@@ -64,7 +64,7 @@ class Adversary:
         object.__setattr__(
             self,
             "max_corrupt_fraction",
-            _kinds.share("max_corrupt_fraction", self.max_corrupt_fraction, 0.5, "clients"),
+            arguments.number("max_corrupt_fraction", self.max_corrupt_fraction, least=0, below=0.5),
         )
 
     def max_corrupt(self, clients: int) -> int:
@@ -93,15 +93,22 @@ def check_adversary(name: str, value: object) -> None:
     arguments.of_kind(name, value, Adversary, "Adversary(server, max_corrupt_fraction)")
 
 
-def pinned_keys(name: str, keys: object) -> frozenset[bytes]:
-    """The Ed25519 public keys of those who may take part, of 32 bytes each.
+def pinned_keys(name: str, keys: Any) -> frozenset[bytes]:
+    """The Ed25519 public keys of those who may take part, of 32 bytes each, from an iterable.
 
     Raises
     ------
     TypeError, ValueError
-        If they are anything else.
+        If they are anything else; text and bytes are no lists of keys.
     """
-    return _kinds.public_keys(name, keys)
+    give = f"a list of Ed25519 public keys, each {KEY_BYTES} bytes"
+    if isinstance(keys, str | bytes | bytearray) or not isinstance(keys, Iterable):
+        raise TypeError(f"{name} is {arguments.shown(keys)}; give {give}")
+    listed = list(keys)
+    for key in listed:
+        arguments.of_kind(f"one of {name}", key, bytes, give)
+        arguments.exact_bytes(f"one of {name}", key, KEY_BYTES)
+    return frozenset(listed)
 
 
 @arguments.renamed(minimum="min_clients")
@@ -146,8 +153,8 @@ class RoundTerms:
     request: bytes = bytes(REQUEST_BYTES)
 
     def __post_init__(self) -> None:
-        _kinds.exact_bytes("run", self.run, RUN_BYTES)
-        _kinds.exact_bytes("request", self.request, REQUEST_BYTES)
+        arguments.exact_bytes("run", self.run, RUN_BYTES)
+        arguments.exact_bytes("request", self.request, REQUEST_BYTES)
         check_server("server", self.server)
         for name, smallest, largest in (
             ("number", 1, 1 << 62),
@@ -220,7 +227,7 @@ class Identity:
     private: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        _kinds.exact_bytes("private", self.private, KEY_BYTES)
+        arguments.exact_bytes("private", self.private, KEY_BYTES)
 
     @classmethod
     def draw(cls, randomness: Randomness | None = None) -> "Identity":
@@ -290,7 +297,7 @@ class ClientPolicy:
             masked = (MaskedGaussian, DistributedGaussian)
             give = "MaskedGaussian(...) or DistributedGaussian(...), or leave it out"
             arguments.of_kind("mechanism", self.mechanism, masked, give)
-        identities = _kinds.public_keys("identities", self.identities)
+        identities = pinned_keys("identities", self.identities)
         object.__setattr__(self, "identities", identities)
         if self.adversary.server is ServerModel.MALICIOUS and not self.identities:
             raise ValueError(

@@ -12,7 +12,7 @@ from filelock import FileLock
 from flwr.app import ConfigRecord, Context
 
 from privacy.files import write_durably
-from privacy.secure_aggregation import UnreadableStateError
+from privacy.secure_aggregation.errors import UnreadableStateError
 
 _KEY = "secure-aggregation"
 _FILE = "secure-aggregation.state"
@@ -31,7 +31,7 @@ class Remembered:
 class ClientMemory(Protocol):
     """Keeps a client's state. It holds secrets and stays with the client."""
 
-    def held(self, context: Context) -> AbstractContextManager[Remembered]:
+    def locked(self, context: Context) -> AbstractContextManager[Remembered]:
         """What is remembered, for the length of a ``with`` block.
 
         Nobody else holds it meanwhile. What the block leaves in it is kept when the block ends,
@@ -49,8 +49,8 @@ class ContextMemory:
     """
 
     @contextmanager
-    def held(self, context: Context) -> Iterator[Remembered]:
-        """What the node's context holds; see ``ClientMemory.held``.
+    def locked(self, context: Context) -> Iterator[Remembered]:
+        """What the node's context holds; see ``ClientMemory.locked``.
 
         Raises
         ------
@@ -95,8 +95,8 @@ class FolderMemory:
         object.__setattr__(self, "folder", Path(self.folder))
 
     @contextmanager
-    def held(self, context: Context) -> Iterator[Remembered]:
-        """What the file holds; see ``ClientMemory.held``.
+    def locked(self, context: Context) -> Iterator[Remembered]:
+        """What the file holds; see ``ClientMemory.locked``.
 
         Raises
         ------

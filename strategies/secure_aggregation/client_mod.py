@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import ERROR, WARNING
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,31 +13,27 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore import log
 
 from privacy import arguments
-from privacy.mechanisms import SystemRandomness
-from privacy.secure_aggregation import (
-    ClientPolicy,
+from privacy.secure_aggregation import ClientPolicy, Identity, SecureClient, ServerModel
+from privacy.secure_aggregation.errors import (
     DifferentRequestsError,
-    Identity,
     MalformedMessageError,
     MalformedRequestError,
     RefusedError,
-    SecureClient,
-    ServerModel,
+    UnprotectedRequestError,
     UnreadableStateError,
 )
 from privacy.untrusted_text import error_quoted, one_line
 from strategies.model_schema import ModelSchema
 from strategies.secure_aggregation.client_memory import ClientMemory, ContextMemory
-from strategies.secure_aggregation.messages import KEY, UpdateEncoding, content_of, protocol_bytes
-from strategies.secure_aggregation.request import (
+from strategies.secure_aggregation.messages import (
+    KEY,
     configuration_digest,
+    content_of,
     model_digest,
+    protocol_bytes,
     request_digest,
 )
-
-
-class UnprotectedRequestError(RefusedError):
-    """The server asks for an update, or for metrics, outside the protocol."""
+from strategies.secure_aggregation.update_encoding import UpdateEncoding
 
 
 class SecureAggregationMod:
@@ -90,7 +85,7 @@ class SecureAggregationMod:
         arguments.of_kind("identity", identity, (Identity, type(None)), one_key)
         if memory is not None:
             kept_in = "FolderMemory(folder), ContextMemory() or one of your own"
-            arguments.has("memory", memory, ("held",), kept_in)
+            arguments.has("memory", memory, ("locked",), kept_in)
         if memory is None and policy.adversary.server is ServerModel.MALICIOUS:
             raise ValueError(
                 "memory is not set; against a malicious server give FolderMemory(folder), or in "
@@ -137,7 +132,7 @@ class SecureAggregationMod:
             task = _task(client, self._policy, request, message)
         # The stage is left for good, and kept, before the app runs: it runs once a round. Not
         # under the lock, for it may take long.
-        with _kept_from_the_app(context):
+        with _state_restored(context):
             vector = task.vector(message, context, call_next)
         with self._client(context) as client:
             return client.masked(request, vector)
@@ -145,7 +140,7 @@ class SecureAggregationMod:
     @contextmanager
     def _client(self, context: Context) -> Iterator[SecureClient]:
         """The client as it was left; kept again, refusals included, before an answer is sent."""
-        with self._memory.held(context) as remembered:
+        with self._memory.locked(context) as remembered:
             if (remembered.identity is None) != (remembered.state is None):
                 raise UnreadableStateError("of what this client remembers a part is missing")
             identity = self._identity
@@ -177,7 +172,7 @@ def _task(client: SecureClient, policy: ClientPolicy, request: bytes, message: M
     try:
         if (digest := request_digest(message)) != client.terms_of(request).request:
             raise DifferentRequestsError("what came to be trained on is not what was announced")
-        encoding = UpdateEncoding.read(message.content.config_records[KEY])
+        encoding = UpdateEncoding.from_record(message.content.config_records[KEY])
         models = list(message.content.array_records.values())
         if len(models) != 1:
             raise MalformedRequestError(f"{len(models)} models came to be trained, not one")
@@ -189,8 +184,9 @@ def _task(client: SecureClient, policy: ClientPolicy, request: bytes, message: M
         raise
     except Exception as error:
         client.leave(request)
-        told = error_quoted(error)
-        raise MalformedRequestError(f"the request to train cannot be read: {told}") from error
+        raise MalformedRequestError(
+            f"the request to train cannot be read: {error_quoted(error)}"
+        ) from error
     return _Task(encoding, schema)
 
 
@@ -209,27 +205,17 @@ class _Task:
         try:
             reply = self.schema.read(call_next(message, context))
             weight = self.encoding.weighting.weight(reply.metrics, self.encoding.weighted_by)
-            return self._encoded(reply.arrays, weight)
+            return self.encoding.encode(reply.arrays, self.schema.arrays, weight)
         except KeyboardInterrupt:  # somebody at the node ends it
             raise
         except BaseException as error:  # also a cancelled task, or an exit
             # To leave would show the server that something here is out of the ordinary.
             log(ERROR, "This client adds nothing to the round.", exc_info=error)
-            return self._encoded(self.schema.arrays, 1.0)
-
-    def _encoded(self, arrays: list[npt.NDArray[Any]], weight: float) -> npt.NDArray[np.int64]:
-        return self.encoding.mechanism.encode(
-            arrays,
-            self.schema.arrays,
-            self.encoding.geometry,
-            weight=weight,
-            noise_multiplier=self.encoding.noise_multiplier,
-            randomness=SystemRandomness(),
-        )
+            return self.encoding.encode(self.schema.arrays, self.schema.arrays, 1.0)
 
 
 @contextmanager
-def _kept_from_the_app(context: Context) -> Iterator[None]:
+def _state_restored(context: Context) -> Iterator[None]:
     """What ``ContextMemory`` keeps stays there, also where the app replaces its state.
 
     Else a client whose app does so would drop out in every round in which it trains.

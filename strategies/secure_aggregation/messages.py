@@ -1,36 +1,28 @@
-"""What crosses the grid: protocol bytes, and beside the model how an update is bounded."""
+"""The records that cross the grid, and digests of all that a client is asked.
 
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
-from math import isclose
+A client's vector may depend on nothing but what is digested here, each value with its type, its
+length and in its order: values that are equal but of another kind (1, 1.0 and True; the same
+numbers in another dtype) have other encodings, so that no two requests share one.
+"""
 
-from flwr.app import ConfigRecord, Message, RecordDict
+import hashlib
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from privacy import secure_aggregation
-from privacy.mechanisms import (
-    ClippingGeometry,
-    DistributedGaussian,
-    MaskedGaussian,
-    MaskedMechanism,
-)
-from privacy.secure_aggregation import (
-    ClientPolicy,
-    MalformedMessageError,
-    RoundTerms,
-    UnacceptableTermsError,
-)
-from privacy.untrusted_text import error_quoted, quoted
+import numpy.typing as npt
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+
+from privacy.secure_aggregation import errors
+from privacy.secure_aggregation.errors import MalformedMessageError
+from privacy.untrusted_text import quoted
 from strategies.errors import Fault, ReplyError
-from strategies.model_schema import ModelSchema
 from strategies.replies import refuse_error
-from strategies.weighting import CappedWeights, UniformWeights
 
 KEY = "secure-aggregation"
 _BYTES = "message"
-_MECHANISMS: dict[str, Callable[..., MaskedMechanism]] = {
-    MaskedGaussian.name: MaskedGaussian,
-    DistributedGaussian.name: DistributedGaussian,
-}
+_DOUBLE = struct.Struct("<d")
+_AT_ONCE = 1 << 20  # numbers of a model that are widened together
 
 
 def protocol_record(message: bytes) -> ConfigRecord:
@@ -88,8 +80,8 @@ def reply_bytes(reply: Message) -> bytes:
 
 def _is_refusal(reason: str | None) -> bool:
     """Whether these are the words of a client that refuses, as the mod writes them."""
-    kind = getattr(secure_aggregation, (reason or "").partition(":")[0], None)
-    return isinstance(kind, type) and issubclass(kind, secure_aggregation.RefusedError)
+    kind = getattr(errors, (reason or "").partition(":")[0], None)
+    return isinstance(kind, type) and issubclass(kind, errors.RefusedError)
 
 
 def content_of(message: bytes) -> RecordDict:
@@ -97,125 +89,115 @@ def content_of(message: bytes) -> RecordDict:
     return RecordDict({KEY: protocol_record(message)})
 
 
-@dataclass(frozen=True)
-class UpdateEncoding:
-    """How a client bounds its update before it masks it; sent with the model, public.
+def request_digest(message: Message) -> bytes:
+    """A digest of a request to train, but for the protocol's own message in it.
 
-    Attributes
+    Parameters
     ----------
-    geometry : ClippingGeometry
-        How updates are clipped.
-    weight_cap : float
-        ŵ of capped weights; 0: every client counts the same.
-    weighted_by : str
-        The metric that says how many examples a client has.
-    mechanism : MaskedMechanism
-        What rounds the update to integers, and adds this client's share of the noise if there
-        is one.
-    noise_multiplier : float
-        z of the round.
+    message : Message
+        All its records count, and its type and group. Not the protocol's bytes, which differ
+        between clients and are bound by the protocol itself; nor the ids and times of messages,
+        which differ as well.
+
+    Returns
+    -------
+    bytes
+        32 bytes.
+
+    Raises
+    ------
+    TypeError
+        If there is a record or value of a kind that Flower does not have.
     """
+    digest, metadata = hashlib.sha256(), message.metadata
+    _add(digest, b"request", *_text(metadata.message_type), *_text(metadata.group_id))
+    for name, record in message.content.items():
+        _add(digest, b"record", *_text(name))
+        bound = without_message(record) if name == KEY else record
+        for part in _record(bound):
+            _add(digest, part)
+    return digest.digest()
 
-    geometry: ClippingGeometry
-    weight_cap: float
-    weighted_by: str
-    mechanism: MaskedMechanism
-    noise_multiplier: float
 
-    @property
-    def weighting(self) -> UniformWeights | CappedWeights:
-        """The rule of weights; its total is the server's business."""
-        if not self.weight_cap:
-            return UniformWeights()
-        return CappedWeights(cap=self.weight_cap, total_weight=1.0)
+def configuration_digest(context: Context) -> bytes:
+    """A digest of what the server's side gives a client beside its messages: its run's settings."""
+    digest = hashlib.sha256()
+    _add(digest, b"configuration", *_value(int(context.run_id)))
+    _add(digest, *_mapping(dict(sorted(context.run_config.items()))))
+    return digest.digest()
 
-    def write_into(self, record: ConfigRecord) -> None:
-        """Put it beside a message of the protocol."""
-        record["clipping-norms"] = list(self.geometry.norms)
-        record["clipping-groups"] = list(self.geometry.group_of)
-        record["weight-cap"] = self.weight_cap
-        record["weighted-by"] = self.weighted_by
-        record["mechanism"] = self.mechanism.name
-        record["mechanism-settings"] = list(astuple(self.mechanism))
-        record["noise-multiplier"] = self.noise_multiplier
 
-    @classmethod
-    def read(cls, record: ConfigRecord) -> "UpdateEncoding":
-        """Read what ``write_into`` wrote.
+def model_digest(arrays: list[npt.NDArray[Any]]) -> bytes:
+    """A digest of a model's values: the same whatever its arrays' names, order, shapes or dtypes.
 
-        Raises
-        ------
-        MalformedMessageError
-            If it is not that.
-        """
-        try:
-            norms, groups = record["clipping-norms"], record["clipping-groups"]
-            name, settings = record["mechanism"], record["mechanism-settings"]
-            cap, key, z = record["weight-cap"], record["weighted-by"], record["noise-multiplier"]
-            if not (isinstance(norms, list) and isinstance(groups, list) and isinstance(key, str)):
-                raise ValueError("a field has the wrong type")
-            if not (isinstance(settings, list) and isinstance(cap, float) and isinstance(z, float)):
-                raise ValueError("a field has the wrong type")
-            encoding = cls(
-                geometry=ClippingGeometry(tuple(map(float, norms)), tuple(map(int, groups))),
-                weight_cap=cap,
-                weighted_by=key,
-                mechanism=_MECHANISMS[str(name)](*map(int, settings)),
-                noise_multiplier=z,
-            )
-            _ = encoding.weighting  # checks the cap
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise MalformedMessageError(
-                f"how to bound an update is not said: {error_quoted(error)}"
-            ) from error
-        return encoding
+    Parameters
+    ----------
+    arrays : list of ndarray
+        Floating-point, of at most 64 bits, so that their values as float64 are their own.
 
-    def check(self, terms: RoundTerms, policy: ClientPolicy, schema: ModelSchema) -> None:
-        """Make sure, before anybody trains, that it is what the client accepts and fits the round.
+    Returns
+    -------
+    bytes
+        32 bytes.
+    """
+    parts = []
+    for array in arrays:
+        digest, flat = hashlib.sha256(), array.reshape(-1)
+        for start in range(0, flat.size, _AT_ONCE):
+            wide = flat[start : start + _AT_ONCE].astype("<f8")
+            wide += 0.0  # minus zero becomes zero
+            digest.update(wide.tobytes())
+        parts.append(digest.digest())
+    return hashlib.sha256(b"model" + b"".join(sorted(parts))).digest()
 
-        An update that did not fit would tell the server so, and what it sends could be chosen
-        to make large ones not fit.
 
-        Raises
-        ------
-        UnacceptableTermsError
-            If the policy pins something else, or some update would not fit.
-        """
-        norm, cap = self.geometry.total_norm, self.weight_cap
-        for name, value, pinned in (
-            ("clipping norm", norm, policy.clipping_norm),
-            ("weight cap", cap, policy.weight_cap),
-        ):
-            if pinned is not None and not isclose(value, pinned):
-                raise UnacceptableTermsError(
-                    f"the {name} is {value:g}; this client pins {pinned:g}"
-                )
-        if policy.mechanism is not None and self.mechanism != policy.mechanism:
-            raise UnacceptableTermsError(
-                f"the mechanism is {self.mechanism}; this client pins {policy.mechanism}"
-            )
-        arrays = schema.arrays
-        size = sum(array.size for array in arrays)
-        if size != terms.size:
-            raise UnacceptableTermsError(
-                f"the model has {size} numbers, the terms say {terms.size}"
-            )
-        if len(self.geometry.group_of) != len(arrays):
-            raise UnacceptableTermsError(
-                f"how to clip is said of {len(self.geometry.group_of)} arrays; the model has "
-                f"{len(arrays)}"
-            )
-        needed = self.mechanism.bound(parameters=size, noise_multiplier=self.noise_multiplier)
-        if terms.bound < needed:
-            raise UnacceptableTermsError(
-                f"the terms bound an entry by {terms.bound}; {self.mechanism.name} needs "
-                f"{needed} with these settings"
-            )
-        shares = (
-            self.mechanism.min_clients if isinstance(self.mechanism, DistributedGaussian) else 0
-        )
-        if terms.min_clients < shares:
-            raise UnacceptableTermsError(
-                f"the noise is shared among {shares} clients, but the sum of {terms.min_clients} "
-                "may be opened"
-            )
+def _add(digest: Any, *parts: bytes) -> None:
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+
+
+def _record(record: Any) -> Iterator[bytes]:
+    if isinstance(record, ArrayRecord):
+        yield b"arrays"
+        for name, array in record.items():
+            yield from _text(name)
+            yield from _text(array.stype)
+            yield from _text(array.dtype)
+            yield repr(tuple(int(side) for side in array.shape)).encode()
+            yield array.data
+    elif isinstance(record, ConfigRecord | MetricRecord):
+        yield b"config" if isinstance(record, ConfigRecord) else b"metrics"
+        yield from _mapping(record)
+    else:
+        raise TypeError(f"a record of an unknown kind, {type(record).__name__}")
+
+
+def _mapping(values: Mapping[str, Any]) -> Iterator[bytes]:
+    for name, value in values.items():
+        yield from _text(name)
+        yield from _value(value)
+
+
+def _value(value: Any) -> Iterator[bytes]:
+    """A value with its type; a list with its length, since it may be empty."""
+    if isinstance(value, bool):  # before int, which it is
+        yield b"bool" + bytes([value])
+    elif isinstance(value, int):
+        yield b"int" + str(int(value)).encode()  # one of an Enum is written by its name
+    elif isinstance(value, float):
+        yield b"float" + _DOUBLE.pack(value)
+    elif isinstance(value, str):
+        yield from _text(value)
+    elif isinstance(value, bytes):
+        yield b"bytes" + value
+    elif isinstance(value, list):
+        yield b"list" + str(len(value)).encode()
+        for item in value:
+            yield from _value(item)
+    else:
+        raise TypeError(f"a value of an unknown kind, {type(value).__name__}")
+
+
+def _text(text: str) -> Iterator[bytes]:
+    yield b"str" + text.encode("utf-8", "surrogatepass")

@@ -11,15 +11,9 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from privacy.accounting import Event
-from privacy.mechanisms import MaskedMechanism, Randomness
-from privacy.secure_aggregation import (
-    RejectedMessageError,
-    RoundAbortedError,
-    RoundTerms,
-    SecureServer,
-    ServerModel,
-    ServerStage,
-)
+from privacy.mechanisms import Randomness
+from privacy.secure_aggregation import RoundTerms, SecureServer, ServerModel, ServerStage
+from privacy.secure_aggregation.errors import RejectedMessageError, RoundAbortedError
 from privacy.secure_aggregation.terms import RUN_BYTES
 from strategies.errors import Fault, ReplyError
 from strategies.lost_clients import RoundReplies, operator_log
@@ -27,20 +21,69 @@ from strategies.model_schema import ModelSchema
 from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import PendingReplies, collect, stream_replies
 from strategies.run import Run
-from strategies.secure_aggregation.dropouts import ObservedDropouts
 from strategies.secure_aggregation.messages import (
     KEY,
-    UpdateEncoding,
     content_of,
     protocol_record,
     reply_bytes,
+    request_digest,
 )
-from strategies.secure_aggregation.request import request_digest
 from strategies.secure_aggregation.settings import SecureAggregation
+from strategies.secure_aggregation.update_encoding import UpdateEncoding
 from strategies.train_round import RoundOutcome, RoundSetup
 from strategies.weighting import CappedWeights
 
 Vector = npt.NDArray[Any]
+FALSE_ALARM = 1e-6
+
+
+class ObservedDropouts:
+    """Holds the clients that did not see their rounds through against ``dropout_probability``.
+
+    What presence costs is charged from the declared probability (``presence_delta``): where more
+    drop out, δ is under-stated. The operator is told, once, in the operator's log. The run goes
+    on and its results do not say so: who was there is not noised, and to end the run would show it.
+
+    Parameters
+    ----------
+    declared : float
+        The probability, at most, with which a client that was drawn does not see the round
+        through.
+    """
+
+    def __init__(self, declared: float) -> None:
+        self._declared = declared
+        self._drawn = self._lost = 0
+        self._warned = False
+
+    def note(self, drawn: int, remaining: int) -> None:
+        """Count one round.
+
+        Parameters
+        ----------
+        drawn : int
+            How many clients were asked.
+        remaining : int
+            How many of them answered to the end, or to where the round was given up.
+        """
+        from scipy.stats import binom
+
+        self._drawn += drawn
+        self._lost += drawn - remaining
+        if self._warned or binom.sf(self._lost - 1, self._drawn, self._declared) > FALSE_ALARM:
+            return
+        self._warned = True
+        operator_log.warning(
+            "%d of %d clients that were drawn did not see their round through; with "
+            "dropout_probability = %g so many would with a probability below %g. The delta that "
+            "each round is charged for presence rests on it, so epsilon is under-stated: declare "
+            "at least %.2g.",
+            self._lost,
+            self._drawn,
+            self._declared,
+            FALSE_ALARM,
+            self._lost / self._drawn,
+        )
 
 
 class MaskedRounds:
@@ -122,7 +165,6 @@ class MaskedRound:
         self.number, self.schema = number, schema
         self._name = f"round {number}, secure aggregation"
         self._encoding = encoding
-        self._mechanism: MaskedMechanism = encoding.mechanism
         self._settings = settings
         self._randomness = randomness
         self._grid = grid
@@ -177,14 +219,11 @@ class MaskedRound:
 
     def _terms(self, request: bytes) -> RoundTerms:
         size = self.schema.size
-        bound = self._mechanism.bound(
-            parameters=size, noise_multiplier=self._encoding.noise_multiplier
-        )
         return RoundTerms(
             run=hashlib.sha256(self._run.state.name.encode()).digest()[:RUN_BYTES],
             number=self._sequence,
             size=size,
-            bound=bound,
+            bound=self._encoding.bound(size),
             min_clients=self._settings.min_clients,
             server=self._settings.adversary.server,
             request=request,
@@ -231,14 +270,8 @@ class MaskedRound:
         return self._decode(np.zeros(size, dtype=np.int64), 0)
 
     def _decode(self, opened: npt.NDArray[np.int64], survivors: int) -> list[Vector]:
-        return self._mechanism.decode(
-            opened,
-            self.schema.arrays,
-            self._encoding.geometry,
-            survivors=survivors,
-            noise_multiplier=self._encoding.noise_multiplier,
-            randomness=self._randomness,
-        )
+        arrays, randomness = self.schema.arrays, self._randomness
+        return self._encoding.decode(opened, arrays, survivors=survivors, randomness=randomness)
 
     def _open(self, server: SecureServer) -> Vector | None:
         """Play the stages after the training."""

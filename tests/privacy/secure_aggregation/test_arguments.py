@@ -11,7 +11,6 @@ from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
     Identity,
-    MalformedRequestError,
     RoundPlan,
     RoundTerms,
     SecureClient,
@@ -19,6 +18,7 @@ from privacy.secure_aggregation import (
     ServerModel,
     plan_round,
 )
+from privacy.secure_aggregation.errors import MalformedRequestError
 from strategies import FolderMemory, SecureAggregation, SecureAggregationMod
 from tests.privacy.secure_aggregation.federation import HONEST, RUN, Federation, draw_vectors
 

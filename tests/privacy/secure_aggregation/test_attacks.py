@@ -5,34 +5,16 @@ import dataclasses
 import pytest
 
 from privacy.secure_aggregation import (
-    BothSharesError,
     ClientPolicy,
-    ClientStage,
-    CohortTooSmallError,
-    DifferentRequestsError,
-    ForgedSignatureError,
     Identity,
-    InconsistentRosterError,
-    MalformedRequestError,
-    RejectedMessageError,
-    RepeatedModelError,
-    RepeatedRoundError,
     RoundPlan,
     RoundTerms,
     SecureClient,
-    SplitViewError,
-    StaleMessageError,
-    TamperedSharesError,
-    ThresholdTooLowError,
-    TooFewNeighboursError,
-    UnacceptableTermsError,
-    UnknownIdentityError,
-    WeakKeyError,
-    WrongRoundError,
-    WrongStageError,
     plan_round,
 )
-from privacy.secure_aggregation import server as server_module
+from privacy.secure_aggregation import _server_stages as server_stages
+from privacy.secure_aggregation._client_history import ClientHistory
+from privacy.secure_aggregation._client_state import ClientStage
 from privacy.secure_aggregation._crypto import sign
 from privacy.secure_aggregation._messages import (
     Announcement,
@@ -44,6 +26,27 @@ from privacy.secure_aggregation._messages import (
     survivors_statement,
     write,
     write_set,
+)
+from privacy.secure_aggregation.errors import (
+    BothSharesError,
+    CohortTooSmallError,
+    DifferentRequestsError,
+    ForgedSignatureError,
+    InconsistentRosterError,
+    MalformedRequestError,
+    RejectedMessageError,
+    RepeatedModelError,
+    RepeatedRoundError,
+    SplitViewError,
+    StaleMessageError,
+    TamperedSharesError,
+    ThresholdTooLowError,
+    TooFewNeighboursError,
+    UnacceptableTermsError,
+    UnknownIdentityError,
+    WeakKeyError,
+    WrongRoundError,
+    WrongStageError,
 )
 from tests.privacy.secure_aggregation.federation import (
     HONEST,
@@ -305,7 +308,7 @@ def test_a_bound_for_which_no_ring_is_large_enough_is_refused_before_anybody_tra
     """The terms alone do not show it: how many clients there are comes with the plan."""
     bound = 2**58
     with monkeypatch.context() as lying:
-        lying.setattr(server_module, "ring_bits", lambda clients, bound: 62)
+        lying.setattr(server_stages, "ring_bits", lambda clients, bound: 62)
         federation = Federation(COUNT, adversary)
         server = federation.server(federation.terms(SIZE, bound=bound))
         messages = federation.play_to(server, draw_vectors(COUNT, SIZE), 1)
@@ -594,7 +597,7 @@ def test_two_sums_that_differ_by_one_client_are_refused(monkeypatch):
         with pytest.raises(RepeatedModelError):
             play_twice(said, said)
     play_twice({}, {"model": bytes(range(32))})
-    monkeypatch.setattr(SecureClient, "_check_same_group", lambda self, model, group: None)
+    monkeypatch.setattr(ClientHistory, "check_same_group", lambda *_: None)
     assert not play_twice({}, {}).any()  # without the defence it is that client's vector, exactly
 
 
@@ -647,8 +650,8 @@ def test_different_rosters_share_no_key():
             )
 
         client.answer(rewritten(messages[node], smuggle))
-        assert label not in open_round(client).held
-        assert len(open_round(client).held) == COUNT - 2
+        assert label not in open_round(client).held_shares
+        assert len(open_round(client).held_shares) == COUNT - 2
 
 
 @pytest.mark.parametrize("place", [8, 40], ids=["mask key", "channel key"])

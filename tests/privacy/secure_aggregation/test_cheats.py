@@ -8,17 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.mechanisms import SystemRandomness
-from privacy.secure_aggregation import (
-    Adversary,
-    RefusedError,
-    RejectedMessageError,
-    RoundAbortedError,
-    ServerModel,
-)
+from privacy.secure_aggregation import Adversary, ServerModel
 from privacy.secure_aggregation import _crypto as keys
+from privacy.secure_aggregation import _server_stages as server_stages
 from privacy.secure_aggregation import _sharing as sharing
-from privacy.secure_aggregation._masking import add_packed, centred
-from privacy.secure_aggregation._masks import add_mask
+from privacy.secure_aggregation._masking import add_mask, add_packed, centred
 from privacy.secure_aggregation._messages import (
     Kind,
     bound_to,
@@ -29,9 +23,8 @@ from privacy.secure_aggregation._messages import (
     write,
     write_set,
 )
-from privacy.secure_aggregation._shamir import (
-    write_element,
-)
+from privacy.secure_aggregation._shamir import write_element
+from privacy.secure_aggregation.errors import RefusedError, RejectedMessageError, RoundAbortedError
 from tests.privacy.secure_aggregation.federation import (
     HONEST,
     MALICIOUS,
@@ -91,7 +84,7 @@ def test_no_honest_client_trains_and_then_finds_too_few_neighbours():
     for node, message in messages.items():
         server.receive(node, federation.clients[node].answer(message))
     messages = server.advance()
-    ring, plan = server._ring, server._plan
+    ring, plan = server._round.ring, server._round.plan
     assert not plan.complete
     around = ring.neighbours(0)
     liar = around[0]
@@ -102,7 +95,7 @@ def test_no_honest_client_trains_and_then_finds_too_few_neighbours():
 
     def stage(messages, quiet):
         for node, message in messages.items():
-            place, client = server._index[node], federation.clients[node]
+            place, client = server._round.index[node], federation.clients[node]
             if place in away:
                 continue
             try:
@@ -174,7 +167,7 @@ def resealed(client, answer, change, places):
         context=sharing.sharing_context(this.session, this.own),
     )
     for place in list(range(len(this.neighbours)))[places]:
-        shares = change(place, this.given[place])
+        shares = change(place, this.dealt_shares[place])
         other = this.neighbours[place]
         key = keys.derive(
             this.channel_secrets[place], b"channel %d to %d" % (this.own, other), this.session
@@ -375,21 +368,19 @@ class RingCutters(Wire):
         super().__init__({})
         self.federation, self.server, self.way = federation, server, way
         self.leaving = leaving
-        self.max_corrupt_fraction = set(
-            range(federation.adversary.max_corrupt(len(federation.clients)))
-        )
+        self.corrupt = set(range(federation.adversary.max_corrupt(len(federation.clients))))
         self.masked, self.private, self.gaps = {}, {}, {}
 
     def choose(self):
         """Which two colluders enclose the fewest, but more than a threshold."""
-        ring, plan = self.server._ring, self.server._plan
+        ring, plan = self.server._round.ring, self.server._round.plan
         half, n = plan.neighbours // 2, plan.clients
-        index = self.server._index
-        at = {node: int(ring._place_of[index[node]]) for node in self.max_corrupt_fraction}
+        index = self.server._round.index
+        at = {node: int(ring._place_of[index[node]]) for node in self.corrupt}
         _, first, second = min(
             (between, a, b)
-            for a in self.max_corrupt_fraction
-            for b in self.max_corrupt_fraction - {a}
+            for a in self.corrupt
+            for b in self.corrupt - {a}
             if (between := (at[b] - at[a]) % n - 1 - 2 * half) > plan.threshold
         )
 
@@ -408,13 +399,15 @@ class RingCutters(Wire):
             return answer
         if not self.gaps:
             self.choose()
-        if node in self.max_corrupt_fraction and open_round(client) is not None:
-            self.private[self.server._index[node]] = open_round(client).mask_private
+        if node in self.corrupt and open_round(client) is not None:
+            self.private[self.server._round.index[node]] = open_round(client).mask_private
         if kind_of(answer) is Kind.MASKED_UPDATE:
-            self.masked[self.server._index[node]] = read(answer, Kind.MASKED_UPDATE, [None, 0])[0]
+            self.masked[self.server._round.index[node]] = read(
+                answer, Kind.MASKED_UPDATE, [None, 0]
+            )[0]
         if node in self.gaps:
             return self.way(self, node, client, answer)
-        if self.leaving and node not in self.max_corrupt_fraction:
+        if self.leaving and node not in self.corrupt:
             complains = kind_of(answer) is Kind.COMPLAINTS and any(fields_of(answer)[0])
             if complains or kind_of(answer) is Kind.DISPUTED_SHARES:
                 return None
@@ -422,29 +415,27 @@ class RingCutters(Wire):
 
     def partial_sum(self, secrets):
         """The sum of the honest clients inside, less the masks that are known; and who they are."""
-        server, bits = self.server, self.server._bits
-        node_of = [client.node for client in server._clients]
-        survivors, taking_part = set(server._survivors), set(server._participants)
-        inside = [
-            o for o in self.inside if o in survivors and node_of[o] not in self.max_corrupt_fraction
-        ]
+        server, bits = self.server, self.server._round.bits
+        node_of = [client.node for client in server._round.clients]
+        survivors, taking_part = set(server._round.survivors), set(server._round.participants)
+        inside = [o for o in self.inside if o in survivors and node_of[o] not in self.corrupt]
         known = self.private | {o: s for o, s in secrets.items() if o not in survivors}
         total = np.zeros(SIZE, np.uint32)
         for owner in inside:
             add_packed(total, self.masked[owner], bits)
             seed = write_element(secrets[owner])
-            add_mask(total, keys.self_mask_key(seed, server._session), subtract=True)
-            for other in server._ring.neighbours(owner):
+            add_mask(total, keys.self_mask_key(seed, server._round.session), subtract=True)
+            for other in server._round.ring.neighbours(owner):
                 if other not in taking_part or other in inside or other not in known:
                     continue
-                public = [server._clients[owner].announcement.mask_key]
+                public = [server._round.clients[owner].announcement.mask_key]
                 mine = known[other]
                 (agreed,) = (
                     keys.agree(mine, public)
                     if isinstance(mine, bytes)
                     else sharing.agree_with(mine, public)
                 )
-                key = keys.pair_mask_key(agreed, owner, other, server._session)
+                key = keys.pair_mask_key(agreed, owner, other, server._round.session)
                 add_mask(total, key, subtract=not owner > other)
         return centred(total, bits), [node_of[owner] for owner in inside]
 
@@ -481,15 +472,16 @@ def cut_the_ring(way, leaving):
     cutters = RingCutters(federation, server, way, leaving)
     messages = federation.invite(server)
     secrets = {}
-    combined = server._reconstruct
+    combined = server_stages.reconstruct
 
-    def watched(client, *, survived):
-        secret = combined(client, survived=survived)
-        secrets[server._index[client.node]] = secret
+    def watched(state, client, *, survived):
+        secret = combined(state, client, survived=survived)
+        secrets[state.index[client.node]] = secret
         return secret
 
-    server._reconstruct = watched  # a curious server keeps what it computes
-    opened = cutters.play(server, messages, federation.clients, vectors)
+    with pytest.MonkeyPatch.context() as curious:  # a curious server keeps what it computes
+        curious.setattr(server_stages, "reconstruct", watched)
+        opened = cutters.play(server, messages, federation.clients, vectors)
     assert np.array_equal(opened, sum(vectors[node] for node in server.survivors))
     part, inside = cutters.partial_sum(secrets)
     read_off = np.array_equal(part, sum(vectors[node] for node in inside))
@@ -502,7 +494,7 @@ def test_two_colluders_cannot_cut_the_ring(way):
     read_off, inside, server, cutters = cut_the_ring(way, leaving=False)
     assert not read_off
     assert 3 < inside < 175
-    honest = set(range(250)) - cutters.max_corrupt_fraction
+    honest = set(range(250)) - cutters.corrupt
     assert honest <= set(server.survivors)
     assert set(cutters.gaps) <= set(server.offences)
 

@@ -11,19 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.mechanisms import SystemRandomness
-from privacy.secure_aggregation import (
-    Adversary,
-    ForgedSignatureError,
-    MalformedMessageError,
-    RoundPlan,
-    ServerModel,
-    ThresholdTooLowError,
-    WeakKeyError,
-    plan_round,
-)
+from privacy.secure_aggregation import Adversary, RoundPlan, ServerModel, plan_round
 from privacy.secure_aggregation._crypto import agree, derive, sign, unseal, verify, verifying_key
-from privacy.secure_aggregation._graph import Ring
 from privacy.secure_aggregation._masking import (
+    add_mask,
     add_packed,
     centred,
     element_type,
@@ -31,7 +22,6 @@ from privacy.secure_aggregation._masking import (
     packed_size,
     ring_bits,
 )
-from privacy.secure_aggregation._masks import add_mask
 from privacy.secure_aggregation._shamir import (
     PRIME,
     combine,
@@ -39,7 +29,13 @@ from privacy.secure_aggregation._shamir import (
     values,
     weights_at_zero,
 )
-from privacy.secure_aggregation.neighbours import _tail_log2
+from privacy.secure_aggregation.errors import (
+    ForgedSignatureError,
+    MalformedMessageError,
+    ThresholdTooLowError,
+    WeakKeyError,
+)
+from privacy.secure_aggregation.neighbours import Ring, _tail_log2
 
 RANDOM = SystemRandomness()
 

@@ -9,19 +9,21 @@ from privacy.mechanisms import SeededRandomness
 from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
-    ClientStage,
     Identity,
-    MalformedMessageError,
-    RejectedMessageError,
-    RoundAbortedError,
     RoundTerms,
     SecureClient,
     SecureServer,
     ServerModel,
     ServerStage,
+    plan_round,
+)
+from privacy.secure_aggregation._client_state import ClientStage
+from privacy.secure_aggregation.errors import (
+    MalformedMessageError,
+    RejectedMessageError,
+    RoundAbortedError,
     StaleMessageError,
     TooFewClientsError,
-    plan_round,
 )
 from tests.privacy.secure_aggregation.federation import (
     HONEST,

@@ -8,18 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.mechanisms import SystemRandomness
-from privacy.secure_aggregation import (
-    ClientStage,
-    ForgedSignatureError,
-    MalformedMessageError,
-    RejectedMessageError,
-    SecureClient,
-    SecureServer,
-    StaleMessageError,
-    TooFewNeighboursError,
-)
+from privacy.secure_aggregation import SecureClient, SecureServer
 from privacy.secure_aggregation import _crypto as keys
 from privacy.secure_aggregation import _sharing as sharing
+from privacy.secure_aggregation._client_state import ClientStage
 from privacy.secure_aggregation._messages import (
     Announcement,
     Kind,
@@ -37,6 +29,13 @@ from privacy.secure_aggregation._shamir import (
     read_element,
     values,
     write_element,
+)
+from privacy.secure_aggregation.errors import (
+    ForgedSignatureError,
+    MalformedMessageError,
+    RejectedMessageError,
+    StaleMessageError,
+    TooFewNeighboursError,
 )
 from tests.privacy.secure_aggregation.federation import (
     HONEST,
@@ -111,7 +110,7 @@ def test_shares_are_shown_only_to_who_signed_a_complaint():
     one = taken_up()
     signature = keys.sign(by_index[accuser], right)
     (shown,) = read(one.answer(disputes(client, [0], signature)), Kind.DISPUTED_SHARES, [64])
-    assert shown == this.given[0]
+    assert shown == this.dealt_shares[0]
     with pytest.raises(StaleMessageError):  # once
         one.answer(disputes(client, [0], signature))
     assert one.stage is ClientStage.MASKING

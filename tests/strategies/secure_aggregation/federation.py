@@ -29,7 +29,7 @@ from strategies import (
     SecureAggregation,
     SecureAggregationMod,
 )
-from strategies.secure_aggregation.request import request_digest
+from strategies.secure_aggregation.messages import request_digest
 from tests.strategies.federation import Update, client_app, model
 
 KEY = "secure-aggregation"

@@ -19,10 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.mechanisms import DistributedGaussian, MaskedGaussian
-from privacy.secure_aggregation import ClientPolicy, SecureServer, TooFewClientsError
+from privacy.secure_aggregation import ClientPolicy
+from privacy.secure_aggregation import _server_stages as server_stages
+from privacy.secure_aggregation.errors import TooFewClientsError
 from strategies import ContextMemory, InProcessGrid, SecureAggregationMod
 from strategies.secure_aggregation import client_mod, train_round
-from strategies.secure_aggregation.request import (
+from strategies.secure_aggregation.messages import (
     configuration_digest,
     model_digest,
     request_digest,
@@ -246,7 +248,7 @@ def test_a_roster_of_several_configurations_is_refused(
 ) -> None:
     """By all who see it; an honest server leaves out those who were configured otherwise."""
     assert not released(Configured(), tmp_path / "honest").any()  # the others' rate is 0
-    monkeypatch.setattr(SecureServer, "_leave_out_elsewhere", lambda self: None)
+    monkeypatch.setattr(server_stages, "_leave_out_misconfigured", lambda state: None)
     strategy = strategy_of(tmp_path / "cunning", NODES, SIZE, secure(MALICIOUS, min_clients=6))
     result = strategy.start(Configured(), model((SIZE,)), num_rounds=1)
     assert result.privacy is not None

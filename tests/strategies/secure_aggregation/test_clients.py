@@ -17,14 +17,13 @@ from hypothesis import strategies as st
 from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
-    RoundAbortedError,
     RoundTerms,
     SecureClient,
     SecureServer,
     ServerModel,
-    UnreadableStateError,
 )
 from privacy.secure_aggregation._messages import Kind
+from privacy.secure_aggregation.errors import RoundAbortedError, UnreadableStateError
 from strategies import (
     ClientMemory,
     ContextMemory,
@@ -385,7 +384,7 @@ def test_no_byte_of_the_memory_is_taken_if_it_was_changed(data: Any) -> None:
         server = SecureServer(terms, adversary=CURIOUS, max_dropout_fraction=0.3, cohort=NODES)
         client.answer(server.invitation())
         state = client.to_bytes()
-        with memory.held(context) as remembered:
+        with memory.locked(context) as remembered:
             remembered.identity, remembered.state = IDENTITIES[0].private, state
         (path,) = Path(folder).glob("*.state")
 
@@ -396,7 +395,7 @@ def test_no_byte_of_the_memory_is_taken_if_it_was_changed(data: Any) -> None:
             return good[:at] + bytes([good[at] ^ data.draw(st.integers(1, 255))]) + good[at + 1 :]
 
         path.write_bytes(damaged(path.read_bytes()))
-        with pytest.raises(UnreadableStateError), memory.held(context):
+        with pytest.raises(UnreadableStateError), memory.locked(context):
             pass
         with pytest.raises(UnreadableStateError):
             SecureClient.from_bytes(damaged(state), policy(), identity=IDENTITIES[0])

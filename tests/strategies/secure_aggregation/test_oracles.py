@@ -15,13 +15,13 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from privacy.secure_aggregation import TooFewClientsError
 from privacy.secure_aggregation import _client_stages as _client_round
 from privacy.secure_aggregation._messages import Kind
+from privacy.secure_aggregation.errors import TooFewClientsError
 from strategies import FolderMemory, InProcessGrid, SecureAggregationMod
 from strategies.secure_aggregation import client_mod
-from strategies.secure_aggregation.messages import UpdateEncoding
-from strategies.secure_aggregation.request import request_digest
+from strategies.secure_aggregation.messages import request_digest
+from strategies.secure_aggregation.update_encoding import UpdateEncoding
 from tests.strategies.federation import client_app
 from tests.strategies.secure_aggregation.federation import (
     CURIOUS,

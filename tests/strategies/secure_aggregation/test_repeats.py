@@ -10,9 +10,9 @@ import pytest
 from flwr.app import ArrayRecord, Context, Message
 
 from privacy.mechanisms import SeededRandomness
-from privacy.secure_aggregation import RoundAbortedError, SecureClient
-from privacy.secure_aggregation import client as client_module
+from privacy.secure_aggregation import _client_history as client_history
 from privacy.secure_aggregation._messages import Kind
+from privacy.secure_aggregation.errors import RoundAbortedError
 from strategies import (
     Checkpointing,
     ClientMemory,
@@ -106,7 +106,9 @@ def test_without_the_defence_two_sums_give_one_update(
     rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attack works where the defence is taken out, exactly."""
-    monkeypatch.setattr(SecureClient, "_check_same_group", lambda self, model, group: None)
+    monkeypatch.setattr(
+        client_history.ClientHistory, "check_same_group", lambda self, model, group: None
+    )
     difference = rounds.play() - rounds.play(ALL - {VICTIM})
     assert difference.tolist() == CELLS[VICTIM - 1].tolist()
 
@@ -184,7 +186,7 @@ def test_what_a_client_remembers_is_bounded_and_never_forgotten(
     bound: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where its memory is full it takes part no more, whatever a server has pushed into it."""
-    monkeypatch.setattr(client_module, bound, 3)
+    monkeypatch.setattr(client_history, bound, 3)
     wire = Wire(app(), NODES)
     rounds = Rounds(wire)
 
