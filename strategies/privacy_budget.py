@@ -1,4 +1,4 @@
-"""What a population has paid, and whether a round more fits its budget."""
+"""A population's ledger and budget: payments, and whether further events fit."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -28,18 +28,18 @@ class PrivacyBudget:
     path : Path
         The ledger's file; made if it is not there.
     population : str
-        What the ledger calls the population.
+        Its name in the ledger.
     adjacency : Adjacency
     accountant : "pld" or "rdp"
     budget : Budget
-        What all runs together may spend.
+        Of all runs together.
     private : bool
         Whether randomness is the operating system's. A seeded run keeps a ledger of its own:
         what it released is private from nobody, and no private run may go on from it.
     at_least : Position, optional
-        Where the ledger must have come to already.
+        The ledger must hold this record; otherwise an older one was put back.
     reserved : sequence of Event
-        What will be paid from the budget after the rounds.
+        To be paid from the budget after the rounds.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class PrivacyBudget:
     ) -> None:
         self._path = path
         self._population = population if private else f"{population} (seeded: not private)"
-        self._adjacency = adjacency
-        self._accountant: Accountant = accountant
+        self.adjacency = adjacency
+        self.accountant: Accountant = accountant
         self._delta = budget.delta
         self.budget = budget
         self._private = private
@@ -69,7 +69,7 @@ class PrivacyBudget:
             return Ledger.open(
                 self._path,
                 population=self._population,
-                adjacency=self._adjacency,
+                adjacency=self.adjacency,
                 at_least=at_least,
             )
         except OSError as error:
@@ -94,23 +94,20 @@ class PrivacyBudget:
 
     @property
     def paid(self) -> Ledger | LedgerContents:
-        """What the population has paid by now, also after the run has let go of the ledger.
-
-        An encrypted round, or another run, may have paid since.
-        """
+        """All payments by now, those of other runs since this one closed the ledger included."""
         return read_ledger(self.ledger.path) if self.ledger.closed else self.ledger
 
     def epsilon(self) -> float:
         """ε of everything this population has paid so far, over all runs."""
         if not self._private:
             return math.inf
-        return self.paid.epsilon(self._delta, accountant=self._accountant)
+        return self.paid.epsilon(self._delta, accountant=self.accountant)
 
     def epsilon_without_amplification(self) -> float:
         """ε of all that against whoever learns who was drawn."""
         if not self._private:
             return math.inf
-        return self.paid.epsilon_without_amplification(self._delta, accountant=self._accountant)
+        return self.paid.epsilon_without_amplification(self._delta, accountant=self.accountant)
 
     def epsilon_against_server(self) -> float:
         """ε of all that against the server that ran the rounds, under zero-out adjacency."""
@@ -129,7 +126,7 @@ class PrivacyBudget:
         return self._together([*(record.event for record in self.ledger.records), *due])
 
     def rounds_affordable(self, round_: Sequence[Event], most: int) -> int:
-        """How many rounds that each cost these events still fit the budget, up to ``most``."""
+        """The number of rounds of these events that still fit the budget, up to ``most``."""
         if self.affordable([*round_] * most):
             return most
         fitting, beyond = 0, most
@@ -153,12 +150,12 @@ class PrivacyBudget:
         return epsilon(
             events,
             delta=self._delta,
-            accountant=self._accountant,
-            adjacency=self._adjacency,
+            accountant=self.accountant,
+            adjacency=self.adjacency,
         )
 
-    def pay(self, event: Event, *, run: str, number: int) -> None:
-        """Write an event of a round down; it is durable when this returns.
+    def pay(self, events: Iterable[Event], *, run: str, number: int) -> None:
+        """Write a round's events into the ledger; they are durable when this returns.
 
         Raises
         ------
@@ -166,7 +163,8 @@ class PrivacyBudget:
             If it cannot be written: nothing of the round may be released then.
         """
         try:
-            self.ledger.append(event, run=run, round=number)
+            for event in events:
+                self.ledger.append(event, run=run, round=number)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -191,7 +189,7 @@ class PrivacyBudget:
         release : callable
             The event of a round, given its noise multiplier.
         besides : iterable of Event
-            What else the run will pay.
+            The run's other payments.
         """
         besides = list(besides)
         if not self.affordable(besides):  # so that below only noise can be the matter
@@ -201,7 +199,7 @@ class PrivacyBudget:
                 sampling=sampling,
                 rounds=rounds,
                 budget=self.budget,
-                accountant=self._accountant,
+                accountant=self.accountant,
                 release=release,
                 spent=[
                     *(record.event for record in self.ledger.records),
