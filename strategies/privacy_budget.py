@@ -1,6 +1,7 @@
 """A population's ledger and budget: payments, and whether further events fit."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from privacy.accounting import (
     epsilon,
     read_ledger,
 )
+from privacy.accounting.composition import Events, count_events
 from privacy.accounting.errors import LedgerError
 
 
@@ -115,37 +117,37 @@ class PrivacyBudget:
             return math.inf
         return self.paid.epsilon_against_server(self._delta)
 
-    def affordable(self, due: Iterable[Event]) -> bool:
+    def affordable(self, due: Events) -> bool:
         """Whether these events still fit the budget, and leave what is reserved."""
         if not self.limited:
             return True
         return self.epsilon_with(due) <= self.budget.epsilon
 
-    def epsilon_with(self, due: Iterable[Event]) -> float:
+    def epsilon_with(self, due: Events) -> float:
         """ε of everything paid so far, with these events and what is reserved."""
-        return self._together([*(record.event for record in self.ledger.records), *due])
+        return self._together([record.event for record in self.ledger.records], due)
 
     def rounds_affordable(self, round_: Sequence[Event], most: int) -> int:
         """The number of rounds of these events that still fit the budget, up to ``most``."""
-        if self.affordable([*round_] * most):
+        if self.affordable(repeated(round_, most)):
             return most
         fitting, beyond = 0, most
         while beyond - fitting > 1:
             middle = (fitting + beyond) // 2
-            if self.affordable([*round_] * middle):
+            if self.affordable(repeated(round_, middle)):
                 fitting = middle
             else:
                 beyond = middle
         return fitting
 
-    def affordable_alone(self, due: Iterable[Event]) -> bool:
+    def affordable_alone(self, due: Events) -> bool:
         """Whether these events would fit the budget if no earlier run had paid anything."""
         return self._together(due) <= self.budget.epsilon
 
-    def _together(self, events: Iterable[Event]) -> float:
-        return self.cost([*events, *self.reserved])
+    def _together(self, *events: Events) -> float:
+        return self.cost(sum(map(count_events, (*events, self.reserved)), Counter()))
 
-    def cost(self, events: Iterable[Event]) -> float:
+    def cost(self, events: Events) -> float:
         """ε of these events by themselves."""
         return epsilon(
             events,
@@ -178,7 +180,7 @@ class PrivacyBudget:
         *,
         rounds: int,
         release: Callable[[float], Event],
-        besides: Iterable[Event],
+        besides: Events,
     ) -> float | None:
         """The least noise multiplier with which so many rounds fit; None if no noise is enough.
 
@@ -188,10 +190,9 @@ class PrivacyBudget:
         rounds : int
         release : callable
             The event of a round, given its noise multiplier.
-        besides : iterable of Event
+        besides : events
             The run's other payments.
         """
-        besides = list(besides)
         if not self.affordable(besides):  # so that below only noise can be the matter
             return None
         try:
@@ -201,11 +202,14 @@ class PrivacyBudget:
                 budget=self.budget,
                 accountant=self.accountant,
                 release=release,
-                spent=[
-                    *(record.event for record in self.ledger.records),
-                    *besides,
-                    *self.reserved,
-                ],
+                spent=count_events(record.event for record in self.ledger.records)
+                + count_events(besides)
+                + count_events(self.reserved),
             )
         except ValueError:
             return None
+
+
+def repeated(events: Iterable[Event], times: int) -> Counter[Event]:
+    """Events that happen so many times; counted, since there may be very many."""
+    return Counter({event: times * count for event, count in count_events(events).items()})

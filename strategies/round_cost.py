@@ -4,7 +4,7 @@ import math
 
 from privacy.accounting import Event, large_delta
 from strategies.errors import BudgetError, SpentBudgetError
-from strategies.privacy_budget import PrivacyBudget
+from strategies.privacy_budget import PrivacyBudget, repeated
 from strategies.run import Run
 from strategies.train_round import Rounds, RoundSetup
 
@@ -77,7 +77,7 @@ def settled_noise(
 
 def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[float, list[str]]:
     """The least z with which so many rounds fit; refused if it is ten times a first run's."""
-    besides = cost.beside_model * rounds
+    besides = repeated(cost.beside_model, rounds)
     z = budget.calibrate(cost.setup.sampling, rounds=rounds, release=cost.release, besides=besides)
     if z is None:
         taken, remedies = _beside_training(budget, cost, rounds)
@@ -91,7 +91,7 @@ def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[fl
         return z, []
 
     def bought_alone(times: float) -> bool:
-        return budget.affordable_alone(cost.round(z / times) * rounds)
+        return budget.affordable_alone(repeated(cost.round(z / times), rounds))
 
     left = (
         f"{_paid(budget)} of {budget}; what is left buys {_rounds(rounds)} with "
@@ -163,7 +163,7 @@ def _beside_training(
 ) -> tuple[list[str], list[str]]:
     """Costs beside the models of so many rounds, and remedies."""
     taken, remedies = [], []
-    if evaluated := cost.evaluation * rounds:
+    if evaluated := repeated(cost.evaluation, rounds):
         taken.append(
             f"metrics.evaluate (noise_multiplier {cost.setup.metrics.evaluation_noise:g}, in "
             f"{_rounds(rounds)}) takes ε = {budget.cost(evaluated):.6g}"
@@ -183,7 +183,7 @@ def _noise_needed(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> list[s
     """The z with which all rounds would fit what is left, and that with which one would."""
     remedies = []
     for number, words in ({rounds: f"all {rounds} rounds"} | {1: "one round"}).items():
-        besides = cost.beside_model * number
+        besides = repeated(cost.beside_model, number)
         z = budget.calibrate(
             cost.setup.sampling, rounds=number, release=cost.release, besides=besides
         )
