@@ -1,7 +1,7 @@
 """The server's part in the stages of a round, in their order.
 
-``take_…`` reads one client's answer and raises ``MalformedMessageError`` or ``RefusedError`` if it
-cannot be used. ``begin_…`` ends a stage and returns what the next one sends to each node.
+``take_…`` reads one client's answer; ``MalformedMessageError`` or ``RefusedError`` if it cannot be
+used. ``begin_…`` ends a stage and returns what the next one sends to each node.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from privacy.secure_aggregation._masking import (
     ring_bits,
 )
 from privacy.secure_aggregation._messages import (
-    Announcement,
+    AdvertisedKeys,
     Kind,
     bound_to,
     box_statement,
@@ -58,43 +58,43 @@ Messages = dict[int, bytes]
 # Advertise keys ---------------------------------------------------------------------------------
 
 
-def take_announcement(state: ServerRound, node: int, message: bytes) -> None:
+def take_advertised_keys(state: ServerRound, node: int, message: bytes) -> None:
     """A client's keys, if neither they nor its identity are another client's."""
     if bound_to(message) != state.terms.digest:
         raise RejectedMessageError(f"node {node} answered another round")
-    (content,) = decode(message, Kind.ADVERTISEMENT, [Announcement.SIZE])
-    announced = Announcement.from_bytes(content)
+    (content,) = decode(message, Kind.ADVERTISEMENT, [AdvertisedKeys.SIZE])
+    advertised = AdvertisedKeys.from_bytes(content)
     if node in state.index:
-        raise RejectedMessageError(f"node {node} announced itself twice")
+        raise RejectedMessageError(f"node {node} advertised its keys twice")
     if len(state.clients) >= state.cohort:
         raise RejectedMessageError(
-            f"node {node} announced itself, but as many as were drawn already did"
+            f"node {node} advertised its keys, but as many as were drawn already did"
         )
-    if any(announced.identity == other.announcement.identity for other in state.clients):
+    if any(advertised.identity == other.advertised.identity for other in state.clients):
         raise RejectedMessageError(f"node {node} has the identity of another")
-    if state.identities and announced.identity not in state.identities:
+    if state.identities and advertised.identity not in state.identities:
         raise RejectedMessageError(f"node {node} has an unknown identity")
     keys.verify(
-        announced.identity, announced.signature, announced.statement, "an announcement of keys"
+        advertised.identity, advertised.signature, advertised.statement, "an advertisement of keys"
     )
-    own = {announced.mask_key, announced.channel_key}
+    own = {advertised.mask_key, advertised.channel_key}
     for other in state.clients:
-        if own & {other.announcement.mask_key, other.announcement.channel_key}:
-            raise RejectedMessageError(f"node {node} announced a key of another")
+        if own & {other.advertised.mask_key, other.advertised.channel_key}:
+            raise RejectedMessageError(f"node {node} advertised a key of another")
     # A key of small order would make its neighbours refuse.
-    keys.agree(bytes(keys.KEY_BYTES), [announced.mask_key, announced.channel_key])
+    keys.agree(bytes(keys.KEY_BYTES), [advertised.mask_key, advertised.channel_key])
     state.index[node] = len(state.clients)
-    state.clients.append(ClientRecord(node, announced))
+    state.clients.append(ClientRecord(node, advertised))
 
 
 def begin_sharing(state: ServerRound) -> Messages:
-    """Plan the round for the clients that announced keys, and show each its neighbours' keys."""
+    """Plan the round for the clients that advertised keys, and show each its neighbours' keys."""
     if state.terms.malicious:
         _leave_out_misconfigured(state)
     count = len(state.clients)
     if count < state.terms.min_clients:
         raise TooFewClientsError(
-            f"{count} clients announced keys; {state.terms.min_clients} are needed"
+            f"{count} clients advertised keys; {state.terms.min_clients} are needed"
         )
     try:
         state.plan = plan_round(
@@ -107,13 +107,13 @@ def begin_sharing(state: ServerRound) -> Messages:
         state.bits = ring_bits(count, state.terms.bound)
     except ValueError as error:
         raise TooFewClientsError(str(error)) from error
-    state.clients.sort(key=lambda client: client.announcement.identity)
+    state.clients.sort(key=lambda client: client.advertised.identity)
     state.index = {client.node: index for index, client in enumerate(state.clients)}
     state.total = np.zeros(state.terms.size, dtype=element_type(state.bits))
     state.stage = ServerStage.SHARING
     digest, plan = state.terms.digest, state.plan.to_bytes()
     if state.terms.malicious:
-        listed = b"".join(client.announcement.to_bytes() for client in state.clients)
+        listed = b"".join(client.advertised.to_bytes() for client in state.clients)
         state.session = session_of(digest, plan, listed)
         state.ring = Ring(state.plan, state.session)
         return dict.fromkeys(state.index, encode(Kind.ROSTER, digest, plan, listed))
@@ -127,9 +127,9 @@ def begin_sharing(state: ServerRound) -> Messages:
 
 def _leave_out_misconfigured(state: ServerRound) -> None:
     """Leave out clients with another configuration than most: who sees them would refuse."""
-    asked = Counter(client.announcement.asked for client in state.clients)
+    asked = Counter(client.advertised.asked for client in state.clients)
     for most, _ in asked.most_common(1):
-        others = [client for client in state.clients if client.announcement.asked != most]
+        others = [client for client in state.clients if client.advertised.asked != most]
         state.misconfigured = [client.node for client in others]
         state.clients = [client for client in state.clients if client not in others]
 
@@ -137,9 +137,9 @@ def _leave_out_misconfigured(state: ServerRound) -> None:
 def _neighbourhood(state: ServerRound, index: int) -> bytes:
     parts = [index.to_bytes(INDEX_BYTES, "little")]
     for neighbour in state.ring.neighbours(index):
-        announced = state.clients[neighbour].announcement
+        advertised = state.clients[neighbour].advertised
         parts.append(neighbour.to_bytes(INDEX_BYTES, "little"))
-        parts += [announced.mask_key, announced.channel_key]
+        parts += [advertised.mask_key, advertised.channel_key]
     return b"".join(parts)
 
 
@@ -159,7 +159,7 @@ def take_shares(state: ServerRound, index: int, message: bytes) -> None:
             proof[:proof_bytes],
             pieces(seeds, size),
             pieces(private, size),
-            mask_key=client.announcement.mask_key,
+            mask_key=client.advertised.mask_key,
             context=sharing_context(state.session, index),
         )
     except (MalformedMessageError, ForgedSignatureError) as error:
@@ -214,7 +214,7 @@ def take_complaints(state: ServerRound, index: int, message: bytes) -> None:
             continue
         if signature:
             statement = complaint_statement(state.session, owner, index)
-            identity = state.clients[index].announcement.identity
+            identity = state.clients[index].advertised.identity
             keys.verify(identity, signature, statement, "a complaint")
         state.clients[owner].accusers[state.ring.label(owner, index)] = signature
 
@@ -227,7 +227,7 @@ def _judge(state: ServerRound, owner: int, accuser: int) -> None:
     )
     signature = client.box_signatures[label]
     try:
-        keys.verify(client.announcement.identity, signature, statement, "a box of shares")
+        keys.verify(client.advertised.identity, signature, statement, "a box of shares")
     except ForgedSignatureError:
         state.blame(owner, "sent a neighbour shares that it had not signed")
         state.excluded.add(owner)
@@ -305,7 +305,7 @@ def take_masked(state: ServerRound, index: int, message: bytes) -> None:
     packed, client.signature = decode(message, Kind.MASKED_UPDATE, [None, signed])
     if state.terms.malicious:
         statement = participants_statement(state.session, state.participant_set)
-        keys.verify(client.announcement.identity, client.signature, statement, "a masked update")
+        keys.verify(client.advertised.identity, client.signature, statement, "a masked update")
     try:
         add_packed(state.total, packed, state.bits)
     except ValueError as error:
@@ -354,7 +354,7 @@ def take_endorsement(state: ServerRound, index: int, message: bytes) -> None:
     client = state.clients[index]
     (signature,) = decode(message, Kind.ENDORSEMENT, [keys.SIGNATURE_BYTES])
     statement = survivors_statement(state.session, state.participant_set, state.survivor_set)
-    keys.verify(client.announcement.identity, signature, statement, "an endorsement")
+    keys.verify(client.advertised.identity, signature, statement, "an endorsement")
     client.signature = signature
 
 
@@ -417,7 +417,7 @@ def unmask(state: ServerRound) -> npt.NDArray[np.int64]:
             add_mask(state.total, key, subtract=True)
             continue
         others = [other for other in state.ring.neighbours(owner) if other in survivors]
-        publics = [state.clients[other].announcement.mask_key for other in others]
+        publics = [state.clients[other].advertised.mask_key for other in others]
         for other, agreed in zip(others, agree_with(secret, publics), strict=True):
             key = keys.pair_mask_key(agreed, owner, other, state.session)
             add_mask(state.total, key, subtract=other < owner)

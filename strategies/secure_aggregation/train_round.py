@@ -38,17 +38,11 @@ FALSE_ALARM = 1e-6
 
 
 class ObservedDropouts:
-    """Holds the clients that did not see their rounds through against ``dropout_probability``.
+    """Compares the clients that did not see their rounds through with ``dropout_probability``.
 
-    What presence costs is charged from the declared probability (``presence_delta``): where more
-    drop out, δ is under-stated. The operator is told, once, in the operator's log. The run goes
-    on and its results do not say so: who was there is not noised, and to end the run would show it.
-
-    Parameters
-    ----------
-    declared : float
-        The probability, at most, with which a client that was drawn does not see the round
-        through.
+    Presence is charged from the declared probability (``presence_delta``): where more drop out, δ
+    is under-stated. The operator's log says so, once. The run goes on and its results are silent:
+    who was there is not noised, and to end the run would show it.
     """
 
     def __init__(self, declared: float) -> None:
@@ -57,15 +51,7 @@ class ObservedDropouts:
         self._warned = False
 
     def note(self, drawn: int, remaining: int) -> None:
-        """Count one round.
-
-        Parameters
-        ----------
-        drawn : int
-            How many clients were asked.
-        remaining : int
-            How many of them answered to the end, or to where the round was given up.
-        """
+        """Count one round: how many were asked, and how many answered to its end."""
         from scipy.stats import binom
 
         self._drawn += drawn
@@ -97,7 +83,7 @@ class MaskedRounds:
         self._sequence = 0
 
     def account(self, noise_multiplier: float, parameters: int) -> Event:
-        """What the model of a round costs, for a model of so many parameters."""
+        """The privacy event of a round's model, of so many parameters."""
         return self._settings.mechanism(parameters).account(
             parameters=parameters,
             noise_multiplier=noise_multiplier,
@@ -143,10 +129,10 @@ class MaskedRounds:
 
 
 class MaskedRound:
-    """The stages of one round. ``begin``, then ``gather`` the replies, then ``release``.
+    """The stages of one round: ``begin``, then ``gather`` the replies, then ``release``.
 
-    When too few clients are left for the sum to be opened, the round is over: ``begin`` then
-    asks nobody, and ``release`` gives nothing, or noise alone.
+    When too few clients are left for the sum to be opened, ``begin`` asks nobody, and ``release``
+    gives nothing, or noise alone.
     """
 
     def __init__(
@@ -178,14 +164,8 @@ class MaskedRound:
     def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
         """Exchange and check keys and shares, and make the messages that ask for masked updates.
 
-        Parameters
-        ----------
-        nodes : iterable of int
-            Those of the cohort who are connected.
-        content : RecordDict
-            What the clients' apps are to see: the model and the round's configuration.
-        drawn : int
-            How large the cohort is.
+        ``nodes`` are those of the ``drawn`` clients who are connected; ``content`` is what their
+        apps are to see: the model and the round's configuration.
         """
         cohort = list(nodes)
         if self._settings.max_clients is not None and len(cohort) > self._settings.max_clients:
@@ -245,9 +225,9 @@ class MaskedRound:
     def _update(self) -> list[Vector] | None:
         """The noisy sum; if the round was aborted ``None``, or noise alone.
 
-        Against a malicious server clients let one sum be opened for a model, and cannot see
-        whether it was. So where they may have agreed to one that was not, the model moves by the
-        noise of a round of zeros: else those clients would be out of all further rounds.
+        Against a malicious server clients let one sum be opened for a model, and cannot see whether
+        it was. Where one may be endorsed that was not opened, the model moves by the noise of a
+        round of zeros: else those clients would be out of all further rounds.
         """
         if self._server is None:
             return None

@@ -108,13 +108,7 @@ class UpdateEncoding:
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> "UpdateEncoding":
-        """Read what ``write_into`` wrote.
-
-        Raises
-        ------
-        MalformedMessageError
-            If it is not that.
-        """
+        """Read what ``write_into`` wrote; ``MalformedMessageError`` if it is not that."""
         try:
             norms, groups = record["clipping-norms"], record["clipping-groups"]
             name, settings = record["mechanism"], record["mechanism-settings"]
@@ -138,15 +132,10 @@ class UpdateEncoding:
         return encoding
 
     def check(self, terms: RoundTerms, policy: ClientPolicy, schema: ModelSchema) -> None:
-        """Make sure, before anybody trains, that it is what the client accepts and fits the round.
+        """Refuse (``UnacceptableTermsError``) what the policy forbids or the round cannot hold.
 
-        An update that did not fit would tell the server so, and what it sends could be chosen
-        to make large ones not fit.
-
-        Raises
-        ------
-        UnacceptableTermsError
-            If the policy pins something else, or some update would not fit.
+        This comes before anybody trains: an update that did not fit would tell the server so, and
+        it could choose what it sends so that large ones do not fit.
         """
         norm, cap = self.geometry.total_norm, self.weight_cap
         for name, value, pinned in (
