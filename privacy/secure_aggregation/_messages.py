@@ -6,7 +6,7 @@ after the end is refused.
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import IntEnum
 
 from privacy.secure_aggregation._crypto import KEY_BYTES, SIGNATURE_BYTES, digest
@@ -131,7 +131,7 @@ class AdvertisedKeys:
 
     def to_bytes(self) -> bytes:
         """192 bytes."""
-        return self.identity + self.mask_key + self.channel_key + self.asked + self.signature
+        return b"".join(astuple(self))
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "AdvertisedKeys":

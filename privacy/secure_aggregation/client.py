@@ -284,23 +284,19 @@ class SecureClient:
 
     def _check_side_by_side(self, state: RoundState, group: bytes) -> None:
         """Of one model, two rounds at once are two sums as two rounds in a row are."""
-        if any(model == state.model and given != group for model, given in state.given_elsewhere):
+        given = state.given_elsewhere | {
+            (other.model, stages.group_of(other, other.participants))
+            for other in self._rounds.values()
+            if other is not state
+            and other.stage >= ClientStage.TRAINING
+            and other.model == state.model
+        }
+        if any(model == state.model and others != group for model, others in given):
             raise RepeatedModelError(
-                "since this round began the client has given its vector of this very model to a "
-                "round of another run, with other clients than these; the difference of two such "
+                "since this round began, or in a round that it is still in, the client has given "
+                "its vector of this very model to other clients' sum; the difference of two such "
                 "sums would be that of few"
             )
-        for other in self._rounds.values():
-            if (
-                other is not state
-                and other.stage >= ClientStage.TRAINING
-                and other.model == state.model
-                and stages.group_of(other, other.participants) != group
-            ):
-                raise RepeatedModelError(
-                    "this client is in a round of another run, with other clients than these, for "
-                    "this very model; the difference of two such sums would be that of few"
-                )
 
     def _note_given(self, state: RoundState, group: bytes) -> None:
         """Tell the rounds that wait for a vector: this one may be left by then.

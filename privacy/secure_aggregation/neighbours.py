@@ -26,7 +26,7 @@ leaves 2^-40 after 2^64 tries. ``docs/proofs.md`` has the proofs.
 import math
 import struct
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache, partial
 
 import numpy as np
@@ -97,9 +97,7 @@ class RoundPlan:
 
     def to_bytes(self) -> bytes:
         """The plan as it is sent."""
-        return _FORM.pack(
-            self.clients, self.neighbours, self.threshold, self.min_survivors, self.cohort
-        )
+        return _FORM.pack(*astuple(self))
 
     def max_corrupt(self, adversary: Adversary) -> int:
         """C, how many of the clients may be corrupt."""

@@ -3,7 +3,7 @@
 import math
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -141,15 +141,8 @@ class RoundTerms:
 
     def to_bytes(self) -> bytes:
         """The terms as they are sent."""
-        return _FORM.pack(
-            self.run,
-            self.number,
-            self.size,
-            self.bound,
-            self.min_clients,
-            int(self.malicious),
-            self.request,
-        )
+        *numbers, _, request = astuple(self)
+        return _FORM.pack(*numbers, self.malicious, request)
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> "RoundTerms":

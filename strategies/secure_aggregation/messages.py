@@ -85,12 +85,10 @@ def request_digest(message: Message) -> bytes:
     if a record or value is of a kind that Flower does not have.
     """
     digest, metadata = hashlib.sha256(), message.metadata
-    _add(digest, b"request", *_text(metadata.message_type), *_text(metadata.group_id))
+    _add(digest, b"request", _text(metadata.message_type), _text(metadata.group_id))
     for name, record in message.content.items():
-        _add(digest, b"record", *_text(name))
-        bound = without_message(record) if name == KEY else record
-        for part in _record(bound):
-            _add(digest, part)
+        _add(digest, b"record", _text(name))
+        _add(digest, *_record(without_message(record) if name == KEY else record))
     return digest.digest()
 
 
@@ -128,9 +126,7 @@ def _record(record: Any) -> Iterator[bytes]:
     if isinstance(record, ArrayRecord):
         yield b"arrays"
         for name, array in record.items():
-            yield from _text(name)
-            yield from _text(array.stype)
-            yield from _text(array.dtype)
+            yield from map(_text, (name, array.stype, array.dtype))
             yield repr(tuple(int(side) for side in array.shape)).encode()
             yield array.data
     elif isinstance(record, ConfigRecord | MetricRecord):
@@ -142,7 +138,7 @@ def _record(record: Any) -> Iterator[bytes]:
 
 def _mapping(values: Mapping[str, Any]) -> Iterator[bytes]:
     for name, value in values.items():
-        yield from _text(name)
+        yield _text(name)
         yield from _value(value)
 
 
@@ -155,7 +151,7 @@ def _value(value: Any) -> Iterator[bytes]:
     elif isinstance(value, float):
         yield b"float" + _DOUBLE.pack(value)
     elif isinstance(value, str):
-        yield from _text(value)
+        yield _text(value)
     elif isinstance(value, bytes):
         yield b"bytes" + value
     elif isinstance(value, list):
@@ -166,5 +162,5 @@ def _value(value: Any) -> Iterator[bytes]:
         raise TypeError(f"a value of an unknown kind, {type(value).__name__}")
 
 
-def _text(text: str) -> Iterator[bytes]:
-    yield b"str" + text.encode("utf-8", "surrogatepass")
+def _text(text: str) -> bytes:
+    return b"str" + text.encode("utf-8", "surrogatepass")

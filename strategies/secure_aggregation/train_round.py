@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -116,9 +117,9 @@ class MaskedRounds:
             noise_multiplier=run.noise_multiplier,
         )
         return MaskedRound(
-            number,
-            schema,
-            encoding,
+            number=number,
+            schema=schema,
+            encoding=encoding,
             settings=self._settings,
             sequence=self._sequence,
             randomness=self._setup.randomness,
@@ -128,6 +129,7 @@ class MaskedRounds:
         )
 
 
+@dataclass(eq=False, kw_only=True)
 class MaskedRound:
     """The stages of one round: ``begin``, then ``gather`` the replies, then ``release``.
 
@@ -135,31 +137,25 @@ class MaskedRound:
     gives nothing, or noise alone.
     """
 
-    def __init__(
-        self,
-        number: int,
-        schema: ModelSchema,
-        encoding: UpdateEncoding,
-        *,
-        settings: SecureAggregation,
-        sequence: int,
-        randomness: Randomness,
-        run: Run,
-        grid: Grid,
-        observed: ObservedDropouts,
-    ) -> None:
-        self.number, self.schema = number, schema
-        self._name = f"round {number}, secure aggregation"
-        self._encoding = encoding
-        self._settings = settings
-        self._randomness = randomness
-        self._grid = grid
-        self._server: SecureServer | None = None
-        self._observed = observed
-        self._run, self._sequence = run, sequence
-        self._came = RoundReplies()  # in the last stage that asked anybody
-        self._updates_asked = False
-        self._aborted = False
+    number: int
+    schema: ModelSchema
+    encoding: UpdateEncoding
+    settings: SecureAggregation
+    sequence: int
+    randomness: Randomness
+    run: Run
+    grid: Grid
+    observed: ObservedDropouts
+    _server: SecureServer | None = None
+    _came: RoundReplies = field(
+        default_factory=RoundReplies
+    )  # of the last stage that asked anybody
+    _updates_asked: bool = False
+    _aborted: bool = False
+
+    @property
+    def _name(self) -> str:
+        return f"round {self.number}, secure aggregation"
 
     def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
         """Exchange and check keys and shares, and make the messages that ask for masked updates.
@@ -168,18 +164,18 @@ class MaskedRound:
         apps are to see: the model and the round's configuration.
         """
         cohort = list(nodes)
-        if self._settings.max_clients is not None and len(cohort) > self._settings.max_clients:
-            self._abort(f"{len(cohort)} clients were drawn; {self._settings.max_clients} are asked")
+        if self.settings.max_clients is not None and len(cohort) > self.settings.max_clients:
+            self._abort(f"{len(cohort)} clients were drawn; {self.settings.max_clients} are asked")
             self._asked = PendingReplies([])
             return []
         asked = request_digest(self._request(content, 0, b""))
         server = self._server = SecureServer(
             self._terms(asked),
-            adversary=self._settings.adversary,
-            max_dropout_fraction=self._settings.max_dropout_fraction,
+            adversary=self.settings.adversary,
+            max_dropout_fraction=self.settings.max_dropout_fraction,
             cohort=drawn,
-            identities=self._settings.identities,
-            randomness=self._randomness,
+            identities=self.settings.identities,
+            randomness=self.randomness,
         )
         requests = dict.fromkeys(cohort, server.invitation())
         while not self._aborted and server.stage < ServerStage.MASKING:
@@ -192,7 +188,7 @@ class MaskedRound:
     def _request(self, content: RecordDict, node: int, message: bytes) -> Message:
         """What asks a node to train: the same for all but for the protocol's message."""
         record = protocol_record(message)
-        self._encoding.write_into(record)
+        self.encoding.write_into(record)
         return Message(
             RecordDict({**content, KEY: record}), message_type=MessageType.TRAIN, dst_node_id=node
         )
@@ -200,12 +196,12 @@ class MaskedRound:
     def _terms(self, request: bytes) -> RoundTerms:
         size = self.schema.size
         return RoundTerms(
-            run=hashlib.sha256(self._run.state.name.encode()).digest()[:RUN_BYTES],
-            number=self._sequence,
+            run=hashlib.sha256(self.run.state.name.encode()).digest()[:RUN_BYTES],
+            number=self.sequence,
             size=size,
-            bound=self._encoding.bound(size),
-            min_clients=self._settings.min_clients,
-            server=self._settings.adversary.server,
+            bound=self.encoding.bound(size),
+            min_clients=self.settings.min_clients,
+            server=self.settings.adversary.server,
             request=request,
         )
 
@@ -219,7 +215,7 @@ class MaskedRound:
         """Open the sum and add the noise."""
         update = self._update()
         noise_alone = self._aborted and update is not None
-        in_vain = self._run.train_in_vain.add(self._came, moved=noise_alone)
+        in_vain = self.run.train_in_vain.add(self._came, moved=noise_alone)
         return RoundOutcome(update, opened=not self._aborted, in_vain=in_vain and self._aborted)
 
     def _update(self) -> list[Vector] | None:
@@ -235,7 +231,7 @@ class MaskedRound:
         for node, offences in self._server.offences.items():
             for offence in offences:
                 operator_log.warning("%s: node %s %s", self._name, node, offence)
-        self._observed.note(self._server.cohort, self._server.remaining)
+        self.observed.note(self._server.cohort, self._server.remaining)
         if opened is None:
             return self._noise_alone()
         survivors = len(self._server.survivors)
@@ -243,15 +239,15 @@ class MaskedRound:
         return self._decode(opened, survivors)
 
     def _noise_alone(self) -> list[Vector] | None:
-        malicious = self._settings.adversary.server is ServerModel.MALICIOUS
-        if not (malicious and self._updates_asked and self._encoding.noise_multiplier):
+        malicious = self.settings.adversary.server is ServerModel.MALICIOUS
+        if not (malicious and self._updates_asked and self.encoding.noise_multiplier):
             return None
         size = self.schema.size
         return self._decode(np.zeros(size, dtype=np.int64), 0)
 
     def _decode(self, opened: npt.NDArray[np.int64], survivors: int) -> list[Vector]:
-        arrays, randomness = self.schema.arrays, self._randomness
-        return self._encoding.decode(opened, arrays, survivors=survivors, randomness=randomness)
+        arrays, randomness = self.schema.arrays, self.randomness
+        return self.encoding.decode(opened, arrays, survivors=survivors, randomness=randomness)
 
     def _open(self, server: SecureServer) -> Vector | None:
         """Play the stages after the training."""
@@ -273,7 +269,7 @@ class MaskedRound:
             for node, request in requests.items()
         ]
         asked = PendingReplies(messages)
-        replies = stream_replies(self._grid, messages, timeout=self._settings.stage_timeout)
+        replies = stream_replies(self.grid, messages, timeout=self.settings.stage_timeout)
         self._take(server, asked, replies)
         return self._advance(server)
 
@@ -290,7 +286,7 @@ class MaskedRound:
                 raise ReplyError(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {server.stage.name.lower()}"
-        came = collect(name, asked, replies, read=read, use=use, faults=self._run.faults)
+        came = collect(name, asked, replies, read=read, use=use, faults=self.run.faults)
         if server.stage is not ServerStage.DISPUTING:  # which asks those who may have cheated
             self._came = came
 
