@@ -1,4 +1,4 @@
-"""The client's part in the stages of a round, in their order."""
+"""The client's part in the stages of a round, named as in Bonawitz et al. (CCS 2017), figure 4."""
 
 import logging
 from typing import Any
@@ -58,6 +58,9 @@ Vector = npt.NDArray[np.integer[Any]]
 _log = logging.getLogger(__name__)
 
 
+# --- Round 0: AdvertiseKeys
+
+
 def advertise(
     terms: RoundTerms, asked: bytes, identity: Identity, randomness: Randomness
 ) -> tuple[RoundState, bytes]:
@@ -71,6 +74,9 @@ def advertise(
     )
     state = RoundState(ClientStage.SHARING, terms, mask_root, channel_private, asked)
     return state, encode(Kind.ADVERTISEMENT, terms.digest, advertised.to_bytes())
+
+
+# --- Round 1: ShareKeys
 
 
 def share(
@@ -212,6 +218,9 @@ def _channel(state: RoundState, label: int, *, sending: bool) -> bytes:
     return keys.derive(secret, b"channel %d to %d" % (sender, receiver), state.session)
 
 
+# --- Between: shares are checked, and disputes settled
+
+
 def check(state: RoundState, message: bytes, identity: Identity) -> bytes:
     """Keep the neighbours' shares that are right, and complain of those that are not.
 
@@ -289,6 +298,9 @@ def answer_disputes(state: RoundState, message: bytes) -> bytes:
     return encode(Kind.DISPUTED_SHARES, state.session, shown)
 
 
+# --- Round 2: MaskedInputCollection
+
+
 def prepare(state: RoundState, message: bytes) -> None:
     """Note whose masks the vector carries: all of the stage that does not depend on it."""
     plan = state.planned
@@ -344,16 +356,7 @@ def _fitting(vector: object, terms: RoundTerms, clients: int) -> Vector:
     return np.zeros(terms.size, dtype=np.int64)
 
 
-def _present(state: RoundState, members: bytes) -> list[int]:
-    """The labels of the neighbours in a set.
-
-    Against a malicious server sets are of the whole roster, to be compared; else of the neighbours
-    alone, so that messages do not grow with the cohort.
-    """
-    if not state.terms.malicious:
-        return sorted(decode_set(members, len(state.neighbours)))
-    present = decode_set(members, state.planned.clients)
-    return [label for label, index in enumerate(state.neighbours) if index in present]
+# --- Round 3: ConsistencyCheck (malicious server)
 
 
 def endorse(state: RoundState, message: bytes, identity: Identity) -> bytes:
@@ -390,6 +393,9 @@ def endorse(state: RoundState, message: bytes, identity: Identity) -> bytes:
     return encode(Kind.ENDORSEMENT, state.session, keys.sign(identity.private, endorsed))
 
 
+# --- Round 4: Unmasking
+
+
 def open_shares(state: RoundState, message: bytes, policy: ClientPolicy) -> bytes:
     """Open one share for each neighbour: of its seed if it survived, else of its mask key."""
     survivors, endorsers, signatures = decode(message, Kind.OPENING_REQUEST, [None, None, None])
@@ -412,21 +418,6 @@ def open_shares(state: RoundState, message: bytes, policy: ClientPolicy) -> byte
     )
 
 
-def group_of(state: RoundState, members: bytes) -> bytes:
-    """A digest of who is in a set of the roster: the same in every round."""
-    return keys.digest(
-        b"group",
-        *(state.identities[index] for index in sorted(decode_set(members, state.planned.clients))),
-    )
-
-
-def _check_alive(state: RoundState, alive: list[int]) -> None:
-    if len(alive) < state.planned.threshold:
-        raise TooFewNeighboursError(
-            f"{len(alive)} neighbours survived; {state.planned.threshold} are needed"
-        )
-
-
 def _check_endorsements(
     state: RoundState, survivors: bytes, endorsers: bytes, signatures: bytes, policy: ClientPolicy
 ) -> None:
@@ -444,3 +435,33 @@ def _check_endorsements(
     statement = survivors_statement(state.session, state.participants, survivors)
     for index, signature in zip(who, signed, strict=True):
         keys.verify(state.identities[index], signature, statement, "an endorsement")
+
+
+# --- Sets of clients
+
+
+def _present(state: RoundState, members: bytes) -> list[int]:
+    """The labels of the neighbours in a set.
+
+    Against a malicious server sets are of the whole roster, to be compared; else of the neighbours
+    alone, so that messages do not grow with the cohort.
+    """
+    if not state.terms.malicious:
+        return sorted(decode_set(members, len(state.neighbours)))
+    present = decode_set(members, state.planned.clients)
+    return [label for label, index in enumerate(state.neighbours) if index in present]
+
+
+def _check_alive(state: RoundState, alive: list[int]) -> None:
+    if len(alive) < state.planned.threshold:
+        raise TooFewNeighboursError(
+            f"{len(alive)} neighbours survived; {state.planned.threshold} are needed"
+        )
+
+
+def group_of(state: RoundState, members: bytes) -> bytes:
+    """A digest of who is in a set of the roster: the same in every round."""
+    return keys.digest(
+        b"group",
+        *(state.identities[index] for index in sorted(decode_set(members, state.planned.clients))),
+    )

@@ -1,4 +1,4 @@
-"""The server's part in the stages of a round, in their order.
+"""The server's part in the stages of a round, named as in Bonawitz et al. (CCS 2017), figure 4.
 
 ``take_…`` reads one client's answer; ``MalformedMessageError`` or ``RefusedError`` if it cannot be
 used. ``begin_…`` ends a stage and returns what the next one sends to each node.
@@ -55,7 +55,7 @@ from privacy.secure_aggregation.neighbours import Ring, plan_round
 Messages = dict[int, bytes]
 
 
-# Advertise keys ---------------------------------------------------------------------------------
+# --- Round 0: AdvertiseKeys
 
 
 def take_advertised_keys(state: ServerRound, node: int, message: bytes) -> None:
@@ -143,7 +143,7 @@ def _neighbourhood(state: ServerRound, index: int) -> bytes:
     return b"".join(parts)
 
 
-# Share keys -------------------------------------------------------------------------------------
+# --- Round 1: ShareKeys
 
 
 def take_shares(state: ServerRound, index: int, message: bytes) -> None:
@@ -194,7 +194,7 @@ def begin_checking(state: ServerRound) -> Messages:
     return messages
 
 
-# Check the shares, and settle disputes ----------------------------------------------------------
+# --- Between: shares are checked, and disputes settled
 
 
 def take_complaints(state: ServerRound, index: int, message: bytes) -> None:
@@ -274,7 +274,7 @@ def take_disputed_shares(state: ServerRound, index: int, message: bytes) -> None
             state.blame(one, f"disputed shares, which are right: one of nodes {between} lies")
 
 
-# Masked inputs ----------------------------------------------------------------------------------
+# --- Round 2: MaskedInputCollection
 
 
 def begin_masking(state: ServerRound) -> Messages:
@@ -346,7 +346,7 @@ def begin_endorsing(state: ServerRound) -> Messages:
     }
 
 
-# Consistency check (malicious server) -----------------------------------------------------------
+# --- Round 3: ConsistencyCheck (malicious server)
 
 
 def take_endorsement(state: ServerRound, index: int, message: bytes) -> None:
@@ -376,7 +376,7 @@ def begin_opening(state: ServerRound) -> Messages:
     return {state.clients[index].node: request for index in endorsers}
 
 
-# Unmasking --------------------------------------------------------------------------------------
+# --- Round 4: Unmasking
 
 
 def take_openings(state: ServerRound, index: int, message: bytes) -> None:

@@ -16,6 +16,7 @@ which a lying client may choose anyway.
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -120,20 +121,17 @@ def deal(
     nonce_point, response = signature[:32], decode_element(signature[32:])
     nonce = (response - _challenge(nonce_point, point, unseen) * private) % PRIME
 
-    polynomials = [
-        draw_polynomial(secret, threshold=threshold, randomness=randomness)
-        for secret in (seed, private)
+    draw = partial(draw_polynomial, threshold=threshold, randomness=randomness)
+    polynomials = [draw(seed), draw(private)]
+    blindings = [draw(draw_elements(randomness, 1)[0]), draw(nonce)]
+    shares = [
+        [encode_element(share) for share in values(polynomial, holders)]
+        for polynomial in polynomials
     ]
-    blindings = [
-        draw_polynomial(secret, threshold=threshold, randomness=randomness)
-        for secret in (draw_elements(randomness, 1)[0], nonce)
-    ]
-    shares = [values(polynomial, holders) for polynomial in polynomials]
-    blinds = [values(blinding, holders) for blinding in blindings]
     seeds, privates = (
         [
-            _commitment(which, encode_element(share), blind)
-            for share, blind in zip(shares[which], blinds[which], strict=True)
+            _commitment(which, share, blind)
+            for share, blind in zip(shares[which], values(blindings[which], holders), strict=True)
         ]
         for which in (SEED, KEY)
     )
@@ -142,14 +140,10 @@ def deal(
         [(blind + challenge * own) % PRIME for own, blind in zip(secret, blinding, strict=True)]
         for secret, blinding in zip(polynomials, blindings, strict=True)
     ]
-    proof = point + nonce_point + b"".join(map(encode_element, responses[SEED] + responses[KEY]))
     return Dealing(
-        shares=[
-            encode_element(shares[SEED][place]) + encode_element(shares[KEY][place])
-            for place in range(holders)
-        ],
+        shares=[of_seed + of_key for of_seed, of_key in zip(*shares, strict=True)],
         commitments=(seeds, privates),
-        proof=proof,
+        proof=point + nonce_point + b"".join(map(encode_element, responses[SEED] + responses[KEY])),
         evidence=_evidence(challenge, responses, (seeds, privates)),
     )
 

@@ -164,10 +164,8 @@ def plan_round(
     """
     check_adversary("adversary", adversary)
     tolerated = arguments.number("max_dropout_fraction", max_dropout_fraction, least=0, below=1)
-    clients, min_clients = (
-        arguments.whole("clients", clients),
-        arguments.whole("min_clients", min_clients),
-    )
+    clients = arguments.whole("clients", clients)
+    min_clients = arguments.whole("min_clients", min_clients)
     drawn = clients if cohort is None else arguments.whole("cohort", cohort)
     corrupt = min(clients, adversary.max_corrupt(drawn))
     graph = _smallest_graph(clients, corrupt, adversary.server, tolerated, min_clients)

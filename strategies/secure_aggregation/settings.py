@@ -96,13 +96,16 @@ class SecureAggregation:
     stage_timeout: float = field(default=600.0, repr=False)
 
     def __post_init__(self) -> None:
+        min_clients = arguments.whole("min_clients", self.min_clients, least=3)
         checked = {
-            "min_clients": arguments.whole("min_clients", self.min_clients, least=3),
+            "min_clients": min_clients,
             "stage_timeout": arguments.number("stage_timeout", self.stage_timeout, above=0),
             "identities": tuple(sorted(pinned_keys("identities", self.identities))),
         }
         if self.max_clients is not None:
-            checked["max_clients"] = arguments.whole("max_clients", self.max_clients)
+            checked["max_clients"] = arguments.whole(
+                "max_clients", self.max_clients, least=min_clients
+            )
         for name in ("max_dropout_fraction", "dropout_probability"):
             checked[name] = arguments.number(name, getattr(self, name), least=0, below=1)
         for name, value in checked.items():
@@ -111,11 +114,6 @@ class SecureAggregation:
         if self.noise_placement not in ("central", "distributed"):
             raise ValueError(
                 f"noise_placement is {self.noise_placement!r}; choose 'central' or 'distributed'"
-            )
-        if self.max_clients is not None and self.max_clients < self.min_clients:
-            raise ValueError(
-                f"max_clients is {self.max_clients}; it must be at least "
-                f"min_clients = {self.min_clients}"
             )
         if self.noise_placement == "distributed":
             if self.max_clients is None:
