@@ -178,8 +178,7 @@ def _read_roster(
     for entry in roster:
         if entry.identity not in policy.identities:
             raise UnknownIdentityError(f"{entry.identity.hex()} is not among the pinned identities")
-        statement = AdvertisedKeys.statement_of(entry.asked, entry.mask_key, entry.channel_key)
-        keys.verify(entry.identity, entry.signature, statement, "an advertisement of keys")
+        entry.check_signature()
         if entry.asked != state.asked:
             raise DifferentRequestsError(
                 f"client {entry.identity.hex()} was asked for something else than this one, in "

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from enum import IntEnum
 
-from privacy.secure_aggregation._crypto import KEY_BYTES, SIGNATURE_BYTES, digest
+from privacy.secure_aggregation._crypto import KEY_BYTES, SIGNATURE_BYTES, digest, verify
 from privacy.secure_aggregation.errors import MalformedMessageError
 
 _MAGIC = b"BSA\x02"  # the last byte is the version
@@ -139,10 +139,10 @@ class AdvertisedKeys:
         identity, mask_key, channel_key, asked = pieces(content[: 4 * KEY_BYTES], KEY_BYTES)
         return cls(identity, mask_key, channel_key, asked, content[4 * KEY_BYTES :])
 
-    @property
-    def statement(self) -> bytes:
-        """The signed statement."""
-        return self.statement_of(self.asked, self.mask_key, self.channel_key)
+    def check_signature(self) -> None:
+        """Refuse (``ForgedSignatureError``) keys that their identity did not sign."""
+        statement = self.statement_of(self.asked, self.mask_key, self.channel_key)
+        verify(self.identity, self.signature, statement, "an advertisement of keys")
 
     @staticmethod
     def statement_of(asked: bytes, mask_key: bytes, channel_key: bytes) -> bytes:

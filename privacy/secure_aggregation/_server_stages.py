@@ -74,9 +74,7 @@ def take_advertised_keys(state: ServerRound, node: int, message: bytes) -> None:
         raise RejectedMessageError(f"node {node} has the identity of another")
     if state.identities and advertised.identity not in state.identities:
         raise RejectedMessageError(f"node {node} has an unknown identity")
-    keys.verify(
-        advertised.identity, advertised.signature, advertised.statement, "an advertisement of keys"
-    )
+    advertised.check_signature()
     own = {advertised.mask_key, advertised.channel_key}
     for other in state.clients:
         if own & {other.advertised.mask_key, other.advertised.channel_key}:
