@@ -107,7 +107,7 @@ def share(
     plan.check(policy.adversary)
     try:
         ring_bits(plan.clients, state.terms.bound)
-    except ValueError as error:  # found here, and not when it has trained
+    except ValueError as error:  # before it trains
         raise UnacceptableTermsError(f"the sum of this round fits no ring: {error}") from error
     state.plan = plan
     if kind is Kind.ROSTER:
@@ -340,7 +340,7 @@ def mask(state: RoundState, vector: Vector, identity: Identity) -> bytes:
 
 
 def _fitting(vector: object, terms: RoundTerms, clients: int) -> Vector:
-    """The vector, or zeros where it is not as the terms say."""
+    """The vector, or zeros where it does not fit the terms."""
     if not isinstance(vector, np.ndarray):
         wrong = f"it must be an array, and is of type {type(vector).__qualname__}"
     elif vector.shape != (terms.size,) or vector.dtype.kind not in "iu":
@@ -402,7 +402,7 @@ def open_shares(state: RoundState, message: bytes, policy: ClientPolicy) -> byte
         _check_endorsements(state, survivors, endorsers, signatures, policy)
     alive = _present(state, survivors)
     if not set(alive) <= set(_present(state, state.participants)):
-        raise SplitViewError("a neighbour is said to survive that does not take part")
+        raise SplitViewError("a surviving neighbour does not take part")
     _check_alive(state, alive)
     return encode(
         Kind.OPENINGS,

@@ -196,7 +196,7 @@ def begin_checking(state: ServerRound) -> Messages:
 
 
 def take_complaints(state: ServerRound, index: int, message: bytes) -> None:
-    """Note whose shares a client says are wrong."""
+    """Note of whose shares a client complains."""
     malicious, around = state.terms.malicious, state.ring.neighbours(index)
     complaints, signatures = decode(message, Kind.COMPLAINTS, [-(-len(around) // 8), None])
     accused = [around[label] for label in sorted(decode_set(complaints, len(around)))]
@@ -218,7 +218,7 @@ def take_complaints(state: ServerRound, index: int, message: bytes) -> None:
 
 
 def _judge(state: ServerRound, owner: int, accuser: int) -> None:
-    """Decide who is to blame for a box that is said not to bear its sender's signature."""
+    """Blame the accuser or the owner of a box for its sender's signature."""
     client, label = state.clients[owner], state.ring.label(owner, accuser)
     statement = box_statement(
         state.session, owner, accuser, client.boxes[label], client.evidence[label].to_bytes()
@@ -279,7 +279,7 @@ def begin_masking(state: ServerRound) -> Messages:
     """Leave out who shared wrongly, and tell the others who takes part: they train now."""
     for index in state.checked - state.answered:
         if state.clients[index].accusers:
-            state.blame(index, "did not show the shares that its neighbours say are wrong")
+            state.blame(index, "did not show the shares that its neighbours dispute")
             state.excluded.add(index)
     taking_part = state.checked - state.excluded
     state.participants = state.enough(taking_part, "shared their secrets as they should")

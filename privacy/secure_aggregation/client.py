@@ -60,11 +60,11 @@ class SecureClient:
     thing, and each lets the sum of one set of clients be opened for a model, also in later rounds.
 
     **Assumptions.** X25519, HKDF-SHA256, AES and Ed25519 are secure; the operating system's
-    randomness is unpredictable; of the clients that were drawn no more collude than the policy
-    says, whatever these send; the state is not rolled back between messages. Against an
-    honest-but-curious server: it is that, and which honest clients drop out does not depend on who
-    neighbours whom. Against a malicious one, which says itself how many it drew: no more
-    collude than that of the roster.
+    randomness is unpredictable; of the drawn clients no more collude than the policy allows,
+    whatever they send; the state is not rolled back between messages. An honest-but-curious server
+    follows the protocol, and which honest clients drop out does not depend on who neighbours whom.
+    Against a malicious one, whose count of the drawn is its own word, no more of the *roster*
+    collude than the policy allows.
 
     **Not covered.** What the sum itself gives away (that is what noise is for); a wrong sum;
     denial of service; who takes part, and the sizes and times of messages.
@@ -422,7 +422,7 @@ class SecureClient:
         try:
             fields = decode(state, Kind.STATE, [None] * (2 + _MOST_OPEN))
             if bound_to(state) != digest(b"state", *fields):
-                raise MalformedMessageError("the state is not what its digest says")
+                raise MalformedMessageError("the state does not have its digest")
             runs, endorsed, *rounds = fields
             client._history = ClientHistory.from_fields(runs, endorsed)
             for encoded in filter(None, rounds):

@@ -75,7 +75,7 @@ class WeakKeyError(RefusedError):
 
 
 class TamperedSharesError(RefusedError):
-    """The server relays another number of shares than it says."""
+    """The server relays more or fewer shares than it lists senders."""
 
 
 class TooFewNeighboursError(RefusedError):

@@ -127,7 +127,7 @@ class UpdateEncoding:
             _ = encoding.weighting  # checks the cap
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise MalformedMessageError(
-                f"how to bound an update is not said: {error_quoted(error)}"
+                f"the settings that bound an update cannot be read: {error_quoted(error)}"
             ) from error
         return encoding
 
@@ -153,13 +153,10 @@ class UpdateEncoding:
         arrays = schema.arrays
         size = sum(array.size for array in arrays)
         if size != terms.size:
-            raise UnacceptableTermsError(
-                f"the model has {size} numbers, the terms say {terms.size}"
-            )
+            raise UnacceptableTermsError(f"the model has {size} numbers, the terms {terms.size}")
         if len(self.geometry.group_of) != len(arrays):
             raise UnacceptableTermsError(
-                f"how to clip is said of {len(self.geometry.group_of)} arrays; the model has "
-                f"{len(arrays)}"
+                f"{len(self.geometry.group_of)} arrays are clipped; the model has {len(arrays)}"
             )
         needed = self.bound(size)
         if terms.bound < needed:
