@@ -1,4 +1,4 @@
-"""A run: its rounds one after the other, kept in a checkpoint, ended by the budget."""
+"""A run: its rounds one after the other, until the last, or until the budget or clients end it."""
 
 import time
 from collections.abc import Callable
@@ -30,7 +30,7 @@ _GIVE_ARRAYS = (
 
 @dataclass(frozen=True)
 class StartArguments:
-    """What ``start`` is given, as Flower's ``Strategy.start``; checked."""
+    """The arguments of ``start``, which are those of Flower's ``Strategy.start``, checked."""
 
     grid: Grid
     initial_arrays: ArrayRecord
@@ -57,18 +57,20 @@ class StartArguments:
 
 
 class Run:
-    """One run of a strategy: what it has released, who is there, and why it ends.
+    """One run of a strategy: its state, who is connected, and why it ends.
 
     Parameters
     ----------
     state : RunState
     registry : ClientRegistry
+    randomness : Randomness
+        Draws the cohorts.
     min_available_nodes : int
         How many nodes must be connected before a round begins.
     evaluates : bool
         Whether clients are asked to evaluate.
     resumed_model : bool
-        Whether it goes on from a model of a round that was paid and opened.
+        Whether it is resumed from a round that was paid and opened.
     delta : float
         δ at which ε is logged.
     """
@@ -78,6 +80,7 @@ class Run:
         state: RunState,
         registry: ClientRegistry,
         *,
+        randomness: Randomness,
         min_available_nodes: int,
         evaluates: bool,
         resumed_model: bool,
@@ -89,7 +92,7 @@ class Run:
         self.train_in_vain = AskedInVain(registry.size, any_used=resumed_model)
         self.evaluate_in_vain = AskedInVain(registry.size, any_used=resumed_model)
         self._registry, self._min_available_nodes = registry, min_available_nodes
-        self._delta = delta
+        self._randomness, self._delta = randomness, delta
 
     @property
     def noise_multiplier(self) -> float:
@@ -156,15 +159,13 @@ class Run:
             self.stop(str(error))
             return {}, 0
 
-    def draw(
-        self, name: str, sampling: Sampling, grid: Grid, *, randomness: Randomness
-    ) -> tuple[list[int], int]:
-        """Draw over the whole population, then look who is there; never draw again.
+    def draw(self, name: str, sampling: Sampling, grid: Grid) -> tuple[list[int], int]:
+        """Draw over the whole population, then look who is connected; never draw again.
 
         Returns those drawn who are connected, and how many were drawn.
         """
         size = self._registry.size
-        drawn = draw_cohort(sampling, size, randomness=randomness)
+        drawn = draw_cohort(sampling, size, randomness=self._randomness)
         node_of, ignored = self.locate(grid)
         self.faults.connected(node_of)
         nodes = [node_of[place] for place in drawn.tolist() if place in node_of]
@@ -187,9 +188,9 @@ class Run:
         first: int,
         keep: Callable[[int, ArrayRecord], None],
     ) -> PrivateResult:
-        """Play the rounds through Flower's hooks, from ``first`` on, until the run has ended.
+        """Play the rounds from ``first`` on through Flower's hooks, until the run has ended.
 
-        ``arrays`` is the model before it; ``keep`` keeps a round's number and its model.
+        ``arrays`` is the model before round ``first``; ``keep`` writes each round's checkpoint.
         """
         grid, timeout, last = given.grid, given.timeout, given.num_rounds
         train_config = given.train_config or ConfigRecord()
@@ -233,7 +234,7 @@ class Run:
         return result
 
     def _wait_for_nodes(self, grid: Grid) -> bool:
-        """Wait until a round is worth its price; False if the run has ended."""
+        """Wait for ``min_available_nodes``; False if the run has ended."""
         waiting = False
         while (connected := len(self.locate(grid)[0])) < self._min_available_nodes:
             if self.has_ended():
@@ -242,7 +243,7 @@ class Run:
                 log(
                     INFO,
                     "Waiting until %d nodes of the population are connected (min_available_nodes). "
-                    "That a round waits shows how many are there, which ε does not count.",
+                    "That a round waits shows how many are connected, which ε does not count.",
                     self._min_available_nodes,
                 )
                 waiting = True
@@ -251,7 +252,7 @@ class Run:
         return not self.has_ended()
 
     def _warn_of_absent_clients(self, grid: Grid) -> None:
-        """Warn, without their number, where most of the population is not there to be drawn."""
+        """Warn, without a number, where most of the population is not connected."""
         connected, size = len(self.locate(grid)[0]), self._registry.size
         operator_log.info("%d of %d clients are connected", connected, size)
         if 2 * connected < size and not self.has_ended():
