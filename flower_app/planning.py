@@ -1,14 +1,19 @@
-"""Costs and accuracy of a private run, before any training."""
+"""Costs and accuracy of a private run, before any training.
+
+Accuracies and times were measured: ``measured.json`` is written by ``python -m benchmarks results``
+from the committed figures.
+"""
 
 import io
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
-from flower_app.planning import measured
-from flower_app.planning.measured import MeasuredAccuracy, MeasuredRound
 from privacy.accounting import (
     Budget,
     Full,
@@ -19,6 +24,52 @@ from privacy.accounting import (
 )
 
 SAMPLING_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+TABLE = Path(__file__).with_name("measured.json")
+
+
+@dataclass(frozen=True)
+class MeasuredAccuracy:
+    """The test accuracy that one setting reached, with label-sorted, disjoint clients.
+
+    ``clients`` is N, ``records`` the number that each held; ``epsilon`` and ``delta`` were spent;
+    ``median``, ``low`` and ``high`` are of the accuracies of ``runs`` runs.
+    """
+
+    dataset: str
+    model: str
+    clients: int
+    records: int
+    epsilon: float
+    delta: float
+    sampling_rate: float
+    rounds: int
+    noise_multiplier: float
+    median: float
+    low: float
+    high: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class MeasuredRound:
+    """The median time of a round with an expected ``cohort``, on the machine ``where``."""
+
+    model: str
+    cohort: float
+    seconds: float
+    where: str
+
+
+@cache
+def measured_accuracies() -> tuple[MeasuredAccuracy, ...]:
+    """All measured accuracies."""
+    return tuple(MeasuredAccuracy(**row) for row in json.loads(TABLE.read_text())["accuracy"])
+
+
+@cache
+def measured_rounds() -> tuple[MeasuredRound, ...]:
+    """All measured times of a round."""
+    return tuple(MeasuredRound(**row) for row in json.loads(TABLE.read_text())["rounds"])
 
 
 @dataclass(frozen=True)
@@ -145,7 +196,7 @@ def options(
                 noise_share=None if z is None else z / cohort,
                 round_bytes=2 * size * cohort,
                 client_bytes=2 * size * rate * count,
-                round_seconds=_round_seconds(question.model, cohort, measured.rounds()),
+                round_seconds=_round_seconds(question.model, cohort, measured_rounds()),
             )
 
 
@@ -165,7 +216,7 @@ def expected_accuracy(
     """
     rows = [
         m
-        for m in (measured.accuracies() if table is None else table)
+        for m in (measured_accuracies() if table is None else table)
         if (m.dataset, m.model) == (question.dataset, question.model)
     ]
     no_easier = [m for m in rows if _sizes(m) <= _question_sizes(question)]
