@@ -30,9 +30,14 @@ from flower_app.errors import DeclinedError, SettingError
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from flower_app.settings import Settings
-from flower_app.training.node_config import check_keys, own_folder
-from flower_app.training.node_policy import NodePolicy, is_deployed, run_settings
-from flower_app.training.record_level import record_protection
+from flower_app.training.node_policy import (
+    NodePolicy,
+    check_keys,
+    is_deployed,
+    own_folder,
+    record_protection,
+    run_settings,
+)
 from flower_app.training.secure_aggregation import secagg_mod
 from privacy.accounting import Budget
 from privacy.accounting.errors import LedgerError

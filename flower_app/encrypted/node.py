@@ -18,7 +18,7 @@ from flower_app.data import (
 from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS
 from flower_app.settings import Settings
-from flower_app.training.node_config import own_folder, wrong_key
+from flower_app.training.node_policy import own_folder, wrong_key
 from privacy.inference import InputContract
 from strategies import answer_encrypted_round
 from strategies.encrypted_round import NoisedAccuracy

@@ -11,8 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flower_app.counting import counted
-from flower_app.errors import SettingError
+from flower_app.errors import SettingError, counted
 from flower_app.models.specs import MODELS
 from flower_app.settings import Settings
 from privacy.files import replacement, write_durably

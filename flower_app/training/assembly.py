@@ -11,23 +11,24 @@ from pathlib import Path
 
 from flwr.supercore import log
 
-from flower_app.counting import counted
 from flower_app.data import Dataset, load_dataset, load_partitions
-from flower_app.encrypted.round import round_cost
-from flower_app.errors import SettingError
+from flower_app.errors import SettingError, counted
 from flower_app.report.results_folder import ResultsFolder, results_root
 from flower_app.settings import Settings, is_folder, kebab
+from flower_app.training.node_policy import record_protection
 from flower_app.training.resumption import check_resumed
 from flower_app.training.secure_aggregation import server_setting
 from privacy.accounting import (
     Budget,
     Event,
+    Full,
     GaussianRelease,
     calibrate_noise_multiplier,
     epsilon,
     read_ledger,
 )
 from privacy.accounting.errors import LedgerError
+from privacy.mechanisms import LatticeGaussian
 from strategies import (
     CappedWeights,
     Checkpointing,
@@ -121,10 +122,7 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
             _check_presence(settings, size, paid)
             check_budget(settings, paid=paid)
     if settings.record_epsilon:
-        # Brings PyTorch. Every client works it out again, and would decline the run.
-        from flower_app.training.record_level import record_protection
-
-        record_protection(settings)
+        record_protection(settings)  # every client works it out again, and would decline the run
     dataset = load_dataset(
         settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
     )
@@ -265,6 +263,25 @@ def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
             f"{needed:.4g}, beyond epsilon = {settings.epsilon:g}: leave it out, and "
             f"{least:.4f} is taken, with which all {settings.rounds} rounds fit"
         )
+
+
+def round_cost(settings: Settings) -> list[Event]:
+    """The releases for which training must reserve budget.
+
+    Raises
+    ------
+    SettingError
+        If the round's noise cannot be accounted.
+    """
+    if not settings.encrypted_round or settings.encrypted_round_release != "noised":
+        return []
+    noise = settings.encrypted_round_noise_multiplier
+    try:
+        return [LatticeGaussian().account(noise_multiplier=noise, sampling=Full())]
+    except ValueError as error:
+        raise SettingError(
+            str(error).replace("noise_multiplier is", "encrypted-round-noise-multiplier is")
+        ) from error
 
 
 def _beside_training(settings: Settings, paid: Sequence[Event]) -> tuple[list[str], list[str]]:

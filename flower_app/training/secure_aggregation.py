@@ -12,8 +12,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from flower_app.errors import SettingError
 from flower_app.settings import SECURE_AGGREGATION, Settings
-from flower_app.training.node_config import check_keys, own_folder
-from flower_app.training.node_policy import run_settings
+from flower_app.training.node_policy import check_keys, own_folder, run_settings
 from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
