@@ -9,8 +9,7 @@ from typing import Any
 
 from flower_app.data import DATASETS
 from flower_app.errors import SettingError
-from flower_app.models.recipes import RECIPES
-from flower_app.models.specs import MODELS
+from flower_app.models.specs import MODELS, RECIPES
 from flower_app.planning import (
     SAMPLING_RATES,
     AccuracyRange,

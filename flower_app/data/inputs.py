@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flower_app.data import features
 from flower_app.data.cache import cache_folder, code_version, shared_array
-from flower_app.data.dataset import Dataset, Split
+from flower_app.data.dataset import Dataset
 
 InputKind = Literal["hog", "pixels"]
 
@@ -64,15 +64,7 @@ def _decoded(rows: NDArray[np.generic]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A whole data set as a model sees it, row by row in the data set's order.
-
-    Attributes
-    ----------
-    dataset
-        The images.
-    table
-        Memory-mapped, a row for each image of train, validation and test, one after the other.
-    """
+    """A whole data set as a model sees it: a memory-mapped ``table``, row by row in its order."""
 
     dataset: Dataset
     table: NDArray[np.generic]
@@ -83,15 +75,13 @@ class Inputs:
 
     def validation(self) -> NDArray[np.float32]:
         """Return the validation images, float32 (10,000, ...)."""
-        return self._part(self.dataset.validation, len(self.dataset.train))
+        before = len(self.dataset.train)
+        return _decoded(self.table[before : before + len(self.dataset.validation)])
 
     def test(self, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Return the test images, or some of them, float32 (10,000, ...)."""
         before = len(self.dataset.train) + len(self.dataset.validation)
         return _decoded(self.table[before : before + len(self.dataset.test)][rows])
-
-    def _part(self, split: Split, before: int) -> NDArray[np.float32]:
-        return _decoded(self.table[before : before + len(split)])
 
 
 def load_inputs(
@@ -103,19 +93,9 @@ def load_inputs(
 ) -> Inputs:
     """Return a data set as a model sees it.
 
-    The first call anywhere computes it for all images, in some seconds on all cores, and keeps
-    it in the cache folder; later ones open the file.
-
-    Parameters
-    ----------
-    dataset
-        From ``load_dataset``.
-    kind
-        As for ``encode``.
-    cache_dir
-        Another cache folder than the user's.
-    notify
-        Called with a line of progress now and then.
+    The first call anywhere computes it for all images, in some seconds on all cores, and keeps it
+    in ``cache_dir`` or the user's cache folder; later ones open the file. ``notify`` receives lines
+    of progress.
     """
     path = cache_folder(cache_dir) / "inputs" / f"{dataset.fingerprint}-{kind}-{_CODE}.npy"
     return Inputs(
