@@ -11,6 +11,7 @@ from typing import Any
 from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
 from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS, RECIPES
+from privacy.accounting import Budget
 
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
 _CHOICES: Mapping[str, Iterable[str]] = {
@@ -193,6 +194,18 @@ class Settings:
     def as_config(self) -> dict[str, Any]:
         """The settings as they would stand in a configuration."""
         return {kebab(name): value for name, value in asdict(self).items()}
+
+    @property
+    def data_folder(self) -> Path | None:
+        """The folder of ``data-dir``; None where it is not set."""
+        return Path(self.data_dir) if self.data_dir else None
+
+    @property
+    def record_budget(self) -> Budget | None:
+        """What a run may spend of a record; None without record-level noise."""
+        if not self.record_epsilon:
+            return None
+        return Budget(self.record_epsilon, self.record_delta)
 
     @property
     def encrypted_round(self) -> bool:

@@ -125,9 +125,7 @@ def write_node_folders(
 
 def _set_up(deployment: Deployment, settings: Settings) -> None:
     _announce("Certificates and node keys are made; they live for this demonstration only.")
-    dataset = load_dataset(
-        settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
-    )
+    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
     names = [f"node-{number}" for number in range(1, NODES + 1)]
     folders = write_node_folders(deployment.folder / "data", dataset.train, names, images=IMAGES)
     tests = write_node_folders(deployment.folder / "test", dataset.test, names, images=TEST_IMAGES)

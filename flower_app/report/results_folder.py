@@ -20,30 +20,21 @@ if TYPE_CHECKING:
     from flwr.app import ArrayRecord
 
 
+NOT_ABSOLUTE = (
+    "it must be an absolute path, since the server does not run where you typed the command"
+)
 _METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """Where a run writes.
-
-    Attributes
-    ----------
-    path : Path
-        Absolute.
-    """
+    """Where a run writes, as an absolute path."""
 
     path: Path
 
     @classmethod
     def create(cls, settings: Settings, run_id: int) -> "ResultsFolder":
-        """Make the folder of a new run.
-
-        Raises
-        ------
-        SettingError
-            If it cannot be made.
-        """
+        """Make the folder of a new run; ``SettingError`` if it cannot be made."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         path = results_root(settings) / f"{stamp}-{run_id % 2**32:08x}"
         try:
@@ -144,8 +135,7 @@ def results_root(settings: Settings) -> Path:
     if not root.is_absolute():
         raise _unusable(
             Path(settings.results_dir),
-            "it must be an absolute path, since the server does not run where you typed the "
-            "command",
+            NOT_ABSOLUTE,
         )
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from flwr.supercore import log
 
 from flower_app.data import Dataset, load_dataset, load_partitions
 from flower_app.errors import SettingError, counted
-from flower_app.report.results_folder import ResultsFolder, results_root
+from flower_app.report.results_folder import NOT_ABSOLUTE, ResultsFolder, results_root
 from flower_app.settings import Settings, is_folder, kebab
 from flower_app.training.node_policy import record_protection
 from flower_app.training.resumption import check_resumed
@@ -77,13 +77,7 @@ class Assembled:
 
 
 def check_run(settings: Settings, *, nodes: int) -> Assembled:
-    """Refuse a run that cannot finish, as far as that is known before it begins.
-
-    Parameters
-    ----------
-    settings : Settings
-    nodes : int
-        The number of SuperNodes.
+    """Refuse a run that cannot finish with so many SuperNodes, as far as that is known before it.
 
     Raises
     ------
@@ -123,9 +117,7 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
             check_budget(settings, paid=paid)
     if settings.record_epsilon:
         record_protection(settings)  # every client works it out again, and would decline the run
-    dataset = load_dataset(
-        settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
-    )
+    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
     if not settings.deployed:
         with _in_the_settings_words():
             load_partitions(settings.partition_spec(size), dataset)
@@ -324,17 +316,8 @@ def make_strategy(
 ) -> DPFedAvg:
     """The strategy that the settings describe.
 
-    Parameters
-    ----------
-    settings : Settings
-    population : Population or int
-        The clients, or N.
-    ledger : Path
-        The population's, or a copy of it.
-    checkpoint : Path, optional
-        The file for the state after each round.
-    shown : Path, optional
-        The ledger's name in errors, where ``ledger`` is a copy.
+    ``ledger`` is the population's, or a copy of the one that errors call ``shown``; ``checkpoint``
+    the file for the state after each round.
 
     Raises
     ------
@@ -365,17 +348,15 @@ def make_strategy(
 
 
 def _check_place(ledger: Path) -> None:
+    fault = ""
     if not ledger.is_absolute():
-        raise SettingError(
-            f"ledger = {str(ledger)!r} is wrong; it must be an absolute path, since the server "
-            "does not run where you typed the command"
-        )
-    if not is_folder(ledger.parent):
-        raise SettingError(
-            f"ledger = {str(ledger)!r} is wrong; its folder does not exist: create it first"
-        )
-    if is_folder(ledger):
-        raise SettingError(f"ledger = {str(ledger)!r} is wrong; it is a folder: name a file in it")
+        fault = NOT_ABSOLUTE
+    elif not is_folder(ledger.parent):
+        fault = "its folder does not exist: create it first"
+    elif is_folder(ledger):
+        fault = "it is a folder: name a file in it"
+    if fault:
+        raise SettingError(f"ledger = {str(ledger)!r} is wrong; {fault}")
 
 
 @contextmanager

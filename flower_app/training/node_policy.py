@@ -163,6 +163,12 @@ def is_deployed(context: Context) -> bool:
     return bool(context.run_config.get("deployed")) or set(context.node_config) != _SIMULATED
 
 
+def simulated_place(context: Context) -> tuple[int, int]:
+    """The number of simulated clients, and which of them this one is."""
+    node = context.node_config
+    return int(node["num-partitions"]), int(node["partition-id"])
+
+
 def run_settings(context: Context) -> Settings:
     """The run's settings, as a node takes them.
 
@@ -183,23 +189,20 @@ def run_settings(context: Context) -> Settings:
 
 @dataclass(frozen=True)
 class NodePolicy:
-    """The limits of ``--node-config`` for a node's records.
-
-    A run may ask for more protection than this, never for less.
+    """The limits of ``--node-config`` for a node's records; a run may protect them better.
 
     Attributes
     ----------
     dataset : str
         ``dataset-name``: the data's name in the node's ledger. By default its folder.
     state : Path
-        ``state-dir``: where the ledger is.
+        ``state-dir``: the ledger's folder.
     limit : Budget
-        ``max-record-epsilon`` and ``max-record-delta``: what all runs together may spend of a
-        record.
+        ``max-record-epsilon`` and ``max-record-delta``, of a record in all runs together.
     least_noise : float
-        ``min-record-noise-multiplier``: the least of a training step, and of a count.
+        ``min-record-noise-multiplier``, of a training step and of a count.
     allow_unnoised : bool
-        ``allow-unnoised-training``: whether a run may train without record-level noise at all.
+        ``allow-unnoised-training``, without record-level noise at all.
     """
 
     dataset: str
@@ -242,19 +245,19 @@ class NodePolicy:
             if not self.allow_unnoised:
                 raise _too_weak("record-epsilon = 0.0", "allow-unnoised-training = false")
             return
-        if settings.record_epsilon > self.limit.epsilon:
-            asked = f"record-epsilon = {settings.record_epsilon}"
-            raise _too_weak(asked, f"max-record-epsilon = {self.limit.epsilon}")
-        if settings.record_delta > self.limit.delta:
-            asked = f"record-delta = {settings.record_delta}"
-            raise _too_weak(asked, f"max-record-delta = {self.limit.delta}")
+        for name in ("epsilon", "delta"):
+            asked, limit = getattr(settings, f"record_{name}"), getattr(self.limit, name)
+            if asked > limit:
+                raise _too_weak(f"record-{name} = {asked}", f"max-record-{name} = {limit}")
         noise = {"each step": protection.noise_multiplier}
         if isinstance(protection.count, NoisyCount):
             noise["the number of records"] = protection.count.noise_multiplier
         for name, multiplier in noise.items():
             if multiplier < self.least_noise:
-                asked = f"a noise multiplier of {multiplier:.4g} for {name}"
-                raise _too_weak(asked, f"min-record-noise-multiplier = {self.least_noise}")
+                raise _too_weak(
+                    f"a noise multiplier of {multiplier:.4g} for {name}",
+                    f"min-record-noise-multiplier = {self.least_noise}",
+                )
 
     def ledger(self, settings: Settings) -> ClientLedger:
         """The ledger of the node's data, with the run's budget, which lies within the owner's.
@@ -267,14 +270,9 @@ class NodePolicy:
             If it is damaged, of an earlier version, or another data set's.
         """
         before = self.state / _LEDGER_BEFORE
-        budget = (
-            Budget(settings.record_epsilon, settings.record_delta)
-            if settings.record_epsilon
-            else None
-        )
         return ClientLedger(
             dataset=self.dataset,
-            budget=budget,
+            budget=settings.record_budget,
             path=before if before.exists() else self.state / _LEDGER,
         )
 
@@ -294,12 +292,12 @@ def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
     SettingError
         If no noise keeps what the run asks, or none that can be accounted.
     """
-    if not settings.record_epsilon:
-        return ClipOnly(clipping_norm=settings.example_clipping_norm)
     try:
-        budget = Budget(settings.record_epsilon, settings.record_delta)
+        budget = settings.record_budget
     except ValueError as error:  # it begins with the name
         raise SettingError(f"record-{error}") from error
+    if budget is None:
+        return ClipOnly(clipping_norm=settings.example_clipping_norm)
     counts = settings.weight_cap > 0
     participations, steps = settings.planned_participations, settings.local_steps
     try:
@@ -316,11 +314,9 @@ def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
         clipping_norm=settings.example_clipping_norm,
         noise_multiplier=noise,
         delta=settings.record_delta,
-        count=(
-            NoisyCount(noise_multiplier=_COUNT_NOISE)
-            if counts
-            else NominalCount(records=settings.records_per_client)
-        ),
+        count=NoisyCount(noise_multiplier=_COUNT_NOISE)
+        if counts
+        else NominalCount(records=settings.records_per_client),
     )
 
 
