@@ -74,17 +74,9 @@ def measured_rounds() -> tuple[MeasuredRound, ...]:
 
 @dataclass(frozen=True)
 class Question:
-    """A budget, a population and a task.
+    """A budget at client level, under adding or removing one client; N; and a task.
 
-    Attributes
-    ----------
-    budget : Budget
-        ε and δ at client level, under adding or removing one client.
-    population : int
-        N.
-    records : int
-        Of a client; only measured accuracies depend on it.
-    dataset, model : str
+    Only measured accuracies depend on ``records``, a client's.
     """
 
     budget: Budget
@@ -96,16 +88,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Option:
-    """One way to spend the budget.
+    """One way to spend the budget: q, T, and z, which is None where no noise fits.
 
     Attributes
     ----------
-    sampling_rate : float
-        q.
-    rounds : int
-        T.
-    noise_multiplier : float or None
-        z, or None where no noise fits the budget.
     cohort : float
         Expected clients a round, q·N.
     epsilon_without_amplification : float or None
@@ -135,13 +121,7 @@ class Option:
 
 @dataclass(frozen=True)
 class AccuracyRange:
-    """Bounds on the accuracy from measured runs.
-
-    Attributes
-    ----------
-    at_least, at_most : MeasuredAccuracy or None
-        The best run that was no easier in any respect, and the worst that was no harder, if any.
-    """
+    """The best measured run that was no easier in any respect, and the worst no harder, if any."""
 
     at_least: MeasuredAccuracy | None
     at_most: MeasuredAccuracy | None
@@ -157,18 +137,13 @@ class AccuracyRange:
                 f"about {100 * m.median:.1f} % ({100 * m.low:.1f} to {100 * m.high:.1f} % in "
                 f"{m.runs} runs), measured with {_conditions(m)}"
             )
-        parts = []
-        if self.at_least is not None:
-            m = self.at_least
-            parts.append(f"at least about {100 * m.median:.1f} %, measured with {_conditions(m)}")
-        if self.at_most is not None:
-            m = self.at_most
-            parts.append(f"at most about {100 * m.median:.1f} %, measured with {_conditions(m)}")
-        else:
-            parts.append("how much more is not known")
-        if self.at_least is None:
-            parts.append("how much less is not known")
-        return "; ".join(parts)
+        parts = [
+            f"at {bound} about {100 * m.median:.1f} %, measured with {_conditions(m)}"
+            for bound, m in (("least", self.at_least), ("most", self.at_most))
+            if m is not None
+        ]
+        other = "more" if self.at_most is None else "less" if self.at_least is None else ""
+        return "; ".join([*parts, f"how much {other} is not known"] if other else parts)
 
 
 def options(
@@ -208,11 +183,7 @@ def expected_accuracy(
     More clients, more records a client, a larger ε and a larger δ never lower the best possible
     accuracy, so a measured run bounds all that are easier, or harder, in every respect.
 
-    Parameters
-    ----------
-    question : Question
-    table : sequence of MeasuredAccuracy, optional
-        Default: the packaged one.
+    The default ``table`` is the packaged one.
     """
     rows = [
         m

@@ -130,8 +130,7 @@ def _document(question: Question, accuracy: AccuracyRange, rows: list[Option]) -
         "options": [asdict(option) for option in rows],
         "accuracy": {
             "known": accuracy.at_least is not None or accuracy.at_most is not None,
-            "at_least": None if accuracy.at_least is None else asdict(accuracy.at_least),
-            "at_most": None if accuracy.at_most is None else asdict(accuracy.at_most),
+            **asdict(accuracy),
             "sentence": accuracy.sentence,
         },
     }

@@ -20,11 +20,12 @@ from flower_app.processes.flower_processes import (
     end_group,
     flower_environment,
     free_ports,
-    hurried_by_signals,
+    killed_by_signals,
     program,
+    started,
     wait_until_up,
 )
-from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
+from flower_app.processes.watchdog import Watchdog, processes_below
 from flower_app.report.outcome import FOLDER_VARIABLE
 from flower_app.settings import write_run_config
 
@@ -36,18 +37,8 @@ _ONLINE_SECONDS = 300.0
 class Node:
     """A SuperNode of the deployment.
 
-    Attributes
-    ----------
-    name : str
-    home : Path
-        Its own folder, with Flower's home, log and state.
-    data : Path
-        Its data folder.
-    key : NodeKey
-    port : int
-        Where its own ClientApp reaches it, on loopback.
-    config : str
-        Its ``--node-config``, without its folders.
+    ``home`` is its own folder, with Flower's home, log and state; its ClientApp reaches it at
+    ``port``, on loopback; ``config`` is its ``--node-config`` without its folders.
     """
 
     name: str
@@ -71,12 +62,8 @@ class Node:
 class Deployment:
     """A deployment that lasts as long as its ``with`` block, and leaves no process behind.
 
-    The SuperLink, the operator and each SuperNode have a folder each, as on machines of their own.
-
-    Parameters
-    ----------
-    folder : Path
-        For certificates, keys, Flower's homes and logs.
+    The SuperLink, the operator and each SuperNode have a folder each below ``folder``, as on
+    machines of their own.
 
     Attributes
     ----------
@@ -111,7 +98,7 @@ class Deployment:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with hurried_by_signals(lambda: kill_below(self.folder)):
+        with killed_by_signals(self.folder):
             self.stop()
         self._watchdog.__exit__(kind, error, trace)
 
@@ -162,15 +149,9 @@ class Deployment:
         options: tuple[str, ...] | None = None,
         variables: dict[str, str] | None = None,
     ) -> "subprocess.Popen[bytes]":
-        """Start a SuperNode.
+        """Start a SuperNode; ``variables`` are added to its environment.
 
-        Parameters
-        ----------
-        node : Node
-        options : tuple of str, optional
-            Of its connection; by default the authority's certificate and its own key.
-        variables : dict of str to str, optional
-            Added to its environment.
+        By default the ``options`` of its connection are the authority's certificate and its key.
         """
         if options is None:
             options = (
@@ -184,10 +165,8 @@ class Deployment:
                 *("--superlink", f"127.0.0.1:{self.port}"),
                 *options,
                 *("--host", "127.0.0.1", "--port", str(node.port)),
-                *(
-                    "--node-config",
-                    f'data-dir="{node.data}" state-dir="{node.state}" {node.config}',
-                ),
+                "--node-config",
+                f'data-dir="{node.data}" state-dir="{node.state}" {node.config}',
             ],
             self._environment(node.name) | (variables or {}),
             node.log,
@@ -216,13 +195,7 @@ class Deployment:
         return {name for name, node_id in self.node_ids.items() if node_id in there}
 
     def flwr(self, *arguments: str) -> str:
-        """The output of a ``flwr`` command of the operator's.
-
-        Raises
-        ------
-        RunFailedError
-            If it fails, with its output.
-        """
+        """The output of a ``flwr`` command of the operator's; ``RunFailedError`` if it fails."""
         done = subprocess.run(
             [program("flwr"), *arguments],
             env=self.operator,
@@ -236,13 +209,7 @@ class Deployment:
         return done.stdout
 
     def ask(self, *arguments: str) -> dict[str, Any]:
-        """The JSON that a ``flwr`` command of the operator's prints.
-
-        Raises
-        ------
-        RunFailedError
-            If it fails, with its output.
-        """
+        """The JSON that a ``flwr`` command of the operator's prints; raises as :meth:`flwr`."""
         reply: dict[str, Any] = json.loads(self.flwr(*arguments, "--format", "json"))
         if not reply.get("success"):  # it may exit with 0 all the same
             raise RunFailedError(f"flwr {' '.join(arguments)} failed: {reply}")
@@ -290,14 +257,5 @@ class Deployment:
     def _start(
         self, name: str, command: list[str], environment: dict[str, str], log: Path
     ) -> "subprocess.Popen[bytes]":
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that Ctrl-C reaches us first
-            )
-        self._processes[name] = process
-        return process
+        self._processes[name] = started(command, environment, log)
+        return self._processes[name]

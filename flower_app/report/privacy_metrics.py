@@ -20,20 +20,8 @@ def privacy_metrics(
 ) -> dict[str, Any]:
     """Both levels of privacy, side by side and never mixed, and the cost of tuning.
 
-    Parameters
-    ----------
-    settings : Settings
-    report : PrivacyReport
-        Of the run.
-    paid : LedgerContents
-        The population's ledger.
-    reports_seen : bool
-        Whether it holds the noise on nodes' reports, which the server saw without it.
-
-    Returns
-    -------
-    dict
-        For ``metrics.json``; what is infinite or not known is None.
+    For ``metrics.json``: infinite and unknown values are None. ``reports_seen``: whether the
+    ledger has ``paid`` the noise on nodes' reports, which the server saw without it.
     """
     client_level = report.as_dict() | {
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
