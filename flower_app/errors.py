@@ -8,6 +8,11 @@ class SettingError(ValueError):
     """A setting that is wrong; the message names it, its value and the remedy."""
 
 
+def wrong(name: str, value: object, fault: str) -> SettingError:
+    """The error for a setting's value, with its fault and the remedy."""
+    return SettingError(f"{name} = {value!r} is wrong; {fault}")
+
+
 class DataError(ValueError):
     """Data that is missing, corrupt or out of reach; the message names it and the remedy."""
 

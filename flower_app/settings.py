@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
-from flower_app.errors import SettingError
+from flower_app.errors import SettingError, wrong
 from flower_app.models.specs import MODELS, RECIPES
 from privacy.accounting import Budget
 
@@ -275,7 +275,7 @@ class Settings:
     def _need(self, name: str, good: bool, expected: str) -> None:
         if not good:
             value = getattr(self, name)
-            raise SettingError(f"{kebab(name)} = {value!r} is wrong; it must be {expected}")
+            raise wrong(kebab(name), value, f"it must be {expected}")
 
     def _with_recipe(self) -> "Settings":
         recipe = asdict(RECIPES[self.model])
@@ -360,5 +360,5 @@ def _typed(name: str, value: Any, kind: type) -> Any:
     elif isinstance(value, float) and not isfinite(value):
         expected = "finite"
     if expected:
-        raise SettingError(f"{name} = {value!r} is wrong; it must be {expected}")
+        raise wrong(name, value, f"it must be {expected}")
     return value

@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flower_app.errors import SettingError, counted
+from flower_app.errors import SettingError, counted, wrong
 from flower_app.models.specs import MODELS
 from flower_app.settings import Settings
 from privacy.files import replacement, write_durably
@@ -195,7 +195,7 @@ def trained_model(results: Path) -> tuple[str, Path]:
 
 
 def _unusable(root: Path, why: str) -> SettingError:
-    return SettingError(f"results-dir = {str(root)!r} is wrong; {why}")
+    return wrong("results-dir", str(root), why)
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from flwr.supercore import log
 
 from flower_app.data import Dataset, load_dataset, load_partitions
-from flower_app.errors import SettingError, counted
+from flower_app.errors import SettingError, counted, wrong
 from flower_app.report.results_folder import NOT_ABSOLUTE, ResultsFolder, results_root
 from flower_app.settings import Settings, is_folder, kebab
 from flower_app.training.node_policy import record_protection
@@ -89,9 +89,10 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
     population = population_of(settings, nodes)
     size = size_of(population)
     if settings.min_available_nodes > size:
-        raise SettingError(
-            f"min-available-nodes = {settings.min_available_nodes} is wrong; it must be at most "
-            f"the population, {size}"
+        raise wrong(
+            "min-available-nodes",
+            settings.min_available_nodes,
+            f"it must be at most the population, {size}",
         )
     if settings.resume:
         check_resumed(settings, population=size)
@@ -107,8 +108,8 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
             try:
                 shutil.copyfile(ledger, copy)
             except OSError as error:
-                raise SettingError(
-                    f"ledger = {str(ledger)!r} is wrong; it cannot be read: {error.strerror}"
+                raise wrong(
+                    "ledger", str(ledger), f"it cannot be read: {error.strerror}"
                 ) from error
         make_strategy(settings, population, ledger=copy, checkpoint=None, shown=ledger)
         if not settings.resume:  # a resumed run's noise is settled, and it may have a model to keep
@@ -139,17 +140,21 @@ def population_of(settings: Settings, connected: int) -> Population | int:
         larger than a simulation's.
     """
     if 0 < settings.population < connected and not settings.population_file:
-        raise SettingError(
-            f"population = {settings.population} is wrong; {connected} nodes are connected, and "
+        raise wrong(
+            "population",
+            settings.population,
+            f"{connected} nodes are connected, and "
             "every client counts: give their number, or list those who may take part "
-            "(population-file)"
+            "(population-file)",
         )
     if settings.deployed:
         population = listed_population(settings) or settings.population
         if not population:
-            raise SettingError(
-                "population = 0 is wrong; a deployment must declare how many clients there are, "
-                "or who they are (population-file)"
+            raise wrong(
+                "population",
+                0,
+                "a deployment must declare how many clients there are, "
+                "or who they are (population-file)",
             )
         return population
     if settings.population > connected:
@@ -201,14 +206,16 @@ def listed_population(settings: Settings) -> Population | None:
     try:
         listed = Population.load(Path(settings.population_file))
     except (OSError, ValueError) as error:
-        raise SettingError(
-            f"population-file = {settings.population_file!r} is wrong; {error}; "
-            "make it with python -m flower_app population"
+        raise wrong(
+            "population-file",
+            settings.population_file,
+            f"{error}; make it with python -m flower_app population",
         ) from error
     if settings.population not in (0, len(listed)):
-        raise SettingError(
-            f"population = {settings.population} is wrong; population-file lists {len(listed)} "
-            "clients: leave population out"
+        raise wrong(
+            "population",
+            settings.population,
+            f"population-file lists {len(listed)} clients: leave population out",
         )
     return listed
 
@@ -356,7 +363,7 @@ def _check_place(ledger: Path) -> None:
     elif is_folder(ledger):
         fault = "it is a folder: name a file in it"
     if fault:
-        raise SettingError(f"ledger = {str(ledger)!r} is wrong; {fault}")
+        raise wrong("ledger", str(ledger), fault)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from flwr.app import Context
 
-from flower_app.errors import DeclinedError, SettingError
+from flower_app.errors import DeclinedError, SettingError, wrong
 from flower_app.settings import SECURE_AGGREGATION, Settings, without_former_names
 from privacy.accounting import Budget, Full, GaussianRelease, calibrate_noise_multiplier
 from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, NoisyCount, NominalCount
@@ -304,11 +304,13 @@ def record_protection(settings: Settings) -> ClipOnly | ClipAndNoise:
         noise = _noise(budget, steps, participations, counts=counts)
     except ValueError as error:
         count = ", beside one noised count of its records," if counts else ""
-        raise SettingError(
-            f"record-epsilon = {settings.record_epsilon} is wrong; no noise keeps "
+        raise wrong(
+            "record-epsilon",
+            settings.record_epsilon,
+            f"no noise keeps "
             f"{participations:,} participations with local-steps = {steps}{count} within it at "
             f"record-delta = {settings.record_delta:g}: raise one of them, or lower rounds, "
-            "sampling-rate or local-steps"
+            "sampling-rate or local-steps",
         ) from error
     return ClipAndNoise(
         clipping_norm=settings.example_clipping_norm,
