@@ -25,21 +25,11 @@ _CODE = code_version(features)
 
 
 def encode(images: NDArray[np.uint8], kind: InputKind) -> NDArray[np.float32]:
-    """Return what a model sees of images.
+    """Return a model's inputs from images, uint8 (n, 28, 28).
 
-    Parameters
-    ----------
-    images
-        uint8, (n, 28, 28).
-    kind
-        ``"hog"``: fixed features, (n, 392), each from ``FEATURE_LOW`` to ``FEATURE_HIGH``.
-        ``"pixels"``: the pixels of the straightened image, (n, 1, 28, 28), in steps of 1/255
-        from 0 for blank to 1 for ink.
-
-    Raises
-    ------
-    ValueError
-        If ``images`` has another shape or type.
+    ``"hog"``: fixed features, (n, 392), each from ``FEATURE_LOW`` to ``FEATURE_HIGH``.
+    ``"pixels"``: the pixels of the straightened image, (n, 1, 28, 28), in steps of 1/255 from 0 for
+    blank to 1 for ink. Other images raise ``ValueError``.
     """
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
         raise ValueError(

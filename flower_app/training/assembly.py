@@ -73,7 +73,7 @@ class Assembled:
     @property
     def size(self) -> int:
         """N."""
-        return size_of(self.population)
+        return _size(self.population)
 
 
 def check_run(settings: Settings, *, nodes: int) -> Assembled:
@@ -87,7 +87,7 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
         If the data set cannot be had.
     """
     population = population_of(settings, nodes)
-    size = size_of(population)
+    size = _size(population)
     if settings.min_available_nodes > size:
         raise wrong(
             "min-available-nodes",
@@ -125,11 +125,6 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
     return Assembled(population, dataset)
 
 
-def size_of(population: Population | int) -> int:
-    """N."""
-    return population if isinstance(population, int) else len(population)
-
-
 def population_of(settings: Settings, connected: int) -> Population | int:
     """Who is listed, or N: as set, or in a simulation the number of simulated nodes.
 
@@ -163,6 +158,10 @@ def population_of(settings: Settings, connected: int) -> Population | int:
             f"{counted(connected, 'simulated node')}; {_with_nodes(settings.population)}"
         )
     return settings.population or connected
+
+
+def _size(population: Population | int) -> int:
+    return population if isinstance(population, int) else len(population)
 
 
 def _with_nodes(number: int) -> str:
@@ -331,7 +330,7 @@ def make_strategy(
     SettingError
         If the strategy refuses them, in the settings' names.
     """
-    size = size_of(population)
+    size = _size(population)
     resumed = ResultsFolder(Path(settings.resume).resolve()).checkpoint if settings.resume else None
     with _in_the_settings_words(ledger, shown or ledger, given=bool(settings.ledger)):
         return DPFedAvg(
