@@ -5,7 +5,6 @@ cache folder: importing those partitioners takes seconds, and thousands of clien
 processes only need their own rows.
 """
 
-import math
 import sys
 import warnings
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from flower_app.data.cache import cache_folder, code_version, shared_array
 from flower_app.data.dataset import Dataset
+from privacy import arguments
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -64,14 +64,10 @@ class PartitionSpec:
             raise ValueError(
                 f"partition = {self.kind!r} is unknown; choose one of {', '.join(PARTITIONS)}"
             )
-        if self.clients < 1:
-            raise ValueError(f"clients = {self.clients} must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"partition seed = {self.seed} must not be negative")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha = {self.alpha} must be a finite number above 0")
-        if not (math.isfinite(self.sigma) and self.sigma >= 0):
-            raise ValueError(f"sigma = {self.sigma} must be a finite number of at least 0")
+        arguments.whole("clients", self.clients, least=1)
+        arguments.whole("partition seed", self.seed, least=0)
+        arguments.number("alpha", self.alpha, above=0)
+        arguments.number("sigma", self.sigma, least=0)
 
 
 class Partitions:

@@ -9,7 +9,6 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from flower_app.errors import RunFailedError
@@ -25,7 +24,7 @@ from flower_app.processes.flower_processes import (
     started,
     wait_until_up,
 )
-from flower_app.processes.watchdog import Watchdog, processes_below
+from flower_app.processes.watchdog import processes_below, watchdog
 from flower_app.report.outcome import FOLDER_VARIABLE
 from flower_app.settings import write_run_config
 
@@ -88,19 +87,13 @@ class Deployment:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        self._watchdog = Watchdog(self.folder)
-        self._watchdog.__enter__()
+        self._block = contextlib.ExitStack()
+        self._block.enter_context(watchdog(self.folder))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with killed_by_signals(self.folder):
+    def __exit__(self, *error: object) -> None:
+        with self._block, killed_by_signals(self.folder):
             self.stop()
-        self._watchdog.__exit__(kind, error, trace)
 
     def start_superlink(self) -> None:
         """Start the SuperLink, and wait until it answers over TLS.

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from flower_app.errors import RunFailedError
-from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
+from flower_app.processes.watchdog import kill_below, processes_below, watchdog
 from flower_app.report.outcome import FOLDER_VARIABLE
 from flower_app.report.software import COMMIT_VARIABLE, INSTALLED_PROJECT, PACKAGES, commit
 
@@ -58,7 +58,7 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--control-api-address", f"127.0.0.1:{control}"),
     ]
-    with Watchdog(home):
+    with watchdog(home):
         process = started(command, environment, log)
         try:
             wait_until_up(process, f"http://127.0.0.1:{port}", log)
