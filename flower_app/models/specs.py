@@ -12,7 +12,8 @@ class ModelSpec:
     """A model's inputs and outputs.
 
     It sees of an image the ``kind`` of ``flower_app.data.encode``, an array of ``shape`` with
-    every value from ``low`` to ``high`` whatever the image, and gives ``classes`` logits.
+    every value from ``low`` to ``high`` whatever the image, and gives ``classes`` logits; its
+    layers have ``parameters``, in all.
     """
 
     name: str
@@ -20,13 +21,14 @@ class ModelSpec:
     shape: tuple[int, ...]
     low: float
     high: float
+    parameters: int
     classes: int = 10
 
 
 MODELS: Mapping[str, ModelSpec] = {
-    "hog-linear": ModelSpec("hog-linear", "hog", (FEATURES,), FEATURE_LOW, FEATURE_HIGH),
-    "mlp": ModelSpec("mlp", "pixels", (1, 28, 28), 0.0, 1.0),
-    "cnn": ModelSpec("cnn", "pixels", (1, 28, 28), 0.0, 1.0),
+    "hog-linear": ModelSpec("hog-linear", "hog", (FEATURES,), FEATURE_LOW, FEATURE_HIGH, 3_920),
+    "mlp": ModelSpec("mlp", "pixels", (1, 28, 28), 0.0, 1.0, 50_890),
+    "cnn": ModelSpec("cnn", "pixels", (1, 28, 28), 0.0, 1.0, 17_298),
 }
 
 
