@@ -81,6 +81,7 @@ def test_a_folders_init_shows_its_public_names_on_one_screen(path: Path) -> None
     names = [alias for node in ours for alias in node.names]
     assert len(names) <= 50
     assert [alias.name for alias in names] == [alias.asname for alias in names]
+    assert not [alias.name for alias in names if alias.name.endswith("Error")]
 
 
 def test_errors_are_named_so_and_those_that_leave_their_folder_are_in_its_errors_module() -> None:

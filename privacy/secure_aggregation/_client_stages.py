@@ -20,16 +20,16 @@ from privacy.secure_aggregation._messages import (
     Kind,
     box_statement,
     complaint_statement,
+    decode,
+    decode_set,
+    encode,
+    encode_set,
     participants_statement,
     pieces,
-    read,
-    read_set,
     session_of,
     survivors_statement,
-    write,
-    write_set,
 )
-from privacy.secure_aggregation._shamir import SHARE_BYTES, draw_elements, write_element
+from privacy.secure_aggregation._shamir import SHARE_BYTES, draw_elements, encode_element
 from privacy.secure_aggregation._sharing import (
     EVIDENCE_BYTES,
     Evidence,
@@ -70,7 +70,7 @@ def advertise(
         identity.public, mask_key, channel_key, asked, keys.sign(identity.private, statement)
     )
     state = RoundState(ClientStage.SHARING, terms, mask_root, channel_private, asked)
-    return state, write(Kind.ADVERTISEMENT, terms.digest, announcement.to_bytes())
+    return state, encode(Kind.ADVERTISEMENT, terms.digest, announcement.to_bytes())
 
 
 def share(
@@ -84,7 +84,7 @@ def share(
     """Check who takes part, and share the two secrets among the neighbours."""
     if (kind is Kind.ROSTER) != state.terms.malicious:
         raise WrongStageError(f"{kind.name} does not belong to a {state.terms.server.value} server")
-    encoded, listed = read(message, kind, [None, None])
+    encoded, listed = decode(message, kind, [None, None])
     plan = RoundPlan.from_bytes(encoded)
     if plan.survivors < state.terms.min_clients:
         raise CohortTooSmallError(
@@ -111,7 +111,7 @@ def share(
         state.session = session_of(state.terms.digest, encoded, b"")
 
     seed = draw_elements(randomness, 1)[0]
-    state.seed = write_element(seed)
+    state.seed = encode_element(seed)
     dealing = deal(
         state.mask_root,
         seed,
@@ -137,7 +137,7 @@ def share(
             )
         )
     state.stage = ClientStage.CHECKING
-    return write(
+    return encode(
         Kind.SHARES,
         state.session,
         dealing.proof + signatures,
@@ -222,7 +222,7 @@ def check(state: RoundState, message: bytes, identity: Identity) -> bytes:
     A client stays whatever a neighbour sent it, and holds nothing of that one: if it left, two
     neighbours who cheat could cut others out of the round.
     """
-    sharers, boxes, evidence = read(message, Kind.DELIVERIES, [None, None, None])
+    sharers, boxes, evidence = decode(message, Kind.DELIVERIES, [None, None, None])
     present = _present(state, sharers)
     signed = keys.SIGNATURE_BYTES if state.terms.malicious else 0
     sealed = pieces(boxes, SEALED_BYTES)
@@ -239,10 +239,10 @@ def check(state: RoundState, message: bytes, identity: Identity) -> bytes:
         if state.terms.malicious:
             signatures.append(_complaint(state, label, box, proof, identity))
     state.stage = ClientStage.MASKING
-    return write(
+    return encode(
         Kind.COMPLAINTS,
         state.session,
-        write_set(complaints, len(state.neighbours)),
+        encode_set(complaints, len(state.neighbours)),
         b"".join(signatures),
     )
 
@@ -271,8 +271,8 @@ def answer_disputes(state: RoundState, message: bytes) -> bytes:
     That gives nothing away: only corrupt neighbours complain of an honest client's shares, and
     the adversary knows these already.
     """
-    accusers, signatures = read(message, Kind.DISPUTES, [None, None])
-    labels = sorted(read_set(accusers, len(state.neighbours)))
+    accusers, signatures = decode(message, Kind.DISPUTES, [None, None])
+    labels = sorted(decode_set(accusers, len(state.neighbours)))
     if len(labels) >= state.planned.threshold:
         raise TooFewNeighboursError(
             f"{len(labels)} neighbours dispute their shares; so many are not corrupt, and "
@@ -290,19 +290,19 @@ def answer_disputes(state: RoundState, message: bytes) -> bytes:
             keys.verify(state.identities[accuser], signature, statement, "a complaint")
     shown = b"".join(state.dealt_shares[label] for label in labels)
     state.dealt_shares = []
-    return write(Kind.DISPUTED_SHARES, state.session, shown)
+    return encode(Kind.DISPUTED_SHARES, state.session, shown)
 
 
 def prepare(state: RoundState, message: bytes) -> None:
     """Note whose masks the vector carries: all of the stage that does not depend on it."""
     plan = state.planned
-    (participants,) = read(message, Kind.PARTICIPANTS, [None])
+    (participants,) = decode(message, Kind.PARTICIPANTS, [None])
     present = _present(state, participants)
     if len(present) < plan.threshold:
         raise TooFewNeighboursError(
             f"{len(present)} neighbours take part; {plan.threshold} are needed"
         )
-    if state.terms.malicious and state.own not in read_set(participants, plan.clients):
+    if state.terms.malicious and state.own not in decode_set(participants, plan.clients):
         raise SplitViewError("the client is not among those who take part, although it does")
     state.participants, state.dealt_shares = participants, []
     state.held_shares = {
@@ -329,7 +329,7 @@ def mask(state: RoundState, vector: Vector, identity: Identity) -> bytes:
         statement = participants_statement(state.session, state.participants)
         signature = keys.sign(identity.private, statement)
     state.stage = ClientStage.ENDORSING if state.terms.malicious else ClientStage.OPENING
-    return write(Kind.MASKED_UPDATE, state.session, pack(masked, bits), signature)
+    return encode(Kind.MASKED_UPDATE, state.session, pack(masked, bits), signature)
 
 
 def _fitting(vector: object, terms: RoundTerms, clients: int) -> Vector:
@@ -355,19 +355,19 @@ def _present(state: RoundState, members: bytes) -> list[int]:
     otherwise of the neighbours alone, so that messages do not grow with the cohort.
     """
     if not state.terms.malicious:
-        return sorted(read_set(members, len(state.neighbours)))
-    found = read_set(members, state.planned.clients)
-    return [label for label, index in enumerate(state.neighbours) if index in found]
+        return sorted(decode_set(members, len(state.neighbours)))
+    present = decode_set(members, state.planned.clients)
+    return [label for label, index in enumerate(state.neighbours) if index in present]
 
 
 def endorse(state: RoundState, message: bytes, identity: Identity) -> bytes:
     """Check the survivors, and sign the one set that this client stands by."""
     plan = state.planned
-    survivors, signatures = read(message, Kind.SURVIVORS, [None, None])
-    found = read_set(survivors, plan.clients)
-    if len(found) < plan.survivors:
-        raise CohortTooSmallError(f"{len(found)} clients survived; {plan.survivors} are needed")
-    if not found <= read_set(state.participants, plan.clients) or state.own not in found:
+    survivors, signatures = decode(message, Kind.SURVIVORS, [None, None])
+    alive_set = decode_set(survivors, plan.clients)
+    if len(alive_set) < plan.survivors:
+        raise CohortTooSmallError(f"{len(alive_set)} clients survived; {plan.survivors} are needed")
+    if not alive_set <= decode_set(state.participants, plan.clients) or state.own not in alive_set:
         raise SplitViewError(
             "the survivors are not among those who take part, or the client is not one"
         )
@@ -389,22 +389,22 @@ def endorse(state: RoundState, message: bytes, identity: Identity) -> bytes:
     state.survivors = survivors
     state.stage = ClientStage.OPENING
     endorsed = survivors_statement(state.session, state.participants, survivors)
-    return write(Kind.ENDORSEMENT, state.session, keys.sign(identity.private, endorsed))
+    return encode(Kind.ENDORSEMENT, state.session, keys.sign(identity.private, endorsed))
 
 
 def open_shares(state: RoundState, message: bytes, policy: ClientPolicy) -> bytes:
     """Open one share for each neighbour: of its seed if it survived, else of its mask key."""
-    survivors, endorsers, signatures = read(message, Kind.OPENING_REQUEST, [None, None, None])
+    survivors, endorsers, signatures = decode(message, Kind.OPENING_REQUEST, [None, None, None])
     if state.terms.malicious:
         _check_endorsements(state, survivors, endorsers, signatures, policy)
     alive = _present(state, survivors)
     if not set(alive) <= set(_present(state, state.participants)):
         raise SplitViewError("a neighbour is said to survive that does not take part")
     _check_alive(state, alive)
-    return write(
+    return encode(
         Kind.OPENINGS,
         state.session,
-        write_set(state.held_shares, len(state.neighbours)),
+        encode_set(state.held_shares, len(state.neighbours)),
         b"".join(
             state.held_shares[label][:SHARE_BYTES]
             if label in alive
@@ -418,7 +418,7 @@ def group_of(state: RoundState, members: bytes) -> bytes:
     """A digest of who is in a set of the roster: the same in every round."""
     return keys.digest(
         b"group",
-        *(state.identities[index] for index in sorted(read_set(members, state.planned.clients))),
+        *(state.identities[index] for index in sorted(decode_set(members, state.planned.clients))),
     )
 
 
@@ -436,9 +436,9 @@ def _check_endorsements(
     plan = state.planned
     if survivors != state.survivors:
         raise SplitViewError("shares are asked for other survivors than this client endorsed")
-    who = sorted(read_set(endorsers, plan.clients))
+    who = sorted(decode_set(endorsers, plan.clients))
     signed = pieces(signatures, keys.SIGNATURE_BYTES)
-    if len(signed) != len(who) or not set(who) <= read_set(survivors, plan.clients):
+    if len(signed) != len(who) or not set(who) <= decode_set(survivors, plan.clients):
         raise SplitViewError("the endorsements are not of the survivors")
     needed = plan.quorum(policy.adversary)
     if len(who) < needed:

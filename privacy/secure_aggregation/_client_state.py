@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from privacy.secure_aggregation._crypto import KEY_BYTES, SEAL_BYTES
-from privacy.secure_aggregation._messages import Kind, pieces, read, read_set, write, write_set
+from privacy.secure_aggregation._messages import (
+    Kind,
+    decode,
+    decode_set,
+    encode,
+    encode_set,
+    pieces,
+)
 from privacy.secure_aggregation._shamir import SHARE_BYTES
 from privacy.secure_aggregation._sharing import SHARES_BYTES, mask_private
 from privacy.secure_aggregation.neighbours import RoundPlan
@@ -79,7 +86,7 @@ class RoundState:
     def to_bytes(self) -> bytes:
         """The state, secrets included: it must not leave the client."""
         labels = sorted(self.held_shares)
-        return write(
+        return encode(
             Kind.STATE,
             self.session,
             bytes([self.stage]),
@@ -96,7 +103,7 @@ class RoundState:
             self.seed,
             b"".join(self.dealt_shares),
             self.participants,
-            write_set(labels, len(self.neighbours)),
+            encode_set(labels, len(self.neighbours)),
             b"".join(self.held_shares[label] for label in labels),
             self.survivors,
             b"".join(model + group for model, group in sorted(self.given_elsewhere)),
@@ -112,10 +119,12 @@ class RoundState:
             If it is not that.
         """
         fixed = [KEY_BYTES] * 4
-        fields = read(encoded, Kind.STATE, [1, None, *fixed, *[None] * 5, SHARE_BYTES, *[None] * 6])
+        fields = decode(
+            encoded, Kind.STATE, [1, None, *fixed, *[None] * 5, SHARE_BYTES, *[None] * 6]
+        )
         stage, terms, mask_root, channel_private, asked, model, plan = fields[:7]
         indices, mask_keys, channel_secrets, identities, seed = fields[7:12]
-        given, participants, labels, held, survivors, elsewhere = fields[12:]
+        dealt, participants, labels, shares, survivors, elsewhere = fields[12:]
         own, *neighbours = (
             int.from_bytes(index, "little") for index in pieces(indices, INDEX_BYTES)
         )
@@ -134,12 +143,12 @@ class RoundState:
             channel_secrets=pieces(channel_secrets, KEY_BYTES),
             identities=pieces(identities, KEY_BYTES),
             seed=seed,
-            dealt_shares=pieces(given, SHARES_BYTES),
+            dealt_shares=pieces(dealt, SHARES_BYTES),
             participants=participants,
             held_shares=dict(
                 zip(
-                    sorted(read_set(labels, len(neighbours))),
-                    pieces(held, SHARES_BYTES),
+                    sorted(decode_set(labels, len(neighbours))),
+                    pieces(shares, SHARES_BYTES),
                     strict=True,
                 )
             ),

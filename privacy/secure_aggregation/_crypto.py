@@ -102,7 +102,7 @@ def verifying_key(private: bytes) -> bytes:
     return Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def verify(public: bytes, signature: bytes, message: bytes, what: str) -> None:
+def verify(public: bytes, signature: bytes, message: bytes, name: str) -> None:
     """Check an Ed25519 signature.
 
     Raises
@@ -113,4 +113,4 @@ def verify(public: bytes, signature: bytes, message: bytes, what: str) -> None:
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
-        raise ForgedSignatureError(f"{what} is not signed by the identity that it names") from error
+        raise ForgedSignatureError(f"{name} is not signed by the identity that it names") from error

@@ -38,7 +38,7 @@ class Kind(IntEnum):
     STATE = 16
 
 
-def write(kind: Kind, bound_to: bytes, *fields: bytes) -> bytes:
+def encode(kind: Kind, bound_to: bytes, *fields: bytes) -> bytes:
     """A message: 4 + 1 + 32 bytes, then each field with its length in 8 bytes."""
     parts = [_MAGIC, bytes([kind]), bound_to]
     for content in fields:
@@ -72,7 +72,7 @@ def bound_to(message: bytes) -> bytes:
     return message[len(_MAGIC) + 1 :][:_BINDING]
 
 
-def read(message: bytes, kind: Kind, lengths: Sequence[int | None]) -> list[bytes]:
+def decode(message: bytes, kind: Kind, lengths: Sequence[int | None]) -> list[bytes]:
     """The fields of a message, each of the given length (None: any).
 
     Raises
@@ -109,7 +109,7 @@ def pieces(content: bytes, size: int) -> list[bytes]:
     return [content[start : start + size] for start in range(0, len(content), size)]
 
 
-def write_set(members: Iterable[int], size: int) -> bytes:
+def encode_set(members: Iterable[int], size: int) -> bytes:
     """A set of numbers below ``size``, one bit each."""
     bits = bytearray(-(-size // 8))
     for member in members:
@@ -117,8 +117,8 @@ def write_set(members: Iterable[int], size: int) -> bytes:
     return bytes(bits)
 
 
-def read_set(content: bytes, size: int) -> frozenset[int]:
-    """Read what ``write_set`` wrote.
+def decode_set(content: bytes, size: int) -> frozenset[int]:
+    """Read what ``encode_set`` wrote.
 
     Raises
     ------
@@ -127,12 +127,12 @@ def read_set(content: bytes, size: int) -> frozenset[int]:
     """
     if len(content) != -(-size // 8):
         raise MalformedMessageError("a set has the wrong length")
-    found = frozenset(
+    members = frozenset(
         8 * place + bit for place, byte in enumerate(content) for bit in range(8) if byte >> bit & 1
     )
-    if found and max(found) >= size:
+    if members and max(members) >= size:
         raise MalformedMessageError("a set names somebody beyond its end")
-    return found
+    return members
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,17 @@ from privacy.secure_aggregation._messages import (
     bound_to,
     box_statement,
     complaint_statement,
+    decode,
+    decode_set,
+    encode,
+    encode_set,
     participants_statement,
     pieces,
-    read,
-    read_set,
     session_of,
     survivors_statement,
-    write,
-    write_set,
 )
 from privacy.secure_aggregation._server_state import ClientRecord, ServerRound, ServerStage
-from privacy.secure_aggregation._shamir import SHARE_BYTES, combine, read_element, write_element
+from privacy.secure_aggregation._shamir import SHARE_BYTES, combine, decode_element, encode_element
 from privacy.secure_aggregation._sharing import (
     KEY,
     SEED,
@@ -62,7 +62,7 @@ def take_announcement(state: ServerRound, node: int, message: bytes) -> None:
     """A client's keys, if neither they nor its identity are another client's."""
     if bound_to(message) != state.terms.digest:
         raise RejectedMessageError(f"node {node} answered another round")
-    (content,) = read(message, Kind.ADVERTISEMENT, [Announcement.SIZE])
+    (content,) = decode(message, Kind.ADVERTISEMENT, [Announcement.SIZE])
     announced = Announcement.from_bytes(content)
     if node in state.index:
         raise RejectedMessageError(f"node {node} announced itself twice")
@@ -116,11 +116,11 @@ def begin_sharing(state: ServerRound) -> Messages:
         listed = b"".join(client.announcement.to_bytes() for client in state.clients)
         state.session = session_of(digest, plan, listed)
         state.ring = Ring(state.plan, state.session)
-        return dict.fromkeys(state.index, write(Kind.ROSTER, digest, plan, listed))
+        return dict.fromkeys(state.index, encode(Kind.ROSTER, digest, plan, listed))
     state.session = session_of(digest, plan, b"")
     state.ring = Ring(state.plan, state.randomness.bytes(keys.KEY_BYTES))
     return {
-        node: write(Kind.NEIGHBOURHOOD, digest, plan, _neighbourhood(state, index))
+        node: encode(Kind.NEIGHBOURHOOD, digest, plan, _neighbourhood(state, index))
         for node, index in state.index.items()
     }
 
@@ -151,7 +151,7 @@ def take_shares(state: ServerRound, index: int, message: bytes) -> None:
     client, k, size = state.clients[index], state.plan.neighbours, keys.COMMITMENT_BYTES
     proof_bytes = proof_size(state.plan.threshold)
     signed = keys.SIGNATURE_BYTES * k if state.terms.malicious else 0
-    proof, seeds, private, boxes = read(
+    proof, seeds, private, boxes = decode(
         message, Kind.SHARES, [proof_bytes + signed, size * k, size * k, SEALED_BYTES * k]
     )
     try:
@@ -174,13 +174,13 @@ def begin_checking(state: ServerRound) -> Messages:
     state.sharers = state.enough(state.answered, "shared their secrets")
     sharers = set(state.sharers)
     state.check_openable(state.sharers, sharers)
-    whole = write_set(state.sharers, state.plan.clients)
+    whole = encode_set(state.sharers, state.plan.clients)
     state.stage = ServerStage.CHECKING
     messages = {}
     for index in state.sharers:
         senders = [other for other in state.ring.neighbours(index) if other in sharers]
         places = [(state.clients[other], state.ring.label(other, index)) for other in senders]
-        messages[state.clients[index].node] = write(
+        messages[state.clients[index].node] = encode(
             Kind.DELIVERIES,
             state.session,
             state.members(index, sharers, whole),
@@ -200,8 +200,8 @@ def begin_checking(state: ServerRound) -> Messages:
 def take_complaints(state: ServerRound, index: int, message: bytes) -> None:
     """Note whose shares a client says are wrong."""
     malicious, around = state.terms.malicious, state.ring.neighbours(index)
-    complaints, signatures = read(message, Kind.COMPLAINTS, [-(-len(around) // 8), None])
-    accused = [around[label] for label in sorted(read_set(complaints, len(around)))]
+    complaints, signatures = decode(message, Kind.COMPLAINTS, [-(-len(around) // 8), None])
+    accused = [around[label] for label in sorted(decode_set(complaints, len(around)))]
     signed = pieces(signatures, keys.SIGNATURE_BYTES) if malicious else []
     if not set(accused) <= set(state.sharers) or (
         len(signed) != len(accused) if malicious else signatures
@@ -249,10 +249,10 @@ def begin_disputing(state: ServerRound) -> Messages:
     messages = {}
     for client in (state.clients[index] for index in accused):
         labels = sorted(client.accusers)
-        messages[client.node] = write(
+        messages[client.node] = encode(
             Kind.DISPUTES,
             state.session,
-            write_set(labels, state.plan.neighbours),
+            encode_set(labels, state.plan.neighbours),
             b"".join(client.accusers[label] for label in labels),
         )
     return messages
@@ -262,7 +262,7 @@ def take_disputed_shares(state: ServerRound, index: int, message: bytes) -> None
     """The shares that an owner shows, if they are those that it committed to."""
     client = state.clients[index]
     labels = sorted(client.accusers)
-    (content,) = read(message, Kind.DISPUTED_SHARES, [SHARES_BYTES * len(labels)])
+    (content,) = decode(message, Kind.DISPUTED_SHARES, [SHARES_BYTES * len(labels)])
     shown = dict(zip(labels, pieces(content, SHARES_BYTES), strict=True))
     if not all(client.evidence[label].fit(shares) for label, shares in shown.items()):
         raise MalformedMessageError("the shares that it shows are not those it committed to")
@@ -286,10 +286,10 @@ def begin_masking(state: ServerRound) -> Messages:
     taking_part = state.checked - state.excluded
     state.participants = state.enough(taking_part, "shared their secrets as they should")
     state.check_openable(state.participants, taking_part)
-    state.participant_set = write_set(state.participants, state.plan.clients)
+    state.participant_set = encode_set(state.participants, state.plan.clients)
     state.stage = ServerStage.MASKING
     return {
-        state.clients[index].node: write(
+        state.clients[index].node: encode(
             Kind.PARTICIPANTS,
             state.session,
             state.members(index, taking_part, state.participant_set),
@@ -302,7 +302,7 @@ def take_masked(state: ServerRound, index: int, message: bytes) -> None:
     """A masked vector, added to the sum."""
     client = state.clients[index]
     signed = keys.SIGNATURE_BYTES if state.terms.malicious else 0
-    packed, client.signature = read(message, Kind.MASKED_UPDATE, [None, signed])
+    packed, client.signature = decode(message, Kind.MASKED_UPDATE, [None, signed])
     if state.terms.malicious:
         statement = participants_statement(state.session, state.participant_set)
         keys.verify(client.announcement.identity, client.signature, statement, "a masked update")
@@ -317,11 +317,11 @@ def begin_endorsing(state: ServerRound) -> Messages:
     state.survivors = state.enough(state.answered, "sent their masked vectors")
     survivors = set(state.survivors)
     state.check_openable(state.participants, survivors)
-    state.survivor_set = write_set(state.survivors, state.plan.clients)
+    state.survivor_set = encode_set(state.survivors, state.plan.clients)
     if not state.terms.malicious:
         state.stage = ServerStage.OPENING
         return {
-            state.clients[index].node: write(
+            state.clients[index].node: encode(
                 Kind.OPENING_REQUEST,
                 state.session,
                 state.members(index, survivors, state.survivor_set),
@@ -332,7 +332,7 @@ def begin_endorsing(state: ServerRound) -> Messages:
         }
     state.stage = ServerStage.ENDORSING
     return {
-        state.clients[index].node: write(
+        state.clients[index].node: encode(
             Kind.SURVIVORS,
             state.session,
             state.survivor_set,
@@ -352,7 +352,7 @@ def begin_endorsing(state: ServerRound) -> Messages:
 def take_endorsement(state: ServerRound, index: int, message: bytes) -> None:
     """A client's signature of the survivors."""
     client = state.clients[index]
-    (signature,) = read(message, Kind.ENDORSEMENT, [keys.SIGNATURE_BYTES])
+    (signature,) = decode(message, Kind.ENDORSEMENT, [keys.SIGNATURE_BYTES])
     statement = survivors_statement(state.session, state.participant_set, state.survivor_set)
     keys.verify(client.announcement.identity, signature, statement, "an endorsement")
     client.signature = signature
@@ -366,11 +366,11 @@ def begin_opening(state: ServerRound) -> Messages:
         raise TooFewClientsError(f"{len(endorsers)} endorsed the survivors; {needed} are needed")
     state.check_openable(state.participants, state.answered)
     state.stage = ServerStage.OPENING
-    request = write(
+    request = encode(
         Kind.OPENING_REQUEST,
         state.session,
         state.survivor_set,
-        write_set(endorsers, state.plan.clients),
+        encode_set(endorsers, state.plan.clients),
         b"".join(state.clients[index].signature for index in endorsers),
     )
     return {state.clients[index].node: request for index in endorsers}
@@ -383,8 +383,8 @@ def take_openings(state: ServerRound, index: int, message: bytes) -> None:
     """The shares that a client opens, each that its owner committed to."""
     participants, survivors = set(state.participants), set(state.survivors)
     around = state.ring.neighbours(index)
-    members, content = read(message, Kind.OPENINGS, [-(-len(around) // 8), None])
-    owners = [around[label] for label in sorted(read_set(members, len(around)))]
+    members, content = decode(message, Kind.OPENINGS, [-(-len(around) // 8), None])
+    owners = [around[label] for label in sorted(decode_set(members, len(around)))]
     opened = pieces(content, SHARE_BYTES)
     if len(opened) != len(owners) or not set(owners) <= participants:
         raise MalformedMessageError("shares are opened of others than those who take part")
@@ -399,7 +399,7 @@ def take_openings(state: ServerRound, index: int, message: bytes) -> None:
         client = state.clients[owner]
         # It is what its owner committed to, and the holder had not complained of it.
         if client.evidence[label].fits(SEED if owner in survivors else KEY, share):
-            client.opened[label + 1] = read_element(share)
+            client.opened[label + 1] = decode_element(share)
         elif label not in client.accusers:
             state.blame(index, "opened a share that is not the one that it holds")
 
@@ -413,7 +413,7 @@ def unmask(state: ServerRound) -> npt.NDArray[np.int64]:
     }
     for owner, secret in secrets.items():
         if owner in survivors:
-            key = keys.self_mask_key(write_element(secret), state.session)
+            key = keys.self_mask_key(encode_element(secret), state.session)
             add_mask(state.total, key, subtract=True)
             continue
         others = [other for other in state.ring.neighbours(owner) if other in survivors]
@@ -433,7 +433,7 @@ def reconstruct(state: ServerRound, client: ClientRecord, *, survived: bool) -> 
     """
     which = SEED if survived else KEY
     for label, shares in client.shown.items():
-        client.opened[label + 1] = read_element(pieces(shares, SHARE_BYTES)[which])
+        client.opened[label + 1] = decode_element(pieces(shares, SHARE_BYTES)[which])
     needed = state.plan.threshold
     points = sorted(client.opened)[:needed]
     if len(points) < needed:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.mechanisms import Randomness
-from privacy.secure_aggregation._messages import Announcement, write_set
+from privacy.secure_aggregation._messages import Announcement, encode_set
 from privacy.secure_aggregation._sharing import Evidence
 from privacy.secure_aggregation.errors import TooFewClientsError
 from privacy.secure_aggregation.neighbours import Ring, RoundPlan
@@ -82,7 +82,7 @@ class ServerRound:
         if self.terms.malicious:
             return whole
         around = self.ring.neighbours(index)
-        return write_set(
+        return encode_set(
             (label for label, other in enumerate(around) if other in members), self.plan.neighbours
         )
 

@@ -27,12 +27,12 @@ def draw_elements(randomness: Randomness, count: int) -> list[int]:
     ]
 
 
-def read_element(encoded: bytes) -> int:
+def decode_element(encoded: bytes) -> int:
     """The integer that 32 bytes hold; it may lie outside the field."""
     return int.from_bytes(encoded, "little")
 
 
-def write_element(element: int) -> bytes:
+def encode_element(element: int) -> bytes:
     """An element of the field as 32 bytes."""
     return element.to_bytes(SHARE_BYTES, "little")
 

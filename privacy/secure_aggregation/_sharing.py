@@ -26,12 +26,12 @@ from privacy.secure_aggregation._messages import pieces
 from privacy.secure_aggregation._shamir import (
     PRIME,
     SHARE_BYTES,
+    decode_element,
     draw_elements,
     draw_polynomial,
-    read_element,
+    encode_element,
     value_at,
     values,
-    write_element,
 )
 from privacy.secure_aggregation.errors import MalformedMessageError
 
@@ -73,7 +73,7 @@ class Evidence:
 
     def fits(self, which: int, share: bytes) -> bool:
         """Whether this is the share of the seed, or of the key, that was committed to."""
-        blinding = (self.responses[which] - self.challenge * read_element(share)) % PRIME
+        blinding = (self.responses[which] - self.challenge * decode_element(share)) % PRIME
         return _commitment(which, share, blinding) == self.commitments[which]
 
     def fit(self, shares: bytes) -> bool:
@@ -84,14 +84,14 @@ class Evidence:
 
     def to_bytes(self) -> bytes:
         """128 bytes."""
-        numbers = [write_element(number) for number in (self.challenge, *self.responses)]
+        numbers = [encode_element(number) for number in (self.challenge, *self.responses)]
         return b"".join([*numbers, *self.commitments])
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> "Evidence":
         """Read what ``to_bytes`` wrote; the caller has seen to the length."""
         numbers = pieces(encoded[: 3 * SHARE_BYTES], SHARE_BYTES)
-        challenge, *responses = map(read_element, numbers)
+        challenge, *responses = map(decode_element, numbers)
         seed, key = pieces(encoded[3 * SHARE_BYTES :], keys.COMMITMENT_BYTES)
         return cls(challenge, (responses[SEED], responses[KEY]), (seed, key))
 
@@ -137,11 +137,11 @@ def deal(
     """
     signer = Ed25519PrivateKey.from_private_bytes(root)
     point = signer.public_key().public_bytes_raw()
-    private = read_element(mask_private(root)) % PRIME
+    private = decode_element(mask_private(root)) % PRIME
     # A signature that nobody ever sees: its nonce is uniform, and its point comes with it.
     unseen = randomness.bytes(keys.KEY_BYTES)
     signature = signer.sign(unseen)
-    nonce_point, response = signature[:32], read_element(signature[32:])
+    nonce_point, response = signature[:32], decode_element(signature[32:])
     nonce = (response - _challenge(nonce_point, point, unseen) * private) % PRIME
 
     polynomials = [
@@ -156,7 +156,7 @@ def deal(
     blinds = [values(blinding, holders) for blinding in blindings]
     seeds, privates = (
         [
-            _commitment(which, write_element(share), blind)
+            _commitment(which, encode_element(share), blind)
             for share, blind in zip(shares[which], blinds[which], strict=True)
         ]
         for which in (SEED, KEY)
@@ -166,10 +166,10 @@ def deal(
         [(blind + challenge * own) % PRIME for own, blind in zip(secret, blinding, strict=True)]
         for secret, blinding in zip(polynomials, blindings, strict=True)
     ]
-    proof = point + nonce_point + b"".join(map(write_element, responses[SEED] + responses[KEY]))
+    proof = point + nonce_point + b"".join(map(encode_element, responses[SEED] + responses[KEY]))
     return Dealing(
         shares=[
-            write_element(shares[SEED][place]) + write_element(shares[KEY][place])
+            encode_element(shares[SEED][place]) + encode_element(shares[KEY][place])
             for place in range(holders)
         ],
         commitments=(seeds, privates),
@@ -209,13 +209,13 @@ def check_proof(
     point, nonce_point, *rest = pieces(proof, SHARE_BYTES)
     if not _same_key(point, mask_key):
         raise MalformedMessageError("the shares are of another key than the one announced")
-    numbers = [read_element(number) for number in rest]
+    numbers = [decode_element(number) for number in rest]
     if max(numbers) >= PRIME:
         raise MalformedMessageError("a response lies outside the field")
     half = len(numbers) // 2
     responses = [numbers[:half], numbers[half:]]
     statement = _statement(context, seeds, privates)
-    signature = nonce_point + write_element(responses[KEY][0])
+    signature = nonce_point + encode_element(responses[KEY][0])
     keys.verify(point, signature, statement, "the sharing of a mask key")
     return _evidence(_challenge(nonce_point, point, statement), responses, (seeds, privates))
 
@@ -231,7 +231,7 @@ def agree_with(private: int, publics: list[bytes]) -> list[bytes]:
         return keys.agree(direct, publics)
     while True:
         first = mask_private(SystemRandomness().bytes(keys.KEY_BYTES))
-        second = _as_private(private * pow(read_element(first), -1, PRIME) % PRIME)
+        second = _as_private(private * pow(decode_element(first), -1, PRIME) % PRIME)
         if second is not None:
             return keys.agree(second, keys.agree(first, publics))
 
@@ -241,7 +241,7 @@ def _as_private(element: int) -> bytes | None:
     # The negative of a key has the same secrets: X25519 sees no sign.
     for scalar in (multiple, 8 * PRIME - multiple):
         if 2**254 <= scalar < 2**255:
-            return write_element(scalar)
+            return encode_element(scalar)
     return None
 
 
@@ -259,7 +259,7 @@ def _evidence(
 
 
 def _commitment(which: int, share: bytes, blinding: int) -> bytes:
-    return keys.commitment((b"seed share", b"key share")[which], share + write_element(blinding))
+    return keys.commitment((b"seed share", b"key share")[which], share + encode_element(blinding))
 
 
 def _statement(context: bytes, seeds: list[bytes], privates: list[bytes]) -> bytes:

@@ -12,7 +12,7 @@ from privacy.secure_aggregation._client_history import ClientHistory
 from privacy.secure_aggregation._client_stages import Vector
 from privacy.secure_aggregation._client_state import ClientStage, RoundState
 from privacy.secure_aggregation._crypto import digest
-from privacy.secure_aggregation._messages import Kind, asked_of, bound_to, kind_of, read, write
+from privacy.secure_aggregation._messages import Kind, asked_of, bound_to, decode, encode, kind_of
 from privacy.secure_aggregation.errors import (
     BothSharesError,
     CohortTooSmallError,
@@ -393,7 +393,7 @@ class SecureClient:
 
     def _accept(self, message: bytes) -> bytes:
         try:
-            (encoded,) = read(message, Kind.INVITATION, [None])
+            (encoded,) = decode(message, Kind.INVITATION, [None])
             terms = RoundTerms.from_bytes(encoded)
         except MalformedMessageError as error:
             raise MalformedRequestError(str(error)) from error
@@ -431,7 +431,7 @@ class SecureClient:
         """
         rounds = [state.to_bytes() for state in self._rounds.values()]
         fields = [*self._history.to_fields(), *rounds, *[b""] * (_MOST_OPEN - len(rounds))]
-        return write(Kind.STATE, digest(b"state", *fields), *fields)
+        return encode(Kind.STATE, digest(b"state", *fields), *fields)
 
     @classmethod
     def from_bytes(
@@ -455,7 +455,7 @@ class SecureClient:
         arguments.of_kind("state", state, bytes, "what to_bytes wrote")
         client = cls(policy, identity=identity, configuration=configuration, randomness=randomness)
         try:
-            fields = read(state, Kind.STATE, [None] * (2 + _MOST_OPEN))
+            fields = decode(state, Kind.STATE, [None] * (2 + _MOST_OPEN))
             if bound_to(state) != digest(b"state", *fields):
                 raise MalformedMessageError("the state is not what its digest says")
             runs, endorsed, *rounds = fields

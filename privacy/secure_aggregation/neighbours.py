@@ -205,23 +205,25 @@ def _smallest_graph(
 ) -> tuple[int, int, int] | None:
     """The neighbours, threshold and survivors of a plan; None if no graph does."""
     dropped = int(max_dropout_fraction * clients)
-    kept = clients - dropped
+    remaining = clients - dropped
     most = _quorum(clients, corrupt)
     evens = range(2, min(clients - 1, MOST_NEIGHBOURS + 1), 2)
     if server is not ServerModel.MALICIOUS:
-        whole = partial(_hangs_together, clients, corrupt, max(min_clients, kept), slack=_SLACK)
+        whole = partial(
+            _hangs_together, clients, corrupt, max(min_clients, remaining), slack=_SLACK
+        )
         evens = evens[bisect_left(evens, True, key=whole) :]
     everybody = [clients - 1] if 3 <= clients <= MOST_NEIGHBOURS + 1 else []
     for neighbours in [*evens, *everybody]:
         complete = neighbours == clients - 1
-        needed = most if server is ServerModel.MALICIOUS else 3 if complete else kept
+        needed = most if server is ServerModel.MALICIOUS else 3 if complete else remaining
         survivors = max(min_clients, needed)
-        if survivors > kept:
+        if survivors > remaining:
             continue
         least = _least_threshold(clients, neighbours, survivors, corrupt, server, slack=_SLACK)
         if least is None:
             continue
-        alive = kept - 1 if complete else _kept_neighbours(clients, neighbours, dropped)
+        alive = remaining - 1 if complete else _kept_neighbours(clients, neighbours, dropped)
         if least > alive:
             continue
         # What dropouts leave room for beyond the least makes a client's secret harder to open.
@@ -301,15 +303,15 @@ def _log_choose(whole: int, part: npt.NDArray[np.int64]) -> npt.NDArray[np.float
 
 def _tail_log2(population: int, marked: int, draws: int) -> npt.NDArray[np.float64]:
     """log2 P[Hyp(population, marked, draws) >= i] for i = 0 ... draws + 1."""
-    found = np.full(draws + 2, -np.inf)
+    log_pmf = np.full(draws + 2, -np.inf)
     low, high = max(0, draws - (population - marked)), min(draws, marked)
     i = np.arange(low, high + 1)
-    found[low : high + 1] = (
+    log_pmf[low : high + 1] = (
         _log_choose(marked, i)
         + _log_choose(population - marked, draws - i)
         - _log_choose(population, np.array(draws))
     )
-    tail: npt.NDArray[np.float64] = np.logaddexp.accumulate(found[::-1])[::-1] / np.log(2)
+    tail: npt.NDArray[np.float64] = np.logaddexp.accumulate(log_pmf[::-1])[::-1] / np.log(2)
     return np.minimum(tail, 0.0)
 
 
@@ -339,8 +341,8 @@ class Ring:
     def neighbours(self, client: int) -> list[int]:
         """The neighbours of a client, in the order of their labels."""
         places = (self._place_of[client] + self._offsets) % len(self._at)
-        found: list[int] = self._at[places].tolist()
-        return found
+        neighbours: list[int] = self._at[places].tolist()
+        return neighbours
 
     def label(self, owner: int, holder: int) -> int:
         """At which place among the owner's neighbours the holder stands."""

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from privacy import arguments
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import _server_stages as stages
-from privacy.secure_aggregation._messages import Kind, bound_to, write
+from privacy.secure_aggregation._messages import Kind, bound_to, encode
 from privacy.secure_aggregation._server_state import ServerRound, ServerStage
 from privacy.secure_aggregation.errors import (
     MalformedMessageError,
@@ -143,7 +143,7 @@ class SecureServer:
     def invitation(self) -> bytes:
         """The first message, for the whole cohort."""
         terms = self._round.terms
-        return write(Kind.INVITATION, terms.digest, terms.to_bytes())
+        return encode(Kind.INVITATION, terms.digest, terms.to_bytes())
 
     def receive(self, node: int, message: bytes) -> None:
         """Take one client's reply.

@@ -73,23 +73,13 @@ class Adversary:
 
 
 def check_server(name: str, value: object) -> None:
-    """Refuse what is no ServerModel.
-
-    Raises
-    ------
-    TypeError
-    """
+    """Refuse a value that is no ``ServerModel`` (``TypeError``)."""
     give = "ServerModel.HONEST_BUT_CURIOUS or ServerModel.MALICIOUS"
     arguments.of_kind(name, value, ServerModel, give)
 
 
 def check_adversary(name: str, value: object) -> None:
-    """Refuse what is no Adversary.
-
-    Raises
-    ------
-    TypeError
-    """
+    """Refuse a value that is no ``Adversary`` (``TypeError``)."""
     arguments.of_kind(name, value, Adversary, "Adversary(server, max_corrupt_fraction)")
 
 
@@ -156,15 +146,13 @@ class RoundTerms:
         arguments.exact_bytes("run", self.run, RUN_BYTES)
         arguments.exact_bytes("request", self.request, REQUEST_BYTES)
         check_server("server", self.server)
-        for name, smallest, largest in (
+        for name, least, most in (
             ("number", 1, 1 << 62),
             ("size", 1, _LARGEST_SIZE),
             ("bound", 1, 1 << 60),
             ("min_clients", 3, LARGEST_COHORT),
         ):
-            value = arguments.whole(name, getattr(self, name))
-            if not smallest <= value <= largest:
-                raise ValueError(f"{name} is {value}; it must lie in [{smallest}, {largest}]")
+            value = arguments.whole(name, getattr(self, name), least=least, most=most)
             object.__setattr__(self, name, value)
         ring_bits(self.min_clients, self.bound)
 
@@ -279,19 +267,15 @@ class ClientPolicy:
     mechanism: MaskedMechanism | None = None
 
     def __post_init__(self) -> None:
-        for name in ("clipping_norm", "weight_cap"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, arguments.number(name, getattr(self, name)))
-        if self.clipping_norm is not None and self.clipping_norm <= 0:
-            raise ValueError(f"clipping_norm is {self.clipping_norm}; it must be positive")
-        if self.weight_cap is not None and self.weight_cap < 0:
-            raise ValueError(
-                f"weight_cap is {self.weight_cap}; it must be positive, or 0 for equal weights"
-            )
-        fewest = arguments.whole("min_clients", self.min_clients)
-        if fewest < 3:
-            raise ValueError(f"min_clients is {fewest}; it must be at least 3")
-        object.__setattr__(self, "min_clients", fewest)
+        checked: dict[str, Any] = {
+            "min_clients": arguments.whole("min_clients", self.min_clients, least=3)
+        }
+        if (norm := self.clipping_norm) is not None:
+            checked["clipping_norm"] = arguments.number("clipping_norm", norm, above=0)
+        if (cap := self.weight_cap) is not None:
+            checked["weight_cap"] = arguments.number("weight_cap", cap, least=0)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         check_adversary("adversary", self.adversary)
         if self.mechanism is not None:
             masked = (MaskedGaussian, DistributedGaussian)

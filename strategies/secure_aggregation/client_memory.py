@@ -115,11 +115,11 @@ class FolderMemory:
                 _write(path, remembered)
 
 
-def _from_record(kept: object) -> Remembered:
-    if kept is None:
+def _from_record(record: object) -> Remembered:
+    if record is None:
         return Remembered()
-    if isinstance(kept, ConfigRecord) and set(kept) == {"identity", "state"}:
-        identity, state = kept["identity"], kept["state"]
+    if isinstance(record, ConfigRecord) and set(record) == {"identity", "state"}:
+        identity, state = record["identity"], record["state"]
         if isinstance(identity, bytes) and isinstance(state, bytes):
             return Remembered(identity, state)
     raise UnreadableStateError(
@@ -134,10 +134,10 @@ def _read(path: Path) -> Remembered:
         content = path.read_bytes()
     except FileNotFoundError:
         return Remembered()
-    digest, kept = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    if hashlib.sha256(kept).digest() != digest or len(kept) <= _IDENTITY_BYTES:
+    digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(payload).digest() != digest or len(payload) <= _IDENTITY_BYTES:
         raise _unreadable(path)
-    return Remembered(kept[:_IDENTITY_BYTES], kept[_IDENTITY_BYTES:])
+    return Remembered(payload[:_IDENTITY_BYTES], payload[_IDENTITY_BYTES:])
 
 
 def _unreadable(path: Path) -> UnreadableStateError:
@@ -152,5 +152,5 @@ def _unreadable(path: Path) -> UnreadableStateError:
 def _write(path: Path, remembered: Remembered) -> None:
     if remembered.identity is None or remembered.state is None:
         return  # nothing happened yet
-    kept = remembered.identity + remembered.state
-    write_durably(path, hashlib.sha256(kept).digest() + kept)
+    payload = remembered.identity + remembered.state
+    write_durably(path, hashlib.sha256(payload).digest() + payload)

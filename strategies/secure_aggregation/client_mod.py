@@ -145,8 +145,8 @@ class SecureAggregationMod:
                 raise UnreadableStateError("of what this client remembers a part is missing")
             identity = self._identity
             if identity is None:
-                kept = remembered.identity
-                identity = Identity.draw() if kept is None else Identity(kept)
+                stored = remembered.identity
+                identity = Identity.draw() if stored is None else Identity(stored)
             configuration = configuration_digest(context)
             if remembered.state is not None:
                 client = SecureClient.from_bytes(
@@ -220,12 +220,12 @@ def _state_restored(context: Context) -> Iterator[None]:
 
     Else a client whose app does so would drop out in every round in which it trains.
     """
-    kept = dict(context.state.config_records.get(KEY, ConfigRecord()))
+    stored = dict(context.state.config_records.get(KEY, ConfigRecord()))
     try:
         yield
     finally:
-        if kept:
-            context.state[KEY] = ConfigRecord(kept)
+        if stored:
+            context.state[KEY] = ConfigRecord(stored)
 
 
 def _error(message: Message, reason: str) -> Message:

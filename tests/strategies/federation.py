@@ -6,11 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+import pytest
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
+from privacy.accounting import read_ledger
 from strategies import Budget, DPFedAvg, Full, InProcessGrid
+from strategies.errors import BudgetError
 
 Vector = Any
 Update = Callable[[int, int, list[Vector]], list[Vector]]
@@ -105,3 +117,51 @@ def released(strategy: DPFedAvg, replies: Sequence[Message], number: int = 1) ->
     record, _ = strategy.aggregate_train(number, replies)
     assert record is not None
     return list(record.to_numpy_ndarrays())
+
+
+STEP = grid_of(4, lambda p, r, a: [np.full_like(x, 0.1) for x in a])
+MOVE = np.full((2, 3), 0.1, np.float32)
+
+
+def private(folder: Path, **settings: Any) -> DPFedAvg:
+    return noiseless(folder, **({"noise_multiplier": 20.0} | settings))
+
+
+def spent(folder: Path) -> float:
+    return read_ledger(folder / "ledger.jsonl").epsilon(1e-5)
+
+
+def sent(nodes: dict[int, Any], values: dict[int, float], metrics: Any = None) -> list[Any]:
+    """Replies of one number each."""
+    return [
+        answer(nodes[n], [np.array([v, 0, 0], np.float32)], metrics and metrics(n))
+        for n, v in values.items()
+    ]
+
+
+def raising(message: Message) -> Message:
+    return Message(Error(2, "secret words of the client's"), reply_to=message)
+
+
+def messages_to(nodes: int) -> list[Message]:
+    config = ConfigRecord({"server-round": 1})
+    content = RecordDict({"arrays": model((2,)), "config": config})
+    return [Message(content, node + 1, "train") for node in range(nodes)]
+
+
+def two_arrays() -> ArrayRecord:
+    return ArrayRecord({"w": Array(np.zeros((2, 3), np.float32)), "n": Array(np.array(7))})
+
+
+def honest(message: Message) -> Message:
+    record = ArrayRecord({"w": Array(MOVE.copy()), "n": Array(np.array(9))})
+    return answer(message, record, {"num-examples": 10.0, "loss": 1.0})
+
+
+def refused(strategy: DPFedAvg, grid: Any = STEP, rounds: int = 4) -> BudgetError:
+    """How ``start`` refuses a run: nobody was asked, nothing was evaluated."""
+    looked: list[int] = []
+    with pytest.raises(BudgetError) as told:
+        strategy.start(grid, model(), num_rounds=rounds, evaluate_fn=lambda n, _: looked.append(n))
+    assert not looked
+    return told.value

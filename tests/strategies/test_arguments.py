@@ -11,8 +11,8 @@ import torch
 from flwr.supercore.utils import get_flwr_home
 
 from privacy.accounting import (
-    Full,
     GaussianRelease,
+    read_ledger,
 )
 from privacy.accounting.errors import LedgerError
 from strategies import (
@@ -22,7 +22,9 @@ from strategies import (
     Checkpointing,
     DPFedAvg,
     EncryptedRound,
+    FixedSize,
     FlatClipping,
+    Full,
     Metrics,
     NoisedMetrics,
     PerLayerClipping,
@@ -276,3 +278,49 @@ def test_a_ledger_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     for ledger in (tmp_path / "nowhere" / "ledger.jsonl", tmp_path / "file" / "ledger.jsonl"):
         with pytest.raises(LedgerError, match=str(ledger)):
             noiseless(tmp_path, ledger=ledger)
+
+
+def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    rule = NoisedMetrics(ranges={"loss": (0.0, 1.0)}, noise_multiplier=1.0)
+    fixed = FixedSize(2, 4)
+    for settings, reason in (
+        ({"noise_multiplier": None}, "budget.epsilon is inf"),
+        ({"population": 0}, "population"),
+        ({"sampling": FixedSize(2, 5)}, "population of 5"),
+        ({"sampling": fixed, "clipping": AdaptiveClipping()}, "adaptive"),
+        (
+            {"sampling": fixed, "metrics": Metrics(fraction_evaluate=0.5, evaluate=rule)},
+            "evaluation",
+        ),
+        ({"clipping": 0.0}, "clipping norm"),
+        ({"weighting": CappedWeights(cap=1, total_weight=5)}, "total_weight"),
+        ({"noise_multiplier": -1.0}, "noise_multiplier"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            noiseless(tmp_path, **settings)
+    for fraction in (0.5, 1.5, -0.5, math.nan):
+        with pytest.raises(ValueError, match=r"metrics\.fraction_evaluate"):
+            Metrics(fraction_evaluate=fraction, evaluate=None if fraction == 0.5 else rule)
+    for optimizer in (ServerSGD, ServerAdam):
+        with pytest.raises(ValueError, match="iterate_average"):
+            optimizer(iterate_average=1.0)
+    for ranges in ({}, {"a": (1.0, 1.0)}, {"a": (-1e308, 1e308)}, {"a": (0.0, math.inf)}):
+        with pytest.raises(ValueError, match="range"):
+            NoisedMetrics(ranges=ranges, noise_multiplier=1.0)
+
+
+def test_the_callers_objects_are_left_alone(tmp_path: Path) -> None:
+    """Two runs from one strategy, or with one optimizer, begin alike."""
+    optimizer = ServerSGD(momentum=0.9)
+    clipping = AdaptiveClipping(initial_norm=1.0)
+    strategy = noiseless(tmp_path, optimizer=optimizer, clipping=clipping)
+    grid = grid_of(4, lambda p, r, a: [np.full_like(x, 0.1) for x in a])
+    results = [
+        strategy.start(grid, model((1,)), num_rounds=3).arrays.to_numpy_ndarrays()[0][0]
+        for _ in range(2)
+    ]
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+    assert clipping.norm == 1.0
+    assert optimizer.state_dict() == {}
+    runs = {record.run for record in read_ledger(tmp_path / "ledger.jsonl").records}
+    assert len(runs) == 2

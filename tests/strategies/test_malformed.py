@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from strategies import CappedWeights, DPFedAvg, Metrics, NoisedMetrics, PublicMetrics
-from tests.strategies.federation import answer, ask, grid_of, model, noiseless, released
-
-STEP = np.full((2, 3), 0.1, np.float32)
-
-
-def two_arrays() -> ArrayRecord:
-    return ArrayRecord({"w": Array(np.zeros((2, 3), np.float32)), "n": Array(np.array(7))})
-
-
-def honest(message: Message) -> Message:
-    record = ArrayRecord({"w": Array(STEP.copy()), "n": Array(np.array(9))})
-    return answer(message, record, {"num-examples": 10.0, "loss": 1.0})
+from strategies import CappedWeights, DPFedAvg
+from tests.strategies.federation import (
+    MOVE,
+    answer,
+    ask,
+    grid_of,
+    honest,
+    model,
+    noiseless,
+    released,
+    two_arrays,
+)
 
 
 def with_array(array: Array) -> Callable[[Message], Message]:
@@ -39,13 +38,13 @@ def npy(array: Any, **kw: Any) -> bytes:
     return stream.getvalue()
 
 
-def header(text: bytes, version: bytes = b"\x01\x00", body: bytes = STEP.tobytes()) -> bytes:
+def header(text: bytes, version: bytes = b"\x01\x00", body: bytes = MOVE.tobytes()) -> bytes:
     length = len(text).to_bytes(2 if version == b"\x01\x00" else 4, "little")
     return b"\x93NUMPY" + version + length + text + body
 
 
 def weighing(examples: Any) -> Callable[[Message], Message]:
-    record = ArrayRecord({"w": Array(STEP.copy()), "n": Array(np.array(9))})
+    record = ArrayRecord({"w": Array(MOVE.copy()), "n": Array(np.array(9))})
     return lambda m: answer(m, record, {} if examples is None else {"num-examples": examples})
 
 
@@ -70,34 +69,34 @@ def bare(value: Any) -> Callable[[Message], Message]:
     return make
 
 
-GOOD = ArrayRecord({"w": Array(STEP.copy()), "n": Array(np.array(9))})
+GOOD = ArrayRecord({"w": Array(MOVE.copy()), "n": Array(np.array(9))})
 METRICS = MetricRecord({"num-examples": 1.0})
 
 DROPPED: dict[str, Callable[[Message], Message]] = {
-    "nan": with_array(Array(np.where(STEP > 0, np.nan, 0).astype(np.float32))),
+    "nan": with_array(Array(np.where(MOVE > 0, np.nan, 0).astype(np.float32))),
     "one nan": with_array(Array(np.array([[np.nan, 0, 0], [0, 0, 0]], np.float32))),
     "inf": with_array(Array(np.full((2, 3), np.inf, np.float32))),
     "overflow": with_array(Array(np.full((2, 3), 3e38, np.float32))),
-    "missing": lambda m: answer(m, ArrayRecord({"w": Array(STEP.copy())})),
+    "missing": lambda m: answer(m, ArrayRecord({"w": Array(MOVE.copy())})),
     "extra": lambda m: answer(
-        m, ArrayRecord({"w": Array(STEP.copy()), "n": Array(np.array(9)), "x": Array(STEP)})
+        m, ArrayRecord({"w": Array(MOVE.copy()), "n": Array(np.array(9)), "x": Array(MOVE)})
     ),
-    "renamed": lambda m: answer(m, ArrayRecord({"v": Array(STEP.copy()), "n": Array(np.array(9))})),
+    "renamed": lambda m: answer(m, ArrayRecord({"v": Array(MOVE.copy()), "n": Array(np.array(9))})),
     "no arrays": lambda m: answer(m, ArrayRecord()),
-    "shape": with_array(Array(STEP.T.copy())),
-    "flat": with_array(Array(STEP.reshape(-1))),
+    "shape": with_array(Array(MOVE.T.copy())),
+    "flat": with_array(Array(MOVE.reshape(-1))),
     "scalar": with_array(Array(np.array(1.0, np.float32))),
     "beyond the model's precision": with_array(Array(np.full((2, 3), 1e300))),
-    "int32": with_array(Array(STEP.astype(np.int32))),
-    "complex": with_array(Array(STEP.astype(np.complex64))),
+    "int32": with_array(Array(MOVE.astype(np.int32))),
+    "complex": with_array(Array(MOVE.astype(np.complex64))),
     "two bytes of nothing": raw(npy(np.zeros((2, 3), "V2"))),
-    "bool": with_array(Array(STEP > 0)),
+    "bool": with_array(Array(MOVE > 0)),
     "empty bytes": raw(b""),
     "not npy": raw(b"\x00" * 200),
     "pickle": raw(npy(np.array([{"a": 1}] * 6, dtype=object).reshape(2, 3), allow_pickle=True)),
-    "short": raw(npy(STEP)[:-1]),
-    "long": raw(npy(STEP) + b"\x00"),
-    "very long": raw(npy(STEP) + b"\x00" * 200_000),
+    "short": raw(npy(MOVE)[:-1]),
+    "long": raw(npy(MOVE) + b"\x00"),
+    "very long": raw(npy(MOVE) + b"\x00" * 200_000),
     "other version": raw(header(b"{}", b"\x09\x00")),
     "header of nothing": raw(header(b"")),
     "header of brackets": raw(header(b"(" * 60_000)),
@@ -113,7 +112,7 @@ DROPPED: dict[str, Callable[[Message], Message]] = {
         header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -3)}\n")
     ),
     "header of bytes": raw(header(b"\xff\xfe\xfd")),
-    "header cut off": raw(b"\x93NUMPY\x01\x00\xff\xff" + STEP.tobytes()),
+    "header cut off": raw(b"\x93NUMPY\x01\x00\xff\xff" + MOVE.tobytes()),
     "data of None": bare(None),
     "data of text": bare("text" * 100),
     "several array records": with_records(a=GOOD, b=GOOD, metrics=METRICS),
@@ -158,7 +157,7 @@ def test_a_malformed_reply_is_dropped_and_logged_for_the_operator(
         weights, counter = play(noiseless(tmp_path), DROPPED[kind])
     finally:
         logger.removeHandler(handler)
-    np.testing.assert_allclose(weights, STEP * 3 / 4, rtol=1e-4)
+    np.testing.assert_allclose(weights, MOVE * 3 / 4, rtol=1e-4)
     assert counter == 7  # an integer buffer keeps the server's value
     assert any("dropped the reply of node 2" in line for line in seen), seen
 
@@ -167,14 +166,14 @@ def test_a_malformed_reply_is_dropped_and_logged_for_the_operator(
 def test_a_reply_without_a_sound_weight_is_dropped(kind: str, tmp_path: Path) -> None:
     weighting = CappedWeights(cap=1.0, total_weight=4.0)
     weights, _ = play(noiseless(tmp_path, weighting=weighting), WEIGHTLESS[kind])
-    np.testing.assert_allclose(weights, STEP * 3 / 4, rtol=1e-4)
+    np.testing.assert_allclose(weights, MOVE * 3 / 4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("examples", [1e308, 2**63 - 1, 10**300])
 def test_absurd_weights_count_one(examples: Any, tmp_path: Path) -> None:
     weighting = CappedWeights(cap=1.0, total_weight=4.0)
     weights, _ = play(noiseless(tmp_path, weighting=weighting), weighing(examples))
-    np.testing.assert_allclose(weights, STEP, rtol=1e-4)
+    np.testing.assert_allclose(weights, MOVE, rtol=1e-4)
 
 
 @pytest.mark.parametrize("spelling", ["fortran", "version 2", "numpy 1.20", "spaced"])
@@ -235,7 +234,7 @@ def test_duplicates_strangers_and_late_replies_count_nothing(tmp_path: Path) -> 
     late = honest(first[1])
     np.testing.assert_allclose(
         released(strategy, [honest(m) for m in first.values() if m is not first[1]])[0],
-        STEP * 3 / 4,
+        MOVE * 3 / 4,
         rtol=1e-4,
     )
     second = ask(strategy, grid, two_arrays(), 2)
@@ -243,7 +242,7 @@ def test_duplicates_strangers_and_late_replies_count_nothing(tmp_path: Path) -> 
     forged.metadata.__dict__["_src_node_id"] = 6  # not in the population
     twice = honest(second[2])
     replies = [late, forged, twice, twice, honest(second[2]), honest(second[3])]
-    np.testing.assert_allclose(released(strategy, replies, 2)[0], STEP * 2 / 4, rtol=1e-4)
+    np.testing.assert_allclose(released(strategy, replies, 2)[0], MOVE * 2 / 4, rtol=1e-4)
 
 
 def test_replies_after_the_round_release_nothing(tmp_path: Path) -> None:
@@ -252,117 +251,6 @@ def test_replies_after_the_round_release_nothing(tmp_path: Path) -> None:
     released(strategy, [honest(asked[1])])
     assert strategy.aggregate_train(1, [honest(m) for m in asked.values()]) == (None, None)
     assert strategy.aggregate_train(9, []) == (None, None)
-
-
-def left_out(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the server's console is told of metrics that are left out."""
-    lines = [record.getMessage() for record in caplog.records if record.name == "flwr"]
-    return [line for line in lines if "left metrics out" in line]
-
-
-def with_metrics(message: Message, metrics: dict[str, Any] | None) -> Message:
-    record = ArrayRecord({"w": Array(STEP.copy()), "n": Array(np.array(9))})
-    if metrics is None:
-        return Message(RecordDict({"arrays": record}), reply_to=message)
-    return answer(message, record, metrics)
-
-
-WEIGHT, VALUES, FORM = (
-    "the weight, by record_keys.weighted_by",
-    "a value is NaN",
-    "have other names",
-)
-
-
-@pytest.mark.parametrize(
-    ("metrics", "why"),
-    [
-        ({"num-examples": float("nan"), "loss": 1.0}, WEIGHT),
-        ({"num-examples": 0, "loss": 1.0}, WEIGHT),
-        ({"loss": 1.0}, WEIGHT),
-        ({"num-examples": 1.0, "loss": [1.0, 2.0]}, FORM),
-        ({"num-examples": 1.0, "loss": float("inf")}, VALUES),
-        ({"num-examples": 1.0, "loss": 10**400}, VALUES),
-        ({"num-examples": 1.0, "other": 1.0}, FORM),
-        ({"num-examples": [1.0], "loss": 1.0}, WEIGHT),
-        ({}, WEIGHT),
-        (None, "no MetricRecord"),
-    ],
-)
-def test_public_metrics_survive_a_client_that_sends_nonsense_and_say_so(
-    metrics: dict[str, Any] | None, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The kind, once a run."""
-    strategy = noiseless(tmp_path, metrics=Metrics(train=PublicMetrics()))
-    arrays = two_arrays()
-    for number in (1, 2):
-        asked = ask(strategy, grid_of(4), arrays, number)
-        first, *others = asked.values()
-        replies = [with_metrics(first, metrics), *map(honest, others)]
-        stepped, told = strategy.aggregate_train(number, replies)
-        assert stepped is not None
-        assert told is not None
-        assert told["loss"] == pytest.approx(1.0)
-        arrays = stepped
-    (said,) = left_out(caplog)
-    assert said.startswith("round 1, train: ")
-    assert why in said
-
-
-def test_an_aggregation_that_raises_costs_the_metrics_only(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken(records: list[RecordDict], key: str) -> MetricRecord:
-        raise ZeroDivisionError(f"of {records}")
-
-    strategy = noiseless(tmp_path, metrics=Metrics(train=PublicMetrics(broken)))
-    asked = ask(strategy, grid_of(4), two_arrays())
-    arrays, told = strategy.aggregate_train(1, [honest(m) for m in asked.values()])
-    assert arrays is not None
-    assert told is None
-    (said,) = left_out(caplog)
-    assert "PublicMetrics(aggregate) raised an exception" in said
-    assert "ZeroDivisionError" not in said
-
-
-@pytest.mark.parametrize(
-    ("metrics", "why"),
-    [
-        (None, "no MetricRecord"),
-        ({"num-examples": 1.0}, "a metric that ranges names is missing"),
-        ({"num-examples": 1.0, "loss": float("nan")}, "a metric that ranges names is missing"),
-        ({"num-examples": 1.0, "loss": [1.0]}, "a metric that ranges names is missing"),
-        ({"num-examples": 1.0, "loss": 77.0, "other": 1.0}, None),
-    ],
-)
-@pytest.mark.parametrize("evaluated", [False, True])
-def test_noised_metrics_that_count_as_the_middle_are_told_to_the_operators_log_alone(
-    metrics: dict[str, Any] | None,
-    why: str | None,
-    evaluated: bool,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """That one client's metric has no value is what the noise hides, and no word for a console."""
-    rule = NoisedMetrics(ranges={"loss": (0.0, 2.0)}, noise_multiplier=1.0)
-    if evaluated:
-        strategy = noiseless(tmp_path, metrics=Metrics(fraction_evaluate=1.0, evaluate=rule))
-        messages = list(strategy.configure_evaluate(1, two_arrays(), ConfigRecord(), grid_of(4)))
-        # What holds no record at all is a reply that is dropped, and told as one.
-        replies = [
-            Message(RecordDict({"m": MetricRecord(metrics or {})}), reply_to=m) for m in messages
-        ]
-        strategy.aggregate_evaluate(1, replies)
-        why = why and "a metric that ranges names is missing"
-    else:
-        strategy = noiseless(tmp_path, metrics=Metrics(train=rule))
-        asked = ask(strategy, grid_of(4), two_arrays())
-        strategy.aggregate_train(1, [with_metrics(m, metrics) for m in asked.values()])
-    operators = [r.getMessage() for r in caplog.records if r.name == "bloomseal.operator"]
-    said = [line for line in operators if "metrics without a value" in line]
-    assert len(said) == (4 if why else 0)
-    assert all(why in line for line in said if why)
-    assert not [r for r in caplog.records if r.name == "flwr" and "metric" in r.getMessage()]
 
 
 def test_models_that_cannot_be_averaged_are_refused(tmp_path: Path) -> None:

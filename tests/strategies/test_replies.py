@@ -1,51 +1,47 @@
 """Replies of every width and naming: used as they are meant, or told on the server's console."""
 
+import gc
 import io
-import logging
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting import read_ledger
-from privacy.secure_aggregation import Adversary
 from strategies import (
-    Budget,
-    Checkpointing,
     InProcessGrid,
-    Metrics,
-    NoisedMetrics,
-    Poisson,
-    PublicMetrics,
-    SecureAggregation,
-    decline,
 )
-from strategies.errors import NoUsableReplyError
-from tests.strategies.federation import answer, ask, client_app, grid_of, model, noiseless, released
+from strategies.replies import stream_replies
+from tests.strategies.federation import (
+    answer,
+    ask,
+    client_app,
+    grid_of,
+    idle,
+    messages_to,
+    model,
+    noiseless,
+    raising,
+    released,
+)
 
 FLOATS = ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8", np.dtype(np.longdouble).str]
 OTHERS = ["<i4", "<i8", "|b1", "<c8", "<u2", "|S4"]
 NAMES = ("coef", "intercept")
 SHAPES = ((2, 3), ())
-
-
-@pytest.fixture
-def console() -> Iterator[list[str]]:
-    """What the log says that Flower shows on the server's console."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("flwr")
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
 
 
 def named(arrays: list[Any], names: tuple[str, ...] = NAMES) -> ArrayRecord:
@@ -121,10 +117,6 @@ def test_a_reply_in_bfloat16_is_read(tmp_path: Path) -> None:
     np.testing.assert_allclose(weights, [[0.25, -0.5], [0.125, 0]], atol=2e-6)
 
 
-def raising(message: Message) -> Message:
-    return Message(Error(2, "secret words of the client's"), reply_to=message)
-
-
 KINDS: dict[str, tuple[Callable[[Message], Message], str]] = {
     "raises": (raising, "raised an exception"),
     "named by position": (
@@ -179,231 +171,6 @@ def test_the_console_is_told_once_why_replies_are_dropped_and_not_whose(
     assert not set("23456789") & set(line.replace("round 1", "").replace("0, 1", ""))
 
 
-def failing(when: Callable[[int, int], bool]) -> ClientApp:
-    """Clients that move the model by 0.1, and raise ``when(partition, round)`` says so."""
-
-    def update(partition: int, number: int, arrays: list[Any]) -> list[Any]:
-        if when(partition, number):
-            raise ValueError("secret")
-        return [np.full_like(a, 0.1) for a in arrays]
-
-    return client_app(update)
-
-
-def test_a_run_whose_clients_all_fail_ends_before_it_pays(tmp_path: Path) -> None:
-    strategy = noiseless(tmp_path, noise_multiplier=None, budget=Budget(2.0, 1e-5))
-    grid = InProcessGrid(failing(lambda p, r: True), 4)
-    with pytest.raises(NoUsableReplyError, match=r"round 1 .*raised an exception.*not paid"):
-        strategy.start(grid, model(), num_rounds=5)
-    assert not read_ledger(tmp_path / "ledger.jsonl").records
-
-
-def declining(reason: str, *, crash: int | None = None) -> ClientApp:
-    """Clients that decline; one of them raises instead."""
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        if context.node_config["partition-id"] == crash:
-            raise RuntimeError(reason)
-        return decline(message, reason)
-
-    return app
-
-
-@pytest.mark.parametrize("crash", [None, 0])
-def test_clients_that_decline_are_told_from_clients_that_fail(
-    crash: int | None, tmp_path: Path, console: list[str]
-) -> None:
-    """Their words are in the operator's log alone, cut and on one line."""
-    grid = InProcessGrid(declining("enough\nis enough " * 100, crash=crash), 2)
-    seen: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("bloomseal.operator")
-    logger.addHandler(handler)
-    remedy = "ask the nodes for what their owners allow" if crash is None else "mend the clients"
-    try:
-        with pytest.raises(NoUsableReplyError, match=remedy) as ended:
-            noiseless(tmp_path, population=2).start(grid, model(), num_rounds=3)
-    finally:
-        logger.removeHandler(handler)
-    dropped = [line for line in console if "dropped a reply" in line]
-    assert sum("the node declines" in line for line in dropped) == 1
-    assert sum("raised an exception" in line for line in dropped) == (crash is not None)
-    assert not any("enough" in line for line in dropped)
-    assert "enough" not in str(ended.value)
-    words = [line for line in seen if "the node declined: 'enough\\nis enough" in line]
-    assert len(words) == (2 if crash is None else 1)
-    assert all(len(line) < 500 and "\n" not in line for line in words)
-
-
-def test_a_run_whose_clients_fail_later_keeps_its_model_and_the_budget_left(
-    tmp_path: Path, console: list[str]
-) -> None:
-    strategy = noiseless(tmp_path)
-    grid = InProcessGrid(failing(lambda p, r: r > 2), 4)
-    result = strategy.start(grid, model(), num_rounds=9)
-    np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], 0.2, rtol=1e-4)
-    assert result.privacy is not None
-    assert result.privacy.stopped is not None
-    assert "round 3 asked clients and could use no reply" in result.privacy.stopped
-    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
-    assert any(line.startswith("Stopping: round 3") for line in console)
-    assert console[-1].startswith("Ended early: ")
-    again = strategy.start(InProcessGrid(failing(lambda p, r: False), 4), model(), num_rounds=2)
-    assert again.privacy is not None
-    assert again.privacy.stopped is None
-    assert console[-1].startswith("Finished: ")
-
-
-class _BrokenError(Exception):
-    """What ends a run in its middle."""
-
-
-def _resumed(folder: Path, failing_from: int, *, broken_after: int) -> Any:
-    """A run of clients that fail from a round on, resumed after another round."""
-
-    def break_off(number: int, arrays: ArrayRecord) -> None:
-        if number == broken_after:
-            raise _BrokenError
-
-    settings = {"checkpointing": Checkpointing(folder / "checkpoint"), "population": 8}
-    grid = InProcessGrid(failing(lambda p, r: r >= failing_from), 8)
-    with pytest.raises(_BrokenError):
-        noiseless(folder, **settings).start(grid, model(), num_rounds=9, evaluate_fn=break_off)
-    resumed = noiseless(
-        folder, **settings | {"checkpointing": Checkpointing(resume=folder / "checkpoint")}
-    )
-    return resumed.start(grid, model(), num_rounds=9)
-
-
-def test_a_resumed_run_whose_clients_fail_keeps_the_model_that_it_resumed(tmp_path: Path) -> None:
-    """As an uninterrupted one. To begin again would throw away what was learned and paid."""
-    result = _resumed(tmp_path, 3, broken_after=2)
-    np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], 0.2, rtol=1e-4)
-    assert "round 3 asked clients and could use no reply" in result.privacy.stopped
-    assert result.privacy.rounds == 2
-    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
-
-
-def test_a_run_resumed_before_its_first_round_has_nothing_to_keep(tmp_path: Path) -> None:
-    with pytest.raises(NoUsableReplyError, match="Nothing was learned yet"):
-        _resumed(tmp_path, 1, broken_after=0)
-
-
-def test_one_client_alone_never_ends_a_run_nor_do_empty_rounds(tmp_path: Path) -> None:
-    """Rounds that ask nobody, or only one that fails, are paid like any other."""
-    strategy = noiseless(tmp_path, population=50, min_available_nodes=1, noise_multiplier=5.0)
-    grid = InProcessGrid(failing(lambda p, r: True), 50)
-    for number, offline in enumerate((set(range(2, 51)), set(range(1, 51))) * 3, start=1):
-        grid.offline = offline
-        ask(strategy, grid, model(), number)
-        messages = ask(strategy, grid, model(), number)
-        released(strategy, [raising(m) for m in messages.values()], number)
-    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 6
-
-
-def test_clients_that_are_only_late_are_not_reported_but_end_the_run(
-    tmp_path: Path, console: list[str]
-) -> None:
-    strategy = noiseless(tmp_path)
-    ask(strategy, grid_of(4), model())
-    with pytest.raises(NoUsableReplyError, match="nobody answered in time"):
-        strategy.aggregate_train(1, [])
-    assert not any("dropped" in line for line in console)
-
-
-@pytest.mark.parametrize("noised", [True, False])
-def test_evaluation_that_nobody_can_answer_is_neither_asked_again_nor_paid(
-    noised: bool, tmp_path: Path, console: list[str]
-) -> None:
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        return answer(message, message.content["arrays"])
-
-    rule: Any = PublicMetrics()
-    if noised:
-        rule = NoisedMetrics(ranges={"loss": (0.0, 1.0)}, noise_multiplier=1.0)
-    strategy = noiseless(tmp_path, metrics=Metrics(fraction_evaluate=1.0, evaluate=rule))
-    result = strategy.start(InProcessGrid(app, 4), model(), num_rounds=3)
-    assert not result.evaluate_metrics_clientapp
-    assert result.privacy is not None
-    assert result.privacy.rounds == 3
-    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 3
-    (line,) = [line for line in console if "Nobody is asked to evaluate" in line]
-    assert "raised an exception" in line
-
-
-def test_clients_without_the_mod_end_a_secure_run_with_the_budget_that_is_left(
-    tmp_path: Path, console: list[str]
-) -> None:
-    secure = SecureAggregation(
-        min_clients=3,
-        adversary=Adversary(max_corrupt_fraction=0.0),
-        dropout_probability=0.0,
-        stage_timeout=5.0,
-    )
-    strategy = noiseless(tmp_path, population=6, secure_aggregation=secure, noise_multiplier=5.0)
-    result = strategy.start(grid_of(6), model(), num_rounds=9)
-    assert result.privacy is not None
-    assert "round 1 asked clients and could use no reply" in str(result.privacy.stopped)
-    assert {record.round for record in read_ledger(tmp_path / "ledger.jsonl").records} == {1}
-    assert len([line for line in console if "dropped a reply" in line]) == 1
-    assert console[-1].startswith("Ended early: ")
-
-
-def test_a_node_that_goes_is_told_once_and_not_which(tmp_path: Path, console: list[str]) -> None:
-    strategy = noiseless(tmp_path, population=40, sampling=Poisson(0.5))
-    grid = grid_of(40)
-    seen: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("bloomseal.operator")
-    logger.addHandler(handler)
-    try:
-        for number, offline in enumerate(({}, {31}, {31, 37}, {}, {31}), start=1):
-            grid.offline = set(offline)
-            ask(strategy, grid, model(), number)
-    finally:
-        logger.removeHandler(handler)
-    (line,) = [line for line in console if "has gone" in line]
-    assert "31" not in line
-    gone = [line.rpartition(": ")[2] for line in seen if "have gone" in line]
-    assert gone == ["[31]", "[37]", "[31]"]
-
-
-@pytest.mark.parametrize(
-    ("population", "nodes", "warned"), [(1000, 20, 1), (41, 20, 1), (40, 20, 0), (4, 4, 0)]
-)
-def test_a_population_most_of_which_is_absent_is_told_once_and_without_a_number(
-    population: int, nodes: int, warned: int, tmp_path: Path, console: list[str]
-) -> None:
-    strategy = noiseless(tmp_path, population=population)
-    strategy.start(grid_of(nodes), model(), num_rounds=3)
-    told = [line for line in console if "Less than half of the population" in line]
-    assert len(told) == warned
-    for line in told:
-        assert f"of {population} is connected" in line
-        assert str(nodes) not in line
-        assert "min_available_nodes" in line
-
-
-def test_a_run_waits_before_it_judges_who_is_absent(
-    tmp_path: Path, console: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Clients that are still connecting, as long as the run waits for them, are not absent."""
-    strategy = noiseless(tmp_path, population=20, min_available_nodes=12)
-    grid = grid_of(20)
-    grid.offline = set(range(1, 19))
-    monkeypatch.setattr("time.sleep", lambda _: grid.offline.clear())  # a second later
-    strategy.start(grid, model(), num_rounds=1)
-    assert any("Waiting until 12 nodes" in line for line in console)
-    assert not any("Less than half" in line for line in console)
-
-
 def test_metrics_beside_a_reply_do_not_matter_to_its_arrays(tmp_path: Path) -> None:
     strategy = noiseless(tmp_path, population=2)
     asked = ask(strategy, grid_of(2), model())
@@ -415,24 +182,89 @@ def test_metrics_beside_a_reply_do_not_matter_to_its_arrays(tmp_path: Path) -> N
     np.testing.assert_allclose(released(strategy, replies)[0], 0.1, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("silent", "last"), [(False, 2), (True, 5)])
-def test_small_cohorts_end_a_run_by_few_drops_or_many_silences(
-    silent: bool, last: int, tmp_path: Path
-) -> None:
-    """After what was used, five clients whose replies are dropped; or twenty who say nothing."""
-    strategy = noiseless(tmp_path, population=40)
-    grid = grid_of(40)
-    grid.offline = set(range(2, 41))
-    for number in range(1, 20):
-        messages = ask(strategy, grid, model(), number)
-        replies = [] if silent else [raising(m) for m in messages.values()]
-        if number == 1:
-            replies = [answer(m, model()) for m in messages.values()]
-        record, _ = strategy.aggregate_train(number, replies)
-        if record is None:
-            break
-        first = 2 + (number - 1) * 5  # five others next
-        grid.offline = set(range(1, 41)) - set(range(first, first + 5))
-    assert number == last
-    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == last - 1
-    assert "could use no reply" in str(strategy.report().stopped)
+class Slow(InProcessGrid):
+    """A reply can be pulled the third time it is asked for; some cannot be decoded."""
+
+    def __init__(self, *args: Any, undecodable: Iterable[int] = (), **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self.asked: dict[str, int] = {}
+        self.undecodable = set(undecodable)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        found = []
+        for identifier in message_ids:
+            self.asked[identifier] = self.asked.get(identifier, 0) + 1
+            if self.asked[identifier] >= 3:
+                message = self._waiting.get(identifier)
+                if message is not None and message.metadata.dst_node_id in self.undecodable:
+                    raise ValueError("unexpected set of children")
+                found += super().pull_messages([identifier])
+        return found
+
+
+class Noting(InProcessGrid):
+    """Notes when each message would expire; reads what it is given twice, as Flower's grid does."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        self.expire = [m.metadata.created_at + m.metadata.ttl for m in messages]
+        return super().push_messages(messages)
+
+
+def test_a_message_expires_with_the_round_it_is_of() -> None:
+    """A node that was away does not train for rounds that are over."""
+    grid = Noting(client_app(idle), 3)
+    before = time.time()
+    replies = list(stream_replies(grid, iter(messages_to(3)), timeout=1000.0))
+    assert len(replies) == 3
+    assert all(before + 1000 <= moment <= time.time() + 1000 for moment in grid.expire)
+
+
+def test_replies_come_one_by_one_and_all() -> None:
+    grid = Slow(client_app(idle), 5)
+    replies = list(stream_replies(grid, messages_to(5)))
+    assert sorted(r.metadata.src_node_id for r in replies) == [1, 2, 3, 4, 5]
+
+
+def test_a_reply_that_cannot_be_decoded_costs_nobody_else() -> None:
+    grid = Slow(client_app(idle), 5, undecodable=[2])
+    replies = list(stream_replies(grid, messages_to(5)))
+    assert sorted(r.metadata.src_node_id for r in replies) == [1, 3, 4, 5]
+
+
+def test_the_missing_are_given_up_after_the_timeout() -> None:
+    class Silent(InProcessGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            return []
+
+    assert list(stream_replies(Silent(client_app(idle), 2), messages_to(2), timeout=0.05)) == []
+
+
+def test_a_broken_network_ends_the_round_before_anything_is_paid(tmp_path: Path) -> None:
+    class Broken(InProcessGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            raise ConnectionError("gone")
+
+    strategy = noiseless(tmp_path, noise_multiplier=5.0)
+    with pytest.raises(ConnectionError):
+        strategy.start(Broken(client_app(idle), 4), model(), num_rounds=1)
+    assert strategy.epsilon() == 0
+
+
+@pytest.mark.parametrize("clients", [4, 40])
+def test_memory_does_not_grow_with_the_cohort(clients: int, tmp_path: Path) -> None:
+    """A round over clients whose replies are made as they are pulled: at most 8 models at once.
+
+    Four are the server's (``benchmarks/aggregation.py`` measures them); the others are this
+    process's clients, who hold the model, their update and its bytes.
+    """
+    size = 200_000
+    grid = grid_of(clients, lambda p, r, a: [np.full_like(x, 0.1) for x in a])
+    strategy = noiseless(tmp_path, population=clients)
+    arrays = model((size,))
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    strategy.start(grid, arrays, num_rounds=1)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert peak < 8 * 4 * size + 8e6

@@ -41,7 +41,7 @@ def matrix_product(
         part = slice(start, start + _BLOCK)
         result[:, part] = _block_product(weights, values[:, part], prime, limb)
 
-    # In blocks, what is worked on stays in the processor's cache.
+    # A block of columns stays in the processor's cache.
     starts = range(0, values.shape[1], _BLOCK)
     for _ in map(work, starts) if threads is None else threads.map(work, starts):
         pass

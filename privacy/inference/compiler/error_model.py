@@ -25,7 +25,7 @@ def _switch_peak(scales: Scales, degree: int, level: int) -> float:
 
     The digits that SEAL multiplies keys with lie in [0, q), not around zero. Their mean is a
     polynomial with equal coefficients, which is large where ζ is near one: half of the noise of
-    a key switch falls into one slot, N times what the others get.
+    a key switch falls into one slot, N times the share of the others.
     """
     primes = sum(4.0 ** (bits - scales.primes[-1]) for bits in scales.primes[:level])
     # (q/2)² · |Σζᵏ|² · Nσ²/2, with |Σζᵏ| = 2N/π at the nearest root, and 1/8 for the next ones.

@@ -248,7 +248,7 @@ class Planner:
         return False
 
     def _refusal(self, search: _Search, tolerance: float, limit: int) -> str:
-        """Why no plan reaches the tolerance under the largest limit, and what helps."""
+        """The reason why no plan reaches the tolerance under the largest limit, and a remedy."""
         if self._batch_size > LARGEST_SLOTS:
             return (
                 f"the largest ring at 128-bit security (N={_RINGS[-1]}) has {LARGEST_SLOTS} slots "

@@ -149,7 +149,7 @@ def test_flowers_own_command_is_given_a_file_with_all_settings(broken: Path) -> 
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        ("privacy-ledger.jsonl", "which is missing: put it back"),
+        ("privacy-ledger.jsonl", "is missing: put it back"),
         ("checkpoint.safetensors", "before its first checkpoint"),
         ("config.json", "not the results folder of a run"),
     ],

@@ -20,12 +20,12 @@ from privacy.secure_aggregation._messages import (
     Announcement,
     Kind,
     bound_to,
+    decode,
+    decode_set,
+    encode,
+    encode_set,
     kind_of,
-    read,
-    read_set,
     survivors_statement,
-    write,
-    write_set,
 )
 from privacy.secure_aggregation.errors import (
     BothSharesError,
@@ -70,7 +70,7 @@ def rewritten(message, change):
         length = int.from_bytes(message[place : place + 8], "little")
         fields.append(message[place + 8 : place + 8 + length])
         place += 8 + length
-    return write(kind, bound_to(message), *change(*fields))
+    return encode(kind, bound_to(message), *change(*fields))
 
 
 class Round:
@@ -106,63 +106,63 @@ MALICE = {HONEST: 0, MALICIOUS: 1}
 
 @BOTH
 def test_a_second_request_would_give_both_shares_and_is_refused(adversary):
-    this = Round(adversary, OPENING[adversary])
-    client = this.client
-    client.answer(this.message)
+    attacked = Round(adversary, OPENING[adversary])
+    client = attacked.client
+    client.answer(attacked.message)
 
     def without_one(survivors, *rest):
-        size = COUNT if this.federation.adversary is MALICIOUS else 8 * len(survivors)
+        size = COUNT if attacked.federation.adversary is MALICIOUS else 8 * len(survivors)
         members = sorted(
             place for place in range(8 * len(survivors)) if survivors[place >> 3] >> (place & 7) & 1
         )
-        return write_set(members[1:], size), *rest
+        return encode_set(members[1:], size), *rest
 
-    for again in (this.message, rewritten(this.message, without_one)):
-        this.refuses(BothSharesError, again)
+    for again in (attacked.message, rewritten(attacked.message, without_one)):
+        attacked.refuses(BothSharesError, again)
     # Nor after it was put away and taken up again.
-    this.client = SecureClient.from_bytes(
-        client.to_bytes(), this.federation.policy, identity=client.identity
+    attacked.client = SecureClient.from_bytes(
+        client.to_bytes(), attacked.federation.policy, identity=client.identity
     )
-    this.refuses(BothSharesError, this.message)
+    attacked.refuses(BothSharesError, attacked.message)
 
 
 @BOTH
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_replayed_stage_is_refused(adversary, stage):
-    this = Round(adversary, stage)
-    this.client.answer(this.message, this.vectors[0])
-    this.refuses_and_stays(StaleMessageError, this.message)
+    attacked = Round(adversary, stage)
+    attacked.client.answer(attacked.message, attacked.vectors[0])
+    attacked.refuses_and_stays(StaleMessageError, attacked.message)
 
 
 def test_replayed_survivors_are_refused():
-    this = Round(MALICIOUS, ENDORSING)
-    this.client.answer(this.message)
-    this.refuses_and_stays(StaleMessageError, this.message)
+    attacked = Round(MALICIOUS, ENDORSING)
+    attacked.client.answer(attacked.message)
+    attacked.refuses_and_stays(StaleMessageError, attacked.message)
 
 
 @BOTH
 def test_a_skipped_stage_is_refused(adversary):
-    this = Round(adversary, 2)
-    skipped = write(Kind.OPENING_REQUEST, bound_to(this.message), b"", b"", b"")
-    this.refuses(WrongStageError, skipped)
+    attacked = Round(adversary, 2)
+    skipped = encode(Kind.OPENING_REQUEST, bound_to(attacked.message), b"", b"", b"")
+    attacked.refuses(WrongStageError, skipped)
 
 
 @BOTH
 def test_a_client_takes_part_once(adversary):
-    this = Round(adversary, 0)
-    this.client.answer(this.message)
-    this.refuses_and_stays(RepeatedRoundError, this.message)
-    federation = this.federation
-    this.refuses_and_stays(
+    attacked = Round(adversary, 0)
+    attacked.client.answer(attacked.message)
+    attacked.refuses_and_stays(RepeatedRoundError, attacked.message)
+    federation = attacked.federation
+    attacked.refuses_and_stays(
         RepeatedRoundError, federation.server(federation.terms(SIZE + 1, number=1)).invitation()
     )
     later = federation.server(federation.terms(SIZE, number=5)).invitation()
-    this.client.answer(later)
+    attacked.client.answer(later)
     earlier = federation.server(federation.terms(SIZE, number=4)).invitation()
-    this.refuses_and_stays(RepeatedRoundError, earlier)
+    attacked.refuses_and_stays(RepeatedRoundError, earlier)
     weak = RoundTerms(bytes(16), 9, SIZE, 100, 3, (HONEST, MALICIOUS)[adversary is HONEST].server)
-    declined = write(Kind.INVITATION, weak.digest, weak.to_bytes())
-    this.refuses_and_stays(UnacceptableTermsError, declined)
+    declined = encode(Kind.INVITATION, weak.digest, weak.to_bytes())
+    attacked.refuses_and_stays(UnacceptableTermsError, declined)
 
 
 @BOTH
@@ -189,15 +189,15 @@ def test_what_comes_late_does_not_end_the_round(adversary, stage):
 
 @BOTH
 def test_a_reply_to_an_earlier_round_does_not_cost_the_reply_to_this_one(adversary):
-    this = Round(adversary, MASKING)
-    late = this.client.answer(this.message, this.vectors[0])
-    server = this.federation.server(this.federation.terms(SIZE, number=2))
-    messages = this.federation.play_to(server, this.vectors, MASKING)
+    attacked = Round(adversary, MASKING)
+    late = attacked.client.answer(attacked.message, attacked.vectors[0])
+    server = attacked.federation.server(attacked.federation.terms(SIZE, number=2))
+    messages = attacked.federation.play_to(server, attacked.vectors, MASKING)
     with pytest.raises(RejectedMessageError, match="another round"):
         server.receive(0, late)
     while messages:
-        messages = this.federation.exchange(server, messages, this.vectors)
-    assert (server.open() == sum(this.vectors.values())).all()
+        messages = attacked.federation.exchange(server, messages, attacked.vectors)
+    assert (server.open() == sum(attacked.vectors.values())).all()
 
 
 @BOTH
@@ -215,11 +215,11 @@ def test_rounds_are_not_mixed(adversary, stage):
 
 
 def test_an_invitation_to_other_terms_than_it_is_bound_to_is_refused():
-    this = Round(HONEST, 0)
+    attacked = Round(HONEST, 0)
     other = RoundTerms(RUN, 1, SIZE, 7, 3)
-    this.refuses(
+    attacked.refuses(
         WrongRoundError,
-        write(Kind.INVITATION, other.digest, *read(this.message, Kind.INVITATION, [None])),
+        encode(Kind.INVITATION, other.digest, *decode(attacked.message, Kind.INVITATION, [None])),
     )
 
 
@@ -230,8 +230,8 @@ def test_garbage_is_refused(adversary):
         lambda message: message + b"\0",
         lambda message: message[:4] + bytes([Kind.OPENINGS]) + message[5:],
     ):
-        this = Round(adversary, 1)
-        this.refuses(MalformedRequestError, change(this.message))
+        attacked = Round(adversary, 1)
+        attacked.refuses(MalformedRequestError, change(attacked.message))
 
 
 @BOTH
@@ -242,8 +242,8 @@ def test_garbage_that_belongs_to_no_round_is_refused_and_ends_none(adversary):
         lambda message: b"BSA\x01" + message[4:],
         lambda message: message[:4] + b"\xff" + message[5:],
     ):
-        this = Round(adversary, 1)
-        this.refuses_and_stays(MalformedRequestError, change(this.message))
+        attacked = Round(adversary, 1)
+        attacked.refuses_and_stays(MalformedRequestError, change(attacked.message))
 
 
 # Cohorts and thresholds ---------------------------------------------------------------------------
@@ -258,47 +258,49 @@ def test_a_shrunk_cohort_is_refused(adversary):
         client.answer(federation.server(small).invitation())
 
     # The terms are right, the plan is not.
-    this = Round(adversary, 1)
-    this.federation.min_clients = 10
-    terms = this.federation.terms(SIZE, number=2)
-    server = this.federation.server(terms, max_dropout_fraction=0.1)
-    messages = this.federation.play_to(server, this.vectors, 1)
+    attacked = Round(adversary, 1)
+    attacked.federation.min_clients = 10
+    terms = attacked.federation.terms(SIZE, number=2)
+    server = attacked.federation.server(terms, max_dropout_fraction=0.1)
+    messages = attacked.federation.play_to(server, attacked.vectors, 1)
 
     def shrink(plan, listed):
         planned = RoundPlan.from_bytes(plan)
         return dataclasses.replace(planned, survivors=9).to_bytes(), listed
 
-    this.refuses(CohortTooSmallError, rewritten(messages[0], shrink))
+    attacked.refuses(CohortTooSmallError, rewritten(messages[0], shrink))
 
 
 @BOTH
 def test_a_plan_larger_than_those_it_lists_is_refused(adversary):
     """Before its conditions are computed: their work grows with the plan."""
-    this = Round(adversary, 1)
+    attacked = Round(adversary, 1)
 
     def grow(plan, listed):
         huge = RoundPlan(2**20, 4096, 4000, 2**20 - 1, 2**20)
         return huge.to_bytes(), listed
 
-    this.refuses(InconsistentRosterError, rewritten(this.message, grow), match="bytes list")
+    attacked.refuses(InconsistentRosterError, rewritten(attacked.message, grow), match="bytes list")
 
 
 @BOTH
 def test_a_lowered_threshold_is_refused(adversary):
-    this = Round(adversary, 1)
+    attacked = Round(adversary, 1)
 
     def lower(plan, listed):
         planned = RoundPlan.from_bytes(plan)
         return dataclasses.replace(planned, threshold=1).to_bytes(), listed
 
-    this.refuses(ThresholdTooLowError, rewritten(this.message, lower))
+    attacked.refuses(ThresholdTooLowError, rewritten(attacked.message, lower))
 
 
 def test_a_round_for_another_server_is_refused():
     for mine, theirs in ((MALICIOUS, HONEST), (HONEST, MALICIOUS)):
-        this = Round(mine, 0)
+        attacked = Round(mine, 0)
         terms = RoundTerms(RUN, 1, SIZE, 100, 3, theirs.server)
-        this.refuses(UnacceptableTermsError, write(Kind.INVITATION, terms.digest, terms.to_bytes()))
+        attacked.refuses(
+            UnacceptableTermsError, encode(Kind.INVITATION, terms.digest, terms.to_bytes())
+        )
 
 
 @BOTH
@@ -320,138 +322,145 @@ def test_a_bound_for_which_no_ring_is_large_enough_is_refused_before_anybody_tra
 
 @BOTH
 def test_too_few_participants_are_refused(adversary):
-    this = Round(adversary, MASKING)
-    neighbours = open_round(this.client).neighbours
-    few = write_set([0, 1], len(neighbours))
+    attacked = Round(adversary, MASKING)
+    neighbours = open_round(attacked.client).neighbours
+    few = encode_set([0, 1], len(neighbours))
     if adversary is MALICIOUS:
-        few = write_set([open_round(this.client).own, *neighbours[:2]], COUNT)
-    this.refuses(TooFewNeighboursError, rewritten(this.message, lambda members: (few,)))
+        few = encode_set([open_round(attacked.client).own, *neighbours[:2]], COUNT)
+    attacked.refuses(TooFewNeighboursError, rewritten(attacked.message, lambda members: (few,)))
 
 
 def test_too_few_survivors_are_refused():
-    this = Round(HONEST, OPENING[HONEST])
-    size = len(open_round(this.client).neighbours)
-    this.refuses(
-        TooFewNeighboursError, rewritten(this.message, lambda *_: (write_set([0], size), b"", b""))
+    attacked = Round(HONEST, OPENING[HONEST])
+    size = len(open_round(attacked.client).neighbours)
+    attacked.refuses(
+        TooFewNeighboursError,
+        rewritten(attacked.message, lambda *_: (encode_set([0], size), b"", b"")),
     )
-    this = Round(MALICIOUS, ENDORSING)
-    few = write_set([open_round(this.client).own], COUNT)
-    this.refuses(CohortTooSmallError, rewritten(this.message, lambda *_: (few, b"")))
+    attacked = Round(MALICIOUS, ENDORSING)
+    few = encode_set([open_round(attacked.client).own], COUNT)
+    attacked.refuses(CohortTooSmallError, rewritten(attacked.message, lambda *_: (few, b"")))
 
 
 # Split views --------------------------------------------------------------------------------------
 
 
 def without(content, *indices):
-    return write_set(read_set(content, COUNT) - set(indices), COUNT)
+    return encode_set(decode_set(content, COUNT) - set(indices), COUNT)
 
 
 def test_two_groups_cannot_be_shown_different_survivors():
     """Each group endorses the survivors that it was shown; neither reaches the quorum."""
-    this = Round(MALICIOUS, ENDORSING)
-    state = {node: open_round(client) for node, client in this.federation.clients.items()}
-    half = {node for node in this.messages if state[node].own < COUNT // 2}
+    attacked = Round(MALICIOUS, ENDORSING)
+    state = {node: open_round(client) for node, client in attacked.federation.clients.items()}
+    half = {node for node in attacked.messages if state[node].own < COUNT // 2}
     sets, endorsements = {}, {}
-    for node, message in this.messages.items():
+    for node, message in attacked.messages.items():
         victim = 0 if node not in half else COUNT - 1
 
         def hide(survivors, signatures, victim=victim, own=state[node]):
-            present = [i for i in own.neighbours if i in read_set(survivors, COUNT)]
+            present = [i for i in own.neighbours if i in decode_set(survivors, COUNT)]
             kept = [place for place, index in enumerate(present) if index != victim]
             return without(survivors, victim), b"".join(
                 signatures[64 * place :][:64] for place in kept
             )
 
-        answer = this.federation.clients[node].answer(rewritten(message, hide))
+        answer = attacked.federation.clients[node].answer(rewritten(message, hide))
         sets[node] = state[node].survivors
-        endorsements[node] = read(answer, Kind.ENDORSEMENT, [64])[0]
+        endorsements[node] = decode(answer, Kind.ENDORSEMENT, [64])[0]
     assert len(set(sets.values())) == 2
-    for node in this.messages:
+    for node in attacked.messages:
         # The server passes on all that it has for this group, and the other group's as well.
-        for group in (half, set(this.messages) - half):
+        for group in (half, set(attacked.messages) - half):
             chosen = sorted(group, key=lambda other: state[other].own)
-            request = write(
+            request = encode(
                 Kind.OPENING_REQUEST,
                 state[node].session,
                 sets[node],
-                write_set([state[other].own for other in chosen], COUNT),
+                encode_set([state[other].own for other in chosen], COUNT),
                 b"".join(endorsements[other] for other in chosen),
             )
             with pytest.raises(SplitViewError, match=r"needed|not of the survivors") as caught:
                 SecureClient.from_bytes(
-                    this.federation.clients[node].to_bytes(),
-                    this.federation.policy,
-                    identity=this.federation.clients[node].identity,
+                    attacked.federation.clients[node].to_bytes(),
+                    attacked.federation.policy,
+                    identity=attacked.federation.clients[node].identity,
                 ).answer(request)
             assert type(caught.value) is SplitViewError
 
 
 def test_endorsements_of_other_survivors_do_not_count():
-    this = Round(MALICIOUS, OPENING[MALICIOUS])
-    state = open_round(this.client)
+    attacked = Round(MALICIOUS, OPENING[MALICIOUS])
+    state = open_round(attacked.client)
     other = survivors_statement(state.session, state.participants, without(state.survivors, 3))
-    by_index = {open_round(c).own: c for c in this.federation.clients.values()}
+    by_index = {open_round(c).own: c for c in attacked.federation.clients.values()}
     forged = b"".join(sign(by_index[i].identity.private, other) for i in range(COUNT))
-    this.refuses(ForgedSignatureError, rewritten(this.message, lambda s, e, _: (s, e, forged)))
+    attacked.refuses(
+        ForgedSignatureError, rewritten(attacked.message, lambda s, e, _: (s, e, forged))
+    )
 
 
 def test_survivors_cannot_change_between_endorsing_and_opening():
     """Even if everybody else endorses the other survivors."""
-    this = Round(MALICIOUS, OPENING[MALICIOUS])
-    state = open_round(this.client)
+    attacked = Round(MALICIOUS, OPENING[MALICIOUS])
+    state = open_round(attacked.client)
     gone = state.neighbours[0]
     other = without(state.survivors, gone)
     statement = survivors_statement(state.session, state.participants, other)
-    private = {open_round(c).own: c.identity.private for c in this.federation.clients.values()}
+    private = {open_round(c).own: c.identity.private for c in attacked.federation.clients.values()}
     signatures = b"".join(sign(private[i], statement) for i in range(COUNT) if i != gone)
-    request = rewritten(this.message, lambda *_: (other, other, signatures))
-    this.refuses(SplitViewError, request, match="endorsed")
+    request = rewritten(attacked.message, lambda *_: (other, other, signatures))
+    attacked.refuses(SplitViewError, request, match="endorsed")
 
 
 def test_a_neighbour_that_saw_other_participants_is_noticed():
     """Else a server could remove edges of the graph, and so open a part of the sum."""
-    this = Round(MALICIOUS, MASKING)
-    victim = open_round(this.client).own
-    target = next(c for c in this.federation.clients.values() if c is not this.client)
-    node = next(n for n, c in this.federation.clients.items() if c is target)
+    attacked = Round(MALICIOUS, MASKING)
+    victim = open_round(attacked.client).own
+    target = next(c for c in attacked.federation.clients.values() if c is not attacked.client)
+    node = next(n for n, c in attacked.federation.clients.items() if c is target)
 
-    fewer = rewritten(this.messages[node], lambda members: (without(members, victim),))
-    masked = target.answer(fewer, this.vectors[node])
+    fewer = rewritten(attacked.messages[node], lambda members: (without(members, victim),))
+    masked = target.answer(fewer, attacked.vectors[node])
     with pytest.raises(RejectedMessageError):  # an honest server cannot get here
-        this.server.receive(node, masked)
-    _, other_view = read(masked, Kind.MASKED_UPDATE, [None, 64])
-    for honest, message in this.messages.items():
+        attacked.server.receive(node, masked)
+    _, other_view = decode(masked, Kind.MASKED_UPDATE, [None, 64])
+    for honest, message in attacked.messages.items():
         if honest != node:
-            answer = this.federation.clients[honest].answer(message, this.vectors[honest])
-            this.server.receive(honest, answer)
-    survivors = this.server.advance()[0]
-    neighbours, index = open_round(this.client).neighbours, open_round(target).own
+            answer = attacked.federation.clients[honest].answer(message, attacked.vectors[honest])
+            attacked.server.receive(honest, answer)
+    survivors = attacked.server.advance()[0]
+    neighbours, index = open_round(attacked.client).neighbours, open_round(target).own
     assert index in neighbours
 
     def smuggle(members, signatures):
-        present = read_set(members, COUNT) | {index}
+        present = decode_set(members, COUNT) | {index}
         given = iter(signatures[start : start + 64] for start in range(0, len(signatures), 64))
         around = [other for other in neighbours if other in present]
         every = [other_view if other == index else next(given) for other in around]
-        return write_set(present, COUNT), b"".join(every)
+        return encode_set(present, COUNT), b"".join(every)
 
-    this.refuses(SplitViewError, rewritten(survivors, smuggle), match="other participants")
+    attacked.refuses(SplitViewError, rewritten(survivors, smuggle), match="other participants")
 
 
 def test_survivors_that_do_not_take_part_are_refused():
-    this = Round(HONEST, MASKING)
-    size = len(open_round(this.client).neighbours)
-    fewer = write_set(range(1, size), size)
-    this.client.answer(rewritten(this.message, lambda members: (fewer,)), this.vectors[0])
-    session = open_round(this.client).session
-    request = write(Kind.OPENING_REQUEST, session, write_set(range(size), size), b"", b"")
-    this.refuses(SplitViewError, request)
+    attacked = Round(HONEST, MASKING)
+    size = len(open_round(attacked.client).neighbours)
+    fewer = encode_set(range(1, size), size)
+    attacked.client.answer(
+        rewritten(attacked.message, lambda members: (fewer,)), attacked.vectors[0]
+    )
+    session = open_round(attacked.client).session
+    request = encode(Kind.OPENING_REQUEST, session, encode_set(range(size), size), b"", b"")
+    attacked.refuses(SplitViewError, request)
 
 
 def test_a_client_is_not_left_out_of_the_survivors_it_endorses():
-    this = Round(MALICIOUS, ENDORSING)
-    own = open_round(this.client).own
-    this.refuses(SplitViewError, rewritten(this.message, lambda s, rest: (without(s, own), rest)))
+    attacked = Round(MALICIOUS, ENDORSING)
+    own = open_round(attacked.client).own
+    attacked.refuses(
+        SplitViewError, rewritten(attacked.message, lambda s, rest: (without(s, own), rest))
+    )
 
 
 # Shares and identities ----------------------------------------------------------------------------
@@ -463,8 +472,8 @@ def test_missing_ciphertexts_are_refused(adversary):
         lambda sharers, boxes, evidence: (sharers, boxes[92:], evidence),
         lambda sharers, boxes, evidence: (sharers, boxes, evidence[128 + 64 * MALICE[adversary] :]),
     ):
-        this = Round(adversary, CHECKING)
-        this.refuses(TamperedSharesError, rewritten(this.message, fewer))
+        attacked = Round(adversary, CHECKING)
+        attacked.refuses(TamperedSharesError, rewritten(attacked.message, fewer))
 
 
 def entries(listed):
@@ -511,9 +520,11 @@ def left_out(listed, own):
     ],
 )
 def test_a_forged_roster_is_refused(forge, error):
-    this = Round(MALICIOUS, 1)
-    own = this.client.identity.public
-    this.refuses(error, rewritten(this.message, lambda plan, listed: (plan, forge(listed, own))))
+    attacked = Round(MALICIOUS, 1)
+    own = attacked.client.identity.public
+    attacked.refuses(
+        error, rewritten(attacked.message, lambda plan, listed: (plan, forge(listed, own)))
+    )
 
 
 def test_keys_of_an_earlier_round_are_refused():
@@ -522,16 +533,16 @@ def test_keys_of_an_earlier_round_are_refused():
         (lambda old, asked: old, DifferentRequestsError),
         (lambda old, asked: old[:96] + asked + old[128:], ForgedSignatureError),
     ):
-        this = Round(MALICIOUS, 1)
-        _, old = read(this.message, Kind.ROSTER, [None, None])
-        server = this.federation.server(this.federation.terms(SIZE, number=2))
-        message = this.federation.play_to(server, this.vectors, 1)[0]
+        attacked = Round(MALICIOUS, 1)
+        _, old = decode(attacked.message, Kind.ROSTER, [None, None])
+        server = attacked.federation.server(attacked.federation.terms(SIZE, number=2))
+        message = attacked.federation.play_to(server, attacked.vectors, 1)[0]
 
         def replace(plan, listed, forge=forge, old=old):
             asked = listed[96:128]
             return plan, b"".join(forge(entry, asked) for entry in entries(old))
 
-        this.refuses(error, rewritten(message, replace))
+        attacked.refuses(error, rewritten(message, replace))
 
 
 @pytest.mark.parametrize("differ", ["request", "bound", "configuration"])
@@ -552,12 +563,12 @@ def test_clients_that_were_asked_differently_share_no_roster(differ):
     announced = {}
     for node, terms in asked.items():
         answer = federation.clients[node].answer(federation.server(terms).invitation())
-        announced[node] = read(answer, Kind.ADVERTISEMENT, [Announcement.SIZE])[0]
+        announced[node] = decode(answer, Kind.ADVERTISEMENT, [Announcement.SIZE])[0]
     listed = b"".join(sorted(announced.values()))
     plan = plan_round(COUNT, adversary=MALICIOUS, max_dropout_fraction=0.3).to_bytes()
     for node, terms in asked.items():
         with pytest.raises(DifferentRequestsError, match="asked for something else"):
-            federation.clients[node].answer(write(Kind.ROSTER, terms.digest, plan, listed))
+            federation.clients[node].answer(encode(Kind.ROSTER, terms.digest, plan, listed))
 
 
 def test_an_honest_server_leaves_out_who_was_configured_otherwise():
@@ -603,18 +614,18 @@ def test_two_sums_that_differ_by_one_client_are_refused(monkeypatch):
 
 @BOTH
 def test_what_was_not_announced_makes_no_vector(adversary):
-    this = Round(adversary, MASKING)
+    attacked = Round(adversary, MASKING)
     with pytest.raises(DifferentRequestsError):
-        this.client.answer(this.message, this.vectors[0], request=bytes(range(32)))
-    assert this.client.stage is ClientStage.WAITING
+        attacked.client.answer(attacked.message, attacked.vectors[0], request=bytes(range(32)))
+    assert attacked.client.stage is ClientStage.WAITING
 
 
 def test_different_rosters_share_no_key():
     """Clients that were shown different rosters hold nothing of each other."""
-    this = Round(MALICIOUS, 1)
+    attacked = Round(MALICIOUS, 1)
     answers = {}
-    for node, message in this.messages.items():
-        client = this.federation.clients[node]
+    for node, message in attacked.messages.items():
+        client = attacked.federation.clients[node]
         if node == 1:  # another plan, just as strong
             message = rewritten(
                 message,
@@ -627,24 +638,26 @@ def test_different_rosters_share_no_key():
     assert bound_to(answers[1]) != bound_to(answers[0])
     rebound = answers[1][:5] + bound_to(answers[0]) + answers[1][37:]
     with pytest.raises(RejectedMessageError):  # its proof is bound to the roster that it saw
-        this.server.receive(1, rebound)
-    other = this.federation.clients[1]
+        attacked.server.receive(1, rebound)
+    other = attacked.federation.clients[1]
     index = open_round(other).own
     for node in set(answers) - {1}:
-        this.server.receive(node, answers[node])
-    messages = this.server.advance()
+        attacked.server.receive(node, answers[node])
+    messages = attacked.server.advance()
     _, _, k_boxes = 0, 0, open_round(other).plan.neighbours
     boxes = rebound[-92 * k_boxes :]
     for node in set(answers) - {1}:
-        client = this.federation.clients[node]
+        client = attacked.federation.clients[node]
         label = open_round(client).neighbours.index(index)
 
         def smuggle(sharers, sealed, evidence, label=label, node=node):
             """What a malicious server would relay: the box, under any evidence."""
-            mine = open_round(other).neighbours.index(open_round(this.federation.clients[node]).own)
+            mine = open_round(other).neighbours.index(
+                open_round(attacked.federation.clients[node]).own
+            )
             box = boxes[92 * mine :][:92]
             return (
-                write_set(read_set(sharers, COUNT) | {index}, COUNT),
+                encode_set(decode_set(sharers, COUNT) | {index}, COUNT),
                 sealed[: 92 * label] + box + sealed[92 * label :],
                 evidence[: 192 * label] + bytes(192) + evidence[192 * label :],
             )
@@ -661,11 +674,11 @@ def test_different_rosters_share_no_key():
     ids=["0", "1", "-1", "another form"],
 )
 def test_a_neighbour_with_a_weak_key_is_refused_before_anybody_trains(place, weak):
-    this = Round(HONEST, 1)
-    this.refuses(
+    attacked = Round(HONEST, 1)
+    attacked.refuses(
         WeakKeyError,
         rewritten(
-            this.message,
+            attacked.message,
             lambda plan, listed: (plan, listed[:place] + weak + listed[place + 32 :]),
         ),
     )
@@ -676,7 +689,7 @@ def test_invitations_do_not_make_a_client_forget_which_rounds_it_was_in():
 
     def invitation(run):
         terms = RoundTerms(run.to_bytes(16, "big"), 1, SIZE, 100, 3)
-        return write(Kind.INVITATION, terms.digest, terms.to_bytes())
+        return encode(Kind.INVITATION, terms.digest, terms.to_bytes())
 
     for run in range(2000):
         client.answer(invitation(run))
@@ -686,10 +699,12 @@ def test_invitations_do_not_make_a_client_forget_which_rounds_it_was_in():
 
 
 def test_a_neighbourhood_of_oneself_is_refused():
-    this = Round(HONEST, 1)
-    this.refuses(
+    attacked = Round(HONEST, 1)
+    attacked.refuses(
         InconsistentRosterError,
-        rewritten(this.message, lambda plan, listed: (plan, listed[:4] + listed[:4] + listed[8:])),
+        rewritten(
+            attacked.message, lambda plan, listed: (plan, listed[:4] + listed[:4] + listed[8:])
+        ),
     )
 
 

@@ -18,12 +18,12 @@ from privacy.secure_aggregation._messages import (
     bound_to,
     box_statement,
     complaint_statement,
+    decode,
+    encode,
+    encode_set,
     kind_of,
-    read,
-    write,
-    write_set,
 )
-from privacy.secure_aggregation._shamir import write_element
+from privacy.secure_aggregation._shamir import encode_element
 from privacy.secure_aggregation.errors import RefusedError, RejectedMessageError, RoundAbortedError
 from tests.privacy.secure_aggregation.federation import (
     HONEST,
@@ -40,7 +40,7 @@ RANDOM = SystemRandomness()
 
 def fields_of(message):
     count = {Kind.SHARES: 4, Kind.COMPLAINTS: 2, Kind.OPENINGS: 2, Kind.DISPUTED_SHARES: 1}
-    return read(message, kind_of(message), [None] * count[kind_of(message)])
+    return decode(message, kind_of(message), [None] * count[kind_of(message)])
 
 
 class Wire:
@@ -106,10 +106,10 @@ def test_no_honest_client_trains_and_then_finds_too_few_neighbours():
                 continue
             if kind_of(answer) is Kind.COMPLAINTS and place in accused:
                 label = open_round(client).neighbours.index(accused[place])
-                answer = write(
+                answer = encode(
                     Kind.COMPLAINTS,
                     bound_to(answer),
-                    write_set([label], plan.neighbours),
+                    encode_set([label], plan.neighbours),
                     b"",
                 )
             if place not in quiet:
@@ -154,35 +154,41 @@ def other_shares(places):
 
 def resealed(client, answer, change, places):
     """Its shares with other boxes for some neighbours, signed anew where boxes are signed."""
-    this = open_round(client)
+    attacked = open_round(client)
     told, seeds, private, boxes = fields_of(answer)
-    proof_bytes = sharing.proof_size(this.plan.threshold)
+    proof_bytes = sharing.proof_size(attacked.plan.threshold)
     proof, signatures = told[:proof_bytes], bytearray(told[proof_bytes:])
     boxes = bytearray(boxes)
     evidence = sharing.check_proof(
         proof,
-        [seeds[16 * i :][:16] for i in range(len(this.neighbours))],
-        [private[16 * i :][:16] for i in range(len(this.neighbours))],
-        mask_key=keys.public_key(this.mask_private),
-        context=sharing.sharing_context(this.session, this.own),
+        [seeds[16 * i :][:16] for i in range(len(attacked.neighbours))],
+        [private[16 * i :][:16] for i in range(len(attacked.neighbours))],
+        mask_key=keys.public_key(attacked.mask_private),
+        context=sharing.sharing_context(attacked.session, attacked.own),
     )
-    for place in list(range(len(this.neighbours)))[places]:
-        shares = change(place, this.dealt_shares[place])
-        other = this.neighbours[place]
+    for place in list(range(len(attacked.neighbours)))[places]:
+        shares = change(place, attacked.dealt_shares[place])
+        other = attacked.neighbours[place]
         key = keys.derive(
-            this.channel_secrets[place], b"channel %d to %d" % (this.own, other), this.session
+            attacked.channel_secrets[place],
+            b"channel %d to %d" % (attacked.own, other),
+            attacked.session,
         )
-        box = os.urandom(BOX) if shares is None else keys.seal(key, shares, this.session, RANDOM)
+        box = (
+            os.urandom(BOX) if shares is None else keys.seal(key, shares, attacked.session, RANDOM)
+        )
         boxes[BOX * place :][:BOX] = b""
         boxes[BOX * place : BOX * (place + 1)] = box
         if signatures:
             statement = box_statement(
-                this.session, this.own, other, box, evidence[place].to_bytes()
+                attacked.session, attacked.own, other, box, evidence[place].to_bytes()
             )
             signatures[64 * place : 64 * (place + 1)] = keys.sign(
                 client.identity.private, statement
             )
-    return write(Kind.SHARES, this.session, proof + bytes(signatures), seeds, private, bytes(boxes))
+    return encode(
+        Kind.SHARES, attacked.session, proof + bytes(signatures), seeds, private, bytes(boxes)
+    )
 
 
 def changed(kind, change):
@@ -191,7 +197,7 @@ def changed(kind, change):
     def way(client, answer):
         if kind_of(answer) is not kind:
             return answer
-        return write(kind, bound_to(answer), *change(*fields_of(answer)))
+        return encode(kind, bound_to(answer), *change(*fields_of(answer)))
 
     return way
 
@@ -200,18 +206,18 @@ def another_key(client, answer):
     """Rightly shared, but a key that is not the one it announced."""
     if kind_of(answer) is not Kind.SHARES:
         return answer
-    this = open_round(client)
+    attacked = open_round(client)
     dealing = sharing.deal(
         os.urandom(32),
         5,
-        threshold=this.plan.threshold,
-        holders=this.plan.neighbours,
-        context=sharing.sharing_context(this.session, this.own),
+        threshold=attacked.plan.threshold,
+        holders=attacked.plan.neighbours,
+        context=sharing.sharing_context(attacked.session, attacked.own),
         randomness=RANDOM,
     )
     told, *_, boxes = fields_of(answer)
     proof = dealing.proof + told[len(dealing.proof) :]
-    return write(Kind.SHARES, this.session, proof, *map(b"".join, dealing.commitments), boxes)
+    return encode(Kind.SHARES, attacked.session, proof, *map(b"".join, dealing.commitments), boxes)
 
 
 def accuses(signed):
@@ -220,20 +226,23 @@ def accuses(signed):
     def way(client, answer):
         if kind_of(answer) is not Kind.COMPLAINTS:
             return answer
-        this = open_round(client)
-        members, signatures = range(len(this.neighbours)), b""
-        if this.terms.malicious:
+        attacked = open_round(client)
+        members, signatures = range(len(attacked.neighbours)), b""
+        if attacked.terms.malicious:
             signatures = b"".join(
                 keys.sign(
                     client.identity.private,
-                    complaint_statement(this.session, this.neighbours[label], this.own),
+                    complaint_statement(attacked.session, attacked.neighbours[label], attacked.own),
                 )
                 if signed
                 else bytes(64)
                 for label in members
             )
-        return write(
-            Kind.COMPLAINTS, this.session, write_set(members, len(this.neighbours)), signatures
+        return encode(
+            Kind.COMPLAINTS,
+            attacked.session,
+            encode_set(members, len(attacked.neighbours)),
+            signatures,
         )
 
     return way
@@ -402,7 +411,7 @@ class RingCutters(Wire):
         if node in self.corrupt and open_round(client) is not None:
             self.private[self.server._round.index[node]] = open_round(client).mask_private
         if kind_of(answer) is Kind.MASKED_UPDATE:
-            self.masked[self.server._round.index[node]] = read(
+            self.masked[self.server._round.index[node]] = decode(
                 answer, Kind.MASKED_UPDATE, [None, 0]
             )[0]
         if node in self.gaps:
@@ -423,7 +432,7 @@ class RingCutters(Wire):
         total = np.zeros(SIZE, np.uint32)
         for owner in inside:
             add_packed(total, self.masked[owner], bits)
-            seed = write_element(secrets[owner])
+            seed = encode_element(secrets[owner])
             add_mask(total, keys.self_mask_key(seed, server._round.session), subtract=True)
             for other in server._round.ring.neighbours(owner):
                 if other not in taking_part or other in inside or other not in known:
@@ -449,7 +458,7 @@ def spoil_boxes(cutters, node, client, answer):
             os.urandom(BOX) if other in gap else boxes[BOX * place :][:BOX]
             for place, other in enumerate(around)
         ]
-        return write(Kind.SHARES, bound_to(answer), told, seeds, private, b"".join(parts))
+        return encode(Kind.SHARES, bound_to(answer), told, seeds, private, b"".join(parts))
     return None if kind_of(answer) is Kind.DISPUTED_SHARES else answer
 
 
@@ -459,7 +468,7 @@ def accuse(cutters, node, client, answer):
         return answer
     gap, around = cutters.gaps[node], open_round(client).neighbours
     labels = [label for label, other in enumerate(around) if other in gap]
-    return write(Kind.COMPLAINTS, bound_to(answer), write_set(labels, len(around)), b"")
+    return encode(Kind.COMPLAINTS, bound_to(answer), encode_set(labels, len(around)), b"")
 
 
 def cut_the_ring(way, leaving):

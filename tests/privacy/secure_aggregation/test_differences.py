@@ -18,7 +18,7 @@ from privacy.secure_aggregation import RoundPlan, RoundTerms, SecureClient, Secu
 from privacy.secure_aggregation import _server_stages as server_stages
 from privacy.secure_aggregation import client as client_module
 from privacy.secure_aggregation._client_history import ClientHistory
-from privacy.secure_aggregation._messages import Kind, write
+from privacy.secure_aggregation._messages import Kind, encode
 from privacy.secure_aggregation.errors import (
     RefusedError,
     RoundAbortedError,
@@ -163,7 +163,7 @@ class Played:
         if event == "spoilt" and node in self.messages[place]:
             session = self.messages[place][node][5:37]
             with suppress(RefusedError):
-                client.answer(write(Kind.SURVIVORS, session))
+                client.answer(encode(Kind.SURVIVORS, session))
         elif event == "evicted":
             for _ in range(7):
                 self.strangers += 1

@@ -7,7 +7,7 @@ import numpy as np
 
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.secure_aggregation import ClientPolicy, SecureClient
-from privacy.secure_aggregation._messages import Kind, read
+from privacy.secure_aggregation._messages import Kind, decode
 from privacy.secure_aggregation._shamir import PRIME
 from tests.privacy.secure_aggregation.federation import HONEST, Federation, draw_vectors, open_round
 
@@ -53,7 +53,7 @@ def test_a_short_seed_is_found_by_search_and_ours_is_not():
     call = weak.calls + 1  # the next draw is the seed of its own mask
     answers = {n: federation.clients[n].answer(message) for n, message in messages.items()}
     # The last draws are the nonces of its boxes, which the server relays.
-    nonces = {n: read(answer, Kind.SHARES, [None] * 4)[3][:12] for n, answer in answers.items()}
+    nonces = {n: decode(answer, Kind.SHARES, [None] * 4)[3][:12] for n, answer in answers.items()}
     first = weak.calls - open_round(federation.clients[0]).plan.neighbours + 1
 
     found = search(nonces[0], first)

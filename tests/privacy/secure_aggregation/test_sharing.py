@@ -17,18 +17,18 @@ from privacy.secure_aggregation._messages import (
     Kind,
     bound_to,
     complaint_statement,
-    read,
-    read_set,
-    write,
-    write_set,
+    decode,
+    decode_set,
+    encode,
+    encode_set,
 )
 from privacy.secure_aggregation._shamir import (
     PRIME,
     combine,
+    decode_element,
     draw_elements,
-    read_element,
+    encode_element,
     values,
-    write_element,
 )
 from privacy.secure_aggregation.errors import (
     ForgedSignatureError,
@@ -63,14 +63,14 @@ def up_to_disputes():
 
 def disputes(client, labels, signatures):
     size = len(open_round(client).neighbours)
-    return write(Kind.DISPUTES, open_round(client).session, write_set(labels, size), signatures)
+    return encode(Kind.DISPUTES, open_round(client).session, encode_set(labels, size), signatures)
 
 
 def test_a_box_that_the_server_spoils_is_not_complained_of_under_a_signature():
     """The complaint would have an honest sender show its shares for an honest client."""
     federation, _, messages = up_to_disputes()
     client = federation.clients[0]
-    sharers, boxes, evidence = read(messages[0], Kind.DELIVERIES, [None] * 3)
+    sharers, boxes, evidence = decode(messages[0], Kind.DELIVERIES, [None] * 3)
     for spoilt in (
         (os.urandom(BOX) + boxes[BOX:], evidence),
         (boxes, os.urandom(96) + evidence[96:]),
@@ -79,9 +79,9 @@ def test_a_box_that_the_server_spoils_is_not_complained_of_under_a_signature():
         again = SecureClient.from_bytes(
             client.to_bytes(), federation.policy, identity=client.identity
         )
-        answer = again.answer(write(Kind.DELIVERIES, bound_to(messages[0]), sharers, *spoilt))
-        members, signatures = read(answer, Kind.COMPLAINTS, [None, 64])
-        assert read_set(members, len(open_round(client).neighbours)) == {0}
+        answer = again.answer(encode(Kind.DELIVERIES, bound_to(messages[0]), sharers, *spoilt))
+        members, signatures = decode(answer, Kind.COMPLAINTS, [None, 64])
+        assert decode_set(members, len(open_round(client).neighbours)) == {0}
         assert signatures == bytes(64)
         assert again.stage is ClientStage.MASKING
 
@@ -90,27 +90,27 @@ def test_shares_are_shown_only_to_who_signed_a_complaint():
     federation, _, messages = up_to_disputes()
     client = federation.clients[0]
     client.answer(messages[0])
-    this, state = open_round(client), client.to_bytes()
+    attacked, state = open_round(client), client.to_bytes()
     by_index = {open_round(c).own: c.identity.private for c in federation.clients.values()}
-    accuser = this.neighbours[0]
-    right = complaint_statement(this.session, this.own, accuser)
+    accuser = attacked.neighbours[0]
+    right = complaint_statement(attacked.session, attacked.own, accuser)
 
     def taken_up():
         return SecureClient.from_bytes(state, federation.policy, identity=client.identity)
 
     for forged in (
         bytes(64),
-        keys.sign(by_index[this.neighbours[1]], right),
-        keys.sign(by_index[accuser], complaint_statement(this.session, accuser, this.own)),
-        keys.sign(by_index[accuser], complaint_statement(bytes(32), this.own, accuser)),
+        keys.sign(by_index[attacked.neighbours[1]], right),
+        keys.sign(by_index[accuser], complaint_statement(attacked.session, accuser, attacked.own)),
+        keys.sign(by_index[accuser], complaint_statement(bytes(32), attacked.own, accuser)),
         b"",
     ):
         with pytest.raises(ForgedSignatureError):
             taken_up().answer(disputes(client, [0], forged))
     one = taken_up()
     signature = keys.sign(by_index[accuser], right)
-    (shown,) = read(one.answer(disputes(client, [0], signature)), Kind.DISPUTED_SHARES, [64])
-    assert shown == this.dealt_shares[0]
+    (shown,) = decode(one.answer(disputes(client, [0], signature)), Kind.DISPUTED_SHARES, [64])
+    assert shown == attacked.dealt_shares[0]
     with pytest.raises(StaleMessageError):  # once
         one.answer(disputes(client, [0], signature))
     assert one.stage is ClientStage.MASKING
@@ -156,8 +156,8 @@ def test_what_is_shared_is_checked_and_comes_together_again(data):
     assert [sharing.Evidence.from_bytes(e.to_bytes()) for e in evidence] == evidence
     assert all(e.fit(shares) for e, shares in zip(evidence, dealing.shares, strict=True))
     chosen = data.draw(st.permutations(range(holders)))[:threshold]
-    seeds = {place + 1: read_element(dealing.shares[place][:32]) for place in chosen}
-    privates = {place + 1: read_element(dealing.shares[place][32:]) for place in chosen}
+    seeds = {place + 1: decode_element(dealing.shares[place][:32]) for place in chosen}
+    privates = {place + 1: decode_element(dealing.shares[place][32:]) for place in chosen}
     assert combine(seeds) == seed
     other = os.urandom(32)
     agreed = sharing.agree_with(combine(privates), [keys.public_key(other)])
@@ -190,12 +190,12 @@ def test_shares_of_no_polynomial_do_not_all_fit():
     threshold, holders = 4, 12
     root, _, wider = dealt(threshold=holders, holders=holders)
     proof = wider.proof
-    responses = [read_element(proof[32 * i :][:32]) for i in range(2, 2 + 2 * holders)]
+    responses = [decode_element(proof[32 * i :][:32]) for i in range(2, 2 + 2 * holders)]
     shorter = []
     for half in (responses[:holders], responses[holders:]):
         points = range(1, threshold + 1)
         shorter += through({0: half[0]} | dict(zip(points, values(half, 3), strict=False)))
-    short = proof[:64] + b"".join(map(write_element, shorter))
+    short = proof[:64] + b"".join(map(encode_element, shorter))
     evidence = sharing.check_proof(
         short, *wider.commitments, mask_key=mask_key(root), context=b"here"
     )
@@ -227,7 +227,9 @@ def test_a_key_that_x25519_would_not_take_can_be_agreed_with_all_the_same(privat
     # X25519 commutes: agreeing with what one has agreed with is the same in either order.
     assert keys.agree(third, agreed[:1]) == keys.agree(other, agreed[1:])
     assert agreed == sharing.agree_with(PRIME - private, publics)
-    together = sharing.agree_with(private * read_element(sharing.mask_private(b"x" * 32)), publics)
+    together = sharing.agree_with(
+        private * decode_element(sharing.mask_private(b"x" * 32)), publics
+    )
     assert together == keys.agree(sharing.mask_private(b"x" * 32), agreed)
 
 
@@ -241,8 +243,8 @@ def test_nobody_takes_another_ones_key(adversary):
     server = federation.server(federation.terms(SIZE))
     announced = {n: c.answer(server.invitation()) for n, c in federation.clients.items()}
     server.receive(0, announced[0])
-    first = read(announced[0], Kind.ADVERTISEMENT, [None])[0]
-    second = Announcement.from_bytes(read(announced[1], Kind.ADVERTISEMENT, [None])[0])
+    first = decode(announced[0], Kind.ADVERTISEMENT, [None])[0]
+    second = Announcement.from_bytes(decode(announced[1], Kind.ADVERTISEMENT, [None])[0])
     identity = federation.clients[1].identity
     for mask, channel in (
         (first[32:64], second.channel_key),
@@ -260,7 +262,7 @@ def test_nobody_takes_another_ones_key(adversary):
             signature=keys.sign(identity.private, statement),
         )
         with pytest.raises(RejectedMessageError, match="key"):
-            server.receive(1, write(Kind.ADVERTISEMENT, bound_to(announced[1]), forged.to_bytes()))
+            server.receive(1, encode(Kind.ADVERTISEMENT, bound_to(announced[1]), forged.to_bytes()))
     server.receive(1, announced[1])
 
 

@@ -188,7 +188,7 @@ def test_the_function_that_is_asked_for_is_bound() -> None:
     def train(message: Message, context: Context) -> Message:
         return Message(message.content, reply_to=message)
 
-    this = ByHand(InProcessGrid(app, NODES), range(1, NODES + 1))
+    attacked = ByHand(InProcessGrid(app, NODES), range(1, NODES + 1))
 
     def make(node: int, content: bytes) -> Message:
         message = request_to_train(node, content)
@@ -197,10 +197,10 @@ def test_the_function_that_is_asked_for_is_bound() -> None:
         return message
 
     with pytest.raises(TooFewClientsError):
-        this.send(make)
-    refused = {reply.metadata.src_node_id for reply in this.replies if reply.has_error()}
+        attacked.send(make)
+    refused = {reply.metadata.src_node_id for reply in attacked.replies if reply.has_error()}
     assert refused == set(range(1, 9))
-    assert this.refusals == {"DifferentRequestsError"}
+    assert attacked.refusals == {"DifferentRequestsError"}
 
 
 # The configuration that a client is given beside the messages ------------------------------------
@@ -258,12 +258,12 @@ def test_a_roster_of_several_configurations_is_refused(
 
 def test_a_configuration_that_changes_within_a_round_is_refused() -> None:
     grid = InProcessGrid(secure_app(update), NODES, run_config={"rate": 1.0})
-    this = ByHand(grid, range(1, NODES + 1))
-    for node in this.requests:
+    attacked = ByHand(grid, range(1, NODES + 1))
+    for node in attacked.requests:
         grid.context(node).run_config["rate"] = 1  # the same number of another type
     with pytest.raises(TooFewClientsError):
-        this.send(request_to_train)
-    assert this.refusals == {"DifferentRequestsError"}
+        attacked.send(request_to_train)
+    assert attacked.refusals == {"DifferentRequestsError"}
 
 
 # What a client pins -------------------------------------------------------------------------------
@@ -293,13 +293,13 @@ def test_a_client_pins_how_its_update_is_bounded(pins: dict[str, Any], names: se
 
         return SecureAggregationMod(insists, memory=ContextMemory())(message, context, train)
 
-    this = ByHand(InProcessGrid(secagg_mod, NODES), range(1, NODES + 1))  # type: ignore[arg-type]
+    attacked = ByHand(InProcessGrid(secagg_mod, NODES), range(1, NODES + 1))  # type: ignore[arg-type]
     if names:
         with pytest.raises(TooFewClientsError):
-            this.send(request_to_train)
+            attacked.send(request_to_train)
     else:
-        this.send(request_to_train)
-    assert this.refusals == names
+        attacked.send(request_to_train)
+    assert attacked.refusals == names
     assert len(trained) == (0 if names else NODES)
 
 

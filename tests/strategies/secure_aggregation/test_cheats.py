@@ -10,7 +10,7 @@ import pytest
 from flwr.app import ArrayRecord, Message
 
 from privacy.secure_aggregation import Adversary, RoundPlan
-from privacy.secure_aggregation._messages import Kind, read
+from privacy.secure_aggregation._messages import Kind, decode
 from strategies import InProcessGrid
 from tests.strategies.federation import client_app, model
 from tests.strategies.secure_aggregation.federation import (
@@ -148,7 +148,7 @@ def test_corrupt_clients_are_counted_from_all_who_were_drawn(away: str, tmp_path
     wire.offline = AWAY if away == "not connected" else set()
     strategy_of(tmp_path, 24, 9, secure()).start(wire, model((9,)), num_rounds=1)
     rosters = [message.content[KEY] for message in wire.requests if asked(message) is SHARING]
-    plans = {RoundPlan.from_bytes(read(r["message"], SHARING, [20, None])[0]) for r in rosters}
+    plans = {RoundPlan.from_bytes(decode(r["message"], SHARING, [20, None])[0]) for r in rosters}
     (plan,) = plans
     assert (plan.clients, plan.cohort) == (20, 24)
     assert plan.max_corrupt(CURIOUS) == 3

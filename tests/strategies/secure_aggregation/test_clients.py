@@ -258,9 +258,9 @@ def to_the_opening(memory: Callable[[int], ClientMemory]) -> tuple[InProcessGrid
         return SecureAggregationMod(policy(), memory=memory(place))(message, context, call_next)
 
     grid = InProcessGrid(client_app(drift, mods=[secagg_mod]), NODES)
-    this = ByHand(grid, range(1, NODES + 1))
-    this.send(request_to_train)
-    return grid, this.requests
+    attacked = ByHand(grid, range(1, NODES + 1))
+    attacked.send(request_to_train)
+    return grid, attacked.requests
 
 
 @pytest.mark.parametrize("kept", ["context", "folder"])
@@ -528,14 +528,14 @@ def refused_by_all(change: dict[str, Any]) -> set[str]:
         return [np.eye(1, SIZE, dtype=np.float32)[0] * (partition % 2)]
 
     grid = InProcessGrid(secure_app(some_large), NODES)
-    this = ByHand(grid, range(1, NODES + 1), announced=request_to_train(0, **change))
+    attacked = ByHand(grid, range(1, NODES + 1), announced=request_to_train(0, **change))
     with pytest.raises(RoundAbortedError):
-        this.send(lambda node, content: request_to_train(node, content, **change))
+        attacked.send(lambda node, content: request_to_train(node, content, **change))
     assert not trained
-    reasons = [reply.error.reason for reply in this.replies if reply.has_error()]
+    reasons = [reply.error.reason for reply in attacked.replies if reply.has_error()]
     assert len(reasons) == NODES
     assert len(set(reasons)) == 1
-    return this.refusals
+    return attacked.refusals
 
 
 def test_against_a_malicious_server_memory_has_no_default() -> None:

@@ -141,10 +141,10 @@ def test_an_app_that_overwrites_its_state_stays_in_the_round(how: str, adversary
         return reply_of([np.full(SIZE, 0.01, np.float32)], {"num-examples": 1.0})(message)
 
     grid = InProcessGrid(app, NODES)
-    this = ByHand(grid, range(1, NODES + 1), adversary)
-    this.send(request_to_train)
-    assert this.open().tolist() == [NODES * 2] * SIZE
-    assert not this.refusals
+    attacked = ByHand(grid, range(1, NODES + 1), adversary)
+    attacked.send(request_to_train)
+    assert attacked.open().tolist() == [NODES * 2] * SIZE
+    assert not attacked.refusals
     assert all("own" in grid.context(node).state for node in range(1, NODES + 1))
 
 
@@ -152,14 +152,14 @@ def check_alike(answer: Answer, adversary: Any, **request: Any) -> None:
     """Nothing but the sum differs, in which the victim is not."""
     grid = InProcessGrid(app_of(answer, adversary), NODES)
     announced = request_to_train(0, **request)
-    this = ByHand(grid, range(1, NODES + 1), adversary, announced=announced)
-    replies = this.send(lambda node, content: request_to_train(node, content, **request))
+    attacked = ByHand(grid, range(1, NODES + 1), adversary, announced=announced)
+    replies = attacked.send(lambda node, content: request_to_train(node, content, **request))
     sent = [said(reply) for reply in replies]
     assert len(sent) == NODES
     assert {content[4] for content in sent} == {Kind.MASKED_UPDATE}
     assert len({len(content) for content in sent}) == 1
     assert len({tuple(reply.content) for reply in replies}) == 1
-    assert this.open().tolist() == [(NODES - 1) * 2] * SIZE  # 0.01 is 2.56 cells of 1/256
+    assert attacked.open().tolist() == [(NODES - 1) * 2] * SIZE  # 0.01 is 2.56 cells of 1/256
 
 
 @BOTH
@@ -206,10 +206,10 @@ LARGE = {part + 1 for part in range(NODES) if cells(part, 1.0, 80) > NODES}
 def who_answers_with_an_error(app: ClientApp) -> set[int]:
     """One round with a bound of 1, honest otherwise, and the same for all."""
     grid = InProcessGrid(app, NODES)
-    this = ByHand(grid, range(1, NODES + 1), bound=1, announced=request_to_train(0, **ONE_SHOT))
+    attacked = ByHand(grid, range(1, NODES + 1), bound=1, announced=request_to_train(0, **ONE_SHOT))
     with suppress(TooFewClientsError):
-        this.send(lambda node, content: request_to_train(node, content, **ONE_SHOT))
-    return {reply.metadata.src_node_id for reply in this.replies if reply.has_error()}
+        attacked.send(lambda node, content: request_to_train(node, content, **ONE_SHOT))
+    return {reply.metadata.src_node_id for reply in attacked.replies if reply.has_error()}
 
 
 def test_without_the_defence_a_small_bound_tells_whose_entries_are_large(
@@ -336,8 +336,8 @@ def test_one_round_is_trained_once(died: bool, tmp_path: Path) -> None:
         return [SECRET[partition]]
 
     grid = InProcessGrid(client_app(update, mods=[secagg_mod]), NODES)
-    this = ByHand(grid, range(1, NODES + 1))
-    request = request_to_train(VICTIM, this.requests[VICTIM])
+    attacked = ByHand(grid, range(1, NODES + 1))
+    request = request_to_train(VICTIM, attacked.requests[VICTIM])
     if died:
         with pytest.raises(KeyboardInterrupt):
             grid.send_and_receive([request])
@@ -346,6 +346,6 @@ def test_one_round_is_trained_once(died: bool, tmp_path: Path) -> None:
         (reply,) = grid.send_and_receive([request])
         assert said(reply)[4] == Kind.MASKED_UPDATE
     for _ in range(2):
-        (again,) = grid.send_and_receive([request_to_train(VICTIM, this.requests[VICTIM])])
+        (again,) = grid.send_and_receive([request_to_train(VICTIM, attacked.requests[VICTIM])])
         assert again.error.reason.startswith("StaleMessageError:")
     assert trained == [VICTIM - 1]

@@ -84,16 +84,18 @@ class Rounds:
         """
         self.number += 1
         request = request_to_train(0, **change)
-        this = ByHand(self.grid, nodes, MALICIOUS, announced=request, run=run, number=self.number)
+        attacked = ByHand(
+            self.grid, nodes, MALICIOUS, announced=request, run=run, number=self.number
+        )
         with suppress(RoundAbortedError):
-            this.send(
+            attacked.send(
                 lambda node, content: request_to_train(node, content, **change), without=vanish
             )
             if to_the_end:
-                opened = this.open()
-                self.refusals |= this.refusals
+                opened = attacked.open()
+                self.refusals |= attacked.refusals
                 return opened
-        self.refusals |= this.refusals
+        self.refusals |= attacked.refusals
         return None
 
 

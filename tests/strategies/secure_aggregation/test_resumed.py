@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Message
 
 from privacy.secure_aggregation import Adversary, RoundTerms
-from privacy.secure_aggregation._messages import Kind, read
+from privacy.secure_aggregation._messages import Kind, decode
 from strategies import Checkpointing
 from tests.strategies.federation import model
 from tests.strategies.secure_aggregation.federation import (
@@ -47,7 +47,7 @@ class Dies(Wire):
             if asked(message) is Kind.INVITATION:
                 content = message.content["secure-aggregation"]["message"]
                 assert isinstance(content, bytes)
-                terms = RoundTerms.from_bytes(read(content, Kind.INVITATION, [None])[0])
+                terms = RoundTerms.from_bytes(decode(content, Kind.INVITATION, [None])[0])
                 if terms not in found:
                     found.append(terms)
         return found

@@ -1,0 +1,222 @@
+"""A resumed run ends where an unbroken one does, from released values only."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord
+
+from privacy.accounting import (
+    GaussianRelease,
+    Poisson,
+    epsilon,
+    read_ledger,
+)
+from privacy.accounting.errors import LedgerError
+from strategies import (
+    AdaptiveClipping,
+    Budget,
+    Checkpointing,
+    ServerAdam,
+    ServerSGD,
+)
+from strategies.checkpoint import Checkpoint
+from strategies.errors import CheckpointError, SpentBudgetError
+from tests.strategies.federation import (
+    STEP,
+    answer,
+    ask,
+    model,
+    noiseless,
+    private,
+    refused,
+    released,
+    spent,
+)
+
+
+def test_a_resumed_run_keeps_its_model_when_nothing_is_left(tmp_path: Path) -> None:
+    """One that has played a round; one that has not is refused like any other."""
+    kept, limit = tmp_path / "kept", epsilon([GaussianRelease(20.0, Poisson(1.0))], delta=1e-5)
+    settings = {"budget": Budget(limit * 1.0001, 1e-5), "checkpointing": Checkpointing(kept)}
+    ended = private(tmp_path, **settings).start(STEP, model(), num_rounds=3)
+    again = private(
+        tmp_path, **settings | {"checkpointing": Checkpointing(kept, resume=kept)}
+    ).start(STEP, model(), num_rounds=3)
+    assert again.privacy is not None
+    assert again.privacy.rounds == 1
+    assert "round 2 would pass" in str(again.privacy.stopped)
+    np.testing.assert_array_equal(
+        again.arrays.to_numpy_ndarrays()[0], ended.arrays.to_numpy_ndarrays()[0]
+    )
+
+    (other := tmp_path / "other").mkdir()
+    settings["checkpointing"] = Checkpointing(other / "kept")
+
+    class KilledError(Exception):
+        pass
+
+    def killed(number: int, arrays: ArrayRecord) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        private(other, **settings).start(STEP, model(), num_rounds=3, evaluate_fn=killed)
+    private(other).start(STEP, model(), num_rounds=1)
+    error = refused(
+        private(other, **settings | {"checkpointing": Checkpointing(resume=other / "kept")})
+    )
+    assert isinstance(error, SpentBudgetError)
+
+
+def settings_of(optimizer: Any) -> dict[str, Any]:
+    return {
+        "optimizer": optimizer,
+        "clipping": AdaptiveClipping(initial_norm=1.0),
+    }
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [ServerSGD(0.7, momentum=0.5, iterate_average=0.5), ServerAdam(0.1, iterate_average=0.5)],
+)
+def test_a_resumed_run_ends_where_an_unbroken_one_does(optimizer: Any, tmp_path: Path) -> None:
+    """Without noise, to the last bit but the average's: optimizer, norm and average go on."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    start = ArrayRecord([np.zeros(3, np.float32), np.array(0.0, np.float32)])
+    expected = noiseless(whole, **settings_of(optimizer)).start(STEP, start, num_rounds=6)
+    path = broken / "checkpoint"
+    kept = settings_of(optimizer) | {"checkpointing": Checkpointing(path)}
+    noiseless(broken, **kept).start(STEP, start, num_rounds=4)
+    resumed = noiseless(broken, **kept | {"checkpointing": Checkpointing(path, resume=path)}).start(
+        STEP, start, num_rounds=6
+    )
+    for a, b in zip(
+        expected.arrays.to_numpy_ndarrays(), resumed.arrays.to_numpy_ndarrays(), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert resumed.privacy is not None
+    assert list(resumed.privacy.epsilon_by_round) == [1, 2, 3, 4, 5, 6]
+    assert resumed.privacy.clipping_norm == expected.privacy.clipping_norm  # type: ignore
+
+
+def test_a_run_can_be_resumed_before_its_first_round_ended(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+
+    class KilledError(Exception):
+        pass
+
+    def killed(partition: int, number: int, arrays: Any) -> Any:
+        raise KilledError
+
+    strategy = private(
+        tmp_path, noise_multiplier=None, budget=Budget(2.0, 1e-5), checkpointing=Checkpointing(path)
+    )
+    strategy.aggregate_train = killed  # type: ignore[method-assign,assignment]
+    with pytest.raises((KilledError, TypeError)):
+        strategy.start(STEP, model(), num_rounds=3)
+    del strategy
+    again = private(
+        tmp_path,
+        noise_multiplier=None,
+        budget=Budget(2.0, 1e-5),
+        checkpointing=Checkpointing(resume=path),
+    )
+    result = again.start(STEP, model(), num_rounds=3)
+    assert result.privacy is not None
+    assert result.privacy.rounds == 3
+    assert result.privacy.epsilon <= 2.0
+
+
+def test_a_checkpoint_holds_released_values_only(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    private(tmp_path, checkpointing=Checkpointing(path), optimizer=ServerSGD(momentum=0.9)).start(
+        STEP, model(), num_rounds=2
+    )
+    kept = Checkpoint.load(path)
+    assert set(kept.arrays) == {
+        "model/0",
+        "optimizer/velocity.0",
+        "clipping/norm",
+        "privacy/rounds",
+        "privacy/epsilon",
+        "privacy/aborted",  # which rounds opened is paid for
+    }
+    assert (kept.round, kept.noise_multiplier, kept.position.records) == (2, 20.0, 2)
+
+
+def test_a_torn_or_altered_checkpoint_never_loads(tmp_path: Path) -> None:
+    """Cut anywhere, or any one byte changed."""
+    path, copy = tmp_path / "checkpoint", tmp_path / "copy"
+    private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=1)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        copy.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError):
+            Checkpoint.load(copy)
+    for place in range(0, len(whole), 3):
+        copy.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+        try:
+            kept = Checkpoint.load(copy)
+        except CheckpointError:
+            continue
+        # What may change unseen is the spelling of safetensors' own header.
+        assert kept.position == Checkpoint.load(path).position
+        np.testing.assert_array_equal(
+            kept.arrays["model/0"], Checkpoint.load(path).arrays["model/0"]
+        )
+    with pytest.raises(CheckpointError):
+        Checkpoint.load(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=1)
+    for changed, name in (
+        ({"clipping": 2.0}, "clipping"),
+        ({"noise_multiplier": 10.0}, "noise_multiplier"),
+        ({"sampling": Poisson(0.5)}, "sampling"),
+        ({"optimizer": ServerSGD(0.5)}, "optimizer"),
+        ({"budget": Budget(math.inf, 1e-6)}, "budget"),
+        ({"budget": Budget(9.0, 1e-5)}, "budget"),
+    ):
+        with pytest.raises(CheckpointError, match=name):
+            private(tmp_path, checkpointing=Checkpointing(resume=path), **changed)
+    for other in (model((4,)), model((3,), (1,)), model((3,), dtype=np.float64)):
+        with pytest.raises(CheckpointError, match="another model"):
+            private(tmp_path, checkpointing=Checkpointing(resume=path)).start(
+                STEP, other, num_rounds=2
+            )
+
+
+def test_an_older_ledger_put_back_is_found_out(tmp_path: Path) -> None:
+    path, ledger = tmp_path / "checkpoint", tmp_path / "ledger.jsonl"
+    private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=1)
+    older = ledger.read_bytes()
+    private(tmp_path, checkpointing=Checkpointing(path, resume=path)).start(
+        STEP, model(), num_rounds=3
+    )
+    ledger.write_bytes(older)
+    with pytest.raises(LedgerError):
+        private(tmp_path, checkpointing=Checkpointing(resume=path))
+    ledger.unlink()
+    with pytest.raises(LedgerError, match="missing"):
+        private(tmp_path, checkpointing=Checkpointing(resume=path))
+
+
+def test_a_round_played_again_is_paid_again(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=1)
+    strategy = private(tmp_path, checkpointing=Checkpointing(resume=path))
+    asked = ask(strategy, STEP, model(), 2)
+    released(
+        strategy, [answer(m, model()) for m in asked.values()], 2
+    )  # released, and then the process dies before its checkpoint
+    before = spent(tmp_path)
+    strategy._privacy_budget.ledger.close()
+    private(tmp_path, checkpointing=Checkpointing(resume=path)).start(STEP, model(), num_rounds=2)
+    assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1, 2, 2]
+    assert spent(tmp_path) > before
