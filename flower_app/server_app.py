@@ -12,16 +12,20 @@ from threadpoolctl import threadpool_limits
 from flower_app.data import load_inputs
 from flower_app.encrypted.evaluation import check_model_can_be_encrypted
 from flower_app.encrypted.round import hold_encrypted_round, round_cost
-from flower_app.errors import SettingError
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from flower_app.report.finish import finish
 from flower_app.report.outcome import OutcomeFile
 from flower_app.settings import Settings
-from flower_app.training.assembly import check_run, make_strategy, warn_of_few_clients
+from flower_app.training.assembly import (
+    check_run,
+    make_strategy,
+    refused_budget,
+    warn_of_few_clients,
+)
 from flower_app.training.progress import ProgressLogger, operator_log
 from flower_app.training.resumption import advice_on_failure, folder_of_run
-from strategies.errors import BudgetError, SpentBudgetError
+from strategies.errors import BudgetError
 
 app = ServerApp()
 
@@ -80,11 +84,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
                     evaluate_fn=progress.evaluate_fn(strategy),
                 )
             except BudgetError as error:
-                text = str(error).replace("budget.epsilon", "epsilon")
-                text = text.replace("noise_multiplier", "noise-multiplier")
-                if isinstance(error, SpentBudgetError):
-                    text = f"epsilon = {settings.epsilon:g} is spent; {text}"
-                raise SettingError(text) from error
+                raise refused_budget(settings, error) from error
             training_seconds = time.perf_counter() - training_started
             folder.write_model(result.arrays)
             nodes_tested = None

@@ -1,4 +1,4 @@
-"""Settings of a strategy of the wrong kind, or that do not go together, refused by name."""
+"""Checks of a strategy's arguments: their kinds, and their combinations."""
 
 import math
 import numbers
@@ -15,10 +15,8 @@ from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.train_round import RoundSetup
 from strategies.weighting import CappedWeights, UniformWeights
 
-_BUDGET, _METRICS = (
-    "budget=Budget(epsilon=…, delta=…)",
-    "metrics=Metrics(evaluate=…, fraction_evaluate=…)",
-)
+_BUDGET = "budget=Budget(epsilon=…, delta=…)"
+_METRICS = "metrics=Metrics(evaluate=…, fraction_evaluate=…)"
 _CHECKPOINTING = "checkpointing=Checkpointing(path, resume=…)"
 _NO_MINIMUM = "min_available_nodes, for which the whole round waits"
 # Arguments of another name, here before or in Flower's FedAvg.
@@ -87,14 +85,14 @@ def clipping_rule(clipping: Clipping | float) -> Clipping:
 
 
 def guarantee(sampling: Sampling) -> tuple[Adjacency, Accountant]:
-    """What the guarantee is about, and the tightest accountant that can express the sampling."""
+    """The adjacency of the guarantee, and the tightest accountant that can express the sampling."""
     if isinstance(sampling, FixedSize):
         return Adjacency.REPLACE_ONE, "rdp"
     return Adjacency.ADD_OR_REMOVE_ONE, "pld"
 
 
 def noise_multiplier(z: float | None, budget: Budget) -> float | None:
-    """Z, if it is given."""
+    """Z where it is given; it or an ε to calibrate it from is needed."""
     if z is None and budget.epsilon == math.inf:
         raise ValueError(
             "noise_multiplier is not set and budget.epsilon is inf; give the noise, or the ε from "
@@ -104,7 +102,7 @@ def noise_multiplier(z: float | None, budget: Budget) -> float | None:
 
 
 def available_nodes(wanted: int, size: int) -> int:
-    """How many nodes must be there before a round begins: no more than the population."""
+    """The number of nodes for which a round waits, at most the population."""
     wanted = arguments.whole("min_available_nodes", wanted, least=0)
     if wanted > max(size, 2):
         raise ValueError(
@@ -115,7 +113,7 @@ def available_nodes(wanted: int, size: int) -> int:
 
 
 def check_accounted_by_replacement(clipping: Clipping, metrics: Metrics) -> None:
-    """Refuse what is accounted by adding or removing a client only."""
+    """Refuse settings that are accounted under add or remove one client only."""
     if isinstance(clipping, AdaptiveClipping):
         raise ValueError(
             "adaptive clipping is not accounted for a cohort of fixed size; use Poisson "
@@ -131,7 +129,7 @@ def check_accounted_by_replacement(clipping: Clipping, metrics: Metrics) -> None
 def check_needs_no_single_reply(
     secure: SecureAggregation, clipping: Clipping, setup: RoundSetup
 ) -> None:
-    """Refuse what would need to see a single client's reply."""
+    """Refuse settings under which the server would need a single client's reply."""
     mechanism, weighting, metrics = setup.mechanism, setup.weighting, setup.metrics
     if not isinstance(mechanism, LatticeGaussian):
         raise ValueError(

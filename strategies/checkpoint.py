@@ -1,4 +1,4 @@
-"""What a run needs to go on after its process was killed: released values only."""
+"""The state of a run, from which it is resumed after a crash: released values only."""
 
 import copy
 import hashlib
@@ -70,6 +70,18 @@ class Checkpointing:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, lasting_path(f"checkpointing.{name}", value))
 
+    def load(self, settings: str) -> "Checkpoint | None":
+        """The checkpoint to go on from, of a run with these settings; None for a new run."""
+        if self.resume is None:
+            return None
+        checkpoint = Checkpoint.load(Path(self.resume))
+        before, now = json.loads(checkpoint.settings), json.loads(settings)
+        names = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        if names:
+            changes = ", ".join(f"{name}: {before.get(name)} → {now.get(name)}" for name in names)
+            raise CheckpointError(f"{self.resume} belongs to a run with other settings ({changes})")
+        return checkpoint
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -86,9 +98,9 @@ class Checkpoint:
     noise_multiplier : float
         The run's z, given or calibrated.
     position : Position
-        Where the ledger stood.
+        The ledger's last record then.
     settings : str
-        What the run's privacy settings were, as JSON; a resumed run must have the same.
+        The run's privacy settings, as JSON; a resumed run must have the same.
     arrays : mapping of str to ndarray
         Everything numeric, by slot: ``model/…``, ``optimizer/…``, ``average/…``, ``clipping/…``.
     """
@@ -148,15 +160,6 @@ class Checkpoint:
             settings=state["settings"],
             arrays=arrays,
         )
-
-    def check_settings(self, settings: str, path: Path) -> None:
-        """Refuse a run whose settings are not the checkpoint's, naming each that differs."""
-        before, now = json.loads(self.settings), json.loads(settings)
-        if before == now:
-            return
-        names = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        changes = ", ".join(f"{name}: {before.get(name)} → {now.get(name)}" for name in names)
-        raise CheckpointError(f"{path} belongs to a run with other settings ({changes})")
 
 
 def _digest(state: str, arrays: Mapping[str, Vector]) -> str:

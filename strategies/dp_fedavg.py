@@ -1,7 +1,6 @@
 """DPFedAvg: weighted federated averaging with client-level differential privacy."""
 
 import copy
-import math
 import os
 from collections.abc import Iterable, Sequence
 from logging import INFO, WARNING
@@ -13,18 +12,19 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from privacy import arguments
-from privacy.accounting import Adjacency, Budget, Event, Sampling, large_delta
+from privacy.accounting import Adjacency, Budget, Event, Sampling
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
 from strategies import _arguments
-from strategies.checkpoint import Checkpoint, Checkpointing, RunState, lasting_path, settings_text
+from strategies.checkpoint import Checkpointing, RunState, lasting_path, settings_text
 from strategies.clipping import Clipping
+from strategies.description import log_settings, privacy_report
 from strategies.metrics import Metrics
 from strategies.model_schema import ModelSchema
 from strategies.population import ClientRegistry, Population, expected_fraction
 from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import RecordKeys
-from strategies.result import PrivacyReport, PrivateResult, secure_report
-from strategies.round_cost import RoundCost, drowning, settled_noise
+from strategies.result import PrivacyReport, PrivateResult
+from strategies.round_cost import RoundCost, settled_noise
 from strategies.run import EvaluateFn, Run, StartArguments
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import MaskedRounds
@@ -54,54 +54,51 @@ class DPFedAvg(Strategy):
     **Not covered.** Privacy *from* the server; the choice of hyper-parameters, if it looked at
     clients' data; timing; metrics declared public; entries about lost or absent clients on the
     server's console and in the operator's log; that the run ended because no reply could be used;
-    whether and when a round is held, where it waits for ``min_available_nodes``.
+    that and when a round waits for ``min_available_nodes``.
 
     Parameters
     ----------
     population : Population or int
-        Who may be drawn: a frozen list of identities, besides whom all are ignored; or the number
-        N of all clients there are. A run does not begin, or stops, where more than N connect.
+        A frozen list of the clients' identities, all others being ignored; or the number N of all
+        clients. A run does not begin, or stops, where more than N connect.
     sampling : Poisson, FixedSize or Full
-        How each round's cohort is drawn, constant for a run. Poisson and full participation
-        protect against adding or removing one client, a fixed size against replacing one.
+        Draws each round's cohort. Poisson and full participation protect against adding or
+        removing one client, a fixed size against replacing one.
     clipping : float, FlatClipping, PerLayerClipping or AdaptiveClipping
-        The clipping norm S, or how it is found.
+        The clipping norm S, or the rule for it.
     budget : Budget
         ε and δ of the population over all runs; ``math.inf`` as ε sets no limit. A round that
-        would pass it is not begun: the remaining rounds send nothing, as the result records.
-        ``start`` refuses a run whose first round would pass it, and one for which earlier runs
-        have left so little that noise would have to be ten times that of a first run.
+        would pass it is not begun, and the run ends. ``start`` refuses a run whose first round
+        would pass it, or whose noise would be ten times a first run's for what earlier runs spent.
     ledger : path-like
-        The ledger of this population, shared by all its runs; made if it is not there. Each
-        round's event is durable in it before the round's noisy result is used. Absolute, or
-        beginning with ``~``: a relative path would lie where Flower's SuperLink was started.
+        The file that all runs of this population share, made if it is missing. Each round's event
+        is durable in it before the round's noisy result is used. Absolute, or beginning with
+        ``~``: a relative path would lie where Flower's SuperLink was started.
     noise_multiplier : float, optional
         z of a round: the noise on the sum has standard deviation z·S. Zero: no noise and ε = ∞.
-        Default: what ``start`` calibrates so that all rounds fit the budget.
+        Default: ``start`` calibrates it so that all rounds fit the budget.
     reserve : sequence of Event
-        What is to be paid from the budget after training, such as ``EncryptedRound.event``.
+        To be paid from the budget after training, such as ``EncryptedRound.event``.
     weighting : Weighting
         Default: ``UniformWeights()``.
     mechanism : SumMechanism
         Default: ``LatticeGaussian()``, safe in finite precision.
     optimizer : ServerOptimizer
-        What the server does with the noisy average. Default: ``ServerSGD()``, plain averaging.
+        Steps the model by the noisy average. Default: ``ServerSGD()``, plain averaging.
     metrics : Metrics
-        Which of clients' metrics are released, and how many clients evaluate. Default: none.
+        The clients' metrics that are released, and how many clients evaluate. Default: none.
     checkpointing : Checkpointing
-        Where each round's released state is kept, and from where to go on. Default: nowhere.
+        The file that each round's released state is written to, or a run is resumed from.
     min_available_nodes : int
-        How many nodes of the population must be connected before a round begins: one that finds
-        hardly anybody costs as much privacy as any other. That a round is held tells that so many
-        are connected, and ε does not cover it; with 0 no round waits.
+        So many nodes of the population must be connected before a round begins, for a round of few
+        costs as much privacy as any other. ε does not cover that a round waits; with 0 none does.
     secure_aggregation : SecureAggregation, optional
-        Open sums only, of enough clients, each of which then needs ``SecureAggregationMod``.
-        Default: the server sees each update.
+        The server sees sums of enough clients only, and clients need ``SecureAggregationMod``.
+        Default: it sees each update.
     record_keys : RecordKeys
         Keys in the records. Default: Flower's.
     randomness : Randomness
-        Default: the operating system's. A seeded one is for tests; it voids all privacy, as
-        the result records.
+        Default: the operating system's. A seeded one is for tests and voids all privacy.
 
     Raises
     ------
@@ -160,7 +157,6 @@ class DPFedAvg(Strategy):
         size = self._registry.size
         self.sampling: Sampling = sampling
         self.adjacency, self.accountant = _arguments.guarantee(sampling)
-        self._fraction = expected_fraction(sampling, size)
         self.weighting: Weighting = UniformWeights() if weighting is None else weighting
         self.mechanism: SumMechanism = LatticeGaussian() if mechanism is None else mechanism
         self.metrics = Metrics() if metrics is None else metrics
@@ -173,11 +169,9 @@ class DPFedAvg(Strategy):
         self._given_noise = _arguments.noise_multiplier(noise_multiplier, self.budget)
         if self._given_noise is not None:
             self.mechanism.account(noise_multiplier=self._given_noise, sampling=sampling)
-        # Copies: a run changes them, and the caller's may serve another run.
+        # Copies: the caller's may change before the next run.
         self._initial_clipping = copy.deepcopy(_arguments.clipping_rule(clipping))
-        self._initial_optimizer: ServerOptimizer = (
-            ServerSGD() if optimizer is None else copy.deepcopy(optimizer)
-        )
+        self._initial_optimizer = copy.deepcopy(ServerSGD() if optimizer is None else optimizer)
         self._setup = RoundSetup(
             population=size,
             sampling=sampling,
@@ -186,8 +180,7 @@ class DPFedAvg(Strategy):
             metrics=self.metrics,
             record_keys=self.record_keys,
             randomness=self._randomness,
-            expected_cohort=self._fraction * size,
-            denominator=self._fraction * self.weighting.total(size),
+            sampling_rate=expected_fraction(sampling, size),
         )
         if self.adjacency is Adjacency.REPLACE_ONE:
             _arguments.check_accounted_by_replacement(self._initial_clipping, self.metrics)
@@ -196,10 +189,7 @@ class DPFedAvg(Strategy):
                 secure_aggregation, self._initial_clipping, self._setup
             )
         self.min_available_nodes = _arguments.available_nodes(min_available_nodes, size)
-        self._resumed: Checkpoint | None = None
-        if (resume := self.checkpointing.resume) is not None:
-            self._resumed = Checkpoint.load(Path(resume))
-            self._resumed.check_settings(self._settings(), Path(resume))
+        self._resumed = self.checkpointing.load(self._settings())
         self._privacy_budget = PrivacyBudget(
             path,
             population=self._registry.name,
@@ -221,6 +211,7 @@ class DPFedAvg(Strategy):
         self._run = Run(
             state,
             self._registry,
+            randomness=self._randomness,
             min_available_nodes=self.min_available_nodes,
             evaluates=self.metrics.sampling is not None,
             resumed_model=self._resumed is not None and self._resumed.has_learned,
@@ -232,7 +223,7 @@ class DPFedAvg(Strategy):
         )
 
     def _settings(self) -> str:
-        """What a resumed run must share."""
+        """The settings that a resumed run must share."""
         return settings_text(
             {
                 "population": self._registry.name,
@@ -283,7 +274,7 @@ class DPFedAvg(Strategy):
             run.stop(f"round {server_round} would pass {self._privacy_budget}")
         if run.has_ended():
             return []
-        nodes, drawn = self._draw(f"round {server_round}, train", self.sampling, grid)
+        nodes, drawn = run.draw(f"round {server_round}, train", self.sampling, grid)
         if run.has_ended():  # the draw found a client too many
             return []
         self._round = self._rounds.open(server_round, schema, run, grid)
@@ -295,9 +286,9 @@ class DPFedAvg(Strategy):
         """Bound, sum, pay, add noise, step.
 
         The event is durable in the ledger before the noisy sum exists. An empty cohort is a
-        round like any other. A round that asked clients and can use nothing of what came ends the
-        run before it is paid, with a ``NoUsableReplyError`` if no reply was ever usable; under
-        secure aggregation, where only the opened sum shows it, after.
+        round like any other. A round that asked clients and can use no reply ends the run before
+        it is paid, with a ``NoUsableReplyError`` if no reply was ever usable; under secure
+        aggregation, where only the opened sum shows it, after.
         """
         current, run = self._round, self._run
         if current is None or current.number != server_round:
@@ -306,7 +297,8 @@ class DPFedAvg(Strategy):
         if not current.gather(replies):
             run.stop_unpaid(server_round)
             return None, None
-        self._pay(server_round, self._cost(schema.size).training(self.noise_multiplier))
+        due = self._cost(schema.size).training(self.noise_multiplier)
+        self._privacy_budget.pay(due, run=run.state.name, number=server_round)
         outcome = current.release()
         self.epsilon_by_round[server_round] = self.epsilon()
         if not outcome.opened:
@@ -329,7 +321,7 @@ class DPFedAvg(Strategy):
         sampling, run = self.metrics.sampling, self._run
         if sampling is None or not run.evaluates or run.has_ended():
             return []
-        nodes, _ = self._draw(f"round {server_round}, evaluate", sampling, grid)
+        nodes, _ = run.draw(f"round {server_round}, evaluate", sampling, grid)
         self._evaluate_round = EvaluateRound(server_round, self._setup, run)
         return self._evaluate_round.begin(nodes, self._content(server_round, arrays, config))
 
@@ -343,14 +335,10 @@ class DPFedAvg(Strategy):
         if not current.gather(replies):
             self._run.stop_evaluating(server_round)
             return None
-        if self._setup.evaluation_events:
-            self._pay(server_round, self._setup.evaluation_events)
+        if due := self._setup.evaluation_events:
+            self._privacy_budget.pay(due, run=self._run.state.name, number=server_round)
             self.epsilon_by_round[server_round] = self.epsilon()
         return current.release()
-
-    def _draw(self, name: str, sampling: Sampling, grid: Grid) -> tuple[list[int], int]:
-        """Those drawn who are connected, and how many were drawn."""
-        return self._run.draw(name, sampling, grid, randomness=self._randomness)
 
     def _content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         config["server-round"] = server_round
@@ -358,13 +346,8 @@ class DPFedAvg(Strategy):
 
     # What a round costs -----------------------------------------------------------------------
 
-    def _pay(self, server_round: int, events: Iterable[Event]) -> None:
-        """Write events into the ledger; they are durable when this returns."""
-        for event in events:
-            self._privacy_budget.pay(event, run=self._run.state.name, number=server_round)
-
     def _cost(self, parameters: int) -> RoundCost:
-        return RoundCost.of(self._setup, self._rounds, self._run, parameters)
+        return RoundCost(self._setup, self._rounds, self._run, parameters)
 
     def check_budget(self, num_rounds: int, parameters: int) -> list[str]:
         """Refuse a run that ``start`` would refuse for its budget, and spend nothing.
@@ -373,61 +356,36 @@ class DPFedAvg(Strategy):
         ----------
         num_rounds : int
         parameters : int
-            How many floating-point parameters the model has.
+            The model's, those that are floating-point.
 
         Returns
         -------
         list of str
-            What ``start`` would warn of.
+            The warnings that ``start`` would log.
         """
-        return self._check_budget(num_rounds, parameters)[1]
+        return self._settled_noise(num_rounds, parameters)[1]
 
-    def _check_budget(self, num_rounds: int, parameters: int) -> tuple[float, list[str]]:
-        """The noise multiplier of the run, and what to warn of."""
-        cost, z, played = self._cost(parameters), self._run.state.noise_multiplier, 0
+    def _settled_noise(self, num_rounds: int, parameters: int) -> tuple[float, list[str]]:
+        """The noise multiplier of the run, and warnings."""
+        z, played = self._run.state.noise_multiplier, 0
         if self._resumed is not None:
             z, played = self._resumed.noise_multiplier, self._resumed.round
-        else:
-            due = num_rounds if z is None else 1  # with noise of its own a run may end early
-            self._rounds.check_presence(due, self._privacy_budget)
-        z, warnings = settled_noise(self._privacy_budget, cost, z, num_rounds, played=played)
-        if too_large := large_delta(self.budget.delta, self._registry.size):
-            warnings.append(f"{too_large}.")
-        return z, [*warnings, *drowning(cost.noise_length(z), num_rounds)]
+        cost = self._cost(parameters)
+        return settled_noise(self._privacy_budget, cost, z, num_rounds, played=played)
 
     def epsilon(self) -> float:
         """ε of everything this population has paid by now, over all runs."""
         return self._privacy_budget.epsilon()
 
     def report(self) -> PrivacyReport:
-        """The guarantee of this run as it stands, with all that its ledger holds by now.
-
-        After an :class:`EncryptedRound` on the same ledger it counts that too.
-        """
-        state, z = self._run.state, self._run.state.noise_multiplier
-        return PrivacyReport(
-            epsilon=self.epsilon(),
-            delta=self.budget.delta,
-            noise_multiplier=math.inf if z is None else z,
-            clipping_norm=self.clipping.norm,
-            sampling=self.sampling.kind,
-            sampling_rate=self._fraction,
-            rounds=len(self.epsilon_by_round),
-            population=self._registry.size,
-            adjacency=self.adjacency.value,
-            accountant=self.accountant,
-            mechanism=self._rounds.mechanism,
-            private=self._randomness.private and z != 0,
-            stopped=state.stopped,
-            epsilon_by_round=dict(self.epsilon_by_round),
-            secure_aggregation=secure_report(
-                self.secure_aggregation, self._rounds.presence, self._privacy_budget, state.aborted
-            ),
-            epsilon_without_amplification=self._privacy_budget.epsilon_without_amplification(),
+        """The guarantee as it stands, with all that the ledger holds, encrypted rounds included."""
+        secure = self.secure_aggregation
+        return privacy_report(
+            self._setup, self._rounds, secure, self._privacy_budget, self._run.state
         )
 
     def privacy_spent(self) -> PrivacySpent:
-        """What this population has paid, as Flower's own private strategies give it."""
+        """The population's payments, as Flower's own private strategies report them."""
         return PrivacySpent(
             epsilon=self.epsilon(),
             delta=self.budget.delta,
@@ -456,8 +414,8 @@ class DPFedAvg(Strategy):
         Returns
         -------
         PrivateResult
-            Flower's result, with ``privacy`` beside it. Holds the last model also when the run
-            ended early; ``privacy.stopped`` is then the reason.
+            Flower's result, with ``privacy`` beside it. If the run ended early it holds the last
+            model, and ``privacy.stopped`` the reason.
 
         Raises
         ------
@@ -469,8 +427,8 @@ class DPFedAvg(Strategy):
             If the first round with the noise multiplier given, or all rounds with any noise, do
             not fit the budget; nothing was spent. ``SpentBudgetError`` if earlier runs are why.
         NoUsableReplyError
-            If clients were asked and no reply was ever usable. Under secure aggregation, where
-            that shows once the round is paid, ``privacy.stopped`` is the reason instead.
+            If no reply was ever usable. Under secure aggregation, where that shows once the round
+            is paid, ``privacy.stopped`` is the reason instead.
         """
         given = StartArguments(
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
@@ -492,7 +450,7 @@ class DPFedAvg(Strategy):
         """Settle the noise; the model and the number of the first round."""
         arrays, first, state = given.initial_arrays, 1, self._run.state
         size = ModelSchema(arrays).size
-        z, warnings = self._check_budget(given.num_rounds, size)
+        z, warnings = self._settled_noise(given.num_rounds, size)
         if self._resumed is not None:
             arrays, first = state.restore(self._resumed, arrays), self._resumed.round + 1
         state.noise_multiplier = z
@@ -517,21 +475,5 @@ class DPFedAvg(Strategy):
 
     def summary(self) -> None:
         """Log the settings. All of them are public."""
-        limit, z = self.budget.epsilon, self._run.state.noise_multiplier
-        lines = [
-            f"├──> Privacy of every client ({self.adjacency.value}):",
-            f"│\t├── ε: {'no limit' if limit == math.inf else f'at most {limit:g}'} at "
-            f"δ = {self.budget.delta:g} ({self.accountant})",
-            *([] if z is None else [f"│\t├── Noise multiplier: {z:.4f}"]),
-            f"│\t├── Clipping: {self.clipping}",
-            f"│\t├── Mechanism: {self.mechanism.name}",
-            f"│\t└── Ledger: {self._privacy_budget.ledger.path}",
-            f"├──> Sampling: {self.sampling} of a population of {self._registry.size}",
-            f"├──> Weights: {self.weighting}",
-            f"├──> Secure aggregation: {self.secure_aggregation or 'off'}",
-            f"└──> Server optimizer: {self.optimizer}",
-        ]
-        for line in lines:
-            log(INFO, "\t%s", line)
-        if not self._randomness.private:
-            log(WARNING, "The randomness is seeded: this run is NOT private.")
+        secure = self.secure_aggregation
+        log_settings(self._setup, secure, self._privacy_budget, self._run.state)

@@ -1,26 +1,26 @@
-"""What a strategy raises, and why replies are dropped."""
+"""The errors of strategies, and the reasons for which replies are dropped."""
 
 from enum import StrEnum
 
 
 class BudgetError(ValueError):
-    """A run that does not begin, since its budget has no room for a round that teaches."""
+    """The budget has no room for a useful round; the run does not begin."""
 
 
 class SpentBudgetError(BudgetError):
-    """The same, where earlier runs have spent the budget, or so much that noise would be left."""
+    """The same, since earlier runs have spent the budget, or most of it."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, torn, altered, or of another run."""
+    """A checkpoint is missing, torn, altered, or of another run."""
 
 
 class PopulationExceededError(ValueError):
-    """More clients have connected than a population that is only a number has places."""
+    """More clients have connected than the number that is given as the population."""
 
 
 class NoUsableReplyError(RuntimeError):
-    """A run that ends before anything was learned, since no reply could be used."""
+    """No reply could be used, and nothing was learned; the run ends."""
 
 
 class Fault(StrEnum):
@@ -69,8 +69,7 @@ class ReplyError(ValueError):
     reason : str
         Why, in words that may be the client's own.
     fault : Fault or None
-        Why, for the server's console; None where the client itself did nothing wrong: it is away
-        or late.
+        Why, for the server's console; None where the client is only away or late.
     """
 
     def __init__(self, reason: str, fault: Fault | None = Fault.UNREADABLE) -> None:

@@ -32,7 +32,7 @@ class InProcessGrid(Grid):
     Parameters
     ----------
     client_app : ClientApp
-        What every node runs.
+        The app of every node.
     num_nodes : int
         N.
     run_config : mapping, optional
@@ -93,7 +93,7 @@ class InProcessGrid(Grid):
         return [node for node in self._nodes if node.node_id not in self.offline]
 
     def context(self, node_id: int) -> Context:
-        """What a node remembers from message to message."""
+        """A node's context, which lasts from message to message."""
         if node_id not in self._contexts:
             partition = node_id - 1
             config: UserConfig = {
@@ -158,7 +158,7 @@ class InProcessGrid(Grid):
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
     def _log(self, error: Exception) -> None:
-        """What a node would write into its own log."""
+        """Log an exception as the node's own log would, once a kind."""
         *_, (frame, line) = traceback.walk_tb(error.__traceback__)
         kind = type(error), frame.f_code, line
         if kind not in self._raised:

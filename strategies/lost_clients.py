@@ -1,4 +1,4 @@
-"""Clients that are lost to a run: what is logged of them, and when the run ends for want of any."""
+"""Clients whose replies are missing or dropped: how they are logged, and when they end a run."""
 
 import logging
 from collections.abc import Mapping
@@ -26,9 +26,8 @@ operator_log.addHandler(logging.NullHandler())
 operator_log.setLevel(logging.INFO)
 
 
-# How many clients are asked in vain, one after another or at once, before a run ends. Never one
-# alone. Few whose replies are dropped, and fewest before any was used, which is no accident; more
-# who only do not answer, as in a failure of the network.
+# So many clients asked in vain, in one round or in several, end a run; never one alone. Dropped
+# replies are no accident, least before any was used; silence may be a failure of the network.
 _DROPPED_AT_FIRST, _DROPPED, _SILENT = 2, 5, 20
 
 
@@ -74,7 +73,7 @@ class FaultLog:
         operator_log.warning("%s: metrics without a value: %s", round_name, fault)
 
     def connected(self, node_of: Mapping[int, int]) -> None:
-        """Who is connected now, by place; a node that held a place before may have gone."""
+        """Note who is connected now, by place, and log that nodes of before have gone."""
         gone = sorted(node for place, node in self._present.items() if place not in node_of)
         if gone:
             operator_log.warning("nodes of the population that have gone: %s", gone)
@@ -98,7 +97,7 @@ class FaultLog:
         )
 
     def remedy(self) -> str:
-        """What the operator can do before another try, for the line that ends the run."""
+        """The operator's remedy before another try, for the line that ends the run."""
         if self._faults and {Fault.DECLINED, Fault.REFUSED}.issuperset(self._faults):
             return "ask the nodes for what their owners allow, or their owners to allow more"
         return "mend the clients, or what they are sent"
@@ -106,7 +105,7 @@ class FaultLog:
 
 @dataclass(frozen=True)
 class RoundReplies:
-    """What came of a round's messages.
+    """The replies to a round's messages.
 
     Attributes
     ----------
@@ -149,10 +148,10 @@ class AskedInVain:
         Parameters
         ----------
         round_ : RoundReplies
-            What came of it.
+            Its replies.
         moved : bool
-            Whether it moved the model all the same, by noise. Then whoever refused that model has
-            no more reason to, so it does not count, unless the round before it was such a one.
+            Whether noise alone moved the model. Clients that refused the old model have no reason
+            to refuse the new one, so the round does not count, unless the one before it was such.
         """
         excused, self._excused = moved and not self._excused, moved
         if excused:

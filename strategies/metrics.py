@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import isfinite, sqrt
+from math import sqrt
 
 import numpy as np
 from flwr.app import MetricRecord, RecordDict
@@ -13,12 +13,7 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from privacy import arguments
 from privacy.accounting import Full, Poisson
-from privacy.mechanisms import (
-    ClippingGeometry,
-    Randomness,
-    RoundSum,
-    SumMechanism,
-)
+from privacy.mechanisms import ClippingGeometry, Randomness, RoundSum, SumMechanism
 from privacy.untrusted_text import error_quoted
 from strategies.lost_clients import operator_log
 
@@ -61,9 +56,9 @@ class PublicMetrics:
     def release(
         self, replies: Sequence[MetricRecord | None], weighted_by_key: str, *, left_out: LeftOut
     ) -> MetricRecord | None:
-        """Aggregate the records that look like most of them do and are finite.
+        """Aggregate the finite records that have the most common names and lengths.
 
-        A client that sends others is left out, so that it cannot keep the rest from being seen.
+        A client that sends others is left out, and so cannot keep the rest from being released.
 
         Parameters
         ----------
@@ -102,10 +97,10 @@ class PublicMetrics:
 class NoisedMetrics:
     """Averages of clients' metrics with Gaussian noise, accounted like the model.
 
-    Each metric is held to its range and centred, so that one client moves the vector of sums by
-    at most sqrt(m)/2 in units of the ranges; noise of standard deviation z·sqrt(m)/2 is added
-    and the sum divided by the fixed expected cohort. A client that does not reply counts as the
-    middle of the range.
+    Each of m metrics is clipped to its range and centred, so that one client moves the vector of
+    sums by at most sqrt(m)/2 in units of the ranges. Noise of standard deviation z·sqrt(m)/2 is
+    added, and the sum divided by the fixed expected cohort. A client that does not reply counts
+    as the middle of the range.
 
     **Guarantee.** The Gaussian mechanism with noise multiplier z under add or remove one client
     (sensitivity twice that under replace-one, which the accountant applies).
@@ -130,21 +125,12 @@ class NoisedMetrics:
         if not self.ranges:
             raise ValueError("ranges must name at least one metric")
         for name, bounds in self.ranges.items():
-            arguments.of_kind(f"the range of {name!r}", bounds, (tuple, list), "(low, high)")
-            if len(bounds) != 2:
-                raise ValueError(f"the range of {name!r} is {bounds}; give (low, high)")
-            low, high = (arguments.number(f"the range of {name!r}", bound) for bound in bounds)
-            if not (isfinite(low) and isfinite(high) and low < high):
-                raise ValueError(
-                    f"the range of metric {name!r} must be low < high, got {low, high}"
-                )
-            if not isfinite(high - low):
+            low, high = arguments.interval(
+                f"the range of {name!r}", bounds, "(low, high) with low < high"
+            )
+            if math.isinf(high - low):
                 raise ValueError(f"the range of metric {name!r} is too wide: {low, high}")
         arguments.number("noise_multiplier", self.noise_multiplier, above=0)
-
-    def open(self, mechanism: SumMechanism, randomness: Randomness) -> "NoisedMetricsSum":
-        """Begin one round's sums."""
-        return NoisedMetricsSum(self, mechanism, randomness)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +140,9 @@ class Metrics:
     Parameters
     ----------
     train : PublicMetrics or NoisedMetrics, optional
-        How the metrics of training are released.
+        The rule for the metrics of training.
     evaluate : PublicMetrics or NoisedMetrics, optional
-        How those of evaluation are; needed if ``fraction_evaluate`` is above 0.
+        The rule for those of evaluation; needed if ``fraction_evaluate`` is above 0.
     fraction_evaluate : float
         The rate at which clients are asked to evaluate each round.
     """
@@ -181,7 +167,7 @@ class Metrics:
 
     @property
     def sampling(self) -> Poisson | Full | None:
-        """How evaluators are drawn: Poisson with the given rate, everyone at 1, nobody at 0."""
+        """The sampling of evaluators: Poisson with the given rate; None where nobody evaluates."""
         if self.fraction_evaluate == 0:
             return None
         return Full() if self.fraction_evaluate == 1 else Poisson(self.fraction_evaluate)
@@ -209,7 +195,10 @@ class NoisedMetricsSum:
         )
 
     def add(self, metrics: MetricRecord | None) -> MetricFault | None:
-        """Add one client's metrics; a missing or unusable one counts as its middle, a fault."""
+        """Add one client's metrics; a missing or unusable one counts as its middle.
+
+        Returns the fault, if there is one.
+        """
         fault = MetricFault.MISSING if metrics is None else None
         centred = np.zeros(len(self._rule.ranges))
         for i, (name, (low, high)) in enumerate(self._rule.ranges.items()):

@@ -1,4 +1,4 @@
-"""From a reply to arrays that can be summed, or to a reason why not. Nothing is unpickled."""
+"""Reads replies into arrays that can be summed, or refuses them. Nothing is unpickled."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -28,8 +28,7 @@ _MOST_HEADERS = 8  # spellings of one array's header that are remembered
 class TrainReply:
     """The content of a training reply, checked against the model that was sent.
 
-    Its arrays may be of another floating-point width than the model's: they are taken in that
-    of the sum, before anything of them is bounded.
+    Arrays of another floating-point width than the model's are converted before they are clipped.
     """
 
     arrays: list[Vector]
@@ -37,7 +36,7 @@ class TrainReply:
 
 
 class _Place:
-    """What one array of a reply must be, and the headers under which it was seen."""
+    """One array of the model, and the headers, already checked, under which replies carry it."""
 
     def __init__(self, name: str, reference: Vector) -> None:
         self._name = name
@@ -82,7 +81,7 @@ class _Place:
 
 
 def _header_length(data: bytes) -> int:
-    """How long the header is, magic and version included; more than there is if it is none."""
+    """The header's length, magic and version included; it may exceed that of malformed data."""
     digits = 2 if data[6:7] == b"\x01" else 4
     length = 8 + digits + int.from_bytes(data[8 : 8 + digits], "little")
     return min(length, _LONGEST_HEADER)

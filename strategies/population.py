@@ -24,7 +24,7 @@ _FORMAT = "bloomseal-population-1"
 
 
 def node_identity(node: NodeInfo) -> str:
-    """Who a node is: its public key where nodes authenticate, else its id within this run.
+    """The identity of a node: its public key where nodes authenticate, else its id in this run.
 
     A node id is new each time a node registers, so without authentication one client that
     registers twice counts as two.
@@ -35,7 +35,7 @@ def node_identity(node: NodeInfo) -> str:
 
 
 def key_identity(public_key: bytes) -> str:
-    """Who a node with this public key is.
+    """The identity of a node with this public key.
 
     Parameters
     ----------
@@ -54,10 +54,10 @@ class Population:
     identities : tuple of str
         One for each client, without repetition; kept sorted.
     identify : callable, optional
-        Tells which identity a connected node has, once for each node id. Default:
+        The identity of a connected node, called once for each node id. Default:
         ``node_identity``.
     name : str
-        What the ledger calls the population. Whoever reads a ledger reads it: name nobody.
+        The population's name in the ledger, for all who read it: name nobody.
 
     Raises
     ------
@@ -123,10 +123,10 @@ class Population:
 class ClientRegistry:
     """The population's N places during a run, and who holds each.
 
-    A listed population fills them from the start, and strangers are ignored. One that is only a
-    number N fills them as clients connect, and nobody may be turned away: were a newcomer ignored
-    because all places are taken, one client's leaving would let it in, and a sum would move by
-    2S where adding or removing one is accounted. The cohort is drawn over all N places.
+    A listed population fills them from the start, and strangers are ignored. A number N fills
+    them as clients connect, and nobody is turned away: were a newcomer ignored because all places
+    are taken, another's leaving would let it in, and a sum would move by 2S where adding or
+    removing one is accounted. The cohort is drawn over all N places.
     """
 
     def __init__(self, population: Population | int) -> None:
@@ -146,7 +146,7 @@ class ClientRegistry:
         self._place_of: dict[int, int | None] = {}  # by node id: a node is identified once
 
     def locate(self, nodes: Iterable[NodeInfo]) -> tuple[dict[int, int], int]:
-        """Who is connected: place to node id, and how many connected nodes have no place.
+        """The nodes that are connected, by place, and how many of them have no place.
 
         Where one identity is connected twice, its newest registration counts.
 

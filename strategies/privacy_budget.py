@@ -1,6 +1,7 @@
-"""What a population has paid, and whether a round more fits its budget."""
+"""A population's ledger and budget: payments, and whether further events fit."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from privacy.accounting import (
     epsilon,
     read_ledger,
 )
+from privacy.accounting.composition import Events, count_events
 from privacy.accounting.errors import LedgerError
 
 
@@ -28,18 +30,18 @@ class PrivacyBudget:
     path : Path
         The ledger's file; made if it is not there.
     population : str
-        What the ledger calls the population.
+        Its name in the ledger.
     adjacency : Adjacency
     accountant : "pld" or "rdp"
     budget : Budget
-        What all runs together may spend.
+        Of all runs together.
     private : bool
         Whether randomness is the operating system's. A seeded run keeps a ledger of its own:
         what it released is private from nobody, and no private run may go on from it.
     at_least : Position, optional
-        Where the ledger must have come to already.
+        The ledger must hold this record; otherwise an older one was put back.
     reserved : sequence of Event
-        What will be paid from the budget after the rounds.
+        To be paid from the budget after the rounds.
     """
 
     def __init__(
@@ -56,8 +58,8 @@ class PrivacyBudget:
     ) -> None:
         self._path = path
         self._population = population if private else f"{population} (seeded: not private)"
-        self._adjacency = adjacency
-        self._accountant: Accountant = accountant
+        self.adjacency = adjacency
+        self.accountant: Accountant = accountant
         self._delta = budget.delta
         self.budget = budget
         self._private = private
@@ -69,7 +71,7 @@ class PrivacyBudget:
             return Ledger.open(
                 self._path,
                 population=self._population,
-                adjacency=self._adjacency,
+                adjacency=self.adjacency,
                 at_least=at_least,
             )
         except OSError as error:
@@ -94,23 +96,20 @@ class PrivacyBudget:
 
     @property
     def paid(self) -> Ledger | LedgerContents:
-        """What the population has paid by now, also after the run has let go of the ledger.
-
-        An encrypted round, or another run, may have paid since.
-        """
+        """All payments by now, those of other runs since this one closed the ledger included."""
         return read_ledger(self.ledger.path) if self.ledger.closed else self.ledger
 
     def epsilon(self) -> float:
         """ε of everything this population has paid so far, over all runs."""
         if not self._private:
             return math.inf
-        return self.paid.epsilon(self._delta, accountant=self._accountant)
+        return self.paid.epsilon(self._delta, accountant=self.accountant)
 
     def epsilon_without_amplification(self) -> float:
         """ε of all that against whoever learns who was drawn."""
         if not self._private:
             return math.inf
-        return self.paid.epsilon_without_amplification(self._delta, accountant=self._accountant)
+        return self.paid.epsilon_without_amplification(self._delta, accountant=self.accountant)
 
     def epsilon_against_server(self) -> float:
         """ε of all that against the server that ran the rounds, under zero-out adjacency."""
@@ -118,47 +117,47 @@ class PrivacyBudget:
             return math.inf
         return self.paid.epsilon_against_server(self._delta)
 
-    def affordable(self, due: Iterable[Event]) -> bool:
+    def affordable(self, due: Events) -> bool:
         """Whether these events still fit the budget, and leave what is reserved."""
         if not self.limited:
             return True
         return self.epsilon_with(due) <= self.budget.epsilon
 
-    def epsilon_with(self, due: Iterable[Event]) -> float:
+    def epsilon_with(self, due: Events) -> float:
         """ε of everything paid so far, with these events and what is reserved."""
-        return self._together([*(record.event for record in self.ledger.records), *due])
+        return self._together([record.event for record in self.ledger.records], due)
 
     def rounds_affordable(self, round_: Sequence[Event], most: int) -> int:
-        """How many rounds that each cost these events still fit the budget, up to ``most``."""
-        if self.affordable([*round_] * most):
+        """The number of rounds of these events that still fit the budget, up to ``most``."""
+        if self.affordable(repeated(round_, most)):
             return most
         fitting, beyond = 0, most
         while beyond - fitting > 1:
             middle = (fitting + beyond) // 2
-            if self.affordable([*round_] * middle):
+            if self.affordable(repeated(round_, middle)):
                 fitting = middle
             else:
                 beyond = middle
         return fitting
 
-    def affordable_alone(self, due: Iterable[Event]) -> bool:
+    def affordable_alone(self, due: Events) -> bool:
         """Whether these events would fit the budget if no earlier run had paid anything."""
         return self._together(due) <= self.budget.epsilon
 
-    def _together(self, events: Iterable[Event]) -> float:
-        return self.cost([*events, *self.reserved])
+    def _together(self, *events: Events) -> float:
+        return self.cost(sum(map(count_events, (*events, self.reserved)), Counter()))
 
-    def cost(self, events: Iterable[Event]) -> float:
+    def cost(self, events: Events) -> float:
         """ε of these events by themselves."""
         return epsilon(
             events,
             delta=self._delta,
-            accountant=self._accountant,
-            adjacency=self._adjacency,
+            accountant=self.accountant,
+            adjacency=self.adjacency,
         )
 
-    def pay(self, event: Event, *, run: str, number: int) -> None:
-        """Write an event of a round down; it is durable when this returns.
+    def pay(self, events: Iterable[Event], *, run: str, number: int) -> None:
+        """Write a round's events into the ledger; they are durable when this returns.
 
         Raises
         ------
@@ -166,7 +165,8 @@ class PrivacyBudget:
             If it cannot be written: nothing of the round may be released then.
         """
         try:
-            self.ledger.append(event, run=run, round=number)
+            for event in events:
+                self.ledger.append(event, run=run, round=number)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -180,7 +180,7 @@ class PrivacyBudget:
         *,
         rounds: int,
         release: Callable[[float], Event],
-        besides: Iterable[Event],
+        besides: Events,
     ) -> float | None:
         """The least noise multiplier with which so many rounds fit; None if no noise is enough.
 
@@ -190,10 +190,9 @@ class PrivacyBudget:
         rounds : int
         release : callable
             The event of a round, given its noise multiplier.
-        besides : iterable of Event
-            What else the run will pay.
+        besides : events
+            The run's other payments.
         """
-        besides = list(besides)
         if not self.affordable(besides):  # so that below only noise can be the matter
             return None
         try:
@@ -201,13 +200,16 @@ class PrivacyBudget:
                 sampling=sampling,
                 rounds=rounds,
                 budget=self.budget,
-                accountant=self._accountant,
+                accountant=self.accountant,
                 release=release,
-                spent=[
-                    *(record.event for record in self.ledger.records),
-                    *besides,
-                    *self.reserved,
-                ],
+                spent=count_events(record.event for record in self.ledger.records)
+                + count_events(besides)
+                + count_events(self.reserved),
             )
         except ValueError:
             return None
+
+
+def repeated(events: Iterable[Event], times: int) -> Counter[Event]:
+    """Events that happen so many times; counted, since there may be very many."""
+    return Counter({event: times * count for event, count in count_events(events).items()})

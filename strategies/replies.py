@@ -1,4 +1,4 @@
-"""Replies to a round's messages: asked for, received one by one, used or dropped for a reason."""
+"""Replies to a round's messages: received one by one, and used or dropped for a reason."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +20,7 @@ _SHORTEST, _LONGEST = 0.02, 1.0  # seconds between looks when nothing has arrive
 
 DECLINED = ErrorCode.MOD_FAILED_PRECONDITION
 """Flower's own code for what a node's precondition does not allow."""
-# Flower's own answers in place of a node's: the client has said nothing.
+# Flower's own answers in place of a node's.
 _ABSENT = {
     ErrorCode.MESSAGE_UNAVAILABLE,
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
@@ -31,8 +31,7 @@ _ABSENT = {
 def decline(message: Message, reason: str) -> Message:
     """The reply of a node whose owner does not allow what ``message`` asks.
 
-    It is dropped as a client's exception is, but the operator reads that nodes decline, which
-    are not to be mended.
+    It is dropped as a client's exception is, but logged as a decision, not as a fault to mend.
 
     Parameters
     ----------
@@ -96,7 +95,7 @@ class PendingReplies:
         node = reply.metadata.src_node_id
         message = self._open.get(node)
         if message is None and node == SUPERLINK_NODE_ID:
-            raise ReplyError("the SuperLink speaks for a node that is offline or late", None)
+            raise ReplyError("the SuperLink answers for a node that is offline or late", None)
         if message is None:
             raise ReplyError("nothing was asked of this node, or it has answered already", None)
         if reply.metadata.reply_to_message_id != message.metadata.message_id:
@@ -120,11 +119,11 @@ def collect(
 ) -> RoundReplies:
     """Feed every good reply to ``use``, and count what came.
 
-    What was dropped goes to the operator's log, and each kind of it, once, to the console.
+    Each dropped reply goes to the operator's log, and each kind of fault, once, to the console.
 
     Whatever goes wrong while a stranger's reply is *read* costs that reply and nothing else.
-    What goes wrong while it is *used*, other than that it cannot be bounded, ends the run:
-    the sums could no longer be trusted.
+    An error while it is *used*, other than that it cannot be bounded, ends the run: the sums
+    could no longer be trusted.
     """
     used = 0
     dropped: set[int] = set()
@@ -156,8 +155,8 @@ def collect(
 def refuse_error(reply: Message, *, reason: bool = False) -> None:
     """Refuse an error in a reply's place.
 
-    With ``reason`` the operator's log holds the client's own words, quoted; else the code only. A
-    decline's words are always there, which are written to be read there.
+    With ``reason`` the operator's log gets the client's own words, quoted; else the code only. It
+    always gets the words of a decline, which are written for it.
     """
     if not reply.has_error():
         return
@@ -195,11 +194,10 @@ def stream_replies(
 ) -> Iterator[Message]:
     """Send messages and yield each reply as it arrives.
 
-    Does what ``Grid.send_and_receive`` does, but holds one reply at a time, so that memory does
-    not grow with the cohort, and looks again after 20 milliseconds, then ever more rarely up to a
-    second, instead of every three seconds. A reply that the grid cannot decode is dropped, and no
-    other. Messages are sent before this function returns; replies come in the order of their
-    arrival, errors included.
+    As ``Grid.send_and_receive``, but it holds one reply at a time, so that memory does not grow
+    with the cohort, and polls every 20 milliseconds to one second instead of every three seconds.
+    Only the reply that the grid cannot decode is dropped. Messages are sent before this function
+    returns; replies come in the order of their arrival, errors included.
 
     After ``timeout`` seconds missing replies are given up, and a node that has not fetched its
     message by then never gets it: it does not train for a round that is over.

@@ -1,15 +1,12 @@
-"""What a run gives back: Flower's result, and what it cost."""
+"""The result of a run: Flower's, with the privacy that it cost."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
 from typing import Any
 
 from flwr.serverapp.strategy import Result
 
-from privacy.accounting import Accountant, AdditiveDelta
-from strategies.privacy_budget import PrivacyBudget
-from strategies.secure_aggregation.settings import SecureAggregation
+from privacy.accounting import Accountant
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class SecureAggregationReport:
     dropout_probability : float
         The probability, at most, with which a client was assumed to drop out.
     presence_delta : float
-        What of δ each round was charged, opened or not, because one client's presence can
+        The share of δ charged for each round, opened or not, because one client's presence can
         decide whether it opens; it follows from ``dropout_probability``.
     aborted_rounds : tuple of int
         The rounds that opened nothing and left the model as it was; each was paid.
@@ -74,15 +71,15 @@ class PrivacyReport:
     sampling_rate : float
         q, the expected fraction of the population in a round.
     rounds : int
-        How many rounds this run paid.
+        The number of rounds that this run paid.
     population : int
         N.
     adjacency : str
-        What one client more, less or exchanged means.
+        "add-or-remove-one" or "replace-one".
     accountant : "pld" or "rdp"
-        What composed ε.
+        The accountant that composed ε.
     mechanism : str
-        Which noise.
+        The mechanism that added the noise.
     private : bool
         False if randomness was seeded or there was no noise.
     stopped : str or None
@@ -123,29 +120,6 @@ class PrivacyReport:
             document["secure_aggregation"]["epsilon_against_server"] = _finite(against)
         document["epsilon_by_round"] = [_finite(value) for value in self.epsilon_by_round.values()]
         return document
-
-
-def secure_report(
-    settings: SecureAggregation | None,
-    presence: AdditiveDelta,
-    budget: PrivacyBudget,
-    aborted: Iterable[int],
-) -> SecureAggregationReport | None:
-    """The report of a run with these settings; None without them."""
-    if settings is None:
-        return None
-    distributed = settings.noise_placement == "distributed"
-    return SecureAggregationReport(
-        server=settings.adversary.server.value,
-        max_corrupt_fraction=settings.adversary.max_corrupt_fraction,
-        min_clients=settings.min_clients,
-        max_dropout_fraction=settings.max_dropout_fraction,
-        noise_placement=settings.noise_placement,
-        epsilon_against_server=budget.epsilon_against_server() if distributed else inf,
-        dropout_probability=settings.dropout_probability,
-        presence_delta=presence.delta,
-        aborted_rounds=tuple(aborted),
-    )
 
 
 def _finite(value: float) -> float | None:

@@ -1,13 +1,10 @@
-"""What a round costs, and whether a run's rounds fit the budget: judged before anyone is asked."""
+"""The cost of a round, and whether a run's rounds fit the budget, before anyone is asked."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
-from privacy.accounting import AdditiveDelta, Event, Sampling
+from privacy.accounting import Event, large_delta
 from strategies.errors import BudgetError, SpentBudgetError
-from strategies.privacy_budget import PrivacyBudget
+from strategies.privacy_budget import PrivacyBudget, repeated
 from strategies.run import Run
 from strategies.train_round import Rounds, RoundSetup
 
@@ -15,72 +12,39 @@ _OWN_LEDGER = "for other clients, give a ledger of their own"
 _WARNED, _REFUSED = 2, 10  # times the noise that the whole budget would have bought
 
 
-@dataclass(frozen=True)
 class RoundCost:
-    """What a round is charged, by its noise multiplier z.
+    """The events of a round, by its noise multiplier z, for a model of so many parameters."""
 
-    Attributes
-    ----------
-    sampling : Sampling
-        How its cohort is drawn.
-    release : callable
-        The event of its model, given z.
-    presence : AdditiveDelta
-        Charged because one client's presence can decide whether the round opens.
-    evaluation : tuple of Event
-        Of noised metrics of evaluation.
-    evaluation_noise : float
-        Their noise multiplier.
-    noise_length : callable
-        How long the noise on its average is, in clipping norms, given z.
-    """
+    def __init__(self, setup: RoundSetup, rounds: Rounds, run: Run, parameters: int) -> None:
+        self.setup, self.rounds = setup, rounds
+        self._clipping, self._parameters = run.state.clipping, parameters
+        self.evaluation = setup.evaluation_events if run.evaluates else []
+        presence = [rounds.presence] if rounds.presence.delta else []
+        self.beside_model: list[Event] = [*self.evaluation, *presence]
+        self._presence = presence
 
-    sampling: Sampling
-    release: Callable[[float], Event]
-    presence: AdditiveDelta
-    evaluation: tuple[Event, ...]
-    evaluation_noise: float
-    noise_length: Callable[[float], float]
-
-    @classmethod
-    def of(cls, setup: RoundSetup, rounds: Rounds, run: Run, parameters: int) -> "RoundCost":
-        """The cost of a round of a model of so many parameters."""
-
-        def noise_length(z: float) -> float:  # z·√d/(q·W)
-            shares = setup.noise_shares(run.state.clipping, z)
-            return shares.update * math.sqrt(parameters) / setup.denominator
-
-        return cls(
-            sampling=setup.sampling,
-            release=partial(rounds.account, parameters=parameters),
-            presence=rounds.presence,
-            evaluation=tuple(setup.evaluation_events if run.evaluates else ()),
-            evaluation_noise=setup.metrics.evaluation_noise,
-            noise_length=noise_length,
-        )
+    def release(self, z: float) -> Event:
+        """The event of its model."""
+        return self.rounds.account(z, self._parameters)
 
     def training(self, z: float) -> list[Event]:
-        """What its training is charged, whether it opens or not."""
+        """Paid for its training, whether it opens or not."""
         return [self.release(z), *self._presence]
 
     def round(self, z: float) -> list[Event]:
-        """What it is charged in all."""
-        return [*self.training(z), *self.evaluation]
+        """All that is paid for it."""
+        return [self.release(z), *self.beside_model]
 
-    @property
-    def beside_model(self) -> list[Event]:
-        """What it is charged beside its model, whatever z."""
-        return [*self.evaluation, *self._presence]
-
-    @property
-    def _presence(self) -> list[Event]:
-        return [self.presence] if self.presence.delta else []
+    def noise_length(self, z: float) -> float:
+        """How long the noise on its average is, in clipping norms: z·√d/(q·W)."""
+        update, _ = self.setup.noise_shares(self._clipping, z)
+        return update * math.sqrt(self._parameters) / self.setup.denominator
 
 
 def settled_noise(
     budget: PrivacyBudget, cost: RoundCost, z: float | None, rounds: int, *, played: int
 ) -> tuple[float, list[str]]:
-    """The noise multiplier of a run, and what to warn of.
+    """The noise multiplier of a run, and warnings.
 
     Parameters
     ----------
@@ -99,16 +63,22 @@ def settled_noise(
         If not one round fits the budget, or no noise is enough for all; ``SpentBudgetError`` where
         earlier runs are the reason.
     """
+    if not played:
+        due = rounds if z is None else 1  # with noise of its own a run may end early
+        cost.rounds.check_presence(due, budget)
     warnings: list[str] = []
     if z is None:
         z, warnings = _calibrated(budget, cost, rounds)
-    return z, [*warnings, *_check_rounds(budget, cost, z, rounds - played, has_model=played > 0)]
+    warnings += _check_rounds(budget, cost, z, rounds - played, has_model=played > 0)
+    if too_large := large_delta(budget.budget.delta, cost.setup.population):
+        warnings.append(f"{too_large}.")
+    return z, warnings + _drowning(cost.noise_length(z), rounds)
 
 
 def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[float, list[str]]:
     """The least z with which so many rounds fit; refused if it is ten times a first run's."""
-    besides = cost.beside_model * rounds
-    z = budget.calibrate(cost.sampling, rounds=rounds, release=cost.release, besides=besides)
+    besides = repeated(cost.beside_model, rounds)
+    z = budget.calibrate(cost.setup.sampling, rounds=rounds, release=cost.release, besides=besides)
     if z is None:
         taken, remedies = _beside_training(budget, cost, rounds)
         if math.isfinite(budget.epsilon_with(besides)):
@@ -121,7 +91,7 @@ def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[fl
         return z, []
 
     def bought_alone(times: float) -> bool:
-        return budget.affordable_alone(cost.round(z / times) * rounds)
+        return budget.affordable_alone(repeated(cost.round(z / times), rounds))
 
     left = (
         f"{_paid(budget)} of {budget}; what is left buys {_rounds(rounds)} with "
@@ -142,7 +112,7 @@ def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[fl
 def _check_rounds(
     budget: PrivacyBudget, cost: RoundCost, z: float, rounds: int, *, has_model: bool
 ) -> list[str]:
-    """Refuse a run that can play no round; what to warn of where it cannot play all of them."""
+    """Refuse a run that can play no round; a warning where it cannot play all of them."""
     if not budget.limited or rounds < 1:
         return []
     due = cost.round(z)
@@ -169,8 +139,8 @@ def _check_rounds(
     )
 
 
-def drowning(noise_length: float, rounds: int) -> list[str]:
-    """What to warn of where noise carries the model further than all clients together can.
+def _drowning(noise_length: float, rounds: int) -> list[str]:
+    """A warning where noise carries the model further than all clients together can.
 
     Over T rounds noise adds up to √T times that of one, the updates to T times S.
     """
@@ -191,11 +161,11 @@ def _refusal(budget: PrivacyBudget) -> type[BudgetError]:
 def _beside_training(
     budget: PrivacyBudget, cost: RoundCost, rounds: int
 ) -> tuple[list[str], list[str]]:
-    """What takes from the budget beside the models of so many rounds, and what would help."""
+    """Costs beside the models of so many rounds, and remedies."""
     taken, remedies = [], []
-    if evaluated := list(cost.evaluation) * rounds:
+    if evaluated := repeated(cost.evaluation, rounds):
         taken.append(
-            f"metrics.evaluate (noise_multiplier {cost.evaluation_noise:g}, in "
+            f"metrics.evaluate (noise_multiplier {cost.setup.metrics.evaluation_noise:g}, in "
             f"{_rounds(rounds)}) takes ε = {budget.cost(evaluated):.6g}"
         )
         remedies.append("give metrics.evaluate a larger noise_multiplier")
@@ -210,11 +180,13 @@ def _beside_training(
 
 
 def _noise_needed(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> list[str]:
-    """With which z all rounds would fit what is left, and with which one would."""
+    """The z with which all rounds would fit what is left, and that with which one would."""
     remedies = []
     for number, words in ({rounds: f"all {rounds} rounds"} | {1: "one round"}).items():
-        besides = cost.beside_model * number
-        z = budget.calibrate(cost.sampling, rounds=number, release=cost.release, besides=besides)
+        besides = repeated(cost.beside_model, number)
+        z = budget.calibrate(
+            cost.setup.sampling, rounds=number, release=cost.release, besides=besides
+        )
         if z is not None:
             remedies.append(f"give a noise_multiplier of {_rounded_up(z)} or more for {words}")
     return remedies

@@ -1,4 +1,4 @@
-"""A run: its rounds one after the other, kept in a checkpoint, ended by the budget."""
+"""A run: its rounds one after the other, until the last, or until the budget or clients end it."""
 
 import time
 from collections.abc import Callable
@@ -30,7 +30,7 @@ _GIVE_ARRAYS = (
 
 @dataclass(frozen=True)
 class StartArguments:
-    """What ``start`` is given, as Flower's ``Strategy.start``; checked."""
+    """The arguments of ``start``, which are those of Flower's ``Strategy.start``, checked."""
 
     grid: Grid
     initial_arrays: ArrayRecord
@@ -57,12 +57,14 @@ class StartArguments:
 
 
 class Run:
-    """One run of a strategy: what it has released, who is there, and why it ends.
+    """One run of a strategy: its state, who is connected, and why it ends.
 
     Parameters
     ----------
     state : RunState
     registry : ClientRegistry
+    randomness : Randomness
+        Draws the cohorts.
     min_available_nodes : int
         How many nodes must be connected before a round begins.
     evaluates : bool
@@ -78,6 +80,7 @@ class Run:
         state: RunState,
         registry: ClientRegistry,
         *,
+        randomness: Randomness,
         min_available_nodes: int,
         evaluates: bool,
         resumed_model: bool,
@@ -89,7 +92,7 @@ class Run:
         self.train_in_vain = AskedInVain(registry.size, any_used=resumed_model)
         self.evaluate_in_vain = AskedInVain(registry.size, any_used=resumed_model)
         self._registry, self._min_available_nodes = registry, min_available_nodes
-        self._delta = delta
+        self._randomness, self._delta = randomness, delta
 
     @property
     def noise_multiplier(self) -> float:
@@ -156,15 +159,13 @@ class Run:
             self.stop(str(error))
             return {}, 0
 
-    def draw(
-        self, name: str, sampling: Sampling, grid: Grid, *, randomness: Randomness
-    ) -> tuple[list[int], int]:
-        """Draw over the whole population, then look who is there; never draw again.
+    def draw(self, name: str, sampling: Sampling, grid: Grid) -> tuple[list[int], int]:
+        """Draw over the whole population, then look who is connected; never draw again.
 
         Returns those drawn who are connected, and how many were drawn.
         """
         size = self._registry.size
-        drawn = draw_cohort(sampling, size, randomness=randomness)
+        drawn = draw_cohort(sampling, size, randomness=self._randomness)
         node_of, ignored = self.locate(grid)
         self.faults.connected(node_of)
         nodes = [node_of[place] for place in drawn.tolist() if place in node_of]
@@ -233,7 +234,7 @@ class Run:
         return result
 
     def _wait_for_nodes(self, grid: Grid) -> bool:
-        """Wait until a round is worth its price; False if the run has ended."""
+        """Wait for ``min_available_nodes``; False if the run has ended."""
         waiting = False
         while (connected := len(self.locate(grid)[0])) < self._min_available_nodes:
             if self.has_ended():
@@ -251,7 +252,7 @@ class Run:
         return not self.has_ended()
 
     def _warn_of_absent_clients(self, grid: Grid) -> None:
-        """Warn, without their number, where most of the population is not there to be drawn."""
+        """Warn, without a number, where most of the population is not connected."""
         connected, size = len(self.locate(grid)[0]), self._registry.size
         operator_log.info("%d of %d clients are connected", connected, size)
         if 2 * connected < size and not self.has_ended():

@@ -1,4 +1,4 @@
-"""What the server does with a noisy average: post-processing, so it costs no privacy.
+"""Server optimizers, which step the model by a noisy average: post-processing, at no privacy.
 
 Names and defaults follow Reddi et al. 2021 ("Adaptive federated optimization", Algorithm 2).
 """

@@ -1,7 +1,7 @@
-"""One round: whom it asks, what it adds up, what it releases."""
+"""A round of training or of evaluation: its messages, its sums, its release."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from privacy.mechanisms.errors import UpdateError
 from strategies.clipping import AdaptiveClipping, Clipping
 from strategies.errors import Fault, ReplyError
 from strategies.lost_clients import FaultLog
-from strategies.metrics import MetricFault, Metrics, NoisedMetrics, PublicMetrics
+from strategies.metrics import MetricFault, Metrics, NoisedMetrics, NoisedMetricsSum, PublicMetrics
 from strategies.model_schema import ModelSchema, TrainReply
 from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import PendingReplies, RecordKeys, collect, read_metrics
@@ -28,7 +28,7 @@ Vector = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """What a round releases.
+    """The release of a round.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class Round(Protocol):
 
 @dataclass(frozen=True)
 class RoundSetup:
-    """What all rounds of a strategy share.
+    """Settings that all rounds of a strategy share.
 
     Attributes
     ----------
@@ -94,6 +94,8 @@ class RoundSetup:
         N.
     sampling, mechanism, weighting, metrics, record_keys, randomness
         As given to the strategy.
+    sampling_rate : float
+        q, the public fraction of the population that a round is expected to draw.
     expected_cohort : float
         q·N.
     denominator : float
@@ -107,11 +109,22 @@ class RoundSetup:
     metrics: Metrics
     record_keys: RecordKeys
     randomness: Randomness
-    expected_cohort: float
-    denominator: float
+    sampling_rate: float
+    expected_cohort: float = field(init=False)
+    denominator: float = field(init=False)
 
-    def noise_shares(self, clipping: Clipping, z: float) -> "NoiseShares":
-        """What each sum of a round gets of z, so that all together are one release with z.
+    def __post_init__(self) -> None:
+        total = self.weighting.total(self.population)
+        object.__setattr__(self, "expected_cohort", self.sampling_rate * self.population)
+        object.__setattr__(self, "denominator", self.sampling_rate * total)
+
+    def noise_shares(self, clipping: Clipping, z: float) -> tuple[float, float | None]:
+        """The noise multipliers of a round's sums, which together are one release with z.
+
+        Returns
+        -------
+        float, float or None
+            Of the sum of updates, and of the sum of clipping bits where the norm adapts.
 
         Raises
         ------
@@ -125,11 +138,11 @@ class RoundSetup:
             others.append(count)
         if isinstance(self.metrics.train, NoisedMetrics):
             others.append(self.metrics.train.noise_multiplier)
-        return NoiseShares(_remaining(z, others), count)
+        return _remaining(z, others), count
 
     @property
     def evaluation_events(self) -> list[Event]:
-        """What a round of evaluation costs."""
+        """The cost of a round of evaluation."""
         rule, sampling = self.metrics.evaluate, self.metrics.sampling
         if sampling is None or not isinstance(rule, NoisedMetrics):
             return []
@@ -137,17 +150,17 @@ class RoundSetup:
         return [self.mechanism.account(noise_multiplier=z, sampling=sampling)]
 
     def train_metrics(self, name: str, run: Run) -> "RoundMetrics":
-        """Nothing yet, of the metrics of training."""
+        """The sum of the metrics of training, empty."""
         return RoundMetrics(self.metrics.train, name, self, self.expected_cohort, run.faults)
 
     def evaluation_metrics(self, name: str, run: Run) -> "RoundMetrics":
-        """Nothing yet, of the metrics of evaluation."""
+        """The sum of the metrics of evaluation, empty."""
         expected = self.metrics.fraction_evaluate * self.population
         return RoundMetrics(self.metrics.evaluate, name, self, expected, run.faults)
 
 
 class Rounds(Protocol):
-    """Makes the rounds of a run, and gives their cost."""
+    """Makes the rounds of a run, in the clear or masked, and gives their cost."""
 
     @property
     def presence(self) -> AdditiveDelta:
@@ -155,13 +168,13 @@ class Rounds(Protocol):
 
     @property
     def mechanism(self) -> str:
-        """The name of what adds the noise."""
+        """The name of the mechanism that adds the noise."""
 
     def account(self, noise_multiplier: float, parameters: int) -> Event:
-        """What the model of a round costs, for a model of so many parameters."""
+        """The event of a round's model of so many parameters."""
 
     def check_presence(self, rounds: int, budget: PrivacyBudget) -> None:
-        """Refuse so many rounds if they are charged more for presence than there is of δ."""
+        """Refuse rounds whose charges for presence together pass δ."""
 
     def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> Round:
         """A new round, with the norm and the noise multiplier of the run's state."""
@@ -184,7 +197,7 @@ class RoundMetrics:
         self._weighted_by = setup.record_keys.weighted_by
         self._noised = None
         if isinstance(rule, NoisedMetrics):
-            self._noised = rule.open(setup.mechanism, setup.randomness)
+            self._noised = NoisedMetricsSum(rule, setup.mechanism, setup.randomness)
         self._expected_cohort = expected_cohort
 
     def add(self, metrics: MetricRecord | None) -> None:
@@ -205,22 +218,6 @@ class RoundMetrics:
 
     def _left_out(self, fault: MetricFault) -> None:
         self._faults.metrics_left_out(self._name, fault)
-
-
-@dataclass(frozen=True)
-class NoiseShares:
-    """How a round's noise multiplier z is shared by the sums that the round releases.
-
-    Attributes
-    ----------
-    update : float
-        Of the sum of updates.
-    count : float or None
-        Of the sum of clipping bits, where the norm adapts.
-    """
-
-    update: float
-    count: float | None
 
 
 def _remaining(z: float, others: Sequence[float]) -> float:
@@ -248,11 +245,11 @@ class ClearRounds:
 
     @property
     def mechanism(self) -> str:
-        """The name of what adds the noise."""
+        """The name of the mechanism that adds the noise."""
         return self._setup.mechanism.name
 
     def account(self, noise_multiplier: float, parameters: int) -> Event:
-        """What the model of a round costs, whatever its size."""
+        """The event of a round's model, whatever its size."""
         return self._setup.mechanism.account(
             noise_multiplier=noise_multiplier, sampling=self._setup.sampling
         )
@@ -274,14 +271,14 @@ class ClearRound:
         self._setup, self._run = setup, run
         self._pending = PendingReplies([])
         self._metrics = setup.train_metrics(self._name, run)
-        shares = setup.noise_shares(run.state.clipping, run.noise_multiplier)
+        update, count = setup.noise_shares(run.state.clipping, run.noise_multiplier)
         open_sum = partial(setup.mechanism.open, randomness=setup.randomness)
         geometry = run.state.clipping.geometry(schema.names)
-        self._sum = open_sum(schema.arrays, geometry, noise_multiplier=shares.update)
+        self._sum = open_sum(schema.arrays, geometry, noise_multiplier=update)
         self._bits = None
-        if shares.count is not None:
+        if count is not None:
             bit = ClippingGeometry((0.5,), (0,))
-            self._bits = open_sum([np.zeros(1)], bit, noise_multiplier=shares.count)
+            self._bits = open_sum([np.zeros(1)], bit, noise_multiplier=count)
 
     def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
         """One message a node."""

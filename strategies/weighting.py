@@ -1,4 +1,4 @@
-"""How much one client's update counts: public rules, never computed from clients' counts."""
+"""Weights of clients' updates: public rules, never computed from clients' counts."""
 
 from dataclasses import dataclass
 from math import isfinite

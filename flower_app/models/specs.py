@@ -21,6 +21,8 @@ class ModelSpec:
         Of one input.
     low, high
         Every value of every input lies between them, whatever the image.
+    parameters
+        Of its layers, in all.
     classes
         How many logits it gives.
     """
@@ -30,11 +32,12 @@ class ModelSpec:
     shape: tuple[int, ...]
     low: float
     high: float
+    parameters: int
     classes: int = 10
 
 
 MODELS: Mapping[str, ModelSpec] = {
-    "hog-linear": ModelSpec("hog-linear", "hog", (FEATURES,), FEATURE_LOW, FEATURE_HIGH),
-    "mlp": ModelSpec("mlp", "pixels", (1, 28, 28), 0.0, 1.0),
-    "cnn": ModelSpec("cnn", "pixels", (1, 28, 28), 0.0, 1.0),
+    "hog-linear": ModelSpec("hog-linear", "hog", (FEATURES,), FEATURE_LOW, FEATURE_HIGH, 3_920),
+    "mlp": ModelSpec("mlp", "pixels", (1, 28, 28), 0.0, 1.0, 50_890),
+    "cnn": ModelSpec("cnn", "pixels", (1, 28, 28), 0.0, 1.0, 17_298),
 }

@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from logging import WARNING
@@ -15,18 +15,12 @@ from flower_app.counting import counted
 from flower_app.data import Dataset, load_dataset, load_partitions
 from flower_app.encrypted.round import round_cost
 from flower_app.errors import SettingError
+from flower_app.models.specs import MODELS
 from flower_app.report.results_folder import ResultsFolder, results_root
 from flower_app.settings import Settings, is_folder, kebab
 from flower_app.training.resumption import check_resumed
 from flower_app.training.secure_aggregation import server_setting
-from privacy.accounting import (
-    Budget,
-    Event,
-    GaussianRelease,
-    calibrate_noise_multiplier,
-    epsilon,
-    read_ledger,
-)
+from privacy.accounting import Budget
 from privacy.accounting.errors import LedgerError
 from strategies import (
     CappedWeights,
@@ -37,6 +31,7 @@ from strategies import (
     ServerSGD,
     UniformWeights,
 )
+from strategies.errors import BudgetError, SpentBudgetError
 
 # The libraries' names of settings.
 _NAMES = {
@@ -115,11 +110,12 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
                 raise SettingError(
                     f"ledger = {str(ledger)!r} is wrong; it cannot be read: {error.strerror}"
                 ) from error
-        make_strategy(settings, population, ledger=copy, checkpoint=None, shown=ledger)
-        if not settings.resume:  # a resumed run's noise is settled, and it may have a model to keep
-            paid = [record.event for record in read_ledger(copy).records]
-            _check_presence(settings, size, paid)
-            check_budget(settings, paid=paid)
+        strategy = make_strategy(settings, population, ledger=copy, checkpoint=None, shown=ledger)
+        with _in_the_settings_words(copy, ledger):
+            try:
+                strategy.check_budget(settings.rounds, MODELS[settings.model].parameters)
+            except BudgetError as error:
+                raise refused_budget(settings, error, used=copy, shown=ledger) from error
     if settings.record_epsilon:
         # Brings PyTorch. Every client works it out again, and would decline the run.
         from flower_app.training.record_level import record_protection
@@ -223,78 +219,27 @@ def listed_population(settings: Settings) -> Population | None:
     return listed
 
 
-def check_budget(settings: Settings, *, paid: Sequence[Event] = ()) -> None:
-    """Refuse, before training, a run whose rounds fit the budget with no noise, or not with z.
+def refused_budget(
+    settings: Settings, error: BudgetError, *, used: Path = Path(), shown: Path = Path()
+) -> SettingError:
+    """A strategy's refusal of a run for its budget, in the settings' names.
 
-    Parameters
-    ----------
-    settings : Settings
-    paid : sequence of Event
-        Payments of earlier runs on the same ledger.
-
-    Raises
-    ------
-    SettingError
-        Naming the setting that is wrong, and one that fits.
+    ``shown`` is the ledger's name where the strategy ``used`` a copy.
     """
-    sampling, z = Poisson(settings.sampling_rate), settings.noise_multiplier
-    spent = [*paid, *round_cost(settings)]
-    needed = 0.0
-    if z:
-        needed = epsilon([GaussianRelease(z, sampling), *spent], delta=settings.delta)
-        if needed <= settings.epsilon:
-            return
-    try:
-        least = calibrate_noise_multiplier(
-            sampling=sampling,
-            rounds=settings.rounds,
-            budget=Budget(settings.epsilon, settings.delta),
-            spent=spent,
-        )
-    except ValueError as error:
-        taken, remedies = _beside_training(settings, paid)
-        number = f"{settings.rounds} round{'s' * (settings.rounds != 1)}"
-        raise SettingError(
-            f"epsilon = {settings.epsilon} is wrong; no noise multiplier reaches it in {number} at "
-            f"delta = {settings.delta:g}{', of which ' * bool(taken)}{'; '.join(taken)}: "
-            f"{'; or '.join([*remedies, 'raise epsilon or delta'])}"
-        ) from error
-    if z:
-        raise SettingError(
-            f"noise-multiplier = {z:g} is wrong; the first round alone would bring ε to "
-            f"{needed:.4g}, beyond epsilon = {settings.epsilon:g}: leave it out, and "
-            f"{least:.4f} is taken, with which all {settings.rounds} rounds fit"
-        )
-
-
-def _beside_training(settings: Settings, paid: Sequence[Event]) -> tuple[list[str], list[str]]:
-    """Costs beside training's rounds, and remedies."""
-    taken, remedies = [], []
-    if round_ := round_cost(settings):
-        taken.append(
-            f"the encrypted test-time round (encrypted-round-noise-multiplier = "
-            f"{settings.encrypted_round_noise_multiplier:g}) takes ε = "
-            f"{epsilon(round_, delta=settings.delta):.6g}"
-        )
-        remedies.append("raise encrypted-round-noise-multiplier")
-    if paid:
-        spent = epsilon(paid, delta=settings.delta)
-        taken.append(f"earlier runs on the ledger have paid ε = {spent:.6g}")
-        remedies.append("for other clients, give a ledger of their own")
-    return taken, remedies
-
-
-def _check_presence(settings: Settings, size: int, paid: Sequence[Event]) -> None:
-    """Refuse a run whose charge for presence passes δ, as ``start`` would."""
-    with _in_the_settings_words():
-        if secure := server_setting(settings, size):
-            secure.check_presence(
-                size,
-                Poisson(settings.sampling_rate),
-                rounds=1 if settings.noise_multiplier else settings.rounds,
-                delta=settings.delta,
-                paid=paid,
-            )
+    noise = settings.encrypted_round_noise_multiplier
+    text = str(error).replace(str(used), str(shown))
+    text = text.replace(
+        "what is reserved for after training",
+        f"the encrypted test-time round (encrypted-round-noise-multiplier = {noise:g})",
+    )
+    text = text.replace("reserve less", "raise encrypted-round-noise-multiplier")
+    text = _in_settings_names(text)
+    if isinstance(error, SpentBudgetError):
+        return SettingError(f"epsilon = {settings.epsilon:g} is spent; {text}")
+    if z := settings.noise_multiplier:
+        text = text.replace(f"noise-multiplier is {z:.6g}, with which ", "")
+        return SettingError(f"noise-multiplier = {z:g} is wrong; {text}")
+    return SettingError(f"epsilon = {settings.epsilon:g} is wrong; {text}")
 
 
 def make_strategy(
@@ -375,9 +320,12 @@ def _in_the_settings_words(
         text = str(error).replace(str(used), str(shown))
         raise SettingError(f"{fault}; {text}") from error
     except ValueError as error:
-        text = str(error)
-        for theirs, ours in _NAMES_AT_THE_START.items():
-            text = re.sub(rf"^{theirs}\b", ours, text)
-        for theirs, ours in _NAMES.items():
-            text = re.sub(rf"\b{re.escape(theirs)}\b", ours, text)
-        raise SettingError(text) from error
+        raise SettingError(_in_settings_names(str(error))) from error
+
+
+def _in_settings_names(text: str) -> str:
+    for theirs, ours in _NAMES_AT_THE_START.items():
+        text = re.sub(rf"^{theirs}\b", ours, text)
+    for theirs, ours in _NAMES.items():
+        text = re.sub(rf"\b{re.escape(theirs)}\b", ours, text)
+    return text

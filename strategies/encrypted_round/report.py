@@ -15,7 +15,7 @@ from privacy.inference import Plan
 from privacy.mechanisms import Randomness, SumMechanism, SystemRandomness, add_rounded_gaussian
 from strategies.encrypted_round.errors import ReportRefusedError
 from strategies.encrypted_round.messages import ACCURACY
-from strategies.metrics import LeftOut, NoisedMetrics, PublicMetrics
+from strategies.metrics import LeftOut, NoisedMetrics, NoisedMetricsSum, PublicMetrics
 
 _LEDGER = "report-ledger.jsonl"
 _POPULATION = "this node's test data"
@@ -238,7 +238,7 @@ def release_noised(
     randomness: Randomness,
 ) -> Released:
     """The ratio of the noised sum and the noised count. Pay for it first."""
-    noised = metrics.open(mechanism, randomness)
+    noised = NoisedMetricsSum(metrics, mechanism, randomness)
     for report in reports:
         noised.add(report)
     released = noised.release(population)

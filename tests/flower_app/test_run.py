@@ -250,7 +250,7 @@ def test_a_population_beyond_the_nodes_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_an_impossible_budget_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="epsilon = 1e-12 is wrong; no noise multiplier reaches"):
+    with pytest.raises(SettingError, match="epsilon = 1e-12 is wrong; no noise is enough"):
         run_app(tmp_path, nodes=10, epsilon=1e-12, delta=1e-12, rounds=3)
 
 

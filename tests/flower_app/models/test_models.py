@@ -27,7 +27,8 @@ def test_a_model_takes_what_its_description_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_has_the_shape_it_is_named_for(name: str) -> None:
-    assert sum(p.numel() for p in build_model(name).parameters()) == WEIGHTS[name]
+    count = sum(p.numel() for p in build_model(name).parameters())
+    assert count == WEIGHTS[name] == MODELS[name].parameters
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -57,7 +57,7 @@ def check(results: Path, nodes: int = 20, **config: Any) -> int:
             ["total-weight = 99.0", "20"],
         ),
         ({"epsilon": 1e-12, "delta": 1e-12}, ["epsilon = 1e-12 is wrong"]),
-        ({"noise-multiplier": 0.5}, ["noise-multiplier = 0.5 is wrong", "6.5", "2 rounds fit"]),
+        ({"noise-multiplier": 0.5}, ["noise-multiplier = 0.5 is wrong", "0.8098", "all 2 rounds"]),
         ({"delta": 1e-320}, ["delta is 1e-320", "in [2.3e-308, 1)"]),
         (
             {"record-epsilon": 1.0, "record-delta": 1e-320},
@@ -151,7 +151,7 @@ def test_a_spent_ledger_is_refused_before_anything_begins(tmp_path: Path) -> Non
     paid = read_ledger(path).epsilon(1e-5)
     assert paid > 3.0
     with pytest.raises(
-        SettingError, match=r"epsilon = 3\.0 is wrong; .* of which earlier runs .* have"
+        SettingError, match=rf"epsilon = 3 is spent; .* of which earlier runs .*{path} have"
     ):
         check(tmp_path, ledger=str(path), epsilon=3.0)
     costly = {"encrypted-round-images": 9, "encrypted-round-noise-multiplier": 0.1, "epsilon": 3.0}
@@ -161,10 +161,10 @@ def test_a_spent_ledger_is_refused_before_anything_begins(tmp_path: Path) -> Non
         takes = epsilon([GaussianRelease(0.1, Full())], delta=1e-5)
         assert f"(encrypted-round-noise-multiplier = 0.1) takes ε = {takes:.6g}" in str(told.value)
         assert (
-            f"earlier runs on the ledger have paid ε = {paid:.6g}" in str(told.value)
+            f"earlier runs on the ledger {path} have paid ε = {paid:.6g}" in str(told.value)
         ) is earlier
         assert "spent already" not in str(told.value)
-    with pytest.raises(SettingError, match=r"noise-multiplier = 0.5 is wrong; the first round"):
+    with pytest.raises(SettingError, match=r"is spent; noise-multiplier is 0.5, with which"):
         check(tmp_path, ledger=str(path), epsilon=paid * 1.05, **{"noise-multiplier": 0.5})
     assert len(read_ledger(path).records) == 1
 
