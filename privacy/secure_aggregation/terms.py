@@ -3,7 +3,7 @@
 import math
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -44,16 +44,8 @@ class Adversary:
     Parameters
     ----------
     server : ServerModel
-        What the server may do.
     max_corrupt_fraction : float
         The largest share of a round's clients that may collude with it, in [0, 0.5).
-
-    Raises
-    ------
-    TypeError
-        If one is of the wrong kind.
-    ValueError
-        If the share is out of range.
     """
 
     server: ServerModel = ServerModel.HONEST_BUT_CURIOUS
@@ -84,13 +76,7 @@ def check_adversary(name: str, value: object) -> None:
 
 
 def pinned_keys(name: str, keys: Any) -> frozenset[bytes]:
-    """The Ed25519 public keys of those who may take part, of 32 bytes each, from an iterable.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are anything else; text and bytes are no lists of keys.
-    """
+    """Ed25519 public keys, 32 bytes each, from an iterable; text and bytes are no lists of keys."""
     give = f"a list of Ed25519 public keys, each {KEY_BYTES} bytes"
     if isinstance(keys, str | bytes | bytearray) or not isinstance(keys, Iterable):
         raise TypeError(f"{name} is {arguments.shown(keys)}; give {give}")
@@ -115,23 +101,15 @@ class RoundTerms:
     size : int
         How many entries a vector has.
     bound : int
-        n times this is the largest absolute value that an entry of n clients' sum can have, at
-        least 1. Without noise at the clients: the largest absolute value of a client's entry.
+        B, at least 1: an entry of n clients' sum has an absolute value of at most nB. Without noise
+        at the clients: the largest absolute value of a client's entry.
     min_clients : int
         The fewest clients whose sum may be opened, at least 3.
     server : ServerModel
         Which of the two protocols is followed.
     request : bytes
-        A digest, 32 bytes, of all that will be sent beside the protocol for the vector to be made
-        from. A client that receives anything else refuses to make one. Default: zeros, where
-        nothing is sent.
-
-    Raises
-    ------
-    TypeError
-        If one is of the wrong kind.
-    ValueError
-        If one is out of range.
+        A digest, 32 bytes, of all that is sent beside the protocol to make the vector from; a
+        client that receives anything else refuses. Default: zeros, where nothing is sent.
     """
 
     run: bytes
@@ -163,25 +141,12 @@ class RoundTerms:
 
     def to_bytes(self) -> bytes:
         """The terms as they are sent."""
-        return _FORM.pack(
-            self.run,
-            self.number,
-            self.size,
-            self.bound,
-            self.min_clients,
-            int(self.malicious),
-            self.request,
-        )
+        *numbers, _, request = astuple(self)
+        return _FORM.pack(*numbers, self.malicious, request)
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> "RoundTerms":
-        """Read what ``to_bytes`` wrote.
-
-        Raises
-        ------
-        MalformedMessageError
-            If it is not that.
-        """
+        """Read what ``to_bytes`` wrote; ``MalformedMessageError`` if it is not that."""
         try:
             run, number, size, bound, min_clients, malicious, request = _FORM.unpack(encoded)
             server = (ServerModel.HONEST_BUT_CURIOUS, ServerModel.MALICIOUS)[malicious]
@@ -203,13 +168,6 @@ class Identity:
     ----------
     private : bytes
         The private key, 32 bytes; never shown.
-
-    Raises
-    ------
-    TypeError
-        If it is no bytes.
-    ValueError
-        If they are not 32.
     """
 
     private: bytes = field(repr=False)
@@ -240,23 +198,22 @@ class ClientPolicy:
     adversary : Adversary
         Whom it wants to be protected from.
     identities : iterable of bytes, optional
-        The pinned Ed25519 public keys of all who may take part. Needed, and only used, against
-        a malicious server.
+        The pinned Ed25519 public keys of all who may take part; needed, and only used, against a
+        malicious server.
     clipping_norm : float, optional
-        The clipping norm S of the whole update, pinned: with another one the client does not
+        The pinned clipping norm S of the whole update: with another one the client does not
         train. Default: whatever all clients of a round are sent alike.
     weight_cap : float, optional
-        The cap ŵ of weights, pinned; 0: every client counts the same. Default: as above.
+        The pinned cap ŵ of weights; 0: every client counts the same. Default: as above.
     mechanism : MaskedMechanism, optional
-        What rounds the update and adds this client's share of the noise, with its settings,
-        pinned. Default: as above.
+        The pinned mechanism, with its settings, that rounds the update and adds this client's
+        share of the noise. Default: as above.
 
     Raises
     ------
-    TypeError
-        If one is of the wrong kind.
-    ValueError
-        If one is out of range, or identities are missing against a malicious server.
+    TypeError, ValueError
+        If one is of the wrong kind or out of range, or identities are missing against a
+        malicious server.
     """
 
     min_clients: int

@@ -24,7 +24,7 @@ from tests.privacy.secure_aggregation.federation import HONEST, RUN, Federation,
 
 KEY = bytes(32)
 TERMS = {"run": RUN, "number": 1, "size": 4, "bound": 100, "min_clients": 3}
-PLAN = {"clients": 12, "neighbours": 11, "threshold": 5, "survivors": 8, "cohort": 12}
+PLAN = {"clients": 12, "neighbours": 11, "threshold": 5, "min_survivors": 8, "cohort": 12}
 # What each is made of, as it should be.
 MADE: dict[Any, dict[str, Any]] = {
     Adversary: {"server": ServerModel.MALICIOUS, "max_corrupt_fraction": 0.1},

@@ -661,4 +661,4 @@ def test_why_a_round_was_aborted_is_for_the_operator(
         strategy_of(tmp_path, NODES, 9, secure()).start(grid, model((9,)), num_rounds=1)
     finally:
         logger.removeHandler(caplog.handler)
-    assert "aborted, nothing is opened: 2 clients announced keys; 3 are needed" in caplog.text
+    assert "aborted, nothing is opened: 2 clients advertised keys; 3 are needed" in caplog.text
