@@ -10,10 +10,9 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from flower_app.errors import SettingError
+from flower_app.errors import wrong
 from flower_app.settings import SECURE_AGGREGATION, Settings
-from flower_app.training.node_config import check_keys, own_folder
-from flower_app.training.node_policy import run_settings
+from flower_app.training.node_policy import check_keys, own_folder, run_settings
 from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
@@ -114,9 +113,10 @@ def _own(settings: Settings, context: Context) -> _Own | None:
     file = _needed(node, "signing-key", "the file of its private key")
     private, *more = _read_keys("signing-key", file)
     if more:
-        raise SettingError(
-            f"signing-key = {file!r} is wrong; it must hold this node's private key alone, and "
-            f"holds {1 + len(more)} keys"
+        raise wrong(
+            "signing-key",
+            file,
+            f"it must hold this node's private key alone, and holds {1 + len(more)} keys",
         )
     listed = _needed(node, "client-public-keys", "the file of all clients' public keys")
     pinned = _read_keys("client-public-keys", listed)
@@ -166,9 +166,11 @@ def _needed(node: Mapping[str, Any], name: str, purpose: str, asking: str | None
     value = node.get(name, "")
     if value == "":
         why = f", which its {asking} asks for," if asking else ""
-        raise SettingError(
-            f"{name} = '' is wrong; for secure aggregation{why} a node needs {purpose}: start this "
-            f"SuperNode with --node-config '{name}=...'"
+        raise wrong(
+            name,
+            "",
+            f"for secure aggregation{why} a node needs {purpose}: start this "
+            f"SuperNode with --node-config '{name}=...'",
         )
     return value
 
@@ -176,18 +178,16 @@ def _needed(node: Mapping[str, Any], name: str, purpose: str, asking: str | None
 def _read_keys(name: str, file: str) -> tuple[bytes, ...]:
     """Ed25519 keys from a file, each on a line of its own, in hexadecimal."""
     if not file:
-        raise SettingError(
-            f"{name} = '' is wrong; it must be the file of all clients' public keys, in "
-            "hexadecimal, one a line"
+        raise wrong(
+            name, "", "it must be the file of all clients' public keys, in hexadecimal, one a line"
         )
     try:
         lines = Path(file).expanduser().read_text().split()
         keys = tuple(bytes.fromhex(line) for line in lines)
     except (OSError, ValueError, RuntimeError) as error:
-        raise SettingError(f"{name} = {file!r} is wrong; {error}") from error
+        raise wrong(name, file, str(error)) from error
     if not keys or any(len(key) != _KEY_BYTES for key in keys):
-        raise SettingError(
-            f"{name} = {file!r} is wrong; it must hold keys of {_KEY_BYTES} bytes in hexadecimal, "
-            "one a line"
+        raise wrong(
+            name, file, f"it must hold keys of {_KEY_BYTES} bytes in hexadecimal, one a line"
         )
     return keys
