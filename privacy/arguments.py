@@ -4,6 +4,7 @@ A value of the wrong kind raises ``TypeError``, one out of range ``ValueError``.
 same remedy: ``give``, where it is passed, or the parameter's range.
 """
 
+import difflib
 import inspect
 import math
 import numbers
@@ -27,6 +28,8 @@ def refuse_old_names(
 ) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
     """Have a constructor answer arguments of other names with how they are given now.
 
+    A name in neither list is answered with the closest one of both, where one is close.
+
     Parameters
     ----------
     old : mapping of str to str
@@ -34,11 +37,19 @@ def refuse_old_names(
     """
 
     def decorate(init: Callable[_P, None]) -> Callable[_P, None]:
+        taken = [name for name in inspect.signature(init).parameters if name != "self"]
+
         @wraps(init)
         def checked(*args: _P.args, **given: _P.kwargs) -> None:
-            if names := [name for name in given if name in old]:
-                instead = "; ".join(dict.fromkeys(old[name] for name in names))
-                raise TypeError(f"{', '.join(names)}: not an argument here; give {instead}")
+            meant = {
+                name: near[0]
+                for name in given
+                if name not in taken
+                and (near := difflib.get_close_matches(name, [*old, *taken], n=1, cutoff=0.65))
+            }
+            if meant:
+                instead = "; ".join(dict.fromkeys(old.get(name, name) for name in meant.values()))
+                raise TypeError(f"{', '.join(meant)}: not an argument here; give {instead}")
             init(*args, **given)
 
         return checked

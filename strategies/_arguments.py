@@ -18,8 +18,11 @@ from strategies.weighting import CappedWeights, UniformWeights
 _BUDGET = "budget=Budget(epsilon=…, delta=…)"
 _METRICS = "metrics=Metrics(evaluate=…, fraction_evaluate=…)"
 _CHECKPOINTING = "checkpointing=Checkpointing(path, resume=…)"
+_CLIPPING = "clipping=…, the norm S"
+_SAMPLING = "sampling=Poisson(q), or FixedSize(m, N)"
+_NOISE = "noise_multiplier=z, or nothing: it follows from the budget"
 _NO_MINIMUM = "min_available_nodes, for which the whole round waits"
-# Arguments of another name, here before or in Flower's FedAvg.
+# Arguments of another name: here before, in Flower's strategies and wrappers, or in Opacus.
 OLD_NAMES = {
     "target_epsilon": _BUDGET,
     "target_delta": _BUDGET,
@@ -34,6 +37,21 @@ OLD_NAMES = {
     "configrecord_key": "record_keys=RecordKeys(config=…)",
     "weighted_by_key": "record_keys=RecordKeys(weighted_by=…)",
     "fraction_train": "sampling=Poisson(q)",
+    "fraction_fit": "sampling=Poisson(q)",
+    "sampling_rate": _SAMPLING,
+    "sample_rate": _SAMPLING,
+    "num_sampled_clients": _SAMPLING,
+    "num_clients": "population=…",
+    "num_nodes": "population=…",
+    "clipping_norm": _CLIPPING,
+    "max_grad_norm": _CLIPPING,
+    "l2_norm_clip": _CLIPPING,
+    "noise_scale": _NOISE,
+    "sigma": _NOISE,
+    "epsilon": _BUDGET,
+    "delta": _BUDGET,
+    "server_learning_rate": "optimizer=ServerSGD(…)",
+    "server_momentum": "optimizer=ServerSGD(momentum=…)",
     "min_train_nodes": _NO_MINIMUM,
     "min_evaluate_nodes": _NO_MINIMUM,
     "train_metrics_aggr_fn": "metrics=Metrics(train=PublicMetrics(…) or NoisedMetrics(…))",

@@ -55,32 +55,67 @@ class Checkpointing:
     path : path-like, optional
         The file that holds the last round's released state. Absolute, or beginning with ``~``.
         Default: nothing is kept.
-    resume : path-like, optional
-        A checkpoint to go on from, usually the same file. The interrupted round is played again,
-        with fresh randomness, and paid again. Under secure aggregation against a malicious
-        server, clients that had endorsed its sum decline it with others than those
-        (``docs/secure-aggregation.md``).
+    resume : bool or path-like
+        True: go on from ``path`` if it is there, else begin. A path: go on from that checkpoint,
+        which must be there. The interrupted round is played again, with fresh randomness, and paid
+        again. Under secure aggregation against a malicious server, clients that had endorsed its
+        sum decline it with others than those (``docs/secure-aggregation.md``). Default: begin; but
+        ``start`` refuses to where ``path`` holds an unfinished run with the same settings.
     """
 
     path: str | os.PathLike[str] | None = None
-    resume: str | os.PathLike[str] | None = None
+    resume: str | os.PathLike[str] | bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("path", "resume"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, lasting_path(f"checkpointing.{name}", value))
+        if self.path is not None:
+            object.__setattr__(self, "path", lasting_path("checkpointing.path", self.path))
+        if self.resume is True and self.path is None:
+            raise ValueError("checkpointing.resume is True; give the path to go on from as well")
+        if self.resume is False:
+            object.__setattr__(self, "resume", None)
+        elif self.resume is not None and self.resume is not True:
+            object.__setattr__(self, "resume", lasting_path("checkpointing.resume", self.resume))
 
     def load(self, settings: str) -> "Checkpoint | None":
         """The checkpoint to go on from, of a run with these settings; None for a new run."""
-        if self.resume is None:
+        where = self.path if isinstance(self.resume, bool) else self.resume
+        if where is None:
             return None
-        checkpoint = Checkpoint.load(Path(self.resume))
+        source = Path(where)
+        if not source.exists():
+            if self.resume is True:
+                return None
+            raise CheckpointError(
+                f"{source} is not there to go on from; resume=True goes on from checkpointing.path "
+                "if it is there, and else begins"
+            )
+        checkpoint = Checkpoint.load(source)
         before, now = json.loads(checkpoint.settings), json.loads(settings)
         names = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if names:
             changes = ", ".join(f"{name}: {before.get(name)} → {now.get(name)}" for name in names)
-            raise CheckpointError(f"{self.resume} belongs to a run with other settings ({changes})")
+            raise CheckpointError(f"{source} belongs to a run with other settings ({changes})")
         return checkpoint
+
+    def refuse_unfinished(self, settings: str, num_rounds: int) -> None:
+        """Refuse to begin where ``path`` holds an unfinished run with the same settings.
+
+        Its rounds would be paid again, and its model overwritten. A run that has learned nothing
+        yet, another run, and what is no checkpoint are overwritten.
+        """
+        try:
+            before = None if self.path is None else Checkpoint.load(Path(self.path))
+        except CheckpointError:
+            return
+        if before is None or before.settings != settings or not before.has_learned:
+            return
+        if before.round < num_rounds:
+            raise CheckpointError(
+                f"{self.path} holds round {before.round} of {num_rounds} of a run with these "
+                "settings, and to begin anew would pay for its rounds again and overwrite it. Go "
+                "on from it with Checkpointing(path, resume=True), or move the file away. Nothing "
+                "was spent"
+            )
 
 
 @dataclass(frozen=True)

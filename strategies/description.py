@@ -17,6 +17,7 @@ def log_settings(
 ) -> None:
     """Log a strategy's settings. All of them are public."""
     limit, z = budget.budget.epsilon, state.noise_multiplier
+    masked = "off" if secure is None else f"{secure}; each ClientApp needs SecureAggregationMod"
     lines = [
         f"├──> Privacy of every client ({budget.adjacency.value}):",
         f"│\t├── ε: {'no limit' if limit == math.inf else f'at most {limit:g}'} at "
@@ -27,7 +28,7 @@ def log_settings(
         f"│\t└── Ledger: {budget.ledger.path}",
         f"├──> Sampling: {setup.sampling} of a population of {setup.population}",
         f"├──> Weights: {setup.weighting}",
-        f"├──> Secure aggregation: {secure or 'off'}",
+        f"├──> Secure aggregation: {masked}",
         f"└──> Server optimizer: {state.optimizer}",
     ]
     for line in lines:

@@ -54,7 +54,8 @@ class DPFedAvg(Strategy):
     **Not covered.** Privacy *from* the server; the choice of hyper-parameters, if it looked at
     clients' data; timing; metrics declared public; entries about lost or absent clients on the
     server's console and in the operator's log; that the run ended because no reply could be used;
-    that and when a round waits for ``min_available_nodes``.
+    that all replies of a round lack a noised metric; that and when a round waits for
+    ``min_available_nodes``.
 
     Parameters
     ----------
@@ -288,7 +289,7 @@ class DPFedAvg(Strategy):
         The event is durable in the ledger before the noisy sum exists. An empty cohort is a
         round like any other. A round that asked clients and can use no reply ends the run before
         it is paid, with a ``NoUsableReplyError`` if no reply was ever usable; under secure
-        aggregation, where only the opened sum shows it, after.
+        aggregation, where that shows only after clients were asked to train, after.
         """
         current, run = self._round, self._run
         if current is None or current.number != server_round:
@@ -422,13 +423,14 @@ class DPFedAvg(Strategy):
         TypeError
             If an argument is of the wrong kind; nothing was spent.
         CheckpointError
-            If the checkpoint to resume from is of another model.
+            If the checkpoint to resume from is of another model, or a run that is not resumed
+            would overwrite an unfinished one with the same settings; nothing was spent.
         BudgetError
             If the first round with the noise multiplier given, or all rounds with any noise, do
             not fit the budget; nothing was spent. ``SpentBudgetError`` if earlier runs are why.
         NoUsableReplyError
-            If no reply was ever usable. Under secure aggregation, where that shows once the round
-            is paid, ``privacy.stopped`` is the reason instead.
+            If no reply was ever usable. Under secure aggregation, where that shows after clients
+            were asked to train and the round is paid, ``privacy.stopped`` is the reason instead.
         """
         given = StartArguments(
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
@@ -436,6 +438,8 @@ class DPFedAvg(Strategy):
         if self._started:
             self._resumed = None
             self._begin()
+        elif self._resumed is None:
+            self.checkpointing.refuse_unfinished(self._settings(), given.num_rounds)
         self._started = True
         with self._privacy_budget.reopened():
             self._run.locate(grid)  # refuses a population that has no place for all

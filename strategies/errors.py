@@ -47,6 +47,12 @@ class Fault(StrEnum):
         "the client refuses the round as its own policy or the protocol's checks say; the "
         "operator's log has the name of the reason"
     )
+    NO_MOD = (
+        "the client's app answered without the secure-aggregation protocol, by an exception or by "
+        "a reply in the clear: it needs ClientApp(mods=[SecureAggregationMod(ClientPolicy(…))]), "
+        "see docs/secure-aggregation.md; if it has that, another of its mods failed, and the "
+        "node's own log has the traceback"
+    )
     PROTOCOL = "it is no message of the secure-aggregation protocol, or not one for this round"
     DECLINED = (
         "the node declines: its owner's rules, what is left of its records' budget, or what its "

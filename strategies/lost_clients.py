@@ -1,13 +1,13 @@
 """Clients whose replies are missing or dropped: how they are logged, and when they end a run."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from logging import WARNING
 
 from flwr.supercore import log
 
-from privacy.untrusted_text import one_line
+from privacy.untrusted_text import one_line, quoted
 from strategies.errors import Fault
 
 
@@ -68,9 +68,29 @@ class FaultLog:
                 fault,
             )
 
-    def metrics_counted_as_middle(self, round_name: str, fault: str) -> None:
+    def metrics_counted_as_middle(
+        self, round_name: str, fault: str, names: Iterable[str] = ()
+    ) -> None:
         """For the operator's log alone, since it follows from one client's noised metrics."""
-        operator_log.warning("%s: metrics without a value: %s", round_name, fault)
+        came = quoted(", ".join(names))
+        operator_log.warning(
+            "%s: metrics without a value: %s; the client's are named %s", round_name, fault, came
+        )
+
+    def metrics_never_sent(self, round_name: str, missing: Iterable[str]) -> None:
+        """All of several replies lack noised metrics of these names, which the operator gave.
+
+        As with the names of arrays, it is the app that sends them, or not, whatever its data are.
+        The names that clients send instead are for the operator's log.
+        """
+        for name in missing:
+            phase = round_name.rpartition(", ")[2]
+            self.once(
+                f"In a round no reply to {phase} has a number named {name!r}, which "
+                "NoisedMetrics(ranges) names: its average is noise around the middle of its range. "
+                "Clients and ranges must use one name; the log 'bloomseal.operator' has the names "
+                "that came."
+            )
 
     def connected(self, node_of: Mapping[int, int]) -> None:
         """Note who is connected now, by place, and log that nodes of before have gone."""

@@ -107,7 +107,8 @@ class NoisedMetrics:
 
     **Assumptions.** The ranges are public.
 
-    **Not covered.** Metrics outside ``ranges``: they are dropped.
+    **Not covered.** Metrics outside ``ranges``: they are dropped. That none of several replies has
+    a metric of ``ranges``, which the server's console shows once.
 
     Parameters
     ----------
@@ -186,6 +187,7 @@ class NoisedMetricsSum:
         self, rule: NoisedMetrics, mechanism: SumMechanism, randomness: Randomness
     ) -> None:
         self._rule = rule
+        self._replies, self._sent = 0, set[str]()
         size = len(rule.ranges)
         self._sum: RoundSum = mechanism.open(
             [np.zeros(size)],
@@ -200,15 +202,23 @@ class NoisedMetricsSum:
         Returns the fault, if there is one.
         """
         fault = MetricFault.MISSING if metrics is None else None
+        self._replies += 1
         centred = np.zeros(len(self._rule.ranges))
         for i, (name, (low, high)) in enumerate(self._rule.ranges.items()):
             value = None if metrics is None else metrics.get(name)
+            if isinstance(value, int | float):
+                self._sent.add(name)
             if isinstance(value, int | float) and value == value:  # neither a list nor NaN
                 centred[i] = (min(max(value, low), high) - low) / (high - low) - 0.5
             else:
                 fault = fault or MetricFault.RANGED
         self._sum.add([centred], weight=1.0)
         return fault
+
+    @property
+    def never_sent(self) -> list[str]:
+        """The metrics of which no reply has a number, NaN or not; none where there is one reply."""
+        return [n for n in self._rule.ranges if n not in self._sent] if self._replies > 1 else []
 
     def release(self, expected_cohort: float) -> MetricRecord:
         """The noised averages."""

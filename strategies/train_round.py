@@ -204,13 +204,14 @@ class RoundMetrics:
         """Add one client's."""
         if self._noised is not None:
             if fault := self._noised.add(metrics):
-                self._faults.metrics_counted_as_middle(self._name, fault)
+                self._faults.metrics_counted_as_middle(self._name, fault, metrics or ())
         elif self._public is not None:
             self._records.append(metrics)
 
     def release(self) -> MetricRecord | None:
         """Release the averages; None where there is no rule, or nothing that can be averaged."""
         if self._noised is not None:
+            self._faults.metrics_never_sent(self._name, self._noised.never_sent)
             return self._noised.release(self._expected_cohort)
         if self._public is None:
             return None

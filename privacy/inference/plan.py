@@ -6,7 +6,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,17 +57,17 @@ class ThreeParties:
 
     def __post_init__(self) -> None:
         taken: dict[str, str] = {}
-        for field in fields(self):
-            name = getattr(self, field.name)
+        for entry in fields(self):
+            name = getattr(self, entry.name)
             if not isinstance(name, str) or not name.strip():
-                raise ValueError(f"{field.name} is {name!r}; give the name of that party")
+                raise ValueError(f"{entry.name} is {name!r}; give the name of that party")
             key = name.strip().casefold()
             if key in taken:
                 raise ValueError(
-                    f"{field.name} and {taken[key]} are both {name!r}; encrypted weights hide a "
+                    f"{entry.name} and {taken[key]} are both {name!r}; encrypted weights hide a "
                     "model from a third party only. Without one, compile without parties"
                 )
-            taken[key] = field.name
+            taken[key] = entry.name
 
     @property
     def names(self) -> tuple[str, str, str]:
@@ -159,7 +159,7 @@ class Plan:
     worst_error_bits: int
     batch_size: int
     packing_kind: str
-    packing: str
+    packing: str = field(repr=False)
     packing_shape: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
     rotation_levels: tuple[tuple[int, int], ...]
@@ -278,7 +278,7 @@ class Plan:
             raise ValueError(f"not a plan of format {FORMAT}: {error}") from error
         if values.pop("format", None) != FORMAT:
             raise ValueError(f"not a plan of format {FORMAT}; compile the model again")
-        if set(values) != {field.name for field in fields(cls)}:
+        if set(values) != {entry.name for entry in fields(cls)}:
             raise ValueError("the plan has missing or unknown fields; compile the model again")
         try:
             values["blind_layers"] = tuple(BlindLayer(*layer) for layer in values["blind_layers"])

@@ -23,6 +23,7 @@ _ANSWERED, _IMAGES = "answered", "num-examples"
 # Wider than accuracies are: nodes' own noise may carry a report beyond 0 … 1, and cutting it off
 # there would pull the mean down.
 _LOW, _HIGH = -0.5, 1.5
+_SEEN = 4  # standard deviations above which the noised number of reports is seen through the noise
 RANGES = {ACCURACY: (_LOW, _HIGH), _ANSWERED: (0.0, 1.0)}
 
 # A node's report --------------------------------------------------------------------------------
@@ -246,13 +247,26 @@ def release_noised(
     # range of 2 and twice a range of 1: the same noise on both.
     share = 2 * (_number(released, _ANSWERED) - 0.5)
     sigma = metrics.noise_multiplier * sqrt(2) / population
-    if share <= 4 * sigma:
+    if share <= _SEEN * sigma:
         return Released(max(share, 0.0) * population, None, None)
     centred = (_number(released, ACCURACY) - 0.5) / share
     return Released(
         answered=share * population,
         accuracy=_within(0.5 + centred),
         accuracy_noise=sigma / share * sqrt(1 + centred**2),
+    )
+
+
+def no_accuracy(metrics: NoisedMetrics | PublicMetrics, released: Released, population: int) -> str:
+    """Why there is no accuracy, and the remedy; from what was released alone."""
+    if isinstance(metrics, PublicMetrics):
+        return "encrypted round: accuracy is None: no node sent a report that can be averaged"
+    most = population / (_SEEN * sqrt(2))
+    return (
+        f"encrypted round: accuracy is None: {released.answered:.3g} reports, noise included, of a "
+        f"population of {population} are within {_SEEN} standard deviations of the noise, and "
+        "their mean would be noise alone. Ask more nodes, or lower the noise, at more ε: if every "
+        f"node reports, noised_accuracy(z) gives an accuracy for z well below {most:.3g}"
     )
 
 

@@ -26,6 +26,7 @@ from strategies.encrypted_round import messages
 from strategies.encrypted_round.report import (
     RANGES,
     EncryptedRoundResult,
+    no_accuracy,
     node_report,
     release_noised,
     release_public,
@@ -195,6 +196,8 @@ class EncryptedRound:
                     mechanism=self._mechanism,
                     randomness=self._randomness,
                 )
+        if released.accuracy is None:
+            exchange.faults.once(no_accuracy(self._metrics, released, self._registry.size))
         plan, seconds = pool.plan, exchange.seconds
         room = (self._max_bytes - plan.public_bytes) // plan.query_bytes * plan.batch_size
         return EncryptedRoundResult(

@@ -27,6 +27,8 @@ from strategies.model_schema import ModelSchema
 from strategies.secure_aggregation.client_memory import ClientMemory, ContextMemory
 from strategies.secure_aggregation.messages import (
     KEY,
+    LEFT,
+    UNREADABLE,
     configuration_digest,
     content_of,
     model_digest,
@@ -106,11 +108,11 @@ class SecureAggregationMod:
             return _error(message, reason)
         except UnreadableStateError as error:
             log(ERROR, "%s", error)
-            return _error(message, "the client cannot read what it remembers of earlier rounds")
+            return _error(message, UNREADABLE)
         except Exception as error:
             # What went wrong may tell of the client's data: it stays here.
             log(ERROR, "This client leaves the round.", exc_info=error)
-            return _error(message, "the client could not do its part")
+            return _error(message, LEFT)
         return Message(content_of(answer), reply_to=message)
 
     def _answer(self, message: Message, context: Context, call_next: ClientAppCallable) -> bytes:

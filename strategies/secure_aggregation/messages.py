@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 
 from privacy.secure_aggregation import errors
 from privacy.secure_aggregation.errors import MalformedMessageError
@@ -21,6 +22,10 @@ from strategies.replies import refuse_error
 
 KEY = "secure-aggregation"
 _BYTES = "message"
+UNREADABLE = "the client cannot read what it remembers of earlier rounds"
+LEFT = "the client could not do its part"
+MOD_ERRORS = (UNREADABLE, LEFT)
+"""Errors that the mod sends, refusals apart. It lets no other out: others come without it."""
 _DOUBLE = struct.Struct("<d")
 _AT_ONCE = 1 << 20  # numbers of a model that are widened together
 
@@ -51,7 +56,15 @@ def reply_bytes(reply: Message) -> bytes:
     """The protocol bytes of a client's reply; ``ReplyError`` if it carries anything else."""
     if reply.has_error() and _is_refusal(reply.error.reason):
         raise ReplyError(f"the client refuses: {quoted(reply.error.reason)}", Fault.REFUSED)
-    refuse_error(reply, reason=True)
+    try:
+        refuse_error(reply, reason=True)
+    except ReplyError as error:
+        raised = reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+        if error.fault is Fault.ERROR and raised and reply.error.reason not in MOD_ERRORS:
+            error.fault = Fault.NO_MOD
+        raise
+    if reply.has_content() and KEY not in reply.content:
+        raise ReplyError("the reply holds no record of the protocol", Fault.NO_MOD)
     if not reply.has_content() or list(reply.content) != [KEY]:
         raise ReplyError("the reply is not one message of the protocol", Fault.PROTOCOL)
     record = reply.content[KEY]

@@ -150,6 +150,7 @@ class MaskedRound:
     _came: RoundReplies = field(
         default_factory=RoundReplies
     )  # of the last stage that asked anybody
+    _joined: RoundReplies | None = None  # of the first stage; None where nobody was asked in it
     _updates_asked: bool = False
     _aborted: bool = False
 
@@ -206,16 +207,24 @@ class MaskedRound:
         )
 
     def gather(self, replies: Iterable[Message]) -> bool:
-        """Take the masked updates; what cannot be used is dropped. Always True."""
+        """Take the masked updates; what cannot be used is dropped.
+
+        False, and the round is not to be paid, where the first exchange brought no usable reply
+        and it was not the first in vain: nobody was asked to train, so that nothing depends on
+        data. That the run ends shows no more than where the round is paid first.
+        """
         if self._server is not None and not self._aborted:
             self._take(self._server, self._asked, replies)
-        return True
+        if self._joined is None or self._joined.used:
+            return True
+        return not self.run.train_in_vain.add(self._joined)
 
     def release(self) -> RoundOutcome:
         """Open the sum and add the noise."""
         update = self._update()
         noise_alone = self._aborted and update is not None
-        in_vain = self.run.train_in_vain.add(self._came, moved=noise_alone)
+        counted = self._joined is not None and not self._joined.used  # by gather
+        in_vain = not counted and self.run.train_in_vain.add(self._came, moved=noise_alone)
         return RoundOutcome(update, opened=not self._aborted, in_vain=in_vain and self._aborted)
 
     def _update(self) -> list[Vector] | None:
@@ -287,6 +296,8 @@ class MaskedRound:
 
         name = f"{self._name}, {server.stage.name.lower()}"
         came = collect(name, asked, replies, read=read, use=use, faults=self.run.faults)
+        if server.stage is ServerStage.ADVERTISING:
+            self._joined = came
         if server.stage is not ServerStage.DISPUTING:  # which asks those who may have cheated
             self._came = came
 

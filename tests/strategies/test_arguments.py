@@ -32,6 +32,7 @@ from strategies import (
     Population,
     PublicMetrics,
     RecordKeys,
+    SecureAggregation,
     ServerAdam,
     ServerSGD,
     UniformWeights,
@@ -132,6 +133,21 @@ def test_an_argument_of_another_name_is_told_its_place(tmp_path: Path) -> None:
         assert instead.partition("=")[0].partition(",")[0].split(":")[0] in {*taken, "nothing"}
     with pytest.raises(TypeError, match=r"target_delta: .*Budget"):
         EncryptedRound(population=4, images=2, target_delta=1e-5)  # type: ignore[call-arg]
+    for name, near in (
+        ("clipping_norm", "clipping"),
+        ("num_sampled_clients", "sampling"),
+        ("max_grad_norm", "clipping"),
+        ("noise_scale", "noise_multiplier"),
+        ("noise_multiplyer", "noise_multiplier"),
+        ("server_optimizer", "optimizer"),
+        ("target_eps", "budget=Budget"),
+        ("min_available_clients", "min_available_nodes"),
+        ("secure_aggregator", "secure_aggregation"),
+    ):
+        with pytest.raises(TypeError, match=f"^{name}: not an argument here; give {near}"):
+            noiseless(tmp_path, **{name: 1})
+    with pytest.raises(TypeError, match=r"^min_client, adversery: .* give min_clients; adversary$"):
+        SecureAggregation(min_client=3, adversery=1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
         noiseless(tmp_path, nonsense=1)
     assert not list(tmp_path.iterdir())

@@ -207,6 +207,45 @@ def test_an_older_ledger_put_back_is_found_out(tmp_path: Path) -> None:
         private(tmp_path, checkpointing=Checkpointing(resume=path))
 
 
+def test_an_unfinished_run_is_not_begun_anew_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=1)
+    kept, paid = path.read_bytes(), spent(tmp_path)
+    anew = private(tmp_path, checkpointing=Checkpointing(path))
+    with pytest.raises(CheckpointError, match=r"holds round 1 of 3 .*resume=True.*move the file"):
+        anew.start(STEP, model(), num_rounds=3)
+    assert (path.read_bytes(), spent(tmp_path)) == (kept, paid)
+    del anew
+    result = private(tmp_path, checkpointing=Checkpointing(path, resume=True)).start(
+        STEP, model(), num_rounds=3
+    )
+    assert result.privacy is not None
+    assert result.privacy.rounds == 3
+    assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1, 2, 3]
+    # It is finished now: another run with these settings is a second one.
+    private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=3)
+
+
+def test_resume_if_there(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    for rounds in (1, 2):  # the same program both times
+        strategy = private(tmp_path, checkpointing=Checkpointing(path, resume=True))
+        strategy.start(STEP, model(), num_rounds=rounds)
+        del strategy
+    assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1, 2]
+    path.write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        private(tmp_path, checkpointing=Checkpointing(path, resume=True))
+    path.unlink()
+    with pytest.raises(CheckpointError, match="resume=True"):
+        private(tmp_path, checkpointing=Checkpointing(path, resume=path))
+    with pytest.raises(ValueError, match="give the path"):
+        Checkpointing(resume=True)
+    with pytest.raises(TypeError, match="resume"):
+        Checkpointing(path, resume=1)  # type: ignore[arg-type]
+    assert Checkpointing(path, resume=False) == Checkpointing(path)
+
+
 def test_a_round_played_again_is_paid_again(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=1)

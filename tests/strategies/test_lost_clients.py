@@ -194,7 +194,7 @@ def test_evaluation_that_nobody_can_answer_is_neither_asked_again_nor_paid(
     assert "raised an exception" in line
 
 
-def test_clients_without_the_mod_end_a_secure_run_with_the_budget_that_is_left(
+def test_clients_without_the_mod_end_a_secure_run_before_it_is_paid(
     tmp_path: Path, console: list[str]
 ) -> None:
     secure = SecureAggregation(
@@ -204,12 +204,13 @@ def test_clients_without_the_mod_end_a_secure_run_with_the_budget_that_is_left(
         stage_timeout=5.0,
     )
     strategy = noiseless(tmp_path, population=6, secure_aggregation=secure, noise_multiplier=5.0)
-    result = strategy.start(grid_of(6), model(), num_rounds=9)
-    assert result.privacy is not None
-    assert "round 1 asked clients and could use no reply" in str(result.privacy.stopped)
-    assert {record.round for record in read_ledger(tmp_path / "ledger.jsonl").records} == {1}
-    assert len([line for line in console if "dropped a reply" in line]) == 1
-    assert console[-1].startswith("Ended early: ")
+    with pytest.raises(NoUsableReplyError, match=r"round 1 .*SecureAggregationMod.*not paid"):
+        strategy.start(grid_of(6), model(), num_rounds=9)
+    assert not read_ledger(tmp_path / "ledger.jsonl").records
+    (line,) = [line for line in console if "dropped a reply" in line]
+    assert "mods=[SecureAggregationMod(" in line
+    assert "docs/secure-aggregation.md" in line
+    assert any("Secure aggregation: " in s and "needs SecureAggregationMod" in s for s in console)
 
 
 def test_a_node_that_goes_is_told_once_and_not_which(tmp_path: Path, console: list[str]) -> None:

@@ -191,4 +191,37 @@ def test_noised_metrics_that_count_as_the_middle_are_told_to_the_operators_log_a
     said = [line for line in operators if "metrics without a value" in line]
     assert len(said) == (4 if why else 0)
     assert all(why in line for line in said if why)
-    assert not [r for r in caplog.records if r.name == "flwr" and "metric" in r.getMessage()]
+    # But of a name that no reply has, which is the app's, not its data's.
+    never = ["named 'loss'"] if why and "loss" not in (metrics or {}) else []
+    never = never or (["named 'loss'"] if (metrics or {}).get("loss") == [1.0] else [])
+    console = [r.getMessage() for r in caplog.records if r.name == "flwr"]
+    assert len([line for line in console if "metric" in line.lower()]) == len(never)
+    assert all(any(word in line for line in console) for word in never)
+
+
+@pytest.mark.parametrize(
+    ("replies", "told"),
+    [
+        ([{"loss": 1.0}, {"loss": 2.0}, {"kind": 1.0}], ["los"]),
+        ([{"loss": 1.0}], []),  # one reply alone is nobody's business
+        ([{"loss": 1.0}, {"los": math.nan}, {"loss": 1.0}], []),  # the name is there
+        ([{"loss": 1.0}, None, None], ["los"]),
+    ],
+)
+def test_a_noised_metric_that_no_reply_names_is_told_once(
+    replies: list[dict[str, Any] | None], told: list[str], tmp_path: Path, console: list[str]
+) -> None:
+    """The names are the operator's; those of clients and their number are for its own log."""
+    rule = NoisedMetrics(ranges={"los": (0.0, 2.0)}, noise_multiplier=1.0)
+    strategy = noiseless(tmp_path, metrics=Metrics(train=rule))
+    for number in (1, 2):
+        asked = ask(strategy, grid_of(4), two_arrays(), number)
+        answers = [
+            with_metrics(m, None if r is None else {"num-examples": 1.0, **r})
+            for m, r in zip(asked.values(), replies, strict=False)
+        ]
+        strategy.aggregate_train(number, answers)
+    lines = [line for line in console if "NoisedMetrics(ranges)" in line]
+    assert [name for name in told if f"named '{name}'" in "".join(lines)] == told
+    assert len(lines) == len(told)
+    assert not any("loss" in line or "kind" in line for line in lines)

@@ -567,15 +567,21 @@ def test_the_ledger_is_written_before_noise_is_drawn(
 
 
 def test_without_an_accuracy_no_noise_is_told_of_one(
-    evaluator: EvaluatorProcess, tmp_path: Path
+    evaluator: EvaluatorProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Too few reports, noised (false alarm 3e-5); none, public. A noise of 0 would say "public"."""
     grid = Wiretap(client_app(tmp_path), 2)
     noised = a_round(evaluator, 2, metrics=noised_accuracy(1e4), ledger=tmp_path / "ledger.jsonl")
     result = noised.run(grid)
     assert (result.accuracy, result.accuracy_noise) == (None, None)
+    (why,) = [r.getMessage() for r in caplog.records if "accuracy is None" in r.getMessage()]
+    assert re.search(r"population of 2 .*well below 0\.354$", why)
+    assert result.plan.packing not in repr(result)
+    assert len(repr(result)) < 4000
+    caplog.clear()
     result = a_round(evaluator, 2).run(Wiretap(client_app(tmp_path, agree=False), 2))
     assert (result.accuracy, result.accuracy_noise) == (None, None)
+    assert "accuracy is None: no node sent a report" in caplog.text
 
 
 def test_a_round_beyond_the_budget_asks_nobody(evaluator: EvaluatorProcess, tmp_path: Path) -> None:

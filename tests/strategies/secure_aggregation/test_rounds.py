@@ -37,6 +37,7 @@ from strategies import (
     PerLayerClipping,
     PublicMetrics,
 )
+from strategies.errors import NoUsableReplyError
 from tests.strategies.federation import client_app, model
 from tests.strategies.secure_aggregation.federation import (
     CURIOUS,
@@ -328,10 +329,27 @@ def test_garbage_and_replays_cost_their_sender_only(
 def test_clients_without_the_mod_are_not_in_the_sum(tmp_path: Path) -> None:
     """They fail at the invitation, which holds no model: their update never crosses the grid."""
     wire = Wire(client_app(drift), NODES)
-    result = strategy_of(tmp_path, NODES, 9, secure()).start(wire, model((9,)), num_rounds=1)
-    assert not result.arrays.to_numpy_ndarrays()[0].any()
+    with pytest.raises(NoUsableReplyError, match="SecureAggregationMod"):
+        strategy_of(tmp_path, NODES, 9, secure()).start(wire, model((9,)), num_rounds=1)
+    assert not read_ledger(tmp_path / "ledger.jsonl").records
     assert all(reply.has_error() for reply in wire.replies)
     assert {asked(message) for message in wire.requests} == {Kind.INVITATION}
+
+
+@pytest.mark.parametrize("with_mod", [1, 2])
+def test_a_round_that_anybody_joined_is_paid(tmp_path: Path, with_mod: int) -> None:
+    """One client with the mod more or less decides nothing of what a joined round pays."""
+    plain, masked = client_app(drift), secure_app(drift)
+
+    def app(message: Message, context: Any) -> Message:
+        place = int(context.node_config["partition-id"])
+        return (masked if place < with_mod else plain)(message, context)
+
+    grid = InProcessGrid(app, NODES)  # type: ignore[arg-type]
+    result = strategy_of(tmp_path, NODES, 9, secure()).start(grid, model((9,)), num_rounds=1)
+    assert result.privacy is not None
+    assert result.privacy.stopped is None
+    assert {record.round for record in read_ledger(tmp_path / "ledger.jsonl").records} == {1}
 
 
 def test_silent_clients_are_waited_for_no_longer_than_the_stage_says(tmp_path: Path) -> None:
