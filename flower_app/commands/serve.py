@@ -175,7 +175,7 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
                 )
             trial = make_certificates(folder)
             certificate, key = trial.certificate, trial.key
-            ask += ["--ca", str(trial.authority)]
+            ask += ["--ca", str(trial.ca)]
         for file in filter(None, (certificate, key)):
             if not file.is_file():
                 raise SettingError(f"{file} is not there; give --tls-certificate and --tls-key")

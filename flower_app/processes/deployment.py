@@ -80,7 +80,7 @@ class Deployment:
         (Path(self.operator["FLWR_HOME"]) / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
             f'address = "127.0.0.1:{self.port}"\n'
-            f'root-certificates = "{self.certificates.authority}"\n'
+            f'root-certificates = "{self.certificates.ca}"\n'
         )
         self._app = app_folder(self.folder / "app")
         self.node_ids: dict[str, int] = {}
@@ -114,14 +114,14 @@ class Deployment:
                 *("--host", "127.0.0.1", "--port", str(self.port)),
                 *("--ssl-certfile", str(self.certificates.certificate)),
                 *("--ssl-keyfile", str(self.certificates.key)),
-                *("--ssl-ca-certfile", str(self.certificates.authority)),
+                *("--ssl-ca-certfile", str(self.certificates.ca)),
                 "--enable-supernode-auth",
                 *("--database", str(log.with_name("superlink.db"))),
             ],
             environment,
             log,
         )
-        trust = ssl.create_default_context(cafile=str(self.certificates.authority))
+        trust = ssl.create_default_context(cafile=str(self.certificates.ca))
         wait_until_up(self.superlink, f"https://127.0.0.1:{self.port}", log, context=trust)
 
     def new_node(self, name: str, data: Path, *, config: str = "") -> Node:
@@ -148,7 +148,7 @@ class Deployment:
         """
         if options is None:
             options = (
-                *("--root-certificates", str(self.certificates.authority)),
+                *("--root-certificates", str(self.certificates.ca)),
                 *("--auth-supernode-private-key", str(node.key.private)),
             )
         return self._start(

@@ -38,12 +38,12 @@ def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
     if settings.secure_aggregation == "off":
         return None
     adversary = _adversary(settings.secure_aggregation, settings.max_corrupt_fraction)
-    identities: tuple[bytes, ...] = ()
+    client_public_keys: tuple[bytes, ...] = ()
     if adversary.server is ServerModel.MALICIOUS:
-        identities = (
+        client_public_keys = (
             _read_keys("client-public-keys", settings.client_public_keys)
             if settings.deployed
-            else simulated_identities(size)
+            else simulated_public_keys(size)
         )
     return SecureAggregation(
         min_clients=settings.min_clients,
@@ -52,7 +52,7 @@ def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
         dropout_probability=settings.dropout_probability,
         noise_placement="distributed" if settings.noise_placement == "distributed" else "central",
         max_clients=settings.max_clients or None,
-        identities=identities,
+        client_public_keys=client_public_keys,
         stage_timeout=settings.round_timeout,
     )
 
@@ -93,7 +93,7 @@ def _own(settings: Settings, context: Context) -> _Own | None:
         pinned: tuple[bytes, ...] = ()
         if adversary.server is ServerModel.MALICIOUS:
             identity = simulated_identity(int(node["partition-id"]))
-            pinned = simulated_identities(int(node["num-partitions"]))
+            pinned = simulated_public_keys(int(node["num-partitions"]))
         policy = ClientPolicy(settings.min_clients, adversary, pinned)
         return _Own(policy, identity, ContextMemory())
     minimum = _needed(
@@ -153,7 +153,7 @@ def simulated_identity(partition: int) -> Identity:
 
 
 @cache
-def simulated_identities(clients: int) -> tuple[bytes, ...]:
+def simulated_public_keys(clients: int) -> tuple[bytes, ...]:
     """The public keys of all simulated clients."""
     return tuple(simulated_identity(partition).public for partition in range(clients))
 

@@ -176,7 +176,7 @@ def _read_roster(
     if sorted(set(state.identities)) != state.identities:
         raise InconsistentRosterError("identities are listed twice or out of order")
     for entry in roster:
-        if entry.identity not in policy.identities:
+        if entry.identity not in policy.client_public_keys:
             raise UnknownIdentityError(f"{entry.identity.hex()} is not among the pinned identities")
         entry.check_signature()
         if entry.asked != state.asked:

@@ -72,7 +72,7 @@ def take_advertised_keys(state: ServerRound, node: int, message: bytes) -> None:
         )
     if any(advertised.identity == other.advertised.identity for other in state.clients):
         raise RejectedMessageError(f"node {node} has the identity of another")
-    if state.identities and advertised.identity not in state.identities:
+    if state.client_public_keys and advertised.identity not in state.client_public_keys:
         raise RejectedMessageError(f"node {node} has an unknown identity")
     advertised.check_signature()
     own = {advertised.mask_key, advertised.channel_key}

@@ -50,7 +50,7 @@ class ServerRound:
     adversary: Adversary
     max_dropout_fraction: float
     cohort: int
-    identities: frozenset[bytes]
+    client_public_keys: frozenset[bytes]
     randomness: Randomness
     stage: ServerStage = ServerStage.ADVERTISING
     clients: list[ClientRecord] = field(default_factory=list)

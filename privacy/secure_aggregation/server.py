@@ -36,7 +36,7 @@ _BEGIN_NEXT = {
 }
 
 
-@arguments.renamed(dropout="max_dropout_fraction")
+@arguments.renamed(dropout="max_dropout_fraction", identities="client_public_keys")
 class SecureServer:
     """One round of secure aggregation.
 
@@ -64,7 +64,7 @@ class SecureServer:
         The share of the clients that may vanish after they advertised their keys, in [0, 1).
     cohort : int
         How many were drawn, invited or not: the adversary's share is of these.
-    identities : iterable of bytes, optional
+    client_public_keys : iterable of bytes, optional
         Who may take part, as pinned Ed25519 public keys. Default: anybody.
     randomness : Randomness, optional
         Default: the operating system's. A seeded one is for tests.
@@ -82,7 +82,7 @@ class SecureServer:
         adversary: Adversary,
         max_dropout_fraction: float,
         cohort: int,
-        identities: Iterable[bytes] = (),
+        client_public_keys: Iterable[bytes] = (),
         randomness: Randomness | None = None,
     ) -> None:
         arguments.of_kind("terms", terms, RoundTerms, "RoundTerms(...)")
@@ -99,7 +99,7 @@ class SecureServer:
             adversary,
             arguments.number("max_dropout_fraction", max_dropout_fraction, least=0, below=1),
             arguments.whole("cohort", cohort, least=0),
-            pinned_keys("identities", identities),
+            pinned_keys(client_public_keys),
             SystemRandomness() if randomness is None else randomness,
         )
         self._awaited: set[int] = set()  # indices whose reply of this stage is missing

@@ -75,15 +75,15 @@ def check_adversary(name: str, value: object) -> None:
     arguments.of_kind(name, value, Adversary, "Adversary(server, max_corrupt_fraction)")
 
 
-def pinned_keys(name: str, keys: Any) -> frozenset[bytes]:
+def pinned_keys(keys: Any) -> frozenset[bytes]:
     """Ed25519 public keys, 32 bytes each, from an iterable; text and bytes are no lists of keys."""
     give = f"a list of Ed25519 public keys, each {KEY_BYTES} bytes"
     if isinstance(keys, str | bytes | bytearray) or not isinstance(keys, Iterable):
-        raise TypeError(f"{name} is {arguments.shown(keys)}; give {give}")
+        raise TypeError(f"client_public_keys is {arguments.shown(keys)}; give {give}")
     listed = list(keys)
     for key in listed:
-        arguments.of_kind(f"one of {name}", key, bytes, give)
-        arguments.exact_bytes(f"one of {name}", key, KEY_BYTES)
+        arguments.of_kind("one of client_public_keys", key, bytes, give)
+        arguments.exact_bytes("one of client_public_keys", key, KEY_BYTES)
     return frozenset(listed)
 
 
@@ -186,7 +186,7 @@ class Identity:
         return verifying_key(self.private)
 
 
-@arguments.renamed(minimum_cohort="min_clients")
+@arguments.renamed(minimum_cohort="min_clients", identities="client_public_keys")
 @dataclass(frozen=True)
 class ClientPolicy:
     """What a client insists on, whatever the server asks.
@@ -197,7 +197,7 @@ class ClientPolicy:
         The fewest clients, itself included, in whose sum its update may be opened; at least 3.
     adversary : Adversary
         Whom it wants to be protected from.
-    identities : iterable of bytes, optional
+    client_public_keys : iterable of bytes, optional
         The pinned Ed25519 public keys of all who may take part; needed, and only used, against a
         malicious server.
     clipping_norm : float, optional
@@ -212,13 +212,13 @@ class ClientPolicy:
     Raises
     ------
     TypeError, ValueError
-        If one is of the wrong kind or out of range, or identities are missing against a
+        If one is of the wrong kind or out of range, or public keys are missing against a
         malicious server.
     """
 
     min_clients: int
     adversary: Adversary = Adversary()
-    identities: Iterable[bytes] = frozenset()
+    client_public_keys: Iterable[bytes] = frozenset()
     clipping_norm: float | None = None
     weight_cap: float | None = None
     mechanism: MaskedMechanism | None = None
@@ -238,10 +238,10 @@ class ClientPolicy:
             masked = (MaskedGaussian, DistributedGaussian)
             give = "MaskedGaussian(...) or DistributedGaussian(...), or leave it out"
             arguments.of_kind("mechanism", self.mechanism, masked, give)
-        identities = pinned_keys("identities", self.identities)
-        object.__setattr__(self, "identities", identities)
-        if self.adversary.server is ServerModel.MALICIOUS and not self.identities:
+        client_public_keys = pinned_keys(self.client_public_keys)
+        object.__setattr__(self, "client_public_keys", client_public_keys)
+        if self.adversary.server is ServerModel.MALICIOUS and not self.client_public_keys:
             raise ValueError(
-                "identities is empty; without pinned identities a malicious server can play all "
+                "client_public_keys is empty; without them a malicious server can play all "
                 "other clients itself"
             )

@@ -28,6 +28,7 @@ _STEPS = (0.0, 0.1, 0.2, 0.3, -0.1)  # from the dropout set, that others are tri
     largest="max_clients",
     dropout="max_dropout_fraction",
     client_dropout="dropout_probability",
+    identities="client_public_keys",
     noise="noise_placement",
 )
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class SecureAggregation:
         The share, in [0, 1), of those who advertised keys that may vanish before the round is lost;
         who shares its secrets wrongly, or keeps others' shares back, counts as well. Neighbours,
         and with them each client's work, grow with it.
-    identities : iterable of bytes
+    client_public_keys : iterable of bytes
         The Ed25519 public keys of all who may take part; needed against a malicious server,
         where clients pin the same list.
     noise_placement : "central" or "distributed"
@@ -92,7 +93,7 @@ class SecureAggregation:
     max_clients: int | None = None
     dropout_probability: float = 0.02
     # Not shown: another list or more patience does not make it another run.
-    identities: Iterable[bytes] = field(default=(), repr=False)
+    client_public_keys: Iterable[bytes] = field(default=(), repr=False)
     stage_timeout: float = field(default=600.0, repr=False)
 
     def __post_init__(self) -> None:
@@ -100,7 +101,7 @@ class SecureAggregation:
         checked = {
             "min_clients": min_clients,
             "stage_timeout": arguments.number("stage_timeout", self.stage_timeout, above=0),
-            "identities": tuple(sorted(pinned_keys("identities", self.identities))),
+            "client_public_keys": tuple(sorted(pinned_keys(self.client_public_keys))),
         }
         if self.max_clients is not None:
             checked["max_clients"] = arguments.whole(
@@ -127,9 +128,9 @@ class SecureAggregation:
                     "clients to add none; use central noise, or an honest-but-curious server"
                 )
             self.mechanism(1)  # checks that enough honest clients are left
-        if self.adversary.server is ServerModel.MALICIOUS and not self.identities:
+        if self.adversary.server is ServerModel.MALICIOUS and not self.client_public_keys:
             raise ValueError(
-                "identities is empty; against a malicious server list the Ed25519 public keys "
+                "client_public_keys is empty; against a malicious server list the Ed25519 keys "
                 "of all who may take part, as the clients pin them"
             )
 

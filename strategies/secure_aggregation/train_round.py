@@ -175,7 +175,7 @@ class MaskedRound:
             adversary=self.settings.adversary,
             max_dropout_fraction=self.settings.max_dropout_fraction,
             cohort=drawn,
-            identities=self.settings.identities,
+            client_public_keys=self.settings.client_public_keys,
             randomness=self.randomness,
         )
         requests = dict.fromkeys(cohort, server.invitation())

@@ -33,7 +33,7 @@ MADE: dict[Any, dict[str, Any]] = {
     ClientPolicy: {
         "min_clients": 3,
         "adversary": HONEST,
-        "identities": [KEY],
+        "client_public_keys": [KEY],
         "clipping_norm": 1.0,
         "weight_cap": 0.0,
         "mechanism": None,
@@ -51,7 +51,7 @@ MADE: dict[Any, dict[str, Any]] = {
         "adversary": HONEST,
         "max_dropout_fraction": 0.1,
         "cohort": 12,
-        "identities": [KEY],
+        "client_public_keys": [KEY],
         "randomness": None,
     },
     SecureClient: {
@@ -67,7 +67,7 @@ MADE: dict[Any, dict[str, Any]] = {
         "noise_placement": "central",
         "max_clients": None,
         "dropout_probability": 0.02,
-        "identities": [KEY],
+        "client_public_keys": [KEY],
         "stage_timeout": 600.0,
     },
     SecureAggregationMod: {"policy": ClientPolicy(3), "identity": None, "memory": None},
@@ -161,8 +161,8 @@ def test_an_old_name_of_an_argument_is_answered_with_the_new_one(
 @pytest.mark.parametrize("wrong", [KEY.hex(), KEY, [KEY.hex()], [KEY, b"short"], [1], 7], ids=str)
 def test_pinned_keys_are_keys(make: Any, wrong: Any) -> None:
     """Text and bytes can be iterated over as well, letter by letter."""
-    with pytest.raises((TypeError, ValueError), match=r"identities (is|has)"):
-        make(**MADE[make] | {"identities": wrong})
+    with pytest.raises((TypeError, ValueError), match=r"client_public_keys (is|has)"):
+        make(**MADE[make] | {"client_public_keys": wrong})
 
 
 def test_numpys_numbers_are_numbers() -> None:

@@ -279,7 +279,7 @@ def test_settings_are_checked():
         Adversary(max_corrupt_fraction=0.5)
     with pytest.raises(ValueError, match="min_clients"):
         ClientPolicy(min_clients=2)
-    with pytest.raises(ValueError, match="identities"):
+    with pytest.raises(ValueError, match="client_public_keys"):
         ClientPolicy(min_clients=3, adversary=MALICIOUS)
     for wrong in ({"run": b"x"}, {"number": 0}, {"size": 0}, {"bound": 0}, {"min_clients": 2}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

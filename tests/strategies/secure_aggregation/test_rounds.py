@@ -664,8 +664,8 @@ def test_the_setting_is_checked() -> None:
             secure(**wrong)
     with pytest.raises(ValueError, match="distributed' against a malicious server"):
         secure(MALICIOUS, min_clients=20, noise_placement="distributed", max_clients=50)
-    with pytest.raises(ValueError, match="identities is empty"):
-        secure(MALICIOUS, identities=())
+    with pytest.raises(ValueError, match="client_public_keys is empty"):
+        secure(MALICIOUS, client_public_keys=())
 
 
 def test_why_a_round_was_aborted_is_for_the_operator(
