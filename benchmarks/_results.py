@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from benchmarks import _pictures
 from benchmarks.harness import Benchmark
 from benchmarks.utility.cells import CELLS
-from flower_app.planning import measured
+from flower_app.planning import TABLE
 
 Document = Mapping[str, Any]
 Load = Callable[[str], Benchmark]
@@ -120,7 +120,7 @@ def write_page(folder: Path, page: Path, *, names: list[str], load: Load) -> lis
 
 
 def write_table(folder: Path) -> None:
-    """Write ``flower_app/planning/measured.json``, from which ``flower_app plan`` answers."""
+    """Write ``flower_app/measured.json``, from which ``flower_app plan`` answers."""
     accuracy: list[dict[str, Any]] = []
     documents = {d["benchmark"]: d for d in load_documents(folder, ["utility", "end_to_end"])}
     if "utility" in documents:
@@ -164,7 +164,7 @@ def write_table(folder: Path) -> None:
             if row["metric"] == "time of a round"
         ]
     table = {"accuracy": accuracy, "rounds": rounds}
-    measured.TABLE.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    TABLE.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
 
 
 _INTRODUCTION = """# Results

@@ -22,8 +22,8 @@ from benchmarks.harness import Log, Row, Spread
 from privacy.inference import (
     CompiledModel,
     Evaluator,
+    MeasurementOwner,
     Square,
-    ThrowAwayOwner,
 )
 
 COMPARED = ("hog-linear", "linear", "mlp", "tutorial-cnn")
@@ -182,7 +182,7 @@ class _Us:
     """Data owner and evaluator, asked like a peer."""
 
     def __init__(self, compiled: CompiledModel, images: Array) -> None:
-        self._owner = ThrowAwayOwner(compiled.plan)
+        self._owner = MeasurementOwner(compiled.plan)
         material = self._owner.public_material()
         self._evaluator = Evaluator(compiled, material)
         self._images = images

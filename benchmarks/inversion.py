@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.harness import Log, Row, Spread
 from flower_app.data import load_dataset, load_inputs
 from flower_app.models.build import build_model
-from flower_app.models.recipes import RECIPES
+from flower_app.models.specs import RECIPES
 from privacy.accounting import Budget, Full, Poisson, calibrate_noise_multiplier
 from privacy.audit import invert_first_linear_layer, match_gradient
 from privacy.mechanisms import ClippingGeometry, LatticeGaussian, SystemRandomness

@@ -45,7 +45,7 @@ def run(*, quick: bool, log: Log) -> list[Row]:
     for name in ("hog-linear",) if quick else ("hog-linear", "mlp", "cnn"):
         compiled = _compiled(name)
         with _service(name) as (pool, url, authority, token):
-            client = partial(ServiceClient, url, token=token, authority=authority)
+            client = partial(ServiceClient, url, token=token, ca=authority)
             log(f"{name}: {pool.processes} processes")
             rows += _latency(name, compiled, client(), repetitions=15 if quick else 51)
             rows += _throughput(name, compiled, pool, client, images=60 if quick else 200)
@@ -92,7 +92,7 @@ def _service(name: str) -> Iterator[tuple[EvaluatorPool, str, Path, str]]:
         thread.start()
         try:
             url = f"https://localhost:{listening.getsockname()[1]}"
-            yield pool, url, certificates.authority, tokens.add("benchmark")
+            yield pool, url, certificates.ca, tokens.add("benchmark")
         finally:
             server.should_exit = True
             thread.join()

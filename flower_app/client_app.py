@@ -7,7 +7,6 @@ any other.
 
 from functools import cache, partial
 from logging import ERROR, WARNING
-from pathlib import Path
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -30,11 +29,16 @@ from flower_app.errors import DeclinedError, SettingError
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from flower_app.settings import Settings
-from flower_app.training.node_config import check_keys, own_folder
-from flower_app.training.node_policy import NodePolicy, is_deployed, run_settings
-from flower_app.training.record_level import record_protection
+from flower_app.training.node_policy import (
+    NodePolicy,
+    check_keys,
+    is_deployed,
+    own_folder,
+    record_protection,
+    run_settings,
+    simulated_place,
+)
 from flower_app.training.secure_aggregation import secagg_mod
-from privacy.accounting import Budget
 from privacy.accounting.errors import LedgerError
 from privacy.training import (
     ClientLedger,
@@ -124,10 +128,7 @@ def train_on_own_data(message: Message, context: Context) -> Message:
 
 
 def _trained(
-    settings: Settings,
-    arrays: ArrayRecord,
-    data: ClientData,
-    payment: Payment,
+    settings: Settings, arrays: ArrayRecord, data: ClientData, payment: Payment
 ) -> RecordDict:
     """The reply of a client with this data; without data, noise or the model as it was sent."""
     if not len(data) and isinstance(payment.protection, ClipOnly):
@@ -201,15 +202,10 @@ def own_data(settings: Settings, context: Context) -> ClientData:
         return load_client_folder(
             own_folder(context.node_config, "data-dir", "this node's data"), kind
         )
-    clients = int(context.node_config["num-partitions"])
-    client = int(context.node_config["partition-id"])
-    dataset = load_dataset(settings.dataset, data_dir=_path(settings.data_dir))
+    clients, client = simulated_place(context)
+    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
     partitions = load_partitions(settings.partition_spec(clients), dataset)
     return simulated_client(load_inputs(dataset, kind), partitions, client)
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
 
 
 def _protection(settings: Settings) -> ClipOnly | ClipAndNoise:
@@ -235,9 +231,7 @@ def _own_ledger(settings: Settings, context: Context) -> ClientLedger | None:
             return NodePolicy.of(context.node_config).ledger(settings)
         except LedgerError as error:
             raise DeclinedError(_NO_LEDGER, str(error)) from error
-    budget = (
-        Budget(settings.record_epsilon, settings.record_delta) if settings.record_epsilon else None
-    )
+    budget = settings.record_budget
     if _LEDGER in context.state:
         return ClientLedger.from_record(dict(context.state.config_records[_LEDGER]), budget=budget)
     name = f"{settings.dataset}, partition {context.node_config['partition-id']}"

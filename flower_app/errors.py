@@ -1,8 +1,16 @@
-"""The errors of the app, by who can act: operator, node's owner, user of a command."""
+"""The errors of the app, by who can act: operator, node's owner, user of a command.
+
+And numbers of things, in the words of their messages.
+"""
 
 
 class SettingError(ValueError):
     """A setting that is wrong; the message names it, its value and the remedy."""
+
+
+def wrong(name: str, value: object, fault: str) -> SettingError:
+    """The error for a setting's value, with its fault and the remedy."""
+    return SettingError(f"{name} = {value!r} is wrong; {fault}")
 
 
 class DataError(ValueError):
@@ -34,3 +42,8 @@ class CommandFailedError(RuntimeError):
 
 class RunFailedError(CommandFailedError):
     """A run that did not finish; the message says why and where to look."""
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 image``, ``1,000 images``; ``many`` where the plural is not formed by an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"

@@ -11,16 +11,17 @@ from threadpoolctl import threadpool_limits
 
 from flower_app.data import load_inputs
 from flower_app.encrypted.evaluation import check_model_can_be_encrypted
-from flower_app.encrypted.round import hold_encrypted_round, round_cost
+from flower_app.encrypted.round import hold_encrypted_round
+from flower_app.finish import finish
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
-from flower_app.report.finish import finish
 from flower_app.report.outcome import OutcomeFile
 from flower_app.settings import Settings
 from flower_app.training.assembly import (
     check_run,
     make_strategy,
     refused_budget,
+    round_cost,
     warn_of_few_clients,
 )
 from flower_app.training.progress import ProgressLogger, operator_log

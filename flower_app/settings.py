@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
-from flower_app.errors import SettingError
-from flower_app.models.recipes import RECIPES
-from flower_app.models.specs import MODELS
+from flower_app.errors import SettingError, wrong
+from flower_app.models.specs import MODELS, RECIPES
+from privacy.accounting import Budget
 
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
 _CHOICES: Mapping[str, Iterable[str]] = {
@@ -55,58 +55,38 @@ _NOW_MEANS = {
     "encrypted-round": " (above 0: with an encrypted test-time round; 0: without)",
 }
 
-_Check = tuple[Callable[[Any], bool], str, tuple[str, ...]]
-_RANGES: tuple[_Check, ...] = (
-    (lambda v: v >= 0, "a whole number of at least 0", ("partition_seed",)),
-    (lambda v: 0 < v <= 1, "a number in (0, 1]", ("sampling_rate",)),
-    (lambda v: 0 < v < 1, "a number strictly between 0 and 1", ("delta", "record_delta")),
-    (lambda v: v < 1, "a number below 1", ("server_momentum",)),
+_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("partition_seed", lambda v: v >= 0, "a whole number of at least 0"),
+    ("sampling_rate", lambda v: 0 < v <= 1, "a number in (0, 1]"),
+    ("delta record_delta", lambda v: 0 < v < 1, "a number strictly between 0 and 1"),
+    ("server_momentum", lambda v: v < 1, "a number below 1"),
     (
+        "population min_available_nodes local_learning_rate local_steps example_clipping_norm "
+        "clipping_norm noise_multiplier weight_cap total_weight rounds server_learning_rate "
+        "max_clients record_epsilon encrypted_test_images encrypted_round_images",
         lambda v: v >= 0,
         "a number of at least 0",
-        (
-            "population",
-            "min_available_nodes",
-            "local_learning_rate",
-            "local_steps",
-            "example_clipping_norm",
-            "clipping_norm",
-            "noise_multiplier",
-            "weight_cap",
-            "total_weight",
-            "rounds",
-            "server_learning_rate",
-            "max_clients",
-            "record_epsilon",
-            "encrypted_test_images",
-            "encrypted_round_images",
-        ),
     ),
     (
+        "epsilon records_per_client round_timeout dirichlet_alpha lognormal_sigma "
+        "encrypted_round_noise_multiplier",
         lambda v: v > 0,
         "a positive number",
-        (
-            "epsilon",
-            "records_per_client",
-            "round_timeout",
-            "dirichlet_alpha",
-            "lognormal_sigma",
-            "encrypted_round_noise_multiplier",
-        ),
     ),
-    (lambda v: v >= 3, "at least 3", ("min_clients",)),
-    (lambda v: 0 <= v < 0.5, "a fraction of clients in [0, 0.5)", ("max_corrupt_fraction",)),
-    (lambda v: 0 <= v < 1, "a fraction of clients in [0, 1)", ("max_dropout_fraction",)),
-    (lambda v: 0 <= v < 1, "a probability in [0, 1)", ("dropout_probability",)),
+    ("min_clients", lambda v: v >= 3, "at least 3"),
+    ("max_corrupt_fraction", lambda v: 0 <= v < 0.5, "a fraction of clients in [0, 0.5)"),
+    ("max_dropout_fraction", lambda v: 0 <= v < 1, "a fraction of clients in [0, 1)"),
+    ("dropout_probability", lambda v: 0 <= v < 1, "a probability in [0, 1)"),
     # Beyond these, arithmetic in single precision loses what is trained.
-    (lambda v: v <= 10**12, "at most 10^12", ("records_per_client",)),
-    (lambda v: v <= 10**9, "at most 10^9", ("rounds", "local_steps")),
+    ("records_per_client", lambda v: v <= 10**12, "at most 10^12"),
+    ("rounds local_steps", lambda v: v <= 10**9, "at most 10^9"),
     (
+        "example_clipping_norm local_learning_rate",
         lambda v: v == 0 or 1e-12 <= v <= 1e12,
         "from 1e-12 to 1e12, or 0 for the model's own recipe",
-        ("example_clipping_norm", "local_learning_rate"),
     ),
 )
+"""Settings, a check of their values, and the values in words; the first that fails is named."""
 
 
 @dataclass(frozen=True)
@@ -178,17 +158,7 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
-        """Read a run configuration.
-
-        Parameters
-        ----------
-        config : mapping
-            Kebab-case names to values, as Flower hands them over.
-
-        Returns
-        -------
-        Settings
-            With the model's recipe filled in.
+        """Read a run's configuration, kebab-case names to values, and fill in the model's recipe.
 
         Raises
         ------
@@ -199,20 +169,10 @@ class Settings:
 
     @classmethod
     def of_client(cls, config: Mapping[str, Any], *, deployed: bool) -> "Settings":
-        """A run's settings for a client, whose disk is not looked at.
+        """As ``from_config`` for a client, whose disk is not looked at.
 
-        Parameters
-        ----------
-        config : mapping
-            The run's configuration.
-        deployed : bool
-            Whether the client has an owner. Then the server's paths are left out; a simulated
-            client reads the server's data.
-
-        Raises
-        ------
-        SettingError
-            As ``from_config``, but for paths.
+        If it is ``deployed``, the server's paths are left out; a simulated client reads the
+        server's data.
         """
         left_out = set(PATHS_OF_THE_SERVER) - (set() if deployed else {"data-dir"})
         own = {name: value for name, value in config.items() if name not in left_out}
@@ -236,16 +196,28 @@ class Settings:
         return {kebab(name): value for name, value in asdict(self).items()}
 
     @property
+    def data_folder(self) -> Path | None:
+        """The folder of ``data-dir``; None where it is not set."""
+        return Path(self.data_dir) if self.data_dir else None
+
+    @property
+    def record_budget(self) -> Budget | None:
+        """What a run may spend of a record; None without record-level noise."""
+        if not self.record_epsilon:
+            return None
+        return Budget(self.record_epsilon, self.record_delta)
+
+    @property
     def encrypted_round(self) -> bool:
         """Whether the nodes test the finished model on images of their own, under encryption."""
         return self.encrypted_round_images > 0
 
     @property
     def planned_participations(self) -> int:
-        """Participations that a client budgets for: the mean and three standard deviations.
+        """Participations that a client budgets for: the mean, three standard deviations, and one.
 
-        And one more: a round that the server's death interrupts is repeated by a resumed run, and
-        a client that had already trained for it pays twice.
+        The last is for a round that a resumed run repeats: a client that had trained for it before
+        the run broke off pays twice.
         """
         mean = self.rounds * self.sampling_rate
         return 1 + max(1, ceil(mean + 3 * sqrt(mean * (1 - self.sampling_rate))))
@@ -267,8 +239,8 @@ class Settings:
                 raise SettingError(
                     f"{kebab(name)} = {value!r} is unknown; choose {' or '.join(choices)}"
                 )
-        for good, expected, names in _RANGES:
-            for name in names:
+        for names, good, expected in _RANGES:
+            for name in names.split():
                 self._need(name, good(getattr(self, name)), expected)
         if self.population:
             self._need(
@@ -291,22 +263,19 @@ class Settings:
         return self
 
     def _with_paths_checked(self) -> "Settings":
-        if self.data_dir:
-            self._need("data_dir", is_folder(Path(self.data_dir)), "a folder that exists")
-        if self.population_file:
-            self._need("population_file", is_file(Path(self.population_file)), "a file that exists")
-        if self.resume:
-            self._need(
-                "resume",
-                is_folder(Path(self.resume)),
-                "the results folder of a run that broke off (not a file in it)",
-            )
+        for name, is_there, expected in (
+            ("data_dir", is_folder, "a folder that exists"),
+            ("population_file", is_file, "a file that exists"),
+            ("resume", is_folder, "the results folder of a run that broke off (not a file in it)"),
+        ):
+            if path := getattr(self, name):
+                self._need(name, is_there(Path(path)), expected)
         return self
 
     def _need(self, name: str, good: bool, expected: str) -> None:
         if not good:
             value = getattr(self, name)
-            raise SettingError(f"{kebab(name)} = {value!r} is wrong; it must be {expected}")
+            raise wrong(kebab(name), value, f"it must be {expected}")
 
     def _with_recipe(self) -> "Settings":
         recipe = asdict(RECIPES[self.model])
@@ -348,11 +317,8 @@ def without_former_names(
 def write_run_config(settings: Mapping[str, Any], path: Path) -> Path:
     """Write settings as a file for ``flwr run --run-config``; returns its path."""
     # JSON's strings, numbers and booleans are TOML's, but for one control character.
-    lines = [
-        f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
-        for name, value in settings.items()
-    ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = [f"{name} = {json.dumps(v, ensure_ascii=False)}\n" for name, v in settings.items()]
+    path.write_text("".join(lines).replace("\x7f", "\\u007f"), encoding="utf-8")
     return path
 
 
@@ -385,11 +351,14 @@ def _typed(name: str, value: Any, kind: type) -> Any:
             value = float(value)
         except OverflowError:
             value = inf if value > 0 else -inf
+    expected = ""
     if type(value) is not kind:
-        expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-        raise SettingError(f"{name} = {value!r} is wrong; it must be {expected[kind]}")
-    if isinstance(value, int) and abs(value) >= 2**63:  # Flower sends no longer ones
-        raise SettingError(f"{name} = {value!r} is wrong; it must be below 2^63")
-    if isinstance(value, float) and not isfinite(value):
-        raise SettingError(f"{name} = {value!r} is wrong; it must be finite")
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        expected = words[kind]
+    elif isinstance(value, int) and abs(value) >= 2**63:  # Flower sends no longer ones
+        expected = "below 2^63"
+    elif isinstance(value, float) and not isfinite(value):
+        expected = "finite"
+    if expected:
+        raise wrong(name, value, f"it must be {expected}")
     return value

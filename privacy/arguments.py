@@ -91,9 +91,12 @@ def whole(
     return operator.index(_checked(name, value, numbers.Integral, ends, give))
 
 
-def delta(name: str, value: Any) -> float:
-    """A δ that doubles can account: in (0, 1), and its inverse does not overflow."""
-    give = "a number in [2.3e-308, 1), well below one over the population"
+def delta(name: str, value: Any, *, units: str = "the population") -> float:
+    """A δ that doubles can account: in (0, 1), and its inverse does not overflow.
+
+    ``units`` names the number of protected units: δ of one over it protects none.
+    """
+    give = f"a number in [2.3e-308, 1), well below one over {units}"
     return number(name, value, least=sys.float_info.min, below=1, give=give)
 
 

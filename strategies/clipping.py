@@ -16,7 +16,7 @@ def _check_norm(name: str, value: float) -> float:
 
 
 class Clipping(Protocol):
-    """Says how this round's updates are clipped."""
+    """The clipping of a round's updates."""
 
     @property
     def norm(self) -> float:

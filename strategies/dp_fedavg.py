@@ -407,9 +407,9 @@ class DPFedAvg(Strategy):
     ) -> PrivateResult:
         """Run all rounds, as Flower's ``Strategy.start`` does, and account for them.
 
-        Beyond the stock loop it calibrates the noise, handles replies as they arrive, keeps a
-        checkpoint, resumes from one, and ends early when the budget is spent or no reply is
-        usable any more. Logs one line a round, unless ``evaluate_fn`` returns None.
+        It also calibrates the noise, handles replies as they arrive, keeps a checkpoint, resumes
+        from one, and ends early when the budget is spent or no reply is usable any more. Logs one
+        line a round, unless ``evaluate_fn`` returns None.
 
         Returns
         -------

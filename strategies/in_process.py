@@ -25,8 +25,8 @@ from flwr.supercore.task_identity import TaskIdentity
 class InProcessGrid(Grid):
     """A grid whose nodes live in this process.
 
-    A node works when its reply is pulled, one after the other, so memory holds one reply at a
-    time. Node ids are 1 … N and node ``i`` has ``partition-id`` i - 1, as in Flower's simulation.
+    A node works when its reply is pulled, so memory holds one reply at a time. Node ids are 1 … N
+    and node ``i`` has ``partition-id`` i - 1, as in Flower's simulation.
     An exception of a node's app is logged here, with its traceback, once for each type and line.
 
     Parameters

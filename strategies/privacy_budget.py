@@ -36,8 +36,8 @@ class PrivacyBudget:
     budget : Budget
         Of all runs together.
     private : bool
-        Whether randomness is the operating system's. A seeded run keeps a ledger of its own:
-        what it released is private from nobody, and no private run may go on from it.
+        Whether randomness is the operating system's. A seeded run, which is private from nobody,
+        keeps a ledger of its own: no private run may go on from it.
     at_least : Position, optional
         The ledger must hold this record; otherwise an older one was put back.
     reserved : sequence of Event
@@ -100,19 +100,19 @@ class PrivacyBudget:
         return read_ledger(self.ledger.path) if self.ledger.closed else self.ledger
 
     def epsilon(self) -> float:
-        """ε of everything this population has paid so far, over all runs."""
+        """ε of all payments of this population so far, over all runs; ∞ where seeded."""
         if not self._private:
             return math.inf
         return self.paid.epsilon(self._delta, accountant=self.accountant)
 
     def epsilon_without_amplification(self) -> float:
-        """ε of all that against whoever learns who was drawn."""
+        """Likewise, against whoever learns who was drawn."""
         if not self._private:
             return math.inf
         return self.paid.epsilon_without_amplification(self._delta, accountant=self.accountant)
 
     def epsilon_against_server(self) -> float:
-        """ε of all that against the server that ran the rounds, under zero-out adjacency."""
+        """Likewise, against the server that ran the rounds, under zero-out adjacency."""
         if not self._private:
             return math.inf
         return self.paid.epsilon_against_server(self._delta)

@@ -68,7 +68,7 @@ class Run:
     evaluates : bool
         Whether clients are asked to evaluate.
     resumed_model : bool
-        Whether it goes on from a model of a round that was paid and opened.
+        Whether it is resumed from a round that was paid and opened.
     delta : float
         δ at which ε is logged.
     """
@@ -186,9 +186,9 @@ class Run:
         first: int,
         keep: Callable[[int, ArrayRecord], None],
     ) -> PrivateResult:
-        """Play the rounds through Flower's hooks, from ``first`` on, until the run has ended.
+        """Play the rounds from ``first`` on through Flower's hooks, until the run has ended.
 
-        ``arrays`` is the model before it; ``keep`` keeps a round's number and its model.
+        ``arrays`` is the model before round ``first``; ``keep`` writes each round's checkpoint.
         """
         grid, timeout, last = given.grid, given.timeout, given.num_rounds
         train_config = given.train_config or ConfigRecord()
@@ -241,7 +241,7 @@ class Run:
                 log(
                     INFO,
                     "Waiting until %d nodes of the population are connected (min_available_nodes). "
-                    "That a round waits shows how many are there, which ε does not count.",
+                    "That a round waits shows how many are connected, which ε does not count.",
                     self._min_available_nodes,
                 )
                 waiting = True

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.house import Graph, grouped, imports, modules
+
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
     "privacy": {"strategies", "flower_app", "tests", "benchmarks", "examples"},
@@ -41,6 +43,40 @@ def test_imports_go_one_way(package: str) -> None:
     assert files
     for path in files:
         assert not imported_roots(path) & FORBIDDEN[package], path
+
+
+def folders_that_know_each_other(graph: Graph) -> list[tuple[str, str]]:
+    """Pairs of folders that import each other's modules; a folder and one inside it are none."""
+    folders = {module: module.rpartition(".")[0] for module in modules() if "." in module}
+    folders |= {module: module for module, path in modules().items() if path.stem == "__init__"}
+    known = grouped(graph, folders.__getitem__)
+    return [
+        (one, other)
+        for one in sorted(known)
+        for other in sorted(known[one])
+        if one < other and one in known[other] and not other.startswith(f"{one}.")
+    ]
+
+
+def test_folders_do_not_know_each_other_both_ways() -> None:
+    assert folders_that_know_each_other(imports(modules())) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("flower_app.report.report", "flower_app.encrypted.round"),
+        ("flower_app.training.assembly", "flower_app.encrypted.round"),
+        ("flower_app.report.plots", "flower_app.training.progress"),
+        ("privacy.accounting.events", "privacy.mechanisms.gaussian"),
+        ("privacy.inference.owner.owner", "privacy.inference.evaluator.pool"),
+    ],
+)
+def test_a_way_back_between_folders_is_seen(module: str, imported: str) -> None:
+    graph = imports(modules())
+    graph[module].add(imported)
+    pair = sorted(name.rpartition(".")[0] for name in (module, imported))
+    assert folders_that_know_each_other(graph) == [tuple(pair)]
 
 
 def test_flower_takes_every_module_for_one_of_the_app() -> None:

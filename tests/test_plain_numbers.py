@@ -88,7 +88,7 @@ SUM = {"variance": 4.0, "sensitivity": 8, "dimension": 3, "shares": 5, "honest":
 SECURE = {"min_clients": 3, "max_dropout_fraction": 0.25, "max_clients": 9}
 ADAPTED = {"initial_norm": 0.5, "quantile": 0.5, "learning_rate": 0.25, "count_noise": 2.0}
 TERMS = {"run": bytes(16), "number": 1, "size": 4, "bound": 8, "min_clients": 3}
-PLANNED = {"clients": 5, "neighbours": 4, "threshold": 3, "survivors": 4, "cohort": 6}
+PLANNED = {"clients": 5, "neighbours": 4, "threshold": 3, "min_survivors": 4, "cohort": 6}
 SHARED = {"radius": 64, "min_clients": 5, "colluders": 1, "max_clients": 9}
 
 # The settings that users make, with Python's numbers of binary fractions: all libraries hold them.

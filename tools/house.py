@@ -102,8 +102,8 @@ def mermaid(graph: Graph, box_of: Callable[[str], str]) -> str:
 def draw_floors(graph: Graph) -> str:
     """All rooms of the three packages.
 
-    Modules that stand in a package itself make up two rooms: those that its other rooms import,
-    below them, and the rest, above.
+    Modules that stand in a package itself make up three rooms: those that its folders import,
+    below them, whether they import folders themselves or not, and the rest, above.
     """
     ways = reached(graph)
     shared = {
@@ -114,6 +114,14 @@ def draw_floors(graph: Graph) -> str:
         if _is_loose(target) and _floor_of(target) == _floor_of(name)
     }
 
+    def level(name: str) -> tuple[bool, bool]:
+        floor = _floor_of(name)
+        stands_on_folders = any(
+            _floor_of(other) == floor and other not in FLOORS and not _is_loose(other)
+            for other in ways[name]
+        )
+        return name in shared, stands_on_folders and name in shared
+
     def room_of(name: str) -> str | None:
         floor, _, rest = name.partition(".")
         if name in FLOORS:
@@ -123,9 +131,7 @@ def draw_floors(graph: Graph) -> str:
         alike = [
             other.partition(".")[2]
             for other in sorted(graph)
-            if _is_loose(other)
-            and _floor_of(other) == floor
-            and (other in shared) == (name in shared)
+            if _is_loose(other) and _floor_of(other) == floor and level(other) == level(name)
         ]
         return f"{floor}/" + "<br/>".join(
             ", ".join(alike[start : start + 3]) for start in range(0, len(alike), 3)

@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.encrypted_inference.single import prediction_rows
 from benchmarks.harness import Log, Row, Spread, memory_of_process
-from privacy.inference import Evaluator, ThrowAwayOwner, compile_model
+from privacy.inference import Evaluator, MeasurementOwner, compile_model
 
 Images = NDArray[np.float64]
 IMAGES = 4096
@@ -93,7 +93,7 @@ def _ours(pipe: Connection, model: nn.Sequential, sample: Images, images: Images
         batch_size=IMAGES,
         tolerance=0.05,
     )
-    owner = ThrowAwayOwner(compiled.plan)
+    owner = MeasurementOwner(compiled.plan)
     evaluator = Evaluator(compiled, owner.public_material())
     start = time.perf_counter()
     query = owner.encrypt(images)

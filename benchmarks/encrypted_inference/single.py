@@ -17,7 +17,7 @@ from privacy.inference import (
     CompiledModel,
     DataOwner,
     Evaluator,
-    ThrowAwayOwner,
+    MeasurementOwner,
 )
 
 Images = NDArray[np.float64]
@@ -33,7 +33,7 @@ def latency_rows(
 ) -> list[Row]:
     """Time of an answer, by the wall's clock and the processor's, and bytes."""
     plan = compiled.plan
-    owner = ThrowAwayOwner(plan)
+    owner = MeasurementOwner(plan)
     material = owner.public_material()
     evaluator = role(compiled, material)
     # Each query is answered once: there is one for every turn, the uncounted one too.
@@ -174,7 +174,7 @@ def tutorial_way(model: nn.Sequential, image: Images) -> Callable[[], object]:
 
 
 def _logits(compiled: CompiledModel, images: Images) -> Any:
-    owner = ThrowAwayOwner(compiled.plan)
+    owner = MeasurementOwner(compiled.plan)
     evaluator = role(compiled, owner.public_material())
     return np.concatenate(
         [owner.logits(evaluator.evaluate(owner.encrypt(image))) for image in images]

@@ -202,11 +202,15 @@ def _play(clients: int, size: int, dropout: float, adversary: Adversary) -> _Pla
     """Play a round; who drops out does so after sharing, which costs the server most."""
     identities = [Identity.draw() for _ in range(clients)]
     pinned = [identity.public for identity in identities]
-    policy = ClientPolicy(min_clients=3, adversary=adversary, identities=pinned)
+    policy = ClientPolicy(min_clients=3, adversary=adversary, client_public_keys=pinned)
     people = [SecureClient(policy, identity=identity) for identity in identities]
     terms = RoundTerms(bytes(16), 1, size, _BOUND, 3, adversary.server)
     server = SecureServer(
-        terms, adversary=adversary, max_dropout_fraction=dropout, cohort=clients, identities=pinned
+        terms,
+        adversary=adversary,
+        max_dropout_fraction=dropout,
+        cohort=clients,
+        client_public_keys=pinned,
     )
     generator = np.random.default_rng(0)
     vector = generator.integers(-_BOUND, _BOUND + 1, size)

@@ -105,11 +105,11 @@ def run(options: argparse.Namespace) -> int:
         client = ServiceClient(
             options.url,
             token=_token(options.token_file),
-            authority=options.ca,
+            ca=options.ca,
             insecure_no_tls=options.insecure_no_tls,
         )
     except OSError as error:
-        raise AskError("--ca" + str(error).removeprefix("authority")) from error
+        raise AskError("--ca" + str(error).removeprefix("ca")) from error
     except ValueError as error:
         raise AskError(str(error)) from error
     files, missing = _files(options.images)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from flower_app.counting import counted
 from flower_app.data import check_node_folder, load_node_folder
+from flower_app.errors import counted
 
 
 def add_command(commands: Any) -> None:

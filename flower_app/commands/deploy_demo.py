@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from flower_app.commands.run import absolute_paths, parse_settings
 from flower_app.data import Split, load_dataset
 from flower_app.processes.deployment import CONNECTION, Deployment
+from flower_app.processes.flower_processes import handled_signals
 from flower_app.processes.follow import follow
 from flower_app.settings import Settings
 
@@ -91,23 +91,9 @@ def run(options: argparse.Namespace) -> int:
 def write_node_folders(
     folder: Path, data: Split, names: list[str], *, images: int
 ) -> dict[str, Path]:
-    """Give each node some images at random, no two the same, in a folder of its own.
+    """Give each node so many images at random, no two the same, in a folder of its own.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the folders go.
-    data : Split
-        At least ``images`` for each node.
-    names : list of str
-        Of the nodes.
-    images : int
-        How many each node gets.
-
-    Returns
-    -------
-    dict of str to Path
-        Each node's folder, in the format that ``check-data`` checks.
+    Returns the nodes' folders, in the format that ``check-data`` checks.
     """
     order = np.random.default_rng(0).permutation(len(data))
     folders = {}
@@ -125,9 +111,7 @@ def write_node_folders(
 
 def _set_up(deployment: Deployment, settings: Settings) -> None:
     _announce("Certificates and node keys are made; they live for this demonstration only.")
-    dataset = load_dataset(
-        settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
-    )
+    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
     names = [f"node-{number}" for number in range(1, NODES + 1)]
     folders = write_node_folders(deployment.folder / "data", dataset.train, names, images=IMAGES)
     tests = write_node_folders(deployment.folder / "test", dataset.test, names, images=TEST_IMAGES)
@@ -181,17 +165,13 @@ def _protection_line(settings: Settings) -> str:
 def _ended_politely() -> Iterator[None]:
     """Treat a request to terminate as Ctrl-C; while cleaning up, neither interrupts."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop() -> None:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handled_signals(stop):
         yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _announce(line: str) -> None:

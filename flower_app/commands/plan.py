@@ -9,15 +9,14 @@ from typing import Any
 
 from flower_app.data import DATASETS
 from flower_app.errors import SettingError
-from flower_app.models.recipes import RECIPES
-from flower_app.models.specs import MODELS
-from flower_app.planning import measured
-from flower_app.planning.options import (
+from flower_app.models.specs import MODELS, RECIPES
+from flower_app.planning import (
     SAMPLING_RATES,
     AccuracyRange,
     Option,
     Question,
     expected_accuracy,
+    measured_rounds,
     options,
 )
 from privacy.accounting import Budget, large_delta
@@ -98,7 +97,7 @@ def run(options_given: argparse.Namespace) -> int:
     print(f"\nExpected test accuracy: {accuracy.sentence}.")
     if accuracy.at_least is not None or accuracy.at_most is not None:
         print("Measured clients share no records and know one or two labels each.")
-    known = [m for m in measured.rounds() if m.model == o.model]
+    known = [m for m in measured_rounds() if m.model == o.model]
     if known:
         print(f"Seconds a round: scaled from a simulation on {known[0].where}.")
     else:
@@ -131,8 +130,7 @@ def _document(question: Question, accuracy: AccuracyRange, rows: list[Option]) -
         "options": [asdict(option) for option in rows],
         "accuracy": {
             "known": accuracy.at_least is not None or accuracy.at_most is not None,
-            "at_least": None if accuracy.at_least is None else asdict(accuracy.at_least),
-            "at_most": None if accuracy.at_most is None else asdict(accuracy.at_most),
+            **asdict(accuracy),
             "sentence": accuracy.sentence,
         },
     }

@@ -7,8 +7,7 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
-from flower_app.counting import counted
-from flower_app.errors import SettingError
+from flower_app.errors import SettingError, counted
 from strategies import Population, key_identity
 
 

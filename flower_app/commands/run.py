@@ -7,8 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from flower_app.counting import counted
-from flower_app.errors import SettingError
+from flower_app.errors import SettingError, counted
 from flower_app.processes.flower_processes import app_folder, program, superlink
 from flower_app.processes.follow import follow
 from flower_app.settings import PATHS_OF_THE_SERVER, Settings, write_run_config

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flower_app.counting import counted
 from flower_app.encrypted.evaluator import load_model, start_evaluator
-from flower_app.errors import SettingError
+from flower_app.errors import SettingError, counted
 from flower_app.processes.certificates import make_certificates
 from flower_app.report.results_folder import trained_model
 from privacy.inference import EvaluatorPool, EvaluatorProcess
@@ -176,7 +175,7 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
                 )
             trial = make_certificates(folder)
             certificate, key = trial.certificate, trial.key
-            ask += ["--ca", str(trial.authority)]
+            ask += ["--ca", str(trial.ca)]
         for file in filter(None, (certificate, key)):
             if not file.is_file():
                 raise SettingError(f"{file} is not there; give --tls-certificate and --tls-key")

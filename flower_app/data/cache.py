@@ -41,12 +41,7 @@ def code_version(*modules: ModuleType) -> str:
 def shared_array(path: Path, make: Callable[[], NDArray[np.generic]]) -> NDArray[np.generic]:
     """Return the array kept at ``path``, memory-mapped; the first process makes it.
 
-    Parameters
-    ----------
-    path
-        An ``.npy`` file, named by all that determines its content.
-    make
-        Called by one process, once, while the others wait.
+    The ``.npy`` file is named by all that determines its content. The others wait for ``make``.
     """
     if not path.exists():
         with only_one(path):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flower_app.data.dataset import Split
-from flower_app.data.idx import from_idx, read_plain
+from flower_app.data.idx import from_idx, plain_or_packed, read_plain
 from flower_app.data.inputs import InputKind, Inputs, encode
 from flower_app.data.partitions import Partitions
 from flower_app.data.sources import TRAIN_IMAGES, TRAIN_LABELS
@@ -23,15 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class ClientData:
-    """A client's examples, as its model sees them.
-
-    Attributes
-    ----------
-    inputs
-        float32, (n, ...).
-    labels
-        int64, (n,).
-    """
+    """A client's examples as its model sees them: float32 (n, ...), and int64 labels (n,)."""
 
     inputs: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -46,13 +38,7 @@ def no_data(kind: InputKind) -> ClientData:
 
 
 def simulated_client(inputs: Inputs, partitions: Partitions, client: int) -> ClientData:
-    """Return the data of a simulated client.
-
-    Raises
-    ------
-    IndexError
-        If there is no such client.
-    """
+    """Return the data of a simulated client; ``IndexError`` if there is no such client."""
     rows = partitions.rows(client)
     return ClientData(inputs.train(rows), inputs.dataset.train.labels[rows])
 
@@ -134,8 +120,7 @@ def _from_idx_files(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8],
     places = (folder, folder / "MNIST" / "raw", folder / "FashionMNIST" / "raw")
     arrays = []
     for name in (TRAIN_IMAGES, TRAIN_LABELS):
-        paths = [place / (name + end) for place in places for end in ("", ".gz")]
-        path = next((path for path in paths if path.exists()), None)
+        path = plain_or_packed(places, name)
         if path is None:
             raise DataError(
                 f"{folder} has neither a .npz file nor {name}; put this node's images there"

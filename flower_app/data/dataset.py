@@ -25,15 +25,7 @@ hyper-parameter is made on them.
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their labels, row by row.
-
-    Attributes
-    ----------
-    images
-        uint8, (n, 28, 28), read-only.
-    labels
-        int64, (n,), read-only, each from 0 to 9.
-    """
+    """Images, uint8 (n, 28, 28), and their labels, int64 (n,) from 0 to 9; both read-only."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -50,18 +42,8 @@ class Split:
 class Dataset:
     """A data set in three disjoint parts.
 
-    Attributes
-    ----------
-    name
-        One of ``DATASETS``.
-    train
-        50,000 images to be divided among the clients.
-    validation
-        10,000 of the training images that belong to no client.
-    test
-        10,000 images to be used once, at the end.
-    fingerprint
-        Names the content, for whatever is computed from it and kept.
+    ``train``, 50,000 images, is divided among the clients; ``validation``, 10,000, belongs to none
+    of them; ``test``, 10,000, is used once, at the end. ``fingerprint`` names the content.
     """
 
     name: str
@@ -76,15 +58,8 @@ def load_dataset(
 ) -> Dataset:
     """Return a data set, checked file by file against its official md5.
 
-    Parameters
-    ----------
-    name
-        One of ``DATASETS``.
-    data_dir
-        Where the four files already are, as torchvision lays them out, compressed or not.
-        By default they are fetched once and kept in the user's cache folder.
-    cache_dir
-        Another cache folder than the user's.
+    ``data_dir`` holds the four files as torchvision lays them out, compressed or not; without it
+    they are fetched once, and kept in ``cache_dir`` or the user's cache folder.
 
     Raises
     ------

@@ -36,14 +36,8 @@ _SHARES = np.maximum(0, 1 - np.abs(np.arange(SIDE) - _CENTRES[:, None]) / CELL).
 def upright(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Shear images so that their ink's axis stands upright, and move the ink to the middle.
 
-    Parameters
-    ----------
-    images
-        uint8, (n, 28, 28), any values.
-
-    Returns
-    -------
-    float32, (n, 28, 28), each from 0 to 1. An image without ink stays empty.
+    Takes uint8 (n, 28, 28), returns float32 of that shape from 0 to 1. An image without ink stays
+    empty.
     """
     straightened = np.zeros(images.shape, np.float32)
     for image, out in zip(images, straightened, strict=True):
@@ -52,17 +46,10 @@ def upright(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def hog_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the features of images.
+    """Return the features, float32 (n, 392), of images, uint8 (n, 28, 28).
 
-    Parameters
-    ----------
-    images
-        uint8, (n, 28, 28), any values.
-
-    Returns
-    -------
-    float32, (n, 392), each from ``FEATURE_LOW`` to ``FEATURE_HIGH``; the 8 of a cell sum to 0, and
-    the length of a row is at most 392 ** 0.25 = 4.45. An image without ink gives zeros.
+    Each is from ``FEATURE_LOW`` to ``FEATURE_HIGH``, the 8 of a cell sum to 0, and the length of a
+    row is at most 392 ** 0.25 = 4.45. An image without ink gives zeros.
     """
     histograms = _histograms(upright(images))
     length = np.sqrt(np.square(histograms).sum(axis=1, keepdims=True))

@@ -3,6 +3,7 @@
 import gzip
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,7 @@ _UNSIGNED_BYTES = 0x08
 
 
 def read_plain(path: Path) -> bytes:
-    """Read a file, decompressed if its name ends in ``.gz``.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read or decompressed.
-    """
+    """Read a file, decompressed if its name ends in ``.gz``; ``DataError`` if it cannot be."""
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
@@ -28,21 +23,20 @@ def read_plain(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read ({error}); replace it") from error
 
 
-def from_idx(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Return the array of unsigned bytes in an IDX file, read-only, without a copy.
+def plain_or_packed(places: Iterable[Path], name: str) -> Path | None:
+    """The first file of this name, with or without ``.gz``, in one of the places."""
+    paths = (place / (name + end) for place in places for end in ("", ".gz"))
+    return next((path for path in paths if path.exists()), None)
 
-    Parameters
-    ----------
-    content
-        The whole file, decompressed.
-    name
-        What to call the file in an error.
+
+def from_idx(content: bytes, name: str) -> NDArray[np.uint8]:
+    """Return the array of unsigned bytes in a decompressed IDX file, read-only, without a copy.
 
     Raises
     ------
     DataError
         If ``content`` is not IDX, holds something else than unsigned bytes, or has another
-        length than its header says.
+        length than its header says. It calls the file ``name``.
     """
     if len(content) < 4 or content[:2] != b"\0\0":
         raise DataError(f"{name} is not an IDX file: it starts with {content[:4]!r}; replace it")

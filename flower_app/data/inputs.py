@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flower_app.data import features
 from flower_app.data.cache import cache_folder, code_version, shared_array
-from flower_app.data.dataset import Dataset, Split
+from flower_app.data.dataset import Dataset
 
 InputKind = Literal["hog", "pixels"]
 
@@ -25,21 +25,11 @@ _CODE = code_version(features)
 
 
 def encode(images: NDArray[np.uint8], kind: InputKind) -> NDArray[np.float32]:
-    """Return what a model sees of images.
+    """Return a model's inputs from images, uint8 (n, 28, 28).
 
-    Parameters
-    ----------
-    images
-        uint8, (n, 28, 28).
-    kind
-        ``"hog"``: fixed features, (n, 392), each from ``FEATURE_LOW`` to ``FEATURE_HIGH``.
-        ``"pixels"``: the pixels of the straightened image, (n, 1, 28, 28), in steps of 1/255
-        from 0 for blank to 1 for ink.
-
-    Raises
-    ------
-    ValueError
-        If ``images`` has another shape or type.
+    ``"hog"``: fixed features, (n, 392), each from ``FEATURE_LOW`` to ``FEATURE_HIGH``.
+    ``"pixels"``: the pixels of the straightened image, (n, 1, 28, 28), in steps of 1/255 from 0 for
+    blank to 1 for ink. Other images raise ``ValueError``.
     """
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
         raise ValueError(
@@ -64,15 +54,7 @@ def _decoded(rows: NDArray[np.generic]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A whole data set as a model sees it, row by row in the data set's order.
-
-    Attributes
-    ----------
-    dataset
-        The images.
-    table
-        Memory-mapped, a row for each image of train, validation and test, one after the other.
-    """
+    """A whole data set as a model sees it: a memory-mapped ``table``, row by row in its order."""
 
     dataset: Dataset
     table: NDArray[np.generic]
@@ -83,15 +65,13 @@ class Inputs:
 
     def validation(self) -> NDArray[np.float32]:
         """Return the validation images, float32 (10,000, ...)."""
-        return self._part(self.dataset.validation, len(self.dataset.train))
+        before = len(self.dataset.train)
+        return _decoded(self.table[before : before + len(self.dataset.validation)])
 
     def test(self, rows: slice = slice(None)) -> NDArray[np.float32]:
         """Return the test images, or some of them, float32 (10,000, ...)."""
         before = len(self.dataset.train) + len(self.dataset.validation)
         return _decoded(self.table[before : before + len(self.dataset.test)][rows])
-
-    def _part(self, split: Split, before: int) -> NDArray[np.float32]:
-        return _decoded(self.table[before : before + len(split)])
 
 
 def load_inputs(
@@ -103,19 +83,9 @@ def load_inputs(
 ) -> Inputs:
     """Return a data set as a model sees it.
 
-    The first call anywhere computes it for all images, in some seconds on all cores, and keeps
-    it in the cache folder; later ones open the file.
-
-    Parameters
-    ----------
-    dataset
-        From ``load_dataset``.
-    kind
-        As for ``encode``.
-    cache_dir
-        Another cache folder than the user's.
-    notify
-        Called with a line of progress now and then.
+    The first call anywhere computes it for all images, in some seconds on all cores, and keeps it
+    in ``cache_dir`` or the user's cache folder; later ones open the file. ``notify`` receives lines
+    of progress.
     """
     path = cache_folder(cache_dir) / "inputs" / f"{dataset.fingerprint}-{kind}-{_CODE}.npy"
     return Inputs(

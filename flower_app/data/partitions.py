@@ -5,10 +5,8 @@ cache folder: importing those partitioners takes seconds, and thousands of clien
 processes only need their own rows.
 """
 
-import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,10 +17,12 @@ from numpy.typing import NDArray
 
 from flower_app.data.cache import cache_folder, code_version, shared_array
 from flower_app.data.dataset import Dataset
+from privacy import arguments
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
+PARTITIONS = ("iid", "dirichlet", "shards", "lognormal")
 SHARDS_A_CLIENT = 2
 
 _CODE = code_version(sys.modules[__name__])
@@ -40,12 +40,10 @@ class PartitionSpec:
         the balancing of ``flwr-datasets``). ``"shards"``: sorted by label, cut in two shards a
         client (McMahan et al. 2017, arXiv 1602.05629, section 3). ``"lognormal"``: shuffled,
         with sizes drawn from a log-normal distribution.
-    clients
-        How many shares.
-    seed
-        The same seed gives the same shares.
+    clients, seed
+        The number of shares; the same seed gives the same ones.
     alpha
-        Of the Dirichlet distribution, above 0: the smaller, the fewer classes a client has.
+        Above 0: the smaller, the fewer classes a client has.
     sigma
         Standard deviation of the logarithm of the sizes, at least 0.
 
@@ -62,30 +60,21 @@ class PartitionSpec:
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in _MAKERS:
+        if self.kind not in PARTITIONS:
             raise ValueError(
-                f"partition = {self.kind!r} is unknown; choose one of {', '.join(_MAKERS)}"
+                f"partition = {self.kind!r} is unknown; choose one of {', '.join(PARTITIONS)}"
             )
-        if self.clients < 1:
-            raise ValueError(f"clients = {self.clients} must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"partition seed = {self.seed} must not be negative")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha = {self.alpha} must be a finite number above 0")
-        if not (math.isfinite(self.sigma) and self.sigma >= 0):
-            raise ValueError(f"sigma = {self.sigma} must be a finite number of at least 0")
+        arguments.whole("clients", self.clients, least=1)
+        arguments.whole("partition seed", self.seed, least=0)
+        arguments.number("alpha", self.alpha, above=0)
+        arguments.number("sigma", self.sigma, least=0)
 
 
 class Partitions:
     """The shares of all clients.
 
-    Parameters
-    ----------
-    table
-        int64, (1 + clients + rows,): where each client's rows start, the end of the last
-        one's, then the rows of one client after another.
-    clients
-        How many clients the table is for.
+    ``table`` is int64, (1 + clients + rows,): where each client's rows start, the end of the last
+    one's, then the rows of one client after another.
     """
 
     def __init__(self, table: NDArray[np.int64], clients: int) -> None:
@@ -96,13 +85,7 @@ class Partitions:
         return len(self._starts) - 1
 
     def rows(self, client: int) -> NDArray[np.int64]:
-        """Return the rows, int64 (n_k,), of the training images that a client holds.
-
-        Raises
-        ------
-        IndexError
-            If there is no such client.
-        """
+        """Return the rows, int64 (n_k,), of the training images that a client holds."""
         if not 0 <= client < len(self):
             raise IndexError(f"client = {client} must be from 0 to {len(self) - 1}")
         return np.array(self._rows[self._starts[client] : self._starts[client + 1]])
@@ -149,7 +132,7 @@ def _divide(spec: PartitionSpec, labels: NDArray[np.int64]) -> NDArray[np.int64]
 
     shuffle, draw = np.random.default_rng(spec.seed).spawn(2)
     rows = shuffle.permutation(len(labels))
-    partitioner = _MAKERS[spec.kind](spec, len(labels), draw)
+    partitioner = _partitioner(spec, len(labels), draw)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the partitioners' own; what matters is checked below
         partitioner.dataset = Table.from_dict({"row": rows, "label": labels[rows]})
@@ -161,52 +144,30 @@ def _divide(spec: PartitionSpec, labels: NDArray[np.int64]) -> NDArray[np.int64]
     return np.concatenate([starts, *shares])
 
 
-def _iid(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Partitioner":
-    from flwr_datasets.partitioner import IidPartitioner
+def _partitioner(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Partitioner":
+    from flwr_datasets import partitioner
 
-    return IidPartitioner(num_partitions=spec.clients)
-
-
-def _dirichlet(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Partitioner":
-    from flwr_datasets.partitioner import DirichletPartitioner
-
-    return DirichletPartitioner(
-        num_partitions=spec.clients,
-        partition_by="label",
-        alpha=float(spec.alpha),
-        min_partition_size=0,
-        self_balancing=True,
-        seed=int(draw.integers(2**31)),
-    )
-
-
-def _shards(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Partitioner":
-    from flwr_datasets.partitioner import ShardPartitioner
-
-    return ShardPartitioner(
-        num_partitions=spec.clients,
-        partition_by="label",
-        num_shards_per_partition=SHARDS_A_CLIENT,
-        seed=int(draw.integers(2**31)),
-    )
-
-
-def _lognormal(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Partitioner":
-    from flwr_datasets.partitioner import SizePartitioner
-
+    if spec.kind == "iid":
+        return partitioner.IidPartitioner(num_partitions=spec.clients)
+    if spec.kind == "dirichlet":
+        return partitioner.DirichletPartitioner(
+            num_partitions=spec.clients,
+            partition_by="label",
+            alpha=float(spec.alpha),
+            min_partition_size=0,
+            self_balancing=True,
+            seed=int(draw.integers(2**31)),
+        )
+    if spec.kind == "shards":
+        return partitioner.ShardPartitioner(
+            num_partitions=spec.clients,
+            partition_by="label",
+            num_shards_per_partition=SHARDS_A_CLIENT,
+            seed=int(draw.integers(2**31)),
+        )
     logarithms = draw.normal(scale=spec.sigma, size=spec.clients)
     weights = np.exp(logarithms - logarithms.max())
     spare = images - spec.clients
     ends = np.floor(np.cumsum(weights) / weights.sum() * spare).astype(int)
     ends[-1] = spare
-    return SizePartitioner([1 + int(size) for size in np.diff(ends, prepend=0)])
-
-
-_MAKERS: Mapping[str, Callable[[PartitionSpec, int, np.random.Generator], "Partitioner"]] = {
-    "iid": _iid,
-    "dirichlet": _dirichlet,
-    "shards": _shards,
-    "lognormal": _lognormal,
-}
-
-PARTITIONS = tuple(_MAKERS)
+    return partitioner.SizePartitioner([1 + int(size) for size in np.diff(ends, prepend=0)])

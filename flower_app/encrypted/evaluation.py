@@ -15,7 +15,7 @@ from torch import nn
 from flower_app.encrypted.evaluator import compile_app_model, start_evaluator
 from flower_app.errors import SettingError
 from flower_app.models.specs import ModelSpec
-from privacy.inference import ThrowAwayOwner, decide
+from privacy.inference import MeasurementOwner, decide
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def run_encrypted_test(
     with start_evaluator(spec.name, weights) as evaluator:
         plan = evaluator.plan
         notify(f"Plan: {plan.query_bytes:,} bytes a question, {plan.answer_bytes:,} an answer")
-        owner = ThrowAwayOwner(plan)
+        owner = MeasurementOwner(plan)
         material = owner.public_material()
         evaluator.use_keys(material)
         logits, seconds, sizes = [], [], []

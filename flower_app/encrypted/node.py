@@ -18,7 +18,7 @@ from flower_app.data import (
 from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS
 from flower_app.settings import Settings
-from flower_app.training.node_config import own_folder, wrong_key
+from flower_app.training.node_policy import own_folder, simulated_place, wrong_key
 from privacy.inference import InputContract
 from strategies import answer_encrypted_round
 from strategies.encrypted_round import NoisedAccuracy
@@ -81,12 +81,8 @@ def own_test_data(settings: Settings, context: Context) -> ClientData:
     kind = MODELS[settings.model].kind
     if settings.deployed:
         return load_client_folder(_own_folder(context, "test-dir"), kind)
-    clients, client = (
-        int(context.node_config[name]) for name in ("num-partitions", "partition-id")
-    )
-    dataset = load_dataset(
-        settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
-    )
+    clients, client = simulated_place(context)
+    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
     mine = slice(client, None, clients)
     return ClientData(load_inputs(dataset, kind).test(mine), dataset.test.labels[mine])
 

@@ -1,4 +1,4 @@
-"""The encrypted test-time round of a run: priced before training, held after it."""
+"""The encrypted test-time round of a run, held after training."""
 
 import hashlib
 import json
@@ -14,11 +14,9 @@ from flwr.supercore import log
 
 from flower_app.encrypted.evaluator import start_evaluator
 from flower_app.encrypted.node import simulated_secrets
-from flower_app.errors import SettingError
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.settings import Settings
-from privacy.accounting import Budget, Event, Full, LedgerContents, read_ledger
-from privacy.mechanisms import LatticeGaussian
+from privacy.accounting import Budget, LedgerContents, read_ledger
 from strategies import (
     EncryptedRound,
     EncryptedRoundResult,
@@ -30,25 +28,6 @@ from strategies.errors import PopulationExceededError
 
 _NAME = "encrypted test-time round of"  # and then the run, in the ledger
 _RELEASED = "encrypted-round.json"  # the round's release, in the run's folder
-
-
-def round_cost(settings: Settings) -> list[Event]:
-    """The releases for which training must reserve budget.
-
-    Raises
-    ------
-    SettingError
-        If the round's noise cannot be accounted.
-    """
-    if not settings.encrypted_round or settings.encrypted_round_release != "noised":
-        return []
-    noise = settings.encrypted_round_noise_multiplier
-    try:
-        return [LatticeGaussian().account(noise_multiplier=noise, sampling=Full())]
-    except ValueError as error:
-        raise SettingError(
-            str(error).replace("noise_multiplier is", "encrypted-round-noise-multiplier is")
-        ) from error
 
 
 def hold_encrypted_round(

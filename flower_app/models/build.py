@@ -18,7 +18,7 @@ _CNN_WIDTH, _CNN_GAIN, _CNN_POOL, _CNN_BIAS = 2.2, 1.3, 0.37, 1.0
 
 
 def build_model(name: str) -> nn.Sequential:
-    """Return a model with its first weights, which are the same everywhere and know no data.
+    """Return a model with its first weights, which are the same everywhere and depend on no data.
 
     ``hog-linear`` starts at zero and has no bias: where clients know a few digits each, a bias
     mostly learns which digits were drawn. The first layers of ``mlp`` and ``cnn`` start as
@@ -26,17 +26,9 @@ def build_model(name: str) -> nn.Sequential:
     their last layers start at zero. Under differential privacy a good start is worth more than a
     random one: what is there already need not be learned through noise.
 
-    Parameters
-    ----------
-    name
-        ``"hog-linear"``: 392 → 10 on fixed features. ``"mlp"``: 784 → 64, square, → 10.
-        ``"cnn"``: convolution of 1 → 4 channels, 7 × 7, stride 3, square, 256 → 64, square,
-        64 → 10, the network of TenSEAL's fourth tutorial.
-
-    Raises
-    ------
-    ValueError
-        If there is no such model.
+    ``"hog-linear"``: 392 → 10 on fixed features. ``"mlp"``: 784 → 64, square, → 10. ``"cnn"``:
+    convolution of 1 → 4 channels, 7 × 7, stride 3, square, 256 → 64, square, 64 → 10, the network
+    of TenSEAL's fourth tutorial. Another name raises ``ValueError``.
     """
     if name == "hog-linear":
         return nn.Sequential(_with(nn.Linear(FEATURES, 10, bias=False), np.zeros((10, FEATURES))))

@@ -1,4 +1,4 @@
-"""What the models of a run are called and what they expect, without PyTorch."""
+"""The models of a run by name, with their inputs and hyper-parameters, without PyTorch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,22 +9,11 @@ from flower_app.data.inputs import InputKind
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model is and what it expects.
+    """A model's inputs and outputs.
 
-    Attributes
-    ----------
-    name
-        As in the configuration.
-    kind
-        What it sees of an image, as ``flower_app.data.encode`` names it.
-    shape
-        Of one input.
-    low, high
-        Every value of every input lies between them, whatever the image.
-    parameters
-        Of its layers, in all.
-    classes
-        How many logits it gives.
+    It sees of an image the ``kind`` of ``flower_app.data.encode``, an array of ``shape`` with
+    every value from ``low`` to ``high`` whatever the image, and gives ``classes`` logits; its
+    layers have ``parameters``, in all.
     """
 
     name: str
@@ -40,4 +29,27 @@ MODELS: Mapping[str, ModelSpec] = {
     "hog-linear": ModelSpec("hog-linear", "hog", (FEATURES,), FEATURE_LOW, FEATURE_HIGH, 3_920),
     "mlp": ModelSpec("mlp", "pixels", (1, 28, 28), 0.0, 1.0, 50_890),
     "cnn": ModelSpec("cnn", "pixels", (1, 28, 28), 0.0, 1.0, 17_298),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters that suit a model, chosen on images that belong to no client.
+
+    T; S; the server's optimizer; the client's SGD, with full-batch steps a round; C.
+    """
+
+    rounds: int
+    clipping_norm: float
+    server_learning_rate: float
+    server_momentum: float
+    local_learning_rate: float
+    local_steps: int
+    example_clipping_norm: float
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "hog-linear": Recipe(75, 0.02, 40.0, 0.9, 1.0, 1, 1.0),
+    "mlp": Recipe(100, 0.005, 12.0, 0.9, 1.0, 1, 10.0),
+    "cnn": Recipe(100, 0.005, 6.0, 0.9, 1.0, 1, 0.2),
 }

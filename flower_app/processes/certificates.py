@@ -23,13 +23,13 @@ class Certificates:
 
     Attributes
     ----------
-    authority : Path
+    ca : Path
         The certificate of the authority; public.
     certificate, key : Path
         The SuperLink's own; the key is mode 0600.
     """
 
-    authority: Path
+    ca: Path
     certificate: Path
     key: Path
 
@@ -82,7 +82,7 @@ def make_certificates(folder: Path) -> Certificates:
         .sign(authority_key, hashes.SHA256())
     )
     made = Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
-    made.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+    made.ca.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
     made.certificate.write_bytes(server.public_bytes(serialization.Encoding.PEM))
     _write_secret(made.key, _private_bytes(server_key, serialization.PrivateFormat.PKCS8))
     return made

@@ -9,7 +9,6 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from flower_app.errors import RunFailedError
@@ -20,11 +19,12 @@ from flower_app.processes.flower_processes import (
     end_group,
     flower_environment,
     free_ports,
-    hurried_by_signals,
+    killed_by_signals,
     program,
+    started,
     wait_until_up,
 )
-from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
+from flower_app.processes.watchdog import processes_below, watchdog
 from flower_app.report.outcome import FOLDER_VARIABLE
 from flower_app.settings import write_run_config
 
@@ -36,18 +36,8 @@ _ONLINE_SECONDS = 300.0
 class Node:
     """A SuperNode of the deployment.
 
-    Attributes
-    ----------
-    name : str
-    home : Path
-        Its own folder, with Flower's home, log and state.
-    data : Path
-        Its data folder.
-    key : NodeKey
-    port : int
-        Where its own ClientApp reaches it, on loopback.
-    config : str
-        Its ``--node-config``, without its folders.
+    ``home`` is its own folder, with Flower's home, log and state; its ClientApp reaches it at
+    ``port``, on loopback; ``config`` is its ``--node-config`` without its folders.
     """
 
     name: str
@@ -71,12 +61,8 @@ class Node:
 class Deployment:
     """A deployment that lasts as long as its ``with`` block, and leaves no process behind.
 
-    The SuperLink, the operator and each SuperNode have a folder each, as on machines of their own.
-
-    Parameters
-    ----------
-    folder : Path
-        For certificates, keys, Flower's homes and logs.
+    The SuperLink, the operator and each SuperNode have a folder each below ``folder``, as on
+    machines of their own.
 
     Attributes
     ----------
@@ -94,26 +80,20 @@ class Deployment:
         (Path(self.operator["FLWR_HOME"]) / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
             f'address = "127.0.0.1:{self.port}"\n'
-            f'root-certificates = "{self.certificates.authority}"\n'
+            f'root-certificates = "{self.certificates.ca}"\n'
         )
         self._app = app_folder(self.folder / "app")
         self.node_ids: dict[str, int] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        self._watchdog = Watchdog(self.folder)
-        self._watchdog.__enter__()
+        self._block = contextlib.ExitStack()
+        self._block.enter_context(watchdog(self.folder))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with hurried_by_signals(lambda: kill_below(self.folder)):
+    def __exit__(self, *error: object) -> None:
+        with self._block, killed_by_signals(self.folder):
             self.stop()
-        self._watchdog.__exit__(kind, error, trace)
 
     def start_superlink(self) -> None:
         """Start the SuperLink, and wait until it answers over TLS.
@@ -134,14 +114,14 @@ class Deployment:
                 *("--host", "127.0.0.1", "--port", str(self.port)),
                 *("--ssl-certfile", str(self.certificates.certificate)),
                 *("--ssl-keyfile", str(self.certificates.key)),
-                *("--ssl-ca-certfile", str(self.certificates.authority)),
+                *("--ssl-ca-certfile", str(self.certificates.ca)),
                 "--enable-supernode-auth",
                 *("--database", str(log.with_name("superlink.db"))),
             ],
             environment,
             log,
         )
-        trust = ssl.create_default_context(cafile=str(self.certificates.authority))
+        trust = ssl.create_default_context(cafile=str(self.certificates.ca))
         wait_until_up(self.superlink, f"https://127.0.0.1:{self.port}", log, context=trust)
 
     def new_node(self, name: str, data: Path, *, config: str = "") -> Node:
@@ -162,19 +142,13 @@ class Deployment:
         options: tuple[str, ...] | None = None,
         variables: dict[str, str] | None = None,
     ) -> "subprocess.Popen[bytes]":
-        """Start a SuperNode.
+        """Start a SuperNode; ``variables`` are added to its environment.
 
-        Parameters
-        ----------
-        node : Node
-        options : tuple of str, optional
-            Of its connection; by default the authority's certificate and its own key.
-        variables : dict of str to str, optional
-            Added to its environment.
+        By default the ``options`` of its connection are the authority's certificate and its key.
         """
         if options is None:
             options = (
-                *("--root-certificates", str(self.certificates.authority)),
+                *("--root-certificates", str(self.certificates.ca)),
                 *("--auth-supernode-private-key", str(node.key.private)),
             )
         return self._start(
@@ -184,10 +158,8 @@ class Deployment:
                 *("--superlink", f"127.0.0.1:{self.port}"),
                 *options,
                 *("--host", "127.0.0.1", "--port", str(node.port)),
-                *(
-                    "--node-config",
-                    f'data-dir="{node.data}" state-dir="{node.state}" {node.config}',
-                ),
+                "--node-config",
+                f'data-dir="{node.data}" state-dir="{node.state}" {node.config}',
             ],
             self._environment(node.name) | (variables or {}),
             node.log,
@@ -216,13 +188,7 @@ class Deployment:
         return {name for name, node_id in self.node_ids.items() if node_id in there}
 
     def flwr(self, *arguments: str) -> str:
-        """The output of a ``flwr`` command of the operator's.
-
-        Raises
-        ------
-        RunFailedError
-            If it fails, with its output.
-        """
+        """The output of a ``flwr`` command of the operator's; ``RunFailedError`` if it fails."""
         done = subprocess.run(
             [program("flwr"), *arguments],
             env=self.operator,
@@ -236,13 +202,7 @@ class Deployment:
         return done.stdout
 
     def ask(self, *arguments: str) -> dict[str, Any]:
-        """The JSON that a ``flwr`` command of the operator's prints.
-
-        Raises
-        ------
-        RunFailedError
-            If it fails, with its output.
-        """
+        """The JSON that a ``flwr`` command of the operator's prints; raises as :meth:`flwr`."""
         reply: dict[str, Any] = json.loads(self.flwr(*arguments, "--format", "json"))
         if not reply.get("success"):  # it may exit with 0 all the same
             raise RunFailedError(f"flwr {' '.join(arguments)} failed: {reply}")
@@ -290,14 +250,5 @@ class Deployment:
     def _start(
         self, name: str, command: list[str], environment: dict[str, str], log: Path
     ) -> "subprocess.Popen[bytes]":
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that Ctrl-C reaches us first
-            )
-        self._processes[name] = process
-        return process
+        self._processes[name] = started(command, environment, log)
+        return self._processes[name]

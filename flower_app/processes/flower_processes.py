@@ -12,12 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 import httpx
 
 from flower_app.errors import RunFailedError
-from flower_app.processes.watchdog import Watchdog, kill_below, processes_below
+from flower_app.processes.watchdog import kill_below, processes_below, watchdog
 from flower_app.report.outcome import FOLDER_VARIABLE
 from flower_app.report.software import COMMIT_VARIABLE, INSTALLED_PROJECT, PACKAGES, commit
 
@@ -53,27 +52,36 @@ def superlink(home: Path) -> Iterator[dict[str, str]]:
         "insecure = true\n"
     )
     log = home / "superlink.log"
-    with Watchdog(home), log.open("wb") as output:
-        process = subprocess.Popen(
-            [
-                program("flower-superlink"),
-                *("--insecure", "--simulation", "--isolation", "subprocess"),
-                *("--host", "127.0.0.1", "--port", str(port)),
-                *("--control-api-address", f"127.0.0.1:{control}"),
-            ],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that Ctrl-C reaches us first, and all of it can be ended
-        )
+    command = [
+        program("flower-superlink"),
+        *("--insecure", "--simulation", "--isolation", "subprocess"),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--control-api-address", f"127.0.0.1:{control}"),
+    ]
+    with watchdog(home):
+        process = started(command, environment, log)
         try:
             wait_until_up(process, f"http://127.0.0.1:{port}", log)
             yield environment
         finally:
-            with hurried_by_signals(lambda: kill_below(home)):
+            with killed_by_signals(home):
                 end_group(process)
                 end_detached(home)
+
+
+def started(
+    command: list[str], environment: dict[str, str], log: Path
+) -> "subprocess.Popen[bytes]":
+    """A process in a session of its own, so that Ctrl-C reaches us first and all of it can end."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def flower_environment(home: Path) -> dict[str, str]:
@@ -99,22 +107,30 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def hurried_by_signals(kill: Callable[[], None]) -> Iterator[None]:
-    """Let Ctrl-C or ``SIGTERM`` call ``kill`` during the block, without leaving it."""
-
-    def hurry(number: int, frame: FrameType | None) -> None:
-        print("Ending Flower's processes at once.", file=sys.stderr, flush=True)
-        kill()
-
+def handled_signals(handle: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C or ``SIGTERM`` call ``handle`` during the block."""
     if threading.current_thread() is not threading.main_thread():  # signals are not ours
         yield
         return
-    before = {each: signal.signal(each, hurry) for each in (signal.SIGTERM, signal.SIGINT)}
+    ending = (signal.SIGTERM, signal.SIGINT)
+    before = {each: signal.signal(each, lambda *_: handle()) for each in ending}
     try:
         yield
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def killed_by_signals(home: Path) -> Iterator[None]:
+    """Let Ctrl-C or ``SIGTERM`` kill all below ``home`` during the block, without leaving it."""
+
+    def kill() -> None:
+        print("Ending Flower's processes at once.", file=sys.stderr, flush=True)
+        kill_below(home)
+
+    with handled_signals(kill):
+        yield
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:

@@ -12,9 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
@@ -22,35 +21,23 @@ _ROOT = Path(__file__).parents[2]
 _WORD = b"done"
 
 
-class Watchdog:
-    """A ``with`` block: if this process is killed in it, all below a folder end too.
+@contextlib.contextmanager
+def watchdog(folder: Path) -> Iterator[None]:
+    """If this process is killed in the block, all processes below a folder end too.
 
-    Parameters
-    ----------
-    folder : Path
-        The processes' Flower home, or the folder above their homes. It is removed as well.
+    ``folder`` is their Flower home, or the folder above their homes. It is removed as well.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "flower_app.processes.watchdog", str(self._folder)],
-            cwd=_ROOT,
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flower_app.processes.watchdog", str(folder)],
+        cwd=_ROOT,
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
         with contextlib.suppress(BrokenPipeError):
-            self._process.communicate(_WORD)
+            process.communicate(_WORD)
 
 
 def processes_below(folder: Path) -> dict[int, str]:

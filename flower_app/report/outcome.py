@@ -20,17 +20,9 @@ FOLDER_VARIABLE = "BLOOMSEAL_OUTCOMES"
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a run.
+    """The outcome of a run: its results folder, if there is one, and why it failed, if it did.
 
-    Attributes
-    ----------
-    state : "running", "finished" or "failed"
-    folder : str
-        Its results folder; empty before there is one.
-    begun : bool
-        Whether training had begun. An error before that would recur in a resumed run.
-    reason : str
-        Why it failed, in one sentence.
+    An error before training had ``begun`` would recur in a resumed run.
     """
 
     state: Literal["running", "finished", "failed"] = "running"

@@ -1,6 +1,7 @@
 """Pictures of a run, as PNG files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,29 +12,34 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from flower_app.data import Partitions
-from privacy.inference import Certificate
 
-_INK, _SOFT = "#1f2933", "#9aa5b1"
-_BLUE, _ORANGE, _GREEN, _RED = "#2a6fdb", "#e8833a", "#2f9e63", "#c9372c"
+INK, SOFT, BLUE = "#1f2933", "#9aa5b1", "#2a6fdb"
+_ORANGE, _GREEN, _RED = "#e8833a", "#2f9e63", "#c9372c"
 _FEW_ROUNDS = 20
 _STYLE = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "grid.color": "#e4e7eb",
     "axes.grid": True,
     "axes.axisbelow": True,
 }
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+@contextmanager
+def drawing(path: Path, width: float, height: float, top: float = 1.0) -> Iterator[Figure]:
+    """A figure in inches, in this house's style, that is saved as PNG when the block ends."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        yield figure
+        figure.tight_layout(rect=(0, 0, 1, top))
+        figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
 
 
 def _show_rounds(axis: Axes, rounds: Sequence[int]) -> None:
@@ -57,10 +63,9 @@ def plot_training(
     delta: float,
 ) -> None:
     """Validation accuracy and ε, round by round, over one axis of rounds."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.5, 6.2))
+    with drawing(path, 7.5, 6.2) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        above.plot(list(accuracy), [100 * a for a in accuracy.values()], color=_BLUE, lw=2)
+        above.plot(list(accuracy), [100 * a for a in accuracy.values()], color=BLUE, lw=2)
         last = list(accuracy.values())[-1]
         above.set_title(f"Validation accuracy: {100 * last:.1f} % after the last round")
         above.set_ylabel("accuracy (%)")
@@ -77,8 +82,6 @@ def plot_training(
         below.set_title(f"Privacy spent: ε at δ = {delta:g}, for every client")
         below.set_ylabel("ε")
         figure.align_ylabels([above, below])
-        figure.tight_layout()
-        _save(figure, path)
 
 
 def plot_encrypted(
@@ -96,8 +99,7 @@ def plot_encrypted(
     columns = 8
     rows = -(-len(chosen) // columns)
     right = sum(a == b for a, b in zip(answers, labels, strict=True))
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.5, 1.15 * rows + 0.8))
+    with drawing(path, 7.5, 1.15 * rows + 0.8, top=0.97) as figure:
         grid = np.atleast_2d(figure.subplots(rows, columns))
         for axis in grid.flat:
             axis.axis("off")
@@ -117,63 +119,12 @@ def plot_encrypted(
             ha="left",
             weight="bold",
         )
-        figure.tight_layout(rect=(0, 0, 1, 0.97))
-        _save(figure, path)
-
-
-def plot_certificate(path: Path, certificate: Certificate) -> None:
-    """Accuracy, errors, bytes and milliseconds of a fidelity certificate."""
-    c = certificate
-    panels: tuple[tuple[str, dict[str, float], str], ...] = (
-        (
-            "Share of images (%)",
-            {
-                "right, in the clear": 100 * c.plain_accuracy,
-                "right, encrypted": 100 * c.encrypted_accuracy,
-                "same class": 100 * c.agreement,
-            },
-            "linear",
-        ),
-        (
-            "Error of a logit",
-            {
-                "largest measured": c.worst_error,
-                "predicted": c.predicted_error,
-                "predicted, worst input": c.predicted_worst_error,
-            },
-            "log",
-        ),
-        (
-            "Bytes",
-            {"keys": c.public_bytes, "query": c.query_bytes, "answer": c.answer_bytes},
-            "log",
-        ),
-        (
-            "Milliseconds",
-            {"encrypt": c.encrypt_ms, "evaluate": c.evaluate_ms, "decrypt": c.decrypt_ms},
-            "log",
-        ),
-    )
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 6))
-        for axes, (title, values, scale) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-            axes.barh(list(values)[::-1], list(values.values())[::-1], color=_BLUE)
-            axes.set_xscale(scale)
-            axes.margins(x=0.25)
-            axes.grid(visible=False)
-            for place, value in enumerate(list(values.values())[::-1]):
-                axes.text(value, place, f" {value:,.4g}", va="center", color=_INK, fontsize=9)
-            axes.set_title(title)
-        figure.suptitle(f"{c.images} images, model {c.model_version[:8]}", color=_SOFT, fontsize=9)
-        figure.tight_layout()
-        _save(figure, path)
 
 
 def plot_holdings(path: Path, *, counts: npt.NDArray[np.int64], clients: int = 60) -> None:
     """The labels of the first clients. Simulation only: this is clients' data."""
     shown = counts[:clients]
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.5, 3.2))
+    with drawing(path, 7.5, 3.2) as figure:
         axis = figure.subplots()
         bottom = np.zeros(len(shown))
         colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
@@ -193,8 +144,6 @@ def plot_holdings(path: Path, *, counts: npt.NDArray[np.int64], clients: int = 6
         axis.legend(
             title="digit", ncol=1, bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False
         )
-        figure.tight_layout()
-        _save(figure, path)
 
 
 def plot_noise(
@@ -215,11 +164,10 @@ def plot_noise(
     weights = np.convolve(np.ones_like(excess), np.ones(reach), mode="same")
     smooth = np.convolve(excess, np.ones(reach), mode="same") / weights
     signal = np.sqrt(np.maximum(smooth, 0.0))
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.5, 3.2))
+    with drawing(path, 7.5, 3.2) as figure:
         axis = figure.subplots()
         axis.plot(rounds, np.full_like(signal, noise), color=_ORANGE, lw=2)
-        axis.plot(rounds, signal, color=_BLUE, lw=2)
+        axis.plot(rounds, signal, color=BLUE, lw=2)
         top = 1.2 * max(noise, signal.max())
         apart = abs(noise - signal[-1]) > 0.2 * top
         # Lines that end side by side have their names above and below.
@@ -228,13 +176,11 @@ def plot_noise(
         side = axis.get_yaxis_transform()
         axis.text(1.0, noise, " noise", color=_ORANGE, va=first, transform=side)
         label = " clients' sum"
-        axis.text(1.0, signal[-1], label, color=_BLUE, va=second, transform=side)
+        axis.text(1.0, signal[-1], label, color=BLUE, va=second, transform=side)
         axis.set_ylim(0, top)
         axis.set_title("Noise against signal, estimated from the released models")
         _show_rounds(axis, list(released))
         axis.set_ylabel("L2 norm of the sum")
-        figure.tight_layout()
-        _save(figure, path)
 
 
 def label_counts(partitions: Partitions, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from flower_app.encrypted.round import has_paid_round
-from flower_app.models.recipes import RECIPES
+from flower_app.models.specs import RECIPES
 from flower_app.settings import Settings
 from privacy.accounting import Adjacency, LedgerContents, attack_success, gaussian_dp
 from strategies import PrivacyReport
@@ -17,27 +16,17 @@ _CHOSEN = ("sampling_rate", "weight_cap", "total_weight", "records_per_client")
 
 
 def privacy_metrics(
-    settings: Settings, report: PrivacyReport, paid: LedgerContents
+    settings: Settings, report: PrivacyReport, paid: LedgerContents, *, reports_seen: bool = False
 ) -> dict[str, Any]:
     """Both levels of privacy, side by side and never mixed, and the cost of tuning.
 
-    Parameters
-    ----------
-    settings : Settings
-    report : PrivacyReport
-        Of the run.
-    paid : LedgerContents
-        The population's ledger.
-
-    Returns
-    -------
-    dict
-        For ``metrics.json``; what is infinite or not known is None.
+    For ``metrics.json``: infinite and unknown values are None. ``reports_seen``: whether the
+    ledger has ``paid`` the noise on nodes' reports, which the server saw without it.
     """
     client_level = report.as_dict() | {
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
         "unit": "one client: everything it holds",
-        "trusted": _trust_in_server(report, reports=has_paid_round(paid)),
+        "trusted": _trust_in_server(report, reports=reports_seen),
         **_in_other_words(report, paid),
     }
     return {

@@ -25,15 +25,7 @@ def write_report(
     config: Mapping[str, Any],
     pictures: Mapping[str, Path],
 ) -> None:
-    """Write ``report.html``, self-contained, from ``metrics.json``, ``config.json`` and pictures.
-
-    Parameters
-    ----------
-    folder : ResultsFolder
-    metrics, config : mapping
-    pictures : mapping of str to Path
-        PNG files by caption.
-    """
+    """Write ``report.html``, self-contained, from the run's JSON files and its PNGs by caption."""
     client_level = metrics["privacy"]["client_level"]
     spent = [value for value in client_level["epsilon_by_round"] if value is not None]
     own, alternatives = epsilon_alternatives(client_level)
@@ -64,6 +56,9 @@ def write_report(
         large_delta=large_delta(client_level["delta"], client_level["population"]),
         distributed=client_level["mechanism"] == DistributedGaussian.name,
         ledger=config.get("ledger") or folder.ledger.name,
+        s=client_level["secure_aggregation"],
+        g=lambda value: f"{value:g}",
+        n=lambda value: f"{value:,}",
         percent=lambda value: f"{100 * value:.2f} %",
         number=lambda value: "∞" if value is None or math.isinf(value) else f"{value:.3g}",
     )

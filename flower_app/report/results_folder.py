@@ -11,8 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flower_app.counting import counted
-from flower_app.errors import SettingError
+from flower_app.errors import SettingError, counted, wrong
 from flower_app.models.specs import MODELS
 from flower_app.settings import Settings
 from privacy.files import replacement, write_durably
@@ -21,30 +20,21 @@ if TYPE_CHECKING:
     from flwr.app import ArrayRecord
 
 
+NOT_ABSOLUTE = (
+    "it must be an absolute path, since the server does not run where you typed the command"
+)
 _METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """Where a run writes.
-
-    Attributes
-    ----------
-    path : Path
-        Absolute.
-    """
+    """Where a run writes, as an absolute path."""
 
     path: Path
 
     @classmethod
     def create(cls, settings: Settings, run_id: int) -> "ResultsFolder":
-        """Make the folder of a new run.
-
-        Raises
-        ------
-        SettingError
-            If it cannot be made.
-        """
+        """Make the folder of a new run; ``SettingError`` if it cannot be made."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         path = results_root(settings) / f"{stamp}-{run_id % 2**32:08x}"
         try:
@@ -145,8 +135,7 @@ def results_root(settings: Settings) -> Path:
     if not root.is_absolute():
         raise _unusable(
             Path(settings.results_dir),
-            "it must be an absolute path, since the server does not run where you typed the "
-            "command",
+            NOT_ABSOLUTE,
         )
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -206,7 +195,7 @@ def trained_model(results: Path) -> tuple[str, Path]:
 
 
 def _unusable(root: Path, why: str) -> SettingError:
-    return SettingError(f"results-dir = {str(root)!r} is wrong; {why}")
+    return wrong("results-dir", str(root), why)
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

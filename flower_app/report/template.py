@@ -54,8 +54,13 @@ ul { padding-left: 1.2rem; } li { margin: .35rem 0; }
   table.stack tr { display: block; border: 1px solid var(--line); border-radius: .6rem;
     margin: .7rem 0; padding: .5rem .8rem; background: var(--card); }
   table.stack th, table.stack td { display: block; width: auto; border: 0; padding: .25rem 0; }
-  table.stack td::before { content: attr(data-label); display: block; font-size: .78rem;
-    color: var(--soft); }
+  table.stack td::before { display: block; font-size: .78rem; color: var(--soft); }
+  .promises td:nth-of-type(1)::before { content: "To whom"; }
+  .promises td:nth-of-type(2)::before { content: "Against whom"; }
+  .promises td:nth-of-type(3)::before { content: "If these keep their word"; }
+  .promises td.why::before { content: "Why"; }
+  .trust td:nth-of-type(1)::before { content: "Held or saw"; }
+  .trust td:nth-of-type(2)::before { content: "Was trusted to"; }
 }
 @media print { body { background: #fff; } nav { display: none; } h2 { break-after: avoid; } }
 </style>
@@ -64,7 +69,7 @@ ul { padding-left: 1.2rem; } li { margin: .35rem 0; }
 <main>
 <h1>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run</h1>
 <p class="soft">{{ when }} · {{ "deployed SuperNodes" if m.deployed else "simulation" }} ·
-{{ "{:,}".format(c.population) }} clients · {{ c.rounds }} rounds{{
+{{ n(c.population) }} clients · {{ c.rounds }} rounds{{
 " · resumed after it had broken off" if m.resumed }}</p>
 {% if not c.private %}<p class="warn"><strong>This run is not private:</strong> its randomness was
 seeded or it had no noise.</p>{% endif %}
@@ -75,7 +80,7 @@ seeded or it had no noise.</p>{% endif %}
 <div class="figures">
 <div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy</span></div>
 <div class="figure"><b>ε = {{ number(c.epsilon) }}</b>
-<span>at δ = {{ "%g"|format(c.delta) }}, for every client</span></div>
+<span>at δ = {{ g(c.delta) }}, for every client</span></div>
 {% if e %}
 <div class="figure"><b>{{ percent(e.agreement) }}</b>
 <span>of {{ e.images }} encrypted answers as in the clear</span></div>
@@ -96,7 +101,7 @@ seeded or it had no noise.</p>{% endif %}
 {% if c.private and c.epsilon is not none %}
 <p>Whatever was released becomes at most e<sup>ε</sup> times more or less likely by any one client
 ({{ "more than any number here" if odds is none else number(odds) ~ " times" }}), up to a
-probability δ = {{ "%g"|format(c.delta) }} of showing more. Whoever sees all models{%
+probability δ = {{ g(c.delta) }} of showing more. Whoever sees all models{%
 if reported and counted %} and the accuracy that nodes measured{% endif %}, knows
 everything about all other clients but not who was drawn, and asks whether one client took part,
 starts at even odds and is right <strong>{{ "at most " ~ percent(guess) }}</strong> of the
@@ -113,7 +118,7 @@ apart.{% endif %}</p>
 needs no secrecy about who was drawn{% else %}ε counts on nobody learning who was drawn. Against
 whoever does learn it, a drawn client about itself for one, it is
 <strong>ε = {{ number(c.epsilon_without_amplification) }}</strong>{% endif %}.
-That there are N = {{ "{:,}".format(c.population) }} registered clients is public: “without a
+That there are N = {{ n(c.population) }} registered clients is public: “without a
 client” means that it adds zero, not that nobody knows of it.</p>
 {% else %}
 <p class="warn">Nothing: something was released without fresh noise, so that ε is infinite, and the
@@ -121,111 +126,108 @@ models may show whatever a client holds.</p>
 {% endif %}
 
 <h2 id="promises">What was promised, to whom, against whom</h2>
-<table class="stack">
+<table class="stack promises">
 <thead><tr><th>Promise</th><th>To whom</th><th>Against whom</th>
 <th>If these keep their word</th></tr></thead>
 <tbody>
 {% if c.private and c.epsilon is not none %}
 <tr><th>Client-level differential privacy, ε = {{ number(c.epsilon) }} at
-δ = {{ "%g"|format(c.delta) }}, {{ c.adjacency }}</th>
-<td data-label="To whom">{{ c.unit }}, in {{ c.covers }}</td>
-<td data-label="Against whom">everybody who sees the model, in every round or at the end{%
+δ = {{ g(c.delta) }}, {{ c.adjacency }}</th>
+<td>{{ c.unit }}, in {{ c.covers }}</td>
+<td>everybody who sees the model, in every round or at the end{%
 if reported and counted %}, and the accuracy that nodes measured{% endif %}, and does not learn
 who was drawn</td>
-<td data-label="If these keep their word">{{ c.trusted }}</td></tr>
+<td>{{ c.trusted }}</td></tr>
 {% else %}
 <tr><th>Client-level differential privacy: not in this run</th>
-<td data-label="To whom">–</td><td data-label="Against whom">–</td>
-<td data-label="Why">something was released without fresh noise</td></tr>
+<td>–</td><td>–</td><td class="why">something was released without fresh noise</td></tr>
 {% endif %}
 <tr><th>Record-level differential privacy:
 {% if r.epsilon_max is none %}not in this run
-{% else %}ε ≤ {{ number(r.epsilon_max) }} at δ = {{ "%g"|format(r.delta) }}{% endif %}</th>
+{% else %}ε ≤ {{ number(r.epsilon_max) }} at δ = {{ g(r.delta) }}{% endif %}</th>
 {% if r.epsilon_max is none %}
-<td data-label="To whom">–</td><td data-label="Against whom">–</td>
-<td data-label="Why">{{ r.reason }}</td>
+<td>–</td><td>–</td><td class="why">{{ r.reason }}</td>
 {% else %}
-<td data-label="To whom">{{ r.unit }}</td><td data-label="Against whom">the server too</td>
-<td data-label="If these keep their word">{{ r.trusted }}. It is {{ r.note }}</td>
+<td>{{ r.unit }}</td><td>the server too</td>
+<td>{{ r.trusted }}. It is {{ r.note }}</td>
 {% endif %}</tr>
 <tr><th>Encrypted questions and answers{% if e %}, CKKS at {{ e.security_bits }} bits{% endif %}
 {% if not e %}: not in this run{% endif %}</th>
 {% if e %}
-<td data-label="To whom">who asks: the question and its answer</td>
-<td data-label="Against whom">whoever evaluates the model and follows the protocol</td>
-<td data-label="If these keep their word">the asking person's own machine</td>
+<td>who asks: the question and its answer</td>
+<td>whoever evaluates the model and follows the protocol</td>
+<td>the asking person's own machine</td>
 {% else %}
-<td data-label="To whom">–</td><td data-label="Against whom">–</td>
-<td data-label="Why">{% if reported %}nobody asked about the data set's test images
+<td>–</td><td>–</td><td class="why">{% if reported %}nobody asked about the data set's test images
 (encrypted-test-images = 0); the nodes asked about their own, see below{% else %}no encrypted
 questions were asked (encrypted-test-images = 0){% endif %}</td>
 {% endif %}</tr>
 {% if t and t.accuracy is defined %}
 <tr><th>Encrypted test-time round: nodes tested the model on images of their own, under keys of
 their own</th>
-<td data-label="To whom">a node: its test images and labels; {{ t.node_noise }}</td>
-<td data-label="Against whom">the server, which follows the protocol</td>
-<td data-label="If these keep their word">the node's own machine</td></tr>
+<td>a node: its test images and labels; {{ t.node_noise }}</td>
+<td>the server, which follows the protocol</td>
+<td>the node's own machine</td></tr>
 {% endif %}
-{% if c.secure_aggregation %}
+{% if s %}
 <tr><th>Secure aggregation: the sum of at least
-{{ c.secure_aggregation.min_clients }} clients' updates is opened, or nothing{%
-if c.secure_aggregation.aborted_rounds %}
-({{ c.secure_aggregation.aborted_rounds|length }} rounds opened nothing){% endif %}.
+{{ s.min_clients }} clients' updates is opened, or nothing{%
+if s.aborted_rounds %}
+({{ s.aborted_rounds|length }} rounds opened nothing){% endif %}.
 {% if not distributed %}The server adds the noise, and sees the sum without it{% elif
-c.secure_aggregation.epsilon_against_server is not none %}Clients add the noise: ε =
-{{ number(c.secure_aggregation.epsilon_against_server) }} against the server, for what a client
+s.epsilon_against_server is not none %}Clients add the noise: ε =
+{{ number(s.epsilon_against_server) }} against the server, for what a client
 holds{% if reported %}, its report on the finished model apart{% endif %}{%
 else %}Clients add the noise to the sum. Against the server ε = ∞ all the same: {% if
 not c.private %}the run is not private{% else %}what else {{ c.covers }} released, such as nodes'
 reports of an encrypted test-time round, the server saw before it added the noise{% endif
 %}{% endif %}</th>
-<td data-label="To whom">each client: its own update</td>
-<td data-label="Against whom">a server that is {{ c.secure_aggregation.server }}, together with
-{{ "%g"|format(100 * c.secure_aggregation.max_corrupt_fraction) }} % of a round's clients</td>
-<td data-label="If these keep their word">the client's own machine and the code that runs
+<td>each client: its own update</td>
+<td>a server that is {{ s.server }}, together with
+{{ g(100 * s.max_corrupt_fraction) }} % of a round's clients</td>
+<td>the client's own machine and the code that runs
 there</td></tr>
 {% else %}
-<tr><th>No client moves a round's sum by more than S = {{ "%g"|format(c.clipping_norm) }}</th>
-<td data-label="To whom">the model, and all other clients</td>
-<td data-label="Against whom">malicious and broken clients</td>
-<td data-label="If these keep their word">the server, which bounds what it receives</td></tr>
+<tr><th>No client moves a round's sum by more than S = {{ g(c.clipping_norm) }}</th>
+<td>the model, and all other clients</td>
+<td>malicious and broken clients</td>
+<td>the server, which bounds what it receives</td></tr>
 {% endif %}
 </tbody></table>
 
 <h2 id="trust">Who trusted whom with what</h2>
-<table class="stack">
+<table class="stack trust">
 <thead><tr><th>Who</th><th>Held or saw</th><th>Was trusted to</th></tr></thead>
 <tbody>
-<tr><th>Each client</th><td data-label="Held or saw">its own data; every model it was sent</td>
-<td data-label="Was trusted to">{% if m.deployed %}keep its own data{% if
-c.secure_aggregation %}; follow the protocol and bound its own update, all but
-{{ "%g"|format(100 * c.secure_aggregation.max_corrupt_fraction) }} % of a round's clients{% else
+<tr><th>Each client</th><td>its own data; every model it was sent</td>
+<td>{% if m.deployed %}keep its own data{% if
+s %}; follow the protocol and bound its own update, all but
+{{ g(100 * s.max_corrupt_fraction) }} % of a round's clients{% else
 %}; nothing towards others{% endif %}{% else %}nothing: in this simulation all clients were
 processes on the one machine that held all data{% endif %}</td></tr>
-<tr><th>The server</th><td data-label="Held or saw">{% if c.secure_aggregation %}the sum
+<tr><th>The server</th><td>{% if s %}the sum
 of each round's updates{% if distributed %}, with the clients' noise in it{% endif %}{% else
 %}every drawn client's update in the clear{% endif %}, who was drawn,
 and who answered{% if reported %}; of the encrypted test-time round each node's report, with the
 node's own noise, and ciphertexts{% endif %}</td>
-<td data-label="Was trusted to">{{ c.trusted|replace("the server, to ", "") }}; draw cohorts with
+<td>{{ c.trusted|replace("the server, to ", "") }}; draw cohorts with
 randomness that nobody foresees</td></tr>
 {% if e %}<tr><th>The evaluator of encrypted questions</th>
-<td data-label="Held or saw">the model, public keys and ciphertexts; no secret key</td>
-<td data-label="Was trusted to">follow the protocol, and not learn a decrypted answer
+<td>the model, public keys and ciphertexts; no secret key</td>
+<td>follow the protocol, and not learn a decrypted answer
 elsewhere</td></tr>
-<tr><th>Who asks</th><td data-label="Held or saw">the question, the secret key, the answer</td>
-<td data-label="Was trusted to">keep the key; not ask so often that the model is copied</td></tr>
+<tr><th>Who asks</th><td>the question, the secret key, the answer</td>
+<td>keep the key; not ask so often that the model is copied</td></tr>
 {% endif %}
-<tr><th>Everybody else</th><td data-label="Held or saw">this folder: the model,
+<tr><th>Everybody else</th><td>this folder: the model,
 {{ "" if config.ledger else "the ledger, " }}this page</td>
-<td data-label="Was trusted to">nothing</td></tr>
+<td>nothing</td></tr>
 </tbody></table>
 
 <h2 id="rounds">ε by round</h2>
 {% if chart %}
 <figure class="drawn">{{ chart }}
-<figcaption>What had been spent after each round, at δ = {{ "%g"|format(c.delta) }}; the budget is
+<figcaption>What had been spent after each round, at δ = {{ g(c.delta) }}; the budget is
 the dashed line.{% if counted %} The encrypted test-time round came after it and is in the
 total.{% endif %}</figcaption></figure>
 <details><summary>As a table</summary>
@@ -237,11 +239,11 @@ total.{% endif %}</figcaption></figure>
 
 {% if alternatives %}
 <h2 id="alternatives">What other settings would have cost</h2>
-<p>The same run with one setting changed, at δ = {{ "%g"|format(c.delta) }}. Less noise or more
+<p>The same run with one setting changed, at δ = {{ g(c.delta) }}. Less noise or more
 rounds cost privacy; which of them would have helped the accuracy, nobody tried.</p>
 <table><thead><tr><th>If there had been</th><th>ε</th></tr></thead><tbody>
 <tr><th>the training of this run, by itself and every round played once:
-z = {{ "%.3f"|format(c.noise_multiplier) }}, q = {{ "%g"|format(c.sampling_rate) }},
+z = {{ "%.3f"|format(c.noise_multiplier) }}, q = {{ g(c.sampling_rate) }},
 {{ c.rounds }} rounds</th>
 <td class="number"><strong>{{ number(own_epsilon) }}</strong></td></tr>
 {% for change, cost in alternatives.items() %}<tr><th>{{ change }}</th>
@@ -259,8 +261,8 @@ held the model and public keys only. Its answers beside those of the model in th
 <tr><th>Largest error of a logit</th><td>{{ "%.2g"|format(e.max_logit_error) }}</td></tr>
 <tr><th>Security</th><td>{{ e.security_bits }} bits (CKKS, ring-LWE)</td></tr>
 <tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms to evaluate an image</td></tr>
-<tr><th>Bytes</th><td>{{ "{:,}".format(e.query_bytes) }} a question,
-{{ "{:,}".format(e.answer_bytes) }} an answer, {{ "{:,}".format(e.public_key_bytes) }} of public
+<tr><th>Bytes</th><td>{{ n(e.query_bytes) }} a question,
+{{ n(e.answer_bytes) }} an answer, {{ n(e.public_key_bytes) }} of public
 keys once</td></tr>
 <tr><th>Released</th><td>{{ e.release }}</td></tr>
 </tbody></table>
@@ -271,7 +273,7 @@ keys once</td></tr>
 {% if t.skipped is defined %}<p class="warn">{{ "Held, and lost" if counted else "Not held" }}:
 {{ t.skipped }}</p>{% else %}
 <table><tbody>
-<tr><th>Nodes</th><td>{{ "{:,}".format(t.nodes_asked) }} asked, about
+<tr><th>Nodes</th><td>{{ n(t.nodes_asked) }} asked, about
 {{ "{:,g}".format(t.nodes_answered) }} answered</td></tr>
 <tr><th>Accuracy</th><td>{% if t.accuracy is none %}too few answered to tell{% else %}
 {{ percent(t.accuracy) }}{% if t.accuracy_noise %}, with noise of standard deviation
@@ -280,15 +282,15 @@ keys once</td></tr>
 <tr><th>Images</th><td>up to {{ t.images_per_node }} of each
 node{% if t.ms_per_image is not none %}, {{ "%.1f"|format(t.ms_per_image) }} ms to evaluate
 one{% endif %}</td></tr>
-<tr><th>Bytes</th><td>{{ "{:,}".format(t.bytes_from_node) }} from a node that asks about so many
-(keys and questions), {{ "{:,}".format(t.bytes_to_node) }} back</td></tr>
+<tr><th>Bytes</th><td>{{ n(t.bytes_from_node) }} from a node that asks about so many
+(keys and questions), {{ n(t.bytes_to_node) }} back</td></tr>
 </tbody></table>{% endif %}
 {% endif %}
 
 <h2 id="uncounted">What is not counted, and not promised</h2>
 <ul>
 <li><strong>Tuning:</strong> {% if m.privacy.tuning.epsilon is none %}not known:
-{{ m.privacy.tuning.reason }}.{% else %}ε = {{ "%g"|format(m.privacy.tuning.epsilon) }}:
+{{ m.privacy.tuning.reason }}.{% else %}ε = {{ g(m.privacy.tuning.epsilon) }}:
 {{ m.privacy.tuning.reason }}. If you kept to it after looking at what your own clients' data gave,
 that is not counted.{% endif %}</li>
 <li><strong>Other runs:</strong> this ε covers {{ c.covers }}. Runs with another ledger on the same
@@ -307,7 +309,7 @@ at k times this ε, and at a δ that is up to k·e<sup>(k−1)ε</sup> times as 
 {% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows clients' data. It is
 there because whoever runs a simulation holds all data anyway: do not share it if they are not
 public.</li>{% endif %}
-{% if c.secure_aggregation %}<li><strong>Poisoning:</strong> a client that lies can add anything to
+{% if s %}<li><strong>Poisoning:</strong> a client that lies can add anything to
 a sum; the server cannot bound what it cannot see.</li>
 {% else %}<li><strong>Poisoning</strong> is bounded (no client moves a round's sum by more than S),
 not prevented.</li>
@@ -325,10 +327,10 @@ question at a time.</li>
 
 <h2 id="check">Check it yourself</h2>
 <table><tbody>
-<tr><th>Sampling</th><td>{{ c.sampling }}, q = {{ "%g"|format(c.sampling_rate) }} of
-N = {{ "{:,}".format(c.population) }}: {{ "%.0f"|format(c.sampling_rate * c.population) }} clients
+<tr><th>Sampling</th><td>{{ c.sampling }}, q = {{ g(c.sampling_rate) }} of
+N = {{ n(c.population) }}: {{ "%.0f"|format(c.sampling_rate * c.population) }} clients
 expected a round</td></tr>
-<tr><th>Clipping norm</th><td>S = {{ "%g"|format(c.clipping_norm) }}</td></tr>
+<tr><th>Clipping norm</th><td>S = {{ g(c.clipping_norm) }}</td></tr>
 <tr><th>Noise multiplier</th><td>{% if c.noise_multiplier is none %}–{% else %}z =
 {{ "%.4f"|format(c.noise_multiplier) }}; σ = z·S on {% if distributed %}the sum of the fewest
 clients, as the server sees it, without its colluders' shares{% else %}the sum{% endif %}{% endif
@@ -345,7 +347,7 @@ commit {{ m.begun_with.commit or "not known" }}; SHA-256 of its source
 <code>{{ m.begun_with.source_sha256 }}</code>{% endif %}</td></tr>
 </tbody></table>
 {% if c.private %}<p>ε follows from the ledger alone:
-<code>python -m privacy.accounting ledger {{ ledger }} --delta {{ "%g"|format(c.delta) }}
+<code>python -m privacy.accounting ledger {{ ledger }} --delta {{ g(c.delta) }}
 </code></p>{% endif %}
 <p class="soft">What this page says of the run is in <code>metrics.json</code> and
 <code>config.json</code>, beside it{% if alternatives %}; the costs of other settings are worked out

@@ -11,17 +11,17 @@ from pathlib import Path
 
 from flwr.supercore import log
 
-from flower_app.counting import counted
 from flower_app.data import Dataset, load_dataset, load_partitions
-from flower_app.encrypted.round import round_cost
-from flower_app.errors import SettingError
+from flower_app.errors import SettingError, counted, wrong
 from flower_app.models.specs import MODELS
-from flower_app.report.results_folder import ResultsFolder, results_root
+from flower_app.report.results_folder import NOT_ABSOLUTE, ResultsFolder, results_root
 from flower_app.settings import Settings, is_folder, kebab
+from flower_app.training.node_policy import record_protection
 from flower_app.training.resumption import check_resumed
 from flower_app.training.secure_aggregation import server_setting
-from privacy.accounting import Budget
+from privacy.accounting import Budget, Event, Full
 from privacy.accounting.errors import LedgerError
+from privacy.mechanisms import LatticeGaussian
 from strategies import (
     CappedWeights,
     Checkpointing,
@@ -67,17 +67,11 @@ class Assembled:
     @property
     def size(self) -> int:
         """N."""
-        return size_of(self.population)
+        return _size(self.population)
 
 
 def check_run(settings: Settings, *, nodes: int) -> Assembled:
-    """Refuse a run that cannot finish, as far as that is known before it begins.
-
-    Parameters
-    ----------
-    settings : Settings
-    nodes : int
-        The number of SuperNodes.
+    """Refuse a run that cannot finish with so many SuperNodes, as far as that is known before it.
 
     Raises
     ------
@@ -87,11 +81,12 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
         If the data set cannot be had.
     """
     population = population_of(settings, nodes)
-    size = size_of(population)
+    size = _size(population)
     if settings.min_available_nodes > size:
-        raise SettingError(
-            f"min-available-nodes = {settings.min_available_nodes} is wrong; it must be at most "
-            f"the population, {size}"
+        raise wrong(
+            "min-available-nodes",
+            settings.min_available_nodes,
+            f"it must be at most the population, {size}",
         )
     if settings.resume:
         check_resumed(settings, population=size)
@@ -107,8 +102,8 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
             try:
                 shutil.copyfile(ledger, copy)
             except OSError as error:
-                raise SettingError(
-                    f"ledger = {str(ledger)!r} is wrong; it cannot be read: {error.strerror}"
+                raise wrong(
+                    "ledger", str(ledger), f"it cannot be read: {error.strerror}"
                 ) from error
         strategy = make_strategy(settings, population, ledger=copy, checkpoint=None, shown=ledger)
         with _in_the_settings_words(copy, ledger):
@@ -117,22 +112,12 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
             except BudgetError as error:
                 raise refused_budget(settings, error, used=copy, shown=ledger) from error
     if settings.record_epsilon:
-        # Brings PyTorch. Every client works it out again, and would decline the run.
-        from flower_app.training.record_level import record_protection
-
-        record_protection(settings)
-    dataset = load_dataset(
-        settings.dataset, data_dir=Path(settings.data_dir) if settings.data_dir else None
-    )
+        record_protection(settings)  # every client works it out again, and would decline the run
+    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
     if not settings.deployed:
         with _in_the_settings_words():
             load_partitions(settings.partition_spec(size), dataset)
     return Assembled(population, dataset)
-
-
-def size_of(population: Population | int) -> int:
-    """N."""
-    return population if isinstance(population, int) else len(population)
 
 
 def population_of(settings: Settings, connected: int) -> Population | int:
@@ -145,17 +130,21 @@ def population_of(settings: Settings, connected: int) -> Population | int:
         larger than a simulation's.
     """
     if 0 < settings.population < connected and not settings.population_file:
-        raise SettingError(
-            f"population = {settings.population} is wrong; {connected} nodes are connected, and "
+        raise wrong(
+            "population",
+            settings.population,
+            f"{connected} nodes are connected, and "
             "every client counts: give their number, or list those who may take part "
-            "(population-file)"
+            "(population-file)",
         )
     if settings.deployed:
         population = listed_population(settings) or settings.population
         if not population:
-            raise SettingError(
-                "population = 0 is wrong; a deployment must declare how many clients there are, "
-                "or who they are (population-file)"
+            raise wrong(
+                "population",
+                0,
+                "a deployment must declare how many clients there are, "
+                "or who they are (population-file)",
             )
         return population
     if settings.population > connected:
@@ -164,6 +153,10 @@ def population_of(settings: Settings, connected: int) -> Population | int:
             f"{counted(connected, 'simulated node')}; {_with_nodes(settings.population)}"
         )
     return settings.population or connected
+
+
+def _size(population: Population | int) -> int:
+    return population if isinstance(population, int) else len(population)
 
 
 def _with_nodes(number: int) -> str:
@@ -207,14 +200,16 @@ def listed_population(settings: Settings) -> Population | None:
     try:
         listed = Population.load(Path(settings.population_file))
     except (OSError, ValueError) as error:
-        raise SettingError(
-            f"population-file = {settings.population_file!r} is wrong; {error}; "
-            "make it with python -m flower_app population"
+        raise wrong(
+            "population-file",
+            settings.population_file,
+            f"{error}; make it with python -m flower_app population",
         ) from error
     if settings.population not in (0, len(listed)):
-        raise SettingError(
-            f"population = {settings.population} is wrong; population-file lists {len(listed)} "
-            "clients: leave population out"
+        raise wrong(
+            "population",
+            settings.population,
+            f"population-file lists {len(listed)} clients: leave population out",
         )
     return listed
 
@@ -242,6 +237,25 @@ def refused_budget(
     return SettingError(f"epsilon = {settings.epsilon:g} is wrong; {text}")
 
 
+def round_cost(settings: Settings) -> list[Event]:
+    """The releases for which training must reserve budget.
+
+    Raises
+    ------
+    SettingError
+        If the round's noise cannot be accounted.
+    """
+    if not settings.encrypted_round or settings.encrypted_round_release != "noised":
+        return []
+    noise = settings.encrypted_round_noise_multiplier
+    try:
+        return [LatticeGaussian().account(noise_multiplier=noise, sampling=Full())]
+    except ValueError as error:
+        raise SettingError(
+            str(error).replace("noise_multiplier is", "encrypted-round-noise-multiplier is")
+        ) from error
+
+
 def make_strategy(
     settings: Settings,
     population: Population | int,
@@ -252,24 +266,15 @@ def make_strategy(
 ) -> DPFedAvg:
     """The strategy that the settings describe.
 
-    Parameters
-    ----------
-    settings : Settings
-    population : Population or int
-        The clients, or N.
-    ledger : Path
-        The population's, or a copy of it.
-    checkpoint : Path, optional
-        The file for the state after each round.
-    shown : Path, optional
-        The ledger's name in errors, where ``ledger`` is a copy.
+    ``ledger`` is the population's, or a copy of the one that errors call ``shown``; ``checkpoint``
+    the file for the state after each round.
 
     Raises
     ------
     SettingError
         If the strategy refuses them, in the settings' names.
     """
-    size = size_of(population)
+    size = _size(population)
     resumed = ResultsFolder(Path(settings.resume).resolve()).checkpoint if settings.resume else None
     with _in_the_settings_words(ledger, shown or ledger, given=bool(settings.ledger)):
         return DPFedAvg(
@@ -293,17 +298,15 @@ def make_strategy(
 
 
 def _check_place(ledger: Path) -> None:
+    fault = ""
     if not ledger.is_absolute():
-        raise SettingError(
-            f"ledger = {str(ledger)!r} is wrong; it must be an absolute path, since the server "
-            "does not run where you typed the command"
-        )
-    if not is_folder(ledger.parent):
-        raise SettingError(
-            f"ledger = {str(ledger)!r} is wrong; its folder does not exist: create it first"
-        )
-    if is_folder(ledger):
-        raise SettingError(f"ledger = {str(ledger)!r} is wrong; it is a folder: name a file in it")
+        fault = NOT_ABSOLUTE
+    elif not is_folder(ledger.parent):
+        fault = "its folder does not exist: create it first"
+    elif is_folder(ledger):
+        fault = "it is a folder: name a file in it"
+    if fault:
+        raise wrong("ledger", str(ledger), fault)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: one line a round, and a log for the operator alone."""
+"""A run's progress: one line a round, and a log for the operator alone."""
 
 import json
 import logging
@@ -83,8 +83,12 @@ class ProgressLogger:
             self._record_update(number, arrays)
             self.model.load_state_dict(arrays.to_torch_state_dict())
             self.accuracy[number] = accuracy(self.model, self._images, self._labels)
-            self._save()
-            self._become_latest()
+            self.folder.write_json(
+                "progress.json", {"accuracy": self.accuracy, "update_norms": self.update_norms}
+            )
+            if not self._is_latest:
+                self._is_latest = True
+                self.folder.become_latest()
             if number > 0:
                 log(
                     INFO,
@@ -98,16 +102,6 @@ class ProgressLogger:
                 )
 
         return evaluate
-
-    def _save(self) -> None:
-        self.folder.write_json(
-            "progress.json", {"accuracy": self.accuracy, "update_norms": self.update_norms}
-        )
-
-    def _become_latest(self) -> None:
-        if not self._is_latest:
-            self._is_latest = True
-            self.folder.become_latest()
 
     def _load(self) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from flwr.supercore import log
 
-from flower_app.errors import SettingError
+from flower_app.errors import SettingError, wrong
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.report.software import software
 from flower_app.settings import Settings, is_folder, without_former_names, write_run_config
@@ -137,45 +137,48 @@ def _resolved(text: str) -> Path:
     try:
         return Path(text).expanduser().resolve()
     except (OSError, ValueError, RuntimeError) as error:
-        raise SettingError(f"resume = {text!r} is wrong; {error}") from error
+        raise wrong("resume", text, str(error)) from error
 
 
 def _differs(name: str, now: Any, before: Any, folder: Path, how: str) -> SettingError:
-    return SettingError(
-        f"{name} = {now!r} is wrong; the run in {folder} has {before!r}, and goes on under its "
-        f"own settings only: {how}"
+    return wrong(
+        name,
+        now,
+        f"the run in {folder} has {before!r}, and goes on under its own settings only: {how}",
     )
 
 
 def _recorded_settings(path: Path) -> dict[str, Any]:
     folder = ResultsFolder(path)
-    wrong = f"resume = {str(path)!r} is wrong; "
+
+    def refused(fault: str) -> SettingError:
+        return wrong("resume", str(path), fault)
+
     if not path.is_absolute():
-        raise SettingError(f"{wrong}it must be an absolute path")
+        raise refused("it must be an absolute path")
     if not is_folder(path):
-        raise SettingError(f"{wrong}it must be the results folder of a run that broke off")
+        raise refused("it must be the results folder of a run that broke off")
     if folder.finished:
-        raise SettingError(f"{wrong}that run has finished; begin a new one")
+        raise refused("that run has finished; begin a new one")
     try:
         recorded = json.loads(folder.file("config.json").read_text())
     except (OSError, ValueError) as error:
-        raise SettingError(
-            f"{wrong}it is not the results folder of a run: its config.json cannot be read"
+        raise refused(
+            "it is not the results folder of a run: its config.json cannot be read"
         ) from error
     if not isinstance(recorded, dict):
-        raise SettingError(f"{wrong}its config.json holds no settings")
+        raise refused("its config.json holds no settings")
     recorded.pop(_SOFTWARE, None)
     try:
         without_former_names(recorded)
     except SettingError as error:
-        raise SettingError(f"{wrong}an earlier version began it: {error}") from error
+        raise refused(f"an earlier version began it: {error}") from error
     if not folder.checkpoint.exists():
-        raise SettingError(
-            f"{wrong}that run broke off before its first checkpoint, and paid nothing: begin a "
-            "new one"
+        raise refused(
+            "that run broke off before its first checkpoint, and paid nothing: begin a new one"
         )
     ledger = Path(recorded.get("ledger") or folder.ledger)
     if not ledger.exists():
-        raise SettingError(f"{wrong}the ledger of that run, {ledger}, is missing: put it back")
+        raise refused(f"the ledger of that run, {ledger}, is missing: put it back")
     # A setting that is newer than the run has its default.
     return Settings().as_config() | recorded

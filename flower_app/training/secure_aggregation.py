@@ -10,10 +10,9 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from flower_app.errors import SettingError
+from flower_app.errors import wrong
 from flower_app.settings import SECURE_AGGREGATION, Settings
-from flower_app.training.node_config import check_keys, own_folder
-from flower_app.training.node_policy import run_settings
+from flower_app.training.node_policy import check_keys, own_folder, run_settings
 from privacy.secure_aggregation import (
     Adversary,
     ClientPolicy,
@@ -39,12 +38,12 @@ def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
     if settings.secure_aggregation == "off":
         return None
     adversary = _adversary(settings.secure_aggregation, settings.max_corrupt_fraction)
-    identities: tuple[bytes, ...] = ()
+    client_public_keys: tuple[bytes, ...] = ()
     if adversary.server is ServerModel.MALICIOUS:
-        identities = (
+        client_public_keys = (
             _read_keys("client-public-keys", settings.client_public_keys)
             if settings.deployed
-            else simulated_identities(size)
+            else simulated_public_keys(size)
         )
     return SecureAggregation(
         min_clients=settings.min_clients,
@@ -53,7 +52,7 @@ def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
         dropout_probability=settings.dropout_probability,
         noise_placement="distributed" if settings.noise_placement == "distributed" else "central",
         max_clients=settings.max_clients or None,
-        identities=identities,
+        client_public_keys=client_public_keys,
         stage_timeout=settings.round_timeout,
     )
 
@@ -94,7 +93,7 @@ def _own(settings: Settings, context: Context) -> _Own | None:
         pinned: tuple[bytes, ...] = ()
         if adversary.server is ServerModel.MALICIOUS:
             identity = simulated_identity(int(node["partition-id"]))
-            pinned = simulated_identities(int(node["num-partitions"]))
+            pinned = simulated_public_keys(int(node["num-partitions"]))
         policy = ClientPolicy(settings.min_clients, adversary, pinned)
         return _Own(policy, identity, ContextMemory())
     minimum = _needed(
@@ -114,9 +113,10 @@ def _own(settings: Settings, context: Context) -> _Own | None:
     file = _needed(node, "signing-key", "the file of its private key")
     private, *more = _read_keys("signing-key", file)
     if more:
-        raise SettingError(
-            f"signing-key = {file!r} is wrong; it must hold this node's private key alone, and "
-            f"holds {1 + len(more)} keys"
+        raise wrong(
+            "signing-key",
+            file,
+            f"it must hold this node's private key alone, and holds {1 + len(more)} keys",
         )
     listed = _needed(node, "client-public-keys", "the file of all clients' public keys")
     pinned = _read_keys("client-public-keys", listed)
@@ -153,7 +153,7 @@ def simulated_identity(partition: int) -> Identity:
 
 
 @cache
-def simulated_identities(clients: int) -> tuple[bytes, ...]:
+def simulated_public_keys(clients: int) -> tuple[bytes, ...]:
     """The public keys of all simulated clients."""
     return tuple(simulated_identity(partition).public for partition in range(clients))
 
@@ -166,9 +166,11 @@ def _needed(node: Mapping[str, Any], name: str, purpose: str, asking: str | None
     value = node.get(name, "")
     if value == "":
         why = f", which its {asking} asks for," if asking else ""
-        raise SettingError(
-            f"{name} = '' is wrong; for secure aggregation{why} a node needs {purpose}: start this "
-            f"SuperNode with --node-config '{name}=...'"
+        raise wrong(
+            name,
+            "",
+            f"for secure aggregation{why} a node needs {purpose}: start this "
+            f"SuperNode with --node-config '{name}=...'",
         )
     return value
 
@@ -176,18 +178,16 @@ def _needed(node: Mapping[str, Any], name: str, purpose: str, asking: str | None
 def _read_keys(name: str, file: str) -> tuple[bytes, ...]:
     """Ed25519 keys from a file, each on a line of its own, in hexadecimal."""
     if not file:
-        raise SettingError(
-            f"{name} = '' is wrong; it must be the file of all clients' public keys, in "
-            "hexadecimal, one a line"
+        raise wrong(
+            name, "", "it must be the file of all clients' public keys, in hexadecimal, one a line"
         )
     try:
         lines = Path(file).expanduser().read_text().split()
         keys = tuple(bytes.fromhex(line) for line in lines)
     except (OSError, ValueError, RuntimeError) as error:
-        raise SettingError(f"{name} = {file!r} is wrong; {error}") from error
+        raise wrong(name, file, str(error)) from error
     if not keys or any(len(key) != _KEY_BYTES for key in keys):
-        raise SettingError(
-            f"{name} = {file!r} is wrong; it must hold keys of {_KEY_BYTES} bytes in hexadecimal, "
-            "one a line"
+        raise wrong(
+            name, file, f"it must hold keys of {_KEY_BYTES} bytes in hexadecimal, one a line"
         )
     return keys

@@ -37,9 +37,10 @@ def gaussian_delta(noise_multiplier: float, epsilon: float) -> float:
 def gaussian_epsilon(noise_multiplier: float, delta: float) -> float:
     """The smallest ε at which one Gaussian release is (ε, δ)-private, rounded up.
 
-    For z > 0 and δ in (0, 1); infinite only where ε exceeds every double.
+    For z > 0 and δ in (0, 1); infinite only where ε exceeds every double. An infinite z is that of
+    no release.
     """
-    if gaussian_delta(noise_multiplier, 0.0) <= delta:
+    if noise_multiplier == math.inf or gaussian_delta(noise_multiplier, 0.0) <= delta:
         return 0.0
     low, high = 0.0, 1.0
     while gaussian_delta(noise_multiplier, high) > delta:

@@ -25,7 +25,7 @@ class Opening(Protocol):
         """t, how many of them must survive."""
 
     @property
-    def survivors(self) -> int:
+    def min_survivors(self) -> int:
         """How many clients must survive."""
 
 
@@ -128,9 +128,9 @@ def _requirements(
             if plan is None:
                 survivors = max(survivors, clients + 1)
                 continue
-            survivors = max(survivors, plan.survivors)
+            survivors = max(survivors, plan.min_survivors)
             # Where everybody is a neighbour, those who survive are enough already.
-            if plan.neighbours == clients - 1 and plan.survivors > plan.threshold:
+            if plan.neighbours == clients - 1 and plan.min_survivors > plan.threshold:
                 continue
             may_go = plan.neighbours - plan.threshold
             one = _tail(may_go, plan.neighbours, dropout_probability)

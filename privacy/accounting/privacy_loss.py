@@ -22,6 +22,7 @@ _CELLS = 2**16
 _MOST_CELLS = 2**19
 _NARROWEST, _WIDEST = 2.0**-30, 2.0**20  # losses beyond are left to bounds in closed form
 _LARGEST_INTERVAL = 2.0**6  # exp of it stays small
+_LARGEST_EXPONENT = 700.0  # exp of it is a double
 _RARE = 2.0**-16  # share of δ
 _SHARPNESS = 2.0**-12  # the grid's largest share in ε
 _UNIT = 2.0**-53
@@ -111,6 +112,8 @@ def _directed_epsilon(
     for part, times in parts:
         log_moment = _log_moment(part, plan.tilt)
         exponents = plan.tilt * part.losses
+        if exponents[-1] - log_moment > _LARGEST_EXPONENT:
+            return math.inf  # the mass there is smaller than doubles resolve
         tilted = part.mass * np.exp(exponents - log_moment)
         # Most of the mass is often in one cell. Where that is cell 0 its transform is a constant.
         peak = int(np.argmax(tilted))
@@ -118,7 +121,6 @@ def _directed_epsilon(
         rest[: len(tilted)] = tilted
         rest[peak] = 0.0
         transform = tilted[peak] + rfft(np.roll(rest, -peak))
-        spectrum *= _power(transform, times)
         log_peak += times * math.log(tilted[peak])
         log_finite += times * math.log1p(-part.infinite)
         log_scale += times * log_moment
@@ -128,6 +130,9 @@ def _directed_epsilon(
         error = _UNIT * (_FFT_CONSTANT * math.log2(cells) * float(rest.sum()) + 2 * total)
         modulus = np.minimum(np.abs(transform) * (1 + 2.0**-40) + 2 * error, total)
         log_modulus += times * np.log(modulus)
+        if log_modulus.max() > _LARGEST_EXPONENT:
+            return math.inf  # so often released, the error of one is too large
+        spectrum *= _power(transform, times)
         errors += times * error / modulus
     # What is known to lie in cell 0, however exactly, needs no inverse transform, which would round
     # by as much as a δ of 10⁻¹² where hardly anything else is there.

@@ -22,9 +22,9 @@ from privacy.inference.owner import Answer as Answer
 from privacy.inference.owner import ClassOnly as ClassOnly
 from privacy.inference.owner import DataOwner as DataOwner
 from privacy.inference.owner import FloodedLogits as FloodedLogits
+from privacy.inference.owner import MeasurementOwner as MeasurementOwner
 from privacy.inference.owner import ReleasePolicy as ReleasePolicy
 from privacy.inference.owner import RoundedLogits as RoundedLogits
-from privacy.inference.owner import ThrowAwayOwner as ThrowAwayOwner
 from privacy.inference.owner import TopClasses as TopClasses
 from privacy.inference.plan import Plan as Plan
 from privacy.inference.plan import ThreeParties as ThreeParties

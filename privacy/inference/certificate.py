@@ -11,7 +11,7 @@ from privacy.arguments import double_array, of_kind
 from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.decision import decide
 from privacy.inference.evaluator import BlindEvaluator, Evaluator
-from privacy.inference.owner import ClassOnly, ThrowAwayOwner
+from privacy.inference.owner import ClassOnly, MeasurementOwner
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def certify(
             f"labels hold {np.unique(right)[:5].tolist()} and the like; the model decides "
             f"between {plan.classes} classes, which are the whole numbers from 0"
         )
-    owner = ThrowAwayOwner(plan)
+    owner = MeasurementOwner(plan)
     material = owner.public_material()
     if plan.parties:
         weights = compiled.encrypt_weights(material)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from privacy.arguments import number
+from privacy import arguments
 from privacy.inference import InputContract, Plan, accept_plan
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.keys import key_id
@@ -19,6 +19,7 @@ _LARGEST_ERROR = 1 << 16
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # the characters of a header
 
 
+@arguments.renamed(authority="ca")
 class ServiceClient:
     """A client of a service; it holds a token and no key.
 
@@ -30,7 +31,7 @@ class ServiceClient:
         ``https://host:port``.
     token : str, optional
         An owner's.
-    authority : path-like, optional
+    ca : path-like, optional
         Certificates to trust, PEM; by default the system's.
     insecure_no_tls : bool
         Allow ``http://``: whoever listens can use the token and forge messages.
@@ -42,7 +43,7 @@ class ServiceClient:
     TypeError, ValueError
         If an argument is wrong, or the URL is not https without ``insecure_no_tls``.
     OSError
-        If ``authority`` cannot be read.
+        If ``ca`` cannot be read.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class ServiceClient:
         url: str,
         *,
         token: str | None = None,
-        authority: str | os.PathLike[str] | None = None,
+        ca: str | os.PathLike[str] | None = None,
         insecure_no_tls: bool = False,
         timeout: float = 120.0,
     ) -> None:
@@ -71,8 +72,10 @@ class ServiceClient:
         self._http = httpx.Client(
             base_url=parsed,
             headers=headers,
-            verify=_trusting(authority),
-            timeout=number("timeout", timeout, above=0, give="a positive number of seconds"),
+            verify=_trusting(ca),
+            timeout=arguments.number(
+                "timeout", timeout, above=0, give="a positive number of seconds"
+            ),
             trust_env=not is_loopback(parsed.host),  # no proxy between a machine and itself
         )
 
@@ -176,13 +179,13 @@ def _url(url: str) -> httpx.URL:
     return parsed
 
 
-def _trusting(authority: str | os.PathLike[str] | None) -> ssl.SSLContext:
+def _trusting(ca: str | os.PathLike[str] | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=authority)
+        return ssl.create_default_context(cafile=ca)
     except OSError as error:
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         raise OSError(
-            f"authority is {os.fspath(authority or '')!r}, which cannot be used: {reason}; give a "
+            f"ca is {os.fspath(ca or '')!r}, which cannot be used: {reason}; give a "
             "file of certificates, PEM"
         ) from error
 
@@ -210,7 +213,7 @@ def _unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServiceError:
             "untrusted",
             0,
             f"the certificate of {url} is not from an authority that is trusted here",
-            "give its authority's certificate as authority='ca.crt', over a channel you trust",
+            "give its authority's certificate as ca='ca.crt', over a channel you trust",
         )
     remedy = "see that the service runs and that url is right"
     return ServiceError("unreachable", 0, f"{url} cannot be asked: {reason}", remedy)

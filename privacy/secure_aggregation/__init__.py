@@ -2,7 +2,7 @@
 
 Both sides are state machines that exchange byte strings; what carries them is the caller's
 choice. Errors are in ``privacy.secure_aggregation.errors``; ``docs/secure-aggregation.md``
-has the protocol, the proofs and what is not covered.
+has the protocol and what is not covered, ``docs/proofs.md`` the proofs.
 """
 
 from privacy.secure_aggregation._server_state import ServerStage as ServerStage

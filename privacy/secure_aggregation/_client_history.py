@@ -22,8 +22,8 @@ _MOST_MODELS = 1 << 16  # of which a sum was endorsed
 class ClientHistory:
     """The rounds that a client began, opened and endorsed.
 
-    Nothing is ever forgotten, for a server could have it pushed out: a client whose memory is full
-    takes part no more.
+    It forgets nothing, for a server could have it pushed out: with a full memory a client takes
+    part no more.
     """
 
     last: dict[bytes, int] = field(default_factory=dict)  # by run: the number of its last round
@@ -31,15 +31,7 @@ class ClientHistory:
     endorsed: dict[bytes, bytes] = field(default_factory=dict)  # by model: whose sum
 
     def begin(self, terms: RoundTerms) -> None:
-        """Remember a round that begins.
-
-        Raises
-        ------
-        RepeatedRoundError
-            If this round of the run, or a later one, has begun before.
-        MemoryFullError
-            If something would have to be forgotten for it.
-        """
+        """Remember a round that begins, if it is none that began before and there is room."""
         if self.last.get(terms.run, 0) >= terms.number:
             raise RepeatedRoundError(
                 f"round {terms.number} of this run came after round {self.last[terms.run]}"
@@ -58,12 +50,7 @@ class ClientHistory:
         self.last[terms.run] = terms.number
 
     def check_same_group(self, model: bytes, group: bytes) -> None:
-        """Refuse a second sum of a model over other clients: the two differ by few updates.
-
-        Raises
-        ------
-        RepeatedModelError
-        """
+        """Refuse a second sum of a model over other clients: the two differ by few updates."""
         if self.endorsed.get(model, group) != group:
             raise RepeatedModelError(
                 "this client has let the sum of other clients than these be opened for this "

@@ -1,4 +1,4 @@
-"""The client's part in the stages of a round, in their order."""
+"""The client's part in the stages of a round, named as in Bonawitz et al. (CCS 2017), figure 4."""
 
 import logging
 from typing import Any
@@ -16,7 +16,7 @@ from privacy.secure_aggregation._client_state import (
 )
 from privacy.secure_aggregation._masking import add_mask, element_type, pack, ring_bits
 from privacy.secure_aggregation._messages import (
-    Announcement,
+    AdvertisedKeys,
     Kind,
     box_statement,
     complaint_statement,
@@ -58,6 +58,9 @@ Vector = npt.NDArray[np.integer[Any]]
 _log = logging.getLogger(__name__)
 
 
+# --- Round 0: AdvertiseKeys
+
+
 def advertise(
     terms: RoundTerms, asked: bytes, identity: Identity, randomness: Randomness
 ) -> tuple[RoundState, bytes]:
@@ -65,12 +68,15 @@ def advertise(
     mask_root, channel_private = (randomness.bytes(keys.KEY_BYTES) for _ in range(2))
     mask_key = keys.public_key(mask_private(mask_root))
     channel_key = keys.public_key(channel_private)
-    statement = Announcement.statement_of(asked, mask_key, channel_key)
-    announcement = Announcement(
+    statement = AdvertisedKeys.statement_of(asked, mask_key, channel_key)
+    advertised = AdvertisedKeys(
         identity.public, mask_key, channel_key, asked, keys.sign(identity.private, statement)
     )
     state = RoundState(ClientStage.SHARING, terms, mask_root, channel_private, asked)
-    return state, encode(Kind.ADVERTISEMENT, terms.digest, announcement.to_bytes())
+    return state, encode(Kind.ADVERTISEMENT, terms.digest, advertised.to_bytes())
+
+
+# --- Round 1: ShareKeys
 
 
 def share(
@@ -86,12 +92,12 @@ def share(
         raise WrongStageError(f"{kind.name} does not belong to a {state.terms.server.value} server")
     encoded, listed = decode(message, kind, [None, None])
     plan = RoundPlan.from_bytes(encoded)
-    if plan.survivors < state.terms.min_clients:
+    if plan.min_survivors < state.terms.min_clients:
         raise CohortTooSmallError(
-            f"the plan opens the sum of {plan.survivors} clients; the terms said at least "
+            f"the plan opens the sum of {plan.min_survivors} clients; the terms said at least "
             f"{state.terms.min_clients}"
         )
-    size = Announcement.SIZE * plan.clients
+    size = AdvertisedKeys.SIZE * plan.clients
     if kind is Kind.NEIGHBOURHOOD:
         size = INDEX_BYTES + NEIGHBOUR_BYTES * plan.neighbours
     if len(listed) != size:
@@ -101,7 +107,7 @@ def share(
     plan.check(policy.adversary)
     try:
         ring_bits(plan.clients, state.terms.bound)
-    except ValueError as error:  # found here, and not when it has trained
+    except ValueError as error:  # before it trains
         raise UnacceptableTermsError(f"the sum of this round fits no ring: {error}") from error
     state.plan = plan
     if kind is Kind.ROSTER:
@@ -165,15 +171,14 @@ def _read_roster(
     state: RoundState, plan: RoundPlan, listed: bytes, policy: ClientPolicy, identity: Identity
 ) -> None:
     """Verify the whole roster, signature by signature."""
-    roster = [Announcement.from_bytes(entry) for entry in pieces(listed, Announcement.SIZE)]
+    roster = [AdvertisedKeys.from_bytes(entry) for entry in pieces(listed, AdvertisedKeys.SIZE)]
     state.identities = [entry.identity for entry in roster]
     if sorted(set(state.identities)) != state.identities:
         raise InconsistentRosterError("identities are listed twice or out of order")
     for entry in roster:
-        if entry.identity not in policy.identities:
+        if entry.identity not in policy.client_public_keys:
             raise UnknownIdentityError(f"{entry.identity.hex()} is not among the pinned identities")
-        statement = Announcement.statement_of(entry.asked, entry.mask_key, entry.channel_key)
-        keys.verify(entry.identity, entry.signature, statement, "an announcement of keys")
+        entry.check_signature()
         if entry.asked != state.asked:
             raise DifferentRequestsError(
                 f"client {entry.identity.hex()} was asked for something else than this one, in "
@@ -184,7 +189,7 @@ def _read_roster(
     state.own = state.identities.index(identity.public)
     mask_keys = [entry.mask_key for entry in roster]
     if mask_keys[state.own] != keys.public_key(state.mask_private):
-        raise InconsistentRosterError("the client is listed with keys that it did not announce")
+        raise InconsistentRosterError("the client is listed with keys that it did not advertise")
     _check_own_keys(state, mask_keys[: state.own] + mask_keys[state.own + 1 :])
     state.session = session_of(state.terms.digest, plan.to_bytes(), listed)
     # The digest of the roster lays out the ring, so that no one chooses it.
@@ -199,11 +204,7 @@ def _check_own_keys(state: RoundState, others: list[bytes]) -> None:
 
 
 def _agree(state: RoundState, channel_keys: list[bytes]) -> None:
-    """Agree on the channels' secrets, and find now whether masks can be agreed on later.
-
-    Where only the vector's masks showed that a key is weak, the client would have trained for
-    nothing, and would leave the round afterwards.
-    """
+    """Agree on the channels' secrets, and find weak keys of masks before anybody trains."""
     keys.agree(state.mask_private, state.mask_keys)
     state.channel_secrets = keys.agree(state.channel_private, channel_keys)
 
@@ -216,11 +217,14 @@ def _channel(state: RoundState, label: int, *, sending: bool) -> bytes:
     return keys.derive(secret, b"channel %d to %d" % (sender, receiver), state.session)
 
 
+# --- Between: shares are checked, and disputes settled
+
+
 def check(state: RoundState, message: bytes, identity: Identity) -> bytes:
     """Keep the neighbours' shares that are right, and complain of those that are not.
 
     A client stays whatever a neighbour sent it, and holds nothing of that one: if it left, two
-    neighbours who cheat could cut others out of the round.
+    cheats could cut others out of the round.
     """
     sharers, boxes, evidence = decode(message, Kind.DELIVERIES, [None, None, None])
     present = _present(state, sharers)
@@ -252,8 +256,8 @@ def _complaint(
 ) -> bytes:
     """A signed complaint of a box, or zeros if it may be the server that spoilt it.
 
-    The sender answers a complaint with its shares for this client. So a malicious server must not
-    be able to bring one about: only what the sender has signed is complained of.
+    The sender answers a complaint with its shares for this client, and a malicious server must not
+    bring that about: only a box that the sender has signed is complained of.
     """
     sender = state.neighbours[label]
     evidence, signature = proof[:EVIDENCE_BYTES], proof[EVIDENCE_BYTES:]
@@ -268,8 +272,8 @@ def _complaint(
 def answer_disputes(state: RoundState, message: bytes) -> bytes:
     """Show the server the shares of those neighbours who complained of theirs.
 
-    That gives nothing away: only corrupt neighbours complain of an honest client's shares, and
-    the adversary knows these already.
+    That gives nothing away: only corrupt neighbours complain of an honest client's shares, which
+    the adversary has already.
     """
     accusers, signatures = decode(message, Kind.DISPUTES, [None, None])
     labels = sorted(decode_set(accusers, len(state.neighbours)))
@@ -291,6 +295,9 @@ def answer_disputes(state: RoundState, message: bytes) -> bytes:
     shown = b"".join(state.dealt_shares[label] for label in labels)
     state.dealt_shares = []
     return encode(Kind.DISPUTED_SHARES, state.session, shown)
+
+
+# --- Round 2: MaskedInputCollection
 
 
 def prepare(state: RoundState, message: bytes) -> None:
@@ -333,7 +340,7 @@ def mask(state: RoundState, vector: Vector, identity: Identity) -> bytes:
 
 
 def _fitting(vector: object, terms: RoundTerms, clients: int) -> Vector:
-    """The vector, or zeros where it is not as the terms say."""
+    """The vector, or zeros where it does not fit the terms."""
     if not isinstance(vector, np.ndarray):
         wrong = f"it must be an array, and is of type {type(vector).__qualname__}"
     elif vector.shape != (terms.size,) or vector.dtype.kind not in "iu":
@@ -348,16 +355,7 @@ def _fitting(vector: object, terms: RoundTerms, clients: int) -> Vector:
     return np.zeros(terms.size, dtype=np.int64)
 
 
-def _present(state: RoundState, members: bytes) -> list[int]:
-    """The labels of the neighbours in a set.
-
-    Against a malicious server sets are of the whole roster, so that they can be compared;
-    otherwise of the neighbours alone, so that messages do not grow with the cohort.
-    """
-    if not state.terms.malicious:
-        return sorted(decode_set(members, len(state.neighbours)))
-    present = decode_set(members, state.planned.clients)
-    return [label for label, index in enumerate(state.neighbours) if index in present]
+# --- Round 3: ConsistencyCheck (malicious server)
 
 
 def endorse(state: RoundState, message: bytes, identity: Identity) -> bytes:
@@ -365,8 +363,10 @@ def endorse(state: RoundState, message: bytes, identity: Identity) -> bytes:
     plan = state.planned
     survivors, signatures = decode(message, Kind.SURVIVORS, [None, None])
     alive_set = decode_set(survivors, plan.clients)
-    if len(alive_set) < plan.survivors:
-        raise CohortTooSmallError(f"{len(alive_set)} clients survived; {plan.survivors} are needed")
+    if len(alive_set) < plan.min_survivors:
+        raise CohortTooSmallError(
+            f"{len(alive_set)} clients survived; {plan.min_survivors} are needed"
+        )
     if not alive_set <= decode_set(state.participants, plan.clients) or state.own not in alive_set:
         raise SplitViewError(
             "the survivors are not among those who take part, or the client is not one"
@@ -392,6 +392,9 @@ def endorse(state: RoundState, message: bytes, identity: Identity) -> bytes:
     return encode(Kind.ENDORSEMENT, state.session, keys.sign(identity.private, endorsed))
 
 
+# --- Round 4: Unmasking
+
+
 def open_shares(state: RoundState, message: bytes, policy: ClientPolicy) -> bytes:
     """Open one share for each neighbour: of its seed if it survived, else of its mask key."""
     survivors, endorsers, signatures = decode(message, Kind.OPENING_REQUEST, [None, None, None])
@@ -399,7 +402,7 @@ def open_shares(state: RoundState, message: bytes, policy: ClientPolicy) -> byte
         _check_endorsements(state, survivors, endorsers, signatures, policy)
     alive = _present(state, survivors)
     if not set(alive) <= set(_present(state, state.participants)):
-        raise SplitViewError("a neighbour is said to survive that does not take part")
+        raise SplitViewError("a surviving neighbour does not take part")
     _check_alive(state, alive)
     return encode(
         Kind.OPENINGS,
@@ -414,25 +417,10 @@ def open_shares(state: RoundState, message: bytes, policy: ClientPolicy) -> byte
     )
 
 
-def group_of(state: RoundState, members: bytes) -> bytes:
-    """A digest of who is in a set of the roster: the same in every round."""
-    return keys.digest(
-        b"group",
-        *(state.identities[index] for index in sorted(decode_set(members, state.planned.clients))),
-    )
-
-
-def _check_alive(state: RoundState, alive: list[int]) -> None:
-    if len(alive) < state.planned.threshold:
-        raise TooFewNeighboursError(
-            f"{len(alive)} neighbours survived; {state.planned.threshold} are needed"
-        )
-
-
 def _check_endorsements(
     state: RoundState, survivors: bytes, endorsers: bytes, signatures: bytes, policy: ClientPolicy
 ) -> None:
-    """Make sure that so many stand by these survivors that no other set can have as many."""
+    """Make sure that so many endorse these survivors that no other set can have as many."""
     plan = state.planned
     if survivors != state.survivors:
         raise SplitViewError("shares are asked for other survivors than this client endorsed")
@@ -446,3 +434,33 @@ def _check_endorsements(
     statement = survivors_statement(state.session, state.participants, survivors)
     for index, signature in zip(who, signed, strict=True):
         keys.verify(state.identities[index], signature, statement, "an endorsement")
+
+
+# --- Sets of clients
+
+
+def _present(state: RoundState, members: bytes) -> list[int]:
+    """The labels of the neighbours in a set.
+
+    Against a malicious server sets are of the whole roster, to be compared; else of the neighbours
+    alone, so that messages do not grow with the cohort.
+    """
+    if not state.terms.malicious:
+        return sorted(decode_set(members, len(state.neighbours)))
+    present = decode_set(members, state.planned.clients)
+    return [label for label, index in enumerate(state.neighbours) if index in present]
+
+
+def _check_alive(state: RoundState, alive: list[int]) -> None:
+    if len(alive) < state.planned.threshold:
+        raise TooFewNeighboursError(
+            f"{len(alive)} neighbours survived; {state.planned.threshold} are needed"
+        )
+
+
+def group_of(state: RoundState, members: bytes) -> bytes:
+    """A digest of who is in a set of the roster: the same in every round."""
+    return keys.digest(
+        b"group",
+        *(state.identities[index] for index in sorted(decode_set(members, state.planned.clients))),
+    )

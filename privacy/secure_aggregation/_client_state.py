@@ -28,7 +28,7 @@ class ClientStage(IntEnum):
     WAITING = 0
     """It is in no round; an invitation comes next."""
     SHARING = 1
-    """It has announced its keys; the roster comes next."""
+    """It has advertised its keys; the roster comes next."""
     CHECKING = 2
     """It has shared its secrets; others' shares come next."""
     MASKING = 3
@@ -45,10 +45,9 @@ class ClientStage(IntEnum):
 class RoundState:
     """The state of a round, secrets included; an index is a place in the round's roster.
 
-    ``dealt_shares`` are the client's own, as long as somebody may dispute them; ``held_shares``
-    its neighbours', by label, as far as they are right. ``given_elsewhere``: the models and groups
-    of clients of vectors that went to other rounds since this one began, until this one has its
-    own.
+    ``dealt_shares`` are the client's own, as long as somebody may dispute them; ``held_shares`` its
+    neighbours', by label, where they are right. ``given_elsewhere``: models and groups of clients
+    of vectors that other rounds were given since this one began, until it has its own.
     """
 
     stage: ClientStage
@@ -111,13 +110,7 @@ class RoundState:
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> "RoundState":
-        """Read what ``to_bytes`` wrote.
-
-        Raises
-        ------
-        MalformedMessageError
-            If it is not that.
-        """
+        """Read what ``to_bytes`` wrote; ``MalformedMessageError`` if it is not that."""
         fixed = [KEY_BYTES] * 4
         fields = decode(
             encoded, Kind.STATE, [1, None, *fixed, *[None] * 5, SHARE_BYTES, *[None] * 6]

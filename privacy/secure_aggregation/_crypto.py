@@ -66,16 +66,16 @@ def agree(private: bytes, publics: Sequence[bytes]) -> list[bytes]:
     Raises
     ------
     WeakKeyError
-        If a public key has small order, so that the secret would be known to all, or another
-        form than the one that X25519 gives: one key in two forms would pass for two.
+        If a public key has small order, so that all know the secret, or another form than X25519
+        gives it: one key in two forms would pass for two.
     """
     if any(int.from_bytes(public, "little") >= COORDINATES for public in publics):
-        raise WeakKeyError("a public key was announced in another form than its own")
+        raise WeakKeyError("a public key was advertised in another form than its own")
     own = X25519PrivateKey.from_private_bytes(private)
     try:
         return [own.exchange(X25519PublicKey.from_public_bytes(public)) for public in publics]
     except ValueError as error:
-        raise WeakKeyError("a public key of small order was announced") from error
+        raise WeakKeyError("a public key of small order was advertised") from error
 
 
 def seal(key: bytes, plaintext: bytes, bound_to: bytes, randomness: Randomness) -> bytes:
@@ -103,13 +103,7 @@ def verifying_key(private: bytes) -> bytes:
 
 
 def verify(public: bytes, signature: bytes, message: bytes, name: str) -> None:
-    """Check an Ed25519 signature.
-
-    Raises
-    ------
-    ForgedSignatureError
-        If it is not ``public``'s signature of ``message``.
-    """
+    """Check an Ed25519 signature; ``ForgedSignatureError`` if it is not ``public``'s."""
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError) as error:

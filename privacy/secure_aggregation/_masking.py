@@ -83,7 +83,7 @@ def add_packed(target: npt.NDArray[Any], data: bytes, bits: int) -> None:
     Raises
     ------
     ValueError
-        If ``data`` is not as long as the vector asks for.
+        If ``data`` is not as long as the vector needs.
     """
     if len(data) != packed_size(len(target), bits):
         raise ValueError(f"{len(data)} bytes for {len(target)} elements of {bits} bits")
@@ -105,20 +105,12 @@ def add_packed(target: npt.NDArray[Any], data: bytes, bits: int) -> None:
 
 
 def add_mask(target: npt.NDArray[Any], key: bytes, *, subtract: bool = False) -> None:
-    """Add the stream of a key to ring elements, in place.
+    """Add the stream of a key of 16 bytes to ring elements (or subtract it), in place.
 
-    The stream is AES-128-CTR (NIST SP 800-38A), as in Bonawitz et al. (CCS 2017), section 7. It
-    runs from counter zero: a key serves one vector only. It is read as little-endian words of
-    the target's width. Sums wrap around modulo the width, which any smaller power of two
-    divides, so that reducing them later is exact.
-
-    Parameters
-    ----------
-    target : ndarray of uint32 or uint64, shape (size,)
-    key : bytes
-        16 bytes.
-    subtract : bool
-        Take the stream away instead.
+    The stream is AES-128-CTR (NIST SP 800-38A), as in Bonawitz et al. (CCS 2017), section 7, read
+    as little-endian words of the target's width (uint32 or uint64). It runs from counter zero: a
+    key serves one vector only. Sums wrap around modulo the width, which any smaller power of two
+    divides, so reducing them later is exact.
     """
     stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     step = min(_CHUNK // target.itemsize, len(target))

@@ -6,10 +6,10 @@ after the end is refused.
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import IntEnum
 
-from privacy.secure_aggregation._crypto import KEY_BYTES, SIGNATURE_BYTES, digest
+from privacy.secure_aggregation._crypto import KEY_BYTES, SIGNATURE_BYTES, digest, verify
 from privacy.secure_aggregation.errors import MalformedMessageError
 
 _MAGIC = b"BSA\x02"  # the last byte is the version
@@ -47,13 +47,7 @@ def encode(kind: Kind, bound_to: bytes, *fields: bytes) -> bytes:
 
 
 def kind_of(message: bytes) -> Kind:
-    """What a message says it is.
-
-    Raises
-    ------
-    MalformedMessageError
-        If it is no message of this version.
-    """
+    """The kind of a message; ``MalformedMessageError`` if it is none of this version."""
     if not isinstance(message, bytes):
         raise MalformedMessageError(
             f"a message is bytes, and this is of type {type(message).__qualname__}"
@@ -67,7 +61,7 @@ def kind_of(message: bytes) -> Kind:
 
 
 def bound_to(message: bytes) -> bytes:
-    """What a message is bound to: its round's terms, or its roster."""
+    """The digest of the terms, or of the roster, that a message is bound to."""
     kind_of(message)
     return message[len(_MAGIC) + 1 :][:_BINDING]
 
@@ -97,13 +91,7 @@ def decode(message: bytes, kind: Kind, lengths: Sequence[int | None]) -> list[by
 
 
 def pieces(content: bytes, size: int) -> list[bytes]:
-    """Cut bytes into pieces of equal size.
-
-    Raises
-    ------
-    MalformedMessageError
-        If they do not come out even.
-    """
+    """Cut bytes into pieces of equal size; ``MalformedMessageError`` if one is left over."""
     if len(content) % size:
         raise MalformedMessageError(f"{len(content)} bytes are no whole number of pieces of {size}")
     return [content[start : start + size] for start in range(0, len(content), size)]
@@ -118,13 +106,7 @@ def encode_set(members: Iterable[int], size: int) -> bytes:
 
 
 def decode_set(content: bytes, size: int) -> frozenset[int]:
-    """Read what ``encode_set`` wrote.
-
-    Raises
-    ------
-    MalformedMessageError
-        If it has another length, or a bit beyond the end.
-    """
+    """Read what ``encode_set`` wrote; ``MalformedMessageError`` if it is of another size."""
     if len(content) != -(-size // 8):
         raise MalformedMessageError("a set has the wrong length")
     members = frozenset(
@@ -136,7 +118,7 @@ def decode_set(content: bytes, size: int) -> frozenset[int]:
 
 
 @dataclass(frozen=True)
-class Announcement:
+class AdvertisedKeys:
     """A client's keys for one round, and what it was asked, signed by its identity."""
 
     identity: bytes
@@ -149,18 +131,18 @@ class Announcement:
 
     def to_bytes(self) -> bytes:
         """192 bytes."""
-        return self.identity + self.mask_key + self.channel_key + self.asked + self.signature
+        return b"".join(astuple(self))
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> "Announcement":
+    def from_bytes(cls, content: bytes) -> "AdvertisedKeys":
         """Read what ``to_bytes`` wrote; the caller has seen to the length."""
         identity, mask_key, channel_key, asked = pieces(content[: 4 * KEY_BYTES], KEY_BYTES)
         return cls(identity, mask_key, channel_key, asked, content[4 * KEY_BYTES :])
 
-    @property
-    def statement(self) -> bytes:
-        """The signed statement."""
-        return self.statement_of(self.asked, self.mask_key, self.channel_key)
+    def check_signature(self) -> None:
+        """Refuse (``ForgedSignatureError``) keys that their identity did not sign."""
+        statement = self.statement_of(self.asked, self.mask_key, self.channel_key)
+        verify(self.identity, self.signature, statement, "an advertisement of keys")
 
     @staticmethod
     def statement_of(asked: bytes, mask_key: bytes, channel_key: bytes) -> bytes:
@@ -174,22 +156,22 @@ def asked_of(terms_digest: bytes, configuration: bytes) -> bytes:
 
 
 def box_statement(session: bytes, sender: int, receiver: int, box: bytes, evidence: bytes) -> bytes:
-    """What a client signs of each box of shares, and of what says whether they are right."""
+    """A client signs this of each box of shares, and of the evidence to check them by."""
     return digest(b"box", session, _INDICES.pack(sender, receiver), box, evidence)
 
 
 def complaint_statement(session: bytes, sender: int, receiver: int) -> bytes:
-    """What a client signs when the shares in a box that its sender signed are not right."""
+    """A client signs this when the shares in a signed box are wrong."""
     return digest(b"complaint", session, _INDICES.pack(sender, receiver))
 
 
 def participants_statement(session: bytes, participants: bytes) -> bytes:
-    """What a client signs with its masked update: whose masks it may carry."""
+    """A client signs this with its masked update: whose masks it may carry."""
     return digest(b"participants", session, participants)
 
 
 def survivors_statement(session: bytes, participants: bytes, survivors: bytes) -> bytes:
-    """What a client signs when it endorses the survivors."""
+    """A client signs this when it endorses the survivors."""
     return digest(b"survivors", session, participants, survivors)
 
 

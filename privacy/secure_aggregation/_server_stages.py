@@ -1,7 +1,7 @@
-"""The server's part in the stages of a round, in their order.
+"""The server's part in the stages of a round, named as in Bonawitz et al. (CCS 2017), figure 4.
 
-``take_…`` reads one client's answer and raises ``MalformedMessageError`` or ``RefusedError`` if it
-cannot be used. ``begin_…`` ends a stage and returns what the next one sends to each node.
+``take_…`` reads one client's answer; ``MalformedMessageError`` or ``RefusedError`` if it cannot be
+used. ``begin_…`` ends a stage and returns what the next one sends to each node.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from privacy.secure_aggregation._masking import (
     ring_bits,
 )
 from privacy.secure_aggregation._messages import (
-    Announcement,
+    AdvertisedKeys,
     Kind,
     bound_to,
     box_statement,
@@ -55,46 +55,44 @@ from privacy.secure_aggregation.neighbours import Ring, plan_round
 Messages = dict[int, bytes]
 
 
-# Advertise keys ---------------------------------------------------------------------------------
+# --- Round 0: AdvertiseKeys
 
 
-def take_announcement(state: ServerRound, node: int, message: bytes) -> None:
+def take_advertised_keys(state: ServerRound, node: int, message: bytes) -> None:
     """A client's keys, if neither they nor its identity are another client's."""
     if bound_to(message) != state.terms.digest:
         raise RejectedMessageError(f"node {node} answered another round")
-    (content,) = decode(message, Kind.ADVERTISEMENT, [Announcement.SIZE])
-    announced = Announcement.from_bytes(content)
+    (content,) = decode(message, Kind.ADVERTISEMENT, [AdvertisedKeys.SIZE])
+    advertised = AdvertisedKeys.from_bytes(content)
     if node in state.index:
-        raise RejectedMessageError(f"node {node} announced itself twice")
+        raise RejectedMessageError(f"node {node} advertised its keys twice")
     if len(state.clients) >= state.cohort:
         raise RejectedMessageError(
-            f"node {node} announced itself, but as many as were drawn already did"
+            f"node {node} advertised its keys, but as many as were drawn already did"
         )
-    if any(announced.identity == other.announcement.identity for other in state.clients):
+    if any(advertised.identity == other.advertised.identity for other in state.clients):
         raise RejectedMessageError(f"node {node} has the identity of another")
-    if state.identities and announced.identity not in state.identities:
+    if state.client_public_keys and advertised.identity not in state.client_public_keys:
         raise RejectedMessageError(f"node {node} has an unknown identity")
-    keys.verify(
-        announced.identity, announced.signature, announced.statement, "an announcement of keys"
-    )
-    own = {announced.mask_key, announced.channel_key}
+    advertised.check_signature()
+    own = {advertised.mask_key, advertised.channel_key}
     for other in state.clients:
-        if own & {other.announcement.mask_key, other.announcement.channel_key}:
-            raise RejectedMessageError(f"node {node} announced a key of another")
+        if own & {other.advertised.mask_key, other.advertised.channel_key}:
+            raise RejectedMessageError(f"node {node} advertised a key of another")
     # A key of small order would make its neighbours refuse.
-    keys.agree(bytes(keys.KEY_BYTES), [announced.mask_key, announced.channel_key])
+    keys.agree(bytes(keys.KEY_BYTES), [advertised.mask_key, advertised.channel_key])
     state.index[node] = len(state.clients)
-    state.clients.append(ClientRecord(node, announced))
+    state.clients.append(ClientRecord(node, advertised))
 
 
 def begin_sharing(state: ServerRound) -> Messages:
-    """Plan the round for the clients that announced keys, and show each its neighbours' keys."""
+    """Plan the round for the clients that advertised keys, and show each its neighbours' keys."""
     if state.terms.malicious:
         _leave_out_misconfigured(state)
     count = len(state.clients)
     if count < state.terms.min_clients:
         raise TooFewClientsError(
-            f"{count} clients announced keys; {state.terms.min_clients} are needed"
+            f"{count} clients advertised keys; {state.terms.min_clients} are needed"
         )
     try:
         state.plan = plan_round(
@@ -107,13 +105,13 @@ def begin_sharing(state: ServerRound) -> Messages:
         state.bits = ring_bits(count, state.terms.bound)
     except ValueError as error:
         raise TooFewClientsError(str(error)) from error
-    state.clients.sort(key=lambda client: client.announcement.identity)
+    state.clients.sort(key=lambda client: client.advertised.identity)
     state.index = {client.node: index for index, client in enumerate(state.clients)}
     state.total = np.zeros(state.terms.size, dtype=element_type(state.bits))
     state.stage = ServerStage.SHARING
     digest, plan = state.terms.digest, state.plan.to_bytes()
     if state.terms.malicious:
-        listed = b"".join(client.announcement.to_bytes() for client in state.clients)
+        listed = b"".join(client.advertised.to_bytes() for client in state.clients)
         state.session = session_of(digest, plan, listed)
         state.ring = Ring(state.plan, state.session)
         return dict.fromkeys(state.index, encode(Kind.ROSTER, digest, plan, listed))
@@ -127,9 +125,9 @@ def begin_sharing(state: ServerRound) -> Messages:
 
 def _leave_out_misconfigured(state: ServerRound) -> None:
     """Leave out clients with another configuration than most: who sees them would refuse."""
-    asked = Counter(client.announcement.asked for client in state.clients)
+    asked = Counter(client.advertised.asked for client in state.clients)
     for most, _ in asked.most_common(1):
-        others = [client for client in state.clients if client.announcement.asked != most]
+        others = [client for client in state.clients if client.advertised.asked != most]
         state.misconfigured = [client.node for client in others]
         state.clients = [client for client in state.clients if client not in others]
 
@@ -137,13 +135,13 @@ def _leave_out_misconfigured(state: ServerRound) -> None:
 def _neighbourhood(state: ServerRound, index: int) -> bytes:
     parts = [index.to_bytes(INDEX_BYTES, "little")]
     for neighbour in state.ring.neighbours(index):
-        announced = state.clients[neighbour].announcement
+        advertised = state.clients[neighbour].advertised
         parts.append(neighbour.to_bytes(INDEX_BYTES, "little"))
-        parts += [announced.mask_key, announced.channel_key]
+        parts += [advertised.mask_key, advertised.channel_key]
     return b"".join(parts)
 
 
-# Share keys -------------------------------------------------------------------------------------
+# --- Round 1: ShareKeys
 
 
 def take_shares(state: ServerRound, index: int, message: bytes) -> None:
@@ -159,7 +157,7 @@ def take_shares(state: ServerRound, index: int, message: bytes) -> None:
             proof[:proof_bytes],
             pieces(seeds, size),
             pieces(private, size),
-            mask_key=client.announcement.mask_key,
+            mask_key=client.advertised.mask_key,
             context=sharing_context(state.session, index),
         )
     except (MalformedMessageError, ForgedSignatureError) as error:
@@ -194,11 +192,11 @@ def begin_checking(state: ServerRound) -> Messages:
     return messages
 
 
-# Check the shares, and settle disputes ----------------------------------------------------------
+# --- Between: shares are checked, and disputes settled
 
 
 def take_complaints(state: ServerRound, index: int, message: bytes) -> None:
-    """Note whose shares a client says are wrong."""
+    """Note of whose shares a client complains."""
     malicious, around = state.terms.malicious, state.ring.neighbours(index)
     complaints, signatures = decode(message, Kind.COMPLAINTS, [-(-len(around) // 8), None])
     accused = [around[label] for label in sorted(decode_set(complaints, len(around)))]
@@ -214,20 +212,20 @@ def take_complaints(state: ServerRound, index: int, message: bytes) -> None:
             continue
         if signature:
             statement = complaint_statement(state.session, owner, index)
-            identity = state.clients[index].announcement.identity
+            identity = state.clients[index].advertised.identity
             keys.verify(identity, signature, statement, "a complaint")
         state.clients[owner].accusers[state.ring.label(owner, index)] = signature
 
 
 def _judge(state: ServerRound, owner: int, accuser: int) -> None:
-    """Decide who is to blame for a box that is said not to bear its sender's signature."""
+    """Blame the accuser or the owner of a box for its sender's signature."""
     client, label = state.clients[owner], state.ring.label(owner, accuser)
     statement = box_statement(
         state.session, owner, accuser, client.boxes[label], client.evidence[label].to_bytes()
     )
     signature = client.box_signatures[label]
     try:
-        keys.verify(client.announcement.identity, signature, statement, "a box of shares")
+        keys.verify(client.advertised.identity, signature, statement, "a box of shares")
     except ForgedSignatureError:
         state.blame(owner, "sent a neighbour shares that it had not signed")
         state.excluded.add(owner)
@@ -274,14 +272,14 @@ def take_disputed_shares(state: ServerRound, index: int, message: bytes) -> None
             state.blame(one, f"disputed shares, which are right: one of nodes {between} lies")
 
 
-# Masked inputs ----------------------------------------------------------------------------------
+# --- Round 2: MaskedInputCollection
 
 
 def begin_masking(state: ServerRound) -> Messages:
     """Leave out who shared wrongly, and tell the others who takes part: they train now."""
     for index in state.checked - state.answered:
         if state.clients[index].accusers:
-            state.blame(index, "did not show the shares that its neighbours say are wrong")
+            state.blame(index, "did not show the shares that its neighbours dispute")
             state.excluded.add(index)
     taking_part = state.checked - state.excluded
     state.participants = state.enough(taking_part, "shared their secrets as they should")
@@ -305,7 +303,7 @@ def take_masked(state: ServerRound, index: int, message: bytes) -> None:
     packed, client.signature = decode(message, Kind.MASKED_UPDATE, [None, signed])
     if state.terms.malicious:
         statement = participants_statement(state.session, state.participant_set)
-        keys.verify(client.announcement.identity, client.signature, statement, "a masked update")
+        keys.verify(client.advertised.identity, client.signature, statement, "a masked update")
     try:
         add_packed(state.total, packed, state.bits)
     except ValueError as error:
@@ -346,7 +344,7 @@ def begin_endorsing(state: ServerRound) -> Messages:
     }
 
 
-# Consistency check (malicious server) -----------------------------------------------------------
+# --- Round 3: ConsistencyCheck (malicious server)
 
 
 def take_endorsement(state: ServerRound, index: int, message: bytes) -> None:
@@ -354,7 +352,7 @@ def take_endorsement(state: ServerRound, index: int, message: bytes) -> None:
     client = state.clients[index]
     (signature,) = decode(message, Kind.ENDORSEMENT, [keys.SIGNATURE_BYTES])
     statement = survivors_statement(state.session, state.participant_set, state.survivor_set)
-    keys.verify(client.announcement.identity, signature, statement, "an endorsement")
+    keys.verify(client.advertised.identity, signature, statement, "an endorsement")
     client.signature = signature
 
 
@@ -376,7 +374,7 @@ def begin_opening(state: ServerRound) -> Messages:
     return {state.clients[index].node: request for index in endorsers}
 
 
-# Unmasking --------------------------------------------------------------------------------------
+# --- Round 4: Unmasking
 
 
 def take_openings(state: ServerRound, index: int, message: bytes) -> None:
@@ -417,7 +415,7 @@ def unmask(state: ServerRound) -> npt.NDArray[np.int64]:
             add_mask(state.total, key, subtract=True)
             continue
         others = [other for other in state.ring.neighbours(owner) if other in survivors]
-        publics = [state.clients[other].announcement.mask_key for other in others]
+        publics = [state.clients[other].advertised.mask_key for other in others]
         for other, agreed in zip(others, agree_with(secret, publics), strict=True):
             key = keys.pair_mask_key(agreed, owner, other, state.session)
             add_mask(state.total, key, subtract=other < owner)

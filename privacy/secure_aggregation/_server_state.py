@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.mechanisms import Randomness
-from privacy.secure_aggregation._messages import Announcement, encode_set
+from privacy.secure_aggregation._messages import AdvertisedKeys, encode_set
 from privacy.secure_aggregation._sharing import Evidence
 from privacy.secure_aggregation.errors import TooFewClientsError
 from privacy.secure_aggregation.neighbours import Ring, RoundPlan
@@ -17,7 +17,7 @@ from privacy.secure_aggregation.terms import Adversary, RoundTerms
 class ServerStage(IntEnum):
     """Which answers the server is waiting for."""
 
-    ANNOUNCING = 0
+    ADVERTISING = 0
     SHARING = 1
     CHECKING = 2
     DISPUTING = 3
@@ -32,7 +32,7 @@ class ClientRecord:
     """What the server knows of one client; a label is a neighbour's place among its neighbours."""
 
     node: int
-    announcement: Announcement
+    advertised: AdvertisedKeys
     evidence: list[Evidence] = field(default_factory=list)
     boxes: list[bytes] = field(default_factory=list)
     box_signatures: list[bytes] = field(default_factory=list)
@@ -50,9 +50,9 @@ class ServerRound:
     adversary: Adversary
     max_dropout_fraction: float
     cohort: int
-    identities: frozenset[bytes]
+    client_public_keys: frozenset[bytes]
     randomness: Randomness
-    stage: ServerStage = ServerStage.ANNOUNCING
+    stage: ServerStage = ServerStage.ADVERTISING
     clients: list[ClientRecord] = field(default_factory=list)
     index: dict[int, int] = field(default_factory=dict)  # by node
     plan: RoundPlan = field(init=False)
@@ -87,27 +87,18 @@ class ServerRound:
         )
 
     def enough(self, remaining: set[int], did: str) -> list[int]:
-        """The remaining clients in order, if their sum may be opened.
-
-        Raises
-        ------
-        TooFewClientsError
-        """
-        if len(remaining) < self.plan.survivors:
+        """The remaining clients in order; ``TooFewClientsError`` if their sum may not be opened."""
+        if len(remaining) < self.plan.min_survivors:
             raise TooFewClientsError(
-                f"{len(remaining)} clients {did}; {self.plan.survivors} are needed"
+                f"{len(remaining)} clients {did}; {self.plan.min_survivors} are needed"
             )
         return sorted(remaining)
 
     def check_openable(self, owners: list[int], holders: set[int]) -> None:
-        """End the round as soon as too few holders remain of somebody's secret.
+        """End the round (``TooFewClientsError``) once too few holders of somebody's secret remain.
 
-        Shares that were shown in a dispute need no holder any more; but a client that is still
-        there counts its neighbours alone, and would refuse, so for it they do not count here.
-
-        Raises
-        ------
-        TooFewClientsError
+        Shares that a dispute showed need no holder; but a client that is still there counts its
+        neighbours alone, and would refuse, so for it they do not count.
         """
         for owner in owners:
             shown = () if owner in holders else self.clients[owner].shown

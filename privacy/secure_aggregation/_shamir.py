@@ -1,10 +1,9 @@
 """Shamir's secret sharing of 252-bit secrets, many with the same points at once.
 
-Shamir, "How to share a secret", CACM 1979. The field is that of the integers modulo the order of
-the group of Curve25519, in which the private keys live that are shared; a secret, a coefficient
-and a share are elements of it, 32 bytes little-endian. The points are small (a holder's place
-among the owner's neighbours), which is what makes the interpolation fast: products of points stay
-small integers until the one inversion.
+Shamir, "How to share a secret", CACM 1979. The field is the integers modulo the order of the group
+of Curve25519, in which the shared private keys live; its elements are 32 bytes, little-endian. The
+points are small (a holder's place among the owner's neighbours), so products of them stay small
+integers until the one inversion: that makes the interpolation fast.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,17 +39,9 @@ def encode_element(element: int) -> bytes:
 def draw_polynomial(secret: int, *, threshold: int, randomness: Randomness) -> list[int]:
     """A polynomial with ``threshold`` coefficients that is the secret at 0, else uniform.
 
-    Its values at any ``threshold`` points determine the secret; fewer are independent of it.
-
-    Returns
-    -------
-    list of int
-        The coefficients, that of the highest power last.
-
-    Raises
-    ------
-    ValueError
-        If the secret is outside the field or the threshold below 1.
+    Its values at any ``threshold`` points determine the secret; fewer are independent of it. The
+    coefficient of the highest power comes last. ``ValueError`` if the secret is outside the field
+    or the threshold below 1.
     """
     if not 0 <= secret < PRIME:
         raise ValueError("the secret is not an element of the field")
@@ -73,13 +64,7 @@ def values(polynomial: Sequence[int], holders: int) -> list[int]:
 
 
 def combine(shares: Mapping[int, int]) -> int:
-    """The secret that shares, by their points, determine.
-
-    Raises
-    ------
-    ValueError
-        If there is no share, or a point is not positive.
-    """
+    """The secret that shares, by their points, determine; ``ValueError`` as ``weights_at_zero``."""
     points = tuple(sorted(shares))
     weights = weights_at_zero(points)
     return sum(weight * shares[point] for weight, point in zip(weights, points, strict=True)) % (
@@ -89,14 +74,10 @@ def combine(shares: Mapping[int, int]) -> int:
 
 @lru_cache(maxsize=1024)
 def weights_at_zero(points: Sequence[int], *, prime: int = PRIME) -> tuple[int, ...]:
-    """What to multiply the values at ``points`` with, so that they add up to the value at 0.
+    """The factors of the values at ``points`` whose weighted sum is the value at 0.
 
-    Lagrange's l_j(0) = prod_{m != j} x_m / (x_m - x_j).
-
-    Raises
-    ------
-    ValueError
-        If there is no point, or one is not positive or occurs twice.
+    Lagrange's l_j(0) = prod_{m != j} x_m / (x_m - x_j). ``ValueError`` if there is no point, or one
+    is not positive or occurs twice.
     """
     if not points or min(points) < 1 or len(set(points)) < len(points):
         raise ValueError(f"the points must be positive and distinct, got {points}")

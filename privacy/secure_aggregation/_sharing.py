@@ -2,21 +2,21 @@
 
 A client shares its mask key a and the seed s of its own mask by the polynomials f and g. It also
 draws blinding polynomials b and c and commits to each holder's values: H(f(i), b(i)) and
-H(g(i), c(i)). A challenge h that follows from the commitments then fixes, for all to see, the
-responses u = b + h·f and v = c + h·g. They are uniform, so they tell nothing; and a holder whose
-share fits (H(f(i), u(i) - h·f(i)) is what was committed to) holds the value of *one* polynomial of
-the right degree, like all others whose shares fit, except for one value of h among 2^252.
-(Atapoor, Baghery, Cozzo, Pedersen, "VSS from distributed ZK proofs and applications", ASIACRYPT
-2023, section 4.)
+H(g(i), c(i)). A challenge h that follows from the commitments fixes, for all to see, the responses
+u = b + h·f and v = c + h·g. They are uniform, so they tell nothing; and all holders whose shares
+fit (H(f(i), u(i) - h·f(i)) is the commitment) hold values of *one* polynomial of the right degree,
+except for one value of h among 2^252. (Atapoor, Baghery, Cozzo, Pedersen, "VSS from distributed ZK
+proofs and applications", ASIACRYPT 2023, section 4.)
 
-That f(0) is the private key of the announced mask key is an Ed25519 signature (RFC 8032): its
+That f(0) is the private key of the advertised mask key is an Ed25519 signature (RFC 8032): its
 nonce is b(0), its challenge h and its response u(0). So one verification ties the polynomial to
-the key. Nothing ties g(0) to the mask that a client really puts on its vector: another mask is
-another vector, which a lying client may choose anyway.
+the key. Nothing ties g(0) to the mask that a client really uses: another mask is another vector,
+which a lying client may choose anyway.
 """
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -41,7 +41,7 @@ SEED, KEY = 0, 1  # which of the two
 
 
 def sharing_context(session: bytes, own: int) -> bytes:
-    """What the proof of a client's sharing is bound to: the round, and its place in the roster."""
+    """The proof of a client's sharing is bound to the round, and to its place in the roster."""
     return session + own.to_bytes(4, "little")
 
 
@@ -57,14 +57,8 @@ def mask_private(root: bytes) -> bytes:
 class Evidence:
     """What a holder needs to check its two shares; nothing of it is secret.
 
-    Attributes
-    ----------
-    challenge : int
-        h.
-    responses : tuple of two int
-        v(i) and u(i).
-    commitments : tuple of two bytes
-        To the share of the seed, and of the key.
+    ``challenge`` is h, ``responses`` are v(i) and u(i), ``commitments`` are to the shares of the
+    seed and of the key.
     """
 
     challenge: int
@@ -89,7 +83,7 @@ class Evidence:
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> "Evidence":
-        """Read what ``to_bytes`` wrote; the caller has seen to the length."""
+        """Read the 128 bytes that ``to_bytes`` wrote."""
         numbers = pieces(encoded[: 3 * SHARE_BYTES], SHARE_BYTES)
         challenge, *responses = map(decode_element, numbers)
         seed, key = pieces(encoded[3 * SHARE_BYTES :], keys.COMMITMENT_BYTES)
@@ -98,18 +92,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Dealing:
-    """What a client deals out.
+    """What a client deals out to its holders.
 
-    Attributes
-    ----------
-    shares : list of bytes
-        For each holder its two shares; secret.
-    commitments : tuple of two lists of bytes
-        To each holder's share of the seed, and of the key.
-    proof : bytes
-        That they are shares of one secret each.
-    evidence : list of Evidence
-        For each holder.
+    ``shares`` has each holder's two, and is secret; ``commitments`` are to the shares of the seed,
+    and of the key; ``proof`` shows that they are shares of one secret each.
     """
 
     shares: list[bytes]
@@ -121,19 +107,10 @@ class Dealing:
 def deal(
     root: bytes, seed: int, *, threshold: int, holders: int, context: bytes, randomness: Randomness
 ) -> Dealing:
-    """Share the mask key of ``root`` and a seed, with the proof that it was done rightly.
+    """Share the mask key of ``root`` and a seed, t of k, with the proof that it was done rightly.
 
-    Parameters
-    ----------
-    root : bytes
-        The Ed25519 seed of the mask key.
-    seed : int
-        The seed of the self-mask, an element of the field.
-    threshold, holders : int
-        t of k.
-    context : bytes
-        Names the round and the client; the proof is bound to it.
-    randomness : Randomness
+    ``root`` is the Ed25519 seed of the mask key; ``seed``, of the self-mask, an element of the
+    field. The proof is bound to ``context``, which names the round and the client.
     """
     signer = Ed25519PrivateKey.from_private_bytes(root)
     point = signer.public_key().public_bytes_raw()
@@ -144,20 +121,17 @@ def deal(
     nonce_point, response = signature[:32], decode_element(signature[32:])
     nonce = (response - _challenge(nonce_point, point, unseen) * private) % PRIME
 
-    polynomials = [
-        draw_polynomial(secret, threshold=threshold, randomness=randomness)
-        for secret in (seed, private)
+    draw = partial(draw_polynomial, threshold=threshold, randomness=randomness)
+    polynomials = [draw(seed), draw(private)]
+    blindings = [draw(draw_elements(randomness, 1)[0]), draw(nonce)]
+    shares = [
+        [encode_element(share) for share in values(polynomial, holders)]
+        for polynomial in polynomials
     ]
-    blindings = [
-        draw_polynomial(secret, threshold=threshold, randomness=randomness)
-        for secret in (draw_elements(randomness, 1)[0], nonce)
-    ]
-    shares = [values(polynomial, holders) for polynomial in polynomials]
-    blinds = [values(blinding, holders) for blinding in blindings]
     seeds, privates = (
         [
-            _commitment(which, encode_element(share), blind)
-            for share, blind in zip(shares[which], blinds[which], strict=True)
+            _commitment(which, share, blind)
+            for share, blind in zip(shares[which], values(blindings[which], holders), strict=True)
         ]
         for which in (SEED, KEY)
     )
@@ -166,14 +140,10 @@ def deal(
         [(blind + challenge * own) % PRIME for own, blind in zip(secret, blinding, strict=True)]
         for secret, blinding in zip(polynomials, blindings, strict=True)
     ]
-    proof = point + nonce_point + b"".join(map(encode_element, responses[SEED] + responses[KEY]))
     return Dealing(
-        shares=[
-            encode_element(shares[SEED][place]) + encode_element(shares[KEY][place])
-            for place in range(holders)
-        ],
+        shares=[of_seed + of_key for of_seed, of_key in zip(*shares, strict=True)],
         commitments=(seeds, privates),
-        proof=proof,
+        proof=point + nonce_point + b"".join(map(encode_element, responses[SEED] + responses[KEY])),
         evidence=_evidence(challenge, responses, (seeds, privates)),
     )
 
@@ -186,7 +156,7 @@ def proof_size(threshold: int) -> int:
 def check_proof(
     proof: bytes, seeds: list[bytes], privates: list[bytes], *, mask_key: bytes, context: bytes
 ) -> list[Evidence]:
-    """Check what can be checked without a share, and make each holder's evidence.
+    """Check a proof as far as it goes without a share, and make each holder's evidence.
 
     Parameters
     ----------
@@ -195,20 +165,18 @@ def check_proof(
     seeds, privates : list of bytes
         The commitments to the shares.
     mask_key : bytes
-        The X25519 public key that was announced.
+        The X25519 public key that was advertised.
     context : bytes
         As in ``deal``.
 
     Raises
     ------
-    MalformedMessageError
-        If the proof is not in its form, or about another key.
-    ForgedSignatureError
-        If it proves nothing.
+    MalformedMessageError, ForgedSignatureError
+        If the proof is not in its form or about another key, or proves nothing.
     """
     point, nonce_point, *rest = pieces(proof, SHARE_BYTES)
     if not _same_key(point, mask_key):
-        raise MalformedMessageError("the shares are of another key than the one announced")
+        raise MalformedMessageError("the shares are of another key than the one advertised")
     numbers = [decode_element(number) for number in rest]
     if max(numbers) >= PRIME:
         raise MalformedMessageError("a response lies outside the field")
@@ -223,8 +191,8 @@ def check_proof(
 def agree_with(private: int, publics: list[bytes]) -> list[bytes]:
     """The X25519 secrets of a private key that is given as an element of the field.
 
-    X25519 takes multiples of 8 in [2^254, 2^255) only. Its own keys are such; a cheat may have
-    taken another, and is then gone over in two steps, a random key before it.
+    X25519 takes multiples of 8 in [2^254, 2^255) only. Its own keys are such; another, which a
+    cheat may take, is applied in two steps, a random key first.
     """
     direct = _as_private(private)
     if direct is not None:

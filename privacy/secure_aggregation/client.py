@@ -50,9 +50,9 @@ class SecureClient:
     ``answer`` takes each message of the server and returns what to send back. Between messages
     the client can be put away with ``to_bytes`` and taken up again with ``from_bytes``.
 
-    It is in one round of a run at a time, and in rounds of up to eight runs side by side, whatever
-    their servers: none ends another's. What it let be opened it remembers over all of them. Of
-    more runs, it leaves the round that it has not heard of for longest.
+    It is in one round of a run at a time, and in rounds of up to eight runs side by side, none of
+    which ends another's; for a ninth it leaves the round that it has not heard of for longest. What
+    it let be opened it remembers over all of them.
 
     **Guarantee.** Against the adversary of the policy the server learns of this client's vector
     nothing but its part in the sum of at least ``min_clients`` clients of the round, except
@@ -60,11 +60,11 @@ class SecureClient:
     thing, and each lets the sum of one set of clients be opened for a model, also in later rounds.
 
     **Assumptions.** X25519, HKDF-SHA256, AES and Ed25519 are secure; the operating system's
-    randomness is unpredictable; of the clients that were drawn no more collude than the policy
-    says, whatever these send; the state is not rolled back between messages. Against an
-    honest-but-curious server: it is that, and which honest clients drop out does not depend on who
-    neighbours whom. Against a malicious one, which says itself how many it drew: no more
-    collude than that of the roster.
+    randomness is unpredictable; of the drawn clients no more collude than the policy allows,
+    whatever they send; the state is not rolled back between messages. An honest-but-curious server
+    follows the protocol, and which honest clients drop out does not depend on who neighbours whom.
+    Against a malicious one, whose count of the drawn is its own word, no more of the *roster*
+    collude than the policy allows.
 
     **Not covered.** What the sum itself gives away (that is what noise is for); a wrong sum;
     denial of service; who takes part, and the sizes and times of messages.
@@ -72,20 +72,13 @@ class SecureClient:
     Parameters
     ----------
     policy : ClientPolicy
-        What it insists on.
     identity : Identity, optional
-        Its lasting identity. Default: a new one, which is enough against an honest-but-curious
-        server.
+        Default: a new one, which is enough against an honest-but-curious server.
     configuration : bytes
-        A digest of what else the server's side lets this client's vector depend on, outside the
-        messages; against a malicious server all clients of a round must have the same.
+        A digest of all that the server's side lets this client's vector depend on outside the
+        messages; against a malicious server it is the same for all clients of a round.
     randomness : Randomness, optional
         Default: the operating system's. A seeded one is for tests; it voids all protection.
-
-    Raises
-    ------
-    TypeError
-        If one is of the wrong kind.
     """
 
     def __init__(
@@ -116,20 +109,14 @@ class SecureClient:
 
     @property
     def stage(self) -> ClientStage:
-        """What it does next in the round that it last heard of, of those that it is in.
+        """What it does next in the round that it last heard of.
 
         Where it is in several, ask ``needs_vector`` whether a message asks for its vector.
         """
         return next(reversed(self._rounds.values())).stage if self._rounds else ClientStage.WAITING
 
     def terms_of(self, message: bytes) -> RoundTerms:
-        """The terms of the round that a message belongs to, of those that it is in.
-
-        Raises
-        ------
-        WrongRoundError
-            If it belongs to none of them.
-        """
+        """The terms of a message's round; ``WrongRoundError`` if the client is not in it."""
         state = self._round_of(message)
         if state is None:
             raise WrongRoundError("the message belongs to no round that the client is in")
@@ -158,27 +145,20 @@ class SecureClient:
         Parameters
         ----------
         message : bytes
-            What the server sent.
         vector : ndarray of integers, shape (size,), optional
-            This client's contribution; needed in stage ``MASKING``, and only used there. Where
-            it is made only then, ``prepare`` comes before and ``masked`` after.
+            This client's contribution; needed, and only used, in stage ``MASKING``. Where it is
+            made only then, call ``prepare`` before and ``masked`` after.
         request, model : bytes
             As in ``prepare``; only used with the vector.
-
-        Returns
-        -------
-        bytes
-            What to send to the server.
 
         Raises
         ------
         RefusedError
-            If the server asks for what would cost the client its protection, by the name of the
-            reason. The client leaves the round that the message belongs to and forgets its
-            secrets, unless the message is no part of it: an invitation that it declines, as
-            ``MemoryFullError`` for want of room, a message of another round (``WrongRoundError``,
-            ``BothSharesError``), bytes that belong to none, or a message that comes late or again
-            (``StaleMessageError``). Rounds of other runs go on.
+            If an answer would cost the client its protection, by the name of the reason. The client
+            leaves the round that the message belongs to and forgets its secrets. It stays in all
+            its rounds where the message is part of none: an invitation that it declines (such as
+            ``MemoryFullError``), one of another round (``WrongRoundError``, ``BothSharesError``),
+            or one that comes late or again (``StaleMessageError``).
         TypeError, ValueError
             If the vector is missing, or a digest is not one; the round goes on.
         """
@@ -210,20 +190,19 @@ class SecureClient:
     def prepare(self, message: bytes, *, request: bytes = _ZEROS, model: bytes = _ZEROS) -> None:
         """Take the message that asks for the vector, before the vector is made.
 
-        Whatever can be wrong with the server's side of it is found here. Afterwards the client
-        is in stage ``TRAINING`` and takes this message no second time. Keep ``to_bytes`` before
-        the vector is made: else a server could have it made again and again.
+        All that can be wrong with the server's side of it is found here. Afterwards the client is
+        in stage ``TRAINING`` and takes this message no second time. Keep ``to_bytes`` before the
+        vector is made: else a server could have it made again and again.
 
         Parameters
         ----------
         message : bytes
-            What the server sent.
         request : bytes
-            A digest, 32 bytes, of what came beside the protocol, as this client received it: it
-            must be the one in the terms, to which all are bound.
+            A digest, 32 bytes, of what this client received beside the protocol: it must be the one
+            in the terms.
         model : bytes
-            A digest, 32 bytes, of that alone which makes vectors of different rounds alike, such
-            as the model's values. Default: all rounds are alike.
+            A digest, 32 bytes, of that alone which makes vectors of different rounds alike, such as
+            the model's values. Default: all rounds are alike.
 
         Raises
         ------
@@ -237,15 +216,14 @@ class SecureClient:
             self._prepare(self._at(message), message, request, model)
 
     def masked(self, message: bytes, vector: Vector) -> bytes:
-        """What to answer to the message that ``prepare`` took.
+        """Answer the message that ``prepare`` took.
 
         Parameters
         ----------
         message : bytes
-            That message.
         vector : ndarray of integers, shape (size,)
-            This client's contribution. One that is not as the terms say counts as zeros, which
-            the client's own log tells: to answer anything else would tell the server of it.
+            This client's contribution. One that is not as the terms say counts as zeros, and only
+            the client's own log tells: any other answer would tell the server of it.
 
         Raises
         ------
@@ -306,30 +284,25 @@ class SecureClient:
 
     def _check_side_by_side(self, state: RoundState, group: bytes) -> None:
         """Of one model, two rounds at once are two sums as two rounds in a row are."""
-        if any(model == state.model and given != group for model, given in state.given_elsewhere):
+        given = state.given_elsewhere | {
+            (other.model, stages.group_of(other, other.participants))
+            for other in self._rounds.values()
+            if other is not state
+            and other.stage >= ClientStage.TRAINING
+            and other.model == state.model
+        }
+        if any(model == state.model and others != group for model, others in given):
             raise RepeatedModelError(
-                "since this round began the client has given its vector of this very model to a "
-                "round of another run, with other clients than these; the difference of two such "
+                "since this round began, or in a round that it is still in, the client has given "
+                "its vector of this very model to other clients' sum; the difference of two such "
                 "sums would be that of few"
             )
-        for other in self._rounds.values():
-            if (
-                other is not state
-                and other.stage >= ClientStage.TRAINING
-                and other.model == state.model
-                and stages.group_of(other, other.participants) != group
-            ):
-                raise RepeatedModelError(
-                    "this client is in a round of another run, with other clients than these, for "
-                    "this very model; the difference of two such sums would be that of few"
-                )
 
     def _note_given(self, state: RoundState, group: bytes) -> None:
         """Tell the rounds that wait for a vector: this one may be left by then.
 
-        A round that begins later needs no telling. Whoever endorses this sum gives the later one
-        nothing, and so stands in one of the two alone: docs/secure-aggregation.md, "Two sums of
-        one model".
+        One that begins later needs no telling: whoever endorses this sum gives it nothing, and so
+        stands in one of the two alone (docs/secure-aggregation.md, "Two sums of one model").
         """
         for run, other in list(self._rounds.items()):
             if other.stage >= ClientStage.TRAINING:
@@ -411,7 +384,7 @@ class SecureClient:
             )
         self._history.begin(terms)
         asked = asked_of(terms.digest, self._configuration)
-        begun, announcement = stages.advertise(terms, asked, self._identity, self._randomness)
+        begun, advertisement = stages.advertise(terms, asked, self._identity, self._randomness)
         self._rounds.pop(terms.run, None)
         if len(self._rounds) >= _MOST_OPEN:
             _log.warning(
@@ -421,13 +394,13 @@ class SecureClient:
             )
             del self._rounds[next(iter(self._rounds))]
         self._rounds[terms.run] = begun
-        return announcement
+        return advertisement
 
     def to_bytes(self) -> bytes:
         """All that it remembers, but for its policy and identity.
 
-        Holds the secrets of the rounds it is in: it must not leave the client. With a SHA-256, so
-        that one which was damaged is not taken: what was endorsed and opened would be forgotten.
+        It holds the secrets of its rounds and must not leave the client. Its SHA-256 keeps a
+        damaged one from being taken, which would forget what was endorsed and opened.
         """
         rounds = [state.to_bytes() for state in self._rounds.values()]
         fields = [*self._history.to_fields(), *rounds, *[b""] * (_MOST_OPEN - len(rounds))]
@@ -443,21 +416,13 @@ class SecureClient:
         configuration: bytes = b"",
         randomness: Randomness | None = None,
     ) -> "SecureClient":
-        """Take up a client that ``to_bytes`` put away.
-
-        Raises
-        ------
-        TypeError
-            If an argument is of the wrong kind.
-        UnreadableStateError
-            If the state is not that, or another version's.
-        """
+        """Take up what ``to_bytes`` put away; ``UnreadableStateError`` if it is not that."""
         arguments.of_kind("state", state, bytes, "what to_bytes wrote")
         client = cls(policy, identity=identity, configuration=configuration, randomness=randomness)
         try:
             fields = decode(state, Kind.STATE, [None] * (2 + _MOST_OPEN))
             if bound_to(state) != digest(b"state", *fields):
-                raise MalformedMessageError("the state is not what its digest says")
+                raise MalformedMessageError("the state does not have its digest")
             runs, endorsed, *rounds = fields
             client._history = ClientHistory.from_fields(runs, endorsed)
             for encoded in filter(None, rounds):

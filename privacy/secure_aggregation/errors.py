@@ -1,9 +1,8 @@
 """What goes wrong in secure aggregation, each by its name.
 
-A client raises a ``RefusedError`` and answers nothing. It takes no further part in the round that
-the message belongs to; a message of no round that it is in, or of a stage that it is past, ends
-none. A server raises ``RejectedMessageError`` for one client's message and goes on without that
-client, or ``RoundAbortedError``, and nothing of the round is opened.
+A client that raises a ``RefusedError`` answers nothing and leaves the round that the message
+belongs to, unless the message is late, or of no round that it is in. A server that raises
+``RejectedMessageError`` goes on without one client; with ``RoundAbortedError`` nothing is opened.
 """
 
 
@@ -16,7 +15,7 @@ class MalformedMessageError(SecureAggregationError, ValueError):
 
 
 class UnreadableStateError(MalformedMessageError):
-    """A client's own memory is another version's, or damaged: its owner has to see to it."""
+    """A client's own memory is another version's, or damaged; only its owner can mend that."""
 
 
 class RefusedError(SecureAggregationError):
@@ -24,7 +23,7 @@ class RefusedError(SecureAggregationError):
 
 
 class MalformedRequestError(RefusedError, MalformedMessageError):
-    """The server sent bytes that are no message of this version and kind."""
+    """The server sent a malformed message."""
 
 
 class UnacceptableTermsError(RefusedError):
@@ -56,7 +55,7 @@ class StaleMessageError(WrongStageError):
 
 
 class BothSharesError(WrongStageError):
-    """A second request to open shares: with another set of survivors it would give both kinds."""
+    """A second request to open shares; with other survivors it would give away both kinds."""
 
 
 class UnknownIdentityError(RefusedError):
@@ -68,7 +67,7 @@ class ForgedSignatureError(RefusedError):
 
 
 class InconsistentRosterError(RefusedError):
-    """A roster that names somebody twice, or not the client itself, or keys it did not send."""
+    """A roster that lists somebody twice, not the client itself, or keys that it did not send."""
 
 
 class WeakKeyError(RefusedError):
@@ -76,11 +75,11 @@ class WeakKeyError(RefusedError):
 
 
 class TamperedSharesError(RefusedError):
-    """The server relays another number of shares than it says."""
+    """The server relays more or fewer shares than it lists senders."""
 
 
 class TooFewNeighboursError(RefusedError):
-    """Fewer neighbours take part, survived, or do not dispute their shares, than are needed."""
+    """Too few neighbours take part, survived, or do not dispute their shares."""
 
 
 class SplitViewError(RefusedError):
@@ -88,15 +87,15 @@ class SplitViewError(RefusedError):
 
 
 class DifferentRequestsError(SplitViewError):
-    """The server asks different clients for different things, or other things than it announced."""
+    """The server asks clients for different things, or for other things than it announced."""
 
 
 class RepeatedModelError(RefusedError):
-    """Another sum is asked for of a model of which the client has let one be opened."""
+    """A second sum of a model of which the client has let one be opened."""
 
 
 class MemoryFullError(RefusedError):
-    """The client has no room to remember another run or model, and forgets none that it knows."""
+    """The client has no room to remember another run or model, and forgets none."""
 
 
 class UnprotectedRequestError(RefusedError):

@@ -1,10 +1,10 @@
 """How many neighbours and what threshold a cohort needs.
 
-Every client shares its secrets among, and is masked pairwise with, k neighbours on a ring that
-is laid out at random: those at most k/2 places away. (Bell, Bonawitz, Gascón, Lepoint, Raykova,
-"Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020, section 3; with
-k = n - 1 it is Bonawitz et al., CCS 2017.) With γ the share of corrupt clients and δ that of
-dropouts, the paper's three conditions, computed without approximation:
+Every client shares its secrets among, and is masked pairwise with, k neighbours: those at most
+k/2 places away on a random ring. (Bell, Bonawitz, Gascón, Lepoint, Raykova, "Secure Single-Server
+Aggregation with (Poly)Logarithmic Overhead", CCS 2020, section 3; with k = n - 1 it is Bonawitz et
+al., CCS 2017.) With γ the share of corrupt clients and δ that of dropouts, the paper's three
+conditions, computed without approximation:
 
 1. no client has t corrupt neighbours: n · P[Hyp(n-1, γn, k) >= t];
 2. the ring without corrupt clients and dropouts hangs together. It falls apart only where k/2
@@ -12,22 +12,21 @@ dropouts, the paper's three conditions, computed without approximation:
 3. every client keeps t neighbours: n · P[Hyp(n-1, (1-δ)n, k) < t].
 
 The first two fail with probability at most 2^-40, the third, which only costs the round, 2^-20.
-
-The corrupt clients are counted from the cohort that was drawn, m, and not from the n that
-announced themselves: honest ones may be away, and C = ⌈γm⌉ corrupt ones be left among n.
+Corrupt clients are counted from the m that were drawn, not the n that advertised their keys:
+honest ones may be away, and C = ⌈γm⌉ corrupt ones be left among n.
 
 A malicious server chooses who drops out *after* it has seen the ring, so condition 2 cannot rest
 on chance. With at most c corrupt neighbours anywhere, t > k/2 + c does instead: next to a gap of
-k/2 places a client has at most k/2 + c neighbours that would open its mask. It also rules out
-that both kinds of share are gathered for one client (2t > k + c). The ring is laid out by the
-digest of the signed roster, of which the server may try many: c is exceeded with probability at
-most 2^-104, which leaves 2^-40 after 2^64 tries. ``docs/secure-aggregation.md`` has the proofs.
+k/2 places at most k/2 + c neighbours would open a client's mask. It also rules out that both kinds
+of share are gathered for one client (2t > k + c). The ring is laid out by the digest of the signed
+roster, of which the server may try many: c is exceeded with probability at most 2^-104, which
+leaves 2^-40 after 2^64 tries. ``docs/proofs.md`` has the proofs.
 """
 
 import math
 import struct
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache, partial
 
 import numpy as np
@@ -56,12 +55,12 @@ class RoundPlan:
     Parameters
     ----------
     clients : int
-        n, who announced keys.
+        n, who advertised keys.
     neighbours : int
         k, even and below n - 1, or n - 1: everybody.
     threshold : int
         t, how many neighbours open a client's secret, in [1, k].
-    survivors : int
+    min_survivors : int
         The fewest clients whose sum is opened.
     cohort : int
         m, who were drawn, at least n: of these at most γm are corrupt.
@@ -70,11 +69,11 @@ class RoundPlan:
     clients: int
     neighbours: int
     threshold: int
-    survivors: int
+    min_survivors: int
     cohort: int
 
     def __post_init__(self) -> None:
-        for name in ("clients", "neighbours", "threshold", "survivors", "cohort"):
+        for name in ("clients", "neighbours", "threshold", "min_survivors", "cohort"):
             arguments.convert(self, name, arguments.whole)
         n, k = self.clients, self.neighbours
         if not 3 <= n <= self.cohort <= LARGEST_COHORT:
@@ -88,8 +87,8 @@ class RoundPlan:
             raise ValueError(f"neighbours is {k}; it must be {n - 1} or even and below that")
         if not 1 <= self.threshold <= k:
             raise ValueError(f"threshold is {self.threshold}; it must lie in [1, {k}]")
-        if not 3 <= self.survivors <= n:
-            raise ValueError(f"survivors is {self.survivors}; it must lie in [3, {n}]")
+        if not 3 <= self.min_survivors <= n:
+            raise ValueError(f"min_survivors is {self.min_survivors}; it must lie in [3, {n}]")
 
     @property
     def complete(self) -> bool:
@@ -98,9 +97,7 @@ class RoundPlan:
 
     def to_bytes(self) -> bytes:
         """The plan as it is sent."""
-        return _FORM.pack(
-            self.clients, self.neighbours, self.threshold, self.survivors, self.cohort
-        )
+        return _FORM.pack(*astuple(self))
 
     def max_corrupt(self, adversary: Adversary) -> int:
         """C, how many of the clients may be corrupt."""
@@ -112,30 +109,18 @@ class RoundPlan:
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> "RoundPlan":
-        """Read what ``to_bytes`` wrote.
-
-        Raises
-        ------
-        MalformedMessageError
-            If it is not that.
-        """
+        """Read what ``to_bytes`` wrote; ``MalformedMessageError`` if it is not that."""
         try:
             return cls(*_FORM.unpack(encoded))
         except (struct.error, ValueError) as error:
             raise MalformedMessageError(f"not the plan of a round: {error}") from error
 
     def check(self, adversary: Adversary) -> None:
-        """Make sure that the plan withstands an adversary.
-
-        Raises
-        ------
-        ThresholdTooLowError
-            If it does not.
-        """
+        """Make sure that it withstands an adversary; ``ThresholdTooLowError`` if it does not."""
         least = _least_threshold(
             self.clients,
             self.neighbours,
-            self.survivors,
+            self.min_survivors,
             self.max_corrupt(adversary),
             adversary.server,
             slack=0.0,
@@ -144,7 +129,7 @@ class RoundPlan:
             needed = "no threshold would do" if least is None else f"{least} is needed"
             raise ThresholdTooLowError(
                 f"threshold {self.threshold} among {self.neighbours} neighbours of "
-                f"{self.clients} clients, with {self.survivors} survivors, does not withstand "
+                f"{self.clients} clients, with {self.min_survivors} survivors, does not withstand "
                 f"{adversary.max_corrupt_fraction:.0%} of the {self.cohort} drawn and a "
                 f"{adversary.server.value} server: {needed}"
             )
@@ -164,29 +149,24 @@ def plan_round(
     Parameters
     ----------
     clients : int
-        n, who announced keys; at least 3.
+        n, who advertised keys; at least 3.
     adversary : Adversary
-        Whom the round must withstand.
     max_dropout_fraction : float
-        δ, the share of the clients that may vanish after they announced keys, in [0, 1).
+        δ, the share of the clients that may vanish after they advertised keys, in [0, 1).
     min_clients : int
         The fewest clients whose sum may be opened.
     cohort : int, optional
-        m, who were drawn. Default: all of them announced keys.
+        m, who were drawn. Default: all of them advertised keys.
 
     Raises
     ------
-    TypeError
-        If an argument is of the wrong kind.
-    ValueError
-        If no graph does.
+    TypeError, ValueError
+        If an argument is of the wrong kind, or no graph withstands them.
     """
     check_adversary("adversary", adversary)
     tolerated = arguments.number("max_dropout_fraction", max_dropout_fraction, least=0, below=1)
-    clients, min_clients = (
-        arguments.whole("clients", clients),
-        arguments.whole("min_clients", min_clients),
-    )
+    clients = arguments.whole("clients", clients)
+    min_clients = arguments.whole("min_clients", min_clients)
     drawn = clients if cohort is None else arguments.whole("cohort", cohort)
     corrupt = min(clients, adversary.max_corrupt(drawn))
     graph = _smallest_graph(clients, corrupt, adversary.server, tolerated, min_clients)
@@ -319,8 +299,8 @@ def _tail_log2(population: int, marked: int, draws: int) -> npt.NDArray[np.float
 class Ring:
     """A random ring of clients, laid out by a key of 32 bytes.
 
-    The neighbours of a client come in a fixed order, by their distance; the share of the
-    neighbour at place p lies at the point p + 1.
+    A client's neighbours come in a fixed order, by distance; the one at place p has the share at
+    the point p + 1.
     """
 
     def __init__(self, plan: RoundPlan, key: bytes) -> None:

@@ -27,7 +27,7 @@ _TAKE = {
     ServerStage.OPENING: stages.take_openings,
 }
 _BEGIN_NEXT = {
-    ServerStage.ANNOUNCING: stages.begin_sharing,
+    ServerStage.ADVERTISING: stages.begin_sharing,
     ServerStage.SHARING: stages.begin_checking,
     ServerStage.CHECKING: stages.begin_disputing,
     ServerStage.DISPUTING: stages.begin_masking,
@@ -36,21 +36,21 @@ _BEGIN_NEXT = {
 }
 
 
-@arguments.renamed(dropout="max_dropout_fraction")
+@arguments.renamed(dropout="max_dropout_fraction", identities="client_public_keys")
 class SecureServer:
     """One round of secure aggregation.
 
-    Send ``invitation`` to the cohort; then, stage by stage, give each reply to ``receive`` and
-    send what ``advance`` returns; when that is nothing more, ``open`` the sum. Clients may
-    vanish at any stage: those whose reply is missing when ``advance`` is called have dropped
-    out. The vectors are sent in stage ``MASKING``, when it is known that all who take part can be
-    opened; before that, nobody needs to have trained.
+    Send ``invitation`` to the cohort; then, stage by stage, give each reply to ``receive`` and send
+    what ``advance`` returns; when that is nothing more, ``open`` the sum. Clients may vanish at any
+    stage: whose reply is missing when ``advance`` is called has dropped out. Vectors are sent in
+    stage ``MASKING``, when it is known that all who take part can be opened: nobody trains before
+    that.
 
-    **Guarantee.** What a client sends costs that client only. One that shares its secrets wrongly,
-    in whatever way, is left out before anybody masks; one that says so of others falsely changes
-    nothing. Each is in ``offences``.
+    **Guarantee.** What a client sends costs that client only. One that shares its secrets wrongly
+    is left out before anybody masks; one that accuses others of it falsely changes nothing. Each is
+    in ``offences``.
 
-    **Assumptions.** The clients that lie about the shares that they hold, or do not open them, are
+    **Assumptions.** Clients that lie about the shares that they hold, or do not open them, are
     among the share that may drop out.
 
     **Not covered.** A false vector: the server cannot see it.
@@ -58,24 +58,21 @@ class SecureServer:
     Parameters
     ----------
     terms : RoundTerms
-        What the round is about.
     adversary : Adversary
         Whom it must withstand; its server model is that of the terms.
     max_dropout_fraction : float
-        The share of the clients that may vanish after they announced themselves, in [0, 1).
+        The share of the clients that may vanish after they advertised their keys, in [0, 1).
     cohort : int
-        How many were drawn, be they there to be invited or not: the adversary's share is of these.
-    identities : iterable of bytes, optional
+        How many were drawn, invited or not: the adversary's share is of these.
+    client_public_keys : iterable of bytes, optional
         Who may take part, as pinned Ed25519 public keys. Default: anybody.
     randomness : Randomness, optional
         Default: the operating system's. A seeded one is for tests.
 
     Raises
     ------
-    TypeError
-        If one is of the wrong kind.
-    ValueError
-        If the server model of the adversary and of the terms differ, or a number is out of range.
+    TypeError, ValueError
+        If one is of the wrong kind or out of range, or the server models differ.
     """
 
     def __init__(
@@ -85,7 +82,7 @@ class SecureServer:
         adversary: Adversary,
         max_dropout_fraction: float,
         cohort: int,
-        identities: Iterable[bytes] = (),
+        client_public_keys: Iterable[bytes] = (),
         randomness: Randomness | None = None,
     ) -> None:
         arguments.of_kind("terms", terms, RoundTerms, "RoundTerms(...)")
@@ -102,7 +99,7 @@ class SecureServer:
             adversary,
             arguments.number("max_dropout_fraction", max_dropout_fraction, least=0, below=1),
             arguments.whole("cohort", cohort, least=0),
-            pinned_keys("identities", identities),
+            pinned_keys(client_public_keys),
             SystemRandomness() if randomness is None else randomness,
         )
         self._awaited: set[int] = set()  # indices whose reply of this stage is missing
@@ -155,8 +152,8 @@ class SecureServer:
         """
         state = self._round
         try:
-            if state.stage is ServerStage.ANNOUNCING:
-                stages.take_announcement(state, node, message)
+            if state.stage is ServerStage.ADVERTISING:
+                stages.take_advertised_keys(state, node, message)
                 return
             index = state.index.get(node)
             if index is None or index not in self._awaited:
@@ -175,13 +172,12 @@ class SecureServer:
         Returns
         -------
         dict of int to bytes
-            What to send to each node that is still in the round. Nothing, once the sum can be
-            opened.
+            What to send to each node that is still in the round; empty once the sum can be opened.
 
         Raises
         ------
         RoundAbortedError
-            If too few are left: the round is over, and nothing of it was or will be opened.
+            If too few are left: nothing of the round was or will be opened.
         RuntimeError
             If the round is over.
         """
@@ -201,7 +197,7 @@ class SecureServer:
         return messages
 
     def _count_remaining(self) -> None:
-        if self._round.stage is ServerStage.ANNOUNCING:
+        if self._round.stage is ServerStage.ADVERTISING:
             self._remaining = len(self._round.clients)
         elif self._round.stage is not ServerStage.DISPUTING:  # which asks few
             self._remaining = len(self._round.answered)

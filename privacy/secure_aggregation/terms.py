@@ -3,7 +3,7 @@
 import math
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -44,16 +44,8 @@ class Adversary:
     Parameters
     ----------
     server : ServerModel
-        What the server may do.
     max_corrupt_fraction : float
         The largest share of a round's clients that may collude with it, in [0, 0.5).
-
-    Raises
-    ------
-    TypeError
-        If one is of the wrong kind.
-    ValueError
-        If the share is out of range.
     """
 
     server: ServerModel = ServerModel.HONEST_BUT_CURIOUS
@@ -79,21 +71,15 @@ def check_adversary(name: str, value: object) -> None:
     arguments.of_kind(name, value, Adversary, "Adversary(server, max_corrupt_fraction)")
 
 
-def pinned_keys(name: str, keys: Any) -> frozenset[bytes]:
-    """The Ed25519 public keys of those who may take part, of 32 bytes each, from an iterable.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are anything else; text and bytes are no lists of keys.
-    """
+def pinned_keys(keys: Any) -> frozenset[bytes]:
+    """Ed25519 public keys, 32 bytes each, from an iterable; text and bytes are no lists of keys."""
     give = f"a list of Ed25519 public keys, each {KEY_BYTES} bytes"
     if isinstance(keys, str | bytes | bytearray) or not isinstance(keys, Iterable):
-        raise TypeError(f"{name} is {arguments.shown(keys)}; give {give}")
+        raise TypeError(f"client_public_keys is {arguments.shown(keys)}; give {give}")
     listed = list(keys)
     for key in listed:
-        arguments.of_kind(f"one of {name}", key, bytes, give)
-        arguments.exact_bytes(f"one of {name}", key, KEY_BYTES)
+        arguments.of_kind("one of client_public_keys", key, bytes, give)
+        arguments.exact_bytes("one of client_public_keys", key, KEY_BYTES)
     return frozenset(listed)
 
 
@@ -111,23 +97,15 @@ class RoundTerms:
     size : int
         How many entries a vector has.
     bound : int
-        n times this is the largest absolute value that an entry of n clients' sum can have, at
-        least 1. Without noise at the clients: the largest absolute value of a client's entry.
+        B, at least 1: an entry of n clients' sum has an absolute value of at most nB. Without noise
+        at the clients: the largest absolute value of a client's entry.
     min_clients : int
         The fewest clients whose sum may be opened, at least 3.
     server : ServerModel
         Which of the two protocols is followed.
     request : bytes
-        A digest, 32 bytes, of all that will be sent beside the protocol for the vector to be made
-        from. A client that receives anything else refuses to make one. Default: zeros, where
-        nothing is sent.
-
-    Raises
-    ------
-    TypeError
-        If one is of the wrong kind.
-    ValueError
-        If one is out of range.
+        A digest, 32 bytes, of all that is sent beside the protocol to make the vector from; a
+        client that receives anything else refuses. Default: zeros, where nothing is sent.
     """
 
     run: bytes
@@ -158,25 +136,12 @@ class RoundTerms:
 
     def to_bytes(self) -> bytes:
         """The terms as they are sent."""
-        return _FORM.pack(
-            self.run,
-            self.number,
-            self.size,
-            self.bound,
-            self.min_clients,
-            int(self.malicious),
-            self.request,
-        )
+        *numbers, _, request = astuple(self)
+        return _FORM.pack(*numbers, self.malicious, request)
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> "RoundTerms":
-        """Read what ``to_bytes`` wrote.
-
-        Raises
-        ------
-        MalformedMessageError
-            If it is not that.
-        """
+        """Read what ``to_bytes`` wrote; ``MalformedMessageError`` if it is not that."""
         try:
             run, number, size, bound, min_clients, malicious, request = _FORM.unpack(encoded)
             server = (ServerModel.HONEST_BUT_CURIOUS, ServerModel.MALICIOUS)[malicious]
@@ -198,13 +163,6 @@ class Identity:
     ----------
     private : bytes
         The private key, 32 bytes; never shown.
-
-    Raises
-    ------
-    TypeError
-        If it is no bytes.
-    ValueError
-        If they are not 32.
     """
 
     private: bytes = field(repr=False)
@@ -223,7 +181,7 @@ class Identity:
         return verifying_key(self.private)
 
 
-@arguments.renamed(minimum_cohort="min_clients")
+@arguments.renamed(minimum_cohort="min_clients", identities="client_public_keys")
 @dataclass(frozen=True)
 class ClientPolicy:
     """What a client insists on, whatever the server asks.
@@ -234,29 +192,28 @@ class ClientPolicy:
         The fewest clients, itself included, in whose sum its update may be opened; at least 3.
     adversary : Adversary
         Whom it wants to be protected from.
-    identities : iterable of bytes, optional
-        The pinned Ed25519 public keys of all who may take part. Needed, and only used, against
-        a malicious server.
+    client_public_keys : iterable of bytes, optional
+        The pinned Ed25519 public keys of all who may take part; needed, and only used, against a
+        malicious server.
     clipping_norm : float, optional
-        The clipping norm S of the whole update, pinned: with another one the client does not
+        The pinned clipping norm S of the whole update: with another one the client does not
         train. Default: whatever all clients of a round are sent alike.
     weight_cap : float, optional
-        The cap ŵ of weights, pinned; 0: every client counts the same. Default: as above.
+        The pinned cap ŵ of weights; 0: every client counts the same. Default: as above.
     mechanism : MaskedMechanism, optional
-        What rounds the update and adds this client's share of the noise, with its settings,
-        pinned. Default: as above.
+        The pinned mechanism, with its settings, that rounds the update and adds this client's
+        share of the noise. Default: as above.
 
     Raises
     ------
-    TypeError
-        If one is of the wrong kind.
-    ValueError
-        If one is out of range, or identities are missing against a malicious server.
+    TypeError, ValueError
+        If one is of the wrong kind or out of range, or public keys are missing against a
+        malicious server.
     """
 
     min_clients: int
     adversary: Adversary = Adversary()
-    identities: Iterable[bytes] = frozenset()
+    client_public_keys: Iterable[bytes] = frozenset()
     clipping_norm: float | None = None
     weight_cap: float | None = None
     mechanism: MaskedMechanism | None = None
@@ -272,10 +229,10 @@ class ClientPolicy:
             masked = (MaskedGaussian, DistributedGaussian)
             give = "MaskedGaussian(...) or DistributedGaussian(...), or leave it out"
             arguments.of_kind("mechanism", self.mechanism, masked, give)
-        identities = pinned_keys("identities", self.identities)
-        object.__setattr__(self, "identities", identities)
-        if self.adversary.server is ServerModel.MALICIOUS and not self.identities:
+        client_public_keys = pinned_keys(self.client_public_keys)
+        object.__setattr__(self, "client_public_keys", client_public_keys)
+        if self.adversary.server is ServerModel.MALICIOUS and not self.client_public_keys:
             raise ValueError(
-                "identities is empty; without pinned identities a malicious server can play all "
+                "client_public_keys is empty; without them a malicious server can play all "
                 "other clients itself"
             )

@@ -1,4 +1,4 @@
-"""Arguments of ``train`` that cannot work are named before anything is charged."""
+"""Checks of ``train``'s arguments, before anything is charged."""
 
 import copy
 import inspect
@@ -66,8 +66,8 @@ def check_arguments(
 
 
 def _check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) -> None:
-    """Refuse an optimizer that cannot step by a gradient alone, or not by this model's."""
-    if isinstance(optimizer, LBFGS) or _step_takes_more(optimizer):
+    """Refuse an optimizer that needs more than a gradient, or has not this model's parameters."""
+    if isinstance(optimizer, LBFGS) or _step_needs_argument(optimizer):
         raise ValueError(
             f"optimizer {type(optimizer).__name__} evaluates the loss again and again: take SGD "
             "or Adam"
@@ -89,13 +89,10 @@ def _check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) -
 def _check_schedule(
     schedule: LRScheduler, optimizer: Optimizer | GradientDescent, steps: int
 ) -> None:
-    """Refuse a schedule that cannot be stepped ``steps`` times by itself.
-
-    A copy is tried, which finds one that ends early (``OneCycleLR``).
-    """
+    """Refuse one that cannot be stepped ``steps`` times; a copy is tried (``OneCycleLR`` ends)."""
     kind = type(schedule).__name__
     of_kind("schedule", schedule, LRScheduler, "one of torch.optim.lr_scheduler")
-    if isinstance(schedule, ReduceLROnPlateau) or _step_takes_more(schedule):
+    if isinstance(schedule, ReduceLROnPlateau) or _step_needs_argument(schedule):
         raise ValueError(
             f"schedule {kind} needs a metric at every step, and a metric of local records is "
             "neither clipped nor noised: take one that goes by the number of steps"
@@ -107,8 +104,8 @@ def _check_schedule(
         raise ValueError(f"schedule {kind} cannot be stepped {steps} times ({error})") from error
 
 
-def _step_takes_more(stepper: object) -> bool:
-    """Whether the ``step`` of its class takes an argument that it cannot go without."""
+def _step_needs_argument(stepper: object) -> bool:
+    """Whether its class's ``step`` has a required argument."""
     try:
         # The class's: a schedule wraps its optimizer's own.
         _, *parameters = inspect.signature(type(stepper).step).parameters.values()  # type: ignore[attr-defined]

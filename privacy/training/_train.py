@@ -59,13 +59,12 @@ def train(
     Parameters
     ----------
     model : nn.Module
-        Passes ``check_model``. The examples are on the first axis of all its layers' tensors.
-        Its mode (``train`` or ``eval``) stays.
+        Passes ``check_model``, with the examples on the first axis of every layer's tensors. Its
+        mode (``train`` or ``eval``) stays.
     data : sequence of Tensor, or Dataset
-        Inputs, if several one after the other, and the targets last, each of shape (n, ...);
-        or a map-style Dataset of such tuples for one record. Each physical batch is moved to the
-        device of the model's parameters, if that is one. With noise there may be no record at all:
-        the steps are noise then, as those of a client with malformed records only.
+        (input, ..., targets), each of shape (n, ...), or a map-style Dataset of such tuples for one
+        record. Each physical batch is moved to the device of the model's parameters, if that is
+        one. With noise there may be no record at all: the steps are noise then.
     loss : callable
         ``loss(outputs, targets)``. A torch loss (module or function) is called with
         ``reduction="none"``; another callable must return shape (n,), and is called with one
@@ -79,11 +78,11 @@ def train(
     schedule : LRScheduler, optional
         Made for ``optimizer``; stepped after each optimizer step. Not one that needs a metric.
     ledger : ClientLedger or Payment, optional
-        Needed by ``ClipAndNoise``: charged before a record is tried. A client whose failures
-        somebody else sees gives the result of ``pay``; where its records fail, the same again and
-        no records.
+        Needed by ``ClipAndNoise``: charged before a record is tried. Where somebody else sees
+        whether ``train`` raises, give the result of ``pay``; if training raises, train again with
+        the same payment and no records.
     physical_batch_size : int
-        How many examples are worked on at once. It bounds the memory, not the result.
+        How many examples are computed at once: it bounds memory and leaves the result as it is.
     randomness : Randomness, optional
         Draws batches and noise; the operating system's unless given. With a seeded one, for
         tests, the result carries no guarantee.
@@ -102,15 +101,15 @@ def train(
     LedgerError
         If the ledger cannot be read or written.
     GradientError
-        If the model or the loss fails, or does what per-example gradients cannot follow, or, where
-        noise is added, examples meet; tried on made-up records, after the charge: which shapes
-        the data has, where it has several, is paid for.
+        If the model or the loss fails on made-up records of the data's shapes, or per-example
+        gradients cannot follow it, or, where noise is added, it mixes examples. This is tried
+        after the charge, which pays for the shapes as well.
     TypeError, ValueError
         If an argument or the data is of another kind or does not fit, by name, before anything is
         charged.
     Exception
-        Without noise, before the first step that no record takes part in: the first record's own.
-        With noise no record's failure ends a training. All others leave the model untouched.
+        Without noise, the first record's own, before a step for which every record so far failed.
+        With noise no record's failure ends a training. All other errors leave the model untouched.
     """
     check_arguments(
         model,
@@ -179,7 +178,7 @@ def _train_as_paid(
     noised = isinstance(protection, ClipAndNoise)
     count = len(records)
     if not admit(model, loss, records, buffers, noised=noised) and noised:
-        count = 0  # none can be read now, and none may be that the model was not tried for
+        count = 0  # no record can be read, so the model was tried for no format
     noisy_optimizer = NoisyOptimizer(
         optimizer,
         randomness=randomness,

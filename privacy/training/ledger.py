@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 _RUN = "client training"
 _IN_MEMORY = Lock()  # shared by all ledgers: one of its own could be neither copied nor pickled
-_SECONDS_TO_WAIT = 60.0  # another process locks the file for as long as it writes one line
+_SECONDS_TO_WAIT = 60.0  # for another process, which locks the file while it writes one line
 _FORMER_FORMAT = b'{\n "format": '
 
 
@@ -52,15 +52,14 @@ LedgerPage = Ledger | _LedgerInMemory  # one that nobody else writes to meanwhil
 class ClientLedger:
     """The record of every use of one data set, with an optional budget.
 
-    An event composes with all before it, in whatever run, and is on the disk before the noisy
-    gradients are used: a client killed half-way has spent all of it. The file is one of
-    :class:`privacy.accounting.Ledger`; ``python -m privacy.accounting ledger`` states the same ε.
+    An event composes with all before it and is on the disk before the noisy gradients are used: a
+    client killed half-way has spent all of it. The file is a :class:`privacy.accounting.Ledger`'s.
 
     Parameters
     ----------
     dataset : str
-        Names the data by where it comes from and whose it is, so that a record more or less does
-        not change the name: whatever is trained on under one name composes.
+        Names the data by where it comes from and whose it is, which a record more or less does not
+        change. All uses under one name compose.
     budget : Budget, optional
         ``charge`` refuses an event that would exceed it.
     path : Path, optional
@@ -89,7 +88,7 @@ class ClientLedger:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], *, budget: Budget | None = None) -> Self:
-        """The ledger that ``as_record`` described, in memory; ``LedgerError`` if it did not."""
+        """The ledger in memory that ``as_record`` described; ``LedgerError`` for another record."""
         lines = record.get("ledger")
         if not isinstance(lines, str):
             raise LedgerError("the record holds no ledger; keep what as_record() returned")
@@ -101,7 +100,7 @@ class ClientLedger:
     def as_record(self) -> dict[str, Any]:
         """The ledger's lines as Flower's ``ConfigRecord`` takes them.
 
-        They describe the client's own spending: keep them in the node's state, never send them.
+        Keep them in the node's state and never send them.
         """
         return {"ledger": self._read().content.decode()}
 
@@ -120,7 +119,7 @@ class ClientLedger:
         return _released_count(self._read().contents.records)
 
     def check(self, *events: Event) -> None:
-        """Refuse, as ``charge`` would now, without spending anything."""
+        """Refuse as ``charge`` would, without spending anything."""
         self._check_budget(self._read().contents.records, events)
 
     def charge(self, *events: Event) -> None:

@@ -1,4 +1,4 @@
-"""A training is paid for before a record is looked at."""
+"""Payment for a training, before a record is looked at."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,17 +18,17 @@ NO_LEDGER = "ledger is None: ClipAndNoise needs one, or what was spent is forgot
 class Payment:
     """One training that the ledger has been charged for; ``pay`` makes it.
 
-    It is good for one training that returns. Where ``train`` raises it may be given again, with
-    other records or none: the failed model is thrown away, so one update goes out for it.
+    It pays for one training that returns. If ``train`` raises, discard the model and give the same
+    payment again, with other records or none: one update goes out for it.
 
     Attributes
     ----------
     protection, batches
         As they were paid for.
     count : float
-        The number of records that may be known.
+        The number of records that leaves the client: exact, nominal or noised.
     epsilon : float or None
-        ε that the data set has spent then, for the client's own eyes. None without noise.
+        ε that the data set has spent, this training included; never to be sent. None without noise.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Payment:
         self._state = _UNUSED
 
     def check(self, protection: Protection, batches: Batches) -> None:
-        """Refuse, by name, a training that was not paid for, or is paid with a used payment."""
+        """Refuse, by name, another training than was paid for, and a used payment."""
         for name, value in (("protection", protection), ("batches", batches)):
             if value != getattr(self, name):
                 raise ValueError(
@@ -49,9 +49,9 @@ class Payment:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Pay for the body with it; it is given back where the body raises.
+        """Use it for the body; unused again if that raises.
 
-        It is refused if it is used up, or another training, in another thread, pays with it.
+        It is refused if used up, or in use by another thread.
         """
         with _STATE_LOCK:
             self._check_unused()
@@ -78,8 +78,8 @@ def pay(
 ) -> Payment:
     """Charge a training before its records are looked at.
 
-    Whether the budget allows it follows from the arguments and the ledger alone. A client that
-    pays first and then lets out an update, whatever goes wrong, shows a record only through noise.
+    The decision follows from the arguments and the ledger alone. A client that pays first and then
+    sends an update, whatever goes wrong, shows a record only through noise.
 
     Parameters
     ----------
@@ -89,14 +89,14 @@ def pay(
     ledger : ClientLedger or None
         None with ``ClipOnly`` alone.
     records : callable, optional
-        Gives the number of records; asked last, and not for a ``NominalCount``.
+        Returns the number of records; called after the charge, not for a ``NominalCount``.
     randomness : Randomness, optional
-        Of a ``NoisyCount``; the operating system's unless given.
+        For a ``NoisyCount``; the operating system's unless given.
 
     Returns
     -------
     Payment
-        To be given to ``train`` in the ledger's place.
+        For ``train``, in the ledger's place.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def pay(
 def planned_events(
     protection: Protection, batches: Batches, ledger: ClientLedger
 ) -> tuple[Event, ...]:
-    """All that a training costs that begins on ``ledger`` as it stands."""
+    """Every event of a training on ``ledger`` as it stands: its steps, and a first noisy count."""
     steps = _steps(protection, batches)
     count = protection.count if isinstance(protection, ClipAndNoise) else None
     if not isinstance(count, NoisyCount) or ledger.released_count is not None:

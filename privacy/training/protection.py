@@ -1,4 +1,4 @@
-"""The task that a client is given: how to protect its records, how many steps to take on them."""
+"""A client's task: how to protect its records, how many steps to take on which of them."""
 
 import math
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class NominalCount:
     Parameters
     ----------
     records : int
-        The public number, for instance a typical client's. It replaces the true count wherever
-        a gradient is averaged or an update weighed.
+        The public number, for instance a typical client's, by which gradients are averaged and
+        the update is weighed.
     """
 
     records: int
@@ -59,9 +59,7 @@ Count = PublicCount | NominalCount | NoisyCount
 
 @dataclass(frozen=True, kw_only=True)
 class ClipOnly:
-    """Bound each example's gradient and add no noise.
-
-    Noise is then added elsewhere, by the strategy.
+    """Bound each example's gradient and add no noise; the strategy may add it.
 
     **Guarantee.** No example moves a step's averaged gradient by more than
     ``clipping_norm / batch size``. That is robustness, not privacy: no ε follows from it.
@@ -104,7 +102,7 @@ class ClipAndNoise:
     noise_multiplier : float
         z: the noise on the sum of clipped gradients has standard deviation z·S.
     delta : float
-        δ of the (ε, δ) statement.
+        δ of the (ε, δ) statement, well below one over the number of records.
     count : PublicCount, NominalCount or NoisyCount
         How the client's number of records leaves it.
     """
@@ -118,7 +116,7 @@ class ClipAndNoise:
         convert(self, "clipping_norm", number, **_NORMS)
         give = "a finite number above 0; to train without noise use ClipOnly"
         convert(self, "noise_multiplier", number, above=0, give=give)
-        convert(self, "delta", delta)
+        convert(self, "delta", delta, units="the number of records")
         kinds = (PublicCount, NominalCount, NoisyCount)
         give = "NominalCount(records=…), NoisyCount(…) or PublicCount()"
         of_kind("count", self.count, kinds, give)
@@ -149,7 +147,7 @@ class FullBatch:
 
     @property
     def sampling(self) -> Full:
-        """The same for :mod:`privacy.accounting`."""
+        """As :mod:`privacy.accounting` takes it."""
         return Full()
 
 
@@ -185,7 +183,7 @@ class PoissonBatches:
 
     @property
     def sampling(self) -> Poisson:
-        """The same for :mod:`privacy.accounting`."""
+        """As :mod:`privacy.accounting` takes it."""
         return Poisson(self.sampling_rate)
 
 

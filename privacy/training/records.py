@@ -1,4 +1,4 @@
-"""A client's records, in whatever form they come."""
+"""A client's records by row: tensors, or a map-style Dataset."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-# Of each of a record's inputs and targets: its shape, precision and device.
+# Shape, precision and device of each of a record's inputs and targets.
 RecordFormat = tuple[tuple[tuple[int, ...], torch.dtype, torch.device], ...]
 
 
@@ -21,7 +21,7 @@ class Records(Protocol):
         """The given rows, each at most once and in order."""
 
     def formats(self) -> Iterator[RecordFormat]:
-        """The different formats of records, each once; no number in a record has a part."""
+        """The different formats of records, each once; they depend on no number in a record."""
 
 
 class _Tensors:
@@ -90,7 +90,7 @@ def _format_of(tensors: tuple[Tensor, ...]) -> RecordFormat:
 
 
 def records_of(data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]]) -> Records:
-    """See ``data`` as records.
+    """``data`` as records.
 
     Raises
     ------

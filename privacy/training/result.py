@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from privacy.training.protection import (
+    ClipAndNoise,
     ClipOnly,
     Count,
     NoisyCount,
@@ -58,12 +59,12 @@ class TrainingResult:
     weight : float
         The number of records to send along: exact, nominal or noised, as ``guarantee`` says.
     method : mapping of str to str
-        By layer, how the norms of the examples' gradients were computed: by a method of its own
-        ("two factors", …), "Opacus" (built by its registered function) or "torch.func".
+        By layer, how the norms of the examples' gradients were computed: "two factors", …,
+        "Opacus" (built by its registered function) or "torch.func".
     guarantee : Guarantee
     epsilon : float or None
-        ε that the data set has spent so far, this training included, at the guarantee's δ. For the
-        client's own eyes: it is not sent. None without noise.
+        ε that the data set has spent so far, this training included, at the guarantee's δ; never
+        to be sent. None without noise.
     """
 
     steps: int
@@ -79,14 +80,7 @@ def guarantee_of(protection: Protection, *, private: bool) -> Guarantee:
     ``private`` says whether batches and noise come from secure randomness.
     """
     count = PublicCount() if isinstance(protection, ClipOnly) else protection.count
-    if isinstance(protection, ClipOnly):
-        holds = (
-            "each record's gradient is bounded; no differential privacy follows unless noise is "
-            "added where the update goes"
-        )
-    elif not private:
-        holds = "nothing: batches and noise come from a seed"
-    else:
+    if isinstance(protection, ClipAndNoise) and private:
         return Guarantee(
             level="record",
             adjacency="add or remove one record",
@@ -101,6 +95,12 @@ def guarantee_of(protection: Protection, *, private: bool) -> Guarantee:
                 "several records of one person",
                 *["the number of records"] * isinstance(count, PublicCount),
             ),
+        )
+    holds = "nothing: batches and noise come from a seed"
+    if isinstance(protection, ClipOnly):
+        holds = (
+            "each record's gradient is bounded; no differential privacy follows unless noise is "
+            "added where the update goes"
         )
     return Guarantee(
         level="none",

@@ -32,31 +32,24 @@ class ClientMemory(Protocol):
     """Keeps a client's state. It holds secrets and stays with the client."""
 
     def locked(self, context: Context) -> AbstractContextManager[Remembered]:
-        """What is remembered, for the length of a ``with`` block.
+        """The state of this client, for the length of a ``with`` block.
 
-        Nobody else holds it meanwhile. What the block leaves in it is kept when the block ends,
-        also by an exception, before anything can be sent that follows from it.
+        Nobody else holds it meanwhile. It is kept as the block leaves it, also by an exception,
+        before anything can be sent that follows from it.
         """
 
 
 class ContextMemory:
-    """In Flower's ``Context.state``: for simulations, and for a server that is only curious.
+    """In Flower's ``Context.state``: for simulations, and for an honest-but-curious server.
 
     Flower keeps it in the SuperNode's memory: a SuperNode that restarts has left its round. A
-    server that sends one client two messages at once can have both answered from the same
-    state, and so gather both kinds of share for one node: against a malicious server use
-    ``FolderMemory``.
+    server that sends one client two messages at once can have both answered from the same state,
+    and so gather both kinds of share for one node: against a malicious server use ``FolderMemory``.
     """
 
     @contextmanager
     def locked(self, context: Context) -> Iterator[Remembered]:
-        """What the node's context holds; see ``ClientMemory.locked``.
-
-        Raises
-        ------
-        UnreadableStateError
-            If somebody else has written into it.
-        """
+        """See ``ClientMemory.locked``; ``UnreadableStateError`` if the app has written into it."""
         remembered = _from_record(context.state.get(_KEY))
         try:
             yield remembered
@@ -76,13 +69,6 @@ class FolderMemory:
     folder : path-like
         A folder that only this node uses. Do not restore an older copy of it: a client whose
         state is rolled back can be made to open twice.
-
-    Raises
-    ------
-    TypeError
-        If it is no path.
-    ValueError
-        If it is empty.
     """
 
     folder: Path
@@ -96,13 +82,7 @@ class FolderMemory:
 
     @contextmanager
     def locked(self, context: Context) -> Iterator[Remembered]:
-        """What the file holds; see ``ClientMemory.locked``.
-
-        Raises
-        ------
-        UnreadableStateError
-            If the file is another version's, or damaged, naming it and what its owner can do.
-        """
+        """See ``ClientMemory.locked``; ``UnreadableStateError`` names the file and the remedy."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / _FILE
         with FileLock(path.with_suffix(".lock")):

@@ -40,12 +40,11 @@ class SecureAggregationMod:
     """Answers the protocol of secure aggregation, and lets nothing else out.
 
     ``ClientApp(mods=[SecureAggregationMod(ClientPolicy(min_clients=50))])``, or
-    ``@app.train(mods=[...])``. The app's train function runs once a round, in the stage in which
-    the update is needed, and sees the message as it would without the mod. Its reply is clipped,
-    weighted, rounded and masked here; neither arrays nor ``num-examples`` nor metrics are sent.
-    If the app fails, or its reply cannot be bounded, the client adds zero and says nothing: that
-    it dropped out would tell of its data. A message that asks for training outside the protocol,
-    or for evaluation, is refused; queries go to the app.
+    ``@app.train(mods=[...])``. The app's train function runs once a round, in the stage that needs
+    the update, and sees the message as it would without the mod. Its reply is clipped, weighted,
+    rounded and masked here; neither arrays nor ``num-examples`` nor metrics are sent. If the app
+    fails, or its reply cannot be bounded, the client adds zero: to drop out would tell of its data.
+    Training outside the protocol and evaluation are refused; queries go to the app.
 
     **Guarantee.** That of ``privacy.secure_aggregation.SecureClient`` under ``policy``, which
     nothing that the server sends can weaken. A client that runs this moves a round's sum by at
@@ -62,15 +61,8 @@ class SecureAggregationMod:
     identity : Identity, optional
         Its lasting identity, where others pin it. Default: one that it draws once.
     memory : ClientMemory, optional
-        What it remembers between stages. Default: ``ContextMemory()``; against a malicious
-        server it has no default.
-
-    Raises
-    ------
-    TypeError
-        If an argument is of the wrong kind.
-    ValueError
-        If the policy is against a malicious server and no memory is given.
+        Where it keeps its state between stages. Default: ``ContextMemory()``; needed against a
+        malicious server.
     """
 
     def __init__(
@@ -162,13 +154,7 @@ class SecureAggregationMod:
 
 
 def _task(client: SecureClient, policy: ClientPolicy, request: bytes, message: Message) -> "_Task":
-    """Take the message that asks for training: what can be wrong with it is found here.
-
-    Raises
-    ------
-    RefusedError
-        If anything is. The client has left the round.
-    """
+    """Check all of the message that asks for training; if it is refused, leave the round."""
     try:
         if (digest := request_digest(message)) != client.terms_of(request).request:
             raise DifferentRequestsError("what came to be trained on is not what was announced")
@@ -216,9 +202,9 @@ class _Task:
 
 @contextmanager
 def _state_restored(context: Context) -> Iterator[None]:
-    """What ``ContextMemory`` keeps stays there, also where the app replaces its state.
+    """Keep ``ContextMemory``'s record where the app replaces its state.
 
-    Else a client whose app does so would drop out in every round in which it trains.
+    Else such a client would drop out in every round in which it trains.
     """
     stored = dict(context.state.config_records.get(KEY, ConfigRecord()))
     try:

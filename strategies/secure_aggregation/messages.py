@@ -1,8 +1,8 @@
 """The records that cross the grid, and digests of all that a client is asked.
 
-A client's vector may depend on nothing but what is digested here, each value with its type, its
-length and in its order: values that are equal but of another kind (1, 1.0 and True; the same
-numbers in another dtype) have other encodings, so that no two requests share one.
+A client's vector depends on nothing but what is digested here, each value with its type and length
+and in its order: equal values of other kinds (1, 1.0 and True; the same numbers in another dtype)
+have other encodings, so that no two requests share one.
 """
 
 import hashlib
@@ -31,20 +31,14 @@ def protocol_record(message: bytes) -> ConfigRecord:
 
 
 def without_message(record: object) -> object:
-    """What a record carries beside a message of the protocol."""
+    """A record without the message of the protocol in it."""
     if not isinstance(record, ConfigRecord):
         return record
     return ConfigRecord({name: value for name, value in record.items() if name != _BYTES})
 
 
 def protocol_bytes(record: object) -> bytes:
-    """The message of the protocol in a record.
-
-    Raises
-    ------
-    MalformedMessageError
-        If there is none.
-    """
+    """The message of the protocol in a record; ``MalformedMessageError`` if there is none."""
     if not isinstance(record, ConfigRecord):
         raise MalformedMessageError("the protocol's record is of another kind")
     message = record.get(_BYTES)
@@ -54,13 +48,7 @@ def protocol_bytes(record: object) -> bytes:
 
 
 def reply_bytes(reply: Message) -> bytes:
-    """What a client's reply carries: protocol bytes and nothing else.
-
-    Raises
-    ------
-    ReplyError
-        If it is an error, or anything else is in it.
-    """
+    """The protocol bytes of a client's reply; ``ReplyError`` if it carries anything else."""
     if reply.has_error() and _is_refusal(reply.error.reason):
         raise ReplyError(f"the client refuses: {quoted(reply.error.reason)}", Fault.REFUSED)
     refuse_error(reply, reason=True)
@@ -79,7 +67,7 @@ def reply_bytes(reply: Message) -> bytes:
 
 
 def _is_refusal(reason: str | None) -> bool:
-    """Whether these are the words of a client that refuses, as the mod writes them."""
+    """Whether a refusing client's mod wrote this."""
     kind = getattr(errors, (reason or "").partition(":")[0], None)
     return isinstance(kind, type) and issubclass(kind, errors.RefusedError)
 
@@ -90,32 +78,17 @@ def content_of(message: bytes) -> RecordDict:
 
 
 def request_digest(message: Message) -> bytes:
-    """A digest of a request to train, but for the protocol's own message in it.
+    """A digest, 32 bytes, of a request to train, but for the protocol's own message in it.
 
-    Parameters
-    ----------
-    message : Message
-        All its records count, and its type and group. Not the protocol's bytes, which differ
-        between clients and are bound by the protocol itself; nor the ids and times of messages,
-        which differ as well.
-
-    Returns
-    -------
-    bytes
-        32 bytes.
-
-    Raises
-    ------
-    TypeError
-        If there is a record or value of a kind that Flower does not have.
+    All its records count, and its type and group. Not the protocol's bytes, which differ between
+    clients and are bound by the protocol itself, nor the ids and times of messages. ``TypeError``
+    if a record or value is of a kind that Flower does not have.
     """
     digest, metadata = hashlib.sha256(), message.metadata
-    _add(digest, b"request", *_text(metadata.message_type), *_text(metadata.group_id))
+    _add(digest, b"request", _text(metadata.message_type), _text(metadata.group_id))
     for name, record in message.content.items():
-        _add(digest, b"record", *_text(name))
-        bound = without_message(record) if name == KEY else record
-        for part in _record(bound):
-            _add(digest, part)
+        _add(digest, b"record", _text(name))
+        _add(digest, *_record(without_message(record) if name == KEY else record))
     return digest.digest()
 
 
@@ -128,17 +101,9 @@ def configuration_digest(context: Context) -> bytes:
 
 
 def model_digest(arrays: list[npt.NDArray[Any]]) -> bytes:
-    """A digest of a model's values: the same whatever its arrays' names, order, shapes or dtypes.
+    """A digest, 32 bytes, of a model's values, whatever its arrays' names, order, shapes or dtypes.
 
-    Parameters
-    ----------
-    arrays : list of ndarray
-        Floating-point, of at most 64 bits, so that their values as float64 are their own.
-
-    Returns
-    -------
-    bytes
-        32 bytes.
+    The arrays are floating-point, of at most 64 bits, so that float64 holds their values exactly.
     """
     parts = []
     for array in arrays:
@@ -161,9 +126,7 @@ def _record(record: Any) -> Iterator[bytes]:
     if isinstance(record, ArrayRecord):
         yield b"arrays"
         for name, array in record.items():
-            yield from _text(name)
-            yield from _text(array.stype)
-            yield from _text(array.dtype)
+            yield from map(_text, (name, array.stype, array.dtype))
             yield repr(tuple(int(side) for side in array.shape)).encode()
             yield array.data
     elif isinstance(record, ConfigRecord | MetricRecord):
@@ -175,7 +138,7 @@ def _record(record: Any) -> Iterator[bytes]:
 
 def _mapping(values: Mapping[str, Any]) -> Iterator[bytes]:
     for name, value in values.items():
-        yield from _text(name)
+        yield _text(name)
         yield from _value(value)
 
 
@@ -188,7 +151,7 @@ def _value(value: Any) -> Iterator[bytes]:
     elif isinstance(value, float):
         yield b"float" + _DOUBLE.pack(value)
     elif isinstance(value, str):
-        yield from _text(value)
+        yield _text(value)
     elif isinstance(value, bytes):
         yield b"bytes" + value
     elif isinstance(value, list):
@@ -199,5 +162,5 @@ def _value(value: Any) -> Iterator[bytes]:
         raise TypeError(f"a value of an unknown kind, {type(value).__name__}")
 
 
-def _text(text: str) -> Iterator[bytes]:
-    yield b"str" + text.encode("utf-8", "surrogatepass")
+def _text(text: str) -> bytes:
+    return b"str" + text.encode("utf-8", "surrogatepass")

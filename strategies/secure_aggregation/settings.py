@@ -1,4 +1,4 @@
-"""What a run with secure aggregation asks of every round."""
+"""Settings of a run's secure aggregation, checked against its sampling and its δ."""
 
 import itertools
 import math
@@ -28,6 +28,7 @@ _STEPS = (0.0, 0.1, 0.2, 0.3, -0.1)  # from the dropout set, that others are tri
     largest="max_clients",
     dropout="max_dropout_fraction",
     client_dropout="dropout_probability",
+    identities="client_public_keys",
     noise="noise_placement",
 )
 @dataclass(frozen=True, kw_only=True)
@@ -55,27 +56,26 @@ class SecureAggregation:
         The fewest clients whose sum is opened, at least 3. A client refuses a round whose
         minimum is below its own.
     adversary : Adversary
-        Whom a round withstands; its share is of the cohort that was drawn. Clients refuse what
-        does not withstand the one they assume.
+        Whom a round withstands; its share is of the cohort that was drawn. Clients refuse a round
+        that does not withstand the one they assume.
     max_dropout_fraction : float
-        The share of those who answered at first that may vanish during a round before the round
-        is lost, in [0, 1); who shares its secrets wrongly, or keeps others' shares back, counts
-        as well. Neighbours, and with them each client's work, grow with it.
-    identities : iterable of bytes
+        The share, in [0, 1), of those who advertised keys that may vanish before the round is lost;
+        who shares its secrets wrongly, or keeps others' shares back, counts as well. Neighbours,
+        and with them each client's work, grow with it.
+    client_public_keys : iterable of bytes
         The Ed25519 public keys of all who may take part; needed against a malicious server,
         where clients pin the same list.
     noise_placement : "central" or "distributed"
-        Who adds it. Central: the server, which sees the sum without. Distributed: each client
-        adds a share, and the strategy's noise multiplier z is that of the sum as the *server*
-        and its colluders see it (``DistributedGaussian``); only against a server that is
-        honest but curious.
+        Central: the server adds the noise, and sees the sum without. Distributed: each client adds
+        a share, and the strategy's noise multiplier z is that of the sum as the *server* and its
+        colluders see it (``DistributedGaussian``); only against an honest-but-curious server.
     max_clients : int, optional
         The largest cohort that is asked; needed with distributed noise. A round that draws more
         is aborted.
     dropout_probability : float
-        The probability, at most, with which a client that was drawn does not see the round
-        through, in [0, 1). From it follows how probable it is that one client's presence decides
-        whether a round opens, which each round is charged as a part of δ: keep it well below
+        The probability, at most, in [0, 1), with which a drawn client does not see the round
+        through. From it follows how probable it is that one client's presence decides whether a
+        round opens, which each round is charged as a part of δ: keep it well below
         ``max_dropout_fraction``, and ``min_clients`` well below the usual cohort, or no noise fits
         the budget. The operator's log warns where more vanish than that explains; the run goes on,
         for to end it would itself show who was there.
@@ -84,13 +84,6 @@ class SecureAggregation:
         four such stages, five against a malicious server, and one more where a client shared
         its secrets wrongly; the training waits as long as ``start`` says. The first message of a
         run may have to wait for a client's program to load.
-
-    Raises
-    ------
-    TypeError
-        If one is of the wrong kind.
-    ValueError
-        If one is out of range.
     """
 
     min_clients: int
@@ -100,27 +93,22 @@ class SecureAggregation:
     max_clients: int | None = None
     dropout_probability: float = 0.02
     # Not shown: another list or more patience does not make it another run.
-    identities: Iterable[bytes] = field(default=(), repr=False)
+    client_public_keys: Iterable[bytes] = field(default=(), repr=False)
     stage_timeout: float = field(default=600.0, repr=False)
 
     def __post_init__(self) -> None:
         arguments.convert(self, "min_clients", arguments.whole, least=3)
         arguments.convert(self, "stage_timeout", arguments.number, above=0)
         if self.max_clients is not None:
-            arguments.convert(self, "max_clients", arguments.whole)
+            arguments.convert(self, "max_clients", arguments.whole, least=self.min_clients)
         for name in ("max_dropout_fraction", "dropout_probability"):
             arguments.convert(self, name, arguments.number, least=0, below=1)
-        identities = tuple(sorted(pinned_keys("identities", self.identities)))
-        object.__setattr__(self, "identities", identities)
+        keys = tuple(sorted(pinned_keys(self.client_public_keys)))
+        object.__setattr__(self, "client_public_keys", keys)
         check_adversary("adversary", self.adversary)
         if self.noise_placement not in ("central", "distributed"):
             raise ValueError(
                 f"noise_placement is {self.noise_placement!r}; choose 'central' or 'distributed'"
-            )
-        if self.max_clients is not None and self.max_clients < self.min_clients:
-            raise ValueError(
-                f"max_clients is {self.max_clients}; it must be at least "
-                f"min_clients = {self.min_clients}"
             )
         if self.noise_placement == "distributed":
             if self.max_clients is None:
@@ -134,14 +122,14 @@ class SecureAggregation:
                     "clients to add none; use central noise, or an honest-but-curious server"
                 )
             self.mechanism(1)  # checks that enough honest clients are left
-        if self.adversary.server is ServerModel.MALICIOUS and not self.identities:
+        if self.adversary.server is ServerModel.MALICIOUS and not self.client_public_keys:
             raise ValueError(
-                "identities is empty; against a malicious server list the Ed25519 public keys "
+                "client_public_keys is empty; against a malicious server list the Ed25519 keys "
                 "of all who may take part, as the clients pin them"
             )
 
     def mechanism(self, parameters: int) -> MaskedMechanism:
-        """What bounds and noises the sums of a model of so many parameters."""
+        """The mechanism that bounds and noises the sums of a model of so many parameters."""
         radius = lattice_radius(parameters)
         if self.noise_placement == "central" or self.max_clients is None:
             return MaskedGaussian(radius)
@@ -149,17 +137,14 @@ class SecureAggregation:
         return DistributedGaussian(radius, self.min_clients, colluders, self.max_clients)
 
     def presence(self, population: int, sampling: Sampling) -> AdditiveDelta:
-        """What each round is charged because one client's presence can decide whether it opens."""
+        """The charge of each round because one client's presence can decide whether it opens."""
         return _presence(self, population, sampling)
 
     def check_opens(self, expected_cohort: float) -> None:
         """Refuse a run whose rounds could not be opened though every client answers.
 
-        Raises
-        ------
-        ValueError
-            If no plan withstands the adversary and the dropouts with as many clients as a round
-            draws on average, rounded down or up.
+        ``ValueError`` if no plan withstands the adversary and the dropouts with as many clients as
+        a round draws on average, rounded down or up.
         """
         for clients in (math.ceil(expected_cohort), math.floor(expected_cohort)):
             if self._plan(clients, clients) is not None:
@@ -181,24 +166,11 @@ class SecureAggregation:
         delta: float,
         paid: Iterable[Event] = (),
     ) -> None:
-        """Refuse a run whose rounds are charged more for presence than there is of δ.
+        """Refuse ``rounds`` rounds that are charged more for presence than there is of δ.
 
-        Parameters
-        ----------
-        population : int
-            N.
-        sampling : Sampling
-        rounds : int
-            How many rounds are to be paid.
-        delta : float
-            δ of all runs together.
-        paid : iterable of Event
-            What earlier runs have paid.
-
-        Raises
-        ------
-        ValueError
-            Naming other settings that were tried and fit, with half of δ left for the noise.
+        ``delta`` is that of all runs together, of which earlier ones have ``paid``. The
+        ``ValueError`` names other settings that were tried and fit, with half of δ left for the
+        noise.
         """
         charged = self.presence(population, sampling).delta
         earlier = sum(event.delta for event in paid if isinstance(event, AdditiveDelta))
@@ -220,40 +192,39 @@ class SecureAggregation:
     def _fitting(
         self, population: int, sampling: Sampling, rounds: int, delta: float
     ) -> Iterator[str]:
-        """Settings near these with which a run fits, one of each sort."""
-
-        def fits(drawn: Sampling, **changed: Any) -> bool:
-            try:
-                other = replace(self, **changed)
-            except ValueError:  # distributed noise does not go with it
-                return False
-            return 2 * other.presence(population, drawn).delta * rounds < delta
-
-        dropouts = [round(self.max_dropout_fraction + step, 12) for step in _STEPS]
+        """Settings near these with which a run fits: of each sort the first."""
+        rate = sampling.rate if isinstance(sampling, Poisson) else 1.0
+        rates = (sampling, Poisson(1.0)) if rate < 1 else (sampling,)
         minima = sorted({max(3, self.min_clients // part) for part in (1, 2, 4)}, reverse=True)
-        every = (Poisson(1.0),) if isinstance(sampling, Poisson) and sampling.rate < 1 else ()
-        for drawn, min_clients, dropout in itertools.product((sampling, *every), minima, dropouts):
-            if 0 <= dropout < 1 and fits(
-                drawn, min_clients=min_clients, max_dropout_fraction=dropout
-            ):
-                words = [] if min_clients == self.min_clients else [f".min_clients = {min_clients}"]
-                words += (
-                    []
-                    if dropout == self.max_dropout_fraction
-                    else [f".max_dropout_fraction = {dropout:g}"]
-                )
-                words = [f"secure_aggregation{word}" for word in words]
-                yield " with ".join(words + ["a sampling rate of 1"] * (drawn is not sampling))
-                break
-        for part in (2, 5, 10, 20):
-            if fits(sampling, dropout_probability=self.dropout_probability / part):
-                name = "secure_aggregation.dropout_probability"
-                yield f"{name} = {self.dropout_probability / part:g}, if no more clients vanish"
-                break
-        if isinstance(sampling, Poisson):
-            for tenths in range(1, 10):
-                if (rate := tenths / 10) > sampling.rate and fits(Poisson(rate)):
-                    yield f"a sampling rate of {rate:g}"
+        dropouts = [round(self.max_dropout_fraction + step, 12) for step in _STEPS]
+        sorts: list[list[tuple[Sampling, dict[str, Any]]]] = [
+            [
+                (drawn, {"min_clients": clients, "max_dropout_fraction": dropout})
+                for drawn, clients, dropout in itertools.product(rates, minima, dropouts)
+                if 0 <= dropout < 1
+            ],
+            [
+                (sampling, {"dropout_probability": self.dropout_probability / part})
+                for part in (2, 5, 10, 20)
+            ],
+            [(Poisson(tenths / 10), {}) for tenths in range(1, 10) if tenths / 10 > rate],
+        ]
+        for candidates in sorts:
+            for drawn, changes in candidates:
+                try:
+                    charged = replace(self, **changes).presence(population, drawn).delta
+                except ValueError:  # distributed noise does not go with it
+                    continue
+                if 2 * charged * rounds < delta:
+                    words = [
+                        f"secure_aggregation.{name} = {value:.12g}"
+                        for name, value in changes.items()
+                        if value != getattr(self, name)
+                    ]
+                    if isinstance(drawn, Poisson) and drawn is not sampling:
+                        words.append(f"a sampling rate of {drawn.rate:g}")
+                    vanish = ", if no more clients vanish" * ("dropout_probability" in changes)
+                    yield " with ".join(words) + vanish
                     break
         a_round = self.presence(population, sampling).delta
         fewer = int(delta / 2 / a_round) if a_round > 0 else 0

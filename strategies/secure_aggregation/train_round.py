@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,17 +39,11 @@ FALSE_ALARM = 1e-6
 
 
 class ObservedDropouts:
-    """Holds the clients that did not see their rounds through against ``dropout_probability``.
+    """Compares the clients that did not see their rounds through with ``dropout_probability``.
 
-    What presence costs is charged from the declared probability (``presence_delta``): where more
-    drop out, δ is under-stated. The operator is told, once, in the operator's log. The run goes
-    on and its results do not say so: who was there is not noised, and to end the run would show it.
-
-    Parameters
-    ----------
-    declared : float
-        The probability, at most, with which a client that was drawn does not see the round
-        through.
+    Presence is charged from the declared probability (``presence_delta``): where more drop out, δ
+    is under-stated. The operator's log says so, once. The run goes on and its results are silent:
+    who was there is not noised, and to end the run would show it.
     """
 
     def __init__(self, declared: float) -> None:
@@ -57,15 +52,7 @@ class ObservedDropouts:
         self._warned = False
 
     def note(self, drawn: int, remaining: int) -> None:
-        """Count one round.
-
-        Parameters
-        ----------
-        drawn : int
-            How many clients were asked.
-        remaining : int
-            How many of them answered to the end, or to where the round was given up.
-        """
+        """Count one round: how many were asked, and how many answered to its end."""
         from scipy.stats import binom
 
         self._drawn += drawn
@@ -97,7 +84,7 @@ class MaskedRounds:
         self._sequence = 0
 
     def account(self, noise_multiplier: float, parameters: int) -> Event:
-        """What the model of a round costs, for a model of so many parameters."""
+        """The privacy event of a round's model, of so many parameters."""
         return self._settings.mechanism(parameters).account(
             parameters=parameters,
             noise_multiplier=noise_multiplier,
@@ -130,9 +117,9 @@ class MaskedRounds:
             noise_multiplier=run.noise_multiplier,
         )
         return MaskedRound(
-            number,
-            schema,
-            encoding,
+            number=number,
+            schema=schema,
+            encoding=encoding,
             settings=self._settings,
             sequence=self._sequence,
             randomness=self._setup.randomness,
@@ -142,64 +129,53 @@ class MaskedRounds:
         )
 
 
+@dataclass(eq=False, kw_only=True)
 class MaskedRound:
-    """The stages of one round. ``begin``, then ``gather`` the replies, then ``release``.
+    """The stages of one round: ``begin``, then ``gather`` the replies, then ``release``.
 
-    When too few clients are left for the sum to be opened, the round is over: ``begin`` then
-    asks nobody, and ``release`` gives nothing, or noise alone.
+    When too few clients are left for the sum to be opened, ``begin`` asks nobody, and ``release``
+    gives nothing, or noise alone.
     """
 
-    def __init__(
-        self,
-        number: int,
-        schema: ModelSchema,
-        encoding: UpdateEncoding,
-        *,
-        settings: SecureAggregation,
-        sequence: int,
-        randomness: Randomness,
-        run: Run,
-        grid: Grid,
-        observed: ObservedDropouts,
-    ) -> None:
-        self.number, self.schema = number, schema
-        self._name = f"round {number}, secure aggregation"
-        self._encoding = encoding
-        self._settings = settings
-        self._randomness = randomness
-        self._grid = grid
-        self._server: SecureServer | None = None
-        self._observed = observed
-        self._run, self._sequence = run, sequence
-        self._came = RoundReplies()  # in the last stage that asked anybody
-        self._updates_asked = False
-        self._aborted = False
+    number: int
+    schema: ModelSchema
+    encoding: UpdateEncoding
+    settings: SecureAggregation
+    sequence: int
+    randomness: Randomness
+    run: Run
+    grid: Grid
+    observed: ObservedDropouts
+    _server: SecureServer | None = None
+    _came: RoundReplies = field(
+        default_factory=RoundReplies
+    )  # of the last stage that asked anybody
+    _updates_asked: bool = False
+    _aborted: bool = False
+
+    @property
+    def _name(self) -> str:
+        return f"round {self.number}, secure aggregation"
 
     def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
         """Exchange and check keys and shares, and make the messages that ask for masked updates.
 
-        Parameters
-        ----------
-        nodes : iterable of int
-            Those of the cohort who are connected.
-        content : RecordDict
-            What the clients' apps are to see: the model and the round's configuration.
-        drawn : int
-            How large the cohort is.
+        ``nodes`` are those of the ``drawn`` clients who are connected; ``content`` is what their
+        apps are to see: the model and the round's configuration.
         """
         cohort = list(nodes)
-        if self._settings.max_clients is not None and len(cohort) > self._settings.max_clients:
-            self._abort(f"{len(cohort)} clients were drawn; {self._settings.max_clients} are asked")
+        if self.settings.max_clients is not None and len(cohort) > self.settings.max_clients:
+            self._abort(f"{len(cohort)} clients were drawn; {self.settings.max_clients} are asked")
             self._asked = PendingReplies([])
             return []
         asked = request_digest(self._request(content, 0, b""))
         server = self._server = SecureServer(
             self._terms(asked),
-            adversary=self._settings.adversary,
-            max_dropout_fraction=self._settings.max_dropout_fraction,
+            adversary=self.settings.adversary,
+            max_dropout_fraction=self.settings.max_dropout_fraction,
             cohort=drawn,
-            identities=self._settings.identities,
-            randomness=self._randomness,
+            client_public_keys=self.settings.client_public_keys,
+            randomness=self.randomness,
         )
         requests = dict.fromkeys(cohort, server.invitation())
         while not self._aborted and server.stage < ServerStage.MASKING:
@@ -212,7 +188,7 @@ class MaskedRound:
     def _request(self, content: RecordDict, node: int, message: bytes) -> Message:
         """What asks a node to train: the same for all but for the protocol's message."""
         record = protocol_record(message)
-        self._encoding.write_into(record)
+        self.encoding.write_into(record)
         return Message(
             RecordDict({**content, KEY: record}), message_type=MessageType.TRAIN, dst_node_id=node
         )
@@ -220,12 +196,12 @@ class MaskedRound:
     def _terms(self, request: bytes) -> RoundTerms:
         size = self.schema.size
         return RoundTerms(
-            run=hashlib.sha256(self._run.state.name.encode()).digest()[:RUN_BYTES],
-            number=self._sequence,
+            run=hashlib.sha256(self.run.state.name.encode()).digest()[:RUN_BYTES],
+            number=self.sequence,
             size=size,
-            bound=self._encoding.bound(size),
-            min_clients=self._settings.min_clients,
-            server=self._settings.adversary.server,
+            bound=self.encoding.bound(size),
+            min_clients=self.settings.min_clients,
+            server=self.settings.adversary.server,
             request=request,
         )
 
@@ -239,15 +215,15 @@ class MaskedRound:
         """Open the sum and add the noise."""
         update = self._update()
         noise_alone = self._aborted and update is not None
-        in_vain = self._run.train_in_vain.add(self._came, moved=noise_alone)
+        in_vain = self.run.train_in_vain.add(self._came, moved=noise_alone)
         return RoundOutcome(update, opened=not self._aborted, in_vain=in_vain and self._aborted)
 
     def _update(self) -> list[Vector] | None:
         """The noisy sum; if the round was aborted ``None``, or noise alone.
 
-        Against a malicious server clients let one sum be opened for a model, and cannot see
-        whether it was. So where they may have agreed to one that was not, the model moves by the
-        noise of a round of zeros: else those clients would be out of all further rounds.
+        Against a malicious server clients let one sum be opened for a model, and cannot see whether
+        it was. Where one may be endorsed that was not opened, the model moves by the noise of a
+        round of zeros: else those clients would be out of all further rounds.
         """
         if self._server is None:
             return None
@@ -255,7 +231,7 @@ class MaskedRound:
         for node, offences in self._server.offences.items():
             for offence in offences:
                 operator_log.warning("%s: node %s %s", self._name, node, offence)
-        self._observed.note(self._server.cohort, self._server.remaining)
+        self.observed.note(self._server.cohort, self._server.remaining)
         if opened is None:
             return self._noise_alone()
         survivors = len(self._server.survivors)
@@ -263,15 +239,15 @@ class MaskedRound:
         return self._decode(opened, survivors)
 
     def _noise_alone(self) -> list[Vector] | None:
-        malicious = self._settings.adversary.server is ServerModel.MALICIOUS
-        if not (malicious and self._updates_asked and self._encoding.noise_multiplier):
+        malicious = self.settings.adversary.server is ServerModel.MALICIOUS
+        if not (malicious and self._updates_asked and self.encoding.noise_multiplier):
             return None
         size = self.schema.size
         return self._decode(np.zeros(size, dtype=np.int64), 0)
 
     def _decode(self, opened: npt.NDArray[np.int64], survivors: int) -> list[Vector]:
-        arrays, randomness = self.schema.arrays, self._randomness
-        return self._encoding.decode(opened, arrays, survivors=survivors, randomness=randomness)
+        arrays, randomness = self.schema.arrays, self.randomness
+        return self.encoding.decode(opened, arrays, survivors=survivors, randomness=randomness)
 
     def _open(self, server: SecureServer) -> Vector | None:
         """Play the stages after the training."""
@@ -293,7 +269,7 @@ class MaskedRound:
             for node, request in requests.items()
         ]
         asked = PendingReplies(messages)
-        replies = stream_replies(self._grid, messages, timeout=self._settings.stage_timeout)
+        replies = stream_replies(self.grid, messages, timeout=self.settings.stage_timeout)
         self._take(server, asked, replies)
         return self._advance(server)
 
@@ -310,7 +286,7 @@ class MaskedRound:
                 raise ReplyError(str(error), Fault.PROTOCOL) from error
 
         name = f"{self._name}, {server.stage.name.lower()}"
-        came = collect(name, asked, replies, read=read, use=use, faults=self._run.faults)
+        came = collect(name, asked, replies, read=read, use=use, faults=self.run.faults)
         if server.stage is not ServerStage.DISPUTING:  # which asks those who may have cheated
             self._came = came
 

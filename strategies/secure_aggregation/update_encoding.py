@@ -108,13 +108,7 @@ class UpdateEncoding:
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> "UpdateEncoding":
-        """Read what ``write_into`` wrote.
-
-        Raises
-        ------
-        MalformedMessageError
-            If it is not that.
-        """
+        """Read what ``write_into`` wrote; ``MalformedMessageError`` if it is not that."""
         try:
             norms, groups = record["clipping-norms"], record["clipping-groups"]
             name, settings = record["mechanism"], record["mechanism-settings"]
@@ -133,20 +127,15 @@ class UpdateEncoding:
             _ = encoding.weighting  # checks the cap
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise MalformedMessageError(
-                f"how to bound an update is not said: {error_quoted(error)}"
+                f"the settings that bound an update cannot be read: {error_quoted(error)}"
             ) from error
         return encoding
 
     def check(self, terms: RoundTerms, policy: ClientPolicy, schema: ModelSchema) -> None:
-        """Make sure, before anybody trains, that it is what the client accepts and fits the round.
+        """Refuse (``UnacceptableTermsError``) what the policy forbids or the round cannot hold.
 
-        An update that did not fit would tell the server so, and what it sends could be chosen
-        to make large ones not fit.
-
-        Raises
-        ------
-        UnacceptableTermsError
-            If the policy pins something else, or some update would not fit.
+        This comes before anybody trains: an update that did not fit would tell the server so, and
+        it could choose what it sends so that large ones do not fit.
         """
         norm, cap = self.geometry.total_norm, self.weight_cap
         for name, value, pinned in (
@@ -164,13 +153,10 @@ class UpdateEncoding:
         arrays = schema.arrays
         size = sum(array.size for array in arrays)
         if size != terms.size:
-            raise UnacceptableTermsError(
-                f"the model has {size} numbers, the terms say {terms.size}"
-            )
+            raise UnacceptableTermsError(f"the model has {size} numbers, the terms {terms.size}")
         if len(self.geometry.group_of) != len(arrays):
             raise UnacceptableTermsError(
-                f"how to clip is said of {len(self.geometry.group_of)} arrays; the model has "
-                f"{len(arrays)}"
+                f"{len(self.geometry.group_of)} arrays are clipped; the model has {len(arrays)}"
             )
         needed = self.bound(size)
         if terms.bound < needed:

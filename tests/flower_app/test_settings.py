@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flower_app.__main__ import main as flower_app_main
 from flower_app.commands.run import parse_settings
 from flower_app.errors import SettingError
-from flower_app.models.recipes import RECIPES
+from flower_app.models.specs import RECIPES
 from flower_app.settings import FORMER_NAMES, Settings, write_run_config
 from privacy.accounting.__main__ import main as accounting_main
 from privacy.audit.__main__ import main as audit_main

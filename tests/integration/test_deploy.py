@@ -158,7 +158,7 @@ def test_nothing_of_the_operators_outlives_a_deployment(tmp_path: Path) -> None:
 
 def test_certificates_name_loopback_and_keys_are_the_owners_alone(tmp_path: Path) -> None:
     made = make_certificates(tmp_path / "certificates")
-    authority = x509.load_pem_x509_certificate(made.authority.read_bytes())
+    authority = x509.load_pem_x509_certificate(made.ca.read_bytes())
     certificate = x509.load_pem_x509_certificate(made.certificate.read_bytes())
     certificate.verify_directly_issued_by(authority)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -166,7 +166,7 @@ def test_certificates_name_loopback_and_keys_are_the_owners_alone(tmp_path: Path
     key = make_node_key(tmp_path / "node", "node")
     for secret in (made.key, key.private):
         assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    assert b"PRIVATE" not in made.authority.read_bytes() + key.public.read_bytes()
+    assert b"PRIVATE" not in made.ca.read_bytes() + key.public.read_bytes()
 
 
 def test_check_data_accepts_a_good_folder(

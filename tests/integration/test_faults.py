@@ -338,7 +338,7 @@ def test_a_ledger_in_use_is_refused_to_a_second_run(story: Story) -> None:
 def strangers(deployment: Deployment) -> "dict[str, tuple[Node, subprocess.Popen[bytes]]]":
     """Nodes that must not be let in, all started at once."""
     other = make_certificates(deployment.folder / "other-certificates")
-    trust = ("--root-certificates", str(deployment.certificates.authority))
+    trust = ("--root-certificates", str(deployment.certificates.ca))
     nodes = {
         name: deployment.new_node(name, deployment.folder)
         for name in ("keyless", "unregistered", "misled")
@@ -351,7 +351,7 @@ def strangers(deployment: Deployment) -> "dict[str, tuple[Node, subprocess.Popen
     options = {
         "keyless": trust,
         "unregistered": (*trust, *keys["unregistered"]),
-        "misled": ("--root-certificates", str(other.authority), *keys["misled"]),
+        "misled": ("--root-certificates", str(other.ca), *keys["misled"]),
     }
     return {
         name: (node, deployment.start_node(node, options=options[name]))
@@ -385,8 +385,8 @@ def test_an_operator_refuses_a_superlink_with_a_wrong_certificate(deployment: De
     other = make_certificates(deployment.folder / "wrong-certificates")
     configuration = Path(deployment.operator["FLWR_HOME"]) / "config.toml"
     before = configuration.read_text()
-    trusted = str(deployment.certificates.authority)
-    configuration.write_text(before.replace(trusted, str(other.authority)))
+    trusted = str(deployment.certificates.ca)
+    configuration.write_text(before.replace(trusted, str(other.ca)))
     try:
         with pytest.raises(RunFailedError, match="Connection to the SuperLink is unavailable"):
             deployment.online()

@@ -21,7 +21,7 @@ from privacy.inference.errors import (
 from privacy.inference.evaluator.evaluator import ReplayGuard
 from privacy.inference.evaluator.process import EvaluatorProcess
 from privacy.inference.messages import Tag, open_message, rebind
-from privacy.inference.owner import ThrowAwayOwner
+from privacy.inference.owner import MeasurementOwner
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import open_material
 
@@ -280,7 +280,7 @@ def _check_evaluation(process: EvaluatorProcess) -> None:
     Whether the answer is right is for a certificate: the pool does not know the model.
     """
     plan = process.plan
-    owner = ThrowAwayOwner(plan)
+    owner = MeasurementOwner(plan)
     middle = np.full(plan.input_shape, sum(plan.input_range) / 2)
     try:
         process.use_keys(owner.public_material())

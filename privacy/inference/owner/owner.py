@@ -197,7 +197,7 @@ class DataOwner:
         return self._reader(Reader(body))[:images]
 
 
-class ThrowAwayOwner(DataOwner):
+class MeasurementOwner(DataOwner):
     """A data owner whose logits may be seen, since its keys protect nothing.
 
     For certificates, tests and benchmarks on data that is not secret, with keys that never met

@@ -1,1 +1,1 @@
-"""Whether a model and a loss can be trained with per-example clipping; tried before a step."""
+"""Whether a model and a loss can be trained with per-example clipping: checks before a step."""

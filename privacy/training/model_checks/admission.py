@@ -1,7 +1,6 @@
 """A trial of the model and the loss on made-up records, before a record is looked at.
 
-It refuses a clipped sum that would not be of the gradients: a loss that is not one value an
-example, a parameter that is used outside its layer; with noise also examples that meet.
+It refuses those whose per-example gradients would be wrong or, with noise, that mix examples.
 """
 
 from collections import OrderedDict
@@ -33,23 +32,19 @@ _accepted: OrderedDict[Hashable, None] = OrderedDict()  # the last programs that
 _MOST_ACCEPTED = 64
 
 
-class NotFiniteError(ArithmeticError):
-    """The trial's records give numbers that show nothing."""
-
-
 def admit(
     model: nn.Module, loss: ExampleLoss, records: Records, buffers: Buffers, *, noised: bool
 ) -> bool:
     """Try model and loss on made-up records; whether there are records to train on.
 
-    Of the data only shapes and precisions have a part, for others see the outcome. Where records
-    are of several formats, one that model and loss accept is enough: the others are malformed.
+    The outcome, which others see, depends on the data's shapes and precisions alone. One format
+    that model and loss accept is enough: records of others are malformed.
 
     Raises
     ------
     GradientError, TypeError, ValueError
-        If gradients would be wrong, examples meet (where noise is to be added), or model and loss
-        accept no format of the records.
+        If gradients would be wrong, model and loss accept no format of the records or, with noise,
+        they mix examples.
     """
     first: Exception | None = None
     for record_format in records.formats():
@@ -65,7 +60,7 @@ def admit(
 def _refused(
     model: nn.Module, loss: ExampleLoss, record_format: RecordFormat, buffers: Buffers, noised: bool
 ) -> Exception | None:
-    """Why model and loss cannot be run on such records, if so."""
+    """Why model and loss cannot be run on records of this format, if so."""
     program = program_identity(model, loss)
     identity = None if program is None else (program, record_format, noised)
     if identity is not None and identity in _accepted:
@@ -77,7 +72,7 @@ def _refused(
             check_gradients(model, loss, batch)
             if noised:
                 check_example_independence(model, loss, batch)
-        except PROGRAM_ERRORS:  # which other values would not change
+        except PROGRAM_ERRORS:  # they do not depend on the values
             buffers.restore()
             raise
         except Exception as error:
@@ -120,7 +115,7 @@ def check_gradients(model: nn.Module, loss: ExampleLoss, batch: Sequence[Tensor]
         if none has one, or the loss depends on the batch.
     ValueError
         If the loss is not one value an example.
-    NotFiniteError
+    ArithmeticError
         If losses or gradients are not finite.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -190,14 +185,11 @@ def _compare(
 
 def _check_finite(name: str, *tensors: Tensor) -> None:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise NotFiniteError(f"{name} are not finite")
+        raise ArithmeticError(f"{name} are not finite")
 
 
 def _check_loss(loss: ExampleLoss, outputs: Any, targets: Tensor) -> None:
-    """Refuse a loss whose values for one example depend on the batch that it is in.
-
-    Training, which gives it one example at a time, would be by another loss than meant.
-    """
+    """Refuse a loss of one example that depends on its batch: training gives it one at a time."""
     if loss.is_examplewise:
         return
 

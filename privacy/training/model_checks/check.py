@@ -15,7 +15,7 @@ _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse a model whose examples' gradients cannot be told apart.
+    """Refuse a model without per-example gradients.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def model_problems(model: nn.Module) -> list[ModelProblem]:
 def groups_for(module: nn.modules.batchnorm._BatchNorm) -> int:
     """How many groups a GroupNorm in its place has: at most 32, and more than one value in each.
 
-    Without places beside the channels a group of one channel would be zero whatever its input.
+    A group of one value would be zero whatever its input.
     """
     channels = module.num_features
     most = channels // 2 if isinstance(module, nn.BatchNorm1d) else channels
@@ -120,7 +120,7 @@ def _layer_problem(name: str, module: nn.Module) -> ModelProblem | None:
 
 
 def _computed_from(module: nn.Module) -> str:
-    """The parameters from which hooks, as of the old weight norm, compute a plain layer's own."""
+    """The parameters from which hooks, as the old weight norm's, compute a plain layer's weight."""
     if type(module) not in OWN_METHOD:
         return ""
     own = dict(module.named_parameters(recurse=False))

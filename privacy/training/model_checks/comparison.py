@@ -39,8 +39,8 @@ def same_numbers(
 ) -> bool:
     """Whether they differ by no more than rounding, or ``least``.
 
-    Rounding is that of their own precision, or ``close`` where they were computed from coarser
-    numbers, times ``slack``. NaN equals nothing, or itself where numbers may be ``missing``.
+    Rounding is their precision's, or ``close`` for results of coarser numbers, times ``slack``. NaN
+    equals nothing, or itself where numbers may be ``missing``.
     """
     if one.shape != other.shape:
         return False

@@ -5,11 +5,10 @@ other example. The loss keeps examples apart by construction (``per_example.loss
 that mix them are refused by name (``check``); this trial is for everything else.
 
 It runs the model on five made-up records and compares one example's numbers at every layer's
-input, at the outputs, in the loss and at every layer in the backward pass: beside other records,
-beside others far from these, with other targets, with other values in the others' rows behind every
-layer, with padding, missing values and bytes as data sets have them (``trial_records``), alone and
-in batches of other sizes, and again after others were there. A model that draws random numbers is
-tried with ``_SEEDS`` seeds.
+input, at the outputs, in the loss and at every layer in the backward pass, while the others'
+records, targets and layer outputs change, with padding, missing values and bytes as data sets have
+them (``trial_records``), alone and in batches of other sizes, and again after others were there. A
+model that draws random numbers is tried with ``_SEEDS`` seeds.
 
 **Not covered.** A model that mixes examples only in batches or for values that were not tried, in
 few of its random draws, or through something that training changes later.
@@ -39,11 +38,11 @@ from privacy.training.model_checks.trial_records import (
 from privacy.training.per_example.loss import ExampleLoss
 
 # Rows 0 and 3 of five stay while the others are exchanged: whatever a model shifts, flips or
-# shuffles by, one of them meets a row that was exchanged.
+# shuffles by, one of them gets values of an exchanged row.
 _UNCHANGED = slice(0, 4, 3)
 _EXCHANGED = (1, 2, 4)
-# In batches of other sizes other kernels round otherwise, and where that carries a number over a
-# kink, another gradient comes back: each alone is compared in the forward pass only.
+# Kernels round otherwise in batches of other sizes, and a number that rounding carries over a kink
+# has another gradient: each alone is compared in the forward pass only.
 _PARTS = ((0,), (0, 1), (0, 1, 2, 3))
 _ALONE = ((1,), (2,), (3,), (4,))
 _OTHER_SIZE_SLACK = 10.0
@@ -74,7 +73,7 @@ def check_example_independence(
 def _check_beside_others(
     traced: TracedModel, inputs: Sequence[Tensor], targets: Tensor
 ) -> Trace | None:
-    """Compare in batches of one size; the batch's trace, where no random draw changes it."""
+    """Compare in batches of one size; the batch's trace, if no random draw changes it."""
     before = [traced(inputs, targets)]
     drew = before[0].drew
     before.append(traced(inputs, targets, seed=1) if drew else before[0])
@@ -112,10 +111,7 @@ def _check_beside_others(
 
 
 def _check_unusual(traced: TracedModel, before: Trace, inputs: Sequence[Tensor]) -> None:
-    """Compare beside, and with, values that data sets have and drawn numbers do not.
-
-    The loss has no part: it is given one example at a time.
-    """
+    """Compare beside, and with, values as data sets have them, in the model alone."""
     for missing in (True, False):
         changed = [unusual(each, _EXCHANGED, missing=missing) for each in inputs]
         after = _if_accepted(traced, changed, None, perturbed=Perturbation(_EXCHANGED, -2.0))
@@ -153,7 +149,7 @@ def _if_accepted(
     perturbed: Perturbation = UNPERTURBED,
     backward: bool = True,
 ) -> Trace | None:
-    """Nothing, where the model or the loss does not accept such values."""
+    """The trace; None if the model or the loss does not accept such values."""
     try:
         return traced(inputs, targets, seed=seed, perturbed=perturbed, backward=backward)
     except (GradientError, MemoryError, torch.OutOfMemoryError):
@@ -200,26 +196,24 @@ def _compare(
 
 
 def _rolled(values: Tensor) -> Tensor:
-    """Other records, which every model and loss must accept, in the others' places."""
+    """Exchange rows for values that every model and loss must accept."""
     if not is_number(values) and not _all_equal(values):
         return _exchanged(values, lambda others: (others == 0).to(values.dtype))
     return values[[0, 0, 4, 3, 3]]
 
 
 def _moved(values: Tensor) -> Tensor:
-    if not is_number(values):
-        return _rolled(values)
-    return _exchanged(values, lambda others: others + 1)
+    return _exchanged(values, lambda rows: rows + 1) if is_number(values) else _rolled(values)
 
 
 def _opposite(values: Tensor) -> Tensor:
     if not is_number(values):
         return _rolled(values)
-    return _exchanged(values, lambda others: -4 * (others + 1))
+    return _exchanged(values, lambda rows: -4 * (rows + 1))
 
 
 def _all_equal(values: Tensor) -> bool:
-    """As integers are where the model takes one only."""
+    """Whether all are one integer, as for a model that takes one only."""
     return bool((values == values.flatten()[:1]).all())
 
 

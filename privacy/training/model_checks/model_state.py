@@ -1,4 +1,4 @@
-"""State of a model and of the process that a trial or a training leaves as it was."""
+"""State of the model and the process that is put back after a trial or a training."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ class GlobalGenerators:
 
 @contextmanager
 def preserved_randomness(model: nn.Module) -> Iterator[GlobalGenerators]:
-    """The process's random state is put back, whatever is drawn within."""
+    """Put the process's random state back afterwards."""
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=devices):
@@ -67,7 +67,7 @@ def seed_torch(seed: int) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The whole model in evaluation mode, for comparisons that no random draw may disturb."""
+    """Put the whole model into evaluation mode meanwhile."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -79,9 +79,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def away_from_constants(model: nn.Module) -> Iterator[None]:
-    """Trainable parameters that are constants, zero gates above all, have other values.
+    """Give constant trainable parameters other values meanwhile.
 
-    A path that a zero closes now opens with the first step.
+    The first step opens a path that a gate of zero closes now.
     """
     before: dict[nn.Parameter, Tensor] = {}
     generator = torch.Generator("cpu").manual_seed(0)
@@ -102,7 +102,7 @@ def away_from_constants(model: nn.Module) -> Iterator[None]:
 
 
 class Buffers:
-    """A model's buffers as they were: clipping and noise protect none of their content."""
+    """A model's buffers as they were; clipping and noise do not protect their content."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model

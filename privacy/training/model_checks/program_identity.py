@@ -1,9 +1,9 @@
 """The identity of a model and a loss, so that a trial they passed need not be run every round.
 
-They have one only where every part that makes them the same can be seen: a model of torch's own
+They have one only if all that decides their numbers' paths is visible: a model of torch's own
 modules without hooks, with its settings and its parameters' shapes; a loss of torch's, or a plain
 function that reads only its arguments, constants, and torch. A class or a closure of the user's may
-do another thing the next time, and is tried every time.
+act otherwise the next time, and is tried every time.
 """
 
 import types
@@ -27,7 +27,7 @@ _READ_ANYTHING = ("globals", "eval", "exec", "__import__", "open", "vars", "loca
 
 
 class _OpaqueError(Exception):
-    """A part whose sameness cannot be seen."""
+    """A part without an identity."""
 
 
 def program_identity(model: nn.Module, loss: ExampleLoss) -> Hashable | None:
@@ -83,7 +83,7 @@ def _values(named: dict[str, Any], loss: ExampleLoss | None = None) -> Hashable:
 
 
 def _value(value: Any, loss: ExampleLoss | None = None) -> Hashable:
-    """A setting's own description; the loss may have weights of classes."""
+    """A setting's identity; the loss may have weights of classes."""
     kind = type(value)
     if value is None or kind in _SCALARS:
         return kind, value

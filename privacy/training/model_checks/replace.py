@@ -1,4 +1,4 @@
-"""Replacements of layers without per-example gradients: the same function, or refused."""
+"""Replacements for layers without per-example gradients."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -21,11 +21,11 @@ def replace_unsupported(model: nn.Module) -> nn.Module:
     """A copy of ``model`` with every replaceable layer replaced; then ``check_model``.
 
     LSTM, GRU and RNN become Opacus's and MultiheadAttention one with layers for its projections,
-    each with its weights: it is tried and gives what the original gave, masks included, or is
-    refused. They refuse a single sequence without a batch. A layer under several names has its
-    replacement under all of them. Two replacements are other functions, to be trained: BatchNorm
-    becomes GroupNorm (its weights start anew; encrypted inference does not take it, see
-    ``check_model``'s advice), and running statistics are switched off.
+    with their weights: each is tried, and refused unless its outputs equal the original's, masks
+    included. They take batches only. A layer under several names is replaced under all of them.
+    Two replacements are other functions, to be trained: BatchNorm becomes GroupNorm (its weights
+    start anew; encrypted inference does not take it, see ``check_model``'s advice), and running
+    statistics are switched off.
 
     Parameters
     ----------

@@ -1,7 +1,4 @@
-"""Layers that ``replace_unsupported`` puts in place of PyTorch's; loaded where one is needed.
-
-They load Opacus.
-"""
+"""Layers that ``replace_unsupported`` puts in place of PyTorch's. Loads Opacus."""
 
 from typing import Any
 
@@ -16,7 +13,7 @@ class AppendedVector(nn.Module):
 
     def __init__(self, vector: Tensor) -> None:
         super().__init__()
-        self.vector = nn.Parameter(vector.detach().clone())
+        self.vector = _copied(vector)
 
     def forward(self, x: Tensor) -> Tensor:
         """Append it."""
@@ -42,41 +39,26 @@ class SeparateAttention(nn.Module):
         self.kdim, self.vdim, self.head_dim = attention.kdim, attention.vdim, attention.head_dim
         self.batch_first, self.dropout = attention.batch_first, attention.dropout
         self.add_zero_attn = attention.add_zero_attn
-        weights: list[Tensor] = (
-            list(attention.in_proj_weight.chunk(3))
-            if attention.in_proj_weight is not None
-            else [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
-        )
-        bias = attention.in_proj_bias
-        biases: list[Tensor | None] = [None] * 3 if bias is None else list(bias.chunk(3))
-        self.qlinear, self.klinear, self.vlinear = (
-            _linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)
-        )
-        self.out_proj = _linear(attention.out_proj.weight, attention.out_proj.bias)
-        self.k_vector = self.v_vector = None
-        if attention.bias_k is not None and attention.bias_v is not None:
-            self.k_vector = AppendedVector(attention.bias_k[0, 0])
-            self.v_vector = AppendedVector(attention.bias_v[0, 0])
-        self._freeze_as(attention)
+        with torch.enable_grad():  # so that a frozen parameter's parts are frozen, no others
+            weights: list[Tensor] = (
+                list(attention.in_proj_weight.chunk(3))
+                if attention.in_proj_weight is not None
+                else [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
+            )
+            bias = attention.in_proj_bias
+            biases: list[Tensor | None] = [None] * 3 if bias is None else list(bias.chunk(3))
+            self.qlinear, self.klinear, self.vlinear = (
+                _linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)
+            )
+            self.out_proj = _linear(attention.out_proj.weight, attention.out_proj.bias)
+            self.k_vector = self.v_vector = None
+            if attention.bias_k is not None and attention.bias_v is not None:
+                self.k_vector = AppendedVector(attention.bias_k[0, 0])
+                self.v_vector = AppendedVector(attention.bias_v[0, 0])
         # PyTorch's transformer layers read these, and then do not take their fast path.
         self._qkv_same_embed_dim = False
         self.in_proj_weight = self.in_proj_bias = None
         self.train(attention.training)
-
-    def _freeze_as(self, attention: nn.MultiheadAttention) -> None:
-        projections = (self.qlinear, self.klinear, self.vlinear)
-        names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-        for layer, name in zip(projections, names, strict=True):
-            source = attention.in_proj_weight
-            source = getattr(attention, name) if source is None else source
-            layer.weight.requires_grad_(source.requires_grad)
-            if layer.bias is not None:
-                layer.bias.requires_grad_(attention.in_proj_bias.requires_grad)
-        for name, parameter in attention.out_proj.named_parameters():
-            getattr(self.out_proj, name).requires_grad_(parameter.requires_grad)
-        for added, bias in ((self.k_vector, attention.bias_k), (self.v_vector, attention.bias_v)):
-            if added is not None and bias is not None:
-                added.requires_grad_(bias.requires_grad)
 
     def forward(
         self,
@@ -142,10 +124,14 @@ class SeparateAttention(nn.Module):
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    made.weight = nn.Parameter(weight.detach().clone())
+    made.weight = _copied(weight)
     if bias is not None:
-        made.bias = nn.Parameter(bias.detach().clone())
+        made.bias = _copied(bias)
     return made
+
+
+def _copied(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.detach().clone(), requires_grad=values.requires_grad)
 
 
 def _added(name: str, mask: Tensor, like: Tensor) -> Tensor:

@@ -45,17 +45,17 @@ class Trace:
     drew: bool
 
     def only(self, rows: Sequence[int]) -> "Trace":
-        """Those of some of the records."""
+        """The trace of some of the records."""
         forward = [(place, values[rows]) for place, values in self.forward]
         backward = [(place, values[rows]) for place, values in self.backward]
         return Trace(forward, backward, self.drew)
 
     def without_backward(self) -> "Trace":
-        """Those of the forward pass."""
+        """The trace of the forward pass."""
         return Trace(self.forward, [], self.drew)
 
     def without_loss(self) -> "Trace":
-        """As of a pass without targets."""
+        """The trace of a pass without targets."""
         forward = [(place, values) for place, values in self.forward if place != _LOSS]
         return Trace(forward, self.backward, self.drew)
 
@@ -99,7 +99,7 @@ class TracedModel:
     @classmethod
     @contextmanager
     def tracing(cls, model: nn.Module, loss: ExampleLoss) -> Iterator[Self]:
-        """Watch ``model``, with the process's random state preserved."""
+        """Trace ``model``; the process's random state is preserved."""
         with preserved_randomness(model) as generators, Capture(model) as capture:
             yield cls(model, loss, capture, generators)
 
@@ -122,7 +122,7 @@ class TracedModel:
         """Both passes over a batch, or the forward pass alone.
 
         Without ``targets`` the loss is not computed. ``seed`` is that of the model's random draws.
-        ``places`` are the records' rows in a larger batch, whose cotangents they have then.
+        ``places`` are the records' rows in a larger batch, whose cotangents they get.
         """
         examples = len(inputs[0])
         self._capture.forget()  # a pass that failed
@@ -170,7 +170,7 @@ def _check_first_axis(places: _Places, examples: int) -> None:
 
 
 def _cotangent(output: Tensor, rows: Sequence[int], perturbed: Perturbation) -> Tensor:
-    """Made-up gradients at an output: those of a loss may be nothing but rounding."""
+    """Made-up gradients at an output: a loss's may be rounding alone."""
     generator = torch.Generator("cpu").manual_seed(1)
     shape = (max(BATCH, len(rows)), *output.shape[1:])  # of other sizes other numbers are drawn
     drawn = torch.randn(shape, generator=generator, device="cpu")

@@ -1,9 +1,9 @@
 """Made-up records for trials, from the data's shapes and precisions alone.
 
-Whether a trial succeeds is seen by whoever waits for the update, so no private record has a part.
+Whoever waits for the update sees whether a trial succeeds, so no private record may decide it.
 Beside drawn numbers there are records as data sets have them: padded, with values missing, all
-alike, images of bytes. A model that fills in a column's mean, cuts texts at the batch's longest or
-scales images where one has values above 1 keeps merely drawn records apart.
+alike, images of bytes. On drawn numbers alone a model that fills in a column's mean, cuts texts at
+the batch's longest or scales images where one has values above 1 would pass.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ BATCH = 5  # records of a trial
 Table = nn.Embedding | nn.EmbeddingBag
 _Triple = tuple[int, int, int]
 
-# Of (content of the compared records, padding, the others' content), in each line the first that
-# the model accepts. Every table has 0 and 1.
+# (Content of the compared records, padding, the others' content): in each line the first that the
+# model accepts is tried. Every table has 0 and 1.
 _IN_EVERY_TABLE: tuple[tuple[_Triple, ...], ...] = (((1, 0, 1),), ((0, 1, 0),))
 # Not on a GPU, where an index beyond a table ends the process.
 _IN_MANY_TABLES: tuple[tuple[_Triple, ...], ...] = (
@@ -32,8 +32,8 @@ _IN_MANY_TABLES: tuple[tuple[_Triple, ...], ...] = (
 )
 _BYTES: tuple[tuple[_Triple, ...], ...] = (((1, 0, 255),),)
 _OTHERS = 3
-# Every number is tried missing: alone in a record of its own, or with others that are as many apart
-# as there are records. Of large models fewer, so that a trial takes less than twice its time.
+# Each number is missing in one record: alone, or with those that stand a multiple of the number of
+# records from it. Large models get fewer records, so that a trial takes less than twice its time.
 _RECORDS, _FEWEST_RECORDS = 128, 5
 _LAYER_NUMBERS = 2**20
 
@@ -92,7 +92,7 @@ class OtherBatch:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same records beside other ones, of which some come before and some after each."""
+    """The same records beside others, some before and some after each."""
 
     inputs: list[Tensor]
     others: list[OtherBatch]
@@ -105,8 +105,7 @@ def comparisons(
     """Batches in which a value usual in data sets sets one record apart from the others.
 
     Of each list the first that the model accepts is enough. ``inputs`` are records that the model
-    accepts; ``layer_numbers`` is how many numbers of a record all layers take; the padding of the
-    model's ``tables`` is tried too.
+    accepts; ``layer_numbers`` counts the inputs of all layers for one record.
     """
     integers = [each for each in inputs if not is_number(each)]
     numbers = [each for each in inputs if is_number(each)]
@@ -184,7 +183,7 @@ def unusual(values: Tensor, rows: Sequence[int], *, missing: bool) -> Tensor:
 
 
 def is_number(values: Tensor) -> bool:
-    """To compute with, and no index or class."""
+    """Whether they are numbers to compute with, not indices or classes."""
     return values.is_floating_point() or values.is_complex()
 
 
@@ -217,8 +216,8 @@ def _missing(like: Tensor) -> tuple[Tensor, Tensor]:
 def _each_missing(inputs: Sequence[Tensor], before: Sequence[int], records: int) -> Comparison:
     """Records that miss one number, or few; every second one is exchanged for one that misses none.
 
-    ``before`` is how many numbers those of the record have before each input's. A record that
-    misses none comes first and last, so that each has an exchanged one on both sides.
+    ``before`` counts a record's numbers before each input. A record that misses none comes first
+    and last, so that each has an exchanged one on both sides.
     """
     rows = torch.arange(records + 2, device="cpu")
     one: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""One forward and one backward pass, and every layer's inputs and output gradients in them."""
+"""Every layer's inputs and output gradients in one forward and one backward pass."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -20,11 +20,7 @@ from privacy.training.per_example.layers import (
 
 
 def trainable_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The modules whose parameters train, each parameter in one of them.
-
-    A module with parameters of its own that is not ``handled_alone`` is handled whole, with its
-    submodules.
-    """
+    """The modules whose own parameters train; submodules are part of one not ``handled_alone``."""
     trains = any(p.requires_grad for p in module.parameters(recurse=False))
     if trains and not is_recurrent(module):
         yield name, module
@@ -35,7 +31,7 @@ def trainable_layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, n
 
 
 class _LayerUse(NamedTuple):
-    """One use of a layer: its input, the input's version and origin then, and its output's."""
+    """One call of a layer: its input, that one's version and place in the graph, its output's."""
 
     name: str
     inputs: Tensor
@@ -45,12 +41,9 @@ class _LayerUse(NamedTuple):
 
 
 class Capture:
-    """Watches a model's trainable layers while in use as a context.
+    """A context that records every call of a model's trainable layers.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Every parameter belongs to one layer only (``check_model`` makes sure).
+    Every parameter must belong to one layer only, as ``check_model`` ensures.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -62,7 +55,7 @@ class Capture:
 
     def __enter__(self) -> Self:
         for layer in self.layers.values():
-            # First, so that other hooks' outputs are not taken for the layer's.
+            # Before other hooks, whose outputs are not the layer's.
             self._handles.append(layer.register_forward_hook(self._record, prepend=True))
             if not handled_alone(layer):
                 self._handles.append(
@@ -100,13 +93,13 @@ class Capture:
             self._uses.append(use)
 
     def forget(self) -> None:
-        """Forget the forward pass since the last call: it failed."""
+        """Forget the last forward pass, which failed."""
         self._uses.clear()
 
     def inputs_and_backprops(
         self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
     ) -> tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]]:
-        """Each used layer's name and input, and its name and output gradient.
+        """(Name, input) and (name, output gradient) of each call of a layer.
 
         The gradients are those of the ``outputs``' inner product with the ``cotangents``.
         """
@@ -114,7 +107,7 @@ class Capture:
         inputs = [(use.name, use.inputs.detach()) for use in uses]
         if not uses or not outputs:
             return inputs, []
-        # Of one number: for gradients of several PyTorch loads its compiler.
+        # The gradient of one number: for those of several PyTorch loads its compiler.
         products = zip(outputs, cotangents, strict=True)
         inner = sum_of([torch.real((o * c).sum()) for o, c in products])
         backprops = torch.autograd.grad(inner, [use.output for use in uses], allow_unused=True)
@@ -124,8 +117,8 @@ class Capture:
     def check_parameters(self, losses: Tensor) -> None:
         """Refuse a parameter that reaches ``losses`` on a path around its layer.
 
-        The whole graph of the forward pass is searched, which finds what is too small to compare: a
-        weight penalty, a table that is read again by ``linear(x, embedding.weight)``.
+        The search of the forward pass's whole graph finds also uses whose gradient is too small to
+        compare: a weight penalty, a table read again by ``linear(x, embedding.weight)``.
         """
         names: dict[Tensor, str] = {
             p: name for name, p in self._model.named_parameters() if p.requires_grad
@@ -139,7 +132,7 @@ class Capture:
     def _pieces(
         self, losses: Tensor, outputs: set[Node]
     ) -> Iterator[tuple[list[Node], set[Node], set[nn.Parameter]]]:
-        """Pieces of the graph: where each starts and stops, which parameters it may hold."""
+        """Pieces of the graph: their starts, their ends, and the parameters allowed in them."""
         nothing: set[nn.Parameter] = set()
         if losses.grad_fn is not None:
             yield [losses.grad_fn], outputs, nothing
@@ -151,12 +144,10 @@ class Capture:
             yield within, before, set(self.layers[use.name].parameters())
 
     def gradients(self, losses: Tensor, *, keep_graph: bool = False) -> dict[str, LayerGradients]:
-        """Every layer's per-example gradients of ``losses`` (n,), by its name.
+        """Every layer's per-example gradients of ``losses`` (n,) in the last forward pass, by name.
 
-        They are those of the forward pass since the last call. ``keep_graph`` says whether torch
-        may be asked for gradients of ``losses`` again.
-
-        A layer without a part in the losses is missing: its gradient is zero.
+        A layer without a part in the losses is missing: its gradient is zero. ``keep_graph`` lets
+        torch compute gradients of ``losses`` again.
 
         Raises
         ------
@@ -170,7 +161,7 @@ class Capture:
         bypassed = self._parameters_of_unused({use.name for use in uses})
         edges = [use.output for use in uses]
         edges += [get_gradient_edge(parameter) for parameter in bypassed.values()]
-        # Of their sum: weights of one for each would load SymPy first, to compare two shapes.
+        # The gradient of their sum: ``grad_outputs`` would load SymPy, to compare two shapes.
         backprops: Sequence[Tensor | None] = torch.autograd.grad(
             losses.sum(), edges, allow_unused=True, retain_graph=keep_graph
         )

@@ -30,8 +30,8 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BLOCK = 8
 # Bytes of unfolded rows to work on at a time: they stay in a core's cache (measured).
 _CACHE = 5 << 18
-# Bytes of inputs in one depthwise convolution: a call has a fixed cost, but larger memory goes
-# back to the system after each step and is allocated again (measured).
+# Bytes of inputs in one depthwise convolution: a call has a fixed cost, but larger memory is
+# returned to the system and allocated again at each step (measured).
 _PLANES = 1 << 20
 
 
@@ -62,7 +62,7 @@ def _fastest(layer: Convolution, g: Tensor) -> tuple[str, Callable[..., Tensor]]
 class ConvolutionGradients:
     """Every example's gradient is built, in pieces: shape (pieces, n, ...), by parameter.
 
-    One piece is one kernel column, so that a column's products are written in one go.
+    By rows a piece is a kernel column, whose products are one batched multiplication.
     """
 
     def __init__(self, layer: Convolution, gradients: Gradients, method: str) -> None:
@@ -173,7 +173,7 @@ def _even(count: int, most: int) -> int:
 
 
 def _by_rows(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
-    """Rows are copied once a kernel row; kernel columns are shifts of the same memory.
+    """Rows are copied once for each kernel row; kernel columns are shifts of the same memory.
 
     With W columns in a padded row, position (i, j) of the output's gradient is put at
     i·W + stride·j, with zeros between. Kernel column c then meets a value c·dilation places further

@@ -11,7 +11,7 @@ from torch import Tensor
 
 Gradients = dict[Tensor, Tensor]  # by parameter
 
-# By how much a clipped example stays below S, relatively: room for its coordinates' rounding.
+# A clipped example stays below S by this share, the room for its coordinates' rounding.
 MARGIN = 1e-6
 
 
@@ -24,19 +24,16 @@ class Call:
 
 
 class LayerGradients(Protocol):
-    """The gradients of n examples for one layer's parameters.
-
-    ``method`` names how their norms are computed, ``dtype`` the precision they are summed in.
-    """
+    """The gradients of n examples for one layer's parameters; ``method`` computes their norms."""
 
     method: str
 
     @property
     def dtype(self) -> torch.dtype:
-        """Single precision, or double where the model is."""
+        """The sum's precision: single, or double where the model's is."""
 
     def norms(self) -> Iterable[Tensor]:
-        """Parts, shape (n,), double: an example's gradient has the norm of its parts.
+        """Parts (n,), double, whose own norm is that of an example's gradient.
 
         A part beyond ``dtype`` is infinite.
         """
@@ -74,11 +71,10 @@ def clipped_sum(layers: Sequence[LayerGradients], *, clipping_norm: float) -> Gr
     """Sum over the examples of min(1/S, 1/‖g‖)·g, g being one example's gradient.
 
     It is the clipped sum in units of S, so single precision holds it whatever S is. Norms and
-    factors are in double precision, products and sums in single at least, whatever the model's.
-    An example whose norm is not finite (NaN, infinite or beyond single precision) adds zero, so
-    every example's influence stays at most 1.
+    factors are in double precision, products and sums in single at least. An example whose norm is
+    not finite (NaN, infinite or beyond single precision) adds zero: its influence is at most 1.
 
-    ``layers`` are all of the model's, for the same examples; S is over all of them together.
+    ``layers`` are all of the model's; S is over all of them together.
     """
     if not layers:
         return {}
@@ -104,10 +100,7 @@ def clipped_sum(layers: Sequence[LayerGradients], *, clipping_norm: float) -> Gr
 
 @contextmanager
 def full_precision_products(device: torch.device) -> Iterator[None]:
-    """Matrix products in the operands' precision, whatever PyTorch was told for the model's.
-
-    ``torch.autocast`` and ``torch.set_float32_matmul_precision`` would round to half precision.
-    """
+    """Matrix products in the operands' precision, under autocast and low matmul precision too."""
     before = torch.get_float32_matmul_precision()
     if before == "highest" and not torch.is_autocast_enabled(device.type):
         yield
@@ -121,7 +114,7 @@ def full_precision_products(device: torch.device) -> Iterator[None]:
 
 
 def summing_dtype(*tensors: Tensor) -> torch.dtype:
-    """The precision that sums of these are made in: single at least."""
+    """The precision for sums of these: single at least."""
     dtype = torch.float32
     for tensor in tensors:
         if tensor.is_floating_point():
@@ -132,8 +125,8 @@ def summing_dtype(*tensors: Tensor) -> torch.dtype:
 def vector_norms(values: Tensor) -> Tensor:
     """L2 norms along the last axis, in double precision.
 
-    Squares of single-precision numbers neither vanish nor overflow in double precision; a double's
-    own may, so doubles are scaled by each vector's largest magnitude.
+    Squares of single-precision numbers neither vanish nor overflow in double precision; those of
+    doubles may, so these are scaled by each vector's largest magnitude.
     """
     norms: Tensor
     if values.dtype != torch.float64:

@@ -1,7 +1,7 @@
-"""How each layer's per-example gradients are computed: here, by Opacus, or by ``torch.func``.
+"""The method for each layer's per-example gradients: this package's, Opacus's or ``torch.func``.
 
 Opacus takes over a CPU second to load, and a deployed client starts a process for every message:
-it is loaded only for layers that have no method here.
+it is loaded only for layers without a method here.
 """
 
 import sys
@@ -23,7 +23,7 @@ from privacy.training.per_example.gradients import (
 )
 from privacy.training.per_example.linear import linear_gradients
 
-# Builds every example's gradient: layer, [inputs], backprops -> gradients by parameter.
+# (layer, [inputs], backprops) -> every example's gradient, by parameter
 Sampler = Callable[[nn.Module, list[Tensor], Tensor], Mapping[nn.Parameter, Tensor]]
 
 # The layers that have a method here.
@@ -41,10 +41,7 @@ def handled_alone(layer: nn.Module) -> bool:
 
 
 def layer_gradients(layer: nn.Module, calls: Sequence[Call]) -> LayerGradients:
-    """The gradients of ``layer`` after ``calls``, by its fastest method.
-
-    They come in single precision at least, whatever the model's.
-    """
+    """The gradients of ``layer`` after ``calls``, in single precision at least."""
     if not handled_alone(layer):  # torch.func runs the layer again, in the layer's own precision
         with untouched_root_logger():
             from opacus.grad_sample.functorch import ft_compute_per_sample_gradient

@@ -51,8 +51,8 @@ class VectorGradients:
 class SequenceGradients:
     """T vectors an example: norms by Gram matrices of T × T.
 
-    The sum of T² products may cancel down to nothing, so it is made in double precision and its
-    rounding error is added: an example is never scaled too little.
+    The sum of T² products may cancel, so it is in double precision, and a bound on its rounding
+    error is added: an example is never scaled too little.
     """
 
     method = "Gram matrices"
@@ -106,8 +106,8 @@ def _weighted_sum(
 ) -> Gradients:
     """Σ factor·b·aᵀ and Σ factor·b, ``back`` holding every ‖b‖.
 
-    A product factor·b that single precision would lose or overflow, and that a large or small
-    ``a`` brings back, is made in double precision, and with it the layer's sum.
+    The sum is in double precision where some factor·b, which ``a`` may bring back into range,
+    would underflow or overflow single precision.
     """
     dtype = backprops.dtype if _moderate(back * factors) else torch.float64
     weighted = backprops.to(dtype) * factors.to(dtype)[:, None]

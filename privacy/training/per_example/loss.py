@@ -1,4 +1,4 @@
-"""From the user's loss to one number an example."""
+"""The user's loss as one number an example."""
 
 import copy
 import functools
@@ -42,15 +42,14 @@ _TORCHS: frozenset[object] = (
 
 
 class ExampleLoss:
-    """A loss with one value an example, in which no other example has a part.
+    """A loss with one value an example, which depends on no other example.
 
-    torch's own losses are called once for the batch, with ``reduction="none"`` and shapes that
-    cannot be broadcast from one example to another. Any other callable is called with one example
-    at a time, as a batch of one (by ``torch.func.vmap`` where that can follow): it never has
-    another example's outputs or targets.
+    A mean over the batch would tie every example's gradient to the batch's size or sum of class
+    weights, and clipping one example would not bound its influence. So torch's own losses are
+    called once for the batch, with ``reduction="none"`` and shapes that cannot be broadcast between
+    examples; any other callable with one example at a time, as a batch of one (by
+    ``torch.func.vmap`` where that can follow).
 
-    A loss that averages over the batch would tie every example's gradient to the batch (by its
-    size, or by the sum of class weights), and clipping one example would not bound its influence.
     Axes beyond the first are reduced within the example as torch would: a mean leaves out
     ``ignore_index`` and is weighted by its own classes' weights. A callable that has a
     ``reduction`` does that itself.
@@ -82,12 +81,12 @@ class ExampleLoss:
         if self._vectorised:
             try:
                 return self._vmapped(outputs, targets)
-            except Exception:  # vmap cannot follow it: the loop below raises real errors
+            except Exception:  # vmap cannot follow it, or the loop raises the loss's own error
                 self._vectorised = False
         return self._one_by_one(outputs, targets, self._of_one)
 
     def on_batch(self, outputs: Any, targets: Tensor) -> Tensor:
-        """The loss as it was given, called once for all examples, shape (n,) or refused."""
+        """The loss called once for all examples; refused unless of shape (n,)."""
         if self._torch_loss in _ELEMENTWISE:
             _refuse_broadcast(outputs, targets)
         values: Tensor = self._unreduced(outputs, targets)
@@ -150,7 +149,7 @@ def tensors_of(outputs: Any) -> list[Tensor]:
 
 
 def detached(outputs: Any) -> Any:
-    """The same without their history."""
+    """The outputs without their graph."""
     return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
 
 

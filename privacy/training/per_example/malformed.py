@@ -16,12 +16,11 @@ PROGRAM_ERRORS = (GradientError, UnsupportedModelError, MemoryError, torch.OutOf
 
 
 class MalformedRecords:
-    """Works on a batch; where that fails, on its halves, until only malformed records are left out.
+    """Computes a batch; where that fails, its halves, until only malformed records are left out.
 
-    A record that raises (a label that is no class, a file that cannot be opened, another shape)
-    would otherwise end the training, which tells whoever waits for the update, without any noise,
-    that it is there. It adds zero, as an example does whose gradient is not finite, so that one
-    record more or less still moves the sum by at most the clipping norm.
+    An error of one record (a label that is no class, a file that cannot be opened, another shape)
+    would show whoever waits for the update, without any noise, that the record is there. So it adds
+    zero, and one record more or less still moves the sum by at most the clipping norm.
 
     Parameters
     ----------
@@ -30,8 +29,8 @@ class MalformedRecords:
     add : callable
         Given the sum.
     every_error : bool
-        Whether no error at all may end the training, as with noise: one record may be the cause
-        even of want of memory, or of a model's other branch.
+        Whether no error at all may end the training, as with noise: one record may cause even want
+        of memory.
     """
 
     def __init__(
@@ -66,15 +65,12 @@ class MalformedRecords:
             self(half)
 
     def raise_if_none_worked(self) -> None:
-        """Raise the first record's error, if no record worked so far.
-
-        Nothing of a training would show that no record took part in it.
-        """
+        """Raise the first record's error if every record so far failed."""
         if self._left_out and not self._worked:
             raise self._left_out[min(self._left_out)]
 
     def log(self) -> None:
-        """Write the left-out records to the client's own log; nobody else may know."""
+        """Write the left-out records to the client's own log, for nobody else."""
         if self._left_out:
             rows = sorted(self._left_out)
             first = self._left_out[rows[0]]

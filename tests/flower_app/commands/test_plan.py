@@ -9,11 +9,12 @@ from flwr.app import ArrayRecord
 from flower_app import __main__ as command
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
-from flower_app.planning import measured
-from flower_app.planning.measured import MeasuredAccuracy, MeasuredRound
-from flower_app.planning.options import (
+from flower_app.planning import (
+    MeasuredAccuracy,
+    MeasuredRound,
     Question,
     expected_accuracy,
+    measured_accuracies,
     message_bytes,
     options,
 )
@@ -96,7 +97,7 @@ def test_the_command_answers_from_the_packaged_table(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     row = next(
         m
-        for m in measured.accuracies()
+        for m in measured_accuracies()
         if (m.model, m.clients, m.epsilon) == ("hog-linear", 1000, 3.0)
     )
     assert f"about {100 * row.median:.1f} %" in shown
@@ -110,13 +111,14 @@ def test_time_is_scaled_from_the_nearest_measured_round_and_never_below_it(
         MeasuredRound("hog-linear", 100.0, 0.5, "2 cores"),
         MeasuredRound("hog-linear", 10.0, 0.2, "2 cores"),
     )
-    monkeypatch.setattr(measured, "rounds", lambda: table)
+    for module in ("planning", "commands.plan"):
+        monkeypatch.setattr(f"flower_app.{module}.measured_rounds", lambda: table)
     question = Question(Budget(3.0, 1e-5), 1000)
-    found = {
+    seconds = {
         rate: next(options(question, rates=[rate], rounds=[1])).round_seconds
         for rate in (0.001, 0.2, 1.0)
     }
-    assert found == {0.001: 0.2, 0.2: 1.0, 1.0: 5.0}
+    assert seconds == {0.001: 0.2, 0.2: 1.0, 1.0: 5.0}
     assert (
         next(options(replace(question, model="cnn"), rates=[1.0], rounds=[1])).round_seconds is None
     )

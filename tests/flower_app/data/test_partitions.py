@@ -127,12 +127,12 @@ assert not {{"datasets", "flwr_datasets", "torchvision"}} & set(sys.modules)
     ("values", "message"),
     [
         ({"kind": "random"}, "partition = 'random' is unknown; choose one of iid, dirichlet"),
-        ({"clients": 0}, "clients = 0 must be at least 1"),
-        ({"seed": -1}, "seed = -1 must not be negative"),
-        ({"alpha": 0.0}, "alpha = 0.0 must be a finite number above 0"),
-        ({"alpha": float("nan")}, "alpha = nan"),
-        ({"sigma": -1.0}, "sigma = -1.0 must be"),
-        ({"sigma": float("inf")}, "sigma = inf"),
+        ({"clients": 0}, "clients is 0; it must be a whole number of at least 1"),
+        ({"seed": -1}, "partition seed is -1; it must be a whole number of at least 0"),
+        ({"alpha": 0.0}, "alpha is 0.0; it must be a finite number above 0"),
+        ({"alpha": float("nan")}, "alpha is nan"),
+        ({"sigma": -1.0}, "sigma is -1.0; it must be"),
+        ({"sigma": float("inf")}, "sigma is inf"),
     ],
 )
 def test_wrong_values_are_named(values: dict[str, object], message: str) -> None:

@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from flower_app import client_app, server_app
 from flower_app.encrypted.evaluator import compile_named, start_evaluator
 from flower_app.encrypted.node import simulated_secrets
-from flower_app.encrypted.round import hold_encrypted_round, round_cost
+from flower_app.encrypted.round import hold_encrypted_round
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.settings import Settings
+from flower_app.training.assembly import round_cost
 from flower_app.training.resumption import with_settings_of_run
 from privacy.accounting import Full, GaussianRelease, read_ledger
 from privacy.inference.errors import EvaluatorFailedError

@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[3]
 COMMAND = """
 import os, subprocess, sys
 from pathlib import Path
-from flower_app.processes.watchdog import Watchdog
+from flower_app.processes.watchdog import watchdog
 
 home = Path(sys.argv[1])
 environment = os.environ | {"FLWR_HOME": str(home / "node")}
-with Watchdog(home):
+with watchdog(home):
     child = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(1000)"],
         env=environment,

@@ -14,7 +14,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from flower_app import client_app, server_app
 from flower_app.errors import SettingError
-from flower_app.report import finish
 from flower_app.settings import Settings
 from flower_app.training.resumption import can_go_on, check_resumed, with_settings_of_run
 from strategies import run_in_process
@@ -182,7 +181,7 @@ def test_a_run_that_breaks_off_at_its_results_goes_on(
 
     settings = {"rounds": 1, "sampling_rate": 0.5, "encrypted_test_images": 0}
     with monkeypatch.context() as patched:
-        patched.setattr(finish, "write_report", full)
+        patched.setattr("flower_app.finish.write_report", full)
         with pytest.raises(OSError, match="No space left"):
             run_app(tmp_path, nodes=NODES, **settings)
     folder = (tmp_path / "latest").resolve()

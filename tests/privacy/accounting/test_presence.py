@@ -49,7 +49,7 @@ def exact_decisions(population, rate, dropout_probability, opening, max_clients=
         plan = opening(announced, drawn)
         if plan is None or (max_clients is not None and announced > max_clients):
             return False
-        return survived >= plan.survivors
+        return survived >= plan.min_survivors
 
     total = 0.0
     others = population - 1
@@ -107,7 +107,7 @@ def test_it_covers_the_protocols_own_plans(tolerated):
 class Sparse:
     neighbours: int
     threshold: int
-    survivors: int
+    min_survivors: int
 
 
 def test_clients_left_alone_are_charged():

@@ -9,10 +9,10 @@ from torch import nn
 from privacy.inference import (
     DataOwner,
     Evaluator,
+    MeasurementOwner,
     Plan,
     Polynomial,
     Square,
-    ThrowAwayOwner,
     compile_model,
 )
 from privacy.inference.ckks import matrix_product
@@ -73,7 +73,7 @@ def test_a_batch_is_answered_like_its_images(name: str) -> None:
         model, input_shape=shape, input_range=(-1.0, 1.0), batch_size=batch_size, tolerance=0.1
     )
     plan = Plan.from_json(compiled.plan.to_json())
-    owner = ThrowAwayOwner(plan)
+    owner = MeasurementOwner(plan)
     material = owner.public_material()
     evaluator = Evaluator(compiled, material)
     assert len(material) == plan.public_bytes

@@ -15,11 +15,11 @@ from privacy.inference import (
     CompiledModel,
     DataOwner,
     Evaluator,
+    MeasurementOwner,
     Plan,
     Polynomial,
     Square,
     ThreeParties,
-    ThrowAwayOwner,
     certify,
     compile_model,
 )
@@ -51,7 +51,7 @@ def test_the_third_party_answers_like_the_model(name: str) -> None:
     compiled = compile_for(model, shape)
     plan = Plan.from_json(compiled.plan.to_json())
     assert plan == compiled.plan
-    owner = ThrowAwayOwner(plan)
+    owner = MeasurementOwner(plan)
     material = owner.public_material()
     weights = compiled.encrypt_weights(material)
     evaluator = BlindEvaluator(plan, material, weights, name="cloud")

@@ -13,10 +13,10 @@ from torch import nn
 from privacy.inference import (
     DataOwner,
     Evaluator,
+    MeasurementOwner,
     Plan,
     Polynomial,
     Square,
-    ThrowAwayOwner,
     compile_model,
 )
 from privacy.inference.errors import (
@@ -41,7 +41,7 @@ def test_the_encrypted_answer_is_the_models(name: str) -> None:
     compiled = compile_model(model, input_shape=shape, input_range=(low, high))
     plan = Plan.from_json(compiled.plan.to_json())
     assert plan == compiled.plan
-    owner = ThrowAwayOwner(plan)
+    owner = MeasurementOwner(plan)
     material = owner.public_material()
     evaluator = Evaluator(compiled, material)
     assert len(material) == plan.public_bytes

@@ -11,8 +11,8 @@ from privacy.inference import (
     DataOwner,
     Evaluator,
     EvaluatorPool,
+    MeasurementOwner,
     Plan,
-    ThrowAwayOwner,
     accept_plan,
     certify,
     compile_model,
@@ -89,7 +89,7 @@ def test_what_is_no_model_and_no_plan_is_named(other, compiled, tmp_path):
         ],
         "plan": [
             lambda: DataOwner(other),
-            lambda: ThrowAwayOwner(other),
+            lambda: MeasurementOwner(other),
             lambda: DataOwner.from_secret_state(other, b""),
             lambda: BlindEvaluator(other, b"", b"", name="n"),
             lambda: make_questions(other, INPUTS, [0, 1, 2], images=1, folder=tmp_path),
@@ -113,7 +113,7 @@ def test_what_is_no_model_and_no_plan_is_named(other, compiled, tmp_path):
 def test_a_compiled_model_is_not_taken_for_its_plan(compiled, tmp_path):
     for call in (
         DataOwner,
-        ThrowAwayOwner,
+        MeasurementOwner,
         lambda plan: OwnerSession(None, plan),
         lambda plan: make_questions(plan, INPUTS, [0, 1, 2], images=1, folder=tmp_path),
     ):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from privacy.inference import CompiledModel, Evaluator, ThrowAwayOwner, compile_model
+from privacy.inference import CompiledModel, Evaluator, MeasurementOwner, compile_model
 from privacy.inference.arithmetic import slot_model
 from privacy.inference.ckks import (
     QUERY_SEED_BYTES,
@@ -22,7 +22,7 @@ from tests.privacy.inference.inference_models import linear
 INPUTS = 100
 
 
-class Attacker(ThrowAwayOwner):
+class Attacker(MeasurementOwner):
     """A curious data owner: knows the secret key, the query and the answer."""
 
     def ring(self) -> Ring:

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, prune
 
-from privacy.inference import Evaluator, Polynomial, Square, ThrowAwayOwner, certify, compile_model
+from privacy.inference import (
+    Evaluator,
+    MeasurementOwner,
+    Polynomial,
+    Square,
+    certify,
+    compile_model,
+)
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
 
 SHAPE, RANGE = (4,), (0.0, 1.0)
@@ -188,7 +195,7 @@ def test_a_module_that_stands_twice_is_evaluated_twice() -> None:
     compiled = compile_model(model, input_shape=SHAPE, input_range=RANGE)
     assert len(compiled.network.activations) == 2
     x = np.random.default_rng(0).uniform(*RANGE, (3, 4))
-    owner = ThrowAwayOwner(compiled.plan)
+    owner = MeasurementOwner(compiled.plan)
     evaluator = Evaluator(compiled, owner.public_material())
     logits = [owner.logits(evaluator.evaluate(owner.encrypt(row)))[0] for row in x]
     with torch.no_grad():

@@ -74,7 +74,7 @@ class Service:
 
     def client(self, name: str | None = "ada") -> ServiceClient:
         token = None if name is None else self.tokens.get(name, name)
-        client = ServiceClient(self.url, token=token, authority=self.certificates.authority)
+        client = ServiceClient(self.url, token=token, ca=self.certificates.ca)
         return self.closing.enter_context(client)
 
     def owner(self, name: str = "ada") -> "Asking":
@@ -82,7 +82,7 @@ class Service:
 
     def connect(self) -> ssl.SSLSocket:
         """A connection for requests that no well-behaved client sends."""
-        context = ssl.create_default_context(cafile=self.certificates.authority)
+        context = ssl.create_default_context(cafile=self.certificates.ca)
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=30)
         return context.wrap_socket(plain, server_hostname="localhost")
 

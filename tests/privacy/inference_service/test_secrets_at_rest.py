@@ -36,9 +36,9 @@ class LosesAnswers(ServiceClient):
 def test_a_session_that_failed_uses_no_number_of_a_query_twice(
     service: Service, tmp_path: Path
 ) -> None:
-    path, authority = tmp_path / "owner.keys", service.certificates.authority
+    path, authority = tmp_path / "owner.keys", service.certificates.ca
     with (
-        LosesAnswers(service.url, token=service.tokens["ada"], authority=authority) as client,
+        LosesAnswers(service.url, token=service.tokens["ada"], ca=authority) as client,
         KeyFile(path, "correct horse") as file,
     ):
         session = OwnerSession(client, client.plan(CONTRACT), key_file=file)

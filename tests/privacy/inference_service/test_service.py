@@ -479,7 +479,7 @@ def test_a_client_trusts_no_stranger_and_speaks_no_plain_http(service: Service) 
     with ServiceClient(service.url, token=GUESS) as stranger:
         with refused("untrusted", 0) as caught:
             stranger.plan_text()
-        assert "authority=" in caught.value.remedy
+        assert "ca=" in caught.value.remedy
 
 
 def test_a_client_reads_no_more_than_an_answer(service: Service) -> None:

@@ -235,9 +235,9 @@ def test_a_client_names_the_argument_that_is_wrong(
 def test_an_authority_that_cannot_be_used_is_named(tmp_path: Path, service: Service) -> None:
     (tmp_path / "empty.pem").touch()
     for wrong in (tmp_path / "none.pem", str(tmp_path / "empty.pem"), tmp_path):
-        with pytest.raises(OSError, match="authority is"):
-            ServiceClient(service.url, authority=wrong)
+        with pytest.raises(OSError, match="ca is"):
+            ServiceClient(service.url, ca=wrong)
     with ServiceClient(service.url) as stranger, pytest.raises(ServiceError) as caught:
         stranger.plan(CONTRACT)
-    assert "authority=" in str(caught.value)
+    assert "ca=" in str(caught.value)
     assert "--ca" not in str(caught.value)

@@ -27,12 +27,12 @@ class Federation:
 
     def __init__(self, count: int, adversary: Adversary = HONEST, *, min_clients: int = 3) -> None:
         identities = [Identity.draw() for _ in range(count)]
-        self.identities = [identity.public for identity in identities]
+        self.public_keys = [identity.public for identity in identities]
         self.adversary = adversary
         self.min_clients = min_clients
         self.trained = 0  # how often somebody was asked for its vector, and had it
         self.policy = ClientPolicy(
-            min_clients=min_clients, adversary=adversary, identities=self.identities
+            min_clients=min_clients, adversary=adversary, client_public_keys=self.public_keys
         )
         self.clients = {
             node: SecureClient(self.policy, identity=identity)
@@ -50,7 +50,7 @@ class Federation:
             adversary=self.adversary,
             max_dropout_fraction=max_dropout_fraction,
             cohort=len(self.clients),
-            identities=self.identities,
+            client_public_keys=self.public_keys,
         )
 
     def invite(self, server: SecureServer) -> dict[int, bytes]:

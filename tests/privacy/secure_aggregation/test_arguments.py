@@ -25,7 +25,7 @@ from tests.privacy.secure_aggregation.federation import HONEST, RUN, Federation,
 
 KEY = bytes(32)
 TERMS = {"run": RUN, "number": 1, "size": 4, "bound": 100, "min_clients": 3}
-PLAN = {"clients": 12, "neighbours": 11, "threshold": 5, "survivors": 8, "cohort": 12}
+PLAN = {"clients": 12, "neighbours": 11, "threshold": 5, "min_survivors": 8, "cohort": 12}
 # What each is made of, as it should be.
 MADE: dict[Any, dict[str, Any]] = {
     Adversary: {"server": ServerModel.MALICIOUS, "max_corrupt_fraction": 0.1},
@@ -34,7 +34,7 @@ MADE: dict[Any, dict[str, Any]] = {
     ClientPolicy: {
         "min_clients": 3,
         "adversary": HONEST,
-        "identities": [KEY],
+        "client_public_keys": [KEY],
         "clipping_norm": 1.0,
         "weight_cap": 0.0,
         "mechanism": None,
@@ -52,7 +52,7 @@ MADE: dict[Any, dict[str, Any]] = {
         "adversary": HONEST,
         "max_dropout_fraction": 0.1,
         "cohort": 12,
-        "identities": [KEY],
+        "client_public_keys": [KEY],
         "randomness": None,
     },
     SecureClient: {
@@ -68,7 +68,7 @@ MADE: dict[Any, dict[str, Any]] = {
         "noise_placement": "central",
         "max_clients": None,
         "dropout_probability": 0.02,
-        "identities": [KEY],
+        "client_public_keys": [KEY],
         "stage_timeout": 600.0,
     },
     SecureAggregationMod: {"policy": ClientPolicy(3), "identity": None, "memory": None},
@@ -166,8 +166,8 @@ def test_an_old_name_of_an_argument_is_answered_with_the_new_one(
 @pytest.mark.parametrize("wrong", [KEY.hex(), KEY, [KEY.hex()], [KEY, b"short"], [1], 7], ids=str)
 def test_pinned_keys_are_keys(make: Any, wrong: Any) -> None:
     """Text and bytes can be iterated over as well, letter by letter."""
-    with pytest.raises((TypeError, ValueError), match=r"identities (is|has)"):
-        make(**MADE[make] | {"identities": wrong})
+    with pytest.raises((TypeError, ValueError), match=r"client_public_keys (is|has)"):
+        make(**MADE[make] | {"client_public_keys": wrong})
 
 
 def test_numpys_numbers_are_numbers() -> None:

@@ -17,7 +17,7 @@ from privacy.secure_aggregation._client_history import ClientHistory
 from privacy.secure_aggregation._client_state import ClientStage
 from privacy.secure_aggregation._crypto import sign
 from privacy.secure_aggregation._messages import (
-    Announcement,
+    AdvertisedKeys,
     Kind,
     bound_to,
     decode,
@@ -266,7 +266,7 @@ def test_a_shrunk_cohort_is_refused(adversary):
 
     def shrink(plan, listed):
         planned = RoundPlan.from_bytes(plan)
-        return dataclasses.replace(planned, survivors=9).to_bytes(), listed
+        return dataclasses.replace(planned, min_survivors=9).to_bytes(), listed
 
     attacked.refuses(CohortTooSmallError, rewritten(messages[0], shrink))
 
@@ -492,7 +492,7 @@ def stranger(listed, own):
     """Put an identity that nobody pinned, with valid signatures, in the place of another."""
     identity = Identity.draw()
     mask, channel, asked = listed[32:64], listed[64:96], listed[96:128]
-    signature = sign(identity.private, Announcement.statement_of(asked, mask, channel))
+    signature = sign(identity.private, AdvertisedKeys.statement_of(asked, mask, channel))
     mine, *others = sorted(entries(listed), key=lambda entry: entry[:32] != own)
     return b"".join(
         sorted([identity.public + mask + channel + asked + signature, mine, *others[1:]])
@@ -563,7 +563,7 @@ def test_clients_that_were_asked_differently_share_no_roster(differ):
     announced = {}
     for node, terms in asked.items():
         answer = federation.clients[node].answer(federation.server(terms).invitation())
-        announced[node] = decode(answer, Kind.ADVERTISEMENT, [Announcement.SIZE])[0]
+        announced[node] = decode(answer, Kind.ADVERTISEMENT, [AdvertisedKeys.SIZE])[0]
     listed = b"".join(sorted(announced.values()))
     plan = plan_round(COUNT, adversary=MALICIOUS, max_dropout_fraction=0.3).to_bytes()
     for node, terms in asked.items():
@@ -630,7 +630,7 @@ def test_different_rosters_share_no_key():
             message = rewritten(
                 message,
                 lambda plan, listed: (
-                    dataclasses.replace(RoundPlan.from_bytes(plan), survivors=10).to_bytes(),
+                    dataclasses.replace(RoundPlan.from_bytes(plan), min_survivors=10).to_bytes(),
                     listed,
                 ),
             )

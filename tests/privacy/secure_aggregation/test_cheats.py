@@ -437,7 +437,7 @@ class RingCutters(Wire):
             for other in server._round.ring.neighbours(owner):
                 if other not in taking_part or other in inside or other not in known:
                     continue
-                public = [server._round.clients[owner].announcement.mask_key]
+                public = [server._round.clients[owner].advertised.mask_key]
                 mine = known[other]
                 (agreed,) = (
                     keys.agree(mine, public)

@@ -96,7 +96,7 @@ class Played:
                 adversary=MALICIOUS,
                 max_dropout_fraction=0.0,
                 cohort=CLIENTS,
-                identities=self.federation.identities,
+                client_public_keys=self.federation.public_keys,
             )
             for place in range(2)
         ]
@@ -121,7 +121,7 @@ class Played:
             adversary=MALICIOUS,
             max_dropout_fraction=0.0,
             cohort=CLIENTS,
-            identities=self.federation.identities,
+            client_public_keys=self.federation.public_keys,
         )
         with suppress(RefusedError):
             self.clients[node].answer(stranger.invitation())

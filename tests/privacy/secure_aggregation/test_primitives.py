@@ -256,7 +256,7 @@ def test_plans_hold_what_they_promise(model, clients, max_dropout_fraction):
     plan.check(adversary)
     n, k, t, corrupt = clients, plan.neighbours, plan.threshold, adversary.max_corrupt(clients)
     kept = clients - int(max_dropout_fraction * clients)
-    assert 3 <= plan.survivors <= kept
+    assert 3 <= plan.min_survivors <= kept
 
     def tail(marked, least):
         return Fraction(
@@ -271,7 +271,7 @@ def test_plans_hold_what_they_promise(model, clients, max_dropout_fraction):
     assert n * (1 - tail(kept - 1, t)) <= Fraction(1, 2**20) or tail(kept - 1, t) == 1
     if model is ServerModel.MALICIOUS:
         assert n * tail(corrupt, t - k // 2) <= Fraction(1, 2**104)
-        assert 2 * plan.survivors > n + corrupt
+        assert 2 * plan.min_survivors > n + corrupt
     else:
         gap = Fraction(comb(n - k // 2, max(0, corrupt + n - kept - k // 2)), 1) / comb(
             n, corrupt + n - kept
@@ -292,7 +292,7 @@ def test_corrupt_clients_are_counted_from_those_who_were_drawn():
             sum(comb(corrupt, j) * comb(n - 1 - corrupt, k - j) for j in range(t, k + 1)),
             comb(n - 1, k),
         )
-        empty = corrupt + n - plan.survivors
+        empty = corrupt + n - plan.min_survivors
         gap = Fraction(comb(n - k // 2, empty - k // 2), comb(n, empty)) if empty >= k // 2 else 0
         return n * (many + gap)
 
@@ -329,7 +329,7 @@ def test_weaker_plans_are_refused():
     good = plan_round(500, adversary=malicious, max_dropout_fraction=0.05)
     for weak in (
         replace(good, threshold=good.threshold - 60),
-        replace(good, survivors=275),  # two sets could be endorsed
+        replace(good, min_survivors=275),  # two sets could be endorsed
         replace(good, cohort=700),  # of so many more are corrupt
         plan_round(500, adversary=honest, max_dropout_fraction=0.05),
     ):

@@ -85,10 +85,10 @@ def check_that_the_sum_is_exact_or_the_round_over(adversary, count, size, bound,
         must_open, may_open = False, False
     else:
         gone = left(0) - left(STAGES[adversary])
-        must_open = left(STAGES[adversary]) >= plan.survivors and (
+        must_open = left(STAGES[adversary]) >= plan.min_survivors and (
             plan.complete or gone <= plan.neighbours - plan.threshold
         )
-        may_open = left(MASKING) >= plan.survivors
+        may_open = left(MASKING) >= plan.min_survivors
     try:
         opened = federation.play(
             server, vectors, lambda stage, node: leaves.get(node, stage + 1) > stage
@@ -279,7 +279,7 @@ def test_settings_are_checked():
         Adversary(max_corrupt_fraction=0.5)
     with pytest.raises(ValueError, match="min_clients"):
         ClientPolicy(min_clients=2)
-    with pytest.raises(ValueError, match="identities"):
+    with pytest.raises(ValueError, match="client_public_keys"):
         ClientPolicy(min_clients=3, adversary=MALICIOUS)
     for wrong in ({"run": b"x"}, {"number": 0}, {"size": 0}, {"bound": 0}, {"min_clients": 2}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

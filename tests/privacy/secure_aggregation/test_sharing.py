@@ -13,7 +13,7 @@ from privacy.secure_aggregation import _crypto as keys
 from privacy.secure_aggregation import _sharing as sharing
 from privacy.secure_aggregation._client_state import ClientStage
 from privacy.secure_aggregation._messages import (
-    Announcement,
+    AdvertisedKeys,
     Kind,
     bound_to,
     complaint_statement,
@@ -244,7 +244,7 @@ def test_nobody_takes_another_ones_key(adversary):
     announced = {n: c.answer(server.invitation()) for n, c in federation.clients.items()}
     server.receive(0, announced[0])
     first = decode(announced[0], Kind.ADVERTISEMENT, [None])[0]
-    second = Announcement.from_bytes(decode(announced[1], Kind.ADVERTISEMENT, [None])[0])
+    second = AdvertisedKeys.from_bytes(decode(announced[1], Kind.ADVERTISEMENT, [None])[0])
     identity = federation.clients[1].identity
     for mask, channel in (
         (first[32:64], second.channel_key),
@@ -254,7 +254,7 @@ def test_nobody_takes_another_ones_key(adversary):
         (second.mask_key, channel_in_another_form(second.channel_key)),
         (channel_in_another_form(first[32:64]), second.channel_key),
     ):
-        statement = Announcement.statement_of(second.asked, mask, channel)
+        statement = AdvertisedKeys.statement_of(second.asked, mask, channel)
         forged = dataclasses.replace(
             second,
             mask_key=mask,

@@ -40,7 +40,7 @@ PINNED = [identity.public for identity in IDENTITIES]
 
 
 def policy(adversary: Adversary = CURIOUS, *, min_clients: int = 3) -> ClientPolicy:
-    return ClientPolicy(min_clients=min_clients, adversary=adversary, identities=PINNED)
+    return ClientPolicy(min_clients=min_clients, adversary=adversary, client_public_keys=PINNED)
 
 
 def mod(adversary: Adversary = CURIOUS, *, min_clients: int = 3) -> Any:
@@ -74,7 +74,7 @@ def secure(adversary: Adversary = CURIOUS, **settings: Any) -> SecureAggregation
         "min_clients": 3,
         "max_dropout_fraction": 0.3,
         "dropout_probability": 0.0,
-        "identities": pinned,
+        "client_public_keys": pinned,
     }
     return SecureAggregation(adversary=adversary, **(usual | settings))
 
@@ -206,7 +206,7 @@ class ByHand:
             adversary=adversary,
             max_dropout_fraction=0.3,
             cohort=len(nodes),
-            identities=pinned,
+            client_public_keys=pinned,
         )
         self.requests = dict.fromkeys(nodes, self.server.invitation())
         self.replies: list[Message] = []

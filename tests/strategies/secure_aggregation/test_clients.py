@@ -80,7 +80,7 @@ def refusals(wire: Wire) -> set[str]:
         ),
         (
             secure(MALICIOUS),
-            ClientPolicy(min_clients=3, adversary=MALICIOUS, identities=PINNED[1:]),
+            ClientPolicy(min_clients=3, adversary=MALICIOUS, client_public_keys=PINNED[1:]),
             "UnknownIdentityError",
         ),
     ],
@@ -89,7 +89,7 @@ def refusals(wire: Wire) -> set[str]:
         "server too weak",
         "server too strong",
         "max_corrupt_fraction",
-        "identities",
+        "client_public_keys",
     ],
 )
 def test_terms_below_its_own_policy_are_refused_by_name(

@@ -646,8 +646,8 @@ def test_the_setting_is_checked() -> None:
             secure(**wrong)
     with pytest.raises(ValueError, match="distributed' against a malicious server"):
         secure(MALICIOUS, min_clients=20, noise_placement="distributed", max_clients=50)
-    with pytest.raises(ValueError, match="identities is empty"):
-        secure(MALICIOUS, identities=())
+    with pytest.raises(ValueError, match="client_public_keys is empty"):
+        secure(MALICIOUS, client_public_keys=())
 
 
 def test_why_a_round_was_aborted_is_for_the_operator(
@@ -661,4 +661,4 @@ def test_why_a_round_was_aborted_is_for_the_operator(
         strategy_of(tmp_path, NODES, 9, secure()).start(grid, model((9,)), num_rounds=1)
     finally:
         logger.removeHandler(caplog.handler)
-    assert "aborted, nothing is opened: 2 clients announced keys; 3 are needed" in caplog.text
+    assert "aborted, nothing is opened: 2 clients advertised keys; 3 are needed" in caplog.text

@@ -16,10 +16,10 @@ from privacy.inference import (
     DataOwner,
     Evaluator,
     EvaluatorPool,
+    MeasurementOwner,
     Polynomial,
     RoundedLogits,
     Square,
-    ThrowAwayOwner,
     certify,
     compile_model,
 )
@@ -32,7 +32,7 @@ KINDS = ("ReLU", "Tanh", "Sigmoid", "GELU", "SiLU", "Softplus", "ELU")
 
 def answers(compiled: CompiledModel, inputs: np.ndarray) -> float:
     """The largest error of an encrypted logit."""
-    owner = ThrowAwayOwner(compiled.plan)
+    owner = MeasurementOwner(compiled.plan)
     evaluator = Evaluator(compiled, owner.public_material())
     logits = [owner.logits(evaluator.evaluate(owner.encrypt(x)))[0] for x in inputs]
     return float(np.abs(logits - compiled.predict(inputs)).max())
@@ -181,7 +181,7 @@ def test_units_without_weights_are_evaluated_in_a_batch() -> None:
         model, input_shape=(4,), input_range=(0.0, 1.0), batch_size=3, tolerance=0.1
     )
     x = np.random.default_rng(0).random((3, 4))
-    owner = ThrowAwayOwner(compiled.plan)
+    owner = MeasurementOwner(compiled.plan)
     logits = owner.logits(Evaluator(compiled, owner.public_material()).evaluate(owner.encrypt(x)))
     assert np.abs(logits - compiled.predict(x)).max() < 2.0**compiled.plan.error_bits
 

@@ -13,10 +13,10 @@ from privacy.inference import (
     BlindEvaluator,
     CompiledModel,
     Evaluator,
+    MeasurementOwner,
     Polynomial,
     Square,
     ThreeParties,
-    ThrowAwayOwner,
     compile_model,
 )
 from privacy.inference.compiler.lowering import lower
@@ -25,7 +25,7 @@ from privacy.inference.compiler.ranges import Interval, ranges, tightened
 
 def check(compiled: CompiledModel, model: nn.Sequential, inputs: np.ndarray) -> None:
     plan = compiled.plan
-    owner = ThrowAwayOwner(plan)
+    owner = MeasurementOwner(plan)
     material = owner.public_material()
     if plan.parties:
         weights = compiled.encrypt_weights(material)
@@ -193,7 +193,7 @@ def test_the_worst_inputs_of_a_cnn_do_not_overflow() -> None:
     expected = model(worst).detach().numpy()[0]
     typical = np.abs(compiled.predict(np.random.default_rng(0).random((20, 784)))).max()
     assert np.abs(expected).max() > 4 * typical
-    owner = ThrowAwayOwner(compiled.plan)
+    owner = MeasurementOwner(compiled.plan)
     evaluator = Evaluator(compiled, owner.public_material())
     logits = owner.logits(evaluator.evaluate(owner.encrypt(worst.detach().numpy()[0])))[0]
     assert np.abs(logits - expected).max() < 2.0**compiled.plan.worst_error_bits

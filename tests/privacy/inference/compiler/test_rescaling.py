@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from privacy.inference import CompiledModel, Evaluator, Square, ThrowAwayOwner, compile_model
+from privacy.inference import CompiledModel, Evaluator, MeasurementOwner, Square, compile_model
 from privacy.inference.arithmetic.program import BatchProgram, SlotProgram
 from privacy.inference.arithmetic.scales import AFTER, NEVER
 from privacy.inference.compiler import planner
@@ -60,7 +60,7 @@ def test_the_answer_is_the_models(
     assert isinstance(made.program, SlotProgram | BatchProgram)
     assert made.program.scales.rescales == rescales
     x = np.random.default_rng(0).uniform(*RANGE, (batch_size, *SHAPE))
-    owner = ThrowAwayOwner(made.plan)
+    owner = MeasurementOwner(made.plan)
     evaluator = Evaluator(made, owner.public_material())
     logits = owner.logits(evaluator.evaluate(owner.encrypt(x if batch_size > 1 else x[0])))
     # As in the property over random models: twice six deviations.
@@ -87,7 +87,7 @@ def test_no_tolerance_is_large_enough_for_weights_to_vanish() -> None:
         for layer in (small[0], small[2], small[4]):
             layer.weight *= 1e-2
     made = compile_model(small, input_shape=SHAPE, input_range=RANGE, tolerance=1.0)
-    owner = ThrowAwayOwner(made.plan)
+    owner = MeasurementOwner(made.plan)
     x = np.ones(SHAPE)
     logits = owner.logits(Evaluator(made, owner.public_material()).evaluate(owner.encrypt(x)))
     assert np.abs(logits - made.predict(x[None])).max() < 2 * 2.0**made.plan.error_bits

@@ -12,9 +12,9 @@ from privacy.inference import (
     DataOwner,
     Evaluator,
     FloodedLogits,
+    MeasurementOwner,
     ReleasePolicy,
     RoundedLogits,
-    ThrowAwayOwner,
     TopClasses,
     certify,
     compile_model,
@@ -109,7 +109,7 @@ def test_a_certificate_compares_both_ways(batch_size: int) -> None:
 
 def test_only_throw_away_keys_show_logits() -> None:
     assert not hasattr(DataOwner, "logits")
-    assert issubclass(ThrowAwayOwner, DataOwner)
+    assert issubclass(MeasurementOwner, DataOwner)
 
 
 @pytest.mark.parametrize("number", [-400, 400, 1.5, True, "2"])

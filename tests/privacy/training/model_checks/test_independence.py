@@ -375,7 +375,7 @@ def test_one_column_of_a_wide_table_is_no_hiding_place(columns: int, width: int)
     assert "examples meet" in refused(model, data, F.cross_entropy)
 
 
-@pytest.mark.parametrize("width", [2**17, 2**20])
+@pytest.mark.parametrize("width", [2**17, 2**18])
 def test_each_columns_gaps_at_most_double_what_a_large_model_is_asked(width: int) -> None:
     asked = []
 

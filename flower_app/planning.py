@@ -1,14 +1,19 @@
-"""Costs and accuracy of a private run, before any training."""
+"""Costs and accuracy of a private run, before any training.
+
+Accuracies and times were measured: ``measured.json`` is written by ``python -m benchmarks results``
+from the committed figures.
+"""
 
 import io
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
-from flower_app.planning import measured
-from flower_app.planning.measured import MeasuredAccuracy, MeasuredRound
 from privacy.accounting import (
     Budget,
     Full,
@@ -19,21 +24,59 @@ from privacy.accounting import (
 )
 
 SAMPLING_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+TABLE = Path(__file__).with_name("measured.json")
+
+
+@dataclass(frozen=True)
+class MeasuredAccuracy:
+    """The test accuracy that one setting reached, with label-sorted, disjoint clients.
+
+    ``clients`` is N, ``records`` the number that each held; ``epsilon`` and ``delta`` were spent;
+    ``median``, ``low`` and ``high`` are of the accuracies of ``runs`` runs.
+    """
+
+    dataset: str
+    model: str
+    clients: int
+    records: int
+    epsilon: float
+    delta: float
+    sampling_rate: float
+    rounds: int
+    noise_multiplier: float
+    median: float
+    low: float
+    high: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class MeasuredRound:
+    """The median time of a round with an expected ``cohort``, on the machine ``where``."""
+
+    model: str
+    cohort: float
+    seconds: float
+    where: str
+
+
+@cache
+def measured_accuracies() -> tuple[MeasuredAccuracy, ...]:
+    """All measured accuracies."""
+    return tuple(MeasuredAccuracy(**row) for row in json.loads(TABLE.read_text())["accuracy"])
+
+
+@cache
+def measured_rounds() -> tuple[MeasuredRound, ...]:
+    """All measured times of a round."""
+    return tuple(MeasuredRound(**row) for row in json.loads(TABLE.read_text())["rounds"])
 
 
 @dataclass(frozen=True)
 class Question:
-    """A budget, a population and a task.
+    """A budget at client level, under adding or removing one client; N; and a task.
 
-    Attributes
-    ----------
-    budget : Budget
-        ε and δ at client level, under adding or removing one client.
-    population : int
-        N.
-    records : int
-        Of a client; only measured accuracies depend on it.
-    dataset, model : str
+    Only measured accuracies depend on ``records``, a client's.
     """
 
     budget: Budget
@@ -45,16 +88,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Option:
-    """One way to spend the budget.
+    """One way to spend the budget: q, T, and z, which is None where no noise fits.
 
     Attributes
     ----------
-    sampling_rate : float
-        q.
-    rounds : int
-        T.
-    noise_multiplier : float or None
-        z, or None where no noise fits the budget.
     cohort : float
         Expected clients a round, q·N.
     epsilon_without_amplification : float or None
@@ -84,13 +121,7 @@ class Option:
 
 @dataclass(frozen=True)
 class AccuracyRange:
-    """Bounds on the accuracy from measured runs.
-
-    Attributes
-    ----------
-    at_least, at_most : MeasuredAccuracy or None
-        The best run that was no easier in any respect, and the worst that was no harder, if any.
-    """
+    """The best measured run that was no easier in any respect, and the worst no harder, if any."""
 
     at_least: MeasuredAccuracy | None
     at_most: MeasuredAccuracy | None
@@ -106,18 +137,13 @@ class AccuracyRange:
                 f"about {100 * m.median:.1f} % ({100 * m.low:.1f} to {100 * m.high:.1f} % in "
                 f"{m.runs} runs), measured with {_conditions(m)}"
             )
-        parts = []
-        if self.at_least is not None:
-            m = self.at_least
-            parts.append(f"at least about {100 * m.median:.1f} %, measured with {_conditions(m)}")
-        if self.at_most is not None:
-            m = self.at_most
-            parts.append(f"at most about {100 * m.median:.1f} %, measured with {_conditions(m)}")
-        else:
-            parts.append("how much more is not known")
-        if self.at_least is None:
-            parts.append("how much less is not known")
-        return "; ".join(parts)
+        parts = [
+            f"at {bound} about {100 * m.median:.1f} %, measured with {_conditions(m)}"
+            for bound, m in (("least", self.at_least), ("most", self.at_most))
+            if m is not None
+        ]
+        other = "more" if self.at_most is None else "less" if self.at_least is None else ""
+        return "; ".join([*parts, f"how much {other} is not known"] if other else parts)
 
 
 def options(
@@ -145,7 +171,7 @@ def options(
                 noise_share=None if z is None else z / cohort,
                 round_bytes=2 * size * cohort,
                 client_bytes=2 * size * rate * count,
-                round_seconds=_round_seconds(question.model, cohort, measured.rounds()),
+                round_seconds=_round_seconds(question.model, cohort, measured_rounds()),
             )
 
 
@@ -157,15 +183,11 @@ def expected_accuracy(
     More clients, more records a client, a larger ε and a larger δ never lower the best possible
     accuracy, so a measured run bounds all that are easier, or harder, in every respect.
 
-    Parameters
-    ----------
-    question : Question
-    table : sequence of MeasuredAccuracy, optional
-        Default: the packaged one.
+    The default ``table`` is the packaged one.
     """
     rows = [
         m
-        for m in (measured.accuracies() if table is None else table)
+        for m in (measured_accuracies() if table is None else table)
         if (m.dataset, m.model) == (question.dataset, question.model)
     ]
     no_easier = [m for m in rows if _sizes(m) <= _question_sizes(question)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flower_app.counting import counted
+from flower_app.errors import counted
 from strategies import SecureAggregation
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from flower_app.data import Inputs, load_partitions
 from flower_app.encrypted.evaluation import EncryptedTest, run_encrypted_test
+from flower_app.encrypted.round import has_paid_round
 from flower_app.models.specs import MODELS
 from flower_app.report import plots
 from flower_app.report.privacy_metrics import privacy_metrics
@@ -40,7 +41,7 @@ def finish(
     training_seconds: float,
 ) -> None:
     """Test the model, once in the clear and once under encryption, and write all results."""
-    report = result.privacy
+    report, paid = result.privacy, read_ledger(ledger)
     if report is None:
         raise RuntimeError("the strategy returned no privacy report")
     model.load_state_dict(result.arrays.to_torch_state_dict())
@@ -76,7 +77,7 @@ def finish(
             "test": test_accuracy,
             "validation_by_round": progress.accuracy,
         },
-        "privacy": privacy_metrics(settings, report, read_ledger(ledger)),
+        "privacy": privacy_metrics(settings, report, paid, reports_seen=has_paid_round(paid)),
         "encrypted": None if encrypted is None else encrypted.metrics,
         "encrypted_round": nodes_tested,
         # How long clients took is theirs, unless they are simulated. Since the resumption, if any.

@@ -1,1 +1,0 @@
-"""What a privacy budget buys, before any training."""
