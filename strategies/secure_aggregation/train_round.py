@@ -41,8 +41,8 @@ FALSE_ALARM = 1e-6
 class ObservedDropouts:
     """Compares the clients that did not see their rounds through with ``dropout_probability``.
 
-    Presence is charged from the declared probability (``presence_delta``): where more drop out, δ
-    is under-stated. The operator's log says so, once. The run goes on and its results are silent:
+    Abort leakage is charged from the declared probability (``presence_delta``): where more drop
+    out, δ is under-stated. The operator's log says so, once. The run goes on and its results are silent:
     who was there is not noised, and to end the run would show it.
     """
 
