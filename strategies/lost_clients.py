@@ -27,7 +27,8 @@ operator_log.setLevel(logging.INFO)
 
 
 # So many clients without a usable reply, in one round or in several, end a run; never one alone.
-# Dropped replies are no accident, least before any was used; silence may be a failure of the network.
+# Dropped replies are no accident, least before any was used; silence may be a failure of the
+# network.
 _DROPPED_AT_FIRST, _DROPPED, _SILENT = 2, 5, 20
 
 

@@ -50,7 +50,7 @@ def failing(when: Callable[[int, int], bool]) -> ClientApp:
 def test_a_run_whose_clients_all_fail_ends_before_it_pays(tmp_path: Path) -> None:
     strategy = noiseless(tmp_path, noise_multiplier=None, budget=Budget(2.0, 1e-5))
     grid = InProcessGrid(failing(lambda p, r: True), 4)
-    with pytest.raises(NoUsableReplyError, match=r"round 1 .*raised an exception.*not paid"):
+    with pytest.raises(NoUsableReplyError, match=r"round 1: .*raised an exception.*not paid"):
         strategy.start(grid, model(), num_rounds=5)
     assert not read_ledger(tmp_path / "ledger.jsonl").records
 

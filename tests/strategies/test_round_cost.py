@@ -77,7 +77,7 @@ def test_noise_is_told_beside_the_norm_and_warned_of_where_it_drowns_the_model(
     finally:
         logging.getLogger("flwr").removeHandler(caplog.handler)
     told = math.sqrt(size) / 4  # z·√d/(q·N)
-    assert any(f"about {told:.3g} times the clipping norm S" in m for m in caplog.messages)
+    assert any(f"Noise: about {told:.3g}·S on each" in m for m in caplog.messages)
     assert any("drowns" in m for m in caplog.messages) == drowned
 
 
