@@ -13,19 +13,18 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_C = TypeVar("_C", bound=Callable[..., Any])
 
 
-def refuse_old_names(
-    old: Mapping[str, str],
-) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
-    """Have a constructor answer arguments of other names with how they are given now.
+def refuse_old_names(old: Mapping[str, str]) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Have a function answer arguments of other names with how they are given now.
 
     Parameters
     ----------
@@ -33,25 +32,28 @@ def refuse_old_names(
         What to give instead, by the name that is not taken.
     """
 
-    def decorate(init: Callable[_P, None]) -> Callable[_P, None]:
-        @wraps(init)
-        def checked(*args: _P.args, **given: _P.kwargs) -> None:
+    def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
+        @wraps(function)
+        def checked(*args: _P.args, **given: _P.kwargs) -> _T:
             if names := [name for name in given if name in old]:
                 instead = "; ".join(dict.fromkeys(old[name] for name in names))
                 raise TypeError(f"{', '.join(names)}: not an argument here; give {instead}")
-            init(*args, **given)
+            return function(*args, **given)
 
         return checked
 
     return decorate
 
 
-def renamed(**new_names: str) -> Callable[[type[_T]], type[_T]]:
-    """``refuse_old_names`` for a dataclass: the new name of each argument, by its old one."""
+def renamed(**new_names: str) -> Callable[[_C], _C]:
+    """``refuse_old_names`` for a dataclass or function: an argument's new name, by its old one."""
 
-    def decorate(kind: type[_T]) -> type[_T]:
-        setattr(kind, "__init__", refuse_old_names(new_names)(kind.__init__))  # noqa: B010
-        return kind
+    def decorate(target: _C) -> _C:
+        if not isinstance(target, type):
+            return cast("_C", refuse_old_names(new_names)(target))
+        kind: Any = target
+        kind.__init__ = refuse_old_names(new_names)(kind.__init__)
+        return target
 
     return decorate
 
@@ -96,6 +98,14 @@ def delta(name: str, value: Any, *, units: str = "the population") -> float:
     """
     give = f"a number in [2.3e-308, 1), well below one over {units}"
     return number(name, value, least=sys.float_info.min, below=1, give=give)
+
+
+def convert(record: object, name: str, check: Callable[..., Any], **limits: Any) -> None:
+    """Make a dataclass's field the plain number that ``check`` returns of it, frozen or not.
+
+    What a caller does later to the array that it gave does not change the record.
+    """
+    object.__setattr__(record, name, check(name, getattr(record, name), **limits))
 
 
 def of_kind(name: str, value: Any, kind: type | tuple[type, ...], give: str) -> None:
@@ -253,7 +263,7 @@ def shown(value: Any) -> str:
     return full if len(full) <= 60 and "\n" not in full else f"of type {type(value).__qualname__}"
 
 
-def _unboxed(value: Any) -> Any:
+def unboxed(value: Any) -> Any:
     """The number in an array or tensor without dimensions, such as ``x.max()``; else the value."""
     if getattr(value, "shape", None) != () or getattr(value, "mask", False):
         return value
@@ -274,7 +284,7 @@ _COMPARED: dict[str, Callable[[Any, Any], bool]] = {
 def _checked(name: str, value: Any, kind: Any, ends: Mapping[str, float | None], give: str) -> Any:
     limits = {word: end for word, end in ends.items() if end is not None}
     remedy = f"give {give}" if give else f"it must be a {_range(kind, limits)}"
-    number: Any = _unboxed(value)
+    number: Any = unboxed(value)
     if isinstance(number, bool) or not isinstance(number, kind):
         raise TypeError(f"{name} is {shown(value)}; {remedy}")
     try:

@@ -1,7 +1,6 @@
 """Checks of a strategy's arguments: their kinds, and their combinations."""
 
 import math
-import numbers
 from typing import get_args
 
 from privacy import arguments
@@ -48,11 +47,11 @@ def check_kinds(
     """Refuse arguments of the wrong kind by name, before anything is opened or spent."""
     rules = "Poisson(q), where FedAvg has fraction_train=q, FixedSize(m, N) or Full()"
     arguments.of_kind("sampling", sampling, get_args(Sampling), rules)
-    if isinstance(clipping, numbers.Real):
-        arguments.number("clipping", clipping)
-    else:
-        norms = "the norm S as a number, PerLayerClipping({...}) or AdaptiveClipping(...)"
+    norms = "the norm S as a number, PerLayerClipping({...}) or AdaptiveClipping(...)"
+    if hasattr(clipping, "geometry"):
         arguments.has("clipping", clipping, ("norm", "geometry"), norms)
+    else:
+        arguments.number("clipping", clipping, give=norms)
     limit = "Budget(epsilon=3.0, delta=1e-5), with epsilon=math.inf for no limit"
     arguments.of_kind("budget", budget, (Budget,), limit)
     events = "a sequence of events of privacy.accounting, as EncryptedRound.event in a list"
@@ -81,7 +80,7 @@ def check_kinds(
 
 def clipping_rule(clipping: Clipping | float) -> Clipping:
     """The rule; a number is the norm of a flat one."""
-    return FlatClipping(float(clipping)) if isinstance(clipping, numbers.Real) else clipping  # type: ignore[return-value]
+    return clipping if hasattr(clipping, "geometry") else FlatClipping(clipping)  # type: ignore[return-value]
 
 
 def guarantee(sampling: Sampling) -> tuple[Adjacency, Accountant]:

@@ -28,7 +28,8 @@ from strategies.server_optimizers import ServerOptimizer
 
 Vector = npt.NDArray[Any]
 
-_FORMAT = "bloomseal-checkpoint-1"
+_FORMATS = "bloomseal-checkpoint-"
+_FORMAT = f"{_FORMATS}2"
 
 
 def lasting_path(name: str, value: Any) -> Path:
@@ -147,7 +148,13 @@ class Checkpoint:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
-        if metadata.get("format") != _FORMAT:
+        if (written := metadata.get("format", "")) != _FORMAT:
+            if written.startswith(_FORMATS):
+                raise CheckpointError(
+                    f"{path} was written by another version of bloomseal, whose settings have "
+                    "other names: go on with that version, or begin a new run; what was paid stays "
+                    "in the ledger"
+                )
             raise CheckpointError(f"{path} is not a checkpoint of this strategy")
         if metadata.get("digest") != _digest(metadata.get("state", ""), arrays):
             raise CheckpointError(f"{path} was altered after it was written; use another one")

@@ -57,8 +57,11 @@ class PerLayerClipping:
         arguments.of_kind("norms", self.norms, (Mapping,), "a dict of layers to their norms")
         if not self.norms:
             raise ValueError("per-layer clipping needs at least one layer's norm")
-        for layer, norm in self.norms.items():
-            _check_norm(f"the clipping norm of {layer!r}", norm)
+        norms = {
+            layer: _check_norm(f"the clipping norm of {layer!r}", norm)
+            for layer, norm in self.norms.items()
+        }
+        object.__setattr__(self, "norms", norms)
 
     @property
     def norm(self) -> float:
@@ -118,11 +121,11 @@ class AdaptiveClipping:
     count_noise: float | None = None
 
     def __post_init__(self) -> None:
-        _check_norm("initial_norm", self.initial_norm)
-        arguments.number("quantile", self.quantile, above=0, below=1)
-        arguments.number("learning_rate", self.learning_rate, above=0)
+        arguments.convert(self, "initial_norm", _check_norm)
+        arguments.convert(self, "quantile", arguments.number, above=0, below=1)
+        arguments.convert(self, "learning_rate", arguments.number, above=0)
         if self.count_noise is not None:
-            arguments.number("count_noise", self.count_noise, above=0)
+            arguments.convert(self, "count_noise", arguments.number, above=0)
         self.norm = self.initial_norm
 
     def geometry(self, names: Sequence[str]) -> ClippingGeometry:

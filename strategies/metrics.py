@@ -124,13 +124,16 @@ class NoisedMetrics:
         arguments.of_kind("ranges", self.ranges, (Mapping,), "a dict of names to (low, high)")
         if not self.ranges:
             raise ValueError("ranges must name at least one metric")
+        ranges = {}
         for name, bounds in self.ranges.items():
             low, high = arguments.interval(
                 f"the range of {name!r}", bounds, "(low, high) with low < high"
             )
             if math.isinf(high - low):
                 raise ValueError(f"the range of metric {name!r} is too wide: {low, high}")
-        arguments.number("noise_multiplier", self.noise_multiplier, above=0)
+            ranges[name] = low, high
+        object.__setattr__(self, "ranges", ranges)
+        arguments.convert(self, "noise_multiplier", arguments.number, above=0)
 
 
 @dataclass(frozen=True, kw_only=True)

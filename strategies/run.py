@@ -43,10 +43,8 @@ class StartArguments:
     def __post_init__(self) -> None:
         arguments.has("grid", self.grid, ("get_nodes", "push_messages"), "the ServerApp's Grid")
         arguments.of_kind("initial_arrays", self.initial_arrays, ArrayRecord, _GIVE_ARRAYS)
-        num_rounds = arguments.whole("num_rounds", self.num_rounds, least=1)
-        object.__setattr__(self, "num_rounds", num_rounds)
-        timeout = arguments.number("timeout", self.timeout, above=0, give="seconds above 0")
-        object.__setattr__(self, "timeout", timeout)
+        arguments.convert(self, "num_rounds", arguments.whole, least=1)
+        arguments.convert(self, "timeout", arguments.number, above=0, give="seconds above 0")
         for name in ("train_config", "evaluate_config"):
             arguments.of_kind(
                 name, getattr(self, name), (ConfigRecord, type(None)), "a ConfigRecord"

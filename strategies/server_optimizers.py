@@ -63,9 +63,9 @@ class ServerSGD:
     _velocity: list[Vector] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        arguments.number("learning_rate", self.learning_rate, above=0)
-        arguments.number("momentum", self.momentum, least=0, below=1)
-        arguments.number("iterate_average", self.iterate_average, least=0, below=1)
+        arguments.convert(self, "learning_rate", arguments.number, above=0)
+        arguments.convert(self, "momentum", arguments.number, least=0, below=1)
+        arguments.convert(self, "iterate_average", arguments.number, least=0, below=1)
 
     def step(self, arrays: Sequence[Vector], update: Sequence[Vector]) -> list[Vector]:
         """X + η v, where v = momentum v + update."""
@@ -103,11 +103,11 @@ class _Adaptive:
     _second: list[Vector] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        arguments.number("learning_rate", self.learning_rate, above=0)
-        arguments.number("tau", self.tau, above=0)
-        arguments.number("beta1", self.beta1, least=0, below=1)
-        arguments.number("beta2", self.beta2, least=0, below=1)
-        arguments.number("iterate_average", self.iterate_average, least=0, below=1)
+        arguments.convert(self, "learning_rate", arguments.number, above=0)
+        arguments.convert(self, "tau", arguments.number, above=0)
+        arguments.convert(self, "beta1", arguments.number, least=0, below=1)
+        arguments.convert(self, "beta2", arguments.number, least=0, below=1)
+        arguments.convert(self, "iterate_average", arguments.number, least=0, below=1)
 
     def _moved(self, second: Vector, squared: Vector) -> Vector:
         raise NotImplementedError

@@ -51,8 +51,8 @@ class CappedWeights:
     total_weight: float
 
     def __post_init__(self) -> None:
-        for name, value in (("cap", self.cap), ("total_weight", self.total_weight)):
-            arguments.number(name, value, above=0)
+        for name in ("cap", "total_weight"):
+            arguments.convert(self, name, arguments.number, above=0)
 
     def weight(self, metrics: MetricRecord | None, key: str) -> float:
         """min(n_k / cap, 1) of a positive, finite n_k."""

@@ -105,7 +105,8 @@ def attack_success(
     the least of these along the curve is returned. For one Gaussian with multiplier z that is
     Φ(Φ⁻¹(α) + 1/z), and nothing less holds.
     """
-    arguments.number("false_alarm_rate", false_alarm_rate, above=0, below=1)
+    name = "false_alarm_rate"
+    false_alarm_rate = arguments.number(name, false_alarm_rate, above=0, below=1)
     curve = _curve(events, delta, accountant, adjacency)
     best = 1.0
     for eps, at in curve:

@@ -56,7 +56,7 @@ def calibrate_noise_multiplier(
     ValueError
         If no z up to 2³⁰ fits.
     """
-    whole("rounds", rounds, least=1)
+    rounds = whole("rounds", rounds, least=1)
     _check_limit(budget)
 
     def cost(z: float) -> float:
@@ -113,7 +113,7 @@ def calibrate_rounds(
 
     if not fits(1):
         raise ValueError(
-            f"not one round with noise multiplier {noise_multiplier:g} fits epsilon "
+            f"not one round with noise multiplier {release.noise_multiplier:g} fits epsilon "
             f"{budget.epsilon:g} at delta {budget.delta:g}"
             f"{_already(budget, accountant, spent, sampling)}; use more noise, a smaller "
             "sampling rate or a larger epsilon"
@@ -155,7 +155,7 @@ def calibrate_sampling_rate(
     ValueError
         If no rate of at least 2⁻³⁰ fits.
     """
-    whole("rounds", rounds, least=1)
+    rounds = whole("rounds", rounds, least=1)
     _check_limit(budget)
 
     def cost(rate: float) -> float:

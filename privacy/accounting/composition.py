@@ -55,9 +55,12 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.epsilon, float) and self.epsilon == math.inf):
-            arguments.number("epsilon", self.epsilon, above=0)
-        arguments.delta("delta", self.delta)
+        limit = arguments.unboxed(self.epsilon)
+        if isinstance(limit, float) and limit == math.inf:
+            object.__setattr__(self, "epsilon", math.inf)
+        else:
+            arguments.convert(self, "epsilon", arguments.number, above=0)
+        arguments.convert(self, "delta", arguments.delta)
 
 
 def epsilon(
@@ -216,9 +219,11 @@ def _joint(releases: Mapping[float, int]) -> float:
 def count_events(events: Events) -> Counter[Event]:
     """How often each event happened, 10¹⁰⁰ times at most; repeated ones one by one."""
     if isinstance(events, Mapping):
-        for event, times in events.items():
-            arguments.whole(f"the count of {event}", times, least=0, most=LARGEST_COUNT)
-        counts = Counter({event: int(times) for event, times in events.items() if times})
+        counts: Counter[Event] = Counter()
+        for event, given in events.items():
+            times = arguments.whole(f"the count of {event}", given, least=0, most=LARGEST_COUNT)
+            if times:
+                counts[event] = times
     else:
         counts = Counter(events)
     for event in counts:

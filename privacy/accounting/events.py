@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar, get_args
 
-from privacy.arguments import number, of_kind, shown, whole
+from privacy.arguments import convert, number, of_kind, shown, whole
 
 # Squares and inverse squares of numbers between them, summed over many events, fit a double.
 _SMALLEST, _LARGEST = 1e-100, 1e100
@@ -47,7 +47,7 @@ class Poisson:
 
     def __post_init__(self) -> None:
         give = "the expected cohort divided by the population, in [1e-100, 1]"
-        number("rate", self.rate, least=_SMALLEST, most=1, give=give)
+        convert(self, "rate", number, least=_SMALLEST, most=1, give=give)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class FixedSize:
     population: int
 
     def __post_init__(self) -> None:
-        whole("cohort", self.cohort, least=1, most=LARGEST_COUNT)
-        whole("population", self.population, least=1, most=LARGEST_COUNT)
+        convert(self, "cohort", whole, least=1, most=LARGEST_COUNT)
+        convert(self, "population", whole, least=1, most=LARGEST_COUNT)
         if self.cohort > self.population:
             raise ValueError(
                 f"cohort is {self.cohort} and population {self.population}; "
@@ -113,8 +113,8 @@ class GaussianRelease:
     sampling: Sampling
 
     def __post_init__(self) -> None:
-        z = number("noise_multiplier", self.noise_multiplier, least=0)
-        if z:
+        convert(self, "noise_multiplier", number, least=0)
+        if z := self.noise_multiplier:
             give = "0, for no noise, or a number in [1e-100, 1e100]: useful ones are 0.1 to 100"
             number("noise_multiplier", z, least=_SMALLEST, most=_LARGEST, give=give)
         kinds = "Poisson(rate), Full() or FixedSize(cohort, population)"
@@ -139,7 +139,7 @@ class AdditiveDelta:
     delta: float
 
     def __post_init__(self) -> None:
-        number("delta", self.delta, least=0, most=1)
+        convert(self, "delta", number, least=0, most=1)
 
 
 _WHOLE = ("sensitivity", "dimension", "shares", "honest")
@@ -183,9 +183,9 @@ class DiscreteGaussianSum:
 
     def __post_init__(self) -> None:
         give = "at least 1/4, from a finer lattice, or fewer shares of more noise each"
-        number("variance", self.variance, least=0.25, give=give)
+        convert(self, "variance", number, least=0.25, give=give)
         for name in _WHOLE:
-            whole(name, getattr(self, name), least=1, most=LARGEST_COUNT)
+            convert(self, name, whole, least=1, most=LARGEST_COUNT)
         if self.honest > self.shares:
             raise ValueError(
                 f"honest is {self.honest} and shares {self.shares}; the server, which knows at "
@@ -217,7 +217,7 @@ class Repeated:
 
     def __post_init__(self) -> None:
         of_kind("release", self.release, GaussianRelease, "a GaussianRelease")
-        whole("times", self.times, least=1, most=LARGEST_COUNT)
+        convert(self, "times", whole, least=1, most=LARGEST_COUNT)
 
 
 Release = GaussianRelease | DiscreteGaussianSum

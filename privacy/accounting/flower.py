@@ -77,7 +77,7 @@ class FlowerAccountant:
 
     def get_delta(self, epsilon: float) -> float:
         """The smallest δ at which everything composed costs at most ``epsilon``, rounded up."""
-        arguments.number("epsilon", epsilon, least=0)
+        epsilon = arguments.number("epsilon", epsilon, least=0)
         if not self._events:
             return 0.0
         # On a logarithmic scale, from the smallest normal double to 1.
@@ -135,7 +135,7 @@ class FlowerAccountant:
         self._events = events
 
     def _epsilon(self, events: Mapping[GaussianPrivacyEvent, int], delta: float) -> float:
-        arguments.delta("delta", delta)
+        delta = arguments.delta("delta", delta)
         releases: Counter[GaussianRelease] = Counter()
         for event, count in events.items():
             releases[GaussianRelease(event.noise_multiplier, self._sampling(event))] += count

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.accounting.events import AdditiveDelta, FixedSize, Full, Sampling
-from privacy.arguments import number, whole
+from privacy.arguments import number, renamed, whole
 
 _NEGLECTED = 1e-18  # probability that is counted as a failure instead of looked into
 
@@ -29,6 +29,7 @@ class Opening(Protocol):
         """How many clients must survive."""
 
 
+@renamed(dropout="dropout_probability", largest="max_clients")
 def presence_delta(
     *,
     population: int,
@@ -76,7 +77,8 @@ def presence_delta(
     the threshold sees by whether the round opens that another client was drawn.
     """
     population = whole("population", population, least=1)
-    number("dropout_probability", dropout_probability, least=0, below=1)
+    name = "dropout_probability"
+    dropout_probability = number(name, dropout_probability, least=0, below=1)
     if isinstance(sampling, FixedSize):
         return AdditiveDelta(0.0)
     from scipy.stats import binom
@@ -89,6 +91,7 @@ def presence_delta(
     fewest = int(np.searchsorted(at_most, _NEGLECTED, side="right"))
     most = int(np.argmax(binom.sf(everybody, others, rate) <= _NEGLECTED))
     if max_clients is not None:
+        max_clients = whole("max_clients", max_clients)
         most = max(min(most, max_clients), fewest)
     needed, stray = _requirements(range(fewest, most + 2), dropout_probability, opening)
     drawn = np.arange(fewest, most + 1)

@@ -170,7 +170,7 @@ def judge(
     """
     if not scores:
         raise ValueError("there are no scores; give at least one attack's")
-    number("confidence", confidence, above=0, below=1)
+    confidence = number("confidence", confidence, above=0, below=1)
     if math.isnan(claimed_epsilon) or claimed_epsilon < 0:  # it may be infinite
         raise ValueError(f"claimed_epsilon is {claimed_epsilon!r}; it must be at least 0")
     canaries = len(included)
@@ -236,7 +236,7 @@ def audit(
     TypeError, ValueError
         If a number is out of range, or ``run`` returned no scores or ill-shaped ones.
     """
-    whole("canaries", canaries, least=1)
+    canaries = whole("canaries", canaries, least=1)
     source = SystemRandomness() if randomness is None else randomness
     included = source.bernoulli(0.5, canaries)
     scores = run(included.copy())

@@ -50,8 +50,8 @@ def p_value(*, canaries: int, guesses: int, correct: int, epsilon: float, delta:
     TypeError, ValueError
         If a number is none or out of range.
     """
-    _check(canaries, guesses, correct, delta)
-    number("epsilon", epsilon, least=0)
+    canaries, guesses, correct, delta = _check(canaries, guesses, correct, delta)
+    epsilon = number("epsilon", epsilon, least=0)
     if guesses == 0:
         return 1.0
     rate = 1 / (1 + math.exp(-epsilon))
@@ -86,8 +86,8 @@ def epsilon_lower_bound(
     TypeError, ValueError
         If a number is none or out of range.
     """
-    _check(canaries, guesses, correct, delta)
-    number("confidence", confidence, above=0, below=1)
+    canaries, guesses, correct, delta = _check(canaries, guesses, correct, delta)
+    confidence = number("confidence", confidence, above=0, below=1)
 
     def refuted(epsilon: float) -> bool:
         value = p_value(
@@ -137,7 +137,7 @@ def poisson_cohort_p_value(sizes: Sequence[int], *, population: int, rate: float
         raise ValueError("sizes is empty; give the size of at least one round's cohort")
     if observed.min() < 0 or observed.max() > population:
         raise ValueError(f"sizes must lie between 0 and the population of {population}")
-    number("rate", rate, above=0, below=1)
+    rate = number("rate", rate, above=0, below=1)
     rounds = observed.size
     mean = stats.binomtest(int(observed.sum()), rounds * population, rate).pvalue
     variance = population * rate * (1 - rate)
@@ -146,8 +146,8 @@ def poisson_cohort_p_value(sizes: Sequence[int], *, population: int, rate: float
     return float(min(1.0, 2 * min(mean, 2 * tail)))
 
 
-def _check(canaries: int, guesses: int, correct: int, delta: float) -> None:
-    whole("canaries", canaries, least=1)
-    whole("guesses", guesses, least=0, most=canaries)
-    whole("correct", correct, least=0, most=guesses)
-    number("delta", delta, least=0, below=1)
+def _check(canaries: int, guesses: int, correct: int, delta: float) -> tuple[int, int, int, float]:
+    canaries = whole("canaries", canaries, least=1)
+    guesses = whole("guesses", guesses, least=0, most=canaries)
+    correct = whole("correct", correct, least=0, most=guesses)
+    return canaries, guesses, correct, number("delta", delta, least=0, below=1)

@@ -38,7 +38,7 @@ def one_hot_records(count: int, shape: tuple[int, ...], *, height: float = 1.0) 
         If there are more canaries than inputs.
     """
     size = int(np.prod(shape))
-    whole("count", count, least=1, most=size)
+    count = whole("count", count, least=1, most=size)
     records = torch.zeros(count, size, device="cpu")
     records.fill_diagonal_(height)
     return records.reshape(count, *shape)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from privacy.arguments import of_kind
+from privacy.arguments import convert, interval, of_kind, sizes, whole
 from privacy.inference.ckks import Ring
 from privacy.inference.errors import PlanRefusedError
 from privacy.inference.plan import Plan
@@ -38,6 +38,14 @@ class InputContract:
     max_bytes: int = MAX_ROUND_BYTES
 
     def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "input_shape", sizes("input_shape", self.input_shape, "a shape, as (1, 28, 28)")
+        )
+        object.__setattr__(
+            self, "input_range", interval("input_range", self.input_range, "(low, high)")
+        )
+        convert(self, "max_bytes", whole, least=1)
+        convert(self, "classes", whole)
         if self.classes < 2:
             raise ValueError(
                 f"classes is {self.classes}; give 2 or more (a single logit decides between 2)"

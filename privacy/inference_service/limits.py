@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from privacy.arguments import number
+from privacy.arguments import convert, number, whole
 
 Clock = Callable[[], float]
 """Seconds that never go back, as ``time.monotonic``."""
@@ -44,7 +44,10 @@ class ServiceLimits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            number(field.name, getattr(self, field.name), above=0)
+            if field.type in (int, "int"):
+                convert(self, field.name, whole, least=1)
+            else:
+                convert(self, field.name, number, above=0)
 
 
 class RateLimiter:

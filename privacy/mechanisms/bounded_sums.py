@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.accounting import Event, GaussianRelease, Sampling
-from privacy.arguments import number, whole
+from privacy.arguments import convert, number, whole
 from privacy.mechanisms._blockwise_updates import Block, Blocks
 from privacy.mechanisms.errors import UpdateError
 from privacy.mechanisms.gaussian import add_gaussian, add_rounded_gaussian
@@ -44,8 +44,13 @@ class ClippingGeometry:
     group_of: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for norm in self.norms:
+        norms = tuple(
             number("a clipping norm", norm, least=_SMALLEST_NORM, most=_LARGEST_NORM)
+            for norm in self.norms
+        )
+        groups = tuple(whole("a group", group) for group in self.group_of)
+        object.__setattr__(self, "norms", norms)
+        object.__setattr__(self, "group_of", groups)
         if any(not 0 <= group < len(self.norms) for group in self.group_of):
             raise ValueError(f"group_of names a group outside 0..{len(self.norms) - 1}")
 
@@ -163,7 +168,7 @@ class LatticeGaussian(GaussianAccount):
     radius: int = LARGEST_RADIUS
 
     def __post_init__(self) -> None:
-        whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
+        convert(self, "radius", whole, least=1, most=LARGEST_RADIUS)
 
     def open(
         self,
@@ -222,10 +227,9 @@ class _BlockwiseSum:
             raise ValueError(
                 f"{len(reference)} arrays but the clipping geometry names {len(geometry.group_of)}"
             )
-        number("noise_multiplier", noise_multiplier, least=0)
         self._blocks = Blocks(reference, geometry.group_of)
         self._geometry = geometry
-        self._noise_multiplier = noise_multiplier
+        self._noise_multiplier = number("noise_multiplier", noise_multiplier, least=0)
         self._randomness = randomness
         self._released = False
 

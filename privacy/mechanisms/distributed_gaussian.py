@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from privacy import arguments
 from privacy.accounting import DiscreteGaussianSum, Event, FixedSize, Sampling
-from privacy.arguments import number, whole
+from privacy.arguments import convert, number, whole
 from privacy.mechanisms.discrete_gaussian import add_discrete_gaussian
 from privacy.mechanisms.masked_sums import Integers, MaskedMechanism
 from privacy.mechanisms.randomness import Randomness
@@ -69,7 +69,9 @@ class DistributedGaussian(MaskedMechanism):
     def __post_init__(self) -> None:
         super().__post_init__()
         give = "at least 1: each client knows its own share of the noise and sees the model"
-        whole("colluders", self.colluders, least=1, give=give)
+        convert(self, "colluders", whole, least=1, give=give)
+        for name in ("min_clients", "max_clients"):
+            convert(self, name, whole)
         if not self.colluders < self.min_clients <= self.max_clients:
             raise ValueError(
                 f"min_clients is {self.min_clients}; it must lie above colluders "

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.accounting import Event, Sampling
-from privacy.arguments import whole
+from privacy.arguments import convert, whole
 from privacy.mechanisms.bounded_sums import (
     LARGEST_RADIUS,
     ClippingGeometry,
@@ -72,7 +72,7 @@ class MaskedMechanism(ABC):
     radius: int
 
     def __post_init__(self) -> None:
-        whole("radius", self.radius, least=1, most=LARGEST_RADIUS)
+        convert(self, "radius", whole, least=1, most=LARGEST_RADIUS)
 
     @abstractmethod
     def bound(self, *, parameters: int, noise_multiplier: float) -> int:

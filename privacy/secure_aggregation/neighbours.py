@@ -74,7 +74,7 @@ class RoundPlan:
 
     def __post_init__(self) -> None:
         for name in ("clients", "neighbours", "threshold", "min_survivors", "cohort"):
-            object.__setattr__(self, name, arguments.whole(name, getattr(self, name)))
+            arguments.convert(self, name, arguments.whole)
         n, k = self.clients, self.neighbours
         if not 3 <= n <= self.cohort <= LARGEST_COHORT:
             raise ValueError(
@@ -135,6 +135,7 @@ class RoundPlan:
             )
 
 
+@arguments.renamed(minimum="min_clients", dropout="max_dropout_fraction")
 def plan_round(
     clients: int,
     *,

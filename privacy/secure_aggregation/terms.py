@@ -53,11 +53,7 @@ class Adversary:
 
     def __post_init__(self) -> None:
         check_server("server", self.server)
-        object.__setattr__(
-            self,
-            "max_corrupt_fraction",
-            arguments.number("max_corrupt_fraction", self.max_corrupt_fraction, least=0, below=0.5),
-        )
+        arguments.convert(self, "max_corrupt_fraction", arguments.number, least=0, below=0.5)
 
     def max_corrupt(self, clients: int) -> int:
         """How many of so many clients may collude with the server, rounded up."""
@@ -130,8 +126,7 @@ class RoundTerms:
             ("bound", 1, 1 << 60),
             ("min_clients", 3, LARGEST_COHORT),
         ):
-            value = arguments.whole(name, getattr(self, name), least=least, most=most)
-            object.__setattr__(self, name, value)
+            arguments.convert(self, name, arguments.whole, least=least, most=most)
         ring_bits(self.min_clients, self.bound)
 
     @property
@@ -224,15 +219,11 @@ class ClientPolicy:
     mechanism: MaskedMechanism | None = None
 
     def __post_init__(self) -> None:
-        checked: dict[str, Any] = {
-            "min_clients": arguments.whole("min_clients", self.min_clients, least=3)
-        }
-        if (norm := self.clipping_norm) is not None:
-            checked["clipping_norm"] = arguments.number("clipping_norm", norm, above=0)
-        if (cap := self.weight_cap) is not None:
-            checked["weight_cap"] = arguments.number("weight_cap", cap, least=0)
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        arguments.convert(self, "min_clients", arguments.whole, least=3)
+        if self.clipping_norm is not None:
+            arguments.convert(self, "clipping_norm", arguments.number, above=0)
+        if self.weight_cap is not None:
+            arguments.convert(self, "weight_cap", arguments.number, least=0)
         check_adversary("adversary", self.adversary)
         if self.mechanism is not None:
             masked = (MaskedGaussian, DistributedGaussian)

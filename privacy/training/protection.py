@@ -1,21 +1,14 @@
 """A client's task: how to protect its records, how many steps to take on which of them."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from privacy.accounting import Full, Poisson
 from privacy.accounting.events import LARGEST_COUNT
-from privacy.arguments import delta, number, of_kind, whole
+from privacy.arguments import convert, delta, number, of_kind, whole
 
 _NORMS = {"least": 1e-12, "most": 1e12}  # beyond, single precision rounds gradients away
 _MOST_RECORDS = 10**12
-
-
-def _convert(config: object, name: str, check: Callable[..., float], **limits: Any) -> None:
-    """Make a field of a frozen dataclass the plain number that ``check`` returns of it."""
-    object.__setattr__(config, name, check(name, getattr(config, name), **limits))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +34,7 @@ class NominalCount:
     records: int
 
     def __post_init__(self) -> None:
-        _convert(self, "records", whole, least=1, most=_MOST_RECORDS)
+        convert(self, "records", whole, least=1, most=_MOST_RECORDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +51,7 @@ class NoisyCount:
 
     def __post_init__(self) -> None:
         give = "a number above 0, in records; to send the exact count use PublicCount"
-        _convert(self, "noise_multiplier", number, above=0, give=give)
+        convert(self, "noise_multiplier", number, above=0, give=give)
 
 
 Count = PublicCount | NominalCount | NoisyCount
@@ -85,7 +78,7 @@ class ClipOnly:
     clipping_norm: float
 
     def __post_init__(self) -> None:
-        _convert(self, "clipping_norm", number, **_NORMS)
+        convert(self, "clipping_norm", number, **_NORMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +113,10 @@ class ClipAndNoise:
     count: Count
 
     def __post_init__(self) -> None:
-        _convert(self, "clipping_norm", number, **_NORMS)
+        convert(self, "clipping_norm", number, **_NORMS)
         give = "a finite number above 0; to train without noise use ClipOnly"
-        _convert(self, "noise_multiplier", number, above=0, give=give)
-        _convert(self, "delta", delta, units="the number of records")
+        convert(self, "noise_multiplier", number, above=0, give=give)
+        convert(self, "delta", delta, units="the number of records")
         kinds = (PublicCount, NominalCount, NoisyCount)
         give = "NominalCount(records=…), NoisyCount(…) or PublicCount()"
         of_kind("count", self.count, kinds, give)
@@ -145,7 +138,7 @@ class FullBatch:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        _convert(self, "steps", whole, least=1, most=LARGEST_COUNT)
+        convert(self, "steps", whole, least=1, most=LARGEST_COUNT)
 
     @property
     def sampling_rate(self) -> float:
@@ -175,8 +168,8 @@ class PoissonBatches:
 
     def __post_init__(self) -> None:
         give = "a number in (0, 1); to use every record in every step take FullBatch"
-        _convert(self, "sampling_rate", number, above=0, below=1, give=give)
-        _convert(self, "steps", whole, least=1, most=LARGEST_COUNT)
+        convert(self, "sampling_rate", number, above=0, below=1, give=give)
+        convert(self, "steps", whole, least=1, most=LARGEST_COUNT)
 
     @classmethod
     def epochs(cls, epochs: float, *, sampling_rate: float) -> "PoissonBatches":

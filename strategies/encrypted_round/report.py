@@ -11,6 +11,7 @@ import numpy as np
 from flwr.app import MetricRecord
 
 from privacy.accounting import Budget, Full, GaussianRelease, Ledger, calibrate_noise_multiplier
+from privacy.arguments import convert, number
 from privacy.inference import Plan
 from privacy.mechanisms import Randomness, SumMechanism, SystemRandomness, add_rounded_gaussian
 from strategies.encrypted_round.errors import ReportRefusedError
@@ -71,7 +72,11 @@ class NoisedAccuracy:
     delta: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon <= self._budget.epsilon:
+        budget = self._budget
+        object.__setattr__(self, "total_epsilon", budget.epsilon)
+        object.__setattr__(self, "delta", budget.delta)
+        convert(self, "epsilon", number)
+        if not 0 < self.epsilon <= budget.epsilon:
             raise ValueError(
                 f"epsilon is {self.epsilon}; one report costs more than 0 and at most "
                 f"total_epsilon = {self.total_epsilon}"

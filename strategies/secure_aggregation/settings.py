@@ -97,20 +97,14 @@ class SecureAggregation:
     stage_timeout: float = field(default=600.0, repr=False)
 
     def __post_init__(self) -> None:
-        min_clients = arguments.whole("min_clients", self.min_clients, least=3)
-        checked = {
-            "min_clients": min_clients,
-            "stage_timeout": arguments.number("stage_timeout", self.stage_timeout, above=0),
-            "client_public_keys": tuple(sorted(pinned_keys(self.client_public_keys))),
-        }
+        arguments.convert(self, "min_clients", arguments.whole, least=3)
+        arguments.convert(self, "stage_timeout", arguments.number, above=0)
         if self.max_clients is not None:
-            checked["max_clients"] = arguments.whole(
-                "max_clients", self.max_clients, least=min_clients
-            )
+            arguments.convert(self, "max_clients", arguments.whole, least=self.min_clients)
         for name in ("max_dropout_fraction", "dropout_probability"):
-            checked[name] = arguments.number(name, getattr(self, name), least=0, below=1)
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+            arguments.convert(self, name, arguments.number, least=0, below=1)
+        keys = tuple(sorted(pinned_keys(self.client_public_keys)))
+        object.__setattr__(self, "client_public_keys", keys)
         check_adversary("adversary", self.adversary)
         if self.noise_placement not in ("central", "distributed"):
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord
+from safetensors.numpy import save_file
 
 from privacy.accounting import (
     GaussianRelease,
@@ -190,6 +191,13 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
             private(tmp_path, checkpointing=Checkpointing(resume=path)).start(
                 STEP, other, num_rounds=2
             )
+
+
+def test_a_checkpoint_of_another_version_is_refused_as_that(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    save_file({}, path, metadata={"format": "bloomseal-checkpoint-1"})
+    with pytest.raises(CheckpointError, match="written by another version of bloomseal"):
+        Checkpointing(resume=path).load("{}")
 
 
 def test_an_older_ledger_put_back_is_found_out(tmp_path: Path) -> None:

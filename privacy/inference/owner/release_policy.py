@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.arguments import number, whole
+from privacy.arguments import convert, number, whole
 from privacy.inference.decision import decide
 from privacy.inference.errors import ReleaseError
 from privacy.inference.plan import Plan
@@ -87,7 +87,7 @@ class ClassOnly:
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        number("threshold", self.threshold)
+        convert(self, "threshold", number)
 
     def check(self, plan: Plan) -> None:
         """A threshold other than 0 needs a single logit, and must be below 2^logit_bits."""
@@ -109,8 +109,8 @@ class TopClasses:
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        number("threshold", self.threshold)
-        whole("count", self.count, least=1)
+        convert(self, "threshold", number)
+        convert(self, "count", whole, least=1)
 
     def check(self, plan: Plan) -> None:
         """The plan must have that many classes."""
@@ -149,8 +149,8 @@ class RoundedLogits:
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        number("threshold", self.threshold)
-        whole("decimals", self.decimals, least=-_MAX_DECIMALS, most=_MAX_DECIMALS)
+        convert(self, "threshold", number)
+        convert(self, "decimals", whole, least=-_MAX_DECIMALS, most=_MAX_DECIMALS)
 
     def check(self, plan: Plan) -> None:
         """The step must be far above the error."""
@@ -200,9 +200,9 @@ class FloodedLogits:
     threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        number("threshold", self.threshold)
-        whole("statistical_bits", self.statistical_bits, least=1, most=_MAX_STATISTICAL_BITS)
-        whole("queries", self.queries, least=1, most=_MAX_QUERIES)
+        convert(self, "threshold", number)
+        convert(self, "statistical_bits", whole, least=1, most=_MAX_STATISTICAL_BITS)
+        convert(self, "queries", whole, least=1, most=_MAX_QUERIES)
 
     def noise(self, plan: Plan) -> float:
         """σ, the standard deviation of the noise on a logit."""

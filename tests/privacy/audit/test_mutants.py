@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from scipy import stats
 
-from privacy.accounting import FixedSize
+from privacy.accounting import FixedSize, Sampling
 from privacy.audit import AuditResult
 from privacy.mechanisms import (
     ClippingGeometry,
@@ -112,19 +112,16 @@ class FixedSeed(SeededRandomness):
     private = True
 
 
-class FixedSizeAsPoisson(DPFedAvg):
-    """Draws cohorts of fixed size; its ledger says Poisson."""
+def drawing(sampling: Sampling) -> Make:
+    """Draws cohorts by ``sampling``; its ledger says Poisson with a rate of 1/4."""
 
-    def _draw(self, name: str, sampling: Any, grid: Any) -> list[int]:
-        size = CLIENTS + CANARIES
-        return super()._draw(name, FixedSize(round(sampling.rate * size), size), grid)
+    def make(folder: Path) -> DPFedAvg:
+        strategy = DPFedAvg(**settings(folder, sampling=Poisson(0.25)))
+        draw = strategy._run.draw
+        strategy._run.draw = lambda name, _, grid: draw(name, sampling, grid)  # type: ignore[method-assign]
+        return strategy
 
-
-class TwiceTheRate(DPFedAvg):
-    """Draws each client twice as often as its ledger says."""
-
-    def _draw(self, name: str, sampling: Any, grid: Any) -> list[int]:
-        return super()._draw(name, Poisson(2 * sampling.rate), grid)
+    return make
 
 
 MUTANTS: dict[str, tuple[Make, str]] = {
@@ -139,13 +136,10 @@ MUTANTS: dict[str, tuple[Make, str]] = {
     "clipping skipped": (honest(mechanism=ClippingSkipped()), "last model"),
     "a seed fixed": (lambda f: DPFedAvg(**settings(f, randomness=FixedSeed(7))), "second run"),
     "Poisson claimed over fixed size": (
-        lambda f: FixedSizeAsPoisson(**settings(f, sampling=Poisson(0.25))),
+        drawing(FixedSize(round(0.25 * (CLIENTS + CANARIES)), CLIENTS + CANARIES)),
         "cohorts",
     ),
-    "half the sampling rate claimed": (
-        lambda f: TwiceTheRate(**settings(f, sampling=Poisson(0.25))),
-        "cohorts",
-    ),
+    "half the sampling rate claimed": (drawing(Poisson(0.5)), "cohorts"),
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from privacy.accounting import presence_delta
 from privacy.mechanisms import DistributedGaussian
 from privacy.secure_aggregation import (
     Adversary,
@@ -148,6 +149,10 @@ def test_the_noise_is_one_of_two_words(noise: Any) -> None:
         (SecureAggregation, "client_dropout", "dropout_probability"),
         (SecureAggregation, "noise", "noise_placement"),
         (DistributedGaussian, "largest", "max_clients"),
+        (plan_round, "minimum", "min_clients"),
+        (plan_round, "dropout", "max_dropout_fraction"),
+        (presence_delta, "dropout", "dropout_probability"),
+        (presence_delta, "largest", "max_clients"),
     ],
 )
 def test_an_old_name_of_an_argument_is_answered_with_the_new_one(

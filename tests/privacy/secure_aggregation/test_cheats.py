@@ -377,7 +377,7 @@ class RingCutters(Wire):
         super().__init__({})
         self.federation, self.server, self.way = federation, server, way
         self.leaving = leaving
-        self.corrupt = set(range(federation.adversary.max_corrupt(len(federation.clients))))
+        self.colluders = set(range(federation.adversary.max_corrupt(len(federation.clients))))
         self.masked, self.private, self.gaps = {}, {}, {}
 
     def choose(self):
@@ -385,11 +385,11 @@ class RingCutters(Wire):
         ring, plan = self.server._round.ring, self.server._round.plan
         half, n = plan.neighbours // 2, plan.clients
         index = self.server._round.index
-        at = {node: int(ring._place_of[index[node]]) for node in self.corrupt}
+        at = {node: int(ring._place_of[index[node]]) for node in self.colluders}
         _, first, second = min(
             (between, a, b)
-            for a in self.corrupt
-            for b in self.corrupt - {a}
+            for a in self.colluders
+            for b in self.colluders - {a}
             if (between := (at[b] - at[a]) % n - 1 - 2 * half) > plan.threshold
         )
 
@@ -408,7 +408,7 @@ class RingCutters(Wire):
             return answer
         if not self.gaps:
             self.choose()
-        if node in self.corrupt and open_round(client) is not None:
+        if node in self.colluders and open_round(client) is not None:
             self.private[self.server._round.index[node]] = open_round(client).mask_private
         if kind_of(answer) is Kind.MASKED_UPDATE:
             self.masked[self.server._round.index[node]] = decode(
@@ -416,7 +416,7 @@ class RingCutters(Wire):
             )[0]
         if node in self.gaps:
             return self.way(self, node, client, answer)
-        if self.leaving and node not in self.corrupt:
+        if self.leaving and node not in self.colluders:
             complains = kind_of(answer) is Kind.COMPLAINTS and any(fields_of(answer)[0])
             if complains or kind_of(answer) is Kind.DISPUTED_SHARES:
                 return None
@@ -427,7 +427,7 @@ class RingCutters(Wire):
         server, bits = self.server, self.server._round.bits
         node_of = [client.node for client in server._round.clients]
         survivors, taking_part = set(server._round.survivors), set(server._round.participants)
-        inside = [o for o in self.inside if o in survivors and node_of[o] not in self.corrupt]
+        inside = [o for o in self.inside if o in survivors and node_of[o] not in self.colluders]
         known = self.private | {o: s for o, s in secrets.items() if o not in survivors}
         total = np.zeros(SIZE, np.uint32)
         for owner in inside:
@@ -503,7 +503,7 @@ def test_two_colluders_cannot_cut_the_ring(way):
     read_off, inside, server, cutters = cut_the_ring(way, leaving=False)
     assert not read_off
     assert 3 < inside < 175
-    honest = set(range(250)) - cutters.corrupt
+    honest = set(range(250)) - cutters.colluders
     assert honest <= set(server.survivors)
     assert set(cutters.gaps) <= set(server.offences)
 

@@ -1,0 +1,275 @@
+"""Settings hold Python's own numbers, whatever library the ones given are of."""
+
+import dataclasses
+import importlib
+import json
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from privacy.accounting import (
+    AdditiveDelta,
+    Budget,
+    DiscreteGaussianSum,
+    FixedSize,
+    Full,
+    GaussianRelease,
+    Poisson,
+    Repeated,
+)
+from privacy.inference import (
+    ClassOnly,
+    FloodedLogits,
+    InputContract,
+    RoundedLogits,
+    TopClasses,
+)
+from privacy.inference_service import ServiceLimits
+from privacy.mechanisms import (
+    ClippingGeometry,
+    DistributedGaussian,
+    LatticeGaussian,
+    MaskedGaussian,
+)
+from privacy.secure_aggregation import Adversary, ClientPolicy, RoundPlan, RoundTerms
+from privacy.training import (
+    ClientLedger,
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    NoisyCount,
+    NominalCount,
+    PoissonBatches,
+)
+from privacy.training.errors import LocalBudgetError
+from strategies import (
+    AdaptiveClipping,
+    CappedWeights,
+    DPFedAvg,
+    FlatClipping,
+    Metrics,
+    NoisedMetrics,
+    PerLayerClipping,
+    PublicMetrics,
+    SecureAggregation,
+    ServerAdam,
+    ServerSGD,
+    ServerYogi,
+    run_in_process,
+)
+from strategies.encrypted_round import NoisedAccuracy
+from tests.strategies.federation import client_app, model
+
+Box = Callable[[Any], Any]
+
+PACKAGES = (
+    *(f"privacy.{name}" for name in ("accounting", "audit", "inference", "inference_service")),
+    *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "training")),
+    *("strategies", "strategies.encrypted_round", "strategies.secure_aggregation"),
+)
+
+RELEASE = GaussianRelease(1.0, Full())
+POLICY = {"statistical_bits": 30, "queries": 4, "threshold": 0.5}
+ADAPTIVE = {"learning_rate": 0.5, "beta1": 0.5, "beta2": 0.25, "tau": 0.5, "iterate_average": 0.5}
+RANGES = {"loss": (0.0, 2.0)}
+CLIPPED = {"clipping_norm": 1.0, "noise_multiplier": 2.0, "delta": 0.25}
+LIMITS = {"queue": 4, "requests_per_minute": 5, "owners": 6, "key_sets": 7}
+SECONDS = {"key_hours": 1.5, "head_seconds": 2.5, "body_seconds": 3.5}
+SUM = {"variance": 4.0, "sensitivity": 8, "dimension": 3, "shares": 5, "honest": 4}
+SECURE = {"min_clients": 3, "max_dropout_fraction": 0.25, "max_clients": 9}
+ADAPTED = {"initial_norm": 0.5, "quantile": 0.5, "learning_rate": 0.25, "count_noise": 2.0}
+TERMS = {"run": bytes(16), "number": 1, "size": 4, "bound": 8, "min_clients": 3}
+PLANNED = {"clients": 5, "neighbours": 4, "threshold": 3, "min_survivors": 4, "cohort": 6}
+SHARED = {"radius": 64, "min_clients": 5, "colluders": 1, "max_clients": 9}
+
+# The settings that users make, with Python's numbers of binary fractions: all libraries hold them.
+SETTINGS: dict[type, dict[str, Any]] = {
+    Budget: {"epsilon": 3.0, "delta": 0.25},
+    AdditiveDelta: {"delta": 0.25},
+    DiscreteGaussianSum: {**SUM, "sampling": Full()},
+    FixedSize: {"cohort": 5, "population": 10},
+    GaussianRelease: {"noise_multiplier": 2.0, "sampling": Full()},
+    Poisson: {"rate": 0.5},
+    Repeated: {"release": RELEASE, "times": 3},
+    ClassOnly: {"threshold": 0.5},
+    FloodedLogits: POLICY,
+    RoundedLogits: {"decimals": 2, "threshold": 0.5},
+    TopClasses: {"count": 2, "threshold": 0.5},
+    InputContract: {
+        "input_shape": (1, 4),
+        "input_range": (0.0, 1.0),
+        "classes": 3,
+        "max_bytes": 99,
+    },
+    ServiceLimits: LIMITS | SECONDS,
+    ClippingGeometry: {"norms": (0.5, 2.0), "group_of": (0, 1, 1)},
+    LatticeGaussian: {"radius": 64},
+    MaskedGaussian: {"radius": 64},
+    DistributedGaussian: SHARED,
+    RoundPlan: PLANNED,
+    Adversary: {"max_corrupt_fraction": 0.25},
+    ClientPolicy: {"min_clients": 3, "clipping_norm": 0.5, "weight_cap": 2.0},
+    RoundTerms: TERMS,
+    ClipAndNoise: {**CLIPPED, "count": NominalCount(records=5)},
+    ClipOnly: {"clipping_norm": 0.5},
+    FullBatch: {"steps": 3},
+    NoisyCount: {"noise_multiplier": 2.0},
+    NominalCount: {"records": 5},
+    PoissonBatches: {"sampling_rate": 0.5, "steps": 3},
+    AdaptiveClipping: ADAPTED,
+    FlatClipping: {"norm": 0.5},
+    PerLayerClipping: {"norms": {"a": 0.5, "b": 2.0}},
+    Metrics: {"fraction_evaluate": 0.5, "evaluate": PublicMetrics()},
+    NoisedMetrics: {"ranges": RANGES, "noise_multiplier": 5.0},
+    SecureAggregation: {**SECURE, "dropout_probability": 0.125, "stage_timeout": 2.5},
+    ServerAdam: ADAPTIVE,
+    ServerYogi: ADAPTIVE,
+    ServerSGD: {"learning_rate": 0.5, "momentum": 0.5, "iterate_average": 0.5},
+    CappedWeights: {"cap": 4.0, "total_weight": 8.0},
+    NoisedAccuracy: {"epsilon": 1.0, "total_epsilon": 2.0, "delta": 0.25},
+}
+# Made by the library, from numbers that are its own.
+RESULTS = {
+    *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
+    *("Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
+    *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
+}
+UNHASHABLE = (AdaptiveClipping, ServerAdam, ServerYogi, ServerSGD, PerLayerClipping, NoisedMetrics)
+
+BOXES: dict[str, Box] = {
+    "NumPy scalar": lambda value: np.asarray(value)[()],
+    "array": np.array,
+    "tensor": lambda value: torch.tensor(value, dtype=_precise(value)),
+}
+
+
+def _precise(value: Any) -> torch.dtype:
+    return torch.int64 if isinstance(value, int) else torch.float64
+
+
+def boxed(value: Any, box: Box) -> Any:
+    """Every number in a setting's value as ``box`` gives it."""
+    if isinstance(value, bool) or not isinstance(value, int | float | tuple | dict):
+        return value
+    if isinstance(value, tuple):
+        return tuple(boxed(entry, box) for entry in value)
+    if isinstance(value, dict):
+        return {name: boxed(entry, box) for name, entry in value.items()}
+    return box(value)
+
+
+def public_settings() -> set[type]:
+    """The dataclasses with numbers that the packages list."""
+    classes = {
+        member
+        for package in PACKAGES
+        for member in vars(importlib.import_module(package)).values()
+        if isinstance(member, type) and dataclasses.is_dataclass(member)
+    }
+    return {c for c in classes if any(_is_number(field) for field in dataclasses.fields(c))}
+
+
+def _is_number(field: dataclasses.Field[Any]) -> bool:
+    words = str(field.type)
+    return field.init and ("int" in words or "float" in words)
+
+
+def numbers_in(setting: Any) -> dict[str, Any]:
+    return {field.name: getattr(setting, field.name) for field in dataclasses.fields(setting)}
+
+
+def test_every_public_setting_is_listed() -> None:
+    known = {kind.__name__ for kind in SETTINGS} | RESULTS
+    assert {kind.__name__ for kind in public_settings()} <= known
+
+
+@pytest.mark.parametrize("name", BOXES)
+@pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
+def test_settings_hold_plain_numbers(kind: type, name: str) -> None:
+    """Equal to those made of Python's numbers, to the last letter of their text."""
+    given = SETTINGS[kind]
+    plain, made = kind(**given), kind(**boxed(given, BOXES[name]))
+    assert made == plain
+    assert repr(numbers_in(made)) == repr(numbers_in(plain))  # np.float64(1.0) is not 1.0
+    json.dumps(numbers_in(made), default=lambda other: type(other).__name__)
+    if kind not in UNHASHABLE:
+        assert hash(made) == hash(plain)
+
+
+@pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
+def test_settings_do_not_follow_the_arrays_they_were_given(kind: type) -> None:
+    arrays: list[Any] = []
+
+    def watched(value: Any) -> Any:
+        arrays.append(np.array(value))
+        return arrays[-1]
+
+    made = kind(**boxed(SETTINGS[kind], watched))
+    for array in arrays:
+        array[...] = 77
+    assert made == kind(**SETTINGS[kind])
+
+
+@pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
+def test_settings_take_fractions_and_refuse_decimals(kind: type) -> None:
+    """``Decimal`` is no ``numbers.Real``."""
+    given = SETTINGS[kind]
+    reals = boxed(given, lambda value: Fraction(value) if isinstance(value, float) else value)
+    assert repr(numbers_in(kind(**reals))) == repr(numbers_in(kind(**given)))
+    with pytest.raises(TypeError):
+        kind(**boxed(given, lambda value: Decimal(value)))
+
+
+@pytest.mark.parametrize("box", [*BOXES.values(), float], ids=[*BOXES, "float"])
+def test_no_limit_is_infinity_of_any_library(box: Box) -> None:
+    assert repr(Budget(box(math.inf), 0.25)) == "Budget(epsilon=inf, delta=0.25)"
+
+
+def test_a_budget_cannot_be_raised_afterwards() -> None:
+    epsilon = np.array(0.5)
+    ledger = ClientLedger(dataset="d", budget=Budget(epsilon, 1e-5))  # type: ignore[arg-type]
+    epsilon[...] = 1e6
+    with pytest.raises(LocalBudgetError):
+        ledger.charge(GaussianRelease(1.0, Full()))
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_a_run_takes_numbers_of_any_library(name: str, tmp_path: Path) -> None:
+    box, plain = BOXES[name], client_app(lambda *_: [np.float32(0.1)])
+    reports = []
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        strategy = DPFedAvg(
+            population=box(4),
+            sampling=Poisson(box(0.5)),
+            clipping=box(0.5),
+            noise_multiplier=box(2.0),
+            budget=Budget(box(50.0), box(0.001)),
+            weighting=CappedWeights(cap=box(4.0), total_weight=box(3.0)),
+            mechanism=LatticeGaussian(box(64)),
+            optimizer=ServerAdam(box(0.5), beta1=box(0.5), iterate_average=box(0.5)),
+            metrics=Metrics(
+                train=NoisedMetrics(**boxed(SETTINGS[NoisedMetrics], box)),
+                evaluate=NoisedMetrics(**boxed(SETTINGS[NoisedMetrics], box)),
+                fraction_evaluate=box(0.5),
+            ),
+            ledger=tmp_path / "ledger",
+            min_available_nodes=box(2),
+        )
+        result = strategy.start(grid, model(), num_rounds=box(1), timeout=box(60.0))
+        reports.append(result.privacy)
+
+    run_in_process(server, plain, num_nodes=4)
+    assert reports[0].rounds == 1
+    json.dumps(dataclasses.asdict(reports[0]), default=str)
