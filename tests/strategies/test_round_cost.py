@@ -45,7 +45,8 @@ def test_the_last_of_a_budget_is_not_spent_on_noise(tmp_path: Path) -> None:
     before = read_ledger(tmp_path / "ledger.jsonl").records
     for rounds in (1, 3, 30):
         with pytest.raises(
-            SpentBudgetError, match=r"have paid ε = 2\.9.* of the budget of ε = 3.*buys"
+            SpentBudgetError,
+            match=r"have paid ε = 2\.9.* of the budget of ε = 3.*the rest allows .* only at",
         ):
             private(tmp_path, **settings).start(STEP, model(), num_rounds=rounds)
     assert read_ledger(tmp_path / "ledger.jsonl").records == before
