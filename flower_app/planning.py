@@ -134,11 +134,12 @@ class AccuracyRange:
         if self.at_least is not None and self.at_least == self.at_most:
             m = self.at_least
             return (
-                f"about {100 * m.median:.1f} % ({100 * m.low:.1f} to {100 * m.high:.1f} % in "
-                f"{m.runs} runs), measured with {_conditions(m)}"
+                f"about {100 * m.median:.1f} % after {m.rounds} rounds ({100 * m.low:.1f} to "
+                f"{100 * m.high:.1f} % in {m.runs} runs), measured with {_conditions(m)}"
             )
         parts = [
-            f"at {bound} about {100 * m.median:.1f} %, measured with {_conditions(m)}"
+            f"at {bound} about {100 * m.median:.1f} % after {m.rounds} rounds, measured with "
+            f"{_conditions(m)}"
             for bound, m in (("least", self.at_least), ("most", self.at_most))
             if m is not None
         ]
@@ -237,7 +238,7 @@ def _question_sizes(question: Question) -> _Sizes:
 def _conditions(m: MeasuredAccuracy) -> str:
     return (
         f"N = {m.clients:,}, {m.records} records each, ε = {m.epsilon:g}, δ = {m.delta:g}, "
-        f"q = {m.sampling_rate:g}, {m.rounds} rounds"
+        f"q = {m.sampling_rate:g}"
     )
 
 

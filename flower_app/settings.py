@@ -50,6 +50,38 @@ FORMER_NAMES: Mapping[str, str] = {
 ``pyproject.toml`` lists them too, since ``flwr run`` itself refuses unlisted names.
 """
 
+_USUAL_NAMES: Mapping[str, str] = {
+    "num-server-rounds": "rounds",
+    "num-rounds": "rounds",
+    "fraction-train": "sampling-rate",
+    "fraction-fit": "sampling-rate",
+    "client-fraction": "sampling-rate",
+    "sample-rate": "sampling-rate",
+    "min-available-clients": "min-available-nodes",
+    "min-train-nodes": "min-available-nodes",
+    "min-fit-clients": "min-available-nodes",
+    "num-clients": "population",
+    "num-supernodes": "population",
+    "lr": "local-learning-rate",
+    "learning-rate": "local-learning-rate",
+    "local-epochs": "local-steps",
+    "num-epochs": "local-steps",
+    "epochs": "local-steps",
+    "batch-size": "local-steps",
+    "server-lr": "server-learning-rate",
+    "momentum": "server-momentum",
+    "max-grad-norm": "example-clipping-norm",
+    "max-norm": "clipping-norm",
+    "noise-scale": "noise-multiplier",
+    "sigma": "noise-multiplier",
+    "target-epsilon": "epsilon",
+    "target-delta": "delta",
+    "seed": "partition-seed",
+    "timeout": "round-timeout",
+    "output-dir": "results-dir",
+}
+"""Names of Flower, Opacus and the literature, and the settings here."""
+
 _NOW_MEANS = {
     "weighting": " (above 0: capped weights; 0: uniform ones)",
     "encrypted-round": " (above 0: with an encrypted test-time round; 0: without)",
@@ -295,7 +327,7 @@ def kebab(name: str) -> str:
 def without_former_names(
     config: Mapping[str, Any], former: Mapping[str, str] = FORMER_NAMES
 ) -> dict[str, Any]:
-    """A configuration without the former names that ``pyproject.toml`` lists.
+    """A configuration without the renamed settings that ``pyproject.toml`` lists.
 
     Raises
     ------
@@ -306,7 +338,7 @@ def without_former_names(
     if given:
         raise SettingError(
             "; ".join(
-                f"{name} = {value!r} is wrong; {name} is now {former[name]}"
+                f"{name} = {value!r} is refused; {name} was renamed to {former[name]}"
                 + _NOW_MEANS.get(name, "")
                 for name, value in given.items()
             )
@@ -339,8 +371,11 @@ def is_file(path: Path) -> bool:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(kebab(name), known, n=2, cutoff=0.6)
-    if near:
+    written = kebab(name)
+    if usual := _USUAL_NAMES.get(written):
+        every = " (each step takes all of a client's examples)" if usual == "local-steps" else ""
+        return f"here it is {usual}{every}"
+    if near := get_close_matches(written, known, n=2, cutoff=0.75):
         return f"did you mean {' or '.join(near)}?"
     return f"the settings are {', '.join(known)}"
 

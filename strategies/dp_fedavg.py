@@ -53,7 +53,7 @@ class DPFedAvg(Strategy):
 
     **Not covered.** Privacy *from* the server; the choice of hyper-parameters, if it looked at
     clients' data; timing; metrics declared public; entries about lost or absent clients on the
-    server's console and in the operator's log; that the run ended because no reply could be used;
+    server's console and in the operator's log; that the run ended because no reply was usable;
     that all replies of a round lack a noised metric; that and when a round waits for
     ``min_available_nodes``.
 
@@ -287,7 +287,7 @@ class DPFedAvg(Strategy):
         """Bound, sum, pay, add noise, step.
 
         The event is durable in the ledger before the noisy sum exists. An empty cohort is a
-        round like any other. A round that asked clients and can use no reply ends the run before
+        round like any other. A round without usable replies ends the run before
         it is paid, with a ``NoUsableReplyError`` if no reply was ever usable; under secure
         aggregation, where that shows only after clients were asked to train, after.
         """
@@ -462,8 +462,8 @@ class DPFedAvg(Strategy):
         self.summary()
         log(
             INFO,
-            "\t     Noise: on each round's average about %.3g times the clipping norm S, which is "
-            "as far as all clients together can move it (z·√d/(q·W)).",
+            "\t     Noise: about %.3g·S on each round's average (z·√d/(q·W)); all clients together "
+            "can move it by at most S, the clipping norm.",
             self._cost(size).noise_length(z),
         )
         for warning in warnings:

@@ -75,7 +75,7 @@ class ReplyError(ValueError):
     reason : str
         Why, in words that may be the client's own.
     fault : Fault or None
-        Why, for the server's console; None where the client is only away or late.
+        Why, for the server's console; None where the client is only offline or late.
     """
 
     def __init__(self, reason: str, fault: Fault | None = Fault.UNREADABLE) -> None:

@@ -26,8 +26,9 @@ operator_log.addHandler(logging.NullHandler())
 operator_log.setLevel(logging.INFO)
 
 
-# So many clients asked in vain, in one round or in several, end a run; never one alone. Dropped
-# replies are no accident, least before any was used; silence may be a failure of the network.
+# So many clients without a usable reply, in one round or in several, end a run; never one alone.
+# Dropped replies are no accident, least before any was used; silence may be a failure of the
+# network.
 _DROPPED_AT_FIRST, _DROPPED, _SILENT = 2, 5, 20
 
 
@@ -44,7 +45,7 @@ class FaultLog:
         self._present: dict[int, int] = {}
 
     def dropped(self, round_name: str, fault: Fault | None) -> None:
-        """A reply was dropped; nothing is logged if its client is only away or late."""
+        """A reply was dropped; nothing is logged if its client is only offline or late."""
         if fault is not None and fault not in self._faults:
             self._faults.append(fault)
             log(
@@ -163,7 +164,7 @@ class AskedInVain:
         self.any_used = any_used
 
     def add(self, round_: RoundReplies, *, moved: bool = False) -> bool:
-        """Count a round; True if with it too many were asked in vain to go on.
+        """Count a round; True if with it too many gave no usable reply to go on.
 
         Parameters
         ----------

@@ -162,7 +162,7 @@ def refuse_error(reply: Message, *, reason: bool = False) -> None:
         return
     code = int(reply.error.code)
     if code in _ABSENT:
-        raise ReplyError(f"the node is away or late (code {code})", None)
+        raise ReplyError(f"the node is offline or late (code {code})", None)
     words = quoted(reply.error.reason)
     if code == DECLINED:
         raise ReplyError(f"the node declined: {words}", Fault.DECLINED)

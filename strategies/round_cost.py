@@ -94,7 +94,7 @@ def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[fl
         return budget.affordable_alone(repeated(cost.round(z / times), rounds))
 
     left = (
-        f"{_paid(budget)} of {budget}; what is left buys {_rounds(rounds)} with "
+        f"{_paid(budget)} of {budget}; the rest allows {_rounds(rounds)} only at "
         f"noise_multiplier = {z:.3g}, on each average {cost.noise_length(z):.3g} times the "
         "clipping norm"
     )

@@ -129,7 +129,7 @@ class Run:
         """Ask nobody to evaluate any more."""
         self.evaluates = False
         self.faults.once(
-            f"round {number}, evaluate asked clients and could use no reply "
+            f"round {number}, evaluate: no reply was usable "
             f"({self.faults.reasons()}). Nobody is asked to evaluate for the rest of the run, and "
             "nothing is paid for it."
         )
@@ -138,14 +138,14 @@ class Run:
         """Count a round that was paid and opened nothing."""
         self.state.aborted.append(number)
         self.faults.once(
-            "A round opened nothing: too few of its clients saw it through, or no plan withstands "
-            "the adversary and the dropouts with those who answered; the operator's log says "
-            "which. It is paid, and teaches the model nothing; result.privacy lists all such "
+            "A round opened nothing: too few of its clients saw it through, or too few answered to "
+            "meet max_corrupt_fraction and max_dropout_fraction; the operator's log says which. "
+            "It is paid, and teaches the model nothing; result.privacy lists all such "
             "rounds."
         )
 
     def _why_in_vain(self, number: int) -> str:
-        return f"round {number} asked clients and could use no reply ({self.faults.reasons()})"
+        return f"round {number}: no reply was usable ({self.faults.reasons()})"
 
     def locate(self, grid: Grid) -> tuple[dict[int, int], int]:
         """As :meth:`ClientRegistry.locate`. A client too many stops the run once it has begun."""

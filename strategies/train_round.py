@@ -41,7 +41,7 @@ class RoundOutcome:
     opened : bool
         Whether clients' updates are in the sum.
     in_vain : bool
-        Whether with this round too many clients were asked in vain to go on.
+        Whether with this round too many clients gave no usable reply to go on.
     """
 
     update: list[Vector] | None = None
@@ -76,7 +76,7 @@ class Round(Protocol):
         Returns
         -------
         bool
-            False if the round is not to be paid, since too many clients were asked in vain to go
+            False if the round is not to be paid, since too many clients gave no usable reply to go
             on. True where only the opened sum can show it.
         """
 

@@ -17,6 +17,12 @@ def test_every_module_that_the_page_names_is_there() -> None:
     assert not {path for path in paths if not (ROOT / path).exists()}
 
 
+def test_commands_that_are_loaded_by_name_are_imports() -> None:
+    commands = {name for name in modules() if name.startswith("flower_app.commands.")}
+    assert commands
+    assert commands <= imports(modules())["flower_app.__main__"]
+
+
 def test_an_arrow_is_left_out_only_where_a_longer_way_tells_it() -> None:
     graph = {
         "run": {"round", "replies", "budget"},

@@ -1,18 +1,26 @@
 """Programs in the pages can be pasted and run as they stand, and do what is said of them."""
 
+import ast
+import contextlib
 import os
 import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.supercore.object_ref import validate
+from torch import nn
 
+from flower_app.encrypted.evaluator import compile_app_model
+from flower_app.models.build import build_model
+from flower_app.models.specs import MODELS
 from privacy.accounting import Poisson, Repeated, read_ledger
+from privacy.inference import Square, compile_model
 from strategies import InProcessGrid, decline
 
 ROOT = Path(__file__).parents[1]
@@ -107,3 +115,57 @@ def test_the_trial_on_made_up_data_of_client_training_runs_and_finds_a_slip(
         trial.write_text(program.replace(right, wrong))
         with pytest.raises((ValueError, TypeError, RuntimeError), match=told):
             runpy.run_path(str(trial))
+
+
+def test_the_figures_of_the_accounting_page_are_what_its_programs_compute(tmp_path: Path) -> None:
+    """Each figure stands in a comment behind the call; the second program continues the first."""
+    text = (ROOT / "docs" / "accounting.md").read_text()
+    first, second = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[:2]
+    program = ast.parse(first + second)
+    lines = (first + second).splitlines()
+    names: dict[str, Any] = {}
+    compared = 0
+    with contextlib.chdir(tmp_path):
+        for statement in program.body:
+            figure = re.search(r"\)  # ([0-9.]+)", lines[(statement.end_lineno or 1) - 1])
+            if isinstance(statement, ast.Expr) and figure:
+                value = eval(ast.unparse(statement), names)  # noqa: S307
+                decimals = len(figure[1].partition(".")[2])
+                assert round(value, decimals) == float(figure[1]), ast.unparse(statement)
+                compared += 1
+            else:
+                exec(ast.unparse(statement), names)  # noqa: S102
+    assert compared == 4
+
+
+def test_the_bytes_of_the_documented_plan_are_those_of_its_program() -> None:
+    text = (ROOT / "docs" / "encrypted-inference.md").read_text()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), Square(), nn.Linear(64, 10))
+    assert "nn.Sequential(nn.Flatten(), nn.Linear(784, 64), Square(), nn.Linear(64, 10))" in text
+    plan = compile_model(model, input_shape=(1, 28, 28), input_range=(0.0, 1.0)).plan
+    documented = re.search(
+        r"^bytes +keys ([\d,]+), query ([\d,]+), answer ([\d,]+)$", text, re.MULTILINE
+    )
+    assert documented is not None
+    computed = (plan.public_bytes, plan.query_bytes, plan.answer_bytes)
+    assert tuple(int(n.replace(",", "")) for n in documented.groups()) == computed
+
+
+def test_the_bytes_that_the_service_page_shows_are_those_of_the_model() -> None:
+    text = (ROOT / "docs" / "service.md").read_text()
+    plan = compile_app_model(build_model("hog-linear"), MODELS["hog-linear"]).plan
+    shown = re.search(
+        r"keys ([\d,]+) bytes, a question ([\d,]+), an answer ([\d,]+)$", text, re.MULTILINE
+    )
+    assert shown is not None
+    computed = (plan.public_bytes, plan.query_bytes, plan.answer_bytes)
+    assert tuple(int(n.replace(",", "")) for n in shown.groups()) == computed
+
+
+def test_the_metrics_of_the_strategys_example_are_taken() -> None:
+    text = (ROOT / "docs" / "strategy.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (program,) = [each for each in programs if "metrics = Metrics(" in each]
+    names: dict[str, Any] = {}
+    exec(program, names)  # noqa: S102
+    assert names["metrics"].evaluation_noise == 4.0

@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "house.md"
 FLOORS = ("flower_app", "strategies", "privacy")
+_NAMED = 6
 _PICTURE = re.compile(r"(<!-- drawn: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Graph = Mapping[str, set[str]]
@@ -25,7 +26,10 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
 
 def imports(names: Mapping[str, Path]) -> dict[str, set[str]]:
-    """The modules that each module imports, wherever in it the statement stands."""
+    """The modules that each module imports, wherever in it the statement stands.
+
+    ``import_module(f"package.{name}")`` may import every module of the package.
+    """
     graph: dict[str, set[str]] = {}
     for name, file in names.items():
         graph[name] = set()
@@ -35,6 +39,8 @@ def imports(names: Mapping[str, Path]) -> dict[str, set[str]]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 inside = {f"{node.module}.{alias.name}" for alias in node.names}
                 graph[name] |= (inside & names.keys()) or {node.module}
+            elif folder := _loaded_by_name(node):
+                graph[name] |= {other for other in names if other.startswith(folder)}
         graph[name] &= names.keys() - {name}
     return graph
 
@@ -84,18 +90,37 @@ def arrows(graph: Graph) -> list[tuple[str, str, str]]:
 
 
 def mermaid(graph: Graph, box_of: Callable[[str], str]) -> str:
-    """A picture as a block that GitHub draws; ``box_of`` names the frame around a node."""
+    """A picture as a block that GitHub draws; ``box_of`` names the frame around a node.
+
+    Arrows between nodes of two frames are drawn as one between the frames.
+    """
+    boxes = sorted({box_of(node) for node in graph}, key=_floor)
+    frames = {f"b{number}": box for number, box in enumerate(boxes)}
+    between = {
+        one: {
+            other
+            for other, target in frames.items()
+            if other != one
+            and any(box_of(t) == target for n in graph if box_of(n) == box for t in graph[n])
+        }
+        for one, box in frames.items()
+    }
     lines = ["```mermaid", "flowchart TD"]
     numbers = {node: f"n{number}" for number, node in enumerate(sorted(graph))}
-    for number, box in enumerate(sorted({box_of(node) for node in graph}, key=_floor)):
-        lines.append(f'  subgraph b{number}["{box}"]')
+    for frame, box in frames.items():
+        lines.append(f'  subgraph {frame}["{box}"]')
         lines += [
             f'    {numbers[n]}["{n.removeprefix(box + "/")}"]'
             for n in sorted(graph)
             if box_of(n) == box
         ]
         lines.append("  end")
-    lines += [f"  {numbers[a]} {arrow} {numbers[b]}" for a, arrow, b in arrows(graph)]
+    inside = {
+        node: {other for other in targets if box_of(other) == box_of(node)}
+        for node, targets in graph.items()
+    }
+    lines += [f"  {numbers[a]} {arrow} {numbers[b]}" for a, arrow, b in arrows(inside)]
+    lines += [f"  {a} {arrow} {b}" for a, arrow, b in arrows(between)]
     return "\n".join([*lines, "```"])
 
 
@@ -103,7 +128,8 @@ def draw_floors(graph: Graph) -> str:
     """All rooms of the three packages.
 
     Modules that stand in a package itself make up three rooms: those that its folders import,
-    below them, whether they import folders themselves or not, and the rest, above.
+    below them, whether they import folders themselves or not, and the rest, above. A room of many
+    is named after the first of them: their own picture is "Inside the strategies".
     """
     ways = reached(graph)
     shared = {
@@ -133,6 +159,8 @@ def draw_floors(graph: Graph) -> str:
             for other in sorted(graph)
             if _is_loose(other) and _floor_of(other) == floor and level(other) == level(name)
         ]
+        if len(alike) > _NAMED:
+            return f"{floor}/{', '.join(alike[:2])}<br/>and {len(alike) - 2} more modules"
         return f"{floor}/" + "<br/>".join(
             ", ".join(alike[start : start + 3]) for start in range(0, len(alike), 3)
         )
@@ -179,6 +207,16 @@ def page_with_pictures(page: str) -> str:
         return f"{match[1]}{text}\n{match[3]}"
 
     return _PICTURE.sub(drawn, page)
+
+
+def _loaded_by_name(node: ast.AST) -> str:
+    """The ``package.`` of a call of ``import_module(f"package.{name}")``; else empty."""
+    if not (isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")):
+        return ""
+    if not (node.args and isinstance(node.args[0], ast.JoinedStr)):
+        return ""
+    first = node.args[0].values[0]
+    return str(first.value) if isinstance(first, ast.Constant) else ""
 
 
 def _dotted(file: Path) -> str:

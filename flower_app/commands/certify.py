@@ -93,7 +93,7 @@ def _draw(path: Path, c: Certificate) -> None:
             {
                 "largest measured": c.worst_error,
                 "predicted": c.predicted_error,
-                "predicted, worst input": c.predicted_worst_error,
+                "predicted, any input": c.predicted_worst_error,
             },
             "log",
         ),

@@ -88,8 +88,8 @@ def run(options_given: argparse.Namespace) -> int:
     for option in rows:
         print(_line(option), flush=True)
     print(
-        "\nz: noise multiplier. ε drawn: ε against whoever learns who was drawn, without"
-        "\namplification by sampling; N is public either way. noise: on each parameter of a"
+        "\nz: noise multiplier. ε unamplified: against whoever learns who was drawn;"
+        "\nN is public either way. noise: on each parameter of a"
         "\nround's average, in clipping norms; smaller is better, and more rounds average it out."
         "\nOnly these settings cost privacy: learning rates and local steps do not, unless they"
         "\nwere tuned on clients' data."
@@ -106,8 +106,8 @@ def run(options_given: argparse.Namespace) -> int:
 
 
 _HEADER = (
-    f"{'q':>6} {'rounds':>7} {'clients':>8} {'z':>8} {'ε drawn':>8} {'noise':>9} {'MB/round':>9} "
-    f"{'MB/client':>10} {'s/round':>8}"
+    f"{'q':>6} {'rounds':>7} {'clients':>8} {'z':>8} {'ε unamplified':>13} {'noise':>9} "
+    f"{'MB/round':>9} {'MB/client':>10} {'s/round':>8}"
 )
 
 
@@ -116,10 +116,10 @@ def _line(option: Option) -> str:
     if option.noise_multiplier is None or option.noise_share is None:
         return f"{start}  no noise fits this budget"
     plain = option.epsilon_without_amplification
-    drawn = "∞" if plain is None else f"{plain:.3g}"
+    unamplified = "∞" if plain is None else f"{plain:.3g}"
     seconds = "" if option.round_seconds is None else f"{option.round_seconds:.2f}"
     return (
-        f"{start} {option.noise_multiplier:>8.3f} {drawn:>8} {option.noise_share:>9.4f} "
+        f"{start} {option.noise_multiplier:>8.3f} {unamplified:>13} {option.noise_share:>9.4f} "
         f"{option.round_bytes / 1e6:>9.2f} {option.client_bytes / 1e6:>10.3f} {seconds:>8}"
     )
 

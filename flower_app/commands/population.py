@@ -52,8 +52,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _identity(path: Path) -> str:
     try:
-        key = serialization.load_ssh_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        written = path.read_bytes()
+    except FileNotFoundError as error:
+        raise SettingError(f"{path} is not there; give the public keys' files") from error
+    except OSError as error:
+        raise SettingError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        key = serialization.load_ssh_public_key(written)
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise SettingError(f"{path} is not a public key of OpenSSH's format: {error}") from error
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return key_identity(key.public_bytes(serialization.Encoding.PEM, form))

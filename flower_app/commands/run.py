@@ -82,14 +82,20 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     Raises
     ------
     SettingError
-        If a pair has no name or no value.
+        If a pair has no name or no value, or a name stands twice.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.strip():
             raise SettingError(f"{pair!r} is not a setting; write name=value, as in model=cnn")
-        settings[name.strip()] = _value(name.strip(), text)
+        name = name.strip()
+        value = _value(name, text)
+        if name in settings:
+            raise SettingError(
+                f"{name} is given twice, as {settings[name]!r} and as {value!r}; give it once"
+            )
+        settings[name] = value
     return settings
 
 

@@ -71,7 +71,7 @@ def add_command(commands: Any) -> None:
     safety.add_argument(
         "--insecure-no-authentication",
         action="store_true",
-        help="let everybody in who can connect, as one and the same owner, with the room of all",
+        help="let everybody in who can connect, as one owner, sharing all owners' quota",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
@@ -81,15 +81,15 @@ def add_command(commands: Any) -> None:
         "--worker-memory",
         type=int,
         metavar="MB",
-        help="that a process may take beside the model (what the plan needs, and 256)",
+        help="memory limit per process, besides the model (what the plan needs, and 256)",
     )
     for name, kind, text in (
-        ("answer-seconds", float, "after which a process is ended that has not answered (60)"),
-        ("queue", int, "requests that may wait"),
-        ("requests-per-minute", int, "of one owner"),
-        ("owners", int, "whose keys are held at most"),
-        ("key-sets", int, "that one owner may have at a time, as many as ask at once"),
-        ("key-hours", float, "after which an owner makes new keys"),
+        ("answer-seconds", float, "answer timeout, after which the process is ended (60)"),
+        ("queue", int, "requests that wait, at most"),
+        ("requests-per-minute", int, "limit for one owner"),
+        ("owners", int, "owners whose keys are held, at most"),
+        ("key-sets", int, "key sets of one owner at a time, one for each asker"),
+        ("key-hours", float, "lifetime of an owner's keys"),
     ):
         default = getattr(_DEFAULTS, name.replace("-", "_"), 60.0)
         text = text if "(" in text else f"{text} ({default:g})"
@@ -234,8 +234,8 @@ def _announce(
         if insecure:
             print(f"warning: serving {warning}", file=sys.stderr)
     print(
-        f"Serving {url} with {counted(pool.processes, 'process', 'processes')}, each with at most "
-        f"{memory >> 20} MB beside the model; keys {plan.public_bytes:,} bytes, "
+        f"Serving {url} with {counted(pool.processes, 'process', 'processes')}, "
+        f"{memory >> 20} MB limit each besides the model; keys {plan.public_bytes:,} bytes, "
         f"a question {plan.query_bytes:,}, an answer {plan.answer_bytes:,}"
     )
     if security.ask and is_loopback(options.host):

@@ -299,7 +299,7 @@ class Plan:
             "levels": self.levels,
             "logits": f"below 2^{self.logit_bits} for every input in range (proved)",
             "headroom": f"{self.headroom_bits:.1f} bits (proved)",
-            "predicted error": f"2^{self.error_bits}, worst input 2^{self.worst_error_bits}",
+            "predicted error": f"2^{self.error_bits}, any input 2^{self.worst_error_bits}",
             "ciphertexts": f"{self.ciphertexts} in a query, "
             f"{len(self.answers) or self.logits} in an answer",
             "images": f"{self.batch_size} in a query",

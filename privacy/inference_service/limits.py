@@ -24,8 +24,8 @@ class ServiceLimits:
         How many owners' keys are held at most.
     key_sets : int
         Key sets that one owner may have at a time, as many as ask at once under its token; the
-        least lately used one goes first. Without authentication everybody is one owner, with the
-        room of all.
+        least lately used one goes first. Without authentication everybody is one owner, sharing
+        all owners' quota.
     key_hours : float
         Lifetime of keys.
     head_seconds : float

@@ -182,7 +182,7 @@ class EncryptedRoundResult:
     ms_per_query : float or None
         Median time of an evaluation, masking included.
     images : int
-        That a node asked about, at most.
+        The most images per node.
     plan : Plan
         Of the nodes' keys.
     """

@@ -143,8 +143,8 @@ class SecureAggregation:
     def check_opens(self, expected_cohort: float) -> None:
         """Refuse a run whose rounds could not be opened though every client answers.
 
-        ``ValueError`` if no plan withstands the adversary and the dropouts with as many clients as
-        a round draws on average, rounded down or up.
+        ``ValueError`` if as many clients as a round draws on average, rounded down or up, are too
+        few to meet ``max_corrupt_fraction`` and ``max_dropout_fraction``.
         """
         for clients in (math.ceil(expected_cohort), math.floor(expected_cohort)):
             if self._plan(clients, clients) is not None:

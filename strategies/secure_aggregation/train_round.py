@@ -41,9 +41,9 @@ FALSE_ALARM = 1e-6
 class ObservedDropouts:
     """Compares the clients that did not see their rounds through with ``dropout_probability``.
 
-    Presence is charged from the declared probability (``presence_delta``): where more drop out, δ
-    is under-stated. The operator's log says so, once. The run goes on and its results are silent:
-    who was there is not noised, and to end the run would show it.
+    Abort leakage is charged from the declared probability (``presence_delta``): where more drop
+    out, δ is under-stated. The operator's log says so, once. The run goes on and its results are
+    silent: who was there is not noised, and to end the run would show it.
     """
 
     def __init__(self, declared: float) -> None:

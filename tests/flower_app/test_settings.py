@@ -1,8 +1,10 @@
 """A wrong setting is named, with its value and the remedy, before anything starts."""
 
+import re
 import tempfile
 import tomllib
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,16 @@ from flower_app.__main__ import main as flower_app_main
 from flower_app.commands.run import parse_settings
 from flower_app.errors import SettingError
 from flower_app.models.specs import RECIPES
-from flower_app.settings import FORMER_NAMES, Settings, write_run_config
+from flower_app.settings import (
+    _CHOICES,
+    _RANGES,
+    _USUAL_NAMES,
+    FORMER_NAMES,
+    PATHS_OF_THE_SERVER,
+    Settings,
+    kebab,
+    write_run_config,
+)
 from privacy.accounting.__main__ import main as accounting_main
 from privacy.audit.__main__ import main as audit_main
 
@@ -34,7 +45,7 @@ def test_the_project_declares_every_setting_with_its_default() -> None:
 def test_a_former_name_is_answered_with_the_new_one(former: str, name: str) -> None:
     assert name in Settings().as_config()
     for value in (0.3, "distributed", float("nan"), True):
-        with pytest.raises(SettingError, match=f"{former} is now {name}"):
+        with pytest.raises(SettingError, match=f"{former} was renamed to {name}"):
             Settings.from_config({former: value, "epsilon": 2.0})
 
 
@@ -43,15 +54,47 @@ def test_flwr_run_passes_a_former_name_on_and_the_command_refuses_it(
 ) -> None:
     """Flower itself refuses only what ``pyproject.toml`` does not declare."""
     given = parse_config_args(["corrupt=0.3"])
-    with pytest.raises(SettingError, match="corrupt is now max-corrupt-fraction"):
+    with pytest.raises(SettingError, match="corrupt was renamed to max-corrupt-fraction"):
         Settings.from_config(get_fused_config_from_dir(ROOT, given))
     assert flower_app_main(["run", "corrupt=0.3"]) == 1
-    assert "corrupt is now max-corrupt-fraction" in capsys.readouterr().err
+    assert "corrupt was renamed to max-corrupt-fraction" in capsys.readouterr().err
 
 
 def test_all_former_names_of_a_configuration_are_answered_at_once() -> None:
-    with pytest.raises(SettingError, match=r"corrupt is now max-.*; dropout is now max-drop"):
+    with pytest.raises(
+        SettingError, match=r"corrupt was renamed to max-.*; dropout was renamed to max-drop"
+    ):
         Settings.from_config({"corrupt": 0.1, "dropout": 0.2})
+
+
+def test_usual_names_lead_to_settings_and_hide_none() -> None:
+    known = Settings().as_config()
+    assert set(_USUAL_NAMES.values()) <= set(known)
+    assert not set(_USUAL_NAMES) & (set(known) | set(FORMER_NAMES))
+
+
+def test_every_setting_is_checked_used_and_described() -> None:
+    """A field alone would be a setting that takes any value and does nothing."""
+    ranged = {name for names, _, _ in _RANGES for name in names.split()}
+    source = "\n".join(
+        file.read_text()
+        for file in (ROOT / "flower_app").rglob("*.py")
+        if file.name != "settings.py"
+    )
+    own = (ROOT / "flower_app" / "settings.py").read_text()
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
+    described = {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)}
+    for field in fields(Settings):
+        checked = (
+            isinstance(field.default, bool)
+            or field.name in ranged
+            or field.name in _CHOICES
+            or kebab(field.name) in PATHS_OF_THE_SERVER
+        )
+        assert checked, f"{field.name} has neither a range nor choices"
+        used = rf"\.{field.name}\b"
+        assert re.search(used, source) or re.search(rf"self{used}", own), f"{field.name} is unused"
+        assert kebab(field.name) in described, f"{field.name} has no row in docs/settings.md"
 
 
 def test_the_defaults_are_valid_and_take_the_models_recipe() -> None:
@@ -92,6 +135,10 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"epsilom": 3.0}, ["epsilom", "did you mean epsilon?"]),
         ({"noise_multiplier": 3.0}, ["noise_multiplier", "did you mean noise-multiplier"]),
         ({"sampling_rat": 0.1}, ["did you mean sampling-rate"]),
+        ({"num-server-rounds": 3}, ["num-server-rounds = 3", "here it is rounds"]),
+        ({"lr": 0.1}, ["here it is local-learning-rate"]),
+        ({"batch_size": 32}, ["here it is local-steps (each step takes all"]),
+        ({"noise-scale": 1.1}, ["here it is noise-multiplier"]),
         ({"xyz": 1}, ["xyz", "the settings are dataset, data-dir"]),
         ({"partition-seed": -1}, ["partition-seed", "-1", "at least 0"]),
         ({"population-file": "/no/such/file", "deployed": True}, ["population-file", "exists"]),
@@ -126,6 +173,11 @@ def test_command_line_settings_are_typed() -> None:
 def test_a_command_line_setting_needs_a_name_and_a_value(pair: str) -> None:
     with pytest.raises(SettingError, match="name=value"):
         parse_settings([pair])
+
+
+def test_a_command_line_setting_is_given_once() -> None:
+    with pytest.raises(SettingError, match="rounds is given twice, as 3 and as 4; give it once"):
+        parse_settings(["rounds=3", "epsilon=8", "rounds=4"])
 
 
 def test_text_stays_text_whatever_it_looks_like() -> None:

@@ -50,7 +50,7 @@ def failing(when: Callable[[int, int], bool]) -> ClientApp:
 def test_a_run_whose_clients_all_fail_ends_before_it_pays(tmp_path: Path) -> None:
     strategy = noiseless(tmp_path, noise_multiplier=None, budget=Budget(2.0, 1e-5))
     grid = InProcessGrid(failing(lambda p, r: True), 4)
-    with pytest.raises(NoUsableReplyError, match=r"round 1 .*raised an exception.*not paid"):
+    with pytest.raises(NoUsableReplyError, match=r"round 1: .*raised an exception.*not paid"):
         strategy.start(grid, model(), num_rounds=5)
     assert not read_ledger(tmp_path / "ledger.jsonl").records
 
@@ -104,7 +104,7 @@ def test_a_run_whose_clients_fail_later_keeps_its_model_and_the_budget_left(
     np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], 0.2, rtol=1e-4)
     assert result.privacy is not None
     assert result.privacy.stopped is not None
-    assert "round 3 asked clients and could use no reply" in result.privacy.stopped
+    assert "round 3: no reply was usable" in result.privacy.stopped
     assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
     assert any(line.startswith("Stopping: round 3") for line in console)
     assert console[-1].startswith("Ended early: ")
@@ -139,7 +139,7 @@ def test_a_resumed_run_whose_clients_fail_keeps_the_model_that_it_resumed(tmp_pa
     """As an uninterrupted one. To begin again would throw away what was learned and paid."""
     result = _resumed(tmp_path, 3, broken_after=2)
     np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], 0.2, rtol=1e-4)
-    assert "round 3 asked clients and could use no reply" in result.privacy.stopped
+    assert "round 3: no reply was usable" in result.privacy.stopped
     assert result.privacy.rounds == 2
     assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
 
@@ -204,7 +204,7 @@ def test_clients_without_the_mod_end_a_secure_run_before_it_is_paid(
         stage_timeout=5.0,
     )
     strategy = noiseless(tmp_path, population=6, secure_aggregation=secure, noise_multiplier=5.0)
-    with pytest.raises(NoUsableReplyError, match=r"round 1 .*SecureAggregationMod.*not paid"):
+    with pytest.raises(NoUsableReplyError, match=r"round 1: .*SecureAggregationMod.*not paid"):
         strategy.start(grid_of(6), model(), num_rounds=9)
     assert not read_ledger(tmp_path / "ledger.jsonl").records
     (line,) = [line for line in console if "dropped a reply" in line]
@@ -282,4 +282,4 @@ def test_small_cohorts_end_a_run_by_few_drops_or_many_silences(
         grid.offline = set(range(1, 41)) - set(range(first, first + 5))
     assert number == last
     assert len(read_ledger(tmp_path / "ledger.jsonl").records) == last - 1
-    assert "could use no reply" in str(strategy.report().stopped)
+    assert "no reply was usable" in str(strategy.report().stopped)

@@ -45,7 +45,8 @@ def test_the_last_of_a_budget_is_not_spent_on_noise(tmp_path: Path) -> None:
     before = read_ledger(tmp_path / "ledger.jsonl").records
     for rounds in (1, 3, 30):
         with pytest.raises(
-            SpentBudgetError, match=r"have paid ε = 2\.9.* of the budget of ε = 3.*buys"
+            SpentBudgetError,
+            match=r"have paid ε = 2\.9.* of the budget of ε = 3.*the rest allows .* only at",
         ):
             private(tmp_path, **settings).start(STEP, model(), num_rounds=rounds)
     assert read_ledger(tmp_path / "ledger.jsonl").records == before
@@ -77,7 +78,7 @@ def test_noise_is_told_beside_the_norm_and_warned_of_where_it_drowns_the_model(
     finally:
         logging.getLogger("flwr").removeHandler(caplog.handler)
     told = math.sqrt(size) / 4  # z·√d/(q·N)
-    assert any(f"about {told:.3g} times the clipping norm S" in m for m in caplog.messages)
+    assert any(f"Noise: about {told:.3g}·S on each" in m for m in caplog.messages)
     assert any("drowns" in m for m in caplog.messages) == drowned
 
 

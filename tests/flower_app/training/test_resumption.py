@@ -219,9 +219,9 @@ def test_a_run_that_an_earlier_version_began_is_refused_with_the_new_names(
         assert "max-corrupt-fraction" in text
         (copy / name).write_text(text.replace("max-corrupt-fraction", "corrupt"))
     assert not can_go_on(copy)
-    with pytest.raises(SettingError, match="corrupt is now max-corrupt-fraction"):
+    with pytest.raises(SettingError, match="corrupt was renamed to max-corrupt-fraction"):
         with_settings_of_run({"resume": str(copy)})
-    with pytest.raises(SettingError, match="corrupt is now max-corrupt-fraction"):
+    with pytest.raises(SettingError, match="corrupt was renamed to max-corrupt-fraction"):
         Settings.from_config(parse_config_args([str(copy / "resume.toml")]))
 
 
