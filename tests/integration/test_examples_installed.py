@@ -111,8 +111,8 @@ def test_the_wheel_carries_the_three_packages_and_no_other(installed: Path) -> N
     program = (
         "import json, flower_app, strategies, privacy, sys\n"
         "from importlib.metadata import files\n"
-        f"files = [sys.modules[name].__file__ for name in {PACKAGES}]\n"
-        "print(json.dumps([files, sorted({path.parts[0] for path in files('bloomseal')})]))\n"
+        f"modules = [sys.modules[name].__file__ for name in {PACKAGES}]\n"
+        "print(json.dumps([modules, sorted({path.parts[0] for path in files('bloomseal')})]))\n"
     )
     done = subprocess.run(
         [installed, "-c", program],
@@ -122,8 +122,8 @@ def test_the_wheel_carries_the_three_packages_and_no_other(installed: Path) -> N
         check=True,
     )
     site = next(installed.parents[1].glob("lib/python3*/site-packages"))
-    files, top_level = json.loads(done.stdout)
-    assert files == [str(site / name / "__init__.py") for name in PACKAGES]
+    modules, top_level = json.loads(done.stdout)
+    assert modules == [str(site / name / "__init__.py") for name in PACKAGES]
     # Not what lies in the folder: other packages bring a top-level "benchmarks" with them.
     assert [name for name in top_level if not name.endswith(".dist-info")] == sorted(PACKAGES)
     for name in PACKAGES:
