@@ -147,10 +147,8 @@ class MaskedRound:
     grid: Grid
     observed: ObservedDropouts
     _server: SecureServer | None = None
-    _came: RoundReplies = field(
-        default_factory=RoundReplies
-    )  # of the last stage that asked anybody
-    _joined: RoundReplies | None = None  # of the first stage; None where nobody was asked in it
+    _came: RoundReplies = field(default_factory=RoundReplies)  # in the last stage that asked
+    _joined: RoundReplies | None = None  # in the first stage; None where it asked nobody
     _updates_asked: bool = False
     _aborted: bool = False
 
@@ -210,8 +208,8 @@ class MaskedRound:
         """Take the masked updates; what cannot be used is dropped.
 
         False, and the round is not to be paid, where the first exchange brought no usable reply
-        and it was not the first in vain: nobody was asked to train, so that nothing depends on
-        data. That the run ends shows no more than where the round is paid first.
+        and the run ends for it: nobody was asked to train, so that nothing depends on data. That
+        the run ends shows no more than it would if the round were paid first.
         """
         if self._server is not None and not self._aborted:
             self._take(self._server, self._asked, replies)
