@@ -98,9 +98,9 @@ def test_it_covers_what_enumeration_finds(rate, dropout_probability, survivors, 
 def test_it_covers_the_protocols_own_plans(tolerated):
     opening = planned(10, tolerated)
     charged = presence_delta(
-        population=100, sampling=Poisson(0.4), dropout_probability=0.05, opening=opening
+        population=60, sampling=Poisson(0.4), dropout_probability=0.05, opening=opening
     ).delta
-    assert exact_decisions(100, 0.4, 0.05, opening) <= charged < 0.4
+    assert exact_decisions(60, 0.4, 0.05, opening) <= charged < 0.4
 
 
 @dataclass(frozen=True)
