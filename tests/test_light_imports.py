@@ -89,3 +89,8 @@ def test_the_command_line_answers_without_pytorch() -> None:
     modules = loaded(program)
     assert "flower_app.commands.run" in modules
     assert not modules & ({"torch"} | ENCRYPTION | ACCOUNTING | SIMULATION | PICTURES)
+
+
+def test_the_client_app_loads_scipy_only_for_a_message_that_needs_it() -> None:
+    modules = loaded("import sys, flower_app.client_app\nprint(*sys.modules)")
+    assert not {name for name in modules if name.split(".")[0] == "scipy"}
