@@ -129,7 +129,7 @@ def test_a_round_that_was_paid_is_not_lost_with_the_run(
     with monkeypatch.context() as patched:
         patched.setattr(server_app, "finish", broken)
         with pytest.raises(InterruptedError):
-            run_app(tmp_path / "whole", nodes=20, **small)
+            run_app(tmp_path / "whole", nodes=8, **small)
     folder = (tmp_path / "whole" / "latest").resolve()
     ledger = (folder / "privacy-ledger.jsonl").read_text()
     released = json.loads((folder / "encrypted-round.json").read_text())["released"]
@@ -139,7 +139,7 @@ def test_a_round_that_was_paid_is_not_lost_with_the_run(
 
     for which, results in ((folder, tmp_path / "whole"), (copy, tmp_path / "lost")):
         settings = with_settings_of_run({"resume": str(which), "results-dir": str(results)})
-        metrics = run_app(results, nodes=20, **settings).metrics["encrypted_round"]
+        metrics = run_app(results, nodes=8, **settings).metrics["encrypted_round"]
         assert (which / "privacy-ledger.jsonl").read_text() == ledger
         if which == folder:
             assert metrics == released
