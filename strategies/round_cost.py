@@ -101,8 +101,8 @@ def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[fl
     if bought_alone(_REFUSED):
         raise SpentBudgetError(
             f"{left}, more than {_REFUSED} times the noise of a first run. Raise budget.epsilon; "
-            "or, for other clients, give a ledger of their own; or set noise_multiplier yourself, "
-            "and the run ends when the budget does"
+            f"or, {_OWN_LEDGER}; or set noise_multiplier yourself, and the run ends when the "
+            "budget does"
         )
     if bought_alone(_WARNED):
         return z, [f"{left}, more than {_WARNED} times the noise of a first run."]

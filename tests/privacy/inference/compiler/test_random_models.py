@@ -21,6 +21,7 @@ from privacy.inference import (
 )
 from privacy.inference.compiler.lowering import lower
 from privacy.inference.compiler.ranges import Interval, ranges, tightened
+from tests.privacy.inference.inference_models import tutorial_cnn
 
 
 def check(compiled: CompiledModel, model: nn.Sequential, inputs: np.ndarray) -> None:
@@ -171,15 +172,7 @@ def test_no_input_in_the_range_escapes_the_bounds(
 
 def test_the_worst_inputs_of_a_cnn_do_not_overflow() -> None:
     """Corners of the range that gradient ascent finds, through encryption."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 7, stride=3),
-        Square(),
-        nn.Flatten(),
-        nn.Linear(256, 64),
-        Square(),
-        nn.Linear(64, 10),
-    ).double()
+    model = tutorial_cnn().double()
     with torch.no_grad():
         for weight in model.parameters():
             weight *= 3.0
