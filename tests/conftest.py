@@ -7,7 +7,7 @@ from xdist.scheduler import LoadScopeScheduling
 # Nothing depends on the time that an example takes: the machine may be busy. Every run draws other
 # examples; `pytest --hypothesis-profile long` draws more of them.
 TIMELESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("short", TIMELESS, max_examples=50)
+settings.register_profile("short", TIMELESS, max_examples=100)
 settings.register_profile("long", TIMELESS, max_examples=500)
 settings.load_profile("short")
 

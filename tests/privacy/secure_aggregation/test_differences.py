@@ -266,7 +266,7 @@ def test_how_much_a_waiting_round_is_told_is_bounded(
         client.answer(waiting[0], vectors[0], model=MODEL)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=20)
 @example(ATTACK)
 @example(LATER)
 @example(Game(AT_ONCE, SPLIT, ("spoilt", "restarted")))

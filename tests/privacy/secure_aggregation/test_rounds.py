@@ -40,7 +40,7 @@ BOTH = pytest.mark.parametrize("adversary", [HONEST, MALICIOUS], ids=lambda a: a
 
 @BOTH
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_sum_is_exact_whoever_drops_out_whenever(adversary, data):
     count = data.draw(st.integers(10, 22), label="clients")
     size = data.draw(st.sampled_from([1, 2, 63, 64, 65, 1000]), label="size")

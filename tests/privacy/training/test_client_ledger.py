@@ -401,7 +401,7 @@ def test_a_path_that_can_be_no_ledgers_is_named(tmp_path: Path) -> None:
             ClientLedger(dataset="d", path=path)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     noise=st.floats(-6, 3).map(lambda power: 10.0**power),
     rate=st.one_of(

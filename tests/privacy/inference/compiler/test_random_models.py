@@ -115,7 +115,7 @@ def models(draw: st.DrawFn, *, degree: int = 3) -> tuple[nn.Sequential, tuple[in
 
 @given(model=models(), seed=st.integers(0, 10**6))
 @settings(
-    max_examples=10,
+    max_examples=15,
     deadline=None,
     # A failing model is reported as it was found: compiling hundreds to shrink it takes minutes.
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
