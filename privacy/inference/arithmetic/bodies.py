@@ -49,7 +49,7 @@ def rerandomise(ring: Ring, keys: Keys, answer: Ciphertext) -> None:
     read the weights by division in the ring; adding a plaintext or a mask does not touch it. A
     fresh encryption of zero makes it independent of the query's, under ring-LWE.
     """
-    ring.add(answer, keys.public.encrypt_zero())
+    ring.add(answer, keys.public.encrypt_zero(answer.level))
 
 
 def extract(ring: Ring, answer: Ciphertext, positions: tuple[int, ...], biases: list[int]) -> bytes:

@@ -17,3 +17,4 @@ from privacy.inference.ckks.secret_key import SecretKey as SecretKey
 from privacy.inference.ckks.secret_key import is_ternary as is_ternary
 from privacy.inference.ckks.seeded import SEED_BYTES as SEED_BYTES
 from privacy.inference.ckks.seeded import expand as expand
+from privacy.inference.ckks.warm import warm_up as warm_up

@@ -53,12 +53,12 @@ class PublicKey:
         ring.add_plain(zero, plain)
         return ring.residues(zero)
 
-    def encrypt_zero(self) -> Ciphertext:
-        """A fresh encryption of zero at level 1.
+    def encrypt_zero(self, level: int) -> Ciphertext:
+        """A fresh encryption of zero.
 
         An answer's scale does not need the division that :meth:`encrypt` makes.
         """
-        return Ciphertext(self._zero((0,)), 1.0)
+        return Ciphertext(self._zero(tuple(range(level))), 1.0)
 
     def _zero(self, places: tuple[int, ...]) -> Values:
         """An encryption of zero modulo the primes in these places, (2, places, N)."""

@@ -1,6 +1,6 @@
 """Rings of CKKS: encoding, residues in and out, and operations on ciphertexts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,6 +19,8 @@ from privacy.inference.ckks.transforms import Values, backward, reversed_bits, t
 Residues = NDArray[np.uint64]
 Parts = Sequence[tuple[Residues, bytes]]
 """Of a switching key: one ciphertext a data prime, its second polynomial as a seed."""
+_TRANSFORM = 8
+"""A value that is transformed takes as long as so many that are multiplied."""
 CONJUGATE = 0
 """Stands for complex conjugation among rotation steps, where 0 has no other use."""
 
@@ -206,7 +208,7 @@ class Ring:
                 result, coefficients, times, self._mixing, self._primes, base.places, start, stop
             )
 
-        deal(work, len(places), 8 * result.size)
+        deal(work, len(places), _TRANSFORM * result.size)
         return result
 
     def coefficients(self, slots: NDArray[np.complex128]) -> NDArray[np.float64]:
@@ -351,8 +353,8 @@ class Ring:
                 stop,
             )
 
-        deal(prepare, size, 8 * remainders.size)
-        deal(divide, size * (rows - 1), 8 * result.size)
+        deal(prepare, size, _TRANSFORM * remainders.size)
+        deal(divide, size * (rows - 1), _TRANSFORM * result.size)
         return result
 
     def divided_by_special(self, polynomials: Values) -> Ciphertext:
@@ -369,10 +371,14 @@ class Ring:
         if key is None:
             raise ValueError("a product of ciphertexts needs a relinearisation key")
         base = self._extended(value.level)
-        total = self._switched(self._digits(value.polynomials[2]), key)
+        total = np.empty((2, value.level + 1, self.degree))
+
+        def switch(row: int, digits: Values) -> None:
+            self._multiply_key(total, row, digits, key)
+
+        self._with_digits(value.polynomials[2], switch, 1)
         result = self._divided(total, base)
-        tasks = 2 * value.level
-        elementwise.add(result, value.polynomials[:2], base.primes[:-1], 0, tasks)
+        elementwise.add(result, value.polynomials[:2], base.primes[:-1], 0, 2 * value.level)
         value.polynomials = result
 
     def rotate(self, value: Ciphertext, step: int, keys: RotationKeys) -> Ciphertext:
@@ -386,12 +392,18 @@ class Ring:
 
         They share the ciphertext's digits (Halevi and Shoup 2018, section 4.2).
         """
-        digits = self._digits(value.polynomials[1])
+        elements = [self.galois_element(step) for step in steps]
         base, primes = self._extended(value.level), self._primes[: value.level]
+        totals = [np.empty((2, value.level + 1, self.degree)) for _ in elements]
+
+        def switch(row: int, digits: Values) -> None:
+            for element, total in zip(elements, totals, strict=True):
+                self._multiply_key(total, row, digits, keys[element])
+
+        self._with_digits(value.polynomials[1], switch, len(elements))
         rotated = []
-        for step in steps:
-            element = self.galois_element(step)
-            divided = self._divided(self._switched(digits, keys[element]), base)
+        for element, total in zip(elements, totals, strict=True):
+            divided = self._divided(total, base)
             elementwise.add(divided, value.polynomials[:1], primes, 0, value.level)
             rotated.append(Ciphertext(self._reordered(divided, element), value.scale))
         return rotated
@@ -404,51 +416,31 @@ class Ring:
         What is left of a rotation is the division by the special prime, which a sum of them needs
         once (Bossuat et al. 2021, section 4.3).
         """
-        level = value.level
-        base = self._extended(level)
+        level, base = value.level, self._extended(value.level)
         elements = [None if step is None else self.galois_element(step) for step in steps]
         results = [np.empty((2, level + 1, self.degree)) for _ in elements]
-        digits = self._digits(value.polynomials[1])
-        key_rows = {
-            element: self._key_rows(keys[element], level)
-            for element in elements
-            if element is not None
-        }
 
-        def work(start: int, stop: int) -> None:
-            scratch = np.empty((2, level + 1, self.degree))
+        def switch(row: int, digits: Values) -> None:
+            scratch = np.empty((2, 1, self.degree))
             for element, result in zip(elements, results, strict=True):
-                total = result if element is None else scratch
                 if element is None:
-                    total[:, start:stop] = 0.0
+                    result[:, row] = 0.0
+                    self._add_times_special(result[:, row], value, row, base)
                 else:
-                    switching.multiply_key(
-                        total,
-                        digits,
-                        keys[element].parts,
-                        key_rows[element],
-                        self._primes,
-                        base.places,
-                        start,
-                        stop,
-                    )
-                data = min(stop, level)
-                for index in range(2 if element is None else 1):
-                    switching.add_scaled(
-                        total[index],
-                        value.polynomials[index],
-                        base.last,
-                        base.primes,
-                        start,
-                        data,
-                    )
-                if element is not None:
+                    self._multiply_key(scratch, row, digits, keys[element])
+                    self._add_times_special(scratch[:1, 0], value, row, base)
                     order = self._order(element)
                     for source, target in zip(scratch, result, strict=True):
-                        elementwise.reorder(target, source, order, start, stop)
+                        elementwise.reorder(target[row : row + 1], source, order, 0, 1)
 
-        deal(work, level + 1, 8 * len(results) * digits.size)
+        self._with_digits(value.polynomials[1], switch, len(elements))
         return [Hoisted(result, value.scale) for result in results]
+
+    def _add_times_special(self, rows: Values, value: Ciphertext, row: int, base: _Base) -> None:
+        """Add the special prime times the first polynomials, in one row."""
+        if row < value.level:
+            for target, polynomial in zip(rows, value.polynomials, strict=False):
+                switching.add_scaled(target, polynomial[row], base.last[row], base.primes[row])
 
     def combine(self, terms: Sequence[tuple[Hoisted, Plaintext | None]]) -> Ciphertext:
         """The sum of rotations, each times its plaintext if there is one, divided once.
@@ -480,12 +472,17 @@ class Ring:
         scale = first.scale if plain is None else first.scale * plain.scale
         return Ciphertext(self._divided(total, base), scale)
 
-    def _digits(self, polynomial: Values) -> Values:
-        """The centred digits of a polynomial (level, N), transformed, (level, level + 1, N)."""
+    def _with_digits(
+        self, polynomial: Values, switch: Callable[[int, Values], None], keys: int
+    ) -> None:
+        """Call ``switch`` for each row with a polynomial's centred digits there, (level, N).
+
+        ``polynomial`` is (level, N), and the rows are those of the level and of the special prime.
+        Digits of one row at a time stay in the processor's cache.
+        """
         level, degree = polynomial.shape
         base = self._extended(level)
         coefficients = np.empty_like(polynomial)
-        digits = np.empty((level, level + 1, degree))
 
         def prepare(start: int, stop: int) -> None:
             switching.centred_coefficients(
@@ -493,40 +490,24 @@ class Ring:
             )
 
         def work(start: int, stop: int) -> None:
-            switching.extend(
-                digits,
-                coefficients,
-                polynomial,
-                self._mixing,
-                self._primes,
-                base.places,
-                start,
-                stop,
-            )
+            digits = np.empty_like(polynomial)
+            for row in range(start, stop):
+                table, prime = self._mixing[base.places[row]], base.primes[row]
+                switching.extend(digits, coefficients, polynomial, row, table, prime)
+                switch(row, digits)
 
-        deal(prepare, level, 8 * polynomial.size)
-        deal(work, level * (level + 1), 8 * digits.size)
-        return digits
+        deal(prepare, level, _TRANSFORM * polynomial.size)
+        deal(work, level + 1, (_TRANSFORM + 2 * keys) * level * (level + 1) * degree)
 
-    def _switched(self, digits: Values, key: SwitchingKey) -> Values:
-        """Digits times a key, (2, level + 1, N)."""
-        level, rows, degree = digits.shape
-        base = self._extended(level)
-        total = np.empty((2, rows, degree))
-        key_rows = self._key_rows(key, level)
-
-        def work(start: int, stop: int) -> None:
-            switching.multiply_key(
-                total, digits, key.parts, key_rows, self._primes, base.places, start, stop
-            )
-
-        deal(work, rows, 2 * digits.size)
-        return total
-
-    def _key_rows(self, key: SwitchingKey, level: int) -> NDArray[np.int64]:
+    def _multiply_key(self, total: Values, row: int, digits: Values, key: SwitchingKey) -> None:
+        """Digits (level, N) times a key, in one row of ``total``, or in its only one."""
+        level = len(digits)
         if key.level < level:
             raise ValueError(f"the key is for levels up to {key.level}, the ciphertext at {level}")
-        return np.array([*range(level), key.level], dtype=np.int64)
+        prime = self._primes[row if row < level else -1]
+        place = 0 if total.shape[1] == 1 else row
+        key_row = row if row < level else key.level
+        switching.multiply_key(total, place, digits, key.parts, key_row, prime)
 
     def _reordered(self, polynomials: Values, element: int) -> Values:
         """Polynomials (size, rows, N) under an automorphism."""

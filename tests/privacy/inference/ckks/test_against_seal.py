@@ -197,7 +197,11 @@ def with_digits_of_seal(both: Both, polynomial: Residues, key: Residues) -> Resi
     digits = np.stack(
         [ring.transformed(digit.astype(np.float64), tuple(base.places)) for digit in coefficients]
     )
-    total = ring._switched(digits, SwitchingKey(key.astype(np.float64), ring.levels))
+    total = np.empty((2, level + 1, ring.degree))
+    switching_key = SwitchingKey(key.astype(np.float64), ring.levels)
+    for row in range(level + 1):
+        here = np.ascontiguousarray(digits[:, row])
+        ring._multiply_key(total, row, here, switching_key)
     return ring._divided(total, base).astype(np.uint64)
 
 
