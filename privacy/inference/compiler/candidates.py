@@ -10,7 +10,7 @@ from privacy.inference.arithmetic.network import Network
 from privacy.inference.arithmetic.polynomials import DEPTH, PRODUCTS
 from privacy.inference.arithmetic.program import Sums
 from privacy.inference.arithmetic.scales import AFTER, FIRST, NEVER, SUMMED, depth
-from privacy.inference.ckks import QUERY_SEED_BYTES
+from privacy.inference.ckks import SEED_BYTES
 from privacy.inference.compiler.operation_costs import (
     Operations,
     milliseconds,
@@ -24,7 +24,6 @@ from privacy.inference.compiler.packing import (
     steps_between,
 )
 from privacy.inference.plan import MESSAGE_OVERHEAD
-
 
 _KEY_BYTES = 7_500_000
 """Of evaluation keys, up to which they cost nothing."""
@@ -97,7 +96,7 @@ class PackingCandidate:
     @property
     def query_bytes(self) -> int:
         """Bytes of the message with one query."""
-        one = 8 * self.degree * self.levels + QUERY_SEED_BYTES
+        one = 8 * self.degree * self.levels + SEED_BYTES
         return MESSAGE_OVERHEAD + self.ciphertexts * one
 
     def leaves_large(self, index: int) -> bool:

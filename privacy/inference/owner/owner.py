@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.arguments import double_array, of_kind
-from privacy.inference.ckks import Parts, Residues, Ring, SecretKey, reseeded
+from privacy.inference.ckks import Parts, Residues, Ring, SecretKey
 from privacy.inference.errors import MessageError, OutOfRangeError
 from privacy.inference.messages import Reader, Tag, open_message, seal_message
 from privacy.inference.owner.codec import answer_reader, packer
@@ -114,9 +114,9 @@ class DataOwner:
         plan = self.plan
         body = [self._session_key, *_bytes(*self._secret.public_key())]
         if plan.relin_level:
-            body += _switching_key(self._secret.relinearisation_key(), plan.relin_level)
+            body += _switching_key(self._secret.relinearisation_key(plan.relin_level))
         for element, level in plan.rotation_levels:
-            body += _switching_key(self._secret.rotation_key(element), level)
+            body += _switching_key(self._secret.rotation_key(element, level))
         key, content = self._session_key, b"".join(body)
         return seal_message(Tag.MATERIAL, plan, self._digest, 0, content, key, binding=binding)
 
@@ -142,11 +142,9 @@ class DataOwner:
             If the shape is another.
         """
         images = self._checked(x)
-        levels = self._ring.levels
-        secret, primes = self._state.residues[:levels], self._ring.primes[:levels]
         body: list[bytes] = []
         for plain in self._packer(images):
-            body += _bytes(*reseeded(self._secret.encrypt(plain), secret, primes))
+            body += _bytes(*self._secret.encrypt(plain))
         with self._lock:
             query_id = self._state.open_query(len(images))
         key, content = self._session_key, b"".join(body)
@@ -209,11 +207,8 @@ class MeasurementOwner(DataOwner):
         return self._logits(answer)
 
 
-def _switching_key(key: Parts, level: int) -> list[bytes]:
-    parts: list[bytes] = []
-    for residues, seed in key[:level]:
-        parts += _bytes(residues[[*range(level), len(residues) - 1]], seed)
-    return parts
+def _switching_key(key: Parts) -> list[bytes]:
+    return [part for residues, seed in key for part in _bytes(residues, seed)]
 
 
 def _bytes(residues: Residues, seed: bytes) -> list[bytes]:
