@@ -25,10 +25,12 @@ from privacy.inference.compiler.packing import (
 )
 from privacy.inference.plan import MESSAGE_OVERHEAD
 
-_KEY_BYTES = 7_500_000
-"""Of evaluation keys, up to which they cost nothing."""
+_KEY_BYTES = 8_000_000
+"""Of all keys, up to which they cost nothing."""
+_MORE_KEYS = 1.1
+"""By how much an answer must be quicker that takes more."""
 _KEY_PRICE = 1e-6
-"""Milliseconds of an answer for which a byte more of keys is taken."""
+"""Milliseconds of an answer for which a further byte of keys is taken."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +151,17 @@ class PackingCandidate:
     @cached_property
     def cost(self) -> float:
         """Milliseconds, and what keys beyond a number of bytes are worth."""
-        return self.milliseconds + _KEY_PRICE * max(0, self.key_bytes - _KEY_BYTES)
+        more = self.key_bytes - _KEY_BYTES
+        return (
+            self.milliseconds if more <= 0 else _MORE_KEYS * self.milliseconds + _KEY_PRICE * more
+        )
 
     @cached_property
     def key_bytes(self) -> int:
-        """Bytes of the evaluation keys, but for their seeds."""
+        """Bytes of the public and evaluation keys, but for seeds."""
         levels = [*self.rotations.values(), relinearisation_level(self.operations)]
-        return 8 * self.degree * sum(level * (level + 1) for level in levels)
+        polynomials = self.levels + 1 + sum(level * (level + 1) for level in levels)
+        return 8 * self.degree * polynomials
 
     def _slot_operations(self) -> Operations:
         count: Operations = Counter()
@@ -195,6 +201,7 @@ class PackingCandidate:
             else:
                 count["hoist", after] += 1
                 count["hoisted rotation", after] += len(group)
+                count["hoisted sum", after] += len(group) + 1
                 count["divide", after] += 1
         return count
 

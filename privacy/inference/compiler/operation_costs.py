@@ -4,6 +4,28 @@ from collections import Counter
 
 Operations = Counter[tuple[str, int]]
 """Counts by name and level (data primes left)."""
+_FULL_RING = 8192
+_PRICES: dict[str, tuple[float, float, float, float]] = {
+    "load": (0.07, 0.0074, 0.027, 0.00078),
+    "rotate": (0.0035, 0.085, 0.037, 0.038),
+    "relinearise": (0.0018, 0.063, 0.051, 0.034),
+    "hoist": (0.01, 0.0002, 0.0, 0.025),
+    "hoisted rotation": (0.0024, 0.018, 0.027, 0.0051),
+    "hoisted product": (0.00055, 0.0067, 0.013, 0.00024),
+    "hoisted sum": (0.0, 0.0, 0.01, 0.0),
+    "divide": (0.012, 0.049, 0.025, 0.0018),
+    "multiply plain": (0.0035, 0.0019, 0.0039, 7.8e-05),
+    "multiply": (0.0034, 0.0012, 0.0061, 0.00029),
+    "rescale": (0.0067, 0.009, 0.03, 0.0013),
+    "mask": (0.13, 0.027, 0.16, 0.0043),
+    "expand": (0.02, 0.0, 0.05, 0.0),
+    "load residues": (0.01, 0.0, 0.02, 0.0),
+    "unload": (0.01, 0.0, 0.02, 0.0),
+    "split": (0.0, 0.0, 0.08, 0.0),
+    "scalar": (0.0, 0.0, 0.0008, 0.0),
+    "reduce": (0.0, 0.0, 0.4, 0.0),
+}
+"""Of each operation: a constant, and N·log N, relative to 8,192, times 1, levels, and levels²."""
 
 
 def relinearisation_level(operations: Operations) -> int:
@@ -11,35 +33,22 @@ def relinearisation_level(operations: Operations) -> int:
     return max((level for name, level in operations if name == "relinearise"), default=0)
 
 
+def features(degree: int, level: int) -> tuple[float, float, float, float]:
+    """By which the coefficients of an operation are multiplied."""
+    scale = degree * degree.bit_length() / (_FULL_RING * _FULL_RING.bit_length())
+    return 1.0, scale, scale * level, scale * level**2
+
+
 def milliseconds(operations: Operations, degree: int) -> float:
-    """Time of operations on the reference machine."""
-    ntt = 0.021 * degree * degree.bit_length() / (8192 * 14)
-    row = 0.006 * degree / 8192
-    t = 0
-    for (name, k), c in operations.items():
-        hoist = (k + k * k) * ntt
-        inner = 2 * k * (k + 1) * row * 0.7 + 4 * (k + 1) * row * 0.5
-        divide = (2 + 2 * k) * ntt + 4 * k * row
-        t += c * (
-            {
-                "load": 0.04 + k * 0.1,
-                "expand": k * 0.1,
-                "rotate": hoist + inner + divide,
-                "relinearise": hoist + inner + divide,
-                "hoist": hoist,
-                "hoisted rotation": inner,
-                "divide": divide,
-                "hoisted product": 2 * (k + 1) * row,
-                "multiply plain": 2 * k * row,
-                "multiply": 5 * k * row,
-                "rescale": (2 + 2 * k) * ntt,
-                "mask": 0.5 + 0.4 * k,
-                "load residues": 0.02 * k,
-                "unload": 0.02 * k,
-                "split": 0.08 * k,
-                "scalar": 0.0008 * k,
-                "reduce": 0.4 * k,
-            }[name]
-            * (1 if name in () else 1)
-        )
-    return t
+    """Time of operations on one core of the reference machine (AMD EPYC, 2.5 GHz, AVX-512).
+
+    Fitted to measurements with ``python -m benchmarks operation_costs``. A load is checking a
+    ciphertext's residues and expanding its seed, a mask re-randomising an answer and reading it
+    out.
+    """
+    total = 0.0
+    for (name, level), count in operations.items():
+        factors = features(degree, level)
+        price = sum(c * x for c, x in zip(_PRICES[name], factors, strict=True))
+        total += count * price
+    return total
