@@ -227,8 +227,9 @@ def _check_own(module: nn.Module, name: str) -> None:
         for hook in hooks.values():
             raise UnsupportedLayerError(
                 f"{name} has a forward hook ({_label(hook)}), which PyTorch runs and a compiled "
-                "model would not; remove it with its handle's remove() (weight_norm, "
-                "spectral_norm and pruning: torch.nn.utils.remove_weight_norm, remove_spectral_norm, prune.remove)"
+                "model would not; remove it with its handle's remove() (weight_norm, spectral_norm "
+                "and pruning: torch.nn.utils.remove_weight_norm, remove_spectral_norm, "
+                "prune.remove)"
             )
     for key, value in vars(module).items():
         if callable(value) and callable(getattr(type(module), key, None)):
