@@ -436,12 +436,13 @@ class DPFedAvg(Strategy):
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
         )
         if self._started:
-            self._resumed = None
+            self._resumed = self.checkpointing.load_again(self._settings())
             self._begin()
-        elif self._resumed is None:
+        if self._resumed is None:
             self.checkpointing.refuse_unfinished(self._settings(), given.num_rounds)
         self._started = True
-        with self._privacy_budget.reopened():
+        position = None if self._resumed is None else self._resumed.position
+        with self._privacy_budget.reopened(position):
             self._run.locate(grid)  # refuses a population that has no place for all
             arrays, first = self._prepare(given)
             result = self._run.play(self, given, arrays, first, self._keep)
@@ -458,7 +459,17 @@ class DPFedAvg(Strategy):
         if self._resumed is not None:
             arrays, first = state.restore(self._resumed, arrays), self._resumed.round + 1
         state.noise_multiplier = z
-        log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, given.num_rounds)
+        if first > given.num_rounds:
+            log(
+                INFO,
+                "%s: the run to go on from has played %d of %d rounds. Its model is returned; nobody "
+                "is asked and nothing is paid. For another run, give another checkpointing.path.",
+                type(self).__name__,
+                first - 1,
+                given.num_rounds,
+            )
+        else:
+            log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, given.num_rounds)
         self.summary()
         log(
             INFO,
