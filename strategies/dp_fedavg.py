@@ -364,7 +364,9 @@ class DPFedAvg(Strategy):
         list of str
             The warnings that ``start`` would log.
         """
-        return self._settled_noise(num_rounds, parameters)[1]
+        rounds = arguments.whole("num_rounds", num_rounds, least=1)
+        size = arguments.whole("parameters", parameters, least=1)
+        return self._settled_noise(rounds, size)[1]
 
     def _settled_noise(self, num_rounds: int, parameters: int) -> tuple[float, list[str]]:
         """The noise multiplier of the run, and warnings."""
@@ -462,8 +464,8 @@ class DPFedAvg(Strategy):
         if first > given.num_rounds:
             log(
                 INFO,
-                "%s: the run to go on from has played %d of %d rounds. Its model is returned; nobody "
-                "is asked and nothing is paid. For another run, give another checkpointing.path.",
+                "%s: the run to go on from has played %d of %d rounds. Its model is returned; "
+                "nobody is asked, nothing is paid. For another run, give another path.",
                 type(self).__name__,
                 first - 1,
                 given.num_rounds,
