@@ -67,8 +67,8 @@ def ranges(network: Network, low: float | Vector, high: float | Vector) -> Range
     """Bound every value of ``network`` over all inputs with elements in [low, high].
 
     Both are numbers, or one for each element. Widened by 1e-9 of the size for the rounding of
-    doubles: no input in the range escapes the bounds. Every second layer from the last is tightened, since such a bound reads the values
-    two layers before and not those between.
+    doubles: no input in the range escapes the bounds. Every second layer from the last is
+    tightened, since such a bound reads the values two layers before and not those between.
     """
     # Where values overflow, bounds are infinite or not a number, and the planner refuses them.
     with np.errstate(all="ignore"):
