@@ -151,6 +151,26 @@ def test_the_bytes_of_the_documented_plan_are_those_of_its_program() -> None:
     assert tuple(int(n.replace(",", "")) for n in documented.groups()) == computed
 
 
+@pytest.mark.parametrize(("importer", "says"), [("from_sklearn", "setosa")])
+def test_the_programs_with_models_from_elsewhere_run(
+    importer: str, says: str, tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / "encrypted-inference.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (program,) = [each for each in programs if importer in each]
+    assert f"# {says}\n" in program
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{says}\n"
+
+
 def test_the_bytes_that_the_service_page_shows_are_those_of_the_model() -> None:
     text = (ROOT / "docs" / "service.md").read_text()
     plan = compile_app_model(build_model("hog-linear"), MODELS["hog-linear"]).plan

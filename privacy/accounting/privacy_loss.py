@@ -20,6 +20,7 @@ Sampled = tuple[float, float]
 
 _CELLS = 2**16
 _MOST_CELLS = 2**19
+_LARGEST_GRID = 2**23  # cells; a plan that asks for more was led by rounding, not by the losses
 _NARROWEST, _WIDEST = 2.0**-30, 2.0**20  # losses beyond are left to bounds in closed form
 _LARGEST_INTERVAL = 2.0**6  # exp of it stays small
 _LARGEST_EXPONENT = 700.0  # exp of it is a double
@@ -66,11 +67,23 @@ def sampled_epsilon(releases: Mapping[Sampled, int], delta: float) -> float:
     -------
     float
         The larger ε of the two directions; infinite where the arithmetic cannot resolve δ.
+
+    Notes
+    -----
+    The losses of one release are on at most 2²³ cells, and so are composed ones: where more would
+    be needed the answer is infinite, at once.
     """
-    return max(
-        _directed_epsilon(releases, delta, direction)
-        for direction in (AdjacencyType.REMOVE, AdjacencyType.ADD)
-    )
+    removed = _directed_epsilon(releases, delta, AdjacencyType.REMOVE)
+    if removed >= _largest_added_loss(releases):
+        return removed
+    return max(removed, _directed_epsilon(releases, delta, AdjacencyType.ADD))
+
+
+def _largest_added_loss(releases: Mapping[Sampled, int]) -> float:
+    """ε at δ = 0 of adding one, rounded up: no loss of one release is above −log(1 − q)."""
+    if any(q == 1 for _, q in releases):
+        return math.inf
+    return math.fsum(-n * math.log1p(-q) for (_, q), n in releases.items()) * (1 + 2.0**-40)
 
 
 def _norm(values: NDArray[np.float64]) -> float:
@@ -98,10 +111,10 @@ def _directed_epsilon(
     above = (moment + math.log(1 / tail)) / plan.top_slope
     high = min(max(plan.high, above), sum(n * float(part.losses[-1]) for part, n in parts))
     first = math.floor(plan.low / interval)
-    cells = next_fast_len(
-        max(math.ceil(high / interval) - first + 1, *(len(part.mass) for part, _ in parts)),
-        real=True,
-    )
+    needed = max(math.ceil(high / interval) - first + 1, *(len(part.mass) for part, _ in parts))
+    if needed > _LARGEST_GRID:
+        return math.inf
+    cells = next_fast_len(needed, real=True)
     # Tilted by exp(tilt·loss) and normalised, the losses that decide ε are the likely ones, and
     # rounding is small beside them however small δ is.
     spectrum: NDArray[np.complex128] = np.ones(cells // 2 + 1, dtype=np.complex128)
@@ -162,7 +175,8 @@ def _rounding(errors: NDArray[np.float64], mass: NDArray[np.float64], slope: flo
     keeps); ``slope`` is the tilt times the interval. The larger of mass's own weights is 1.
     """
     cells = len(mass)
-    total = math.sqrt(2 * float(np.sum(np.square(errors))))
+    with np.errstate(over="ignore"):
+        total = math.sqrt(2 * float(np.sum(np.square(errors))))
     each = 2 * float(np.sum(errors)) / cells
     inverse = _FFT_CONSTANT * _UNIT * math.log2(cells) * math.sqrt(cells) * _norm(mass)
     return (min(total, each / -math.expm1(-slope)) + inverse) * (1 + 2.0**-10)
@@ -277,6 +291,8 @@ def _planned(
         now = excess(plan, parts, cells)
     while 1 < now < before / 2 and cells < _MOST_CELLS:
         finer = min(2 ** max(1, math.ceil(math.log2(now) / 2)), _MOST_CELLS // cells)
+        if finer * max(tops) > plan.interval * _LARGEST_GRID:
+            break
         cells *= finer
         plan = replace(plan, interval=plan.interval / finer)
         parts = losses(plan.interval, cells)
@@ -323,7 +339,8 @@ def _plan(rough: _Parts, delta: float) -> _Plan | None:
     if not high > low:  # losses so large that doubles hold nothing between them
         return None
     interval = 2.0 ** math.floor(math.log2((high - low) / _CELLS))
-    if not interval < _LARGEST_INTERVAL:
+    widest = max(float(part.losses[-1]) for part, _ in rough)
+    if not widest / _LARGEST_GRID <= interval < _LARGEST_INTERVAL:
         return None
     return _Plan(float(slopes[tilt]), float(slopes[top]), low, high, interval, float(bound))
 

@@ -18,7 +18,7 @@ _MAX_ELEMENTS = 2**31 - 1
 """Of an input: a packing names its elements with 32 bits."""
 _MAX_PLACES = 2**26
 """Of a packing: 256 MiB where it is unpacked, for packed zeros are a thousandth of that."""
-_MIN_PRIME_BITS, _MAX_PRIME_BITS = 2, 60
+_MIN_PRIME_BITS, _MAX_PRIME_BITS = 2, 50
 _VERSION_DIGITS = 32
 _DIMENSIONS = {"slots": 3, "coefficients": 2, "batch": 1}
 """Of a packing's shape, by its kind."""
@@ -82,6 +82,7 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
         name: (_whole(-_MAX_BITS, _MAX_BITS), f"a whole number from -{_MAX_BITS} to {_MAX_BITS}")
         for name in ("input_scale_bits", "answer_scale_bits", "error_bits", "worst_error_bits")
     },
+    "answer_level": (_whole(1), "a level"),
     "logit_bits": (_whole(0, _MAX_BITS), f"a whole number from 0 to {_MAX_BITS}"),
     "headroom_bits": (_real(0.0), "a finite float, not negative: else an answer could overflow"),
     "batch_size": (_whole(1), "a positive whole number"),
@@ -155,6 +156,8 @@ def _check_packing(plan: "Plan") -> None:
 def _check_keys(plan: "Plan") -> None:
     """The keys that an evaluation needs are keys of this ring."""
     elements = [element for element, _ in plan.rotation_levels]
+    if plan.answer_level > plan.levels:
+        raise ValueError(f"answer_level is {plan.answer_level}; give 1..{plan.levels}")
     if any(level > plan.levels for _, level in plan.rotation_levels):
         raise ValueError(f"rotation_levels must lie in 1..{plan.levels}")
     if elements != sorted(set(elements)) or any(

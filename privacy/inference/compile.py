@@ -215,7 +215,8 @@ def _plan(
     error_bits = math.ceil(math.log2(choice.error))
     worst_bits = math.ceil(math.log2(choice.worst_error))
     largest = (2.0**logit_bits + 2.0**worst_bits) * 2.0**summary.answer_bits
-    headroom = math.floor(10 * (math.log2(ring.primes[0] / 2) - math.log2(largest))) / 10
+    modulus = math.prod(ring.primes[: summary.answer_level])
+    headroom = math.floor(10 * (math.log2(modulus) - 1 - math.log2(largest))) / 10
     taps = summary.taps
     layers = (
         ()
@@ -230,6 +231,7 @@ def _plan(
         prime_bits=summary.primes,
         input_scale_bits=summary.input_bits,
         answer_scale_bits=summary.answer_bits,
+        answer_level=summary.answer_level,
         logit_bits=logit_bits,
         headroom_bits=headroom,
         error_bits=error_bits,

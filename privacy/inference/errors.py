@@ -5,6 +5,10 @@ class UnsupportedLayerError(ValueError):
     """A layer that CKKS cannot evaluate; the message names it and offers what can."""
 
 
+class UnsupportedModelError(ValueError):
+    """A model from another library that cannot be taken over; the message names the part."""
+
+
 class CannotPlanError(ValueError):
     """No parameters at 128-bit security hold this model; the message says what crossed the line."""
 

@@ -16,7 +16,7 @@ from privacy.arguments import of_kind
 from privacy.inference._plan_checks import check_plan
 from privacy.inference.ckks import MAX_MODULUS_BITS, QUERY_SEED_BYTES, SEED_BYTES
 
-FORMAT = 2
+FORMAT = 3
 SESSION_KEY_BYTES = 32
 MESSAGE_OVERHEAD = 102
 """Bytes of a message beside its body: header and authentication code."""
@@ -110,10 +110,13 @@ class Plan:
         Bits of the primes: the last one to be left first, the special one last.
     input_scale_bits, answer_scale_bits : int
         A query holds x·2^input_scale_bits, an answer logit·2^answer_scale_bits.
+    answer_level : int
+        Primes, from the first one on, modulo whose product an answer is.
     logit_bits : int
         |logit| < 2^logit_bits for every input in the range (proved by interval arithmetic).
     headroom_bits : float
-        Bits between the largest possible answer and half of the last prime; proved, never negative.
+        Bits between the largest possible answer and half of the answer's modulus;
+        proved, never negative.
     error_bits : int
         The predicted error of a logit is below 2^error_bits (six standard deviations, for the
         worst of typical inputs: a public sample, or noise and patterns drawn from the range).
@@ -153,6 +156,7 @@ class Plan:
     prime_bits: tuple[int, ...]
     input_scale_bits: int
     answer_scale_bits: int
+    answer_level: int
     logit_bits: int
     headroom_bits: float
     error_bits: int
@@ -245,15 +249,17 @@ class Plan:
             self._polynomial(layer.level) * (len(layer.products) + 1) for layer in self.blind_layers
         )
         last = len(self.answers) if self.blind_layers else self.ciphertexts
-        polynomials += self._polynomial(1) * (last + len(self.answers))
+        polynomials += self._polynomial(self.answer_level) * (last + len(self.answers))
         return MESSAGE_OVERHEAD + 2 * polynomials
 
     @property
     def answer_bytes(self) -> int:
         """Bytes of the message with one answer."""
+        polynomial = self._polynomial(self.answer_level)
         if self.packing_kind == "batch":
-            return MESSAGE_OVERHEAD + self.logits * 2 * self._polynomial(1)
-        return MESSAGE_OVERHEAD + sum(self._polynomial(1) + 8 * len(read) for read in self.answers)
+            return MESSAGE_OVERHEAD + self.logits * 2 * polynomial
+        read = 8 * self.answer_level * self.logits
+        return MESSAGE_OVERHEAD + len(self.answers) * polynomial + read
 
     @property
     def digest(self) -> bytes:
@@ -276,8 +282,14 @@ class Plan:
             raise ValueError(f"text is not JSON, and so no plan ({error})") from error
         except (TypeError, RecursionError) as error:
             raise ValueError(f"not a plan of format {FORMAT}: {error}") from error
-        if values.pop("format", None) != FORMAT:
-            raise ValueError(f"not a plan of format {FORMAT}; compile the model again")
+        written = values.pop("format", None)
+        if written != FORMAT:
+            older = isinstance(written, int) and written < FORMAT
+            raise ValueError(
+                f"not a plan of format {FORMAT}"
+                + (f" but of {written}, with primes of up to 60 bits" if older else "")
+                + "; compile the model again"
+            )
         if set(values) != {entry.name for entry in fields(cls)}:
             raise ValueError("the plan has missing or unknown fields; compile the model again")
         try:
@@ -296,7 +308,7 @@ class Plan:
             else "2, decided by one logit: 1 above the threshold (0 by default)",
             "ring degree": self.degree,
             "primes": f"{list(self.prime_bits)}: {sum(self.prime_bits)} of {allowed} bits",
-            "levels": self.levels,
+            "levels": f"{self.levels}, of which an answer has {self.answer_level}",
             "logits": f"below 2^{self.logit_bits} for every input in range (proved)",
             "headroom": f"{self.headroom_bits:.1f} bits (proved)",
             "predicted error": f"2^{self.error_bits}, any input 2^{self.worst_error_bits}",

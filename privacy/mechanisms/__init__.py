@@ -15,3 +15,5 @@ from privacy.mechanisms.masked_sums import lattice_radius as lattice_radius
 from privacy.mechanisms.randomness import Randomness as Randomness
 from privacy.mechanisms.randomness import SeededRandomness as SeededRandomness
 from privacy.mechanisms.randomness import SystemRandomness as SystemRandomness
+from privacy.mechanisms.ring_errors import centred_binomial as centred_binomial
+from privacy.mechanisms.ring_errors import ternary as ternary

@@ -110,14 +110,14 @@ class BatchModel:
         have put an image into.
         """
         ring, plan = self.ring, self.plan
-        scale = 2.0**plan.answer_scale_bits
+        scale, level = 2.0**plan.answer_scale_bits, plan.answer_level
         released = []
         for residues, value in zip(products, self._program.affines[-1].bias, strict=True):
             bias, answer = float(value), self._ciphertext(residues, scale, keys)
             if self._program.activations:
-                plain = ring.encode(bias, scale, 1)
+                plain = ring.encode(bias, scale, level)
             else:
-                plain = ring.encode_coefficients(np.full(plan.degree, bias), scale, 1)
+                plain = ring.encode_coefficients(np.full(plan.degree, bias), scale, level)
             ring.add_plain(answer, plain)
             rerandomise(ring, keys, answer)
             released.append(ring.residues(answer).tobytes())

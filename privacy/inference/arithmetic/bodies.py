@@ -49,19 +49,19 @@ def rerandomise(ring: Ring, keys: Keys, answer: Ciphertext) -> None:
     read the weights by division in the ring; adding a plaintext or a mask does not touch it. A
     fresh encryption of zero makes it independent of the query's, under ring-LWE.
     """
-    ring.add(answer, keys.public.encrypt_zero())
+    ring.add(answer, keys.public.encrypt_zero(answer.level))
 
 
 def extract(ring: Ring, answer: Ciphertext, positions: tuple[int, ...], biases: list[int]) -> bytes:
     """The second polynomial, and the coefficients of the first that are read.
 
     Every other coefficient of the first polynomial is left out. Covering it with a mask that is
-    uniform modulo the prime would hide it as well, at twice the length.
+    uniform modulo the primes would hide it as well, at twice the length.
     """
-    first, second = ring.coefficient_residues(answer)[:, 0]
-    modulus = ring.primes[0]
+    first, second = ring.coefficient_residues(answer)
     read = [
-        (int(first[position]) + bias) % modulus
+        (int(residues[position]) + bias) % prime
         for position, bias in zip(positions, biases, strict=True)
+        for residues, prime in zip(first, ring.primes, strict=False)
     ]
     return bytes(second.tobytes()) + struct.pack(f"<{len(read)}Q", *read)

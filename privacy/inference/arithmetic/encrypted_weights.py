@@ -45,7 +45,7 @@ def _plaintexts(
     if isinstance(program, ProductProgram):
         scale = 2.0**program.weight_bits
         for weights in program.products.weights:
-            yield ring.encode_coefficients(weights, scale, 1)
+            yield ring.encode_coefficients(weights, scale, plan.answer_level)
         biases = [program.products.bias]
     else:
         scales = tuple(program.scales.follow(program.activations, ring.primes))
@@ -58,12 +58,12 @@ def _plaintexts(
                 yield ring.encode(row, here.weights, here.level)
             yield ring.encode(packed.bias, here.inputs * here.weights, here.level)
         for answer in program.last:
-            yield ring.encode(answer.weights, scales[-1].weights, 1)
+            yield ring.encode(answer.weights, scales[-1].weights, plan.answer_level)
         biases = [answer.bias for answer in program.last]
     for positions, values in zip(plan.answers, biases, strict=True):
         polynomial = np.zeros(plan.degree)
         polynomial[list(positions)] = values
-        yield ring.encode_coefficients(polynomial, 2.0**plan.answer_scale_bits, 1)
+        yield ring.encode_coefficients(polynomial, 2.0**plan.answer_scale_bits, plan.answer_level)
 
 
 class BlindModel(OneImageModel):
@@ -79,8 +79,8 @@ class BlindModel(OneImageModel):
             self._weights.append({at: self._read(reader, layer.level) for at in layer.products})
             self._layer_biases.append(self._read(reader, layer.level))
         last = len(plan.answers) if plan.blind_layers else plan.ciphertexts
-        self._last = [self._read(reader, 1) for _ in range(last)]
-        self._answer_biases = [self._read(reader, 1) for _ in plan.answers]
+        self._last = [self._read(reader, plan.answer_level) for _ in range(last)]
+        self._answer_biases = [self._read(reader, plan.answer_level) for _ in plan.answers]
 
     def _read(self, reader: Reader, level: int) -> Ciphertext:
         ring, primes = self.ring, self.ring.primes[:level]

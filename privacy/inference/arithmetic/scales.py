@@ -73,6 +73,8 @@ class _ScaleAlgebra:
 class Scales:
     """Primes and scales, in bits; scale 2^inputs for a query, 2^weights[i] for layer i's weights.
 
+    A planner that looks at many choices together has an array for each number.
+
     Attributes
     ----------
     primes : tuple of int

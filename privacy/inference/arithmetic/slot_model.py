@@ -48,7 +48,7 @@ class OneImageModel(ABC):
 
     @abstractmethod
     def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
-        """The logits, at level 1 and of size 2, neither masked nor re-randomised yet."""
+        """The logits, at the answer's level, of size 2, neither masked nor re-randomised yet."""
 
     def _add_rotations(self, value: Ciphertext, steps: Iterable[int], keys: Keys) -> None:
         """To the value its rotation by each step, one after the other."""
@@ -89,7 +89,8 @@ class ProductModel(OneImageModel):
     def __init__(self, plan: Plan, program: ProductProgram) -> None:
         super().__init__(plan, Ring(plan.degree, plan.prime_bits))
         packed, scale = program.products, 2.0**program.weight_bits
-        self._weights = [self.ring.encode_coefficients(w, scale, 1) for w in packed.weights]
+        level = plan.answer_level
+        self._weights = [self.ring.encode_coefficients(w, scale, level) for w in packed.weights]
         refuse_zero("first", (w.is_zero for w in self._weights), [packed.weights])
         self._add_after([packed.bias])
 
@@ -136,8 +137,8 @@ class SlotModel(OneImageModel):
             refuse_zero(name, (w.is_zero for w in weights.values()), given.values())
             bias = ring.encode(packed.bias, here.entry.scale, here.entry.level)
             self._layers.append(_Layer(packed, weights, bias, activation, rescale))
-        scale = scales[-1].weights
-        self._last = [ring.encode(answer.weights, scale, 1) for answer in program.last]
+        scale, level = scales[-1].weights, scales[-1].level
+        self._last = [ring.encode(answer.weights, scale, level) for answer in program.last]
         refuse_zero(
             "last", (w.is_zero for w in self._last), [answer.weights for answer in program.last]
         )
@@ -145,11 +146,12 @@ class SlotModel(OneImageModel):
             if plain.is_zero:
                 # SEAL refuses a product with nothing, and of several answers one may have no
                 # weights: one unit is as little as rounding may be off.
-                self._last[index] = ring.encode(1 / scale, scale, 1)
+                self._last[index] = ring.encode(1 / scale, scale, level)
         self._add_after(answer.bias for answer in program.last)
 
     def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
-        ring, value, late = self.ring, query[0], self._program.relinearise_after_last_layer
+        ring, value = self.ring, query[0]
+        late = self.plan.answer_level if self._program.relinearise_after_last_layer else 0
         for layer in self._layers:
             value = self._products(layer, query if layer is self._layers[0] else [value], keys)
             steps = layer.packed.steps
@@ -165,7 +167,7 @@ class SlotModel(OneImageModel):
                 layer.activation,
                 value,
                 rescaled=layer.rescale == AFTER,
-                large_at=1 if late and layer is self._layers[-1] else 0,
+                large_at=late if layer is self._layers[-1] else 0,
             )
         answers = [ring.multiply_plain(value, weights) for weights in self._last]
         for answer in answers:

@@ -29,14 +29,7 @@ class PublicKey:
         self._key = streams.load_public_key(
             seal.PublicKey(), ring.context, ring.key_id, residues, seed
         )
-        # With the whole key SEAL would encrypt with one prime more and divide by it, which takes
-        # twice as long for noise that an answer's scale does not need to be without.
-        last = ring.last
-        first_prime = streams.ciphertext_residues(self._key)[:, :1]
-        key = streams.load_public_key(
-            seal.PublicKey(), last.context, last.key_id, first_prime, None
-        )
-        self._zeros = seal.Encryptor(last.context, key)
+        self._zeros: dict[int, tuple[Ring, Any]] = {}
 
     @cached_property
     def _encryptor(self) -> Any:
@@ -48,11 +41,21 @@ class PublicKey:
         self._encryptor.encrypt(plain.handle, ciphertext)
         return streams.ciphertext_residues(ciphertext)
 
-    def encrypt_zero(self) -> Ciphertext:
-        """A fresh encryption of zero at level 1."""
+    def encrypt_zero(self, level: int) -> Ciphertext:
+        """A fresh encryption of zero."""
+        # With the whole key SEAL would encrypt with one prime more and divide by it, which takes
+        # twice as long for noise that an answer's scale does not need to be without.
+        if level not in self._zeros:
+            bottom = self._ring.at_bottom(level)
+            part = streams.ciphertext_residues(self._key)[:, :level]
+            key = streams.load_public_key(
+                seal.PublicKey(), bottom.context, bottom.key_id, part, None
+            )
+            self._zeros[level] = bottom, seal.Encryptor(bottom.context, key)
+        bottom, encryptor = self._zeros[level]
         zero = seal.Ciphertext()
-        self._zeros.encrypt_zero(zero)
-        return Ciphertext(zero, 1.0, 1)
+        encryptor.encrypt_zero(bottom.key_id, zero)
+        return Ciphertext(zero, 1.0, level)
 
 
 class SecretKey:

@@ -92,13 +92,10 @@ class Ring:
         self._evaluator = seal.Evaluator(self.context)
         self._encoder = seal.CKKSEncoder(self.context)
 
-    @cached_property
-    def last(self) -> "Ring":
-        """The ring with the first prime alone, in which ciphertexts at level 1 lie too."""
-        if len(self.primes) == 1:
-            return self
+    def at_bottom(self, level: int) -> "Ring":
+        """The ring with the first ``level`` primes alone, in which ciphertexts there lie too."""
         ring = Ring.__new__(Ring)
-        ring._prepare(self.degree, [seal.Modulus(self.primes[0])])
+        ring._prepare(self.degree, [seal.Modulus(prime) for prime in self.primes[:level]])
         return ring
 
     @cached_property

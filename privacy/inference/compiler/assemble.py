@@ -34,6 +34,7 @@ class PackingSummary:
     primes: tuple[int, ...]
     input_bits: int
     answer_bits: int
+    answer_level: int
     kind: str
     operations: Operations
     taps: Indices | None = None
@@ -94,6 +95,7 @@ def _pack_slots(network: Network, choice: Choice) -> tuple[SlotProgram, PackingS
         scales.primes,
         scales.inputs,
         scales.answer,
+        candidate.answer_level,
         "slots",
         candidate.operations,
         first.taps,
@@ -130,17 +132,20 @@ def _pack_products(
     taps = np.full((ciphertexts, packed.share), EMPTY, dtype=np.int32)
     inputs = np.arange(network.affines[0].inputs, dtype=np.int32)
     taps.reshape(-1)[: len(inputs)] = inputs
-    # A special prime is there for encrypted weights, whose products are relinearised.
-    encrypted = len(choice.primes) > 1
-    product = "multiply" if encrypted else "multiply plain"
-    operations = Counter({("load", 1): ciphertexts, (product, 1): ciphertexts, ("mask", 1): 1})
-    if encrypted:
-        operations["relinearise", 1] += 1
+    level = choice.answer_level
+    product = "multiply" if choice.encrypted else "multiply plain"
+    operations = Counter(
+        {("load", level): ciphertexts, (product, level): ciphertexts, ("mask", level): 1}
+    )
+    if choice.encrypted:
+        # A special prime is there for encrypted weights, whose products are relinearised.
+        operations["relinearise", level] += 1
     summary = PackingSummary(
         choice.degree,
         choice.primes,
         choice.input_bits,
         choice.input_bits + choice.weight_bits,
+        level,
         "coefficients",
         operations,
         taps,
@@ -156,12 +161,20 @@ def _pack_batch(
     if isinstance(choice, ProductChoice):
         answer = choice.input_bits + choice.weight_bits
         scales = Scales(choice.primes, choice.input_bits, (), answer, ())
-        candidate = batch_candidate(network, choice.degree)
+        candidate = replace(
+            batch_candidate(network, choice.degree), answer_level=choice.answer_level
+        )
     else:
         scales, candidate = choice.scales, choice.candidate
     affines = tuple(_without_left_over_constants(network))
     summary = PackingSummary(
-        candidate.degree, scales.primes, scales.inputs, scales.answer, "batch", candidate.operations
+        candidate.degree,
+        scales.primes,
+        scales.inputs,
+        scales.answer,
+        candidate.answer_level,
+        "batch",
+        candidate.operations,
     )
     return BatchProgram(affines, network.activations, scales), summary
 

@@ -40,7 +40,7 @@ def milliseconds(operations: Operations, degree: int) -> float:
                 "multiply plain": 0.06 * level,
                 "multiply": 0.081 * level,
                 "rescale": 0.29 * level,
-                "mask": 3.5,
+                "mask": 3.5 * level,
                 "load residues": 0.03 + 0.02 * level,
                 "unload": 0.1 + 0.27 * level,
                 "split": 0.08 * level,
@@ -79,6 +79,8 @@ class PackingCandidate:
         Whether a slot holds an image; then nothing is rotated and weights are integers.
     outputs, reads : tuple of int
         Of a batch: each layer's outputs; its inputs, once for all outputs that read the same.
+    answer_level : int
+        Primes of an answer.
     """
 
     degree: int
@@ -100,11 +102,12 @@ class PackingCandidate:
     batch: bool = False
     outputs: tuple[int, ...] = ()
     reads: tuple[int, ...] = ()
+    answer_level: int = 1
 
     @cached_property
     def levels(self) -> int:
-        """Data primes that are needed: one for each rescaling in a row, and one for the answer."""
-        return 1 + sum(map(depth, self.degrees, self.rescales))
+        """Data primes that are needed: one for each rescaling in a row, and the answer's."""
+        return self.answer_level + sum(map(depth, self.degrees, self.rescales))
 
     @property
     def query_bytes(self) -> int:
@@ -148,9 +151,9 @@ class PackingCandidate:
                 level -= 1
                 count["rotate", level] += doublings - early
             level = self._count_activation(count, index, level, 1)
-        count[times, 1] += self.answers
-        count["relinearise", 1] += self.answers if self.encrypted else 0
-        count["mask", 1] += self.answers
+        count[times, level] += self.answers
+        count["relinearise", level] += self.answers if self.encrypted else 0
+        count["mask", level] += self.answers
         return count
 
     def _count_activation(self, count: Operations, index: int, level: int, values: int) -> int:

@@ -48,7 +48,10 @@ def predicted_logit_error(
     layers: Sequence[LayerScales],
     stages: Sequence[Stage],
 ) -> float:
-    """Six standard deviations of a logit's predicted error."""
+    """Six standard deviations of a logit's predicted error.
+
+    An array where scales are arrays, of many choices.
+    """
     degree, half = candidate.degree, candidate.degree / 2
     variance = 0.0
     rescale = half * rescale_noise(degree)
@@ -122,9 +125,10 @@ def predicted_logit_error(
     variance += rounding * candidate.terms[-1] * stages[-1].energy / layers[-1].weights ** 2
     closing = (
         sealed
-        + switch_noise(scales.primes, degree, 1)
+        + switch_noise(scales.primes, degree, candidate.answer_level)
         + rescale_noise(degree)
         + public_noise(degree)
     )
     variance += (half if candidate.batch else 1) * closing / 4.0**scales.answer
-    return SIGMAS * math.sqrt(variance)
+    deviation: float = variance**0.5
+    return SIGMAS * deviation

@@ -3,16 +3,18 @@
 Two things are known before a key is made. *Overflow*: every step of the evaluation is exact
 arithmetic modulo the primes that are left, and rescaling keeps it so; a value that wraps around
 in the middle of the evaluation is therefore harmless, and the one condition is that the answer
-itself, |logit|·2^scale and its noise, is below half of the last prime. *Error*: it comes from
-the rounding of encoded weights, from fresh encryptions, from key switching and from rescaling.
-The planner spends the bits of a ring degree on primes and scales so that the predicted error is
-least, and takes the smallest ring that reaches the tolerance.
+itself, |logit|·2^scale and its noise, is below half of its modulus: of one prime, or of the
+product of several where logits can be large. *Error*: it comes from the rounding of encoded
+weights, from fresh encryptions, from key switching and from rescaling. The planner spends the
+bits of a ring degree on primes and scales so that the predicted error is least, and takes the
+smallest ring that reaches the tolerance.
 """
 
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -37,26 +39,28 @@ from privacy.inference.compiler.error_model import (
 from privacy.inference.compiler.ranges import Ranges
 from privacy.inference.compiler.scale_search import (
     MAX_PRIME_BITS,
+    MAX_WEIGHT_BITS,
     MIN_PRIME_BITS,
     Choice,
     choose_scales,
     logit_bits,
+    vanishing_bits,
 )
 from privacy.inference.compiler.sensitivity import Sensitivity
 from privacy.inference.errors import CannotPlanError
 
-_RINGS = (4096, 8192, 16384)
+_RINGS = (4096, 8192, 16384, 32768)
 """Ring degrees that are looked at for a network with activations."""
 LARGEST_SLOTS = _RINGS[-1] // 2
 """Values that one ciphertext holds at most."""
-_MAX_LOGIT_BITS = 56
-"""Of which an answer, of at most 60 bits, could have any precision."""
+_ANSWER_LEVELS = 8
+"""Primes of an answer, at most."""
+_LEAST_ANSWER_BITS = 4
+"""Of an answer's modulus, beside the size of a logit."""
 _HOPELESS = 2.0**12
 """Of so many tolerances a predicted error is not mended by another packing."""
 _CANDIDATES = 6
 """Packings that are looked at in one ring."""
-_MIN_ROUNDED = 1.0
-"""Root of the mean square of a layer's encoded weights, below which they may round to nothing."""
 _RESCALINGS = 16
 """Ways of rescaling the chosen packing that are looked at, with up to three activations."""
 
@@ -86,10 +90,10 @@ def check_size(network: Network, bounds: Ranges) -> None:
                 f"number of double precision; {remedy}"
             )
     bits = logit_bits(bounds)
-    if bits > _MAX_LOGIT_BITS:
+    if _least_answer_level(bits) > _ANSWER_LEVELS:
         raise CannotPlanError(
             f"over input_range a logit can reach 2^{bits}, and an answer holds less than "
-            f"2^{MAX_PRIME_BITS} with all its precision; {remedy}"
+            f"2^{_ANSWER_LEVELS * MAX_PRIME_BITS} with all its precision; {remedy}"
         )
 
 
@@ -138,6 +142,9 @@ class Planner:
         self._batch_size = batch_size
         self._encrypted = encrypted
         self._spread = spread
+        least = _least_answer_level(logit_bits(bounds))
+        self._answer_levels = (least, least + 1)
+        """With one prime more an answer is more precise, and twice as long."""
         self._scaled: dict[PackingCandidate, Choice | None] = {}
 
     def choose(self, tolerances: Sequence[float], query_limits: Sequence[int]) -> Choice:
@@ -171,19 +178,22 @@ class Planner:
             )
         return self._scaled[candidate]
 
+    def _packings(self, degree: int) -> Iterable[PackingCandidate]:
+        if self._batch_size == 1:
+            return slot_candidates(self._network, degree, encrypted=self._encrypted)
+        return [batch_candidate(self._network, degree)]
+
     def _search(self, tolerance: float, limit: int, *, smallest: bool = False) -> _Search:
         """Look through the rings, the smallest first; in each, quick or small packings first."""
         nearest: _Nearest | None = None
         vanishing: Choice | None = None
         larger = False
-        for degree in _RINGS:
+        for degree, answer_level in product(_RINGS, self._answer_levels):
             if self._batch_size > degree // 2:
                 continue
-            packings = (
-                list(slot_candidates(self._network, degree, encrypted=self._encrypted))
-                if self._batch_size == 1
-                else [batch_candidate(self._network, degree)]
-            )
+            packings = [
+                replace(packing, answer_level=answer_level) for packing in self._packings(degree)
+            ]
             least = {packing: with_fewest_levels(packing).query_bytes for packing in packings}
             larger |= max(least.values(), default=0) > limit
             packings.sort(key=lambda packing: packing.milliseconds)
@@ -232,20 +242,11 @@ class Planner:
 
     def _vanishes(self, choice: Choice) -> bool:
         """Whether a layer's weights may round to nothing: biases alone can be within tolerance."""
-        candidate, slots = choice.candidate, choice.candidate.degree / 2
-        layers = tuple(choice.scales.follow(self._network.activations))
-        for affine, layer in zip(self._network.affines, layers, strict=True):
-            norm = layer.weights * math.sqrt(float((affine.matrix.data**2).sum()))
-            if candidate.batch:
-                # An integer each; the largest is at least the root of their mean square.
-                rounded = norm / math.sqrt(max(1, affine.matrix.nnz))
-            else:
-                # By Parseval; the last layer's values are spread over coefficients on purpose.
-                spread = slots / math.sqrt(candidate.copies) if layer is layers[-1] else 1.0
-                rounded = norm * spread * math.sqrt(2) / candidate.degree
-            if rounded < _MIN_ROUNDED:
-                return True
-        return False
+        layers = choice.scales.follow(self._network.activations)
+        least = vanishing_bits(choice.candidate, self._network)
+        return any(
+            math.log2(layer.weights) < bits for layer, bits in zip(layers, least, strict=True)
+        )
 
     def _refusal(self, search: _Search, tolerance: float, limit: int) -> str:
         """The reason why no plan reaches the tolerance under the largest limit, and a remedy."""
@@ -303,6 +304,11 @@ def _imprecise(error: float, degree: int, tolerance: float, spread: float, bound
     return f"{words}, or allow tolerance={enough}"
 
 
+def _least_answer_level(logits: int) -> int:
+    """Primes of an answer whose logits are below 2^``logits``."""
+    return -(-(logits + _LEAST_ANSWER_BITS) // MAX_PRIME_BITS)
+
+
 def _levels(network: Network) -> int:
     return 1 + sum(DEPTH[activation.degree] for activation in network.activations)
 
@@ -311,12 +317,15 @@ def _levels(network: Network) -> int:
 class ProductChoice:
     """The parameters of a model that is one affine map.
 
-    One prime and no key switching; with encrypted weights a special prime too, since the answer
-    is relinearised.
+    One or two primes for the answer. Nothing switches keys but the relinearisation of encrypted
+    weights: a special prime is there for that, and is as short as can be where the ring wants one
+    beside two others.
     """
 
     degree: int
     primes: tuple[int, ...]
+    answer_level: int
+    encrypted: bool
     input_bits: int
     weight_bits: int
     error: float
@@ -343,21 +352,16 @@ def choose_products(
     weight = float(rows.sum() if batch_size == 1 else rows.max())
     square = float((bounds.inputs.magnitude**2).sum())
     best = math.inf
-    # At N = 2048 nothing is left for a special prime.
-    for degree in (4096, 8192) if encrypted else (2048, 4096, 8192):
-        budget = MAX_MODULUS_BITS[degree]
-        primes: tuple[int, ...]
-        if encrypted:
-            primes = (min(MAX_PRIME_BITS, budget // 2), min(MAX_PRIME_BITS, budget - budget // 2))
-            sealed = rescale_noise(degree)
-            closing = sealed + switch_noise(primes, degree, 1)
-        else:
-            primes, sealed, closing = (min(MAX_PRIME_BITS, budget),), 0.0, 0.0
-        answer = primes[0] - 2 - logit_bits(bounds)
-        if max(affine.outputs, batch_size) > degree:
+    for degree, level in product((2048, 4096, 8192), (1, 2)):
+        primes = _product_primes(degree, level, encrypted=encrypted)
+        if min(primes) < MIN_PRIME_BITS or max(affine.outputs, batch_size) > degree:
             continue
-        for inputs in range(2, answer - 1):
-            weights = answer - inputs
+        sealed = rescale_noise(degree) if encrypted else 0.0
+        closing = sealed + switch_noise(primes, degree, level) if encrypted else 0.0
+        room = sum(primes[:level]) - 2 - logit_bits(bounds)
+        for inputs in range(2, min(MAX_WEIGHT_BITS, room - 2) + 1):
+            weights = min(MAX_WEIGHT_BITS, room - inputs)
+            answer = inputs + weights
             variance = weight * (FRESH_NOISE**2 + ROUNDING) / 4.0**inputs
             variance += square * (ROUNDING + sealed) / 4.0**weights
             variance += (public_noise(degree) + closing) / 4.0**answer
@@ -365,10 +369,20 @@ def choose_products(
                 best, scales, nearest = variance, (inputs, weights), degree
         predicted = SIGMAS * math.sqrt(best)
         if predicted <= tolerance:
-            return ProductChoice(degree, primes, *scales, predicted)
+            return ProductChoice(degree, primes, level, encrypted, *scales, predicted)
     if not math.isfinite(best):
         raise CannotPlanError(
             f"{affine.outputs} outputs and batch_size {batch_size} do not fit 8192 coefficients; "
             "split the batch"
         )
     raise CannotPlanError(_imprecise(SIGMAS * math.sqrt(best), nearest, tolerance, spread, bounds))
+
+
+def _product_primes(degree: int, level: int, *, encrypted: bool) -> tuple[int, ...]:
+    """Bits of the primes of an affine map's answer, and of the special one."""
+    budget = MAX_MODULUS_BITS[degree]
+    if not encrypted and level == 1:
+        return (min(MAX_PRIME_BITS, budget),)
+    special = min(MAX_PRIME_BITS, budget // (level + 1)) if encrypted else MIN_PRIME_BITS
+    rest = budget - special
+    return (*(min(MAX_PRIME_BITS, (rest + i) // level) for i in range(level)), special)

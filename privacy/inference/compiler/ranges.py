@@ -143,6 +143,8 @@ def _around(rows: Vector, z: Vector, weights: Vector) -> tuple[float, float]:
     total = first + float(norms.sum())
     if total == 0.0:
         return 0.0, 0.0
+    if not np.isfinite(total**2):
+        return np.inf, np.inf
     # An input that hardly counts must not make D singular.
     diagonal = np.maximum(np.append(first, norms), total * _SLACK)
     outer = np.zeros_like(inner)

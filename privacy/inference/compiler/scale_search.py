@@ -1,9 +1,13 @@
 """The primes and scales of a packing: the bits of a ring, spent so that the error is least."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import cycle
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from privacy.inference.arithmetic.network import Network
 from privacy.inference.arithmetic.scales import LayerScales, Scales
@@ -13,18 +17,27 @@ from privacy.inference.compiler.error_model import predicted_logit_error
 from privacy.inference.compiler.ranges import Ranges
 from privacy.inference.compiler.sensitivity import Sensitivity
 
-MAX_PRIME_BITS = 60
+MAX_PRIME_BITS = 50
+"""Residues are doubles, whose products the ring reduces exactly below 2^50."""
 MIN_PRIME_BITS = 24
 _MIN_SCALE_BITS = 16.0
 _MIN_WEIGHT_BITS = 8.0
+MAX_WEIGHT_BITS = 44
+"""Of weights, which have no more precision than a double's."""
+_MIN_ROUNDED = 1.0
+"""Root of the mean square of a layer's encoded weights, below which they may round to nothing."""
+_WORTH_KEEPING = 20.0
+"""Bits of scale that are looked for to keep weights from rounding to nothing."""
 _IMPOSSIBLE = 1e30
-_BEYOND = 1100.0
 _SPARE_BITS = (1, 3, 6, 12)
 """Bits above the largest logit that are tried for the error of the worst input."""
 _PRIME_SLACK = 0.01
 """SEAL's primes of b bits are above 2^(b - 0.01)."""
-_Point = tuple[float, ...]
-"""Bits of every prime, of the input's scale and of the weights' scales."""
+_PRIME_STEPS = (-4, -2, -1, 1, 2, 4)
+_WEIGHT_STEPS = (-4, -2, -1, -0.25, 0.25, 1, 2, 4)
+_GAIN = 1e-6
+"""Share of the error by which a move must be better."""
+_TIE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,26 @@ class Choice:
 def logit_bits(bounds: Ranges) -> int:
     """B ≥ 0 such that every |logit| < 2^B over the declared range."""
     return math.floor(math.log2(max(float(bounds.logits.magnitude.max()), 0.5))) + 1
+
+
+def vanishing_bits(candidate: PackingCandidate, network: Network) -> list[float]:
+    """Bits of the scale of each layer's weights below which they may round to nothing.
+
+    Biases alone can be within tolerance.
+    """
+    degree, result = candidate.degree, []
+    for affine in network.affines:
+        norm = math.sqrt(float((affine.matrix.data**2).sum()))
+        if candidate.batch:
+            # An integer each; the largest is at least the root of their mean square.
+            rounded = norm / math.sqrt(max(1, affine.matrix.nnz))
+        else:
+            # By Parseval; the last layer's values are spread over coefficients on purpose.
+            last = affine is network.affines[-1]
+            spread = degree / 2 / math.sqrt(candidate.copies) if last else 1.0
+            rounded = norm * spread * math.sqrt(2) / degree
+        result.append(math.log2(_MIN_ROUNDED / rounded) if rounded > 0 else math.inf)
+    return result
 
 
 def choose_scales(
@@ -69,13 +102,26 @@ def choose_scales(
 class _Descent:
     """A search for the point of least error, from an even start.
 
-    ``reserved`` bits of the last prime are for the size of a logit and its error.
+    A point holds the bits of every prime, of the input's scale, and of the weights' scales. All
+    moves of one or two coordinates are looked at together, as arrays, and the best is made.
+    ``reserved`` bits of the answer's modulus are for the size of a logit and its error.
     """
 
     candidate: PackingCandidate
     network: Network
     gains: Sensitivity
     reserved: int
+
+    @cached_property
+    def _least_weights(self) -> list[float]:
+        """Bits of the scale of each layer's weights, at least."""
+        # The last layer's weights are spread over all copies of a value, and larger by as much.
+        least = [_MIN_WEIGHT_BITS] * len(self.network.activations) + [0.0]
+        vanishing = vanishing_bits(self.candidate, self.network)
+        return [
+            max(few, bits) if bits <= _WORTH_KEEPING else few
+            for few, bits in zip(least, vanishing, strict=True)
+        ]
 
     def best(self) -> Scales | None:
         """The scales at the best point; None if none is possible."""
@@ -86,87 +132,79 @@ class _Descent:
         # From here every activation returns to the scale it started from: its degree d takes
         # (d - 1) primes off d times the scale of its input.
         weights = [round(even * (0.5 - 0.5 / power)) for power in self.candidate.degrees]
-        point: _Point = (*[even] * (levels + 1), even // 2, *weights)
-        best = self._error(point, math.inf)
-        whole = (-4, -2, -1, 1, 2, 4)
-        moves: list[tuple[int, float]] = [(i, by) for i in range(levels + 2) for by in whole]
-        for index in range(levels + 2, len(point)):
-            moves += [(index, by) for by in (-4, -2, -1, -0.25, 0.25, 1, 2, 4)]
-        groups = [(one,) for one in moves] + [
-            (one, two) for one in moves for two in moves if one[0] < two[0]
-        ]
-        # Until none of them, one after the other, has led any further.
-        untried = len(groups)
-        for group in cycle(groups):
-            trial = list(point)
-            for index, by in group:
-                trial[index] += by
-            error = self._error(tuple(trial), best)
-            untried -= 1
-            if error < best * (1 - 1e-6):
-                point, best, untried = tuple(trial), error, len(groups)
-            if untried == 0:
+        point = np.array([*[even] * (levels + 1), even // 2, *weights], dtype=np.float64)
+        moves, best = self._moves(), math.inf
+        while True:
+            trials = point + moves
+            # An array to each coordinate: arithmetic is then on what lies side by side.
+            errors = self._errors(list(np.ascontiguousarray(trials.T)))
+            # Of equal ones the first, also where a processor rounds otherwise than another.
+            chosen = int((errors <= errors.min() * (1 + _TIE)).argmax())
+            if not errors[chosen] < best * (1 - _GAIN):
                 break
-        return self._scales(point) if best < _IMPOSSIBLE else None
+            point, best = trials[chosen], float(errors[chosen])
+        return self._chosen(point) if best < _IMPOSSIBLE else None
 
-    def _scales(self, point: _Point) -> Scales:
+    def _moves(self) -> NDArray[np.float64]:
+        """No move, and every one of one or two coordinates, shape (moves, coordinates)."""
+        integers, weights = self.candidate.levels + 2, len(self.candidate.degrees)
+        single = np.array(
+            [
+                by * row
+                for index, row in enumerate(np.eye(integers + weights))
+                for by in (_PRIME_STEPS if index < integers else _WEIGHT_STEPS)
+            ]
+        )
+        one, two = np.triu_indices(len(single), 1)
+        apart = ~((single[one] != 0) & (single[two] != 0)).any(axis=1)
+        pairs = single[one[apart]] + single[two[apart]]
+        return np.vstack([np.zeros_like(single[:1]), single, pairs])
+
+    def _scales(self, point: Sequence[Any]) -> Scales:
         levels = self.candidate.levels
-        primes = tuple(int(bits) for bits in point[: levels + 1])
-        answer = primes[0] - 1 - self.reserved  # one bit of the last prime is for the sign
-        rescales = self.candidate.rescales
-        return Scales(primes, int(point[levels + 1]), point[levels + 2 :], answer, rescales)
+        primes = tuple(point[: levels + 1])
+        # One bit of the modulus is for the sign.
+        answer = sum(primes[: self.candidate.answer_level]) - 1.0 - self.reserved
+        weights = tuple(point[levels + 2 :])
+        return Scales(primes, point[levels + 1], weights, answer, self.candidate.rescales)
 
-    def _error(self, point: _Point, bar: float) -> float:
-        """The predicted error; where bits are missing, more than any, and the more of them."""
-        levels = self.candidate.levels
-        missing = _missing_primes(point[: levels + 1], MAX_MODULUS_BITS[self.candidate.degree])
-        possible = bar < _IMPOSSIBLE  # then only whether bits are missing counts
-        if missing > 0 and possible:
-            return _IMPOSSIBLE
-        scales = self._scales(point)
-        layers: list[LayerScales] = []
-        try:
-            for lacking in self._missing_bits(scales, layers):
-                missing += lacking
-                if missing > 0 and possible:
-                    return _IMPOSSIBLE
-            if missing > 0:
-                return _IMPOSSIBLE * (1 + missing)
-            return predicted_logit_error(self.candidate, scales, layers, self.gains.typical)
-        except ArithmeticError:
-            return math.inf  # scales beyond what doubles hold
+    def _chosen(self, point: NDArray[np.float64]) -> Scales:
+        """The scales of one point, whose bits but the weights' are whole."""
+        scales = self._scales(point.tolist())
+        primes = tuple(map(int, scales.primes))
+        return replace(scales, primes=primes, inputs=int(scales.inputs), answer=int(scales.answer))
 
-    def _missing_bits(self, scales: Scales, layers: list[LayerScales]) -> Iterator[float]:
-        """By how many bits scales are too small to hold a value, or too large for their modulus.
+    def _errors(self, points: Sequence[Any]) -> NDArray[np.float64]:
+        """The predicted errors; where bits are missing, more than any, and the more of them."""
+        scales = self._scales(points)
+        # Scales may lie beyond what doubles hold.
+        with np.errstate(all="ignore"):
+            layers = tuple(scales.follow(self.network.activations))
+            missing = self._missing_bits(scales, layers)
+            errors: Any = predicted_logit_error(self.candidate, scales, layers, self.gains.typical)
+            errors = np.where(missing > 0, _IMPOSSIBLE * (1 + missing), errors)
+        return np.asarray(np.nan_to_num(errors, nan=np.inf))
 
-        Layer by layer, each of which is appended to ``layers``.
-        """
-        activations = self.network.activations
-        for layer in scales.follow(activations):
-            last = len(layers) == len(activations)
-            layers.append(layer)
-            inputs, weights = _bits(layer.inputs), _bits(layer.weights)
+    def _missing_bits(self, scales: Scales, layers: Sequence[LayerScales]) -> Any:
+        """By how many bits scales are too small to hold a value, or too large for their modulus."""
+        missing = np.maximum(0.0, sum(scales.primes) - MAX_MODULUS_BITS[self.candidate.degree])
+        for prime in scales.primes:
+            missing = missing + _beyond(prime, MIN_PRIME_BITS, MAX_PRIME_BITS)
+        for layer, least in zip(layers, self._least_weights, strict=True):
+            inputs, weights = np.log2(layer.inputs), np.log2(layer.weights)
             room = sum(scales.primes[: layer.level]) - 2.0
-            yield max(0.0, _MIN_SCALE_BITS - inputs, inputs - room)
-            # The last layer's weights are spread over all copies of a value, and larger by as much.
-            yield max(0.0, (0.0 if last else _MIN_WEIGHT_BITS) - weights, weights - room + inputs)
+            missing = missing + _beyond(inputs, _MIN_SCALE_BITS, room)
+            most = np.minimum(MAX_WEIGHT_BITS, room - inputs)
+            missing = missing + _beyond(weights, least, most)
             for narrowing in layer.narrowings:
                 room = sum(scales.primes[: narrowing.level]) - 2.0
                 for scale in (narrowing.after, narrowing.before):
-                    bits = _bits(scale)
-                    yield max(0.0, _MIN_SCALE_BITS - bits, bits - room)
+                    missing = missing + _beyond(np.log2(scale), _MIN_SCALE_BITS, room)
             for constant in layer.constants:
-                yield max(0.0, _MIN_SCALE_BITS - _bits(constant))
+                missing = missing + _beyond(np.log2(constant), _MIN_SCALE_BITS, math.inf)
+        return missing
 
 
-def _missing_primes(primes: Sequence[float], budget: int) -> float:
-    """By how many bits primes are too large or too small."""
-    missing = max(0, sum(primes) - budget)
-    return missing + sum(max(0, p - MAX_PRIME_BITS, MIN_PRIME_BITS - p) for p in primes)
-
-
-def _bits(scale: float) -> float:
-    """Its logarithm; far out where it is none that doubles hold."""
-    if 0 < scale < math.inf:
-        return math.log2(scale)
-    return -_BEYOND if scale == 0 else _BEYOND
+def _beyond(bits: Any, least: Any, most: Any) -> Any:
+    """By how much bits are too few or too many."""
+    return np.maximum(0.0, np.maximum(least - bits, bits - most))

@@ -1,5 +1,6 @@
 """The data owner's side of a packing: inputs into plaintexts, residues of answers into logits."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -61,21 +62,27 @@ def _single_reader(
     plan: Plan, ring: Ring, secret: NDArray[np.int64]
 ) -> Callable[[Reader], NDArray[np.float64]]:
     """Decrypts the coefficients that hold logits, and no other, without SEAL."""
-    modulus = ring.primes[0]
+    moduli = ring.primes[: plan.answer_level]
+    whole = math.prod(moduli)
+    # By the Chinese remainder theorem: multiples of all primes but one, and 1 modulo that.
+    bases = [whole // prime * pow(whole // prime, -1, prime) for prime in moduli]
     indices = np.arange(plan.degree)
 
     def read(reader: Reader) -> NDArray[np.float64]:
         logits: list[float] = []
         for positions in plan.answers:
-            second = reader.residues((modulus,), plan.degree)[0]
+            second = reader.residues(moduli, plan.degree)
             low = (second & np.uint64(0xFFFFFFFF)).astype(np.int64)
             high = (second >> np.uint64(32)).astype(np.int64)
             for position in positions:
-                first = int.from_bytes(reader.raw(8), "little")
                 # Coefficient `position` of the second polynomial times the secret, mod X^N + 1.
                 row = np.where(indices <= position, 1, -1) * secret[position - indices]
-                value = (first + (int(row @ high) << 32) + int(row @ low)) % modulus
-                value -= modulus if value > modulus // 2 else 0
+                value = 0
+                for base, upper, lower in zip(bases, high @ row, low @ row, strict=True):
+                    first = int.from_bytes(reader.raw(8), "little")
+                    value += (first + (int(upper) << 32) + int(lower)) * base
+                value %= whole
+                value -= whole if value > whole // 2 else 0
                 logits.append(value / 2.0**plan.answer_scale_bits)
         return np.array([logits])
 
@@ -86,12 +93,12 @@ def _batch_reader(
     plan: Plan, ring: Ring, secret: SecretKey
 ) -> Callable[[Reader], NDArray[np.float64]]:
     scale = 2.0**plan.answer_scale_bits
-    modulus = ring.primes[:1]
+    moduli = ring.primes[: plan.answer_level]
 
     def read(reader: Reader) -> NDArray[np.float64]:
         logits = []
         for _ in range(plan.logits):
-            pair = np.stack([reader.residues(modulus, plan.degree) for _ in range(2)])
+            pair = np.stack([reader.residues(moduli, plan.degree) for _ in range(2)])
             slots = secret.decrypt(ring.ciphertext(pair, scale))
             logits.append(slots.real if plan.relin_level else ring.coefficients(slots))
         return np.stack(logits, axis=1)

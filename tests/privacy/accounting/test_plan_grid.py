@@ -23,6 +23,7 @@ from privacy.accounting import (
     calibrate_rounds,
     calibrate_sampling_rate,
     epsilon,
+    privacy_loss,
 )
 
 PLANS = list(
@@ -108,6 +109,20 @@ def test_epsilon_is_never_below_the_truth_and_hardly_above(
     assert true(ours * (1 - sharpness)) > delta
 
 
+@pytest.mark.parametrize(
+    ("z", "rate", "rounds", "delta"),
+    [(0.3, 0.5, 3, 1e-5), (0.1, 0.9, 40, 1e-5), (2.0, 0.01, 500, 1e-5), (1.9, 2.8e-9, 1, 5e-8)],
+)
+def test_neither_direction_costs_more_than_what_is_stated(
+    z: float, rate: float, rounds: int, delta: float
+) -> None:
+    """In the first two plans only one of them is computed; in the last the other costs more."""
+    releases = {(z, rate): rounds}
+    stated = privacy_loss.sampled_epsilon(releases, delta)
+    for direction in privacy_loss.AdjacencyType.ADD, privacy_loss.AdjacencyType.REMOVE:
+        assert privacy_loss._directed_epsilon(releases, delta, direction) <= stated
+
+
 @settings(max_examples=6, deadline=None)
 @given(plan=st.sampled_from(PLANS))
 @example(plan=(3.0, 0.01, 3000, 1e-5))
@@ -147,6 +162,39 @@ def test_no_release_is_beyond_accounting(z: float, rate: float, rounds: int) -> 
     spent = epsilon({GaussianRelease(z, Poisson(rate)): rounds}, delta=1e-9)
     unsampled = epsilon({GaussianRelease(z, Full()): rounds}, delta=1e-9)
     assert 0 <= spent <= unsampled
+
+
+EXTREMES = list(
+    itertools.product(
+        (0.1, 0.3, 1.0, 3.0),
+        (1e-16, 1e-14, 1e-12, 1e-9, 1e-6, 0.5, 1 - 1e-12),
+        (1, 7, 10**9, 10**17, 10**25, 10**36, 10**40, 10**45),
+        (1e-5, 1e-12),
+    )
+)
+
+
+@settings(max_examples=20)
+@given(plan=st.sampled_from(EXTREMES))
+@example(plan=(0.3, 1e-14, 10**40, 1e-5))
+@example(plan=(0.3, 1e-14, 10**36, 1e-5))
+@example(plan=(0.24, 1.84e-15, 6 * 10**17, 1e-12))
+@example(plan=(0.06, 1 - 1e-14, 2, 1e-19))
+@example(plan=(1.65, 2.43e-10, 61_358_512_380, 3.9e-11))
+@example(plan=(0.045, 1.84e-18, 753_722_956_862_568, 1.2e-5))
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_however_extreme_a_plan_its_work_is_bounded(plan: tuple[float, float, int, float]) -> None:
+    """Counted in points at which δ(ε) is evaluated, and in cells that are transformed."""
+    z, rate, rounds, delta = plan
+    points, cells = [], []
+    with pytest.MonkeyPatch.context() as spy:
+        curve, transform = privacy_loss._curve, privacy_loss.irfft
+        spy.setattr(privacy_loss, "_curve", lambda m, eps: points.append(len(eps)) or curve(m, eps))
+        spy.setattr(privacy_loss, "irfft", lambda s, n: cells.append(n) or transform(s, n))
+        spent = epsilon({GaussianRelease(z, Poisson(rate)): rounds}, delta=delta)
+    assert sum(points) <= 2**23
+    assert max(cells, default=0) <= 2**23
+    assert 0 <= spent <= epsilon({GaussianRelease(z, Full()): rounds}, delta=delta)
 
 
 def test_who_is_never_drawn_pays_nothing() -> None:

@@ -143,6 +143,10 @@ NAN = float("nan")
         ("prime_bits", [60.0, 48, 57]),
         ("prime_bits", [-200, 218, 200]),
         ("prime_bits", [1, 48, 57]),
+        ("prime_bits", [50, 51, 50]),
+        ("answer_level", 0),
+        ("answer_level", 9),
+        ("answer_level", True),
         ("degree", 8192.0),
         ("rotation_levels", [[2, 1]]),
         ("rotation_levels", [[3, 1], [3, 1]]),
@@ -176,6 +180,14 @@ def test_what_is_no_plan_is_refused(text: str) -> None:
         Plan.from_json(text)
 
 
+def test_an_older_plan_is_refused_by_its_version() -> None:
+    older = {key: value for key, value in content("slots").items() if key != "answer_level"}
+    text = json.dumps({**older, "format": 2, "prime_bits": [60, 60, 59]})
+    words = "of format 3 but of 2, with primes of up to 60 bits; compile the model again"
+    with pytest.raises(PlanRefusedError, match=words):
+        accept_plan(text, CONTRACT)
+
+
 def test_keys_of_a_ring_without_a_special_prime_are_refused() -> None:
     text = json.dumps({**content("coefficients"), "relin_level": 1})
     with pytest.raises(PlanRefusedError, match="special prime"):
@@ -187,8 +199,8 @@ def test_keys_of_a_ring_without_a_special_prime_are_refused() -> None:
     [
         ("coefficients", [2**31 - 1, 4]),
         ("coefficients", [2**26 // 4 + 1, 4]),
-        ("slots", [1, 2**31 - 1, 4096]),
-        ("slots", [2, 2**26 // 4096, 4096]),
+        ("slots", [1, 2**31 - 1, 2048]),
+        ("slots", [2, 2**26 // 2048, 2048]),
     ],
 )
 def test_a_plan_whose_packing_would_fill_memory_is_refused_where_it_is_read(

@@ -383,7 +383,7 @@ def _altered(plan: Plan, **fields: Any) -> str:
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"prime_bits": [60]}, "128 bits"),
+        ({"prime_bits": [50, 50]}, "128 bits"),
         ({"degree": 1024}, "128 bits"),
         ({"degree": 512}, "degree is 512"),
         ({"input_range": [0.0, 0.5]}, "input_range"),

@@ -132,8 +132,8 @@ def squares(depth: int, gain: float = 1.0) -> nn.Sequential:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (squares(30), r"needs 31 levels, 17 fit .* make it shallower"),
-        (squares(8), r"a logit can reach 2\^\d+, .* narrow input_range"),
+        (squares(40), r"needs 41 levels, 35 fit .* make it shallower"),
+        (squares(8, 3.0), r"a logit can reach 2\^\d+, .* narrow input_range"),
         (squares(8, 1e6), r"larger than any number of double precision; narrow input_range"),
         (squares(16, 1e9), r"larger than any number of double precision; narrow input_range"),
     ],

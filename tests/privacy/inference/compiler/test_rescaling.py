@@ -34,6 +34,9 @@ def compiled(
         yield replace(candidate, rescales=rescales, relinearise_after_last_layer=False)
 
     monkeypatch.setattr(planner, "rescaling_variants", only)
+    # A ring and an answer in which each way has room.
+    monkeypatch.setattr(planner, "_RINGS", (8192,))
+    monkeypatch.setattr(planner, "_least_answer_level", lambda _: 2)
     # Whatever way is given is taken, however small these weights are.
     monkeypatch.setattr(planner.Planner, "_vanishes", lambda *_: False)
     return compile_model(

@@ -1,0 +1,225 @@
+"""Key switching and rescaling: polynomials modulo many primes, brought under other primes.
+
+A switching key holds, for each data prime q_j, an encryption of P·s'·[j] under s, where s' is the
+key that a polynomial d belongs to, P the special prime, and [j] is 1 modulo q_j and 0 modulo the
+others. With the digits d_j of d, its residues modulo q_j as numbers, Σ_j d_j·key_j encrypts P·d·s';
+divided by P that is d·s' (the hybrid method with one prime a digit, as SEAL has it: Kim, Polyakov
+and Zucca 2021, section 3).
+
+Digits are centred, in [-q_j/2, q_j/2]. SEAL takes them from [0, q_j): their mean is then a
+polynomial with equal coefficients, which puts most of the noise into one slot. An automorphism
+changes signs and order of coefficients, and so commutes with centred digits: a rotation may be
+taken of the digits, or, with keys that were rotated backwards, of the result (Halevi and Shoup
+2018, section 4.2; Bossuat et al. 2021, section 4.3). All rotations of one ciphertext share its
+digits, and a sum of them its division by P.
+
+Rows of a polynomial are named by ``base``: the places of their primes in the ring. Kernels work on
+the tasks ``start`` to ``stop``, so that threads can share them.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.inference.ckks._compiled import compiled
+from privacy.inference.ckks._elementwise import product, reduced
+from privacy.inference.ckks._vectors import LANES, fma, key_products, rint
+from privacy.inference.ckks.transforms import Values, backward, forward
+
+Places = NDArray[np.int64]
+
+_CHUNK = 512
+"""Values that are worked on together: a few arrays of so many stay in the first cache."""
+_TOGETHER = 4
+"""Digits whose products are added up without a reduction: 1 + 4·7/8 is below 8."""
+
+
+@compiled
+def centred_coefficients(
+    result: Values,
+    values: Values,
+    tables: Values,
+    primes: Values,
+    base: Places,
+    start: int,
+    stop: int,
+) -> None:
+    """Coefficients in [-q/2, q/2] of transformed polynomials (rows, N); tasks are rows."""
+    for row in range(start, stop):
+        prime = primes[base[row]]
+        target, source = result[row], values[row]
+        for n in range(target.size):
+            target[n] = source[n]
+        backward(target, tables[base[row]], prime)
+        half = prime / 2
+        for n in range(target.size):
+            target[n] = target[n] - prime if target[n] > half else target[n]
+
+
+@compiled
+def extend(
+    result: Values,
+    coefficients: Values,
+    own: Values,
+    tables: Values,
+    primes: Values,
+    base: Places,
+    start: int,
+    stop: int,
+) -> None:
+    """Digits (digits, rows, N), transformed modulo every prime of ``base``.
+
+    ``coefficients`` are centred, (digits, N); ``own`` are the digits modulo their own primes,
+    transformed. Tasks are digits times rows.
+    """
+    rows = base.size
+    for task in range(start, stop):
+        digit, row = task // rows, task % rows
+        target = result[digit, row]
+        if digit == row:
+            source = own[digit]
+            for n in range(target.size):
+                target[n] = source[n]
+            continue
+        prime = primes[base[row]]
+        _transform(target, coefficients[digit], tables[base[row]], prime)
+
+
+@compiled
+def _transform(target: Values, coefficients: Values, table: Values, prime: float) -> None:
+    """Coefficients below 2^50 in size, modulo a prime and transformed."""
+    inverse = 1.0 / prime
+    for n in range(target.size):
+        target[n] = fma(-rint(coefficients[n] * inverse), prime, coefficients[n])
+    forward(target, table, prime)
+
+
+@compiled
+def multiply_key(
+    total: Values,
+    digits: Values,
+    key: Values,
+    key_rows: Places,
+    primes: Values,
+    base: Places,
+    start: int,
+    stop: int,
+) -> None:
+    """Σ_j digit_j·key_j for both components, (2, rows, N); tasks are rows.
+
+    ``digits`` (digits, rows, N), ``key`` (parts, 2, key rows, N); ``key_rows`` says which of the
+    key's rows belongs to each row.
+    """
+    count, rows, degree = digits.shape
+    step, width = rows * degree, key.shape[2] * degree
+    for row in range(start, stop):
+        prime = primes[base[row]]
+        inverse = 1.0 / prime
+        for chunk in range(0, degree, _CHUNK):
+            for digit in range(0, count, _TOGETHER):
+                part = digit * 2 * width + key_rows[row] * degree
+                together = min(_TOGETHER, count - digit)
+                adding = 1 if digit > 0 else 0
+                for n in range(chunk, chunk + _CHUNK, LANES):
+                    place = row * degree + n
+                    key_products(
+                        total,
+                        place,
+                        place + step,
+                        digits,
+                        place + digit * step,
+                        step,
+                        key,
+                        part + n,
+                        2 * width,
+                        width,
+                        together,
+                        adding,
+                        prime,
+                        inverse,
+                    )
+
+
+@compiled
+def add_scaled(
+    total: Values, values: Values, factors: Values, primes: Values, start: int, stop: int
+) -> None:
+    """Add polynomials (rows, N), each row times its factor; tasks are rows."""
+    for row in range(start, stop):
+        prime, factor = primes[row], factors[row]
+        inverse = 1.0 / prime
+        sums, addends = total[row], values[row]
+        for n in range(sums.size):
+            rest = sums[n] + product(addends[n], factor, prime, inverse)
+            sums[n] = reduced(rest, prime, inverse)
+
+
+@compiled
+def add_reordered(
+    total: Values,
+    values: Values,
+    order: NDArray[np.uint32],
+    primes: Values,
+    base: Places,
+    start: int,
+    stop: int,
+) -> None:
+    """Add polynomials (size, rows, N) in another order of values; tasks are rows."""
+    for row in range(start, stop):
+        prime = primes[base[row]]
+        for index in range(total.shape[0]):
+            sums, addends = total[index, row], values[index, row]
+            for n in range(sums.size):
+                value = sums[n] + addends[order[n]]
+                sums[n] = value - prime if value >= prime else value
+
+
+@compiled
+def add_reordered_product(
+    total: Values,
+    values: Values,
+    order: NDArray[np.uint32],
+    plain: Values,
+    primes: Values,
+    base: Places,
+    start: int,
+    stop: int,
+) -> None:
+    """As :func:`add_reordered`, times a polynomial (rows, N)."""
+    for row in range(start, stop):
+        prime = primes[base[row]]
+        inverse = 1.0 / prime
+        factors = plain[row]
+        for index in range(total.shape[0]):
+            sums, addends = total[index, row], values[index, row]
+            for n in range(sums.size):
+                rest = sums[n] + product(addends[order[n]], factors[n], prime, inverse)
+                sums[n] = reduced(rest, prime, inverse)
+
+
+@compiled
+def divide_by_last(
+    result: Values,
+    values: Values,
+    remainders: Values,
+    inverses: Values,
+    tables: Values,
+    primes: Values,
+    base: Places,
+    start: int,
+    stop: int,
+) -> None:
+    """Polynomials (size, rows, N) divided by their last prime, rounded: (size, rows - 1, N).
+
+    ``remainders`` (size, N) are the centred coefficients of the last row, and ``inverses`` the
+    last prime's inverses modulo the others, centred. Tasks are size times rows - 1.
+    """
+    rows = base.size - 1
+    for task in range(start, stop):
+        index, row = task // rows, task % rows
+        prime, factor = primes[base[row]], inverses[row]
+        inverse = 1.0 / prime
+        target, source = result[index, row], values[index, row]
+        _transform(target, remainders[index], tables[base[row]], prime)
+        for n in range(target.size):
+            rest = product(source[n] - target[n], factor, prime, inverse)
+            target[n] = rest + prime if rest < 0.0 else rest
