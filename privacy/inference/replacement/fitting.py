@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privacy.inference.arithmetic.polynomials import DEPTH
-from privacy.inference.compiler.activations import significant
+from privacy.inference.compiler import significant
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
 from privacy.inference.replacement.places import Place, Separated
 

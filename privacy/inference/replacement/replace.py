@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from privacy.arguments import interval, number, of_kind, whole
 from privacy.inference.arithmetic.polynomials import DEPTH
-from privacy.inference.compiler import Polynomial, logit_bound
-from privacy.inference.compiler.activations import MAX_DEGREE
-from privacy.inference.compiler.logit_bound import RANGE
+from privacy.inference.compiler import MAX_DEGREE, RANGE, Polynomial, logit_bound
 from privacy.inference.decision import decide
 from privacy.inference.errors import ReplacementError
 from privacy.inference.replacement.data import PrivateData, PublicData

@@ -163,15 +163,13 @@ def test_the_levels_of_the_report_are_the_compilers(degree: int) -> None:
     """Its refusal of a model beyond all rings names them."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
-    for _ in range(18):
+    for _ in range(40):
         layers += [nn.Linear(6, 6), nn.SiLU()]
     model = nn.Sequential(*layers, nn.Linear(6, 4))
     for parameter in model.parameters():
         parameter.data *= 1.5
     result = replace_activations(model, data=public(), degree=degree, epochs=0)
     assert isinstance(result.model, nn.Sequential)
-    if any(row.degree != degree for row in result.report.activations):
-        pytest.skip("a polynomial came out of a lower degree")
     with pytest.raises(CannotPlanError, match=f"needs {result.report.levels} levels"):
         compile_model(result.model, input_shape=6, input_range=(-1.0, 1.0))
 
