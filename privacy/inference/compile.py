@@ -61,7 +61,7 @@ _HASHED_MS = 7e-7
 
 
 def compile_model(
-    model: nn.Sequential,
+    model: nn.Module,
     *,
     input_shape: Sequence[int] | int,
     input_range: tuple[float, float],
@@ -73,16 +73,18 @@ def compile_model(
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
 
-    The compiled model answers as PyTorch runs the model in evaluation mode: the two are compared
-    on points of the range, and hooks and the like are refused by name.
+    The compiled model answers as PyTorch runs the model in evaluation mode: its forward is traced
+    by ``torch.fx``, every operation and the whole are compared with PyTorch on points of the range,
+    and hooks and the like are refused by name.
 
     Parameters
     ----------
-    model : nn.Sequential
-        Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, BatchNorm, Dropout, Square and
-        Polynomial layers, nested as you like, ending in a vector of logits: one a class, or a
-        single one that decides between two (see :func:`decide`). Exactly these types, without
-        forward hooks; one layer may stand at several places.
+    model : nn.Module
+        Layers and functions that are affine in evaluation mode, and polynomials of degree up to 7
+        (docs/encrypted-inference.md has a table of them): one path or several, residual additions
+        and concatenations among them. It takes a batch of inputs and returns a vector of logits
+        for each: one a class, or a single one that decides between two (see :func:`decide`). Its
+        forward may decide by shapes, not by values.
     input_shape : sequence of int, or int
         The shape of one input, without the batch; a number alone is that of a vector.
     input_range : tuple of float
@@ -114,10 +116,10 @@ def compile_model(
     Raises
     ------
     TypeError
-        If ``model`` is not an ``nn.Sequential``, or is a subclass.
+        If ``model`` is not an ``nn.Module``.
     UnsupportedLayerError
-        If a layer cannot be evaluated under encryption, is a subclass, has a hook, or differs
-        from PyTorch as compiled; the message offers an alternative.
+        If an operation cannot be evaluated under encryption or traced, a module has a hook, or the
+        model differs from PyTorch as compiled; the message offers an alternative.
     CannotPlanError
         If the model is too deep, too wide or too imprecise for 128-bit security.
     ValueError
