@@ -183,11 +183,12 @@ FLOORS = {
     "owner": "ckks errors plan input_range messages decision",
     "compiled_model": "ckks errors plan messages public_keys arithmetic",
     "compile": "ckks errors plan input_range arithmetic compiler compiled_model",
+    "replacement": "errors decision arithmetic compiler",
     "evaluator": "ckks errors plan input_range messages public_keys arithmetic compiled_model "
     "owner",
     "certificate": "errors plan decision compiled_model owner evaluator",
     "__init__": "plan plan_check decision compiler compiled_model compile importers owner "
-    "evaluator certificate",
+    "evaluator certificate replacement",
 }
 """Of `privacy.inference`, from the ground up: the floors that a floor may import."""
 ENTERED_BY_THEIR_SURFACE = {"ckks", "compiler", "importers", "owner", "evaluator"}

@@ -21,6 +21,7 @@ SHAPE = (
     "the positive sizes of one input without the batch, such as (1, 28, 28), or a number alone "
     "for a vector"
 )
+RANGE = "finite low < high, the ends of the range of an input's elements, such as (0.0, 1.0)"
 _AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 
