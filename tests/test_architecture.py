@@ -182,10 +182,11 @@ FLOORS = {
     "owner": "ckks errors plan messages decision",
     "compiled_model": "ckks errors plan messages public_keys arithmetic",
     "compile": "ckks errors plan arithmetic compiler compiled_model",
+    "replacement": "errors decision arithmetic compiler",
     "evaluator": "ckks errors plan messages public_keys arithmetic compiled_model owner",
     "certificate": "errors plan decision compiled_model owner evaluator",
     "__init__": "plan plan_check decision compiler compiled_model compile importers owner "
-    "evaluator certificate",
+    "evaluator certificate replacement",
 }
 """Of `privacy.inference`, from the ground up: the floors that a floor may import."""
 ENTERED_BY_THEIR_SURFACE = {"ckks", "compiler", "importers", "owner", "evaluator"}

@@ -31,3 +31,8 @@ from privacy.inference.plan import Plan as Plan
 from privacy.inference.plan import ThreeParties as ThreeParties
 from privacy.inference.plan_check import InputContract as InputContract
 from privacy.inference.plan_check import accept_plan as accept_plan
+from privacy.inference.replacement import PrivateData as PrivateData
+from privacy.inference.replacement import PublicData as PublicData
+from privacy.inference.replacement import Replacement as Replacement
+from privacy.inference.replacement import ReplacementReport as ReplacementReport
+from privacy.inference.replacement import replace_activations as replace_activations

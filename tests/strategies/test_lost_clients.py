@@ -33,6 +33,7 @@ from tests.strategies.federation import (
     noiseless,
     raising,
     released,
+    spent,
 )
 
 
@@ -112,6 +113,22 @@ def test_a_run_whose_clients_fail_later_keeps_its_model_and_the_budget_left(
     assert again.privacy is not None
     assert again.privacy.stopped is None
     assert console[-1].startswith("Finished: ")
+
+
+def test_a_run_without_a_usable_reply_says_what_its_first_rounds_cost(tmp_path: Path) -> None:
+    """One client alone ends no run, so that a round is paid before the second fails."""
+    strategy = noiseless(tmp_path, noise_multiplier=2.0, min_available_nodes=0)
+    grid = InProcessGrid(failing(lambda p, r: True), 4)
+    grid.offline = {2, 3, 4}
+
+    def connect_the_second(number: int, arrays: ArrayRecord) -> None:
+        if number == 1:
+            grid.offline = {3, 4}
+
+    with pytest.raises(NoUsableReplyError, match=r"round 2.* was not paid.* were: ε is ") as ended:
+        strategy.start(grid, model(), num_rounds=4, evaluate_fn=connect_the_second)
+    assert f"ε is {spent(tmp_path):.6g}" in str(ended.value)
+    assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1]
 
 
 class _BrokenError(Exception):
