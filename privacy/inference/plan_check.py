@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from privacy.arguments import convert, of_kind, sizes, whole
+from privacy.arguments import convert, of_kind, renamed, sizes, whole
 from privacy.inference.ckks import Ring
 from privacy.inference.errors import PlanRefusedError
 from privacy.inference.input_range import (
@@ -63,6 +63,7 @@ class InputContract:
             )
 
 
+@renamed(expectation="contract")
 def accept_plan(text: str, contract: InputContract) -> Plan:
     """Read a plan that a stranger sent, and refuse one that could harm.
 
