@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from privacy.arguments import convert, interval, of_kind, sizes, whole
+from privacy.arguments import convert, interval, of_kind, renamed, sizes, whole
 from privacy.inference.ckks import Ring
 from privacy.inference.errors import PlanRefusedError
 from privacy.inference.plan import Plan
@@ -52,6 +52,7 @@ class InputContract:
             )
 
 
+@renamed(expectation="contract")
 def accept_plan(text: str, contract: InputContract) -> Plan:
     """Read a plan that a stranger sent, and refuse one that could harm.
 

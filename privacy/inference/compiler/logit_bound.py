@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from privacy.arguments import interval, of_kind, sizes
 from privacy.inference.compiler.activations import Polynomial, Square
+from privacy.inference.compiler.modules import NOTHING
 
 SHAPE = (
     "the positive sizes of one input without the batch, such as (1, 28, 28), or a number alone "
@@ -20,7 +21,6 @@ SHAPE = (
 )
 RANGE = "finite low < high, the ends of the range of an input's elements, such as (0.0, 1.0)"
 _AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 
 
 def logit_bound(
@@ -67,7 +67,7 @@ def _through(layer: nn.Module, centre: Tensor, radius: Tensor) -> tuple[Tensor, 
         return layer(centre), layer._conv_forward(radius, layer.weight.abs(), None)
     if isinstance(layer, _AVERAGES):
         return layer(centre), layer(radius)
-    if isinstance(layer, _NOTHING):
+    if isinstance(layer, NOTHING):
         return centre, radius
     if isinstance(layer, Square):
         return centre**2 + radius**2 / 2, 2 * centre.abs() * radius + radius**2 / 2
