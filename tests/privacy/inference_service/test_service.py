@@ -207,7 +207,7 @@ def test_a_process_that_needs_too_much_memory_costs_one_request(
         assert ada.label() >= 0
 
 
-def test_a_full_queue_is_said_and_nobody_holds_most_of_it(serve: Serve) -> None:
+def test_a_full_queue_is_an_error_and_nobody_occupies_most_of_it(serve: Serve) -> None:
     with serve(queue=1) as service, ExitStack() as stack:  # and two that are answered: 3 places
         owners = [service.owner(name) for name in ("ada", "ben", "cyd", "dan")]
         raws = []
