@@ -1,7 +1,7 @@
 """The run configuration as one frozen, validated object."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from math import ceil, inf, isfinite, sqrt
@@ -370,8 +370,12 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    written = kebab(name)
+def _nearest(name: str, known: Collection[str]) -> str:
+    written = kebab("-".join(name.lower().split()))
+    if written in known:
+        return f"here it is {written}"
+    if today := FORMER_NAMES.get(written):
+        return f"{written} was renamed to {today}{_NOW_MEANS.get(written, '')}"
     if usual := _USUAL_NAMES.get(written):
         every = " (each step takes all of a client's examples)" if usual == "local-steps" else ""
         return f"here it is {usual}{every}"

@@ -94,6 +94,12 @@ def number(
     return float(_checked(name, value, numbers.Real, ends, give))
 
 
+def maybe_infinite(name: str, value: Any, **limits: Any) -> float:
+    """A number as by :func:`number`, or infinity."""
+    end = unboxed(value)
+    return math.inf if isinstance(end, float) and end == math.inf else number(name, value, **limits)
+
+
 def whole(
     name: str, value: Any, *, least: int | None = None, most: int | None = None, give: str = ""
 ) -> int:
@@ -299,9 +305,10 @@ def _checked(name: str, value: Any, kind: Any, ends: Mapping[str, float | None],
     if isinstance(number, bool) or not isinstance(number, kind):
         raise TypeError(f"{name} is {shown(value)}; {remedy}")
     try:
-        number = float(number) if kind is numbers.Real else number
+        double = float(number)
     except OverflowError:  # an integer beyond all doubles
-        number = math.inf
+        number = double = math.inf
+    number = double if kind is numbers.Real else number
     finite = abs(number) < math.inf  # NaN is not
     if not (finite and all(_COMPARED[word](number, end) for word, end in limits.items())):
         raise ValueError(f"{name} is {shown(value)}; {remedy}")

@@ -1,7 +1,7 @@
 """Checks of a strategy's arguments: their kinds, and their combinations."""
 
 import math
-from typing import get_args
+from typing import cast, get_args
 
 from privacy import arguments
 from privacy.accounting import Accountant, Adjacency, Budget, Event, FixedSize, Sampling
@@ -65,11 +65,7 @@ def check_kinds(
     """Refuse arguments of the wrong kind by name, before anything is opened or spent."""
     rules = "Poisson(q), where FedAvg has fraction_train=q, FixedSize(m, N) or Full()"
     arguments.of_kind("sampling", sampling, get_args(Sampling), rules)
-    norms = "the norm S as a number, PerLayerClipping({...}) or AdaptiveClipping(...)"
-    if hasattr(clipping, "geometry"):
-        arguments.has("clipping", clipping, ("norm", "geometry"), norms)
-    else:
-        arguments.number("clipping", clipping, give=norms)
+    clipping_rule(clipping)
     limit = "Budget(epsilon=3.0, delta=1e-5), with epsilon=math.inf for no limit"
     arguments.of_kind("budget", budget, (Budget,), limit)
     events = "a sequence of events of privacy.accounting, as EncryptedRound.event in a list"
@@ -96,9 +92,13 @@ def check_kinds(
         arguments.called_with("optimizer", given["optimizer"].step, 2, _OPTIMIZERS)  # type: ignore[attr-defined]
 
 
-def clipping_rule(clipping: Clipping | float) -> Clipping:
+def clipping_rule(clipping: object) -> Clipping:
     """The rule; a number is the norm of a flat one."""
-    return clipping if hasattr(clipping, "geometry") else FlatClipping(clipping)  # type: ignore[return-value]
+    norms = "the norm S as a number, PerLayerClipping({...}) or AdaptiveClipping(...)"
+    if not hasattr(clipping, "geometry"):
+        return FlatClipping(arguments.number("clipping", clipping, give=norms))
+    arguments.has("clipping", clipping, ("norm", "geometry"), norms)
+    return cast("Clipping", clipping)
 
 
 def guarantee(sampling: Sampling) -> tuple[Adjacency, Accountant]:

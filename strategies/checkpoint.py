@@ -61,7 +61,8 @@ class Checkpointing:
         which must be there. The interrupted round is played again, with fresh randomness, and paid
         again. Under secure aggregation against a malicious server, clients that had endorsed its
         sum decline it with others than those (``docs/secure-aggregation.md``). Default: begin; but
-        ``start`` refuses to where ``path`` holds an unfinished run with the same settings.
+        ``start`` refuses to where ``path`` holds an unfinished run with the same settings. Where a
+        strategy is started again, a path no longer counts: it begins, or is refused.
     """
 
     path: str | os.PathLike[str] | None = None
@@ -97,6 +98,10 @@ class Checkpointing:
             changes = ", ".join(f"{name}: {before.get(name)} → {now.get(name)}" for name in names)
             raise CheckpointError(f"{source} belongs to a run with other settings ({changes})")
         return checkpoint
+
+    def load_again(self, settings: str) -> "Checkpoint | None":
+        """As ``load``, for a strategy that is started once more: another run unless resume=True."""
+        return self.load(settings) if self.resume is True else None
 
     def refuse_unfinished(self, settings: str, num_rounds: int) -> None:
         """Refuse to begin where ``path`` holds an unfinished run with the same settings.
@@ -299,10 +304,13 @@ class RunState:
         try:
             checkpoint.save(path)
         except OSError as error:
+            outcome = (
+                f"the one there is of an earlier round. Round {number} stands in the ledger"
+                if number
+                else "no round was begun, and nothing was spent"
+            )
             raise OSError(
-                error.errno,
-                f"{error.strerror}: the checkpoint {path} cannot be written; the one there is of "
-                f"an earlier round. Round {number} stands in the ledger",
+                error.errno, f"{error.strerror}: the checkpoint {path} cannot be written; {outcome}"
             ) from error
 
     def restore(self, checkpoint: Checkpoint, initial: ArrayRecord) -> ArrayRecord:

@@ -364,7 +364,9 @@ class DPFedAvg(Strategy):
         list of str
             The warnings that ``start`` would log.
         """
-        return self._settled_noise(num_rounds, parameters)[1]
+        rounds = arguments.whole("num_rounds", num_rounds, least=1)
+        size = arguments.whole("parameters", parameters, least=1)
+        return self._settled_noise(rounds, size)[1]
 
     def _settled_noise(self, num_rounds: int, parameters: int) -> tuple[float, list[str]]:
         """The noise multiplier of the run, and warnings."""
@@ -436,12 +438,13 @@ class DPFedAvg(Strategy):
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
         )
         if self._started:
-            self._resumed = None
+            self._resumed = self.checkpointing.load_again(self._settings())
             self._begin()
-        elif self._resumed is None:
+        if self._resumed is None:
             self.checkpointing.refuse_unfinished(self._settings(), given.num_rounds)
         self._started = True
-        with self._privacy_budget.reopened():
+        position = None if self._resumed is None else self._resumed.position
+        with self._privacy_budget.reopened(position):
             self._run.locate(grid)  # refuses a population that has no place for all
             arrays, first = self._prepare(given)
             result = self._run.play(self, given, arrays, first, self._keep)
@@ -458,7 +461,17 @@ class DPFedAvg(Strategy):
         if self._resumed is not None:
             arrays, first = state.restore(self._resumed, arrays), self._resumed.round + 1
         state.noise_multiplier = z
-        log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, given.num_rounds)
+        if first > given.num_rounds:
+            log(
+                INFO,
+                "%s: the run to go on from has played %d of %d rounds. Its model is returned; "
+                "nobody is asked, nothing is paid. For another run, give another path.",
+                type(self).__name__,
+                first - 1,
+                given.num_rounds,
+            )
+        else:
+            log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, given.num_rounds)
         self.summary()
         log(
             INFO,

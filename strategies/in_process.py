@@ -21,6 +21,8 @@ from flwr.supercore import log
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from privacy import arguments
+
 
 class InProcessGrid(Grid):
     """A grid whose nodes live in this process.
@@ -49,8 +51,7 @@ class InProcessGrid(Grid):
         run_config: UserConfig | None = None,
         node_config: Callable[[int], UserConfig] | None = None,
     ) -> None:
-        if num_nodes < 1:
-            raise ValueError(f"num_nodes must be at least 1, got {num_nodes}")
+        num_nodes = arguments.whole("num_nodes", num_nodes, least=1)
         self._client_app = client_app
         self._nodes = [NodeInfo(node_id=i + 1) for i in range(num_nodes)]
         self._run_config: UserConfig = dict(run_config or {})

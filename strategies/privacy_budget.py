@@ -79,10 +79,10 @@ class PrivacyBudget:
                 f"the ledger {self._path} cannot be opened: {error.strerror}; nothing was begun"
             ) from error
 
-    def reopened(self) -> Ledger:
-        """The ledger, opened again if it was closed."""
+    def reopened(self, at_least: Position | None = None) -> Ledger:
+        """The ledger, opened again if it was closed; it must hold the record ``at_least``."""
         if self.ledger.closed:
-            self.ledger = self._open()
+            self.ledger = self._open(at_least)
         return self.ledger
 
     @property

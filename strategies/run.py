@@ -119,9 +119,12 @@ class Run:
         """
         why = f"{self._why_in_vain(number)}; it was not paid for"
         if not self.train_in_vain.any_used:
+            paid = ""
+            if by_round := self.state.epsilon_by_round:
+                paid = f", but the rounds before it were: ε is {by_round[max(by_round)]:.6g}"
             raise NoUsableReplyError(
-                f"{why}. Nothing was learned yet: {self.faults.remedy()}, and begin again with "
-                "the budget that is left"
+                f"{why}{paid}. Nothing was learned yet: {self.faults.remedy()}, and begin again "
+                "with the budget that is left"
             )
         self.stop(why)
 

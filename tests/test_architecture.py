@@ -170,22 +170,25 @@ INFERENCE = ROOT / "privacy" / "inference"
 FLOORS = {
     "errors": "",
     "decision": "",
+    "input_range": "",
     "ckks": "",
-    "_plan_checks": "ckks plan",
-    "plan": "ckks errors _plan_checks",
+    "_plan_checks": "ckks plan input_range",
+    "plan": "ckks errors _plan_checks input_range",
     "messages": "ckks errors plan",
     "public_keys": "ckks errors plan messages",
-    "plan_check": "ckks errors plan",
+    "plan_check": "ckks errors plan input_range",
     "arithmetic": "ckks errors plan messages public_keys",
-    "compiler": "ckks errors plan arithmetic",
+    "compiler": "ckks errors plan input_range arithmetic",
     "importers": "errors decision compiler",
-    "owner": "ckks errors plan messages decision",
+    "owner": "ckks errors plan input_range messages decision",
     "compiled_model": "ckks errors plan messages public_keys arithmetic",
-    "compile": "ckks errors plan arithmetic compiler compiled_model",
-    "evaluator": "ckks errors plan messages public_keys arithmetic compiled_model owner",
+    "compile": "ckks errors plan input_range arithmetic compiler compiled_model",
+    "replacement": "errors decision arithmetic compiler",
+    "evaluator": "ckks errors plan input_range messages public_keys arithmetic compiled_model "
+    "owner",
     "certificate": "errors plan decision compiled_model owner evaluator",
     "__init__": "plan plan_check decision compiler compiled_model compile importers owner "
-    "evaluator certificate",
+    "evaluator certificate replacement",
 }
 """Of `privacy.inference`, from the ground up: the floors that a floor may import."""
 ENTERED_BY_THEIR_SURFACE = {"ckks", "compiler", "importers", "owner", "evaluator"}

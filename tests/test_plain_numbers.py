@@ -1,30 +1,55 @@
 """Settings hold Python's own numbers, whatever library the ones given are of."""
 
+import copy
 import dataclasses
 import importlib
+import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from flwr.app import Context
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from privacy.accounting import (
     AdditiveDelta,
+    Adjacency,
     Budget,
     DiscreteGaussianSum,
     FixedSize,
     Full,
     GaussianRelease,
+    LedgerText,
     Poisson,
     Repeated,
+    attack_success,
+    calibrate_noise_multiplier,
+    calibrate_rounds,
+    calibrate_sampling_rate,
+    epsilon,
+    gaussian_dp,
+    joint_noise_multiplier,
+    large_delta,
+    presence_delta,
+)
+from privacy.audit import (
+    audit,
+    epsilon_lower_bound,
+    judge,
+    match_gradient,
+    one_hot_records,
+    p_value,
+    poisson_cohort_p_value,
 )
 from privacy.inference import (
     ClassOnly,
@@ -39,16 +64,25 @@ from privacy.mechanisms import (
     DistributedGaussian,
     LatticeGaussian,
     MaskedGaussian,
+    SeededRandomness,
+    add_discrete_gaussian,
+    add_gaussian,
+    add_rounded_gaussian,
+    centred_binomial,
+    lattice_radius,
+    ternary,
 )
-from privacy.secure_aggregation import Adversary, ClientPolicy, RoundPlan, RoundTerms
+from privacy.secure_aggregation import Adversary, ClientPolicy, RoundPlan, RoundTerms, plan_round
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
     ClipOnly,
     FullBatch,
+    GradientDescent,
     NoisyCount,
     NominalCount,
     PoissonBatches,
+    train,
 )
 from privacy.training.errors import LocalBudgetError
 from strategies import (
@@ -66,10 +100,11 @@ from strategies import (
     ServerYogi,
     run_in_process,
 )
-from strategies.encrypted_round import NoisedAccuracy
+from strategies.encrypted_round import NoisedAccuracy, noised_accuracy
 from tests.strategies.federation import client_app, model
 
 Box = Callable[[Any], Any]
+Named = Mapping[str, Any]
 
 PACKAGES = (
     *(f"privacy.{name}" for name in ("accounting", "audit", "inference", "inference_service")),
@@ -142,6 +177,143 @@ RESULTS = {
     *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
     *("Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
     *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
+    "ReplacementReport",
+}
+
+
+def noise(add: Callable[..., None], dtype: Any) -> Callable[..., Any]:
+    """The noise that a function adds, from a fixed seed."""
+
+    def added(**given: Any) -> Any:
+        out = np.zeros(3, dtype)
+        add(out, randomness=SeededRandomness(1), **given)
+        return out.tolist()
+
+    return added
+
+
+def appended(**given: Any) -> Any:
+    """A record, of a ledger's text."""
+    text = LedgerText.start("p", Adjacency.ADD_OR_REMOVE_ONE).plus(RELEASE, run="r", **given)
+    return text.contents.records[0].released, text.contents.records[0].round
+
+
+IDLE_SERVER = ServerApp()
+
+
+@IDLE_SERVER.main()
+def rest(grid: Grid, context: Context) -> None:
+    """Nobody is asked."""
+
+
+LINEAR = torch.nn.Linear(4, 2)
+UPDATE = [weights.detach().clone() for weights in LINEAR.parameters()]
+
+
+def trained(**given: Any) -> Any:
+    model = copy.deepcopy(LINEAR)
+    train(
+        model,
+        (torch.ones(4, 4), torch.tensor([0, 1, 0, 1])),
+        loss=torch.nn.functional.cross_entropy,
+        optimizer=GradientDescent(model.parameters(), learning_rate=0.1),
+        protection=ClipOnly(clipping_norm=1.0),
+        batches=FullBatch(),
+        ledger=None,
+        **given,
+    )
+    return model.weight.tolist()
+
+
+FLIPPED = np.arange(10) % 2 == 0
+EVENTS = [GaussianRelease(2.0, Poisson(0.25))]
+AUDITED = {"claimed_epsilon": 1.0, "delta": 0.25, "confidence": 0.5, "guesses": 4}
+GUESSED = {"canaries": 20, "guesses": 10, "correct": 9, "delta": 0.25}
+SEARCH = {"label": 1, "steps": 2, "restarts": 1, "smoothness": 0.5, "seed": 3}
+PLAN = {"clients": 20, "max_dropout_fraction": 0.25, "min_clients": 3, "cohort": 22}
+
+# What takes numbers and is no setting: how it is called, and with which.
+FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
+    "calibrate_noise_multiplier": (
+        partial(calibrate_noise_multiplier, sampling=Full(), budget=Budget(3.0, 0.25)),
+        {"rounds": 3},
+    ),
+    "calibrate_rounds": (
+        partial(calibrate_rounds, sampling=Full(), budget=Budget(3.0, 0.25)),
+        {"noise_multiplier": 4.0},
+    ),
+    "calibrate_sampling_rate": (
+        partial(calibrate_sampling_rate, budget=Budget(3.0, 0.25)),
+        {"noise_multiplier": 4.0, "rounds": 5},
+    ),
+    "epsilon": (partial(epsilon, EVENTS), {"delta": 0.25}),
+    "gaussian_dp": (partial(gaussian_dp, EVENTS), {"delta": 0.25}),
+    "joint_noise_multiplier": (
+        lambda noise_multiplier: joint_noise_multiplier(noise_multiplier, 4.0),
+        {"noise_multiplier": 2.0},
+    ),
+    "large_delta": (large_delta, {"delta": 0.25, "population": 10}),
+    "plan_round": (partial(plan_round, adversary=Adversary()), PLAN),
+    "lattice_radius": (lattice_radius, {"parameters": 10}),
+    "add_gaussian": (noise(add_gaussian, np.float64), {"sigma": 2.0}),
+    "add_rounded_gaussian": (noise(add_rounded_gaussian, np.int64), {"sigma": 2.0}),
+    "add_discrete_gaussian": (noise(add_discrete_gaussian, np.int64), {"variance": 4.0}),
+    "centred_binomial": (
+        lambda size: centred_binomial(size, SeededRandomness(1)).tolist(),
+        {"size": 3},
+    ),
+    "ternary": (lambda size: ternary(size, SeededRandomness(1)).tolist(), {"size": 3}),
+    "judge": (
+        lambda **given: judge({"a": np.arange(10.0)}, FLIPPED, **given),
+        {**AUDITED, "cohort_p_value": 0.5},
+    ),
+    "audit": (
+        lambda **given: audit(
+            lambda coins: {"a": np.arange(10.0)}, randomness=SeededRandomness(1), **given
+        ),
+        {**AUDITED, "canaries": 10},
+    ),
+    "epsilon_lower_bound": (epsilon_lower_bound, {**GUESSED, "confidence": 0.5}),
+    "p_value": (p_value, {**GUESSED, "epsilon": 1.0}),
+    "poisson_cohort_p_value": (
+        lambda sizes, **given: poisson_cohort_p_value([sizes, 4], **given),
+        {"sizes": 3, "population": 10, "rate": 0.5},
+    ),
+    "one_hot_records": (
+        lambda **given: one_hot_records(shape=(2, 2), **given).tolist(),
+        {"count": 2, "height": 0.5},
+    ),
+    "match_gradient": (
+        lambda **given: match_gradient(LINEAR, UPDATE, shape=(4,), **given).tolist(),
+        SEARCH,
+    ),
+    "Ledger.append": (appended, {"round": 3, "released": 4}),
+    "run_in_process": (
+        lambda **given: len(list(run_in_process(IDLE_SERVER, ClientApp(), **given).get_nodes())),
+        {"num_nodes": 3},
+    ),
+    "train": (trained, {"physical_batch_size": 2}),
+    "noised_accuracy": (noised_accuracy, {"noise_multiplier": 2.0}),
+    "attack_success": (partial(attack_success, EVENTS), {"delta": 0.25, "false_alarm_rate": 0.125}),
+    "presence_delta": (
+        partial(presence_delta, sampling=Full(), opening=lambda *_: RoundPlan(5, 4, 3, 4, 6)),
+        {"population": 10, "dropout_probability": 0.125, "max_clients": 12},
+    ),
+}
+# Of what is listed in these folders only functions of numbers belong above; these need a model, a
+# message or a whole run, and are tried beside it.
+TRIED_ELSEWHERE = {
+    "logit_bound",
+    "from_sklearn",
+    "replace_activations",
+    "PrivateData",
+    "audit_training",
+    "audit_strategy",
+    "compile_model",
+    "certify",
+    "decide",
+} | {
+    "answer_encrypted_round",
 }
 UNHASHABLE = (AdaptiveClipping, ServerAdam, ServerYogi, ServerSGD, PerLayerClipping, NoisedMetrics)
 
@@ -188,7 +360,7 @@ def numbers_in(setting: Any) -> dict[str, Any]:
 
 
 def test_every_public_setting_is_listed() -> None:
-    known = {kind.__name__ for kind in SETTINGS} | RESULTS
+    known = {kind.__name__ for kind in SETTINGS} | RESULTS | TRIED_ELSEWHERE
     assert {kind.__name__ for kind in public_settings()} <= known
 
 
@@ -232,6 +404,47 @@ def test_settings_take_fractions_and_refuse_decimals(kind: type) -> None:
 @pytest.mark.parametrize("box", [*BOXES.values(), float], ids=[*BOXES, "float"])
 def test_no_limit_is_infinity_of_any_library(box: Box) -> None:
     assert repr(Budget(box(math.inf), 0.25)) == "Budget(epsilon=inf, delta=0.25)"
+
+
+def is_number(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter may be a number, as of ``float | None``."""
+    kind = parameter.annotation
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return any(each in (int, float) for each in kinds)
+
+
+def test_every_public_function_of_numbers_is_listed() -> None:
+    functions = {
+        name: member
+        for package in PACKAGES
+        for name, member in vars(importlib.import_module(package)).items()
+        if inspect.isfunction(member) and not name.startswith("_")
+    }
+    of_numbers = {
+        name
+        for name, function in functions.items()
+        if any(map(is_number, inspect.signature(function).parameters.values()))
+    }
+    assert of_numbers <= set(FUNCTIONS) | TRIED_ELSEWHERE
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("name", BOXES)
+def test_functions_take_numbers_of_any_library(name: str, function: str) -> None:
+    call, given = FUNCTIONS[function]
+    assert repr(call(**boxed(given, BOXES[name]))) == repr(call(**given))
+
+
+NONE_OF_THEM = (True, np.array(True), "3", b"3", Decimal(3), [3], math.nan, 1j, 10**400)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_functions_refuse_what_is_no_number_by_its_name(function: str) -> None:
+    call, given = FUNCTIONS[function]
+    for name in given:
+        for wrong in NONE_OF_THEM:
+            with pytest.raises((TypeError, ValueError), match=f"^{name} "):
+                call(**{**given, name: wrong})
 
 
 def test_a_budget_cannot_be_raised_afterwards() -> None:

@@ -64,10 +64,11 @@ class PartitionSpec:
             raise ValueError(
                 f"partition = {self.kind!r} is unknown; choose one of {', '.join(PARTITIONS)}"
             )
-        arguments.whole("clients", self.clients, least=1)
-        arguments.whole("partition seed", self.seed, least=0)
-        arguments.number("alpha", self.alpha, above=0)
-        arguments.number("sigma", self.sigma, least=0)
+        arguments.convert(self, "clients", arguments.whole, least=1)
+        seed = arguments.whole("partition seed", self.seed, least=0)
+        object.__setattr__(self, "seed", seed)
+        arguments.convert(self, "alpha", arguments.number, above=0)
+        arguments.convert(self, "sigma", arguments.number, least=0)
 
 
 class Partitions:

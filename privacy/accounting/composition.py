@@ -55,11 +55,7 @@ class Budget:
     delta: float
 
     def __post_init__(self) -> None:
-        limit = arguments.unboxed(self.epsilon)
-        if isinstance(limit, float) and limit == math.inf:
-            object.__setattr__(self, "epsilon", math.inf)
-        else:
-            arguments.convert(self, "epsilon", arguments.number, above=0)
+        arguments.convert(self, "epsilon", arguments.maybe_infinite, above=0)
         arguments.convert(self, "delta", arguments.delta)
 
 
@@ -242,6 +238,8 @@ def large_delta(delta: float, population: int) -> str | None:
 
     A sentence without its full stop.
     """
+    delta = arguments.number("delta", delta, above=0, below=1)
+    population = arguments.whole("population", population, least=1)
     if delta * population < 1:
         return None
     return (

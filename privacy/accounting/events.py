@@ -114,9 +114,9 @@ class GaussianRelease:
 
     def __post_init__(self) -> None:
         convert(self, "noise_multiplier", number, least=0)
-        if z := self.noise_multiplier:
+        if self.noise_multiplier:
             give = "0, for no noise, or a number in [1e-100, 1e100]: useful ones are 0.1 to 100"
-            number("noise_multiplier", z, least=_SMALLEST, most=_LARGEST, give=give)
+            convert(self, "noise_multiplier", number, least=_SMALLEST, most=_LARGEST, give=give)
         kinds = "Poisson(rate), Full() or FixedSize(cohort, population)"
         of_kind("sampling", self.sampling, (Poisson, Full, FixedSize), kinds)
 
@@ -269,13 +269,12 @@ def joint_noise_multiplier(*noise_multipliers: float) -> float:
     """
     if not noise_multipliers:
         raise ValueError("joint_noise_multiplier needs at least one noise multiplier")
-    for z in noise_multipliers:
-        GaussianRelease(z, Full())
-    smallest = min(noise_multipliers)
+    all_z = [GaussianRelease(z, Full()).noise_multiplier for z in noise_multipliers]
+    smallest = min(all_z)
     if smallest == 0:
         return 0.0
-    joint = smallest / math.sqrt(math.fsum((smallest / z) ** 2 for z in noise_multipliers))
-    return joint if len(noise_multipliers) == 1 else joint * (1 - 2.0**-50)
+    joint = smallest / math.sqrt(math.fsum((smallest / z) ** 2 for z in all_z))
+    return joint if len(all_z) == 1 else joint * (1 - 2.0**-50)
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class FlowerAccountant:
 
     def compose(self, event: GaussianPrivacyEvent, count: int = 1) -> None:
         """Take ``count`` releases of this population into account."""
-        self._check(event, count)
+        count = self._checked(event, count)
         self._events[event] += count
 
     def get_epsilon(self, delta: float) -> float:
@@ -104,7 +104,7 @@ class FlowerAccountant:
         self, event: GaussianPrivacyEvent, max_epsilon: float | None = None, count: int = 1
     ) -> bool:
         """Whether ``count`` more of ``event`` pass the limit, given here or configured."""
-        self._check(event, count)
+        count = self._checked(event, count)
         limit = self._config.max_epsilon if max_epsilon is None else max_epsilon
         give = "a finite limit above 0, here or in PrivacyConfig"
         if limit is None:
@@ -129,9 +129,8 @@ class FlowerAccountant:
             raise TypeError(f"compositions of the state is {compositions!r}, not a list")
         events: Counter[GaussianPrivacyEvent] = Counter()
         for fields in compositions:
-            event, count = _composition(fields)
-            self._check(event, count)
-            events[event] += count
+            event, given = _composition(fields)
+            events[event] += self._checked(event, given)
         self._events = events
 
     def _epsilon(self, events: Mapping[GaussianPrivacyEvent, int], delta: float) -> float:
@@ -153,13 +152,14 @@ class FlowerAccountant:
             return FixedSize(event.sample_size, event.population_size)
         return Full()
 
-    def _check(self, event: GaussianPrivacyEvent, count: int) -> None:
+    def _checked(self, event: GaussianPrivacyEvent, count: int) -> int:
+        """How many of an event, which must be of this configuration, as a plain number."""
         if event.population_size != self._config.population_size:
             raise ValueError(
                 f"population_size of the event is {event.population_size}, that of the "
                 f"configuration {self._config.population_size}; they must be the same"
             )
-        arguments.whole("count", count, least=1)
+        return arguments.whole("count", count, least=1)
 
     def _check_accountant(self) -> None:
         one = GaussianPrivacyEvent(1.0, 1, self._config.population_size)

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from privacy.accounting.errors import LedgerBusyError, LedgerError
 from privacy.accounting.events import Adjacency, Event
 from privacy.accounting.ledger_text import LedgerContents, LedgerText, Payments, Position, Record
+from privacy.arguments import number
 from privacy.files import remove_leftovers, write_durably
 
 
@@ -73,6 +74,7 @@ class Ledger(Payments):
         ValueError
             If ``population`` is empty.
         """
+        timeout = number("timeout", timeout, least=0, give="seconds of at least 0")
         new = LedgerText.start(population, adjacency)
         file = Path(path).resolve()
         if not file.parent.is_dir():

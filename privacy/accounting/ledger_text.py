@@ -204,7 +204,7 @@ class LedgerText:
             "event": event_to_dict(event),
         }
         if released is not None:
-            fields["released"] = released
+            released = fields["released"] = whole("released", released)
         line, digest = _seal(fields, before.position.digest)
         contents = replace(
             before,

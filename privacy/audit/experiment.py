@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.arguments import number, whole
+from privacy.arguments import maybe_infinite, number, whole
 from privacy.audit.statistics import epsilon_lower_bound
 from privacy.mechanisms import Randomness, SystemRandomness
 
@@ -171,9 +171,13 @@ def judge(
     if not scores:
         raise ValueError("there are no scores; give at least one attack's")
     confidence = number("confidence", confidence, above=0, below=1)
-    if math.isnan(claimed_epsilon) or claimed_epsilon < 0:  # it may be infinite
-        raise ValueError(f"claimed_epsilon is {claimed_epsilon!r}; it must be at least 0")
+    claimed_epsilon = maybe_infinite("claimed_epsilon", claimed_epsilon, least=0)
+    delta = number("delta", delta, least=0, below=1)
+    if cohort_p_value is not None:
+        cohort_p_value = number("cohort_p_value", cohort_p_value, least=0, most=1)
     canaries = len(included)
+    if guesses is not None:
+        guesses = whole("guesses", guesses, least=0, most=canaries)
     count = default_guesses(canaries) if guesses is None else guesses
     tests = len(scores) + (cohort_p_value is not None)
     attacks = []

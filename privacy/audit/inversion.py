@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from privacy.arguments import number, sizes, whole
+
 _FIRST_BRIGHTNESS, _SEARCH_RATE = 0.1, 0.02
 
 
@@ -91,6 +93,10 @@ def match_gradient(
     ValueError
         If the update is not of this model.
     """
+    label, seed = whole("label", label, least=0), whole("seed", seed, least=0, most=2**63 - 1)
+    steps, restarts = whole("steps", steps, least=0), whole("restarts", restarts, least=1)
+    smoothness = number("smoothness", smoothness, least=0)
+    shape = sizes("shape", shape, "the shape of one input, as (1, 28, 28)")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if [p.shape for p in parameters] != [u.shape for u in update]:
         raise ValueError("update does not have the shapes of the model's parameters, in order")

@@ -132,11 +132,11 @@ def poisson_cohort_p_value(sizes: Sequence[int], *, population: int, rate: float
     TypeError, ValueError
         If there are no sizes, one is out of range, or the rate is.
     """
-    observed = np.asarray(sizes, dtype=np.int64)
-    if observed.size == 0:
+    population = whole("population", population, least=1)
+    drawn = [whole("sizes", size, least=0, most=population) for size in sizes]
+    if not drawn:
         raise ValueError("sizes is empty; give the size of at least one round's cohort")
-    if observed.min() < 0 or observed.max() > population:
-        raise ValueError(f"sizes must lie between 0 and the population of {population}")
+    observed = np.array(drawn, dtype=np.int64)
     rate = number("rate", rate, above=0, below=1)
     rounds = observed.size
     mean = stats.binomtest(int(observed.sum()), rounds * population, rate).pvalue

@@ -1,6 +1,7 @@
 """A membership test: was a model trained on this record or not."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from privacy.arguments import whole
+from privacy.arguments import number, sizes, whole
 from privacy.audit.experiment import AuditResult, Scores, audit
 from privacy.mechanisms import Randomness
 
@@ -37,8 +38,10 @@ def one_hot_records(count: int, shape: tuple[int, ...], *, height: float = 1.0) 
     ValueError
         If there are more canaries than inputs.
     """
-    size = int(np.prod(shape))
+    shape = sizes("shape", shape, "the shape of one record, as (1, 28, 28)")
+    size = math.prod(shape)
     count = whole("count", count, least=1, most=size)
+    height = number("height", height)
     records = torch.zeros(count, size, device="cpu")
     records.fill_diagonal_(height)
     return records.reshape(count, *shape)

@@ -18,6 +18,7 @@ from privacy.inference.evaluator import Evaluator as Evaluator
 from privacy.inference.evaluator import EvaluatorPool as EvaluatorPool
 from privacy.inference.evaluator import EvaluatorProcess as EvaluatorProcess
 from privacy.inference.evaluator import serve_evaluations as serve_evaluations
+from privacy.inference.importers import from_onnx as from_onnx
 from privacy.inference.importers import from_sklearn as from_sklearn
 from privacy.inference.owner import Answer as Answer
 from privacy.inference.owner import ClassOnly as ClassOnly
@@ -31,3 +32,8 @@ from privacy.inference.plan import Plan as Plan
 from privacy.inference.plan import ThreeParties as ThreeParties
 from privacy.inference.plan_check import InputContract as InputContract
 from privacy.inference.plan_check import accept_plan as accept_plan
+from privacy.inference.replacement import PrivateData as PrivateData
+from privacy.inference.replacement import PublicData as PublicData
+from privacy.inference.replacement import Replacement as Replacement
+from privacy.inference.replacement import ReplacementReport as ReplacementReport
+from privacy.inference.replacement import replace_activations as replace_activations

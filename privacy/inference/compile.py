@@ -11,24 +11,24 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import sparse
 from torch import nn
 
 from privacy.arguments import (
     double_array,
-    interval,
     number,
     of_kind,
     sizes,
     whole,
 )
 from privacy.inference.arithmetic.encrypted_weights import blind_layers
-from privacy.inference.arithmetic.network import Network, Vector
+from privacy.inference.arithmetic.network import Affine, Network, Vector
 from privacy.inference.arithmetic.program import BatchProgram, Program
 from privacy.inference.ckks import Ring
 from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.compiler.assemble import PackingSummary, pack
 from privacy.inference.compiler.forward import reference
-from privacy.inference.compiler.logit_bound import RANGE, SHAPE
+from privacy.inference.compiler.logit_bound import SHAPE
 from privacy.inference.compiler.lowering import check_agreement, lower
 from privacy.inference.compiler.operation_costs import Operations, milliseconds
 from privacy.inference.compiler.planner import (
@@ -44,6 +44,9 @@ from privacy.inference.compiler.ranges import Ranges, ranges
 from privacy.inference.compiler.scale_search import Choice, logit_bits
 from privacy.inference.compiler.sensitivity import drawn_inputs, sensitivity
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
+from privacy.inference.input_range import InputRange, by_feature, to_unit
+from privacy.inference.input_range import bounds as bounds_of
+from privacy.inference.input_range import input_range as written_range
 from privacy.inference.plan import Plan, ThreeParties, pack_taps
 
 _log = logging.getLogger(__name__)
@@ -61,10 +64,10 @@ _HASHED_MS = 7e-7
 
 
 def compile_model(
-    model: nn.Sequential,
+    model: nn.Module,
     *,
     input_shape: Sequence[int] | int,
-    input_range: tuple[float, float],
+    input_range: tuple[ArrayLike, ArrayLike],
     sample: ArrayLike | None = None,
     batch_size: int = 1,
     tolerance: float | None = None,
@@ -73,21 +76,25 @@ def compile_model(
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
 
-    The compiled model answers as PyTorch runs the model in evaluation mode: the two are compared
-    on points of the range, and hooks and the like are refused by name.
+    The compiled model answers as PyTorch runs the model in evaluation mode: its forward is traced
+    by ``torch.fx``, every operation and the whole are compared with PyTorch on points of the range,
+    and hooks and the like are refused by name.
 
     Parameters
     ----------
-    model : nn.Sequential
-        Linear, Conv2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, BatchNorm, Dropout, Square and
-        Polynomial layers, nested as you like, ending in a vector of logits: one a class, or a
-        single one that decides between two (see :func:`decide`). Exactly these types, without
-        forward hooks; one layer may stand at several places.
+    model : nn.Module
+        Layers and functions that are affine in evaluation mode, and polynomials of degree up to 7
+        (docs/encrypted-inference.md has a table of them): one path or several, residual additions
+        and concatenations among them. It takes a batch of inputs and returns a vector of logits
+        for each: one a class, or a single one that decides between two (see :func:`decide`). Its
+        forward may decide by shapes, not by values.
     input_shape : sequence of int, or int
         The shape of one input, without the batch; a number alone is that of a vector.
-    input_range : tuple of float
-        The lowest and highest value of an input's elements. The plan's proof holds in this range
-        and the data owner's client refuses inputs outside it.
+    input_range : tuple of float, or of arrays
+        The lowest and highest value of an input's elements; arrays that broadcast to
+        ``input_shape`` where features have ranges of their own, such as ([0, 18], [1, 99]) for two.
+        The plan's proof holds in this range, the data owner's client refuses inputs outside it,
+        and the plan publishes it.
     sample : array_like, optional
         Some dozen typical inputs, shape (inputs, ...), for the predicted error: that of the worst
         of them. They must be public, since the plan depends on them; the proof of headroom does
@@ -114,17 +121,18 @@ def compile_model(
     Raises
     ------
     TypeError
-        If ``model`` is not an ``nn.Sequential``, or is a subclass.
+        If ``model`` is not an ``nn.Module``.
     UnsupportedLayerError
-        If a layer cannot be evaluated under encryption, is a subclass, has a hook, or differs
-        from PyTorch as compiled; the message offers an alternative.
+        If an operation cannot be evaluated under encryption or traced, a module has a hook, or the
+        model differs from PyTorch as compiled; the message offers an alternative.
     CannotPlanError
         If the model is too deep, too wide or too imprecise for 128-bit security.
     ValueError
         If an argument is out of its range.
     """
     shape = sizes("input_shape", input_shape, SHAPE)
-    low, high = interval("input_range", input_range, RANGE)
+    declared = written_range("input_range", input_range, shape)
+    low, high = bounds_of(declared, shape)
     if tolerance is not None:
         tolerance = number("tolerance", tolerance, above=0, give="a positive error of a logit")
     # A plan is JSON, which knows no integers of NumPy.
@@ -146,10 +154,19 @@ def compile_model(
     if encrypted:
         _check_activations(network)
     check_depth(network)
-    bounds = ranges(network, low, high)
+    original, (centre, radius) = network, to_unit(declared, shape)
+    if by_feature(declared):
+        # What is encrypted is in [-1, 1] then, and the first map takes it back.
+        network = _from_unit(network, centre, radius)
+        low, high = np.full(len(centre), -1.0), np.full(len(centre), 1.0)
+    bounds = ranges(network, low.ravel(), high.ravel())
     check_size(network, bounds)
-    samples = _sampled(sample, network, bounds, shape)
-    check_agreement(network, itself, shape, _points(samples, bounds))
+    samples = (
+        drawn_inputs(bounds, shape)
+        if sample is None
+        else (_flat(sample, declared, shape) - centre) / radius
+    )
+    check_agreement(original, itself, shape, centre + radius * _points(samples, bounds))
 
     spread = _spread(network(samples.T))
     tolerances = _tolerances(tolerance, spread)
@@ -181,14 +198,23 @@ def compile_model(
         summary,
         choice,
         input_shape=shape,
-        input_range=(low, high),
+        input_range=declared,
         batch_size=batch_size,
         logit_bits=logit_bits(bounds),
         parties=parties,
     )
     if plan.query_bytes > query_limits[-1]:
         raise CannotPlanError(too_many_bytes(plan.query_bytes, query_limits[-1]))
-    return CompiledModel(plan, network, program, itself)
+    return CompiledModel(plan, original, program, itself)
+
+
+def _from_unit(network: Network, centre: Vector, radius: Vector) -> Network:
+    """The network of inputs that are (x - centre)/radius."""
+    first, *others = network.affines
+    matrix = sparse.csr_array(first.matrix * radius)
+    bias = first.bias + first.matrix @ centre
+    scaled = Affine(matrix, bias, first.structure, first.name or "scaling")
+    return Network((scaled, *others), network.activations)
 
 
 def _tolerances(tolerance: float | None, spread: float) -> tuple[float, ...]:
@@ -206,7 +232,7 @@ def _plan(
     choice: Choice | ProductChoice,
     *,
     input_shape: tuple[int, ...],
-    input_range: tuple[float, float],
+    input_range: InputRange,
     batch_size: int,
     logit_bits: int,
     parties: ThreeParties | None,
@@ -298,16 +324,14 @@ def _points(samples: Vector, bounds: Ranges) -> Vector:
     return np.vstack([low, high, corners, samples[:_POINTS]])
 
 
-def _sampled(
-    sample: ArrayLike | None, network: Network, bounds: Ranges, input_shape: Sequence[int]
-) -> Vector:
-    if sample is None:
-        return drawn_inputs(bounds, input_shape)
+def _flat(sample: ArrayLike, declared: InputRange, shape: tuple[int, ...]) -> Vector:
+    """Typical inputs, shape (inputs, elements)."""
     values = double_array("sample", sample, "shape (inputs, *input_shape)")
-    if values.ndim < 2 or len(values) == 0 or values[0].size != network.affines[0].inputs:
+    if values.ndim < 2 or len(values) == 0 or values[0].size != math.prod(shape):
         raise ValueError(f"sample has shape {values.shape}; give (inputs, *input_shape)")
-    flat = values.reshape(len(values), -1)
-    if not bool(((flat >= bounds.inputs.low) & (flat <= bounds.inputs.high)).all()):
+    flat = np.asarray(values.reshape(len(values), -1))
+    low, high = bounds_of(declared, shape)
+    if not bool(((flat >= low.ravel()) & (flat <= high.ravel())).all()):
         raise ValueError("sample has elements outside input_range; clip them or widen the range")
     return flat
 

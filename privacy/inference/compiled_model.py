@@ -32,7 +32,7 @@ class CompiledModel:
         The model in the clear, as it was compiled: affine maps and polynomials in double precision.
     program : SlotProgram, ProductProgram or BatchProgram
         The packed weights.
-    model : nn.Sequential
+    model : nn.Module
         The model itself as PyTorch runs it, in evaluation mode and double precision; encrypted
         answers are compared with it.
     """
@@ -40,7 +40,7 @@ class CompiledModel:
     plan: Plan
     network: Network = field(repr=False)
     program: Program = field(repr=False)
-    model: nn.Sequential = field(repr=False)
+    model: nn.Module = field(repr=False)
 
     @cached_property
     def encoded(self) -> OneImageModel | BatchModel:

@@ -13,6 +13,10 @@ class CannotPlanError(ValueError):
     """No parameters at 128-bit security hold this model; the message says what crossed the line."""
 
 
+class ReplacementError(RuntimeError):
+    """Activations' replacement that did not converge; the message says what to change."""
+
+
 class PlanRefusedError(ValueError):
     """A plan that this node does not work with; the message says why, and nothing of its data."""
 

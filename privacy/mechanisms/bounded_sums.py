@@ -268,8 +268,11 @@ class LatticeSum(_BlockwiseSum):
 
     def __init__(self, *arguments: Any, radius: int) -> None:
         super().__init__(*arguments)
-        give = f"at most {_LARGEST_MULTIPLIER:g}, by a larger budget or fewer rounds"
-        number("noise_multiplier", self._noise_multiplier, most=_LARGEST_MULTIPLIER, give=give)
+        if self._noise_multiplier > _LARGEST_MULTIPLIER:
+            raise ValueError(
+                f"noise_multiplier is {self._noise_multiplier!r}; give at most "
+                f"{_LARGEST_MULTIPLIER:g}, by a larger budget or fewer rounds"
+            )
         self._radius = radius
         self._cell = self._geometry.total_norm / radius
         self._spill_after = (1 << 31) // radius - 1  # additions that can never overflow 32 bits

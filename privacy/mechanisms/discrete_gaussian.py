@@ -1,14 +1,17 @@
 """Discrete Gaussian noise, sampled exactly: a client's share of distributed noise."""
 
 from fractions import Fraction
+from numbers import Rational
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.arguments import number, unboxed
 from privacy.mechanisms._rejection_sampling import Grid, add_accepted, flattened, propose_batch
 from privacy.mechanisms.randomness import Randomness
 
 _SMALLEST_VARIANCE, _LARGEST_VARIANCE = Fraction(1, 4), Fraction(1 << 80)
+_GIVE_VARIANCE = "0 or a number in [1/4, 2^80]; use a finer lattice if it is too small"
 
 
 def add_discrete_gaussian(
@@ -43,15 +46,13 @@ def add_discrete_gaussian(
 
     **Not covered.** The time a call takes depends on the values drawn.
     """
-    if not (variance == 0 or _SMALLEST_VARIANCE <= variance <= _LARGEST_VARIANCE):
-        raise ValueError(
-            f"variance is {float(variance)!r}; it must be 0 or lie in [1/4, 2^80]: use a finer "
-            "lattice if it is too small"
-        )
+    double, given = number("variance", variance, least=0, give=_GIVE_VARIANCE), unboxed(variance)
+    exact = Fraction(given if isinstance(given, Rational) else double)
+    if not (exact == 0 or _SMALLEST_VARIANCE <= exact <= _LARGEST_VARIANCE):
+        raise ValueError(f"variance is {float(exact)!r}; give {_GIVE_VARIANCE}")
     flat = flattened(out, np.int64)
-    if variance == 0:
+    if exact == 0:
         return
-    exact = Fraction(variance)
     # Cells of 2^p integers, the largest power of two that is at most σ/16.
     place_bits = max(0, (int(exact / 256).bit_length() - 1) // 2)
     grid = Grid(2 * exact / 4**place_bits, place_bits)

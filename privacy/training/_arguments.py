@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from privacy.arguments import of_kind, shown, whole
+from privacy.arguments import of_kind, shown
 from privacy.mechanisms import Randomness
 from privacy.training.ledger import ClientLedger
 from privacy.training.model_checks.check import check_model
@@ -36,7 +36,6 @@ def check_arguments(
     batches: Batches,
     schedule: LRScheduler | None,
     ledger: ClientLedger | Payment | None,
-    physical_batch_size: int,
     randomness: Randomness | None,
 ) -> None:
     """Refuse, by name, arguments of another kind than ``train`` takes, or that do not fit."""
@@ -55,7 +54,6 @@ def check_arguments(
     of_kind("batches", batches, (FullBatch, PoissonBatches), "FullBatch(…) or PoissonBatches(…)")
     kinds = (ClientLedger, Payment, NoneType)
     of_kind("ledger", ledger, kinds, "a ClientLedger or a Payment, or None with ClipOnly")
-    whole("physical_batch_size", physical_batch_size, least=1)
     of_kind("randomness", randomness, (Randomness, NoneType), "SeededRandomness(seed), or None")
     check_model(model)
     if ledger is None and isinstance(protection, ClipAndNoise):

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
+from privacy.arguments import whole
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.training._arguments import check_arguments
 from privacy.training.ledger import ClientLedger
@@ -119,9 +120,9 @@ def train(
         batches,
         schedule,
         ledger,
-        physical_batch_size,
         randomness,
     )
+    physical_batch_size = whole("physical_batch_size", physical_batch_size, least=1)
     if isinstance(ledger, Payment):
         ledger.check(protection, batches)
     elif ledger is not None:

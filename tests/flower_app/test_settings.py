@@ -73,6 +73,26 @@ def test_usual_names_lead_to_settings_and_hide_none() -> None:
     assert not set(_USUAL_NAMES) & (set(known) | set(FORMER_NAMES))
 
 
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        lambda name: name.replace("-", "_"),
+        str.upper,
+        lambda name: name.replace("-", "_").upper(),
+        lambda name: name.replace("-", " ").title(),
+    ],
+    ids=["underscores", "capitals", "both", "words"],
+)
+def test_a_name_in_another_spelling_is_answered_with_one_name(spelt: Callable[[str], str]) -> None:
+    own = {name: f"here it is {name}" for name in Settings().as_config()}
+    former = {name: f"{name} was renamed to {today}" for name, today in FORMER_NAMES.items()}
+    usual = {name: f"here it is {setting}" for name, setting in _USUAL_NAMES.items()}
+    for name, answer in {**own, **former, **usual}.items():
+        if (written := spelt(name)) != name:
+            with pytest.raises(SettingError, match=rf"is not a setting; {answer}( \(.*\))?$"):
+                Settings.from_config({written: 1})
+
+
 def test_every_setting_is_checked_used_and_described() -> None:
     """A field alone would be a setting that takes any value and does nothing."""
     ranged = {name for names, _, _ in _RANGES for name in names.split()}
@@ -133,7 +153,7 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"resume": "/no/such/folder"}, ["resume", "/no/such/folder", "results folder"]),
         ({"resume": "/etc/hostname"}, ["resume", "/etc/hostname", "not a file"]),
         ({"epsilom": 3.0}, ["epsilom", "did you mean epsilon?"]),
-        ({"noise_multiplier": 3.0}, ["noise_multiplier", "did you mean noise-multiplier"]),
+        ({"noise_multiplier": 3.0}, ["noise_multiplier", "here it is noise-multiplier"]),
         ({"sampling_rat": 0.1}, ["did you mean sampling-rate"]),
         ({"num-server-rounds": 3}, ["num-server-rounds = 3", "here it is rounds"]),
         ({"lr": 0.1}, ["here it is local-learning-rate"]),

@@ -1,5 +1,6 @@
 """Checks of arguments: each error names the parameter, its value and the remedy."""
 
+import ast
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,29 @@ import pytest
 import torch
 
 from privacy.arguments import delta, lasting_file, number, shown, text, whole
+
+ROOT = Path(__file__).parents[2]
+PLAIN = {"number", "maybe_infinite", "whole", "delta", "sizes", "interval"}
+
+
+def checked_in_vain(file: Path) -> list[int]:
+    """The lines of a module on which a check's plain number is thrown away."""
+    calls = [
+        statement.value
+        for statement in ast.walk(ast.parse(file.read_text()))
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+    ]
+    names = [(call, ast.unparse(call.func).rpartition(".")[2]) for call in calls]
+    return [call.lineno for call, name in names if name in PLAIN]
+
+
+def test_what_a_check_returns_is_what_is_worked_with() -> None:
+    """An array of one number passes the check, and fails where only a number will do."""
+    files = [
+        f for part in ("privacy", "strategies", "flower_app") for f in (ROOT / part).rglob("*.py")
+    ]
+    assert files
+    assert {str(file): lines for file in files if (lines := checked_in_vain(file))} == {}
 
 
 @pytest.mark.parametrize(

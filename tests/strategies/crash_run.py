@@ -27,7 +27,7 @@ def run(folder: Path, step: str, fatal: int) -> None:
         budget=Budget(epsilon=4.0, delta=1e-5),
         optimizer=ServerSGD(momentum=0.5),
         ledger=folder / "ledger.jsonl",
-        checkpointing=Checkpointing(path, resume=path if path.exists() else None),
+        checkpointing=Checkpointing(path, resume=True),
     )
     now = [0]
 

@@ -254,6 +254,70 @@ def test_resume_if_there(tmp_path: Path) -> None:
     assert Checkpointing(path, resume=False) == Checkpointing(path)
 
 
+class BrokenOffError(Exception):
+    pass
+
+
+def break_off_in_round_2(number: int, arrays: ArrayRecord) -> None:
+    """Raises as Ctrl-C does, when round 2 is paid and its checkpoint written."""
+    if number == 2:
+        raise BrokenOffError
+
+
+def test_an_unfinished_run_of_the_same_strategy_is_not_begun_anew(tmp_path: Path) -> None:
+    """In a notebook, say: the program is still there when its run has broken off."""
+    path = tmp_path / "checkpoint"
+    strategy = private(tmp_path, checkpointing=Checkpointing(path))
+    with pytest.raises(BrokenOffError):
+        strategy.start(STEP, model(), num_rounds=4, evaluate_fn=break_off_in_round_2)
+    kept, paid = path.read_bytes(), spent(tmp_path)
+    with pytest.raises(CheckpointError, match="holds round 2 of 4"):
+        strategy.start(STEP, model(), num_rounds=4)
+    assert (path.read_bytes(), spent(tmp_path)) == (kept, paid)
+
+
+def test_a_strategy_that_is_started_again_goes_on_where_it_resumes(tmp_path: Path) -> None:
+    path, ledger = tmp_path / "checkpoint", tmp_path / "ledger.jsonl"
+    strategy = private(tmp_path, checkpointing=Checkpointing(path, resume=True))
+    older = ledger.read_bytes()
+    with pytest.raises(BrokenOffError):
+        strategy.start(STEP, model(), num_rounds=4, evaluate_fn=break_off_in_round_2)
+    now = ledger.read_bytes()
+    ledger.write_bytes(older)
+    with pytest.raises(LedgerError):
+        strategy.start(STEP, model(), num_rounds=4)
+    ledger.write_bytes(now)
+    result = strategy.start(STEP, model(), num_rounds=4)
+    assert result.privacy is not None
+    assert list(result.privacy.epsilon_by_round) == [1, 2, 3, 4]
+    assert [r.round for r in read_ledger(ledger).records] == [1, 2, 3, 4]
+    assert len({r.run for r in read_ledger(ledger).records}) == 1
+
+
+def test_a_finished_run_is_returned_and_said_to_be_finished(
+    tmp_path: Path, console: list[str]
+) -> None:
+    path = tmp_path / "checkpoint"
+    strategy = private(tmp_path, checkpointing=Checkpointing(path, resume=True))
+    first = strategy.start(STEP, model(), num_rounds=2)
+    paid = spent(tmp_path)
+    said = len(console)
+    again = strategy.start(STEP, model(), num_rounds=2)
+    np.testing.assert_array_equal(
+        again.arrays.to_numpy_ndarrays()[0], first.arrays.to_numpy_ndarrays()[0]
+    )
+    assert spent(tmp_path) == paid
+    assert any("has played 2 of 2 rounds. Its model is returned" in line for line in console[said:])
+    assert not any("Starting" in line for line in console[said:])
+
+
+def test_a_checkpoint_that_cannot_be_begun_says_that_nothing_was_spent(tmp_path: Path) -> None:
+    strategy = private(tmp_path, checkpointing=Checkpointing(tmp_path / "no" / "checkpoint"))
+    with pytest.raises(OSError, match="no round was begun, and nothing was spent"):
+        strategy.start(STEP, model(), num_rounds=2)
+    assert not read_ledger(tmp_path / "ledger.jsonl").records
+
+
 def test_a_round_played_again_is_paid_again(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=1)

@@ -33,6 +33,7 @@ from tests.strategies.federation import (
     noiseless,
     raising,
     released,
+    spent,
 )
 
 
@@ -69,7 +70,7 @@ def declining(reason: str, *, crash: int | None = None) -> ClientApp:
 
 
 @pytest.mark.parametrize("crash", [None, 0])
-def test_clients_that_decline_are_told_from_clients_that_fail(
+def test_clients_that_decline_are_distinguished_from_clients_that_fail(
     crash: int | None, tmp_path: Path, console: list[str]
 ) -> None:
     """Their words are in the operator's log alone, cut and on one line."""
@@ -112,6 +113,22 @@ def test_a_run_whose_clients_fail_later_keeps_its_model_and_the_budget_left(
     assert again.privacy is not None
     assert again.privacy.stopped is None
     assert console[-1].startswith("Finished: ")
+
+
+def test_a_run_without_a_usable_reply_says_what_its_first_rounds_cost(tmp_path: Path) -> None:
+    """One client alone ends no run, so that a round is paid before the second fails."""
+    strategy = noiseless(tmp_path, noise_multiplier=2.0, min_available_nodes=0)
+    grid = InProcessGrid(failing(lambda p, r: True), 4)
+    grid.offline = {2, 3, 4}
+
+    def connect_the_second(number: int, arrays: ArrayRecord) -> None:
+        if number == 1:
+            grid.offline = {3, 4}
+
+    with pytest.raises(NoUsableReplyError, match=r"round 2.* was not paid.* were: ε is ") as ended:
+        strategy.start(grid, model(), num_rounds=4, evaluate_fn=connect_the_second)
+    assert f"ε is {spent(tmp_path):.6g}" in str(ended.value)
+    assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1]
 
 
 class _BrokenError(Exception):
@@ -213,7 +230,7 @@ def test_clients_without_the_mod_end_a_secure_run_before_it_is_paid(
     assert any("Secure aggregation: " in s and "needs SecureAggregationMod" in s for s in console)
 
 
-def test_a_node_that_goes_is_told_once_and_not_which(tmp_path: Path, console: list[str]) -> None:
+def test_a_node_that_goes_is_logged_once_and_not_which(tmp_path: Path, console: list[str]) -> None:
     strategy = noiseless(tmp_path, population=40, sampling=Poisson(0.5))
     grid = grid_of(40)
     seen: list[str] = []
@@ -236,7 +253,7 @@ def test_a_node_that_goes_is_told_once_and_not_which(tmp_path: Path, console: li
 @pytest.mark.parametrize(
     ("population", "nodes", "warned"), [(1000, 20, 1), (41, 20, 1), (40, 20, 0), (4, 4, 0)]
 )
-def test_a_population_most_of_which_is_absent_is_told_once_and_without_a_number(
+def test_a_population_most_of_which_is_absent_is_logged_once_and_without_a_number(
     population: int, nodes: int, warned: int, tmp_path: Path, console: list[str]
 ) -> None:
     strategy = noiseless(tmp_path, population=population)

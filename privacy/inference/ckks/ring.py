@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from privacy.inference.ckks import _elementwise as elementwise
 from privacy.inference.ckks import _key_switching as switching
+from privacy.inference.ckks._compiled import say_slow
 from privacy.inference.ckks._threads import deal
 from privacy.inference.ckks.encoding import encoder, passes, transform_rows
 from privacy.inference.ckks.primes import choose_primes
@@ -114,6 +115,7 @@ class Ring:
     """
 
     def __init__(self, degree: int, prime_bits: Sequence[int]) -> None:
+        say_slow()
         self.primes = choose_primes(degree, prime_bits)
         self.degree = degree
         self.slots = degree // 2

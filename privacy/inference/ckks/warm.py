@@ -10,7 +10,7 @@ from privacy.inference.ckks.seeded import SEED_BYTES, reseeded
 def warm_up() -> None:
     """Compile every kernel, or load what an earlier process compiled and left on the disk.
 
-    The first takes half a minute, the second half a second.
+    The first takes some ten seconds, the second half of one.
     """
     ring = Ring(4096, (30, 30, 30))
     degree, level = ring.degree, ring.levels

@@ -115,11 +115,9 @@ class Polynomial(nn.Module):
                 "in which it changes"
             )
         series = series.truncate(int(there.max()) + 1)
-        coefficients = series.convert(kind=np.polynomial.Polynomial).coef
-        # What is left of powers that cancel is rounding, and would cost products.
-        shares = np.abs(coefficients) * max(abs(low), abs(high)) ** np.arange(len(coefficients))
-        coefficients[shares < _NEGLIGIBLE * shares.max()] = 0.0
-        coefficients = np.trim_zeros(coefficients, "b")
+        coefficients = significant(
+            series.convert(kind=np.polynomial.Polynomial).coef, max(abs(low), abs(high))
+        )
         if len(coefficients) - 1 < degree:
             _log.warning(
                 "Polynomial.fitted: between %g and %g the function has nothing of degree %d; the "
@@ -139,3 +137,13 @@ class Polynomial(nn.Module):
     def extra_repr(self) -> str:
         """The coefficients, lowest power first."""
         return ", ".join(f"{c:.4g}" for c in self.coefficients.tolist())
+
+
+def significant(coefficients: np.ndarray, reach: float) -> np.ndarray:
+    """A fitted polynomial without powers that contribute nothing while |x| ≤ ``reach``.
+
+    What is left of powers that cancel is rounding, and would cost products.
+    """
+    shares = np.abs(coefficients) * reach ** np.arange(len(coefficients))
+    kept = np.where(shares < _NEGLIGIBLE * shares.max(), 0.0, coefficients)
+    return np.trim_zeros(kept, "b")

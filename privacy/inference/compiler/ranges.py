@@ -14,7 +14,7 @@ import numpy as np
 
 from privacy.inference.arithmetic.network import Activation, Affine, Network, Vector
 
-_SLACK = 1e-9
+SLACK = 1e-9
 _MAX_WORK = 2e9
 """Of eigenvalues, summed cubes of dimensions: some seconds."""
 
@@ -27,8 +27,8 @@ class Interval:
     high: Vector
 
     @classmethod
-    def over(cls, size: int, low: float, high: float) -> "Interval":
-        """The same bounds for every element."""
+    def over(cls, size: int, low: float | Vector, high: float | Vector) -> "Interval":
+        """The same bounds for every element, or one each."""
         return cls(np.full(size, low), np.full(size, high))
 
     @property
@@ -41,7 +41,7 @@ class Interval:
         centre = affine((self.low + self.high) / 2)
         spread = abs(affine.matrix)
         radius = spread @ ((self.high - self.low) / 2)
-        radius += _SLACK * (spread @ self.magnitude + np.abs(affine.bias))
+        radius += SLACK * (spread @ self.magnitude + np.abs(affine.bias))
         return Interval(centre - radius, centre + radius)
 
 
@@ -63,19 +63,19 @@ class Ranges:
     logits: Interval
 
 
-def ranges(network: Network, low: float, high: float) -> Ranges:
+def ranges(network: Network, low: float | Vector, high: float | Vector) -> Ranges:
     """Bound every value of ``network`` over all inputs with elements in [low, high].
 
-    Widened by 1e-9 of the size for the rounding of doubles: no input in the range escapes the
-    bounds. Every second layer from the last is tightened, since such a bound reads the values
-    two layers before and not those between.
+    Both are numbers, or one for each element. Widened by 1e-9 of the size for the rounding of
+    doubles: no input in the range escapes the bounds. Every second layer from the last is
+    tightened, since such a bound reads the values two layers before and not those between.
     """
     # Where values overflow, bounds are infinite or not a number, and the planner refuses them.
     with np.errstate(all="ignore"):
         return _ranges(network, low, high)
 
 
-def _ranges(network: Network, low: float, high: float) -> Ranges:
+def _ranges(network: Network, low: float | Vector, high: float | Vector) -> Ranges:
     inputs = Interval.over(network.affines[0].inputs, low, high)
     before, after = [], []
     here, earlier = inputs, inputs
@@ -90,12 +90,12 @@ def _ranges(network: Network, low: float, high: float) -> Ranges:
         earlier, here = here, bound
         if activation is not None:
             before.append(here)
-            here = _through(activation, here)
+            here = through(activation, here)
             after.append(here)
     return Ranges(inputs, tuple(before), tuple(after), here)
 
 
-def _through(activation: Activation, interval: Interval) -> Interval:
+def through(activation: Activation, interval: Interval) -> Interval:
     """The exact range of a polynomial: at the ends, or where its derivative is zero."""
     points = [interval.low, interval.high]
     derivative = np.polynomial.polynomial.polyder(activation.coefficients)
@@ -126,8 +126,8 @@ def tightened(before: Affine, after: Affine, inputs: Interval) -> Interval:
         centre = float(weights @ z**2) + float(after.bias[row])
         size = float(np.abs(weights) @ z**2) + abs(float(after.bias[row]))
         above, below = _around(rows, z, weights)
-        highest[row] = centre + above + _SLACK * size
-        lowest[row] = centre - below - _SLACK * size
+        highest[row] = centre + above + SLACK * size
+        lowest[row] = centre - below - SLACK * size
     return Interval(lowest, highest)
 
 
@@ -146,7 +146,7 @@ def _around(rows: Vector, z: Vector, weights: Vector) -> tuple[float, float]:
     if not np.isfinite(total**2):
         return np.inf, np.inf
     # An input that hardly counts must not make D singular.
-    diagonal = np.maximum(np.append(first, norms), total * _SLACK)
+    diagonal = np.maximum(np.append(first, norms), total * SLACK)
     outer = np.zeros_like(inner)
     outer[0, 0] = 1 / diagonal[0]
     outer[1:, 1:] = (rows / diagonal[1:]) @ rows.T
@@ -155,6 +155,6 @@ def _around(rows: Vector, z: Vector, weights: Vector) -> tuple[float, float]:
     added = 1e-12 * float(np.trace(outer))
     root = np.linalg.cholesky(outer + added * np.eye(len(outer)))
     values = np.linalg.eigvalsh(root.T @ inner @ root)
-    slack = _SLACK * float(np.abs(values).sum()) + added * float(np.linalg.norm(inner))
+    slack = SLACK * float(np.abs(values).sum()) + added * float(np.linalg.norm(inner))
     largest, lowest = max(float(values[-1]), 0.0) + slack, min(float(values[0]), 0.0) - slack
     return largest * float(diagonal.sum()), -lowest * float(diagonal.sum())
