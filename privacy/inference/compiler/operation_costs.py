@@ -1,6 +1,7 @@
 """The time of homomorphic operations on the reference machine."""
 
 from collections import Counter
+from functools import lru_cache
 
 Operations = Counter[tuple[str, int]]
 """Counts by name and level (data primes left)."""
@@ -46,9 +47,10 @@ def milliseconds(operations: Operations, degree: int) -> float:
     ciphertext's residues and expanding its seed, a mask re-randomising an answer and reading it
     out.
     """
-    total = 0.0
-    for (name, level), count in operations.items():
-        factors = features(degree, level)
-        price = sum(c * x for c, x in zip(_PRICES[name], factors, strict=True))
-        total += count * price
-    return total
+    return sum(count * _price(name, degree, level) for (name, level), count in operations.items())
+
+
+@lru_cache(maxsize=4096)
+def _price(name: str, degree: int, level: int) -> float:
+    """Milliseconds of one operation."""
+    return sum(c * x for c, x in zip(_PRICES[name], features(degree, level), strict=True))
