@@ -20,6 +20,8 @@ _MAX_PLACES = 2**26
 """Of a packing: 256 MiB where it is unpacked, for packed zeros are a thousandth of that."""
 _MIN_PRIME_BITS, _MAX_PRIME_BITS = 2, 50
 _VERSION_DIGITS = 32
+_LONGEST_NAME = 100
+"""Characters of a class's name."""
 _DIMENSIONS = {"slots": 3, "coefficients": 2, "batch": 1}
 """Of a packing's shape, by its kind."""
 
@@ -45,6 +47,10 @@ def _each(check: _Check, least: int = 0, most: float = math.inf) -> _Check:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= _LONGEST_NAME
 
 
 def _counts(value: Any) -> bool:
@@ -101,6 +107,10 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
         f"{_VERSION_DIGITS} hexadecimal digits",
     ),
     "parties": (lambda value: _each(_text)(value) and len(value) in (0, 3), "none or three names"),
+    "class_names": (
+        lambda value: _each(_name)(value) and len(set(value)) == len(value),
+        f"different names, each printable and of at most {_LONGEST_NAME} characters",
+    ),
     "blind_layers": (_each(_layer), "layers, each with its level, steps and products"),
 }
 
@@ -121,6 +131,10 @@ def check_plan(plan: "Plan") -> None:
         raise ValueError(f"input_range is {plan.input_range}; give finite low < high")
     _check_packing(plan)
     _check_keys(plan)
+    if len(plan.class_names) not in (0, plan.classes):
+        raise ValueError(
+            f"class_names has {len(plan.class_names)} names; the model has {plan.classes} classes"
+        )
     if any(layer.level > plan.levels for layer in plan.blind_layers):
         raise ValueError(f"levels of blind_layers must lie in 1..{plan.levels}")
 

@@ -147,6 +147,8 @@ class Plan:
         Model owner, data owner and evaluator where the weights are encrypted; else empty.
     blind_layers : tuple of BlindLayer
         For the evaluator of encrypted weights: the layers before the last.
+    class_names : tuple of str
+        What the classes are called, in their order; empty where nobody named them.
     """
 
     input_shape: tuple[int, ...]
@@ -173,6 +175,7 @@ class Plan:
     model_version: str
     parties: tuple[str, ...] = ()
     blind_layers: tuple[BlindLayer, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     @property
     def security_bits(self) -> int:
@@ -325,6 +328,8 @@ class Plan:
             "predicted time": f"{self.predicted_ms:.1f} ms",
             "model version": self.model_version,
         }
+        if self.class_names:
+            rows["class names"] = ", ".join(self.class_names)
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 

@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -183,7 +184,11 @@ class DataOwner:
         with self._lock:
             released = self._state.released
             self._state.released += 1
-        return self._policy.release(logits, self.plan, released)
+        released_answer = self._policy.release(logits, self.plan, released)
+        names = self.plan.class_names
+        if not names or released_answer.label_sets is not None:
+            return released_answer
+        return replace(released_answer, names=tuple(names[k] for k in released_answer.labels))
 
     def _logits(self, answer: bytes) -> NDArray[np.float64]:
         """All logits in full precision, shape (images, logits)."""
