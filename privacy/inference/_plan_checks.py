@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy.arguments import shown
 from privacy.inference.ckks import MAX_MODULUS_BITS
+from privacy.inference.input_range import input_range
 
 if TYPE_CHECKING:
     from privacy.inference.plan import Plan
@@ -45,6 +46,11 @@ def _each(check: _Check, least: int = 0, most: float = math.inf) -> _Check:
     )
 
 
+def _bound(value: Any) -> bool:
+    """A float, or floats in nested tuples."""
+    return all(map(_bound, value)) if isinstance(value, tuple) and value else _real()(value)
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -77,7 +83,10 @@ def _layer(value: Any) -> bool:
 
 _FIELDS: dict[str, tuple[_Check, str]] = {
     "input_shape": (_each(_whole(1), 1), "positive whole numbers"),
-    "input_range": (_each(_real(), 2, 2), "finite low < high, both floats"),
+    "input_range": (
+        _each(_bound, 2, 2),
+        "finite low < high, both floats, or floats in nested tuples, one a feature",
+    ),
     "logits": (_whole(1), "a positive whole number"),
     "degree": (_whole(1), "a ring degree"),
     "prime_bits": (
@@ -126,9 +135,10 @@ def check_plan(plan: "Plan") -> None:
             f"prime_bits sum to {sum(plan.prime_bits)}; degree {plan.degree} holds 128 bits of "
             f"security up to {MAX_MODULUS_BITS[plan.degree]}"
         )
-    low, high = plan.input_range
-    if not low < high:
-        raise ValueError(f"input_range is {plan.input_range}; give finite low < high")
+    if input_range("input_range", plan.input_range, plan.input_shape) != plan.input_range:
+        raise ValueError(
+            "input_range is not written as short as it can be; compile the model again"
+        )
     _check_packing(plan)
     _check_keys(plan)
     if len(plan.class_names) not in (0, plan.classes):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from privacy.arguments import of_kind
 from privacy.inference._plan_checks import check_plan
 from privacy.inference.ckks import MAX_MODULUS_BITS, QUERY_SEED_BYTES, SEED_BYTES
+from privacy.inference.input_range import InputRange, shown
 
 FORMAT = 3
 SESSION_KEY_BYTES = 32
@@ -100,8 +101,11 @@ class Plan:
     Attributes
     ----------
     input_shape : tuple of int
-    input_range : tuple of float
-        Lowest and highest value of an input element; the owner's client refuses others.
+    input_range : tuple of float, or of nested tuples
+        Lowest and highest value of an input element; the owner's client refuses others. Where
+        features have ranges of their own, nested tuples that broadcast to ``input_shape``
+        (:mod:`privacy.inference.input_range`), and each feature is scaled to [-1, 1] before it is
+        encrypted.
     logits : int
         Of an image. One logit decides between two classes.
     degree : int
@@ -152,7 +156,7 @@ class Plan:
     """
 
     input_shape: tuple[int, ...]
-    input_range: tuple[float, float]
+    input_range: InputRange
     logits: int
     degree: int
     prime_bits: tuple[int, ...]
@@ -305,7 +309,7 @@ class Plan:
         allowed = MAX_MODULUS_BITS[self.degree]
         counts = ", ".join(f"{count} {name}" for name, count in self.operations.items())
         rows: dict[str, Any] = {
-            "input": f"{self.input_shape} in [{self.input_range[0]:g}, {self.input_range[1]:g}]",
+            "input": f"{self.input_shape} in {shown(self.input_range)}",
             "classes": self.classes
             if self.logits > 1
             else "2, decided by one logit: 1 above the threshold (0 by default)",

@@ -20,6 +20,7 @@ from privacy.inference.errors import (
 )
 from privacy.inference.evaluator.evaluator import ReplayGuard
 from privacy.inference.evaluator.process import EvaluatorProcess
+from privacy.inference.input_range import bounds
 from privacy.inference.messages import Tag, open_message, rebind
 from privacy.inference.owner import MeasurementOwner
 from privacy.inference.plan import Plan
@@ -281,7 +282,8 @@ def _check_evaluation(process: EvaluatorProcess) -> None:
     """
     plan = process.plan
     owner = MeasurementOwner(plan)
-    middle = np.full(plan.input_shape, sum(plan.input_range) / 2)
+    low, high = bounds(plan.input_range, plan.input_shape)
+    middle = (low + high) / 2
     try:
         process.use_keys(owner.public_material())
         answer, _ = process.evaluate(owner.encrypt(middle if plan.batch_size == 1 else [middle]))

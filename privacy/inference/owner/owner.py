@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from privacy.arguments import double_array, of_kind
 from privacy.inference.ckks import Parts, Residues, Ring, SecretKey, reseeded
 from privacy.inference.errors import MessageError, OutOfRangeError
+from privacy.inference.input_range import bounds, by_feature, label, shown
 from privacy.inference.messages import Reader, Tag, open_message, seal_message
 from privacy.inference.owner.codec import answer_reader, packer
 from privacy.inference.owner.release_policy import Answer, ClassOnly, ReleasePolicy
@@ -161,12 +162,10 @@ class DataOwner:
         if values.shape[1:] != plan.input_shape or not 1 <= len(values) <= plan.batch_size:
             batch = f" for each of 1 to {plan.batch_size} images" if plan.batch_size > 1 else ""
             raise ValueError(f"the input has shape {np.shape(x)}; give {plan.input_shape}{batch}")
-        low, high = plan.input_range
-        if not bool(((values >= low) & (values <= high)).all()):
-            raise OutOfRangeError(
-                f"the input has elements in [{values.min():g}, {values.max():g}], the plan was "
-                f"proved for [{low:g}, {high:g}]; clip them, or compile for a wider input_range"
-            )
+        low, high = bounds(plan.input_range, plan.input_shape)
+        outside = ~((values >= low) & (values <= high))
+        if bool(outside.any()):
+            raise OutOfRangeError(_outside(plan, values, outside))
         return values.reshape(len(values), -1)
 
     def decrypt(self, answer: bytes) -> Answer:
@@ -212,6 +211,24 @@ class MeasurementOwner(DataOwner):
     def logits(self, answer: bytes) -> NDArray[np.float64]:
         """Decrypt an answer in full precision, shape (images, logits)."""
         return self._logits(answer)
+
+
+def _outside(plan: Plan, values: NDArray[np.float64], outside: NDArray[np.bool_]) -> str:
+    """Which input is outside its range; of features, the first that is."""
+    remedy = "clip them, or compile for a wider input_range"
+    if not by_feature(plan.input_range):
+        return (
+            f"the input has elements in [{values.min():g}, {values.max():g}], the plan was proved "
+            f"for {shown(plan.input_range)}; {remedy}"
+        )
+    image, *where = np.argwhere(outside)[0].tolist()
+    low, high = bounds(plan.input_range, plan.input_shape)
+    at, features = tuple(where), int(outside.any(axis=0).sum())
+    others = f" ({features} features are outside theirs)" if features > 1 else ""
+    return (
+        f"the input has {values[(image, *at)]:g} at feature {label(at)}, the plan was proved for "
+        f"[{low[at]:g}, {high[at]:g}] there{others}; {remedy}"
+    )
 
 
 def _switching_key(key: Parts, level: int) -> list[bytes]:
