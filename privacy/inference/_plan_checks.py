@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from privacy.arguments import shown
-from privacy.inference.ckks import MAX_MODULUS_BITS
+from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.input_range import input_range
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _MAX_ELEMENTS = 2**31 - 1
 """Of an input: a packing names its elements with 32 bits."""
 _MAX_PLACES = 2**26
 """Of a packing: 256 MiB where it is unpacked, for packed zeros are a thousandth of that."""
-_MIN_PRIME_BITS, _MAX_PRIME_BITS = 2, 50
+_MIN_PRIME_BITS = 2
 _VERSION_DIGITS = 32
 _LONGEST_NAME = 100
 """Characters of a class's name."""
@@ -90,8 +90,8 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
     "logits": (_whole(1), "a positive whole number"),
     "degree": (_whole(1), "a ring degree"),
     "prime_bits": (
-        _each(_whole(_MIN_PRIME_BITS, _MAX_PRIME_BITS), 1),
-        f"whole numbers from {_MIN_PRIME_BITS} to {_MAX_PRIME_BITS}",
+        _each(_whole(_MIN_PRIME_BITS, MAX_PRIME_BITS), 1),
+        f"whole numbers from {_MIN_PRIME_BITS} to {MAX_PRIME_BITS}",
     ),
     **{
         name: (_whole(-_MAX_BITS, _MAX_BITS), f"a whole number from -{_MAX_BITS} to {_MAX_BITS}")

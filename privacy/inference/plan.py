@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from privacy.arguments import of_kind
 from privacy.inference._plan_checks import check_plan
-from privacy.inference.ckks import MAX_MODULUS_BITS, QUERY_SEED_BYTES, SEED_BYTES
+from privacy.inference.ckks import MAX_MODULUS_BITS, SEED_BYTES
 from privacy.inference.input_range import InputRange, shown
 
 FORMAT = 3
@@ -243,9 +243,7 @@ class Plan:
     @property
     def query_bytes(self) -> int:
         """Bytes of the message with one query."""
-        return MESSAGE_OVERHEAD + self.ciphertexts * (
-            self._polynomial(self.levels) + QUERY_SEED_BYTES
-        )
+        return MESSAGE_OVERHEAD + self.ciphertexts * (self._polynomial(self.levels) + SEED_BYTES)
 
     @property
     def weights_bytes(self) -> int:
