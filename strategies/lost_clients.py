@@ -59,15 +59,11 @@ class FaultLog:
     def metrics_left_out(self, round_name: str, fault: str) -> None:
         """A client's metrics, or all, were left out of metrics that are public."""
         operator_log.warning("%s: left metrics out: %s", round_name, fault)
-        if fault not in self._logged:
-            self._logged.add(fault)
-            log(
-                WARNING,
-                "%s: left metrics out, and will leave out others like them: %s. This is said "
-                "once a run.",
-                round_name,
-                fault,
-            )
+        self.once(
+            f"{round_name}: left metrics out, and will leave out others like them: {fault}. This "
+            "is said once a run.",
+            about=fault,
+        )
 
     def metrics_counted_as_middle(
         self, round_name: str, fault: str, names: Iterable[str] = ()
@@ -104,10 +100,11 @@ class FaultLog:
             )
         self._present = dict(node_of)
 
-    def once(self, line: str) -> None:
-        """Log a line on the console, once a run."""
-        if line not in self._logged:
-            self._logged.add(line)
+    def once(self, line: str, *, about: str | None = None) -> None:
+        """Log a line on the console, once a run; of lines about the same thing, the first."""
+        about = about or line
+        if about not in self._logged:
+            self._logged.add(about)
             log(WARNING, line)
 
     def reasons(self) -> str:

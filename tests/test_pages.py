@@ -1,7 +1,9 @@
 """Programs in the pages can be pasted and run as they stand, and do what is said of them."""
 
 import ast
+import builtins
 import contextlib
+import importlib
 import os
 import re
 import runpy
@@ -20,10 +22,12 @@ from flower_app.encrypted.evaluator import compile_app_model
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from privacy.accounting import Poisson, Repeated, read_ledger
-from privacy.inference import Square, compile_model
-from strategies import InProcessGrid, decline
+from privacy.inference import Square, accept_plan, compile_model
+from privacy.inference_service import ServiceClient
+from strategies import InProcessGrid, answer_encrypted_round, decline
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("privacy", "strategies", "flower_app")
 
 
 @pytest.mark.parametrize(
@@ -151,13 +155,13 @@ def test_the_bytes_of_the_documented_plan_are_those_of_its_program() -> None:
     assert tuple(int(n.replace(",", "")) for n in documented.groups()) == computed
 
 
-@pytest.mark.parametrize(("importer", "says"), [("from_sklearn", "setosa")])
+@pytest.mark.parametrize(("importer", "says"), [("from_sklearn", "setosa"), ("from_onnx", "True")])
 def test_the_programs_with_models_from_elsewhere_run(
     importer: str, says: str, tmp_path: Path
 ) -> None:
     text = (ROOT / "docs" / "encrypted-inference.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    (program,) = [each for each in programs if importer in each]
+    (program,) = [each for each in programs if f"{importer}(" in each]
     assert f"# {says}\n" in program
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -189,3 +193,44 @@ def test_the_metrics_of_the_strategys_example_are_taken() -> None:
     names: dict[str, Any] = {}
     exec(program, names)  # noqa: S102
     assert names["metrics"].evaluation_noise == 4.0
+
+
+def _exists(dotted: str) -> bool:
+    """Whether ``privacy.x.Name`` is a module, or a name in one."""
+    module, _, name = dotted.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), name) or bool(
+            importlib.import_module(dotted)
+        )
+    except ModuleNotFoundError:
+        return False
+
+
+def _unreleased() -> str:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    return text.partition("## [Unreleased]")[2].partition("\n## [")[0]
+
+
+def test_names_that_the_changelog_sends_to_are_there() -> None:
+    """What stands right of an arrow, or where something is imported from now."""
+    sent = re.findall(
+        r"(?:→|\bin|\bfrom)\s+`((?:privacy|strategies|flower_app)\.[\w.]+)`", _unreleased()
+    )
+    assert len(sent) > 10
+    assert [name for name in sent if not _exists(name)] == []
+
+
+def test_errors_in_the_changelog_have_their_names_of_today() -> None:
+    folders = [file.parent for part in PACKAGES for file in (ROOT / part).rglob("errors.py")]
+    modules = [".".join((*folder.relative_to(ROOT).parts, "errors")) for folder in folders]
+    errors = {name for module in modules for name in dir(importlib.import_module(module))}
+    named = set(re.findall(r"`(?:\w+\.)*(\w+Error)`", _unreleased()))
+    assert len(named) > 20
+    assert {name for name in named if name not in errors and not hasattr(builtins, name)} == set()
+
+
+@pytest.mark.parametrize("call", [accept_plan, ServiceClient.plan, answer_encrypted_round])
+def test_the_contract_of_a_plan_is_asked_for_by_its_name(call: Any) -> None:
+    assert "the argument `expectation`" in _unreleased()
+    with pytest.raises(TypeError, match="expectation: not an argument here; give contract"):
+        call(expectation=None)

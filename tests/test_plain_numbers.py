@@ -53,6 +53,7 @@ from privacy.audit import (
 )
 from privacy.inference import (
     ClassOnly,
+    EachLabel,
     FloodedLogits,
     InputContract,
     RoundedLogits,
@@ -68,7 +69,9 @@ from privacy.mechanisms import (
     add_discrete_gaussian,
     add_gaussian,
     add_rounded_gaussian,
+    centred_binomial,
     lattice_radius,
+    ternary,
 )
 from privacy.secure_aggregation import Adversary, ClientPolicy, RoundPlan, RoundTerms, plan_round
 from privacy.training import (
@@ -134,6 +137,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     Poisson: {"rate": 0.5},
     Repeated: {"release": RELEASE, "times": 3},
     ClassOnly: {"threshold": 0.5},
+    EachLabel: {"threshold": 0.5},
     FloodedLogits: POLICY,
     RoundedLogits: {"decimals": 2, "threshold": 0.5},
     TopClasses: {"count": 2, "threshold": 0.5},
@@ -175,6 +179,7 @@ RESULTS = {
     *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
     *("Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
     *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
+    "ReplacementReport",
 }
 
 
@@ -255,6 +260,11 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     "add_gaussian": (noise(add_gaussian, np.float64), {"sigma": 2.0}),
     "add_rounded_gaussian": (noise(add_rounded_gaussian, np.int64), {"sigma": 2.0}),
     "add_discrete_gaussian": (noise(add_discrete_gaussian, np.int64), {"variance": 4.0}),
+    "centred_binomial": (
+        lambda size: centred_binomial(size, SeededRandomness(1)).tolist(),
+        {"size": 3},
+    ),
+    "ternary": (lambda size: ternary(size, SeededRandomness(1)).tolist(), {"size": 3}),
     "judge": (
         lambda **given: judge({"a": np.arange(10.0)}, FLIPPED, **given),
         {**AUDITED, "cohort_p_value": 0.5},
@@ -292,9 +302,14 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         {"population": 10, "dropout_probability": 0.125, "max_clients": 12},
     ),
 }
-# Tried beside what they need, and what they ask of the model or the message besides.
+# Of what is listed in these folders only functions of numbers belong above; these need a model, a
+# message or a whole run, and are tried beside it.
 TRIED_ELSEWHERE = {
     "logit_bound",
+    "from_sklearn",
+    "from_onnx",
+    "replace_activations",
+    "PrivateData",
     "audit_training",
     "audit_strategy",
     "compile_model",
@@ -348,7 +363,7 @@ def numbers_in(setting: Any) -> dict[str, Any]:
 
 
 def test_every_public_setting_is_listed() -> None:
-    known = {kind.__name__ for kind in SETTINGS} | RESULTS
+    known = {kind.__name__ for kind in SETTINGS} | RESULTS | TRIED_ELSEWHERE
     assert {kind.__name__ for kind in public_settings()} <= known
 
 

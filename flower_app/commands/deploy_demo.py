@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
             _announce(f"flwr run . {CONNECTION} --stream")
             command = [*deployment.run_command(overrides), "--stream"]
             code = follow(command, deployment.operator, connection=CONNECTION, resumable=False)
-    except KeyboardInterrupt:
+    except SystemExit:
         code = 130
     _announce("The SuperLink and the SuperNodes have ended; their keys and data are removed.")
     return code
@@ -163,12 +163,16 @@ def _protection_line(settings: Settings) -> str:
 
 @contextlib.contextmanager
 def _ended_politely() -> Iterator[None]:
-    """Treat a request to terminate as Ctrl-C; while cleaning up, neither interrupts."""
+    """Treat a request to terminate as Ctrl-C; while cleaning up, neither interrupts.
+
+    Both arrive as ``SystemExit``. After a ``KeyboardInterrupt`` in code that ``exec`` runs, as
+    ``dataclass`` does in an import, Python dies of the signal at its end, caught or not.
+    """
 
     def stop() -> None:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        raise SystemExit(130)
 
     with handled_signals(stop):
         yield

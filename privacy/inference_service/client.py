@@ -93,6 +93,7 @@ class ServiceClient:
         """The plan, unchecked; for :func:`~privacy.inference.accept_plan`."""
         return self._request("GET", "/v1/plan", largest=_LARGEST_PLAN)[0].decode(errors="replace")
 
+    @arguments.renamed(expectation="contract")
     def plan(self, contract: InputContract) -> Plan:
         """The plan, checked.
 

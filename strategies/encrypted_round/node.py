@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord, Error, Message
 from flwr.common.constant import ErrorCode
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.arguments import of_kind, real_array
+from privacy.arguments import of_kind, real_array, renamed
 from privacy.files import write_durably
 from privacy.inference import ClassOnly, DataOwner, InputContract, Plan, accept_plan
 from privacy.inference.errors import MessageError, OutOfRangeError, PlanRefusedError, ReleaseError
@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 LabelledInputs = tuple[Any, Any]
 
 
+@renamed(expectation="contract")
 def answer_encrypted_round(
     message: Message,
     *,

@@ -75,7 +75,7 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(1).uniform(size=(count, 1, 8, 8))
 
 
-def test_sides_get_the_same_weights_and_failures_are_told(tmp_path: Path) -> None:
+def test_sides_get_the_same_weights_and_failures_are_reported(tmp_path: Path) -> None:
     """Where a peer dies or is not there, the others are measured all the same."""
     network = model()
     compiled = compile_model(network, input_shape=(1, 8, 8), input_range=(0.0, 1.0))

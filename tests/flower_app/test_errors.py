@@ -17,5 +17,5 @@ def test_a_plural_may_be_another() -> None:
     assert [counted(n, "process", "processes") for n in (1, 2)] == ["1 process", "2 processes"]
 
 
-def test_the_server_of_a_secure_run_is_told_in_grammar() -> None:
+def test_a_kind_of_server_is_printed_in_correct_grammar() -> None:
     assert "a server that is honest-but-curious" in str(SecureAggregation(min_clients=3))

@@ -75,16 +75,36 @@ def test_a_demonstration_interrupted_in_its_run_leaves_nothing(
 
 @pytest.mark.integration
 @pytest.mark.timeout(1800)
-def test_a_demonstration_terminated_while_it_is_set_up_leaves_nothing(
-    environment: dict[str, str], temporary: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "program", ["flower-superlink", "flwr run"], ids=["in set-up", "once its nodes are online"]
+)
+def test_a_demonstration_that_is_terminated_leaves_nothing(
+    environment: dict[str, str], temporary: Path, tmp_path: Path, program: str
 ) -> None:
     with started_python(
         *(*DEMO, f"results-dir={tmp_path}"),
         environment=environment,
-        until=lambda: started("flower-superlink", temporary),
+        until=lambda: started(program, temporary),
     ) as process:
         process.terminate()
         check_clean_end(process)
+
+
+def test_termination_while_python_runs_code_from_text_has_an_exit_status_too(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """As it does when a module that is imported makes a dataclass."""
+    (tmp_path / "terminated.py").write_text(
+        "import signal, sys\n"
+        "from flower_app.commands.deploy_demo import _ended_politely\n"
+        "try:\n"
+        "    with _ended_politely():\n"
+        "        exec('signal.raise_signal(signal.SIGTERM)')\n"
+        "except (SystemExit, KeyboardInterrupt):\n"
+        "    sys.exit(130)\n"
+    )
+    done = run_python("-m", "terminated", environment=environment | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 130, done.stderr
 
 
 def started(program: str, folder: Path) -> bool:

@@ -108,7 +108,7 @@ def test_a_part_of_the_wrong_kind_is_refused_by_name(part: Any, name: str, value
         part(**{name: value})
 
 
-def test_an_argument_of_another_name_is_told_its_place(tmp_path: Path) -> None:
+def test_an_argument_of_another_name_gets_the_name_of_ours(tmp_path: Path) -> None:
     """One error for all: what earlier versions, and Flower's FedAvg, call otherwise."""
     with pytest.raises(
         TypeError, match=r"^target_epsilon, target_delta, resume: .*; give "

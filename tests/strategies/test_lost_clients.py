@@ -70,7 +70,7 @@ def declining(reason: str, *, crash: int | None = None) -> ClientApp:
 
 
 @pytest.mark.parametrize("crash", [None, 0])
-def test_clients_that_decline_are_told_from_clients_that_fail(
+def test_clients_that_decline_are_distinguished_from_clients_that_fail(
     crash: int | None, tmp_path: Path, console: list[str]
 ) -> None:
     """Their words are in the operator's log alone, cut and on one line."""
@@ -230,7 +230,7 @@ def test_clients_without_the_mod_end_a_secure_run_before_it_is_paid(
     assert any("Secure aggregation: " in s and "needs SecureAggregationMod" in s for s in console)
 
 
-def test_a_node_that_goes_is_told_once_and_not_which(tmp_path: Path, console: list[str]) -> None:
+def test_a_node_that_goes_is_logged_once_and_not_which(tmp_path: Path, console: list[str]) -> None:
     strategy = noiseless(tmp_path, population=40, sampling=Poisson(0.5))
     grid = grid_of(40)
     seen: list[str] = []
@@ -253,7 +253,7 @@ def test_a_node_that_goes_is_told_once_and_not_which(tmp_path: Path, console: li
 @pytest.mark.parametrize(
     ("population", "nodes", "warned"), [(1000, 20, 1), (41, 20, 1), (40, 20, 0), (4, 4, 0)]
 )
-def test_a_population_most_of_which_is_absent_is_told_once_and_without_a_number(
+def test_a_population_most_of_which_is_absent_is_logged_once_and_without_a_number(
     population: int, nodes: int, warned: int, tmp_path: Path, console: list[str]
 ) -> None:
     strategy = noiseless(tmp_path, population=population)

@@ -165,7 +165,7 @@ def test_an_aggregation_that_raises_costs_the_metrics_only(
     ],
 )
 @pytest.mark.parametrize("evaluated", [False, True])
-def test_noised_metrics_that_count_as_the_middle_are_told_to_the_operators_log_alone(
+def test_noised_metrics_that_count_as_the_middle_are_in_the_operators_log_alone(
     metrics: dict[str, Any] | None,
     why: str | None,
     evaluated: bool,
@@ -208,7 +208,7 @@ def test_noised_metrics_that_count_as_the_middle_are_told_to_the_operators_log_a
         ([{"loss": 1.0}, None, None], ["los"]),
     ],
 )
-def test_a_noised_metric_that_no_reply_names_is_told_once(
+def test_a_noised_metric_that_no_reply_names_is_logged_once(
     replies: list[dict[str, Any] | None], told: list[str], tmp_path: Path, console: list[str]
 ) -> None:
     """The names are the operator's; those of clients and their number are for its own log."""

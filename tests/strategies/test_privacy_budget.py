@@ -177,7 +177,7 @@ def test_no_noise_costs_everything(tmp_path: Path) -> None:
     assert not result.privacy.private
 
 
-def test_what_was_spent_is_told_in_flowers_words(tmp_path: Path) -> None:
+def test_privacy_spent_has_epsilon_delta_rounds_and_accountant(tmp_path: Path) -> None:
     strategy = private(tmp_path)
     strategy.start(STEP, model(), num_rounds=2)
     assert strategy.privacy_spent() == PrivacySpent(spent(tmp_path), 1e-5, 2, "pld")

@@ -154,7 +154,7 @@ KINDS: dict[str, tuple[Callable[[Message], Message], str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_console_is_told_once_why_replies_are_dropped_and_not_whose(
+def test_the_console_shows_once_why_replies_are_dropped_and_not_whose(
     kind: str, tmp_path: Path, console: list[str]
 ) -> None:
     bad, words = KINDS[kind]

@@ -69,7 +69,7 @@ def test_little_left_of_a_budget_is_warned_of(
 
 
 @pytest.mark.parametrize(("size", "drowned"), [(4, False), (4000, True)])
-def test_noise_is_told_beside_the_norm_and_warned_of_where_it_drowns_the_model(
+def test_noise_is_logged_beside_the_norm_and_warned_of_where_it_drowns_the_model(
     size: int, drowned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     logging.getLogger("flwr").addHandler(caplog.handler)
@@ -169,7 +169,7 @@ def test_no_noise_and_a_reserve_beyond_the_budget_begin_no_run(tmp_path: Path) -
     assert "what is reserved for after training takes ε = " in error
 
 
-def test_rounds_that_do_not_all_fit_are_told_at_the_start(
+def test_rounds_that_do_not_all_fit_are_warned_of_at_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     limit = epsilon({GaussianRelease(20.0, Poisson(1.0)): 3}, delta=1e-5) * 1.0001

@@ -63,7 +63,7 @@ def test_what_the_plan_predicts_holds_for_real_images(name: str, tmp_path: Path)
         (None, 0, "--images is 0"),
     ],
 )
-def test_what_cannot_be_certified_is_said(
+def test_a_model_that_cannot_be_certified_is_refused_with_the_reason(
     folder: Path, missing: str | None, images: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if missing:

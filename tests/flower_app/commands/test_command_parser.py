@@ -60,7 +60,7 @@ def test_what_comes_after_two_dashes_is_read_as_what_it_is_for(words: list[str])
     assert command.parse_args(words).number == -5
 
 
-def test_misuse_after_two_dashes_is_told_as_it_was_written(
+def test_misuse_after_two_dashes_is_quoted_as_it_was_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = CommandParser(prog="count")
@@ -81,7 +81,7 @@ def test_misuse_after_two_dashes_is_told_as_it_was_written(
     "words",
     [["--", "f.tok", "-n"], ["f.tok", "--", "-n"], ["--operator", "--", "f.tok", "--operator"]],
 )
-def test_a_name_that_is_none_is_told_as_that(
+def test_an_unknown_name_is_refused_as_that(
     words: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -122,7 +122,7 @@ def test_an_image_may_be_appended_to_the_command_that_a_service_prints(
         (audit_main, ["bound", "--canaries", "3", "f"], "audit bound", "required: --correct"),
     ],
 )
-def test_misuse_is_told_with_the_usage_of_the_command_that_was_given(
+def test_misuse_is_answered_with_the_usage_of_the_command_that_was_given(
     main: object, arguments: list[str], usage: str, error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert callable(main)

@@ -40,7 +40,7 @@ def test_a_reader_who_stops_reading_is_no_trouble(arguments: list[str], unbuffer
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_disk_is_said(unbuffered: str) -> None:
+def test_a_full_disk_is_reported(unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         ended = command(*PLAN, stdout=full.fileno(), PYTHONUNBUFFERED=unbuffered)
     assert ended.returncode == 1

@@ -47,7 +47,9 @@ def test_bytes_are_those_that_flower_carries(model: str) -> None:
     assert message_bytes(model) == sum(len(array.data) for array in record.values())
 
 
-def test_a_budget_that_no_noise_reaches_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_budget_that_no_noise_reaches_is_refused_as_that(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     arguments = "plan --population 10 --epsilon 1e-12 --delta 1e-12 --sampling-rates 1"
     assert command.main(arguments.split()) == 0
     assert "no noise fits this budget" in capsys.readouterr().out

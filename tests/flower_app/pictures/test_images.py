@@ -300,7 +300,7 @@ def test_pixels_that_are_right_already_are_not_touched(tmp_path: Path) -> None:
 @pytest.mark.parametrize("white", [1.0, 255.0])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("ending", [".npy", ".csv"])
-def test_numbers_just_past_their_range_are_clipped_and_told(
+def test_numbers_just_past_their_range_are_clipped_and_reported(
     tmp_path: Path, fit: str, white: float, dtype: type, ending: str
 ) -> None:
     (wanted,), _ = read(picture(tmp_path / "whole.png", Image.fromarray(SEVEN)), fit=fit)
@@ -349,7 +349,7 @@ def test_blurred_drawings_of_255_are_taken(tmp_path: Path) -> None:
     assert read_pixels.max() > 150
 
 
-def test_whole_numbers_that_are_nearly_black_are_told(tmp_path: Path) -> None:
+def test_whole_numbers_that_are_nearly_black_are_warned_of(tmp_path: Path) -> None:
     np.save(tmp_path / "faint.npy", SEVEN // 10)
     (read_pixels,), notes = read(tmp_path / "faint.npy", fit="exact")
     np.testing.assert_array_equal(read_pixels, SEVEN // 10)
@@ -514,7 +514,7 @@ def refusals(folder: Path) -> dict[str, tuple[Path, str]]:
     return made
 
 
-def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error_of_one_sentence(tmp_path: Path) -> None:
     for name, (path, word) in refusals(tmp_path).items():
         with pytest.raises(DataError, match=word) as caught:
             read(path)

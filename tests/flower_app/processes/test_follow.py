@@ -137,7 +137,7 @@ def broken_off(folder: Path) -> Path:
 @pytest.mark.parametrize(
     "lacks", ["config.json", "checkpoint.safetensors", "privacy-ledger.jsonl", "nothing"]
 )
-def test_nobody_is_told_to_go_on_with_what_cannot_be_gone_on_with(
+def test_no_advice_to_resume_names_a_run_that_cannot_be_resumed(
     tmp_path: Path, outcomes: Path, lacks: str
 ) -> None:
     folder = broken_off(tmp_path / "folder")
@@ -207,7 +207,7 @@ def test_without_a_launcher_no_outcome_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_outcome_is_read_as_it_was_told(outcomes: Path) -> None:
+def test_an_outcome_is_read_as_it_was_written(outcomes: Path) -> None:
     assert read_outcome(outcomes, RUN_ID) is None
     OutcomeFile(RUN_ID).tell(folder="/somewhere", begun=True)
     told = read_outcome(outcomes, RUN_ID)

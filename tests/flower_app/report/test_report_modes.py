@@ -111,7 +111,9 @@ def words(folder: Path) -> str:
     return " ".join(html.unescape(body).split())
 
 
-def test_epsilon_is_told_in_every_way_that_it_is_asked(tmp_path: Path) -> None:
+def test_a_report_has_epsilon_without_amplification_as_mu_and_as_attack_success(
+    tmp_path: Path,
+) -> None:
     privacy, page = told(tmp_path)
     client_level = privacy["client_level"]
     assert client_level["epsilon"] < client_level["epsilon_without_amplification"]
@@ -218,7 +220,7 @@ def test_with_distributed_noise_nobody_sees_the_sum_without_it(tmp_path: Path) -
     assert "sees the sum without it" not in page
 
 
-def test_a_noised_encrypted_round_is_told_wherever_it_counts(tmp_path: Path) -> None:
+def test_a_noised_encrypted_round_is_named_in_each_part_of_the_report(tmp_path: Path) -> None:
     _, page = told(tmp_path, nodes_tested=NODES_TESTED, **{"encrypted-test-images": 0})
     assert "came after it and is in the total" in page
     assert "sees all models and the accuracy that nodes measured, knows" in page

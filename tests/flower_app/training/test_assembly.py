@@ -99,7 +99,7 @@ def test_what_cannot_be_run_is_refused_in_the_settings_names(
     assert not any(path.is_dir() for path in tmp_path.iterdir()), "a run's folder was made"
 
 
-def test_what_is_said_to_fit_so_few_clients_can_be_run(tmp_path: Path) -> None:
+def test_settings_that_an_error_proposes_for_so_few_clients_can_be_run(tmp_path: Path) -> None:
     """Also where earlier runs on the ledger were charged for presence, and noise is given."""
     path = tmp_path / "ledger.jsonl"
     with Ledger.open(path, population="population, 60 clients") as ledger:

@@ -354,7 +354,7 @@ def test_whatever_a_run_asks_the_owners_limits_hold(
         ),
     ],
 )
-def test_an_owners_slip_of_the_pen_stops_the_node_and_is_told_to_the_owner_alone(
+def test_an_owners_slip_of_the_pen_stops_the_node_and_is_in_the_owners_log_alone(
     tmp_path: Path, node_log: list[str], key: str, value: object, said: str
 ) -> None:
     node = Node(tmp_path)
@@ -395,7 +395,7 @@ def test_a_nodes_data_may_lie_under_a_tilde(
         ("", 1, "begins with x-"),
     ],
 )
-def test_a_key_that_nobody_reads_stops_the_node_and_is_told_to_the_owner(
+def test_a_key_that_nobody_reads_stops_the_node_and_is_in_the_owners_log(
     tmp_path: Path, node_log: list[str], key: str, value: object, meant: str
 ) -> None:
     node = Node(tmp_path)
@@ -570,7 +570,7 @@ def test_a_noised_weight_is_sent_with_no_data_too(tmp_path: Path) -> None:
     assert others == [first, first]
 
 
-def test_what_fails_in_training_is_told_to_the_owner_alone(
+def test_failures_in_training_are_in_the_owners_log_alone(
     tmp_path: Path, node_log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = Node(tmp_path)

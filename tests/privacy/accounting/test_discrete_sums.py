@@ -126,7 +126,7 @@ def test_epsilon_is_above_the_exact_one(variance, shares, reach, rate, accountan
 
 
 @pytest.mark.parametrize("variance", [0.5, 1.0, 3.0])
-def test_a_post_processed_gaussian_is_as_near_as_is_said(variance):
+def test_a_post_processed_gaussian_is_as_near_as_is_claimed(variance):
     """The integer drawn around a Gaussian, by quadrature, against one discrete Gaussian."""
     near, apart = as_gaussian(DiscreteGaussianSum(variance, 1, 1, 1, 1, FULL))
     spread = near.noise_multiplier**2

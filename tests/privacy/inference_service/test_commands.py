@@ -80,7 +80,7 @@ def the_labels(results: Path, images: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize("keys", ["/dev/null/inside/keys", "one.npy/keys", "x" * 300])
-def test_a_place_where_no_keys_can_be_kept_is_said_in_one_line(
+def test_a_place_where_no_keys_can_be_stored_is_an_error_of_one_line(
     keys: str,
     served: tuple["subprocess.Popen[str]", list[str]],
     tmp_path: Path,
@@ -253,7 +253,7 @@ def test_asking_without_tls_must_be_named(
         (["https://localhost:1", "one.npy", "--one-time-keys"], "cannot be asked"),
     ],
 )
-def test_what_cannot_be_asked_is_said_in_one_line(
+def test_a_wrong_question_is_an_error_of_one_line(
     arguments: list[str],
     words: str,
     tmp_path: Path,
@@ -309,7 +309,7 @@ def test_a_plan_for_something_else_is_refused_before_keys_are_made() -> None:
         ),
     ],
 )
-def test_a_damaged_model_is_said_in_one_sentence(
+def test_a_damaged_model_is_an_error_of_one_sentence(
     command: str,
     damage: Callable[[Path], object],
     words: str,

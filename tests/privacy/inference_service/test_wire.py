@@ -195,7 +195,7 @@ def test_heads_are_refused_if_and_only_if_they_say_two_lengths(
         assert (b" 400 " in raw.recv(100)) == bool(ambiguous)
 
 
-def test_what_is_no_http_is_told_in_the_services_own_words(service: Service) -> None:
+def test_what_is_no_http_is_answered_with_the_services_own_error(service: Service) -> None:
     with service.connect() as raw:
         raw.sendall(b"SSH-2.0-hello\r\n\r\n")
         head, _, told = read_to_end(raw).partition(b"\r\n\r\n")

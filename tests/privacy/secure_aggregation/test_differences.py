@@ -243,7 +243,7 @@ def test_a_round_that_began_after_its_predecessor_was_left_gets_the_vector() -> 
     assert played.gave[1] >= {*SHARED}
 
 
-def test_how_much_a_waiting_round_is_told_is_bounded(
+def test_what_a_waiting_round_keeps_of_other_rounds_is_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The client leaves it then, and its owner's log says so."""

@@ -71,7 +71,7 @@ def spent(path: Path) -> ClientLedger:
 
 
 @pytest.mark.parametrize("count", [NominalCount(records=9), NoisyCount(noise_multiplier=5.0)])
-def test_a_spent_budget_is_told_without_a_look_at_the_records(
+def test_a_spent_budget_is_reported_before_the_records_are_read(
     tmp_path: Path, count: NominalCount | NoisyCount
 ) -> None:
     data = Untouchable()

@@ -274,7 +274,7 @@ def test_a_node_that_misbehaves_costs_only_itself(
     assert "secret key" not in "".join(dropped)
 
 
-def test_a_node_whose_questions_are_refused_is_told_why(
+def test_a_node_whose_questions_are_refused_gets_the_reason(
     evaluator: EvaluatorProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     grid = Wiretap(client_app(tmp_path, misbehave={1: _questions(_garbage)}), 3)
@@ -566,7 +566,7 @@ def test_the_ledger_is_written_before_noise_is_drawn(
     assert len(read_ledger(ledger).records) == 1
 
 
-def test_without_an_accuracy_no_noise_is_told_of_one(
+def test_without_an_accuracy_no_noise_of_one_is_reported(
     evaluator: EvaluatorProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Too few reports, noised (false alarm 3e-5); none, public. A noise of 0 would say "public"."""
@@ -599,7 +599,7 @@ def test_a_round_beyond_the_budget_asks_nobody(evaluator: EvaluatorProcess, tmp_
     assert not read_ledger(tmp_path / "ledger.jsonl").records
 
 
-def test_the_noise_of_a_released_accuracy_is_as_told(tmp_path: Path) -> None:
+def test_the_noise_of_a_released_accuracy_is_as_reported(tmp_path: Path) -> None:
     from privacy.mechanisms import LatticeGaussian, SystemRandomness
     from strategies.encrypted_round.report import node_report, release_noised
 

@@ -107,7 +107,7 @@ def assert_same(ours: ArrayRecord, theirs: ArrayRecord) -> None:
         (Kind.PARTICIPANTS, 0.25, False),
     ],
 )
-def test_more_dropouts_than_declared_are_told_once_and_to_the_operator_only(
+def test_more_dropouts_than_declared_are_logged_once_and_for_the_operator_only(
     stage: Kind | None,
     declared: float,
     warns: bool,

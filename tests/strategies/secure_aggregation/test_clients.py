@@ -176,7 +176,7 @@ def test_what_is_no_message_of_the_protocol_is_refused_by_name(
 
 
 @pytest.mark.parametrize("value", ["text", 5, [b"a"], None], ids=str)
-def test_a_reply_that_is_no_message_of_the_protocol_is_told_as_that(
+def test_a_reply_that_is_no_message_of_the_protocol_is_logged_as_that(
     value: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def alter(message: Message, reply: Message) -> Message:

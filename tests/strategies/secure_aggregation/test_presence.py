@@ -31,7 +31,7 @@ from strategies import SecureAggregation
     noise="central",
     paid=2e-5,
 )  # it would fit, were it not for what is paid
-def test_what_is_said_to_fit_the_presence_of_so_few_fits(
+def test_settings_that_an_error_proposes_for_so_few_clients_fit(
     population: int,
     rate: float,
     rounds: int,

@@ -540,7 +540,7 @@ def test_a_budget_that_presence_passes_names_what_would_help(
         strategy.start(InProcessGrid(secure_app(idle), nodes), model((9,)), num_rounds=1)
 
 
-def test_with_distributed_noise_both_epsilons_are_told(tmp_path: Path) -> None:
+def test_with_distributed_noise_both_epsilons_are_reported(tmp_path: Path) -> None:
     """The noise in the model is that of the largest cohort, a share of it unknown to the server."""
     nodes, size, z = 24, 20_000, 3.0
     setting = secure(min_clients=12, noise_placement="distributed", max_clients=30)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from privacy.inference import Polynomial, Square, compile_model, logit_bound
+from privacy.inference.compiler.modules import NOTHING
 
 SHAPE, RANGE = (1, 6, 6), (-0.5, 1.0)
 
@@ -55,6 +56,18 @@ def test_training_it_down_gives_the_plan_its_bits_back() -> None:
         optimizer.step()
     after = compile_model(model, input_shape=SHAPE, input_range=RANGE, tolerance=1.0).plan
     assert after.logit_bits < before.logit_bits
+
+
+@pytest.mark.parametrize("layer", NOTHING)
+def test_a_layer_that_does_nothing_to_a_question_leaves_the_bound_as_it_is(
+    layer: type[nn.Module],
+) -> None:
+    linear = nn.Linear(2, 2)
+    bounds = [
+        logit_bound(model, input_shape=(2,), input_range=(0.0, 1.0))
+        for model in (nn.Sequential(linear, layer()), nn.Sequential(linear))
+    ]
+    assert bounds[0] == bounds[1]
 
 
 def test_what_has_no_bound_is_named() -> None:

@@ -58,7 +58,7 @@ def test_a_variance_of_zero_is_one_where_eps_is_none() -> None:
     compiled(norm, nn.Linear(4, 3))
 
 
-def test_what_is_too_large_is_told_apart() -> None:
+def test_overflow_has_an_error_of_its_own() -> None:
     large = nn.Linear(4, 3).double()
     with torch.no_grad():
         large.weight *= 1e200
@@ -69,7 +69,7 @@ def test_what_is_too_large_is_told_apart() -> None:
 
 
 @pytest.mark.parametrize(("value", "word"), [(torch.nan, "NaN"), (-torch.inf, "infinity")])
-def test_weights_that_are_not_finite_are_told_apart(value: float, word: str) -> None:
+def test_nan_and_infinite_weights_have_errors_of_their_own(value: float, word: str) -> None:
     broken = nn.Linear(4, 3)
     with torch.no_grad():
         broken.weight[1, 2] = value

@@ -172,7 +172,9 @@ def test_a_client_without_records_takes_the_same_noisy_steps() -> None:
 
 
 @pytest.mark.parametrize("protection", [ClipOnly(clipping_norm=1.0), noisy(PublicCount())])
-def test_without_noise_or_with_a_public_count_no_record_is_said_so(protection: Protection) -> None:
+def test_without_noise_or_with_a_public_count_an_empty_data_set_is_reported(
+    protection: Protection,
+) -> None:
     ledger = ClientLedger(dataset="d")
     inputs, targets = records()
     with pytest.raises(ValueError, match="data holds no record"):
@@ -182,7 +184,7 @@ def test_without_noise_or_with_a_public_count_no_record_is_said_so(protection: P
 
 @pytest.mark.parametrize("protection", [ClipOnly(clipping_norm=1.0), noisy()])
 @pytest.mark.parametrize("bad", [0, N])
-def test_a_program_that_is_wrong_is_told_whatever_the_records_are(
+def test_a_program_that_is_wrong_is_refused_whatever_the_records_are(
     protection: Protection, bad: int
 ) -> None:
     inputs, targets = records()
@@ -197,7 +199,7 @@ def test_a_program_that_is_wrong_is_told_whatever_the_records_are(
             trained(data, protection=protection, loss=loss)
 
 
-def test_without_noise_a_training_in_which_no_record_takes_part_is_told() -> None:
+def test_without_noise_a_training_in_which_no_record_takes_part_is_reported() -> None:
     inputs, targets = records()
     torch.manual_seed(0)
     model = nn.Linear(5, 3)
