@@ -73,6 +73,7 @@ def compile_model(
     tolerance: float | None = None,
     max_query_bytes: int | None = None,
     parties: ThreeParties | None = None,
+    multi_label: bool = False,
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
 
@@ -117,6 +118,9 @@ def compile_model(
         Declares a third party that evaluates. The plan is then for encrypted weights, which
         :meth:`CompiledModel.encrypt_weights` makes and :class:`BlindEvaluator` evaluates: for one
         image, and activations of degree 2.
+    multi_label : bool
+        Whether each logit decides about a label of its own, of which several may hold (see
+        :func:`decide_each`). Errors are then held against each logit's distance from zero.
 
     Raises
     ------
@@ -149,8 +153,15 @@ def compile_model(
             )
     encrypted, batch = parties is not None, batch_size > 1
 
+    of_kind("multi_label", multi_label, bool, "True where several labels may hold, or False")
+
     itself = reference(model)
     network = lower(itself, shape, (low, high), widest=None if batch else LARGEST_SLOTS)
+    if multi_label and network.affines[-1].outputs == 1:
+        raise ValueError(
+            "multi_label is True, and the model has one logit, which decides between two classes: "
+            "leave multi_label out"
+        )
     if encrypted:
         _check_activations(network)
     check_depth(network)
@@ -168,7 +179,7 @@ def compile_model(
     )
     check_agreement(original, itself, shape, centre + radius * _points(samples, bounds))
 
-    spread = _spread(network(samples.T))
+    spread = _spread(network(samples.T), multi_label=multi_label)
     tolerances = _tolerances(tolerance, spread)
     choice: Choice | ProductChoice
     if network.activations:
@@ -202,6 +213,7 @@ def compile_model(
         batch_size=batch_size,
         logit_bits=logit_bits(bounds),
         parties=parties,
+        multi_label=multi_label,
     )
     if plan.query_bytes > query_limits[-1]:
         raise CannotPlanError(too_many_bytes(plan.query_bytes, query_limits[-1]))
@@ -236,6 +248,7 @@ def _plan(
     batch_size: int,
     logit_bits: int,
     parties: ThreeParties | None,
+    multi_label: bool,
 ) -> Plan:
     ring = Ring(summary.degree, summary.primes)
     error_bits = math.ceil(math.log2(choice.error))
@@ -277,6 +290,7 @@ def _plan(
         model_version=_version(network) if parties is None else secrets.token_hex(16),
         parties=() if parties is None else parties.names,
         blind_layers=layers,
+        multi_label=multi_label,
     )
     spent = milliseconds(summary.operations, plan.degree)
     spent += _HASHED_MS * (plan.query_bytes + plan.answer_bytes)
@@ -297,12 +311,18 @@ def _warn_of_error(error: float, spread: float) -> None:
         )
 
 
-def _spread(logits: Vector) -> float:
-    """How far the logits of typical inputs lie apart, of logits of shape (logits, inputs)."""
+def _spread(logits: Vector, *, multi_label: bool) -> float:
+    """How far the logits of typical inputs lie apart, of logits of shape (logits, inputs).
+
+    Labels by themselves are as single logits: that counts which lies the least from zero.
+    """
     least = _ALIKE * float(np.abs(logits).max())
     if len(logits) == 1:  # one logit stands for two, of which the other is zero
         logits = np.vstack([logits, np.zeros_like(logits)])
-    spread = float(logits.std(axis=0).mean())
+    if multi_label:
+        spread = float(np.abs(logits).mean(axis=1).min()) / 2
+    else:
+        spread = float(logits.std(axis=0).mean())
     return spread if spread > least else 0.0
 
 
