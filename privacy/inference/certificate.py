@@ -95,7 +95,8 @@ def certify(
         raise ValueError("inputs is one number; give shape (images, ...)")
     if len(x) == 0 or right.shape != (len(x), *wanted):
         raise ValueError(
-            f"inputs have shape {x.shape} and labels {right.shape}; give labels of shape {shape}"
+            f"inputs have shape {x.shape} and labels {right.shape}; give one each, labels of shape "
+            f"{shape}"
         )
     policy = EachLabel(threshold) if plan.multi_label else ClassOnly(threshold)
     policy.check(plan)  # an owner could not ask with it either

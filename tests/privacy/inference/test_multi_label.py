@@ -135,7 +135,7 @@ def test_a_certificate_counts_labels(compiled: CompiledModel) -> None:
     assert certificate.plain_accuracy == certificate.encrypted_accuracy == pytest.approx(2 / 3)
     assert certificate.agreement == 1.0
     assert certificate.beyond_worst_prediction == 0
-    with pytest.raises(ValueError, match=r"give labels of shape \(images, labels\)"):
+    with pytest.raises(ValueError, match=r"labels of shape \(images, labels\)"):
         certify(compiled, x, right[:, 0])
     with pytest.raises(ValueError, match="other numbers than 0 and 1"):
         certify(compiled, x, right * 2)
