@@ -307,6 +307,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
 TRIED_ELSEWHERE = {
     "logit_bound",
     "from_sklearn",
+    "from_onnx",
     "replace_activations",
     "PrivateData",
     "audit_training",

@@ -18,6 +18,7 @@ from privacy.arguments import (
     double_array,
     number,
     of_kind,
+    shown,
     sizes,
     whole,
 )
@@ -74,6 +75,7 @@ def compile_model(
     max_query_bytes: int | None = None,
     parties: ThreeParties | None = None,
     multi_label: bool = False,
+    class_names: Sequence[str | int] | None = None,
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
 
@@ -121,6 +123,10 @@ def compile_model(
     multi_label : bool
         Whether each logit decides about a label of its own, of which several may hold (see
         :func:`decide_each`). Errors are then held against each logit's distance from zero.
+    class_names : sequence of str or int, optional
+        What the classes are called, in the order of the logits; of a single logit two names, the
+        second for class 1. They are part of the public plan, and the data owner's answers bear
+        them (:attr:`Answer.name`).
 
     Raises
     ------
@@ -151,6 +157,7 @@ def compile_model(
             raise ValueError(
                 f"batch_size is {batch_size}; encrypted weights answer 1 image a query"
             )
+    names = () if class_names is None else _class_names(class_names)
     encrypted, batch = parties is not None, batch_size > 1
 
     of_kind("multi_label", multi_label, bool, "True where several labels may hold, or False")
@@ -214,6 +221,7 @@ def compile_model(
         logit_bits=logit_bits(bounds),
         parties=parties,
         multi_label=multi_label,
+        class_names=names,
     )
     if plan.query_bytes > query_limits[-1]:
         raise CannotPlanError(too_many_bytes(plan.query_bytes, query_limits[-1]))
@@ -227,6 +235,16 @@ def _from_unit(network: Network, centre: Vector, radius: Vector) -> Network:
     bias = first.bias + first.matrix @ centre
     scaled = Affine(matrix, bias, first.structure, first.name or "scaling")
     return Network((scaled, *others), network.activations)
+
+
+def _class_names(given: Sequence[str | int]) -> tuple[str, ...]:
+    give = "a sequence of names, such as ('cat', 'dog')"
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+        raise TypeError(f"class_names is {shown(given)}; give {give}")
+    for name in given:
+        if not isinstance(name, str | int | np.integer):
+            raise TypeError(f"class_names holds {shown(name)}; give texts or whole numbers")
+    return tuple(map(str, given))
 
 
 def _tolerances(tolerance: float | None, spread: float) -> tuple[float, ...]:
@@ -249,6 +267,7 @@ def _plan(
     logit_bits: int,
     parties: ThreeParties | None,
     multi_label: bool,
+    class_names: tuple[str, ...],
 ) -> Plan:
     ring = Ring(summary.degree, summary.primes)
     error_bits = math.ceil(math.log2(choice.error))
@@ -291,6 +310,7 @@ def _plan(
         parties=() if parties is None else parties.names,
         blind_layers=layers,
         multi_label=multi_label,
+        class_names=class_names,
     )
     spent = milliseconds(summary.operations, plan.degree)
     spent += _HASHED_MS * (plan.query_bytes + plan.answer_bytes)

@@ -31,19 +31,22 @@ class Answer:
     Attributes
     ----------
     labels : tuple of int
-        The class that each image's logits decide for, one an image; empty for a multi-label model.
+        The class that each image's logits decide for, one an image; empty with ``label_sets``.
     top : tuple of tuple of int, or None
         The classes with the largest logits, largest first, one tuple an image.
     logits : ndarray or None
         Rounded or flooded, shape (images, logits).
-    each : tuple of tuple of bool, or None
-        Of a multi-label model, whether each label holds, one tuple an image.
+    label_sets : tuple of tuple of int, or None
+        All labels of an image, rising, one tuple an image.
+    names : tuple of str, or None
+        What the plan calls the classes in ``labels``; None where it names none.
     """
 
     labels: tuple[int, ...]
     top: tuple[tuple[int, ...], ...] | None = None
     logits: Logits | None = None
-    each: tuple[tuple[bool, ...], ...] | None = None
+    label_sets: tuple[tuple[int, ...], ...] | None = None
+    names: tuple[str, ...] | None = None
 
     @property
     def label(self) -> int:
@@ -52,13 +55,30 @@ class Answer:
         Raises
         ------
         ValueError
-            If the query held several images, or the model has labels of which several may hold.
+            If the query held several images, or an image has a set of labels.
         """
-        if self.each is not None:
-            raise ValueError("the model has labels of which several may hold; read each")
+        if self.label_sets is not None:
+            raise ValueError("an image has a set of labels; read label_sets")
         if len(self.labels) != 1:
             raise ValueError(f"the query held {len(self.labels)} images; read labels")
         return self.labels[0]
+
+    @property
+    def name(self) -> str:
+        """What the plan calls the class of the only image.
+
+        Raises
+        ------
+        ValueError
+            If the query held several images, or the plan names no classes.
+        """
+        label = self.label
+        if self.names is None:
+            raise ValueError(
+                f"the plan names no classes, this is number {label}; the model's owner names them "
+                "with compile_model(..., class_names=...)"
+            )
+        return self.names[0]
 
 
 class ReleasePolicy(Protocol):
@@ -106,16 +126,11 @@ class ClassOnly:
 
 @dataclass(frozen=True)
 class EachLabel:
-    """Of a multi-label model, which labels hold: whose logits are above a threshold.
+    """The labels that hold, of a multi-label model: whose logits are above a threshold.
 
-    As :class:`ClassOnly`, with one bit a label: whoever chooses inputs sees where each logit
-    crosses the threshold.
-
-    Parameters
-    ----------
-    threshold : float
-        Where each label decides. For labels with thresholds of their own, subtract them from the
-        biases of the model's last layer.
+    As :class:`ClassOnly`, with one bit a label. Each logit is decided by itself, and their order
+    is not released. For labels with thresholds of their own, subtract them from the biases of the
+    model's last layer.
     """
 
     threshold: float = 0.0
@@ -130,10 +145,10 @@ class EachLabel:
                 "EachLabel is for models compiled with multi_label=True; of this one's classes one "
                 "holds: use ClassOnly()"
             )
-        _check_reachable(self.threshold, plan)
+        _check_bounded(self.threshold, plan)
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
-        """Which labels hold."""
+        """The labels of each image."""
         return _answer(logits, plan, self.threshold)
 
 
@@ -288,7 +303,11 @@ def _check_reachable(threshold: float, plan: Plan) -> None:
             f"threshold is {threshold:g}; of the model's {plan.logits} logits the largest decides: "
             "leave threshold out"
         )
-    if abs(threshold) >= 2.0**plan.logit_bits:
+    _check_bounded(threshold, plan)
+
+
+def _check_bounded(threshold: float, plan: Plan) -> None:
+    if threshold != 0.0 and abs(threshold) >= 2.0**plan.logit_bits:
         raise ReleaseError(
             f"threshold is {threshold:g}; every logit of this model lies between "
             f"±{2.0**plan.logit_bits:g}, so that one class would never be answered"
@@ -307,8 +326,9 @@ def _check_classes(policy: str, plan: Plan) -> None:
 def _answer(logits: Logits, plan: Plan, threshold: float, shown: Logits | None = None) -> Answer:
     """The class or the labels of logits, and the logits that may be shown."""
     if plan.multi_label:
-        each = tuple(map(tuple, decide_each(logits, threshold=threshold).tolist()))
-        return Answer((), logits=shown, each=each)
+        holding = decide_each(logits, threshold=threshold)
+        sets = tuple(tuple(np.flatnonzero(row).tolist()) for row in holding)
+        return Answer((), logits=shown, label_sets=sets)
     return Answer(_labels(logits, threshold), logits=shown)
 
 
