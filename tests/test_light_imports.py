@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-ENCRYPTION = {"tenseal", "pyarrow"}
+ENCRYPTION = {"tenseal", "pyarrow", "numba"}
 ACCOUNTING = {"opacus", "dp_accounting", "scipy.stats"}
 SIMULATION = {"ray", "datasets", "flwr_datasets", "torchvision"}
 PICTURES = {"matplotlib", "jinja2"}
@@ -77,7 +77,7 @@ def test_what_strategies_load_later_is_there() -> None:
         "assert not hasattr(strategies, 'NoSuchName')\n"
         "print(*sys.modules)\n"
     )
-    assert loaded(program) >= {"torch", "tenseal", "scipy.stats"}
+    assert loaded(program) >= {"torch", "numba", "scipy.stats"}
 
 
 def test_the_command_line_answers_without_pytorch() -> None:
@@ -94,3 +94,9 @@ def test_the_command_line_answers_without_pytorch() -> None:
 def test_the_client_app_loads_scipy_only_for_a_message_that_needs_it() -> None:
     modules = loaded("import sys, flower_app.client_app\nprint(*sys.modules)")
     assert not {name for name in modules if name.split(".")[0] == "scipy"}
+
+
+def test_encrypted_inference_loads_no_other_library_of_models() -> None:
+    modules = loaded("import sys, privacy.inference\nprint(*sys.modules)")
+    assert "privacy.inference.importers.onnx_models" in modules
+    assert not modules & {"onnx", "sklearn", "onnxruntime"}

@@ -155,13 +155,13 @@ def test_the_bytes_of_the_documented_plan_are_those_of_its_program() -> None:
     assert tuple(int(n.replace(",", "")) for n in documented.groups()) == computed
 
 
-@pytest.mark.parametrize(("importer", "says"), [("from_sklearn", "setosa")])
+@pytest.mark.parametrize(("importer", "says"), [("from_sklearn", "setosa"), ("from_onnx", "True")])
 def test_the_programs_with_models_from_elsewhere_run(
     importer: str, says: str, tmp_path: Path
 ) -> None:
     text = (ROOT / "docs" / "encrypted-inference.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    (program,) = [each for each in programs if importer in each]
+    (program,) = [each for each in programs if f"{importer}(" in each]
     assert f"# {says}\n" in program
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -18,10 +18,12 @@ from privacy.inference.evaluator import Evaluator as Evaluator
 from privacy.inference.evaluator import EvaluatorPool as EvaluatorPool
 from privacy.inference.evaluator import EvaluatorProcess as EvaluatorProcess
 from privacy.inference.evaluator import serve_evaluations as serve_evaluations
+from privacy.inference.importers import from_onnx as from_onnx
 from privacy.inference.importers import from_sklearn as from_sklearn
 from privacy.inference.owner import Answer as Answer
 from privacy.inference.owner import ClassOnly as ClassOnly
 from privacy.inference.owner import DataOwner as DataOwner
+from privacy.inference.owner import EachLabel as EachLabel
 from privacy.inference.owner import FloodedLogits as FloodedLogits
 from privacy.inference.owner import MeasurementOwner as MeasurementOwner
 from privacy.inference.owner import ReleasePolicy as ReleasePolicy

@@ -11,25 +11,26 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import sparse
 from torch import nn
 
 from privacy.arguments import (
     double_array,
-    interval,
     number,
     of_kind,
+    shown,
     sizes,
     whole,
 )
 from privacy.inference.arithmetic.encrypted_weights import blind_layers
-from privacy.inference.arithmetic.network import Network, Vector
+from privacy.inference.arithmetic.network import Affine, Network, Vector
 from privacy.inference.arithmetic.program import BatchProgram, Program
 from privacy.inference.ckks import Ring
 from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.compiler.assemble import PackingSummary, pack
 from privacy.inference.compiler.candidates import Operations, milliseconds
 from privacy.inference.compiler.forward import reference
-from privacy.inference.compiler.logit_bound import RANGE, SHAPE
+from privacy.inference.compiler.logit_bound import SHAPE
 from privacy.inference.compiler.lowering import check_agreement, lower
 from privacy.inference.compiler.planner import (
     LARGEST_SLOTS,
@@ -44,6 +45,9 @@ from privacy.inference.compiler.ranges import Ranges, ranges
 from privacy.inference.compiler.scale_search import Choice, logit_bits
 from privacy.inference.compiler.sensitivity import drawn_inputs, sensitivity
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
+from privacy.inference.input_range import InputRange, by_feature, to_unit
+from privacy.inference.input_range import bounds as bounds_of
+from privacy.inference.input_range import input_range as written_range
 from privacy.inference.plan import Plan, ThreeParties, pack_taps
 
 _log = logging.getLogger(__name__)
@@ -64,12 +68,13 @@ def compile_model(
     model: nn.Module,
     *,
     input_shape: Sequence[int] | int,
-    input_range: tuple[float, float],
+    input_range: tuple[ArrayLike, ArrayLike],
     sample: ArrayLike | None = None,
     batch_size: int = 1,
     tolerance: float | None = None,
     max_query_bytes: int | None = None,
     parties: ThreeParties | None = None,
+    class_names: Sequence[str | int] | None = None,
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
 
@@ -87,9 +92,11 @@ def compile_model(
         forward may decide by shapes, not by values.
     input_shape : sequence of int, or int
         The shape of one input, without the batch; a number alone is that of a vector.
-    input_range : tuple of float
-        The lowest and highest value of an input's elements. The plan's proof holds in this range
-        and the data owner's client refuses inputs outside it.
+    input_range : tuple of float, or of arrays
+        The lowest and highest value of an input's elements; arrays that broadcast to
+        ``input_shape`` where features have ranges of their own, such as ([0, 18], [1, 99]) for two.
+        The plan's proof holds in this range, the data owner's client refuses inputs outside it,
+        and the plan publishes it.
     sample : array_like, optional
         Some dozen typical inputs, shape (inputs, ...), for the predicted error: that of the worst
         of them. They must be public, since the plan depends on them; the proof of headroom does
@@ -112,6 +119,10 @@ def compile_model(
         Declares a third party that evaluates. The plan is then for encrypted weights, which
         :meth:`CompiledModel.encrypt_weights` makes and :class:`BlindEvaluator` evaluates: for one
         image, and activations of degree 2.
+    class_names : sequence of str or int, optional
+        What the classes are called, in the order of the logits; of a single logit two names, the
+        second for class 1. They are part of the public plan, and the data owner's answers bear
+        them (:attr:`Answer.name`).
 
     Raises
     ------
@@ -126,7 +137,8 @@ def compile_model(
         If an argument is out of its range.
     """
     shape = sizes("input_shape", input_shape, SHAPE)
-    low, high = interval("input_range", input_range, RANGE)
+    declared = written_range("input_range", input_range, shape)
+    low, high = bounds_of(declared, shape)
     if tolerance is not None:
         tolerance = number("tolerance", tolerance, above=0, give="a positive error of a logit")
     # A plan is JSON, which knows no integers of NumPy.
@@ -141,6 +153,7 @@ def compile_model(
             raise ValueError(
                 f"batch_size is {batch_size}; encrypted weights answer 1 image a query"
             )
+    names = () if class_names is None else _class_names(class_names)
     encrypted, batch = parties is not None, batch_size > 1
 
     itself = reference(model)
@@ -148,10 +161,19 @@ def compile_model(
     if encrypted:
         _check_activations(network)
     check_depth(network)
-    bounds = ranges(network, low, high)
+    original, (centre, radius) = network, to_unit(declared, shape)
+    if by_feature(declared):
+        # What is encrypted is in [-1, 1] then, and the first map takes it back.
+        network = _from_unit(network, centre, radius)
+        low, high = np.full(len(centre), -1.0), np.full(len(centre), 1.0)
+    bounds = ranges(network, low.ravel(), high.ravel())
     check_size(network, bounds)
-    samples = _sampled(sample, network, bounds, shape)
-    check_agreement(network, itself, shape, _points(samples, bounds))
+    samples = (
+        drawn_inputs(bounds, shape)
+        if sample is None
+        else (_flat(sample, declared, shape) - centre) / radius
+    )
+    check_agreement(original, itself, shape, centre + radius * _points(samples, bounds))
 
     spread = _spread(network(samples.T))
     tolerances = _tolerances(tolerance, spread)
@@ -183,14 +205,34 @@ def compile_model(
         summary,
         choice,
         input_shape=shape,
-        input_range=(low, high),
+        input_range=declared,
         batch_size=batch_size,
         logit_bits=logit_bits(bounds),
         parties=parties,
+        class_names=names,
     )
     if plan.query_bytes > query_limits[-1]:
         raise CannotPlanError(too_many_bytes(plan.query_bytes, query_limits[-1]))
-    return CompiledModel(plan, network, program, itself)
+    return CompiledModel(plan, original, program, itself)
+
+
+def _from_unit(network: Network, centre: Vector, radius: Vector) -> Network:
+    """The network of inputs that are (x - centre)/radius."""
+    first, *others = network.affines
+    matrix = sparse.csr_array(first.matrix * radius)
+    bias = first.bias + first.matrix @ centre
+    scaled = Affine(matrix, bias, first.structure, first.name or "scaling")
+    return Network((scaled, *others), network.activations)
+
+
+def _class_names(given: Sequence[str | int]) -> tuple[str, ...]:
+    give = "a sequence of names, such as ('cat', 'dog')"
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+        raise TypeError(f"class_names is {shown(given)}; give {give}")
+    for name in given:
+        if not isinstance(name, str | int | np.integer):
+            raise TypeError(f"class_names holds {shown(name)}; give texts or whole numbers")
+    return tuple(map(str, given))
 
 
 def _tolerances(tolerance: float | None, spread: float) -> tuple[float, ...]:
@@ -208,10 +250,11 @@ def _plan(
     choice: Choice | ProductChoice,
     *,
     input_shape: tuple[int, ...],
-    input_range: tuple[float, float],
+    input_range: InputRange,
     batch_size: int,
     logit_bits: int,
     parties: ThreeParties | None,
+    class_names: tuple[str, ...],
 ) -> Plan:
     ring = Ring(summary.degree, summary.primes)
     error_bits = math.ceil(math.log2(choice.error))
@@ -253,6 +296,7 @@ def _plan(
         model_version=_version(network) if parties is None else secrets.token_hex(16),
         parties=() if parties is None else parties.names,
         blind_layers=layers,
+        class_names=class_names,
     )
     spent = milliseconds(summary.operations, plan.degree)
     spent += _HASHED_MS * (plan.query_bytes + plan.answer_bytes)
@@ -300,16 +344,14 @@ def _points(samples: Vector, bounds: Ranges) -> Vector:
     return np.vstack([low, high, corners, samples[:_POINTS]])
 
 
-def _sampled(
-    sample: ArrayLike | None, network: Network, bounds: Ranges, input_shape: Sequence[int]
-) -> Vector:
-    if sample is None:
-        return drawn_inputs(bounds, input_shape)
+def _flat(sample: ArrayLike, declared: InputRange, shape: tuple[int, ...]) -> Vector:
+    """Typical inputs, shape (inputs, elements)."""
     values = double_array("sample", sample, "shape (inputs, *input_shape)")
-    if values.ndim < 2 or len(values) == 0 or values[0].size != network.affines[0].inputs:
+    if values.ndim < 2 or len(values) == 0 or values[0].size != math.prod(shape):
         raise ValueError(f"sample has shape {values.shape}; give (inputs, *input_shape)")
-    flat = values.reshape(len(values), -1)
-    if not bool(((flat >= bounds.inputs.low) & (flat <= bounds.inputs.high)).all()):
+    flat = np.asarray(values.reshape(len(values), -1))
+    low, high = bounds_of(declared, shape)
+    if not bool(((flat >= low.ravel()) & (flat <= high.ravel())).all()):
         raise ValueError("sample has elements outside input_range; clip them or widen the range")
     return flat
 

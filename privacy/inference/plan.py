@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from privacy.arguments import of_kind
 from privacy.inference._plan_checks import check_plan
-from privacy.inference.ckks import MAX_MODULUS_BITS, QUERY_SEED_BYTES, SEED_BYTES
+from privacy.inference.ckks import MAX_MODULUS_BITS, SEED_BYTES
+from privacy.inference.input_range import InputRange, shown
 
 FORMAT = 3
 SESSION_KEY_BYTES = 32
@@ -100,8 +101,11 @@ class Plan:
     Attributes
     ----------
     input_shape : tuple of int
-    input_range : tuple of float
-        Lowest and highest value of an input element; the owner's client refuses others.
+    input_range : tuple of float, or of nested tuples
+        Lowest and highest value of an input element; the owner's client refuses others. Where
+        features have ranges of their own, nested tuples that broadcast to ``input_shape``
+        (:mod:`privacy.inference.input_range`), and each feature is scaled to [-1, 1] before it is
+        encrypted.
     logits : int
         Of an image. One logit decides between two classes.
     degree : int
@@ -147,10 +151,12 @@ class Plan:
         Model owner, data owner and evaluator where the weights are encrypted; else empty.
     blind_layers : tuple of BlindLayer
         For the evaluator of encrypted weights: the layers before the last.
+    class_names : tuple of str
+        What the classes are called, in their order; empty where nobody named them.
     """
 
     input_shape: tuple[int, ...]
-    input_range: tuple[float, float]
+    input_range: InputRange
     logits: int
     degree: int
     prime_bits: tuple[int, ...]
@@ -173,6 +179,7 @@ class Plan:
     model_version: str
     parties: tuple[str, ...] = ()
     blind_layers: tuple[BlindLayer, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     @property
     def security_bits(self) -> int:
@@ -236,9 +243,7 @@ class Plan:
     @property
     def query_bytes(self) -> int:
         """Bytes of the message with one query."""
-        return MESSAGE_OVERHEAD + self.ciphertexts * (
-            self._polynomial(self.levels) + QUERY_SEED_BYTES
-        )
+        return MESSAGE_OVERHEAD + self.ciphertexts * (self._polynomial(self.levels) + SEED_BYTES)
 
     @property
     def weights_bytes(self) -> int:
@@ -302,7 +307,7 @@ class Plan:
         allowed = MAX_MODULUS_BITS[self.degree]
         counts = ", ".join(f"{count} {name}" for name, count in self.operations.items())
         rows: dict[str, Any] = {
-            "input": f"{self.input_shape} in [{self.input_range[0]:g}, {self.input_range[1]:g}]",
+            "input": f"{self.input_shape} in {shown(self.input_range)}",
             "classes": self.classes
             if self.logits > 1
             else "2, decided by one logit: 1 above the threshold (0 by default)",
@@ -325,6 +330,8 @@ class Plan:
             "predicted time": f"{self.predicted_ms:.1f} ms",
             "model version": self.model_version,
         }
+        if self.class_names:
+            rows["class names"] = ", ".join(self.class_names)
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 

@@ -3,9 +3,19 @@
 import math
 from dataclasses import dataclass
 
-from privacy.arguments import convert, interval, of_kind, renamed, sizes, whole
+import numpy as np
+
+from privacy.arguments import convert, of_kind, renamed, sizes, whole
 from privacy.inference.ckks import Ring
 from privacy.inference.errors import PlanRefusedError
+from privacy.inference.input_range import (
+    InputRange,
+    bounds,
+    by_feature,
+    input_range,
+    label,
+    to_unit,
+)
 from privacy.inference.plan import Plan
 
 MAX_ROUND_BYTES = 20_000_000
@@ -24,8 +34,9 @@ class InputContract:
     ----------
     input_shape : tuple of int
         Of one input.
-    input_range : tuple of float
-        The lowest and highest value that an element of an input can have.
+    input_range : tuple of float, or of arrays
+        The lowest and highest value that an element of an input can have; arrays that broadcast to
+        ``input_shape`` where features have ranges of their own.
     classes : int
         How many. A model may decide between two with two logits or with one.
     max_bytes : int
@@ -33,7 +44,7 @@ class InputContract:
     """
 
     input_shape: tuple[int, ...]
-    input_range: tuple[float, float]
+    input_range: InputRange
     classes: int
     max_bytes: int = MAX_ROUND_BYTES
 
@@ -42,7 +53,7 @@ class InputContract:
             self, "input_shape", sizes("input_shape", self.input_shape, "a shape, as (1, 28, 28)")
         )
         object.__setattr__(
-            self, "input_range", interval("input_range", self.input_range, "(low, high)")
+            self, "input_range", input_range("input_range", self.input_range, self.input_shape)
         )
         convert(self, "max_bytes", whole, least=1)
         convert(self, "classes", whole)
@@ -98,12 +109,18 @@ def _refuse(plan: Plan, contract: InputContract) -> None:
     for name in ("input_shape", "input_range", "classes"):
         theirs, ours = getattr(plan, name), getattr(contract, name)
         if theirs != ours:
+            if name == "input_range":
+                raise PlanRefusedError(_other_range(plan, contract))
             raise PlanRefusedError(f"the plan has {name} {theirs}, this node's data {ours}")
     if plan.parties:
         raise PlanRefusedError("the plan is for encrypted weights, which no round evaluates")
     if plan.input_scale_bits < 0:
         raise PlanRefusedError(f"inputs scaled by 2^{plan.input_scale_bits} keep no precision")
-    largest = max(abs(bound) for bound in contract.input_range)
+    centre, radius = to_unit(contract.input_range, contract.input_shape)
+    largest = max(
+        float(np.abs((end.ravel() - centre) / radius).max())
+        for end in bounds(contract.input_range, contract.input_shape)
+    )
     room = sum(plan.prime_bits[: plan.levels])
     if plan.input_scale_bits + math.log2(max(largest, 1.0)) + _MARGIN_BITS > room:
         raise PlanRefusedError(
@@ -118,3 +135,19 @@ def _refuse(plan: Plan, contract: InputContract) -> None:
     Ring(plan.degree, plan.prime_bits)
     if plan.packing_kind != "batch":
         _ = plan.taps
+
+
+def _other_range(plan: Plan, contract: InputContract) -> str:
+    """How the plan's range differs from the contract's; of features, the first that does."""
+    if not by_feature(plan.input_range) and not by_feature(contract.input_range):
+        return (
+            f"the plan has input_range {plan.input_range}, this node's data {contract.input_range}"
+        )
+    theirs = bounds(plan.input_range, plan.input_shape)
+    ours = bounds(contract.input_range, contract.input_shape)
+    differs = np.argwhere((theirs[0] != ours[0]) | (theirs[1] != ours[1]))
+    at = tuple(differs[0].tolist())
+    return (
+        f"the plan has input_range [{theirs[0][at]:g}, {theirs[1][at]:g}] at feature {label(at)}, "
+        f"this node's data [{ours[0][at]:g}, {ours[1][at]:g}]"
+    )

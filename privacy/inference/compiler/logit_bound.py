@@ -9,11 +9,14 @@ import math
 from collections.abc import Sequence
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from privacy.arguments import interval, of_kind, sizes
+from privacy.arguments import of_kind, sizes
 from privacy.inference.compiler.activations import Polynomial, Square
 from privacy.inference.compiler.modules import NOTHING
+from privacy.inference.input_range import bounds
+from privacy.inference.input_range import input_range as written_range
 
 SHAPE = (
     "the positive sizes of one input without the batch, such as (1, 28, 28), or a number alone "
@@ -24,7 +27,10 @@ _AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
 
 
 def logit_bound(
-    model: nn.Sequential, *, input_shape: Sequence[int] | int, input_range: tuple[float, float]
+    model: nn.Sequential,
+    *,
+    input_shape: Sequence[int] | int,
+    input_range: tuple[ArrayLike, ArrayLike],
 ) -> Tensor:
     """A bound of every |logit| over all inputs in a range, differentiable in the weights.
 
@@ -45,11 +51,11 @@ def logit_bound(
         A scalar.
     """
     of_kind("model", model, nn.Module, "an nn.Sequential")
-    low, high = interval("input_range", input_range, RANGE)
+    shape = sizes("input_shape", input_shape, SHAPE)
+    low, high = bounds(written_range("input_range", input_range, shape), shape)
     like = next(model.parameters())
-    shape = (1, *sizes("input_shape", input_shape, SHAPE))
-    centre = torch.full(shape, (low + high) / 2, dtype=like.dtype, device=like.device)
-    radius = torch.full_like(centre, (high - low) / 2)
+    centre = torch.tensor((low + high) / 2, dtype=like.dtype, device=like.device)[None]
+    radius = torch.tensor((high - low) / 2, dtype=like.dtype, device=like.device)[None]
     centre, radius = _through(model, centre, radius)
     return (centre.abs() + radius).max()
 

@@ -27,8 +27,8 @@ class Interval:
     high: Vector
 
     @classmethod
-    def over(cls, size: int, low: float, high: float) -> "Interval":
-        """The same bounds for every element."""
+    def over(cls, size: int, low: float | Vector, high: float | Vector) -> "Interval":
+        """The same bounds for every element, or one each."""
         return cls(np.full(size, low), np.full(size, high))
 
     @property
@@ -63,19 +63,19 @@ class Ranges:
     logits: Interval
 
 
-def ranges(network: Network, low: float, high: float) -> Ranges:
+def ranges(network: Network, low: float | Vector, high: float | Vector) -> Ranges:
     """Bound every value of ``network`` over all inputs with elements in [low, high].
 
-    Widened by 1e-9 of the size for the rounding of doubles: no input in the range escapes the
-    bounds. Every second layer from the last is tightened, since such a bound reads the values
-    two layers before and not those between.
+    Both are numbers, or one for each element. Widened by 1e-9 of the size for the rounding of
+    doubles: no input in the range escapes the bounds. Every second layer from the last is
+    tightened, since such a bound reads the values two layers before and not those between.
     """
     # Where values overflow, bounds are infinite or not a number, and the planner refuses them.
     with np.errstate(all="ignore"):
         return _ranges(network, low, high)
 
 
-def _ranges(network: Network, low: float, high: float) -> Ranges:
+def _ranges(network: Network, low: float | Vector, high: float | Vector) -> Ranges:
     inputs = Interval.over(network.affines[0].inputs, low, high)
     before, after = [], []
     here, earlier = inputs, inputs

@@ -20,6 +20,7 @@ from privacy.inference.errors import (
 )
 from privacy.inference.evaluator.evaluator import ReplayGuard
 from privacy.inference.evaluator.process import EvaluatorProcess
+from privacy.inference.input_range import bounds
 from privacy.inference.messages import Tag, open_message, rebind
 from privacy.inference.owner import MeasurementOwner
 from privacy.inference.plan import Plan
@@ -69,10 +70,11 @@ class _Worker:
 class EvaluatorPool:
     """Answers data owners' queries on several cores.
 
-    SEAL holds Python's lock, so threads gain nothing: several processes hold the model, and each
-    query goes to a free one. A query is checked and its id recorded here, before a process sees
-    it: it is answered at most once, whichever process answers and although processes die. One
-    that died is started again when it is next needed, or by :meth:`start_all`.
+    Several processes hold the model, and each query goes to a free one: what surrounds the kernels
+    of an evaluation holds Python's lock, and each process has a limit on its memory. A query is
+    checked and its id recorded here, before a process sees it: it is answered at most once,
+    whichever process answers and although processes die. One that died is started again when it
+    is next needed, or by :meth:`start_all`.
 
     May be used from several threads. Use it as a context manager, or call :meth:`close`. Its
     methods raise :class:`MessageError` for a message that is refused, and
@@ -281,7 +283,8 @@ def _check_evaluation(process: EvaluatorProcess) -> None:
     """
     plan = process.plan
     owner = MeasurementOwner(plan)
-    middle = np.full(plan.input_shape, sum(plan.input_range) / 2)
+    low, high = bounds(plan.input_range, plan.input_shape)
+    middle = (low + high) / 2
     try:
         process.use_keys(owner.public_material())
         answer, _ = process.evaluate(owner.encrypt(middle if plan.batch_size == 1 else [middle]))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.inference.ckks import Plaintext, Ring, SecretKey
+from privacy.inference.input_range import to_unit
 from privacy.inference.messages import Reader
 from privacy.inference.plan import EMPTY, Plan
 
@@ -17,10 +18,11 @@ Images = NDArray[np.float64]
 def packer(plan: Plan, ring: Ring) -> Callable[[Images], Iterator[Plaintext]]:
     """A function that turns checked inputs into the plaintexts of a query."""
     scale, level = 2.0**plan.input_scale_bits, ring.levels
+    centre, radius = to_unit(plan.input_range, plan.input_shape)
 
     def batch(images: Images) -> Iterator[Plaintext]:
         # Slots where something is squared, coefficients for an affine map.
-        for element in images.T:
+        for element in ((images - centre) / radius).T:
             if plan.relin_level:
                 yield ring.encode(_padded(element, ring.slots), scale, level)
             else:
@@ -33,7 +35,7 @@ def packer(plan: Plan, ring: Ring) -> Callable[[Images], Iterator[Plaintext]]:
     places = np.where(taps == EMPTY, -1, taps)
 
     def single(images: Images) -> Iterator[Plaintext]:
-        placed = np.append(images[0], 0.0)[places]
+        placed = np.append((images[0] - centre) / radius, 0.0)[places]
         for index in range(plan.ciphertexts):
             if plan.packing_kind == "slots":
                 parts = placed[:, index]

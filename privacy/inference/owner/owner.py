@@ -2,14 +2,16 @@
 
 import secrets
 import threading
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.arguments import double_array, of_kind
-from privacy.inference.ckks import Parts, Residues, Ring, SecretKey, reseeded
+from privacy.inference.ckks import Parts, Residues, Ring, SecretKey
 from privacy.inference.errors import MessageError, OutOfRangeError
+from privacy.inference.input_range import bounds, by_feature, label, shown
 from privacy.inference.messages import Reader, Tag, open_message, seal_message
 from privacy.inference.owner.codec import answer_reader, packer
 from privacy.inference.owner.release_policy import Answer, ClassOnly, ReleasePolicy
@@ -114,9 +116,9 @@ class DataOwner:
         plan = self.plan
         body = [self._session_key, *_bytes(*self._secret.public_key())]
         if plan.relin_level:
-            body += _switching_key(self._secret.relinearisation_key(), plan.relin_level)
+            body += _switching_key(self._secret.relinearisation_key(plan.relin_level))
         for element, level in plan.rotation_levels:
-            body += _switching_key(self._secret.rotation_key(element), level)
+            body += _switching_key(self._secret.rotation_key(element, level))
         key, content = self._session_key, b"".join(body)
         return seal_message(Tag.MATERIAL, plan, self._digest, 0, content, key, binding=binding)
 
@@ -142,11 +144,9 @@ class DataOwner:
             If the shape is another.
         """
         images = self._checked(x)
-        levels = self._ring.levels
-        secret, primes = self._state.residues[:levels], self._ring.primes[:levels]
         body: list[bytes] = []
         for plain in self._packer(images):
-            body += _bytes(*reseeded(self._secret.encrypt(plain), secret, primes))
+            body += _bytes(*self._secret.encrypt(plain))
         with self._lock:
             query_id = self._state.open_query(len(images))
         key, content = self._session_key, b"".join(body)
@@ -160,12 +160,10 @@ class DataOwner:
         if values.shape[1:] != plan.input_shape or not 1 <= len(values) <= plan.batch_size:
             batch = f" for each of 1 to {plan.batch_size} images" if plan.batch_size > 1 else ""
             raise ValueError(f"the input has shape {np.shape(x)}; give {plan.input_shape}{batch}")
-        low, high = plan.input_range
-        if not bool(((values >= low) & (values <= high)).all()):
-            raise OutOfRangeError(
-                f"the input has elements in [{values.min():g}, {values.max():g}], the plan was "
-                f"proved for [{low:g}, {high:g}]; clip them, or compile for a wider input_range"
-            )
+        low, high = bounds(plan.input_range, plan.input_shape)
+        outside = ~((values >= low) & (values <= high))
+        if bool(outside.any()):
+            raise OutOfRangeError(_outside(plan, values, outside))
         return values.reshape(len(values), -1)
 
     def decrypt(self, answer: bytes) -> Answer:
@@ -183,7 +181,11 @@ class DataOwner:
         with self._lock:
             released = self._state.released
             self._state.released += 1
-        return self._policy.release(logits, self.plan, released)
+        released_answer = self._policy.release(logits, self.plan, released)
+        names = self.plan.class_names
+        if not names or released_answer.label_sets is not None:
+            return released_answer
+        return replace(released_answer, names=tuple(names[k] for k in released_answer.labels))
 
     def _logits(self, answer: bytes) -> NDArray[np.float64]:
         """All logits in full precision, shape (images, logits)."""
@@ -209,11 +211,26 @@ class MeasurementOwner(DataOwner):
         return self._logits(answer)
 
 
-def _switching_key(key: Parts, level: int) -> list[bytes]:
-    parts: list[bytes] = []
-    for residues, seed in key[:level]:
-        parts += _bytes(residues[[*range(level), len(residues) - 1]], seed)
-    return parts
+def _outside(plan: Plan, values: NDArray[np.float64], outside: NDArray[np.bool_]) -> str:
+    """Which input is outside its range; of features, the first that is."""
+    remedy = "clip them, or compile for a wider input_range"
+    if not by_feature(plan.input_range):
+        return (
+            f"the input has elements in [{values.min():g}, {values.max():g}], the plan was proved "
+            f"for {shown(plan.input_range)}; {remedy}"
+        )
+    image, *where = np.argwhere(outside)[0].tolist()
+    low, high = bounds(plan.input_range, plan.input_shape)
+    at, features = tuple(where), int(outside.any(axis=0).sum())
+    others = f" ({features} features are outside theirs)" if features > 1 else ""
+    return (
+        f"the input has {values[(image, *at)]:g} at feature {label(at)}, the plan was proved for "
+        f"[{low[at]:g}, {high[at]:g}] there{others}; {remedy}"
+    )
+
+
+def _switching_key(key: Parts) -> list[bytes]:
+    return [part for residues, seed in key for part in _bytes(residues, seed)]
 
 
 def _bytes(residues: Residues, seed: bytes) -> list[bytes]:

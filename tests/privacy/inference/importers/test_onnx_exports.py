@@ -1,0 +1,256 @@
+"""What PyTorch's and scikit-learn's exporters write, and an encrypted answer of it."""
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skl2onnx import to_onnx
+from sklearn import decomposition, linear_model, neural_network, preprocessing, svm
+from sklearn.pipeline import make_pipeline
+from torch import Tensor, nn
+
+from privacy.inference import (
+    DataOwner,
+    Evaluator,
+    Polynomial,
+    Square,
+    certify,
+    compile_model,
+    from_onnx,
+)
+from privacy.inference.errors import UnsupportedLayerError, UnsupportedModelError
+from tests.privacy.inference.importers.onnx_graphs import answers
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::{kind}")
+    for kind in ("DeprecationWarning", "FutureWarning", "UserWarning")
+]
+
+
+class Residual(nn.Module):
+    """Two paths, functional forms, and a normalisation of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.norm.running_mean.data.normal_()
+        self.norm.running_var.data.uniform_(0.5, 2)
+        self.second, self.beside = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.last = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first((x - 0.5) / 0.25)) ** 2
+        x = self.second(x * x) + self.beside(x)
+        return self.last(nn.functional.adaptive_avg_pool2d(x, 1).view(x.size(0), -1))
+
+
+def models() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    torch.manual_seed(0)
+    return {
+        "mlp": (
+            nn.Sequential(nn.Flatten(), nn.Linear(12, 5), Square(), nn.Linear(5, 3)),
+            (3, 2, 2),
+        ),
+        "convolutions": (
+            nn.Sequential(
+                nn.Conv2d(1, 4, 5, stride=2),
+                nn.ReLU(),
+                nn.AvgPool2d(2, padding=1),
+                nn.Flatten(),
+                nn.Linear(64, 3),
+            ),
+            (1, 16, 16),
+        ),
+        "one axis": (
+            nn.Sequential(
+                nn.Conv1d(2, 4, 3, padding=1),
+                nn.GELU(),
+                nn.AvgPool1d(2),
+                nn.Conv1d(4, 4, 3, groups=2),
+                nn.SiLU(),
+                nn.AdaptiveAvgPool1d(1),
+                nn.Flatten(),
+                nn.Dropout(),
+                nn.Linear(4, 3),
+            ),
+            (2, 16),
+        ),
+        "activations": (
+            nn.Sequential(
+                *(nn.Linear(4, 4), nn.Hardswish(), nn.LeakyReLU(), nn.ReLU6(), nn.ELU()),
+                *(nn.Tanh(), nn.Sigmoid(), nn.Hardtanh()),
+            ),
+            (4,),
+        ),
+        "residual": (Residual(), (3, 8, 8)),
+        "normalised": (
+            nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2, bias=False)),
+            (4,),
+        ),
+        "rows": (nn.Sequential(nn.Linear(4, 5), nn.Flatten(), nn.Linear(15, 2)), (3, 4)),
+        "overhanging windows": (
+            nn.Sequential(
+                nn.Conv2d(1, 2, 4, padding="same"),
+                nn.AvgPool2d(3, 2, ceil_mode=True),
+                nn.Flatten(),
+                nn.Unflatten(1, (2, 16)),
+                nn.Flatten(),
+                nn.Linear(32, 2),
+            ),
+            (1, 8, 8),
+        ),
+    }
+
+
+def export(
+    model: nn.Module, inputs: Tensor, path: Path, *, dynamo: bool = True, open_batch: bool = True
+) -> Path:
+    options: dict[str, Any] = {}
+    if open_batch and dynamo:
+        options["dynamic_shapes"] = ({0: torch.export.Dim("batch", min=1, max=4096)},)
+    elif open_batch:
+        options["dynamic_axes"] = {"x": {0: "batch"}}
+    given = inputs if open_batch else inputs[:1]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        torch.onnx.export(model.eval(), (given,), path, dynamo=dynamo, input_names=["x"], **options)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(models()))
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("open_batch", [False, True])
+def test_what_pytorch_exports(name: str, dynamo: bool, open_batch: bool, tmp_path: Path) -> None:
+    """The newer exporter writes weights into a second file."""
+    model, shape = models()[name]
+    inputs = torch.rand(3, *shape)
+    path = export(model, inputs, tmp_path / "m.onnx", dynamo=dynamo, open_batch=open_batch)
+    assert len(list(tmp_path.iterdir())) == 1 + dynamo
+    taken = from_onnx(path)
+    assert taken.input_shape == shape
+    with torch.no_grad():
+        assert torch.allclose(taken(inputs), model(inputs), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "overhanging windows"])
+def test_files_compile(name: str, tmp_path: Path) -> None:
+    model, shape = models()[name]
+    path = export(model, torch.rand(3, *shape), tmp_path / "m.onnx")
+    compiled = compile_model(from_onnx(path), input_shape=shape, input_range=(0.0, 1.0))
+    inputs = np.random.default_rng(0).uniform(0, 1, (20, *shape))
+    with torch.no_grad():
+        expected = model.double()(torch.from_numpy(inputs)).numpy()
+    assert abs(compiled.predict(inputs) - expected).max() < 1e-4
+    certificate = certify(compiled, inputs, expected.argmax(axis=1))
+    assert certificate.agreement > 0.9
+    assert certificate.worst_error < max(certificate.predicted_worst_error, 0.1)
+
+
+def test_an_encrypted_answer_of_a_file(tmp_path: Path) -> None:
+    model, shape = models()["mlp"]
+    path = export(model, torch.rand(3, *shape), tmp_path / "m.onnx")
+    taken = from_onnx(path)
+    compiled = compile_model(taken, input_shape=taken.input_shape, input_range=(0.0, 1.0))
+    owner = DataOwner(compiled.plan)
+    evaluator = Evaluator(compiled, owner.public_material())
+    for row in torch.rand(5, *shape):
+        answer = owner.decrypt(evaluator.evaluate(owner.encrypt(row.numpy())))
+        with torch.no_grad():
+            logits = model(row[None])[0]
+        best, second = logits.topk(2).values.tolist()
+        assert answer.label == int(logits.argmax()) or best - second < 0.01
+
+
+def test_activations_are_refused_by_the_compiler_by_name(tmp_path: Path) -> None:
+    model, shape = models()["convolutions"]
+    path = export(model, torch.rand(3, *shape), tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedLayerError, match="ReLU"):
+        compile_model(from_onnx(path), input_shape=shape, input_range=(0.0, 1.0))
+
+
+def test_a_polynomial_is_exported_as_arithmetic(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), Polynomial([0.1, 0.2, 0.3, 0.4]), nn.Linear(5, 1))
+    inputs = torch.rand(3, 4)
+    path = export(model, inputs, tmp_path / "m.onnx", open_batch=False)
+    with torch.no_grad():
+        assert torch.allclose(from_onnx(path)(inputs), model(inputs), atol=1e-6)
+
+
+X = np.random.default_rng(0).normal(size=(80, 5)).astype(np.float32)
+SCORES = X @ np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        linear_model.LinearRegression(),
+        linear_model.Ridge(),
+        make_pipeline(preprocessing.StandardScaler(), linear_model.Ridge()),
+        make_pipeline(preprocessing.MinMaxScaler(), decomposition.PCA(3), linear_model.Ridge()),
+        make_pipeline(
+            preprocessing.RobustScaler(), decomposition.PCA(3, whiten=True), linear_model.Ridge()
+        ),
+        make_pipeline(
+            preprocessing.MaxAbsScaler(), decomposition.TruncatedSVD(3), linear_model.Ridge()
+        ),
+    ],
+)
+def test_regressors_of_scikit_learns_converter(estimator: Any, tmp_path: Path) -> None:
+    estimator.fit(X, SCORES)
+    (path := tmp_path / "m.onnx").write_bytes(to_onnx(estimator, X[:1]).SerializeToString())
+    assert np.allclose(answers(from_onnx(path), X), estimator.predict(X), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        linear_model.LogisticRegression(),
+        svm.LinearSVC(),
+        linear_model.SGDClassifier(),
+        make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression()),
+    ],
+)
+def test_classifiers_of_scikit_learns_converter(estimator: Any, tmp_path: Path) -> None:
+    """With raw scores; a file with probabilities is refused with how to get these."""
+    estimator.fit(X, SCORES.argmax(axis=1))
+    last = getattr(estimator, "steps", [(None, estimator)])[-1][1]
+    path = tmp_path / "m.onnx"
+    options = {"raw_scores": True}
+    if not isinstance(last, svm.LinearSVC):
+        with_names = to_onnx(estimator, X[:1], options={id(last): options})
+        path.write_bytes(with_names.SerializeToString())
+        with pytest.raises(UnsupportedModelError, match=r"ZipMap .*leave it out with output="):
+            from_onnx(path, output="output_probability")
+        options["zipmap"] = False
+    proto = to_onnx(estimator, X[:1], options={id(last): options})
+    path.write_bytes(proto.SerializeToString())
+    names = [entry.name for entry in proto.graph.output]
+    with pytest.raises(UnsupportedModelError, match=r"2 outputs, .*probabilit"):
+        from_onnx(path)
+    with pytest.raises(UnsupportedModelError, match=r"decision|decides|Cast|Reshape"):
+        from_onnx(path, output=names[0])
+    scores = answers(from_onnx(path, output=names[1]), X)
+    assert np.allclose(scores, estimator.decision_function(X), atol=1e-4)
+
+
+def test_a_classifier_with_probabilities_is_refused_with_the_way_to_scores(
+    tmp_path: Path,
+) -> None:
+    estimator = linear_model.LogisticRegression().fit(X, SCORES.argmax(axis=1))
+    (path := tmp_path / "m.onnx").write_bytes(to_onnx(estimator, X[:1]).SerializeToString())
+    with pytest.raises(UnsupportedModelError, match="raw_scores"):
+        from_onnx(path, output="probabilities")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        perceptron = neural_network.MLPClassifier((4,), activation="identity", max_iter=5)
+        perceptron.fit(X, SCORES.argmax(axis=1))
+    path.write_bytes(to_onnx(perceptron, X[:1]).SerializeToString())
+    with pytest.raises(UnsupportedModelError, match=r"Softmax.*output='add_result1'"):
+        from_onnx(path, output="output_probability")
+    scores = from_onnx(path, output="add_result1")
+    assert answers(scores, X).shape == (80, 3)
