@@ -144,7 +144,7 @@ class Plan:
     operations : mapping of str to int
         Counts of each homomorphic operation.
     predicted_ms : float
-        Of one evaluation, masking included, on the reference machine (one 2.5 GHz core).
+        Of one evaluation, masking included, on one core of the reference machine.
     model_version : str
         32 hexadecimal digits, a digest of the model's weights; random where these are encrypted.
     parties : tuple of str
