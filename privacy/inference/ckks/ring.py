@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,7 +125,7 @@ class Ring:
         self._mixing, self._unmixing = _stacked(degree, self.primes)
         self._bases: dict[tuple[int, ...], _Base] = {}
 
-    @property
+    @cached_property
     def eighth_root(self) -> int:
         """An element of order eight modulo the first prime."""
         prime = self.primes[0]

@@ -117,9 +117,8 @@ def _four_coefficients(ring: Ring, transformed: Residues) -> list[int]:
     index leave are 1, 5, 3 and 7: the inverse transform at these four is one of sums of quarters.
     """
     prime = ring.primes[0]
-    low = (transformed & np.uint64(0xFFFFFFFF)).reshape(4, -1).sum(axis=1).tolist()
-    high = (transformed >> np.uint64(32)).reshape(4, -1).sum(axis=1).tolist()
-    sums = [(a + (b << 32)) % prime for a, b in zip(low, high, strict=True)]
+    # Of at most 2^13 residues below 2^50 each.
+    sums = transformed.reshape(4, -1).sum(axis=1).tolist()
     back, scale = pow(ring.eighth_root, -1, prime), pow(ring.degree, -1, prime)
     return [
         sum(s * pow(back, power * k, prime) for s, power in zip(sums, (1, 5, 3, 7), strict=True))
