@@ -13,6 +13,7 @@ from privacy.inference.compiler import Polynomial as Polynomial
 from privacy.inference.compiler import Square as Square
 from privacy.inference.compiler import logit_bound as logit_bound
 from privacy.inference.decision import decide as decide
+from privacy.inference.decision import decide_each as decide_each
 from privacy.inference.evaluator import BlindEvaluator as BlindEvaluator
 from privacy.inference.evaluator import Evaluator as Evaluator
 from privacy.inference.evaluator import EvaluatorPool as EvaluatorPool
@@ -23,6 +24,7 @@ from privacy.inference.importers import from_sklearn as from_sklearn
 from privacy.inference.owner import Answer as Answer
 from privacy.inference.owner import ClassOnly as ClassOnly
 from privacy.inference.owner import DataOwner as DataOwner
+from privacy.inference.owner import EachLabel as EachLabel
 from privacy.inference.owner import FloodedLogits as FloodedLogits
 from privacy.inference.owner import MeasurementOwner as MeasurementOwner
 from privacy.inference.owner import ReleasePolicy as ReleasePolicy

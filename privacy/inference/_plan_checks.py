@@ -21,6 +21,8 @@ _MAX_PLACES = 2**26
 """Of a packing: 256 MiB where it is unpacked, for packed zeros are a thousandth of that."""
 _MIN_PRIME_BITS = 2
 _VERSION_DIGITS = 32
+_LONGEST_NAME = 100
+"""Characters of a class's name."""
 _DIMENSIONS = {"slots": 3, "coefficients": 2, "batch": 1}
 """Of a packing's shape, by its kind."""
 
@@ -51,6 +53,10 @@ def _bound(value: Any) -> bool:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= _LONGEST_NAME
 
 
 def _counts(value: Any) -> bool:
@@ -110,6 +116,11 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
         f"{_VERSION_DIGITS} hexadecimal digits",
     ),
     "parties": (lambda value: _each(_text)(value) and len(value) in (0, 3), "none or three names"),
+    "multi_label": (lambda value: isinstance(value, bool), "true or false"),
+    "class_names": (
+        lambda value: _each(_name)(value) and len(set(value)) == len(value),
+        f"different names, each printable and of at most {_LONGEST_NAME} characters",
+    ),
     "blind_layers": (_each(_layer), "layers, each with its level, steps and products"),
 }
 
@@ -129,8 +140,14 @@ def check_plan(plan: "Plan") -> None:
         raise ValueError(
             "input_range is not written as short as it can be; compile the model again"
         )
+    if plan.multi_label and plan.logits < 2:
+        raise ValueError("multi_label is true for 1 logit, which decides between two classes")
     _check_packing(plan)
     _check_keys(plan)
+    if len(plan.class_names) not in (0, plan.classes):
+        raise ValueError(
+            f"class_names has {len(plan.class_names)} names; the model has {plan.classes} classes"
+        )
     if any(layer.level > plan.levels for layer in plan.blind_layers):
         raise ValueError(f"levels of blind_layers must lie in 1..{plan.levels}")
 
