@@ -46,7 +46,7 @@ from tests.integration.deployed_runs import (
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 NAMES = ["honest", "garbler", "mortal", "sleeper"]
-ROUNDS = 7
+ROUNDS = 5
 HANG = 30.0  # seconds after which a hanging node is given up; the others may be late too
 
 
