@@ -15,6 +15,7 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bloomseal needs Python 3.11 or newer; try: make PYTHON=python3.11")'
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -c 'from privacy.inference.ckks import warm_up; warm_up()'
 	@touch $@
 
 .PHONY: setup

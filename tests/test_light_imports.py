@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-ENCRYPTION = {"tenseal", "pyarrow"}
+ENCRYPTION = {"tenseal", "pyarrow", "numba"}
 ACCOUNTING = {"opacus", "dp_accounting", "scipy.stats"}
 SIMULATION = {"ray", "datasets", "flwr_datasets", "torchvision"}
 PICTURES = {"matplotlib", "jinja2"}
@@ -77,7 +77,7 @@ def test_what_strategies_load_later_is_there() -> None:
         "assert not hasattr(strategies, 'NoSuchName')\n"
         "print(*sys.modules)\n"
     )
-    assert loaded(program) >= {"torch", "tenseal", "scipy.stats"}
+    assert loaded(program) >= {"torch", "numba", "scipy.stats"}
 
 
 def test_the_command_line_answers_without_pytorch() -> None:

@@ -53,6 +53,7 @@ from privacy.audit import (
 )
 from privacy.inference import (
     ClassOnly,
+    EachLabel,
     FloodedLogits,
     InputContract,
     RoundedLogits,
@@ -136,6 +137,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     Poisson: {"rate": 0.5},
     Repeated: {"release": RELEASE, "times": 3},
     ClassOnly: {"threshold": 0.5},
+    EachLabel: {"threshold": 0.5},
     FloodedLogits: POLICY,
     RoundedLogits: {"decimals": 2, "threshold": 0.5},
     TopClasses: {"count": 2, "threshold": 0.5},
@@ -305,6 +307,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
 TRIED_ELSEWHERE = {
     "logit_bound",
     "from_sklearn",
+    "from_onnx",
     "replace_activations",
     "PrivateData",
     "audit_training",

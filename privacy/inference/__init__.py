@@ -23,6 +23,7 @@ from privacy.inference.importers import from_sklearn as from_sklearn
 from privacy.inference.owner import Answer as Answer
 from privacy.inference.owner import ClassOnly as ClassOnly
 from privacy.inference.owner import DataOwner as DataOwner
+from privacy.inference.owner import EachLabel as EachLabel
 from privacy.inference.owner import FloodedLogits as FloodedLogits
 from privacy.inference.owner import MeasurementOwner as MeasurementOwner
 from privacy.inference.owner import ReleasePolicy as ReleasePolicy

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from privacy.arguments import shown
-from privacy.inference.ckks import MAX_MODULUS_BITS
+from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.input_range import input_range
 
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ _MAX_ELEMENTS = 2**31 - 1
 """Of an input: a packing names its elements with 32 bits."""
 _MAX_PLACES = 2**26
 """Of a packing: 256 MiB where it is unpacked, for packed zeros are a thousandth of that."""
-_MIN_PRIME_BITS, _MAX_PRIME_BITS = 2, 50
+_MIN_PRIME_BITS = 2
 _VERSION_DIGITS = 32
+_LONGEST_NAME = 100
+"""Characters of a class's name."""
 _DIMENSIONS = {"slots": 3, "coefficients": 2, "batch": 1}
 """Of a packing's shape, by its kind."""
 
@@ -51,6 +53,10 @@ def _bound(value: Any) -> bool:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= _LONGEST_NAME
 
 
 def _counts(value: Any) -> bool:
@@ -84,8 +90,8 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
     "logits": (_whole(1), "a positive whole number"),
     "degree": (_whole(1), "a ring degree"),
     "prime_bits": (
-        _each(_whole(_MIN_PRIME_BITS, _MAX_PRIME_BITS), 1),
-        f"whole numbers from {_MIN_PRIME_BITS} to {_MAX_PRIME_BITS}",
+        _each(_whole(_MIN_PRIME_BITS, MAX_PRIME_BITS), 1),
+        f"whole numbers from {_MIN_PRIME_BITS} to {MAX_PRIME_BITS}",
     ),
     **{
         name: (_whole(-_MAX_BITS, _MAX_BITS), f"a whole number from -{_MAX_BITS} to {_MAX_BITS}")
@@ -110,6 +116,10 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
         f"{_VERSION_DIGITS} hexadecimal digits",
     ),
     "parties": (lambda value: _each(_text)(value) and len(value) in (0, 3), "none or three names"),
+    "class_names": (
+        lambda value: _each(_name)(value) and len(set(value)) == len(value),
+        f"different names, each printable and of at most {_LONGEST_NAME} characters",
+    ),
     "blind_layers": (_each(_layer), "layers, each with its level, steps and products"),
 }
 
@@ -131,6 +141,10 @@ def check_plan(plan: "Plan") -> None:
         )
     _check_packing(plan)
     _check_keys(plan)
+    if len(plan.class_names) not in (0, plan.classes):
+        raise ValueError(
+            f"class_names has {len(plan.class_names)} names; the model has {plan.classes} classes"
+        )
     if any(layer.level > plan.levels for layer in plan.blind_layers):
         raise ValueError(f"levels of blind_layers must lie in 1..{plan.levels}")
 

@@ -18,6 +18,7 @@ from privacy.arguments import (
     double_array,
     number,
     of_kind,
+    shown,
     sizes,
     whole,
 )
@@ -73,6 +74,7 @@ def compile_model(
     tolerance: float | None = None,
     max_query_bytes: int | None = None,
     parties: ThreeParties | None = None,
+    class_names: Sequence[str | int] | None = None,
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
 
@@ -117,6 +119,10 @@ def compile_model(
         Declares a third party that evaluates. The plan is then for encrypted weights, which
         :meth:`CompiledModel.encrypt_weights` makes and :class:`BlindEvaluator` evaluates: for one
         image, and activations of degree 2.
+    class_names : sequence of str or int, optional
+        What the classes are called, in the order of the logits; of a single logit two names, the
+        second for class 1. They are part of the public plan, and the data owner's answers bear
+        them (:attr:`Answer.name`).
 
     Raises
     ------
@@ -147,6 +153,7 @@ def compile_model(
             raise ValueError(
                 f"batch_size is {batch_size}; encrypted weights answer 1 image a query"
             )
+    names = () if class_names is None else _class_names(class_names)
     encrypted, batch = parties is not None, batch_size > 1
 
     itself = reference(model)
@@ -202,6 +209,7 @@ def compile_model(
         batch_size=batch_size,
         logit_bits=logit_bits(bounds),
         parties=parties,
+        class_names=names,
     )
     if plan.query_bytes > query_limits[-1]:
         raise CannotPlanError(too_many_bytes(plan.query_bytes, query_limits[-1]))
@@ -215,6 +223,16 @@ def _from_unit(network: Network, centre: Vector, radius: Vector) -> Network:
     bias = first.bias + first.matrix @ centre
     scaled = Affine(matrix, bias, first.structure, first.name or "scaling")
     return Network((scaled, *others), network.activations)
+
+
+def _class_names(given: Sequence[str | int]) -> tuple[str, ...]:
+    give = "a sequence of names, such as ('cat', 'dog')"
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+        raise TypeError(f"class_names is {shown(given)}; give {give}")
+    for name in given:
+        if not isinstance(name, str | int | np.integer):
+            raise TypeError(f"class_names holds {shown(name)}; give texts or whole numbers")
+    return tuple(map(str, given))
 
 
 def _tolerances(tolerance: float | None, spread: float) -> tuple[float, ...]:
@@ -236,6 +254,7 @@ def _plan(
     batch_size: int,
     logit_bits: int,
     parties: ThreeParties | None,
+    class_names: tuple[str, ...],
 ) -> Plan:
     ring = Ring(summary.degree, summary.primes)
     error_bits = math.ceil(math.log2(choice.error))
@@ -277,6 +296,7 @@ def _plan(
         model_version=_version(network) if parties is None else secrets.token_hex(16),
         parties=() if parties is None else parties.names,
         blind_layers=layers,
+        class_names=class_names,
     )
     spent = milliseconds(summary.operations, plan.degree)
     spent += _HASHED_MS * (plan.query_bytes + plan.answer_bytes)

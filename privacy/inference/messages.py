@@ -26,7 +26,7 @@ from privacy.inference.errors import MessageError
 from privacy.inference.plan import MESSAGE_OVERHEAD, Plan
 
 MAGIC = b"BSHE"
-VERSION = 2
+VERSION = 3
 MAC_BYTES = 32
 _HEADER = struct.Struct("<4sBB32s16sQQ")
 

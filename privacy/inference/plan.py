@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from privacy.arguments import of_kind
 from privacy.inference._plan_checks import check_plan
-from privacy.inference.ckks import MAX_MODULUS_BITS, QUERY_SEED_BYTES, SEED_BYTES
+from privacy.inference.ckks import MAX_MODULUS_BITS, SEED_BYTES
 from privacy.inference.input_range import InputRange, shown
 
 FORMAT = 3
@@ -151,6 +151,8 @@ class Plan:
         Model owner, data owner and evaluator where the weights are encrypted; else empty.
     blind_layers : tuple of BlindLayer
         For the evaluator of encrypted weights: the layers before the last.
+    class_names : tuple of str
+        What the classes are called, in their order; empty where nobody named them.
     """
 
     input_shape: tuple[int, ...]
@@ -177,6 +179,7 @@ class Plan:
     model_version: str
     parties: tuple[str, ...] = ()
     blind_layers: tuple[BlindLayer, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     @property
     def security_bits(self) -> int:
@@ -240,9 +243,7 @@ class Plan:
     @property
     def query_bytes(self) -> int:
         """Bytes of the message with one query."""
-        return MESSAGE_OVERHEAD + self.ciphertexts * (
-            self._polynomial(self.levels) + QUERY_SEED_BYTES
-        )
+        return MESSAGE_OVERHEAD + self.ciphertexts * (self._polynomial(self.levels) + SEED_BYTES)
 
     @property
     def weights_bytes(self) -> int:
@@ -329,6 +330,8 @@ class Plan:
             "predicted time": f"{self.predicted_ms:.1f} ms",
             "model version": self.model_version,
         }
+        if self.class_names:
+            rows["class names"] = ", ".join(self.class_names)
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 

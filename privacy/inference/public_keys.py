@@ -1,11 +1,17 @@
 """A data owner's public and evaluation keys, read from a message."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-from privacy.inference.ckks import SEED_BYTES, Parts, PublicKey, Residues, Ring, is_ternary
+from privacy.inference.ckks import (
+    SEED_BYTES,
+    Parts,
+    PublicKey,
+    Residues,
+    Ring,
+    RotationKeys,
+    SwitchingKey,
+    is_ternary,
+)
 from privacy.inference.errors import MessageError
 from privacy.inference.messages import Reader, Tag, open_message
 from privacy.inference.plan import SESSION_KEY_BYTES, Plan
@@ -18,12 +24,14 @@ class Keys:
     Attributes
     ----------
     public : PublicKey
-    relinearisation, rotation : keys as the ring takes them, or None where the plan needs none
+    relinearisation : SwitchingKey, or None where the plan needs none
+    rotation : RotationKeys
+        By Galois element.
     """
 
     public: PublicKey
-    relinearisation: Any
-    rotation: Any
+    relinearisation: SwitchingKey | None
+    rotation: RotationKeys
 
 
 def refuse_secret(ring: Ring, residues: Residues) -> None:
@@ -65,31 +73,22 @@ def _read_public_key(reader: Reader, ring: Ring) -> PublicKey:
 
 def read_keys(reader: Reader, ring: Ring, plan: Plan) -> Keys:
     """Read the keys that the plan names."""
-    public, relinearisation, rotation = _read_public_key(reader, ring), None, None
+    public, relinearisation = _read_public_key(reader, ring), None
     if plan.relin_level:
-        parts = _read_switching_key(reader, ring, plan.relin_level)
-        relinearisation = ring.relinearisation_keys(parts)
-    if plan.rotation_levels:
-        rotation = ring.rotation_keys(
-            {
-                element: _read_switching_key(reader, ring, level)
-                for element, level in plan.rotation_levels
-            }
-        )
+        relinearisation = ring.switching_key(_read_parts(reader, ring, plan.relin_level))
+    rotation = {
+        element: ring.switching_key(_read_parts(reader, ring, level), element)
+        for element, level in plan.rotation_levels
+    }
     return Keys(public, relinearisation, rotation)
 
 
-def _read_switching_key(reader: Reader, ring: Ring, level: int) -> Parts:
-    """A switching key that is used up to ``level``; parts above are zero, and unused."""
+def _read_parts(reader: Reader, ring: Ring, level: int) -> Parts:
+    """The parts of a switching key that is used up to ``level``."""
     primes = (*ring.primes[:level], ring.primes[-1])
     parts = []
-    for index in range(ring.levels):
-        whole = np.zeros((len(ring.primes), ring.degree), dtype=np.uint64)
-        seed = bytes(SEED_BYTES)
-        if index < level:
-            residues = reader.residues(primes, ring.degree)
-            refuse_secret(ring, residues)
-            whole[[*range(level), len(ring.primes) - 1]] = residues
-            seed = reader.raw(SEED_BYTES)
-        parts.append((whole, seed))
+    for _ in range(level):
+        residues = reader.residues(primes, ring.degree)
+        refuse_secret(ring, residues)
+        parts.append((residues, reader.raw(SEED_BYTES)))
     return parts

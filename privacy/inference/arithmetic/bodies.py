@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-from privacy.inference.ckks import QUERY_SEED_BYTES, Ciphertext, Residues, Ring, expand
+from privacy.inference.ckks import SEED_BYTES, Ciphertext, Residues, Ring, expand
 from privacy.inference.messages import Reader
 from privacy.inference.public_keys import Keys, refuse_secret
 
@@ -14,7 +14,7 @@ def _read_residues(reader: Reader, ring: Ring, uniform: Residues) -> Residues:
     primes = ring.primes[: ring.levels]
     first = reader.residues(primes, ring.degree)
     refuse_secret(ring, first)
-    uniform[:] = expand(reader.raw(QUERY_SEED_BYTES), primes, ring.degree)
+    uniform[:] = expand(reader.raw(SEED_BYTES), primes, ring.degree)
     return first
 
 
@@ -38,7 +38,7 @@ def read_columns(body: memoryview, ring: Ring, count: int) -> list[Residues]:
     for row in uniform:
         _read_residues(reader, ring, row)
     one = 8 * ring.degree
-    strides = (ring.levels * one + QUERY_SEED_BYTES, one, 8)
+    strides = (ring.levels * one + SEED_BYTES, one, 8)
     return [np.ndarray(shape, dtype="<u8", buffer=body, strides=strides), uniform]
 
 

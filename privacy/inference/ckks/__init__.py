@@ -1,17 +1,20 @@
 """CKKS: residues in, residues out. Nothing outside this folder imports its modules."""
 
-from privacy.inference.ckks.keys import PublicKey as PublicKey
-from privacy.inference.ckks.keys import SecretKey as SecretKey
-from privacy.inference.ckks.keys import is_ternary as is_ternary
 from privacy.inference.ckks.modular import matrix_product as matrix_product
+from privacy.inference.ckks.primes import MAX_MODULUS_BITS as MAX_MODULUS_BITS
+from privacy.inference.ckks.primes import MAX_PRIME_BITS as MAX_PRIME_BITS
+from privacy.inference.ckks.public_key import PublicKey as PublicKey
 from privacy.inference.ckks.ring import CONJUGATE as CONJUGATE
-from privacy.inference.ckks.ring import MAX_MODULUS_BITS as MAX_MODULUS_BITS
 from privacy.inference.ckks.ring import Ciphertext as Ciphertext
+from privacy.inference.ckks.ring import Hoisted as Hoisted
+from privacy.inference.ckks.ring import Parts as Parts
 from privacy.inference.ckks.ring import Plaintext as Plaintext
+from privacy.inference.ckks.ring import Residues as Residues
 from privacy.inference.ckks.ring import Ring as Ring
-from privacy.inference.ckks.seeded import QUERY_SEED_BYTES as QUERY_SEED_BYTES
+from privacy.inference.ckks.ring import RotationKeys as RotationKeys
+from privacy.inference.ckks.ring import SwitchingKey as SwitchingKey
+from privacy.inference.ckks.secret_key import SecretKey as SecretKey
+from privacy.inference.ckks.secret_key import is_ternary as is_ternary
+from privacy.inference.ckks.seeded import SEED_BYTES as SEED_BYTES
 from privacy.inference.ckks.seeded import expand as expand
-from privacy.inference.ckks.seeded import reseeded as reseeded
-from privacy.inference.ckks.streams import SEED_BYTES as SEED_BYTES
-from privacy.inference.ckks.streams import Parts as Parts
-from privacy.inference.ckks.streams import Residues as Residues
+from privacy.inference.ckks.warm import warm_up as warm_up

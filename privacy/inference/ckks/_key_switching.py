@@ -57,31 +57,26 @@ def centred_coefficients(
 
 @compiled
 def extend(
-    result: Values,
+    digits: Values,
     coefficients: Values,
     own: Values,
-    tables: Values,
-    primes: Values,
-    base: Places,
-    start: int,
-    stop: int,
+    row: int,
+    table: Values,
+    prime: float,
 ) -> None:
-    """Digits (digits, rows, N), transformed modulo every prime of ``base``.
+    """Digits modulo the prime of one row, transformed, (digits, N).
 
     ``coefficients`` are centred, (digits, N); ``own`` are the digits modulo their own primes,
-    transformed. Tasks are digits times rows.
+    transformed, of which this row may be one.
     """
-    rows = base.size
-    for task in range(start, stop):
-        digit, row = task // rows, task % rows
-        target = result[digit, row]
+    for digit in range(coefficients.shape[0]):
+        target = digits[digit]
         if digit == row:
             source = own[digit]
             for n in range(target.size):
                 target[n] = source[n]
-            continue
-        prime = primes[base[row]]
-        _transform(target, coefficients[digit], tables[base[row]], prime)
+        else:
+            _transform(target, coefficients[digit], table, prime)
 
 
 @compiled
@@ -95,105 +90,47 @@ def _transform(target: Values, coefficients: Values, table: Values, prime: float
 
 @compiled
 def multiply_key(
-    total: Values,
-    digits: Values,
-    key: Values,
-    key_rows: Places,
-    primes: Values,
-    base: Places,
-    start: int,
-    stop: int,
+    total: Values, row: int, digits: Values, key: Values, key_row: int, prime: float
 ) -> None:
-    """Σ_j digit_j·key_j for both components, (2, rows, N); tasks are rows.
+    """Σ_j digit_j·key_j for both components, in one row of ``total`` (2, rows, N).
 
-    ``digits`` (digits, rows, N), ``key`` (parts, 2, key rows, N); ``key_rows`` says which of the
-    key's rows belongs to each row.
+    ``digits`` (digits, N) are modulo that row's prime; ``key`` (parts, 2, key rows, N).
     """
-    count, rows, degree = digits.shape
-    step, width = rows * degree, key.shape[2] * degree
-    for row in range(start, stop):
-        prime = primes[base[row]]
-        inverse = 1.0 / prime
-        for chunk in range(0, degree, _CHUNK):
-            for digit in range(0, count, _TOGETHER):
-                part = digit * 2 * width + key_rows[row] * degree
-                together = min(_TOGETHER, count - digit)
-                adding = 1 if digit > 0 else 0
-                for n in range(chunk, chunk + _CHUNK, LANES):
-                    place = row * degree + n
-                    key_products(
-                        total,
-                        place,
-                        place + step,
-                        digits,
-                        place + digit * step,
-                        step,
-                        key,
-                        part + n,
-                        2 * width,
-                        width,
-                        together,
-                        adding,
-                        prime,
-                        inverse,
-                    )
+    count, degree = digits.shape
+    inverse = 1.0 / prime
+    step, width = total.shape[1] * degree, key.shape[2] * degree
+    for chunk in range(0, degree, _CHUNK):
+        for digit in range(0, count, _TOGETHER):
+            part = digit * 2 * width + key_row * degree
+            together = min(_TOGETHER, count - digit)
+            adding = 1 if digit > 0 else 0
+            for n in range(chunk, chunk + _CHUNK, LANES):
+                place = row * degree + n
+                key_products(
+                    total,
+                    place,
+                    place + step,
+                    digits,
+                    digit * degree + n,
+                    degree,
+                    key,
+                    part + n,
+                    2 * width,
+                    width,
+                    together,
+                    adding,
+                    prime,
+                    inverse,
+                )
 
 
 @compiled
-def add_scaled(
-    total: Values, values: Values, factors: Values, primes: Values, start: int, stop: int
-) -> None:
-    """Add polynomials (rows, N), each row times its factor; tasks are rows."""
-    for row in range(start, stop):
-        prime, factor = primes[row], factors[row]
-        inverse = 1.0 / prime
-        sums, addends = total[row], values[row]
-        for n in range(sums.size):
-            rest = sums[n] + product(addends[n], factor, prime, inverse)
-            sums[n] = reduced(rest, prime, inverse)
-
-
-@compiled
-def add_reordered(
-    total: Values,
-    values: Values,
-    order: NDArray[np.uint32],
-    primes: Values,
-    base: Places,
-    start: int,
-    stop: int,
-) -> None:
-    """Add polynomials (size, rows, N) in another order of values; tasks are rows."""
-    for row in range(start, stop):
-        prime = primes[base[row]]
-        for index in range(total.shape[0]):
-            sums, addends = total[index, row], values[index, row]
-            for n in range(sums.size):
-                value = sums[n] + addends[order[n]]
-                sums[n] = value - prime if value >= prime else value
-
-
-@compiled
-def add_reordered_product(
-    total: Values,
-    values: Values,
-    order: NDArray[np.uint32],
-    plain: Values,
-    primes: Values,
-    base: Places,
-    start: int,
-    stop: int,
-) -> None:
-    """As :func:`add_reordered`, times a polynomial (rows, N)."""
-    for row in range(start, stop):
-        prime = primes[base[row]]
-        inverse = 1.0 / prime
-        factors = plain[row]
-        for index in range(total.shape[0]):
-            sums, addends = total[index, row], values[index, row]
-            for n in range(sums.size):
-                rest = sums[n] + product(addends[order[n]], factors[n], prime, inverse)
-                sums[n] = reduced(rest, prime, inverse)
+def add_scaled(total: Values, values: Values, factor: float, prime: float) -> None:
+    """Add a row (N,) times a centred factor."""
+    inverse = 1.0 / prime
+    for n in range(total.size):
+        rest = total[n] + product(values[n], factor, prime, inverse)
+        total[n] = reduced(rest, prime, inverse)
 
 
 @compiled

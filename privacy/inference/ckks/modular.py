@@ -10,10 +10,9 @@ from concurrent.futures import Executor
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks.streams import Residues
+Residues = NDArray[np.uint64]
 
 _EXACT_BITS = 53
-_HALF_BITS = 30
 _BLOCK = 512
 
 
@@ -59,20 +58,6 @@ def _block_product(
         total = _shift(total, limb, prime) + (product % prime).astype(np.uint64)
         total -= np.where(total >= prime, np.uint64(prime), np.uint64(0))
     return total
-
-
-def elementwise_product(one: Residues, other: Residues, prime: int) -> Residues:
-    """``one``·``other`` modulo ``prime``, of at most 60 bits, elementwise."""
-    high = _short_product(one, other >> np.uint64(_HALF_BITS), prime)
-    low = _short_product(one, other & np.uint64((1 << _HALF_BITS) - 1), prime)
-    total = _shift(high, _HALF_BITS, prime) + low
-    return total - np.where(total >= prime, np.uint64(prime), np.uint64(0))
-
-
-def _short_product(values: Residues, factors: Residues, prime: int) -> Residues:
-    """As :func:`_shift`, times ``factors`` of at most 30 bits."""
-    guess = (values.astype(np.float64) * factors.astype(np.float64) / prime).astype(np.uint64)
-    return _corrected(values * factors - guess * np.uint64(prime), prime)
 
 
 def _shift(values: Residues, bits: int, prime: int) -> Residues:

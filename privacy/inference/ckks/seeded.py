@@ -1,4 +1,4 @@
-"""The uniform polynomial of a query, from a seed that travels in its place.
+"""Uniform polynomials from seeds that travel in their place: of queries and of keys.
 
 SEAL expands seeds itself, but only behind its loader, and ten times slower than a processor with
 AES instructions can.
@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
 
-from privacy.inference.ckks.modular import elementwise_product
-from privacy.inference.ckks.streams import Residues
+from privacy.inference.ckks import _elementwise as elementwise
 
-QUERY_SEED_BYTES = 32
+Residues = NDArray[np.uint64]
+SEED_BYTES = 32
 _SPARE = 64
 
 
@@ -29,7 +30,7 @@ def expand(seed: bytes, primes: Sequence[int], degree: int) -> Residues:
 
     **Assumptions.** AES-256 behaves like an ideal cipher, since the seed is public; FrodoKEM makes
     its public matrix of AES likewise (Alkim et al. 2021, section 2.2.4 of its specification). A
-    seed (32 bytes) is fresh for every ciphertext.
+    seed (32 bytes) is fresh for every ciphertext and every part of a key.
 
     **Not covered.** A data owner who reuses a seed, or sends another polynomial: it harms itself.
     """
@@ -59,13 +60,16 @@ def reseeded(
     ``ciphertext`` has the shape (2, primes, N), in the number-theoretic domain, as ``secret``;
     first polynomial (primes, N) and seed come back.
     """
-    seed = secrets.token_bytes(QUERY_SEED_BYTES)
-    uniform = expand(seed, primes, ciphertext.shape[-1])
-    first = np.empty_like(uniform)
-    for index, prime in enumerate(primes):
-        modulus = np.uint64(prime)
-        change = ciphertext[1, index] + (modulus - uniform[index])
-        change -= np.where(change >= modulus, modulus, np.uint64(0))
-        total = ciphertext[0, index] + elementwise_product(change, secret[index], prime)
-        first[index] = total - np.where(total >= modulus, modulus, np.uint64(0))
-    return first, seed
+    seed = secrets.token_bytes(SEED_BYTES)
+    moduli = np.array(primes, dtype=np.uint64)[:, None]
+    change = (ciphertext[1] + (moduli - expand(seed, primes, ciphertext.shape[-1]))) % moduli
+    total = ciphertext[:1].astype(np.float64)
+    elementwise.add_multiplied_plain(
+        total,
+        change[None].astype(np.float64),
+        secret.astype(np.float64),
+        moduli[:, 0].astype(np.float64),
+        0,
+        len(primes),
+    )
+    return total[0].astype(np.uint64), seed

@@ -9,7 +9,7 @@ from itertools import islice, pairwise, product
 from privacy.inference.arithmetic.network import Network
 from privacy.inference.arithmetic.polynomials import DEPTH, PRODUCTS
 from privacy.inference.arithmetic.scales import AFTER, NEVER, depth
-from privacy.inference.ckks import QUERY_SEED_BYTES
+from privacy.inference.ckks import SEED_BYTES
 from privacy.inference.compiler.packing import power_of_two, steps_between, steps_of
 from privacy.inference.plan import MESSAGE_OVERHEAD
 
@@ -112,7 +112,7 @@ class PackingCandidate:
     @property
     def query_bytes(self) -> int:
         """Bytes of the message with one query."""
-        one = 8 * self.degree * self.levels + QUERY_SEED_BYTES
+        one = 8 * self.degree * self.levels + SEED_BYTES
         return MESSAGE_OVERHEAD + self.ciphertexts * one
 
     def leaves_large(self, index: int) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 
 from privacy.inference.arithmetic.network import Network
 from privacy.inference.arithmetic.polynomials import DEPTH
-from privacy.inference.ckks import MAX_MODULUS_BITS
+from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.compiler.candidates import (
     PackingCandidate,
     batch_candidate,
@@ -38,7 +38,6 @@ from privacy.inference.compiler.error_model import (
 )
 from privacy.inference.compiler.ranges import Ranges
 from privacy.inference.compiler.scale_search import (
-    MAX_PRIME_BITS,
     MAX_WEIGHT_BITS,
     MIN_PRIME_BITS,
     Choice,

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from privacy.inference.arithmetic.network import Network
 from privacy.inference.arithmetic.scales import LayerScales, Scales
-from privacy.inference.ckks import MAX_MODULUS_BITS
+from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.compiler.candidates import PackingCandidate
 from privacy.inference.compiler.error_model import predicted_logit_error
 from privacy.inference.compiler.ranges import Ranges
 from privacy.inference.compiler.sensitivity import Sensitivity
 
-MAX_PRIME_BITS = 50
-"""Residues are doubles, whose products the ring reduces exactly below 2^50."""
 MIN_PRIME_BITS = 24
 _MIN_SCALE_BITS = 16.0
 _MIN_WEIGHT_BITS = 8.0

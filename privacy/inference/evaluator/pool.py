@@ -70,10 +70,11 @@ class _Worker:
 class EvaluatorPool:
     """Answers data owners' queries on several cores.
 
-    SEAL holds Python's lock, so threads gain nothing: several processes hold the model, and each
-    query goes to a free one. A query is checked and its id recorded here, before a process sees
-    it: it is answered at most once, whichever process answers and although processes die. One
-    that died is started again when it is next needed, or by :meth:`start_all`.
+    Several processes hold the model, and each query goes to a free one: what surrounds the kernels
+    of an evaluation holds Python's lock, and each process has a limit on its memory. A query is
+    checked and its id recorded here, before a process sees it: it is answered at most once,
+    whichever process answers and although processes die. One that died is started again when it
+    is next needed, or by :meth:`start_all`.
 
     May be used from several threads. Use it as a context manager, or call :meth:`close`. Its
     methods raise :class:`MessageError` for a message that is refused, and

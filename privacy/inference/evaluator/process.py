@@ -1,4 +1,4 @@
-"""The evaluator in a process of its own: SEAL never releases Python's lock, and may crash.
+"""The evaluator in a process of its own, with a limit on its memory and on its time.
 
 The child is a program that compiles its model and calls :func:`serve_evaluations`.
 :class:`EvaluatorProcess` starts it and exchanges frames with it over its standard streams: public
@@ -20,6 +20,7 @@ from typing import BinaryIO, Self, cast
 
 import psutil
 
+from privacy.inference.ckks import warm_up
 from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.errors import EvaluatorFailedError, EvaluatorTimeoutError, MessageError
 from privacy.inference.evaluator.evaluator import Evaluator
@@ -31,7 +32,7 @@ _NUMBER = struct.Struct(">Q")
 _DONE, _REFUSED = b"+", b"-"
 _EXIT_SECONDS = 30.0
 _SLACK = 256 << 20
-_COPIES = 4  # of a message while it is read: as bytes, residues, SEAL's stream, SEAL's objects
+_COPIES = 4  # of a message while it is read: as bytes, residues, doubles, intermediate results
 
 
 class EvaluatorProcess:
@@ -200,6 +201,7 @@ def serve_evaluations(compiling: Callable[[], CompiledModel]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     compiled = compiling()
     _ = compiled.encoded  # what cannot be encoded fails here, before anyone makes keys
+    warm_up()  # no question waits for the compiler, and no limit counts its memory
     _write_frame(replies, compiled.plan.to_json().encode())
     evaluators: dict[int, Evaluator] = {}
     while (frame := _read_frame(requests)) is not None:
@@ -230,13 +232,15 @@ def serve_evaluations(compiling: Callable[[], CompiledModel]) -> None:
 def _memory_needed(plan: Plan, *, owners: int) -> int:
     """Bytes that evaluating may take beside the model: keys of so many owners, a query, slack.
 
-    SEAL holds a key in full where a message has a seed, and for all levels: two polynomials modulo
-    every prime for each data prime. A batch is computed as matrices of residues in double
-    precision, the widest layer's beside the query's.
+    A key is held in full where a message has a seed: two polynomials for each data prime of its
+    level. A batch is computed as matrices of residues in double precision, the widest layer's
+    beside the query's.
     """
-    polynomial = 8 * plan.degree * len(plan.prime_bits)
-    switching_keys = len(plan.rotation_levels) + (plan.relin_level > 0)
-    keys = 2 * polynomial * (1 + plan.levels * switching_keys)
+    polynomial = 8 * plan.degree
+    levels = [level for _, level in plan.rotation_levels]
+    if plan.relin_level:
+        levels.append(plan.relin_level)
+    keys = 2 * polynomial * (len(plan.prime_bits) + sum(each * (each + 1) for each in levels))
     query = 2 * 8 * plan.degree * plan.levels * plan.ciphertexts
     work = query * (4 * _COPIES if plan.batch_size > 1 else _COPIES)
     return (owners + _COPIES) * keys + work + _SLACK

@@ -2,13 +2,14 @@
 
 import secrets
 import threading
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.arguments import double_array, of_kind
-from privacy.inference.ckks import Parts, Residues, Ring, SecretKey, reseeded
+from privacy.inference.ckks import Parts, Residues, Ring, SecretKey
 from privacy.inference.errors import MessageError, OutOfRangeError
 from privacy.inference.input_range import bounds, by_feature, label, shown
 from privacy.inference.messages import Reader, Tag, open_message, seal_message
@@ -115,9 +116,9 @@ class DataOwner:
         plan = self.plan
         body = [self._session_key, *_bytes(*self._secret.public_key())]
         if plan.relin_level:
-            body += _switching_key(self._secret.relinearisation_key(), plan.relin_level)
+            body += _switching_key(self._secret.relinearisation_key(plan.relin_level))
         for element, level in plan.rotation_levels:
-            body += _switching_key(self._secret.rotation_key(element), level)
+            body += _switching_key(self._secret.rotation_key(element, level))
         key, content = self._session_key, b"".join(body)
         return seal_message(Tag.MATERIAL, plan, self._digest, 0, content, key, binding=binding)
 
@@ -143,11 +144,9 @@ class DataOwner:
             If the shape is another.
         """
         images = self._checked(x)
-        levels = self._ring.levels
-        secret, primes = self._state.residues[:levels], self._ring.primes[:levels]
         body: list[bytes] = []
         for plain in self._packer(images):
-            body += _bytes(*reseeded(self._secret.encrypt(plain), secret, primes))
+            body += _bytes(*self._secret.encrypt(plain))
         with self._lock:
             query_id = self._state.open_query(len(images))
         key, content = self._session_key, b"".join(body)
@@ -182,7 +181,11 @@ class DataOwner:
         with self._lock:
             released = self._state.released
             self._state.released += 1
-        return self._policy.release(logits, self.plan, released)
+        released_answer = self._policy.release(logits, self.plan, released)
+        names = self.plan.class_names
+        if not names or released_answer.label_sets is not None:
+            return released_answer
+        return replace(released_answer, names=tuple(names[k] for k in released_answer.labels))
 
     def _logits(self, answer: bytes) -> NDArray[np.float64]:
         """All logits in full precision, shape (images, logits)."""
@@ -226,11 +229,8 @@ def _outside(plan: Plan, values: NDArray[np.float64], outside: NDArray[np.bool_]
     )
 
 
-def _switching_key(key: Parts, level: int) -> list[bytes]:
-    parts: list[bytes] = []
-    for residues, seed in key[:level]:
-        parts += _bytes(residues[[*range(level), len(residues) - 1]], seed)
-    return parts
+def _switching_key(key: Parts) -> list[bytes]:
+    return [part for residues, seed in key for part in _bytes(residues, seed)]
 
 
 def _bytes(residues: Residues, seed: bytes) -> list[bytes]:

@@ -31,16 +31,22 @@ class Answer:
     Attributes
     ----------
     labels : tuple of int
-        The class that each image's logits decide for, one an image.
+        The class that each image's logits decide for, one an image; empty with ``label_sets``.
     top : tuple of tuple of int, or None
         The classes with the largest logits, largest first, one tuple an image.
     logits : ndarray or None
         Rounded or flooded, shape (images, logits).
+    label_sets : tuple of tuple of int, or None
+        All labels of an image, rising, one tuple an image.
+    names : tuple of str, or None
+        What the plan calls the classes in ``labels``; None where it names none.
     """
 
     labels: tuple[int, ...]
     top: tuple[tuple[int, ...], ...] | None = None
     logits: Logits | None = None
+    label_sets: tuple[tuple[int, ...], ...] | None = None
+    names: tuple[str, ...] | None = None
 
     @property
     def label(self) -> int:
@@ -49,11 +55,30 @@ class Answer:
         Raises
         ------
         ValueError
-            If the query held several images.
+            If the query held several images, or an image has a set of labels.
         """
+        if self.label_sets is not None:
+            raise ValueError("an image has a set of labels; read label_sets")
         if len(self.labels) != 1:
             raise ValueError(f"the query held {len(self.labels)} images; read labels")
         return self.labels[0]
+
+    @property
+    def name(self) -> str:
+        """What the plan calls the class of the only image.
+
+        Raises
+        ------
+        ValueError
+            If the query held several images, or the plan names no classes.
+        """
+        label = self.label
+        if self.names is None:
+            raise ValueError(
+                f"the plan names no classes, this is number {label}; the model's owner names them "
+                "with compile_model(..., class_names=...)"
+            )
+        return self.names[0]
 
 
 class ReleasePolicy(Protocol):
@@ -96,6 +121,29 @@ class ClassOnly:
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
         """The classes."""
         return Answer(_labels(logits, self.threshold))
+
+
+@dataclass(frozen=True)
+class EachLabel:
+    """The labels whose logits lie above a threshold, of models that give an input several.
+
+    As :class:`ClassOnly`, with one bit a label. Each logit is decided by itself, and their order
+    is not released.
+    """
+
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        convert(self, "threshold", number)
+
+    def check(self, plan: Plan) -> None:
+        """A threshold must be below 2^logit_bits."""
+        _check_bounded(self.threshold, plan)
+
+    def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
+        """The labels of each image."""
+        sets = tuple(tuple(np.flatnonzero(row > self.threshold).tolist()) for row in logits)
+        return Answer((), label_sets=sets)
 
 
 @dataclass(frozen=True)
@@ -247,7 +295,11 @@ def _check_reachable(threshold: float, plan: Plan) -> None:
             f"threshold is {threshold:g}; of the model's {plan.logits} logits the largest decides: "
             "leave threshold out"
         )
-    if abs(threshold) >= 2.0**plan.logit_bits:
+    _check_bounded(threshold, plan)
+
+
+def _check_bounded(threshold: float, plan: Plan) -> None:
+    if threshold != 0.0 and abs(threshold) >= 2.0**plan.logit_bits:
         raise ReleaseError(
             f"threshold is {threshold:g}; every logit of this model lies between "
             f"±{2.0**plan.logit_bits:g}, so that one class would never be answered"

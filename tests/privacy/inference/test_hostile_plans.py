@@ -199,14 +199,16 @@ def test_keys_of_a_ring_without_a_special_prime_are_refused() -> None:
     [
         ("coefficients", [2**31 - 1, 4]),
         ("coefficients", [2**26 // 4 + 1, 4]),
-        ("slots", [1, 2**31 - 1, 2048]),
-        ("slots", [2, 2**26 // 2048, 2048]),
+        ("slots", [1, 2**31 - 1]),
+        ("slots", [2, 2**26 // 2048]),
     ],
 )
 def test_a_plan_whose_packing_would_fill_memory_is_refused_where_it_is_read(
     kind: str, shape: list[int]
 ) -> None:
     """Also by whoever reads it without expectations: 10 KB of zeros unpacked are 10 MB."""
+    if kind == "slots":
+        shape = [*shape, content(kind)["degree"] // 2]
     text = json.dumps({**content(kind), "packing_shape": shape, "packing": packed(np.zeros(2**20))})
     with pytest.raises(ValueError, match=r"packing_shape .* at most 67,108,864 places"):
         Plan.from_json(text)

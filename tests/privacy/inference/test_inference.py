@@ -159,6 +159,7 @@ def test_a_plan_from_a_stranger_is_checked() -> None:
     plan = compile_model(linear(4), input_shape=(4,), input_range=(0.0, 1.0)).plan
     for change, words in (
         ({"prime_bits": (50, 50)}, "128 bits of security"),
+        ({"prime_bits": (51,)}, "from 2 to 50"),
         ({"degree": 1000}, "choose one of"),
         ({"headroom_bits": -0.1}, "overflow"),
         ({"packing_kind": "else"}, "packing_kind"),

@@ -6,14 +6,13 @@ import pytest
 from privacy.inference import CompiledModel, Evaluator, MeasurementOwner, compile_model
 from privacy.inference.arithmetic import slot_model
 from privacy.inference.ckks import (
-    QUERY_SEED_BYTES,
+    SEED_BYTES,
     Ciphertext,
     Ring,
     SecretKey,
     expand,
-    streams,
 )
-from privacy.inference.ckks.ring import seal
+from privacy.inference.ckks.seal_keys import SealKeys, seal
 from privacy.inference.errors import MessageError
 from privacy.inference.messages import Reader, Tag, open_message
 from privacy.inference.public_keys import refuse_secret
@@ -35,7 +34,7 @@ class Attacker(MeasurementOwner):
         )
         reader = Reader(body)
         reader.residues(self._ring.primes[:1], self.plan.degree)
-        return expand(reader.raw(QUERY_SEED_BYTES), self._ring.primes[:1], self.plan.degree)[0]
+        return expand(reader.raw(SEED_BYTES), self._ring.primes[:1], self.plan.degree)[0]
 
     def answer_polynomial(self, answer: bytes) -> np.ndarray:
         """The answer's second polynomial, as coefficients, (N,)."""
@@ -45,19 +44,10 @@ class Attacker(MeasurementOwner):
         return Reader(body).residues(self._ring.primes[:1], self.plan.degree)[0]
 
     def transformed(self, polynomial: np.ndarray, *, back: bool) -> np.ndarray:
-        pair = np.stack([polynomial[None]] * 2)
         if back:
-            return self._ring.coefficient_residues(self._ring.ciphertext(pair, 1.0))[0, 0]
-        return self._ring.residues(self._from_coefficients(pair))[0, 0]
-
-    def _from_coefficients(self, pair: np.ndarray) -> Ciphertext:
-        """The ciphertext whose polynomials have these coefficients, shape (2, 1, N)."""
-        ring, handle = self._ring, seal.Ciphertext()
-        head, content, *rest = streams._ciphertext(ring._ids[1], pair, size=2)
-        untransformed = content[:32] + bytes(1) + content[33:]
-        streams._load(handle, ring.context, b"".join([head, untransformed, *rest]))
-        ring._evaluator.transform_to_ntt_inplace(handle)
-        return Ciphertext(handle, 1.0, 1)
+            one = self._ring.ciphertext(polynomial[None, None], 1.0)
+            return self._ring.coefficient_residues(one)[0, 0]
+        return self._ring.transformed(polynomial.astype(np.float64), (0,))[0].astype(np.uint64)
 
     def divide(self, query: bytes, answer: bytes) -> np.ndarray:
         """Answer / query in the ring: the weights' polynomial, if nothing stops it, (N,)."""
@@ -72,8 +62,9 @@ class Attacker(MeasurementOwner):
     def every_coefficient(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Decrypt all coefficients of an answer, (N,)."""
         plain = seal.Plaintext()
-        pair = np.stack([first[None], second[None]])
-        self._secret._decryptor.decrypt(self._from_coefficients(pair).handle, plain)
+        pair = np.stack([self.transformed(each, back=False)[None] for each in (first, second)])
+        keys = self._secret._keys
+        keys._decryptor.decrypt(keys.load(pair, 1.0), plain)
         values = np.array([plain.data(k) for k in range(self.plan.degree)], dtype=np.uint64)
         return self._signed(self.transformed(values, back=True))
 
@@ -176,6 +167,6 @@ def test_a_secret_key_is_refused_in_either_form(attacker: Attacker, evaluator: E
     for residues in (secret, plain):
         with pytest.raises(MessageError, match="secret key"):
             refuse_secret(ring, residues)
-    kinds = seal.SecretKey | SecretKey
+    kinds = seal.SecretKey | SecretKey | SealKeys
     holders = [value for value in vars(evaluator).values() if isinstance(value, kinds)]
     assert not holders

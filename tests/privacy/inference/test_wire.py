@@ -1,4 +1,4 @@
-"""Messages that were altered, cut, replayed or belong elsewhere never reach SEAL."""
+"""Messages that were altered, cut, replayed or belong elsewhere are refused."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from privacy.inference import DataOwner, Evaluator, Square, compile_model
-from privacy.inference.ckks import streams
+from privacy.inference.ckks import seal_keys
 from privacy.inference.errors import MessageError
 from privacy.inference.messages import MAC_BYTES
 from privacy.inference.plan import MESSAGE_OVERHEAD
@@ -133,7 +133,7 @@ def test_a_secret_key_is_refused_under_every_tag(session: Session, kind: str) ->
     owner = session.owner
     message, receive = session.receivers()[kind]
     with pytest.raises(MessageError):
-        receive(streams.save(owner._secret._key))
+        receive(seal_keys.save(owner._secret._keys.key))
     residues = owner._secret.residues
     if kind == "query":
         residues = residues[: session.compiled.plan.levels]

@@ -24,6 +24,7 @@ from privacy.inference import (
     DataOwner,
     EvaluatorPool,
     InputContract,
+    Square,
     compile_model,
 )
 from privacy.inference_service import InsecureNoAuthentication, KeyFile, OwnerSession, ServiceClient
@@ -41,6 +42,12 @@ from tests.privacy.inference_service.serving import (
 
 GUESS = "bloomseal_guess"
 Serve = Callable[..., AbstractContextManager[Service]]
+
+
+def model_with_keys() -> CompiledModel:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), Square(), nn.Linear(64, 3))
+    return compile_model(model, input_shape=(8,), input_range=(-1.0, 1.0))
 
 
 @contextmanager
@@ -179,18 +186,25 @@ def test_a_process_that_is_ended_in_mid_answer_costs_one_request(service: Servic
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no limit is kept")
-def test_a_process_that_needs_too_much_memory_costs_one_request(service: Service) -> None:
-    ada = service.owner()
-    worker = worker_with_keys(service.pool)
-    _, most = resource.prlimit(worker.pid or 0, resource.RLIMIT_AS)
-    assert most != resource.RLIM_INFINITY
-    resource.prlimit(worker.pid or 0, resource.RLIMIT_AS, (1 << 20, 1 << 20))
-    ben = service.client("ben")
-    material = DataOwner(ada.plan).public_material(binding=ben.key_binding())
-    with refused("evaluator-failed", 500):
-        ben.send_keys(material)
-    assert ben.send_keys(material)
-    assert ada.label() >= 0
+def test_a_process_that_needs_too_much_memory_costs_one_request(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    # Keys of megabytes: those of a linear model fit into memory that the process has already.
+    with (
+        EvaluatorPool(partial(start_process, model_with_keys), processes=1) as pool,
+        serving(pool, certificates, tmp_path) as service,
+    ):
+        ada = service.owner()
+        worker = worker_with_keys(service.pool)
+        _, most = resource.prlimit(worker.pid or 0, resource.RLIMIT_AS)
+        assert most != resource.RLIM_INFINITY
+        resource.prlimit(worker.pid or 0, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+        ben = service.client("ben")
+        material = DataOwner(ada.plan).public_material(binding=ben.key_binding())
+        with refused("evaluator-failed", 500):
+            ben.send_keys(material)
+        assert ben.send_keys(material)
+        assert ada.label() >= 0
 
 
 def test_a_full_queue_is_an_error_and_nobody_occupies_most_of_it(serve: Serve) -> None:

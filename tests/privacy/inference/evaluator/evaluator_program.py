@@ -36,5 +36,11 @@ def model_of_a_library_that_prints() -> CompiledModel:
     return small_model()
 
 
+def model_without_tenseal() -> CompiledModel:
+    for name in ("tenseal", "pyarrow"):
+        sys.modules[name] = None  # type: ignore[assignment] - whoever imports it now fails
+    return small_model()
+
+
 def no_model() -> CompiledModel:
     sys.exit("its last words")

@@ -26,6 +26,7 @@ from privacy.inference.errors import (
 )
 from tests.privacy.inference.evaluator.evaluator_program import (
     model_of_a_library_that_prints,
+    model_without_tenseal,
     no_model,
     small_model,
     start_process,
@@ -56,6 +57,15 @@ def test_a_process_answers_one_owner_after_the_other(
         answers = [process.evaluate(owner.encrypt(x)) for x in X]
         assert [owner.decrypt(answer).label for answer, _ in answers] == right
         assert all(seconds > 0 for _, seconds in answers)
+
+
+def test_an_evaluators_process_does_without_tenseal(compiled: CompiledModel) -> None:
+    """From compiling to the answer: where importing it fails, everything works."""
+    with start_process(model_without_tenseal) as running:
+        owner = DataOwner(running.plan)
+        running.use_keys(owner.public_material())
+        answer, _ = running.evaluate(owner.encrypt(X[0]))
+    assert owner.decrypt(answer).label == compiled.predict(X[:1]).argmax()
 
 
 def test_what_a_process_refuses_costs_only_its_sender(process: EvaluatorProcess) -> None:

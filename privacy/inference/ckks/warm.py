@@ -1,0 +1,31 @@
+"""Kernels compiled ahead of the first question."""
+
+import numpy as np
+
+from privacy.inference.ckks.public_key import PublicKey
+from privacy.inference.ckks.ring import Ring, SwitchingKey
+from privacy.inference.ckks.seeded import SEED_BYTES, reseeded
+
+
+def warm_up() -> None:
+    """Compile every kernel, or load what an earlier process compiled and left on the disk.
+
+    The first takes some ten seconds, the second half of one.
+    """
+    ring = Ring(4096, (30, 30, 30))
+    degree, level = ring.degree, ring.levels
+    plain = ring.encode(np.zeros(ring.slots), 1.0, level, hoisted=True)
+    key = SwitchingKey(np.zeros((level, 2, level + 1, degree)), level)
+    element = ring.galois_element(1)
+    residues = np.zeros((2, level + 1, degree), dtype=np.uint64)
+    zero = PublicKey(ring, residues[0], bytes(SEED_BYTES)).encrypt_zero(level)
+    value = ring.multiply(zero, zero)
+    ring.relinearise(value, key)
+    ring.add_plain(value, plain)
+    ring.add_multiplied_plain(value, ring.multiply_plain(value, plain), plain)
+    (rotated,) = ring.rotate_many(value, (1,), {element: key})
+    hoisted = ring.hoist(rotated, (1, None), {element: key})
+    total = ring.combine([(hoisted[0], plain), (hoisted[1], None)])
+    ring.rescale(total)
+    ring.coefficient_residues(total)
+    reseeded(residues, residues[0], ring.primes)
