@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,15 @@ def settings_text(settings: Mapping[str, object]) -> str:
 def _shown(setting: object) -> object:
     if setting is None or isinstance(setting, int | float | str):
         return setting
-    if isinstance(setting, PublicMetrics) or not is_dataclass(setting):
-        return type(setting).__qualname__
-    return repr(setting)
+    kind = type(setting).__qualname__
+    if isinstance(setting, PublicMetrics):
+        return kind
+    if is_dataclass(setting):
+        return repr(setting)
+    # A class of the user's own: its public numbers and texts.
+    plain = {
+        name: value if isinstance(value, str | int) else float(value)
+        for name, value in sorted(getattr(setting, "__dict__", {}).items())
+        if not name.startswith("_") and isinstance(value, str | Real)
+    }
+    return f"{kind}({', '.join(f'{name}={value!r}' for name, value in plain.items())})"

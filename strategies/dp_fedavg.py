@@ -231,7 +231,7 @@ class DPFedAvg(Strategy):
                 "sampling": self.sampling,
                 "clipping": self._initial_clipping,
                 "weighting": self.weighting,
-                "mechanism": self.mechanism.name,
+                "mechanism": self.mechanism,
                 "optimizer": self._initial_optimizer,
                 "noise_multiplier": self._given_noise,
                 "budget": self.budget,

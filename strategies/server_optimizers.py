@@ -20,6 +20,9 @@ class ServerOptimizer(Protocol):
 
     Where an optimizer has an attribute ``iterate_average`` above zero, the model that is evaluated
     and returned is an exponential average of the models with this decay, in [0, 1).
+
+    A resumed run must have the same settings: a dataclass's fields, or public numbers and texts of
+    another class, as they are when the strategy is made.
     """
 
     def step(self, arrays: Sequence[Vector], update: Sequence[Vector]) -> list[Vector]:

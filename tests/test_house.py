@@ -17,6 +17,23 @@ def test_every_module_that_the_page_names_is_there() -> None:
     assert not {path for path in paths if not (ROOT / path).exists()}
 
 
+def test_names_of_the_recipes_are_in_a_file_that_the_recipe_names() -> None:
+    """Where to add: each ``_NAME`` in code is found in a module of the same paragraph."""
+    recipes = PAGE.read_text().partition("## Where to add")[2].split("\n- ")[1:]
+    assert len(recipes) >= 9
+    lost = []
+    for recipe in recipes:
+        spans = set(re.findall(r"`([^`]+)`", recipe))
+        places = [ROOT / span for span in spans if (ROOT / span).exists()]
+        files = [f for place in places for f in (place.glob("*.py") if place.is_dir() else [place])]
+        text = "\n".join(file.read_text() for file in files)
+        names = {
+            span for span in spans if re.fullmatch(r"\w+", span) and not (ROOT / span).exists()
+        }
+        lost += [name for name in names if not re.search(rf"\b{name}\b", text)]
+    assert not lost
+
+
 def test_commands_that_are_loaded_by_name_are_imports() -> None:
     commands = {name for name in modules() if name.startswith("flower_app.commands.")}
     assert commands

@@ -315,6 +315,7 @@ TRIED_ELSEWHERE = {
     "compile_model",
     "certify",
     "decide",
+    "decide_each",
 } | {
     "answer_encrypted_round",
 }

@@ -14,6 +14,7 @@ from privacy.inference.compiler import Polynomial as Polynomial
 from privacy.inference.compiler import Square as Square
 from privacy.inference.compiler import logit_bound as logit_bound
 from privacy.inference.decision import decide as decide
+from privacy.inference.decision import decide_each as decide_each
 from privacy.inference.evaluator import BlindEvaluator as BlindEvaluator
 from privacy.inference.evaluator import Evaluator as Evaluator
 from privacy.inference.evaluator import EvaluatorPool as EvaluatorPool

@@ -116,6 +116,7 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
         f"{_VERSION_DIGITS} hexadecimal digits",
     ),
     "parties": (lambda value: _each(_text)(value) and len(value) in (0, 3), "none or three names"),
+    "multi_label": (lambda value: isinstance(value, bool), "true or false"),
     "class_names": (
         lambda value: _each(_name)(value) and len(set(value)) == len(value),
         f"different names, each printable and of at most {_LONGEST_NAME} characters",
@@ -139,6 +140,8 @@ def check_plan(plan: "Plan") -> None:
         raise ValueError(
             "input_range is not written as short as it can be; compile the model again"
         )
+    if plan.multi_label and plan.logits < 2:
+        raise ValueError("multi_label is true for 1 logit, which decides between two classes")
     _check_packing(plan)
     _check_keys(plan)
     if len(plan.class_names) not in (0, plan.classes):

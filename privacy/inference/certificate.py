@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from privacy.arguments import double_array, of_kind
 from privacy.inference.compiled_model import CompiledModel
-from privacy.inference.decision import decide
+from privacy.inference.decision import decide, decide_each
 from privacy.inference.evaluator import BlindEvaluator, Evaluator
-from privacy.inference.owner import ClassOnly, MeasurementOwner
+from privacy.inference.owner import ClassOnly, EachLabel, MeasurementOwner
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Certificate:
     model_version : str
     images : int
     plain_accuracy, encrypted_accuracy : float
-        Shares of right classes.
+        Shares of right classes; of a multi-label model, of right labels.
     agreement : float
-        Share of images of which both give the same class.
+        Share of images of which both give the same class; of a multi-label model, of labels.
     worst_error : float
         Largest absolute error of a logit.
     predicted_error, predicted_worst_error : float
@@ -74,9 +74,10 @@ def certify(
     inputs : array_like
         Of shape (images, ...), in the plan's range, and not secret.
     labels : array_like of int
-        The right classes, shape (images,), from 0 to ``classes - 1``.
+        The right classes, shape (images,), from 0 to ``classes - 1``; of a multi-label model 0 or
+        1 for each label, shape (images, labels).
     threshold : float
-        Where a model with a single logit decides, as :func:`decide`.
+        Where a model with a single logit decides, as :func:`decide`, or each label.
 
     Raises
     ------
@@ -86,14 +87,22 @@ def certify(
     """
     of_kind("compiled", compiled, CompiledModel, "what compile_model returned")
     x = double_array("inputs", inputs, "shape (images, ...)")
-    right = double_array("labels", labels, "shape (images,)")
+    plan = compiled.plan
+    wanted = (plan.logits,) if plan.multi_label else ()
+    shape = "(images, labels)" if plan.multi_label else "(images,)"
+    right = double_array("labels", labels, f"shape {shape}")
     if x.ndim == 0:
         raise ValueError("inputs is one number; give shape (images, ...)")
-    if len(x) == 0 or right.shape != (len(x),):
-        raise ValueError(f"inputs have shape {x.shape} and labels {right.shape}; give one each")
-    plan = compiled.plan
-    ClassOnly(threshold).check(plan)  # an owner could not ask with it either
-    if not bool(np.isin(right, np.arange(plan.classes)).all()):
+    if len(x) == 0 or right.shape != (len(x), *wanted):
+        raise ValueError(
+            f"inputs have shape {x.shape} and labels {right.shape}; give one each, labels of shape "
+            f"{shape}"
+        )
+    policy = EachLabel(threshold) if plan.multi_label else ClassOnly(threshold)
+    policy.check(plan)  # an owner could not ask with it either
+    if plan.multi_label and not bool(np.isin(right, (0, 1)).all()):
+        raise ValueError("labels hold other numbers than 0 and 1; give 1 where a label holds")
+    if not plan.multi_label and not bool(np.isin(right, np.arange(plan.classes)).all()):
         raise ValueError(
             f"labels hold {np.unique(right)[:5].tolist()} and the like; the model decides "
             f"between {plan.classes} classes, which are the whole numbers from 0"
@@ -119,7 +128,8 @@ def certify(
         spent.append((times[1] - times[0], times[2] - times[1], times[3] - times[2]))
     encrypted, clear = np.concatenate(answers), compiled.predict(x)
     errors = np.abs(encrypted - clear).max(axis=1)
-    plain, decrypted = (decide(logits, threshold=threshold) for logits in (clear, encrypted))
+    decided = decide_each if plan.multi_label else decide
+    plain, decrypted = (decided(logits, threshold=threshold) for logits in (clear, encrypted))
     encrypt, evaluate, decrypt = np.median(np.array(spent) * 1e3, axis=0).tolist()
     return Certificate(
         model_version=plan.model_version,

@@ -74,6 +74,7 @@ def compile_model(
     tolerance: float | None = None,
     max_query_bytes: int | None = None,
     parties: ThreeParties | None = None,
+    multi_label: bool = False,
     class_names: Sequence[str | int] | None = None,
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
@@ -119,6 +120,9 @@ def compile_model(
         Declares a third party that evaluates. The plan is then for encrypted weights, which
         :meth:`CompiledModel.encrypt_weights` makes and :class:`BlindEvaluator` evaluates: for one
         image, and activations of degree 2.
+    multi_label : bool
+        Whether each logit decides about a label of its own, of which several may hold (see
+        :func:`decide_each`). Errors are then held against each logit's distance from zero.
     class_names : sequence of str or int, optional
         What the classes are called, in the order of the logits; of a single logit two names, the
         second for class 1. They are part of the public plan, and the data owner's answers bear
@@ -156,8 +160,15 @@ def compile_model(
     names = () if class_names is None else _class_names(class_names)
     encrypted, batch = parties is not None, batch_size > 1
 
+    of_kind("multi_label", multi_label, bool, "True where several labels may hold, or False")
+
     itself = reference(model)
     network = lower(itself, shape, (low, high), widest=None if batch else LARGEST_SLOTS)
+    if multi_label and network.affines[-1].outputs == 1:
+        raise ValueError(
+            "multi_label is True, and the model has one logit, which decides between two classes: "
+            "leave multi_label out"
+        )
     if encrypted:
         _check_activations(network)
     check_depth(network)
@@ -175,7 +186,7 @@ def compile_model(
     )
     check_agreement(original, itself, shape, centre + radius * _points(samples, bounds))
 
-    spread = _spread(network(samples.T))
+    spread = _spread(network(samples.T), multi_label=multi_label)
     tolerances = _tolerances(tolerance, spread)
     choice: Choice | ProductChoice
     if network.activations:
@@ -209,6 +220,7 @@ def compile_model(
         batch_size=batch_size,
         logit_bits=logit_bits(bounds),
         parties=parties,
+        multi_label=multi_label,
         class_names=names,
     )
     if plan.query_bytes > query_limits[-1]:
@@ -254,6 +266,7 @@ def _plan(
     batch_size: int,
     logit_bits: int,
     parties: ThreeParties | None,
+    multi_label: bool,
     class_names: tuple[str, ...],
 ) -> Plan:
     ring = Ring(summary.degree, summary.primes)
@@ -296,6 +309,7 @@ def _plan(
         model_version=_version(network) if parties is None else secrets.token_hex(16),
         parties=() if parties is None else parties.names,
         blind_layers=layers,
+        multi_label=multi_label,
         class_names=class_names,
     )
     spent = milliseconds(summary.operations, plan.degree)
@@ -317,12 +331,18 @@ def _warn_of_error(error: float, spread: float) -> None:
         )
 
 
-def _spread(logits: Vector) -> float:
-    """How far the logits of typical inputs lie apart, of logits of shape (logits, inputs)."""
+def _spread(logits: Vector, *, multi_label: bool) -> float:
+    """How far the logits of typical inputs lie apart, of logits of shape (logits, inputs).
+
+    Labels by themselves are as single logits: that counts which lies the least from zero.
+    """
     least = _ALIKE * float(np.abs(logits).max())
     if len(logits) == 1:  # one logit stands for two, of which the other is zero
         logits = np.vstack([logits, np.zeros_like(logits)])
-    spread = float(logits.std(axis=0).mean())
+    if multi_label:
+        spread = float(np.abs(logits).mean(axis=1).min()) / 2
+    else:
+        spread = float(logits.std(axis=0).mean())
     return spread if spread > least else 0.0
 
 

@@ -151,6 +151,8 @@ class Plan:
         Model owner, data owner and evaluator where the weights are encrypted; else empty.
     blind_layers : tuple of BlindLayer
         For the evaluator of encrypted weights: the layers before the last.
+    multi_label : bool
+        Whether each logit decides about a label of its own, of which several may hold.
     class_names : tuple of str
         What the classes are called, in their order; empty where nobody named them.
     """
@@ -179,6 +181,7 @@ class Plan:
     model_version: str
     parties: tuple[str, ...] = ()
     blind_layers: tuple[BlindLayer, ...] = ()
+    multi_label: bool = False
     class_names: tuple[str, ...] = ()
 
     @property
@@ -193,7 +196,10 @@ class Plan:
 
     @property
     def classes(self) -> int:
-        """How many classes the logits decide between: one logit, at a threshold, between two."""
+        """How many classes the logits decide between: one logit, at a threshold, between two.
+
+        Of a multi-label model, how many labels there are.
+        """
         return 2 if self.logits == 1 else self.logits
 
     @property
@@ -303,14 +309,19 @@ class Plan:
             raise ValueError(f"blind_layers are no layers: {error}") from error
         return cls(**values)
 
+    def _classes_in_words(self) -> str:
+        if self.multi_label:
+            return f"{self.logits}, each by itself: it holds above the threshold (0 by default)"
+        if self.logits == 1:
+            return "2, decided by one logit: 1 above the threshold (0 by default)"
+        return str(self.classes)
+
     def __str__(self) -> str:
         allowed = MAX_MODULUS_BITS[self.degree]
         counts = ", ".join(f"{count} {name}" for name, count in self.operations.items())
         rows: dict[str, Any] = {
             "input": f"{self.input_shape} in {shown(self.input_range)}",
-            "classes": self.classes
-            if self.logits > 1
-            else "2, decided by one logit: 1 above the threshold (0 by default)",
+            "labels" if self.multi_label else "classes": self._classes_in_words(),
             "ring degree": self.degree,
             "primes": f"{list(self.prime_bits)}: {sum(self.prime_bits)} of {allowed} bits",
             "levels": f"{self.levels}, of which an answer has {self.answer_level}",

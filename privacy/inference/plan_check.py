@@ -41,12 +41,15 @@ class InputContract:
         How many. A model may decide between two with two logits or with one.
     max_bytes : int
         Keys and questions that it sends in a round, at most.
+    multi_label : bool
+        Whether ``classes`` are labels of which several may hold.
     """
 
     input_shape: tuple[int, ...]
     input_range: InputRange
     classes: int
     max_bytes: int = MAX_ROUND_BYTES
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -57,6 +60,7 @@ class InputContract:
         )
         convert(self, "max_bytes", whole, least=1)
         convert(self, "classes", whole)
+        of_kind("multi_label", self.multi_label, bool, "True where several labels may hold")
         if self.classes < 2:
             raise ValueError(
                 f"classes is {self.classes}; give 2 or more (a single logit decides between 2)"
@@ -106,7 +110,7 @@ def accept_plan(text: str, contract: InputContract) -> Plan:
 
 
 def _refuse(plan: Plan, contract: InputContract) -> None:
-    for name in ("input_shape", "input_range", "classes"):
+    for name in ("input_shape", "input_range", "classes", "multi_label"):
         theirs, ours = getattr(plan, name), getattr(contract, name)
         if theirs != ours:
             if name == "input_range":

@@ -90,6 +90,11 @@ def answer_encrypted_round(
     Message
         Encrypted questions, the accuracy, or an error whose words tell nothing of the data.
     """
+    if contract.multi_label:
+        raise ValueError(
+            "contract has multi_label=True; an encrypted round counts right classes, of which one "
+            "holds: ask with DataOwner and EachLabel() yourself"
+        )
     try:
         report = NoisedAccuracy() if report is None else report
         private_folder(folder)

@@ -16,6 +16,7 @@ from privacy.accounting import (
     read_ledger,
 )
 from privacy.accounting.errors import LedgerError
+from privacy.mechanisms import LatticeGaussian
 from strategies import (
     AdaptiveClipping,
     Budget,
@@ -191,6 +192,43 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
             private(tmp_path, checkpointing=Checkpointing(resume=path)).start(
                 STEP, other, num_rounds=2
             )
+
+
+class OwnOptimizer:
+    """Not a dataclass; public numbers are its settings, what begins with _ its state."""
+
+    def __init__(self, rate: Any, name: str = "own") -> None:
+        self.rate, self.name, self._steps = rate, name, 0
+
+    def step(self, arrays: Any, update: Any) -> list[Any]:
+        self._steps += 1
+        return [a + self.rate * u for a, u in zip(arrays, update, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": np.array(self._steps)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._steps = int(state["steps"])
+
+
+class OwnMechanism(LatticeGaussian):
+    """Not a dataclass of its own, but of its base's fields."""
+
+
+def test_other_settings_of_the_users_own_classes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    own = {"optimizer": OwnOptimizer(np.float32(0.5)), "mechanism": OwnMechanism(64)}
+    private(tmp_path, checkpointing=Checkpointing(path), **own).start(STEP, model(), num_rounds=1)
+    resumed = Checkpointing(path, resume=True)
+    for changed, names in (
+        ({"optimizer": OwnOptimizer(0.25)}, r"rate=0.5\) → .*rate=0.25"),
+        ({"optimizer": OwnOptimizer(0.5, "other")}, "name='own'.* → .*name='other'"),
+        ({"mechanism": OwnMechanism(32)}, "radius=64.* → .*radius=32"),
+    ):
+        with pytest.raises(CheckpointError, match=names):
+            private(tmp_path, checkpointing=resumed, **own | changed)
+    again = private(tmp_path, checkpointing=resumed, **own | {"optimizer": OwnOptimizer(0.5)})
+    assert again.start(STEP, model(), num_rounds=2).privacy is not None
 
 
 def test_a_checkpoint_of_another_version_is_refused_as_that(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ instead of a module's own ``forward`` is refused by name.
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.lazy import LazyModuleMixin
 
@@ -37,7 +37,10 @@ NOTHING = (
 _LAYERS = (*ACTIVATIONS, *NORMS, *MOVES, *AVERAGES, *WEIGHTED, *NOTHING)
 _DIFFER_IN_TRAINING = (*NORMS, *NOTHING[1:])
 _STATE = ("weight", "bias", "running_mean", "running_var", "coefficients")
-_POLYNOMIAL = "train with privacy.inference.Square(), or a Polynomial.fitted to it, in its place"
+_POLYNOMIAL = (
+    "train with privacy.inference.Square(), or a Polynomial.fitted to it, in its place, or give "
+    "the trained model to replace_activations"
+)
 _NORMALISATION = (
     "train without it, or with {}, which becomes constants after training (clients that clip each "
     "example, as privacy.training does, take it frozen only: eval() and requires_grad_(False))"
@@ -206,6 +209,13 @@ def _check_tensors(layer: nn.Module, name: str) -> None:
             )
 
 
+def _calls_its_graph(module: nn.Module) -> bool:
+    """Whether a ``GraphModule`` is called as ``torch.fx`` and ``nn.Module`` have it alone."""
+    calls = [vars(kind)["__call__"] for kind in type(module).__mro__ if "__call__" in vars(kind)]
+    ours = (fx.graph_module.__name__, torch_module.__name__)
+    return isinstance(module, fx.GraphModule) and all(call.__module__ in ours for call in calls)
+
+
 def _check_own(module: nn.Module, name: str) -> None:
     """Refuse hooks, and attributes of an instance in place of its type's."""
     if isinstance(module, LazyModuleMixin):
@@ -218,7 +228,7 @@ def _check_own(module: nn.Module, name: str) -> None:
             f"{name} has parametrizations, which PyTorch applies at every call; bake them in with "
             "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor_name)"
         )
-    if type(module).__call__ is not nn.Module.__call__:
+    if type(module).__call__ is not nn.Module.__call__ and not _calls_its_graph(module):
         raise UnsupportedLayerError(
             f"{name} has a __call__ of its own, which PyTorch runs before its forward; move what "
             "it does into forward"

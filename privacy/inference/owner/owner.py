@@ -14,7 +14,7 @@ from privacy.inference.errors import MessageError, OutOfRangeError
 from privacy.inference.input_range import bounds, by_feature, label, shown
 from privacy.inference.messages import Reader, Tag, open_message, seal_message
 from privacy.inference.owner.codec import answer_reader, packer
-from privacy.inference.owner.release_policy import Answer, ClassOnly, ReleasePolicy
+from privacy.inference.owner.release_policy import Answer, ClassOnly, EachLabel, ReleasePolicy
 from privacy.inference.owner.secret_state import SecretState
 from privacy.inference.plan import SESSION_KEY_BYTES, Plan
 
@@ -31,7 +31,8 @@ class DataOwner:
         The compiled model's. It is checked again here: the parameters hold 128 bits of security
         whoever made it.
     release : ReleasePolicy, optional
-        Which part of a decryption leaves. Default: ``ClassOnly()``.
+        Which part of a decryption leaves. Default: ``ClassOnly()``, or ``EachLabel()`` where the
+        plan is of a multi-label model.
 
     Raises
     ------
@@ -46,7 +47,8 @@ class DataOwner:
 
     def _set_up(self, plan: Plan, release: ReleasePolicy | None) -> Ring:
         of_kind("plan", plan, Plan, "the plan, as in compiled.plan or Plan.from_json(text)")
-        policy = ClassOnly() if release is None else release
+        usual = EachLabel() if plan.multi_label else ClassOnly()
+        policy = usual if release is None else release
         if isinstance(policy, type) or not callable(getattr(policy, "check", None)):
             raise TypeError(f"release is {release!r}; give a release policy, such as ClassOnly()")
         self.plan = plan

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.arguments import convert, number, whole
-from privacy.inference.decision import decide
+from privacy.inference.decision import decide, decide_each
 from privacy.inference.errors import ReleaseError
 from privacy.inference.plan import Plan
 from privacy.mechanisms import SystemRandomness, add_gaussian
@@ -116,6 +116,7 @@ class ClassOnly:
 
     def check(self, plan: Plan) -> None:
         """A threshold other than 0 needs a single logit, and must be below 2^logit_bits."""
+        _check_classes("ClassOnly", plan)
         _check_reachable(self.threshold, plan)
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
@@ -125,10 +126,11 @@ class ClassOnly:
 
 @dataclass(frozen=True)
 class EachLabel:
-    """The labels whose logits lie above a threshold, of models that give an input several.
+    """The labels that hold, of a multi-label model: whose logits are above a threshold.
 
     As :class:`ClassOnly`, with one bit a label. Each logit is decided by itself, and their order
-    is not released.
+    is not released. For labels with thresholds of their own, subtract them from the biases of the
+    model's last layer.
     """
 
     threshold: float = 0.0
@@ -137,13 +139,17 @@ class EachLabel:
         convert(self, "threshold", number)
 
     def check(self, plan: Plan) -> None:
-        """A threshold must be below 2^logit_bits."""
+        """The plan must be of a multi-label model, and the threshold below 2^logit_bits."""
+        if not plan.multi_label:
+            raise ReleaseError(
+                "EachLabel is for models compiled with multi_label=True; of this one's classes one "
+                "holds: use ClassOnly()"
+            )
         _check_bounded(self.threshold, plan)
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
         """The labels of each image."""
-        sets = tuple(tuple(np.flatnonzero(row > self.threshold).tolist()) for row in logits)
-        return Answer((), label_sets=sets)
+        return _answer(logits, plan, self.threshold)
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,7 @@ class TopClasses:
 
     def check(self, plan: Plan) -> None:
         """The plan must have that many classes."""
+        _check_classes("TopClasses", plan)
         if self.count > plan.classes:
             raise ReleaseError(f"count is {self.count}; the model has {plan.classes} classes")
         _check_reachable(self.threshold, plan)
@@ -212,7 +219,8 @@ class RoundedLogits:
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:
         """The rounded logits."""
-        return Answer(_labels(logits, self.threshold), logits=np.round(logits, self.decimals) + 0.0)
+        rounded = np.round(logits, self.decimals) + 0.0
+        return _answer(logits, plan, self.threshold, rounded)
 
 
 @dataclass(frozen=True)
@@ -280,7 +288,7 @@ class FloodedLogits:
             )
         noised = np.array(logits, dtype=np.float64, order="C")
         add_gaussian(noised, sigma=self.noise(plan), randomness=SystemRandomness())
-        return Answer(_labels(noised, self.threshold), logits=noised)
+        return _answer(noised, plan, self.threshold, noised)
 
 
 def _check_reachable(threshold: float, plan: Plan) -> None:
@@ -290,7 +298,7 @@ def _check_reachable(threshold: float, plan: Plan) -> None:
     """
     if threshold == 0.0:
         return
-    if plan.logits > 1:
+    if plan.logits > 1 and not plan.multi_label:
         raise ReleaseError(
             f"threshold is {threshold:g}; of the model's {plan.logits} logits the largest decides: "
             "leave threshold out"
@@ -304,6 +312,24 @@ def _check_bounded(threshold: float, plan: Plan) -> None:
             f"threshold is {threshold:g}; every logit of this model lies between "
             f"±{2.0**plan.logit_bits:g}, so that one class would never be answered"
         )
+
+
+def _check_classes(policy: str, plan: Plan) -> None:
+    """Refuse a policy about one class where several labels may hold."""
+    if plan.multi_label:
+        raise ReleaseError(
+            f"{policy} releases the class of the largest logit, and this model's {plan.logits} "
+            "labels are independent of each other: use EachLabel()"
+        )
+
+
+def _answer(logits: Logits, plan: Plan, threshold: float, shown: Logits | None = None) -> Answer:
+    """The class or the labels of logits, and the logits that may be shown."""
+    if plan.multi_label:
+        holding = decide_each(logits, threshold=threshold)
+        sets = tuple(tuple(np.flatnonzero(row).tolist()) for row in holding)
+        return Answer((), logits=shown, label_sets=sets)
+    return Answer(_labels(logits, threshold), logits=shown)
 
 
 def _labels(logits: Logits, threshold: float) -> tuple[int, ...]:

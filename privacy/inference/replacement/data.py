@@ -1,7 +1,7 @@
 """The data on which activations are replaced: public, or private with every use paid for."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from numpy.typing import ArrayLike
@@ -11,6 +11,8 @@ from privacy.arguments import convert, number, of_kind, real_array
 from privacy.training import ClientLedger, ClipAndNoise, FullBatch, Payment, PoissonBatches
 
 _INPUTS = "numbers of shape (inputs, ...)"
+_HELD_OUT = 10
+"""One input of so many is kept apart."""
 _LABELS = "a class for each input, whole numbers of shape (inputs,)"
 
 
@@ -83,10 +85,19 @@ class PrivateData:
     learning_rate: float
 
     def __post_init__(self) -> None:
-        convert(self, "inputs", _inputs)
+        # By shape and precision alone: whether an error is raised must not depend on a record.
+        convert(self, "inputs", _tensor, dimensions=2)
         if self.labels is not None:
-            convert(self, "labels", _labels, inputs=self.inputs)
+            convert(self, "labels", _tensor, dimensions=1)
+            _check_alike(self.inputs, self.labels)
+            if cast(Tensor, self.labels).is_floating_point():
+                raise TypeError(f"labels are {cast(Tensor, self.labels).dtype}; give integers")
         convert(self, "stand_ins", _inputs)
+        if cast(Tensor, self.stand_ins).shape[1:] != cast(Tensor, self.inputs).shape[1:]:
+            raise ValueError(
+                f"stand_ins have shape {tuple(cast(Tensor, self.stand_ins).shape)}, inputs "
+                f"{tuple(cast(Tensor, self.inputs).shape)}; they must be alike but for their number"
+            )
         give = "ClipAndNoise(...): without noise no record is protected"
         of_kind("protection", self.protection, ClipAndNoise, give)
         of_kind("batches", self.batches, (FullBatch, PoissonBatches), "FullBatch or PoissonBatches")
@@ -94,23 +105,68 @@ class PrivateData:
         convert(self, "learning_rate", number, above=0)
 
 
+@dataclass(frozen=True, eq=False)
+class PublicInputs:
+    """Public inputs, some of them kept out of fitting and training for the report.
+
+    Attributes
+    ----------
+    training, held_out : Tensor
+        Shape (inputs, ...).
+    labels, held_out_labels : Tensor or None
+        Of :class:`PublicData` that has some.
+    """
+
+    training: Tensor
+    labels: Tensor | None
+    held_out: Tensor
+    held_out_labels: Tensor | None
+
+    @classmethod
+    def of(cls, data: PublicData | PrivateData, *, seed: int) -> "PublicInputs":
+        """Keep a tenth apart, drawn by the seed."""
+        private = isinstance(data, PrivateData)
+        inputs = cast(Tensor, data.stand_ins if isinstance(data, PrivateData) else data.inputs)
+        labels = None if private else cast("Tensor | None", data.labels)
+        if len(inputs) < _HELD_OUT:
+            name = "stand_ins" if private else "inputs"
+            raise ValueError(f"{name} has {len(inputs)} entries; give {_HELD_OUT} or more")
+        generator = torch.Generator("cpu").manual_seed(seed)
+        order = torch.randperm(len(inputs), generator=generator, device="cpu")
+        held, rest = order[: len(inputs) // _HELD_OUT], order[len(inputs) // _HELD_OUT :]
+        if labels is None:
+            return cls(inputs[rest], None, inputs[held], None)
+        return cls(inputs[rest], labels[rest], inputs[held], labels[held])
+
+
 def _inputs(name: str, value: Any) -> Tensor:
-    array = real_array(name, value, _INPUTS)
-    if array.ndim < 2 or len(array) == 0:
-        raise ValueError(f"{name} has shape {array.shape}; give {_INPUTS}")
-    tensor = torch.tensor(array, device="cpu")
+    tensor = _tensor(name, value, dimensions=2)
+    if len(tensor) == 0:
+        raise ValueError(f"{name} is empty; give {_INPUTS}")
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} holds NaN or infinity; give finite numbers")
     return tensor
 
 
 def _labels(name: str, value: Any, *, inputs: Tensor) -> Tensor:
-    array = real_array(name, value, _LABELS)
-    if array.shape != (len(inputs),):
-        raise ValueError(
-            f"{name} has shape {array.shape}, inputs {tuple(inputs.shape)}; give one each"
-        )
-    tensor = torch.tensor(array, device="cpu").long()
-    if not bool((tensor == torch.tensor(array, device="cpu")).all()) or int(tensor.min()) < 0:
+    tensor = _tensor(name, value, dimensions=1)
+    _check_alike(inputs, tensor)
+    classes = tensor.long()
+    if not bool((classes == tensor).all()) or int(classes.min()) < 0:
         raise ValueError(f"{name} holds something else than classes; give {_LABELS}, from 0")
-    return tensor
+    return classes
+
+
+def _tensor(name: str, value: Any, *, dimensions: int) -> Tensor:
+    shape = _LABELS if dimensions == 1 else _INPUTS
+    array = real_array(name, value, shape)
+    if array.ndim < dimensions or (dimensions == 1 and array.ndim > 1):
+        raise ValueError(f"{name} has shape {array.shape}; give {shape}")
+    return torch.tensor(array, device="cpu")
+
+
+def _check_alike(inputs: Any, labels: Any) -> None:
+    if len(labels) != len(inputs):
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}, inputs {tuple(inputs.shape)}; give one each"
+        )

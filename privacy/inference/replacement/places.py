@@ -2,7 +2,8 @@
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +13,14 @@ from torch import Tensor, fx, nn
 from privacy.inference.arithmetic.polynomials import DEPTH
 from privacy.inference.compiler import Polynomial, Square
 from privacy.inference.errors import UnsupportedLayerError
+from privacy.inference.replacement.calls import Call, calls_of, check_call
 from privacy.inference.replacement.elementwise import (
-    ADAPTIVE_MAX_POOLS,
-    AT_THE_END,
-    FUNCTIONS,
     MAX_POOLS,
     MODULES,
     Function,
     average_pool,
-    refusal,
 )
 
-_PASSES_ON = ("Flatten", "Identity", "Dropout", "flatten", "view", "reshape", "squeeze")
 _CLOSE = 1e-4
 """By which the copy may differ from the model, of its largest output."""
 
@@ -91,61 +88,81 @@ class Separated:
         return 1 if kind == "pow" else 0
 
 
-def separate(model: nn.Module, *, average_pools: bool) -> Separated:
-    """Copy a model so that each activation is a module of its own.
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model, in evaluation mode.
 
     Raises
     ------
     UnsupportedLayerError
-        If the model cannot be copied or traced, has no activation, or something in it has no
-        polynomial.
+        If something in it cannot be copied.
     """
     try:
-        copied: nn.Module = copy.deepcopy(model)
+        return copy.deepcopy(model).eval()
     except Exception as error:  # whatever an attribute of a stranger raises
         raise UnsupportedLayerError(
             f"model cannot be copied ({error}); take out of it what cannot (hooks, locks, tensors "
             "with a history)"
         ) from error
-    copied.eval()
-    if type(copied) is nn.Sequential:
-        copied = _apart(copied)
-    for module in copied.modules():
+
+
+def separate(model: nn.Module, inputs: Tensor, *, average_pools: bool) -> Separated:
+    """Copy a model so that each activation is a module of its own.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From :func:`copied`.
+    inputs : Tensor
+        A few inputs, on which the copy must answer as the model does.
+    average_pools : bool
+        Whether max pools become average pools; else they are refused.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        If the model cannot be traced, answers otherwise when it is, has no activation, or something
+        in it has no polynomial.
+    """
+    made = copied(model)
+    if type(made) is nn.Sequential:
+        made = _apart(made)
+    for module in made.modules():
         if getattr(module, "inplace", False) is True:
             module.__dict__["inplace"] = False
-    graph = _traced(copied)
-    calls = _calls(copied, graph)
-    for node, kind, label in calls:
-        _check(node, kind, label, copied, average_pools=average_pools)
-    wanted = [call for call in calls if _is_activation(call) or _is_max_pool(call)]
-    if not any(_is_activation(call) for call in calls):
+    graph = _traced(made)
+    calls = calls_of(made, graph)
+    for call in calls:
+        check_call(call, made, average_pools=average_pools)
+    if not any(call.is_activation for call in calls):
         raise UnsupportedLayerError(
             "model has no activation that a polynomial could replace; compile_model takes it as it "
             "is, or names what it cannot evaluate"
         )
-    runs = [node.target for node, _, _ in calls if node.op == "call_module"]
+    runs = [call.node.target for call in calls if call.node.op == "call_module"]
+    wanted = [call for call in calls if call.is_activation or call.is_max_pool]
     functional = any(
-        node.op != "call_module" or runs.count(node.target) > 1 for node, _, _ in wanted
+        call.node.op != "call_module" or runs.count(call.node.target) > 1 for call in wanted
     )
-    places, pools = [], []
-    for node, kind, label in wanted:
-        name, module = _own(copied, node, repeated=runs.count(node.target) > 1)
-        if _is_max_pool((node, kind, label)):
-            module = _averaged(module, kind, node, label)
-            pools.append(label)
+    places, pools = [], {}
+    for call in wanted:
+        node = call.node
+        if call.is_max_pool:
+            average = _averaged(made, call)
+        name, module = _own(made, node, repeated=runs.count(node.target) > 1)
+        put(made, name, module)
+        if call.is_max_pool:
+            pools[call.label] = name, average
         else:
-            places.append(Place(name, kind.strip("_")))
-        put(copied, name, module)
+            places.append(Place(name, call.kind.strip("_")))
         if functional:
             node.op, node.target = "call_module", name
             node.args, node.kwargs = (node.args[0],), {}
     if functional:
-        graph.lint()
-        modes = {name: module.training for name, module in copied.named_modules()}
-        copied = fx.GraphModule(copied, graph)
-        for name, module in copied.named_modules():
-            module.training = modes.get(name, False)
-    return Separated(copied, tuple(places), tuple(pools), graph)
+        made = _graph_module(made, graph)
+    _check_same(model, made, inputs)
+    for name, average in pools.values():
+        put(made, name, average)
+    return Separated(made, tuple(places), tuple(pools), graph)
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -154,21 +171,12 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
     model.get_submodule(parent)._modules[own] = module
 
 
-def check_same(model: nn.Module, separated: nn.Module, inputs: Tensor) -> None:
-    """Refuse a copy that does not answer as the model does in evaluation mode.
-
-    Raises
-    ------
-    UnsupportedLayerError
-        If their outputs differ, as where a branch depends on the input.
-    """
+def _check_same(model: nn.Module, separated: nn.Module, inputs: Tensor) -> None:
+    """Refuse a copy that does not answer as the model does in evaluation mode."""
     with torch.no_grad():
-        expected, given = model(inputs), separated(inputs)
+        expected, given = model(inputs.clone()), separated(inputs.clone())
     same = isinstance(given, Tensor) and given.shape == expected.shape
-    if same:
-        largest = float(expected.abs().max())
-        same = bool(((given - expected).abs() <= _CLOSE * largest).all())
-    if not same:
+    if not same or not torch.allclose(given, expected, rtol=0, atol=_CLOSE * _largest(expected)):
         raise UnsupportedLayerError(
             "traced by torch.fx and without operations in place, the model gives other outputs; "
             "write its forward without branches on sizes or values, and without in-place "
@@ -176,18 +184,13 @@ def check_same(model: nn.Module, separated: nn.Module, inputs: Tensor) -> None:
         )
 
 
-_Call = tuple[fx.Node, str, str]
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max())
 
 
-def _is_activation(call: _Call) -> bool:
-    node, kind, _ = call
-    if node.op == "call_module":
-        return kind in {module.__name__ for module in MODULES}
-    return kind.rstrip("_") in FUNCTIONS
-
-
-def _is_max_pool(call: _Call) -> bool:
-    return call[1] in MAX_POOLS or call[1] in ADAPTIVE_MAX_POOLS
+def _graph_module(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    graph.lint()
+    return fx.GraphModule(model, graph).eval()
 
 
 def _apart(sequential: nn.Sequential) -> nn.Sequential:
@@ -215,114 +218,40 @@ def _traced(model: nn.Module) -> fx.Graph:
         ) from error
 
 
-def _calls(model: nn.Module, graph: fx.Graph) -> list[_Call]:
-    """Every call with the name of its type or function, and its place in words."""
-    calls = []
-    for node in graph.nodes:
-        if node.op == "call_module":
-            kind = type(model.get_submodule(node.target)).__name__
-            calls.append((node, kind, f"{node.target} ({kind})"))
-        elif node.op == "call_function":
-            kind = getattr(node.target, "__name__", str(node.target))
-            calls.append((node, kind, f"{node.name} ({kind.strip('_')})"))
-        elif node.op == "call_method":
-            calls.append((node, node.target, f"{node.name} ({node.target.strip('_')})"))
-    return calls
-
-
-def _check(node: fx.Node, kind: str, label: str, model: nn.Module, *, average_pools: bool) -> None:
-    """Refuse a call that has no polynomial, or needs none."""
-    if _is_max_pool((node, kind, label)) and not average_pools:
-        raise UnsupportedLayerError(
-            f"layer {label} takes maxima, for which no polynomial of small degree stands in; train "
-            "with an average pool of the same size, or give average_pools=True, which puts one in "
-            "its place and lets fine-tuning make up for it"
-        )
-    divides = kind in ("truediv", "div") and not isinstance(node.args[1], fx.Node)
-    reason = None if divides else refusal(kind)
-    if reason is not None:
-        raise UnsupportedLayerError(f"layer {label} has no polynomial: {reason}")
-    if kind in AT_THE_END and _ends_the_model(node, model):
-        raise UnsupportedLayerError(
-            f"layer {label} ends the model, where it changes no decision; leave it out: of one "
-            "logit the class changes at 0, where a sigmoid is a half"
-        )
-    if not _is_activation((node, kind, label)):
-        return
-    if kind == "PReLU" and _slopes(model, node) > 1:
-        raise UnsupportedLayerError(
-            f"layer {label} has a slope for each channel, a polynomial is one for all; train with "
-            "nn.PReLU() of one slope, or nn.LeakyReLU"
-        )
-    others = [*node.args[1:], *node.kwargs.values()]
-    if any(isinstance(each, fx.Node) for each in others) or not isinstance(node.args[0], fx.Node):
-        raise UnsupportedLayerError(
-            f"layer {label} depends on several values; give constants but for the first"
-        )
-
-
-def _slopes(model: nn.Module, node: fx.Node) -> int:
-    return sum(each.numel() for each in model.get_submodule(str(node.target)).parameters())
-
-
-def _ends_the_model(node: fx.Node, model: nn.Module) -> bool:
-    """Whether only the output reads it, through layers that leave values as they are."""
-    while len(node.users) == 1:
-        (node,) = node.users
-        kind = str(node.target)
-        if node.op == "output":
-            return True
-        if node.op == "call_module":
-            kind = type(model.get_submodule(kind)).__name__
-        elif node.op == "call_function":
-            kind = getattr(node.target, "__name__", kind)
-        if kind not in _PASSES_ON:
-            return False
-    return False
-
-
 def _own(model: nn.Module, node: fx.Node, *, repeated: bool) -> tuple[str, nn.Module]:
     """The name and the module of a call, of its own where others share the module."""
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
         if not repeated:
             return str(node.target), module
-        return _free(model, f"{str(node.target).replace('.', '_')}"), copy.deepcopy(module)
+        return _free(model, str(node.target).replace(".", "_")), copy.deepcopy(module)
     return _free(model, node.name), Function(node.target, *node.args[1:], **node.kwargs)
 
 
 def _free(model: nn.Module, name: str) -> str:
     """The name, or with a number where the model has it already."""
-    return next(each for each in _numbered(name) if not hasattr(model, each))
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
+    return next(each for each in names if not hasattr(model, each))
 
 
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    number = 1
-    while True:
-        yield f"{name}_{number}"
-        number += 1
-
-
-def _averaged(module: nn.Module, kind: str, node: fx.Node, label: str) -> nn.Module:
+def _averaged(model: nn.Module, call: Call) -> nn.Module:
+    node = call.node
     if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
         names = inspect.signature(type(module)).parameters
         settings = {name: getattr(module, name) for name in names}
     else:
-        settings = _pool_arguments(node)
-    pool = average_pool(kind, settings)
+        settings = _pool_arguments(call)
+    pool = average_pool(call.kind, settings)
     if pool is None:
         raise UnsupportedLayerError(
-            f"layer {label} is dilated or returns indices, which an average pool does not"
+            f"layer {call.label} is dilated or returns indices, which an average pool does not"
         )
     return pool
 
 
-def _pool_arguments(node: fx.Node) -> dict[str, Any]:
-    adaptive = "adaptive" in str(getattr(node.target, "__name__", ""))
-    names = (
-        ("input", "output_size", "return_indices")
-        if adaptive
-        else ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
-    )
-    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+def _pool_arguments(call: Call) -> dict[str, Any]:
+    names: tuple[str, ...] = ("input", "output_size", "return_indices")
+    if call.kind in MAX_POOLS:
+        names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    return dict(zip(names, call.node.args, strict=False)) | dict(call.node.kwargs)

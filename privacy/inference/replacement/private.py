@@ -1,5 +1,6 @@
 """Fine-tuning on private records: by the accounted trainer alone."""
 
+from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from privacy.inference.replacement.tuning import (
     targets_of,
     watched,
 )
-from privacy.training import GradientDescent, TrainingResult, train
+from privacy.training import ClientLedger, GradientDescent, TrainingResult, pay, train
 
 
 def tune_privately(
@@ -26,11 +27,15 @@ def tune_privately(
 ) -> TrainingResult:
     """Train a model in place with clipped and noised gradients, as ``data`` says.
 
-    A record's target is the teacher's answer to it, so that a record reaches the model by its own
-    clipped gradient alone. Batch normalisation is frozen meanwhile. ``spread`` must be public.
+    The ledger is charged before a record is looked at. A record's target is the teacher's answer to
+    it, so that a record reaches the model by its own clipped gradient alone. Batch normalisation is
+    frozen meanwhile. ``spread`` must be public.
     """
     like = next(teacher.parameters())
     inputs, labels = cast(Tensor, data.inputs), cast("Tensor | None", data.labels)
+    payment = data.ledger
+    if isinstance(payment, ClientLedger):
+        payment = pay(data.protection, data.batches, ledger=payment, records=partial(len, inputs))
     targets = targets_of(teacher, inputs, labels, batch_size)
     learning = {each: each.requires_grad for each in model.parameters()}
     for module in model.modules():
@@ -47,7 +52,7 @@ def tune_privately(
                 optimizer=GradientDescent(trained, learning_rate=data.learning_rate),
                 protection=data.protection,
                 batches=data.batches,
-                ledger=data.ledger,
+                ledger=payment,
                 physical_batch_size=batch_size,
             )
     finally:

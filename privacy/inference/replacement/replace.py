@@ -1,22 +1,16 @@
 """Replace the activations of a trained network by polynomials, and train them in."""
 
-import copy
 import logging
-from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privacy.arguments import interval, number, of_kind, whole
-from privacy.inference.arithmetic.polynomials import DEPTH
 from privacy.inference.compiler import MAX_DEGREE, RANGE, Polynomial, logit_bound
-from privacy.inference.decision import decide
 from privacy.inference.errors import ReplacementError
-from privacy.inference.replacement.data import PrivateData, PublicData
+from privacy.inference.replacement.data import PrivateData, PublicData, PublicInputs
 from privacy.inference.replacement.fitting import (
     Fit,
     Values,
@@ -25,18 +19,13 @@ from privacy.inference.replacement.fitting import (
     fitted,
     observed,
 )
-from privacy.inference.replacement.places import Separated, check_same, put, separate
+from privacy.inference.replacement.measuring import reported
+from privacy.inference.replacement.places import Separated, copied, put, separate
 from privacy.inference.replacement.private import tune_privately
-from privacy.inference.replacement.report import (
-    ReplacedActivation,
-    Replacement,
-    ReplacementReport,
-)
-from privacy.inference.replacement.tuning import Imitation, Ranges, targets_of, tune, watched
+from privacy.inference.replacement.report import Replacement
+from privacy.inference.replacement.tuning import Imitation, Ranges, targets_of, tune
 
 _EPOCHS, _LEARNING_RATE, _BATCH = 5, 1e-3, 128
-_HELD_OUT = 10
-"""One input of so many is kept out of training, for the report."""
 _FITTED_INPUTS = 4096
 """Inputs on which ranges are observed, at most."""
 _log = logging.getLogger(__name__)
@@ -146,14 +135,11 @@ def replace_activations(
         input_range = interval("input_range", input_range, RANGE)
         logit_bits = number("logit_bits", logit_bits)
 
-    separated = separate(model, average_pools=average_pools)
+    public = PublicInputs.of(data, seed=seed)
+    teacher = copied(model)
+    few = _checked(teacher, public)
+    separated = separate(teacher, few, average_pools=average_pools)
     new = separated.model
-    teacher = copy.deepcopy(model).eval()
-    public = _Public.split(data, seed)
-    _check_inputs(teacher, public, None if isinstance(data, PublicData) else data)
-    if not separated.pools:
-        check_same(teacher, new, public.training[:2].to(next(teacher.parameters())))
-
     fits = _replace(separated, public.training[:_FITTED_INPUTS], batch_size, degree, levels)
     ranges: Ranges = {name: (each.low, each.high) for name, (each, _) in fits.items()}
     taught = targets_of(teacher, public.training[:_FITTED_INPUTS], None, batch_size)
@@ -181,35 +167,18 @@ def replace_activations(
             bits=0.0 if logit_bits is None else logit_bits,
             seed=seed,
         )
-    report = _report(separated, fits, teacher, public, ranges, data, batch_size)
+    report = reported(
+        separated,
+        fits,
+        teacher,
+        public,
+        batch_size=batch_size,
+        private=isinstance(data, PrivateData),
+    )
     modes = {name: each.training for name, each in model.named_modules(remove_duplicate=False)}
     for name, module in new.named_modules(remove_duplicate=False):
         module.training = modes.get(name, model.training)
     return Replacement(new, report, result)
-
-
-@dataclass(frozen=True, eq=False)
-class _Public:
-    """Public inputs: to fit and train on, and to report on."""
-
-    training: Tensor
-    labels: Tensor | None
-    held_out: Tensor
-    held_out_labels: Tensor | None
-
-    @classmethod
-    def split(cls, data: PublicData | PrivateData, seed: int) -> "_Public":
-        private = isinstance(data, PrivateData)
-        inputs = cast(Tensor, data.stand_ins if isinstance(data, PrivateData) else data.inputs)
-        labels = None if private else cast("Tensor | None", data.labels)
-        if len(inputs) < _HELD_OUT:
-            name = "stand_ins" if private else "inputs"
-            raise ValueError(f"{name} has {len(inputs)} entries; give {_HELD_OUT} or more")
-        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-        held, rest = order[: len(inputs) // _HELD_OUT], order[len(inputs) // _HELD_OUT :]
-        if labels is None:
-            return cls(inputs[rest], None, inputs[held], None)
-        return cls(inputs[rest], labels[rest], inputs[held], labels[held])
 
 
 def _refuse_with_private(**given: float | None) -> None:
@@ -221,14 +190,15 @@ def _refuse_with_private(**given: float | None) -> None:
             )
 
 
-def _check_inputs(teacher: nn.Module, public: _Public, private: PrivateData | None) -> None:
+def _checked(teacher: nn.Module, public: PublicInputs) -> Tensor:
+    """A few inputs, as the model takes them."""
     like = next(teacher.parameters(), None)
     if like is None:
         raise ValueError("model has no weights; give a trained model")
-    inputs = public.training[:2].to(like)
+    inputs: Tensor = public.training[:2].to(like)
     try:
         with torch.no_grad():
-            logits = teacher(inputs)
+            logits = teacher(inputs.clone())
     except Exception as error:
         raise ValueError(
             f"model does not take inputs of shape {tuple(inputs.shape[1:])}: {error}"
@@ -243,13 +213,7 @@ def _check_inputs(teacher: nn.Module, public: _Public, private: PrivateData | No
                 f"labels hold {int(labels.max())}; the model decides between {classes} classes, "
                 "the whole numbers from 0"
             )
-    if private is not None:
-        records = cast(Tensor, private.inputs)
-        if records.shape[1:] != public.training.shape[1:]:
-            raise ValueError(
-                f"stand_ins have shape {tuple(public.training.shape)}, inputs "
-                f"{tuple(records.shape)}; they must be alike but for their number"
-            )
+    return inputs
 
 
 def _replace(
@@ -290,55 +254,3 @@ def _bound(model: nn.Module, shape: torch.Size, input_range: tuple[float, float]
             "degree, or model.double()"
         )
     return bound
-
-
-def _report(
-    separated: Separated,
-    fits: dict[str, tuple[Values, Fit]],
-    teacher: nn.Module,
-    public: _Public,
-    ranges: Ranges,
-    data: PublicData | PrivateData,
-    batch_size: int,
-) -> ReplacementReport:
-    new = separated.model
-    like = next(new.parameters())
-    before, after = [], []
-    shares: dict[str, float] = dict.fromkeys(ranges, 0.0)
-    with torch.no_grad(), watched(new, ranges) as outside:
-        for batch in public.held_out.split(batch_size):
-            before.append(_decisions(teacher(batch.to(like))))
-            after.append(_decisions(new(batch.to(like))))
-            for name, share in outside.shares.items():
-                shares[name] += float(share) * len(batch) / len(public.held_out)
-    old, made = np.concatenate(before), np.concatenate(after)
-    right = None if public.held_out_labels is None else public.held_out_labels.numpy()
-    depths = {name: DEPTH.get(fit.degree, 0) for name, (_, fit) in fits.items()}
-    return ReplacementReport(
-        activations=tuple(
-            ReplacedActivation(
-                name=place.name,
-                activation=place.activation,
-                low=fits[place.name][0].low,
-                high=fits[place.name][0].high,
-                degree=fits[place.name][1].degree,
-                fit_error=fits[place.name][1].largest,
-                outside=shares[place.name],
-            )
-            for place in separated.places
-        ),
-        pools=separated.pools,
-        levels=separated.levels(depths),
-        data="public: ranges, weights and this report follow from them"
-        if isinstance(data, PublicData)
-        else "private, trained on with clipping and noise; ranges and this report follow from the "
-        "public stand-ins",
-        inputs=len(public.held_out),
-        agreement=float(np.mean(old == made)),
-        accuracy_before=None if right is None else float(np.mean(old == right)),
-        accuracy_after=None if right is None else float(np.mean(made == right)),
-    )
-
-
-def _decisions(logits: Tensor) -> NDArray[np.int64]:
-    return decide(logits.double().cpu().numpy())

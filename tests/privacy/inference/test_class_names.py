@@ -119,7 +119,7 @@ def test_a_multi_label_answer_is_the_estimators_set_of_labels() -> None:
     rows = X[abs(logits).min(axis=1) > 0.1 * abs(logits).max()][:8]
     with torch.no_grad():
         logits = model(torch.from_numpy(rows)).numpy()
-    ready = compiled(model, class_names=("high", "wide", "old"))
+    ready = compiled(model, class_names=("high", "wide", "old"), multi_label=True)
     for threshold in (0.0, 0.05):
         sets = [
             answer.label_sets[0] for answer in answers(ready, rows, EachLabel(threshold=threshold))
@@ -133,14 +133,14 @@ def test_a_multi_label_answer_is_the_estimators_set_of_labels() -> None:
 
 
 def test_a_batch_of_sets() -> None:
-    ready = compiled(nn.Linear(6, 3).double(), batch_size=4)
-    owner = DataOwner(ready.plan, release=EachLabel())
+    ready = compiled(nn.Linear(6, 3).double(), batch_size=4, multi_label=True)
+    owner = DataOwner(ready.plan)
     evaluator = Evaluator(ready, owner.public_material())
     answer = owner.decrypt(evaluator.evaluate(owner.encrypt(X[:4])))
     assert len(answer.label_sets) == 4
 
 
 def test_a_threshold_beyond_every_logit_is_refused() -> None:
-    plan = compiled(nn.Linear(6, 3)).plan
+    plan = compiled(nn.Linear(6, 3), multi_label=True).plan
     with pytest.raises(ReleaseError, match="threshold is"):
         DataOwner(plan, release=EachLabel(threshold=2.0**plan.logit_bits))

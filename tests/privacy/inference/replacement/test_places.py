@@ -8,13 +8,22 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F  # noqa: N812
 
-from privacy.inference import Polynomial, PublicData, Replacement, Square, replace_activations
+from privacy.inference import (
+    Polynomial,
+    PublicData,
+    Replacement,
+    Square,
+    certify,
+    compile_model,
+    replace_activations,
+)
 from privacy.inference.errors import UnsupportedLayerError
-from tests.privacy.inference.replacement.replacement_models import drawn, mlp, public
+from tests.privacy.inference.replacement.replacement_models import drawn, mlp, public, trained
 
 
 def replaced(model: nn.Module, **options: bool) -> Replacement:
-    return replace_activations(model, data=public(), epochs=0, degree=2, **options)
+    data = PublicData(drawn()[0])
+    return replace_activations(model, data=data, epochs=0, degree=2, **options)
 
 
 def polynomials(model: nn.Module) -> list[Polynomial]:
@@ -227,3 +236,33 @@ def test_a_model_that_cannot_be_copied_is_refused() -> None:
     model.kept = model(drawn()[0])  # type: ignore[assignment]
     with pytest.raises(UnsupportedLayerError, match="cannot be copied"):
         replaced(model)
+
+
+def test_a_model_of_several_paths_answers_under_encryption() -> None:
+    torch.manual_seed(0)
+    result = replace_activations(trained(Residual(), public()), data=public(), epochs=1)
+    assert isinstance(result.model, fx.GraphModule)
+    compiled = compile_model(result.model, input_shape=6, input_range=(-1.0, 1.0))
+    inputs, labels = drawn(5)
+    certificate = certify(compiled, inputs, labels)
+    assert certificate.beyond_prediction == 0
+    assert certificate.agreement == 1.0
+
+
+@pytest.mark.parametrize("way", ["subclass", "class"])
+def test_a_graph_module_with_a_call_of_its_own_is_not_compiled(way: str) -> None:
+    model = fx.symbolic_trace(nn.Sequential(nn.Linear(6, 4)))
+    compile_model(model, input_shape=6, input_range=(-1.0, 1.0))
+
+    def call(self: fx.GraphModule, x: Tensor) -> Tensor:
+        return self.forward(x) + 1
+
+    if way == "subclass":
+        other = type("Other", (fx.GraphModule,), {"__call__": call})
+        model = other(model, model.graph)
+    else:
+        type(model).__call__ = call  # type: ignore[method-assign, assignment]
+    inputs, _ = drawn(3)
+    assert torch.equal(model(inputs), model.forward(inputs) + 1)
+    with pytest.raises(UnsupportedLayerError, match="__call__"):
+        compile_model(model, input_shape=6, input_range=(-1.0, 1.0))

@@ -128,9 +128,46 @@ def test_private_records_without_noise_are_refused() -> None:
         dataclasses.replace(private(), protection=protection)  # type: ignore[arg-type]
 
 
-def test_stand_ins_of_another_shape_are_refused_before_the_charge() -> None:
-    data = private(inputs=torch.rand(400, 5))
+def test_stand_ins_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="alike but for their number"):
-        replace_activations(mlp(), data=data)
-    assert isinstance(data.ledger, ClientLedger)
-    assert data.ledger.events == ()
+        private(inputs=torch.rand(400, 5))
+
+
+def test_no_error_depends_on_what_a_record_holds() -> None:
+    """Records that cannot be learned from add nothing; the charge is the same."""
+    records, labels = drawn()
+    broken = [
+        {"inputs": torch.full_like(records, torch.nan)},
+        {"labels": labels - 7},
+        {"labels": labels + 7},
+        {"inputs": records[:0], "labels": labels[:0]},
+    ]
+    for given in broken:
+        data = dataclasses.replace(private(), **given)  # type: ignore[arg-type]
+        result = replace_activations(mlp(), data=data)
+        assert isinstance(data.ledger, ClientLedger)
+        assert len(data.ledger.events) == 1
+        assert all(bool(torch.isfinite(each).all()) for each in result.model.parameters())
+
+
+def test_labels_of_private_records_are_integers_by_type() -> None:
+    with pytest.raises(TypeError, match="integers"):
+        dataclasses.replace(private(), labels=[0.0] * 400)
+    with pytest.raises(ValueError, match="one each"):
+        dataclasses.replace(private(), labels=[0] * 399)
+
+
+def test_the_ledger_is_charged_before_a_record_is_looked_at() -> None:
+    inner = trained(mlp(), public())
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), inner)
+    seen: list[int] = []
+    ledger = ClientLedger(dataset="ward-7")
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if float(inputs[0].detach().abs().max()) == 123.0:
+            seen.append(len(ledger.events))
+
+    model.register_forward_pre_hook(note)
+    replace_activations(model, data=private(torch.full((400, 6), 123.0), ledger))
+    assert seen
+    assert set(seen) == {1}
