@@ -251,9 +251,12 @@ class Ring:
         primes = (*self.primes[:level], self.primes[-1])
         key = np.empty((level, 2, level + 1, degree))
         backwards = self._order(pow(element, -1, 2 * degree))
+        pair = np.empty((2, level + 1, degree))
         for part, (first, seed) in zip(key, parts, strict=True):
-            for target, source in zip(part, (first, expand(seed, primes, degree)), strict=True):
-                target[:] = source if element == 1 else source[:, backwards]
+            pair[0] = first
+            expand(seed, primes, degree, into=pair[1])
+            for source, target in zip(pair, part, strict=True):
+                elementwise.reorder(target, source, backwards, 0, level + 1)
         return SwitchingKey(key, level)
 
     def rotation_keys(self, keys: Mapping[int, Parts]) -> RotationKeys:

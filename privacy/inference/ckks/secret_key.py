@@ -84,7 +84,8 @@ class SecretKey:
         """
         ring, level = self._ring, len(plain.polynomial)
         seed, places = secrets.token_bytes(SEED_BYTES), tuple(range(level))
-        uniform = expand(seed, ring.primes[:level], ring.degree).astype(np.float64)
+        uniform = np.empty((level, ring.degree))
+        expand(seed, ring.primes[:level], ring.degree, into=uniform)
         primes = np.array(ring.primes[:level], dtype=np.float64)
         total = ring.transformed(centred_binomial(ring.degree, SystemRandomness()), places)[None]
         elementwise.add(total, plain.polynomial[None], primes, 0, level)
