@@ -56,6 +56,22 @@ def test_the_first_program_of_a_page_runs(page: str, says: str, tmp_path: Path) 
     assert says in done.stdout
 
 
+def test_what_is_shown_as_python_is_python() -> None:
+    """Excerpts too, whose names come from what stands around them."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("examples/*/README.md")]
+    shown = 0
+    for page in pages:
+        for text in re.findall(
+            r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE
+        ):
+            shown += 1
+            try:
+                ast.parse(text)
+            except SyntaxError as error:
+                pytest.fail(f"{page.name}, {text.splitlines()[(error.lineno or 1) - 1]!r}: {error}")
+    assert shown > 15
+
+
 def test_flower_finds_the_apps_of_the_strategys_first_program(tmp_path: Path) -> None:
     """It looks for their names in the source text, one assignment a line."""
     text = (ROOT / "docs" / "strategy.md").read_text()

@@ -1,20 +1,22 @@
 """Bodies of queries and answers: ciphertexts read from one, and released into the other."""
 
 import struct
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy.inference.ckks import SEED_BYTES, Ciphertext, Residues, Ring, expand
 from privacy.inference.messages import Reader
 from privacy.inference.public_keys import Keys, refuse_secret
 
 
-def _read_residues(reader: Reader, ring: Ring, uniform: Residues) -> Residues:
+def _read_residues(reader: Reader, ring: Ring, uniform: NDArray[Any]) -> Residues:
     """The next ciphertext's first polynomial; the second one is expanded into ``uniform``."""
     primes = ring.primes[: ring.levels]
     first = reader.residues(primes, ring.degree)
     refuse_secret(ring, first)
-    uniform[:] = expand(reader.raw(SEED_BYTES), primes, ring.degree)
+    expand(reader.raw(SEED_BYTES), primes, ring.degree, into=uniform)
     return first
 
 
@@ -22,9 +24,9 @@ def read_ciphertexts(body: memoryview, ring: Ring, count: int, scale: float) -> 
     """The ciphertexts of a query."""
     reader, ciphertexts = Reader(body), []
     for _ in range(count):
-        pair = np.empty((2, ring.levels, ring.degree), dtype=np.uint64)
+        pair = np.empty((2, ring.levels, ring.degree))
         pair[0] = _read_residues(reader, ring, pair[1])
-        ciphertexts.append(ring.ciphertext(pair, scale))
+        ciphertexts.append(Ciphertext(pair, scale))
     return ciphertexts
 
 

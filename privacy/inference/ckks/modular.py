@@ -10,6 +10,10 @@ from concurrent.futures import Executor
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.inference.ckks._compiled import compiled
+from privacy.inference.ckks._elementwise import product, reduced
+from privacy.inference.ckks.transforms import Values
+
 Residues = NDArray[np.uint64]
 
 _EXACT_BITS = 53
@@ -22,7 +26,7 @@ def matrix_product(
     """``weights`` @ ``values`` modulo ``prime``.
 
     Of integer ``weights`` (outputs, inputs) and residues (inputs, columns) below ``prime``, which
-    has at most 60 bits. Columns are dealt to ``threads``.
+    has at most 50 bits. Columns are dealt to ``threads``.
 
     Raises
     ------
@@ -34,11 +38,18 @@ def matrix_product(
     limb = min(bits, _EXACT_BITS - largest.bit_length())
     if limb < 1:
         raise ValueError(f"weights sum to {largest} in a row; 2^{_EXACT_BITS - 1} is the most")
+    limbs = -(-bits // limb)
+    factors = np.array([pow(2, limb * index, prime) for index in range(limbs)], dtype=np.float64)
+    factors -= np.where(factors > prime // 2, float(prime), 0.0)
     result = np.empty((len(weights), values.shape[1]), dtype=np.uint64)
+    given = values.view()
+    given.flags.writeable = False  # as those of a message are: kernels are compiled once for both
 
     def work(start: int) -> None:
-        part = slice(start, start + _BLOCK)
-        result[:, part] = _block_product(weights, values[:, part], prime, limb)
+        stop = min(start + _BLOCK, values.shape[1])
+        parts = np.empty((limbs, values.shape[0], stop - start))
+        _cut(parts, given, start, 2.0**limb)
+        _join(result, start, np.matmul(weights, parts), factors, float(prime))
 
     # A block of columns stays in the processor's cache.
     starts = range(0, values.shape[1], _BLOCK)
@@ -47,31 +58,34 @@ def matrix_product(
     return result
 
 
-def _block_product(
-    weights: NDArray[np.float64], values: Residues, prime: int, limb: int
-) -> Residues:
-    mask = np.uint64((1 << limb) - 1)
-    total = np.zeros((len(weights), values.shape[1]), dtype=np.uint64)
-    for index in range(-(-prime.bit_length() // limb) - 1, -1, -1):
-        part = (values >> np.uint64(limb * index)) & mask
-        product = (weights @ part.astype(np.float64)).astype(np.int64)
-        total = _shift(total, limb, prime) + (product % prime).astype(np.uint64)
-        total -= np.where(total >= prime, np.uint64(prime), np.uint64(0))
-    return total
+@compiled
+def _cut(parts: Values, values: Residues, start: int, size: float) -> None:
+    """Limbs (limbs, inputs, columns) of residues from a column on, the lowest first."""
+    for index in range(parts.shape[0]):
+        unit = 1.0 / size**index
+        for row in range(parts.shape[1]):
+            for n in range(parts.shape[2]):
+                # Powers of two divide doubles exactly.
+                shifted = np.floor(float(values[row, start + n]) * unit)
+                parts[index, row, n] = shifted - np.floor(shifted / size) * size
 
 
-def _shift(values: Residues, bits: int, prime: int) -> Residues:
-    """``values``·2^bits modulo ``prime``: the quotient is guessed in doubles, then corrected."""
-    for step in (*[32] * (bits // 32), bits % 32):
-        guess = (values.astype(np.float64) * (2.0**step / prime)).astype(np.uint64)
-        # Both products wrap around 2^64; their difference is small and therefore right.
-        values = _corrected((values << np.uint64(step)) - guess * np.uint64(prime), prime)
-    return values
+@compiled
+def _join(result: Residues, start: int, products: Values, factors: Values, prime: float) -> None:
+    """The sum of each limb's products, below 2^53 in size, times its factor, modulo the prime.
 
-
-def _corrected(difference: Residues, prime: int) -> Residues:
-    """A residue that is at most one prime too small or too large, wrapped around 2^64."""
-    rest = difference.view(np.int64)
-    rest += np.where(rest < 0, prime, 0)
-    rest -= np.where(rest >= prime, prime, 0)
-    return rest.view(np.uint64)
+    Factors are centred; a product is at most 2q in size (``transforms``), and so is a sum of two.
+    """
+    inverse = 1.0 / prime
+    limbs, rows, columns = products.shape
+    sums = np.empty(columns)
+    for row in range(rows):
+        for n in range(columns):
+            sums[n] = reduced(products[0, row, n], prime, inverse)
+        for index in range(1, limbs):
+            factor = factors[index]
+            for n in range(columns):
+                term = product(products[index, row, n], factor, prime, inverse)
+                sums[n] = reduced(sums[n] + term, prime, inverse)
+        for n in range(columns):
+            result[row, start + n] = np.uint64(sums[n])

@@ -36,8 +36,9 @@ class PublicKey:
 
     def __init__(self, ring: Ring, residues: Residues, seed: bytes) -> None:
         self._ring = ring
-        second = expand(seed, ring.primes, ring.degree)
-        self._key = np.stack([residues, second]).astype(np.float64)
+        self._key = np.empty((2, len(ring.primes), ring.degree))
+        self._key[0] = residues
+        expand(seed, ring.primes, ring.degree, into=self._key[1])
 
     def encrypt(self, plain: Plaintext) -> Residues:
         """A fresh encryption, shape (2, level, N).

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,7 +125,7 @@ class Ring:
         self._mixing, self._unmixing = _stacked(degree, self.primes)
         self._bases: dict[tuple[int, ...], _Base] = {}
 
-    @property
+    @cached_property
     def eighth_root(self) -> int:
         """An element of order eight modulo the first prime."""
         prime = self.primes[0]
@@ -244,9 +244,12 @@ class Ring:
         primes = (*self.primes[:level], self.primes[-1])
         key = np.empty((level, 2, level + 1, degree))
         backwards = self._order(pow(element, -1, 2 * degree))
+        pair = np.empty((2, level + 1, degree))
         for part, (first, seed) in zip(key, parts, strict=True):
-            for target, source in zip(part, (first, expand(seed, primes, degree)), strict=True):
-                target[:] = source if element == 1 else source[:, backwards]
+            pair[0] = first
+            expand(seed, primes, degree, into=pair[1])
+            for source, target in zip(pair, part, strict=True):
+                elementwise.reorder(target, source, backwards, 0, level + 1)
         return SwitchingKey(key, level)
 
     def rotation_keys(self, keys: Mapping[int, Parts]) -> RotationKeys:

@@ -84,7 +84,8 @@ class SecretKey:
         """
         ring, level = self._ring, len(plain.polynomial)
         seed, places = secrets.token_bytes(SEED_BYTES), tuple(range(level))
-        uniform = expand(seed, ring.primes[:level], ring.degree).astype(np.float64)
+        uniform = np.empty((level, ring.degree))
+        expand(seed, ring.primes[:level], ring.degree, into=uniform)
         primes = np.array(ring.primes[:level], dtype=np.float64)
         total = ring.transformed(centred_binomial(ring.degree, SystemRandomness()), places)[None]
         elementwise.add(total, plain.polynomial[None], primes, 0, level)
@@ -117,9 +118,8 @@ def _four_coefficients(ring: Ring, transformed: Residues) -> list[int]:
     index leave are 1, 5, 3 and 7: the inverse transform at these four is one of sums of quarters.
     """
     prime = ring.primes[0]
-    low = (transformed & np.uint64(0xFFFFFFFF)).reshape(4, -1).sum(axis=1).tolist()
-    high = (transformed >> np.uint64(32)).reshape(4, -1).sum(axis=1).tolist()
-    sums = [(a + (b << 32)) % prime for a, b in zip(low, high, strict=True)]
+    # Of at most 2^13 residues below 2^50 each.
+    sums = transformed.reshape(4, -1).sum(axis=1).tolist()
     back, scale = pow(ring.eighth_root, -1, prime), pow(ring.degree, -1, prime)
     return [
         sum(s * pow(back, power * k, prime) for s, power in zip(sums, (1, 5, 3, 7), strict=True))

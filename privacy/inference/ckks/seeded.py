@@ -6,20 +6,24 @@ AES instructions can.
 
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from privacy.inference.ckks import _elementwise as elementwise
+from privacy.inference.ckks._compiled import compiled
 
 Residues = NDArray[np.uint64]
 SEED_BYTES = 32
 _SPARE = 64
 
 
-def expand(seed: bytes, primes: Sequence[int], degree: int) -> Residues:
-    """Uniform residues from a seed, shape (len(primes), degree).
+def expand(
+    seed: bytes, primes: Sequence[int], degree: int, *, into: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Uniform residues from a seed, shape (len(primes), degree), in ``into`` if that is given.
 
     The keystream of AES-256 in counter mode, the seed as its key, is read as 64-bit integers,
     little-endian. They are cut to the bits of the prime, and those that are not below it are left
@@ -35,18 +39,29 @@ def expand(seed: bytes, primes: Sequence[int], degree: int) -> Residues:
     **Not covered.** A data owner who reuses a seed, or sends another polynomial: it harms itself.
     """
     stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
-    result = np.empty((len(primes), degree), dtype=np.uint64)
+    result = np.empty((len(primes), degree), dtype=np.uint64) if into is None else into
     for row, prime in zip(result, primes, strict=True):
-        mask = np.uint64((1 << prime.bit_length()) - 1)
+        mask = (1 << prime.bit_length()) - 1
         filled = 0
         while filled < degree:
-            # SEAL's primes are just below a power of two: hardly a value is left out.
+            # Primes are just below a power of two: hardly a value is left out.
             wanted = degree if filled == 0 else _SPARE
-            values = np.frombuffer(stream.update(bytes(8 * wanted)), dtype="<u8") & mask
-            fitting = values[values < np.uint64(prime)][: degree - filled]
-            row[filled : filled + len(fitting)] = fitting
-            filled += len(fitting)
+            drawn = np.frombuffer(stream.update(bytes(8 * wanted)), dtype="<u8")
+            filled = _fill(row, filled, drawn, np.uint64(mask), np.uint64(prime))
     return result
+
+
+@compiled
+def _fill(
+    row: NDArray[Any], filled: int, drawn: Residues, mask: np.uint64, prime: np.uint64
+) -> int:
+    """Put what fits behind what is there, until the row is full; how much is there then."""
+    for value in drawn:
+        cut = value & mask
+        if cut < prime and filled < row.size:
+            row[filled] = cut
+            filled += 1
+    return filled
 
 
 def reseeded(

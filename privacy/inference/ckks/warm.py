@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from privacy.inference.ckks.modular import matrix_product
 from privacy.inference.ckks.public_key import PublicKey
 from privacy.inference.ckks.ring import Ring, SwitchingKey
-from privacy.inference.ckks.seeded import SEED_BYTES, reseeded
+from privacy.inference.ckks.seeded import SEED_BYTES, expand, reseeded
 
 
 def warm_up() -> None:
@@ -29,3 +30,5 @@ def warm_up() -> None:
     ring.rescale(total)
     ring.coefficient_residues(total)
     reseeded(residues, residues[0], ring.primes)
+    expand(bytes(SEED_BYTES), ring.primes, degree)
+    matrix_product(np.ones((1, 2)), residues[:, 0], ring.primes[0])
