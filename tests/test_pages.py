@@ -239,6 +239,11 @@ def _unreleased() -> str:
     return text.partition("## [Unreleased]")[2].partition("\n## [")[0]
 
 
+def test_a_heading_of_the_changelog_is_there_once() -> None:
+    headings = re.findall(r"^### (\w+)$", _unreleased(), re.MULTILINE)
+    assert headings == ["Added", "Changed", "Removed", "Fixed"]
+
+
 def test_names_that_the_changelog_sends_to_are_there() -> None:
     """What stands right of an arrow, or where something is imported from now."""
     sent = re.findall(
