@@ -6,7 +6,6 @@ from torch import nn
 
 from privacy.inference import Evaluator, MeasurementOwner, Square, compile_model
 
-
 DEPTH = 7
 
 
