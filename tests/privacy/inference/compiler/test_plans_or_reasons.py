@@ -178,7 +178,7 @@ def test_a_layer_of_zeros_has_a_plan_and_no_evaluator(which: str, batch_size: in
     assert "tolerance" not in str(refusal.value)
 
 
-def test_weights_that_round_to_zero_need_a_smaller_tolerance() -> None:
+def test_small_weights_are_kept_from_rounding_to_zero_as_far_as_scales_go() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(4, 5), Square(), nn.Linear(5, 5), Square(), nn.Linear(5, 2)
@@ -186,12 +186,14 @@ def test_weights_that_round_to_zero_need_a_smaller_tolerance() -> None:
     with torch.no_grad():
         model[2].weight *= 1e-9
     compiled = compile_model(model, input_shape=(4,), input_range=(0.0, 1.0))
-    material = DataOwner(compiled.plan).public_material()
-    with pytest.raises(CannotPlanError, match=r"middle layer round to zero .* smaller tolerance$"):
-        Evaluator(compiled, material)
-    sharper = compile_model(model, input_shape=(4,), input_range=(0.0, 1.0), tolerance=1e-9)
     x = np.random.default_rng(0).uniform(0, 1, (1, 4))
-    assert answers(sharper, x) < 2.0**sharper.plan.worst_error_bits
+    assert answers(compiled, x) < 2.0**compiled.plan.worst_error_bits
+    with torch.no_grad():
+        model[2].weight *= 1e-25
+    vanishing = compile_model(model, input_shape=(4,), input_range=(0.0, 1.0))
+    material = DataOwner(vanishing.plan).public_material()
+    with pytest.raises(CannotPlanError, match=r"middle layer round to zero .* smaller tolerance$"):
+        Evaluator(vanishing, material)
 
 
 def test_units_without_weights_are_evaluated_in_a_batch() -> None:
@@ -369,13 +371,15 @@ def test_the_default_tolerance_follows_logits_however_small(
     assert answers(compiled, x) < apart / 20
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_logits_too_small_for_any_plan_are_refused_and_scaling_helps(layers: int) -> None:
-    model = with_small_logits(1e-14, layers=layers)
+@pytest.mark.parametrize(("layers", "scale"), [(1, 1e-14), (2, 1e-30)])
+def test_logits_too_small_for_any_plan_are_refused_and_scaling_helps(
+    layers: int, scale: float
+) -> None:
+    model = with_small_logits(scale, layers=layers)
     with pytest.raises(CannotPlanError, match=r"scale the last layer up.*gives wrong classes"):
         compile_model(model, input_shape=(784,), input_range=(0.0, 1.0))
     with torch.no_grad():
-        model[-1].weight *= 1e14
+        model[-1].weight /= scale
     compile_model(model, input_shape=(784,), input_range=(0.0, 1.0))
 
 
