@@ -63,7 +63,7 @@ def test_sums_and_products_are_exact(bits: list[int], seed: int) -> None:
 
 @given(
     bits=st.lists(BITS, min_size=2, max_size=4),
-    digits=st.integers(1, 19),
+    digits=st.integers(1, 40),
     seed=SEEDS,
 )
 @settings(max_examples=30, deadline=None)
