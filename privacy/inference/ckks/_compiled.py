@@ -26,8 +26,7 @@ def compiled(function: _Function) -> _Function:
     try:
         kernel = numba.njit(cache=True, **options)(function)
         # numba itself looks at the kernel's own file only, and a kernel holds those that it calls.
-        file = kernel._cache._cache_file
-        file._source_stamp = (*file._source_stamp[:0], _sources())
+        kernel._cache._cache_file._source_stamp = _sources()
     except (RuntimeError, AttributeError, TypeError):
         # RuntimeError where numba can write neither folder; the others in a numba of another make.
         _say_uncached()

@@ -103,6 +103,26 @@ def test_the_worst_residues_come_back(degree: int, bits: int) -> None:
 
 
 @pytest.mark.parametrize("degree", DEGREES)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_that_grows_in_every_stage_is_exact(degree: int, sign: int) -> None:
+    """Each stage adds half a prime to the first value: 15 of them and a residue are 8.5 primes."""
+    prime = largest_prime(50, degree)
+    root = smallest_root(prime, degree)
+    order = reversed_bits(degree).tolist()
+    values = np.zeros(degree, dtype=np.int64)
+    values[0] = prime - 1 if sign > 0 else 0
+    place, block = degree, 1
+    while place > 1:
+        place //= 2
+        factor = pow(root, order[block], prime)
+        values[place] = sign * (prime // 2) * pow(factor, -1, prime) % prime
+        block *= 2
+    transformed = values.astype(np.float64)
+    forward(transformed, tables(prime, degree)[0], float(prime))
+    assert transformed.astype(np.int64).tolist() == by_integers(values.tolist(), root, prime)
+
+
+@pytest.mark.parametrize("degree", DEGREES)
 @pytest.mark.parametrize("bits", [24, 50])
 def test_values_are_the_polynomial_at_roots(degree: int, bits: int) -> None:
     """Value i at ψ^(2·bitrev(i) + 1), for a polynomial of three terms."""
