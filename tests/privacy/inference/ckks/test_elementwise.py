@@ -17,13 +17,14 @@ SEEDS = st.integers(0, 999)
 
 
 def polynomials(seed: int, shape: tuple[int, ...], primes: list[int]) -> np.ndarray:
-    """Residues (..., primes, N), every pair of extremes among the first 25 of each."""
+    """Residues (..., primes, N), every pair of extremes among the first 36 of each."""
     generator = np.random.default_rng(seed)
     rows = []
     for prime in primes:
         row = generator.integers(0, prime, (*shape, DEGREE))
-        extremes = np.array([0, 1, prime - 1, prime // 2, prime // 2 + 1])
-        row[..., :25] = np.repeat(extremes, 5) if seed % 2 else np.tile(extremes, 5)
+        half = prime // 2  # a multiple of N: such sums are doubles for longer than others
+        extremes = np.array([0, 1, prime - 1, half - 1, half, half + 1])
+        row[..., :36] = np.repeat(extremes, 6) if seed % 2 else np.tile(extremes, 6)
         rows.append(row)
     return np.stack(rows, axis=-2).astype(np.float64)
 
