@@ -34,8 +34,8 @@ bench: $(READY) ## Run benchmarks beside their peers (ARGS="all --quick", ARGS="
 	$(BIN)/python -m benchmarks $(if $(ARGS),$(ARGS),--list)
 
 .PHONY: test
-test: $(READY) ## Run the tests, in two processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+test: $(READY) ## Run the tests, in three processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: release-check
 release-check: $(READY) ## Install the wheel into an empty environment, run the examples there (gigabytes)

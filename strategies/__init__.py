@@ -61,10 +61,7 @@ from strategies.secure_aggregation import ContextMemory as ContextMemory
 from strategies.secure_aggregation import FolderMemory as FolderMemory
 from strategies.secure_aggregation import SecureAggregationMod as SecureAggregationMod
 
-# A whole run in one process
-from strategies.in_process import InProcessGrid as InProcessGrid
-from strategies.in_process import run_in_process as run_in_process
-
+# Loaded when they are first asked for
 if TYPE_CHECKING:
     from strategies.canary_audit import audit_strategy as audit_strategy
     from strategies.encrypted_round import ENCRYPTED_ROUND as ENCRYPTED_ROUND
@@ -72,10 +69,12 @@ if TYPE_CHECKING:
     from strategies.encrypted_round import EncryptedRoundResult as EncryptedRoundResult
     from strategies.encrypted_round import answer_encrypted_round as answer_encrypted_round
     from strategies.encrypted_round import noised_accuracy as noised_accuracy
+    from strategies.in_process import InProcessGrid as InProcessGrid
+    from strategies.in_process import run_in_process as run_in_process
 
-# Loaded when they are first asked for. They bring PyTorch, TenSEAL and SciPy's statistics, which
-# take seconds: too long for a strategy over scikit-learn's models that needs none of them, and
-# for a deployed client, who starts a process for every message.
+# Some bring PyTorch, TenSEAL and SciPy's statistics, which take seconds: too long for a strategy
+# over scikit-learn's models that needs none of them, and for a deployed client, who starts a
+# process for every message. Others no node asks for; `flwr run` does not send them.
 _LATER = {
     "audit_strategy": "strategies.canary_audit",
     "EncryptedRoundResult": "strategies.encrypted_round",
@@ -83,6 +82,8 @@ _LATER = {
     "ENCRYPTED_ROUND": "strategies.encrypted_round",
     "answer_encrypted_round": "strategies.encrypted_round",
     "EncryptedRound": "strategies.encrypted_round",
+    "InProcessGrid": "strategies.in_process",
+    "run_in_process": "strategies.in_process",
 }
 
 if not TYPE_CHECKING:  # a type checker would take it for leave to use any name

@@ -12,19 +12,21 @@ settings.register_profile("long", TIMELESS, max_examples=500)
 settings.load_profile("short")
 
 DEPLOYMENTS = ("tests/integration/test_faults.py", "tests/integration/test_deploy.py")
+SMALL_RUN = ("tests/flower_app/test_run.py", "tests/flower_app/report/test_report.py")
 
 
 class ModulesTogether(LoadScopeScheduling):
     """A module's tests go to one process, and so do all tests that start deployments, or Ray.
 
     Each of those is many processes: so at most one deployment and one simulation run at a time.
+    Modules that look at the same run of the app share a process too: it is made once.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.split("::")[0]
         if module.startswith("tests/integration/"):
             return "deployments" if module in DEPLOYMENTS else "simulations"
-        return module
+        return "small run" if module in SMALL_RUN else module
 
 
 @pytest.hookimpl(optionalhook=True)

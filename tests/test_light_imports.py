@@ -97,6 +97,15 @@ def test_the_client_app_loads_scipy_only_for_a_message_that_needs_it() -> None:
 
 
 def test_encrypted_inference_loads_no_other_library_of_models() -> None:
-    modules = loaded("import sys, privacy.inference\nprint(*sys.modules)")
+    program = (
+        "import sys, privacy.inference\n"
+        "assert not any(name.startswith('privacy.inference.importers') for name in sys.modules)\n"
+        "from privacy.inference import Certificate, certify, from_onnx, from_sklearn\n"
+        "from privacy.inference import PrivateData, PublicData, Replacement, ReplacementReport\n"
+        "from privacy.inference import replace_activations\n"
+        "assert not hasattr(privacy.inference, 'NoSuchName')\n"
+        "print(*sys.modules)\n"
+    )
+    modules = loaded(program)
     assert "privacy.inference.importers.onnx_models" in modules
     assert not modules & {"onnx", "sklearn", "onnxruntime"}

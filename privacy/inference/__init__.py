@@ -5,8 +5,9 @@ Three roles. Whoever holds the model compiles it (:func:`compile_model`); the pl
 the compiled model and the owner's public and evaluation keys, and learns nothing about the data.
 """
 
-from privacy.inference.certificate import Certificate as Certificate
-from privacy.inference.certificate import certify as certify
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from privacy.inference.compile import compile_model as compile_model
 from privacy.inference.compiled_model import CompiledModel as CompiledModel
 from privacy.inference.compiler import Polynomial as Polynomial
@@ -19,8 +20,6 @@ from privacy.inference.evaluator import Evaluator as Evaluator
 from privacy.inference.evaluator import EvaluatorPool as EvaluatorPool
 from privacy.inference.evaluator import EvaluatorProcess as EvaluatorProcess
 from privacy.inference.evaluator import serve_evaluations as serve_evaluations
-from privacy.inference.importers import from_onnx as from_onnx
-from privacy.inference.importers import from_sklearn as from_sklearn
 from privacy.inference.owner import Answer as Answer
 from privacy.inference.owner import ClassOnly as ClassOnly
 from privacy.inference.owner import DataOwner as DataOwner
@@ -34,8 +33,34 @@ from privacy.inference.plan import Plan as Plan
 from privacy.inference.plan import ThreeParties as ThreeParties
 from privacy.inference.plan_check import InputContract as InputContract
 from privacy.inference.plan_check import accept_plan as accept_plan
-from privacy.inference.replacement import PrivateData as PrivateData
-from privacy.inference.replacement import PublicData as PublicData
-from privacy.inference.replacement import Replacement as Replacement
-from privacy.inference.replacement import ReplacementReport as ReplacementReport
-from privacy.inference.replacement import replace_activations as replace_activations
+
+# Loaded when they are first asked for: no node asks for them, and `flwr run` does not send them.
+if TYPE_CHECKING:
+    from privacy.inference.certificate import Certificate as Certificate
+    from privacy.inference.certificate import certify as certify
+    from privacy.inference.importers import from_onnx as from_onnx
+    from privacy.inference.importers import from_sklearn as from_sklearn
+    from privacy.inference.replacement import PrivateData as PrivateData
+    from privacy.inference.replacement import PublicData as PublicData
+    from privacy.inference.replacement import Replacement as Replacement
+    from privacy.inference.replacement import ReplacementReport as ReplacementReport
+    from privacy.inference.replacement import replace_activations as replace_activations
+
+_LATER = {
+    "Certificate": "privacy.inference.certificate",
+    "certify": "privacy.inference.certificate",
+    "from_onnx": "privacy.inference.importers",
+    "from_sklearn": "privacy.inference.importers",
+    "PrivateData": "privacy.inference.replacement",
+    "PublicData": "privacy.inference.replacement",
+    "Replacement": "privacy.inference.replacement",
+    "ReplacementReport": "privacy.inference.replacement",
+    "replace_activations": "privacy.inference.replacement",
+}
+
+if not TYPE_CHECKING:  # a type checker would take it for leave to use any name
+
+    def __getattr__(name):
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_LATER[name]), name)

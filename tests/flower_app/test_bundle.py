@@ -16,8 +16,6 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("flower_app", "strategies", "privacy")
 # Not imported, and sent all the same: none today.
 UNUSED: frozenset[str] = frozenset()
-# Imported only where somebody audits a strategy, in one process and on no node.
-NOT_ON_NODES = "strategies.canary_audit"
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +43,35 @@ def module_file(name: str) -> str | None:
     return None
 
 
+def loaded_later(package: str) -> dict[str, str]:
+    """The public names that a package loads when they are first asked for, and their modules."""
+    file = module_file(package)
+    statements = ast.parse((ROOT / file).read_text()).body if file else []
+    for node in statements:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_LATER":
+            later: dict[str, str] = ast.literal_eval(node.value)
+            return later
+    return {}
+
+
+def executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that type checkers alone read."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from executed(node)
+
+
 def imported_by(file: str) -> Iterator[str]:
-    """All modules that a module names in an import, at its top or inside a function."""
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+    """All modules that a module imports, at its top or inside a function, by name or later."""
+    for node in executed(ast.parse((ROOT / file).read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module not in (None, NOT_ON_NODES):
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
             yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            later = loaded_later(node.module)
+            for alias in node.names:
+                yield later.get(alias.name, f"{node.module}.{alias.name}")
 
 
 def closure(*modules: str) -> set[str]:

@@ -46,7 +46,7 @@ from tests.integration.deployed_runs import (
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 NAMES = ["honest", "garbler", "mortal", "sleeper"]
-ROUNDS = 7
+ROUNDS = 5
 HANG = 30.0  # seconds after which a hanging node is given up; the others may be late too
 
 
@@ -418,7 +418,7 @@ def test_a_full_disk_stops_the_run_before_it_releases(
     deployment: Deployment, story: Story, small_disk: Path, tmp_path: Path
 ) -> None:
     ledger = small_disk / "ledger.jsonl"
-    run = start(deployment, settings(tmp_path, ledger=str(ledger)))
+    run = start(deployment, settings(tmp_path, ledger=str(ledger), rounds=50, sampling_rate=0.5))
     folder = folder_of(tmp_path, run)
     wait_until(lambda: round_of(folder) >= 1)
     with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:

@@ -20,6 +20,7 @@ from typing import BinaryIO, Self, cast
 
 import psutil
 
+from privacy.arguments import number, of_kind, whole
 from privacy.inference.ckks import warm_up
 from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.errors import EvaluatorFailedError, EvaluatorTimeoutError, MessageError
@@ -61,6 +62,10 @@ class EvaluatorProcess:
         Bytes of address space that it may take beside the compiled model; by default what the
         plan needs for so many owners, with slack. Enforced on Linux.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of another kind or out of range; nothing was started.
     """
 
     def __init__(
@@ -73,7 +78,12 @@ class EvaluatorProcess:
         owners: int = 4,
         memory: int | None = None,
     ) -> None:
-        self.owners, self.timeout = owners, timeout
+        of_kind("command", command, (list, tuple), "the program and its arguments in a list")
+        self.owners = whole("owners", owners, least=1)
+        longest = threading.TIMEOUT_MAX
+        self.timeout = number("timeout", timeout, above=0, most=longest, give="seconds above 0")
+        if memory is not None:
+            memory = whole("memory", memory, least=1, most=(1 << 63) - 1, give="a number of bytes")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             list(command),

@@ -108,15 +108,22 @@ def cells(draw: st.DrawFn) -> tuple[nn.Sequential, tuple[float, float]]:
 def test_every_cell_of_the_grid_answers_or_says_why_not(
     cell: tuple[nn.Sequential, tuple[float, float]],
 ) -> None:
+    """Six standard deviations of noise: by chance alone below 1e-6 a run.
+
+    About one cell in a hundred has a layer that hardly depends on the one before. That they have a
+    plan and no evaluator is a reason too.
+    """
     model, span = cell
+    x = np.random.default_rng(0).uniform(*span, (1, 8))
     try:
         compiled = compile_model(model, input_shape=(8,), input_range=span)
+        error = answers(compiled, x)
     except CannotPlanError as refusal:
-        if not re.search("narrow input_range|make the model shallower|make it", str(refusal)):
+        helps = "narrow input_range|make the model shallower|make it|with a smaller tolerance$"
+        if not re.search(helps, str(refusal)):
             raise
         return
-    x = np.random.default_rng(0).uniform(*span, (1, 8))
-    assert answers(compiled, x) < 2.0**compiled.plan.worst_error_bits
+    assert error < 2.0**compiled.plan.worst_error_bits
 
 
 def squares(depth: int, gain: float = 1.0) -> nn.Sequential:
@@ -169,6 +176,22 @@ def test_a_layer_of_zeros_has_a_plan_and_no_evaluator(which: str, batch_size: in
     with pytest.raises(CannotPlanError, match=r"are all zero, .*; train the model") as refusal:
         Evaluator(compiled, material)
     assert "tolerance" not in str(refusal.value)
+
+
+def test_weights_that_round_to_zero_need_a_smaller_tolerance() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(4, 5), Square(), nn.Linear(5, 5), Square(), nn.Linear(5, 2)
+    ).eval()
+    with torch.no_grad():
+        model[2].weight *= 1e-9
+    compiled = compile_model(model, input_shape=(4,), input_range=(0.0, 1.0))
+    material = DataOwner(compiled.plan).public_material()
+    with pytest.raises(CannotPlanError, match=r"middle layer round to zero .* smaller tolerance$"):
+        Evaluator(compiled, material)
+    sharper = compile_model(model, input_shape=(4,), input_range=(0.0, 1.0), tolerance=1e-9)
+    x = np.random.default_rng(0).uniform(0, 1, (1, 4))
+    assert answers(sharper, x) < 2.0**sharper.plan.worst_error_bits
 
 
 def test_units_without_weights_are_evaluated_in_a_batch() -> None:

@@ -1,9 +1,11 @@
 """The evaluator behind a process boundary, and a data owner that survives a restart."""
 
+import math
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +92,18 @@ def test_what_a_process_refuses_costs_only_its_sender(process: EvaluatorProcess)
 def test_a_process_that_dies_is_an_error_with_its_last_words() -> None:
     with pytest.raises(EvaluatorFailedError, match="its last words"):
         start_process(no_model)
+
+
+@pytest.mark.parametrize("wrong", [True, "3", math.nan, math.inf, -1, 0, [3], 10**400])
+@pytest.mark.parametrize("name", ["timeout", "owners", "memory"])
+def test_limits_of_a_process_are_checked_before_it_is_started(name: str, wrong: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{name} is .*(give|must be)"):
+        EvaluatorProcess(["/not/started"], **{name: wrong})
+
+
+def test_a_program_is_given_with_its_arguments_in_a_list() -> None:
+    with pytest.raises(TypeError, match=r"^command is 'python serve\.py'; give the program and"):
+        EvaluatorProcess("python serve.py")
 
 
 def test_a_process_that_hangs_is_ended(process: EvaluatorProcess) -> None:

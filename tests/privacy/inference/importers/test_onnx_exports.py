@@ -122,9 +122,11 @@ def export(
     return path
 
 
-@pytest.mark.parametrize("name", sorted(models()))
+@pytest.mark.parametrize(
+    ("name", "open_batch"),
+    [*((name, True) for name in sorted(models())), ("residual", False), ("rows", False)],
+)
 @pytest.mark.parametrize("dynamo", [False, True])
-@pytest.mark.parametrize("open_batch", [False, True])
 def test_what_pytorch_exports(name: str, dynamo: bool, open_batch: bool, tmp_path: Path) -> None:
     """The newer exporter writes weights into a second file."""
     model, shape = models()[name]
