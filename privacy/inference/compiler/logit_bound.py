@@ -22,7 +22,6 @@ SHAPE = (
     "the positive sizes of one input without the batch, such as (1, 28, 28), or a number alone "
     "for a vector"
 )
-RANGE = "finite low < high, the ends of the range of an input's elements, such as (0.0, 1.0)"
 _NOT_NEGATIVE = (*MOVES, *AVERAGES)
 """Layers without negative weights, but for upsampling that is bicubic."""
 

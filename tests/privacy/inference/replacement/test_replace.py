@@ -228,7 +228,7 @@ def test_training_lowers_the_bound_of_the_logits() -> None:
     model = trained(deep(nn.Tanh), public())
     bounds = []
     for bits in (None, 8.0):
-        given = {} if bits is None else {"input_range": (-1.0, 1.0), "logit_bits": bits}
+        given = {} if bits is None else {"input_range": ([-1.0] * 6, 1.0), "logit_bits": bits}
         new = replace_activations(model, data=public(), epochs=60, **given).model  # type: ignore[arg-type]
         assert isinstance(new, nn.Sequential)
         bound = logit_bound(new, input_shape=6, input_range=(-1.0, 1.0))
@@ -304,6 +304,7 @@ def test_a_bound_beyond_single_precision_is_told() -> None:
         ({"seed": -1}, ValueError, "seed"),
         ({"logit_bits": 20}, ValueError, "input_range"),
         ({"input_range": (0.0, 1.0)}, ValueError, "logit_bits"),
+        ({"input_range": (1.0, 0.0), "logit_bits": 20}, ValueError, "input_range"),
         ({"data": PublicData(torch.rand(40, 5))}, ValueError, "shape"),
         ({"data": PublicData(torch.rand(9, 6))}, ValueError, "10 or more"),
         ({"data": PublicData(torch.rand(20, 6), [7] * 20)}, ValueError, "labels hold 7"),
