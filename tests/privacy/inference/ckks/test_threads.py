@@ -18,6 +18,7 @@ from privacy.inference.ckks import Ring, _compiled, _threads
 from privacy.inference.ckks._threads import deal
 
 LONG = 1 << 30
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +87,25 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
         back = ring.coefficient_residues(ring.ciphertext(residues, 1.0))
         os._exit(0 if len(done) == 9 and np.array_equal(back, expected) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_warming_up_starts_a_thread_a_core_and_gives_each_its_memory() -> None:
+    """So that a limit on address space that is set afterwards counts neither."""
+    program = (
+        "import threading, psutil\n"
+        "from privacy.inference.ckks import _threads, warm_up\n"
+        "_threads.CORES = 24\n"
+        "warm_up()\n"
+        "before = psutil.Process().memory_info().vms\n"
+        "_threads.deal(lambda start, stop: None, 24, 1 << 30)\n"
+        "print(threading.active_count(), psutil.Process().memory_info().vms - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    threads, grown = map(int, done.stdout.split())
+    assert threads == 24
+    assert grown < 1 << 23  # not even one stack
 
 
 @pytest.fixture
