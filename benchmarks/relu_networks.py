@@ -12,7 +12,7 @@ from benchmarks.harness import Log, Row, Spread
 from flower_app.data import encode, load_dataset
 from privacy.inference import PublicData, certify, compile_model, replace_activations
 
-IMAGES = 20_000
+IMAGES = 10_000
 ENCRYPTED = 50
 
 
@@ -24,6 +24,7 @@ class Case:
     make: Callable[[], nn.Sequential]
     degree: int | None = None
     logit_bits: float | None = None
+    seeds: int = 3
 
 
 def _mlp(activation: type[nn.Module]) -> nn.Sequential:
@@ -37,11 +38,11 @@ def _deep_mlp() -> nn.Sequential:
     )
 
 
-def _cnn(activation: type[nn.Module]) -> nn.Sequential:
+def _cnn() -> nn.Sequential:
     return nn.Sequential(
-        *(nn.Conv2d(1, 8, 5, stride=2), nn.BatchNorm2d(8), activation()),
-        *(nn.Conv2d(8, 16, 3, stride=2), nn.BatchNorm2d(16), activation()),
-        *(nn.Flatten(), nn.Linear(400, 64), activation(), nn.Linear(64, 10)),
+        *(nn.Conv2d(1, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(400, 64), nn.ReLU(), nn.Linear(64, 10)),
     )
 
 
@@ -49,10 +50,8 @@ CASES = (
     Case("MLP 784-64-10, ReLU", lambda: _mlp(nn.ReLU)),
     Case("MLP 784-64-10, ReLU, degree 4", lambda: _mlp(nn.ReLU), degree=4),
     Case("MLP 784-64-10, tanh", lambda: _mlp(nn.Tanh)),
-    Case("MLP 784-64-64-32-10, ReLU", _deep_mlp, logit_bits=20),
-    Case("CNN of three activations, ReLU", lambda: _cnn(nn.ReLU)),
-    Case("CNN of three activations, GELU", lambda: _cnn(nn.GELU)),
-    Case("CNN of three activations, SiLU", lambda: _cnn(nn.SiLU)),
+    Case("MLP 784-64-64-32-10, ReLU", _deep_mlp, logit_bits=20, seeds=1),
+    Case("CNN of three activations, ReLU", _cnn, seeds=1),
 )
 
 
@@ -86,7 +85,7 @@ def run(*, quick: bool, log: Log) -> list[Row]:
     rows = []
     for case in CASES[: 1 if quick else None]:
         before, after, agreements = [], [], []
-        for seed in range(1 if quick else 3):
+        for seed in range(1 if quick else case.seeds):
             torch.manual_seed(seed)
             model = case.make()
             train(model, images, labels, epochs=1 if quick else 3, seed=seed)

@@ -183,7 +183,7 @@ FLOORS = {
     "owner": "ckks errors plan input_range messages decision",
     "compiled_model": "ckks errors plan messages public_keys arithmetic",
     "compile": "ckks errors plan input_range arithmetic compiler compiled_model",
-    "replacement": "errors decision arithmetic compiler",
+    "replacement": "errors decision input_range arithmetic compiler",
     "evaluator": "ckks errors plan input_range messages public_keys arithmetic compiled_model "
     "owner",
     "certificate": "errors plan decision compiled_model owner evaluator",

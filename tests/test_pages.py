@@ -191,6 +191,18 @@ def test_the_programs_with_models_from_elsewhere_run(
     assert done.stdout == f"{says}\n"
 
 
+def test_the_program_about_networks_with_relu_runs_to_an_encrypted_answer(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "encrypted-inference.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (program,) = [each for each in programs if "replace_activations(" in each]
+    (tmp_path / "relu.py").write_text(program)
+    names = runpy.run_path(str(tmp_path / "relu.py"))
+    report = names["replaced"].report
+    assert report.agreement > 0.97
+    assert report.accuracy_after > report.accuracy_before - 0.01
+    assert names["compiled"].plan.classes == 10
+
+
 def test_the_bytes_that_the_service_page_shows_are_those_of_the_model() -> None:
     text = (ROOT / "docs" / "service.md").read_text()
     plan = compile_app_model(build_model("hog-linear"), MODELS["hog-linear"]).plan
@@ -225,6 +237,11 @@ def _exists(dotted: str) -> bool:
 def _unreleased() -> str:
     text = (ROOT / "CHANGELOG.md").read_text()
     return text.partition("## [Unreleased]")[2].partition("\n## [")[0]
+
+
+def test_a_heading_of_the_changelog_is_there_once() -> None:
+    headings = re.findall(r"^### (\w+)$", _unreleased(), re.MULTILINE)
+    assert headings == ["Added", "Changed", "Removed", "Fixed"]
 
 
 def test_names_that_the_changelog_sends_to_are_there() -> None:

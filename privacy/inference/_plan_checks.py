@@ -73,11 +73,11 @@ def _pair(value: Any) -> bool:
 def _layer(value: Any) -> bool:
     if not (isinstance(value, tuple) and len(value) == 5):
         return False
-    level, baby, giant, products, tree = value
+    level, baby, giant, products, sums = value
     return (
         all(map(_whole(1), (level, baby, giant)))
         and _each(_whole(0))(products)
-        and _each(_whole(-_MAX_ELEMENTS))(tree)
+        and _each(_each(_whole(0), 1))(sums)
     )
 
 

@@ -138,7 +138,7 @@ class Reader:
         flat = np.frombuffer(self._body, dtype="<u8", offset=self._offset, count=count)
         self._offset += 8 * count
         residues = flat.reshape(len(primes), degree)
-        limits = np.array(primes, dtype=np.uint64)[:, None]
-        if bool((residues >= limits).any()):
+        largest = residues.max(axis=1).tolist()
+        if any(value >= prime for value, prime in zip(largest, primes, strict=True)):
             raise MessageError("the message holds a residue that is not below its prime")
         return residues

@@ -80,15 +80,15 @@ class BlindLayer(NamedTuple):
     """A layer before the last, as the plan tells it to the evaluator of encrypted weights.
 
     ``baby`` and ``giant`` steps are those of the packing, 1 in the first layer; ``products`` are
-    ciphertexts of the query in the first layer, in others giant·baby + baby step; ``tree`` holds
-    the rotations after the products.
+    ciphertexts of the query in the first layer, in others giant·baby + baby step; ``sums`` holds
+    groups of rotations, each of which is added up with what it rotates, after the products.
     """
 
     level: int
     baby: int
     giant: int
     products: tuple[int, ...]
-    tree: tuple[int, ...]
+    sums: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Plan:
     operations : mapping of str to int
         Counts of each homomorphic operation.
     predicted_ms : float
-        Of one evaluation, masking included, on the reference machine (one 2.5 GHz core).
+        Of one evaluation, masking included, on one core of the reference machine.
     model_version : str
         32 hexadecimal digits, a digest of the model's weights; random where these are encrypted.
     parties : tuple of str

@@ -115,6 +115,10 @@ def test_every_setting_is_checked_used_and_described() -> None:
         used = rf"\.{field.name}\b"
         assert re.search(used, source) or re.search(rf"self{used}", own), f"{field.name} is unused"
         assert kebab(field.name) in described, f"{field.name} has no row in docs/settings.md"
+    pages = "".join((ROOT / "docs" / page).read_text() for page in ("settings.md", "data.md"))
+    for name, choices in _CHOICES.items():
+        for choice in choices:
+            assert f"`{choice}`" in pages, f"{choice!r}, of {kebab(name)}, is on neither page"
 
 
 def test_the_defaults_are_valid_and_take_the_models_recipe() -> None:

@@ -22,11 +22,11 @@ def blind_layers(program: SlotProgram | ProductProgram, levels: int) -> tuple[Bl
     if isinstance(program, ProductProgram):
         return ()
     first = program.first
-    layers = [BlindLayer(levels, 1, 1, tuple(range(len(first.weights))), first.steps)]
+    layers = [BlindLayer(levels, 1, 1, tuple(range(len(first.weights))), first.sums)]
     for packed in program.middle:
         products = tuple(sorted(big * packed.baby + small for big, small in packed.diagonals))
         level = levels - len(layers)
-        layers.append(BlindLayer(level, packed.baby, packed.giant, products, packed.steps))
+        layers.append(BlindLayer(level, packed.baby, packed.giant, products, packed.sums))
     return tuple(layers)
 
 
@@ -92,8 +92,7 @@ class BlindModel(OneImageModel):
     def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
         ring, values = self.ring, query
         for index, layer in enumerate(self.plan.blind_layers):
-            total = self._products(index, values, keys)
-            self._add_rotations(total, layer.tree, keys)
+            total = self._with_rotations(self._products(index, values, keys), layer.sums, keys)
             ring.add(total, self._layer_biases[index])
             square = ring.multiply(total, total)
             ring.relinearise(square, keys.relinearisation)
@@ -110,8 +109,9 @@ class BlindModel(OneImageModel):
 
     def _products(self, index: int, values: list[Ciphertext], keys: Keys) -> Ciphertext:
         layer, weights = self.plan.blind_layers[index], self._weights[index]
-        if index:
-            values = self._baby_steps(values[0], layer.baby, keys)
+        if layer.baby > 1:
+            rotated = self.ring.rotate_many(values[0], range(1, layer.baby), keys.rotation)
+            values = [values[0], *rotated]
 
         def part(giant: int) -> Ciphertext | None:
             start = giant * len(values)

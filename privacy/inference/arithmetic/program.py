@@ -11,6 +11,8 @@ from privacy.inference.plan import Indices
 
 Slots = NDArray[np.float64]
 ComplexSlots = NDArray[np.complex128]
+Sums = tuple[tuple[int, ...], ...]
+"""One after the other: to a value are added its rotations by all steps of a group."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,8 @@ class Gather:
         Which input lies in the real (part 0) and imaginary (part 1) half of a slot, or -1.
     weights : ndarray of complex, shape (ciphertexts, slots)
     bias : ndarray, shape (slots,)
-    steps : tuple of int
-        Rotations, one after the other; each is added to what was rotated. Last may come the
-        complex conjugate, which leaves twice the real part.
+    sums : Sums
+        Last may come the complex conjugate, which leaves twice the real part.
     layout : ndarray of int32, shape (period,)
         Which output lies where.
     """
@@ -33,7 +34,7 @@ class Gather:
     taps: Indices
     weights: ComplexSlots
     bias: Slots
-    steps: tuple[int, ...]
+    sums: Sums
     layout: Indices
 
 
@@ -44,13 +45,12 @@ class Diagonals:
     Attributes
     ----------
     baby, giant : int
-        Step of the rotations of the input is 1, of the partial sums ``baby``; there are
-        ``baby`` - 1 and ``giant`` - 1 of them.
+        The input is rotated by up to ``baby`` - 1 steps, partial sums ``giant`` - 1 times by
+        ``baby``.
     diagonals : dict of (giant step, baby step) to ndarray, shape (slots,)
         Weights, already rotated back by their giant step.
     bias : ndarray, shape (slots,)
-    steps : tuple of int
-        As in :class:`Gather`.
+    sums : Sums
     layout : ndarray of int32, shape (period,)
     """
 
@@ -58,7 +58,7 @@ class Diagonals:
     giant: int
     diagonals: dict[tuple[int, int], Slots]
     bias: Slots
-    steps: tuple[int, ...]
+    sums: Sums
     layout: Indices
 
 

@@ -10,6 +10,10 @@ AFTER = -1
 """Stands for an activation whose products are rescaled."""
 NEVER = -2
 """Stands for a square that is not rescaled at all."""
+FIRST = 0
+"""Stands for a square whose input is rescaled before the rotations of its layer are added up."""
+SUMMED = 1
+"""Stands for a square whose input is rescaled."""
 
 
 def depth(degree: int, rescale: int) -> int:
@@ -84,9 +88,9 @@ class Scales:
         One a layer but the last, whose scale follows from the answer's.
     answer : int
     rescales : tuple of int
-        Of each activation: the number of rotations of the tree before it after which its input is
-        rescaled, or else :data:`AFTER` or, of a square, :data:`NEVER`. A value that is rescaled
-        before it is squared takes half the bits of a prime, and the rest is one level lower.
+        Of each activation: :data:`AFTER`, or of a square :data:`NEVER`, :data:`FIRST` or
+        :data:`SUMMED`. A value that is rescaled before it is squared takes half the bits of a
+        prime, and the rest is one level lower.
     """
 
     primes: tuple[int, ...]

@@ -11,8 +11,14 @@ from numpy.typing import NDArray
 from privacy.inference.arithmetic.bodies import extract, read_ciphertexts, rerandomise
 from privacy.inference.arithmetic.network import Activation
 from privacy.inference.arithmetic.polynomials import activate
-from privacy.inference.arithmetic.program import Diagonals, Gather, ProductProgram, SlotProgram
-from privacy.inference.arithmetic.scales import AFTER
+from privacy.inference.arithmetic.program import (
+    Diagonals,
+    Gather,
+    ProductProgram,
+    SlotProgram,
+    Sums,
+)
+from privacy.inference.arithmetic.scales import AFTER, FIRST, SUMMED
 from privacy.inference.ckks import Ciphertext, Plaintext, Ring
 from privacy.inference.errors import CannotPlanError
 from privacy.inference.plan import Plan
@@ -50,17 +56,15 @@ class OneImageModel(ABC):
     def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
         """The logits, at the answer's level, of size 2, neither masked nor re-randomised yet."""
 
-    def _add_rotations(self, value: Ciphertext, steps: Iterable[int], keys: Keys) -> None:
-        """To the value its rotation by each step, one after the other."""
-        for step in steps:
-            self.ring.add(value, self.ring.rotate(value, step, keys.rotation))
-
-    def _baby_steps(self, value: Ciphertext, count: int, keys: Keys) -> list[Ciphertext]:
-        """The value rotated by 0, 1, ..., ``count`` - 1."""
-        rotated = [value]
-        while len(rotated) < count:
-            rotated.append(self.ring.rotate(rotated[-1], 1, keys.rotation))
-        return rotated
+    def _with_rotations(self, value: Ciphertext, sums: Sums, keys: Keys) -> Ciphertext:
+        """The value with its rotations added, group after group."""
+        for group in sums:
+            if len(group) == 1:
+                self.ring.add(value, self.ring.rotate(value, group[0], keys.rotation))
+            else:
+                hoisted = self.ring.hoist(value, (None, *group), keys.rotation)
+                value = self.ring.combine([(each, None) for each in hoisted])
+        return value
 
     def _giant_steps(
         self, part: Callable[[int], Ciphertext | None], count: int, step: int, keys: Keys
@@ -95,8 +99,11 @@ class ProductModel(OneImageModel):
         self._add_after([packed.bias])
 
     def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
-        total = _sum(self.ring, zip(query, self._weights, strict=True))
-        return [] if total is None else [total]
+        ring, (first, *rest) = self.ring, zip(query, self._weights, strict=True)
+        total = ring.multiply_plain(*first)
+        for value, plain in rest:
+            ring.add_multiplied_plain(total, value, plain)
+        return [total]
 
 
 @dataclass(frozen=True)
@@ -129,12 +136,13 @@ class SlotModel(OneImageModel):
                 name, given = "first", {(0, index): w for index, w in enumerate(packed.weights)}
             else:
                 name, given = "middle", packed.diagonals
-            weights = {
-                step: ring.encode(row, here.weights, here.level)
+            hoisted = isinstance(packed, Diagonals) and packed.baby > 1
+            encoded = {
+                step: ring.encode(row, here.weights, here.level, hoisted=hoisted)
                 for step, row in given.items()
-                if np.any(row)
             }
-            refuse_zero(name, (w.is_zero for w in weights.values()), given.values())
+            weights = {step: plain for step, plain in encoded.items() if not plain.is_zero}
+            refuse_zero(name, [not weights], given.values())
             bias = ring.encode(packed.bias, here.entry.scale, here.entry.level)
             self._layers.append(_Layer(packed, weights, bias, activation, rescale))
         scale, level = scales[-1].weights, scales[-1].level
@@ -142,11 +150,6 @@ class SlotModel(OneImageModel):
         refuse_zero(
             "last", (w.is_zero for w in self._last), [answer.weights for answer in program.last]
         )
-        for index, plain in enumerate(self._last):
-            if plain.is_zero:
-                # SEAL refuses a product with nothing, and of several answers one may have no
-                # weights: one unit is as little as rounding may be off.
-                self._last[index] = ring.encode(1 / scale, scale, level)
         self._add_after(answer.bias for answer in program.last)
 
     def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
@@ -154,12 +157,11 @@ class SlotModel(OneImageModel):
         late = self.plan.answer_level if self._program.relinearise_after_last_layer else 0
         for layer in self._layers:
             value = self._products(layer, query if layer is self._layers[0] else [value], keys)
-            steps = layer.packed.steps
-            early = layer.rescale if layer.rescale >= 0 else len(steps)
-            self._add_rotations(value, steps[:early], keys)
-            if layer.rescale >= 0:
+            if layer.rescale == FIRST:
                 ring.rescale(value)
-            self._add_rotations(value, steps[early:], keys)
+            value = self._with_rotations(value, layer.packed.sums, keys)
+            if layer.rescale == SUMMED:
+                ring.rescale(value)
             ring.add_plain(value, layer.bias)
             value = activate(
                 ring,
@@ -175,36 +177,32 @@ class SlotModel(OneImageModel):
         return answers
 
     def _products(self, layer: _Layer, values: list[Ciphertext], keys: Keys) -> Ciphertext:
-        baby, giant = 1, 1
-        if isinstance(layer.packed, Diagonals):
-            baby, giant = layer.packed.baby, layer.packed.giant
-            values = self._baby_steps(values[0], baby, keys)
+        ring, packed, weights = self.ring, layer.packed, layer.weights
+        baby, giant = (1, 1) if isinstance(packed, Gather) else (packed.baby, packed.giant)
+        hoisted = []
+        if baby > 1:
+            hoisted = ring.hoist(values[0], (None, *range(1, baby)), keys.rotation)
 
         def part(index: int) -> Ciphertext | None:
-            return _sum(
-                self.ring,
-                (
-                    (value, layer.weights[index, number])
-                    for number, value in enumerate(values)
-                    if (index, number) in layer.weights
-                ),
-            )
+            if hoisted:
+                terms = [
+                    (rotated, weights[index, number])
+                    for number, rotated in enumerate(hoisted)
+                    if (index, number) in weights
+                ]
+                return ring.combine(terms) if terms else None
+            total = None
+            for number, value in enumerate(values):
+                plain = weights.get((index, number))
+                if plain is None:
+                    continue
+                if total is None:
+                    total = ring.multiply_plain(value, plain)
+                else:
+                    ring.add_multiplied_plain(total, value, plain)
+            return total
 
         return self._giant_steps(part, giant, baby, keys)
-
-
-def _sum(ring: Ring, products: Iterable[tuple[Ciphertext, Plaintext]]) -> Ciphertext | None:
-    """Sum of products, or None if every plaintext is zero (SEAL refuses such products)."""
-    total = None
-    for ciphertext, plain in products:
-        if plain.is_zero:
-            continue
-        product = ring.multiply_plain(ciphertext, plain)
-        if total is None:
-            total = product
-        else:
-            ring.add(total, product)
-    return total
 
 
 def refuse_zero(layer: str, zero: Iterable[bool], given: Iterable[NDArray[Any]]) -> None:

@@ -126,11 +126,18 @@ class Ring:
         self._bases: dict[tuple[int, ...], _Base] = {}
 
     @cached_property
-    def eighth_root(self) -> int:
-        """An element of order eight modulo the first prime."""
+    def quarter_factors(self) -> list[list[int]]:
+        """By which sums of a transformed polynomial's quarters are coefficients 0, N/4, N/2, 3N/4.
+
+        Up to signs, and modulo the first prime.
+        """
         prime = self.primes[0]
         powers = (pow(base, (prime - 1) // 8, prime) for base in range(2, prime))
-        return next(root for root in powers if pow(root, 4, prime) == prime - 1)
+        root = next(root for root in powers if pow(root, 4, prime) == prime - 1)
+        back, scale = pow(root, -1, prime), pow(self.degree, -1, prime)
+        return [
+            [pow(back, odd * k, prime) * scale % prime for odd in (1, 5, 3, 7)] for k in range(4)
+        ]
 
     @property
     def roots(self) -> NDArray[np.complex128]:

@@ -117,13 +117,10 @@ def _four_coefficients(ring: Ring, transformed: Residues) -> list[int]:
     The transform is in bit-reversed order, where the powers of ζ that the first two bits of an
     index leave are 1, 5, 3 and 7: the inverse transform at these four is one of sums of quarters.
     """
-    prime = ring.primes[0]
-    # Of at most 2^13 residues below 2^50 each.
-    sums = transformed.reshape(4, -1).sum(axis=1).tolist()
-    back, scale = pow(ring.eighth_root, -1, prime), pow(ring.degree, -1, prime)
+    prime, quarters = ring.primes[0], transformed.reshape(4, -1)
+    # Up to 2^13 values below 2^50 in a quarter.
+    sums = quarters.sum(axis=1, dtype=np.uint64).tolist()
     return [
-        sum(s * pow(back, power * k, prime) for s, power in zip(sums, (1, 5, 3, 7), strict=True))
-        * scale
-        % prime
-        for k in range(4)
+        sum(s * factor for s, factor in zip(sums, factors, strict=True)) % prime
+        for factors in ring.quarter_factors
     ]

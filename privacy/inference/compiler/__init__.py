@@ -4,5 +4,4 @@ from privacy.inference.compiler.activations import MAX_DEGREE as MAX_DEGREE
 from privacy.inference.compiler.activations import Polynomial as Polynomial
 from privacy.inference.compiler.activations import Square as Square
 from privacy.inference.compiler.activations import significant as significant
-from privacy.inference.compiler.logit_bound import RANGE as RANGE
 from privacy.inference.compiler.logit_bound import logit_bound as logit_bound

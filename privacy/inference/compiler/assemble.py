@@ -14,9 +14,10 @@ from privacy.inference.arithmetic.program import (
     Program,
     SlotProgram,
 )
-from privacy.inference.arithmetic.scales import Scales, depth
+from privacy.inference.arithmetic.scales import Scales
 from privacy.inference.ckks import Ring
-from privacy.inference.compiler.candidates import Operations, batch_candidate
+from privacy.inference.compiler.candidates import batch_candidate
+from privacy.inference.compiler.operation_costs import Operations, relinearisation_level
 from privacy.inference.compiler.packing import diagonals, gather, products, readouts
 from privacy.inference.compiler.planner import ProductChoice
 from privacy.inference.compiler.scale_search import Choice
@@ -44,8 +45,7 @@ class PackingSummary:
     @property
     def relin_level(self) -> int:
         """The highest level of a relinearisation; 0 if there is none."""
-        levels = (level for name, level in self.operations if name == "relinearise")
-        return max(levels, default=0)
+        return relinearisation_level(self.operations)
 
 
 def pack(
@@ -70,14 +70,15 @@ def _pack_slots(network: Network, choice: Choice) -> tuple[SlotProgram, PackingS
         blocks=candidate.blocks,
         paired=candidate.paired,
         following=candidate.following,
+        sums=candidate.sums[0],
     )
     middle: list[Diagonals] = []
     layout = first.layout
     for index, affine in enumerate(affines[1:-1], start=1):
-        layer = diagonals(affine, layout, slots)
-        planned = candidate.baby_steps[index], candidate.giant_steps[index]
-        if layer.baby * layer.giant > planned[0] * planned[1]:
-            raise RuntimeError(f"packed with steps {layer.baby, layer.giant}, planned {planned}")
+        baby, giant = candidate.baby_steps[index], candidate.giant_steps[index]
+        layer = diagonals(affine, layout, slots, baby=baby, sums=candidate.sums[index])
+        if layer.giant > giant:
+            raise RuntimeError(f"packed with {layer.giant} giant steps, planned {giant}")
         middle.append(layer)
         layout = layer.layout
     # The roots of unity depend on the degree alone.
@@ -100,27 +101,9 @@ def _pack_slots(network: Network, choice: Choice) -> tuple[SlotProgram, PackingS
         candidate.operations,
         first.taps,
         tuple(answer.positions for answer in last),
-        _rotations(program, candidate.levels),
+        tuple(candidate.rotations.items()),
     )
     return program, summary
-
-
-def _rotations(program: SlotProgram, level: int) -> tuple[tuple[int, int], ...]:
-    """Steps, and the highest level that each is rotated at; a query comes at ``level``."""
-    rotations: dict[int, int] = {}
-    for layer, activation, rescale in zip(
-        program.before_last, program.activations, program.scales.rescales, strict=True
-    ):
-        steps: list[int] = []
-        if isinstance(layer, Diagonals):
-            steps += [1] if layer.baby > 1 else []
-            steps += [layer.baby] if layer.giant > 1 else []
-        before_rescaling = len(steps) + (rescale if rescale >= 0 else len(layer.steps))
-        for index, step in enumerate((*steps, *layer.steps)):
-            here = level if index < before_rescaling else level - 1
-            rotations[step] = max(here, rotations.get(step, 0))
-        level -= depth(activation.degree, rescale)
-    return tuple(rotations.items())
 
 
 def _pack_products(

@@ -1,54 +1,36 @@
-"""The packings that a network could have, the operations of each, and their cost."""
+"""The packings that a network could have, and the operations of each."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice, pairwise, product
+from itertools import pairwise, product
 
 from privacy.inference.arithmetic.network import Network
 from privacy.inference.arithmetic.polynomials import DEPTH, PRODUCTS
-from privacy.inference.arithmetic.scales import AFTER, NEVER, depth
+from privacy.inference.arithmetic.program import Sums
+from privacy.inference.arithmetic.scales import AFTER, FIRST, NEVER, SUMMED, depth
 from privacy.inference.ckks import SEED_BYTES
-from privacy.inference.compiler.packing import power_of_two, steps_between, steps_of
+from privacy.inference.compiler.operation_costs import (
+    Operations,
+    milliseconds,
+    relinearisation_level,
+)
+from privacy.inference.compiler.packing import (
+    block_sums,
+    copy_sums,
+    power_of_two,
+    splits,
+    steps_between,
+)
 from privacy.inference.plan import MESSAGE_OVERHEAD
 
-Operations = Counter[tuple[str, int]]
-"""Counts by name and level (data primes left)."""
-_MAX_WAYS = 4096
-_FULL_RING = 8192
-
-
-def milliseconds(operations: Operations, degree: int) -> float:
-    """Time of operations on the reference machine (2.5 GHz Xeon, one thread, SEAL 4.3).
-
-    Fitted to medians at N = 8192 with one to five data primes; other degrees scale with N·log N.
-    A load is expanding a seed and making the ciphertext, a mask re-randomising and reading out an
-    answer.
-    """
-    scale = degree * degree.bit_length() / (_FULL_RING * _FULL_RING.bit_length())
-    total = 0.0
-    for (name, level), count in operations.items():
-        switch = 0.11 * level**2 + 0.36 * level + 0.19
-        total += (
-            count
-            * {
-                "load": 0.1 + 0.15 * level,
-                "expand": 0.05 + 0.06 * level,
-                "rotate": switch,
-                "relinearise": switch,
-                "multiply plain": 0.06 * level,
-                "multiply": 0.081 * level,
-                "rescale": 0.29 * level,
-                "mask": 3.5 * level,
-                "load residues": 0.03 + 0.02 * level,
-                "unload": 0.1 + 0.27 * level,
-                "split": 0.08 * level,
-                "scalar": 0.0008 * level,
-                "reduce": 0.4 * level,
-            }[name]
-        )
-    return scale * total
+_KEY_BYTES = 8_000_000
+"""Of all keys, up to which they cost nothing."""
+_MORE_KEYS = 1.1
+"""By how much an answer must be quicker that takes more."""
+_KEY_PRICE = 1e-6
+"""Milliseconds of an answer for which a further byte of keys is taken."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +45,11 @@ class PackingCandidate:
         Products in a sum, of each layer; in the last, one product of every slot by the mean.
     degrees, rescales : tuple of int
         Of each activation; the latter as in :class:`Scales`.
-    doublings, baby_steps, giant_steps : tuple of int
-        Of each layer but the last: tree rotations (with conjugation), and those of diagonals.
+    diagonals, baby_steps, giant_steps : tuple of int
+        Of each layer but the last: rotations of its input (the one by nothing included), and how
+        they are split.
+    sums : tuple of Sums
+        Of each layer but the last, what follows its products.
     repeats : tuple of float
         Of each layer but the last: the share of slots after which its plaintexts repeat.
     blocks, paired, following :
@@ -89,9 +74,10 @@ class PackingCandidate:
     answers: int
     degrees: tuple[int, ...]
     rescales: tuple[int, ...]
-    doublings: tuple[int, ...]
+    diagonals: tuple[int, ...]
     baby_steps: tuple[int, ...]
     giant_steps: tuple[int, ...]
+    sums: tuple[Sums, ...]
     repeats: tuple[float, ...]
     blocks: int = 1
     paired: bool = False
@@ -134,30 +120,93 @@ class PackingCandidate:
         """How often each operation is done, and at which level."""
         return +(self._batch_operations() if self.batch else self._slot_operations())
 
+    @cached_property
+    def entry_levels(self) -> tuple[int, ...]:
+        """The level at which each layer is entered."""
+        levels = [self.levels]
+        for power, rescale in zip(self.degrees, self.rescales, strict=True):
+            levels.append(levels[-1] - depth(power, rescale))
+        return tuple(levels)
+
+    @cached_property
+    def rotations(self) -> dict[int, int]:
+        """The steps that values are rotated by, and the highest level that each is at."""
+        highest: dict[int, int] = {}
+        for index, level in enumerate(self.entry_levels[:-1]):
+            for step, at in self.layer_rotations(index, level).items():
+                highest[step] = max(at, highest.get(step, 0))
+        return highest
+
+    def doublings(self, index: int) -> int:
+        """How often the sums of a layer double what is added up."""
+        return sum(len(group).bit_length() for group in self.sums[index])
+
+    def layer_rotations(self, index: int, level: int) -> dict[int, int]:
+        """As :attr:`rotations`, of one layer that is entered at ``level``."""
+        baby, giant = self.baby_steps[index], self.giant_steps[index]
+        after = level - 1 if self.rescales[index] == FIRST else level
+        steps = {step: after for group in self.sums[index] for step in group}
+        return steps | dict.fromkeys(range(1, baby + 1 if giant > 1 else baby), level)
+
+    @cached_property
+    def cost(self) -> float:
+        """Milliseconds, and what keys beyond a number of bytes are worth."""
+        more = self.key_bytes - _KEY_BYTES
+        return (
+            self.milliseconds if more <= 0 else _MORE_KEYS * self.milliseconds + _KEY_PRICE * more
+        )
+
+    @cached_property
+    def key_bytes(self) -> int:
+        """Bytes of the public and evaluation keys, but for seeds."""
+        levels = [*self.rotations.values(), relinearisation_level(self.operations)]
+        polynomials = self.levels + 1 + sum(level * (level + 1) for level in levels)
+        return 8 * self.degree * polynomials
+
     def _slot_operations(self) -> Operations:
         count: Operations = Counter()
-        level = self.levels
         times = "multiply" if self.encrypted else "multiply plain"
-        count["load", level] += self.ciphertexts
-        for index, doublings in enumerate(self.doublings):
-            baby, giant = self.baby_steps[index], self.giant_steps[index]
-            count[times, level] += baby * giant if index else self.ciphertexts
-            count["relinearise", level] += giant if self.encrypted else 0
-            rescale = self.rescales[index]
-            early = rescale if rescale >= 0 else doublings
-            count["rotate", level] += early + baby + giant - 2
-            if rescale >= 0:
+        count["load", self.levels] += self.ciphertexts
+        for index, level in enumerate(self.entry_levels[:-1]):
+            count += self.layer_operations(index, level)
+            if self.rescales[index] >= 0:
                 count["rescale", level] += 1
                 level -= 1
-                count["rotate", level] += doublings - early
-            level = self._count_activation(count, index, level, 1)
+            self._count_activation(count, index, level, 1)
+        level = self.answer_level
         count[times, level] += self.answers
         count["relinearise", level] += self.answers if self.encrypted else 0
         count["mask", level] += self.answers
         return count
 
+    def layer_operations(self, index: int, level: int) -> Operations:
+        """Products and rotations of one layer that is entered at ``level``."""
+        count: Operations = Counter()
+        baby, giant = self.baby_steps[index], self.giant_steps[index]
+        products = baby * giant if index else self.ciphertexts
+        if baby > 1:
+            count["hoist", level] += 1
+            count["hoisted rotation", level] += baby - 1
+            count["divide", level] += baby - 1 if self.encrypted else giant
+        if self.encrypted:
+            count["multiply", level] += products
+            count["relinearise", level] += giant
+        else:
+            count["hoisted product" if baby > 1 else "multiply plain", level] += products
+        count["rotate", level] += giant - 1
+        after = level - 1 if self.rescales[index] == FIRST else level
+        for group in self.sums[index]:
+            if len(group) == 1:
+                count["rotate", after] += 1
+            else:
+                count["hoist", after] += 1
+                count["hoisted rotation", after] += len(group)
+                count["hoisted sum", after] += len(group) + 1
+                count["divide", after] += 1
+        return count
+
     def _count_activation(self, count: Operations, index: int, level: int, values: int) -> int:
-        """Count one activation of so many values; the level after it."""
+        """Count one activation of so many values, from ``level`` on; the level after it."""
         power, after = self.degrees[index], self.rescales[index] == AFTER
         large = self.leaves_large(index)
         for step in range(PRODUCTS[power]):
@@ -194,7 +243,10 @@ class PackingCandidate:
 def slot_candidates(
     network: Network, degree: int, *, encrypted: bool
 ) -> Iterator[PackingCandidate]:
-    """Every packing of a network with activations, for one image, that fits a ring degree."""
+    """Every packing of a network with activations, for one image, that fits a ring degree.
+
+    Each with the fewest keys, one rotation after the other.
+    """
     slots = degree // 2
     sizes = [power_of_two(affine.outputs) for affine in network.affines]
     if max(sizes[:-1]) > slots:
@@ -204,19 +256,18 @@ def slot_candidates(
     for log_blocks in range((slots // sizes[0]).bit_length()):
         for paired in (False, True):
             blocks = 1 << log_blocks
-            doublings, babies, giants = [log_blocks + paired], [1], [1]
+            diagonals, sums = [1], [block_sums(slots, blocks, paired=paired)]
             terms, repeats = [width], [1.0]
             here = sizes[0] if following is None else slots // blocks
             for before, after in pairwise(sizes[:-1]):
                 steps = steps_between(before, after, here)
-                baby, giant = steps_of(steps)
-                babies.append(baby)
-                giants.append(giant)
-                doublings.append((max(here, after) // after).bit_length() - 1)
+                diagonals.append(steps)
+                sums.append(copy_sums(max(here, after), after))
                 terms.append(steps * max(here, after) // after)
                 repeats.append(max(here, after) / slots)
                 here = after
             copies = slots // here
+            babies, giants = zip(*(next(splits(count)) for count in diagonals), strict=True)
             candidate = PackingCandidate(
                 degree=degree,
                 ciphertexts=-(-width // (blocks * (2 if paired else 1))),
@@ -224,9 +275,10 @@ def slot_candidates(
                 answers=-(-network.affines[-1].outputs // (2 * copies)),
                 degrees=tuple(activation.degree for activation in network.activations),
                 rescales=(AFTER,) * len(network.activations),
-                doublings=tuple(doublings),
-                baby_steps=tuple(babies),
-                giant_steps=tuple(giants),
+                diagonals=tuple(diagonals),
+                baby_steps=babies,
+                giant_steps=giants,
+                sums=tuple(sums),
                 repeats=tuple(repeats),
                 blocks=blocks,
                 paired=paired,
@@ -249,9 +301,10 @@ def batch_candidate(network: Network, degree: int) -> PackingCandidate:
         answers=network.affines[-1].outputs,
         degrees=tuple(activation.degree for activation in network.activations),
         rescales=(AFTER,) * layers,
-        doublings=(0,) * layers,
+        diagonals=(1,) * layers,
         baby_steps=(1,) * layers,
         giant_steps=(1,) * layers,
+        sums=((),) * layers,
         repeats=(1.0,) * layers,
         batch=True,
         outputs=tuple(affine.outputs for affine in network.affines),
@@ -267,19 +320,25 @@ def with_fewest_levels(candidate: PackingCandidate) -> PackingCandidate:
     return replace(candidate, rescales=rescales, relinearise_after_last_layer=False)
 
 
-def rescaling_variants(candidate: PackingCandidate) -> Iterator[PackingCandidate]:
-    """The same packing with squares rescaled elsewhere: mostly quicker, and rougher.
+def rescaling_variants(
+    candidate: PackingCandidate, answer_levels: Sequence[int]
+) -> Iterator[PackingCandidate]:
+    """The same packing with one square rescaled elsewhere, or an answer of other length, or both.
 
-    With encrypted weights there is no choice. Of very many ways, those that differ in the last
-    activations.
+    With encrypted weights squares have no choice.
     """
-    if candidate.encrypted:
-        return
-    ways: list[tuple[int, ...]] = [
-        (AFTER, NEVER, *sorted({0, doublings})) if power == 2 else (AFTER,)
-        for power, doublings in zip(candidate.degrees, candidate.doublings, strict=True)
-    ]
-    for rescales in islice(product(*ways), _MAX_WAYS):
-        if rescales != candidate.rescales:
-            late = candidate.relinearise_after_last_layer and rescales[-1] == AFTER
-            yield replace(candidate, rescales=rescales, relinearise_after_last_layer=late)
+    changes = [candidate.rescales]
+    for index, power in enumerate(candidate.degrees):
+        if power == 2 and not candidate.encrypted:
+            before, after = candidate.rescales[:index], candidate.rescales[index + 1 :]
+            changes += [(*before, way, *after) for way in (AFTER, NEVER, FIRST, SUMMED)]
+    for rescales, answer_level in product(dict.fromkeys(changes), answer_levels):
+        late = candidate.relinearise_after_last_layer and rescales[-1] == AFTER
+        variant = replace(
+            candidate,
+            rescales=rescales,
+            answer_level=answer_level,
+            relinearise_after_last_layer=late,
+        )
+        if variant != candidate:
+            yield variant

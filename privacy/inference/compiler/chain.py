@@ -51,16 +51,21 @@ def chain(output: Value, *, widest: int | None) -> Network:
     CannotPlanError
         If a stage has more than ``widest`` elements.
     """
+    # Where values overflow, the planner refuses them.
+    with np.errstate(all="ignore"):
+        return _chain(output, widest)
+
+
+def _chain(output: Value, widest: int | None) -> Network:
     order = in_order(output)
     (start,) = (value for value in order if not value.parents and not value.is_map)
     size = start.size
     maps = {id(start): _Map(None, None, np.zeros(size))}
-    points, span = start.points, start.span
+    span = start.span
     affines: list[Affine] = []
     activations: list[Activation] = []
     for plan in stages(output):
         common = _common(plan)
-        # Points of the range say how large an activation's values are.
         follow = _Follower(maps, size)
         blocks = [_own(value, common) for value in plan.activations]
         usual = _usual(blocks, common)
@@ -69,8 +74,6 @@ def chain(output: Value, *, widest: int | None) -> Network:
         affine = follow.stacked(blocks, plan)
         affines.append(affine)
         activations.append(common)
-        with np.errstate(all="ignore"):
-            points = common(affine(points))
         span = through(common, span.through(affine))
         size = affine.outputs
         maps = _after(blocks)
@@ -205,6 +208,8 @@ def _own(value: Activated, common: Activation) -> _Block:
     low, high = float(before.span.low.min()), float(before.span.high.max())
     centre, radius = (low + high) / 2, max((high - low) / 2, 1e-300)
     usual = float(np.sqrt(np.mean(value.points**2))) or 1.0
+    if not (np.isfinite(radius) and np.isfinite(usual)):
+        raise _too_large(before)
 
     def wanted(reach: float) -> tuple[float, ...]:
         moved = Series(activation.coefficients)(Series([centre, radius / reach]))
@@ -226,13 +231,12 @@ def _own(value: Activated, common: Activation) -> _Block:
 def _usual(blocks: list[_Block], common: Activation) -> float:
     """Root of the mean square of a stage's own elements, at points of the range."""
     squares, count = 0.0, 0
-    with np.errstate(all="ignore"):
-        for block in blocks:
-            y = block.scale[:, None] * (block.before.points - block.centre[:, None])
-            for shift in block.copies.shifts:
-                values = common(y + shift)
-                squares, count = squares + float((values**2).sum()), count + values.size
-        usual = float(np.sqrt(squares / max(count, 1)))
+    for block in blocks:
+        y = block.scale[:, None] * (block.before.points - block.centre[:, None])
+        for shift in block.copies.shifts:
+            values = common(y + shift)
+            squares, count = squares + float((values**2).sum()), count + values.size
+    usual = float(np.sqrt(squares / max(count, 1)))
     return usual if np.isfinite(usual) and usual > 0 else 1.0
 
 
@@ -243,13 +247,17 @@ def _carried(
     bounds = span.through(_as_affine(follow.of(value), len(span.low), ""))
     centre, radius = (bounds.low + bounds.high) / 2, (bounds.high - bounds.low) / 2
     if not bool(np.isfinite(radius).all()):
-        raise CannotPlanError(
-            f"over input_range the values after layer {value.name} can be larger than any number "
-            "of double precision; narrow input_range, or make the model shallower"
-        )
+        raise _too_large(value)
     reach, made = fitted(common, lambda _: (0.0, 1.0), usual)
     scale = reach / np.where(radius > 0, radius, 1.0)
     return _Block(value, value, scale, centre, made, 1 / scale, centre + made.constant / scale)
+
+
+def _too_large(value: Value) -> CannotPlanError:
+    return CannotPlanError(
+        f"over input_range the values after layer {value.name} can be larger than any number of "
+        "double precision; narrow input_range, or make the model shallower"
+    )
 
 
 def _check_width(plan: StagePlan, blocks: list[_Block], widest: int | None) -> None:

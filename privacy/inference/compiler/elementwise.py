@@ -58,10 +58,12 @@ def _relevant(value: Elementwise) -> tuple[float, ...]:
     coefficients = np.array(value.coefficients)
     powers = np.arange(len(coefficients))
     most = float(value.base.span.magnitude.max())
-    usual = math.sqrt(float(np.mean(value.base.points**2)))
+    # Squared in units of the largest, so that nothing overflows.
+    largest = float(np.abs(value.base.points).max()) or 1.0
+    usual = largest * math.sqrt(float(np.mean((value.base.points / largest) ** 2)))
     with np.errstate(all="ignore"):
         # The largest value of each power, beside the usual one of the largest part.
-        at_most = np.abs(coefficients) * most**powers
+        at_most = np.where(coefficients == 0.0, 0.0, np.abs(coefficients) * most**powers)
         least = _NEGLIGIBLE * (np.abs(coefficients) * usual**powers).max()
     there = np.flatnonzero(~(at_most <= least))
     relevant = coefficients[: max(2, int(there.max(initial=0)) + 1)]

@@ -1,35 +1,25 @@
 """The error of a logit, predicted from the noise of every operation."""
 
-import math
 from collections.abc import Sequence
 
-from privacy.inference.arithmetic.scales import AFTER, LayerScales, Scales
+from privacy.inference.arithmetic.scales import AFTER, FIRST, LayerScales, Scales
 from privacy.inference.compiler.candidates import PackingCandidate
 from privacy.inference.compiler.sensitivity import Stage
 
 FRESH_NOISE = 3.24
-"""Standard deviation of SEAL's centred binomial noise, per coefficient."""
+"""Standard deviation of the centred binomial noise, per coefficient."""
 SIGMAS = 6.0
 ROUNDING = 1 / 12
 """Variance of rounding to an integer."""
 
 
 def switch_noise(primes: Sequence[int], degree: int, level: int) -> float:
-    """Variance of a key switch, per coefficient; ``primes`` in bits, the special one last."""
-    ratio = sum(4.0 ** (bits - primes[-1]) for bits in primes[:level])
-    return FRESH_NOISE**2 * degree / 3 * ratio + rescale_noise(degree)
+    """Variance of a key switch, per coefficient; ``primes`` in bits, the special one last.
 
-
-def _switch_peak(scales: Scales, degree: int, level: int) -> float:
-    """Variance of a key switch in the slot it hits hardest.
-
-    The digits that SEAL multiplies keys with lie in [0, q), not around zero. Their mean is a
-    polynomial with equal coefficients, which is large where ζ is near one: half of the noise of
-    a key switch falls into one slot, N times the share of the others.
+    Digits are centred: their variance is a twelfth of their prime's square.
     """
-    primes = sum(4.0 ** (bits - scales.primes[-1]) for bits in scales.primes[:level])
-    # (q/2)² · |Σζᵏ|² · Nσ²/2, with |Σζᵏ| = 2N/π at the nearest root, and 1/8 for the next ones.
-    return primes / 4 * (2 * degree / math.pi) ** 2 * 1.125 * degree * FRESH_NOISE**2 / 2
+    ratio = sum(4.0 ** (bits - primes[-1]) for bits in primes[:level])
+    return FRESH_NOISE**2 * degree * ROUNDING * ratio + rescale_noise(degree)
 
 
 def rescale_noise(degree: int) -> float:
@@ -64,17 +54,15 @@ def predicted_logit_error(
     plain += half * sealed
     levels = range(1, candidate.levels + 1)
     switches = {level: half * switch_noise(scales.primes, degree, level) for level in levels}
-    peaks = {level: _switch_peak(scales, degree, level) for level in levels}
-    for index, doublings in enumerate(candidate.doublings):
-        layer, stage = layers[index], stages[index]
+    for index, stage in enumerate(stages[:-1]):
+        layer, doublings = layers[index], candidate.doublings(index)
         switch = switches[layer.level]
         if index == 0:
             fresh = half * (FRESH_NOISE**2 + ROUNDING) / layer.inputs**2
             variance += stage.inputs * fresh
         else:
-            steps = (candidate.baby_steps[index] - 1) / 2
-            variance += stage.inputs * steps * switch / layer.inputs**2
-            variance += stage.input_peak * 2 * steps * peaks[layer.level] / layer.inputs**2
+            rotated = 1 - 1 / candidate.baby_steps[index]
+            variance += stage.inputs * rotated * switch / layer.inputs**2
         # Weights that repeat leave most coefficients of their plaintext zero, and those exact.
         rounding = (
             plain / layer.weights**2 * (1.0 if candidate.encrypted else candidate.repeats[index])
@@ -83,35 +71,25 @@ def predicted_logit_error(
             rounding *= 4
         variance += stage.outputs * candidate.terms[index] * stage.energy * rounding
         rescale_at = candidate.rescales[index]
-        early = rescale_at if rescale_at >= 0 else doublings
+        early = 0 if rescale_at == FIRST else doublings
         sums = 2.0**early * candidate.giant_steps[index]
-        added, count = (sums - 1) * switch, early + candidate.giant_steps[index] - 1
+        added = (sums - 1) * switch
         if candidate.encrypted:
             added += sums * switch
-            count += candidate.giant_steps[index]
         product, later = (layer.inputs * layer.weights) ** 2, 2.0 ** (doublings - early)
         entered = added / product * later + half * sealed / layer.entry.scale**2
-        peak = count * peaks[layer.level] / product
         if rescale_at >= 0:
             # What is left of the tree adds up as many roundings.
             summed = later * rescale + (later - 1) * switches[layer.entry.level]
             entered += summed / layer.entry.scale**2
-            peak += (doublings - early) * peaks[layer.entry.level] / layer.entry.scale**2
         variance += stage.outputs * entered
-        variance += stage.output_peak * peak
-        # Where a slot is hit hardest, its error squared counts too.
-        variance += stage.narrowing_peaks[-1] * stage.curvature * 3 * peak**2
         if rescale_at == AFTER:
-            for gain, top, narrowing in zip(
-                stage.narrowings, stage.narrowing_peaks, layer.narrowings, strict=True
-            ):
+            for gain, narrowing in zip(stage.narrowings, layer.narrowings, strict=True):
                 variance += gain * switches[narrowing.level] / narrowing.before**2
-                variance += top * peaks[narrowing.level] / narrowing.before**2
                 variance += gain * rescale / narrowing.after**2
         else:
             square, level = layer.entry.scale**2, layer.entry.level
             variance += stage.narrowings[0] * switches[level] / square**2
-            variance += stage.narrowing_peaks[0] * peaks[level] / square**2
         if candidate.leaves_large(index):
             if rescale_at == AFTER:
                 large = rescale_large / layer.narrowings[-1].after ** 2

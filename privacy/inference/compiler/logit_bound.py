@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from privacy.arguments import of_kind, sizes
 from privacy.inference.compiler.activations import Polynomial, Square
-from privacy.inference.compiler.modules import NOTHING
+from privacy.inference.compiler.modules import AVERAGES, MOVES, NORMS, NOTHING, WEIGHTED
 from privacy.inference.input_range import bounds
 from privacy.inference.input_range import input_range as written_range
 
@@ -22,8 +22,8 @@ SHAPE = (
     "the positive sizes of one input without the batch, such as (1, 28, 28), or a number alone "
     "for a vector"
 )
-RANGE = "finite low < high, the ends of the range of an input's elements, such as (0.0, 1.0)"
-_AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten)
+_NOT_NEGATIVE = (*MOVES, *AVERAGES)
+"""Layers without negative weights, but for upsampling that is bicubic."""
 
 
 def logit_bound(
@@ -41,7 +41,7 @@ def logit_bound(
     Parameters
     ----------
     model : nn.Sequential
-        Of layers that can be compiled, but BatchNorm.
+        Of layers that can be compiled, BatchNorm in evaluation mode only.
     input_shape, input_range
         As for :func:`compile_model`.
 
@@ -62,26 +62,34 @@ def logit_bound(
 
 def _through(layer: nn.Module, centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """Centre and radius of each value after a layer."""
-    if isinstance(layer, nn.Sequential):
+    # A subclass may run something else.
+    kind = type(layer)
+    if isinstance(layer, nn.Sequential) and kind is nn.Sequential:
         for inner in layer:
             centre, radius = _through(inner, centre, radius)
         return centre, radius
-    if isinstance(layer, nn.Linear):
-        return layer(centre), nn.functional.linear(radius, layer.weight.abs())
-    if isinstance(layer, nn.Conv2d):
+    if kind in WEIGHTED:
         # Zeros that pad an input are known exactly, and so have no radius.
-        return layer(centre), layer._conv_forward(radius, layer.weight.abs(), None)
-    if isinstance(layer, _AVERAGES):
-        return layer(centre), layer(radius)
-    if isinstance(layer, NOTHING):
+        sizes = {name: value.abs() for name, value in layer.named_parameters()}
+        if "bias" in sizes:
+            sizes["bias"] = torch.zeros_like(sizes["bias"])
+        return layer(centre), torch.func.functional_call(layer, sizes, radius)
+    bicubic = isinstance(layer, nn.Upsample) and layer.mode == "bicubic"
+    if kind in _NOT_NEGATIVE and not bicubic:
+        return layer(centre), layer(radius) - layer(torch.zeros_like(radius))
+    if kind in NORMS and not layer.training:
+        return layer(centre), (layer(radius) - layer(torch.zeros_like(radius))).abs()
+    if kind in NOTHING:
         return centre, radius
-    if isinstance(layer, Square):
+    if isinstance(layer, Square) and kind is Square:
         return centre**2 + radius**2 / 2, 2 * centre.abs() * radius + radius**2 / 2
-    if isinstance(layer, Polynomial):
+    if isinstance(layer, Polynomial) and kind is Polynomial:
         return _polynomial(layer.coefficients, centre, radius)
     raise TypeError(
-        f"logit_bound has no interval arithmetic for {type(layer).__name__}; use Linear, Conv2d, "
-        "average pooling, Flatten, Dropout, Square or Polynomial"
+        f"logit_bound has no interval arithmetic for {kind.__name__}"
+        f"{' in training mode' if kind in NORMS else ''}; use an nn.Sequential of layers that can "
+        "be compiled: linear ones, convolutions, average pooling, padding, Flatten, BatchNorm in "
+        "evaluation mode, Dropout, Square or Polynomial"
     )
 
 

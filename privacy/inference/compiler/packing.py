@@ -7,6 +7,8 @@ giant steps (Halevi and Shoup 2018, sections 4.1 and 4.4), and the last layer is
 polynomial coefficients, which takes no rotation at all.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from privacy.inference.arithmetic.network import Affine
@@ -17,6 +19,7 @@ from privacy.inference.arithmetic.program import (
     Products,
     Readout,
     Slots,
+    Sums,
 )
 from privacy.inference.ckks import CONJUGATE
 from privacy.inference.plan import EMPTY, Indices
@@ -28,7 +31,7 @@ def power_of_two(count: int) -> int:
 
 
 def gather(
-    affine: Affine, slots: int, *, blocks: int, paired: bool, following: int | None
+    affine: Affine, slots: int, *, blocks: int, paired: bool, following: int | None, sums: Sums
 ) -> Gather:
     """Pack the first of several layers.
 
@@ -43,6 +46,8 @@ def gather(
     following : int or None
         The padded outputs of a middle layer that follows; the outputs are then laid out so that
         it needs the fewest rotations.
+    sums : Sums
+        As :func:`block_sums` gives them, or with doublings taken together.
     """
     padded, period = power_of_two(affine.outputs), slots // blocks
     if padded > period:
@@ -78,12 +83,20 @@ def gather(
         taps_of.reshape(parts, ciphertexts, slots),
         weights,
         _spread_bias(affine, layout, slots),
-        (
-            *(period << step for step in range(blocks.bit_length() - 1)),
-            *([CONJUGATE] if paired else []),
-        ),
+        sums,
         layout if following is not None else layout[:padded],
     )
+
+
+def block_sums(slots: int, blocks: int, *, paired: bool) -> Sums:
+    """The doublings that add up the blocks of a first layer, and both parts of a slot."""
+    parts: Sums = ((CONJUGATE,),) if paired else ()
+    return copy_sums(slots, slots // blocks) + parts
+
+
+def copy_sums(width: int, outputs: int) -> Sums:
+    """The doublings that add up stretches of ``outputs`` slots, ``width`` in all."""
+    return tuple((outputs << step,) for step in range((width // outputs).bit_length() - 1))
 
 
 def steps_between(inputs: int, outputs: int, period: int) -> int:
@@ -114,14 +127,17 @@ def _spread_bias(affine: Affine, layout: Indices, slots: int) -> Slots:
     return np.tile(one, slots // len(layout))
 
 
-def steps_of(count: int) -> tuple[int, int]:
-    """Baby and giant steps for ``count`` rotations: the fewest in all, then the fewest giant."""
-    splits = ((1 << log, -(-count // (1 << log))) for log in range(count.bit_length() + 1))
-    return min(splits, key=lambda split: (sum(split), split[1]))
+def splits(count: int) -> Iterator[tuple[int, int]]:
+    """Baby and giant steps for ``count`` rotations: no fewer baby steps, which cost less."""
+    for log in range((count - 1).bit_length() + 1):
+        baby = min(1 << log, count)
+        giant = -(-count // baby)
+        if baby >= giant:
+            yield baby, giant
 
 
-def diagonals(affine: Affine, layout: Indices, slots: int) -> Diagonals:
-    """Pack a middle layer whose input lies in ``layout``."""
+def diagonals(affine: Affine, layout: Indices, slots: int, *, baby: int, sums: Sums) -> Diagonals:
+    """Pack a middle layer whose input lies in ``layout``; ``sums`` as of :func:`copy_sums`."""
     period, padded = len(layout), power_of_two(affine.outputs)
     if padded > slots:
         raise ValueError(f"{affine.outputs} outputs do not fit into {slots} slots")
@@ -146,15 +162,13 @@ def diagonals(affine: Affine, layout: Indices, slots: int) -> Diagonals:
                 wanted_any = True
         if wanted_any:
             by_step[step] = np.tile(weights, slots // width)
-    count = max(by_step) + 1 if by_step else 1
-    baby, giant = steps_of(count)
+    giant = max(by_step, default=0) // baby + 1
     packed = {
         (step // baby, step % baby): np.roll(weights, step // baby * baby)
         for step, weights in by_step.items()
     }
-    tree = tuple(padded << step for step in range((width // padded).bit_length() - 1))
     out = periodic_layout(affine.outputs, padded, None)
-    return Diagonals(baby, giant, packed, _spread_bias(affine, out, slots), tree, out)
+    return Diagonals(baby, giant, packed, _spread_bias(affine, out, slots), sums, out)
 
 
 def readouts(affine: Affine, layout: Indices, roots: ComplexSlots) -> tuple[Readout, ...]:

@@ -12,7 +12,7 @@ smallest ring that reaches the tolerance.
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from privacy.inference.arithmetic.network import Network
 from privacy.inference.arithmetic.polynomials import DEPTH
+from privacy.inference.arithmetic.scales import AFTER, NEVER
 from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.compiler.candidates import (
     PackingCandidate,
@@ -36,6 +37,7 @@ from privacy.inference.compiler.error_model import (
     rescale_noise,
     switch_noise,
 )
+from privacy.inference.compiler.hoisting import hoisted
 from privacy.inference.compiler.ranges import Ranges
 from privacy.inference.compiler.scale_search import (
     MAX_WEIGHT_BITS,
@@ -60,8 +62,8 @@ _HOPELESS = 2.0**12
 """Of so many tolerances a predicted error is not mended by another packing."""
 _CANDIDATES = 6
 """Packings that are looked at in one ring."""
-_RESCALINGS = 16
-"""Ways of rescaling the chosen packing that are looked at, with up to three activations."""
+_LOOKS = 48
+"""Changes of a choice that are looked at, with up to three activations."""
 
 
 def check_depth(network: Network) -> None:
@@ -182,20 +184,35 @@ class Planner:
             return slot_candidates(self._network, degree, encrypted=self._encrypted)
         return [batch_candidate(self._network, degree)]
 
+    def _starts(self, degree: int) -> Iterator[list[PackingCandidate]]:
+        """Packings in one ring, as they are first looked at; then ways that spend bits otherwise.
+
+        Either all squares are rescaled, or the first is not, which saves a level for an answer
+        with a prime more.
+        """
+        if self._batch_size > degree // 2:
+            return
+        packings = list(self._packings(degree))
+        for answer_level in self._answer_levels:
+            yield [hoisted(replace(packing, answer_level=answer_level)) for packing in packings]
+        saving = [
+            replace(packing, rescales=(NEVER, *packing.rescales[1:]), answer_level=answer_level)
+            for packing in packings
+            if packing.degrees[0] == 2
+            and not packing.encrypted
+            and not (packing.relinearise_after_last_layer and len(packing.degrees) == 1)
+        ]
+        yield [hoisted(packing) for packing in saving]
+
     def _search(self, tolerance: float, limit: int, *, smallest: bool = False) -> _Search:
         """Look through the rings, the smallest first; in each, quick or small packings first."""
         nearest: _Nearest | None = None
         vanishing: Choice | None = None
         larger = False
-        for degree, answer_level in product(_RINGS, self._answer_levels):
-            if self._batch_size > degree // 2:
-                continue
-            packings = [
-                replace(packing, answer_level=answer_level) for packing in self._packings(degree)
-            ]
+        for packings in (start for degree in _RINGS for start in self._starts(degree)):
             least = {packing: with_fewest_levels(packing).query_bytes for packing in packings}
             larger |= max(least.values(), default=0) > limit
-            packings.sort(key=lambda packing: packing.milliseconds)
+            packings.sort(key=lambda packing: packing.cost)
             # Those that fit only with squares rescaled elsewhere are the second choice.
             fitting = [packing for packing in packings if packing.query_bytes <= limit]
             squeezed = [p for p in packings if least[p] <= limit < p.query_bytes]
@@ -206,7 +223,7 @@ class Planner:
                 if choice is None:
                     break
                 if nearest is None or choice.error < nearest.error:
-                    nearest = _Nearest(choice.error, degree, packing.query_bytes)
+                    nearest = _Nearest(choice.error, packing.degree, packing.query_bytes)
                 if choice.error > tolerance:
                     if choice.error > _HOPELESS * tolerance:
                         break  # another packing will not do either
@@ -222,22 +239,37 @@ class Planner:
         return _Search(vanishing, nearest, larger)
 
     def _quickened(self, choice: Choice, tolerance: float, limit: int) -> Choice | None:
-        """The quickest way of rescaling the chosen packing that still reaches the tolerance."""
-        chosen = choice.candidate
-        fits = chosen.query_bytes <= limit
-        quicker = [
-            variant
-            for variant in rescaling_variants(chosen)
-            if variant.query_bytes <= limit
-            and (not fits or variant.milliseconds < chosen.milliseconds)
-        ]
+        """The quickest of the choices that single changes lead to within the tolerance."""
         # With every further activation a look takes longer.
-        looks = max(2, _RESCALINGS >> 2 * max(0, len(self._network.activations) - 3))
-        for variant in sorted(quicker, key=lambda variant: variant.milliseconds)[:looks]:
-            scaled = self._scales(variant)
-            if scaled and scaled.error <= tolerance and not self._vanishes(scaled):
-                return scaled
-        return choice if fits else None
+        looks = max(4, _LOOKS >> 2 * max(0, len(self._network.activations) - 3))
+        while True:
+            here = choice.candidate
+            fits = here.query_bytes <= limit
+            quicker = [
+                variant
+                for variant in map(hoisted, self._variants(here))
+                if variant.query_bytes <= limit and (not fits or variant.cost < here.cost)
+            ]
+            better = None
+            for variant in sorted(quicker, key=lambda variant: variant.cost):
+                if variant not in self._scaled:
+                    looks -= 1
+                if looks < 0:
+                    break
+                scaled = self._scales(variant)
+                if scaled and scaled.error <= tolerance and not self._vanishes(scaled):
+                    better = scaled
+                    break
+            if better is None:
+                return choice if fits else None
+            choice = better
+
+    def _variants(self, here: PackingCandidate) -> Iterator[PackingCandidate]:
+        """With a square rescaled elsewhere, an answer of other length, or another packing."""
+        yield from rescaling_variants(here, self._answer_levels)
+        for packing in self._packings(here.degree):
+            if not packing.relinearise_after_last_layer or here.rescales[-1] == AFTER:
+                yield replace(packing, rescales=here.rescales, answer_level=here.answer_level)
 
     def _vanishes(self, choice: Choice) -> bool:
         """Whether a layer's weights may round to nothing: biases alone can be within tolerance."""

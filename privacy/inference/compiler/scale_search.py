@@ -21,11 +21,10 @@ MIN_PRIME_BITS = 24
 _MIN_SCALE_BITS = 16.0
 _MIN_WEIGHT_BITS = 8.0
 MAX_WEIGHT_BITS = 44
-"""Of weights, which have no more precision than a double's."""
+"""Of weights, which have no more precision than a double's; of smaller ones, as much more."""
+_BEYOND_VANISHING = 32.0
 _MIN_ROUNDED = 1.0
 """Root of the mean square of a layer's encoded weights, below which they may round to nothing."""
-_WORTH_KEEPING = 20.0
-"""Bits of scale that are looked for to keep weights from rounding to nothing."""
 _IMPOSSIBLE = 1e30
 _SPARE_BITS = (1, 3, 6, 12)
 """Bits above the largest logit that are tried for the error of the worst input."""
@@ -82,7 +81,9 @@ def choose_scales(
     for spare in _SPARE_BITS:
         if spare <= taken:
             continue  # fewer bits of scale do not make the worst error smaller
-        scales = _Descent(candidate, network, gains, logits + spare).best()
+        scales = _Descent(candidate, network, gains, logits + spare, vanish=False).best()
+        # A model before training may have next to no weights.
+        scales = scales or _Descent(candidate, network, gains, logits + spare, vanish=True).best()
         if scales is None:
             return None
         layers = tuple(scales.follow(network.activations))
@@ -102,22 +103,26 @@ class _Descent:
 
     A point holds the bits of every prime, of the input's scale, and of the weights' scales. All
     moves of one or two coordinates are looked at together, as arrays, and the best is made.
-    ``reserved`` bits of the answer's modulus are for the size of a logit and its error.
+    ``reserved`` bits of the answer's modulus are for the size of a logit and its error. ``vanish``
+    allows scales at which weights may round to nothing.
     """
 
     candidate: PackingCandidate
     network: Network
     gains: Sensitivity
     reserved: int
+    vanish: bool
 
     @cached_property
-    def _least_weights(self) -> list[float]:
-        """Bits of the scale of each layer's weights, at least."""
+    def _weights(self) -> list[tuple[float, float]]:
+        """Bits of the scale of each layer's weights: at least, and at most."""
         # The last layer's weights are spread over all copies of a value, and larger by as much.
         least = [_MIN_WEIGHT_BITS] * len(self.network.activations) + [0.0]
         vanishing = vanishing_bits(self.candidate, self.network)
         return [
-            max(few, bits) if bits <= _WORTH_KEEPING else few
+            (max(few, bits), max(MAX_WEIGHT_BITS, bits + _BEYOND_VANISHING))
+            if not self.vanish and bits < math.inf
+            else (few, MAX_WEIGHT_BITS)
             for few, bits in zip(least, vanishing, strict=True)
         ]
 
@@ -188,12 +193,11 @@ class _Descent:
         missing = np.maximum(0.0, sum(scales.primes) - MAX_MODULUS_BITS[self.candidate.degree])
         for prime in scales.primes:
             missing = missing + _beyond(prime, MIN_PRIME_BITS, MAX_PRIME_BITS)
-        for layer, least in zip(layers, self._least_weights, strict=True):
+        for layer, (least, most) in zip(layers, self._weights, strict=True):
             inputs, weights = np.log2(layer.inputs), np.log2(layer.weights)
             room = sum(scales.primes[: layer.level]) - 2.0
             missing = missing + _beyond(inputs, _MIN_SCALE_BITS, room)
-            most = np.minimum(MAX_WEIGHT_BITS, room - inputs)
-            missing = missing + _beyond(weights, least, most)
+            missing = missing + _beyond(weights, least, np.minimum(most, room - inputs))
             for narrowing in layer.narrowings:
                 room = sum(scales.primes[: narrowing.level]) - 2.0
                 for scale in (narrowing.after, narrowing.before):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy.inference.arithmetic.network import Activation, Network, Vector
+from privacy.inference.arithmetic.network import Network, Vector
 from privacy.inference.arithmetic.polynomials import constant_left_over, evaluate
 from privacy.inference.compiler.ranges import Ranges
 
@@ -106,12 +106,6 @@ class Stage:
         Gains of a unit variance at each rescaling of the activation, in order.
     constants : tuple of float
         Squared effect of a unit error of each constant that multiplies in the activation.
-    input_peak, output_peak : float
-        As ``inputs`` and ``outputs``, of the one input or output that counts most.
-    narrowing_peaks : tuple of float
-        As ``narrowings``, of the one element that counts most.
-    curvature : float
-        Largest squared half of the activation's second derivative.
     """
 
     energy: float
@@ -119,10 +113,6 @@ class Stage:
     outputs: float
     narrowings: tuple[float, ...]
     constants: tuple[float, ...]
-    input_peak: float
-    output_peak: float
-    narrowing_peaks: tuple[float, ...]
-    curvature: float
 
 
 @dataclass(frozen=True)
@@ -173,16 +163,15 @@ def _largest(stages: Sequence[Stage]) -> Stage:
 
 
 def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
-    inputs, activated, curvatures = [x], [], []
+    inputs, activated = [x], []
     for affine, activation in zip(network.affines, network.activations, strict=False):
         z = affine(x)
         algebra = _DerivativeAlgebra(absolute=False)
         activated.append(evaluate(algebra, activation, algebra.start(z)))
-        curvatures.append(_curvature(activation, np.abs(z)))
         x = activation(z)
         # The next weights multiply the constant left over too.
         inputs.append(x + constant_left_over(activation))
-    return _backwards(network, inputs, activated, curvatures, absolute=False)
+    return _backwards(network, inputs, activated, absolute=False)
 
 
 def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
@@ -191,32 +180,23 @@ def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
         after.magnitude + abs(constant_left_over(activation))
         for after, activation in zip(bounds.after, network.activations, strict=True)
     ]
-    activated, curvatures = [], []
+    activated = []
     for activation, before in zip(network.activations, bounds.before, strict=True):
         algebra = _DerivativeAlgebra(absolute=True)
         activated.append(evaluate(algebra, activation, algebra.start(before.magnitude)))
-        curvatures.append(_curvature(activation, before.magnitude))
-    return _backwards(network, inputs, activated, curvatures, absolute=True)
-
-
-def _curvature(activation: Activation, magnitude: Vector) -> float:
-    """A bound of half the second derivative, squared, where |x| ≤ ``magnitude``."""
-    second = np.abs(np.polynomial.polynomial.polyder(activation.coefficients, 2))
-    return float(np.max(np.polynomial.polynomial.polyval(magnitude, second)) / 2) ** 2
+    return _backwards(network, inputs, activated, absolute=True)
 
 
 def _backwards(
     network: Network,
     inputs: list[Vector],
     activated: list[_Differentiated],
-    curvatures: list[float],
     *,
     absolute: bool,
 ) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     jacobian = np.eye(network.affines[-1].outputs)
     narrowings: tuple[float, ...] = ()
-    peaks: tuple[float, ...] = ()
     constants: tuple[float, ...] = ()
     for index in range(len(network.affines) - 1, -1, -1):
         matrix = network.affines[index].matrix
@@ -228,10 +208,6 @@ def _backwards(
                 outputs=float(gains.sum(axis=1).max()),
                 narrowings=narrowings,
                 constants=constants,
-                input_peak=float((gains @ squares).max()),
-                output_peak=float(gains.max()),
-                narrowing_peaks=peaks,
-                curvature=curvatures[index] if index < len(curvatures) else 0.0,
             )
         )
         if index:
@@ -239,7 +215,6 @@ def _backwards(
             by = activated[index - 1].by
             effects = [after * by[name][:, None] for name in _numbered("narrowing", by)]
             narrowings = tuple(float((effect**2).sum(axis=0).max()) for effect in effects)
-            peaks = tuple(float((effect**2).max()) for effect in effects)
             constants = tuple(
                 float(((after * by[name][:, None]).sum(axis=0) ** 2).max())
                 for name in _numbered("constant", by)

@@ -29,6 +29,8 @@ LINEAR_REGRESSORS = frozenset(
         "LinearSVR",
     }
 )
+KERNELS = frozenset({"SVC", "NuSVC", "SVR", "NuSVR"})
+"""Linear too, with kernel="linear"."""
 _TREES = "compares inputs with thresholds, which CKKS cannot; use LogisticRegression or Ridge, or \
 an MLPClassifier or MLPRegressor"
 _KERNEL = "compares each input with every example that it keeps; use LinearSVC, LogisticRegression \
@@ -53,7 +55,7 @@ _REMEDIES = {
 def unsupported(estimator: object, label: str) -> UnsupportedModelError:
     """The refusal of an estimator by name."""
     name = type(estimator).__name__
-    if any(kind in name for kind in ("Forest", "Tree", "Boost", "Bagging")):
+    if any(kind in name for kind in ("Forest", "Tree", "Boost")):
         remedy = _TREES
     else:
         remedy = _REMEDIES.get(
@@ -102,6 +104,18 @@ def linear(estimator: object, label: str) -> AffineMap:
             f"{label}: intercept_ has shape {given.shape} and coef_ {weight.shape}; fit it again"
         )
     return AffineMap(weight, np.broadcast_to(given.reshape(-1), len(weight)).copy())
+
+
+def linear_kernel(estimator: Any, label: str) -> AffineMap:
+    """The map of a support vector machine with a linear kernel: two classes, or a regression."""
+    if estimator.kernel != "linear":
+        raise unsupported(estimator, label)
+    if len(getattr(estimator, "classes_", ())) > 2:
+        raise UnsupportedModelError(
+            f"{label} has a vote for each pair of its {len(estimator.classes_)} classes; use "
+            "LinearSVC, or OneVsRestClassifier(LinearSVC())"
+        )
+    return linear(estimator, label)
 
 
 def _diagonal(scale: Vector, bias: Vector) -> AffineMap:

@@ -80,7 +80,7 @@ def polynomials(
     """
     bounds = {}
     for degree in _DEGREES:
-        layers, bounds[degree] = _with_polynomials(steps, low, high, degree)
+        layers, bounds[degree] = with_polynomials(steps, low, high, degree)
         if bounds[degree] <= max_error:
             _log.info(
                 "from_sklearn: activations are polynomials of degree %d; over input_range no "
@@ -97,9 +97,10 @@ def polynomials(
     )
 
 
-def _with_polynomials(
+def with_polynomials(
     steps: Sequence[AffineMap | str], low: Vector, high: Vector, degree: int
 ) -> tuple[list[nn.Module], float]:
+    """The layers with polynomials of a degree, and the largest error of an output."""
     layers: list[nn.Module] = []
     error = np.zeros(len(low))
     for step in steps:
@@ -127,6 +128,10 @@ def _fitted(
     low, high = min(low, -least), max(high, least)
     series = np.polynomial.Chebyshev.interpolate(activation.values, degree, domain=[low, high])
     power = series.convert(kind=np.polynomial.Polynomial).coef
+    if not power[1:].any():  # all points lie where the activation is flat: a line through the ends
+        start, end = activation.values(np.array([low, high]))
+        slope = (end - start) / (high - low)
+        power = np.array([start - slope * low, slope])
     # As Polynomial holds them: in single precision.
     coefficients = np.trim_zeros(power.astype(np.float32), "b").astype(np.float64)
     polynomial = Polynomial(coefficients.tolist())

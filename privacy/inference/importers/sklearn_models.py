@@ -10,11 +10,13 @@ from privacy.arguments import number, shown
 from privacy.inference.errors import UnsupportedModelError
 from privacy.inference.importers.affine_map import AffineMap, Steps, inputs
 from privacy.inference.importers.fitted_attributes import (
+    KERNELS,
     LINEAR_CLASSIFIERS,
     LINEAR_REGRESSORS,
     TRANSFORMERS,
     attribute,
     linear,
+    linear_kernel,
     numbers,
     unsupported,
 )
@@ -35,7 +37,8 @@ def from_sklearn(
 
     Taken are linear models (LogisticRegression, LinearSVC, LinearRegression, Ridge,
     RidgeClassifier, SGDClassifier and their kin), LinearDiscriminantAnalysis, MLPClassifier and
-    MLPRegressor, OneVsRestClassifier, MultiOutputClassifier and MultiOutputRegressor of linear
+    MLPRegressor, SVC and SVR with kernel="linear" (of two classes), OneVsRestClassifier,
+    MultiOutputClassifier and MultiOutputRegressor of linear
     models, alone or at the end of a Pipeline. Its scalers, PCA, TruncatedSVD and selections of
     features are multiplied into the layer behind them.
 
@@ -116,6 +119,8 @@ def _steps(estimator: Any, label: str) -> Steps:
         return _pipeline(estimator)
     if name in LINEAR_CLASSIFIERS | LINEAR_REGRESSORS:
         return [linear(estimator, label)]
+    if name in KERNELS:
+        return [linear_kernel(estimator, label)]
     if name in _PERCEPTRONS:
         return _perceptron(estimator, label)
     if name in _ENSEMBLES:
@@ -189,7 +194,7 @@ def _ensemble(estimator: Any, label: str) -> AffineMap:
     )
 
 
-_TAKEN = LINEAR_CLASSIFIERS | LINEAR_REGRESSORS | _PERCEPTRONS | _ENSEMBLES | {"Pipeline"}
+_TAKEN = LINEAR_CLASSIFIERS | LINEAR_REGRESSORS | KERNELS | _PERCEPTRONS | _ENSEMBLES | {"Pipeline"}
 
 
 def _is_sklearn(estimator: object) -> bool:
@@ -224,7 +229,7 @@ def _module(steps: Steps) -> nn.Sequential:
 
 def _classes(model: Any, label: str) -> tuple[Any, ...] | None:
     name = type(model).__name__
-    if name in LINEAR_REGRESSORS | {"MLPRegressor", "MultiOutputRegressor"}:
+    if name in LINEAR_REGRESSORS | {"SVR", "NuSVR", "MLPRegressor", "MultiOutputRegressor"}:
         return None
     if name == "MultiOutputClassifier":
         return tuple(tuple(np.asarray(each).tolist()) for each in model.classes_)

@@ -5,11 +5,13 @@ from functools import partial
 from typing import cast
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from privacy.arguments import interval, number, of_kind, whole
-from privacy.inference.compiler import MAX_DEGREE, RANGE, Polynomial, logit_bound
+from privacy.arguments import number, of_kind, whole
+from privacy.inference.compiler import MAX_DEGREE, Polynomial, logit_bound
 from privacy.inference.errors import ReplacementError
+from privacy.inference.input_range import input_range as written_range
 from privacy.inference.replacement.data import PrivateData, PublicData, PublicInputs
 from privacy.inference.replacement.fitting import (
     Fit,
@@ -41,7 +43,7 @@ def replace_activations(
     epochs: int | None = None,
     learning_rate: float | None = None,
     batch_size: int = _BATCH,
-    input_range: tuple[float, float] | None = None,
+    input_range: tuple[ArrayLike, ArrayLike] | None = None,
     logit_bits: float | None = None,
     seed: int = 0,
 ) -> Replacement:
@@ -131,11 +133,11 @@ def replace_activations(
     rate = number("learning_rate", rate, above=0)
     if (input_range is None) != (logit_bits is None):
         raise ValueError("input_range and logit_bits go together; give both, or none")
-    if input_range is not None:
-        input_range = interval("input_range", input_range, RANGE)
-        logit_bits = number("logit_bits", logit_bits)
-
     public = PublicInputs.of(data, seed=seed)
+    shape = tuple(public.training.shape[1:])
+    if input_range is not None:
+        input_range = written_range("input_range", input_range, shape)
+        logit_bits = number("logit_bits", logit_bits)
     teacher = copied(model)
     few = _checked(teacher, public)
     separated = separate(teacher, few, average_pools=average_pools)
@@ -152,7 +154,6 @@ def replace_activations(
     elif epochs:
         bound = None
         if input_range is not None:
-            shape = public.training.shape[1:]
             bound = partial(_bound, new, shape, input_range)
         tune(
             new,
@@ -244,10 +245,10 @@ def _replace(
     return fits
 
 
-def _bound(model: nn.Module, shape: torch.Size, input_range: tuple[float, float]) -> Tensor:
-    bound = logit_bound(
-        cast(nn.Sequential, model), input_shape=tuple(shape), input_range=input_range
-    )
+def _bound(
+    model: nn.Module, shape: tuple[int, ...], input_range: tuple[ArrayLike, ArrayLike]
+) -> Tensor:
+    bound = logit_bound(cast(nn.Sequential, model), input_shape=shape, input_range=input_range)
     if not bool(torch.isfinite(bound)):
         raise ReplacementError(
             f"the bound of the logits over input_range is beyond {bound.dtype}; give a lower "

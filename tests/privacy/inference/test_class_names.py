@@ -120,7 +120,11 @@ def test_a_multi_label_answer_is_the_estimators_set_of_labels() -> None:
     with torch.no_grad():
         logits = model(torch.from_numpy(rows)).numpy()
     ready = compiled(model, class_names=("high", "wide", "old"), multi_label=True)
-    for threshold in (0.0, 0.05):
+    positive = np.sort(logits[logits > 0])
+    widest = np.diff(positive).argmax()  # no logit is near the second threshold
+    between = float(positive[widest : widest + 2].mean())
+    assert 0 < between < 2.0**ready.plan.logit_bits
+    for threshold in (0.0, between):
         sets = [
             answer.label_sets[0] for answer in answers(ready, rows, EachLabel(threshold=threshold))
         ]

@@ -13,6 +13,7 @@ from privacy.inference.compiler.carrying import copies, fitted, stretch
 from privacy.inference.compiler.chain import depressed
 from privacy.inference.compiler.lowering import lower
 from privacy.inference.compiler.ranges import ranges
+from privacy.inference.errors import CannotPlanError
 
 NUMBERS = st.floats(-2, 2, allow_nan=False).map(lambda x: round(x, 3))
 
@@ -160,3 +161,40 @@ def test_a_plan_does_not_tell_which_weights_are_zero() -> None:
         compile_model(model, input_shape=(6,), input_range=(-1.0, 1.0), tolerance=0.2)
     for one, other in zip(plans[0].affines, plans[1].affines, strict=True):
         assert (one.structure != other.structure).nnz == 0
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_values_that_could_overflow_beside_others_are_refused_by_name(skip: bool) -> None:
+    """Points of the range are finite, bounds of all inputs are not."""
+
+    class Steep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.wide, self.small = nn.Linear(400, 3).double(), nn.Linear(3, 3).double()
+            self.last = nn.Linear(6, 2).double()
+            with torch.no_grad():
+                self.wide.weight.normal_(std=1e152)
+                self.small.weight *= 1e-300
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.wide(x) ** 2
+            one, other = self.small(y), self.small(y.flip(1))
+            return self.last(torch.cat([one**3, other if skip else other**2], 1))
+
+    with pytest.raises(CannotPlanError, match=r"after layer (small|pow) .* can be larger"):
+        compile_model(Steep(), input_shape=400, input_range=(-1.0, 1.0))
+
+
+def test_a_coefficient_that_vanishes_is_none() -> None:
+    class Tiny(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(3, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.layer(x)
+            return y + (y * 1e-200) ** 2
+
+    assert lower(Tiny(), (3,)).activations == ()

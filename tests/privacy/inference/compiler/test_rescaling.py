@@ -1,7 +1,7 @@
 """Wherever squares are rescaled, the answer is the model's within the predicted error."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from privacy.inference import CompiledModel, Evaluator, MeasurementOwner, Square, compile_model
 from privacy.inference.arithmetic.program import BatchProgram, SlotProgram
-from privacy.inference.arithmetic.scales import AFTER, NEVER
+from privacy.inference.arithmetic.scales import AFTER, FIRST, NEVER, SUMMED
 from privacy.inference.compiler import planner
 from privacy.inference.compiler.candidates import PackingCandidate
 from privacy.inference.errors import CannotPlanError
@@ -30,7 +30,7 @@ def model() -> nn.Sequential:
 def compiled(
     monkeypatch: pytest.MonkeyPatch, rescales: tuple[int, ...], batch_size: int
 ) -> CompiledModel:
-    def only(candidate: PackingCandidate) -> Iterator[PackingCandidate]:
+    def only(candidate: PackingCandidate, _: Sequence[int]) -> Iterator[PackingCandidate]:
         yield replace(candidate, rescales=rescales, relinearise_after_last_layer=False)
 
     monkeypatch.setattr(planner, "rescaling_variants", only)
@@ -47,13 +47,13 @@ def compiled(
 @pytest.mark.parametrize(
     ("rescales", "batch_size"),
     [
-        ((NEVER, 0), 1),
-        ((NEVER, 1), 1),
-        ((0, 0), 1),
-        ((1, AFTER), 1),
-        ((AFTER, 0), 1),
-        ((NEVER, 0), 20),
-        ((0, AFTER), 20),
+        ((NEVER, FIRST), 1),
+        ((NEVER, SUMMED), 1),
+        ((FIRST, FIRST), 1),
+        ((SUMMED, AFTER), 1),
+        ((AFTER, FIRST), 1),
+        ((NEVER, FIRST), 20),
+        ((FIRST, AFTER), 20),
     ],
 )
 def test_the_answer_is_the_models(

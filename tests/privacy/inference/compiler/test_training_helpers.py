@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from privacy.inference import Polynomial, Square, compile_model, logit_bound
+from privacy.inference.compiler.lowering import lower
 from privacy.inference.compiler.modules import NOTHING
 
 SHAPE, RANGE = (1, 6, 6), (-0.5, 1.0)
@@ -44,6 +45,57 @@ def test_no_input_exceeds_the_bound_and_the_proof_is_as_tight(name: str) -> None
     assert largest <= bound
     plan = compile_model(model, input_shape=SHAPE, input_range=RANGE, tolerance=1.0).plan
     assert 2.0 ** (plan.logit_bits - 1) <= max(1.0, bound)
+
+
+LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "Conv1d": (nn.Conv1d(2, 3, 3, padding=1, padding_mode="circular"), (2, 7)),
+    "Conv2d": (nn.Conv2d(2, 2, 3, stride=2, groups=2, bias=False), (2, 7, 6)),
+    "ConvTranspose1d": (nn.ConvTranspose1d(2, 3, 3, stride=2), (2, 5)),
+    "ConvTranspose2d": (nn.ConvTranspose2d(1, 2, 2, output_padding=0), (1, 3, 4)),
+    "AvgPool1d": (nn.AvgPool1d(2, ceil_mode=True), (2, 5)),
+    "ConstantPad2d": (nn.ConstantPad2d((1, -1, 2, 0), 3.0), (1, 4, 4)),
+    "Upsample": (nn.Upsample(scale_factor=2, mode="bilinear"), (1, 3, 3)),
+    "Unflatten": (nn.Unflatten(1, (2, 3)), (6,)),
+    "BatchNorm2d": (nn.BatchNorm2d(2).eval(), (2, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_bound_of_a_layer_is_that_of_its_matrix(name: str) -> None:
+    """One layer is exact: there is a corner where its largest output is reached."""
+    torch.manual_seed(0)
+    layer, shape = LAYERS[name]
+    for value in layer.parameters():
+        nn.init.normal_(value)
+    # A Linear for the parameters that a bound takes its kind of number from.
+    last = nn.Flatten()
+    with torch.no_grad():
+        width = last(layer(torch.zeros(1, *shape))).shape[1]
+        linear = nn.Linear(width, width)
+        nn.init.eye_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    model = nn.Sequential(layer, last, linear).double()
+    low = np.random.default_rng(0).uniform(-2, 0, shape)
+    bound = logit_bound(model, input_shape=shape, input_range=(low, low + 1.5)).item()
+    affine = lower(model, shape, (low, low + 1.5)).affines[0]
+    centre = affine((low + 0.75).ravel())
+    radius = abs(affine.matrix) @ np.full(low.size, 0.75)
+    assert bound == pytest.approx(float((np.abs(centre) + radius).max()), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.Upsample(scale_factor=2, mode="bicubic"), "for Upsample"),
+        (nn.BatchNorm2d(1), "for BatchNorm2d in training mode"),
+        (type("Negated", (nn.Sequential,), {})(nn.Identity()), "for Negated"),
+    ],
+)
+def test_what_has_no_bound_is_refused_by_name(layer: nn.Module, words: str) -> None:
+    model = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(2))
+    model(torch.zeros(2, 1, 4, 4))
+    with pytest.raises(TypeError, match=f"logit_bound has no interval arithmetic {words}"):
+        logit_bound(model, input_shape=(1, 4, 4), input_range=RANGE)
 
 
 def test_training_it_down_gives_the_plan_its_bits_back() -> None:

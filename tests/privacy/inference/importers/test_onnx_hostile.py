@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from privacy.inference import from_onnx
 from privacy.inference.errors import UnsupportedModelError
-from privacy.inference.importers import onnx_file
+from privacy.inference.importers import onnx_file, onnx_models
 from tests.privacy.inference.importers.onnx_graphs import answers, node, reference, save
 
 ROOT = Path(__file__).parents[4]
@@ -196,6 +196,16 @@ def test_growing_constants_are_refused(tmp_path: Path) -> None:
     padded = [node("Pad", "x p")]
     path = save(tmp_path / "m.onnx", padded, [4], {"p": np.array([0, 0, 0, 10**12])})
     with pytest.raises(UnsupportedModelError, match="which is not taken"):
+        from_onnx(path)
+
+
+def test_constants_are_limited_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [node("Neg", f"c{i}" if i else "c", f"c{i + 1}") for i in range(8)]
+    path = save(tmp_path / "m.onnx", [*nodes, node("Mul", "x c8")], [4], {"c": WEIGHT[:, 0]})
+    monkeypatch.setattr(onnx_models, "MAX_ELEMENTS", 16)  # twice as many in all
+    assert len(from_onnx(path)) == 1
+    monkeypatch.setattr(onnx_models, "MAX_ELEMENTS", 15)
+    with pytest.raises(UnsupportedModelError, match="more constants than are taken"):
         from_onnx(path)
 
 

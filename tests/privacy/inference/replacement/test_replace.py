@@ -18,6 +18,7 @@ from privacy.inference import (
     replace_activations,
 )
 from privacy.inference.errors import CannotPlanError, ReplacementError
+from privacy.inference.replacement.tuning import Imitation, tune, watched
 from tests.privacy.inference.replacement.replacement_models import (
     deeper,
     drawn,
@@ -76,6 +77,38 @@ def test_training_keeps_values_inside_the_ranges() -> None:
     """Ranges leave out one value in 10,000 on either side of those that they were observed on."""
     report = replace_activations(trained(deep(), public(2000)), data=public(2000), epochs=5).report
     assert all(row.outside < 2e-3 for row in report.activations)
+
+
+def test_a_value_outside_its_range_costs_and_training_brings_it_back() -> None:
+    """In ranges of half the width that values have, with the teacher's answers as they are."""
+    data = PublicData(drawn(1000)[0])
+    result = replace_activations(trained(deep(), public(1000)), data=data, epochs=0)
+    new, inputs = result.model, data.inputs
+    assert isinstance(inputs, Tensor)
+    ranges = {row.name: (row.low / 2, row.high / 2) for row in result.report.activations}
+    with torch.no_grad():
+        targets = new(inputs)
+    shares = []
+    for epochs in (0, 20):
+        tune(
+            new,
+            inputs,
+            targets,
+            loss=Imitation(spread=float(targets.std()), labelled=False),
+            ranges=ranges,
+            epochs=epochs,
+            batch_size=64,
+            learning_rate=1e-3,
+            bound=None,
+            bits=0.0,
+            seed=0,
+        )
+        with torch.no_grad(), watched(new, ranges) as outside:
+            new(inputs)
+        shares.append([float(share) for share in outside.shares.values()])
+    for before, after in zip(*shares, strict=True):
+        assert before > 0.02
+        assert after < 0.85 * before
 
 
 def test_the_original_model_stays_as_it_was() -> None:
@@ -195,7 +228,7 @@ def test_training_lowers_the_bound_of_the_logits() -> None:
     model = trained(deep(nn.Tanh), public())
     bounds = []
     for bits in (None, 8.0):
-        given = {} if bits is None else {"input_range": (-1.0, 1.0), "logit_bits": bits}
+        given = {} if bits is None else {"input_range": ([-1.0] * 6, 1.0), "logit_bits": bits}
         new = replace_activations(model, data=public(), epochs=60, **given).model  # type: ignore[arg-type]
         assert isinstance(new, nn.Sequential)
         bound = logit_bound(new, input_shape=6, input_range=(-1.0, 1.0))
@@ -271,6 +304,7 @@ def test_a_bound_beyond_single_precision_is_told() -> None:
         ({"seed": -1}, ValueError, "seed"),
         ({"logit_bits": 20}, ValueError, "input_range"),
         ({"input_range": (0.0, 1.0)}, ValueError, "logit_bits"),
+        ({"input_range": (1.0, 0.0), "logit_bits": 20}, ValueError, "input_range"),
         ({"data": PublicData(torch.rand(40, 5))}, ValueError, "shape"),
         ({"data": PublicData(torch.rand(9, 6))}, ValueError, "10 or more"),
         ({"data": PublicData(torch.rand(20, 6), [7] * 20)}, ValueError, "labels hold 7"),

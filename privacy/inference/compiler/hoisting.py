@@ -1,0 +1,83 @@
+"""Which rotations share their decomposition, weighed against the keys that they take.
+
+A rotation decomposes a polynomial into digits, multiplies them with a key and divides by the
+special prime. Rotations of one ciphertext share the first, and a sum of them the last (Halevi and
+Shoup 2018, section 4.2; Bossuat et al. 2021, section 4.3): a tree of rotations that doubles what is
+added up takes as many keys as it has steps, and one sum of all takes a key for each addend.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+from privacy.inference.arithmetic.program import Sums
+from privacy.inference.ckks import CONJUGATE
+from privacy.inference.compiler.candidates import PackingCandidate
+from privacy.inference.compiler.operation_costs import milliseconds
+from privacy.inference.compiler.packing import splits
+
+_PRICES = (0.0, 1e-8, 3e-8, 1e-7, 3e-7, 1e-6, 3e-6, 1e-5)
+"""Milliseconds that a byte of keys is worth: one price leads to one choice in every layer."""
+_MOST_DOUBLINGS = 3
+"""In one sum; of more, two sums are quicker."""
+
+
+def hoisted(candidate: PackingCandidate) -> PackingCandidate:
+    """The same packing with rotations shared at the least cost."""
+    if candidate.batch:
+        return candidate
+    options = [list(_layer_options(candidate, index)) for index in range(len(candidate.degrees))]
+    ways = dict.fromkeys(_chosen(candidate, options, price) for price in _PRICES)
+    return min(ways, key=lambda way: way.cost)
+
+
+T = TypeVar("T")
+_Option = tuple[int, int, Sums, float, int]
+"""Baby and giant steps, sums, milliseconds, and bytes of keys."""
+
+
+def _layer_options(candidate: PackingCandidate, index: int) -> Iterator[_Option]:
+    level, degree = candidate.entry_levels[index], candidate.degree
+    for baby, giant in splits(candidate.diagonals[index]):
+        for sums in groupings(candidate.sums[index]):
+            trial = replace(
+                candidate,
+                baby_steps=_put(candidate.baby_steps, index, baby),
+                giant_steps=_put(candidate.giant_steps, index, giant),
+                sums=_put(candidate.sums, index, sums),
+            )
+            spent = milliseconds(trial.layer_operations(index, level), degree)
+            levels = trial.layer_rotations(index, level).values()
+            yield baby, giant, sums, spent, 8 * degree * sum(at * (at + 1) for at in levels)
+
+
+def _put(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
+    return (*values[:index], value, *values[index + 1 :])
+
+
+def groupings(sums: Sums) -> Iterator[Sums]:
+    """The doublings of a tree, one by one or several together, as evenly as can be."""
+    tree = [min(group) for group in sums if CONJUGATE not in group]
+    rest = tuple(group for group in sums if CONJUGATE in group)
+    doublings = sum(len(group).bit_length() for group in sums if CONJUGATE not in group)
+    seen: set[tuple[int, ...]] = set()
+    for most in range(1, _MOST_DOUBLINGS + 1):
+        count = -(-doublings // most)
+        sizes = tuple((doublings + i) // count for i in range(count))
+        if sizes in seen:
+            continue
+        seen.add(sizes)
+        step = min(tree, default=0)
+        groups: list[tuple[int, ...]] = []
+        for size in sizes:
+            groups.append(tuple(step * k for k in range(1, 1 << size)))
+            step <<= size
+        yield (*groups, *rest)
+
+
+def _chosen(
+    candidate: PackingCandidate, options: list[list[_Option]], price: float
+) -> PackingCandidate:
+    best = [min(layer, key=lambda option: option[3] + price * option[4]) for layer in options]
+    babies, giants, sums, _, _ = zip(*best, strict=True)
+    return replace(candidate, baby_steps=babies, giant_steps=giants, sums=sums)

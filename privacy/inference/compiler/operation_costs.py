@@ -1,0 +1,56 @@
+"""The time of homomorphic operations on the reference machine."""
+
+from collections import Counter
+from functools import lru_cache
+
+Operations = Counter[tuple[str, int]]
+"""Counts by name and level (data primes left)."""
+_FULL_RING = 8192
+_PRICES: dict[str, tuple[float, float, float, float]] = {
+    "load": (0.07, 0.0074, 0.027, 0.00078),
+    "rotate": (0.0035, 0.085, 0.037, 0.038),
+    "relinearise": (0.0018, 0.063, 0.051, 0.034),
+    "hoist": (0.01, 0.0002, 0.0, 0.025),
+    "hoisted rotation": (0.0024, 0.018, 0.027, 0.0051),
+    "hoisted product": (0.00055, 0.0067, 0.013, 0.00024),
+    "hoisted sum": (0.0, 0.0, 0.01, 0.0),
+    "divide": (0.012, 0.049, 0.025, 0.0018),
+    "multiply plain": (0.0035, 0.0019, 0.0039, 7.8e-05),
+    "multiply": (0.0034, 0.0012, 0.0061, 0.00029),
+    "rescale": (0.0067, 0.009, 0.03, 0.0013),
+    "mask": (0.13, 0.027, 0.16, 0.0043),
+    "expand": (0.02, 0.0, 0.05, 0.0),
+    "load residues": (0.01, 0.0, 0.02, 0.0),
+    "unload": (0.01, 0.0, 0.02, 0.0),
+    "split": (0.0, 0.0, 0.08, 0.0),
+    "scalar": (0.0, 0.0, 0.0008, 0.0),
+    "reduce": (0.0, 0.0, 0.4, 0.0),
+}
+"""Of each operation: a constant, and N·log N, relative to 8,192, times 1, levels, and levels²."""
+
+
+def relinearisation_level(operations: Operations) -> int:
+    """The highest level of a relinearisation; 0 if there is none."""
+    return max((level for name, level in operations if name == "relinearise"), default=0)
+
+
+def features(degree: int, level: int) -> tuple[float, float, float, float]:
+    """By which the coefficients of an operation are multiplied."""
+    scale = degree * degree.bit_length() / (_FULL_RING * _FULL_RING.bit_length())
+    return 1.0, scale, scale * level, scale * level**2
+
+
+def milliseconds(operations: Operations, degree: int) -> float:
+    """Time of operations on one core of the reference machine (AMD EPYC, 2.5 GHz, AVX-512).
+
+    Fitted to measurements with ``python -m benchmarks operation_costs``. A load is checking a
+    ciphertext's residues and expanding its seed, a mask re-randomising an answer and reading it
+    out.
+    """
+    return sum(count * _price(name, degree, level) for (name, level), count in operations.items())
+
+
+@lru_cache(maxsize=4096)
+def _price(name: str, degree: int, level: int) -> float:
+    """Milliseconds of one operation."""
+    return sum(c * x for c, x in zip(_PRICES[name], features(degree, level), strict=True))
