@@ -15,7 +15,7 @@ from privacy.inference import DataOwner, Evaluator, Square, compile_model
 from privacy.inference.errors import MessageError
 
 _WARM_UP = 20
-"""SEAL keeps what it once allocated: the first calls fill its pool, later ones reuse it."""
+"""The first calls load kernels and fill pools of memory, which later ones use again."""
 
 
 def run(*, quick: bool, log: Log) -> list[Row]:

@@ -418,7 +418,7 @@ def test_a_full_disk_stops_the_run_before_it_releases(
     deployment: Deployment, story: Story, small_disk: Path, tmp_path: Path
 ) -> None:
     ledger = small_disk / "ledger.jsonl"
-    run = start(deployment, settings(tmp_path, ledger=str(ledger), rounds=50, sampling_rate=0.5))
+    run = start(deployment, settings(tmp_path, ledger=str(ledger)))
     folder = folder_of(tmp_path, run)
     wait_until(lambda: round_of(folder) >= 1)
     with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:

@@ -1,10 +1,13 @@
 """Work on residues, dealt to threads of ours: kernels run without Python's lock."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
 from itertools import pairwise
 from queue import SimpleQueue
+
+import numpy as np
 
 Work = Callable[[int, int], None]
 """Does the tasks from one number up to another."""
@@ -12,6 +15,9 @@ Work = Callable[[int, int], None]
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _WORTHWHILE = 1 << 19
 """Products of residues, 0.1 ms, below which waking a thread takes longer than it saves."""
+_SMALL = 1 << 12
+"""Values, few enough to come from a thread's own pool of memory."""
+_PATIENCE = 10.0
 
 
 class _Job:
@@ -101,3 +107,21 @@ def deal(work: Work, tasks: int, products: int) -> None:
     job = _Job(work, tasks, shares)
     _helpers.call(job)
     job.finish()
+
+
+def start_helpers() -> None:
+    """Start the threads and let each allocate memory: a limit that is set later has room for both.
+
+    A thread's stack and its first allocation reserve tens of megabytes of address space.
+    """
+    if CORES < 2:
+        return
+    together = threading.Barrier(CORES)
+
+    def work(start: int, stop: int) -> None:
+        np.empty(_SMALL)
+        # Each waits for all others, so that none takes two shares; they may be busy elsewhere.
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(_PATIENCE)
+
+    deal(work, CORES, _WORTHWHILE)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from privacy.inference.ckks._threads import start_helpers
 from privacy.inference.ckks.modular import matrix_product
 from privacy.inference.ckks.public_key import PublicKey
 from privacy.inference.ckks.ring import Ring, SwitchingKey
@@ -9,10 +10,11 @@ from privacy.inference.ckks.seeded import SEED_BYTES, expand, reseeded
 
 
 def warm_up() -> None:
-    """Compile every kernel, or load what an earlier process compiled and left on the disk.
+    """Compile every kernel, or load what an earlier process left on the disk; start the threads.
 
     The first takes some ten seconds, the second half of one.
     """
+    start_helpers()
     ring = Ring(4096, (30, 30, 30))
     degree, level = ring.degree, ring.levels
     plain = ring.encode(np.zeros(ring.slots), 1.0, level, hoisted=True)

@@ -49,8 +49,8 @@ class ReplacementReport:
     pools : tuple of str
         Max pools that became average pools.
     levels : int
-        Levels that the compiler will count: one, and 1, 2, 2, 3, 3, 3 for each activation of
-        degree 2 to 7 along the longest path.
+        One, and 1, 2, 2, 3, 3, 3 for each activation of degree 2 to 7 along the longest path: what
+        the compiler counts for layers in a row. A model of several paths may take more.
     data : str
         Which data were read, and what that means.
     inputs : int

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -15,6 +18,7 @@ from privacy.inference.ckks import Ring, _compiled, _threads
 from privacy.inference.ckks._threads import deal
 
 LONG = 1 << 30
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +89,25 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_warming_up_starts_a_thread_a_core_and_gives_each_its_memory() -> None:
+    """So that a limit on address space that is set afterwards counts neither."""
+    program = (
+        "import threading, psutil\n"
+        "from privacy.inference.ckks import _threads, warm_up\n"
+        "_threads.CORES = 24\n"
+        "warm_up()\n"
+        "before = psutil.Process().memory_info().vms\n"
+        "_threads.deal(lambda start, stop: None, 24, 1 << 30)\n"
+        "print(threading.active_count(), psutil.Process().memory_info().vms - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    threads, grown = map(int, done.stdout.split())
+    assert threads == 24
+    assert grown < 1 << 23  # not even one stack
+
+
 @pytest.fixture
 def once() -> Iterator[None]:
     """What is logged once was not logged yet."""
@@ -102,16 +125,51 @@ def test_where_nothing_can_be_written_kernels_compile_and_it_is_said_once(
 ) -> None:
     njit = numba.njit
 
-    def without_a_folder(*, cache: bool = False, **options: Any) -> Any:
+    def without_a_folder(*given: Any, cache: bool = False, **options: Any) -> Any:
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
-        return njit(**options)
+        return njit(*given, **options)
 
     monkeypatch.setattr(numba, "njit", without_a_folder)
     with caplog.at_level(logging.WARNING):
         kernels = [_compiled.compiled(lambda x, by=by: x + by) for by in (1.0, 2.0)]
     assert [kernel(1.0) for kernel in kernels] == [2.0, 3.0]
     assert [record.getMessage().count("NUMBA_CACHE_DIR") for record in caplog.records] == [1]
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from ckks.first import double
+print(double(21.0), sum(double.stats.cache_hits.values()))
+"""
+
+
+def test_a_kernel_is_compiled_anew_when_one_that_it_calls_is_another(tmp_path: Path) -> None:
+    """numba looks at the file of the kernel alone."""
+    folder = tmp_path / "ckks"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    made = Path(_compiled.__file__).read_text()
+    (folder / "_compiled.py").write_text(made)
+    header = "from ckks._compiled import compiled\n"
+    kernel = "\n@compiled\ndef double(x):\n    return times(x)\n"
+    (folder / "first.py").write_text(f"{header}from ckks.second import times\n{kernel}")
+
+    def answer(factor: int) -> list[str]:
+        second = f"{header}\n@compiled\ndef times(x):\n    return {factor} * x\n"
+        (folder / "second.py").write_text(second)
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.split()
+
+    assert answer(2) == ["42.0", "0"]
+    assert answer(2) == ["42.0", "1"]
+    assert answer(3) == ["63.0", "0"]
 
 
 @pytest.mark.usefixtures("once")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privacy.inference.ckks._elementwise import product as compiled_product
 from privacy.inference.ckks.primes import MAX_MODULUS_BITS, is_prime
 from privacy.inference.ckks.transforms import (
     backward,
@@ -100,6 +101,40 @@ def test_the_worst_residues_come_back(degree: int, bits: int) -> None:
             assert there.max() < prime
             forward(there, mixing, float(prime))
             np.testing.assert_array_equal(there, values)
+
+
+def largest_factor(factor: int, sign: int, prime: int) -> int:
+    """A residue whose product with a factor is as large as the quotient's rounding lets it be."""
+    centred = float(factor - prime if factor > prime // 2 else factor)
+    inverse = pow(factor, -1, prime)
+    for share in range(690, 400, -1):
+        wanted = sign * (prime * share // 1000 | 1)
+        residue = wanted * inverse % prime
+        if compiled_product(float(residue), centred, float(prime), 1.0 / prime) == wanted:
+            return residue
+    raise AssertionError("no product is as large as two fifths of the prime")
+
+
+@pytest.mark.parametrize("degree", DEGREES)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_that_grows_in_every_stage_is_exact(degree: int, sign: int) -> None:
+    """Each stage adds the largest product that there is, more than half a prime.
+
+    With 15 stages and nothing reduced, the first value would be more than eight primes.
+    """
+    prime = largest_prime(50, degree)
+    root = smallest_root(prime, degree)
+    order = reversed_bits(degree).tolist()
+    values = np.zeros(degree, dtype=np.int64)
+    values[0] = prime - 1 if sign > 0 else 0
+    place, block = degree, 1
+    while place > 1:
+        place //= 2
+        values[place] = largest_factor(pow(root, order[block], prime), sign, prime)
+        block *= 2
+    transformed = values.astype(np.float64)
+    forward(transformed, tables(prime, degree)[0], float(prime))
+    assert transformed.astype(np.int64).tolist() == by_integers(values.tolist(), root, prime)
 
 
 @pytest.mark.parametrize("degree", DEGREES)

@@ -14,9 +14,12 @@ from privacy.inference import CompiledModel, EvaluatorProcess, Square, compile_m
 ROOT = Path(__file__).parents[4]
 
 
-def start_process(compiling: Callable[[], CompiledModel], **settings: Any) -> EvaluatorProcess:
-    """A process that holds what a module's function compiles."""
+def start_process(
+    compiling: Callable[[], CompiledModel], *, first: str = "", **settings: Any
+) -> EvaluatorProcess:
+    """A process that holds what a module's function compiles, after a ``first`` statement."""
     program = (
+        f"{first}\n"
         f"from {compiling.__module__} import {compiling.__name__} as compiling\n"
         "from privacy.inference import serve_evaluations\n"
         "serve_evaluations(compiling)"
@@ -33,12 +36,6 @@ def small_model() -> CompiledModel:
 
 def model_of_a_library_that_prints() -> CompiledModel:
     print("a library that prints")
-    return small_model()
-
-
-def model_without_tenseal() -> CompiledModel:
-    for name in ("tenseal", "pyarrow"):
-        sys.modules[name] = None  # type: ignore[assignment] - whoever imports it now fails
     return small_model()
 
 

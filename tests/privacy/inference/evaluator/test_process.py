@@ -28,7 +28,6 @@ from privacy.inference.errors import (
 )
 from tests.privacy.inference.evaluator.evaluator_program import (
     model_of_a_library_that_prints,
-    model_without_tenseal,
     no_model,
     small_model,
     start_process,
@@ -63,7 +62,8 @@ def test_a_process_answers_one_owner_after_the_other(
 
 def test_an_evaluators_process_does_without_tenseal(compiled: CompiledModel) -> None:
     """From compiling to the answer: where importing it fails, everything works."""
-    with start_process(model_without_tenseal) as running:
+    nothing = "import sys; sys.modules.update(tenseal=None, pyarrow=None)"
+    with start_process(small_model, first=nothing) as running:
         owner = DataOwner(running.plan)
         running.use_keys(owner.public_material())
         answer, _ = running.evaluate(owner.encrypt(X[0]))

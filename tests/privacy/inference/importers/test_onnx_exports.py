@@ -18,10 +18,12 @@ from privacy.inference import (
     DataOwner,
     Evaluator,
     Polynomial,
+    PublicData,
     Square,
     certify,
     compile_model,
     from_onnx,
+    replace_activations,
 )
 from privacy.inference.errors import UnsupportedLayerError, UnsupportedModelError
 from tests.privacy.inference.importers.onnx_graphs import answers
@@ -173,6 +175,29 @@ def test_activations_are_refused_by_the_compiler_by_name(tmp_path: Path) -> None
     path = export(model, torch.rand(3, *shape), tmp_path / "m.onnx")
     with pytest.raises(UnsupportedLayerError, match="ReLU"):
         compile_model(from_onnx(path), input_shape=shape, input_range=(0.0, 1.0))
+
+
+class ResidualRelu(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.last = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = x + torch.relu(self.second(x))
+        return self.last(nn.functional.avg_pool2d(x, 2).flatten(1))
+
+
+def test_a_file_with_relu_compiles_after_its_activations_are_replaced(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = ResidualRelu().eval(), torch.rand(64, 1, 8, 8)
+    taken = from_onnx(export(model, inputs, tmp_path / "m.onnx"))
+    replaced = replace_activations(taken, data=PublicData(inputs.numpy())).model
+    compiled = compile_model(replaced, input_shape=taken.input_shape, input_range=(0.0, 1.0))
+    with torch.no_grad():
+        expected = model(inputs).numpy()
+    assert abs(compiled.predict(inputs.numpy()) - expected).max() < 0.1
 
 
 def test_a_polynomial_is_exported_as_arithmetic(tmp_path: Path) -> None:
