@@ -298,11 +298,16 @@ def one_layer() -> CompiledModel:
     return compile_model(perceptron(8, 3), input_shape=(8,), input_range=(-1.0, 1.0))
 
 
+def two_layers() -> CompiledModel:
+    """A model whose keys take megabytes."""
+    return compile_model(perceptron(784, 64, 10), input_shape=(784,), input_range=(0.0, 1.0))
+
+
 def test_a_service_of_a_model_that_dies_over_its_first_question_does_not_come_up() -> None:
     with EvaluatorPool(lambda: start_process(one_layer), processes=1) as pool:
         assert pool.running == 1
     # What ends a process when it evaluates, wherever it comes from: here its room for that.
-    dying = start_process(one_layer, memory=1 << 20)
+    dying = start_process(two_layers, memory=1 << 20)
     with pytest.raises((EvaluatorFailedError, CannotPlanError)):
         EvaluatorPool(lambda: dying, processes=1)
     assert not dying.alive
