@@ -67,6 +67,7 @@ class Service:
     token_file: TokenFile
     clock: Clock
     closing: contextlib.ExitStack
+    server: ServiceServer
 
     @property
     def url(self) -> str:
@@ -153,7 +154,7 @@ def serving(
         port = listening.getsockname()[1]
         # Clients leave before the server does, which would wait for them.
         with contextlib.ExitStack() as closing:
-            yield Service(pool, port, certificates, made, file, clock, closing)
+            yield Service(pool, port, certificates, made, file, clock, closing, server)
     finally:
         server.should_exit = True
         thread.join()

@@ -37,6 +37,17 @@ def read_to_end(connection: socket.socket) -> bytes:
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
+def test_no_part_of_an_answer_waits_until_the_part_before_it_is_acknowledged(
+    service: Service,
+) -> None:
+    with service.connect() as raw:
+        raw.sendall(HEALTH)
+        assert raw.recv(100).startswith(b"HTTP/1.1 200")
+        (protocol,) = service.server.server_state.connections
+        connection = protocol.transport.get_extra_info("socket")  # type: ignore[union-attr]
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.mark.parametrize(
     "begun",
     [b"", b"G", b"GET /health HTTP/1.1\r\n", HEALTH[:-1], HEALTH[:-2] + b"X-More: 1\r\n"],
