@@ -14,7 +14,7 @@ Work = Callable[[int, int], None]
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _WORTHWHILE = 1 << 19
-"""Products of residues, 0.1 ms, below which waking a thread takes longer than it saves."""
+"""Products of residues, some 0.2 ms, below which waking a thread takes longer than it saves."""
 _SMALL = 1 << 12
 """Values, few enough to come from a thread's own pool of memory."""
 _PATIENCE = 10.0

@@ -23,8 +23,8 @@ MISFITS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, Asse
 """Exceptions of PyTorch and NumPy for weights and settings that do not go together."""
 POINTS = 7
 """A batch of a size that a model's own sizes hardly have, so that it is known wherever it goes."""
-_LOCK = threading.Lock()
-"""While fx traces, it replaces ``nn.Module.__call__`` for the whole process."""
+TRACING = threading.Lock()
+"""Held by whoever traces: fx then replaces ``nn.Module.__call__`` for the whole process."""
 _OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
@@ -219,7 +219,7 @@ def trace(model: nn.Module, points: Tensor) -> list[fx.Node]:
         If layers do not go together.
     """
     tracer = _Tracer(points)
-    with _LOCK:
+    with TRACING:
         try:
             graph = tracer.trace(_Whole(model))
         except UnsupportedLayerError:

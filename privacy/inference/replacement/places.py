@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from privacy.inference.arithmetic.polynomials import DEPTH
-from privacy.inference.compiler import Polynomial, Square
+from privacy.inference.compiler import TRACING, Polynomial, Square
 from privacy.inference.errors import UnsupportedLayerError
 from privacy.inference.replacement.calls import Call, calls_of, check_call
 from privacy.inference.replacement.elementwise import (
@@ -210,7 +210,8 @@ def _apart(sequential: nn.Sequential) -> nn.Sequential:
 
 def _traced(model: nn.Module) -> fx.Graph:
     try:
-        return _Tracer().trace(model)
+        with TRACING:
+            return _Tracer().trace(model)
     except Exception as error:  # whatever a stranger's forward raises of a proxy
         raise UnsupportedLayerError(
             f"torch.fx cannot trace the model ({error}); write its forward without branches and "

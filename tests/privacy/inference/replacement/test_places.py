@@ -17,6 +17,7 @@ from privacy.inference import (
     compile_model,
     replace_activations,
 )
+from privacy.inference.compiler import TRACING
 from privacy.inference.errors import UnsupportedLayerError
 from tests.privacy.inference.replacement.replacement_models import drawn, mlp, public, trained
 
@@ -266,3 +267,32 @@ def test_a_graph_module_with_a_call_of_its_own_is_not_compiled(way: str) -> None
     assert torch.equal(model(inputs), model.forward(inputs) + 1)
     with pytest.raises(UnsupportedLayerError, match="__call__"):
         compile_model(model, input_shape=6, input_range=(-1.0, 1.0))
+
+
+TRACED: list[bool] = []
+
+
+class Watching(nn.Module):
+    """A forward that notes whether it is traced under the lock of all tracing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, fx.Proxy):
+            TRACED.append(TRACING.locked())
+        return self.last(F.relu(self.first(x)))
+
+
+def test_models_are_traced_one_at_a_time_by_whichever_part_traces() -> None:
+    torch.manual_seed(0)
+    TRACED.clear()
+    model = Watching()
+    assert polynomials(replaced(model).model)
+    assert TRACED
+    by_replacement = len(TRACED)
+    with pytest.raises(UnsupportedLayerError):  # a ReLU is traced, and then refused
+        compile_model(model, input_shape=(6,), input_range=(-1.0, 1.0))
+    assert len(TRACED) > by_replacement
+    assert all(TRACED)
