@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from privacy.inference.arithmetic.program import Gather, ProductProgram, SlotProgram
-from privacy.inference.arithmetic.slot_model import OneImageModel
+from privacy.inference.arithmetic.slot_model import OneImageModel, made
 from privacy.inference.ckks import Ciphertext, Plaintext, PublicKey, Ring
 from privacy.inference.messages import Reader
-from privacy.inference.plan import BlindLayer, Plan
+from privacy.inference.plan import BlindLayer, BlindMap, Plan
 from privacy.inference.public_keys import Keys, refuse_secret
 
 
@@ -21,12 +21,20 @@ def blind_layers(program: SlotProgram | ProductProgram, levels: int) -> tuple[Bl
     """The public description of a program's layers; it follows from the architecture alone."""
     if isinstance(program, ProductProgram):
         return ()
-    first = program.first
-    layers = [BlindLayer(levels, 1, 1, tuple(range(len(first.weights))), first.sums)]
-    for packed in program.middle:
-        products = tuple(sorted(big * packed.baby + small for big, small in packed.diagonals))
-        level = levels - len(layers)
-        layers.append(BlindLayer(level, packed.baby, packed.giant, products, packed.sums))
+    layers = []
+    scales = program.scales.follow(program.network.layers)
+    for packed, here in zip(program.layers, scales, strict=False):
+        if packed.activation is None:
+            layers.append(BlindLayer(here.level, ()))
+            continue
+        maps = []
+        for each in packed.maps:
+            if isinstance(each, Gather):
+                maps.append(BlindMap(0, 1, tuple(range(len(each.weights))), each.sums))
+            else:
+                products = sorted(big * each.window + small for big, small in each.weights)
+                maps.append(BlindMap(each.source, each.window, tuple(products), each.sums))
+        layers.append(BlindLayer(here.level, tuple(maps)))
     return tuple(layers)
 
 
@@ -48,17 +56,21 @@ def _plaintexts(
             yield ring.encode_coefficients(weights, scale, plan.answer_level)
         biases = [program.products.bias]
     else:
-        scales = tuple(program.scales.follow(program.activations, ring.primes))
-        for packed, here in zip(program.before_last, scales, strict=False):
-            if isinstance(packed, Gather):
-                rows = list(packed.weights)
-            else:
-                rows = [packed.diagonals[step] for step in sorted(packed.diagonals)]
-            for row in rows:
-                yield ring.encode(row, here.weights, here.level)
-            yield ring.encode(packed.bias, here.inputs * here.weights, here.level)
+        scales = tuple(program.scales.follow(program.network.layers, ring.primes))
+        for packed, here in zip(program.layers, scales, strict=False):
+            if packed.activation is None:
+                continue
+            for each, scale in zip(packed.maps, here.weights, strict=True):
+                if isinstance(each, Gather):
+                    rows = list(each.weights)
+                else:
+                    rows = [each.weights[step] for step in sorted(each.weights)]
+                for row in rows:
+                    yield ring.encode(row, scale, here.level)
+            yield ring.encode(packed.bias, here.product, here.level)
         for answer in program.last:
-            yield ring.encode(answer.weights, scales[-1].weights, plan.answer_level)
+            for row, scale in zip(answer.weights, scales[-1].weights, strict=True):
+                yield ring.encode(row, scale, plan.answer_level)
         biases = [answer.bias for answer in program.last]
     for positions, values in zip(plan.answers, biases, strict=True):
         polynomial = np.zeros(plan.degree)
@@ -73,13 +85,16 @@ class BlindModel(OneImageModel):
         super().__init__(plan, ring)
         self._query_scale = 1.0
         reader = Reader(body)
-        self._weights: list[dict[int, Ciphertext]] = []
-        self._layer_biases: list[Ciphertext] = []
+        self._weights: list[list[dict[int, Ciphertext]]] = []
+        self._layer_biases: list[Ciphertext | None] = []
         for layer in plan.blind_layers:
-            self._weights.append({at: self._read(reader, layer.level) for at in layer.products})
-            self._layer_biases.append(self._read(reader, layer.level))
-        last = len(plan.answers) if plan.blind_layers else plan.ciphertexts
-        self._last = [self._read(reader, plan.answer_level) for _ in range(last)]
+            level = layer.level
+            self._weights.append(
+                [{at: self._read(reader, level) for at in each.products} for each in layer.maps]
+            )
+            self._layer_biases.append(self._read(reader, level) if layer.maps else None)
+        last = plan.blind_sources if plan.blind_layers else (0,) * plan.ciphertexts
+        self._last = [[self._read(reader, plan.answer_level) for _ in last] for _ in plan.answers]
         self._answer_biases = [self._read(reader, plan.answer_level) for _ in plan.answers]
 
     def _read(self, reader: Reader, level: int) -> Ciphertext:
@@ -90,39 +105,66 @@ class BlindModel(OneImageModel):
         return ring.ciphertext(residues, 1.0)
 
     def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
-        ring, values = self.ring, query
-        for index, layer in enumerate(self.plan.blind_layers):
-            total = self._with_rotations(self._products(index, values, keys), layer.sums, keys)
-            ring.add(total, self._layer_biases[index])
+        ring, plan = self.ring, self.plan
+        values, waiting = [query[0]], iter(query)
+        for index, layer in enumerate(plan.blind_layers):
+            if not layer.maps:
+                values.append(next(waiting))
+                continue
+            total: Ciphertext | None = None
+            for each, weights in zip(layer.maps, self._weights[index], strict=True):
+                read = (
+                    [self._at(values[each.source], layer.level)]
+                    if each.source
+                    else [self._at(next(waiting), layer.level) for _ in each.products]
+                )
+                part = self._products(each, weights, read, keys)
+                part = self._with_rotations(part, each.sums, keys)
+                if total is None:
+                    total = part
+                else:
+                    ring.add(total, part)
+            total = made(total)
+            ring.add(total, made(self._layer_biases[index]))
             square = ring.multiply(total, total)
             ring.relinearise(square, keys.relinearisation)
             ring.rescale(square)
             ring.rescaled_to(square, 1.0)
-            values = [square]
-        if self.plan.blind_layers:
-            answers = [self._sum([(values[0], weights)], keys) for weights in self._last]
-        else:
-            answers = [self._sum(list(zip(query, self._last, strict=True)), keys)]
+            values.append(square)
+        read = [values[source] for source in plan.blind_sources] if plan.blind_layers else query
+        read = [self._at(value, plan.answer_level) for value in read]
+        answers = [self._sum(list(zip(read, row, strict=True)), keys) for row in self._last]
         for answer, bias in zip(answers, self._answer_biases, strict=True):
             ring.add(answer, bias)
         return answers
 
-    def _products(self, index: int, values: list[Ciphertext], keys: Keys) -> Ciphertext:
-        layer, weights = self.plan.blind_layers[index], self._weights[index]
-        if layer.baby > 1:
-            rotated = self.ring.rotate_many(values[0], range(1, layer.baby), keys.rotation)
-            values = [values[0], *rotated]
+    def _products(
+        self,
+        each: BlindMap,
+        weights: dict[int, Ciphertext],
+        values: list[Ciphertext],
+        keys: Keys,
+    ) -> Ciphertext:
+        by_step: dict[int, Ciphertext]
+        if each.source:
+            (value,) = values
+            babies = sorted({number % each.window for number in each.products})
+            turned = [baby for baby in babies if baby]
+            rotated = self.ring.rotate_many(value, turned, keys.rotation)
+            by_step = {0: value, **dict(zip(turned, rotated, strict=True))}
+            window, giants = each.window, max(each.products, default=0) // each.window + 1
+        else:
+            by_step, window, giants = dict(enumerate(values)), len(values), 1
 
         def part(giant: int) -> Ciphertext | None:
-            start = giant * len(values)
             terms = [
-                (value, weights[start + number])
-                for number, value in enumerate(values)
-                if start + number in weights
+                (value, weights[giant * window + baby])
+                for baby, value in by_step.items()
+                if giant * window + baby in weights
             ]
             return self._sum(terms, keys) if terms else None
 
-        return self._giant_steps(part, layer.giant, layer.baby, keys)
+        return self._giant_steps(part, giants, window, keys)
 
     def _sum(self, terms: list[tuple[Ciphertext, Ciphertext]], keys: Keys) -> Ciphertext:
         """A sum of products of ciphertexts, relinearised once."""

@@ -1,7 +1,7 @@
 """One image a query: weights encoded once, then products, rotations and activations."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ from privacy.inference.arithmetic.program import (
     SlotProgram,
     Sums,
 )
-from privacy.inference.arithmetic.scales import AFTER, FIRST, SUMMED
-from privacy.inference.ckks import Ciphertext, Plaintext, Ring
+from privacy.inference.arithmetic.scales import BOTH, FIRST, NEVER, SUMMED, rescaled_after
+from privacy.inference.ckks import Ciphertext, Hoisted, Plaintext, Ring
 from privacy.inference.errors import CannotPlanError
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import Keys
@@ -55,6 +55,11 @@ class OneImageModel(ABC):
     @abstractmethod
     def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
         """The logits, at the answer's level, of size 2, neither masked nor re-randomised yet."""
+
+    def _at(self, value: Ciphertext | None, level: int) -> Ciphertext:
+        """A value with the primes above a level dropped."""
+        value = made(value)
+        return value if value.level == level else self.ring.at_level(value, level)
 
     def _with_rotations(self, value: Ciphertext, sums: Sums, keys: Keys) -> Ciphertext:
         """The value with its rotations added, group after group."""
@@ -107,13 +112,23 @@ class ProductModel(OneImageModel):
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """A layer before the last, encoded; of the first, the weights by (0, ciphertext)."""
+class _Map:
+    """A map of a layer, encoded; of the input, the weights by (0, ciphertext of the query)."""
 
     packed: Gather | Diagonals
     weights: dict[tuple[int, int], Plaintext]
-    bias: Plaintext
-    activation: Activation
+    babies: tuple[int, ...]
+    giants: int
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer before the last, encoded."""
+
+    maps: tuple[_Map, ...]
+    level: int
+    bias: Plaintext | None
+    activation: Activation | None
     rescale: int
 
 
@@ -123,71 +138,134 @@ class SlotModel(OneImageModel):
     def __init__(self, plan: Plan, program: SlotProgram) -> None:
         super().__init__(plan, Ring(plan.degree, plan.prime_bits))
         ring, self._program = self.ring, program
-        scales = tuple(program.scales.follow(program.activations, ring.primes))
+        *before_last, last = program.scales.follow(program.network.layers, ring.primes)
+        rescales = iter(program.scales.rescales)
         self._layers = []
-        for packed, here, activation, rescale in zip(
-            program.before_last,
-            scales,
-            program.activations,
-            program.scales.rescales,
-            strict=False,
-        ):
-            if isinstance(packed, Gather):
-                name, given = "first", {(0, index): w for index, w in enumerate(packed.weights)}
-            else:
-                name, given = "middle", packed.diagonals
-            hoisted = isinstance(packed, Diagonals) and packed.baby > 1
-            encoded = {
-                step: ring.encode(row, here.weights, here.level, hoisted=hoisted)
-                for step, row in given.items()
-            }
-            weights = {step: plain for step, plain in encoded.items() if not plain.is_zero}
-            refuse_zero(name, [not weights], given.values())
+        for packed, here in zip(program.layers, before_last, strict=True):
+            if packed.activation is None:
+                self._layers.append(_Layer((), here.level, None, None, NEVER))
+                continue
+            maps = tuple(
+                self._encoded(each, scale, here.level)
+                for each, scale in zip(packed.maps, here.weights, strict=True)
+            )
             bias = ring.encode(packed.bias, here.entry.scale, here.entry.level)
-            self._layers.append(_Layer(packed, weights, bias, activation, rescale))
-        scale, level = scales[-1].weights, scales[-1].level
-        self._last = [ring.encode(answer.weights, scale, level) for answer in program.last]
+            self._layers.append(_Layer(maps, here.level, bias, packed.activation, next(rescales)))
+        for index, layer in enumerate(self._layers):
+            given = [w for each in program.layers[index].maps for w in _weights(each).values()]
+            if layer.activation is not None:
+                name = "first" if isinstance(layer.maps[0].packed, Gather) else "middle"
+                refuse_zero(name, [not each.weights for each in layer.maps], given)
+        self._last_sources = program.network.layers[-1].sources
+        self._last = [
+            [
+                ring.encode(row, scale, last.level)
+                for row, scale in zip(answer.weights, last.weights, strict=True)
+            ]
+            for answer in program.last
+        ]
         refuse_zero(
-            "last", (w.is_zero for w in self._last), [answer.weights for answer in program.last]
+            "last",
+            (w.is_zero for weights in self._last for w in weights),
+            [answer.weights for answer in program.last],
         )
         self._add_after(answer.bias for answer in program.last)
 
+    def _encoded(self, packed: Gather | Diagonals, scale: float, level: int) -> _Map:
+        given = _weights(packed)
+        babies = tuple(sorted({baby for _, baby in given})) or (0,)
+        hoisted = isinstance(packed, Diagonals) and babies != (0,)
+        encoded = {
+            step: self.ring.encode(row, scale, level, hoisted=hoisted)
+            for step, row in given.items()
+        }
+        weights = {step: plain for step, plain in encoded.items() if not plain.is_zero}
+        giants = max((giant for giant, _ in given), default=0) + 1
+        return _Map(packed, weights, babies, giants)
+
     def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
-        ring, value = self.ring, query[0]
-        late = self.plan.answer_level if self._program.relinearise_after_last_layer else 0
-        for layer in self._layers:
-            value = self._products(layer, query if layer is self._layers[0] else [value], keys)
-            if layer.rescale == FIRST:
-                ring.rescale(value)
-            value = self._with_rotations(value, layer.packed.sums, keys)
-            if layer.rescale == SUMMED:
-                ring.rescale(value)
-            ring.add_plain(value, layer.bias)
+        ring, program = self.ring, self._program
+        late = self.plan.answer_level if program.relinearise_after_last_layer else 0
+        waiting, users = iter(query), program.network.users
+        values: list[Ciphertext | None] = [None]
+        for index, (layer, packed) in enumerate(zip(self._layers, program.layers, strict=True)):
+            if layer.activation is None:
+                values.append(next(waiting))
+                continue
+            value = self._affine(layer, values, waiting, keys)
             value = activate(
                 ring,
                 keys,
                 layer.activation,
                 value,
-                rescaled=layer.rescale == AFTER,
-                large_at=late if layer is self._layers[-1] else 0,
+                rescaled=rescaled_after(layer.rescale),
+                large_at=late if index + 1 == len(self._layers) else 0,
             )
-        answers = [ring.multiply_plain(value, weights) for weights in self._last]
+            if packed.centre:
+                ring.add_plain(value, ring.encode(-packed.centre, value.scale, value.level))
+            values.append(value)
+            for each in packed.maps:
+                if isinstance(each, Diagonals) and users[each.source][-1] == index:
+                    values[each.source] = None  # its last use
+        level = self.plan.answer_level
+        answers = []
+        for rows in self._last:
+            total: Ciphertext | None = None
+            for source, weights in zip(self._last_sources, rows, strict=True):
+                value = self._at(values[source], level)
+                if total is None:
+                    total = ring.multiply_plain(value, weights)
+                else:
+                    ring.add_multiplied_plain(total, value, weights)
+            answers.append(made(total))
         for answer in answers:
             ring.relinearise(answer, keys.relinearisation)
         return answers
 
-    def _products(self, layer: _Layer, values: list[Ciphertext], keys: Keys) -> Ciphertext:
-        ring, packed, weights = self.ring, layer.packed, layer.weights
-        baby, giant = (1, 1) if isinstance(packed, Gather) else (packed.baby, packed.giant)
-        hoisted = []
-        if baby > 1:
-            hoisted = ring.hoist(values[0], (None, *range(1, baby)), keys.rotation)
+    def _affine(
+        self,
+        layer: _Layer,
+        values: list[Ciphertext | None],
+        query: Iterator[Ciphertext],
+        keys: Keys,
+    ) -> Ciphertext:
+        """The sum of a layer's maps, rescaled where its activation wants that, plus its bias."""
+        ring = self.ring
+        total: Ciphertext | None = None
+        for each in layer.maps:
+            if isinstance(each.packed, Gather):
+                read = [self._at(next(query), layer.level) for _ in each.packed.weights]
+            else:
+                read = [self._at(values[each.packed.source], layer.level)]
+            value = self._products(each, read, keys)
+            if layer.rescale == FIRST:
+                ring.rescale(value)
+            value = self._with_rotations(value, each.packed.sums, keys)
+            if total is None:
+                total = value
+            else:
+                ring.add(total, value)
+        total = made(total)
+        if layer.rescale in (SUMMED, BOTH):
+            ring.rescale(total)
+        if layer.bias is not None:
+            ring.add_plain(total, layer.bias)
+        return total
+
+    def _products(self, each: _Map, values: list[Ciphertext], keys: Keys) -> Ciphertext:
+        ring, weights = self.ring, each.weights
+        window = each.packed.window if isinstance(each.packed, Diagonals) else 1
+        hoisted: dict[int, Hoisted] = {}
+        if isinstance(each.packed, Diagonals) and each.babies != (0,):
+            steps = [baby or None for baby in each.babies]
+            made = ring.hoist(values[0], steps, keys.rotation)
+            hoisted = dict(zip(each.babies, made, strict=True))
 
         def part(index: int) -> Ciphertext | None:
             if hoisted:
                 terms = [
                     (rotated, weights[index, number])
-                    for number, rotated in enumerate(hoisted)
+                    for number, rotated in hoisted.items()
                     if (index, number) in weights
                 ]
                 return ring.combine(terms) if terms else None
@@ -202,7 +280,21 @@ class SlotModel(OneImageModel):
                     ring.add_multiplied_plain(total, value, plain)
             return total
 
-        return self._giant_steps(part, giant, baby, keys)
+        return self._giant_steps(part, each.giants, window, keys)
+
+
+def made(value: Ciphertext | None) -> Ciphertext:
+    """A value that was made before it is read."""
+    if value is None:
+        raise RuntimeError("a value is read that was not made")
+    return value
+
+
+def _weights(packed: Gather | Diagonals) -> dict[tuple[int, int], NDArray[Any]]:
+    """The slots of its weights, by giant and baby step, or by ciphertext of the query."""
+    if isinstance(packed, Diagonals):
+        return dict(packed.weights)
+    return {(0, index): row for index, row in enumerate(packed.weights)}
 
 
 def refuse_zero(layer: str, zero: Iterable[bool], given: Iterable[NDArray[Any]]) -> None:

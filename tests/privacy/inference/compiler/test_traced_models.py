@@ -299,7 +299,7 @@ def test_wide_images_into_a_strided_convolution_compile() -> None:
         nn.BatchNorm2d(3), nn.Conv2d(3, 4, 16, stride=16), Square(), nn.Flatten(), nn.Linear(784, 5)
     )
     network = lower(model, (3, 224, 224), (0.0, 1.0), widest=8192)
-    assert network.affines[0].matrix.nnz == 784 * 3 * 16 * 16
+    assert network.layers[0].affines[0].matrix.nnz == 784 * 3 * 16 * 16
 
 
 def test_a_residual_that_is_too_wide_names_what_goes_past_the_layer() -> None:
