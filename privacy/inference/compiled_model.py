@@ -97,4 +97,4 @@ class CompiledModel:
         values = torch.from_numpy(double_array("inputs", inputs, "shape (images, ...)"))
         with torch.no_grad():
             logits = self.model(values.reshape(len(inputs), *self.plan.input_shape))
-        return np.asarray(logits.numpy())
+        return np.asarray(logits.numpy()).reshape(len(inputs), -1)
