@@ -11,9 +11,9 @@ threads can share them. ``primes`` are those of a polynomial's rows.
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._compiled import compiled
 from privacy.inference.ckks._vectors import fma, rint
 from privacy.inference.ckks.transforms import Values
+from privacy.kernels import compiled
 
 
 @compiled

@@ -20,10 +20,10 @@ the tasks ``start`` to ``stop``, so that threads can share them.
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._compiled import compiled
 from privacy.inference.ckks._elementwise import product, reduced
 from privacy.inference.ckks._vectors import LANES, fma, key_products, rint
 from privacy.inference.ckks.transforms import Values, backward, forward
+from privacy.kernels import compiled
 
 Places = NDArray[np.int64]
 

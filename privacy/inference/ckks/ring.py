@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from privacy.inference.ckks import _elementwise as elementwise
 from privacy.inference.ckks import _key_switching as switching
-from privacy.inference.ckks._compiled import say_slow
+from privacy.inference.ckks._processor import say_slow
 from privacy.inference.ckks._threads import deal
 from privacy.inference.ckks.encoding import encoder, passes, transform_rows
 from privacy.inference.ckks.primes import choose_primes

@@ -25,7 +25,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._compiled import compiled
 from privacy.inference.ckks._vectors import (
     LANES,
     fma,
@@ -39,6 +38,7 @@ from privacy.inference.ckks._vectors import (
     unmix_last,
     unmix_quarters,
 )
+from privacy.kernels import compiled
 
 Values = NDArray[np.float64]
 """Residues as doubles: whole numbers, in [0, q) between one kernel and the next."""
