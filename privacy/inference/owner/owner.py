@@ -223,24 +223,23 @@ class MeasurementOwner(DataOwner):
 
 def _outside(plan: Plan, values: NDArray[np.float64], outside: NDArray[np.bool_]) -> str:
     """Which input is outside its range; of features, the first that is."""
-    if bool(np.isnan(values).any()):
-        _, *where = np.argwhere(np.isnan(values))[0].tolist()
-        return (
-            f"the input has NaN at feature {label(tuple(where))}, the plan was proved for numbers"
-        )
     remedy = "clip them, or compile for a wider input_range"
     if not by_feature(plan.input_range):
+        if bool(np.isnan(values).any()):
+            _, *where = np.argwhere(np.isnan(values))[0].tolist()
+            at = label(tuple(where))
+            return f"the input has NaN at feature {at}, the plan was proved for numbers"
         return (
             f"the input has elements in [{values.min():g}, {values.max():g}], the plan was proved "
             f"for {shown(plan.input_range)}; {remedy}"
         )
     image, *where = np.argwhere(outside)[0].tolist()
     low, high = bounds(plan.input_range, plan.input_shape)
-    at, features = tuple(where), int(outside.any(axis=0).sum())
+    place, features = tuple(where), int(outside.any(axis=0).sum())
     others = f" ({features} features are outside theirs)" if features > 1 else ""
     return (
-        f"the input has {values[(image, *at)]:g} at feature {label(at)}, the plan was proved for "
-        f"[{low[at]:g}, {high[at]:g}] there{others}; {remedy}"
+        f"the input has {values[(image, *place)]:g} at feature {label(place)}, the plan was proved "
+        f"for [{low[place]:g}, {high[place]:g}] there{others}; {remedy}"
     )
 
 
