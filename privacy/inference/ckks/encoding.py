@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.inference.ckks._compiled import compiled
-from privacy.inference.ckks._vectors import fma, rint
+from privacy.inference.ckks._lanes import fma, rint
 from privacy.inference.ckks.transforms import Values, forward
 
 _PASS_BITS = 50
