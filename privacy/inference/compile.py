@@ -28,9 +28,9 @@ from privacy.inference.arithmetic.program import BatchProgram, Program
 from privacy.inference.ckks import Ring
 from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.compiler.assemble import PackingSummary, pack
-from privacy.inference.compiler.forward import reference
 from privacy.inference.compiler.logit_bound import SHAPE
-from privacy.inference.compiler.lowering import check_agreement, lower
+from privacy.inference.compiler.lowering.forward import reference
+from privacy.inference.compiler.lowering.lower import check_agreement, lower
 from privacy.inference.compiler.operation_costs import Operations, milliseconds
 from privacy.inference.compiler.planner import (
     LARGEST_SLOTS,

@@ -7,12 +7,12 @@ from privacy.inference.ckks._lanes import (
     Body,
     Memory,
     Modulus,
-    intrinsic,
     octets,
     spaced,
     step,
     transposed,
 )
+from privacy.kernels import intrinsic
 
 # --- steps of the forward transform ---------------------------------------------------------
 

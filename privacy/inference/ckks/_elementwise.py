@@ -13,10 +13,10 @@ a polynomial's rows. Terms are named by their places among ``values``, which can
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._compiled import compiled
 from privacy.inference.ckks._lanes import fma, rint
 from privacy.inference.ckks._sums import SUMMED, sum_products
 from privacy.inference.ckks.transforms import Values
+from privacy.kernels import compiled
 
 Places = NDArray[np.int64]
 

@@ -23,10 +23,10 @@ the tasks ``start`` to ``stop``, so that threads can share them.
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._compiled import compiled
 from privacy.inference.ckks._elementwise import Places, chunk, product, sum_row
 from privacy.inference.ckks._lanes import fma, rint
 from privacy.inference.ckks.transforms import Values, backward, forward
+from privacy.kernels import compiled
 
 
 @compiled

@@ -14,16 +14,16 @@ two with AVX2. A processor without fused multiply-add calls the C library for it
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
-from numba.extending import intrinsic as _intrinsic
+
+from privacy.kernels import intrinsic
 
 LANES = 8
-intrinsic = cast(Callable[[Callable[..., Any]], Any], _intrinsic)
 
 VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 _INDEX = ir.IntType(32)

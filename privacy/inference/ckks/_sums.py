@@ -5,7 +5,8 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from privacy.inference.ckks._lanes import LANES, VECTOR, Memory, Modulus, intrinsic, octets, step
+from privacy.inference.ckks._lanes import LANES, VECTOR, Memory, Modulus, octets, step
+from privacy.kernels import intrinsic
 
 _ABREAST = 4
 SUMMED = _ABREAST * LANES

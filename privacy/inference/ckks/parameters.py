@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._compiled import say_slow
+from privacy.inference.ckks._processor import say_slow
 from privacy.inference.ckks.ciphertexts import CONJUGATE
 from privacy.inference.ckks.encoding import encoder
 from privacy.inference.ckks.primes import choose_primes

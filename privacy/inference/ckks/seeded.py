@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from privacy.inference.ckks import _elementwise as elementwise
-from privacy.inference.ckks._compiled import compiled
+from privacy.kernels import compiled
 
 Residues = NDArray[np.uint64]
 SEED_BYTES = 32

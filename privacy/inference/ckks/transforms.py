@@ -35,8 +35,8 @@ from privacy.inference.ckks._butterflies import (
     unmix_last,
     unmix_quarters,
 )
-from privacy.inference.ckks._compiled import compiled
 from privacy.inference.ckks._lanes import LANES, fma, rint
+from privacy.kernels import compiled
 
 Values = NDArray[np.float64]
 """Residues as doubles: whole numbers, in [0, q) between one kernel and the next."""

@@ -5,4 +5,4 @@ from privacy.inference.compiler.activations import Polynomial as Polynomial
 from privacy.inference.compiler.activations import Square as Square
 from privacy.inference.compiler.activations import significant as significant
 from privacy.inference.compiler.logit_bound import logit_bound as logit_bound
-from privacy.inference.compiler.tracing import TRACING as TRACING
+from privacy.inference.compiler.lowering.tracing import TRACING as TRACING

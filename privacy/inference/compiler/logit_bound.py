@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from privacy.arguments import of_kind, sizes
 from privacy.inference.compiler.activations import Polynomial, Square
-from privacy.inference.compiler.modules import AVERAGES, MOVES, NORMS, NOTHING, WEIGHTED
+from privacy.inference.compiler.lowering.modules import AVERAGES, MOVES, NORMS, NOTHING, WEIGHTED
 from privacy.inference.input_range import bounds
 from privacy.inference.input_range import input_range as written_range
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from privacy.inference import Polynomial, Square, compile_model
 from privacy.inference.arithmetic.network import Activation
-from privacy.inference.compiler.carrying import copies, fitted, stretch
-from privacy.inference.compiler.chain import depressed
-from privacy.inference.compiler.lowering import lower
+from privacy.inference.compiler.lowering.carrying import copies, fitted, stretch
+from privacy.inference.compiler.lowering.chain import depressed
+from privacy.inference.compiler.lowering.lower import lower
 from privacy.inference.compiler.ranges import ranges
 from privacy.inference.errors import CannotPlanError
 

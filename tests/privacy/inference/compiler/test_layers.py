@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from privacy.inference import Evaluator, MeasurementOwner, Square, compile_model
-from privacy.inference.compiler.lowering import lower
+from privacy.inference.compiler.lowering.lower import lower
 from privacy.inference.errors import UnsupportedLayerError
 
 RANGE = (-1.0, 1.0)

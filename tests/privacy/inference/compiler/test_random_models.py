@@ -19,7 +19,7 @@ from privacy.inference import (
     ThreeParties,
     compile_model,
 )
-from privacy.inference.compiler.lowering import lower
+from privacy.inference.compiler.lowering.lower import lower
 from privacy.inference.compiler.ranges import Interval, ranges, tightened
 from tests.privacy.inference.inference_models import tutorial_cnn
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from privacy.inference import Evaluator, MeasurementOwner, Polynomial, Square, compile_model
-from privacy.inference.compiler.lowering import lower
+from privacy.inference.compiler.lowering.lower import lower
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
 
 RANGE = (-1.0, 1.0)

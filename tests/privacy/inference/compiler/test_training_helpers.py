@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from privacy.inference import Polynomial, Square, compile_model, logit_bound
-from privacy.inference.compiler.lowering import lower
-from privacy.inference.compiler.modules import NOTHING
+from privacy.inference.compiler.lowering.lower import lower
+from privacy.inference.compiler.lowering.modules import NOTHING
 
 SHAPE, RANGE = (1, 6, 6), (-0.5, 1.0)
 

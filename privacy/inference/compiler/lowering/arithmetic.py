@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from privacy.inference.compiler import elementwise as element
-from privacy.inference.compiler.elementwise import Elementwise
-from privacy.inference.compiler.matrices import as_array
-from privacy.inference.compiler.moves import broadcast
-from privacy.inference.compiler.operation import Operation, constant, is_source
-from privacy.inference.compiler.tracing import POINTS
+from privacy.inference.compiler.lowering import elementwise as element
+from privacy.inference.compiler.lowering.elementwise import Elementwise
+from privacy.inference.compiler.lowering.matrices import as_array
+from privacy.inference.compiler.lowering.moves import broadcast
+from privacy.inference.compiler.lowering.operation import Operation, constant, is_source
+from privacy.inference.compiler.lowering.tracing import POINTS
 
 
 def negated(operation: Operation) -> Elementwise:

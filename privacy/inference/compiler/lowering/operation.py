@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from privacy.inference.compiler.elementwise import Elementwise
-from privacy.inference.compiler.matrices import Matrices
-from privacy.inference.compiler.tracing import MISFITS, POINTS, as_parts, depends, run
-from privacy.inference.compiler.values import Value, affine
+from privacy.inference.compiler.lowering.elementwise import Elementwise
+from privacy.inference.compiler.lowering.matrices import Matrices
+from privacy.inference.compiler.lowering.tracing import MISFITS, POINTS, as_parts, depends, run
+from privacy.inference.compiler.lowering.values import Value, affine
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
 
 _MAX_ENTRIES = 30_000_000

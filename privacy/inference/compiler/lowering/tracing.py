@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from privacy.inference.compiler.modules import check_finite, check_layer, is_layer
+from privacy.inference.compiler.lowering.modules import check_finite, check_layer, is_layer
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
 
 MISFITS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError)
@@ -25,7 +25,7 @@ POINTS = 7
 """A batch of a size that a model's own sizes hardly have, so that it is known wherever it goes."""
 TRACING = threading.Lock()
 """Held by whoever traces: fx then replaces ``nn.Module.__call__`` for the whole process."""
-_OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 
 
 class _MisfitError(ValueError):

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from privacy.inference.compiler import convolutions
-from privacy.inference.compiler.elementwise import Elementwise
-from privacy.inference.compiler.matrices import (
+from privacy.inference.compiler.lowering import convolutions
+from privacy.inference.compiler.lowering.elementwise import Elementwise
+from privacy.inference.compiler.lowering.matrices import (
     Matrices,
     linear,
     normalisation,
@@ -18,7 +18,7 @@ from privacy.inference.compiler.matrices import (
     scaling,
     separable,
 )
-from privacy.inference.compiler.operation import Operation, is_source
+from privacy.inference.compiler.lowering.operation import Operation, is_source
 
 
 def dense(operation: Operation) -> Elementwise:

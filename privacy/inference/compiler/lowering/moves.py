@@ -6,11 +6,11 @@ Numbers run through the operation in place of values and say where each came fro
 import numpy as np
 import torch
 
-from privacy.inference.compiler.elementwise import Elementwise
-from privacy.inference.compiler.matrices import selection
-from privacy.inference.compiler.operation import Entry, Operation, constant
-from privacy.inference.compiler.tracing import POINTS, as_parts, run
-from privacy.inference.compiler.values import affine
+from privacy.inference.compiler.lowering.elementwise import Elementwise
+from privacy.inference.compiler.lowering.matrices import selection
+from privacy.inference.compiler.lowering.operation import Entry, Operation, constant
+from privacy.inference.compiler.lowering.tracing import POINTS, as_parts, run
+from privacy.inference.compiler.lowering.values import affine
 
 
 def moved(operation: Operation) -> Entry:

@@ -7,10 +7,10 @@ from numpy.polynomial import Polynomial as Series
 from scipy import sparse
 
 from privacy.inference.arithmetic.network import Activation, Affine, Network, Vector
-from privacy.inference.compiler.carrying import Copies, fitted, stretch
+from privacy.inference.compiler.lowering.carrying import Copies, fitted, stretch
+from privacy.inference.compiler.lowering.stages import StagePlan, stages
+from privacy.inference.compiler.lowering.values import Activated, Value, in_order
 from privacy.inference.compiler.ranges import Interval, through
-from privacy.inference.compiler.stages import StagePlan, stages
-from privacy.inference.compiler.values import Activated, Value, in_order
 from privacy.inference.errors import CannotPlanError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import maximum_flow
 
-from privacy.inference.compiler.values import Activated, Value, in_order
+from privacy.inference.compiler.lowering.values import Activated, Value, in_order
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import copy
 
 from torch import nn
 
-from privacy.inference.compiler.modules import check_modules
+from privacy.inference.compiler.lowering.modules import check_modules
 from privacy.inference.errors import UnsupportedLayerError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from scipy import sparse
 from torch import Tensor, nn
 
-from privacy.inference.compiler.matrices import Matrices, convolution
+from privacy.inference.compiler.lowering.matrices import Matrices, convolution
 
 _DIRECT = "input weight bias stride padding dilation groups"
 _TRANSPOSED = "input weight bias stride padding output_padding groups dilation"

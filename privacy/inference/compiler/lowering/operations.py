@@ -7,14 +7,14 @@ import torch
 from torch import fx
 
 from privacy.inference.arithmetic.network import Vector
-from privacy.inference.compiler import arithmetic, modules, weights
 from privacy.inference.compiler.activations import Polynomial, Square
-from privacy.inference.compiler.elementwise import Elementwise
-from privacy.inference.compiler.moves import moved
-from privacy.inference.compiler.operation import Entry, Operation
+from privacy.inference.compiler.lowering import arithmetic, modules, weights
+from privacy.inference.compiler.lowering.elementwise import Elementwise
+from privacy.inference.compiler.lowering.moves import moved
+from privacy.inference.compiler.lowering.operation import Entry, Operation
+from privacy.inference.compiler.lowering.tracing import check_batch, check_numbers, depends
+from privacy.inference.compiler.lowering.values import Value
 from privacy.inference.compiler.ranges import Interval
-from privacy.inference.compiler.tracing import check_batch, check_numbers, depends
-from privacy.inference.compiler.values import Value
 from privacy.inference.errors import UnsupportedLayerError
 
 _Lowering = Callable[[Operation], Entry]

@@ -13,8 +13,8 @@ from numpy.polynomial import polynomial
 
 from privacy.inference.arithmetic.network import Activation, Vector
 from privacy.inference.compiler.activations import MAX_DEGREE
-from privacy.inference.compiler.matrices import identity, scaling
-from privacy.inference.compiler.values import Value, activated, affine
+from privacy.inference.compiler.lowering.matrices import identity, scaling
+from privacy.inference.compiler.lowering.values import Value, activated, affine
 from privacy.inference.errors import UnsupportedLayerError
 
 _NEGLIGIBLE = 2.0**-30

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from privacy.inference.arithmetic.network import Activation, Vector
-from privacy.inference.compiler.matrices import Matrices
+from privacy.inference.compiler.lowering.matrices import Matrices
 from privacy.inference.compiler.ranges import SLACK, Interval
 
 

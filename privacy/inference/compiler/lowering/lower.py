@@ -15,10 +15,10 @@ from torch import fx, nn
 
 from privacy.inference.arithmetic.network import Network, Vector
 from privacy.inference.compiler.activations import Polynomial, Square
-from privacy.inference.compiler.chain import chain
-from privacy.inference.compiler.forward import reference
-from privacy.inference.compiler.operations import lowered
-from privacy.inference.compiler.tracing import MISFITS, drawn_points, trace
+from privacy.inference.compiler.lowering.chain import chain
+from privacy.inference.compiler.lowering.forward import reference
+from privacy.inference.compiler.lowering.operations import lowered
+from privacy.inference.compiler.lowering.tracing import MISFITS, drawn_points, trace
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
 
 _AGREEMENT = 1e-6

@@ -1,0 +1,1 @@
+"""The compiler's front end: from a model to affine maps with polynomials between them."""
