@@ -80,6 +80,7 @@ from privacy.training import (
     ClientLedger,
     ClipAndNoise,
     ClipOnly,
+    DataPolicy,
     FullBatch,
     GradientDescent,
     NoisyCount,
@@ -120,6 +121,10 @@ PACKAGES = (
 
 RELEASE = GaussianRelease(1.0, Full())
 POLICY = {"statistical_bits": 30, "queries": 4, "threshold": 0.5}
+POLICY_OF_DATA = {
+    **{"dataset": "ward-7", "max_epsilon": 2.0, "max_delta": 0.25, "max_clipping_norm": 0.5},
+    **{"max_sampling_rate": 0.5, "min_silos": 4, "colluders": 2},
+}
 ADAPTIVE = {"learning_rate": 0.5, "beta1": 0.5, "beta2": 0.25, "tau": 0.5, "iterate_average": 0.5}
 RANGES = {"loss": (0.0, 2.0)}
 CLIPPED = {"clipping_norm": 1.0, "noise_multiplier": 2.0, "delta": 0.25}
@@ -167,6 +172,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     RoundTerms: TERMS,
     ClipAndNoise: {**CLIPPED, "count": NominalCount(records=5)},
     ClipOnly: {"clipping_norm": 0.5},
+    DataPolicy: POLICY_OF_DATA,
     FullBatch: {"steps": 3},
     NoisyCount: {"noise_multiplier": 2.0},
     NominalCount: {"records": 5},

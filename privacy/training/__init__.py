@@ -5,6 +5,7 @@ A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, an
 """
 
 from privacy.training._train import train as train
+from privacy.training.data_policy import DataPolicy as DataPolicy
 from privacy.training.ledger import ClientLedger as ClientLedger
 from privacy.training.model_checks.check import check_model as check_model
 from privacy.training.model_checks.replace import replace_unsupported as replace_unsupported
