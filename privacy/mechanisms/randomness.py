@@ -10,10 +10,20 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-from privacy.arguments import number, whole
+from privacy.arguments import exact_bytes, number, whole
 
 # Bytes from which the cipher is faster than the operating system (measured).
 _STRETCHED = 2048
+
+
+def key_stream(key: bytes, count: int) -> bytes:
+    """``count`` bytes that a key of 32 bytes determines: AES-256 in counter mode, from zero.
+
+    NIST SP 800-38A, section 6.5. To whoever lacks the key they are as random ones, as
+    :class:`SystemRandomness` says; the same key gives the same bytes, so each serves one draw.
+    """
+    counter = Cipher(algorithms.AES(exact_bytes("key", key, 32)), modes.CTR(bytes(16)))
+    return counter.encryptor().update(bytes(count))
 
 
 class Randomness(ABC):
@@ -90,8 +100,7 @@ class SystemRandomness(Randomness):
         """``count`` fresh random bytes."""
         if count < _STRETCHED:
             return os.urandom(count)
-        key = algorithms.AES(os.urandom(32))
-        return Cipher(key, modes.CTR(bytes(16))).encryptor().update(bytes(count))
+        return key_stream(os.urandom(32), count)
 
 
 class SeededRandomness(Randomness):

@@ -6,12 +6,21 @@ once a sum. The evaluator needs no scale but those of the public plan: nominal s
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy.inference.arithmetic.program import Gather, ProductProgram, SlotProgram
-from privacy.inference.arithmetic.slot_model import OneImageModel, made
-from privacy.inference.ckks import Ciphertext, Plaintext, PublicKey, Ring
+from privacy.inference.arithmetic.slot_model import OneImageModel, Waiting
+from privacy.inference.ckks import (
+    Ciphertext,
+    Ciphertexts,
+    Extended,
+    Plaintext,
+    PublicKey,
+    Ring,
+)
 from privacy.inference.messages import Reader
 from privacy.inference.plan import BlindLayer, BlindMap, Plan
 from privacy.inference.public_keys import Keys, refuse_secret
@@ -78,6 +87,14 @@ def _plaintexts(
         yield ring.encode_coefficients(polynomial, 2.0**plan.answer_scale_bits, plan.answer_level)
 
 
+@dataclass(frozen=True)
+class _Sum:
+    """Encrypted weights (terms, 2, level, N) of a sum, for the ciphertexts in these places."""
+
+    places: NDArray[np.int64]
+    weights: Ciphertexts
+
+
 class BlindModel(OneImageModel):
     """A model's encrypted weights, from the checked body of the model owner's message."""
 
@@ -85,92 +102,93 @@ class BlindModel(OneImageModel):
         super().__init__(plan, ring)
         self._query_scale = 1.0
         reader = Reader(body)
-        self._weights: list[list[dict[int, Ciphertext]]] = []
+        self._layers: list[list[dict[int, _Sum]]] = []
         self._layer_biases: list[Ciphertext | None] = []
         for layer in plan.blind_layers:
             level = layer.level
-            self._weights.append(
-                [{at: self._read(reader, level) for at in each.products} for each in layer.maps]
-            )
-            self._layer_biases.append(self._read(reader, level) if layer.maps else None)
-        last = plan.blind_sources if plan.blind_layers else (0,) * plan.ciphertexts
-        self._last = [[self._read(reader, plan.answer_level) for _ in last] for _ in plan.answers]
-        self._answer_biases = [self._read(reader, plan.answer_level) for _ in plan.answers]
+            self._layers.append([self._read_map(reader, each, level) for each in layer.maps])
+            self._layer_biases.append(self._read(reader, 1, level)[0] if layer.maps else None)
+        level, answers = plan.answer_level, len(plan.answers)
+        last = len(plan.blind_sources) or plan.ciphertexts
+        self._last = [self._read_sum(reader, list(range(last)), level) for _ in range(answers)]
+        biases = self._read(reader, answers, level)
+        self._answer_biases = [biases[index] for index in range(answers)]
 
-    def _read(self, reader: Reader, level: int) -> Ciphertext:
+    def _read_map(self, reader: Reader, each: BlindMap, level: int) -> dict[int, _Sum]:
+        """The weights of a map by giant step, for the places of baby steps."""
+        babies, giants = _babies(each), dict[int, list[int]]()
+        for number in each.products:
+            giant, baby = divmod(number, each.window) if each.source else (0, number)
+            giants.setdefault(giant, []).append(babies.index(baby))
+        return {at: self._read_sum(reader, places, level) for at, places in giants.items()}
+
+    def _read_sum(self, reader: Reader, places: list[int], level: int) -> _Sum:
+        return _Sum(np.array(places), self._read(reader, len(places), level))
+
+    def _read(self, reader: Reader, count: int, level: int) -> Ciphertexts:
         ring, primes = self.ring, self.ring.primes[:level]
-        residues = np.stack([reader.residues(primes, ring.degree) for _ in range(2)])
-        for polynomial in residues:
-            refuse_secret(ring, polynomial)
-        return ring.ciphertext(residues, 1.0)
+        polynomials = np.empty((count, 2, level, ring.degree))
+        for polynomial in polynomials.reshape(-1, level, ring.degree):
+            residues = reader.residues(primes, ring.degree)
+            refuse_secret(ring, residues)
+            polynomial[:] = residues
+        return Ciphertexts(polynomials, 1.0)
 
-    def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
+    def _evaluate(self, query: Ciphertexts, keys: Keys) -> list[Ciphertext]:
         ring, plan = self.ring, self.plan
-        values, waiting = [query[0]], iter(query)
-        for index, layer in enumerate(plan.blind_layers):
-            if not layer.maps:
-                values.append(next(waiting))
+        waiting, values = Waiting(query), dict[int, Ciphertext]()
+        for index, (layer, bias) in enumerate(
+            zip(plan.blind_layers, self._layer_biases, strict=True)
+        ):
+            if bias is None:
+                values[index + 1] = waiting.take(1)[0]
                 continue
-            total: Ciphertext | None = None
-            for each, weights in zip(layer.maps, self._weights[index], strict=True):
-                read = (
-                    [self._at(values[each.source], layer.level)]
-                    if each.source
-                    else [self._at(next(waiting), layer.level) for _ in each.products]
-                )
-                part = self._products(each, weights, read, keys)
-                part = self._with_rotations(part, each.sums, keys)
-                if total is None:
-                    total = part
+            parts = []
+            for each, sums in zip(layer.maps, self._layers[index], strict=True):
+                if each.source:
+                    read = self._at(values[each.source], layer.level).alone()
                 else:
-                    ring.add(total, part)
-            total = made(total)
-            ring.add(total, made(self._layer_biases[index]))
+                    read = waiting.take(len(each.products))
+                products = self._products(each, sums, read, keys)
+                parts.append(self._with_rotations(products, each.sums, keys))
+            total = self._total(parts)
+            ring.add(total, bias)
             square = ring.multiply(total, total)
             ring.relinearise(square, keys.relinearisation)
             ring.rescale(square)
             ring.rescaled_to(square, 1.0)
-            values.append(square)
-        read = [values[source] for source in plan.blind_sources] if plan.blind_layers else query
-        read = [self._at(value, plan.answer_level) for value in read]
-        answers = [self._sum(list(zip(read, row, strict=True)), keys) for row in self._last]
+            values[index + 1] = square
+        if plan.blind_layers:
+            last = [self._at(values[at], plan.answer_level) for at in plan.blind_sources]
+            query = Ciphertexts(np.stack([value.polynomials for value in last]), 1.0)
+        answers = [ring.divided(self._sum(query, weights, keys)) for weights in self._last]
         for answer, bias in zip(answers, self._answer_biases, strict=True):
             ring.add(answer, bias)
         return answers
 
     def _products(
-        self,
-        each: BlindMap,
-        weights: dict[int, Ciphertext],
-        values: list[Ciphertext],
-        keys: Keys,
-    ) -> Ciphertext:
-        by_step: dict[int, Ciphertext]
-        if each.source:
-            (value,) = values
-            babies = sorted({number % each.window for number in each.products})
-            turned = [baby for baby in babies if baby]
-            rotated = self.ring.rotate_many(value, turned, keys.rotation)
-            by_step = {0: value, **dict(zip(turned, rotated, strict=True))}
-            window, giants = each.window, max(each.products, default=0) // each.window + 1
-        else:
-            by_step, window, giants = dict(enumerate(values)), len(values), 1
+        self, each: BlindMap, sums: dict[int, _Sum], values: Ciphertexts, keys: Keys
+    ) -> Extended:
+        if not each.source:
+            return self._sum(values, sums[0], keys)
+        babies = _babies(each)
+        if babies != [0]:
+            steps = [baby or None for baby in babies]
+            values = self.ring.rotate_many(values[0], steps, keys.rotation)
 
-        def part(giant: int) -> Ciphertext | None:
-            terms = [
-                (value, weights[giant * window + baby])
-                for baby, value in by_step.items()
-                if giant * window + baby in weights
-            ]
-            return self._sum(terms, keys) if terms else None
+        def part(giant: int) -> Extended | None:
+            return self._sum(values, sums[giant], keys) if giant in sums else None
 
-        return self._giant_steps(part, giants, window, keys)
+        return self._giant_steps(part, max(sums) + 1, each.window, keys)
 
-    def _sum(self, terms: list[tuple[Ciphertext, Ciphertext]], keys: Keys) -> Ciphertext:
+    def _sum(self, values: Ciphertexts, weights: _Sum, keys: Keys) -> Extended:
         """A sum of products of ciphertexts, relinearised once."""
-        products = (self.ring.multiply(value, weights) for value, weights in terms)
-        total = next(products)
-        for product in products:
-            self.ring.add(total, product)
-        self.ring.relinearise(total, keys.relinearisation)
-        return total
+        total = self.ring.sum_of_products(values, weights.weights, weights.places)
+        return self.ring.relinearised(total, keys.relinearisation)
+
+
+def _babies(each: BlindMap) -> list[int]:
+    """The baby steps of a map, rising; of one of the query, its ciphertexts."""
+    if not each.source:
+        return list(each.products)
+    return sorted({number % each.window for number in each.products})

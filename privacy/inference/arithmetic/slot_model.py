@@ -1,7 +1,7 @@
 """One image a query: weights encoded once, then products, rotations and activations."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ from privacy.inference.arithmetic.program import (
     SlotProgram,
     Sums,
 )
-from privacy.inference.arithmetic.scales import BOTH, FIRST, NEVER, SUMMED, rescaled_after
-from privacy.inference.ckks import Ciphertext, Hoisted, Plaintext, Ring
+from privacy.inference.arithmetic.scales import BOTH, FIRST, SUMMED, rescaled_after
+from privacy.inference.ckks import Ciphertext, Ciphertexts, Extended, Plaintext, Ring, Weights
 from privacy.inference.errors import CannotPlanError
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import Keys
@@ -53,32 +53,39 @@ class OneImageModel(ABC):
         return b"".join(released)
 
     @abstractmethod
-    def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
+    def _evaluate(self, query: Ciphertexts, keys: Keys) -> list[Ciphertext]:
         """The logits, at the answer's level, of size 2, neither masked nor re-randomised yet."""
 
-    def _at(self, value: Ciphertext | None, level: int) -> Ciphertext:
+    def _at(self, value: Ciphertext, level: int) -> Ciphertext:
         """A value with the primes above a level dropped."""
-        value = made(value)
         return value if value.level == level else self.ring.at_level(value, level)
 
-    def _with_rotations(self, value: Ciphertext, sums: Sums, keys: Keys) -> Ciphertext:
+    def _with_rotations(
+        self, value: Ciphertext | Extended, sums: Sums, keys: Keys
+    ) -> Ciphertext | Extended:
         """The value with its rotations added, group after group."""
         for group in sums:
-            if len(group) == 1:
-                self.ring.add(value, self.ring.rotate(value, group[0], keys.rotation))
-            else:
-                hoisted = self.ring.hoist(value, (None, *group), keys.rotation)
-                value = self.ring.combine([(each, None) for each in hoisted])
+            value = self.ring.add_rotations(self.ring.extended(value), group, keys.rotation)
         return value
 
+    def _total(self, parts: list[Ciphertext | Extended]) -> Ciphertext:
+        """A sum, divided once."""
+        ring, (first, *others) = self.ring, parts
+        if not others:
+            return ring.divided(first)
+        total = ring.extended(first)
+        for other in others:
+            total = ring.add_extended(total, ring.extended(other))
+        return ring.divided(total)
+
     def _giant_steps(
-        self, part: Callable[[int], Ciphertext | None], count: int, step: int, keys: Keys
-    ) -> Ciphertext:
+        self, part: Callable[[int], Extended | None], count: int, step: int, keys: Keys
+    ) -> Extended:
         """The sum of each part rotated by its number of steps.
 
         By Horner's rule, so that one key serves them all.
         """
-        total: Ciphertext | None = None
+        total: Extended | None = None
         for giant in range(count - 1, -1, -1):
             if total is not None:
                 total = self.ring.rotate(total, step, keys.rotation)
@@ -86,7 +93,7 @@ class OneImageModel(ABC):
             if total is None or addend is None:
                 total = total or addend
             else:
-                self.ring.add(total, addend)
+                total = self.ring.add_extended(total, addend)
         if total is None:
             raise RuntimeError("a layer without products")
         return total
@@ -99,37 +106,43 @@ class ProductModel(OneImageModel):
         super().__init__(plan, Ring(plan.degree, plan.prime_bits))
         packed, scale = program.products, 2.0**program.weight_bits
         level = plan.answer_level
-        self._weights = [self.ring.encode_coefficients(w, scale, level) for w in packed.weights]
-        refuse_zero("first", (w.is_zero for w in self._weights), [packed.weights])
+        plains = [self.ring.encode_coefficients(w, scale, level) for w in packed.weights]
+        refuse_zero("first", (plain.is_zero for plain in plains), [packed.weights])
+        self._weights = self.ring.weights(dict(enumerate(plains)))
         self._add_after([packed.bias])
 
-    def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
-        ring, (first, *rest) = self.ring, zip(query, self._weights, strict=True)
-        total = ring.multiply_plain(*first)
-        for value, plain in rest:
-            ring.add_multiplied_plain(total, value, plain)
-        return [total]
+    def _evaluate(self, query: Ciphertexts, keys: Keys) -> list[Ciphertext]:
+        return [self.ring.weighted_sum(query, self._weights)]
 
 
 @dataclass(frozen=True)
 class _Map:
-    """A map of a layer, encoded; of the input, the weights by (0, ciphertext of the query)."""
+    """A map of a layer, encoded: weights by giant step, with the special prime or without.
+
+    Attributes
+    ----------
+    babies : tuple of int
+        Baby steps, rising: weights name their places.
+    extended : bool
+        Whether products are of rotations that were not divided yet.
+    """
 
     packed: Gather | Diagonals
-    weights: dict[tuple[int, int], Plaintext]
+    weights: dict[int, Weights]
     babies: tuple[int, ...]
-    giants: int
+    extended: bool
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer before the last, encoded."""
+    """A layer with an activation, encoded."""
 
     maps: tuple[_Map, ...]
     level: int
-    bias: Plaintext | None
-    activation: Activation | None
+    bias: Plaintext
+    activation: Activation
     rescale: int
+    centre: float
 
 
 class SlotModel(OneImageModel):
@@ -140,23 +153,23 @@ class SlotModel(OneImageModel):
         ring, self._program = self.ring, program
         *before_last, last = program.scales.follow(program.network.layers, ring.primes)
         rescales = iter(program.scales.rescales)
-        self._layers = []
+        # None stands for elements of the input as they are.
+        self._layers: list[_Layer | None] = []
         for packed, here in zip(program.layers, before_last, strict=True):
             if packed.activation is None:
-                self._layers.append(_Layer((), here.level, None, None, NEVER))
+                self._layers.append(None)
                 continue
             maps = tuple(
                 self._encoded(each, scale, here.level)
                 for each, scale in zip(packed.maps, here.weights, strict=True)
             )
+            name = "first" if isinstance(packed.maps[0], Gather) else "middle"
+            given = [row for each in packed.maps for row in _rows(each).values()]
+            refuse_zero(name, [not each.weights for each in maps], given)
             bias = ring.encode(packed.bias, here.entry.scale, here.entry.level)
-            self._layers.append(_Layer(maps, here.level, bias, packed.activation, next(rescales)))
-        for index, layer in enumerate(self._layers):
-            given = [w for each in program.layers[index].maps for w in _weights(each).values()]
-            if layer.activation is not None:
-                name = "first" if isinstance(layer.maps[0].packed, Gather) else "middle"
-                refuse_zero(name, [not each.weights for each in layer.maps], given)
-        self._last_sources = program.network.layers[-1].sources
+            self._layers.append(
+                _Layer(maps, here.level, bias, packed.activation, next(rescales), packed.centre)
+            )
         self._last = [
             [
                 ring.encode(row, scale, last.level)
@@ -164,133 +177,104 @@ class SlotModel(OneImageModel):
             ]
             for answer in program.last
         ]
-        refuse_zero(
-            "last",
-            (w.is_zero for weights in self._last for w in weights),
-            [answer.weights for answer in program.last],
-        )
+        zero = (plain.is_zero for plains in self._last for plain in plains)
+        refuse_zero("last", zero, [answer.weights for answer in program.last])
         self._add_after(answer.bias for answer in program.last)
 
     def _encoded(self, packed: Gather | Diagonals, scale: float, level: int) -> _Map:
-        given = _weights(packed)
-        babies = tuple(sorted({baby for _, baby in given})) or (0,)
-        hoisted = isinstance(packed, Diagonals) and babies != (0,)
-        encoded = {
-            step: self.ring.encode(row, scale, level, hoisted=hoisted)
-            for step, row in given.items()
-        }
-        weights = {step: plain for step, plain in encoded.items() if not plain.is_zero}
-        giants = max((giant for giant, _ in given), default=0) + 1
-        return _Map(packed, weights, babies, giants)
+        given = _rows(packed)
+        babies = tuple(sorted({baby for _, baby in given}))
+        extended = isinstance(packed, Diagonals) and any(step != (0, 0) for step in given)
+        steps: dict[int, dict[int, Plaintext]] = {}
+        for (giant, baby), row in given.items():
+            plain = self.ring.encode(row, scale, level, hoisted=extended)
+            if not plain.is_zero:
+                steps.setdefault(giant, {})[babies.index(baby)] = plain
+        weights = {giant: self.ring.weights(plains) for giant, plains in steps.items()}
+        return _Map(packed, weights, babies, extended)
 
-    def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
+    def _evaluate(self, query: Ciphertexts, keys: Keys) -> list[Ciphertext]:
         ring, program = self.ring, self._program
         late = self.plan.answer_level if program.relinearise_after_last_layer else 0
-        waiting, users = iter(query), program.network.users
-        values: list[Ciphertext | None] = [None]
+        waiting, users = Waiting(query), program.network.users
+        values: dict[int, Ciphertext] = {}
         for index, (layer, packed) in enumerate(zip(self._layers, program.layers, strict=True)):
-            if layer.activation is None:
-                values.append(next(waiting))
+            if layer is None:
+                values[index + 1] = waiting.take(1)[0]
                 continue
-            value = self._affine(layer, values, waiting, keys)
             value = activate(
                 ring,
                 keys,
                 layer.activation,
-                value,
+                self._affine(layer, values, waiting, keys),
                 rescaled=rescaled_after(layer.rescale),
                 large_at=late if index + 1 == len(self._layers) else 0,
             )
-            if packed.centre:
-                ring.add_plain(value, ring.encode(-packed.centre, value.scale, value.level))
-            values.append(value)
+            if layer.centre:
+                ring.add_plain(value, ring.encode(-layer.centre, value.scale, value.level))
+            values[index + 1] = value
             for each in packed.maps:
                 if isinstance(each, Diagonals) and users[each.source][-1] == index:
-                    values[each.source] = None  # its last use
+                    del values[each.source]  # its last use
         level = self.plan.answer_level
+        read = [self._at(values[source], level) for source in program.network.layers[-1].sources]
         answers = []
-        for rows in self._last:
-            total: Ciphertext | None = None
-            for source, weights in zip(self._last_sources, rows, strict=True):
-                value = self._at(values[source], level)
-                if total is None:
-                    total = ring.multiply_plain(value, weights)
-                else:
-                    ring.add_multiplied_plain(total, value, weights)
-            answers.append(made(total))
-        for answer in answers:
-            ring.relinearise(answer, keys.relinearisation)
+        for plains in self._last:
+            total, *others = map(ring.multiply_plain, read, plains)
+            for other in others:
+                ring.add(total, other)
+            ring.relinearise(total, keys.relinearisation)
+            answers.append(total)
         return answers
 
     def _affine(
-        self,
-        layer: _Layer,
-        values: list[Ciphertext | None],
-        query: Iterator[Ciphertext],
-        keys: Keys,
+        self, layer: _Layer, values: dict[int, Ciphertext], query: "Waiting", keys: Keys
     ) -> Ciphertext:
         """The sum of a layer's maps, rescaled where its activation wants that, plus its bias."""
-        ring = self.ring
-        total: Ciphertext | None = None
+        ring, parts = self.ring, []
         for each in layer.maps:
             if isinstance(each.packed, Gather):
-                read = [self._at(next(query), layer.level) for _ in each.packed.weights]
+                read = query.take(len(each.packed.weights))
             else:
-                read = [self._at(values[each.packed.source], layer.level)]
-            value = self._products(each, read, keys)
+                read = self._at(values[each.packed.source], layer.level).alone()
+            products = self._products(each, read, keys)
             if layer.rescale == FIRST:
-                ring.rescale(value)
-            value = self._with_rotations(value, each.packed.sums, keys)
-            if total is None:
-                total = value
-            else:
-                ring.add(total, value)
-        total = made(total)
+                products = ring.divided(products)
+                ring.rescale(products)
+            parts.append(self._with_rotations(products, each.packed.sums, keys))
+        total = self._total(parts)
         if layer.rescale in (SUMMED, BOTH):
             ring.rescale(total)
-        if layer.bias is not None:
-            ring.add_plain(total, layer.bias)
+        ring.add_plain(total, layer.bias)
         return total
 
-    def _products(self, each: _Map, values: list[Ciphertext], keys: Keys) -> Ciphertext:
-        ring, weights = self.ring, each.weights
-        window = each.packed.window if isinstance(each.packed, Diagonals) else 1
-        hoisted: dict[int, Hoisted] = {}
-        if isinstance(each.packed, Diagonals) and each.babies != (0,):
-            steps = [baby or None for baby in each.babies]
-            made = ring.hoist(values[0], steps, keys.rotation)
-            hoisted = dict(zip(each.babies, made, strict=True))
+    def _products(self, each: _Map, values: Ciphertexts, keys: Keys) -> Ciphertext | Extended:
+        ring, packed, weights = self.ring, each.packed, each.weights
+        if isinstance(packed, Gather) or not each.extended:
+            return ring.weighted_sum(values, weights[0])
+        steps = [baby or None for baby in each.babies]
+        rotations = ring.hoist(ring.extended(values[0]), steps, keys.rotation)
 
-        def part(index: int) -> Ciphertext | None:
-            if hoisted:
-                terms = [
-                    (rotated, weights[index, number])
-                    for number, rotated in hoisted.items()
-                    if (index, number) in weights
-                ]
-                return ring.combine(terms) if terms else None
-            total = None
-            for number, value in enumerate(values):
-                plain = weights.get((index, number))
-                if plain is None:
-                    continue
-                if total is None:
-                    total = ring.multiply_plain(value, plain)
-                else:
-                    ring.add_multiplied_plain(total, value, plain)
-            return total
+        def part(giant: int) -> Extended | None:
+            return ring.combine(rotations, weights[giant]) if giant in weights else None
 
-        return self._giant_steps(part, each.giants, window, keys)
+        giants = max(giant for giant, _ in packed.weights) + 1
+        return self._giant_steps(part, giants, packed.window, keys)
 
 
-def made(value: Ciphertext | None) -> Ciphertext:
-    """A value that was made before it is read."""
-    if value is None:
-        raise RuntimeError("a value is read that was not made")
-    return value
+class Waiting:
+    """The ciphertexts of a query, taken in order."""
+
+    def __init__(self, query: Ciphertexts) -> None:
+        self._query, self._taken = query, 0
+
+    def take(self, count: int) -> Ciphertexts:
+        """The next ones."""
+        start, self._taken = self._taken, self._taken + count
+        return Ciphertexts(self._query.polynomials[start : self._taken], self._query.scale)
 
 
-def _weights(packed: Gather | Diagonals) -> dict[tuple[int, int], NDArray[Any]]:
+def _rows(packed: Gather | Diagonals) -> dict[tuple[int, int], NDArray[Any]]:
     """The slots of its weights, by giant and baby step, or by ciphertext of the query."""
     if isinstance(packed, Diagonals):
         return dict(packed.weights)

@@ -11,9 +11,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._compiled import compiled
-from privacy.inference.ckks._vectors import fma, rint
+from privacy.inference.ckks._lanes import fma, rint
 from privacy.inference.ckks.transforms import Values, forward
+from privacy.kernels import compiled
 
 _PASS_BITS = 50
 

@@ -10,9 +10,9 @@ from concurrent.futures import Executor
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._compiled import compiled
 from privacy.inference.ckks._elementwise import product, reduced
 from privacy.inference.ckks.transforms import Values
+from privacy.kernels import compiled
 
 Residues = NDArray[np.uint64]
 

@@ -89,6 +89,11 @@ class PackedMap:
         return self.steps.giants(self.window)
 
     @property
+    def giants_with_products(self) -> int:
+        """Giant steps that have baby steps."""
+        return len({number // self.window for number in self.steps.numbers})
+
+    @property
     def products(self) -> int:
         """Plaintexts."""
         return len(self.steps.numbers)
@@ -272,51 +277,88 @@ class PackingCandidate:
 
     def _slot_operations(self) -> Operations:
         count: Operations = Counter()
-        times = "multiply" if self.encrypted else "multiply plain"
         count["load", self.levels] += self.ciphertexts
         for index, layer in enumerate(self.layers[:-1]):
             if not layer.degree:
                 continue
-            for part in layer.maps:
-                count += self.map_operations(part, index)
             level = self.entry_levels[index]
-            if rescaled_before(self.layer_rescales[index]):
-                first = self.layer_rescales[index] == FIRST
-                count["rescale", level] += len(layer.maps) if first else 1
+            extended = []
+            for part in layer.maps:
+                operations, undivided = self.map_operations(part, index)
+                count += operations
+                extended.append(undivided)
+            if self.layer_rescales[index] == FIRST:
+                count["rescale", level] += len(layer.maps)
+                self._count_sum(count, extended, level - 1)
                 level -= 1
+            else:
+                self._count_sum(count, extended, level)
+                if rescaled_before(self.layer_rescales[index]):
+                    count["rescale", level] += 1
+                    level -= 1
             self._count_activation(count, index, level, 1)
-        level = self.answer_level
-        count[times, level] += self.answers * len(self.layers[-1].maps)
-        count["relinearise", level] += self.answers if self.encrypted else 0
+        level, sources = self.answer_level, len(self.layers[-1].maps)
+        if self.encrypted:
+            count["multiply", level] += self.answers * sources
+            _count_relinearisations(count, level, self.answers)
+        else:
+            count["multiply plain", level] += self.answers * sources
         count["mask", level] += self.answers
         return count
 
-    def map_operations(self, part: PackedMap, index: int) -> Operations:
-        """Products and rotations of one map of layer ``index``."""
+    @staticmethod
+    def _count_sum(count: Operations, extended: Sequence[bool], level: int) -> None:
+        """Count the sum of a layer's maps, and the division that it needs."""
+        if len(extended) > 1:
+            count["extend", level] += extended.count(False)
+        count["divide", level] += len(extended) > 1 or extended[0]
+
+    def map_operations(self, part: PackedMap, index: int) -> tuple[Operations, bool]:
+        """Products and rotations of one map of layer ``index``, and whether a division is left.
+
+        Rotations are taken before a division by the special prime, which one in a row needs: of
+        both polynomials after the last, of the second one before each but the first.
+        """
         count: Operations = Counter()
-        level, babies, giants = self.entry_levels[index], part.babies, part.giants
+        level, giants = self.entry_levels[index], part.giants
+        steps = part.steps.babies(part.window)
+        turned = len(steps) - (0 in steps)
         products = part.products if part.source else self.layers[index].ciphertexts
-        rotated = babies - (0 in part.steps.babies(part.window))
-        if rotated:
-            count["hoist", level] += 1
-            count["hoisted rotation", level] += rotated
-            count["divide", level] += rotated if self.encrypted else giants
+        extended = self.encrypted or turned > 0 or giants > 1
         if self.encrypted:
+            if part.source and steps != (0,):
+                count["extend", level] += 1
+                count["hoist", level] += 1
+                count["hoisted rotation", level] += turned
+                count["divide", level] += turned
             count["multiply", level] += products
-            count["relinearise", level] += giants
+            count["relinearise", level] += part.giants_with_products
+        elif extended:
+            count["extend", level] += 1
+            if turned:
+                count["hoist", level] += 1
+                count["hoisted rotation", level] += turned
+            count["hoisted product", level] += products
         else:
-            count["hoisted product" if rotated else "multiply plain", level] += products
-        count["rotate", level] += giants - 1
-        after = level - 1 if self.layer_rescales[index] == FIRST else level
+            count["multiply plain", level] += products
+        self._count_rotations(count, level, giants - 1, 1)
+        if self.layer_rescales[index] == FIRST:
+            count["divide", level] += 1 if extended else 0
+            level, extended = level - 1, False
+        if part.sums and not extended:
+            count["extend", level] += 1
+            count["divide half", level] -= 1
+            extended = True
         for group in part.sums:
-            if len(group) == 1:
-                count["rotate", after] += 1
-            else:
-                count["hoist", after] += 1
-                count["hoisted rotation", after] += len(group)
-                count["hoisted sum", after] += len(group) + 1
-                count["divide", after] += 1
-        return count
+            self._count_rotations(count, level, 1, len(group))
+        return count, extended
+
+    @staticmethod
+    def _count_rotations(count: Operations, level: int, times: int, steps: int) -> None:
+        """Count rotations of what is not divided yet, by so many steps each time."""
+        count["divide half", level] += times
+        count["hoist", level] += times
+        count["hoisted rotation", level] += times * steps
 
     def _count_activation(self, count: Operations, index: int, level: int, values: int) -> None:
         """Count one activation of so many values, from ``level`` on."""
@@ -328,11 +370,11 @@ class PackingCandidate:
             count["multiply", here] += values
             count["rescale", here] += values if after else 0
             if step + 1 < PRODUCTS[power] or not large:
-                count["relinearise", here] += values
+                _count_relinearisations(count, here, values)
         if large:
             (user,) = self.users[index + 1]
             wanted = self.layers[user].outputs if self.batch else self.answers
-            count["relinearise", self.entry_levels[user]] += wanted
+            _count_relinearisations(count, self.entry_levels[user], wanted)
 
     def _batch_operations(self) -> Operations:
         count: Operations = Counter({("expand", self.levels): self.ciphertexts})
@@ -354,6 +396,11 @@ class PackingCandidate:
             self._count_activation(count, index, level, size)
             count["unload", level] += size
         return count
+
+
+def _count_relinearisations(count: Operations, level: int, times: int) -> None:
+    count["relinearise", level] += times
+    count["divide", level] += times
 
 
 class SlotPackings:

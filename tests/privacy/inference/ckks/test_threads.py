@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from llvmlite import binding
 
-from privacy.inference.ckks import Ring, _compiled, _threads
+from privacy import kernels
+from privacy.inference.ckks import Ring, _processor, _threads
 from privacy.inference.ckks._threads import deal
 
 LONG = 1 << 30
@@ -111,7 +112,7 @@ def test_warming_up_starts_a_thread_a_core_and_gives_each_its_memory() -> None:
 @pytest.fixture
 def once() -> Iterator[None]:
     """What is logged once was not logged yet."""
-    said = (_compiled._say_uncached, _compiled.say_slow)
+    said = (kernels._say_uncached, _processor.say_slow)
     for each in said:
         each.cache_clear()
     yield
@@ -132,14 +133,14 @@ def test_where_nothing_can_be_written_kernels_compile_and_it_is_said_once(
 
     monkeypatch.setattr(numba, "njit", without_a_folder)
     with caplog.at_level(logging.WARNING):
-        kernels = [_compiled.compiled(lambda x, by=by: x + by) for by in (1.0, 2.0)]
-    assert [kernel(1.0) for kernel in kernels] == [2.0, 3.0]
+        made = [kernels.compiled(lambda x, by=by: x + by) for by in (1.0, 2.0)]
+    assert [kernel(1.0) for kernel in made] == [2.0, 3.0]
     assert [record.getMessage().count("NUMBA_CACHE_DIR") for record in caplog.records] == [1]
 
 
 PROGRAM = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 from ckks.first import double
 print(double(21.0), sum(double.stats.cache_hits.values()))
 """
@@ -150,9 +151,7 @@ def test_a_kernel_is_compiled_anew_when_one_that_it_calls_is_another(tmp_path: P
     folder = tmp_path / "ckks"
     folder.mkdir()
     (folder / "__init__.py").touch()
-    made = Path(_compiled.__file__).read_text()
-    (folder / "_compiled.py").write_text(made)
-    header = "from ckks._compiled import compiled\n"
+    header = "from privacy.kernels import compiled\n"
     kernel = "\n@compiled\ndef double(x):\n    return times(x)\n"
     (folder / "first.py").write_text(f"{header}from ckks.second import times\n{kernel}")
 
@@ -160,7 +159,7 @@ def test_a_kernel_is_compiled_anew_when_one_that_it_calls_is_another(tmp_path: P
         second = f"{header}\n@compiled\ndef times(x):\n    return {factor} * x\n"
         (folder / "second.py").write_text(second)
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tmp_path)],
+            [sys.executable, "-c", PROGRAM, str(tmp_path), str(ROOT)],
             capture_output=True,
             text=True,
             check=True,
