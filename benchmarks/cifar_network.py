@@ -7,6 +7,7 @@ answers are its own, not how well it would tell photographs apart.
 
 import time
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of inputs and outputs (images, channels, 16, 16)."""
-        return torch.as_tensor(self.last(x + self.two(self.act(self.one(x)))))
+        return cast(Tensor, self.last(x + self.two(self.act(self.one(x)))))
 
 
 class ResidualNetwork(nn.Module):
@@ -57,7 +58,7 @@ class ResidualNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (images, 10) of images (images, 3, 32, 32)."""
         x = self.blocks(self.act(self.stem(x - 0.5)))
-        return torch.as_tensor(self.last(self.pool(x).flatten(1)))
+        return cast(Tensor, self.last(self.pool(x).flatten(1)))
 
 
 def activation() -> Polynomial:

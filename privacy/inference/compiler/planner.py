@@ -60,6 +60,10 @@ _LEAST_ANSWER_BITS = 4
 """Of an answer's modulus, beside the size of a logit."""
 _HOPELESS = 2.0**12
 """Of so many tolerances a predicted error is not mended by another packing."""
+_HOPELESS_IF_DEEP = 2.0**3
+"""The same for many activations, whose scales take long to choose."""
+_DEEP = 6
+"""Activations, from which on they are many."""
 _CANDIDATES = 6
 """Packings that are looked at in one ring."""
 _LOOKS = 48
@@ -220,6 +224,8 @@ class Planner:
         nearest: _Nearest | None = None
         vanishing: Choice | None = None
         larger = False
+        deep = len(self._network.activations) >= _DEEP
+        hopeless = _HOPELESS_IF_DEEP if deep else _HOPELESS
         for packings in self._starts():
             least = {packing: with_fewest_levels(packing).query_bytes for packing in packings}
             larger |= max(least.values(), default=0) > limit
@@ -236,7 +242,7 @@ class Planner:
                 if nearest is None or choice.error < nearest.error:
                     nearest = _Nearest(choice.error, packing.degree, packing.query_bytes)
                 if choice.error > tolerance:
-                    if choice.error > _HOPELESS * tolerance:
+                    if choice.error > hopeless * tolerance:
                         break  # another packing will not do either
                     continue
                 if self._vanishes(choice):
