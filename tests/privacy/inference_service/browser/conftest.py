@@ -1,0 +1,69 @@
+"""A headless browser, and a page that has the owner's modules."""
+
+import functools
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import privacy.inference_service
+
+MODULES = Path(privacy.inference_service.__file__).parent / "browser"
+HERE = Path(__file__).parent
+NO_BROWSER = (
+    "no browser here: install Chromium (Debian: apt install chromium), or, without root, "
+    "`python -m playwright install chromium`"
+)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[object]:
+    """Debian's Chromium, or the one that Playwright installed for itself."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
+    )
+    installed = shutil.which("chromium") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as started:
+        try:
+            browser = started.chromium.launch(executable_path=installed)
+        except playwright.Error as error:
+            pytest.skip(f"{NO_BROWSER} ({error.message.splitlines()[0]})")
+        yield browser
+        browser.close()
+
+
+class _Files(http.server.SimpleHTTPRequestHandler):
+    """The owner's modules under /browser, this folder elsewhere."""
+
+    def translate_path(self, path: str) -> str:
+        root = MODULES if path.startswith("/browser/") else HERE
+        return str(root / path.removeprefix("/browser/").lstrip("/"))
+
+    def do_GET(self) -> None:
+        if self.path == "/":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def modules(chromium: object) -> Iterator[object]:
+    """An empty page that can import ``/browser/...`` and ``/vectors.js``."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Files))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    page = chromium.new_page()
+    page.goto(f"http://localhost:{server.server_port}/")
+    yield page
+    page.close()
+    server.shutdown()
+    thread.join()
+    server.server_close()
