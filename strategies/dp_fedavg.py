@@ -1,39 +1,32 @@
 """DPFedAvg: weighted federated averaging with client-level differential privacy."""
 
-import copy
 import os
 from collections.abc import Iterable, Sequence
-from logging import INFO, WARNING
-from pathlib import Path
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid, PrivacySpent
-from flwr.serverapp.strategy import Strategy
-from flwr.supercore import log
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 
 from privacy import arguments
 from privacy.accounting import Adjacency, Budget, Event, Sampling
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
 from strategies import _arguments
-from strategies.checkpoint import Checkpointing, RunState, lasting_path, settings_text
+from strategies.accounted_strategy import AccountedStrategy
+from strategies.checkpoint import Checkpointing, settings_text
 from strategies.clipping import Clipping
 from strategies.description import log_settings, privacy_report
 from strategies.metrics import Metrics
-from strategies.model_schema import ModelSchema
 from strategies.population import ClientRegistry, Population, expected_fraction
-from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import RecordKeys
-from strategies.result import PrivacyReport, PrivateResult
-from strategies.round_cost import RoundCost, settled_noise
-from strategies.run import EvaluateFn, Run, StartArguments
+from strategies.result import PrivacyReport
+from strategies.round_cost import EvaluationCost
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import MaskedRounds
 from strategies.server_optimizers import ServerOptimizer, ServerSGD
-from strategies.train_round import ClearRounds, EvaluateRound, Round, Rounds, RoundSetup
+from strategies.train_round import ClearRounds, EvaluateRound, Rounds, RoundSetup
 from strategies.weighting import UniformWeights, Weighting
 
 
-class DPFedAvg(Strategy):
+class DPFedAvg(AccountedStrategy):
     """Federated averaging whose released models are differentially private for every client.
 
     A drop-in for Flower's ``FedAvg``. Each round draws a cohort from the population, bounds every
@@ -153,74 +146,65 @@ class DPFedAvg(Strategy):
             record_keys=record_keys,
             randomness=randomness,
         )
-        path = lasting_path("ledger", ledger)
-        self._registry = ClientRegistry(population)
-        size = self._registry.size
+        registry = ClientRegistry(population)
+        size = registry.size
         self.sampling: Sampling = sampling
-        self.adjacency, self.accountant = _arguments.guarantee(sampling)
         self.weighting: Weighting = UniformWeights() if weighting is None else weighting
         self.mechanism: SumMechanism = LatticeGaussian() if mechanism is None else mechanism
         self.metrics = Metrics() if metrics is None else metrics
-        self.checkpointing = Checkpointing() if checkpointing is None else checkpointing
-        self.record_keys = RecordKeys() if record_keys is None else record_keys
         self.secure_aggregation = secure_aggregation
-        self._randomness: Randomness = SystemRandomness() if randomness is None else randomness
-        # Python's own numbers, which any process writes alike into a checkpoint.
-        self.budget = Budget(float(budget.epsilon), float(budget.delta))
-        self._given_noise = _arguments.noise_multiplier(noise_multiplier, self.budget)
-        if self._given_noise is not None:
-            self.mechanism.account(noise_multiplier=self._given_noise, sampling=sampling)
-        # Copies: the caller's may change before the next run.
-        self._initial_clipping = copy.deepcopy(_arguments.clipping_rule(clipping))
-        self._initial_optimizer = copy.deepcopy(ServerSGD() if optimizer is None else optimizer)
-        self._setup = RoundSetup(
+        z = _arguments.noise_multiplier(noise_multiplier, budget)
+        if z is not None:
+            self.mechanism.account(noise_multiplier=z, sampling=sampling)
+        rule = _arguments.clipping_rule(clipping)
+        setup = RoundSetup(
             population=size,
             sampling=sampling,
             mechanism=self.mechanism,
             weighting=self.weighting,
             metrics=self.metrics,
-            record_keys=self.record_keys,
-            randomness=self._randomness,
+            record_keys=RecordKeys() if record_keys is None else record_keys,
+            randomness=SystemRandomness() if randomness is None else randomness,
             sampling_rate=expected_fraction(sampling, size),
         )
-        if self.adjacency is Adjacency.REPLACE_ONE:
-            _arguments.check_accounted_by_replacement(self._initial_clipping, self.metrics)
+        guarantee = _arguments.guarantee(sampling)
+        if guarantee[0] is Adjacency.REPLACE_ONE:
+            _arguments.check_accounted_by_replacement(rule, self.metrics)
         if secure_aggregation is not None:
-            _arguments.check_needs_no_single_reply(
-                secure_aggregation, self._initial_clipping, self._setup
-            )
-        self.min_available_nodes = _arguments.available_nodes(min_available_nodes, size)
-        self._resumed = self.checkpointing.load(self._settings())
-        self._privacy_budget = PrivacyBudget(
-            path,
-            population=self._registry.name,
-            adjacency=self.adjacency,
-            accountant=self.accountant,
-            budget=self.budget,
-            private=self._randomness.private,
-            at_least=None if self._resumed is None else self._resumed.position,
-            reserved=reserve,
-        )
-        self._round: Round | None = None
+            _arguments.check_needs_no_single_reply(secure_aggregation, rule, setup)
         self._evaluate_round: EvaluateRound | None = None
-        self._started = False
-        self._begin()
-
-    def _begin(self) -> None:
-        """A new run, on the same ledger."""
-        state = RunState.fresh(self._initial_clipping, self._initial_optimizer, self._given_noise)
-        self._run = Run(
-            state,
-            self._registry,
-            randomness=self._randomness,
-            min_available_nodes=self.min_available_nodes,
+        super().__init__(
+            setup=setup,
+            registry=registry,
+            ledger=ledger,
+            budget=budget,
+            unit_name=registry.name,
+            guarantee=guarantee,
+            clipping=rule,
+            optimizer=ServerSGD() if optimizer is None else optimizer,
+            noise_multiplier=z,
+            checkpointing=checkpointing,
+            min_available_nodes=_arguments.available_nodes(min_available_nodes, size),
             evaluates=self.metrics.sampling is not None,
-            resumed_model=self._resumed is not None and self._resumed.has_learned,
-            delta=self.budget.delta,
+            reserve=reserve,
         )
+
+    def _make_rounds(self) -> Rounds:
         secure = self.secure_aggregation
-        self._rounds: Rounds = (
-            ClearRounds(self._setup) if secure is None else MaskedRounds(self._setup, secure)
+        return ClearRounds(self._setup) if secure is None else MaskedRounds(self._setup, secure)
+
+    def _draw(self, server_round: int, grid: Grid) -> tuple[list[int], int]:
+        return self._run.draw(f"round {server_round}, train", self.sampling, grid)
+
+    def _evaluation_cost(self) -> EvaluationCost:
+        events = tuple(self._setup.evaluation_events)
+        noise = self.metrics.evaluation_noise if events else 0.0
+        return EvaluationCost(events, "metrics.evaluate", noise)
+
+    def _noise_words(self, length: float) -> str:
+        return (
+            f"Noise: about {length:.3g}·S on each round's average (z·√d/(q·W)); all clients "
+            "together can move it by at most S, the clipping norm."
         )
 
     def _settings(self) -> str:
@@ -246,73 +230,6 @@ class DPFedAvg(Strategy):
     def clipping(self) -> Clipping:
         """The clipping, with this round's norm."""
         return self._run.state.clipping
-
-    @property
-    def optimizer(self) -> ServerOptimizer:
-        """The server's optimizer, with its moments."""
-        return self._run.state.optimizer
-
-    @property
-    def epsilon_by_round(self) -> dict[int, float]:
-        """ε after each round of this run."""
-        return self._run.state.epsilon_by_round
-
-    @property
-    def noise_multiplier(self) -> float:
-        """Z of a round; a ``ValueError`` before ``start`` has calibrated it."""
-        return self._run.noise_multiplier
-
-    # A round: draw, send, bound and sum, pay, add noise, step -----------------------------------
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Draw the cohort and make its messages; none once the budget is spent."""
-        self._round = None
-        schema, run = ModelSchema(arrays), self._run
-        cost = self._cost(schema.size).round(self.noise_multiplier)
-        if not run.has_ended() and not self._privacy_budget.affordable(cost):
-            run.stop(f"round {server_round} would pass {self._privacy_budget}")
-        if run.has_ended():
-            return []
-        nodes, drawn = run.draw(f"round {server_round}, train", self.sampling, grid)
-        if run.has_ended():  # the draw found a client too many
-            return []
-        self._round = self._rounds.open(server_round, schema, run, grid)
-        return self._round.begin(nodes, self._content(server_round, arrays, config), drawn=drawn)
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Bound, sum, pay, add noise, step.
-
-        The event is durable in the ledger before the noisy sum exists. An empty cohort is a
-        round like any other. A round without usable replies ends the run before
-        it is paid, with a ``NoUsableReplyError`` if no reply was ever usable; under secure
-        aggregation, where that shows only after clients were asked to train, after.
-        """
-        current, run = self._round, self._run
-        if current is None or current.number != server_round:
-            return None, None
-        self._round, schema = None, current.schema
-        if not current.gather(replies):
-            run.stop_unpaid(server_round)
-            return None, None
-        due = self._cost(schema.size).training(self.noise_multiplier)
-        self._privacy_budget.pay(due, run=run.state.name, number=server_round)
-        outcome = current.release()
-        self.epsilon_by_round[server_round] = self.epsilon()
-        if not outcome.opened:
-            run.note_unopened(server_round)
-        if outcome.in_vain:
-            run.stop_in_vain(server_round)
-        if outcome.update is None:
-            return schema.record(schema.arrays), outcome.metrics
-        for array in outcome.update:
-            array /= self._setup.denominator
-        run.state.follow(outcome.unclipped_fraction)
-        stepped = self.optimizer.step(schema.arrays, outcome.update)
-        return schema.record(stepped), outcome.metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -341,154 +258,12 @@ class DPFedAvg(Strategy):
             self.epsilon_by_round[server_round] = self.epsilon()
         return current.release()
 
-    def _content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
-        config["server-round"] = server_round
-        return RecordDict({self.record_keys.arrays: arrays, self.record_keys.config: config})
-
-    # What a round costs -----------------------------------------------------------------------
-
-    def _cost(self, parameters: int) -> RoundCost:
-        return RoundCost(self._setup, self._rounds, self._run, parameters)
-
-    def check_budget(self, num_rounds: int, parameters: int) -> list[str]:
-        """Refuse a run that ``start`` would refuse for its budget, and spend nothing.
-
-        Parameters
-        ----------
-        num_rounds : int
-        parameters : int
-            The model's, those that are floating-point.
-
-        Returns
-        -------
-        list of str
-            The warnings that ``start`` would log.
-        """
-        rounds = arguments.whole("num_rounds", num_rounds, least=1)
-        size = arguments.whole("parameters", parameters, least=1)
-        return self._settled_noise(rounds, size)[1]
-
-    def _settled_noise(self, num_rounds: int, parameters: int) -> tuple[float, list[str]]:
-        """The noise multiplier of the run, and warnings."""
-        z, played = self._run.state.noise_multiplier, 0
-        if self._resumed is not None:
-            z, played = self._resumed.noise_multiplier, self._resumed.round
-        cost = self._cost(parameters)
-        return settled_noise(self._privacy_budget, cost, z, num_rounds, played=played)
-
-    def epsilon(self) -> float:
-        """ε of everything this population has paid by now, over all runs."""
-        return self._privacy_budget.epsilon()
-
     def report(self) -> PrivacyReport:
         """The guarantee as it stands, with all that the ledger holds, encrypted rounds included."""
         secure = self.secure_aggregation
         return privacy_report(
             self._setup, self._rounds, secure, self._privacy_budget, self._run.state
         )
-
-    def privacy_spent(self) -> PrivacySpent:
-        """The population's payments, as Flower's own private strategies report them."""
-        return PrivacySpent(
-            epsilon=self.epsilon(),
-            delta=self.budget.delta,
-            num_releases=len(self._privacy_budget.paid.records),
-            accounting_method=self.accountant,
-        )
-
-    # A run ------------------------------------------------------------------------------------
-
-    def start(
-        self,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 3,
-        timeout: float = 3600,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: EvaluateFn | None = None,
-    ) -> PrivateResult:
-        """Run all rounds, as Flower's ``Strategy.start`` does, and account for them.
-
-        It also calibrates the noise, handles replies as they arrive, keeps a checkpoint, resumes
-        from one, and ends early when the budget is spent or no reply is usable any more. Logs one
-        line a round, unless ``evaluate_fn`` returns None.
-
-        Returns
-        -------
-        PrivateResult
-            Flower's result, with ``privacy`` beside it. If the run ended early it holds the last
-            model, and ``privacy.stopped`` the reason.
-
-        Raises
-        ------
-        TypeError
-            If an argument is of the wrong kind; nothing was spent.
-        CheckpointError
-            If the checkpoint to resume from is of another model, or a run that is not resumed
-            would overwrite an unfinished one with the same settings; nothing was spent.
-        BudgetError
-            If the first round with the noise multiplier given, or all rounds with any noise, do
-            not fit the budget; nothing was spent. ``SpentBudgetError`` if earlier runs are why.
-        NoUsableReplyError
-            If no reply was ever usable. Under secure aggregation, where that shows after clients
-            were asked to train and the round is paid, ``privacy.stopped`` is the reason instead.
-        """
-        given = StartArguments(
-            grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
-        )
-        if self._started:
-            self._resumed = self.checkpointing.load_again(self._settings())
-            self._begin()
-        if self._resumed is None:
-            self.checkpointing.refuse_unfinished(self._settings(), given.num_rounds)
-        self._started = True
-        position = None if self._resumed is None else self._resumed.position
-        with self._privacy_budget.reopened(position):
-            self._run.locate(grid)  # refuses a population that has no place for all
-            arrays, first = self._prepare(given)
-            result = self._run.play(self, given, arrays, first, self._keep)
-            result.privacy = self.report()
-        ended = "Ended early" if self._run.has_ended() else "Finished"
-        log(INFO, "%s: ε = %.4g at δ = %g", ended, result.privacy.epsilon, self.budget.delta)
-        return result
-
-    def _prepare(self, given: StartArguments) -> tuple[ArrayRecord, int]:
-        """Settle the noise; the model and the number of the first round."""
-        arrays, first, state = given.initial_arrays, 1, self._run.state
-        size = ModelSchema(arrays).size
-        z, warnings = self._settled_noise(given.num_rounds, size)
-        if self._resumed is not None:
-            arrays, first = state.restore(self._resumed, arrays), self._resumed.round + 1
-        state.noise_multiplier = z
-        if first > given.num_rounds:
-            log(
-                INFO,
-                "%s: the run to go on from has played %d of %d rounds. Its model is returned; "
-                "nobody is asked, nothing is paid. For another run, give another path.",
-                type(self).__name__,
-                first - 1,
-                given.num_rounds,
-            )
-        else:
-            log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, given.num_rounds)
-        self.summary()
-        log(
-            INFO,
-            "\t     Noise: about %.3g·S on each round's average (z·√d/(q·W)); all clients together "
-            "can move it by at most S, the clipping norm.",
-            self._cost(size).noise_length(z),
-        )
-        for warning in warnings:
-            log(WARNING, "%s", warning)
-        return arrays, first
-
-    def _keep(self, number: int, arrays: ArrayRecord) -> None:
-        if (path := self.checkpointing.path) is not None:
-            position = self._privacy_budget.ledger.position
-            self._run.state.save(
-                Path(path), number, arrays, position=position, settings=self._settings()
-            )
 
     def summary(self) -> None:
         """Log the settings. All of them are public."""

@@ -23,6 +23,10 @@ class NoUsableReplyError(RuntimeError):
     """No reply could be used, and nothing was learned; the run ends."""
 
 
+class DeclinedError(RuntimeError):
+    """A node's owner does not allow what a message asks; the words may travel to the server."""
+
+
 class Fault(StrEnum):
     """Why replies are dropped, in words that hold nothing a client wrote."""
 

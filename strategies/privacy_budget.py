@@ -127,14 +127,17 @@ class PrivacyBudget:
         """ε of everything paid so far, with these events and what is reserved."""
         return self._together([record.event for record in self.ledger.records], due)
 
-    def rounds_affordable(self, round_: Sequence[Event], most: int) -> int:
-        """The number of rounds of these events that still fit the budget, up to ``most``."""
-        if self.affordable(repeated(round_, most)):
+    def rounds_affordable(self, due: Callable[[int], Events], most: int) -> int:
+        """The number of rounds that still fit the budget, up to ``most``.
+
+        ``due`` gives what is paid for a number of rounds.
+        """
+        if self.affordable(due(most)):
             return most
         fitting, beyond = 0, most
         while beyond - fitting > 1:
             middle = (fitting + beyond) // 2
-            if self.affordable(repeated(round_, middle)):
+            if self.affordable(due(middle)):
                 fitting = middle
             else:
                 beyond = middle

@@ -1,6 +1,9 @@
 """The cost of a round, and whether a run's rounds fit the budget, before anyone is asked."""
 
 import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
 
 from privacy.accounting import Event, large_delta
 from strategies.errors import BudgetError, SpentBudgetError
@@ -12,28 +15,67 @@ _OWN_LEDGER = "for other clients, give a ledger of their own"
 _WARNED, _REFUSED = 2, 10  # times the noise that the whole budget would have bought
 
 
-class RoundCost:
-    """The events of a round, by its noise multiplier z, for a model of so many parameters."""
+@dataclass(frozen=True)
+class EvaluationCost:
+    """The cost of a run's evaluations.
 
-    def __init__(self, setup: RoundSetup, rounds: Rounds, run: Run, parameters: int) -> None:
-        self.setup, self.rounds = setup, rounds
+    Attributes
+    ----------
+    events : tuple of Event
+        Paid for each.
+    name : str
+        The strategy's argument that asks for them.
+    noise_multiplier : float
+        Their noise.
+    every : int
+        There is one after every so many rounds.
+    """
+
+    events: tuple[Event, ...] = ()
+    name: str = "evaluation"
+    noise_multiplier: float = 0.0
+    every: int = 1
+
+
+class RoundCost:
+    """The events of rounds, by their noise multiplier z, for a model of so many parameters."""
+
+    def __init__(
+        self,
+        setup: RoundSetup,
+        rounds: Rounds,
+        run: Run,
+        parameters: int,
+        evaluation: EvaluationCost,
+    ) -> None:
+        self.setup, self.rounds, self.evaluation = setup, rounds, evaluation
         self._clipping, self._parameters = run.state.clipping, parameters
-        self.evaluation = setup.evaluation_events if run.evaluates else []
-        presence = [rounds.presence] if rounds.presence.delta else []
-        self.beside_model: list[Event] = [*self.evaluation, *presence]
-        self._presence = presence
+        self._presence = [rounds.presence] if rounds.presence.delta else []
 
     def release(self, z: float) -> Event:
-        """The event of its model."""
+        """The event of a round's model."""
         return self.rounds.account(z, self._parameters)
 
     def training(self, z: float) -> list[Event]:
-        """Paid for its training, whether it opens or not."""
+        """Paid for a round's training, whether it opens or not."""
         return [self.release(z), *self._presence]
 
-    def round(self, z: float) -> list[Event]:
-        """All that is paid for it."""
-        return [self.release(z), *self.beside_model]
+    def round(self, z: float, number: int) -> list[Event]:
+        """All that is paid for the round of this number."""
+        evaluated = number % self.evaluation.every == 0
+        return [*self.training(z), *(self.evaluation.events if evaluated else ())]
+
+    def evaluations(self, rounds: int) -> Counter[Event]:
+        """Paid for the evaluations of so many rounds."""
+        return repeated(self.evaluation.events, rounds // self.evaluation.every)
+
+    def beside_models(self, rounds: int) -> Counter[Event]:
+        """All that is paid for so many rounds but their models."""
+        return self.evaluations(rounds) + repeated(self._presence, rounds)
+
+    def all(self, z: float, rounds: int) -> Counter[Event]:
+        """All that is paid for so many rounds."""
+        return repeated([self.release(z)], rounds) + self.beside_models(rounds)
 
     def noise_length(self, z: float) -> float:
         """How long the noise on its average is, in clipping norms: z·√d/(q·W)."""
@@ -77,7 +119,7 @@ def settled_noise(
 
 def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[float, list[str]]:
     """The least z with which so many rounds fit; refused if it is ten times a first run's."""
-    besides = repeated(cost.beside_model, rounds)
+    besides = cost.beside_models(rounds)
     z = budget.calibrate(cost.setup.sampling, rounds=rounds, release=cost.release, besides=besides)
     if z is None:
         taken, remedies = _beside_training(budget, cost, rounds)
@@ -91,7 +133,7 @@ def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[fl
         return z, []
 
     def bought_alone(times: float) -> bool:
-        return budget.affordable_alone(repeated(cost.round(z / times), rounds))
+        return budget.affordable_alone(cost.all(z / times, rounds))
 
     left = (
         f"{_paid(budget)} of {budget}; the rest allows {_rounds(rounds)} only at "
@@ -115,8 +157,7 @@ def _check_rounds(
     """Refuse a run that can play no round; a warning where it cannot play all of them."""
     if not budget.limited or rounds < 1:
         return []
-    due = cost.round(z)
-    fitting = budget.rounds_affordable(due, rounds)
+    fitting = budget.rounds_affordable(partial(cost.all, z), rounds)
     if fitting == rounds:
         return []
     given = f"noise_multiplier is {z:.6g}, with which"
@@ -125,7 +166,7 @@ def _check_rounds(
             f"{given} only {fitting} of {rounds} rounds fit what is left of {budget}: the run "
             "ends after them."
         ]
-    needed = budget.epsilon_with(due)
+    needed = budget.epsilon_with(cost.all(z, 1))
     taken, others = _beside_training(budget, cost, 1)
     remedies = _noise_needed(budget, cost, rounds) or others
     if math.isfinite(needed):
@@ -163,12 +204,13 @@ def _beside_training(
 ) -> tuple[list[str], list[str]]:
     """Costs beside the models of so many rounds, and remedies."""
     taken, remedies = [], []
-    if evaluated := repeated(cost.evaluation, rounds):
+    if evaluated := cost.evaluations(rounds):
+        name, noise = cost.evaluation.name, cost.evaluation.noise_multiplier
         taken.append(
-            f"metrics.evaluate (noise_multiplier {cost.setup.metrics.evaluation_noise:g}, in "
-            f"{_rounds(rounds)}) takes ε = {budget.cost(evaluated):.6g}"
+            f"{name} (noise_multiplier {noise:g}, in {_rounds(rounds)}) takes "
+            f"ε = {budget.cost(evaluated):.6g}"
         )
-        remedies.append("give metrics.evaluate a larger noise_multiplier")
+        remedies.append(f"give {name} a larger noise_multiplier")
     if budget.reserved:
         reserved = budget.cost(budget.reserved)
         taken.append(f"what is reserved for after training takes ε = {reserved:.6g}")
@@ -183,7 +225,7 @@ def _noise_needed(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> list[s
     """The z with which all rounds would fit what is left, and that with which one would."""
     remedies = []
     for number, words in ({rounds: f"all {rounds} rounds"} | {1: "one round"}).items():
-        besides = repeated(cost.beside_model, number)
+        besides = cost.beside_models(number)
         z = budget.calibrate(
             cost.setup.sampling, rounds=number, release=cost.release, besides=besides
         )

@@ -67,6 +67,8 @@ class Run:
         How many nodes must be connected before a round begins.
     evaluates : bool
         Whether clients are asked to evaluate.
+    evaluate_every : int
+        The model is evaluated, and a line logged, after every so many rounds.
     resumed_model : bool
         Whether it is resumed from a round that was paid and opened.
     delta : float
@@ -81,11 +83,12 @@ class Run:
         randomness: Randomness,
         min_available_nodes: int,
         evaluates: bool,
+        evaluate_every: int,
         resumed_model: bool,
         delta: float,
     ) -> None:
         self.state = state
-        self.evaluates = evaluates
+        self.evaluates, self._evaluate_every = evaluates, evaluate_every
         self.faults = FaultLog()
         self.train_in_vain = AskedInVain(registry.size, any_used=resumed_model)
         self.evaluate_in_vain = AskedInVain(registry.size, any_used=resumed_model)
@@ -219,6 +222,8 @@ class Run:
                 result.train_metrics_clientapp[number] = metrics
             result.arrays = self.state.averaged(arrays)
             keep(number, arrays)
+            if number % self._evaluate_every:
+                continue
 
             messages = strategy.configure_evaluate(number, result.arrays, evaluate_config, grid)
             replies = stream_replies(grid, messages, timeout=timeout)

@@ -57,6 +57,10 @@ class Round(Protocol):
     number: int
     schema: ModelSchema
 
+    @property
+    def is_paid(self) -> bool:
+        """Whether its events are due, once its replies were gathered."""
+
     def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
         """The messages of the round.
 
@@ -265,6 +269,8 @@ class ClearRounds:
 
 class ClearRound:
     """A round of training whose server sees each update."""
+
+    is_paid = True
 
     def __init__(self, number: int, schema: ModelSchema, setup: RoundSetup, run: Run) -> None:
         self.number, self.schema = number, schema

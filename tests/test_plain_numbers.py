@@ -32,6 +32,7 @@ from privacy.accounting import (
     LedgerText,
     Poisson,
     Repeated,
+    SiloSum,
     attack_success,
     calibrate_noise_multiplier,
     calibrate_rounds,
@@ -66,6 +67,7 @@ from privacy.mechanisms import (
     LatticeGaussian,
     MaskedGaussian,
     SeededRandomness,
+    SiloGaussian,
     add_discrete_gaussian,
     add_gaussian,
     add_rounded_gaussian,
@@ -73,16 +75,27 @@ from privacy.mechanisms import (
     lattice_radius,
     ternary,
 )
-from privacy.secure_aggregation import Adversary, ClientPolicy, RoundPlan, RoundTerms, plan_round
+from privacy.secure_aggregation import (
+    Adversary,
+    ClientPolicy,
+    FewSilos,
+    RoundPlan,
+    RoundTerms,
+    plan_round,
+)
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
     ClipOnly,
+    DataPolicy,
     FullBatch,
     GradientDescent,
     NoisyCount,
     NominalCount,
+    Persons,
     PoissonBatches,
+    SiloStep,
+    silo_sum,
     train,
 )
 from privacy.training.errors import LocalBudgetError
@@ -109,18 +122,25 @@ Named = Mapping[str, Any]
 
 PACKAGES = (
     *(f"privacy.{name}" for name in ("accounting", "audit", "inference", "inference_service")),
-    *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "training")),
+    *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "shared_inference")),
+    "privacy.training",
     *("strategies", "strategies.encrypted_round", "strategies.secure_aggregation"),
 )
 
 RELEASE = GaussianRelease(1.0, Full())
 POLICY = {"statistical_bits": 30, "queries": 4, "threshold": 0.5}
+POLICY_OF_DATA = {
+    **{"dataset": "ward-7", "max_epsilon": 2.0, "max_delta": 0.25, "max_clipping_norm": 0.5},
+    **{"max_sampling_rate": 0.5, "min_silos": 4, "colluders": 2},
+}
 ADAPTIVE = {"learning_rate": 0.5, "beta1": 0.5, "beta2": 0.25, "tau": 0.5, "iterate_average": 0.5}
 RANGES = {"loss": (0.0, 2.0)}
 CLIPPED = {"clipping_norm": 1.0, "noise_multiplier": 2.0, "delta": 0.25}
 LIMITS = {"queue": 4, "requests_per_minute": 5, "owners": 6, "key_sets": 7}
 SECONDS = {"key_hours": 1.5, "head_seconds": 2.5, "body_seconds": 3.5}
 SUM = {"variance": 4.0, "sensitivity": 8, "dimension": 3, "shares": 5, "honest": 4}
+SILO_SUM = {"variance": 4.0, "sensitivity": 8, "dimension": 3, "silos": 5, "colluders": 1}
+STEP = {"clipping_norm": 0.5, "noise_multiplier": 2.0, "sampling_rate": 0.25}
 SECURE = {"min_clients": 3, "max_dropout_fraction": 0.25, "max_clients": 9}
 ADAPTED = {"initial_norm": 0.5, "quantile": 0.5, "learning_rate": 0.25, "count_noise": 2.0}
 TERMS = {"run": bytes(16), "number": 1, "size": 4, "bound": 8, "min_clients": 3}
@@ -136,6 +156,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     GaussianRelease: {"noise_multiplier": 2.0, "sampling": Full()},
     Poisson: {"rate": 0.5},
     Repeated: {"release": RELEASE, "times": 3},
+    SiloSum: {**SILO_SUM, "sampling": Full()},
     ClassOnly: {"threshold": 0.5},
     EachLabel: {"threshold": 0.5},
     FloodedLogits: POLICY,
@@ -152,16 +173,20 @@ SETTINGS: dict[type, dict[str, Any]] = {
     LatticeGaussian: {"radius": 64},
     MaskedGaussian: {"radius": 64},
     DistributedGaussian: SHARED,
+    SiloGaussian: {"min_silos": 5, "colluders": 2, "radius": 64},
     RoundPlan: PLANNED,
+    FewSilos: {"silos": 10, "colluders": 2, "absent": 1},
     Adversary: {"max_corrupt_fraction": 0.25},
     ClientPolicy: {"min_clients": 3, "clipping_norm": 0.5, "weight_cap": 2.0},
     RoundTerms: TERMS,
     ClipAndNoise: {**CLIPPED, "count": NominalCount(records=5)},
     ClipOnly: {"clipping_norm": 0.5},
+    DataPolicy: POLICY_OF_DATA,
     FullBatch: {"steps": 3},
     NoisyCount: {"noise_multiplier": 2.0},
     NominalCount: {"records": 5},
     PoissonBatches: {"sampling_rate": 0.5, "steps": 3},
+    SiloStep: {**STEP, "mechanism": SiloGaussian(3)},
     AdaptiveClipping: ADAPTED,
     FlatClipping: {"norm": 0.5},
     PerLayerClipping: {"norms": {"a": 0.5, "b": 2.0}},
@@ -179,7 +204,7 @@ RESULTS = {
     *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
     *("Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
     *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
-    "ReplacementReport",
+    *("ReplacementReport", "SharedModel", "Provision", "Question"),
 }
 
 
@@ -225,6 +250,18 @@ def trained(**given: Any) -> Any:
         **given,
     )
     return model.weight.tolist()
+
+
+def summed_over_persons(**given: Any) -> Any:
+    return silo_sum(
+        LINEAR,
+        Persons((torch.ones(4, 4), torch.tensor([0, 1, 0, 1]))),
+        loss=torch.nn.functional.cross_entropy,
+        step=SiloStep(mechanism=SiloGaussian(3), **STEP),
+        ledger=None,
+        randomness=SeededRandomness(1),
+        **given,
+    ).tolist()
 
 
 FLIPPED = np.arange(10) % 2 == 0
@@ -295,6 +332,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         {"num_nodes": 3},
     ),
     "train": (trained, {"physical_batch_size": 2}),
+    "silo_sum": (summed_over_persons, {"physical_batch_size": 2}),
     "noised_accuracy": (noised_accuracy, {"noise_multiplier": 2.0}),
     "attack_success": (partial(attack_success, EVENTS), {"delta": 0.25, "false_alarm_rate": 0.125}),
     "presence_delta": (

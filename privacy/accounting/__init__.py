@@ -16,9 +16,12 @@ from privacy.accounting.events import Event as Event
 from privacy.accounting.events import FixedSize as FixedSize
 from privacy.accounting.events import Full as Full
 from privacy.accounting.events import GaussianRelease as GaussianRelease
+from privacy.accounting.events import Observer as Observer
 from privacy.accounting.events import Poisson as Poisson
 from privacy.accounting.events import Repeated as Repeated
 from privacy.accounting.events import Sampling as Sampling
+from privacy.accounting.events import SiloSum as SiloSum
+from privacy.accounting.events import against as against
 from privacy.accounting.events import against_server as against_server
 from privacy.accounting.events import joint_noise_multiplier as joint_noise_multiplier
 from privacy.accounting.events import without_amplification as without_amplification

@@ -150,6 +150,11 @@ def _ledger(options: argparse.Namespace) -> dict[str, object]:
         },
         "epsilon_against_server": _finite(contents.epsilon_against_server(options.delta)),
     } | _in_other_words(Counter(contents.events), options.delta, contents.adjacency)
+    if contents.has_silo_sums:
+        by_observer = contents.epsilon_by_observer(options.delta)
+        answer["epsilon_by_observer"] = {
+            observer.value: _finite(spent) for observer, spent in by_observer.items()
+        }
     _warn_of_large_delta(options.delta, contents.clients)
     return answer
 

@@ -20,6 +20,7 @@ from privacy.accounting.events import (
     Poisson,
     Release,
     Repeated,
+    SiloSum,
 )
 from privacy.accounting.gaussian import (
     LARGEST_EPSILON,
@@ -34,9 +35,11 @@ Events = (
     | Mapping[Event, int]
     | Mapping[GaussianRelease, int]
     | Mapping[DiscreteGaussianSum, int]
+    | Mapping[SiloSum, int]
     | Mapping[AdditiveDelta, int]
     | Mapping[Repeated, int]
 )
+UNMASKED = 2.0**-40  # the probability with which secure aggregation may fail to hide its vectors
 _SMALLEST_DELTA = sys.float_info.min  # smaller ones have lost digits, and their inverse overflows
 
 
@@ -213,7 +216,11 @@ def _joint(releases: Mapping[float, int]) -> float:
 
 
 def count_events(events: Events) -> Counter[Event]:
-    """How often each event happened, 10¹⁰⁰ times at most; repeated ones one by one."""
+    """How often each event happened, 10¹⁰⁰ times at most; repeated ones one by one.
+
+    A ``SiloSum`` is counted as the sum that the server and its colluders see, and the δ with which
+    secure aggregation may fail.
+    """
     if isinstance(events, Mapping):
         counts: Counter[Event] = Counter()
         for event, given in events.items():
@@ -225,11 +232,15 @@ def count_events(events: Events) -> Counter[Event]:
     for event in counts:
         if not isinstance(event, Event):
             raise TypeError(
-                f"{event!r} is not an event; give GaussianRelease, DiscreteGaussianSum, "
+                f"{event!r} is not an event; give GaussianRelease, DiscreteGaussianSum, SiloSum, "
                 "AdditiveDelta or Repeated"
             )
     for event in [event for event in counts if isinstance(event, Repeated)]:
         counts[event.release] += event.times * counts.pop(event)
+    for event in [event for event in counts if isinstance(event, SiloSum)]:
+        times = counts.pop(event)
+        counts[event.seen] += times
+        counts[AdditiveDelta(UNMASKED)] += times
     return counts
 
 
@@ -253,7 +264,7 @@ def check_adjacency(event: Event, adjacency: Adjacency) -> None:
     """Refuse a cohort of fixed size but under replace-one, and a Poisson cohort under it."""
     if isinstance(event, Repeated):
         event = event.release
-    if not isinstance(event, Release):
+    if not isinstance(event, Release | SiloSum):
         return
     if isinstance(event.sampling, FixedSize) and adjacency is not Adjacency.REPLACE_ONE:
         raise ValueError(

@@ -200,28 +200,94 @@ class DiscreteGaussianSum:
 
 
 @dataclass(frozen=True)
+class SiloSum:
+    """A sum over the persons of several silos, each of which draws its own and adds its own noise.
+
+    Under secure aggregation nobody sees a single silo's sum. The noise is a sum of discrete
+    Gaussians, one share a silo. Who was drawn is secret from the server too: the silo draws, from
+    randomness of its own, and takes part whoever is drawn.
+
+    Parameters
+    ----------
+    variance : float
+        σ², the parameter of one silo's share N_Z(0, σ²), in squares of the lattice's cells; at
+        least 1/4.
+    sensitivity : int
+        How far one person moves the sum, in cells, rounding included.
+    dimension : int
+        How many integers the sum has.
+    silos : int
+        The fewest silos whose sum is opened.
+    colluders : int
+        How many silos may tell the server, or each other, their shares of the noise; below
+        ``silos``. ε of the event is that against the server with these.
+    sampling : Poisson or Full
+        How each silo draws its persons.
+
+    Notes
+    -----
+    The 2⁻⁴⁰ with which secure aggregation may fail to hide a silo's sum is charged with the event,
+    as a part of δ. That silos go missing costs nothing, as long as none leaves because of whom it
+    drew or what it holds.
+    """
+
+    kind: ClassVar[str] = "silo-sum"
+    variance: float
+    sensitivity: int
+    dimension: int
+    silos: int
+    colluders: int
+    sampling: Poisson | Full
+
+    def __post_init__(self) -> None:
+        convert(self, "colluders", whole, least=0, most=LARGEST_COUNT)
+        convert(self, "silos", whole, least=2, most=LARGEST_COUNT)
+        if not self.colluders < self.silos:
+            raise ValueError(
+                f"colluders is {self.colluders} and silos {self.silos}; of the fewest silos whose "
+                "sum is opened at least one must keep its share of the noise to itself"
+            )
+        checked = self.seen  # the other fields
+        for name in ("variance", "sensitivity", "dimension"):
+            object.__setattr__(self, name, getattr(checked, name))
+
+    @property
+    def seen(self) -> DiscreteGaussianSum:
+        """The sum with the shares that the server and the colluders do not know."""
+        honest = self.silos - self.colluders
+        return DiscreteGaussianSum(
+            self.variance, self.sensitivity, self.dimension, honest, honest, self.sampling
+        )
+
+    @property
+    def noise_multiplier(self) -> float:
+        """√((silos − colluders)·σ²)/sensitivity, which a Gaussian with that variance would have."""
+        return self.seen.noise_multiplier
+
+
+@dataclass(frozen=True)
 class Repeated:
     """Equal releases, one after the other: the steps of a training.
 
     Parameters
     ----------
-    release : GaussianRelease
+    release : GaussianRelease or SiloSum
         One of them, each from a cohort of its own.
     times : int
         How many, at least 1.
     """
 
     kind: ClassVar[str] = "repeated"
-    release: GaussianRelease
+    release: GaussianRelease | SiloSum
     times: int
 
     def __post_init__(self) -> None:
-        of_kind("release", self.release, GaussianRelease, "a GaussianRelease")
+        of_kind("release", self.release, (GaussianRelease, SiloSum), "a GaussianRelease or SiloSum")
         convert(self, "times", whole, least=1, most=LARGEST_COUNT)
 
 
 Release = GaussianRelease | DiscreteGaussianSum
-Event = Release | AdditiveDelta | Repeated
+Event = Release | SiloSum | AdditiveDelta | Repeated
 
 
 def against_server(event: Event) -> Event:
@@ -230,12 +296,51 @@ def against_server(event: Event) -> Event:
     The server drew the cohort and saw the opened sum: there is no amplification by sampling, and
     only noise that honest clients added counts. A sum that it noised itself it saw without.
     The neighbouring relation is ``ZERO_OUT_ONE``: who took part is no secret to it.
+
+    A ``SiloSum`` is as it is: its silos draw, and the server does not learn whom.
     """
+    if isinstance(event.release if isinstance(event, Repeated) else event, SiloSum):
+        return event
     if isinstance(event, GaussianRelease | Repeated):
         return GaussianRelease(0.0, Full())
     if isinstance(event, DiscreteGaussianSum):
         return replace(event, shares=event.honest, sampling=Full())
     return event
+
+
+class Observer(StrEnum):
+    """Who sees the sums of several silos, and what of their noise it knows."""
+
+    OUTSIDE = "outside"
+    """Everybody outside of the federation, who sees the models: no share of the noise."""
+
+    SILO = "silo"
+    """One of the silos, of persons in the others: its own share, and its own draw."""
+
+    SERVER = "server"
+    """The server, which sees the opened sums and the messages: no share, and nobody's draw."""
+
+    SERVER_AND_SILOS = "server-and-silos"
+    """The server with as many silos as the event says may collude: their shares and draws."""
+
+
+def against(event: Event, observer: Observer) -> Event:
+    """The event as it counts against an observer, for :func:`epsilon`.
+
+    A :class:`SiloSum` is noised by the shares that the observer does not know, and amplified by
+    sampling against each of them, for persons of a silo that does not collude with it. Other
+    events count as :func:`against_server` says against the server, and as they are against others.
+    """
+    observer = Observer(observer)
+    if isinstance(event, Repeated) and isinstance(event.release, SiloSum):
+        release = against(event.release, observer)
+        return replace(event, release=release)  # type: ignore[arg-type]
+    if not isinstance(event, SiloSum):
+        sees = observer in (Observer.SERVER, Observer.SERVER_AND_SILOS)
+        return against_server(event) if sees else event
+    if observer is Observer.SERVER_AND_SILOS:
+        return event
+    return replace(event, colluders=1 if observer is Observer.SILO else 0)
 
 
 def without_amplification(event: Event) -> Event:
@@ -314,7 +419,7 @@ def _read(document: Any, name: str, kinds: Any) -> Any:
     names = {field.name for field in fields(known[kind])}
     if set(document) != {"kind", *names}:
         raise ValueError(f"{name} has {sorted(document)}; a {kind} has {sorted(names)} and kind")
-    nested = {"sampling": Sampling, "release": Release}
+    nested = {"sampling": Sampling, "release": Release | SiloSum}
     return known[kind](
         **{
             name: _read(document[name], name, nested[name]) if name in nested else document[name]

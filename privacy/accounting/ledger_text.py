@@ -11,13 +11,24 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from privacy.accounting.composition import Accountant, Budget, check_adjacency, epsilon
+from privacy.accounting.composition import (
+    UNMASKED,
+    Accountant,
+    Budget,
+    check_adjacency,
+    epsilon,
+)
 from privacy.accounting.errors import LedgerError
 from privacy.accounting.events import (
     AdditiveDelta,
     Adjacency,
     DiscreteGaussianSum,
     Event,
+    GaussianRelease,
+    Observer,
+    Repeated,
+    SiloSum,
+    against,
     against_server,
     event_from_dict,
     event_to_dict,
@@ -27,7 +38,7 @@ from privacy.arguments import text, whole
 
 _SCHEMA = 1
 _KIND = "bloomseal-privacy-ledger"
-_UNMASKED = 2.0**-40
+AT_THE_DATA = "client training"  # the run in a data set's own ledger, whose holder adds the noise
 _CLIENTS = re.compile(r", (\d{1,18}) clients( \(seeded: not private\))?$")
 
 
@@ -118,11 +129,40 @@ class Payments:
         """
         masked = sum(isinstance(event, DiscreteGaussianSum) for event in self.events)
         return epsilon(
-            [*map(against_server, self.events), *[AdditiveDelta(_UNMASKED)] * masked],
+            [*map(against_server, self.events), *[AdditiveDelta(UNMASKED)] * masked],
             delta=delta,
             accountant=accountant,
             adjacency=Adjacency.ZERO_OUT_ONE,
         )
+
+    @property
+    def has_silo_sums(self) -> bool:
+        """Whether one of the events is a sum over silos."""
+        return any(
+            isinstance(event.release if isinstance(event, Repeated) else event, SiloSum)
+            for event in self.events
+        )
+
+    def epsilon_by_observer(
+        self, delta: float, *, accountant: Accountant | None = None
+    ) -> dict[Observer, float]:
+        """ε of all records together against each observer; see :func:`against`.
+
+        Where the ledger is that of a data set, its holder added the noise of other events, which
+        count the same against everybody.
+        """
+        local = self.clients is None
+        by_observer = {}
+        for observer in Observer:
+            events: list[Event] = []
+            for record in self.records:
+                event = record.event
+                own = local and record.run == AT_THE_DATA and _is_gaussian(event)
+                events.append(event if own else against(event, observer))
+                if isinstance(event, DiscreteGaussianSum) and events[-1] is not event:
+                    events.append(AdditiveDelta(UNMASKED))
+            by_observer[observer] = self._epsilon(events, delta, accountant)
+        return by_observer
 
     def would_exceed(
         self, event: Event, budget: Budget, *, accountant: Accountant | None = None
@@ -145,6 +185,10 @@ class LedgerContents(Payments):
     adjacency: Adjacency
     records: tuple[Record, ...]
     position: Position
+
+
+def _is_gaussian(event: Event) -> bool:
+    return isinstance(event.release if isinstance(event, Repeated) else event, GaussianRelease)
 
 
 def _today() -> str:

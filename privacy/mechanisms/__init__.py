@@ -12,8 +12,10 @@ from privacy.mechanisms.gaussian import add_rounded_gaussian as add_rounded_gaus
 from privacy.mechanisms.masked_sums import MaskedGaussian as MaskedGaussian
 from privacy.mechanisms.masked_sums import MaskedMechanism as MaskedMechanism
 from privacy.mechanisms.masked_sums import lattice_radius as lattice_radius
+from privacy.mechanisms.person_sums import PersonSum as PersonSum
 from privacy.mechanisms.randomness import Randomness as Randomness
 from privacy.mechanisms.randomness import SeededRandomness as SeededRandomness
 from privacy.mechanisms.randomness import SystemRandomness as SystemRandomness
 from privacy.mechanisms.ring_errors import centred_binomial as centred_binomial
 from privacy.mechanisms.ring_errors import ternary as ternary
+from privacy.mechanisms.silo_gaussian import SiloGaussian as SiloGaussian

@@ -15,6 +15,24 @@ from privacy.mechanisms.randomness import Randomness
 OVERFLOW_BITS = 100
 
 
+def share_variance(noise_multiplier: float, *, radius: int, honest: int) -> float:
+    """σ² of one share, in cells², ``honest`` of which make (z·R)², rounded up."""
+    z = Fraction(number("noise_multiplier", noise_multiplier, least=0))
+    exact = (z * radius) ** 2 / honest
+    return nextafter(float(exact), inf) if exact else 0.0
+
+
+def tail_of_shares(variance: float, parameters: int, *, clients: int) -> float:
+    """A bound of n ≥ ``clients`` shares' sum, divided by n, that fails with less than 2^-100.
+
+    A discrete Gaussian is subgaussian with its own σ², so n of them pass ±a with probability
+    at most 2·exp(−a²/2nσ²) a coordinate (``docs/proofs.md``, "The ring of a noisy sum").
+    """
+    bits = OVERFLOW_BITS + 1
+    square = 2 * variance * (bits * log(2) + log(parameters))
+    return sqrt(square / clients) * (1 + 2.0**-40)
+
+
 @arguments.renamed(minimum="min_clients", largest="max_clients")
 @dataclass(frozen=True)
 class DistributedGaussian(MaskedMechanism):
@@ -85,20 +103,12 @@ class DistributedGaussian(MaskedMechanism):
 
     def share_variance(self, noise_multiplier: float) -> float:
         """σ² of one client's share, in cells²: ``honest`` of them make (z·R)², rounded up."""
-        z = Fraction(number("noise_multiplier", noise_multiplier, least=0))
-        exact = (z * self.radius) ** 2 / self.honest
-        return nextafter(float(exact), inf) if exact else 0.0
+        return share_variance(noise_multiplier, radius=self.radius, honest=self.honest)
 
     def bound(self, *, parameters: int, noise_multiplier: float) -> int:
-        """The radius and a share of the noise's tail; see ``MaskedMechanism.bound``.
-
-        A discrete Gaussian is subgaussian with its own σ², so n of them pass ±a with probability
-        at most 2·exp(−a²/2nσ²) a coordinate (``docs/proofs.md``, "The ring of a noisy sum"): with
-        2^-100 in any.
-        """
-        bits = OVERFLOW_BITS + 1
-        square = 2 * self.share_variance(noise_multiplier) * (bits * log(2) + log(parameters))
-        return self.radius + ceil(sqrt(square / self.min_clients) * (1 + 2.0**-40))
+        """The radius and a share of the noise's tail; see ``MaskedMechanism.bound``."""
+        variance = self.share_variance(noise_multiplier)
+        return self.radius + ceil(tail_of_shares(variance, parameters, clients=self.min_clients))
 
     def _add_share(
         self, integers: Integers, noise_multiplier: float, randomness: Randomness

@@ -14,6 +14,13 @@ class LocalBudgetError(RuntimeError):
         super().__init__("the local privacy budget does not allow this training")
 
 
+class PolicyError(RuntimeError):
+    """The owner of a data set does not allow what is asked, or the policy cannot be used.
+
+    Where a run is declined the message names the rule and no number, so that it may travel.
+    """
+
+
 class GradientError(RuntimeError):
     """Per-example gradients of this model or loss would be wrong: where, why, the remedy."""
 

@@ -22,13 +22,13 @@ from privacy.accounting import (
     epsilon,
 )
 from privacy.accounting.errors import LedgerError
+from privacy.accounting.ledger_text import AT_THE_DATA
 from privacy.arguments import lasting_file, of_kind, text
 from privacy.mechanisms import Randomness, add_gaussian
 from privacy.training.errors import LocalBudgetError
 
 _log = logging.getLogger(__name__)
 
-_RUN = "client training"
 _IN_MEMORY = Lock()  # shared by all ledgers: one of its own could be neither copied nor pickled
 _SECONDS_TO_WAIT = 60.0  # for another process, which locks the file while it writes one line
 _FORMER_FORMAT = b'{\n "format": '
@@ -213,7 +213,7 @@ class ClientLedger:
     ) -> None:
         self._check_budget(page.records, events)
         for event in events:
-            page.append(event, run=_RUN, round=0, released=released)
+            page.append(event, run=AT_THE_DATA, round=0, released=released)
 
     def _check_budget(self, records: Sequence[Record], events: Sequence[Event]) -> None:
         if self.budget is None:

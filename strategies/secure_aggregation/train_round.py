@@ -4,11 +4,11 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from privacy.accounting import Event
@@ -73,6 +73,26 @@ class ObservedDropouts:
         )
 
 
+class Encoding(Protocol):
+    """How a client turns its part of a round into integers; sent with the model, public."""
+
+    def bound(self, parameters: int) -> int:
+        """``RoundTerms.bound`` for a model of so many parameters."""
+
+    def write_into(self, record: ConfigRecord) -> None:
+        """Put it beside a message of the protocol."""
+
+    def decode(
+        self,
+        opened: npt.NDArray[np.int64],
+        reference: list[Vector],
+        *,
+        survivors: int,
+        randomness: Randomness,
+    ) -> list[Vector]:
+        """The noised sum from the opened integers, in the model's units and shapes."""
+
+
 class MaskedRounds:
     """Rounds of training whose server sees the sum only."""
 
@@ -126,6 +146,7 @@ class MaskedRounds:
             run=run,
             grid=grid,
             observed=self._observed,
+            noise_multiplier=run.noise_multiplier,
         )
 
 
@@ -139,18 +160,24 @@ class MaskedRound:
 
     number: int
     schema: ModelSchema
-    encoding: UpdateEncoding
+    encoding: Encoding
     settings: SecureAggregation
     sequence: int
     randomness: Randomness
     run: Run
     grid: Grid
-    observed: ObservedDropouts
+    observed: ObservedDropouts | None = None
+    noise_multiplier: float = 0.0
     _server: SecureServer | None = None
     _came: RoundReplies = field(default_factory=RoundReplies)  # in the last stage that asked
     _joined: RoundReplies | None = None  # in the first stage; None where it asked nobody
     _updates_asked: bool = False
     _aborted: bool = False
+
+    @property
+    def is_paid(self) -> bool:
+        """Always: that a round does not open may show who was drawn."""
+        return True
 
     @property
     def _name(self) -> str:
@@ -238,7 +265,8 @@ class MaskedRound:
         for node, offences in self._server.offences.items():
             for offence in offences:
                 operator_log.warning("%s: node %s %s", self._name, node, offence)
-        self.observed.note(self._server.cohort, self._server.remaining)
+        if self.observed is not None:
+            self.observed.note(self._server.cohort, self._server.remaining)
         if opened is None:
             return self._noise_alone()
         survivors = len(self._server.survivors)
@@ -247,7 +275,7 @@ class MaskedRound:
 
     def _noise_alone(self) -> list[Vector] | None:
         malicious = self.settings.adversary.server is ServerModel.MALICIOUS
-        if not (malicious and self._updates_asked and self.encoding.noise_multiplier):
+        if not (malicious and self._updates_asked and self.noise_multiplier):
             return None
         size = self.schema.size
         return self._decode(np.zeros(size, dtype=np.int64), 0)
@@ -272,13 +300,21 @@ class MaskedRound:
     def _stage(self, server: SecureServer, requests: Mapping[int, bytes]) -> dict[int, bytes]:
         """Play one stage without training: send, take what comes, and go on."""
         messages = [
-            Message(content_of(request), message_type=MessageType.TRAIN, dst_node_id=node)
+            Message(
+                self._content(server.stage, request),
+                message_type=MessageType.TRAIN,
+                dst_node_id=node,
+            )
             for node, request in requests.items()
         ]
         asked = PendingReplies(messages)
         replies = stream_replies(self.grid, messages, timeout=self.settings.stage_timeout)
         self._take(server, asked, replies)
         return self._advance(server)
+
+    def _content(self, stage: ServerStage, request: bytes) -> RecordDict:
+        """What a node is sent in a stage without training."""
+        return content_of(request)
 
     def _take(
         self, server: SecureServer, asked: PendingReplies, replies: Iterable[Message]

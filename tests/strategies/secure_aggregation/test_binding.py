@@ -23,7 +23,7 @@ from privacy.secure_aggregation import ClientPolicy
 from privacy.secure_aggregation import _server_stages as server_stages
 from privacy.secure_aggregation.errors import TooFewClientsError
 from strategies import ContextMemory, InProcessGrid, SecureAggregationMod
-from strategies.secure_aggregation import client_mod, train_round
+from strategies.secure_aggregation import protocol_client, train_round
 from strategies.secure_aggregation.messages import (
     configuration_digest,
     model_digest,
@@ -154,7 +154,7 @@ class Meddling(Wire):
 
 def unbound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the defence out: no request is told from another."""
-    for module in (client_mod, train_round):
+    for module in (protocol_client, train_round):
         monkeypatch.setattr(module, "request_digest", lambda message: bytes(32))
 
 
@@ -239,7 +239,7 @@ def test_without_the_binding_a_run_configuration_opens_one_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attack works where the defence is taken out."""
-    monkeypatch.setattr(client_mod, "configuration_digest", lambda context: b"")
+    monkeypatch.setattr(protocol_client, "configuration_digest", lambda context: b"")
     assert np.allclose(released(Configured(), tmp_path), UPDATES[TARGET], atol=0.01)
 
 

@@ -19,7 +19,7 @@ from privacy.secure_aggregation import _client_stages as _client_round
 from privacy.secure_aggregation._messages import Kind
 from privacy.secure_aggregation.errors import TooFewClientsError
 from strategies import FolderMemory, InProcessGrid, SecureAggregationMod
-from strategies.secure_aggregation import client_mod
+from strategies.secure_aggregation import protocol_client
 from strategies.secure_aggregation.messages import request_digest
 from strategies.secure_aggregation.update_encoding import UpdateEncoding
 from tests.strategies.federation import client_app
@@ -287,7 +287,7 @@ def test_without_the_defence_probes_read_the_largest_entry(
 ) -> None:
     """The attack works where the defence is taken out, the stage that is left for good included."""
     unchecked(monkeypatch)
-    monkeypatch.setattr(client_mod, "request_digest", announced_anyway)
+    monkeypatch.setattr(protocol_client, "request_digest", announced_anyway)
     probing = Probing(tmp_path, rolled_back=True)
     low, high = 1e-6, 1.0 * Probing.RADIUS  # of the norm at which the update just fits
     while high / low > 1.001:

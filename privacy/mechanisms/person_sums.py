@@ -1,0 +1,96 @@
+"""A silo's sum over persons, as lattice integers that one person moves by a bounded length."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from privacy.arguments import number, whole
+from privacy.mechanisms.bounded_sums import LARGEST_RADIUS
+
+Vectors = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+FRACTION_BITS = 20
+"""A person's vector is a multiple of 2⁻²⁰ cells, so that sums of persons are exact."""
+
+MOST_PERSONS = 1 << 23
+"""Persons in one sum: with R at its largest, 2²⁰ cells, their parts still fit 64 bits."""
+
+_MARGIN = 1 - 2.0**-20
+_AT_ONCE = 1 << 12  # vectors that doubles add exactly: 2¹² · 2⁴⁰ < 2⁵³
+
+
+def summed_sensitivity(parameters: int, radius: int) -> int:
+    """How far one person moves a ``PersonSum``, in cells: R + √d, rounded up."""
+    return radius + math.isqrt(parameters - 1) + 1
+
+
+class PersonSum:
+    """The sum of persons' vectors, each clipped to S, on a lattice of cell S / R.
+
+    Each vector is scaled to a norm of at most S and cut, toward zero, to multiples of 2⁻²⁰ cells.
+    These are added as integers, exactly and in any order, and their sum is rounded to whole cells,
+    once.
+
+    Parameters
+    ----------
+    parameters : int
+        d, the length of a vector.
+    clipping_norm : float
+        S, in the vectors' units.
+    radius : int
+        R, the clipping norm in cells, in [1, 2²⁰].
+
+    Notes
+    -----
+    **Guarantee.** One person more or less moves ``integers`` by less than R + √d cells (L2),
+    whatever that vector and the others' are: by R before the last rounding, and that rounding by
+    less than one cell a coordinate (``docs/proofs.md``, "Sums over the persons of silos").
+
+    **Assumptions.** A person's vector depends on no other person.
+
+    **Not covered.** More than 2²³ persons in one sum, or 2³¹ parameters.
+    """
+
+    def __init__(self, parameters: int, *, clipping_norm: float, radius: int) -> None:
+        parameters = whole("parameters", parameters, least=1)
+        self._norm = number("clipping_norm", clipping_norm, above=0)
+        self._radius = whole("radius", radius, least=1, most=LARGEST_RADIUS)
+        self._sum: Integers = np.zeros(parameters, dtype=np.int64)
+
+    def add(self, vectors: npt.NDArray[Any]) -> None:
+        """Add persons' vectors, one a row; one that holds NaN or infinity adds zero.
+
+        Parameters
+        ----------
+        vectors : ndarray of float, shape (m, d)
+            In the units of the clipping norm. They are left as they are.
+        """
+        for begin in range(0, len(vectors), _AT_ONCE):
+            parts = self._on_grid(vectors[begin : begin + _AT_ONCE].astype(np.float64))
+            self._sum += parts.sum(axis=0).astype(np.int64)
+
+    def integers(self) -> Integers:
+        """The sum rounded to whole cells, halves upward, shape (d,); without noise."""
+        return (self._sum + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+
+    def _on_grid(self, vectors: Vectors) -> Vectors:
+        """The vectors clipped, in units of 2⁻²⁰ cells, as whole numbers; overwrites them."""
+        length = float(self._radius << FRACTION_BITS)
+        largest = np.abs(vectors).max(axis=1, initial=0.0)
+        finite = np.isfinite(largest)
+        vectors[~finite] = 0.0
+        largest = np.where(finite & (largest > 0), largest, 1.0)
+        vectors /= largest[:, None]  # no square overflows, and none that counts underflows
+        norms = np.sqrt(np.square(vectors).sum(axis=1))
+        # The factor of a vector whose largest entry is 1: its norm becomes at most R.
+        with np.errstate(over="ignore"):
+            within = largest / self._norm
+        factors = length * _MARGIN * np.minimum(within, 1 / np.maximum(norms, 1.0))
+        vectors *= factors[:, None]
+        np.trunc(vectors, out=vectors)
+        # The length of what is added decides, whatever the factors were meant to achieve.
+        vectors[np.square(vectors).sum(axis=1) > length * length * (1 - 2.0**-21)] = 0.0
+        return vectors

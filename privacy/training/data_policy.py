@@ -1,0 +1,229 @@
+"""A data set's policy: what its owner allows, in a file on the node that no server can weaken."""
+
+import difflib
+import logging
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from privacy.accounting import Budget
+from privacy.arguments import convert, delta, lasting_file, number, shown, text, whole
+from privacy.training.errors import PolicyError
+from privacy.training.ledger import ClientLedger
+from privacy.training.protection import Batches, ClipAndNoise, Protection
+
+Unit = Literal["person", "row"]
+"""Whom the guarantee is for: a person with all rows, or a row."""
+UNITS: tuple[Unit, ...] = ("person", "row")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPolicy:
+    """What the owner of a data set allows to be done with it, over all runs and by anybody.
+
+    It is checked on the node, against what a run asks for; nothing that a server sends changes
+    it. ``check_step`` is for a silo's steps, ``check_training`` for ``ClipAndNoise`` clients, and
+    ``open_ledger`` has the budget that both spend. What is declined is named by the rule, without
+    a number of the owner's; the numbers go to the node's own log.
+
+    **Guarantee.** Together with the ledger: all uses of the data set under one name are
+    (max_epsilon, max_delta)-private for each of its units, whatever servers ask for.
+
+    **Assumptions.** One name and one ledger for the data set, in all its uses, and the ledger is
+    kept. For steps with other silos: the silos that pool their knowledge with the server are at
+    most ``colluders``, and follow the protocol.
+
+    **Not covered.** What all units have in common. That the node declines, and by which rule.
+
+    Parameters
+    ----------
+    dataset : str
+        The data set's name in the ledger; all uses under one name compose.
+    max_epsilon, max_delta : float
+        ε and δ of one unit, over all runs.
+    unit : "person" or "row"
+        Whom the guarantee is for: a person, whatever number of rows they have, or a row. A run that
+        protects rows alone is declined where it is a person.
+    max_clipping_norm : float, optional
+        The largest S of one unit. Default: any.
+    max_sampling_rate : float
+        The largest p with which a step draws a unit.
+    min_silos : int
+        The fewest silos, this one included, whose sum may be opened.
+    colluders : int
+        How many of the other silos may pool their knowledge with the server: a step whose noise is
+        sized for fewer is declined.
+    ledger : path-like, optional
+        The ledger's file, absolute or from ``~``. Default: the caller keeps the ledger, as a
+        simulation does.
+
+    Examples
+    --------
+    The file that ``load`` reads::
+
+        dataset = "st-anna/cardiology/2025"
+        ledger = "~/cardiology-ledger.jsonl"
+        unit = "person"
+        max-epsilon = 3.0
+        max-delta = 1e-5
+        max-clipping-norm = 1.0
+        max-sampling-rate = 0.05
+        min-silos = 5
+        colluders = 1
+    """
+
+    dataset: str
+    max_epsilon: float
+    max_delta: float
+    unit: Unit = "person"
+    max_clipping_norm: float | None = None
+    max_sampling_rate: float = 1.0
+    min_silos: int = 3
+    colluders: int = 1
+    ledger: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        give = "a name by where the data comes from, such as 'ward-7/2025'"
+        object.__setattr__(self, "dataset", text("dataset", self.dataset, give))
+        convert(self, "max_epsilon", number, above=0)
+        convert(self, "max_delta", delta)
+        if self.unit not in UNITS:
+            raise ValueError(f"unit is {shown(self.unit)}; give 'person' or 'row'")
+        if self.max_clipping_norm is not None:
+            convert(self, "max_clipping_norm", number, above=0)
+        convert(self, "max_sampling_rate", number, above=0, most=1)
+        convert(self, "min_silos", whole, least=3)
+        convert(self, "colluders", whole, least=1, most=self.min_silos - 1)
+        if self.ledger is not None:
+            object.__setattr__(self, "ledger", lasting_file("ledger", self.ledger))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a policy from a TOML file, whose keys are the parameters with hyphens.
+
+        Raises
+        ------
+        PolicyError
+            If the file cannot be read, a key is unknown or missing, or a value is wrong. Its words
+            are for the owner.
+        """
+        file = lasting_file("the policy", path)
+        try:
+            given = tomllib.loads(file.read_text())
+            return cls(**_arguments(cls, given))
+        except (OSError, UnicodeDecodeError, TypeError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise PolicyError(f"the policy {file} cannot be used: {reason}") from error
+
+    @property
+    def budget(self) -> Budget:
+        """ε and δ of one unit, over all runs."""
+        return Budget(self.max_epsilon, self.max_delta)
+
+    def open_ledger(self) -> ClientLedger:
+        """The data set's ledger, with the owner's budget; in memory where no file is named.
+
+        Raises
+        ------
+        LedgerError
+            As ``ClientLedger``.
+        """
+        path = None if self.ledger is None else Path(self.ledger)
+        return ClientLedger(dataset=self.dataset, budget=self.budget, path=path)
+
+    def check_step(
+        self,
+        *,
+        unit: Unit,
+        clipping_norm: float,
+        sampling_rate: float,
+        min_silos: int,
+        colluders: int,
+    ) -> None:
+        """Decline a step with other silos that the owner does not allow.
+
+        Parameters
+        ----------
+        unit : "person" or "row"
+            Whom the step protects.
+        clipping_norm : float
+            S of one unit.
+        sampling_rate : float
+            p.
+        min_silos : int
+            The fewest silos whose sum is opened.
+        colluders : int
+            For how many colluding silos the noise is sized.
+
+        Raises
+        ------
+        PolicyError
+            By the name of the rule.
+        """
+        self._check_unit(unit, clipping_norm, sampling_rate)
+        if min_silos < self.min_silos:
+            raise self._declined("min_silos", min_silos)
+        if colluders < self.colluders:
+            raise self._declined("colluders", colluders)
+
+    def check_training(self, protection: Protection, batches: Batches) -> None:
+        """Decline a training of this node alone that the owner does not allow.
+
+        Parameters
+        ----------
+        protection : ClipOnly or ClipAndNoise
+            Without noise it is declined; noise protects rows.
+        batches : FullBatch or PoissonBatches
+            As ``train`` and ``pay`` are given them.
+
+        Raises
+        ------
+        PolicyError
+            By the name of the rule.
+        """
+        if not isinstance(protection, ClipAndNoise):
+            raise self._declined("max_epsilon", "no noise")
+        if protection.delta > self.max_delta:
+            raise self._declined("max_delta", protection.delta)
+        self._check_unit("row", protection.clipping_norm, batches.sampling_rate)
+
+    def _check_unit(self, unit: Unit, clipping_norm: float, sampling_rate: float) -> None:
+        if (self.unit, unit) == ("person", "row"):
+            raise self._declined("unit", unit)
+        largest = self.max_clipping_norm
+        if largest is not None and clipping_norm > largest:
+            raise self._declined("max_clipping_norm", clipping_norm)
+        if sampling_rate > self.max_sampling_rate:
+            raise self._declined("max_sampling_rate", sampling_rate)
+
+    def _declined(self, rule: str, asked: object) -> PolicyError:
+        _log.warning(
+            "declined for data set %s: %s is %r in its policy, and %r was asked",
+            self.dataset,
+            _kebab(rule),
+            getattr(self, rule),
+            asked,
+        )
+        return PolicyError(f"the owner of the data does not allow it: {_kebab(rule)}")
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _arguments(policy: type[DataPolicy], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments from a file's keys."""
+    known = {_kebab(field.name): field.name for field in fields(policy)}
+    for key in given:
+        if key not in known:
+            (near,) = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise ValueError(f"{key} is no rule of a policy; the nearest is {near}")
+    needed = [key for key in ("dataset", "max-epsilon", "max-delta") if key not in given]
+    if needed:
+        raise ValueError(f"{needed[0]} is missing")
+    return {known[key]: value for key, value in given.items()}
