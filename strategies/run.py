@@ -140,15 +140,10 @@ class Run:
             "nothing is paid for it."
         )
 
-    def note_unopened(self, number: int) -> None:
-        """Count a round that was paid and opened nothing."""
+    def note_unopened(self, number: int, words: str) -> None:
+        """Count a round that opened nothing, and say ``words`` once."""
         self.state.aborted.append(number)
-        self.faults.once(
-            "A round opened nothing: too few of its clients saw it through, or too few answered to "
-            "meet max_corrupt_fraction and max_dropout_fraction; the operator's log says which. "
-            "It is paid, and teaches the model nothing; result.privacy lists all such "
-            "rounds."
-        )
+        self.faults.once(words)
 
     def _why_in_vain(self, number: int) -> str:
         return f"round {number}: no reply was usable ({self.faults.reasons()})"

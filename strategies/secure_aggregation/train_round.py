@@ -73,11 +73,24 @@ class ObservedDropouts:
         )
 
 
+def next_number(before: int) -> int:
+    """The number of a round, for clients, after one of number ``before``.
+
+    Clients are in one round of a run, the one with the highest number. So a resumed run is the same
+    one to them, and ends the round in which its server died; the clock counts, for that round's
+    number died with it.
+    """
+    return max(before + 1, time.time_ns() // 1_000_000)
+
+
 class Encoding(Protocol):
     """How a client turns its part of a round into integers; sent with the model, public."""
 
+    def entries(self, parameters: int) -> int:
+        """How many integers a client masks, for a model of so many parameters."""
+
     def bound(self, parameters: int) -> int:
-        """``RoundTerms.bound`` for a model of so many parameters."""
+        """``RoundTerms.bound`` for such a model."""
 
     def write_into(self, record: ConfigRecord) -> None:
         """Put it beside a message of the protocol."""
@@ -124,10 +137,7 @@ class MaskedRounds:
 
     def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> "MaskedRound":
         """A new round, with the norm and the noise multiplier of the run's state."""
-        # Clients are in one round of a run, the one with the highest number. So a resumed run is
-        # the same one to them, and ends the round in which its server died; the clock counts, for
-        # that round's number died with it.
-        self._sequence = max(self._sequence + 1, time.time_ns() // 1_000_000)
+        self._sequence = next_number(self._sequence)
         weighting = self._setup.weighting
         encoding = UpdateEncoding(
             geometry=run.state.clipping.geometry(schema.names),
@@ -224,7 +234,7 @@ class MaskedRound:
         return RoundTerms(
             run=hashlib.sha256(self.run.state.name.encode()).digest()[:RUN_BYTES],
             number=self.sequence,
-            size=size,
+            size=self.encoding.entries(size),
             bound=self.encoding.bound(size),
             min_clients=self.settings.min_clients,
             server=self.settings.adversary.server,
