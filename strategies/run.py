@@ -94,6 +94,7 @@ class Run:
         self.evaluate_in_vain = AskedInVain(registry.size, any_used=resumed_model)
         self._registry, self._min_available_nodes = registry, min_available_nodes
         self._randomness, self._delta = randomness, delta
+        self.last = 0  # the number of the last round; 0 where the rounds are played by others
 
     @property
     def noise_multiplier(self) -> float:
@@ -192,6 +193,7 @@ class Run:
         ``arrays`` is the model before round ``first``; ``keep`` writes each round's checkpoint.
         """
         grid, timeout, last = given.grid, given.timeout, given.num_rounds
+        self.last = last
         train_config = given.train_config or ConfigRecord()
         evaluate_config = given.evaluate_config or ConfigRecord()
         result = PrivateResult(arrays=self.state.latest_average(arrays))

@@ -21,3 +21,4 @@ from privacy.training.protection import PoissonBatches as PoissonBatches
 from privacy.training.protection import PublicCount as PublicCount
 from privacy.training.result import Guarantee as Guarantee
 from privacy.training.result import TrainingResult as TrainingResult
+from privacy.training.step_payments import StepPayments as StepPayments
