@@ -51,7 +51,8 @@ def _ours(ring: Ring) -> dict[str, Callable[[], object]]:
     public = PublicKey(ring, *secret.public_key())
     slots = np.random.default_rng(0).normal(size=ring.slots)
     plain = ring.encode(slots, 2.0**_BITS, level)
-    weights = [ring.encode(slots, 2.0**_BITS, level, hoisted=True) for _ in _STEPS]
+    encoded = ring.encode(slots, 2.0**_BITS, level, hoisted=True)
+    weights = ring.weights(dict.fromkeys(range(len(_STEPS)), encoded))
     value = ring.ciphertext(public.encrypt(plain), plain.scale)
     product = ring.multiply(value, value)
 
@@ -59,11 +60,11 @@ def _ours(ring: Ring) -> dict[str, Callable[[], object]]:
         ring.relinearise(ring.at_level(product, level), relinearisation)
 
     def weighted_sum() -> None:
-        ring.combine(list(zip(ring.hoist(value, _STEPS, keys), weights, strict=True)))
+        ring.divided(ring.combine(ring.hoist(ring.extended(value), _STEPS, keys), weights))
 
     return {
         "transforms of a ciphertext": lambda: ring.coefficient_residues(value),
-        "rotation": lambda: ring.rotate(value, 1, keys),
+        "rotation": lambda: ring.rotate_many(value, (1,), keys),
         "eight rotations, hoisted": lambda: ring.rotate_many(value, _STEPS, keys),
         "eight rotations, weighted and summed": weighted_sum,
         "relinearisation": relinearise,

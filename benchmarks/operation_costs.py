@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 
 from benchmarks.harness import Log, Row, Spread
 from privacy.inference.arithmetic.bodies import extract, read_ciphertexts, rerandomise
-from privacy.inference.ckks import Ciphertext, PublicKey, Ring, SwitchingKey
+from privacy.inference.ckks import Ciphertext, Ciphertexts, Extended, PublicKey, Ring, SwitchingKey
 from privacy.inference.compiler.operation_costs import features, milliseconds
 from privacy.inference.public_keys import Keys
 
@@ -32,6 +32,7 @@ _SHAPES = (
 )
 """Ring degrees, bits of every prime, and levels."""
 _ROTATIONS = 4
+_TERMS = 8
 _Times = dict[tuple[str, int, int], float]
 """Milliseconds by operation, ring degree and level."""
 
@@ -84,7 +85,7 @@ class _Operations:
     def measure(self) -> Iterator[tuple[str, float]]:
         """The milliseconds of each operation; those of hoisting as differences."""
         ring, level = self.ring, self.ring.levels
-        value, total = self._ciphertext(), self._ciphertext()
+        value = self._ciphertext()
         plain = ring.encode(np.linspace(-1, 1, ring.slots), 2.0**15, level)
         public = PublicKey(ring, self._residues(1, ring.primes)[0], secrets.token_bytes(32))
         keys = Keys(public, None, {})
@@ -97,8 +98,13 @@ class _Operations:
             extract(ring, answer, tuple(range(10)), [1] * 10)
 
         yield "mask", self._time(mask)
-        yield "multiply plain", self._time(lambda: ring.add_multiplied_plain(total, value, plain))
-        yield "multiply", self._time(lambda: ring.multiply(value, value))
+        several = ring.weights(dict.fromkeys(range(_TERMS), plain))
+        values = Ciphertexts(np.stack([value.polynomials] * _TERMS), 1.0)
+        products = self._time(lambda: ring.weighted_sum(values, several))
+        yield "multiply plain", products / _TERMS
+        places = np.arange(_TERMS)
+        products = self._time(lambda: ring.sum_of_products(values, values, places))
+        yield "multiply", products / _TERMS
         if level > 1:
             yield "rescale", self._time(lambda: ring.rescale(Ciphertext(value.polynomials, 1.0)))
         if len(ring.primes) > 1:
@@ -110,25 +116,24 @@ class _Operations:
         key = SwitchingKey(parts.reshape(level, 2, level + 1, -1), level)
         steps = tuple(range(1, _ROTATIONS + 1))
         keys = {ring.galois_element(step): key for step in steps}
-        yield "rotate", self._time(lambda: ring.rotate(value, 1, keys))
         large = Ciphertext(self._residues(3, ring.primes[:level]).astype(np.float64), 1.0)
-        switched = self._time(lambda: ring.relinearise(Ciphertext(large.polynomials, 1.0), key))
-        yield "relinearise", switched
+        yield "relinearise", self._time(lambda: ring.relinearised(large, key))
+        yield "extend", self._time(lambda: ring.extended(value))
+        total = ring.extended(value)
+        yield "divide", self._time(lambda: ring.divided(total))
 
-        one = self._time(lambda: ring.hoist(value, (1,), keys))
-        several = self._time(lambda: ring.hoist(value, steps, keys))
+        one = self._time(lambda: ring.add_rotations(total, (1,), keys))
+        undivided = Extended(total.polynomials, 1.0)
+        yield "divide half", self._time(lambda: ring.add_rotations(undivided, (1,), keys)) - one
+        several = self._time(lambda: ring.add_rotations(total, steps, keys))
         rotation = max(0.0, several - one) / (_ROTATIONS - 1)
         yield "hoist", one - rotation
         yield "hoisted rotation", rotation
         plain = ring.encode(np.linspace(-1, 1, ring.slots), 2.0**15, level, hoisted=True)
-        rotated = ring.hoist(value, steps, keys)
-        alone = self._time(lambda: ring.combine([(rotated[0], plain)]))
-        together = self._time(lambda: ring.combine([(each, plain) for each in rotated]))
-        product = max(0.0, together - alone) / (_ROTATIONS - 1)
-        sums = self._time(lambda: ring.combine([(each, None) for each in rotated]))
-        yield "hoisted product", product
-        yield "hoisted sum", max(0.0, sums - alone + product) / _ROTATIONS
-        yield "divide", alone - product
+        rotated = ring.hoist(total, steps, keys)
+        weights = ring.weights(dict.fromkeys(range(_ROTATIONS), plain))
+        products = self._time(lambda: ring.combine(rotated, weights))
+        yield "hoisted product", products / _ROTATIONS
 
     def _time(self, work: Callable[[], Any]) -> float:
         work()

@@ -15,7 +15,6 @@ from scipy import sparse
 from torch import nn
 
 from privacy.arguments import (
-    double_array,
     number,
     of_kind,
     shown,
@@ -45,7 +44,7 @@ from privacy.inference.compiler.ranges import Ranges, ranges
 from privacy.inference.compiler.scale_search import Choice, logit_bits
 from privacy.inference.compiler.sensitivity import drawn_inputs, sensitivity
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
-from privacy.inference.input_range import InputRange, by_feature, to_unit
+from privacy.inference.input_range import InputRange, by_feature, inputs_of, to_unit
 from privacy.inference.input_range import bounds as bounds_of
 from privacy.inference.input_range import input_range as written_range
 from privacy.inference.plan import Plan, ThreeParties, pack_taps
@@ -366,10 +365,10 @@ def _points(samples: Vector, bounds: Ranges) -> Vector:
 
 def _flat(sample: ArrayLike, declared: InputRange, shape: tuple[int, ...]) -> Vector:
     """Typical inputs, shape (inputs, elements)."""
-    values = double_array("sample", sample, "shape (inputs, *input_shape)")
-    if values.ndim < 2 or len(values) == 0 or values[0].size != math.prod(shape):
-        raise ValueError(f"sample has shape {values.shape}; give (inputs, *input_shape)")
-    flat = np.asarray(values.reshape(len(values), -1))
+    values = inputs_of("sample", sample, shape)
+    if len(values) == 0:
+        raise ValueError("sample is empty; give some dozen typical inputs, or leave it out")
+    flat = values.reshape(len(values), -1)
     low, high = bounds_of(declared, shape)
     if not bool(((flat >= low.ravel()) & (flat <= high.ravel())).all()):
         raise ValueError("sample has elements outside input_range; clip them or widen the range")

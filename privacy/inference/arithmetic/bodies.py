@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks import SEED_BYTES, Ciphertext, Residues, Ring, expand
+from privacy.inference.ckks import SEED_BYTES, Ciphertext, Ciphertexts, Residues, Ring, expand
 from privacy.inference.messages import Reader
 from privacy.inference.public_keys import Keys, refuse_secret
 
@@ -20,14 +20,12 @@ def _read_residues(reader: Reader, ring: Ring, uniform: NDArray[Any]) -> Residue
     return first
 
 
-def read_ciphertexts(body: memoryview, ring: Ring, count: int, scale: float) -> list[Ciphertext]:
+def read_ciphertexts(body: memoryview, ring: Ring, count: int, scale: float) -> Ciphertexts:
     """The ciphertexts of a query."""
-    reader, ciphertexts = Reader(body), []
-    for _ in range(count):
-        pair = np.empty((2, ring.levels, ring.degree))
+    reader, pairs = Reader(body), np.empty((count, 2, ring.levels, ring.degree))
+    for pair in pairs:
         pair[0] = _read_residues(reader, ring, pair[1])
-        ciphertexts.append(Ciphertext(pair, scale))
-    return ciphertexts
+    return Ciphertexts(pairs, scale)
 
 
 def read_columns(body: memoryview, ring: Ring, count: int) -> list[Residues]:

@@ -6,12 +6,21 @@ once a sum. The evaluator needs no scale but those of the public plan: nominal s
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy.inference.arithmetic.program import Gather, ProductProgram, SlotProgram
 from privacy.inference.arithmetic.slot_model import OneImageModel
-from privacy.inference.ckks import Ciphertext, Plaintext, PublicKey, Ring
+from privacy.inference.ckks import (
+    Ciphertext,
+    Ciphertexts,
+    Extended,
+    Plaintext,
+    PublicKey,
+    Ring,
+)
 from privacy.inference.messages import Reader
 from privacy.inference.plan import BlindLayer, Plan
 from privacy.inference.public_keys import Keys, refuse_secret
@@ -66,6 +75,14 @@ def _plaintexts(
         yield ring.encode_coefficients(polynomial, 2.0**plan.answer_scale_bits, plan.answer_level)
 
 
+@dataclass(frozen=True)
+class _Sum:
+    """Encrypted weights (terms, 2, level, N) of a sum, for the ciphertexts in these places."""
+
+    places: NDArray[np.int64]
+    weights: Ciphertexts
+
+
 class BlindModel(OneImageModel):
     """A model's encrypted weights, from the checked body of the model owner's message."""
 
@@ -73,62 +90,68 @@ class BlindModel(OneImageModel):
         super().__init__(plan, ring)
         self._query_scale = 1.0
         reader = Reader(body)
-        self._weights: list[dict[int, Ciphertext]] = []
+        self._layers: list[dict[int, _Sum]] = []
         self._layer_biases: list[Ciphertext] = []
+        ciphertexts = plan.ciphertexts
         for layer in plan.blind_layers:
-            self._weights.append({at: self._read(reader, layer.level) for at in layer.products})
-            self._layer_biases.append(self._read(reader, layer.level))
-        last = len(plan.answers) if plan.blind_layers else plan.ciphertexts
-        self._last = [self._read(reader, plan.answer_level) for _ in range(last)]
-        self._answer_biases = [self._read(reader, plan.answer_level) for _ in plan.answers]
+            # As many ciphertexts as there are rotations, or values that enter the layer.
+            width = layer.baby if layer.baby > 1 else ciphertexts
+            giants: dict[int, list[int]] = {}
+            for at in layer.products:
+                giants.setdefault(at // width, []).append(at % width)
+            self._layers.append(
+                {at: self._read_sum(reader, places, layer.level) for at, places in giants.items()}
+            )
+            ciphertexts = 1
+            self._layer_biases.append(self._read(reader, 1, layer.level)[0])
+        level, answers = plan.answer_level, len(plan.answers)
+        if plan.blind_layers:
+            self._last = [self._read_sum(reader, [0], level) for _ in range(answers)]
+        else:
+            self._last = [self._read_sum(reader, list(range(plan.ciphertexts)), level)]
+        biases = self._read(reader, answers, level)
+        self._answer_biases = [biases[index] for index in range(answers)]
 
-    def _read(self, reader: Reader, level: int) -> Ciphertext:
+    def _read_sum(self, reader: Reader, places: list[int], level: int) -> _Sum:
+        return _Sum(np.array(places), self._read(reader, len(places), level))
+
+    def _read(self, reader: Reader, count: int, level: int) -> Ciphertexts:
         ring, primes = self.ring, self.ring.primes[:level]
-        residues = np.stack([reader.residues(primes, ring.degree) for _ in range(2)])
-        for polynomial in residues:
-            refuse_secret(ring, polynomial)
-        return ring.ciphertext(residues, 1.0)
+        polynomials = np.empty((count, 2, level, ring.degree))
+        for polynomial in polynomials.reshape(-1, level, ring.degree):
+            residues = reader.residues(primes, ring.degree)
+            refuse_secret(ring, residues)
+            polynomial[:] = residues
+        return Ciphertexts(polynomials, 1.0)
 
-    def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
+    def _evaluate(self, query: Ciphertexts, keys: Keys) -> list[Ciphertext]:
         ring, values = self.ring, query
         for index, layer in enumerate(self.plan.blind_layers):
-            total = self._with_rotations(self._products(index, values, keys), layer.sums, keys)
+            products = self._products(index, values, keys)
+            total = self._with_rotations(products, layer.sums, keys)
             ring.add(total, self._layer_biases[index])
             square = ring.multiply(total, total)
             ring.relinearise(square, keys.relinearisation)
             ring.rescale(square)
             ring.rescaled_to(square, 1.0)
-            values = [square]
-        if self.plan.blind_layers:
-            answers = [self._sum([(values[0], weights)], keys) for weights in self._last]
-        else:
-            answers = [self._sum(list(zip(query, self._last, strict=True)), keys)]
+            values = square.alone()
+        answers = [ring.divided(self._sum(values, weights, keys)) for weights in self._last]
         for answer, bias in zip(answers, self._answer_biases, strict=True):
             ring.add(answer, bias)
         return answers
 
-    def _products(self, index: int, values: list[Ciphertext], keys: Keys) -> Ciphertext:
-        layer, weights = self.plan.blind_layers[index], self._weights[index]
+    def _products(self, index: int, values: Ciphertexts, keys: Keys) -> Extended:
+        layer, sums = self.plan.blind_layers[index], self._layers[index]
         if layer.baby > 1:
-            rotated = self.ring.rotate_many(values[0], range(1, layer.baby), keys.rotation)
-            values = [values[0], *rotated]
+            steps = (None, *range(1, layer.baby))
+            values = self.ring.rotate_many(values[0], steps, keys.rotation)
 
-        def part(giant: int) -> Ciphertext | None:
-            start = giant * len(values)
-            terms = [
-                (value, weights[start + number])
-                for number, value in enumerate(values)
-                if start + number in weights
-            ]
-            return self._sum(terms, keys) if terms else None
+        def part(giant: int) -> Extended | None:
+            return self._sum(values, sums[giant], keys) if giant in sums else None
 
         return self._giant_steps(part, layer.giant, layer.baby, keys)
 
-    def _sum(self, terms: list[tuple[Ciphertext, Ciphertext]], keys: Keys) -> Ciphertext:
+    def _sum(self, values: Ciphertexts, weights: _Sum, keys: Keys) -> Extended:
         """A sum of products of ciphertexts, relinearised once."""
-        products = (self.ring.multiply(value, weights) for value, weights in terms)
-        total = next(products)
-        for product in products:
-            self.ring.add(total, product)
-        self.ring.relinearise(total, keys.relinearisation)
-        return total
+        total = self.ring.sum_of_products(values, weights.weights, weights.places)
+        return self.ring.relinearised(total, keys.relinearisation)

@@ -19,7 +19,7 @@ from privacy.inference.arithmetic.program import (
     Sums,
 )
 from privacy.inference.arithmetic.scales import AFTER, FIRST, SUMMED
-from privacy.inference.ckks import Ciphertext, Plaintext, Ring
+from privacy.inference.ckks import Ciphertext, Ciphertexts, Extended, Plaintext, Ring, Weights
 from privacy.inference.errors import CannotPlanError
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import Keys
@@ -53,27 +53,27 @@ class OneImageModel(ABC):
         return b"".join(released)
 
     @abstractmethod
-    def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
+    def _evaluate(self, query: Ciphertexts, keys: Keys) -> list[Ciphertext]:
         """The logits, at the answer's level, of size 2, neither masked nor re-randomised yet."""
 
-    def _with_rotations(self, value: Ciphertext, sums: Sums, keys: Keys) -> Ciphertext:
-        """The value with its rotations added, group after group."""
+    def _with_rotations(self, value: Ciphertext | Extended, sums: Sums, keys: Keys) -> Ciphertext:
+        """The value with its rotations added, group after group, and divided once."""
+        ring = self.ring
+        if not sums:
+            return ring.divided(value)
+        total = ring.extended(value)
         for group in sums:
-            if len(group) == 1:
-                self.ring.add(value, self.ring.rotate(value, group[0], keys.rotation))
-            else:
-                hoisted = self.ring.hoist(value, (None, *group), keys.rotation)
-                value = self.ring.combine([(each, None) for each in hoisted])
-        return value
+            total = ring.add_rotations(total, group, keys.rotation)
+        return ring.divided(total)
 
     def _giant_steps(
-        self, part: Callable[[int], Ciphertext | None], count: int, step: int, keys: Keys
-    ) -> Ciphertext:
+        self, part: Callable[[int], Extended | None], count: int, step: int, keys: Keys
+    ) -> Extended:
         """The sum of each part rotated by its number of steps.
 
         By Horner's rule, so that one key serves them all.
         """
-        total: Ciphertext | None = None
+        total: Extended | None = None
         for giant in range(count - 1, -1, -1):
             if total is not None:
                 total = self.ring.rotate(total, step, keys.rotation)
@@ -81,7 +81,7 @@ class OneImageModel(ABC):
             if total is None or addend is None:
                 total = total or addend
             else:
-                self.ring.add(total, addend)
+                total = self.ring.add_extended(total, addend)
         if total is None:
             raise RuntimeError("a layer without products")
         return total
@@ -94,24 +94,28 @@ class ProductModel(OneImageModel):
         super().__init__(plan, Ring(plan.degree, plan.prime_bits))
         packed, scale = program.products, 2.0**program.weight_bits
         level = plan.answer_level
-        self._weights = [self.ring.encode_coefficients(w, scale, level) for w in packed.weights]
-        refuse_zero("first", (w.is_zero for w in self._weights), [packed.weights])
+        plains = [self.ring.encode_coefficients(w, scale, level) for w in packed.weights]
+        refuse_zero("first", (plain.is_zero for plain in plains), [packed.weights])
+        self._weights = self.ring.weights(dict(enumerate(plains)))
         self._add_after([packed.bias])
 
-    def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
-        ring, (first, *rest) = self.ring, zip(query, self._weights, strict=True)
-        total = ring.multiply_plain(*first)
-        for value, plain in rest:
-            ring.add_multiplied_plain(total, value, plain)
-        return [total]
+    def _evaluate(self, query: Ciphertexts, keys: Keys) -> list[Ciphertext]:
+        return [self.ring.weighted_sum(query, self._weights)]
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer before the last, encoded; of the first, the weights by (0, ciphertext)."""
+    """A layer before the last, encoded: weights by giant step, with the special prime or without.
+
+    Attributes
+    ----------
+    extended : bool
+        Whether products are of rotations that were not divided yet.
+    """
 
     packed: Gather | Diagonals
-    weights: dict[tuple[int, int], Plaintext]
+    weights: dict[int, Weights]
+    extended: bool
     bias: Plaintext
     activation: Activation
     rescale: int
@@ -136,15 +140,16 @@ class SlotModel(OneImageModel):
                 name, given = "first", {(0, index): w for index, w in enumerate(packed.weights)}
             else:
                 name, given = "middle", packed.diagonals
-            hoisted = isinstance(packed, Diagonals) and packed.baby > 1
-            encoded = {
-                step: ring.encode(row, here.weights, here.level, hoisted=hoisted)
-                for step, row in given.items()
-            }
-            weights = {step: plain for step, plain in encoded.items() if not plain.is_zero}
-            refuse_zero(name, [not weights], given.values())
+            extended = isinstance(packed, Diagonals) and packed.baby * packed.giant > 1
+            steps: dict[int, dict[int, Plaintext]] = {}
+            for (giant, baby), row in given.items():
+                plain = ring.encode(row, here.weights, here.level, hoisted=extended)
+                if not plain.is_zero:
+                    steps.setdefault(giant, {})[baby] = plain
+            refuse_zero(name, [not steps], given.values())
+            weights = {giant: ring.weights(plains) for giant, plains in steps.items()}
             bias = ring.encode(packed.bias, here.entry.scale, here.entry.level)
-            self._layers.append(_Layer(packed, weights, bias, activation, rescale))
+            self._layers.append(_Layer(packed, weights, extended, bias, activation, rescale))
         scale, level = scales[-1].weights, scales[-1].level
         self._last = [ring.encode(answer.weights, scale, level) for answer in program.last]
         refuse_zero(
@@ -152,14 +157,15 @@ class SlotModel(OneImageModel):
         )
         self._add_after(answer.bias for answer in program.last)
 
-    def _evaluate(self, query: list[Ciphertext], keys: Keys) -> list[Ciphertext]:
-        ring, value = self.ring, query[0]
+    def _evaluate(self, query: Ciphertexts, keys: Keys) -> list[Ciphertext]:
+        ring, values = self.ring, query
         late = self.plan.answer_level if self._program.relinearise_after_last_layer else 0
         for layer in self._layers:
-            value = self._products(layer, query if layer is self._layers[0] else [value], keys)
+            products = self._products(layer, values, keys)
             if layer.rescale == FIRST:
-                ring.rescale(value)
-            value = self._with_rotations(value, layer.packed.sums, keys)
+                products = ring.divided(products)
+                ring.rescale(products)
+            value = self._with_rotations(products, layer.packed.sums, keys)
             if layer.rescale == SUMMED:
                 ring.rescale(value)
             ring.add_plain(value, layer.bias)
@@ -171,38 +177,23 @@ class SlotModel(OneImageModel):
                 rescaled=layer.rescale == AFTER,
                 large_at=late if layer is self._layers[-1] else 0,
             )
+            values = value.alone()
         answers = [ring.multiply_plain(value, weights) for weights in self._last]
         for answer in answers:
             ring.relinearise(answer, keys.relinearisation)
         return answers
 
-    def _products(self, layer: _Layer, values: list[Ciphertext], keys: Keys) -> Ciphertext:
+    def _products(self, layer: _Layer, values: Ciphertexts, keys: Keys) -> Ciphertext | Extended:
         ring, packed, weights = self.ring, layer.packed, layer.weights
-        baby, giant = (1, 1) if isinstance(packed, Gather) else (packed.baby, packed.giant)
-        hoisted = []
-        if baby > 1:
-            hoisted = ring.hoist(values[0], (None, *range(1, baby)), keys.rotation)
+        if isinstance(packed, Gather) or not layer.extended:
+            return ring.weighted_sum(values, weights[0])
+        steps = (None, *range(1, packed.baby))
+        rotations = ring.hoist(ring.extended(values[0]), steps, keys.rotation)
 
-        def part(index: int) -> Ciphertext | None:
-            if hoisted:
-                terms = [
-                    (rotated, weights[index, number])
-                    for number, rotated in enumerate(hoisted)
-                    if (index, number) in weights
-                ]
-                return ring.combine(terms) if terms else None
-            total = None
-            for number, value in enumerate(values):
-                plain = weights.get((index, number))
-                if plain is None:
-                    continue
-                if total is None:
-                    total = ring.multiply_plain(value, plain)
-                else:
-                    ring.add_multiplied_plain(total, value, plain)
-            return total
+        def part(giant: int) -> Extended | None:
+            return ring.combine(rotations, weights[giant]) if giant in weights else None
 
-        return self._giant_steps(part, giant, baby, keys)
+        return self._giant_steps(part, packed.giant, packed.baby, keys)
 
 
 def refuse_zero(layer: str, zero: Iterable[bool], given: Iterable[NDArray[Any]]) -> None:

@@ -1,19 +1,31 @@
 """Sums and products of polynomials, value by value.
 
-Residues lie in [0, q), q < 2^50, before and after. A product x·w - b·q of two of them
-(``_vectors``) is exact and at most (1/2 + 3/8)·q in size (``transforms``); two of them and a
-residue add up to less than 3q, and one reduction brings that back.
+Residues lie in [0, q), q < 2^50, before and after. A product x·w - b·q of two of them (``_lanes``)
+is exact and at most (1/2 + 3/8)·q in size (``transforms``); a residue and four of them add up to
+less than (1 + 4·7/8)·q < 8q, and one reduction brings that back. Longer sums are reduced after
+every four terms.
 
-Each kernel works on the rows ``start`` to ``stop`` of all rows, polynomial by polynomial, so that
-threads can share them. ``primes`` are those of a polynomial's rows.
+Each kernel works on the tasks ``start`` to ``stop``, so that threads can share them: the rows of
+all polynomials, one polynomial after the other, where nothing else is said. ``primes`` are those of
+a polynomial's rows. Terms are named by their places among ``values``, which can hold more.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._vectors import fma, rint
+from privacy.inference.ckks._lanes import fma, rint
+from privacy.inference.ckks._sums import SUMMED, sum_products
 from privacy.inference.ckks.transforms import Values
 from privacy.kernels import compiled
+
+Places = NDArray[np.int64]
+
+_CHUNK = 512
+"""Values that are worked on together: a few arrays of so many stay in the first cache."""
+_TOGETHER = 4
+"""Products that are added up without a reduction."""
+ONE = np.zeros(1, dtype=np.int64)
+"""The places of a single term."""
 
 
 @compiled
@@ -45,56 +57,153 @@ def add(total: Values, other: Values, primes: Values, start: int, stop: int) -> 
 
 
 @compiled
-def multiply_plain(
-    result: Values, value: Values, plain: Values, primes: Values, start: int, stop: int
-) -> None:
-    """Each polynomial of ``value`` (size, rows, N) times one (rows, N)."""
-    rows = primes.size
-    for task in range(start, stop):
-        index, row = task // rows, task % rows
-        prime = primes[row]
-        inverse = 1.0 / prime
-        products, one, other = result[index, row], value[index, row], plain[row]
-        for n in range(products.size):
-            rest = product(one[n], other[n], prime, inverse)
-            products[n] = rest + prime if rest < 0.0 else rest
+def chunk(degree: int) -> int:
+    """How many values of a polynomial are worked on together: a multiple of 32, as N is."""
+    return min(_CHUNK, degree)
 
 
 @compiled
-def add_multiplied_plain(
-    total: Values, value: Values, plain: Values, primes: Values, start: int, stop: int
+def sum_row(
+    total: Values,
+    at: int,
+    values: Values,
+    value: int,
+    value_step: int,
+    places: Places,
+    weights: Values,
+    weight: int,
+    weight_step: int,
+    adding: int,
+    prime: float,
+    count: int,
 ) -> None:
-    """As :func:`multiply_plain`, added to ``total``."""
-    rows = primes.size
-    for task in range(start, stop):
-        index, row = task // rows, task % rows
-        prime = primes[row]
-        inverse = 1.0 / prime
-        sums, one, other = total[index, row], value[index, row], plain[row]
-        for n in range(sums.size):
-            rest = sums[n] + product(one[n], other[n], prime, inverse)
-            sums[n] = reduced(rest, prime, inverse)
+    """Σ_t values[places[t]]·weights[t], ``count`` residues from ``at`` on of ``total``.
+
+    Values and weights begin at ``value`` and ``weight``, and one lies ``..._step`` after the other.
+    What is there is added if ``adding`` is 1.
+    """
+    inverse = 1.0 / prime
+    terms = places.size
+    for first in range(0, terms, _TOGETHER):
+        together = min(_TOGETHER, terms - first)
+        more = 1 if first > 0 else adding
+        for n in range(0, count, SUMMED):
+            sum_products(
+                total,
+                at + n,
+                values,
+                value + n,
+                value_step,
+                places,
+                weights,
+                weight + n,
+                weight_step,
+                first,
+                together,
+                more,
+                prime,
+                inverse,
+            )
 
 
 @compiled
-def multiply(
-    result: Values, one: Values, other: Values, primes: Values, start: int, stop: int
+def weighted_sum(
+    total: Values,
+    values: Values,
+    places: Places,
+    weights: Values,
+    adding: int,
+    primes: Values,
+    start: int,
+    stop: int,
 ) -> None:
-    """Two pairs of polynomials multiplied, (3, rows, N); tasks are rows."""
+    """Σ_t values[places[t]]·weights[t]: polynomials (size, rows, N), weights (terms, rows, N).
+
+    It is added to ``total`` if ``adding`` is 1.
+    """
+    rows, degree = primes.size, total.shape[2]
+    row_step, size = values.shape[2] * degree, values.shape[1]
+    for task in range(start, stop):
+        index, row = task // rows, task % rows
+        at = (index * total.shape[1] + row) * degree
+        value, weight = index * row_step + row * degree, row * degree
+        for n in range(0, degree, chunk(degree)):
+            sum_row(
+                total,
+                at + n,
+                values,
+                value + n,
+                size * row_step,
+                places,
+                weights,
+                weight + n,
+                weights.shape[1] * degree,
+                adding,
+                primes[row],
+                chunk(degree),
+            )
+
+
+def add_product(total: Values, value: Values, weights: Values, primes: Values) -> None:
+    """Add polynomials (size, rows, N), each times the same one (rows, N)."""
+    tasks = len(value) * len(primes)
+    weighted_sum(total, value[None], ONE, weights[None], 1, primes, 0, tasks)
+
+
+@compiled
+def sum_of_products(
+    total: Values,
+    ones: Values,
+    places: Places,
+    others: Values,
+    primes: Values,
+    start: int,
+    stop: int,
+) -> None:
+    """Σ_t ones[places[t]]·others[t], pairs of polynomials (2, rows, N), the sum (3, rows, N).
+
+    Tasks are rows.
+    """
+    rows, degree = primes.size, total.shape[2]
+    one_row, other_row = ones.shape[2] * degree, others.shape[2] * degree
     for row in range(start, stop):
-        prime = primes[row]
+        for n in range(row * degree, (row + 1) * degree, chunk(degree)):
+            for one in range(2):
+                for other in range(2):
+                    # The second of the two products in the middle is added to the first.
+                    sum_row(
+                        total,
+                        (one + other) * rows * degree + n,
+                        ones,
+                        one * one_row + n,
+                        2 * one_row,
+                        places,
+                        others,
+                        other * other_row + n,
+                        2 * other_row,
+                        1 if one > other else 0,
+                        primes[row],
+                        chunk(degree),
+                    )
+
+
+@compiled
+def scale_rows(
+    result: Values, values: Values, factors: Values, primes: Values, start: int, stop: int
+) -> None:
+    """Each row of polynomials (size, rows, N) times its centred factor.
+
+    ``result`` can have more rows.
+    """
+    rows = primes.size
+    for task in range(start, stop):
+        index, row = task // rows, task % rows
+        prime, factor = primes[row], factors[row]
         inverse = 1.0 / prime
-        a0, a1, b0, b1 = one[0, row], one[1, row], other[0, row], other[1, row]
-        first, middle, last = result[0, row], result[1, row], result[2, row]
-        for n in range(first.size):
-            rest = product(a0[n], b0[n], prime, inverse)
-            first[n] = rest + prime if rest < 0.0 else rest
-        for n in range(first.size):
-            rest = product(a0[n], b1[n], prime, inverse) + product(a1[n], b0[n], prime, inverse)
-            middle[n] = reduced(rest, prime, inverse)
-        for n in range(first.size):
-            rest = product(a1[n], b1[n], prime, inverse)
-            last[n] = rest + prime if rest < 0.0 else rest
+        target, source = result[index, row], values[index, row]
+        for n in range(target.size):
+            rest = product(source[n], factor, prime, inverse)
+            target[n] = rest + prime if rest < 0.0 else rest
 
 
 @compiled

@@ -13,6 +13,9 @@ taken of the digits, or, with keys that were rotated backwards, of the result (H
 2018, section 4.2; Bossuat et al. 2021, section 4.3). All rotations of one ciphertext share its
 digits, and a sum of them its division by P.
 
+Sums and rotations of ciphertexts that were not divided yet go on as such: rotating one needs its
+second polynomial divided, for its digits, and its first as it is.
+
 Rows of a polynomial are named by ``base``: the places of their primes in the ring. Kernels work on
 the tasks ``start`` to ``stop``, so that threads can share them.
 """
@@ -20,17 +23,10 @@ the tasks ``start`` to ``stop``, so that threads can share them.
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._elementwise import product, reduced
-from privacy.inference.ckks._vectors import LANES, fma, key_products, rint
+from privacy.inference.ckks._elementwise import Places, chunk, product, sum_row
+from privacy.inference.ckks._lanes import fma, rint
 from privacy.inference.ckks.transforms import Values, backward, forward
 from privacy.kernels import compiled
-
-Places = NDArray[np.int64]
-
-_CHUNK = 512
-"""Values that are worked on together: a few arrays of so many stay in the first cache."""
-_TOGETHER = 4
-"""Digits whose products are added up without a reduction: 1 + 4·7/8 is below 8."""
 
 
 @compiled
@@ -90,47 +86,74 @@ def _transform(target: Values, coefficients: Values, table: Values, prime: float
 
 @compiled
 def multiply_key(
-    total: Values, row: int, digits: Values, key: Values, key_row: int, prime: float
+    total: Values,
+    row: int,
+    digits: Values,
+    parts: Places,
+    key: Values,
+    key_row: int,
+    adding: int,
+    prime: float,
 ) -> None:
     """Σ_j digit_j·key_j for both components, in one row of ``total`` (2, rows, N).
 
-    ``digits`` (digits, N) are modulo that row's prime; ``key`` (parts, 2, key rows, N).
+    ``digits`` (digits, N) are modulo that row's prime; ``key`` (parts, 2, key rows, N), of which
+    ``parts`` counts those used. What is in the row of the first component is added if ``adding`` is
+    at least 1, of the second if it is 2.
     """
-    count, degree = digits.shape
-    inverse = 1.0 / prime
+    degree = digits.shape[1]
     step, width = total.shape[1] * degree, key.shape[2] * degree
-    for chunk in range(0, degree, _CHUNK):
-        for digit in range(0, count, _TOGETHER):
-            part = digit * 2 * width + key_row * degree
-            together = min(_TOGETHER, count - digit)
-            adding = 1 if digit > 0 else 0
-            for n in range(chunk, chunk + _CHUNK, LANES):
-                place = row * degree + n
-                key_products(
-                    total,
-                    place,
-                    place + step,
-                    digits,
-                    digit * degree + n,
-                    degree,
-                    key,
-                    part + n,
-                    2 * width,
-                    width,
-                    together,
-                    adding,
-                    prime,
-                    inverse,
-                )
+    for n in range(0, degree, chunk(degree)):
+        for component in range(2):
+            sum_row(
+                total,
+                component * step + row * degree + n,
+                digits,
+                n,
+                degree,
+                parts,
+                key,
+                component * width + key_row * degree + n,
+                2 * width,
+                1 if adding > component else 0,
+                prime,
+                chunk(degree),
+            )
 
 
 @compiled
-def add_scaled(total: Values, values: Values, factor: float, prime: float) -> None:
-    """Add a row (N,) times a centred factor."""
-    inverse = 1.0 / prime
-    for n in range(total.size):
-        rest = total[n] + product(values[n], factor, prime, inverse)
-        total[n] = reduced(rest, prime, inverse)
+def rotate_row(
+    result: Values,
+    total: Values,
+    row: int,
+    digits: Values,
+    pair: Values,
+    parts: Places,
+    key: Values,
+    key_row: int,
+    order: NDArray[np.uint32],
+    adding: bool,
+    prime: float,
+) -> None:
+    """One row of a rotation, in that row of ``result`` (2, rows, N).
+
+    Digits times a key that was rotated backwards, and the first component of ``total``
+    (2, rows, N), are rotated together. They are added to what is there if ``adding`` is true.
+    ``pair`` (2, 1, N) is room to work in.
+    """
+    first = pair[0, 0]
+    for n in range(first.size):
+        first[n] = total[0, row, n]
+    multiply_key(pair, 0, digits, parts, key, key_row, 1, prime)
+    for component in range(2):
+        target, source = result[component, row], pair[component, 0]
+        if adding:
+            for n in range(target.size):
+                value = target[n] + source[order[n]]
+                target[n] = value - prime if value >= prime else value
+        else:
+            for n in range(target.size):
+                target[n] = source[order[n]]
 
 
 @compiled

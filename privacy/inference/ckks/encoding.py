@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._vectors import fma, rint
+from privacy.inference.ckks._lanes import fma, rint
 from privacy.inference.ckks.transforms import Values, forward
 from privacy.kernels import compiled
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from privacy.inference.ckks import _elementwise as elementwise
-from privacy.inference.ckks.ring import Ciphertext, Plaintext, Residues, Ring
+from privacy.inference.ckks.ciphertexts import Ciphertext, Extended, Plaintext, Residues
+from privacy.inference.ckks.ring import Ring
 from privacy.inference.ckks.seeded import expand
 from privacy.inference.ckks.transforms import Values
 from privacy.mechanisms import SystemRandomness, centred_binomial, ternary
@@ -48,7 +49,8 @@ class PublicKey:
         """
         ring, level = self._ring, len(plain.polynomial)
         if len(ring.primes) > 1:
-            zero = ring.divided_by_special(self._zero((*range(level), len(ring.primes) - 1)))
+            places = (*range(level), len(ring.primes) - 1)
+            zero = ring.divided(Extended(self._zero(places), plain.scale))
         else:
             zero = Ciphertext(self._zero((0,)), plain.scale)
         ring.add_plain(zero, plain)
@@ -70,5 +72,5 @@ class PublicKey:
         )
         primes = np.array([ring.primes[place] for place in places], dtype=np.float64)
         key = np.ascontiguousarray(self._key[:, list(places)])
-        elementwise.add_multiplied_plain(total, key, short, primes, 0, 2 * len(places))
+        elementwise.add_product(total, key, short, primes)
         return total

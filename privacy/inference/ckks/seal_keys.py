@@ -17,7 +17,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from tenseal import sealapi as seal
 
-from privacy.inference.ckks.ring import Residues
+from privacy.inference.ckks.ciphertexts import Residues
 
 _HEADER = struct.Struct("<2sBBBBHQ")
 _MAGIC = b"\x5e\xa1"

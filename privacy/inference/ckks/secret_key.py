@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.inference.ckks import _elementwise as elementwise
-from privacy.inference.ckks.ring import Ciphertext, Parts, Plaintext, Residues, Ring
+from privacy.inference.ckks.ciphertexts import Ciphertext, Parts, Plaintext, Residues
+from privacy.inference.ckks.ring import Ring
 from privacy.inference.ckks.seeded import SEED_BYTES, expand, reseeded
 from privacy.mechanisms import SystemRandomness, centred_binomial
 
@@ -89,9 +90,7 @@ class SecretKey:
         primes = np.array(ring.primes[:level], dtype=np.float64)
         total = ring.transformed(centred_binomial(ring.degree, SystemRandomness()), places)[None]
         elementwise.add(total, plain.polynomial[None], primes, 0, level)
-        elementwise.add_multiplied_plain(
-            total, uniform[None], self._negated[:level], primes, 0, level
-        )
+        elementwise.add_product(total, uniform[None], self._negated[:level], primes)
         return total[0].astype(np.uint64), seed
 
     def decrypt(self, value: Ciphertext) -> NDArray[np.complex128]:

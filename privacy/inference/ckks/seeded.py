@@ -79,12 +79,10 @@ def reseeded(
     moduli = np.array(primes, dtype=np.uint64)[:, None]
     change = (ciphertext[1] + (moduli - expand(seed, primes, ciphertext.shape[-1]))) % moduli
     total = ciphertext[:1].astype(np.float64)
-    elementwise.add_multiplied_plain(
+    elementwise.add_product(
         total,
         change[None].astype(np.float64),
         secret.astype(np.float64),
         moduli[:, 0].astype(np.float64),
-        0,
-        len(primes),
     )
     return total[0].astype(np.uint64), seed

@@ -4,7 +4,7 @@ Order and roots are SEAL's: the smallest primitive 2N-th root of unity ψ, its p
 order, so that value i of a transformed polynomial is the polynomial at ψ^(2·bitrev(i) + 1).
 
 **Exactness.** Write |x| ≤ m·q for a value, q < 2^50; all values are whole numbers, exact while
-m ≤ 8, since 8q < 2^53. Factors w are centred, |w| ≤ q/2. In a product (``_vectors``) h = x·w has a
+m ≤ 8, since 8q < 2^53. Factors w are centred, |w| ≤ q/2. In a product (``_lanes``) h = x·w has a
 relative error of 2^-53, 1/q has one, and so has h·(1/q): b is within 1/2 + 3·2^-53·|xw/q| of xw/q,
 and so |c| ≤ (1/2 + 3m/16)·q, as 2^-53·q < 1/8. Nothing else is rounded: l is a multiple of 1 and
 what h lacks; h - b·q = c - l is a whole number below 2^53. A reduction leaves m = 1/2 and 2^-47.
@@ -25,19 +25,17 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks._vectors import (
-    LANES,
-    fma,
+from privacy.inference.ckks._butterflies import (
     mix_halves,
     mix_last,
     mix_quarters,
     mix_quarters_reducing,
-    rint,
     unmix_first,
     unmix_halves,
     unmix_last,
     unmix_quarters,
 )
+from privacy.inference.ckks._lanes import LANES, fma, rint
 from privacy.kernels import compiled
 
 Values = NDArray[np.float64]
@@ -189,7 +187,7 @@ def tables(prime: int, degree: int) -> tuple[Values, Values]:
     """The tables of :func:`forward` and :func:`backward`, each (N,).
 
     Powers of ψ in bit-reversed order as far as N/8; then, for every 64 values, the seven vectors
-    of ``_vectors.mix_last``. The inverse's first two are 1/N, and the last stage's factor times
+    of ``_butterflies.mix_last``. The inverse's first two are 1/N, and the last stage's factor times
     that.
     """
     root = smallest_root(prime, degree)

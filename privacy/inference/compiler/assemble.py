@@ -122,7 +122,7 @@ def _pack_products(
     )
     if choice.encrypted:
         # A special prime is there for encrypted weights, whose products are relinearised.
-        operations["relinearise", level] += 1
+        operations += Counter({("relinearise", level): 1, ("divide", level): 1})
     summary = PackingSummary(
         choice.degree,
         choice.primes,

@@ -165,7 +165,6 @@ class PackingCandidate:
 
     def _slot_operations(self) -> Operations:
         count: Operations = Counter()
-        times = "multiply" if self.encrypted else "multiply plain"
         count["load", self.levels] += self.ciphertexts
         for index, level in enumerate(self.entry_levels[:-1]):
             count += self.layer_operations(index, level)
@@ -174,36 +173,59 @@ class PackingCandidate:
                 level -= 1
             self._count_activation(count, index, level, 1)
         level = self.answer_level
-        count[times, level] += self.answers
-        count["relinearise", level] += self.answers if self.encrypted else 0
+        if self.encrypted:
+            count["multiply", level] += self.answers
+            _count_relinearisations(count, level, self.answers)
+        else:
+            count["multiply plain", level] += self.answers
         count["mask", level] += self.answers
         return count
 
     def layer_operations(self, index: int, level: int) -> Operations:
-        """Products and rotations of one layer that is entered at ``level``."""
+        """Products and rotations of one layer that is entered at ``level``.
+
+        Rotations are taken before a division by the special prime, which one in a row needs: of
+        both polynomials after the last, of the second one before each but the first.
+        """
         count: Operations = Counter()
         baby, giant = self.baby_steps[index], self.giant_steps[index]
         products = baby * giant if index else self.ciphertexts
-        if baby > 1:
-            count["hoist", level] += 1
-            count["hoisted rotation", level] += baby - 1
-            count["divide", level] += baby - 1 if self.encrypted else giant
+        extended = self.encrypted or baby * giant > 1
         if self.encrypted:
+            if baby > 1:
+                count["extend", level] += 1
+                count["hoist", level] += 1
+                count["hoisted rotation", level] += baby - 1
+                count["divide", level] += baby - 1
             count["multiply", level] += products
             count["relinearise", level] += giant
+        elif extended:
+            count["extend", level] += 1
+            if baby > 1:
+                count["hoist", level] += 1
+                count["hoisted rotation", level] += baby - 1
+            count["hoisted product", level] += products
         else:
-            count["hoisted product" if baby > 1 else "multiply plain", level] += products
-        count["rotate", level] += giant - 1
-        after = level - 1 if self.rescales[index] == FIRST else level
+            count["multiply plain", level] += products
+        self._count_rotations(count, level, giant - 1, 1)
+        if self.rescales[index] == FIRST:
+            count["divide", level] += 1 if extended else 0
+            level, extended = level - 1, False
+        if self.sums[index] and not extended:
+            count["extend", level] += 1
+            count["divide half", level] -= 1
+            extended = True
         for group in self.sums[index]:
-            if len(group) == 1:
-                count["rotate", after] += 1
-            else:
-                count["hoist", after] += 1
-                count["hoisted rotation", after] += len(group)
-                count["hoisted sum", after] += len(group) + 1
-                count["divide", after] += 1
+            self._count_rotations(count, level, 1, len(group))
+        count["divide", level] += 1 if extended else 0
         return count
+
+    @staticmethod
+    def _count_rotations(count: Operations, level: int, times: int, steps: int) -> None:
+        """Count rotations of what is not divided yet, by so many steps each time."""
+        count["divide half", level] += times
+        count["hoist", level] += times
+        count["hoisted rotation", level] += times * steps
 
     def _count_activation(self, count: Operations, index: int, level: int, values: int) -> int:
         """Count one activation of so many values, from ``level`` on; the level after it."""
@@ -215,10 +237,11 @@ class PackingCandidate:
             count["multiply", here] += values
             count["rescale", here] += values if after else 0
             if step + 1 < PRODUCTS[power] or not large:
-                count["relinearise", here] += values
+                _count_relinearisations(count, here, values)
         level -= DEPTH[power] if after else 0
         if large:
-            count["relinearise", level] += self.outputs[index + 1] if self.batch else self.answers
+            times = self.outputs[index + 1] if self.batch else self.answers
+            _count_relinearisations(count, level, times)
         return level
 
     def _batch_operations(self) -> Operations:
@@ -238,6 +261,11 @@ class PackingCandidate:
             count["unload", level] += size
         count["mask", level] += self.answers
         return count
+
+
+def _count_relinearisations(count: Operations, level: int, times: int) -> None:
+    count["relinearise", level] += times
+    count["divide", level] += times
 
 
 def slot_candidates(

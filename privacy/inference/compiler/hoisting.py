@@ -1,8 +1,9 @@
 """Which rotations share their decomposition, weighed against the keys that they take.
 
-A rotation decomposes a polynomial into digits, multiplies them with a key and divides by the
-special prime. Rotations of one ciphertext share the first, and a sum of them the last (Halevi and
-Shoup 2018, section 4.2; Bossuat et al. 2021, section 4.3): a tree of rotations that doubles what is
+A rotation decomposes a polynomial into digits and multiplies them with a key; after that comes a
+division by the special prime. Rotations of one ciphertext share the first, and a sum of them the
+last (Halevi and Shoup 2018, section 4.2; Bossuat et al. 2021, section 4.3), of which a rotation in
+the midst of a sum needs half, for its digits: a tree of rotations that doubles what is
 added up takes as many keys as it has steps, and one sum of all takes a key for each addend.
 """
 

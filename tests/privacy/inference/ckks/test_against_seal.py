@@ -1,13 +1,21 @@
 """Every operation beside SEAL's: equal in every residue where SEAL computes the same thing."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 from tenseal import sealapi as seal
 
-from privacy.inference.ckks import CONJUGATE, Plaintext, Residues, Ring
+from privacy.inference.ckks import (
+    CONJUGATE,
+    Ciphertexts,
+    Plaintext,
+    Residues,
+    Ring,
+    SwitchingKey,
+)
 from privacy.inference.ckks import _key_switching as switching
 from privacy.inference.ckks.primes import choose_primes
-from privacy.inference.ckks.ring import SwitchingKey
 from tests.privacy.inference.ckks.seal_reference import SealReference
 
 SHAPES = {
@@ -147,10 +155,23 @@ def test_products_and_sums_are_seals(both: Both) -> None:
         ring.add(c, product)  # a pair and a product of size 3
         widened = reference.of("add", expected, third)
         np.testing.assert_array_equal(ring.residues(c), widened)
-        total = ring.ciphertext(other, 1.0)
-        ring.add_multiplied_plain(total, ring.ciphertext(one, 1.0), ours)
-        expected_sum = reference.of("add", expected_times, other)
-        np.testing.assert_array_equal(ring.residues(total), expected_sum)
+        # Sums of products: more terms than are added up without a reduction, and one left out.
+        values = Ciphertexts(np.stack([each.astype(np.float64) for each in [one, other] * 3]), 1.0)
+        places = [0, 1, 2, 4, 5]
+        total = ring.weighted_sum(values, ring.weights(dict.fromkeys(places, ours)))
+        terms = [reference.of("multiply_plain", (one, other)[at % 2], plain) for at in places]
+        np.testing.assert_array_equal(ring.residues(total), summed(reference, terms))
+        others = Ciphertexts(values.polynomials[: len(places)], 1.0)
+        large = ring.sum_of_products(values, others, np.array(places))
+        terms = [
+            reference.of("multiply", (one, other)[at % 2], (one, other)[term % 2])
+            for term, at in enumerate(places)
+        ]
+        np.testing.assert_array_equal(ring.residues(large), summed(reference, terms))
+
+
+def summed(reference: SealReference, terms: list[Residues]) -> Residues:
+    return reduce(lambda one, other: reference.of("add", one, other), terms)
 
 
 def test_adding_a_plaintext_is_seals(both: Both) -> None:
@@ -192,17 +213,17 @@ def test_fewer_primes_are_seals(both: Both) -> None:
 def with_digits_of_seal(both: Both, polynomial: Residues, key: Residues) -> Residues:
     """A switched polynomial (level, N), by our kernels from SEAL's digits, which lie in [0, q)."""
     ring, level = both.ring, len(polynomial)
-    base = ring._extended(level)
+    base = ring._with_special(level)
     coefficients = ring.coefficient_residues(ring.ciphertext(polynomial[None], 1.0))[0]
     digits = np.stack(
         [ring.transformed(digit.astype(np.float64), tuple(base.places)) for digit in coefficients]
     )
-    total = np.empty((2, level + 1, ring.degree))
+    total = np.zeros((2, level + 1, ring.degree))
     switching_key = SwitchingKey(key.astype(np.float64), ring.levels)
     for row in range(level + 1):
         here = np.ascontiguousarray(digits[:, row])
         ring._multiply_key(total, row, here, switching_key)
-    return ring._divided(total, base).astype(np.uint64)
+    return ring._divided_by_last(total, base).astype(np.uint64)
 
 
 def test_relinearising_is_seals_for_its_digits(both: Both) -> None:
@@ -246,10 +267,12 @@ def test_centred_digits_rotate_the_same_slots_with_less_noise(both: Both) -> Non
     for level in levels(both):
         slots, residues, scale = encrypted(both, level)
         value = ring.ciphertext(residues, scale)
-        many = ring.rotate_many(value, both.steps, both.rotation_keys)
-        for step, rotated in zip(both.steps, many, strict=True):
+        many = ring.rotate_many(value, (*both.steps, None), both.rotation_keys)
+        np.testing.assert_array_equal(many[len(both.steps)].polynomials, value.polynomials)
+        for index, step in enumerate(both.steps):
+            rotated = many[index]
             turned = slots.conj() if step == CONJUGATE else np.roll(slots, -step)
-            alone = ring.rotate(value, step, both.rotation_keys)
+            alone = ring.divided(ring.rotate(ring.extended(value), step, both.rotation_keys))
             np.testing.assert_array_equal(alone.polynomials, rotated.polynomials)
             ours = np.abs(both.seal.decrypted(ring.residues(rotated), scale) - turned).max()
             element = ring.galois_element(step)
@@ -286,31 +309,66 @@ def test_a_sum_of_rotations_is_divided_once(both: Both) -> None:
         slots, residues, scale = encrypted(both, level)
         value = ring.ciphertext(residues, scale)
         steps = (None, *both.steps)
-        hoisted = ring.hoist(value, steps, both.rotation_keys)
+        hoisted = ring.hoist(ring.extended(value), steps, both.rotation_keys)
         weights = [both.slots() for _ in steps]
         turned = [slots, *(np.roll(slots, -step) for step in both.steps[:-1]), slots.conj()]
         plain_scale = 2.0 ** (8 if scale < 2**20 else 12)
         plains = [ring.encode(row, plain_scale, level, hoisted=True) for row in weights]
-        total = ring.combine(list(zip(hoisted, plains, strict=True)))
+        total = ring.divided(ring.combine(hoisted, ring.weights(dict(enumerate(plains)))))
         assert total.scale == scale * plain_scale
         if np.log2(total.scale) + 7 > sum(SHAPES[ring.degree][:level]):
             continue
         expected = sum(w * t for w, t in zip(weights, turned, strict=True))
-        slow = None
-        for plain, row in zip(
-            plains, [value, *ring.rotate_many(value, both.steps, both.rotation_keys)], strict=True
-        ):
-            if slow is None:
-                slow = ring.multiply_plain(row, plain)
-            else:
-                ring.add_multiplied_plain(slow, row, plain)
+        rotated = ring.rotate_many(value, steps, both.rotation_keys)
+        low = [ring.encode(row, plain_scale, level) for row in weights]
+        slow = ring.weighted_sum(rotated, ring.weights(dict(enumerate(low))))
         once = both.seal.decrypted(ring.residues(total), total.scale)
         often = both.seal.decrypted(ring.residues(slow), total.scale)
         tolerance = np.abs(often - expected).max()
         assert np.abs(once - expected).max() <= 1.5 * tolerance
-        plain_sum = ring.combine([(each, None) for each in hoisted])
+        plain_sum = ring.divided(
+            ring.add_rotations(ring.extended(value), both.steps, both.rotation_keys)
+        )
         got = both.seal.decrypted(ring.residues(plain_sum), plain_sum.scale)
         np.testing.assert_allclose(got, sum(turned), atol=0.1)
+
+
+def test_rotations_follow_each_other_before_one_division(both: Both) -> None:
+    """rot(x) + x, rotated and added up, beside the same with a division after every step."""
+    ring = both.ring
+    if len(ring.primes) == 1:
+        pytest.skip("no special prime")
+    one, other = both.steps[:2]
+    for level in levels(both):
+        slots, residues, scale = encrypted(both, level)
+        value = ring.ciphertext(residues, scale)
+        keys = both.rotation_keys
+        total = ring.add_rotations(ring.extended(value), (one,), keys)
+        total = ring.add_extended(ring.rotate(total, other, keys), ring.extended(value))
+        ours = both.seal.decrypted(ring.residues(ring.divided(total)), scale)
+
+        slow = ring.rotate_many(value, (one,), keys)[0]
+        ring.add(slow, value)
+        slow = ring.rotate_many(slow, (other,), keys)[0]
+        ring.add(slow, value)
+        divided = both.seal.decrypted(ring.residues(slow), scale)
+        expected = np.roll(np.roll(slots, -one) + slots, -other) + slots
+        error = np.abs(divided - expected).max()
+        assert np.abs(ours - expected).max() <= 1.5 * error
+
+
+def test_multiples_of_the_special_prime_change_no_rounding(both: Both) -> None:
+    """A relinearised product plus a ciphertext, divided: both divided, and added."""
+    ring = both.ring
+    if len(ring.primes) == 1:
+        pytest.skip("no special prime")
+    large = ring.ciphertext(both.random(3, ring.levels), 1.0)
+    value = ring.ciphertext(both.random(2, ring.levels), 1.0)
+    extended = ring.relinearised(large, both.relinearisation_key)
+    once = ring.divided(ring.add_extended(extended, ring.extended(value)))
+    ring.relinearise(large, both.relinearisation_key)
+    ring.add(large, value)
+    np.testing.assert_array_equal(once.polynomials, large.polynomials)
 
 
 def test_a_key_for_lower_levels_is_refused_above_them(both: Both) -> None:

@@ -44,22 +44,53 @@ def test_sums_and_products_are_exact(bits: list[int], seed: int) -> None:
     total = one.copy()
     elementwise.add(total, other, limits, 0, 2 * rows)
     assert np.array_equal(total, (integers(one) + integers(other)) % moduli)
-    elementwise.multiply_plain(total, one, plain, limits, 0, 2 * rows)
-    times = integers(one) * integers(plain)
-    assert np.array_equal(total, times % moduli)
     total = other.copy()
-    elementwise.add_multiplied_plain(total, one, plain, limits, 0, 2 * rows)
-    assert np.array_equal(total, (integers(other) + times) % moduli)
+    elementwise.add_product(total, one, plain, limits)
+    expected = integers(other) + integers(one) * integers(plain)
+    assert np.array_equal(total, expected % moduli)
+    for sign in (1, -1):
+        factors = sign * np.floor(limits / 2)
+        scaled = np.full((2, rows + 1, DEGREE), 7.0)
+        elementwise.scale_rows(scaled, one, factors, limits, 0, 2 * rows)
+        times = integers(one) * integers(factors)[:, None]
+        assert np.array_equal(scaled[:, :rows], times % moduli)
+        assert (scaled[:, rows] == 7.0).all()
+
+
+@given(
+    bits=st.lists(BITS, min_size=1, max_size=3),
+    places=st.lists(st.integers(0, 5), min_size=1, max_size=20),
+    size=st.integers(1, 3),
+    spare=st.integers(0, 1),
+    seed=SEEDS,
+)
+@example(bits=[50, 49, 50], places=[0, 1, 2, 3, 4, 5] * 6, size=2, spare=1, seed=1)
+@example(bits=[50], places=[5], size=3, spare=0, seed=2)
+@settings(max_examples=40, deadline=None)
+def test_sums_of_products_are_exact(
+    bits: list[int], places: list[int], size: int, spare: int, seed: int
+) -> None:
+    """However many terms there are, also where values have rows that the sum has not."""
+    primes = [largest_prime(each, DEGREE) for each in bits]
+    moduli, rows = np.array(primes, dtype=object)[:, None], len(primes)
+    limits, terms = np.array(primes, dtype=np.float64), np.array(places)
+    values = polynomials(seed, (6, size), primes + primes[:1] * spare)
+    weights = polynomials(seed + 1, (len(places),), primes)
+    expected = (integers(values[terms][:, :, :rows]) * integers(weights)[:, None]).sum(axis=0)
+    for adding in (0, 1):
+        total = polynomials(seed + 2, (size,), primes)
+        start = integers(total) * adding
+        elementwise.weighted_sum(total, values, terms, weights, adding, limits, 0, size * rows)
+        assert np.array_equal(total, (start + expected) % moduli)
+    pairs, others = values[:, :1].repeat(2, axis=1), polynomials(seed, (len(places), 2), primes)
+    pairs[:, 1] = polynomials(seed + 3, (6,), primes + primes[:1] * spare)
     result = np.empty((3, rows, DEGREE))
-    elementwise.multiply(result, one, other, limits, 0, rows)
-    (a0, a1), (b0, b1) = integers(one), integers(other)
-    expected = np.stack([a0 * b0, a0 * b1 + a1 * b0, a1 * b1]) % moduli
-    assert np.array_equal(result, expected)
-    for prime, addend, value in zip(primes, other[0], one[0], strict=True):
-        for factor in (prime // 2, -(prime // 2), 1):
-            scaled = addend.copy()
-            switching.add_scaled(scaled, value, float(factor), float(prime))
-            assert np.array_equal(scaled, (integers(addend) + integers(value) * factor) % prime)
+    elementwise.sum_of_products(result, pairs, terms, others, limits, 0, rows)
+    (a0, a1), (b0, b1) = (
+        np.moveaxis(integers(each), 1, 0) for each in (pairs[terms][:, :, :rows], others)
+    )
+    sums = [a0 * b0, a0 * b1 + a1 * b0, a1 * b1]
+    assert np.array_equal(result, np.stack([each.sum(axis=0) for each in sums]) % moduli)
 
 
 @given(
@@ -71,15 +102,32 @@ def test_sums_and_products_are_exact(bits: list[int], seed: int) -> None:
 @settings(max_examples=30, deadline=None)
 def test_products_with_a_key_are_exact(bits: list[int], digits: int, seed: int) -> None:
     primes = [largest_prime(each, DEGREE) for each in bits]
-    moduli, rows = np.array(primes, dtype=object)[:, None], len(primes)
+    moduli = np.array(primes, dtype=object)[:, None]
     given_digits = polynomials(seed, (digits,), primes)
     key = polynomials(seed + 1, (digits, 2), primes)
-    total = np.empty((2, rows, DEGREE))
-    for row, prime in enumerate(primes):
-        digits_here = np.ascontiguousarray(given_digits[:, row])
-        switching.multiply_key(total, row, digits_here, key, row, float(prime))
-    expected = (integers(given_digits)[:, None] * integers(key)).sum(axis=0) % moduli
-    assert np.array_equal(total, expected)
+    products = (integers(given_digits)[:, None] * integers(key)).sum(axis=0)
+    parts, order = np.arange(digits), np.arange(DEGREE, dtype=np.uint32)[::-1].copy()
+    start, pair = polynomials(seed + 2, (2,), primes), np.empty((2, 1, DEGREE))
+    first = np.stack([integers(start)[0], 0 * integers(start)[1]])
+    for adding, expected in (
+        (0, products),
+        (1, products + first),
+        (2, products + integers(start)),
+    ):
+        total = start.copy()
+        for row, prime in enumerate(primes):
+            here = np.ascontiguousarray(given_digits[:, row])
+            switching.multiply_key(total, row, here, parts, key, row, adding, float(prime))
+        assert np.array_equal(total, expected % moduli)
+    rotated = (products + first)[..., order]
+    for adding in (False, True):
+        total = start.copy()
+        for row, prime in enumerate(primes):
+            here = np.ascontiguousarray(given_digits[:, row])
+            switching.rotate_row(
+                total, start, row, here, pair, parts, key, row, order, adding, float(prime)
+            )
+        assert np.array_equal(total, (rotated + integers(start) * adding) % moduli)
 
 
 @given(bits=BITS, last=BITS, seed=SEEDS)
