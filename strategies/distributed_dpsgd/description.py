@@ -53,7 +53,7 @@ def silo_report(setup: StepSetup, budget: PrivacyBudget, state: RunState) -> Pri
             server=silos.adversary.server.value,
             max_corrupt_fraction=silos.adversary.max_corrupt_fraction,
             min_clients=silos.min_silos,
-            max_dropout_fraction=silos.max_dropout_fraction,
+            max_dropout_fraction=(silos.absent or 0) / silos.silos,
             noise_placement="distributed",
             epsilon_against_server=budget.epsilon_against_server(),
             dropout_probability=0.0,

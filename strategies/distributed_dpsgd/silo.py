@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # they bring PyTorch, which a server over other models does w
 
 _LEDGER, _AHEAD = "silo-ledger", "silo-steps-ahead"
 _NO_BUDGET = (
-    "the owner of the data does not allow it: what is left of max-epsilon at max-delta is too little"
+    "the owner of the data does not allow it: too little is left of max-epsilon at max-delta"
 )
 _NO_LEDGER = "this silo cannot keep its ledger, and adds nothing"
 _OWNER_FINDS_WHY = "this silo cannot take part; its owner finds why in its log"
@@ -65,7 +65,9 @@ def answer_silo(
     right: Right | None = None,
     memory: ClientMemory | None = None,
 ) -> Message:
-    """Answer a message of a :class:`DistributedDPSGD`; give it to the train function of a ClientApp::
+    """Answer a message of a :class:`DistributedDPSGD`, as the train function of a ClientApp.
+
+    ::
 
         @app.train()
         def take_part(message: Message, context: Context) -> Message:
@@ -147,9 +149,7 @@ def _memory(policy: "DataPolicy") -> ClientMemory:
 
 
 def _undone(message: Message) -> Message:
-    return Message(
-        Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, _OWNER_FINDS_WHY), reply_to=message
-    )
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, _OWNER_FINDS_WHY), reply_to=message)
 
 
 @dataclass(frozen=True)
@@ -280,9 +280,7 @@ class _Silo:
             return self._gradients(request, model, schema)
         return self._right_answers(request, model)
 
-    def _gradients(
-        self, request: GradientSum, model: "nn.Module", schema: ModelSchema
-    ) -> Integers:
+    def _gradients(self, request: GradientSum, model: "nn.Module", schema: ModelSchema) -> Integers:
         from privacy.training import SiloStep, silo_sum, trained_parameters
 
         step = SiloStep(
@@ -312,8 +310,6 @@ class _Silo:
 
 def _loaded(load: Callable[[], "Persons"]) -> "Persons":
     """The silo's persons; nobody, and an error in its own log, if they cannot be loaded."""
-    import torch
-
     from privacy.training import Persons
 
     try:
@@ -323,12 +319,10 @@ def _loaded(load: Callable[[], "Persons"]) -> "Persons":
         return persons
     except Exception as error:
         log(ERROR, "This silo's data cannot be used, and it adds noise alone.", exc_info=error)
-        return Persons((torch.empty(0, 1), torch.empty(0)))
+        return Persons.empty()
 
 
-def _answers(
-    model: "nn.Module", persons: "Persons", right: Right
-) -> npt.NDArray[np.float64]:
+def _answers(model: "nn.Module", persons: "Persons", right: Right) -> npt.NDArray[np.float64]:
     """Each person's part of the accuracy; a row that fails is answered wrongly.
 
     Row by row: what the model answers to one row must not depend on the others, not even in its
@@ -338,20 +332,17 @@ def _answers(
 
     from privacy.training.records import on_device_of
 
-    records = on_device_of(model, persons.records)
-    answered = np.zeros(len(records), dtype=bool)
-    owners = np.zeros(len(records), dtype=np.int64)
+    records, owners = on_device_of(model, persons.records), persons.person_of_row
+    answered = np.zeros(persons.rows, dtype=bool)
     failure: Exception | None = None
     model.eval()
     with torch.no_grad():
-        for person, rows in enumerate(persons.groups):
-            owners[rows] = person
-            for row in rows:
-                try:
-                    *inputs, targets = records.take(torch.tensor([row]))
-                    answered[row] = bool(right(model(*inputs), targets).reshape(()))
-                except Exception as error:
-                    failure = error
+        for row in range(persons.rows):
+            try:
+                *inputs, targets = records.take(torch.tensor([row]))
+                answered[row] = bool(right(model(*inputs), targets).reshape(()))
+            except Exception as error:
+                failure = error
     if failure is not None:
         log(ERROR, "Some test rows count as answered wrongly.", exc_info=failure)
     return person_vectors(answered, owners, len(persons))

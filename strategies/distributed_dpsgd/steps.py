@@ -1,13 +1,14 @@
 """The server's side of a step: sums that silos mask, opened for at least the fewest silos."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from privacy.accounting import AdditiveDelta, Event, Poisson
 from privacy.mechanisms import Randomness, SiloGaussian, SystemRandomness
-from privacy.secure_aggregation import FewSilos, ServerStage
+from privacy.secure_aggregation import Adversary, FewSilos, ServerStage
 from strategies.clipping import Clipping
 from strategies.distributed_dpsgd.requests import INVITED_FOR, GradientSum, SumRequest
 from strategies.model_schema import ModelSchema
@@ -15,7 +16,6 @@ from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import RecordKeys
 from strategies.run import Run
 from strategies.secure_aggregation.messages import protocol_record
-from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.train_round import MaskedRound, next_number
 
 
@@ -42,8 +42,8 @@ class StepSetup:
     persons: int
     sampling_rate: float
     stage_timeout: float
-    record_keys: RecordKeys = RecordKeys()
-    randomness: Randomness = SystemRandomness()
+    record_keys: RecordKeys = field(default_factory=RecordKeys)
+    randomness: Randomness = field(default_factory=SystemRandomness)
 
     @property
     def population(self) -> int:
@@ -65,15 +65,21 @@ class StepSetup:
         """The silos' noise."""
         return SiloGaussian(self.silos.min_silos, self.silos.colluders)
 
+    # The protocol's conditions: everybody is asked, and as many may vanish as leave the fewest.
+
     @property
-    def secure_aggregation(self) -> SecureAggregation:
-        """The protocol's settings."""
-        return SecureAggregation(
-            min_clients=self.silos.min_silos,
-            adversary=self.silos.adversary,
-            max_dropout_fraction=self.silos.max_dropout_fraction,
-            stage_timeout=self.stage_timeout,
-        )
+    def min_clients(self) -> int:
+        """The fewest silos whose sum is opened."""
+        return self.silos.min_silos
+
+    max_clients: ClassVar[int | None] = None
+    max_dropout_fraction: ClassVar[float | None] = None
+    client_public_keys: ClassVar[tuple[bytes, ...]] = ()
+
+    @property
+    def adversary(self) -> Adversary:
+        """The server with the colluders."""
+        return self.silos.adversary
 
     def noise_shares(self, clipping: Clipping, z: float) -> tuple[float, float | None]:
         """All of the noise is on the gradients."""
@@ -139,7 +145,7 @@ class SiloSteps:
             number=number,
             schema=schema,
             encoding=request,
-            settings=self._setup.secure_aggregation,
+            settings=self._setup,
             sequence=self._number,
             randomness=self._setup.randomness,
             run=run,

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 
 from privacy import arguments
 from privacy.accounting import Adjacency, Budget, Full
-from privacy.secure_aggregation import FewSilos
+from privacy.secure_aggregation import FewSilos, ServerModel
 from strategies import _arguments
 from strategies.accounted_strategy import AccountedStrategy
 from strategies.checkpoint import Checkpointing, settings_text
@@ -133,6 +133,11 @@ class DistributedDPSGD(AccountedStrategy):
         arguments.of_kind("evaluation", evaluation, (LocalEvaluation, type(None)), tested)
         kept = "Checkpointing(path, resume=...), or leave it out"
         arguments.of_kind("checkpointing", checkpointing, (Checkpointing, type(None)), kept)
+        if silos.server is not ServerModel.HONEST_BUT_CURIOUS:
+            raise ValueError(
+                f"silos.server is {silos.server.value}, against which steps are not played yet; "
+                "give FewSilos without it"
+            )
         listed = "Population(identities), or leave it out"
         arguments.of_kind("population", population, (Population, type(None)), listed)
         if unit not in UNITS:

@@ -13,7 +13,13 @@ from flwr.serverapp import Grid
 
 from privacy.accounting import Event
 from privacy.mechanisms import Randomness
-from privacy.secure_aggregation import RoundTerms, SecureServer, ServerModel, ServerStage
+from privacy.secure_aggregation import (
+    Adversary,
+    RoundTerms,
+    SecureServer,
+    ServerModel,
+    ServerStage,
+)
 from privacy.secure_aggregation.errors import RejectedMessageError, RoundAbortedError
 from privacy.secure_aggregation.terms import RUN_BYTES
 from strategies.errors import Fault, ReplyError
@@ -106,6 +112,34 @@ class Encoding(Protocol):
         """The noised sum from the opened integers, in the model's units and shapes."""
 
 
+class Conditions(Protocol):
+    """Whom a round withstands, and how few clients it opens for."""
+
+    @property
+    def min_clients(self) -> int:
+        """The fewest clients whose sum is opened."""
+
+    @property
+    def max_clients(self) -> int | None:
+        """The most that are asked."""
+
+    @property
+    def adversary(self) -> Adversary:
+        """Whom it withstands."""
+
+    @property
+    def max_dropout_fraction(self) -> float | None:
+        """The share that may vanish; None: as many as leave ``min_clients``."""
+
+    @property
+    def client_public_keys(self) -> Iterable[bytes]:
+        """Of all who may take part, against a malicious server."""
+
+    @property
+    def stage_timeout(self) -> float:
+        """Seconds that a stage without training waits."""
+
+
 class MaskedRounds:
     """Rounds of training whose server sees the sum only."""
 
@@ -171,7 +205,7 @@ class MaskedRound:
     number: int
     schema: ModelSchema
     encoding: Encoding
-    settings: SecureAggregation
+    settings: Conditions
     sequence: int
     randomness: Randomness
     run: Run

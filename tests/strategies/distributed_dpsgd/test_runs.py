@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import nn
 
 from privacy.accounting import Budget, Repeated, SiloSum, read_ledger
@@ -36,8 +36,10 @@ from tests.strategies.secure_aggregation.federation import KEY, Wire, asked
 
 EVERYBODY = 1 - 2.0**-50
 """A sampling rate at which nobody is left out, but with a chance below 2^-40."""
-HARDLY_ANY = 1e-4
-"""A noise multiplier whose noise is a few cells of the lattice."""
+HARDLY_ANY = 0.02
+"""A noise multiplier with which a coordinate of the average has a deviation of about 2e-4."""
+CLOSE = 1.5e-3
+"""At least five deviations: 27 coordinates pass it once in 10^5 tests."""
 
 
 def vector(arrays: ArrayRecord) -> Any:
@@ -69,9 +71,8 @@ def test_a_step_is_that_of_one_curator_over_all_persons(tmp_path: Path) -> None:
         optimizer=ServerSGD(learning_rate=2.0),
     )
     result = strategy.start(InProcessGrid(silo_app(), 4), initial(), num_rounds=1)
-    # A cell is 0.7/2^16, the noise some cells, and all of it is divided by 160.
     expected = -2.0 * mean_of_clipped_persons(range(4), 0.7)
-    np.testing.assert_allclose(vector(result.arrays), expected, atol=1e-5)
+    np.testing.assert_allclose(vector(result.arrays), expected, atol=CLOSE)
 
 
 def test_arrays_in_another_order_than_the_silos_own_are_stepped_by_name(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_arrays_in_another_order_than_the_silos_own_are_stepped_by_name(tmp_path
     )
     expected = -mean_of_clipped_persons(range(4), 1.0)
     by_name = ArrayRecord({name: stepped.arrays[name] for name in initial()})
-    np.testing.assert_allclose(vector(by_name), expected, atol=1e-5)
+    np.testing.assert_allclose(vector(by_name), expected, atol=CLOSE)
 
 
 def test_silos_learn_together(tmp_path: Path) -> None:
@@ -207,10 +208,12 @@ def test_silos_decline_by_the_name_of_the_rule_before_anything_is_spent(
     wire = Wire(silo_app(kept), 4)
     with pytest.raises(NoUsableReplyError, match="the node declines"):
         strategy_of(tmp_path, **settings).start(wire, initial(), num_rounds=3)
-    words = {reply.error.reason for reply in wire.replies}
-    assert len(words) == 1
-    assert rule in words.pop()
-    assert not any(character.isdigit() for reply in wire.replies for character in reply.error.reason)
+    (words,) = {reply.error.reason for reply in wire.replies}
+    assert rule in words
+    assert not any(character.isdigit() for character in words)
+    assert not any(
+        character.isdigit() for reply in wire.replies for character in reply.error.reason
+    )
     assert not read_ledger(tmp_path / "ledger.jsonl").records
     for silo in range(4):
         path = tmp_path / f"silo-{silo}.jsonl"
@@ -313,8 +316,6 @@ def test_a_model_of_other_arrays_is_declined_before_it_is_paid(tmp_path: Path) -
 def test_training_and_evaluation_in_the_clear_are_refused(tmp_path: Path) -> None:
     wire = Wire(silo_app(), 1)
     content = ConfigRecord({"server-round": 1})
-    from flwr.app import RecordDict
-
     message = Message(RecordDict({"arrays": initial(), "config": content}), 1, "train")
     (reply,) = wire.send_and_receive([message])
     assert reply.error.reason.startswith("UnprotectedRequestError")
@@ -337,7 +338,7 @@ def test_a_silo_that_goes_missing_in_any_stage_leaves_a_step_of_the_rest(
     result = strategy.start(wire, initial(), num_rounds=1)
     rest = range(4) if stage == "OPENING_REQUEST" else [0, 1, 3]
     expected = -mean_of_clipped_persons(rest, 1.0)  # type: ignore[arg-type]
-    np.testing.assert_allclose(vector(result.arrays), expected, atol=1e-5)
+    np.testing.assert_allclose(vector(result.arrays), expected, atol=CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_a_resumed_run_goes_on_with_the_moments_and_the_ledgers(tmp_path: Path) 
     assert [record.round for record in records] == [1, 2, 3, 4, 5]
     own = read_ledger(tmp_path / "silo-0.jsonl")
     assert own.epsilon(1e-5) == read_ledger(tmp_path / "ledger.jsonl").epsilon(1e-5)
-    with pytest.raises(CheckpointError, match="clipping_norm: 1.0 → 2.0"):
+    with pytest.raises(CheckpointError, match=r"clipping_norm: 1\.0 → 2\.0"):
         goes_on(6, clipping_norm=2.0)
 
 
