@@ -19,6 +19,8 @@ from privacy.accounting.errors import LedgerError
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import Adversary, ClientPolicy, RoundTerms
 from privacy.secure_aggregation.errors import MalformedMessageError, MalformedRequestError
+from privacy.training import ClientLedger, DataPolicy, StepPayments
+from privacy.training.errors import LocalBudgetError, PolicyError
 from strategies.distributed_dpsgd.accuracy import person_vectors
 from strategies.distributed_dpsgd.requests import (
     INVITED_FOR,
@@ -41,7 +43,7 @@ from strategies.secure_aggregation.protocol_client import ProtocolClient
 if TYPE_CHECKING:  # they bring PyTorch, which a server over other models does without
     from torch import Tensor, nn
 
-    from privacy.training import DataPolicy, Persons, StepPayments
+    from privacy.training import Persons
 
 _LEDGER, _AHEAD = "silo-ledger", "silo-steps-ahead"
 _NO_BUDGET = (
@@ -53,16 +55,40 @@ Integers = npt.NDArray[np.int64]
 Right = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SiloTask:
+    """What a silo trains, and on whom.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its trained parameters are set to those that the server sends, by name.
+    loss : callable
+        As ``privacy.training.train`` takes it.
+    persons : callable
+        Gives the silo's ``Persons``; called for a step only. If it fails the silo sends noise
+        alone, and its own log says why.
+    test_persons : callable, optional
+        Gives the persons, with test rows, on whom the model is evaluated. Default: none, and the
+        silo's part of an evaluation is noise alone.
+    right : callable, optional
+        ``right(outputs, targets)``: which of the rows are answered rightly, shape (rows,). Default:
+        the largest output is the target's class; of a single output, its sign.
+    """
+
+    model: "nn.Module"
+    loss: Any
+    persons: Callable[[], "Persons"]
+    test_persons: Callable[[], "Persons"] | None = None
+    right: Right | None = None
+
+
 def answer_silo(
     message: Message,
     context: Context,
     *,
-    model: Callable[[], "nn.Module"],
-    loss: Any,
-    persons: Callable[[], "Persons"],
-    policy: "DataPolicy | str | os.PathLike[str]",
-    test_persons: Callable[[], "Persons"] | None = None,
-    right: Right | None = None,
+    task: Callable[[], SiloTask],
+    policy: DataPolicy | str | os.PathLike[str],
     memory: ClientMemory | None = None,
 ) -> Message:
     """Answer a message of a :class:`DistributedDPSGD`, as the train function of a ClientApp.
@@ -71,14 +97,8 @@ def answer_silo(
 
         @app.train()
         def take_part(message: Message, context: Context) -> Message:
-            return answer_silo(
-                message,
-                context,
-                model=build_model,
-                loss=torch.nn.functional.cross_entropy,
-                persons=lambda: Persons(load_my_tensors(), load_my_person_ids()),
-                policy=str(context.node_config["policy"]),
-            )
+            policy = str(context.node_config["policy"])
+            return answer_silo(message, context, task=describe_task, policy=policy)
 
     The policy and the ledger decide before a record is looked at. After that an answer goes out
     whatever the records are: of a silo without usable records it is noise alone. Neither a number
@@ -88,7 +108,8 @@ def answer_silo(
     silo is (max_epsilon, max_delta)-private for each person, whatever the server asks for, if of
     the others no more than the policy says collude.
 
-    **Assumptions.** The data set's ledger and the memory are kept, and not rolled back.
+    **Assumptions.** The server follows the protocol. The data set's ledger and the memory are kept,
+    and not rolled back.
 
     **Not covered.** How long an answer takes.
 
@@ -96,40 +117,29 @@ def answer_silo(
     ----------
     message, context
         As Flower gives them.
-    model : callable
-        Makes the model; its trained parameters are set to those that were sent, by name.
-    loss : callable
-        As ``privacy.training.train`` takes it.
-    persons : callable
-        Gives the silo's ``Persons``; called for a step only. If it fails the silo sends noise
-        alone, and its own log says why.
+    task : callable
+        Gives the ``SiloTask``; called for messages that need it, one in five. What it imports the
+        others do without: Flower starts a process for each.
     policy : DataPolicy or path-like
         What the data's owner allows, or the file that says it.
-    test_persons : callable, optional
-        Gives the persons, with test rows, on whom the model is evaluated. Default: none, and the
-        silo's part of an evaluation is noise alone.
-    right : callable, optional
-        ``right(outputs, targets)``, which of the rows are answered rightly, shape (rows,). Default:
-        the largest output is the target's class; of a single output, its sign.
     memory : ClientMemory, optional
         Where the silo keeps its state between a step's messages. Default: a folder beside the
-        policy's ledger, or in a simulation the context.
+        policy's ledger, or without one, as in a simulation, the context.
 
     Returns
     -------
     Message
         A message of the protocol, or an error whose words tell nothing of the data.
     """
-    from privacy.training import DataPolicy
-    from privacy.training.errors import PolicyError
-
     if not isinstance(policy, DataPolicy):
         try:
             policy = DataPolicy.load(policy)
-        except PolicyError as error:
+        except (PolicyError, TypeError, ValueError) as error:
             log(ERROR, "This silo takes no part: %s", error)
-            return _undone(message)
-    silo = _Silo(policy, context, model, loss, persons, test_persons, right)
+            return Message(
+                Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, _OWNER_FINDS_WHY), reply_to=message
+            )
+    silo = _Silo(policy, context, task)
     client = ProtocolClient(
         silo.client_policy, identity=None, memory=_memory(policy) if memory is None else memory
     )
@@ -141,28 +151,20 @@ def answer_silo(
     return client.reply(message, context, silo.accepted)
 
 
-def _memory(policy: "DataPolicy") -> ClientMemory:
+def _memory(policy: DataPolicy) -> ClientMemory:
     if policy.ledger is None:
         return ContextMemory()
     ledger = Path(policy.ledger)
     return FolderMemory(ledger.with_name(f"{ledger.name}.steps"))
 
 
-def _undone(message: Message) -> Message:
-    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, _OWNER_FINDS_WHY), reply_to=message)
-
-
 @dataclass(frozen=True)
 class _Silo:
-    """One silo as its program describes it; see :func:`answer_silo`."""
+    """One silo: what its owner allows, and what it would do."""
 
-    policy: "DataPolicy"
+    policy: DataPolicy
     context: Context
-    model: Callable[[], "nn.Module"]
-    loss: Any
-    persons: Callable[[], "Persons"]
-    test_persons: Callable[[], "Persons"] | None
-    right: Right | None
+    task: Callable[[], SiloTask]
 
     @property
     def client_policy(self) -> ClientPolicy:
@@ -198,13 +200,12 @@ class _Silo:
             raise MalformedRequestError(str(error)) from error
         request.check(terms, schema.size)
         self._check(request, schema.size)
-        model = self._model_of(schema)
-        return partial(self._summed, request, model, schema)
+        task = self.task()
+        _set_parameters(task.model, schema)
+        return partial(self._summed, request, task, schema)
 
     def _check(self, request: SumRequest, parameters: int) -> None:
         """Hold the request to the owner's policy and to what is left of the budget."""
-        from privacy.training.errors import PolicyError
-
         steps = isinstance(request, GradientSum)
         try:
             self.policy.check_step(
@@ -220,14 +221,11 @@ class _Silo:
             payments.check(request.event(parameters))
 
     @contextmanager
-    def _payments(self) -> Iterator["StepPayments"]:
+    def _payments(self) -> Iterator[StepPayments]:
         """Of the data set; declined, without a number, where it has no room or is broken.
 
         Without a file they are in the context, as a simulation keeps them.
         """
-        from privacy.training import ClientLedger, StepPayments
-        from privacy.training.errors import LocalBudgetError
-
         state, file = self.context.state, self.policy.ledger
         try:
             if file is not None:
@@ -250,62 +248,61 @@ class _Silo:
             log(ERROR, "This silo takes no part: %s", error)
             raise DeclinedError(_NO_LEDGER) from error
 
-    def _model_of(self, schema: ModelSchema) -> "nn.Module":
-        """The model with the parameters that were sent; declined if it has others."""
-        import torch
-
-        from privacy.training import trained_parameters
-
-        model = self.model()
-        parameters = trained_parameters(model)
-        sent = {name: tuple(a.shape) for name, a in zip(schema.names, schema.arrays, strict=True)}
-        own = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-        if sent != own:
-            names = sorted(n for n in sent.keys() | own if sent.get(n) != own.get(n))
-            raise DeclinedError(
-                f"the model that was sent is not the silo's: {', '.join(names)} differ; send the "
-                "arrays of trained_parameters(model)"
-            )
-        with torch.no_grad():
-            for name, array in zip(schema.names, schema.arrays, strict=True):
-                parameters[name].copy_(torch.from_numpy(array.copy()))
-        return model
-
-    def _summed(self, request: SumRequest, model: "nn.Module", schema: ModelSchema) -> Integers:
+    def _summed(self, request: SumRequest, task: SiloTask, schema: ModelSchema) -> Integers:
         """Pay, and sum; from here on the answer looks the same whatever the records are."""
         with self._payments() as payments:
             planned = request.planned if isinstance(request, GradientSum) else 1
             payments.take(request.event(schema.size), planned=planned)
         if isinstance(request, GradientSum):
-            return self._gradients(request, model, schema)
-        return self._right_answers(request, model)
+            return _gradients(request, task, schema)
+        return _right_answers(request, task)
 
-    def _gradients(self, request: GradientSum, model: "nn.Module", schema: ModelSchema) -> Integers:
-        from privacy.training import SiloStep, silo_sum, trained_parameters
 
-        step = SiloStep(
-            mechanism=request.mechanism,
-            clipping_norm=request.clipping_norm,
-            noise_multiplier=request.noise_multiplier,
-            sampling_rate=request.sampling_rate,
+def _set_parameters(model: "nn.Module", schema: ModelSchema) -> None:
+    """Set the trained parameters to those that were sent; declined if they are others."""
+    import torch
+
+    from privacy.training import trained_parameters
+
+    parameters = trained_parameters(model)
+    sent = {name: tuple(a.shape) for name, a in zip(schema.names, schema.arrays, strict=True)}
+    own = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    if sent != own:
+        names = sorted(n for n in sent.keys() | own if sent.get(n) != own.get(n))
+        raise DeclinedError(
+            f"the model that was sent is not the silo's: {', '.join(names)} differ; send the "
+            "arrays of trained_parameters(model)"
         )
-        vector = silo_sum(model, _loaded(self.persons), loss=self.loss, step=step, ledger=None)
-        sizes = [(name, p.numel()) for name, p in trained_parameters(model).items()]
-        return reordered(vector, sizes, schema.names)
+    with torch.no_grad():
+        for name, array in zip(schema.names, schema.arrays, strict=True):
+            parameters[name].copy_(torch.from_numpy(array.copy()))
 
-    def _right_answers(self, request: SumRequest, model: "nn.Module") -> Integers:
-        entries = request.entries(0)
-        total = request.mechanism.open_sum(entries, clipping_norm=request.clipping_norm)
-        if self.test_persons is not None:
-            persons = _loaded(self.test_persons)
-            total.add(_answers(model, persons, self.right or _largest_is_right))
-        integers = total.integers()
-        request.mechanism.add_share(
-            integers,
-            noise_multiplier=request.noise_multiplier,
-            randomness=SystemRandomness(),
-        )
-        return integers
+
+def _gradients(request: GradientSum, task: SiloTask, schema: ModelSchema) -> Integers:
+    from privacy.training import SiloStep, silo_sum, trained_parameters
+
+    step = SiloStep(
+        mechanism=request.mechanism,
+        clipping_norm=request.clipping_norm,
+        noise_multiplier=request.noise_multiplier,
+        sampling_rate=request.sampling_rate,
+    )
+    persons = _loaded(task.persons)
+    vector = silo_sum(task.model, persons, loss=task.loss, step=step, ledger=None)
+    sizes = [(name, p.numel()) for name, p in trained_parameters(task.model).items()]
+    return reordered(vector, sizes, schema.names)
+
+
+def _right_answers(request: SumRequest, task: SiloTask) -> Integers:
+    total = request.mechanism.open_sum(request.entries(0), clipping_norm=request.clipping_norm)
+    if task.test_persons is not None:
+        persons = _loaded(task.test_persons)
+        total.add(_answers(task.model, persons, task.right or _largest_is_right))
+    integers = total.integers()
+    request.mechanism.add_share(
+        integers, noise_multiplier=request.noise_multiplier, randomness=SystemRandomness()
+    )
+    return integers
 
 
 def _loaded(load: Callable[[], "Persons"]) -> "Persons":

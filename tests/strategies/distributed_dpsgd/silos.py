@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from privacy.accounting import Budget
 from privacy.secure_aggregation import FewSilos
 from privacy.training import DataPolicy, Persons
-from strategies.distributed_dpsgd import DistributedDPSGD, answer_silo
+from strategies.distributed_dpsgd import DistributedDPSGD, SiloTask, answer_silo
 
 FEATURES, CLASSES, PERSONS, ROWS_EACH = 8, 3, 40, 2
 SILOS = FewSilos(4, absent=1)
@@ -54,7 +54,6 @@ def silo_app(
     *,
     load: Callable[[int], Persons] = persons,
     model: Callable[[], nn.Module] = linear,
-    **more: Any,
 ) -> ClientApp:
     """Silos with these policies and persons; the same rows are their test rows."""
     app = ClientApp()
@@ -62,16 +61,13 @@ def silo_app(
     @app.train()
     def take_part(message: Message, context: Context) -> Message:
         silo = int(context.node_config["partition-id"])
-        return answer_silo(
-            message,
-            context,
-            model=model,
+        task = SiloTask(
+            model=model(),
             loss=nn.functional.cross_entropy,
             persons=lambda: load(silo),
             test_persons=lambda: load(silo),
-            policy=policies(silo),
-            **more,
         )
+        return answer_silo(message, context, task=lambda: task, policy=policies(silo))
 
     return app
 
