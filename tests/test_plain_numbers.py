@@ -75,7 +75,14 @@ from privacy.mechanisms import (
     lattice_radius,
     ternary,
 )
-from privacy.secure_aggregation import Adversary, ClientPolicy, RoundPlan, RoundTerms, plan_round
+from privacy.secure_aggregation import (
+    Adversary,
+    ClientPolicy,
+    FewSilos,
+    RoundPlan,
+    RoundTerms,
+    plan_round,
+)
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -167,6 +174,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     DistributedGaussian: SHARED,
     SiloGaussian: {"min_silos": 5, "colluders": 2, "radius": 64},
     RoundPlan: PLANNED,
+    FewSilos: {"silos": 10, "colluders": 2, "absent": 1},
     Adversary: {"max_corrupt_fraction": 0.25},
     ClientPolicy: {"min_clients": 3, "clipping_norm": 0.5, "weight_cap": 2.0},
     RoundTerms: TERMS,

@@ -161,6 +161,12 @@ def compile_model(
 
     of_kind("multi_label", multi_label, bool, "True where several labels may hold, or False")
 
+    predicts = getattr(model, "predicts", None)  # what from_sklearn knows of an estimator
+    if predicts == "labels" and not multi_label:
+        raise ValueError(
+            "multi_label is False, and the estimator predicts several labels of one input; give "
+            "multi_label=True"
+        )
     itself = reference(model)
     network = lower(itself, shape, (low, high), widest=None if batch else LARGEST_SLOTS)
     if multi_label and network.affines[-1].outputs == 1:
@@ -207,6 +213,12 @@ def compile_model(
             encrypted=encrypted,
         )
     _warn_of_error(choice.error, spread)
+    if predicts == "values":
+        _log.warning(
+            "compile_model: the estimator is a regressor; its values are released by "
+            "DataOwner(plan, release=RoundedLogits(...)) or FloodedLogits(...), and by default "
+            "only whether the value is above 0"
+        )
 
     program, summary = pack(network, choice, batch=batch)
     plan = _plan(

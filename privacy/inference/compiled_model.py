@@ -102,4 +102,4 @@ class CompiledModel:
         values = inputs_of("inputs", inputs, self.plan.input_shape)
         with torch.no_grad():
             logits = self.model(torch.from_numpy(values))
-        return np.asarray(logits.numpy())
+        return np.asarray(logits.numpy()).reshape(len(values), -1)

@@ -25,7 +25,7 @@ def _by_name(table: dict[str, _Lowering]) -> dict[str, _Lowering]:
     return {name: lowering for names, lowering in table.items() for name in names.split()}
 
 
-_FUNCTIONS = _by_name(
+FUNCTIONS = _by_name(
     {
         "flatten ravel reshape view unflatten squeeze unsqueeze": moved,
         "permute transpose swapaxes swapdims movedim moveaxis getattr": moved,
@@ -46,7 +46,7 @@ _FUNCTIONS = _by_name(
         "batch_norm": weights.normalised,
     }
 )
-_ARITHMETIC = _by_name(
+ARITHMETIC = _by_name(
     {
         "add": arithmetic.added,
         "sub subtract": arithmetic.subtracted,
@@ -96,19 +96,19 @@ def _lowered(node: fx.Node, entries: dict[fx.Node, Entry]) -> Entry:
         return cast(Entry, first[cast(int, node.args[1])])
     operation = Operation(node, entries)
     name = operation.function
-    if operation.layer is None and name in _ARITHMETIC:
-        made = _ARITHMETIC[name](operation)
+    if operation.layer is None and name in ARITHMETIC:
+        made = ARITHMETIC[name](operation)
         check_numbers(node)
         return made
     check_numbers(node)
     if operation.layer is not None:
         return _layer(operation)
-    lowering = _FUNCTIONS.get(name)
+    lowering = FUNCTIONS.get(name)
     if name == "getattr" and node.args[1] not in _TRANSPOSES:
         lowering = None
     if lowering is not None and "out" not in node.kwargs:
         return lowering(operation)
-    if name.endswith("_") and name.rstrip("_") in {**_FUNCTIONS, **_ARITHMETIC}:
+    if name.endswith("_") and name.rstrip("_") in {**FUNCTIONS, **ARITHMETIC}:
         raise operation.refused(
             f"changes a value in place; write x = x.{name.rstrip('_')}(...) instead"
         )

@@ -256,6 +256,12 @@ def check_batch(node: fx.Node) -> None:
                 f"layer {name} has no outputs (shape {tuple(outputs.shape[1:])} of an input); give "
                 "it 1 or more, or leave it out"
             )
+        if not outputs.is_floating_point():
+            raise UnsupportedLayerError(
+                f"layer {name} makes {outputs.dtype} of the model's numbers, which is no "
+                "polynomial; at the end of a model leave it out: the data owner decides, from the "
+                "logits that it decrypts"
+            )
         if outputs.dtype != torch.float64:
             raise UnsupportedLayerError(
                 f"layer {name} makes {outputs.dtype} of the model's numbers; leave it out: a "
