@@ -123,7 +123,8 @@ Named = Mapping[str, Any]
 
 PACKAGES = (
     *(f"privacy.{name}" for name in ("accounting", "audit", "inference", "inference_service")),
-    *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "training")),
+    *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "shared_inference")),
+    "privacy.training",
     *("strategies", "strategies.encrypted_round", "strategies.secure_aggregation"),
 )
 
@@ -205,7 +206,7 @@ RESULTS = {
     *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
     *("Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
     *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
-    "ReplacementReport",
+    *("ReplacementReport", "SharedModel", "Provision", "Question"),
 }
 
 
