@@ -123,7 +123,8 @@ Named = Mapping[str, Any]
 
 PACKAGES = (
     *(f"privacy.{name}" for name in ("accounting", "audit", "inference", "inference_service")),
-    *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "statistics")),
+    *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "shared_inference")),
+    "privacy.statistics",
     "privacy.training",
     *("strategies", "strategies.encrypted_round", "strategies.secure_aggregation"),
 )
@@ -206,8 +207,7 @@ RESULTS = {
     *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
     *("Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
     *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
-    "ReplacementReport",
-    "Statistics",
+    *("ReplacementReport", "SharedModel", "Provision", "Question", "Statistics"),
 }
 
 
