@@ -181,7 +181,7 @@ FLOORS = {
     "compiler": "ckks errors plan input_range arithmetic",
     "importers": "errors decision compiler",
     "owner": "ckks errors plan input_range messages decision",
-    "compiled_model": "ckks errors plan messages public_keys arithmetic",
+    "compiled_model": "ckks errors plan input_range messages public_keys arithmetic",
     "compile": "ckks errors plan input_range arithmetic compiler compiled_model",
     "replacement": "errors decision input_range arithmetic compiler",
     "evaluator": "ckks errors plan input_range messages public_keys arithmetic compiled_model "

@@ -75,7 +75,14 @@ from privacy.mechanisms import (
     lattice_radius,
     ternary,
 )
-from privacy.secure_aggregation import Adversary, ClientPolicy, RoundPlan, RoundTerms, plan_round
+from privacy.secure_aggregation import (
+    Adversary,
+    ClientPolicy,
+    FewSilos,
+    RoundPlan,
+    RoundTerms,
+    plan_round,
+)
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -85,7 +92,10 @@ from privacy.training import (
     GradientDescent,
     NoisyCount,
     NominalCount,
+    Persons,
     PoissonBatches,
+    SiloStep,
+    silo_sum,
     train,
 )
 from privacy.training.errors import LocalBudgetError
@@ -112,7 +122,8 @@ Named = Mapping[str, Any]
 
 PACKAGES = (
     *(f"privacy.{name}" for name in ("accounting", "audit", "inference", "inference_service")),
-    *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "training")),
+    *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "shared_inference")),
+    "privacy.training",
     *("strategies", "strategies.encrypted_round", "strategies.secure_aggregation"),
 )
 
@@ -129,6 +140,7 @@ LIMITS = {"queue": 4, "requests_per_minute": 5, "owners": 6, "key_sets": 7}
 SECONDS = {"key_hours": 1.5, "head_seconds": 2.5, "body_seconds": 3.5}
 SUM = {"variance": 4.0, "sensitivity": 8, "dimension": 3, "shares": 5, "honest": 4}
 SILO_SUM = {"variance": 4.0, "sensitivity": 8, "dimension": 3, "silos": 5, "colluders": 1}
+STEP = {"clipping_norm": 0.5, "noise_multiplier": 2.0, "sampling_rate": 0.25}
 SECURE = {"min_clients": 3, "max_dropout_fraction": 0.25, "max_clients": 9}
 ADAPTED = {"initial_norm": 0.5, "quantile": 0.5, "learning_rate": 0.25, "count_noise": 2.0}
 TERMS = {"run": bytes(16), "number": 1, "size": 4, "bound": 8, "min_clients": 3}
@@ -163,6 +175,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     DistributedGaussian: SHARED,
     SiloGaussian: {"min_silos": 5, "colluders": 2, "radius": 64},
     RoundPlan: PLANNED,
+    FewSilos: {"silos": 10, "colluders": 2, "absent": 1},
     Adversary: {"max_corrupt_fraction": 0.25},
     ClientPolicy: {"min_clients": 3, "clipping_norm": 0.5, "weight_cap": 2.0},
     RoundTerms: TERMS,
@@ -173,6 +186,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     NoisyCount: {"noise_multiplier": 2.0},
     NominalCount: {"records": 5},
     PoissonBatches: {"sampling_rate": 0.5, "steps": 3},
+    SiloStep: {**STEP, "mechanism": SiloGaussian(3)},
     AdaptiveClipping: ADAPTED,
     FlatClipping: {"norm": 0.5},
     PerLayerClipping: {"norms": {"a": 0.5, "b": 2.0}},
@@ -190,7 +204,7 @@ RESULTS = {
     *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
     *("Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
     *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
-    "ReplacementReport",
+    *("ReplacementReport", "SharedModel", "Provision", "Question"),
 }
 
 
@@ -236,6 +250,18 @@ def trained(**given: Any) -> Any:
         **given,
     )
     return model.weight.tolist()
+
+
+def summed_over_persons(**given: Any) -> Any:
+    return silo_sum(
+        LINEAR,
+        Persons((torch.ones(4, 4), torch.tensor([0, 1, 0, 1]))),
+        loss=torch.nn.functional.cross_entropy,
+        step=SiloStep(mechanism=SiloGaussian(3), **STEP),
+        ledger=None,
+        randomness=SeededRandomness(1),
+        **given,
+    ).tolist()
 
 
 FLIPPED = np.arange(10) % 2 == 0
@@ -306,6 +332,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         {"num_nodes": 3},
     ),
     "train": (trained, {"physical_batch_size": 2}),
+    "silo_sum": (summed_over_persons, {"physical_batch_size": 2}),
     "noised_accuracy": (noised_accuracy, {"noise_multiplier": 2.0}),
     "attack_success": (partial(attack_success, EVENTS), {"delta": 0.25, "false_alarm_rate": 0.125}),
     "presence_delta": (

@@ -15,7 +15,6 @@ from scipy import sparse
 from torch import nn
 
 from privacy.arguments import (
-    double_array,
     number,
     of_kind,
     shown,
@@ -45,7 +44,7 @@ from privacy.inference.compiler.ranges import Ranges, ranges
 from privacy.inference.compiler.scale_search import Choice, logit_bits
 from privacy.inference.compiler.sensitivity import drawn_inputs, sensitivity
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
-from privacy.inference.input_range import InputRange, by_feature, to_unit
+from privacy.inference.input_range import InputRange, by_feature, inputs_of, to_unit
 from privacy.inference.input_range import bounds as bounds_of
 from privacy.inference.input_range import input_range as written_range
 from privacy.inference.plan import Plan, ThreeParties, pack_taps
@@ -162,6 +161,12 @@ def compile_model(
 
     of_kind("multi_label", multi_label, bool, "True where several labels may hold, or False")
 
+    predicts = getattr(model, "predicts", None)  # what from_sklearn knows of an estimator
+    if predicts == "labels" and not multi_label:
+        raise ValueError(
+            "multi_label is False, and the estimator predicts several labels of one input; give "
+            "multi_label=True"
+        )
     itself = reference(model)
     network = lower(itself, shape, (low, high), widest=None if batch else LARGEST_SLOTS)
     if multi_label and network.affines[-1].outputs == 1:
@@ -208,6 +213,12 @@ def compile_model(
             encrypted=encrypted,
         )
     _warn_of_error(choice.error, spread)
+    if predicts == "values":
+        _log.warning(
+            "compile_model: the estimator is a regressor; its values are released by "
+            "DataOwner(plan, release=RoundedLogits(...)) or FloodedLogits(...), and by default "
+            "only whether the value is above 0"
+        )
 
     program, summary = pack(network, choice, batch=batch)
     plan = _plan(
@@ -366,10 +377,10 @@ def _points(samples: Vector, bounds: Ranges) -> Vector:
 
 def _flat(sample: ArrayLike, declared: InputRange, shape: tuple[int, ...]) -> Vector:
     """Typical inputs, shape (inputs, elements)."""
-    values = double_array("sample", sample, "shape (inputs, *input_shape)")
-    if values.ndim < 2 or len(values) == 0 or values[0].size != math.prod(shape):
-        raise ValueError(f"sample has shape {values.shape}; give (inputs, *input_shape)")
-    flat = np.asarray(values.reshape(len(values), -1))
+    values = inputs_of("sample", sample, shape)
+    if len(values) == 0:
+        raise ValueError("sample is empty; give some dozen typical inputs, or leave it out")
+    flat = values.reshape(len(values), -1)
     low, high = bounds_of(declared, shape)
     if not bool(((flat >= low.ravel()) & (flat <= high.ravel())).all()):
         raise ValueError("sample has elements outside input_range; clip them or widen the range")

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from privacy.arguments import double_array
 from privacy.inference.arithmetic.batch_model import BatchModel
 from privacy.inference.arithmetic.encrypted_weights import encrypt_program
 from privacy.inference.arithmetic.network import Network
 from privacy.inference.arithmetic.program import BatchProgram, Program, SlotProgram
 from privacy.inference.arithmetic.slot_model import OneImageModel, ProductModel, SlotModel
 from privacy.inference.ckks import Ring
+from privacy.inference.input_range import inputs_of
 from privacy.inference.messages import Tag, seal_message
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import public_key
@@ -93,8 +93,13 @@ class CompiledModel:
         """The model's own logits, in double precision, of inputs (images, ...): (images, logits).
 
         PyTorch computes them, from :attr:`model`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an input has another shape than the plan's.
         """
-        values = torch.from_numpy(double_array("inputs", inputs, "shape (images, ...)"))
+        values = inputs_of("inputs", inputs, self.plan.input_shape)
         with torch.no_grad():
-            logits = self.model(values.reshape(len(inputs), *self.plan.input_shape))
-        return np.asarray(logits.numpy())
+            logits = self.model(torch.from_numpy(values))
+        return np.asarray(logits.numpy()).reshape(len(values), -1)

@@ -5,6 +5,7 @@ with one entry where all along an axis are alike, so that a range a channel is t
 picture of any size. Two ranges are equal if and only if they are written alike.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,22 @@ def input_range(name: str, value: Any, shape: tuple[int, ...]) -> InputRange:
     if low.size == 1:
         return float(low.item()), float(high.item())
     return _tuples(low.tolist()), _tuples(high.tolist())
+
+
+def inputs_of(name: str, values: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Inputs of shape (inputs, *shape), given so or as rows of their elements in that order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are none: axes in another order would be read as another picture.
+    """
+    array = double_array(name, values, f"shape (inputs, {', '.join(map(str, shape))})")
+    if array.ndim < 2 or array.shape[1:] not in (shape, (math.prod(shape),)):
+        raise ValueError(
+            f"{name} has shape {array.shape}; give (inputs, {', '.join(map(str, shape))})"
+        )
+    return array.reshape(len(array), *shape)
 
 
 def bounds(

@@ -19,10 +19,12 @@ from privacy.inference_service.tokens import TokenFile as TokenFile
 # Loaded when they are first asked for: FastAPI and uvicorn, which an owner's client does without.
 if TYPE_CHECKING:
     from privacy.inference_service.app import create_app as create_app
+    from privacy.inference_service.page import Page as Page
     from privacy.inference_service.server import ServiceServer as ServiceServer
 
 _LATER = {
     "create_app": "privacy.inference_service.app",
+    "Page": "privacy.inference_service.page",
     "ServiceServer": "privacy.inference_service.server",
 }
 

@@ -12,6 +12,7 @@ from privacy.training.model_checks.replace import replace_unsupported as replace
 from privacy.training.optimizer import GradientDescent as GradientDescent
 from privacy.training.payment import Payment as Payment
 from privacy.training.payment import pay as pay
+from privacy.training.persons import Persons as Persons
 from privacy.training.protection import ClipAndNoise as ClipAndNoise
 from privacy.training.protection import ClipOnly as ClipOnly
 from privacy.training.protection import FullBatch as FullBatch
@@ -21,3 +22,6 @@ from privacy.training.protection import PoissonBatches as PoissonBatches
 from privacy.training.protection import PublicCount as PublicCount
 from privacy.training.result import Guarantee as Guarantee
 from privacy.training.result import TrainingResult as TrainingResult
+from privacy.training.silo_step import SiloStep as SiloStep
+from privacy.training.silo_step import silo_sum as silo_sum
+from privacy.training.silo_step import trained_parameters as trained_parameters

@@ -39,16 +39,7 @@ def check_arguments(
     randomness: Randomness | None,
 ) -> None:
     """Refuse, by name, arguments of another kind than ``train`` takes, or that do not fit."""
-    of_kind("model", model, nn.Module, "an nn.Module")
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise TypeError(
-            "model is scripted or traced, whose layers cannot be watched: give the nn.Module that "
-            "it was made of"
-        )
-    if isinstance(loss, type):
-        raise TypeError(f"loss is {shown(loss)}; give an instance, {loss.__name__}()")
-    if not callable(loss):
-        raise TypeError(f"loss is {shown(loss)}; give a callable, loss(outputs, targets)")
+    check_program(model, loss)
     of_kind("optimizer", optimizer, (Optimizer, GradientDescent), "one of torch.optim's")
     of_kind("protection", protection, (ClipOnly, ClipAndNoise), "ClipOnly(…) or ClipAndNoise(…)")
     of_kind("batches", batches, (FullBatch, PoissonBatches), "FullBatch(…) or PoissonBatches(…)")
@@ -61,6 +52,20 @@ def check_arguments(
     _check_optimizer(model, optimizer)
     if schedule is not None:
         _check_schedule(schedule, optimizer, batches.steps)
+
+
+def check_program(model: nn.Module, loss: Loss) -> None:
+    """Refuse a model and a loss of another kind than is trained with."""
+    of_kind("model", model, nn.Module, "an nn.Module")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TypeError(
+            "model is scripted or traced, whose layers cannot be watched: give the nn.Module that "
+            "it was made of"
+        )
+    if isinstance(loss, type):
+        raise TypeError(f"loss is {shown(loss)}; give an instance, {loss.__name__}()")
+    if not callable(loss):
+        raise TypeError(f"loss is {shown(loss)}; give a callable, loss(outputs, targets)")
 
 
 def _check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) -> None:

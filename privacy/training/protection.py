@@ -7,7 +7,7 @@ from privacy.accounting import Full, Poisson
 from privacy.accounting.events import LARGEST_COUNT
 from privacy.arguments import convert, delta, number, of_kind, whole
 
-_NORMS = {"least": 1e-12, "most": 1e12}  # beyond, single precision rounds gradients away
+NORMS = {"least": 1e-12, "most": 1e12}  # beyond, single precision rounds gradients away
 _MOST_RECORDS = 10**12
 
 
@@ -78,7 +78,7 @@ class ClipOnly:
     clipping_norm: float
 
     def __post_init__(self) -> None:
-        convert(self, "clipping_norm", number, **_NORMS)
+        convert(self, "clipping_norm", number, **NORMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class ClipAndNoise:
     count: Count
 
     def __post_init__(self) -> None:
-        convert(self, "clipping_norm", number, **_NORMS)
+        convert(self, "clipping_norm", number, **NORMS)
         give = "a finite number above 0; to train without noise use ClipOnly"
         convert(self, "noise_multiplier", number, above=0, give=give)
         convert(self, "delta", delta, units="the number of records")

@@ -37,7 +37,7 @@ class _Tensors:
         return tuple(tensor[rows] for tensor in self._tensors)
 
     def formats(self) -> Iterator[RecordFormat]:
-        yield _format_of(self._tensors)  # also of no record
+        yield format_of(self._tensors)  # also of no record
 
 
 class _Mapped:
@@ -56,7 +56,7 @@ class _Mapped:
         yielded: set[RecordFormat] = set()
         for row in range(len(self)):
             try:
-                record_format = _format_of(self.take(torch.tensor([row], device="cpu")))
+                record_format = format_of(self.take(torch.tensor([row], device="cpu")))
             except Exception:  # noqa: S112
                 continue  # malformed
             if record_format not in yielded:
@@ -85,7 +85,8 @@ def on_device_of(model: nn.Module, records: Records) -> Records:
     return _Moved(records, *devices) if len(devices) == 1 else records
 
 
-def _format_of(tensors: tuple[Tensor, ...]) -> RecordFormat:
+def format_of(tensors: Sequence[Tensor]) -> RecordFormat:
+    """The format of records: shapes without the first axis."""
     return tuple((tuple(each.shape[1:]), each.dtype, each.device) for each in tensors)
 
 

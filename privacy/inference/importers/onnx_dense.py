@@ -85,7 +85,9 @@ def normalisation(node: Node, graph: Builder) -> Data:
     )
     epsilon = node.attribute("epsilon", 1e-5)
     node.attribute("momentum", 0.9)
-    if node.attribute("training_mode", 0) or not node.attribute("spatial", 1):
+    # Before opset 14 it is statistics among the outputs that say so.
+    training = node.attribute("training_mode", 0) or len(node.outputs) > 1
+    if training or not node.attribute("spatial", 1):
         raise node.refused("is in training mode or not spatial; export the model after eval()")
     if not data.shape or data.rank > 4:
         raise node.refused(f"works on inputs of shape {data.shape}; at most two axes are taken")

@@ -1,5 +1,6 @@
 """Arithmetic and activations of ONNX, element by element."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ from privacy.inference.importers.onnx_layers import Difference, Product, Scaled,
 from privacy.inference.importers.onnx_values import Array, Constant, Data, Node
 
 _LARGEST_POWER = 7
+_LARGEST = float(np.finfo(np.float32).max)
 _GATED = {nn.Sigmoid: nn.SiLU, nn.Hardsigmoid: nn.Hardswish}
 """What x times an activation of x is called."""
 
@@ -127,8 +129,12 @@ def divided(node: Node, graph: Builder) -> Data:
 
 def powered(node: Node, graph: Builder) -> Data:
     """Pow with a whole exponent from 1 to 7."""
-    data = node.data(0)
-    exponents = np.unique(node.weights(1, "exponents"))
+    data, given = node.data(0), node.weights(1, "exponents")
+    if _broadcast(node, data, given) != data.shape:
+        raise node.refused(
+            f"takes inputs of shape {data.shape} to powers of shape {given.shape}; give one number"
+        )
+    exponents = np.unique(given)
     if len(exponents) != 1 or float(exponents[0]) not in range(1, _LARGEST_POWER + 1):
         raise node.refused(
             f"has exponents {exponents[:5].tolist()}; one whole number from 1 to {_LARGEST_POWER} "
@@ -142,21 +148,31 @@ def powered(node: Node, graph: Builder) -> Data:
 
 
 def _clipped(node: Node) -> nn.Module:
-    if node.opset < 11:
-        ends = [node.attribute("min", None), node.attribute("max", None)]
-    else:
-        ends = [
-            None if node.given(place) is None else node.array(place, "bounds").item()
-            for place in (1, 2)
-        ]
-    low, high = (None if end is None else float(end) for end in ends)
+    low, high = (_bound(node, place, name) for place, name in ((1, "min"), (2, "max")))
     if (low, high) == (0.0, 6.0):
         return nn.ReLU6()
-    if low == 0.0 and high is None:
+    if (low, high) == (0.0, _LARGEST):
         return nn.ReLU()
-    if low is None or high is None or low >= high:
-        raise node.refused(f"keeps values between {low} and {high}; give two numbers")
+    if not low < high or (low, high) == (-_LARGEST, _LARGEST):
+        raise node.refused(f"keeps values between {low:g} and {high:g}; give a bound, or leave it")
     return nn.Hardtanh(low, high)
+
+
+def _bound(node: Node, place: int, name: str) -> float:
+    """A bound; where it is left out or infinite, what ONNX took for it before it could be."""
+    given: float | None = None
+    if node.opset < 11:
+        given = node.attribute(name, None)
+    elif node.given(place) is not None:
+        array = node.array(place, "bounds")
+        if array.size != 1:
+            raise node.refused(f"has bounds of shape {array.shape}; give one number")
+        given = array.item()
+    least = -_LARGEST if name == "min" else _LARGEST
+    bound = least if given is None else float(given)
+    if math.isnan(bound):
+        raise node.refused("has a bound that is no number")
+    return max(-_LARGEST, min(bound, _LARGEST))
 
 
 def _hard_sigmoid(node: Node) -> nn.Module:

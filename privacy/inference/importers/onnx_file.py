@@ -150,7 +150,8 @@ def read_onnx(path: "str | os.PathLike[str]") -> OnnxFile:
             f"the model has functions of its own ({names}); put their operators in their place: "
             "onnx.save(onnx.inliner.inline_local_functions(onnx.load(path)), new_path)"
         )
-    opset = max((entry.version for entry in model.opset_import if not entry.domain), default=1)
+    own = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    opset = max(own, default=1)
     newest = onnx.defs.onnx_opset_version()
     if not _OLDEST_OPSET <= opset <= newest:
         raise UnsupportedModelError(

@@ -47,6 +47,7 @@ from privacy.inference.importers.onnx_values import (
     Constant,
     Data,
     Node,
+    Untaken,
     Value,
     constant,
 )
@@ -82,6 +83,8 @@ OPERATORS: dict[str, Callable[[Node, Builder], Value]] = {
     "Unsqueeze": unsqueeze,
 }
 """Operators on values that depend on the model's input."""
+_OUTPUTS = {"Dropout": 2, "LinearClassifier": 2}
+"""How many an operator may have where it is not one: a mask that is not used, and a decision."""
 _SCIKIT_LEARN = ("Scaler", "LinearRegressor", "LinearClassifier")
 _AT_THE_END = (
     "has no polynomial form; at the end of a model it changes no decision: leave it out with "
@@ -183,6 +186,7 @@ class _Values:
             )
             value = self._made(node, proto, graph)
             node.check_attributes()
+            node.check_outputs(_OUTPUTS.get(node.operator, 1))
             outputs = list(proto.output)
             if node.operator == "LinearClassifier" and len(outputs) > 1:
                 self._decisions[outputs.pop(0)] = outputs[0]
@@ -242,7 +246,7 @@ class _Values:
             elif entry.type in (kinds.FLOATS, kinds.INTS, kinds.STRINGS):
                 made[entry.name] = list(onnx.helper.get_attribute_value(entry))
             else:
-                made[entry.name] = entry.type
+                made[entry.name] = Untaken(kinds.AttributeType.Name(entry.type).lower())
         return made
 
 

@@ -64,6 +64,13 @@ class Data:
 Value = Constant | Data
 
 
+@dataclass(frozen=True)
+class Untaken:
+    """An attribute of a kind that is never taken, such as a graph, or without a kind."""
+
+    kind: str
+
+
 def constant(array: Array) -> Constant:
     """A constant that no batch changes."""
     return Constant(array, array)
@@ -79,7 +86,12 @@ class Node:
         None where an optional one is left out.
     opset : int
     attributes : mapping of str to Any
-        Numbers, lists, bytes and arrays.
+        Numbers, lists, bytes and arrays; :class:`Untaken` for what is none of these.
+
+    Attributes
+    ----------
+    outputs : list of str
+        Names of the values that it makes.
     """
 
     def __init__(
@@ -92,6 +104,7 @@ class Node:
         self.operator = str(proto.op_type)
         self.name = str(proto.name or proto.output[0])
         self.inputs, self.opset = list(inputs), opset
+        self.outputs = [str(output) for output in proto.output if output]
         self._attributes, self._left = dict(attributes), set(attributes)
 
     def refused(self, reason: str) -> UnsupportedModelError:
@@ -103,6 +116,8 @@ class Node:
         """An attribute, of the default's kind; text comes as text, lists as lists of numbers."""
         self._left.discard(name)
         value = self._attributes.get(name, default)
+        if isinstance(value, Untaken):
+            raise self.refused(f"has an attribute {name} of a kind that is not taken, {value.kind}")
         if isinstance(value, bytes):
             value = value.decode(errors="replace")
         if isinstance(default, float) and isinstance(value, int):
@@ -121,6 +136,14 @@ class Node:
         """Refuse attributes that nobody asked for."""
         if self._left:
             raise self.refused(f"has attributes that are not known: {quoted(sorted(self._left))}")
+
+    def check_outputs(self, taken: int) -> None:
+        """Refuse further outputs than are taken: some change what the first one is."""
+        if len(self.outputs) > taken:
+            raise self.refused(
+                f"makes {len(self.outputs)} values, {quoted(self.outputs)}, of which "
+                f"{taken} is taken; export the model without the others"
+            )
 
     def given(self, place: int) -> Value | None:
         """An input, or None."""

@@ -23,8 +23,11 @@ def check_agreement(
     estimator: Any,
     model: Any,
     classes: tuple[Any, ...] | None,
-) -> None:
-    """Compare the module with the estimator itself, on drawn inputs."""
+) -> bool:
+    """Compare the module with the estimator itself, on drawn inputs.
+
+    Returns whether it predicts several labels of one input.
+    """
     generator = np.random.default_rng(0)
     points = generator.normal(size=(_POINTS, inputs(steps)))
     points *= np.resize([0.1, 1.0, 100.0], (_POINTS, 1))  # saturated outputs, and others
@@ -45,6 +48,7 @@ def check_agreement(
             "they were changed after fit, fit it again; else this version of scikit-learn writes "
             "them in another way than is known here: please report it"
         )
+    return classes is not None and predicted.ndim == 2
 
 
 def _has_output_function(model: Any) -> bool:

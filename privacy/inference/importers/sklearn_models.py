@@ -49,7 +49,9 @@ def from_sklearn(
     answers here, class by class. scikit-learn is not imported and nothing is unpickled.
 
     Its attribute ``classes`` is the tuple of the estimator's own labels, in the order of
-    :attr:`Answer.label`; of a multi-label model, one label an output; of a regressor None.
+    :attr:`Answer.label`; of a multi-label model, one label an output (of a MultiOutputClassifier a
+    pair); of a regressor None. ``predicts`` is "classes", "labels" (compile it with
+    ``multi_label=True``) or "values" (a regressor's).
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ def from_sklearn(
     made = _module(steps)
     model = _end(estimator)
     classes = _classes(model, label)
-    check_agreement(made, steps, estimator, model, classes)
+    several = check_agreement(made, steps, estimator, model, classes)
     if input_range is not None and max_error is not None:
         if len(steps) == 1:
             raise ValueError(
@@ -93,6 +95,7 @@ def from_sklearn(
         low, high = input_bounds(input_range, inputs(steps))
         made = nn.Sequential(*polynomials(steps, low, high, most))
     made.classes = classes  # type: ignore[assignment]
+    made.predicts = "values" if classes is None else "labels" if several else "classes"  # type: ignore[assignment]
     return made.eval()
 
 
@@ -144,9 +147,9 @@ def _pipeline(pipeline: Any) -> Steps:
         known = TRANSFORMERS.get(type(transformer).__name__)
         if known is None or not _is_sklearn(transformer):
             raise UnsupportedModelError(
-                f"{label} is no affine map, and is not evaluated under encryption. If whoever "
-                f"encrypts may know it, let them apply pipeline[:{index + 1}].transform first, and "
-                f"give pipeline[{index + 1}:] here"
+                f"{label} is none of the affine steps that are taken, and is not evaluated. If "
+                f"whoever encrypts may know it, let them apply pipeline[:{index + 1}].transform "
+                f"first, and give pipeline[{index + 1}:] here"
             )
         steps.append(known(transformer, label))
     if last is None or last == "passthrough":

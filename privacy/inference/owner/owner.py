@@ -185,8 +185,11 @@ class DataOwner:
         if plan.batch_size == 1:
             values = values[None]
         if values.shape[1:] != plan.input_shape or not 1 <= len(values) <= plan.batch_size:
-            batch = f" for each of 1 to {plan.batch_size} images" if plan.batch_size > 1 else ""
-            raise ValueError(f"the input has shape {np.shape(x)}; give {plan.input_shape}{batch}")
+            several = (
+                f"(images, {', '.join(map(str, plan.input_shape))}), 1 to {plan.batch_size} images"
+            )
+            give = several if plan.batch_size > 1 else plan.input_shape
+            raise ValueError(f"the input has shape {np.shape(x)}; give {give}")
         low, high = bounds(plan.input_range, plan.input_shape)
         outside = ~((values >= low) & (values <= high))
         if bool(outside.any()):
@@ -210,8 +213,11 @@ class DataOwner:
             self._state.released += 1
         released_answer = self._policy.release(logits, self.plan, released)
         names = self.plan.class_names
-        if not names or released_answer.label_sets is not None:
+        if not names:
             return released_answer
+        if released_answer.label_sets is not None:
+            sets = tuple(tuple(names[k] for k in each) for each in released_answer.label_sets)
+            return replace(released_answer, name_sets=sets)
         return replace(released_answer, names=tuple(names[k] for k in released_answer.labels))
 
     def _logits(self, answer: bytes) -> NDArray[np.float64]:
@@ -222,7 +228,9 @@ class DataOwner:
         with self._lock:
             images = self._state.open.pop(query_id, None)
         if images is None:
-            raise MessageError(f"query {query_id} is not open: the answer was replayed")
+            raise MessageError(
+                f"query {query_id} is not open: the answer was replayed, or decrypted before"
+            )
         return self._reader(Reader(body))[:images]
 
 
@@ -242,17 +250,21 @@ def _outside(plan: Plan, values: NDArray[np.float64], outside: NDArray[np.bool_]
     """Which input is outside its range; of features, the first that is."""
     remedy = "clip them, or compile for a wider input_range"
     if not by_feature(plan.input_range):
+        if bool(np.isnan(values).any()):
+            _, *where = np.argwhere(np.isnan(values))[0].tolist()
+            at = label(tuple(where))
+            return f"the input has NaN at feature {at}, the plan was proved for numbers"
         return (
             f"the input has elements in [{values.min():g}, {values.max():g}], the plan was proved "
             f"for {shown(plan.input_range)}; {remedy}"
         )
     image, *where = np.argwhere(outside)[0].tolist()
     low, high = bounds(plan.input_range, plan.input_shape)
-    at, features = tuple(where), int(outside.any(axis=0).sum())
+    place, features = tuple(where), int(outside.any(axis=0).sum())
     others = f" ({features} features are outside theirs)" if features > 1 else ""
     return (
-        f"the input has {values[(image, *at)]:g} at feature {label(at)}, the plan was proved for "
-        f"[{low[at]:g}, {high[at]:g}] there{others}; {remedy}"
+        f"the input has {values[(image, *place)]:g} at feature {label(place)}, the plan was proved "
+        f"for [{low[place]:g}, {high[place]:g}] there{others}; {remedy}"
     )
 
 

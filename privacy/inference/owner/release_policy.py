@@ -40,6 +40,8 @@ class Answer:
         All labels of an image, rising, one tuple an image.
     names : tuple of str, or None
         What the plan calls the classes in ``labels``; None where it names none.
+    name_sets : tuple of tuple of str, or None
+        What the plan calls the labels in ``label_sets``; None where it names none.
     """
 
     labels: tuple[int, ...]
@@ -47,6 +49,7 @@ class Answer:
     logits: Logits | None = None
     label_sets: tuple[tuple[int, ...], ...] | None = None
     names: tuple[str, ...] | None = None
+    name_sets: tuple[tuple[str, ...], ...] | None = None
 
     @property
     def label(self) -> int:
@@ -58,7 +61,7 @@ class Answer:
             If the query held several images, or an image has a set of labels.
         """
         if self.label_sets is not None:
-            raise ValueError("an image has a set of labels; read label_sets")
+            raise ValueError("an image has a set of labels; read label_sets, or name_sets")
         if len(self.labels) != 1:
             raise ValueError(f"the query held {len(self.labels)} images; read labels")
         return self.labels[0]
@@ -211,10 +214,15 @@ class RoundedLogits:
         """The step must be far above the error."""
         _check_reachable(self.threshold, plan)
         if 10.0**-self.decimals < 2.0 ** (plan.worst_error_bits + 8):
+            allowed = math.floor(-(plan.worst_error_bits + 8) * math.log10(2))
+            # Both errors shrink together, as a rule.
+            bits = math.floor(-self.decimals * math.log2(10)) - 8
+            tolerance = 2.0 ** (bits + plan.error_bits - plan.worst_error_bits)
             raise ReleaseError(
                 f"decimals is {self.decimals}; the plan's error for the worst input is about "
-                f"2^{plan.worst_error_bits}, a step must be 2^8 times that: round more, or compile "
-                "with a smaller tolerance or a narrower input_range"
+                f"2^{plan.worst_error_bits}, a step must be 2^8 times that: give "
+                f"decimals={allowed} or less, or compile with a tolerance of about {tolerance:.2g}"
+                ", or with a narrower input_range"
             )
 
     def release(self, logits: Logits, plan: Plan, released: int) -> Answer:

@@ -153,7 +153,10 @@ def _labels(name: str, value: Any, *, inputs: Tensor) -> Tensor:
     _check_alike(inputs, tensor)
     classes = tensor.long()
     if not bool((classes == tensor).all()) or int(classes.min()) < 0:
-        raise ValueError(f"{name} holds something else than classes; give {_LABELS}, from 0")
+        raise ValueError(
+            f"{name} holds something else than classes; give {_LABELS}, from 0, or leave {name} "
+            "out: the new model learns to answer as the old one (a regressor from that alone)"
+        )
     return classes
 
 

@@ -121,7 +121,8 @@ class Function(nn.Module):
         name = target if isinstance(target, str) else target.__name__
         self.label = name.strip("_")
         if name.endswith("_"):  # in place: the same function beside it
-            target = self.label if isinstance(target, str) else getattr(torch, self.label)
+            home = torch if hasattr(torch, self.label) else nn.functional
+            target = self.label if isinstance(target, str) else getattr(home, self.label)
         if "inplace" in kwargs:
             kwargs["inplace"] = False
         self._target: Any = getattr(Tensor, target) if isinstance(target, str) else target

@@ -5,7 +5,7 @@ import inspect
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -85,7 +85,10 @@ class Separated:
         kind = getattr(node.target, "__name__", str(node.target))
         if kind in ("mul", "square"):
             return int(len(node.all_input_nodes) > 1 or node.args[0] is node.args[-1])
-        return 1 if kind == "pow" else 0
+        if kind == "pow":
+            exponent = node.args[1] if len(node.args) > 1 else node.kwargs.get("exponent")
+            return DEPTH.get(cast(int, exponent), 0)
+        return 0
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -211,12 +214,17 @@ def _apart(sequential: nn.Sequential) -> nn.Sequential:
 def _traced(model: nn.Module) -> fx.Graph:
     try:
         with TRACING:
-            return _Tracer().trace(model)
+            graph = _Tracer().trace(model)
     except Exception as error:  # whatever a stranger's forward raises of a proxy
         raise UnsupportedLayerError(
             f"torch.fx cannot trace the model ({error}); write its forward without branches and "
             "loops that depend on the input, or build it as an nn.Sequential"
         ) from error
+    for node in graph.nodes:
+        if not node.args and "input" in node.kwargs:
+            others = dict(node.kwargs)
+            node.args, node.kwargs = (others.pop("input"),), others
+    return graph
 
 
 def _own(model: nn.Module, node: fx.Node, *, repeated: bool) -> tuple[str, nn.Module]:

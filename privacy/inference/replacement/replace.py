@@ -2,7 +2,6 @@
 
 import logging
 from functools import partial
-from typing import cast
 
 import torch
 from numpy.typing import ArrayLike
@@ -88,9 +87,9 @@ def replace_activations(
     batch_size : int
         Inputs in a step on public data, or at a time.
     input_range, logit_bits : optional
-        Both, for an ``nn.Sequential`` that :func:`logit_bound` takes: training then keeps the bound
-        of the logits over all inputs in the range near 2^``logit_bits``, so that a plan holds them;
-        20 is a good start where ``compile_model`` finds no plan. Public data only.
+        Both: training then keeps :func:`logit_bound`, that of the logits over all inputs in the
+        range, near 2^``logit_bits``, so that a plan holds them; 20 is a good start where
+        ``compile_model`` finds no plan or only a slow one. Public data only.
     seed : int
         Of the order of inputs and of those held out. The same seed gives the same model on the same
         machine.
@@ -206,7 +205,10 @@ def _checked(teacher: nn.Module, public: PublicInputs) -> Tensor:
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"model makes {shape} of 2 inputs; give one with outputs (inputs, logits)")
+        raise ValueError(
+            f"model makes {shape} of 2 inputs; give one with outputs (inputs, logits), (inputs, 1) "
+            "of a single logit"
+        )
     classes = max(2, logits.shape[1])
     for labels in (public.labels, public.held_out_labels):
         if labels is not None and int(labels.max()) >= classes:
@@ -248,7 +250,7 @@ def _replace(
 def _bound(
     model: nn.Module, shape: tuple[int, ...], input_range: tuple[ArrayLike, ArrayLike]
 ) -> Tensor:
-    bound = logit_bound(cast(nn.Sequential, model), input_shape=shape, input_range=input_range)
+    bound = logit_bound(model, input_shape=shape, input_range=input_range)
     if not bool(torch.isfinite(bound)):
         raise ReplacementError(
             f"the bound of the logits over input_range is beyond {bound.dtype}; give a lower "

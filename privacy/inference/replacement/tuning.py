@@ -60,11 +60,14 @@ def watched(model: nn.Module, ranges: Ranges) -> Iterator[Outside]:
     """Note at every run of a model what leaves the ranges of its polynomials."""
     outside = Outside()
 
-    def note(name: str, low: float, high: float) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def note(name: str, low: float, high: float) -> Callable[[nn.Module, tuple[object, ...]], None]:
         centre, half = (low + high) / 2, (high - low) / 2
 
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            beyond = F.relu((inputs[0] - centre).abs() / half - 1)
+        def hook(_: nn.Module, inputs: tuple[object, ...]) -> None:
+            values = inputs[0]
+            if not isinstance(values, Tensor):
+                return  # intervals, of which the logits are bounded
+            beyond = F.relu((values - centre).abs() / half - 1)
             outside.excess[name] = beyond.square().flatten(1).sum(1)
             outside.shares[name] = (beyond > 0).to(beyond).mean()
 

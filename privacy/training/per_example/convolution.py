@@ -79,13 +79,22 @@ class ConvolutionGradients:
         for parameter, gradient in self._gradients.items():
             summed = factors @ gradient.flatten(2)
             if parameter is self._layer.weight and self.method == _BY_ROWS:
-                summed = _in_order(self._layer, summed)
+                summed = _in_order(self._layer, summed[:, None])
             sums[parameter] = summed.view(parameter.shape)
         return sums
 
     def select(self, rows: Tensor) -> LayerGradients:
         selected = {p: gradient[:, rows] for p, gradient in self._gradients.items()}
         return ConvolutionGradients(self._layer, selected, self.method)
+
+    def of_each(self) -> Gradients:
+        gradients: Gradients = {}
+        for parameter, built in self._gradients.items():
+            each = built.flatten(2)
+            if parameter is self._layer.weight and self.method == _BY_ROWS:
+                each = _in_order(self._layer, each)
+            gradients[parameter] = each.reshape(-1, *parameter.shape)
+        return gradients
 
 
 def _padded(layer: Convolution, inputs: Tensor) -> Tensor:
@@ -215,8 +224,11 @@ def _by_rows(layer: Convolution, x: Tensor, g: Tensor) -> Tensor:
     return built.view(columns, n // layer.groups, -1)
 
 
-def _in_order(layer: Convolution, summed: Tensor) -> Tensor:
-    """A sum (column, group·channel·row·output) of ``_by_rows`` in the weight's order."""
+def _in_order(layer: Convolution, built: Tensor) -> Tensor:
+    """Pieces (column, n, group·channel·row·output) of ``_by_rows`` in the weight's order, n times.
+
+    Shape (n, *weight.shape).
+    """
     groups, outs = layer.groups, layer.out_channels // layer.groups
-    pieces = summed.view(len(summed), groups, -1, outs)
-    return pieces.permute(1, 3, 2, 0).reshape(layer.weight.shape)
+    pieces = built.view(*built.shape[:2], groups, -1, outs)
+    return pieces.permute(1, 2, 4, 3, 0).reshape(-1, *layer.weight.shape)

@@ -53,6 +53,11 @@ class EmbeddingGradients:
             self._rows[selected],
         )
 
+    def of_each(self) -> Gradients:
+        tables = self._rows.new_zeros((self._count, *self._layer.weight.shape))
+        tables[self._examples, self._indices] = self._rows
+        return {self._layer.weight: tables}
+
 
 def embedding_gradients(layer: nn.Embedding, calls: list[Call]) -> EmbeddingGradients:
     """The gradients of a table; its padding row has none."""

@@ -44,6 +44,9 @@ class LayerGradients(Protocol):
     def select(self, rows: Tensor) -> "LayerGradients":
         """The gradients of the examples in the mask ``rows`` (n,)."""
 
+    def of_each(self) -> Gradients:
+        """Every example's gradient, shape (n, *parameter.shape), by parameter."""
+
 
 class BuiltGradients:
     """Every example's gradient is built: shape (n, *parameter.shape), by parameter."""
@@ -64,6 +67,9 @@ class BuiltGradients:
 
     def select(self, rows: Tensor) -> LayerGradients:
         return BuiltGradients({p: g[rows] for p, g in self._gradients.items()}, self.method)
+
+    def of_each(self) -> Gradients:
+        return self._gradients
 
 
 @torch.no_grad()

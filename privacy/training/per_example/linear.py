@@ -47,6 +47,12 @@ class VectorGradients:
     def select(self, rows: Tensor) -> LayerGradients:
         return VectorGradients(self._layer, self._inputs[rows], self._backprops[rows])
 
+    def of_each(self) -> Gradients:
+        # In double precision products of single-precision numbers are exact, however small.
+        backprops = self._backprops.double()
+        outer = backprops[:, :, None] * self._inputs.double()[:, None, :]
+        return _by_parameter(self._layer, outer, backprops)
+
 
 class SequenceGradients:
     """T vectors an example: norms by Gram matrices of T × T.
@@ -83,6 +89,20 @@ class SequenceGradients:
 
     def select(self, rows: Tensor) -> LayerGradients:
         return SequenceGradients(self._layer, self._inputs[rows], self._backprops[rows])
+
+    def of_each(self) -> Gradients:
+        backprops = self._backprops.double()
+        return _by_parameter(self._layer, backprops.mT @ self._inputs.double(), backprops.sum(1))
+
+
+def _by_parameter(layer: nn.Linear, of_weight: Tensor, of_bias: Tensor) -> Gradients:
+    """Those of the parameters that train."""
+    gradients: Gradients = {}
+    if layer.weight.requires_grad:
+        gradients[layer.weight] = of_weight
+    if layer.bias is not None and layer.bias.requires_grad:
+        gradients[layer.bias] = of_bias
+    return gradients
 
 
 def _scaled(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,9 +164,4 @@ def linear_gradients(layer: nn.Linear, calls: Sequence[Call]) -> LayerGradients:
     # A Gram matrix costs T²·(ins + outs) products; building costs writing and reading ins·outs.
     if length * length * (ins + outs) <= 8 * ins * outs:
         return SequenceGradients(layer, a, b)
-    gradients: Gradients = {}
-    if layer.weight.requires_grad:
-        gradients[layer.weight] = b.mT @ a
-    if layer.bias is not None and layer.bias.requires_grad:
-        gradients[layer.bias] = b.sum(1)
-    return BuiltGradients(gradients, "matrix products")
+    return BuiltGradients(_by_parameter(layer, b.mT @ a, b.sum(1)), "matrix products")

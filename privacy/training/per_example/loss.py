@@ -58,9 +58,12 @@ class ExampleLoss:
     ----------
     loss : callable
         A torch loss module or function, or any callable that returns shape (n,).
+    one_by_one : bool
+        Whether a loss that is not torch's gets one example at a time in any case. ``torch.func``
+        may round otherwise, and one malformed example makes it give up for all others.
     """
 
-    def __init__(self, loss: Loss) -> None:
+    def __init__(self, loss: Loss, *, one_by_one: bool = False) -> None:
         self.given = loss
         self._torch_loss, settings = _unwrapped(loss)
         self._unreduced, self._reduction = _without_reduction(loss)
@@ -72,7 +75,7 @@ class ExampleLoss:
         self.is_examplewise = self.is_torchs and (
             self._torch_loss not in _ELEMENTWISE or not any(weighted)
         )
-        self._vectorised = True
+        self._vectorised = not one_by_one
 
     def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
         """The examples' losses, shape (n,)."""

@@ -2,20 +2,22 @@
 
 import logging
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from privacy.training.errors import GradientError, UnsupportedModelError
-from privacy.training.per_example.gradients import Gradients
 
 _log = logging.getLogger(__name__)
+
+Computed = TypeVar("Computed")
 
 # No single record is to blame for these.
 PROGRAM_ERRORS = (GradientError, UnsupportedModelError, MemoryError, torch.OutOfMemoryError)
 
 
-class MalformedRecords:
+class MalformedRecords(Generic[Computed]):
     """Computes a batch; where that fails, its halves, until only malformed records are left out.
 
     An error of one record (a label that is no class, a file that cannot be opened, another shape)
@@ -25,9 +27,9 @@ class MalformedRecords:
     Parameters
     ----------
     gradients : callable
-        Given rows, int64 (m,): their clipped sum, or raises.
+        Given rows, int64 (m,): their clipped sum, or what else is added of them, or raises.
     add : callable
-        Given the sum.
+        Given what ``gradients`` returned.
     every_error : bool
         Whether no error at all may end the training, as with noise: one record may cause even want
         of memory.
@@ -35,8 +37,8 @@ class MalformedRecords:
 
     def __init__(
         self,
-        gradients: Callable[[Tensor], Gradients],
-        add: Callable[[Gradients], None],
+        gradients: Callable[[Tensor], Computed],
+        add: Callable[[Computed], None],
         *,
         every_error: bool,
     ) -> None:

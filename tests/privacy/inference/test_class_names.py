@@ -132,6 +132,8 @@ def test_a_multi_label_answer_is_the_estimators_set_of_labels() -> None:
     assert len({len(each) for each in sets}) > 1
     (answer,) = answers(ready, rows[:1], EachLabel())
     assert (answer.labels, answer.top, answer.logits, answer.names) == ((), None, None, None)
+    names = ("high", "wide", "old")
+    assert answer.name_sets == (tuple(names[k] for k in answer.label_sets[0]),)
     with pytest.raises(ValueError, match="read label_sets"):
         _ = answer.label
 

@@ -1,6 +1,7 @@
 """One logit decides between two classes, at a threshold, wherever an answer is decided."""
 
 import math
+import re
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from privacy.inference import (
     compile_model,
     decide,
 )
-from privacy.inference.errors import ReleaseError
+from privacy.inference.errors import OutOfRangeError, ReleaseError
 from strategies.encrypted_round.errors import RoundError
 from strategies.encrypted_round.node import count_right_answers, make_questions, private_folder
 
@@ -231,3 +232,31 @@ def test_decide_is_a_side_for_one_logit_and_the_largest_for_several(
 def test_decide_names_a_shape_that_holds_no_logits(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="logits has shape"):
         decide(np.zeros(shape))
+
+
+def test_a_step_that_is_too_small_has_figures_that_suffice() -> None:
+    model, compiled = binary()
+    with pytest.raises(ReleaseError) as refusal:
+        DataOwner(compiled.plan, release=RoundedLogits(6))
+    words = str(refusal.value)
+    decimals = int(re.findall(r"decimals=(-?\d+)", words)[0])
+    DataOwner(compiled.plan, release=RoundedLogits(decimals))
+    with pytest.raises(ReleaseError):
+        DataOwner(compiled.plan, release=RoundedLogits(decimals + 1))
+    with pytest.raises(ReleaseError) as refusal:
+        DataOwner(compiled.plan, release=RoundedLogits(decimals + 2))
+    tolerance = float(re.findall(r"a tolerance of about (\S+),", str(refusal.value))[0])
+    plan = compile_model(
+        model, input_shape=INPUTS, input_range=(-1.0, 1.0), tolerance=tolerance
+    ).plan
+    DataOwner(plan, release=RoundedLogits(decimals + 2))
+
+
+def test_an_input_of_another_shape_or_without_numbers_has_a_remedy() -> None:
+    owner = DataOwner(binary(batch_size=3)[1].plan)
+    with pytest.raises(ValueError, match=r"shape \(30,\); give \(images, 30\), 1 to 3 images"):
+        owner.encrypt(X[0])
+    broken = X[:2].copy()
+    broken[1, 4] = np.nan
+    with pytest.raises(OutOfRangeError, match="NaN at feature 4, the plan was proved for numbers"):
+        owner.encrypt(broken)

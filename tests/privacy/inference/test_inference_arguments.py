@@ -133,6 +133,22 @@ def test_what_are_no_numbers_is_named(values, compiled):
         compiled.predict(values)
 
 
+@pytest.mark.parametrize(
+    "shape", [(2, 4, 5, 3), (2, 3, 5, 4), (2, 12, 5), (2, 4, 15), (2, 61), (60,), (3, 4, 5), (1, 0)]
+)
+def test_inputs_with_axes_in_another_order_are_not_read_as_others(shape):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
+    settings = {"input_shape": (3, 4, 5), "input_range": (0.0, 1.0)}
+    picture = np.linspace(0, 1, 120).reshape(2, 3, 4, 5)
+    compiled = compile_model(model, **settings, sample=picture.reshape(2, 60))
+    assert np.array_equal(compiled.predict(picture), compiled.predict(picture.reshape(2, 60)))
+    wrong = np.zeros(shape)
+    with pytest.raises(ValueError, match=r"^inputs has shape .*give \(inputs, 3, 4, 5\)"):
+        compiled.predict(wrong)
+    with pytest.raises(ValueError, match=r"^sample has shape .*give \(inputs, 3, 4, 5\)"):
+        compile_model(model, **settings, sample=wrong)
+
+
 def test_tensors_are_taken_whatever_their_precision_and_history(compiled):
     tensor = torch.tensor(INPUTS, dtype=torch.bfloat16).requires_grad_()
     assert compile_model(MODEL, **SETTINGS, sample=tensor).plan.input_shape == (8,)

@@ -68,6 +68,7 @@ def test_each_label_is_pytorchs(compiled: CompiledModel, threshold: float) -> No
     for answer, row in zip(asked(compiled, x, release), expected, strict=True):
         assert answer.label_sets == (tuple(np.flatnonzero(row).tolist()),)
         assert answer.labels == ()
+        assert answer.name_sets is None  # the plan has no names
         assert answer.top is answer.logits is None
         with pytest.raises(ValueError, match="read label_sets"):
             _ = answer.label

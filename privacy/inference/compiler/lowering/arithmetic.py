@@ -85,7 +85,7 @@ def _operands(operation: Operation) -> tuple[Any, Any]:
             continue
         operand = constant(operand)
         if isinstance(operand, Tensor) and operand.numel() != 1:
-            full = torch.broadcast_to(operand, (POINTS, *operation.shape)).flatten(1)
+            full = torch.broadcast_to(operand, (POINTS, *operation.shape)).reshape(POINTS, -1)
             if not torch.equal(full, full[:1].expand_as(full)):
                 raise operation.refused(
                     "treats the images of a batch differently; give a constant without the batch's "

@@ -56,9 +56,10 @@ def lower(
             if widest is not None and isinstance(node.meta.get("layer"), Square | Polynomial):
                 _check_width(node, widest)
         output = lowered(nodes, low.ravel(), high.ravel())
-        if len(output.shape) != 1:
+        if len(output.shape) > 1:
             raise ValueError(
-                f"the model ends in shape {output.shape}; end it in nn.Flatten and nn.Linear"
+                f"the model makes shape {output.shape} of one input; end it in nn.Flatten and "
+                f"nn.Linear, and give input_shape, here {shape}, without the batch"
             )
         return chain(output, widest=widest)
 
@@ -84,6 +85,8 @@ def check_agreement(
                 "must not depend on their number"
             ) from misfit
         logits = network(samples.T).T
+    if expected.ndim == 1:  # a single logit may lack its axis
+        expected = expected[:, None]
     same_shape = logits.shape == expected.shape
     with np.errstate(all="ignore"):
         error = np.abs(logits - expected) if same_shape else np.array(np.inf)

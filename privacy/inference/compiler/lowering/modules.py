@@ -218,6 +218,15 @@ def _calls_its_graph(module: nn.Module) -> bool:
 
 def _check_own(module: nn.Module, name: str) -> None:
     """Refuse hooks, and attributes of an instance in place of its type's."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedLayerError(
+            f"{name} is TorchScript, whose forward cannot be traced; give the nn.Module that it "
+            "was made of, or an ONNX file (from_onnx)"
+        )
+    if hasattr(module, "_orig_mod"):  # torch.compile's, whose type would have to be imported
+        raise UnsupportedLayerError(
+            f"{name} was compiled by torch.compile; give the module itself, model._orig_mod"
+        )
     if isinstance(module, LazyModuleMixin):
         raise UnsupportedLayerError(
             f"{name} has no weights yet; run a batch of inputs through the model first, which "

@@ -29,8 +29,8 @@ def moved(operation: Operation) -> Entry:
     made = []
     with_numbers, with_zeros = as_parts(run(node, numbers)), as_parts(run(node, zeros))
     for counted, nothing, expected in zip(with_numbers, with_zeros, operation.outputs, strict=True):
-        fixed = nothing.flatten(1).numpy()
-        sources = (counted - nothing).flatten(1).numpy().astype(np.int64)
+        fixed = nothing.reshape(POINTS, -1).numpy()
+        sources = (counted - nothing).reshape(POINTS, -1).numpy().astype(np.int64)
         own = np.where(sources > 0, sources - np.arange(POINTS)[:, None] * total, 0)
         alike = bool((own == own[0]).all() and (fixed == fixed[0]).all())
         if not alike or own.min(initial=0) < 0 or own.max(initial=0) > total:

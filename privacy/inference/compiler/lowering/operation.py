@@ -118,13 +118,13 @@ class Operation:
         self, parts: list[tuple[Value, Matrices]], bias: np.ndarray, expected: Tensor
     ) -> Elementwise:
         """An affine map, compared with the operation on points of the range."""
-        flat = expected.flatten(1).numpy().T
+        flat = expected.reshape(POINTS, -1).numpy().T
         fits = bias.shape == (len(flat),) and all(
             matrix.shape == (len(flat), value.size) for value, (matrix, _) in parts
         )
         # PyTorch's own values before it, so that no other operation is blamed.
         before = {
-            id(given.value()): source.meta["value"].flatten(1).numpy().T
+            id(given.value()): source.meta["value"].reshape(POINTS, -1).numpy().T
             for given, source in zip(self.given, self.sources, strict=True)
         }
         own = bias[:, None] + sum(m @ before[id(value)] for value, (m, _) in parts) if fits else 0

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from privacy.inference import Evaluator, MeasurementOwner, Polynomial, Square, compile_model
+from privacy.inference import (
+    Evaluator,
+    MeasurementOwner,
+    Polynomial,
+    Square,
+    certify,
+    compile_model,
+)
 from privacy.inference.compiler.lowering.lower import lower
 from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
 
@@ -277,6 +284,7 @@ REFUSED: dict[str, tuple[Forward, str]] = {
         "batch_norm .*give it running statistics",
     ),
     "half precision": (lambda x, w: x.float(), "float .*torch.float32 .*leave it out"),
+    "a decision": (lambda x, w: x.argmax(1), "argmax .*leave it out: the data owner decides"),
     "several answers": (lambda x, w: x.chunk(2, dim=-1), "'tuple' object has no"),
     "a number": (lambda x, w: x * x.max().item(), r"max \(test_.*"),
     "no tensor": (lambda x, w: operator.matmul(x, 3), "does not take inputs|cannot be traced"),
@@ -315,3 +323,49 @@ def test_a_residual_that_is_too_wide_names_what_goes_past_the_layer() -> None:
 
     with pytest.raises(CannotPlanError, match=r"with those that go past it 9,000 are evaluated"):
         lower(Wide(), (1, 20, 50), RANGE, widest=8192)
+
+
+@pytest.mark.parametrize(
+    "end", [lambda x: x.squeeze(1), lambda x: x[:, 0], lambda x: 2 * x.squeeze(-1) ** 2 - 1]
+)
+def test_a_single_logit_may_lack_its_axis(end: Callable[[Tensor], Tensor]) -> None:
+    """As it is written for BCEWithLogitsLoss."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return end(self.last(self.first(x) ** 2))
+
+    torch.manual_seed(0)
+    model = Model().double().eval()
+    compiled = compile_model(model, input_shape=5, input_range=RANGE, class_names=("no", "yes"))
+    assert compiled.plan.logits == 1
+    x = np.random.default_rng(0).uniform(-1, 1, (6, 5))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x)).numpy()
+    assert expected.shape == (6,)
+    assert (compiled.predict(x)[:, 0] == expected).all()
+    owner = MeasurementOwner(compiled.plan)
+    evaluator = Evaluator(compiled, owner.public_material())
+    for row, logit in zip(x, expected, strict=True):
+        answered = owner.logits(evaluator.evaluate(owner.encrypt(row)))
+        assert abs(answered[0, 0] - logit) < 2.0**compiled.plan.error_bits
+    certificate = certify(compiled, x, expected > 0)
+    assert certificate.plain_accuracy == certificate.agreement == 1.0
+
+
+def test_other_forms_of_a_model_are_refused_with_the_form_to_give() -> None:
+    inner = nn.Sequential(nn.Linear(4, 2))
+    with pytest.raises(UnsupportedLayerError, match=r"layer 1 \(RecursiveScriptModule\) is TorchS"):
+        compile_model(
+            nn.Sequential(nn.Linear(4, 4), torch.jit.script(inner)),
+            input_shape=4,
+            input_range=RANGE,
+        )
+    with pytest.raises(UnsupportedLayerError, match=r"give the module itself, model._orig_mod"):
+        compile_model(torch.compile(inner), input_shape=4, input_range=RANGE)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"here \(1, 4\), without the batch"):
+        compile_model(inner, input_shape=(1, 4), input_range=RANGE)

@@ -1,9 +1,11 @@
 """What makes a model friendly to encryption while it is trained."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 from privacy.inference import Polynomial, Square, compile_model, logit_bound
 from privacy.inference.compiler.lowering.lower import lower
@@ -86,16 +88,115 @@ def test_the_bound_of_a_layer_is_that_of_its_matrix(name: str) -> None:
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        (nn.Upsample(scale_factor=2, mode="bicubic"), "for Upsample"),
-        (nn.BatchNorm2d(1), "for BatchNorm2d in training mode"),
-        (type("Negated", (nn.Sequential,), {})(nn.Identity()), "for Negated"),
+        (nn.Upsample(scale_factor=2, mode="bicubic"), r"layer 0 \(Upsample\)"),
+        (nn.BatchNorm2d(1), r"layer 0 \(BatchNorm2d\) in training mode"),
+        (nn.ReLU(), r"layer 0 \(ReLU\): relu"),
     ],
 )
 def test_what_has_no_bound_is_refused_by_name(layer: nn.Module, words: str) -> None:
     model = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(2))
     model(torch.zeros(2, 1, 4, 4))
-    with pytest.raises(TypeError, match=f"logit_bound has no interval arithmetic {words}"):
+    with pytest.raises(TypeError, match=f"logit_bound has no interval arithmetic for {words}"):
         logit_bound(model, input_shape=(1, 4, 4), input_range=RANGE)
+
+
+class _Negated(nn.Linear):
+    """A subclass with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -super().forward(x) + 3.0
+
+
+class _Residual(nn.Module):
+    """Paths that join, functions and operators."""
+
+    def __init__(self, *, trained: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1, stride=2)
+        self.norm = nn.BatchNorm2d(4)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1)
+        self.act = Polynomial([0.1, 0.5, 0.2], trainable=trained)
+        self.last = nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.stem(x)))
+        first, second = (x + self.inner(x)).chunk(2, dim=1)
+        gated = torch.cat([first * second, 1 - 0.5 * second**2], dim=1)
+        pooled = nn.functional.avg_pool2d(gated, 2, ceil_mode=True)
+        rows = pooled.flatten(2).mean(dim=1) / 2
+        wide = torch.cat([rows, rows + rows * rows, rows[:, :1] @ torch.ones(1, 1).to(rows)], 1)
+        return self.last(wide)
+
+
+def worst_of(model: nn.Module, shape: tuple[int, ...], low: float, high: float) -> float:
+    """The largest logit that hill climbing between corners reaches."""
+    corners = torch.where(torch.rand(500, *shape) < 0.5, low, high).double()
+    for _ in range(20):
+        corners.requires_grad_()
+        (gradient,) = torch.autograd.grad(model(corners).abs().max(dim=1).values.sum(), corners)
+        corners = (corners + 0.3 * gradient.sign()).clamp(low, high).detach()
+    return float(model(corners).abs().max().detach())
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_paths_that_join_have_a_bound(traced: bool) -> None:
+    torch.manual_seed(0)
+    model: nn.Module = _Residual().double().eval()
+    if traced:  # as replace_activations returns them
+        model = fx.symbolic_trace(model)
+    bound = logit_bound(model, input_shape=SHAPE, input_range=RANGE).item()
+    assert worst_of(model, SHAPE, *RANGE) <= bound
+    # Where the range is a point, so is the bound.
+    middle = 0.3 * torch.ones(1, *SHAPE).double()
+    least = logit_bound(model, input_shape=SHAPE, input_range=(0.3, 0.3 + 1e-9)).item()
+    assert least == pytest.approx(float(model(middle).detach().abs().max()), rel=1e-6)
+
+
+def test_the_bound_of_a_residual_network_reaches_every_weight() -> None:
+    torch.manual_seed(0)
+    model = _Residual(trained=True).eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    bits = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        bound = logit_bound(model, input_shape=SHAPE, input_range=RANGE).log2()
+        bound.backward()
+        assert all(each.grad is not None for each in model.parameters())
+        optimizer.step()
+        bits.append(bound.item())
+    assert bits[-1] < bits[0] - 1
+
+
+ALIKE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "polynomial": (Polynomial([0.125, -0.5, 0.25]), lambda x: 0.125 - 0.5 * x + 0.25 * x**2),
+    "power": (Polynomial([0.0, 0.0, 0.0, 2.0]), lambda x: torch.pow(x, 3) * 2),
+    "square": (Square(), torch.square),
+    "sum": (lambda x: 3 * x - 1, lambda x: x + x - torch.ones_like(x) + x),
+    "matrix": (lambda x: x @ MATRIX, lambda x: nn.functional.linear(x, MATRIX.T)),
+    "constants": (lambda x: x * ROW - ROW, lambda x: torch.sub(torch.mul(ROW, x), ROW)),
+    "difference": (lambda x: ROW - x, lambda x: torch.rsub(x, ROW)),
+    "quotient": (lambda x: x / 4, lambda x: torch.div(x, 4)),
+}
+MATRIX, ROW = torch.tensor([[1.0, -2.0], [0.5, 3.0]]).double(), torch.tensor([-1.0, 2.0]).double()
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_the_same_written_otherwise_has_the_same_bound(name: str) -> None:
+    class Model(nn.Module):
+        def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.function, self.first = function, _Negated(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.function(self.first(x))
+
+    bounds = []
+    for function in ALIKE[name]:
+        torch.manual_seed(1)
+        model = Model(function).double()
+        bounds.append(logit_bound(model, input_shape=3, input_range=(-1.0, 2.0)).item())
+        assert worst_of(model, (3,), -1.0, 2.0) <= bounds[-1] * (1 + 1e-12)
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-12)
 
 
 def test_training_it_down_gives_the_plan_its_bits_back() -> None:

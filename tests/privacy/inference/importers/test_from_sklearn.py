@@ -285,6 +285,8 @@ def test_multi_label_models_have_one_output_a_label(make: Callable[[], Any]) -> 
     decided = outputs(model, NEW) > 0
     assert (decided == estimator.predict(NEW)).all()
     assert len(model.classes) == 3
+    with pytest.raises(ValueError, match="give multi_label=True"):
+        compile_model(model, input_shape=X.shape[1], input_range=(-1.0, 1.0))
 
 
 def test_models_of_several_named_outputs_have_their_names_in_pairs() -> None:
@@ -292,6 +294,16 @@ def test_models_of_several_named_outputs_have_their_names_in_pairs() -> None:
     estimator = fitted(multioutput.MultiOutputClassifier(linear_model.LogisticRegression()), X, y)
     model = from_sklearn(estimator)
     assert model.classes == (("ill", "well"), ("no", "yes"))
+
+
+@pytest.mark.parametrize("estimator", [linear_model.Ridge(), linear_model.RidgeClassifier()])
+def test_the_log_says_how_a_regressors_value_is_released(
+    estimator: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = from_sklearn(fitted(estimator, X, MANY[:, 0]))
+    compile_model(model, input_shape=X.shape[1], input_range=(-1.0, 1.0))
+    regressor = isinstance(estimator, linear_model.Ridge)
+    assert ("release=RoundedLogits" in caplog.text) == regressor
 
 
 def test_one_against_the_rest_and_a_regressor_an_output() -> None:
@@ -483,7 +495,7 @@ def logistic() -> Any:
                 X,
                 NAMES,
             ),
-            r"step 'polynomialfeatures' \(PolynomialFeatures\) is no affine map.*"
+            r"step 'polynomialfeatures' \(PolynomialFeatures\) is none of the affine steps.*"
             r"apply pipeline\[:2\]\.transform first, and give pipeline\[2:\] here",
         ),
         (

@@ -296,6 +296,13 @@ def test_old_files_list_their_weights_as_inputs(tmp_path: Path) -> None:
     assert np.allclose(answers(from_onnx(path), inputs), reference(path, inputs))
 
 
+def test_onnx_own_domain_has_two_spellings(tmp_path: Path) -> None:
+    def spell(model: Any) -> None:
+        model.opset_import[0].domain = model.graph.node[0].domain = "ai.onnx"
+
+    assert len(from_onnx(changed(tmp_path, spell))) == 1
+
+
 def test_no_file_and_no_onnx_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         from_onnx(tmp_path / "nothing.onnx")

@@ -336,12 +336,28 @@ def test_activations_are_taken_over(operator: str, options: Any, tmp_path: Path)
     check(tmp_path, [node(operator, "x", **options)], [20])
 
 
+UNBOUNDED = {(None, np.inf), (-np.inf, np.inf), (None, None), (-np.inf, None)}
+
+
 def test_bounds_and_gates_are_activations(tmp_path: Path) -> None:
-    for low, high in ((0, 6), (-1, 0.5), (0, None)):
-        weights = {"a": np.float32(low)} | ({} if high is None else {"b": np.float32(high)})
-        check(tmp_path, [node("Clip", "x a" if high is None else "x a b")], [20], weights)
+    ends = (None, -np.inf, -1, 0, 0.5, 6, np.inf)
+    for low, high in product(ends[:-1], ends[2:]):
+        if (low or 0) < (1 if high is None else high) and (low, high) not in UNBOUNDED:
+            given = {"a": low, "b": high}
+            names = ["x", *("-" if end is None else name for name, end in given.items())]
+            weights = {name: np.float32(end) for name, end in given.items() if end is not None}
+            check(tmp_path, [node("Clip", " ".join(names))], [20], weights)
     check(tmp_path, [node("Clip", "x", min=0.0, max=6.0)], [20], opset=9)
-    refused(tmp_path, "give two numbers", [node("Clip", "x - b")], [2], {"b": np.float32(1)})
+    check(tmp_path, [node("Clip", "x", max=0.5)], [20], opset=9)
+    for words, low, high in (
+        ("give a bound", -np.inf, np.inf),
+        ("between 1 and 0", 1, 0),
+        ("no number", np.nan, 1),
+        ("no number", 0, np.nan),
+        ("bounds of shape", [0, 0], 1),
+    ):
+        weights = {"a": np.float32(low), "b": np.array(high, dtype=np.float32)}
+        refused(tmp_path, words, [node("Clip", "x a b")], [2], weights)
     for gate, kind in (
         (node("Sigmoid", "x", "z"), "SiLU"),
         (node("HardSigmoid", "x", "z", alpha=1 / 6, beta=0.5), "Hardswish"),
@@ -421,6 +437,61 @@ def test_sums_of_several(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_refusals_by_name(words: str, nodes: Any, shape: Any, weights: Any, tmp_path: Path) -> None:
     refused(tmp_path, words, nodes, shape, weights)
+
+
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Mul", "Div", "Pow"])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 4), (4,), (2, 1), (1, 1, 1), (3, 1)])
+@pytest.mark.parametrize("size", [1, 4])
+def test_constants_of_every_shape_are_broadcast_or_refused(
+    operator: str, shape: Any, size: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "model.onnx"
+    save(file, [node(operator, "x c")], [size], {"c": np.full(shape, 2, dtype=np.float32)})
+    try:
+        from_onnx(file)
+    except UnsupportedModelError:
+        assert shape not in ((), (1,), (1, 1))
+    else:
+        assert_alike(file, [size])
+
+
+@pytest.mark.parametrize("opset", [7, 9, 13, 14, 15, 20])
+def test_statistics_that_are_given_out_are_those_of_training(opset: int, tmp_path: Path) -> None:
+    made = ["y", "mean", "var"] if opset >= 14 else ["y", "mean", "var", "old_mean", "old_var"]
+    options = {"training_mode": 1} if opset >= 14 else {}
+    for outputs in (made, made[:2]):
+        training = onnx.helper.make_node("BatchNormalization", ["x", *"sbmv"], outputs, **options)
+        weights = {name: np.float32([1, 2, 3]) for name in "sbmv"}
+        refused(tmp_path, "training mode", [training], [3], weights, opset=opset)
+
+
+LEARNED = {"w": drawn(3, 3), "k": drawn(3, 3, 1)}
+SAMPLES: dict[str, tuple[Any, Any]] = {
+    "Gemm": (node("Gemm", "x w", transB=1, alpha=0.5, beta=2.0), [3]),
+    "Conv": (node("Conv", "x k", strides=[2], pads=[1, 1]), [3, 6]),
+    "AveragePool": (node("AveragePool", "x", kernel_shape=[2], ceil_mode=1), [3, 5]),
+    "Flatten": (node("Flatten", "x", axis=1), [3, 2]),
+    "Transpose": (node("Transpose", "x", perm=[0, 2, 1]), [3, 2]),
+    "Concat": (node("Concat", "x x", axis=1), [3]),
+    "LeakyRelu": (node("LeakyRelu", "x", alpha=0.5), [3]),
+    "Relu": (node("Relu", "x"), [3]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_what_is_not_asked_for_is_refused(name: str, tmp_path: Path) -> None:
+    """Further outputs, and attributes without a kind: as numbers they would be 0."""
+    sample, shape = SAMPLES[name]
+    check(tmp_path, [sample], shape, LEARNED)
+    several = onnx.NodeProto()
+    several.CopyFrom(sample)
+    several.output.append("another")
+    refused(tmp_path, "makes 2 values", [several], shape, LEARNED)
+    for place in range(len(sample.attribute)):
+        unkind = onnx.NodeProto()
+        unkind.CopyFrom(sample)
+        unkind.attribute[place].ClearField("type")
+        refused(tmp_path, "of a kind that is not taken", [unkind], shape, LEARNED)
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from privacy.inference import Polynomial, PublicData, compile_model, replace_activations
-from privacy.inference.replacement.elementwise import MODULES
+from privacy.inference.replacement.elementwise import FUNCTIONS as NAMES
+from privacy.inference.replacement.elementwise import MODULES, Function
 
 Values = NDArray[np.float64]
 
@@ -149,6 +150,10 @@ FUNCTIONS: list[tuple[Callable[[Tensor], Tensor], nn.Module]] = [
     (lambda x: torch.clamp(x, min=0), nn.ReLU()),
     (lambda x: x.clamp(min=0), nn.ReLU()),
     (lambda x: torch.clamp(x, -1, 1), nn.Hardtanh()),
+    (lambda x: torch.clamp(input=x, min=-1, max=1), nn.Hardtanh()),
+    (lambda x: F.hardtanh(min_val=-2.0, input=x), nn.Hardtanh(-2.0)),
+    (F.elu_, nn.ELU()),
+    (F.leaky_relu_, nn.LeakyReLU()),
 ]
 
 
@@ -175,6 +180,25 @@ def test_a_function_gets_the_polynomial_of_its_module(case: int) -> None:
     assert isinstance(other, Polynomial)
     assert torch.equal(one.coefficients, other.coefficients)
     assert row.fit_error == expected.fit_error
+
+
+ARGUMENTS = {"threshold": (0.1, 0.2), "clamp": (0.0,), "clip": (0.0,)}
+ARGUMENTS |= {"clamp_min": (0.0,), "clamp_max": (0.0,)}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_what_works_in_place_has_a_form_that_does_not(name: str) -> None:
+    given = torch.linspace(-2, 2, 9)
+    for home in (torch, F, Tensor):
+        in_place = getattr(home, f"{name}_", None)
+        if in_place is None:
+            continue
+        arguments = ARGUMENTS.get(name, ())
+        expected = in_place(given.clone(), *arguments)
+        x = given.clone()
+        target = f"{name}_" if home is Tensor else in_place
+        assert torch.equal(Function(target, *arguments)(x), expected)
+        assert torch.equal(x, given)
 
 
 def test_a_degree_that_is_no_better_than_a_line_is_not_taken() -> None:

@@ -135,6 +135,30 @@ def test_levels_are_those_of_the_longest_path() -> None:
     assert replaced(TwoWays()).report.levels == 4
 
 
+@pytest.mark.parametrize("exponent", range(1, 8))
+@pytest.mark.parametrize("written", ["operator", "function", "method", "keyword"])
+def test_powers_count_as_the_compiler_counts_them(exponent: int, written: str) -> None:
+    class Powers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.first(x))
+            powers = {
+                "operator": lambda: x**exponent,
+                "function": lambda: torch.pow(x, exponent),
+                "method": lambda: x.pow(exponent),
+                "keyword": lambda: x.pow(exponent=exponent),
+            }
+            logits: Tensor = self.last(powers[written]())
+            return logits
+
+    torch.manual_seed(0)
+    depths = {1: 0, 2: 1, 3: 2, 4: 2, 5: 3, 6: 3, 7: 3}
+    assert replaced(Powers()).report.levels == 2 + depths[exponent]
+
+
 def test_the_polynomials_of_a_model_stay_and_are_counted() -> None:
     model = nn.Sequential(nn.Linear(6, 6), Square(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4))
     result = replaced(model)

@@ -4,11 +4,12 @@ import copy
 import io
 import json
 import logging
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from privacy.inference import (
     Polynomial,
@@ -232,6 +233,33 @@ def test_training_lowers_the_bound_of_the_logits() -> None:
         new = replace_activations(model, data=public(), epochs=60, **given).model  # type: ignore[arg-type]
         assert isinstance(new, nn.Sequential)
         bound = logit_bound(new, input_shape=6, input_range=(-1.0, 1.0))
+        bounds.append(bound.log2().item())
+    assert bounds[0] > 10
+    assert bounds[1] < 9
+
+
+class _Skipping(nn.Module):
+    """A block with a skip, one activation at both places: replaced, it is an fx.GraphModule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        return cast(Tensor, self.last(x + torch.tanh(self.inner(x))))
+
+
+def test_training_lowers_the_bound_of_a_network_with_skips() -> None:
+    model = trained(_Skipping(), public())
+    bounds = []
+    for bits in (100.0, 7.0):
+        given = {"input_range": (-1.0, 1.0), "logit_bits": bits}
+        new = replace_activations(model, data=public(), epochs=40, **given)  # type: ignore[arg-type]
+        assert isinstance(new.model, fx.GraphModule)
+        assert new.report.accuracy_after is not None
+        assert new.report.accuracy_after > 0.9
+        bound = logit_bound(new.model, input_shape=6, input_range=(-1.0, 1.0))
         bounds.append(bound.log2().item())
     assert bounds[0] > 10
     assert bounds[1] < 9

@@ -43,10 +43,31 @@ def ours(model: nn.Module, inputs: Tensor, clipping_norm: float) -> tuple[list[T
     with Capture(model) as capture:
         layers = capture.gradients(losses_of(model(inputs)))
         sums = clipped_sum(list(layers.values()), clipping_norm=clipping_norm)
+        built = {p: each for layer in layers.values() for p, each in layer.of_each().items()}
     trained = [p for p in model.parameters() if p.requires_grad]
+    assert_built(built, sums, clipping_norm)
     return [clipping_norm * sums.get(p, torch.zeros_like(p)) for p in trained], {
         layer.method for layer in layers.values()
     }
+
+
+def assert_built(
+    built: dict[Tensor, Tensor], sums: dict[Tensor, Tensor], clipping_norm: float
+) -> None:
+    """That each example's gradient, built and clipped by itself, adds up to the clipped sum."""
+    parts = [torch.linalg.vector_norm(each.double().flatten(1), dim=1) for each in built.values()]
+    norms = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    largest = min(torch.finfo(summed.dtype).max for summed in sums.values())
+    finite = norms <= largest
+    factors = (norms[finite] * (1 + MARGIN)).reciprocal().clamp(max=1 / clipping_norm)
+    assert built.keys() == sums.keys()
+    scale = max((float(s.abs().max()) for s in sums.values() if s.numel()), default=0.0)
+    for parameter, each in built.items():
+        assert each.shape == (len(norms), *parameter.shape)
+        total = (each[finite].double().flatten(1).T @ factors).view(parameter.shape)
+        torch.testing.assert_close(
+            total, sums[parameter].double(), rtol=1e-5, atol=1e-5 * scale + 1e-12
+        )
 
 
 def assert_same(model: nn.Module, inputs: Tensor, *methods: str) -> None:

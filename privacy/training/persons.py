@@ -1,0 +1,114 @@
+"""A silo's records by person: who is drawn, and is protected, is a person with all their rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from privacy.arguments import shown
+from privacy.mechanisms.person_sums import MOST_PERSONS
+from privacy.training.records import Records, records_of
+
+Rows = NDArray[np.int64]
+PersonIds = Sequence[int | str] | NDArray[Any] | Tensor
+
+
+class Persons:
+    """Records, grouped by whose they are.
+
+    Make it where the silo's program starts: its errors are for the data's owner, and tell of the
+    data.
+
+    Parameters
+    ----------
+    data : sequence of Tensor, or Dataset
+        (input, ..., targets), as for ``train``. There may be no record at all.
+    person_ids : sequence of int or str, optional
+        Of length n: whose each row is. Rows with an equal id are one person's. Default: every row
+        is another person's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the ids are of another kind or number than the rows, or ``data`` is not as ``train``
+        takes it.
+
+    Notes
+    -----
+    **Guarantee.** What is private for one person holds for all their rows here together.
+
+    **Not covered.** A person under two ids, or in two silos, is two persons. If silos hash the same
+    identifier under a shared key they can find out, but so can whoever has the key and a list of
+    identifiers.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]],
+        person_ids: PersonIds | None = None,
+    ) -> None:
+        self.records: Records = records_of(data)
+        count = len(self.records)
+        self.groups: list[Rows]
+        """Each person's rows, in the order of the data; persons by their first row."""
+        if person_ids is None:
+            self.groups = list(np.arange(count, dtype=np.int64)[:, None])
+        else:
+            self.groups = _grouped(person_ids, count)
+        if len(self.groups) >= MOST_PERSONS:
+            raise ValueError(
+                f"data holds {len(self.groups)} persons; one silo's sum takes fewer than "
+                f"{MOST_PERSONS}: divide them among several"
+            )
+
+    @classmethod
+    def empty(cls) -> "Persons":
+        """Nobody: for a silo whose data cannot be read, whose part in a step is noise then."""
+        return cls(_Nothing())
+
+    @property
+    def person_of_row(self) -> Rows:
+        """Whose each row is: the number of the person, from 0, shape (rows,)."""
+        owners = np.empty(self.rows, dtype=np.int64)
+        for person, rows in enumerate(self.groups):
+            owners[rows] = person
+        return owners
+
+    def take(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The rows (int64, ascending, each once): inputs, then targets."""
+        return self.records.take(rows)
+
+    def __len__(self) -> int:
+        """How many persons there are."""
+        return len(self.groups)
+
+    @property
+    def rows(self) -> int:
+        """How many rows they have together."""
+        return len(self.records)
+
+
+class _Nothing(Dataset[tuple[Tensor, ...]]):
+    def __len__(self) -> int:
+        return 0
+
+
+def _grouped(person_ids: PersonIds, count: int) -> list[Rows]:
+    if isinstance(person_ids, str | bytes) or not hasattr(person_ids, "__iter__"):
+        raise TypeError(f"person_ids is {shown(person_ids)}; give one id a row, each an int or str")
+    ids = person_ids.tolist() if isinstance(person_ids, Tensor | np.ndarray) else list(person_ids)
+    if len(ids) != count:
+        raise ValueError(f"person_ids has {len(ids)} ids for {count} rows; give one id a row")
+    rows_of: dict[int | str, list[int]] = {}
+    for row, given in enumerate(ids):
+        person = given.item() if isinstance(given, np.generic) else given
+        if isinstance(person, bool) or not isinstance(person, int | str):
+            raise TypeError(
+                f"person_ids[{row}] is {shown(given)}; give each row an id that is an int or a "
+                "str, those of unknown persons too"
+            )
+        rows_of.setdefault(person, []).append(row)
+    return [np.array(rows, dtype=np.int64) for rows in rows_of.values()]
