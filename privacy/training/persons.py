@@ -1,19 +1,13 @@
 """A silo's records by person: who is drawn, and is protected, is a person with all their rows."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from privacy.arguments import shown
-from privacy.mechanisms.person_sums import MOST_PERSONS
+from privacy.mechanisms.person_sums import MOST_PERSONS, PersonIds, Rows, rows_by_person
 from privacy.training.records import Records, records_of
-
-Rows = NDArray[np.int64]
-PersonIds = Sequence[int | str] | NDArray[Any] | Tensor
 
 
 class Persons:
@@ -57,12 +51,29 @@ class Persons:
         if person_ids is None:
             self.groups = list(np.arange(count, dtype=np.int64)[:, None])
         else:
-            self.groups = _grouped(person_ids, count)
+            self.groups = rows_by_person(person_ids, count)
         if len(self.groups) >= MOST_PERSONS:
             raise ValueError(
                 f"data holds {len(self.groups)} persons; one silo's sum takes fewer than "
                 f"{MOST_PERSONS}: divide them among several"
             )
+
+    @classmethod
+    def empty(cls) -> "Persons":
+        """Nobody: for a silo whose data cannot be read, whose part in a step is noise then."""
+        return cls(_Nothing())
+
+    @property
+    def person_of_row(self) -> Rows:
+        """Whose each row is: the number of the person, from 0, shape (rows,)."""
+        owners = np.empty(self.rows, dtype=np.int64)
+        for person, rows in enumerate(self.groups):
+            owners[rows] = person
+        return owners
+
+    def take(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The rows (int64, ascending, each once): inputs, then targets."""
+        return self.records.take(rows)
 
     def __len__(self) -> int:
         """How many persons there are."""
@@ -74,19 +85,6 @@ class Persons:
         return len(self.records)
 
 
-def _grouped(person_ids: PersonIds, count: int) -> list[Rows]:
-    if isinstance(person_ids, str | bytes) or not hasattr(person_ids, "__iter__"):
-        raise TypeError(f"person_ids is {shown(person_ids)}; give one id a row, each an int or str")
-    ids = person_ids.tolist() if isinstance(person_ids, Tensor | np.ndarray) else list(person_ids)
-    if len(ids) != count:
-        raise ValueError(f"person_ids has {len(ids)} ids for {count} rows; give one id a row")
-    rows_of: dict[int | str, list[int]] = {}
-    for row, given in enumerate(ids):
-        person = given.item() if isinstance(given, np.generic) else given
-        if isinstance(person, bool) or not isinstance(person, int | str):
-            raise TypeError(
-                f"person_ids[{row}] is {shown(given)}; give each row an id that is an int or a "
-                "str, those of unknown persons too"
-            )
-        rows_of.setdefault(person, []).append(row)
-    return [np.array(rows, dtype=np.int64) for rows in rows_of.values()]
+class _Nothing(Dataset[tuple[Tensor, ...]]):
+    def __len__(self) -> int:
+        return 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.arithmetic.network import Network
+from privacy.inference.arithmetic.network import Affine, Network
 from privacy.inference.arithmetic.scales import BOTH, FIRST, SUMMED, LayerScales, Scales
 from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.compiler.candidates import PackingCandidate
@@ -23,6 +23,8 @@ _MIN_WEIGHT_BITS = 8.0
 MAX_WEIGHT_BITS = 44
 """Of weights, which have no more precision than a double's; of smaller ones, as much more."""
 _BEYOND_VANISHING = 32.0
+_EXACT_BITS = 51
+"""Of a batch's weights, summed up in a row: a bit less than hold, for what rounding adds."""
 _MIN_ROUNDED = 1.0
 """Root of the mean square of a layer's encoded weights, below which they may round to nothing."""
 _IMPOSSIBLE = 1e30
@@ -75,6 +77,15 @@ def vanishing_bits(candidate: PackingCandidate, network: Network) -> list[list[f
             here.append(math.log2(_MIN_ROUNDED / rounded) if rounded > 0 else math.inf)
         result.append(here)
     return result
+
+
+def exact_bits(affine: Affine) -> float:
+    """Bits of the scale up to which a batch's products with integer weights are exact.
+
+    They are made of doubles, whose sums must stay below 2^53 (``ckks.modular``).
+    """
+    largest = float(abs(affine.matrix).sum(axis=1).max())
+    return _EXACT_BITS - math.log2(largest) if largest > 0 else math.inf
 
 
 def choose_scales(
@@ -135,7 +146,15 @@ class _Descent:
                     for bits in here
                 ]
             )
-        return limits
+        if not self.candidate.batch:
+            return limits
+        return [
+            [
+                (few, min(most, exact_bits(affine)))
+                for (few, most), affine in zip(here, layer.affines, strict=True)
+            ]
+            for here, layer in zip(limits, self.network.layers, strict=True)
+        ]
 
     def best(self) -> Scales | None:
         """The scales at the best point; None if none is possible."""

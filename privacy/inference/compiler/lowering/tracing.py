@@ -8,7 +8,7 @@ import operator
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,10 @@ POINTS = 7
 """A batch of a size that a model's own sizes hardly have, so that it is known wherever it goes."""
 TRACING = threading.Lock()
 """Held by whoever traces: fx then replaces ``nn.Module.__call__`` for the whole process."""
+_OF_A_SHAPE = frozenset(
+    {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor"}
+)
+"""Functions that take a value for its shape and kind alone."""
 _OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 
 
@@ -93,9 +97,10 @@ class _Whole(nn.Module):
 class _Tracer(fx.Tracer):
     """Records operations and runs each at once on points of the range."""
 
-    def __init__(self, points: Tensor) -> None:
+    def __init__(self, points: Tensor, further: Container[str]) -> None:
         super().__init__()
         self._points = points
+        self._further = further
         self._running = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -135,7 +140,10 @@ class _Tracer(fx.Tracer):
             node = self.create_node("get_attr", "constant", (), {})
             node.meta["value"] = a.detach()
             return node
-        return super().create_arg(a)
+        made = super().create_arg(a)
+        if isinstance(made, fx.Node) and made.op == "get_attr":
+            made.meta.setdefault("value", a)
+        return made
 
     def create_proxy(
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any
@@ -144,7 +152,8 @@ class _Tracer(fx.Tracer):
             layer = self.root.get_submodule(target)
             path = target.removeprefix("model").removeprefix(".") or "model"
             name = f"{path} ({type(layer).__name__})"
-            check_layer(layer, name)
+            if type(layer).__name__ not in self._further or not is_layer(layer):
+                check_layer(layer, name)
         elif kind.startswith("call"):
             called = target if isinstance(target, str) else getattr(target, "__name__", str(target))
             name = f"{called} ({_line()})"
@@ -172,7 +181,8 @@ class _Tracer(fx.Tracer):
         ]
         self._running = True
         try:
-            outputs = run(node, {n: n.meta["value"] for n in node.all_input_nodes})
+            # What works in place is refused later; it must not change the values before it.
+            outputs = run(node, {n: _copied(n.meta["value"]) for n in node.all_input_nodes})
         except MISFITS as error:
             of_shape = "".join(f" of shape {shape}" for shape in inputs)
             raise _MisfitError(f"layer {name} does not take inputs{of_shape}: {error}") from error
@@ -182,10 +192,11 @@ class _Tracer(fx.Tracer):
 
 
 def depends(node: fx.Node) -> bool:
-    """Whether a node's value depends on the model's input."""
+    """Whether a node's value depends on the values of the model's input."""
     if "depends" not in node.meta:
-        node.meta["depends"] = node.op == "placeholder" or any(
-            depends(before) for before in node.all_input_nodes
+        by_shape = getattr(node.target, "__name__", node.target) in _OF_A_SHAPE
+        node.meta["depends"] = node.op == "placeholder" or (
+            not by_shape and any(depends(before) for before in node.all_input_nodes)
         )
     return bool(node.meta["depends"])
 
@@ -193,6 +204,10 @@ def depends(node: fx.Node) -> bool:
 def is_tensor(node: fx.Node) -> bool:
     """Whether a node's value is a tensor."""
     return isinstance(node.meta["value"], Tensor)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def run(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
@@ -205,11 +220,12 @@ def run(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     return cast(Any, node.target)(*args, **kwargs)
 
 
-def trace(model: nn.Module, points: Tensor) -> list[fx.Node]:
+def trace(model: nn.Module, points: Tensor, further: Container[str] = ()) -> list[fx.Node]:
     """The operations of a model, from :func:`reference`, in the order in which it runs them.
 
     ``points`` are of the input range, shape (points, ...). Each node's ``meta`` has its ``value``
-    there, its ``name`` for messages, and its ``layer`` if it is one.
+    there, its ``name`` for messages, and its ``layer`` if it is one. ``further`` names types of
+    PyTorch's layers beyond those that CKKS evaluates.
 
     Raises
     ------
@@ -218,7 +234,7 @@ def trace(model: nn.Module, points: Tensor) -> list[fx.Node]:
     ValueError
         If layers do not go together.
     """
-    tracer = _Tracer(points)
+    tracer = _Tracer(points, further)
     with TRACING:
         try:
             graph = tracer.trace(_Whole(model))
