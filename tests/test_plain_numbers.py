@@ -134,7 +134,7 @@ RELEASE = GaussianRelease(1.0, Full())
 POLICY = {"statistical_bits": 30, "queries": 4, "threshold": 0.5}
 POLICY_OF_DATA = {
     **{"dataset": "ward-7", "max_epsilon": 2.0, "max_delta": 0.25, "max_clipping_norm": 0.5},
-    **{"max_sampling_rate": 0.5, "min_silos": 4, "colluders": 2},
+    **{"max_sampling_rate": 0.5, "min_silos": 4, "colluders": 2, "answer_seconds": 1.5},
 }
 ADAPTIVE = {"learning_rate": 0.5, "beta1": 0.5, "beta2": 0.25, "tau": 0.5, "iterate_average": 0.5}
 RANGES = {"loss": (0.0, 2.0)}
