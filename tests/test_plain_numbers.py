@@ -309,7 +309,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     "ternary": (lambda size: ternary(size, SeededRandomness(1)).tolist(), {"size": 3}),
     "judge": (
         lambda **given: judge({"a": np.arange(10.0)}, FLIPPED, **given),
-        {**AUDITED, "cohort_p_value": 0.5},
+        {**AUDITED, "cohort_p_value": 0.5, "noise_p_value": 0.5},
     ),
     "audit": (
         lambda **given: audit(
@@ -365,6 +365,7 @@ TRIED_ELSEWHERE = {
     "replace_activations",
     "PrivateData",
     "audit_training",
+    "audit_silo_steps",
     "audit_strategy",
     "compile_model",
     "certify",
