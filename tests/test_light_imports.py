@@ -108,6 +108,18 @@ def test_strategies_do_without_pytorch_and_whatever_the_clients_use() -> None:
     assert not modules & ({"torch"} | ENCRYPTION | ACCOUNTING | SIMULATION | PICTURES)
 
 
+def test_the_servers_half_of_silos_sums_does_without_pytorch() -> None:
+    program = (
+        "import sys\n"
+        "from privacy.mechanisms import SiloGaussian\n"
+        "from privacy.secure_aggregation import FewSilos\n"
+        "from privacy.statistics import TableQuery\n"
+        "TableQuery(bounds=[(0, 1)]).event(SiloGaussian(3), noise_multiplier=1.0)\n"
+        "print(FewSilos(10), *sys.modules)\n"
+    )
+    assert not loaded(program) & ({"torch"} | ENCRYPTION | ACCOUNTING | SIMULATION | PICTURES)
+
+
 def test_what_strategies_load_later_is_there() -> None:
     """Each public name, as a program that imports it by name gets it."""
     program = (
