@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from logging import INFO, WARNING
 from pathlib import Path
+from typing import ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, PrivacySpent
@@ -12,8 +13,8 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from privacy import arguments
-from privacy.accounting import Accountant, Adjacency, Budget, Event
-from strategies.checkpoint import Checkpointing, RunState, lasting_path
+from privacy.accounting import Accountant, Adjacency, Budget, Event, Position
+from strategies.checkpoint import Checkpoint, Checkpointing, RunState, lasting_path
 from strategies.clipping import Clipping
 from strategies.model_schema import ModelSchema
 from strategies.population import ClientRegistry
@@ -23,18 +24,18 @@ from strategies.result import PrivacyReport, PrivateResult
 from strategies.round_cost import EvaluationCost, RoundCost, settled_noise
 from strategies.run import EvaluateFn, Run, StartArguments
 from strategies.server_optimizers import ServerOptimizer
-from strategies.train_round import Round, Rounds, RoundSetup
+from strategies.train_round import Round, Rounds, Setup
 
 
 class AccountedStrategy(Strategy):
     """A strategy each of whose rounds is paid in a ledger before its noisy sum is used.
 
-    A strategy of this kind says who is asked (``_draw``), in what rounds (``_make_rounds``), what
-    an evaluation costs (``_evaluation_cost``), and describes itself.
+    A strategy of this kind has a setup (``_setup``), and says who is asked (``_draw``), in what
+    rounds (``_make_rounds``), what an evaluation costs (``_evaluation_cost``), and describes
+    itself.
 
     Parameters
     ----------
-    setup : RoundSetup
     registry : ClientRegistry
         The nodes that may be asked.
     ledger, budget, noise_multiplier, checkpointing, record_keys, reserve
@@ -51,10 +52,12 @@ class AccountedStrategy(Strategy):
         After every so many rounds the model is evaluated.
     """
 
+    _unopened_words: ClassVar[str]
+    """Said once, where a round opened nothing."""
+
     def __init__(
         self,
         *,
-        setup: RoundSetup,
         registry: ClientRegistry,
         ledger: str | os.PathLike[str],
         budget: Budget,
@@ -70,9 +73,9 @@ class AccountedStrategy(Strategy):
         reserve: Sequence[Event] = (),
     ) -> None:
         path = lasting_path("ledger", ledger)
-        self._setup, self._registry = setup, registry
+        self._registry = registry
         self.adjacency, self.accountant = guarantee
-        self.record_keys: RecordKeys = setup.record_keys
+        self.record_keys: RecordKeys = self._setup.record_keys
         self.checkpointing = Checkpointing() if checkpointing is None else checkpointing
         # Python's own numbers, which any process writes alike into a checkpoint.
         self.budget = Budget(float(budget.epsilon), float(budget.delta))
@@ -82,20 +85,30 @@ class AccountedStrategy(Strategy):
         self._initial_optimizer = copy.deepcopy(optimizer)
         self.min_available_nodes = min_available_nodes
         self._evaluates, self._evaluate_every = evaluates, evaluate_every
-        self._resumed = self.checkpointing.load(self._settings())
+        self._started = False
+        self._resumed: Checkpoint | None = None
         self._privacy_budget = PrivacyBudget(
             path,
             population=unit_name,
             adjacency=self.adjacency,
             accountant=self.accountant,
             budget=self.budget,
-            private=setup.randomness.private,
-            at_least=None if self._resumed is None else self._resumed.position,
+            private=self._setup.randomness.private,
+            at_least=self._read_checkpoint,
             reserved=reserve,
         )
         self._round: Round | None = None
-        self._started = False
         self._begin()
+
+    def _read_checkpoint(self) -> Position | None:
+        """Read the checkpoint to go on from; its position in the ledger.
+
+        Only while the ledger is held: the run that held it before may have gone on until then.
+        """
+        checkpointing, settings = self.checkpointing, self._settings()
+        load = checkpointing.load_again if self._started else checkpointing.load
+        self._resumed = load(settings)
+        return None if self._resumed is None else self._resumed.position
 
     def _begin(self) -> None:
         """A new run, on the same ledger."""
@@ -116,6 +129,11 @@ class AccountedStrategy(Strategy):
 
     def _settings(self) -> str:
         """The settings that a resumed run must share."""
+        raise NotImplementedError
+
+    @property
+    def _setup(self) -> Setup:
+        """What all rounds share."""
         raise NotImplementedError
 
     def _make_rounds(self) -> Rounds:
@@ -196,7 +214,7 @@ class AccountedStrategy(Strategy):
         outcome = current.release()
         self.epsilon_by_round[server_round] = self.epsilon()
         if not outcome.opened:
-            run.note_unopened(server_round)
+            run.note_unopened(server_round, self._unopened_words)
         if outcome.in_vain:
             run.stop_in_vain(server_round)
         if outcome.update is None:
@@ -297,14 +315,13 @@ class AccountedStrategy(Strategy):
         given = StartArguments(
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
         )
-        if self._started:
-            self._resumed = self.checkpointing.load_again(self._settings())
-            self._begin()
-        if self._resumed is None:
-            self.checkpointing.refuse_unfinished(self._settings(), given.num_rounds)
-        self._started = True
-        position = None if self._resumed is None else self._resumed.position
-        with self._privacy_budget.reopened(position):
+        again = self._privacy_budget.ledger.closed  # by an earlier start, played or refused
+        with self._privacy_budget.reopened(self._read_checkpoint):
+            if again:
+                self._begin()
+            if self._resumed is None:
+                self.checkpointing.refuse_unfinished(self._settings(), given.num_rounds)
+            self._started = True
             self._run.locate(grid)  # refuses a population that has no place for all
             arrays, first = self._prepare(given)
             result = self._run.play(self, given, arrays, first, self._keep)

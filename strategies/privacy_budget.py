@@ -12,6 +12,7 @@ from privacy.accounting import (
     Event,
     Ledger,
     LedgerContents,
+    Observer,
     Position,
     Sampling,
     calibrate_noise_multiplier,
@@ -38,8 +39,9 @@ class PrivacyBudget:
     private : bool
         Whether randomness is the operating system's. A seeded run, which is private from nobody,
         keeps a ledger of its own: no private run may go on from it.
-    at_least : Position, optional
-        The ledger must hold this record; otherwise an older one was put back.
+    at_least : callable
+        Called while the ledger is held: the record that it must hold (otherwise an older one was
+        put back), or None.
     reserved : sequence of Event
         To be paid from the budget after the rounds.
     """
@@ -53,7 +55,7 @@ class PrivacyBudget:
         accountant: Accountant,
         budget: Budget,
         private: bool,
-        at_least: Position | None,
+        at_least: Callable[[], Position | None],
         reserved: Sequence[Event] = (),
     ) -> None:
         self._path = path
@@ -66,7 +68,7 @@ class PrivacyBudget:
         self.reserved = tuple(reserved)
         self.ledger = self._open(at_least)
 
-    def _open(self, at_least: Position | None = None) -> Ledger:
+    def _open(self, at_least: Callable[[], Position | None]) -> Ledger:
         try:
             return Ledger.open(
                 self._path,
@@ -79,8 +81,8 @@ class PrivacyBudget:
                 f"the ledger {self._path} cannot be opened: {error.strerror}; nothing was begun"
             ) from error
 
-    def reopened(self, at_least: Position | None = None) -> Ledger:
-        """The ledger, opened again if it was closed; it must hold the record ``at_least``."""
+    def reopened(self, at_least: Callable[[], Position | None]) -> Ledger:
+        """The ledger, opened again if it was closed; it must hold the record ``at_least()``."""
         if self.ledger.closed:
             self.ledger = self._open(at_least)
         return self.ledger
@@ -116,6 +118,12 @@ class PrivacyBudget:
         if not self._private:
             return math.inf
         return self.paid.epsilon_against_server(self._delta)
+
+    def epsilon_by_observer(self) -> dict[Observer, float]:
+        """Likewise, against each of those who see sums of several silos."""
+        if not self._private:
+            return dict.fromkeys(Observer, math.inf)
+        return self.paid.epsilon_by_observer(self._delta)
 
     def affordable(self, due: Events) -> bool:
         """Whether these events still fit the budget, and leave what is reserved."""

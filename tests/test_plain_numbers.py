@@ -57,6 +57,7 @@ from privacy.inference import (
     EachLabel,
     FloodedLogits,
     InputContract,
+    Polynomial,
     RoundedLogits,
     TopClasses,
 )
@@ -83,6 +84,7 @@ from privacy.secure_aggregation import (
     RoundTerms,
     plan_round,
 )
+from privacy.statistics import TableQuery, silo_statistics
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -104,6 +106,7 @@ from strategies import (
     CappedWeights,
     DPFedAvg,
     FlatClipping,
+    LocalEvaluation,
     Metrics,
     NoisedMetrics,
     PerLayerClipping,
@@ -123,6 +126,7 @@ Named = Mapping[str, Any]
 PACKAGES = (
     *(f"privacy.{name}" for name in ("accounting", "audit", "inference", "inference_service")),
     *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "shared_inference")),
+    "privacy.statistics",
     "privacy.training",
     *("strategies", "strategies.encrypted_round", "strategies.secure_aggregation"),
 )
@@ -131,7 +135,7 @@ RELEASE = GaussianRelease(1.0, Full())
 POLICY = {"statistical_bits": 30, "queries": 4, "threshold": 0.5}
 POLICY_OF_DATA = {
     **{"dataset": "ward-7", "max_epsilon": 2.0, "max_delta": 0.25, "max_clipping_norm": 0.5},
-    **{"max_sampling_rate": 0.5, "min_silos": 4, "colluders": 2},
+    **{"max_sampling_rate": 0.5, "min_silos": 4, "colluders": 2, "answer_seconds": 1.5},
 }
 ADAPTIVE = {"learning_rate": 0.5, "beta1": 0.5, "beta2": 0.25, "tau": 0.5, "iterate_average": 0.5}
 RANGES = {"loss": (0.0, 2.0)}
@@ -186,10 +190,12 @@ SETTINGS: dict[type, dict[str, Any]] = {
     NoisyCount: {"noise_multiplier": 2.0},
     NominalCount: {"records": 5},
     PoissonBatches: {"sampling_rate": 0.5, "steps": 3},
+    TableQuery: {"bounds": ((0.0, 1.0), (-0.5, 2.0)), "classes": 3, "bins": 4},
     SiloStep: {**STEP, "mechanism": SiloGaussian(3)},
     AdaptiveClipping: ADAPTED,
     FlatClipping: {"norm": 0.5},
     PerLayerClipping: {"norms": {"a": 0.5, "b": 2.0}},
+    LocalEvaluation: {"every": 3, "noise_multiplier": 2.0},
     Metrics: {"fraction_evaluate": 0.5, "evaluate": PublicMetrics()},
     NoisedMetrics: {"ranges": RANGES, "noise_multiplier": 5.0},
     SecureAggregation: {**SECURE, "dropout_probability": 0.125, "stage_timeout": 2.5},
@@ -204,7 +210,7 @@ RESULTS = {
     *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
     *("Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
     *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
-    *("ReplacementReport", "SharedModel", "Provision", "Question"),
+    *("ReplacementReport", "SharedModel", "Provision", "Question", "Statistics"),
 }
 
 
@@ -304,7 +310,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     "ternary": (lambda size: ternary(size, SeededRandomness(1)).tolist(), {"size": 3}),
     "judge": (
         lambda **given: judge({"a": np.arange(10.0)}, FLIPPED, **given),
-        {**AUDITED, "cohort_p_value": 0.5},
+        {**AUDITED, "cohort_p_value": 0.5, "noise_p_value": 0.5},
     ),
     "audit": (
         lambda **given: audit(
@@ -327,11 +333,30 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         SEARCH,
     ),
     "Ledger.append": (appended, {"round": 3, "released": 4}),
+    "Polynomial": (
+        lambda coefficients: Polynomial([0.5, coefficients]).coefficients.tolist(),
+        {"coefficients": 0.25},
+    ),
+    "Polynomial.fitted": (
+        lambda **given: Polynomial.fitted(torch.nn.ReLU(), **given).coefficients.tolist(),
+        {"low": -1.0, "high": 2.0, "degree": 3},
+    ),
     "run_in_process": (
         lambda **given: len(list(run_in_process(IDLE_SERVER, ClientApp(), **given).get_nodes())),
         {"num_nodes": 3},
     ),
     "train": (trained, {"physical_batch_size": 2}),
+    "silo_statistics": (
+        lambda noise_multiplier: silo_statistics(
+            TableQuery(bounds=[(0, 1)]),
+            np.ones((3, 1)),
+            mechanism=SiloGaussian(3),
+            noise_multiplier=noise_multiplier,
+            ledger=None,
+            randomness=SeededRandomness(1),
+        ).tolist(),
+        {"noise_multiplier": 2.0},
+    ),
     "silo_sum": (summed_over_persons, {"physical_batch_size": 2}),
     "noised_accuracy": (noised_accuracy, {"noise_multiplier": 2.0}),
     "attack_success": (partial(attack_success, EVENTS), {"delta": 0.25, "false_alarm_rate": 0.125}),
@@ -349,6 +374,7 @@ TRIED_ELSEWHERE = {
     "replace_activations",
     "PrivateData",
     "audit_training",
+    "audit_silo_steps",
     "audit_strategy",
     "compile_model",
     "certify",

@@ -63,7 +63,7 @@ class Attacker(MeasurementOwner):
         """Decrypt all coefficients of an answer, (N,)."""
         plain = seal.Plaintext()
         pair = np.stack([self.transformed(each, back=False)[None] for each in (first, second)])
-        keys = self._secret._keys
+        keys = self._secret._seal
         keys._decryptor.decrypt(keys.load(pair, 1.0), plain)
         values = np.array([plain.data(k) for k in range(self.plan.degree)], dtype=np.uint64)
         return self._signed(self.transformed(values, back=True))
@@ -95,7 +95,7 @@ def weights_found(compiled: CompiledModel, guess: np.ndarray) -> float:
     By chance it is about 1/sqrt(INPUTS) = 0.1 a row; 10 rows stay under 0.6 except with
     probability 1e-8.
     """
-    rows = compiled.network.affines[0].matrix.toarray()
+    rows = compiled.network.layers[0].affines[0].matrix.toarray()
     parts = guess[: rows.size].reshape(rows.shape)[:, ::-1]
     return max(abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(rows, parts, strict=True))
 

@@ -5,7 +5,7 @@ import { OVERHEAD } from "./messages.js";
 import { MAX_MODULUS_BITS, MAX_PRIME_BITS } from "./primes.js";
 import { SEED_BYTES } from "./seeds.js";
 
-const FORMAT = 3;
+const FORMAT = 4;
 const SESSION_KEY_BYTES = 32;
 const MAX_BITS = 1000;
 const MAX_ELEMENTS = 2 ** 31 - 1;
@@ -35,6 +35,7 @@ export const EMPTY = -1;
  * @property {[number, number][]} rotation_levels @property {number} relin_level
  * @property {Record<string, number>} operations @property {number} predicted_ms
  * @property {string} model_version @property {string[]} parties @property {any[]} blind_layers
+ * @property {number[]} blind_sources
  * @property {boolean} multi_label @property {string[]} class_names
  */
 /**
@@ -86,6 +87,7 @@ const FIELDS = {
   model_version: (value) => text(value) && /^[0-9a-fA-F]{32}$/.test(value),
   parties: each(text),
   blind_layers: each(() => true),
+  blind_sources: each(() => true),
   multi_label: (value) => typeof value === "boolean",
   class_names: each((value) => text(value) && /^[^\p{C}\p{Zl}\p{Zp}]{1,100}$/u.test(value)),
 };
