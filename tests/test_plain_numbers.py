@@ -57,6 +57,7 @@ from privacy.inference import (
     EachLabel,
     FloodedLogits,
     InputContract,
+    Polynomial,
     RoundedLogits,
     TopClasses,
 )
@@ -134,7 +135,7 @@ RELEASE = GaussianRelease(1.0, Full())
 POLICY = {"statistical_bits": 30, "queries": 4, "threshold": 0.5}
 POLICY_OF_DATA = {
     **{"dataset": "ward-7", "max_epsilon": 2.0, "max_delta": 0.25, "max_clipping_norm": 0.5},
-    **{"max_sampling_rate": 0.5, "min_silos": 4, "colluders": 2},
+    **{"max_sampling_rate": 0.5, "min_silos": 4, "colluders": 2, "answer_seconds": 1.5},
 }
 ADAPTIVE = {"learning_rate": 0.5, "beta1": 0.5, "beta2": 0.25, "tau": 0.5, "iterate_average": 0.5}
 RANGES = {"loss": (0.0, 2.0)}
@@ -309,7 +310,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     "ternary": (lambda size: ternary(size, SeededRandomness(1)).tolist(), {"size": 3}),
     "judge": (
         lambda **given: judge({"a": np.arange(10.0)}, FLIPPED, **given),
-        {**AUDITED, "cohort_p_value": 0.5},
+        {**AUDITED, "cohort_p_value": 0.5, "noise_p_value": 0.5},
     ),
     "audit": (
         lambda **given: audit(
@@ -332,6 +333,14 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         SEARCH,
     ),
     "Ledger.append": (appended, {"round": 3, "released": 4}),
+    "Polynomial": (
+        lambda coefficients: Polynomial([0.5, coefficients]).coefficients.tolist(),
+        {"coefficients": 0.25},
+    ),
+    "Polynomial.fitted": (
+        lambda **given: Polynomial.fitted(torch.nn.ReLU(), **given).coefficients.tolist(),
+        {"low": -1.0, "high": 2.0, "degree": 3},
+    ),
     "run_in_process": (
         lambda **given: len(list(run_in_process(IDLE_SERVER, ClientApp(), **given).get_nodes())),
         {"num_nodes": 3},
@@ -365,6 +374,7 @@ TRIED_ELSEWHERE = {
     "replace_activations",
     "PrivateData",
     "audit_training",
+    "audit_silo_steps",
     "audit_strategy",
     "compile_model",
     "certify",
