@@ -57,6 +57,7 @@ from strategies.result import PrivateResult as PrivateResult
 from strategies.result import SecureAggregationReport as SecureAggregationReport
 
 # Clients
+from strategies.distributed_dpsgd import SiloTable as SiloTable
 from strategies.distributed_dpsgd import SiloTask as SiloTask
 from strategies.distributed_dpsgd import answer_silo as answer_silo
 from strategies.replies import decline as decline

@@ -57,6 +57,7 @@ from privacy.inference import (
     EachLabel,
     FloodedLogits,
     InputContract,
+    Polynomial,
     RoundedLogits,
     TopClasses,
 )
@@ -332,6 +333,14 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         SEARCH,
     ),
     "Ledger.append": (appended, {"round": 3, "released": 4}),
+    "Polynomial": (
+        lambda coefficients: Polynomial([0.5, coefficients]).coefficients.tolist(),
+        {"coefficients": 0.25},
+    ),
+    "Polynomial.fitted": (
+        lambda **given: Polynomial.fitted(torch.nn.ReLU(), **given).coefficients.tolist(),
+        {"low": -1.0, "high": 2.0, "degree": 3},
+    ),
     "run_in_process": (
         lambda **given: len(list(run_in_process(IDLE_SERVER, ClientApp(), **given).get_nodes())),
         {"num_nodes": 3},
