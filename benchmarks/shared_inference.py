@@ -35,6 +35,7 @@ from privacy.shared_inference import (
     converse,
     share_model,
 )
+from privacy.shared_inference.material import worker_piece_bytes
 
 BATCH = 256
 _DELAYED = 10
@@ -171,6 +172,7 @@ def _single(
         Row(case, "a worker's work ahead", "ms", Spread.of(ours.ahead)),
         Row(case, "exchanges", "", Spread.of([float(plan.exchanges)])),
         Row(case, "exchanged each way", "bytes", Spread.of([float(plan.exchanged_bytes)])),
+        Row(case, "material of worker 1", "bytes", Spread.of([float(worker_piece_bytes(plan, 1))])),
         Row(case, "largest logit error", "", Spread.of([ours.error])),
     ]
 

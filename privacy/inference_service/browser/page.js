@@ -68,7 +68,7 @@ class Page {
     if (model.inputs === "numbers") this.#addNumbers();
     else {
       the("ask").addEventListener("click", ask);
-      the("image").hidden = false;
+      the("image").hidden = the("keys").hidden = false;
       this.#pad = new Pad(the("drawing"), the("pen"), ask);
       the("clear").addEventListener("click", () => {
         this.#pad?.clear();
@@ -80,6 +80,10 @@ class Page {
 
   /** @param {string} token */
   async begin(token) {
+    if (!isSecureContext) {
+      say("This page needs https: browsers have no cryptography for other pages.", true);
+      return;
+    }
     const { service, contract } = this.#model;
     const onStep = (/** @type {Step} */ step) => showStep(step);
     this.#session?.end();

@@ -40,7 +40,7 @@ export const EMPTY = -1;
  */
 /**
  * @typedef {object} Derived
- * @property {Uint8Array} digest @property {number} classes @property {number} levels
+ * @property {Uint8Array<ArrayBuffer>} digest @property {number} classes @property {number} levels
  * @property {number} ciphertexts @property {number} publicBytes @property {number} queryBytes
  * @property {number} answerBytes
  */
@@ -172,7 +172,7 @@ function derived(fields) {
 function consistent(plan) {
   const { degree, packing_kind: kind, packing_shape: shape, levels } = plan;
   const modulus = plan.prime_bits.reduce((sum, each) => sum + each, 0);
-  const allowed = MAX_MODULUS_BITS[/** @type {keyof MAX_MODULUS_BITS} */ (degree)];
+  const allowed = MAX_MODULUS_BITS[degree];
   refuse(modulus > allowed, `its primes have ${modulus} bits; 128 bits of security need ${allowed}`);
   refuse(plan.multi_label && plan.logits < 2, "it has several labels and one logit");
   const batch = kind === "batch";
