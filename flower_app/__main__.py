@@ -22,6 +22,7 @@ COMMANDS = {
     "certify": ("certify", "compare a trained model's encrypted answers with its own"),
     "serve": ("serve", "answer encrypted questions to a trained model over HTTPS"),
     "ask": ("ask", "classify images with a service that sees none of them"),
+    "page": ("page", "write a copy of the page on which owners ask from a browser"),
     "token": ("token", "make, list and revoke tokens of a service"),
     "deploy-demo": (
         "deploy_demo",

@@ -22,7 +22,7 @@ if [Path(path).resolve() for path in _PATHS] != [_OURS.resolve()]:
     )
 
 # isort: off
-# The strategy and its arguments
+# The strategies and their arguments
 from privacy.accounting import Budget as Budget
 from privacy.accounting import FixedSize as FixedSize
 from privacy.accounting import Full as Full
@@ -32,6 +32,8 @@ from strategies.clipping import AdaptiveClipping as AdaptiveClipping
 from strategies.clipping import Clipping as Clipping
 from strategies.clipping import FlatClipping as FlatClipping
 from strategies.clipping import PerLayerClipping as PerLayerClipping
+from strategies.distributed_dpsgd import DistributedDPSGD as DistributedDPSGD
+from strategies.distributed_dpsgd import LocalEvaluation as LocalEvaluation
 from strategies.dp_fedavg import DPFedAvg as DPFedAvg
 from strategies.metrics import Metrics as Metrics
 from strategies.metrics import NoisedMetrics as NoisedMetrics
@@ -55,6 +57,8 @@ from strategies.result import PrivateResult as PrivateResult
 from strategies.result import SecureAggregationReport as SecureAggregationReport
 
 # Clients
+from strategies.distributed_dpsgd import SiloTask as SiloTask
+from strategies.distributed_dpsgd import answer_silo as answer_silo
 from strategies.replies import decline as decline
 from strategies.secure_aggregation import ClientMemory as ClientMemory
 from strategies.secure_aggregation import ContextMemory as ContextMemory

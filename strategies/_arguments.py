@@ -84,12 +84,17 @@ def check_kinds(
     for name, members, give in (
         ("weighting", ("weight", "total"), "UniformWeights() or CappedWeights(...)"),
         ("mechanism", ("name", "open", "account"), "LatticeGaussian() or ContinuousGaussian()"),
-        ("optimizer", ("step", "state_dict", "load_state_dict"), _OPTIMIZERS),
     ):
         if given[name] is not None:
             arguments.has(name, given[name], members, give)
     if given["optimizer"] is not None:
-        arguments.called_with("optimizer", given["optimizer"].step, 2, _OPTIMIZERS)  # type: ignore[attr-defined]
+        check_optimizer(given["optimizer"])
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Refuse what is no server optimizer."""
+    arguments.has("optimizer", optimizer, ("step", "state_dict", "load_state_dict"), _OPTIMIZERS)
+    arguments.called_with("optimizer", optimizer.step, 2, _OPTIMIZERS)  # type: ignore[attr-defined]
 
 
 def clipping_rule(clipping: object) -> Clipping:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from logging import INFO, WARNING
 from pathlib import Path
+from typing import ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, PrivacySpent
@@ -23,18 +24,18 @@ from strategies.result import PrivacyReport, PrivateResult
 from strategies.round_cost import EvaluationCost, RoundCost, settled_noise
 from strategies.run import EvaluateFn, Run, StartArguments
 from strategies.server_optimizers import ServerOptimizer
-from strategies.train_round import Round, Rounds, RoundSetup
+from strategies.train_round import Round, Rounds, Setup
 
 
 class AccountedStrategy(Strategy):
     """A strategy each of whose rounds is paid in a ledger before its noisy sum is used.
 
-    A strategy of this kind says who is asked (``_draw``), in what rounds (``_make_rounds``), what
-    an evaluation costs (``_evaluation_cost``), and describes itself.
+    A strategy of this kind has a setup (``_setup``), and says who is asked (``_draw``), in what
+    rounds (``_make_rounds``), what an evaluation costs (``_evaluation_cost``), and describes
+    itself.
 
     Parameters
     ----------
-    setup : RoundSetup
     registry : ClientRegistry
         The nodes that may be asked.
     ledger, budget, noise_multiplier, checkpointing, record_keys, reserve
@@ -51,10 +52,12 @@ class AccountedStrategy(Strategy):
         After every so many rounds the model is evaluated.
     """
 
+    _unopened_words: ClassVar[str]
+    """Said once, where a round opened nothing."""
+
     def __init__(
         self,
         *,
-        setup: RoundSetup,
         registry: ClientRegistry,
         ledger: str | os.PathLike[str],
         budget: Budget,
@@ -70,9 +73,9 @@ class AccountedStrategy(Strategy):
         reserve: Sequence[Event] = (),
     ) -> None:
         path = lasting_path("ledger", ledger)
-        self._setup, self._registry = setup, registry
+        self._registry = registry
         self.adjacency, self.accountant = guarantee
-        self.record_keys: RecordKeys = setup.record_keys
+        self.record_keys: RecordKeys = self._setup.record_keys
         self.checkpointing = Checkpointing() if checkpointing is None else checkpointing
         # Python's own numbers, which any process writes alike into a checkpoint.
         self.budget = Budget(float(budget.epsilon), float(budget.delta))
@@ -89,7 +92,7 @@ class AccountedStrategy(Strategy):
             adjacency=self.adjacency,
             accountant=self.accountant,
             budget=self.budget,
-            private=setup.randomness.private,
+            private=self._setup.randomness.private,
             at_least=None if self._resumed is None else self._resumed.position,
             reserved=reserve,
         )
@@ -116,6 +119,11 @@ class AccountedStrategy(Strategy):
 
     def _settings(self) -> str:
         """The settings that a resumed run must share."""
+        raise NotImplementedError
+
+    @property
+    def _setup(self) -> Setup:
+        """What all rounds share."""
         raise NotImplementedError
 
     def _make_rounds(self) -> Rounds:
@@ -196,7 +204,7 @@ class AccountedStrategy(Strategy):
         outcome = current.release()
         self.epsilon_by_round[server_round] = self.epsilon()
         if not outcome.opened:
-            run.note_unopened(server_round)
+            run.note_unopened(server_round, self._unopened_words)
         if outcome.in_vain:
             run.stop_in_vain(server_round)
         if outcome.update is None:

@@ -111,6 +111,12 @@ class DPFedAvg(AccountedStrategy):
     >>> result = strategy.start(grid, initial_arrays, num_rounds=100)  # doctest: +SKIP
     """
 
+    _unopened_words = (
+        "A round opened nothing: too few of its clients saw it through, or too few answered to "
+        "meet max_corrupt_fraction and max_dropout_fraction; the operator's log says which. "
+        "It is paid, and teaches the model nothing; result.privacy lists all such rounds."
+    )
+
     @arguments.refuse_old_names(_arguments.OLD_NAMES)
     def __init__(
         self,
@@ -157,7 +163,7 @@ class DPFedAvg(AccountedStrategy):
         if z is not None:
             self.mechanism.account(noise_multiplier=z, sampling=sampling)
         rule = _arguments.clipping_rule(clipping)
-        setup = RoundSetup(
+        self._round_setup = RoundSetup(
             population=size,
             sampling=sampling,
             mechanism=self.mechanism,
@@ -171,10 +177,9 @@ class DPFedAvg(AccountedStrategy):
         if guarantee[0] is Adjacency.REPLACE_ONE:
             _arguments.check_accounted_by_replacement(rule, self.metrics)
         if secure_aggregation is not None:
-            _arguments.check_needs_no_single_reply(secure_aggregation, rule, setup)
+            _arguments.check_needs_no_single_reply(secure_aggregation, rule, self._setup)
         self._evaluate_round: EvaluateRound | None = None
         super().__init__(
-            setup=setup,
             registry=registry,
             ledger=ledger,
             budget=budget,
@@ -188,6 +193,10 @@ class DPFedAvg(AccountedStrategy):
             evaluates=self.metrics.sampling is not None,
             reserve=reserve,
         )
+
+    @property
+    def _setup(self) -> RoundSetup:
+        return self._round_setup
 
     def _make_rounds(self) -> Rounds:
         secure = self.secure_aggregation

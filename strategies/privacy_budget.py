@@ -12,6 +12,7 @@ from privacy.accounting import (
     Event,
     Ledger,
     LedgerContents,
+    Observer,
     Position,
     Sampling,
     calibrate_noise_multiplier,
@@ -116,6 +117,12 @@ class PrivacyBudget:
         if not self._private:
             return math.inf
         return self.paid.epsilon_against_server(self._delta)
+
+    def epsilon_by_observer(self) -> dict[Observer, float]:
+        """Likewise, against each of those who see sums of several silos."""
+        if not self._private:
+            return dict.fromkeys(Observer, math.inf)
+        return self.paid.epsilon_by_observer(self._delta)
 
     def affordable(self, due: Events) -> bool:
         """Whether these events still fit the budget, and leave what is reserved."""

@@ -53,7 +53,7 @@ class SecureAggregationReport:
 
 @dataclass(frozen=True)
 class PrivacyReport:
-    """The client-level guarantee of a run. Every figure is a public setting or follows from one.
+    """The guarantee of a run. Every figure is a public setting or follows from one.
 
     Attributes
     ----------
@@ -91,6 +91,12 @@ class PrivacyReport:
     epsilon_without_amplification : float
         ε as above against whoever learns who was drawn, for instance a client about itself: as if
         every client had been in every round. It covers what a client holds.
+    unit : str
+        Whom it protects: "client", or under distributed DP-SGD "person" or "row"; what is said of
+        clients here is of these then.
+    epsilon_by_observer : dict of str to float
+        Under distributed DP-SGD: ε against each of those who see something, by
+        ``privacy.accounting.Observer``. Empty otherwise.
     """
 
     epsilon: float
@@ -109,6 +115,8 @@ class PrivacyReport:
     epsilon_by_round: dict[int, float]
     secure_aggregation: SecureAggregationReport | None = None
     epsilon_without_amplification: float = inf
+    unit: str = "client"
+    epsilon_by_observer: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The report for a JSON file, with null for what is infinite."""
@@ -118,6 +126,9 @@ class PrivacyReport:
         if self.secure_aggregation is not None:
             against = self.secure_aggregation.epsilon_against_server
             document["secure_aggregation"]["epsilon_against_server"] = _finite(against)
+        document["epsilon_by_observer"] = {
+            observer: _finite(value) for observer, value in self.epsilon_by_observer.items()
+        }
         document["epsilon_by_round"] = [_finite(value) for value in self.epsilon_by_round.values()]
         return document
 

@@ -9,7 +9,7 @@ from privacy.accounting import Event, large_delta
 from strategies.errors import BudgetError, SpentBudgetError
 from strategies.privacy_budget import PrivacyBudget, repeated
 from strategies.run import Run
-from strategies.train_round import Rounds, RoundSetup
+from strategies.train_round import Rounds, Setup
 
 _OWN_LEDGER = "for other clients, give a ledger of their own"
 _WARNED, _REFUSED = 2, 10  # times the noise that the whole budget would have bought
@@ -42,7 +42,7 @@ class RoundCost:
 
     def __init__(
         self,
-        setup: RoundSetup,
+        setup: Setup,
         rounds: Rounds,
         run: Run,
         parameters: int,

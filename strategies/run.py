@@ -94,6 +94,7 @@ class Run:
         self.evaluate_in_vain = AskedInVain(registry.size, any_used=resumed_model)
         self._registry, self._min_available_nodes = registry, min_available_nodes
         self._randomness, self._delta = randomness, delta
+        self.last = 0  # the number of the last round; 0 where the rounds are played by others
 
     @property
     def noise_multiplier(self) -> float:
@@ -140,15 +141,10 @@ class Run:
             "nothing is paid for it."
         )
 
-    def note_unopened(self, number: int) -> None:
-        """Count a round that was paid and opened nothing."""
+    def note_unopened(self, number: int, words: str) -> None:
+        """Count a round that opened nothing, and say ``words`` once."""
         self.state.aborted.append(number)
-        self.faults.once(
-            "A round opened nothing: too few of its clients saw it through, or too few answered to "
-            "meet max_corrupt_fraction and max_dropout_fraction; the operator's log says which. "
-            "It is paid, and teaches the model nothing; result.privacy lists all such "
-            "rounds."
-        )
+        self.faults.once(words)
 
     def _why_in_vain(self, number: int) -> str:
         return f"round {number}: no reply was usable ({self.faults.reasons()})"
@@ -197,6 +193,7 @@ class Run:
         ``arrays`` is the model before round ``first``; ``keep`` writes each round's checkpoint.
         """
         grid, timeout, last = given.grid, given.timeout, given.num_rounds
+        self.last = last
         train_config = given.train_config or ConfigRecord()
         evaluate_config = given.evaluate_config or ConfigRecord()
         result = PrivateResult(arrays=self.state.latest_average(arrays))

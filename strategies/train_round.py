@@ -88,6 +88,33 @@ class Round(Protocol):
         """Add the noise. The round is paid by now."""
 
 
+class Setup(Protocol):
+    """Settings that all rounds of a strategy share, as its cost is computed from them."""
+
+    @property
+    def population(self) -> int:
+        """N, of those whose privacy is accounted."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How they are drawn."""
+
+    @property
+    def record_keys(self) -> RecordKeys:
+        """Keys in the records."""
+
+    @property
+    def randomness(self) -> Randomness:
+        """The server's."""
+
+    @property
+    def denominator(self) -> float:
+        """The public number by which a sum is divided."""
+
+    def noise_shares(self, clipping: Clipping, z: float) -> tuple[float, float | None]:
+        """See :meth:`RoundSetup.noise_shares`."""
+
+
 @dataclass(frozen=True)
 class RoundSetup:
     """Settings that all rounds of a strategy share.

@@ -37,6 +37,7 @@ PACKAGES = ("privacy", "strategies", "flower_app")
         ("client-training.md", "weight=60"),
         ("secure-aggregation.md", "the sum is right"),
         ("encrypted-inference.md", "ring degree"),
+        ("shared-inference.md", "exchanges"),
     ],
 )
 def test_the_first_program_of_a_page_runs(page: str, says: str, tmp_path: Path) -> None:

@@ -75,7 +75,14 @@ from privacy.mechanisms import (
     lattice_radius,
     ternary,
 )
-from privacy.secure_aggregation import Adversary, ClientPolicy, RoundPlan, RoundTerms, plan_round
+from privacy.secure_aggregation import (
+    Adversary,
+    ClientPolicy,
+    FewSilos,
+    RoundPlan,
+    RoundTerms,
+    plan_round,
+)
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -97,6 +104,7 @@ from strategies import (
     CappedWeights,
     DPFedAvg,
     FlatClipping,
+    LocalEvaluation,
     Metrics,
     NoisedMetrics,
     PerLayerClipping,
@@ -115,7 +123,8 @@ Named = Mapping[str, Any]
 
 PACKAGES = (
     *(f"privacy.{name}" for name in ("accounting", "audit", "inference", "inference_service")),
-    *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "training")),
+    *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "shared_inference")),
+    "privacy.training",
     *("strategies", "strategies.encrypted_round", "strategies.secure_aggregation"),
 )
 
@@ -167,6 +176,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     DistributedGaussian: SHARED,
     SiloGaussian: {"min_silos": 5, "colluders": 2, "radius": 64},
     RoundPlan: PLANNED,
+    FewSilos: {"silos": 10, "colluders": 2, "absent": 1},
     Adversary: {"max_corrupt_fraction": 0.25},
     ClientPolicy: {"min_clients": 3, "clipping_norm": 0.5, "weight_cap": 2.0},
     RoundTerms: TERMS,
@@ -181,6 +191,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     AdaptiveClipping: ADAPTED,
     FlatClipping: {"norm": 0.5},
     PerLayerClipping: {"norms": {"a": 0.5, "b": 2.0}},
+    LocalEvaluation: {"every": 3, "noise_multiplier": 2.0},
     Metrics: {"fraction_evaluate": 0.5, "evaluate": PublicMetrics()},
     NoisedMetrics: {"ranges": RANGES, "noise_multiplier": 5.0},
     SecureAggregation: {**SECURE, "dropout_probability": 0.125, "stage_timeout": 2.5},
@@ -195,7 +206,7 @@ RESULTS = {
     *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
     *("Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
     *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
-    "ReplacementReport",
+    *("ReplacementReport", "SharedModel", "Provision", "Question"),
 }
 
 

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flower_app.commands.page import page_of
 from flower_app.encrypted.evaluator import load_model, start_evaluator
 from flower_app.errors import SettingError, counted
+from flower_app.models.specs import MODELS
 from flower_app.processes.certificates import make_certificates
 from flower_app.report.results_folder import trained_model
 from privacy.inference import EvaluatorPool, EvaluatorProcess
 from privacy.inference.errors import EvaluatorFailedError
 from privacy.inference_service import (
     InsecureNoAuthentication,
+    Page,
     ServiceLimits,
     ServiceServer,
     TokenFile,
@@ -35,13 +38,15 @@ _DEFAULTS = ServiceLimits()
 class _Security:
     """Certificate and key (None without TLS), tokens (None without authentication).
 
-    ``ask`` holds the arguments of the command ``ask`` for somebody on this machine.
+    ``ask`` holds the arguments of the command ``ask`` for somebody on this machine, ``invitation``
+    a token for the page.
     """
 
     certificate: Path | None
     key: Path | None
     tokens: TokenFile | None
     ask: tuple[str, ...]
+    invitation: str
 
 
 def add_command(commands: Any) -> None:
@@ -72,6 +77,13 @@ def add_command(commands: Any) -> None:
         "--insecure-no-authentication",
         action="store_true",
         help="let everybody in who can connect, as one owner, sharing all owners' quota",
+    )
+    safety.add_argument(
+        "--origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="of a page elsewhere that may ask, such as https://clinic.example; once for each",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
@@ -121,8 +133,13 @@ def run(options: argparse.Namespace) -> int:
             pool = stack.enter_context(EvaluatorPool(start, processes=options.workers))
         except (EvaluatorFailedError, ValueError) as error:
             raise SettingError(f"the model cannot be served: {error}") from error
+        page = page_of(MODELS[name])
         app = create_app(
-            pool, authentication=security.tokens or InsecureNoAuthentication(), limits=limits
+            pool,
+            authentication=security.tokens or InsecureNoAuthentication(),
+            limits=limits,
+            page=page,
+            origins=options.origin,
         )
         server = ServiceServer(
             app,
@@ -130,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
             key=security.key,
             shutdown_seconds=options.answer_seconds,
         )
-        _announce(options, security, listening, pool, used[0])
+        _announce(options, security, listening, pool, used[0], page)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished the requests under way
             server.run(sockets=[listening])
     print("Stopped.")
@@ -179,7 +196,7 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
         for file in filter(None, (certificate, key)):
             if not file.is_file():
                 raise SettingError(f"{file} is not there; give --tls-certificate and --tls-key")
-        tokens = None
+        tokens, invitation = None, ""
         if options.tokens is not None:
             tokens = _given_tokens(options.tokens)
         elif not options.insecure_no_authentication:
@@ -194,7 +211,8 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
                 file.touch(0o600)
                 file.write_text(tokens.add(name, role=role))  # type: ignore[arg-type]
             ask += ["--token-file", str(folder / "trial.token")]
-        yield _Security(certificate, key, tokens, tuple(ask))
+            invitation = f"#token={tokens.add('page')}"
+        yield _Security(certificate, key, tokens, tuple(ask), invitation)
 
 
 def _given_tokens(path: Path) -> TokenFile:
@@ -223,6 +241,7 @@ def _announce(
     listening: socket.socket,
     pool: EvaluatorPool,
     memory: int,
+    page: Page,
 ) -> None:
     plan, port = pool.plan, listening.getsockname()[1]
     host = "localhost" if is_loopback(options.host) else options.host
@@ -241,4 +260,8 @@ def _announce(
     if security.ask and is_loopback(options.host):
         command = ["python", "-m", "flower_app", "ask", url, "IMAGE_OR_FOLDER", *security.ask]
         print("To ask, on this machine:\n  " + shlex.join(command))
+        print(f"Or in a browser on it:\n  {url}/{security.invitation}")
+        if "--ca" in security.ask:
+            print("  (it will warn of the certificate, which is for this occasion)")
+    print(f"The page's index.html has SHA-256 {page.sha256}")
     print("Ctrl-C ends it.", flush=True)

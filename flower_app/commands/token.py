@@ -6,7 +6,6 @@ from typing import Any
 
 from flower_app.errors import SettingError
 from privacy.inference_service import TokenFile
-from privacy.inference_service.errors import TokenFileError
 
 
 def add_command(commands: Any) -> None:
@@ -27,6 +26,11 @@ def add_command(commands: Any) -> None:
     add.add_argument(
         "--operator", action="store_true", help="for reading /metrics instead of asking"
     )
+    add.add_argument("--hours", type=float, metavar="N", help="after which nobody knows it")
+    add.add_argument("--questions", type=int, metavar="N", help="that may be asked under it")
+    add.add_argument(
+        "--link", metavar="URL", help="of a service's page: show a link for a browser instead"
+    )
     parser.set_defaults(run=run)
 
 
@@ -41,13 +45,20 @@ def run(options: argparse.Namespace) -> int:
     tokens = TokenFile(options.file)
     try:
         if options.verb == "add":
-            print(tokens.add(options.name, role="operator" if options.operator else "owner"))
+            token = tokens.add(
+                options.name,
+                role="operator" if options.operator else "owner",
+                hours=options.hours,
+                questions=options.questions,
+            )
+            # What stands behind "#" is not sent with the request for the page.
+            print(f"{options.link.rstrip('/')}/#token={token}" if options.link else token)
         elif options.verb == "remove":
             tokens.remove(options.name)
         else:
             for caller in tokens.callers():
                 print(f"{caller.name}\t{caller.role}")
-    except TokenFileError as error:
+    except ValueError as error:
         raise SettingError(str(error)) from error
     except OSError as error:
         if error.filename is None:

@@ -7,12 +7,13 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from privacy.inference import EvaluatorPool
@@ -21,7 +22,8 @@ from privacy.inference_service.errors import ServiceError, refusal_of
 from privacy.inference_service.keys import KeyStore
 from privacy.inference_service.limits import Clock, QueueSlots, RateLimiter, ServiceLimits
 from privacy.inference_service.metrics import CONTENT_TYPE, Metrics
-from privacy.inference_service.tokens import Authentication, Caller
+from privacy.inference_service.page import Page, add_page
+from privacy.inference_service.tokens import Authentication, Caller, Questions
 from privacy.untrusted_text import one_line
 
 _BYTES = "application/octet-stream"
@@ -37,6 +39,8 @@ def create_app(
     *,
     authentication: Authentication,
     limits: ServiceLimits | None = None,
+    page: Page | None = None,
+    origins: Sequence[str] = (),
     clock: Clock = time.monotonic,
 ) -> FastAPI:
     """Make the service for one model; serve it with :class:`ServiceServer`.
@@ -67,10 +71,25 @@ def create_app(
     authentication : Authentication
         A :class:`TokenFile`, or :class:`InsecureNoAuthentication`.
     limits : ServiceLimits, optional
+    page : Page, optional
+        Served at ``/``, without a token: owners ask from a browser.
+    origins : sequence of str
+        Of pages elsewhere that may ask, such as ``https://clinic.example``; no other site's may.
     clock : callable
         For rates and expiry.
     """
-    return _Service(pool, authentication, limits or ServiceLimits(), clock).app
+    app = _Service(pool, authentication, limits or ServiceLimits(), clock).app
+    if page is not None:
+        add_page(app, page)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "PUT", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Server-Timing", "Retry-After"],
+        )
+    return app
 
 
 class _Service:
@@ -91,6 +110,7 @@ class _Service:
         )
         self._rate = RateLimiter(limits.requests_per_minute, clock)
         self._slots = QueueSlots(pool.processes + limits.queue)
+        self._questions = Questions()
         self._metrics = Metrics(
             queued=lambda: self._slots.taken,
             owners=lambda: len(self._keys),
@@ -157,7 +177,8 @@ class _Service:
             await asyncio.to_thread(self._keys.get, _identity(owner), name)  # before the body
             async with self._body(request, owner, plan.query_bytes) as query:
                 keys = await asyncio.to_thread(self._keys.get, _identity(owner), name)
-                evaluated, seconds = await asyncio.wrap_future(self._pool.submit(keys, query))
+                with self._questions.one_of(owner):
+                    evaluated, seconds = await asyncio.wrap_future(self._pool.submit(keys, query))
             self._metrics.evaluation.observe(seconds)
             timing = {"Server-Timing": f"evaluation;dur={1000 * seconds:.3f}"}
             return self._done(request, Response(evaluated, media_type=_BYTES, headers=timing))
@@ -177,7 +198,10 @@ class _Service:
         caller = self._authentication.caller(token if scheme.lower() == "bearer" else "")
         if caller is None:
             raise ServiceError(
-                "no-token", 401, "the token is missing or not known", "ask the operator for a token"
+                "no-token",
+                401,
+                "the token is missing, not known or expired",
+                "ask the operator for one",
             )
         if caller.role != role:
             remedy = f"use a token made for an {role}"

@@ -1,5 +1,6 @@
 """Bearer tokens: who may ask, and who may read the metrics."""
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -7,14 +8,18 @@ import os
 import re
 import secrets
 import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from filelock import FileLock
 
+from privacy.arguments import number, whole
 from privacy.files import write_durably
-from privacy.inference_service.errors import TokenFileError
+from privacy.inference_service.errors import ServiceError, TokenFileError
 
 Role = Literal["owner", "operator"]
 
@@ -36,12 +41,15 @@ class Caller:
         Distinguishes the tokens that one name had, one after the other; it is no secret.
     shared : bool
         Whether many people may ask under this name, who must leave room for each other.
+    questions : int or None
+        How many questions may be asked under the token, for an invitation that is limited so.
     """
 
     name: str
     role: Role
     token_id: str = ""
     shared: bool = False
+    questions: int | None = None
 
 
 class Authentication(Protocol):
@@ -64,10 +72,12 @@ class _Entry:
     name: str
     role: Role
     sha256: str
+    expires: float | None = None  # seconds since 1970
+    questions: int | None = None
 
     @property
     def caller(self) -> Caller:
-        return Caller(self.name, self.role, self.sha256[:16])
+        return Caller(self.name, self.role, self.sha256[:16], questions=self.questions)
 
 
 class TokenFile:
@@ -86,16 +96,43 @@ class TokenFile:
     ----------
     path : path-like
         It need not exist yet. Changes are seen at the next request, without a restart.
+    clock : callable
+        Seconds since 1970.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._path = Path(path)
+        self._clock = clock
         self._lock = threading.Lock()
         self._read_at: tuple[int, int, int] | None = None
         self._entries: tuple[_Entry, ...] = ()
 
-    def add(self, name: str, *, role: Role = "owner") -> str:
-        """Make a token, of which only the hash is stored, for a name that has none."""
+    def add(
+        self,
+        name: str,
+        *,
+        role: Role = "owner",
+        hours: float | None = None,
+        questions: int | None = None,
+    ) -> str:
+        """Make a token, of which only the hash is stored, for a name that has none.
+
+        Parameters
+        ----------
+        name : str
+        role : {"owner", "operator"}
+        hours : float, optional
+            After which nobody knows it any more; by default it lasts until it is removed.
+        questions : int, optional
+            How many may be asked under it, each time that a service is started with the file.
+        """
+        expires = None
+        if hours is not None:
+            expires = self._clock() + 3600 * number("hours", hours, above=0)
+        if questions is not None:
+            questions = whole("questions", questions, least=1)
         if not _NAME.fullmatch(name):
             raise TokenFileError(
                 f"{name!r} is not a name for a token; use up to 64 letters, digits, '.', '_', '-'"
@@ -105,7 +142,7 @@ class TokenFile:
             if any(entry.name == name for entry in entries):
                 raise TokenFileError(f"{name!r} has a token; remove it first, or take another name")
             token = _PREFIX + secrets.token_urlsafe(_BYTES)
-            self._write((*entries, _Entry(name, role, _hash(token))))
+            self._write((*entries, _Entry(name, role, _hash(token), expires, questions)))
         return token
 
     def remove(self, name: str) -> None:
@@ -122,11 +159,12 @@ class TokenFile:
         return [entry.caller for entry in self._load()]
 
     def caller(self, token: str) -> Caller | None:
-        """The holder of a token; None if it is nobody's."""
+        """The holder of a token; None if it is nobody's, or has expired."""
         digest, caller = _hash(token), None
         for entry in self._load():  # to the end: the time reveals nothing of the place
             if hmac.compare_digest(entry.sha256, digest):
-                caller = entry.caller
+                over = entry.expires is not None and entry.expires <= self._clock()
+                caller = None if over else entry.caller
         return caller
 
     def _changing(self) -> FileLock:
@@ -156,6 +194,45 @@ class TokenFile:
                     ) from error
                 self._read_at = state
             return self._entries
+
+
+class Questions:
+    """Counts the questions of tokens that may ask so many, since it was made.
+
+    One that was refused or failed is not counted.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def one_of(self, caller: Caller) -> Iterator[None]:
+        """Ask one.
+
+        Raises
+        ------
+        ServiceError
+            If the caller's have been asked.
+        """
+        if caller.questions is None:
+            yield
+            return
+        with self._lock:
+            if self._asked[caller.token_id] >= caller.questions:
+                raise ServiceError(
+                    "used-up",
+                    403,
+                    f"the {caller.questions} questions of this invitation have been asked",
+                    "ask the operator for another",
+                )
+            self._asked[caller.token_id] += 1
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._asked[caller.token_id] -= 1
+            raise
 
 
 def _hash(token: str) -> str:

@@ -16,14 +16,25 @@ from privacy.arguments import exact_bytes, number, whole
 _STRETCHED = 2048
 
 
-def key_stream(key: bytes, count: int) -> bytes:
-    """``count`` bytes that a key of 32 bytes determines: AES-256 in counter mode, from zero.
+class KeyStream:
+    """Bytes that a key determines: AES-256 in counter mode, from zero (NIST SP 800-38A, 6.5).
 
-    NIST SP 800-38A, section 6.5. To whoever lacks the key they are as random ones, as
-    :class:`SystemRandomness` says; the same key gives the same bytes, so each serves one draw.
+    To whoever lacks the key they are as random ones, as :class:`SystemRandomness` says. The same
+    key gives the same bytes, so that each serves one purpose, once.
+
+    Parameters
+    ----------
+    key : bytes
+        32 of them.
     """
-    counter = Cipher(algorithms.AES(exact_bytes("key", key, 32)), modes.CTR(bytes(16)))
-    return counter.encryptor().update(bytes(count))
+
+    def __init__(self, key: bytes) -> None:
+        counter = Cipher(algorithms.AES(exact_bytes("key", key, 32)), modes.CTR(bytes(16)))
+        self._encryptor = counter.encryptor()
+
+    def bytes(self, count: int) -> bytes:
+        """The next ``count`` bytes."""
+        return self._encryptor.update(bytes(count))
 
 
 class Randomness(ABC):
@@ -100,7 +111,7 @@ class SystemRandomness(Randomness):
         """``count`` fresh random bytes."""
         if count < _STRETCHED:
             return os.urandom(count)
-        return key_stream(os.urandom(32), count)
+        return KeyStream(os.urandom(32)).bytes(count)
 
 
 class SeededRandomness(Randomness):

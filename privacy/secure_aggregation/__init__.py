@@ -10,6 +10,7 @@ from privacy.secure_aggregation.client import SecureClient as SecureClient
 from privacy.secure_aggregation.neighbours import RoundPlan as RoundPlan
 from privacy.secure_aggregation.neighbours import plan_round as plan_round
 from privacy.secure_aggregation.server import SecureServer as SecureServer
+from privacy.secure_aggregation.silos import FewSilos as FewSilos
 from privacy.secure_aggregation.terms import Adversary as Adversary
 from privacy.secure_aggregation.terms import ClientPolicy as ClientPolicy
 from privacy.secure_aggregation.terms import Identity as Identity

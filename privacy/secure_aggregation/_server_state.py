@@ -48,7 +48,7 @@ class ServerRound:
 
     terms: RoundTerms
     adversary: Adversary
-    max_dropout_fraction: float
+    max_dropout_fraction: float | None
     cohort: int
     client_public_keys: frozenset[bytes]
     randomness: Randomness

@@ -139,7 +139,7 @@ def plan_round(
     clients: int,
     *,
     adversary: Adversary,
-    max_dropout_fraction: float,
+    max_dropout_fraction: float | None,
     min_clients: int = 3,
     cohort: int | None = None,
 ) -> RoundPlan:
@@ -150,8 +150,10 @@ def plan_round(
     clients : int
         n, who advertised keys; at least 3.
     adversary : Adversary
-    max_dropout_fraction : float
-        δ, the share of the clients that may vanish after they advertised keys, in [0, 1).
+    max_dropout_fraction : float or None
+        δ, the share of the clients that may vanish after they advertised keys, in [0, 1). None, for
+        few clients: everybody is everybody's neighbour, and as many may vanish as leave
+        ``min_clients``.
     min_clients : int
         The fewest clients whose sum may be opened.
     cohort : int, optional
@@ -163,11 +165,22 @@ def plan_round(
         If an argument is of the wrong kind, or no graph withstands them.
     """
     check_adversary("adversary", adversary)
-    tolerated = arguments.number("max_dropout_fraction", max_dropout_fraction, least=0, below=1)
+    tolerated = max_dropout_fraction
+    if tolerated is not None:
+        tolerated = arguments.number("max_dropout_fraction", tolerated, least=0, below=1)
     clients = arguments.whole("clients", clients)
     min_clients = arguments.whole("min_clients", min_clients)
     drawn = clients if cohort is None else arguments.whole("cohort", cohort)
     corrupt = min(clients, adversary.max_corrupt(drawn))
+    if tolerated is None:
+        everybody = _complete_graph(clients, corrupt, adversary.server, min_clients)
+        if everybody is None:
+            raise ValueError(
+                f"{clients} clients, of which {min_clients} must be left, cannot withstand "
+                f"{corrupt} corrupt ones and a {adversary.server.value} server: assume fewer "
+                "corrupt ones, or let more clients take part"
+            )
+        return RoundPlan(clients, *everybody, drawn)
     graph = _smallest_graph(clients, corrupt, adversary.server, tolerated, min_clients)
     if graph is None:
         raise ValueError(
@@ -212,6 +225,19 @@ def _smallest_graph(
             survivors = max(survivors, threshold + 1)
         return neighbours, threshold, survivors
     return None
+
+
+def _complete_graph(
+    clients: int, corrupt: int, server: ServerModel, min_clients: int
+) -> tuple[int, int, int] | None:
+    """As ``_smallest_graph``: everybody, a threshold by majority, and the fewest survivors."""
+    most = _quorum(clients, corrupt)
+    needed = most if server is ServerModel.MALICIOUS else corrupt + 1
+    # A survivor has one neighbour fewer than there are survivors.
+    survivors = max(min_clients, 3, needed + 1)
+    if survivors > clients or clients > MOST_NEIGHBOURS + 1:
+        return None
+    return clients - 1, max(needed, min(survivors - 1, most)), survivors
 
 
 def _quorum(clients: int, corrupt: int) -> int:

@@ -60,8 +60,9 @@ class SecureServer:
     terms : RoundTerms
     adversary : Adversary
         Whom it must withstand; its server model is that of the terms.
-    max_dropout_fraction : float
+    max_dropout_fraction : float or None
         The share of the clients that may vanish after they advertised their keys, in [0, 1).
+        None, for few clients: as many as leave ``terms.min_clients``.
     cohort : int
         How many were drawn, invited or not: the adversary's share is of these.
     client_public_keys : iterable of bytes, optional
@@ -80,7 +81,7 @@ class SecureServer:
         terms: RoundTerms,
         *,
         adversary: Adversary,
-        max_dropout_fraction: float,
+        max_dropout_fraction: float | None,
         cohort: int,
         client_public_keys: Iterable[bytes] = (),
         randomness: Randomness | None = None,
@@ -94,10 +95,14 @@ class SecureServer:
                 f"adversary has a {adversary.server.value} server, the terms a "
                 f"{terms.server.value} one; make them agree"
             )
+        if max_dropout_fraction is not None:
+            max_dropout_fraction = arguments.number(
+                "max_dropout_fraction", max_dropout_fraction, least=0, below=1
+            )
         self._round = ServerRound(
             terms,
             adversary,
-            arguments.number("max_dropout_fraction", max_dropout_fraction, least=0, below=1),
+            max_dropout_fraction,
             arguments.whole("cohort", cohort, least=0),
             pinned_keys(client_public_keys),
             SystemRandomness() if randomness is None else randomness,

@@ -1,1 +1,20 @@
-"""Secret-shared inference: a question in shares, answered by two workers that do not collude."""
+"""Secret-shared inference: a question in shares, answered by two workers that do not collude.
+
+A provider makes correlated randomness ahead and sees neither data nor model nor answers. ReLU,
+MaxPool and argmax are computed as they are. Errors are in ``privacy.shared_inference.errors``;
+``docs/shared-inference.md`` has the protocol, what it assumes and what is not covered.
+"""
+
+from privacy.shared_inference.compile import SharedModel as SharedModel
+from privacy.shared_inference.compile import compile_model as compile_model
+from privacy.shared_inference.data_owner import DataOwner as DataOwner
+from privacy.shared_inference.data_owner import Question as Question
+from privacy.shared_inference.material_files import MaterialStore as MaterialStore
+from privacy.shared_inference.messages import Party as Party
+from privacy.shared_inference.model_owner import share_model as share_model
+from privacy.shared_inference.plan import Plan as Plan
+from privacy.shared_inference.provider import Provider as Provider
+from privacy.shared_inference.provider import Provision as Provision
+from privacy.shared_inference.worker import Worker as Worker
+from privacy.shared_inference.worker import converse as converse
+from privacy.shared_inference.worker import converse_in_process as converse_in_process

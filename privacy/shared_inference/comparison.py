@@ -99,46 +99,67 @@ def _make(
     alpha: Ring, width: int, first: Ring, second: Ring, keys: Ring, corrections: Ring
 ) -> None:
     depth = corrections.shape[0] - 1
-    for index in range(len(alpha)):
-        low0, high0 = first[index, 0], first[index, 1]
-        low1, high1 = second[index, 0], second[index, 1]
-        t0, t1, total = _ZERO, _ONE, _ZERO
+    lows, highs = np.empty((2, _STRIP), np.uint64), np.empty((2, _STRIP), np.uint64)
+    states, totals = np.empty((2, _STRIP), np.uint64), np.empty(_STRIP, np.uint64)
+    for start in range(0, len(alpha), _STRIP):
+        count = min(_STRIP, len(alpha) - start)
+        for place in range(count):
+            lows[0, place], highs[0, place] = first[start + place, 0], first[start + place, 1]
+            lows[1, place], highs[1, place] = second[start + place, 0], second[start + place, 1]
+            states[0, place], states[1, place], totals[place] = _ZERO, _ONE, _ZERO
         for level in range(depth):
-            bit = (alpha[index] >> np.uint64(width - 1 - level)) & _ONE
-            a, b = permuted(low0 ^ bit, high0, keys)
-            keep0, keep0_high = a ^ low0 ^ bit, b ^ high0
-            a, b = permuted(low1 ^ bit, high1, keys)
-            keep1, keep1_high = a ^ low1 ^ bit, b ^ high1
-            other = bit ^ _ONE
-            a, b = permuted(low0 ^ other, high0, keys)
-            lose0, lose0_high = a ^ low0 ^ other, b ^ high0
-            a, b = permuted(low1 ^ other, high1, keys)
-            lose1, lose1_high = a ^ low1 ^ other, b ^ high1
-            # The lost child's seeds become equal, and its t; its value is the bit of alpha.
-            seed, seed_high = (lose0 ^ lose1) & _SEED, lose0_high ^ lose1_high
-            kept_t = ((keep0 ^ keep1) & _ONE) ^ _ONE
-            lost_t = (lose0 ^ lose1) & _ONE
-            left, right = (lost_t, kept_t) if bit else (kept_t, lost_t)
-            value = total ^ (((lose0 ^ lose1) >> _ONE) & _ONE) ^ bit
-            total ^= (((keep0 ^ keep1) >> _ONE) & _ONE) ^ value
-            corrections[level, index, 0] = seed | left | (right << _ONE) | (value << _TWO)
-            corrections[level, index, 1] = seed_high
-            mask0, mask1 = _ZERO - t0, _ZERO - t1
-            low0, high0 = (keep0 & _SEED) ^ (seed & mask0), keep0_high ^ (seed_high & mask0)
-            low1, high1 = (keep1 & _SEED) ^ (seed & mask1), keep1_high ^ (seed_high & mask1)
-            t0, t1 = (keep0 & _ONE) ^ (t0 & kept_t), (keep1 & _ONE) ^ (t1 & kept_t)
-        a0, b0 = permuted(low0 ^ _TWO, high0, keys)
-        a1, b1 = permuted(low1 ^ _TWO, high1, keys)
-        last = alpha[index] & np.uint64((1 << min(width, LEAF_BITS)) - 1)
-        below, above = _ZERO, _ZERO  # ones where the last bits are below alpha's
-        if last < _WORD_BITS:
-            below = (_ONE << last) - _ONE
-        else:
-            below = ~_ZERO
-            above = (_ONE << (last - _WORD_BITS)) - _ONE
-        all_of = _ZERO - total
-        corrections[depth, index, 0] = a0 ^ low0 ^ a1 ^ low1 ^ below ^ all_of
-        corrections[depth, index, 1] = b0 ^ high0 ^ b1 ^ high1 ^ above ^ all_of
+            shift = np.uint64(width - 1 - level)
+            words = corrections[level, start : start + count]
+            for place in range(count):
+                bit = (alpha[start + place] >> shift) & _ONE
+                other = bit ^ _ONE
+                low0, high0, low1, high1 = (
+                    lows[0, place],
+                    highs[0, place],
+                    lows[1, place],
+                    highs[1, place],
+                )
+                a, b = permuted(low0 ^ bit, high0, keys)
+                keep0, keep0_high = a ^ low0 ^ bit, b ^ high0
+                a, b = permuted(low1 ^ bit, high1, keys)
+                keep1, keep1_high = a ^ low1 ^ bit, b ^ high1
+                a, b = permuted(low0 ^ other, high0, keys)
+                lost, lost_high = a ^ low0 ^ other, b ^ high0
+                a, b = permuted(low1 ^ other, high1, keys)
+                lost, lost_high = lost ^ a ^ low1 ^ other, lost_high ^ b ^ high1
+                # The lost child's seeds become equal, and its t; its value is the bit of alpha.
+                seed, kept = lost & _SEED, keep0 ^ keep1
+                kept_t, lost_t = (kept & _ONE) ^ _ONE, lost & _ONE
+                value = totals[place] ^ ((lost >> _ONE) & _ONE) ^ bit
+                totals[place] ^= ((kept >> _ONE) & _ONE) ^ value
+                swap = (kept_t ^ lost_t) & bit
+                words[place, 0] = (
+                    seed | (kept_t ^ swap) | ((lost_t ^ swap) << _ONE) | (value << _TWO)
+                )
+                words[place, 1] = lost_high
+                t0, t1 = states[0, place], states[1, place]
+                mask0, mask1 = _ZERO - t0, _ZERO - t1
+                lows[0, place] = (keep0 & _SEED) ^ (seed & mask0)
+                lows[1, place] = (keep1 & _SEED) ^ (seed & mask1)
+                highs[0, place] = keep0_high ^ (lost_high & mask0)
+                highs[1, place] = keep1_high ^ (lost_high & mask1)
+                states[0, place] = (keep0 & _ONE) ^ (t0 & kept_t)
+                states[1, place] = (keep1 & _ONE) ^ (t1 & kept_t)
+        for place in range(count):
+            low0, low1 = lows[0, place] ^ _TWO, lows[1, place] ^ _TWO
+            a0, b0 = permuted(low0, highs[0, place], keys)
+            a1, b1 = permuted(low1, highs[1, place], keys)
+            last = alpha[start + place] & np.uint64((1 << min(width, LEAF_BITS)) - 1)
+            below, above = ~_ZERO, _ZERO  # ones where the last bits are below alpha's
+            if last < _WORD_BITS:
+                below = (_ONE << last) - _ONE
+            else:
+                above = (_ONE << (last - _WORD_BITS)) - _ONE
+            every = _ZERO - totals[place]
+            corrections[depth, start + place, 0] = a0 ^ low0 ^ a1 ^ low1 ^ below ^ every
+            corrections[depth, start + place, 1] = (
+                b0 ^ highs[0, place] ^ b1 ^ highs[1, place] ^ above ^ every
+            )
 
 
 @compiled

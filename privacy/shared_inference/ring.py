@@ -5,13 +5,14 @@ products are kernels of ours. A value has shape (elements, batch): the images of
 side, and one instruction works on eight of them.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy.kernels import compiled
-from privacy.mechanisms.randomness import key_stream
+from privacy.mechanisms.randomness import KeyStream
 
 Ring = NDArray[np.uint64]
 """Elements of the ring."""
@@ -63,17 +64,31 @@ class Structure:
             _sparse(self.pointers, self.indices, data, values, total)
 
 
-def expand(seed: bytes, count: int) -> Ring:
-    """``count`` elements that a seed of 32 bytes determines, shape (count,): AES-256's key stream.
+class Stream:
+    """Elements that a seed of 32 bytes determines, to others as random ones: AES-256's key stream.
 
-    A seed is expanded once: another count gives the same first elements.
+    Parameters
+    ----------
+    seed : bytes
     """
-    return np.frombuffer(key_stream(seed, 8 * count), dtype="<u8").astype(np.uint64, copy=False)
+
+    def __init__(self, seed: bytes) -> None:
+        self._stream = KeyStream(seed)
+
+    def take(self, *shape: int) -> Ring:
+        """The next elements."""
+        drawn = np.frombuffer(self._stream.bytes(8 * math.prod(shape)), dtype="<u8")
+        return drawn.astype(np.uint64, copy=False).reshape(shape)
 
 
 def as_ring(values: NDArray[np.float64]) -> Ring:
     """Whole numbers in doubles, below 2^63 in magnitude, as elements of the ring."""
     return values.astype(np.int64).astype(np.uint64)
+
+
+def quantised(inputs: NDArray[np.float64], bits: int) -> Ring:
+    """Inputs (images, ...) in fixed point with ``bits`` after it: (elements, images)."""
+    return np.ascontiguousarray(as_ring(np.rint(inputs.reshape(len(inputs), -1).T * 2.0**bits)))
 
 
 def as_signed(values: Ring) -> NDArray[np.int64]:

@@ -1,18 +1,16 @@
 """Client training: per-example clipping, optional noise, a ledger that never forgets.
 
 A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, and for noise a
-``ClientLedger``. Its errors are in :mod:`privacy.training.errors`.
+``ClientLedger``; a silo of several ``silo_sum``. Its errors are in :mod:`privacy.training.errors`.
 """
 
-from privacy.training._train import train as train
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from privacy.training.data_policy import DataPolicy as DataPolicy
 from privacy.training.ledger import ClientLedger as ClientLedger
-from privacy.training.model_checks.check import check_model as check_model
-from privacy.training.model_checks.replace import replace_unsupported as replace_unsupported
-from privacy.training.optimizer import GradientDescent as GradientDescent
 from privacy.training.payment import Payment as Payment
 from privacy.training.payment import pay as pay
-from privacy.training.persons import Persons as Persons
 from privacy.training.protection import ClipAndNoise as ClipAndNoise
 from privacy.training.protection import ClipOnly as ClipOnly
 from privacy.training.protection import FullBatch as FullBatch
@@ -22,6 +20,34 @@ from privacy.training.protection import PoissonBatches as PoissonBatches
 from privacy.training.protection import PublicCount as PublicCount
 from privacy.training.result import Guarantee as Guarantee
 from privacy.training.result import TrainingResult as TrainingResult
-from privacy.training.silo_step import SiloStep as SiloStep
-from privacy.training.silo_step import silo_sum as silo_sum
-from privacy.training.silo_step import trained_parameters as trained_parameters
+from privacy.training.step_payments import StepPayments as StepPayments
+
+# Loaded when they are first asked for: they bring PyTorch, which takes seconds, and most messages
+# to a node need a ledger and a policy alone.
+if TYPE_CHECKING:
+    from privacy.training._train import train as train
+    from privacy.training.model_checks.check import check_model as check_model
+    from privacy.training.model_checks.replace import replace_unsupported as replace_unsupported
+    from privacy.training.optimizer import GradientDescent as GradientDescent
+    from privacy.training.persons import Persons as Persons
+    from privacy.training.silo_step import SiloStep as SiloStep
+    from privacy.training.silo_step import silo_sum as silo_sum
+    from privacy.training.silo_step import trained_parameters as trained_parameters
+
+_LATER = {
+    "train": "privacy.training._train",
+    "check_model": "privacy.training.model_checks.check",
+    "replace_unsupported": "privacy.training.model_checks.replace",
+    "GradientDescent": "privacy.training.optimizer",
+    "Persons": "privacy.training.persons",
+    "SiloStep": "privacy.training.silo_step",
+    "silo_sum": "privacy.training.silo_step",
+    "trained_parameters": "privacy.training.silo_step",
+}
+
+if not TYPE_CHECKING:  # a type checker would take it for leave to use any name
+
+    def __getattr__(name):
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_LATER[name]), name)

@@ -19,6 +19,8 @@ Unit = Literal["person", "row"]
 """Whom the guarantee is for: a person with all rows, or a row."""
 UNITS: tuple[Unit, ...] = ("person", "row")
 
+_NEEDED = ("dataset", "ledger", "max-epsilon", "max-delta")  # in a file
+
 _log = logging.getLogger(__name__)
 
 
@@ -56,8 +58,8 @@ class DataPolicy:
     min_silos : int
         The fewest silos, this one included, whose sum may be opened.
     colluders : int
-        How many of the other silos may pool their knowledge with the server: a step whose noise is
-        sized for fewer is declined.
+        How many of the other silos may pool their knowledge with the server, at most half of
+        ``min_silos``: a step whose noise is sized for fewer is declined.
     ledger : path-like, optional
         The ledger's file, absolute or from ``~``. Default: the caller keeps the ledger, as a
         simulation does.
@@ -98,13 +100,15 @@ class DataPolicy:
             convert(self, "max_clipping_norm", number, above=0)
         convert(self, "max_sampling_rate", number, above=0, most=1)
         convert(self, "min_silos", whole, least=3)
-        convert(self, "colluders", whole, least=1, most=self.min_silos - 1)
+        convert(self, "colluders", whole, least=1, most=self.min_silos // 2)
         if self.ledger is not None:
             object.__setattr__(self, "ledger", lasting_file("ledger", self.ledger))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a policy from a TOML file, whose keys are the parameters with hyphens.
+
+        A file names a ledger: on a node one that is kept in memory would forget what was spent.
 
         Raises
         ------
@@ -140,8 +144,8 @@ class DataPolicy:
         self,
         *,
         unit: Unit,
-        clipping_norm: float,
-        sampling_rate: float,
+        clipping_norm: float | None,
+        sampling_rate: float | None,
         min_silos: int,
         colluders: int,
     ) -> None:
@@ -151,10 +155,8 @@ class DataPolicy:
         ----------
         unit : "person" or "row"
             Whom the step protects.
-        clipping_norm : float
-            S of one unit.
-        sampling_rate : float
-            p.
+        clipping_norm, sampling_rate : float or None
+            S of one unit, and p; None for counts, which clip no gradient and draw nobody.
         min_silos : int
             The fewest silos whose sum is opened.
         colluders : int
@@ -192,14 +194,18 @@ class DataPolicy:
             raise self._declined("max_delta", protection.delta)
         self._check_unit("row", protection.clipping_norm, batches.sampling_rate)
 
-    def _check_unit(self, unit: Unit, clipping_norm: float, sampling_rate: float) -> None:
+    def _check_unit(
+        self, unit: Unit, clipping_norm: float | None, sampling_rate: float | None
+    ) -> None:
         if (self.unit, unit) == ("person", "row"):
             raise self._declined("unit", unit)
-        largest = self.max_clipping_norm
-        if largest is not None and clipping_norm > largest:
-            raise self._declined("max_clipping_norm", clipping_norm)
-        if sampling_rate > self.max_sampling_rate:
-            raise self._declined("max_sampling_rate", sampling_rate)
+        for name, asked in (
+            ("max_clipping_norm", clipping_norm),
+            ("max_sampling_rate", sampling_rate),
+        ):
+            largest = getattr(self, name)
+            if asked is not None and largest is not None and asked > largest:
+                raise self._declined(name, asked)
 
     def _declined(self, rule: str, asked: object) -> PolicyError:
         _log.warning(
@@ -223,7 +229,7 @@ def _arguments(policy: type[DataPolicy], given: Mapping[str, Any]) -> dict[str, 
         if key not in known:
             (near,) = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
             raise ValueError(f"{key} is no rule of a policy; the nearest is {near}")
-    needed = [key for key in ("dataset", "max-epsilon", "max-delta") if key not in given]
+    needed = [key for key in _NEEDED if key not in given]
     if needed:
         raise ValueError(f"{needed[0]} is missing")
     return {known[key]: value for key, value in given.items()}

@@ -64,6 +64,23 @@ class Persons:
                 f"{MOST_PERSONS}: divide them among several"
             )
 
+    @classmethod
+    def empty(cls) -> "Persons":
+        """Nobody: for a silo whose data cannot be read, whose part in a step is noise then."""
+        return cls(_Nothing())
+
+    @property
+    def person_of_row(self) -> Rows:
+        """Whose each row is: the number of the person, from 0, shape (rows,)."""
+        owners = np.empty(self.rows, dtype=np.int64)
+        for person, rows in enumerate(self.groups):
+            owners[rows] = person
+        return owners
+
+    def take(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The rows (int64, ascending, each once): inputs, then targets."""
+        return self.records.take(rows)
+
     def __len__(self) -> int:
         """How many persons there are."""
         return len(self.groups)
@@ -72,6 +89,11 @@ class Persons:
     def rows(self) -> int:
         """How many rows they have together."""
         return len(self.records)
+
+
+class _Nothing(Dataset[tuple[Tensor, ...]]):
+    def __len__(self) -> int:
+        return 0
 
 
 def _grouped(person_ids: PersonIds, count: int) -> list[Rows]:

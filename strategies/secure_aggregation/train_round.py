@@ -13,7 +13,13 @@ from flwr.serverapp import Grid
 
 from privacy.accounting import Event
 from privacy.mechanisms import Randomness
-from privacy.secure_aggregation import RoundTerms, SecureServer, ServerModel, ServerStage
+from privacy.secure_aggregation import (
+    Adversary,
+    RoundTerms,
+    SecureServer,
+    ServerModel,
+    ServerStage,
+)
 from privacy.secure_aggregation.errors import RejectedMessageError, RoundAbortedError
 from privacy.secure_aggregation.terms import RUN_BYTES
 from strategies.errors import Fault, ReplyError
@@ -73,11 +79,24 @@ class ObservedDropouts:
         )
 
 
+def next_number(before: int) -> int:
+    """The number of a round, for clients, after one of number ``before``.
+
+    Clients are in one round of a run, the one with the highest number. So a resumed run is the same
+    one to them, and ends the round in which its server died; the clock counts, for that round's
+    number died with it.
+    """
+    return max(before + 1, time.time_ns() // 1_000_000)
+
+
 class Encoding(Protocol):
     """How a client turns its part of a round into integers; sent with the model, public."""
 
+    def entries(self, parameters: int) -> int:
+        """How many integers a client masks, for a model of so many parameters."""
+
     def bound(self, parameters: int) -> int:
-        """``RoundTerms.bound`` for a model of so many parameters."""
+        """``RoundTerms.bound`` for such a model."""
 
     def write_into(self, record: ConfigRecord) -> None:
         """Put it beside a message of the protocol."""
@@ -91,6 +110,34 @@ class Encoding(Protocol):
         randomness: Randomness,
     ) -> list[Vector]:
         """The noised sum from the opened integers, in the model's units and shapes."""
+
+
+class Conditions(Protocol):
+    """Whom a round withstands, and how few clients it opens for."""
+
+    @property
+    def min_clients(self) -> int:
+        """The fewest clients whose sum is opened."""
+
+    @property
+    def max_clients(self) -> int | None:
+        """The most that are asked."""
+
+    @property
+    def adversary(self) -> Adversary:
+        """Whom it withstands."""
+
+    @property
+    def max_dropout_fraction(self) -> float | None:
+        """The share that may vanish; None: as many as leave ``min_clients``."""
+
+    @property
+    def client_public_keys(self) -> Iterable[bytes]:
+        """Of all who may take part, against a malicious server."""
+
+    @property
+    def stage_timeout(self) -> float:
+        """Seconds that a stage without training waits."""
 
 
 class MaskedRounds:
@@ -124,10 +171,7 @@ class MaskedRounds:
 
     def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> "MaskedRound":
         """A new round, with the norm and the noise multiplier of the run's state."""
-        # Clients are in one round of a run, the one with the highest number. So a resumed run is
-        # the same one to them, and ends the round in which its server died; the clock counts, for
-        # that round's number died with it.
-        self._sequence = max(self._sequence + 1, time.time_ns() // 1_000_000)
+        self._sequence = next_number(self._sequence)
         weighting = self._setup.weighting
         encoding = UpdateEncoding(
             geometry=run.state.clipping.geometry(schema.names),
@@ -161,7 +205,7 @@ class MaskedRound:
     number: int
     schema: ModelSchema
     encoding: Encoding
-    settings: SecureAggregation
+    settings: Conditions
     sequence: int
     randomness: Randomness
     run: Run
@@ -224,7 +268,7 @@ class MaskedRound:
         return RoundTerms(
             run=hashlib.sha256(self.run.state.name.encode()).digest()[:RUN_BYTES],
             number=self.sequence,
-            size=size,
+            size=self.encoding.entries(size),
             bound=self.encoding.bound(size),
             min_clients=self.settings.min_clients,
             server=self.settings.adversary.server,

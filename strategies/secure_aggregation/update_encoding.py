@@ -61,6 +61,10 @@ class UpdateEncoding:
             return UniformWeights()
         return CappedWeights(cap=self.weight_cap, total_weight=1.0)
 
+    def entries(self, parameters: int) -> int:
+        """One for each parameter."""
+        return parameters
+
     def bound(self, parameters: int) -> int:
         """``RoundTerms.bound`` for a model of so many parameters."""
         return self.mechanism.bound(parameters=parameters, noise_multiplier=self.noise_multiplier)

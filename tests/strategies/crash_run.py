@@ -2,24 +2,23 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flwr.app import ArrayRecord
+
 from privacy.accounting import Full, Ledger
-from strategies import Budget, Checkpointing, DPFedAvg, ServerSGD
+from strategies import Budget, Checkpointing, DPFedAvg, InProcessGrid, ServerSGD
+from strategies.accounted_strategy import AccountedStrategy
 from strategies.checkpoint import Checkpoint
 from tests.strategies.federation import grid_of, model
 
 ROUNDS = 4
 
 
-def run(folder: Path, step: str, fatal: int) -> None:
-    """Run, and die where told; with the step ``none`` run to the end.
-
-    Goes on from the checkpoint where there is one. Appends whatever it releases to
-    ``released``, and writes how it ended to ``ended``.
-    """
-    path = folder / "checkpoint"
+def fedavg(folder: Path) -> tuple[AccountedStrategy, InProcessGrid, ArrayRecord]:
+    """DPFedAvg with four clients."""
     strategy = DPFedAvg(
         population=4,
         sampling=Full(),
@@ -27,8 +26,24 @@ def run(folder: Path, step: str, fatal: int) -> None:
         budget=Budget(epsilon=4.0, delta=1e-5),
         optimizer=ServerSGD(momentum=0.5),
         ledger=folder / "ledger.jsonl",
-        checkpointing=Checkpointing(path, resume=True),
+        checkpointing=Checkpointing(folder / "checkpoint", resume=True),
     )
+    return strategy, grid_of(4), model((50,))
+
+
+def run(
+    folder: Path,
+    step: str,
+    fatal: int,
+    make: Callable[[Path], tuple[AccountedStrategy, InProcessGrid, ArrayRecord]] = fedavg,
+) -> None:
+    """Run what is made, and die where told; with the step ``none`` run to the end.
+
+    Goes on from the checkpoint where there is one. Appends whatever it releases to
+    ``released``, and writes how it ended to ``ended``.
+    """
+    path = folder / "checkpoint"
+    strategy, grid, initial = make(folder)
     now = [0]
 
     def at(name: str) -> None:
@@ -78,7 +93,7 @@ def run(folder: Path, step: str, fatal: int) -> None:
         return moved
 
     Path.replace = renaming  # type: ignore[method-assign,assignment]
-    result = strategy.start(grid_of(4), model((50,)), num_rounds=ROUNDS)
+    result = strategy.start(grid, initial, num_rounds=ROUNDS)
     report = result.privacy
     assert report is not None
     (folder / "ended").write_text(f"{report.epsilon} {report.rounds} {report.stopped}")

@@ -60,6 +60,8 @@ _LEAST_ANSWER_BITS = 4
 """Of an answer's modulus, beside the size of a logit."""
 _HOPELESS = 2.0**12
 """Of so many tolerances a predicted error is not mended by another packing."""
+_WIDE_LOGITS = 20
+"""Bits beyond which much of a plan goes to logits that hardly any input has."""
 _CANDIDATES = 6
 """Packings that are looked at in one ring."""
 _LOOKS = 48
@@ -73,7 +75,8 @@ def check_depth(network: Network) -> None:
     if levels > fit:
         raise CannotPlanError(
             f"the model needs {levels} levels, {fit} fit at 128 bits (N={_RINGS[-1]}): make it "
-            "shallower, with fewer activations or ones of a lower degree"
+            "shallower, with fewer activations or ones of a lower degree (deeper ones need "
+            "bootstrapping, which there is none of here)"
         )
 
 
@@ -298,8 +301,8 @@ class Planner:
             return (
                 f"{_levels(self._network)} levels with the precision that they need, and logits "
                 f"that can reach 2^{logit_bits(self._bounds)} over input_range, do not fit the "
-                f"{MAX_MODULUS_BITS[_RINGS[-1]]} bits of N={_RINGS[-1]} at 128-bit security; make "
-                "the model shallower, or narrow input_range"
+                f"{MAX_MODULUS_BITS[_RINGS[-1]]} bits of N={_RINGS[-1]} at 128-bit security; "
+                f"{', '.join(_remedies(self._bounds))}"
             )
         words = _imprecise(nearest.error, nearest.degree, tolerance, self._spread, self._bounds)
         if nearest.query_bytes > limit and "allow tolerance=" in words:
@@ -315,9 +318,20 @@ def too_many_bytes(needed: int, limit: int) -> str:
     )
 
 
+def _remedies(bounds: Ranges) -> list[str]:
+    """What to change in a model that has no plan."""
+    remedies = ["narrow input_range", "make the model shallower"]
+    if (bits := logit_bits(bounds)) > _WIDE_LOGITS:
+        remedies.append(
+            f"train the bound of the logits, 2^{bits}, down (privacy.inference.logit_bound in the "
+            "loss, or replace_activations(..., input_range=..., logit_bits=20))"
+        )
+    return remedies
+
+
 def _imprecise(error: float, degree: int, tolerance: float, spread: float, bounds: Ranges) -> str:
     """The refusal of a model whose least predicted error is above the tolerance."""
-    remedies = ["narrow input_range", "make the model shallower"]
+    remedies = _remedies(bounds)
     if float(bounds.logits.magnitude.max()) < 0.5:
         # An answer has no more bits for logits that stay below 1.
         remedies.append("scale the last layer up (a larger logit is as much more precise)")

@@ -24,6 +24,7 @@ from privacy.inference import (
 )
 from privacy.inference_service import (
     Authentication,
+    Page,
     ServiceClient,
     ServiceLimits,
     ServiceServer,
@@ -132,6 +133,8 @@ def serving(
     *,
     tokens: TokenFile | None = None,
     authentication: Authentication | None = None,
+    page: Page | None = None,
+    origins: tuple[str, ...] = (),
     **limits: Any,
 ) -> Iterator[Service]:
     """A service: with four new owners and an operator, or the tokens of one before."""
@@ -143,7 +146,12 @@ def serving(
         made["operator"] = file.add("operator", role="operator")
     clock = Clock()
     app = create_app(
-        pool, authentication=authentication or file, limits=ServiceLimits(**limits), clock=clock
+        pool,
+        authentication=authentication or file,
+        limits=ServiceLimits(**limits),
+        page=page,
+        origins=origins,
+        clock=clock,
     )
     # The socket listens before the server runs: nobody need wait for it.
     listening = socket.create_server(("127.0.0.1", 0))

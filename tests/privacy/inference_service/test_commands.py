@@ -205,7 +205,7 @@ def test_the_printed_command_asks_and_prints_classes_only(
     monkeypatch.setenv("BLOOMSEAL_TOKEN", "guess")
     without = [word for word in ask if not word.endswith(".token") and word != "--token-file"]
     assert main([*without, "--one-time-keys"]) == 1
-    assert capsys.readouterr().err.startswith("error: the token is missing or not known")
+    assert capsys.readouterr().err.startswith("error: the token is missing, not known or expired")
 
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 128 + signal.SIGTERM

@@ -44,7 +44,9 @@ class Federation:
     ) -> RoundTerms:
         return RoundTerms(run, number, size, bound, self.min_clients, self.adversary.server)
 
-    def server(self, terms: RoundTerms, *, max_dropout_fraction: float = 0.3) -> SecureServer:
+    def server(
+        self, terms: RoundTerms, *, max_dropout_fraction: float | None = 0.3
+    ) -> SecureServer:
         return SecureServer(
             terms,
             adversary=self.adversary,

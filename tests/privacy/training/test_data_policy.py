@@ -81,10 +81,11 @@ def test_a_file_has_the_parameters_under_their_names_with_hyphens(tmp_path: Path
     [
         ("min-silos", "min_silos", "min_silos is no rule of a policy; the nearest is min-silos"),
         ("max-epsilon = 3\n", "", "max-epsilon is missing"),
+        ('ledger = "{folder}/ledger.jsonl"\n', "", "ledger is missing"),
         ("max-epsilon = 3\n", 'max-epsilon = "3"\n', "max_epsilon is '3'"),
         ("max-delta = 1e-5", "max-delta = 2.0", "max_delta is 2.0"),
         ('unit = "row"', 'unit = "ward"', "unit is 'ward'; give 'person' or 'row'"),
-        ("colluders = 2", "colluders = 5", "colluders is 5"),
+        ("colluders = 2", "colluders = 3", "colluders is 3"),
         ("min-silos = 5", "min-silos = 2", "min_silos is 2"),
         ('ledger = "{folder}/', 'ledger = "', "a relative path"),
         ("max-delta", "max-delta = 1", "line 6"),

@@ -476,6 +476,25 @@ def test_persons_are_counted() -> None:
     assert len(Persons(TABLE, ["1", 1, *range(3, 24)])) == 23  # a text is no number
 
 
+def test_rows_and_their_persons_can_be_taken() -> None:
+    persons = Persons(TABLE, IDS)
+    owners = persons.person_of_row
+    assert [list(np.flatnonzero(owners == one)) for one in range(16)] == [
+        list(rows) for rows in persons.groups
+    ]
+    inputs, targets = persons.take(torch.tensor([2, 5]))
+    assert torch.equal(inputs, TABLE[0][[2, 5]])
+    assert torch.equal(targets, TABLE[1][[2, 5]])
+
+
+def test_nobody_sends_noise_whatever_the_model() -> None:
+    nobody = Persons.empty()
+    assert (len(nobody), nobody.rows, nobody.person_of_row.shape) == (0, 0, (0,))
+    for model in (small(), nn.Conv2d(1, 2, 3)):
+        noise = silo_sum(model, nobody, loss=cross_entropy, step=step(), ledger=None)
+        assert noise.any()
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [

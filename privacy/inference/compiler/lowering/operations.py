@@ -1,6 +1,7 @@
 """From the traced operations of a model to its values: which function is lowered by what."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -17,10 +18,11 @@ from privacy.inference.compiler.lowering.values import Value
 from privacy.inference.compiler.ranges import Interval
 from privacy.inference.errors import UnsupportedLayerError
 
-_Lowering = Callable[[Operation], Entry]
+Lowering = Callable[[Operation], Entry]
+"""What an operation becomes."""
 
 
-def _by_name(table: dict[str, _Lowering]) -> dict[str, _Lowering]:
+def _by_name(table: dict[str, Lowering]) -> dict[str, Lowering]:
     """One entry for each of the names in a key."""
     return {name: lowering for names, lowering in table.items() for name in names.split()}
 
@@ -62,8 +64,15 @@ _TRANSPOSES = ("T", "mT")
 """Attributes of a tensor that are values of their own."""
 
 
-def lowered(nodes: Sequence[fx.Node], low: Vector, high: Vector) -> Value:
+def lowered(
+    nodes: Sequence[fx.Node],
+    low: Vector,
+    high: Vector,
+    further: Mapping[str, Lowering] = MappingProxyType({}),
+) -> Value:
     """The output of a trace as a value; ``low`` and ``high`` bound the input's elements.
+
+    ``further`` lowers layers and functions that CKKS does not evaluate, by their names.
 
     Raises
     ------
@@ -82,14 +91,16 @@ def lowered(nodes: Sequence[fx.Node], low: Vector, high: Vector) -> Value:
                 flat, span = points.flatten(1).numpy().T, Interval(low, high)
                 entries[node] = Elementwise(Value(tuple(points.shape[1:]), "", flat, span))
             else:
-                entries[node] = _lowered(node, entries)
+                entries[node] = _lowered(node, entries, further)
     raise UnsupportedLayerError(
         "the model's forward returns something else than one tensor that depends on its input; "
         "return the logits alone"
     )
 
 
-def _lowered(node: fx.Node, entries: dict[fx.Node, Entry]) -> Entry:
+def _lowered(
+    node: fx.Node, entries: dict[fx.Node, Entry], further: Mapping[str, Lowering]
+) -> Entry:
     first = entries.get(cast(fx.Node, node.args[0])) if node.args else None
     check_batch(node)
     if isinstance(first, tuple) and getattr(node.target, "__name__", "") == "getitem":
@@ -101,6 +112,8 @@ def _lowered(node: fx.Node, entries: dict[fx.Node, Entry]) -> Entry:
         check_numbers(node)
         return made
     check_numbers(node)
+    if name in further:
+        return further[name](operation)
     if operation.layer is not None:
         return _layer(operation)
     lowering = FUNCTIONS.get(name)

@@ -8,7 +8,7 @@ import operator
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,9 +93,10 @@ class _Whole(nn.Module):
 class _Tracer(fx.Tracer):
     """Records operations and runs each at once on points of the range."""
 
-    def __init__(self, points: Tensor) -> None:
+    def __init__(self, points: Tensor, further: Container[str]) -> None:
         super().__init__()
         self._points = points
+        self._further = further
         self._running = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -144,7 +145,8 @@ class _Tracer(fx.Tracer):
             layer = self.root.get_submodule(target)
             path = target.removeprefix("model").removeprefix(".") or "model"
             name = f"{path} ({type(layer).__name__})"
-            check_layer(layer, name)
+            if type(layer).__name__ not in self._further or not is_layer(layer):
+                check_layer(layer, name)
         elif kind.startswith("call"):
             called = target if isinstance(target, str) else getattr(target, "__name__", str(target))
             name = f"{called} ({_line()})"
@@ -205,11 +207,12 @@ def run(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     return cast(Any, node.target)(*args, **kwargs)
 
 
-def trace(model: nn.Module, points: Tensor) -> list[fx.Node]:
+def trace(model: nn.Module, points: Tensor, further: Container[str] = ()) -> list[fx.Node]:
     """The operations of a model, from :func:`reference`, in the order in which it runs them.
 
     ``points`` are of the input range, shape (points, ...). Each node's ``meta`` has its ``value``
-    there, its ``name`` for messages, and its ``layer`` if it is one.
+    there, its ``name`` for messages, and its ``layer`` if it is one. ``further`` names types of
+    PyTorch's layers beyond those that CKKS evaluates.
 
     Raises
     ------
@@ -218,7 +221,7 @@ def trace(model: nn.Module, points: Tensor) -> list[fx.Node]:
     ValueError
         If layers do not go together.
     """
-    tracer = _Tracer(points)
+    tracer = _Tracer(points, further)
     with TRACING:
         try:
             graph = tracer.trace(_Whole(model))

@@ -139,7 +139,7 @@ def squares(depth: int, gain: float = 1.0) -> nn.Sequential:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (squares(40), r"needs 41 levels, 35 fit .* make it shallower"),
+        (squares(40), r"needs 41 levels, 35 fit .* make it shallower.* bootstrapping"),
         (squares(8, 3.0), r"a logit can reach 2\^\d+, .* narrow input_range"),
         (squares(8, 1e6), r"larger than any number of double precision; narrow input_range"),
         (squares(16, 1e9), r"larger than any number of double precision; narrow input_range"),
@@ -148,6 +148,15 @@ def squares(depth: int, gain: float = 1.0) -> nn.Sequential:
 def test_a_model_that_is_too_deep_says_what_decides(model: nn.Sequential, words: str) -> None:
     with pytest.raises(CannotPlanError, match=words):
         compile_model(model, input_shape=(30,), input_range=(0.0, 1.0))
+
+
+def test_logits_that_could_be_large_are_to_be_trained_down() -> None:
+    for gain, wide in ((1.0, False), (100.0, True)):
+        with pytest.raises(CannotPlanError, match="least predicted error") as refusal:
+            compile_model(
+                squares(2, gain), input_shape=(30,), input_range=(0.0, 1.0), tolerance=1e-12
+            )
+        assert ("train the bound of the logits, 2^" in str(refusal.value)) == wide
 
 
 def test_the_tolerance_that_a_refusal_names_is_enough() -> None:

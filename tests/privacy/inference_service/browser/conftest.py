@@ -1,6 +1,5 @@
 """A headless browser, and a page that has the owner's modules."""
 
-import functools
 import http.server
 import shutil
 import threading
@@ -54,10 +53,19 @@ class _Files(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.fixture
+def context(chromium: object) -> Iterator[object]:
+    """A browser without a past, which takes the certificate of the tests' service."""
+    made = chromium.new_context(ignore_https_errors=True, viewport={"width": 1000, "height": 900})
+    made.set_default_timeout(30_000)
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="session")
 def modules(chromium: object) -> Iterator[object]:
     """An empty page that can import ``/browser/...`` and ``/vectors.js``."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Files))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Files)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     page = chromium.new_page()

@@ -1,0 +1,44 @@
+"""``python -m flower_app page``: a copy of the page on which owners ask from a browser."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from flower_app.errors import SettingError
+from flower_app.models.specs import MODELS, ModelSpec
+from privacy.inference import InputContract
+from privacy.inference_service import Page
+
+
+def add_command(commands: Any) -> None:
+    """Add ``page`` to the app's command line."""
+    parser = commands.add_parser(
+        "page",
+        description="Writes the page that `serve` has at /, as files to host elsewhere, and prints "
+        "the SHA-256 of its index.html, which names the hashes of all its scripts. The service "
+        "must name the copy's origin: serve --origin URL.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="to write into")
+    parser.add_argument("model", choices=sorted(MODELS), help="that the service has")
+    parser.add_argument(
+        "--service", required=True, metavar="URL", help="of the service, https://host:port"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the files; a folder or URL that cannot be used is a SettingError."""
+    try:
+        page = page_of(MODELS[options.model], service=options.service)
+        page.write(options.folder)
+    except (ValueError, OSError) as error:
+        raise SettingError(str(error)) from error
+    print(f"{page.sha256}  {options.folder / 'index.html'}")
+    return 0
+
+
+def page_of(spec: ModelSpec, *, service: str = "") -> Page:
+    """The page for a model of the app."""
+    contract = InputContract(spec.shape, (spec.low, spec.high), spec.classes)
+    title = "Ask about a digit, without showing it"
+    return Page(title, contract, spec.kind, service=service)

@@ -1,0 +1,298 @@
+/** The page: draw, choose or type; ask; see what each side has. */
+
+import { hog, pixels } from "./features.js";
+import { digit } from "./picture.js";
+import { Pad } from "./pad.js";
+import { OwnerSession, ServiceError } from "./session.js";
+
+/** @typedef {import("./owner/plan.js").Contract} Contract */
+/** @typedef {import("./owner/plan.js").Plan} Plan */
+/** @typedef {import("./session.js").Step} Step */
+/**
+ * @typedef {object} Model
+ * @property {string} service its address; "" where it serves the page
+ * @property {"hog" | "pixels" | "numbers"} inputs how the model's input is made
+ * @property {string[]} features names of numbers @property {Contract} contract
+ */
+
+/** @template {HTMLElement} T @param {string} id @returns {T} */
+const the = (id) => /** @type {T} */ (document.getElementById(id));
+/** @param {number} bytes */
+const size = (bytes) =>
+  bytes < 1e6 ? `${(bytes / 1000).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(2)} MB`;
+/** @param {number} milliseconds */
+const time = (milliseconds) => `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`;
+const NOISE = 96;
+const HEAD = 70;
+
+/** @type {Record<string, [string, string]>} */
+const STEPS = {
+  keys: ["Keys made", "here"],
+  "send keys": ["Public keys sent", "to the service"],
+  features: ["Prepared", "here"],
+  encrypt: ["Encrypted", "here"],
+  ask: ["Asked and answered", "at the service"],
+  decrypt: ["Opened", "here"],
+};
+
+/** @param {Model} model @param {string} [worker] */
+export function start(model, worker) {
+  new Page(model, worker).begin(new URLSearchParams(location.hash.slice(1)).get("token") ?? "");
+  // The invitation is in no history and no screenshot.
+  if (location.hash !== "") history.replaceState(null, "", location.pathname);
+}
+
+class Page {
+  /** @type {OwnerSession | undefined} */
+  #session;
+  #model;
+  #worker;
+  /** @type {Pad | undefined} */
+  #pad;
+  #asking = false;
+  #again = false;
+
+  /** @param {Model} model @param {string} [worker] */
+  constructor(model, worker) {
+    this.#model = model;
+    this.#worker = worker;
+    const ask = () => this.#ask();
+    the("access").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.begin(/** @type {HTMLInputElement} */ (the("token")).value.trim());
+    });
+    addEventListener("pagehide", () => this.#session?.end());
+    addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
+    addEventListener("offline", () => say("You are offline. Your question can wait here.", true));
+    addEventListener("online", () => say("You are online again."));
+    if (model.inputs === "numbers") this.#addNumbers();
+    else {
+      the("ask").addEventListener("click", ask);
+      the("image").hidden = false;
+      this.#pad = new Pad(the("drawing"), the("pen"), ask);
+      the("clear").addEventListener("click", () => {
+        this.#pad?.clear();
+        answered([]);
+      });
+      this.#takePictures();
+    }
+  }
+
+  /** @param {string} token */
+  async begin(token) {
+    const { service, contract } = this.#model;
+    const onStep = (/** @type {Step} */ step) => showStep(step);
+    this.#session?.end();
+    this.#session = new OwnerSession({ service, token, contract, worker: this.#worker, onStep });
+    the("access").hidden = true;
+    const ask = /** @type {HTMLButtonElement} */ (the("ask"));
+    try {
+      say("Asking the service for its plan …");
+      showPlan(await this.#session.plan());
+      say("Making keys …");
+      await this.#session.prepare();
+      ask.disabled = false;
+      say("Ready. Nothing that you enter leaves this page unencrypted.");
+    } catch (error) {
+      ask.disabled = true;
+      the("access").hidden = !(error instanceof ServiceError && error.status === 401);
+      say(sentence(error), true);
+    }
+  }
+
+  #addNumbers() {
+    const form = the("numbers");
+    form.hidden = false;
+    const { contract, features } = this.#model;
+    const [lows, highs] = contract.inputRange;
+    const of = (/** @type {any} */ end, /** @type {number} */ n) =>
+      Array.isArray(end) ? end[end.length === 1 ? 0 : n] : end;
+    for (let n = 0; n < contract.inputShape[0]; n++) {
+      const label = document.createElement("label");
+      const [low, high] = [of(lows, n), of(highs, n)];
+      label.append(`${features[n] ?? `Number ${n + 1}`} (${low} to ${high})`);
+      const input = document.createElement("input");
+      Object.assign(input, { type: "number", min: low, max: high, step: "any", required: true });
+      label.append(input);
+      form.append(label);
+    }
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#ask();
+    });
+    the("ask").setAttribute("form", "numbers");
+  }
+
+  #takePictures() {
+    const file = /** @type {HTMLInputElement} */ (the("file"));
+    const { body } = document;
+    file.addEventListener("change", () => {
+      if (file.files?.[0]) this.#take(file.files[0]);
+      file.value = "";
+    });
+    body.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      body.classList.add("over");
+    });
+    body.addEventListener("dragleave", () => body.classList.remove("over"));
+    body.addEventListener("drop", (event) => {
+      event.preventDefault();
+      body.classList.remove("over");
+      const dropped = event.dataTransfer?.files[0];
+      if (dropped) this.#take(dropped);
+    });
+  }
+
+  /** @param {File} file */
+  async #take(file) {
+    try {
+      await this.#pad?.show(file);
+      await this.#ask();
+    } catch {
+      say(`${file.name} cannot be read as a picture.`, true);
+    }
+  }
+
+  /** @returns {ArrayLike<number> | null} the model's input, or null where there is none */
+  #input() {
+    const { inputs } = this.#model;
+    if (inputs === "numbers") {
+      const form = /** @type {HTMLFormElement} */ (the("numbers"));
+      if (!form.reportValidity()) return null;
+      return Array.from(form.querySelectorAll("input"), (input) => input.valueAsNumber);
+    }
+    const image = this.#pad?.image();
+    if (!image) {
+      say("Draw something first, or choose a picture.", true);
+      return null;
+    }
+    const began = performance.now();
+    const pixelsOfDigit = digit(image);
+    const input = inputs === "hog" ? hog(pixelsOfDigit) : pixels(pixelsOfDigit);
+    showStep({ name: "features", milliseconds: performance.now() - began, bytes: 0 });
+    return input;
+  }
+
+  async #ask() {
+    if (the("ask").hasAttribute("disabled") || !this.#session) return;
+    this.#again = this.#asking;
+    if (this.#asking) return; // once more with what is drawn then, as soon as this is answered
+    this.#asking = true;
+    try {
+      const began = performance.now();
+      const input = this.#input();
+      if (!input) return;
+      say("Encrypting, and asking …");
+      const { answer, query } = await this.#session.ask(input);
+      const { class_names: called } = await this.#session.plan();
+      const milliseconds = performance.now() - began;
+      const names = answer.labelSets
+        ? answer.labelSets[0].map((label) => called[label] ?? String(label))
+        : [answer.names?.[0] ?? String(answer.labels[0])];
+      answered(names, milliseconds);
+      received(query);
+      say("Answered. Only this page can read the answer.");
+    } catch (error) {
+      answered([]);
+      say(sentence(error), true);
+    } finally {
+      this.#asking = false;
+      if (this.#again) this.#ask();
+    }
+  }
+}
+
+/** @param {string} text @param {boolean} [bad] */
+function say(text, bad = false) {
+  const status = the("status");
+  status.textContent = text;
+  status.classList.toggle("bad", bad);
+}
+
+/** @param {unknown} error */
+function sentence(error) {
+  const { name, message } = /** @type {Error} */ (error);
+  const begins = /** @type {Record<string, string>} */ ({
+    PlanError: "The service's plan was refused, and nothing was sent",
+    MessageError: "The service's answer was refused",
+    InputError: "Nothing was sent",
+    ReleaseError: "Nothing was sent",
+  })[name];
+  return begins ? `${begins}: ${message}.` : message;
+}
+
+/** @param {string[]} names @param {number} [milliseconds] */
+function answered(names, milliseconds = 0) {
+  const answer = the("answer");
+  answer.replaceChildren();
+  const small = document.createElement("p");
+  small.className = "small";
+  small.textContent = "The answer appears here.";
+  if (milliseconds > 0) {
+    const strong = document.createElement("strong");
+    strong.textContent = names.join(", ") || "none";
+    small.textContent = `The answer, ${time(milliseconds)} after the question.`;
+    answer.append(strong);
+  }
+  answer.append(small);
+}
+
+/** @param {Uint8Array} query */
+function received(query) {
+  const canvas = /** @type {HTMLCanvasElement} */ (the("noise"));
+  const image = new ImageData(NOISE, NOISE);
+  for (let n = 0; n < NOISE * NOISE; n++) {
+    // Of each number of eight bytes the lower four: primes leave the highest empty.
+    const at = HEAD + 8 * (n >> 2) + (n & 3);
+    image.data.fill(query[at % query.length], 4 * n, 4 * n + 3);
+    image.data[4 * n + 3] = 255;
+  }
+  canvas.getContext("2d")?.putImageData(image, 0, 0);
+  canvas.setAttribute("aria-label", "Noise: a part of your encrypted question, a dot a byte");
+  the("received").textContent =
+    `${size(query.length)} of numbers that look like chance. This is a part of them, a dot a byte.`;
+}
+
+/** @param {Step} step */
+function showStep({ name, milliseconds, bytes, evaluation }) {
+  const id = `step-${name.replace(" ", "-")}`;
+  const row = document.getElementById(id) ?? the("table").appendChild(document.createElement("tr"));
+  row.id = id;
+  const [title, place] = STEPS[name];
+  const inside = evaluation ? `, of which ${time(evaluation)} computing` : "";
+  const sent = bytes === 0 ? "nothing" : name === "ask" ? `${size(bytes)} back` : size(bytes);
+  const cells = [title, place, time(milliseconds) + inside, sent];
+  row.replaceChildren(
+    ...cells.map((text, n) => {
+      const cell = document.createElement(n === 0 ? "th" : "td");
+      if (n === 0) cell.setAttribute("scope", "row");
+      cell.textContent = text;
+      return cell;
+    }),
+  );
+}
+
+/** @param {Plan} plan */
+function showPlan(plan) {
+  const bits = plan.prime_bits.reduce((sum, each) => sum + each, 0);
+  const classes = plan.class_names.length ? plan.class_names.join(", ") : String(plan.classes);
+  /** @type {[string, string][]} */
+  const rows = [
+    ["Your input", `${plan.input_shape.join(" × ")} numbers, in ${plan.ciphertexts} ciphertexts`],
+    [plan.multi_label ? "Labels" : "Classes", classes],
+    ["Security", `128 bits: ring degree ${plan.degree}, modulus of ${bits} bits`],
+    ["Precision", `an answer is wrong by less than 2^${plan.error_bits}, by the plan's word`],
+    ["Public keys", size(plan.publicBytes)],
+    ["A question", size(plan.queryBytes)],
+    ["An answer", size(plan.answerBytes)],
+    ["Leaves the encryption", plan.multi_label ? "the labels that hold" : "the class, nothing else"],
+    ["Version of the model", plan.model_version],
+  ];
+  the("plan").replaceChildren(
+    ...rows.flatMap(([term, text]) =>
+      [["dt", term], ["dd", text]].map(([tag, content]) =>
+        Object.assign(document.createElement(tag), { textContent: content }),
+      ),
+    ),
+  );
+}

@@ -1,0 +1,316 @@
+/**
+ * From a grey picture of any size to 28 by 28 pixels, light on dark, as MNIST's were made and as
+ * `flower_app/pictures/digits.py` makes them.
+ */
+
+import { SIDE } from "./features.js";
+
+/** @typedef {{width: number, height: number, values: Float64Array}} Grey 0 black to 255 white */
+
+const BOX = 20;
+const LEAST_SIDE = 8;
+const WORKING_SIDE = 256;
+const LEAST_CONTRAST = 32;
+const CLEAN = 32;
+const STROKE = 1.5;
+const SPECK = 0.05;
+const INK = 0.2;
+
+/** A picture in which there is nothing, or too little, to see. */
+export class PictureError extends Error {
+  name = "PictureError";
+}
+
+/**
+ * @param {ImageData} image opaque
+ * @returns {Grey}
+ */
+export function greyOf({ width, height, data }) {
+  const values = new Float64Array(width * height);
+  for (let n = 0; n < values.length; n++) {
+    const at = 4 * n;
+    values[n] = (data[at] * 19595 + data[at + 1] * 38470 + data[at + 2] * 7471 + 0x8000) >> 16;
+  }
+  return { width, height, values };
+}
+
+/**
+ * @param {Grey} picture
+ * @returns {Uint8Array}
+ */
+export function digit(picture) {
+  const exact = picture.width === SIDE && picture.height === SIDE;
+  if (Math.min(picture.width, picture.height) < LEAST_SIDE) {
+    throw new PictureError("The picture is too small to show anything.");
+  }
+  const grey = exact ? picture : reduced(picture);
+  const [low, high] = ends(grey.values);
+  if (high - low < LEAST_CONTRAST) {
+    throw new PictureError("Nothing can be seen: the picture is blank, or too faint.");
+  }
+  const edge = ring(grey);
+  const ground = median(edge);
+  const unrest = percentile(edge.map((value) => Math.abs(value - ground)), 0.9);
+  const dark = isDarkOnLight(grey, ground);
+  if (exact && (dark ? 255 - ground : ground) <= CLEAN) {
+    return bytes(dark ? grey.values.map((value) => 255 - value) : grey.values);
+  }
+  const drawn = grey.values.map((value) => (dark ? ground - value : value - ground));
+  const peak = ends(drawn)[1];
+  const least = Math.min(2 * unrest, 0.4 * peak);
+  const level = {
+    ...grey,
+    values: drawn.map((value) => Math.min(Math.max((value - least) / (peak - least), 0), 1)),
+  };
+  return exact ? bytes(level.values.map((value) => 255 * value)) : centred(level);
+}
+
+/** @param {Float64Array} values */
+function bytes(values) {
+  return Uint8Array.from(values, (value) => Math.min(Math.max(even(value), 0), 255));
+}
+
+/** To a whole number, halves to even. @param {number} value */
+function even(value) {
+  return value + 1.5 * 2 ** 52 - 1.5 * 2 ** 52;
+}
+
+/** @param {Float64Array} values */
+function ends(values) {
+  return values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
+}
+
+/** @param {ArrayLike<number>} values @param {number} share */
+function percentile(values, share) {
+  const sorted = Float64Array.from(values).sort();
+  const at = share * (sorted.length - 1);
+  const low = Math.floor(at);
+  return sorted[low] + (at - low) * (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]);
+}
+
+/** @param {ArrayLike<number>} values */
+const median = (values) => percentile(values, 0.5);
+
+/** Scaled as Pillow does: where it shrinks, every pixel counts. @param {Grey} grey @param {number} height @param {number} width @returns {Grey} */
+export function resized(grey, height, width) {
+  const wide = along(grey, width);
+  return turned(along(turned(wide), height));
+}
+
+/** @param {Grey} grey @returns {Grey} */
+function turned({ width, height, values }) {
+  const result = new Float64Array(values.length);
+  for (let r = 0; r < height; r++) {
+    for (let c = 0; c < width; c++) result[c * height + r] = values[r * width + c];
+  }
+  return { width: height, height: width, values: result };
+}
+
+/** @param {Grey} grey @param {number} width @returns {Grey} */
+function along({ width: from, height, values }, width) {
+  const scale = from / width;
+  const wide = Math.max(scale, 1);
+  const result = new Float64Array(width * height);
+  for (let c = 0; c < width; c++) {
+    const centre = (c + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(centre - wide + 0.5));
+    const last = Math.min(from, Math.trunc(centre + wide + 0.5));
+    const weights = [];
+    for (let n = first; n < last; n++) {
+      weights.push(Math.max(0, 1 - Math.abs((n - centre + 0.5) / wide)));
+    }
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    for (let r = 0; r < height; r++) {
+      let sum = 0;
+      weights.forEach((weight, n) => (sum += (values[r * from + first + n] * weight) / total));
+      result[r * width + c] = Math.fround(sum);
+    }
+  }
+  return { width, height, values: result };
+}
+
+/** @param {Grey} grey */
+function reduced(grey) {
+  const factor = WORKING_SIDE / Math.max(grey.width, grey.height);
+  if (factor >= 1) return grey;
+  const [height, width] = [grey.height, grey.width].map((side) => Math.max(1, even(side * factor)));
+  return resized(grey, height, width);
+}
+
+/** The pixels of a rectangle. @param {Grey} grey @param {(r: number, c: number) => boolean} inside */
+function where(grey, inside) {
+  return grey.values.filter((_, n) => inside(Math.floor(n / grey.width), n % grey.width));
+}
+
+/** The pixels at the edge. @param {Grey} grey */
+function ring(grey) {
+  const { width: w, height: h } = grey;
+  const edge = Math.max(1, Math.floor(Math.min(w, h) / 16));
+  return where(grey, (r, c) => r < edge || c < edge || r >= h - edge || c >= w - edge);
+}
+
+/** @param {Grey} grey @param {number} ground */
+function isDarkOnLight(grey, ground) {
+  const { width: w, height: h, values } = grey;
+  const [low, high] = ends(values);
+  const middle = (low + high) / 2;
+  const darkest = ground - low;
+  const lightest = high - ground;
+  if (Math.min(darkest, lightest) < LEAST_CONTRAST / 2) return darkest > lightest;
+  const size = Math.max(1, Math.floor(Math.min(w, h) / 16));
+  const corners = median(
+    [0, 1, 2, 3].map((k) =>
+      median(
+        where(
+          grey,
+          (r, c) => (k < 2 ? r < size : r >= h - size) && (k % 2 === 0 ? c < size : c >= w - size),
+        ),
+      ),
+    ),
+  );
+  let below = 0;
+  let above = 0;
+  for (const value of values) {
+    if (value < ground) below += (value - ground) ** 2;
+    else above += (value - ground) ** 2;
+  }
+  return below > above && corners > middle && median(ring(grey)) > middle;
+}
+
+/** The drawing in MNIST's box, centred by its mass. @param {Grey} found */
+function centred(found) {
+  let level = withoutSpecks(found);
+  let [top, bottom, left, right] = box(level);
+  const before = BOX / Math.max(bottom - top, right - left);
+  const wider = even(STROKE / before - 2 * Math.sqrt(largestDistance(level)));
+  if (wider > 0) level = widened(level, wider);
+  [top, bottom, left, right] = box(level);
+  const cut = { width: right - left, height: bottom - top };
+  const drawing = {
+    ...cut,
+    values: where(level, (r, c) => r >= top && r < bottom && c >= left && c < right),
+  };
+  const scale = BOX / Math.max(cut.height, cut.width);
+  const [height, width] = [cut.height, cut.width].map((side) => Math.max(1, even(side * scale)));
+  const small = resized(drawing, height, width);
+  const peak = ends(small.values)[1];
+  let mass = 0;
+  let row = 0;
+  let column = 0;
+  small.values.forEach((value, n) => {
+    mass += value;
+    row += value * Math.floor(n / width);
+    column += value * (n % width);
+  });
+  const place = (/** @type {number} */ at, /** @type {number} */ side) =>
+    Math.min(Math.max(even(SIDE / 2 - at), 0), SIDE - side);
+  const [y, x] = [place(row / mass, height), place(column / mass, width)];
+  const result = new Float64Array(SIDE * SIDE);
+  small.values.forEach((value, n) => {
+    result[(y + Math.floor(n / width)) * SIDE + x + (n % width)] = (value * 255) / peak;
+  });
+  return bytes(result);
+}
+
+/** Top, bottom, left and right of what is drawn. @param {Grey} level */
+function box({ width, height, values }) {
+  let [top, bottom, left, right] = [height, 0, width, 0];
+  values.forEach((value, n) => {
+    if (value <= INK) return;
+    const r = Math.floor(n / width);
+    const c = n % width;
+    top = Math.min(top, r);
+    bottom = Math.max(bottom, r + 1);
+    left = Math.min(left, c);
+    right = Math.max(right, c + 1);
+  });
+  return [top, bottom, left, right];
+}
+
+/** Parts much smaller than the largest are dirt. @param {Grey} level @returns {Grey} */
+function withoutSpecks({ width, height, values }) {
+  const part = new Int32Array(values.length);
+  const areas = [0];
+  values.forEach((value, start) => {
+    if (value <= INK || part[start] !== 0) return;
+    const number = areas.length;
+    const open = [start];
+    part[start] = number;
+    areas.push(0);
+    while (open.length > 0) {
+      const n = /** @type {number} */ (open.pop());
+      areas[number]++;
+      const r = Math.floor(n / width);
+      const c = n % width;
+      for (let y = Math.max(r - 1, 0); y <= Math.min(r + 1, height - 1); y++) {
+        for (let x = Math.max(c - 1, 0); x <= Math.min(c + 1, width - 1); x++) {
+          const m = y * width + x;
+          if (values[m] > INK && part[m] === 0) {
+            part[m] = number;
+            open.push(m);
+          }
+        }
+      }
+    }
+  });
+  const least = SPECK * Math.max(...areas);
+  return {
+    width,
+    height,
+    values: values.map((value, n) => (part[n] > 0 && areas[part[n]] < least ? 0 : value)),
+  };
+}
+
+/** The square of the largest distance of ink from what is no ink. @param {Grey} level */
+function largestDistance({ width, height, values }) {
+  const far = 1e9;
+  const down = new Float64Array(values.length);
+  for (let c = 0; c < width; c++) {
+    let distance = far;
+    for (let r = 0; r < height; r++) {
+      distance = values[r * width + c] > 0.5 ? distance + 1 : 0;
+      down[r * width + c] = distance;
+    }
+    distance = far;
+    for (let r = height - 1; r >= 0; r--) {
+      distance = values[r * width + c] > 0.5 ? distance + 1 : 0;
+      down[r * width + c] = Math.min(down[r * width + c], distance);
+    }
+  }
+  let largest = 0;
+  for (let r = 0; r < height; r++) {
+    for (let c = 0; c < width; c++) {
+      let least = down[r * width + c] ** 2;
+      for (let x = 1; x * x < least; x++) {
+        if (c >= x) least = Math.min(least, x * x + down[r * width + c - x] ** 2);
+        if (c + x < width) least = Math.min(least, x * x + down[r * width + c + x] ** 2);
+        if (c < x && c + x >= width) break;
+      }
+      largest = Math.max(largest, least);
+    }
+  }
+  return largest;
+}
+
+/** Strokes wider by so many pixels. @param {Grey} level @param {number} wider @returns {Grey} */
+function widened(level, wider) {
+  const across = spread(level, wider);
+  return turned(spread(turned(across), wider));
+}
+
+/** @param {Grey} level @param {number} wider @returns {Grey} */
+function spread({ width, height, values }, wider) {
+  const wide = width + 2 * wider;
+  const result = new Float64Array(wide * height);
+  const before = Math.floor((wider + 1) / 2);
+  for (let r = 0; r < height; r++) {
+    for (let c = 0; c < wide; c++) {
+      for (let k = c - before; k <= c - before + wider; k++) {
+        const from = k - wider;
+        if (from < 0 || from >= width) continue;
+        result[r * wide + c] = Math.max(result[r * wide + c], values[r * width + from]);
+      }
+    }
+  }
+  return { width: wide, height, values: result };
+}

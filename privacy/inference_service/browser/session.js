@@ -1,0 +1,259 @@
+/**
+ * Asks a service about inputs: keys where needed, encryption, the question, decryption.
+ *
+ *     const session = new OwnerSession({ service, token, contract });
+ *     const { answer } = await session.ask([0.1, 0.2, ...]);
+ *
+ * The secret key is in a worker, in memory only; `end` has the service forget the public ones.
+ */
+
+/** @typedef {import("./owner/plan.js").Plan} Plan */
+/** @typedef {import("./owner/release.js").Answer} Answer */
+/** @typedef {{name: string, milliseconds: number, bytes: number, evaluation?: number}} Step */
+
+const ATTEMPTS = 5;
+const LARGEST_TEXT = 1 << 22;
+const TIMEOUT_MILLISECONDS = 120_000;
+const KEYS_LOST = ["keys-gone", "no-keys"];
+const UNREACHABLE =
+  "The service cannot be reached. See that you are connected to the network, then try again; " +
+  "nothing is lost.";
+const SLOW = "The service took too long. The network may be slow; try again.";
+
+/** A request that was refused or failed. */
+export class ServiceError extends Error {
+  name = "ServiceError";
+
+  /** @param {string} code @param {number} status @param {string} message @param {number} [wait] */
+  constructor(code, status, message, wait = 0) {
+    super(message);
+    this.code = code;
+    this.status = status;
+    this.wait = wait;
+  }
+}
+
+export class OwnerSession {
+  #service;
+  #token;
+  #contract;
+  #release;
+  #worker;
+  #onStep;
+  #name = "";
+  /** @type {Promise<Plan> | undefined} */
+  #opened;
+  /** @type {Promise<any>} */
+  #last = Promise.resolve();
+  #calls = 0;
+  /** @type {Map<number, {resolve: (value: any) => void, reject: (error: Error) => void}>} */
+  #waiting = new Map();
+
+  /**
+   * @param {object} options
+   * @param {string} [options.service] its address; "" where it serves the page
+   * @param {string} [options.token]
+   * @param {import("./owner/plan.js").Contract} options.contract what its plan must agree with
+   * @param {import("./owner/release.js").Policy} [options.release]
+   * @param {string | URL} [options.worker] address of `worker.js`, of this page's origin or a blob
+   * @param {(step: Step) => void} [options.onStep]
+   */
+  constructor({ service = "", token = "", contract, release, worker, onStep = () => {} }) {
+    this.#service = service.replace(/\/$/, "");
+    this.#token = token;
+    this.#contract = contract;
+    this.#release = release;
+    this.#onStep = onStep;
+    this.#worker = new Worker(worker ?? new URL("./worker.js", import.meta.url), { type: "module" });
+    this.#worker.addEventListener("message", ({ data }) => this.#answered(data));
+    this.#worker.addEventListener("error", () => {
+      for (const { reject } of this.#waiting.values()) reject(new Error("the worker ended"));
+      this.#waiting.clear();
+    });
+  }
+
+  /** The plan, checked. @returns {Promise<Plan>} */
+  plan() {
+    this.#opened ??= this.#openPlan().catch((error) => {
+      this.#opened = undefined;
+      throw error;
+    });
+    return this.#opened;
+  }
+
+  /** Make keys and send the public ones, unless that is done. */
+  prepare() {
+    return this.#inTurn(() => this.#prepared());
+  }
+
+  /**
+   * Ask about one input.
+   * @param {ArrayLike<number>} input flat, in the contract's range
+   * @returns {Promise<{answer: Answer, query: Uint8Array}>} the query as the service received it
+   */
+  ask(input) {
+    return this.#inTurn(() => this.#asked(input));
+  }
+
+  /** Forget the secret key, and have the service forget the public ones. */
+  end() {
+    this.#worker.terminate();
+    if (this.#name === "") return;
+    const path = `/v1/keys/${this.#name}`;
+    this.#name = "";
+    fetch(this.#service + path, { ...this.#options("DELETE"), keepalive: true }).catch(() => {});
+  }
+
+  /** @template T @param {() => Promise<T>} work @returns {Promise<T>} */
+  #inTurn(work) {
+    const result = this.#last.then(work, work);
+    this.#last = result.catch(() => {});
+    return result;
+  }
+
+  async #openPlan() {
+    const { body } = await this.#request("GET", "/v1/plan", LARGEST_TEXT);
+    const text = new TextDecoder().decode(body);
+    const argument = { text, contract: this.#contract, release: this.#release };
+    return (await this.#call("open", argument)).value;
+  }
+
+  async #prepared() {
+    const plan = await this.plan();
+    if (this.#name !== "") return plan;
+    const { body } = await this.#patiently(() => this.#request("GET", "/v1/keys/binding", 4096));
+    const { binding } = JSON.parse(new TextDecoder().decode(body));
+    const pairs = String(binding).match(/../g) ?? [];
+    const bytes = Uint8Array.from(pairs, (pair) => parseInt(pair, 16));
+    const made = await this.#call("material", { binding: bytes });
+    this.#onStep({ name: "keys", milliseconds: made.milliseconds, bytes: 0 });
+    const began = performance.now();
+    const sent = await this.#patiently(() => this.#request("PUT", "/v1/keys", 4096, made.value));
+    const { key_id: name } = JSON.parse(new TextDecoder().decode(sent.body));
+    this.#name = encodeURIComponent(String(name));
+    const milliseconds = performance.now() - began;
+    this.#onStep({ name: "send keys", milliseconds, bytes: made.value.length });
+    return plan;
+  }
+
+  /** @param {ArrayLike<number>} input */
+  async #asked(input) {
+    for (let attempt = 1; ; attempt++) {
+      const plan = await this.#prepared();
+      const encrypted = await this.#call("encrypt", { inputs: [Float64Array.from(input)] });
+      const query = encrypted.value;
+      this.#onStep({ name: "encrypt", milliseconds: encrypted.milliseconds, bytes: query.length });
+      try {
+        const began = performance.now();
+        const path = `/v1/keys/${this.#name}/answers`;
+        const asked = await this.#patiently(() =>
+          this.#request("POST", path, Math.max(plan.answerBytes, 4096), query),
+        );
+        const milliseconds = performance.now() - began;
+        const evaluation = Number(/dur=([\d.]+)/.exec(asked.timing)?.[1] ?? NaN);
+        this.#onStep({ name: "ask", milliseconds, bytes: asked.body.length, evaluation });
+        const read = await this.#call("decrypt", { answer: asked.body });
+        this.#onStep({ name: "decrypt", milliseconds: read.milliseconds, bytes: 0 });
+        return { answer: read.value, query };
+      } catch (error) {
+        const lost = error instanceof ServiceError && KEYS_LOST.includes(error.code);
+        if (!lost || attempt === ATTEMPTS) throw error;
+        this.#name = "";
+      }
+    }
+  }
+
+  /** @template T @param {() => Promise<T>} ask @returns {Promise<T>} */
+  async #patiently(ask) {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await ask();
+      } catch (error) {
+        const busy = error instanceof ServiceError && [429, 503].includes(error.status);
+        if (!busy || attempt === ATTEMPTS) throw error;
+        const seconds = (1 + Math.random() * attempt) * (error.wait || 1);
+        await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(seconds, 60)));
+      }
+    }
+  }
+
+  /** @param {string} method @returns {RequestInit} */
+  #options(method) {
+    return {
+      method,
+      headers: this.#token === "" ? {} : { Authorization: `Bearer ${this.#token}` },
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error",
+      referrerPolicy: "no-referrer",
+    };
+  }
+
+  /**
+   * @param {string} method @param {string} path @param {number} most bytes of the answer
+   * @param {Uint8Array} [body]
+   */
+  async #request(method, path, most, body) {
+    try {
+      const options = this.#options(method);
+      const signal = AbortSignal.timeout(TIMEOUT_MILLISECONDS);
+      const response = await fetch(this.#service + path, { ...options, body, signal });
+      const received = await limited(response, most);
+      if (!response.ok) throw refusal(response, received);
+      return { body: received, timing: response.headers.get("Server-Timing") ?? "" };
+    } catch (error) {
+      if (error instanceof ServiceError) throw error;
+      const slow = /** @type {Error} */ (error).name === "TimeoutError";
+      throw new ServiceError(slow ? "slow" : "unreachable", 0, slow ? SLOW : UNREACHABLE);
+    }
+  }
+
+  /** @param {string} call @param {object} argument @returns {Promise<{value: any, milliseconds: number}>} */
+  #call(call, argument) {
+    const id = this.#calls++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      this.#worker.postMessage({ id, call, argument });
+    });
+  }
+
+  /** @param {any} data */
+  #answered({ id, value, milliseconds, refusal: refused }) {
+    const { resolve, reject } = this.#waiting.get(id) ?? {};
+    this.#waiting.delete(id);
+    if (refused) reject?.(Object.assign(new Error(refused.message), { name: refused.name }));
+    else resolve?.({ value, milliseconds });
+  }
+}
+
+/** @param {Response} response @param {number} most */
+async function limited(response, most) {
+  const parts = [];
+  let size = 0;
+  const reader = response.body?.getReader();
+  for (let part = await reader?.read(); part && !part.done; part = await reader?.read()) {
+    size += part.value.length;
+    if (size > most) {
+      await reader?.cancel();
+      throw new ServiceError("too-large", 0, "The service answers with more than it may.");
+    }
+    parts.push(part.value);
+  }
+  const body = new Uint8Array(size);
+  parts.reduce((offset, part) => (body.set(part, offset), offset + part.length), 0);
+  return body;
+}
+
+/** @param {Response} response @param {Uint8Array} body */
+function refusal(response, body) {
+  let fields;
+  try {
+    fields = JSON.parse(new TextDecoder().decode(body));
+  } catch {
+    fields = null;
+  }
+  const { error = "refused", message = "the request was refused", remedy = "" } = fields ?? {};
+  const wait = Number(response.headers.get("Retry-After") ?? 0);
+  const sentence = `The service says: ${message}${remedy ? `; ${remedy}` : ""}.`;
+  return new ServiceError(String(error), response.status, sentence.slice(0, 500), wait);
+}

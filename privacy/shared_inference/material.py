@@ -1,0 +1,278 @@
+r"""Correlated randomness for one question: what the provider deals, and what a worker reads of it.
+
+Every wire has a mask r that neither worker knows. The provider knows all masks and deals, for each
+step, shares of what the workers need of them: the matrix of the model's masks times r; a random bit
+t and t·r for every comparison; r² for a square; and, where values are shortened, of R = r >> f and
+the top bit m of r, and of their products. Keys of comparisons (:mod:`.comparison`) are made for r.
+
+What is random in a share comes of a worker's seed. The first worker, number 0, gets nothing else
+but correction words; the second one gets what completes the sums too::
+
+    seed 32 | input seed 32 | pair seed 32 | correction words | completions of worker 1
+
+The data owner gets both input seeds, of which the input's mask is made. Each seed serves one
+question.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from privacy.mechanisms.randomness import Randomness
+from privacy.shared_inference.aes import KEY_BYTES, PublicPermutation
+from privacy.shared_inference.comparison import Bits, levels, make_keys, seeds_of
+from privacy.shared_inference.plan import (
+    AffineStep,
+    MaximumStep,
+    Plan,
+    ReluStep,
+    SquareStep,
+    Step,
+    compared,
+    correction_words,
+    opened,
+)
+from privacy.shared_inference.ring import SEED_BYTES, Ring, Stream
+
+OWNER_PIECE_BYTES = 2 * SEED_BYTES
+_HEAD_BYTES = 3 * SEED_BYTES
+_ONE = np.uint64(1)
+
+
+def worker_piece_bytes(plan: Plan, holder: int) -> int:
+    """Of the material of a question, for worker 0 or 1."""
+    words = sum(correction_words(step, plan.batch_size) for step in plan.steps)
+    if holder == 1:
+        words += sum(completions(step) for step in plan.steps) * plan.batch_size
+        words += sum(-(-compared(step) * plan.batch_size // 64) for step in plan.steps)
+    return _HEAD_BYTES + 8 * words
+
+
+def completions(step: Step) -> int:
+    """Numbers of one image of which a step needs shares, beside masks."""
+    if isinstance(step, AffineStep):
+        return step.size
+    if isinstance(step, ReluStep):
+        return (5 if step.shift else 2) * step.size
+    if isinstance(step, SquareStep):
+        return (4 if step.shift else 1) * step.size
+    return 2 * len(step.left)
+
+
+def derived(seed: bytes, purpose: str) -> bytes:
+    """A key of 32 bytes for one purpose (HMAC-SHA256 as in RFC 5869's expansion)."""
+    return hmac.digest(seed, purpose.encode() + b"\x01", hashlib.sha256)
+
+
+@dataclass
+class StepShares:
+    """A worker's shares for a step.
+
+    Attributes
+    ----------
+    mask : ndarray of uint64, shape (elements, batch), optional
+        Of what the step opens; None for the last step.
+    known : list of ndarray of uint64
+        Of what the provider knows, in the order of :func:`_known`.
+    seeds, corrections, bits : ndarray
+        Of comparisons, of all images in a row.
+    """
+
+    mask: Ring | None
+    known: list[Ring] = field(default_factory=list)
+    seeds: Ring = field(default_factory=lambda: np.empty((0, 2), np.uint64))
+    corrections: Ring = field(default_factory=lambda: np.empty((0, 0, 2), np.uint64))
+    bits: Bits = field(default_factory=lambda: np.empty(0, np.uint8))
+
+
+@dataclass
+class Shares:
+    """A worker's part of one question's material, read."""
+
+    input_seed: bytes
+    pair_seed: bytes
+    input_mask: Ring
+    steps: list[StepShares]
+
+    @property
+    def permutation(self) -> PublicPermutation:
+        """The one of the question's comparisons."""
+        return permutation(self.pair_seed)
+
+
+def permutation(pair_seed: bytes) -> PublicPermutation:
+    """AES under a key that both workers know."""
+    return PublicPermutation(derived(pair_seed, "permutation")[:KEY_BYTES])
+
+
+def read_piece(plan: Plan, holder: int, piece: bytes) -> Shares:
+    """A worker's shares, of a piece of :func:`worker_piece_bytes`."""
+    seed, input_seed, pair_seed = (
+        piece[start : start + SEED_BYTES] for start in range(0, _HEAD_BYTES, SEED_BYTES)
+    )
+    words = np.frombuffer(piece, dtype="<u8", offset=_HEAD_BYTES).astype(np.uint64, copy=False)
+    own, batch, offset = Stream(seed), plan.batch_size, 0
+
+    def given(*shape: int) -> Ring:
+        nonlocal offset
+        count = int(np.prod(shape, dtype=np.int64))
+        part = words[offset : offset + count].reshape(shape)
+        offset += count
+        return part
+
+    steps = []
+    for index, step in enumerate(plan.steps):
+        shares = _drawn(plan, index, own)
+        count = compared(step) * batch
+        if count:
+            shares.corrections = given(levels(_width(step)) + 1, count, 2)
+        for shape in _shapes(step, batch):
+            shares.known.append(own.take(*shape) if holder == 0 else given(*shape))
+        if holder == 1 and count:
+            packed = given(-(-count // 64)).astype("<u8").view(np.uint8)
+            shares.bits = np.unpackbits(packed, count=count, bitorder="little")
+        steps.append(shares)
+    mask = Stream(input_seed).take(plan.inputs, batch)
+    return Shares(input_seed, pair_seed, mask, steps)
+
+
+def input_mask(plan: Plan, owner_piece: bytes) -> tuple[Ring, bytes, bytes]:
+    """The mask of a question's input, shape (inputs, batch), and both workers' input seeds."""
+    seeds = owner_piece[:SEED_BYTES], owner_piece[SEED_BYTES:]
+    first, second = (Stream(seed).take(plan.inputs, plan.batch_size) for seed in seeds)
+    return first + second, *seeds
+
+
+def deal(plan: Plan, model_masks: Ring, randomness: Randomness) -> tuple[bytes, bytes, bytes]:
+    """Material for one question: the pieces of worker 0, of worker 1, and of the data owner.
+
+    ``model_masks`` hides the weights, shape (plan.weights,).
+    """
+    drawn = randomness.bytes(5 * SEED_BYTES)
+    seeds = [drawn[start : start + SEED_BYTES] for start in range(0, len(drawn), SEED_BYTES)]
+    dealing = _Dealing(plan, seeds, randomness)
+    start = 0
+    for index, step in enumerate(plan.steps):
+        weights = model_masks[start : start + _weights(step)]
+        start += len(weights)
+        dealing.step(index, weights)
+    own, input_seeds, pair_seed = seeds[:2], seeds[2:4], seeds[4]
+    first, second = (
+        own[holder] + input_seeds[holder] + pair_seed + b"".join(dealing.words[holder])
+        for holder in (0, 1)
+    )
+    return first, second, b"".join(input_seeds)
+
+
+class _Dealing:
+    """One question's masks, followed through the steps."""
+
+    def __init__(self, plan: Plan, seeds: Sequence[bytes], randomness: Randomness) -> None:
+        self._plan, self._randomness = plan, randomness
+        self._streams = [Stream(seed) for seed in seeds[:2]]
+        self._pi = permutation(seeds[4])
+        first, second = (Stream(seed).take(plan.inputs, plan.batch_size) for seed in seeds[2:4])
+        self._masks = [first + second]
+        self.words: tuple[list[bytes], list[bytes]] = ([], [])
+        """What each worker gets beside seeds."""
+
+    def step(self, index: int, weights: Ring) -> None:
+        """Deal one step."""
+        step, batch = self._plan.steps[index], self._plan.batch_size
+        first, second = (_drawn(self._plan, index, stream) for stream in self._streams)
+        secret = np.zeros(0, np.uint64)
+        if compared(step):
+            secret = self._comparisons(step, first, second)
+        known = _known(step, self._masks, weights, secret)
+        for truth, shape in zip(known, _shapes(step, batch), strict=True):
+            self._complete(truth.reshape(shape) - self._streams[0].take(*shape))
+        if compared(step):
+            self._hidden_signs(step, first, secret)
+        if first.mask is not None and second.mask is not None:
+            made = first.mask + second.mask
+            if isinstance(step, MaximumStep):
+                made = np.concatenate([made, self._masks[step.source][step.rest]])
+            self._masks.append(made)
+
+    def _comparisons(self, step: Step, first: StepShares, second: StepShares) -> Ring:
+        """Deal comparisons with the masks; the random bits that hide their results."""
+        alpha = _compared_mask(step, self._masks).ravel()
+        alpha = alpha & np.uint64((1 << _width(step)) - 1)
+        words = make_keys(alpha, _width(step), first.seeds, second.seeds, self._pi)
+        both = words.astype("<u8", copy=False).tobytes()
+        for part in self.words:
+            part.append(both)
+        packed = np.frombuffer(self._randomness.bytes(-(-len(alpha) // 8)), np.uint8)
+        return np.unpackbits(packed, count=len(alpha)).astype(np.uint64)
+
+    def _hidden_signs(self, step: Step, first: StepShares, secret: Ring) -> None:
+        """The masks' sign bits, and that a value is not negative, hidden by the random bits."""
+        signs = (_compared_mask(step, self._masks).ravel() >> np.uint64(_width(step))) & _ONE
+        padded = np.zeros(-(-len(secret) // 64) * 64, np.uint8)
+        padded[: len(secret)] = (signs ^ secret ^ _ONE).astype(np.uint8) ^ first.bits
+        self._complete(np.packbits(padded, bitorder="little").view("<u8"))
+
+    def _complete(self, words: Ring) -> None:
+        self.words[1].append(words.astype("<u8", copy=False).tobytes())
+
+
+def _drawn(plan: Plan, index: int, own: Stream) -> StepShares:
+    """What a worker's stream has for a step: a mask, and seeds of comparisons with a bit each."""
+    step, batch = plan.steps[index], plan.batch_size
+    last = index == len(plan.steps) - 1
+    shares = StepShares(None if last else own.take(opened(step), batch))
+    if compared(step):
+        words = own.take(compared(step) * batch, 2)
+        shares.seeds, shares.bits = seeds_of(words), (words[:, 0] & _ONE).astype(np.uint8)
+    return shares
+
+
+def _known(step: Step, masks: Sequence[Ring], weights: Ring, secret: Ring) -> list[Ring]:
+    """What the provider knows of a step, of which it deals shares."""
+    if isinstance(step, AffineStep):
+        batch = masks[0].shape[1]
+        total, start = np.zeros((step.size, batch), np.uint64), 0
+        for source, structure in zip(step.sources, step.structures, strict=True):
+            data = weights[start : start + structure.entries]
+            structure.multiply(data, masks[source], total)
+            start += structure.entries
+        return [total]
+    if isinstance(step, MaximumStep):
+        r = _compared_mask(step, masks)
+        t = secret.reshape(r.shape)
+        return [t, t * r]
+    r, shift = masks[step.source], np.uint64(step.shift)
+    short, top = r >> shift, r >> np.uint64(63)
+    if isinstance(step, SquareStep):
+        return [r * r] if not step.shift else [short * short, short, top, top * short]
+    t = secret.reshape(r.shape)
+    return [t, t * r] if not step.shift else [t, t * short, short, top, t * top]
+
+
+def _compared_mask(step: Step, masks: Sequence[Ring]) -> Ring:
+    """The mask of what is compared with zero."""
+    if isinstance(step, MaximumStep):
+        return masks[step.source][step.left] - masks[step.source][step.right]
+    if isinstance(step, ReluStep):
+        return masks[step.source]
+    raise TypeError(f"{type(step).__name__} compares nothing")
+
+
+def _shapes(step: Step, batch: int) -> list[tuple[int, int]]:
+    """Of what the provider knows of a step."""
+    rows = len(step.left) if isinstance(step, MaximumStep) else step.size
+    return [(rows, batch)] * (completions(step) // rows)
+
+
+def _width(step: Step) -> int:
+    """Bits of the numbers that a step compares: those of its values without the sign."""
+    if isinstance(step, ReluStep | MaximumStep):
+        return step.width - 1
+    raise TypeError(f"{type(step).__name__} compares nothing")
+
+
+def _weights(step: Step) -> int:
+    return step.weights if isinstance(step, AffineStep) else 0

@@ -1,0 +1,222 @@
+"""Material at a party: pieces that are used once, also after a restart.
+
+Questions are numbered, and pieces are used in rising order; what was left out is spent. Before a
+piece is used the number that follows it is on disk, some numbers ahead, so that a crash costs some
+pieces and never uses one twice.
+"""
+
+import struct
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from privacy.files import remove_leftovers, write_durably
+from privacy.shared_inference.errors import (
+    MaterialError,
+    MaterialSpentError,
+    MaterialUsedError,
+    MessageError,
+)
+from privacy.shared_inference.messages import OVERHEAD, VERSION, Head, Party, Tag, unseal
+
+_MAGIC = b"BSSM"
+_HEAD = struct.Struct("<4sBB16sQQQ")
+_USED = struct.Struct("<16sQ")
+_AHEAD = 16
+"""Questions whose use is written down together: a write takes milliseconds."""
+
+
+def bundle(party: Party, session: bytes, first: int, size: int, pieces: list[bytes]) -> bytes:
+    """Sealed pieces of one party in a row; ``size`` bytes each before they were sealed."""
+    head = _HEAD.pack(_MAGIC, VERSION, party, session, first, len(pieces), size)
+    return b"".join((head, *pieces))
+
+
+class MaterialStore:
+    """A party's pieces, in a folder or in memory.
+
+    Parameters
+    ----------
+    party : Party
+    session, key : bytes
+        From the party's letter.
+    size : int
+        Bytes of a piece.
+    folder : path, optional
+        Where material and the numbers used are kept, readable by the owner alone; used by one
+        process at a time. Without it both end with this object.
+
+    Raises
+    ------
+    MaterialError
+        If the folder is in use, or of another session.
+
+    Notes
+    -----
+    **Guarantee.** A piece is used once, also after a crash or where a bundle is added again.
+
+    **Not covered.** A folder that is put back from a copy: its pieces would be used again.
+    """
+
+    def __init__(
+        self, party: Party, session: bytes, key: bytes, size: int, folder: Path | None = None
+    ) -> None:
+        self._party, self._session, self._key, self._size = party, session, key, size
+        self._folder = folder
+        self._bundles: dict[int, tuple[int, bytes | Path]] = {}
+        self._next = 0
+        self._written = 0
+        self._lock: FileLock | None = None
+        if folder is not None:
+            self._open(folder)
+
+    @property
+    def next_question(self) -> int:
+        """The lowest number whose piece may be taken."""
+        return self._next
+
+    @property
+    def left(self) -> int:
+        """How many pieces there are still."""
+        return sum(
+            max(first + count - max(first, self._next), 0)
+            for first, (count, _) in self._bundles.items()
+        )
+
+    def add(self, material: bytes) -> None:
+        """Take in a bundle from the provider.
+
+        Raises
+        ------
+        MessageError
+            If it is none, for another party, or of another session. Its pieces are checked as they
+            are used.
+        """
+        first, count = self._checked(material)
+        if first + count <= self._next or first in self._bundles:
+            return
+        if self._folder is None:
+            self._bundles[first] = (count, bytes(material))
+        else:
+            path = self._folder / f"{first:012d}.material"
+            write_durably(path, bytes(material))
+            self._bundles[first] = (count, path)
+
+    def read(self, question: int) -> bytes:
+        """The piece of a question; nothing that is made of it may leave before :meth:`use`.
+
+        Raises
+        ------
+        MaterialUsedError
+            If it was, or may have been.
+        MaterialSpentError
+            If there is none.
+        MessageError
+            If it was altered.
+        """
+        if question < self._next:
+            raise MaterialUsedError(question, self._next)
+        first, where = self._place(question)
+        size = self._size + OVERHEAD
+        start = _HEAD.size + (question - first) * size
+        if isinstance(where, Path):
+            with where.open("rb") as file:
+                file.seek(start)
+                sealed = file.read(size)
+        else:
+            sealed = where[start : start + size]
+        head = Head(Tag.MATERIAL, Party.PROVIDER, self._party, self._session, question)
+        return unseal(sealed, head, self._key, self._size)
+
+    def close(self) -> None:
+        """Let another process use the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> "MaterialStore":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = FileLock(folder / "lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise MaterialError(f"another process uses the material in {folder}; end it") from None
+        used = self._used_file
+        remove_leftovers(used)
+        if used.exists():
+            content = used.read_bytes()
+            if len(content) != _USED.size or content[:16] != self._session:
+                self._lock.release()
+                raise MaterialError(
+                    f"{used} is damaged, or of another session; give an empty folder and new "
+                    "material"
+                )
+            self._next = self._written = _USED.unpack(content)[1]
+        for path in sorted(folder.glob("*.material")):
+            remove_leftovers(path)
+            first, count = self._checked(path.read_bytes())
+            self._bundles[first] = (count, path)
+        self._forget()
+
+    @property
+    def _used_file(self) -> Path:
+        if self._folder is None:
+            raise TypeError("material in memory has no files")
+        return self._folder / "used"
+
+    def _place(self, question: int) -> tuple[int, bytes | Path]:
+        """The bundle of a question: its first number, and where it is."""
+        for first, (count, where) in self._bundles.items():
+            if first <= question < first + count:
+                return first, where
+        raise MaterialSpentError(
+            f"no material of question {question} is here; the provider makes more"
+        )
+
+    def use(self, question: int) -> None:
+        """Spend the piece of a question, and all before it, on disk before this returns.
+
+        Raises
+        ------
+        MaterialUsedError
+            If it was spent.
+        """
+        if question < self._next:
+            raise MaterialUsedError(question, self._next)
+        if self._folder is not None and question >= self._written:
+            written = question + _AHEAD
+            write_durably(self._used_file, _USED.pack(self._session, written))
+            self._written = written
+        self._next = question + 1
+        self._forget()
+
+    def _forget(self) -> None:
+        """Remove bundles of which nothing is left."""
+        for first, (count, where) in list(self._bundles.items()):
+            if first + count <= self._next:
+                del self._bundles[first]
+                if isinstance(where, Path):
+                    where.unlink(missing_ok=True)
+
+    def _checked(self, material: bytes) -> tuple[int, int]:
+        if not isinstance(material, bytes | bytearray) or len(material) < _HEAD.size:
+            raise MessageError("material is bytes, from Provider.provision")
+        magic, version, party, session, first, count, size = _HEAD.unpack_from(material)
+        if magic != _MAGIC or version != VERSION:
+            raise MessageError(f"not material of format {VERSION}; use the same release everywhere")
+        if party != self._party or session != self._session:
+            raise MessageError("the material is for another party, or of another session")
+        if size != self._size or len(material) != _HEAD.size + count * (size + OVERHEAD):
+            raise MessageError("the material is cut short, or of another plan")
+        return first, count

@@ -1,0 +1,149 @@
+"""The provider: correlated randomness ahead of time, of which it sees no use.
+
+It talks to nobody while questions are answered. Whoever has its state, or its letters, and the
+messages of one worker, reads everything.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from privacy.arguments import lasting_file, whole
+from privacy.files import write_durably
+from privacy.mechanisms.randomness import SystemRandomness
+from privacy.shared_inference.errors import MaterialError, MessageError
+from privacy.shared_inference.material import OWNER_PIECE_BYTES, deal, worker_piece_bytes
+from privacy.shared_inference.material_files import bundle
+from privacy.shared_inference.messages import Head, Letter, Party, Tag, seal
+from privacy.shared_inference.plan import Plan
+from privacy.shared_inference.ring import SEED_BYTES, Stream
+
+_SESSION_BYTES = 16
+_SEEDS = ("alice_seed", "bob_seed", "alice_model", "bob_model", "alice_key", "bob_key", "owner_key")
+
+
+@dataclass(frozen=True)
+class Provision:
+    """Material for questions from ``first`` on: one piece of bytes for each party, which is secret.
+
+    Attributes
+    ----------
+    first, count : int
+    alice, bob, data_owner : bytes
+    """
+
+    first: int
+    count: int
+    alice: bytes
+    bob: bytes
+    data_owner: bytes
+
+
+class Provider:
+    """Makes material for one plan.
+
+    Parameters
+    ----------
+    plan : Plan
+    state : path, optional
+        Of a file that keeps the secrets and which questions have material, for the next process;
+        made if there is none. Without it both end with this object.
+
+    Raises
+    ------
+    MaterialError
+        If the file is damaged or of another plan.
+
+    Notes
+    -----
+    **Guarantee.** Material is of the operating system's randomness, fresh for every question; a
+    number is never dealt twice, also after a crash. The provider gets no message of anybody.
+
+    **Assumptions.** It follows the protocol, its state stays secret, and it tells neither worker
+    anything but the worker's own material.
+
+    **Not covered.** A provider that deals wrong material makes answers wrong, and nobody sees it. A
+    state file put back from a copy deals numbers again.
+    """
+
+    def __init__(self, plan: Plan, state: str | Path | None = None) -> None:
+        self._plan = plan
+        self._file = None if state is None else lasting_file("state", state)
+        self._randomness = SystemRandomness()
+        if self._file is not None and self._file.exists():
+            self._secrets, self._next = _read(self._file, plan)
+        else:
+            drawn = self._randomness.bytes(_SESSION_BYTES + len(_SEEDS) * SEED_BYTES)
+            self._secrets = {"session": drawn[:_SESSION_BYTES]}
+            for place, name in enumerate(_SEEDS):
+                start = _SESSION_BYTES + place * SEED_BYTES
+                self._secrets[name] = drawn[start : start + SEED_BYTES]
+            self._next = 0
+            self._keep()
+        seeds = (self._secrets["alice_seed"], self._secrets["bob_seed"])
+        first, second = (Stream(seed).take(plan.weights) for seed in seeds)
+        self._masks = first + second
+
+    def letter(self, party: Party) -> bytes:
+        """What makes somebody a party; secret. Give each to one holder, who keeps it."""
+        secrets = self._secrets
+        named = {
+            Party.ALICE: ("alice_key", "alice_seed", "alice_model"),
+            Party.BOB: ("bob_key", "bob_seed", "bob_model"),
+            Party.DATA_OWNER: ("owner_key",),
+            Party.MODEL_OWNER: ("alice_seed", "bob_seed", "alice_model", "bob_model"),
+        }
+        if party not in named:
+            raise ValueError(
+                f"party is {party!r}; give Party.ALICE, BOB, DATA_OWNER or MODEL_OWNER"
+            )
+        chosen = tuple(secrets[name] for name in named[party])
+        return Letter(party, secrets["session"], chosen).to_bytes(self._plan)
+
+    def provision(self, questions: int) -> Provision:
+        """Material for so many more questions of ``batch_size`` images each."""
+        questions = whole("questions", questions, least=1)
+        first, plan, session = self._next, self._plan, self._secrets["session"]
+        # On disk before the first piece is made: after a crash numbers are left out, never dealt
+        # again.
+        self._next += questions
+        self._keep()
+        sizes = (worker_piece_bytes(plan, 0), worker_piece_bytes(plan, 1), OWNER_PIECE_BYTES)
+        parties = (Party.ALICE, Party.BOB, Party.DATA_OWNER)
+        keys = [self._secrets[name] for name in ("alice_key", "bob_key", "owner_key")]
+        sealed: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
+        for question in range(first, self._next):
+            pieces = deal(plan, self._masks, self._randomness)
+            for party, key, piece, part in zip(parties, keys, pieces, sealed, strict=True):
+                head = Head(Tag.MATERIAL, Party.PROVIDER, party, session, question)
+                part.append(seal(head, piece, key))
+        files = (
+            bundle(party, session, first, size, part)
+            for party, size, part in zip(parties, sizes, sealed, strict=True)
+        )
+        return Provision(first, questions, *files)
+
+    def _keep(self) -> None:
+        if self._file is None:
+            return
+        fields = {name: value.hex() for name, value in self._secrets.items()}
+        fields |= {"plan": self._plan.digest.hex()}
+        write_durably(self._file, json.dumps({**fields, "next": self._next}).encode())
+
+
+def _read(file: Path, plan: Plan) -> tuple[dict[str, bytes], int]:
+    try:
+        fields = json.loads(file.read_text())
+        number, digest = fields.pop("next"), fields.pop("plan")
+        secrets = {name: bytes.fromhex(value) for name, value in fields.items()}
+        sizes = dict.fromkeys(_SEEDS, SEED_BYTES) | {"session": _SESSION_BYTES}
+        if {name: len(value) for name, value in secrets.items()} != sizes or number < 0:
+            raise MessageError("its parts are others")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MaterialError(
+            f"{file} is no provider's state ({error}); restore it, or begin a new session with "
+            "another file and new letters"
+        ) from error
+    if digest != plan.digest.hex():
+        raise MaterialError(f"{file} is a provider's state for another plan; give another file")
+    return secrets, number

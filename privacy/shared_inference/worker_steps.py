@@ -1,0 +1,234 @@
+r"""What a worker computes: steps on masked values, with a message to the other for each opening.
+
+Both workers know x̂ = x + r of every wire. Of weights W = Ŵ + S, where Ŵ is public to them and S the
+model's masks, the shares of y = W·x + b add up from
+
+.. math:: y_b = A_b x̂ - Ŵ r_b - (S r)_b + b_b,  A_0 = Ŵ + S_0,  A_1 = S_1,
+
+all but the first before a question comes. The sign of x in k bits is that of x̂, XOR that of r, XOR
+[x̂ mod 2^(k-1) < r mod 2^(k-1)], whose shares are two bits (:mod:`.comparison`); it is opened hidden
+by a random bit t. With u the opened bit of "not negative", max(x, 0) is x - t·x where u is 1, and
+t·x elsewhere, and t·x = t·x̂ - t·r has shares. A maximum of two is max(a - b, 0) + b.
+
+Shortening: with 2^62 added x is positive, so that for shift f, R = r >> f and m the top bit of r
+
+.. math:: (x̂ >> f) - R + m (1 - top(x̂)) 2^{64-f}
+
+is x >> f or one more: x̂ wrapped where r is large and x̂ small, and the borrow of the bits that go is
+left out. It never fails (Boyle et al., EUROCRYPT 2021, section 4, has the borrow too).
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from privacy.kernels import compiled
+from privacy.shared_inference.comparison import Bits, evaluate
+from privacy.shared_inference.errors import MessageError
+from privacy.shared_inference.material import Shares, StepShares
+from privacy.shared_inference.plan import (
+    AffineStep,
+    MaximumStep,
+    Plan,
+    ReluStep,
+    SquareStep,
+    compared,
+)
+from privacy.shared_inference.ring import Ring
+
+Conversation = Generator[bytes, bytes, Ring]
+"""Yields what goes to the other worker, is sent what comes from it, returns a share."""
+_OFFSET = np.uint64(1 << 62)
+_ONE = np.uint64(1)
+_TOP = np.uint64(63)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightShares:
+    """A worker's share of a model, and the masked weights; both of shape (plan.weights,)."""
+
+    holder: int
+    masked: Ring
+    own: Ring
+
+    @classmethod
+    def of(cls, holder: int, masked: Ring, masks: Ring) -> "WeightShares":
+        """Of the masked weights and the worker's share of their masks."""
+        return cls(holder, masked, masked + masks if holder == 0 else masks)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A question's material, with all that can be computed before the question comes.
+
+    Attributes
+    ----------
+    shares : Shares
+    constants : list of ndarray of uint64
+        Of affine steps: what is added to A·x̂; of others: the mask of what they open.
+    masks : list of ndarray of uint64
+        The worker's shares of wires' masks.
+    """
+
+    shares: Shares
+    constants: list[Ring]
+    masks: list[Ring]
+
+
+def prepare(plan: Plan, weights: WeightShares, shares: Shares) -> Prepared:
+    """Do a question's work ahead."""
+    masks, constants, start = [shares.input_mask], [], 0
+    for step, part in zip(plan.steps, shares.steps, strict=True):
+        constant = np.zeros((step.size, plan.batch_size), np.uint64)
+        if isinstance(step, AffineStep):
+            for source, structure in zip(step.sources, step.structures, strict=True):
+                data = weights.masked[start : start + structure.entries]
+                structure.multiply(data, masks[source], constant)
+                start += structure.entries
+            bias = weights.own[start : start + step.size]
+            start += step.size
+            constant = bias[:, None] - constant - part.known[0]
+        if part.mask is not None:
+            made = part.mask
+            if isinstance(step, MaximumStep):
+                made = np.concatenate([made, masks[step.source][step.rest]])
+            masks.append(made)
+            constant = constant + part.mask if isinstance(step, AffineStep) else part.mask
+        elif isinstance(step, MaximumStep):
+            constant = constant[: len(step.left)]
+        constants.append(constant)
+    return Prepared(shares, constants, masks)
+
+
+def answer(
+    plan: Plan, weights: WeightShares, prepared: Prepared, masked_input: Ring
+) -> Conversation:
+    """A worker's share of the answer, shape (outputs, batch).
+
+    Raises
+    ------
+    MessageError
+        If the other worker's message has another length than the plan says.
+    """
+    wires, start = [masked_input], 0
+    holder = weights.holder
+    for index, step in enumerate(plan.steps):
+        part, constant = prepared.shares.steps[index], prepared.constants[index]
+        if isinstance(step, AffineStep):
+            share = constant.copy()
+            for source, structure in zip(step.sources, step.structures, strict=True):
+                data = weights.own[start : start + structure.entries]
+                structure.multiply(data, wires[source], share)
+                start += structure.entries
+            start += step.size
+        elif isinstance(step, SquareStep):
+            mask = prepared.masks[step.source]
+            share = _square(step, holder, wires[step.source], mask, part, constant)
+        else:
+            share = yield from _selected(plan, step, holder, wires, prepared, index)
+        if index == len(plan.steps) - 1:
+            return share
+        opened = yield from _opened(share)
+        if isinstance(step, MaximumStep):
+            opened = np.concatenate([opened, wires[step.source][step.rest]])
+        wires.append(opened)
+    raise ValueError("the plan has no steps")
+
+
+def _opened(share: Ring) -> Conversation:
+    """The sum of both workers' shares."""
+    other = yield share.astype("<u8", copy=False).tobytes()
+    added = np.frombuffer(_checked(other, share.nbytes), dtype="<u8")
+    return share + added.astype(np.uint64, copy=False).reshape(share.shape)
+
+
+def _checked(message: bytes, size: int) -> bytes:
+    if len(message) != size:
+        raise MessageError(f"the other worker sent {len(message)} bytes, the plan has {size}")
+    return message
+
+
+def _selected(
+    plan: Plan,
+    step: ReluStep | MaximumStep,
+    holder: int,
+    wires: Sequence[Ring],
+    prepared: Prepared,
+    index: int,
+) -> Conversation:
+    """A share of max(x, 0) of a wire, or of the larger of pairs on it, plus the mask."""
+    part, base = prepared.shares.steps[index], prepared.constants[index]
+    wire, mask = wires[step.source], prepared.masks[step.source]
+    x, r = wire, mask
+    if isinstance(step, MaximumStep):
+        x, r = wire[step.left] - wire[step.right], mask[step.left] - mask[step.right]
+        base = base - mask[step.right]
+        if holder == 0:
+            base = base + wire[step.right]
+    width = np.uint64(step.width - 1)
+    flat = x.ravel()
+    low = flat & np.uint64((1 << (step.width - 1)) - 1)
+    permutation = prepared.shares.permutation
+    bits = evaluate(holder, low, step.width - 1, part.seeds, part.corrections, permutation)
+    bits ^= part.bits
+    if holder == 0:
+        bits ^= ((flat >> width) & _ONE).astype(np.uint8)
+    count = compared(step) * plan.batch_size
+    other = yield np.packbits(bits, bitorder="little").tobytes()
+    packed = np.frombuffer(_checked(other, -(-count // 8)), np.uint8)
+    bits ^= np.unpackbits(packed, count=count, bitorder="little")
+    share = np.empty(x.shape, np.uint64)
+    if isinstance(step, ReluStep) and step.shift:
+        t, t_short, short, top, t_top = part.known
+        kept, wrapped = _shortened(x, step.shift)
+        own = _short_share(holder, kept, wrapped, short, top)
+        flipped = t * kept - t_short + t_top * wrapped
+        share[:] = np.where(bits.reshape(x.shape), own - flipped, flipped) + base
+        return share
+    t, t_r = part.known
+    _select(holder, bits, flat, r.ravel(), t.ravel(), t_r.ravel(), base.ravel(), share.ravel())
+    return share
+
+
+def _shortened(masked: Ring, shift: int) -> tuple[Ring, Ring]:
+    """The public parts of x >> shift, and what a wrap adds to it."""
+    lifted = masked + _OFFSET
+    kept = (lifted >> np.uint64(shift)) - (_OFFSET >> np.uint64(shift))
+    return kept, (_ONE - (lifted >> _TOP)) << np.uint64(64 - shift)
+
+
+def _short_share(holder: int, kept: Ring, wrapped: Ring, short: Ring, top: Ring) -> Ring:
+    share = top * wrapped - short
+    return share + kept if holder == 0 else share
+
+
+def _square(
+    step: SquareStep, holder: int, wire: Ring, mask: Ring, part: StepShares, base: Ring
+) -> Ring:
+    """A share of the square, plus the mask."""
+    two = np.uint64(2)
+    if not step.shift:
+        (squared,) = part.known
+        plain: Ring = squared - two * wire * mask + base
+        return plain + wire * wire if holder == 0 else plain
+    squared, short, top, top_short = part.known
+    kept, wrapped = _shortened(wire, step.shift)
+    # (kept - R + m·wrapped)², where m² = m.
+    share: Ring = squared + top * wrapped * (wrapped + two * kept) - two * kept * short
+    share += base - two * wrapped * top_short
+    return share + kept * kept if holder == 0 else share
+
+
+@compiled
+def _select(
+    holder: int, bits: Bits, x: Ring, r: Ring, t: Ring, t_r: Ring, base: Ring, share: Ring
+) -> None:
+    for place in range(len(x)):
+        flipped = t[place] * x[place] - t_r[place]
+        made = flipped
+        if bits[place]:
+            made = -r[place] - flipped
+            if holder == 0:
+                made += x[place]
+        share[place] = base[place] + made

@@ -1,0 +1,314 @@
+"""DistributedDPSGD: DP-SGD over the persons of several silos, with nobody to trust."""
+
+import os
+from collections.abc import Iterable
+from typing import Literal
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from privacy import arguments
+from privacy.accounting import Adjacency, Budget, Full
+from privacy.secure_aggregation import FewSilos, ServerModel
+from strategies import _arguments
+from strategies.accounted_strategy import AccountedStrategy
+from strategies.checkpoint import Checkpointing, settings_text
+from strategies.clipping import FlatClipping
+from strategies.distributed_dpsgd.accuracy import LocalEvaluation, read_accuracy
+from strategies.distributed_dpsgd.description import log_settings, silo_report
+from strategies.distributed_dpsgd.requests import UNITS, AccuracySum
+from strategies.distributed_dpsgd.steps import MaskedSum, SiloSteps, StepSetup
+from strategies.model_schema import ModelSchema
+from strategies.population import ClientRegistry, Population
+from strategies.result import PrivacyReport
+from strategies.round_cost import EvaluationCost
+from strategies.server_optimizers import ServerOptimizer, ServerSGD
+
+_MOST_UNOPENED = 5  # steps in a row; then the silos that are left will not open the next either
+
+
+class DistributedDPSGD(AccountedStrategy):
+    """DP-SGD over the persons of several silos, at the accuracy of one trusted curator's noise.
+
+    Each step every silo draws its own persons with probability p, clips each person's gradient to
+    S, sums, adds its share of discrete Gaussian noise, and masks; the server opens the sum of at
+    least the fewest silos, divides by the public p·N, and steps an optimizer. (DP-SGD, Abadi et al.
+    2016, Algorithm 1, with the noise of Kairouz, Liu and Steinke 2021, arXiv 2102.06387, in shares,
+    and the sum opened by secure aggregation.)
+
+    **Guarantee.** All models, and accuracies, are (ε, δ)-differentially private for every person
+    of a silo that does not collude, against everybody: those outside, the other silos, the server,
+    and the server with ``silos.colluders`` of the silos, with the ε that the ledger's events
+    compose to. No person moves a step's sum by more than S, whatever number of rows they have.
+
+    **Assumptions.** All silos but the colluders run the client's side (``answer_silo``) and keep
+    their draws, shares and keys secret. No silo leaves a step because of whom it holds or drew. N,
+    and the settings, are public or chosen without looking at persons' data.
+
+    **Not covered.** A person in two silos counts as two. That a silo takes part at all. How long it
+    takes for a step, which depends on how many persons it drew. False sums: a silo that does not
+    follow the protocol can spoil the model.
+
+    Parameters
+    ----------
+    silos : FewSilos
+        How many silos there are, how many may be absent from a step, and how many may pool their
+        knowledge with the server. The noise is sized for the fewest honest ones, before the run.
+    persons : int
+        N, a public number of persons (or rows) over all silos.
+    sampling_rate : float
+        p, with which a step draws each person, in (0, 1).
+    clipping_norm : float
+        S, of one person's gradient.
+    budget : Budget
+        ε and δ of a person over all runs; ``math.inf`` as ε sets no limit.
+    ledger : path-like
+        The server's ledger of all runs over these silos. Each silo has a ledger of its own beside.
+    unit : "person" or "row"
+        Whom it protects: a person with all rows, or a row.
+    noise_multiplier : float, optional
+        z: the fewest honest silos' noise on a step's sum has standard deviation z·S at least.
+        Default: ``start`` calibrates it so that all steps fit the budget.
+    optimizer : ServerOptimizer, optional
+        Default: ``ServerSGD()``, whose learning rate is 1.
+    evaluation : LocalEvaluation, optional
+        Default: silos are not asked to evaluate.
+    evaluate_every : int, optional
+        Call ``evaluate_fn`` and log a line after every so many steps. Default: as ``evaluation``
+        says, or after each.
+    checkpointing : Checkpointing, optional
+    population : Population, optional
+        Which nodes are the silos. Default: as many as ``silos`` says, whoever connects.
+    stage_timeout : float
+        Seconds that a stage without gradients waits for a silo that does not answer; a step has
+        four. The gradients wait as long as ``start`` says.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind, out of range, or contradicts another.
+
+    Examples
+    --------
+    >>> strategy = DistributedDPSGD(
+    ...     silos=FewSilos(10),
+    ...     persons=20_000,
+    ...     sampling_rate=0.02,
+    ...     clipping_norm=1.0,
+    ...     budget=Budget(epsilon=3.0, delta=1e-5),
+    ...     optimizer=ServerSGD(learning_rate=0.5, momentum=0.9),
+    ...     ledger="~/silos-ledger.jsonl",
+    ... )  # doctest: +SKIP
+    >>> result = strategy.start(grid, initial_arrays, num_rounds=250)  # doctest: +SKIP
+    """
+
+    _unopened_words = (
+        "A step opened nothing: too few silos saw it through; the operator's log says which are "
+        "missing. It teaches the model nothing, and is paid only where silos were asked for their "
+        "sums; result.privacy lists all such steps."
+    )
+
+    def __init__(
+        self,
+        *,
+        silos: FewSilos,
+        persons: int,
+        sampling_rate: float,
+        clipping_norm: float,
+        budget: Budget,
+        ledger: str | os.PathLike[str],
+        unit: Literal["person", "row"] = "person",
+        noise_multiplier: float | None = None,
+        optimizer: ServerOptimizer | None = None,
+        evaluation: LocalEvaluation | None = None,
+        evaluate_every: int | None = None,
+        checkpointing: Checkpointing | None = None,
+        population: Population | None = None,
+        stage_timeout: float = 600.0,
+    ) -> None:
+        arguments.of_kind("silos", silos, (FewSilos,), "FewSilos(10)")
+        limit = "Budget(epsilon=3.0, delta=1e-5), with epsilon=math.inf for no limit"
+        arguments.of_kind("budget", budget, (Budget,), limit)
+        tested = "LocalEvaluation(every=..., noise_multiplier=...), or leave it out"
+        arguments.of_kind("evaluation", evaluation, (LocalEvaluation, type(None)), tested)
+        kept = "Checkpointing(path, resume=...), or leave it out"
+        arguments.of_kind("checkpointing", checkpointing, (Checkpointing, type(None)), kept)
+        if silos.server is not ServerModel.HONEST_BUT_CURIOUS:
+            raise ValueError(
+                f"silos.server is {silos.server.value}, against which steps are not played yet; "
+                "give FewSilos without it"
+            )
+        listed = "Population(identities), or leave it out"
+        arguments.of_kind("population", population, (Population, type(None)), listed)
+        if unit not in UNITS:
+            raise ValueError(f"unit is {arguments.shown(unit)}; give 'person' or 'row'")
+        if population is not None and len(population) != silos.silos:
+            raise ValueError(
+                f"population lists {len(population)} nodes, and silos says {silos.silos}; make "
+                "them agree"
+            )
+        if optimizer is not None:
+            _arguments.check_optimizer(optimizer)
+        self.silos, self.unit, self.evaluation = silos, unit, evaluation
+        self._step_setup = StepSetup(
+            silos=silos,
+            unit=unit,
+            persons=arguments.whole("persons", persons, least=1),
+            sampling_rate=arguments.number("sampling_rate", sampling_rate, above=0, below=1),
+            stage_timeout=arguments.number("stage_timeout", stage_timeout, above=0),
+        )
+        clipping = FlatClipping(arguments.number("clipping_norm", clipping_norm, above=0))
+        self.clipping_norm = clipping.norm
+        z = _arguments.noise_multiplier(noise_multiplier, budget)
+        if z is not None:
+            self._step_setup.step(clipping.norm, z).event(1)  # refuses what cannot be accounted
+        every = 1 if evaluation is None else evaluation.every
+        if evaluate_every is not None:
+            every = arguments.whole("evaluate_every", evaluate_every, least=1)
+            if evaluation is not None and every != evaluation.every:
+                raise ValueError(
+                    f"evaluate_every is {every}, and evaluation.every {evaluation.every}; leave "
+                    "evaluate_every out"
+                )
+        self._evaluate_step: MaskedSum | None = None
+        super().__init__(
+            registry=ClientRegistry(silos.silos if population is None else population),
+            ledger=ledger,
+            budget=budget,
+            unit_name=f"{unit}s of {silos.silos} silos",
+            guarantee=(Adjacency.ADD_OR_REMOVE_ONE, "pld"),
+            clipping=clipping,
+            optimizer=ServerSGD() if optimizer is None else optimizer,
+            noise_multiplier=z,
+            checkpointing=checkpointing,
+            min_available_nodes=silos.min_silos,
+            evaluates=evaluation is not None,
+            evaluate_every=every,
+        )
+
+    @property
+    def _setup(self) -> StepSetup:
+        return self._step_setup
+
+    def _make_rounds(self) -> SiloSteps:
+        return SiloSteps(self._step_setup, self.clipping_norm)
+
+    def _settings(self) -> str:
+        return settings_text(
+            {
+                "silos": self.silos,
+                "persons": self._setup.persons,
+                "unit": self.unit,
+                "sampling_rate": self._setup.sampling_rate,
+                "clipping_norm": self.clipping_norm,
+                "optimizer": self._initial_optimizer,
+                "noise_multiplier": self._given_noise,
+                "budget": self.budget,
+                "evaluation": self.evaluation,
+            }
+        )
+
+    def _draw(self, server_round: int, grid: Grid) -> tuple[list[int], int]:
+        """All silos that are connected."""
+        return self._run.draw(f"step {server_round}", Full(), grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Open the silos' sum, once it is paid, and step; too many unopened ones end the run."""
+        stepped = super().aggregate_train(server_round, replies)
+        last = self._run.state.aborted[-_MOST_UNOPENED:]
+        if last == list(range(server_round - _MOST_UNOPENED + 1, server_round + 1)):
+            self._run.stop(
+                f"steps {last[0]} to {last[-1]} opened nothing: fewer silos than "
+                f"{self.silos.min_silos} see a step through"
+            )
+        return stepped
+
+    # Evaluation --------------------------------------------------------------------------------
+
+    def _accuracy(self) -> AccuracySum | None:
+        """The request of an evaluation."""
+        if self.evaluation is None:
+            return None
+        return AccuracySum(
+            unit=self.unit,
+            persons=self._setup.persons,
+            noise_multiplier=self.evaluation.noise_multiplier,
+            mechanism=self._setup.mechanism,
+        )
+
+    def _evaluation_cost(self) -> EvaluationCost:
+        request, given = self._accuracy(), self.evaluation
+        if request is None or given is None:
+            return EvaluationCost()
+        return EvaluationCost(
+            (request.event(1),), "evaluation", given.noise_multiplier, given.every
+        )
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the silos for their right answers, if there is an evaluation."""
+        self._evaluate_step = None
+        request, run = self._accuracy(), self._run
+        if request is None or run.has_ended():
+            return []
+        nodes, drawn = run.draw(f"step {server_round}, evaluation", Full(), grid)
+        if run.has_ended():
+            return []
+        current = self._rounds_of_run.sum(
+            f"step {server_round}, evaluation",
+            server_round,
+            request,
+            ModelSchema(arrays),
+            run,
+            grid,
+        )
+        self._evaluate_step = current
+        return current.begin(nodes, self._content(server_round, arrays, config), drawn=drawn)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """The accuracy and the number of persons, noised, once they are paid."""
+        current, self._evaluate_step = self._evaluate_step, None
+        request = self._accuracy()
+        if current is None or request is None:
+            return None
+        current.gather(replies)
+        if current.is_paid:
+            due = self._evaluation_cost().events
+            self._privacy_budget.pay(due, run=self._run.state.name, number=server_round)
+            self.epsilon_by_round[server_round] = self.epsilon()
+        opened = current.release().update
+        if opened is None:
+            self._run.faults.once(
+                "An evaluation opened nothing: too few silos saw it through; the operator's log "
+                "says which are missing."
+            )
+            return None
+        return read_accuracy(opened[0], request.noise_multiplier)
+
+    @property
+    def _rounds_of_run(self) -> SiloSteps:
+        rounds = self._rounds
+        if not isinstance(rounds, SiloSteps):
+            raise TypeError("the rounds of a run are another strategy's")
+        return rounds
+
+    # In words ----------------------------------------------------------------------------------
+
+    def _noise_words(self, length: float) -> str:
+        return (
+            f"Noise: about {length:.3g}·S on each step's average (z·√d/(p·N)), if the fewest "
+            "honest silos take part; all persons together can move it by at most S."
+        )
+
+    def report(self) -> PrivacyReport:
+        """The guarantee as it stands, with all that the ledger holds."""
+        return silo_report(self._setup, self._privacy_budget, self._run.state)
+
+    def summary(self) -> None:
+        """Log the settings. All of them are public."""
+        log_settings(self._setup, self._privacy_budget, self._run.state)

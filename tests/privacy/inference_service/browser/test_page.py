@@ -1,0 +1,381 @@
+"""The page in a real browser, with a real service: answers, refusals, and what leaves it."""
+
+import http.server
+import json
+import re
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privacy.inference.ckks import Ring, is_ternary
+from privacy.inference.messages import Reader
+from privacy.inference_service import InsecureNoAuthentication, Page
+from tests.privacy.inference_service.serving import CONTRACT, Service, X, small_model
+from tools import wire_vectors
+
+Serve = Callable[..., AbstractContextManager[Service]]
+NAMES = tuple(f"marker {n}" for n in range(8))
+PAGE = Page("Ask about eight numbers", CONTRACT, "numbers", feature_names=NAMES)
+LABELS = small_model().predict(X).argmax(axis=1).tolist()
+READY = re.compile("^Ready")
+ANSWERED = re.compile("^Answered")
+
+
+@pytest.fixture
+def served(serve: Serve) -> Iterator[Service]:
+    with serve(page=PAGE) as service:
+        yield service
+
+
+def opened(context: Any, service: Service, name: str = "ada") -> Any:
+    page = context.new_page()
+    page.goto(f"{service.url}/#token={service.tokens[name]}")
+    return page
+
+
+def status(page: Any, says: str | re.Pattern[str]) -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator("#status")).to_have_text(says, timeout=30_000)
+
+
+def typed(page: Any, x: np.ndarray) -> None:
+    for name, value in zip(NAMES, x, strict=True):
+        page.get_by_label(name).fill(repr(float(value)))
+
+
+def asked(page: Any, x: np.ndarray) -> str:
+    """Type an input and ask; the class that the page shows."""
+    typed(page, x)
+    page.get_by_role("button", name="Ask").click()
+    status(page, ANSWERED)
+    return str(page.locator("#answer strong").inner_text())
+
+
+def test_a_form_is_answered_as_in_the_clear_and_says_what_was_sent(
+    served: Service, context: Any
+) -> None:
+    page = opened(context, served)
+    status(page, READY)
+    assert "token" not in page.url
+    assert [asked(page, x) for x in X] == [str(label) for label in LABELS]
+    plan = served.pool.plan
+    table = page.get_by_role("table").inner_text()
+    for size in (plan.public_bytes, plan.query_bytes, plan.answer_bytes):
+        assert f"{size / 1000:.1f} kB" in table
+    assert page.locator("#noise").get_attribute("aria-label").startswith("Noise")
+
+
+def test_every_request_is_one_of_the_protocols_and_none_has_a_key_or_the_input(
+    served: Service, context: Any
+) -> None:
+    requests: list[Any] = []
+    context.on("request", lambda request: requests.append(request))
+    page = opened(context, served)
+    status(page, READY)
+    for x in X:
+        asked(page, x)
+    plan, token = served.pool.plan, served.tokens["ada"]
+    ring, sizes = Ring(plan.degree, plan.prime_bits), []
+    for request in requests:
+        if request.url.startswith(("blob:", "about:")):
+            continue
+        assert request.url.startswith(served.url + "/"), request.url
+        path = request.url.removeprefix(served.url)
+        body = request.post_data_buffer or b""
+        headers = request.all_headers()
+        assert token not in path
+        assert "cookie" not in headers
+        assert "referer" not in headers
+        if not path.startswith("/v1/"):
+            assert request.method == "GET"
+            assert "authorization" not in headers
+            continue
+        assert headers["authorization"] == f"Bearer {token}"
+        sizes.append((request.method, re.sub("[0-9a-f]{32}", "KEYS", path), len(body)))
+        for x in X:
+            for kind in ("<f8", "<f4", ">f8"):
+                for value in x:
+                    assert np.array([value], dtype=kind).tobytes() not in body
+            assert repr(float(x[0])).encode() not in body
+        for polynomial in _polynomials(body, plan, request.method):
+            assert not is_ternary(ring, polynomial)
+    assert ("GET", "/v1/plan", 0) in sizes
+    assert ("PUT", "/v1/keys", plan.public_bytes) in sizes
+    assert sizes.count(("POST", "/v1/keys/KEYS/answers", plan.query_bytes)) == len(X)
+    assert {(method, path) for method, path, _ in sizes} <= {
+        ("GET", "/v1/plan"),
+        ("GET", "/v1/keys/binding"),
+        ("PUT", "/v1/keys"),
+        ("POST", "/v1/keys/KEYS/answers"),
+    }
+    assert len(requests) > 20
+
+
+def _polynomials(body: bytes, plan: Any, method: str) -> Iterator[np.ndarray]:
+    """Of material and queries of a plan that is one affine map."""
+    if method == "PUT":
+        reader = Reader(memoryview(body[70 + 32 :]))
+        yield reader.residues(Ring(plan.degree, plan.prime_bits).primes, plan.degree)
+    elif method == "POST":
+        reader = Reader(memoryview(body[70:]))
+        for _ in range(plan.ciphertexts):
+            yield reader.residues(
+                Ring(plan.degree, plan.prime_bits).primes[: plan.levels], plan.degree
+            )
+            reader.raw(32)
+
+
+def test_the_service_forgets_the_keys_of_a_page_that_is_closed(
+    served: Service, context: Any
+) -> None:
+    page = opened(context, served)
+    status(page, READY)
+    with served.client("operator") as operator:
+        assert b"bloomseal_key_sets 1.0" in operator._request("GET", "/metrics", largest=1 << 16)[0]
+        page.goto("about:blank")
+        # The last request may be on its way.
+        while (
+            b"bloomseal_key_sets 0.0"
+            not in operator._request("GET", "/metrics", largest=1 << 16)[0]
+        ):
+            page.title()
+
+
+def test_what_leaves_the_owner_has_no_secret_key_in_it(modules: Any) -> None:
+    """The key is known here: its coefficients and residues are looked for, in every form."""
+    plan = wire_vectors.plans()["slots"]
+    sent = modules.evaluate(
+        "async (given) => (await import('/vectors.js')).messages(...given)",
+        [plan.to_json(), wire_vectors.SESSION_KEY.hex(), [[0.5] * 6], ""],
+    )
+    material, query = map(bytes.fromhex, sent)
+    secret = wire_vectors.secret_of(plan.degree)
+    ring = Ring(plan.degree, plan.prime_bits)
+    residues = ring.transformed(secret.astype(np.float64), (0, 1, 2)).astype("<u8")
+    forms = [secret.astype(kind)[:64].tobytes() for kind in ("i1", "<i4", "<i8", "<f4", "<f8")]
+    for row, prime in zip(residues, ring.primes, strict=True):
+        forms += [row[:4].tobytes(), (secret % prime).astype("<u8")[:64].tobytes()]
+    assert not [form for form in forms if form in material or form in query]
+    assert material.count(wire_vectors.SESSION_KEY) == 1
+    assert wire_vectors.SESSION_KEY not in query
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"input_range": [-1.0, 0.5]}, "it is for inputs in another range"),
+        ({"input_shape": [9], "packing_shape": [1, 9]}, "another shape"),
+        ({"prime_bits": [50, 50]}, "100 bits"),
+        ({"input_scale_bits": 60}, "could overflow"),
+        ({"input_scale_bits": -3}, "keep no precision"),
+        ({"degree": 1000}, "degree cannot be used"),
+        ({"model_version": "none"}, "model_version cannot be used"),
+        ({"logits": 4, "answers": [[0, 1, 2, 3]]}, "4 classes, not 3"),
+        ({"parties": ["a", "b", "c"]}, "encrypted weights"),
+        ({"surprise": 1}, "unknown fields"),
+    ],
+)
+def test_a_plan_that_lies_is_refused_before_keys_are_made(
+    served: Service, context: Any, changes: dict[str, Any], says: str
+) -> None:
+    plan = json.loads(served.pool.plan.to_json()) | changes
+    context.route("**/v1/plan", lambda route: route.fulfill(json=plan))
+    sent: list[str] = []
+    context.on("request", lambda request: sent.append(request.method))
+    page = opened(context, served)
+    status(page, re.compile(f"^The service's plan was refused, and nothing was sent: .*{says}"))
+    assert set(sent) == {"GET"}
+    assert page.get_by_role("button", name="Ask").is_disabled()
+
+
+def _replayed() -> Callable[[bytes], bytes]:
+    """The first answer, again and again."""
+    first: list[bytes] = []
+
+    def replay(answer: bytes) -> bytes:
+        first.append(answer)
+        return first[0]
+
+    return replay
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda answer: answer[:200] + bytes([answer[200] ^ 1]) + answer[201:], "was altered"),
+        (lambda answer: answer[:-1], "was cut or changed"),
+        (lambda answer: answer[:54] + struct.pack("<Q", 9) + answer[62:], "was altered"),
+        (lambda answer: answer[:6] + bytes(32) + answer[38:], "another plan"),
+        (_replayed(), "was given before"),
+    ],
+    ids=["altered", "cut", "another question's", "another plan's", "replayed"],
+)
+def test_an_answer_that_is_none_is_refused_with_a_sentence(
+    served: Service, context: Any, change: Callable[[bytes], bytes], says: str
+) -> None:
+    page = opened(context, served)
+    status(page, READY)
+    if says == "was given before":
+        # The first answer, taken by the page, comes again.
+        context.route("**/answers", lambda route: _changed(route, change))
+        asked(page, X[0])
+    else:
+        asked(page, X[0])
+        context.route("**/answers", lambda route: _changed(route, change))
+    typed(page, X[1])
+    page.get_by_role("button", name="Ask").click()
+    status(page, re.compile(f"^The service's answer was refused: .*{says}"))
+    assert page.locator("#answer strong").count() == 0
+
+
+def _changed(route: Any, change: Callable[[bytes], bytes]) -> None:
+    response = route.fetch()
+    route.fulfill(response=response, body=change(response.body()))
+
+
+def test_without_a_network_a_question_waits_and_two_tabs_have_keys_of_their_own(
+    served: Service, context: Any
+) -> None:
+    one, other = (opened(context, served) for _ in range(2))
+    for page in (one, other):
+        status(page, READY)
+    assert asked(one, X[0]) == str(LABELS[0])
+    assert asked(other, X[1]) == str(LABELS[1])
+    context.set_offline(True)
+    typed(one, X[2])
+    one.get_by_role("button", name="Ask").click()
+    status(one, re.compile("^The service cannot be reached"))
+    context.set_offline(False)
+    status(one, "You are online again.")
+    assert asked(one, X[2]) == str(LABELS[2])
+    assert asked(other, X[3]) == str(LABELS[3])
+
+
+def test_a_slow_network_is_only_slow(served: Service, context: Any) -> None:
+    page = opened(context, served)
+    context.new_cdp_session(page).send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": 200, "downloadThroughput": 1e5, "uploadThroughput": 1e5},
+    )
+    status(page, READY)
+    assert asked(page, X[0]) == str(LABELS[0])
+
+
+def test_keys_that_the_service_lost_are_made_anew(served: Service, context: Any) -> None:
+    page = opened(context, served)
+    status(page, READY)
+    assert asked(page, X[0]) == str(LABELS[0])
+    served.clock.now += 24 * 3600
+    assert asked(page, X[1]) == str(LABELS[1])
+
+
+def test_a_stranger_is_asked_for_an_invitation(served: Service, context: Any) -> None:
+    page = context.new_page()
+    page.goto(served.url)
+    status(page, re.compile("the token is missing"))
+    page.get_by_label("Your invitation").fill(served.tokens["ben"])
+    page.keyboard.press("Enter")
+    status(page, READY)
+    assert asked(page, X[0]) == str(LABELS[0])
+
+
+def test_an_input_outside_the_range_is_not_sent(served: Service, context: Any) -> None:
+    page = opened(context, served)
+    status(page, READY)
+    sent: list[str] = []
+    context.on("request", lambda request: sent.append(request.method))
+    typed(page, np.full(8, 0.5))
+    page.get_by_label(NAMES[3]).fill("1.5")
+    page.get_by_role("button", name="Ask").click()
+    assert page.evaluate("document.activeElement.validity.rangeOverflow")
+    assert sent == []
+
+
+def test_the_page_runs_no_other_script_and_reaches_no_other_host(
+    served: Service, context: Any
+) -> None:
+    page = opened(context, served)
+    status(page, READY)
+    injected = page.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "globalThis.ran = true";
+            document.body.append(script);
+            return globalThis.ran ?? false;
+        }"""
+    )
+    assert injected is False
+    other = "fetch('https://127.0.0.1:9/').then(() => 'sent', (error) => String(error))"
+    blocked: list[str] = []
+    page.on("console", lambda message: blocked.append(message.text))
+    page.evaluate(f"() => {other}")
+    assert any("Content Security Policy" in text for text in blocked), blocked
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hosted(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the origin at which it is hosted."""
+    folder = tmp_path / "hosted"
+    folder.mkdir()
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(_Quiet, directory=str(folder))
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, f"http://localhost:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_copy_elsewhere_may_ask_where_its_origin_is_named(
+    serve: Serve, context: Any, hosted: tuple[Path, str], named: bool
+) -> None:
+    folder, origin = hosted
+    with serve(origins=(origin,) if named else ("https://another.example",)) as service:
+        Page("A copy", CONTRACT, "numbers", feature_names=NAMES, service=service.url).write(folder)
+        page = context.new_page()
+        page.goto(f"{origin}/#token={service.tokens['ada']}")
+        if named:
+            status(page, READY)
+            assert asked(page, X[0]) == str(LABELS[0])
+        else:
+            status(page, re.compile("^The service cannot be reached"))
+
+
+def test_a_script_that_was_changed_does_not_run(
+    served: Service, context: Any, hosted: tuple[Path, str]
+) -> None:
+    folder, origin = hosted
+    Page("A copy", CONTRACT, "numbers", service=served.url).write(folder)
+    for name in ("owner/keys.js", "boot.js"):
+        script = folder / "browser" / name
+        honest = script.read_bytes()
+        script.write_bytes(honest + b"\nglobalThis.changed = true;\n")
+        page = context.new_page()
+        page.goto(origin)
+        status(page, re.compile("does not start" if name != "boot.js" else "^Starting"))
+        assert page.evaluate("globalThis.changed ?? false") is False
+        script.write_bytes(honest)
+
+
+def test_a_page_without_authentication_needs_no_invitation(serve: Serve, context: Any) -> None:
+    with serve(page=PAGE, authentication=InsecureNoAuthentication()) as service:
+        page = context.new_page()
+        page.goto(service.url)
+        status(page, READY)
+        assert asked(page, X[0]) == str(LABELS[0])

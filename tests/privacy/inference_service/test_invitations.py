@@ -1,0 +1,83 @@
+"""Tokens for so many hours and questions, and links that hold them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from flower_app.__main__ import main
+from privacy.inference_service import ServiceClient, TokenFile
+from privacy.inference_service.errors import ServiceError
+from privacy.inference_service.tokens import Caller, Questions
+from tests.privacy.inference_service.serving import Clock, Service
+
+Serve = Callable[..., AbstractContextManager[Service]]
+
+
+def test_a_token_is_known_for_its_hours(tmp_path: Path) -> None:
+    clock = Clock()
+    file = TokenFile(tmp_path / "tokens.json", clock=clock)
+    token, lasting = file.add("guest", hours=1.5), file.add("clinic")
+    clock.now += 1.5 * 3600 - 1
+    assert file.caller(token) is not None
+    clock.now += 1
+    assert file.caller(token) is None
+    assert file.caller(lasting) is not None
+    assert TokenFile(tmp_path / "tokens.json", clock=clock).caller(token) is None
+
+
+def test_so_many_questions_are_answered_and_no_more(serve: Serve, tmp_path: Path) -> None:
+    tokens = TokenFile(tmp_path / "tokens.json")
+    token = tokens.add("guest", questions=2)
+    with serve(tokens=tokens) as service:
+        service.tokens["guest"] = token
+        owner = service.owner("guest")
+        query = owner.query()
+        answer = owner.send(query)
+        assert owner.keys.decrypt(answer).label in (0, 1, 2)
+        with pytest.raises(ServiceError, match="answered before"):
+            owner.send(query)  # is refused, and not counted
+        owner.label()
+        for asking in (owner, service.owner("guest")):  # other keys do not help
+            with pytest.raises(ServiceError, match="2 questions of this invitation") as refused:
+                asking.label()
+            assert (refused.value.code, refused.value.status) == ("used-up", 403)
+
+
+def test_a_question_that_fails_is_not_counted() -> None:
+    questions, guest = Questions(), Caller("guest", "owner", "id", questions=1)
+    with pytest.raises(OSError, match="lost"), questions.one_of(guest):
+        raise OSError("lost")
+    with questions.one_of(guest), pytest.raises(ServiceError), questions.one_of(guest):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"hours": 0}, "hours is 0"),
+        ({"questions": 0}, "questions is 0"),
+        ({"hours": -1.0}, "hours"),
+    ],
+)
+def test_an_invitation_for_nothing_is_refused(
+    tmp_path: Path, limits: dict[str, float], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        TokenFile(tmp_path / "tokens.json").add("guest", **limits)  # type: ignore[arg-type]
+
+
+def test_a_link_holds_a_token_where_no_server_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], serve: Serve
+) -> None:
+    file = tmp_path / "tokens.json"
+    arguments = ["token", "add", str(file), "guest", "--hours", "2", "--questions", "5"]
+    assert main([*arguments, "--link", "https://model.example:8443/"]) == 0
+    page, _, token = capsys.readouterr().out.strip().partition("#token=")
+    assert page == "https://model.example:8443/"
+    with serve(tokens=TokenFile(file)) as service:
+        client = ServiceClient(service.url, token=token, ca=service.certificates.ca)
+        assert len(client.key_binding()) == 32
+    assert main(["token", "add", str(file), "other", "--hours", "nan"]) == 1
+    assert "hours" in capsys.readouterr().err

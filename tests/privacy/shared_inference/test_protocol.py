@@ -1,0 +1,223 @@
+"""On shares the workers compute what the integers give, and the integers what PyTorch gives."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from privacy.inference import Square
+from privacy.shared_inference import Plan, SharedModel, compile_model
+from privacy.shared_inference.clear import in_the_clear
+from privacy.shared_inference.errors import CannotPlanError, UnsupportedLayerError
+from privacy.shared_inference.plan import MaximumStep, ReluStep, SquareStep
+from privacy.shared_inference.ring import as_signed, quantised
+from tests.privacy.shared_inference.parties import Protocol
+from tests.privacy.shared_inference.shared_models import MODELS, made
+
+
+def drawn(compiled: SharedModel, count: int, seed: int = 0) -> np.ndarray:
+    """Inputs of the range [-1, 1], the first two at its ends, some at corners."""
+    generator = np.random.default_rng(seed)
+    values = generator.uniform(-1, 1, (count, *compiled.plan.input_shape))
+    values[::3] = np.sign(values[::3])
+    values[0], values[1 % count] = -1.0, 1.0
+    return values
+
+
+def check(compiled: SharedModel, inputs: np.ndarray) -> None:
+    """Shares against integers, and integers against PyTorch."""
+    plan = compiled.plan
+    integers = quantised(inputs, plan.input_bits)
+    clear = in_the_clear(plan, compiled.weights, integers)
+    shared = Protocol(plan, compiled.weights).run(integers)
+    steps = [step for step in plan.steps if isinstance(step, ReluStep | SquareStep)]
+    if not any(step.shift for step in steps):
+        assert np.array_equal(shared, clear)
+    expected = compiled.predict(inputs)
+    if plan.answer == "class":
+        low = as_signed(shared)[0] & ((1 << plan.class_bits) - 1)
+        chosen = expected[np.arange(len(inputs)), plan.logits - 1 - low]
+        assert (expected.max(axis=1) - chosen <= 2 * plan.error).all()
+    else:
+        for made_of in (clear, shared):
+            off = np.abs(as_signed(made_of).T / 2.0**plan.answer_bits - expected)
+            assert off.max() <= plan.error
+
+
+@pytest.mark.parametrize("answer", ["logits", "class"])
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_every_kind(name: str, answer: str) -> None:
+    shape, model = made(name)
+    if name == "one logit" and answer == "class":
+        with pytest.raises(ValueError, match="its sign is the class"):
+            compile_model(model, input_shape=shape, input_range=(-1, 1), answer=answer)
+        return
+    for batch in (1, 5):
+        compiled = compile_model(
+            model, input_shape=shape, input_range=(-1, 1), answer=answer, batch_size=batch
+        )
+        check(compiled, drawn(compiled, batch))
+
+
+LAYERS = [nn.ReLU(), nn.LeakyReLU(0.3), nn.Hardtanh(), nn.ReLU6(), Square(), nn.Identity()]
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.sampled_from(LAYERS)), min_size=1, max_size=4),
+    st.integers(1, 6),
+    st.integers(0, 2**31),
+    st.sampled_from([0.3, 1.0, 4.0]),
+)
+def test_random_networks(
+    hidden: list[tuple[int, nn.Module]], logits: int, seed: int, size: float
+) -> None:
+    torch.manual_seed(seed)
+    layers, width = [], 7
+    for outputs, activation in hidden:
+        layers += [nn.Linear(width, outputs), activation]
+        width = outputs
+    model = nn.Sequential(*layers, nn.Linear(width, logits)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(size)
+    try:
+        compiled = compile_model(model, input_shape=7, input_range=(-1, 1), batch_size=12)
+    except CannotPlanError:
+        return  # four squares of large weights in a row
+    check(compiled, drawn(compiled, 12, seed))
+
+
+@settings(max_examples=15)
+@given(
+    st.integers(1, 3), st.integers(2, 3), st.integers(1, 3), st.booleans(), st.integers(0, 2**31)
+)
+def test_random_pools(stride: int, size: int, channels: int, rectify: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, channels, 3, stride=2, padding=1),
+        nn.ReLU() if rectify else nn.Identity(),
+        nn.MaxPool2d(size, stride=stride, padding=size // 2),
+        nn.Flatten(),
+    )
+    model.append(nn.LazyLinear(3))
+    model(torch.zeros(1, 1, 8, 7))
+    compiled = compile_model(model, input_shape=(1, 8, 7), input_range=(-1, 1), batch_size=4)
+    check(compiled, drawn(compiled, 4, seed))
+
+
+def test_the_inputs_that_make_values_largest_do_not_wrap() -> None:
+    """Found by following the gradient of every hidden value and logit to a corner of the range."""
+    shape, model = made("residual", seed=3)
+    compiled = compile_model(model, input_shape=shape, input_range=(-1, 1), batch_size=40)
+    extremes: list[np.ndarray] = []
+    for stage in (compiled.model.first, compiled.model.second, compiled.model.last):
+        values: list[torch.Tensor] = []
+        handle = stage.register_forward_hook(lambda _, __, out, values=values: values.append(out))
+        for sign in (1.0, -1.0):
+            x = torch.rand(1, *shape, dtype=torch.float64) * 2 - 1
+            for _ in range(20):
+                x = x.detach().requires_grad_()
+                values.clear()
+                compiled.model(x)
+                (sign * values[0].flatten()[:6].sum()).backward()
+                x = torch.sign(x.grad) * 0.5 + x.detach()
+                x = x.clamp(-1, 1)
+            extremes.append(torch.sign(x.detach()).numpy()[0])
+        handle.remove()
+    inputs = np.concatenate([np.array(extremes), drawn(compiled, 40 - len(extremes))])
+    check(compiled, inputs)
+
+
+def test_of_equal_logits_the_first_is_the_class() -> None:
+    model = nn.Sequential(nn.Linear(2, 5)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[0, 1], [1, 0], [0, 1], [1, 0], [0, 1.0]]))
+        model[0].bias.zero_()
+    compiled = compile_model(
+        model, input_shape=2, input_range=(-1, 1), answer="class", batch_size=3
+    )
+    inputs = quantised(np.array([[0.5, 0.5], [0.75, 0.5], [-1.0, 1.0]]), compiled.plan.input_bits)
+    shared = Protocol(compiled.plan, compiled.weights).run(inputs)
+    assert (4 - (as_signed(shared)[0] & 7)).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("shift", [1, 13, 30, 61])
+@pytest.mark.parametrize("kind", ["relu", "square"])
+def test_shortening_is_off_by_one_at_most_and_never_fails(kind: str, shift: int) -> None:
+    """Of 20,000 values up to 2^61 in magnitude, the ends among them."""
+    plan = one_step(kind, shift, 20_000)
+    generator = np.random.default_rng(shift)
+    x = generator.integers(-(2**61) + 1, 2**61, (1, 20_000))
+    x[0, :4] = -(2**61) + 1, 2**61 - 1, 0, -1
+    weights = np.array([1, 0], np.uint64)
+    made_of = Protocol(plan, weights).run(x.astype(np.uint64))
+    low = x >> shift
+    if kind == "relu":
+        off = as_signed(made_of) - np.where(x < 0, 0, low)
+        assert set(np.unique(off)) <= {0, 1}
+        assert not off[x < 0].any()
+    else:
+        squares = [(low + extra).astype(np.uint64) ** np.uint64(2) for extra in (0, 1)]
+        assert ((made_of == squares[0]) | (made_of == squares[1])).all()
+
+
+def one_step(kind: str, shift: int, batch: int) -> Plan:
+    """A plan of one value, an activation, and a matrix that leaves it as it is."""
+    steps = [
+        {"kind": kind, "source": 0, "size": 1, "shift": shift},
+        {"kind": "affine", "terms": [[1, 1, 1, -1, -1]]},
+    ]
+    if kind == "relu":
+        steps[0] = {"kind": kind, "source": 0, "size": 1, "width": 62, "shift": shift}
+    fields = {
+        "input_shape": [1],
+        "input_range": [-1.0, 1.0],
+        "batch_size": batch,
+        "logits": 1,
+        "answer": "logits",
+        "input_bits": 0,
+        "answer_bits": 0,
+        "error": 0.0,
+        "steps": steps,
+    }
+    head = json.dumps(fields, separators=(",", ":")).encode()
+    return Plan.from_bytes(struct.pack("<4sBQ", b"BSSP", 1, len(head)) + head)
+
+
+def test_maxima_before_relu_take_fewer_comparisons() -> None:
+    """Four values are rectified as one, whichever stands first in the model."""
+    plans = []
+    for layers in ((nn.ReLU(), nn.MaxPool2d(2)), (nn.MaxPool2d(2), nn.ReLU())):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 1, 3), *layers, nn.Flatten(), nn.Linear(4, 2))
+        plans.append(compile_model(model, input_shape=(1, 6, 6), input_range=(0, 1)).plan)
+    counts = [[type(step) for step in plan.steps] for plan in plans]
+    assert counts[0] == counts[1]
+    assert counts[0].count(MaximumStep) == 2
+    assert [step.size for step in plans[0].steps if isinstance(step, ReluStep)] == [4]
+
+
+def test_what_cannot_be_evaluated_is_refused() -> None:
+    with pytest.raises(UnsupportedLayerError, match="GELU"):
+        compile_model(nn.Sequential(nn.GELU(), nn.Linear(2, 2)), input_shape=2, input_range=(0, 1))
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    with pytest.raises(CannotPlanError, match="larger tolerance"):
+        compile_model(model, input_shape=2, input_range=(0, 1), tolerance=1e-12)
+
+    class Changed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.relu = nn.Linear(2, 2), nn.ReLU(inplace=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.linear(x)
+            return self.relu(x) + x  # twice the rectified values, since x was changed
+
+    with pytest.raises(UnsupportedLayerError, match="changes values in place"):
+        compile_model(Changed(), input_shape=2, input_range=(-1, 1))
