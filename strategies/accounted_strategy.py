@@ -13,8 +13,8 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from privacy import arguments
-from privacy.accounting import Accountant, Adjacency, Budget, Event
-from strategies.checkpoint import Checkpointing, RunState, lasting_path
+from privacy.accounting import Accountant, Adjacency, Budget, Event, Position
+from strategies.checkpoint import Checkpoint, Checkpointing, RunState, lasting_path
 from strategies.clipping import Clipping
 from strategies.model_schema import ModelSchema
 from strategies.population import ClientRegistry
@@ -85,7 +85,8 @@ class AccountedStrategy(Strategy):
         self._initial_optimizer = copy.deepcopy(optimizer)
         self.min_available_nodes = min_available_nodes
         self._evaluates, self._evaluate_every = evaluates, evaluate_every
-        self._resumed = self.checkpointing.load(self._settings())
+        self._started = False
+        self._resumed: Checkpoint | None = None
         self._privacy_budget = PrivacyBudget(
             path,
             population=unit_name,
@@ -93,12 +94,21 @@ class AccountedStrategy(Strategy):
             accountant=self.accountant,
             budget=self.budget,
             private=self._setup.randomness.private,
-            at_least=None if self._resumed is None else self._resumed.position,
+            at_least=self._read_checkpoint,
             reserved=reserve,
         )
         self._round: Round | None = None
-        self._started = False
         self._begin()
+
+    def _read_checkpoint(self) -> Position | None:
+        """Read the checkpoint to go on from; its position in the ledger.
+
+        Only while the ledger is held: the run that held it before may have gone on until then.
+        """
+        checkpointing, settings = self.checkpointing, self._settings()
+        load = checkpointing.load_again if self._started else checkpointing.load
+        self._resumed = load(settings)
+        return None if self._resumed is None else self._resumed.position
 
     def _begin(self) -> None:
         """A new run, on the same ledger."""
@@ -305,14 +315,13 @@ class AccountedStrategy(Strategy):
         given = StartArguments(
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
         )
-        if self._started:
-            self._resumed = self.checkpointing.load_again(self._settings())
-            self._begin()
-        if self._resumed is None:
-            self.checkpointing.refuse_unfinished(self._settings(), given.num_rounds)
-        self._started = True
-        position = None if self._resumed is None else self._resumed.position
-        with self._privacy_budget.reopened(position):
+        again = self._privacy_budget.ledger.closed  # by an earlier start, played or refused
+        with self._privacy_budget.reopened(self._read_checkpoint):
+            if again:
+                self._begin()
+            if self._resumed is None:
+                self.checkpointing.refuse_unfinished(self._settings(), given.num_rounds)
+            self._started = True
             self._run.locate(grid)  # refuses a population that has no place for all
             arrays, first = self._prepare(given)
             result = self._run.play(self, given, arrays, first, self._keep)

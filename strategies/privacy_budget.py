@@ -39,8 +39,9 @@ class PrivacyBudget:
     private : bool
         Whether randomness is the operating system's. A seeded run, which is private from nobody,
         keeps a ledger of its own: no private run may go on from it.
-    at_least : Position, optional
-        The ledger must hold this record; otherwise an older one was put back.
+    at_least : callable
+        Called while the ledger is held: the record that it must hold (otherwise an older one was
+        put back), or None.
     reserved : sequence of Event
         To be paid from the budget after the rounds.
     """
@@ -54,7 +55,7 @@ class PrivacyBudget:
         accountant: Accountant,
         budget: Budget,
         private: bool,
-        at_least: Position | None,
+        at_least: Callable[[], Position | None],
         reserved: Sequence[Event] = (),
     ) -> None:
         self._path = path
@@ -67,7 +68,7 @@ class PrivacyBudget:
         self.reserved = tuple(reserved)
         self.ledger = self._open(at_least)
 
-    def _open(self, at_least: Position | None = None) -> Ledger:
+    def _open(self, at_least: Callable[[], Position | None]) -> Ledger:
         try:
             return Ledger.open(
                 self._path,
@@ -80,8 +81,8 @@ class PrivacyBudget:
                 f"the ledger {self._path} cannot be opened: {error.strerror}; nothing was begun"
             ) from error
 
-    def reopened(self, at_least: Position | None = None) -> Ledger:
-        """The ledger, opened again if it was closed; it must hold the record ``at_least``."""
+    def reopened(self, at_least: Callable[[], Position | None]) -> Ledger:
+        """The ledger, opened again if it was closed; it must hold the record ``at_least()``."""
         if self.ledger.closed:
             self.ledger = self._open(at_least)
         return self.ledger

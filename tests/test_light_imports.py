@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
+
+from privacy.inference import DataOwner, Evaluator, compile_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -13,6 +16,8 @@ ENCRYPTION = {"tenseal", "pyarrow", "numba"}
 ACCOUNTING = {"opacus", "dp_accounting", "scipy.stats"}
 SIMULATION = {"ray", "datasets", "flwr_datasets", "torchvision"}
 PICTURES = {"matplotlib", "jinja2"}
+MODELS = {"torch", "flwr", "scipy.sparse", "scipy.ndimage", "sklearn"}
+SERVICE = {"fastapi", "starlette", "uvicorn", "prometheus_client"}
 # What PyTorch loads by itself when it is not spared: by an optimizer's first use, and by
 # gradients with weights of their own.
 COMPILER = {"torch._dynamo", "sympy"}
@@ -61,11 +66,58 @@ def test_a_deployed_client_loads_nothing_that_it_does_not_need(
     assert not modules & unneeded
 
 
+ONE_ANSWER = """
+import sys
+from pathlib import Path
+import numpy as np
+import flower_app.commands.ask
+from flower_app.data import encode
+from flower_app.pictures.files import read_images
+from privacy.inference import DataOwner, Plan
+
+folder = Path(sys.argv[1])
+((_, image),) = read_images(folder / "image.npy", fit="exact", notify=print)
+plan = Plan.from_json((folder / "plan.json").read_text())
+owner = DataOwner.from_secret_state(plan, (folder / "state").read_bytes())
+owner.encrypt(encode(image[None], "pixels")[0])
+assert owner.decrypt((folder / "answer").read_bytes()).labels
+print(*sys.modules)
+"""
+
+
+def test_a_data_owner_with_keys_asks_without_pytorch_and_seal(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    compiled = compile_model(model, input_shape=(1, 28, 28), input_range=(0.0, 1.0))
+    owner = DataOwner(compiled.plan)
+    query = owner.encrypt(np.zeros((1, 28, 28)))
+    answer = Evaluator(compiled, owner.public_material()).evaluate(query)
+    np.save(tmp_path / "image.npy", np.full((28, 28), 255, dtype=np.uint8))
+    (tmp_path / "plan.json").write_text(compiled.plan.to_json())
+    (tmp_path / "state").write_bytes(owner.secret_state())
+    (tmp_path / "answer").write_bytes(answer)
+    modules = loaded(ONE_ANSWER, str(tmp_path))
+    assert "numba" in modules
+    assert not modules & (MODELS | SERVICE | ACCOUNTING | SIMULATION | PICTURES)
+    assert not modules & {"tenseal", "pyarrow"}
+
+
 def test_strategies_do_without_pytorch_and_whatever_the_clients_use() -> None:
     program = "import sys, strategies; strategies.DPFedAvg; print(*sys.modules)"
     modules = loaded(program)
     assert "numpy" in modules
     assert not modules & ({"torch"} | ENCRYPTION | ACCOUNTING | SIMULATION | PICTURES)
+
+
+def test_the_servers_half_of_silos_sums_does_without_pytorch() -> None:
+    program = (
+        "import sys\n"
+        "from privacy.mechanisms import SiloGaussian\n"
+        "from privacy.secure_aggregation import FewSilos\n"
+        "from privacy.statistics import TableQuery\n"
+        "TableQuery(bounds=[(0, 1)]).event(SiloGaussian(3), noise_multiplier=1.0)\n"
+        "print(FewSilos(10), *sys.modules)\n"
+    )
+    assert not loaded(program) & ({"torch"} | ENCRYPTION | ACCOUNTING | SIMULATION | PICTURES)
 
 
 def test_what_strategies_load_later_is_there() -> None:

@@ -83,6 +83,7 @@ from privacy.secure_aggregation import (
     RoundTerms,
     plan_round,
 )
+from privacy.statistics import TableQuery, silo_statistics
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -124,6 +125,7 @@ Named = Mapping[str, Any]
 PACKAGES = (
     *(f"privacy.{name}" for name in ("accounting", "audit", "inference", "inference_service")),
     *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "shared_inference")),
+    "privacy.statistics",
     "privacy.training",
     *("strategies", "strategies.encrypted_round", "strategies.secure_aggregation"),
 )
@@ -132,7 +134,7 @@ RELEASE = GaussianRelease(1.0, Full())
 POLICY = {"statistical_bits": 30, "queries": 4, "threshold": 0.5}
 POLICY_OF_DATA = {
     **{"dataset": "ward-7", "max_epsilon": 2.0, "max_delta": 0.25, "max_clipping_norm": 0.5},
-    **{"max_sampling_rate": 0.5, "min_silos": 4, "colluders": 2},
+    **{"max_sampling_rate": 0.5, "min_silos": 4, "colluders": 2, "answer_seconds": 1.5},
 }
 ADAPTIVE = {"learning_rate": 0.5, "beta1": 0.5, "beta2": 0.25, "tau": 0.5, "iterate_average": 0.5}
 RANGES = {"loss": (0.0, 2.0)}
@@ -187,6 +189,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     NoisyCount: {"noise_multiplier": 2.0},
     NominalCount: {"records": 5},
     PoissonBatches: {"sampling_rate": 0.5, "steps": 3},
+    TableQuery: {"bounds": ((0.0, 1.0), (-0.5, 2.0)), "classes": 3, "bins": 4},
     SiloStep: {**STEP, "mechanism": SiloGaussian(3)},
     AdaptiveClipping: ADAPTED,
     FlatClipping: {"norm": 0.5},
@@ -206,7 +209,7 @@ RESULTS = {
     *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
     *("Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
     *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
-    *("ReplacementReport", "SharedModel", "Provision", "Question"),
+    *("ReplacementReport", "SharedModel", "Provision", "Question", "Statistics"),
 }
 
 
@@ -334,6 +337,17 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         {"num_nodes": 3},
     ),
     "train": (trained, {"physical_batch_size": 2}),
+    "silo_statistics": (
+        lambda noise_multiplier: silo_statistics(
+            TableQuery(bounds=[(0, 1)]),
+            np.ones((3, 1)),
+            mechanism=SiloGaussian(3),
+            noise_multiplier=noise_multiplier,
+            ledger=None,
+            randomness=SeededRandomness(1),
+        ).tolist(),
+        {"noise_multiplier": 2.0},
+    ),
     "silo_sum": (summed_over_persons, {"physical_batch_size": 2}),
     "noised_accuracy": (noised_accuracy, {"noise_multiplier": 2.0}),
     "attack_success": (partial(attack_success, EVENTS), {"delta": 0.25, "false_alarm_rate": 0.125}),

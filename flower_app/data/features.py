@@ -59,8 +59,6 @@ def hog_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _straighten(ink: NDArray[np.float64], out: NDArray[np.float32]) -> None:
-    from scipy import ndimage  # a client whose images are straightened already does without
-
     total = ink.sum()
     if total == 0:
         return
@@ -68,13 +66,17 @@ def _straighten(ink: NDArray[np.float64], out: NDArray[np.float32]) -> None:
     down = _ROWS - row
     spread = (ink * down * down).sum()
     slant = (ink * down * (_COLUMNS - column)).sum() / spread if spread > 0 else 0.0
-    ndimage.affine_transform(
-        ink,
-        [[1.0, 0.0], [slant, 1.0]],
-        offset=(row - _MIDDLE, column - _MIDDLE - slant * _MIDDLE),
-        output=out,
-        order=1,
-    )
+    # Where the ink of each pixel comes from; between four pixels, in proportion.
+    rows = np.broadcast_to(_ROWS + (row - _MIDDLE), ink.shape)
+    columns = _COLUMNS + (column - _MIDDLE) + slant * (_ROWS - _MIDDLE)
+    inside = (rows >= 0) & (rows <= SIDE - 1) & (columns >= 0) & (columns <= SIDE - 1)
+    rows, columns = rows[inside], columns[inside]
+    top, left = rows.astype(np.intp), columns.astype(np.intp)
+    below, right = np.minimum(top + 1, SIDE - 1), np.minimum(left + 1, SIDE - 1)
+    down, along = rows - top, columns - left
+    upper = (1 - along) * ink[top, left] + along * ink[top, right]
+    lower = (1 - along) * ink[below, left] + along * ink[below, right]
+    out[inside] = (1 - down) * upper + down * lower
 
 
 def _histograms(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,7 +9,6 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from scipy import ndimage
 
 from flower_app.errors import DataError
 from flower_app.pictures.digits import Grey
@@ -121,6 +120,8 @@ def on_visible_ground(grey: Grey, alpha: Grey) -> tuple[Grey, str]:
     DataError
         If all of it is transparent.
     """
+    from scipy import ndimage  # takes as long to load as an answer
+
     step = max(1, max(grey.shape) // _SAMPLED_SIDE)
     levels, cover = grey[::step, ::step], alpha[::step, ::step]
     top = float(cover.max())
@@ -149,6 +150,8 @@ def _is_a_sheet(opaque: NDArray[np.bool_]) -> bool:
 
     A sheet fills the picture's edge, or is wider than any stroke.
     """
+    from scipy import ndimage
+
     edge = np.concatenate([opaque[0], opaque[-1], opaque[:, 0], opaque[:, -1]])
     if edge.mean() >= _FILLED:
         return True

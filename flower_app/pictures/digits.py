@@ -5,7 +5,6 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from flower_app.errors import DataError
 
@@ -146,6 +145,8 @@ def _squared(level: Grey) -> NDArray[np.uint8]:
 
 def _centred(level: Grey) -> tuple[NDArray[np.uint8], bool]:
     """The drawing in MNIST's box, centred by its mass, and whether its strokes were widened."""
+    from scipy import ndimage  # takes as long to load as an answer
+
     level = _without_specks(level)
     scale = _BOX / max(side.stop - side.start for side in _box(level))
     stroke = 2 * float(ndimage.distance_transform_edt(level > 0.5).max())
@@ -175,6 +176,8 @@ def _box(level: Grey) -> tuple[slice, slice]:
 
 
 def _without_specks(level: Grey) -> Grey:
+    from scipy import ndimage
+
     parts, count = ndimage.label(level > 0.2, structure=np.ones((3, 3)))
     areas = ndimage.sum_labels(level, parts, np.arange(1, count + 1))
     specks = 1 + np.flatnonzero(areas < _SPECK * areas.max())

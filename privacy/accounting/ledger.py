@@ -1,6 +1,7 @@
 """The ledger file of one population: all runs' payments, each written before its use."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -45,7 +46,7 @@ class Ledger(Payments):
         *,
         population: str,
         adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE,
-        at_least: Position | None = None,
+        at_least: Position | Callable[[], Position | None] | None = None,
         timeout: float = 0.0,
     ) -> Self:
         """Open the ledger at ``path`` for writing, or start it there.
@@ -59,8 +60,9 @@ class Ledger(Payments):
             would let anyone who knows all clients but one test guesses for the last.
         adjacency : Adjacency
             Constant for the life of the ledger.
-        at_least : Position, optional
-            Where a checkpoint stood; the file must contain it.
+        at_least : Position or callable, optional
+            Where a checkpoint stood; the file must contain it. A function is called once nobody
+            else can write the ledger: what it reads belongs to the ledger as it stands.
         timeout : float
             For how many seconds to wait if another process has it open.
 
@@ -87,16 +89,17 @@ class Ledger(Payments):
                 f"the ledger {file} is held by another run; wait for it to end"
             ) from None
         try:
+            position = at_least() if callable(at_least) else at_least
             remove_leftovers(file)
             if not file.exists():
-                if at_least is not None:
+                if position is not None:
                     raise LedgerError(
                         f"the ledger {file} is missing, but a checkpoint says it held "
-                        f"{at_least.records} events; put it back"
+                        f"{position.records} events; put it back"
                     )
                 write_durably(file, new.content)
             text = LedgerText.parse(file.read_bytes(), str(file))
-            _check_same(text.contents, file, population, Adjacency(adjacency), at_least)
+            _check_same(text.contents, file, population, Adjacency(adjacency), position)
         except BaseException:
             lock.release()
             raise

@@ -45,7 +45,7 @@ def seal_message(
     plan: Plan,
     digest: bytes,
     query_id: int,
-    body: bytes,
+    body: bytes | bytearray,
     session_key: bytes,
     *,
     binding: bytes = b"",
@@ -56,7 +56,7 @@ def seal_message(
     mac = hmac.new(session_key, head, hashlib.sha256)
     mac.update(body)
     mac.update(binding)
-    return head + body + mac.digest()
+    return b"".join((head, body, mac.digest()))
 
 
 def rebind(message: bytes, session_key: bytes) -> bytes:

@@ -4,14 +4,33 @@ The service holds the model and owners' public keys, and learns nothing about th
 carries the messages of :mod:`privacy.inference` as bytes.
 """
 
-from privacy.inference_service.app import create_app as create_app
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from privacy.inference_service.client import ServiceClient as ServiceClient
 from privacy.inference_service.key_file import KeyFile as KeyFile
 from privacy.inference_service.limits import ServiceLimits as ServiceLimits
-from privacy.inference_service.page import Page as Page
-from privacy.inference_service.server import ServiceServer as ServiceServer
 from privacy.inference_service.session import OwnerSession as OwnerSession
 from privacy.inference_service.tokens import Authentication as Authentication
 from privacy.inference_service.tokens import Caller as Caller
 from privacy.inference_service.tokens import InsecureNoAuthentication as InsecureNoAuthentication
 from privacy.inference_service.tokens import TokenFile as TokenFile
+
+# Loaded when they are first asked for: FastAPI and uvicorn, which an owner's client does without.
+if TYPE_CHECKING:
+    from privacy.inference_service.app import create_app as create_app
+    from privacy.inference_service.page import Page as Page
+    from privacy.inference_service.server import ServiceServer as ServiceServer
+
+_LATER = {
+    "create_app": "privacy.inference_service.app",
+    "Page": "privacy.inference_service.page",
+    "ServiceServer": "privacy.inference_service.server",
+}
+
+if not TYPE_CHECKING:  # a type checker would take it for leave to use any name
+
+    def __getattr__(name):
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_LATER[name]), name)

@@ -18,11 +18,12 @@ from starlette.requests import ClientDisconnect
 
 from privacy.inference import EvaluatorPool
 from privacy.inference.errors import EvaluatorFailedError, MessageError
-from privacy.inference_service.errors import ServiceError, refusal_of
+from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.keys import KeyStore
 from privacy.inference_service.limits import Clock, QueueSlots, RateLimiter, ServiceLimits
 from privacy.inference_service.metrics import CONTENT_TYPE, Metrics
 from privacy.inference_service.page import Page, add_page
+from privacy.inference_service.refusals import refusal_of
 from privacy.inference_service.tokens import Authentication, Caller, Questions
 from privacy.untrusted_text import one_line
 

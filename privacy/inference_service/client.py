@@ -12,7 +12,7 @@ import httpx
 from privacy import arguments
 from privacy.inference import InputContract, Plan, accept_plan
 from privacy.inference_service.errors import ServiceError
-from privacy.inference_service.keys import key_id
+from privacy.inference_service.key_names import key_id
 
 _LARGEST_PLAN = 1 << 22
 _LARGEST_ERROR = 1 << 16

@@ -1,6 +1,5 @@
 """The keys that each owner has at the service, and their lifetime."""
 
-import hashlib
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -9,15 +8,11 @@ from dataclasses import dataclass
 from privacy.inference import EvaluatorPool
 from privacy.inference.evaluator.pool import HeldKeys
 from privacy.inference_service.errors import ServiceError
+from privacy.inference_service.key_names import key_id
 from privacy.inference_service.limits import Clock
 
 _REMEMBERED = 1 << 16
 _NEW_KEYS = "make new keys and send them"
-
-
-def key_id(material: bytes) -> str:
-    """The name of a set of keys: the start of its SHA-256, 32 hexadecimal digits."""
-    return hashlib.sha256(material).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

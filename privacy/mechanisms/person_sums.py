@@ -1,16 +1,19 @@
 """A silo's sum over persons, as lattice integers that one person moves by a bounded length."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from privacy.arguments import number, whole
+from privacy.arguments import number, shown, whole
 from privacy.mechanisms.bounded_sums import LARGEST_RADIUS
 
 Vectors = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64]
+PersonIds = Sequence[int | str] | npt.NDArray[Any]
 
 FRACTION_BITS = 20
 """A person's vector is a multiple of 2⁻²⁰ cells, so that sums of persons are exact."""
@@ -25,6 +28,39 @@ _AT_ONCE = 1 << 12  # vectors that doubles add exactly: 2¹² · 2⁴⁰ < 2⁵�
 def summed_sensitivity(parameters: int, radius: int) -> int:
     """How far one person moves a ``PersonSum``, in cells: R + √d, rounded up."""
     return radius + math.isqrt(parameters - 1) + 1
+
+
+def rows_by_person(person_ids: PersonIds, count: int) -> list[Rows]:
+    """Each person's rows, ascending; persons by their first row.
+
+    Parameters
+    ----------
+    person_ids : sequence of int or str, or an array or tensor of them
+        Of length ``count``: whose each row is.
+    count : int
+        How many rows there are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the ids are of another kind or number than the rows.
+    """
+    if isinstance(person_ids, str | bytes) or not hasattr(person_ids, "__iter__"):
+        raise TypeError(f"person_ids is {shown(person_ids)}; give one id a row, each an int or str")
+    listed = getattr(person_ids, "tolist", None)  # arrays and tensors
+    ids = list(person_ids) if listed is None else listed()
+    if len(ids) != count:
+        raise ValueError(f"person_ids has {len(ids)} ids for {count} rows; give one id a row")
+    rows_of: dict[int | str, list[int]] = {}
+    for row, given in enumerate(ids):
+        person = given.item() if isinstance(given, np.generic) else given
+        if isinstance(person, bool) or not isinstance(person, int | str):
+            raise TypeError(
+                f"person_ids[{row}] is {shown(given)}; give each row an id that is an int or a "
+                "str, those of unknown persons too"
+            )
+        rows_of.setdefault(person, []).append(row)
+    return [np.array(rows, dtype=np.int64) for rows in rows_of.values()]
 
 
 class PersonSum:

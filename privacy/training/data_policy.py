@@ -60,6 +60,9 @@ class DataPolicy:
     colluders : int
         How many of the other silos may pool their knowledge with the server, at most half of
         ``min_silos``: a step whose noise is sized for fewer is declined.
+    answer_seconds : float
+        A silo's sum goes out at a multiple of so many seconds after it was asked for, for how long
+        it took tells how many were drawn. 0: at once.
     ledger : path-like, optional
         The ledger's file, absolute or from ``~``. Default: the caller keeps the ledger, as a
         simulation does.
@@ -77,6 +80,7 @@ class DataPolicy:
         max-sampling-rate = 0.05
         min-silos = 5
         colluders = 1
+        answer-seconds = 5.0
     """
 
     dataset: str
@@ -87,6 +91,7 @@ class DataPolicy:
     max_sampling_rate: float = 1.0
     min_silos: int = 3
     colluders: int = 1
+    answer_seconds: float = 0.0
     ledger: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
@@ -101,6 +106,7 @@ class DataPolicy:
         convert(self, "max_sampling_rate", number, above=0, most=1)
         convert(self, "min_silos", whole, least=3)
         convert(self, "colluders", whole, least=1, most=self.min_silos // 2)
+        convert(self, "answer_seconds", number, least=0)
         if self.ledger is not None:
             object.__setattr__(self, "ledger", lasting_file("ledger", self.ledger))
 

@@ -1,19 +1,13 @@
 """A silo's records by person: who is drawn, and is protected, is a person with all their rows."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from privacy.arguments import shown
-from privacy.mechanisms.person_sums import MOST_PERSONS
+from privacy.mechanisms.person_sums import MOST_PERSONS, PersonIds, Rows, rows_by_person
 from privacy.training.records import Records, records_of
-
-Rows = NDArray[np.int64]
-PersonIds = Sequence[int | str] | NDArray[Any] | Tensor
 
 
 class Persons:
@@ -57,7 +51,7 @@ class Persons:
         if person_ids is None:
             self.groups = list(np.arange(count, dtype=np.int64)[:, None])
         else:
-            self.groups = _grouped(person_ids, count)
+            self.groups = rows_by_person(person_ids, count)
         if len(self.groups) >= MOST_PERSONS:
             raise ValueError(
                 f"data holds {len(self.groups)} persons; one silo's sum takes fewer than "
@@ -94,21 +88,3 @@ class Persons:
 class _Nothing(Dataset[tuple[Tensor, ...]]):
     def __len__(self) -> int:
         return 0
-
-
-def _grouped(person_ids: PersonIds, count: int) -> list[Rows]:
-    if isinstance(person_ids, str | bytes) or not hasattr(person_ids, "__iter__"):
-        raise TypeError(f"person_ids is {shown(person_ids)}; give one id a row, each an int or str")
-    ids = person_ids.tolist() if isinstance(person_ids, Tensor | np.ndarray) else list(person_ids)
-    if len(ids) != count:
-        raise ValueError(f"person_ids has {len(ids)} ids for {count} rows; give one id a row")
-    rows_of: dict[int | str, list[int]] = {}
-    for row, given in enumerate(ids):
-        person = given.item() if isinstance(given, np.generic) else given
-        if isinstance(person, bool) or not isinstance(person, int | str):
-            raise TypeError(
-                f"person_ids[{row}] is {shown(given)}; give each row an id that is an int or a "
-                "str, those of unknown persons too"
-            )
-        rows_of.setdefault(person, []).append(row)
-    return [np.array(rows, dtype=np.int64) for rows in rows_of.values()]

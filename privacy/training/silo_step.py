@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from privacy.accounting import Full, Poisson, SiloSum
 from privacy.arguments import convert, number, of_kind, whole
 from privacy.mechanisms import PersonSum, Randomness, SiloGaussian, SystemRandomness
+from privacy.mechanisms.person_sums import Rows
 from privacy.training._arguments import check_program
 from privacy.training._padded_rows import PaddedRows
 from privacy.training.ledger import ClientLedger
@@ -21,7 +22,7 @@ from privacy.training.model_checks.check import check_model
 from privacy.training.model_checks.model_state import Buffers
 from privacy.training.per_example.loss import ExampleLoss, Loss
 from privacy.training.per_example.malformed import MalformedRecords
-from privacy.training.persons import Persons, Rows
+from privacy.training.persons import Persons
 from privacy.training.protection import NORMS
 from privacy.training.records import on_device_of
 

@@ -22,6 +22,7 @@ from privacy.secure_aggregation.errors import MalformedMessageError, MalformedRe
 from privacy.training import ClientLedger, DataPolicy, StepPayments
 from privacy.training.errors import LocalBudgetError, PolicyError
 from strategies.distributed_dpsgd.accuracy import person_vectors
+from strategies.distributed_dpsgd.pacing import paced
 from strategies.distributed_dpsgd.requests import (
     INVITED_FOR,
     GradientSum,
@@ -111,7 +112,7 @@ def answer_silo(
     **Assumptions.** The server follows the protocol. The data set's ledger and the memory are kept,
     and not rolled back.
 
-    **Not covered.** How long an answer takes.
+    **Not covered.** How long an answer takes, unless the policy's ``answer_seconds`` hides it.
 
     Parameters
     ----------
@@ -250,6 +251,10 @@ class _Silo:
 
     def _summed(self, request: SumRequest, task: SiloTask, schema: ModelSchema) -> Integers:
         """Pay, and sum; from here on the answer looks the same whatever the records are."""
+        with paced(self.policy.answer_seconds):
+            return self._sum_of(request, task, schema)
+
+    def _sum_of(self, request: SumRequest, task: SiloTask, schema: ModelSchema) -> Integers:
         with self._payments() as payments:
             planned = request.planned if isinstance(request, GradientSum) else 1
             payments.take(request.event(schema.size), planned=planned)

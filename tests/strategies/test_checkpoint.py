@@ -11,11 +11,12 @@ from safetensors.numpy import save_file
 
 from privacy.accounting import (
     GaussianRelease,
+    Ledger,
     Poisson,
     epsilon,
     read_ledger,
 )
-from privacy.accounting.errors import LedgerError
+from privacy.accounting.errors import LedgerBusyError, LedgerError
 from privacy.mechanisms import LatticeGaussian
 from strategies import (
     AdaptiveClipping,
@@ -270,6 +271,45 @@ def test_an_unfinished_run_is_not_begun_anew_unasked(tmp_path: Path) -> None:
     assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1, 2, 3]
     # It is finished now: another run with these settings is a second one.
     private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=3)
+
+
+class _Watching(Checkpointing):
+    """Its file is read while nobody else can write the ledger beside it."""
+
+    def _watch(self) -> None:
+        ledger = Path(str(self.path)).with_name("ledger.jsonl")
+        with pytest.raises(LedgerBusyError):
+            Ledger.open(ledger, population="p")
+
+    def load(self, settings: str) -> Checkpoint | None:
+        self._watch()
+        return super().load(settings)
+
+    def refuse_unfinished(self, settings: str, num_rounds: int) -> None:
+        self._watch()
+        super().refuse_unfinished(settings, num_rounds)
+
+
+def test_a_checkpoint_is_read_while_its_ledger_is_held(tmp_path: Path) -> None:
+    """The run that held the ledger may go on, and write its last checkpoint, until it lets go."""
+    watching = _Watching(tmp_path / "kept", resume=True)
+    strategy = private(tmp_path, checkpointing=watching)
+    for rounds in (1, 2, 3):
+        result = strategy.start(STEP, model(), num_rounds=rounds)
+        assert result.privacy is not None
+        assert result.privacy.rounds == rounds
+    strategy = private(tmp_path, checkpointing=watching)
+    result = strategy.start(STEP, model(), num_rounds=3)
+    assert result.privacy is not None
+    assert result.privacy.rounds == 3
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 3
+
+
+def test_a_refused_checkpoint_leaves_the_ledger_free(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not there"):
+        private(tmp_path, checkpointing=Checkpointing(resume=tmp_path / "nowhere"))
+    assert not (tmp_path / "ledger.jsonl").exists()
+    private(tmp_path).start(STEP, model(), num_rounds=1)
 
 
 def test_resume_if_there(tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.ckks import SEED_BYTES, Ciphertext, Ciphertexts, Residues, Ring, expand
+from privacy.inference.ckks import SEED_BYTES, Ciphertext, Ciphertexts, Residues, Ring, deal, expand
 from privacy.inference.messages import Reader
 from privacy.inference.public_keys import Keys, refuse_secret
+
+_READING = 2
+"""Products of residues that reading one takes as long as."""
 
 
 def _read_residues(reader: Reader, ring: Ring, uniform: NDArray[Any]) -> Residues:
@@ -22,9 +25,15 @@ def _read_residues(reader: Reader, ring: Ring, uniform: NDArray[Any]) -> Residue
 
 def read_ciphertexts(body: memoryview, ring: Ring, count: int, scale: float) -> Ciphertexts:
     """The ciphertexts of a query."""
-    reader, pairs = Reader(body), np.empty((count, 2, ring.levels, ring.degree))
-    for pair in pairs:
-        pair[0] = _read_residues(reader, ring, pair[1])
+    pairs = np.empty((count, 2, ring.levels, ring.degree))
+    one = len(body) // count
+
+    def work(start: int, stop: int) -> None:
+        for index in range(start, stop):
+            reader, pair = Reader(body[one * index : one * (index + 1)]), pairs[index]
+            pair[0] = _read_residues(reader, ring, pair[1])
+
+    deal(work, count, _READING * pairs.size)
     return Ciphertexts(pairs, scale)
 
 

@@ -1,5 +1,6 @@
 """CKKS: residues in, residues out. Nothing outside this folder imports its modules."""
 
+from privacy.inference.ckks._threads import deal as deal
 from privacy.inference.ckks.ciphertexts import CONJUGATE as CONJUGATE
 from privacy.inference.ckks.ciphertexts import Ciphertext as Ciphertext
 from privacy.inference.ckks.ciphertexts import Ciphertexts as Ciphertexts

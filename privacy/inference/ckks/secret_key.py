@@ -1,6 +1,8 @@
 """A secret key, which TenSEAL makes and decrypts with; it also makes the other keys."""
 
 import secrets
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +13,16 @@ from privacy.inference.ckks.ring import Ring
 from privacy.inference.ckks.seeded import SEED_BYTES, expand, reseeded
 from privacy.mechanisms import SystemRandomness, centred_binomial
 
+if TYPE_CHECKING:
+    from privacy.inference.ckks.seal_keys import SealKeys
+
 
 class SecretKey:
     """Encrypts, decrypts, and makes public and evaluation keys.
 
     The key, the evaluation keys and decryptions are SEAL's, through TenSEAL; fresh encryptions
-    are made here. TenSEAL is loaded with the first secret key: who holds none does without.
+    are made here. TenSEAL is loaded where it makes a key or decrypts: who has a key already, or
+    none, does without.
 
     Parameters
     ----------
@@ -26,13 +32,17 @@ class SecretKey:
     """
 
     def __init__(self, ring: Ring, residues: Residues | None = None) -> None:
-        from privacy.inference.ckks import seal_keys
-
         self._ring = ring
-        self._keys = seal_keys.SealKeys(ring.degree, ring.primes, residues)
-        self._residues = self._keys.secret()
+        self._given = residues
+        self._residues = self._seal.secret() if residues is None else residues
         moduli = np.array(ring.primes, dtype=np.uint64)[:, None]
         self._negated = ((moduli - self._residues) % moduli).astype(np.float64)
+
+    @cached_property
+    def _seal(self) -> "SealKeys":
+        from privacy.inference.ckks.seal_keys import SealKeys
+
+        return SealKeys(self._ring.degree, self._ring.primes, self._given)
 
     @property
     def residues(self) -> Residues:
@@ -53,15 +63,15 @@ class SecretKey:
 
     def public_key(self) -> tuple[Residues, bytes]:
         """First polynomial (primes, N) of a public key and the seed of the second."""
-        return reseeded(self._keys.zero(), self._residues, self._ring.primes)
+        return reseeded(self._seal.zero(), self._residues, self._ring.primes)
 
     def relinearisation_key(self, level: int) -> Parts:
         """A fresh relinearisation key for products up to ``level``, one part a data prime."""
-        return self._parts(self._keys.relinearisation(), level)
+        return self._parts(self._seal.relinearisation(), level)
 
     def rotation_key(self, element: int, level: int) -> Parts:
         """A fresh key for one Galois element up to ``level``, one part a data prime."""
-        return self._parts(self._keys.rotation(element), level)
+        return self._parts(self._seal.rotation(element), level)
 
     def _parts(self, key: Residues, level: int) -> Parts:
         """Of a key (parts, 2, primes, N), what is used up to ``level``, with seeds."""
@@ -95,7 +105,7 @@ class SecretKey:
 
     def decrypt(self, value: Ciphertext) -> NDArray[np.complex128]:
         """The slots, shape (N/2,). In full precision they reveal the key: they must not leave."""
-        return self._keys.decrypted(self._ring.residues(value), value.scale)
+        return self._seal.decrypted(self._ring.residues(value), value.scale)
 
 
 def is_ternary(ring: Ring, residues: Residues) -> bool:

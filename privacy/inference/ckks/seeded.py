@@ -41,14 +41,28 @@ def expand(
     stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(16))).encryptor()
     result = np.empty((len(primes), degree), dtype=np.uint64) if into is None else into
     for row, prime in zip(result, primes, strict=True):
-        mask = (1 << prime.bit_length()) - 1
-        filled = 0
+        mask, limit = np.uint64((1 << prime.bit_length()) - 1), np.uint64(prime)
+        drawn = np.frombuffer(stream.update(bytes(8 * degree)), dtype="<u8")
+        # Primes are just below a power of two: hardly a value is left out.
+        if _all_fit(row, drawn, mask, limit):
+            continue
+        filled = _fill(row, 0, drawn, mask, limit)
         while filled < degree:
-            # Primes are just below a power of two: hardly a value is left out.
-            wanted = degree if filled == 0 else _SPARE
-            drawn = np.frombuffer(stream.update(bytes(8 * wanted)), dtype="<u8")
-            filled = _fill(row, filled, drawn, np.uint64(mask), np.uint64(prime))
+            drawn = np.frombuffer(stream.update(bytes(8 * _SPARE)), dtype="<u8")
+            filled = _fill(row, filled, drawn, mask, limit)
     return result
+
+
+@compiled
+def _all_fit(row: NDArray[Any], drawn: Residues, mask: np.uint64, prime: np.uint64) -> bool:
+    """Put all of them there, and tell whether each is below the prime."""
+    largest = np.uint64(0)
+    for n in range(row.size):
+        cut = drawn[n] & mask
+        largest = max(largest, cut)
+        row[n] = cut
+    fits = largest < prime
+    return bool(fits)
 
 
 @compiled

@@ -44,6 +44,7 @@ from privacy.inference.compiler.scale_search import (
     MIN_PRIME_BITS,
     Choice,
     choose_scales,
+    exact_bits,
     logit_bits,
     vanishing_bits,
 )
@@ -56,6 +57,11 @@ LARGEST_SLOTS = _RINGS[-1] // 2
 """Values that one ciphertext holds at most."""
 _ANSWER_LEVELS = 8
 """Primes of an answer, at most."""
+_PRODUCT_RINGS = (
+    *product((2048, 4096, 8192), (1, 2)),
+    *product(_RINGS[1:], range(1, _ANSWER_LEVELS + 1)),
+)
+"""Rings and primes of an answer that are looked at for an affine map, the usual ones first."""
 _LEAST_ANSWER_BITS = 4
 """Of an answer's modulus, beside the size of a logit."""
 _HOPELESS = 2.0**12
@@ -362,9 +368,9 @@ def _levels(network: Network) -> int:
 class ProductChoice:
     """The parameters of a model that is one affine map.
 
-    One or two primes for the answer. Nothing switches keys but the relinearisation of encrypted
-    weights: a special prime is there for that, and is as short as can be where the ring wants one
-    beside two others.
+    One or two primes for the answer, or more where logits are large. Nothing switches keys but the
+    relinearisation of encrypted weights: a special prime is there for that, and is as short as can
+    be where the ring wants one beside two others.
     """
 
     degree: int
@@ -396,8 +402,11 @@ def choose_products(
     # For one image noise fills every coefficient, so that a logit meets all rows of the weights.
     weight = float(rows.sum() if batch_size == 1 else rows.max())
     square = float((bounds.inputs.magnitude**2).sum())
+    most = MAX_WEIGHT_BITS
+    if batch_size > 1:
+        most = math.floor(min(most, exact_bits(affine)))
     best = math.inf
-    for degree, level in product((2048, 4096, 8192), (1, 2)):
+    for degree, level in _PRODUCT_RINGS:
         primes = _product_primes(degree, level, encrypted=encrypted)
         if min(primes) < MIN_PRIME_BITS or max(affine.outputs, batch_size) > degree:
             continue
@@ -405,7 +414,7 @@ def choose_products(
         closing = sealed + switch_noise(primes, degree, level) if encrypted else 0.0
         room = sum(primes[:level]) - 2 - logit_bits(bounds)
         for inputs in range(2, min(MAX_WEIGHT_BITS, room - 2) + 1):
-            weights = min(MAX_WEIGHT_BITS, room - inputs)
+            weights = min(most, room - inputs)
             answer = inputs + weights
             variance = weight * (FRESH_NOISE**2 + ROUNDING) / 4.0**inputs
             variance += square * (ROUNDING + sealed) / 4.0**weights
@@ -416,11 +425,24 @@ def choose_products(
         if predicted <= tolerance:
             return ProductChoice(degree, primes, level, encrypted, *scales, predicted)
     if not math.isfinite(best):
-        raise CannotPlanError(
-            f"{affine.outputs} outputs and batch_size {batch_size} do not fit 8192 coefficients; "
-            "split the batch"
-        )
+        raise CannotPlanError(_unfit(affine.outputs, batch_size, bounds))
     raise CannotPlanError(_imprecise(SIGMAS * math.sqrt(best), nearest, tolerance, spread, bounds))
+
+
+def _unfit(outputs: int, batch_size: int, bounds: Ranges) -> str:
+    """The reason why no ring holds an affine map."""
+    coefficients = _RINGS[-1]
+    if batch_size > coefficients:
+        return f"batch_size is {batch_size}, a ring has {coefficients} places; split the batch"
+    if outputs > coefficients:
+        return (
+            f"the model has {outputs:,} outputs, and the answer has places for {coefficients:,}; "
+            "compile two models, each with a part of the last layer's rows"
+        )
+    return (
+        f"over input_range a logit can reach 2^{logit_bits(bounds)}, which leaves an answer no "
+        "bits of precision; narrow input_range, or scale the last layer down"
+    )
 
 
 def _product_primes(degree: int, level: int, *, encrypted: bool) -> tuple[int, ...]:

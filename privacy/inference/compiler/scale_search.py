@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.arithmetic.network import Network
+from privacy.inference.arithmetic.network import Affine, Network
 from privacy.inference.arithmetic.scales import LayerScales, Scales
 from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.compiler.candidates import PackingCandidate
@@ -23,6 +23,8 @@ _MIN_WEIGHT_BITS = 8.0
 MAX_WEIGHT_BITS = 44
 """Of weights, which have no more precision than a double's; of smaller ones, as much more."""
 _BEYOND_VANISHING = 32.0
+_EXACT_BITS = 51
+"""Of a batch's weights, summed up in a row: a bit less than hold, for what rounding adds."""
 _MIN_ROUNDED = 1.0
 """Root of the mean square of a layer's encoded weights, below which they may round to nothing."""
 _IMPOSSIBLE = 1e30
@@ -72,6 +74,15 @@ def vanishing_bits(candidate: PackingCandidate, network: Network) -> list[float]
     return result
 
 
+def exact_bits(affine: Affine) -> float:
+    """Bits of the scale up to which a batch's products with integer weights are exact.
+
+    They are made of doubles, whose sums must stay below 2^53 (``ckks.modular``).
+    """
+    largest = float(abs(affine.matrix).sum(axis=1).max())
+    return _EXACT_BITS - math.log2(largest) if largest > 0 else math.inf
+
+
 def choose_scales(
     candidate: PackingCandidate, network: Network, bounds: Ranges, gains: Sensitivity
 ) -> Choice | None:
@@ -119,12 +130,16 @@ class _Descent:
         # The last layer's weights are spread over all copies of a value, and larger by as much.
         least = [_MIN_WEIGHT_BITS] * len(self.network.activations) + [0.0]
         vanishing = vanishing_bits(self.candidate, self.network)
-        return [
+        ends = [
             (max(few, bits), max(MAX_WEIGHT_BITS, bits + _BEYOND_VANISHING))
             if not self.vanish and bits < math.inf
             else (few, MAX_WEIGHT_BITS)
             for few, bits in zip(least, vanishing, strict=True)
         ]
+        if not self.candidate.batch:
+            return ends
+        exact = map(exact_bits, self.network.affines)
+        return [(few, min(most, bits)) for (few, most), bits in zip(ends, exact, strict=True)]
 
     def best(self) -> Scales | None:
         """The scales at the best point; None if none is possible."""

@@ -1,7 +1,8 @@
 """The data owner's side of a packing: inputs into plaintexts, residues of answers into logits."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +16,20 @@ Images = NDArray[np.float64]
 """Inputs, shape (images, elements)."""
 
 
-def packer(plan: Plan, ring: Ring) -> Callable[[Images], Iterator[Plaintext]]:
-    """A function that turns checked inputs into the plaintexts of a query."""
+def packer(plan: Plan, ring: Ring) -> Callable[[Images], list[Callable[[], Plaintext]]]:
+    """A function that turns checked inputs into the plaintexts of a query, each yet to encode."""
     scale, level = 2.0**plan.input_scale_bits, ring.levels
     centre, radius = to_unit(plan.input_range, plan.input_shape)
 
-    def batch(images: Images) -> Iterator[Plaintext]:
+    def batch(images: Images) -> list[Callable[[], Plaintext]]:
         # Slots where something is squared, coefficients for an affine map.
-        for element in ((images - centre) / radius).T:
-            if plan.relin_level:
-                yield ring.encode(_padded(element, ring.slots), scale, level)
-            else:
-                yield ring.encode_coefficients(_padded(element, ring.degree), scale, level)
+        encode, size = (
+            (ring.encode, ring.slots)
+            if plan.relin_level
+            else (ring.encode_coefficients, ring.degree)
+        )
+        elements = ((images - centre) / radius).T
+        return [partial(encode, _padded(each, size), scale, level) for each in elements]
 
     if plan.packing_kind == "batch":
         return batch
@@ -34,15 +37,13 @@ def packer(plan: Plan, ring: Ring) -> Callable[[Images], Iterator[Plaintext]]:
     # Empty places read a zero that is appended to the input.
     places = np.where(taps == EMPTY, -1, taps)
 
-    def single(images: Images) -> Iterator[Plaintext]:
+    def single(images: Images) -> list[Callable[[], Plaintext]]:
         placed = np.append((images[0] - centre) / radius, 0.0)[places]
-        for index in range(plan.ciphertexts):
-            if plan.packing_kind == "slots":
-                parts = placed[:, index]
-                slots = parts[0] if len(parts) == 1 else parts[0] + 1j * parts[1]
-                yield ring.encode(slots, scale, level)
-            else:
-                yield ring.encode_coefficients(_padded(placed[index], ring.degree), scale, level)
+        if plan.packing_kind != "slots":
+            padded = (_padded(each, ring.degree) for each in placed)
+            return [partial(ring.encode_coefficients, each, scale, level) for each in padded]
+        slots = placed[0] if len(placed) == 1 else placed[0] + 1j * placed[1]
+        return [partial(ring.encode, each, scale, level) for each in slots]
 
     return single
 

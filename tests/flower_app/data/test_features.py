@@ -8,9 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from flower_app.data import Dataset, Split, encode, load_dataset, load_inputs
-from flower_app.data.features import DIRECTIONS, FEATURE_HIGH, FEATURE_LOW, FEATURES, hog_features
+from flower_app.data.features import (
+    DIRECTIONS,
+    FEATURE_HIGH,
+    FEATURE_LOW,
+    FEATURES,
+    hog_features,
+    upright,
+)
 
 ANY_IMAGE = arrays(
     np.uint8, (28, 28), elements=st.sampled_from([0, 1, 128, 254, 255]), fill=st.just(0)
@@ -133,3 +141,27 @@ def test_the_kept_table_is_what_encode_gives(kind: str, tmp_path: Path) -> None:
 def test_other_shapes_and_types_are_named(images: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match=r"images has shape .* make it"):
         encode(images, "hog")
+
+
+def test_straightening_is_an_affine_map_with_linear_interpolation() -> None:
+    """As SciPy's, which takes long to load."""
+    generator = np.random.default_rng(3)
+    noise = generator.integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    specks = (generator.random((60, 28, 28)) < 0.02).astype(np.uint8) * 255
+    rows, columns = np.mgrid[:28, :28].astype(np.float64)
+    images = np.concatenate([noise, specks])
+    for image, ours in zip(images, upright(images), strict=True):
+        ink = image / 255.0
+        if not ink.any():
+            continue
+        row, column = (ink * rows).sum() / ink.sum(), (ink * columns).sum() / ink.sum()
+        spread = (ink * (rows - row) ** 2).sum()
+        slant = (ink * (rows - row) * (columns - column)).sum()
+        slant = slant / spread if spread > 0 else 0.0
+        theirs = ndimage.affine_transform(
+            ink,
+            [[1.0, 0.0], [slant, 1.0]],
+            offset=(row - 13.5, column - 13.5 - slant * 13.5),
+            order=1,
+        )
+        np.testing.assert_allclose(ours, np.clip(theirs, 0, 1), atol=1e-6)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -91,6 +92,56 @@ def test_a_batch_is_answered_like_its_images(name: str) -> None:
     other = DataOwner(plan)
     answer = Evaluator(compiled, other.public_material()).evaluate(other.encrypt(x))
     assert other.decrypt(answer).labels == tuple(expected.tolist())
+
+
+@pytest.mark.parametrize("size", [1.0, 1e8, 1e15, 1e20, 1e40, 1e80])
+@pytest.mark.parametrize("layer", [0, 2, None])
+def test_weights_of_any_size_are_answered_or_refused_by_the_compiler(
+    size: float, layer: int | None
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), Square(), nn.Linear(5, 3)).double()
+    if layer is None:
+        model = nn.Sequential(model[0])
+    with torch.no_grad():
+        model[layer or 0].weight *= size
+    try:
+        compiled = compile_model(model, input_shape=6, input_range=(-1.0, 1.0), batch_size=4)
+    except CannotPlanError:
+        assert size > 1e8
+        assert layer is not None
+        return
+    owner = MeasurementOwner(compiled.plan)
+    evaluator = Evaluator(compiled, owner.public_material())
+    x = np.random.default_rng(0).uniform(-1, 1, (4, 6))
+    error = np.abs(owner.logits(evaluator.evaluate(owner.encrypt(x))) - compiled.predict(x)).max()
+    assert error < 2 * 2.0**compiled.plan.error_bits
+
+
+@pytest.mark.parametrize(("outputs", "batch_size"), [(3, 16384), (20000, 1)])
+def test_an_affine_map_takes_the_larger_rings_where_it_needs_their_places(
+    outputs: int, batch_size: int
+) -> None:
+    torch.manual_seed(0)
+    compiled = compile_model(
+        nn.Sequential(nn.Linear(2, outputs)),
+        input_shape=2,
+        input_range=(-1.0, 1.0),
+        batch_size=batch_size,
+    )
+    owner = MeasurementOwner(compiled.plan)
+    evaluator = Evaluator(compiled, owner.public_material())
+    x = np.random.default_rng(0).uniform(-1, 1, (batch_size, 2))
+    query = owner.encrypt(x if batch_size > 1 else x[0])
+    error = np.abs(owner.logits(evaluator.evaluate(query)) - compiled.predict(x)).max()
+    assert error < 2 * 2.0**compiled.plan.error_bits
+
+
+def test_an_affine_map_beyond_every_ring_says_what_is_too_much() -> None:
+    with pytest.raises(CannotPlanError, match=r"has 40,000 outputs.*compile two models"):
+        compile_model(nn.Sequential(nn.Linear(2, 40000)), input_shape=2, input_range=(0.0, 1.0))
+    with pytest.raises(CannotPlanError, match="a ring has 32768 places; split the batch"):
+        compile_model(linear(2), input_shape=2, input_range=(0.0, 1.0), batch_size=40000)
 
 
 def test_a_batch_that_does_not_fit_is_refused() -> None:

@@ -63,7 +63,7 @@ class Attacker(MeasurementOwner):
         """Decrypt all coefficients of an answer, (N,)."""
         plain = seal.Plaintext()
         pair = np.stack([self.transformed(each, back=False)[None] for each in (first, second)])
-        keys = self._secret._keys
+        keys = self._secret._seal
         keys._decryptor.decrypt(keys.load(pair, 1.0), plain)
         values = np.array([plain.data(k) for k in range(self.plan.degree)], dtype=np.uint64)
         return self._signed(self.transformed(values, back=True))

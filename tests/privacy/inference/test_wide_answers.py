@@ -52,6 +52,10 @@ def answered(compiled: CompiledModel, x: np.ndarray) -> np.ndarray:
         (affine(), 1e17, 1, None),
         (affine(), 1e17, 4, None),
         (affine(), 1e17, 1, PARTIES),
+        (affine(), 1e40, 1, None),
+        (affine(), 1e40, 4, None),
+        (affine(), 1e40, 1, PARTIES),
+        (affine(), 1e110, 1, None),
     ],
 )
 def test_logits_beyond_one_prime_are_answered(

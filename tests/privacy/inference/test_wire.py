@@ -133,7 +133,7 @@ def test_a_secret_key_is_refused_under_every_tag(session: Session, kind: str) ->
     owner = session.owner
     message, receive = session.receivers()[kind]
     with pytest.raises(MessageError):
-        receive(seal_keys.save(owner._secret._keys.key))
+        receive(seal_keys.save(owner._secret._seal.key))
     residues = owner._secret.residues
     if kind == "query":
         residues = residues[: session.compiled.plan.levels]

@@ -87,6 +87,7 @@ def test_a_file_has_the_parameters_under_their_names_with_hyphens(tmp_path: Path
         ('unit = "row"', 'unit = "ward"', "unit is 'ward'; give 'person' or 'row'"),
         ("colluders = 2", "colluders = 3", "colluders is 3"),
         ("min-silos = 5", "min-silos = 2", "min_silos is 2"),
+        ("min-silos = 5", "min-silos = 5\nanswer-seconds = -1", "answer_seconds is -1"),
         ('ledger = "{folder}/', 'ledger = "', "a relative path"),
         ("max-delta", "max-delta = 1", "line 6"),
     ],

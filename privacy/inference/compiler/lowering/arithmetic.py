@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,8 @@ def divided(operation: Operation) -> Elementwise:
         )
     if operation.node.kwargs.get("rounding_mode") is not None:
         raise operation.refused("rounds, which is no polynomial; leave rounding_mode out")
+    if not np.all(other):
+        raise operation.refused("divides by zero; give another divisor")
     return _scaled(operation, one, 1 / other)
 
 

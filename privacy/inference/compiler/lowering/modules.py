@@ -34,6 +34,13 @@ NOTHING = (
     *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
     *(nn.AlphaDropout, nn.FeatureAlphaDropout),
 )
+_CONTAINERS = (nn.ParameterList, nn.ParameterDict)
+"""Of weights, which refuse to be called."""
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    **dict.fromkeys(("DataParallel", "DistributedDataParallel", "AveragedModel"), "module"),
+}
+"""What holds a model, and where; by name, since the types would have to be imported."""
 _LAYERS = (*ACTIVATIONS, *NORMS, *MOVES, *AVERAGES, *WEIGHTED, *NOTHING)
 _DIFFER_IN_TRAINING = (*NORMS, *NOTHING[1:])
 _STATE = ("weight", "bias", "running_mean", "running_var", "coefficients")
@@ -223,9 +230,11 @@ def _check_own(module: nn.Module, name: str) -> None:
             f"{name} is TorchScript, whose forward cannot be traced; give the nn.Module that it "
             "was made of, or an ONNX file (from_onnx)"
         )
-    if hasattr(module, "_orig_mod"):  # torch.compile's, whose type would have to be imported
+    inside = _WRAPPERS.get(type(module).__name__)
+    if inside is not None and type(module).__module__.startswith("torch."):
         raise UnsupportedLayerError(
-            f"{name} was compiled by torch.compile; give the module itself, model._orig_mod"
+            f"{name} is a {type(module).__name__} around the model; give the model itself, its "
+            f"attribute {inside}"
         )
     if isinstance(module, LazyModuleMixin):
         raise UnsupportedLayerError(
@@ -237,7 +246,11 @@ def _check_own(module: nn.Module, name: str) -> None:
             f"{name} has parametrizations, which PyTorch applies at every call; bake them in with "
             "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor_name)"
         )
-    if type(module).__call__ is not nn.Module.__call__ and not _calls_its_graph(module):
+    if not (
+        type(module).__call__ is nn.Module.__call__
+        or type(module) in _CONTAINERS
+        or _calls_its_graph(module)
+    ):
         raise UnsupportedLayerError(
             f"{name} has a __call__ of its own, which PyTorch runs before its forward; move what "
             "it does into forward"

@@ -36,7 +36,7 @@ FUNCTIONS = _by_name(
         "flip fliplr flipud roll rot90 repeat tile repeat_interleave unfold pad": moved,
         "expand expand_as view_as reshape_as broadcast_to": moved,
         "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle": moved,
-        "contiguous clone detach to double cpu": moved,
+        "contiguous clone detach to double cpu pos positive": moved,
         "avg_pool1d avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d": weights.averaged,
         "interpolate upsample upsample_nearest upsample_bilinear": weights.averaged,
         "dropout dropout1d dropout2d dropout3d": weights.dropped,
@@ -60,7 +60,7 @@ ARITHMETIC = _by_name(
         "pow": arithmetic.powered,
     }
 )
-_TRANSPOSES = ("T", "mT")
+_TRANSPOSES = ("T", "mT", "data")
 """Attributes of a tensor that are values of their own."""
 
 

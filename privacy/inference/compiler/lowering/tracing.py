@@ -25,6 +25,10 @@ POINTS = 7
 """A batch of a size that a model's own sizes hardly have, so that it is known wherever it goes."""
 TRACING = threading.Lock()
 """Held by whoever traces: fx then replaces ``nn.Module.__call__`` for the whole process."""
+_OF_A_SHAPE = frozenset(
+    {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor"}
+)
+"""Functions that take a value for its shape and kind alone."""
 _OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 
 
@@ -136,7 +140,10 @@ class _Tracer(fx.Tracer):
             node = self.create_node("get_attr", "constant", (), {})
             node.meta["value"] = a.detach()
             return node
-        return super().create_arg(a)
+        made = super().create_arg(a)
+        if isinstance(made, fx.Node) and made.op == "get_attr":
+            made.meta.setdefault("value", a)
+        return made
 
     def create_proxy(
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any
@@ -174,7 +181,8 @@ class _Tracer(fx.Tracer):
         ]
         self._running = True
         try:
-            outputs = run(node, {n: n.meta["value"] for n in node.all_input_nodes})
+            # What works in place is refused later; it must not change the values before it.
+            outputs = run(node, {n: _copied(n.meta["value"]) for n in node.all_input_nodes})
         except MISFITS as error:
             of_shape = "".join(f" of shape {shape}" for shape in inputs)
             raise _MisfitError(f"layer {name} does not take inputs{of_shape}: {error}") from error
@@ -184,10 +192,11 @@ class _Tracer(fx.Tracer):
 
 
 def depends(node: fx.Node) -> bool:
-    """Whether a node's value depends on the model's input."""
+    """Whether a node's value depends on the values of the model's input."""
     if "depends" not in node.meta:
-        node.meta["depends"] = node.op == "placeholder" or any(
-            depends(before) for before in node.all_input_nodes
+        by_shape = getattr(node.target, "__name__", node.target) in _OF_A_SHAPE
+        node.meta["depends"] = node.op == "placeholder" or (
+            not by_shape and any(depends(before) for before in node.all_input_nodes)
         )
     return bool(node.meta["depends"])
 
@@ -195,6 +204,10 @@ def depends(node: fx.Node) -> bool:
 def is_tensor(node: fx.Node) -> bool:
     """Whether a node's value is a tensor."""
     return isinstance(node.meta["value"], Tensor)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def run(node: fx.Node, values: dict[fx.Node, Any]) -> Any:

@@ -106,6 +106,15 @@ IMAGES: dict[str, Forward] = {
     "neg": lambda x, w: -x,
     "broadcast": lambda x, w: x + x.mean((2, 3), keepdim=True),
     "sub of two": lambda x, w: x.flip(-1) - 2 * x,
+    "+x": lambda x, w: +x,
+    "data": lambda x, w: x.data * 2,
+    "ones_like": lambda x, w: torch.cat([x, torch.ones_like(x)], 1),
+    "zeros_like": lambda x, w: torch.zeros_like(x)[:, :1] + x,
+    "full_like": lambda x, w: torch.full_like(x, 3.0) - x,
+    "new_ones": lambda x, w: torch.cat([x.new_ones(x.shape[0], 1, *x.shape[2:]), x], 1),
+    "new_zeros": lambda x, w: torch.stack([x, x.new_zeros(x.shape)], 1),
+    "new_full": lambda x, w: x * x.new_full((1,), 0.5),
+    "new_tensor": lambda x, w: x + x.new_tensor([[0.5]]),
 }
 POWERS: dict[str, Forward] = {
     "x * x": lambda x, w: x * x,
@@ -263,6 +272,16 @@ REFUSED: dict[str, tuple[Forward, str]] = {
     "in place": (in_place, r"add_ \(test_traced_models.py, line \d+\) changes a value in place"),
     "in place, unseen": (in_place_and_used_again, "does not answer as PyTorch runs it"),
     "at random": (at_random, "does not answer as PyTorch runs it"),
+    "in place, behind a layer": (
+        lambda x, w: w.drop(x * 2).mul_(3),
+        r"^layer mul_ \(test_traced_models.py, line \d+\) changes a value in place",
+    ),
+    "relu in place": (lambda x, w: F.relu(x * 2, inplace=True), r"^layer relu_? \(test_.*Square"),
+    "nothing to divide by": (lambda x, w: x / 0, "truediv .*divides by zero"),
+    "a zero to divide by": (
+        lambda x, w: x / torch.tensor([1.0, 0.0, 1.0, 1.0]),
+        "truediv .*divides by zero",
+    ),
     "relu": (lambda x, w: F.relu(x), r"relu \(test_.*cannot be evaluated .*Square\(\)"),
     "softmax": (lambda x, w: x.softmax(1), r"softmax \(test_.*leave it out"),
     "max_pool2d": (lambda x, w: F.max_pool2d(x, 2), r"max_pool2d .*use nn\.AvgPool2d"),
@@ -357,6 +376,27 @@ def test_a_single_logit_may_lack_its_axis(end: Callable[[Tensor], Tensor]) -> No
     assert certificate.plain_accuracy == certificate.agreement == 1.0
 
 
+@pytest.mark.parametrize("kind", [nn.ParameterList, nn.ParameterDict])
+def test_weights_may_lie_in_pytorchs_containers(kind: type[nn.Module]) -> None:
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            weights = torch.linspace(-1, 1, 8).reshape(2, 4)
+            held = (
+                list(weights) if kind is nn.ParameterList else dict(zip("ab", weights, strict=True))
+            )
+            self.held = kind(held)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = self.held.values() if kind is nn.ParameterDict else self.held
+            result: Tensor = (x * one) ** 2 + other
+            return result
+
+    compare(Held(), (4,))
+    with pytest.raises(UnsupportedLayerError, match="cannot be traced"):
+        compile_model(nn.Sequential(kind()), input_shape=4, input_range=RANGE)
+
+
 def test_other_forms_of_a_model_are_refused_with_the_form_to_give() -> None:
     inner = nn.Sequential(nn.Linear(4, 2))
     with pytest.raises(UnsupportedLayerError, match=r"layer 1 \(RecursiveScriptModule\) is TorchS"):
@@ -365,7 +405,14 @@ def test_other_forms_of_a_model_are_refused_with_the_form_to_give() -> None:
             input_shape=4,
             input_range=RANGE,
         )
-    with pytest.raises(UnsupportedLayerError, match=r"give the module itself, model._orig_mod"):
-        compile_model(torch.compile(inner), input_shape=4, input_range=RANGE)  # type: ignore[arg-type]
+    for wrapper, attribute in (
+        (torch.compile, "_orig_mod"),
+        (nn.DataParallel, "module"),
+        (torch.optim.swa_utils.AveragedModel, "module"),
+    ):
+        wrapped = wrapper(inner)
+        for model in (wrapped, nn.Sequential(wrapped)):
+            with pytest.raises(UnsupportedLayerError, match=f"the model itself, .* {attribute}$"):
+                compile_model(model, input_shape=4, input_range=RANGE)
     with pytest.raises(ValueError, match=r"here \(1, 4\), without the batch"):
         compile_model(inner, input_shape=(1, 4), input_range=RANGE)
