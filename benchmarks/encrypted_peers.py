@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from privacy.inference import (
 
 COMPARED = ("hog-linear", "linear", "mlp", "tutorial-cnn")
 COMPARED_QUICKLY = ("linear", "tutorial-cnn")
+_PLAIN = {Square: "square", nn.ReLU: "relu", nn.Flatten: "flatten"}
 OURS, OURS_COLOUR, PEER_COLOUR = "ours", "#2f9e63", "#9aa5b1"
 
 
@@ -108,8 +109,10 @@ def layers(model: nn.Sequential) -> tuple[Layer, ...]:
                 listed.append(Layer("conv", weight, bias, layer.stride[0]))
             else:
                 listed.append(Layer("linear", weight, bias))
-        elif isinstance(layer, Square | nn.Flatten):
-            listed.append(Layer("square" if isinstance(layer, Square) else "flatten"))
+        elif isinstance(layer, nn.MaxPool2d):
+            listed.append(Layer("maxpool", stride=cast(int, layer.kernel_size)))
+        elif type(layer) in _PLAIN:
+            listed.append(Layer(_PLAIN[type(layer)]))
         else:
             raise TypeError(f"peers are not listed of {type(layer).__name__}; add it to layers()")
     return tuple(listed)

@@ -1,10 +1,14 @@
 """What each homomorphic operation takes, and the planner's table of prices, fitted to it.
 
-One core, processor time, the least of some repetitions: a busy machine hardly changes it. The rows
+One core, processor time, the least of some repetitions: a busy machine hardly changes it. Before
+each repetition other data passes through the caches nearest to the processor, as it does in a
+network, where keys and weights come from farther away than what was computed last. The rows
 of the table are the coefficients that ``privacy.inference.compiler.operation_costs`` holds; to the
 right is how far its own figures are from what was measured.
 """
 
+import hashlib
+import hmac
 import os
 import secrets
 import time
@@ -33,6 +37,11 @@ _SHAPES = (
 """Ring degrees, bits of every prime, and levels."""
 _ROTATIONS = 4
 _TERMS = 8
+_PASSING = ((8192, 1 << 19), (32768, 1 << 22))
+"""Doubles that pass through the caches before a repetition, by ring degrees up to that.
+
+Networks in small rings have keys and weights of some megabytes, those in larger ones of hundreds.
+"""
 _Times = dict[tuple[str, int, int], float]
 """Milliseconds by operation, ring degree and level."""
 
@@ -47,7 +56,7 @@ def run(*, quick: bool, log: Log) -> list[Row]:
         for level in levels:
             primes = 1 if degree == _SHAPES[0][0] else level + 1
             ring = Ring(degree, [bits] * primes)
-            for name, spent in _Operations(ring, repetitions=5 if quick else 25).measure():
+            for name, spent in _Operations(ring, repetitions=5 if quick else 20).measure():
                 times[name, degree, level] = spent
     rows = [
         Row(
@@ -90,7 +99,12 @@ class _Operations:
         public = PublicKey(ring, self._residues(1, ring.primes)[0], secrets.token_bytes(32))
         keys = Keys(public, None, {})
         body = self._body()
-        yield "load", self._time(lambda: read_ciphertexts(body, ring, 1, 1.0))
+
+        def load() -> None:
+            hmac.new(b"key", body, hashlib.sha256).digest()
+            read_ciphertexts(body, ring, 1, 1.0)
+
+        yield "load", self._time(load)
 
         def mask() -> None:
             answer = Ciphertext(value.polynomials.copy(), 1.0)
@@ -137,8 +151,10 @@ class _Operations:
 
     def _time(self, work: Callable[[], Any]) -> float:
         work()
-        spent = []
+        count = next(count for degree, count in _PASSING if self.ring.degree <= degree)
+        spent, passing = [], np.ones(count)
         for _ in range(self.repetitions):
+            passing += 1.0
             start = time.process_time()
             work()
             spent.append(time.process_time() - start)

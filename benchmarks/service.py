@@ -29,6 +29,7 @@ from privacy.inference import (
     serve_evaluations,
 )
 from privacy.inference_service import (
+    Page,
     ServiceClient,
     ServiceLimits,
     ServiceServer,
@@ -43,8 +44,8 @@ def run(*, quick: bool, log: Log) -> list[Row]:
     """Measure each model of the app, with random weights: they change no time."""
     rows = []
     for name in ("hog-linear",) if quick else ("hog-linear", "mlp", "cnn"):
-        compiled = _compiled(name)
-        with _service(name) as (pool, url, authority, token):
+        compiled = compiled_model(name)
+        with running(name) as (pool, url, authority, token):
             client = partial(ServiceClient, url, token=token, ca=authority)
             log(f"{name}: {pool.processes} processes")
             rows += _latency(name, compiled, client(), repetitions=15 if quick else 51)
@@ -52,7 +53,8 @@ def run(*, quick: bool, log: Log) -> list[Row]:
     return rows
 
 
-def _compiled(name: str) -> CompiledModel:
+def compiled_model(name: str) -> CompiledModel:
+    """A model of the app with random weights."""
     spec = MODELS[name]
     torch.manual_seed(0)
     model = build_model(name)
@@ -68,11 +70,13 @@ def _start_evaluator(name: str) -> EvaluatorProcess:
 
 def evaluate(name: str) -> None:
     """Be an evaluator's process."""
-    serve_evaluations(lambda: _compiled(name))
+    serve_evaluations(lambda: compiled_model(name))
 
 
 @contextlib.contextmanager
-def _service(name: str) -> Iterator[tuple[EvaluatorPool, str, Path, str]]:
+def running(
+    name: str, *, page: Page | None = None
+) -> Iterator[tuple[EvaluatorPool, str, Path, str]]:
     """The pool, the URL, the authority and a token of a running service."""
     with (
         tempfile.TemporaryDirectory() as made,
@@ -83,7 +87,7 @@ def _service(name: str) -> Iterator[tuple[EvaluatorPool, str, Path, str]]:
         limits = ServiceLimits(queue=4 * pool.processes, requests_per_minute=_UNLIMITED)
         listening = socket.create_server(("127.0.0.1", 0))
         server = ServiceServer(
-            create_app(pool, authentication=tokens, limits=limits),
+            create_app(pool, authentication=tokens, limits=limits, page=page),
             certificate=certificates.certificate,
             key=certificates.key,
             shutdown_seconds=0,

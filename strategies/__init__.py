@@ -4,7 +4,6 @@ What they raise is in ``strategies.errors``.
 """
 
 # ruff: noqa: E402
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,8 @@ if [Path(path).resolve() for path in _PATHS] != [_OURS.resolve()]:
     )
 
 # isort: off
+import privacy.imports
+
 # The strategies and their arguments
 from privacy.accounting import Budget as Budget
 from privacy.accounting import FixedSize as FixedSize
@@ -57,6 +58,7 @@ from strategies.result import PrivateResult as PrivateResult
 from strategies.result import SecureAggregationReport as SecureAggregationReport
 
 # Clients
+from strategies.distributed_dpsgd import SiloTable as SiloTable
 from strategies.distributed_dpsgd import SiloTask as SiloTask
 from strategies.distributed_dpsgd import answer_silo as answer_silo
 from strategies.replies import decline as decline
@@ -90,9 +92,5 @@ _LATER = {
     "run_in_process": "strategies.in_process",
 }
 
-if not TYPE_CHECKING:  # a type checker would take it for leave to use any name
-
-    def __getattr__(name):
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_LATER[name]), name)
+if not TYPE_CHECKING:
+    __getattr__ = privacy.imports.loaded_later(__name__, _LATER)

@@ -201,7 +201,7 @@ class Run:
             keep(0, arrays)
             _evaluate_here(given.evaluate_fn, 0, arrays, result)
         for number in range(first, last + 1):
-            if not self._wait_for_nodes(grid):
+            if not self.wait_for_nodes(grid):
                 break
             if number == first:
                 self._warn_of_absent_clients(grid)
@@ -236,7 +236,7 @@ class Run:
                 log(INFO, "round %d/%d: %s%s", number, last, spent, shown)
         return result
 
-    def _wait_for_nodes(self, grid: Grid) -> bool:
+    def wait_for_nodes(self, grid: Grid) -> bool:
         """Wait for ``min_available_nodes``; False if the run has ended."""
         waiting = False
         while (connected := len(self.locate(grid)[0])) < self._min_available_nodes:

@@ -57,6 +57,7 @@ from privacy.inference import (
     EachLabel,
     FloodedLogits,
     InputContract,
+    Polynomial,
     RoundedLogits,
     TopClasses,
 )
@@ -309,7 +310,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     "ternary": (lambda size: ternary(size, SeededRandomness(1)).tolist(), {"size": 3}),
     "judge": (
         lambda **given: judge({"a": np.arange(10.0)}, FLIPPED, **given),
-        {**AUDITED, "cohort_p_value": 0.5},
+        {**AUDITED, "cohort_p_value": 0.5, "noise_p_value": 0.5},
     ),
     "audit": (
         lambda **given: audit(
@@ -332,6 +333,14 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         SEARCH,
     ),
     "Ledger.append": (appended, {"round": 3, "released": 4}),
+    "Polynomial": (
+        lambda coefficients: Polynomial([0.5, coefficients]).coefficients.tolist(),
+        {"coefficients": 0.25},
+    ),
+    "Polynomial.fitted": (
+        lambda **given: Polynomial.fitted(torch.nn.ReLU(), **given).coefficients.tolist(),
+        {"low": -1.0, "high": 2.0, "degree": 3},
+    ),
     "run_in_process": (
         lambda **given: len(list(run_in_process(IDLE_SERVER, ClientApp(), **given).get_nodes())),
         {"num_nodes": 3},
@@ -365,6 +374,7 @@ TRIED_ELSEWHERE = {
     "replace_activations",
     "PrivateData",
     "audit_training",
+    "audit_silo_steps",
     "audit_strategy",
     "compile_model",
     "certify",

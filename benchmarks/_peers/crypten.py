@@ -79,9 +79,13 @@ def _join(case: Case, rank: int, folder: str) -> Callable[[Any], Any]:
 
 def _step(layer: Layer) -> Callable[[Any], Any]:
     if layer.weight is None or layer.bias is None:
-        if layer.kind == "square":
-            return lambda values: values.square()
-        return lambda values: values.flatten(start_dim=1)
+        steps: dict[str, Callable[[Any], Any]] = {
+            "square": lambda values: values.square(),
+            "relu": lambda values: values.relu(),
+            "maxpool": lambda values: values.max_pool2d(layer.stride),
+            "flatten": lambda values: values.flatten(start_dim=1),
+        }
+        return steps[layer.kind]
     weight = crypten.cryptensor(torch.from_numpy(layer.weight), src=MODEL_OWNER)
     bias = crypten.cryptensor(torch.from_numpy(layer.bias), src=MODEL_OWNER)
     if layer.kind == "conv":

@@ -20,7 +20,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer: ``conv`` and ``linear`` have weights, ``square`` and ``flatten`` have none."""
+    """A layer: ``conv`` and ``linear`` have weights; others have none.
+
+    ``square``, ``relu``, ``flatten``, and ``maxpool`` over windows of ``stride`` by ``stride``.
+    """
 
     kind: str
     weight: Array | None = None

@@ -2,11 +2,12 @@
 
 import argparse
 import json
-import math
 import sys
 from dataclasses import asdict
 from typing import Any
 
+from flower_app.commands import plan_silos
+from flower_app.commands.plan_silos import checked_budget
 from flower_app.data import DATASETS
 from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS, RECIPES
@@ -19,7 +20,7 @@ from flower_app.planning import (
     measured_rounds,
     options,
 )
-from privacy.accounting import Budget, large_delta
+from privacy.accounting import large_delta
 
 
 def add_command(commands: Any) -> None:
@@ -30,20 +31,32 @@ def add_command(commands: Any) -> None:
         "rounds needs, the bytes it moves, and the accuracy where comparable runs were measured. "
         "Nothing is trained and no data are read.",
     )
-    parser.add_argument("--epsilon", type=float, default=3.0, help="ε at client level (3)")
-    parser.add_argument("--delta", type=float, default=1e-5, help="δ (1e-5)")
-    parser.add_argument("--population", type=int, required=True, help="N, how many clients")
     parser.add_argument(
-        "--records", type=int, default=50, help="records a client holds, about (50)"
+        "--epsilon", type=float, default=3.0, help="ε of a client, or with --silos of a person (3)"
+    )
+    parser.add_argument("--delta", type=float, default=1e-5, help="δ (1e-5)")
+    units = parser.add_mutually_exclusive_group(required=True)
+    units.add_argument("--population", type=int, help="N, how many clients")
+    units.add_argument(
+        "--silos", type=int, help="how many silos of persons, in distributed DP-SGD instead"
+    )
+    parser.add_argument(
+        "--records",
+        type=int,
+        help="records a client holds, about (50); with --silos the persons, or records, over all",
+    )
+    parser.add_argument(
+        "--colluders", type=int, help="with --silos: how many may pool what they know (1)"
+    )
+    parser.add_argument(
+        "--absent", type=int, help="with --silos: how many may miss a step (one in five)"
     )
     parser.add_argument("--dataset", default="mnist", help=" or ".join(DATASETS) + ", or your own")
     parser.add_argument("--model", choices=list(MODELS), default="hog-linear")
     parser.add_argument(
-        "--rounds", type=int, nargs="+", help="numbers of rounds to look at (the model's own)"
+        "--rounds", type=int, nargs="+", help="numbers of rounds, or steps, to look at"
     )
-    parser.add_argument(
-        "--sampling-rates", type=float, nargs="+", default=list(SAMPLING_RATES), metavar="Q"
-    )
+    parser.add_argument("--sampling-rates", type=float, nargs="+", metavar="Q")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.set_defaults(run=run)
 
@@ -57,21 +70,21 @@ def run(options_given: argparse.Namespace) -> int:
         If a number is out of range.
     """
     o = options_given
+    if o.silos is not None:
+        return plan_silos.run(o)
+    for name in ("colluders", "absent"):
+        if getattr(o, name) is not None:
+            raise SettingError(f"--{name} {getattr(o, name)} is wrong; it goes with --silos")
+    o.records = 50 if o.records is None else o.records
+    o.sampling_rates = o.sampling_rates or list(SAMPLING_RATES)
     rounds = o.rounds or [RECIPES[o.model].rounds]
-    for name, values, good, what in (
+    budget = checked_budget(
+        o,
         ("--population", [o.population], lambda n: n >= 1, "at least 1"),
-        ("--epsilon", [o.epsilon], math.isfinite, "finite"),
         ("--records", [o.records], lambda n: n >= 1, "at least 1"),
         ("--rounds", rounds, lambda n: n >= 1, "at least 1"),
         ("--sampling-rates", o.sampling_rates, lambda q: 0 < q <= 1, "in (0, 1]"),
-    ):
-        for value in values:
-            if not good(value):
-                raise SettingError(f"{name} {value} is wrong; it must be {what}")
-    try:
-        budget = Budget(o.epsilon, o.delta)
-    except ValueError as error:
-        raise SettingError(f"the budget is wrong: {error}") from error
+    )
     question = Question(budget, o.population, o.records, o.dataset, o.model)
     accuracy = expected_accuracy(question)
     rows = options(question, rates=o.sampling_rates, rounds=rounds)

@@ -11,6 +11,7 @@ from privacy.audit.experiment import audit as audit
 from privacy.audit.experiment import judge as judge
 from privacy.audit.inversion import invert_first_linear_layer as invert_first_linear_layer
 from privacy.audit.inversion import match_gradient as match_gradient
+from privacy.audit.silos import audit_silo_steps as audit_silo_steps
 from privacy.audit.statistics import epsilon_lower_bound as epsilon_lower_bound
 from privacy.audit.statistics import p_value as p_value
 from privacy.audit.statistics import poisson_cohort_p_value as poisson_cohort_p_value

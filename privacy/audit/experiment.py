@@ -52,6 +52,8 @@ class AuditResult:
     cohort_p_value : float or None
         How unusual the cohorts' sizes were under the claimed Poisson sampling, if that was
         tested; it then had a share of the error too.
+    noise_p_value : float or None
+        How unusual it was that the noise where no canary is was so small, likewise.
     """
 
     claimed_epsilon: float
@@ -60,6 +62,7 @@ class AuditResult:
     canaries: int
     attacks: tuple[Attack, ...]
     cohort_p_value: float | None = None
+    noise_p_value: float | None = None
 
     @property
     def epsilon_lower(self) -> float:
@@ -75,12 +78,13 @@ class AuditResult:
             for attack in self.attacks
             if attack.epsilon_lower > self.claimed_epsilon
         ]
-        share = (1 - self.confidence) / (len(self.attacks) + 1)
-        if self.cohort_p_value is not None and self.cohort_p_value < share:
-            findings.append(
-                "cohorts: their sizes are not those of Poisson sampling "
-                f"(p = {self.cohort_p_value:.2g})"
-            )
+        p_values = {
+            "cohorts: their sizes are not those of Poisson sampling": self.cohort_p_value,
+            "noise: there is less of it than is claimed": self.noise_p_value,
+        }
+        known = {says: p for says, p in p_values.items() if p is not None}
+        share = (1 - self.confidence) / (len(self.attacks) + len(known))
+        findings += [f"{says} (p = {p:.2g})" for says, p in known.items() if p < share]
         return tuple(findings)
 
     @property
@@ -145,6 +149,7 @@ def judge(
     confidence: float = 0.95,
     guesses: int | None = None,
     cohort_p_value: float | None = None,
+    noise_p_value: float | None = None,
 ) -> AuditResult:
     """Hold scores against the coins and a claim.
 
@@ -162,6 +167,8 @@ def judge(
         r, fixed without looking at the scores. Default: half of the canaries.
     cohort_p_value : float, optional
         Of the cohorts' sizes.
+    noise_p_value : float, optional
+        Of the noise.
 
     Raises
     ------
@@ -175,11 +182,13 @@ def judge(
     delta = number("delta", delta, least=0, below=1)
     if cohort_p_value is not None:
         cohort_p_value = number("cohort_p_value", cohort_p_value, least=0, most=1)
+    if noise_p_value is not None:
+        noise_p_value = number("noise_p_value", noise_p_value, least=0, most=1)
     canaries = len(included)
     if guesses is not None:
         guesses = whole("guesses", guesses, least=0, most=canaries)
     count = default_guesses(canaries) if guesses is None else guesses
-    tests = len(scores) + (cohort_p_value is not None)
+    tests = len(scores) + (cohort_p_value is not None) + (noise_p_value is not None)
     attacks = []
     for name, values in scores.items():
         correct = count_correct(values, included, guesses=count)
@@ -191,7 +200,15 @@ def judge(
             confidence=1 - (1 - confidence) / tests,
         )
         attacks.append(Attack(name, count, correct, lower))
-    return AuditResult(claimed_epsilon, delta, confidence, canaries, tuple(attacks), cohort_p_value)
+    return AuditResult(
+        claimed_epsilon,
+        delta,
+        confidence,
+        canaries,
+        tuple(attacks),
+        cohort_p_value,
+        noise_p_value,
+    )
 
 
 def audit(

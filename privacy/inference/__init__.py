@@ -5,9 +5,9 @@ Three roles. Whoever holds the model compiles it (:func:`compile_model`); the pl
 the compiled model and the owner's public and evaluation keys, and learns nothing about the data.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+import privacy.imports
 from privacy.inference.decision import decide as decide
 from privacy.inference.decision import decide_each as decide_each
 from privacy.inference.owner import Answer as Answer
@@ -69,9 +69,5 @@ _LATER = {
     "replace_activations": "privacy.inference.replacement",
 }
 
-if not TYPE_CHECKING:  # a type checker would take it for leave to use any name
-
-    def __getattr__(name):
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_LATER[name]), name)
+if not TYPE_CHECKING:
+    __getattr__ = privacy.imports.loaded_later(__name__, _LATER)

@@ -22,7 +22,7 @@ from privacy.arguments import (
     whole,
 )
 from privacy.inference.arithmetic.encrypted_weights import blind_layers
-from privacy.inference.arithmetic.network import Affine, Network, Vector
+from privacy.inference.arithmetic.network import Network, Vector
 from privacy.inference.arithmetic.program import BatchProgram, Program
 from privacy.inference.ckks import Ring
 from privacy.inference.compiled_model import CompiledModel
@@ -169,7 +169,7 @@ def compile_model(
         )
     itself = reference(model)
     network = lower(itself, shape, (low, high), widest=None if batch else LARGEST_SLOTS)
-    if multi_label and network.affines[-1].outputs == 1:
+    if multi_label and network.outputs == 1:
         raise ValueError(
             "multi_label is True, and the model has one logit, which decides between two classes: "
             "leave multi_label out"
@@ -189,6 +189,11 @@ def compile_model(
         if sample is None
         else (_flat(sample, declared, shape) - centre) / radius
     )
+    if not encrypted:
+        # An evaluator of encrypted weights would see the constants.
+        centred = network.centred(samples.T)
+        if centred is not network:
+            network, bounds = centred, ranges(centred, low.ravel(), high.ravel())
     check_agreement(original, itself, shape, centre + radius * _points(samples, bounds))
 
     spread = _spread(network(samples.T), multi_label=multi_label)
@@ -241,11 +246,22 @@ def compile_model(
 
 def _from_unit(network: Network, centre: Vector, radius: Vector) -> Network:
     """The network of inputs that are (x - centre)/radius."""
-    first, *others = network.affines
-    matrix = sparse.csr_array(first.matrix * radius)
-    bias = first.bias + first.matrix @ centre
-    scaled = Affine(matrix, bias, first.structure, first.name or "scaling")
-    return Network((scaled, *others), network.activations)
+    layers, copies = [], {}
+    for index, layer in enumerate(network.layers):
+        if layer.reads_input and layer.activation is None and layer is not network.layers[-1]:
+            copies[index + 1] = layer.affines[0].structure.indices
+            layers.append(layer)
+            continue
+        affines = []
+        for source, affine in zip(layer.sources, layer.affines, strict=True):
+            if source == 0 or source in copies:
+                where = copies.get(source, slice(None))
+                bias = affine.bias + affine.matrix @ centre[where]
+                matrix = sparse.csr_array(affine.matrix * radius[where])
+                affine = replace(affine, matrix=matrix, bias=bias, name=affine.name or "scaling")
+            affines.append(affine)
+        layers.append(replace(layer, affines=tuple(affines)))
+    return Network(tuple(layers))
 
 
 def _class_names(given: Sequence[str | int]) -> tuple[str, ...]:
@@ -295,7 +311,7 @@ def _plan(
     plan = Plan(
         input_shape=input_shape,
         input_range=input_range,
-        logits=network.affines[-1].outputs,
+        logits=network.outputs,
         degree=summary.degree,
         prime_bits=summary.primes,
         input_scale_bits=summary.input_bits,
@@ -308,7 +324,7 @@ def _plan(
         batch_size=batch_size,
         packing_kind=summary.kind,
         packing="" if taps is None else pack_taps(taps),
-        packing_shape=(network.affines[0].inputs,) if taps is None else tuple(taps.shape),
+        packing_shape=(network.inputs,) if taps is None else tuple(taps.shape),
         answers=summary.answers,
         rotation_levels=tuple(
             sorted((ring.galois_element(step), level) for step, level in summary.rotations)
@@ -320,6 +336,7 @@ def _plan(
         model_version=_version(network) if parties is None else secrets.token_hex(16),
         parties=() if parties is None else parties.names,
         blind_layers=layers,
+        blind_sources=network.layers[-1].sources if layers else (),
         multi_label=multi_label,
         class_names=class_names,
     )
@@ -396,9 +413,12 @@ def _by_name(operations: Operations) -> dict[str, int]:
 
 def _version(network: Network) -> str:
     digest = hashlib.sha256()
-    for affine in network.affines:
-        for part in (affine.matrix.indptr, affine.matrix.indices, affine.matrix.data, affine.bias):
-            digest.update(np.ascontiguousarray(part).tobytes())
+    for layer in network.layers:
+        digest.update(np.array([*layer.sources, layer.centre]).tobytes())
+        for affine in layer.affines:
+            matrix = affine.matrix
+            for part in (matrix.indptr, matrix.indices, matrix.data, affine.bias):
+                digest.update(np.ascontiguousarray(part).tobytes())
     for activation in network.activations:
         digest.update(np.array(activation.coefficients).tobytes())
     return digest.hexdigest()[:32]

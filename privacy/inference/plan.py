@@ -17,7 +17,7 @@ from privacy.inference._plan_checks import check_plan
 from privacy.inference.ckks import MAX_MODULUS_BITS, SEED_BYTES
 from privacy.inference.input_range import InputRange, shown
 
-FORMAT = 3
+FORMAT = 4
 SESSION_KEY_BYTES = 32
 MESSAGE_OVERHEAD = 102
 """Bytes of a message beside its body: header and authentication code."""
@@ -76,19 +76,29 @@ class ThreeParties:
         return (self.model_owner, self.data_owner, self.evaluator)
 
 
-class BlindLayer(NamedTuple):
-    """A layer before the last, as the plan tells it to the evaluator of encrypted weights.
+class BlindMap(NamedTuple):
+    """One map of a layer, as the plan tells it to the evaluator of encrypted weights.
 
-    ``baby`` and ``giant`` steps are those of the packing, 1 in the first layer; ``products`` are
-    ciphertexts of the query in the first layer, in others giant·baby + baby step; ``sums`` holds
-    groups of rotations, each of which is added up with what it rotates, after the products.
+    ``source`` is 0 for the query, k for the value of layer k - 1. ``products`` are ciphertexts of
+    the query, or rotations of the value, of which multiples of ``window`` are giant steps.
+    ``sums`` holds groups of rotations, each of which is added up with what it rotates, after the
+    products.
+    """
+
+    source: int
+    window: int
+    products: tuple[int, ...]
+    sums: tuple[tuple[int, ...], ...]
+
+
+class BlindLayer(NamedTuple):
+    """A layer before the last: the level of its products, and maps whose sums add up.
+
+    One without maps hands on the next ciphertext of the query.
     """
 
     level: int
-    baby: int
-    giant: int
-    products: tuple[int, ...]
-    sums: tuple[tuple[int, ...], ...]
+    maps: tuple[BlindMap, ...]
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,8 @@ class Plan:
         Model owner, data owner and evaluator where the weights are encrypted; else empty.
     blind_layers : tuple of BlindLayer
         For the evaluator of encrypted weights: the layers before the last.
+    blind_sources : tuple of int
+        The layers that the last one reads, counted from 1.
     multi_label : bool
         Whether each logit decides about a label of its own, of which several may hold.
     class_names : tuple of str
@@ -181,6 +193,7 @@ class Plan:
     model_version: str
     parties: tuple[str, ...] = ()
     blind_layers: tuple[BlindLayer, ...] = ()
+    blind_sources: tuple[int, ...] = ()
     multi_label: bool = False
     class_names: tuple[str, ...] = ()
 
@@ -257,10 +270,12 @@ class Plan:
         if not self.parties:
             return 0
         polynomials = sum(
-            self._polynomial(layer.level) * (len(layer.products) + 1) for layer in self.blind_layers
+            self._polynomial(layer.level) * (sum(len(each.products) for each in layer.maps) + 1)
+            for layer in self.blind_layers
+            if layer.maps
         )
-        last = len(self.answers) if self.blind_layers else self.ciphertexts
-        polynomials += self._polynomial(self.answer_level) * (last + len(self.answers))
+        last = len(self.blind_sources) if self.blind_layers else self.ciphertexts
+        polynomials += self._polynomial(self.answer_level) * (last + 1) * len(self.answers)
         return MESSAGE_OVERHEAD + 2 * polynomials
 
     @property
@@ -298,14 +313,17 @@ class Plan:
             older = isinstance(written, int) and written < FORMAT
             raise ValueError(
                 f"not a plan of format {FORMAT}"
-                + (f" but of {written}, with primes of up to 60 bits" if older else "")
+                + (f" but of {written}, of an older release" if older else "")
                 + "; compile the model again"
             )
         if set(values) != {entry.name for entry in fields(cls)}:
             raise ValueError("the plan has missing or unknown fields; compile the model again")
         try:
-            values["blind_layers"] = tuple(BlindLayer(*layer) for layer in values["blind_layers"])
-        except TypeError as error:
+            values["blind_layers"] = tuple(
+                BlindLayer(level, tuple(BlindMap(*each) for each in maps))
+                for level, maps in values["blind_layers"]
+            )
+        except (TypeError, ValueError) as error:
             raise ValueError(f"blind_layers are no layers: {error}") from error
         return cls(**values)
 

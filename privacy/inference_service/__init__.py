@@ -4,9 +4,9 @@ The service holds the model and owners' public keys, and learns nothing about th
 carries the messages of :mod:`privacy.inference` as bytes.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+import privacy.imports
 from privacy.inference_service.client import ServiceClient as ServiceClient
 from privacy.inference_service.key_file import KeyFile as KeyFile
 from privacy.inference_service.limits import ServiceLimits as ServiceLimits
@@ -28,9 +28,5 @@ _LATER = {
     "ServiceServer": "privacy.inference_service.server",
 }
 
-if not TYPE_CHECKING:  # a type checker would take it for leave to use any name
-
-    def __getattr__(name):
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_LATER[name]), name)
+if not TYPE_CHECKING:
+    __getattr__ = privacy.imports.loaded_later(__name__, _LATER)

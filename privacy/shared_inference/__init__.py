@@ -9,6 +9,8 @@ from privacy.shared_inference.compile import SharedModel as SharedModel
 from privacy.shared_inference.compile import compile_model as compile_model
 from privacy.shared_inference.data_owner import DataOwner as DataOwner
 from privacy.shared_inference.data_owner import Question as Question
+from privacy.shared_inference.link import Link as Link
+from privacy.shared_inference.link import tls_context as tls_context
 from privacy.shared_inference.material_files import MaterialStore as MaterialStore
 from privacy.shared_inference.messages import Party as Party
 from privacy.shared_inference.model_owner import share_model as share_model

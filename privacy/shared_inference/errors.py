@@ -32,3 +32,7 @@ class MaterialUsedError(MaterialError):
 
 class MaterialSpentError(MaterialError):
     """No material is left; the provider makes more."""
+
+
+class LinkError(ConnectionError):
+    """The other party is gone, or silent; the question under way is lost."""

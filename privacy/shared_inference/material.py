@@ -161,7 +161,7 @@ def deal(plan: Plan, model_masks: Ring, randomness: Randomness) -> tuple[bytes, 
         dealing.step(index, weights)
     own, input_seeds, pair_seed = seeds[:2], seeds[2:4], seeds[4]
     first, second = (
-        own[holder] + input_seeds[holder] + pair_seed + b"".join(dealing.words[holder])
+        b"".join([own[holder], input_seeds[holder], pair_seed, *dealing.words[holder]])
         for holder in (0, 1)
     )
     return first, second, b"".join(input_seeds)
@@ -176,7 +176,7 @@ class _Dealing:
         self._pi = permutation(seeds[4])
         first, second = (Stream(seed).take(plan.inputs, plan.batch_size) for seed in seeds[2:4])
         self._masks = [first + second]
-        self.words: tuple[list[bytes], list[bytes]] = ([], [])
+        self.words: tuple[list[memoryview], list[memoryview]] = ([], [])
         """What each worker gets beside seeds."""
 
     def step(self, index: int, weights: Ring) -> None:
@@ -202,9 +202,8 @@ class _Dealing:
         alpha = _compared_mask(step, self._masks).ravel()
         alpha = alpha & np.uint64((1 << _width(step)) - 1)
         words = make_keys(alpha, _width(step), first.seeds, second.seeds, self._pi)
-        both = words.astype("<u8", copy=False).tobytes()
         for part in self.words:
-            part.append(both)
+            part.append(_as_bytes(words))
         packed = np.frombuffer(self._randomness.bytes(-(-len(alpha) // 8)), np.uint8)
         return np.unpackbits(packed, count=len(alpha)).astype(np.uint64)
 
@@ -216,7 +215,11 @@ class _Dealing:
         self._complete(np.packbits(padded, bitorder="little").view("<u8"))
 
     def _complete(self, words: Ring) -> None:
-        self.words[1].append(words.astype("<u8", copy=False).tobytes())
+        self.words[1].append(_as_bytes(words))
+
+
+def _as_bytes(words: Ring) -> memoryview:
+    return np.ascontiguousarray(words, dtype="<u8").data.cast("B")
 
 
 def _drawn(plan: Plan, index: int, own: Stream) -> StepShares:

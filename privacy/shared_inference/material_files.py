@@ -18,7 +18,7 @@ from privacy.shared_inference.errors import (
     MaterialUsedError,
     MessageError,
 )
-from privacy.shared_inference.messages import OVERHEAD, VERSION, Head, Party, Tag, unseal
+from privacy.shared_inference.messages import OVERHEAD, VERSION, Head, Party, Tag, seal_into, unseal
 
 _MAGIC = b"BSSM"
 _HEAD = struct.Struct("<4sBB16sQQQ")
@@ -27,10 +27,38 @@ _AHEAD = 16
 """Questions whose use is written down together: a write takes milliseconds."""
 
 
-def bundle(party: Party, session: bytes, first: int, size: int, pieces: list[bytes]) -> bytes:
-    """Sealed pieces of one party in a row; ``size`` bytes each before they were sealed."""
-    head = _HEAD.pack(_MAGIC, VERSION, party, session, first, len(pieces), size)
-    return b"".join((head, *pieces))
+class Bundle:
+    """A party's pieces, sealed as they are made.
+
+    Parameters
+    ----------
+    party : Party
+    session, key : bytes
+        From the party's letter.
+    first, count : int
+        The first question, and how many there are.
+    size : int
+        Bytes of a piece.
+    """
+
+    def __init__(
+        self, party: Party, session: bytes, key: bytes, first: int, count: int, size: int
+    ) -> None:
+        self._party, self._session, self._key = party, session, key
+        self._first, self._step = first, size + OVERHEAD
+        self._content = bytearray(_HEAD.size + count * self._step)
+        _HEAD.pack_into(self._content, 0, _MAGIC, VERSION, party, session, first, count, size)
+
+    def put(self, question: int, piece: bytes) -> None:
+        """Seal the piece of a question."""
+        start = _HEAD.size + (question - self._first) * self._step
+        head = Head(Tag.MATERIAL, Party.PROVIDER, self._party, self._session, question)
+        place = memoryview(self._content)[start : start + self._step]
+        seal_into(place, head, piece, self._key)
+
+    def to_bytes(self) -> bytes:
+        """The bundle as it is sent."""
+        return bytes(self._content)
 
 
 class MaterialStore:
@@ -123,9 +151,9 @@ class MaterialStore:
         if isinstance(where, Path):
             with where.open("rb") as file:
                 file.seek(start)
-                sealed = file.read(size)
+                sealed = memoryview(file.read(size))
         else:
-            sealed = where[start : start + size]
+            sealed = memoryview(where)[start : start + size]
         head = Head(Tag.MATERIAL, Party.PROVIDER, self._party, self._session, question)
         return unseal(sealed, head, self._key, self._size)
 

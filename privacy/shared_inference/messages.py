@@ -82,7 +82,15 @@ def seal(head: Head, body: bytes, key: bytes) -> bytes:
     return b"".join((header, nonce, AESGCM(key).encrypt(nonce, body, header)))
 
 
-def unseal(message: bytes, head: Head, key: bytes, size: int) -> bytes:
+def seal_into(place: memoryview, head: Head, body: bytes, key: bytes) -> None:
+    """Write a message to a place of ``len(body) + OVERHEAD`` bytes."""
+    header, nonce = head.to_bytes(), os.urandom(_NONCE_BYTES)
+    start = len(header) + len(nonce)
+    place[:start] = header + nonce
+    AESGCM(key).encrypt_into(nonce, body, header, place[start:])
+
+
+def unseal(message: bytes | memoryview, head: Head, key: bytes, size: int) -> bytes:
     """The body of a message, ``size`` bytes, whose header must be ``head``.
 
     Raises
@@ -95,14 +103,15 @@ def unseal(message: bytes, head: Head, key: bytes, size: int) -> bytes:
     header = head.to_bytes()
     if bytes(message[: _HEADER.size]) != header:
         raise MessageError(_difference(message, head))
-    nonce = bytes(message[_HEADER.size : _HEADER.size + _NONCE_BYTES])
+    view = memoryview(message)
+    nonce = bytes(view[_HEADER.size : _HEADER.size + _NONCE_BYTES])
     try:
-        return AESGCM(key).decrypt(nonce, bytes(message[_HEADER.size + _NONCE_BYTES :]), header)
+        return AESGCM(key).decrypt(nonce, view[_HEADER.size + _NONCE_BYTES :], header)
     except InvalidTag:
         raise MessageError(f"the {name} was altered: its authentication does not match") from None
 
 
-def check_size(message: bytes, size: int, name: str) -> None:
+def check_size(message: bytes | memoryview, size: int, name: str) -> None:
     """Refuse what is no bytes, or of another length than a message with a body of ``size``."""
     if not isinstance(message, bytes | bytearray | memoryview):
         raise MessageError(f"the {name} is bytes, not {type(message).__name__}")
@@ -117,7 +126,7 @@ def question_of(message: bytes) -> int:
     return int(_HEADER.unpack_from(message)[6])
 
 
-def _difference(message: bytes, head: Head) -> str:
+def _difference(message: bytes | memoryview, head: Head) -> str:
     magic, version, tag, sender, recipient, session, question, part = _HEADER.unpack_from(message)
     name = head.tag.name.lower()
     if magic != _MAGIC or version != VERSION:

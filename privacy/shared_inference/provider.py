@@ -13,8 +13,8 @@ from privacy.files import write_durably
 from privacy.mechanisms.randomness import SystemRandomness
 from privacy.shared_inference.errors import MaterialError, MessageError
 from privacy.shared_inference.material import OWNER_PIECE_BYTES, deal, worker_piece_bytes
-from privacy.shared_inference.material_files import bundle
-from privacy.shared_inference.messages import Head, Letter, Party, Tag, seal
+from privacy.shared_inference.material_files import Bundle
+from privacy.shared_inference.messages import Letter, Party
 from privacy.shared_inference.plan import Plan
 from privacy.shared_inference.ring import SEED_BYTES, Stream
 
@@ -111,17 +111,15 @@ class Provider:
         sizes = (worker_piece_bytes(plan, 0), worker_piece_bytes(plan, 1), OWNER_PIECE_BYTES)
         parties = (Party.ALICE, Party.BOB, Party.DATA_OWNER)
         keys = [self._secrets[name] for name in ("alice_key", "bob_key", "owner_key")]
-        sealed: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
+        bundles = [
+            Bundle(party, session, key, first, questions, size)
+            for party, key, size in zip(parties, keys, sizes, strict=True)
+        ]
         for question in range(first, self._next):
             pieces = deal(plan, self._masks, self._randomness)
-            for party, key, piece, part in zip(parties, keys, pieces, sealed, strict=True):
-                head = Head(Tag.MATERIAL, Party.PROVIDER, party, session, question)
-                part.append(seal(head, piece, key))
-        files = (
-            bundle(party, session, first, size, part)
-            for party, size, part in zip(parties, sizes, sealed, strict=True)
-        )
-        return Provision(first, questions, *files)
+            for bundle, piece in zip(bundles, pieces, strict=True):
+                bundle.put(question, piece)
+        return Provision(first, questions, *(bundle.to_bytes() for bundle in bundles))
 
     def _keep(self) -> None:
         if self._file is None:

@@ -4,9 +4,9 @@ A ``ClientApp`` needs ``train``, a ``ClipOnly`` or ``ClipAndNoise``, batches, an
 ``ClientLedger``; a silo of several ``silo_sum``. Its errors are in :mod:`privacy.training.errors`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+import privacy.imports
 from privacy.training.data_policy import DataPolicy as DataPolicy
 from privacy.training.ledger import ClientLedger as ClientLedger
 from privacy.training.payment import Payment as Payment
@@ -45,9 +45,5 @@ _LATER = {
     "trained_parameters": "privacy.training.silo_step",
 }
 
-if not TYPE_CHECKING:  # a type checker would take it for leave to use any name
-
-    def __getattr__(name):
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_LATER[name]), name)
+if not TYPE_CHECKING:
+    __getattr__ = privacy.imports.loaded_later(__name__, _LATER)

@@ -19,7 +19,7 @@ from privacy.training._padded_rows import PaddedRows
 from privacy.training.ledger import ClientLedger
 from privacy.training.model_checks.admission import admit
 from privacy.training.model_checks.check import check_model
-from privacy.training.model_checks.model_state import Buffers
+from privacy.training.model_checks.model_state import Buffers, preserved_randomness
 from privacy.training.per_example.loss import ExampleLoss, Loss
 from privacy.training.per_example.malformed import MalformedRecords
 from privacy.training.persons import Persons
@@ -137,9 +137,12 @@ def silo_sum(
 
     **Assumptions.** Secure aggregation hides the integers: this silo's own share is not enough
     noise. The ledger sees every use of the data. The model keeps rows apart, and its kernels add up
-    in an order that does not depend on values; a trial sees what it can.
+    in an order that does not depend on values; a trial sees what it can. Layers that draw, such as
+    dropout, draw independently for each row, from torch's, NumPy's or Python's global generators:
+    these are seeded afresh in every step, and put back.
 
-    **Not covered.** Time: it grows with the number of rows drawn.
+    **Not covered.** Time: it grows with the number of rows drawn. A layer with a generator of its
+    own and a fixed seed: another row would move the others' draws.
     """
     check_program(model, loss)
     of_kind("persons", persons, Persons, "Persons(data, person_ids)")
@@ -159,12 +162,17 @@ def silo_sum(
     total = step.mechanism.open_sum(dimension, clipping_norm=step.clipping_norm)
     example_loss = ExampleLoss(loss, one_by_one=True)
     records = on_device_of(model, persons.records)
+    seed = int.from_bytes(randomness.bytes(4), "little")
     if admit(model, example_loss, records, Buffers(model), noised=True):
         coins = randomness.bernoulli(step.sampling_rate, len(persons))
         drawn = [persons.groups[person] for person in np.flatnonzero(coins)]
-        with PaddedRows(
-            model, example_loss, parameters, records, size=physical_batch_size
-        ) as gradients:
+        with (
+            preserved_randomness(model) as generators,
+            PaddedRows(
+                model, example_loss, parameters, records, size=physical_batch_size
+            ) as gradients,
+        ):
+            generators.seed(seed)
             _add_persons(total, gradients, drawn)
     integers = total.integers()
     step.mechanism.add_share(

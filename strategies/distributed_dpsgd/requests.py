@@ -1,7 +1,7 @@
 """What silos are asked to add up, a step's gradients or right answers: public, the same for all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from privacy.accounting import Full, Poisson, SiloSum
 from privacy.mechanisms import Randomness, SiloGaussian
 from privacy.secure_aggregation import RoundTerms
 from privacy.secure_aggregation.errors import MalformedMessageError, UnacceptableTermsError
+from privacy.statistics import TableQuery
 from privacy.untrusted_text import error_quoted
 from strategies.distributed_dpsgd.accuracy import ACCURACY_NORM, ACCURACY_SIZE
 
@@ -24,7 +25,7 @@ INVITED_FOR = "parameters"
 """In a step's first message, beside the request: how many parameters the model has."""
 
 _KIND = "sum-of"
-_NUMBERS = ("clipping-norm", "sampling-rate", "noise-multiplier")
+_NUMBERS = ("clipping-norm", "sampling-rate")
 _WHOLES = ("persons", "min-silos", "colluders", "radius")
 
 
@@ -122,7 +123,8 @@ class SumRequest:
         """Put it beside a message of the protocol."""
         mechanism = self.mechanism
         record[_KIND], record["unit"] = self.kind, self.unit
-        numbers = (self.clipping_norm, self.sampling_rate, self.noise_multiplier)
+        record["noise-multiplier"] = self.noise_multiplier
+        numbers = (self.clipping_norm, self.sampling_rate)
         wholes = (self.persons, mechanism.min_silos, mechanism.colluders, mechanism.radius)
         record.update(zip(_NUMBERS, numbers, strict=True))
         record.update(zip(_WHOLES, wholes, strict=True))
@@ -130,16 +132,8 @@ class SumRequest:
     @classmethod
     def read(cls, record: ConfigRecord) -> Self:
         """Read what ``write_into`` wrote."""
-        norm, rate, z = (_of(record, name, float) for name in _NUMBERS)
-        persons, min_silos, colluders, radius = (_of(record, name, int) for name in _WHOLES)
-        return cls(
-            unit=_of(record, "unit", str),
-            persons=persons,
-            clipping_norm=norm,
-            sampling_rate=rate,
-            noise_multiplier=z,
-            mechanism=SiloGaussian(min_silos, colluders, radius),
-        )
+        norm, rate = (_of(record, name, float) for name in _NUMBERS)
+        return cls(clipping_norm=norm, sampling_rate=rate, **_common(record))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +204,63 @@ class AccuracySum(SumRequest):
         super().check(terms, parameters)
 
 
-_KINDS: dict[str, type[SumRequest]] = {kind.kind: kind for kind in (GradientSum, AccuracySum)}
+@dataclass(frozen=True, kw_only=True)
+class TableSum(SumRequest):
+    """Statistics of the silos' tables: each person's part of a query.
+
+    Attributes
+    ----------
+    query : TableQuery
+    """
+
+    kind: ClassVar[str] = "table"
+    clipping_norm: float = field(init=False)
+    sampling_rate: float = field(init=False, default=1.0)
+    query: TableQuery
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clipping_norm", self.query.clipping_norm)
+        super().__post_init__()
+
+    def entries(self, parameters: int) -> int:
+        """As many as the query has, whatever the model."""
+        return self.query.parameters
+
+    def decode(
+        self,
+        opened: Integers,
+        reference: list[Vector],
+        *,
+        survivors: int,
+        randomness: Randomness,
+    ) -> list[Vector]:
+        """The opened sum, as ``TableQuery.read`` takes it."""
+        return [opened]
+
+    def write_into(self, record: ConfigRecord) -> None:
+        """Put it beside a message of the protocol."""
+        super().write_into(record)
+        bounds = list(self.query.bounds)
+        record["lowest"], record["highest"] = (
+            [low for low, _ in bounds],
+            [high for _, high in bounds],
+        )
+        record["classes"], record["bins"] = self.query.classes, self.query.bins
+
+    @classmethod
+    def read(cls, record: ConfigRecord) -> Self:
+        """Read what ``write_into`` wrote."""
+        lowest, highest = (_of(record, name, list) for name in ("lowest", "highest"))
+        classes, bins = (_of(record, name, int) for name in ("classes", "bins"))
+        query = TableQuery(
+            bounds=list(zip(lowest, highest, strict=True)), classes=classes, bins=bins
+        )
+        return cls(query=query, **_common(record))
+
+
+_KINDS: dict[str, type[SumRequest]] = {
+    kind.kind: kind for kind in (GradientSum, AccuracySum, TableSum)
+}
 
 
 def read_request(record: ConfigRecord) -> SumRequest:
@@ -221,6 +271,17 @@ def read_request(record: ConfigRecord) -> SumRequest:
         raise MalformedMessageError(
             f"what is to be summed cannot be read: {error_quoted(error)}"
         ) from error
+
+
+def _common(record: ConfigRecord) -> dict[str, Any]:
+    """What requests of all kinds have."""
+    persons, min_silos, colluders, radius = (_of(record, name, int) for name in _WHOLES)
+    return {
+        "unit": _of(record, "unit", str),
+        "persons": persons,
+        "noise_multiplier": _of(record, "noise-multiplier", float),
+        "mechanism": SiloGaussian(min_silos, colluders, radius),
+    }
 
 
 def _of(record: ConfigRecord, name: str, kind: type) -> Any:

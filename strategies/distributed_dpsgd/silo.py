@@ -19,6 +19,7 @@ from privacy.accounting.errors import LedgerError
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import Adversary, ClientPolicy, RoundTerms
 from privacy.secure_aggregation.errors import MalformedMessageError, MalformedRequestError
+from privacy.statistics import silo_statistics
 from privacy.training import ClientLedger, DataPolicy, StepPayments
 from privacy.training.errors import LocalBudgetError, PolicyError
 from strategies.distributed_dpsgd.accuracy import person_vectors
@@ -27,6 +28,7 @@ from strategies.distributed_dpsgd.requests import (
     INVITED_FOR,
     GradientSum,
     SumRequest,
+    TableSum,
     read_request,
     reordered,
 )
@@ -51,9 +53,29 @@ _NO_BUDGET = (
     "the owner of the data does not allow it: too little is left of max-epsilon at max-delta"
 )
 _NO_LEDGER = "this silo cannot keep its ledger, and adds nothing"
+_NOISE_ALONE = "This silo's data cannot be used, and it adds noise alone."
 _OWNER_FINDS_WHY = "this silo cannot take part; its owner finds why in its log"
 Integers = npt.NDArray[np.int64]
 Right = Callable[["Tensor", "Tensor"], "Tensor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiloTable:
+    """A silo's table, for statistics.
+
+    Parameters
+    ----------
+    features : array, shape (rows, columns)
+        Numbers, in the order of the query's bounds.
+    labels : array, shape (rows,), optional
+        Classes from 0 on.
+    person_ids : sequence, optional
+        Whose each row is. Default: every row is another person's.
+    """
+
+    features: Any
+    labels: Any = None
+    person_ids: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +97,9 @@ class SiloTask:
     right : callable, optional
         ``right(outputs, targets)``: which of the rows are answered rightly, shape (rows,). Default:
         the largest output is the target's class; of a single output, its sign.
+    table : callable, optional
+        Gives the silo's ``SiloTable``, where statistics are asked for. Default: none, and its part
+        is noise alone.
     """
 
     model: "nn.Module"
@@ -82,6 +107,7 @@ class SiloTask:
     persons: Callable[[], "Persons"]
     test_persons: Callable[[], "Persons"] | None = None
     right: Right | None = None
+    table: Callable[[], SiloTable] | None = None
 
 
 def answer_silo(
@@ -202,7 +228,8 @@ class _Silo:
         request.check(terms, schema.size)
         self._check(request, schema.size)
         task = self.task()
-        _set_parameters(task.model, schema)
+        if not isinstance(request, TableSum):
+            _set_parameters(task.model, schema)
         return partial(self._summed, request, task, schema)
 
     def _check(self, request: SumRequest, parameters: int) -> None:
@@ -260,6 +287,8 @@ class _Silo:
             payments.take(request.event(schema.size), planned=planned)
         if isinstance(request, GradientSum):
             return _gradients(request, task, schema)
+        if isinstance(request, TableSum):
+            return _statistics(request, task)
         return _right_answers(request, task)
 
 
@@ -298,6 +327,28 @@ def _gradients(request: GradientSum, task: SiloTask, schema: ModelSchema) -> Int
     return reordered(vector, sizes, schema.names)
 
 
+def _statistics(request: TableSum, task: SiloTask) -> Integers:
+    query, nothing = request.query, np.empty((0, request.query.columns))
+
+    def of(table: SiloTable) -> Integers:
+        return silo_statistics(
+            query,
+            table.features,
+            table.labels if query.classes else None,
+            table.person_ids if request.unit == "person" else None,
+            mechanism=request.mechanism,
+            noise_multiplier=request.noise_multiplier,
+            ledger=None,
+        )
+
+    try:
+        if task.table is not None:
+            return of(task.table())
+    except Exception as error:
+        log(ERROR, _NOISE_ALONE, exc_info=error)
+    return of(SiloTable(features=nothing, labels=np.empty(0)))
+
+
 def _right_answers(request: SumRequest, task: SiloTask) -> Integers:
     total = request.mechanism.open_sum(request.entries(0), clipping_norm=request.clipping_norm)
     if task.test_persons is not None:
@@ -320,7 +371,7 @@ def _loaded(load: Callable[[], "Persons"]) -> "Persons":
             raise TypeError(f"persons gives {type(persons).__name__}; give Persons(data, ids)")
         return persons
     except Exception as error:
-        log(ERROR, "This silo's data cannot be used, and it adds noise alone.", exc_info=error)
+        log(ERROR, _NOISE_ALONE, exc_info=error)
         return Persons.empty()
 
 

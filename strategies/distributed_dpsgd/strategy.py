@@ -4,22 +4,26 @@ import os
 from collections.abc import Iterable
 from typing import Literal
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from privacy import arguments
 from privacy.accounting import Adjacency, Budget, Full
 from privacy.secure_aggregation import FewSilos, ServerModel
+from privacy.statistics import Statistics, TableQuery
 from strategies import _arguments
 from strategies.accounted_strategy import AccountedStrategy
 from strategies.checkpoint import Checkpointing, settings_text
 from strategies.clipping import FlatClipping
 from strategies.distributed_dpsgd.accuracy import LocalEvaluation, read_accuracy
 from strategies.distributed_dpsgd.description import log_settings, silo_report
-from strategies.distributed_dpsgd.requests import UNITS, AccuracySum
+from strategies.distributed_dpsgd.requests import UNITS, AccuracySum, TableSum
 from strategies.distributed_dpsgd.steps import MaskedSum, SiloSteps, StepSetup
+from strategies.errors import BudgetError, NoUsableReplyError
 from strategies.model_schema import ModelSchema
 from strategies.population import ClientRegistry, Population
+from strategies.replies import stream_replies
 from strategies.result import PrivacyReport
 from strategies.round_cost import EvaluationCost
 from strategies.server_optimizers import ServerOptimizer, ServerSGD
@@ -289,6 +293,67 @@ class DistributedDPSGD(AccountedStrategy):
             )
             return None
         return read_accuracy(opened[0], request.noise_multiplier)
+
+    # Statistics --------------------------------------------------------------------------------
+
+    def statistics(
+        self, grid: Grid, query: TableQuery, *, noise_multiplier: float, timeout: float = 3600
+    ) -> Statistics:
+        """Ask all silos for the statistics of their tables, once, from the same budget.
+
+        Means, deviations, class counts and histograms with noise, to normalise a table without
+        looking at it. Do it before ``start``: the noise of training is then calibrated to what is
+        left.
+
+        Parameters
+        ----------
+        grid : Grid
+        query : TableQuery
+            Its bounds come from elsewhere than the data.
+        noise_multiplier : float
+            z: the noise on every number of persons has a deviation of about z times
+            ``query.clipping_norm``.
+        timeout : float
+            Seconds that the silos have for their sums.
+
+        Raises
+        ------
+        BudgetError
+            If it does not fit what is left of the budget; nobody was asked.
+        NoUsableReplyError
+            If too few silos saw it through.
+        """
+        arguments.of_kind("query", query, (TableQuery,), "TableQuery(bounds=[(low, high), ...])")
+        request = TableSum(
+            unit=self.unit,
+            persons=self._setup.persons,
+            noise_multiplier=noise_multiplier,
+            mechanism=self._setup.mechanism,
+            query=query,
+        )
+        due, name, run = [request.event(1)], "statistics", self._run
+        with self._privacy_budget.reopened(self._read_checkpoint):
+            if not self._privacy_budget.affordable(due):
+                raise BudgetError(
+                    f"statistics would pass {self._privacy_budget}; nobody was asked. Give a "
+                    "larger noise_multiplier, or ask for fewer columns"
+                )
+            run.wait_for_nodes(grid)
+            nodes, drawn = run.draw(name, Full(), grid)
+            no_model = ModelSchema(ArrayRecord([np.zeros(1, np.float32)]))
+            current = self._rounds_of_run.sum(name, 0, request, no_model, run, grid)
+            content = self._content(0, no_model.record(no_model.arrays), ConfigRecord())
+            messages = current.begin(nodes, content, drawn=drawn)
+            current.gather(stream_replies(grid, messages, timeout=timeout))
+            if current.is_paid:
+                self._privacy_budget.pay(due, run=run.state.name, number=0)
+            opened = current.release().update
+        if opened is None:
+            raise NoUsableReplyError(
+                f"statistics opened nothing: fewer silos than {self.silos.min_silos} saw it "
+                f"through ({run.faults.reasons()})"
+            )
+        return query.read(opened[0], request.mechanism, noise_multiplier=request.noise_multiplier)
 
     @property
     def _rounds_of_run(self) -> SiloSteps:

@@ -134,8 +134,8 @@ def test_a_case_comes_back_as_it_was_written(tmp_path: Path) -> None:
         if ours.weight is not None:
             np.testing.assert_array_equal(theirs.weight, ours.weight)
             np.testing.assert_array_equal(theirs.bias, ours.bias)
-    with pytest.raises(TypeError, match="ReLU"):
-        encrypted_peers.layers(nn.Sequential(nn.ReLU()))
+    with pytest.raises(TypeError, match="Tanh"):
+        encrypted_peers.layers(nn.Sequential(nn.Tanh()))
 
 
 def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from privacy.inference.arithmetic.bodies import read_columns, rerandomise
 from privacy.inference.arithmetic.network import Affine, Vector
 from privacy.inference.arithmetic.polynomials import activate
 from privacy.inference.arithmetic.program import BatchProgram
-from privacy.inference.arithmetic.scales import AFTER
+from privacy.inference.arithmetic.scales import rescaled_after, rescaled_before
 from privacy.inference.arithmetic.slot_model import refuse_zero
 from privacy.inference.ckks import Ciphertext, Residues, Ring, matrix_product
 from privacy.inference.plan import Plan
@@ -40,12 +40,14 @@ class BatchModel:
         self.ring = ring = Ring(plan.degree, plan.prime_bits)
         self.digest = plan.digest
         self._program = program
-        self._scales = tuple(program.scales.follow(program.activations, ring.primes))
+        self._layers = program.network.layers
+        self._scales = tuple(program.scales.follow(self._layers, ring.primes))
         self._groups = []
-        for affine, scales in zip(program.affines, self._scales, strict=True):
-            data = affine.matrix.data
-            refuse_zero(affine.name, [not np.rint(data * scales.weights).any()], [data])
-            self._groups.append(_grouped(affine, scales.weights))
+        for layer, here in zip(self._layers, self._scales, strict=True):
+            read = list(zip(layer.affines, here.weights, strict=True))
+            zero = [not np.rint(each.matrix.data * scale).any() for each, scale in read]
+            refuse_zero(layer.name, zero, [each.matrix.data for each, _ in read])
+            self._groups.append([_grouped(each, scale) for each, scale in read])
 
     def answer(self, body: memoryview, keys: Keys) -> bytes:
         """Evaluate the body of a query and return the body of an answer."""
@@ -59,43 +61,61 @@ class BatchModel:
             return self._answer(body, keys, threads)
 
     def _answer(self, body: memoryview, keys: Keys, threads: Executor) -> bytes:
-        ring, program = self.ring, self._program
-        values = read_columns(body, ring, self.plan.ciphertexts)
-        for index, activation in enumerate(program.activations):
-            scales, affine = self._scales[index], program.affines[index]
+        ring, layers = self.ring, self._layers
+        values = [read_columns(body, ring, self.plan.ciphertexts)]
+        network, rescales = self._program.network, iter(self._program.scales.rescales)
+        for index, layer in enumerate(layers[:-1]):
+            if layer.activation is None:
+                copied = layer.affines[0].structure.indices
+                values.append([rows[copied] for rows in values[0]])
+                continue
+            scales, rescale = self._scales[index], next(rescales)
             products = self._linear(values, index, threads)
             # The narrower of these outputs and the next layer's are relinearised.
-            narrows = program.affines[index + 1].outputs < affine.outputs
-            end = self._scales[index + 1].level
-            large_at = end if narrows else 0
-            size = 3 if narrows else 2
-            values = [np.empty((affine.outputs, end, ring.degree), np.uint64) for _ in range(size)]
-            rescale, entry = program.scales.rescales[index], scales.entry
-            for unit in range(affine.outputs):
-                value = self._ciphertext(products[unit], scales.inputs * scales.weights, keys)
-                if rescale >= 0:
+            large, end = network.narrows(index), scales.result.level
+            size = 3 if large else 2
+            made = [np.empty((layer.outputs, end, ring.degree), np.uint64) for _ in range(size)]
+            entry, biases = scales.entry, layer.bias
+            for unit in range(layer.outputs):
+                value = self._ciphertext(products[unit], scales.product, keys)
+                if rescaled_before(rescale):
                     ring.rescale(value)
-                bias = float(affine.bias[unit])
+                bias = float(biases[unit])
                 ring.add_plain(value, ring.encode(bias, entry.scale, entry.level))
                 result = activate(
-                    ring, keys, activation, value, rescaled=rescale == AFTER, large_at=large_at
+                    ring,
+                    keys,
+                    layer.activation,
+                    value,
+                    rescaled=rescaled_after(rescale),
+                    large_at=end if large else 0,
                 )
-                for polynomial, column in zip(ring.residues(result), values, strict=True):
+                if layer.centre:
+                    ring.add_plain(result, ring.encode(-layer.centre, result.scale, end))
+                for polynomial, column in zip(ring.residues(result), made, strict=True):
                     column[unit] = polynomial
-        products = self._linear(values, len(program.activations), threads)
+            values.append(made)
+            for source in layer.sources:
+                if network.users[source][-1] == index:
+                    values[source] = []  # its last use
+        products = self._linear(values, len(layers) - 1, threads)
         return self._finish(products, keys)
 
-    def _linear(self, values: list[Residues], index: int, threads: Executor) -> Residues:
-        _, level, degree = values[0].shape
-        outputs = self._program.affines[index].outputs
-        result = np.zeros((outputs, len(values), level, degree), dtype=np.uint64)
-        for polynomial, rows in enumerate(values):
-            for prime_index, prime in enumerate(self.ring.primes[:level]):
-                column = rows[:, prime_index]
-                for group in self._groups[index]:
-                    part = column if len(group.inputs) == len(column) else column[group.inputs]
-                    product = matrix_product(group.weights, part, prime, threads)
-                    result[group.outputs, polynomial, prime_index] = product
+    def _linear(self, values: list[list[Residues]], index: int, threads: Executor) -> Residues:
+        layer, level, degree = self._layers[index], self._scales[index].level, self.ring.degree
+        size = max(len(values[source]) for source in layer.sources)
+        result = np.zeros((layer.outputs, size, level, degree), dtype=np.uint64)
+        for source, groups in zip(layer.sources, self._groups[index], strict=True):
+            for polynomial, rows in enumerate(values[source]):
+                for prime_index, prime in enumerate(self.ring.primes[:level]):
+                    column = rows[:, prime_index]
+                    for group in groups:
+                        part = column if len(group.inputs) == len(column) else column[group.inputs]
+                        product = matrix_product(group.weights, part, prime, threads)
+                        if source != layer.sources[0]:
+                            product += result[group.outputs, polynomial, prime_index]
+                            product %= np.uint64(prime)
+                        result[group.outputs, polynomial, prime_index] = product
         return result
 
     def _ciphertext(self, residues: Residues, scale: float, keys: Keys) -> Ciphertext:
@@ -112,9 +132,9 @@ class BatchModel:
         ring, plan = self.ring, self.plan
         scale, level = 2.0**plan.answer_scale_bits, plan.answer_level
         released = []
-        for residues, value in zip(products, self._program.affines[-1].bias, strict=True):
+        for residues, value in zip(products, self._layers[-1].bias, strict=True):
             bias, answer = float(value), self._ciphertext(residues, scale, keys)
-            if self._program.activations:
+            if self._program.network.activations:
                 plain = ring.encode(bias, scale, level)
             else:
                 plain = ring.encode_coefficients(np.full(plan.degree, bias), scale, level)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.inference.arithmetic.program import Gather, ProductProgram, SlotProgram
-from privacy.inference.arithmetic.slot_model import OneImageModel
+from privacy.inference.arithmetic.slot_model import OneImageModel, Waiting
 from privacy.inference.ckks import (
     Ciphertext,
     Ciphertexts,
@@ -22,7 +22,7 @@ from privacy.inference.ckks import (
     Ring,
 )
 from privacy.inference.messages import Reader
-from privacy.inference.plan import BlindLayer, Plan
+from privacy.inference.plan import BlindLayer, BlindMap, Plan
 from privacy.inference.public_keys import Keys, refuse_secret
 
 
@@ -30,12 +30,20 @@ def blind_layers(program: SlotProgram | ProductProgram, levels: int) -> tuple[Bl
     """The public description of a program's layers; it follows from the architecture alone."""
     if isinstance(program, ProductProgram):
         return ()
-    first = program.first
-    layers = [BlindLayer(levels, 1, 1, tuple(range(len(first.weights))), first.sums)]
-    for packed in program.middle:
-        products = tuple(sorted(big * packed.baby + small for big, small in packed.diagonals))
-        level = levels - len(layers)
-        layers.append(BlindLayer(level, packed.baby, packed.giant, products, packed.sums))
+    layers = []
+    scales = program.scales.follow(program.network.layers)
+    for packed, here in zip(program.layers, scales, strict=False):
+        if packed.activation is None:
+            layers.append(BlindLayer(here.level, ()))
+            continue
+        maps = []
+        for each in packed.maps:
+            if isinstance(each, Gather):
+                maps.append(BlindMap(0, 1, tuple(range(len(each.weights))), each.sums))
+            else:
+                products = sorted(big * each.window + small for big, small in each.weights)
+                maps.append(BlindMap(each.source, each.window, tuple(products), each.sums))
+        layers.append(BlindLayer(here.level, tuple(maps)))
     return tuple(layers)
 
 
@@ -57,17 +65,21 @@ def _plaintexts(
             yield ring.encode_coefficients(weights, scale, plan.answer_level)
         biases = [program.products.bias]
     else:
-        scales = tuple(program.scales.follow(program.activations, ring.primes))
-        for packed, here in zip(program.before_last, scales, strict=False):
-            if isinstance(packed, Gather):
-                rows = list(packed.weights)
-            else:
-                rows = [packed.diagonals[step] for step in sorted(packed.diagonals)]
-            for row in rows:
-                yield ring.encode(row, here.weights, here.level)
-            yield ring.encode(packed.bias, here.inputs * here.weights, here.level)
+        scales = tuple(program.scales.follow(program.network.layers, ring.primes))
+        for packed, here in zip(program.layers, scales, strict=False):
+            if packed.activation is None:
+                continue
+            for each, scale in zip(packed.maps, here.weights, strict=True):
+                if isinstance(each, Gather):
+                    rows = list(each.weights)
+                else:
+                    rows = [each.weights[step] for step in sorted(each.weights)]
+                for row in rows:
+                    yield ring.encode(row, scale, here.level)
+            yield ring.encode(packed.bias, here.product, here.level)
         for answer in program.last:
-            yield ring.encode(answer.weights, scales[-1].weights, plan.answer_level)
+            for row, scale in zip(answer.weights, scales[-1].weights, strict=True):
+                yield ring.encode(row, scale, plan.answer_level)
         biases = [answer.bias for answer in program.last]
     for positions, values in zip(plan.answers, biases, strict=True):
         polynomial = np.zeros(plan.degree)
@@ -90,27 +102,25 @@ class BlindModel(OneImageModel):
         super().__init__(plan, ring)
         self._query_scale = 1.0
         reader = Reader(body)
-        self._layers: list[dict[int, _Sum]] = []
-        self._layer_biases: list[Ciphertext] = []
-        ciphertexts = plan.ciphertexts
+        self._layers: list[list[dict[int, _Sum]]] = []
+        self._layer_biases: list[Ciphertext | None] = []
         for layer in plan.blind_layers:
-            # As many ciphertexts as there are rotations, or values that enter the layer.
-            width = layer.baby if layer.baby > 1 else ciphertexts
-            giants: dict[int, list[int]] = {}
-            for at in layer.products:
-                giants.setdefault(at // width, []).append(at % width)
-            self._layers.append(
-                {at: self._read_sum(reader, places, layer.level) for at, places in giants.items()}
-            )
-            ciphertexts = 1
-            self._layer_biases.append(self._read(reader, 1, layer.level)[0])
+            level = layer.level
+            self._layers.append([self._read_map(reader, each, level) for each in layer.maps])
+            self._layer_biases.append(self._read(reader, 1, level)[0] if layer.maps else None)
         level, answers = plan.answer_level, len(plan.answers)
-        if plan.blind_layers:
-            self._last = [self._read_sum(reader, [0], level) for _ in range(answers)]
-        else:
-            self._last = [self._read_sum(reader, list(range(plan.ciphertexts)), level)]
+        last = len(plan.blind_sources) or plan.ciphertexts
+        self._last = [self._read_sum(reader, list(range(last)), level) for _ in range(answers)]
         biases = self._read(reader, answers, level)
         self._answer_biases = [biases[index] for index in range(answers)]
+
+    def _read_map(self, reader: Reader, each: BlindMap, level: int) -> dict[int, _Sum]:
+        """The weights of a map by giant step, for the places of baby steps."""
+        babies, giants = _babies(each), dict[int, list[int]]()
+        for number in each.products:
+            giant, baby = divmod(number, each.window) if each.source else (0, number)
+            giants.setdefault(giant, []).append(babies.index(baby))
+        return {at: self._read_sum(reader, places, level) for at, places in giants.items()}
 
     def _read_sum(self, reader: Reader, places: list[int], level: int) -> _Sum:
         return _Sum(np.array(places), self._read(reader, len(places), level))
@@ -125,33 +135,60 @@ class BlindModel(OneImageModel):
         return Ciphertexts(polynomials, 1.0)
 
     def _evaluate(self, query: Ciphertexts, keys: Keys) -> list[Ciphertext]:
-        ring, values = self.ring, query
-        for index, layer in enumerate(self.plan.blind_layers):
-            products = self._products(index, values, keys)
-            total = self._with_rotations(products, layer.sums, keys)
-            ring.add(total, self._layer_biases[index])
+        ring, plan = self.ring, self.plan
+        waiting, values = Waiting(query), dict[int, Ciphertext]()
+        for index, (layer, bias) in enumerate(
+            zip(plan.blind_layers, self._layer_biases, strict=True)
+        ):
+            if bias is None:
+                values[index + 1] = waiting.take(1)[0]
+                continue
+            parts = []
+            for each, sums in zip(layer.maps, self._layers[index], strict=True):
+                if each.source:
+                    read = self._at(values[each.source], layer.level).alone()
+                else:
+                    read = waiting.take(len(each.products))
+                products = self._products(each, sums, read, keys)
+                parts.append(self._with_rotations(products, each.sums, keys))
+            total = self._total(parts)
+            ring.add(total, bias)
             square = ring.multiply(total, total)
             ring.relinearise(square, keys.relinearisation)
             ring.rescale(square)
             ring.rescaled_to(square, 1.0)
-            values = square.alone()
-        answers = [ring.divided(self._sum(values, weights, keys)) for weights in self._last]
+            values[index + 1] = square
+        if plan.blind_layers:
+            last = [self._at(values[at], plan.answer_level) for at in plan.blind_sources]
+            query = Ciphertexts(np.stack([value.polynomials for value in last]), 1.0)
+        answers = [ring.divided(self._sum(query, weights, keys)) for weights in self._last]
         for answer, bias in zip(answers, self._answer_biases, strict=True):
             ring.add(answer, bias)
         return answers
 
-    def _products(self, index: int, values: Ciphertexts, keys: Keys) -> Extended:
-        layer, sums = self.plan.blind_layers[index], self._layers[index]
-        if layer.baby > 1:
-            steps = (None, *range(1, layer.baby))
+    def _products(
+        self, each: BlindMap, sums: dict[int, _Sum], values: Ciphertexts, keys: Keys
+    ) -> Extended:
+        if not each.source:
+            return self._sum(values, sums[0], keys)
+        babies = _babies(each)
+        if babies != [0]:
+            steps = [baby or None for baby in babies]
             values = self.ring.rotate_many(values[0], steps, keys.rotation)
 
         def part(giant: int) -> Extended | None:
             return self._sum(values, sums[giant], keys) if giant in sums else None
 
-        return self._giant_steps(part, layer.giant, layer.baby, keys)
+        return self._giant_steps(part, max(sums) + 1, each.window, keys)
 
     def _sum(self, values: Ciphertexts, weights: _Sum, keys: Keys) -> Extended:
         """A sum of products of ciphertexts, relinearised once."""
         total = self.ring.sum_of_products(values, weights.weights, weights.places)
         return self.ring.relinearised(total, keys.relinearisation)
+
+
+def _babies(each: BlindMap) -> list[int]:
+    """The baby steps of a map, rising; of one of the query, its ciphertexts."""
+    if not each.source:
+        return list(each.products)
+    return sorted({number % each.window for number in each.products})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.inference.arithmetic.network import Activation, Affine
+from privacy.inference.arithmetic.network import Activation, Network
 from privacy.inference.arithmetic.scales import Scales
 from privacy.inference.plan import Indices
 
@@ -17,49 +17,61 @@ Sums = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Gather:
-    """The first layer: the data owner copies inputs into slots.
+    """The map of a layer that reads the input: the data owner copies inputs into slots.
 
     Attributes
     ----------
     taps : ndarray of int32, shape (parts, ciphertexts, slots)
         Which input lies in the real (part 0) and imaginary (part 1) half of a slot, or -1.
     weights : ndarray of complex, shape (ciphertexts, slots)
-    bias : ndarray, shape (slots,)
     sums : Sums
         Last may come the complex conjugate, which leaves twice the real part.
-    layout : ndarray of int32, shape (period,)
-        Which output lies where.
     """
 
     taps: Indices
     weights: ComplexSlots
-    bias: Slots
     sums: Sums
-    layout: Indices
 
 
 @dataclass(frozen=True)
 class Diagonals:
-    """A middle layer.
+    """The map of another value.
 
     Attributes
     ----------
-    baby, giant : int
-        The input is rotated by up to ``baby`` - 1 steps, partial sums ``giant`` - 1 times by
-        ``baby``.
-    diagonals : dict of (giant step, baby step) to ndarray, shape (slots,)
-        Weights, already rotated back by their giant step.
-    bias : ndarray, shape (slots,)
+    source : int
+        Which value, as in :class:`Layer`.
+    window : int
+        What giant steps are multiples of; baby steps are smaller.
+    weights : dict of (giant step, baby step) to ndarray, shape (slots,)
+        Already rotated back by their giant step.
     sums : Sums
-    layout : ndarray of int32, shape (period,)
     """
 
-    baby: int
-    giant: int
-    diagonals: dict[tuple[int, int], Slots]
-    bias: Slots
+    source: int
+    window: int
+    weights: dict[tuple[int, int], Slots]
     sums: Sums
-    layout: Indices
+
+
+@dataclass(frozen=True)
+class PackedLayer:
+    """A layer with an activation; or, without, elements of the input as they are.
+
+    Attributes
+    ----------
+    maps : tuple of Gather or Diagonals
+        Whose sums add up. Elements of the input as they are have one, a Gather without weights.
+    bias : ndarray, shape (slots,)
+    activation : Activation or None
+    centre : float
+        As of :class:`Layer`.
+    """
+
+    maps: tuple[Gather | Diagonals, ...]
+    bias: Slots
+    activation: Activation | None
+    centre: float
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class Readout:
 
     Attributes
     ----------
-    weights : ndarray of complex, shape (slots,)
+    weights : ndarray of complex, shape (sources, slots)
     positions : tuple of int
     bias : ndarray, shape (len(positions),)
     """
@@ -103,21 +115,23 @@ class Products:
 class SlotProgram:
     """One image through a model with activations.
 
-    ``relinearise_after_last_layer`` says whether the last activation's products stay of size 3
-    through the last layer.
+    Attributes
+    ----------
+    network : Network
+    layers : tuple of PackedLayer
+        But the last.
+    last : tuple of Readout
+        The last one, a part for each answer.
+    scales : Scales
+    relinearise_after_last_layer : bool
+        Whether the last activation's products stay of size 3 through the last layer.
     """
 
-    first: Gather
-    middle: tuple[Diagonals, ...]
+    network: Network
+    layers: tuple[PackedLayer, ...]
     last: tuple[Readout, ...]
-    activations: tuple[Activation, ...]
     scales: Scales
     relinearise_after_last_layer: bool
-
-    @property
-    def before_last(self) -> tuple[Gather | Diagonals, ...]:
-        """The layers but the last."""
-        return (self.first, *self.middle)
 
 
 @dataclass(frozen=True)
@@ -130,10 +144,9 @@ class ProductProgram:
 
 @dataclass(frozen=True)
 class BatchProgram:
-    """A batch: the affine maps themselves, on every slot alike."""
+    """A batch: the network itself, on every slot alike."""
 
-    affines: tuple[Affine, ...]
-    activations: tuple[Activation, ...]
+    network: Network
     scales: Scales
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from privacy.inference.arithmetic.network import Activation
+from privacy.inference.arithmetic.network import Layer
 from privacy.inference.arithmetic.polynomials import DEPTH, evaluate
 
 AFTER = -1
@@ -14,11 +14,26 @@ FIRST = 0
 """Stands for a square whose input is rescaled before the rotations of its layer are added up."""
 SUMMED = 1
 """Stands for a square whose input is rescaled."""
+BOTH = 2
+"""Stands for an activation whose input is rescaled, and its products too.
+
+It takes a level more, and has two primes to divide by in place of one.
+"""
+
+
+def rescaled_before(rescale: int) -> bool:
+    """Whether an activation's input is rescaled."""
+    return rescale in (FIRST, SUMMED, BOTH)
+
+
+def rescaled_after(rescale: int) -> bool:
+    """Whether an activation's products are rescaled."""
+    return rescale in (AFTER, BOTH)
 
 
 def depth(degree: int, rescale: int) -> int:
     """Levels that an activation of this degree takes."""
-    return 0 if rescale == NEVER else DEPTH[degree]
+    return rescaled_before(rescale) + (DEPTH[degree] if rescaled_after(rescale) else 0)
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,7 @@ class _ScaleAlgebra:
 
 @dataclass(frozen=True)
 class Scales:
-    """Primes and scales, in bits; scale 2^inputs for a query, 2^weights[i] for layer i's weights.
+    """Primes and scales, in bits; scale 2^inputs for a query, 2^weights[i] for a layer's weights.
 
     A planner that looks at many choices together has an array for each number.
 
@@ -85,12 +100,14 @@ class Scales:
         In SEAL's order: the last one left first, the special prime (if any) last.
     inputs : int
     weights : tuple of float
-        One a layer but the last, whose scale follows from the answer's.
+        One of each activation, for the source of its layer that is at the lowest level; the
+        weights on other sources have the scale that makes their products meet. The last layer's
+        scale follows from the answer's.
     answer : int
     rescales : tuple of int
-        Of each activation: :data:`AFTER`, or of a square :data:`NEVER`, :data:`FIRST` or
-        :data:`SUMMED`. A value that is rescaled before it is squared takes half the bits of a
-        prime, and the rest is one level lower.
+        Of each activation: :data:`AFTER` or :data:`BOTH`, or of a square :data:`NEVER`,
+        :data:`FIRST` or :data:`SUMMED`. A value that is rescaled before it is squared takes half
+        the bits of a prime, and the rest is one level lower.
     """
 
     primes: tuple[int, ...]
@@ -100,40 +117,61 @@ class Scales:
     rescales: tuple[int, ...]
 
     def follow(
-        self, activations: Sequence[Activation], primes: Sequence[float] = ()
+        self, layers: Sequence[Layer], primes: Sequence[float] = ()
     ) -> Iterator["LayerScales"]:
         """The scales of each layer, by the primes themselves, or else by their nominal sizes."""
         primes = primes or [2.0**bits for bits in self.primes]
         dropped = dict(enumerate(primes[:-1], start=1))
-        level, scale = max(1, len(primes) - 1), 2.0**self.inputs
-        for weight_bits, activation, rescale in zip(
-            self.weights, activations, self.rescales, strict=True
-        ):
-            weights = 2.0**weight_bits
+        query = Scaled(2.0**self.inputs, max(1, len(primes) - 1))
+        values, choices = [query], iter(zip(self.weights, self.rescales, strict=True))
+        for layer in layers:
+            read = [values[source] for source in layer.sources]
+            lowest = min(reversed(read), key=lambda value: value.level)
+            level, inputs = lowest.level, tuple(value.scale for value in read)
             algebra = _ScaleAlgebra(dropped)
-            entry = Scaled(scale * weights, level)
-            if rescale >= 0:
-                entry = algebra.narrow(entry)
-            result = evaluate(algebra, activation, entry, rescaled=rescale == AFTER)
+            if layer.activation is None:
+                # The last layer, or elements of the input as they are.
+                result = Scaled(2.0**self.answer, level) if layer is layers[-1] else query
+                entry, product = result, result.scale
+            else:
+                bits, rescale = next(choices)
+                product = lowest.scale * 2.0**bits
+                entry = Scaled(product, level)
+                if rescaled_before(rescale):
+                    entry = algebra.narrow(entry)
+                result = evaluate(
+                    algebra, layer.activation, entry, rescaled=rescaled_after(rescale)
+                )
+            values.append(result)
             yield LayerScales(
-                level, scale, weights, entry, tuple(algebra.narrowings), tuple(algebra.constants)
+                level,
+                inputs,
+                tuple(product / scale for scale in inputs),
+                entry,
+                result,
+                tuple(algebra.narrowings),
+                tuple(algebra.constants),
             )
-            level, scale = result.level, result.scale
-        answer = 2.0**self.answer
-        yield LayerScales(level, scale, answer / scale, Scaled(answer, level), (), ())
 
 
 @dataclass(frozen=True)
 class LayerScales:
-    """One affine map and the activation after it.
+    """One layer and the activation after it.
 
-    Products are of ``inputs`` and ``weights`` (scales), with ``level`` data primes left; the
-    activation starts at ``entry``, and its constants have the scales ``constants``.
+    Products are of ``inputs`` and ``weights`` (scales, one of each source), with ``level`` data
+    primes left; the activation starts at ``entry`` and ends at ``result``, and its constants have
+    the scales ``constants``.
     """
 
     level: int
-    inputs: float
-    weights: float
+    inputs: tuple[float, ...]
+    weights: tuple[float, ...]
     entry: Scaled
+    result: Scaled
     narrowings: tuple[Narrowing, ...]
     constants: tuple[float, ...]
+
+    @property
+    def product(self) -> float:
+        """The scale of its products."""
+        return self.inputs[0] * self.weights[0]

@@ -18,7 +18,7 @@ from privacy.inference.arithmetic.program import (
     SlotProgram,
     Sums,
 )
-from privacy.inference.arithmetic.scales import AFTER, FIRST, SUMMED
+from privacy.inference.arithmetic.scales import BOTH, FIRST, SUMMED, rescaled_after
 from privacy.inference.ckks import Ciphertext, Ciphertexts, Extended, Plaintext, Ring, Weights
 from privacy.inference.errors import CannotPlanError
 from privacy.inference.plan import Plan
@@ -56,14 +56,26 @@ class OneImageModel(ABC):
     def _evaluate(self, query: Ciphertexts, keys: Keys) -> list[Ciphertext]:
         """The logits, at the answer's level, of size 2, neither masked nor re-randomised yet."""
 
-    def _with_rotations(self, value: Ciphertext | Extended, sums: Sums, keys: Keys) -> Ciphertext:
-        """The value with its rotations added, group after group, and divided once."""
-        ring = self.ring
-        if not sums:
-            return ring.divided(value)
-        total = ring.extended(value)
+    def _at(self, value: Ciphertext, level: int) -> Ciphertext:
+        """A value with the primes above a level dropped."""
+        return value if value.level == level else self.ring.at_level(value, level)
+
+    def _with_rotations(
+        self, value: Ciphertext | Extended, sums: Sums, keys: Keys
+    ) -> Ciphertext | Extended:
+        """The value with its rotations added, group after group."""
         for group in sums:
-            total = ring.add_rotations(total, group, keys.rotation)
+            value = self.ring.add_rotations(self.ring.extended(value), group, keys.rotation)
+        return value
+
+    def _total(self, parts: list[Ciphertext | Extended]) -> Ciphertext:
+        """A sum, divided once."""
+        ring, (first, *others) = self.ring, parts
+        if not others:
+            return ring.divided(first)
+        total = ring.extended(first)
+        for other in others:
+            total = ring.add_extended(total, ring.extended(other))
         return ring.divided(total)
 
     def _giant_steps(
@@ -104,21 +116,33 @@ class ProductModel(OneImageModel):
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """A layer before the last, encoded: weights by giant step, with the special prime or without.
+class _Map:
+    """A map of a layer, encoded: weights by giant step, with the special prime or without.
 
     Attributes
     ----------
+    babies : tuple of int
+        Baby steps, rising: weights name their places.
     extended : bool
         Whether products are of rotations that were not divided yet.
     """
 
     packed: Gather | Diagonals
     weights: dict[int, Weights]
+    babies: tuple[int, ...]
     extended: bool
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer with an activation, encoded."""
+
+    maps: tuple[_Map, ...]
+    level: int
     bias: Plaintext
     activation: Activation
     rescale: int
+    centre: float
 
 
 class SlotModel(OneImageModel):
@@ -127,73 +151,134 @@ class SlotModel(OneImageModel):
     def __init__(self, plan: Plan, program: SlotProgram) -> None:
         super().__init__(plan, Ring(plan.degree, plan.prime_bits))
         ring, self._program = self.ring, program
-        scales = tuple(program.scales.follow(program.activations, ring.primes))
-        self._layers = []
-        for packed, here, activation, rescale in zip(
-            program.before_last,
-            scales,
-            program.activations,
-            program.scales.rescales,
-            strict=False,
-        ):
-            if isinstance(packed, Gather):
-                name, given = "first", {(0, index): w for index, w in enumerate(packed.weights)}
-            else:
-                name, given = "middle", packed.diagonals
-            extended = isinstance(packed, Diagonals) and packed.baby * packed.giant > 1
-            steps: dict[int, dict[int, Plaintext]] = {}
-            for (giant, baby), row in given.items():
-                plain = ring.encode(row, here.weights, here.level, hoisted=extended)
-                if not plain.is_zero:
-                    steps.setdefault(giant, {})[baby] = plain
-            refuse_zero(name, [not steps], given.values())
-            weights = {giant: ring.weights(plains) for giant, plains in steps.items()}
+        *before_last, last = program.scales.follow(program.network.layers, ring.primes)
+        rescales = iter(program.scales.rescales)
+        # None stands for elements of the input as they are.
+        self._layers: list[_Layer | None] = []
+        for packed, here in zip(program.layers, before_last, strict=True):
+            if packed.activation is None:
+                self._layers.append(None)
+                continue
+            maps = tuple(
+                self._encoded(each, scale, here.level)
+                for each, scale in zip(packed.maps, here.weights, strict=True)
+            )
+            name = "first" if isinstance(packed.maps[0], Gather) else "middle"
+            given = [row for each in packed.maps for row in _rows(each).values()]
+            refuse_zero(name, [not each.weights for each in maps], given)
             bias = ring.encode(packed.bias, here.entry.scale, here.entry.level)
-            self._layers.append(_Layer(packed, weights, extended, bias, activation, rescale))
-        scale, level = scales[-1].weights, scales[-1].level
-        self._last = [ring.encode(answer.weights, scale, level) for answer in program.last]
-        refuse_zero(
-            "last", (w.is_zero for w in self._last), [answer.weights for answer in program.last]
-        )
+            self._layers.append(
+                _Layer(maps, here.level, bias, packed.activation, next(rescales), packed.centre)
+            )
+        self._last = [
+            [
+                ring.encode(row, scale, last.level)
+                for row, scale in zip(answer.weights, last.weights, strict=True)
+            ]
+            for answer in program.last
+        ]
+        zero = (plain.is_zero for plains in self._last for plain in plains)
+        refuse_zero("last", zero, [answer.weights for answer in program.last])
         self._add_after(answer.bias for answer in program.last)
 
+    def _encoded(self, packed: Gather | Diagonals, scale: float, level: int) -> _Map:
+        given = _rows(packed)
+        babies = tuple(sorted({baby for _, baby in given}))
+        extended = isinstance(packed, Diagonals) and any(step != (0, 0) for step in given)
+        steps: dict[int, dict[int, Plaintext]] = {}
+        for (giant, baby), row in given.items():
+            plain = self.ring.encode(row, scale, level, hoisted=extended)
+            if not plain.is_zero:
+                steps.setdefault(giant, {})[babies.index(baby)] = plain
+        weights = {giant: self.ring.weights(plains) for giant, plains in steps.items()}
+        return _Map(packed, weights, babies, extended)
+
     def _evaluate(self, query: Ciphertexts, keys: Keys) -> list[Ciphertext]:
-        ring, values = self.ring, query
-        late = self.plan.answer_level if self._program.relinearise_after_last_layer else 0
-        for layer in self._layers:
-            products = self._products(layer, values, keys)
-            if layer.rescale == FIRST:
-                products = ring.divided(products)
-                ring.rescale(products)
-            value = self._with_rotations(products, layer.packed.sums, keys)
-            if layer.rescale == SUMMED:
-                ring.rescale(value)
-            ring.add_plain(value, layer.bias)
+        ring, program = self.ring, self._program
+        late = self.plan.answer_level if program.relinearise_after_last_layer else 0
+        waiting, users = Waiting(query), program.network.users
+        values: dict[int, Ciphertext] = {}
+        for index, (layer, packed) in enumerate(zip(self._layers, program.layers, strict=True)):
+            if layer is None:
+                values[index + 1] = waiting.take(1)[0]
+                continue
             value = activate(
                 ring,
                 keys,
                 layer.activation,
-                value,
-                rescaled=layer.rescale == AFTER,
-                large_at=late if layer is self._layers[-1] else 0,
+                self._affine(layer, values, waiting, keys),
+                rescaled=rescaled_after(layer.rescale),
+                large_at=late if index + 1 == len(self._layers) else 0,
             )
-            values = value.alone()
-        answers = [ring.multiply_plain(value, weights) for weights in self._last]
-        for answer in answers:
-            ring.relinearise(answer, keys.relinearisation)
+            if layer.centre:
+                ring.add_plain(value, ring.encode(-layer.centre, value.scale, value.level))
+            values[index + 1] = value
+            for each in packed.maps:
+                if isinstance(each, Diagonals) and users[each.source][-1] == index:
+                    del values[each.source]  # its last use
+        level = self.plan.answer_level
+        read = [self._at(values[source], level) for source in program.network.layers[-1].sources]
+        answers = []
+        for plains in self._last:
+            total, *others = map(ring.multiply_plain, read, plains)
+            for other in others:
+                ring.add(total, other)
+            ring.relinearise(total, keys.relinearisation)
+            answers.append(total)
         return answers
 
-    def _products(self, layer: _Layer, values: Ciphertexts, keys: Keys) -> Ciphertext | Extended:
-        ring, packed, weights = self.ring, layer.packed, layer.weights
-        if isinstance(packed, Gather) or not layer.extended:
+    def _affine(
+        self, layer: _Layer, values: dict[int, Ciphertext], query: "Waiting", keys: Keys
+    ) -> Ciphertext:
+        """The sum of a layer's maps, rescaled where its activation wants that, plus its bias."""
+        ring, parts = self.ring, []
+        for each in layer.maps:
+            if isinstance(each.packed, Gather):
+                read = query.take(len(each.packed.weights))
+            else:
+                read = self._at(values[each.packed.source], layer.level).alone()
+            products = self._products(each, read, keys)
+            if layer.rescale == FIRST:
+                products = ring.divided(products)
+                ring.rescale(products)
+            parts.append(self._with_rotations(products, each.packed.sums, keys))
+        total = self._total(parts)
+        if layer.rescale in (SUMMED, BOTH):
+            ring.rescale(total)
+        ring.add_plain(total, layer.bias)
+        return total
+
+    def _products(self, each: _Map, values: Ciphertexts, keys: Keys) -> Ciphertext | Extended:
+        ring, packed, weights = self.ring, each.packed, each.weights
+        if isinstance(packed, Gather) or not each.extended:
             return ring.weighted_sum(values, weights[0])
-        steps = (None, *range(1, packed.baby))
+        steps = [baby or None for baby in each.babies]
         rotations = ring.hoist(ring.extended(values[0]), steps, keys.rotation)
 
         def part(giant: int) -> Extended | None:
             return ring.combine(rotations, weights[giant]) if giant in weights else None
 
-        return self._giant_steps(part, packed.giant, packed.baby, keys)
+        giants = max(giant for giant, _ in packed.weights) + 1
+        return self._giant_steps(part, giants, packed.window, keys)
+
+
+class Waiting:
+    """The ciphertexts of a query, taken in order."""
+
+    def __init__(self, query: Ciphertexts) -> None:
+        self._query, self._taken = query, 0
+
+    def take(self, count: int) -> Ciphertexts:
+        """The next ones."""
+        start, self._taken = self._taken, self._taken + count
+        return Ciphertexts(self._query.polynomials[start : self._taken], self._query.scale)
+
+
+def _rows(packed: Gather | Diagonals) -> dict[tuple[int, int], NDArray[Any]]:
+    """The slots of its weights, by giant and baby step, or by ciphertext of the query."""
+    if isinstance(packed, Diagonals):
+        return dict(packed.weights)
+    return {(0, index): row for index, row in enumerate(packed.weights)}
 
 
 def refuse_zero(layer: str, zero: Iterable[bool], given: Iterable[NDArray[Any]]) -> None:

@@ -7,9 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from privacy.arguments import number, whole
+
 MAX_DEGREE = 7
 _NEGLIGIBLE = 1e-6
 """Of the largest part of a fitted polynomial: about what float32 holds."""
+_COEFFICIENTS = f"2 to {MAX_DEGREE + 1} finite numbers, lowest power first"
 _log = logging.getLogger(__name__)
 
 
@@ -34,6 +37,8 @@ class Polynomial(nn.Module):
 
     Raises
     ------
+    TypeError
+        If a coefficient is no number.
     ValueError
         If there are fewer than 2 or more than 8 coefficients, one is not finite, or the last
         is zero.
@@ -43,8 +48,9 @@ class Polynomial(nn.Module):
 
     def __init__(self, coefficients: Sequence[float], *, trainable: bool = False) -> None:
         super().__init__()
+        given = [number("coefficients", each, give=_COEFFICIENTS) for each in coefficients]
         # Judged on the CPU, wherever PyTorch puts new tensors.
-        values = torch.as_tensor(list(coefficients), dtype=torch.float32, device="cpu")
+        values = torch.tensor(given, dtype=torch.float32, device="cpu")
         if not 2 <= len(values) <= MAX_DEGREE + 1:
             raise ValueError(
                 f"coefficients has {len(values)} entries; give 2 to {MAX_DEGREE + 1} "
@@ -91,14 +97,16 @@ class Polynomial(nn.Module):
 
         Raises
         ------
+        TypeError
+            If ``low``, ``high`` or ``degree`` is no number.
         ValueError
             If the interval is empty, the degree is not 2 to 7, or the function is constant or
             not finite there.
         """
-        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        low, high = number("low", low), number("high", high)
+        if not low < high:
             raise ValueError(f"low and high are {low} and {high}; give finite low < high")
-        if not 2 <= degree <= MAX_DEGREE:
-            raise ValueError(f"degree is {degree}; give 2 to {MAX_DEGREE}")
+        degree = whole("degree", degree, least=2, most=MAX_DEGREE, give=f"2 to {MAX_DEGREE}")
 
         def values(x: np.ndarray) -> np.ndarray:
             with torch.no_grad():

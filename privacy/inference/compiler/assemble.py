@@ -5,20 +5,31 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from privacy.inference.arithmetic.network import Affine, Network
+from privacy.inference.arithmetic.network import Layer, Network
 from privacy.inference.arithmetic.polynomials import constant_left_over
 from privacy.inference.arithmetic.program import (
     BatchProgram,
     Diagonals,
+    Gather,
+    PackedLayer,
     ProductProgram,
     Program,
     SlotProgram,
 )
 from privacy.inference.arithmetic.scales import Scales
 from privacy.inference.ckks import Ring
-from privacy.inference.compiler.candidates import batch_candidate
+from privacy.inference.compiler.candidates import PackedLayerCandidate, batch_candidate
 from privacy.inference.compiler.operation_costs import Operations, relinearisation_level
-from privacy.inference.compiler.packing import diagonals, gather, products, readouts
+from privacy.inference.compiler.packing import (
+    copied,
+    diagonals,
+    gather,
+    periodic_layout,
+    power_of_two,
+    products,
+    readouts,
+    spread,
+)
 from privacy.inference.compiler.planner import ProductChoice
 from privacy.inference.compiler.scale_search import Choice
 from privacy.inference.plan import EMPTY, Indices
@@ -63,33 +74,25 @@ def _pack_slots(network: Network, choice: Choice) -> tuple[SlotProgram, PackingS
     """A network with activations, for one image."""
     candidate, scales = choice.candidate, choice.scales
     slots = candidate.degree // 2
-    affines = _without_left_over_constants(network)
-    first = gather(
-        network.affines[0],
-        slots,
-        blocks=candidate.blocks,
-        paired=candidate.paired,
-        following=candidate.following,
-        sums=candidate.sums[0],
-    )
-    middle: list[Diagonals] = []
-    layout = first.layout
-    for index, affine in enumerate(affines[1:-1], start=1):
-        baby, giant = candidate.baby_steps[index], candidate.giant_steps[index]
-        layer = diagonals(affine, layout, slots, baby=baby, sums=candidate.sums[index])
-        if layer.giant > giant:
-            raise RuntimeError(f"packed with {layer.giant} giant steps, planned {giant}")
-        middle.append(layer)
-        layout = layer.layout
+    layouts: list[Indices] = [np.zeros(0, dtype=np.int32)]
+    layers: list[PackedLayer] = []
+    *before_last, last_layer = _without_left_over_constants(network).layers
+    for layer, packed in zip(before_last, candidate.layers, strict=False):
+        maps, layout = _packed(layer, packed, layouts, slots)
+        layouts.append(layout)
+        bias = spread(layer.bias, layout, slots)
+        layers.append(PackedLayer(maps, bias, layer.activation, layer.centre))
     # The roots of unity depend on the degree alone.
-    last = readouts(affines[-1], layout, Ring(candidate.degree, (40,)).roots)
+    last = readouts(
+        last_layer,
+        [layouts[source] for source in last_layer.sources],
+        Ring(candidate.degree, (40,)).roots,
+    )
+    gathered = [each for layer in layers for each in layer.maps if isinstance(each, Gather)]
+    parts = max(len(each.taps) for each in gathered)
+    taps = np.concatenate([_in_parts(each.taps, parts) for each in gathered], axis=1)
     program = SlotProgram(
-        first,
-        tuple(middle),
-        last,
-        network.activations,
-        scales,
-        candidate.relinearise_after_last_layer,
+        network, tuple(layers), last, scales, candidate.relinearise_after_last_layer
     )
     summary = PackingSummary(
         candidate.degree,
@@ -99,21 +102,59 @@ def _pack_slots(network: Network, choice: Choice) -> tuple[SlotProgram, PackingS
         candidate.answer_level,
         "slots",
         candidate.operations,
-        first.taps,
+        taps,
         tuple(answer.positions for answer in last),
         tuple(candidate.rotations.items()),
     )
     return program, summary
 
 
+def _packed(
+    layer: Layer, packed: PackedLayerCandidate, layouts: list[Indices], slots: int
+) -> tuple[tuple[Gather | Diagonals, ...], Indices]:
+    """The maps of a layer, and where its outputs lie."""
+    padded = periodic_layout(layer.outputs, power_of_two(layer.outputs), None)
+    if not packed.degree:
+        return (copied(layer.affines[0], padded, slots),), padded
+    if layer.reads_input:
+        made, layout = gather(
+            layer.affines[0],
+            slots,
+            blocks=packed.blocks,
+            paired=packed.paired,
+            following=packed.following,
+            sums=packed.maps[0].sums,
+        )
+        return (made,), layout
+    maps = tuple(
+        diagonals(
+            affine,
+            layouts[part.source],
+            slots,
+            source=part.source,
+            window=part.window,
+            sums=part.sums,
+        )
+        for affine, part in zip(layer.affines, packed.maps, strict=True)
+    )
+    return maps, padded
+
+
+def _in_parts(taps: Indices, parts: int) -> Indices:
+    """Taps of ciphertexts with empty imaginary parts, where others have them."""
+    empty = np.full((parts - len(taps), *taps.shape[1:]), EMPTY, dtype=np.int32)
+    return np.concatenate([taps, empty])
+
+
 def _pack_products(
     network: Network, choice: ProductChoice
 ) -> tuple[ProductProgram, PackingSummary]:
     """A model that is one affine map, for one image."""
-    packed = products(network.affines[0], choice.degree)
+    (affine,) = network.layers[0].affines
+    packed = products(affine, choice.degree)
     ciphertexts = len(packed.weights)
     taps = np.full((ciphertexts, packed.share), EMPTY, dtype=np.int32)
-    inputs = np.arange(network.affines[0].inputs, dtype=np.int32)
+    inputs = np.arange(affine.inputs, dtype=np.int32)
     taps.reshape(-1)[: len(inputs)] = inputs
     level = choice.answer_level
     product = "multiply" if choice.encrypted else "multiply plain"
@@ -149,7 +190,6 @@ def _pack_batch(
         )
     else:
         scales, candidate = choice.scales, choice.candidate
-    affines = tuple(_without_left_over_constants(network))
     summary = PackingSummary(
         candidate.degree,
         scales.primes,
@@ -159,13 +199,13 @@ def _pack_batch(
         "batch",
         candidate.operations,
     )
-    return BatchProgram(affines, network.activations, scales), summary
+    return BatchProgram(_without_left_over_constants(network), scales), summary
 
 
-def _without_left_over_constants(network: Network) -> list[Affine]:
-    """The affine maps, less the constants left over by the activations before them."""
-    affines = [network.affines[0]]
-    for activation, affine in zip(network.activations, network.affines[1:], strict=True):
-        excess = affine.matrix @ np.full(affine.inputs, constant_left_over(activation))
-        affines.append(replace(affine, bias=affine.bias - excess))
-    return affines
+def _without_left_over_constants(network: Network) -> Network:
+    """The same layers, less the constants left over by the activations before them."""
+    excess = [0.0] + [
+        0.0 if layer.activation is None else constant_left_over(layer.activation)
+        for layer in network.layers
+    ]
+    return network.raised(excess)

@@ -1,8 +1,16 @@
 """The error of a logit, predicted from the noise of every operation."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
-from privacy.inference.arithmetic.scales import AFTER, FIRST, LayerScales, Scales
+from privacy.inference.arithmetic.scales import (
+    BOTH,
+    FIRST,
+    SUMMED,
+    LayerScales,
+    Scales,
+    rescaled_after,
+)
 from privacy.inference.compiler.candidates import PackingCandidate
 from privacy.inference.compiler.sensitivity import Stage
 
@@ -18,8 +26,14 @@ def switch_noise(primes: Sequence[int], degree: int, level: int) -> float:
 
     Digits are centred: their variance is a twelfth of their prime's square.
     """
-    ratio = sum(4.0 ** (bits - primes[-1]) for bits in primes[:level])
-    return FRESH_NOISE**2 * degree * ROUNDING * ratio + rescale_noise(degree)
+    return _switch_noises([*primes[:level], primes[-1]], degree)[-1]
+
+
+def _switch_noises(primes: Sequence[int], degree: int) -> list[float]:
+    """The same at level 1, 2 and so on."""
+    ratios = accumulate(4.0 ** (bits - primes[-1]) for bits in primes[:-1])
+    each = FRESH_NOISE**2 * degree * ROUNDING
+    return [each * ratio + rescale_noise(degree) for ratio in ratios]
 
 
 def rescale_noise(degree: int) -> float:
@@ -52,55 +66,64 @@ def predicted_logit_error(
     # SEAL encrypts with one prime more and divides by it, which leaves the noise of that.
     sealed = rescale_noise(degree) if candidate.encrypted else 0.0
     plain += half * sealed
-    levels = range(1, candidate.levels + 1)
-    switches = {level: half * switch_noise(scales.primes, degree, level) for level in levels}
+    noises = enumerate(_switch_noises(scales.primes, degree), start=1)
+    switches = {level: half * noise for level, noise in noises}
+    fresh = half * (FRESH_NOISE**2 + ROUNDING)
     for index, stage in enumerate(stages[:-1]):
-        layer, doublings = layers[index], candidate.doublings(index)
-        switch = switches[layer.level]
-        if index == 0:
-            fresh = half * (FRESH_NOISE**2 + ROUNDING) / layer.inputs**2
-            variance += stage.inputs * fresh
-        else:
-            rotated = 1 - 1 / candidate.baby_steps[index]
-            variance += stage.inputs * rotated * switch / layer.inputs**2
-        # Weights that repeat leave most coefficients of their plaintext zero, and those exact.
-        rounding = (
-            plain / layer.weights**2 * (1.0 if candidate.encrypted else candidate.repeats[index])
-        )
-        if index == 0 and candidate.paired:
-            rounding *= 4
-        variance += stage.outputs * candidate.terms[index] * stage.energy * rounding
-        rescale_at = candidate.rescales[index]
-        early = 0 if rescale_at == FIRST else doublings
-        sums = 2.0**early * candidate.giant_steps[index]
-        added = (sums - 1) * switch
-        if candidate.encrypted:
-            added += sums * switch
-        product, later = (layer.inputs * layer.weights) ** 2, 2.0 ** (doublings - early)
-        entered = added / product * later + half * sealed / layer.entry.scale**2
-        if rescale_at >= 0:
-            # What is left of the tree adds up as many roundings.
-            summed = later * rescale + (later - 1) * switches[layer.entry.level]
-            entered += summed / layer.entry.scale**2
+        layer, packed = layers[index], candidate.layers[index]
+        if not packed.degree:
+            variance += stage.outputs * fresh / layer.inputs[0] ** 2
+            continue
+        rescale_at, switch = candidate.layer_rescales[index], switches[layer.level]
+        entered = half * sealed / layer.entry.scale**2
+        if rescale_at in (SUMMED, BOTH):
+            entered += rescale / layer.entry.scale**2
+        for number, part in enumerate(packed.maps):
+            inputs, weights = layer.inputs[number], layer.weights[number]
+            if part.source == 0:
+                variance += stage.inputs[number] * fresh / inputs**2
+            else:
+                rotated = 1 - 1 / part.babies
+                variance += stage.inputs[number] * rotated * switch / inputs**2
+            # Weights that repeat leave most coefficients of their plaintext zero, and those exact.
+            rounding = plain / weights**2 * (1.0 if candidate.encrypted else part.repeats)
+            if packed.paired:
+                rounding *= 4
+            variance += stage.outputs * part.terms * stage.energies[number] * rounding
+            doublings = part.doublings
+            early = 0 if rescale_at == FIRST else doublings
+            sums = 2.0**early * part.giants
+            added = (sums - 1) * switch
+            if candidate.encrypted:
+                added += sums * switch
+            later = 2.0 ** (doublings - early)
+            entered += added / layer.product**2 * later
+            if rescale_at == FIRST:
+                # What is left of the tree adds up as many roundings.
+                summed = later * rescale + (later - 1) * switches[layer.entry.level]
+                entered += summed / layer.entry.scale**2
         variance += stage.outputs * entered
-        if rescale_at == AFTER:
-            for gain, narrowing in zip(stage.narrowings, layer.narrowings, strict=True):
+        if rescaled_after(rescale_at):
+            own = layer.narrowings[-len(stage.narrowings) :]
+            for gain, narrowing in zip(stage.narrowings, own, strict=True):
                 variance += gain * switches[narrowing.level] / narrowing.before**2
                 variance += gain * rescale / narrowing.after**2
         else:
             square, level = layer.entry.scale**2, layer.entry.level
             variance += stage.narrowings[0] * switches[level] / square**2
-        if candidate.leaves_large(index):
-            if rescale_at == AFTER:
+        if index in candidate.large:
+            if rescaled_after(rescale_at):
                 large = rescale_large / layer.narrowings[-1].after ** 2
                 variance += stage.narrowings[-1] * large
-            following, gain = layers[index + 1], stages[index + 1].outputs
-            product = (following.inputs * following.weights) ** 2
-            variance += gain * switches[following.level] / product
+            (user,) = candidate.users[index + 1]
+            following, gain = layers[user], stages[user].outputs
+            variance += gain * switches[following.level] / following.product**2
         for gain, constant in zip(stage.constants, layer.constants, strict=True):
             variance += gain * ROUNDING / constant**2
     rounding = ROUNDING + sealed
-    variance += rounding * candidate.terms[-1] * stages[-1].energy / layers[-1].weights ** 2
+    for number, part in enumerate(candidate.layers[-1].maps):
+        weights = layers[-1].weights[number]
+        variance += rounding * part.terms * stages[-1].energies[number] / weights**2
     closing = (
         sealed
         + switch_noise(scales.primes, degree, candidate.answer_level)

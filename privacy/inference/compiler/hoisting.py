@@ -9,13 +9,11 @@ added up takes as many keys as it has steps, and one sum of all takes a key for 
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TypeVar
 
 from privacy.inference.arithmetic.program import Sums
 from privacy.inference.ckks import CONJUGATE
-from privacy.inference.compiler.candidates import PackingCandidate
+from privacy.inference.compiler.candidates import PackedMap, PackingCandidate
 from privacy.inference.compiler.operation_costs import milliseconds
-from privacy.inference.compiler.packing import splits
 
 _PRICES = (0.0, 1e-8, 3e-8, 1e-7, 3e-7, 1e-6, 3e-6, 1e-5)
 """Milliseconds that a byte of keys is worth: one price leads to one choice in every layer."""
@@ -27,33 +25,28 @@ def hoisted(candidate: PackingCandidate) -> PackingCandidate:
     """The same packing with rotations shared at the least cost."""
     if candidate.batch:
         return candidate
-    options = [list(_layer_options(candidate, index)) for index in range(len(candidate.degrees))]
+    options = [
+        [list(_options(candidate, part, index)) for part in layer.maps]
+        for index, layer in enumerate(candidate.layers[:-1])
+    ]
     ways = dict.fromkeys(_chosen(candidate, options, price) for price in _PRICES)
     return min(ways, key=lambda way: way.cost)
 
 
-T = TypeVar("T")
-_Option = tuple[int, int, Sums, float, int]
-"""Baby and giant steps, sums, milliseconds, and bytes of keys."""
+_Option = tuple[PackedMap, float, int]
+"""Of a map: its window and sums, milliseconds, and bytes of keys."""
 
 
-def _layer_options(candidate: PackingCandidate, index: int) -> Iterator[_Option]:
-    level, degree = candidate.entry_levels[index], candidate.degree
-    for baby, giant in splits(candidate.diagonals[index]):
-        for sums in groupings(candidate.sums[index]):
-            trial = replace(
-                candidate,
-                baby_steps=_put(candidate.baby_steps, index, baby),
-                giant_steps=_put(candidate.giant_steps, index, giant),
-                sums=_put(candidate.sums, index, sums),
-            )
-            spent = milliseconds(trial.layer_operations(index, level), degree)
-            levels = trial.layer_rotations(index, level).values()
-            yield baby, giant, sums, spent, 8 * degree * sum(at * (at + 1) for at in levels)
-
-
-def _put(values: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
-    return (*values[:index], value, *values[index + 1 :])
+def _options(candidate: PackingCandidate, part: PackedMap, index: int) -> Iterator[_Option]:
+    degree = candidate.degree
+    for window in part.steps.windows:
+        for sums in groupings(part.sums):
+            trial = replace(part, window=window, sums=sums)
+            operations, undivided = candidate.map_operations(trial, index)
+            operations["divide", candidate.entry_levels[index]] += undivided
+            spent = milliseconds(operations, degree)
+            levels = candidate.map_rotations(trial, index).values()
+            yield trial, spent, 8 * degree * sum(at * (at + 1) for at in levels)
 
 
 def groupings(sums: Sums) -> Iterator[Sums]:
@@ -77,8 +70,16 @@ def groupings(sums: Sums) -> Iterator[Sums]:
 
 
 def _chosen(
-    candidate: PackingCandidate, options: list[list[_Option]], price: float
+    candidate: PackingCandidate, options: list[list[list[_Option]]], price: float
 ) -> PackingCandidate:
-    best = [min(layer, key=lambda option: option[3] + price * option[4]) for layer in options]
-    babies, giants, sums, _, _ = zip(*best, strict=True)
-    return replace(candidate, baby_steps=babies, giant_steps=giants, sums=sums)
+    layers = [
+        replace(
+            layer,
+            maps=tuple(
+                min(choices, key=lambda option: option[1] + price * option[2])[0]
+                for choices in parts
+            ),
+        )
+        for layer, parts in zip(candidate.layers, options, strict=False)
+    ]
+    return replace(candidate, layers=(*layers, candidate.layers[-1]))

@@ -20,13 +20,13 @@ import numpy as np
 
 from privacy.inference.arithmetic.network import Network
 from privacy.inference.arithmetic.polynomials import DEPTH
-from privacy.inference.arithmetic.scales import AFTER, NEVER
+from privacy.inference.arithmetic.scales import BOTH, NEVER, SUMMED, rescaled_after
 from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.compiler.candidates import (
     PackingCandidate,
+    SlotPackings,
     batch_candidate,
     rescaling_variants,
-    slot_candidates,
     with_fewest_levels,
 )
 from privacy.inference.compiler.error_model import (
@@ -66,6 +66,10 @@ _LEAST_ANSWER_BITS = 4
 """Of an answer's modulus, beside the size of a logit."""
 _HOPELESS = 2.0**12
 """Of so many tolerances a predicted error is not mended by another packing."""
+_HOPELESS_IF_DEEP = 2.0**3
+"""The same for many activations, whose scales take long to choose."""
+_DEEP = 6
+"""Activations, from which on they are many."""
 _WIDE_LOGITS = 20
 """Bits beyond which much of a plan goes to logits that hardly any input has."""
 _CANDIDATES = 6
@@ -92,11 +96,10 @@ def check_size(network: Network, bounds: Ranges) -> None:
         "narrow input_range, make the model shallower, or train with privacy.inference."
         "logit_bound in the loss"
     )
-    stages = [*bounds.before, bounds.logits]
-    for affine, stage in zip(network.affines, stages, strict=True):
+    for layer, stage in zip(network.layers, bounds.before, strict=True):
         if not bool(np.isfinite(stage.magnitude).all()):
             raise CannotPlanError(
-                f"over input_range the values after layer {affine.name} can be larger than any "
+                f"over input_range the values after layer {layer.name} can be larger than any "
                 f"number of double precision; {remedy}"
             )
     bits = logit_bits(bounds)
@@ -156,6 +159,7 @@ class Planner:
         self._answer_levels = (least, least + 1)
         """With one prime more an answer is more precise, and twice as long."""
         self._scaled: dict[PackingCandidate, Choice | None] = {}
+        self._slots = SlotPackings(network, encrypted=encrypted)
 
     def choose(self, tolerances: Sequence[float], query_limits: Sequence[int]) -> Choice:
         """The choice under the first limit and tolerance that allow one.
@@ -190,35 +194,48 @@ class Planner:
 
     def _packings(self, degree: int) -> Iterable[PackingCandidate]:
         if self._batch_size == 1:
-            return slot_candidates(self._network, degree, encrypted=self._encrypted)
+            return self._slots.candidates(degree)
         return [batch_candidate(self._network, degree)]
 
-    def _starts(self, degree: int) -> Iterator[list[PackingCandidate]]:
-        """Packings in one ring, as they are first looked at; then ways that spend bits otherwise.
+    def _starts(self) -> Iterator[list[PackingCandidate]]:
+        """Packings by ring, as they are first looked at; then ways that spend bits otherwise.
 
-        Either all squares are rescaled, or the first is not, which saves a level for an answer
-        with a prime more.
+        Either all squares are rescaled once, or the first is not, which saves a level for an answer
+        with a prime more. Where no ring will do, all are rescaled before they are squared, or
+        before and after: deep networks have no use for all bits of a ring otherwise, for a prime
+        has 50 at most.
         """
-        if self._batch_size > degree // 2:
-            return
-        packings = list(self._packings(degree))
-        for answer_level in self._answer_levels:
-            yield [hoisted(replace(packing, answer_level=answer_level)) for packing in packings]
-        saving = [
-            replace(packing, rescales=(NEVER, *packing.rescales[1:]), answer_level=answer_level)
-            for packing in packings
-            if packing.degrees[0] == 2
-            and not packing.encrypted
-            and not (packing.relinearise_after_last_layer and len(packing.degrees) == 1)
-        ]
-        yield [hoisted(packing) for packing in saving]
+        rings = [degree for degree in _RINGS if self._batch_size <= degree // 2]
+        packings = {degree: list(self._packings(degree)) for degree in rings}
+        for degree in rings:
+            for answer_level in self._answer_levels:
+                yield [hoisted(replace(p, answer_level=answer_level)) for p in packings[degree]]
+            saving = [
+                replace(packing, rescales=(NEVER, *packing.rescales[1:]), answer_level=answer_level)
+                for packing in packings[degree]
+                if packing.degrees[0] == 2
+                and not packing.encrypted
+                and not (packing.relinearise_after_last_layer and len(packing.degrees) == 1)
+            ]
+            yield [hoisted(packing) for packing in saving]
+        degrees = [activation.degree for activation in self._network.activations]
+        before = tuple(SUMMED if power == 2 else BOTH for power in degrees)
+        for rescales in dict.fromkeys((before, (BOTH,) * len(before))):
+            for degree, answer_level in product(rings, self._answer_levels):
+                yield [
+                    hoisted(replace(packing, rescales=rescales, answer_level=answer_level))
+                    for packing in packings[degree]
+                    if not packing.encrypted and not packing.relinearise_after_last_layer
+                ]
 
     def _search(self, tolerance: float, limit: int, *, smallest: bool = False) -> _Search:
         """Look through the rings, the smallest first; in each, quick or small packings first."""
         nearest: _Nearest | None = None
         vanishing: Choice | None = None
         larger = False
-        for packings in (start for degree in _RINGS for start in self._starts(degree)):
+        deep = len(self._network.activations) >= _DEEP
+        hopeless = _HOPELESS_IF_DEEP if deep else _HOPELESS
+        for packings in self._starts():
             least = {packing: with_fewest_levels(packing).query_bytes for packing in packings}
             larger |= max(least.values(), default=0) > limit
             packings.sort(key=lambda packing: packing.cost)
@@ -234,7 +251,7 @@ class Planner:
                 if nearest is None or choice.error < nearest.error:
                     nearest = _Nearest(choice.error, packing.degree, packing.query_bytes)
                 if choice.error > tolerance:
-                    if choice.error > _HOPELESS * tolerance:
+                    if choice.error > hopeless * tolerance:
                         break  # another packing will not do either
                     continue
                 if self._vanishes(choice):
@@ -277,15 +294,18 @@ class Planner:
         """With a square rescaled elsewhere, an answer of other length, or another packing."""
         yield from rescaling_variants(here, self._answer_levels)
         for packing in self._packings(here.degree):
-            if not packing.relinearise_after_last_layer or here.rescales[-1] == AFTER:
+            if not packing.relinearise_after_last_layer or rescaled_after(here.rescales[-1]):
                 yield replace(packing, rescales=here.rescales, answer_level=here.answer_level)
 
     def _vanishes(self, choice: Choice) -> bool:
         """Whether a layer's weights may round to nothing: biases alone can be within tolerance."""
-        layers = choice.scales.follow(self._network.activations)
+        layers = choice.scales.follow(self._network.layers)
         least = vanishing_bits(choice.candidate, self._network)
         return any(
-            math.log2(layer.weights) < bits for layer, bits in zip(layers, least, strict=True)
+            math.log2(weights) < bits
+            for packed, layer, here in zip(choice.candidate.layers, layers, least, strict=True)
+            if packed.degree or packed is choice.candidate.layers[-1]
+            for weights, bits in zip(layer.weights, here, strict=True)
         )
 
     def _refusal(self, search: _Search, tolerance: float, limit: int) -> str:
@@ -361,7 +381,12 @@ def _least_answer_level(logits: int) -> int:
 
 
 def _levels(network: Network) -> int:
-    return 1 + sum(DEPTH[activation.degree] for activation in network.activations)
+    """One of the answer, and what activations take along the longest way."""
+    taken = [0]
+    for layer in network.layers:
+        own = 0 if layer.activation is None else DEPTH[layer.activation.degree]
+        taken.append(own + max(taken[source] for source in layer.sources))
+    return 1 + taken[-1]
 
 
 @dataclass(frozen=True)
@@ -397,7 +422,7 @@ def choose_products(
     encrypted: bool,
 ) -> ProductChoice:
     """The smallest ring for a model that is one affine map; ``spread`` as in :class:`Planner`."""
-    affine = network.affines[0]
+    affine = network.layers[0].affines[0]
     rows = affine.matrix.multiply(affine.matrix).sum(axis=1)
     # For one image noise fills every coefficient, so that a logit meets all rows of the weights.
     weight = float(rows.sum() if batch_size == 1 else rows.max())

@@ -53,22 +53,30 @@ class Ranges:
     ----------
     inputs : Interval
     before, after : tuple of Interval
-        Before and after each activation.
-    logits : Interval
+        Before and after the activation of each layer; the same where there is none.
     """
 
     inputs: Interval
     before: tuple[Interval, ...]
     after: tuple[Interval, ...]
-    logits: Interval
+
+    @property
+    def logits(self) -> Interval:
+        """Of the last layer."""
+        return self.after[-1]
+
+    def of(self, source: int) -> Interval:
+        """The bounds of a source of a layer: 0 is the input."""
+        return self.after[source - 1] if source else self.inputs
 
 
 def ranges(network: Network, low: float | Vector, high: float | Vector) -> Ranges:
     """Bound every value of ``network`` over all inputs with elements in [low, high].
 
     Both are numbers, or one for each element. Widened by 1e-9 of the size for the rounding of
-    doubles: no input in the range escapes the bounds. Every second layer from the last is
-    tightened, since such a bound reads the values two layers before and not those between.
+    doubles: no input in the range escapes the bounds. Of layers that read squares alone every
+    second from the last is tightened, since such a bound reads the values two layers before and
+    not those between.
     """
     # Where values overflow, bounds are infinite or not a number, and the planner refuses them.
     with np.errstate(all="ignore"):
@@ -76,23 +84,53 @@ def ranges(network: Network, low: float | Vector, high: float | Vector) -> Range
 
 
 def _ranges(network: Network, low: float | Vector, high: float | Vector) -> Ranges:
-    inputs = Interval.over(network.affines[0].inputs, low, high)
-    before, after = [], []
-    here, earlier = inputs, inputs
-    for index, affine in enumerate(network.affines):
-        activation = None if index == len(network.activations) else network.activations[index]
-        bound = here.through(affine)
-        squared = index > 0 and network.activations[index - 1].degree == 2
-        finite = bool(np.isfinite(bound.magnitude).all() and np.isfinite(earlier.magnitude).all())
-        if finite and squared and (len(network.affines) - 1 - index) % 2 == 0:
-            tight = tightened(network.affines[index - 1], affine, earlier)
-            bound = Interval(np.maximum(bound.low, tight.low), np.minimum(bound.high, tight.high))
-        earlier, here = here, bound
-        if activation is not None:
-            before.append(here)
-            here = through(activation, here)
-            after.append(here)
-    return Ranges(inputs, tuple(before), tuple(after), here)
+    values = [Interval.over(network.inputs, low, high)]
+    before, tightens = [], _tightened(network)
+    for index, layer in enumerate(network.layers):
+        bound = _total(
+            [
+                values[source].through(affine)
+                for source, affine in zip(layer.sources, layer.affines, strict=True)
+            ]
+        )
+        if index in tightens:
+            earlier = network.layers[layer.sources[0] - 1]
+            inputs = values[earlier.sources[0]]
+            if bool(np.isfinite(bound.magnitude).all() and np.isfinite(inputs.magnitude).all()):
+                tight = tightened(earlier.affines[0], layer.affines[0], inputs)
+                low, high = np.maximum(bound.low, tight.low), np.minimum(bound.high, tight.high)
+                bound = Interval(low, high)
+        before.append(bound)
+        if layer.activation is not None:
+            bound = through(layer.activation, bound)
+            bound = Interval(bound.low - layer.centre, bound.high - layer.centre)
+        values.append(bound)
+    return Ranges(values[0], tuple(before), tuple(values[1:]))
+
+
+def _total(intervals: list[Interval]) -> Interval:
+    if len(intervals) == 1:
+        return intervals[0]
+    low, high = (sum(getattr(part, end) for part in intervals) for end in ("low", "high"))
+    return Interval(np.asarray(low), np.asarray(high))
+
+
+def _tightened(network: Network) -> set[int]:
+    """Layers that are bounded through the squares before them."""
+    chosen: set[int] = set()
+    passed: set[int] = set()
+    for index in range(len(network.layers) - 1, -1, -1):
+        layer = network.layers[index]
+        if len(layer.sources) != 1 or layer.sources[0] == 0 or index in passed:
+            continue
+        before = layer.sources[0] - 1
+        earlier = network.layers[before]
+        squared = earlier.activation is not None and earlier.activation.degree == 2
+        squared = squared and earlier.centre == 0.0
+        if squared and len(earlier.sources) == 1:
+            chosen.add(index)
+            passed.add(before)
+    return chosen
 
 
 def through(activation: Activation, interval: Interval) -> Interval:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.inference.arithmetic.network import Affine, Network
-from privacy.inference.arithmetic.scales import LayerScales, Scales
+from privacy.inference.arithmetic.scales import BOTH, FIRST, SUMMED, LayerScales, Scales
 from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.compiler.candidates import PackingCandidate
 from privacy.inference.compiler.error_model import predicted_logit_error
@@ -34,6 +34,8 @@ _PRIME_SLACK = 0.01
 """SEAL's primes of b bits are above 2^(b - 0.01)."""
 _PRIME_STEPS = (-4, -2, -1, 1, 2, 4)
 _WEIGHT_STEPS = (-4, -2, -1, -0.25, 0.25, 1, 2, 4)
+_MANY = 14
+"""Coordinates of a point, up to which its neighbours by two moves are looked at from the start."""
 _GAIN = 1e-6
 """Share of the error by which a move must be better."""
 _TIE = 1e-9
@@ -54,23 +56,26 @@ def logit_bits(bounds: Ranges) -> int:
     return math.floor(math.log2(max(float(bounds.logits.magnitude.max()), 0.5))) + 1
 
 
-def vanishing_bits(candidate: PackingCandidate, network: Network) -> list[float]:
-    """Bits of the scale of each layer's weights below which they may round to nothing.
+def vanishing_bits(candidate: PackingCandidate, network: Network) -> list[list[float]]:
+    """Bits of the scale of each layer's weights, on each source, below which they may vanish.
 
     Biases alone can be within tolerance.
     """
     degree, result = candidate.degree, []
-    for affine in network.affines:
-        norm = math.sqrt(float((affine.matrix.data**2).sum()))
-        if candidate.batch:
-            # An integer each; the largest is at least the root of their mean square.
-            rounded = norm / math.sqrt(max(1, affine.matrix.nnz))
-        else:
-            # By Parseval; the last layer's values are spread over coefficients on purpose.
-            last = affine is network.affines[-1]
-            spread = degree / 2 / math.sqrt(candidate.copies) if last else 1.0
-            rounded = norm * spread * math.sqrt(2) / degree
-        result.append(math.log2(_MIN_ROUNDED / rounded) if rounded > 0 else math.inf)
+    for layer in network.layers:
+        here = []
+        for affine in layer.affines:
+            norm = math.sqrt(float((affine.matrix.data**2).sum()))
+            if candidate.batch:
+                # An integer each; the largest is at least the root of their mean square.
+                rounded = norm / math.sqrt(max(1, affine.matrix.nnz))
+            else:
+                # By Parseval; the last layer's values are spread over coefficients on purpose.
+                last = layer is network.layers[-1]
+                spread = degree / 2 / math.sqrt(candidate.copies) if last else 1.0
+                rounded = norm * spread * math.sqrt(2) / degree
+            here.append(math.log2(_MIN_ROUNDED / rounded) if rounded > 0 else math.inf)
+        result.append(here)
     return result
 
 
@@ -97,7 +102,7 @@ def choose_scales(
         scales = scales or _Descent(candidate, network, gains, logits + spare, vanish=True).best()
         if scales is None:
             return None
-        layers = tuple(scales.follow(network.activations))
+        layers = tuple(scales.follow(network.layers))
         typical = predicted_logit_error(candidate, scales, layers, gains.typical)
         worst = predicted_logit_error(candidate, scales, layers, gains.worst)
         if not worst < 2.0 ** (logits + _SPARE_BITS[-1]):
@@ -125,21 +130,31 @@ class _Descent:
     vanish: bool
 
     @cached_property
-    def _weights(self) -> list[tuple[float, float]]:
-        """Bits of the scale of each layer's weights: at least, and at most."""
-        # The last layer's weights are spread over all copies of a value, and larger by as much.
-        least = [_MIN_WEIGHT_BITS] * len(self.network.activations) + [0.0]
-        vanishing = vanishing_bits(self.candidate, self.network)
-        ends = [
-            (max(few, bits), max(MAX_WEIGHT_BITS, bits + _BEYOND_VANISHING))
-            if not self.vanish and bits < math.inf
-            else (few, MAX_WEIGHT_BITS)
-            for few, bits in zip(least, vanishing, strict=True)
-        ]
+    def _weights(self) -> list[list[tuple[float, float]]]:
+        """Bits of the scale of each layer's weights on each source: at least, and at most."""
+        limits = []
+        for layer, here in zip(
+            self.network.layers, vanishing_bits(self.candidate, self.network), strict=True
+        ):
+            # The last layer's weights are spread over all copies of a value, and larger by as much.
+            few = _MIN_WEIGHT_BITS if layer.activation is not None else 0.0
+            limits.append(
+                [
+                    (max(few, bits), max(MAX_WEIGHT_BITS, bits + _BEYOND_VANISHING))
+                    if not self.vanish and bits < math.inf
+                    else (few, MAX_WEIGHT_BITS)
+                    for bits in here
+                ]
+            )
         if not self.candidate.batch:
-            return ends
-        exact = map(exact_bits, self.network.affines)
-        return [(few, min(most, bits)) for (few, most), bits in zip(ends, exact, strict=True)]
+            return limits
+        return [
+            [
+                (few, min(most, exact_bits(affine)))
+                for (few, most), affine in zip(here, layer.affines, strict=True)
+            ]
+            for here, layer in zip(limits, self.network.layers, strict=True)
+        ]
 
     def best(self) -> Scales | None:
         """The scales at the best point; None if none is possible."""
@@ -147,11 +162,36 @@ class _Descent:
         if (levels + 1) * MIN_PRIME_BITS > budget:
             return None
         even = min(MAX_PRIME_BITS, budget // (levels + 1))
-        # From here every activation returns to the scale it started from: its degree d takes
-        # (d - 1) primes off d times the scale of its input.
-        weights = [round(even * (0.5 - 0.5 / power)) for power in self.candidate.degrees]
-        point = np.array([*[even] * (levels + 1), even // 2, *weights], dtype=np.float64)
-        moves, best = self._moves(), math.inf
+        start, weights = self._even(even)
+        point = np.array([*[even] * (levels + 1), start, *weights], dtype=np.float64)
+        # Pairs of moves are many where coordinates are: single ones go ahead then.
+        for moves in (self._single(), self._pairs())[0 if len(point) > _MANY else 1 :]:
+            point, best = self._descended(point, moves)
+        return self._chosen(point) if best < _IMPOSSIBLE else None
+
+    def _even(self, prime: int) -> tuple[int, list[int]]:
+        """Bits of the input's scale and of the weights', for primes of equal length.
+
+        Every activation then returns to about the scale it started from: its degree d takes (d - 1)
+        primes off d times the scale of its input, a square that is rescaled before none off twice.
+        """
+        ways = self.candidate.rescales
+        if all(way == BOTH for way in ways):
+            return prime - 2, [prime] * len(ways)
+        if all(way in (FIRST, SUMMED) for way in ways):
+            start = round(0.8 * prime)
+            return start, [prime - start // 2] * len(ways)
+        weights = dict.fromkeys((FIRST, SUMMED, BOTH), prime)
+        return prime // 2, [
+            weights.get(way, round(prime * (0.5 - 0.5 / power)))
+            for power, way in zip(self.candidate.degrees, ways, strict=True)
+        ]
+
+    def _descended(
+        self, point: NDArray[np.float64], moves: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], float]:
+        """The point from which no move makes the error smaller, and the error there."""
+        best = math.inf
         while True:
             trials = point + moves
             # An array to each coordinate: arithmetic is then on what lies side by side.
@@ -159,24 +199,26 @@ class _Descent:
             # Of equal ones the first, also where a processor rounds otherwise than another.
             chosen = int((errors <= errors.min() * (1 + _TIE)).argmax())
             if not errors[chosen] < best * (1 - _GAIN):
-                break
+                return point, best
             point, best = trials[chosen], float(errors[chosen])
-        return self._chosen(point) if best < _IMPOSSIBLE else None
 
-    def _moves(self) -> NDArray[np.float64]:
-        """No move, and every one of one or two coordinates, shape (moves, coordinates)."""
+    def _single(self) -> NDArray[np.float64]:
+        """No move, and every one of one coordinate, shape (moves, coordinates)."""
         integers, weights = self.candidate.levels + 2, len(self.candidate.degrees)
-        single = np.array(
-            [
-                by * row
-                for index, row in enumerate(np.eye(integers + weights))
-                for by in (_PRIME_STEPS if index < integers else _WEIGHT_STEPS)
-            ]
-        )
-        one, two = np.triu_indices(len(single), 1)
-        apart = ~((single[one] != 0) & (single[two] != 0)).any(axis=1)
-        pairs = single[one[apart]] + single[two[apart]]
-        return np.vstack([np.zeros_like(single[:1]), single, pairs])
+        rows = np.eye(integers + weights)
+        moves = [
+            by * row
+            for index, row in enumerate(rows)
+            for by in (_PRIME_STEPS if index < integers else _WEIGHT_STEPS)
+        ]
+        return np.array([np.zeros(len(rows)), *moves])
+
+    def _pairs(self) -> NDArray[np.float64]:
+        """The same, and every move of two coordinates."""
+        moves = self._single()
+        one, two = np.triu_indices(len(moves) - 1, 1)
+        apart = ~((moves[one + 1] != 0) & (moves[two + 1] != 0)).any(axis=1)
+        return np.vstack([moves, moves[one[apart] + 1] + moves[two[apart] + 1]])
 
     def _scales(self, point: Sequence[Any]) -> Scales:
         levels = self.candidate.levels
@@ -197,7 +239,7 @@ class _Descent:
         scales = self._scales(points)
         # Scales may lie beyond what doubles hold.
         with np.errstate(all="ignore"):
-            layers = tuple(scales.follow(self.network.activations))
+            layers = tuple(scales.follow(self.network.layers))
             missing = self._missing_bits(scales, layers)
             errors: Any = predicted_logit_error(self.candidate, scales, layers, self.gains.typical)
             errors = np.where(missing > 0, _IMPOSSIBLE * (1 + missing), errors)
@@ -208,11 +250,17 @@ class _Descent:
         missing = np.maximum(0.0, sum(scales.primes) - MAX_MODULUS_BITS[self.candidate.degree])
         for prime in scales.primes:
             missing = missing + _beyond(prime, MIN_PRIME_BITS, MAX_PRIME_BITS)
-        for layer, (least, most) in zip(layers, self._weights, strict=True):
-            inputs, weights = np.log2(layer.inputs), np.log2(layer.weights)
+        for index, (layer, limits) in enumerate(zip(layers, self._weights, strict=True)):
             room = sum(scales.primes[: layer.level]) - 2.0
-            missing = missing + _beyond(inputs, _MIN_SCALE_BITS, room)
-            missing = missing + _beyond(weights, least, np.minimum(most, room - inputs))
+            copied = not self.candidate.layers[index].degree and layer is not layers[-1]
+            for scale, weight, (least, most) in zip(
+                layer.inputs, layer.weights, limits, strict=True
+            ):
+                inputs = np.log2(scale)
+                missing = missing + _beyond(inputs, _MIN_SCALE_BITS, room)
+                if not copied:
+                    top = np.minimum(most, room - inputs)
+                    missing = missing + _beyond(np.log2(weight), least, top)
             for narrowing in layer.narrowings:
                 room = sum(scales.primes[: narrowing.level]) - 2.0
                 for scale in (narrowing.after, narrowing.before):

@@ -92,14 +92,14 @@ class _DerivativeAlgebra:
 
 @dataclass(frozen=True)
 class Stage:
-    """One affine map and the activation after it; each gain is the largest over the logits.
+    """One layer and the activation after it; each gain is the largest over the logits.
 
     Attributes
     ----------
-    energy : float
-        Mean of x² over its inputs.
-    inputs : float
-        Gain of a unit variance on each term of its sums, weighted: ΣA².
+    energies : tuple of float
+        Mean of x² over each of its sources.
+    inputs : tuple of float
+        Of each source, gain of a unit variance on each term of its sums, weighted: ΣA².
     outputs : float
         Gain of a unit variance on each of its outputs.
     narrowings : tuple of float
@@ -108,8 +108,8 @@ class Stage:
         Squared effect of a unit error of each constant that multiplies in the activation.
     """
 
-    energy: float
-    inputs: float
+    energies: tuple[float, ...]
+    inputs: tuple[float, ...]
     outputs: float
     narrowings: tuple[float, ...]
     constants: tuple[float, ...]
@@ -117,7 +117,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Gains by affine map: the largest of typical inputs, and for the worst in the range."""
+    """Gains by layer: the largest of typical inputs, and for the worst in the range."""
 
     typical: tuple[Stage, ...]
     worst: tuple[Stage, ...]
@@ -163,63 +163,71 @@ def _largest(stages: Sequence[Stage]) -> Stage:
 
 
 def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
-    inputs, activated = [x], []
-    for affine, activation in zip(network.affines, network.activations, strict=False):
-        z = affine(x)
-        algebra = _DerivativeAlgebra(absolute=False)
-        activated.append(evaluate(algebra, activation, algebra.start(z)))
-        x = activation(z)
-        # The next weights multiply the constant left over too.
-        inputs.append(x + constant_left_over(activation))
-    return _backwards(network, inputs, activated, absolute=False)
+    values, multiplied = [x], [x]
+    activated: list[_Differentiated | None] = []
+    for layer in network.layers:
+        z = layer.before(values)
+        if layer.activation is None:
+            activated.append(None)
+            values.append(z)
+            multiplied.append(z)
+        else:
+            algebra = _DerivativeAlgebra(absolute=False)
+            activated.append(evaluate(algebra, layer.activation, algebra.start(z)))
+            values.append(layer.after(z))
+            # The next weights multiply the constant left over too.
+            multiplied.append(values[-1] + constant_left_over(layer.activation))
+    return _backwards(network, multiplied, activated, absolute=False)
 
 
 def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
-    inputs = [bounds.inputs.magnitude]
-    inputs += [
-        after.magnitude + abs(constant_left_over(activation))
-        for after, activation in zip(bounds.after, network.activations, strict=True)
-    ]
-    activated = []
-    for activation, before in zip(network.activations, bounds.before, strict=True):
-        algebra = _DerivativeAlgebra(absolute=True)
-        activated.append(evaluate(algebra, activation, algebra.start(before.magnitude)))
-    return _backwards(network, inputs, activated, absolute=True)
+    multiplied = [bounds.inputs.magnitude]
+    activated: list[_Differentiated | None] = []
+    for layer, before, after in zip(network.layers, bounds.before, bounds.after, strict=True):
+        if layer.activation is None:
+            activated.append(None)
+            multiplied.append(after.magnitude)
+        else:
+            algebra = _DerivativeAlgebra(absolute=True)
+            start = algebra.start(before.magnitude)
+            activated.append(evaluate(algebra, layer.activation, start))
+            multiplied.append(after.magnitude + abs(constant_left_over(layer.activation)))
+    return _backwards(network, multiplied, activated, absolute=True)
 
 
 def _backwards(
     network: Network,
-    inputs: list[Vector],
-    activated: list[_Differentiated],
+    values: list[Vector],
+    activated: list[_Differentiated | None],
     *,
     absolute: bool,
 ) -> tuple[Stage, ...]:
     stages: list[Stage] = []
-    jacobian = np.eye(network.affines[-1].outputs)
-    narrowings: tuple[float, ...] = ()
-    constants: tuple[float, ...] = ()
-    for index in range(len(network.affines) - 1, -1, -1):
-        matrix = network.affines[index].matrix
-        squares, gains = matrix.multiply(matrix), jacobian**2
-        stages.append(
-            Stage(
-                energy=float(np.mean(inputs[index] ** 2)),
-                inputs=float((gains @ np.asarray(squares.sum(axis=1)).ravel()).max()),
-                outputs=float(gains.sum(axis=1).max()),
-                narrowings=narrowings,
-                constants=constants,
-            )
+    # By source, the derivatives of the logits by its elements, shape (elements, logits).
+    after: dict[int, Vector] = {len(network.layers): np.eye(network.outputs)}
+    for index in range(len(network.layers) - 1, -1, -1):
+        layer, effect, made = network.layers[index], after.pop(index + 1), activated[index]
+        by = {} if made is None else made.by
+        effects = [effect * by[name][:, None] for name in _numbered("narrowing", by)]
+        narrowings = tuple(float((each**2).sum(axis=0).max()) for each in effects)
+        constants = tuple(
+            float(((effect * by[name][:, None]).sum(axis=0) ** 2).max())
+            for name in _numbered("constant", by)
         )
-        if index:
-            after = (abs(matrix) if absolute else matrix).T @ jacobian.T
-            by = activated[index - 1].by
-            effects = [after * by[name][:, None] for name in _numbered("narrowing", by)]
-            narrowings = tuple(float((effect**2).sum(axis=0).max()) for effect in effects)
-            constants = tuple(
-                float(((after * by[name][:, None]).sum(axis=0) ** 2).max())
-                for name in _numbered("constant", by)
-            )
-            jacobian = (after * by["y"][:, None]).T
+        if made is not None:
+            effect = effect * by["y"][:, None]
+        gains = effect**2
+        energies, inputs = [], []
+        for source, affine in zip(layer.sources, layer.affines, strict=True):
+            squares = affine.matrix.multiply(affine.matrix).sum(axis=1)
+            energies.append(float(np.mean(values[source] ** 2)))
+            inputs.append(float((np.asarray(squares).ravel() @ gains).max()))
+            if source:
+                matrix = abs(affine.matrix) if absolute else affine.matrix
+                before = np.asarray(matrix.T @ effect)
+                after[source] = after[source] + before if source in after else before
+        outputs = float(gains.sum(axis=0).max())
+        stages.append(Stage(tuple(energies), tuple(inputs), outputs, narrowings, constants))
     return tuple(reversed(stages))
 
 

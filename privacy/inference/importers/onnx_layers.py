@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -108,6 +110,33 @@ class Reshaped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` in shape (batch, *shape)."""
         return x.reshape(x.shape[0], *self.shape)
+
+    def extra_repr(self) -> str:
+        """The shape, without the batch."""
+        return f"shape={self.shape}"
+
+
+class Selected(nn.Module):
+    """Chosen values of each input, in any order and as often as wanted.
+
+    Parameters
+    ----------
+    places : ndarray of int
+        Of the chosen ones among all values of an input, flat.
+    shape : sequence of int
+        Of what is chosen of one input.
+    """
+
+    places: Tensor
+
+    def __init__(self, places: NDArray[np.int64], shape: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.from_numpy(np.array(places)))
+        self.shape = tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The values of ``x`` in these places, in shape (batch, *shape)."""
+        return x.flatten(1)[:, self.places].reshape(x.shape[0], *self.shape)
 
     def extra_repr(self) -> str:
         """The shape, without the batch."""

@@ -33,8 +33,8 @@ from privacy.inference.importers.onnx_graph import needed, only_input, output_na
 from privacy.inference.importers.onnx_moves import (
     concatenated,
     flatten,
-    mean,
     padded,
+    reduced,
     reshape,
     same,
     shape_of,
@@ -42,6 +42,7 @@ from privacy.inference.importers.onnx_moves import (
     transpose,
     unsqueeze,
 )
+from privacy.inference.importers.onnx_selections import SELECTIONS, selected
 from privacy.inference.importers.onnx_values import (
     MAX_ELEMENTS,
     Constant,
@@ -51,10 +52,16 @@ from privacy.inference.importers.onnx_values import (
     Value,
     constant,
 )
-from privacy.inference.importers.onnx_windows import average, convolution, global_average
+from privacy.inference.importers.onnx_windows import (
+    average,
+    convolution,
+    global_average,
+    transposed_convolution,
+)
 from privacy.untrusted_text import quoted
 
-OPERATORS: dict[str, Callable[[Node, Builder], Value]] = {
+OPERATORS: dict[str, Callable[[Node, Builder], Value | tuple[Data, ...]]] = {
+    **dict.fromkeys(SELECTIONS, selected),
     **dict.fromkeys(ACTIVATIONS, activation),
     **dict.fromkeys(("Identity", "Dropout", "Cast"), same),
     **dict.fromkeys(("LinearRegressor", "LinearClassifier"), linear_model),
@@ -63,6 +70,7 @@ OPERATORS: dict[str, Callable[[Node, Builder], Value]] = {
     "BatchNormalization": normalisation,
     "Concat": concatenated,
     "Conv": convolution,
+    "ConvTranspose": transposed_convolution,
     "Div": divided,
     "Flatten": flatten,
     "Gemm": gemm,
@@ -72,7 +80,7 @@ OPERATORS: dict[str, Callable[[Node, Builder], Value]] = {
     "Neg": negated,
     "Pad": padded,
     "Pow": powered,
-    "ReduceMean": mean,
+    **dict.fromkeys(("ReduceMean", "ReduceSum"), reduced),
     "Reshape": reshape,
     "Scaler": scaler,
     "Shape": shape_of,
@@ -109,9 +117,10 @@ _REMEDIES = {
     ),
 }
 _ANYTHING = (
-    "is none of the operators that are taken: Gemm, MatMul, Conv, AveragePool, GlobalAveragePool, "
-    "BatchNormalization, Add, Sub, Mul, Div and Pow, ReduceMean, Pad, Concat, and those that move "
-    "values (Flatten, Reshape, Transpose, Squeeze, Unsqueeze)"
+    "is none of the operators that are taken: Gemm, MatMul, Conv, ConvTranspose, AveragePool, "
+    "GlobalAveragePool, BatchNormalization, Add, Sub, Mul, Div and Pow, ReduceMean, ReduceSum, "
+    "Pad, Concat, and those that move values (Flatten, Reshape, Transpose, Squeeze, Slice, Split, "
+    "Gather, Resize to the nearest, ...)"
 )
 
 
@@ -184,13 +193,14 @@ class _Values:
                 self._file.opset,
                 self._attributes(proto),
             )
-            value = self._made(node, proto, graph)
+            made = self._made(node, proto, graph)
+            values = made if isinstance(made, tuple) else (made,)
             node.check_attributes()
-            node.check_outputs(_OUTPUTS.get(node.operator, 1))
+            node.check_outputs(max(len(values), _OUTPUTS.get(node.operator, 1)))
             outputs = list(proto.output)
             if node.operator == "LinearClassifier" and len(outputs) > 1:
                 self._decisions[outputs.pop(0)] = outputs[0]
-            self._values[outputs[0]] = value
+            self._values |= dict(zip(outputs, values, strict=False))
         return self._value(name)
 
     def _value(self, name: str) -> Value:
@@ -208,8 +218,8 @@ class _Values:
             self._values[name] = constant(self._file.array(self._weights[name]))
         return self._values[name]
 
-    def _made(self, node: Node, proto: Any, graph: Builder) -> Value:
-        """The output that is of use: the first, of a classifier the second, its scores."""
+    def _made(self, node: Node, proto: Any, graph: Builder) -> Value | tuple[Value, ...]:
+        """The outputs of use: one, of a Split all, of a classifier the second, its scores."""
         operator = node.operator
         own = proto.domain in ("", "ai.onnx")
         if not own and not (proto.domain == "ai.onnx.ml" and operator in _SCIKIT_LEARN):

@@ -1,13 +1,26 @@
 """Operations of ONNX that move values without computing any; the batch stays the first axis."""
 
 import math
+from typing import cast
 
+import numpy as np
+import torch
 from torch import nn
 
 from privacy.inference.importers.onnx_builder import Builder
-from privacy.inference.importers.onnx_layers import Joined, Mean, Padded, Permuted, Reshaped
+from privacy.inference.importers.onnx_layers import (
+    Joined,
+    Mean,
+    Padded,
+    Permuted,
+    Reshaped,
+    Scaled,
+)
+from privacy.inference.importers.onnx_selections import chosen_by
 from privacy.inference.importers.onnx_values import Constant, Data, Node, Value, resolved_shape
 
+_REACH: dict[str, int | None] = {"edge": None, "reflect": 1, "wrap": 0}
+"""By how much less than its length an axis can be padded with its own values, if that counts."""
 _MIXED = "mixes the inputs of a batch, whose number is the first axis"
 
 
@@ -117,9 +130,9 @@ def concatenated(node: Node, graph: Builder) -> Data:
 
 
 def padded(node: Node, graph: Builder) -> Data:
-    """Pad with a constant."""
+    """Pad, with a constant or by the values that are there."""
     data, mode = node.data(), node.attribute("mode", "constant")
-    if mode != "constant":
+    if mode not in ("constant", *_REACH):
         raise node.refused(f"pads by {mode!r:.40}; pad with a constant")
     axes = [*range(data.rank)]
     if node.opset < 11:
@@ -140,16 +153,23 @@ def padded(node: Node, graph: Builder) -> Data:
     sides = [ends.get(axis, (0, 0)) for axis in range(1, data.rank)]
     if not any(map(any, sides)):
         return data
+    if mode != "constant":
+        most = _REACH[mode]
+        for size, side in zip(data.shape, sides, strict=True):
+            if min(side) < 0 or (most is not None and max(side) > size - most):
+                raise node.refused(f"pads {size} values by {list(side)} as {mode!r}")
+        around = [(0, 0), *sides]
+        return cast(Data, chosen_by(node, graph, lambda given: np.pad(given, around, mode=mode)))
     shape = [size + begin + end for size, (begin, end) in zip(data.shape, sides, strict=True)]
     widths = [width for side in reversed(sides) for width in side]
     return graph.add(node, Padded(widths, value), [data], shape)
 
 
-def mean(node: Node, graph: Builder) -> Data:
-    """ReduceMean along other axes than the batch's."""
+def reduced(node: Node, graph: Builder) -> Data:
+    """ReduceMean and ReduceSum along other axes than the batch's."""
     data = node.data()
     keep = bool(node.attribute("keepdims", 1))
-    axes = node.axes(1, data.rank, 18)
+    axes = node.axes(1, data.rank, 18 if node.operator == "ReduceMean" else 13)
     if node.attribute("noop_with_empty_axes", 0) and not axes:
         return data
     if not axes or 0 in axes:
@@ -159,7 +179,11 @@ def mean(node: Node, graph: Builder) -> Data:
         for place, size in enumerate(data.shape, start=1)
         if keep or place not in axes
     ]
-    return graph.add(node, Mean(sorted(set(axes)), keep=keep), [data], shape)
+    made = graph.add(node, Mean(sorted(set(axes)), keep=keep), [data], shape)
+    if node.operator == "ReduceMean":
+        return made
+    count = math.prod(data.shape[axis - 1] for axis in set(axes))
+    return graph.add(node, Scaled(torch.tensor(float(count)).to(graph.kind)), [made], shape)
 
 
 def same(node: Node, graph: Builder) -> Data:

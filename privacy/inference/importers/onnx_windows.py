@@ -139,6 +139,59 @@ def convolution(node: Node, graph: Builder) -> Data:
     return graph.add(node, layer, [given], (outputs, *(axis.outputs for axis in axes)))
 
 
+def transposed_convolution(node: Node, graph: Builder) -> Data:
+    """ConvTranspose with the same padding at both ends of an axis, as PyTorch has it."""
+    data, weight = node.data(), node.weights(1, "weights", 3, 4)
+    number, groups = weight.ndim - 2, node.attribute("group", 1)
+    kernel = node.attribute("kernel_shape", []) or list(weight.shape[2:])
+    strides, dilations, more = (
+        node.attribute(name, []) or [usual] * number
+        for name, usual in (("strides", 1), ("dilations", 1), ("output_padding", 0))
+    )
+    pads = node.attribute("pads", []) or [0] * (2 * number)
+    if node.attribute("auto_pad", "NOTSET") != "NOTSET" or node.attribute("output_shape", []):
+        raise node.refused("has auto_pad or output_shape; export it with pads")
+    if len(data.shape) != number + 1 or kernel != list(weight.shape[2:]):
+        raise node.refused(f"has weights of shape {weight.shape} for inputs {data.shape}")
+    lengths = {len(strides), len(dilations), len(more)}
+    if lengths != {number} or len(pads) != 2 * number or min(*strides, *dilations) < 1:
+        raise node.refused("has strides, dilations or pads that do not go with its kernel")
+    if pads[:number] != pads[number:] or min(pads) < 0:
+        raise node.refused(f"has pads {pads}; give both ends of an axis the same")
+    if any(not 0 <= after < max(by) for after, *by in zip(more, strides, dilations, strict=True)):
+        raise node.refused(f"has output_padding {more}, not below strides or dilations")
+    if groups < 1 or len(weight) != data.shape[0] or len(weight) % groups:
+        raise node.refused(f"has weights of shape {weight.shape} in {groups} groups")
+    outputs = weight.shape[1] * groups
+    bias = None if node.given(2) is None else node.weights(2, "a bias", 1)
+    if bias is not None and len(bias) != outputs:
+        raise node.refused(f"has a bias of {len(bias)} numbers for {outputs} channels")
+    layer: nn.ConvTranspose1d | nn.ConvTranspose2d = nn.utils.skip_init(
+        nn.ConvTranspose1d if number == 1 else nn.ConvTranspose2d,
+        len(weight),
+        outputs,
+        tuple(kernel),
+        stride=tuple(strides),
+        padding=tuple(pads[:number]),
+        output_padding=tuple(more),
+        groups=groups,
+        bias=bias is not None,
+        dilation=tuple(dilations),
+        dtype=graph.kind,
+        device="cpu",
+    )
+    _fill(layer.weight, weight)
+    if layer.bias is not None and bias is not None:
+        _fill(layer.bias, bias)
+    lengths_after = [
+        (size - 1) * stride - 2 * pad + dilation * (width - 1) + after + 1
+        for size, stride, pad, dilation, width, after in zip(
+            data.shape[1:], strides, pads[:number], dilations, kernel, more, strict=True
+        )
+    ]
+    return graph.add(node, layer, [data], (outputs, *lengths_after))
+
+
 def average(node: Node, graph: Builder) -> Data:
     """AveragePool."""
     data = node.data()

@@ -68,7 +68,7 @@ class Page {
     if (model.inputs === "numbers") this.#addNumbers();
     else {
       the("ask").addEventListener("click", ask);
-      the("image").hidden = false;
+      the("image").hidden = the("keys").hidden = false;
       this.#pad = new Pad(the("drawing"), the("pen"), ask);
       the("clear").addEventListener("click", () => {
         this.#pad?.clear();

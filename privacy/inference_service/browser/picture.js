@@ -75,9 +75,14 @@ function even(value) {
   return value + 1.5 * 2 ** 52 - 1.5 * 2 ** 52;
 }
 
-/** @param {Float64Array} values */
+/** @param {Float64Array} values @returns {[number, number]} */
 function ends(values) {
-  return values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return [low, high];
 }
 
 /** @param {ArrayLike<number>} values @param {number} share */

@@ -89,7 +89,7 @@ export class OwnerSession {
   /**
    * Ask about one input.
    * @param {ArrayLike<number>} input flat, in the contract's range
-   * @returns {Promise<{answer: Answer, query: Uint8Array}>} the query as the service received it
+   * @returns {Promise<{answer: Answer, query: Uint8Array<ArrayBuffer>}>} the query as the service received it
    */
   ask(input) {
     return this.#inTurn(() => this.#asked(input));
@@ -191,7 +191,7 @@ export class OwnerSession {
 
   /**
    * @param {string} method @param {string} path @param {number} most bytes of the answer
-   * @param {Uint8Array} [body]
+   * @param {Uint8Array<ArrayBuffer>} [body]
    */
   async #request(method, path, most, body) {
     try {
@@ -244,7 +244,7 @@ async function limited(response, most) {
   return body;
 }
 
-/** @param {Response} response @param {Uint8Array} body */
+/** @param {Response} response @param {Uint8Array<ArrayBuffer>} body */
 function refusal(response, body) {
   let fields;
   try {

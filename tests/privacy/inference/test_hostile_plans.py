@@ -161,6 +161,9 @@ NAN = float("nan")
         ("parties", 5),
         ("blind_layers", [5]),
         ("blind_layers", [[1]]),
+        ("blind_layers", [[1, [[1, 1, [0], []]]]]),
+        ("blind_layers", [[1, []]]),
+        ("blind_sources", [1]),
         ("input_shape", 8),
         ("input_range", "01"),
         ("input_range", [-1.0, NAN]),
@@ -183,7 +186,7 @@ def test_what_is_no_plan_is_refused(text: str) -> None:
 def test_an_older_plan_is_refused_by_its_version() -> None:
     older = {key: value for key, value in content("slots").items() if key != "answer_level"}
     text = json.dumps({**older, "format": 2, "prime_bits": [60, 60, 59]})
-    words = "of format 3 but of 2, with primes of up to 60 bits; compile the model again"
+    words = "of format 4 but of 2, of an older release; compile the model again"
     with pytest.raises(PlanRefusedError, match=words):
         accept_plan(text, CONTRACT)
 

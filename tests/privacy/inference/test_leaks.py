@@ -95,7 +95,7 @@ def weights_found(compiled: CompiledModel, guess: np.ndarray) -> float:
     By chance it is about 1/sqrt(INPUTS) = 0.1 a row; 10 rows stay under 0.6 except with
     probability 1e-8.
     """
-    rows = compiled.network.affines[0].matrix.toarray()
+    rows = compiled.network.layers[0].affines[0].matrix.toarray()
     parts = guess[: rows.size].reshape(rows.shape)[:, ::-1]
     return max(abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(rows, parts, strict=True))
 

@@ -110,11 +110,13 @@ def test_it_is_the_sum_of_the_persons_clipped_mean_gradients(
 def test_a_person_counts_as_one_whatever_the_number_of_rows() -> None:
     """The same row many times is the same person; also beside others, and across blocks."""
     model, (inputs, targets) = small(), TABLE
-    once = summed(model, (inputs[:1], targets[:1]))
-    many = summed(model, (inputs[:1].expand(9, -1), targets[:1].expand(9)), [5] * 9, size=4)
-    assert np.abs(once - many).max() <= 1
-    nine = summed(model, (inputs[:1].expand(9, -1), targets[:1].expand(9)), size=4)
-    assert np.abs(9 * once - nine).max() <= 9
+    repeated = inputs[:1].expand(9, -1), targets[:1].expand(9)
+    for norm in (0.1, 100.0):
+        once = summed(model, (inputs[:1], targets[:1]), clipping_norm=norm)
+        many = summed(model, repeated, [5] * 9, size=4, clipping_norm=norm)
+        assert np.abs(once - many).max() <= 1
+        nine = summed(model, repeated, size=4, clipping_norm=norm)
+        assert np.abs(9 * once - nine).max() <= 9
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -229,8 +231,32 @@ class Uneven(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         outputs: Tensor = self.layer(x)
-        uneven = 1 + 2.0**-22 * (torch.arange(len(x)) % 2)
+        uneven = 1 + 2.0**-12 * (torch.arange(len(x)) % 2)
         return outputs * uneven[:, None]
+
+
+class Sized(nn.Module):
+    """Rounds otherwise in batches of other sizes, as kernels do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(x)
+        return outputs * (1 + 2.0**-20 * (len(x) % 7))
+
+
+def test_every_block_has_the_same_size() -> None:
+    """One row more would change the size of the last block, and so the others' bits."""
+    torch.manual_seed(6)
+    model, (inputs, targets) = Sized(), TABLE
+    fine: dict[str, Any] = {"mechanism": SiloGaussian(3, 1, radius=1 << 20), "size": 8}
+    without = summed(model, (inputs, targets), **fine)
+    for place in (0, 23):
+        more = torch.cat([inputs[:place], torch.full((1, 5), math.nan), inputs[place:]])
+        classes = torch.cat([targets[:place], targets[:1], targets[place:]])
+        assert np.array_equal(summed(model, (more, classes), **fine), without)
 
 
 def test_rows_are_computed_alone_where_their_place_changes_their_bits() -> None:
@@ -422,6 +448,21 @@ def test_the_model_stays_as_it_is() -> None:
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_dropout_does_not_follow_a_seed_of_the_process() -> None:
+    """With one, another person would move the others' masks; the process's own stream stays."""
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))
+    sums = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        before = torch.get_rng_state()
+        faint = step(noise_multiplier=1e-3, clipping_norm=100.0)
+        sums.append(silo_sum(model, Persons(TABLE), loss=cross_entropy, step=faint, ledger=None))
+        assert torch.equal(torch.get_rng_state(), before)
+    noise = 1e-3 * R / math.sqrt(2)
+    assert np.abs(sums[0] - sums[1]).max() > 8 * noise
 
 
 def focal(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from privacy.accounting import Budget
 from privacy.secure_aggregation import FewSilos
 from privacy.training import DataPolicy, Persons
-from strategies.distributed_dpsgd import DistributedDPSGD, SiloTask, answer_silo
+from strategies.distributed_dpsgd import DistributedDPSGD, SiloTable, SiloTask, answer_silo
 
 FEATURES, CLASSES, PERSONS, ROWS_EACH = 8, 3, 40, 2
 SILOS = FewSilos(4, absent=1)
@@ -40,6 +40,12 @@ def persons(silo: int) -> Persons:
     return Persons(rows(silo), np.arange(PERSONS * ROWS_EACH) // ROWS_EACH)
 
 
+def table_of(silo: int) -> SiloTable:
+    x, y = rows(silo)
+    owners = np.arange(PERSONS * ROWS_EACH) // ROWS_EACH
+    return SiloTable(features=x.numpy(), labels=y.numpy(), person_ids=owners)
+
+
 def policy(silo: int, **changes: Any) -> DataPolicy:
     rules: dict[str, Any] = {
         "dataset": f"silo {silo}",
@@ -54,6 +60,7 @@ def silo_app(
     *,
     load: Callable[[int], Persons] = persons,
     model: Callable[[], nn.Module] = linear,
+    table: Callable[[int], SiloTable] = table_of,
 ) -> ClientApp:
     """Silos with these policies and persons; the same rows are their test rows."""
     app = ClientApp()
@@ -66,6 +73,7 @@ def silo_app(
             loss=nn.functional.cross_entropy,
             persons=lambda: load(silo),
             test_persons=lambda: load(silo),
+            table=lambda: table(silo),
         )
         return answer_silo(message, context, task=lambda: task, policy=policies(silo))
 

@@ -25,7 +25,7 @@ def test_the_pages_server_silos_and_policy_play_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    server, silo = blocks("python")
+    server, silo, _ = blocks("python")
     (policy,) = blocks("toml")
     for number in range(10):
         folder = tmp_path / f"silo-{number}"

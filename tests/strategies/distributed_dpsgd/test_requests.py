@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from privacy.mechanisms import SiloGaussian
 from privacy.secure_aggregation import RoundTerms
 from privacy.secure_aggregation.errors import MalformedMessageError, UnacceptableTermsError
+from privacy.statistics import TableQuery
 from strategies.distributed_dpsgd.accuracy import (
     ACCURACY_NORM,
     person_vectors,
@@ -20,6 +21,7 @@ from strategies.distributed_dpsgd.requests import (
     AccuracySum,
     GradientSum,
     SumRequest,
+    TableSum,
     read_request,
     reordered,
 )
@@ -43,7 +45,16 @@ def written(request: SumRequest) -> ConfigRecord:
     return record
 
 
-@pytest.mark.parametrize("request_", [STEP, ANSWERS])
+TABLE = TableSum(
+    unit="person",
+    persons=1000,
+    noise_multiplier=4.0,
+    mechanism=MECHANISM,
+    query=TableQuery(bounds=[(0.0, 120.0), (-1.0, 1.0)], classes=3, bins=5),
+)
+
+
+@pytest.mark.parametrize("request_", [STEP, ANSWERS, TABLE])
 def test_a_request_crosses_as_it_is(request_: SumRequest) -> None:
     assert read_request(written(request_)) == request_
 
@@ -101,6 +112,23 @@ def test_terms_under_which_the_noise_or_the_sum_does_not_fit_are_refused(
     STEP.check(terms(), 27)
     with pytest.raises(UnacceptableTermsError, match=words):
         STEP.check(terms(**changes), 27)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lowest", [0.0]),
+        ("lowest", [0.0, 2.0]),
+        ("highest", "ends"),
+        ("classes", -1),
+        ("bins", 1.5),
+    ],
+)
+def test_what_is_no_query_is_refused(name: str, value: Any) -> None:
+    record = written(TABLE)
+    record[name] = value
+    with pytest.raises(MalformedMessageError):
+        read_request(record)
 
 
 def test_an_accuracy_with_another_norm_would_be_noised_for_less_than_a_person_adds() -> None:

@@ -2,7 +2,7 @@
 
 The model's forward is traced. Every linear operation becomes its matrix in double precision, and
 neighbours are multiplied together; each is compared with PyTorch's own on points of the input
-range. What skips an activation is carried past it (:mod:`.carrying`).
+range. What skips an activation is read where it is needed (:mod:`.layers`).
 """
 
 import math
@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
 from privacy.inference.arithmetic.network import Network, Vector
 from privacy.inference.compiler.activations import Polynomial, Square
-from privacy.inference.compiler.lowering.chain import chain
 from privacy.inference.compiler.lowering.forward import reference
+from privacy.inference.compiler.lowering.layers import check_width, layered
 from privacy.inference.compiler.lowering.operations import lowered
 from privacy.inference.compiler.lowering.tracing import MISFITS, drawn_points, trace
-from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
+from privacy.inference.errors import UnsupportedLayerError
 
 _AGREEMENT = 1e-6
 """By which the whole may differ from the model, of its largest logit."""
@@ -35,8 +35,8 @@ def lower(
     """Turn a trained model, of which a copy is used, into affine maps and polynomials.
 
     Powers of a polynomial that contribute nothing over ``input_range``, numbers or arrays that
-    broadcast to the input, are left out. ``widest`` is the largest number of values that an
-    activation may take.
+    broadcast to the input, are left out. ``widest`` is the largest number of outputs of a
+    layer; wider ones are several.
 
     Raises
     ------
@@ -54,14 +54,15 @@ def lower(
         nodes = trace(reference(model), drawn_points(shape, low, high))
         for node in nodes:
             if widest is not None and isinstance(node.meta.get("layer"), Square | Polynomial):
-                _check_width(node, widest)
+                size = math.prod(node.all_input_nodes[0].meta["value"].shape[1:])
+                check_width(node.meta["name"], size, widest)
         output = lowered(nodes, low.ravel(), high.ravel())
         if len(output.shape) > 1:
             raise ValueError(
                 f"the model makes shape {output.shape} of one input; end it in nn.Flatten and "
                 f"nn.Linear, and give input_shape, here {shape}, without the batch"
             )
-        return chain(output, widest=widest)
+        return layered(output, widest=widest)
 
 
 def check_agreement(
@@ -99,14 +100,4 @@ def check_agreement(
             "forward does something else than its operations in a row (it draws at random, "
             "changes values in place, or counts its calls), or a polynomial is too steep for "
             "double precision: fit one of a lower degree, or over the values it meets"
-        )
-
-
-def _check_width(node: fx.Node, widest: int) -> None:
-    size = math.prod(node.all_input_nodes[0].meta["value"].shape[1:])
-    if size > widest:
-        raise CannotPlanError(
-            f"layer {node.meta['name']} is given {size:,} values, and the largest ring at 128-bit "
-            f"security (N={2 * widest}) has {widest:,} slots for them; use fewer channels, a "
-            "larger stride or nn.AvgPool2d before it, or a smaller input_shape"
         )

@@ -20,8 +20,8 @@ export class Packer {
     this.plan = plan;
     this.ring = ring;
     this.places = places;
-    [this.low, this.high] = bounds(plan.input_range, plan.input_shape);
-    [this.centre, this.radius] = toUnit(plan.input_range, plan.input_shape);
+    this.bounds = bounds(plan.input_range, plan.input_shape);
+    this.unit = toUnit(plan.input_range, plan.input_shape);
   }
 
   /** @param {Plan} plan @param {Ring} ring */
@@ -65,7 +65,8 @@ export class Packer {
 
   /** @param {ArrayLike<number>} input */
   #checked(input) {
-    const { low, high, centre, radius } = this;
+    const [low, high] = this.bounds;
+    const [centre, radius] = this.unit;
     if (input.length !== low.length) {
       throw new InputError(`the input has ${input.length} numbers; give ${low.length}`);
     }
@@ -89,7 +90,7 @@ function padded(values, size) {
 
 /**
  * The logits of an answer's body, (inputs, logits).
- * @param {Plan} plan @param {SecretKey} secret @param {Uint8Array} body
+ * @param {Plan} plan @param {SecretKey} secret @param {Uint8Array<ArrayBuffer>} body
  * @returns {number[][]}
  */
 export function readLogits(plan, secret, body) {

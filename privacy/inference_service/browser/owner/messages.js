@@ -17,7 +17,7 @@ const VERSION = 3;
 export const TAGS = { material: 1, query: 2, answer: 3 };
 const HMAC = { name: "HMAC", hash: "SHA-256" };
 
-/** @param {Uint8Array} key @returns {Promise<CryptoKey>} */
+/** @param {Uint8Array<ArrayBuffer>} key @returns {Promise<CryptoKey>} */
 export function sessionKey(key) {
   return crypto.subtle.importKey("raw", key, HMAC, false, ["sign", "verify"]);
 }
@@ -27,16 +27,16 @@ export function fromHex(digits) {
   return Uint8Array.from(digits.match(/../g) ?? [], (pair) => parseInt(pair, 16));
 }
 
-/** @param {ArrayBuffer | Uint8Array} bytes */
+/** @param {ArrayBuffer | Uint8Array<ArrayBuffer>} bytes */
 export function toHex(bytes) {
   return Array.from(new Uint8Array(bytes), (each) => each.toString(16).padStart(2, "0")).join("");
 }
 
 /**
  * Frame and authenticate a body, which fills `message` from HEADER_BYTES on but for MAC_BYTES.
- * @param {Uint8Array} message changed
+ * @param {Uint8Array<ArrayBuffer>} message changed
  * @param {number} tag @param {Plan} plan @param {number} queryId
- * @param {CryptoKey} key @param {Uint8Array} [binding]
+ * @param {CryptoKey} key @param {Uint8Array<ArrayBuffer>} [binding]
  */
 export async function sealMessage(message, tag, plan, queryId, key, binding = new Uint8Array()) {
   const view = new DataView(message.buffer, message.byteOffset);
@@ -57,8 +57,8 @@ export async function sealMessage(message, tag, plan, queryId, key, binding = ne
 
 /**
  * Check an answer; its query's id and its body.
- * @param {Uint8Array} message @param {Plan} plan @param {CryptoKey} key
- * @returns {Promise<{queryId: number, body: Uint8Array}>}
+ * @param {Uint8Array<ArrayBuffer>} message @param {Plan} plan @param {CryptoKey} key
+ * @returns {Promise<{queryId: number, body: Uint8Array<ArrayBuffer>}>}
  */
 export async function openAnswer(message, plan, key) {
   const size = plan.answerBytes;
@@ -91,7 +91,7 @@ export async function openAnswer(message, plan, key) {
   return { queryId, body: message.subarray(HEADER_BYTES, end) };
 }
 
-/** @param {Uint8Array} one @param {Uint8Array} other */
+/** @param {Uint8Array<ArrayBuffer>} one @param {Uint8Array<ArrayBuffer>} other */
 function equal(one, other) {
   return one.length === other.length && one.every((each, n) => each === other[n]);
 }

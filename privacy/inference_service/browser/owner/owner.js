@@ -38,7 +38,7 @@ export class DataOwner {
 
   /**
    * @param {Plan} plan @param {Policy} policy @param {SecretKey} secret @param {Packer} packer
-   * @param {Uint8Array} session @param {CryptoKey} mac
+   * @param {Uint8Array<ArrayBuffer>} session @param {CryptoKey} mac
    */
   constructor(plan, policy, secret, packer, session, mac) {
     this.plan = plan;
@@ -64,7 +64,7 @@ export class DataOwner {
 
   /**
    * A public key, evaluation keys and the session key, for the evaluator, over TLS.
-   * @param {Uint8Array} [binding] from the service
+   * @param {Uint8Array<ArrayBuffer>} [binding] from the service
    */
   async publicMaterial(binding) {
     const { plan } = this;
@@ -128,7 +128,7 @@ export class DataOwner {
 
   /**
    * Decrypt an answer and release it as the policy allows; each query is answered once.
-   * @param {Uint8Array} message
+   * @param {Uint8Array<ArrayBuffer>} message
    * @returns {Promise<Answer>}
    */
   async decrypt(message) {
@@ -153,11 +153,11 @@ export class DataOwner {
 
 /**
  * Writes polynomials and their seed one behind the other.
- * @param {Uint8Array} message @param {number} start
+ * @param {Uint8Array<ArrayBuffer>} message @param {number} start
  */
 function writer(message, start) {
   let offset = start;
-  return (/** @type {Float64Array[]} */ rows, /** @type {Uint8Array} */ seed) => {
+  return (/** @type {Float64Array[]} */ rows, /** @type {Uint8Array<ArrayBuffer>} */ seed) => {
     for (const row of rows) {
       writeResidues(row, message, offset);
       offset += 8 * row.length;

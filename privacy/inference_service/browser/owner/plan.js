@@ -5,7 +5,7 @@ import { OVERHEAD } from "./messages.js";
 import { MAX_MODULUS_BITS, MAX_PRIME_BITS } from "./primes.js";
 import { SEED_BYTES } from "./seeds.js";
 
-const FORMAT = 3;
+const FORMAT = 4;
 const SESSION_KEY_BYTES = 32;
 const MAX_BITS = 1000;
 const MAX_ELEMENTS = 2 ** 31 - 1;
@@ -35,11 +35,12 @@ export const EMPTY = -1;
  * @property {[number, number][]} rotation_levels @property {number} relin_level
  * @property {Record<string, number>} operations @property {number} predicted_ms
  * @property {string} model_version @property {string[]} parties @property {any[]} blind_layers
+ * @property {number[]} blind_sources
  * @property {boolean} multi_label @property {string[]} class_names
  */
 /**
  * @typedef {object} Derived
- * @property {Uint8Array} digest @property {number} classes @property {number} levels
+ * @property {Uint8Array<ArrayBuffer>} digest @property {number} classes @property {number} levels
  * @property {number} ciphertexts @property {number} publicBytes @property {number} queryBytes
  * @property {number} answerBytes
  */
@@ -86,6 +87,7 @@ const FIELDS = {
   model_version: (value) => text(value) && /^[0-9a-fA-F]{32}$/.test(value),
   parties: each(text),
   blind_layers: each(() => true),
+  blind_sources: each(() => true),
   multi_label: (value) => typeof value === "boolean",
   class_names: each((value) => text(value) && /^[^\p{C}\p{Zl}\p{Zp}]{1,100}$/u.test(value)),
 };
@@ -170,7 +172,7 @@ function derived(fields) {
 function consistent(plan) {
   const { degree, packing_kind: kind, packing_shape: shape, levels } = plan;
   const modulus = plan.prime_bits.reduce((sum, each) => sum + each, 0);
-  const allowed = MAX_MODULUS_BITS[/** @type {keyof MAX_MODULUS_BITS} */ (degree)];
+  const allowed = MAX_MODULUS_BITS[degree];
   refuse(modulus > allowed, `its primes have ${modulus} bits; 128 bits of security need ${allowed}`);
   refuse(plan.multi_label && plan.logits < 2, "it has several labels and one logit");
   const batch = kind === "batch";

@@ -2,7 +2,10 @@
 
 import { PlanError } from "./errors.js";
 
-/** Bits of the whole modulus at 128-bit security (Homomorphic Encryption Standard 2018, table 1). */
+/**
+ * Bits of the whole modulus at 128-bit security (Homomorphic Encryption Standard 2018, table 1).
+ * @type {Record<number, number>}
+ */
 export const MAX_MODULUS_BITS = {
   1024: 27, 2048: 54, 4096: 109, 8192: 218, 16384: 438, 32768: 881,
 };

@@ -115,7 +115,7 @@ export function power(base, exponent, prime) {
 
 /**
  * Residues as bytes, 64-bit integers, little-endian: the bits of 2^52 + x behind its exponent.
- * @param {Float64Array} residues @param {Uint8Array} bytes @param {number} offset in bytes
+ * @param {Float64Array} residues @param {Uint8Array<ArrayBuffer>} bytes @param {number} offset in bytes
  */
 export function writeResidues(residues, bytes, offset) {
   const doubles = new Float64Array(residues.length);
@@ -127,7 +127,7 @@ export function writeResidues(residues, bytes, offset) {
 
 /**
  * 64-bit integers, little-endian, cut to `bits` (at most 52), as doubles.
- * @param {Uint8Array} bytes @param {number} offset @param {number} count @param {number} bits
+ * @param {Uint8Array<ArrayBuffer>} bytes @param {number} offset @param {number} count @param {number} bits
  */
 export function readCut(bytes, offset, count, bits) {
   const words = new Uint32Array(bytes.slice(offset, offset + 8 * count).buffer);
@@ -144,7 +144,7 @@ export function readCut(bytes, offset, count, bits) {
 
 /**
  * Residues that a stranger sent, or null if one is not below its prime.
- * @param {Uint8Array} bytes @param {number} offset @param {number} count @param {number} prime
+ * @param {Uint8Array<ArrayBuffer>} bytes @param {number} offset @param {number} count @param {number} prime
  * @returns {Float64Array | null}
  */
 export function readResidues(bytes, offset, count, prime) {

@@ -13,7 +13,7 @@ export const SEED_BYTES = 32;
 const SPARE = 64;
 
 /**
- * @param {Uint8Array} seed @param {number[]} primes @param {number} degree
+ * @param {Uint8Array<ArrayBuffer>} seed @param {number[]} primes @param {number} degree
  * @returns {Promise<Float64Array[]>}
  */
 export async function expand(seed, primes, degree) {
@@ -27,7 +27,7 @@ export async function expand(seed, primes, degree) {
   }
 }
 
-/** @param {Uint8Array} stream @param {number[]} primes @param {number} degree */
+/** @param {Uint8Array<ArrayBuffer>} stream @param {number[]} primes @param {number} degree */
 function filled(stream, primes, degree) {
   let offset = 0;
   const rows = [];

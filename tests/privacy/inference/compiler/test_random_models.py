@@ -211,7 +211,7 @@ def test_no_corner_escapes_the_bound_of_a_quadratic_form(
     generator = np.random.default_rng(seed)
     low = generator.uniform(-2, 1, inputs)
     high = low + generator.uniform(0, 2, inputs)
-    bound = tightened(*network.affines, Interval(low, high))
+    bound = tightened(*(layer.affines[0] for layer in network.layers), Interval(low, high))
     corners = np.array(np.meshgrid(*[[0.0, 1.0]] * inputs)).reshape(inputs, -1)
     inside = generator.random((inputs, 200))
     logits = network(low[:, None] + (high - low)[:, None] * np.hstack([corners, inside]))
@@ -224,7 +224,7 @@ def test_the_bound_of_a_quadratic_form_is_worth_having() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(200, 60), Square(), nn.Linear(60, 5))
     network = lower(model, (200,))
-    spread = abs(network.affines[0].matrix) @ np.ones(200) + np.abs(network.affines[0].bias)
-    last = network.affines[1]
+    first, last = (layer.affines[0] for layer in network.layers)
+    spread = abs(first.matrix) @ np.ones(200) + np.abs(first.bias)
     interval = abs(last.matrix) @ spread**2 + np.abs(last.bias)
     assert ranges(network, -1.0, 1.0).logits.magnitude.max() < interval.max() / 4

@@ -326,22 +326,21 @@ def test_wide_images_into_a_strided_convolution_compile() -> None:
         nn.BatchNorm2d(3), nn.Conv2d(3, 4, 16, stride=16), Square(), nn.Flatten(), nn.Linear(784, 5)
     )
     network = lower(model, (3, 224, 224), (0.0, 1.0), widest=8192)
-    assert network.affines[0].matrix.nnz == 784 * 3 * 16 * 16
+    assert network.layers[0].affines[0].matrix.nnz == 784 * 3 * 16 * 16
 
 
-def test_a_residual_that_is_too_wide_names_what_goes_past_the_layer() -> None:
+def test_values_wider_than_eight_ciphertexts_are_refused_by_name() -> None:
     class Wide(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.Conv2d(1, 3, 3, padding=1)
-            self.act = Square()
 
         def forward(self, x: Tensor) -> Tensor:
-            y = self.act(self.layer(x))
-            return (y + self.act(y.flip(-1))).flatten(1)
+            return (self.layer(x) ** 2).flatten(1)
 
-    with pytest.raises(CannotPlanError, match=r"with those that go past it 9,000 are evaluated"):
-        lower(Wide(), (1, 20, 50), RANGE, widest=8192)
+    assert len(lower(Wide(), (1, 20, 50), RANGE, widest=375).layers) == 9
+    with pytest.raises(CannotPlanError, match=r"pow .* is given 3,000 values, and 8 ciphertexts"):
+        lower(Wide(), (1, 20, 50), RANGE, widest=374)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_the_bound_of_a_layer_is_that_of_its_matrix(name: str) -> None:
     model = nn.Sequential(layer, last, linear).double()
     low = np.random.default_rng(0).uniform(-2, 0, shape)
     bound = logit_bound(model, input_shape=shape, input_range=(low, low + 1.5)).item()
-    affine = lower(model, shape, (low, low + 1.5)).affines[0]
+    (affine,) = lower(model, shape, (low, low + 1.5)).layers[0].affines
     centre = affine((low + 0.75).ravel())
     radius = abs(affine.matrix) @ np.full(low.size, 0.75)
     assert bound == pytest.approx(float((np.abs(centre) + radius).max()), rel=1e-9)

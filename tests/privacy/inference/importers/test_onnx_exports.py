@@ -52,6 +52,21 @@ class Residual(nn.Module):
         return self.last(nn.functional.adaptive_avg_pool2d(x, 1).view(x.size(0), -1))
 
 
+class Choices(nn.Module):
+    """Slices, parts, the values next to an edge, and larger pictures of smaller ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.back = nn.Upsample(scale_factor=2), nn.ConvTranspose2d(2, 4, 3, stride=2)
+        self.shuffle, self.last = nn.PixelShuffle(2), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = x[:, :, ::2, 1:5].chunk(2, dim=1)
+        x = self.up(nn.functional.pad(one * other, (1, 1, 0, 1), mode="reflect"))
+        x = self.shuffle(self.back(x).index_select(1, torch.tensor([0, 2, 3, 1])))
+        return self.last(x.sum(dim=(1, 3))[:, :10])
+
+
 def models() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
     torch.manual_seed(0)
     return {
@@ -96,6 +111,7 @@ def models() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
             (4,),
         ),
         "rows": (nn.Sequential(nn.Linear(4, 5), nn.Flatten(), nn.Linear(15, 2)), (3, 4)),
+        "choices": (Choices(), (4, 6, 6)),
         "overhanging windows": (
             nn.Sequential(
                 nn.Conv2d(1, 2, 4, padding="same"),
@@ -141,7 +157,7 @@ def test_what_pytorch_exports(name: str, dynamo: bool, open_batch: bool, tmp_pat
         assert torch.allclose(taken(inputs), model(inputs), atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["mlp", "residual", "overhanging windows"])
+@pytest.mark.parametrize("name", ["mlp", "residual", "overhanging windows", "choices"])
 def test_files_compile(name: str, tmp_path: Path) -> None:
     model, shape = models()[name]
     path = export(model, torch.rand(3, *shape), tmp_path / "m.onnx")

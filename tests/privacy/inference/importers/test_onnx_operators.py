@@ -293,7 +293,7 @@ def test_padding(opset: int, tmp_path: Path) -> None:
         check(tmp_path, [node("Pad", "x p - a")], [5, 6], weights, opset=opset)
     batch = {"p": np.array([1, 0, 0, 0, 0, 0])}
     refused(tmp_path, "mixes the inputs", [node("Pad", "x p")], [5, 6], batch, opset=opset)
-    refused(tmp_path, "pads by 'edge'", [node("Pad", "x p", mode="edge")], [5, 6], cut, opset=opset)
+    refused(tmp_path, "pads by 'odd'", [node("Pad", "x p", mode="odd")], [5, 6], cut, opset=opset)
 
 
 @pytest.mark.parametrize("shape", [[4], [4, 5], [4, 5, 3]])

@@ -1,7 +1,7 @@
 """A headless browser, and a page that has the owner's modules."""
 
+import contextlib
 import http.server
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,26 +12,22 @@ import privacy.inference_service
 
 MODULES = Path(privacy.inference_service.__file__).parent / "browser"
 HERE = Path(__file__).parent
-NO_BROWSER = (
-    "no browser here: install Chromium (Debian: apt install chromium), or, without root, "
-    "`python -m playwright install chromium`"
-)
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[object]:
-    """Debian's Chromium, or the one that Playwright installed for itself."""
-    playwright = pytest.importorskip(
+    """A headless Chromium; the tests that need it are skipped where there is none."""
+    pytest.importorskip(
         "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
     )
-    installed = shutil.which("chromium") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as started:
+    from tools.browsers import NoBrowserError, headless
+
+    with contextlib.ExitStack() as stack:
         try:
-            browser = started.chromium.launch(executable_path=installed)
-        except playwright.Error as error:
-            pytest.skip(f"{NO_BROWSER} ({error.message.splitlines()[0]})")
+            browser = stack.enter_context(headless())
+        except NoBrowserError as error:
+            pytest.skip(str(error))
         yield browser
-        browser.close()
 
 
 class _Files(http.server.SimpleHTTPRequestHandler):

@@ -156,14 +156,10 @@ def told(page: Any, says: re.Pattern[str]) -> None:
 
 def _with_the_mouse(page: Any) -> None:
     """A seven in one stroke; it is asked about when the pen goes up."""
+    from tools.browsers import draw_a_seven
+
     page.locator("#status").evaluate("status => { status.textContent = ''; }")
-    box = page.locator("#drawing").bounding_box()
-    points = [(80, 60), (200, 60), (120, 230)]
-    page.mouse.move(box["x"] + 80, box["y"] + 60)
-    page.mouse.down()
-    for x, y in points[1:]:
-        page.mouse.move(box["x"] + x, box["y"] + y, steps=5)
-    page.mouse.up()
+    draw_a_seven(page)
 
 
 def _by_keyboard(page: Any) -> None:

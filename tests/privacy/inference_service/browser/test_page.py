@@ -162,7 +162,11 @@ def test_what_leaves_the_owner_has_no_secret_key_in_it(modules: Any) -> None:
     residues = ring.transformed(secret.astype(np.float64), (0, 1, 2)).astype("<u8")
     forms = [secret.astype(kind)[:64].tobytes() for kind in ("i1", "<i4", "<i8", "<f4", "<f8")]
     for row, prime in zip(residues, ring.primes, strict=True):
-        forms += [row[:4].tobytes(), (secret % prime).astype("<u8")[:64].tobytes()]
+        forms += [
+            row[:4].tobytes(),
+            row[:4].astype("<f8").tobytes(),
+            (secret % prime).astype("<u8")[:64].tobytes(),
+        ]
     assert not [form for form in forms if form in material or form in query]
     assert material.count(wire_vectors.SESSION_KEY) == 1
     assert wire_vectors.SESSION_KEY not in query
@@ -287,6 +291,52 @@ def test_a_stranger_is_asked_for_an_invitation(served: Service, context: Any) ->
     assert asked(page, X[0]) == str(LABELS[0])
 
 
+def test_the_page_fits_a_phone_in_light_and_dark_and_is_used_by_keyboard_alone(
+    served: Service, context: Any
+) -> None:
+    page = opened(context, served)
+    status(page, READY)
+    page.set_viewport_size({"width": 320, "height": 640})
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") == 320
+        for selector in ("h1", ".lead", "#status", "#ask", "#received", "label", "thead th"):
+            # What WCAG 2 asks of small text.
+            assert _contrast(page, selector) >= 4.5, (scheme, selector)
+    page.get_by_label(NAMES[0]).focus()
+    for value in X[0]:
+        page.keyboard.type(repr(float(value)))
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "ask"
+    page.keyboard.press("Enter")
+    status(page, ANSWERED)
+    answer = page.get_by_role("status", name="Answer")  # which a screen reader reads out
+    assert answer.locator("strong").inner_text() == str(LABELS[0])
+    assert page.get_by_role("heading", level=1).inner_text() == PAGE.title
+    assert page.get_by_role("rowheader", name="Encrypted").is_visible()
+    assert page.get_by_role("img", name=re.compile("^Noise")).is_visible()
+
+
+def _contrast(page: Any, selector: str) -> float:
+    """Of an element's text and what is behind it, as WCAG 2 defines it."""
+    colours = page.locator(selector).first.evaluate(
+        """(element) => {
+            const ground = (each) => {
+                const { backgroundColor } = getComputedStyle(each);
+                const clear = backgroundColor === "rgba(0, 0, 0, 0)";
+                return clear ? ground(each.parentElement) : backgroundColor;
+            };
+            return [getComputedStyle(element).color, ground(element)];
+        }"""
+    )
+    luminances = []
+    for colour in colours:
+        levels = np.array([int(level) for level in re.findall(r"\d+", colour)[:3]]) / 255
+        linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+        luminances.append(float(linear @ [0.2126, 0.7152, 0.0722]))
+    return (max(luminances) + 0.05) / (min(luminances) + 0.05)
+
+
 def test_an_input_outside_the_range_is_not_sent(served: Service, context: Any) -> None:
     page = opened(context, served)
     status(page, READY)
@@ -355,6 +405,30 @@ def test_a_copy_elsewhere_may_ask_where_its_origin_is_named(
             assert asked(page, X[0]) == str(LABELS[0])
         else:
             status(page, re.compile("^The service cannot be reached"))
+
+
+def test_a_site_of_ones_own_asks_in_a_few_lines(serve: Serve, context: Any, modules: Any) -> None:
+    """With the session and its worker as modules, beside the site's own."""
+    site = modules.url
+    with serve(origins=(site.rstrip("/"),)) as service:
+        page = context.new_page()
+        page.goto(site)
+        given = [service.url, service.tokens["ada"], X[0].tolist()]
+        answer = page.evaluate(
+            """async ([service, token, x]) => {
+                const { OwnerSession } = await import("/browser/session.js");
+                const contract = { inputShape: [8], inputRange: [-1, 1], classes: 3 };
+                const release = { kind: "top", count: 2 };
+                const session = new OwnerSession({ service, token, contract, release });
+                const { answer } = await session.ask(x);
+                session.end();
+                return answer;
+            }""",
+            given,
+        )
+    order = np.argsort(-small_model().predict(X[:1])[0]).tolist()
+    assert (answer["labels"], answer["top"]) == ([LABELS[0]], [order[:2]])
+    assert answer["logits"] is None
 
 
 def test_a_script_that_was_changed_does_not_run(

@@ -1,0 +1,20 @@
+"""Public names whose modules are loaded when somebody first asks for them."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def loaded_later(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's ``__getattr__`` (PEP 562), by the module of each of these names.
+
+    A type checker would take it for leave to use any name: keep it from its eyes, and the imports
+    for them, with ``TYPE_CHECKING``.
+    """
+
+    def attribute(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(modules[name]), name)
+
+    return attribute

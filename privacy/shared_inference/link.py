@@ -1,0 +1,182 @@
+"""A link between two parties: whole messages over one connection, TLS 1.3 with both certificates.
+
+A frame is its length, 4 bytes, and a message. What crosses is encrypted and authenticated already,
+for one question; TLS says who is at the other end before there is one, and hides sizes' beginnings
+and ends.
+"""
+
+import select
+import socket
+import ssl
+import struct
+import time
+from pathlib import Path
+from types import TracebackType
+
+from privacy.arguments import number, whole
+from privacy.shared_inference.errors import LinkError
+
+_LENGTH = struct.Struct("<I")
+_SMALL = 1 << 15
+"""Bytes that a system takes from both sides at once, so that they need no turns."""
+_CHUNK = 1 << 16
+
+
+def tls_context(certificate: Path, key: Path, authority: Path, *, listens: bool) -> ssl.SSLContext:
+    """Mutual TLS: who is here has ``certificate`` and ``key``, who is there one of ``authority``.
+
+    Parameters
+    ----------
+    certificate, key, authority : path
+        PEM files. ``authority`` signs the parties' certificates and no others.
+    listens : bool
+        Whether this side waits for the other.
+    """
+    side = ssl.PROTOCOL_TLS_SERVER if listens else ssl.PROTOCOL_TLS_CLIENT
+    context = ssl.SSLContext(side)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+class Link:
+    """Messages to and from one other party.
+
+    Parameters
+    ----------
+    connection : socket.socket
+        Connected; an ``ssl.SSLSocket`` wherever it leaves the machine. The link closes it.
+    max_bytes : int
+        Of a message that is taken.
+    timeout : float
+        Seconds to wait for the other party, each time.
+    """
+
+    def __init__(
+        self, connection: socket.socket, *, max_bytes: int = 1 << 28, timeout: float = 30.0
+    ) -> None:
+        self._connection = connection
+        self._max_bytes = whole("max_bytes", max_bytes, least=1, most=2**32 - 1)
+        self._timeout = number("timeout", timeout, above=0)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(self._timeout)
+
+    def send(self, message: bytes) -> None:
+        """Send a message.
+
+        Raises
+        ------
+        LinkError
+            If the other party is gone, or takes nothing.
+        """
+        try:
+            self._connection.sendall(_LENGTH.pack(len(message)) + message)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def receive(self) -> bytes:
+        """The next message.
+
+        Raises
+        ------
+        LinkError
+            If the other party is gone, silent, or sends more than ``max_bytes``.
+        """
+        try:
+            (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+            self._check(length)
+            return bytes(self._exactly(length))
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def exchange(self, message: bytes) -> bytes:
+        """Send a message while the other party sends one, which is returned; raises as both do."""
+        if len(message) <= _SMALL:
+            self.send(message)
+            return self.receive()
+        try:
+            self._connection.settimeout(0)
+            received = self._both(_LENGTH.pack(len(message)) + message)
+            self._connection.settimeout(self._timeout)
+        except OSError as error:
+            raise self._failed(error) from error
+        return received
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> "Link":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _exactly(self, count: int) -> bytearray:
+        received = bytearray(count)
+        view = memoryview(received)
+        filled = 0
+        while filled < count:
+            taken = self._connection.recv_into(view[filled:])
+            if not taken:
+                raise ConnectionError("it closed the connection")
+            filled += taken
+        return received
+
+    def _both(self, frame: bytes) -> bytes:
+        """Send and receive in turns, so that full buffers on both sides stop neither."""
+        waiting, received = memoryview(frame), bytearray()
+        due = _LENGTH.size
+        last = time.monotonic()
+        while waiting or len(received) < due:
+            moved = False
+            if waiting:
+                sent = self._tried_send(waiting)
+                waiting, moved = waiting[sent:], sent > 0
+            if len(received) < due:
+                part = self._tried_receive(due - len(received))
+                received += part
+                moved = moved or bool(part)
+                if due == _LENGTH.size == len(received):
+                    due += self._check(_LENGTH.unpack(received)[0])
+            if moved:
+                last = time.monotonic()
+            elif time.monotonic() - last > self._timeout:
+                raise TimeoutError
+            else:
+                select.select([self._connection], [self._connection] if waiting else [], [], 0.1)
+        return bytes(received[_LENGTH.size :])
+
+    def _tried_send(self, waiting: memoryview) -> int:
+        try:
+            return self._connection.send(waiting[:_CHUNK])
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    def _tried_receive(self, count: int) -> bytes:
+        try:
+            part = self._connection.recv(min(count, _CHUNK))
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return b""
+        if not part:
+            raise ConnectionError("it closed the connection")
+        return part
+
+    def _check(self, length: int) -> int:
+        if length > self._max_bytes:
+            raise ConnectionError(f"it announced {length} bytes, {self._max_bytes} are allowed")
+        return length
+
+    def _failed(self, error: OSError) -> LinkError:
+        """The error for the caller; the connection is of no use any more."""
+        self.close()
+        if isinstance(error, TimeoutError):
+            return LinkError(f"the other party said nothing for {self._timeout:g} s")
+        return LinkError(f"the other party is gone: {error}")

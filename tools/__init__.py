@@ -1,0 +1,1 @@
+"""Programs for whoever changes this project: pictures, test vectors, a headless browser."""
