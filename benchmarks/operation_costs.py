@@ -3,8 +3,8 @@
 One core, processor time, the least of some repetitions: a busy machine hardly changes it. Before
 each repetition other data passes through the caches nearest to the processor, as it does in a
 network, where keys and weights come from farther away than what was computed last. The rows
-of the table are the coefficients that ``privacy.inference.compiler.operation_costs`` holds; to the
-right is how far its own figures are from what was measured.
+of the table are the coefficients that ``privacy.inference.compiler.operation_costs`` holds; the
+picture shows how far its own figures are from what was measured.
 """
 
 import hashlib
@@ -13,14 +13,17 @@ import os
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from benchmarks._pictures import OURS, SOFT, save
 from benchmarks.harness import Log, Row, Spread
 from privacy.inference.arithmetic.bodies import extract, read_ciphertexts, rerandomise
 from privacy.inference.ckks import Ciphertext, Ciphertexts, Extended, PublicKey, Ring, SwitchingKey
@@ -64,12 +67,31 @@ def run(*, quick: bool, log: Log) -> list[Row]:
             name,
             "ms",
             Spread.of([spent]),
-            Spread.of([milliseconds(Counter({(name, level): 1}), degree)]),
-            "the planner's table",
+            details={"table": milliseconds(Counter({(name, level): 1}), degree)},
         )
         for (name, degree, level), spent in times.items()
     ]
+    shares = Spread.of([row.ours.median / row.details["table"] for row in rows])
+    rows.append(Row("all operations", "measured of the planner's table", "", shares))
     return rows + list(_fitted(times))
+
+
+def draw(document: Mapping[str, Any], path: Path) -> None:
+    """Draw each operation's measured share of the planner's price, a point a ring and level."""
+    shares: dict[str, list[float]] = defaultdict(list)
+    for row in document["rows"]:
+        if "details" in row:
+            shares[row["metric"]].append(row["ours"] / row["details"]["table"])
+    figure = Figure(figsize=(9, 0.34 * len(shares) + 1.3))
+    axes = figure.subplots()
+    for place, points in zip(range(len(shares), 0, -1), shares.values(), strict=True):
+        axes.plot(points, [place] * len(points), "o", color=OURS, alpha=0.5, ms=5)
+    axes.axvline(1, color=SOFT, lw=1)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(shares), 0, -1), list(shares), fontsize=8)
+    axes.set_title("Measured of the planner's table", loc="left")
+    axes.set_xlabel("share; a point a ring and level")
+    save(figure, path)
 
 
 def _fitted(times: _Times) -> Iterator[Row]:

@@ -32,6 +32,9 @@ from privacy.inference import (
     compile_model,
 )
 
+_BATCHES = {"mlp": ("batch", 7), "lenet": ("lenet, batch", 1)}
+"""By case, its batch and the turns: through lenet CKKSTensor takes minutes."""
+
 
 def run(*, quick: bool, log: Log) -> list[Row]:
     """Measure every case, and TenSEAL's own ways on the same weights."""
@@ -65,8 +68,16 @@ def run(*, quick: bool, log: Log) -> list[Row]:
             rows += fidelity_rows(name, blind, test[:images], labels[:images])
             log(f"{case.name}: all cores")
             rows += _several_processes(case, model, sample, test, quick=quick)
-        if case.name == "mlp":
-            rows += batch_rows(model, sample, test, quick=quick, log=log)
+        if case.name in _BATCHES:
+            rows += batch_rows(
+                _BATCHES[case.name][0],
+                model,
+                sample,
+                test,
+                tolerance=case.tolerance,
+                repetitions=1 if quick else _BATCHES[case.name][1],
+                log=log,
+            )
     return rows
 
 

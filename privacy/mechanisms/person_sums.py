@@ -23,6 +23,7 @@ MOST_PERSONS = 1 << 23
 
 _MARGIN = 1 - 2.0**-20
 _AT_ONCE = 1 << 12  # vectors that doubles add exactly: 2¹² · 2⁴⁰ < 2⁵³
+_NUMBERS = 1 << 22  # of vectors that are worked on together
 
 
 def summed_sensitivity(parameters: int, radius: int) -> int:
@@ -104,8 +105,9 @@ class PersonSum:
         vectors : ndarray of float, shape (m, d)
             In the units of the clipping norm. They are left as they are.
         """
-        for begin in range(0, len(vectors), _AT_ONCE):
-            parts = self._on_grid(vectors[begin : begin + _AT_ONCE].astype(np.float64))
+        at_once = min(_AT_ONCE, max(1, _NUMBERS // len(self._sum)))
+        for begin in range(0, len(vectors), at_once):
+            parts = self._on_grid(vectors[begin : begin + at_once].astype(np.float64))
             self._sum += parts.sum(axis=0).astype(np.int64)
 
     def integers(self) -> Integers:

@@ -187,7 +187,7 @@ class PaddedRows:
         except Exception:
             return None
         bits_of: dict[int, bytes] = {}
-        for shift in range(BATCH):
+        for shift in range(2):  # every place then shares a record with every other, by way of some
             which = (torch.arange(self.size, device="cpu") + shift) % BATCH
             block = [each[which.to(each.device)] for each in records]
             vectors = self._gradients(block)

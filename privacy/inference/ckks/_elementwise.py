@@ -3,7 +3,7 @@
 Residues lie in [0, q), q < 2^50, before and after. A product x·w - b·q of two of them (``_lanes``)
 is exact and at most (1/2 + 3/8)·q in size (``transforms``); a residue and four of them add up to
 less than (1 + 4·7/8)·q < 8q, and one reduction brings that back. Longer sums are reduced after
-every four terms.
+every four products, or six: 1 + 6·7/8 is below 8 too.
 
 Each kernel works on the tasks ``start`` to ``stop``, so that threads can share them: the rows of
 all polynomials, one polynomial after the other, where nothing else is said. ``primes`` are those of
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.inference.ckks._lanes import fma, rint
-from privacy.inference.ckks._sums import SUMMED, sum_products
+from privacy.inference.ckks._sums import PAIRS_SUMMED, SUMMED, sum_pairs, sum_products
 from privacy.inference.ckks.transforms import Values
 from privacy.kernels import compiled
 
@@ -24,6 +24,8 @@ _CHUNK = 512
 """Values that are worked on together: a few arrays of so many stay in the first cache."""
 _TOGETHER = 4
 """Products that are added up without a reduction."""
+_PAIRS_TOGETHER = 3
+"""Terms of a sum of products of pairs: two products each in the middle, 1 + 6·7/8 primes."""
 ONE = np.zeros(1, dtype=np.int64)
 """The places of a single term."""
 
@@ -165,25 +167,29 @@ def sum_of_products(
     Tasks are rows.
     """
     rows, degree = primes.size, total.shape[2]
-    one_row, other_row = ones.shape[2] * degree, others.shape[2] * degree
+    terms, together = places.size, _PAIRS_TOGETHER
     for row in range(start, stop):
-        for n in range(row * degree, (row + 1) * degree, chunk(degree)):
-            for one in range(2):
-                for other in range(2):
-                    # The second of the two products in the middle is added to the first.
-                    sum_row(
+        prime = primes[row]
+        inverse = 1.0 / prime
+        for near in range(row * degree, (row + 1) * degree, chunk(degree)):
+            for first in range(0, terms, together):
+                for n in range(near, near + chunk(degree), PAIRS_SUMMED):
+                    sum_pairs(
                         total,
-                        (one + other) * rows * degree + n,
+                        n,
+                        rows * degree,
                         ones,
-                        one * one_row + n,
-                        2 * one_row,
+                        n,
+                        ones.shape[2] * degree,
                         places,
                         others,
-                        other * other_row + n,
-                        2 * other_row,
-                        1 if one > other else 0,
-                        primes[row],
-                        chunk(degree),
+                        n,
+                        others.shape[2] * degree,
+                        first,
+                        min(together, terms - first),
+                        1 if first > 0 else 0,
+                        prime,
+                        inverse,
                     )
 
 

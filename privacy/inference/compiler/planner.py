@@ -12,7 +12,7 @@ smallest ring that reaches the tolerance.
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -160,6 +160,7 @@ class Planner:
         """With one prime more an answer is more precise, and twice as long."""
         self._scaled: dict[PackingCandidate, Choice | None] = {}
         self._slots = SlotPackings(network, encrypted=encrypted)
+        self._deep = len(network.activations) >= _DEEP
 
     def choose(self, tolerances: Sequence[float], query_limits: Sequence[int]) -> Choice:
         """The choice under the first limit and tolerance that allow one.
@@ -201,12 +202,17 @@ class Planner:
         """Packings by ring, as they are first looked at; then ways that spend bits otherwise.
 
         Either all squares are rescaled once, or the first is not, which saves a level for an answer
-        with a prime more. Where no ring will do, all are rescaled before they are squared, or
-        before and after: deep networks have no use for all bits of a ring otherwise, for a prime
-        has 50 at most.
+        with a prime more; or all are rescaled before they are squared, or before and after. The
+        latter have more bits for each of many activations, and come first, or last, where those
+        are many, or few.
         """
         rings = [degree for degree in _RINGS if self._batch_size <= degree // 2]
         packings = {degree: list(self._packings(degree)) for degree in rings}
+        degrees = [activation.degree for activation in self._network.activations]
+        before = tuple(SUMMED if power == 2 else BOTH for power in degrees)
+        both = (BOTH,) * len(before)
+        if self._deep:
+            yield from self._alike(packings, before)
         for degree in rings:
             for answer_level in self._answer_levels:
                 yield [hoisted(replace(p, answer_level=answer_level)) for p in packings[degree]]
@@ -218,23 +224,28 @@ class Planner:
                 and not (packing.relinearise_after_last_layer and len(packing.degrees) == 1)
             ]
             yield [hoisted(packing) for packing in saving]
-        degrees = [activation.degree for activation in self._network.activations]
-        before = tuple(SUMMED if power == 2 else BOTH for power in degrees)
-        for rescales in dict.fromkeys((before, (BOTH,) * len(before))):
-            for degree, answer_level in product(rings, self._answer_levels):
-                yield [
-                    hoisted(replace(packing, rescales=rescales, answer_level=answer_level))
-                    for packing in packings[degree]
-                    if not packing.encrypted and not packing.relinearise_after_last_layer
-                ]
+        if not self._deep:
+            yield from self._alike(packings, before)
+        if both != before:
+            yield from self._alike(packings, both)
+
+    def _alike(
+        self, packings: Mapping[int, list[PackingCandidate]], rescales: tuple[int, ...]
+    ) -> Iterator[list[PackingCandidate]]:
+        """Packings with these rescalings, by ring and length of the answer."""
+        for degree, answer_level in product(packings, self._answer_levels):
+            yield [
+                hoisted(replace(packing, rescales=rescales, answer_level=answer_level))
+                for packing in packings[degree]
+                if not packing.encrypted and not packing.relinearise_after_last_layer
+            ]
 
     def _search(self, tolerance: float, limit: int, *, smallest: bool = False) -> _Search:
         """Look through the rings, the smallest first; in each, quick or small packings first."""
         nearest: _Nearest | None = None
         vanishing: Choice | None = None
         larger = False
-        deep = len(self._network.activations) >= _DEEP
-        hopeless = _HOPELESS_IF_DEEP if deep else _HOPELESS
+        hopeless = _HOPELESS_IF_DEEP if self._deep else _HOPELESS
         for packings in self._starts():
             least = {packing: with_fewest_levels(packing).query_bytes for packing in packings}
             larger |= max(least.values(), default=0) > limit

@@ -243,7 +243,7 @@ class _Descent:
             missing = self._missing_bits(scales, layers)
             errors: Any = predicted_logit_error(self.candidate, scales, layers, self.gains.typical)
             errors = np.where(missing > 0, _IMPOSSIBLE * (1 + missing), errors)
-        return np.asarray(np.nan_to_num(errors, nan=np.inf))
+        return np.asarray(np.nan_to_num(errors, nan=np.inf, posinf=np.inf))
 
     def _missing_bits(self, scales: Scales, layers: Sequence[LayerScales]) -> Any:
         """By how many bits scales are too small to hold a value, or too large for their modulus."""

@@ -187,6 +187,26 @@ def _pca(estimator: object, label: str) -> AffineMap:
     return AffineMap(components, -components @ mean)
 
 
+def _fast_ica(estimator: object, label: str) -> AffineMap:
+    unmixing = numbers(attribute(estimator, "components_", label), "components_", label, 2)
+    if not getattr(estimator, "whiten", False):
+        return AffineMap(unmixing, np.zeros(len(unmixing)))
+    mean = numbers(attribute(estimator, "mean_", label), "mean_", label, 1)
+    return AffineMap(unmixing, -unmixing @ mean)
+
+
+def _factor_analysis(estimator: object, label: str) -> AffineMap:
+    """The expected factors (Bishop 2006, equation 12.66)."""
+    loadings, noise, mean = (
+        numbers(attribute(estimator, name, label), name, label, dimensions)
+        for name, dimensions in (("components_", 2), ("noise_variance_", 1), ("mean_", 1))
+    )
+    weighted = loadings / noise
+    solved = np.linalg.solve(np.eye(len(loadings)) + weighted @ loadings.T, weighted)
+    weight = np.asarray(solved, dtype=np.float64)
+    return AffineMap(weight, -weight @ mean)
+
+
 def _truncated_svd(estimator: object, label: str) -> AffineMap:
     components = numbers(attribute(estimator, "components_", label), "components_", label, 2)
     return AffineMap(components, np.zeros(len(components)))
@@ -206,6 +226,8 @@ TRANSFORMERS: dict[str, Callable[[Any, str], AffineMap]] = {
     "PCA": _pca,
     "IncrementalPCA": _pca,
     "TruncatedSVD": _truncated_svd,
+    "FastICA": _fast_ica,
+    "FactorAnalysis": _factor_analysis,
     **dict.fromkeys(
         (
             *("VarianceThreshold", "SelectKBest", "SelectPercentile", "SelectFromModel"),

@@ -22,6 +22,7 @@ from privacy.inference.importers.fitted_attributes import (
 )
 from privacy.inference.importers.proved_polynomials import ACTIVATIONS, input_bounds, polynomials
 from privacy.inference.importers.sklearn_agreement import check_agreement
+from privacy.inference.importers.sklearn_transformers import transformation
 
 _PERCEPTRONS = frozenset({"MLPClassifier", "MLPRegressor"})
 _ENSEMBLES = frozenset({"OneVsRestClassifier", "MultiOutputClassifier", "MultiOutputRegressor"})
@@ -38,9 +39,9 @@ def from_sklearn(
     Taken are linear models (LogisticRegression, LinearSVC, LinearRegression, Ridge,
     RidgeClassifier, SGDClassifier and their kin), LinearDiscriminantAnalysis, MLPClassifier and
     MLPRegressor, SVC and SVR with kernel="linear" (of two classes), OneVsRestClassifier,
-    MultiOutputClassifier and MultiOutputRegressor of linear
-    models, alone or at the end of a Pipeline. Its scalers, PCA, TruncatedSVD and selections of
-    features are multiplied into the layer behind them.
+    MultiOutputClassifier and MultiOutputRegressor of linear models, alone or at the end of a
+    Pipeline. Its scalers, PCA, TruncatedSVD and selections of features, also in Pipelines,
+    ColumnTransformers and FeatureUnions of their own, are multiplied into the layer behind them.
 
     The module answers, in double precision, what ``decision_function`` or, of a regressor,
     ``predict`` answers, in shape (inputs, outputs); of an MLPClassifier, the values before its
@@ -142,16 +143,14 @@ def _pipeline(pipeline: Any) -> Steps:
         if transformer is None or transformer == "passthrough":
             continue
         label = f"step {name!r} ({type(transformer).__name__})"
-        if type(transformer).__name__ == "Pipeline":
-            raise UnsupportedModelError(f"{label} is a Pipeline; put its steps in its place")
-        known = TRANSFORMERS.get(type(transformer).__name__)
-        if known is None or not _is_sklearn(transformer):
+        known = transformation(transformer, label)
+        if known is None:
             raise UnsupportedModelError(
                 f"{label} is none of the affine steps that are taken, and is not evaluated. If "
                 f"whoever encrypts may know it, let them apply pipeline[:{index + 1}].transform "
                 f"first, and give pipeline[{index + 1}:] here"
             )
-        steps.append(known(transformer, label))
+        steps.append(known)
     if last is None or last == "passthrough":
         raise UnsupportedModelError("the Pipeline ends in no model; give it a last step")
     return [*steps, *_steps(last, f"step {last_name!r} ({type(last).__name__})")]

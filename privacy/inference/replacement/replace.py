@@ -195,6 +195,8 @@ def _checked(teacher: nn.Module, public: PublicInputs) -> Tensor:
     like = next(teacher.parameters(), None)
     if like is None:
         raise ValueError("model has no weights; give a trained model")
+    if like.dtype == torch.float16:
+        raise ValueError("model is in float16, too coarse to train in; give model.float()")
     inputs: Tensor = public.training[:2].to(like)
     try:
         with torch.no_grad():

@@ -80,6 +80,10 @@ class Page {
 
   /** @param {string} token */
   async begin(token) {
+    if (!isSecureContext) {
+      say("This page needs https: browsers have no cryptography for other pages.", true);
+      return;
+    }
     const { service, contract } = this.#model;
     const onStep = (/** @type {Step} */ step) => showStep(step);
     this.#session?.end();

@@ -297,7 +297,7 @@ def test_a_tolerance_and_bytes_that_are_both_too_small_are_both_named(limit: int
         ).plan.query_bytes
 
     with pytest.raises(CannotPlanError, match="least predicted error") as refusal:
-        plan(1e-9, limit)
+        plan(1e-20, limit)
     named = re.search(r"tolerance=(\S+) and max_query_bytes=(\d+)$", str(refusal.value))
     assert named is not None
     assert limit < plan(float(named.group(1)), int(named.group(2))) <= int(named.group(2))

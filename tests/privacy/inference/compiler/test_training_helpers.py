@@ -167,6 +167,41 @@ def test_the_bound_of_a_residual_network_reaches_every_weight() -> None:
     assert bits[-1] < bits[0] - 1
 
 
+def _bounded(function: Callable[[Tensor], Tensor]) -> float:
+    """The bound of a function of two numbers in [-1, 2] and [0.5, 1]."""
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    ends = ([-1.0, 0.5], [2.0, 1.0])
+    return logit_bound(Model(), input_shape=2, input_range=ends).item()
+
+
+def test_the_bound_is_exact_where_each_input_counts_once() -> None:
+    assert _bounded(lambda x: x * torch.tensor([-3.0, 2.0]).double()) == 6.0
+    assert _bounded(lambda x: x[:, :1] - 2 * x[:, 1:]) == 3.0
+    assert _bounded(lambda x: torch.sub(x[:, :1], x[:, 1:], alpha=-4)) == 6.0
+    assert _bounded(lambda x: torch.cat([x, 1 - 2 * x], 1)) == 3.0
+    assert _bounded(lambda x: (x**2 - x)[:, :1]) == pytest.approx(2.0)  # as (x - 0.5)² - 0.25
+    with pytest.raises(TypeError, match=r"the model: softmax; use operations"):
+        _bounded(lambda x: x.softmax(1))
+    with pytest.raises(TypeError, match="for a model that returns tuple"):
+        _bounded(lambda x: x.split(1, dim=1))  # type: ignore[return-value,arg-type]
+
+
+def test_a_product_is_bounded_as_the_two_squares_that_are_evaluated() -> None:
+    ratio = (1.0 / 2.0) ** 0.5  # the sizes of both factors
+    reach = ratio * 1.5 + 0.25 / ratio
+    high, low = 0.0, 0.0
+    for sign in (1.0, -1.0):
+        centre = abs(ratio * 0.5 + sign * 0.75 / ratio)
+        most, least = (centre + reach) ** 2, centre**2 - 2 * centre * reach
+        high += (most if sign > 0 else -least) / 4
+        low += (least if sign > 0 else -most) / 4
+    assert _bounded(lambda x: x[:, :1] * x[:, 1:]) == pytest.approx(max(high, -low))
+
+
 ALIKE: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "polynomial": (Polynomial([0.125, -0.5, 0.25]), lambda x: 0.125 - 0.5 * x + 0.25 * x**2),
     "power": (Polynomial([0.0, 0.0, 0.0, 2.0]), lambda x: torch.pow(x, 3) * 2),

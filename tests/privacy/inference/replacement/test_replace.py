@@ -369,3 +369,9 @@ def test_data_that_are_no_inputs_and_classes_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=reason):
         PublicData(inputs, labels)
+
+
+def test_a_model_in_half_precision_is_refused_with_the_precision_to_give() -> None:
+    with pytest.raises(ValueError, match=r"float16, too coarse to train in; give model\.float\(\)"):
+        replace_activations(mlp().half(), data=public())
+    assert replace_activations(mlp().half().float(), data=public(), epochs=1).report.levels == 2

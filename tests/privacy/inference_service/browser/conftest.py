@@ -14,7 +14,7 @@ MODULES = Path(privacy.inference_service.__file__).parent / "browser"
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[object]:
     """A headless Chromium; the tests that need it are skipped where there is none."""
     pytest.importorskip(
@@ -58,7 +58,7 @@ def context(chromium: object) -> Iterator[object]:
     made.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def modules(chromium: object) -> Iterator[object]:
     """An empty page that can import ``/browser/...`` and ``/vectors.js``."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Files)

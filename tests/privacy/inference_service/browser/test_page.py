@@ -447,6 +447,19 @@ def test_a_script_that_was_changed_does_not_run(
         script.write_bytes(honest)
 
 
+def test_a_page_that_came_without_tls_says_that_it_cannot_encrypt(
+    served: Service, context: Any
+) -> None:
+    page = context.new_page()
+    # Any host name but localhost would do; the tests have no other.
+    page.add_init_script("Object.defineProperty(globalThis, 'isSecureContext', { value: false })")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+    page.goto(served.url)
+    status(page, re.compile("^This page needs https"))
+    assert not [url for url in sent if "/v1/" in url]
+
+
 def test_a_page_without_authentication_needs_no_invitation(serve: Serve, context: Any) -> None:
     with serve(page=PAGE, authentication=InsecureNoAuthentication()) as service:
         page = context.new_page()
