@@ -182,9 +182,7 @@ def curator(
     z = calibrate_noise_multiplier(
         sampling=Poisson(setting.rate), rounds=setting.steps, budget=Budget(epsilon, DELTA)
     )
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=setting.learning_rate, momentum=MOMENTUM
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=setting.learning_rate, momentum=MOMENTUM)
     engine = PrivacyEngine(accountant="prv")
     coins = torch.Generator().manual_seed(seed)
     with warnings.catch_warnings():
@@ -216,9 +214,7 @@ def curator(
 def without_privacy(name: str, data: Data, setting: Setting, *, seed: int) -> nn.Module:
     """Plain SGD on Poisson batches."""
     model = _initial(name, seed)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=setting.learning_rate, momentum=MOMENTUM
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=setting.learning_rate, momentum=MOMENTUM)
     inputs, labels = data.train
     coins = torch.Generator().manual_seed(seed)
     for _ in range(setting.steps):

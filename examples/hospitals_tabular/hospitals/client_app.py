@@ -43,9 +43,7 @@ def take_part(message: Message, context: Context) -> Message:
 
         def table() -> SiloTable:
             rows = task.load(place / "visits.csv", test=False)
-            return SiloTable(
-                features=rows.features, labels=rows.labels, person_ids=rows.persons
-            )
+            return SiloTable(features=rows.features, labels=rows.labels, person_ids=rows.persons)
 
         return SiloTask(
             model=task.model(),

@@ -33,9 +33,7 @@ def main(grid: Grid, context: Context) -> None:
         ledger=place / "ledger.jsonl",
     )
     query = TableQuery(bounds=task.BOUNDS.values(), classes=2)
-    known = strategy.statistics(
-        grid, query, noise_multiplier=float(config["statistics-noise"])
-    )
+    known = strategy.statistics(grid, query, noise_multiplier=float(config["statistics-noise"]))
     for name, mean, deviation in zip(task.COLUMNS, known.means, known.deviations, strict=True):
         print(f"{name:8} mean {mean:8.2f}  deviation {deviation:8.2f}")
     scaling = {"means": known.means.tolist(), "deviations": known.deviations.tolist()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hospitals.tables import is_test
 
-# What is known of such columns before anybody looks: a percentage, a year of the study, a yes or no.
+# What is known of such columns before anybody looks: a percentage, a year, a yes or no.
 BOUNDS: dict[str, tuple[float, float]] = {
     "coins": (0, 100),  # the share of a bill that the patient pays, in percent
     "year": (1, 5),
