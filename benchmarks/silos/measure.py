@@ -149,14 +149,17 @@ def _score(one: Run) -> tuple[float, float]:
     """Percent of the test images, and ε by Opacus for the curator."""
     torch.set_num_threads(1)
     data, spent = _data(one.model), 0.0
-    privacy = {"epsilon": one.epsilon, "seed": one.seed}
     if one.arm == "none":
         model = arms.without_privacy(one.model, data, one.setting, seed=one.seed)
     elif one.arm == "curator":
-        model, spent = arms.curator(one.model, data, one.setting, **privacy)
+        model, spent = arms.curator(
+            one.model, data, one.setting, epsilon=one.epsilon, seed=one.seed
+        )
     else:
         arm = arms.distributed if one.arm == "ours" else arms.own_noise
-        model = arm(one.model, data, one.setting, silos=one.silos, **privacy)
+        model = arm(
+            one.model, data, one.setting, silos=one.silos, epsilon=one.epsilon, seed=one.seed
+        )
     return arms.accuracy(model, data.test), spent
 
 
