@@ -156,9 +156,6 @@ class Settings:
     model's recipe, and is filled in by ``from_config``. ``docs/settings.md`` describes each.
     """
 
-    # Whom the run protects: clients of one person each, or every record of a few silos.
-    mode: str = "clients"
-
     # Data and clients. The partition is a simulation's.
     dataset: str = "mnist"
     data_dir: str = ""
@@ -186,7 +183,8 @@ class Settings:
     total_weight: float = 0.0
     ledger: str = ""
 
-    # Silos: few, with many records each, all of them in every step.
+    # Whom the run protects: clients, or every record of a few silos, all of them in every step.
+    mode: str = "clients"
     silos: int = 10
     colluders: int = 1
     records: int = 0
