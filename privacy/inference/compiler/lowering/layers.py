@@ -7,7 +7,7 @@ is added to, which takes no operation.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.polynomial import Polynomial as Series
@@ -64,10 +64,10 @@ class _Builder:
                 self._add_activations(common, members)
         last = self._of(output)
         name = last.name or ("scaling" if self._layers else "")
-        parts = {source: self._matrices(source, part) for source, part in last.parts.items()}
-        copied = self._layers and _INPUT in parts
+        parts = _read({source: self._matrices(source, part) for source, part in last.parts.items()})
+        copied = len(parts) > 1 and _INPUT in parts
         self._add(self._without_input(parts) if copied else parts, last.bias, None, name)
-        return Network(tuple(self._layers))
+        return _without_unread(self._layers)
 
     def _of(self, value: Value) -> ComposedMap:
         """A value as a map of the layers that there are."""
@@ -103,7 +103,7 @@ class _Builder:
         if self._widest is not None:
             check_width(members[0].value.name, total, self._widest)
         sources = sorted({source for member in members for source in member.map.parts})
-        stacked = {source: self._stacked(source, members) for source in sources}
+        stacked = _read({source: self._stacked(source, members) for source in sources})
         bias = np.concatenate([m.factor * (m.map.bias - m.centre) for m in members])
         name = " + ".join(dict.fromkeys(m.map.name for m in members if m.map.name)) or "scaling"
         if _INPUT in stacked and len(stacked) > 1:
@@ -151,7 +151,7 @@ class _Builder:
         name: str,
     ) -> int:
         """Add a layer; the source that it is."""
-        parts = {s: part for s, part in sorted(parts.items()) if part[1].nnz} or {
+        parts = _read(dict(sorted(parts.items()))) or {
             _INPUT: (sparse.csr_array((len(bias), self._sizes[0])),) * 2
         }
         affines = [
@@ -180,6 +180,27 @@ class _Builder:
             for made, where in self._copies
         }
         return {s: part for s, part in parts.items() if s != _INPUT} | split
+
+
+def _read(parts: dict[int, Matrices]) -> dict[int, Matrices]:
+    """The sources of which the architecture reads an element."""
+    return {source: part for source, part in parts.items() if part[1].nnz}
+
+
+def _without_unread(layers: Sequence[Layer]) -> Network:
+    """The network of the layers that the last one reads, by others or itself."""
+    read = {len(layers)}
+    for source in range(len(layers), 0, -1):
+        if source in read:
+            read |= set(layers[source - 1].sources)
+    numbers = {source: number for number, source in enumerate(sorted(read | {_INPUT}))}
+    return Network(
+        tuple(
+            replace(layer, sources=tuple(numbers[each] for each in layer.sources))
+            for source, layer in enumerate(layers, start=1)
+            if source in read
+        )
+    )
 
 
 def check_width(name: str, size: int, widest: int) -> None:
