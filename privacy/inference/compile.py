@@ -211,7 +211,7 @@ def compile_model(
         choice = Planner(
             network,
             bounds,
-            sensitivity(network, bounds, samples),
+            sensitivity(network, bounds, samples, batch=batch),
             batch_size=batch_size,
             encrypted=encrypted,
             spread=spread,

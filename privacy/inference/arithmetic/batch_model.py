@@ -81,7 +81,7 @@ class BatchModel:
                 if rescaled_before(rescale):
                     ring.rescale(value)
                 bias = float(biases[unit])
-                ring.add_plain(value, ring.encode(bias, entry.scale, entry.level))
+                ring.add_plain(value, ring.encode_addend(bias, entry.scale, entry.level))
                 result = activate(
                     ring,
                     keys,
@@ -91,7 +91,7 @@ class BatchModel:
                     large_at=end if large else 0,
                 )
                 if layer.centre:
-                    ring.add_plain(result, ring.encode(-layer.centre, result.scale, end))
+                    ring.add_plain(result, ring.encode_addend(-layer.centre, result.scale, end))
                 for polynomial, column in zip(ring.residues(result), made, strict=True):
                     column[unit] = polynomial
             values.append(made)
@@ -135,7 +135,7 @@ class BatchModel:
         for residues, value in zip(products, self._layers[-1].bias, strict=True):
             bias, answer = float(value), self._ciphertext(residues, scale, keys)
             if self._program.network.activations:
-                plain = ring.encode(bias, scale, level)
+                plain = ring.encode_addend(bias, scale, level)
             else:
                 plain = ring.encode_coefficients(np.full(plan.degree, bias), scale, level)
             ring.add_plain(answer, plain)

@@ -76,7 +76,7 @@ def _plaintexts(
                     rows = [each.weights[step] for step in sorted(each.weights)]
                 for row in rows:
                     yield ring.encode(row, scale, here.level)
-            yield ring.encode(packed.bias, here.product, here.level)
+            yield ring.encode_addend(packed.bias, here.product, here.level)
         for answer in program.last:
             for row, scale in zip(answer.weights, scales[-1].weights, strict=True):
                 yield ring.encode(row, scale, plan.answer_level)

@@ -168,7 +168,7 @@ class _CiphertextAlgebra:
 
     def plus(self, value: Ciphertext, constant: float) -> Ciphertext:
         result = self._ring.at_level(value, value.level)
-        self._ring.add_plain(result, self._ring.encode(constant, value.scale, value.level))
+        self._ring.add_plain(result, self._ring.encode_addend(constant, value.scale, value.level))
         return result
 
     def times(self, value: Ciphertext, constant: float, *, meet: Ciphertext) -> Ciphertext:

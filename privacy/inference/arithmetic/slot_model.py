@@ -166,7 +166,7 @@ class SlotModel(OneImageModel):
             name = "first" if isinstance(packed.maps[0], Gather) else "middle"
             given = [row for each in packed.maps for row in _rows(each).values()]
             refuse_zero(name, [not each.weights for each in maps], given)
-            bias = ring.encode(packed.bias, here.entry.scale, here.entry.level)
+            bias = ring.encode_addend(packed.bias, here.entry.scale, here.entry.level)
             self._layers.append(
                 _Layer(maps, here.level, bias, packed.activation, next(rescales), packed.centre)
             )
@@ -211,7 +211,7 @@ class SlotModel(OneImageModel):
                 large_at=late if index + 1 == len(self._layers) else 0,
             )
             if layer.centre:
-                ring.add_plain(value, ring.encode(-layer.centre, value.scale, value.level))
+                ring.add_plain(value, ring.encode_addend(-layer.centre, value.scale, value.level))
             values[index + 1] = value
             for each in packed.maps:
                 if isinstance(each, Diagonals) and users[each.source][-1] == index:

@@ -40,12 +40,31 @@ class Conversions(Parameters):
         ValueError
             If it is not finite, or too large for the primes of the level.
         """
+        return self.encode_coefficients(self._spread(slots), scale, level, hoisted=hoisted)
+
+    def encode_addend(self, slots: NDArray[Any] | float, scale: float, level: int) -> Plaintext:
+        """As :meth:`encode`, for sums alone: values of any size, modulo the primes of the level.
+
+        A sum modulo the primes is right where it fits, also if an addend does not.
+
+        Raises
+        ------
+        ValueError
+            If it is not finite.
+        """
+        rounded = np.rint(self._spread(slots) * scale)
+        largest = float(np.abs(rounded).max())
+        if not np.isfinite(largest):
+            raise ValueError("an addend is not a finite number")
+        return Plaintext(self.transformed(rounded, tuple(range(level)), largest), scale)
+
+    def _spread(self, slots: NDArray[Any] | float) -> NDArray[np.float64]:
+        """The coefficients of an array of slots, or of a number for all of them."""
         if isinstance(slots, np.ndarray):
-            coefficients = self._encoder.coefficients(slots.astype(np.complex128, copy=False))
-        else:
-            coefficients = np.zeros(self.degree)
-            coefficients[0] = slots
-        return self.encode_coefficients(coefficients, scale, level, hoisted=hoisted)
+            return self._encoder.coefficients(slots.astype(np.complex128, copy=False))
+        coefficients = np.zeros(self.degree)
+        coefficients[0] = slots
+        return coefficients
 
     def encode_coefficients(
         self, values: NDArray[np.float64], scale: float, level: int, *, hoisted: bool = False

@@ -89,7 +89,8 @@ def predicted_logit_error(
             rounding = plain / weights**2 * (1.0 if candidate.encrypted else part.repeats)
             if packed.paired:
                 rounding *= 4
-            variance += stage.outputs * part.terms * stage.energies[number] * rounding
+            unread = stage.gaps[number] + stage.outputs * (part.terms - stage.widest[number])
+            variance += (stage.products[number] + unread * stage.elsewhere[number]) * rounding
             doublings = part.doublings
             early = 0 if rescale_at == FIRST else doublings
             sums = 2.0**early * part.giants
@@ -121,9 +122,10 @@ def predicted_logit_error(
         for gain, constant in zip(stage.constants, layer.constants, strict=True):
             variance += gain * ROUNDING / constant**2
     rounding = ROUNDING + sealed
-    for number, part in enumerate(candidate.layers[-1].maps):
-        weights = layers[-1].weights[number]
-        variance += rounding * part.terms * stages[-1].energies[number] / weights**2
+    # By Parseval, a rounded polynomial meets the mean of what is in the slots.
+    met = stages[-1].products if candidate.batch else stages[-1].energies
+    for energy, weights in zip(met, layers[-1].weights, strict=True):
+        variance += rounding * energy / weights**2
     closing = (
         sealed
         + switch_noise(scales.primes, degree, candidate.answer_level)

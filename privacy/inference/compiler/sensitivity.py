@@ -3,7 +3,8 @@
 Errors of CKKS are independent, small and about Gaussian in every slot, so the variance of a logit
 is the sum over places of (variance there) x (squared derivatives of the logit). The derivatives are
 taken at typical inputs, and once more at the bounds of interval arithmetic, where they hold for
-every input.
+every input. Values and derivatives can peak at the same elements, so that what a weight's rounding
+does is summed up weight by weight. Equal weights can be rounded alike: their errors add up.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from privacy.inference.arithmetic.network import Network, Vector
 from privacy.inference.arithmetic.polynomials import constant_left_over, evaluate
 from privacy.inference.compiler.ranges import Ranges
+from privacy.inference.compiler.rounded_weights import RoundedWeights
 
 _EVEN = 16
 _PATTERNS = 4
@@ -100,6 +102,16 @@ class Stage:
         Mean of x² over each of its sources.
     inputs : tuple of float
         Of each source, gain of a unit variance on each term of its sums, weighted: ΣA².
+    products : tuple of float
+        Of each source, gain of a unit variance on each of its weights, where equal ones of one
+        output, or of a batch's whole layer, have one error.
+    gaps : tuple of float
+        Of each source, gain of a unit variance on as many places without weight as outputs have
+        fewer weights than ``widest``, and energy 1 there.
+    elsewhere : tuple of float
+        Of each source, x² at places without weight.
+    widest : tuple of float
+        Of each source, the largest number of inputs that an output may read.
     outputs : float
         Gain of a unit variance on each of its outputs.
     narrowings : tuple of float
@@ -110,6 +122,10 @@ class Stage:
 
     energies: tuple[float, ...]
     inputs: tuple[float, ...]
+    products: tuple[float, ...]
+    gaps: tuple[float, ...]
+    elsewhere: tuple[float, ...]
+    widest: tuple[float, ...]
     outputs: float
     narrowings: tuple[float, ...]
     constants: tuple[float, ...]
@@ -145,10 +161,17 @@ def drawn_inputs(bounds: Ranges, input_shape: Sequence[int]) -> Vector:
     return np.vstack(drawn)
 
 
-def sensitivity(network: Network, bounds: Ranges, samples: Vector) -> Sensitivity:
-    """Gains of every stage of ``network``, the largest at typical inputs (samples, inputs)."""
-    stages = zip(*(_at_sample(network, x) for x in samples), strict=True)
-    return Sensitivity(tuple(_largest(stage) for stage in stages), _at_bounds(network, bounds))
+def sensitivity(network: Network, bounds: Ranges, samples: Vector, *, batch: bool) -> Sensitivity:
+    """Gains of every stage of ``network``, the largest at typical inputs (samples, inputs).
+
+    Those of a ``batch`` are of weights that are integers, each rounded by itself.
+    """
+    alike = [
+        [RoundedWeights.of(each, batch=batch) for each in layer.affines] for layer in network.layers
+    ]
+    stages = zip(*(_at_sample(network, x, alike) for x in samples), strict=True)
+    typical = tuple(_largest(stage) for stage in stages)
+    return Sensitivity(typical, _at_bounds(network, bounds, alike))
 
 
 def _largest(stages: Sequence[Stage]) -> Stage:
@@ -162,7 +185,7 @@ def _largest(stages: Sequence[Stage]) -> Stage:
     return Stage(*map(most, zip(*(vars(stage).values() for stage in stages), strict=True)))
 
 
-def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
+def _at_sample(network: Network, x: Vector, alike: list[list[RoundedWeights]]) -> tuple[Stage, ...]:
     values, multiplied = [x], [x]
     activated: list[_Differentiated | None] = []
     for layer in network.layers:
@@ -177,10 +200,12 @@ def _at_sample(network: Network, x: Vector) -> tuple[Stage, ...]:
             values.append(layer.after(z))
             # The next weights multiply the constant left over too.
             multiplied.append(values[-1] + constant_left_over(layer.activation))
-    return _backwards(network, multiplied, activated, absolute=False)
+    return _backwards(network, multiplied, activated, alike, absolute=False)
 
 
-def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
+def _at_bounds(
+    network: Network, bounds: Ranges, alike: list[list[RoundedWeights]]
+) -> tuple[Stage, ...]:
     multiplied = [bounds.inputs.magnitude]
     activated: list[_Differentiated | None] = []
     for layer, before, after in zip(network.layers, bounds.before, bounds.after, strict=True):
@@ -192,13 +217,14 @@ def _at_bounds(network: Network, bounds: Ranges) -> tuple[Stage, ...]:
             start = algebra.start(before.magnitude)
             activated.append(evaluate(algebra, layer.activation, start))
             multiplied.append(after.magnitude + abs(constant_left_over(layer.activation)))
-    return _backwards(network, multiplied, activated, absolute=True)
+    return _backwards(network, multiplied, activated, alike, absolute=True)
 
 
 def _backwards(
     network: Network,
     values: list[Vector],
     activated: list[_Differentiated | None],
+    alike: list[list[RoundedWeights]],
     *,
     absolute: bool,
 ) -> tuple[Stage, ...]:
@@ -217,8 +243,12 @@ def _backwards(
         if made is not None:
             effect = effect * by["y"][:, None]
         gains = effect**2
-        energies, inputs = [], []
-        for source, affine in zip(layer.sources, layer.affines, strict=True):
+        energies, inputs, products, gaps, elsewhere = [], [], [], [], []
+        for source, affine, weights in zip(layer.sources, layer.affines, alike[index], strict=True):
+            products.append(weights.gain(values[source], effect, absolute=absolute))
+            gaps.append(weights.gaps(effect))
+            # What is gathered from the input has nothing where there is no weight.
+            elsewhere.append(weights.elsewhere(values[source], absolute=absolute and source > 0))
             squares = affine.matrix.multiply(affine.matrix).sum(axis=1)
             energies.append(float(np.mean(values[source] ** 2)))
             inputs.append(float((np.asarray(squares).ravel() @ gains).max()))
@@ -227,7 +257,19 @@ def _backwards(
                 before = np.asarray(matrix.T @ effect)
                 after[source] = after[source] + before if source in after else before
         outputs = float(gains.sum(axis=0).max())
-        stages.append(Stage(tuple(energies), tuple(inputs), outputs, narrowings, constants))
+        stages.append(
+            Stage(
+                tuple(energies),
+                tuple(inputs),
+                tuple(products),
+                tuple(gaps),
+                tuple(elsewhere),
+                tuple(float(affine.terms) for affine in layer.affines),
+                outputs,
+                narrowings,
+                constants,
+            )
+        )
     return tuple(reversed(stages))
 
 
