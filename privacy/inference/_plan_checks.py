@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from privacy.arguments import shown
 from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.input_range import input_range
+from privacy.inference.rescaling import BOTH, NEVER
 
 if TYPE_CHECKING:
     from privacy.inference.plan import Plan
@@ -83,10 +84,10 @@ def _map(value: Any) -> bool:
 
 
 def _layer(value: Any) -> bool:
-    if not (isinstance(value, tuple) and len(value) == 2):
+    if not (isinstance(value, tuple) and len(value) == 3):
         return False
-    level, maps = value
-    return _whole(1)(level) and _each(_map)(maps)
+    level, rescale, maps = value
+    return _whole(1)(level) and _whole(NEVER, BOTH)(rescale) and _each(_map)(maps)
 
 
 _FIELDS: dict[str, tuple[_Check, str]] = {
@@ -129,7 +130,7 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
         lambda value: _each(_name)(value) and len(set(value)) == len(value),
         f"different names, each printable and of at most {_LONGEST_NAME} characters",
     ),
-    "blind_layers": (_each(_layer), "layers, each with its level and maps"),
+    "blind_layers": (_each(_layer), "layers, each with its level, rescaling and maps"),
     "blind_sources": (_each(_whole(1)), "numbers of layers, from 1"),
 }
 
@@ -164,6 +165,8 @@ def _check_blind_layers(plan: "Plan") -> None:
     """Layers read what was made before, at levels that there are, and the query once."""
     if any(layer.level > plan.levels for layer in plan.blind_layers):
         raise ValueError(f"levels of blind_layers must lie in 1..{plan.levels}")
+    if any(layer.entry_level < 1 for layer in plan.blind_layers):
+        raise ValueError("blind_layers rescale at level 1, where no prime is left to divide by")
     read = 0
     for index, layer in enumerate(plan.blind_layers):
         if any(each.source > index for each in layer.maps):

@@ -83,7 +83,7 @@ def test_the_noise_is_gaussian() -> None:
 def test_a_plan_without_bits_for_a_policy_is_refused() -> None:
     with pytest.raises(ReleaseError, match="no bits"):
         DataOwner(COMPILED.plan, release=FloodedLogits(statistical_bits=60, queries=10**6))
-    with pytest.raises(ReleaseError, match="round more"):
+    with pytest.raises(ReleaseError, match="give decimals=8 or less"):
         DataOwner(COMPILED.plan, release=RoundedLogits(9))
     with pytest.raises(ReleaseError, match="10 classes"):
         DataOwner(COMPILED.plan, release=TopClasses(11))
