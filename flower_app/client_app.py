@@ -39,6 +39,8 @@ from flower_app.training.node_policy import (
     simulated_place,
 )
 from flower_app.training.secure_aggregation import secagg_mod
+from flower_app.training.silo_node import answer as answer_as_silo
+from flower_app.training.silo_node import check_mode
 from privacy.accounting.errors import LedgerError
 from privacy.training import (
     ClientLedger,
@@ -83,7 +85,16 @@ def obey_owner(message: Message, context: Context, call_next: ClientAppCallable)
     except SettingError as error:
         raise DeclinedError(_UNDONE, str(error)) from error
     settings = run_settings(context)
-    if settings.deployed and message.metadata.message_type.partition(".")[0] == "train":
+    if settings.deployed:
+        try:
+            check_mode(context.node_config, settings)
+        except SettingError as error:
+            raise DeclinedError(_UNDONE, str(error)) from error
+    trains = message.metadata.message_type.partition(".")[0] == "train"
+    if settings.has_silos:
+        if not trains:
+            raise DeclinedError("a silo takes part in steps alone")
+    elif settings.deployed and trains:
         NodePolicy.of(context.node_config).check(_protection(settings), settings)
     return call_next(message, context)
 
@@ -100,8 +111,11 @@ def train_on_own_data(message: Message, context: Context) -> Message:
 
     Its ledger is charged before a record is read. From then on it replies whatever the records
     are: whether there is a reply must not depend on them, since nothing accounts for that.
+    In a run over silos it answers as one of them instead.
     """
     settings = run_settings(context)
+    if settings.has_silos:
+        return answer_as_silo(message, context, settings)
     (arrays,) = message.content.array_records.values()
     _model(settings, arrays)  # refuses another model, before anything is paid
     protection = _protection(settings)

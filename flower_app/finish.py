@@ -19,6 +19,7 @@ from flower_app.report import plots
 from flower_app.report.privacy_metrics import privacy_metrics
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines
+from flower_app.report.silo_metrics import silo_metrics
 from flower_app.report.software import software
 from flower_app.settings import Settings
 from flower_app.training.progress import ProgressLogger, accuracy
@@ -64,7 +65,7 @@ def finish(
             notify=lambda line: log(INFO, line),
         )
     now = time.perf_counter()
-    metrics = {
+    metrics: dict[str, Any] = {
         "software": software(),
         "resumed": bool(settings.resume),
         # Of a resumed run whose first rounds ran other code: that code.
@@ -76,8 +77,15 @@ def finish(
             "validation": list(progress.accuracy.values())[-1] if progress.accuracy else None,
             "test": test_accuracy,
             "validation_by_round": progress.accuracy,
+            # What silos released of tests on their own records; since the resumption, if any.
+            "silos": {
+                number: dict(released)
+                for number, released in result.evaluate_metrics_clientapp.items()
+            },
         },
-        "privacy": privacy_metrics(settings, report, paid, reports_seen=has_paid_round(paid)),
+        "privacy": silo_metrics(settings, report, paid)
+        if settings.has_silos
+        else privacy_metrics(settings, report, paid, reports_seen=has_paid_round(paid)),
         "encrypted": None if encrypted is None else encrypted.metrics,
         "encrypted_round": nodes_tested,
         # How long clients took is theirs, unless they are simulated. Since the resumption, if any.
@@ -87,7 +95,8 @@ def finish(
             "encrypted": now - encrypted_started,
         },
     }
-    pictures = _draw(settings, folder, inputs, report, progress, encrypted)
+    noise = metrics["privacy"]["record_level"].get("noise_of_average", {})
+    pictures = _draw(settings, folder, inputs, report, progress, encrypted, noise)
     config = write_final_settings(settings, folder)
     write_report(folder, metrics, config, pictures)
     folder.finish(metrics)
@@ -103,16 +112,23 @@ def _draw(
     report: PrivacyReport,
     progress: ProgressLogger,
     encrypted: EncryptedTest | None,
+    noise: dict[str, float],
 ) -> dict[str, Path]:
-    """Draw the run's pictures; their captions are the keys."""
+    """Draw the run's pictures; their captions are the keys.
+
+    ``noise`` is that on a step's average by who could add it, of a run over silos.
+    """
     pictures: dict[str, Path] = {}
 
     def picture(name: str, caption: str) -> Path:
         pictures[caption] = folder.file(name)
         return pictures[caption]
 
+    silos = settings.has_silos
     rounds = {number: value for number, value in progress.accuracy.items() if number > 0}
-    whose = "the server holds" if settings.deployed else "belong to no client"
+    whose = (
+        "the server holds" if settings.deployed else f"belong to no {'silo' if silos else 'client'}"
+    )
     if rounds:
         plots.plot_training(
             picture("training.png", f"Accuracy on images that {whose}, and ε"),
@@ -120,6 +136,12 @@ def _draw(
             epsilon=report.epsilon_by_round,
             budget=settings.epsilon,
             delta=report.delta,
+            unit="record" if silos else "client",
+            played="step" if silos else "round",
+        )
+    if noise:
+        plots.plot_noise_shares(
+            picture("noise.png", "The noise on a step's average, by who could add it"), noise=noise
         )
     scale = report.sampling_rate * (settings.total_weight or report.population)
     released = {number: norm * scale for number, norm in progress.update_norms.items()}
@@ -145,9 +167,11 @@ def _draw(
             answers=encrypted.answers,
         )
     if not settings.deployed:
-        partitions = load_partitions(settings.partition_spec(report.population), inputs.dataset)
+        holders = settings.silos if silos else report.population
+        partitions = load_partitions(settings.partition_spec(holders), inputs.dataset)
         plots.plot_holdings(
             picture("holdings.png", "Simulation: not private. Who holds what"),
             counts=plots.label_counts(partitions, np.asarray(inputs.dataset.train.labels)),
+            holder="silo" if silos else "client",
         )
     return pictures

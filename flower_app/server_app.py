@@ -47,7 +47,8 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
     connected = len(list(grid.get_node_ids()))
     assembled = check_run(settings, nodes=connected)
     population, size, dataset = assembled.population, assembled.size, assembled.dataset
-    warn_of_few_clients(settings, population=size, connected=connected)
+    if not settings.has_silos:
+        warn_of_few_clients(settings, population=size, connected=connected)
     if settings.noise_placement == "distributed" and round_cost(settings):
         log(
             WARNING,
@@ -68,7 +69,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
             log(
                 WARNING,
                 "ledger is not set: the ε of this run counts this run alone. Set it to one file "
-                "for all runs on these clients, or add up what they spent.",
+                "for all runs on these nodes, or add up what they spent.",
             )
         strategy = make_strategy(settings, population, ledger=ledger, checkpoint=folder.checkpoint)
         log(INFO, "Results: %s", folder.path)

@@ -10,11 +10,13 @@ from typing import Any
 
 from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
 from flower_app.errors import SettingError, wrong
-from flower_app.models.specs import MODELS, RECIPES
+from flower_app.models.specs import MODELS, RECIPES, SILO_RECIPES
 from privacy.accounting import Budget
 
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
+MODES = ("clients", "silos")
 _CHOICES: Mapping[str, Iterable[str]] = {
+    "mode": MODES,
     "dataset": DATASETS,
     "partition": PARTITIONS,
     "model": tuple(MODELS),
@@ -82,6 +84,27 @@ _USUAL_NAMES: Mapping[str, str] = {
 }
 """Names of Flower, Opacus and the literature, and the settings here."""
 
+_OF_MODE: Mapping[str, str] = {
+    "clients": "population min_available_nodes local_learning_rate local_steps "
+    "example_clipping_norm sampling_rate weight_cap total_weight secure_aggregation min_clients "
+    "max_clients max_corrupt_fraction max_dropout_fraction dropout_probability noise_placement "
+    "client_public_keys record_epsilon record_delta records_per_client encrypted_round_images "
+    "encrypted_round_release encrypted_round_noise_multiplier",
+    "silos": "silos colluders records record_sampling_rate evaluate_every "
+    "evaluation_noise_multiplier",
+}
+"""Settings that one mode alone has; the others are of both."""
+
+_INSTEAD: Mapping[str, str] = {
+    "population": "silos says how many there are",
+    "sampling_rate": "record-sampling-rate says with which probability a step draws a record",
+    "secure_aggregation": "every step is under it, against an honest-but-curious server",
+    "record_epsilon": "epsilon is of a record already",
+    "max_corrupt_fraction": "colluders says how many silos may collude",
+    "silos": "population says how many clients there are",
+    "record_sampling_rate": "sampling-rate says with which probability a round draws a client",
+}
+
 _NOW_MEANS = {
     "weighting": " (above 0: capped weights; 0: uniform ones)",
     "encrypted-round": " (above 0: with an encrypted test-time round; 0: without)",
@@ -105,12 +128,16 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda v: v > 0,
         "a positive number",
     ),
-    ("min_clients", lambda v: v >= 3, "at least 3"),
+    ("min_clients silos", lambda v: v >= 3, "at least 3"),
+    ("colluders", lambda v: v >= 1, "at least 1: a silo knows its own part, and sees the sum"),
+    ("record_sampling_rate", lambda v: 0 <= v < 1, "a number above 0 and below 1"),
+    ("records evaluate_every", lambda v: v >= 0, "a whole number of at least 0"),
+    ("evaluation_noise_multiplier", lambda v: v > 0, "a positive number"),
     ("max_corrupt_fraction", lambda v: 0 <= v < 0.5, "a fraction of clients in [0, 0.5)"),
     ("max_dropout_fraction", lambda v: 0 <= v < 1, "a fraction of clients in [0, 1)"),
     ("dropout_probability", lambda v: 0 <= v < 1, "a probability in [0, 1)"),
     # Beyond these, arithmetic in single precision loses what is trained.
-    ("records_per_client", lambda v: v <= 10**12, "at most 10^12"),
+    ("records_per_client records", lambda v: v <= 10**12, "at most 10^12"),
     ("rounds local_steps", lambda v: v <= 10**9, "at most 10^9"),
     (
         "example_clipping_norm local_learning_rate",
@@ -155,6 +182,15 @@ class Settings:
     weight_cap: float = 0.0
     total_weight: float = 0.0
     ledger: str = ""
+
+    # Whom the run protects: clients, or every record of a few silos, all of them in every step.
+    mode: str = "clients"
+    silos: int = 10
+    colluders: int = 1
+    records: int = 0
+    record_sampling_rate: float = 0.0
+    evaluate_every: int = 25
+    evaluation_noise_multiplier: float = 25.0
 
     # Server.
     rounds: int = 0
@@ -245,6 +281,11 @@ class Settings:
         return self.encrypted_round_images > 0
 
     @property
+    def has_silos(self) -> bool:
+        """Whether the nodes are silos, each record of which is protected."""
+        return self.mode == "silos"
+
+    @property
     def planned_participations(self) -> int:
         """Participations that a client budgets for: the mean, three standard deviations, and one.
 
@@ -274,6 +315,7 @@ class Settings:
         for names, good, expected in _RANGES:
             for name in names.split():
                 self._need(name, good(getattr(self, name)), expected)
+        self._check_mode()
         if self.population:
             self._need(
                 "min_available_nodes",
@@ -294,6 +336,18 @@ class Settings:
                 self._need(name, not getattr(self, name), "left out in a simulation")
         return self
 
+    def _check_mode(self) -> None:
+        """Refuse a setting of the other mode."""
+        for mode, names in _OF_MODE.items():
+            for name in names.split():
+                value = getattr(self, name)
+                if mode != self.mode and value != _DEFAULTS[name]:
+                    instead = f" ({_INSTEAD[name]})" if name in _INSTEAD else ""
+                    raise SettingError(
+                        f"{kebab(name)} = {value!r} is refused; it belongs to mode = {mode!r}, and "
+                        f"this run's mode is {self.mode!r}: leave it out{instead}"
+                    )
+
     def _with_paths_checked(self) -> "Settings":
         for name, is_there, expected in (
             ("data_dir", is_folder, "a folder that exists"),
@@ -310,13 +364,16 @@ class Settings:
             raise wrong(kebab(name), value, f"it must be {expected}")
 
     def _with_recipe(self) -> "Settings":
-        recipe = asdict(RECIPES[self.model])
+        recipe = asdict((SILO_RECIPES if self.has_silos else RECIPES)[self.model])
         unset = {
             name: value
             for name, value in recipe.items()
             if getattr(self, name) < 0 or (getattr(self, name) == 0 and name != "server_momentum")
         }
         return replace(self, **unset)
+
+
+_DEFAULTS = asdict(Settings())
 
 
 def kebab(name: str) -> str:

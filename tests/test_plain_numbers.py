@@ -61,7 +61,7 @@ from privacy.inference import (
     RoundedLogits,
     TopClasses,
 )
-from privacy.inference_service import ServiceLimits
+from privacy.inference_service import Caller, ServiceLimits
 from privacy.mechanisms import (
     ClippingGeometry,
     DistributedGaussian,
@@ -172,6 +172,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
         "classes": 3,
         "max_bytes": 99,
     },
+    Caller: {"name": "ward-7", "role": "owner", "questions": 3},
     ServiceLimits: LIMITS | SECONDS,
     ClippingGeometry: {"norms": (0.5, 2.0), "group_of": (0, 1, 1)},
     LatticeGaussian: {"radius": 64},

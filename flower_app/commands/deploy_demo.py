@@ -13,6 +13,7 @@ import numpy as np
 
 from flower_app.commands.run import absolute_paths, parse_settings
 from flower_app.data import Split, load_dataset
+from flower_app.errors import SettingError
 from flower_app.processes.deployment import CONNECTION, Deployment
 from flower_app.processes.flower_processes import handled_signals
 from flower_app.processes.follow import follow
@@ -63,6 +64,11 @@ def run(options: argparse.Namespace) -> int:
         If the run did not finish.
     """
     given = {"results-dir": "results", **parse_settings(options.settings)}
+    if given.get("mode") == "silos":
+        raise SettingError(
+            "mode = 'silos' is refused; this command deploys clients: simulate with `python -m "
+            "flower_app run mode=silos`, or see docs/silos.md for SuperNodes of your own"
+        )
     overrides = {**_SETTINGS, **absolute_paths(given), "deployed": True, "population": NODES}
     settings = Settings.from_config(overrides)
     from flower_app.training.assembly import (

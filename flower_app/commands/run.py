@@ -30,7 +30,9 @@ def add_command(commands: Any) -> None:
         help="settings of the run, for instance model=cnn epsilon=8",
     )
     parser.add_argument(
-        "--nodes", type=int, help="number of simulated SuperNodes (the population, or 1000)"
+        "--nodes",
+        type=int,
+        help="number of simulated SuperNodes (the population, or 1000; with mode=silos the silos)",
     )
     parser.add_argument(
         "--cpus", type=int, default=os.cpu_count() or 1, help="number of cores (all)"
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
             "SuperNodes of your own, or try `python -m flower_app deploy-demo`"
         )
     if options.nodes is None:
-        options.nodes = settings.population or 1000
+        options.nodes = settings.silos if settings.has_silos else settings.population or 1000
     for name, value in (("--nodes", options.nodes), ("--cpus", options.cpus)):
         if value < 1:
             raise SettingError(f"{name} {value} is wrong; it must be at least 1")

@@ -8,6 +8,7 @@ from flower_app.data.clients import load_node_folder as load_node_folder
 from flower_app.data.clients import no_data as no_data
 from flower_app.data.clients import simulated_client as simulated_client
 from flower_app.data.dataset import DATASETS as DATASETS
+from flower_app.data.dataset import TRAIN_SIZE as TRAIN_SIZE
 from flower_app.data.dataset import Dataset as Dataset
 from flower_app.data.dataset import Split as Split
 from flower_app.data.dataset import load_dataset as load_dataset

@@ -53,3 +53,24 @@ RECIPES: Mapping[str, Recipe] = {
     "mlp": Recipe(100, 0.005, 12.0, 0.9, 1.0, 1, 10.0),
     "cnn": Recipe(100, 0.005, 6.0, 0.9, 1.0, 1, 0.2),
 }
+
+
+@dataclass(frozen=True)
+class SiloRecipe:
+    """Hyper-parameters of distributed DP-SGD, chosen on images that belong to no silo.
+
+    T steps; p; S of one record's gradient; the server's optimizer.
+    """
+
+    rounds: int
+    record_sampling_rate: float
+    clipping_norm: float
+    server_learning_rate: float
+    server_momentum: float
+
+
+SILO_RECIPES: Mapping[str, SiloRecipe] = {
+    "hog-linear": SiloRecipe(250, 0.02, 0.5, 20.0, 0.9),
+    "mlp": SiloRecipe(250, 0.02, 0.2, 2.0, 0.9),
+    "cnn": SiloRecipe(250, 0.02, 0.2, 4.0, 0.9),
+}

@@ -42,9 +42,9 @@ def drawing(path: Path, width: float, height: float, top: float = 1.0) -> Iterat
         figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
 
 
-def _show_rounds(axis: Axes, rounds: Sequence[int]) -> None:
-    """Count rounds on the horizontal axis, and mark single ones."""
-    axis.set_xlabel("round")
+def _show_rounds(axis: Axes, rounds: Sequence[int], played: str = "round") -> None:
+    """Count rounds, or steps, on the horizontal axis, and mark single ones."""
+    axis.set_xlabel(played)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if len(rounds) == 1:
         axis.set_xticks(list(rounds))
@@ -61,25 +61,30 @@ def plot_training(
     epsilon: Mapping[int, float],
     budget: float,
     delta: float,
+    unit: str = "client",
+    played: str = "round",
 ) -> None:
-    """Validation accuracy and ε, round by round, over one axis of rounds."""
+    """Validation accuracy and ε, round by round, over one axis of rounds.
+
+    ``unit`` is whom ε is for; ``played`` what a round is called.
+    """
     with drawing(path, 7.5, 6.2) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         above.plot(list(accuracy), [100 * a for a in accuracy.values()], color=BLUE, lw=2)
         last = list(accuracy.values())[-1]
-        above.set_title(f"Validation accuracy: {100 * last:.1f} % after the last round")
+        above.set_title(f"Validation accuracy: {100 * last:.1f} % after the last {played}")
         above.set_ylabel("accuracy (%)")
         above.set_ylim(0, 101)
         below.plot(list(epsilon), list(epsilon.values()), color=_ORANGE, lw=2)
         for axis in (above, below):
-            _show_rounds(axis, list(accuracy))
+            _show_rounds(axis, list(accuracy), played)
         above.set_xlabel("")
         below.axhline(budget, color=_RED, lw=1.2, ls="--")
         # At a share of the width, wherever the rounds begin.
         across = below.get_yaxis_transform()
         below.text(0.01, budget, f"allowed: {budget:g}", color=_RED, va="bottom", transform=across)
         below.set_ylim(0, 1.2 * budget)
-        below.set_title(f"Privacy spent: ε at δ = {delta:g}, for every client")
+        below.set_title(f"Privacy spent: ε at δ = {delta:g}, for every {unit}")
         below.set_ylabel("ε")
         figure.align_ylabels([above, below])
 
@@ -121,8 +126,10 @@ def plot_encrypted(
         )
 
 
-def plot_holdings(path: Path, *, counts: npt.NDArray[np.int64], clients: int = 60) -> None:
-    """The labels of the first clients. Simulation only: this is clients' data."""
+def plot_holdings(
+    path: Path, *, counts: npt.NDArray[np.int64], clients: int = 60, holder: str = "client"
+) -> None:
+    """The labels of the first clients, or silos. Simulation only: this is their data."""
     shown = counts[:clients]
     with drawing(path, 7.5, 3.2) as figure:
         axis = figure.subplots()
@@ -139,7 +146,7 @@ def plot_holdings(path: Path, *, counts: npt.NDArray[np.int64], clients: int = 6
             )
             bottom += shown[:, label]
         axis.set_title("Who holds what (simulation: not private)")
-        axis.set_xlabel(f"client (the first {len(shown)} of {len(counts):,})")
+        axis.set_xlabel(f"{holder} (the first {len(shown)} of {len(counts):,})")
         axis.set_ylabel("images")
         axis.legend(
             title="digit", ncol=1, bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False
@@ -181,6 +188,19 @@ def plot_noise(
         axis.set_title("Noise against signal, estimated from the released models")
         _show_rounds(axis, list(released))
         axis.set_ylabel("L2 norm of the sum")
+
+
+def plot_noise_shares(path: Path, *, noise: Mapping[str, float]) -> None:
+    """The noise on a step's average, as parts of S, by who could add it."""
+    with drawing(path, 7.5, 2.6) as figure:
+        axis = figure.subplots()
+        names, values = list(noise), [100 * value for value in noise.values()]
+        bars = axis.barh(names[::-1], values[::-1], color=[_ORANGE, BLUE, SOFT], height=0.6)
+        axis.bar_label(bars, fmt=" %.3g %%", color=INK)
+        axis.set_xlim(0, 1.15 * max(values))
+        axis.grid(visible=False, axis="y")
+        axis.set_title("The noise on a step's average")
+        axis.set_xlabel("standard deviation, % of S")
 
 
 def label_counts(partitions: Partitions, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

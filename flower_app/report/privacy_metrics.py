@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from flower_app.models.specs import RECIPES
+from flower_app.models.specs import RECIPES, SILO_RECIPES
 from flower_app.settings import Settings
 from privacy.accounting import Adjacency, LedgerContents, attack_success, gaussian_dp
 from strategies import PrivacyReport
@@ -27,7 +27,7 @@ def privacy_metrics(
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
         "unit": "one client: everything it holds",
         "trusted": _trust_in_server(report, reports=reports_seen),
-        **_in_other_words(report, paid),
+        **in_other_words(report, paid),
     }
     return {
         "client_level": client_level,
@@ -38,7 +38,7 @@ def privacy_metrics(
 
 def tuning(settings: Settings) -> dict[str, Any]:
     """The cost of choosing hyper-parameters: nothing for a recipe, else unknown."""
-    recipe = asdict(RECIPES[settings.model])
+    recipe = asdict((SILO_RECIPES if settings.has_silos else RECIPES)[settings.model])
     usual = asdict(Settings())
     expected = recipe | {name: usual[name] for name in _CHOSEN}
     changed = {
@@ -50,17 +50,19 @@ def tuning(settings: Settings) -> dict[str, Any]:
         return {
             "epsilon": 0.0,
             "reason": f"the recipe of {settings.model} was chosen on 10,000 images of MNIST that "
-            "belong to no client",
+            f"belong to no {'silo' if settings.has_silos else 'client'}",
         }
     values = ", ".join(f"{name} = {value}" for name, value in changed.items())
+    whose = "silos'" if settings.has_silos else "clients'"
     return {
         "epsilon": None,
-        "reason": f"the operator set {values}. If these were chosen by results on clients' data, "
+        "reason": f"the operator set {values}. If these were chosen by results on {whose} data, "
         "that was a release of its own, which is not counted",
     }
 
 
-def _in_other_words(report: PrivacyReport, paid: LedgerContents) -> dict[str, Any]:
+def in_other_words(report: PrivacyReport, paid: LedgerContents) -> dict[str, Any]:
+    """ε as the μ of Gaussian differential privacy, and as the most that an attack achieves."""
     if not report.private:
         return {
             "gaussian_dp_mu": None,

@@ -12,6 +12,8 @@ from markupsafe import Markup
 
 from flower_app.report.privacy_metrics import reports_were_seen
 from flower_app.report.results_folder import ResultsFolder
+from flower_app.report.silo_metrics import observers, silos_in_words
+from flower_app.report.silo_template import SILO_TEMPLATE
 from flower_app.report.template import TEMPLATE
 from privacy.accounting import GaussianRelease, Poisson, epsilon, large_delta
 from privacy.mechanisms import DistributedGaussian
@@ -26,43 +28,66 @@ def write_report(
     pictures: Mapping[str, Path],
 ) -> None:
     """Write ``report.html``, self-contained, from the run's JSON files and its PNGs by caption."""
-    client_level = metrics["privacy"]["client_level"]
-    spent = [value for value in client_level["epsilon_by_round"] if value is not None]
-    own, alternatives = epsilon_alternatives(client_level)
-    total = client_level["epsilon"]
-    tested = metrics["encrypted_round"]
+    has_silos = config["mode"] == "silos"
+    level = metrics["privacy"]["record_level" if has_silos else "client_level"]
+    spent = [value for value in level["epsilon_by_round"] if value is not None]
+    total = level["epsilon"]
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    page = environment.from_string(TEMPLATE).render(
+    page = environment.from_string(SILO_TEMPLATE if has_silos else TEMPLATE).render(
+        **(_about_silos if has_silos else _about_clients)(metrics),
         m=metrics,
-        c=client_level,
-        r=metrics["privacy"]["record_level"],
+        c=level,
         e=metrics["encrypted"],
-        t=tested,
-        counted=bool(tested and tested.get("counted")),
-        reported=reports_were_seen(tested),
         config=config,
         pictures={
             caption: base64.b64encode(path.read_bytes()).decode()
             for caption, path in pictures.items()
         },
         when=f"{datetime.now(UTC):%d %B %Y}",
-        chart=epsilon_chart(spent, budget=config["epsilon"]),
+        chart=epsilon_chart(
+            spent, budget=config["epsilon"], played="step" if has_silos else "round"
+        ),
         spent_by_round=_some(spent),
-        own_epsilon=own,
-        alternatives=alternatives,
         # At even odds an attacker is right with probability at most e^ε/(1 + e^ε), and δ.
-        guess=1.0 if total is None else min(1.0, _logistic(total) + client_level["delta"]),
+        guess=1.0 if total is None else min(1.0, _logistic(total) + level["delta"]),
         odds=None if total is None or total > 700 else math.exp(total),
-        large_delta=large_delta(client_level["delta"], client_level["population"]),
-        distributed=client_level["mechanism"] == DistributedGaussian.name,
+        large_delta=large_delta(level["delta"], level["population"]),
         ledger=config.get("ledger") or folder.ledger.name,
-        s=client_level["secure_aggregation"],
+        s=level["secure_aggregation"],
         g=lambda value: f"{value:g}",
         n=lambda value: f"{value:,}",
         percent=lambda value: f"{100 * value:.2f} %",
         number=lambda value: "∞" if value is None or math.isinf(value) else f"{value:.3g}",
     )
     folder.file("report.html").write_text(page, encoding="utf-8")
+
+
+def _about_clients(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page of a run over clients has besides."""
+    client_level, tested = metrics["privacy"]["client_level"], metrics["encrypted_round"]
+    own, alternatives = epsilon_alternatives(client_level)
+    return {
+        "r": metrics["privacy"]["record_level"],
+        "t": tested,
+        "counted": bool(tested and tested.get("counted")),
+        "reported": reports_were_seen(tested),
+        "own_epsilon": own,
+        "alternatives": alternatives,
+        "distributed": client_level["mechanism"] == DistributedGaussian.name,
+    }
+
+
+def _about_silos(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page of a run over silos has besides."""
+    record_level = metrics["privacy"]["record_level"]
+    silos = silos_in_words(record_level["colluders"])
+    return {
+        "observers": observers(record_level),
+        "colluding": f"{silos} that "
+        + ("pools what it knows" if record_level["colluders"] == 1 else "pool what they know"),
+        "colluding_silos": silos,
+        "tested": metrics["accuracy"]["silos"],
+    }
 
 
 def epsilon_alternatives(
@@ -95,8 +120,8 @@ def epsilon_alternatives(
     }
 
 
-def epsilon_chart(spent: Sequence[float], *, budget: float) -> Markup | None:
-    """ε after each round as an SVG that follows the page's colours; None if there is none."""
+def epsilon_chart(spent: Sequence[float], *, budget: float, played: str = "round") -> Markup | None:
+    """ε after each round, or step, as an SVG in the page's colours; None if there is none."""
     if not spent:
         return None
     top = 1.12 * max(budget, max(spent))
@@ -117,13 +142,13 @@ def epsilon_chart(spent: Sequence[float], *, budget: float) -> Markup | None:
     ends = "".join(
         f'<text x="{x(n):.1f}" y="{_HEIGHT - 14}" text-anchor="{anchor}">{label}</text>'
         for n, anchor, label in (
-            (1, "start", "round 1"),
-            (len(spent), "end", f"round {len(spent)}"),
+            (1, "start", f"{played} 1"),
+            (len(spent), "end", f"{played} {len(spent)}"),
         )
     )
     return Markup(  # noqa: S704 - made of numbers alone
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="ε rises to {spent[-1]:.3g} after {len(spent)} rounds">{ticks}{ends}'
+        f'aria-label="ε rises to {spent[-1]:.3g} after {len(spent)} {played}s">{ticks}{ends}'
         f'<line x1="{_LEFT}" x2="{right}" y1="{y(budget):.1f}" y2="{y(budget):.1f}" '
         'stroke="var(--warn)" stroke-dasharray="6 4"/>'
         f'<text x="{_LEFT + 4}" y="{y(budget) - 6:.1f}" style="fill: var(--warn)">'

@@ -150,13 +150,15 @@ def closing_lines(folder: Path) -> list[str]:
     """The summary of a finished run, from its files; :func:`where_to_look` is last."""
     metrics = json.loads((folder / _METRICS).read_text())
     allowed = json.loads((folder / "config.json").read_text())["epsilon"]
-    client_level, encrypted = metrics["privacy"]["client_level"], metrics["encrypted"]
-    spent = client_level["epsilon"]
+    privacy, encrypted = metrics["privacy"], metrics["encrypted"]
+    unit = "client" if "client_level" in privacy else "record"
+    level = privacy[f"{unit}_level"]
+    spent = level["epsilon"]
     lines = [
         f"Test accuracy {100 * metrics['accuracy']['test']:.2f} %",
         "ε = ∞: this run is not private"
         if spent is None
-        else f"ε = {spent:.4f} of {allowed:g} at δ = {client_level['delta']:g}, client-level",
+        else f"ε = {spent:.4f} of {allowed:g} at δ = {level['delta']:g}, {unit}-level",
     ]
     if encrypted is not None:
         lines.append(

@@ -1,73 +1,21 @@
-"""The page of ``report.html``.
+"""The page of ``report.html``, in a run over clients.
 
 A Python string, because Flower's app bundle carries no HTML files. It loads nothing from anywhere.
 """
 
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run</title>
-<style>
-:root { color-scheme: light dark; --ink: #1f2933; --soft: #5b6875; --line: #e1e5ea;
-  --page: #f7f8fa; --card: #ffffff; --good: #23814f; --warn: #a8430c; --blue: #2460c0; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --soft: #a3aeb9; --line: #35414d;
-  --page: #161b22; --card: #1f2630; --good: #57d18d; --warn: #f0a35e; --blue: #7fb0ff; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); overflow-wrap: break-word;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem; }
-h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
-p, li { max-width: 46rem; } p { margin: .5rem 0; }
-.soft { color: var(--soft); } .warn { color: var(--warn); } .good { color: var(--good); }
-nav { margin: 1rem 0 0; font-size: .93rem; line-height: 1.9; }
-nav a { margin-right: 1rem; display: inline-block; }
-a { color: var(--blue); }
-.figures { display: grid; gap: .8rem; margin: 1.4rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); }
-.figure { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
-  padding: .9rem 1rem; }
-.figure b { display: block; font-size: 1.55rem; font-variant-numeric: tabular-nums; }
-.figure span { color: var(--soft); font-size: .88rem; }
-figure { margin: 1rem 0; background: #fff; border: 1px solid var(--line); border-radius: .7rem;
-  padding: .6rem; }
-figure.drawn { background: var(--card); }
-figure img, figure svg { display: block; width: 100%; height: auto; }
-figcaption { color: #5b6875; font-size: .88rem; padding: .4rem .4rem 0; }
-figure.drawn figcaption { color: var(--soft); }
-svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
-table { border-collapse: collapse; width: 100%; background: var(--card); font-size: .93rem;
-  margin: .6rem 0; }
-th, td { text-align: left; vertical-align: top; padding: .5rem .7rem;
-  border: 1px solid var(--line); }
-th { font-weight: 600; } tbody th { width: 24%; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-code { font-size: .9em; overflow-wrap: anywhere; }
-details { margin: .6rem 0; } details summary { cursor: pointer; color: var(--blue); }
-ul { padding-left: 1.2rem; } li { margin: .35rem 0; }
-@media (max-width: 42rem) {
-  main { padding: 1.2rem .9rem 3rem; } h1 { font-size: 1.4rem; }
-  tbody th { width: 45%; } svg text { font-size: 22px; }
-  table.stack { background: none; } table.stack thead { display: none; }
-  table.stack tr { display: block; border: 1px solid var(--line); border-radius: .6rem;
-    margin: .7rem 0; padding: .5rem .8rem; background: var(--card); }
-  table.stack th, table.stack td { display: block; width: auto; border: 0; padding: .25rem 0; }
-  table.stack td::before { display: block; font-size: .78rem; color: var(--soft); }
-  .promises td:nth-of-type(1)::before { content: "To whom"; }
-  .promises td:nth-of-type(2)::before { content: "Against whom"; }
-  .promises td:nth-of-type(3)::before { content: "If these keep their word"; }
-  .promises td.why::before { content: "Why"; }
-  .trust td:nth-of-type(1)::before { content: "Held or saw"; }
-  .trust td:nth-of-type(2)::before { content: "Was trusted to"; }
-}
-@media print { body { background: #fff; } nav { display: none; } h2 { break-after: avoid; } }
-</style>
-</head>
-<body>
-<main>
-<h1>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run</h1>
+from flower_app.report.page_parts import (
+    CERTIFICATE,
+    CODE,
+    EVALUATOR,
+    FIGURES,
+    HEAD,
+    PICTURES,
+    SETTINGS,
+)
+
+TEMPLATE = (
+    HEAD
+    + """<h1>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run</h1>
 <p class="soft">{{ when }} · {{ "deployed SuperNodes" if m.deployed else "simulation" }} ·
 {{ n(c.population) }} clients · {{ c.rounds }} rounds{{
 " · resumed after it had broken off" if m.resumed }}</p>
@@ -81,13 +29,9 @@ seeded or it had no noise.</p>{% endif %}
 <div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy</span></div>
 <div class="figure"><b>ε = {{ number(c.epsilon) }}</b>
 <span>at δ = {{ g(c.delta) }}, for every client</span></div>
-{% if e %}
-<div class="figure"><b>{{ percent(e.agreement) }}</b>
-<span>of {{ e.images }} encrypted answers as in the clear</span></div>
-<div class="figure"><b>{{ "%.1f"|format(e.ms_per_image) }} ms</b>
-<span>to evaluate one encrypted image</span></div>
-{% endif %}
-</div>
+"""
+    + FIGURES
+    + """</div>
 
 <nav aria-label="Sections">
 <a href="#meaning">What it means</a><a href="#promises">What was promised</a>
@@ -212,14 +156,9 @@ and who answered{% if reported %}; of the encrypted test-time round each node's 
 node's own noise, and ciphertexts{% endif %}</td>
 <td>{{ c.trusted|replace("the server, to ", "") }}; draw cohorts with
 randomness that nobody foresees</td></tr>
-{% if e %}<tr><th>The evaluator of encrypted questions</th>
-<td>the model, public keys and ciphertexts; no secret key</td>
-<td>follow the protocol, and not learn a decrypted answer
-elsewhere</td></tr>
-<tr><th>Who asks</th><td>the question, the secret key, the answer</td>
-<td>keep the key; not ask so often that the model is copied</td></tr>
-{% endif %}
-<tr><th>Everybody else</th><td>this folder: the model,
+"""
+    + EVALUATOR
+    + """<tr><th>Everybody else</th><td>this folder: the model,
 {{ "" if config.ledger else "the ledger, " }}this page</td>
 <td>nothing</td></tr>
 </tbody></table>
@@ -251,23 +190,9 @@ z = {{ "%.3f"|format(c.noise_multiplier) }}, q = {{ g(c.sampling_rate) }},
 {% endfor %}</tbody></table>
 {% endif %}
 
-{% if e %}
-<h2 id="encrypted">Encrypted inference: the certificate</h2>
-<p>The finished model was asked {{ e.images }} test images under encryption, by a process that
-held the model and public keys only. Its answers beside those of the model in the clear:</p>
-<table><tbody>
-<tr><th>Same class as in the clear</th><td>{{ percent(e.agreement) }}</td></tr>
-<tr><th>Right</th><td>{{ percent(e.accuracy) }} of these images</td></tr>
-<tr><th>Largest error of a logit</th><td>{{ "%.2g"|format(e.max_logit_error) }}</td></tr>
-<tr><th>Security</th><td>{{ e.security_bits }} bits (CKKS, ring-LWE)</td></tr>
-<tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms to evaluate an image</td></tr>
-<tr><th>Bytes</th><td>{{ n(e.query_bytes) }} a question,
-{{ n(e.answer_bytes) }} an answer, {{ n(e.public_key_bytes) }} of public
-keys once</td></tr>
-<tr><th>Released</th><td>{{ e.release }}</td></tr>
-</tbody></table>
-{% endif %}
-
+"""
+    + CERTIFICATE
+    + """
 {% if t %}
 <h2 id="nodes">Encrypted test-time round over the nodes</h2>
 {% if t.skipped is defined %}<p class="warn">{{ "Held, and lost" if counted else "Not held" }}:
@@ -319,12 +244,9 @@ question at a time.</li>
 <li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
 </ul>
 
-<h2 id="pictures">What was seen</h2>
-{% for caption, data in pictures.items() %}
-<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
-<figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
-
+"""
+    + PICTURES
+    + """
 <h2 id="check">Check it yourself</h2>
 <table><tbody>
 <tr><th>Sampling</th><td>{{ c.sampling }}, q = {{ g(c.sampling_rate) }} of
@@ -338,25 +260,15 @@ clients, as the server sees it, without its colluders' shares{% else %}the sum{%
 <tr><th>Mechanism</th><td>{{ c.mechanism }}</td></tr>
 <tr><th>Accountant</th><td>{{ c.accountant }}, {{ c.adjacency }}</td></tr>
 <tr><th>ε covers</th><td>{{ c.covers }}</td></tr>
-<tr><th>Code</th><td>bloomseal {{ m.software.version }},
-commit {{ m.software.commit or "not known" }}; SHA-256 of its source
-<code>{{ m.software.source_sha256 }}</code>{% if m.begun_with %}. Rounds before the run
-broke off may have been played by the code that it was begun with: bloomseal
-{{ m.begun_with.version }},
-commit {{ m.begun_with.commit or "not known" }}; SHA-256 of its source
-<code>{{ m.begun_with.source_sha256 }}</code>{% endif %}</td></tr>
-</tbody></table>
+"""
+    + CODE
+    + """</tbody></table>
 {% if c.private %}<p>ε follows from the ledger alone:
 <code>python -m privacy.accounting ledger {{ ledger }} --delta {{ g(c.delta) }}
 </code></p>{% endif %}
 <p class="soft">What this page says of the run is in <code>metrics.json</code> and
 <code>config.json</code>, beside it{% if alternatives %}; the costs of other settings are worked out
 from that{% endif %}.</p>
-<details><summary>All {{ config|length }} settings of this run</summary>
-<table><tbody>
-{% for name, value in config.items() %}<tr><th>{{ name }}</th><td><code>{{ value }}</code></td></tr>
-{% endfor %}</tbody></table></details>
-</main>
-</body>
-</html>
 """
+    + SETTINGS
+)

@@ -19,12 +19,14 @@ from flower_app.settings import Settings, is_folder, kebab
 from flower_app.training.node_policy import record_protection
 from flower_app.training.resumption import check_resumed
 from flower_app.training.secure_aggregation import server_setting
+from flower_app.training.silos import check_silos, silo_strategy
 from privacy.accounting import Budget, Event, Full
 from privacy.accounting.errors import LedgerError
 from privacy.mechanisms import LatticeGaussian
 from strategies import (
     CappedWeights,
     Checkpointing,
+    DistributedDPSGD,
     DPFedAvg,
     Poisson,
     Population,
@@ -59,14 +61,14 @@ _NAMES_AT_THE_START = {
 
 @dataclass(frozen=True)
 class Assembled:
-    """A checked run's population, listed or a number N, and its data set."""
+    """A checked run's population, listed or a number of nodes, and its data set."""
 
     population: Population | int
     dataset: Dataset
 
     @property
     def size(self) -> int:
-        """N."""
+        """How many nodes it has."""
         return _size(self.population)
 
 
@@ -80,7 +82,7 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
     DataError
         If the data set cannot be had.
     """
-    population = population_of(settings, nodes)
+    population = silos_of(settings, nodes) if settings.has_silos else population_of(settings, nodes)
     size = _size(population)
     if settings.min_available_nodes > size:
         raise wrong(
@@ -153,6 +155,20 @@ def population_of(settings: Settings, connected: int) -> Population | int:
             f"{counted(connected, 'simulated node')}; {_with_nodes(settings.population)}"
         )
     return settings.population or connected
+
+
+def silos_of(settings: Settings, connected: int) -> Population | int:
+    """Which nodes are the silos, or how many.
+
+    Raises
+    ------
+    SettingError
+        If the connected nodes or ``population-file`` are not as many, or a deployment declares no
+        number of records.
+    """
+    listed = listed_population(settings)
+    check_silos(settings, connected=connected, population=listed)
+    return listed or settings.silos
 
 
 def _size(population: Population | int) -> int:
@@ -263,7 +279,7 @@ def make_strategy(
     ledger: Path,
     checkpoint: Path | None,
     shown: Path | None = None,
-) -> DPFedAvg:
+) -> DPFedAvg | DistributedDPSGD:
     """The strategy that the settings describe.
 
     ``ledger`` is the population's, or a copy of the one that errors call ``shown``; ``checkpoint``
@@ -276,7 +292,11 @@ def make_strategy(
     """
     size = _size(population)
     resumed = ResultsFolder(Path(settings.resume).resolve()).checkpoint if settings.resume else None
+    checkpointing = Checkpointing(checkpoint, resume=resumed)
     with _in_the_settings_words(ledger, shown or ledger, given=bool(settings.ledger)):
+        if settings.has_silos:
+            listed = None if isinstance(population, int) else population
+            return silo_strategy(settings, listed, ledger=ledger, checkpointing=checkpointing)
         return DPFedAvg(
             population=population,
             sampling=Poisson(settings.sampling_rate),
@@ -291,7 +311,7 @@ def make_strategy(
             optimizer=ServerSGD(settings.server_learning_rate, settings.server_momentum),
             ledger=ledger,
             reserve=round_cost(settings),
-            checkpointing=Checkpointing(checkpoint, resume=resumed),
+            checkpointing=checkpointing,
             min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
             secure_aggregation=server_setting(settings, size),
         )

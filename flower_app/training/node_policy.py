@@ -54,6 +54,7 @@ _POSITIVE = _number("a finite number above 0", lambda value: value > 0)
 _AT_LEAST_ZERO = _number("a finite number of at least 0", lambda value: value >= 0)
 
 NODE_KEYS: Mapping[str, _Kind] = {
+    "policy": _TEXT,
     "data-dir": _TEXT,
     "state-dir": _TEXT,
     "test-dir": _TEXT,

@@ -20,7 +20,7 @@ from torch import nn
 from flower_app.data import Inputs
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.settings import Settings
-from strategies import DPFedAvg
+from strategies import DistributedDPSGD, DPFedAvg
 
 
 def accuracy(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:
@@ -76,11 +76,14 @@ class ProgressLogger:
         if self.settings.resume:
             self._load()
 
-    def evaluate_fn(self, strategy: DPFedAvg) -> Callable[[int, ArrayRecord], None]:
+    def evaluate_fn(
+        self, strategy: DPFedAvg | DistributedDPSGD
+    ) -> Callable[[int, ArrayRecord], None]:
         """The strategy's ``evaluate_fn``."""
 
         def evaluate(number: int, arrays: ArrayRecord) -> None:
-            self._record_update(number, arrays)
+            if not self.settings.has_silos:  # whose models are not all seen here
+                self._record_update(number, arrays)
             self.model.load_state_dict(arrays.to_torch_state_dict())
             self.accuracy[number] = accuracy(self.model, self._images, self._labels)
             self.folder.write_json(
@@ -92,7 +95,8 @@ class ProgressLogger:
             if number > 0:
                 log(
                     INFO,
-                    "round %3d/%d   validation accuracy %5.2f %%   ε %.3f of %g%s",
+                    "%s %3d/%d   validation accuracy %5.2f %%   ε %.3f of %g%s",
+                    "step" if self.settings.has_silos else "round",
                     number,
                     self.settings.rounds,
                     100 * self.accuracy[number],

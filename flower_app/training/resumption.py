@@ -59,7 +59,7 @@ def folder_of_run(settings: Settings, run_id: int, *, population: int) -> Result
         return folder
     folder = ResultsFolder.create(settings, run_id)
     config = settings.as_config()
-    if not settings.deployed:
+    if not settings.deployed and not settings.has_silos:
         config["population"] = population  # the number of nodes: a resumed run needs as many
     folder.write_json("config.json", config | {_SOFTWARE: software()})
     write_run_config(config | {"resume": str(folder.path)}, folder.resumption)
@@ -121,7 +121,7 @@ def check_resumed(settings: Settings, *, population: int) -> None:
     folder = Path(settings.resume)
     recorded = _recorded_settings(folder)
     now = settings.as_config()
-    if not settings.deployed:
+    if not settings.deployed and not settings.has_silos:
         now["population"] = population
     for name, value in now.items():
         if name not in _FREE and value != recorded[name]:

@@ -59,7 +59,9 @@ def server_setting(settings: Settings, size: int) -> SecureAggregation | None:
 
 def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """The app's mod: secure aggregation as this client wants it, or the app alone."""
-    own = _own(run_settings(context), context)
+    settings = run_settings(context)
+    # A silo's answers are under secure aggregation already, as its owner's policy wants it.
+    own = None if settings.has_silos else _own(settings, context)
     if own is None:
         return call_next(message, context)
     return SecureAggregationMod(own.policy, identity=own.identity, memory=own.memory)(

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from privacy.arguments import shown
+from privacy.inference._blind_plan_checks import check_blind_layers
 from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.input_range import input_range
 from privacy.inference.rescaling import BOTH, NEVER
@@ -158,27 +159,7 @@ def check_plan(plan: "Plan") -> None:
         raise ValueError(
             f"class_names has {len(plan.class_names)} names; the model has {plan.classes} classes"
         )
-    _check_blind_layers(plan)
-
-
-def _check_blind_layers(plan: "Plan") -> None:
-    """Layers read what was made before, at levels that there are, and the query once."""
-    if any(layer.level > plan.levels for layer in plan.blind_layers):
-        raise ValueError(f"levels of blind_layers must lie in 1..{plan.levels}")
-    if any(layer.entry_level < 1 for layer in plan.blind_layers):
-        raise ValueError("blind_layers rescale at level 1, where no prime is left to divide by")
-    read = 0
-    for index, layer in enumerate(plan.blind_layers):
-        if any(each.source > index for each in layer.maps):
-            raise ValueError("blind_layers read values that were not made before them")
-        read += sum(len(each.products) for each in layer.maps if each.source == 0)
-        read += not layer.maps
-    if plan.blind_layers and read != plan.ciphertexts:
-        raise ValueError(f"blind_layers read {read} ciphertexts of {plan.ciphertexts}")
-    if any(source > len(plan.blind_layers) for source in plan.blind_sources):
-        raise ValueError("blind_sources name layers that there are not")
-    if bool(plan.blind_sources) != bool(plan.blind_layers):
-        raise ValueError("blind_sources are given if, and only if, blind_layers are")
+    check_blind_layers(plan)
 
 
 def _check_packing(plan: "Plan") -> None:

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from filelock import FileLock
 
-from privacy.arguments import number, whole
+from privacy.arguments import convert, number, whole
 from privacy.files import write_durably
 from privacy.inference_service.errors import ServiceError, TokenFileError
 
@@ -51,6 +51,10 @@ class Caller:
     shared: bool = False
     questions: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.questions is not None:
+            convert(self, "questions", whole, least=1)
+
 
 class Authentication(Protocol):
     """Recognises callers."""
@@ -74,6 +78,10 @@ class _Entry:
     sha256: str
     expires: float | None = None  # seconds since 1970
     questions: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.questions is not None:
+            convert(self, "questions", whole, least=1)
 
     @property
     def caller(self) -> Caller:

@@ -23,7 +23,8 @@ MOST_PERSONS = 1 << 23
 
 _MARGIN = 1 - 2.0**-20
 _AT_ONCE = 1 << 12  # vectors that doubles add exactly: 2¹² · 2⁴⁰ < 2⁵³
-_NUMBERS = 1 << 22  # of vectors that are worked on together
+_NUMBERS = 1 << 15  # of vectors that are worked on together: they stay in a core's cache
+_SMALLEST, _LARGEST = 1e-200, 1e200  # squared lengths that are right without scaling
 
 
 def summed_sensitivity(parameters: int, radius: int) -> int:
@@ -107,16 +108,32 @@ class PersonSum:
         """
         at_once = min(_AT_ONCE, max(1, _NUMBERS // len(self._sum)))
         for begin in range(0, len(vectors), at_once):
-            parts = self._on_grid(vectors[begin : begin + at_once].astype(np.float64))
+            parts = self._on_grid(vectors[begin : begin + at_once])
             self._sum += parts.sum(axis=0).astype(np.int64)
 
     def integers(self) -> Integers:
         """The sum rounded to whole cells, halves upward, shape (d,); without noise."""
         return (self._sum + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
 
-    def _on_grid(self, vectors: Vectors) -> Vectors:
-        """The vectors clipped, in units of 2⁻²⁰ cells, as whole numbers; overwrites them."""
+    def _on_grid(self, vectors: npt.NDArray[Any]) -> Vectors:
+        """The vectors clipped, in units of 2⁻²⁰ cells, as whole numbers."""
         length = float(self._radius << FRACTION_BITS)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.square(vectors, dtype=np.float64)
+            lengths = squares.sum(axis=1)
+            ordinary = (lengths > _SMALLEST) & (lengths < _LARGEST)
+            factors = np.minimum(1 / self._norm, 1 / np.sqrt(np.where(ordinary, lengths, 1.0)))
+            parts: Vectors = np.multiply(vectors, (length * _MARGIN * factors)[:, None])
+        if not ordinary.all():
+            parts[~ordinary] = self._scaled(vectors[~ordinary].astype(np.float64))
+        np.trunc(parts, out=parts)
+        # The length of what is added decides, whatever the factors were meant to achieve.
+        np.square(parts, out=squares)
+        parts[squares.sum(axis=1) > length * length * (1 - 2.0**-21)] = 0.0
+        return parts
+
+    def _scaled(self, vectors: Vectors) -> Vectors:
+        """Vectors whose squares overflow or underflow, clipped; overwrites them."""
         largest = np.abs(vectors).max(axis=1, initial=0.0)
         finite = np.isfinite(largest)
         vectors[~finite] = 0.0
@@ -126,9 +143,7 @@ class PersonSum:
         # The factor of a vector whose largest entry is 1: its norm becomes at most R.
         with np.errstate(over="ignore"):
             within = largest / self._norm
+        length = float(self._radius << FRACTION_BITS)
         factors = length * _MARGIN * np.minimum(within, 1 / np.maximum(norms, 1.0))
         vectors *= factors[:, None]
-        np.trunc(vectors, out=vectors)
-        # The length of what is added decides, whatever the factors were meant to achieve.
-        vectors[np.square(vectors).sum(axis=1) > length * length * (1 - 2.0**-21)] = 0.0
         return vectors

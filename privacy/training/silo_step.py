@@ -141,7 +141,8 @@ def silo_sum(
     dropout, draw independently for each row, from torch's, NumPy's or Python's global generators:
     these are seeded afresh in every step, and put back.
 
-    **Not covered.** Time: it grows with the number of rows drawn. A layer with a generator of its
+    **Not covered.** Time: it grows with the number of rows drawn, and of different ones among
+    them. A layer with a generator of its
     own and a fixed seed: another row would move the others' draws.
     """
     check_program(model, loss)
@@ -183,14 +184,16 @@ def silo_sum(
 
 def _add_persons(total: PersonSum, gradients: PaddedRows, drawn: Sequence[Rows]) -> None:
     """Add the mean gradient of each person; a person's rows follow one another."""
-    block: npt.NDArray[np.float64]
-    begin = 0
+    block: npt.NDArray[np.float64] | None = None
 
     def gradients_of(rows: Tensor) -> tuple[Tensor, npt.NDArray[np.float64]]:
         return rows, gradients(rows)
 
     def put(computed: tuple[Tensor, npt.NDArray[np.float64]]) -> None:
         rows, vectors = computed
+        if block is None:
+            total.add(vectors)
+            return
         finite = np.isfinite(vectors).all(axis=1)
         block[place[rows.numpy()][finite]] = vectors[finite]
 
@@ -200,12 +203,16 @@ def _add_persons(total: PersonSum, gradients: PaddedRows, drawn: Sequence[Rows])
     owners = np.repeat(np.arange(len(drawn)), counts)
     place = np.empty(len(gradients.records), np.int64)
     partial, added = np.zeros(gradients.dimension), 0
-    for begin in range(0, len(rows), gradients.size):
-        here = slice(begin, begin + gradients.size)
+    for begin in range(0, len(rows), gradients.at_once):
+        here = slice(begin, begin + gradients.at_once)
+        of_one_row = counts[owners[here]] == 1
+        if of_one_row.all():
+            block = None
+            add_well_formed(torch.from_numpy(np.sort(rows[here])))
+            continue
         place[rows[here]] = np.arange(len(rows[here]))
         block = np.zeros((len(rows[here]), gradients.dimension))
         add_well_formed(torch.from_numpy(np.sort(rows[here])))
-        of_one_row = counts[owners[here]] == 1
         total.add(block[of_one_row])
         for row in np.flatnonzero(~of_one_row):
             partial += block[row]

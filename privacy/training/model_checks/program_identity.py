@@ -1,9 +1,11 @@
 """The identity of a model and a loss, so that a trial they passed need not be run every round.
 
 They have one only if all that decides their numbers' paths is visible: a model of torch's own
-modules without hooks, with its settings and its parameters' shapes; a loss of torch's, or a plain
-function that reads only its arguments, constants, and torch. A class or a closure of the user's may
-act otherwise the next time, and is tried every time.
+modules without hooks, with its settings and its parameters' shapes, or of classes whose methods
+read only their arguments, constants and torch; a loss of torch's, or a plain function that reads as
+little. Others (a closure, a class that reads a global number or calls NumPy) may act otherwise the
+next time, and are tried every time. Weights do not count, though a model may branch on them: a
+trial looks for mistakes in a program, and what is private does not rest on how often it runs.
 """
 
 import types
@@ -23,6 +25,11 @@ _GLOBAL_HOOKS = tuple(
     name for name in vars(_module) if name.startswith("_global_") and "hooks" in name
 )
 _SCALARS = (bool, int, float, str, torch.dtype, torch.device, torch.Size)
+_UNREAD = frozenset(vars(type("_", (), {}))) | {
+    *("__init__", "__qualname__", "__annotations__", "__annotate__", "__annotate_func__"),
+    *("__static_attributes__", "__firstlineno__", "__parameters__", "__orig_bases__"),
+}
+"""Of a class: what a call reads nothing of; what ``__init__`` set is among the settings."""
 _READ_ANYTHING = ("globals", "eval", "exec", "__import__", "open", "vars", "locals")
 
 
@@ -59,13 +66,31 @@ def _of_model(model: nn.Module) -> Hashable:
 
 def _of_module(module: nn.Module) -> Hashable:
     kind, attributes = type(module), vars(module)
-    if not kind.__module__.startswith(_TRUSTED):
-        raise _OpaqueError
     if "forward" in attributes or any(attributes[name] for name in _HOOKS):
         raise _OpaqueError
     settings = {n: each for n, each in attributes.items() if n not in _MEMBERS and n not in _HOOKS}
     tensors = (*module._parameters.items(), *module._buffers.items())
-    return kind, _values(settings), tuple((name, _tensor(each)) for name, each in tensors)
+    shapes = tuple((name, _tensor(each)) for name, each in tensors)
+    return _of_class(kind), _values(settings), shapes
+
+
+def _of_class(kind: type) -> Hashable:
+    """A class of torch's as it is; another one's methods and constants, and its bases."""
+    if kind is object or kind.__module__.startswith(_TRUSTED):
+        return kind
+    if type(kind) is not type:
+        raise _OpaqueError
+    own = sorted(vars(kind).keys() - _UNREAD)
+    methods = tuple((name, _of_member(vars(kind)[name])) for name in own)
+    return kind.__qualname__, methods, tuple(_of_class(base) for base in kind.__bases__)
+
+
+def _of_member(member: Any) -> Hashable:
+    if isinstance(member, (staticmethod, classmethod)):
+        return type(member), _of_member(member.__func__)
+    if type(member) is property:
+        return property, tuple(map(_of_member, (member.fget, member.fset, member.fdel)))
+    return _function(member) if type(member) is types.FunctionType else _value(member)
 
 
 def _tensor(tensor: Tensor | None) -> Hashable:

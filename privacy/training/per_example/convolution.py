@@ -87,14 +87,12 @@ class ConvolutionGradients:
         selected = {p: gradient[:, rows] for p, gradient in self._gradients.items()}
         return ConvolutionGradients(self._layer, selected, self.method)
 
-    def of_each(self) -> Gradients:
-        gradients: Gradients = {}
+    def of_each(self, out: Gradients) -> None:
         for parameter, built in self._gradients.items():
             each = built.flatten(2)
             if parameter is self._layer.weight and self.method == _BY_ROWS:
                 each = _in_order(self._layer, each)
-            gradients[parameter] = each.reshape(-1, *parameter.shape)
-        return gradients
+            out[parameter].copy_(each.reshape(-1, *parameter.shape))
 
 
 def _padded(layer: Convolution, inputs: Tensor) -> Tensor:

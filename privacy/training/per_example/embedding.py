@@ -53,10 +53,10 @@ class EmbeddingGradients:
             self._rows[selected],
         )
 
-    def of_each(self) -> Gradients:
+    def of_each(self, out: Gradients) -> None:
         tables = self._rows.new_zeros((self._count, *self._layer.weight.shape))
         tables[self._examples, self._indices] = self._rows
-        return {self._layer.weight: tables}
+        out[self._layer.weight].copy_(tables)
 
 
 def embedding_gradients(layer: nn.Embedding, calls: list[Call]) -> EmbeddingGradients:

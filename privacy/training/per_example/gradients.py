@@ -44,8 +44,8 @@ class LayerGradients(Protocol):
     def select(self, rows: Tensor) -> "LayerGradients":
         """The gradients of the examples in the mask ``rows`` (n,)."""
 
-    def of_each(self) -> Gradients:
-        """Every example's gradient, shape (n, *parameter.shape), by parameter."""
+    def of_each(self, out: Gradients) -> None:
+        """Every example's gradient into ``out``, double, (n, *parameter.shape), by parameter."""
 
 
 class BuiltGradients:
@@ -68,8 +68,14 @@ class BuiltGradients:
     def select(self, rows: Tensor) -> LayerGradients:
         return BuiltGradients({p: g[rows] for p, g in self._gradients.items()}, self.method)
 
-    def of_each(self) -> Gradients:
-        return self._gradients
+    def of_each(self, out: Gradients) -> None:
+        copy_into(out, self._gradients)
+
+
+def copy_into(out: Gradients, gradients: Gradients) -> None:
+    """Copy ``gradients`` to the tensors of ``out``, in their precision and on their device."""
+    for parameter, gradient in gradients.items():
+        out[parameter].copy_(gradient)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from privacy.training.per_example.gradients import (
     Call,
     Gradients,
     LayerGradients,
+    copy_into,
     infinite_beyond,
     one_for_zero,
     row_norms,
@@ -47,11 +48,17 @@ class VectorGradients:
     def select(self, rows: Tensor) -> LayerGradients:
         return VectorGradients(self._layer, self._inputs[rows], self._backprops[rows])
 
-    def of_each(self) -> Gradients:
+    def of_each(self, out: Gradients) -> None:
         # In double precision products of single-precision numbers are exact, however small.
-        backprops = self._backprops.double()
-        outer = backprops[:, :, None] * self._inputs.double()[:, None, :]
-        return _by_parameter(self._layer, outer, backprops)
+        backprops, weight = self._backprops.double(), self._layer.weight
+        if weight.requires_grad:
+            factors = backprops[:, :, None], self._inputs.double()[:, None, :]
+            if out[weight].device == backprops.device:
+                torch.mul(*factors, out=out[weight])
+            else:
+                out[weight].copy_(torch.mul(*factors))
+        if self._layer.bias is not None and self._layer.bias.requires_grad:
+            out[self._layer.bias].copy_(backprops)
 
 
 class SequenceGradients:
@@ -90,9 +97,10 @@ class SequenceGradients:
     def select(self, rows: Tensor) -> LayerGradients:
         return SequenceGradients(self._layer, self._inputs[rows], self._backprops[rows])
 
-    def of_each(self) -> Gradients:
+    def of_each(self, out: Gradients) -> None:
         backprops = self._backprops.double()
-        return _by_parameter(self._layer, backprops.mT @ self._inputs.double(), backprops.sum(1))
+        of_weight = backprops.mT @ self._inputs.double()
+        copy_into(out, _by_parameter(self._layer, of_weight, backprops.sum(1)))
 
 
 def _by_parameter(layer: nn.Linear, of_weight: Tensor, of_bias: Tensor) -> Gradients:

@@ -8,7 +8,7 @@ import pytest
 
 from flower_app.__main__ import main
 from privacy.inference_service import ServiceClient, TokenFile
-from privacy.inference_service.errors import ServiceError
+from privacy.inference_service.errors import ServiceError, TokenFileError
 from privacy.inference_service.tokens import Caller, Questions
 from tests.privacy.inference_service.serving import Clock, Service
 
@@ -43,6 +43,14 @@ def test_so_many_questions_are_answered_and_no_more(serve: Serve, tmp_path: Path
             with pytest.raises(ServiceError, match="2 questions of this invitation") as refused:
                 asking.label()
             assert (refused.value.code, refused.value.status) == ("used-up", 403)
+
+
+def test_a_file_whose_count_is_no_number_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    token = TokenFile(path).add("guest", questions=7)
+    path.write_text(path.read_text().replace("7\n", '"7"\n'))
+    with pytest.raises(TokenFileError, match="questions is '7'"):
+        TokenFile(path).caller(token)
 
 
 def test_a_question_that_fails_is_not_counted() -> None:

@@ -259,7 +259,7 @@ def test_every_block_has_the_same_size() -> None:
         assert np.array_equal(summed(model, (more, classes), **fine), without)
 
 
-def test_rows_are_computed_alone_where_their_place_changes_their_bits() -> None:
+def test_the_order_of_rows_changes_no_bit_where_their_place_would() -> None:
     torch.manual_seed(4)
     model, (inputs, targets) = Uneven(), TABLE
     order = torch.randperm(23, generator=torch.Generator().manual_seed(5))

@@ -43,7 +43,12 @@ def ours(model: nn.Module, inputs: Tensor, clipping_norm: float) -> tuple[list[T
     with Capture(model) as capture:
         layers = capture.gradients(losses_of(model(inputs)))
         sums = clipped_sum(list(layers.values()), clipping_norm=clipping_norm)
-        built = {p: each for layer in layers.values() for p, each in layer.of_each().items()}
+        built = {
+            p: torch.full((len(inputs), *p.shape), math.nan, dtype=torch.float64) for p in sums
+        }
+        with torch.no_grad():
+            for layer in layers.values():
+                layer.of_each(built)
     trained = [p for p in model.parameters() if p.requires_grad]
     assert_built(built, sums, clipping_norm)
     return [clipping_norm * sums.get(p, torch.zeros_like(p)) for p in trained], {
@@ -60,7 +65,6 @@ def assert_built(
     largest = min(torch.finfo(summed.dtype).max for summed in sums.values())
     finite = norms <= largest
     factors = (norms[finite] * (1 + MARGIN)).reciprocal().clamp(max=1 / clipping_norm)
-    assert built.keys() == sums.keys()
     scale = max((float(s.abs().max()) for s in sums.values() if s.numel()), default=0.0)
     for parameter, each in built.items():
         assert each.shape == (len(norms), *parameter.shape)

@@ -1,0 +1,232 @@
+"""The arms: one run of each, from the settings to a trained model."""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus import PrivacyEngine
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from flower_app.data import load_dataset, load_inputs
+from flower_app.models.build import build_model
+from flower_app.models.specs import MODELS
+from privacy.accounting import Budget, Poisson, calibrate_noise_multiplier
+from privacy.mechanisms import SeededRandomness, SiloGaussian
+from privacy.secure_aggregation import FewSilos
+from privacy.training import Persons, SiloStep, silo_sum, trained_parameters
+from strategies import ServerSGD
+
+DELTA = 1e-5
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is chosen on validation images.
+
+    Attributes
+    ----------
+    steps : int
+        T.
+    rate : float
+        p, with which a person is drawn for a step.
+    clipping_norm : float
+        S, of one person's gradient. The run without privacy does not clip.
+    learning_rate : float
+        Of SGD with momentum 0.9, on the sum over p·N.
+    """
+
+    steps: int
+    rate: float
+    clipping_norm: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """One model's inputs and labels."""
+
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+
+def data_of(model: str) -> Data:
+    """MNIST as a model of the app sees it."""
+    dataset = load_dataset("mnist")
+    inputs = load_inputs(dataset, MODELS[model].kind)
+
+    def pair(values: NDArray[np.float32], labels: NDArray[np.generic]) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(values), torch.from_numpy(labels.astype(np.int64))
+
+    return Data(
+        pair(inputs.train(np.arange(len(dataset.train))), dataset.train.labels),
+        pair(inputs.validation(), dataset.validation.labels),
+        pair(inputs.test(), dataset.test.labels),
+    )
+
+
+def accuracy(model: nn.Module, examples: tuple[Tensor, Tensor]) -> float:
+    """Percent."""
+    inputs, labels = examples
+    with torch.no_grad():
+        classes = torch.cat([model(part).argmax(1) for part in inputs.split(2000)])
+    return 100 * float((classes == labels).double().mean())
+
+
+def distributed(
+    model: str, data: Data, setting: Setting, *, silos: int, epsilon: float, seed: int
+) -> nn.Module:
+    """Ours: the noise is shared."""
+    few = FewSilos(silos)
+    mechanism = SiloGaussian(few.min_silos, few.colluders)
+    return _by_shares(model, data, setting, mechanism, silos=silos, epsilon=epsilon, seed=seed)
+
+
+def own_noise(
+    model: str, data: Data, setting: Setting, *, silos: int, epsilon: float, seed: int
+) -> nn.Module:
+    """Every silo's share is sized as if it were the only honest one."""
+    mechanism = SiloGaussian(min_silos=2, colluders=1)
+    return _by_shares(model, data, setting, mechanism, silos=silos, epsilon=epsilon, seed=seed)
+
+
+def _by_shares(
+    name: str,
+    data: Data,
+    setting: Setting,
+    mechanism: SiloGaussian,
+    *,
+    silos: int,
+    epsilon: float,
+    seed: int,
+) -> nn.Module:
+    model = _initial(name, seed)
+    randomness = SeededRandomness(seed)
+    persons = Persons(data.train)
+    step = silo_step(model, mechanism, setting, epsilon)
+
+    def noisy_sum() -> NDArray[np.float64]:
+        total = silo_sum(
+            model,
+            persons,
+            loss=nn.functional.cross_entropy,
+            step=step,
+            ledger=None,
+            physical_batch_size=256,
+            randomness=randomness,
+        )
+        for _ in range(silos - 1):
+            share = np.zeros_like(total)
+            mechanism.add_share(
+                share, noise_multiplier=step.noise_multiplier, randomness=randomness
+            )
+            total += share
+        return mechanism.decode(total, clipping_norm=setting.clipping_norm)
+
+    _descend(model, setting, len(persons), noisy_sum)
+    return model
+
+
+def silo_step(
+    model: nn.Module, mechanism: SiloGaussian, setting: Setting, epsilon: float
+) -> SiloStep:
+    """With just the noise that ε allows."""
+    dimension = sum(p.numel() for p in trained_parameters(model).values())
+    sampling = Poisson(setting.rate)
+    z = calibrate_noise_multiplier(
+        sampling=sampling,
+        rounds=setting.steps,
+        budget=Budget(epsilon, DELTA),
+        release=lambda z: mechanism.account(
+            parameters=dimension, noise_multiplier=z, sampling=sampling
+        ),
+    )
+    return SiloStep(
+        mechanism=mechanism,
+        clipping_norm=setting.clipping_norm,
+        noise_multiplier=z,
+        sampling_rate=setting.rate,
+    )
+
+
+def _descend(
+    model: nn.Module,
+    setting: Setting,
+    persons: int,
+    noisy_sum: Callable[[], NDArray[np.float64]],
+) -> None:
+    optimizer = ServerSGD(learning_rate=setting.learning_rate, momentum=MOMENTUM)
+    parameters = list(trained_parameters(model).values())
+    ends = np.cumsum([p.numel() for p in parameters])[:-1]
+    for _ in range(setting.steps):
+        moves = np.split(noisy_sum() / -(setting.rate * persons), ends)
+        arrays = [p.detach().numpy() for p in parameters]
+        update = [move.reshape(a.shape) for move, a in zip(moves, arrays, strict=True)]
+        stepped = optimizer.step(arrays, update)
+        with torch.no_grad():
+            for parameter, array in zip(parameters, stepped, strict=True):
+                parameter.copy_(torch.from_numpy(array))
+
+
+def curator(
+    name: str, data: Data, setting: Setting, *, epsilon: float, seed: int
+) -> tuple[nn.Module, float]:
+    """Opacus on the pooled data; ε by Opacus's own accountant beside the model."""
+    model = _initial(name, seed)
+    z = calibrate_noise_multiplier(
+        sampling=Poisson(setting.rate), rounds=setting.steps, budget=Budget(epsilon, DELTA)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=setting.learning_rate, momentum=MOMENTUM)
+    engine = PrivacyEngine(accountant="prv")
+    coins = torch.Generator().manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Opacus on its own generator and on hooks
+        private, private_optimizer, loader = engine.make_private(
+            module=model,
+            optimizer=optimizer,
+            data_loader=DataLoader(
+                TensorDataset(*data.train),
+                batch_size=round(setting.rate * len(data.train[0])),
+                generator=coins,
+            ),
+            noise_multiplier=z,
+            max_grad_norm=setting.clipping_norm,
+            noise_generator=coins,
+        )
+        left = setting.steps
+        while left:
+            for inputs, labels in loader:
+                private_optimizer.zero_grad()
+                nn.functional.cross_entropy(private(inputs), labels).backward()
+                private_optimizer.step()
+                left -= 1
+                if not left:
+                    break
+    return model, engine.get_epsilon(DELTA)
+
+
+def without_privacy(name: str, data: Data, setting: Setting, *, seed: int) -> nn.Module:
+    """Plain SGD on Poisson batches."""
+    model = _initial(name, seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=setting.learning_rate, momentum=MOMENTUM)
+    inputs, labels = data.train
+    coins = torch.Generator().manual_seed(seed)
+    for _ in range(setting.steps):
+        drawn = torch.rand(len(labels), generator=coins) < setting.rate
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs[drawn]), labels[drawn]).backward()
+        optimizer.step()
+        if not all(math.isfinite(float(p.detach().sum())) for p in model.parameters()):
+            break
+    return model
+
+
+def _initial(name: str, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_model(name)

@@ -1,0 +1,127 @@
+"""What the pages of all modes share: head, encrypted answers, pictures, code, settings."""
+
+HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run</title>
+<style>
+:root { color-scheme: light dark; --ink: #1f2933; --soft: #5b6875; --line: #e1e5ea;
+  --page: #f7f8fa; --card: #ffffff; --good: #23814f; --warn: #a8430c; --blue: #2460c0; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --soft: #a3aeb9; --line: #35414d;
+  --page: #161b22; --card: #1f2630; --good: #57d18d; --warn: #f0a35e; --blue: #7fb0ff; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); overflow-wrap: break-word;
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem; }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
+p, li { max-width: 46rem; } p { margin: .5rem 0; }
+.soft { color: var(--soft); } .warn { color: var(--warn); } .good { color: var(--good); }
+nav { margin: 1rem 0 0; font-size: .93rem; line-height: 1.9; }
+nav a { margin-right: 1rem; display: inline-block; }
+a { color: var(--blue); }
+.figures { display: grid; gap: .8rem; margin: 1.4rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); }
+.figure { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
+  padding: .9rem 1rem; }
+.figure b { display: block; font-size: 1.55rem; font-variant-numeric: tabular-nums; }
+.figure span { color: var(--soft); font-size: .88rem; }
+figure { margin: 1rem 0; background: #fff; border: 1px solid var(--line); border-radius: .7rem;
+  padding: .6rem; }
+figure.drawn { background: var(--card); }
+figure img, figure svg { display: block; width: 100%; height: auto; }
+figcaption { color: #5b6875; font-size: .88rem; padding: .4rem .4rem 0; }
+figure.drawn figcaption { color: var(--soft); }
+svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+table { border-collapse: collapse; width: 100%; background: var(--card); font-size: .93rem;
+  margin: .6rem 0; }
+th, td { text-align: left; vertical-align: top; padding: .5rem .7rem;
+  border: 1px solid var(--line); }
+th { font-weight: 600; } tbody th { width: 24%; }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+code { font-size: .9em; overflow-wrap: anywhere; }
+details { margin: .6rem 0; } details summary { cursor: pointer; color: var(--blue); }
+ul { padding-left: 1.2rem; } li { margin: .35rem 0; }
+@media (max-width: 42rem) {
+  main { padding: 1.2rem .9rem 3rem; } h1 { font-size: 1.4rem; }
+  tbody th { width: 45%; } svg text { font-size: 22px; }
+  table.stack { background: none; } table.stack thead { display: none; }
+  table.stack tr { display: block; border: 1px solid var(--line); border-radius: .6rem;
+    margin: .7rem 0; padding: .5rem .8rem; background: var(--card); }
+  table.stack th, table.stack td { display: block; width: auto; border: 0; padding: .25rem 0; }
+  table.stack td::before { display: block; font-size: .78rem; color: var(--soft); }
+  .promises td:nth-of-type(1)::before { content: "To whom"; }
+  .promises td:nth-of-type(2)::before { content: "Against whom"; }
+  .promises td:nth-of-type(3)::before { content: "If these keep their word"; }
+  .promises td.why::before { content: "Why"; }
+  .trust td:nth-of-type(1)::before { content: "Held or saw"; }
+  .trust td:nth-of-type(2)::before { content: "Was trusted to"; }
+}
+@media print { body { background: #fff; } nav { display: none; } h2 { break-after: avoid; } }
+</style>
+</head>
+<body>
+<main>
+"""
+
+FIGURES = """{% if e %}
+<div class="figure"><b>{{ percent(e.agreement) }}</b>
+<span>of {{ e.images }} encrypted answers as in the clear</span></div>
+<div class="figure"><b>{{ "%.1f"|format(e.ms_per_image) }} ms</b>
+<span>to evaluate one encrypted image</span></div>
+{% endif %}
+"""
+
+EVALUATOR = """{% if e %}<tr><th>The evaluator of encrypted questions</th>
+<td>the model, public keys and ciphertexts; no secret key</td>
+<td>follow the protocol, and not learn a decrypted answer
+elsewhere</td></tr>
+<tr><th>Who asks</th><td>the question, the secret key, the answer</td>
+<td>keep the key; not ask so often that the model is copied</td></tr>
+{% endif %}
+"""
+
+CERTIFICATE = """{% if e %}
+<h2 id="encrypted">Encrypted inference: the certificate</h2>
+<p>The finished model was asked {{ e.images }} test images under encryption, by a process that
+held the model and public keys only. Its answers beside those of the model in the clear:</p>
+<table><tbody>
+<tr><th>Same class as in the clear</th><td>{{ percent(e.agreement) }}</td></tr>
+<tr><th>Right</th><td>{{ percent(e.accuracy) }} of these images</td></tr>
+<tr><th>Largest error of a logit</th><td>{{ "%.2g"|format(e.max_logit_error) }}</td></tr>
+<tr><th>Security</th><td>{{ e.security_bits }} bits (CKKS, ring-LWE)</td></tr>
+<tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms to evaluate an image</td></tr>
+<tr><th>Bytes</th><td>{{ n(e.query_bytes) }} a question,
+{{ n(e.answer_bytes) }} an answer, {{ n(e.public_key_bytes) }} of public
+keys once</td></tr>
+<tr><th>Released</th><td>{{ e.release }}</td></tr>
+</tbody></table>
+{% endif %}
+"""
+
+PICTURES = """<h2 id="pictures">What was seen</h2>
+{% for caption, data in pictures.items() %}
+<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
+<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+"""
+
+CODE = """<tr><th>Code</th><td>bloomseal {{ m.software.version }},
+commit <code>{{ m.software.commit or "not known" }}</code>; SHA-256 of its source
+<code>{{ m.software.source_sha256 }}</code>{% if m.begun_with %}. Rounds before the run
+broke off may have been played by the code that it was begun with: bloomseal
+{{ m.begun_with.version }},
+commit <code>{{ m.begun_with.commit or "not known" }}</code>; SHA-256 of its source
+<code>{{ m.begun_with.source_sha256 }}</code>{% endif %}</td></tr>
+"""
+
+SETTINGS = """<details><summary>All {{ config|length }} settings of this run</summary>
+<table><tbody>
+{% for name, value in config.items() %}<tr><th>{{ name }}</th><td><code>{{ value }}</code></td></tr>
+{% endfor %}</tbody></table></details>
+</main>
+</body>
+</html>
+"""
