@@ -66,7 +66,7 @@ class Persons:
         return cls(_Nothing())
 
     def by_row(self) -> "Persons":
-        """The same records, each row as a person's of its own: what a run that protects rows sums."""
+        """The same records, each row a unit of its own: what a run over rows sums."""
         rows = copy(self)
         rows.groups = [row for group in self.groups for row in group[:, None]]
         return rows
