@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 
@@ -18,3 +19,16 @@ def loaded_later(package: str, modules: Mapping[str, str]) -> Callable[[str], An
         return getattr(import_module(modules[name]), name)
 
     return attribute
+
+
+def public_names(namespace: Mapping[str, Any], modules: Mapping[str, str]) -> list[str]:
+    """A package's ``__all__``: our functions and types in its namespace, and those loaded later."""
+    house = namespace["__name__"].partition(".")[0], "privacy"
+    loaded = (
+        name
+        for name, value in namespace.items()
+        if not name.startswith("_")
+        and not isinstance(value, ModuleType)
+        and str(getattr(value, "__module__", "")).partition(".")[0] in house
+    )
+    return sorted({*loaded, *modules})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core import event
 from numba.extending import intrinsic as _intrinsic
 
 _log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ def compiled(function: _Function) -> _Function:
     It lies beside the source, or in the user's cache folder where that cannot be written, and is
     compiled anew when any source of its folder, the processor or numba is another.
     """
+    _announced_once()
     options = {"nogil": True, "error_model": "numpy"}
     try:
         kernel = numba.njit(cache=True, **options)(function)
@@ -51,3 +53,24 @@ def _say_uncached() -> None:
         "kernels are compiled for some ten seconds in every process: what was compiled cannot be "
         "kept. Name a folder that can be written in NUMBA_CACHE_DIR"
     )
+
+
+class _Announcer(event.Listener):
+    """Logs that kernels are compiled, at the first that is not on disk."""
+
+    def __init__(self) -> None:
+        self._announced = False
+
+    def on_start(self, event: Any) -> None:
+        function = event.data["dispatcher"].py_func
+        if not self._announced and function.__module__.startswith("privacy."):
+            self._announced = True
+            _log.info("compiling kernels for some seconds, once for this machine")
+
+    def on_end(self, event: Any) -> None:
+        """Nothing to say: the kernel runs."""
+
+
+@cache
+def _announced_once() -> None:
+    event.register("numba:compile", _Announcer())

@@ -71,3 +71,4 @@ _LATER = {
 
 if not TYPE_CHECKING:
     __getattr__ = privacy.imports.loaded_later(__name__, _LATER)
+    __all__ = privacy.imports.public_names(globals(), _LATER)

@@ -7,8 +7,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from privacy.arguments import shown
+from privacy.inference._blind_plan_checks import check_blind_layers
 from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.input_range import input_range
+from privacy.inference.rescaling import BOTH, NEVER
 
 if TYPE_CHECKING:
     from privacy.inference.plan import Plan
@@ -83,10 +85,10 @@ def _map(value: Any) -> bool:
 
 
 def _layer(value: Any) -> bool:
-    if not (isinstance(value, tuple) and len(value) == 2):
+    if not (isinstance(value, tuple) and len(value) == 3):
         return False
-    level, maps = value
-    return _whole(1)(level) and _each(_map)(maps)
+    level, rescale, maps = value
+    return _whole(1)(level) and _whole(NEVER, BOTH)(rescale) and _each(_map)(maps)
 
 
 _FIELDS: dict[str, tuple[_Check, str]] = {
@@ -129,7 +131,7 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
         lambda value: _each(_name)(value) and len(set(value)) == len(value),
         f"different names, each printable and of at most {_LONGEST_NAME} characters",
     ),
-    "blind_layers": (_each(_layer), "layers, each with its level and maps"),
+    "blind_layers": (_each(_layer), "layers, each with its level, rescaling and maps"),
     "blind_sources": (_each(_whole(1)), "numbers of layers, from 1"),
 }
 
@@ -157,25 +159,7 @@ def check_plan(plan: "Plan") -> None:
         raise ValueError(
             f"class_names has {len(plan.class_names)} names; the model has {plan.classes} classes"
         )
-    _check_blind_layers(plan)
-
-
-def _check_blind_layers(plan: "Plan") -> None:
-    """Layers read what was made before, at levels that there are, and the query once."""
-    if any(layer.level > plan.levels for layer in plan.blind_layers):
-        raise ValueError(f"levels of blind_layers must lie in 1..{plan.levels}")
-    read = 0
-    for index, layer in enumerate(plan.blind_layers):
-        if any(each.source > index for each in layer.maps):
-            raise ValueError("blind_layers read values that were not made before them")
-        read += sum(len(each.products) for each in layer.maps if each.source == 0)
-        read += not layer.maps
-    if plan.blind_layers and read != plan.ciphertexts:
-        raise ValueError(f"blind_layers read {read} ciphertexts of {plan.ciphertexts}")
-    if any(source > len(plan.blind_layers) for source in plan.blind_sources):
-        raise ValueError("blind_sources name layers that there are not")
-    if bool(plan.blind_sources) != bool(plan.blind_layers):
-        raise ValueError("blind_sources are given if, and only if, blind_layers are")
+    check_blind_layers(plan)
 
 
 def _check_packing(plan: "Plan") -> None:

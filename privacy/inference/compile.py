@@ -136,6 +136,8 @@ def compile_model(
         model differs from PyTorch as compiled; the message offers an alternative.
     CannotPlanError
         If the model is too deep, too wide or too imprecise for 128-bit security.
+    LayerInputError
+        If layers do not go together, or the first does not take ``input_shape``.
     ValueError
         If an argument is out of its range.
     """
@@ -168,7 +170,13 @@ def compile_model(
             "multi_label=True"
         )
     itself = reference(model)
-    network = lower(itself, shape, (low, high), widest=None if batch else LARGEST_SLOTS)
+    network = lower(
+        itself,
+        shape,
+        (low, high),
+        widest=None if batch else LARGEST_SLOTS,
+        max_query_bytes=None if batch else query_limits[-1],
+    )
     if multi_label and network.outputs == 1:
         raise ValueError(
             "multi_label is True, and the model has one logit, which decides between two classes: "

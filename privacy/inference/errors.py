@@ -5,6 +5,10 @@ class UnsupportedLayerError(ValueError):
     """A layer that CKKS cannot evaluate; the message names it and offers what can."""
 
 
+class LayerInputError(ValueError):
+    """A layer or function that does not take its inputs; the message names it and their shape."""
+
+
 class UnsupportedModelError(ValueError):
     """A model from another library that cannot be taken over; the message names the part."""
 

@@ -47,7 +47,8 @@ class DataPolicy:
         ε and δ of one unit, over all runs.
     unit : "person" or "row"
         Whom the guarantee is for: a person, whatever number of rows they have, or a row. A run that
-        protects rows alone is declined where it is a person.
+        protects the other is declined: one row more of a person exchanges that person's mean for
+        another, which may move a step by 2 S.
     max_clipping_norm : float, optional
         The largest S of one unit. Default: any.
     max_sampling_rate : float
@@ -209,7 +210,7 @@ class DataPolicy:
     def _check_unit(
         self, unit: Unit, clipping_norm: float | None, sampling_rate: float | None
     ) -> None:
-        if (self.unit, unit) == ("person", "row"):
+        if unit != self.unit:
             raise self._declined("unit", unit)
         for name, asked in (
             ("max_clipping_norm", clipping_norm),

@@ -1,6 +1,7 @@
 """A silo's records by person: who is drawn, and is protected, is a person with all their rows."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 from torch import Tensor
@@ -32,7 +33,8 @@ class Persons:
 
     Notes
     -----
-    **Guarantee.** What is private for one person holds for all their rows here together.
+    **Guarantee.** What is private for one person holds for all their rows here together. It says
+    nothing of a person who has one row more or less: ``by_row`` is for that.
 
     **Not covered.** A person under two ids, or in two silos, is two persons. If silos hash the same
     identifier under a shared key they can find out, but so can whoever has the key and a list of
@@ -62,6 +64,12 @@ class Persons:
     def empty(cls) -> "Persons":
         """Nobody: for a silo whose data cannot be read, whose part in a step is noise then."""
         return cls(_Nothing())
+
+    def by_row(self) -> "Persons":
+        """The same records, each row a unit of its own: what a run over rows sums."""
+        rows = copy(self)
+        rows.groups = [row for group in self.groups for row in group[:, None]]
+        return rows
 
     @property
     def person_of_row(self) -> Rows:

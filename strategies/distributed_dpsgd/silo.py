@@ -351,7 +351,7 @@ def _gradients(request: GradientSum, task: SiloTask, schema: ModelSchema) -> Int
         noise_multiplier=request.noise_multiplier,
         sampling_rate=request.sampling_rate,
     )
-    persons = _loaded(task.persons)
+    persons = _loaded(task.persons, request)
     vector = silo_sum(task.model, persons, loss=task.loss, step=step, ledger=None)
     sizes = [(name, p.numel()) for name, p in trained_parameters(task.model).items()]
     return reordered(vector, sizes, schema.names)
@@ -382,7 +382,7 @@ def _statistics(request: TableSum, task: SiloTask) -> Integers:
 def _right_answers(request: SumRequest, task: SiloTask) -> Integers:
     total = request.mechanism.open_sum(request.entries(0), clipping_norm=request.clipping_norm)
     if task.test_persons is not None:
-        persons = _loaded(task.test_persons)
+        persons = _loaded(task.test_persons, request)
         total.add(_answers(task.model, persons, task.right or _largest_is_right))
     integers = total.integers()
     request.mechanism.add_share(
@@ -391,15 +391,19 @@ def _right_answers(request: SumRequest, task: SiloTask) -> Integers:
     return integers
 
 
-def _loaded(load: Callable[[], "Persons"]) -> "Persons":
-    """The silo's persons; nobody, and an error in its own log, if they cannot be loaded."""
+def _loaded(load: Callable[[], "Persons"], request: SumRequest) -> "Persons":
+    """Those whom the request protects; nobody, and an error in the log, if loading fails.
+
+    Where it protects rows each is by itself: of a person's mean another row may turn the direction,
+    which moves it by up to 2 S.
+    """
     from privacy.training import Persons
 
     try:
         persons = load()
         if not isinstance(persons, Persons):
             raise TypeError(f"persons gives {type(persons).__name__}; give Persons(data, ids)")
-        return persons
+        return persons if request.unit == "person" else persons.by_row()
     except Exception as error:
         log(ERROR, _NOISE_ALONE, exc_info=error)
         return Persons.empty()

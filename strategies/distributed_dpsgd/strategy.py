@@ -70,7 +70,8 @@ class DistributedDPSGD(AccountedStrategy):
     ledger : path-like
         The server's ledger of all runs over these silos. Each silo has a ledger of its own beside.
     unit : "person" or "row"
-        Whom it protects: a person with all rows, or a row.
+        Whom it protects: a person with all rows, or a row, each clipped by itself. Silos whose
+        policy has the other unit decline.
     noise_multiplier : float, optional
         z: the fewest honest silos' noise on a step's sum has standard deviation z·S at least.
         Default: ``start`` calibrates it so that all steps fit the budget.

@@ -13,6 +13,7 @@ from privacy.inference.ckks.ciphertexts import RotationKeys as RotationKeys
 from privacy.inference.ckks.ciphertexts import SwitchingKey as SwitchingKey
 from privacy.inference.ckks.ciphertexts import Weights as Weights
 from privacy.inference.ckks.modular import matrix_product as matrix_product
+from privacy.inference.ckks.parameters import galois_element as galois_element
 from privacy.inference.ckks.primes import MAX_MODULUS_BITS as MAX_MODULUS_BITS
 from privacy.inference.ckks.primes import MAX_PRIME_BITS as MAX_PRIME_BITS
 from privacy.inference.ckks.public_key import PublicKey as PublicKey

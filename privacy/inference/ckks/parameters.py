@@ -77,10 +77,8 @@ class Parameters:
         return self._encoder.roots
 
     def galois_element(self, step: int) -> int:
-        """The Galois element that rotates the slots left by ``step``, or conjugates them."""
-        if step == CONJUGATE:
-            return 2 * self.degree - 1
-        return pow(3, step % self.slots, 2 * self.degree)
+        """As the function of that name, in this ring."""
+        return galois_element(step, self.degree)
 
     def _order(self, element: int) -> NDArray[np.uint32]:
         return _automorphism(self.degree, element)
@@ -101,6 +99,11 @@ class Parameters:
     def _with_special(self, level: int) -> Base:
         """The primes of a level and the special one."""
         return self._base((*range(level), len(self.primes) - 1))
+
+
+def galois_element(step: int, degree: int) -> int:
+    """The Galois element that rotates the slots left by ``step``, or conjugates them."""
+    return 2 * degree - 1 if step == CONJUGATE else pow(3, step % (degree // 2), 2 * degree)
 
 
 def _centred(residue: int, prime: int) -> int:

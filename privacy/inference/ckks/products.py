@@ -28,6 +28,7 @@ class Products(Conversions):
     def _weighted(self, values: Values, weights: Weights, primes: Values) -> Values:
         _, size, rows, degree = values.shape
         places, plains, _ = weights
+        check_rows(rows, plains.shape[1])
         total = np.empty((size, rows, degree))
 
         def work(start: int, stop: int) -> None:
@@ -46,6 +47,7 @@ class Products(Conversions):
         """The sum of ``ones[places[t]]`` times ``others[t]``, of size 3."""
         if ones.size != 2 or others.size != 2:
             raise ValueError("a product takes ciphertexts of size 2; relinearise them")
+        check_rows(ones.level, others.level)
         result = np.empty((3, ones.level, self.degree))
         primes = self._primes[: ones.level]
 
@@ -59,6 +61,7 @@ class Products(Conversions):
 
     def add(self, total: Ciphertext, other: Ciphertext) -> None:
         """Add a ciphertext of the same level, whose scale is the same up to rounding."""
+        check_rows(total.level, other.level)
         self._widen(total, other.size)
         primes = self._primes[: total.level]
         tasks = other.size * other.level
@@ -72,12 +75,15 @@ class Products(Conversions):
 
     def add_plain(self, total: Ciphertext, plain: Plaintext) -> None:
         """Add a plaintext, whose scale is the same up to rounding."""
+        check_rows(total.level, len(plain.polynomial))
         total.scale = plain.scale
         primes = self._primes[: total.level]
         elementwise.add(total.polynomials, plain.polynomial[None], primes, 0, total.level)
 
     def rescale(self, value: Ciphertext) -> None:
         """Divide by the last prime that is left, and drop it."""
+        if value.level < 2:
+            raise ValueError("a ciphertext with one prime left cannot be rescaled")
         scale = value.scale / self.primes[value.level - 1]
         base = self._base(tuple(range(value.level)))
         value.polynomials = self._divided_by_last(value.polynomials, base)
@@ -89,6 +95,8 @@ class Products(Conversions):
 
     def at_level(self, value: Ciphertext, level: int) -> Ciphertext:
         """A copy with the primes above ``level`` dropped."""
+        if not 1 <= level <= value.level:
+            raise ValueError(f"a ciphertext at level {value.level} cannot be brought to {level}")
         return Ciphertext(value.polynomials[:, :level].copy(), value.scale)
 
     def _divided_by_last(self, polynomials: Values, base: Base) -> Values:
@@ -119,3 +127,9 @@ class Products(Conversions):
         deal(prepare, size, TRANSFORM * remainders.size)
         deal(divide, size * (rows - 1), TRANSFORM * result.size)
         return result
+
+
+def check_rows(one: int, other: int) -> None:
+    """Kernels do not look where arrays end: what they work on together has as many rows."""
+    if one != other:
+        raise ValueError(f"one operand has the primes of {one} rows, the other of {other}")

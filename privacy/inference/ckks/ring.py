@@ -17,7 +17,7 @@ from privacy.inference.ckks.ciphertexts import (
     Weights,
 )
 from privacy.inference.ckks.parameters import TRANSFORM
-from privacy.inference.ckks.products import Products
+from privacy.inference.ckks.products import Products, check_rows
 from privacy.inference.ckks.transforms import Values
 
 
@@ -68,6 +68,7 @@ class Ring(Products):
 
     def add_extended(self, total: Extended, other: Extended) -> Extended:
         """The sum, in the memory of ``total``; both scales are the same up to rounding."""
+        check_rows(total.level, other.level)
         primes = self._with_special(total.level).primes
         elementwise.add(total.polynomials, other.polynomials, primes, 0, 2 * len(primes))
         return Extended(total.polynomials, total.scale)

@@ -180,6 +180,12 @@ def test_noise_for_rows_is_declined_where_persons_are_to_be_protected() -> None:
         policy().check_training(noisy(), batches)
 
 
+def test_a_run_of_persons_is_declined_where_rows_are_to_be_protected() -> None:
+    policy(unit="row").check_step(**ALLOWED | {"unit": "row"})
+    with pytest.raises(PolicyError, match=r": unit$"):
+        policy(unit="row").check_step(**ALLOWED)
+
+
 def test_the_ledger_holds_all_runs_to_the_owners_budget(tmp_path: Path) -> None:
     owner = policy(ledger=tmp_path / "ledger.jsonl", unit="row", max_sampling_rate=1.0)
 

@@ -528,6 +528,14 @@ def test_rows_and_their_persons_can_be_taken() -> None:
     assert torch.equal(targets, TABLE[1][[2, 5]])
 
 
+def test_by_row_every_row_is_a_unit_of_its_own() -> None:
+    rows = Persons(TABLE, IDS).by_row()
+    assert sorted(map(tuple, rows.groups)) == [(row,) for row in range(23)]
+    whole = Persons(TABLE, IDS)
+    whole.by_row()
+    assert len(whole) == 16
+
+
 def test_nobody_sends_noise_whatever_the_model() -> None:
     nobody = Persons.empty()
     assert (len(nobody), nobody.rows, nobody.person_of_row.shape) == (0, 0, (0,))

@@ -430,3 +430,40 @@ def test_arguments_are_refused_by_name(
 
 def test_the_fewest_silos_are_waited_for(tmp_path: Path) -> None:
     assert strategy_of(tmp_path).min_available_nodes == SILOS.min_silos == 3
+
+
+# Whom a run protects ----------------------------------------------------------------------------
+
+
+def ann(rows_of_hers: int) -> Callable[[int], Persons]:
+    """Silo 0 holds rows of one person; with the second her mean turns around."""
+    x = torch.zeros(2, FEATURES)
+    x[:, 0] = torch.tensor([10.0, -100.0])
+
+    def load(silo: int) -> Persons:
+        count = rows_of_hers if silo == 0 else 0
+        return Persons((x[:count], torch.zeros(count, dtype=torch.int64)), ["ann"] * count)
+
+    return load
+
+
+def test_a_run_over_rows_clips_each_row_by_itself_whosever_it_is(tmp_path: Path) -> None:
+    def moved_to(rows_of_hers: int) -> Any:
+        folder = tmp_path / str(rows_of_hers)
+        folder.mkdir()
+        app = silo_app(lambda silo: policy(silo, unit="row"), load=ann(rows_of_hers))
+        strategy = strategy_of(
+            folder, unit="row", sampling_rate=1 - 2**-50, noise_multiplier=0.001, persons=1
+        )
+        return vector(strategy.start(InProcessGrid(app, 4), initial(), num_rounds=1).arrays)
+
+    assert 0.9 < np.linalg.norm(moved_to(2) - moved_to(1)) < 1.1, "S = 1"
+
+
+@pytest.mark.parametrize(("allowed", "asked"), [("row", "person"), ("person", "row")])
+def test_silos_decline_a_run_for_the_other_unit(tmp_path: Path, allowed: Any, asked: Any) -> None:
+    wire = Wire(silo_app(lambda silo: policy(silo, unit=allowed)), 4)
+    with pytest.raises(NoUsableReplyError):
+        strategy_of(tmp_path, unit=asked).start(wire, initial(), num_rounds=1)
+    (words,) = {reply.error.reason for reply in wire.replies}
+    assert words == "the owner of the data does not allow it: unit"

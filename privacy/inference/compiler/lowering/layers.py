@@ -7,13 +7,14 @@ is added to, which takes no operation.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.polynomial import Polynomial as Series
 from scipy import sparse
 
 from privacy.inference.arithmetic.network import Activation, Affine, Layer, Network, Vector
+from privacy.inference.compiler.lowering.composition import ComposedMap, combined
 from privacy.inference.compiler.lowering.matrices import Matrices, identity
 from privacy.inference.compiler.lowering.values import Activated, Value, in_order
 from privacy.inference.errors import CannotPlanError
@@ -25,24 +26,11 @@ _CIPHERTEXTS = 8
 
 
 @dataclass(frozen=True)
-class _Map:
-    """A value as a sum of maps of sources, plus a bias; a matrix that is None is the identity."""
-
-    parts: dict[int, Matrices | None]
-    bias: Vector
-    names: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return " + ".join(name for name in self.names if name)
-
-
-@dataclass(frozen=True)
 class _Member:
     """An activation of a layer: p(x) = back·q(factor·(x - centre)) + constant, elementwise."""
 
     value: Activated
-    map: _Map
+    map: ComposedMap
     factor: float
     centre: float
     back: float
@@ -65,7 +53,7 @@ class _Builder:
         self._widest = widest
         self._layers: list[Layer] = []
         self._sizes = [start.size]
-        self._maps = {id(start): _Map({_INPUT: None}, np.zeros(start.size))}
+        self._maps = {id(start): ComposedMap({_INPUT: None}, np.zeros(start.size))}
         self._copies: list[tuple[int, slice]] = []
 
     def network(self, output: Value) -> Network:
@@ -76,23 +64,15 @@ class _Builder:
                 self._add_activations(common, members)
         last = self._of(output)
         name = last.name or ("scaling" if self._layers else "")
-        parts = {source: self._matrices(source, part) for source, part in last.parts.items()}
-        copied = self._layers and _INPUT in parts
+        parts = _read({source: self._matrices(source, part) for source, part in last.parts.items()})
+        copied = len(parts) > 1 and _INPUT in parts
         self._add(self._without_input(parts) if copied else parts, last.bias, None, name)
-        return Network(tuple(self._layers))
+        return _without_unread(self._layers)
 
-    def _of(self, value: Value) -> _Map:
+    def _of(self, value: Value) -> ComposedMap:
         """A value as a map of the layers that there are."""
-        waiting = [value]
-        while waiting:
-            here = waiting[-1]
-            missing = [parent for parent in here.parents if id(parent) not in self._maps]
-            if id(here) in self._maps or not missing:
-                waiting.pop()
-                if id(here) not in self._maps:
-                    self._maps[id(here)] = _combined(here, self._maps)
-            else:
-                waiting += missing
+        if id(value) not in self._maps:
+            self._maps[id(value)] = combined(value, self._maps)
         return self._maps[id(value)]
 
     def _matrices(self, source: int, part: Matrices | None) -> Matrices:
@@ -123,7 +103,7 @@ class _Builder:
         if self._widest is not None:
             check_width(members[0].value.name, total, self._widest)
         sources = sorted({source for member in members for source in member.map.parts})
-        stacked = {source: self._stacked(source, members) for source in sources}
+        stacked = _read({source: self._stacked(source, members) for source in sources})
         bias = np.concatenate([m.factor * (m.map.bias - m.centre) for m in members])
         name = " + ".join(dict.fromkeys(m.map.name for m in members if m.map.name)) or "scaling"
         if _INPUT in stacked and len(stacked) > 1:
@@ -145,7 +125,7 @@ class _Builder:
                 offset += member.value.size
         for member in members:
             constant = np.full(member.value.size, member.constant)
-            self._maps[id(member.value)] = _Map(parts[id(member.value)], constant)
+            self._maps[id(member.value)] = ComposedMap(parts[id(member.value)], constant)
 
     def _stacked(self, source: int, members: list[_Member]) -> Matrices:
         """The rows of all members that read one source, one below the other."""
@@ -171,7 +151,7 @@ class _Builder:
         name: str,
     ) -> int:
         """Add a layer; the source that it is."""
-        parts = {s: part for s, part in sorted(parts.items()) if part[1].nnz} or {
+        parts = _read(dict(sorted(parts.items()))) or {
             _INPUT: (sparse.csr_array((len(bias), self._sizes[0])),) * 2
         }
         affines = [
@@ -202,6 +182,27 @@ class _Builder:
         return {s: part for s, part in parts.items() if s != _INPUT} | split
 
 
+def _read(parts: dict[int, Matrices]) -> dict[int, Matrices]:
+    """The sources of which the architecture reads an element."""
+    return {source: part for source, part in parts.items() if part[1].nnz}
+
+
+def _without_unread(layers: Sequence[Layer]) -> Network:
+    """The network of the layers that the last one reads, by others or itself."""
+    read = {len(layers)}
+    for source in range(len(layers), 0, -1):
+        if source in read:
+            read |= set(layers[source - 1].sources)
+    numbers = {source: number for number, source in enumerate(sorted(read | {_INPUT}))}
+    return Network(
+        tuple(
+            replace(layer, sources=tuple(numbers[each] for each in layer.sources))
+            for source, layer in enumerate(layers, start=1)
+            if source in read
+        )
+    )
+
+
 def check_width(name: str, size: int, widest: int) -> None:
     """Refuse an activation of more elements than some ciphertexts hold.
 
@@ -226,26 +227,6 @@ def _depths(order: Sequence[Value]) -> dict[int, int]:
         before = max((depths[id(parent)] for parent in value.parents), default=0)
         depths[id(value)] = before + isinstance(value, Activated)
     return depths
-
-
-def _combined(value: Value, maps: dict[int, _Map]) -> _Map:
-    parts: dict[int, Matrices | None] = {}
-    bias = value.bias
-    names: dict[str, None] = {}
-    for term in value.terms:
-        before = maps[id(term.value)]
-        bias = bias + term.matrix @ before.bias
-        names |= dict.fromkeys(before.names)
-        for source, part in before.parts.items():
-            product, allowed = term.matrix, _as_numbers(term.structure)
-            if part is not None:
-                product, allowed = term.matrix @ part[0], allowed @ _as_numbers(part[1])
-            other = parts.get(source)
-            if other is not None:
-                product, allowed = other[0] + product, _as_numbers(other[1]) + allowed
-            parts[source] = sparse.csr_array(product), sparse.csr_array(allowed > 0)
-    names |= dict.fromkeys([value.name])
-    return _Map(parts, bias, tuple(names))
 
 
 def _selected(member: _Member, offset: int, rows: slice) -> Matrices | None:
@@ -289,7 +270,3 @@ def stretch(activation: Activation, other: Activation) -> float | None:
     factor = float(ratio ** (1 / powers[there[0]])) if len(there) else 1.0
     stretched = p / factor**powers
     return factor if np.allclose(stretched, q, rtol=1e-12, atol=0.0) else None
-
-
-def _as_numbers(structure: sparse.csr_array) -> sparse.csr_array:
-    return sparse.csr_array(structure.astype(np.float64))

@@ -17,7 +17,8 @@ from privacy.inference.arithmetic.network import Network, Vector
 from privacy.inference.compiler.activations import Polynomial, Square
 from privacy.inference.compiler.lowering.forward import reference
 from privacy.inference.compiler.lowering.layers import check_width, layered
-from privacy.inference.compiler.lowering.operations import lowered
+from privacy.inference.compiler.lowering.operations import ARITHMETIC, FUNCTIONS, lowered
+from privacy.inference.compiler.lowering.query_size import check_query
 from privacy.inference.compiler.lowering.tracing import MISFITS, drawn_points, trace
 from privacy.inference.errors import UnsupportedLayerError
 
@@ -31,19 +32,21 @@ def lower(
     input_range: tuple[Any, Any] = (-1.0, 1.0),
     *,
     widest: int | None = None,
+    max_query_bytes: int | None = None,
 ) -> Network:
     """Turn a trained model, of which a copy is used, into affine maps and polynomials.
 
     Powers of a polynomial that contribute nothing over ``input_range``, numbers or arrays that
     broadcast to the input, are left out. ``widest`` is the largest number of outputs of a
-    layer; wider ones are several.
+    layer; wider ones are several. ``max_query_bytes`` is of one image's query: a model that is sure
+    to take more is refused before a matrix is made.
 
     Raises
     ------
     UnsupportedLayerError
         If an operation cannot be evaluated under encryption, or differs from its type.
     CannotPlanError
-        If a layer is too large.
+        If a layer, or a query, is too large.
     ValueError
         If the model does not fit ``input_shape``, has weights that are not finite, or does not
         end in a vector of logits.
@@ -56,6 +59,9 @@ def lower(
             if widest is not None and isinstance(node.meta.get("layer"), Square | Polynomial):
                 size = math.prod(node.all_input_nodes[0].meta["value"].shape[1:])
                 check_width(node.meta["name"], size, widest)
+        if widest is not None and max_query_bytes is not None:
+            affine = frozenset({*FUNCTIONS, *ARITHMETIC})
+            check_query(nodes, max_query_bytes, widest=widest, affine=affine)
         output = lowered(nodes, low.ravel(), high.ravel())
         if len(output.shape) > 1:
             raise ValueError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from privacy.inference.compiler.lowering.modules import check_finite, check_layer, is_layer
-from privacy.inference.errors import CannotPlanError, UnsupportedLayerError
+from privacy.inference.errors import CannotPlanError, LayerInputError, UnsupportedLayerError
 
 MISFITS = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError)
 """Exceptions of PyTorch and NumPy for weights and settings that do not go together."""
@@ -30,10 +30,6 @@ _OF_A_SHAPE = frozenset(
 )
 """Functions that take a value for its shape and kind alone."""
 _OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
-
-
-class _MisfitError(ValueError):
-    """Layers that do not go together, with their names."""
 
 
 class _Traced(fx.Proxy):
@@ -185,7 +181,8 @@ class _Tracer(fx.Tracer):
             outputs = run(node, {n: _copied(n.meta["value"]) for n in node.all_input_nodes})
         except MISFITS as error:
             of_shape = "".join(f" of shape {shape}" for shape in inputs)
-            raise _MisfitError(f"layer {name} does not take inputs{of_shape}: {error}") from error
+            words = f"layer {name} does not take inputs{of_shape}: {error}"
+            raise LayerInputError(words) from error
         finally:
             self._running = False
         return outputs
@@ -231,7 +228,7 @@ def trace(model: nn.Module, points: Tensor, further: Container[str] = ()) -> lis
     ------
     UnsupportedLayerError
         If fx cannot follow the forward; with the line.
-    ValueError
+    LayerInputError
         If layers do not go together.
     """
     tracer = _Tracer(points, further)
@@ -244,7 +241,7 @@ def trace(model: nn.Module, points: Tensor, further: Container[str] = ()) -> lis
             for node in tracer.graph.nodes:
                 if depends(node) and "value" in node.meta:
                     check_batch(node)  # the reason, where shapes do not fit any more
-            if isinstance(error, _MisfitError):
+            if isinstance(error, LayerInputError):
                 raise
             place = _place(error)
             raise UnsupportedLayerError(

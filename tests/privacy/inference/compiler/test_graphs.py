@@ -266,3 +266,36 @@ def test_a_coefficient_that_vanishes_is_none() -> None:
             return y + (y * 1e-200) ** 2
 
     assert lower(Tiny(), (3,)).activations == ()
+
+
+class Selected(nn.Module):
+    """Logits of some of what an input and its squares are."""
+
+    def __init__(self, select: Any) -> None:
+        super().__init__()
+        self.select = select
+        self.last = nn.Linear(select(torch.zeros(1, 7)).shape[1], 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.select(x))
+
+
+UNREAD = {
+    "the input": lambda x: torch.cat([x * x, x], 1)[:, :6],
+    "the squares": lambda x: torch.cat([x * x, x], 1)[:, 7:],
+    "the input, before squares": lambda x: torch.cat([x * x, x], 1)[:, :6] ** 2,
+    "the squares, before squares": lambda x: torch.cat([x * x, x], 1)[:, 7:] ** 2,
+    "squares of squares": lambda x: torch.cat([(x * x) ** 2, x * x, x], 1)[:, 7:],
+}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_no_logit_reads_is_not_evaluated(name: str, batch_size: int) -> None:
+    torch.manual_seed(0)
+    model = Selected(UNREAD[name])
+    compiled = compile_model(model, input_shape=7, input_range=RANGE, batch_size=batch_size)
+    layers = compiled.network.layers
+    read = {source for layer in layers for source in layer.sources}
+    assert read == set(range(len(layers)))
+    assert error(compiled) < 1

@@ -83,8 +83,14 @@ def test_the_noise_is_gaussian() -> None:
 def test_a_plan_without_bits_for_a_policy_is_refused() -> None:
     with pytest.raises(ReleaseError, match="no bits"):
         DataOwner(COMPILED.plan, release=FloodedLogits(statistical_bits=60, queries=10**6))
-    with pytest.raises(ReleaseError, match="round more"):
+    with pytest.raises(
+        ReleaseError, match=r"give decimals=-?\d+ or less, or compile with"
+    ) as refused:
         DataOwner(COMPILED.plan, release=RoundedLogits(9))
+    allowed = int(str(refused.value).split("give decimals=")[1].split()[0])
+    DataOwner(COMPILED.plan, release=RoundedLogits(allowed))
+    with pytest.raises(ReleaseError, match=f"give decimals={allowed} or less"):
+        DataOwner(COMPILED.plan, release=RoundedLogits(allowed + 1))
     with pytest.raises(ReleaseError, match="10 classes"):
         DataOwner(COMPILED.plan, release=TopClasses(11))
 
