@@ -266,10 +266,7 @@ class _Silo:
             event = request.event(parameters)
             with self._payments() as payments:
                 payments.check(event)
-        except (
-            ValueError,
-            ArithmeticError,
-        ) as error:  # numbers far beyond use
+        except (ValueError, ArithmeticError) as error:
             log(WARNING, "A sum cannot be accounted: %s", error)
             raise DeclinedError(_NOT_ACCOUNTED) from error
 
