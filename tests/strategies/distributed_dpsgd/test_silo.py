@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor, nn
 
@@ -49,7 +49,12 @@ def log_lines() -> Iterator[list[str]]:
     flower.removeHandler(handler)
 
 
-def invited(owner: DataPolicy, node: dict[str, Any] | None = None, **changes: Any) -> Message:
+def invited(
+    owner: DataPolicy,
+    node: dict[str, Any] | None = None,
+    state: RecordDict | None = None,
+    **changes: Any,
+) -> Message:
     """What a silo answers to a step's first message."""
     record = protocol_record(b"no message of the protocol")
     STEP.write_into(record)
@@ -57,7 +62,7 @@ def invited(owner: DataPolicy, node: dict[str, Any] | None = None, **changes: An
     record.update(changes)
     message = Message(RecordDict({KEY: record}), message_type="train", dst_node_id=1)
     context = Context(
-        run_id=1, node_id=1, node_config=node or {}, state=RecordDict(), run_config={}
+        run_id=1, node_id=1, node_config=node or {}, state=state or RecordDict(), run_config={}
     )
 
     def no_task() -> Any:
@@ -98,6 +103,19 @@ def test_simulated_silos_and_those_with_a_file_forget_nothing(
     invited(policy(), {"partition-id": 0, "num-partitions": 4})
     invited(policy(ledger=tmp_path / "ledger.jsonl"))
     assert not any("whole budget again" in line for line in log_lines)
+
+
+@pytest.mark.parametrize("before", [{"unit": "row"}, {"dataset": "another"}], ids=str)
+@pytest.mark.usefixtures("identity")
+def test_a_ledger_in_the_nodes_state_is_of_the_policys_data_set_and_unit(
+    before: dict[str, Any],
+) -> None:
+    kept = ConfigRecord(policy(**before).open_ledger().as_record())
+    answer = invited(policy(), state=RecordDict({"silo-ledger": kept}))
+    assert "cannot keep its ledger" in answer.error.reason
+    own = ConfigRecord(policy().open_ledger().as_record())
+    answer = invited(policy(), state=RecordDict({"silo-ledger": own}))
+    assert "cannot keep its ledger" not in answer.error.reason
 
 
 class Dropping(nn.Module):
