@@ -90,7 +90,7 @@ class SiloTask:
         As ``privacy.training.train`` takes it.
     persons : callable
         Gives the silo's ``Persons``; called for a step only. If it fails the silo sends noise
-        alone, and its own log says why.
+        alone, and its own log says why: so that it fails must not depend on one person's record.
     test_persons : callable, optional
         Gives the persons, with test rows, on whom the model is evaluated. Default: none, and the
         silo's part of an evaluation is noise alone.
@@ -391,10 +391,11 @@ def _answers(model: "nn.Module", persons: "Persons", right: Right) -> npt.NDArra
 
     records, owners = on_device_of(model, persons.records), persons.person_of_row
     answered = np.zeros(persons.rows, dtype=bool)
+    somebodys = np.flatnonzero(owners >= 0)
     failure: Exception | None = None
     model.eval()
     with torch.no_grad():
-        for row in range(persons.rows):
+        for row in somebodys.tolist():
             try:
                 *inputs, targets = records.take(torch.tensor([row]))
                 answered[row] = bool(right(model(*inputs), targets).reshape(()))
@@ -402,7 +403,7 @@ def _answers(model: "nn.Module", persons: "Persons", right: Right) -> npt.NDArra
                 failure = error
     if failure is not None:
         log(ERROR, "Some test rows count as answered wrongly.", exc_info=failure)
-    return person_vectors(answered, owners, len(persons))
+    return person_vectors(answered[somebodys], owners[somebodys], len(persons))
 
 
 def _largest_is_right(outputs: "Tensor", targets: "Tensor") -> "Tensor":
