@@ -23,7 +23,7 @@ FRACTION_BITS = 20
 """A person's vector is a multiple of 2⁻²⁰ cells, so that sums of persons are exact."""
 
 MOST_PERSONS = 1 << 23
-"""Persons in one sum: with R at its largest, 2²⁰ cells, their parts still fit 64 bits."""
+"""Persons whose parts fit 64 bits together, with R at its largest, 2²⁰ cells."""
 
 _MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat"})
 _WHOLE = re.compile(r"[+-]?[0-9]{1,1000}(\.0*)?")
@@ -127,7 +127,7 @@ class PersonSum:
 
     **Assumptions.** A person's vector depends on no other person.
 
-    **Not covered.** More than 2²³ persons in one sum, or 2³¹ parameters.
+    **Not covered.** More than 2⁴² persons in one sum, or 2³¹ parameters.
     """
 
     def __init__(self, parameters: int, *, clipping_norm: float, radius: int) -> None:
@@ -135,6 +135,8 @@ class PersonSum:
         self._norm = number("clipping_norm", clipping_norm, above=0)
         self._radius = whole("radius", radius, least=1, most=LARGEST_RADIUS)
         self._sum: Integers = np.zeros(parameters, dtype=np.int64)
+        self._summed = 0  # vectors in it
+        self._whole: Integers | None = None  # cells of the vectors before
 
     def add(self, vectors: npt.NDArray[Any]) -> None:
         """Add persons' vectors, one a row; one that holds NaN or infinity adds zero.
@@ -147,11 +149,22 @@ class PersonSum:
         at_once = min(_AT_ONCE, max(1, _NUMBERS // len(self._sum)))
         for begin in range(0, len(vectors), at_once):
             parts = self._on_grid(vectors[begin : begin + at_once])
+            if self._summed + len(parts) > MOST_PERSONS - 1:  # of each at most R·2²⁰, of a rest 2²⁰
+                self._carry()
             self._sum += parts.sum(axis=0).astype(np.int64)
+            self._summed += len(parts)
 
     def integers(self) -> Integers:
         """The sum rounded to whole cells, halves upward, shape (d,); without noise."""
-        return (self._sum + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+        rounded: Integers = (self._sum + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+        return rounded if self._whole is None else rounded + self._whole
+
+    def _carry(self) -> None:
+        """Move whole cells away, before 64 bits overflow."""
+        cells = self._sum >> FRACTION_BITS
+        self._whole = cells if self._whole is None else self._whole + cells
+        self._sum &= (1 << FRACTION_BITS) - 1
+        self._summed = 0
 
     def _on_grid(self, vectors: npt.NDArray[Any]) -> Vectors:
         """The vectors clipped, in units of 2⁻²⁰ cells, as whole numbers."""
