@@ -94,7 +94,7 @@ class SiloTask:
         As ``privacy.training.train`` takes it.
     persons : callable
         Gives the silo's ``Persons``; called for a step only. If it fails the silo sends noise
-        alone, and its own log says why.
+        alone, and its own log says why: so that it fails must not depend on one person's record.
     test_persons : callable, optional
         Gives the persons, with test rows, on whom the model is evaluated. Default: none, and the
         silo's part of an evaluation is noise alone.
@@ -419,11 +419,12 @@ def _answers(model: "nn.Module", persons: "Persons", right: Right) -> npt.NDArra
 
     records, owners = on_device_of(model, persons.records), persons.person_of_row
     answered = np.zeros(persons.rows, dtype=bool)
+    somebodys = np.flatnonzero(owners >= 0)
     failure: Exception | None = None
     seed = int.from_bytes(SystemRandomness().bytes(4), "little")
     model.eval()
     with torch.no_grad(), preserved_randomness(model) as generators:
-        for row in range(persons.rows):
+        for row in somebodys.tolist():
             generators.seed(seed)
             try:
                 *inputs, targets = records.take(torch.tensor([row]))
@@ -432,7 +433,7 @@ def _answers(model: "nn.Module", persons: "Persons", right: Right) -> npt.NDArra
                 failure = error
     if failure is not None:
         log(ERROR, "Some test rows count as answered wrongly.", exc_info=failure)
-    return person_vectors(answered, owners, len(persons))
+    return person_vectors(answered[somebodys], owners[somebodys], len(persons))
 
 
 def _largest_is_right(outputs: "Tensor", targets: "Tensor") -> "Tensor":

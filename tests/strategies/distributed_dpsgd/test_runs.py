@@ -11,6 +11,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import nn
+from torch.utils.data import Dataset
 
 from privacy.accounting import Budget, Repeated, SiloSum, read_ledger
 from privacy.secure_aggregation import FewSilos
@@ -281,7 +282,25 @@ def malformed(silo: int) -> Persons:
     return Persons((x * math.nan, y + CLASSES))
 
 
-@pytest.mark.parametrize("load", [persons, broken, nobody, malformed])
+def without_some_ids(silo: int) -> Persons:
+    return Persons(rows(silo), [math.nan, "", *range(PERSONS * ROWS_EACH - 2)])
+
+
+class OfAnotherShape(Dataset[tuple[torch.Tensor, ...]]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
+        return torch.zeros(FEATURES + 1), torch.tensor(0)
+
+
+def of_another_shape(silo: int) -> Persons:
+    return Persons(OfAnotherShape())
+
+
+@pytest.mark.parametrize(
+    "load", [persons, broken, nobody, malformed, without_some_ids, of_another_shape]
+)
 def test_a_reply_has_nothing_but_the_protocols_bytes_whatever_the_records_are(
     tmp_path: Path, load: Callable[[int], Persons]
 ) -> None:
