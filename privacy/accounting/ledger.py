@@ -46,6 +46,7 @@ class Ledger(Payments):
         *,
         population: str,
         adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE,
+        unit: str | None = None,
         at_least: Position | Callable[[], Position | None] | None = None,
         timeout: float = 0.0,
     ) -> Self:
@@ -60,6 +61,8 @@ class Ledger(Payments):
             would let anyone who knows all clients but one test guesses for the last.
         adjacency : Adjacency
             Constant for the life of the ledger.
+        unit : str, optional
+            Whom a data set's ledger is for; constant too.
         at_least : Position or callable, optional
             Where a checkpoint stood; the file must contain it. A function is called once nobody
             else can write the ledger: what it reads belongs to the ledger as it stands.
@@ -71,13 +74,13 @@ class Ledger(Payments):
         LedgerBusyError
             If another process has it open.
         LedgerError
-            If the file is damaged (the line is named), belongs to another population or
-            adjacency, or does not contain ``at_least``.
+            If the file is damaged (the line is named), belongs to another population, adjacency
+            or unit, or does not contain ``at_least``.
         ValueError
             If ``population`` is empty.
         """
         timeout = number("timeout", timeout, least=0, give="seconds of at least 0")
-        new = LedgerText.start(population, adjacency)
+        new = LedgerText.start(population, adjacency, unit=unit)
         file = Path(path).resolve()
         if not file.parent.is_dir():
             raise LedgerError(f"the folder of the ledger {file} does not exist; create it first")
@@ -99,7 +102,7 @@ class Ledger(Payments):
                     )
                 write_durably(file, new.content)
             text = LedgerText.parse(file.read_bytes(), str(file))
-            _check_same(text.contents, file, population, Adjacency(adjacency), position)
+            _check_same(text.contents, file, new.contents, position)
         except BaseException:
             lock.release()
             raise
@@ -204,19 +207,23 @@ def read_ledger(path: str | os.PathLike[str]) -> LedgerContents:
 def _check_same(
     contents: LedgerContents,
     file: Path,
-    population: str,
-    adjacency: Adjacency,
+    asked: LedgerContents,
     at_least: Position | None,
 ) -> None:
-    if contents.population != population:
+    if contents.population != asked.population:
         raise LedgerError(
             f"the ledger {file} belongs to population {contents.population!r}, not to "
-            f"{population!r}; each population has its own ledger"
+            f"{asked.population!r}; each population has its own ledger"
         )
-    if contents.adjacency is not adjacency:
+    if contents.adjacency is not asked.adjacency:
         raise LedgerError(
             f"the ledger {file} is kept under {contents.adjacency.value}, the run asks for "
-            f"{adjacency.value}; one ledger holds one adjacency"
+            f"{asked.adjacency.value}; one ledger holds one adjacency"
+        )
+    if contents.unit != asked.unit:
+        raise LedgerError(
+            f"the ledger {file} is kept for unit {contents.unit!r}, the run asks for "
+            f"{asked.unit!r}; one ledger holds one unit"
         )
     if at_least is None or at_least.records == 0:
         return

@@ -124,12 +124,16 @@ class Payments:
     ) -> float:
         """ε against the server that ran the rounds; infinite unless clients add the noise.
 
+        In the ledger of a data set its holder added it, so that it counts against the server too.
         Under ``ZERO_OUT_ONE``; see :func:`privacy.accounting.against_server`. For each masked
         round the 2⁻⁴⁰ is charged with which secure aggregation may fail to hide its vectors.
         """
         masked = sum(isinstance(event, DiscreteGaussianSum) for event in self.events)
         return epsilon(
-            [*map(against_server, self.events), *[AdditiveDelta(UNMASKED)] * masked],
+            [
+                *[r.event if self._is_own(r) else against_server(r.event) for r in self.records],
+                *[AdditiveDelta(UNMASKED)] * masked,
+            ],
             delta=delta,
             accountant=accountant,
             adjacency=Adjacency.ZERO_OUT_ONE,
@@ -151,18 +155,21 @@ class Payments:
         Where the ledger is that of a data set, its holder added the noise of other events, which
         count the same against everybody.
         """
-        local = self.clients is None
         by_observer = {}
         for observer in Observer:
             events: list[Event] = []
             for record in self.records:
                 event = record.event
-                own = local and record.run == AT_THE_DATA and _is_gaussian(event)
-                events.append(event if own else against(event, observer))
+                events.append(event if self._is_own(record) else against(event, observer))
                 if isinstance(event, DiscreteGaussianSum) and events[-1] is not event:
                     events.append(AdditiveDelta(UNMASKED))
             by_observer[observer] = self._epsilon(events, delta, accountant)
         return by_observer
+
+    def _is_own(self, record: Record) -> bool:
+        """Whether the ledger is a data set's, and its holder added this event's noise."""
+        local = self.clients is None and record.run == AT_THE_DATA
+        return local and _is_gaussian(record.event)
 
     def would_exceed(
         self, event: Event, budget: Budget, *, accountant: Accountant | None = None
@@ -185,6 +192,8 @@ class LedgerContents(Payments):
     adjacency: Adjacency
     records: tuple[Record, ...]
     position: Position
+    unit: str | None = None
+    """Whom a data set's ledger is for, a person with all rows or a row; None: it does not say."""
 
 
 def _is_gaussian(event: Event) -> bool:
@@ -214,7 +223,13 @@ class LedgerText:
     opened: str = field(default_factory=_today)
 
     @classmethod
-    def start(cls, population: str, adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE) -> Self:
+    def start(
+        cls,
+        population: str,
+        adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE,
+        *,
+        unit: str | None = None,
+    ) -> Self:
         """A ledger without payments, of a population whose name no other has."""
         population = text("population", population, "the name of the population")
         adjacency = Adjacency(adjacency)
@@ -224,8 +239,10 @@ class LedgerText:
             "population": population,
             "adjacency": adjacency.value,
         }
+        if unit is not None:
+            fields["unit"] = unit
         line, digest = _seal(fields, "")
-        return cls(line, LedgerContents(population, adjacency, (), Position(0, digest)))
+        return cls(line, LedgerContents(population, adjacency, (), Position(0, digest), unit))
 
     @classmethod
     def parse(cls, content: bytes, name: str) -> Self:
@@ -287,6 +304,7 @@ def _parse(text: bytes, name: str) -> LedgerContents:
             raise ValueError("it is not a ledger of this version")
         adjacency = Adjacency(header.pop("adjacency"))
         population = str(header.pop("population"))
+        unit = header.pop("unit", None)
         digest = header.pop("digest")
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(name, 1, error) from error
@@ -311,7 +329,8 @@ def _parse(text: bytes, name: str) -> LedgerContents:
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(name, number, error) from error
         records.append(record)
-    return LedgerContents(population, adjacency, tuple(records), Position(len(records), digest))
+    end = Position(len(records), digest)
+    return LedgerContents(population, adjacency, tuple(records), end, unit)
 
 
 def _unseal(line: bytes, before: str, name: str, number: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from privacy.inference.ckks import galois_element
+from privacy.inference.rescaling import FIRST, rescaled_after
 
 if TYPE_CHECKING:
     from privacy.inference.plan import BlindLayer, BlindMap, Plan
@@ -40,14 +41,15 @@ def check_blind_layers(plan: "Plan") -> None:
         if any(each.source > index for each in layer.maps):
             raise ValueError("blind_layers read values that were not made before them")
         read += sum(len(each.products) for each in layer.maps if each.source == 0)
-        if not 2 <= layer.level <= min(levels[each.source] for each in layer.maps):
-            raise ValueError("blind_layers read more levels than a source has, or less than 2")
+        result = layer.entry_level - rescaled_after(layer.rescale)
+        if result < 1 or layer.level > min(levels[each.source] for each in layer.maps):
+            raise ValueError("blind_layers read more levels than a source has, or leave none")
         if any(each.source == 0 for each in layer.maps) and layer.level != query:
             raise ValueError(f"blind_layers read the query at another level than its {query}")
         _check_relinearised(plan, layer.level)
         for each in layer.maps:
             _check_map(plan, layer, each)
-        levels.append(layer.level - 1)
+        levels.append(result)
     if layers and read != plan.ciphertexts:
         raise ValueError(f"blind_layers read {read} ciphertexts of {plan.ciphertexts}")
     if list(last) != sorted(set(last)) or any(source > len(layers) for source in last):
@@ -66,22 +68,24 @@ def _check_relinearised(plan: "Plan", level: int) -> None:
 def _check_map(plan: "Plan", layer: "BlindLayer", each: "BlindMap") -> None:
     """A map's products and rotations."""
     slots, products = plan.degree // 2, list(each.products)
-    steps = [step for group in each.sums for step in group]
+    added = layer.entry_level if layer.rescale == FIRST else layer.level
+    steps = [(step, added) for group in each.sums for step in group]
     if each.source == 0:
         rising = products == list(range(len(products)))
     else:
         rising = products == sorted(set(products)) and products[-1] < slots
-        steps += [step % each.window for step in products if step % each.window]
-        steps += [each.window] if products[-1] >= each.window else []
+        babies = {step % each.window for step in products} - {0}
+        giants = [each.window] if products[-1] >= each.window else []
+        steps += [(step, layer.level) for step in (*babies, *giants)]
     if not rising:
         raise ValueError("blind_layers name products that there are not, or not rising")
     # What is added up, and its conjugate: each group multiplies how many values a slot has summed.
     if math.prod(1 + len(group) for group in each.sums) > 2 * slots:
         raise ValueError(f"blind_layers add up more rotations than a ciphertext's {slots} slots")
     keys = dict(plan.rotation_levels)
-    for step in set(steps):
-        if step >= slots or keys.get(galois_element(step, plan.degree), 0) < layer.level:
+    for step, level in set(steps):
+        if step >= slots or keys.get(galois_element(step, plan.degree), 0) < level:
             raise ValueError(
-                f"blind_layers rotate by {step} at level {layer.level}, and rotation_levels have "
+                f"blind_layers rotate by {step} at level {level}, and rotation_levels have "
                 "no key for that"
             )

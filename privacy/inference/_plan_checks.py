@@ -10,6 +10,7 @@ from privacy.arguments import shown
 from privacy.inference._blind_plan_checks import check_blind_layers
 from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.input_range import input_range
+from privacy.inference.rescaling import BOTH, NEVER
 
 if TYPE_CHECKING:
     from privacy.inference.plan import Plan
@@ -84,10 +85,10 @@ def _map(value: Any) -> bool:
 
 
 def _layer(value: Any) -> bool:
-    if not (isinstance(value, tuple) and len(value) == 2):
+    if not (isinstance(value, tuple) and len(value) == 3):
         return False
-    level, maps = value
-    return _whole(1)(level) and _each(_map)(maps)
+    level, rescale, maps = value
+    return _whole(1)(level) and _whole(NEVER, BOTH)(rescale) and _each(_map)(maps)
 
 
 _FIELDS: dict[str, tuple[_Check, str]] = {
@@ -130,7 +131,7 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
         lambda value: _each(_name)(value) and len(set(value)) == len(value),
         f"different names, each printable and of at most {_LONGEST_NAME} characters",
     ),
-    "blind_layers": (_each(_layer), "layers, each with its level and maps"),
+    "blind_layers": (_each(_layer), "layers, each with its level, rescaling and maps"),
     "blind_sources": (_each(_whole(1)), "numbers of layers, from 1"),
 }
 

@@ -16,6 +16,7 @@ from privacy.arguments import of_kind
 from privacy.inference._plan_checks import check_plan
 from privacy.inference.ckks import MAX_MODULUS_BITS, SEED_BYTES
 from privacy.inference.input_range import InputRange, shown
+from privacy.inference.rescaling import rescaled_before
 
 FORMAT = 4
 SESSION_KEY_BYTES = 32
@@ -94,11 +95,18 @@ class BlindMap(NamedTuple):
 class BlindLayer(NamedTuple):
     """A layer before the last: the level of its products, and maps whose sums add up.
 
-    One without maps hands on the next ciphertext of the query.
+    ``rescale`` is that of its square, as named in :mod:`privacy.inference.rescaling`. A
+    layer without maps hands on the next ciphertext of the query.
     """
 
     level: int
+    rescale: int
     maps: tuple[BlindMap, ...]
+
+    @property
+    def entry_level(self) -> int:
+        """The level of its bias, and of the sum that is squared."""
+        return self.level - rescaled_before(self.rescale)
 
 
 @dataclass(frozen=True)
@@ -270,7 +278,8 @@ class Plan:
         if not self.parties:
             return 0
         polynomials = sum(
-            self._polynomial(layer.level) * (sum(len(each.products) for each in layer.maps) + 1)
+            self._polynomial(layer.level) * sum(len(each.products) for each in layer.maps)
+            + self._polynomial(layer.entry_level)
             for layer in self.blind_layers
             if layer.maps
         )
@@ -320,8 +329,8 @@ class Plan:
             raise ValueError("the plan has missing or unknown fields; compile the model again")
         try:
             values["blind_layers"] = tuple(
-                BlindLayer(level, tuple(BlindMap(*each) for each in maps))
-                for level, maps in values["blind_layers"]
+                BlindLayer(level, rescale, tuple(BlindMap(*each) for each in maps))
+                for level, rescale, maps in values["blind_layers"]
             )
         except (TypeError, ValueError) as error:
             raise ValueError(f"blind_layers are no layers: {error}") from error

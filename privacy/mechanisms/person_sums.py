@@ -1,6 +1,8 @@
 """A silo's sum over persons, as lattice integers that one person moves by a bounded length."""
 
+import logging
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +17,16 @@ Integers = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int64]
 PersonIds = Sequence[int | str] | npt.NDArray[Any]
 
+_log = logging.getLogger(__name__)
+
 FRACTION_BITS = 20
 """A person's vector is a multiple of 2⁻²⁰ cells, so that sums of persons are exact."""
 
 MOST_PERSONS = 1 << 23
-"""Persons in one sum: with R at its largest, 2²⁰ cells, their parts still fit 64 bits."""
+"""Persons whose parts fit 64 bits together, with R at its largest, 2²⁰ cells."""
 
+_MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat"})
+_WHOLE = re.compile(r"[+-]?[0-9]{1,1000}(\.0*)?")
 _MARGIN = 1 - 2.0**-20
 _AT_ONCE = 1 << 12  # vectors that doubles add exactly: 2¹² · 2⁴⁰ < 2⁵³
 _NUMBERS = 1 << 15  # of vectors that are worked on together: they stay in a core's cache
@@ -35,6 +41,11 @@ def summed_sensitivity(parameters: int, radius: int) -> int:
 def rows_by_person(person_ids: PersonIds, count: int) -> list[Rows]:
     """Each person's rows, ascending; persons by their first row.
 
+    Whole numbers are one id however they are written: 7, 7.0, "7" and "007", of which readers of
+    files make one or another. A row whose id is missing (None, NaN, "", "nan", "NA" and the like)
+    or neither a whole number nor text is nobody's: it is left out, and the log says how many are,
+    for one person's id must not cost the others theirs.
+
     Parameters
     ----------
     person_ids : sequence of int or str, or an array or tensor of them
@@ -45,7 +56,7 @@ def rows_by_person(person_ids: PersonIds, count: int) -> list[Rows]:
     Raises
     ------
     TypeError, ValueError
-        If the ids are of another kind or number than the rows.
+        If the ids are another number than the rows, or none can be used.
     """
     if isinstance(person_ids, str | bytes) or not hasattr(person_ids, "__iter__"):
         raise TypeError(f"person_ids is {shown(person_ids)}; give one id a row, each an int or str")
@@ -54,15 +65,42 @@ def rows_by_person(person_ids: PersonIds, count: int) -> list[Rows]:
     if len(ids) != count:
         raise ValueError(f"person_ids has {len(ids)} ids for {count} rows; give one id a row")
     rows_of: dict[int | str, list[int]] = {}
+    nobodys: list[int] = []
     for row, given in enumerate(ids):
-        person = given.item() if isinstance(given, np.generic) else given
-        if isinstance(person, bool) or not isinstance(person, int | str):
-            raise TypeError(
-                f"person_ids[{row}] is {shown(given)}; give each row an id that is an int or a "
-                "str, those of unknown persons too"
-            )
-        rows_of.setdefault(person, []).append(row)
+        person = _person(given)
+        if person is None:
+            nobodys.append(row)
+        else:
+            rows_of.setdefault(person, []).append(row)
+    if nobodys and not rows_of:
+        raise TypeError(
+            f"person_ids[0] is {shown(ids[0])}, and no other can be used; give each row an id that "
+            "is an int or a str, those of unknown persons too"
+        )
+    if nobodys:
+        _log.error(
+            "%d of %d rows add nothing: their ids are missing, or no whole number or text (row %d, "
+            "first)",
+            len(nobodys),
+            count,
+            nobodys[0],
+        )
     return [np.array(rows, dtype=np.int64) for rows in rows_of.values()]
+
+
+def _person(given: object) -> int | str | None:
+    """An id as one value however it is written; None if it names nobody."""
+    person = given.item() if isinstance(given, np.generic) else given
+    if isinstance(person, bool):
+        return None
+    if isinstance(person, float):  # beyond 2⁵³ several whole numbers are one float
+        return int(person) if person.is_integer() and abs(person) < 1 << 53 else None
+    if not isinstance(person, str):
+        return person if isinstance(person, int) else None
+    person = person.strip()
+    if person.lower() in _MISSING:
+        return None
+    return int(person.split(".")[0]) if _WHOLE.fullmatch(person) else person
 
 
 class PersonSum:
@@ -89,7 +127,7 @@ class PersonSum:
 
     **Assumptions.** A person's vector depends on no other person.
 
-    **Not covered.** More than 2²³ persons in one sum, or 2³¹ parameters.
+    **Not covered.** More than 2⁴² persons in one sum, or 2³¹ parameters.
     """
 
     def __init__(self, parameters: int, *, clipping_norm: float, radius: int) -> None:
@@ -97,6 +135,8 @@ class PersonSum:
         self._norm = number("clipping_norm", clipping_norm, above=0)
         self._radius = whole("radius", radius, least=1, most=LARGEST_RADIUS)
         self._sum: Integers = np.zeros(parameters, dtype=np.int64)
+        self._summed = 0  # vectors in it
+        self._whole: Integers | None = None  # cells of the vectors before
 
     def add(self, vectors: npt.NDArray[Any]) -> None:
         """Add persons' vectors, one a row; one that holds NaN or infinity adds zero.
@@ -109,11 +149,22 @@ class PersonSum:
         at_once = min(_AT_ONCE, max(1, _NUMBERS // len(self._sum)))
         for begin in range(0, len(vectors), at_once):
             parts = self._on_grid(vectors[begin : begin + at_once])
+            if self._summed + len(parts) > MOST_PERSONS - 1:  # of each at most R·2²⁰, of a rest 2²⁰
+                self._carry()
             self._sum += parts.sum(axis=0).astype(np.int64)
+            self._summed += len(parts)
 
     def integers(self) -> Integers:
         """The sum rounded to whole cells, halves upward, shape (d,); without noise."""
-        return (self._sum + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+        rounded: Integers = (self._sum + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+        return rounded if self._whole is None else rounded + self._whole
+
+    def _carry(self) -> None:
+        """Move whole cells away, before 64 bits overflow."""
+        cells = self._sum >> FRACTION_BITS
+        self._whole = cells if self._whole is None else self._whole + cells
+        self._sum &= (1 << FRACTION_BITS) - 1
+        self._summed = 0
 
     def _on_grid(self, vectors: npt.NDArray[Any]) -> Vectors:
         """The vectors clipped, in units of 2⁻²⁰ cells, as whole numbers."""

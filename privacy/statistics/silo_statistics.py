@@ -1,5 +1,7 @@
 """A silo's part in the answer to a query: a noisy sum over its persons, as integers to mask."""
 
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -7,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.accounting import Event
-from privacy.arguments import number, of_kind, shown
+from privacy.arguments import number, of_kind
 from privacy.mechanisms import Randomness, SiloGaussian, SystemRandomness
 from privacy.mechanisms.person_sums import PersonIds, Rows, Vectors, rows_by_person
 from privacy.statistics.table_query import TableQuery
+
+_log = logging.getLogger(__name__)
 
 _AT_ONCE = 1 << 20  # numbers of persons' parts together
 
@@ -40,12 +44,14 @@ def silo_statistics(
     query : TableQuery
         The same in all silos.
     features : array, shape (n, columns)
-        Numbers; n may be 0.
+        Numbers; n may be 0. A cell that is none is missing; a row of another length than the
+        others adds nothing. The log says how many are.
     labels : array, shape (n,), optional
         Classes from 0 on. Needed if the query has classes, and only then.
     person_ids : sequence of int or str, optional
         Whose each row is; rows with an equal id are one person's, who counts once, with the mean of
-        them. Default: every row is another person's.
+        them. What is equal, and missing, is as in ``Persons``. Default: every row is another
+        person's.
     mechanism : SiloGaussian
     noise_multiplier : float
         z: the noise of the fewest honest silos together is z times ``query.clipping_norm``.
@@ -65,7 +71,7 @@ def silo_statistics(
         If the ledger does not allow it, or cannot be kept.
     TypeError, ValueError
         If an argument is of another kind, or a table of another shape, before anything is charged;
-        and if the ids are not one a row.
+        and if the ids are not one a row, or none can be used.
 
     Notes
     -----
@@ -81,23 +87,19 @@ def silo_statistics(
     noise_multiplier = number("noise_multiplier", noise_multiplier, above=0)
     if randomness is not None:
         of_kind("randomness", randomness, Randomness, "SeededRandomness(seed), or None")
-    table = _numbers("features", features)
-    if table.ndim != 2 or table.shape[1] != query.columns:
-        raise ValueError(
-            f"features has the shape {table.shape}; the query has bounds for {query.columns} "
-            f"columns: give (rows, {query.columns})"
-        )
+    table, usable = _rows_of("features", features, (query.columns,))
     classes = None
     if (labels is not None) != bool(query.classes):
         raise ValueError(
             f"the query has {query.classes} classes: give labels if there are any, and only then"
         )
     if labels is not None:
-        classes = _numbers("labels", labels)
-        if classes.shape != (len(table),):
+        classes, labelled = _rows_of("labels", labels, ())
+        if len(classes) != len(table):
             raise ValueError(
-                f"labels has the shape {classes.shape} beside {len(table)} rows; give one a row"
+                f"labels has {len(classes)} rows beside {len(table)} of features; give one a row"
             )
+        usable &= labelled
     if ledger is not None:  # before a row is read
         ledger.charge(query.event(mechanism, noise_multiplier=noise_multiplier))
     total = mechanism.open_sum(query.parameters, clipping_norm=query.clipping_norm)
@@ -107,10 +109,11 @@ def silo_statistics(
         return query.parts(table[rows], None if classes is None else classes[rows])
 
     if person_ids is None:
-        for rows in np.array_split(np.arange(len(table)), len(table) // at_once + 1):
+        for rows in np.array_split(np.flatnonzero(usable), len(table) // at_once + 1):
             total.add(parts(rows))
     else:
-        for group in _together(rows_by_person(person_ids, len(table)), at_once):
+        persons = [rows[usable[rows]] for rows in rows_by_person(person_ids, len(table))]
+        for group in _together([rows for rows in persons if len(rows)], at_once):
             if len(group) == 1:
                 pieces = np.array_split(group[0], len(group[0]) // at_once + 1)
                 sums = np.sum([parts(piece).sum(axis=0) for piece in pieces], axis=0)[None]
@@ -141,11 +144,65 @@ def _together(persons: Sequence[Rows], at_once: int) -> Iterator[list[Rows]]:
         yield group
 
 
-def _numbers(name: str, values: Any) -> npt.NDArray[Any]:
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"{name} is {shown(values)}, of {array.dtype}; give an array of numbers: text as "
-            "numbers of its own, such as classes"
+def _rows_of(
+    name: str, values: Any, shape: tuple[int, ...]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Numbers, a row of that shape each, and which rows have it.
+
+    Every row is read by itself: what is wrong with one changes no other. A cell that is no number
+    is NaN; a row of another shape is no row.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of several shapes
+        rows = list(values)
+    else:
+        if array.ndim and array.dtype.kind in "biuf":
+            if array.shape[1:] != shape:
+                raise _misshapen(name, array.shape, shape)
+            return array, np.ones(len(array), dtype=bool)
+        if not array.ndim:
+            raise _misshapen(name, (), shape)
+        rows = list(array)
+    usable = np.array([_shape_of(row) == shape for row in rows], dtype=bool)
+    if rows and not usable.any():
+        raise _misshapen(name, (len(rows), *(_shape_of(rows[0]) or ())), shape)
+    table = np.full((len(rows), *shape), math.nan)
+    for row in np.flatnonzero(usable):
+        cells = np.asarray(rows[row], dtype=object)
+        table[row] = np.array([_number(cell) for cell in cells.ravel()]).reshape(shape)
+    missing = int(np.isnan(table[usable]).sum())
+    if missing or not usable.all():
+        _log.error(
+            "%d cells of %s are missing or no numbers, and %d of %d rows have another shape and "
+            "add nothing",
+            missing,
+            name,
+            len(rows) - int(usable.sum()),
+            len(rows),
         )
-    return array
+    return table, usable
+
+
+def _shape_of(row: Any) -> tuple[int, ...] | None:
+    try:
+        shape: tuple[int, ...] = np.shape(row)
+    except (TypeError, ValueError):
+        return None  # its cells have several
+    return shape
+
+
+def _number(cell: Any) -> float:
+    if isinstance(cell, complex):  # one of them makes an array of them
+        return cell.real if cell.imag == 0 else math.nan
+    try:
+        return float(cell)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _misshapen(name: str, given: tuple[int, ...], shape: tuple[int, ...]) -> ValueError:
+    give = (
+        f"(rows, {shape[0]}), by the columns that the query has bounds for" if shape else "(rows,)"
+    )
+    return ValueError(f"{name} has the shape {given}; give {give}")

@@ -10,7 +10,7 @@ on values.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from contextlib import ExitStack
 from enum import Enum, auto
 from hashlib import blake2b
@@ -60,11 +60,14 @@ class PaddedRows:
     Parameters
     ----------
     model, loss
-        That ``admit`` accepted. The loss is called with one example at a time unless it is torch's.
+        That ``admitted`` accepted. The loss is called with one example at a time unless it is
+        torch's.
     parameters : sequence of nn.Parameter
         Those that train, in the order of a gradient's numbers.
     records : Records
         On the model's device.
+    formats : collection of RecordFormat
+        Those of records that ``admitted`` accepted; rows of others raise.
     size : int
         How many rows are computed at once, at most.
     """
@@ -75,12 +78,13 @@ class PaddedRows:
         loss: ExampleLoss,
         parameters: Sequence[nn.Parameter],
         records: Records,
+        formats: Collection[RecordFormat],
         *,
         size: int,
     ) -> None:
         self._model, self._loss, self._capture = model, loss, Capture(model)
         self._program = program_identity(model, loss)
-        self.records = records
+        self.records, self._formats = records, formats
         self._buffers = Buffers(model)
         self._padding: dict[RecordFormat, list[Tensor]] = {}
         self._tried: dict[RecordFormat, _Place | None] = {}
@@ -100,7 +104,7 @@ class PaddedRows:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self._capture)
-            for record_format in self.records.formats():
+            for record_format in self._formats:
                 place = self._place(record_format)
                 if place is not None:  # None: the model refuses it
                     self.at_once = self._many if place is _Place.OWN else self.size
@@ -119,7 +123,8 @@ class PaddedRows:
     def __call__(self, rows: Tensor) -> Vectors:
         """The gradients of at most ``at_once`` rows, shape (m, d); raises what a row raises."""
         given = self.records.take(rows)
-        place = self._place(format_of(given))
+        record_format = format_of(given)
+        place = self._place(record_format) if record_format in self._formats else None
         if place is None:
             raise ValueError("model and loss take no record that is made up in this one's shapes")
         if place is _Place.OWN:

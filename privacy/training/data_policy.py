@@ -7,19 +7,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from privacy.accounting import Budget
 from privacy.arguments import convert, delta, lasting_file, number, shown, text, whole
 from privacy.training.errors import PolicyError
-from privacy.training.ledger import ClientLedger
+from privacy.training.ledger import UNITS, ClientLedger, Unit
 from privacy.training.protection import Batches, ClipAndNoise, Protection
 
-Unit = Literal["person", "row"]
-"""Whom the guarantee is for: a person with all rows, or a row."""
-UNITS: tuple[Unit, ...] = ("person", "row")
-
 _NEEDED = ("dataset", "ledger", "max-epsilon", "max-delta")  # in a file
+_LEAST_SECONDS, _MOST_SECONDS = 0.001, 86_400  # of a pace that hides something, and ends
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +47,8 @@ class DataPolicy:
         ε and δ of one unit, over all runs.
     unit : "person" or "row"
         Whom the guarantee is for: a person, whatever number of rows they have, or a row. A run that
-        protects rows alone is declined where it is a person.
+        protects the other is declined: one row more of a person exchanges that person's mean for
+        another, which may move a step by 2 S.
     max_clipping_norm : float, optional
         The largest S of one unit. Default: any.
     max_sampling_rate : float
@@ -62,7 +60,7 @@ class DataPolicy:
         ``min_silos``: a step whose noise is sized for fewer is declined.
     answer_seconds : float
         A silo's sum goes out at a multiple of so many seconds after it was asked for, for how long
-        it took tells how many were drawn. 0: at once.
+        it took tells how many were drawn. From 0.001 to 86,400; 0: at once.
     ledger : path-like, optional
         The ledger's file, absolute or from ``~``. Default: the caller keeps the ledger, as a
         simulation does.
@@ -106,7 +104,10 @@ class DataPolicy:
         convert(self, "max_sampling_rate", number, above=0, most=1)
         convert(self, "min_silos", whole, least=3)
         convert(self, "colluders", whole, least=1, most=self.min_silos // 2)
-        convert(self, "answer_seconds", number, least=0)
+        give = f"0, for at once, or from {_LEAST_SECONDS} to {_MOST_SECONDS}"
+        convert(self, "answer_seconds", number, least=0, most=_MOST_SECONDS, give=give)
+        if 0 < self.answer_seconds < _LEAST_SECONDS:
+            raise ValueError(f"answer_seconds is {self.answer_seconds}; give {give}")
         if self.ledger is not None:
             object.__setattr__(self, "ledger", lasting_file("ledger", self.ledger))
 
@@ -126,6 +127,10 @@ class DataPolicy:
         try:
             given = tomllib.loads(file.read_text())
             return cls(**_arguments(cls, given))
+        except RecursionError as error:
+            raise PolicyError(
+                f"the policy {file} cannot be used: its brackets are nested too deeply"
+            ) from error
         except (OSError, UnicodeDecodeError, TypeError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise PolicyError(f"the policy {file} cannot be used: {reason}") from error
@@ -136,15 +141,17 @@ class DataPolicy:
         return Budget(self.max_epsilon, self.max_delta)
 
     def open_ledger(self) -> ClientLedger:
-        """The data set's ledger, with the owner's budget; in memory where no file is named.
+        """The data set's ledger of the unit's ε, with the owner's budget.
+
+        It is in memory where no file is named.
 
         Raises
         ------
         LedgerError
-            As ``ClientLedger``.
+            As ``ClientLedger``; so too if the file is a ledger of the other unit.
         """
         path = None if self.ledger is None else Path(self.ledger)
-        return ClientLedger(dataset=self.dataset, budget=self.budget, path=path)
+        return ClientLedger(dataset=self.dataset, budget=self.budget, path=path, unit=self.unit)
 
     def check_step(
         self,
@@ -203,7 +210,7 @@ class DataPolicy:
     def _check_unit(
         self, unit: Unit, clipping_norm: float | None, sampling_rate: float | None
     ) -> None:
-        if (self.unit, unit) == ("person", "row"):
+        if unit != self.unit:
             raise self._declined("unit", unit)
         for name, asked in (
             ("max_clipping_norm", clipping_norm),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import NoneType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -23,9 +23,13 @@ from privacy.accounting import (
 )
 from privacy.accounting.errors import LedgerError
 from privacy.accounting.ledger_text import AT_THE_DATA
-from privacy.arguments import lasting_file, of_kind, text
+from privacy.arguments import lasting_file, of_kind, shown, text
 from privacy.mechanisms import Randomness, add_gaussian
 from privacy.training.errors import LocalBudgetError
+
+Unit = Literal["person", "row"]
+"""Whom the guarantee is for: a person with all rows, or a row."""
+UNITS: tuple[Unit, ...] = ("person", "row")
 
 _log = logging.getLogger(__name__)
 
@@ -65,25 +69,35 @@ class ClientLedger:
     path : Path, optional
         The ledger's file, of this data set alone, mode 0600; processes may share it. Absolute, or
         from ``~``. Without it the ledger lives in memory: keep ``as_record()``.
+    unit : "person" or "row"
+        Whose ε it adds up. It stands in the file: what was spent on rows says nothing of a person
+        who has several, so a ledger of rows is never read as one of persons, nor the reverse.
 
     Raises
     ------
     LedgerError
-        If the file is damaged, cannot be read, or belongs to a data set of another name. It is
-        never started afresh.
+        If the file is damaged, cannot be read, or belongs to a data set of another name or to
+        another unit. It is never started afresh.
     TypeError, ValueError
         If an argument is of another kind, by name.
     """
 
     def __init__(
-        self, *, dataset: str, budget: Budget | None = None, path: Path | None = None
+        self,
+        *,
+        dataset: str,
+        budget: Budget | None = None,
+        path: Path | None = None,
+        unit: Unit = "row",
     ) -> None:
         text("dataset", dataset, "a name by where the data comes from, such as 'ward-7/2025'")
         of_kind("budget", budget, (Budget, NoneType), "Budget(epsilon=…, delta=…), or None")
         of_kind("path", path, (Path, NoneType), "a pathlib.Path, or None")
         path = None if path is None else lasting_file("path", path)
-        self.dataset, self.budget, self.path = dataset, budget, path
-        self._memory = _LedgerInMemory(LedgerText.start(dataset))
+        if unit not in UNITS:
+            raise ValueError(f"unit is {shown(unit)}; give 'person' or 'row'")
+        self.dataset, self.budget, self.path, self.unit = dataset, budget, path, unit
+        self._memory = _LedgerInMemory(self._start())
         self._read()  # a ledger that cannot be kept is refused before any training
 
     @classmethod
@@ -93,7 +107,8 @@ class ClientLedger:
         if not isinstance(lines, str):
             raise LedgerError("the record holds no ledger; keep what as_record() returned")
         parsed = LedgerText.parse(lines.encode(), "in the node's state")
-        ledger = cls(dataset=parsed.contents.population, budget=budget)
+        unit: Unit = "person" if parsed.contents.unit == "person" else "row"
+        ledger = cls(dataset=parsed.contents.population, budget=budget, unit=unit)
         ledger._memory.text = parsed
         return ledger
 
@@ -112,6 +127,11 @@ class ClientLedger:
     def epsilon(self, *, delta: float) -> float:
         """ε spent so far at ``delta``; infinite once the data was used without noise."""
         return self._read().contents.epsilon(delta)
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """One for each payment so far, of it and all before it; no other ledger has the same."""
+        return tuple(record.digest for record in self._read().contents.records)
 
     @property
     def released_count(self) -> int | None:
@@ -165,6 +185,9 @@ class ClientLedger:
             self._pay(page, [event], released=count)
             return count
 
+    def _start(self) -> LedgerText:
+        return LedgerText.start(self.dataset, unit=_in_header(self.unit))
+
     def _read(self) -> LedgerText:
         """The ledger as it stands now: other processes may have written to its file."""
         if self.path is None:
@@ -172,7 +195,7 @@ class ClientLedger:
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
-            return LedgerText.start(self.dataset)
+            return self._start()
         except OSError as error:
             raise LedgerError(f"ledger {self.path} cannot be read ({error})") from error
         if content.startswith(_FORMER_FORMAT):
@@ -188,6 +211,13 @@ class ClientLedger:
                 f"to {self.dataset!r}: if these are the same records, give them that name; if not, "
                 "give this data set a file of its own"
             )
+        if ledger.contents.unit != _in_header(self.unit):
+            raise LedgerError(
+                f"ledger {self.path} adds up what was spent on each "
+                f"{ledger.contents.unit or 'row'}, not on each {self.unit}, which it does not "
+                "tell: go back to that unit, or begin a ledger of its own in another file, with "
+                "what the budget has left after all uses of the data"
+            )
         return ledger
 
     @contextmanager
@@ -200,7 +230,10 @@ class ClientLedger:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with Ledger.open(
-                self.path, population=self.dataset, timeout=_SECONDS_TO_WAIT
+                self.path,
+                population=self.dataset,
+                unit=_in_header(self.unit),
+                timeout=_SECONDS_TO_WAIT,
             ) as ledger:
                 yield ledger
         except OSError as error:
@@ -227,6 +260,11 @@ class ClientLedger:
                 self.budget,
             )
             raise LocalBudgetError
+
+
+def _in_header(unit: Unit) -> Unit | None:
+    """Rows are what a header without a unit is about."""
+    return None if unit == "row" else unit
 
 
 def _released_count(records: Sequence[Record]) -> int | None:

@@ -1,6 +1,7 @@
 """A silo's records by person: who is drawn, and is protected, is a person with all their rows."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 from torch import Tensor
@@ -21,18 +22,21 @@ class Persons:
     data : sequence of Tensor, or Dataset
         (input, ..., targets), as for ``train``. There may be no record at all.
     person_ids : sequence of int or str, optional
-        Of length n: whose each row is. Rows with an equal id are one person's. Default: every row
-        is another person's.
+        Of length n: whose each row is. Rows with an equal id are one person's; whole numbers are
+        equal however they are written (7, 7.0, "7", "007"). A row whose id is missing, or neither
+        a whole number nor text, is nobody's and adds nothing; the log says how many are. Default:
+        every row is another person's.
 
     Raises
     ------
     TypeError, ValueError
-        If the ids are of another kind or number than the rows, or ``data`` is not as ``train``
-        takes it.
+        If the ids are another number than the rows or none can be used, or ``data`` is not as
+        ``train`` takes it.
 
     Notes
     -----
-    **Guarantee.** What is private for one person holds for all their rows here together.
+    **Guarantee.** What is private for one person holds for all their rows here together. It says
+    nothing of a person who has one row more or less: ``by_row`` is for that.
 
     **Not covered.** A person under two ids, or in two silos, is two persons. If silos hash the same
     identifier under a shared key they can find out, but so can whoever has the key and a list of
@@ -63,10 +67,16 @@ class Persons:
         """Nobody: for a silo whose data cannot be read, whose part in a step is noise then."""
         return cls(_Nothing())
 
+    def by_row(self) -> "Persons":
+        """The same records, each row a unit of its own: what a run over rows sums."""
+        rows = copy(self)
+        rows.groups = [row for group in self.groups for row in group[:, None]]
+        return rows
+
     @property
     def person_of_row(self) -> Rows:
-        """Whose each row is: the number of the person, from 0, shape (rows,)."""
-        owners = np.empty(self.rows, dtype=np.int64)
+        """Whose each row is: the person's number, from 0, or -1: nobody's; shape (rows,)."""
+        owners = np.full(self.rows, -1, dtype=np.int64)
         for person, rows in enumerate(self.groups):
             owners[rows] = person
         return owners
@@ -81,7 +91,7 @@ class Persons:
 
     @property
     def rows(self) -> int:
-        """How many rows they have together."""
+        """How many rows there are, nobody's included."""
         return len(self.records)
 
 

@@ -15,6 +15,10 @@ RecordFormat = tuple[tuple[tuple[int, ...], torch.dtype, torch.device], ...]
 class Records(Protocol):
     """Records by row: inputs, then targets, with the examples on the first axis."""
 
+    @property
+    def one_format(self) -> bool:
+        """Whether all have one format, which is no single record's: that of tensors."""
+
     def __len__(self) -> int: ...
 
     def take(self, rows: Tensor) -> tuple[Tensor, ...]:
@@ -25,6 +29,8 @@ class Records(Protocol):
 
 
 class _Tensors:
+    one_format = True
+
     def __init__(self, tensors: tuple[Tensor, ...]) -> None:
         self._tensors = tensors
 
@@ -41,6 +47,8 @@ class _Tensors:
 
 
 class _Mapped:
+    one_format = False
+
     def __init__(self, dataset: Dataset[tuple[Tensor, ...]]) -> None:
         self._dataset = dataset
 
@@ -67,6 +75,7 @@ class _Mapped:
 class _Moved:
     def __init__(self, records: Records, device: torch.device) -> None:
         self._records, self._device = records, device
+        self.one_format = records.one_format
 
     def __len__(self) -> int:
         return len(self._records)

@@ -17,7 +17,7 @@ from privacy.mechanisms.person_sums import Rows
 from privacy.training._arguments import check_program
 from privacy.training._padded_rows import PaddedRows
 from privacy.training.ledger import ClientLedger
-from privacy.training.model_checks.admission import admit
+from privacy.training.model_checks.admission import admitted
 from privacy.training.model_checks.check import check_model
 from privacy.training.model_checks.model_state import Buffers, preserved_randomness
 from privacy.training.per_example.loss import ExampleLoss, Loss
@@ -123,8 +123,9 @@ def silo_sum(
     LedgerError
         If the ledger cannot be read or written.
     GradientError
-        As ``train`` raises it, from trials on made-up records, after the charge; and if gradients
-        differ from one run to the next.
+        As ``train`` raises it, from trials on made-up records of tensors' shapes, after the
+        charge; and if gradients differ from one run to the next. Of a Dataset, whose records have
+        shapes of their own, those that model and loss refuse add zero.
     TypeError, ValueError
         If an argument is of another kind, by name, before anything is charged.
 
@@ -164,13 +165,14 @@ def silo_sum(
     example_loss = ExampleLoss(loss, one_by_one=True)
     records = on_device_of(model, persons.records)
     seed = int.from_bytes(randomness.bytes(4), "little")
-    if admit(model, example_loss, records, Buffers(model), noised=True):
+    formats = admitted(model, example_loss, records, Buffers(model))
+    if formats:
         coins = randomness.bernoulli(step.sampling_rate, len(persons))
         drawn = [persons.groups[person] for person in np.flatnonzero(coins)]
         with (
             preserved_randomness(model) as generators,
             PaddedRows(
-                model, example_loss, parameters, records, size=physical_batch_size
+                model, example_loss, parameters, records, formats, size=physical_batch_size
             ) as gradients,
         ):
             generators.seed(seed)

@@ -1,6 +1,7 @@
 """Payments for a run's steps: several at a time, one line in the ledger, one step taken of them."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +19,18 @@ from privacy.training.ledger import ClientLedger
 
 _AHEAD = 25  # steps; so many, less one, are paid in vain where a run ends and no other takes them
 _KINDS = 8  # of steps, of which what is left is kept
+_RECORD = "ahead"
+
+_log = logging.getLogger(__name__)
 
 
 class StepPayments:
     """Pays for equal steps some at a time, so that a long run costs a ledger few lines.
 
     A payment is in the ledger before the first of its steps, and each step is taken off it, on the
-    disk, before it is made. What is left serves the next step of the same kind, of any run; where
-    it is lost, steps were paid in vain.
+    disk, before it is made. What is left serves the next step of the same kind, of any run over the
+    same ledger; where it is lost, steps were paid in vain. Steps that another ledger paid for, of
+    another data set or of another year's, are not taken; the log says so.
 
     Parameters
     ----------
@@ -46,11 +51,11 @@ class StepPayments:
         record: Mapping[str, Any] | None = None,
     ) -> None:
         self._ledger, self._path = ledger, path
-        self._left: dict[str, int] = {str(k): int(v) for k, v in (record or {}).items()}
+        self._text: str | None = None if not record else str(record.get(_RECORD, ""))
 
-    def as_record(self) -> dict[str, int]:
+    def as_record(self) -> dict[str, str]:
         """What is left, as Flower's ``ConfigRecord`` takes it; it stays on the node."""
-        return dict(self._left)
+        return {} if self._text is None else {_RECORD: self._text}
 
     def check(self, event: SiloSum) -> None:
         """Refuse as ``take`` would, without spending anything."""
@@ -77,9 +82,12 @@ class StepPayments:
         planned = whole("planned", planned, least=1)
         with self._locked():
             left = self._read()
-            steps = left.pop(_text(event), 0) or self._charge(event, min(planned, _AHEAD))
+            steps, paid = left.pop(_text(event), (0, ""))
+            if not steps:
+                steps = self._charge(event, min(planned, _AHEAD))
+                paid = self._ledger.digests[-1]  # of a ledger that holds the payment
             if steps > 1:
-                left[_text(event)] = steps - 1
+                left[_text(event)] = (steps - 1, paid)
             self._write(dict(list(left.items())[-_KINDS:]))
 
     def _charge(self, event: SiloSum, steps: int) -> int:
@@ -104,27 +112,64 @@ class StepPayments:
         except OSError as error:
             raise LedgerError(f"{self._path} cannot be written ({error}); train nothing") from error
 
-    def _read(self) -> dict[str, int]:
-        if self._path is None:
-            return dict(self._left)
-        try:
-            left = json.loads(self._path.read_text())
-            if not all(type(steps) is int and steps > 0 for steps in left.values()):
-                raise ValueError("not numbers of steps")
-        except FileNotFoundError:
+    def _read(self) -> dict[str, tuple[int, str]]:
+        """By kind, how many steps are left and the digest of the ledger once they were paid."""
+        text, name = self._text, "the node's state"
+        if self._path is not None:
+            name = str(self._path)
+            try:
+                text = self._path.read_text()
+            except FileNotFoundError:
+                text = None
+            except (OSError, ValueError) as error:
+                raise _unreadable(name, error) from error
+        if text is None:
             return {}
-        except (OSError, ValueError, AttributeError) as error:
-            raise LedgerError(
-                f"{self._path} cannot be read ({error}): it has how many steps are paid and not "
-                "taken. Move it away, and these are forgotten; the ledger beside it counts them"
-            ) from error
-        return dict(left)
+        try:
+            dataset, left = _parsed(text)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise _unreadable(name, error) from error
+        digests = set(self._ledger.digests)
+        own = {
+            kind: (steps, paid)
+            for kind, (steps, paid) in left.items()
+            if dataset == self._ledger.dataset and paid in digests
+        }
+        if len(own) < len(left):
+            _log.warning(
+                "%s has steps that another ledger paid for, of data set %r: they are not taken, "
+                "and the ledger of %r pays for its own",
+                name,
+                dataset,
+                self._ledger.dataset,
+            )
+        return own
 
-    def _write(self, left: dict[str, int]) -> None:
+    def _write(self, left: dict[str, tuple[int, str]]) -> None:
+        listed = {kind: {"steps": steps, "paid": paid} for kind, (steps, paid) in left.items()}
+        text = json.dumps({"dataset": self._ledger.dataset, "left": listed})
         if self._path is None:
-            self._left = left
+            self._text = text
         else:
-            write_durably(self._path, json.dumps(left).encode())
+            write_durably(self._path, text.encode())
+
+
+def _parsed(text: str) -> tuple[str, dict[str, tuple[int, str]]]:
+    """The data set, and what is left of its payments."""
+    given = json.loads(text)
+    left = {str(kind): (each["steps"], each["paid"]) for kind, each in given["left"].items()}
+    if not all(
+        type(steps) is int and steps > 0 and type(paid) is str for steps, paid in left.values()
+    ):
+        raise ValueError("not numbers of steps")
+    return str(given["dataset"]), left
+
+
+def _unreadable(name: str, error: Exception) -> LedgerError:
+    return LedgerError(
+        f"{name} cannot be read ({error}): it has how many steps are paid and not taken. Move it "
+        "away, and these are forgotten; the ledger beside it counts them"
+    )
 
 
 def _text(event: SiloSum) -> str:

@@ -52,6 +52,10 @@ _LEDGER, _AHEAD = "silo-ledger", "silo-steps-ahead"
 _NO_BUDGET = (
     "the owner of the data does not allow it: too little is left of max-epsilon at max-delta"
 )
+_NOT_ACCOUNTED = (
+    "what is to be summed cannot be accounted: its noise, sampling rate or number of silos is far "
+    "beyond what is of use"
+)
 _NO_LEDGER = "this silo cannot keep its ledger, and adds nothing"
 _NOISE_ALONE = "This silo's data cannot be used, and it adds noise alone."
 _OWNER_FINDS_WHY = "this silo cannot take part; its owner finds why in its log"
@@ -90,7 +94,7 @@ class SiloTask:
         As ``privacy.training.train`` takes it.
     persons : callable
         Gives the silo's ``Persons``; called for a step only. If it fails the silo sends noise
-        alone, and its own log says why.
+        alone, and its own log says why: so that it fails must not depend on one person's record.
     test_persons : callable, optional
         Gives the persons, with test rows, on whom the model is evaluated. Default: none, and the
         silo's part of an evaluation is noise alone.
@@ -170,6 +174,7 @@ def answer_silo(
     client = ProtocolClient(
         silo.client_policy, identity=None, memory=_memory(policy) if memory is None else memory
     )
+    silo.warn_without_file()
     try:
         silo.check_invitation(message)
     except DeclinedError as declined:
@@ -202,6 +207,18 @@ class _Silo:
         share = (self.policy.colluders - 0.5) / self.policy.min_silos
         return ClientPolicy(self.policy.min_silos, Adversary(max_corrupt_fraction=share))
 
+    def warn_without_file(self) -> None:
+        """Say in a deployed node's log that its ledger ends with the run."""
+        simulated = "num-partitions" in self.context.node_config
+        if self.policy.ledger is None and not simulated and _LEDGER not in self.context.state:
+            log(
+                WARNING,
+                "The policy of data set %s names no ledger's file: what this run spends is "
+                "forgotten when it ends, and the next one has the whole budget again. Give "
+                "DataPolicy(ledger=...), unless this is a simulation.",
+                self.policy.dataset,
+            )
+
     def check_invitation(self, message: Message) -> None:
         """Decline a sum that the owner does not allow, before anybody counts on this silo."""
         if not (message.has_content() and KEY in message.content):
@@ -225,8 +242,8 @@ class _Silo:
             request = read_request(record)
         except MalformedMessageError as error:
             raise MalformedRequestError(str(error)) from error
-        request.check(terms, schema.size)
         self._check(request, schema.size)
+        request.check(terms, schema.size)
         task = self.task()
         if not isinstance(request, TableSum):
             _set_parameters(task.model, schema)
@@ -245,8 +262,13 @@ class _Silo:
             )
         except PolicyError as error:
             raise DeclinedError(str(error)) from error
-        with self._payments() as payments:
-            payments.check(request.event(parameters))
+        try:
+            event = request.event(parameters)
+            with self._payments() as payments:
+                payments.check(event)
+        except (ValueError, ArithmeticError) as error:
+            log(WARNING, "A sum cannot be accounted: %s", error)
+            raise DeclinedError(_NOT_ACCOUNTED) from error
 
     @contextmanager
     def _payments(self) -> Iterator[StepPayments]:
@@ -264,6 +286,11 @@ class _Silo:
             ledger = self.policy.open_ledger()
             if _LEDGER in state:
                 ledger = ClientLedger.from_record(records[_LEDGER], budget=self.policy.budget)
+                if (ledger.dataset, ledger.unit) != (self.policy.dataset, self.policy.unit):
+                    raise LedgerError(
+                        f"the node's state has the ledger of each {ledger.unit} of "
+                        f"{ledger.dataset!r}, another than the policy's; begin a run anew"
+                    )
             payments = StepPayments(ledger, record=records.get(_AHEAD))
             try:
                 yield payments
@@ -321,7 +348,7 @@ def _gradients(request: GradientSum, task: SiloTask, schema: ModelSchema) -> Int
         noise_multiplier=request.noise_multiplier,
         sampling_rate=request.sampling_rate,
     )
-    persons = _loaded(task.persons)
+    persons = _loaded(task.persons, request)
     vector = silo_sum(task.model, persons, loss=task.loss, step=step, ledger=None)
     sizes = [(name, p.numel()) for name, p in trained_parameters(task.model).items()]
     return reordered(vector, sizes, schema.names)
@@ -352,7 +379,7 @@ def _statistics(request: TableSum, task: SiloTask) -> Integers:
 def _right_answers(request: SumRequest, task: SiloTask) -> Integers:
     total = request.mechanism.open_sum(request.entries(0), clipping_norm=request.clipping_norm)
     if task.test_persons is not None:
-        persons = _loaded(task.test_persons)
+        persons = _loaded(task.test_persons, request)
         total.add(_answers(task.model, persons, task.right or _largest_is_right))
     integers = total.integers()
     request.mechanism.add_share(
@@ -361,15 +388,19 @@ def _right_answers(request: SumRequest, task: SiloTask) -> Integers:
     return integers
 
 
-def _loaded(load: Callable[[], "Persons"]) -> "Persons":
-    """The silo's persons; nobody, and an error in its own log, if they cannot be loaded."""
+def _loaded(load: Callable[[], "Persons"], request: SumRequest) -> "Persons":
+    """Those whom the request protects; nobody, and an error in the log, if loading fails.
+
+    Where it protects rows each is by itself: of a person's mean another row may turn the direction,
+    which moves it by up to 2 S.
+    """
     from privacy.training import Persons
 
     try:
         persons = load()
         if not isinstance(persons, Persons):
             raise TypeError(f"persons gives {type(persons).__name__}; give Persons(data, ids)")
-        return persons
+        return persons if request.unit == "person" else persons.by_row()
     except Exception as error:
         log(ERROR, _NOISE_ALONE, exc_info=error)
         return Persons.empty()
@@ -379,18 +410,22 @@ def _answers(model: "nn.Module", persons: "Persons", right: Right) -> npt.NDArra
     """Each person's part of the accuracy; a row that fails is answered wrongly.
 
     Row by row: what the model answers to one row must not depend on the others, not even in its
-    last bit.
+    last bit. Layers that draw are seeded afresh for each, so that no row moves another's draws.
     """
     import torch
 
+    from privacy.training.model_checks.model_state import preserved_randomness
     from privacy.training.records import on_device_of
 
     records, owners = on_device_of(model, persons.records), persons.person_of_row
     answered = np.zeros(persons.rows, dtype=bool)
+    somebodys = np.flatnonzero(owners >= 0)
     failure: Exception | None = None
+    seed = int.from_bytes(SystemRandomness().bytes(4), "little")
     model.eval()
-    with torch.no_grad():
-        for row in range(persons.rows):
+    with torch.no_grad(), preserved_randomness(model) as generators:
+        for row in somebodys.tolist():
+            generators.seed(seed)
             try:
                 *inputs, targets = records.take(torch.tensor([row]))
                 answered[row] = bool(right(model(*inputs), targets).reshape(()))
@@ -398,7 +433,7 @@ def _answers(model: "nn.Module", persons: "Persons", right: Right) -> npt.NDArra
                 failure = error
     if failure is not None:
         log(ERROR, "Some test rows count as answered wrongly.", exc_info=failure)
-    return person_vectors(answered, owners, len(persons))
+    return person_vectors(answered[somebodys], owners[somebodys], len(persons))
 
 
 def _largest_is_right(outputs: "Tensor", targets: "Tensor") -> "Tensor":

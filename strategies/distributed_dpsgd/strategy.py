@@ -18,6 +18,7 @@ from strategies.checkpoint import Checkpointing, settings_text
 from strategies.clipping import FlatClipping
 from strategies.distributed_dpsgd.accuracy import LocalEvaluation, read_accuracy
 from strategies.distributed_dpsgd.description import log_settings, silo_report
+from strategies.distributed_dpsgd.plausible_counts import implausible_count, summed_deviation
 from strategies.distributed_dpsgd.requests import UNITS, AccuracySum, TableSum
 from strategies.distributed_dpsgd.steps import MaskedSum, SiloSteps, StepSetup
 from strategies.errors import BudgetError, NoUsableReplyError
@@ -69,7 +70,8 @@ class DistributedDPSGD(AccountedStrategy):
     ledger : path-like
         The server's ledger of all runs over these silos. Each silo has a ledger of its own beside.
     unit : "person" or "row"
-        Whom it protects: a person with all rows, or a row.
+        Whom it protects: a person with all rows, or a row, each clipped by itself. Silos whose
+        policy has the other unit decline.
     noise_multiplier : float, optional
         z: the fewest honest silos' noise on a step's sum has standard deviation z·S at least.
         Default: ``start`` calibrates it so that all steps fit the budget.
@@ -292,7 +294,23 @@ class DistributedDPSGD(AccountedStrategy):
                 "says which are missing."
             )
             return None
-        return read_accuracy(opened[0], request.noise_multiplier)
+        accuracy = read_accuracy(opened[0], request.noise_multiplier)
+        self._warn_of_count(
+            2 * float(opened[0][1]), 2 * request.clipping_norm * request.noise_multiplier
+        )
+        return accuracy
+
+    def _warn_of_count(self, count: float, deviation: float) -> None:
+        """Say once if the opened number of persons cannot be that of the silos' data."""
+        mechanism, silos = self._setup.mechanism, self.silos.silos
+        line = implausible_count(
+            count,
+            summed_deviation(deviation, silos=silos, honest=mechanism.honest),
+            persons=self._setup.persons,
+            unit=self.unit,
+        )
+        if line is not None:
+            self._run.faults.once(line, about="an implausible number of persons")
 
     # Statistics --------------------------------------------------------------------------------
 
@@ -353,7 +371,9 @@ class DistributedDPSGD(AccountedStrategy):
                 f"statistics opened nothing: fewer silos than {self.silos.min_silos} saw it "
                 f"through ({run.faults.reasons()})"
             )
-        return query.read(opened[0], request.mechanism, noise_multiplier=request.noise_multiplier)
+        read = query.read(opened[0], request.mechanism, noise_multiplier=request.noise_multiplier)
+        self._warn_of_count(read.count, read.noise)
+        return read
 
     @property
     def _rounds_of_run(self) -> SiloSteps:

@@ -13,11 +13,11 @@ from privacy.inference.arithmetic.bodies import read_columns, rerandomise
 from privacy.inference.arithmetic.network import Affine, Vector
 from privacy.inference.arithmetic.polynomials import activate
 from privacy.inference.arithmetic.program import BatchProgram
-from privacy.inference.arithmetic.scales import rescaled_after, rescaled_before
 from privacy.inference.arithmetic.slot_model import refuse_zero
 from privacy.inference.ckks import Ciphertext, Residues, Ring, matrix_product
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import Keys
+from privacy.inference.rescaling import rescaled_after, rescaled_before
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _ONE_BATCH = threading.Lock()

@@ -24,17 +24,18 @@ from privacy.inference.ckks import (
 from privacy.inference.messages import Reader
 from privacy.inference.plan import BlindLayer, BlindMap, Plan
 from privacy.inference.public_keys import Keys, refuse_secret
+from privacy.inference.rescaling import BOTH, FIRST, NEVER, SUMMED, rescaled_after
 
 
 def blind_layers(program: SlotProgram | ProductProgram, levels: int) -> tuple[BlindLayer, ...]:
     """The public description of a program's layers; it follows from the architecture alone."""
     if isinstance(program, ProductProgram):
         return ()
-    layers = []
+    layers, rescales = [], iter(program.scales.rescales)
     scales = program.scales.follow(program.network.layers)
     for packed, here in zip(program.layers, scales, strict=False):
         if packed.activation is None:
-            layers.append(BlindLayer(here.level, ()))
+            layers.append(BlindLayer(here.level, NEVER, ()))
             continue
         maps = []
         for each in packed.maps:
@@ -43,7 +44,7 @@ def blind_layers(program: SlotProgram | ProductProgram, levels: int) -> tuple[Bl
             else:
                 products = sorted(big * each.window + small for big, small in each.weights)
                 maps.append(BlindMap(each.source, each.window, tuple(products), each.sums))
-        layers.append(BlindLayer(here.level, tuple(maps)))
+        layers.append(BlindLayer(here.level, next(rescales), tuple(maps)))
     return tuple(layers)
 
 
@@ -76,7 +77,7 @@ def _plaintexts(
                     rows = [each.weights[step] for step in sorted(each.weights)]
                 for row in rows:
                     yield ring.encode(row, scale, here.level)
-            yield ring.encode_addend(packed.bias, here.product, here.level)
+            yield ring.encode_addend(packed.bias, here.entry.scale, here.entry.level)
         for answer in program.last:
             for row, scale in zip(answer.weights, scales[-1].weights, strict=True):
                 yield ring.encode(row, scale, plan.answer_level)
@@ -107,7 +108,9 @@ class BlindModel(OneImageModel):
         for layer in plan.blind_layers:
             level = layer.level
             self._layers.append([self._read_map(reader, each, level) for each in layer.maps])
-            self._layer_biases.append(self._read(reader, 1, level)[0] if layer.maps else None)
+            self._layer_biases.append(
+                self._read(reader, 1, layer.entry_level)[0] if layer.maps else None
+            )
         level, answers = plan.answer_level, len(plan.answers)
         last = len(plan.blind_sources) or plan.ciphertexts
         self._last = [self._read_sum(reader, list(range(last)), level) for _ in range(answers)]
@@ -149,13 +152,19 @@ class BlindModel(OneImageModel):
                     read = self._at(values[each.source], layer.level).alone()
                 else:
                     read = waiting.take(len(each.products))
-                products = self._products(each, sums, read, keys)
+                products: Ciphertext | Extended = self._products(each, sums, read, keys)
+                if layer.rescale == FIRST:
+                    products = ring.divided(products)
+                    ring.rescale(products)
                 parts.append(self._with_rotations(products, each.sums, keys))
             total = self._total(parts)
+            if layer.rescale in (SUMMED, BOTH):
+                ring.rescale(total)
             ring.add(total, bias)
             square = ring.multiply(total, total)
             ring.relinearise(square, keys.relinearisation)
-            ring.rescale(square)
+            if rescaled_after(layer.rescale):
+                ring.rescale(square)
             ring.rescaled_to(square, 1.0)
             values[index + 1] = square
         if plan.blind_layers:

@@ -18,11 +18,11 @@ from privacy.inference.arithmetic.program import (
     SlotProgram,
     Sums,
 )
-from privacy.inference.arithmetic.scales import BOTH, FIRST, SUMMED, rescaled_after
 from privacy.inference.ckks import Ciphertext, Ciphertexts, Extended, Plaintext, Ring, Weights
 from privacy.inference.errors import CannotPlanError
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import Keys
+from privacy.inference.rescaling import BOTH, FIRST, SUMMED, rescaled_after
 
 
 class OneImageModel(ABC):

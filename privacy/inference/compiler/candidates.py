@@ -11,16 +11,7 @@ from scipy import sparse
 from privacy.inference.arithmetic.network import Layer, Network
 from privacy.inference.arithmetic.polynomials import DEPTH, PRODUCTS
 from privacy.inference.arithmetic.program import Sums
-from privacy.inference.arithmetic.scales import (
-    AFTER,
-    BOTH,
-    FIRST,
-    NEVER,
-    SUMMED,
-    depth,
-    rescaled_after,
-    rescaled_before,
-)
+from privacy.inference.arithmetic.scales import depth
 from privacy.inference.ckks import SEED_BYTES
 from privacy.inference.compiler.operation_costs import (
     Operations,
@@ -37,6 +28,15 @@ from privacy.inference.compiler.packing import (
     steps_of,
 )
 from privacy.inference.plan import MESSAGE_OVERHEAD, Indices
+from privacy.inference.rescaling import (
+    AFTER,
+    BOTH,
+    FIRST,
+    NEVER,
+    SUMMED,
+    rescaled_after,
+    rescaled_before,
+)
 
 _KEY_BYTES = 8_000_000
 """Of all keys, up to which they cost nothing."""
@@ -574,8 +574,6 @@ def batch_candidate(network: Network, degree: int) -> PackingCandidate:
 
 def with_fewest_levels(candidate: PackingCandidate) -> PackingCandidate:
     """The same packing with no square rescaled: the smallest query that it can have."""
-    if candidate.encrypted:
-        return candidate
     rescales = tuple(NEVER if power == 2 else AFTER for power in candidate.degrees)
     return replace(candidate, rescales=rescales, relinearise_after_last_layer=False)
 
@@ -583,16 +581,12 @@ def with_fewest_levels(candidate: PackingCandidate) -> PackingCandidate:
 def rescaling_variants(
     candidate: PackingCandidate, answer_levels: Sequence[int]
 ) -> Iterator[PackingCandidate]:
-    """The same packing with one activation rescaled otherwise, a longer or shorter answer, or both.
-
-    With encrypted weights there is no choice.
-    """
+    """The same packing, with one activation rescaled otherwise, another answer level, or both."""
     changes = [candidate.rescales]
     for index, power in enumerate(candidate.degrees):
         ways = (AFTER, NEVER, FIRST, SUMMED, BOTH) if power == 2 else (AFTER, BOTH)
         before, after = candidate.rescales[:index], candidate.rescales[index + 1 :]
-        if not candidate.encrypted:
-            changes += [(*before, way, *after) for way in ways]
+        changes += [(*before, way, *after) for way in ways]
     for rescales, answer_level in product(dict.fromkeys(changes), answer_levels):
         late = candidate.relinearise_after_last_layer and rescaled_after(rescales[-1])
         variant = replace(

@@ -3,16 +3,10 @@
 from collections.abc import Sequence
 from itertools import accumulate
 
-from privacy.inference.arithmetic.scales import (
-    BOTH,
-    FIRST,
-    SUMMED,
-    LayerScales,
-    Scales,
-    rescaled_after,
-)
-from privacy.inference.compiler.candidates import PackingCandidate
+from privacy.inference.arithmetic.scales import LayerScales, Scales
+from privacy.inference.compiler.candidates import PackedMap, PackingCandidate
 from privacy.inference.compiler.sensitivity import Stage
+from privacy.inference.rescaling import BOTH, FIRST, SUMMED, rescaled_after
 
 FRESH_NOISE = 3.24
 """Standard deviation of the centred binomial noise, per coefficient."""
@@ -86,7 +80,8 @@ def predicted_logit_error(
                 rotated = 1 - 1 / part.babies
                 variance += stage.inputs[number] * rotated * switch / inputs**2
             # Weights that repeat leave most coefficients of their plaintext zero, and those exact.
-            rounding = plain / weights**2 * (1.0 if candidate.encrypted else part.repeats)
+            share = averaged(candidate, index, part) if candidate.encrypted else part.repeats
+            rounding = plain / weights**2 * share
             if packed.paired:
                 rounding *= 4
             unread = stage.gaps[number] + stage.outputs * (part.terms - stage.widest[number])
@@ -135,3 +130,16 @@ def predicted_logit_error(
     variance += (half if candidate.batch else 1) * closing / 4.0**scales.answer
     deviation: float = variance**0.5
     return SIGMAS * deviation
+
+
+def averaged(candidate: PackingCandidate, index: int, part: PackedMap) -> float:
+    """The share that is left of the noise of a map's encrypted weights, as logits see it.
+
+    Logits average over all copies of a value that the last layer alone reads. The noise of an
+    encryption differs from slot to slot: of C copies, each a sum of T slots, a slot's noise is in T
+    at most, and the mean has T/C of the variance of one.
+    """
+    last = len(candidate.layers) - 1
+    if candidate.users[index + 1] != (last,):
+        return 1.0
+    return min(1.0, 2.0**part.doublings / candidate.copies)

@@ -20,7 +20,6 @@ import numpy as np
 
 from privacy.inference.arithmetic.network import Network
 from privacy.inference.arithmetic.polynomials import DEPTH
-from privacy.inference.arithmetic.scales import BOTH, NEVER, SUMMED, rescaled_after
 from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.compiler.candidates import (
     PackingCandidate,
@@ -50,6 +49,7 @@ from privacy.inference.compiler.scale_search import (
 )
 from privacy.inference.compiler.sensitivity import Sensitivity
 from privacy.inference.errors import CannotPlanError
+from privacy.inference.rescaling import BOTH, NEVER, SUMMED, rescaled_after
 
 _RINGS = (4096, 8192, 16384, 32768)
 """Ring degrees that are looked at for a network with activations."""
@@ -220,7 +220,6 @@ class Planner:
                 replace(packing, rescales=(NEVER, *packing.rescales[1:]), answer_level=answer_level)
                 for packing in packings[degree]
                 if packing.degrees[0] == 2
-                and not packing.encrypted
                 and not (packing.relinearise_after_last_layer and len(packing.degrees) == 1)
             ]
             yield [hoisted(packing) for packing in saving]
@@ -237,7 +236,7 @@ class Planner:
             yield [
                 hoisted(replace(packing, rescales=rescales, answer_level=answer_level))
                 for packing in packings[degree]
-                if not packing.encrypted and not packing.relinearise_after_last_layer
+                if not packing.relinearise_after_last_layer
             ]
 
     def _search(self, tolerance: float, limit: int, *, smallest: bool = False) -> _Search:

@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.inference.arithmetic.network import Affine, Network
-from privacy.inference.arithmetic.scales import BOTH, FIRST, SUMMED, LayerScales, Scales
+from privacy.inference.arithmetic.scales import LayerScales, Scales
 from privacy.inference.ckks import MAX_MODULUS_BITS, MAX_PRIME_BITS
 from privacy.inference.compiler.candidates import PackingCandidate
 from privacy.inference.compiler.error_model import predicted_logit_error
 from privacy.inference.compiler.ranges import Ranges
 from privacy.inference.compiler.sensitivity import Sensitivity
+from privacy.inference.rescaling import BOTH, FIRST, SUMMED
 
 MIN_PRIME_BITS = 24
 _MIN_SCALE_BITS = 16.0
+_MIN_QUERY_BITS = 14.0
+"""Of a query that meets encrypted weights, whose noise is larger."""
 _MIN_WEIGHT_BITS = 8.0
 MAX_WEIGHT_BITS = 44
 """Of weights, which have no more precision than a double's; of smaller ones, as much more."""
@@ -253,11 +256,14 @@ class _Descent:
         for index, (layer, limits) in enumerate(zip(layers, self._weights, strict=True)):
             room = sum(scales.primes[: layer.level]) - 2.0
             copied = not self.candidate.layers[index].degree and layer is not layers[-1]
+            reads_query = self.candidate.layers[index].ciphertexts > 0
+            encrypted = reads_query and self.candidate.encrypted
+            least_input = _MIN_QUERY_BITS if encrypted else _MIN_SCALE_BITS
             for scale, weight, (least, most) in zip(
                 layer.inputs, layer.weights, limits, strict=True
             ):
                 inputs = np.log2(scale)
-                missing = missing + _beyond(inputs, _MIN_SCALE_BITS, room)
+                missing = missing + _beyond(inputs, least_input, room)
                 if not copied:
                     top = np.minimum(most, room - inputs)
                     missing = missing + _beyond(np.log2(weight), least, top)

@@ -3,6 +3,7 @@
 It refuses those whose per-example gradients would be wrong or, with noise, that mix examples.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,8 @@ from privacy.training.per_example.gradients import Gradients
 from privacy.training.per_example.loss import ExampleLoss, detached, tensors_of
 from privacy.training.per_example.malformed import PROGRAM_ERRORS
 from privacy.training.records import RecordFormat, Records
+
+_log = logging.getLogger(__name__)
 
 _accepted: OrderedDict[Hashable, None] = OrderedDict()  # the last programs that passed
 _MOST_ACCEPTED = 64
@@ -55,6 +58,36 @@ def admit(
     if first is not None:
         raise first
     return False
+
+
+def admitted(
+    model: nn.Module, loss: ExampleLoss, records: Records, buffers: Buffers
+) -> list[RecordFormat]:
+    """The formats of the records that model and loss accept, with noise; the others are malformed.
+
+    Whatever one record's format brings about, the others are tried: nothing but the format of
+    tensors, which is no one record's, can end a step. If no format is accepted the log says why.
+
+    Raises
+    ------
+    GradientError, TypeError, ValueError
+        As ``admit``, of tensors.
+    """
+    accepted: list[RecordFormat] = []
+    first: Exception | None = None
+    for record_format in records.formats():
+        try:
+            refusal = _refused(model, loss, record_format, buffers, noised=True)
+        except Exception as error:
+            refusal = error
+        if refusal is None:
+            accepted.append(record_format)
+        elif records.one_format:
+            raise refusal
+        first = first or refusal
+    if first is not None and not accepted:
+        _log.error("No record can be trained on, and none is: %s", first)
+    return accepted
 
 
 def _refused(

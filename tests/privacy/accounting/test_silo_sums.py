@@ -175,6 +175,8 @@ def test_the_noise_of_a_data_sets_holder_counts_against_everybody(tmp_path):
     by_observer = read_ledger(path).epsilon_by_observer(DELTA)
     assert all(math.isfinite(spent) for spent in by_observer.values())
     assert by_observer[Observer.SERVER_AND_SILOS] == ward.epsilon(delta=DELTA)
+    against_the_server = read_ledger(path).epsilon_against_server(DELTA)
+    assert against_the_server == pytest.approx(ward.epsilon(delta=DELTA))
     # A server's ledger: it added that noise itself, and masked sums of clients are charged.
     with Ledger.open(tmp_path / "server.jsonl", population="p, 100 clients") as ledger:
         ledger.append(own, run="client training", round=1)

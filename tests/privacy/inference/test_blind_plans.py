@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from privacy.inference import Plan, Square, ThreeParties, compile_model
+from privacy.inference.rescaling import AFTER, BOTH
 
 PARTIES = ThreeParties("laboratory", "clinic", "cloud")
 
@@ -52,7 +53,9 @@ def products(index: int) -> tuple[int, ...]:
 CHANGES: dict[str, Callable[[], dict[str, Any]]] = {
     "the query at another level": lambda: layer(0, level=good().levels - 1),
     "more levels than a source has": lambda: layer(1, level=good().levels),
-    "no level left to rescale": lambda: layer(1, level=1),
+    "no level left to rescale": lambda: layer(1, level=1, rescale=AFTER),
+    "no level left to rescale twice": lambda: layer(1, level=2, rescale=BOTH),
+    "no such rescaling": lambda: layer(1, rescale=3),
     "an answer above its sources": lambda: {"answer_level": good().levels},
     "a value made later": lambda: map_of(1, source=2),
     "steps beyond the slots": lambda: map_of(1, window=1, products=(0, 2**30)),

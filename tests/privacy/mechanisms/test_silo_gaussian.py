@@ -205,3 +205,15 @@ def test_impossible_settings_are_refused(given: Any, error: Any, match: str) -> 
 def test_a_fixed_cohort_is_refused() -> None:
     with pytest.raises(ValueError, match="use Poisson"):
         SiloGaussian(3).account(parameters=1, noise_multiplier=1.0, sampling=FixedSize(1, 2))
+
+
+def test_more_persons_than_64_bits_hold_are_still_added_exactly() -> None:
+    """8.4 million at the largest R: in 64 bits of 2⁻²⁰ cells their sum would turn negative."""
+    radius = 1 << 20
+    together, one = (PersonSum(1, clipping_norm=1.0, radius=radius) for _ in range(2))
+    block = np.ones((1 << 19, 1))
+    for _ in range(17):
+        together.add(block)
+    one.add(block[:1])
+    each = int(one._sum[0])  # in 2⁻²⁰ cells
+    assert together.integers()[0] == (17 * (1 << 19) * each + (1 << 19)) >> 20

@@ -227,10 +227,11 @@ USUAL = {"mechanism": MECHANISM, "noise_multiplier": 1.0, "ledger": None}
     [
         ({"features": np.zeros((3, 1))}, ValueError, r"give \(rows, 2\)"),
         ({"features": np.zeros(3)}, ValueError, r"shape \(3,\)"),
-        ({"features": [["a", "b"]]}, TypeError, "features is"),
+        ({"features": [[1], [2, 3, 4]]}, ValueError, "features has the shape"),
+        ({"features": "a"}, ValueError, "features has the shape"),
         ({"labels": None}, ValueError, "3 classes"),
         ({"labels": np.zeros(2)}, ValueError, "one a row"),
-        ({"labels": ["a"] * 10}, TypeError, "labels is"),
+        ({"labels": [[1]] * 10}, ValueError, "labels has the shape"),
         ({"person_ids": [1]}, ValueError, "1 ids for 10 rows"),
         ({"query": "all"}, TypeError, "query is"),
         ({"mechanism": 3}, TypeError, "mechanism is"),
@@ -265,3 +266,45 @@ def test_impossible_queries_are_refused(given: Any, error: Any, match: str) -> N
 def test_a_sum_of_another_query_is_refused() -> None:
     with pytest.raises(ValueError, match="of this query it is"):
         read(np.zeros(3, np.int64))
+
+
+@pytest.mark.parametrize(
+    "cell", ["N/A", "", None, "12 years", 10**400, 1j, b"x", {}], ids=lambda cell: repr(cell)[:9]
+)
+def test_a_cell_that_is_no_number_is_missing_and_changes_no_other(cell: Any, caplog: Any) -> None:
+    features, labels = table(6)
+    expected = noiseless(QUERY, [*features.tolist(), [math.nan, 1.0]], [*labels.tolist(), -1])
+    rows = [*features.tolist(), [cell, 1.0]]
+    as_objects = np.empty((7, 2), dtype=object)
+    as_objects[:] = rows
+    for features_of in (rows, as_objects):
+        assert np.array_equal(noiseless(QUERY, features_of, [*labels.tolist(), cell]), expected)
+    assert "1 cells of features are missing or no numbers" in caplog.text
+
+
+def test_numbers_that_became_text_beside_a_text_are_numbers() -> None:
+    features, labels = table(6)
+    rows = [*features.tolist(), [math.nan, 1.0]]
+    text = np.array([*features.tolist(), ["N/A", 1.0]])
+    assert text.dtype.kind == "U"
+    expected = noiseless(QUERY, rows, [*labels.tolist(), 0])
+    assert np.array_equal(noiseless(QUERY, text, [*map(str, labels), "0"]), expected)
+
+
+@pytest.mark.parametrize(
+    "row", [[1.0], [1.0, 2.0, 3.0], [], 5.0, None, [[1.0], 2.0], [[1.0], [2.0]]]
+)
+@pytest.mark.parametrize("of", [1, 2])
+def test_a_row_of_another_shape_adds_nothing(row: Any, of: int) -> None:
+    features, labels = table(6)
+    expected = noiseless(QUERY, features, labels, np.arange(6))
+    ids = [*range(6), *[3] * (of - 1), 99]
+    rows = [*features.tolist(), *[row] * of]
+    assert np.array_equal(noiseless(QUERY, rows, [*labels.tolist(), *[0] * of], ids), expected)
+
+
+@pytest.mark.parametrize("odd", [None, math.nan, "", True, 1.5])
+def test_a_row_whose_id_cannot_be_used_adds_nothing(odd: Any) -> None:
+    features, labels = table(7)
+    expected = noiseless(QUERY, features[:6], labels[:6], np.arange(6))
+    assert np.array_equal(noiseless(QUERY, features, labels, [*range(6), odd]), expected)

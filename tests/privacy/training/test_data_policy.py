@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.accounting import Full, GaussianRelease, Repeated
+from privacy.accounting.errors import LedgerError
 from privacy.training import (
+    ClientLedger,
     ClipAndNoise,
     ClipOnly,
     DataPolicy,
@@ -88,6 +90,9 @@ def test_a_file_has_the_parameters_under_their_names_with_hyphens(tmp_path: Path
         ("colluders = 2", "colluders = 3", "colluders is 3"),
         ("min-silos = 5", "min-silos = 2", "min_silos is 2"),
         ("min-silos = 5", "min-silos = 5\nanswer-seconds = -1", "answer_seconds is -1"),
+        ("min-silos = 5", "min-silos = 5\nanswer-seconds = 5e-324", "or from 0.001 to 86400"),
+        ("min-silos = 5", "min-silos = 5\nanswer-seconds = 1e300", "or from 0.001 to 86400"),
+        ("min-silos = 5", f"min-silos = {5000 * '['}", "nested too deeply"),
         ('ledger = "{folder}/', 'ledger = "', "a relative path"),
         ("max-delta", "max-delta = 1", "line 6"),
     ],
@@ -175,6 +180,12 @@ def test_noise_for_rows_is_declined_where_persons_are_to_be_protected() -> None:
         policy().check_training(noisy(), batches)
 
 
+def test_a_run_of_persons_is_declined_where_rows_are_to_be_protected() -> None:
+    policy(unit="row").check_step(**ALLOWED | {"unit": "row"})
+    with pytest.raises(PolicyError, match=r": unit$"):
+        policy(unit="row").check_step(**ALLOWED)
+
+
 def test_the_ledger_holds_all_runs_to_the_owners_budget(tmp_path: Path) -> None:
     owner = policy(ledger=tmp_path / "ledger.jsonl", unit="row", max_sampling_rate=1.0)
 
@@ -193,3 +204,17 @@ def test_the_ledger_holds_all_runs_to_the_owners_budget(tmp_path: Path) -> None:
     restarted = DataPolicy.load(written(tmp_path, renamed))
     with pytest.raises(LocalBudgetError):
         restarted.open_ledger().charge(Repeated(GaussianRelease(4.0, Full()), 1))
+
+
+@pytest.mark.parametrize(("before", "after"), [("row", "person"), ("person", "row")])
+def test_a_ledger_of_one_unit_is_never_read_as_one_of_the_other(
+    tmp_path: Path, before: Any, after: Any
+) -> None:
+    file = tmp_path / "ledger.jsonl"
+    spent = policy(unit=before, ledger=file).open_ledger()
+    spent.charge(GaussianRelease(4.0, Full()))
+    with pytest.raises(LedgerError, match=f"spent on each {before}, not on each {after}"):
+        policy(unit=after, ledger=file).open_ledger()
+    again = policy(unit=before, ledger=file).open_ledger()
+    assert again.events == spent.events
+    assert ClientLedger.from_record(again.as_record()).unit == before

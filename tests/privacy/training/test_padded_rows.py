@@ -67,7 +67,9 @@ def threads(count: int) -> Iterator[None]:
 def gradients(model: nn.Module, data: tuple[Tensor, Tensor], size: int) -> Vectors:
     """Of all rows."""
     loss = ExampleLoss(cross_entropy, one_by_one=True)
-    with PaddedRows(model, loss, list(model.parameters()), records_of(data), size=size) as of_rows:
+    records, parameters = records_of(data), list(model.parameters())
+    formats = list(records.formats())
+    with PaddedRows(model, loss, parameters, records, formats, size=size) as of_rows:
         parts = torch.arange(len(data[0])).split(of_rows.at_once)
         return np.concatenate([of_rows(part) for part in parts])
 

@@ -45,7 +45,8 @@ def summed(
 ) -> Any:
     """The sum less its noise, which is the sum of a silo without records and with that seed."""
     settings = step(**changed)
-    nothing = [each[:0] for each in (TABLE if isinstance(data, Dataset) else data)]
+    mapped = isinstance(data, Dataset)
+    nobody = Persons.empty() if mapped else Persons([each[:0] for each in data])
     noisy, noise = (
         silo_sum(
             model,
@@ -56,7 +57,7 @@ def summed(
             physical_batch_size=size,
             randomness=SeededRandomness(seed),
         )
-        for persons in (Persons(data, ids), Persons(nothing))
+        for persons in (Persons(data, ids), nobody)
     )
     assert settings.sampling_rate == 1  # coins would come before the noise
     return noisy - noise
@@ -500,7 +501,7 @@ def test_models_are_refused_as_in_client_training(model: Any, error: Any, match:
         ({"person_ids": "a" * 23}, TypeError, "one id a row"),
         ({"person_ids": 23}, TypeError, "one id a row"),
         ({"person_ids": [1.5] * 23}, TypeError, r"person_ids\[0\]"),
-        ({"person_ids": [*range(22), None]}, TypeError, r"person_ids\[22\]"),
+        ({"person_ids": [None] * 23}, TypeError, r"person_ids\[0\]"),
         ({"person_ids": [True] * 23}, TypeError, r"person_ids\[0\]"),
         ({"data": TABLE[0]}, TypeError, "data is one tensor"),
     ],
@@ -514,7 +515,60 @@ def test_persons_are_counted() -> None:
     persons = Persons(TABLE, torch.tensor(IDS))
     assert (len(persons), persons.rows) == (16, 23)
     assert [list(rows) for rows in persons.groups[:2]] == [[0, 4, 14], [1, 2, 7, 17, 22]]
-    assert len(Persons(TABLE, ["1", 1, *range(3, 24)])) == 23  # a text is no number
+
+
+@pytest.mark.parametrize("same", ["7", 7.0, " 7", "007", "7.0", np.str_("7"), np.float32(7)])
+def test_a_whole_number_is_one_id_however_it_is_written(same: Any) -> None:
+    persons = Persons(TABLE, [7, *range(100, 121), same])
+    assert list(persons.groups[0]) == [0, 22]
+    assert len(persons) == 22
+    assert len(Persons(TABLE, ["P7", 7, "7a", "1e5", 100000, "-7", *range(200, 217)])) == 23
+
+
+@pytest.mark.parametrize(
+    "odd", [None, math.nan, "", "  ", "nan", "N/A", True, 1.5, 1e300, (1,), np.float64("nan")]
+)
+def test_a_row_whose_id_cannot_be_used_costs_that_row_alone(odd: Any, caplog: Any) -> None:
+    model, rest = small(), list(range(22))
+    without = summed(model, [each[rest] for each in TABLE], IDS[:22])
+    persons = Persons(TABLE, [*IDS[:22], odd])
+    assert persons.person_of_row[22] == -1
+    assert 22 not in np.concatenate(persons.groups)
+    assert np.array_equal(summed(model, TABLE, [*IDS[:22], odd]), without)
+    assert "1 of 23 rows add nothing" in caplog.text
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return ((outputs - targets) ** 2).flatten(1).sum(1)
+
+
+class Pairs(Dataset[tuple[Tensor, ...]]):
+    def __init__(self, pairs: list[tuple[Tensor, ...]]) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, ...]:
+        return self.pairs[row]
+
+
+@pytest.mark.parametrize("place", [0, 7, 23])
+def test_a_record_that_model_and_loss_refuse_adds_zero_wherever_it_is(place: int) -> None:
+    """A scalar target meets the loss's batch axis: trials of its format raise."""
+    model = nn.Linear(5, 3)
+    pairs = [(x, x[:3]) for x in TABLE[0]]
+    odd = TABLE[0][0], torch.tensor(1.0)
+    without = summed(model, Pairs(pairs), loss=squared)
+    more = Pairs([*pairs[:place], odd, *pairs[place:]])
+    assert np.array_equal(summed(model, more, loss=squared), without)
+
+
+def test_whose_every_record_is_refused_adds_nothing(caplog: Any) -> None:
+    odd = TABLE[0][0], torch.tensor(1.0)
+    for pairs in ([odd], [odd] * 3):
+        assert not summed(nn.Linear(5, 3), Pairs(pairs), loss=squared).any()
+    assert "No record can be trained on" in caplog.text
 
 
 def test_rows_and_their_persons_can_be_taken() -> None:
@@ -526,6 +580,14 @@ def test_rows_and_their_persons_can_be_taken() -> None:
     inputs, targets = persons.take(torch.tensor([2, 5]))
     assert torch.equal(inputs, TABLE[0][[2, 5]])
     assert torch.equal(targets, TABLE[1][[2, 5]])
+
+
+def test_by_row_every_row_is_a_unit_of_its_own() -> None:
+    rows = Persons(TABLE, IDS).by_row()
+    assert sorted(map(tuple, rows.groups)) == [(row,) for row in range(23)]
+    whole = Persons(TABLE, IDS)
+    whole.by_row()
+    assert len(whole) == 16
 
 
 def test_nobody_sends_noise_whatever_the_model() -> None:

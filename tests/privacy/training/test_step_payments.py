@@ -39,7 +39,7 @@ def test_a_runs_steps_take_few_lines_and_none_is_paid_in_vain() -> None:
 def test_no_more_steps_are_taken_than_were_paid(taken: list[tuple[int, int]]) -> None:
     events = [step(1.0), step(2.0), step(3.0)]
     ledger = ClientLedger(dataset="ward 7")
-    record: dict[str, int] = {}
+    record: dict[str, str] = {}
     for kind, planned in taken:
         payments = StepPayments(ledger, record=record)  # as after a restart
         payments.take(events[kind], planned=planned)
@@ -88,7 +88,51 @@ def test_a_step_is_taken_off_before_it_is_made(tmp_path: Path) -> None:
     assert paid(ledger, step()) >= 4
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a": -1}', '{"a": 1.5}', '{"a": true}'])
+def test_steps_that_another_ledger_paid_for_are_not_taken_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The owner begins a new year's ledger where the old one's was, beside what is left of it."""
+    path, ahead = tmp_path / "ledger.jsonl", tmp_path / "ahead"
+    StepPayments(ClientLedger(dataset="ward 7/2025", path=path), path=ahead).take(
+        step(), planned=25
+    )
+    path.rename(tmp_path / "ledger-2025.jsonl")
+    new = ClientLedger(dataset="ward 7/2026", path=path)
+    StepPayments(new, path=ahead).check(step())
+    assert "'ward 7/2025'" in caplog.text
+    for number in range(10):
+        StepPayments(new, path=ahead).take(step(), planned=10 - number)
+    assert paid(new, step()) == 10
+
+
+def test_steps_that_a_ledger_of_the_same_name_does_not_hold_are_not_taken(tmp_path: Path) -> None:
+    path, ahead = tmp_path / "ledger.jsonl", tmp_path / "ahead"
+    old = ClientLedger(dataset="ward 7", path=path)
+    StepPayments(old, path=ahead).take(step(), planned=25)
+    path.rename(tmp_path / "moved.jsonl")
+    new = ClientLedger(dataset="ward 7", path=path)
+    new.charge(step(2.0))  # it is another one
+    StepPayments(new, path=ahead).take(step(), planned=1)
+    assert paid(new, step()) == 1
+    tight = ClientLedger(
+        dataset="ward 7", path=path, budget=Budget(new.epsilon(delta=1e-5) * 1.01, 1e-5)
+    )
+    with pytest.raises(LocalBudgetError):
+        StepPayments(tight, path=ahead).check(step())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"a": 5}',
+        *[
+            f'{{"dataset": "ward 7", "left": {{"a": {{"steps": {steps}, "paid": ""}}}}}}'
+            for steps in ("-1", "1.5", "true")
+        ],
+    ],
+)
 def test_a_file_that_is_no_account_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "ahead").write_text(content)
     ledger = ClientLedger(dataset="ward 7")

@@ -50,7 +50,7 @@ def test_a_silo_does_what_its_ledger_says() -> None:
     assert any(audited().passed for _ in range(3))
 
 
-def rows_alone(load: Callable[[], Persons]) -> Persons:
+def rows_alone(load: Callable[[], Persons], request: Any) -> Persons:
     persons = load()
     return Persons(persons.take(torch.arange(persons.rows)))
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import nn
+from torch.utils.data import Dataset
 
 from privacy.accounting import Budget, Repeated, SiloSum, read_ledger
 from privacy.secure_aggregation import FewSilos
@@ -281,7 +282,25 @@ def malformed(silo: int) -> Persons:
     return Persons((x * math.nan, y + CLASSES))
 
 
-@pytest.mark.parametrize("load", [persons, broken, nobody, malformed])
+def without_some_ids(silo: int) -> Persons:
+    return Persons(rows(silo), [math.nan, "", *range(PERSONS * ROWS_EACH - 2)])
+
+
+class OfAnotherShape(Dataset[tuple[torch.Tensor, ...]]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, ...]:
+        return torch.zeros(FEATURES + 1), torch.tensor(0)
+
+
+def of_another_shape(silo: int) -> Persons:
+    return Persons(OfAnotherShape())
+
+
+@pytest.mark.parametrize(
+    "load", [persons, broken, nobody, malformed, without_some_ids, of_another_shape]
+)
 def test_a_reply_has_nothing_but_the_protocols_bytes_whatever_the_records_are(
     tmp_path: Path, load: Callable[[int], Persons]
 ) -> None:
@@ -430,3 +449,40 @@ def test_arguments_are_refused_by_name(
 
 def test_the_fewest_silos_are_waited_for(tmp_path: Path) -> None:
     assert strategy_of(tmp_path).min_available_nodes == SILOS.min_silos == 3
+
+
+# Whom a run protects ----------------------------------------------------------------------------
+
+
+def ann(rows_of_hers: int) -> Callable[[int], Persons]:
+    """Silo 0 holds rows of one person; with the second her mean turns around."""
+    x = torch.zeros(2, FEATURES)
+    x[:, 0] = torch.tensor([10.0, -100.0])
+
+    def load(silo: int) -> Persons:
+        count = rows_of_hers if silo == 0 else 0
+        return Persons((x[:count], torch.zeros(count, dtype=torch.int64)), ["ann"] * count)
+
+    return load
+
+
+def test_a_run_over_rows_clips_each_row_by_itself_whosever_it_is(tmp_path: Path) -> None:
+    def moved_to(rows_of_hers: int) -> Any:
+        folder = tmp_path / str(rows_of_hers)
+        folder.mkdir()
+        app = silo_app(lambda silo: policy(silo, unit="row"), load=ann(rows_of_hers))
+        strategy = strategy_of(
+            folder, unit="row", sampling_rate=1 - 2**-50, noise_multiplier=0.001, persons=1
+        )
+        return vector(strategy.start(InProcessGrid(app, 4), initial(), num_rounds=1).arrays)
+
+    assert 0.9 < np.linalg.norm(moved_to(2) - moved_to(1)) < 1.1, "S = 1"
+
+
+@pytest.mark.parametrize(("allowed", "asked"), [("row", "person"), ("person", "row")])
+def test_silos_decline_a_run_for_the_other_unit(tmp_path: Path, allowed: Any, asked: Any) -> None:
+    wire = Wire(silo_app(lambda silo: policy(silo, unit=allowed)), 4)
+    with pytest.raises(NoUsableReplyError):
+        strategy_of(tmp_path, unit=asked).start(wire, initial(), num_rounds=1)
+    (words,) = {reply.error.reason for reply in wire.replies}
+    assert words == "the owner of the data does not allow it: unit"

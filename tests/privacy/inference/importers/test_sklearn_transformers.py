@@ -72,7 +72,9 @@ def test_any_composition_is_one_layer(tree: Any) -> None:
     compare(tree)
 
 
-@pytest.mark.parametrize("columns", COLUMNS, ids=str)
+@pytest.mark.parametrize(
+    "columns", COLUMNS, ids=lambda columns: getattr(columns, "__name__", str(columns))
+)
 @pytest.mark.parametrize("rest", ["drop", "passthrough", preprocessing.MinMaxScaler()], ids=str)
 def test_columns_are_chosen_in_every_way(columns: Any, rest: Any) -> None:
     parts = [("a", preprocessing.StandardScaler(), columns), ("b", "passthrough", [4])]

@@ -1,0 +1,85 @@
+"""A noised number of persons beside the public N: the operator hears of silos without data."""
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privacy.statistics import TableQuery
+from privacy.training import Persons
+from strategies import InProcessGrid, SiloTable
+from strategies.distributed_dpsgd import LocalEvaluation
+from strategies.distributed_dpsgd.plausible_counts import implausible_count, summed_deviation
+from tests.strategies.distributed_dpsgd.silos import FEATURES, initial, silo_app, strategy_of
+
+QUERY = TableQuery(bounds=[(-4.0, 4.0)] * FEATURES)
+EVALUATION = LocalEvaluation(every=1, noise_multiplier=1.0)
+
+
+@pytest.fixture
+def console() -> Iterator[list[str]]:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    flower = logging.getLogger("flwr")
+    flower.addHandler(handler)
+    yield lines
+    flower.removeHandler(handler)
+
+
+def lines(console: list[str]) -> list[str]:
+    return [line for line in console if "noised number of" in line]
+
+
+def denied(silo: int) -> Persons:
+    raise OSError("patients.csv: permission denied")
+
+
+def no_table(silo: int) -> SiloTable:
+    raise OSError("patients.csv: permission denied")
+
+
+def test_a_run_of_noise_alone_warns_once(tmp_path: Path, console: list[str]) -> None:
+    strategy = strategy_of(tmp_path, evaluation=EVALUATION)
+    strategy.start(InProcessGrid(silo_app(load=denied), 4), initial(), num_rounds=3)
+    (line,) = lines(console)
+    assert "far below persons = 160: silos add noise alone" in line
+
+
+def test_statistics_of_noise_alone_warn(tmp_path: Path, console: list[str]) -> None:
+    grid = InProcessGrid(silo_app(table=no_table), 4)
+    strategy_of(tmp_path).statistics(grid, QUERY, noise_multiplier=0.5)
+    (line,) = lines(console)
+    assert "far below persons = 160" in line
+
+
+def test_more_persons_than_were_said_warn(tmp_path: Path, console: list[str]) -> None:
+    strategy = strategy_of(tmp_path, persons=40, evaluation=EVALUATION)
+    strategy.start(InProcessGrid(silo_app(), 4), initial(), num_rounds=1)
+    (line,) = lines(console)
+    assert "far above persons = 40" in line
+
+
+def test_silos_that_all_take_part_are_no_reason_to_warn(tmp_path: Path, console: list[str]) -> None:
+    strategy = strategy_of(tmp_path, evaluation=EVALUATION)
+    grid = InProcessGrid(silo_app(), 4)
+    strategy.statistics(grid, QUERY, noise_multiplier=0.5)
+    strategy.start(grid, initial(), num_rounds=2)
+    assert not lines(console)
+
+
+@given(st.floats(0, 1e6), st.integers(1, 10**6), st.floats(-6, 6), st.floats(0.5, 2))
+def test_no_noise_of_six_deviations_about_half_to_twice_as_many_warns(
+    deviation: float, persons: int, drawn: float, share: float
+) -> None:
+    count = share * persons + drawn * deviation * (1 - 1e-9)
+    line = implausible_count(count, deviation, persons=persons, unit="person")
+    assert line is None or math.isclose(abs(drawn), 6, rel_tol=1e-6) or deviation < 1e-6
+
+
+def test_all_silos_together_add_more_noise_than_the_fewest_honest_ones() -> None:
+    assert summed_deviation(3.0, silos=8, honest=2) == 6.0
