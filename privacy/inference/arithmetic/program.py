@@ -64,14 +64,15 @@ class PackedLayer:
         Whose sums add up. Elements of the input as they are have one, a Gather without weights.
     bias : ndarray, shape (slots,)
     activation : Activation or None
-    centre : float
-        As of :class:`Layer`.
+    centre : ndarray, shape (slots,), or None
+        That of :class:`Layer` where outputs lie, and 0 beside them: the next layer's rounded
+        weights meet all slots.
     """
 
     maps: tuple[Gather | Diagonals, ...]
     bias: Slots
     activation: Activation | None
-    centre: float
+    centre: Slots | None
 
 
 @dataclass(frozen=True)

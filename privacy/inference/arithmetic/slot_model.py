@@ -16,6 +16,7 @@ from privacy.inference.arithmetic.program import (
     Gather,
     ProductProgram,
     SlotProgram,
+    Slots,
     Sums,
 )
 from privacy.inference.ckks import Ciphertext, Ciphertexts, Extended, Plaintext, Ring, Weights
@@ -142,7 +143,7 @@ class _Layer:
     bias: Plaintext
     activation: Activation
     rescale: int
-    centre: float
+    centre: Slots | None
 
 
 class SlotModel(OneImageModel):
@@ -155,6 +156,7 @@ class SlotModel(OneImageModel):
         rescales = iter(program.scales.rescales)
         # None stands for elements of the input as they are.
         self._layers: list[_Layer | None] = []
+        self._centres: dict[int, Plaintext] = {}
         for packed, here in zip(program.layers, before_last, strict=True):
             if packed.activation is None:
                 self._layers.append(None)
@@ -210,8 +212,12 @@ class SlotModel(OneImageModel):
                 rescaled=rescaled_after(layer.rescale),
                 large_at=late if index + 1 == len(self._layers) else 0,
             )
-            if layer.centre:
-                ring.add_plain(value, ring.encode_addend(-layer.centre, value.scale, value.level))
+            if layer.centre is not None:
+                centre = self._centres.get(index)
+                if centre is None:  # the scale is known only now, and the same ever after
+                    centre = ring.encode_addend(-layer.centre, value.scale, value.level)
+                    self._centres[index] = centre
+                ring.add_plain(value, centre)
             values[index + 1] = value
             for each in packed.maps:
                 if isinstance(each, Diagonals) and users[each.source][-1] == index:

@@ -81,7 +81,10 @@ def _pack_slots(network: Network, choice: Choice) -> tuple[SlotProgram, PackingS
         maps, layout = _packed(layer, packed, layouts, slots)
         layouts.append(layout)
         bias = spread(layer.bias, layout, slots)
-        layers.append(PackedLayer(maps, bias, layer.activation, layer.centre))
+        centre = None
+        if layer.centre:
+            centre = spread(np.full(layer.outputs, layer.centre), layout, slots)
+        layers.append(PackedLayer(maps, bias, layer.activation, centre))
     # The roots of unity depend on the degree alone.
     last = readouts(
         last_layer,

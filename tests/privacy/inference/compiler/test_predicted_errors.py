@@ -104,3 +104,16 @@ def test_a_batch_adds_a_bias_larger_than_its_answers_modulus() -> None:
     assert np.log2(bias) + compiled.plan.answer_scale_bits > modulus
     x = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 3))
     assert worst_error(compiled, x) <= 2.0**compiled.plan.worst_error_bits
+
+
+@pytest.mark.parametrize("width", [516, 700])
+def test_what_is_taken_from_far_values_is_not_taken_from_empty_slots(width: int) -> None:
+    # Squares near 6,400, which are moved around zero; a power of two of slots is wider than they.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, width), Square(), nn.Linear(width, 2)).double().eval()
+    with torch.no_grad():
+        model[0].bias.add_(80.0)
+        model[2].weight.abs_()
+    compiled = compile_model(model, input_shape=(6,), input_range=(-1.0, 1.0), tolerance=1e3)
+    x = np.random.default_rng(0).uniform(-1.0, 1.0, (6, 6))
+    assert worst_error(compiled, x) <= 2.0**compiled.plan.worst_error_bits
