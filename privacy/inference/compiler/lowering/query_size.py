@@ -17,6 +17,8 @@ from privacy.inference.errors import CannotPlanError
 
 _PLACE_BYTES = 8
 """Of one place in a query, with the one prime that it has at least."""
+_AT_ONCE = 25_000_000
+"""Bytes up to which a query is planned all the same, so that a refusal names what suffices."""
 _NEGLIGIBLE = 2.0**-20
 """Of a polynomial's largest value, below which its highest power may be left out later."""
 
@@ -24,7 +26,7 @@ _NEGLIGIBLE = 2.0**-20
 def check_query(
     nodes: Sequence[fx.Node], limit: int, *, widest: int, affine: Container[str]
 ) -> None:
-    """Refuse a model whose query for one image is sure to take more bytes than ``limit``.
+    """Refuse a model whose query for one image is sure to take far more bytes than ``limit``.
 
     ``nodes`` are from :func:`trace`; ``widest`` is how many outputs a layer has at most;
     ``affine`` names the functions that are affine. Other models may turn out to take more: the
@@ -57,7 +59,7 @@ def check_query(
     for node in first:
         outputs = _size(node)
         padded = min(1 << (outputs - 1).bit_length(), widest)
-        if padded * _size(start) * _PLACE_BYTES > limit:
+        if padded * _size(start) * _PLACE_BYTES > max(limit, _AT_ONCE):
             name = f"layer {node.meta['name']}"
             _check_places(_terms(needed, node), padded, name, limit, outputs=outputs)
 
@@ -66,7 +68,7 @@ def _check_places(
     inputs: int, padded: int, name: str, limit: int, *, outputs: int | None = None
 ) -> None:
     least = inputs * padded * _PLACE_BYTES
-    if least > limit:
+    if least > max(limit, _AT_ONCE):
         raise CannotPlanError(
             f"a query takes {least:,} bytes or more, max_query_bytes is {limit:,}: {name} has "
             f"{outputs or padded:,} outputs that read {inputs:,} inputs each. Give it fewer "
