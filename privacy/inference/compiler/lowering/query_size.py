@@ -104,7 +104,9 @@ def _stays(node: fx.Node) -> bool:
     if isinstance(layer, Polynomial):
         value = node.all_input_nodes[0].meta["value"]
         coefficients = layer.coefficients.to(torch.float64)
-        sizes = coefficients.abs() * value.abs().max() ** torch.arange(len(coefficients))
+        sizes = coefficients.abs() * value.abs().max() ** torch.arange(
+            len(coefficients), device=coefficients.device
+        )
         if not bool((sizes[2:] > _NEGLIGIBLE * sizes.max()).any()):
             return False
     elif not isinstance(layer, Square):
