@@ -395,7 +395,7 @@ def _altered(plan: Plan, **fields: Any) -> str:
         ({"input_scale_bits": 20.5}, "input_scale_bits is 20.5"),
         ({"packing_shape": [9000, 2048]}, "packing_shape is|bytes"),
         ({"rotation_levels": [[2, 1]]}, "rotation_levels"),
-        ({"parties": ["a", "b", "c"]}, "encrypted weights|parties"),
+        ({"parties": ["a", "b", "c"]}, "relin_level is 0, and products are made at 1"),
         ({"model_version": "z" * 32}, "hexadecimal digits"),
         ({"packing": "no base64"}, "packing cannot be read"),
         ({"format": 9}, "format"),
