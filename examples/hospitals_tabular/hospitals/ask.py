@@ -23,8 +23,7 @@ class Scaled(nn.Module):
         super().__init__()
         known = json.loads((results / "scaling.json").read_text())
         self.means = torch.tensor(known["means"], dtype=torch.float32)
-        deviations = torch.tensor(known["deviations"], dtype=torch.float32)
-        self.scale = 1 / deviations.clamp(min=0.01)
+        self.scale = 1 / torch.tensor(known["deviations"], dtype=torch.float32)
         self.linear = task.model()
         self.linear.load_state_dict(torch.load(results / "model.pt", weights_only=True))
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
@@ -36,7 +37,10 @@ def main(grid: Grid, context: Context) -> None:
     known = strategy.statistics(grid, query, noise_multiplier=float(config["statistics-noise"]))
     for name, mean, deviation in zip(task.COLUMNS, known.means, known.deviations, strict=True):
         print(f"{name:8} mean {mean:8.2f}  deviation {deviation:8.2f}")
-    scaling = {"means": known.means.tolist(), "deviations": known.deviations.tolist()}
+    low, high = np.array(list(task.BOUNDS.values()), dtype=float).T
+    # Noise may bring a small deviation to zero.
+    deviations = np.maximum(known.deviations, (high - low) / 10)
+    scaling = {"means": known.means.tolist(), "deviations": deviations.tolist()}
     model = task.model()
     result = strategy.start(
         grid,

@@ -66,8 +66,8 @@ def features(rows: list[dict[str, str]]) -> np.ndarray:
 
 def scaled(values: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> Tensor:
     """Normalised features, the missing ones at the mean."""
-    normal = (values - means) / np.maximum(deviations, 0.01)
-    return torch.from_numpy(np.nan_to_num(normal).clip(-5, 5).astype(np.float32))
+    normal = (values - means) / deviations
+    return torch.from_numpy(np.nan_to_num(normal).astype(np.float32))
 
 
 def model() -> nn.Linear:
