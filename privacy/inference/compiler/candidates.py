@@ -79,9 +79,9 @@ class PackedMap:
     reads: int = 0
 
     @property
-    def babies(self) -> int:
-        """Baby steps, the one by nothing included."""
-        return len(self.steps.babies(self.window))
+    def turned(self) -> bool:
+        """Whether products are of rotations of the source, if only of one."""
+        return self.steps.babies(self.window) != (0,)
 
     @property
     def giants(self) -> int:
@@ -326,7 +326,7 @@ class PackingCandidate:
         products = part.products if part.source else self.layers[index].ciphertexts
         extended = self.encrypted or turned > 0 or giants > 1
         if self.encrypted:
-            if part.source and steps != (0,):
+            if part.source and part.turned:
                 count["extend", level] += 1
                 count["hoist", level] += 1
                 count["hoisted rotation", level] += turned

@@ -76,9 +76,9 @@ def predicted_logit_error(
             inputs, weights = layer.inputs[number], layer.weights[number]
             if part.source == 0:
                 variance += stage.inputs[number] * fresh / inputs**2
-            else:
-                rotated = 1 - 1 / part.babies
-                variance += stage.inputs[number] * rotated * switch / inputs**2
+            elif part.turned:
+                # All of the weights may be on rotations: a matrix can leave its diagonal empty.
+                variance += stage.inputs[number] * switch / inputs**2
             # Weights that repeat leave most coefficients of their plaintext zero, and those exact.
             share = averaged(candidate, index, part) if candidate.encrypted else part.repeats
             rounding = plain / weights**2 * share

@@ -117,3 +117,30 @@ def test_what_is_taken_from_far_values_is_not_taken_from_empty_slots(width: int)
     compiled = compile_model(model, input_shape=(6,), input_range=(-1.0, 1.0), tolerance=1e3)
     x = np.random.default_rng(0).uniform(-1.0, 1.0, (6, 6))
     assert worst_error(compiled, x) <= 2.0**compiled.plan.worst_error_bits
+
+
+class Joined(nn.Module):
+    """The inputs and their squares, side by side, and a polynomial of all of them."""
+
+    def __init__(self, inputs: int, polynomial: list[float]) -> None:
+        super().__init__()
+        self.square, self.polynomial = Square(), Polynomial(polynomial)
+        self.last = nn.Linear(2 * inputs, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.last(self.polynomial(torch.cat([x, self.square(x)], dim=1)))
+        return y
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("polynomial", [[0.0, 0.1, 0.0, 1.0], [-0.5, 0.2, 0.3, 0.4, -0.15]])
+@pytest.mark.parametrize("inputs", [3, 5, 6, 12])
+def test_values_that_are_read_rotated_alone_have_a_rotations_error(
+    inputs: int, polynomial: list[float], seed: int
+) -> None:
+    # What is moved by one step, all of it, costs a key switch, however few the steps are.
+    torch.manual_seed(seed)
+    model = Joined(inputs, polynomial).double().eval()
+    compiled = compile_model(model, input_shape=(inputs,), input_range=(0.0, 1.0))
+    x = np.random.default_rng(0).uniform(0.0, 1.0, (2, inputs))
+    assert worst_error(compiled, x) <= 2.0**compiled.plan.worst_error_bits
