@@ -65,6 +65,7 @@ def privacy_report(
             None if secure is None else _secure_report(secure, rounds, budget, state)
         ),
         epsilon_without_amplification=budget.epsilon_without_amplification(),
+        run=state.name,
     )
 
 

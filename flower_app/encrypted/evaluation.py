@@ -93,6 +93,8 @@ def run_encrypted_test(
                 notify(f"Asked {i + 1} of {len(inputs)}")
     decrypted = np.concatenate(logits)
     answers, errors = decide(decrypted), np.abs(decrypted - plain)
+    in_the_clear = decide(plain)
+    wrong = answers != labels
     beyond = int((errors.max(axis=1) > 2.0**plan.error_bits).sum())
     if beyond:
         notify(
@@ -102,8 +104,10 @@ def run_encrypted_test(
     return EncryptedTest(
         metrics={
             "images": len(inputs),
-            "agreement": float((answers == decide(plain)).mean()),
-            "accuracy": float((answers == labels).mean()),
+            "agreement": float((answers == in_the_clear).mean()),
+            "accuracy": float((~wrong).mean()),
+            "wrong": int(wrong.sum()),
+            "wrong_as_in_the_clear": int((wrong & (answers == in_the_clear)).sum()),
             "max_logit_error": float(errors.max()),
             "ms_per_image": 1000 * statistics.median(seconds),
             "query_bytes": max(query for query, _ in sizes),

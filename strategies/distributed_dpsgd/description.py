@@ -62,5 +62,6 @@ def silo_report(setup: StepSetup, budget: PrivacyBudget, state: RunState) -> Pri
         ),
         epsilon_without_amplification=budget.epsilon_without_amplification(),
         unit=setup.unit,
+        run=state.name,
         epsilon_by_observer={observer.value: value for observer, value in by_observer.items()},
     )
