@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from flower_app.errors import CommandFailedError, DataError, SettingError
 from privacy.command_line import CommandParser
+from privacy.errors import MissingExtraError
+from privacy.imports import needing
 
 COMMANDS = {
     "run": ("run", "train in a local simulation, then ask encrypted questions"),
@@ -38,6 +40,9 @@ COMMANDS = {
 
 Only the module of the given command is imported: some import PyTorch.
 """
+
+_EXTRAS = {"ask": "owner", "page": "service", "serve": "service", "token": "service"}
+"""What brings all that a command needs; the whole app's does for the others."""
 
 
 class OutputLostError(Exception):
@@ -102,6 +107,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(given: list[str]) -> int:
+    name = given[0] if given else ""
+    try:
+        with needing(f"python -m flower_app {name}", extra=_EXTRAS.get(name, "app")):
+            return _run(given)
+    except MissingExtraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(given: list[str]) -> int:
     parser = CommandParser(
         prog="python -m flower_app",
         description="Private federated learning on MNIST, and encrypted questions to the result.",
