@@ -128,7 +128,10 @@ answer = Evaluator(compiled, owner.public_material()).evaluate(owner.encrypt(np.
 """
 
 Command = tuple[str, ...]
-_PLAN: Command = ("-m", "flower_app", "plan", "--epsilon", "3", "--delta", "1e-5")
+_PLAN: Command = (
+    *("-m", "flower_app", "plan", "--epsilon", "3"),
+    *("--delta", "1e-5", "--population", "200"),
+)
 _APP: Command = (
     *("-m", "flower_app", "run", "--nodes", "5", "--cpus", "1"),
     *("rounds=1", "sampling-rate=1.0", "encrypted-test-images=2"),
