@@ -16,11 +16,13 @@ import numpy as np
 
 from privacy.accounting import (
     Budget,
+    Event,
     Full,
     GaussianRelease,
     Poisson,
     calibrate_noise_multiplier,
     epsilon,
+    without_amplification,
 )
 
 SAMPLING_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -148,16 +150,23 @@ class AccuracyRange:
 
 
 def options(
-    question: Question, *, rates: Sequence[float], rounds: Sequence[int]
+    question: Question,
+    *,
+    rates: Sequence[float],
+    rounds: Sequence[int],
+    spent: Sequence[Event] = (),
 ) -> Iterator[Option]:
-    """Work out every combination of sampling rate and number of rounds, one after another."""
+    """Work out every combination of sampling rate and number of rounds, one after another.
+
+    ``spent`` is what the clients' ledger has, from the same budget.
+    """
     size = message_bytes(question.model)
     for count in rounds:
         for rate in rates:
             cohort = rate * question.population
             try:
                 z: float | None = calibrate_noise_multiplier(
-                    sampling=Poisson(rate), rounds=count, budget=question.budget
+                    sampling=Poisson(rate), rounds=count, budget=question.budget, spent=spent
                 )
             except ValueError:
                 z = None
@@ -168,7 +177,7 @@ def options(
                 cohort=cohort,
                 epsilon_without_amplification=None
                 if z is None
-                else _without_amplification(z, count, question.budget.delta),
+                else _without_amplification(z, count, question.budget.delta, spent),
                 noise_share=None if z is None else z / cohort,
                 round_bytes=2 * size * cohort,
                 client_bytes=2 * size * rate * count,
@@ -199,9 +208,12 @@ def expected_accuracy(
     )
 
 
-def _without_amplification(z: float, rounds: int, delta: float) -> float | None:
-    spent = epsilon({GaussianRelease(z, Full()): rounds}, delta=delta)
-    return spent if math.isfinite(spent) else None
+def _without_amplification(
+    z: float, rounds: int, delta: float, spent: Sequence[Event]
+) -> float | None:
+    before = map(without_amplification, spent)
+    total = epsilon([*before, *[GaussianRelease(z, Full())] * rounds], delta=delta)
+    return total if math.isfinite(total) else None
 
 
 def message_bytes(model: str) -> int:

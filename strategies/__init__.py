@@ -79,10 +79,6 @@ if TYPE_CHECKING:
     from strategies.encrypted_round import noised_accuracy as noised_accuracy
     from strategies.in_process import InProcessGrid as InProcessGrid
     from strategies.in_process import run_in_process as run_in_process
-    from strategies.tracking import MLflowWriter as MLflowWriter
-    from strategies.tracking import PrometheusExporter as PrometheusExporter
-    from strategies.tracking import TensorBoardWriter as TensorBoardWriter
-    from strategies.tracking import WandbWriter as WandbWriter
 
 # Some bring PyTorch, TenSEAL and SciPy's statistics, which take seconds: too long for a strategy
 # over scikit-learn's models that needs none of them, and for a deployed client, who starts a
@@ -96,10 +92,6 @@ _LATER = {
     "EncryptedRound": "strategies.encrypted_round",
     "InProcessGrid": "strategies.in_process",
     "run_in_process": "strategies.in_process",
-    "MLflowWriter": "strategies.tracking",
-    "PrometheusExporter": "strategies.tracking",
-    "TensorBoardWriter": "strategies.tracking",
-    "WandbWriter": "strategies.tracking",
 }
 
 if not TYPE_CHECKING:

@@ -91,8 +91,8 @@ class DPFedAvg(AccountedStrategy):
         The server sees sums of enough clients only, and clients need ``SecureAggregationMod``.
         Default: it sees each update.
     on_round : OnRound, optional
-        Called with a ``RoundProgress`` after each round that was paid, as ``TensorBoardWriter``,
-        ``MLflowWriter``, ``WandbWriter`` and ``PrometheusExporter`` are. Default: nothing.
+        Called with a ``RoundProgress`` after each round that was paid; ``strategies.tracking`` has
+        some. Default: nothing.
     record_keys : RecordKeys
         Keys in the records. Default: Flower's.
     randomness : Randomness

@@ -14,14 +14,8 @@ from flwr.supercore import log
 from flower_app.errors import wrong
 from flower_app.report.results_folder import NOT_ABSOLUTE, ResultsFolder
 from flower_app.settings import PATHS_OF_THE_SERVER, Settings
-from strategies import (
-    MLflowWriter,
-    OnRound,
-    PrometheusExporter,
-    RoundProgress,
-    TensorBoardWriter,
-    WandbWriter,
-)
+from strategies import OnRound, RoundProgress
+from strategies.tracking import MLflowWriter, PrometheusExporter, TensorBoardWriter, WandbWriter
 
 
 def check_tracking(settings: Settings) -> None:

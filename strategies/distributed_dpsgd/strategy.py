@@ -87,8 +87,8 @@ class DistributedDPSGD(AccountedStrategy):
     population : Population, optional
         Which nodes are the silos. Default: as many as ``silos`` says, whoever connects.
     on_round : OnRound, optional
-        Called with a ``RoundProgress`` after each step that was paid, as ``TensorBoardWriter``,
-        ``MLflowWriter``, ``WandbWriter`` and ``PrometheusExporter`` are. Default: nothing.
+        Called with a ``RoundProgress`` after each step that was paid; ``strategies.tracking`` has
+        some. Default: nothing.
     stage_timeout : float
         Seconds that a stage without gradients waits for a silo that does not answer; a step has
         four. The gradients wait as long as ``start`` says.

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from privacy import arguments
+from privacy.imports import needing
 from strategies.progress import RoundProgress
 
 Settings = Mapping[str, object]
@@ -46,7 +47,8 @@ class TensorBoardWriter:
         settings: Settings | None = None,
         timing: bool = False,
     ) -> None:
-        _of_extra("tensorboard", "tensorboard")
+        with needing("TensorBoardWriter", extra="tensorboard"):
+            import_module("tensorboard")
         module = import_module("tensorboard.summary.writer.event_file_writer")
         self._protos = import_module("tensorboard.compat.proto")
         for name in ("event_pb2", "summary_pb2", "tensor_pb2", "types_pb2"):
@@ -127,7 +129,8 @@ class MLflowWriter:
         settings: Settings | None = None,
         timing: bool = False,
     ) -> None:
-        mlflow = _of_extra("mlflow", "mlflow")
+        with needing("MLflowWriter", extra="mlflow"):
+            mlflow = import_module("mlflow")
         arguments.text("experiment", experiment)
         self._entities = import_module("mlflow.entities")
         self._timing, self._begun = timing, _milliseconds()
@@ -195,7 +198,8 @@ class WandbWriter:
         run_name: str | None = None,
         settings: Settings | None = None,
     ) -> None:
-        wandb = _of_extra("wandb", "wandb")
+        with needing("WandbWriter", extra="wandb"):
+            wandb = import_module("wandb")
         entity, _, name = arguments.text("project", project).rpartition("/")
         self._run = wandb.init(
             project=name,
@@ -247,7 +251,8 @@ class PrometheusExporter:
     """
 
     def __init__(self, port: int = 9464, *, address: str = "127.0.0.1") -> None:
-        prometheus = _of_extra("service", "prometheus_client")
+        with needing("PrometheusExporter", extra="service"):
+            prometheus = import_module("prometheus_client")
         number = arguments.whole("port", port, least=0, most=65535)
         registry = prometheus.CollectorRegistry()
         self._gauges = {
@@ -297,17 +302,6 @@ _GAUGES = {
     "model_bytes": "Bytes of the model's arrays, as each client is sent them.",
     "seconds": "Seconds that the last round took.",
 }
-
-
-def _of_extra(extra: str, module: str) -> Any:
-    """The module of an extra; an ``ImportError`` that names the command where it is missing."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{module.partition('.')[0]} is not installed: pip install 'bloomseal[{extra}]'",
-            name=error.name,
-        ) from error
 
 
 def _milliseconds() -> int:
