@@ -53,7 +53,7 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff format .
 
 .PHONY: house
-house: $(READY) ## Draw the pictures of docs/house.md from the imports
+house: $(READY) ## Draw the pictures of docs/explanation/house.md from the imports
 	$(BIN)/python tools/house.py
 
 .PHONY: clean

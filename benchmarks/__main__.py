@@ -153,12 +153,12 @@ def _told(interval: _compare.Interval) -> str:
 
 
 def write_results(docs: Path) -> int:
-    """Make ``docs/results.md``, its pictures, and the other tables of the committed figures."""
-    missing = _results.write_page(docs / "results", docs / "results.md", names=names(), load=load)
+    """Make the pages of ``docs/results``, their pictures, and the figures' other tables."""
+    missing = _results.write_pages(docs / "results", names=names(), load=load)
     _results.write_table(docs / "results")
     for document in _results.load_documents(docs / "results", ["utility"]):
-        utility_report.fill(docs / "utility.md", document)
-    print(f"wrote {docs / 'results.md'}")
+        utility_report.fill(docs / "explanation" / "utility.md", document)
+    print(f"wrote {docs / 'results' / 'index.md'}")
     if missing:
         print(f"no figures of: {', '.join(missing)}", file=sys.stderr)
     return 0

@@ -1,4 +1,4 @@
-"""The table and the plot of the utility benchmark's figures, for ``docs/utility.md``."""
+"""The table and the plot of the utility benchmark: ``docs/explanation/utility.md``."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     if given.get("mode") == "silos":
         raise SettingError(
             "mode = 'silos' is refused; this command deploys clients: simulate with `python -m "
-            "flower_app run mode=silos`, or see docs/silos.md for SuperNodes of your own"
+            "flower_app run mode=silos`, or see docs/how-to/silos.md for SuperNodes of your own"
         )
     overrides = {**_SETTINGS, **absolute_paths(given), "deployed": True, "population": NODES}
     settings = Settings.from_config(overrides)
