@@ -56,6 +56,14 @@ format: $(READY) ## Format the code
 house: $(READY) ## Draw the pictures of docs/explanation/house.md from the imports
 	$(BIN)/python tools/house.py
 
+.PHONY: pages
+pages: $(READY) ## Write what pages of docs/ take from the source (ARGS=--notebooks: run those too)
+	$(BIN)/python -m tools.pages $(ARGS)
+
+.PHONY: docs
+docs: $(READY) ## Build docs/ as a site in build/site, without the web
+	$(BIN)/python -m tools.site
+
 .PHONY: clean
 clean: ## Remove the environment, caches and results
 	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis
