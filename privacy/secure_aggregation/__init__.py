@@ -2,7 +2,8 @@
 
 Both sides are state machines that exchange byte strings; what carries them is the caller's
 choice. Errors are in ``privacy.secure_aggregation.errors``; ``docs/how-to/secure-aggregation.md``
-has the protocol and what is not covered, ``docs/explanation/proofs.md`` the proofs.
+has the protocol and what is not covered, ``docs/explanation/proofs/secure-aggregation.md`` the
+proofs.
 """
 
 from privacy.secure_aggregation._server_state import ServerStage as ServerStage
