@@ -177,7 +177,7 @@ def test_the_bytes_of_the_documented_plan_are_those_of_its_program() -> None:
 def test_the_programs_with_models_from_elsewhere_run(
     importer: str, says: str, tmp_path: Path
 ) -> None:
-    text = (HOW_TO / "encrypted-inference.md").read_text()
+    text = (HOW_TO / "imported-models.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     (program,) = [each for each in programs if f"{importer}(" in each]
     assert f"# {says}\n" in program
@@ -194,7 +194,7 @@ def test_the_programs_with_models_from_elsewhere_run(
 
 
 def test_the_program_about_networks_with_relu_runs_to_an_encrypted_answer(tmp_path: Path) -> None:
-    text = (HOW_TO / "encrypted-inference.md").read_text()
+    text = (HOW_TO / "relu-networks.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     (program,) = [each for each in programs if "replace_activations(" in each]
     (tmp_path / "relu.py").write_text(program)
