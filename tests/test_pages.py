@@ -4,11 +4,8 @@ import ast
 import builtins
 import contextlib
 import importlib
-import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +38,26 @@ PACKAGES = ("privacy", "strategies", "flower_app")
         ("shared-inference.md", "exchanges"),
     ],
 )
-def test_the_first_program_of_a_page_runs(page: str, says: str, tmp_path: Path) -> None:
+def test_the_first_program_of_a_page_runs(
+    page: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = (HOW_TO / page).read_text()
     program = re.search(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert program is not None
-    path = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-    done = subprocess.run(
-        [sys.executable, "-c", path + program[1]],
-        cwd=tmp_path,
-        env=os.environ | {"HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert says in done.stdout
+    assert says in output(program[1], tmp_path, monkeypatch, capsys)
+
+
+def output(program: str, folder: Path, monkeypatch: Any, capsys: Any) -> str:
+    """What a program prints that is started in an empty folder by a user who lives there."""
+    (folder / "program.py").write_text(program)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    runpy.run_path("program.py", run_name="__main__")
+    return str(capsys.readouterr().out)
 
 
 def test_what_is_shown_as_python_is_python() -> None:
@@ -175,22 +177,17 @@ def test_the_bytes_of_the_documented_plan_are_those_of_its_program() -> None:
 
 @pytest.mark.parametrize(("importer", "says"), [("from_sklearn", "setosa"), ("from_onnx", "True")])
 def test_the_programs_with_models_from_elsewhere_run(
-    importer: str, says: str, tmp_path: Path
+    importer: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     text = (HOW_TO / "imported-models.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     (program,) = [each for each in programs if f"{importer}(" in each]
     assert f"# {says}\n" in program
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{says}\n"
+    assert output(program, tmp_path, monkeypatch, capsys) == f"{says}\n"
 
 
 def test_the_program_about_networks_with_relu_runs_to_an_encrypted_answer(tmp_path: Path) -> None:
