@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -101,6 +102,22 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
 
 
+@contextlib.contextmanager
+def _compilations_told() -> Iterator[None]:
+    """Say on the standard error when kernels are compiled: a command then waits for seconds."""
+    log, handler = logging.getLogger("privacy.kernels"), logging.StreamHandler(sys.stderr)
+    level, passed_on = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = passed_on
+
+
 def command_parser(*chosen: str) -> CommandParser:
     """The app's command line, with the options of the chosen commands."""
     parser = CommandParser(
@@ -121,7 +138,8 @@ def _command(given: list[str]) -> int:
     # SIGTERM too ends the processes that we have started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        return int(options.run(options))
+        with _compilations_told():
+            return int(options.run(options))
     except (SettingError, DataError, CommandFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
