@@ -44,7 +44,7 @@ def train(message: Message, context: Context) -> Message:
     model = network()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     images, labels = pictures(1 + int(context.node_config["partition-id"]), 60)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for _ in range(3):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(images), labels).backward()
@@ -65,7 +65,7 @@ def private(grid: Grid) -> DPFedAvg:
     return DPFedAvg(
         population=300,
         sampling=Poisson(0.2),
-        clipping=0.5,
+        clipping=1.0,
         budget=Budget(epsilon=8.0, delta=1e-3),
         # A file that all runs on these clients share. Here everything is made up.
         ledger=Path(tempfile.mkdtemp()) / "ledger.jsonl",
@@ -77,19 +77,20 @@ images, labels = pictures(0, 1000)
 
 
 def run(strategy_of) -> None:
-    """Ten rounds among 300 clients, then the accuracy."""
+    """Twenty rounds among 300 clients, then the accuracy."""
     server = ServerApp()
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         strategy = strategy_of(grid)
         start = ArrayRecord(network().state_dict())
-        result = strategy.start(grid, initial_arrays=start, num_rounds=10)
+        result = strategy.start(grid, initial_arrays=start, num_rounds=20)
         model = network()
         model.load_state_dict(result.arrays.to_torch_state_dict())
         accuracy = (model(images).argmax(dim=1) == labels).float().mean()
-        print(f"{strategy_of.__name__}: accuracy {accuracy:.1%}")
-        print(getattr(result, "privacy", "no privacy is promised"))
+        spent = getattr(result, "privacy", None)
+        cost = f"ε = {spent.epsilon:.2f} at δ = {spent.delta}" if spent else "no privacy"
+        print(f"{strategy_of.__name__}: accuracy {accuracy:.1%}, {cost}")
 
     run_in_process(server, client, num_nodes=300)
 

@@ -59,7 +59,8 @@ def main(grid: Grid, context: Context) -> None:
     start = ArrayRecord([np.zeros((10, 392), np.float32)])
     result = strategy.start(grid, initial_arrays=start, num_rounds=40)
     learned.extend(result.arrays.to_numpy_ndarrays())
-    print(result.privacy)
+    spent = result.privacy
+    print(f"ε = {spent.epsilon:.2f} at δ = {spent.delta}, z = {spent.noise_multiplier:.2f}")
 
 
 run_in_process(server, client, num_nodes=1000)
