@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 from flower_app.errors import CommandFailedError, DataError, SettingError
 from privacy.command_line import CommandParser
+from privacy.errors import MissingExtraError
+from privacy.imports import needing
 
 COMMANDS = {
     "run": ("run", "train in a local simulation, then ask encrypted questions"),
@@ -39,6 +41,9 @@ COMMANDS = {
 
 Only the module of the given command is imported: some import PyTorch.
 """
+
+_EXTRAS = {"ask": "owner", "page": "service", "serve": "service", "token": "service"}
+"""What brings all that a command needs; the whole app's does for the others."""
 
 
 class OutputLostError(Exception):
@@ -118,6 +123,16 @@ def _compilations_told() -> Iterator[None]:
         log.propagate = passed_on
 
 
+def _command(given: list[str]) -> int:
+    name = given[0] if given else ""
+    try:
+        with needing(f"python -m flower_app {name}", extra=_EXTRAS.get(name, "app")):
+            return _run(given)
+    except MissingExtraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
 def command_parser(*chosen: str) -> CommandParser:
     """The app's command line, with the options of the chosen commands."""
     parser = CommandParser(
@@ -133,7 +148,7 @@ def command_parser(*chosen: str) -> CommandParser:
     return parser
 
 
-def _command(given: list[str]) -> int:
+def _run(given: list[str]) -> int:
     options = command_parser(*given[:1]).parse_args(given)
     # SIGTERM too ends the processes that we have started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
