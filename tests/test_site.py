@@ -23,7 +23,8 @@ def leaves(entries: Any) -> Iterator[str]:
 def test_every_page_is_in_the_navigation_once() -> None:
     listed = list(leaves(tomllib.loads(site.config(site.DOCS))["project"]["nav"]))
     assert len(set(listed)) == len(listed)
-    assert set(listed) == {p.relative_to(site.DOCS).as_posix() for p in site.DOCS.rglob("*.md")}
+    written = {page.relative_to(site.DOCS).as_posix() for page in site.DOCS.rglob("*.md")}
+    assert set(listed) == written, "the navigation is in tools/site.toml"
 
 
 def test_every_public_name_is_in_the_reference() -> None:
