@@ -76,6 +76,7 @@ class CorrelatedRounds:
         self._instance: NoiseInstance | None = None
         self._noise: CorrelatedNoise | None = None
         self._path: Path | None = None
+        self._source: Path | None = None  # of the run that this one goes on from
         self._unusable = ""  # why the past noise of a resumed run cannot be used
         self._open = False  # a row was begun, and neither drawn nor skipped
         self._asked: dict[str, int] = {}  # the last row of each identity in this process
@@ -126,7 +127,7 @@ class CorrelatedRounds:
         """
         if (rows := checkpoint.rows) is None:
             return
-        path = secret_file(source)
+        path = self._source = secret_file(source)
         try:
             instance = NoiseInstance.load(path)
             events = [record.event for record in records]
@@ -226,9 +227,10 @@ class CorrelatedRounds:
         return NoiseRows(self._name, self._instance.rows)
 
     def forget(self) -> None:
-        """Remove the file of past noise: the run is over."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        """Remove the files of past noise: the run is over."""
+        for path in (self._path, self._source):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
     def _draw(self) -> npt.NDArray[np.int64]:
         if self._instance is None or self._noise is None or not self._open:
