@@ -7,17 +7,10 @@ import pytest
 from flwr.app import ArrayRecord
 
 from flower_app import __main__ as command
+from flower_app.measurements import MeasuredAccuracy, MeasuredRound, measured_accuracies
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
-from flower_app.planning import (
-    MeasuredAccuracy,
-    MeasuredRound,
-    Question,
-    expected_accuracy,
-    measured_accuracies,
-    message_bytes,
-    options,
-)
+from flower_app.planning import Question, expected_accuracy, message_bytes, options
 from privacy.accounting import Budget, GaussianRelease, Poisson, epsilon
 
 ROW = MeasuredAccuracy("mnist", "cnn", 1000, 50, 3.0, 1e-5, 0.1, 75, 1.5, 0.9, 0.8, 1.0, 3)
