@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from flwr.supercore import log
 
+from privacy.imports import needing
 from privacy.mechanisms import SystemRandomness
 from privacy.statistics import silo_statistics
 from strategies.distributed_dpsgd.accuracy import person_vectors
@@ -33,12 +34,12 @@ def check_task(request: SumRequest, task: SiloTask) -> None:
 
     What a single record is like is no reason: such a record adds nothing to the sum.
     """
-    from privacy.training import check_silo_sum
-
     if isinstance(request, TableSum):
         if task.table is not None:
             _statistics(request, task.table())
     elif isinstance(request, GradientSum):
+        from privacy.training import check_silo_sum  # brings PyTorch, which tables do without
+
         check_silo_sum(task.model, _loaded(task.persons, request), loss=task.loss)
     elif task.test_persons is not None:
         _loaded(task.test_persons, request)
@@ -65,7 +66,8 @@ def sum_of(request: SumRequest, task: SiloTask, schema: ModelSchema) -> Integers
 
 def set_parameters(model: "nn.Module", schema: ModelSchema) -> None:
     """Set the trained parameters to those that were sent; declined if they are others."""
-    import torch
+    with needing("a silo's step", extra="training"):
+        import torch
 
     from privacy.training import trained_parameters
 
@@ -142,7 +144,8 @@ def _answers(model: "nn.Module", persons: "Persons", right: Right) -> npt.NDArra
     Row by row: what the model answers to one row must not depend on the others, not even in its
     last bit. Layers that draw are seeded afresh for each, so that no row moves another's draws.
     """
-    import torch
+    with needing("a silo's evaluation", extra="training"):
+        import torch
 
     from privacy.training.model_checks.model_state import preserved_randomness
     from privacy.training.records import on_device_of
