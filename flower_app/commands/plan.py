@@ -11,17 +11,19 @@ from flower_app.commands import plan_silos
 from flower_app.commands.plan_silos import checked_budget
 from flower_app.data import DATASETS
 from flower_app.errors import SettingError
+from flower_app.measurements import AccuracyRange, measured_rounds
 from flower_app.models.specs import MODELS, RECIPES
 from flower_app.plan_advice import advice, as_document, ledger_words, read_spent
 from flower_app.planning import (
+    RATES_IN_TURNS,
     SAMPLING_RATES,
-    AccuracyRange,
     Option,
     Question,
     expected_accuracy,
-    measured_rounds,
     options,
+    options_in_turns,
 )
+from flower_app.settings import MECHANISMS
 from privacy.accounting import large_delta
 
 
@@ -62,6 +64,13 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--ledger", metavar="FILE", help="what the same clients have paid already, to plan the rest"
     )
+    parser.add_argument(
+        "--mechanism",
+        choices=MECHANISMS,
+        default=MECHANISMS[0],
+        help="banded: noise that is correlated over the rounds, for clients that take part in "
+        "turns, every 1/Q rounds; no cohort needs to be secret (lattice: independent noise)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.set_defaults(run=run)
 
@@ -86,7 +95,8 @@ def run(options_given: argparse.Namespace) -> int:
     if o.population is None:
         raise SettingError("--population is missing; give N, or --silos and how many there are")
     o.records = 50 if o.records is None else o.records
-    o.sampling_rates = o.sampling_rates or list(SAMPLING_RATES)
+    in_turns = o.mechanism == "banded"
+    o.sampling_rates = o.sampling_rates or list(RATES_IN_TURNS if in_turns else SAMPLING_RATES)
     rounds = o.rounds or [RECIPES[o.model].rounds]
     budget = checked_budget(
         o,
@@ -94,11 +104,19 @@ def run(options_given: argparse.Namespace) -> int:
         ("--records", [o.records], lambda n: n >= 1, "at least 1"),
         ("--rounds", rounds, lambda n: n >= 1, "at least 1"),
         ("--sampling-rates", o.sampling_rates, lambda q: 0 < q <= 1, "in (0, 1]"),
+        *(
+            [("--sampling-rates", o.sampling_rates, _is_one_over_groups, "1/2, 1/3, … as decimals")]
+            if in_turns
+            else []
+        ),
     )
     question = Question(budget, o.population, o.records, o.dataset, o.model)
-    accuracy = expected_accuracy(question)
+    # Measured with cohorts that stay secret.
+    accuracy = AccuracyRange(None, None) if in_turns else expected_accuracy(question)
     spent = () if paid is None else paid.events
-    rows = options(question, rates=o.sampling_rates, rounds=rounds, spent=spent)
+    rows = (options_in_turns if in_turns else options)(
+        question, rates=o.sampling_rates, rounds=rounds, spent=spent
+    )
     parameters = MODELS[o.model].parameters
     if problem := large_delta(budget.delta, o.population):
         print(f"warning: {problem}.", file=sys.stderr)
@@ -119,6 +137,11 @@ def run(options_given: argparse.Namespace) -> int:
     for option in rows:
         worked_out.append(option)
         print(_line(option), flush=True)
+    if in_turns:
+        print(
+            "\nCorrelated noise: each client is asked every 1/q rounds, and who is asked is no"
+            "\nsecret. noise: of independent noise that would leave as much in the models."
+        )
     print(
         "\nz: noise multiplier. ε unamplified: against whoever learns who was drawn;"
         "\nN is public either way. noise: on each parameter of a"
@@ -128,7 +151,7 @@ def run(options_given: argparse.Namespace) -> int:
     )
     print("\n" + textwrap.fill(_advice(worked_out, o.model), 88))
     print(f"\nExpected test accuracy: {accuracy.sentence}.")
-    if accuracy.at_least is not None or accuracy.at_most is not None:
+    if accuracy.known:
         print("Measured clients share no records and know one or two labels each.")
     known = [m for m in measured_rounds() if m.model == o.model]
     if known:
@@ -158,6 +181,10 @@ def _advice(rows: list[Option], model: str) -> str:
     )
 
 
+def _is_one_over_groups(rate: float) -> bool:
+    return rate <= 0.5 and abs(round(1 / rate) * rate - 1) < 1e-3
+
+
 _HEADER = (
     f"{'q':>6} {'rounds':>7} {'clients':>8} {'z':>8} {'ε unamplified':>13} {'noise':>9} "
     f"{'MB/round':>9} {'MB/client':>10} {'s/round':>8}"
@@ -181,9 +208,5 @@ def _document(question: Question, accuracy: AccuracyRange, rows: list[Option]) -
     return {
         "question": asdict(question),
         "options": [asdict(option) for option in rows],
-        "accuracy": {
-            "known": accuracy.at_least is not None or accuracy.at_most is not None,
-            **asdict(accuracy),
-            "sentence": accuracy.sentence,
-        },
+        "accuracy": accuracy.as_dict(),
     }

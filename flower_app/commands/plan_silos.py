@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flower_app.errors import SettingError
+from flower_app.measurements import AccuracyRange, measured_silos
 from flower_app.models.specs import MODELS
 from flower_app.plan_advice import Advice, advice, as_document, ledger_words, read_spent
 from flower_app.silo_planning import (
@@ -17,6 +18,7 @@ from flower_app.silo_planning import (
     STEPS,
     SiloOption,
     SiloQuestion,
+    expected_accuracy,
     silo_options,
 )
 from privacy.accounting import Budget, large_delta
@@ -66,7 +68,8 @@ def run(options_given: argparse.Namespace) -> int:
         silos = FewSilos(o.silos, 1 if o.colluders is None else o.colluders, o.absent)
     except (TypeError, ValueError) as error:
         raise SettingError(f"--silos {o.silos} is wrong; {error}") from error
-    question = SiloQuestion(budget, silos, o.records, o.model)
+    question = SiloQuestion(budget, silos, o.records, o.model, o.dataset)
+    accuracy = expected_accuracy(question, measured_silos())
     paid = None if o.ledger is None else read_spent(o.ledger, population=None)
     spent = () if paid is None else paid.events
     rows = silo_options(question, rates=rates, steps=steps, spent=spent)
@@ -74,7 +77,7 @@ def run(options_given: argparse.Namespace) -> int:
     if problem := large_delta(budget.delta, o.records):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
-        document = _document(question, worked_out := list(rows))
+        document = _document(question, accuracy, worked_out := list(rows))
         document["advice"] = as_document(advice(worked_out, parameters=parameters))
         document["spent"] = None if paid is None else paid.epsilon(budget.delta)
         print(json.dumps(document, ensure_ascii=False))
@@ -99,7 +102,9 @@ def run(options_given: argparse.Namespace) -> int:
         "\nrows. Only these settings cost privacy: learning rates do not, unless tuned on the data."
     )
     print("\n" + textwrap.fill(_advice(advice(worked_out, parameters=parameters)), 88))
-    print("\nExpected test accuracy: not known, nothing comparable was measured.")
+    print(f"\nExpected test accuracy: {accuracy.sentence}.")
+    if accuracy.known:
+        print("Every measured record is another person's.")
     return 0
 
 
@@ -136,7 +141,13 @@ def _line(option: SiloOption) -> str:
     )
 
 
-def _document(question: SiloQuestion, rows: list[SiloOption]) -> dict[str, Any]:
+def _document(
+    question: SiloQuestion, accuracy: AccuracyRange, rows: list[SiloOption]
+) -> dict[str, Any]:
     document = asdict(question)
     document["silos"]["server"] = question.silos.server.value
-    return {"question": document, "options": [asdict(option) for option in rows]}
+    return {
+        "question": document,
+        "options": [asdict(option) for option in rows],
+        "accuracy": accuracy.as_dict(),
+    }

@@ -35,7 +35,8 @@ VERDICT = """<div class="verdict">
 <p><strong>{{ verdict.word }}.</strong> {% if verdict.success < 1 %}Whoever sees all that was
 released, knows the data of all other {{ one }}s, and guesses whether one {{ one }} took part is
 right at most <strong>{{ percent(verdict.success) }}</strong> of the time, where a coin is right
-50 %{% if not silos and c.sampling_rate < 1 %}, as long as nobody learns who was
+50 %{% if not silos and c.sampling_rate < 1 and
+c.sampling != "cyclic-groups" %}, as long as nobody learns who was
 drawn{% endif %}.{% else %}No limit was proved on what was released shows of any one
 {{ one }}.{% endif %}</p>
 <div class="scale" role="img"

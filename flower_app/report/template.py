@@ -53,9 +53,9 @@ most{% if c.epsilon > 4 %}, which is little protection against an attacker who k
 much{% endif %}; over all releases such guesses are right as rarely as the first line says. ε is a
 limit that no attack can pass while what is trusted below holds, not an estimate of what one would
 find.</p>
-<p>In other words: an attack that wrongly suspects 1 % of those who took no part finds at most
-<strong>{{ percent(c.attack_success["0.01"]) }}</strong> of those who did; one that wrongly
-suspects 10 %, at most <strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
+<p>In other words: an attack that wrongly suspects 1 % of the {{ one }}s that were not there finds
+at most <strong>{{ percent(c.attack_success["0.01"]) }}</strong> of those that were; one that
+wrongly suspects 10 %, at most <strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
 {% if c.gaussian_dp_mu is not none %}At this δ and every larger one the run is no less private than
 one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations
 apart.{% endif %}</p>
@@ -64,7 +64,9 @@ apart.{% endif %}</p>
 δ that is up to k·e<sup>(k−1)ε</sup> times as large.</p>
 {% else %}
 <p>{% if c.sampling == "full" or c.sampling_rate == 1 %}Every client was asked in every round, so ε
-needs no secrecy about who was drawn{% else %}ε counts on nobody learning who was drawn. Against
+needs no secrecy about who was drawn{% elif c.sampling == "cyclic-groups" %}Clients took part in
+turns, and noise was correlated over the rounds (docs/how-to/correlated-noise.md). ε needs no
+secrecy about who was asked{% else %}ε counts on nobody learning who was drawn. Against
 whoever does learn it, a drawn client about itself for one, it is
 <strong>ε = {{ number(c.epsilon_without_amplification) }}</strong>{% endif %}.
 That there are N = {{ n(c.population) }} registered clients is public: “without a

@@ -26,8 +26,10 @@ from privacy.accounting import Budget, Event, Full
 from privacy.accounting.errors import LedgerError
 from privacy.mechanisms import LatticeGaussian
 from strategies import (
+    BandedMF,
     CappedWeights,
     Checkpointing,
+    CyclicGroups,
     DistributedDPSGD,
     DPFedAvg,
     OnRound,
@@ -307,7 +309,12 @@ def make_strategy(
             )
         return DPFedAvg(
             population=population,
-            sampling=Poisson(settings.sampling_rate),
+            sampling=(
+                CyclicGroups(settings.groups)
+                if settings.groups
+                else Poisson(settings.sampling_rate)
+            ),
+            mechanism=BandedMF(settings.groups) if settings.groups else LatticeGaussian(),
             clipping=settings.clipping_norm,
             noise_multiplier=settings.noise_multiplier or None,
             budget=Budget(settings.epsilon, settings.delta),
