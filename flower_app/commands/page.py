@@ -19,7 +19,8 @@ def add_command(commands: Any) -> None:
         "must name the copy's origin: serve --origin URL.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="to write into")
-    parser.add_argument("model", choices=sorted(MODELS), help="that the service has")
+    models = sorted(name for name, spec in MODELS.items() if spec.in_ckks)
+    parser.add_argument("model", choices=models, help="that the service has")
     parser.add_argument(
         "--service", required=True, metavar="URL", help="of the service, https://host:port"
     )

@@ -6,7 +6,9 @@ from flower_app.report.page_parts import (
     EVALUATOR,
     FIGURES,
     HEAD,
+    LIMITS_OF_ANSWERS,
     PICTURES,
+    QUESTIONS,
     SETTINGS,
 )
 
@@ -85,12 +87,9 @@ if s.aborted_rounds %} ({{ s.aborted_rounds|length }} steps opened nothing){% en
 is less than z·S with z = {{ number(c.noise_multiplier) }}</th>
 <td>every record of a silo that does not collude</td><td>all of those above</td>
 <td>the fewest honest silos, {{ c.honest }}: each adds its share</td></tr>
-<tr><th>Encrypted questions and answers{% if e %}, CKKS at {{ e.security_bits }} bits{%
-else %}: not in this run{% endif %}</th>
-{% if e %}<td>who asks: the question and its answer</td>
-<td>whoever evaluates the model and follows the protocol</td>
-<td>the asking person's own machine</td>
-{% else %}<td>–</td><td>–</td><td class="why">no encrypted questions were asked
+"""
+    + QUESTIONS
+    + """<td>–</td><td>–</td><td class="why">no encrypted questions were asked
 (encrypted-test-images = 0)</td>{% endif %}</tr>
 </tbody></table>
 
@@ -175,10 +174,9 @@ what it cannot see. That spoils the model, and nobody's privacy.</li>
 {% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows silos' data. It is
 there because whoever runs a simulation holds all data anyway: do not share it if they are not
 public.</li>{% endif %}
-<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
-question at a time.</li>
-<li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
-</ul>
+"""
+    + LIMITS_OF_ANSWERS
+    + """</ul>
 
 """
     + PICTURES

@@ -9,7 +9,9 @@ from flower_app.report.page_parts import (
     EVALUATOR,
     FIGURES,
     HEAD,
+    LIMITS_OF_ANSWERS,
     PICTURES,
+    QUESTIONS,
     SETTINGS,
 )
 
@@ -95,16 +97,11 @@ who was drawn</td>
 <td>{{ r.unit }}</td><td>the server too</td>
 <td>{{ r.trusted }}. It is {{ r.note }}</td>
 {% endif %}</tr>
-<tr><th>Encrypted questions and answers{% if e %}, CKKS at {{ e.security_bits }} bits{% endif %}
-{% if not e %}: not in this run{% endif %}</th>
-{% if e %}
-<td>who asks: the question and its answer</td>
-<td>whoever evaluates the model and follows the protocol</td>
-<td>the asking person's own machine</td>
-{% else %}
-<td>–</td><td>–</td><td class="why">{% if reported %}nobody asked about the data set's test images
-(encrypted-test-images = 0); the nodes asked about their own, see below{% else %}no encrypted
-questions were asked (encrypted-test-images = 0){% endif %}</td>
+"""
+    + QUESTIONS
+    + """<td>–</td><td>–</td><td class="why">{% if reported %}nobody asked about the data set's
+test images (encrypted-test-images = 0); the nodes asked about their own, see below{% else %}no
+encrypted questions were asked (encrypted-test-images = 0){% endif %}</td>
 {% endif %}</tr>
 {% if t and t.accuracy is defined %}
 <tr><th>Encrypted test-time round: nodes tested the model on images of their own, under keys of
@@ -239,10 +236,9 @@ a sum; the server cannot bound what it cannot see.</li>
 {% else %}<li><strong>Poisoning</strong> is bounded (no client moves a round's sum by more than S),
 not prevented.</li>
 {% endif %}
-<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
-question at a time.</li>
-<li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
-</ul>
+"""
+    + LIMITS_OF_ANSWERS
+    + """</ul>
 
 """
     + PICTURES

@@ -14,6 +14,7 @@ bit that is left.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +33,12 @@ from privacy.shared_inference.errors import CannotPlanError
 from privacy.shared_inference.plan import (
     MAX_WIDTH,
     AffineStep,
+    LargestStep,
     MaximumStep,
     ReluStep,
     SquareStep,
     Step,
-    tournament,
+    rounds_of,
 )
 from privacy.shared_inference.ring import Ring, Structure, as_ring
 
@@ -44,6 +46,10 @@ _SLACK = 1e-9
 """Of a bound, for the rounding of doubles."""
 _BITS = (4, 28)
 """Fractional bits of weights, from the fewest to the most."""
+_SMALL_BATCH = 16
+"""Images of a question up to which rounds cost more than comparisons."""
+_TOGETHER = 4
+"""Elements of a window whose pairs are all compared at once, in small batches; else two meet."""
 _COARSE = 4
 """Widths are multiples of this many bits, so that they tell less of the weights."""
 
@@ -100,12 +106,13 @@ def fixed_point(
     *,
     must_prove: bool,
     to_class: bool,
+    batch_size: int,
 ) -> FixedPoint:
     """The coarsest integers whose logits are proved to be off by a tolerance at most.
 
     ``low`` and ``high`` bound the input's elements. The first of ``tolerances`` that can be proved
     is taken; without ``must_prove`` the least error that can be proved, where none of them can.
-    ``to_class`` adds the place of the largest logit.
+    ``to_class`` adds the place of the largest logit; ``batch_size`` is for questions.
 
     Raises
     ------
@@ -113,11 +120,12 @@ def fixed_point(
         If no precision does.
     """
     reason = ""
+    together = _TOGETHER if batch_size <= _SMALL_BATCH else 2
     offered: list[FixedPoint] = []
     for bits in range(_BITS[0], _BITS[1] + 1):
         for short in (None, bits, bits - 3, bits - 6):
             try:
-                made = _Rounding(network, bits, short).of(low, high, to_class)
+                made = _Rounding(network, bits, short, together).of(low, high, to_class)
             except _TooLargeError as error:
                 reason = f"at {bits} fractional bits {error} is too large for integers of 64 bits"
                 continue
@@ -142,8 +150,11 @@ def fixed_point(
 class _Rounding:
     """One choice of fractional bits, followed through the nodes."""
 
-    def __init__(self, network: Sequence[Node], bits: int, short: int | None) -> None:
+    def __init__(
+        self, network: Sequence[Node], bits: int, short: int | None, together: int
+    ) -> None:
         self._network, self._bits, self._short = network, bits, short
+        self._together = together
         self._made = FixedPoint(input_bits=bits)
         self._wires: list[_Wire] = []
         self._places: list[int] = [0]  # a node's wire
@@ -256,18 +267,23 @@ class _Rounding:
         self._add(SquareStep(source, size, shift), squares)
 
     def _maxima(self, windows: NDArray[np.int64], name: str, source: int) -> None:
-        for left, right, rest in tournament(windows):
+        for places in rounds_of(windows, self._together):
             wire = self._wires[source]
+            in_pairs = len(places) > 1
+            # Columns of elements that meet, and the elements that wait for the next round.
+            columns = places[:2] if in_pairs else tuple(places[0].T)
+            rest = places[2] if in_pairs else np.zeros(0, np.int32)
             widest = max(
-                float((wire.high[left] - wire.low[right]).max()),
-                float((wire.high[right] - wire.low[left]).max()),
-                1.0,
+                float((wire.high[one] - wire.low[other]).max())
+                for one, other in permutations(columns, 2)
             )
             _check(np.array([widest]), MAX_WIDTH - 1, name)
-            step = MaximumStep(source, left, right, rest, _width(widest))
-
+            width = _width(max(widest, 1.0))
+            step: Step = LargestStep(source, places[0], width)
+            if in_pairs:
+                step = MaximumStep(source, places[0], places[1], rest, width)
             low, high, error = (
-                np.concatenate([np.maximum(part[left], part[right]), part[rest]])
+                np.concatenate([np.max([part[c] for c in columns], axis=0), part[rest]])
                 for part in (wire.low, wire.high, wire.error)
             )
             self._add(step, _Wire(wire.bits, low, high, error))

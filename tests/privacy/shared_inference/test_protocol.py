@@ -1,6 +1,7 @@
 """On shares the workers compute what the integers give, and the integers what PyTorch gives."""
 
 import json
+import math
 import struct
 
 import numpy as np
@@ -14,7 +15,14 @@ from privacy.inference import Square
 from privacy.shared_inference import Plan, SharedModel, compile_model
 from privacy.shared_inference.clear import in_the_clear
 from privacy.shared_inference.errors import CannotPlanError, UnsupportedLayerError
-from privacy.shared_inference.plan import MaximumStep, ReluStep, SquareStep
+from privacy.shared_inference.plan import (
+    AffineStep,
+    LargestStep,
+    MaximumStep,
+    ReluStep,
+    SquareStep,
+    rounds_of,
+)
 from privacy.shared_inference.ring import as_signed, quantised
 from tests.privacy.shared_inference.parties import Protocol
 from tests.privacy.shared_inference.shared_models import MODELS, made
@@ -57,7 +65,7 @@ def test_models_of_every_kind(name: str, answer: str) -> None:
         with pytest.raises(ValueError, match="its sign is the class"):
             compile_model(model, input_shape=shape, input_range=(-1, 1), answer=answer)
         return
-    for batch in (1, 5):
+    for batch in (1, 17):
         compiled = compile_model(
             model, input_shape=shape, input_range=(-1, 1), answer=answer, batch_size=batch
         )
@@ -95,9 +103,16 @@ def test_random_networks(
 
 @settings(max_examples=15)
 @given(
-    st.integers(1, 3), st.integers(2, 3), st.integers(1, 3), st.booleans(), st.integers(0, 2**31)
+    st.integers(1, 3),
+    st.integers(2, 3),
+    st.integers(1, 3),
+    st.booleans(),
+    st.sampled_from([4, 17]),
+    st.integers(0, 2**31),
 )
-def test_random_pools(stride: int, size: int, channels: int, rectify: bool, seed: int) -> None:
+def test_random_pools(
+    stride: int, size: int, channels: int, rectify: bool, batch: int, seed: int
+) -> None:
     torch.manual_seed(seed)
     model = nn.Sequential(
         nn.Conv2d(1, channels, 3, stride=2, padding=1),
@@ -107,8 +122,8 @@ def test_random_pools(stride: int, size: int, channels: int, rectify: bool, seed
     )
     model.append(nn.LazyLinear(3))
     model(torch.zeros(1, 1, 8, 7))
-    compiled = compile_model(model, input_shape=(1, 8, 7), input_range=(-1, 1), batch_size=4)
-    check(compiled, drawn(compiled, 4, seed))
+    compiled = compile_model(model, input_shape=(1, 8, 7), input_range=(-1, 1), batch_size=batch)
+    check(compiled, drawn(compiled, batch, seed))
 
 
 def test_the_inputs_that_make_values_largest_do_not_wrap() -> None:
@@ -192,15 +207,38 @@ def one_step(kind: str, shift: int, batch: int) -> Plan:
 
 def test_maxima_before_relu_take_fewer_comparisons() -> None:
     """Four values are rectified as one, whichever stands first in the model."""
-    plans = []
-    for layers in ((nn.ReLU(), nn.MaxPool2d(2)), (nn.MaxPool2d(2), nn.ReLU())):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(1, 1, 3), *layers, nn.Flatten(), nn.Linear(4, 2))
-        plans.append(compile_model(model, input_shape=(1, 6, 6), input_range=(0, 1)).plan)
-    counts = [[type(step) for step in plan.steps] for plan in plans]
-    assert counts[0] == counts[1]
-    assert counts[0].count(MaximumStep) == 2
-    assert [step.size for step in plans[0].steps if isinstance(step, ReluStep)] == [4]
+    for batch, maxima in ((1, [LargestStep]), (17, [MaximumStep, MaximumStep])):
+        plans = []
+        for layers in ((nn.ReLU(), nn.MaxPool2d(2)), (nn.MaxPool2d(2), nn.ReLU())):
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Conv2d(1, 1, 3), *layers, nn.Flatten(), nn.Linear(4, 2))
+            given = {"input_shape": (1, 6, 6), "input_range": (0, 1), "batch_size": batch}
+            plans.append(compile_model(model, **given).plan)
+        kinds = [[type(step) for step in plan.steps] for plan in plans]
+        assert kinds[0] == kinds[1] == [AffineStep, *maxima, ReluStep, AffineStep]
+        assert [step.size for step in plans[0].steps if isinstance(step, ReluStep)] == [4]
+
+
+@pytest.mark.parametrize("together", [2, 3, 4])
+@pytest.mark.parametrize("size", range(2, 18))
+def test_rounds_leave_the_earliest_largest(size: int, together: int) -> None:
+    """Followed on numbers, of which several are largest; places stand for themselves."""
+    generator = np.random.default_rng(size)
+    windows = generator.permuted(np.tile(np.arange(size + 1), (9, 1)), axis=1)[:, :size]
+    places, numbers = np.arange(size + 1), generator.integers(0, 4, size + 1)
+    for step in rounds_of(windows, together):
+        if len(step) == 1:
+            columns = places[step[0]]
+            best = numbers[columns].argmax(axis=1)
+            places = columns[np.arange(len(columns)), best]
+            continue
+        left, right, rest = (places[part] for part in step)
+        larger = np.where(numbers[left] >= numbers[right], left, right)
+        places = np.concatenate([larger, rest])
+    expected = windows[np.arange(9), numbers[windows].argmax(axis=1)]
+    assert np.array_equal(places, expected)
+    count = len(rounds_of(windows, together))
+    assert count == math.ceil(round(math.log(size, together), 9))
 
 
 def test_what_cannot_be_evaluated_is_refused() -> None:
