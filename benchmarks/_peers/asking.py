@@ -7,7 +7,7 @@ import select
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
@@ -27,7 +27,7 @@ class Reply:
     processor: float | None
     """Of the evaluation, all threads; None where more processes than one work."""
     logits: tuple[float, ...]
-    costs: Mapping[str, float]
+    costs: Mapping[str, float] = field(default_factory=dict)
     """Of the evaluation, where more parties than one work: ``exchanges``, ``bytes``, and seconds of
     all ``processor``s."""
 

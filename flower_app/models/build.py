@@ -27,7 +27,7 @@ class _Start:
     bias: float
 
 
-_CNNS = {"cnn": _Start(1.3, 0.37, 1.0), "relu-cnn": _Start(1.3, 0.37, 1.0)}
+_CNNS = {"cnn": _Start(1.3, 0.37, 1.0), "relu-cnn": _Start(4.0, 4.0, 0.0)}
 
 
 def build_model(name: str) -> nn.Sequential:

@@ -32,6 +32,7 @@ from privacy.shared_inference.plan import (
     AffineStep,
     ComparingStep,
     LargestStep,
+    LineStep,
     MaximumStep,
     Plan,
     ReluStep,
@@ -67,6 +68,8 @@ def completions(step: Step) -> int:
         return (4 if step.shift else 1) * step.size
     if isinstance(step, LargestStep):
         return 2 * step.size * step.window * step.entries
+    if isinstance(step, LineStep):
+        return ((3 if step.shift else 2) * len(step.knots) + 2 * (step.shift > 0)) * step.size
     return 2 * len(step.left)
 
 
@@ -260,6 +263,10 @@ def _known(step: Step, masks: Sequence[Ring], weights: Ring, secret: Ring) -> li
         return [t, t * r]
     r, shift = masks[step.source], np.uint64(step.shift)
     short, top = r >> shift, r >> np.uint64(63)
+    if isinstance(step, LineStep):
+        t = secret.reshape(len(step.knots), *r.shape)
+        listed = [t, t * short, t * top, short, top] if step.shift else [t, t * short]
+        return [part.reshape(-1, r.shape[1]) for part in listed]
     if isinstance(step, SquareStep):
         return [r * r] if not step.shift else [short * short, short, top, top * short]
     t = secret.reshape(r.shape)
@@ -293,7 +300,12 @@ def outcomes(
 
 
 def compared_values(step: ComparingStep, values: Ring) -> Ring:
-    """What is compared with zero, shape (comparisons, batch), of a wire's values or masks."""
+    """What is compared, shape (comparisons, batch), of a wire's values or masks.
+
+    It is compared with zero, and of a line with its knots in turn: their masks are alike.
+    """
+    if isinstance(step, LineStep):
+        return np.tile(values, (len(step.knots), 1))
     if isinstance(step, MaximumStep):
         return values[step.left] - values[step.right]
     if isinstance(step, LargestStep):
@@ -304,6 +316,11 @@ def compared_values(step: ComparingStep, values: Ring) -> Ring:
 
 def _shapes(step: Step, batch: int) -> list[tuple[int, int]]:
     """Of what the provider knows of a step."""
+    if isinstance(step, LineStep):
+        rows = step.size * len(step.knots)
+        return [(rows, batch)] * (3 if step.shift else 2) + [(step.size, batch)] * (
+            2 if step.shift else 0
+        )
     rows = len(step.left) if isinstance(step, MaximumStep) else step.size
     if isinstance(step, LargestStep):
         rows *= step.window * step.entries

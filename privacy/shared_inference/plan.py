@@ -136,9 +136,28 @@ class LargestStep:
         return 1 << (self.window - 1)
 
 
-ComparingStep = ReluStep | MaximumStep | LargestStep
+@dataclass(frozen=True, eq=False)
+class LineStep:
+    """A line of pieces on each element: offset + slope·x + Σ turns·max(x - knots, 0).
+
+    x is shortened by ``shift`` bits before; ``width`` bits hold what it is compared with, from x
+    before that, with its sign.
+    """
+
+    source: int
+    size: int
+    width: int
+    shift: int
+    offset: int
+    slope: int
+    knots: tuple[int, ...]
+    turns: tuple[int, ...]
+
+
+ComparingStep = ReluStep | MaximumStep | LargestStep | LineStep
 Step = AffineStep | SquareStep | ComparingStep
 _WINDOWS = (3, 4)
+_MAX_KNOTS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +260,7 @@ class Plan:
                 fields = {"source": step.source, "width": step.width, "window": step.window}
                 steps.append({"kind": "largest", **fields, "places": keep(step.windows.ravel())})
             else:
-                kind = "relu" if isinstance(step, ReluStep) else "square"
+                kind = type(step).__name__.removesuffix("Step").lower()
                 steps.append({"kind": kind, **vars(step)})
         fields = {**vars(self), "steps": steps}
         names = [*Plan.__dataclass_fields__]
@@ -284,7 +303,9 @@ class Plan:
             elif isinstance(step, LargestStep):
                 lines.append(f"{name}: {step.size} windows of {step.window} in {step.width} bits")
             else:
-                width = f" in {step.width} bits" if isinstance(step, ReluStep) else ""
+                width = "" if isinstance(step, SquareStep) else f" in {step.width} bits"
+                if isinstance(step, LineStep):
+                    width = f", {len(step.knots)} knots each{width}"
                 shift = f", shortened by {step.shift}" if step.shift else ""
                 lines.append(f"{name}: {step.size} values{width}{shift}")
         lines.append(f"{self.exchanges} exchanges of {self.exchanged_bytes} bytes in all each way")
@@ -297,6 +318,8 @@ def compared(step: Step) -> int:
         return step.size
     if isinstance(step, LargestStep):
         return step.size * len(step.pairs)
+    if isinstance(step, LineStep):
+        return step.size * len(step.knots)
     return len(step.left) if isinstance(step, MaximumStep) else 0
 
 
@@ -409,6 +432,7 @@ def _step(listed: dict[str, Any], sizes: Sequence[int], arrays: _Arrays) -> Step
             sizes[listed["source"]],
             _whole(listed["shift"], 0, MAX_WIDTH - 1),
         ),
+        "line": lambda: _line(listed, sizes, source),
         "maximum": lambda: _maximum(listed, sizes, source, arrays),
         "largest": lambda: _largest(listed, sizes, source, arrays),
     }
@@ -448,6 +472,25 @@ def _maximum(
     if len(left) != len(right) or len(left) == 0:
         raise MessageError("a maximum of the plan has no pairs")
     return MaximumStep(number, left, right, rest, _whole(listed["width"], 2, MAX_WIDTH))
+
+
+def _line(listed: dict[str, Any], sizes: Sequence[int], source: Callable[[Any], int]) -> LineStep:
+    number, most = source(listed["source"]), 1 << MAX_WIDTH
+    knots, turns = (
+        tuple(_whole(value, -most, most) for value in listed[name]) for name in ("knots", "turns")
+    )
+    if not 1 <= len(knots) == len(turns) <= _MAX_KNOTS or list(knots) != sorted({*knots}):
+        raise MessageError("a line of the plan has no such knots")
+    return LineStep(
+        number,
+        sizes[number],
+        _whole(listed["width"], 2, MAX_WIDTH),
+        _whole(listed["shift"], 0, MAX_WIDTH - 1),
+        _whole(listed["offset"], -most, most),
+        _whole(listed["slope"], -most, most),
+        knots,
+        turns,
+    )
 
 
 def _largest(

@@ -34,6 +34,7 @@ from privacy.shared_inference.plan import (
     AffineStep,
     ComparingStep,
     LargestStep,
+    LineStep,
     MaximumStep,
     Plan,
     ReluStep,
@@ -166,6 +167,9 @@ def _selected(
     part, base = prepared.shares.steps[index], prepared.constants[index]
     wire, mask = wires[step.source], prepared.masks[step.source]
     x = compared_values(step, wire)
+    if isinstance(step, LineStep):
+        knots = np.repeat(_ring(step.knots) << np.uint64(step.shift), step.size)
+        x = x - knots[:, None]
     if isinstance(step, MaximumStep):
         base = base - mask[step.right]
         if holder == 0:
@@ -186,6 +190,9 @@ def _selected(
     if isinstance(step, LargestStep):
         _largest(step, bits, wire, part.known, base, share)
         return share
+    if isinstance(step, LineStep):
+        opened = bits.reshape(len(step.knots), *wire.shape)
+        return base + _line(step, holder, opened, wire, mask, part.known)
     if isinstance(step, ReluStep) and step.shift:
         t, t_short, short, top, t_top = part.known
         kept, wrapped = _shortened(x, step.shift)
@@ -209,6 +216,33 @@ def _largest(
     values = wire[step.windows.T].reshape(step.window, count)
     wins, hidden = (table.reshape(step.window, step.entries, count) for table in tables)
     _look_up(places, values, wins, hidden, base.ravel(), share.ravel())
+
+
+def _line(
+    step: LineStep, holder: int, bits: Bits, wire: Ring, mask: Ring, known: Sequence[Ring]
+) -> Ring:
+    """A share of a line of pieces, by which knots lie below: shape (elements, batch)."""
+    shape = (len(step.knots), *wire.shape)
+    t, t_r = (part.reshape(shape) for part in known[:2])
+    kept, wrapped = wire, np.zeros_like(wire)
+    t_top = np.zeros_like(t)
+    own = wire - mask if holder == 0 else -mask
+    if step.shift:
+        kept, wrapped = _shortened(wire, step.shift)
+        t_top, (short, top) = known[2].reshape(shape), known[3:]
+        own = _short_share(holder, kept, wrapped, short, top)
+    made: Ring = own * _ring((step.slope,))
+    if holder == 0:
+        made += _ring((step.offset,))
+    for place, (knot, turn) in enumerate(zip(_ring(step.knots), _ring(step.turns), strict=True)):
+        flipped = t[place] * (kept - knot) - t_r[place] + t_top[place] * wrapped
+        above = own - flipped - knot if holder == 0 else own - flipped
+        made += turn * np.where(bits[place], above, flipped)
+    return made
+
+
+def _ring(numbers: Sequence[int]) -> Ring:
+    return np.array(numbers, dtype=np.int64).astype(np.uint64)
 
 
 def _shortened(masked: Ring, shift: int) -> tuple[Ring, Ring]:

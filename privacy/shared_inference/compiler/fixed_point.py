@@ -8,20 +8,22 @@ Two bounds go through the nodes, for every input in the range: an interval that 
 and the largest distance e of an integer, as a value, from the model's own. With W the model's
 weights and W' the rounded ones, an affine map has e = Σ |W|·e + Σ |W - W'|·|x'| + |b - b'|; a ReLU
 and a maximum keep e, a square makes e·(2·|x'| + e) of it, and shortening adds a unit of the last
-bit that is left.
+bit that is left; a curve (:mod:`.curves`) multiplies e by its steepest slope and adds its own.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from privacy.shared_inference.compiler.curves import SLOPE_BITS, line
 from privacy.shared_inference.compiler.network import (
     Affine,
+    Curve,
     Node,
     Relu,
     Square,
@@ -34,6 +36,7 @@ from privacy.shared_inference.plan import (
     MAX_WIDTH,
     AffineStep,
     LargestStep,
+    LineStep,
     MaximumStep,
     ReluStep,
     SquareStep,
@@ -192,6 +195,8 @@ class _Rounding:
             self._add(step, wire)
         elif isinstance(node, Windows):
             self._maxima(node.places, node.name, self._places[node.source])
+        elif isinstance(node, Curve):
+            self._curve(node)
         else:
             self._activation(node)
 
@@ -246,15 +251,42 @@ class _Rounding:
             _check(wire.magnitude, MAX_WIDTH - 1, name)
         return max(shift, 0)
 
+    def _shortened(self, wire: _Wire, name: str) -> tuple[int, _Wire]:
+        """By how many bits a wire is shortened before an activation, and what it is then."""
+        shift = self._shift(wire, name)
+        unit, bits = 2.0**shift, wire.bits - shift
+        low, high = np.floor(wire.low / unit), np.floor(wire.high / unit)
+        if not shift:
+            return 0, wire
+        return shift, _Wire(bits, low, high + 1, wire.error + 2.0**-bits)
+
+    def _curve(self, node: Curve) -> None:
+        source = self._places[node.source]
+        wire = self._wires[source]
+        shift, short = self._shortened(wire, node.name)
+        made = line(node.curve, node.low, node.high, short.bits)
+        if not made.knots:  # a narrow range, on which the function is straight
+            made = replace(made, knots=(int(np.rint(short.low.min())),), turns=(0,))
+        knots = np.array(made.knots, dtype=np.float64)
+        # On its pieces the line is largest and smallest at their ends.
+        inside = np.clip(knots[:, None], short.low, short.high)
+        ends = made.at(np.vstack([inside, short.low, short.high]))
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        slack = _SLACK * np.maximum(np.abs(low), np.abs(high))
+        parts = [abs(made.offset), *(abs(t) * float(short.magnitude.max()) for t in made.turns)]
+        _check(np.array([sum(parts)]), MAX_WIDTH - 1, node.name)
+        widest = float(wire.magnitude.max()) + float(np.abs(knots).max()) * 2.0**shift
+        _check(np.array([widest]), MAX_WIDTH - 1, node.name)
+        error = made.steepest * short.error + made.error
+        after = _Wire(short.bits + SLOPE_BITS, low - slack, high + slack, error)
+        line_of = (made.offset, made.slope, made.knots, made.turns)
+        self._add(LineStep(source, len(low), _width(widest), shift, *line_of), after)
+
     def _activation(self, node: Relu | Square) -> None:
         source = self._places[node.source]
         wire = self._wires[source]
-        shift = self._shift(wire, node.name)
-        unit, bits = 2.0**shift, wire.bits - shift
-        low, high = np.floor(wire.low / unit), np.floor(wire.high / unit)
-        error = wire.error
-        if shift:
-            high, error = high + 1, error + 2.0**-bits
+        shift, short = self._shortened(wire, node.name)
+        bits, low, high, error = short.bits, short.low, short.high, short.error
         size = len(low)
         if isinstance(node, Relu):
             _check(wire.magnitude, MAX_WIDTH - 1, node.name)

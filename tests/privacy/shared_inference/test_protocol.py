@@ -14,10 +14,12 @@ from torch import nn
 from privacy.inference import Square
 from privacy.shared_inference import Plan, SharedModel, compile_model
 from privacy.shared_inference.clear import in_the_clear
+from privacy.shared_inference.compiler.curves import CURVES, SLOPE_BITS, line
 from privacy.shared_inference.errors import CannotPlanError, UnsupportedLayerError
 from privacy.shared_inference.plan import (
     AffineStep,
     LargestStep,
+    LineStep,
     MaximumStep,
     ReluStep,
     SquareStep,
@@ -43,7 +45,7 @@ def check(compiled: SharedModel, inputs: np.ndarray) -> None:
     integers = quantised(inputs, plan.input_bits)
     clear = in_the_clear(plan, compiled.weights, integers)
     shared = Protocol(plan, compiled.weights).run(integers)
-    steps = [step for step in plan.steps if isinstance(step, ReluStep | SquareStep)]
+    steps = [step for step in plan.steps if isinstance(step, ReluStep | SquareStep | LineStep)]
     if not any(step.shift for step in steps):
         assert np.array_equal(shared, clear)
     expected = compiled.predict(inputs)
@@ -241,9 +243,30 @@ def test_rounds_leave_the_earliest_largest(size: int, together: int) -> None:
     assert count == math.ceil(round(math.log(size, together), 9))
 
 
+@pytest.mark.parametrize("name", sorted(CURVES))
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (-30, 20), (0.5, 0.5001), (-4000, 9)])
+def test_curves_are_lines_within_their_stated_error(name: str, low: float, high: float) -> None:
+    functions = {
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "gelu": nn.functional.gelu,
+        "gelu by tanh": lambda x: nn.functional.gelu(x, approximate="tanh"),
+        "silu": nn.functional.silu,
+    }
+    bits = 14
+    made_of = line(name, low, high, bits)
+    points = np.random.default_rng(0).uniform(low, high, 50_000)
+    points[:2] = low, high
+    exact = functions[name](torch.from_numpy(points)).numpy()
+    off = np.abs(made_of.at(points * 2.0**bits) / 2.0 ** (bits + SLOPE_BITS) - exact)
+    assert off.max() <= made_of.error
+    if high - low <= 50:
+        assert made_of.error < 0.008
+
+
 def test_what_cannot_be_evaluated_is_refused() -> None:
-    with pytest.raises(UnsupportedLayerError, match="GELU"):
-        compile_model(nn.Sequential(nn.GELU(), nn.Linear(2, 2)), input_shape=2, input_range=(0, 1))
+    with pytest.raises(UnsupportedLayerError, match="Mish"):
+        compile_model(nn.Sequential(nn.Mish(), nn.Linear(2, 2)), input_shape=2, input_range=(0, 1))
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     with pytest.raises(CannotPlanError, match="larger tolerance"):
         compile_model(model, input_shape=2, input_range=(0, 1), tolerance=1e-12)
