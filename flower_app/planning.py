@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from flower_app.models.specs import MODELS
+from flower_app.models.specs import MODELS, RECIPES
 from privacy.accounting import (
     Budget,
+    CyclicGroups,
     Full,
     GaussianRelease,
     Poisson,
     calibrate_noise_multiplier,
     epsilon,
 )
+from privacy.correlated_noise import MinSeparation, banded_coefficients, relative_error
 
 # Each of a model's arrays travels as an .npy file.
 _HEADER_BYTES = 128
 _ARRAYS = {"hog-linear": 1, "mlp": 4, "cnn": 6}
+RATES_IN_TURNS = (0.02, 0.05, 0.1, 0.2, 0.5)
 SAMPLING_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 TABLE = Path(__file__).with_name("measured.json")
 
@@ -173,6 +176,47 @@ def options(
                 noise_share=None if z is None else z / cohort,
                 round_bytes=2 * size * cohort,
                 client_bytes=2 * size * rate * count,
+                round_seconds=_round_seconds(question.model, cohort, measured_rounds()),
+            )
+
+
+def options_in_turns(
+    question: Question, *, rates: Sequence[float], rounds: Sequence[int]
+) -> Iterator[Option]:
+    """As :func:`options` with correlated noise, where each of b groups is asked in turn: q = 1/b.
+
+    ``noise_share`` is that of independent noise which would leave as much in the models. What a
+    client pays needs no secret, so that ε without amplification is ε.
+    """
+    size = message_bytes(question.model)
+    momentum = RECIPES[question.model].server_momentum
+    for count in rounds:
+        for rate in rates:
+            groups = CyclicGroups(round(1 / rate))
+            turns, cohort = groups.participations(count), question.population / groups.groups
+            try:
+                z: float | None = calibrate_noise_multiplier(
+                    sampling=Full(), rounds=turns, budget=question.budget
+                )
+            except ValueError:
+                z = None
+            left = relative_error(
+                banded_coefficients(groups.groups, rounds=count, momentum=momentum),
+                rounds=count,
+                participation=MinSeparation(groups.groups),
+                momentum=momentum,
+            )
+            yield Option(
+                sampling_rate=rate,
+                rounds=count,
+                noise_multiplier=z,
+                cohort=cohort,
+                epsilon_without_amplification=None
+                if z is None
+                else _without_amplification(z, turns, question.budget.delta),
+                noise_share=None if z is None else z * left / cohort,
+                round_bytes=2 * size * cohort,
+                client_bytes=2 * size * turns,
                 round_seconds=_round_seconds(question.model, cohort, measured_rounds()),
             )
 
