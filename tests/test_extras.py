@@ -51,6 +51,7 @@ def test_the_table_for_errors_says_what_pyproject_does(extra: str) -> None:
 # What each package needs to be imported, and for the names that it loads later.
 PACKAGES = {
     "privacy.accounting": ("", ""),
+    "privacy.correlated_noise": ("", ""),
     "privacy.mechanisms": ("", ""),
     "privacy.secure_aggregation": ("", ""),
     "privacy.statistics": ("", ""),
