@@ -10,10 +10,17 @@ from matplotlib.figure import Figure
 from benchmarks import _pictures
 from benchmarks.harness import Benchmark
 from benchmarks.utility.cells import CELLS
-from flower_app.planning import TABLE
+from flower_app.measurements import TABLE
 
 Document = Mapping[str, Any]
 Load = Callable[[str], Benchmark]
+
+MEASURED = ["utility", "silos", "end_to_end"]
+"""Of whose figures the app's own table is made."""
+
+SILO_DETAILS = (
+    *("model", "silos", "honest", "records", "epsilon", "delta", "sampling_rate", "steps"),
+)
 
 SAME = 0.005
 """Ratios as near to 1 as this are nobody's win."""
@@ -122,7 +129,7 @@ def write_page(folder: Path, page: Path, *, names: list[str], load: Load) -> lis
 def write_table(folder: Path) -> None:
     """Write ``flower_app/measured.json``, from which ``flower_app plan`` answers."""
     accuracy: list[dict[str, Any]] = []
-    documents = {d["benchmark"]: d for d in load_documents(folder, ["utility", "end_to_end"])}
+    documents = {d["benchmark"]: d for d in load_documents(folder, MEASURED)}
     if "utility" in documents:
         rows: dict[str, dict[str, Any]] = {}
         for row in documents["utility"]["rows"]:
@@ -149,6 +156,20 @@ def write_table(folder: Path) -> None:
                     "runs": spread["repetitions"],
                 }
             )
+    silos: list[dict[str, Any]] = []
+    if "silos" in documents:
+        for row in documents["silos"]["rows"]:
+            if row["details"].get("beside") != "own noise":
+                continue  # one row of each cell is enough
+            details, spread = row["details"], row["ours_spread"]
+            silos.append(
+                {
+                    "dataset": "mnist",
+                    **{name: details[name] for name in SILO_DETAILS},
+                    **{name: spread[name] / 100 for name in ("median", "low", "high")},
+                    "runs": spread["repetitions"],
+                }
+            )
     rounds: list[dict[str, Any]] = []
     if "end_to_end" in documents:
         document = documents["end_to_end"]
@@ -163,7 +184,7 @@ def write_table(folder: Path) -> None:
             for row in document["rows"]
             if row["metric"] == "time of a round"
         ]
-    table = {"accuracy": accuracy, "rounds": rounds}
+    table = {"accuracy": accuracy, "silos": silos, "rounds": rounds}
     TABLE.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
 
 

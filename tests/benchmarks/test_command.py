@@ -13,7 +13,7 @@ from benchmarks.harness import Row, Spread
 from benchmarks.rounds import measure as rounds
 from benchmarks.rounds.training import Clients, Protection, Work, accuracy_by_round
 from benchmarks.utility import report as utility_report
-from flower_app.planning import TABLE
+from flower_app.measurements import TABLE
 from privacy.mechanisms import SeededRandomness
 
 ROOT = Path(__file__).parents[2]
