@@ -1,4 +1,4 @@
-"""The table and the plot of the utility benchmark's figures, for ``docs/utility.md``."""
+"""The table and the plot of the utility benchmark: ``docs/explanation/utility.md``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,6 +99,6 @@ def fill(page: Path, document: Mapping[str, Any]) -> None:
     """Put the table between the page's two markers."""
     before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    picture = "![Accuracy against clients and against ε](results/utility.png)"
+    picture = "![Accuracy against clients and against ε](../results/utility.png)"
     middle = f"{table(figures(document))}\n\n{picture}"
     page.write_text(f"{before}{BEGIN}\n\n{middle}\n\n{END}{after}")

@@ -1,7 +1,7 @@
 """Certificates and node keys for a deployment on one machine, and for parties that share.
 
 Several machines of a deployment make theirs with ``openssl`` and ``ssh-keygen``: see
-``docs/deployment.md``.
+``docs/how-to/deployment.md``.
 """
 
 import ipaddress
