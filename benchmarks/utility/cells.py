@@ -88,12 +88,15 @@ CELLS = (
     disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 3)),
     disjoint("cnn", 1.0, Setting(0.1, 75, 0.005, 2)),
 )
-_HOG_RATES = {
+_HOG_RATES: dict[str, dict[float, float]] = {
     INDEPENDENT: {8.0: 30, 3.0: 12, 2.0: 8.5, 1.0: 5.5},
     BANDED: {8.0: 70, 3.0: 40, 2.0: 30, 1.0: 14},
     AMPLIFIED: {8.0: 80, 3.0: 35, 2.0: 28, 1.0: 18},
 }
-_CNN_RATES = {INDEPENDENT: {3.0: 1.5, 1.0: 0.6}, BANDED: {3.0: 4, 1.0: 2}}
+_CNN_RATES: dict[str, dict[float, float]] = {
+    INDEPENDENT: {3.0: 1.5, 1.0: 0.6},
+    BANDED: {3.0: 4, 1.0: 2},
+}
 TURNS = (
     *(in_turns(a, "hog-linear", e, 0.02, r) for a in _HOG_RATES for e, r in _HOG_RATES[a].items()),
     *(in_turns(a, "cnn", e, 0.005, r) for a in _CNN_RATES for e, r in _CNN_RATES[a].items()),

@@ -316,16 +316,20 @@ def test_killed_at_a_step_and_resumed(
     assert not secret_file(tmp_path / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("loss", ["lost", "older", "damaged", "of another run"])
+@pytest.mark.parametrize(
+    "loss", ["lost", "older", "older, with its checkpoint", "damaged", "of another run"]
+)
 def test_lost_noise_is_begun_anew_and_both_instances_are_paid(
     loss: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = secret_file(tmp_path / "checkpoint")
-    if loss == "older":
+    if loss.startswith("older"):
         interrupted(tmp_path, 4)
-        old = file.read_bytes()
+        old = [path.read_bytes() for path in (file, tmp_path / "checkpoint")]
         interrupted(tmp_path, 6)
-        file.write_bytes(old)
+        file.write_bytes(old[0])
+        if loss != "older":
+            (tmp_path / "checkpoint").write_bytes(old[1])
     else:
         interrupted(tmp_path, 6)
     if loss == "lost":
