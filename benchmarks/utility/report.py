@@ -1,4 +1,4 @@
-"""The table and the plot of the utility benchmark's figures, for ``docs/utility.md``."""
+"""The table and the plot of the utility benchmark: ``docs/explanation/utility.md``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -135,7 +135,7 @@ def fill(page: Path, document: Mapping[str, Any]) -> None:
     """Put the tables between the page's markers."""
     before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    picture = "![Accuracy against clients and against ε](results/utility.png)"
+    picture = "![Accuracy against clients and against ε](../results/utility.png)"
     middle = f"{table(figures(document))}\n\n{picture}"
     after, rest = after.split(TURNS_BEGIN)
     last = rest.split(TURNS_END)[1]

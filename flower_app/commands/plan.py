@@ -10,15 +10,14 @@ from flower_app.commands import plan_silos
 from flower_app.commands.plan_silos import checked_budget
 from flower_app.data import DATASETS
 from flower_app.errors import SettingError
+from flower_app.measurements import AccuracyRange, measured_rounds
 from flower_app.models.specs import MODELS, RECIPES
 from flower_app.planning import (
     RATES_IN_TURNS,
     SAMPLING_RATES,
-    AccuracyRange,
     Option,
     Question,
     expected_accuracy,
-    measured_rounds,
     options,
     options_in_turns,
 )
@@ -132,7 +131,7 @@ def run(options_given: argparse.Namespace) -> int:
         "\nwere tuned on clients' data."
     )
     print(f"\nExpected test accuracy: {accuracy.sentence}.")
-    if accuracy.at_least is not None or accuracy.at_most is not None:
+    if accuracy.known:
         print("Measured clients share no records and know one or two labels each.")
     known = [m for m in measured_rounds() if m.model == o.model]
     if known:
@@ -169,9 +168,5 @@ def _document(question: Question, accuracy: AccuracyRange, rows: list[Option]) -
     return {
         "question": asdict(question),
         "options": [asdict(option) for option in rows],
-        "accuracy": {
-            "known": accuracy.at_least is not None or accuracy.at_most is not None,
-            **asdict(accuracy),
-            "sentence": accuracy.sentence,
-        },
+        "accuracy": accuracy.as_dict(),
     }

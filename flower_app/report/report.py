@@ -31,12 +31,15 @@ def write_report(
     has_silos = config["mode"] == "silos"
     level = metrics["privacy"]["record_level" if has_silos else "client_level"]
     spent = [value for value in level["epsilon_by_round"] if value is not None]
-    total = level["epsilon"]
+    total, played = level["epsilon"], "step" if has_silos else "round"
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     page = environment.from_string(SILO_TEMPLATE if has_silos else TEMPLATE).render(
         **(_about_silos if has_silos else _about_clients)(metrics),
         m=metrics,
         c=level,
+        protected="record" if has_silos else "client",
+        protected_at="silos" if has_silos else "clients",
+        played=played,
         e=metrics["encrypted"],
         config=config,
         pictures={
@@ -44,9 +47,7 @@ def write_report(
             for caption, path in pictures.items()
         },
         when=f"{datetime.now(UTC):%d %B %Y}",
-        chart=epsilon_chart(
-            spent, budget=config["epsilon"], played="step" if has_silos else "round"
-        ),
+        chart=epsilon_chart(spent, budget=config["epsilon"], played=played),
         spent_by_round=_some(spent),
         # At even odds an attacker is right with probability at most e^ε/(1 + e^ε), and δ.
         guess=1.0 if total is None else min(1.0, _logistic(total) + level["delta"]),
@@ -87,6 +88,8 @@ def _about_silos(metrics: Mapping[str, Any]) -> dict[str, Any]:
         + ("pools what it knows" if record_level["colluders"] == 1 else "pool what they know"),
         "colluding_silos": silos,
         "tested": metrics["accuracy"]["silos"],
+        "counted": False,
+        "reported": False,
     }
 
 
