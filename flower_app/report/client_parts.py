@@ -23,10 +23,6 @@ who was drawn</td>
 {% endif %}</tr>
 """
 
-NO_QUESTIONS = """{% if reported %}nobody asked about the data set's test images
-(encrypted-test-images = 0); the nodes asked about their own, see below{% else %}no encrypted
-questions were asked (encrypted-test-images = 0){% endif %}"""
-
 FURTHER_PROMISES = """{% if t and t.accuracy is defined %}
 <tr><th>Encrypted test-time round: nodes tested the model on images of their own, under keys of
 their own</th>

@@ -60,7 +60,8 @@ FIGURES = """<div class="figures">
 <div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy</span></div>
 {% if e %}
 <div class="figure"><b>{{ percent(e.agreement) }}</b>
-<span>of {{ e.images }} encrypted answers as in the clear</span></div>
+<span>of {{ e.images }} {{ "answers in shares" if e.backend == "shared" else "encrypted answers" }}
+as in the clear</span></div>
 {% endif %}
 </div>
 """
@@ -101,7 +102,34 @@ cell.shade }})">{{ cell.count }}</td>{% endfor %}</tr>
 {% endif %}
 """
 
-EVALUATOR = """{% if e %}<tr><th>The evaluator of encrypted questions</th>
+QUESTIONS = """<tr><th>{% if e and e.backend == "shared" %}Questions and answers in secret shares{%
+else %}Encrypted questions and answers{% if e %},
+CKKS at {{ e.security_bits }} bits{% endif %}{% endif %}
+{% if not e %}: not in this run{% endif %}</th>
+{% if e and e.backend == "shared" %}
+<td>who asks: the question and its answer; the model's owner: its weights</td>
+<td>either of the two workers, and the provider of their randomness</td>
+<td>the workers and the provider: no two of them collude. Here all were processes of one machine,
+which shows the protocol and protects from nobody</td>
+{% elif e %}
+<td>who asks: the question and its answer</td>
+<td>whoever evaluates the model and follows the protocol</td>
+<td>the asking person's own machine</td>
+{% else %}
+<td>–</td><td>–</td><td class="why">{% if reported %}nobody asked about the data set's test images
+(encrypted-test-images = 0); the nodes asked about their own, see below{% else %}no encrypted
+questions were asked (encrypted-test-images = 0){% endif %}</td>
+{% endif %}</tr>
+"""
+
+EVALUATOR = """{% if e and e.backend == "shared" %}<tr><th>Each of the two workers</th>
+<td>a share of the model, of each question and of its answer</td>
+<td>follow the protocol; collude neither with the other nor with the provider</td></tr>
+<tr><th>The provider of shared randomness</th><td>the plan alone: no share, no message</td>
+<td>follow the protocol; collude with neither worker</td></tr>
+<tr><th>Who asks</th><td>the question and the answer</td>
+<td>not ask so often that the model is copied</td></tr>
+{% elif e %}<tr><th>The evaluator of encrypted questions</th>
 <td>the model, public keys and ciphertexts; no secret key</td>
 <td>follow the protocol, and not learn a decrypted answer
 elsewhere</td></tr>
@@ -134,7 +162,25 @@ above over the whole run means a model of little use; noise far below, a large �
 {% endif %}
 """
 
-CERTIFICATE = """{% if e %}
+CERTIFICATE = """{% if e and e.backend == "shared" %}
+<h2 id="encrypted">Inference in shares: the certificate</h2>
+<p>The finished model was asked {{ e.images }} test images in secret shares, by two processes of
+which each held a share of the model and of the image. ReLU and maxima are computed as they are.
+Their answers beside those of the model in the clear:</p>
+<table><tbody>
+<tr><th>Same class as in the clear</th><td>{{ percent(e.agreement) }}</td></tr>
+<tr><th>Right</th><td>{{ percent(e.accuracy) }} of these images</td></tr>
+<tr><th>Largest error of a logit</th><td>{{ "%.2g"|format(e.max_logit_error) }}; proved for every
+input: {{ "%.2g"|format(e.proved_logit_error) }}</td></tr>
+<tr><th>Security</th><td>what a worker receives is uniformly random, as long as no two of workers
+and provider collude</td></tr>
+<tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms from an image to its logits</td></tr>
+<tr><th>Bytes</th><td>{{ n(e.query_bytes) }} a question, {{ n(e.answer_bytes) }} an answer;
+{{ e.exchanges }} exchanges between the workers, {{ n(e.exchanged_bytes) }} each way;
+{{ n(e.material_bytes) }} of material, ahead of time</td></tr>
+<tr><th>Released</th><td>{{ e.release }}</td></tr>
+</tbody></table>
+{% elif e %}
 <h2 id="encrypted">Encrypted inference: the certificate</h2>
 <p>The finished model was asked {{ e.images }} test images under encryption, by a process that
 held the model and public keys only. Its answers beside those of the model in the clear:</p>
@@ -149,7 +195,8 @@ held the model and public keys only. Its answers beside those of the model in th
 keys once</td></tr>
 <tr><th>Released</th><td>{{ e.release }}</td></tr>
 </tbody></table>
-<p>{{ wrong_answers }}</p>
+{% endif %}
+{% if e %}<p>{{ wrong_answers }}</p>
 {% if pictures.encrypted %}{{ figure("encrypted") }}{% endif %}
 {% endif %}
 """
@@ -172,7 +219,8 @@ there because whoever runs a simulation holds all data anyway: do not share it i
 public.</li>{% endif %}
 <li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
 question at a time.</li>
-<li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
+<li><strong>Wrong answers</strong> from a malicious {{ "worker" if e and e.backend == "shared"
+else "evaluator" }} are not recognised.</li>
 """
 
 CODE = """<tr><th>Mechanism</th><td>{{ c.mechanism }}</td></tr>

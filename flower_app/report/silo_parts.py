@@ -29,8 +29,6 @@ is less than z·S with z = {{ number(c.noise_multiplier) }}</th>
 <td>the fewest honest silos, {{ c.honest }}: each adds its share</td></tr>
 """
 
-NO_QUESTIONS = "no encrypted questions were asked (encrypted-test-images = 0)"
-
 TRUST = """<tr><th>Each silo</th><td>its own records, draws and share of the noise; every model</td>
 <td>{% if m.deployed %}follow the protocol and keep its draws, its share and its keys to itself; at
 most {{ colluding_silos }} may pool them with the server. Not to stay away from a step because of

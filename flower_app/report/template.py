@@ -16,6 +16,7 @@ from flower_app.report.page_parts import (
     HEAD,
     HOLDINGS,
     NOT_RECOGNISED,
+    QUESTIONS,
     ROUNDS,
     TUNING,
     VERDICT,
@@ -85,14 +86,7 @@ _PROMISES = f"""<h2 id="promises">What was promised, to whom, against whom</h2>
 <th>If these keep their word</th></tr></thead>
 <tbody>
 {{% if silos %}}{silo_parts.PROMISES}{{% else %}}{client_parts.PROMISES}{{% endif %}}
-<tr><th>Encrypted questions and answers{{% if e %}}, CKKS at {{{{ e.security_bits }}}} bits{{%
-else %}}: not in this run{{% endif %}}</th>
-{{% if e %}}<td>who asks: the question and its answer</td>
-<td>whoever evaluates the model and follows the protocol</td>
-<td>the asking person's own machine</td>
-{{% else %}}<td>–</td><td>–</td><td class="why">{{% if silos %}}{silo_parts.NO_QUESTIONS}{{%
-else %}}{client_parts.NO_QUESTIONS}{{% endif %}}</td>{{% endif %}}</tr>
-{{% if not silos %}}{client_parts.FURTHER_PROMISES}{{% endif %}}
+{QUESTIONS}{{% if not silos %}}{client_parts.FURTHER_PROMISES}{{% endif %}}
 </tbody></table>
 
 """

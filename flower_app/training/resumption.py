@@ -19,16 +19,10 @@ _SOFTWARE = "software"  # in config.json, beside the settings: the code the run 
 # May differ in a resumed run: where and how long to wait, the tests of the finished model, who
 # watches, and what the report says of whom.
 _FREE = (
-    *("resume", "results-dir", "round-timeout", "min-available-nodes", "encrypted-test-images"),
-    *(
-        "tracking",
-        "tracking-uri",
-        "metrics-port",
-        "compare-with",
-        "controller",
-        "contact",
-        "purpose",
-    ),
+    *("resume", "results-dir", "round-timeout", "min-available-nodes"),
+    *("encrypted-test-images", "encrypted-backend"),
+    *("tracking", "tracking-uri", "metrics-port"),
+    *("compare-with", "controller", "contact", "purpose"),
 )
 
 
