@@ -10,16 +10,18 @@ from flower_app.commands import plan_silos
 from flower_app.commands.plan_silos import checked_budget
 from flower_app.data import DATASETS
 from flower_app.errors import SettingError
+from flower_app.measurements import AccuracyRange, measured_rounds
 from flower_app.models.specs import MODELS, RECIPES
 from flower_app.planning import (
+    RATES_IN_TURNS,
     SAMPLING_RATES,
-    AccuracyRange,
     Option,
     Question,
     expected_accuracy,
-    measured_rounds,
     options,
+    options_in_turns,
 )
+from flower_app.settings import MECHANISMS
 from privacy.accounting import large_delta
 
 
@@ -57,6 +59,13 @@ def add_command(commands: Any) -> None:
         "--rounds", type=int, nargs="+", help="numbers of rounds, or steps, to look at"
     )
     parser.add_argument("--sampling-rates", type=float, nargs="+", metavar="Q")
+    parser.add_argument(
+        "--mechanism",
+        choices=MECHANISMS,
+        default=MECHANISMS[0],
+        help="banded: noise that is correlated over the rounds, for clients that take part in "
+        "turns, every 1/Q rounds; no cohort needs to be secret (lattice: independent noise)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.set_defaults(run=run)
 
@@ -76,7 +85,8 @@ def run(options_given: argparse.Namespace) -> int:
         if getattr(o, name) is not None:
             raise SettingError(f"--{name} {getattr(o, name)} is wrong; it goes with --silos")
     o.records = 50 if o.records is None else o.records
-    o.sampling_rates = o.sampling_rates or list(SAMPLING_RATES)
+    in_turns = o.mechanism == "banded"
+    o.sampling_rates = o.sampling_rates or list(RATES_IN_TURNS if in_turns else SAMPLING_RATES)
     rounds = o.rounds or [RECIPES[o.model].rounds]
     budget = checked_budget(
         o,
@@ -84,10 +94,18 @@ def run(options_given: argparse.Namespace) -> int:
         ("--records", [o.records], lambda n: n >= 1, "at least 1"),
         ("--rounds", rounds, lambda n: n >= 1, "at least 1"),
         ("--sampling-rates", o.sampling_rates, lambda q: 0 < q <= 1, "in (0, 1]"),
+        *(
+            [("--sampling-rates", o.sampling_rates, _is_one_over_groups, "1/2, 1/3, … as decimals")]
+            if in_turns
+            else []
+        ),
     )
     question = Question(budget, o.population, o.records, o.dataset, o.model)
-    accuracy = expected_accuracy(question)
-    rows = options(question, rates=o.sampling_rates, rounds=rounds)
+    # Measured with cohorts that stay secret.
+    accuracy = AccuracyRange(None, None) if in_turns else expected_accuracy(question)
+    rows = (options_in_turns if in_turns else options)(
+        question, rates=o.sampling_rates, rounds=rounds
+    )
     if problem := large_delta(budget.delta, o.population):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
@@ -100,6 +118,11 @@ def run(options_given: argparse.Namespace) -> int:
     print(_HEADER, flush=True)
     for option in rows:
         print(_line(option), flush=True)
+    if in_turns:
+        print(
+            "\nCorrelated noise: each client is asked every 1/q rounds, and who is asked is no"
+            "\nsecret. noise: of independent noise that would leave as much in the models."
+        )
     print(
         "\nz: noise multiplier. ε unamplified: against whoever learns who was drawn;"
         "\nN is public either way. noise: on each parameter of a"
@@ -108,7 +131,7 @@ def run(options_given: argparse.Namespace) -> int:
         "\nwere tuned on clients' data."
     )
     print(f"\nExpected test accuracy: {accuracy.sentence}.")
-    if accuracy.at_least is not None or accuracy.at_most is not None:
+    if accuracy.known:
         print("Measured clients share no records and know one or two labels each.")
     known = [m for m in measured_rounds() if m.model == o.model]
     if known:
@@ -116,6 +139,10 @@ def run(options_given: argparse.Namespace) -> int:
     else:
         print("Seconds a round: not known, no round of this model was measured.")
     return 0
+
+
+def _is_one_over_groups(rate: float) -> bool:
+    return rate <= 0.5 and abs(round(1 / rate) * rate - 1) < 1e-3
 
 
 _HEADER = (
@@ -141,9 +168,5 @@ def _document(question: Question, accuracy: AccuracyRange, rows: list[Option]) -
     return {
         "question": asdict(question),
         "options": [asdict(option) for option in rows],
-        "accuracy": {
-            "known": accuracy.at_least is not None or accuracy.at_most is not None,
-            **asdict(accuracy),
-            "sentence": accuracy.sentence,
-        },
+        "accuracy": accuracy.as_dict(),
     }

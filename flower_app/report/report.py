@@ -15,7 +15,7 @@ from flower_app.report.results_folder import ResultsFolder
 from flower_app.report.silo_metrics import observers, silos_in_words
 from flower_app.report.silo_template import SILO_TEMPLATE
 from flower_app.report.template import TEMPLATE
-from privacy.accounting import GaussianRelease, Poisson, epsilon, large_delta
+from privacy.accounting import CyclicGroups, GaussianRelease, Poisson, epsilon, large_delta
 from privacy.mechanisms import DistributedGaussian
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 240, 46, 34
@@ -31,12 +31,15 @@ def write_report(
     has_silos = config["mode"] == "silos"
     level = metrics["privacy"]["record_level" if has_silos else "client_level"]
     spent = [value for value in level["epsilon_by_round"] if value is not None]
-    total = level["epsilon"]
+    total, played = level["epsilon"], "step" if has_silos else "round"
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     page = environment.from_string(SILO_TEMPLATE if has_silos else TEMPLATE).render(
         **(_about_silos if has_silos else _about_clients)(metrics),
         m=metrics,
         c=level,
+        protected="record" if has_silos else "client",
+        protected_at="silos" if has_silos else "clients",
+        played=played,
         e=metrics["encrypted"],
         config=config,
         pictures={
@@ -44,9 +47,7 @@ def write_report(
             for caption, path in pictures.items()
         },
         when=f"{datetime.now(UTC):%d %B %Y}",
-        chart=epsilon_chart(
-            spent, budget=config["epsilon"], played="step" if has_silos else "round"
-        ),
+        chart=epsilon_chart(spent, budget=config["epsilon"], played=played),
         spent_by_round=_some(spent),
         # At even odds an attacker is right with probability at most e^ε/(1 + e^ε), and δ.
         guess=1.0 if total is None else min(1.0, _logistic(total) + level["delta"]),
@@ -87,6 +88,8 @@ def _about_silos(metrics: Mapping[str, Any]) -> dict[str, Any]:
         + ("pools what it knows" if record_level["colluders"] == 1 else "pool what they know"),
         "colluding_silos": silos,
         "tested": metrics["accuracy"]["silos"],
+        "counted": False,
+        "reported": False,
     }
 
 
@@ -95,14 +98,14 @@ def epsilon_alternatives(
 ) -> tuple[float | None, dict[str, float]]:
     """ε of this run by itself, and with one of its settings changed.
 
-    Only where each round costs one sampled Gaussian release: not with cohorts of fixed size, with
-    distributed noise (there z is against the server) nor with a charge for presence.
+    Only where each round costs one sampled Gaussian release: not with cohorts of fixed size or in
+    turns, with distributed noise (there z is against the server) nor with a charge for presence.
     """
     z, rounds = client_level["noise_multiplier"], client_level["rounds"]
     distributed = client_level["mechanism"] == DistributedGaussian.name
     secure = client_level["secure_aggregation"]
     charged = bool(secure and secure["presence_delta"])
-    fixed = client_level["sampling"] == "fixed-size"
+    fixed = client_level["sampling"] in ("fixed-size", CyclicGroups.kind)
     if not z or not rounds or fixed or distributed or charged:
         return None, {}
     rate, delta = client_level["sampling_rate"], client_level["delta"]

@@ -1,7 +1,7 @@
 """Rational bounds and lazily extended random bits, for draws that floats cannot decide.
 
-Exact integer arithmetic: slow, and needed a few times in a million draws. ``docs/proofs.md``,
-section "Rounded Gaussian", gives the algorithm and its proof.
+Exact integer arithmetic: slow, and needed a few times in a million draws.
+``docs/explanation/proofs/noise.md``, section "Rounded Gaussian", gives the algorithm and its proof.
 """
 
 import math
@@ -83,6 +83,18 @@ def rounded(j: int, place: LazyUniform | KnownPlace, scale: Fraction) -> int:
     while True:
         first = _round(scale * (j + place.low) / CELLS)
         last = _round(scale * (j + place.high) / CELLS)
+        if first == last:
+            return first
+        place.extend()
+
+
+def floored(
+    j: int, place: LazyUniform | KnownPlace, scale: Fraction, sign: int, offset: Fraction
+) -> int:
+    """⌊sign·σ·(j + T)/16 + offset⌋; bits of T are added until it is decided."""
+    while True:
+        first = math.floor(sign * scale * (j + place.low) / CELLS + offset)
+        last = math.floor(sign * scale * (j + place.high) / CELLS + offset)
         if first == last:
             return first
         place.extend()

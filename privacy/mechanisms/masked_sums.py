@@ -19,6 +19,7 @@ from privacy.mechanisms.bounded_sums import (
     LARGEST_RADIUS,
     ClippingGeometry,
     GaussianAccount,
+    LatticeNoise,
     LatticeSum,
 )
 from privacy.mechanisms.errors import UpdateError
@@ -37,7 +38,7 @@ def lattice_radius(parameters: int) -> int:
     Rounding toward zero takes half a cell off a coordinate on average, together √d/2 cells of
     the R that a clipped update is long. The smallest power of two R ≥ 64·√d keeps that below
     1/128, at 24 bits a parameter for 100 clients and a million parameters; each bit less would
-    double it (``docs/secure-aggregation.md``, "Arithmetic").
+    double it (``docs/how-to/secure-aggregation.md``, "Arithmetic").
 
     Parameters
     ----------
@@ -154,6 +155,7 @@ class MaskedMechanism(ABC):
         survivors: int,
         noise_multiplier: float,
         randomness: Randomness,
+        noise: LatticeNoise | None = None,
     ) -> list[Vector]:
         """The server's half: the opened sum, with its noise, in the model's units.
 
@@ -169,6 +171,8 @@ class MaskedMechanism(ABC):
             z; the noise on the sum has standard deviation z * S at least.
         randomness : Randomness
             Where the server's noise comes from.
+        noise : LatticeNoise, optional
+            To add in place of independent noise of the server's own.
 
         Returns
         -------
@@ -183,6 +187,8 @@ class MaskedMechanism(ABC):
         central = self._complete(opened, survivors, noise_multiplier, randomness)
         total = LatticeSum(reference, geometry, central, randomness, radius=self.radius)
         total.import_integers(opened)
+        if noise is not None:
+            total.use_noise(noise)
         return total.release()
 
     @abstractmethod

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from privacy import arguments
 from privacy.accounting import AdditiveDelta, Event, Poisson, Sampling, presence_delta
+from privacy.accounting.composition import count_events, of_one_client
 from privacy.mechanisms import (
     DistributedGaussian,
     MaskedGaussian,
@@ -40,7 +41,7 @@ class SecureAggregation:
 
     **Guarantee.** Of a round the server learns the sum of at least ``min_clients`` clients' bounded
     updates, or nothing; not what any client sent, how much it weighs, or its metrics
-    (``docs/secure-aggregation.md``). Below the minimum the round ends, is paid, and opens
+    (``docs/how-to/secure-aggregation.md``). Below the minimum the round ends, is paid, and opens
     nothing; a run in whose first exchange no reply is usable ends unpaid.
 
     **Assumptions.** Those of ``privacy.secure_aggregation.SecureClient``. For differential
@@ -173,7 +174,8 @@ class SecureAggregation:
         noise.
         """
         charged = self.presence(population, sampling).delta
-        earlier = sum(event.delta for event in paid if isinstance(event, AdditiveDelta))
+        of_one = of_one_client(count_events(paid)).items()
+        earlier = sum(n * event.delta for event, n in of_one if isinstance(event, AdditiveDelta))
         left = max(0.0, delta - earlier)
         if charged * rounds < left:
             return
