@@ -25,6 +25,9 @@ COMMANDS = {
     "certify": ("certify", "compare a trained model's encrypted answers with its own"),
     "serve": ("serve", "answer encrypted questions to a trained model over HTTPS"),
     "ask": ("ask", "classify images with a service that sees none of them"),
+    "share": ("share", "split a trained model between two workers, of whom neither learns it"),
+    "provider": ("provider", "make what the two workers compute with: letters, keys, material"),
+    "worker": ("worker", "be one of the two workers, alice or bob"),
     "page": ("page", "write a copy of the page on which owners ask from a browser"),
     "token": ("token", "make, list and revoke tokens of a service"),
     "deploy-demo": (
@@ -42,7 +45,10 @@ COMMANDS = {
 Only the module of the given command is imported: some import PyTorch.
 """
 
-_EXTRAS = {"ask": "owner", "page": "service", "serve": "service", "token": "service"}
+_EXTRAS = {
+    **dict.fromkeys(("ask", "worker", "provider"), "owner"),
+    **dict.fromkeys(("page", "serve", "token"), "service"),
+}
 """What brings all that a command needs; the whole app's does for the others."""
 
 
@@ -133,18 +139,23 @@ def _command(given: list[str]) -> int:
         return 1
 
 
-def _run(given: list[str]) -> int:
+def command_parser(*chosen: str) -> CommandParser:
+    """The app's command line, with the options of the chosen commands."""
     parser = CommandParser(
         prog="python -m flower_app",
         description="Private federated learning on MNIST, and encrypted questions to the result.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, purpose) in COMMANDS.items():
-        if given[:1] == [name]:
+        if name in chosen:
             importlib.import_module(f"flower_app.commands.{module}").add_command(commands)
         else:
             commands.add_parser(name, help=purpose)
-    options = parser.parse_args(given)
+    return parser
+
+
+def _run(given: list[str]) -> int:
+    options = command_parser(*given[:1]).parse_args(given)
     # SIGTERM too ends the processes that we have started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

@@ -25,6 +25,7 @@ _CHOICES: Mapping[str, Iterable[str]] = {
     "noise_placement": ("central", "distributed"),
     "mechanism": MECHANISMS,
     "encrypted_round_release": ("noised", "public"),
+    "encrypted_backend": ("ckks", "shared"),
 }
 PATHS_OF_THE_SERVER = (
     "data-dir",
@@ -155,7 +156,8 @@ class Settings:
     """Every setting of a run. In the configuration the names are written with dashes.
 
     A zero in a setting that a ``Recipe`` has too (below zero for the momentum) stands for the
-    model's recipe, and is filled in by ``from_config``. ``docs/settings.md`` describes each.
+    model's recipe, and is filled in by ``from_config``. ``docs/reference/settings.md`` has
+    them all.
     """
 
     # Data and clients. The partition is a simulation's.
@@ -218,6 +220,7 @@ class Settings:
 
     # Encrypted inference on the finished model: by the server, and by the nodes.
     encrypted_test_images: int = 200
+    encrypted_backend: str = "ckks"
     encrypted_round_images: int = 0
     encrypted_round_release: str = "noised"
     encrypted_round_noise_multiplier: float = 5.0
