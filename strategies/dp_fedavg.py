@@ -241,6 +241,7 @@ class DPFedAvg(AccountedStrategy):
                 parameters=parameters,
                 clipping=self._run.state.clipping,
                 z=self.noise_multiplier,
+                knows_again=self._registry.knows_again,
             )
 
     def _noise_rows(self) -> NoiseRows | None:
@@ -263,8 +264,9 @@ class DPFedAvg(AccountedStrategy):
         return EvaluationCost(events, "metrics.evaluate", noise)
 
     def _noise_words(self, length: float) -> str:
+        back = "" if self._correlated is None else ", of which later rounds take back a part"
         return (
-            f"Noise: about {length:.3g}·S on each round's average (z·√d/(q·W)); all clients "
+            f"Noise: about {length:.3g}·S on each round's average (z·√d/(q·W)){back}; all clients "
             "together can move it by at most S, the clipping norm."
         )
 

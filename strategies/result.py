@@ -67,7 +67,7 @@ class PrivacyReport:
     clipping_norm : float
         S, of the last round where it adapts.
     sampling : str
-        The rule, "poisson", "fixed-size" or "full".
+        The rule, "poisson", "fixed-size", "full" or "cyclic-groups".
     sampling_rate : float
         q, the expected fraction of the population in a round.
     rounds : int
