@@ -75,10 +75,8 @@ OWN = {
     ("hog-linear", 200, 0.3): Setting(60, 0.2, 0.5, 1.0),
     ("hog-linear", 10, 3.0): Setting(100, 0.1, 0.5, 20.0),
     ("hog-linear", 10, 1.0): Setting(100, 0.1, 0.5, 5.0),
-    ("hog-linear", 10, 8.0): Setting(100, 0.1, 0.5, 20.0),
     ("hog-linear", 5, 3.0): Setting(250, 0.02, 0.5, 10.0),
     ("hog-linear", 5, 1.0): Setting(250, 0.02, 0.5, 5.0),
-    ("hog-linear", 5, 8.0): Setting(100, 0.1, 0.5, 20.0),
     ("cnn", 50, 3.0): Setting(60, 0.2, 0.2, 1.0),
     ("cnn", 50, 1.0): Setting(60, 0.2, 0.2, 0.5),
 }
@@ -88,7 +86,7 @@ WITHOUT = {
     "cnn": Setting(steps=250, rate=0.02, clipping_norm=1.0, learning_rate=0.003),
 }
 CELLS = tuple(Cell(*own) for own in OWN)
-SKEWED = (Cell("hog-linear", 10, 3.0), Cell("hog-linear", 50, 3.0))
+SKEWED = (Cell("hog-linear", 10, 3.0),)
 TIMED = tuple((model, silos) for model in ("hog-linear", "cnn") for silos in (3, 5, 10, 50))
 
 
