@@ -78,6 +78,7 @@ OWN = {
     ("hog-linear", 5, 3.0): Setting(250, 0.02, 0.5, 10.0),
     ("hog-linear", 5, 1.0): Setting(250, 0.02, 0.5, 5.0),
     ("cnn", 50, 3.0): Setting(60, 0.2, 0.2, 1.0),
+    ("cnn", 50, 1.0): Setting(60, 0.2, 0.2, 0.5),
 }
 """Of silos with noise of their own: fewer steps of more records suit so much noise."""
 WITHOUT = {
