@@ -14,6 +14,7 @@ from flower_app.errors import CommandFailedError, DataError, SettingError
 from privacy.command_line import CommandParser
 
 COMMANDS = {
+    "new": ("new", "write a project for your own data: a task.toml, and a table to try"),
     "run": ("run", "train in a local simulation, then ask encrypted questions"),
     "plan": (
         "plan",
@@ -28,7 +29,7 @@ COMMANDS = {
         "deploy_demo",
         "the same on a real SuperLink and three SuperNodes, over loopback",
     ),
-    "check-data": ("check_data", "list the faults in a SuperNode's data folder"),
+    "check-data": ("check_data", "list the faults in a node's data, or in a task's"),
     "population": (
         "population",
         "write the file that lists a deployment's clients",
@@ -104,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _command(given: list[str]) -> int:
     parser = CommandParser(
         prog="python -m flower_app",
-        description="Private federated learning on MNIST, and encrypted questions to the result.",
+        description="Private federated learning, and encrypted questions to the result.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, purpose) in COMMANDS.items():

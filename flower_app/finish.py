@@ -11,19 +11,20 @@ import torch
 from flwr.supercore import log
 from torch import nn
 
-from flower_app.data import Inputs, load_partitions
+from flower_app.data import Inputs
 from flower_app.encrypted.evaluation import EncryptedTest, run_encrypted_test
 from flower_app.encrypted.round import has_paid_round
-from flower_app.models.specs import MODELS
 from flower_app.report import plots
 from flower_app.report.privacy_metrics import privacy_metrics
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines
 from flower_app.report.silo_metrics import silo_metrics
 from flower_app.report.software import software
+from flower_app.report.task_metrics import task_metrics
 from flower_app.settings import Settings
 from flower_app.training.progress import ProgressLogger, accuracy
 from flower_app.training.resumption import other_software_at_start, write_final_settings
+from flower_app.training.work import partitions_of, spec_of
 from privacy.accounting import read_ledger
 from strategies import PrivacyReport, PrivateResult
 
@@ -59,7 +60,7 @@ def finish(
         encrypted = run_encrypted_test(
             model,
             folder.file("model.safetensors"),
-            MODELS[settings.model],
+            spec_of(settings),
             test_inputs[:count],
             np.asarray(dataset.test.labels[:count]),
             notify=lambda line: log(INFO, line),
@@ -73,6 +74,7 @@ def finish(
         "dataset": settings.dataset,
         "model": settings.model,
         "deployed": settings.deployed,
+        "task": task_metrics(settings),
         "accuracy": {
             "validation": list(progress.accuracy.values())[-1] if progress.accuracy else None,
             "test": test_accuracy,
@@ -129,9 +131,12 @@ def _draw(
     whose = (
         "the server holds" if settings.deployed else f"belong to no {'silo' if silos else 'client'}"
     )
+    tested = f"images that {whose}"
+    if settings.task:
+        tested = "test data, which ε does not cover"
     if rounds:
         plots.plot_training(
-            picture("training.png", f"Accuracy on images that {whose}, and ε"),
+            picture("training.png", f"Accuracy on {tested}, and ε"),
             accuracy=rounds,
             epsilon=report.epsilon_by_round,
             budget=settings.epsilon,
@@ -159,7 +164,7 @@ def _draw(
             released=released,
             noise=report.noise_multiplier * report.clipping_norm * parameters**0.5,
         )
-    if encrypted is not None:
+    if encrypted is not None and not settings.task:
         plots.plot_encrypted(
             picture("encrypted.png", "Images the evaluator never saw, and the answers it gave"),
             images=inputs.dataset.test.images[: len(encrypted.answers)],
@@ -168,10 +173,16 @@ def _draw(
         )
     if not settings.deployed:
         holders = settings.silos if silos else report.population
-        partitions = load_partitions(settings.partition_spec(holders), inputs.dataset)
+        partitions = partitions_of(settings, inputs.dataset, holders)
+        spec, task = spec_of(settings), settings.own_task
         plots.plot_holdings(
             picture("holdings.png", "Simulation: not private. Who holds what"),
-            counts=plots.label_counts(partitions, np.asarray(inputs.dataset.train.labels)),
+            counts=plots.label_counts(
+                partitions, np.asarray(inputs.dataset.train.labels), spec.classes
+            ),
             holder="silo" if silos else "client",
+            things=task.things[1] if task else "images",
+            classes="class" if task else "digit",
+            names=spec.class_names,
         )
     return pictures

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from privacy.accounting import (
     calibrate_noise_multiplier,
     epsilon,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SAMPLING_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 TABLE = Path(__file__).with_name("measured.json")
@@ -148,10 +152,13 @@ class AccuracyRange:
 
 
 def options(
-    question: Question, *, rates: Sequence[float], rounds: Sequence[int]
+    question: Question, *, rates: Sequence[float], rounds: Sequence[int], size: int | None = None
 ) -> Iterator[Option]:
-    """Work out every combination of sampling rate and number of rounds, one after another."""
-    size = message_bytes(question.model)
+    """Work out every combination of sampling rate and number of rounds, one after another.
+
+    ``size`` is a message's bytes; by default those of the app's model of that name.
+    """
+    size = message_bytes(question.model) if size is None else size
     for count in rounds:
         for rate in rates:
             cohort = rate * question.population
@@ -205,11 +212,16 @@ def _without_amplification(z: float, rounds: int, delta: float) -> float | None:
 
 
 def message_bytes(model: str) -> int:
-    """The bytes of a model's arrays as Flower carries them, without the envelope."""
+    """The bytes of an app model's arrays as Flower carries them, without the envelope."""
     from flower_app.models.build import build_model  # PyTorch; most commands do without it
 
+    return module_bytes(build_model(model))
+
+
+def module_bytes(model: "nn.Module") -> int:
+    """The bytes of a model's arrays as Flower carries them, without the envelope."""
     total = 0
-    for tensor in build_model(model).state_dict().values():
+    for tensor in model.state_dict().values():
         buffer = io.BytesIO()
         np.save(buffer, tensor.numpy(), allow_pickle=False)
         total += buffer.tell()

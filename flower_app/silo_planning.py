@@ -15,12 +15,16 @@ STEPS = 250
 
 @dataclass(frozen=True)
 class SiloQuestion:
-    """A budget for each person, the silos, N over all of them, and a model."""
+    """A budget for each person, the silos, N over all of them, and a model.
+
+    A model of the user's own has ``parameters``.
+    """
 
     budget: Budget
     silos: FewSilos
     persons: int
     model: str = "hog-linear"
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def silo_options(
     question: SiloQuestion, *, rates: Sequence[float], steps: Sequence[int]
 ) -> Iterator[SiloOption]:
     """Work out every combination of sampling rate and number of steps, one after another."""
-    silos, parameters = question.silos, MODELS[question.model].parameters
+    silos = question.silos
+    parameters = question.parameters or MODELS[question.model].parameters
     mechanism = SiloGaussian(silos.min_silos, silos.colluders)
     for count in steps:
         for rate in rates:

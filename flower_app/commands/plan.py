@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from flower_app.commands import plan_silos
@@ -18,8 +19,11 @@ from flower_app.planning import (
     Question,
     expected_accuracy,
     measured_rounds,
+    module_bytes,
     options,
 )
+from flower_app.settings import Settings
+from flower_app.tasks import build_for, parameters_of, read_task
 from privacy.accounting import large_delta
 
 
@@ -32,10 +36,13 @@ def add_command(commands: Any) -> None:
         "Nothing is trained and no data are read.",
     )
     parser.add_argument(
-        "--epsilon", type=float, default=3.0, help="ε of a client, or with --silos of a person (3)"
+        "--task", type=Path, metavar="FILE", help="task.toml of your own data: what it says"
     )
-    parser.add_argument("--delta", type=float, default=1e-5, help="δ (1e-5)")
-    units = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument(
+        "--epsilon", type=float, help="ε of a client, or with --silos of a person (3)"
+    )
+    parser.add_argument("--delta", type=float, help="δ (1e-5)")
+    units = parser.add_mutually_exclusive_group()
     units.add_argument("--population", type=int, help="N, how many clients")
     units.add_argument(
         "--silos", type=int, help="how many silos of persons, in distributed DP-SGD instead"
@@ -58,7 +65,7 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--sampling-rates", type=float, nargs="+", metavar="Q")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parameters=None)
 
 
 def run(options_given: argparse.Namespace) -> int:
@@ -70,8 +77,16 @@ def run(options_given: argparse.Namespace) -> int:
         If a number is out of range.
     """
     o = options_given
+    size = None if o.task is None else _take_task(o)
+    o.epsilon = 3.0 if o.epsilon is None else o.epsilon
+    o.delta = 1e-5 if o.delta is None else o.delta
     if o.silos is not None:
         return plan_silos.run(o)
+    if o.population is None:
+        raise SettingError(
+            "--population is missing; give the number of clients, or --silos with --records"
+            + (", or write clients under [privacy] in task.toml" if o.task else "")
+        )
     for name in ("colluders", "absent"):
         if getattr(o, name) is not None:
             raise SettingError(f"--{name} {getattr(o, name)} is wrong; it goes with --silos")
@@ -87,7 +102,7 @@ def run(options_given: argparse.Namespace) -> int:
     )
     question = Question(budget, o.population, o.records, o.dataset, o.model)
     accuracy = expected_accuracy(question)
-    rows = options(question, rates=o.sampling_rates, rounds=rounds)
+    rows = options(question, rates=o.sampling_rates, rounds=rounds, size=size)
     if problem := large_delta(budget.delta, o.population):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
@@ -116,6 +131,24 @@ def run(options_given: argparse.Namespace) -> int:
     else:
         print("Seconds a round: not known, no round of this model was measured.")
     return 0
+
+
+def _take_task(o: argparse.Namespace) -> int:
+    """Fill in from a task what was not given; returns the bytes of a message."""
+    settings = Settings.from_config({"task": str(o.task)})
+    task = read_task(o.task)
+    model = build_for(task)
+    o.model, o.dataset, o.parameters = task.model, task.name, parameters_of(task)
+    o.epsilon = settings.epsilon if o.epsilon is None else o.epsilon
+    o.delta = settings.delta if o.delta is None else o.delta
+    o.rounds = o.rounds or [settings.rounds]
+    if o.silos is None and o.population is None:
+        if settings.has_silos:
+            o.silos, o.colluders = settings.silos, o.colluders or settings.colluders
+            o.records = o.records or settings.records
+        else:
+            o.population = settings.population or None
+    return module_bytes(model)
 
 
 _HEADER = (

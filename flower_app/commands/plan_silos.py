@@ -63,7 +63,7 @@ def run(options_given: argparse.Namespace) -> int:
         silos = FewSilos(o.silos, 1 if o.colluders is None else o.colluders, o.absent)
     except (TypeError, ValueError) as error:
         raise SettingError(f"--silos {o.silos} is wrong; {error}") from error
-    question = SiloQuestion(budget, silos, o.records, o.model)
+    question = SiloQuestion(budget, silos, o.records, o.model, o.parameters)
     rows = silo_options(question, rates=rates, steps=steps)
     if problem := large_delta(budget.delta, o.records):
         print(f"warning: {problem}.", file=sys.stderr)

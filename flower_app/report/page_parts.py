@@ -70,7 +70,7 @@ FIGURES = """{% if e %}
 <div class="figure"><b>{{ percent(e.agreement) }}</b>
 <span>of {{ e.images }} encrypted answers as in the clear</span></div>
 <div class="figure"><b>{{ "%.1f"|format(e.ms_per_image) }} ms</b>
-<span>to evaluate one encrypted image</span></div>
+<span>to evaluate one encrypted {{ thing }}</span></div>
 {% endif %}
 """
 
@@ -83,16 +83,34 @@ elsewhere</td></tr>
 {% endif %}
 """
 
+TASK = """{% if task %}
+<h2 id="task">Who, what and why</h2>
+<table><tbody>
+<tr><th>Controller</th><td>{{ task.controller or "not named in task.toml" }}</td></tr>
+<tr><th>Purpose</th><td>{{ task.purpose or "not named in task.toml" }}</td></tr>
+<tr><th>The model sees</th><td>{{ task.inputs|join(", ") }}</td></tr>
+<tr><th>and answers</th><td>{{ task.target }}: {{ task.classes|join(", ") }}</td></tr>
+</tbody></table>
+{% endif %}
+"""
+
+TESTED = """{% if task %}<li><strong>Whose {{ things }} the accuracy was measured on:</strong>
+{% if task.test %}those of <code>{{ task.test }}</code>{% elif c.unit.startswith("one client") %}
+those of the clients that were kept for testing{% else %}those of the silos that were kept for
+testing, in this simulation{% endif %}. The accuracies of this page hold no noise for
+them.</li>{% endif %}
+"""
+
 CERTIFICATE = """{% if e %}
 <h2 id="encrypted">Encrypted inference: the certificate</h2>
-<p>The finished model was asked {{ e.images }} test images under encryption, by a process that
+<p>The finished model was asked {{ e.images }} test {{ things }} under encryption, by a process that
 held the model and public keys only. Its answers beside those of the model in the clear:</p>
 <table><tbody>
 <tr><th>Same class as in the clear</th><td>{{ percent(e.agreement) }}</td></tr>
-<tr><th>Right</th><td>{{ percent(e.accuracy) }} of these images</td></tr>
+<tr><th>Right</th><td>{{ percent(e.accuracy) }} of these {{ things }}</td></tr>
 <tr><th>Largest error of a logit</th><td>{{ "%.2g"|format(e.max_logit_error) }}</td></tr>
 <tr><th>Security</th><td>{{ e.security_bits }} bits (CKKS, ring-LWE)</td></tr>
-<tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms to evaluate an image</td></tr>
+<tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms to evaluate one {{ thing }}</td></tr>
 <tr><th>Bytes</th><td>{{ n(e.query_bytes) }} a question,
 {{ n(e.answer_bytes) }} an answer, {{ n(e.public_key_bytes) }} of public
 keys once</td></tr>

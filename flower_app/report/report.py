@@ -38,6 +38,9 @@ def write_report(
         m=metrics,
         c=level,
         e=metrics["encrypted"],
+        task=metrics["task"],
+        thing=metrics["task"]["things"][0] if metrics["task"] else "image",
+        things=metrics["task"]["things"][1] if metrics["task"] else "images",
         config=config,
         pictures={
             caption: base64.b64encode(path.read_bytes()).decode()

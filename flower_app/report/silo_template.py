@@ -8,6 +8,8 @@ from flower_app.report.page_parts import (
     HEAD,
     PICTURES,
     SETTINGS,
+    TASK,
+    TESTED,
 )
 
 SILO_TEMPLATE = (
@@ -23,7 +25,8 @@ SILO_TEMPLATE = (
 <div class="figures">
 <div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy</span></div>
 <div class="figure"><b>ε = {{ number(c.epsilon) }}</b>
-<span>at δ = {{ g(c.delta) }}, for every record</span></div>
+<span>at δ = {{ g(c.delta) }}, for every {{ "person" if task and task.unit == "person"
+else "record" }}</span></div>
 """
     + FIGURES
     + """</div>
@@ -35,7 +38,9 @@ SILO_TEMPLATE = (
 {% if e %}<a href="#encrypted">Encrypted inference</a>{% endif %}
 <a href="#uncounted">What is not covered</a><a href="#check">Check it yourself</a>
 </nav>
-
+"""
+    + TASK
+    + """
 <h2 id="meaning">What it means</h2>
 <p>Protected is {{ c.unit }}. Whatever was released becomes at most e<sup>ε</sup> times more or
 less likely by any one record
@@ -52,8 +57,9 @@ suspects 10 %, at most <strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
 {% if c.gaussian_dp_mu is not none %}At this δ and every larger one the run is no less private than
 one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations
 apart.{% endif %}</p>
-<p>The images name no persons, so a person with k records is protected at k times this ε, and at a
-δ that is up to k·e<sup>(k−1)ε</sup> times as large.</p>
+{% if not task or task.unit == "row" %}
+<p>The {{ things }} name no persons, so a person with k records is protected at k times this ε, and
+at a δ that is up to k·e<sup>(k−1)ε</sup> times as large.</p>{% endif %}
 
 <h2 id="observers">ε against whom</h2>
 <p>The figure of this page is the last of these: the noise is sized for it before the run.</p>
@@ -175,8 +181,10 @@ what it cannot see. That spoils the model, and nobody's privacy.</li>
 {% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows silos' data. It is
 there because whoever runs a simulation holds all data anyway: do not share it if they are not
 public.</li>{% endif %}
-<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
-question at a time.</li>
+"""
+    + TESTED
+    + """<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model,
+one question at a time.</li>
 <li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
 </ul>
 

@@ -11,6 +11,8 @@ from flower_app.report.page_parts import (
     HEAD,
     PICTURES,
     SETTINGS,
+    TASK,
+    TESTED,
 )
 
 TEMPLATE = (
@@ -40,7 +42,9 @@ seeded or it had no noise.</p>{% endif %}
 {% if e %}<a href="#encrypted">Encrypted inference</a>{% endif %}
 <a href="#uncounted">What is not counted</a><a href="#check">Check it yourself</a>
 </nav>
-
+"""
+    + TASK
+    + """
 <h2 id="meaning">What it means</h2>
 {% if c.private and c.epsilon is not none %}
 <p>Whatever was released becomes at most e<sup>ε</sup> times more or less likely by any one client
@@ -239,8 +243,10 @@ a sum; the server cannot bound what it cannot see.</li>
 {% else %}<li><strong>Poisoning</strong> is bounded (no client moves a round's sum by more than S),
 not prevented.</li>
 {% endif %}
-<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
-question at a time.</li>
+"""
+    + TESTED
+    + """<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model,
+one question at a time.</li>
 <li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
 </ul>
 

@@ -1,6 +1,7 @@
 """A run over silos: what its settings describe, and the strategy that plays it."""
 
 from pathlib import Path
+from typing import Literal
 
 from flower_app.data import TRAIN_SIZE
 from flower_app.errors import SettingError, counted, wrong
@@ -77,7 +78,7 @@ def silo_strategy(
     return DistributedDPSGD(
         silos=few_silos(settings),
         persons=number_of_records(settings),
-        unit="row",
+        unit=unit(settings),
         sampling_rate=settings.record_sampling_rate,
         clipping_norm=settings.clipping_norm,
         noise_multiplier=settings.noise_multiplier or None,
@@ -89,6 +90,12 @@ def silo_strategy(
         population=population,
         stage_timeout=settings.round_timeout,
     )
+
+
+def unit(settings: Settings) -> Literal["person", "row"]:
+    """What the run protects: a row, or with a task that names persons a person."""
+    task = settings.own_task
+    return "person" if task and task.person else "row"
 
 
 def number_of_records(settings: Settings) -> int:
